@@ -1,0 +1,34 @@
+"""Latent Gaussian models with scikit-learn's manners.
+
+Public names are loaded on first use, so that a model that needs no torch does not import it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sklearn_vae.gaussian.lowrank import LowRankGaussian
+    from sklearn_vae.gaussian.moments import Moments
+    from sklearn_vae.linear.ppca import PPCA
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "LowRankGaussian": "sklearn_vae.gaussian.lowrank",
+    "Moments": "sklearn_vae.gaussian.moments",
+    "PPCA": "sklearn_vae.linear.ppca",
+}
+
+__all__ = ["PPCA", "LowRankGaussian", "Moments", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

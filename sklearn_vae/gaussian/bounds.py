@@ -1,0 +1,33 @@
+"""What a bound says of the latent space: KL per dimension and the sum of entropies."""
+
+import math
+
+from array_api_compat import array_namespace
+
+from sklearn_vae.gaussian.arrays import Array
+
+
+def kl_per_dimension(second_moment: Array, mean_log_variance: Array) -> Array:
+    """Average over the data of KL(q(z_h|x) || N(0, 1)), in nats, shape (k,).
+
+    Parameters
+    ----------
+    second_moment : array of shape (k,)
+        Mean over the data of nu_h^2 + tau2_h, posterior mean and variance.
+    mean_log_variance : array of shape (k,)
+        Mean over the data of log tau2_h; -inf where a posterior is a point, whose KL is inf.
+    """
+    return 0.5 * (second_moment - 1.0 - mean_log_variance)
+
+
+def entropy_bound(n_features: int, noise_variance: float, mean_log_variance: Array) -> float:
+    """Sum of three entropies of a model with prior N(0, I), in nats per sample.
+
+    Equals the ELBO where the parameters are at a stationary point, without touching data:
+    H[q(z|x)] - H[p(z)] - H[p(x|z)] = -d/2 log(2 pi e sigma2) + 1/2 sum_h mean log tau2_h
+    (Lücke, Forster and Dai, "The Evidence Lower Bound of Variational Autoencoders Converges to a
+    Sum of Three Entropies", eq. 25). Needs noise_variance > 0.
+    """
+    xp = array_namespace(mean_log_variance)
+    noise_entropy = 0.5 * n_features * math.log(2.0 * math.pi * math.e * noise_variance)
+    return 0.5 * float(xp.sum(mean_log_variance)) - noise_entropy

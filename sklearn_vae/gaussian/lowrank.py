@@ -1,0 +1,163 @@
+"""A Gaussian whose covariance is low rank plus isotropic noise."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from array_api_compat import array_namespace, device
+
+from sklearn_vae.gaussian.arrays import Array, project, row_blocks, to_device_of
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankGaussian:
+    r"""The distribution N(mean, C) with C = W W' + sigma2 I, seen as a latent variable model.
+
+    It is the marginal of `z ~ N(0, I)`, `x | z ~ N(W z + mean, sigma2 I)`, so it also has a
+    posterior over z. Nothing of size (d, d) is ever formed: every method goes through one
+    triangular factor R of the (k, k) matrix M = W'W + sigma2 I, computed on first use by a QR
+    decomposition of W stacked on sigma I, which does not square W's condition number.
+
+    Parameters
+    ----------
+    mean : array of shape (d,)
+    loadings : array of shape (d, k)
+        W. Its columns need not be orthogonal; any may be zero.
+    noise_variance : float
+        sigma2 >= 0. Zero only for square W of full rank, where C = W W' is invertible.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or sigma2 is negative, not finite, or zero where C would be
+        singular.
+
+    References
+    ----------
+    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999, eq. 3 to 8;
+    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!", NeurIPS 2019, eq. 1, 5 and 6.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_vae.gaussian import LowRankGaussian
+    >>> p = LowRankGaussian(np.zeros(3), np.array([[2.0], [1.0], [0.0]]), 0.5)
+    >>> p.log_prob(np.array([[2.0, 1.0, 0.0]])).round(4)
+    array([-3.7153])
+    >>> p.posterior_mean(np.array([[2.0, 1.0, 0.0]])).round(4)
+    array([[0.9091]])
+    """
+
+    mean: Array
+    loadings: Array
+    noise_variance: float
+
+    def __post_init__(self) -> None:
+        if self.loadings.ndim != 2 or tuple(self.mean.shape) != (self.loadings.shape[0],):
+            raise ValueError(
+                "mean and loadings must have shapes (d,) and (d, k), got "
+                f"{tuple(self.mean.shape)} and {tuple(self.loadings.shape)}."
+            )
+        if not (0.0 <= self.noise_variance < math.inf):
+            raise ValueError(
+                f"noise_variance must be a finite float >= 0, got {self.noise_variance}."
+            )
+        if self.noise_variance == 0.0 and self._is_singular():
+            raise ValueError(
+                "noise_variance may be 0 only for square loadings of full rank, got shape "
+                f"{tuple(self.loadings.shape)}: the covariance would be singular."
+            )
+
+    @property
+    def n_features(self) -> int:
+        """Number d of dimensions of x."""
+        return self.loadings.shape[0]
+
+    @property
+    def n_components(self) -> int:
+        """Number k of dimensions of z."""
+        return self.loadings.shape[1]
+
+    @cached_property
+    def _root(self) -> Array:
+        """Upper triangular R of shape (k, k) with R'R = M."""
+        W, k = self.loadings, self.n_components
+        xp = array_namespace(W)
+        noise = self.noise_variance**0.5 * xp.eye(k, dtype=W.dtype, device=device(W))
+        return xp.linalg.qr(xp.concat([W, noise]), mode="reduced")[1] if k else noise
+
+    @cached_property
+    def _inverse_root(self) -> Array:
+        xp = array_namespace(self._root)
+        identity = xp.eye(self.n_components, dtype=self._root.dtype, device=device(self._root))
+        return xp.linalg.solve(self._root, identity) if self.n_components else identity
+
+    @cached_property
+    def _whitener(self) -> Array:
+        """W R^-1 of shape (d, k): takes x - mean to y with |y|^2 = (x-mean)' W M^-1 W' (x-mean)."""
+        return self.loadings @ self._inverse_root
+
+    @cached_property
+    def log_det(self) -> float:
+        """Log-determinant of C, by log det M + (d - k) log sigma2."""
+        xp = array_namespace(self._root)
+        log_det_m = 2.0 * float(xp.sum(xp.log(xp.abs(xp.linalg.diagonal(self._root)))))
+        spare = self.n_features - self.n_components
+        return log_det_m + (spare * math.log(self.noise_variance) if spare else 0.0)
+
+    def _is_singular(self) -> bool:
+        if self.n_features != self.n_components:
+            return True
+        xp = array_namespace(self._root)
+        scale = xp.abs(xp.linalg.diagonal(self._root))
+        return not bool(xp.all(scale > xp.finfo(scale.dtype).eps * xp.max(scale)))
+
+    def log_prob(self, X: Array) -> Array:
+        """Log-density of each row of X, shape (n,), in nats. Costs O(d k) a row."""
+        xp = array_namespace(X, self.mean)
+        blocks = row_blocks(X.shape[0], self.n_features)
+        distance = xp.concat([self._mahalanobis(X[rows, :] - self.mean) for rows in blocks])
+        return -0.5 * (distance + (self.log_det + self.n_features * math.log(2.0 * math.pi)))
+
+    def _mahalanobis(self, R: Array) -> Array:
+        """R_i' C^-1 R_i of each row of centred data, shape (n,)."""
+        xp = array_namespace(R)
+        Y = R @ self._whitener
+        if self.noise_variance == 0.0:
+            Z = Y @ self._inverse_root.T
+            return xp.vecdot(Z, Z)
+        square = xp.vecdot(R, R)
+        distance = square - xp.vecdot(Y, Y)
+        # The difference carries a rounding error of eps * square: where it is much smaller than
+        # its terms, take the same value as a sum of positive ones, |x - W z|^2 + sigma2 |z|^2.
+        cancelled = distance < xp.finfo(R.dtype).eps ** 0.25 * square
+        if xp.any(cancelled):
+            Z = Y[cancelled] @ self._inverse_root.T
+            residual = R[cancelled] - Z @ self.loadings.T
+            distance[cancelled] = xp.vecdot(residual, residual) + self.noise_variance * xp.vecdot(
+                Z, Z
+            )
+        return distance / self.noise_variance
+
+    def posterior_mean(self, X: Array) -> Array:
+        """E[z|x] = M^-1 W' (x - mean) of each row, shape (n, k)."""
+        return project(X, self.mean, self._whitener @ self._inverse_root.T)
+
+    @property
+    def posterior_covariance(self) -> Array:
+        """Cov[z|x] = sigma2 M^-1, shape (k, k): the same for every x."""
+        return self.noise_variance * (self._inverse_root @ self._inverse_root.T)
+
+    def conditional_mean(self, Z: Array) -> Array:
+        """E[x|z] = W z + mean of each row, shape (n, d); Cov[x|z] = sigma2 I."""
+        return Z @ self.loadings.T + self.mean
+
+    def sample(self, n_samples: int, rng: Any) -> tuple[Array, Array]:
+        """Draw `n_samples` pairs (x, z), of shapes (n, d) and (n, k).
+
+        `rng` is anything with NumPy's `standard_normal(size)`: a Generator or a RandomState.
+        """
+        Z = to_device_of(self.mean, rng.standard_normal((n_samples, self.n_components)))
+        noise = to_device_of(self.mean, rng.standard_normal((n_samples, self.n_features)))
+        return self.conditional_mean(Z) + self.noise_variance**0.5 * noise, Z

@@ -1,0 +1,192 @@
+"""Number, mean and scatter of a set of rows: all that a Gaussian model needs to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from array_api_compat import array_namespace, device
+
+from sklearn_vae.gaussian.arrays import Array, as_floating, row_blocks
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """First and second moments of weighted rows. `a + b` are the moments of both sets of rows.
+
+    Addition is associative and commutative to rounding and has the moments of no rows as its
+    neutral element, so any splitting of the data, over batches, files or machines, gives the
+    moments of the whole. The scatter is always kept centred: no E[x^2] - E[x]^2 is ever
+    formed, and an offset of the data costs no digits.
+
+    Parameters
+    ----------
+    n : float
+        Number of rows, or sum of their weights.
+    mean : array of shape (d,)
+        Weighted mean; zeros where n is 0.
+    scatter : array of shape (d, d)
+        Sum over rows of w (x - mean)(x - mean)'. The covariance with divisor n is scatter / n.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or n is negative or not finite.
+
+    References
+    ----------
+    Chan, Golub and LeVeque, "Algorithms for computing the sample variance", The American
+    Statistician 1983, eq. 2.1: the pairwise update, here for matrices and weights.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_vae import Moments
+    >>> X = np.arange(12.0).reshape(6, 2)
+    >>> whole = Moments.of(X[:1]) + Moments.of(X[1:])
+    >>> whole.n, whole.mean.tolist(), whole.scatter.tolist()
+    (6.0, [5.0, 6.0], [[70.0, 70.0], [70.0, 70.0]])
+    """
+
+    n: float
+    mean: Array
+    scatter: Array
+
+    def __post_init__(self) -> None:
+        d = self.mean.shape[0] if self.mean.ndim == 1 else -1
+        if tuple(self.scatter.shape) != (d, d):
+            raise ValueError(
+                "mean and scatter must have shapes (d,) and (d, d), got "
+                f"{tuple(self.mean.shape)} and {tuple(self.scatter.shape)}."
+            )
+        if not 0.0 <= self.n < float("inf"):
+            raise ValueError(f"n must be a finite number >= 0, got {self.n}.")
+
+    @classmethod
+    def of(cls, X: Array, weights: Array | None = None) -> Moments:
+        """Moments of the rows of X, in one pass over blocks of rows.
+
+        Each block is shifted by the mean of the block before it, unless that is small against
+        the spread, and multiplied in X's precision; the sums are float64.
+
+        Parameters
+        ----------
+        X : array of shape (n, d)
+            Finite, of any array-API namespace; n may be 0. Integers count as float64.
+        weights : array of shape (n,), default=None
+            Finite and not negative; fractions allowed. A weight of 2 counts a row twice, one of
+            0 leaves it out. None weighs every row 1.
+
+        Raises
+        ------
+        ValueError
+            If X is not finite, not real or not two-dimensional, or the weights do not fit.
+        """
+        X, xp = as_floating(X)
+        n_rows, d = X.shape
+        if weights is not None:
+            weights = _check_weights(weights, X, xp)
+        # So many rows that adding up (d, d) products costs little beside making them.
+        at_least = min(4096, max(2**23 // max(d, 1), 512))
+        scatter = xp.zeros((d, d), dtype=xp.float64, device=device(X))
+        counts, means, errors = [], [], []
+        shift = _rough_mean(X[:256, :], weights, xp) if n_rows else None
+        for rows in row_blocks(n_rows, d, at_least=at_least):
+            w = None if weights is None else weights[rows]
+            count, error, product = _shifted_block(X[rows, :], w, shift, xp)
+            mean = error if shift is None else error + xp.astype(shift, xp.float64)
+            scatter += product
+            counts.append(count)
+            means.append(mean)
+            errors.append(error)
+            # Shifting costs a copy of the block. Where every |mean| is below twice the standard
+            # deviation, not shifting costs less than one digit.
+            variance = xp.linalg.diagonal(product) / (count or 1.0) - error**2
+            shift = xp.astype(mean, X.dtype) if xp.any(mean**2 > 4.0 * variance) else None
+        moments = cls._from_blocks(counts, xp.stack(means), xp.stack(errors), scatter)
+        finite = xp.isfinite(moments.mean) & xp.isfinite(xp.linalg.diagonal(moments.scatter))
+        if not xp.all(finite):
+            column = int(xp.argmin(xp.astype(finite, xp.int64)))
+            raise ValueError(
+                f"X must be finite with finite squares, got NaN, infinity or overflow in "
+                f"column {column}."
+            )
+        return moments
+
+    @classmethod
+    def _from_blocks(
+        cls, counts: list[float], means: Array, errors: Array, scatter: Array
+    ) -> Moments:
+        """From each block's weight, mean and mean minus shift, and the sum of shifted products."""
+        xp = array_namespace(means)
+        n = sum(counts)
+        w = xp.asarray(counts, dtype=means.dtype, device=device(means))[:, None]
+        # Relative to the first block's mean: a weighted average of large means would round.
+        mean = means[0, :] + xp.sum(w * (means - means[0, :]), axis=0) / (n or 1.0)
+        within, between = w**0.5 * errors, w**0.5 * (means - mean)
+        return cls(n, mean, scatter - within.T @ within + between.T @ between)
+
+    def __add__(self, other: Moments) -> Moments:
+        if not isinstance(other, Moments):
+            return NotImplemented
+        if self.n_features != other.n_features:
+            raise ValueError(
+                "Moments of different numbers of features cannot be added: got "
+                f"{self.n_features} and {other.n_features}."
+            )
+        if other.n == 0:
+            return self
+        if self.n == 0:
+            return other
+        n = self.n + other.n
+        delta = other.mean - self.mean
+        mean = self.mean + (other.n / n) * delta
+        between = (self.n * other.n / n) * (delta[:, None] * delta[None, :])
+        return Moments(n, mean, self.scatter + other.scatter + between)
+
+    @property
+    def n_features(self) -> int:
+        """Number d of features."""
+        return self.mean.shape[0]
+
+    @property
+    def covariance(self) -> Array:
+        """S of shape (d, d), with divisor n: the maximum likelihood estimate."""
+        if self.n == 0:
+            raise ValueError("The covariance of no rows is not defined: n is 0.")
+        return self.scatter / self.n
+
+
+def _check_weights(weights: Array, X: Array, xp: Any) -> Array:
+    weights = xp.asarray(weights, dtype=X.dtype, device=device(X))
+    if tuple(weights.shape) != (X.shape[0],):
+        raise ValueError(
+            f"weights must have shape ({X.shape[0]},), one a row of X, got {tuple(weights.shape)}."
+        )
+    bad = ~(xp.isfinite(weights) & (weights >= 0))
+    if xp.any(bad):
+        row = int(xp.argmax(xp.astype(bad, xp.int64)))
+        raise ValueError(f"weights must be finite and >= 0, got {weights[row]} for row {row}.")
+    return weights
+
+
+def _rough_mean(X: Array, weights: Array | None, xp: Any) -> Array:
+    if weights is None:
+        return xp.mean(X, axis=0)
+    weights = weights[: X.shape[0]]
+    return weights @ X / (float(xp.sum(weights)) or 1.0)
+
+
+def _shifted_block(
+    X: Array, weights: Array | None, shift: Array | None, xp: Any
+) -> tuple[float, Array, Array]:
+    """Weight of a block, its mean and its scatter, both about the shift."""
+    R = X if shift is None else X - shift
+    if weights is None:
+        count = float(X.shape[0])
+        total = xp.ones((X.shape[0],), dtype=X.dtype, device=device(X)) @ R
+    else:
+        count = float(xp.sum(xp.astype(weights, xp.float64)))
+        total = weights @ R
+        R = weights[:, None] ** 0.5 * R
+    return count, xp.astype(total, xp.float64) / (count or 1.0), R.T @ R

@@ -1,0 +1,280 @@
+"""From the eigenvalues of the covariance to every probabilistic PCA model they contain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_numpy_namespace
+from scipy import linalg
+from scipy.special import gammaln
+
+from sklearn_vae.gaussian.arrays import Array
+from sklearn_vae.gaussian.moments import Moments
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Leading eigenpairs of the covariance S (divisor n) of a data set, and the rest of its trace.
+
+    With all min(n, d) eigenpairs it holds every probabilistic PCA model of the data; cut at r
+    eigenpairs, those with at most r components.
+
+    Parameters
+    ----------
+    mean : array of shape (d,)
+    eigenvalues : array of shape (r,), float64
+        Descending and >= 0.
+    components : array of shape (r, d)
+        Orthonormal rows.
+    rest : float
+        Sum of the eigenvalues that are not held.
+    resolution : float
+        Eigenvalues up to here may be rounding errors of the decomposition: as a rank they count
+        as zero.
+
+    References
+    ----------
+    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999, eq. 7 and 8;
+    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!", NeurIPS 2019, appendix A.
+    """
+
+    mean: Array
+    eigenvalues: Array
+    components: Array
+    rest: float
+    resolution: float
+
+    @classmethod
+    def of_moments(cls, moments: Moments, *, eps: float = 2.0**-52) -> Spectrum:
+        """All d eigenpairs, by one symmetric eigendecomposition.
+
+        `eps` is the relative precision in which the scatter was multiplied out.
+        """
+        xp = array_namespace(moments.scatter)
+        S = moments.covariance
+        if is_numpy_namespace(xp):
+            # Of LAPACK's drivers the fastest where all eigenvectors are wanted.
+            values, vectors = linalg.eigh(S, driver="evd", overwrite_a=True, check_finite=False)
+        else:
+            values, vectors = xp.linalg.eigh(S)
+        values = xp.clip(xp.flip(values), 0.0, None)
+        components = with_positive_peaks(xp.flip(vectors, axis=1).T)
+        resolution = 4.0 * moments.n_features**0.5 * eps * float(values[0])
+        return cls(moments.mean, values, components, 0.0, resolution)
+
+    @property
+    def n_features(self) -> int:
+        """Number d of features."""
+        return self.mean.shape[0]
+
+    @property
+    def total_variance(self) -> float:
+        """Trace of S."""
+        return self._tail(0)
+
+    @property
+    def rank(self) -> int:
+        """Number of eigenvalues above the resolution, among those that are held."""
+        xp = array_namespace(self.eigenvalues)
+        return int(xp.count_nonzero(self.eigenvalues > self.resolution))
+
+    def _tail(self, k: int) -> float:
+        """Sum of all eigenvalues after the first k. Its own sum: trace minus head would cancel."""
+        xp = array_namespace(self.eigenvalues)
+        return float(xp.sum(self.eigenvalues[k:])) + self.rest
+
+    def noise_variance(self, k: int) -> float:
+        """Maximum likelihood sigma2 for k components: the mean of the other d - k eigenvalues.
+
+        0.0 where nothing is left but rounding error: where k reaches the rank.
+        """
+        beyond_held = (self.n_features - self.eigenvalues.shape[0]) * self.resolution
+        if k == self.n_features or (k >= self.rank and self.rest <= beyond_held):
+            return 0.0
+        return self._tail(k) / (self.n_features - k)
+
+    def model_variances(self, k: int, noise_variance: float) -> Array:
+        """kappa_h = max(lambda_h, sigma2), shape (k,): the model's variance along component h.
+
+        That is the optimum at any sigma2, the maximum likelihood one or another; an eigenvalue
+        that does not exceed sigma2 leaves its latent dimension collapsed. Without noise, an
+        eigenvalue below the resolution counts as 0.
+        """
+        xp = array_namespace(self.eigenvalues)
+        values = self.eigenvalues[:k]
+        if noise_variance == 0.0:
+            return xp.where(values > self.resolution, values, xp.zeros_like(values))
+        return xp.clip(values, noise_variance, None)
+
+    def log_likelihood(
+        self,
+        n_components: Sequence[int],
+        noise_variance: Sequence[float | None] = (None,),
+        moments: Moments | None = None,
+    ) -> Array:
+        """Average log-likelihood of every (k, sigma2) pair, from one spectrum.
+
+        Every term is a cumulative sum over components, so that a grid costs no more than its
+        largest k.
+
+        Parameters
+        ----------
+        n_components : sequence of m ints
+            Each k at most the number of eigenpairs held.
+        noise_variance : sequence of s floats > 0 or None
+            None is the maximum likelihood value of each k.
+        moments : Moments, default=None
+            Of the rows to score, which may be others than the spectrum's. None: the spectrum's.
+
+        Returns
+        -------
+        array of shape (m, s), float64
+            Nats per sample. nan where the maximum likelihood noise is 0 and the rank below d:
+            there the likelihood is unbounded.
+        """
+        held = self.eigenvalues.shape[0]
+        if not all(0 <= k <= held for k in n_components):
+            raise ValueError(
+                f"n_components must be between 0 and the {held} components held, "
+                f"got {list(n_components)}."
+            )
+        xp = array_namespace(self.eigenvalues)
+        variances, rest = self._variances_of(moments)
+        columns = [
+            self._log_likelihood_column(n_components, sigma2, variances, rest)
+            for sigma2 in noise_variance
+        ]
+        return xp.stack(columns, axis=1)
+
+    def _variances_of(self, moments: Moments | None) -> tuple[Array, float]:
+        """Second moments about the model's mean: along each component, and off all of them."""
+        if moments is None:
+            return self.eigenvalues, self.rest
+        xp = array_namespace(moments.mean)
+        V = xp.astype(self.components, xp.float64)
+        offset = moments.mean - self.mean
+        S = moments.covariance
+        variances = xp.vecdot(V @ S, V) + (V @ offset) ** 2
+        if V.shape[0] == self.n_features:
+            return variances, 0.0
+        total = xp.linalg.trace(S) + xp.vecdot(offset, offset)
+        return variances, max(float(total - xp.sum(variances)), 0.0)
+
+    def _log_likelihood_column(
+        self, n_components: Sequence[int], noise_variance: float | None, t: Array, rest: float
+    ) -> Array:
+        """-1/2 (d log 2pi + sum log kappa + (d-k) log sigma2 + sum t/kappa + tail/sigma2)."""
+        xp = array_namespace(t)
+        d = self.n_features
+        k = xp.asarray(list(n_components), device=device(t))
+        spare = xp.astype(d - k, t.dtype)
+        if noise_variance is None:
+            sigma2 = xp.asarray(
+                [self.noise_variance(int(j)) for j in n_components],
+                dtype=t.dtype,
+                device=device(t),
+            )
+            # Below the rank kappa is lambda; beyond it sigma2 is 0 and the value undefined.
+            kappa = xp.clip(self.eigenvalues, np.finfo(np.float64).tiny, None)
+            defined = (sigma2 > 0) | ((spare == 0) & (self.rank == d))
+            sigma2 = xp.where(sigma2 > 0, sigma2, xp.ones_like(sigma2))
+        else:
+            sigma2 = xp.full(k.shape, noise_variance, dtype=t.dtype, device=device(t))
+            kappa = xp.clip(self.eigenvalues, noise_variance, None)
+            defined = xp.ones_like(sigma2, dtype=xp.bool)
+        tail = xp.flip(_prefix_sums(xp.flip(t), rest))
+        value = -0.5 * (
+            d * math.log(2.0 * math.pi)
+            + xp.take(_prefix_sums(xp.log(kappa)), k)
+            + spare * xp.log(sigma2)
+            + xp.take(_prefix_sums(t / kappa), k)
+            + xp.take(tail, k) / sigma2
+        )
+        return xp.where(defined, value, xp.full_like(value, xp.nan))
+
+
+def with_positive_peaks(components: Array) -> Array:
+    """Rows with their entry of largest magnitude made positive: PCA's sign convention."""
+    xp = array_namespace(components)
+    r, d = components.shape
+    starts = d * xp.arange(r, device=device(components))
+    peaks = xp.take(xp.reshape(components, (-1,)), starts + xp.argmax(xp.abs(components), axis=1))
+    return xp.where((peaks < 0)[:, None], -components, components)
+
+
+def _prefix_sums(values: Array, start: float = 0.0) -> Array:
+    """start, start + v_0, start + v_0 + v_1, ...: one entry more than `values`."""
+    xp = array_namespace(values)
+    first = xp.full((1,), start, dtype=values.dtype, device=device(values))
+    return xp.cumulative_sum(xp.concat([first, values]))
+
+
+def components_for_ratio(spectrum: Spectrum, ratio: float) -> int:
+    """Smallest k whose components explain more than the share `ratio` of the variance."""
+    xp = array_namespace(spectrum.eigenvalues)
+    explained = xp.cumulative_sum(spectrum.eigenvalues) / (spectrum.total_variance or 1.0)
+    enough = int(xp.count_nonzero(explained <= ratio)) + 1
+    return min(enough, explained.shape[0])
+
+
+def minka_dimension(spectrum: Spectrum, n_samples: int) -> int:
+    """The number of components, between 1 and d - 1, of largest Bayesian evidence.
+
+    Laplace's approximation of the evidence, for all numbers of components in O(d^2).
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        With all d eigenvalues. Those below its resolution, and gaps between eigenvalues that
+        are smaller than it, count as the resolution.
+    n_samples : int
+        At least d.
+
+    References
+    ----------
+    Minka, "Automatic Choice of Dimensionality for PCA", NIPS 2000, eq. 30 and 31.
+    """
+    d = spectrum.n_features
+    floor = max(spectrum.resolution, np.finfo(np.float64).tiny)
+    # A few hundred numbers: on the host, whatever the device of the data.
+    values = np.maximum([float(value) for value in spectrum.eigenvalues], floor)
+    k = np.arange(1, d)
+    halves = (d - k + 1) / 2.0
+    log_frames = np.cumsum(gammaln(halves) - halves * math.log(math.pi)) - k * math.log(2.0)
+    noise = np.cumsum(values[:0:-1])[::-1] / (d - k)
+    log_fit = np.cumsum(np.log(values[:-1])) + (d - k) * np.log(noise)
+    n_free = d * k - k * (k + 1) / 2.0
+    log_evidence = (
+        log_frames
+        - n_samples / 2.0 * log_fit
+        + (n_free + k) / 2.0 * math.log(2.0 * math.pi)
+        - (n_free + k) / 2.0 * math.log(n_samples)
+        - 0.5 * _log_curvature(values, noise, floor)
+    )
+    log_evidence[values[:-1] <= floor] = -np.inf
+    return int(np.argmax(log_evidence)) + 1
+
+
+def _log_curvature(values: np.ndarray, noise: np.ndarray, floor: float) -> np.ndarray:
+    """Minka's log det A_Z less its factors n_samples, for k = 1, ..., d - 1.
+
+    The sum over pairs i <= k, j > i of log((l_i - l_j)(1/m_j - 1/m_i)), with m_j = l_j for the
+    kept and the noise variance of that k for the others.
+    """
+    d = values.size
+    k = np.arange(1, d)
+    gaps = np.triu(np.log(np.maximum(values[:, None] - values, floor)), 1)
+    any_later = np.cumsum(gaps.sum(axis=1))[:-1]
+    both_kept = np.cumsum(gaps.sum(axis=0))[:-1]
+    logs = np.cumsum(np.log(values))[:-1]
+    above_noise = np.log(np.maximum(values[:-1, None] - noise, floor))
+    kept_above_noise = np.triu(above_noise).sum(axis=0)
+    return (
+        any_later
+        + both_kept
+        - (k - 1) * logs
+        + (d - k) * (kept_above_noise - k * np.log(noise) - logs)
+    )

@@ -1,0 +1,241 @@
+"""What every fitted linear Gaussian model can do, whichever way it was fitted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from array_api_compat import array_namespace, device
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_vae.gaussian.arrays import Array, project
+from sklearn_vae.gaussian.lowrank import LowRankGaussian
+from sklearn_vae.validation import check_integer, check_latents, check_rows
+
+
+class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Methods of x | z ~ N(W z + mu, sigma2 I), z ~ N(0, I), with exact posterior.
+
+    For subclasses that set `mean_`, `components_`, `explained_variance_`, `loadings_` with
+    orthogonal columns along the components, `noise_variance_` and `_gaussian`, the marginal of
+    x, or None where that is singular; and that have a parameter `coordinates`.
+    """
+
+    def transform(self, X: Any) -> Array:
+        """Latent coordinates of each row, as the parameter `coordinates` says.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        Z : array of shape (n, k)
+            "posterior": E[z|x]. "principal": the projection on `components_`. "whitened": that
+            divided by the square root of `explained_variance_`.
+        """
+        check_is_fitted(self)
+        X = check_rows(self, X, reset=False)
+        return project(X, self.mean_, self._encoder())
+
+    def inverse_transform(self, Z: Any) -> Array:
+        """Rows from latent coordinates, as the parameter `coordinates` says.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n, k)
+
+        Returns
+        -------
+        X : array of shape (n, d)
+            "posterior": the decoder's mean E[x|z] = W z + mu; of the transform of a row that is
+            its posterior mean, shrunk toward mu. "principal" and "whitened": PCA's
+            reconstruction, the nearest point to the row among all W z + mu.
+        """
+        check_is_fitted(self)
+        Z = check_latents(self, Z, self.n_components_)
+        if self.coordinates == "posterior":
+            return Z @ self.loadings_.T + self.mean_
+        if self.coordinates == "whitened":
+            Z = Z * self.explained_variance_**0.5
+        return Z @ self.components_ + self.mean_
+
+    def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
+        """Mean and variance of p(z|x) for each row, whatever `coordinates` is.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+        return_cov : bool, default=False
+            Return the covariance in place of the variance.
+
+        Returns
+        -------
+        mean : array of shape (n, k)
+        variance : array of shape (n, k), or covariance of shape (n, k, k)
+            The same for every row: a read-only view of one row.
+
+        Raises
+        ------
+        ValueError
+            If the noise variance is 0 and the covariance singular.
+        """
+        self._check_regular("posterior")
+        X = check_rows(self, X, reset=False)
+        xp = array_namespace(X)
+        mean = project(X, self.mean_, self._posterior_gain())
+        variance = self.noise_variance_ / self._model_variances()
+        if not return_cov:
+            return mean, xp.broadcast_to(variance, mean.shape)
+        identity = xp.eye(variance.shape[0], dtype=variance.dtype, device=device(variance))
+        return mean, xp.broadcast_to(variance * identity, (*mean.shape, variance.shape[0]))
+
+    def conditional(self, Z: Any) -> tuple[Array, Array]:
+        """Mean and variance of p(x|z) for each row of latent z, whatever `coordinates` is.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n, k)
+
+        Returns
+        -------
+        mean : array of shape (n, d)
+        variance : array of shape (n, d)
+            sigma2 everywhere: a read-only view of one number.
+        """
+        check_is_fitted(self)
+        Z = check_latents(self, Z, self.n_components_)
+        mean = Z @ self.loadings_.T + self.mean_
+        xp = array_namespace(mean)
+        variance = xp.asarray(self.noise_variance_, dtype=mean.dtype, device=device(mean))
+        return mean, xp.broadcast_to(variance, mean.shape)
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Array, Array]:
+        """Draw from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+            None draws from NumPy's global generator.
+
+        Returns
+        -------
+        X : array of shape (n_samples, d)
+        Z : array of shape (n_samples, k)
+            The latent z that each row of X was drawn from.
+
+        Raises
+        ------
+        ValueError
+            If the noise variance is 0 and the covariance singular.
+        """
+        check_integer("n_samples", n_samples, at_least=1)
+        return self._check_regular("sample").sample(n_samples, check_random_state(random_state))
+
+    def score_samples(self, X: Any) -> Array:
+        """Log-likelihood log p(x) of each row, in nats; higher is better. O(d k) a row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        array of shape (n,)
+
+        Raises
+        ------
+        ValueError
+            If the noise variance is 0 and the covariance singular.
+        """
+        gaussian = self._check_regular("score_samples")
+        return gaussian.log_prob(check_rows(self, X, reset=False))
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Log-likelihood averaged over the rows of X, in nats per sample; higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+        y : Ignored
+
+        Raises
+        ------
+        ValueError
+            If the noise variance is 0 and the covariance singular.
+        """
+        log_likelihood = self.score_samples(X)
+        xp = array_namespace(log_likelihood)
+        return float(xp.mean(xp.astype(log_likelihood, xp.float64)))
+
+    def get_covariance(self) -> Array:
+        """C = W W' + sigma2 I, shape (d, d): the maximum likelihood model's, divisor n."""
+        check_is_fitted(self)
+        return self.loadings_ @ self.loadings_.T + self._isotropic(self.noise_variance_)
+
+    def get_precision(self) -> Array:
+        """C^-1, shape (d, d), without inverting a matrix.
+
+        Raises
+        ------
+        ValueError
+            If the noise variance is 0 and the covariance singular.
+        """
+        self._check_regular("get_precision")
+        precisions = 1.0 / self._model_variances()
+        V = self.components_
+        if V.shape[0] == V.shape[1]:
+            return (V.T * precisions) @ V
+        noise_precision = 1.0 / self.noise_variance_
+        return (V.T * (precisions - noise_precision)) @ V + self._isotropic(noise_precision)
+
+    def _isotropic(self, variance: float) -> Array:
+        xp = array_namespace(self.mean_)
+        d = self.mean_.shape[0]
+        return variance * xp.eye(d, dtype=self.mean_.dtype, device=device(self.mean_))
+
+    def _model_variances(self) -> Array:
+        """kappa_h = |w_h|^2 + sigma2, the variance along component h, shape (k,)."""
+        xp = array_namespace(self.loadings_)
+        W = self.loadings_.T
+        return xp.vecdot(W, W) + self.noise_variance_
+
+    def _posterior_gain(self) -> Array:
+        """A of shape (d, k) with E[z|x] = A'(x - mu)."""
+        xp = array_namespace(self.loadings_)
+        kappa = self._model_variances()
+        return self.loadings_ / xp.where(kappa > 0, kappa, xp.ones_like(kappa))
+
+    def _encoder(self) -> Array:
+        if self.coordinates == "posterior":
+            return self._posterior_gain()
+        if self.coordinates == "principal":
+            return self.components_.T
+        xp = array_namespace(self.components_)
+        scale = self.explained_variance_**0.5
+        # PCA's own guard of components without variance.
+        return self.components_.T / xp.clip(scale, float(xp.finfo(scale.dtype).eps), None)
+
+    def _check_regular(self, method: str) -> LowRankGaussian:
+        check_is_fitted(self)
+        if self._gaussian is None:
+            rank = self.n_components_ - len(self.collapsed_dims_)
+            raise ValueError(
+                f"{method} needs a noise variance above 0, but with n_components="
+                f"{self.n_components_} the maximum likelihood one is 0: the rank of the "
+                f"{self.n_samples_} training rows is {rank}, less than n_features="
+                f"{self.n_features_in_}, and the likelihood has no bound. Use an n_components "
+                f"below the rank, or set noise_variance."
+            )
+        return self._gaussian
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.components_.shape[0]
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

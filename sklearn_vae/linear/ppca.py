@@ -1,0 +1,291 @@
+"""Probabilistic principal component analysis."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+from sklearn.utils import check_random_state
+
+from sklearn_vae.gaussian.arrays import Array
+from sklearn_vae.gaussian.bounds import entropy_bound, kl_per_dimension
+from sklearn_vae.gaussian.lowrank import LowRankGaussian
+from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.spectrum import Spectrum
+from sklearn_vae.linear.base import LinearGaussianModel
+from sklearn_vae.linear.solvers import (
+    SVD_SOLVERS,
+    check_n_components,
+    choose_solver,
+    count_components,
+    decompose,
+)
+from sklearn_vae.validation import (
+    check_choice,
+    check_integer,
+    check_noise_variance,
+    check_rows,
+    is_integer,
+)
+
+COORDINATES = ("posterior", "principal", "whitened")
+
+
+class PPCA(LinearGaussianModel):
+    r"""Probabilistic principal component analysis, fitted exactly.
+
+    The linear Gaussian latent variable model ::
+
+        z ~ N(0, I_k),   x | z ~ N(W z + mu, sigma2 I_d),   so   x ~ N(mu, W W' + sigma2 I_d)
+
+    whose maximum likelihood solution is PCA: the columns of W are the leading eigenvectors u_h
+    of the covariance S (divisor n), scaled to length sqrt(lambda_h - sigma2), and sigma2 is the
+    mean of the d - k eigenvalues left over. With sigma2 held fixed, the columns with
+    lambda_h <= sigma2 are exactly zero: those latent dimensions have collapsed.
+
+    A drop-in replacement for :class:`sklearn.decomposition.PCA`: `components_` (with PCA's
+    signs), `explained_variance_` and its ratio, `singular_values_` and `mean_` are PCA's own.
+    `noise_variance_`, `score`, `score_samples`, `get_covariance` and `get_precision` are those
+    of the maximum likelihood model, whatever the solver. PCA's differ: it divides by n - 1
+    instead of n, and averages the noise over min(n, d) - k instead of d - k directions.
+
+    Parameters
+    ----------
+    n_components : int, float, "mle" or None, default=None
+        k. None keeps min(n, d) components (one less with `svd_solver="arpack"`), a float in
+        (0, 1) as many as explain more than that share of the variance, "mle" as many as Minka's
+        evidence prefers.
+    noise_variance : float, default=None
+        sigma2 > 0, held fixed. None estimates it.
+    coordinates : {"posterior", "principal", "whitened"}, default="posterior"
+        What `transform` returns and `inverse_transform` takes: posterior means E[z|x], PCA's
+        coordinates, or those of `PCA(whiten=True)`. The model is the same.
+    svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
+        As PCA's; "auto" chooses as PCA does. "full" resolves variances down to about 1e-30 of
+        the largest in float64 and 1e-13 in float32, "covariance_eigh" 1e-14 and 1e-6.
+    iterated_power : int or "auto", default="auto"
+        Power iterations of the randomized solver.
+    n_oversamples : int, default=10
+        Additional random vectors of the randomized solver.
+    random_state : int, RandomState instance or None, default=None
+        Used by the "arpack" and "randomized" solvers.
+
+    Attributes
+    ----------
+    components_ : array of shape (k, d)
+        Orthonormal rows, by descending variance; the largest entry of each is positive.
+    mean_ : array of shape (d,)
+        mu, the mean of the data.
+    loadings_ : array of shape (d, k)
+        W; a collapsed column is exactly zero.
+    noise_variance_ : float
+        sigma2. 0.0 where estimated with k at or above the rank of the data.
+    explained_variance_, explained_variance_ratio_, singular_values_ : arrays of shape (k,)
+        PCA's own: eigenvalues with divisor n - 1, their share of the total variance (0 where
+        there is none), and singular values of the centred data.
+    kl_per_dim_ : array of shape (k,)
+        KL(q(z_h|x) || p(z_h)) averaged over the training data, 1/2 log(kappa_h / sigma2) with
+        kappa_h = max(lambda_h, sigma2), in nats. 0 for a collapsed dimension.
+    collapsed_dims_ : array of int
+        Indices of the collapsed dimensions.
+    elbo_ : float
+        Average log-likelihood of the training data, which the ELBO of the exact posterior
+        equals, in nats per sample; inf where it is unbounded.
+    entropy_bound_ : float
+        Sum of three entropies, in nats per sample; equals `elbo_` unless `noise_variance` is
+        held at a value that is not optimal.
+    n_components_, n_samples_, n_features_in_ : int
+        k, n and d.
+    feature_names_in_ : ndarray of shape (d,)
+        Where X had feature names.
+    moments_ : Moments
+        Number, mean and scatter of all rows seen, to which `partial_fit` adds. Set by
+        `partial_fit`, and by `fit` with the solver "covariance_eigh".
+
+    See Also
+    --------
+    sklearn.decomposition.PCA : The same components; different noise variance and score.
+    sklearn.decomposition.FactorAnalysis : A noise variance for each feature.
+
+    References
+    ----------
+    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999, eq. 7 and 8
+    (maximum likelihood); Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO! A Linear VAE
+    Perspective on Posterior Collapse", NeurIPS 2019, eq. 5 to 8 and appendix A (fixed sigma2);
+    Minka, "Automatic Choice of Dimensionality for PCA", NIPS 2000, eq. 30 ("mle"); Halko,
+    Martinsson and Tropp, "Finding structure with randomness", SIAM Review 2011, algorithm 5.1
+    ("randomized").
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae import PPCA
+    >>> X = load_iris().data
+    >>> model = PPCA(n_components=2).fit(X)
+    >>> print(f"{model.score(X):.4f} nats, noise variance {model.noise_variance_:.4f}")
+    -2.6935 nats, noise variance 0.0506
+    >>> model.transform(X[:2]).round(3)
+    array([[-1.301,  0.588],
+           [-1.315, -0.325]])
+    """
+
+    def __init__(
+        self,
+        n_components: float | str | None = None,
+        *,
+        noise_variance: float | None = None,
+        coordinates: str = "posterior",
+        svd_solver: str = "auto",
+        iterated_power: int | str = "auto",
+        n_oversamples: int = 10,
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.noise_variance = noise_variance
+        self.coordinates = coordinates
+        self.svd_solver = svd_solver
+        self.iterated_power = iterated_power
+        self.n_oversamples = n_oversamples
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> PPCA:
+        """Fit the model to the rows of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            At least two rows, finite. float32 is computed in float32, all else in float64.
+        y : Ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range, alone or for the shape of X, or X is not a
+            finite real matrix.
+        """
+        self._check_parameters()
+        X = check_rows(self, X, reset=True, min_samples=2)
+        spectrum, moments = decompose(
+            X,
+            self.n_components,
+            choose_solver(X.shape, self.n_components, self.svd_solver),
+            iterated_power=self.iterated_power,
+            n_oversamples=self.n_oversamples,
+            random_state=check_random_state(self.random_state),
+        )
+        k = count_components(spectrum, self.n_components, X.shape[0])
+        self._set_model(spectrum, k, X.shape[0], X.dtype)
+        self.__dict__.pop("moments_", None)
+        if moments is not None:
+            self.moments_ = moments
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None) -> PPCA:
+        """Add the rows of X to those seen before, and fit the model to all of them.
+
+        Exact: any split into batches, the first of which may be given to `fit`, gives what one
+        `fit` to all rows gives. Keeps the (d, d) scatter in `moments_` and decomposes it at each
+        call, whatever `svd_solver` is.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            One row or more. While fewer rows than components have been seen, the components
+            without data have variance 0, and `n_components="mle"` keeps min(n, d) components.
+        y : Ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter or X is not valid, or the model comes from a `fit` that kept no
+            moments to add to. What was learned before is kept.
+        """
+        self._check_parameters()
+        first = not hasattr(self, "components_")
+        if not first and not hasattr(self, "moments_"):
+            raise ValueError(
+                "partial_fit adds to moments_, which fit keeps only with the solver "
+                "'covariance_eigh'. Set svd_solver='covariance_eigh' before fit, or call "
+                "partial_fit from the start, on a clone."
+            )
+        X = check_rows(self, X, reset=first)
+        if is_integer(self.n_components) and self.n_components > X.shape[1]:
+            raise ValueError(
+                f"n_components must be at most n_features = {X.shape[1]}, got {self.n_components}."
+            )
+        moments = Moments.of(X)
+        dtype = X.dtype
+        if not first:
+            moments = self.moments_ + moments
+            dtype = array_namespace(X).result_type(dtype, self.components_.dtype)
+        n = round(moments.n)
+        too_few = self.n_components == "mle" and n < max(X.shape[1], 2)
+        spectrum = Spectrum.of_moments(moments, eps=float(np.finfo(dtype).eps))
+        k = count_components(spectrum, None if too_few else self.n_components, n)
+        self._set_model(spectrum, k, n, dtype)
+        self.moments_ = moments
+        return self
+
+    def _check_parameters(self) -> None:
+        check_n_components(self.n_components)
+        check_noise_variance(self.noise_variance)
+        check_choice("coordinates", self.coordinates, COORDINATES)
+        check_choice("svd_solver", self.svd_solver, SVD_SOLVERS)
+        if self.iterated_power != "auto":
+            check_integer("iterated_power", self.iterated_power, at_least=0)
+        check_integer("n_oversamples", self.n_oversamples, at_least=1)
+
+    def _set_model(self, spectrum: Spectrum, k: int, n_samples: int, dtype: Any) -> None:
+        """All fitted attributes, from the spectrum; in the data's precision."""
+        xp = array_namespace(spectrum.eigenvalues)
+        values = spectrum.eigenvalues[:k]
+        if self.noise_variance is None:
+            sigma2 = spectrum.noise_variance(k)
+        else:
+            sigma2 = float(self.noise_variance)
+        kappa = spectrum.model_variances(k, sigma2)
+        lengths = (kappa - sigma2) ** 0.5
+        # A copy, so that the components that are not kept can be freed.
+        components = xp.asarray(spectrum.components[:k, :], dtype=dtype, copy=True)
+
+        self.n_components_ = k
+        self.n_samples_ = n_samples
+        self.mean_ = xp.astype(spectrum.mean, dtype)
+        self.components_ = components
+        self.noise_variance_ = sigma2
+        self.loadings_ = components.T * xp.astype(lengths, dtype)
+        self.explained_variance_ = xp.astype(values * (n_samples / max(n_samples - 1, 1)), dtype)
+        self.explained_variance_ratio_ = xp.astype(values / (spectrum.total_variance or 1.0), dtype)
+        self.singular_values_ = xp.astype((values * n_samples) ** 0.5, dtype)
+        self.collapsed_dims_ = xp.nonzero(lengths == 0)[0]
+        self._set_diagnostics(spectrum, kappa, lengths == 0)
+        self._gaussian = None
+        if sigma2 > 0 or spectrum.rank == self.n_features_in_ == k:
+            self._gaussian = LowRankGaussian(self.mean_, self.loadings_, sigma2)
+
+    def _set_diagnostics(self, spectrum: Spectrum, kappa: Array, collapsed: Array) -> None:
+        xp = array_namespace(kappa)
+        k, sigma2 = self.n_components_, self.noise_variance_
+        # log of the posterior variance sigma2 / kappa; a collapsed one is the prior's, 1.
+        log_sigma2 = math.log(sigma2) if sigma2 > 0 else -math.inf
+        safe = xp.where(collapsed, xp.ones_like(kappa), kappa)
+        log_variance = xp.where(collapsed, xp.zeros_like(kappa), log_sigma2 - xp.log(safe))
+        # At the optimum the second moment of z_h over the data is 1, its variance in the prior.
+        kl = kl_per_dimension(xp.ones_like(kappa), log_variance)
+        self.kl_per_dim_ = xp.astype(kl, self.components_.dtype)
+        log_likelihood = float(spectrum.log_likelihood([k], [self.noise_variance])[0, 0])
+        self.elbo_ = math.inf if math.isnan(log_likelihood) else log_likelihood
+        if sigma2 > 0:
+            self.entropy_bound_ = entropy_bound(self.n_features_in_, sigma2, log_variance)
+        else:
+            self.entropy_bound_ = self.elbo_

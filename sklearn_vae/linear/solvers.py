@@ -1,0 +1,184 @@
+"""From a data matrix to the spectrum of its covariance, by the solver that suits its shape."""
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+from scipy import linalg
+from scipy.sparse.linalg import svds
+from sklearn.utils.extmath import randomized_svd
+
+from sklearn_vae.gaussian.arrays import Array, center
+from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.spectrum import (
+    Spectrum,
+    components_for_ratio,
+    minka_dimension,
+    with_positive_peaks,
+)
+from sklearn_vae.validation import is_integer, is_real
+
+SVD_SOLVERS = ("auto", "full", "covariance_eigh", "arpack", "randomized")
+
+
+def check_n_components(n_components: Any) -> None:
+    """Raise unless `n_components` is of a kind that PCA takes, whatever the data."""
+    if n_components is None or n_components == "mle":
+        return
+    if is_integer(n_components) and n_components >= 0:
+        return
+    if not is_integer(n_components) and is_real(n_components) and 0 < n_components < 1:
+        return
+    raise ValueError(
+        "n_components must be None, an integer >= 0, a float in (0, 1) or 'mle', "
+        f"got {n_components!r}."
+    )
+
+
+def choose_solver(shape: tuple[int, int], n_components: Any, svd_solver: str) -> str:
+    """PCA's own choice for "auto", which any other solver passes through."""
+    n, d = shape
+    if svd_solver != "auto":
+        return svd_solver
+    if d <= 1000 and n >= 10 * d:
+        return "covariance_eigh"
+    if max(n, d) <= 500 or n_components in (None, "mle"):
+        return "full"
+    return "randomized" if 1 <= n_components < 0.8 * min(n, d) else "full"
+
+
+def decompose(
+    X: Array,
+    n_components: float | str | None,
+    solver: str,
+    *,
+    iterated_power: int | str,
+    n_oversamples: int,
+    random_state: np.random.RandomState,
+) -> tuple[Spectrum, Moments | None]:
+    """Spectrum of X's covariance, and X's moments where the solver is the one that needs them.
+
+    Raises
+    ------
+    ValueError
+        If `n_components` does not fit the shape of X or the solver.
+    """
+    _check_fit_together(X.shape, n_components, solver)
+    if solver == "covariance_eigh":
+        moments = Moments.of(X)
+        return Spectrum.of_moments(moments, eps=_eps(X)), moments
+    if solver == "full":
+        return _full(X), None
+    if solver == "arpack":
+        k = min(X.shape) - 1 if n_components is None else int(n_components)
+        return _arpack(X, k, random_state), None
+    k = min(X.shape) if n_components is None else int(n_components)
+    return _randomized(X, k, iterated_power, n_oversamples, random_state), None
+
+
+def count_components(spectrum: Spectrum, n_components: Any, n_samples: int) -> int:
+    """The k that `n_components` means, with as many eigenpairs as the solver found."""
+    if n_components is None:
+        return min(spectrum.eigenvalues.shape[0], n_samples)
+    if n_components == "mle":
+        return minka_dimension(spectrum, n_samples)
+    if is_integer(n_components):
+        return int(n_components)
+    return components_for_ratio(spectrum, n_components)
+
+
+def _check_fit_together(shape: tuple[int, int], n_components: Any, solver: str) -> None:
+    n, d = shape
+    if n_components == "mle" and (n < d or d < 2):
+        raise ValueError(
+            "n_components='mle' needs n_samples >= n_features >= 2, "
+            f"got n_samples={n} and n_features={d}."
+        )
+    if solver in ("full", "covariance_eigh"):
+        lowest, highest = 0, min(n, d)
+    else:
+        lowest, highest = 1, min(n, d) - (solver == "arpack")
+        if n_components is not None and not is_integer(n_components):
+            raise ValueError(
+                f"n_components must be an integer or None with svd_solver={solver!r}, "
+                f"got {n_components!r}."
+            )
+        if n_components is None and highest < lowest:
+            n_components = highest
+    if is_integer(n_components) and not lowest <= n_components <= highest:
+        bound = "min(n_samples, n_features)" + " - 1" * (solver == "arpack")
+        raise ValueError(
+            f"n_components must be between {lowest} and {bound} = {highest} with "
+            f"svd_solver={solver!r}, got {n_components}."
+        )
+
+
+def _eps(X: Array) -> float:
+    return float(array_namespace(X).finfo(X.dtype).eps)
+
+
+def _full(X: Array) -> Spectrum:
+    xp = array_namespace(X)
+    n, d = X.shape
+    R, mean = center(X)
+    # The left vectors are not wanted: where they are the long ones, R's triangular factor has
+    # the same singular values and right vectors.
+    if n > d:
+        R = linalg.qr(R, mode="r", overwrite_a=True, check_finite=False)[0][:d, :]
+    _, S, V = linalg.svd(R, full_matrices=False, overwrite_a=True, check_finite=False)
+    S = xp.astype(S, xp.float64)
+    return Spectrum(
+        mean, S**2 / n, with_positive_peaks(V), 0.0, _svd_resolution(X, float(S[0]) ** 2 / n)
+    )
+
+
+def _arpack(X: Array, k: int, random_state: np.random.RandomState) -> Spectrum:
+    R, mean = center(X)
+    start = random_state.uniform(-1, 1, min(X.shape))
+    _, S, V = svds(R, k=k, v0=start)
+    return _truncated(R, mean, S[::-1], V[::-1, :])
+
+
+def _randomized(
+    X: Array,
+    k: int,
+    iterated_power: int | str,
+    n_oversamples: int,
+    random_state: np.random.RandomState,
+) -> Spectrum:
+    R, mean = center(X)
+    _, S, V = randomized_svd(
+        R,
+        k,
+        n_oversamples=n_oversamples,
+        n_iter=iterated_power,
+        flip_sign=False,
+        random_state=random_state,
+    )
+    return _truncated(R, mean, S, V)
+
+
+def _truncated(R: Array, mean: Array, S: Array, V: Array) -> Spectrum:
+    """Spectrum of centred rows R from their leading singular values and right vectors."""
+    xp = array_namespace(R)
+    n = R.shape[0]
+    values = xp.astype(S, xp.float64) ** 2 / n
+    total = _sum_of_squares(R) / n
+    rest = total - float(xp.sum(values))
+    if rest < _eps(R) ** 0.5 * total:
+        # The difference has cancelled: take the squares of what the components leave over.
+        rest = _sum_of_squares(R - (R @ V.T) @ V) / n
+    return Spectrum(
+        mean, values, with_positive_peaks(V), rest, _svd_resolution(R, float(values[0]))
+    )
+
+
+def _sum_of_squares(R: Array) -> float:
+    """Row by row in R's precision, the rows in float64."""
+    xp = array_namespace(R)
+    return float(xp.sum(xp.astype(xp.vecdot(R, R), xp.float64)))
+
+
+def _svd_resolution(X: Array, largest: float) -> float:
+    """Singular values are found to a few eps of the largest; an eigenvalue is their square."""
+    return 16.0 * max(X.shape) * _eps(X) ** 2 * largest
