@@ -80,37 +80,44 @@ class LowRankGaussian:
         return self.loadings.shape[1]
 
     @cached_property
-    def _root(self) -> Array:
-        """Upper triangular R of shape (k, k) with R'R = M."""
+    def _factor(self) -> tuple[Array, Array]:
+        """Upper triangular R of shape (k, k) with R'R = M, and Y = W R^-1 of shape (d, k)."""
         W, k = self.loadings, self.n_components
         xp = array_namespace(W)
         noise = self.noise_variance**0.5 * xp.eye(k, dtype=W.dtype, device=device(W))
-        return xp.linalg.qr(xp.concat([W, noise]), mode="reduced")[1] if k else noise
+        if k == 0:
+            return noise, W
+        Q, R = xp.linalg.qr(xp.concat([W, noise]), mode="reduced")
+        return R, Q[: self.n_features, :]
 
     @cached_property
     def _inverse_root(self) -> Array:
-        xp = array_namespace(self._root)
-        identity = xp.eye(self.n_components, dtype=self._root.dtype, device=device(self._root))
-        return xp.linalg.solve(self._root, identity) if self.n_components else identity
+        """R^-1 of shape (k, k)."""
+        root = self._factor[0]
+        xp = array_namespace(root)
+        identity = xp.eye(self.n_components, dtype=root.dtype, device=device(root))
+        return xp.linalg.solve(root, identity) if self.n_components else identity
 
-    @cached_property
+    @property
     def _whitener(self) -> Array:
-        """W R^-1 of shape (d, k): takes x - mean to y with |y|^2 = (x-mean)' W M^-1 W' (x-mean)."""
-        return self.loadings @ self._inverse_root
+        """W R^-1: takes x - mean to y with |y|^2 = (x - mean)' W M^-1 W' (x - mean)."""
+        return self._factor[1]
 
     @cached_property
     def log_det(self) -> float:
         """Log-determinant of C, by log det M + (d - k) log sigma2."""
-        xp = array_namespace(self._root)
-        log_det_m = 2.0 * float(xp.sum(xp.log(xp.abs(xp.linalg.diagonal(self._root)))))
+        root = self._factor[0]
+        xp = array_namespace(root)
+        log_det_m = 2.0 * float(xp.sum(xp.log(xp.abs(xp.linalg.diagonal(root)))))
         spare = self.n_features - self.n_components
         return log_det_m + (spare * math.log(self.noise_variance) if spare else 0.0)
 
     def _is_singular(self) -> bool:
         if self.n_features != self.n_components:
             return True
-        xp = array_namespace(self._root)
-        scale = xp.abs(xp.linalg.diagonal(self._root))
+        root = self._factor[0]
+        xp = array_namespace(root)
+        scale = xp.abs(xp.linalg.diagonal(root))
         return not bool(xp.all(scale > xp.finfo(scale.dtype).eps * xp.max(scale)))
 
     def log_prob(self, X: Array) -> Array:

@@ -90,20 +90,23 @@ class Moments:
         at_least = min(4096, max(2**23 // max(d, 1), 512))
         scatter = xp.zeros((d, d), dtype=xp.float64, device=device(X))
         counts, means, errors = [], [], []
-        shift = _rough_mean(X[:256, :], weights, xp) if n_rows else None
+        shift = _rough_mean(X[: min(256, n_rows), :], weights, xp) if n_rows else None
+        # Means of blocks are kept relative to this: a large mean would round them.
+        origin = 0.0 if shift is None else xp.astype(shift, xp.float64)
         for rows in row_blocks(n_rows, d, at_least=at_least):
             w = None if weights is None else weights[rows]
             count, error, product = _shifted_block(X[rows, :], w, shift, xp)
-            mean = error if shift is None else error + xp.astype(shift, xp.float64)
+            shifted = -origin if shift is None else xp.astype(shift, xp.float64) - origin
             scatter += product
             counts.append(count)
-            means.append(mean)
+            means.append(shifted + error)
             errors.append(error)
             # Shifting costs a copy of the block. Where every |mean| is below twice the standard
             # deviation, not shifting costs less than one digit.
             variance = xp.linalg.diagonal(product) / (count or 1.0) - error**2
+            mean = origin + means[-1]
             shift = xp.astype(mean, X.dtype) if xp.any(mean**2 > 4.0 * variance) else None
-        moments = cls._from_blocks(counts, xp.stack(means), xp.stack(errors), scatter)
+        moments = cls._from_blocks(counts, xp.stack(means), xp.stack(errors), scatter, origin)
         finite = xp.isfinite(moments.mean) & xp.isfinite(xp.linalg.diagonal(moments.scatter))
         if not xp.all(finite):
             column = int(xp.argmin(xp.astype(finite, xp.int64)))
@@ -115,16 +118,15 @@ class Moments:
 
     @classmethod
     def _from_blocks(
-        cls, counts: list[float], means: Array, errors: Array, scatter: Array
+        cls, counts: list[float], means: Array, errors: Array, scatter: Array, origin: Array
     ) -> Moments:
-        """From each block's weight, mean and mean minus shift, and the sum of shifted products."""
+        """From each block's weight, mean minus origin and minus shift, and the sum of products."""
         xp = array_namespace(means)
         n = sum(counts)
         w = xp.asarray(counts, dtype=means.dtype, device=device(means))[:, None]
-        # Relative to the first block's mean: a weighted average of large means would round.
-        mean = means[0, :] + xp.sum(w * (means - means[0, :]), axis=0) / (n or 1.0)
+        mean = xp.sum(w * means, axis=0) / (n or 1.0)
         within, between = w**0.5 * errors, w**0.5 * (means - mean)
-        return cls(n, mean, scatter - within.T @ within + between.T @ between)
+        return cls(n, origin + mean, scatter - within.T @ within + between.T @ between)
 
     def __add__(self, other: Moments) -> Moments:
         if not isinstance(other, Moments):

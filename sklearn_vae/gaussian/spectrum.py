@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -178,7 +179,7 @@ class Spectrum:
                 device=device(t),
             )
             # Below the rank kappa is lambda; beyond it sigma2 is 0 and the value undefined.
-            kappa = xp.clip(self.eigenvalues, np.finfo(np.float64).tiny, None)
+            kappa = xp.clip(self.eigenvalues, sys.float_info.min, None)
             defined = (sigma2 > 0) | ((spare == 0) & (self.rank == d))
             sigma2 = xp.where(sigma2 > 0, sigma2, xp.ones_like(sigma2))
         else:
@@ -238,7 +239,7 @@ def minka_dimension(spectrum: Spectrum, n_samples: int) -> int:
     Minka, "Automatic Choice of Dimensionality for PCA", NIPS 2000, eq. 30 and 31.
     """
     d = spectrum.n_features
-    floor = max(spectrum.resolution, np.finfo(np.float64).tiny)
+    floor = max(spectrum.resolution, sys.float_info.min)
     # A few hundred numbers: on the host, whatever the device of the data.
     values = np.maximum([float(value) for value in spectrum.eigenvalues], floor)
     k = np.arange(1, d)

@@ -1,0 +1,183 @@
+import itertools
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pytest
+from array_api_compat import array_namespace
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from sklearn_vae import Moments
+from tests.helpers import to_numpy
+
+EPS = 2.0**-52
+
+
+def exact(X, weights=None):
+    """Mean and scatter in extended precision, by the definition."""
+    X = np.asarray(X, dtype=np.longdouble)
+    w = np.ones(len(X)) if weights is None else np.asarray(weights, dtype=np.longdouble)
+    mean = w @ X / w.sum()
+    R = X - mean
+    return mean, (w[:, None] * R).T @ R
+
+
+def assert_same(found, mean, scatter, size, merged=False):
+    """Equal to rounding, where no entry of the rows exceeds `size`.
+
+    The mean is rounded to eps * size. So are the rows themselves; moments that were merged from
+    rounded means may differ by as much as if each row were rounded once more.
+    """
+    scale = float(np.abs(scatter).max())
+    rounding = 8 * EPS * size
+    assert np.abs(to_numpy(found.mean) - mean).max() <= rounding
+    allowed = 64 * EPS * scale + found.n * rounding**2
+    if merged:
+        allowed += rounding * (found.n * scale) ** 0.5
+    assert np.abs(to_numpy(found.scatter) - scatter).max() <= allowed
+
+
+@st.composite
+def split_rows(draw):
+    """Rows of standard size, an offset, and where to cut them: empty and one-row parts too."""
+    n, d = draw(st.integers(1, 30)), draw(st.integers(1, 5))
+    X = draw(arrays(np.float64, (n, d), elements=st.floats(-3, 3, allow_subnormal=False)))
+    cuts = draw(st.lists(st.integers(0, n), max_size=6))
+    return X, draw(st.sampled_from([0.0, -1.0, 1e4, 1e8])), [0, *sorted(cuts), n]
+
+
+@given(split_rows())
+@settings(max_examples=300, deadline=None)
+def test_any_split_merges_to_the_whole(case):
+    X, offset, cuts = case
+    X = X + offset
+    parts = [Moments.of(X[a:b]) for a, b in itertools.pairwise(cuts)]
+    mean, scatter = exact(X)
+    for merged in (reduce(add, parts), reduce(add, reversed(parts))):
+        assert merged.n == len(X)
+        assert_same(merged, mean, scatter, abs(offset) + 3, merged=True)
+    assert_same(Moments.of(X), mean, scatter, abs(offset) + 3)
+
+
+@given(split_rows(), st.integers(0, 2**32 - 1))
+@settings(max_examples=150, deadline=None)
+def test_any_split_of_weighted_rows_merges_to_the_whole(case, seed):
+    X, offset, cuts = case
+    X = X + offset
+    rng = np.random.default_rng(seed)
+    weights = rng.choice([0.0, 0.25, 1.0, 3.5], size=len(X))
+    weights[0] = 1.0
+    parts = [Moments.of(X[a:b], weights[a:b]) for a, b in itertools.pairwise(cuts)]
+    merged = reduce(add, parts)
+    assert merged.n == pytest.approx(weights.sum(), rel=1e-14)
+    assert_same(merged, *exact(X, weights), abs(offset) + 3, merged=True)
+    assert_same(Moments.of(X, weights), *exact(X, weights), abs(offset) + 3)
+
+
+def test_integer_weights_repeat_rows_and_zero_leaves_them_out():
+    rng = np.random.default_rng(0)
+    X, weights = rng.normal(size=(20, 3)), rng.integers(0, 4, size=20)
+    X[weights == 0] *= 1e6
+    weighted, repeated = Moments.of(X, weights), Moments.of(np.repeat(X, weights, axis=0))
+    assert weighted.n == repeated.n
+    np.testing.assert_allclose(weighted.mean, repeated.mean, rtol=1e-10)
+    np.testing.assert_allclose(weighted.scatter, repeated.scatter, rtol=1e-9)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e8])
+def test_many_blocks_against_the_definition(offset, order):
+    # 3 columns: 87381 rows a block, so three blocks, of drifting mean.
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200_000, 3)) * [1.0, 10.0, 0.1] + np.linspace(0, 5, 200_000)[:, None]
+    X = np.asarray(X + offset, order=order)
+    assert_same(Moments.of(X), *exact(X), offset + 50)
+
+
+def test_an_outlying_first_row_costs_no_digits():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100_000, 2))
+    X[0] = 1e6
+    scatter = exact(X)[1]
+    found = Moments.of(X)
+    np.testing.assert_allclose(found.scatter, scatter.astype(float), rtol=1e-13)
+
+
+def test_outlier_of_a_merged_part_leaves_the_others_alone():
+    # Cross-validation merges folds instead of subtracting the held-out one for this reason.
+    rng = np.random.default_rng(0)
+    clean, dirty = rng.normal(size=(300, 4)), rng.normal(size=(100, 4))
+    dirty[0] = 1e6
+    a, b, outlier = Moments.of(clean[:150]), Moments.of(clean[150:]), Moments.of(dirty)
+    np.testing.assert_allclose((a + b).scatter, exact(clean)[1].astype(float), rtol=1e-13)
+    everything = a + b + outlier
+    subtracted = everything.scatter - outlier.scatter
+    assert np.abs(subtracted - (a + b).scatter).max() > 1e-6
+
+
+def test_float32_products_are_summed_in_float64():
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(200_000, 4)) + 1e3).astype(np.float32)
+    found = Moments.of(X)
+    mean, scatter = exact(X)
+    assert found.mean.dtype == found.scatter.dtype == np.float64
+    np.testing.assert_allclose(found.mean, mean.astype(float), rtol=1e-9)
+    np.testing.assert_allclose(found.scatter, scatter.astype(float), atol=1e-5 * scatter.max())
+
+
+def test_namespaces_agree(asarray):
+    rng = np.random.default_rng(0)
+    X, weights = rng.normal(size=(50, 3)) + 100.0, rng.random(50)
+    found = Moments.of(asarray(X[:20]), asarray(weights[:20])) + Moments.of(
+        asarray(X[20:]), asarray(weights[20:])
+    )
+    assert array_namespace(found.scatter) is array_namespace(asarray(X))
+    assert_same(found, *exact(X, weights), 110, merged=True)
+    np.testing.assert_allclose(
+        to_numpy(found.covariance), np.cov(X.T, aweights=weights, ddof=0), rtol=1e-12
+    )
+
+
+def test_neutral_element_and_integers():
+    X = np.arange(12).reshape(4, 3)
+    some, none = Moments.of(X), Moments.of(X[:0])
+    assert none.n == 0
+    assert (some + none) is some
+    assert (none + some) is some
+    assert (none + none).n == 0
+    np.testing.assert_array_equal(some.mean, [4.5, 5.5, 6.5])
+    with pytest.raises(ValueError, match="n is 0"):
+        _ = none.covariance
+
+
+@pytest.mark.parametrize(
+    ("X", "weights", "message"),
+    [
+        (np.zeros(3), None, "two-dimensional"),
+        (np.zeros((2, 2), dtype=complex), None, "real, got dtype complex128"),
+        (np.array([[0.0, np.nan], [1.0, 2.0]]), None, "column 1"),
+        (np.array([[0.0, 1.0], [np.inf, 2.0]]), None, "column 0"),
+        (np.zeros((2, 2)), [1.0], r"shape \(2,\), one a row of X, got \(1,\)"),
+        (np.zeros((2, 2)), [1.0, -2.0], r">= 0, got -2.0 for row 1"),
+        (np.zeros((2, 2)), [np.nan, 1.0], "got nan for row 0"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_errors(X, weights, message):
+    with pytest.raises(ValueError, match=message):
+        Moments.of(X, weights)
+
+
+def test_only_moments_of_the_same_features_add():
+    with pytest.raises(ValueError, match="numbers of features cannot be added: got 2 and 3"):
+        Moments.of(np.zeros((1, 2))) + Moments.of(np.zeros((1, 3)))
+    with pytest.raises(TypeError):
+        Moments.of(np.zeros((1, 2))) + 1
+    with pytest.raises(TypeError, match="array-API namespace, got list"):
+        Moments.of([[1.0]])
+    with pytest.raises(ValueError, match=r"\(d,\) and \(d, d\), got \(2,\) and \(3, 3\)"):
+        Moments(1.0, np.zeros(2), np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"got -1\.0"):
+        Moments(-1.0, np.zeros(2), np.zeros((2, 2)))

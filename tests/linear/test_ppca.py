@@ -1,0 +1,342 @@
+"""PPCA as a model: against dense matrices, Monte Carlo and numerical optimisation."""
+
+import numpy as np
+import pytest
+import scipy.optimize
+from scipy.stats import multivariate_normal
+from sklearn.datasets import load_digits, load_iris
+
+from sklearn_vae import PPCA
+
+SOLVERS = ["full", "covariance_eigh", "arpack", "randomized"]
+
+
+def make_rows(n=80, d=7, k=3, noise=0.5, offset=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    W = np.linalg.qr(rng.normal(size=(d, k)))[0] * np.linspace(4, 2, k)
+    return rng.normal(size=(n, k)) @ W.T + noise * rng.normal(size=(n, d)) + offset
+
+
+def dense(model):
+    return multivariate_normal(
+        model.mean_,
+        model.loadings_ @ model.loadings_.T + model.noise_variance_ * np.eye(len(model.mean_)),
+    )
+
+
+@pytest.mark.parametrize("noise_variance", [None, 1e-3, 0.4, 9.0])
+@pytest.mark.parametrize("n_components", [0, 1, 3, 7])
+def test_density_and_posterior_against_dense_matrices(n_components, noise_variance):
+    X, new = make_rows(), make_rows(seed=1)
+    model = PPCA(n_components, noise_variance=noise_variance).fit(X)
+    oracle = dense(model)
+    np.testing.assert_allclose(model.score_samples(new), oracle.logpdf(new), rtol=1e-9)
+    assert model.score(new) == pytest.approx(oracle.logpdf(new).mean(), rel=1e-9)
+    np.testing.assert_allclose(model.get_covariance(), oracle.cov, rtol=1e-12)
+    np.testing.assert_allclose(
+        model.get_precision(), np.linalg.inv(oracle.cov), rtol=1e-8, atol=1e-11
+    )
+    gain = np.linalg.solve(oracle.cov, model.loadings_)
+    mean, cov = model.posterior(new, return_cov=True)
+    np.testing.assert_allclose(mean, (new - model.mean_) @ gain, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(
+        cov[0], np.eye(n_components) - model.loadings_.T @ gain, rtol=1e-7, atol=1e-10
+    )
+    assert cov.shape == (len(new), n_components, n_components)
+    np.testing.assert_array_equal(cov[0], cov[-1])
+    variance = model.posterior(new)[1]
+    assert variance.shape == mean.shape
+    np.testing.assert_allclose(variance[0], np.diag(cov[0]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("noise_variance", [None, 0.8, 6.0])
+def test_the_fit_is_the_maximum_of_the_likelihood(noise_variance):
+    # From random starts, over all W and (where it is free) sigma2, no optimiser does better.
+    X = make_rows(n=40, d=4, k=2)
+    d, k = 4, 2
+    model = PPCA(k, noise_variance=noise_variance).fit(X)
+    S = np.cov(X.T, ddof=0)
+
+    def loss(parameters):
+        W = parameters[: d * k].reshape(d, k)
+        sigma2 = np.exp(parameters[-1]) if noise_variance is None else noise_variance
+        C = W @ W.T + sigma2 * np.eye(d)
+        return 0.5 * (
+            d * np.log(2 * np.pi) + np.linalg.slogdet(C)[1] + np.trace(np.linalg.solve(C, S))
+        )
+
+    rng = np.random.default_rng(0)
+    best = min(
+        scipy.optimize.minimize(loss, rng.normal(size=d * k + 1), tol=1e-12).fun for _ in range(8)
+    )
+    assert model.score(X) == pytest.approx(-best, abs=1e-7)
+    assert model.elbo_ == pytest.approx(model.score(X), rel=1e-12)
+
+
+def test_fixed_noise_collapses_the_directions_below_it():
+    X = make_rows()
+    values = np.linalg.eigvalsh(np.cov(X.T, ddof=0))[::-1]
+    sigma2 = (values[1] + values[2]) / 2
+    model = PPCA(4, noise_variance=sigma2).fit(X)
+    assert model.noise_variance_ == sigma2
+    np.testing.assert_array_equal(model.collapsed_dims_, [2, 3])
+    assert (model.loadings_[:, 2:] == 0).all()
+    np.testing.assert_allclose((model.loadings_[:, :2] ** 2).sum(axis=0), values[:2] - sigma2)
+    mean, variance = model.posterior(X)
+    assert (mean[:, 2:] == 0).all()
+    np.testing.assert_allclose(variance[:, 2:], 1.0, rtol=1e-15)
+    # The eigenvectors are still those of the data.
+    np.testing.assert_allclose(model.components_, PPCA(4).fit(X).components_)
+    assert PPCA(4).fit(X).collapsed_dims_.size == 0
+    assert PPCA(4, noise_variance=values[0]).fit(X).collapsed_dims_.size == 4
+
+
+@pytest.mark.parametrize("noise_variance", [None, 0.1, 5.0, 100.0])
+def test_kl_per_dim_is_the_average_kl(noise_variance):
+    X = make_rows()
+    model = PPCA(4, noise_variance=noise_variance).fit(X)
+    mean, variance = model.posterior(X)
+    kl = 0.5 * (mean**2 + variance - 1 - np.log(variance))
+    np.testing.assert_allclose(model.kl_per_dim_, kl.mean(axis=0), rtol=1e-9, atol=1e-15)
+    assert (model.kl_per_dim_[model.collapsed_dims_] == 0).all()
+
+
+@pytest.mark.parametrize("noise_variance", [None, 0.1, 5.0])
+def test_elbo_by_monte_carlo_and_entropies(noise_variance):
+    X = make_rows()
+    model = PPCA(2, noise_variance=noise_variance).fit(X)
+    mean, variance = model.posterior(X)
+    rng = np.random.default_rng(0)
+    draws = mean + variance**0.5 * rng.normal(size=(2000, *mean.shape))
+    x_mean, x_variance = model.conditional(draws.reshape(-1, 2))
+    error = ((np.tile(X, (2000, 1)) - x_mean) ** 2 / x_variance).sum(axis=1).mean()
+    d = X.shape[1]
+    reconstruction = -0.5 * (d * np.log(2 * np.pi * model.noise_variance_) + error)
+    assert reconstruction - model.kl_per_dim_.sum() == pytest.approx(model.elbo_, abs=0.02)
+    # The exact gap identity: ELBO - entropies = (d - expected squared error / sigma2) / 2.
+    gap = 0.5 * (d - error)
+    assert model.elbo_ - model.entropy_bound_ == pytest.approx(gap, abs=0.02)
+    if noise_variance is None:
+        assert model.entropy_bound_ == pytest.approx(model.elbo_, rel=1e-12)
+
+
+def test_sample_comes_from_the_model():
+    model = PPCA(3).fit(make_rows(offset=5.0))
+    X, Z = model.sample(200_000, random_state=0)
+    np.testing.assert_allclose(np.cov(X.T), model.get_covariance(), atol=0.15)
+    np.testing.assert_allclose(X.mean(axis=0), model.mean_, atol=0.05)
+    mean, _ = model.conditional(Z)
+    np.testing.assert_allclose((X - mean).var(axis=0), model.noise_variance_, rtol=0.02)
+    again = model.sample(200_000, random_state=0)
+    np.testing.assert_array_equal(X, again[0])
+    assert model.sample()[0].shape == (1, 7)
+
+
+def test_sample_leaves_the_global_generator_alone():
+    model = PPCA(2, svd_solver="randomized", random_state=0)
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    model.fit(make_rows()).sample(3, random_state=1)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("shape", [(60, 200), (200, 60), (500, 20)])
+def test_one_noise_variance_and_score_whatever_the_solver(shape, dtype):
+    X = make_rows(*shape, k=4, noise=0.5).astype(dtype)
+    S = np.cov(X.T.astype(float), ddof=0)
+    values = np.linalg.eigvalsh(S)[::-1]
+    expected = values[4:].sum() / (shape[1] - 4)
+    rtol = 1e-6 if dtype == np.float64 else 2e-5
+    scores = []
+    for solver in SOLVERS:
+        model = PPCA(4, svd_solver=solver, random_state=0).fit(X)
+        assert model.noise_variance_ == pytest.approx(expected, rel=rtol)
+        assert model.components_.dtype == model.transform(X).dtype == dtype
+        scores.append(model.score(X))
+    np.testing.assert_allclose(scores, scores[0], rtol=rtol)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("offset", "dtype"), [(1e7, np.float64), (1e3, np.float32)])
+def test_an_offset_costs_no_digits(offset, dtype, solver):
+    rng = np.random.default_rng(0)
+    W = np.linalg.qr(rng.normal(size=(20, 3)))[0] * 3
+    X = rng.normal(size=(4000, 3)) @ W.T + 0.5 * rng.normal(size=(4000, 20))
+    X = (X + offset).astype(dtype)
+    centred = X.astype(np.longdouble) - X.astype(np.longdouble).mean(axis=0)
+    new = centred[:50].astype(np.float64)
+    oracle = PPCA(3, svd_solver="full").fit(centred.astype(np.float64))
+    model = PPCA(3, svd_solver=solver, random_state=0).fit(X)
+    rtol = 1e-6 if dtype == np.float64 else 1e-5
+    assert model.noise_variance_ == pytest.approx(oracle.noise_variance_, rel=rtol)
+    assert model.noise_variance_ == pytest.approx(0.25, rel=0.03)
+    np.testing.assert_allclose(
+        model.transform(X[:50]), oracle.transform(new), atol=2e-6 if dtype == np.float64 else 1e-3
+    )
+    np.testing.assert_allclose(
+        model.score_samples(X[:50]),
+        oracle.score_samples(new),
+        rtol=1e-6 if dtype == np.float64 else 1e-4,
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_rescaled_data_give_the_rescaled_model(scale):
+    X = make_rows()
+    model, scaled = PPCA(3).fit(X), PPCA(3).fit(scale * X)
+    assert scaled.noise_variance_ == pytest.approx(scale**2 * model.noise_variance_, rel=1e-9)
+    assert scaled.score(scale * X) == pytest.approx(model.score(X) - 7 * np.log(scale), rel=1e-9)
+    np.testing.assert_allclose(scaled.transform(scale * X), model.transform(X), rtol=1e-8)
+    np.testing.assert_allclose(scaled.kl_per_dim_, model.kl_per_dim_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("solver", ["full", "arpack", "randomized"])
+def test_tiny_noise_is_resolved(solver, noise):
+    # Here the trace and the sum of the leading eigenvalues agree to their last digits.
+    X = make_rows(300, 30, noise=noise)
+    model = PPCA(3, svd_solver=solver, random_state=0).fit(X)
+    singular = np.linalg.svd(X - X.mean(axis=0), compute_uv=False)
+    assert model.noise_variance_ == pytest.approx((singular[3:] ** 2).sum() / 300 / 27, rel=1e-5)
+    # Chi-square with 27 degrees of freedom an observation.
+    log_det = np.log(singular[:3] ** 2 / 300).sum() + 27 * np.log(model.noise_variance_)
+    expected = -0.5 * (30 * np.log(2 * np.pi) + log_det + 30)
+    assert model.score(X) == pytest.approx(expected, rel=1e-6)
+
+
+class TestPartialFit:
+    @pytest.mark.parametrize("n_components", [None, 0, 3, 0.9, "mle"])
+    @pytest.mark.parametrize("noise_variance", [None, 1.0])
+    @pytest.mark.parametrize("sizes", [[1] * 5 + [2, 93], [50, 50], [100], [99, 1]])
+    def test_any_batching_equals_one_fit(self, sizes, noise_variance, n_components):
+        X = make_rows(100, offset=1e3)
+        parameters = {"n_components": n_components, "noise_variance": noise_variance}
+        whole = PPCA(**parameters, svd_solver="full").fit(X)
+        model, start = PPCA(**parameters), 0
+        for size in sizes:
+            model.partial_fit(X[start : start + size])
+            start += size
+        for name in sorted(vars(whole)):
+            if name.endswith("_"):
+                np.testing.assert_allclose(
+                    getattr(model, name), getattr(whole, name), rtol=1e-10, atol=1e-10, err_msg=name
+                )
+        assert model.moments_.n == 100
+
+    def test_a_first_batch_smaller_than_k(self):
+        X = make_rows()
+        model = PPCA(3).partial_fit(X[:1])
+        assert model.components_.shape == (3, 7)
+        assert (model.explained_variance_ == 0).all()
+        assert np.isfinite(model.transform(X)).all()
+        with pytest.raises(ValueError, match="rank of the 1 training rows is 0"):
+            model.score(X)
+        model.partial_fit(X[1:2]).partial_fit(X[2:])
+        assert model.score(X) == pytest.approx(PPCA(3).fit(X).score(X), rel=1e-12)
+
+    def test_fit_begins_anew_and_partial_fit_goes_on(self):
+        X = make_rows(200)
+        model = PPCA(2).fit(X[:120])  # covariance_eigh, which keeps its moments
+        model.partial_fit(X[120:])
+        np.testing.assert_allclose(model.mean_, X.mean(axis=0), atol=1e-12)
+        model.fit(X[:120]).fit(X)
+        assert model.moments_.n == 200
+        model.set_params(svd_solver="full").fit(X)
+        assert not hasattr(model, "moments_")
+
+    def test_what_was_learned_survives_a_bad_batch(self):
+        X = make_rows()
+        model = PPCA(2).partial_fit(X)
+        before = model.score(X)
+        for bad in (np.full((2, 7), np.nan), X[:, :4], [["a"] * 7]):
+            with pytest.raises(ValueError):  # noqa: PT011
+                model.partial_fit(bad)
+        assert model.score(X) == before
+        assert model.partial_fit(X).moments_.n == 2 * len(X)
+
+    def test_after_a_fit_without_moments(self):
+        X = make_rows()
+        model = PPCA(2, svd_solver="full").fit(X)
+        with pytest.raises(ValueError, match="fit keeps only with the solver 'covariance_eigh'"):
+            model.partial_fit(X)
+        assert np.isfinite(model.score(X))
+
+    def test_precision_is_kept(self):
+        X = make_rows().astype(np.float32)
+        model = PPCA(2).partial_fit(X).partial_fit(X)
+        assert model.components_.dtype == np.float32
+        assert model.partial_fit(X.astype(np.float64)).components_.dtype == np.float64
+
+
+class TestNoNoise:
+    """n_components at the rank: the maximum likelihood noise is 0."""
+
+    def test_full_rank_is_the_empirical_gaussian(self):
+        X = load_iris().data
+        model = PPCA().fit(X)
+        assert model.n_components_ == 4
+        assert model.noise_variance_ == 0.0
+        S = np.cov(X.T, ddof=0)
+        np.testing.assert_allclose(model.get_covariance(), S, rtol=1e-10)
+        np.testing.assert_allclose(model.get_precision(), np.linalg.inv(S), rtol=1e-10)
+        oracle = multivariate_normal(X.mean(axis=0), S).logpdf(X)
+        np.testing.assert_allclose(model.score_samples(X), oracle, rtol=1e-10)
+        assert model.elbo_ == pytest.approx(oracle.mean(), rel=1e-12)
+        assert model.entropy_bound_ == model.elbo_
+        assert (model.kl_per_dim_ == np.inf).all()
+        np.testing.assert_allclose(model.inverse_transform(model.transform(X)), X, rtol=1e-12)
+        np.testing.assert_allclose(model.transform(X).std(axis=0), 1.0)
+        assert (model.posterior(X)[1] == 0).all()
+        sample = model.sample(100_000, random_state=0)[0]
+        np.testing.assert_allclose(np.cov(sample.T), S, atol=0.05)
+
+    @pytest.mark.parametrize("solver", ["full", "covariance_eigh", "randomized"])
+    @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+    @pytest.mark.parametrize(("n", "d", "rank"), [(20, 50, None), (400, 30, 5), (20, 20, None)])
+    def test_below_full_rank_transform_works_and_score_raises(self, n, d, rank, dtype, solver):
+        rng = np.random.default_rng(0)
+        X = rng.normal(size=(n, rank or d)) @ rng.normal(size=(rank or d, d)) + 3.0
+        X = X.astype(dtype)
+        rank = rank or n - 1
+        model = PPCA(svd_solver=solver, random_state=0).fit(X)
+        assert model.n_components_ == min(n, d)
+        assert model.noise_variance_ == 0.0
+        assert model.elbo_ == model.entropy_bound_ == np.inf
+        np.testing.assert_array_equal(model.collapsed_dims_, np.arange(rank, min(n, d)))
+        assert (model.kl_per_dim_[:rank] == np.inf).all()
+        assert (model.kl_per_dim_[rank:] == 0).all()
+        Z = model.transform(X)
+        assert (Z[:, rank:] == 0).all()
+        tolerance = 1e-9 if dtype == np.float64 else 1e-2
+        np.testing.assert_allclose(model.inverse_transform(Z), X, atol=tolerance)
+        assert (model.conditional(Z)[1] == 0).all()
+        remedy = (
+            f"n_components={min(n, d)} the maximum likelihood one is 0: the rank of the {n} "
+            f"training rows is {rank}, less than n_features={d}"
+        )
+        for method in (model.score, model.score_samples, model.posterior):
+            with pytest.raises(ValueError, match=remedy):
+                method(X)
+        for method in (model.sample, model.get_precision):
+            with pytest.raises(ValueError, match="below the rank, or set noise_variance"):
+                method()
+        assert np.isfinite(PPCA(rank - 1, svd_solver=solver, random_state=0).fit(X).score(X))
+        assert np.isfinite(PPCA(noise_variance=0.1, svd_solver="full").fit(X).score(X))
+
+    def test_constant_data(self):
+        X = np.full((5, 3), 2.0)
+        model = PPCA(2).fit(X)
+        assert (model.explained_variance_ratio_ == 0).all()
+        np.testing.assert_array_equal(model.collapsed_dims_, [0, 1])
+        np.testing.assert_array_equal(model.inverse_transform(model.transform(X)), X)
+        with pytest.raises(ValueError, match="rank of the 5 training rows is 0"):
+            model.score(X)
+        assert np.isfinite(PPCA(2, noise_variance=1.0).fit(X).score(X))
+
+    def test_constant_columns_of_real_data(self):
+        # Three pixels of the digits never change: the rank is 61 of 64.
+        X = load_digits().data
+        assert PPCA().fit(X).collapsed_dims_.tolist() == [61, 62, 63]
+        assert np.isfinite(PPCA(60).fit(X).score(X))
+        with pytest.raises(ValueError, match="is 61, less than n_features=64"):
+            PPCA(61).fit(X).score(X)

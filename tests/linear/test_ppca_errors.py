@@ -1,0 +1,142 @@
+"""What a user is told: every message names the offender, the requirement and the value."""
+
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+
+from sklearn_vae import PPCA
+
+X = np.random.default_rng(0).normal(size=(20, 5))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_components": -1}, r"n_components must be None, an integer >= 0.*, got -1\."),
+        ({"n_components": 1.0}, r"a float in \(0, 1\) or 'mle', got 1\.0\."),
+        ({"n_components": 0.0}, r"a float in \(0, 1\) or 'mle', got 0\.0\."),
+        ({"n_components": 2.5}, r"got 2\.5\."),
+        ({"n_components": np.nan}, r"got nan\."),
+        ({"n_components": True}, r"got True\."),
+        ({"n_components": "all"}, r"got 'all'\."),
+        ({"n_components": [2]}, r"got \[2\]\."),
+        (
+            {"n_components": 6},
+            r"between 0 and min\(n_samples, n_features\) = 5 with svd_solver='full', got 6\.",
+        ),
+        (
+            {"n_components": 6, "svd_solver": "covariance_eigh"},
+            r"between 0 and min\(n_samples, n_features\) = 5 with svd_solver='covariance_eigh'",
+        ),
+        (
+            {"n_components": 0, "svd_solver": "randomized"},
+            r"between 1 and min\(n_samples, n_features\) = 5 with svd_solver='randomized', got 0",
+        ),
+        (
+            {"n_components": 5, "svd_solver": "arpack"},
+            r"between 1 and min\(n_samples, n_features\) - 1 = 4 with svd_solver='arpack', got 5",
+        ),
+        (
+            {"n_components": 0.5, "svd_solver": "arpack"},
+            r"an integer or None with svd_solver='arpack', got 0\.5",
+        ),
+        (
+            {"n_components": "mle", "svd_solver": "randomized"},
+            r"an integer or None with svd_solver='randomized', got 'mle'",
+        ),
+        ({"noise_variance": 0}, r"noise_variance must be None or a positive float, got 0\."),
+        ({"noise_variance": -1.0}, r"noise_variance must be .* positive float, got -1\.0\."),
+        ({"noise_variance": np.nan}, r"positive float, got nan\."),
+        ({"noise_variance": np.inf}, r"positive float, got inf\."),
+        ({"noise_variance": "mle"}, r"positive float, got 'mle'\."),
+        ({"noise_variance": True}, r"positive float, got True\."),
+        ({"coordinates": "white"}, r"one of 'posterior', 'principal', 'whitened', got 'white'\."),
+        ({"svd_solver": "lapack"}, r"svd_solver must be one of 'auto', 'full', .*got 'lapack'\."),
+        ({"iterated_power": -1}, r"iterated_power must be .* >= 0, got -1\."),
+        ({"iterated_power": "fast"}, r"iterated_power must be .*, got 'fast'\."),
+        ({"n_oversamples": 0}, r"n_oversamples must be an integer >= 1, got 0\."),
+    ],
+)
+def test_parameters(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        PPCA(**parameters).fit(X)
+
+
+@pytest.mark.parametrize("parameters", [{"n_components": 6}, {"noise_variance": -1.0}])
+def test_parameters_of_partial_fit(parameters):
+    with pytest.raises(ValueError, match=f"{next(iter(parameters))} must be"):
+        PPCA(**parameters).partial_fit(X)
+
+
+def test_mle_needs_more_rows_than_features():
+    with pytest.raises(
+        ValueError, match=r"needs n_samples >= n_features >= 2, got n_samples=4 and n_features=5\."
+    ):
+        PPCA("mle").fit(X[:4])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (X[:1], r"1 sample\(s\) \(shape=\(1, 5\)\) while a minimum of 2 is required by PPCA"),
+        (X[:0], r"0 sample\(s\)"),
+        (X[0], "Expected 2D array, got 1D array instead"),
+        (X + 1j, "Complex data not supported"),
+        (np.where(X > 1, np.inf, X), "Input X contains infinity"),
+        (np.where(X > 1, np.nan, X), "Input X contains NaN"),
+        ([["a", "b"], ["c", "d"]], "could not convert string to float: '?.*a"),
+    ],
+)
+def test_rows(rows, message):
+    with pytest.raises(ValueError, match=message):
+        PPCA(1).fit(rows)
+
+
+@pytest.mark.parametrize("method", ["transform", "posterior", "score", "score_samples"])
+def test_wrong_number_of_features(method):
+    model = PPCA(2).fit(X)
+    with pytest.raises(ValueError, match="X has 4 features, but PPCA is expecting 5 features"):
+        getattr(model, method)(X[:, :4])
+
+
+@pytest.mark.parametrize("method", ["inverse_transform", "conditional"])
+def test_wrong_number_of_latents(method):
+    model = PPCA(2).fit(X)
+    with pytest.raises(ValueError, match=r"Z must have n_components_=2 columns, .*PPCA, got 3\."):
+        getattr(model, method)(np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="Input Z contains NaN"):
+        getattr(model, method)(np.full((1, 2), np.nan))
+
+
+def test_sample_size():
+    with pytest.raises(ValueError, match=r"n_samples must be an integer >= 1, got 0\."):
+        PPCA(2).fit(X).sample(0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: model.transform(X),
+        lambda model: model.inverse_transform(X[:, :2]),
+        lambda model: model.posterior(X),
+        lambda model: model.conditional(X[:, :2]),
+        lambda model: model.sample(),
+        lambda model: model.score(X),
+        lambda model: model.get_covariance(),
+        lambda model: model.get_precision(),
+        lambda model: model.get_feature_names_out(),
+    ],
+)
+def test_not_fitted(call):
+    with pytest.raises(NotFittedError, match="This PPCA instance is not fitted yet"):
+        call(PPCA(2))
+
+
+def test_a_failed_fit_keeps_the_model():
+    model = PPCA(2).fit(X)
+    before = model.score(X)
+    with pytest.raises(ValueError, match="NaN"):
+        model.fit(np.full_like(X, np.nan))
+    with pytest.raises(ValueError, match="got 9"):
+        model.set_params(n_components=9).fit(X)
+    assert model.score(X) == before

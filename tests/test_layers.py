@@ -1,0 +1,100 @@
+"""A file imports only from names above it in the listing of the library's layout."""
+
+import ast
+from pathlib import Path
+
+import sklearn_vae
+
+ROOT = Path(sklearn_vae.__file__).parent
+
+# From the bottom of the library to its top; a folder without a list is one name.
+LAYOUT = [
+    "validation",
+    "gaussian.arrays",
+    "gaussian.lowrank",
+    "gaussian.moments",
+    "gaussian.spectrum",
+    "gaussian.missing",
+    "gaussian.linear_elbo",
+    "gaussian.landscape",
+    "gaussian.bounds",
+    "gaussian",
+    "nn.networks",
+    "nn.posteriors",
+    "nn.likelihoods",
+    "nn.objectives",
+    "nn.module",
+    "nn",
+    "deep.net",
+    "deep.callbacks",
+    "deep.gaussian_vae",
+    "deep.bernoulli_vae",
+    "deep.autoencoder",
+    "deep",
+    "linear.base",
+    "linear.solvers",
+    "linear.ppca",
+    "linear.ppca_cv",
+    "linear.imputer",
+    "linear.linear_vae",
+    "linear.bernoulli",
+    "linear",
+    "diagnostics",
+    "plot",
+    "datasets",
+    "preprocessing",
+    "persistence",
+    "model_selection",
+    "dask",
+    "",
+]
+FORBIDDEN = {"gaussian": {"torch", "sklearn", "skorch"}, "nn": {"sklearn", "skorch"}}
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+def rank(name):
+    """Place in the layout of the longest prefix of `name` that stands there."""
+    while name and name not in LAYOUT:
+        name = name.rpartition(".")[0]
+    return LAYOUT.index(name)
+
+
+def violations(name, imports):
+    own = "sklearn_vae."
+    for module in imports:
+        if module.startswith(own) and rank(module.removeprefix(own)) >= rank(name):
+            yield f"{name} imports {module}, which stands below it"
+        if module.partition(".")[0] in FORBIDDEN.get(name.partition(".")[0], ()):
+            yield f"{name} imports {module}"
+
+
+def test_every_file_imports_only_from_above_it():
+    files = sorted(ROOT.rglob("*.py"))
+    assert len(files) > 5
+    found = [v for path in files for v in violations(module_name(path), imported_modules(path))]
+    assert not found, "\n".join(found)
+
+
+def test_every_file_stands_in_the_layout():
+    unknown = [p for p in ROOT.rglob("*.py") if module_name(p) and rank(module_name(p)) == rank("")]
+    assert not unknown
+
+
+def test_the_rule_is_able_to_fail():
+    assert list(violations("gaussian.lowrank", ["sklearn_vae.gaussian.moments"]))
+    assert list(violations("validation", ["sklearn_vae.gaussian.arrays"]))
+    assert list(violations("gaussian.moments", ["torch"]))
+    assert not list(violations("linear.ppca", ["sklearn_vae.gaussian.moments", "sklearn.base"]))
