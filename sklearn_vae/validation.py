@@ -42,10 +42,20 @@ def check_integer(name: str, value: Any, *, at_least: int) -> None:
         raise ValueError(f"{name} must be an integer >= {at_least}, got {value!r}.")
 
 
-def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
-    """X as a finite two-dimensional float64 or float32 array; `reset` as in validate_data."""
+def check_rows(
+    estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1, finite: bool = True
+) -> Any:
+    """X as a two-dimensional float64 or float32 array; `reset` as in validate_data.
+
+    `finite=False` leaves it to the caller to look for NaN and infinity.
+    """
     return validate_data(
-        estimator, X, reset=reset, dtype=list(FLOAT_DTYPES), ensure_min_samples=min_samples
+        estimator,
+        X,
+        reset=reset,
+        dtype=list(FLOAT_DTYPES),
+        ensure_min_samples=min_samples,
+        ensure_all_finite=finite,
     )
 
 

@@ -9,13 +9,13 @@ from array_api_compat import array_namespace, device
 Array: TypeAlias = Any
 
 
-def row_blocks(n_rows: int, n_columns: int, *, at_least: int = 16) -> Iterator[slice]:
+def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
     """Slices of consecutive rows that cover `n_rows`; one empty slice where there are none.
 
-    A block holds about 2**18 numbers, so that what is computed from it is still in the
-    second-level cache when the next operation reads it, but never fewer than `at_least` rows.
+    A block holds about 2**20 numbers, so that what is computed from it is still in the cache
+    when the next operation reads it, but never fewer than 256 rows.
     """
-    size = max(2**18 // max(n_columns, 1), at_least)
+    size = max(2**20 // max(n_columns, 1), 256)
     return (slice(start, min(start + size, n_rows)) for start in range(0, max(n_rows, 1), size))
 
 
@@ -33,11 +33,17 @@ def as_floating(X: Array) -> tuple[Array, Any]:
     return X, xp
 
 
-def center(X: Array) -> tuple[Array, Array]:
+def sum_of_squares(R: Array) -> float:
+    """Squared Frobenius norm: each row in R's precision, the sum of the rows in float64."""
+    xp = array_namespace(R)
+    return float(xp.sum(xp.astype(xp.vecdot(R, R), xp.float64)))
+
+
+def center(X: Array) -> tuple[Array, Array, float]:
     """Subtract the column means of X.
 
     The mean of a long column far from zero carries a rounding error of its own, which would
-    stay in every centred row; where it shows, it is removed by a second subtraction.
+    stay in every centred row; where it may show, it is removed by a second subtraction.
 
     Parameters
     ----------
@@ -47,20 +53,33 @@ def center(X: Array) -> tuple[Array, Array]:
     -------
     R : array of shape (n, d), a new array
     mean : array of shape (d,), float64
+    squares : float
+        Squared Frobenius norm of R.
     """
     xp = array_namespace(X)
+    n, eps = X.shape[0], float(xp.finfo(X.dtype).eps)
     mean = xp.mean(X, axis=0)
     R = X - mean
-    rest = xp.mean(R, axis=0)
-    spread = xp.linalg.vector_norm(R)
-    if xp.linalg.vector_norm(rest) * X.shape[0] ** 0.5 > xp.finfo(X.dtype).eps * spread:
+    squares = sum_of_squares(R)
+    mean = xp.astype(mean, xp.float64)
+    largest_error = n * eps * float(xp.linalg.vector_norm(mean))
+    if n * largest_error**2 > eps * squares:
+        rest = xp.mean(R, axis=0)
         R -= rest
-    return R, xp.astype(mean, xp.float64) + xp.astype(rest, xp.float64)
+        squares = sum_of_squares(R)
+        mean = mean + xp.astype(rest, xp.float64)
+    return R, mean, squares
 
 
-def project(X: Array, mean: Array, A: Array) -> Array:
-    """(X - mean) A of shape (n, k). Centred before the product: after it, an offset cancels."""
+def project(X: Array, mean: Array, A: Array, *, near: bool) -> Array:
+    """(X - mean) A of shape (n, k).
+
+    `near` says that the mean is not large against the spread of the rows. Then it is subtracted
+    after the product, which needs no copy of X; otherwise before it, where an offset cancels.
+    """
     xp = array_namespace(X, mean)
+    if near:
+        return X @ A - mean @ A
     blocks = row_blocks(X.shape[0], X.shape[1])
     return xp.concat([(X[rows, :] - mean) @ A for rows in blocks])
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace, device
 
-from sklearn_vae.gaussian.arrays import Array, as_floating, row_blocks
+from sklearn_vae.gaussian.arrays import Array, as_floating
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,33 +88,26 @@ class Moments:
         n_rows, d = X.shape
         if weights is not None:
             weights = _check_weights(weights, X, xp)
-        # So many rows that adding up (d, d) products costs little beside making them.
-        at_least = min(4096, max(2**23 // max(d, 1), 512))
         scatter = xp.zeros((d, d), dtype=xp.float64, device=device(X))
+        origin = xp.zeros((d,), dtype=X.dtype, device=device(X))
+        if n_rows:
+            # Means of blocks are kept relative to this: a large mean would round them.
+            origin = _rough_mean(X[: min(256, n_rows), :], weights, xp)
         counts, means, errors = [], [], []
-        shift = _rough_mean(X[: min(256, n_rows), :], weights, xp) if n_rows else None
-        # Means of blocks are kept relative to this: a large mean would round them.
-        origin = 0.0 if shift is None else xp.astype(shift, xp.float64)
-        for rows in row_blocks(n_rows, d, at_least=at_least):
-            w = None if weights is None else weights[rows]
-            count, error, product = _shifted_block(X[rows, :], w, shift, xp)
-            shifted = -origin if shift is None else xp.astype(shift, xp.float64) - origin
-            scatter += product
-            counts.append(count)
-            means.append(shifted + error)
-            errors.append(error)
-            # Shifting costs a copy of the block. Where every |mean| is below twice the standard
-            # deviation, not shifting costs less than one digit.
-            variance = xp.linalg.diagonal(product) / (count or 1.0) - error**2
-            mean = origin + means[-1]
-            shift = xp.astype(mean, X.dtype) if xp.any(mean**2 > 4.0 * variance) else None
-        moments = cls._from_blocks(counts, xp.stack(means), xp.stack(errors), scatter, origin)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for count, mean, error, product in _shifted_blocks(X, weights, origin, xp):
+                scatter += product
+                counts.append(count)
+                means.append(mean)
+                errors.append(error)
+            origin = xp.astype(origin, xp.float64)
+            moments = cls._from_blocks(counts, xp.stack(means), xp.stack(errors), scatter, origin)
         finite = xp.isfinite(moments.mean) & xp.isfinite(xp.linalg.diagonal(moments.scatter))
         if not xp.all(finite):
             column = int(xp.argmin(xp.astype(finite, xp.int64)))
             raise ValueError(
-                f"X must be finite with finite squares, got NaN, infinity or overflow in "
-                f"column {column}."
+                "X must be finite with finite squares, got NaN, infinity or overflow in column "
+                f"{column}."
             )
         return moments
 
@@ -179,10 +174,37 @@ def _rough_mean(X: Array, weights: Array | None, xp: Any) -> Array:
     return weights @ X / (float(xp.sum(weights)) or 1.0)
 
 
-def _shifted_block(
+def _shifted_blocks(
+    X: Array, weights: Array | None, origin: Array, xp: Any
+) -> Iterator[tuple[float, Array, Array, Array]]:
+    """For each block its weight, its mean minus the origin and minus its shift, its scatter.
+
+    Shifting costs a copy of the block. Where no |mean| exceeds three standard deviations, not
+    shifting the next block costs a digit at the most.
+    """
+    n_rows, d = X.shape
+    shift: Array | None = origin
+    start = 0
+    while start < max(n_rows, 1):
+        # So many rows that adding up (d, d) products costs little beside making them; more
+        # where they need not be copied.
+        size = max(2**18 // max(d, 1), 4096) * (1 if shift is not None else 4)
+        rows = slice(start, min(start + size, n_rows))
+        start += size
+        block, w = X[rows, :], None if weights is None else weights[rows]
+        count, error, product = _moments_about(block, w, shift, xp)
+        shift = xp.zeros_like(origin) if shift is None else shift
+        mean = xp.astype(shift, xp.float64) - xp.astype(origin, xp.float64) + error
+        yield count, mean, error, product
+        variance = xp.linalg.diagonal(product) / (count or 1.0) - error**2
+        mean = mean + xp.astype(origin, xp.float64)
+        shift = xp.astype(mean, X.dtype) if xp.any(mean**2 > 10.0 * variance) else None
+
+
+def _moments_about(
     X: Array, weights: Array | None, shift: Array | None, xp: Any
 ) -> tuple[float, Array, Array]:
-    """Weight of a block, its mean and its scatter, both about the shift."""
+    """Weight of a block, its mean and its scatter, both about the shift; None is zero."""
     R = X if shift is None else X - shift
     if weights is None:
         count = float(X.shape[0])

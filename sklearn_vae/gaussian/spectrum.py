@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_numpy_namespace
-from scipy import linalg
+from array_api_compat import array_namespace, device
 from scipy.special import gammaln
 
 from sklearn_vae.gaussian.arrays import Array
@@ -56,11 +55,9 @@ class Spectrum:
         """
         xp = array_namespace(moments.scatter)
         S = moments.covariance
-        if is_numpy_namespace(xp):
-            # Of LAPACK's drivers the fastest where all eigenvectors are wanted.
-            values, vectors = linalg.eigh(S, driver="evd", overwrite_a=True, check_finite=False)
-        else:
-            values, vectors = xp.linalg.eigh(S)
+        # Not scipy's: its BLAS has threads of its own, which would fight with those of NumPy that
+        # have just multiplied out the scatter and still spin.
+        values, vectors = xp.linalg.eigh(S)
         values = xp.clip(xp.flip(values), 0.0, None)
         components = with_positive_peaks(xp.flip(vectors, axis=1).T)
         resolution = 4.0 * moments.n_features**0.5 * eps * float(values[0])

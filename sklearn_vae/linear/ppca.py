@@ -12,7 +12,6 @@ from sklearn.utils import check_random_state
 from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.bounds import entropy_bound, kl_per_dimension
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
-from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.linear.base import LinearGaussianModel
 from sklearn_vae.linear.solvers import (
@@ -21,6 +20,7 @@ from sklearn_vae.linear.solvers import (
     choose_solver,
     count_components,
     decompose,
+    moments_of,
 )
 from sklearn_vae.validation import (
     check_choice,
@@ -170,7 +170,7 @@ class PPCA(LinearGaussianModel):
             finite real matrix.
         """
         self._check_parameters()
-        X = check_rows(self, X, reset=True, min_samples=2)
+        X = check_rows(self, X, reset=True, min_samples=2, finite=False)
         spectrum, moments = decompose(
             X,
             self.n_components,
@@ -218,12 +218,12 @@ class PPCA(LinearGaussianModel):
                 "'covariance_eigh'. Set svd_solver='covariance_eigh' before fit, or call "
                 "partial_fit from the start, on a clone."
             )
-        X = check_rows(self, X, reset=first)
+        X = check_rows(self, X, reset=first, finite=False)
         if is_integer(self.n_components) and self.n_components > X.shape[1]:
             raise ValueError(
                 f"n_components must be at most n_features = {X.shape[1]}, got {self.n_components}."
             )
-        moments = Moments.of(X)
+        moments = moments_of(X)
         dtype = X.dtype
         if not first:
             moments = self.moments_ + moments

@@ -6,9 +6,9 @@ import numpy as np
 from array_api_compat import array_namespace
 from scipy import linalg
 from scipy.sparse.linalg import svds
-from sklearn.utils.extmath import randomized_svd
+from sklearn.utils import assert_all_finite
 
-from sklearn_vae.gaussian.arrays import Array, center
+from sklearn_vae.gaussian.arrays import Array, center, sum_of_squares, to_device_of
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import (
     Spectrum,
@@ -65,8 +65,9 @@ def decompose(
     """
     _check_fit_together(X.shape, n_components, solver)
     if solver == "covariance_eigh":
-        moments = Moments.of(X)
+        moments = moments_of(X)
         return Spectrum.of_moments(moments, eps=_eps(X)), moments
+    assert_all_finite(X, input_name="X")
     if solver == "full":
         return _full(X), None
     if solver == "arpack":
@@ -74,6 +75,15 @@ def decompose(
         return _arpack(X, k, random_state), None
     k = min(X.shape) if n_components is None else int(n_components)
     return _randomized(X, k, iterated_power, n_oversamples, random_state), None
+
+
+def moments_of(X: Array) -> Moments:
+    """Moments of X, in which NaN and infinity show without a pass that looks for them."""
+    try:
+        return Moments.of(X)
+    except ValueError:
+        assert_all_finite(X, input_name="X")
+        raise
 
 
 def count_components(spectrum: Spectrum, n_components: Any, n_samples: int) -> int:
@@ -120,7 +130,7 @@ def _eps(X: Array) -> float:
 def _full(X: Array) -> Spectrum:
     xp = array_namespace(X)
     n, d = X.shape
-    R, mean = center(X)
+    R, mean, _ = center(X)
     # The left vectors are not wanted: where they are the long ones, R's triangular factor has
     # the same singular values and right vectors.
     if n > d:
@@ -133,10 +143,10 @@ def _full(X: Array) -> Spectrum:
 
 
 def _arpack(X: Array, k: int, random_state: np.random.RandomState) -> Spectrum:
-    R, mean = center(X)
+    R, mean, squares = center(X)
     start = random_state.uniform(-1, 1, min(X.shape))
     _, S, V = svds(R, k=k, v0=start)
-    return _truncated(R, mean, S[::-1], V[::-1, :])
+    return _truncated(R, mean, squares, S[::-1], V[::-1, :])
 
 
 def _randomized(
@@ -146,37 +156,40 @@ def _randomized(
     n_oversamples: int,
     random_state: np.random.RandomState,
 ) -> Spectrum:
-    R, mean = center(X)
-    _, S, V = randomized_svd(
-        R,
-        k,
-        n_oversamples=n_oversamples,
-        n_iter=iterated_power,
-        flip_sign=False,
-        random_state=random_state,
-    )
-    return _truncated(R, mean, S, V)
+    """Subspace iteration from a random start, as PCA's, whose random numbers it draws.
+
+    Normalised by QR after each product where scikit-learn's uses LU: that spans the same space,
+    and stays in the array library whose threads have just done the product.
+    """
+    xp = array_namespace(X)
+    R, mean, squares = center(X)
+    if iterated_power == "auto":
+        iterated_power = 7 if k < 0.1 * min(X.shape) else 4
+    M = R.T if X.shape[0] < X.shape[1] else R
+    size = min(k + n_oversamples, M.shape[1])
+    Q = to_device_of(R, random_state.normal(size=(M.shape[1], size)))
+    for _ in range(int(iterated_power)):
+        Q = xp.linalg.qr(M @ Q, mode="reduced")[0]
+        Q = xp.linalg.qr(M.T @ Q, mode="reduced")[0]
+    Q = xp.linalg.qr(M @ Q, mode="reduced")[0]
+    U, S, V = xp.linalg.svd(Q.T @ M, full_matrices=False)
+    if M is not R:
+        V = (Q @ U).T
+    return _truncated(R, mean, squares, S[:k], V[:k, :])
 
 
-def _truncated(R: Array, mean: Array, S: Array, V: Array) -> Spectrum:
+def _truncated(R: Array, mean: Array, squares: float, S: Array, V: Array) -> Spectrum:
     """Spectrum of centred rows R from their leading singular values and right vectors."""
     xp = array_namespace(R)
     n = R.shape[0]
     values = xp.astype(S, xp.float64) ** 2 / n
-    total = _sum_of_squares(R) / n
-    rest = total - float(xp.sum(values))
-    if rest < _eps(R) ** 0.5 * total:
+    rest = squares / n - float(xp.sum(values))
+    if rest < _eps(R) ** 0.5 * squares / n:
         # The difference has cancelled: take the squares of what the components leave over.
-        rest = _sum_of_squares(R - (R @ V.T) @ V) / n
+        rest = sum_of_squares(R - (R @ V.T) @ V) / n
     return Spectrum(
         mean, values, with_positive_peaks(V), rest, _svd_resolution(R, float(values[0]))
     )
-
-
-def _sum_of_squares(R: Array) -> float:
-    """Row by row in R's precision, the rows in float64."""
-    xp = array_namespace(R)
-    return float(xp.sum(xp.astype(xp.vecdot(R, R), xp.float64)))
 
 
 def _svd_resolution(X: Array, largest: float) -> float:

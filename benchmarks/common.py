@@ -1,0 +1,91 @@
+"""What the benchmark scripts share: their options, paired timing, peak memory, verdicts."""
+
+import argparse
+import gc
+import statistics
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+
+
+def parse_arguments(doc, **options):
+    """--scale, --repeats and --data, and what `options` adds; `doc` is the script's claim."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--scale", choices=["full", "smoke"], default="full")
+    parser.add_argument("--repeats", type=int, help="paired runs; the median is printed")
+    parser.add_argument("--data", type=Path, help="an .npz file with the rows in X")
+    for name, keywords in options.items():
+        parser.add_argument(f"--{name}", **keywords)
+    arguments = parser.parse_args()
+    if arguments.repeats is None:
+        arguments.repeats = 7 if arguments.scale == "full" else 1
+    return arguments
+
+
+def load_rows(path):
+    """X of an .npz file as float64 rows, one a sample."""
+    with np.load(path) as file:
+        X = file["X"]
+    return X.reshape(len(X), -1).astype(np.float64)
+
+
+def seconds(function):
+    """Wall time of one call."""
+    gc.collect()
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def paired_times(ours, theirs, repeats):
+    """Median seconds of both, and the median of their ratios, run in turn after one warm-up.
+
+    The order within a pair alternates, so that neither always finds the caches of the other.
+    """
+    ours(), theirs()
+    pairs = []
+    for turn in range(repeats):
+        if turn % 2:
+            their_time, our_time = seconds(theirs), seconds(ours)
+        else:
+            our_time, their_time = seconds(ours), seconds(theirs)
+        pairs.append((our_time, their_time))
+    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+    return (*(statistics.median(side) for side in zip(*pairs, strict=True)), ratio)
+
+
+def peak_megabytes(function):
+    """Largest memory that Python and NumPy hold at once during one call, beyond the start."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+
+
+class Verdict:
+    """Collects claims; a failed one makes the script exit non-zero.
+
+    At smoke scale a claim about time is printed and does not decide.
+    """
+
+    def __init__(self, scale):
+        self.scale = scale
+        self.failed = []
+
+    def claim(self, text, holds, *, timing=False):
+        """Print whether `text` holds."""
+        print(f"  {'ok  ' if holds else 'FAIL'}  {text}")
+        if not holds and not (timing and self.scale == "smoke"):
+            self.failed.append(text)
+
+    def exit(self):
+        """Leave with status 1 if a claim failed."""
+        if self.failed:
+            sys.exit(f"{len(self.failed)} of the claims failed: " + "; ".join(self.failed))
+        print("every claim that decides at this scale holds")
