@@ -44,7 +44,7 @@ class LowRankGaussian:
     >>> from sklearn_vae.gaussian import LowRankGaussian
     >>> p = LowRankGaussian(np.zeros(3), np.array([[2.0], [1.0], [0.0]]), 0.5)
     >>> p.log_prob(np.array([[2.0, 1.0, 0.0]])).round(4)
-    array([-3.7153])
+    array([-3.3706])
     >>> p.posterior_mean(np.array([[2.0, 1.0, 0.0]])).round(4)
     array([[0.9091]])
     """

@@ -125,10 +125,10 @@ class PPCA(LinearGaussianModel):
     >>> X = load_iris().data
     >>> model = PPCA(n_components=2).fit(X)
     >>> print(f"{model.score(X):.4f} nats, noise variance {model.noise_variance_:.4f}")
-    -2.6935 nats, noise variance 0.0506
+    -2.6998 nats, noise variance 0.0507
     >>> model.transform(X[:2]).round(3)
-    array([[-1.301,  0.588],
-           [-1.315, -0.325]])
+    array([[-1.302,  0.578],
+           [-1.316, -0.32 ]])
     """
 
     def __init__(

@@ -1,0 +1,95 @@
+"""
+PPCA replaces PCA and says how many components the data support
+===============================================================
+
+On handwritten digits, PPCA finds PCA's components. Its log-likelihood of held-out images, which
+costs one line, says how many of them generalise; and being a density it can draw new images.
+
+    python examples/plot_ppca_replaces_pca.py [--output PICTURE] [--small]
+"""
+
+import argparse
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.model_selection import train_test_split
+
+from sklearn_vae import PPCA
+
+parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+parser.add_argument("--output", default="ppca_replaces_pca.png", help="the picture to write")
+parser.add_argument("--small", action="store_true", help="fewer numbers of components")
+arguments = parser.parse_args()
+
+# %%
+# Pixels from 0 to 16, 64 of them. A little noise makes the grey levels continuous, so that a
+# density is meaningful, and no pixel constant.
+X, digit = load_digits(return_X_y=True)
+X = X + np.random.default_rng(0).uniform(-0.5, 0.5, X.shape)
+train, test, _, test_digit = train_test_split(X, digit, random_state=0)
+
+# %%
+# The same components, in one fit each; the likelihood of images that neither has seen.
+print(" k   held-out log-likelihood   noise      components: largest")
+print("     PPCA        PCA           variance   difference to PCA")
+ks = [2, 10, 30, 50] if arguments.small else [1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60]
+scores, train_scores = [], []
+for k in ks:
+    ppca, pca = PPCA(n_components=k).fit(train), PCA(n_components=k).fit(train)
+    scores.append(ppca.score(test))
+    train_scores.append(ppca.elbo_)
+    difference = np.abs(ppca.components_ - pca.components_).max()
+    print(
+        f"{k:2d}   {scores[-1]:8.3f}   {pca.score(test):8.3f}      "
+        f"{ppca.noise_variance_:8.3f}   {difference:.1e}"
+    )
+best = ks[int(np.argmax(scores))]
+print(f"Held-out images are most likely with k = {best} components.")
+
+# %%
+# The picture: likelihood against k, reconstructions and samples.
+model = PPCA(n_components=best).fit(train)
+originals = np.array([test[test_digit == d][0] for d in range(10)])
+few = PPCA(n_components=10, coordinates="principal").fit(train)
+many = PPCA(n_components=best, coordinates="principal").fit(train)
+samples, _ = model.sample(10, random_state=0)
+rows = {
+    "held-out\nimages": originals,
+    "k = 10": few.inverse_transform(few.transform(originals)),
+    f"k = {best}": many.inverse_transform(many.transform(originals)),
+    "samples": samples,
+}
+
+figure = plt.figure(figsize=(11, 3.9), layout="constrained")
+left, right = figure.subfigures(1, 2, width_ratios=[1, 1.25])
+axes = left.subplots()
+axes.plot(ks, train_scores, ":", color="0.4", label="training images")
+axes.plot(ks, scores, "o-", color="tab:blue", markersize=4, label="held-out images")
+axes.legend()
+axes.axvline(best, color="0.6", linestyle=":")
+axes.annotate(
+    f"k = {best}", (best, min(scores)), xytext=(-6, 0), textcoords="offset points", ha="right"
+)
+axes.set(
+    xlabel="components k",
+    ylabel="log-likelihood (nats per image)",
+    title="How many components generalise",
+)
+grid = right.subplots(len(rows), 10)
+for (name, images), line in zip(rows.items(), grid, strict=True):
+    for image, cell in zip(images, line, strict=True):
+        cell.imshow(image.reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
+        cell.set(xticks=[], yticks=[])
+    line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+right.suptitle("Reconstructions of held-out images, and new ones")
+figure.savefig(arguments.output, dpi=120)
+print(f"Picture written to {arguments.output}")
+
+# %%
+# On held-out images the log-likelihood has a maximum in the number of components; on the training
+# images it only ever grows, as the explained variance does.
