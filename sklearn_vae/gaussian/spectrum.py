@@ -180,6 +180,7 @@ class Spectrum:
             defined = (sigma2 > 0) | ((spare == 0) & (self.rank == d))
             sigma2 = xp.where(sigma2 > 0, sigma2, xp.ones_like(sigma2))
         else:
+            noise_variance = float(noise_variance)
             sigma2 = xp.full(k.shape, noise_variance, dtype=t.dtype, device=device(t))
             kappa = xp.clip(self.eigenvalues, noise_variance, None)
             defined = xp.ones_like(sigma2, dtype=xp.bool)

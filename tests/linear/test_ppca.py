@@ -91,6 +91,13 @@ def test_fixed_noise_collapses_the_directions_below_it():
     assert PPCA(4, noise_variance=values[0]).fit(X).collapsed_dims_.size == 4
 
 
+def test_an_integer_is_a_noise_variance():
+    X = make_rows()
+    model, same = PPCA(2, noise_variance=3).fit(X), PPCA(2, noise_variance=3.0).fit(X)
+    assert model.score(X) == same.score(X)
+    assert isinstance(model.noise_variance_, float)
+
+
 @pytest.mark.parametrize("noise_variance", [None, 0.1, 5.0, 100.0])
 def test_kl_per_dim_is_the_average_kl(noise_variance):
     X = make_rows()
