@@ -63,9 +63,14 @@ def compare(X, k, speedup, repeats, verdict):
         f"  {'fit, peak MiB':14s} {memory[0]:10.1f} {memory[1]:10.1f} {memory[0] / memory[1]:8.3f}"
     )
     scores = [likelihood_reached(model, X) for model in (ours, theirs)]
+    witness = float(np.mean(theirs.score_samples(X), dtype=np.float64))
     print(f"  {'log-likelihood':14s} {scores[0]:10.3f} {scores[1]:10.3f}  (nats per sample)")
     print(f"  {'noise variance':14s} {ours.noise_variance_:10.4f} {theirs.noise_variance_:10.4f}")
 
+    verdict.claim(
+        "PCA's log-likelihood as evaluated here is its own score_samples",
+        abs(scores[1] - witness) <= 1e-6 * abs(witness),
+    )
     limit = FIT_RATIO[X.dtype.type]
     verdict.claim(
         f"fit takes at most {limit} times as long: {ratios['fit']:.3f}",

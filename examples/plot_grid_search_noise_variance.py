@@ -1,6 +1,6 @@
 """
-GridSearchCV over sigma^2 sees dimensions collapse before it finds the best noise
-=================================================================================
+GridSearchCV over sigma^2: too much noise collapses latent dimensions, and costs likelihood
+===========================================================================================
 
 The noise variance of PPCA can be held fixed. Every latent dimension whose variance in the data
 lies below it is then switched off, exactly: that is posterior collapse, in closed form. The
@@ -52,7 +52,7 @@ print(f"best:     {search.best_params_} with {search.best_score_:.2f} nats")
 # %%
 # Above: likelihood. Below: how many dimensions are left, and what each of them carries.
 figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6.4), sharex=True, layout="constrained")
-top.semilogx(values, scores[:-1], "o-", markersize=4, label="held out, 5 folds")
+top.semilogx(values, scores[:-1], "o-", markersize=4, label="held-out folds")
 top.semilogx(values, [model.elbo_ for model in models], ":", color="0.4", label="training data")
 top.axvline(learned.noise_variance_, color="tab:red", label=r"learned $\sigma^2$")
 top.set(ylabel="log-likelihood (nats per sample)", ylim=(scores[:-1].max() - 60, scores.max() + 8))

@@ -34,7 +34,9 @@ X = X + np.random.default_rng(0).uniform(-0.5, 0.5, X.shape)
 train, test, _, test_digit = train_test_split(X, digit, random_state=0)
 
 # %%
-# The same components, in one fit each; the likelihood of images that neither has seen.
+# The same components, in one fit each; the likelihood of images that neither has seen. PPCA has
+# the larger likelihood of the training images; on others PCA, whose variances have the divisor
+# n - 1 and so are larger by 1 in 1347, is ahead by thousandths of a nat.
 print(" k   held-out log-likelihood   noise      components: largest")
 print("     PPCA        PCA           variance   difference to PCA")
 ks = [2, 10, 30, 50] if arguments.small else [1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60]

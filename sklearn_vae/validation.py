@@ -1,12 +1,14 @@
 """Checks of parameters and input, with error texts that name offender, requirement and value."""
 
-import math
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import check_array, validate_data
 
 FLOAT_DTYPES = (np.float64, np.float32)
@@ -19,7 +21,8 @@ def is_integer(value: Any) -> bool:
 
 def is_real(value: Any) -> bool:
     """Whether `value` is a finite real number, integers included."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else np.nan
+    return bool(abs(number) <= sys.float_info.max)  # which an int beyond every float is not
 
 
 def check_noise_variance(noise_variance: Any) -> None:
@@ -49,14 +52,33 @@ def check_rows(
 
     `finite=False` leaves it to the caller to look for NaN and infinity.
     """
-    return validate_data(
-        estimator,
-        X,
-        reset=reset,
-        dtype=list(FLOAT_DTYPES),
-        ensure_min_samples=min_samples,
-        ensure_all_finite=finite,
-    )
+    with np.errstate(invalid="ignore", over="ignore"):
+        return validate_data(
+            estimator,
+            X,
+            reset=reset,
+            dtype=list(FLOAT_DTYPES),
+            ensure_min_samples=min_samples,
+            ensure_all_finite=finite,
+        )
+
+
+def check_finite(X: Any) -> None:
+    """Raise ValueError, and no warning before it, if X has NaN or infinity."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        assert_all_finite(X, input_name="X")
+
+
+@contextmanager
+def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
+    """Within this, an exception leaves the estimator as it was before."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def check_latents(estimator: BaseEstimator, Z: Any, n_components: int) -> Any:

@@ -1,7 +1,12 @@
 """scikit-learn's own checks, for every public estimator."""
 
+import inspect
+
+import pytest
+from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import sklearn_vae
 from sklearn_vae import PPCA
 
 ESTIMATORS = [
@@ -20,6 +25,24 @@ def expected_failed_checks(estimator):
         "check_array_api_input": "its data have rank 8 of 10: with all components the likelihood "
         "is unbounded there, and score raises, as the contract says"
     }
+
+
+PUBLIC = [
+    value
+    for name in sklearn_vae.__all__
+    if isinstance(value := getattr(sklearn_vae, name), type) and issubclass(value, BaseEstimator)
+]
+
+
+def test_every_public_estimator_is_checked():
+    assert {type(estimator) for estimator in ESTIMATORS} == set(PUBLIC)
+
+
+@pytest.mark.parametrize("estimator", PUBLIC)
+def test_no_parameter_carries_the_name_of_a_public_method(estimator):
+    # Set by __init__, it would shadow the method.
+    methods = {name for name in dir(estimator) if callable(getattr(estimator, name))}
+    assert not methods & set(inspect.signature(estimator).parameters)
 
 
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failed_checks)

@@ -1,8 +1,10 @@
 """The few array operations that the array-API standard leaves to its users."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+import numpy as np
 from array_api_compat import array_namespace, device
 
 # Any array of an array-API namespace: the standard has no type for it yet.
@@ -42,12 +44,12 @@ def sum_of_squares(R: Array) -> float:
 def center(X: Array) -> tuple[Array, Array, float]:
     """Subtract the column means of X.
 
-    The mean of a long column far from zero carries a rounding error of its own, which would
-    stay in every centred row; where it may show, it is removed by a second subtraction.
+    The mean of a column far from zero carries a rounding error of its own, which would stay in
+    every centred row as a direction of its own: it is subtracted a second time.
 
     Parameters
     ----------
-    X : array of shape (n, d), n >= 1
+    X : array of shape (n, d), n >= 1, finite
 
     Returns
     -------
@@ -55,20 +57,24 @@ def center(X: Array) -> tuple[Array, Array, float]:
     mean : array of shape (d,), float64
     squares : float
         Squared Frobenius norm of R.
+
+    Raises
+    ------
+    ValueError
+        If the squares overflow.
     """
     xp = array_namespace(X)
-    n, eps = X.shape[0], float(xp.finfo(X.dtype).eps)
-    mean = xp.mean(X, axis=0)
-    R = X - mean
-    squares = sum_of_squares(R)
-    mean = xp.astype(mean, xp.float64)
-    largest_error = n * eps * float(xp.linalg.vector_norm(mean))
-    if n * largest_error**2 > eps * squares:
-        rest = xp.mean(R, axis=0)
-        R -= rest
+    n = X.shape[0]
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = xp.sum(X, axis=0, dtype=xp.float64) / n
+        R = X - xp.astype(mean, X.dtype)
+        rest = xp.sum(R, axis=0, dtype=xp.float64) / n
+        R -= xp.astype(rest, X.dtype)
         squares = sum_of_squares(R)
-        mean = mean + xp.astype(rest, xp.float64)
-    return R, mean, squares
+    if not math.isfinite(squares):
+        raise ValueError(f"X is too large: the squares of its centred rows overflow {X.dtype}.")
+    # The mean that was in fact subtracted, and what may be left of it.
+    return R, xp.astype(xp.astype(mean, X.dtype), xp.float64) + rest, squares
 
 
 def project(X: Array, mean: Array, A: Array, *, near: bool) -> Array:

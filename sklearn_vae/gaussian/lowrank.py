@@ -7,7 +7,7 @@ from typing import Any
 
 from array_api_compat import array_namespace, device
 
-from sklearn_vae.gaussian.arrays import Array, project, row_blocks, to_device_of
+from sklearn_vae.gaussian.arrays import Array, as_floating, project, row_blocks, to_device_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,9 @@ class LowRankGaussian:
                 "mean and loadings must have shapes (d,) and (d, k), got "
                 f"{tuple(self.mean.shape)} and {tuple(self.loadings.shape)}."
             )
+        xp = array_namespace(self.mean, self.loadings)
+        if not (xp.all(xp.isfinite(self.mean)) and xp.all(xp.isfinite(self.loadings))):
+            raise ValueError("mean and loadings must be finite, got NaN or infinity.")
         if not (0.0 <= self.noise_variance < math.inf):
             raise ValueError(
                 f"noise_variance must be a finite float >= 0, got {self.noise_variance}."
@@ -116,6 +119,12 @@ class LowRankGaussian:
     def _near(self) -> bool:
         return mean_is_near(self.mean, self.loadings, self.noise_variance)
 
+    def _check_rows(self, X: Array) -> tuple[Array, Any]:
+        X, xp = as_floating(X)
+        if X.shape[1] != self.n_features:
+            raise ValueError(f"X must have {self.n_features} columns, got {X.shape[1]}.")
+        return X, xp
+
     def _is_singular(self) -> bool:
         if self.n_features != self.n_components:
             return True
@@ -126,7 +135,7 @@ class LowRankGaussian:
 
     def log_prob(self, X: Array) -> Array:
         """Log-density of each row of X, shape (n,), in nats. Costs O(d k) a row."""
-        xp = array_namespace(X, self.mean)
+        X, xp = self._check_rows(X)
         blocks = (X[rows, :] for rows in row_blocks(X.shape[0], self.n_features))
         mean = self.mean
         if not self._near:
@@ -152,7 +161,9 @@ class LowRankGaussian:
         Y = Y[:, :-1] - mean @ self._whitener
         distance = (distance - xp.vecdot(Y, Y)) / self.noise_variance
         # The error is a few eps of the terms: of the distance a few eps^(3/4) at the most.
-        lost = distance * self.noise_variance < float(xp.finfo(X.dtype).eps) ** 0.25 * terms
+        least = float(xp.finfo(X.dtype).eps) ** 0.25 * terms
+        # Not "<": where the terms overflow, the distance is nan.
+        lost = ~(distance * self.noise_variance >= least)
         if xp.any(lost):
             distance[lost] = self._mahalanobis_of_centred(X[lost] - mean)
         return distance
@@ -169,6 +180,7 @@ class LowRankGaussian:
 
     def posterior_mean(self, X: Array) -> Array:
         """E[z|x] = M^-1 W' (x - mean) of each row, shape (n, k)."""
+        X, _ = self._check_rows(X)
         gain = self._whitener @ self._inverse_root.T
         return project(X, self.mean, gain, near=self._near)
 

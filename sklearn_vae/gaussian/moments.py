@@ -85,16 +85,14 @@ class Moments:
             If X is not finite, not real or not two-dimensional, or the weights do not fit.
         """
         X, xp = as_floating(X)
-        n_rows, d = X.shape
+        d = X.shape[1]
         if weights is not None:
             weights = _check_weights(weights, X, xp)
         scatter = xp.zeros((d, d), dtype=xp.float64, device=device(X))
-        origin = xp.zeros((d,), dtype=X.dtype, device=device(X))
-        if n_rows:
-            # Means of blocks are kept relative to this: a large mean would round them.
-            origin = _rough_mean(X[: min(256, n_rows), :], weights, xp)
         counts, means, errors = [], [], []
         with np.errstate(invalid="ignore", over="ignore"):
+            # Means of blocks are kept relative to this: a large mean would round them.
+            origin = _rough_mean(X, weights, xp)
             for count, mean, error, product in _shifted_blocks(X, weights, origin, xp):
                 scatter += product
                 counts.append(count)
@@ -102,14 +100,16 @@ class Moments:
                 errors.append(error)
             origin = xp.astype(origin, xp.float64)
             moments = cls._from_blocks(counts, xp.stack(means), xp.stack(errors), scatter, origin)
-        finite = xp.isfinite(moments.mean) & xp.isfinite(xp.linalg.diagonal(moments.scatter))
+        return moments._checked("X must be finite with finite squares")
+
+    def _checked(self, requirement: str) -> Moments:
+        """Self, or a ValueError that names the first column with NaN or infinity."""
+        xp = array_namespace(self.mean)
+        finite = xp.isfinite(self.mean) & xp.isfinite(xp.linalg.diagonal(self.scatter))
         if not xp.all(finite):
             column = int(xp.argmin(xp.astype(finite, xp.int64)))
-            raise ValueError(
-                "X must be finite with finite squares, got NaN, infinity or overflow in column "
-                f"{column}."
-            )
-        return moments
+            raise ValueError(f"{requirement}, got NaN, infinity or overflow in column {column}.")
+        return self
 
     @classmethod
     def _from_blocks(
@@ -136,10 +136,12 @@ class Moments:
         if self.n == 0:
             return other
         n = self.n + other.n
-        delta = other.mean - self.mean
-        mean = self.mean + (other.n / n) * delta
-        between = (self.n * other.n / n) * (delta[:, None] * delta[None, :])
-        return Moments(n, mean, self.scatter + other.scatter + between)
+        with np.errstate(invalid="ignore", over="ignore"):
+            delta = other.mean - self.mean
+            mean = self.mean + (other.n / n) * delta
+            between = (self.n * other.n / n) * (delta[:, None] * delta[None, :])
+            merged = Moments(n, mean, self.scatter + other.scatter + between)
+        return merged._checked("The sum of moments must be finite")
 
     @property
     def n_features(self) -> int:
@@ -168,10 +170,15 @@ def _check_weights(weights: Array, X: Array, xp: Any) -> Array:
 
 
 def _rough_mean(X: Array, weights: Array | None, xp: Any) -> Array:
+    """Mean of the first rows that count, in X's precision; zeros where there are none."""
     if weights is None:
-        return xp.mean(X, axis=0)
-    weights = weights[: X.shape[0]]
-    return weights @ X / (float(xp.sum(weights)) or 1.0)
+        head = X[: min(256, X.shape[0]), :]
+    else:
+        counting = xp.nonzero(weights > 0)[0]
+        head = xp.take(X, counting[: min(256, counting.shape[0])], axis=0)
+    if head.shape[0] == 0:
+        return xp.zeros((X.shape[1],), dtype=X.dtype, device=device(X))
+    return xp.astype(xp.sum(head, axis=0, dtype=xp.float64) / head.shape[0], X.dtype)
 
 
 def _shifted_blocks(
@@ -179,26 +186,29 @@ def _shifted_blocks(
 ) -> Iterator[tuple[float, Array, Array, Array]]:
     """For each block its weight, its mean minus the origin and minus its shift, its scatter.
 
-    Shifting costs a copy of the block. Where no |mean| exceeds three standard deviations, not
-    shifting the next block costs a digit at the most.
+    Shifting costs a copy of the block. Where no |mean| exceeds three standard deviations, one in
+    float32, not shifting the next block costs no more than a digit.
     """
     n_rows, d = X.shape
+    limit = 10.0 if X.dtype == xp.float64 else 1.0
     shift: Array | None = origin
     start = 0
     while start < max(n_rows, 1):
         # So many rows that adding up (d, d) products costs little beside making them; more
         # where they need not be copied.
-        size = max(2**18 // max(d, 1), 4096) * (1 if shift is not None else 4)
+        size = min(max(2**18 // max(d, 1), 4096), 2**14) * (1 if shift is not None else 4)
         rows = slice(start, min(start + size, n_rows))
         start += size
         block, w = X[rows, :], None if weights is None else weights[rows]
         count, error, product = _moments_about(block, w, shift, xp)
-        shift = xp.zeros_like(origin) if shift is None else shift
-        mean = xp.astype(shift, xp.float64) - xp.astype(origin, xp.float64) + error
+        shifted_by = xp.zeros_like(origin) if shift is None else shift
+        mean = xp.astype(shifted_by, xp.float64) - xp.astype(origin, xp.float64) + error
         yield count, mean, error, product
-        variance = xp.linalg.diagonal(product) / (count or 1.0) - error**2
+        if count == 0.0:
+            continue
+        variance = xp.linalg.diagonal(product) / count - error**2
         mean = mean + xp.astype(origin, xp.float64)
-        shift = xp.astype(mean, X.dtype) if xp.any(mean**2 > 10.0 * variance) else None
+        shift = xp.astype(mean, X.dtype) if xp.any(mean**2 > limit * variance) else None
 
 
 def _moments_about(

@@ -60,7 +60,8 @@ class Spectrum:
         values, vectors = xp.linalg.eigh(S)
         values = xp.clip(xp.flip(values), 0.0, None)
         components = with_positive_peaks(xp.flip(vectors, axis=1).T)
-        resolution = 4.0 * moments.n_features**0.5 * eps * float(values[0])
+        error = 4.0 * moments.n_features**0.5 * eps * float(values[0])
+        resolution = max(error, rounding_variance(moments.mean, eps))
         return cls(moments.mean, values, components, 0.0, resolution)
 
     @property
@@ -193,6 +194,13 @@ class Spectrum:
             + xp.take(tail, k) / sigma2
         )
         return xp.where(defined, value, xp.full_like(value, xp.nan))
+
+
+def rounding_variance(mean: Array, eps: float) -> float:
+    """Variance of rows that are nothing but their mean, rounded: not to be told from 0."""
+    xp = array_namespace(mean)
+    # Below 2**-1000 the squares of float64 numbers lose their digits.
+    return max((eps * float(xp.max(xp.abs(mean)))) ** 2, 2.0**-1000)
 
 
 def with_positive_peaks(components: Array) -> Array:

@@ -7,12 +7,20 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags, assert_all_finite, check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian.arrays import Array, project
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_is_near
-from sklearn_vae.validation import check_integer, check_latents, check_rows
+from sklearn_vae.validation import (
+    check_choice,
+    check_finite,
+    check_integer,
+    check_latents,
+    check_rows,
+)
+
+COORDINATES = ("posterior", "principal", "whitened")
 
 
 class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -37,6 +45,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             divided by the square root of `explained_variance_`.
         """
         check_is_fitted(self)
+        check_choice("coordinates", self.coordinates, COORDINATES)
         X = check_rows(self, X, reset=False)
         return self._project(X, self._encoder())
 
@@ -55,6 +64,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             reconstruction, the nearest point to the row among all W z + mu.
         """
         check_is_fitted(self)
+        check_choice("coordinates", self.coordinates, COORDINATES)
         Z = check_latents(self, Z, self.n_components_)
         if self.coordinates == "posterior":
             return Z @ self.loadings_.T + self.mean_
@@ -138,6 +148,9 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def score_samples(self, X: Any) -> Array:
         """Log-likelihood log p(x) of each row, in nats; higher is better. O(d k) a row.
 
+        Of the maximum likelihood model: PCA's `score_samples` uses the divisor n - 1, and a
+        noise variance that is too large where n < d.
+
         Parameters
         ----------
         X : array-like of shape (n, d)
@@ -158,11 +171,13 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         # A pass over X to look for NaN would cost a tenth of the time: it shows in the result.
         xp = array_namespace(X)
         if not xp.all(xp.isfinite(log_likelihood)):
-            assert_all_finite(X, input_name="X", estimator_name=type(self).__name__)
+            check_finite(X)
         return log_likelihood
 
     def score(self, X: Any, y: Any = None) -> float:
         """Log-likelihood averaged over the rows of X, in nats per sample; higher is better.
+
+        Of the maximum likelihood model, as `score_samples`: not the number that PCA gives.
 
         Parameters
         ----------
@@ -179,12 +194,17 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         return float(xp.mean(xp.astype(log_likelihood, xp.float64)))
 
     def get_covariance(self) -> Array:
-        """C = W W' + sigma2 I, shape (d, d): the maximum likelihood model's, divisor n."""
+        """C = W W' + sigma2 I, shape (d, d).
+
+        The maximum likelihood model's, with divisor n: PCA's has n - 1, and another noise variance.
+        """
         check_is_fitted(self)
         return self.loadings_ @ self.loadings_.T + self._isotropic(self.noise_variance_)
 
     def get_precision(self) -> Array:
         """C^-1, shape (d, d), without inverting a matrix.
+
+        The maximum likelihood model's, as `get_covariance`: PCA's differs.
 
         Raises
         ------
@@ -234,12 +254,14 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         check_is_fitted(self)
         if self._gaussian is None:
             rank = self.n_components_ - len(self.collapsed_dims_)
+            fewer = " or use an n_components below it," if rank else ""
             raise ValueError(
                 f"{method} needs a noise variance above 0, but with n_components="
-                f"{self.n_components_} the maximum likelihood one is 0: the rank of the "
-                f"{self.n_samples_} training rows is {rank}, less than n_features="
-                f"{self.n_features_in_}, and the likelihood has no bound. Use an n_components "
-                f"below the rank, or set noise_variance."
+                f"{self.n_components_} the maximum likelihood one is 0: to the precision of the "
+                f"fit the rank of the {self.n_samples_} training rows is {rank}, less than "
+                f"n_features={self.n_features_in_}, and the likelihood has no bound. Set "
+                f"noise_variance,{fewer} or, if smaller variances are meant to count, fit in "
+                "float64 with svd_solver='full'."
             )
         return self._gaussian
 

@@ -5,32 +5,32 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 from array_api_compat import array_namespace
 from sklearn.utils import check_random_state
 
 from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.bounds import entropy_bound, kl_per_dimension
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
+from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
-from sklearn_vae.linear.base import LinearGaussianModel
+from sklearn_vae.linear.base import COORDINATES, LinearGaussianModel
 from sklearn_vae.linear.solvers import (
     SVD_SOLVERS,
     check_n_components,
     choose_solver,
     count_components,
     decompose,
+    eps_of,
     moments_of,
 )
 from sklearn_vae.validation import (
+    all_or_nothing,
     check_choice,
     check_integer,
     check_noise_variance,
     check_rows,
     is_integer,
 )
-
-COORDINATES = ("posterior", "principal", "whitened")
 
 
 class PPCA(LinearGaussianModel):
@@ -46,7 +46,8 @@ class PPCA(LinearGaussianModel):
     lambda_h <= sigma2 are exactly zero: those latent dimensions have collapsed.
 
     A drop-in replacement for :class:`sklearn.decomposition.PCA`: `components_` (with PCA's
-    signs), `explained_variance_` and its ratio, `singular_values_` and `mean_` are PCA's own.
+    signs), `explained_variance_` and its ratio, `singular_values_` and `mean_` are PCA's own (of
+    "randomized" with n >= d to the accuracy of that solver).
     `noise_variance_`, `score`, `score_samples`, `get_covariance` and `get_precision` are those
     of the maximum likelihood model, whatever the solver. PCA's differ: it divides by n - 1
     instead of n, and averages the noise over min(n, d) - k instead of d - k directions.
@@ -63,8 +64,10 @@ class PPCA(LinearGaussianModel):
         What `transform` returns and `inverse_transform` takes: posterior means E[z|x], PCA's
         coordinates, or those of `PCA(whiten=True)`. The model is the same.
     svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
-        As PCA's; "auto" chooses as PCA does. "full" resolves variances down to about 1e-30 of
-        the largest in float64 and 1e-13 in float32, "covariance_eigh" 1e-14 and 1e-6.
+        As PCA's; "auto" chooses as PCA does. All are exact but "randomized", whose components
+        are nearly the leading ones; the model is then the best one for them. A variance that is
+        less than 16 max(n, d) eps^2 of the largest counts as zero, with "covariance_eigh"
+        4 sqrt(d) eps of it, where eps is 2.2e-16 for float64 and 1.2e-7 for float32 rows.
     iterated_power : int or "auto", default="auto"
         Power iterations of the randomized solver.
     n_oversamples : int, default=10
@@ -87,7 +90,8 @@ class PPCA(LinearGaussianModel):
         there is none), and singular values of the centred data.
     kl_per_dim_ : array of shape (k,)
         KL(q(z_h|x) || p(z_h)) averaged over the training data, 1/2 log(kappa_h / sigma2) with
-        kappa_h = max(lambda_h, sigma2), in nats. 0 for a collapsed dimension.
+        kappa_h = max(lambda_h, sigma2), in nats. 0 for a collapsed dimension; inf for the others
+        where sigma2 is 0.
     collapsed_dims_ : array of int
         Indices of the collapsed dimensions.
     elbo_ : float
@@ -170,20 +174,21 @@ class PPCA(LinearGaussianModel):
             finite real matrix.
         """
         self._check_parameters()
-        X = check_rows(self, X, reset=True, min_samples=2, finite=False)
-        spectrum, moments = decompose(
-            X,
-            self.n_components,
-            choose_solver(X.shape, self.n_components, self.svd_solver),
-            iterated_power=self.iterated_power,
-            n_oversamples=self.n_oversamples,
-            random_state=check_random_state(self.random_state),
-        )
-        k = count_components(spectrum, self.n_components, X.shape[0])
-        self._set_model(spectrum, k, X.shape[0], X.dtype)
-        self.__dict__.pop("moments_", None)
-        if moments is not None:
-            self.moments_ = moments
+        with all_or_nothing(self):
+            X = check_rows(self, X, reset=True, min_samples=2, finite=False)
+            spectrum, moments = decompose(
+                X,
+                self.n_components,
+                choose_solver(X.shape, self.n_components, self.svd_solver),
+                iterated_power=self.iterated_power,
+                n_oversamples=self.n_oversamples,
+                random_state=check_random_state(self.random_state),
+            )
+            k = count_components(spectrum, self.n_components, X.shape[0])
+            self._set_model(spectrum, k, X.shape[0], X.dtype)
+            self.__dict__.pop("moments_", None)
+            if moments is not None:
+                self._set_moments(moments, eps_of(X))
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> PPCA:
@@ -218,30 +223,36 @@ class PPCA(LinearGaussianModel):
                 "'covariance_eigh'. Set svd_solver='covariance_eigh' before fit, or call "
                 "partial_fit from the start, on a clone."
             )
-        X = check_rows(self, X, reset=first, finite=False)
-        if is_integer(self.n_components) and self.n_components > X.shape[1]:
-            raise ValueError(
-                f"n_components must be at most n_features = {X.shape[1]}, got {self.n_components}."
-            )
-        moments = moments_of(X)
-        dtype = X.dtype
-        if not first:
-            moments = self.moments_ + moments
-            dtype = array_namespace(X).result_type(dtype, self.components_.dtype)
-        n = round(moments.n)
-        too_few = self.n_components == "mle" and n < max(X.shape[1], 2)
-        spectrum = Spectrum.of_moments(moments, eps=float(np.finfo(dtype).eps))
-        k = count_components(spectrum, None if too_few else self.n_components, n)
-        self._set_model(spectrum, k, n, dtype)
-        self.moments_ = moments
+        with all_or_nothing(self):
+            X = check_rows(self, X, reset=first, finite=False)
+            if is_integer(self.n_components) and self.n_components > X.shape[1]:
+                raise ValueError(
+                    f"n_components must be at most n_features = {X.shape[1]}, "
+                    f"got {self.n_components}."
+                )
+            moments, dtype, eps = moments_of(X), X.dtype, eps_of(X)
+            if not first:
+                moments = self.moments_ + moments
+                dtype = array_namespace(X).result_type(dtype, self.components_.dtype)
+                eps = max(eps, self._moments_eps)
+            n = round(moments.n)
+            too_few = self.n_components == "mle" and n < max(X.shape[1], 2)
+            spectrum = Spectrum.of_moments(moments, eps=eps)
+            k = count_components(spectrum, None if too_few else self.n_components, n)
+            self._set_model(spectrum, k, n, dtype)
+            self._set_moments(moments, eps)
         return self
+
+    def _set_moments(self, moments: Moments, eps: float) -> None:
+        self.moments_ = moments
+        self._moments_eps = eps  # the coarsest precision that any row was multiplied in
 
     def _check_parameters(self) -> None:
         check_n_components(self.n_components)
         check_noise_variance(self.noise_variance)
         check_choice("coordinates", self.coordinates, COORDINATES)
         check_choice("svd_solver", self.svd_solver, SVD_SOLVERS)
-        if self.iterated_power != "auto":
+        if not (isinstance(self.iterated_power, str) and self.iterated_power == "auto"):
             check_integer("iterated_power", self.iterated_power, at_least=0)
         check_integer("n_oversamples", self.n_oversamples, at_least=1)
 

@@ -6,7 +6,6 @@ import numpy as np
 from array_api_compat import array_namespace
 from scipy import linalg
 from scipy.sparse.linalg import svds
-from sklearn.utils import assert_all_finite
 
 from sklearn_vae.gaussian.arrays import Array, center, sum_of_squares, to_device_of
 from sklearn_vae.gaussian.moments import Moments
@@ -14,16 +13,17 @@ from sklearn_vae.gaussian.spectrum import (
     Spectrum,
     components_for_ratio,
     minka_dimension,
+    rounding_variance,
     with_positive_peaks,
 )
-from sklearn_vae.validation import is_integer, is_real
+from sklearn_vae.validation import check_finite, is_integer, is_real
 
 SVD_SOLVERS = ("auto", "full", "covariance_eigh", "arpack", "randomized")
 
 
 def check_n_components(n_components: Any) -> None:
     """Raise unless `n_components` is of a kind that PCA takes, whatever the data."""
-    if n_components is None or n_components == "mle":
+    if n_components is None or (isinstance(n_components, str) and n_components == "mle"):
         return
     if is_integer(n_components) and n_components >= 0:
         return
@@ -66,8 +66,8 @@ def decompose(
     _check_fit_together(X.shape, n_components, solver)
     if solver == "covariance_eigh":
         moments = moments_of(X)
-        return Spectrum.of_moments(moments, eps=_eps(X)), moments
-    assert_all_finite(X, input_name="X")
+        return Spectrum.of_moments(moments, eps=eps_of(X)), moments
+    check_finite(X)
     if solver == "full":
         return _full(X), None
     if solver == "arpack":
@@ -82,7 +82,7 @@ def moments_of(X: Array) -> Moments:
     try:
         return Moments.of(X)
     except ValueError:
-        assert_all_finite(X, input_name="X")
+        check_finite(X)
         raise
 
 
@@ -94,7 +94,7 @@ def count_components(spectrum: Spectrum, n_components: Any, n_samples: int) -> i
         return minka_dimension(spectrum, n_samples)
     if is_integer(n_components):
         return int(n_components)
-    return components_for_ratio(spectrum, n_components)
+    return min(components_for_ratio(spectrum, n_components), n_samples)
 
 
 def _check_fit_together(shape: tuple[int, int], n_components: Any, solver: str) -> None:
@@ -114,7 +114,10 @@ def _check_fit_together(shape: tuple[int, int], n_components: Any, solver: str) 
                 f"got {n_components!r}."
             )
         if n_components is None and highest < lowest:
-            n_components = highest
+            raise ValueError(
+                f"svd_solver={solver!r} needs min(n_samples, n_features) >= 2, got X of shape "
+                f"({n}, {d})."
+            )
     if is_integer(n_components) and not lowest <= n_components <= highest:
         bound = "min(n_samples, n_features)" + " - 1" * (solver == "arpack")
         raise ValueError(
@@ -123,7 +126,8 @@ def _check_fit_together(shape: tuple[int, int], n_components: Any, solver: str) 
         )
 
 
-def _eps(X: Array) -> float:
+def eps_of(X: Array) -> float:
+    """Relative precision of X's dtype."""
     return float(array_namespace(X).finfo(X.dtype).eps)
 
 
@@ -136,17 +140,16 @@ def _full(X: Array) -> Spectrum:
     if n > d:
         R = linalg.qr(R, mode="r", overwrite_a=True, check_finite=False)[0][:d, :]
     _, S, V = linalg.svd(R, full_matrices=False, overwrite_a=True, check_finite=False)
-    S = xp.astype(S, xp.float64)
-    return Spectrum(
-        mean, S**2 / n, with_positive_peaks(V), 0.0, _svd_resolution(X, float(S[0]) ** 2 / n)
-    )
+    return _spectrum(X, mean, xp.astype(S, xp.float64) ** 2 / n, V, 0.0)
 
 
 def _arpack(X: Array, k: int, random_state: np.random.RandomState) -> Spectrum:
     R, mean, squares = center(X)
     start = random_state.uniform(-1, 1, min(X.shape))
+    if squares == 0.0:  # where ARPACK finds no vector to start from
+        return _truncated(R, mean, 0.0, np.eye(k, X.shape[1], dtype=X.dtype), np.zeros(k))
     _, S, V = svds(R, k=k, v0=start)
-    return _truncated(R, mean, squares, S[::-1], V[::-1, :])
+    return _truncated(R, mean, squares, V[::-1, :], S[::-1])
 
 
 def _randomized(
@@ -158,8 +161,10 @@ def _randomized(
 ) -> Spectrum:
     """Subspace iteration from a random start, as PCA's, whose random numbers it draws.
 
-    Normalised by QR after each product where scikit-learn's uses LU: that spans the same space,
-    and stays in the array library whose threads have just done the product.
+    It ends with the best components within a subspace of the features, so that the variances
+    are those of the data along them. PCA's may end in a subspace of the samples. Each product is
+    normalised by QR where PCA has LU: that spans the same space, and stays in the array library
+    whose threads have just done the product.
     """
     xp = array_namespace(X)
     R, mean, squares = center(X)
@@ -172,26 +177,33 @@ def _randomized(
         Q = xp.linalg.qr(M @ Q, mode="reduced")[0]
         Q = xp.linalg.qr(M.T @ Q, mode="reduced")[0]
     Q = xp.linalg.qr(M @ Q, mode="reduced")[0]
-    U, S, V = xp.linalg.svd(Q.T @ M, full_matrices=False)
-    if M is not R:
-        V = (Q @ U).T
-    return _truncated(R, mean, squares, S[:k], V[:k, :])
+    if M is R:
+        Q = xp.linalg.qr(R.T @ Q, mode="reduced")[0]
+    _, S, V = xp.linalg.svd(R @ Q, full_matrices=False)
+    return _truncated(R, mean, squares, V[:k, :] @ Q.T, S[:k])
 
 
-def _truncated(R: Array, mean: Array, squares: float, S: Array, V: Array) -> Spectrum:
-    """Spectrum of centred rows R from their leading singular values and right vectors."""
+def _truncated(R: Array, mean: Array, squares: float, V: Array, S: Array) -> Spectrum:
+    """Spectrum of centred rows R from their leading right vectors and singular values."""
     xp = array_namespace(R)
     n = R.shape[0]
-    values = xp.astype(S, xp.float64) ** 2 / n
+    values = xp.astype(xp.asarray(S), xp.float64) ** 2 / n
     rest = squares / n - float(xp.sum(values))
-    if rest < _eps(R) ** 0.5 * squares / n:
+    if rest < eps_of(R) ** 0.5 * squares / n:
         # The difference has cancelled: take the squares of what the components leave over.
         rest = sum_of_squares(R - (R @ V.T) @ V) / n
-    return Spectrum(
-        mean, values, with_positive_peaks(V), rest, _svd_resolution(R, float(values[0]))
-    )
+    return _spectrum(R, mean, values, V, rest)
 
 
-def _svd_resolution(X: Array, largest: float) -> float:
-    """Singular values are found to a few eps of the largest; an eigenvalue is their square."""
-    return 16.0 * max(X.shape) * _eps(X) ** 2 * largest
+def _spectrum(X: Array, mean: Array, values: Array, V: Array, rest: float) -> Spectrum:
+    """With what cannot be there taken out: n centred rows have rank n - 1 at most."""
+    xp = array_namespace(X)
+    n, d = X.shape
+    r = values.shape[0]
+    values = xp.where(xp.arange(r) < n - 1, values, xp.zeros_like(values))
+    if r >= n - 1:
+        rest = 0.0
+    # Singular values are found to a few eps of the largest; an eigenvalue is their square.
+    error = 16.0 * max(n, d) * eps_of(X) ** 2 * float(values[0])
+    resolution = max(error, rounding_variance(mean, eps_of(X)))
+    return Spectrum(mean, values, with_positive_peaks(V), rest, resolution)

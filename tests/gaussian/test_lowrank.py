@@ -137,11 +137,26 @@ def test_float32_stays_float32(asarray):
     assert all(to_numpy(part).dtype == np.float32 for part in drawn)
 
 
+@pytest.mark.parametrize("method", ["log_prob", "posterior_mean"])
+def test_rows_are_checked(method):
+    gaussian = LowRankGaussian(np.full(3, 1e6), np.ones((3, 1)), 1.0)
+    with pytest.raises(ValueError, match=r"3 columns, got 1\."):
+        getattr(gaussian, method)(np.zeros((4, 1)))
+    with pytest.raises(ValueError, match="two-dimensional"):
+        getattr(gaussian, method)(np.zeros(3))
+    with pytest.raises(TypeError, match="got list"):
+        getattr(gaussian, method)([[1.0, 2.0, 3.0]])
+    integers = np.full((2, 3), 10**6)
+    found, expected = (getattr(gaussian, method)(X) for X in (integers, integers.astype(float)))
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("mean", "W", "noise_variance", "message"),
     [
         (np.zeros(3), np.zeros((2, 1)), 1.0, r"\(d,\) and \(d, k\), got \(3,\) and \(2, 1\)"),
         (np.zeros(3), np.zeros(3), 1.0, r"\(d,\) and \(d, k\), got \(3,\) and \(3,\)"),
+        (np.zeros(2), np.full((2, 1), np.nan), 1.0, "must be finite, got NaN"),
         (np.zeros(2), np.ones((2, 1)), -1.0, "float >= 0, got -1.0"),
         (np.zeros(2), np.ones((2, 1)), np.nan, "float >= 0, got nan"),
         (np.zeros(2), np.ones((2, 1)), 0.0, r"square loadings of full rank, got shape \(2, 1\)"),

@@ -117,6 +117,19 @@ def test_outlier_of_a_merged_part_leaves_the_others_alone():
     assert np.abs(subtracted - (a + b).scatter).max() > 1e-6
 
 
+@pytest.mark.parametrize("n_absent", [1, 300, 20_000])
+def test_rows_of_weight_zero_at_the_head_cost_no_digits(n_absent):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n_absent + 1000, 2)) + 1e8
+    X[:n_absent] = 0.0
+    weights = np.ones(len(X))
+    weights[:n_absent] = 0.0
+    found = Moments.of(X, weights)
+    assert found.n == 1000
+    assert_same(found, *exact(X[n_absent:]), 1e8 + 5)
+    assert Moments.of(X, np.zeros(len(X))).n == 0
+
+
 def test_float32_products_are_summed_in_float64():
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(200_000, 4)) + 1e3).astype(np.float32)
@@ -159,12 +172,13 @@ def test_neutral_element_and_integers():
         (np.zeros((2, 2), dtype=complex), None, "real, got dtype complex128"),
         (np.array([[0.0, np.nan], [1.0, 2.0]]), None, "column 1"),
         (np.array([[0.0, 1.0], [np.inf, 2.0]]), None, "column 0"),
+        (np.array([[np.inf, 1.0], [-np.inf, 2.0]]), None, "column 0"),
+        (np.array([[0.0, 1e308], [1.0, 1e308]]), None, "overflow in column 1"),
         (np.zeros((2, 2)), [1.0], r"shape \(2,\), one a row of X, got \(1,\)"),
         (np.zeros((2, 2)), [1.0, -2.0], r">= 0, got -2.0 for row 1"),
         (np.zeros((2, 2)), [np.nan, 1.0], "got nan for row 0"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_errors(X, weights, message):
     with pytest.raises(ValueError, match=message):
         Moments.of(X, weights)

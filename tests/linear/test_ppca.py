@@ -187,6 +187,48 @@ def test_an_offset_costs_no_digits(offset, dtype, solver):
     )
 
 
+def slow_spectrum(n, d):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, d)) * np.arange(1, d + 1) ** -0.4 + 1.0
+
+
+@pytest.mark.parametrize("shape", [(300, 80), (80, 300)])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_elbo_is_the_training_likelihood_also_where_components_are_approximate(solver, shape):
+    X = slow_spectrum(*shape)
+    model = PPCA(20, svd_solver=solver, iterated_power=1, random_state=0).fit(X)
+    assert model.elbo_ == pytest.approx(model.score(X), rel=1e-11)
+    assert model.entropy_bound_ == pytest.approx(model.score(X), rel=1e-11)
+    mean, variance = model.posterior(X)
+    kl = 0.5 * (mean**2 + variance - 1 - np.log(variance)).mean(axis=0)
+    np.testing.assert_allclose(model.kl_per_dim_, kl, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(300, 80), (80, 300)])
+def test_power_and_oversamples_bring_the_randomized_solver_nearer(shape):
+    X = slow_spectrum(*shape)
+
+    def score(**parameters):
+        return PPCA(20, svd_solver="randomized", random_state=0, **parameters).fit(X).score(X)
+
+    exact = PPCA(20, svd_solver="full").fit(X).score(X)
+    assert score(iterated_power=0) < score(iterated_power=2) < score(iterated_power=20) <= exact
+    assert score(iterated_power=0, n_oversamples=1) < score(iterated_power=0, n_oversamples=40)
+    assert score(iterated_power=60) == pytest.approx(exact, rel=1e-6)
+    assert score() == score(iterated_power=4)  # k is not below a tenth of 80
+
+
+def test_long_float32_columns_far_from_zero():
+    # A float32 sum of so many rows stalls long before its end.
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(400_000, 3)) * [0.5, 0.4, 0.3] + 1e4).astype(np.float32)
+    for solver in ("full", "covariance_eigh"):
+        model = PPCA(1, svd_solver=solver).fit(X)
+        np.testing.assert_allclose(model.mean_, 1e4, rtol=1e-6)
+        assert model.explained_variance_[0] == pytest.approx(0.25, rel=0.02)
+        assert model.noise_variance_ == pytest.approx(0.125, rel=0.02)
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_rescaled_data_give_the_rescaled_model(scale):
     X = make_rows()
@@ -268,6 +310,17 @@ class TestPartialFit:
             model.partial_fit(X)
         assert np.isfinite(model.score(X))
 
+    @pytest.mark.parametrize("dtypes", [("f4", "f8", "f8"), ("f8", "f4", "f8"), ("f8", "f8", "f4")])
+    def test_one_batch_in_float32_limits_what_is_resolved(self, dtypes):
+        rng = np.random.default_rng(0)
+        X = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 8))
+        model = PPCA(5)
+        for dtype, rows in zip(dtypes, np.split(X, 3), strict=True):
+            model.partial_fit(rows.astype(dtype))
+        assert model.noise_variance_ == 0.0
+        np.testing.assert_array_equal(model.collapsed_dims_, [3, 4])
+        assert model.components_.dtype == np.float64
+
     def test_precision_is_kept(self):
         X = make_rows().astype(np.float32)
         model = PPCA(2).partial_fit(X).partial_fit(X)
@@ -318,17 +371,52 @@ class TestNoNoise:
         np.testing.assert_allclose(model.inverse_transform(Z), X, atol=tolerance)
         assert (model.conditional(Z)[1] == 0).all()
         remedy = (
-            f"n_components={min(n, d)} the maximum likelihood one is 0: the rank of the {n} "
-            f"training rows is {rank}, less than n_features={d}"
+            f"n_components={min(n, d)} the maximum likelihood one is 0: to the precision of the "
+            f"fit the rank of the {n} training rows is {rank}, less than n_features={d}"
         )
         for method in (model.score, model.score_samples, model.posterior):
             with pytest.raises(ValueError, match=remedy):
                 method(X)
         for method in (model.sample, model.get_precision):
-            with pytest.raises(ValueError, match="below the rank, or set noise_variance"):
+            with pytest.raises(
+                ValueError, match="Set noise_variance, or use an n_components below it, or"
+            ):
                 method()
         assert np.isfinite(PPCA(rank - 1, svd_solver=solver, random_state=0).fit(X).score(X))
         assert np.isfinite(PPCA(noise_variance=0.1, svd_solver="full").fit(X).score(X))
+
+    @pytest.mark.parametrize("solver", SOLVERS)
+    @pytest.mark.parametrize(
+        ("offset", "dtype"), [(30.0, "f8"), (30.0, "f4"), (1e3, "f8"), (1e3, "f4"), (1e6, "f8")]
+    )
+    @pytest.mark.parametrize("shape", [(40, 100), (300, 400), (30, 30)])
+    def test_an_offset_does_not_make_up_a_direction(self, shape, offset, dtype, solver):
+        # The rounded mean of n rows would be one direction more than their rank of n - 1.
+        X = (np.random.default_rng(0).normal(size=shape) + offset).astype(dtype)
+        n = shape[0]
+        model = PPCA(n - 1, svd_solver=solver, random_state=0).fit(X)
+        assert model.noise_variance_ == 0.0
+        assert model.elbo_ == np.inf
+        with pytest.raises(ValueError, match=f"the {n} training rows is {n - 1}, less than"):
+            model.score(X)
+
+    @pytest.mark.parametrize("solver", SOLVERS)
+    def test_low_rank_rows_rounded_at_an_offset(self, solver):
+        rng = np.random.default_rng(0)
+        X = rng.normal(size=(100, 3)) @ rng.normal(size=(3, 8)) + 1e3
+        model = PPCA(4, svd_solver=solver, random_state=0).fit(X)
+        assert model.noise_variance_ == 0.0
+        assert model.collapsed_dims_.tolist() == [3]
+
+    @pytest.mark.parametrize("value", [0.1, 2.0])
+    @pytest.mark.parametrize("solver", SOLVERS)
+    def test_equal_rows(self, solver, value):
+        X = np.full((500, 4), value)
+        model = PPCA(2, svd_solver=solver, random_state=0).fit(X)
+        np.testing.assert_array_equal(model.collapsed_dims_, [0, 1])
+        np.testing.assert_allclose(model.transform(X + 0.1), 0.0, atol=1e-12)
+        with pytest.raises(ValueError, match="rank of the 500 training rows is 0"):
+            model.score(X)
 
     def test_constant_data(self):
         X = np.full((5, 3), 2.0)

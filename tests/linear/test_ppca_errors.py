@@ -1,6 +1,7 @@
 """What a user is told: every message names the offender, the requirement and the value."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.exceptions import NotFittedError
 
@@ -20,6 +21,9 @@ X = np.random.default_rng(0).normal(size=(20, 5))
         ({"n_components": True}, r"got True\."),
         ({"n_components": "all"}, r"got 'all'\."),
         ({"n_components": [2]}, r"got \[2\]\."),
+        ({"n_components": np.array([2, 3])}, r"got array\(\[2, 3\]\)\."),
+        ({"iterated_power": np.array([1, 2])}, r"iterated_power must be .* got array"),
+        ({"noise_variance": 10**400}, r"positive float, got 10000"),
         (
             {"n_components": 6},
             r"between 0 and min\(n_samples, n_features\) = 5 with svd_solver='full', got 6\.",
@@ -92,6 +96,55 @@ def test_rows(rows, message):
         PPCA(1).fit(rows)
 
 
+@pytest.mark.parametrize("solver", ["full", "covariance_eigh", "arpack", "randomized"])
+@pytest.mark.parametrize(
+    ("value", "message"), [(np.nan, "contains NaN"), (np.inf, "infinity"), (1e200, "overflow")]
+)
+def test_rows_that_are_not_finite(solver, value, message):
+    rows = X.copy()
+    rows[7, 2] = value
+    rows[8, 2] = -value
+    with pytest.raises(ValueError, match=message):
+        PPCA(1, svd_solver=solver).fit(rows)
+    with pytest.raises(ValueError, match=message):
+        PPCA(1).partial_fit(rows)
+
+
+def test_batches_that_overflow_together():
+    model = PPCA(1).partial_fit(X + 1e154)
+    with pytest.raises(ValueError, match=r"sum of moments must be finite, got .* in column 0"):
+        model.partial_fit(X - 1e154)
+
+
+@pytest.mark.parametrize("method", ["transform", "posterior", "score", "score_samples"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_new_rows_that_are_not_finite(method, value):
+    rows = X.copy()
+    rows[7, 2], rows[8, 2] = value, -value
+    with pytest.raises(ValueError, match="Input X contains"):
+        getattr(PPCA(2).fit(X), method)(rows)
+
+
+def test_a_row_beyond_all_likelihood():
+    rows = X.copy()
+    rows[3] = 1e160
+    found = PPCA(2).fit(X).score_samples(rows)
+    assert found[3] == -np.inf
+    assert np.isfinite(np.delete(found, 3)).all()
+
+
+def test_coordinates_set_after_the_fit():
+    model = PPCA(2).fit(X).set_params(coordinates="white")
+    for method, rows in (("transform", X), ("inverse_transform", X[:, :2])):
+        with pytest.raises(ValueError, match=r"coordinates must be one of .* got 'white'"):
+            getattr(model, method)(rows)
+
+
+def test_arpack_needs_two_of_both():
+    with pytest.raises(ValueError, match=r"svd_solver='arpack' needs min\(.*\) >= 2, got X of"):
+        PPCA(svd_solver="arpack").fit(X[:, :1])
+
+
 @pytest.mark.parametrize("method", ["transform", "posterior", "score", "score_samples"])
 def test_wrong_number_of_features(method):
     model = PPCA(2).fit(X)
@@ -133,10 +186,25 @@ def test_not_fitted(call):
 
 
 def test_a_failed_fit_keeps_the_model():
-    model = PPCA(2).fit(X)
+    model = PPCA(2, svd_solver="covariance_eigh").fit(X)
     before = model.score(X)
     with pytest.raises(ValueError, match="NaN"):
         model.fit(np.full_like(X, np.nan))
-    with pytest.raises(ValueError, match="got 9"):
-        model.set_params(n_components=9).fit(X)
+    model.set_params(n_components=9)
+    frame = pd.DataFrame(X[:, :4], columns=list("abcd"))
+    for rows in (X, X[:, :4], frame):
+        with pytest.raises(ValueError, match="got 9"):
+            model.fit(rows)
+    with pytest.raises(ValueError, match=r"at most n_features = 5, got 9"):
+        model.partial_fit(X)
     assert model.score(X) == before
+    assert not hasattr(model, "feature_names_in_")
+
+
+def test_a_failed_first_fit_leaves_no_trace():
+    model = PPCA(9)
+    with pytest.raises(ValueError, match="got 9"):
+        model.fit(X)
+    with pytest.raises(NotFittedError):
+        model.transform(X)
+    assert not hasattr(model, "n_features_in_")
