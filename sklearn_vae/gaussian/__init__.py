@@ -1,7 +1,8 @@
 """Gaussian mathematics on arrays of any array-API namespace; knows no estimator."""
 
+from sklearn_vae.gaussian.landscape import StationaryPoint
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
 
-__all__ = ["LowRankGaussian", "Moments", "Spectrum"]
+__all__ = ["LowRankGaussian", "Moments", "Spectrum", "StationaryPoint"]

@@ -1,0 +1,80 @@
+"""
+A collapsed dimension is stable exactly where the noise exceeds what it could explain
+=====================================================================================
+
+At a stationary point of the likelihood of PPCA, columns of W that are zero stay zero under
+gradient ascent. Whether they return when pushed depends on the noise variance alone: this is
+figure 1 of Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (NeurIPS 2019), on
+handwritten digits.
+
+    python examples/plot_stationary_points.py [--output PICTURE] [--small]
+"""
+
+import argparse
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+
+from sklearn_vae import PPCA
+from sklearn_vae.gaussian import Spectrum, StationaryPoint
+
+parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+parser.add_argument("--output", default="stationary_points.png", help="the picture to write")
+parser.add_argument("--small", action="store_true", help="a coarser grid")
+arguments = parser.parse_args()
+
+# %%
+# Eight latent dimensions, three of which keep the leading eigenvectors; the other columns are
+# zero. One zero column is moved in the plane of the fifth and the seventh eigenvector.
+model = PPCA(n_components=8).fit(load_digits().data)
+spectrum = Spectrum.of_moments(model.moments_)
+values = spectrum.eigenvalues
+fifth, seventh = 4, 6
+panels = {
+    r"$\sigma^2 < \lambda_7 < \lambda_5$": 0.6 * values[seventh],
+    r"$\lambda_7 < \sigma^2 < \lambda_5$": (values[fifth] * values[seventh]) ** 0.5,
+    r"$\lambda_7 < \lambda_5 < \sigma^2$": 1.4 * values[fifth],
+}
+
+# %%
+# The point is stationary in each panel. Within the plane it is a minimum, a saddle and a maximum.
+size = 25 if arguments.small else 101
+radius = 1.3 * np.sqrt(values[fifth])
+grid = np.linspace(-radius, radius, size)
+figure, axes = plt.subplots(1, 3, figsize=(12, 4.1), layout="constrained", sharey=True)
+print("noise variance   curvature along u5   along u7   stable in the plane   in all directions")
+for axis, (title, sigma2) in zip(axes, panels.items(), strict=True):
+    point = StationaryPoint(spectrum, [0, 1, 2], n_components=8, noise_variance=sigma2)
+    surface = point.surface(7, (fifth, seventh), grid, grid) - point.log_likelihood
+    curvatures = point.curvature(7, fifth), point.curvature(7, seventh)
+    stable = max(curvatures) <= 0
+    print(
+        f"{sigma2:14.1f}   {curvatures[0]:18.1e}   {curvatures[1]:8.1e}   "
+        f"{'yes' if stable else 'no':>19s}   {'yes' if point.is_stable else 'no':>17s}"
+    )
+    limit = np.abs(surface).max()
+    contours = axis.contourf(
+        grid, grid, surface.T, levels=21, cmap="RdBu_r", vmin=-limit, vmax=limit
+    )
+    axis.contour(grid, grid, surface.T, levels=21, colors="k", linewidths=0.3)
+    axis.plot(0, 0, "o" if stable else "x", color="k", markersize=8)
+    axis.set(
+        title=f"{title}\n{'stable' if stable else 'unstable'} in this plane",
+        xlabel="along the 5th eigenvector",
+        aspect="equal",
+    )
+    figure.colorbar(contours, ax=axis, shrink=0.8, format="%.2g")
+axes[0].set_ylabel("along the 7th eigenvector")
+figure.suptitle(
+    "Log-likelihood (nats per image) where a zero column of W is moved, less that at zero"
+)
+figure.savefig(arguments.output, dpi=120)
+print(f"Picture written to {arguments.output}")
+
+# %%
+# From left to right the noise grows past both variances: the zero column turns from a minimum of
+# this plane, over a saddle, into a maximum, where the dimension stays collapsed.

@@ -1,0 +1,165 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from sklearn.datasets import load_iris
+
+from sklearn_vae import PPCA
+from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
+from tests.helpers import to_numpy
+
+EIGENVALUES = np.array([5.0, 3.0, 1.7, 0.8, 0.3])
+D, K = 5, 2
+
+
+def make_spectrum(asarray=np.asarray):
+    U = np.linalg.qr(np.random.default_rng(0).normal(size=(D, D)))[0]
+    return Spectrum(asarray(np.zeros(D)), asarray(EIGENVALUES), asarray(U.T), 0.0, 1e-15)
+
+
+def covariance(spectrum):
+    V = to_numpy(spectrum.components)
+    return (V.T * to_numpy(spectrum.eigenvalues)) @ V
+
+
+def log_likelihood(W, sigma2, S):
+    """Of zero-mean data of covariance S, by the dense matrix, in torch."""
+    C = W @ W.T + sigma2 * torch.eye(len(W), dtype=W.dtype)
+    trace = torch.trace(torch.linalg.solve(C, S))
+    return -0.5 * (len(W) * np.log(2 * np.pi) + torch.logdet(C) + trace)
+
+
+def all_points():
+    """Every choice of at most k eigenvectors above each of several noise variances."""
+    for sigma2 in (0.1, 0.5, 1.2, 2.5, 4.0, 7.0, None):
+        for size in range(K + 1):
+            for kept in combinations(range(D), size):
+                rest = np.delete(EIGENVALUES, kept)
+                if all(EIGENVALUES[list(kept)] > (rest.mean() if sigma2 is None else sigma2)):
+                    yield kept, sigma2
+
+
+POINTS = list(all_points())
+
+
+@pytest.mark.parametrize(("kept", "sigma2"), POINTS)
+def test_the_gradient_is_zero(kept, sigma2):
+    spectrum = make_spectrum()
+    point = StationaryPoint(spectrum, kept, K, sigma2)
+    W = torch.tensor(point.loadings, requires_grad=True)
+    noise = torch.tensor(point.noise_variance, requires_grad=True, dtype=torch.float64)
+    value = log_likelihood(W, noise, torch.as_tensor(covariance(spectrum)))
+    value.backward()
+    assert abs(W.grad).max() < 1e-13
+    assert point.log_likelihood == pytest.approx(float(value.detach()), rel=1e-13)
+    if sigma2 is None:
+        assert abs(noise.grad) < 1e-13
+
+
+@pytest.mark.parametrize(("kept", "sigma2"), POINTS)
+def test_stability_against_the_finite_difference_hessian(kept, sigma2):
+    spectrum = make_spectrum()
+    point = StationaryPoint(spectrum, kept, K, sigma2)
+    S = torch.as_tensor(covariance(spectrum))
+
+    def gradient(flat):
+        W = torch.tensor(flat.reshape(D, K), requires_grad=True)
+        log_likelihood(W, point.noise_variance, S).backward()
+        return W.grad.numpy().ravel()
+
+    at, step = point.loadings.ravel(), 1e-5
+    hessian = np.array(
+        [(gradient(at + step * e) - gradient(at - step * e)) / (2 * step) for e in np.eye(D * K)]
+    )
+    largest = np.linalg.eigvalsh((hessian + hessian.T) / 2)[-1]
+    # Rotations of kept columns are exact zero modes: a maximum has a largest eigenvalue of 0.
+    assert point.is_stable == (largest <= 1e-7), largest
+    if not point.is_stable:
+        rise = max(point.curvature(column, direction) for column, direction in point.unstable)
+        assert largest == pytest.approx(rise, rel=1e-5)
+
+
+@pytest.mark.parametrize(("kept", "sigma2"), [((0, 2), 0.5), ((1,), 1.0), ((), 2.0)])
+def test_curvature_against_second_differences(kept, sigma2):
+    point = StationaryPoint(make_spectrum(), kept, K, sigma2)
+    t = np.array([-1e-3, 0.0, 1e-3])
+    for column in range(K):
+        for direction in set(range(D)) - set(kept):
+            other = next(j for j in range(D) if j != direction)
+            along = point.surface(column, (direction, other), t, np.zeros(1))[:, 0]
+            second = (along[0] - 2 * along[1] + along[2]) / 1e-6
+            assert point.curvature(column, direction) == pytest.approx(second, rel=1e-4, abs=1e-5)
+            assert ((column, direction) in point.unstable) == (second > 0)
+
+
+def test_surface_against_the_dense_gaussian(asarray):
+    spectrum = make_spectrum(asarray)
+    point = StationaryPoint(spectrum, [0, 2], 3, 0.6)
+    a, b = np.linspace(-1, 1, 4), np.linspace(-2, 2, 3)
+    found = to_numpy(point.surface(2, (1, 3), asarray(a), asarray(b)))
+    V, S = to_numpy(spectrum.components), torch.as_tensor(covariance(spectrum))
+    for i, j in np.ndindex(4, 3):
+        W = to_numpy(point.loadings).copy()
+        W[:, 2] += a[i] * V[1] + b[j] * V[3]
+        assert found[i, j] == pytest.approx(float(log_likelihood(torch.tensor(W), 0.6, S)))
+    # A kept direction may be in the plane as well.
+    zero = asarray(np.zeros(1))
+    at_the_point = float(point.surface(0, (0, 4), zero, zero)[0, 0])
+    assert at_the_point == pytest.approx(point.log_likelihood, rel=1e-13)
+
+
+def test_the_fit_of_ppca_is_the_stable_point():
+    X = load_iris().data
+    for noise_variance in (None, 0.05, 0.5):
+        model = PPCA(2, noise_variance=noise_variance).fit(X)
+        spectrum = Spectrum.of_moments(model.moments_)
+        kept = [h for h in range(2) if h not in model.collapsed_dims_]
+        point = StationaryPoint(spectrum, kept, 2, noise_variance)
+        assert point.is_stable
+        np.testing.assert_allclose(point.loadings, model.loadings_, atol=1e-12)
+        assert point.log_likelihood == pytest.approx(model.score(X), rel=1e-12)
+    oracle = multivariate_normal(X.mean(axis=0), model.get_covariance()).logpdf(X).mean()
+    assert point.log_likelihood == pytest.approx(oracle, rel=1e-12)
+
+
+def test_a_zero_column_is_a_saddle_when_the_noise_is_learned():
+    spectrum = Spectrum.of_moments(Moments.of(load_iris().data))
+    point = StationaryPoint(spectrum, [0], 2)
+    assert (1, 1) in point.unstable
+    assert not point.is_stable
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0, 0], 2, 0.5), r"distinct indices from 0 to 4, got \[0, 0\]"),
+        (([5], 2, 0.5), r"distinct indices from 0 to 4, got \[5\]"),
+        (([0, 1, 2], 2, 0.5), "between the 3 kept and n_features = 5, got 2"),
+        (([0], 6, 0.5), "between the 1 kept and n_features = 5, got 6"),
+        (([4], 2, 0.5), r"must exceed noise_variance=0\.5, got eigenvalue 0\.3 at index 4"),
+        (([0], 2, 0.0), r"finite float > 0, got 0\.0"),
+        (([0], 2, np.nan), "finite float > 0, got nan"),
+        ((range(5), 5, None), r"finite float > 0, got 0\.0"),
+    ],
+)
+def test_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        StationaryPoint(make_spectrum(), *arguments)
+
+
+def test_errors_of_methods():
+    spectrum = make_spectrum()
+    point = StationaryPoint(spectrum, [0], 2, 0.5)
+    zero = np.zeros(1)
+    with pytest.raises(ValueError, match="not kept, from 0 to 4, got 0"):
+        point.curvature(1, 0)
+    for call in (lambda: point.curvature(2, 1), lambda: point.surface(2, (1, 2), zero, zero)):
+        with pytest.raises(ValueError, match="column must be from 0 to 1, got 2"):
+            call()
+    with pytest.raises(ValueError, match=r"two indices from 0 to 4, got \(1, 1\)"):
+        point.surface(1, (1, 1), zero, zero)
+    cut = Spectrum(spectrum.mean, spectrum.eigenvalues[:3], spectrum.components[:3], 1.1, 0.0)
+    with pytest.raises(ValueError, match="all 5 eigenpairs, got 3"):
+        StationaryPoint(cut, [0], 2, 0.5)
