@@ -27,7 +27,7 @@ def is_real(value: Any) -> bool:
 
 def check_noise_variance(noise_variance: Any) -> None:
     """Raise ValueError unless None or a finite float > 0."""
-    if noise_variance is None or (is_real(noise_variance) and noise_variance > 0):
+    if noise_variance is None or (is_real(noise_variance) and float(noise_variance) > 0):
         return
     raise ValueError(f"noise_variance must be None or a positive float, got {noise_variance!r}.")
 

@@ -210,5 +210,6 @@ def mean_is_near(mean: Array, loadings: Array, noise_variance: float) -> bool:
     less than a digit.
     """
     xp = array_namespace(mean, loadings)
+    mean, loadings = xp.astype(mean, xp.float64), xp.astype(loadings, xp.float64)
     trace = float(xp.sum(loadings**2)) + loadings.shape[0] * noise_variance
-    return float(xp.sum(mean**2)) <= 10.0 * trace
+    return float(xp.linalg.vector_norm(mean)) <= (10.0 * trace) ** 0.5

@@ -171,11 +171,11 @@ def _check_weights(weights: Array, X: Array, xp: Any) -> Array:
 
 def _rough_mean(X: Array, weights: Array | None, xp: Any) -> Array:
     """Mean of the first rows that count, in X's precision; zeros where there are none."""
-    if weights is None:
-        head = X[: min(256, X.shape[0]), :]
-    else:
-        counting = xp.nonzero(weights > 0)[0]
-        head = xp.take(X, counting[: min(256, counting.shape[0])], axis=0)
+    head = X
+    if weights is not None and X.shape[0]:
+        heavy = xp.nonzero(weights >= 0.5 * xp.mean(weights))[0]
+        head = xp.take(X, heavy[: min(256, heavy.shape[0])], axis=0)
+    head = head[: min(256, head.shape[0]), :]
     if head.shape[0] == 0:
         return xp.zeros((X.shape[1],), dtype=X.dtype, device=device(X))
     return xp.astype(xp.sum(head, axis=0, dtype=xp.float64) / head.shape[0], X.dtype)
@@ -192,7 +192,7 @@ def _shifted_blocks(
     n_rows, d = X.shape
     limit = 10.0 if X.dtype == xp.float64 else 1.0
     shift: Array | None = origin
-    start = 0
+    start, heaviest = 0, 0.0
     while start < max(n_rows, 1):
         # So many rows that adding up (d, d) products costs little beside making them; more
         # where they need not be copied.
@@ -204,7 +204,9 @@ def _shifted_blocks(
         shifted_by = xp.zeros_like(origin) if shift is None else shift
         mean = xp.astype(shifted_by, xp.float64) - xp.astype(origin, xp.float64) + error
         yield count, mean, error, product
-        if count == 0.0:
+        # A block of little weight may be anywhere: it does not tell where the next one is.
+        heaviest = max(heaviest, count)
+        if count == 0.0 or count < 0.5 * heaviest:
             continue
         variance = xp.linalg.diagonal(product) / count - error**2
         mean = mean + xp.astype(origin, xp.float64)

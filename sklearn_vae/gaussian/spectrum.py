@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from array_api_compat import array_namespace, device
@@ -13,6 +14,9 @@ from scipy.special import gammaln
 
 from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.moments import Moments
+
+# Below this the squares of float64 numbers lose their digits: no variance is resolved.
+SMALLEST = 2.0**-1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +34,14 @@ class Spectrum:
     components : array of shape (r, d)
         Orthonormal rows.
     rest : float
-        Sum of the eigenvalues that are not held.
+        Sum of the eigenvalues that are not held; 0.0 where they are rounding errors.
     resolution : float
         Eigenvalues up to here may be rounding errors of the decomposition: as a rank they count
         as zero.
+    rounding : float, default=0.0
+        Relative size of the rounding errors of the rows. Far from zero they have a variance of
+        their own, (rounding mean_j)^2 in feature j: an eigenvalue counts as zero up to that as
+        well.
 
     References
     ----------
@@ -46,6 +54,7 @@ class Spectrum:
     components: Array
     rest: float
     resolution: float
+    rounding: float = 0.0
 
     @classmethod
     def of_moments(cls, moments: Moments, *, eps: float = 2.0**-52) -> Spectrum:
@@ -61,8 +70,8 @@ class Spectrum:
         values = xp.clip(xp.flip(values), 0.0, None)
         components = with_positive_peaks(xp.flip(vectors, axis=1).T)
         error = 4.0 * moments.n_features**0.5 * eps * float(values[0])
-        resolution = max(error, rounding_variance(moments.mean, eps))
-        return cls(moments.mean, values, components, 0.0, resolution)
+        rounding = spread_of_rounding(eps, moments.n, moments.n_features)
+        return cls(moments.mean, values, components, 0.0, max(error, SMALLEST), rounding)
 
     @property
     def n_features(self) -> int:
@@ -76,9 +85,18 @@ class Spectrum:
 
     @property
     def rank(self) -> int:
-        """Number of eigenvalues above the resolution, among those that are held."""
+        """Number of eigenvalues, among those that are held, that are not rounding errors."""
         xp = array_namespace(self.eigenvalues)
-        return int(xp.count_nonzero(self.eigenvalues > self.resolution))
+        return int(xp.count_nonzero(self._present))
+
+    @cached_property
+    def _present(self) -> Array:
+        """Which eigenvalues exceed the resolution and what rounding makes along them."""
+        xp = array_namespace(self.components)
+        with np.errstate(over="ignore"):
+            errors = xp.astype(self.components, xp.float64) * (self.rounding * self.mean)
+            rounded = xp.sum(errors**2, axis=1)
+        return (self.eigenvalues > self.resolution) & (self.eigenvalues > rounded)
 
     def _tail(self, k: int) -> float:
         """Sum of all eigenvalues after the first k. Its own sum: trace minus head would cancel."""
@@ -90,8 +108,10 @@ class Spectrum:
 
         0.0 where nothing is left but rounding error: where k reaches the rank.
         """
-        beyond_held = (self.n_features - self.eigenvalues.shape[0]) * self.resolution
-        if k == self.n_features or (k >= self.rank and self.rest <= beyond_held):
+        xp = array_namespace(self.eigenvalues)
+        if k == self.n_features:
+            return 0.0
+        if self.rest == 0.0 and not xp.any(self._present[k:]):
             return 0.0
         return self._tail(k) / (self.n_features - k)
 
@@ -105,7 +125,7 @@ class Spectrum:
         xp = array_namespace(self.eigenvalues)
         values = self.eigenvalues[:k]
         if noise_variance == 0.0:
-            return xp.where(values > self.resolution, values, xp.zeros_like(values))
+            return xp.where(self._present[:k], values, xp.zeros_like(values))
         return xp.clip(values, noise_variance, None)
 
     def log_likelihood(
@@ -196,11 +216,13 @@ class Spectrum:
         return xp.where(defined, value, xp.full_like(value, xp.nan))
 
 
-def rounding_variance(mean: Array, eps: float) -> float:
-    """Variance of rows that are nothing but their mean, rounded: not to be told from 0."""
-    xp = array_namespace(mean)
-    # Below 2**-1000 the squares of float64 numbers lose their digits.
-    return max((eps * float(xp.max(xp.abs(mean)))) ** 2, 2.0**-1000)
+def spread_of_rounding(eps: float, n: float, d: int) -> float:
+    """`rounding` of a Spectrum: errors of eps in n rows of d entries, along their worst direction.
+
+    The largest singular value of an n x d matrix of independent errors is sqrt(n) + sqrt(d) of
+    their standard deviation.
+    """
+    return eps * (1.0 + (d / n) ** 0.5)
 
 
 def with_positive_peaks(components: Array) -> Array:

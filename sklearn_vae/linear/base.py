@@ -260,8 +260,8 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 f"{self.n_components_} the maximum likelihood one is 0: to the precision of the "
                 f"fit the rank of the {self.n_samples_} training rows is {rank}, less than "
                 f"n_features={self.n_features_in_}, and the likelihood has no bound. Set "
-                f"noise_variance,{fewer} or, if smaller variances are meant to count, fit in "
-                "float64 with svd_solver='full'."
+                f"noise_variance,{fewer} or, if smaller variances are meant to count, fit centred "
+                "rows in float64 with svd_solver='full'."
             )
         return self._gaussian
 

@@ -67,7 +67,8 @@ class PPCA(LinearGaussianModel):
         As PCA's; "auto" chooses as PCA does. All are exact but "randomized", whose components
         are nearly the leading ones; the model is then the best one for them. A variance that is
         less than 16 max(n, d) eps^2 of the largest counts as zero, with "covariance_eigh"
-        4 sqrt(d) eps of it, where eps is 2.2e-16 for float64 and 1.2e-7 for float32 rows.
+        4 sqrt(d) eps of it, where eps is 2.2e-16 for float64 and 1.2e-7 for float32 rows; so
+        does one along which the rows, far from zero, are rounded as much.
     iterated_power : int or "auto", default="auto"
         Power iterations of the randomized solver.
     n_oversamples : int, default=10
@@ -92,6 +93,9 @@ class PPCA(LinearGaussianModel):
         KL(q(z_h|x) || p(z_h)) averaged over the training data, 1/2 log(kappa_h / sigma2) with
         kappa_h = max(lambda_h, sigma2), in nats. 0 for a collapsed dimension; inf for the others
         where sigma2 is 0.
+    mutual_information_ : float
+        I(x; z) = 1/2 sum_h log(kappa_h / sigma2) of the model, in nats: the sum of `kl_per_dim_`,
+        since the latents of the training data are distributed as the prior says.
     collapsed_dims_ : array of int
         Indices of the collapsed dimensions.
     elbo_ : float
@@ -225,23 +229,59 @@ class PPCA(LinearGaussianModel):
             )
         with all_or_nothing(self):
             X = check_rows(self, X, reset=first, finite=False)
-            if is_integer(self.n_components) and self.n_components > X.shape[1]:
-                raise ValueError(
-                    f"n_components must be at most n_features = {X.shape[1]}, "
-                    f"got {self.n_components}."
-                )
+            self._check_at_most(X.shape[1])
             moments, dtype, eps = moments_of(X), X.dtype, eps_of(X)
             if not first:
                 moments = self.moments_ + moments
                 dtype = array_namespace(X).result_type(dtype, self.components_.dtype)
                 eps = max(eps, self._moments_eps)
-            n = round(moments.n)
-            too_few = self.n_components == "mle" and n < max(X.shape[1], 2)
-            spectrum = Spectrum.of_moments(moments, eps=eps)
-            k = count_components(spectrum, None if too_few else self.n_components, n)
-            self._set_model(spectrum, k, n, dtype)
-            self._set_moments(moments, eps)
+            self._fit_moments(moments, dtype, eps)
         return self
+
+    @classmethod
+    def from_moments(cls, moments: Moments, **parameters: Any) -> PPCA:
+        """A fitted PPCA from the moments of rows, wherever they were computed.
+
+        Parameters
+        ----------
+        moments : Moments
+            Of at least one row. They may be the sum of those of many files or machines.
+        **parameters
+            Of the constructor.
+
+        Returns
+        -------
+        PPCA
+            What `partial_fit` to all the rows gives; `partial_fit` adds more.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not valid for these moments, or they are those of no rows.
+        """
+        model = cls(**parameters)
+        model._check_parameters()
+        if moments.n == 0:
+            raise ValueError("moments must be those of at least one row, got n = 0.")
+        model._check_at_most(moments.n_features)
+        model.n_features_in_ = moments.n_features
+        xp = array_namespace(moments.scatter)
+        model._fit_moments(moments, moments.mean.dtype, float(xp.finfo(moments.mean.dtype).eps))
+        return model
+
+    def _check_at_most(self, n_features: int) -> None:
+        # A stream may begin with fewer rows than components: only d is a limit.
+        k: Any = self.n_components
+        if is_integer(k) and k > n_features:
+            raise ValueError(f"n_components must be at most n_features = {n_features}, got {k}.")
+
+    def _fit_moments(self, moments: Moments, dtype: Any, eps: float) -> None:
+        n = round(moments.n)
+        too_few = self.n_components == "mle" and n < max(moments.n_features, 2)
+        spectrum = Spectrum.of_moments(moments, eps=eps)
+        k = count_components(spectrum, None if too_few else self.n_components, n)
+        self._set_model(spectrum, k, n, dtype)
+        self._set_moments(moments, eps)
 
     def _set_moments(self, moments: Moments, eps: float) -> None:
         self.moments_ = moments
@@ -264,6 +304,11 @@ class PPCA(LinearGaussianModel):
             sigma2 = spectrum.noise_variance(k)
         else:
             sigma2 = float(self.noise_variance)
+            limits = xp.finfo(dtype)
+            if not float(limits.smallest_normal) <= sigma2 <= float(limits.max):
+                raise ValueError(
+                    f"noise_variance must be within the range of the data's {dtype}, got {sigma2}."
+                )
         kappa = spectrum.model_variances(k, sigma2)
         lengths = (kappa - sigma2) ** 0.5
         # A copy, so that the components that are not kept can be freed.
@@ -294,8 +339,10 @@ class PPCA(LinearGaussianModel):
         # At the optimum the second moment of z_h over the data is 1, its variance in the prior.
         kl = kl_per_dimension(xp.ones_like(kappa), log_variance)
         self.kl_per_dim_ = xp.astype(kl, self.components_.dtype)
+        self.mutual_information_ = float(xp.sum(kl))
         log_likelihood = float(spectrum.log_likelihood([k], [self.noise_variance])[0, 0])
-        self.elbo_ = math.inf if math.isnan(log_likelihood) else log_likelihood
+        unbounded = self.noise_variance is None and math.isnan(log_likelihood)
+        self.elbo_ = math.inf if unbounded else log_likelihood
         if sigma2 > 0:
             self.entropy_bound_ = entropy_bound(self.n_features_in_, sigma2, log_variance)
         else:

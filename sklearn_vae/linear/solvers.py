@@ -1,5 +1,6 @@
 """From a data matrix to the spectrum of its covariance, by the solver that suits its shape."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,14 @@ from array_api_compat import array_namespace
 from scipy import linalg
 from scipy.sparse.linalg import svds
 
-from sklearn_vae.gaussian.arrays import Array, center, sum_of_squares, to_device_of
+from sklearn_vae.gaussian.arrays import Array, center, to_device_of
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import (
+    SMALLEST,
     Spectrum,
     components_for_ratio,
     minka_dimension,
-    rounding_variance,
+    spread_of_rounding,
     with_positive_peaks,
 )
 from sklearn_vae.validation import check_finite, is_integer, is_real
@@ -146,7 +148,7 @@ def _full(X: Array) -> Spectrum:
 def _arpack(X: Array, k: int, random_state: np.random.RandomState) -> Spectrum:
     R, mean, squares = center(X)
     start = random_state.uniform(-1, 1, min(X.shape))
-    if squares == 0.0:  # where ARPACK finds no vector to start from
+    if not R.any():  # where ARPACK finds no vector to start from
         return _truncated(R, mean, 0.0, np.eye(k, X.shape[1], dtype=X.dtype), np.zeros(k))
     _, S, V = svds(R, k=k, v0=start)
     return _truncated(R, mean, squares, V[::-1, :], S[::-1])
@@ -188,22 +190,35 @@ def _truncated(R: Array, mean: Array, squares: float, V: Array, S: Array) -> Spe
     xp = array_namespace(R)
     n = R.shape[0]
     values = xp.astype(xp.asarray(S), xp.float64) ** 2 / n
-    rest = squares / n - float(xp.sum(values))
-    if rest < eps_of(R) ** 0.5 * squares / n:
+    spectrum = _spectrum(R, mean, values, V, squares / n - float(xp.sum(values)))
+    if spectrum.rest < eps_of(R) ** 0.5 * squares / n or _may_be_rounding(spectrum):
         # The difference has cancelled: take the squares of what the components leave over.
-        rest = sum_of_squares(R - (R @ V.T) @ V) / n
-    return _spectrum(R, mean, values, V, rest)
+        left = R - (R @ V.T) @ V
+        variances = xp.sum(left**2, axis=0, dtype=xp.float64) / n
+        rest = 0.0 if _is_rounding(variances, spectrum) else float(xp.sum(variances))
+        spectrum = replace(spectrum, rest=rest)
+    return spectrum
+
+
+def _may_be_rounding(spectrum: Spectrum) -> bool:
+    return spectrum.rest <= float(_rounded(spectrum).sum())
+
+
+def _is_rounding(variances: Array, spectrum: Spectrum) -> bool:
+    """Whether what is left over of each feature is no more than its rounding errors."""
+    return bool((variances <= _rounded(spectrum)).all())
+
+
+def _rounded(spectrum: Spectrum) -> Array:
+    """For each feature the variance that the decomposition and the rows' own rounding may make."""
+    with np.errstate(over="ignore"):
+        return spectrum.resolution + (spectrum.rounding * spectrum.mean) ** 2
 
 
 def _spectrum(X: Array, mean: Array, values: Array, V: Array, rest: float) -> Spectrum:
-    """With what cannot be there taken out: n centred rows have rank n - 1 at most."""
-    xp = array_namespace(X)
     n, d = X.shape
-    r = values.shape[0]
-    values = xp.where(xp.arange(r) < n - 1, values, xp.zeros_like(values))
-    if r >= n - 1:
-        rest = 0.0
+    eps = eps_of(X)
     # Singular values are found to a few eps of the largest; an eigenvalue is their square.
-    error = 16.0 * max(n, d) * eps_of(X) ** 2 * float(values[0])
-    resolution = max(error, rounding_variance(mean, eps_of(X)))
-    return Spectrum(mean, values, with_positive_peaks(V), rest, resolution)
+    error = 16.0 * max(n, d) * eps**2 * float(values[0])
+    rounding = spread_of_rounding(eps, n, d)
+    return Spectrum(mean, values, with_positive_peaks(V), rest, max(error, SMALLEST), rounding)

@@ -130,6 +130,19 @@ def test_rows_of_weight_zero_at_the_head_cost_no_digits(n_absent):
     assert Moments.of(X, np.zeros(len(X))).n == 0
 
 
+@pytest.mark.parametrize("weight", [1e-3, 1e-20, 1e-300])
+@pytest.mark.parametrize("n_light", [300, 20_000])
+def test_rows_of_tiny_weight_cost_no_digits(n_light, weight):
+    # Far away, before, between and after the rows that count.
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3 * n_light, 2)) + 1e8
+    weights = np.ones(len(X))
+    light = np.r_[0 : n_light // 2, n_light : 2 * n_light, len(X) - 5 : len(X)]
+    X[light] = 1e8 - 10.0
+    weights[light] = weight
+    assert_same(Moments.of(X, weights), *exact(X, weights), 1e8 + 10)
+
+
 def test_float32_products_are_summed_in_float64():
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(200_000, 4)) + 1e3).astype(np.float32)

@@ -6,7 +6,7 @@ import scipy.optimize
 from scipy.stats import multivariate_normal
 from sklearn.datasets import load_digits, load_iris
 
-from sklearn_vae import PPCA
+from sklearn_vae import PPCA, Moments
 
 SOLVERS = ["full", "covariance_eigh", "arpack", "randomized"]
 
@@ -106,6 +106,16 @@ def test_kl_per_dim_is_the_average_kl(noise_variance):
     kl = 0.5 * (mean**2 + variance - 1 - np.log(variance))
     np.testing.assert_allclose(model.kl_per_dim_, kl.mean(axis=0), rtol=1e-9, atol=1e-15)
     assert (model.kl_per_dim_[model.collapsed_dims_] == 0).all()
+
+
+@pytest.mark.parametrize("noise_variance", [None, 0.1, 5.0, 100.0])
+def test_mutual_information_is_what_the_covariances_say(noise_variance):
+    model = PPCA(4, noise_variance=noise_variance).fit(make_rows())
+    # h(x) - h(x|z) of the joint Gaussian.
+    logdet = np.linalg.slogdet(model.get_covariance())[1]
+    expected = 0.5 * (logdet - 7 * np.log(model.noise_variance_))
+    assert model.mutual_information_ == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert model.mutual_information_ == pytest.approx(model.kl_per_dim_.sum(), rel=1e-12)
 
 
 @pytest.mark.parametrize("noise_variance", [None, 0.1, 5.0])
@@ -303,6 +313,26 @@ class TestPartialFit:
         assert model.score(X) == before
         assert model.partial_fit(X).moments_.n == 2 * len(X)
 
+    def test_from_moments_is_the_fit_to_all_rows(self):
+        X = make_rows(200, offset=10.0)
+        moments = Moments.of(X[:70]) + Moments.of(X[70:])
+        model = PPCA.from_moments(moments, n_components=3, coordinates="principal")
+        whole = PPCA(3, coordinates="principal").fit(X)
+        np.testing.assert_allclose(model.transform(X), whole.transform(X), atol=1e-10)
+        assert model.score(X) == pytest.approx(whole.score(X), rel=1e-12)
+        assert (model.n_samples_, model.n_features_in_) == (200, 7)
+        assert model.partial_fit(X).n_samples_ == 400
+        np.testing.assert_array_equal(moments.mean, PPCA.from_moments(moments).moments_.mean)
+
+    def test_from_moments_that_do_not_fit(self):
+        X = make_rows()
+        with pytest.raises(ValueError, match="at most n_features = 7, got 8"):
+            PPCA.from_moments(Moments.of(X), n_components=8)
+        with pytest.raises(ValueError, match=r"got n = 0\."):
+            PPCA.from_moments(Moments.of(X[:0]))
+        with pytest.raises(ValueError, match="noise_variance must be"):
+            PPCA.from_moments(Moments.of(X), noise_variance=-1)
+
     def test_after_a_fit_without_moments(self):
         X = make_rows()
         model = PPCA(2, svd_solver="full").fit(X)
@@ -401,12 +431,44 @@ class TestNoNoise:
             model.score(X)
 
     @pytest.mark.parametrize("solver", SOLVERS)
-    def test_low_rank_rows_rounded_at_an_offset(self, solver):
+    @pytest.mark.parametrize(
+        ("shape", "offset", "dtype"),
+        [((100, 8), 1e6, "f8"), ((10, 500), 1.5e6, "f8"), ((10, 500), 1.5e3, "f4")],
+    )
+    def test_low_rank_rows_rounded_at_an_offset(self, shape, offset, dtype, solver):
         rng = np.random.default_rng(0)
-        X = rng.normal(size=(100, 3)) @ rng.normal(size=(3, 8)) + 1e3
-        model = PPCA(4, svd_solver=solver, random_state=0).fit(X)
+        X = rng.normal(size=(shape[0], 3)) @ rng.normal(size=(3, shape[1])) + offset
+        model = PPCA(4, svd_solver=solver, random_state=0).fit(X.astype(dtype))
         assert model.noise_variance_ == 0.0
         assert model.collapsed_dims_.tolist() == [3]
+
+    @pytest.mark.parametrize("solver", SOLVERS)
+    @pytest.mark.parametrize(
+        ("column", "dtype"),
+        [
+            (np.full(300, 1e18), "f8"),
+            (np.full(300, 1e8), "f4"),
+            (np.full(300, 9.969e36), "f4"),  # a fill value
+            (1e6 + np.random.default_rng(1).normal(size=300), "f4"),
+        ],
+    )
+    def test_a_column_far_from_zero_leaves_the_others_alone(self, column, dtype, solver):
+        rng = np.random.default_rng(0)
+        near = rng.normal(size=(300, 5)) * [3, 2, 1, 0.5, 0.5]
+        X = np.c_[near, column].astype(dtype)
+        model = PPCA(2, svd_solver=solver, random_state=0).fit(X)
+        centred = X.astype(np.longdouble) - X.astype(np.longdouble).mean(axis=0)
+        oracle = PPCA(2, svd_solver="full").fit(centred.astype(float))
+        assert model.noise_variance_ == pytest.approx(oracle.noise_variance_, rel=1e-4)
+        assert model.collapsed_dims_.size == 0
+        assert np.isfinite(model.score(X))
+        assert PPCA("mle", svd_solver="full").fit(X).n_components_ >= 4
+
+    @pytest.mark.parametrize("solver", SOLVERS)
+    def test_variances_beyond_all_digits_count_as_zero(self, solver):
+        X = 1e-160 * make_rows()
+        with pytest.raises(ValueError, match="rank of the 80 training rows is 0"):
+            PPCA(2, svd_solver=solver, random_state=0).fit(X).score(X)
 
     @pytest.mark.parametrize("value", [0.1, 2.0])
     @pytest.mark.parametrize("solver", SOLVERS)

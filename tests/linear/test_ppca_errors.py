@@ -1,5 +1,7 @@
 """What a user is told: every message names the offender, the requirement and the value."""
 
+from fractions import Fraction
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,6 +55,7 @@ X = np.random.default_rng(0).normal(size=(20, 5))
         ({"noise_variance": np.nan}, r"positive float, got nan\."),
         ({"noise_variance": np.inf}, r"positive float, got inf\."),
         ({"noise_variance": "mle"}, r"positive float, got 'mle'\."),
+        ({"noise_variance": Fraction(1, 10**400)}, r"positive float, got Fraction"),
         ({"noise_variance": True}, r"positive float, got True\."),
         ({"coordinates": "white"}, r"one of 'posterior', 'principal', 'whitened', got 'white'\."),
         ({"svd_solver": "lapack"}, r"svd_solver must be one of 'auto', 'full', .*got 'lapack'\."),
@@ -70,6 +73,12 @@ def test_parameters(parameters, message):
 def test_parameters_of_partial_fit(parameters):
     with pytest.raises(ValueError, match=f"{next(iter(parameters))} must be"):
         PPCA(**parameters).partial_fit(X)
+
+
+@pytest.mark.parametrize("noise_variance", [1e-50, 1e50])
+def test_noise_beyond_the_precision_of_the_rows(noise_variance):
+    with pytest.raises(ValueError, match="within the range of the data's float32, got 1e"):
+        PPCA(2, noise_variance=noise_variance).fit(X.astype(np.float32))
 
 
 def test_mle_needs_more_rows_than_features():

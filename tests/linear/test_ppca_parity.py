@@ -125,10 +125,13 @@ def test_coordinates_and_inverse_agree(data, coordinates):
 def test_whitening_without_variance_is_guarded_as_pca_guards_it(solver):
     X = np.random.default_rng(0).normal(size=(9, 2)) @ np.ones((2, 6))
     parameters = {"n_components": 4, "svd_solver": solver, "random_state": 0}
-    Z = PPCA(**parameters, coordinates="whitened").fit(X).transform(X)
-    assert np.isfinite(Z).all()
+    model = PPCA(**parameters, coordinates="whitened").fit(X)
+    new, eps = np.random.default_rng(1).normal(size=(5, 6)), np.finfo(float).eps
+    assert (model.explained_variance_[2:] < eps**2).all()
+    projection = (new - model.mean_) @ model.components_.T
+    np.testing.assert_allclose(model.transform(new)[:, 2:], projection[:, 2:] / eps, rtol=1e-9)
     np.testing.assert_allclose(
-        np.abs(Z[:, 0]), np.abs(PCA(**parameters, whiten=True).fit(X).transform(X)[:, 0])
+        model.transform(X)[:, 0], PCA(**parameters, whiten=True).fit(X).transform(X)[:, 0]
     )
 
 
