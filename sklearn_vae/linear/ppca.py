@@ -245,7 +245,10 @@ class PPCA(LinearGaussianModel):
         Parameters
         ----------
         moments : Moments
-            Of at least one row. They may be the sum of those of many files or machines.
+            Of at least one row. They may be the sum of those of many files or machines. Their n
+            counts as a number of rows where PCA's conventions have one: in `n_components=None`,
+            "mle" and the divisor n - 1 of `explained_variance_`; the model itself does not
+            depend on it.
         **parameters
             Of the constructor.
 
