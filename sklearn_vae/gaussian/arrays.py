@@ -35,12 +35,6 @@ def as_floating(X: Array) -> tuple[Array, Any]:
     return X, xp
 
 
-def sum_of_squares(R: Array) -> float:
-    """Squared Frobenius norm: each row in R's precision, the sum of the rows in float64."""
-    xp = array_namespace(R)
-    return float(xp.sum(xp.astype(xp.vecdot(R, R), xp.float64)))
-
-
 def center(X: Array) -> tuple[Array, Array, float]:
     """Subtract the column means of X.
 
@@ -70,7 +64,7 @@ def center(X: Array) -> tuple[Array, Array, float]:
         R = X - xp.astype(mean, X.dtype)
         rest = xp.sum(R, axis=0, dtype=xp.float64) / n
         R -= xp.astype(rest, X.dtype)
-        squares = sum_of_squares(R)
+        squares = float(xp.sum(xp.vecdot(R, R), dtype=xp.float64))
     if not math.isfinite(squares):
         raise ValueError(f"X is too large: the squares of its centred rows overflow {X.dtype}.")
     # The mean that was in fact subtracted, and what may be left of it.

@@ -192,7 +192,7 @@ def _shifted_blocks(
     n_rows, d = X.shape
     limit = 10.0 if X.dtype == xp.float64 else 1.0
     shift: Array | None = origin
-    start, heaviest = 0, 0.0
+    start, heaviest = 0, 0.0  # the largest average weight of a row in a block so far
     while start < max(n_rows, 1):
         # So many rows that adding up (d, d) products costs little beside making them; more
         # where they need not be copied.
@@ -204,9 +204,10 @@ def _shifted_blocks(
         shifted_by = xp.zeros_like(origin) if shift is None else shift
         mean = xp.astype(shifted_by, xp.float64) - xp.astype(origin, xp.float64) + error
         yield count, mean, error, product
-        # A block of little weight may be anywhere: it does not tell where the next one is.
-        heaviest = max(heaviest, count)
-        if count == 0.0 or count < 0.5 * heaviest:
+        # A block of light rows may be anywhere: it does not tell where the next one is.
+        weight = count / max(block.shape[0], 1)
+        heaviest = max(heaviest, weight)
+        if weight == 0.0 or weight < 0.5 * heaviest:
             continue
         variance = xp.linalg.diagonal(product) / count - error**2
         mean = mean + xp.astype(origin, xp.float64)

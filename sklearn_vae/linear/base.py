@@ -65,9 +65,9 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
-        Z = check_latents(self, Z, self.n_components_)
         if self.coordinates == "posterior":
-            return Z @ self.loadings_.T + self.mean_
+            return self.conditional(Z)[0]
+        Z = check_latents(self, Z, self.n_components_)
         if self.coordinates == "whitened":
             Z = Z * self.explained_variance_**0.5
         return Z @ self.components_ + self.mean_

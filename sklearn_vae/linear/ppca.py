@@ -326,8 +326,9 @@ class PPCA(LinearGaussianModel):
         self.explained_variance_ = xp.astype(values * (n_samples / max(n_samples - 1, 1)), dtype)
         self.explained_variance_ratio_ = xp.astype(values / (spectrum.total_variance or 1.0), dtype)
         self.singular_values_ = xp.astype((values * n_samples) ** 0.5, dtype)
-        self.collapsed_dims_ = xp.nonzero(lengths == 0)[0]
-        self._set_diagnostics(spectrum, kappa, lengths == 0)
+        collapsed = lengths == 0
+        self.collapsed_dims_ = xp.nonzero(collapsed)[0]
+        self._set_diagnostics(spectrum, kappa, collapsed)
         self._gaussian = None
         if sigma2 > 0 or spectrum.rank == self.n_features_in_ == k:
             self._gaussian = LowRankGaussian(self.mean_, self.loadings_, sigma2)

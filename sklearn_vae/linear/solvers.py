@@ -191,28 +191,15 @@ def _truncated(R: Array, mean: Array, squares: float, V: Array, S: Array) -> Spe
     n = R.shape[0]
     values = xp.astype(xp.asarray(S), xp.float64) ** 2 / n
     spectrum = _spectrum(R, mean, values, V, squares / n - float(xp.sum(values)))
-    if spectrum.rest < eps_of(R) ** 0.5 * squares / n or _may_be_rounding(spectrum):
+    # For each feature the variance that the decomposition and the rows' own rounding may make.
+    with np.errstate(over="ignore"):
+        rounded = spectrum.resolution + (spectrum.rounding * spectrum.mean) ** 2
+    if spectrum.rest < max(eps_of(R) ** 0.5 * squares / n, float(xp.sum(rounded))):
         # The difference has cancelled: take the squares of what the components leave over.
-        left = R - (R @ V.T) @ V
-        variances = xp.sum(left**2, axis=0, dtype=xp.float64) / n
-        rest = 0.0 if _is_rounding(variances, spectrum) else float(xp.sum(variances))
+        left = xp.sum((R - (R @ V.T) @ V) ** 2, axis=0, dtype=xp.float64) / n
+        rest = 0.0 if xp.all(left <= rounded) else float(xp.sum(left))
         spectrum = replace(spectrum, rest=rest)
     return spectrum
-
-
-def _may_be_rounding(spectrum: Spectrum) -> bool:
-    return spectrum.rest <= float(_rounded(spectrum).sum())
-
-
-def _is_rounding(variances: Array, spectrum: Spectrum) -> bool:
-    """Whether what is left over of each feature is no more than its rounding errors."""
-    return bool((variances <= _rounded(spectrum)).all())
-
-
-def _rounded(spectrum: Spectrum) -> Array:
-    """For each feature the variance that the decomposition and the rows' own rounding may make."""
-    with np.errstate(over="ignore"):
-        return spectrum.resolution + (spectrum.rounding * spectrum.mean) ** 2
 
 
 def _spectrum(X: Array, mean: Array, values: Array, V: Array, rest: float) -> Spectrum:

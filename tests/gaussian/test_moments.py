@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sklearn_vae import Moments
+from sklearn_vae.gaussian import moments as moments_module
 from tests.helpers import to_numpy
 
 EPS = 2.0**-52
@@ -141,6 +142,32 @@ def test_rows_of_tiny_weight_cost_no_digits(n_light, weight):
     X[light] = 1e8 - 10.0
     weights[light] = weight
     assert_same(Moments.of(X, weights), *exact(X, weights), 1e8 + 10)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_blocks_are_shifted_by_the_mean_before_them_and_only_where_it_is_far(monkeypatch, weighted):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600_000, 2))
+    X[200_000:400_000] += 1e6
+    weights = rng.uniform(0.9, 1.1, size=len(X)) if weighted else None
+    seen, original = [], moments_module._moments_about
+
+    def spy(block, w, shift, xp):
+        seen.append((block[:, 0].min() > 1e5, block[:, 0].max() < 1e5, shift))
+        return original(block, w, shift, xp)
+
+    monkeypatch.setattr(moments_module, "_moments_about", spy)
+    assert_same(Moments.of(X, weights), *exact(X, weights), 1e6 + 5)
+    after_far = [
+        shift for (far, _, _), (again, _, shift) in itertools.pairwise(seen) if far and again
+    ]
+    after_near = [
+        shift for (_, near, _), (_, again, shift) in itertools.pairwise(seen) if near and again
+    ]
+    assert after_far
+    assert after_near
+    assert all(np.abs(shift - 1e6).max() < 1.0 for shift in after_far)
+    assert all(shift is None for shift in after_near)
 
 
 def test_float32_products_are_summed_in_float64():
