@@ -1,12 +1,18 @@
 """Checks of parameters and input, with error texts that name offender, requirement and value."""
 
+import math
+import mmap
+import os
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
+from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import check_array, validate_data
@@ -48,18 +54,60 @@ def check_integer(name: str, value: Any, *, at_least: int) -> None:
 def check_rows(
     estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1, finite: bool = True
 ) -> Any:
-    """X as a two-dimensional float64 or float32 array; `reset` as in validate_data.
+    """X as a two-dimensional array of real numbers or sparse CSR or CSC; `reset` as validate_data.
 
-    `finite=False` leaves it to the caller to look for NaN and infinity.
+    float64 or float32, but for memory-mapped X, and arrays other than NumPy's under scikit-learn's
+    `array_api_dispatch`, which keep their dtype. `finite=False` leaves it to the caller to look
+    for NaN and infinity.
     """
+    foreign = get_config()["array_api_dispatch"] and not (
+        is_numpy_array(X) or not is_array_api_obj(X)
+    )
+    keep_dtype = foreign or is_memory_mapped(X)
     with np.errstate(invalid="ignore", over="ignore"):
         return validate_data(
             estimator,
             X,
             reset=reset,
-            dtype=list(FLOAT_DTYPES),
+            accept_sparse=("csr", "csc"),
+            dtype="numeric" if keep_dtype else list(FLOAT_DTYPES),
             ensure_min_samples=min_samples,
             ensure_all_finite=finite,
+        )
+
+
+def is_memory_mapped(X: Any) -> bool:
+    """Whether X is a NumPy array, or a view of one, whose numbers lie in a file."""
+    while isinstance(X, np.ndarray):
+        if isinstance(X, np.memmap):
+            return True
+        X = X.base
+    return isinstance(X, mmap.mmap)
+
+
+def available_memory() -> float:
+    """Bytes of memory that are free, or soon could be; infinity where nothing tells."""
+    limits = [math.inf]
+    with suppress(OSError, StopIteration), open("/proc/meminfo") as file:
+        line = next(line for line in file if line.startswith("MemAvailable:"))
+        limits.append(1024 * int(line.split()[1]))
+    with suppress(OSError, ValueError):  # the limit of a container; "max" where there is none
+        group = Path("/sys/fs/cgroup")
+        used = int((group / "memory.current").read_text())
+        limits.append(int((group / "memory.max").read_text()) - used)
+    if len(limits) == 1 and hasattr(os, "sysconf"):
+        with suppress(OSError, ValueError):
+            limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(limits)
+
+
+def check_memory(n_bytes: float, what: str, instead: str) -> None:
+    """Raise MemoryError unless `n_bytes` are available; the text says what needs them."""
+    available = available_memory()
+    if n_bytes > available:
+        raise MemoryError(
+            f"{what}, together {n_bytes / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB are "
+            f"available. {instead}"
         )
 
 
@@ -83,8 +131,12 @@ def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
 
 def check_latents(estimator: BaseEstimator, Z: Any, n_components: int) -> Any:
     """Z as a finite float array of shape (n, n_components)."""
+    foreign = is_array_api_obj(Z) and not is_numpy_array(Z) and get_config()["array_api_dispatch"]
     Z = check_array(
-        Z, input_name="Z", dtype=list(FLOAT_DTYPES), ensure_min_features=min(n_components, 1)
+        Z,
+        input_name="Z",
+        dtype="numeric" if foreign else list(FLOAT_DTYPES),
+        ensure_min_features=min(n_components, 1),
     )
     if Z.shape[1] != n_components:
         raise ValueError(
@@ -92,3 +144,21 @@ def check_latents(estimator: BaseEstimator, Z: Any, n_components: int) -> Any:
             f"{type(estimator).__name__}, got {Z.shape[1]}."
         )
     return Z
+
+
+def check_same_place(estimator: BaseEstimator, X: Any, fitted: Any, method: str) -> None:
+    """Raise ValueError unless X is of the array library and on the device of a fitted array."""
+    if not is_array_api_obj(X):  # sparse
+        X = np.empty(0)
+    if array_namespace(X) is array_namespace(fitted) and device(X) == device(fitted):
+        return
+    raise ValueError(
+        f"Inputs passed to {type(estimator).__name__}.{method}() must use the same namespace and "
+        f"the same device as those passed to fit(), got {_place(X)} after {_place(fitted)}. (Under "
+        "sklearn.config_context(array_api_dispatch=True) an array stays what it is; otherwise it "
+        "becomes one of NumPy.)"
+    )
+
+
+def _place(X: Any) -> str:
+    return f"{array_namespace(X).__name__} on device {device(X)}"

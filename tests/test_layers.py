@@ -11,6 +11,7 @@ ROOT = Path(sklearn_vae.__file__).parent
 LAYOUT = [
     "validation",
     "gaussian.arrays",
+    "gaussian.rows",
     "gaussian.lowrank",
     "gaussian.moments",
     "gaussian.spectrum",

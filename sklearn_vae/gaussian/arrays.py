@@ -5,24 +5,60 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import (
+    array_namespace,
+    device,
+    is_array_api_obj,
+    is_array_api_strict_namespace,
+    is_numpy_namespace,
+    to_device,
+)
 
 # Any array of an array-API namespace: the standard has no type for it yet.
 Array: TypeAlias = Any
 
 
-def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
+def row_blocks(n_rows: int, n_columns: int, *, at_least: int = 8) -> Iterator[slice]:
     """Slices of consecutive rows that cover `n_rows`; one empty slice where there are none.
 
     A block holds about 2**20 numbers, so that what is computed from it is still in the cache
-    when the next operation reads it, but never fewer than 256 rows.
+    when the next operation reads it, but never fewer than `at_least` rows.
     """
-    size = max(2**20 // max(n_columns, 1), 256)
+    size = max(2**20 // max(n_columns, 1), at_least)
     return (slice(start, min(start + size, n_rows)) for start in range(0, max(n_rows, 1), size))
 
 
-def as_floating(X: Array) -> tuple[Array, Any]:
-    """X as a two-dimensional real floating array, and its namespace."""
+def wide_float(X: Array) -> Any:
+    """The dtype for sums: float64, or float32 where X is on a device that has nothing wider."""
+    xp = array_namespace(X)
+    if is_numpy_namespace(xp):
+        return xp.float64
+    dtypes = xp.__array_namespace_info__().dtypes(device=device(X), kind="real floating")
+    return dtypes.get("float64", xp.float32)
+
+
+def float_type(X: Array) -> Any:
+    """The dtype to compute with X in: its own if that is float64 or float32, else the wide one."""
+    xp = array_namespace(X)
+    return X.dtype if X.dtype in (xp.float32, xp.float64) else wide_float(X)
+
+
+def common_float_type(X: Any, model: Array) -> Any:
+    """The dtype in which rows X, which may be sparse, meet the arrays of a model."""
+    xp = array_namespace(model)
+    own = X.dtype if X.dtype in (xp.float32, xp.float64) else wide_float(model)
+    return xp.result_type(own, model.dtype)
+
+
+def affine(Z: Array, A: Array, b: Array) -> Array:
+    """Z A + b, in the wider of the two precisions."""
+    xp = array_namespace(Z, A, b)
+    Z, A, b = (xp.astype(array, common_float_type(Z, b), copy=False) for array in (Z, A, b))
+    return Z @ A + b
+
+
+def as_matrix(X: Array) -> tuple[Array, Any]:
+    """X, which must be a two-dimensional array of real numbers, and its namespace."""
     if not hasattr(X, "ndim"):
         raise TypeError(f"X must be an array of an array-API namespace, got {type(X).__name__}.")
     xp = array_namespace(X)
@@ -30,61 +66,48 @@ def as_floating(X: Array) -> tuple[Array, Any]:
         raise ValueError(f"X must be two-dimensional, (n_samples, n_features), got {X.ndim}-d.")
     if xp.isdtype(X.dtype, "complex floating"):
         raise ValueError(f"X must be real, got dtype {X.dtype}.")
-    if not xp.isdtype(X.dtype, "real floating"):
-        X = xp.astype(X, xp.float64)
     return X, xp
 
 
-def center(X: Array) -> tuple[Array, Array, float]:
-    """Subtract the column means of X.
-
-    The mean of a column far from zero carries a rounding error of its own, which would stay in
-    every centred row as a direction of its own: it is subtracted a second time.
-
-    Parameters
-    ----------
-    X : array of shape (n, d), n >= 1, finite
-
-    Returns
-    -------
-    R : array of shape (n, d), a new array
-    mean : array of shape (d,), float64
-    squares : float
-        Squared Frobenius norm of R.
+def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
+    """`weights` as an array beside X, in its dtype for sums.
 
     Raises
     ------
     ValueError
-        If the squares overflow.
+        Unless there is one for each row of X, finite, not negative.
     """
     xp = array_namespace(X)
-    n = X.shape[0]
-    with np.errstate(invalid="ignore", over="ignore"):
-        mean = xp.sum(X, axis=0, dtype=xp.float64) / n
-        R = X - xp.astype(mean, X.dtype)
-        rest = xp.sum(R, axis=0, dtype=xp.float64) / n
-        R -= xp.astype(rest, X.dtype)
-        squares = float(xp.sum(xp.vecdot(R, R), dtype=xp.float64))
-    if not math.isfinite(squares):
-        raise ValueError(f"X is too large: the squares of its centred rows overflow {X.dtype}.")
-    # The mean that was in fact subtracted, and what may be left of it.
-    return R, xp.astype(xp.astype(mean, X.dtype), xp.float64) + rest, squares
+    if is_array_api_obj(weights) and array_namespace(weights) is not xp:
+        weights = _to_host(weights)
+    weights = xp.asarray(weights, dtype=wide_float(X), device=device(X))
+    if tuple(weights.shape) != (X.shape[0],):
+        raise ValueError(
+            f"{name} must have shape ({X.shape[0]},), one a row of X, got {tuple(weights.shape)}."
+        )
+    bad = ~(xp.isfinite(weights) & (weights >= 0))
+    if xp.any(bad):
+        row = int(xp.argmax(xp.astype(bad, xp.int64)))
+        raise ValueError(f"{name} must be finite and >= 0, got {weights[row]} for row {row}.")
+    return weights
 
 
-def project(X: Array, mean: Array, A: Array, *, near: bool) -> Array:
-    """(X - mean) A of shape (n, k).
+def _to_host(values: Array) -> np.ndarray:
+    """A NumPy array from one of any library, on any device."""
+    if is_array_api_strict_namespace(array_namespace(values)):
+        host = array_namespace(values).__array_namespace_info__().default_device()
+        return np.from_dlpack(to_device(values, host))
+    return np.asarray(to_device(values, "cpu"))
 
-    `near` says that the mean is not large against the spread of the rows. Then it is subtracted
-    after the product, which needs no copy of X; otherwise before it, where an offset cancels.
-    """
-    xp = array_namespace(X, mean)
-    if near:
-        return X @ A - mean @ A
-    blocks = row_blocks(X.shape[0], X.shape[1])
-    return xp.concat([(X[rows, :] - mean) @ A for rows in blocks])
+
+def scale_of(weights: Array) -> float:
+    """A power of 2: the weights divided by it are below 2, and round no differently."""
+    xp = array_namespace(weights)
+    largest = float(xp.max(weights)) if weights.shape[0] else 0.0
+    return 2.0 ** (math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0
 
 
 def to_device_of(reference: Array, values: Any) -> Array:
     """`values` (NumPy array or sequence) with the namespace, device and dtype of `reference`."""
     xp = array_namespace(reference)
-    return xp.asarray(values, dtype=reference.dtype, device=device(reference))
+    return xp.asarray(np.asarray(values), dtype=reference.dtype, device=device(reference))

@@ -5,9 +5,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_numpy_array
+from scipy import sparse
 
-from sklearn_vae.gaussian.arrays import Array, as_floating, project, row_blocks, to_device_of
+from sklearn_vae.gaussian.arrays import (
+    Array,
+    affine,
+    as_matrix,
+    common_float_type,
+    row_blocks,
+    to_device_of,
+    wide_float,
+)
+from sklearn_vae.gaussian.rows import (
+    ShiftedRows,
+    canonical,
+    dense,
+    project,
+    shifted_blocks,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,14 +132,15 @@ class LowRankGaussian:
         return log_det_m + (spare * math.log(self.noise_variance) if spare else 0.0)
 
     @cached_property
-    def _near(self) -> bool:
-        return mean_is_near(self.mean, self.loadings, self.noise_variance)
+    def _limit(self) -> float:
+        return mean_limit(self.loadings, self.noise_variance)
 
-    def _check_rows(self, X: Array) -> tuple[Array, Any]:
-        X, xp = as_floating(X)
+    def _check_rows(self, X: Any) -> Any:
+        if not (sparse.issparse(X) and is_numpy_array(self.mean)):
+            X, _ = as_matrix(X)
         if X.shape[1] != self.n_features:
             raise ValueError(f"X must have {self.n_features} columns, got {X.shape[1]}.")
-        return X, xp
+        return X
 
     def _is_singular(self) -> bool:
         if self.n_features != self.n_components:
@@ -133,56 +150,61 @@ class LowRankGaussian:
         scale = xp.abs(xp.linalg.diagonal(root))
         return not bool(xp.all(scale > xp.finfo(scale.dtype).eps * xp.max(scale)))
 
-    def log_prob(self, X: Array) -> Array:
-        """Log-density of each row of X, shape (n,), in nats. Costs O(d k) a row."""
-        X, xp = self._check_rows(X)
-        blocks = (X[rows, :] for rows in row_blocks(X.shape[0], self.n_features))
-        mean = self.mean
-        if not self._near:
-            blocks, mean = (block - self.mean for block in blocks), xp.zeros_like(mean)
-        distance = xp.concat([self._mahalanobis(block, mean) for block in blocks])
+    def log_prob(self, X: Any) -> Array:
+        """Log-density of each row of X, an array or sparse; shape (n,), in nats. O(d k) a row."""
+        X = self._check_rows(X)
+        xp = array_namespace(self.mean)
+        dtype = common_float_type(X, self.mean)
+        if dtype != self.mean.dtype:
+            mean, loadings = xp.astype(self.mean, dtype), xp.astype(self.loadings, dtype)
+            return LowRankGaussian(mean, loadings, self.noise_variance).log_prob(X)
+        if sparse.issparse(X):
+            X = canonical(X)
+        blocks = shifted_blocks(X, self.mean, self._limit)
+        distance = xp.concat([self._mahalanobis(block, X[rows, :]) for rows, block in blocks])
         return -0.5 * (distance + (self.log_det + self.n_features * math.log(2.0 * math.pi)))
 
-    def _mahalanobis(self, X: Array, mean: Array) -> Array:
-        """(x - mean)' C^-1 (x - mean) of each row, shape (n,), by one product with X.
+    def _mahalanobis(self, block: ShiftedRows, X: Any) -> Array:
+        """(x - mean)' C^-1 (x - mean) of each row of X, by one product with the block of them.
 
         It is (|x - mean|^2 - |y|^2) / sigma2, with |x - mean|^2 = |x|^2 + |mean|^2 - 2 mean'x. A
         row where this has cancelled is done again, without differences.
         """
-        xp = array_namespace(X, mean)
+        mean = block.mean
+        xp = array_namespace(mean)
         if self.noise_variance == 0.0:
-            return self._mahalanobis_of_centred(X - mean)
-        A = xp.concat([self._whitener, mean[:, None]], axis=1)
-        # Few columns of many terms: in float64 BLAS is a fifth faster where they are rows.
-        as_rows = X.dtype == xp.float64 and self.n_features >= 512
-        Y = (A.T @ X.T).T if as_rows else X @ A
-        terms = xp.vecdot(X, X) + xp.vecdot(mean, mean)
+            return self._mahalanobis_by_sums(X)
+        Y = block.times(xp.concat([self._whitener, mean[:, None]], axis=1))
+        terms = block.squares() + xp.vecdot(mean, mean)
         distance = terms - 2.0 * Y[:, -1]
         Y = Y[:, :-1] - mean @ self._whitener
         distance = (distance - xp.vecdot(Y, Y)) / self.noise_variance
         # The error is a few eps of the terms: of the distance a few eps^(3/4) at the most.
-        least = float(xp.finfo(X.dtype).eps) ** 0.25 * terms
+        least = float(xp.finfo(mean.dtype).eps) ** 0.25 * terms
         # Not "<": where the terms overflow, the distance is nan.
         lost = ~(distance * self.noise_variance >= least)
         if xp.any(lost):
-            distance[lost] = self._mahalanobis_of_centred(X[lost] - mean)
+            distance[lost] = self._mahalanobis_by_sums(X[lost])
         return distance
 
-    def _mahalanobis_of_centred(self, R: Array) -> Array:
-        """The same from r = x - mean, as a sum of positive terms: |r - W z|^2 / sigma2 + |z|^2."""
-        xp = array_namespace(R)
-        Z = (R @ self._whitener) @ self._inverse_root.T
-        distance = xp.vecdot(Z, Z)
-        if self.noise_variance > 0.0:
-            residual = R - Z @ self.loadings.T
-            distance = distance + xp.vecdot(residual, residual) / self.noise_variance
-        return distance
+    def _mahalanobis_by_sums(self, X: Any) -> Array:
+        """The same as a sum of positive terms: with r = x - mean, |r - W z|^2 / sigma2 + |z|^2."""
+        xp = array_namespace(self.mean)
+        distances = []
+        for rows in row_blocks(*X.shape):
+            R = xp.astype(dense(X[rows, :]), self.mean.dtype, copy=False) - self.mean
+            Z = (R @ self._whitener) @ self._inverse_root.T
+            distance = xp.vecdot(Z, Z)
+            if self.noise_variance > 0.0:
+                R = R - Z @ self.loadings.T
+                distance = distance + xp.vecdot(R, R) / self.noise_variance
+            distances.append(distance)
+        return xp.concat(distances)
 
     def posterior_mean(self, X: Array) -> Array:
-        """E[z|x] = M^-1 W' (x - mean) of each row, shape (n, k)."""
-        X, _ = self._check_rows(X)
+        """E[z|x] = M^-1 W' (x - mean) of each row of X, an array or sparse; shape (n, k)."""
         gain = self._whitener @ self._inverse_root.T
-        return project(X, self.mean, gain, near=self._near)
+        return project(self._check_rows(X), self.mean, gain, self._limit)
 
     @property
     def posterior_covariance(self) -> Array:
@@ -191,7 +213,7 @@ class LowRankGaussian:
 
     def conditional_mean(self, Z: Array) -> Array:
         """E[x|z] = W z + mean of each row, shape (n, d); Cov[x|z] = sigma2 I."""
-        return Z @ self.loadings.T + self.mean
+        return affine(Z, self.loadings.T, self.mean)
 
     def sample(self, n_samples: int, rng: Any) -> tuple[Array, Array]:
         """Draw `n_samples` pairs (x, z), of shapes (n, d) and (n, k).
@@ -203,13 +225,12 @@ class LowRankGaussian:
         return self.conditional_mean(Z) + self.noise_variance**0.5 * noise, Z
 
 
-def mean_is_near(mean: Array, loadings: Array, noise_variance: float) -> bool:
-    """Whether |mean|^2 is at most ten times the trace of C.
+def mean_limit(loadings: Array, noise_variance: float) -> float:
+    """Ten times the trace of C = W W' + sigma2 I.
 
-    Then x can be multiplied as it is, and the mean subtracted from the product, at the cost of
-    less than a digit.
+    Up to a |mean|^2 of this, x can be multiplied as it is and the mean subtracted from the
+    product, at the cost of less than a digit.
     """
-    xp = array_namespace(mean, loadings)
-    mean, loadings = xp.astype(mean, xp.float64), xp.astype(loadings, xp.float64)
-    trace = float(xp.sum(loadings**2)) + loadings.shape[0] * noise_variance
-    return float(xp.linalg.vector_norm(mean)) <= (10.0 * trace) ** 0.5
+    xp = array_namespace(loadings)
+    trace = float(xp.sum(xp.astype(loadings, wide_float(loadings)) ** 2))
+    return 10.0 * (trace + loadings.shape[0] * noise_variance)

@@ -8,8 +8,17 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
+from scipy import sparse
 
-from sklearn_vae.gaussian.arrays import Array, as_floating
+from sklearn_vae.gaussian.arrays import (
+    Array,
+    as_matrix,
+    check_weights,
+    float_type,
+    scale_of,
+    wide_float,
+)
+from sklearn_vae.gaussian.rows import SparseRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +78,15 @@ class Moments:
         """Moments of the rows of X, in one pass over blocks of rows.
 
         Each block is shifted by the mean of the block before it, unless that is small against
-        the spread, and multiplied in X's precision; the sums are float64.
+        the spread, and multiplied in X's precision; the sums are float64, or float32 on a device
+        without float64. X may be memory-mapped: no copy is made but of a block. Of a sparse X
+        only stored numbers are multiplied, and columns that are nearly full.
 
         Parameters
         ----------
-        X : array of shape (n, d)
-            Finite, of any array-API namespace; n may be 0. Integers count as float64.
+        X : array or sparse matrix of shape (n, d)
+            Finite, of any array-API namespace; n may be 0. Numbers other than float64 and
+            float32 count as float64.
         weights : array of shape (n,), default=None
             Finite and not negative; fractions allowed. A weight of 2 counts a row twice, one of
             0 leaves it out. None weighs every row 1.
@@ -84,11 +96,16 @@ class Moments:
         ValueError
             If X is not finite, not real or not two-dimensional, or the weights do not fit.
         """
-        X, xp = as_floating(X)
-        d = X.shape[1]
+        if sparse.issparse(X):
+            return cls._of_sparse(X, weights)
+        X, xp = as_matrix(X)
+        n, scale = float(X.shape[0]), 1.0
         if weights is not None:
-            weights = _check_weights(weights, X, xp)
-        scatter = xp.zeros((d, d), dtype=xp.float64, device=device(X))
+            weights = check_weights(weights, X)
+            n, scale = float(xp.sum(weights)), scale_of(weights)
+            weights = xp.astype(weights / scale, float_type(X))
+        d, wide = X.shape[1], wide_float(X)
+        scatter = xp.zeros((d, d), dtype=wide, device=device(X))
         counts, means, errors = [], [], []
         with np.errstate(invalid="ignore", over="ignore"):
             # Means of blocks are kept relative to this: a large mean would round them.
@@ -98,9 +115,23 @@ class Moments:
                 counts.append(count)
                 means.append(mean)
                 errors.append(error)
-            origin = xp.astype(origin, xp.float64)
-            moments = cls._from_blocks(counts, xp.stack(means), xp.stack(errors), scatter, origin)
+            origin = xp.astype(origin, wide)
+            mean, scatter = _join_blocks(counts, xp.stack(means), xp.stack(errors), scatter)
+            if scale != 1.0:
+                scatter *= scale
+            moments = cls(n, origin + mean, scatter)
         return moments._checked("X must be finite with finite squares")
+
+    @classmethod
+    def _of_sparse(cls, X: Any, weights: Array | None) -> Moments:
+        d = X.shape[1]
+        if weights is not None:
+            weights = check_weights(weights, np.empty((X.shape[0], 0)))
+        n = float(X.shape[0] if weights is None else weights.sum())
+        if n == 0.0:
+            return cls(0.0, np.zeros(d), np.zeros((d, d)))
+        rows = SparseRows(X, weights)
+        return cls(n, rows.mean, (n / rows.n) * rows.scatter())
 
     def _checked(self, requirement: str) -> Moments:
         """Self, or a ValueError that names the first column with NaN or infinity."""
@@ -110,18 +141,6 @@ class Moments:
             column = int(xp.argmin(xp.astype(finite, xp.int64)))
             raise ValueError(f"{requirement}, got NaN, infinity or overflow in column {column}.")
         return self
-
-    @classmethod
-    def _from_blocks(
-        cls, counts: list[float], means: Array, errors: Array, scatter: Array, origin: Array
-    ) -> Moments:
-        """From each block's weight, mean minus origin and minus shift, and the sum of products."""
-        xp = array_namespace(means)
-        n = sum(counts)
-        w = xp.asarray(counts, dtype=means.dtype, device=device(means))[:, None]
-        mean = xp.sum(w * means, axis=0) / (n or 1.0)
-        within, between = w**0.5 * errors, w**0.5 * (means - mean)
-        return cls(n, origin + mean, scatter - within.T @ within + between.T @ between)
 
     def __add__(self, other: Moments) -> Moments:
         if not isinstance(other, Moments):
@@ -156,29 +175,31 @@ class Moments:
         return self.scatter / self.n
 
 
-def _check_weights(weights: Array, X: Array, xp: Any) -> Array:
-    weights = xp.asarray(weights, dtype=X.dtype, device=device(X))
-    if tuple(weights.shape) != (X.shape[0],):
-        raise ValueError(
-            f"weights must have shape ({X.shape[0]},), one a row of X, got {tuple(weights.shape)}."
-        )
-    bad = ~(xp.isfinite(weights) & (weights >= 0))
-    if xp.any(bad):
-        row = int(xp.argmax(xp.astype(bad, xp.int64)))
-        raise ValueError(f"weights must be finite and >= 0, got {weights[row]} for row {row}.")
-    return weights
+def _join_blocks(
+    counts: list[float], means: Array, errors: Array, scatter: Array
+) -> tuple[Array, Array]:
+    """Mean and scatter of all blocks, from each one's weight, mean, mean minus shift.
+
+    `scatter` is the sum of the blocks' products about their shifts.
+    """
+    xp = array_namespace(means)
+    w = xp.asarray(counts, dtype=means.dtype, device=device(means))[:, None]
+    mean = xp.sum(w * means, axis=0) / (sum(counts) or 1.0)
+    within, between = w**0.5 * errors, w**0.5 * (means - mean)
+    return mean, scatter - within.T @ within + between.T @ between
 
 
 def _rough_mean(X: Array, weights: Array | None, xp: Any) -> Array:
     """Mean of the first rows that count, in X's precision; zeros where there are none."""
+    dtype = float_type(X)
     head = X
     if weights is not None and X.shape[0]:
         heavy = xp.nonzero(weights >= 0.5 * xp.mean(weights))[0]
         head = xp.take(X, heavy[: min(256, heavy.shape[0])], axis=0)
     head = head[: min(256, head.shape[0]), :]
     if head.shape[0] == 0:
-        return xp.zeros((X.shape[1],), dtype=X.dtype, device=device(X))
-    return xp.astype(xp.sum(head, axis=0, dtype=xp.float64) / head.shape[0], X.dtype)
+        return xp.zeros((X.shape[1],), dtype=dtype, device=device(X))
+    return xp.astype(xp.sum(head, axis=0, dtype=wide_float(X)) / head.shape[0], dtype)
 
 
 def _shifted_blocks(
@@ -190,7 +211,8 @@ def _shifted_blocks(
     float32, not shifting the next block costs no more than a digit.
     """
     n_rows, d = X.shape
-    limit = 10.0 if X.dtype == xp.float64 else 1.0
+    dtype, wide = float_type(X), wide_float(X)
+    limit = 10.0 if dtype == xp.float64 else 1.0
     shift: Array | None = origin
     start, heaviest = 0, 0.0  # the largest average weight of a row in a block so far
     while start < max(n_rows, 1):
@@ -199,10 +221,11 @@ def _shifted_blocks(
         size = min(max(2**18 // max(d, 1), 4096), 2**14) * (1 if shift is not None else 4)
         rows = slice(start, min(start + size, n_rows))
         start += size
-        block, w = X[rows, :], None if weights is None else weights[rows]
+        block = xp.astype(X[rows, :], dtype, copy=False)
+        w = None if weights is None else weights[rows]
         count, error, product = _moments_about(block, w, shift, xp)
         shifted_by = xp.zeros_like(origin) if shift is None else shift
-        mean = xp.astype(shifted_by, xp.float64) - xp.astype(origin, xp.float64) + error
+        mean = xp.astype(shifted_by, wide) - xp.astype(origin, wide) + error
         yield count, mean, error, product
         # A block of light rows may be anywhere: it does not tell where the next one is.
         weight = count / max(block.shape[0], 1)
@@ -210,20 +233,21 @@ def _shifted_blocks(
         if weight == 0.0 or weight < 0.5 * heaviest:
             continue
         variance = xp.linalg.diagonal(product) / count - error**2
-        mean = mean + xp.astype(origin, xp.float64)
-        shift = xp.astype(mean, X.dtype) if xp.any(mean**2 > limit * variance) else None
+        mean = mean + xp.astype(origin, wide)
+        shift = xp.astype(mean, dtype) if xp.any(mean**2 > limit * variance) else None
 
 
 def _moments_about(
     X: Array, weights: Array | None, shift: Array | None, xp: Any
 ) -> tuple[float, Array, Array]:
     """Weight of a block, its mean and its scatter, both about the shift; None is zero."""
+    wide = wide_float(X)
     R = X if shift is None else X - shift
     if weights is None:
         count = float(X.shape[0])
         total = xp.ones((X.shape[0],), dtype=X.dtype, device=device(X)) @ R
     else:
-        count = float(xp.sum(xp.astype(weights, xp.float64)))
+        count = float(xp.sum(xp.astype(weights, wide)))
         total = weights @ R
         R = weights[:, None] ** 0.5 * R
-    return count, xp.astype(total, xp.float64) / (count or 1.0), R.T @ R
+    return count, xp.astype(total, wide) / (count or 1.0), R.T @ R

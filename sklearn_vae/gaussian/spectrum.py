@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -29,7 +29,7 @@ class Spectrum:
     Parameters
     ----------
     mean : array of shape (d,)
-    eigenvalues : array of shape (r,), float64
+    eigenvalues : array of shape (r,), in the dtype for sums
         Descending and >= 0.
     components : array of shape (r, d)
         Orthonormal rows.
@@ -57,10 +57,13 @@ class Spectrum:
     rounding: float = 0.0
 
     @classmethod
-    def of_moments(cls, moments: Moments, *, eps: float = 2.0**-52) -> Spectrum:
+    def of_moments(
+        cls, moments: Moments, *, eps: float = 2.0**-52, n_rows: float | None = None
+    ) -> Spectrum:
         """All d eigenpairs, by one symmetric eigendecomposition.
 
-        `eps` is the relative precision in which the scatter was multiplied out.
+        `eps` is the relative precision in which the scatter was multiplied out, `n_rows` the
+        number of rows where it is not the sum of weights.
         """
         xp = array_namespace(moments.scatter)
         S = moments.covariance
@@ -70,7 +73,7 @@ class Spectrum:
         values = xp.clip(xp.flip(values), 0.0, None)
         components = with_positive_peaks(xp.flip(vectors, axis=1).T)
         error = 4.0 * moments.n_features**0.5 * eps * float(values[0])
-        rounding = spread_of_rounding(eps, moments.n, moments.n_features)
+        rounding = spread_of_rounding(eps, n_rows or moments.n, moments.n_features)
         return cls(moments.mean, values, components, 0.0, max(error, SMALLEST), rounding)
 
     @property
@@ -93,10 +96,24 @@ class Spectrum:
     def _present(self) -> Array:
         """Which eigenvalues exceed the resolution and what rounding makes along them."""
         xp = array_namespace(self.components)
+        components = xp.astype(self.components, self.eigenvalues.dtype)
         with np.errstate(over="ignore"):
-            errors = xp.astype(self.components, xp.float64) * (self.rounding * self.mean)
-            rounded = xp.sum(errors**2, axis=1)
+            rounded = xp.sum((components * (self.rounding * self.mean)) ** 2, axis=1)
         return (self.eigenvalues > self.resolution) & (self.eigenvalues > rounded)
+
+    def padded(self, r: int) -> Spectrum:
+        """With at least r eigenpairs, where what is not held has no variance."""
+        xp = array_namespace(self.components)
+        held = self.components.shape[0]
+        if held >= r:
+            return self
+        complement = xp.linalg.qr(self.components.T, mode="complete")[0][:, held:r].T
+        zeros = xp.zeros((r - held,), dtype=self.eigenvalues.dtype, device=device(self.eigenvalues))
+        return replace(
+            self,
+            eigenvalues=xp.concat([self.eigenvalues, zeros]),
+            components=xp.concat([self.components, with_positive_peaks(complement)]),
+        )
 
     def _tail(self, k: int) -> float:
         """Sum of all eigenvalues after the first k. Its own sum: trace minus head would cancel."""
@@ -150,7 +167,7 @@ class Spectrum:
 
         Returns
         -------
-        array of shape (m, s), float64
+        array of shape (m, s)
             Nats per sample. nan where the maximum likelihood noise is 0 and the rank below d:
             there the likelihood is unbounded.
         """
@@ -173,7 +190,7 @@ class Spectrum:
         if moments is None:
             return self.eigenvalues, self.rest
         xp = array_namespace(moments.mean)
-        V = xp.astype(self.components, xp.float64)
+        V = xp.astype(self.components, self.eigenvalues.dtype)
         offset = moments.mean - self.mean
         S = moments.covariance
         variances = xp.vecdot(V @ S, V) + (V @ offset) ** 2
@@ -197,7 +214,8 @@ class Spectrum:
                 device=device(t),
             )
             # Below the rank kappa is lambda; beyond it sigma2 is 0 and the value undefined.
-            kappa = xp.clip(self.eigenvalues, sys.float_info.min, None)
+            smallest = float(xp.finfo(t.dtype).smallest_normal)
+            kappa = xp.clip(self.eigenvalues, smallest, None)
             defined = (sigma2 > 0) | ((spare == 0) & (self.rank == d))
             sigma2 = xp.where(sigma2 > 0, sigma2, xp.ones_like(sigma2))
         else:
@@ -241,15 +259,15 @@ def _prefix_sums(values: Array, start: float = 0.0) -> Array:
     return xp.cumulative_sum(xp.concat([first, values]))
 
 
-def components_for_ratio(spectrum: Spectrum, ratio: float) -> int:
-    """Smallest k whose components explain more than the share `ratio` of the variance."""
-    xp = array_namespace(spectrum.eigenvalues)
-    explained = xp.cumulative_sum(spectrum.eigenvalues) / (spectrum.total_variance or 1.0)
+def components_for_ratio(eigenvalues: Array, total: float, ratio: float) -> int:
+    """Smallest k whose eigenvalues sum up to more than the share `ratio` of the total."""
+    xp = array_namespace(eigenvalues)
+    explained = xp.cumulative_sum(eigenvalues) / (total or 1.0)
     enough = int(xp.count_nonzero(explained <= ratio)) + 1
     return min(enough, explained.shape[0])
 
 
-def minka_dimension(spectrum: Spectrum, n_samples: int) -> int:
+def minka_dimension(spectrum: Spectrum, n_samples: float) -> int:
     """The number of components, between 1 and d - 1, of largest Bayesian evidence.
 
     Laplace's approximation of the evidence, for all numbers of components in O(d^2).
@@ -259,7 +277,7 @@ def minka_dimension(spectrum: Spectrum, n_samples: int) -> int:
     spectrum : Spectrum
         With all d eigenvalues. Those below its resolution, and gaps between eigenvalues that
         are smaller than it, count as the resolution.
-    n_samples : int
+    n_samples : float
         At least d.
 
     References

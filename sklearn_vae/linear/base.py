@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
+from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.gaussian.arrays import Array, project
-from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_is_near
+from sklearn_vae.gaussian.arrays import Array, affine, check_weights, float_type, wide_float
+from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
+from sklearn_vae.gaussian.rows import canonical, project
 from sklearn_vae.validation import (
     check_choice,
     check_finite,
     check_integer,
     check_latents,
     check_rows,
+    check_same_place,
 )
 
 COORDINATES = ("posterior", "principal", "whitened")
+
+
+def check_sample_weight(sample_weight: Any, X: Any) -> Array:
+    """Weights of the rows of X, which may be sparse, in the library and on the device of X.
+
+    Raises
+    ------
+    ValueError
+        Unless there is one for each row, finite, not negative, and not all are 0.
+    """
+    if sparse.issparse(X):
+        X = np.empty((X.shape[0], 0))
+    weights = check_weights(sample_weight, X, "sample_weight")
+    with np.errstate(over="ignore"):
+        total = float(array_namespace(weights).sum(weights))
+    if not 0.0 < total < math.inf:
+        raise ValueError(f"sample_weight must have a finite sum above zero, got {total}.")
+    return weights
 
 
 class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -36,7 +58,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : {array-like, sparse matrix} of shape (n, d)
 
         Returns
         -------
@@ -46,8 +68,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
-        X = check_rows(self, X, reset=False)
-        return self._project(X, self._encoder())
+        return self._project(self._check_more_rows(X, "transform"), self._encoder())
 
     def inverse_transform(self, Z: Any) -> Array:
         """Rows from latent coordinates, as the parameter `coordinates` says.
@@ -65,19 +86,20 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
+        Z = self._check_latents(Z, "inverse_transform")
         if self.coordinates == "posterior":
-            return self.conditional(Z)[0]
-        Z = check_latents(self, Z, self.n_components_)
+            return affine(Z, self.loadings_.T, self.mean_)
+        decoder = self.components_
         if self.coordinates == "whitened":
-            Z = Z * self.explained_variance_**0.5
-        return Z @ self.components_ + self.mean_
+            decoder = self.explained_variance_[:, None] ** 0.5 * decoder
+        return affine(Z, decoder, self.mean_)
 
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
         """Mean and variance of p(z|x) for each row, whatever `coordinates` is.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : {array-like, sparse matrix} of shape (n, d)
         return_cov : bool, default=False
             Return the covariance in place of the variance.
 
@@ -93,9 +115,8 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             If the noise variance is 0 and the covariance singular.
         """
         self._check_regular("posterior")
-        X = check_rows(self, X, reset=False)
-        xp = array_namespace(X)
-        mean = self._project(X, self._posterior_gain())
+        mean = self._project(self._check_more_rows(X, "posterior"), self._posterior_gain())
+        xp = array_namespace(mean)
         variance = self.noise_variance_ / self._model_variances()
         if not return_cov:
             return mean, xp.broadcast_to(variance, mean.shape)
@@ -116,8 +137,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             sigma2 everywhere: a read-only view of one number.
         """
         check_is_fitted(self)
-        Z = check_latents(self, Z, self.n_components_)
-        mean = Z @ self.loadings_.T + self.mean_
+        mean = affine(self._check_latents(Z, "conditional"), self.loadings_.T, self.mean_)
         xp = array_namespace(mean)
         variance = xp.asarray(self.noise_variance_, dtype=mean.dtype, device=device(mean))
         return mean, xp.broadcast_to(variance, mean.shape)
@@ -153,7 +173,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : {array-like, sparse matrix} of shape (n, d)
 
         Returns
         -------
@@ -164,34 +184,43 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         ValueError
             If the noise variance is 0 and the covariance singular.
         """
-        gaussian = self._check_regular("score_samples")
-        X = check_rows(self, X, reset=False, finite=False)
+        return self._log_likelihood(X, "score_samples")
+
+    def _log_likelihood(self, X: Any, method: str) -> Array:
+        gaussian = self._check_regular(method)
+        X = self._check_more_rows(X, method, finite=False)
         with np.errstate(invalid="ignore", over="ignore"):
             log_likelihood = gaussian.log_prob(X)
         # A pass over X to look for NaN would cost a tenth of the time: it shows in the result.
-        xp = array_namespace(X)
+        xp = array_namespace(log_likelihood)
         if not xp.all(xp.isfinite(log_likelihood)):
             check_finite(X)
         return log_likelihood
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Log-likelihood averaged over the rows of X, in nats per sample; higher is better.
 
         Of the maximum likelihood model, as `score_samples`: not the number that PCA gives.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : {array-like, sparse matrix} of shape (n, d)
         y : Ignored
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the average, >= 0 and not all 0.
 
         Raises
         ------
         ValueError
-            If the noise variance is 0 and the covariance singular.
+            If the noise variance is 0 and the covariance singular, or the weights do not fit.
         """
-        log_likelihood = self.score_samples(X)
+        log_likelihood = self._log_likelihood(X, "score")
         xp = array_namespace(log_likelihood)
-        return float(xp.mean(xp.astype(log_likelihood, xp.float64)))
+        values = xp.astype(log_likelihood, wide_float(log_likelihood))
+        if sample_weight is None:
+            return float(xp.mean(values))
+        weights = check_sample_weight(sample_weight, log_likelihood)
+        return float(xp.sum(weights * values) / xp.sum(weights))
 
     def get_covariance(self) -> Array:
         """C = W W' + sigma2 I, shape (d, d).
@@ -219,9 +248,26 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         noise_precision = 1.0 / self.noise_variance_
         return (V.T * (precisions - noise_precision)) @ V + self._isotropic(noise_precision)
 
-    def _project(self, X: Array, A: Array) -> Array:
-        near = mean_is_near(self.mean_, self.loadings_, self.noise_variance_)
-        return project(X, self.mean_, A, near=near)
+    def _check_rows(self, X: Any, *, reset: bool, **options: Any) -> Any:
+        """X as an array in the dtype to compute in, or as CSR; memory-mapped as it is."""
+        X = check_rows(self, X, reset=reset, **options)
+        if sparse.issparse(X):
+            return canonical(X)
+        xp = array_namespace(X)
+        return X if xp is array_namespace(np.empty(0)) else xp.astype(X, float_type(X), copy=False)
+
+    def _check_more_rows(self, X: Any, method: str, **options: Any) -> Any:
+        X = self._check_rows(X, reset=False, **options)
+        check_same_place(self, X, self.mean_, method)
+        return X
+
+    def _check_latents(self, Z: Any, method: str) -> Array:
+        Z = check_latents(self, Z, self.n_components_)
+        check_same_place(self, Z, self.mean_, method)
+        return array_namespace(Z).astype(Z, float_type(Z), copy=False)
+
+    def _project(self, X: Any, A: Array) -> Array:
+        return project(X, self.mean_, A, mean_limit(self.loadings_, self.noise_variance_))
 
     def _isotropic(self, variance: float) -> Array:
         xp = array_namespace(self.mean_)
@@ -272,4 +318,6 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.array_api_support = True
+        tags.input_tags.sparse = True
         return tags

@@ -6,17 +6,19 @@ import math
 from typing import Any
 
 from array_api_compat import array_namespace
-from sklearn.utils import check_random_state
+from scipy import sparse
+from sklearn.utils import Tags, check_random_state
 
-from sklearn_vae.gaussian.arrays import Array
+from sklearn_vae.gaussian.arrays import Array, float_type
 from sklearn_vae.gaussian.bounds import entropy_bound, kl_per_dimension
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
-from sklearn_vae.linear.base import COORDINATES, LinearGaussianModel
+from sklearn_vae.linear.base import COORDINATES, LinearGaussianModel, check_sample_weight
 from sklearn_vae.linear.solvers import (
     SVD_SOLVERS,
     check_n_components,
+    check_square_fits,
     choose_solver,
     count_components,
     decompose,
@@ -28,8 +30,9 @@ from sklearn_vae.validation import (
     check_choice,
     check_integer,
     check_noise_variance,
-    check_rows,
+    check_same_place,
     is_integer,
+    is_memory_mapped,
 )
 
 
@@ -55,7 +58,8 @@ class PPCA(LinearGaussianModel):
     Parameters
     ----------
     n_components : int, float, "mle" or None, default=None
-        k. None keeps min(n, d) components (one less with `svd_solver="arpack"`), a float in
+        k. None keeps min(n, d) components (one less with `svd_solver="arpack"`; where weights
+        sum up to less than the number of rows, n is that), a float in
         (0, 1) as many as explain more than that share of the variance, "mle" as many as Minka's
         evidence prefers.
     noise_variance : float, default=None
@@ -64,11 +68,15 @@ class PPCA(LinearGaussianModel):
         What `transform` returns and `inverse_transform` takes: posterior means E[z|x], PCA's
         coordinates, or those of `PCA(whiten=True)`. The model is the same.
     svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
-        As PCA's; "auto" chooses as PCA does. All are exact but "randomized", whose components
-        are nearly the leading ones; the model is then the best one for them. A variance that is
-        less than 16 max(n, d) eps^2 of the largest counts as zero, with "covariance_eigh"
-        4 sqrt(d) eps of it, where eps is 2.2e-16 for float64 and 1.2e-7 for float32 rows; so
-        does one along which the rows, far from zero, are rounded as much.
+        As PCA's, but that "covariance_eigh" with n < d decomposes the (n, n) Gram matrix. "auto"
+        chooses as PCA does, with three exceptions: "covariance_eigh" where n <= 1000 and
+        d >= 10 n; and never "full" for memory-mapped and sparse X, where it is "arpack" if X is
+        sparse, k small and min(n, d) > 1000, and "covariance_eigh" in place of "full". All are
+        exact but "randomized", whose components are nearly the leading ones; the model is then
+        the best one for them. A variance that is less than 16 max(n, d) eps^2 of the largest
+        counts as zero, with "covariance_eigh" 4 sqrt(min(n, d)) eps of it, where eps is 2.2e-16
+        for float64 and 1.2e-7 for float32 rows; so does one along which the rows, far from zero,
+        are rounded as much. "arpack" is for NumPy arrays and sparse X, "full" for dense X.
     iterated_power : int or "auto", default="auto"
         Power iterations of the randomized solver.
     n_oversamples : int, default=10
@@ -87,8 +95,9 @@ class PPCA(LinearGaussianModel):
     noise_variance_ : float
         sigma2. 0.0 where estimated with k at or above the rank of the data.
     explained_variance_, explained_variance_ratio_, singular_values_ : arrays of shape (k,)
-        PCA's own: eigenvalues with divisor n - 1, their share of the total variance (0 where
-        there is none), and singular values of the centred data.
+        PCA's own: eigenvalues with divisor n - 1 (n where weights sum up to less than 2), their
+        share of the total variance (0 where there is none), and singular values of the centred
+        data.
     kl_per_dim_ : array of shape (k,)
         KL(q(z_h|x) || p(z_h)) averaged over the training data, 1/2 log(kappa_h / sigma2) with
         kappa_h = max(lambda_h, sigma2), in nats. 0 for a collapsed dimension; inf for the others
@@ -104,13 +113,15 @@ class PPCA(LinearGaussianModel):
     entropy_bound_ : float
         Sum of three entropies, in nats per sample; equals `elbo_` unless `noise_variance` is
         held at a value that is not optimal.
-    n_components_, n_samples_, n_features_in_ : int
-        k, n and d.
+    n_components_, n_features_in_ : int
+        k and d.
+    n_samples_ : int or float
+        n, the number of rows or the sum of their weights.
     feature_names_in_ : ndarray of shape (d,)
         Where X had feature names.
     moments_ : Moments
         Number, mean and scatter of all rows seen, to which `partial_fit` adds. Set by
-        `partial_fit`, and by `fit` with the solver "covariance_eigh".
+        `partial_fit`, and by `fit` with the solver "covariance_eigh" where n >= d.
 
     See Also
     --------
@@ -158,14 +169,21 @@ class PPCA(LinearGaussianModel):
         self.n_oversamples = n_oversamples
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> PPCA:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCA:
         """Fit the model to the rows of X.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
-            At least two rows, finite. float32 is computed in float32, all else in float64.
+        X : {array-like, sparse matrix} of shape (n, d)
+            At least two rows, finite. float32 is computed in float32, all else in float64. Of a
+            memory-mapped array no copy is made, unless `svd_solver` is "full"; a sparse one is
+            not made dense.
         y : Ignored
+        sample_weight : array-like of shape (n,), default=None
+            Finite and >= 0, at least two of them positive. A weight of 2 counts a row twice, one
+            of 0 leaves it out, fractions are allowed. The model does not depend on their scale;
+            what does, since PCA's conventions count rows, are `explained_variance_`,
+            `singular_values_`, "whitened" coordinates and `n_components="mle"`.
 
         Returns
         -------
@@ -175,39 +193,48 @@ class PPCA(LinearGaussianModel):
         ------
         ValueError
             If a parameter is out of its range, alone or for the shape of X, or X is not a
-            finite real matrix.
+            finite real matrix, or the weights do not fit.
+        MemoryError
+            If the matrix that "covariance_eigh" decomposes does not fit into memory.
         """
         self._check_parameters()
         with all_or_nothing(self):
-            X = check_rows(self, X, reset=True, min_samples=2, finite=False)
+            X = self._check_rows(X, reset=True, min_samples=2, finite=False)
+            X, weights, n_samples = _weighted_rows(X, sample_weight, at_least=2)
             spectrum, moments = decompose(
                 X,
                 self.n_components,
-                choose_solver(X.shape, self.n_components, self.svd_solver),
+                choose_solver(X, self.n_components, self.svd_solver),
+                weights=weights,
+                n_samples=n_samples,
                 iterated_power=self.iterated_power,
                 n_oversamples=self.n_oversamples,
                 random_state=check_random_state(self.random_state),
             )
-            k = count_components(spectrum, self.n_components, X.shape[0])
-            self._set_model(spectrum, k, X.shape[0], X.dtype)
-            self.__dict__.pop("moments_", None)
+            k = count_components(spectrum, self.n_components, n_samples)
+            self._set_model(spectrum, k, n_samples, _dtype_of(X))
+            for name in ("moments_", "_moments_eps", "_moments_rows"):
+                self.__dict__.pop(name, None)
             if moments is not None:
-                self._set_moments(moments, eps_of(X))
+                self._set_moments(moments, eps_of(X), X.shape[0])
         return self
 
-    def partial_fit(self, X: Any, y: Any = None) -> PPCA:
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCA:
         """Add the rows of X to those seen before, and fit the model to all of them.
 
         Exact: any split into batches, the first of which may be given to `fit`, gives what one
         `fit` to all rows gives. Keeps the (d, d) scatter in `moments_` and decomposes it at each
-        call, whatever `svd_solver` is.
+        call, whatever `svd_solver` is; `n_components=None` keeps all d components.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : {array-like, sparse matrix} of shape (n, d)
             One row or more. While fewer rows than components have been seen, the components
-            without data have variance 0, and `n_components="mle"` keeps min(n, d) components.
+            without data have variance 0, and `n_components="mle"` keeps d components.
         y : Ignored
+        sample_weight : array-like of shape (n,), default=None
+            As in `fit`, at least one of them positive; None counts each row once. Here their
+            scale is that of the batch against the others.
 
         Returns
         -------
@@ -218,24 +245,32 @@ class PPCA(LinearGaussianModel):
         ValueError
             If a parameter or X is not valid, or the model comes from a `fit` that kept no
             moments to add to. What was learned before is kept.
+        MemoryError
+            Before anything is allocated, if the (d, d) matrices do not fit into memory.
         """
         self._check_parameters()
         first = not hasattr(self, "components_")
         if not first and not hasattr(self, "moments_"):
             raise ValueError(
                 "partial_fit adds to moments_, which fit keeps only with the solver "
-                "'covariance_eigh'. Set svd_solver='covariance_eigh' before fit, or call "
-                "partial_fit from the start, on a clone."
+                "'covariance_eigh' and n_samples >= n_features. Set svd_solver='covariance_eigh' "
+                "before fit, or call partial_fit from the start, on a clone."
             )
         with all_or_nothing(self):
-            X = check_rows(self, X, reset=first, finite=False)
+            X = self._check_rows(X, reset=first, finite=False)
+            if not first:
+                check_same_place(self, X, self.mean_, "partial_fit")
             self._check_at_most(X.shape[1])
-            moments, dtype, eps = moments_of(X), X.dtype, eps_of(X)
+            check_square_fits(X.shape[1], "partial_fit")
+            X, weights, _ = _weighted_rows(X, sample_weight, at_least=1)
+            moments, dtype, eps = moments_of(X, weights), _dtype_of(X), eps_of(X)
+            n_rows = X.shape[0]
             if not first:
                 moments = self.moments_ + moments
-                dtype = array_namespace(X).result_type(dtype, self.components_.dtype)
+                dtype = array_namespace(self.mean_).result_type(dtype, self.components_.dtype)
                 eps = max(eps, self._moments_eps)
-            self._fit_moments(moments, dtype, eps)
+                n_rows += self._moments_rows
+            self._fit_moments(moments, dtype, eps, n_rows)
         return self
 
     @classmethod
@@ -246,9 +281,8 @@ class PPCA(LinearGaussianModel):
         ----------
         moments : Moments
             Of at least one row. They may be the sum of those of many files or machines. Their n
-            counts as a number of rows where PCA's conventions have one: in `n_components=None`,
-            "mle" and the divisor n - 1 of `explained_variance_`; the model itself does not
-            depend on it.
+            counts as a number of rows where PCA's conventions have one: in "mle" and the divisor
+            n - 1 of `explained_variance_`; the model itself does not depend on it.
         **parameters
             Of the constructor.
 
@@ -269,7 +303,10 @@ class PPCA(LinearGaussianModel):
         model._check_at_most(moments.n_features)
         model.n_features_in_ = moments.n_features
         xp = array_namespace(moments.scatter)
-        model._fit_moments(moments, moments.mean.dtype, float(xp.finfo(moments.mean.dtype).eps))
+        eps = float(xp.finfo(moments.mean.dtype).eps)
+        # Normalised weights may sum up to 1, whatever the number of rows.
+        n_rows = max(moments.n, moments.n_features)
+        model._fit_moments(moments, moments.mean.dtype, eps, n_rows)
         return model
 
     def _check_at_most(self, n_features: int) -> None:
@@ -278,17 +315,17 @@ class PPCA(LinearGaussianModel):
         if is_integer(k) and k > n_features:
             raise ValueError(f"n_components must be at most n_features = {n_features}, got {k}.")
 
-    def _fit_moments(self, moments: Moments, dtype: Any, eps: float) -> None:
-        n = round(moments.n)
-        too_few = self.n_components == "mle" and n < max(moments.n_features, 2)
-        spectrum = Spectrum.of_moments(moments, eps=eps)
-        k = count_components(spectrum, None if too_few else self.n_components, n)
-        self._set_model(spectrum, k, n, dtype)
-        self._set_moments(moments, eps)
+    def _fit_moments(self, moments: Moments, dtype: Any, eps: float, n_rows: float) -> None:
+        too_few = self.n_components == "mle" and moments.n < max(moments.n_features, 2)
+        spectrum = Spectrum.of_moments(moments, eps=eps, n_rows=n_rows)
+        k = count_components(spectrum, None if too_few else self.n_components, moments.n)
+        self._set_model(spectrum, k, moments.n, dtype)
+        self._set_moments(moments, eps, n_rows)
 
-    def _set_moments(self, moments: Moments, eps: float) -> None:
+    def _set_moments(self, moments: Moments, eps: float, n_rows: float) -> None:
         self.moments_ = moments
         self._moments_eps = eps  # the coarsest precision that any row was multiplied in
+        self._moments_rows = n_rows  # how many rows there were, whatever their weights
 
     def _check_parameters(self) -> None:
         check_n_components(self.n_components)
@@ -299,7 +336,7 @@ class PPCA(LinearGaussianModel):
             check_integer("iterated_power", self.iterated_power, at_least=0)
         check_integer("n_oversamples", self.n_oversamples, at_least=1)
 
-    def _set_model(self, spectrum: Spectrum, k: int, n_samples: int, dtype: Any) -> None:
+    def _set_model(self, spectrum: Spectrum, k: int, n_samples: float, dtype: Any) -> None:
         """All fitted attributes, from the spectrum; in the data's precision."""
         xp = array_namespace(spectrum.eigenvalues)
         values = spectrum.eigenvalues[:k]
@@ -318,12 +355,14 @@ class PPCA(LinearGaussianModel):
         components = xp.asarray(spectrum.components[:k, :], dtype=dtype, copy=True)
 
         self.n_components_ = k
-        self.n_samples_ = n_samples
+        self.n_samples_ = int(n_samples) if float(n_samples).is_integer() else n_samples
         self.mean_ = xp.astype(spectrum.mean, dtype)
         self.components_ = components
         self.noise_variance_ = sigma2
         self.loadings_ = components.T * xp.astype(lengths, dtype)
-        self.explained_variance_ = xp.astype(values * (n_samples / max(n_samples - 1, 1)), dtype)
+        # A sum of weights below two rows is no number of rows.
+        bessel = n_samples / (n_samples - 1) if n_samples >= 2 else 1.0
+        self.explained_variance_ = xp.astype(values * bessel, dtype)
         self.explained_variance_ratio_ = xp.astype(values / (spectrum.total_variance or 1.0), dtype)
         self.singular_values_ = xp.astype((values * n_samples) ** 0.5, dtype)
         collapsed = lengths == 0
@@ -351,3 +390,35 @@ class PPCA(LinearGaussianModel):
             self.entropy_bound_ = entropy_bound(self.n_features_in_, sigma2, log_variance)
         else:
             self.entropy_bound_ = self.elbo_
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = self.svd_solver != "arpack"
+        tags.input_tags.sparse = self.svd_solver != "full"
+        return tags
+
+
+def _dtype_of(X: Any) -> Any:
+    """In which X is computed with, and its model kept."""
+    return X.dtype if sparse.issparse(X) else float_type(X)
+
+
+def _weighted_rows(X: Any, sample_weight: Any, *, at_least: int) -> tuple[Any, Array | None, float]:
+    """The rows of positive weight, their weights, and the sum of them; all rows without weights.
+
+    Of a memory-mapped X all rows, so that it is not copied.
+    """
+    if sample_weight is None:
+        return X, None, float(X.shape[0])
+    weights = check_sample_weight(sample_weight, X)
+    xp = array_namespace(weights)
+    positive = weights > 0
+    n_rows = int(xp.count_nonzero(positive))
+    if n_rows < at_least:
+        raise ValueError(
+            f"sample_weight must be positive for at least {at_least} rows, got {n_rows}."
+        )
+    total = float(xp.sum(weights))
+    if n_rows < X.shape[0] and not is_memory_mapped(X):
+        return X[positive], weights[positive], total
+    return X, weights, total

@@ -1,15 +1,17 @@
 """From a data matrix to the spectrum of its covariance, by the solver that suits its shape."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from array_api_compat import array_namespace
-from scipy import linalg
-from scipy.sparse.linalg import svds
+from array_api_compat import array_namespace, is_numpy_namespace
+from scipy import linalg, sparse
+from scipy.sparse.linalg import LinearOperator, svds
 
-from sklearn_vae.gaussian.arrays import Array, center, to_device_of
+from sklearn_vae.gaussian.arrays import Array, float_type, to_device_of, wide_float
 from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.rows import CentredRows, DenseRows, SparseRows
 from sklearn_vae.gaussian.spectrum import (
     SMALLEST,
     Spectrum,
@@ -18,9 +20,20 @@ from sklearn_vae.gaussian.spectrum import (
     spread_of_rounding,
     with_positive_peaks,
 )
-from sklearn_vae.validation import check_finite, is_integer, is_real
+from sklearn_vae.validation import (
+    check_finite,
+    check_memory,
+    is_integer,
+    is_memory_mapped,
+    is_real,
+)
+
+Product: TypeAlias = Callable[[Array], Array]
 
 SVD_SOLVERS = ("auto", "full", "covariance_eigh", "arpack", "randomized")
+
+# Matrices of the size of the scatter that exist at once while it is decomposed, workspace included.
+SQUARES_HELD = 7
 
 
 def check_n_components(n_components: Any) -> None:
@@ -37,77 +50,111 @@ def check_n_components(n_components: Any) -> None:
     )
 
 
-def choose_solver(shape: tuple[int, int], n_components: Any, svd_solver: str) -> str:
-    """PCA's own choice for "auto", which any other solver passes through."""
-    n, d = shape
+def choose_solver(X: Any, n_components: Any, svd_solver: str) -> str:
+    """PCA's own choice for "auto", which any other solver passes through, but for some X.
+
+    Those are wide ones with few rows, whose Gram matrix is as small as the covariance of tall
+    ones; and sparse and memory-mapped ones, of which "full" would make a dense copy.
+    """
+    n, d = X.shape
     if svd_solver != "auto":
         return svd_solver
-    if d <= 1000 and n >= 10 * d:
+    if (d <= 1000 and n >= 10 * d) or (n <= 1000 and d >= 10 * n):
         return "covariance_eigh"
-    if max(n, d) <= 500 or n_components in (None, "mle"):
-        return "full"
-    return "randomized" if 1 <= n_components < 0.8 * min(n, d) else "full"
+    few = is_integer(n_components) and 1 <= n_components < 0.8 * min(n, d)
+    if sparse.issparse(X):
+        return "arpack" if few and min(n, d) > 1000 else "covariance_eigh"
+    if is_memory_mapped(X):
+        return "randomized" if few else "covariance_eigh"
+    return "randomized" if few and max(n, d) > 500 else "full"
 
 
 def decompose(
-    X: Array,
+    X: Any,
     n_components: float | str | None,
     solver: str,
     *,
+    weights: Array | None,
+    n_samples: float,
     iterated_power: int | str,
     n_oversamples: int,
     random_state: np.random.RandomState,
 ) -> tuple[Spectrum, Moments | None]:
     """Spectrum of X's covariance, and X's moments where the solver is the one that needs them.
 
+    `n_samples` is the sum of the weights, as far as it counts as a number of rows.
+
     Raises
     ------
     ValueError
-        If `n_components` does not fit the shape of X or the solver.
+        If `n_components` does not fit the shape of X or the solver, or the solver X.
+    MemoryError
+        If the solver's matrix does not fit.
     """
-    _check_fit_together(X.shape, n_components, solver)
-    if solver == "covariance_eigh":
-        moments = moments_of(X)
-        return Spectrum.of_moments(moments, eps=eps_of(X)), moments
+    n, d = X.shape
+    limit = max(n, round(n_samples))
+    _check_fit_together((n, d), n_samples, n_components, solver)
+    _check_solver_takes(X, solver)
+    if solver == "covariance_eigh" and n >= d:
+        check_square_fits(d, "svd_solver='covariance_eigh'")
+        moments = moments_of(X, weights)
+        return Spectrum.of_moments(moments, eps=eps_of(X), n_rows=n), moments
     check_finite(X)
     if solver == "full":
-        return _full(X), None
+        return _with_limit(_full(DenseRows(X, weights)), n_components, limit), None
+    if solver == "covariance_eigh":
+        check_square_fits(n, "svd_solver='covariance_eigh'")
+        rows = _centred(X, weights, keep=False)
+        return _with_limit(_gram(rows, n_components, eps_of(X)), n_components, limit), None
+    rows = _centred(X, weights, keep=not is_memory_mapped(X))
     if solver == "arpack":
-        k = min(X.shape) - 1 if n_components is None else int(n_components)
-        return _arpack(X, k, random_state), None
-    k = min(X.shape) if n_components is None else int(n_components)
-    return _randomized(X, k, iterated_power, n_oversamples, random_state), None
+        k = min(n, d) - 1 if n_components is None else int(n_components)
+        return _arpack(rows, k, eps_of(X), random_state), None
+    k = min(n, d) if n_components is None else int(n_components)
+    return _randomized(rows, k, eps_of(X), iterated_power, n_oversamples, random_state), None
 
 
-def moments_of(X: Array) -> Moments:
+def moments_of(X: Any, weights: Array | None = None) -> Moments:
     """Moments of X, in which NaN and infinity show without a pass that looks for them."""
     try:
-        return Moments.of(X)
+        return Moments.of(X, weights)
     except ValueError:
         check_finite(X)
         raise
 
 
-def count_components(spectrum: Spectrum, n_components: Any, n_samples: int) -> int:
-    """The k that `n_components` means, with as many eigenpairs as the solver found."""
+def count_components(spectrum: Spectrum, n_components: Any, n_samples: float) -> int:
+    """The k that `n_components` means; None keeps all eigenpairs that the solver found."""
     if n_components is None:
-        return min(spectrum.eigenvalues.shape[0], n_samples)
+        return spectrum.eigenvalues.shape[0]
     if n_components == "mle":
         return minka_dimension(spectrum, n_samples)
     if is_integer(n_components):
         return int(n_components)
-    return min(components_for_ratio(spectrum, n_components), n_samples)
+    return components_for_ratio(spectrum.eigenvalues, spectrum.total_variance, n_components)
 
 
-def _check_fit_together(shape: tuple[int, int], n_components: Any, solver: str) -> None:
+def check_square_fits(size: int, method: str) -> None:
+    """Raise MemoryError where the (size, size) matrices of an eigendecomposition do not fit."""
+    check_memory(
+        SQUARES_HELD * 8 * size**2,
+        f"{method} holds {SQUARES_HELD} matrices of shape ({size}, {size})",
+        "Use fit with svd_solver='randomized' or 'arpack' and an integer n_components, which "
+        "take sparse and memory-mapped X too.",
+    )
+
+
+def _check_fit_together(
+    shape: tuple[int, int], n_samples: float, n_components: Any, solver: str
+) -> None:
     n, d = shape
-    if n_components == "mle" and (n < d or d < 2):
+    if n_components == "mle" and (n_samples < d or d < 2):
         raise ValueError(
             "n_components='mle' needs n_samples >= n_features >= 2, "
-            f"got n_samples={n} and n_features={d}."
+            f"got n_samples={n_samples:g} and n_features={d}."
         )
     if solver in ("full", "covariance_eigh"):
-        lowest, highest = 0, min(n, d)
+        lowest, highest = 0, min(max(n, round(n_samples)), d)
     else:
         lowest, highest = 1, min(n, d) - (solver == "arpack")
         if n_components is not None and not is_integer(n_components):
@@ -128,35 +175,109 @@ def _check_fit_together(shape: tuple[int, int], n_components: Any, solver: str) 
         )
 
 
-def eps_of(X: Array) -> float:
-    """Relative precision of X's dtype."""
-    return float(array_namespace(X).finfo(X.dtype).eps)
+def _check_solver_takes(X: Any, solver: str) -> None:
+    if sparse.issparse(X):
+        if solver == "full":
+            raise ValueError(
+                "svd_solver must be 'auto', 'covariance_eigh', 'arpack' or 'randomized' for "
+                "sparse X, which 'full' would make dense, got 'full'."
+            )
+    elif solver == "arpack" and not is_numpy_namespace(array_namespace(X)):
+        raise ValueError(
+            "svd_solver must be 'auto', 'full', 'covariance_eigh' or 'randomized' for arrays "
+            f"other than NumPy's, got 'arpack' and {type(X).__name__}."
+        )
 
 
-def _full(X: Array) -> Spectrum:
-    xp = array_namespace(X)
-    n, d = X.shape
-    R, mean, _ = center(X)
+def eps_of(X: Any) -> float:
+    """Relative precision in which X is computed with."""
+    if sparse.issparse(X):
+        return float(np.finfo(X.dtype).eps)
+    return float(array_namespace(X).finfo(float_type(X)).eps)
+
+
+def _centred(X: Any, weights: Array | None, *, keep: bool) -> CentredRows:
+    return SparseRows(X, weights) if sparse.issparse(X) else DenseRows(X, weights, keep=keep)
+
+
+def _with_limit(spectrum: Spectrum, n_components: Any, limit: int) -> Spectrum:
+    """With as many eigenpairs as repeated rows would have, where weights stand for them."""
+    if is_integer(n_components):
+        return spectrum.padded(n_components)
+    if n_components is None or n_components == "mle":
+        return spectrum.padded(min(limit, spectrum.n_features))
+    return spectrum
+
+
+def _full(rows: DenseRows) -> Spectrum:
+    R = rows.whole
+    xp = array_namespace(R)
+    n, d = rows.shape
     # The left vectors are not wanted: where they are the long ones, R's triangular factor has
     # the same singular values and right vectors.
-    if n > d:
-        R = linalg.qr(R, mode="r", overwrite_a=True, check_finite=False)[0][:d, :]
-    _, S, V = linalg.svd(R, full_matrices=False, overwrite_a=True, check_finite=False)
-    return _spectrum(X, mean, xp.astype(S, xp.float64) ** 2 / n, V, 0.0)
+    if not is_numpy_namespace(xp):
+        R = xp.linalg.qr(R, mode="reduced")[1] if n > d else R
+        _, S, V = xp.linalg.svd(R, full_matrices=False)
+    else:
+        if n > d:
+            R = linalg.qr(R, mode="r", overwrite_a=True, check_finite=False)[0][:d, :]
+        _, S, V = linalg.svd(R, full_matrices=False, overwrite_a=True, check_finite=False)
+    return _spectrum(rows, S, V, 0.0, float(xp.finfo(V.dtype).eps))
 
 
-def _arpack(X: Array, k: int, random_state: np.random.RandomState) -> Spectrum:
-    R, mean, squares = center(X)
-    start = random_state.uniform(-1, 1, min(X.shape))
-    if not R.any():  # where ARPACK finds no vector to start from
-        return _truncated(R, mean, 0.0, np.eye(k, X.shape[1], dtype=X.dtype), np.zeros(k))
-    _, S, V = svds(R, k=k, v0=start)
-    return _truncated(R, mean, squares, V[::-1, :], S[::-1])
+def _gram(rows: CentredRows, n_components: Any, eps: float) -> Spectrum:
+    """By the eigenvectors u of R R', of shape (n, n): those of R'R are R'u / |R'u|.
+
+    As many as are to be kept, unless rounding might explain the others: then all.
+    """
+    K = rows.gram()
+    xp = array_namespace(K)
+    n, d = rows.shape
+    values, U = xp.linalg.eigh(K)
+    values, U = xp.clip(xp.flip(values), 0.0, None) / rows.n, xp.flip(U, axis=1)
+    resolution = max(4.0 * n**0.5 * eps * (float(values[0]) + rows.subtracted), SMALLEST)
+    rounding = spread_of_rounding(eps, n, d)
+    if n_components is None:
+        k = n
+    elif is_integer(n_components):
+        k = min(n_components, n)
+    else:
+        k = components_for_ratio(values, float(xp.sum(values)), n_components)
+    with np.errstate(over="ignore"):
+        rounded = float(xp.sum((rounding * rows.mean) ** 2))
+    if k < n and resolution < float(values[k]) <= rounded:
+        k = n
+    rest = float(xp.sum(values[k:])) if k < n and float(values[k]) > resolution else 0.0
+    V = xp.linalg.qr(rows.transposed_times(xp.astype(U[:, :k], rows.dtype)), mode="reduced")[0].T
+    return Spectrum(rows.mean, values[:k], with_positive_peaks(V), rest, resolution, rounding)
+
+
+def _arpack(rows: CentredRows, k: int, eps: float, random_state: np.random.RandomState) -> Spectrum:
+    start = random_state.uniform(-1, 1, min(rows.shape))
+    if rows.squares == 0.0:  # where ARPACK finds no vector to start from
+        V = np.eye(k, rows.shape[1], dtype=rows.dtype)
+        return _spectrum(rows, np.zeros(k, dtype=rows.dtype), V, 0.0, eps)
+    _, S, V = svds(_as_operator(rows), k=k, v0=start)
+    return _truncated(rows, np.ascontiguousarray(V[::-1, :]), S[::-1], eps)
+
+
+def _as_operator(rows: CentredRows) -> Any:
+    if isinstance(rows, DenseRows) and rows.whole is not None:
+        return rows.whole
+    return LinearOperator(
+        rows.shape,
+        dtype=rows.dtype,
+        matvec=lambda q: rows.times(q.reshape(-1, 1)).ravel(),
+        rmatvec=lambda y: rows.transposed_times(y.reshape(-1, 1)).ravel(),
+        matmat=rows.times,
+        rmatmat=rows.transposed_times,
+    )
 
 
 def _randomized(
-    X: Array,
+    rows: CentredRows,
     k: int,
+    eps: float,
     iterated_power: int | str,
     n_oversamples: int,
     random_state: np.random.RandomState,
@@ -168,44 +289,47 @@ def _randomized(
     normalised by QR where PCA has LU: that spans the same space, and stays in the array library
     whose threads have just done the product.
     """
-    xp = array_namespace(X)
-    R, mean, squares = center(X)
+    n, d = rows.shape
+    xp = array_namespace(rows.mean)
     if iterated_power == "auto":
-        iterated_power = 7 if k < 0.1 * min(X.shape) else 4
-    M = R.T if X.shape[0] < X.shape[1] else R
-    size = min(k + n_oversamples, M.shape[1])
-    Q = to_device_of(R, random_state.normal(size=(M.shape[1], size)))
+        iterated_power = 7 if k < 0.1 * min(n, d) else 4
+    there: Product = rows.times if n >= d else rows.transposed_times
+    back: Product = rows.transposed_times if n >= d else rows.times
+    size = min(k + n_oversamples, n, d)
+    like = xp.astype(rows.mean[:0], rows.dtype)
+    Q = to_device_of(like, random_state.normal(size=(min(n, d), size)))
     for _ in range(int(iterated_power)):
-        Q = xp.linalg.qr(M @ Q, mode="reduced")[0]
-        Q = xp.linalg.qr(M.T @ Q, mode="reduced")[0]
-    Q = xp.linalg.qr(M @ Q, mode="reduced")[0]
-    if M is R:
-        Q = xp.linalg.qr(R.T @ Q, mode="reduced")[0]
-    _, S, V = xp.linalg.svd(R @ Q, full_matrices=False)
-    return _truncated(R, mean, squares, V[:k, :] @ Q.T, S[:k])
+        Q = xp.linalg.qr(there(Q), mode="reduced")[0]
+        Q = xp.linalg.qr(back(Q), mode="reduced")[0]
+    Q = xp.linalg.qr(there(Q), mode="reduced")[0]
+    if n >= d:
+        Q = xp.linalg.qr(back(Q), mode="reduced")[0]
+    _, S, V = xp.linalg.svd(rows.times(Q), full_matrices=False)
+    return _truncated(rows, V[:k, :] @ Q.T, S[:k], eps)
 
 
-def _truncated(R: Array, mean: Array, squares: float, V: Array, S: Array) -> Spectrum:
-    """Spectrum of centred rows R from their leading right vectors and singular values."""
-    xp = array_namespace(R)
-    n = R.shape[0]
-    values = xp.astype(xp.asarray(S), xp.float64) ** 2 / n
-    spectrum = _spectrum(R, mean, values, V, squares / n - float(xp.sum(values)))
+def _truncated(rows: CentredRows, V: Array, S: Array, eps: float) -> Spectrum:
+    """Spectrum from the leading right vectors and singular values of centred rows."""
+    xp = array_namespace(V)
+    total = rows.squares / rows.n
+    held = float(xp.sum(xp.astype(xp.asarray(S), wide_float(V)) ** 2)) / rows.n
+    spectrum = _spectrum(rows, S, V, total - held, eps)
     # For each feature the variance that the decomposition and the rows' own rounding may make.
     with np.errstate(over="ignore"):
         rounded = spectrum.resolution + (spectrum.rounding * spectrum.mean) ** 2
-    if spectrum.rest < max(eps_of(R) ** 0.5 * squares / n, float(xp.sum(rounded))):
+    if spectrum.rest < max(eps**0.5 * total, float(xp.sum(rounded))):
         # The difference has cancelled: take the squares of what the components leave over.
-        left = xp.sum((R - (R @ V.T) @ V) ** 2, axis=0, dtype=xp.float64) / n
+        left = rows.left_over(V) / rows.n
         rest = 0.0 if xp.all(left <= rounded) else float(xp.sum(left))
         spectrum = replace(spectrum, rest=rest)
     return spectrum
 
 
-def _spectrum(X: Array, mean: Array, values: Array, V: Array, rest: float) -> Spectrum:
-    n, d = X.shape
-    eps = eps_of(X)
+def _spectrum(rows: CentredRows, S: Array, V: Array, rest: float, eps: float) -> Spectrum:
+    n, d = rows.shape
+    xp = array_namespace(V)
+    values = xp.astype(xp.asarray(S), wide_float(V)) ** 2 / rows.n
     # Singular values are found to a few eps of the largest; an eigenvalue is their square.
-    error = 16.0 * max(n, d) * eps**2 * float(values[0])
+    error = 16.0 * max(n, d) * eps**2 * (float(values[0]) + rows.subtracted)
     rounding = spread_of_rounding(eps, n, d)
-    return Spectrum(mean, values, with_positive_peaks(V), rest, max(error, SMALLEST), rounding)
+    return Spectrum(rows.mean, values, with_positive_peaks(V), rest, max(error, SMALLEST), rounding)

@@ -113,10 +113,10 @@ def test_signs_follow_the_first_of_equal_peaks():
 
 
 def test_components_for_ratio():
-    spectrum = Spectrum(np.zeros(4), np.array([4.0, 3.0, 2.0, 1.0]), np.eye(4), 0.0, 0.0)
+    values = np.array([4.0, 3.0, 2.0, 1.0])
     # "More than": at a tie one component more, as PCA counts.
     ratios = {0.1: 1, 0.4: 2, 0.5: 2, 0.75: 3, 0.95: 4, 0.999999: 4}
-    assert {ratio: components_for_ratio(spectrum, ratio) for ratio in ratios} == ratios
+    assert {ratio: components_for_ratio(values, 10.0, ratio) for ratio in ratios} == ratios
 
 
 @pytest.mark.parametrize("load", [load_iris, load_wine, load_digits])

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from sklearn.decomposition import PCA
 
 from sklearn_vae import PPCA
+from sklearn_vae.linear.solvers import choose_solver
 
 SHARED = [
     "components_",
@@ -95,15 +97,31 @@ def test_none_means_the_same_for_truncated_solvers(solver):
         ((599, 60), "mle", "full"),
         ((599, 60), 0.5, "full"),
         ((20_000, 1001), 5, "randomized"),
+        ((1001, 20_000), 5, "randomized"),
     ],
 )
 def test_auto_chooses_as_pca_does(shape, n_components, solver):
-    from sklearn_vae.linear.solvers import choose_solver
-
-    assert choose_solver(shape, n_components, "auto") == solver
-    if shape[0] < 1000:
+    X = np.broadcast_to(0.0, shape)
+    assert choose_solver(X, n_components, "auto") == solver
+    if max(shape) < 1000:
         X = np.random.default_rng(0).normal(size=shape)
         assert PCA(n_components).fit(X)._fit_svd_solver == solver
+
+
+@pytest.mark.parametrize(
+    ("X", "n_components", "solver"),
+    [
+        (np.broadcast_to(0.0, (60, 600)), 5, "covariance_eigh"),
+        (np.broadcast_to(0.0, (60, 600)), None, "covariance_eigh"),
+        (sparse.csr_array((60, 70)), None, "covariance_eigh"),
+        (sparse.csr_array((1001, 1500)), 5, "arpack"),
+        (sparse.csr_array((1001, 1500)), 0.5, "covariance_eigh"),
+        (sparse.csr_array((1001, 1500)), 900, "covariance_eigh"),
+    ],
+)
+def test_auto_where_pca_chooses_otherwise(X, n_components, solver):
+    assert choose_solver(X, n_components, "auto") == solver
+    assert choose_solver(X, n_components, "full") == "full"
 
 
 @pytest.mark.parametrize("coordinates", ["principal", "whitened"])

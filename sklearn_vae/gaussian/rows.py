@@ -1,0 +1,372 @@
+"""Rows less a mean: as an operator, or in blocks; in memory, on disk or sparse."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device
+from scipy import sparse
+
+from sklearn_vae.gaussian.arrays import (
+    Array,
+    common_float_type,
+    float_type,
+    row_blocks,
+    scale_of,
+    wide_float,
+)
+
+ALL = slice(None)
+
+
+class CentredRows(ABC):
+    """R = diag(w)^1/2 (X - 1 mean'), with which the covariance of X is R'R / n.
+
+    Attributes
+    ----------
+    shape : (int, int)
+    n : float
+        Sum of the weights w, scaled by a power of 2; unweighted, the number of rows.
+    mean : array of shape (d,)
+        Weighted mean of X, in the dtype for sums.
+    squares : float
+        Squared Frobenius norm of R: n times the trace of the covariance.
+    subtracted : float
+        |m|^2 of the mean m that is subtracted from products instead of from X.
+    dtype : dtype
+        Of products.
+    """
+
+    shape: tuple[int, int]
+    n: float
+    mean: Array
+    squares: float
+    subtracted: float = 0.0
+    dtype: Any
+
+    @abstractmethod
+    def times(self, Q: Array) -> Array:
+        """R Q, of shape (n, s)."""
+
+    @abstractmethod
+    def transposed_times(self, Y: Array) -> Array:
+        """R'Y, of shape (d, s)."""
+
+    @abstractmethod
+    def gram(self) -> Array:
+        """R R', of shape (n, n), in the dtype for sums."""
+
+    @abstractmethod
+    def blocks(self) -> Iterator[Array]:
+        """Consecutive rows of R, as dense arrays."""
+
+    def _check_squares(self) -> None:
+        if not math.isfinite(self.squares):
+            raise ValueError(
+                "X must be finite with finite squares: those of its centred rows are NaN or "
+                f"overflow {self.dtype}."
+            )
+
+    def left_over(self, V: Array) -> Array:
+        """Squares of each column of R that the orthonormal rows of V leave over, shape (d,)."""
+        xp = array_namespace(V)
+        left = xp.zeros((self.shape[1],), dtype=wide_float(V), device=device(V))
+        for R in self.blocks():
+            left += xp.sum((R - (R @ V.T) @ V) ** 2, axis=0, dtype=left.dtype)
+        return left
+
+
+class DenseRows(CentredRows):
+    """Rows of an array, in a centred copy or, with `keep=False`, centred in blocks as needed.
+
+    The mean of a column far from zero carries a rounding error of its own, which would stay in
+    every centred row as a direction of its own: it is subtracted a second time.
+
+    Parameters
+    ----------
+    X : array of shape (n, d), n >= 1, finite
+    weights : array of shape (n,), default=None
+        As `check_weights` returns them; of positive sum.
+    keep : bool, default=True
+
+    Attributes
+    ----------
+    whole : array of shape (n, d) or None
+        R, where it is kept.
+
+    Raises
+    ------
+    ValueError
+        If the squares overflow.
+    """
+
+    def __init__(self, X: Array, weights: Array | None = None, *, keep: bool = True) -> None:
+        xp = array_namespace(X)
+        self.shape = X.shape
+        self.whole: Array | None = None
+        self._X, self.dtype, self._wide = X, float_type(X), wide_float(X)
+        self._weights = weights if weights is None else weights / scale_of(weights)
+        self.n = float(X.shape[0] if weights is None else xp.sum(self._weights))
+        self._high = self._low = xp.zeros((X.shape[1],), dtype=self.dtype, device=device(X))
+        with np.errstate(invalid="ignore", over="ignore"):
+            self._high = xp.astype(self._column_means(), self.dtype)
+            rest = self._column_means()
+            self._low = xp.astype(rest, self.dtype)
+            whole = xp.empty(X.shape, dtype=self.dtype, device=device(X)) if keep else None
+            self.squares = self._sum_of_squares(whole)
+        self._check_squares()
+        self.whole = whole
+        # The mean that was in fact subtracted, and what may be left of it.
+        self.mean = xp.astype(self._high, self._wide) + rest
+
+    def _slices(self) -> Iterator[slice]:
+        if self.whole is not None:
+            return iter([ALL])
+        return row_blocks(*self.shape)
+
+    def _block(self, rows: slice, columns: slice = ALL) -> Array:
+        if self.whole is not None:
+            return self.whole[rows, columns]
+        xp = array_namespace(self._X)
+        R = xp.astype(self._X[rows, columns], self.dtype, copy=False) - self._high[columns]
+        R -= self._low[columns]
+        if self._weights is not None:
+            R *= xp.astype(self._weights[rows] ** 0.5, self.dtype)[:, None]
+        return R
+
+    def _column_means(self) -> Array:
+        """Weighted means of X less what is known of them, in the dtype for sums."""
+        xp = array_namespace(self._X)
+        total = xp.zeros((self.shape[1],), dtype=self._wide, device=device(self._X))
+        for rows in self._slices():
+            block = xp.astype(self._X[rows, :], self.dtype, copy=False) - self._high
+            if self._weights is None:
+                total += xp.sum(block, axis=0, dtype=self._wide)
+            else:
+                w = xp.astype(self._weights[rows], self.dtype)
+                total += xp.astype(w @ block, self._wide)
+        return total / self.n
+
+    def _sum_of_squares(self, whole: Array | None) -> float:
+        """Squared Frobenius norm of R, which goes into `whole` on the way."""
+        xp = array_namespace(self._X)
+        total = 0.0
+        for rows in self._slices():
+            R = self._block(rows)
+            total += float(xp.sum(xp.vecdot(R, R), dtype=self._wide))
+            if whole is not None:
+                whole[rows, :] = R
+        return total
+
+    def blocks(self) -> Iterator[Array]:  # noqa: D102
+        return (self._block(rows) for rows in self._slices())
+
+    def times(self, Q: Array) -> Array:  # noqa: D102
+        return array_namespace(Q).concat([R @ Q for R in self.blocks()])
+
+    def transposed_times(self, Y: Array) -> Array:  # noqa: D102
+        return sum(self._block(rows).T @ Y[rows, :] for rows in self._slices())
+
+    def gram(self) -> Array:  # noqa: D102
+        xp = array_namespace(self._X)
+        n, d = self.shape
+        K = xp.zeros((n, n), dtype=self._wide, device=device(self._X))
+        for columns in row_blocks(d, n, at_least=256):
+            R = self._block(ALL, columns)
+            K += R @ R.T
+        return K
+
+
+class SparseRows(CentredRows):
+    """Rows of a sparse matrix, whose mean is subtracted from products with it.
+
+    That costs no digits where a column's mean is not large against its spread, and so always
+    where more than an eleventh of its entries are zero. The other columns are nearly full: those
+    are centred in a dense array, which holds no more than 1.1 times their stored numbers.
+
+    Computes in float64, whatever the precision of X: the time goes into finding the numbers.
+
+    Parameters
+    ----------
+    X : sparse array or matrix of shape (n, d), n >= 1, finite
+    weights : array of shape (n,), default=None
+        As `check_weights` returns them; of positive sum.
+
+    Raises
+    ------
+    ValueError
+        If the squares overflow.
+    """
+
+    def __init__(self, X: Any, weights: Array | None = None) -> None:
+        X = canonical(X).astype(np.float64, copy=False)
+        self.shape, self.dtype = X.shape, X.dtype
+        w = np.ones(X.shape[0]) if weights is None else weights / scale_of(weights)
+        self.n = float(w.sum())
+        root = w**0.5
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, squares = _column_moments(X, w)
+            self._is_far = mean**2 > 10.0 * squares / self.n
+            far = X[:, self._is_far].toarray() - mean[self._is_far]
+            rest = w @ far / self.n
+            far = root[:, None] * (far - rest)
+            mean[self._is_far] += rest
+            squares[self._is_far] = np.sum(far**2, axis=0)
+            self.squares = float(squares.sum())
+        self._check_squares()
+        self.mean, self._root, self._far = mean, root, far
+        near = X[:, ~self._is_far] if far.shape[1] else X
+        if weights is not None:
+            data = near.data * np.repeat(root, np.diff(near.indptr))
+            near = sparse.csr_array((data, near.indices, near.indptr), shape=near.shape)
+        # R is [near - root near_mean', far], its columns in another order.
+        self._near, self._near_mean = near, mean[~self._is_far]
+        self.subtracted = float(self._near_mean @ self._near_mean)
+
+    def _join(self, near: np.ndarray, far: np.ndarray) -> np.ndarray:
+        """Rows that belong to the near columns of R and to the far ones, in R's order."""
+        if not far.shape[0]:
+            return near
+        joined = np.empty((self.shape[1], near.shape[1]))
+        joined[~self._is_far], joined[self._is_far] = near, far
+        return joined
+
+    def times(self, Q: Array) -> Array:  # noqa: D102
+        Q_near = Q[~self._is_far]
+        offset = self._root[:, None] * (self._near_mean @ Q_near)
+        return self._near @ Q_near - offset + self._far @ Q[self._is_far]
+
+    def transposed_times(self, Y: Array) -> Array:  # noqa: D102
+        near = self._near.T @ Y - self._near_mean[:, None] * (self._root @ Y)
+        return self._join(near, self._far.T @ Y)
+
+    def gram(self) -> Array:  # noqa: D102
+        K = (self._near @ self._near.T).toarray()
+        shared = np.outer(self._near @ self._near_mean, self._root)
+        K -= shared + shared.T
+        K += (self._near_mean @ self._near_mean) * np.outer(self._root, self._root)
+        return K + self._far @ self._far.T
+
+    def scatter(self) -> Array:
+        """R'R, of shape (d, d)."""
+        m = self._near_mean
+        S = (self._near.T @ self._near).toarray() - self.n * np.outer(m, m)
+        if not self._far.shape[1]:
+            return S
+        mixed = self._near.T @ self._far - np.outer(m, self._root @ self._far)
+        return self._join(self._join(S, mixed.T).T, self._join(mixed, self._far.T @ self._far).T)
+
+    def blocks(self) -> Iterator[Array]:  # noqa: D102
+        for rows in row_blocks(*self.shape, at_least=1):
+            near = self._near[rows].toarray() - self._root[rows, None] * self._near_mean
+            yield self._join(near.T, self._far[rows].T).T
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftedRows:
+    """Rows x - mean of which a product is made without a centred copy, where that costs no digits.
+
+    Parameters
+    ----------
+    parts : list of pairs of a matrix and a selection of columns
+        Which, side by side in some order, are the rows less the mean of some columns.
+    mean : array of shape (d,)
+        What is left to subtract; 0 for those columns.
+    """
+
+    parts: list[tuple[Any, Any]]
+    mean: Array
+
+    @classmethod
+    def of(cls, X: Any, mean: Array, limit: float) -> ShiftedRows:
+        """From rows of the mean's dtype. Means whose squares sum up to `limit` may be left."""
+        xp = array_namespace(mean)
+        if float(xp.linalg.vector_norm(mean)) <= limit**0.5:
+            return cls([(X, ALL)], mean)
+        if not sparse.issparse(X):
+            return cls([(X - mean, ALL)], xp.zeros_like(mean))
+        far = mean**2 > limit / mean.shape[0]
+        shifted = X[:, far].toarray() - mean[far]
+        return cls([(X[:, ~far], ~far), (shifted, far)], np.where(far, 0.0, mean))
+
+    def times(self, A: Array) -> Array:
+        """Product with A of shape (d, s), before what is left of the mean is subtracted."""
+        return sum(_product(part, A[columns, :]) for part, columns in self.parts)
+
+    def squares(self) -> Array:
+        """Squared length of each row, before what is left of the mean is subtracted."""
+        return sum(_row_squares(part) for part, _ in self.parts)
+
+
+def shifted_blocks(X: Any, mean: Array, limit: float) -> Iterator[tuple[slice, ShiftedRows]]:
+    """Consecutive rows of X, each block as `ShiftedRows` in the mean's dtype."""
+    n, d = X.shape
+    xp = array_namespace(mean)
+    if sparse.issparse(X):
+        X = sparse.csr_array(X)
+        width = X.nnz // max(n, 1) + np.count_nonzero(mean**2 > limit / max(d, 1))
+        for rows in row_blocks(n, width):
+            yield rows, ShiftedRows.of(X[rows].astype(mean.dtype, copy=False), mean, limit)
+    else:
+        for rows in row_blocks(n, d):
+            block = xp.astype(X[rows, :], mean.dtype, copy=False)
+            yield rows, ShiftedRows.of(block, mean, limit)
+
+
+def project(X: Any, mean: Array, A: Array, limit: float) -> Array:
+    """(X - mean) A, of shape (n, k), in the wider of the two precisions.
+
+    Where |mean|^2 <= `limit` the mean is subtracted after the product, which needs no copy of X;
+    otherwise before it, where an offset cancels.
+    """
+    xp = array_namespace(mean, A)
+    dtype = common_float_type(X, mean)
+    mean, A = xp.astype(mean, dtype, copy=False), xp.astype(A, dtype, copy=False)
+    if X.dtype == dtype and float(xp.linalg.vector_norm(mean)) <= limit**0.5:
+        return X @ A - mean @ A
+    blocks = (block for _, block in shifted_blocks(X, mean, limit))
+    return xp.concat([block.times(A) - block.mean @ A for block in blocks])
+
+
+def dense(X: Any) -> Array:
+    """A sparse matrix as an array; an array as it is."""
+    return X.toarray() if sparse.issparse(X) else X
+
+
+def _product(X: Any, A: Array) -> Array:
+    # Few columns of many terms: in float64 BLAS is a fifth faster where they are rows.
+    if not sparse.issparse(X) and X.shape[1] >= 512 and X.dtype == array_namespace(X).float64:
+        return (A.T @ X.T).T
+    return X @ A
+
+
+def _row_squares(X: Any) -> Array:
+    if sparse.issparse(X):
+        return X.multiply(X).sum(axis=1)
+    return array_namespace(X).vecdot(X, X)
+
+
+def canonical(X: Any) -> sparse.csr_array:
+    """X as a CSR array in which each stored place occurs once; shares memory where it can."""
+    X = sparse.csr_array(X)
+    if not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
+    return X
+
+
+def _column_moments(X: sparse.csr_array, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean of each column, and the sum of weighted squares about it."""
+    n, d = X.shape
+    stored = np.repeat(w, np.diff(X.indptr))
+    mean = np.bincount(X.indices, stored * X.data, minlength=d) / w.sum()
+    # A difference of sums, but exactly 0 for the columns that are full.
+    full = np.bincount(X.indices, minlength=d) == n
+    absent = np.where(full, 0.0, w.sum() - np.bincount(X.indices, stored, minlength=d))
+    squares = np.bincount(X.indices, stored * (X.data - mean[X.indices]) ** 2, minlength=d)
+    return mean, squares + np.maximum(absent, 0.0) * mean**2
