@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import os
 import statistics
 import sys
 import time
@@ -9,6 +10,9 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+
+# What scikit-learn's array_api_dispatch needs to be set before scipy is imported.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
 
 def parse_arguments(doc, **options):

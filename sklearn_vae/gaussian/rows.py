@@ -211,60 +211,56 @@ class SparseRows(CentredRows):
         root = w**0.5
         with np.errstate(over="ignore", invalid="ignore"):
             mean, squares = _column_moments(X, w)
-            self._is_far = mean**2 > 10.0 * squares / self.n
-            far = X[:, self._is_far].toarray() - mean[self._is_far]
+            is_far = mean**2 > 10.0 * squares / self.n
+            self._far_columns = np.flatnonzero(is_far)
+            far = X[:, is_far].toarray() - mean[is_far]
             rest = w @ far / self.n
             far = root[:, None] * (far - rest)
-            mean[self._is_far] += rest
-            squares[self._is_far] = np.sum(far**2, axis=0)
+            mean[is_far] += rest
+            squares[is_far] = np.sum(far**2, axis=0)
             self.squares = float(squares.sum())
         self._check_squares()
+        # R is near - root near_mean', with far in place of the far columns, which are 0 there.
+        data = X.data if weights is None else X.data * np.repeat(root, np.diff(X.indptr))
+        self._near = sparse.csr_array((data, X.indices, X.indptr), shape=X.shape)
+        if far.size:
+            self._near = self._near @ sparse.diags_array(np.where(is_far, 0.0, 1.0))
+        self._near_T = self._near.T
+        self._near_mean = np.where(is_far, 0.0, mean)
         self.mean, self._root, self._far = mean, root, far
-        near = X[:, ~self._is_far] if far.shape[1] else X
-        if weights is not None:
-            data = near.data * np.repeat(root, np.diff(near.indptr))
-            near = sparse.csr_array((data, near.indices, near.indptr), shape=near.shape)
-        # R is [near - root near_mean', far], its columns in another order.
-        self._near, self._near_mean = near, mean[~self._is_far]
         self.subtracted = float(self._near_mean @ self._near_mean)
 
-    def _join(self, near: np.ndarray, far: np.ndarray) -> np.ndarray:
-        """Rows that belong to the near columns of R and to the far ones, in R's order."""
-        if not far.shape[0]:
-            return near
-        joined = np.empty((self.shape[1], near.shape[1]))
-        joined[~self._is_far], joined[self._is_far] = near, far
-        return joined
-
     def times(self, Q: Array) -> Array:  # noqa: D102
-        Q_near = Q[~self._is_far]
-        offset = self._root[:, None] * (self._near_mean @ Q_near)
-        return self._near @ Q_near - offset + self._far @ Q[self._is_far]
+        Y = self._near @ Q - self._root[:, None] * (self._near_mean @ Q)
+        return Y + self._far @ Q[self._far_columns] if self._far.size else Y
 
     def transposed_times(self, Y: Array) -> Array:  # noqa: D102
-        near = self._near.T @ Y - self._near_mean[:, None] * (self._root @ Y)
-        return self._join(near, self._far.T @ Y)
+        Q = self._near_T @ Y - self._near_mean[:, None] * (self._root @ Y)
+        Q[self._far_columns] = self._far.T @ Y
+        return Q
 
     def gram(self) -> Array:  # noqa: D102
-        K = (self._near @ self._near.T).toarray()
+        K = (self._near @ self._near_T).toarray()
         shared = np.outer(self._near @ self._near_mean, self._root)
         K -= shared + shared.T
-        K += (self._near_mean @ self._near_mean) * np.outer(self._root, self._root)
+        K += self.subtracted * np.outer(self._root, self._root)
         return K + self._far @ self._far.T
 
     def scatter(self) -> Array:
         """R'R, of shape (d, d)."""
-        m = self._near_mean
-        S = (self._near.T @ self._near).toarray() - self.n * np.outer(m, m)
-        if not self._far.shape[1]:
-            return S
-        mixed = self._near.T @ self._far - np.outer(m, self._root @ self._far)
-        return self._join(self._join(S, mixed.T).T, self._join(mixed, self._far.T @ self._far).T)
+        S = (self._near_T @ self._near).toarray()
+        S -= self.n * np.outer(self._near_mean, self._near_mean)
+        if self._far.size:
+            mixed = self.transposed_times(self._far)
+            S[self._far_columns, :] = mixed.T
+            S[:, self._far_columns] = mixed
+        return S
 
     def blocks(self) -> Iterator[Array]:  # noqa: D102
         for rows in row_blocks(*self.shape, at_least=1):
-            near = self._near[rows].toarray() - self._root[rows, None] * self._near_mean
-            yield self._join(near.T, self._far[rows].T).T
+            R = self._near[rows].toarray() - self._root[rows, None] * self._near_mean
+            R[:, self._far_columns] = self._far[rows]
+            yield R
 
 
 @dataclass(frozen=True, eq=False)

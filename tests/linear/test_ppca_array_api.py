@@ -1,5 +1,6 @@
 """PPCA of arrays other than NumPy's."""
 
+import os
 import pickle
 
 import array_api_strict
@@ -14,6 +15,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn_vae import PPCA
 from tests.helpers import to_numpy
 from tests.linear.rows import make_rows
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("SCIPY_ARRAY_API") != "1", reason="scikit-learn needs SCIPY_ARRAY_API=1"
+)
 
 STRICT_DEVICES = [str(d) for d in array_api_strict.__array_namespace_info__().devices()]
 
