@@ -32,16 +32,15 @@ class Spectrum:
     eigenvalues : array of shape (r,), in the dtype for sums
         Descending and >= 0.
     components : array of shape (r, d)
-        Orthonormal rows.
+        Orthonormal rows; of shape (0, d) where only likelihoods of given variances are wanted.
     rest : float
         Sum of the eigenvalues that are not held; 0.0 where they are rounding errors.
     resolution : float
         Eigenvalues up to here may be rounding errors of the decomposition: as a rank they count
         as zero.
-    rounding : float, default=0.0
-        Relative size of the rounding errors of the rows. Far from zero they have a variance of
-        their own, (rounding mean_j)^2 in feature j: an eigenvalue counts as zero up to that as
-        well.
+    rounded : array of shape (r,) or float, default=0.0
+        Variance along each component that may come from the rounding of the rows, as
+        `rounded_along` gives it: an eigenvalue counts as zero up to that as well.
 
     References
     ----------
@@ -54,7 +53,7 @@ class Spectrum:
     components: Array
     rest: float
     resolution: float
-    rounding: float = 0.0
+    rounded: Array | float = 0.0
 
     @classmethod
     def of_moments(
@@ -73,8 +72,9 @@ class Spectrum:
         values = xp.clip(xp.flip(values), 0.0, None)
         components = with_positive_peaks(xp.flip(vectors, axis=1).T)
         error = 4.0 * moments.n_features**0.5 * eps * float(values[0])
-        rounding = spread_of_rounding(eps, n_rows or moments.n, moments.n_features)
-        return cls(moments.mean, values, components, 0.0, max(error, SMALLEST), rounding)
+        n_rows = n_rows or moments.n
+        rounded = rounded_along(components, moments.mean, eps, n_rows)
+        return cls(moments.mean, values, components, 0.0, max(error, SMALLEST), rounded)
 
     @property
     def n_features(self) -> int:
@@ -84,7 +84,7 @@ class Spectrum:
     @property
     def total_variance(self) -> float:
         """Trace of S."""
-        return self._tail(0)
+        return float(self._tails[0])
 
     @property
     def rank(self) -> int:
@@ -95,11 +95,7 @@ class Spectrum:
     @cached_property
     def _present(self) -> Array:
         """Which eigenvalues exceed the resolution and what rounding makes along them."""
-        xp = array_namespace(self.components)
-        components = xp.astype(self.components, self.eigenvalues.dtype)
-        with np.errstate(over="ignore"):
-            rounded = xp.sum((components * (self.rounding * self.mean)) ** 2, axis=1)
-        return (self.eigenvalues > self.resolution) & (self.eigenvalues > rounded)
+        return (self.eigenvalues > self.resolution) & (self.eigenvalues > self.rounded)
 
     def padded(self, r: int) -> Spectrum:
         """With at least r eigenpairs, where what is not held has no variance."""
@@ -113,12 +109,27 @@ class Spectrum:
             self,
             eigenvalues=xp.concat([self.eigenvalues, zeros]),
             components=xp.concat([self.components, with_positive_peaks(complement)]),
+            rounded=xp.concat([self.rounded + 0.0 * self.eigenvalues, zeros]),
         )
 
-    def _tail(self, k: int) -> float:
-        """Sum of all eigenvalues after the first k. Its own sum: trace minus head would cancel."""
+    @cached_property
+    def _tails(self) -> Array:
+        """Sums of all eigenvalues after the first k, for k = 0, ..., r.
+
+        Each its own sum: the trace less the sum of the first k would cancel.
+        """
         xp = array_namespace(self.eigenvalues)
-        return float(xp.sum(self.eigenvalues[k:])) + self.rest
+        return xp.flip(_prefix_sums(xp.flip(self.eigenvalues), self.rest))
+
+    def _noise_variances(self, k: Array) -> Array:
+        """Maximum likelihood sigma2 for each number of components in an array."""
+        xp = array_namespace(self.eigenvalues)
+        present = xp.astype(self._present, self.eigenvalues.dtype)
+        any_left = xp.take(xp.flip(_prefix_sums(xp.flip(present), self.rest)), k) > 0
+        spare = self.n_features - k
+        safe = xp.astype(xp.where(spare > 0, spare, xp.ones_like(spare)), present.dtype)
+        noise = xp.take(self._tails, k) / safe
+        return xp.where((spare > 0) & any_left, noise, xp.zeros_like(noise))
 
     def noise_variance(self, k: int) -> float:
         """Maximum likelihood sigma2 for k components: the mean of the other d - k eigenvalues.
@@ -126,11 +137,7 @@ class Spectrum:
         0.0 where nothing is left but rounding error: where k reaches the rank.
         """
         xp = array_namespace(self.eigenvalues)
-        if k == self.n_features:
-            return 0.0
-        if self.rest == 0.0 and not xp.any(self._present[k:]):
-            return 0.0
-        return self._tail(k) / (self.n_features - k)
+        return float(self._noise_variances(xp.asarray([k], device=device(self.eigenvalues)))[0])
 
     def model_variances(self, k: int, noise_variance: float) -> Array:
         """kappa_h = max(lambda_h, sigma2), shape (k,): the model's variance along component h.
@@ -171,17 +178,30 @@ class Spectrum:
             Nats per sample. nan where the maximum likelihood noise is 0 and the rank below d:
             there the likelihood is unbounded.
         """
+        variances, rest = self._variances_of(moments)
+        return self.log_likelihood_of(variances, rest, n_components, noise_variance)
+
+    def log_likelihood_of(
+        self,
+        variances: Array,
+        rest: float,
+        n_components: Sequence[int],
+        noise_variance: Sequence[float | None],
+    ) -> Array:
+        """The same of rows given by their second moments about the model's mean.
+
+        `variances` are those along each eigenvector, of shape (r,), `rest` their sum off all.
+        """
         held = self.eigenvalues.shape[0]
         if not all(0 <= k <= held for k in n_components):
             raise ValueError(
                 f"n_components must be between 0 and the {held} components held, "
                 f"got {list(n_components)}."
             )
-        xp = array_namespace(self.eigenvalues)
-        variances, rest = self._variances_of(moments)
+        xp = array_namespace(variances)
+        k = xp.asarray(list(n_components), device=device(variances))
         columns = [
-            self._log_likelihood_column(n_components, sigma2, variances, rest)
-            for sigma2 in noise_variance
+            self._log_likelihood_column(k, sigma2, variances, rest) for sigma2 in noise_variance
         ]
         return xp.stack(columns, axis=1)
 
@@ -200,19 +220,14 @@ class Spectrum:
         return variances, max(float(total - xp.sum(variances)), 0.0)
 
     def _log_likelihood_column(
-        self, n_components: Sequence[int], noise_variance: float | None, t: Array, rest: float
+        self, k: Array, noise_variance: float | None, t: Array, rest: float
     ) -> Array:
         """-1/2 (d log 2pi + sum log kappa + (d-k) log sigma2 + sum t/kappa + tail/sigma2)."""
         xp = array_namespace(t)
         d = self.n_features
-        k = xp.asarray(list(n_components), device=device(t))
         spare = xp.astype(d - k, t.dtype)
         if noise_variance is None:
-            sigma2 = xp.asarray(
-                [self.noise_variance(int(j)) for j in n_components],
-                dtype=t.dtype,
-                device=device(t),
-            )
+            sigma2 = self._noise_variances(k)
             # Below the rank kappa is lambda; beyond it sigma2 is 0 and the value undefined.
             smallest = float(xp.finfo(t.dtype).smallest_normal)
             kappa = xp.clip(self.eigenvalues, smallest, None)
@@ -234,12 +249,20 @@ class Spectrum:
         return xp.where(defined, value, xp.full_like(value, xp.nan))
 
 
-def spread_of_rounding(eps: float, n: float, d: int) -> float:
-    """`rounding` of a Spectrum: errors of eps in n rows of d entries, along their worst direction.
+def rounded_along(components: Array, mean: Array, eps: float, n: float) -> Array:
+    """Variance along each component that n rows may have from rounding to a precision of eps.
 
-    The largest singular value of an n x d matrix of independent errors is sqrt(n) + sqrt(d) of
-    their standard deviation.
+    Far from zero each entry has an error of eps times the mean of its feature. Along its worst
+    direction, n x d independent errors have the largest singular value sqrt(n) + sqrt(d).
     """
+    xp = array_namespace(components)
+    spread = spread_of_rounding(eps, n, mean.shape[0])
+    with np.errstate(over="ignore"):
+        return xp.sum((xp.astype(components, mean.dtype) * (spread * mean)) ** 2, axis=1)
+
+
+def spread_of_rounding(eps: float, n: float, d: int) -> float:
+    """Relative standard deviation of the errors of `rounded_along`, along the worst direction."""
     return eps * (1.0 + (d / n) ** 0.5)
 
 

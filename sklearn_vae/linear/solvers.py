@@ -17,6 +17,7 @@ from sklearn_vae.gaussian.spectrum import (
     Spectrum,
     components_for_ratio,
     minka_dimension,
+    rounded_along,
     spread_of_rounding,
     with_positive_peaks,
 )
@@ -225,31 +226,52 @@ def _full(rows: DenseRows) -> Spectrum:
     return _spectrum(rows, S, V, 0.0, float(xp.finfo(V.dtype).eps))
 
 
-def _gram(rows: CentredRows, n_components: Any, eps: float) -> Spectrum:
-    """By the eigenvectors u of R R', of shape (n, n): those of R'R are R'u / |R'u|.
+def _gram(rows: CentredRows, n_components: Any, eps: float, K: Array | None = None) -> Spectrum:
+    """By the eigenvectors u of K = R R', of shape (n, n): those of R'R are R'u / |R'u|.
 
     As many as are to be kept, unless rounding might explain the others: then all.
     """
-    K = rows.gram()
+    K = rows.gram() if K is None else K
     xp = array_namespace(K)
-    n, d = rows.shape
-    values, U = xp.linalg.eigh(K)
-    values, U = xp.clip(xp.flip(values), 0.0, None) / rows.n, xp.flip(U, axis=1)
-    resolution = max(4.0 * n**0.5 * eps * (float(values[0]) + rows.subtracted), SMALLEST)
-    rounding = spread_of_rounding(eps, n, d)
+    n = rows.shape[0]
+    values, U, resolution = eigh_of_gram(K, rows.n, eps, rows.subtracted)
     if n_components is None:
         k = n
     elif is_integer(n_components):
         k = min(n_components, n)
     else:
         k = components_for_ratio(values, float(xp.sum(values)), n_components)
-    with np.errstate(over="ignore"):
-        rounded = float(xp.sum((rounding * rows.mean) ** 2))
-    if k < n and resolution < float(values[k]) <= rounded:
+    if k < n and resolution < float(values[k]) <= worst_rounding(rows.mean, eps, n):
         k = n
     rest = float(xp.sum(values[k:])) if k < n and float(values[k]) > resolution else 0.0
-    V = xp.linalg.qr(rows.transposed_times(xp.astype(U[:, :k], rows.dtype)), mode="reduced")[0].T
-    return Spectrum(rows.mean, values[:k], with_positive_peaks(V), rest, resolution, rounding)
+    V = components_of_gram(rows, U[:, :k])
+    rounded = rounded_along(V, rows.mean, eps, n)
+    return Spectrum(rows.mean, values[:k], V, rest, resolution, rounded)
+
+
+def eigh_of_gram(
+    K: Array, n: float, eps: float, subtracted: float = 0.0
+) -> tuple[Array, Array, float]:
+    """Eigenvalues of R'R / n, descending, eigenvectors of K = R R' as columns, and resolution."""
+    xp = array_namespace(K)
+    values, U = xp.linalg.eigh(K)
+    values = xp.clip(xp.flip(values), 0.0, None) / n
+    resolution = 4.0 * K.shape[0] ** 0.5 * eps * (float(values[0]) + subtracted)
+    return values, xp.flip(U, axis=1), max(resolution, SMALLEST)
+
+
+def worst_rounding(mean: Array, eps: float, n: int) -> float:
+    """At least what `rounded_along` gives for any component."""
+    xp = array_namespace(mean)
+    with np.errstate(over="ignore"):
+        return float(xp.sum((spread_of_rounding(eps, n, mean.shape[0]) * mean) ** 2))
+
+
+def components_of_gram(rows: CentredRows, U: Array) -> Array:
+    """Orthonormal components, as rows, from eigenvectors of R R'."""
+    xp = array_namespace(U)
+    Q = xp.linalg.qr(rows.transposed_times(xp.astype(U, rows.dtype)), mode="reduced")[0]
+    return with_positive_peaks(Q.T)
 
 
 def _arpack(rows: CentredRows, k: int, eps: float, random_state: np.random.RandomState) -> Spectrum:
@@ -315,8 +337,9 @@ def _truncated(rows: CentredRows, V: Array, S: Array, eps: float) -> Spectrum:
     held = float(xp.sum(xp.astype(xp.asarray(S), wide_float(V)) ** 2)) / rows.n
     spectrum = _spectrum(rows, S, V, total - held, eps)
     # For each feature the variance that the decomposition and the rows' own rounding may make.
+    spread = spread_of_rounding(eps, *rows.shape)
     with np.errstate(over="ignore"):
-        rounded = spectrum.resolution + (spectrum.rounding * spectrum.mean) ** 2
+        rounded = spectrum.resolution + (spread * rows.mean) ** 2
     if spectrum.rest < max(eps**0.5 * total, float(xp.sum(rounded))):
         # The difference has cancelled: take the squares of what the components leave over.
         left = rows.left_over(V) / rows.n
@@ -331,5 +354,5 @@ def _spectrum(rows: CentredRows, S: Array, V: Array, rest: float, eps: float) ->
     values = xp.astype(xp.asarray(S), wide_float(V)) ** 2 / rows.n
     # Singular values are found to a few eps of the largest; an eigenvalue is their square.
     error = 16.0 * max(n, d) * eps**2 * (float(values[0]) + rows.subtracted)
-    rounding = spread_of_rounding(eps, n, d)
-    return Spectrum(rows.mean, values, with_positive_peaks(V), rest, max(error, SMALLEST), rounding)
+    rounded = rounded_along(V, rows.mean, eps, n)
+    return Spectrum(rows.mean, values, with_positive_peaks(V), rest, max(error, SMALLEST), rounded)
