@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sklearn_vae.gaussian.lowrank import LowRankGaussian
     from sklearn_vae.gaussian.moments import Moments
     from sklearn_vae.linear.ppca import PPCA
+    from sklearn_vae.linear.ppca_cv import PPCACV
 
 __version__ = "0.1.0"
 
@@ -17,9 +18,10 @@ _MODULE_OF = {
     "LowRankGaussian": "sklearn_vae.gaussian.lowrank",
     "Moments": "sklearn_vae.gaussian.moments",
     "PPCA": "sklearn_vae.linear.ppca",
+    "PPCACV": "sklearn_vae.linear.ppca_cv",
 }
 
-__all__ = ["PPCA", "LowRankGaussian", "Moments", "__version__"]
+__all__ = ["PPCA", "PPCACV", "LowRankGaussian", "Moments", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,6 @@
 import math
 import mmap
 import os
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from numbers import Integral, Real
@@ -27,8 +26,12 @@ def is_integer(value: Any) -> bool:
 
 def is_real(value: Any) -> bool:
     """Whether `value` is a finite real number, integers included."""
-    number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else np.nan
-    return bool(abs(number) <= sys.float_info.max)  # which an int beyond every float is not
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:  # an integer or fraction beyond every float
+        return False
 
 
 def check_noise_variance(noise_variance: Any) -> None:
@@ -77,10 +80,8 @@ def check_rows(
 
 
 def is_memory_mapped(X: Any) -> bool:
-    """Whether X is a NumPy array, or a view of one, whose numbers lie in a file."""
+    """Whether X is a NumPy array whose numbers lie in a file."""
     while isinstance(X, np.ndarray):
-        if isinstance(X, np.memmap):
-            return True
         X = X.base
     return isinstance(X, mmap.mmap)
 
@@ -91,10 +92,9 @@ def available_memory() -> float:
     with suppress(OSError, StopIteration), open("/proc/meminfo") as file:
         line = next(line for line in file if line.startswith("MemAvailable:"))
         limits.append(1024 * int(line.split()[1]))
-    with suppress(OSError, ValueError):  # the limit of a container; "max" where there is none
-        group = Path("/sys/fs/cgroup")
-        used = int((group / "memory.current").read_text())
-        limits.append(int((group / "memory.max").read_text()) - used)
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container
+        with suppress(OSError, ValueError):  # "max" where there is none
+            limits.append(int((Path("/sys/fs/cgroup") / limit).read_text()))
     if len(limits) == 1 and hasattr(os, "sysconf"):
         with suppress(OSError, ValueError):
             limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

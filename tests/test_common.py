@@ -7,7 +7,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import sklearn_vae
-from sklearn_vae import PPCA
+from sklearn_vae import PPCA, PPCACV
 
 ESTIMATORS = [
     PPCA(n_components=2),
@@ -15,11 +15,13 @@ ESTIMATORS = [
     PPCA(n_components=2, coordinates="principal"),
     PPCA(n_components=2, coordinates="whitened"),
     PPCA(),
+    PPCACV([1, 2], noise_variance=[None, 0.5], cv=3),
+    PPCACV(cv=2),
 ]
 
 
 def expected_failed_checks(estimator):
-    if estimator.n_components is not None:
+    if not isinstance(estimator, PPCA) or estimator.n_components is not None:
         return {}
     reason = (
         "its data have rank 8 of 10: with all components the likelihood is unbounded there, and "

@@ -10,9 +10,12 @@ from array_api_compat import (
     device,
     is_array_api_obj,
     is_array_api_strict_namespace,
+    is_numpy_array,
     is_numpy_namespace,
+    is_torch_array,
     to_device,
 )
+from scipy import sparse
 
 # Any array of an array-API namespace: the standard has no type for it yet.
 Array: TypeAlias = Any
@@ -43,6 +46,13 @@ def float_type(X: Array) -> Any:
     return X.dtype if X.dtype in (xp.float32, xp.float64) else wide_float(X)
 
 
+def stored_eps(X: Any) -> float:
+    """Relative precision of the numbers in X, which may be sparse; for integers of float64."""
+    xp = np if sparse.issparse(X) else array_namespace(X)
+    dtype = X.dtype if xp.isdtype(X.dtype, "real floating") else xp.float64
+    return max(float(xp.finfo(dtype).eps), 2.0**-52)
+
+
 def common_float_type(X: Any, model: Array) -> Any:
     """The dtype in which rows X, which may be sparse, meet the arrays of a model."""
     xp = array_namespace(model)
@@ -57,16 +67,16 @@ def affine(Z: Array, A: Array, b: Array) -> Array:
     return Z @ A + b
 
 
-def as_matrix(X: Array) -> tuple[Array, Any]:
-    """X, which must be a two-dimensional array of real numbers, and its namespace."""
+def check_matrix(X: Any) -> Any:
+    """X, which must be a two-dimensional array or sparse matrix of real numbers."""
     if not hasattr(X, "ndim"):
         raise TypeError(f"X must be an array of an array-API namespace, got {type(X).__name__}.")
-    xp = array_namespace(X)
     if X.ndim != 2:
         raise ValueError(f"X must be two-dimensional, (n_samples, n_features), got {X.ndim}-d.")
+    xp = array_namespace(X.data if sparse.issparse(X) else X)
     if xp.isdtype(X.dtype, "complex floating"):
         raise ValueError(f"X must be real, got dtype {X.dtype}.")
-    return X, xp
+    return X
 
 
 def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
@@ -78,8 +88,13 @@ def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
         Unless there is one for each row of X, finite, not negative.
     """
     xp = array_namespace(X)
-    if is_array_api_obj(weights) and array_namespace(weights) is not xp:
-        weights = _to_host(weights)
+    if is_torch_array(weights):
+        weights = weights.detach()
+    if not is_array_api_obj(weights) or is_numpy_array(weights):
+        # A copy: other libraries take no view of read-only or reversed memory.
+        weights = np.array(weights, dtype=np.float64)
+    elif array_namespace(weights) is not xp:
+        weights = to_host(weights)
     weights = xp.asarray(weights, dtype=wide_float(X), device=device(X))
     if tuple(weights.shape) != (X.shape[0],):
         raise ValueError(
@@ -92,7 +107,7 @@ def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
     return weights
 
 
-def _to_host(values: Array) -> np.ndarray:
+def to_host(values: Array) -> np.ndarray:
     """A NumPy array from one of any library, on any device."""
     if is_array_api_strict_namespace(array_namespace(values)):
         host = array_namespace(values).__array_namespace_info__().default_device()

@@ -11,7 +11,7 @@ from scipy import sparse
 from sklearn_vae.gaussian.arrays import (
     Array,
     affine,
-    as_matrix,
+    check_matrix,
     common_float_type,
     row_blocks,
     to_device_of,
@@ -136,8 +136,8 @@ class LowRankGaussian:
         return mean_limit(self.loadings, self.noise_variance)
 
     def _check_rows(self, X: Any) -> Any:
-        if not (sparse.issparse(X) and is_numpy_array(self.mean)):
-            X, _ = as_matrix(X)
+        if sparse.issparse(check_matrix(X)) and not is_numpy_array(self.mean):
+            raise TypeError("sparse X needs a mean and loadings that are NumPy arrays.")
         if X.shape[1] != self.n_features:
             raise ValueError(f"X must have {self.n_features} columns, got {X.shape[1]}.")
         return X

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import (
     Array,
-    as_matrix,
+    check_matrix,
     check_weights,
     float_type,
     scale_of,
@@ -70,6 +70,9 @@ class Moments:
                 "mean and scatter must have shapes (d,) and (d, d), got "
                 f"{tuple(self.mean.shape)} and {tuple(self.scatter.shape)}."
             )
+        xp = array_namespace(self.mean)
+        if not xp.isdtype(self.mean.dtype, "real floating"):
+            raise ValueError(f"mean must be of a real floating dtype, got {self.mean.dtype}.")
         if not 0.0 <= self.n < float("inf"):
             raise ValueError(f"n must be a finite number >= 0, got {self.n}.")
 
@@ -96,9 +99,9 @@ class Moments:
         ValueError
             If X is not finite, not real or not two-dimensional, or the weights do not fit.
         """
-        if sparse.issparse(X):
+        if sparse.issparse(check_matrix(X)):
             return cls._of_sparse(X, weights)
-        X, xp = as_matrix(X)
+        xp = array_namespace(X)
         n, scale = float(X.shape[0]), 1.0
         if weights is not None:
             weights = check_weights(weights, X)
@@ -161,6 +164,13 @@ class Moments:
             between = (self.n * other.n / n) * (delta[:, None] * delta[None, :])
             merged = Moments(n, mean, self.scatter + other.scatter + between)
         return merged._checked("The sum of moments must be finite")
+
+    def rescaled(self, n: float) -> Moments:
+        """The same mean and covariance, of weights that sum up to n."""
+        if n == self.n:
+            return self
+        with np.errstate(over="ignore"):
+            return Moments(n, self.mean, self.scatter * (n / self.n))
 
     @property
     def n_features(self) -> int:

@@ -18,6 +18,7 @@ from sklearn_vae.gaussian.arrays import (
     float_type,
     row_blocks,
     scale_of,
+    stored_eps,
     wide_float,
 )
 
@@ -36,6 +37,10 @@ class CentredRows(ABC):
         Weighted mean of X, in the dtype for sums.
     squares : float
         Squared Frobenius norm of R: n times the trace of the covariance.
+    sizes : array of shape (d,)
+        Root of the mean square of each column of X, in the dtype for sums.
+    eps : float
+        Relative precision of the numbers in X.
     subtracted : float
         |m|^2 of the mean m that is subtracted from products instead of from X.
     dtype : dtype
@@ -46,6 +51,8 @@ class CentredRows(ABC):
     n: float
     mean: Array
     squares: float
+    sizes: Array
+    eps: float
     subtracted: float = 0.0
     dtype: Any
 
@@ -93,6 +100,8 @@ class DenseRows(CentredRows):
     weights : array of shape (n,), default=None
         As `check_weights` returns them; of positive sum.
     keep : bool, default=True
+    dtype : dtype, default=None
+        To compute in; None is X's own, or float64.
 
     Attributes
     ----------
@@ -105,11 +114,14 @@ class DenseRows(CentredRows):
         If the squares overflow.
     """
 
-    def __init__(self, X: Array, weights: Array | None = None, *, keep: bool = True) -> None:
+    def __init__(
+        self, X: Array, weights: Array | None = None, *, keep: bool = True, dtype: Any = None
+    ) -> None:
         xp = array_namespace(X)
         self.shape = X.shape
         self.whole: Array | None = None
-        self._X, self.dtype, self._wide = X, float_type(X), wide_float(X)
+        self._X, self.eps = X, stored_eps(X)
+        self.dtype, self._wide = dtype or float_type(X), wide_float(X)
         self._weights = weights if weights is None else weights / scale_of(weights)
         self.n = float(X.shape[0] if weights is None else xp.sum(self._weights))
         self._high = self._low = xp.zeros((X.shape[1],), dtype=self.dtype, device=device(X))
@@ -118,11 +130,13 @@ class DenseRows(CentredRows):
             rest = self._column_means()
             self._low = xp.astype(rest, self.dtype)
             whole = xp.empty(X.shape, dtype=self.dtype, device=device(X)) if keep else None
-            self.squares = self._sum_of_squares(whole)
+            squares = self._column_squares(whole)
+            self.squares = float(xp.sum(squares))
         self._check_squares()
         self.whole = whole
         # The mean that was in fact subtracted, and what may be left of it.
         self.mean = xp.astype(self._high, self._wide) + rest
+        self.sizes = (self.mean**2 + squares / self.n) ** 0.5
 
     def _slices(self) -> Iterator[slice]:
         if self.whole is not None:
@@ -152,13 +166,13 @@ class DenseRows(CentredRows):
                 total += xp.astype(w @ block, self._wide)
         return total / self.n
 
-    def _sum_of_squares(self, whole: Array | None) -> float:
-        """Squared Frobenius norm of R, which goes into `whole` on the way."""
+    def _column_squares(self, whole: Array | None) -> Array:
+        """Squared length of each column of R, which goes into `whole` on the way."""
         xp = array_namespace(self._X)
-        total = 0.0
+        total = xp.zeros((self.shape[1],), dtype=self._wide, device=device(self._X))
         for rows in self._slices():
             R = self._block(rows)
-            total += float(xp.sum(xp.vecdot(R, R), dtype=self._wide))
+            total += xp.sum(R * R, axis=0, dtype=self._wide)
             if whole is not None:
                 whole[rows, :] = R
         return total
@@ -204,6 +218,7 @@ class SparseRows(CentredRows):
     """
 
     def __init__(self, X: Any, weights: Array | None = None) -> None:
+        self.eps = stored_eps(X)
         X = canonical(X).astype(np.float64, copy=False)
         self.shape, self.dtype = X.shape, X.dtype
         w = np.ones(X.shape[0]) if weights is None else weights / scale_of(weights)
@@ -229,6 +244,7 @@ class SparseRows(CentredRows):
         self._near_mean = np.where(is_far, 0.0, mean)
         self.mean, self._root, self._far = mean, root, far
         self.subtracted = float(self._near_mean @ self._near_mean)
+        self.sizes = (mean**2 + squares / self.n) ** 0.5
 
     def times(self, Q: Array) -> Array:  # noqa: D102
         Y = self._near @ Q - self._root[:, None] * (self._near_mean @ Q)
@@ -239,15 +255,30 @@ class SparseRows(CentredRows):
         Q[self._far_columns] = self._far.T @ Y
         return Q
 
+    @property
+    def _is_full(self) -> bool:
+        """Whether so much is stored that products of dense blocks are faster."""
+        return self._near.nnz > 0.1 * self.shape[0] * self.shape[1]
+
     def gram(self) -> Array:  # noqa: D102
-        K = (self._near @ self._near_T).toarray()
-        shared = np.outer(self._near @ self._near_mean, self._root)
-        K -= shared + shared.T
-        K += self.subtracted * np.outer(self._root, self._root)
+        if self._is_full:
+            K = np.zeros((self.shape[0], self.shape[0]))
+            by_columns = self._near.tocsc()
+            for columns in row_blocks(*self.shape[::-1], at_least=256):
+                R = by_columns[:, columns].toarray()
+                R -= np.outer(self._root, self._near_mean[columns])
+                K += R @ R.T
+        else:
+            K = (self._near @ self._near_T).toarray()
+            shared = np.outer(self._near @ self._near_mean, self._root)
+            K -= shared + shared.T
+            K += self.subtracted * np.outer(self._root, self._root)
         return K + self._far @ self._far.T
 
     def scatter(self) -> Array:
         """R'R, of shape (d, d)."""
+        if self._is_full:
+            return sum(R.T @ R for R in self.blocks())
         S = (self._near_T @ self._near).toarray()
         S -= self.n * np.outer(self._near_mean, self._near_mean)
         if self._far.size:

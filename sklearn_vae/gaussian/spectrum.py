@@ -57,12 +57,17 @@ class Spectrum:
 
     @classmethod
     def of_moments(
-        cls, moments: Moments, *, eps: float = 2.0**-52, n_rows: float | None = None
+        cls,
+        moments: Moments,
+        *,
+        eps: float = 2.0**-52,
+        stored: float = 0.0,
+        n_rows: float | None = None,
     ) -> Spectrum:
         """All d eigenpairs, by one symmetric eigendecomposition.
 
-        `eps` is the relative precision in which the scatter was multiplied out, `n_rows` the
-        number of rows where it is not the sum of weights.
+        `eps` is the relative precision in which the scatter was multiplied out, `stored` that of
+        the rows where it is less, `n_rows` their number where it is not the sum of weights.
         """
         xp = array_namespace(moments.scatter)
         S = moments.covariance
@@ -73,7 +78,8 @@ class Spectrum:
         components = with_positive_peaks(xp.flip(vectors, axis=1).T)
         error = 4.0 * moments.n_features**0.5 * eps * float(values[0])
         n_rows = n_rows or moments.n
-        rounded = rounded_along(components, moments.mean, eps, n_rows)
+        sizes = (moments.mean**2 + xp.linalg.diagonal(S)) ** 0.5
+        rounded = rounded_along(components, sizes, max(eps, stored), n_rows)
         return cls(moments.mean, values, components, 0.0, max(error, SMALLEST), rounded)
 
     @property
@@ -103,7 +109,10 @@ class Spectrum:
         held = self.components.shape[0]
         if held >= r:
             return self
-        complement = xp.linalg.qr(self.components.T, mode="complete")[0][:, held:r].T
+        more = xp.eye(self.n_features, r - held, dtype=self.components.dtype)
+        more = xp.asarray(more, device=device(self.components))
+        stacked = xp.concat([self.components.T, more], axis=1)
+        complement = xp.linalg.qr(stacked, mode="reduced")[0][:, held:].T
         zeros = xp.zeros((r - held,), dtype=self.eigenvalues.dtype, device=device(self.eigenvalues))
         return replace(
             self,
@@ -178,7 +187,7 @@ class Spectrum:
             Nats per sample. nan where the maximum likelihood noise is 0 and the rank below d:
             there the likelihood is unbounded.
         """
-        variances, rest = self._variances_of(moments)
+        variances, rest = self.variances_of(moments)
         return self.log_likelihood_of(variances, rest, n_components, noise_variance)
 
     def log_likelihood_of(
@@ -205,7 +214,7 @@ class Spectrum:
         ]
         return xp.stack(columns, axis=1)
 
-    def _variances_of(self, moments: Moments | None) -> tuple[Array, float]:
+    def variances_of(self, moments: Moments | None) -> tuple[Array, float]:
         """Second moments about the model's mean: along each component, and off all of them."""
         if moments is None:
             return self.eigenvalues, self.rest
@@ -239,26 +248,28 @@ class Spectrum:
             kappa = xp.clip(self.eigenvalues, noise_variance, None)
             defined = xp.ones_like(sigma2, dtype=xp.bool)
         tail = xp.flip(_prefix_sums(xp.flip(t), rest))
-        value = -0.5 * (
-            d * math.log(2.0 * math.pi)
-            + xp.take(_prefix_sums(xp.log(kappa)), k)
-            + spare * xp.log(sigma2)
-            + xp.take(_prefix_sums(t / kappa), k)
-            + xp.take(tail, k) / sigma2
-        )
+        with np.errstate(over="ignore"):  # where it is not defined
+            value = -0.5 * (
+                d * math.log(2.0 * math.pi)
+                + xp.take(_prefix_sums(xp.log(kappa)), k)
+                + spare * xp.log(sigma2)
+                + xp.take(_prefix_sums(t / kappa), k)
+                + xp.take(tail, k) / sigma2
+            )
         return xp.where(defined, value, xp.full_like(value, xp.nan))
 
 
-def rounded_along(components: Array, mean: Array, eps: float, n: float) -> Array:
+def rounded_along(components: Array, sizes: Array, eps: float, n: float) -> Array:
     """Variance along each component that n rows may have from rounding to a precision of eps.
 
-    Far from zero each entry has an error of eps times the mean of its feature. Along its worst
-    direction, n x d independent errors have the largest singular value sqrt(n) + sqrt(d).
+    `sizes` is the root mean square of each feature, to eps of which its entries are rounded.
+    Along its worst direction, n x d independent errors of standard deviation 1 have the largest
+    singular value sqrt(n) + sqrt(d).
     """
     xp = array_namespace(components)
-    spread = spread_of_rounding(eps, n, mean.shape[0])
+    spread = spread_of_rounding(eps, n, sizes.shape[0])
     with np.errstate(over="ignore"):
-        return xp.sum((xp.astype(components, mean.dtype) * (spread * mean)) ** 2, axis=1)
+        return xp.sum((xp.astype(components, sizes.dtype) * (spread * sizes)) ** 2, axis=1)
 
 
 def spread_of_rounding(eps: float, n: float, d: int) -> float:

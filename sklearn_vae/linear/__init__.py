@@ -1,5 +1,6 @@
 """Estimators with linear decoders."""
 
 from sklearn_vae.linear.ppca import PPCA
+from sklearn_vae.linear.ppca_cv import PPCACV
 
-__all__ = ["PPCA"]
+__all__ = ["PPCA", "PPCACV"]

@@ -6,13 +6,21 @@ import math
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_numpy_array, is_torch_array
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.gaussian.arrays import Array, affine, check_weights, float_type, wide_float
+from sklearn_vae.gaussian.arrays import (
+    Array,
+    affine,
+    check_matrix,
+    check_weights,
+    float_type,
+    scale_of,
+    wide_float,
+)
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.rows import canonical, project
 from sklearn_vae.validation import (
@@ -22,6 +30,7 @@ from sklearn_vae.validation import (
     check_latents,
     check_rows,
     check_same_place,
+    is_memory_mapped,
 )
 
 COORDINATES = ("posterior", "principal", "whitened")
@@ -43,6 +52,29 @@ def check_sample_weight(sample_weight: Any, X: Any) -> Array:
     if not 0.0 < total < math.inf:
         raise ValueError(f"sample_weight must have a finite sum above zero, got {total}.")
     return weights
+
+
+def weighted_rows(
+    X: Any, sample_weight: Any, *, at_least: int
+) -> tuple[Any, Array | None, int, float]:
+    """The rows of positive weight, their weights, how many they are, and the sum of weights.
+
+    Of a memory-mapped X all rows, so that it is not copied.
+    """
+    if sample_weight is None:
+        return X, None, X.shape[0], float(X.shape[0])
+    weights = check_sample_weight(sample_weight, X)
+    xp = array_namespace(weights)
+    positive = weights > 0
+    n_rows = int(xp.count_nonzero(positive))
+    if n_rows < at_least:
+        raise ValueError(
+            f"sample_weight must be positive for at least {at_least} rows, got {n_rows}."
+        )
+    total = float(xp.sum(weights))
+    if n_rows < X.shape[0] and not is_memory_mapped(X):
+        X, weights = X[positive], weights[positive]
+    return X, weights, n_rows, total
 
 
 class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -184,11 +216,11 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         ValueError
             If the noise variance is 0 and the covariance singular.
         """
-        return self._log_likelihood(X, "score_samples")
+        gaussian = self._check_regular("score_samples")
+        X = self._check_more_rows(X, "score_samples", finite=False)
+        return self._log_likelihood(gaussian, X)
 
-    def _log_likelihood(self, X: Any, method: str) -> Array:
-        gaussian = self._check_regular(method)
-        X = self._check_more_rows(X, method, finite=False)
+    def _log_likelihood(self, gaussian: LowRankGaussian, X: Any) -> Array:
         with np.errstate(invalid="ignore", over="ignore"):
             log_likelihood = gaussian.log_prob(X)
         # A pass over X to look for NaN would cost a tenth of the time: it shows in the result.
@@ -214,12 +246,16 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         ValueError
             If the noise variance is 0 and the covariance singular, or the weights do not fit.
         """
-        log_likelihood = self._log_likelihood(X, "score")
-        xp = array_namespace(log_likelihood)
-        values = xp.astype(log_likelihood, wide_float(log_likelihood))
-        if sample_weight is None:
+        gaussian = self._check_regular("score")
+        X = self._check_more_rows(X, "score", finite=False)
+        X, weights, _, _ = weighted_rows(X, sample_weight, at_least=1)
+        values = self._log_likelihood(gaussian, X)
+        xp = array_namespace(values)
+        values = xp.astype(values, wide_float(values))
+        if weights is None:
             return float(xp.mean(values))
-        weights = check_sample_weight(sample_weight, log_likelihood)
+        weights = weights / scale_of(weights)
+        values = xp.where(weights > 0, values, xp.zeros_like(values))
         return float(xp.sum(weights * values) / xp.sum(weights))
 
     def get_covariance(self) -> Array:
@@ -250,11 +286,12 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def _check_rows(self, X: Any, *, reset: bool, **options: Any) -> Any:
         """X as an array in the dtype to compute in, or as CSR; memory-mapped as it is."""
-        X = check_rows(self, X, reset=reset, **options)
+        if is_torch_array(X):
+            X = X.detach()
+        X = check_matrix(check_rows(self, X, reset=reset, **options))
         if sparse.issparse(X):
             return canonical(X)
-        xp = array_namespace(X)
-        return X if xp is array_namespace(np.empty(0)) else xp.astype(X, float_type(X), copy=False)
+        return X if is_numpy_array(X) else array_namespace(X).astype(X, float_type(X), copy=False)
 
     def _check_more_rows(self, X: Any, method: str, **options: Any) -> Any:
         X = self._check_rows(X, reset=False, **options)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from array_api_compat import array_namespace
-from scipy import sparse
 from sklearn.utils import Tags, check_random_state
 
-from sklearn_vae.gaussian.arrays import Array, float_type
-from sklearn_vae.gaussian.bounds import entropy_bound, kl_per_dimension
-from sklearn_vae.gaussian.lowrank import LowRankGaussian
+from sklearn_vae.gaussian.arrays import scale_of, stored_eps
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
-from sklearn_vae.linear.base import COORDINATES, LinearGaussianModel, check_sample_weight
+from sklearn_vae.linear.base import COORDINATES, weighted_rows
+from sklearn_vae.linear.closed_form import ClosedFormModel, dtype_of
 from sklearn_vae.linear.solvers import (
     SVD_SOLVERS,
     check_n_components,
@@ -32,11 +29,10 @@ from sklearn_vae.validation import (
     check_noise_variance,
     check_same_place,
     is_integer,
-    is_memory_mapped,
 )
 
 
-class PPCA(LinearGaussianModel):
+class PPCA(ClosedFormModel):
     r"""Probabilistic principal component analysis, fitted exactly.
 
     The linear Gaussian latent variable model ::
@@ -200,23 +196,26 @@ class PPCA(LinearGaussianModel):
         self._check_parameters()
         with all_or_nothing(self):
             X = self._check_rows(X, reset=True, min_samples=2, finite=False)
-            X, weights, n_samples = _weighted_rows(X, sample_weight, at_least=2)
+            X, weights, n_rows, n_samples = weighted_rows(X, sample_weight, at_least=2)
+            if weights is not None:
+                weights = weights / scale_of(weights)
             spectrum, moments = decompose(
                 X,
                 self.n_components,
                 choose_solver(X, self.n_components, self.svd_solver),
                 weights=weights,
+                n_rows=n_rows,
                 n_samples=n_samples,
                 iterated_power=self.iterated_power,
                 n_oversamples=self.n_oversamples,
                 random_state=check_random_state(self.random_state),
             )
-            k = count_components(spectrum, self.n_components, n_samples)
-            self._set_model(spectrum, k, n_samples, _dtype_of(X))
-            for name in ("moments_", "_moments_eps", "_moments_rows"):
+            k = count_components(spectrum, self.n_components, n_samples, n_rows)
+            self._set_model(spectrum, k, n_samples, dtype_of(X), self.noise_variance)
+            for name in ("moments_", "_moments_origin"):
                 self.__dict__.pop(name, None)
             if moments is not None:
-                self._set_moments(moments, eps_of(X), X.shape[0])
+                self._set_moments(moments.rescaled(n_samples), eps_of(X), stored_eps(X), n_rows)
         return self
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCA:
@@ -261,16 +260,17 @@ class PPCA(LinearGaussianModel):
             if not first:
                 check_same_place(self, X, self.mean_, "partial_fit")
             self._check_at_most(X.shape[1])
-            check_square_fits(X.shape[1], "partial_fit")
-            X, weights, _ = _weighted_rows(X, sample_weight, at_least=1)
-            moments, dtype, eps = moments_of(X, weights), _dtype_of(X), eps_of(X)
-            n_rows = X.shape[0]
+            check_square_fits(X, X.shape[1], "partial_fit")
+            X, weights, n_rows, _ = weighted_rows(X, sample_weight, at_least=1)
+            moments, dtype = moments_of(X, weights), dtype_of(X)
+            eps, stored, count = eps_of(X), stored_eps(X), float(n_rows)
             if not first:
                 moments = self.moments_ + moments
                 dtype = array_namespace(self.mean_).result_type(dtype, self.components_.dtype)
-                eps = max(eps, self._moments_eps)
-                n_rows += self._moments_rows
-            self._fit_moments(moments, dtype, eps, n_rows)
+                before = self._moments_origin
+                eps, stored = max(eps, before[0]), max(stored, before[1])
+                count += before[2]
+            self._fit_moments(moments, dtype, eps, stored, count)
         return self
 
     @classmethod
@@ -296,6 +296,8 @@ class PPCA(LinearGaussianModel):
         ValueError
             If a parameter is not valid for these moments, or they are those of no rows.
         """
+        if not isinstance(moments, Moments):
+            raise TypeError(f"moments must be Moments, got {type(moments).__name__}.")
         model = cls(**parameters)
         model._check_parameters()
         if moments.n == 0:
@@ -306,7 +308,7 @@ class PPCA(LinearGaussianModel):
         eps = float(xp.finfo(moments.mean.dtype).eps)
         # Normalised weights may sum up to 1, whatever the number of rows.
         n_rows = max(moments.n, moments.n_features)
-        model._fit_moments(moments, moments.mean.dtype, eps, n_rows)
+        model._fit_moments(moments, moments.mean.dtype, eps, 0.0, n_rows)
         return model
 
     def _check_at_most(self, n_features: int) -> None:
@@ -315,17 +317,20 @@ class PPCA(LinearGaussianModel):
         if is_integer(k) and k > n_features:
             raise ValueError(f"n_components must be at most n_features = {n_features}, got {k}.")
 
-    def _fit_moments(self, moments: Moments, dtype: Any, eps: float, n_rows: float) -> None:
+    def _fit_moments(
+        self, moments: Moments, dtype: Any, eps: float, stored: float, n_rows: float
+    ) -> None:
         too_few = self.n_components == "mle" and moments.n < max(moments.n_features, 2)
-        spectrum = Spectrum.of_moments(moments, eps=eps, n_rows=n_rows)
+        spectrum = Spectrum.of_moments(moments, eps=eps, stored=stored, n_rows=n_rows)
         k = count_components(spectrum, None if too_few else self.n_components, moments.n)
-        self._set_model(spectrum, k, moments.n, dtype)
-        self._set_moments(moments, eps, n_rows)
+        self._set_model(spectrum, k, moments.n, dtype, self.noise_variance)
+        self._set_moments(moments, eps, stored, n_rows)
 
-    def _set_moments(self, moments: Moments, eps: float, n_rows: float) -> None:
+    def _set_moments(self, moments: Moments, eps: float, stored: float, n_rows: float) -> None:
         self.moments_ = moments
-        self._moments_eps = eps  # the coarsest precision that any row was multiplied in
-        self._moments_rows = n_rows  # how many rows there were, whatever their weights
+        # The coarsest precisions that rows were multiplied and stored in, and how many there
+        # were, whatever their weights.
+        self._moments_origin = (eps, stored, n_rows)
 
     def _check_parameters(self) -> None:
         check_n_components(self.n_components)
@@ -336,89 +341,8 @@ class PPCA(LinearGaussianModel):
             check_integer("iterated_power", self.iterated_power, at_least=0)
         check_integer("n_oversamples", self.n_oversamples, at_least=1)
 
-    def _set_model(self, spectrum: Spectrum, k: int, n_samples: float, dtype: Any) -> None:
-        """All fitted attributes, from the spectrum; in the data's precision."""
-        xp = array_namespace(spectrum.eigenvalues)
-        values = spectrum.eigenvalues[:k]
-        if self.noise_variance is None:
-            sigma2 = spectrum.noise_variance(k)
-        else:
-            sigma2 = float(self.noise_variance)
-            limits = xp.finfo(dtype)
-            if not float(limits.smallest_normal) <= sigma2 <= float(limits.max):
-                raise ValueError(
-                    f"noise_variance must be within the range of the data's {dtype}, got {sigma2}."
-                )
-        kappa = spectrum.model_variances(k, sigma2)
-        lengths = (kappa - sigma2) ** 0.5
-        # A copy, so that the components that are not kept can be freed.
-        components = xp.asarray(spectrum.components[:k, :], dtype=dtype, copy=True)
-
-        self.n_components_ = k
-        self.n_samples_ = int(n_samples) if float(n_samples).is_integer() else n_samples
-        self.mean_ = xp.astype(spectrum.mean, dtype)
-        self.components_ = components
-        self.noise_variance_ = sigma2
-        self.loadings_ = components.T * xp.astype(lengths, dtype)
-        # A sum of weights below two rows is no number of rows.
-        bessel = n_samples / (n_samples - 1) if n_samples >= 2 else 1.0
-        self.explained_variance_ = xp.astype(values * bessel, dtype)
-        self.explained_variance_ratio_ = xp.astype(values / (spectrum.total_variance or 1.0), dtype)
-        self.singular_values_ = xp.astype((values * n_samples) ** 0.5, dtype)
-        collapsed = lengths == 0
-        self.collapsed_dims_ = xp.nonzero(collapsed)[0]
-        self._set_diagnostics(spectrum, kappa, collapsed)
-        self._gaussian = None
-        if sigma2 > 0 or spectrum.rank == self.n_features_in_ == k:
-            self._gaussian = LowRankGaussian(self.mean_, self.loadings_, sigma2)
-
-    def _set_diagnostics(self, spectrum: Spectrum, kappa: Array, collapsed: Array) -> None:
-        xp = array_namespace(kappa)
-        k, sigma2 = self.n_components_, self.noise_variance_
-        # log of the posterior variance sigma2 / kappa; a collapsed one is the prior's, 1.
-        log_sigma2 = math.log(sigma2) if sigma2 > 0 else -math.inf
-        safe = xp.where(collapsed, xp.ones_like(kappa), kappa)
-        log_variance = xp.where(collapsed, xp.zeros_like(kappa), log_sigma2 - xp.log(safe))
-        # At the optimum the second moment of z_h over the data is 1, its variance in the prior.
-        kl = kl_per_dimension(xp.ones_like(kappa), log_variance)
-        self.kl_per_dim_ = xp.astype(kl, self.components_.dtype)
-        self.mutual_information_ = float(xp.sum(kl))
-        log_likelihood = float(spectrum.log_likelihood([k], [self.noise_variance])[0, 0])
-        unbounded = self.noise_variance is None and math.isnan(log_likelihood)
-        self.elbo_ = math.inf if unbounded else log_likelihood
-        if sigma2 > 0:
-            self.entropy_bound_ = entropy_bound(self.n_features_in_, sigma2, log_variance)
-        else:
-            self.entropy_bound_ = self.elbo_
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.array_api_support = self.svd_solver != "arpack"
         tags.input_tags.sparse = self.svd_solver != "full"
         return tags
-
-
-def _dtype_of(X: Any) -> Any:
-    """In which X is computed with, and its model kept."""
-    return X.dtype if sparse.issparse(X) else float_type(X)
-
-
-def _weighted_rows(X: Any, sample_weight: Any, *, at_least: int) -> tuple[Any, Array | None, float]:
-    """The rows of positive weight, their weights, and the sum of them; all rows without weights.
-
-    Of a memory-mapped X all rows, so that it is not copied.
-    """
-    if sample_weight is None:
-        return X, None, float(X.shape[0])
-    weights = check_sample_weight(sample_weight, X)
-    xp = array_namespace(weights)
-    positive = weights > 0
-    n_rows = int(xp.count_nonzero(positive))
-    if n_rows < at_least:
-        raise ValueError(
-            f"sample_weight must be positive for at least {at_least} rows, got {n_rows}."
-        )
-    total = float(xp.sum(weights))
-    if n_rows < X.shape[0] and not is_memory_mapped(X):
-        return X[positive], weights[positive], total
-    return X, weights, total

@@ -9,7 +9,13 @@ from array_api_compat import array_namespace, is_numpy_namespace
 from scipy import linalg, sparse
 from scipy.sparse.linalg import LinearOperator, svds
 
-from sklearn_vae.gaussian.arrays import Array, float_type, to_device_of, wide_float
+from sklearn_vae.gaussian.arrays import (
+    Array,
+    float_type,
+    stored_eps,
+    to_device_of,
+    wide_float,
+)
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.rows import CentredRows, DenseRows, SparseRows
 from sklearn_vae.gaussian.spectrum import (
@@ -65,9 +71,9 @@ def choose_solver(X: Any, n_components: Any, svd_solver: str) -> str:
     few = is_integer(n_components) and 1 <= n_components < 0.8 * min(n, d)
     if sparse.issparse(X):
         return "arpack" if few and min(n, d) > 1000 else "covariance_eigh"
-    if is_memory_mapped(X):
-        return "randomized" if few else "covariance_eigh"
-    return "randomized" if few and max(n, d) > 500 else "full"
+    if few and max(n, d) > 500:
+        return "randomized"
+    return "covariance_eigh" if is_memory_mapped(X) else "full"
 
 
 def decompose(
@@ -76,6 +82,7 @@ def decompose(
     solver: str,
     *,
     weights: Array | None,
+    n_rows: int,
     n_samples: float,
     iterated_power: int | str,
     n_oversamples: int,
@@ -83,7 +90,8 @@ def decompose(
 ) -> tuple[Spectrum, Moments | None]:
     """Spectrum of X's covariance, and X's moments where the solver is the one that needs them.
 
-    `n_samples` is the sum of the weights, as far as it counts as a number of rows.
+    `n_rows` is the number of rows of positive weight, `n_samples` the sum of weights: as far as
+    that counts rows.
 
     Raises
     ------
@@ -93,26 +101,50 @@ def decompose(
         If the solver's matrix does not fit.
     """
     n, d = X.shape
-    limit = max(n, round(n_samples))
-    _check_fit_together((n, d), n_samples, n_components, solver)
+    _check_fit_together((max(n_rows, round(n_samples)), d), n_samples, n_components, solver)
     _check_solver_takes(X, solver)
     if solver == "covariance_eigh" and n >= d:
-        check_square_fits(d, "svd_solver='covariance_eigh'")
+        check_square_fits(X, d, "svd_solver='covariance_eigh'")
         moments = moments_of(X, weights)
-        return Spectrum.of_moments(moments, eps=eps_of(X), n_rows=n), moments
-    check_finite(X)
+        spectrum = Spectrum.of_moments(moments, eps=eps_of(X), stored=stored_eps(X), n_rows=n_rows)
+        return spectrum, moments
+    # As many as repeated rows would have, where weights stand for them.
+    most = min(max(n_rows, round(n_samples)), d) - (solver == "arpack")
     if solver == "full":
-        return _with_limit(_full(DenseRows(X, weights)), n_components, limit), None
-    if solver == "covariance_eigh":
-        check_square_fits(n, "svd_solver='covariance_eigh'")
-        rows = _centred(X, weights, keep=False)
-        return _with_limit(_gram(rows, n_components, eps_of(X)), n_components, limit), None
-    rows = _centred(X, weights, keep=not is_memory_mapped(X))
-    if solver == "arpack":
-        k = min(n, d) - 1 if n_components is None else int(n_components)
-        return _arpack(rows, k, eps_of(X), random_state), None
-    k = min(n, d) if n_components is None else int(n_components)
-    return _randomized(rows, k, eps_of(X), iterated_power, n_oversamples, random_state), None
+        spectrum = _full(centred_rows(X, weights))
+    elif solver == "covariance_eigh":
+        check_square_fits(X, n, "svd_solver='covariance_eigh'")
+        rows = centred_rows(X, weights, keep=False, dtype=wide_float)
+        spectrum = spectrum_of_gram(rows, n_components, eps_of(X, wide=True))
+    else:
+        rows = centred_rows(X, weights, keep=not is_memory_mapped(X))
+        k = min(most if n_components is None else int(n_components), min(n, d))
+        if solver == "arpack":
+            spectrum = _arpack(rows, min(k, min(n, d) - 1), eps_of(X), random_state)
+        else:
+            options = (iterated_power, n_oversamples, random_state)
+            spectrum = _randomized(rows, k, eps_of(X), *options)
+    if is_integer(n_components):
+        most = n_components
+    elif n_components is not None and n_components != "mle":
+        most = 0
+    check_memory(
+        16 * most * d, f"{most} components of {d} features", "Choose a smaller n_components."
+    )
+    return spectrum.padded(most), None
+
+
+def centred_rows(
+    X: Any, weights: Array | None, *, keep: bool = True, dtype: Any = None
+) -> CentredRows:
+    """Rows of X less their mean; `dtype` is a function of X that gives the one to compute in."""
+    try:
+        if sparse.issparse(X):
+            return SparseRows(X, weights)
+        return DenseRows(X, weights, keep=keep, dtype=dtype and dtype(X))
+    except ValueError:
+        check_finite(X)
+        raise
 
 
 def moments_of(X: Any, weights: Array | None = None) -> Moments:
@@ -124,10 +156,13 @@ def moments_of(X: Any, weights: Array | None = None) -> Moments:
         raise
 
 
-def count_components(spectrum: Spectrum, n_components: Any, n_samples: float) -> int:
-    """The k that `n_components` means; None keeps all eigenpairs that the solver found."""
+def count_components(
+    spectrum: Spectrum, n_components: Any, n_samples: float, n_rows: int | None = None
+) -> int:
+    """The k that `n_components` means; None keeps all eigenpairs, one a row at the most."""
+    held = spectrum.eigenvalues.shape[0]
     if n_components is None:
-        return spectrum.eigenvalues.shape[0]
+        return held if n_rows is None else min(held, max(n_rows, round(n_samples)))
     if n_components == "mle":
         return minka_dimension(spectrum, n_samples)
     if is_integer(n_components):
@@ -135,8 +170,10 @@ def count_components(spectrum: Spectrum, n_components: Any, n_samples: float) ->
     return components_for_ratio(spectrum.eigenvalues, spectrum.total_variance, n_components)
 
 
-def check_square_fits(size: int, method: str) -> None:
+def check_square_fits(X: Any, size: int, method: str) -> None:
     """Raise MemoryError where the (size, size) matrices of an eigendecomposition do not fit."""
+    if not sparse.issparse(X) and not is_numpy_namespace(array_namespace(X)):
+        return  # on a device that has memory of its own
     check_memory(
         SQUARES_HELD * 8 * size**2,
         f"{method} holds {SQUARES_HELD} matrices of shape ({size}, {size})",
@@ -155,7 +192,7 @@ def _check_fit_together(
             f"got n_samples={n_samples:g} and n_features={d}."
         )
     if solver in ("full", "covariance_eigh"):
-        lowest, highest = 0, min(max(n, round(n_samples)), d)
+        lowest, highest = 0, min(n, d)
     else:
         lowest, highest = 1, min(n, d) - (solver == "arpack")
         if n_components is not None and not is_integer(n_components):
@@ -190,27 +227,15 @@ def _check_solver_takes(X: Any, solver: str) -> None:
         )
 
 
-def eps_of(X: Any) -> float:
-    """Relative precision in which X is computed with."""
+def eps_of(X: Any, *, wide: bool = False) -> float:
+    """Relative precision in which X is computed with, or that of the dtype for sums."""
     if sparse.issparse(X):
-        return float(np.finfo(X.dtype).eps)
-    return float(array_namespace(X).finfo(float_type(X)).eps)
+        return 2.0**-52
+    xp = array_namespace(X)
+    return float(xp.finfo(wide_float(X) if wide else float_type(X)).eps)
 
 
-def _centred(X: Any, weights: Array | None, *, keep: bool) -> CentredRows:
-    return SparseRows(X, weights) if sparse.issparse(X) else DenseRows(X, weights, keep=keep)
-
-
-def _with_limit(spectrum: Spectrum, n_components: Any, limit: int) -> Spectrum:
-    """With as many eigenpairs as repeated rows would have, where weights stand for them."""
-    if is_integer(n_components):
-        return spectrum.padded(n_components)
-    if n_components is None or n_components == "mle":
-        return spectrum.padded(min(limit, spectrum.n_features))
-    return spectrum
-
-
-def _full(rows: DenseRows) -> Spectrum:
+def _full(rows: Any) -> Spectrum:
     R = rows.whole
     xp = array_namespace(R)
     n, d = rows.shape
@@ -226,7 +251,9 @@ def _full(rows: DenseRows) -> Spectrum:
     return _spectrum(rows, S, V, 0.0, float(xp.finfo(V.dtype).eps))
 
 
-def _gram(rows: CentredRows, n_components: Any, eps: float, K: Array | None = None) -> Spectrum:
+def spectrum_of_gram(
+    rows: CentredRows, n_components: Any, eps: float, K: Array | None = None
+) -> Spectrum:
     """By the eigenvectors u of K = R R', of shape (n, n): those of R'R are R'u / |R'u|.
 
     As many as are to be kept, unless rounding might explain the others: then all.
@@ -241,11 +268,11 @@ def _gram(rows: CentredRows, n_components: Any, eps: float, K: Array | None = No
         k = min(n_components, n)
     else:
         k = components_for_ratio(values, float(xp.sum(values)), n_components)
-    if k < n and resolution < float(values[k]) <= worst_rounding(rows.mean, eps, n):
+    if k < n and resolution < float(values[k]) <= worst_rounding(rows.sizes, max(eps, rows.eps), n):
         k = n
     rest = float(xp.sum(values[k:])) if k < n and float(values[k]) > resolution else 0.0
     V = components_of_gram(rows, U[:, :k])
-    rounded = rounded_along(V, rows.mean, eps, n)
+    rounded = rounded_along(V, rows.sizes, max(eps, rows.eps), n)
     return Spectrum(rows.mean, values[:k], V, rest, resolution, rounded)
 
 
@@ -260,11 +287,11 @@ def eigh_of_gram(
     return values, xp.flip(U, axis=1), max(resolution, SMALLEST)
 
 
-def worst_rounding(mean: Array, eps: float, n: int) -> float:
+def worst_rounding(sizes: Array, eps: float, n: int) -> float:
     """At least what `rounded_along` gives for any component."""
-    xp = array_namespace(mean)
+    xp = array_namespace(sizes)
     with np.errstate(over="ignore"):
-        return float(xp.sum((spread_of_rounding(eps, n, mean.shape[0]) * mean) ** 2))
+        return float(xp.max((spread_of_rounding(eps, n, sizes.shape[0]) * sizes) ** 2))
 
 
 def components_of_gram(rows: CentredRows, U: Array) -> Array:
@@ -337,9 +364,12 @@ def _truncated(rows: CentredRows, V: Array, S: Array, eps: float) -> Spectrum:
     held = float(xp.sum(xp.astype(xp.asarray(S), wide_float(V)) ** 2)) / rows.n
     spectrum = _spectrum(rows, S, V, total - held, eps)
     # For each feature the variance that the decomposition and the rows' own rounding may make.
-    spread = spread_of_rounding(eps, *rows.shape)
+    spread = spread_of_rounding(max(eps, rows.eps), *rows.shape)
     with np.errstate(over="ignore"):
-        rounded = spectrum.resolution + (spread * rows.mean) ** 2
+        rounded = spectrum.resolution + (spread * rows.sizes) ** 2
+        # Rounding of a few features tilts the components, which leaves some of it in others.
+        share = xp.sum(V**2, axis=0, dtype=rounded.dtype)
+        rounded = rounded + share * xp.sum(share * rounded)
     if spectrum.rest < max(eps**0.5 * total, float(xp.sum(rounded))):
         # The difference has cancelled: take the squares of what the components leave over.
         left = rows.left_over(V) / rows.n
@@ -354,5 +384,5 @@ def _spectrum(rows: CentredRows, S: Array, V: Array, rest: float, eps: float) ->
     values = xp.astype(xp.asarray(S), wide_float(V)) ** 2 / rows.n
     # Singular values are found to a few eps of the largest; an eigenvalue is their square.
     error = 16.0 * max(n, d) * eps**2 * (float(values[0]) + rows.subtracted)
-    rounded = rounded_along(V, rows.mean, eps, n)
+    rounded = rounded_along(V, rows.sizes, max(eps, rows.eps), n)
     return Spectrum(rows.mean, values, with_positive_peaks(V), rest, max(error, SMALLEST), rounded)

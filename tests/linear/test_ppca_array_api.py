@@ -215,3 +215,21 @@ def test_pickle_of_tensors():
         model = PPCA(2).fit(torch.asarray(X))
         again = pickle.loads(pickle.dumps(model))
         assert again.score(torch.asarray(X)) == model.score(torch.asarray(X))
+
+
+def test_what_is_not_real(place):
+    X = make_rows()
+    with pytest.raises(ValueError, match=r"must be real|Complex data not supported"):
+        PPCA(2).fit(place(X + 1j))
+    model = PPCA(2).fit(place(X))
+    with pytest.raises(ValueError, match=r"must be real|Complex data not supported"):
+        model.transform(place(X + 1j))
+
+
+def test_the_graph_of_a_tensor_is_left_behind():
+    X = torch.asarray(make_rows()).requires_grad_()
+    with config_context(array_api_dispatch=True):
+        for solver in ("full", "covariance_eigh"):
+            model = PPCA(2, svd_solver=solver).fit(X)
+            assert not model.loadings_.requires_grad
+            assert not model.score_samples(X).requires_grad

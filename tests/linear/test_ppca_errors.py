@@ -5,9 +5,10 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 from sklearn.exceptions import NotFittedError
 
-from sklearn_vae import PPCA
+from sklearn_vae import PPCA, LowRankGaussian, Moments
 
 X = np.random.default_rng(0).normal(size=(20, 5))
 
@@ -217,3 +218,26 @@ def test_a_failed_first_fit_leaves_no_trace():
     with pytest.raises(NotFittedError):
         model.transform(X)
     assert not hasattr(model, "n_features_in_")
+
+
+@pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("scale", [1e-30, 1e22])
+def test_variances_beyond_float32(scale, container):
+    rows = (scale * X).astype(np.float32)
+    with pytest.raises(ValueError, match=r"overflow float32|range of its float32|bound"):
+        PPCA(2).fit(container(rows)).score(container(rows))
+
+
+def test_moments_that_are_none():
+    with pytest.raises(TypeError, match="moments must be Moments, got ndarray"):
+        PPCA.from_moments(X)
+    with pytest.raises(ValueError, match="mean must be of a real floating dtype, got int64"):
+        Moments(3.0, np.arange(2), np.eye(2))
+
+
+@pytest.mark.parametrize("rows", [sparse.coo_array([1.0, 2.0]), sparse.csr_array([[1j, 2]])])
+def test_sparse_rows_of_the_gaussian(rows):
+    with pytest.raises(ValueError, match=r"X must be (two-dimensional|real)"):
+        Moments.of(rows)
+    with pytest.raises(ValueError, match=r"X must be (two-dimensional|real)"):
+        LowRankGaussian(np.zeros(2), np.eye(2), 1.0).log_prob(rows)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.stats import multivariate_normal
 from sklearn.datasets import load_digits, load_iris
 
@@ -65,6 +66,23 @@ class TestNoNoise:
                 method()
         assert np.isfinite(PPCA(rank - 1, svd_solver=solver, random_state=0).fit(X).score(X))
         assert np.isfinite(PPCA(noise_variance=0.1, svd_solver="full").fit(X).score(X))
+
+    @pytest.mark.parametrize("solver", SOLVERS)
+    @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+    @pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
+    def test_rounding_of_far_columns_tilts_the_components_of_the_others(
+        self, container, dtype, solver
+    ):
+        if container is sparse.csr_array and solver == "full":
+            pytest.skip("would make it dense")
+        rng = np.random.default_rng(0)
+        for _ in range(5):
+            X = rng.normal(size=(100, 2)) @ rng.normal(size=(2, 10))
+            X[:, :5] += 1e5
+            X = container(X.astype(dtype))
+            model = PPCA(2, svd_solver=solver, random_state=0).fit(X)
+            assert model.noise_variance_ == 0.0
+            assert model.elbo_ == np.inf
 
     @pytest.mark.parametrize("solver", SOLVERS)
     @pytest.mark.parametrize(

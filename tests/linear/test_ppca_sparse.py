@@ -12,6 +12,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
 from sklearn_vae import PPCA
+from sklearn_vae.linear.solvers import choose_solver
+from sklearn_vae.validation import is_memory_mapped
 from tests.linear.rows import make_rows
 
 SPARSE_SOLVERS = ["auto", "covariance_eigh", "arpack", "randomized"]
@@ -180,8 +182,40 @@ class TestSparse:
             with pytest.raises(ValueError, match="contains NaN"):
                 method(broken)
 
+    def test_a_heavy_column_of_float32_does_not_hide_the_others(self):
+        rng = np.random.default_rng(0)
+        X = sparse.random_array((2000, 1500), density=0.01, rng=rng).toarray()
+        X[:, 7] = 1e4 * rng.exponential(size=2000)
+        for solver in ("covariance_eigh", "arpack"):
+            models = [
+                PPCA(3, svd_solver=solver, random_state=0).fit(sparse.csr_array(X.astype(dtype)))
+                for dtype in (np.float32, np.float64)
+            ]
+            noise = [model.noise_variance_ for model in models]
+            assert noise[0] == pytest.approx(noise[1], rel=1e-4)
+
+    @pytest.mark.parametrize("density", [0.05, 0.2, 0.9])
+    def test_products_of_dense_blocks_where_much_is_stored(self, density):
+        rng = np.random.default_rng(0)
+        X = np.where(rng.uniform(size=(3000, 70)) < density, rng.normal(size=(3000, 70)) + 2, 0)
+        for rows in (X, X.T):
+            weights = rng.uniform(size=len(rows))
+            model = PPCA(4).fit(sparse.csr_array(rows), sample_weight=weights)
+            dense = PPCA(4, svd_solver="full").fit(rows, sample_weight=weights)
+            assert_same_model(model, dense)
+
 
 class TestMemoryMapped:
+    def test_a_copy_is_in_memory(self, tmp_path):
+        np.save(tmp_path / "rows.npy", make_rows())
+        mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+        assert is_memory_mapped(mapped)
+        assert is_memory_mapped(mapped[3:, 1:].T)
+        assert not is_memory_mapped(mapped.copy())
+        assert choose_solver(mapped, 2, "auto") == "covariance_eigh"
+        assert choose_solver(mapped[:20], 2, "auto") == "covariance_eigh"
+        assert choose_solver(mapped[:20].copy(), 2, "auto") == "full"
+
     @pytest.fixture(params=["float64", "float32", "uint8", "float16"])
     def mapped(self, request, tmp_path):
         X = np.clip(40 * make_rows(4000, 30, offset=3.0) / 10 + 20, 0, 255).astype(request.param)
@@ -272,6 +306,18 @@ class TestWide:
         with pytest.raises(ValueError, match="'covariance_eigh' and n_samples >= n_features"):
             model.partial_fit(make_rows(20, 300))
 
+    @pytest.mark.parametrize("smallest", [1e-3, 3e-4])
+    def test_float32_is_multiplied_in_float64(self, smallest):
+        rng = np.random.default_rng(0)
+        U = np.linalg.qr(rng.normal(size=(100, 100)))[0]
+        V = np.linalg.qr(rng.normal(size=(2000, 100)))[0]
+        X = ((U * np.geomspace(1, smallest, 100)) @ V.T).astype(np.float32)
+        model, full = PPCA(95).fit(X), PPCA(95, svd_solver="full").fit(X.astype(float))
+        assert model.noise_variance_ == pytest.approx(full.noise_variance_, rel=1e-3)
+        assert len(model.collapsed_dims_) == 0
+        assert model.components_.dtype == np.float32
+        np.testing.assert_allclose(model.components_, full.components_, atol=1e-4)
+
 
 class TestMemory:
     @pytest.mark.parametrize(
@@ -308,6 +354,8 @@ class TestMemory:
         code = """
 import numpy as np
 from sklearn_vae import PPCA
+from sklearn_vae.linear.solvers import choose_solver
+from sklearn_vae.validation import is_memory_mapped
 from sklearn_vae.linear.solvers import SQUARES_HELD
 
 def peak():

@@ -1,7 +1,13 @@
 """PPCA of weighted rows."""
 
+import os
+import tracemalloc
+
+import array_api_strict
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 from sklearn import config_context
 from sklearn.model_selection import GridSearchCV, cross_validate
@@ -29,7 +35,7 @@ OF_THE_SCALE = {"explained_variance_", "singular_values_", "n_samples_", "moment
 class TestAsRepeatedRows:
     def test_integer_weights(self, container, shape, noise_variance, solver):
         if container is sparse.csr_array and solver == "full":
-            return
+            pytest.skip("would make it dense")
         X = make_rows(**shape, offset=2.0)
         weights = np.random.default_rng(0).integers(0, 4, size=len(X))
         parameters = {"n_components": 2, "noise_variance": noise_variance, "random_state": 0}
@@ -43,7 +49,7 @@ class TestAsRepeatedRows:
 
     def test_a_row_of_no_weight_is_absent(self, container, shape, noise_variance, solver):
         if container is sparse.csr_array and solver == "full":
-            return
+            pytest.skip("would make it dense")
         X = make_rows(**shape)
         weights = np.ones(len(X))
         weights[[0, 5]] = 0.0
@@ -59,7 +65,7 @@ class TestAsRepeatedRows:
     @pytest.mark.parametrize("scale", [1e-200, 1 / 47.3, 1e6, 1e200])
     def test_their_scale_changes_nothing(self, container, shape, noise_variance, solver, scale):
         if container is sparse.csr_array and solver == "full":
-            return
+            pytest.skip("would make it dense")
         X = make_rows(**shape)
         weights = np.random.default_rng(0).uniform(0.1, 2.0, size=len(X))
         parameters = {"n_components": 2, "noise_variance": noise_variance, "random_state": 0}
@@ -223,3 +229,88 @@ def test_weights_of_float32_rows(scale):
         expected = PPCA(2).fit(X.astype(float), sample_weight=weights)
         np.testing.assert_allclose(model.loadings_, expected.loadings_, atol=1e-4)
         assert model.loadings_.dtype == np.float32
+
+
+@pytest.mark.parametrize("value", [1e200, np.nan, np.inf])
+def test_a_row_of_no_weight_may_be_anything(value):
+    X = make_rows()
+    weights = np.ones(80)
+    weights[7] = 0.0
+    X[7] = value
+    rest = np.delete(X, 7, axis=0)
+    model = PPCA(2).fit(X, sample_weight=weights)
+    assert model.score(X, sample_weight=weights) == pytest.approx(PPCA(2).fit(rest).score(rest))
+    streamed = PPCA(2).partial_fit(X, sample_weight=weights)
+    assert streamed.score(rest) == pytest.approx(model.score(rest))
+
+
+@pytest.mark.parametrize("n_components", [None, 5, 8, "mle"])
+def test_rows_of_no_weight_in_a_file_do_not_count(tmp_path, n_components):
+    X = make_rows(10, 50) if n_components != "mle" else make_rows(40, 8)
+    np.save(tmp_path / "rows.npy", X)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    weights = np.ones(len(X))
+    weights[:5] = 0.0
+    if n_components == 8:
+        with pytest.raises(ValueError, match=r"between 0 and .* = 5 with"):
+            PPCA(8).fit(mapped, sample_weight=weights)
+        return
+    model = PPCA(n_components).fit(mapped, sample_weight=weights)
+    expected = PPCA(n_components).fit(X[5:])
+    assert model.n_components_ == expected.n_components_
+    assert model.elbo_ == pytest.approx(expected.elbo_, rel=1e-9)
+    np.testing.assert_array_equal(model.collapsed_dims_, expected.collapsed_dims_)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("scale", "unit"), [(1e-290, 1e-20), (1e290, 1e10), (1e-320, 1.0)])
+def test_weights_and_rows_of_extreme_scales(scale, unit, solver):
+    X, weights = unit * make_rows(), np.random.default_rng(0).integers(1, 4, size=80)
+    parameters = {"n_components": 2, "svd_solver": solver, "random_state": 0}
+    model = PPCA(**parameters).fit(X, sample_weight=scale * weights)
+    expected = PPCA(**parameters).fit(X, sample_weight=weights)
+    close = 1e-9 if scale != 1e-320 else 1e-3  # subnormal weights have few digits
+    assert model.noise_variance_ == pytest.approx(expected.noise_variance_, rel=close)
+    assert model.score(X, sample_weight=scale * weights) == pytest.approx(
+        expected.score(X, sample_weight=weights), rel=close
+    )
+
+
+def test_more_components_than_rows_where_weights_stand_for_more():
+    X = make_rows(20, 2000)
+    for solver in SOLVERS:
+        parameters = {"n_components": 25, "svd_solver": solver, "random_state": 0}
+        tracemalloc.start()
+        model = PPCA(**parameters).fit(X, sample_weight=np.full(20, 2))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        repeated = PPCA(**parameters).fit(np.repeat(X, 2, axis=0))
+        assert model.n_components_ == repeated.n_components_ == 25
+        np.testing.assert_allclose(model.transform(X), repeated.transform(X), atol=1e-9)
+        np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(25), atol=1e-12)
+        assert peak < 2000**2 * 8 / 3
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda w: pd.Series(w, index=range(100, 180)),
+        lambda w: w[::-1][::-1],
+        lambda w: w.astype(">f8"),
+        lambda w: w.astype(object),
+        lambda w: w.tolist(),
+        lambda w: torch.asarray(w, dtype=torch.float64).requires_grad_(),
+        array_api_strict.asarray,
+    ],
+)
+def test_weights_of_any_kind(make):
+    X, weights = make_rows(), np.arange(80.0) % 5
+    expected = PPCA(2).fit(X, sample_weight=weights)
+    given = make(weights)
+    if isinstance(given, np.ndarray):
+        given.flags.writeable = False
+    np.testing.assert_array_equal(PPCA(2).fit(X, sample_weight=given).loadings_, expected.loadings_)
+    if os.environ.get("SCIPY_ARRAY_API") == "1":
+        with config_context(array_api_dispatch=True):
+            tensors = PPCA(2).fit(torch.asarray(X), sample_weight=given)
+        np.testing.assert_allclose(tensors.loadings_.numpy(), expected.loadings_, atol=1e-9)

@@ -1,0 +1,250 @@
+"""What cross-validation of probabilistic PCA needs of each split, at little more than one pass."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from functools import reduce
+from operator import add
+from typing import Any, TypeAlias
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_numpy_array
+from scipy import sparse
+
+from sklearn_vae.gaussian.arrays import Array, row_blocks, stored_eps, wide_float
+from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.rows import CentredRows, dense
+from sklearn_vae.gaussian.spectrum import Spectrum, rounded_along
+from sklearn_vae.linear.solvers import (
+    centred_rows,
+    check_square_fits,
+    components_of_gram,
+    eigh_of_gram,
+    eps_of,
+    moments_of,
+    spectrum_of_gram,
+    worst_rounding,
+)
+from sklearn_vae.validation import is_memory_mapped
+
+# The training and the held-out rows of one split, as indices.
+Split: TypeAlias = tuple[np.ndarray, np.ndarray]
+
+
+class MomentFolds:
+    """The spectrum of each split's training rows, and the variances of its held-out rows.
+
+    The data are read once for every run of splits whose held-out rows do not overlap: they fall
+    into parts that are wholly in or out of each split, whose moments add up.
+    """
+
+    def __init__(self, X: Any, weights: Array | None, splits: list[Split]) -> None:
+        check_square_fits(X, X.shape[1], "PPCACV")
+        self._X, self._weights, self._splits = X, weights, splits
+        self._eps = {"eps": eps_of(X), "stored": stored_eps(X)}
+        self.moments: Moments | None = None
+
+    def __iter__(self) -> Iterator[tuple[Spectrum, Array, float]]:
+        for run, part, table in _plans(self._splits, self._X.shape[0]):
+            if table.shape[1] == 0:
+                pairs = [(self._moments_of(train), self._moments_of(test)) for train, test in run]
+            else:
+                pairs = list(self._merged(part, table))
+            for (train, _), (training, held_out) in zip(run, pairs, strict=True):
+                spectrum = Spectrum.of_moments(training, n_rows=len(train), **self._eps)
+                yield spectrum, *spectrum.variances_of(held_out)
+
+    def _merged(self, part: np.ndarray, table: np.ndarray) -> Iterator[tuple[Moments, Moments]]:
+        """Moments of the training and of the held-out rows of each split of a run."""
+        order = np.argsort(part, kind="stable")
+        rows = np.split(order, np.cumsum(np.bincount(part))[:-1])
+        moments = [self._moments_of(some) for some in rows]
+        before = list(itertools.accumulate(moments))
+        after = list(itertools.accumulate(reversed(moments), lambda a, b: b + a))[::-1]
+        self.moments = before[-1]
+        for roles in table:
+            training = _merge(moments, before, after, roles == 1)
+            yield training, _merge(moments, before, after, roles == 2)
+
+    def _moments_of(self, rows: np.ndarray) -> Moments:
+        # Of a file only so much is read at a time; what lies together is not copied.
+        size = max(2**22 // self._X.shape[1], 1) if is_memory_mapped(self._X) else len(rows)
+        blocks = (rows[start : start + size] for start in range(0, len(rows), size))
+        return reduce(add, map(self._moments_of_some, blocks))
+
+    def _moments_of_some(self, rows: np.ndarray) -> Moments:
+        weights = None if self._weights is None else _take(self._weights, rows)
+        return moments_of(_take(self._X, rows), weights)
+
+    def spectrum(self, k: int) -> Spectrum:
+        """Of all rows."""
+        if self.moments is None:
+            self.moments = self._moments_of(np.arange(self._X.shape[0]))
+        return Spectrum.of_moments(self.moments, n_rows=self._X.shape[0], **self._eps)
+
+
+class GramFolds:
+    """The same by the Gram matrix of all rows: each split's is a part of it, centred anew."""
+
+    def __init__(self, X: Any, weights: Array | None, splits: list[Split]) -> None:
+        check_square_fits(X, X.shape[0], "PPCACV")
+        self._X, self._weights, self._splits = X, weights, splits
+        self._eps = eps_of(X, wide=True)
+        self._rows = self._centred(None)
+        self._K = self._rows.gram()
+
+    def _centred(self, weights: Array | None, rows: np.ndarray | None = None) -> CentredRows:
+        X = self._X if rows is None else _take(self._X, rows)
+        return centred_rows(X, weights, keep=False, dtype=wide_float)
+
+    def _weights_of(self, rows: np.ndarray) -> Array:
+        xp = array_namespace(self._K)
+        if self._weights is None:
+            return xp.ones((len(rows),), dtype=self._K.dtype, device=device(self._K))
+        return _take(self._weights, rows)
+
+    def _centred_gram(self, rows: np.ndarray, w: Array) -> tuple[Array, Array, float]:
+        """Gram matrix of some rows less their mean m, and m's product with each row and itself."""
+        K = _take(_take(self._K, rows).T, rows)
+        xp = array_namespace(K)
+        offsets = K @ w / xp.sum(w)
+        length = float(w @ offsets / xp.sum(w))
+        root = w**0.5
+        centred = K - offsets[:, None] - offsets[None, :] + length
+        return root[:, None] * centred * root[None, :], offsets, length
+
+    def _split(self, train: np.ndarray, test: np.ndarray) -> tuple[Array, Array, Array, float]:
+        """Training rows' Gram matrix, held-out rows' products with them and squared lengths.
+
+        All less the mean of the training rows, which are weighted; and what that mean's squared
+        length is, which has been subtracted.
+        """
+        w = self._weights_of(train)
+        xp = array_namespace(w)
+        K, offsets, length = self._centred_gram(train, w)
+        if length > 10.0 * float(xp.linalg.trace(K)) / float(xp.sum(w)):
+            return self._split_anew(train, test)
+        crossed = _take(_take(self._K, test).T, train).T
+        of_test = crossed @ w / xp.sum(w)
+        crossed = (crossed - of_test[:, None] - offsets[None, :] + length) * w[None, :] ** 0.5
+        squares = _take(xp.linalg.diagonal(self._K), test) - 2.0 * of_test + length
+        return K, crossed, squares, length
+
+    def _split_anew(self, train: np.ndarray, test: np.ndarray) -> tuple[Array, Array, Array, float]:
+        """The same from the rows: where held-out ones are so far off that differences cancel."""
+        weights = None if self._weights is None else self._weights_of(train)
+        rows = self._centred(weights, train)
+        K = rows.gram()
+        xp = array_namespace(K)
+        scale = float(xp.sum(self._weights_of(train))) / rows.n
+        crossed, squares = [], []
+        for block in row_blocks(len(test), rows.shape[1]):
+            held_out = dense(_take(self._X, test[block]))
+            T = xp.astype(xp.astype(held_out, K.dtype) - rows.mean, rows.dtype)
+            crossed.append(rows.times(T.T).T)
+            squares.append(xp.vecdot(T, T))
+        crossed = xp.astype(xp.concat(crossed), K.dtype) * scale**0.5
+        return scale * K, crossed, xp.astype(xp.concat(squares), K.dtype), rows.subtracted
+
+    def __iter__(self) -> Iterator[tuple[Spectrum, Array, float]]:
+        for train, test in self._splits:
+            w, v = self._weights_of(train), self._weights_of(test)
+            xp = array_namespace(w)
+            n = float(xp.sum(w))
+            K, crossed, squares, subtracted = self._split(train, test)
+            values, U, resolution = eigh_of_gram(K, n, self._eps, subtracted)
+            present = values > resolution
+            safe = xp.where(present, values, xp.ones_like(values))
+            Z = xp.where(present, crossed @ U / (n * safe) ** 0.5, xp.zeros_like(values))
+            v = v / xp.sum(v)
+            variances = v @ Z**2
+            rest = max(float(v @ squares) - float(xp.sum(variances)), 0.0)
+            rounded = self._rounded(train, values, U, resolution)
+            nothing = xp.empty((0, self._X.shape[1]), dtype=w.dtype, device=device(w))
+            mean = self._rows.mean
+            yield Spectrum(mean, values, nothing, 0.0, resolution, rounded), variances, rest
+
+    def _rounded(self, train: np.ndarray, values: Array, U: Array, resolution: float) -> Any:
+        """What rounding makes along each component, where it may be as much as its variance."""
+        xp = array_namespace(values)
+        eps = max(self._eps, self._rows.eps)
+        worst = 2.0 * worst_rounding(self._rows.sizes, eps, len(train))
+        if not xp.any((values > resolution) & (values <= worst)):
+            return 0.0
+        weights = None if self._weights is None else self._weights_of(train)
+        rows = self._centred(weights, train)
+        return rounded_along(components_of_gram(rows, U), rows.sizes, eps, len(train))
+
+    def spectrum(self, k: int) -> Spectrum:
+        """Of all rows, with k components at least."""
+        rows = self._rows if self._weights is None else self._centred(self._weights)
+        every = np.arange(self._X.shape[0])
+        w = self._weights_of(every)
+        xp = array_namespace(w)
+        K = self._centred_gram(every, w * (rows.n / float(xp.sum(w))))[0]
+        return spectrum_of_gram(rows, k, self._eps, K)
+
+
+def _take(array: Any, rows: np.ndarray) -> Any:
+    """Rows of an array of any library, or sparse; a view where they lie together."""
+    together = len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all()
+    some = slice(int(rows[0]), int(rows[-1]) + 1) if together else rows
+    if sparse.issparse(array) or is_numpy_array(array):
+        return array[some]
+    if together:
+        return array[some, ...]
+    xp = array_namespace(array)
+    return xp.take(array, xp.asarray(rows, device=device(array)), axis=0)
+
+
+def _plans(splits: list[Split], n: int) -> Iterator[tuple[list[Split], np.ndarray, np.ndarray]]:
+    """Runs of consecutive splits whose held-out rows do not overlap, each with a plan.
+
+    That is the part that each row belongs to, and for every split and part whether it is in
+    neither (0), the training rows (1) or the held-out rows (2). A split that has a row more than
+    once has no plan: its parts are empty.
+    """
+    run: list[Split] = []
+    seen = np.zeros(n, dtype=bool)
+    for split in splits:
+        if seen[split[1]].any():
+            yield from _planned(run, n)
+            run, seen = [], np.zeros(n, dtype=bool)
+        run.append(split)
+        seen[split[1]] = True
+    yield from _planned(run, n)
+
+
+def _planned(run: list[Split], n: int) -> Iterator[tuple[list[Split], np.ndarray, np.ndarray]]:
+    part, table = np.zeros(n, dtype=int), np.zeros((0, 1), dtype=int)
+    for train, test in run:
+        role = np.bincount(train, minlength=n) + 2 * np.bincount(test, minlength=n)
+        if len(train) + len(test) != np.count_nonzero(role) or role.max() > 2:
+            table = np.zeros((len(run), 0), dtype=int)
+            break
+        codes, part = np.unique(3 * part + role, return_inverse=True)
+        table = np.concatenate([table[:, codes // 3], codes[None, :] % 3])
+    if 0 < table.shape[1] <= 4 * (len(run) + 1):
+        yield run, part, table
+    elif len(run) > 1:
+        for split in run:
+            yield from _planned([split], n)
+    else:
+        yield run, part, table
+
+
+def _merge(
+    moments: list[Moments], before: list[Moments], after: list[Moments], chosen: np.ndarray
+) -> Moments:
+    """Sum of the chosen ones, with the sums of the first ones and of the last ones at hand."""
+    first = len(chosen) if chosen.all() else int(np.argmin(chosen))
+    if first == len(chosen):
+        return before[-1]
+    last = int(np.argmin(chosen[::-1]))
+    middle = [moments[i] for i in range(first, len(chosen) - last) if chosen[i]]
+    if first:
+        middle.append(before[first - 1])
+    if last:
+        middle.append(after[len(chosen) - last])
+    return reduce(add, middle)

@@ -1,0 +1,283 @@
+"""Probabilistic PCA whose number of components and noise are chosen by cross-validation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, is_array_api_obj, is_numpy_array
+from scipy.stats import rankdata
+from sklearn import get_config
+from sklearn.model_selection import check_cv
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+
+from sklearn_vae.gaussian.arrays import to_host
+from sklearn_vae.linear.base import COORDINATES, check_sample_weight
+from sklearn_vae.linear.closed_form import ClosedFormModel, dtype_of
+from sklearn_vae.linear.folds import GramFolds, MomentFolds, Split
+from sklearn_vae.validation import (
+    all_or_nothing,
+    check_choice,
+    check_noise_variance,
+    is_integer,
+)
+
+SELECTIONS = ("best", "one_standard_error")
+
+
+class PPCACV(ClosedFormModel):
+    """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out rows.
+
+    What `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})` finds, of which it
+    has the scores of every candidate to rounding, at the cost of one pass over the data and one
+    eigendecomposition a fold: the number, mean and scatter of each fold add up to those of the
+    training rows, their eigenvalues hold every model, and each score is a cumulative sum over
+    components. Where there are fewer rows than features, one Gram matrix takes the place of the
+    scatters. Afterwards the chosen model is fitted to all rows.
+
+    Parameters
+    ----------
+    n_components : int, sequence of int or None, default=None
+        Candidates for k. None tries 0, 1, ... up to the most that every split can hold; 0, noise
+        without latent dimensions, is what pure noise gets.
+    noise_variance : float, None or sequence of these, default=None
+        Candidates for sigma2; None is the maximum likelihood estimate.
+    cv : int, splitter or iterable, default=5
+        As in :class:`sklearn.model_selection.GridSearchCV`. `groups` are passed to `fit`.
+    selection : {"best", "one_standard_error"}, default="best"
+        The candidate of the highest mean score, the first of equal ones; or the one of fewest components whose mean score
+        is within one standard error, over the splits, of the highest.
+    coordinates : {"posterior", "principal", "whitened"}, default="posterior"
+        As in :class:`PPCA`.
+
+    Attributes
+    ----------
+    cv_results_ : dict of arrays
+        As GridSearchCV's: `params`, `param_n_components`, `param_noise_variance`,
+        `split0_test_score` and so on, `mean_test_score`, `std_test_score`, `rank_test_score`; in
+        nats per sample. A score is nan where the likelihood is unbounded: where the maximum
+        likelihood noise is 0. Scores that are equal to 12 digits rank equal. There are no columns
+        of times: candidates share their work.
+    best_index_ : int
+        Row of `cv_results_` of the chosen candidate.
+    best_params_ : dict
+        Its `n_components` and `noise_variance`.
+    best_score_ : float
+        Its mean score.
+    n_splits_ : int
+        Number of splits.
+    n_components_, noise_variance_ : int, float
+        Of the chosen model, fitted to all rows.
+    moments_ : Moments
+        Of all rows, where n >= d.
+    components_, mean_, loadings_ and all others that a fitted :class:`PPCA` has
+
+    See Also
+    --------
+    PPCA : The model.
+    sklearn.model_selection.GridSearchCV : Finds the same, one fit a candidate and fold.
+
+    References
+    ----------
+    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999; Chan, Golub and
+    LeVeque, "Algorithms for computing the sample variance", The American Statistician 1983, eq.
+    2.1 (merging folds); Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning",
+    2009, section 7.10 (one standard error).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_vae import PPCACV
+    >>> model = PPCACV().fit(load_digits().data)
+    >>> print(f"k = {model.n_components_}: {model.best_score_:.2f} nats per sample")
+    k = 51: -125.19 nats per sample
+    """
+
+    def __init__(
+        self,
+        n_components: Any = None,
+        *,
+        noise_variance: Any = None,
+        cv: Any = 5,
+        selection: str = "best",
+        coordinates: str = "posterior",
+    ) -> None:
+        self.n_components = n_components
+        self.noise_variance = noise_variance
+        self.cv = cv
+        self.selection = selection
+        self.coordinates = coordinates
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, **params: Any) -> PPCACV:
+        """Score every candidate on held-out rows, and fit the chosen one to all rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n, d)
+            Finite.
+        y : array-like of shape (n,), default=None
+            For a splitter that stratifies.
+        sample_weight : array-like of shape (n,), default=None
+            Weights in training and in the held-out average; as in :meth:`PPCA.fit`.
+        **params : dict
+            `groups`, for a splitter that takes them; under metadata routing whatever the
+            splitter requests.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range or does not fit the splits, X is not finite, or no
+            candidate has a bounded likelihood in every split.
+        """
+        self._check_parameters()
+        with all_or_nothing(self):
+            X = self._check_rows(X, reset=True, min_samples=2, finite=False)
+            weights = None if sample_weight is None else check_sample_weight(sample_weight, X)
+            splits = self._splits(X, y, sample_weight, params)
+            ks, noises = self._candidates(X.shape, splits)
+            if weights is not None:
+                _check_weights_of(splits, to_host(weights))
+            folds = GramFolds if X.shape[0] < X.shape[1] else MomentFolds
+            data = folds(X, weights, splits)
+            scores = [
+                to_host(fold.log_likelihood_of(t, rest, ks, noises)) for fold, t, rest in data
+            ]
+            self._set_results(ks, noises, np.stack([score.ravel() for score in scores]))
+            k, noise = self.best_params_["n_components"], self.best_params_["noise_variance"]
+            n = float(X.shape[0] if weights is None else array_namespace(weights).sum(weights))
+            self._set_model(data.spectrum(k), k, n, dtype_of(X), noise)
+            self.__dict__.pop("moments_", None)
+            if isinstance(data, MomentFolds):
+                self.moments_ = data.moments
+        return self
+
+    def _check_parameters(self) -> None:
+        for k in _listed(self.n_components):
+            if not (k is None and self.n_components is None) and not (is_integer(k) and k >= 0):
+                raise ValueError(
+                    "n_components must be None, an integer >= 0 or a sequence of those, "
+                    f"got {self.n_components!r}."
+                )
+        for noise in _listed(self.noise_variance):
+            check_noise_variance(noise)
+        for name in ("n_components", "noise_variance"):
+            if len(_listed(getattr(self, name))) == 0:
+                raise ValueError(f"{name} must have at least one candidate, got none.")
+        check_choice("selection", self.selection, SELECTIONS)
+        check_choice("coordinates", self.coordinates, COORDINATES)
+
+    def _splits(self, X: Any, y: Any, sample_weight: Any, params: dict[str, Any]) -> list[Split]:
+        if get_config()["enable_metadata_routing"]:
+            if sample_weight is not None:
+                params = {**params, "sample_weight": sample_weight}
+            of_splitter = process_routing(self, "fit", **params).splitter.split
+        else:
+            unknown = sorted(set(params) - {"groups"})
+            if unknown:
+                raise TypeError(
+                    f"PPCACV.fit() takes 'groups' beside X, y and sample_weight, got {unknown}. "
+                    "Others need sklearn.set_config(enable_metadata_routing=True)."
+                )
+            of_splitter = params
+        foreign = is_array_api_obj(X) and not is_numpy_array(X)
+        cv = check_cv(self.cv, y)
+        pairs = list(cv.split(np.empty((X.shape[0], 0)) if foreign else X, y, **of_splitter))
+        every = np.arange(X.shape[0])
+        splits = [(every[train], every[test]) for train, test in pairs]  # masks become indices
+        if not splits:
+            raise ValueError("cv must give at least one split, got none.")
+        for i, split in enumerate(splits):
+            for name, rows in zip(("training", "held-out"), split, strict=True):
+                if len(rows) == 0:
+                    raise ValueError(f"cv must give every split {name} rows, got 0 in split {i}.")
+        if self.selection == "one_standard_error" and len(splits) < 2:
+            raise ValueError("selection='one_standard_error' needs at least 2 splits, got 1.")
+        return splits
+
+    def _candidates(
+        self, shape: tuple[int, int], splits: list[Split]
+    ) -> tuple[list[int], list[float | None]]:
+        most = min(shape[1], *(len(train) for train, _ in splits))
+        if self.n_components is None:
+            return list(range(most + 1)), _listed(self.noise_variance)
+        ks = [int(k) for k in _listed(self.n_components)]
+        if max(ks) > most:
+            raise ValueError(
+                f"n_components must be at most {most}, the smaller of n_features and the number "
+                f"of training rows of every split, got {max(ks)}."
+            )
+        return ks, _listed(self.noise_variance)
+
+    def _set_results(self, ks: list[int], noises: list[float | None], scores: np.ndarray) -> None:
+        """From scores of shape (n_splits, n_candidates)."""
+        params: list[dict[str, Any]] = [
+            {"n_components": k, "noise_variance": noise}
+            for k, noise in itertools.product(ks, noises)
+        ]
+        mean, std = scores.mean(axis=0), scores.std(axis=0)
+        if np.isnan(mean).all():
+            raise ValueError(
+                "No candidate has a bounded likelihood in every split: with n_components="
+                f"{self.n_components!r} and noise_variance={self.noise_variance!r} the maximum "
+                "likelihood noise is 0. Add smaller n_components, or a noise_variance."
+            )
+        # Scores that differ by rounding only, as those of collapsed dimensions do, are equal.
+        rounded = np.nan_to_num(mean, nan=-np.inf)
+        rounded = np.round(rounded, 12 - int(0.3 * math.frexp(np.nanmax(np.abs(mean)))[1]))
+        type_of_noise = object if None in noises else float
+        self.cv_results_ = {
+            "param_n_components": np.ma.array([p["n_components"] for p in params], dtype=int),
+            "param_noise_variance": np.ma.array(
+                [p["noise_variance"] for p in params], dtype=type_of_noise
+            ),
+            "params": params,
+            **{f"split{i}_test_score": split for i, split in enumerate(scores)},
+            "mean_test_score": mean,
+            "std_test_score": std,
+            "rank_test_score": rankdata(-rounded, "min").astype(np.int32),
+        }
+        best = int(np.argmax(rounded))
+        if self.selection == "one_standard_error":
+            n_splits = len(scores)
+            # The standard deviation of a sample, which cv_results_ does not have.
+            error = (scores[:, best].var(ddof=1) / n_splits) ** 0.5
+            within = np.flatnonzero(mean >= mean[best] - error)
+            best = int(min(within, key=lambda i: (params[i]["n_components"], -mean[i])))
+        self.best_index_ = best
+        self.best_params_ = params[best]
+        self.best_score_ = float(mean[best])
+        self.n_splits_ = len(scores)
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Which metadata go where: `sample_weight` to `fit`, `groups` to the splitter.
+
+        Returns
+        -------
+        MetadataRouter
+        """
+        to_split = MethodMapping().add(caller="fit", callee="split")
+        router = MetadataRouter(owner=self).add_self_request(self)
+        return router.add(splitter=check_cv(self.cv), method_mapping=to_split)
+
+
+def _check_weights_of(splits: list[Split], weights: np.ndarray) -> None:
+    for i, split in enumerate(splits):
+        for name, rows in zip(("training", "held-out"), split, strict=True):
+            if not weights[rows].any():
+                raise ValueError(
+                    f"sample_weight must be positive for some {name} rows of every split, got "
+                    f"none in split {i}."
+                )
+
+
+def _listed(candidates: Any) -> list[Any]:
+    """One candidate, or a sequence or array of them, as a list."""
+    if candidates is None or isinstance(candidates, str) or not hasattr(candidates, "__len__"):
+        return [candidates]
+    return list(candidates)
