@@ -1,10 +1,11 @@
 """PPCA of sparse, memory-mapped, wide and tensor data: the exact model, in less time than PCA.
 
-What is claimed, as medians of paired runs in one process: of a sparse matrix PCA's components in no
-more than 1.2 times its time, and a randomized model that is no worse than by a thousandth; of a memory-mapped matrix the model of the whole, without a copy
-of it and faster than IncrementalPCA, which reaches a lower likelihood; of a wide matrix the exact
-model at least twice as fast as PCA's approximate one; of torch tensors the model of NumPy arrays,
-on the device of the tensors.
+What is claimed, as medians of paired runs in one process: of a sparse matrix PCA's components in
+no more than 1.2 times its time, and a randomized model that is no worse than by a thousandth; of
+a memory-mapped matrix the model of the whole, without a copy of it and faster than
+IncrementalPCA, which explains less of the variance; of a wide matrix the exact model at least
+twice as fast as PCA's approximate one; of torch tensors the model of NumPy arrays, on the device
+of the tensors.
 
     python benchmarks/ppca_reach.py [--scale smoke] [--device cuda] [--data nci60_64x6830.npz]
 

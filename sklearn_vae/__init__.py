@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sklearn_vae.gaussian.lowrank import LowRankGaussian
     from sklearn_vae.gaussian.moments import Moments
+    from sklearn_vae.linear.imputer import PPCAImputer
     from sklearn_vae.linear.ppca import PPCA
     from sklearn_vae.linear.ppca_cv import PPCACV
 
@@ -19,9 +20,10 @@ _MODULE_OF = {
     "Moments": "sklearn_vae.gaussian.moments",
     "PPCA": "sklearn_vae.linear.ppca",
     "PPCACV": "sklearn_vae.linear.ppca_cv",
+    "PPCAImputer": "sklearn_vae.linear.imputer",
 }
 
-__all__ = ["PPCA", "PPCACV", "LowRankGaussian", "Moments", "__version__"]
+__all__ = ["PPCA", "PPCACV", "LowRankGaussian", "Moments", "PPCAImputer", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
+from scipy import sparse
 from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite
@@ -54,14 +55,12 @@ def check_integer(name: str, value: Any, *, at_least: int) -> None:
         raise ValueError(f"{name} must be an integer >= {at_least}, got {value!r}.")
 
 
-def check_rows(
-    estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1, finite: bool = True
-) -> Any:
+def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
     """X as a two-dimensional array of real numbers or sparse CSR or CSC; `reset` as validate_data.
 
     float64 or float32, but for memory-mapped X, and arrays other than NumPy's under scikit-learn's
-    `array_api_dispatch`, which keep their dtype. `finite=False` leaves it to the caller to look
-    for NaN and infinity.
+    `array_api_dispatch`, which keep their dtype. It is left to the caller to look for NaN and
+    infinity.
     """
     foreign = get_config()["array_api_dispatch"] and not (
         is_numpy_array(X) or not is_array_api_obj(X)
@@ -75,7 +74,7 @@ def check_rows(
             accept_sparse=("csr", "csc"),
             dtype="numeric" if keep_dtype else list(FLOAT_DTYPES),
             ensure_min_samples=min_samples,
-            ensure_all_finite=finite,
+            ensure_all_finite=False,
         )
 
 
@@ -111,10 +110,23 @@ def check_memory(n_bytes: float, what: str, instead: str) -> None:
         )
 
 
-def check_finite(X: Any) -> None:
+def check_finite(X: Any, *, allow_nan: bool = False) -> None:
     """Raise ValueError, and no warning before it, if X has NaN or infinity."""
     with np.errstate(invalid="ignore", over="ignore"):
-        assert_all_finite(X, input_name="X")
+        assert_all_finite(X, input_name="X", allow_nan=allow_nan)
+
+
+def has_nan(X: Any) -> bool:
+    """Whether an array, or what is stored of a sparse one, has NaN; ValueError if infinity."""
+    X = X.data if sparse.issparse(X) else X
+    xp = array_namespace(X)
+    if not xp.isdtype(X.dtype, "real floating"):
+        return False
+    with np.errstate(invalid="ignore", over="ignore"):
+        if xp.isfinite(xp.sum(X)):
+            return False
+    check_finite(X, allow_nan=True)
+    return bool(xp.any(xp.isnan(X)))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import sklearn_vae
-from sklearn_vae import PPCA, PPCACV
+from sklearn_vae import PPCA, PPCACV, PPCAImputer
 
 ESTIMATORS = [
     PPCA(n_components=2),
@@ -17,6 +17,8 @@ ESTIMATORS = [
     PPCA(),
     PPCACV([1, 2], noise_variance=[None, 0.5], cv=3),
     PPCACV(cv=2),
+    PPCAImputer(),
+    PPCAImputer(1, missing_values=-1.0, add_indicator=True, keep_empty_features=True),
 ]
 
 

@@ -35,6 +35,7 @@ LAYOUT = [
     "linear.base",
     "linear.closed_form",
     "linear.solvers",
+    "linear.incomplete",
     "linear.ppca",
     "linear.folds",
     "linear.ppca_cv",

@@ -12,7 +12,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from scipy.special import gammaln
 
-from sklearn_vae.gaussian.arrays import Array
+from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
 from sklearn_vae.gaussian.moments import Moments
 
 # Below this the squares of float64 numbers lose their digits: no variance is resolved.
@@ -102,6 +102,13 @@ class Spectrum:
     def _present(self) -> Array:
         """Which eigenvalues exceed the resolution and what rounding makes along them."""
         return (self.eigenvalues > self.resolution) & (self.eigenvalues > self.rounded)
+
+    def like(self, reference: Array) -> Spectrum:
+        """With arrays of the library and on the device of another, in the dtype for sums."""
+        wide = array_namespace(reference).astype(reference, wide_float(reference))
+        arrays = (self.mean, self.eigenvalues, self.components)
+        mean, eigenvalues, components = (to_device_of(wide, array) for array in arrays)
+        return replace(self, mean=mean, eigenvalues=eigenvalues, components=components)
 
     def padded(self, r: int) -> Spectrum:
         """With at least r eigenpairs, where what is not held has no variance."""

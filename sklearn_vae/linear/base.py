@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_vae.gaussian import missing
 from sklearn_vae.gaussian.arrays import (
     Array,
     affine,
@@ -19,9 +21,12 @@ from sklearn_vae.gaussian.arrays import (
     check_weights,
     float_type,
     scale_of,
+    to_device_of,
+    to_host,
     wide_float,
 )
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
+from sklearn_vae.gaussian.missing import Parameters
 from sklearn_vae.gaussian.rows import canonical, project
 from sklearn_vae.validation import (
     check_choice,
@@ -30,6 +35,7 @@ from sklearn_vae.validation import (
     check_latents,
     check_rows,
     check_same_place,
+    has_nan,
     is_memory_mapped,
 )
 
@@ -85,6 +91,8 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     x, or None where that is singular; and that have a parameter `coordinates`.
     """
 
+    _takes_missing = False
+
     def transform(self, X: Any) -> Array:
         """Latent coordinates of each row, as the parameter `coordinates` says.
 
@@ -100,7 +108,12 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
-        return self._project(self._check_more_rows(X, "transform"), self._encoder())
+        X = self._check_more_rows(X, "transform")
+        if self._has_missing(X):
+            if self.coordinates == "posterior":
+                return self._of_observed(missing.posterior, X, "transform")[0]
+            X = self._of_observed(missing.impute, X, "transform")[0]
+        return self._project(X, self._encoder())
 
     def inverse_transform(self, Z: Any) -> Array:
         """Rows from latent coordinates, as the parameter `coordinates` says.
@@ -147,7 +160,10 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             If the noise variance is 0 and the covariance singular.
         """
         self._check_regular("posterior")
-        mean = self._project(self._check_more_rows(X, "posterior"), self._posterior_gain())
+        X = self._check_more_rows(X, "posterior")
+        if self._has_missing(X):
+            return self._of_observed(missing.posterior, X, "posterior", return_cov=return_cov)
+        mean = self._project(X, self._posterior_gain())
         xp = array_namespace(mean)
         variance = self.noise_variance_ / self._model_variances()
         if not return_cov:
@@ -217,16 +233,16 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             If the noise variance is 0 and the covariance singular.
         """
         gaussian = self._check_regular("score_samples")
-        X = self._check_more_rows(X, "score_samples", finite=False)
-        return self._log_likelihood(gaussian, X)
+        X = self._check_more_rows(X, "score_samples")
+        return self._log_likelihood(gaussian, X, "score_samples")
 
-    def _log_likelihood(self, gaussian: LowRankGaussian, X: Any) -> Array:
+    def _log_likelihood(self, gaussian: LowRankGaussian, X: Any, method: str) -> Array:
         with np.errstate(invalid="ignore", over="ignore"):
             log_likelihood = gaussian.log_prob(X)
         # A pass over X to look for NaN would cost a tenth of the time: it shows in the result.
         xp = array_namespace(log_likelihood)
-        if not xp.all(xp.isfinite(log_likelihood)):
-            check_finite(X)
+        if not xp.all(xp.isfinite(log_likelihood)) and self._has_missing(X):
+            return self._of_observed(missing.log_likelihood, X, method)[0]
         return log_likelihood
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -247,9 +263,9 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             If the noise variance is 0 and the covariance singular, or the weights do not fit.
         """
         gaussian = self._check_regular("score")
-        X = self._check_more_rows(X, "score", finite=False)
+        X = self._check_more_rows(X, "score")
         X, weights, _, _ = weighted_rows(X, sample_weight, at_least=1)
-        values = self._log_likelihood(gaussian, X)
+        values = self._log_likelihood(gaussian, X, "score")
         xp = array_namespace(values)
         values = xp.astype(values, wide_float(values))
         if weights is None:
@@ -284,19 +300,53 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         noise_precision = 1.0 / self.noise_variance_
         return (V.T * (precisions - noise_precision)) @ V + self._isotropic(noise_precision)
 
-    def _check_rows(self, X: Any, *, reset: bool, **options: Any) -> Any:
-        """X as an array in the dtype to compute in, or as CSR; memory-mapped as it is."""
+    def _check_rows(self, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
+        """X as an array in the dtype to compute in, or as CSR; memory-mapped as it is.
+
+        It may still have NaN and infinity.
+        """
         if is_torch_array(X):
             X = X.detach()
-        X = check_matrix(check_rows(self, X, reset=reset, **options))
+        X = check_matrix(check_rows(self, X, reset=reset, min_samples=min_samples))
         if sparse.issparse(X):
             return canonical(X)
         return X if is_numpy_array(X) else array_namespace(X).astype(X, float_type(X), copy=False)
 
-    def _check_more_rows(self, X: Any, method: str, **options: Any) -> Any:
-        X = self._check_rows(X, reset=False, **options)
+    def _check_more_rows(self, X: Any, method: str) -> Any:
+        X = self._check_rows(X, reset=False)
         check_same_place(self, X, self.mean_, method)
         return X
+
+    def _has_missing(self, X: Any) -> bool:
+        """Whether X has NaN, and may have; ValueError if it may not, or has infinity."""
+        if not has_nan(X):
+            return False
+        if not self._takes_missing:
+            check_finite(X)
+        if sparse.issparse(X):
+            raise ValueError(
+                "Sparse X contains NaN: missing values are taken in dense X only, since what a "
+                "sparse one does not store counts as 0."
+            )
+        return True
+
+    def _of_observed(
+        self, function: Callable[..., Any], X: Array, method: str, **options: Any
+    ) -> tuple[Any, ...]:
+        """Results of a function of `gaussian.missing`, computed on the host, where X is."""
+        if self.noise_variance_ == 0.0:
+            raise ValueError(
+                f"{method} of rows with missing values needs a noise variance above 0, but with "
+                f"n_components={self.n_components_} the maximum likelihood one is 0. Set "
+                "noise_variance, or use a smaller n_components."
+            )
+        W, mean, rows = (
+            to_host(array).astype(np.float64) for array in (self.loadings_, self.mean_, X)
+        )
+        found = function(rows, Parameters(W, mean, self.noise_variance_), **options)
+        like = self.mean_[:0] + array_namespace(self.mean_).astype(X[:0, 0], float_type(X))
+        found = found if isinstance(found, tuple) else (found,)
+        return tuple(None if array is None else to_device_of(like, array) for array in found)
 
     def _check_latents(self, Z: Any, method: str) -> Array:
         Z = check_latents(self, Z, self.n_components_)

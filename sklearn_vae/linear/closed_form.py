@@ -52,6 +52,7 @@ class ClosedFormModel(LinearGaussianModel):
         components = xp.asarray(spectrum.components[:k, :], dtype=dtype, copy=True)
 
         self.n_components_ = k
+        self.n_iter_ = 1
         self.n_samples_ = int(n_samples) if float(n_samples).is_integer() else n_samples
         self.mean_ = xp.astype(spectrum.mean, dtype)
         self.components_ = components

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.gaussian.arrays import scale_of, stored_eps
+from sklearn_vae.gaussian import missing
+from sklearn_vae.gaussian.arrays import float_type, scale_of, stored_eps, to_device_of, to_host
 from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.rows import dense
 from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.linear.base import COORDINATES, weighted_rows
 from sklearn_vae.linear.closed_form import ClosedFormModel, dtype_of
+from sklearn_vae.linear.incomplete import fit_incomplete
 from sklearn_vae.linear.solvers import (
     SVD_SOLVERS,
     check_n_components,
@@ -29,6 +34,7 @@ from sklearn_vae.validation import (
     check_noise_variance,
     check_same_place,
     is_integer,
+    is_real,
 )
 
 
@@ -55,7 +61,7 @@ class PPCA(ClosedFormModel):
     ----------
     n_components : int, float, "mle" or None, default=None
         k. None keeps min(n, d) components (one less with `svd_solver="arpack"`; where weights
-        sum up to less than the number of rows, n is that), a float in
+        sum up to less than the number of rows, n is that number), a float in
         (0, 1) as many as explain more than that share of the variance, "mle" as many as Minka's
         evidence prefers.
     noise_variance : float, default=None
@@ -77,6 +83,11 @@ class PPCA(ClosedFormModel):
         Power iterations of the randomized solver.
     n_oversamples : int, default=10
         Additional random vectors of the randomized solver.
+    tol : float, default=1e-6
+        Where X has missing values: EM ends when an iteration raises the log-likelihood by less,
+        in nats per sample.
+    max_iter : int, default=1000
+        Where X has missing values: the most iterations of EM.
     random_state : int, RandomState instance or None, default=None
         Used by the "arpack" and "randomized" solvers.
 
@@ -146,6 +157,8 @@ class PPCA(ClosedFormModel):
            [-1.316, -0.32 ]])
     """
 
+    _takes_missing = True
+
     def __init__(
         self,
         n_components: float | str | None = None,
@@ -155,6 +168,8 @@ class PPCA(ClosedFormModel):
         svd_solver: str = "auto",
         iterated_power: int | str = "auto",
         n_oversamples: int = 10,
+        tol: float = 1e-6,
+        max_iter: int = 1000,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -163,6 +178,8 @@ class PPCA(ClosedFormModel):
         self.svd_solver = svd_solver
         self.iterated_power = iterated_power
         self.n_oversamples = n_oversamples
+        self.tol = tol
+        self.max_iter = max_iter
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCA:
@@ -171,15 +188,16 @@ class PPCA(ClosedFormModel):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n, d)
-            At least two rows, finite. float32 is computed in float32, all else in float64. Of a
-            memory-mapped array no copy is made, unless `svd_solver` is "full"; a sparse one is
-            not made dense.
+            At least two rows, finite. The model of float32 is float32, that of all else float64.
+            Of a memory-mapped array no copy is made, unless `svd_solver` is "full"; a sparse one
+            is not made dense.
         y : Ignored
         sample_weight : array-like of shape (n,), default=None
             Finite and >= 0, at least two of them positive. A weight of 2 counts a row twice, one
-            of 0 leaves it out, fractions are allowed. The model does not depend on their scale;
-            what does, since PCA's conventions count rows, are `explained_variance_`,
-            `singular_values_`, "whitened" coordinates and `n_components="mle"`.
+            of 0 leaves it out (of a memory-mapped array its row must still be finite), fractions
+            are allowed. The model does not depend on their scale; what does, since PCA's
+            conventions count rows, are `explained_variance_`, `singular_values_`, "whitened"
+            coordinates, `n_components="mle"`, and how many empty components None keeps.
 
         Returns
         -------
@@ -195,28 +213,103 @@ class PPCA(ClosedFormModel):
         """
         self._check_parameters()
         with all_or_nothing(self):
-            X = self._check_rows(X, reset=True, min_samples=2, finite=False)
-            X, weights, n_rows, n_samples = weighted_rows(X, sample_weight, at_least=2)
-            if weights is not None:
-                weights = weights / scale_of(weights)
-            spectrum, moments = decompose(
-                X,
-                self.n_components,
-                choose_solver(X, self.n_components, self.svd_solver),
-                weights=weights,
-                n_rows=n_rows,
-                n_samples=n_samples,
-                iterated_power=self.iterated_power,
-                n_oversamples=self.n_oversamples,
-                random_state=check_random_state(self.random_state),
-            )
-            k = count_components(spectrum, self.n_components, n_samples, n_rows)
-            self._set_model(spectrum, k, n_samples, dtype_of(X), self.noise_variance)
-            for name in ("moments_", "_moments_origin"):
+            X = self._check_rows(X, reset=True, min_samples=2)
+            for name in ("moments_", "_moments_origin", "loglike_history_"):
                 self.__dict__.pop(name, None)
-            if moments is not None:
-                self._set_moments(moments.rescaled(n_samples), eps_of(X), stored_eps(X), n_rows)
+            try:
+                self._fit_complete(X, sample_weight)
+            except ValueError:
+                # NaN shows on the way, without a pass over X that looks for it.
+                if not self._has_missing(X):
+                    raise
+                incomplete = True
+            else:
+                incomplete = False
+            if incomplete:
+                self._fit_incomplete(X, sample_weight)
         return self
+
+    def _fit_complete(self, X: Any, sample_weight: Any) -> None:
+        X, weights, n_rows, n_samples = weighted_rows(X, sample_weight, at_least=2)
+        if weights is not None:
+            weights = weights / scale_of(weights)
+        spectrum, moments = decompose(
+            X,
+            self.n_components,
+            choose_solver(X, self.n_components, self.svd_solver),
+            weights=weights,
+            n_rows=n_rows,
+            n_samples=n_samples,
+            **self._solver_options(),
+        )
+        k = count_components(spectrum, self.n_components, n_samples, n_rows)
+        self._set_model(spectrum, k, n_samples, dtype_of(X), self.noise_variance)
+        if moments is not None:
+            self._set_moments(moments.rescaled(n_samples), eps_of(X), stored_eps(X), n_rows)
+
+    def _fit_incomplete(self, X: Any, sample_weight: Any) -> None:
+        if sample_weight is not None:
+            raise ValueError(
+                "sample_weight must be None where X contains NaN: rows with missing values are "
+                "not weighted."
+            )
+        fit = fit_incomplete(
+            to_host(X).astype(np.float64),
+            self.n_components,
+            self.noise_variance,
+            svd_solver=self.svd_solver,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            **self._solver_options(),
+        )
+        spectrum = fit.spectrum.like(array_namespace(X).astype(X[:0, 0], float_type(X)))
+        k = spectrum.eigenvalues.shape[0]
+        self._set_model(spectrum, k, X.shape[0], float_type(X), fit.noise_variance or None)
+        self.kl_per_dim_ = to_device_of(self.mean_, fit.kl_per_dim)
+        self.entropy_bound_ = fit.entropy_bound
+        self.elbo_ = float(fit.history[-1])
+        self.loglike_history_ = to_device_of(spectrum.mean, fit.history)
+        self.n_iter_ = max(len(fit.history) - 1, 1)
+
+    def _solver_options(self) -> dict[str, Any]:
+        return {
+            "iterated_power": self.iterated_power,
+            "n_oversamples": self.n_oversamples,
+            "random_state": check_random_state(self.random_state),
+        }
+
+    def impute(self, X: Any, return_std: bool = False) -> Any:
+        """X with the conditional mean of what is missing given what is observed of its row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            NaN where missing.
+        return_std : bool, default=False
+            Return the conditional standard deviation as well.
+
+        Returns
+        -------
+        X : array of shape (n, d)
+            Observed entries are those of X.
+        std : array of shape (n, d)
+            0 for observed entries. Only with `return_std`.
+
+        Raises
+        ------
+        ValueError
+            If the noise variance is 0, and X has NaN.
+        """
+        check_is_fitted(self)
+        X = self._check_more_rows(X, "impute")
+        xp = array_namespace(self.mean_)
+        if self._has_missing(X):
+            filled, std = self._of_observed(missing.impute, X, "impute", return_std=return_std)
+            # The entries themselves: what is computed has been to float64 and back.
+            filled = xp.where(xp.isnan(X), filled, xp.astype(X, filled.dtype))
+        else:
+            filled, std = dense(X), xp.zeros_like(dense(X))
+        return (filled, std) if return_std else filled
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCA:
         """Add the rows of X to those seen before, and fit the model to all of them.
@@ -256,13 +349,13 @@ class PPCA(ClosedFormModel):
                 "before fit, or call partial_fit from the start, on a clone."
             )
         with all_or_nothing(self):
-            X = self._check_rows(X, reset=first, finite=False)
+            X = self._check_rows(X, reset=first)
             if not first:
                 check_same_place(self, X, self.mean_, "partial_fit")
             self._check_at_most(X.shape[1])
             check_square_fits(X, X.shape[1], "partial_fit")
             X, weights, n_rows, _ = weighted_rows(X, sample_weight, at_least=1)
-            moments, dtype = moments_of(X, weights), dtype_of(X)
+            moments, dtype = self._moments_of_batch(X, weights), dtype_of(X)
             eps, stored, count = eps_of(X), stored_eps(X), float(n_rows)
             if not first:
                 moments = self.moments_ + moments
@@ -311,6 +404,17 @@ class PPCA(ClosedFormModel):
         model._fit_moments(moments, moments.mean.dtype, eps, 0.0, n_rows)
         return model
 
+    def _moments_of_batch(self, X: Any, weights: Any) -> Moments:
+        try:
+            return moments_of(X, weights)
+        except ValueError as error:
+            if self._has_missing(X):
+                raise ValueError(
+                    "partial_fit takes no missing values, but X contains NaN: fit takes them, of "
+                    "all rows at once, and impute fills them."
+                ) from error
+            raise
+
     def _check_at_most(self, n_features: int) -> None:
         # A stream may begin with fewer rows than components: only d is a limit.
         k: Any = self.n_components
@@ -340,9 +444,13 @@ class PPCA(ClosedFormModel):
         if not (isinstance(self.iterated_power, str) and self.iterated_power == "auto"):
             check_integer("iterated_power", self.iterated_power, at_least=0)
         check_integer("n_oversamples", self.n_oversamples, at_least=1)
+        check_integer("max_iter", self.max_iter, at_least=1)
+        if not (is_real(self.tol) and self.tol >= 0):
+            raise ValueError(f"tol must be a float >= 0, got {self.tol!r}.")
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.array_api_support = self.svd_solver != "arpack"
         tags.input_tags.sparse = self.svd_solver != "full"
+        tags.input_tags.allow_nan = True
         return tags

@@ -137,7 +137,7 @@ class PPCACV(ClosedFormModel):
         """
         self._check_parameters()
         with all_or_nothing(self):
-            X = self._check_rows(X, reset=True, min_samples=2, finite=False)
+            X = self._check_rows(X, reset=True, min_samples=2)
             weights = None if sample_weight is None else check_sample_weight(sample_weight, X)
             splits = self._splits(X, y, sample_weight, params)
             ks, noises = self._candidates(X.shape, splits)

@@ -174,10 +174,29 @@ def test_what_other_libraries_do_not_have(place):
     with pytest.raises(ValueError, match=r"svd_solver must be .* got 'arpack' and"):
         PPCA(2, svd_solver="arpack").fit(place(make_rows()))
     X = make_rows()
-    X[3, 2] = np.nan
+    X[3, 2] = np.inf
     for solver in ("full", "covariance_eigh", "randomized"):
-        with pytest.raises(ValueError, match="contains NaN"):
+        with pytest.raises(ValueError, match="contains infinity"):
             PPCA(2, svd_solver=solver).fit(place(X))
+
+
+def test_missing_values(place):
+    X = make_rows()
+    X[np.random.default_rng(0).uniform(size=X.shape) < 0.2] = np.nan
+    model, expected = PPCA(2).fit(place(X)), PPCA(2).fit(X)
+    assert model.elbo_ == expected.elbo_
+    for found, value in [
+        (model.loadings_, expected.loadings_),
+        (model.loglike_history_, expected.loglike_history_),
+        (model.transform(place(X)), expected.transform(X)),
+        (model.posterior(place(X))[1], expected.posterior(X)[1]),
+        (model.score_samples(place(X)), expected.score_samples(X)),
+        (model.impute(place(X)), expected.impute(X)),
+        (model.impute(place(X), return_std=True)[1], expected.impute(X, return_std=True)[1]),
+        (model.impute(place(make_rows())), make_rows()),
+    ]:
+        assert_same_place(found, place(X))
+        np.testing.assert_allclose(to_numpy(found), value)
 
 
 @pytest.mark.skipif("no_float64" not in " ".join(STRICT_DEVICES), reason="needs a newer release")

@@ -1,4 +1,4 @@
-"""PPCA of sparse and memory-mapped rows: the same model as of dense ones, without making them so."""
+"""PPCA of sparse, memory-mapped and wide rows: the same model as of dense ones, without a copy."""
 
 import subprocess
 import sys

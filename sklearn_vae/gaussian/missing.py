@@ -1,0 +1,394 @@
+"""Probabilistic PCA of rows with missing entries: what each row says, and EM over all of them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache, reduce
+from operator import add
+from typing import Any, NamedTuple
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from sklearn_vae.gaussian.arrays import row_blocks
+
+# Patterns in a block: their (k, k) matrices, side by side, are to stay in the cache.
+BLOCK = 256
+# Up to so many latent dimensions it is faster to sweep the matrices of a block together.
+SWEEP_UP_TO = 16
+# Below this share of the variance of the data the noise counts as none: likelihood without bound.
+LEAST_NOISE = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """Loadings W of shape (d, k), mean of shape (d,) and sigma2."""
+
+    loadings: np.ndarray
+    mean: np.ndarray
+    noise_variance: float
+
+
+class Block(NamedTuple):
+    """Some patterns of observed features, and the rows that have them.
+
+    `observed` is (p, d), of 0.0 and 1.0; `owner` the pattern of each row, None where it is one a
+    row.
+    """
+
+    observed: np.ndarray
+    rows: slice
+    owner: np.ndarray | None
+
+
+class Posterior(NamedTuple):
+    """p(z|x) of the r rows of a block of p patterns, with rows and patterns along the last axis.
+
+    `mean` is (k, r). The covariance is sigma2 times `inverse`, M^-1 of each pattern, (k, k, p);
+    `log_det`, (r,), is that of each row's M.
+    `log_likelihood` is (r,), in nats.
+    """
+
+    mean: np.ndarray
+    inverse: np.ndarray
+    log_det: np.ndarray
+    log_likelihood: np.ndarray
+
+
+class ObservedRows:
+    """Rows with missing entries, sorted so that those of the same pattern stand together.
+
+    Rows that miss the same entries share their (k, k) posterior covariance.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+        NaN where missing.
+    centre : array of shape (d,)
+        Near the mean of each feature, and subtracted: the mean of `Parameters` is relative to it.
+
+    Attributes
+    ----------
+    order : array of shape (n,)
+        Which row of X stands at each place.
+    values : array of shape (n, d)
+        In that order, less the centre, 0 where missing.
+    least_noise : float
+        The least sigma2 that EM takes.
+    """
+
+    def __init__(self, X: np.ndarray, centre: np.ndarray) -> None:
+        observed = ~np.isnan(X)
+        first, pattern, counts = _patterns(observed)
+        # Patterns of a single row come first: what they have need not be spread over rows.
+        by_count = np.argsort(counts, kind="stable")
+        pattern = np.argsort(by_count)[pattern]
+        self.order = np.argsort(pattern, kind="stable")
+        self.values = np.where(observed, X - centre, 0.0)[self.order]
+        self.squares = np.einsum("ij,ij->i", self.values, self.values)
+        self._pattern = pattern[self.order]
+        self._counts = counts[by_count]
+        self._observed = observed[first[by_count]]
+        self.n_observed = self._observed.sum(axis=1)[self._pattern]
+        self.least_noise = LEAST_NOISE * self.squares.sum() / max(self.n_observed.sum(), 1)
+
+    def blocks(self) -> Iterator[Block]:
+        """All patterns with their rows; one that many rows share is a block of its own."""
+        starts = np.concatenate([[0], np.cumsum(self._counts)])
+        single, few = np.searchsorted(self._counts, [1, 16], side="right")
+        edges = {0, single, few, *range(0, single, BLOCK), *range(single, few, BLOCK // 4)}
+        edges.update(range(few, len(self._counts) + 1))
+        for a, b in itertools.pairwise(sorted(int(edge) for edge in edges)):
+            rows = slice(int(starts[a]), int(starts[b]))
+            owner = None if b <= single else self._pattern[rows] - a
+            yield Block(self._observed[a:b].astype(float), rows, owner)
+
+    def posterior(self, block: Block, parameters: Parameters) -> Posterior:
+        """E-step: M = W_o'W_o + sigma2 I and E[z|x_o] = M^-1 W_o'(x_o - mean_o)."""
+        W, mean, sigma2 = parameters.loadings, parameters.mean, parameters.noise_variance
+        k = W.shape[1]
+        observed, rows, owner = block
+        i, j, place = _pairs(k)
+        M = ((W[:, i] * W[:, j]).T @ observed.T)[place]
+        M[np.arange(k), np.arange(k)] += sigma2
+        inverse, log_det = _inverse(M)
+        X = self.values[rows]
+        shift, offset = (W * mean[:, None]).T @ observed.T, mean**2 @ observed.T
+        if owner is not None:
+            shift, offset, log_det = shift[:, owner], offset[owner], log_det[owner]
+        Y = W.T @ X.T - shift
+        Z = _times(inverse, Y, owner)
+        squares = self.squares[rows] - 2.0 * (X @ mean) + offset - np.einsum("ij,ij->j", Y, Z)
+        n_observed = self.n_observed[rows]
+        log_likelihood = -0.5 * (
+            n_observed * math.log(2.0 * math.pi)
+            + (n_observed - k) * math.log(sigma2)
+            + log_det
+            + squares / sigma2
+        )
+        return Posterior(Z, inverse, log_det, log_likelihood)
+
+
+class Sums(NamedTuple):
+    """What the M-step needs of all posteriors; pairs of latents are packed, as `_pairs` says.
+
+    Sums over all rows that observe feature j, for each j: `pairs` (p, d) of E[z z'], `latents`
+    (k, d) of E[z], `products` (k, d) of x_j E[z], `numbers` (d,) of 1, `values` (d,) of x_j. Over
+    all rows: `all_pairs` (p,), `all_latents` (k,) and the `log_likelihood`.
+    """
+
+    pairs: np.ndarray
+    latents: np.ndarray
+    products: np.ndarray
+    numbers: np.ndarray
+    values: np.ndarray
+    all_pairs: np.ndarray
+    all_latents: np.ndarray
+    log_likelihood: float
+
+    @classmethod
+    def of(cls, rows: ObservedRows, parameters: Parameters) -> Sums:
+        """The E-step over all rows."""
+        if parameters.loadings.shape[1] <= SWEEP_UP_TO:
+            return cls._total(cls._of_block(rows, b, parameters) for b in rows.blocks())
+        # Small matrices in LAPACK, between which the threads of BLAS would fight: a thread a
+        # block in their place.
+        n_threads = max([lib["num_threads"] for lib in _blas().info()], default=1)
+        with (
+            _blas().limit(limits=1, user_api="blas"),
+            ThreadPoolExecutor(n_threads) as pool,
+        ):
+            return cls._total(
+                pool.map(lambda block: cls._of_block(rows, block, parameters), rows.blocks())
+            )
+
+    @classmethod
+    def _total(cls, parts: Iterable[Sums]) -> Sums:
+        return reduce(lambda a, b: cls(*map(add, a, b)), parts)
+
+    @classmethod
+    def _of_block(cls, rows: ObservedRows, block: Block, parameters: Parameters) -> Sums:
+        posterior = rows.posterior(block, parameters)
+        Z, X = posterior.mean, rows.values[block.rows]
+        i, j, _ = _pairs(Z.shape[0])
+        covariance = parameters.noise_variance * posterior.inverse[i, j]
+        if block.owner is None:
+            pairs, latents, numbers = Z[i] * Z[j], Z, np.ones(len(X))
+        elif len(block.observed) == 1:
+            pairs, latents = (Z @ Z.T)[i, j][:, None], Z.sum(axis=1, keepdims=True)
+            numbers = np.array([float(len(X))])
+        else:
+            starts = np.flatnonzero(np.diff(block.owner, prepend=-1))
+            pairs = np.add.reduceat(Z[i] * Z[j], starts, axis=1)
+            latents = np.add.reduceat(Z, starts, axis=1)
+            numbers = np.diff(starts, append=len(X)).astype(float)
+        pairs = pairs + numbers * covariance
+        return cls(
+            pairs @ block.observed,
+            latents @ block.observed,
+            Z @ X,
+            numbers @ block.observed,
+            X.sum(axis=0),
+            pairs.sum(axis=1),
+            latents.sum(axis=1),
+            float(posterior.log_likelihood.sum()),
+        )
+
+
+def maximize(
+    rows: ObservedRows, sums: Sums, parameters: Parameters, noise_variance: float | None
+) -> Parameters:
+    """M-step, with the expanded parameters reduced; the noise too unless it is given.
+
+    For each feature j the regression of what is observed of it on (z, 1). Then the latents'
+    covariance over all rows, and their mean, which the model has as I and 0, move into W and the
+    mean: that raises the likelihood as well, and saves most of the iterations.
+
+    References
+    ----------
+    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999, appendix B (EM);
+    Liu, Rubin and Wu, "Parameter expansion to accelerate EM: the PX-EM algorithm", Biometrika
+    1998.
+    """
+    n, d = rows.values.shape
+    k = parameters.loadings.shape[1]
+    place = _pairs(k)[2]
+    normal = np.empty((d, k + 1, k + 1))
+    normal[:, :k, :k] = np.moveaxis(sums.pairs[place], 2, 0)
+    normal[:, :k, k] = normal[:, k, :k] = sums.latents.T
+    normal[:, k, k] = sums.numbers
+    right = np.concatenate([sums.products.T, sums.values[:, None]], axis=1)
+    with _one_thread_for(k):
+        solution = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
+    W, mean = solution[:, :k], solution[:, k]
+    if noise_variance is None:
+        left = rows.squares.sum() - float(np.sum(solution * right))
+        noise_variance = max(left / rows.n_observed.sum(), rows.least_noise)
+    centre = sums.all_latents / n
+    covariance = sums.all_pairs[place] / n - np.outer(centre, centre)
+    return Parameters(W @ np.linalg.cholesky(covariance), mean + W @ centre, noise_variance)
+
+
+def expectation_maximization(
+    rows: ObservedRows,
+    parameters: Parameters,
+    *,
+    noise_variance: float | None,
+    tol: float,
+    max_iter: int,
+) -> tuple[Parameters, np.ndarray, bool]:
+    """EM until the log-likelihood rises by less than `tol` nats per sample.
+
+    Returns
+    -------
+    parameters : Parameters
+    history : array
+        Average log-likelihood of the rows, in nats per sample: before each iteration, and last.
+    converged : bool
+    """
+    history: list[float] = []
+    while True:
+        sums = Sums.of(rows, parameters)
+        history.append(sums.log_likelihood / len(rows.values))
+        converged = len(history) > 1 and history[-1] - history[-2] < tol
+        if converged or len(history) > max_iter:
+            return parameters, np.array(history), converged
+        parameters = maximize(rows, sums, parameters, noise_variance)
+
+
+def posterior(
+    X: np.ndarray, parameters: Parameters, *, return_cov: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (n, k) of z given what is observed of each row, and its variance or covariance."""
+    n, k = X.shape[0], parameters.loadings.shape[1]
+    mean, spread = np.empty((n, k)), np.empty((n, k, k) if return_cov else (n, k))
+    for places, block, found in _posteriors(X, parameters):
+        mean[places] = found.mean.T
+        inverse = found.inverse if return_cov else np.einsum("aap->ap", found.inverse)
+        of_rows = inverse if block.owner is None else inverse[..., block.owner]
+        spread[places] = parameters.noise_variance * np.moveaxis(of_rows, -1, 0)
+    return mean, spread
+
+
+def averages(X: np.ndarray, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
+    """Over the rows: of nu_h^2 + tau2_h and log tau2_h, (k,) each, and of log det Cov[z|x_o].
+
+    nu and tau2 are posterior mean and variance of each latent dimension.
+    """
+    n, k = X.shape[0], parameters.loadings.shape[1]
+    second_moment, log_variance, log_det = np.zeros(k), np.zeros(k), 0.0
+    for _, block, found in _posteriors(X, parameters):
+        variance = parameters.noise_variance * np.einsum("aap->ap", found.inverse)
+        if block.owner is not None:
+            variance = variance[:, block.owner]
+        second_moment += np.sum(found.mean**2 + variance, axis=1)
+        log_variance += np.sum(np.log(variance), axis=1)
+        log_det += k * math.log(parameters.noise_variance) * len(found.log_det)
+        log_det -= float(np.sum(found.log_det))
+    return second_moment / n, log_variance / n, log_det / n
+
+
+def log_likelihood(X: np.ndarray, parameters: Parameters) -> np.ndarray:
+    """Log-density of what is observed of each row, in nats, shape (n,); 0 where nothing is."""
+    values = np.empty(X.shape[0])
+    for places, _, found in _posteriors(X, parameters):
+        values[places] = found.log_likelihood
+    return values
+
+
+def impute(
+    X: np.ndarray, parameters: Parameters, *, return_std: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """X with the conditional mean where it is missing, and the conditional standard deviation.
+
+    That is 0 where X is observed.
+    """
+    W = parameters.loadings
+    i, j, _ = _pairs(W.shape[1])
+    squares = W[:, i] * W[:, j] * np.where(i == j, 1.0, 2.0)
+    filled, std = X.copy(), np.zeros(X.shape) if return_std else None
+    for places, block, found in _posteriors(X, parameters):
+        some = X[places]
+        filled[places] = np.where(np.isnan(some), found.mean.T @ W.T + parameters.mean, some)
+        if std is not None:
+            # Cov[x|x_o] = sigma2 (I + W M^-1 W') among what is missing.
+            variance = parameters.noise_variance * (1.0 + squares @ found.inverse[i, j])
+            of_rows = variance if block.owner is None else variance[:, block.owner]
+            std[places] = np.where(np.isnan(some), of_rows.T**0.5, 0.0)
+    return filled, std
+
+
+def _posteriors(
+    X: np.ndarray, parameters: Parameters
+) -> Iterator[tuple[np.ndarray, Block, Posterior]]:
+    """Block by block: the places of its rows in X, the block and its posterior."""
+    centred = Parameters(
+        parameters.loadings, np.zeros_like(parameters.mean), parameters.noise_variance
+    )
+    with _one_thread_for(parameters.loadings.shape[1]):
+        for some in row_blocks(*X.shape):
+            rows = ObservedRows(X[some], parameters.mean)
+            for block in rows.blocks():
+                places = some.start + rows.order[block.rows]
+                yield places, block, rows.posterior(block, centred)
+
+
+def _patterns(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First row, pattern of each row, and number of rows, of the different rows of a mask."""
+    codes = np.packbits(observed, axis=1)
+    keys = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1]))).ravel()
+    _, first, pattern, counts = np.unique(
+        keys, return_index=True, return_inverse=True, return_counts=True
+    )
+    return first, pattern, counts
+
+
+def _pairs(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices i >= j of the pairs of k things, and the place of each pair, shape (k, k)."""
+    i, j = np.tril_indices(k)
+    place = np.zeros((k, k), dtype=int)
+    place[i, j] = place[j, i] = np.arange(len(i))
+    return i, j, place
+
+
+def _inverse(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inverses and log-determinants of positive definite matrices along the last axis."""
+    k = M.shape[0]
+    if k > SWEEP_UP_TO:
+        stack = np.moveaxis(M, 2, 0)
+        roots = np.linalg.cholesky(stack)
+        log_det = 2.0 * np.log(np.einsum("paa->pa", roots)).sum(axis=1)
+        return np.moveaxis(np.linalg.inv(stack), 0, 2), log_det
+    M, product = M.copy(), np.empty_like(M)
+    log_det = np.zeros(M.shape[2])
+    for a in range(k):  # the sweep operator, which leaves -M^-1
+        pivot, row = M[a, a].copy(), M[a].copy()
+        log_det += np.log(pivot)
+        scaled = row / pivot
+        M -= np.multiply(row[:, None], scaled, out=product)
+        M[a] = M[:, a] = scaled
+        M[a, a] = -1.0 / pivot
+    return -M, log_det
+
+
+def _times(inverse: np.ndarray, Y: np.ndarray, owner: np.ndarray | None) -> np.ndarray:
+    """Each row's matrix times its vector, (k, r)."""
+    if inverse.shape[2] == 1:
+        return inverse[:, :, 0] @ Y
+    of_rows = inverse if owner is None else inverse[:, :, owner]
+    return np.einsum("abp,bp->ap", of_rows, Y)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The threads of the libraries that are loaded: looking for these takes milliseconds."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _one_thread_for(k: int) -> AbstractContextManager[Any]:
+    return _blas().limit(limits=1, user_api="blas") if k > SWEEP_UP_TO else nullcontext()

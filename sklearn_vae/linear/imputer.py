@@ -1,0 +1,224 @@
+"""Missing values filled by probabilistic PCA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.impute import MissingIndicator
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_vae.linear.ppca import PPCA
+from sklearn_vae.validation import FLOAT_DTYPES, all_or_nothing, is_real
+
+
+class PPCAImputer(TransformerMixin, BaseEstimator):
+    """Fills missing values with their mean under probabilistic PCA, given the rest of the row.
+
+    All features are modelled together by ``x ~ N(mu, W W' + sigma2 I)``, fitted by EM to what is
+    observed (see :class:`PPCA`), so that a value is missing at random where whether it is missing
+    depends on what is observed only. Usable where :class:`sklearn.impute.KNNImputer` or
+    :class:`sklearn.impute.IterativeImputer` is.
+
+    Parameters
+    ----------
+    n_components : int or None, default=None
+        k, below the number of features. None: half of min(n, d), and at most 10.
+    missing_values : float or np.nan, default=np.nan
+        What stands for a missing value.
+    noise_variance : float or None, default=None
+        sigma2; None estimates it.
+    tol : float, default=1e-6
+        EM ends when an iteration raises the log-likelihood by less, in nats per sample.
+    max_iter : int, default=1000
+        The most iterations of EM.
+    add_indicator : bool, default=False
+        Append the columns of a :class:`sklearn.impute.MissingIndicator`.
+    keep_empty_features : bool, default=False
+        Whether features that were never observed in `fit` are filled with 0; else they are
+        dropped.
+    random_state : int, RandomState instance or None, default=None
+        Of the decomposition that EM starts from, where that is a random one.
+
+    Attributes
+    ----------
+    ppca_ : PPCA
+        The model of the features that were observed; `ppca_.impute` gives standard deviations.
+    indicator_ : MissingIndicator or None
+        With `add_indicator`.
+    n_components_ : int
+        k.
+    n_iter_ : int
+        Iterations of EM.
+    n_features_in_ : int
+        d.
+    feature_names_in_ : ndarray of shape (d,)
+        Where X had feature names.
+
+    References
+    ----------
+    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999, section 4.1;
+    Ilin and Raiko, "Practical Approaches to Principal Component Analysis in the Presence of
+    Missing Values", JMLR 2010, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_vae import PPCAImputer
+    >>> X = np.array([[1.0, 2.0], [2.0, 4.1], [3.0, np.nan], [4.0, 7.9], [5.0, 10.0]])
+    >>> PPCAImputer(n_components=1).fit_transform(X)[2].round(1)
+    array([3., 6.])
+    """
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        missing_values: Any = np.nan,
+        noise_variance: float | None = None,
+        tol: float = 1e-6,
+        max_iter: int = 1000,
+        add_indicator: bool = False,
+        keep_empty_features: bool = False,
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.missing_values = missing_values
+        self.noise_variance = noise_variance
+        self.tol = tol
+        self.max_iter = max_iter
+        self.add_indicator = add_indicator
+        self.keep_empty_features = keep_empty_features
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> PPCAImputer:
+        """Fit the model to what is observed of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+        y : Ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range, or X is not a matrix of numbers.
+        """
+        with all_or_nothing(self):
+            X = self._check_rows(X, reset=True)
+            self._observed = ~np.isnan(X).all(axis=0)
+            kept = X[:, self._observed]
+            model = PPCA(
+                max(min(min(kept.shape) // 2, 10), 0)
+                if self.n_components is None
+                else self.n_components,
+                noise_variance=self.noise_variance,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                random_state=self.random_state,
+            )
+            if kept.shape[1]:
+                model.fit(kept)
+                if model.noise_variance_ == 0.0:
+                    # Rows on a plane determine what is missing as far as they can: a noise that
+                    # is small beside their spread gives that limit.
+                    spread = float(np.nanvar(kept, axis=0).mean())
+                    model.set_params(noise_variance=1e-9 * spread or 1.0).fit(kept)
+                    model.set_params(noise_variance=self.noise_variance)
+            self.ppca_ = model
+            self.n_components_ = getattr(model, "n_components_", 0)
+            self.n_iter_ = getattr(model, "n_iter_", 1)
+            self.indicator_ = None
+            if self.add_indicator:
+                self.indicator_ = MissingIndicator(error_on_new=False).fit(X)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """X with every missing value filled.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        array of shape (n, d)
+            Less the features never observed in `fit`, unless `keep_empty_features`; with the
+            columns of the indicator behind them, if there is one.
+        """
+        check_is_fitted(self)
+        X = self._check_rows(X, reset=False)
+        filled = np.zeros_like(X)
+        if self._observed.any():
+            filled[:, self._observed] = self.ppca_.impute(X[:, self._observed])
+        if not self.keep_empty_features:
+            filled = filled[:, self._observed]
+        if self.indicator_ is None:
+            return filled
+        return np.hstack([filled, self.indicator_.transform(X)])
+
+    def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
+        """X with NaN where a value is missing, and nowhere else."""
+        if not (is_real(self.missing_values) or _is_nan(self.missing_values)):
+            raise ValueError(
+                f"missing_values must be a finite float or np.nan, got {self.missing_values!r}."
+            )
+        nan = _is_nan(self.missing_values)
+        X = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=list(FLOAT_DTYPES),
+            ensure_min_samples=2 if reset else 1,
+            ensure_all_finite="allow-nan" if nan else True,
+        )
+        return X if nan else np.where(self.missing_values == X, np.nan, X)
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Names of the features that `transform` returns.
+
+        Parameters
+        ----------
+        input_features : array-like of str of shape (d,), default=None
+            None: `feature_names_in_`, or x0, x1, ... without such.
+
+        Returns
+        -------
+        ndarray of str
+        """
+        check_is_fitted(self)
+        named = _check_feature_names(self, input_features)
+        kept = named if self.keep_empty_features else named[self._observed]
+        if self.indicator_ is None:
+            return kept
+        return np.concatenate([kept, self.indicator_.get_feature_names_out(named)])
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = _is_nan(self.missing_values)
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+def _check_feature_names(estimator: Any, input_features: Any) -> np.ndarray:
+    """`input_features` where they fit, or the names seen in fit, or x0, x1, ..."""
+    known = getattr(estimator, "feature_names_in_", None)
+    d = estimator.n_features_in_
+    if input_features is None:
+        return np.asarray([f"x{i}" for i in range(d)] if known is None else known, dtype=object)
+    names = np.asarray(input_features, dtype=object)
+    if known is not None and not np.array_equal(known, names):
+        raise ValueError("input_features is not equal to feature_names_in_")
+    if len(names) != d:
+        raise ValueError(f"input_features should have length equal to {d}, got {len(names)}")
+    return names
