@@ -131,6 +131,7 @@ class ObservedRows:
             + log_det
             + squares / sigma2
         )
+        log_likelihood[n_observed == 0] = 0.0
         return Posterior(Z, inverse, log_det, log_likelihood)
 
 

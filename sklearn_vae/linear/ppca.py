@@ -308,7 +308,8 @@ class PPCA(ClosedFormModel):
             # The entries themselves: what is computed has been to float64 and back.
             filled = xp.where(xp.isnan(X), filled, xp.astype(X, filled.dtype))
         else:
-            filled, std = dense(X), xp.zeros_like(dense(X))
+            filled = xp.asarray(dense(X), copy=True)
+            std = xp.zeros_like(filled)
         return (filled, std) if return_std else filled
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCA:

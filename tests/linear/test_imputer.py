@@ -1,0 +1,135 @@
+"""PPCAImputer where KNNImputer and IterativeImputer are used."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_iris
+from sklearn.impute import KNNImputer, MissingIndicator, SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from sklearn_vae import PPCA, PPCAImputer
+from tests.linear.rows import make_rows
+from tests.linear.test_ppca_missing import punched
+
+X = make_rows(200, 7, k=2, offset=3.0)
+Y = punched(X)
+GONE = np.isnan(Y)
+
+
+def error(filled):
+    return np.sqrt(np.mean((filled - X)[GONE] ** 2))
+
+
+def test_fills_as_ppca_and_better_than_neighbours():
+    imputer = PPCAImputer(2)
+    filled = imputer.fit_transform(Y)
+    np.testing.assert_allclose(filled, PPCA(2).fit(Y).impute(Y))
+    np.testing.assert_array_equal(filled[~GONE], Y[~GONE])
+    assert error(filled) < error(KNNImputer().fit_transform(Y))
+    assert error(filled) < 0.6 * error(SimpleImputer().fit_transform(Y))
+    np.testing.assert_allclose(imputer.ppca_.impute(Y, return_std=True)[0], filled)
+    assert imputer.n_iter_ == imputer.ppca_.n_iter_ > 1
+
+
+def test_components_by_default():
+    assert PPCAImputer().fit(Y).n_components_ == 3
+    assert PPCAImputer().fit(punched(make_rows(300, 50))).n_components_ == 10
+    assert PPCAImputer().fit(np.arange(6.0)[:, None]).n_components_ == 0
+
+
+def test_complete_rows_and_rows_on_a_plane():
+    imputer = PPCAImputer(2).fit(X)
+    np.testing.assert_array_equal(imputer.transform(X), X)
+    assert error(imputer.transform(Y)) < 0.9
+    flat = np.outer(np.arange(1.0, 9), [1.0, 2.0, 3.0])
+    imputer = PPCAImputer(1).fit(flat)
+    hole = flat.copy()
+    hole[3, 1] = np.nan
+    np.testing.assert_allclose(imputer.transform(hole), flat, rtol=1e-4)
+    constant = PPCAImputer(1).fit(np.full((4, 3), 7.0))
+    np.testing.assert_allclose(constant.transform([[np.nan, 7.0, np.nan]]), [[7.0, 7.0, 7.0]])
+
+
+@pytest.mark.parametrize("value", [-1, -1.0, 0, np.float32(-1)])
+def test_another_value_for_missing(value):
+    rows = np.where(GONE, value, Y)
+    expected = PPCAImputer(2).fit_transform(Y)
+    found = PPCAImputer(2, missing_values=value).fit_transform(rows)
+    np.testing.assert_allclose(found, expected)
+    with pytest.raises(ValueError, match="contains NaN"):
+        PPCAImputer(2, missing_values=value).fit(Y)
+
+
+@pytest.mark.parametrize("value", ["?", None, np.inf, True])
+def test_values_that_cannot_stand_for_missing(value):
+    with pytest.raises(ValueError, match=r"missing_values must be a finite float or np\.nan, got"):
+        PPCAImputer(2, missing_values=value).fit(X)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("indicator", [False, True])
+def test_empty_features_and_indicator_as_scikit_learn_has_them(indicator, keep):
+    rows = Y.copy()
+    rows[:, 4] = np.nan
+    frame = pd.DataFrame(rows, columns=list("abcdefg"))
+    options = {"add_indicator": indicator, "keep_empty_features": keep}
+    ours = PPCAImputer(2, **options).set_output(transform="pandas")
+    theirs = SimpleImputer(**options).set_output(transform="pandas")
+    found, expected = ours.fit_transform(frame), theirs.fit_transform(frame)
+    assert list(found.columns) == list(expected.columns)
+    assert list(ours.get_feature_names_out()) == list(expected.columns)
+    if keep:
+        np.testing.assert_array_equal(found["e"], expected["e"])
+    if indicator:
+        columns = [name for name in found if name.startswith("missing")]
+        np.testing.assert_array_equal(found[columns], expected[columns])
+        of_all = MissingIndicator().fit(frame).get_feature_names_out()
+        np.testing.assert_array_equal(columns, of_all)
+    kept = np.delete(rows, 4, axis=1)
+    names = list("abcdfg")
+    np.testing.assert_allclose(found[names], PPCA(2).fit(kept).impute(kept))
+
+
+def test_nothing_observed_at_all():
+    rows = np.full((5, 3), np.nan)
+    assert PPCAImputer().fit_transform(rows).shape == (5, 0)
+    kept = PPCAImputer(keep_empty_features=True).fit_transform(rows)
+    np.testing.assert_array_equal(kept, np.zeros((5, 3)))
+
+
+def test_names():
+    imputer = PPCAImputer(2).fit(Y)
+    assert list(imputer.get_feature_names_out()) == [f"x{i}" for i in range(7)]
+    assert list(imputer.get_feature_names_out(list("abcdefg"))) == list("abcdefg")
+    with pytest.raises(ValueError, match="input_features should have length equal to 7, got 2"):
+        imputer.get_feature_names_out(["a", "b"])
+    framed = PPCAImputer(2).fit(pd.DataFrame(Y, columns=list("abcdefg")))
+    with pytest.raises(ValueError, match="input_features is not equal to feature_names_in_"):
+        framed.get_feature_names_out(list("gfedcba"))
+
+
+def test_in_pipelines_and_searches():
+    data, target = load_iris(return_X_y=True)
+    rows = punched(data, 0.15)
+    pipeline = make_pipeline(PPCAImputer(), LogisticRegression(max_iter=1000))
+    search = GridSearchCV(
+        pipeline, {"ppcaimputer__n_components": [1, 2]}, cv=3, error_score="raise"
+    ).fit(rows, target)
+    assert search.best_score_ > 0.85
+    columns = ColumnTransformer([("fill", PPCAImputer(1), [0, 1, 2])], remainder="drop")
+    assert columns.fit_transform(rows).shape == (150, 3)
+    assert clone(search.best_estimator_[0]).n_components in (1, 2)
+
+
+def test_a_failed_fit_keeps_the_model():
+    imputer = PPCAImputer(2).fit(Y)
+    before = imputer.transform(Y)
+    with pytest.raises(ValueError, match="infinity"):
+        imputer.fit(np.where(GONE, np.inf, Y))
+    with pytest.raises(ValueError, match="got 9"):
+        clone(imputer).set_params(n_components=9).fit(Y)
+    np.testing.assert_array_equal(imputer.transform(Y), before)

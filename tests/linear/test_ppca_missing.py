@@ -1,0 +1,351 @@
+"""PPCA of rows with missing values."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+
+from sklearn_vae import PPCA, PPCACV
+from sklearn_vae.gaussian.missing import Parameters, impute, log_likelihood, posterior
+from tests.linear.rows import SOLVERS, make_rows
+
+
+def punched(X, share=0.2, seed=0):
+    return np.where(np.random.default_rng(seed).uniform(size=X.shape) < share, np.nan, X)
+
+
+X = make_rows(300, 8, k=3, offset=5.0)
+Y = punched(X)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return PPCA(3).fit(Y)
+
+
+class TestFit:
+    def test_the_model_is_found(self, model):
+        complete = PPCA(3).fit(X)
+        assert model.noise_variance_ == pytest.approx(complete.noise_variance_, rel=0.1)
+        np.testing.assert_allclose(model.mean_, complete.mean_, atol=0.3)
+        truth, found = complete.get_covariance(), model.get_covariance()
+        np.testing.assert_allclose(found, truth, atol=0.15 * np.abs(truth).max())
+
+    def test_history(self, model):
+        assert (np.diff(model.loglike_history_) >= -1e-12).all()
+        assert model.n_iter_ == len(model.loglike_history_) - 1 > 1
+        assert model.elbo_ == model.loglike_history_[-1]
+        assert model.score(Y) == pytest.approx(model.elbo_, rel=1e-9)
+
+    def test_contract(self, model):
+        C = model.loadings_ @ model.loadings_.T + model.noise_variance_ * np.eye(8)
+        np.testing.assert_allclose(model.get_covariance(), C)
+        values, vectors = np.linalg.eigh(C)
+        np.testing.assert_allclose(model.explained_variance_, values[:-4:-1] * 300 / 299)
+        np.testing.assert_allclose(
+            np.abs(model.components_ @ vectors[:, :-4:-1]), np.eye(3), atol=1e-7
+        )
+        total = np.trace(C)
+        np.testing.assert_allclose(model.explained_variance_ratio_, values[:-4:-1] / total)
+        np.testing.assert_allclose(model.singular_values_, np.sqrt(300 * values[:-4:-1]))
+        np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(3), atol=1e-12)
+        gram = model.loadings_.T @ model.loadings_
+        np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-9)
+        assert (np.diff(np.diag(gram)) <= 0).all()
+        peaks = model.components_[np.arange(3), np.abs(model.components_).argmax(axis=1)]
+        assert (peaks > 0).all()
+        assert model.n_samples_ == 300
+        assert not hasattr(model, "moments_")
+
+    def test_diagnostics(self, model):
+        mean, variance = model.posterior(Y)
+        kl = 0.5 * (mean**2 + variance - 1 - np.log(variance))
+        np.testing.assert_allclose(model.kl_per_dim_, kl.mean(axis=0), rtol=1e-9)
+        assert model.mutual_information_ == pytest.approx(
+            0.5 * np.log(1 + (model.loadings_**2).sum(axis=0) / model.noise_variance_).sum()
+        )
+        assert len(model.collapsed_dims_) == 0
+
+    @pytest.mark.parametrize("noise_variance", [None, 0.3])
+    def test_entropies_meet_the_likelihood_at_the_optimum(self, noise_variance):
+        model = PPCA(3, noise_variance=noise_variance, tol=1e-12, max_iter=20_000).fit(Y)
+        if noise_variance is None:
+            assert model.entropy_bound_ == pytest.approx(model.elbo_, abs=1e-6)
+        else:
+            assert abs(model.entropy_bound_ - model.elbo_) > 1e-3
+
+    @pytest.mark.parametrize("solver", SOLVERS)
+    def test_any_solver_may_start_it(self, solver, model):
+        other = PPCA(3, svd_solver=solver, random_state=0).fit(Y)
+        assert other.elbo_ == pytest.approx(model.elbo_, abs=1e-5)
+        np.testing.assert_allclose(other.loadings_, model.loadings_, atol=0.02)
+
+    def test_fixed_noise_collapses_what_it_drowns(self):
+        Z = punched(make_rows(2000, 8, k=2, noise=0.1))
+        model = PPCA(4, noise_variance=1.0, tol=1e-10, max_iter=20_000).fit(Z)
+        np.testing.assert_array_equal(model.collapsed_dims_, [2, 3])
+        assert (model.loadings_[:, 2:] == 0).all()
+        np.testing.assert_allclose(model.kl_per_dim_[2:], 0.0, atol=1e-9)
+        assert (model.kl_per_dim_[:2] > 0.3).all()
+
+    def test_one_component_and_none(self):
+        assert PPCA(1).fit(Y).score(Y) > PPCA(0).fit(Y).score(Y)
+        isotropic = PPCA(0).fit(Y)
+        np.testing.assert_allclose(isotropic.mean_, np.nanmean(Y, axis=0), atol=1e-9)
+        assert isotropic.noise_variance_ == pytest.approx(np.nanmean((Y - isotropic.mean_) ** 2))
+        # With d - 1 components any covariance can be had.
+        everything = PPCA().fit(Y)
+        assert everything.n_components_ == 7
+        assert everything.score(Y) > PPCA(5).fit(Y).score(Y)
+
+    def test_wide_rows(self):
+        Z = punched(make_rows(30, 200, k=2))
+        model = PPCA(2).fit(Z)
+        assert model.score(Z) > PPCA(1).fit(Z).score(Z)
+
+    def test_many_components(self):
+        Z = punched(make_rows(400, 40, k=20))
+        model = PPCA(20).fit(Z)
+        assert (np.diff(model.loglike_history_) >= -1e-12).all()
+
+    def test_precision_and_frames(self, model):
+        single = PPCA(3).fit(Y.astype(np.float32))
+        assert single.loadings_.dtype == np.float32
+        for found in (single.transform(Y.astype("f4")), single.impute(Y.astype("f4"))):
+            assert found.dtype == np.float32
+        np.testing.assert_allclose(single.loadings_, model.loadings_, atol=1e-3)
+        frame = pd.DataFrame(Y, columns=list("abcdefgh"))
+        framed = PPCA(3).set_output(transform="pandas").fit(frame)
+        assert list(framed.transform(frame).columns) == ["ppca0", "ppca1", "ppca2"]
+        np.testing.assert_allclose(framed.loadings_, model.loadings_)
+
+    def test_memory_mapped(self, tmp_path, model):
+        np.save(tmp_path / "rows.npy", Y)
+        mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+        again = PPCA(3).fit(mapped)
+        np.testing.assert_allclose(again.loadings_, model.loadings_)
+        np.testing.assert_allclose(again.transform(mapped), model.transform(Y))
+
+    def test_what_a_refit_leaves_behind(self):
+        again = PPCA(3).fit(Y).fit(X)
+        assert not hasattr(again, "loglike_history_")
+        assert again.n_iter_ == 1
+        assert again.elbo_ == PPCA(3).fit(X).elbo_
+        assert not hasattr(again.fit(Y), "moments_")
+
+    def test_pickle(self, model):
+        again = pickle.loads(pickle.dumps(model))
+        np.testing.assert_array_equal(again.impute(Y), model.impute(Y))
+
+    def test_grid_search(self):
+        search = GridSearchCV(
+            PPCA(), {"n_components": [1, 2, 3, 4]}, error_score="raise", cv=3
+        ).fit(Y)
+        assert search.best_params_["n_components"] == 3
+
+
+class TestTheMeanMoves:
+    """Values missing at random given another column: the observed mean is not the mean."""
+
+    def test_a_frozen_mean_is_worse(self):
+        rng = np.random.default_rng(0)
+        W = np.array([[2.0, 0], [2, 0], [2, 0], [0, 1.5], [0, 1.5], [0, 1.5]])
+        truth = rng.normal(size=(2000, 2)) @ W.T + 0.3 * rng.normal(size=(2000, 6))
+        rows = truth.copy()
+        rows[truth[:, 0] > 0, 1] = np.nan
+        model = PPCA(2).fit(rows)
+        observed_mean = np.nanmean(rows, axis=0)
+        gap = np.abs(observed_mean - truth.mean(axis=0)).max()
+        assert gap > 1.0
+        assert np.abs(model.mean_ - truth.mean(axis=0)).max() < 0.1 * gap
+        gone = np.isnan(rows)
+        error = np.sqrt(np.mean((model.impute(rows) - truth)[gone] ** 2))
+        # The noise of the model, and what is not known of z.
+        assert error < 0.4
+        # EM with the mean held where it was: the same loop with the offset taken back.
+        frozen = _with_frozen_mean(rows, model)
+        assert frozen.mean() < model.score(rows) - 0.3
+
+
+def _with_frozen_mean(rows, model):
+    """Likelihood of the best model with the observed means, climbed to from the one found."""
+    from sklearn_vae.gaussian.missing import ObservedRows, Sums, maximize
+
+    centre = np.nanmean(rows, axis=0)
+    data = ObservedRows(rows, centre)
+    parameters = Parameters(model.loadings_, np.zeros(rows.shape[1]), model.noise_variance_)
+    for _ in range(200):
+        found = maximize(data, Sums.of(data, parameters), parameters, None)
+        parameters = Parameters(found.loadings, np.zeros(rows.shape[1]), found.noise_variance)
+    full = Parameters(parameters.loadings, centre, parameters.noise_variance)
+    return log_likelihood(rows, full)
+
+
+class TestNewRows:
+    def test_methods(self, model):
+        parameters = Parameters(model.loadings_, model.mean_, model.noise_variance_)
+        new = punched(make_rows(50, 8, k=3, offset=5.0, seed=1), seed=2)
+        np.testing.assert_allclose(model.transform(new), posterior(new, parameters)[0])
+        for return_cov in (False, True):
+            found = model.posterior(new, return_cov=return_cov)
+            expected = posterior(new, parameters, return_cov=return_cov)
+            np.testing.assert_allclose(found[0], expected[0])
+            np.testing.assert_allclose(found[1], expected[1])
+        np.testing.assert_allclose(model.score_samples(new), log_likelihood(new, parameters))
+        filled, std = model.impute(new, return_std=True)
+        np.testing.assert_allclose(filled, impute(new, parameters)[0])
+        assert ((std == 0) == ~np.isnan(new)).all()
+
+    def test_complete_rows_among_them_are_as_without(self, model):
+        new = Y.copy()
+        new[:50] = X[:50]
+        for method in (model.transform, model.score_samples):
+            np.testing.assert_allclose(method(new)[:50], method(X[:50]), rtol=1e-9)
+
+    @pytest.mark.parametrize("coordinates", ["principal", "whitened"])
+    def test_coordinates_of_pca_are_those_of_the_imputed_row(self, coordinates):
+        model = PPCA(3, coordinates=coordinates).fit(Y)
+        np.testing.assert_allclose(model.transform(Y), model.transform(model.impute(Y)))
+
+    def test_a_row_with_nothing_observed(self, model):
+        nothing = np.full((2, 8), np.nan)
+        np.testing.assert_array_equal(model.transform(nothing), np.zeros((2, 3)))
+        mean, covariance = model.posterior(nothing, return_cov=True)
+        np.testing.assert_allclose(covariance, np.tile(np.eye(3), (2, 1, 1)))
+        np.testing.assert_array_equal(model.score_samples(nothing), [0.0, 0.0])
+        filled, std = model.impute(nothing, return_std=True)
+        np.testing.assert_allclose(filled, np.tile(model.mean_, (2, 1)))
+        np.testing.assert_allclose(std, np.tile(np.sqrt(np.diag(model.get_covariance())), (2, 1)))
+        with_it = PPCA(3).fit(np.concatenate([Y, nothing]))
+        np.testing.assert_allclose(with_it.loadings_, model.loadings_, atol=0.02)
+        assert mean.shape == (2, 3)
+
+    def test_a_model_of_complete_rows_takes_them(self):
+        complete = PPCA(3).fit(X)
+        assert np.isfinite(complete.transform(Y)).all()
+        error = np.sqrt(np.mean((complete.impute(Y) - X)[np.isnan(Y)] ** 2))
+        assert error < 0.8 * X[:, np.isnan(Y).any(axis=0)].std()
+        np.testing.assert_array_equal(complete.impute(X), X)
+        np.testing.assert_array_equal(complete.impute(X, return_std=True)[1], np.zeros_like(X))
+        assert not np.shares_memory(complete.impute(X), X)
+
+    def test_observed_entries_are_the_same_bits(self, model):
+        single = PPCA(2).fit(Y)
+        rows = Y.astype(np.float32)
+        seen = ~np.isnan(rows)
+        np.testing.assert_array_equal(single.impute(rows)[seen], rows[seen].astype(float))
+
+    def test_standard_deviations_cover_the_truth(self):
+        truth = make_rows(3000, 8, k=3)
+        rows = punched(truth)
+        filled, std = PPCA(3).fit(rows).impute(rows, return_std=True)
+        gone = np.isnan(rows)
+        z = (truth - filled)[gone] / std[gone]
+        assert np.std(z) == pytest.approx(1.0, abs=0.03)
+        assert np.mean(np.abs(z) < 1.96) == pytest.approx(0.95, abs=0.01)
+
+    def test_score_with_weights(self, model):
+        weights = np.arange(300.0) % 3
+        expected = np.average(model.score_samples(Y), weights=weights)
+        assert model.score(Y, sample_weight=weights) == pytest.approx(expected)
+
+
+class TestWarnings:
+    def test_too_few_iterations(self):
+        with pytest.warns(ConvergenceWarning, match=r"max_iter=2 .* Increase max_iter or tol"):
+            model = PPCA(3, max_iter=2).fit(Y)
+        assert model.n_iter_ == 2
+
+    def test_no_noise_left(self):
+        rng = np.random.default_rng(0)
+        flat = punched(rng.normal(size=(60, 2)) @ rng.normal(size=(2, 6)), 0.1)
+        with pytest.warns(ConvergenceWarning, match="n_components=3 the likelihood .* no bound"):
+            model = PPCA(3).fit(flat)
+        assert np.isfinite(model.impute(flat)).all()
+
+    def test_no_variance(self):
+        rows = np.ones((5, 3))
+        rows[2, 1] = np.nan
+        model = PPCA(1).fit(rows)
+        assert model.noise_variance_ == 0.0
+        np.testing.assert_array_equal(model.mean_, np.ones(3))
+        with pytest.raises(ValueError, match="transform of rows with missing values needs a noise"):
+            model.transform(rows)
+        held = PPCA(1, noise_variance=0.1).fit(rows)
+        np.testing.assert_allclose(held.impute(rows), np.ones((5, 3)))
+        assert len(held.collapsed_dims_) == 1
+
+
+class TestErrors:
+    @pytest.mark.parametrize("n_components", [0.5, "mle"])
+    def test_n_components_must_be_a_number(self, n_components):
+        with pytest.raises(
+            ValueError, match="must be None or an integer where X contains NaN, got"
+        ):
+            PPCA(n_components).fit(Y)
+
+    @pytest.mark.parametrize(
+        ("parameters", "message"),
+        [
+            ({"n_components": 9}, r"between 0 and min\(n_samples, n_features\) = 8.*got 9"),
+            ({"tol": -1.0}, r"tol must be a float >= 0, got -1\.0\."),
+            ({"tol": "small"}, r"tol must be a float >= 0, got 'small'\."),
+            ({"max_iter": 0}, r"max_iter must be an integer >= 1, got 0\."),
+        ],
+    )
+    def test_parameters(self, parameters, message):
+        with pytest.raises(ValueError, match=message):
+            PPCA(**parameters).fit(Y)
+
+    def test_a_feature_never_observed(self):
+        rows = Y.copy()
+        rows[:, [2, 5]] = np.nan
+        with pytest.raises(ValueError, match=r"every feature, got only NaN in columns 2, 5\."):
+            PPCA(2).fit(rows)
+
+    @pytest.mark.parametrize("method", ["fit", "transform", "score", "posterior", "impute"])
+    def test_infinity_is_not_missing(self, method, model):
+        rows = Y.copy()
+        rows[3, 3] = np.inf
+        with pytest.raises(ValueError, match="contains infinity"):
+            getattr(PPCA(3) if method == "fit" else model, method)(rows)
+
+    def test_where_missing_values_are_not_taken(self, model):
+        with pytest.raises(ValueError, match="sample_weight must be None where X contains NaN"):
+            PPCA(2).fit(Y, sample_weight=np.ones(300))
+        with pytest.raises(ValueError, match="partial_fit takes no missing values, but X contains"):
+            PPCA(2).partial_fit(Y)
+        with pytest.raises(ValueError, match="Sparse X contains NaN"):
+            PPCA(2).fit(sparse.csr_array(Y))
+        with pytest.raises(ValueError, match="Sparse X contains NaN"):
+            model.transform(sparse.csr_array(Y))
+        with pytest.raises(ValueError, match="NaN"):
+            PPCACV().fit(Y)
+
+    def test_a_failed_fit_keeps_the_model(self):
+        model = PPCA(3).fit(Y)
+        before = model.score(Y)
+        rows = Y.copy()
+        rows[:, 0] = np.nan
+        with pytest.raises(ValueError, match="column 0"):
+            model.fit(rows)
+        assert model.score(Y) == before
+
+
+def test_digits_with_a_third_missing():
+    digits = load_digits().data
+    rows = punched(digits, 0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = PPCA(10).fit(rows)
+    gone = np.isnan(rows)
+    error = np.sqrt(np.mean((model.impute(rows) - digits)[gone] ** 2))
+    means = np.broadcast_to(np.nanmean(rows, axis=0), rows.shape)
+    by_mean = np.sqrt(np.mean((means - digits)[gone] ** 2))
+    assert error < 0.75 * by_mean
