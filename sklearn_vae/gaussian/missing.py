@@ -78,6 +78,8 @@ class ObservedRows:
         Which row of X stands at each place.
     values : array of shape (n, d)
         In that order, less the centre, 0 where missing.
+    blocks : list of Block
+        All patterns with their rows; one that many rows share is a block of its own.
     least_noise : float
         The least sigma2 that EM takes.
     """
@@ -96,9 +98,9 @@ class ObservedRows:
         self._observed = observed[first[by_count]]
         self.n_observed = self._observed.sum(axis=1)[self._pattern]
         self.least_noise = LEAST_NOISE * self.squares.sum() / max(self.n_observed.sum(), 1)
+        self.blocks = list(self._blocks())
 
-    def blocks(self) -> Iterator[Block]:
-        """All patterns with their rows; one that many rows share is a block of its own."""
+    def _blocks(self) -> Iterator[Block]:
         starts = np.concatenate([[0], np.cumsum(self._counts)])
         single, few = np.searchsorted(self._counts, [1, 16], side="right")
         edges = {0, single, few, *range(0, single, BLOCK), *range(single, few, BLOCK // 4)}
@@ -156,7 +158,7 @@ class Sums(NamedTuple):
     def of(cls, rows: ObservedRows, parameters: Parameters) -> Sums:
         """The E-step over all rows."""
         if parameters.loadings.shape[1] <= SWEEP_UP_TO:
-            return cls._total(cls._of_block(rows, b, parameters) for b in rows.blocks())
+            return cls._total(cls._of_block(rows, b, parameters) for b in rows.blocks)
         # Small matrices in LAPACK, between which the threads of BLAS would fight: a thread a
         # block in their place.
         n_threads = max([lib["num_threads"] for lib in _blas().info()], default=1)
@@ -165,7 +167,7 @@ class Sums(NamedTuple):
             ThreadPoolExecutor(n_threads) as pool,
         ):
             return cls._total(
-                pool.map(lambda block: cls._of_block(rows, block, parameters), rows.blocks())
+                pool.map(lambda block: cls._of_block(rows, block, parameters), rows.blocks)
             )
 
     @classmethod
@@ -243,23 +245,62 @@ def expectation_maximization(
     tol: float,
     max_iter: int,
 ) -> tuple[Parameters, np.ndarray, bool]:
-    """EM until the log-likelihood rises by less than `tol` nats per sample.
+    """EM until an iteration raises the log-likelihood by less than `tol` nats per sample.
+
+    After every two iterations the way they went is continued as far as it promises to lead, if
+    the likelihood is higher there (Varadhan and Roland, "Simple and globally convergent methods
+    for accelerating the convergence of any EM algorithm", Scandinavian Journal of Statistics
+    2008, scheme S3).
 
     Returns
     -------
     parameters : Parameters
     history : array
-        Average log-likelihood of the rows, in nats per sample: before each iteration, and last.
+        Average log-likelihood of the rows, in nats per sample, before the first iteration and
+        after each.
     converged : bool
     """
-    history: list[float] = []
-    while True:
-        sums = Sums.of(rows, parameters)
-        history.append(sums.log_likelihood / len(rows.values))
-        converged = len(history) > 1 and history[-1] - history[-2] < tol
-        if converged or len(history) > max_iter:
-            return parameters, np.array(history), converged
+    n = len(rows.values)
+    if noise_variance is not None:
+        parameters = Parameters(parameters.loadings, parameters.mean, noise_variance)
+    sums = Sums.of(rows, parameters)
+    history, path, converged = [sums.log_likelihood / n], [parameters], False
+    while not converged and len(history) <= max_iter:
         parameters = maximize(rows, sums, parameters, noise_variance)
+        path.append(parameters)
+        if len(path) == 3:
+            further = _further(path, rows.least_noise)
+            sums = Sums.of(rows, further)
+            if sums.log_likelihood > n * history[-1]:
+                history.append(sums.log_likelihood / n)
+                parameters, path = further, [further]
+                continue
+            path = [parameters]
+        sums = Sums.of(rows, parameters)
+        history.append(sums.log_likelihood / n)
+        converged = history[-1] - history[-2] < tol
+    return parameters, np.array(history), converged
+
+
+def _further(path: list[Parameters], least_noise: float) -> Parameters:
+    """Where three iterates lead, if the rate of change stays what it was."""
+    c = path[-1]
+    unit = c.noise_variance**0.5  # in which log sigma2 is as large as the others
+    first, second, third = (
+        np.concatenate([p.loadings.ravel(), p.mean, [0.5 * unit * math.log(p.noise_variance)]])
+        for p in path
+    )
+    step = second - first
+    bend = third - second - step
+    length = max(float(np.linalg.norm(step)) / (float(np.linalg.norm(bend)) or 1.0), 1.0)
+    end = first + 2.0 * length * step + length**2 * bend
+    noise_variance = c.noise_variance
+    if path[0].noise_variance != c.noise_variance:
+        before = math.log(noise_variance)
+        log_noise = min(max(2.0 * end[-1] / unit, before - 2.0), before + 2.0)
+        noise_variance = max(math.exp(log_noise), least_noise)
+    d = len(c.mean)
+    return Parameters(end[: -d - 1].reshape(c.loadings.shape), end[-d - 1 : -1], noise_variance)
 
 
 def posterior(
@@ -276,21 +317,23 @@ def posterior(
     return mean, spread
 
 
-def averages(X: np.ndarray, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
+def averages(rows: ObservedRows, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
     """Over the rows: of nu_h^2 + tau2_h and log tau2_h, (k,) each, and of log det Cov[z|x_o].
 
     nu and tau2 are posterior mean and variance of each latent dimension.
     """
-    n, k = X.shape[0], parameters.loadings.shape[1]
+    n, k = len(rows.values), parameters.loadings.shape[1]
     second_moment, log_variance, log_det = np.zeros(k), np.zeros(k), 0.0
-    for _, block, found in _posteriors(X, parameters):
-        variance = parameters.noise_variance * np.einsum("aap->ap", found.inverse)
-        if block.owner is not None:
-            variance = variance[:, block.owner]
-        second_moment += np.sum(found.mean**2 + variance, axis=1)
-        log_variance += np.sum(np.log(variance), axis=1)
-        log_det += k * math.log(parameters.noise_variance) * len(found.log_det)
-        log_det -= float(np.sum(found.log_det))
+    with _one_thread_for(k):
+        for block in rows.blocks:
+            found = rows.posterior(block, parameters)
+            variance = parameters.noise_variance * np.einsum("aap->ap", found.inverse)
+            if block.owner is not None:
+                variance = variance[:, block.owner]
+            second_moment += np.sum(found.mean**2 + variance, axis=1)
+            log_variance += np.sum(np.log(variance), axis=1)
+            log_det += k * math.log(parameters.noise_variance) * len(found.log_det)
+            log_det -= float(np.sum(found.log_det))
     return second_moment / n, log_variance / n, log_det / n
 
 
@@ -334,7 +377,7 @@ def _posteriors(
     with _one_thread_for(parameters.loadings.shape[1]):
         for some in row_blocks(*X.shape):
             rows = ObservedRows(X[some], parameters.mean)
-            for block in rows.blocks():
+            for block in rows.blocks:
                 places = some.start + rows.order[block.rows]
                 yield places, block, rows.posterior(block, centred)
 
@@ -349,6 +392,7 @@ def _patterns(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return first, pattern, counts
 
 
+@cache
 def _pairs(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices i >= j of the pairs of k things, and the place of each pair, shape (k, k)."""
     i, j = np.tril_indices(k)

@@ -97,7 +97,7 @@ def fit_incomplete(
     d = X.shape[1]
     mean = centre + parameters.mean
     spectrum = Spectrum(mean, lengths**2 + sigma2, V, (d - k) * sigma2, 0.0)
-    kl, entropies = _diagnose(X, Parameters(V.T * lengths, mean, sigma2))
+    kl, entropies = _diagnose(rows, Parameters(V.T * lengths, parameters.mean, sigma2))
     return IncompleteFit(spectrum, sigma2, kl, entropies, history)
 
 
@@ -141,14 +141,14 @@ def _constant(mean: np.ndarray, k: int, noise_variance: float | None, n: int) ->
     return IncompleteFit(spectrum, sigma2, np.zeros(k), best, np.array([best]))
 
 
-def _diagnose(X: np.ndarray, parameters: Parameters) -> tuple[np.ndarray, float]:
+def _diagnose(rows: ObservedRows, parameters: Parameters) -> tuple[np.ndarray, float]:
     """KL of the posteriors' marginals, averaged, and the sum of three entropies.
 
     At the optimum the average of E[z z'|x_o] over all rows is I, and sigma2 that of the expected
     squared residuals over what is observed: the average ELBO is then
     -1/2 (observed entries a row) log(2 pi e sigma2) + 1/2 mean log det Cov[z|x_o].
     """
-    second_moment, log_variance, log_det = averages(X, parameters)
-    observed = np.count_nonzero(~np.isnan(X)) / len(X)
+    second_moment, log_variance, log_det = averages(rows, parameters)
+    observed = float(rows.n_observed.mean())
     entropies = -0.5 * observed * math.log(2 * math.pi * math.e * parameters.noise_variance)
     return kl_per_dimension(second_moment, log_variance), entropies + 0.5 * log_det

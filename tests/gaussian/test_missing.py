@@ -81,7 +81,9 @@ class TestAgainstDenseMatrices:
 
     def test_averages(self, case):
         X, parameters = make_case(**case)
-        second, log_variance, log_det = averages(X, parameters)
+        rows = ObservedRows(X, parameters.mean)
+        about = Parameters(parameters.loadings, 0 * parameters.mean, parameters.noise_variance)
+        second, log_variance, log_det = averages(rows, about)
         _, z, covariance, *_ = map(np.array, zip(*[dense(x, parameters) for x in X], strict=True))
         variance = np.einsum("naa->na", covariance)
         np.testing.assert_allclose(second, np.mean(z**2 + variance, axis=0), atol=1e-10)
@@ -210,7 +212,7 @@ def test_with_nothing_missing_it_is_the_closed_form():
 def test_rows_of_one_pattern_share_their_work():
     X, _ = make_case(n=3000, d=10, share=0.2, patterns=40)
     rows = ObservedRows(X, np.zeros(10))
-    blocks = list(rows.blocks())
+    blocks = list(rows.blocks)
     n_patterns = len(np.unique(np.isnan(X), axis=0))
     assert sum(len(block.observed) for block in blocks) == n_patterns < 50
     assert [block.rows.start for block in blocks[1:]] == [block.rows.stop for block in blocks[:-1]]

@@ -72,6 +72,7 @@ def test_values_that_cannot_stand_for_missing(value):
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("indicator", [False, True])
+@pytest.mark.filterwarnings("ignore:Skipping features without any observed values")
 def test_empty_features_and_indicator_as_scikit_learn_has_them(indicator, keep):
     rows = Y.copy()
     rows[:, 4] = np.nan
