@@ -17,10 +17,12 @@ from threadpoolctl import ThreadpoolController
 
 from sklearn_vae.gaussian.arrays import row_blocks
 
-# Patterns in a block: their (k, k) matrices, side by side, are to stay in the cache.
-BLOCK = 256
+# Numbers in the (k, k) matrices of a block of patterns: these are to stay in the cache.
+BLOCK = 2**15
 # Up to so many latent dimensions it is faster to sweep the matrices of a block together.
 SWEEP_UP_TO = 16
+# Iterations of EM from which it is foretold where it leads.
+REMEMBERED = 5
 # Below this share of the variance of the data the noise counts as none: likelihood without bound.
 LEAST_NOISE = 1e-10
 
@@ -71,6 +73,8 @@ class ObservedRows:
         NaN where missing.
     centre : array of shape (d,)
         Near the mean of each feature, and subtracted: the mean of `Parameters` is relative to it.
+    n_components : int
+        k of the models that are to be fitted.
 
     Attributes
     ----------
@@ -84,7 +88,7 @@ class ObservedRows:
         The least sigma2 that EM takes.
     """
 
-    def __init__(self, X: np.ndarray, centre: np.ndarray) -> None:
+    def __init__(self, X: np.ndarray, centre: np.ndarray, n_components: int) -> None:
         observed = ~np.isnan(X)
         first, pattern, counts = _patterns(observed)
         # Patterns of a single row come first: what they have need not be spread over rows.
@@ -98,12 +102,13 @@ class ObservedRows:
         self._observed = observed[first[by_count]]
         self.n_observed = self._observed.sum(axis=1)[self._pattern]
         self.least_noise = LEAST_NOISE * self.squares.sum() / max(self.n_observed.sum(), 1)
-        self.blocks = list(self._blocks())
+        size = min(max(BLOCK // max(n_components, 1) ** 2, 256), 512)
+        self.blocks = list(self._blocks(size))
 
-    def _blocks(self) -> Iterator[Block]:
+    def _blocks(self, size: int) -> Iterator[Block]:
         starts = np.concatenate([[0], np.cumsum(self._counts)])
         single, few = np.searchsorted(self._counts, [1, 16], side="right")
-        edges = {0, single, few, *range(0, single, BLOCK), *range(single, few, BLOCK // 4)}
+        edges = {0, single, few, *range(0, single, size), *range(single, few, size // 4)}
         edges.update(range(few, len(self._counts) + 1))
         for a, b in itertools.pairwise(sorted(int(edge) for edge in edges)):
             rows = slice(int(starts[a]), int(starts[b]))
@@ -247,10 +252,10 @@ def expectation_maximization(
 ) -> tuple[Parameters, np.ndarray, bool]:
     """EM until an iteration raises the log-likelihood by less than `tol` nats per sample.
 
-    After every two iterations the way they went is continued as far as it promises to lead, if
-    the likelihood is higher there (Varadhan and Roland, "Simple and globally convergent methods
-    for accelerating the convergence of any EM algorithm", Scandinavian Journal of Statistics
-    2008, scheme S3).
+    From the last iterations it is foretold where EM leads, and gone there if the likelihood is
+    higher (Henderson and Varadhan, "Damped Anderson Acceleration with Restarts and Monotonicity
+    Control for Accelerating EM and EM-like Algorithms", Journal of Computational and Graphical
+    Statistics 2019; here without damping).
 
     Returns
     -------
@@ -264,43 +269,48 @@ def expectation_maximization(
     if noise_variance is not None:
         parameters = Parameters(parameters.loadings, parameters.mean, noise_variance)
     sums = Sums.of(rows, parameters)
-    history, path, converged = [sums.log_likelihood / n], [parameters], False
+    history, converged = [sums.log_likelihood / n], False
+    steps: list[tuple[np.ndarray, np.ndarray]] = []
     while not converged and len(history) <= max_iter:
-        parameters = maximize(rows, sums, parameters, noise_variance)
-        path.append(parameters)
-        if len(path) == 3:
-            further = _further(path, rows.least_noise)
-            sums = Sums.of(rows, further)
+        after = maximize(rows, sums, parameters, noise_variance)
+        steps = [*steps[-REMEMBERED:], (_flat(parameters), _flat(after))]
+        parameters = after
+        if len(steps) > 1:
+            foretold = _foretold(steps, after, rows.least_noise)
+            sums = Sums.of(rows, foretold)
             if sums.log_likelihood > n * history[-1]:
-                history.append(sums.log_likelihood / n)
-                parameters, path = further, [further]
-                continue
-            path = [parameters]
-        sums = Sums.of(rows, parameters)
+                parameters = foretold
+            else:
+                steps = []
+        if parameters is after:
+            sums = Sums.of(rows, after)
         history.append(sums.log_likelihood / n)
         converged = history[-1] - history[-2] < tol
     return parameters, np.array(history), converged
 
 
-def _further(path: list[Parameters], least_noise: float) -> Parameters:
-    """Where three iterates lead, if the rate of change stays what it was."""
-    c = path[-1]
-    unit = c.noise_variance**0.5  # in which log sigma2 is as large as the others
-    first, second, third = (
-        np.concatenate([p.loadings.ravel(), p.mean, [0.5 * unit * math.log(p.noise_variance)]])
-        for p in path
-    )
-    step = second - first
-    bend = third - second - step
-    length = max(float(np.linalg.norm(step)) / (float(np.linalg.norm(bend)) or 1.0), 1.0)
-    end = first + 2.0 * length * step + length**2 * bend
-    noise_variance = c.noise_variance
-    if path[0].noise_variance != c.noise_variance:
-        before = math.log(noise_variance)
-        log_noise = min(max(2.0 * end[-1] / unit, before - 2.0), before + 2.0)
+def _flat(parameters: Parameters) -> np.ndarray:
+    log_noise = math.log(parameters.noise_variance)
+    return np.concatenate([parameters.loadings.ravel(), parameters.mean, [log_noise]])
+
+
+def _foretold(
+    steps: list[tuple[np.ndarray, np.ndarray]], like: Parameters, least_noise: float
+) -> Parameters:
+    """The fixed point of EM, if it were the affine map that the last steps suggest."""
+    before, after = (np.array(side) for side in zip(*steps, strict=True))
+    change = after - before
+    weights = np.linalg.lstsq(np.diff(change, axis=0).T, change[-1], rcond=1e-8)[0]
+    flat = after[-1] - weights @ np.diff(after, axis=0)
+    d = len(like.mean)
+    noise_variance = like.noise_variance
+    if before[-1, -1] != after[-1, -1]:  # not held fixed
+        # No further than a factor of 10: exp knows no measure.
+        log_noise = min(max(flat[-1], after[-1, -1] - 2.3), after[-1, -1] + 2.3)
         noise_variance = max(math.exp(log_noise), least_noise)
-    d = len(c.mean)
-    return Parameters(end[: -d - 1].reshape(c.loadings.shape), end[-d - 1 : -1], noise_variance)
+    return Parameters(
+        flat[: -d - 1].reshape(like.loadings.shape), flat[-d - 1 : -1], noise_variance
+    )
 
 
 def posterior(
@@ -376,7 +386,7 @@ def _posteriors(
     )
     with _one_thread_for(parameters.loadings.shape[1]):
         for some in row_blocks(*X.shape):
-            rows = ObservedRows(X[some], parameters.mean)
+            rows = ObservedRows(X[some], parameters.mean, parameters.loadings.shape[1])
             for block in rows.blocks:
                 places = some.start + rows.order[block.rows]
                 yield places, block, rows.posterior(block, centred)
@@ -402,14 +412,14 @@ def _pairs(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _inverse(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inverses and log-determinants of positive definite matrices along the last axis."""
+    """Inverses and log-determinants of positive definite M along the last axis; M is lost."""
     k = M.shape[0]
     if k > SWEEP_UP_TO:
         stack = np.moveaxis(M, 2, 0)
         roots = np.linalg.cholesky(stack)
         log_det = 2.0 * np.log(np.einsum("paa->pa", roots)).sum(axis=1)
         return np.moveaxis(np.linalg.inv(stack), 0, 2), log_det
-    M, product = M.copy(), np.empty_like(M)
+    product = np.empty_like(M)
     log_det = np.zeros(M.shape[2])
     for a in range(k):  # the sweep operator, which leaves -M^-1
         pivot, row = M[a, a].copy(), M[a].copy()
@@ -418,7 +428,7 @@ def _inverse(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         M -= np.multiply(row[:, None], scaled, out=product)
         M[a] = M[:, a] = scaled
         M[a, a] = -1.0 / pivot
-    return -M, log_det
+    return np.negative(M, out=M), log_det
 
 
 def _times(inverse: np.ndarray, Y: np.ndarray, owner: np.ndarray | None) -> np.ndarray:

@@ -68,7 +68,7 @@ def fit_incomplete(
             f"{' and more' * (empty.size > 5)}."
         )
     centre = np.nanmean(X, axis=0)
-    rows = ObservedRows(X, centre)
+    rows = ObservedRows(X, centre, k)
     if rows.least_noise == 0.0:  # every feature is constant
         return _constant(centre, k, noise_variance, len(X))
     start = _start(rows, k, noise_variance, svd_solver, random_state=random_state, **options)

@@ -178,7 +178,7 @@ def _with_frozen_mean(rows, model):
     from sklearn_vae.gaussian.missing import ObservedRows, Sums, maximize
 
     centre = np.nanmean(rows, axis=0)
-    data = ObservedRows(rows, centre)
+    data = ObservedRows(rows, centre, 2)
     parameters = Parameters(model.loadings_, np.zeros(rows.shape[1]), model.noise_variance_)
     for _ in range(200):
         found = maximize(data, Sums.of(data, parameters), parameters, None)
