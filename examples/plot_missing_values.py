@@ -1,0 +1,88 @@
+"""
+Missing values filled by PPCA come with error bars
+==================================================
+
+A fifth of the measurements of 569 tumours is hidden, and imputed from what is left of each row.
+The conditional distribution of what is missing has a width as well: the truth lies within 1.96
+standard deviations nearly as often as it would if the measurements were Gaussian.
+
+    python examples/plot_missing_values.py [--output PICTURE] [--small]
+"""
+
+import argparse
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_breast_cancer
+from sklearn.impute import KNNImputer, SimpleImputer
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_vae import PPCA, PPCAImputer
+
+parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+parser.add_argument("--output", default="missing_values.png", help="the picture to write")
+parser.add_argument("--small", action="store_true", help="fewer shares of missing values")
+arguments = parser.parse_args()
+
+# %%
+# The logarithms of sizes are nearly Gaussian, which is what the model is about.
+data = load_breast_cancer()
+truth = StandardScaler().fit_transform(np.log1p(data.data))
+rng = np.random.default_rng(0)
+X = np.where(rng.uniform(size=truth.shape) < 0.2, np.nan, truth)
+
+model = PPCA(n_components=8).fit(X)
+filled, std = model.impute(X, return_std=True)
+gone = np.isnan(X)
+inside = np.abs(truth - filled) < 1.96 * std
+print(f"{gone.sum()} values missing; EM took {model.n_iter_} iterations")
+print(f"within 1.96 standard deviations: {inside[gone].mean():.1%}, 95.0% if the model were true")
+
+# %%
+# How far the imputers are from the truth, the more is missing.
+shares = [0.1, 0.3, 0.5] if arguments.small else [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+imputers = {"PPCAImputer": PPCAImputer(8), "KNNImputer": KNNImputer(), "mean": SimpleImputer()}
+errors = {name: [] for name in imputers}
+for share in shares:
+    rows = np.where(rng.uniform(size=truth.shape) < share, np.nan, truth)
+    hidden = np.isnan(rows)
+    for name, imputer in imputers.items():
+        difference = (imputer.fit_transform(rows) - truth)[hidden]
+        errors[name].append(np.sqrt(np.mean(difference**2)))
+print("missing  " + "  ".join(f"{name:>11s}" for name in errors))
+for i, share in enumerate(shares):
+    print(f"{share:7.0%}  " + "  ".join(f"{error[i]:11.3f}" for error in errors.values()))
+
+# %%
+# The two features of the narrowest and the widest error bars, and the errors.
+figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+width = np.where(gone, std, np.nan)
+by_width = np.argsort(np.nanmean(width, axis=0))
+for axis, feature in zip(axes, (by_width[0], by_width[-1]), strict=False):
+    some = np.flatnonzero(gone[:, feature])[:60]
+    axis.errorbar(
+        truth[some, feature],
+        filled[some, feature],
+        1.96 * std[some, feature],
+        fmt="o",
+        markersize=3,
+        linewidth=0.8,
+    )
+    ends = [truth[:, feature].min(), truth[:, feature].max()]
+    axis.plot(ends, ends, color="black", linewidth=0.8)
+    name = data.feature_names[feature]
+    share = inside[gone[:, feature], feature].mean()
+    axis.set(title=f"{name}: {share:.0%} within the bars", xlabel="truth", ylabel="imputed")
+for name, error in errors.items():
+    axes[2].plot(shares, error, "o-", markersize=3, label=name)
+axes[2].set(title="root mean square error", xlabel="share of values missing", ylim=(0, None))
+axes[2].legend()
+figure.savefig(arguments.output, dpi=110)
+
+# %%
+# The picture shows a feature that the others determine, with narrow error bars that hold; one
+# that they determine less, with wider ones, which its few outliers leave; and that PPCA's error
+# stays the smallest however much is missing.
