@@ -53,6 +53,20 @@ def stored_eps(X: Any) -> float:
     return max(float(xp.finfo(dtype).eps), 2.0**-52)
 
 
+def column_rounding(mean: Array, variances: Array, eps: float, n: float) -> Array:
+    """Variance in each column that n rows may have from being rounded to a precision of eps.
+
+    An entry is rounded to eps of its size. Along their worst direction, n x d independent errors
+    of standard deviation 1 have the largest singular value sqrt(n) + sqrt(d). A column that does
+    not vary has none; all together, where their errors agree, d times what one of them varies.
+    """
+    xp = array_namespace(mean)
+    d = mean.shape[0]
+    spread = eps * (1.0 + (d / n) ** 0.5)
+    with np.errstate(over="ignore"):
+        return xp.minimum(spread**2 * (mean**2 + variances), d * variances)
+
+
 def common_float_type(X: Any, model: Array) -> Any:
     """The dtype in which rows X, which may be sparse, meet the arrays of a model."""
     xp = array_namespace(model)

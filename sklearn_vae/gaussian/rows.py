@@ -14,6 +14,7 @@ from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import (
     Array,
+    column_rounding,
     common_float_type,
     float_type,
     row_blocks,
@@ -37,8 +38,8 @@ class CentredRows(ABC):
         Weighted mean of X, in the dtype for sums.
     squares : float
         Squared Frobenius norm of R: n times the trace of the covariance.
-    sizes : array of shape (d,)
-        Root of the mean square of each column of X, in the dtype for sums.
+    variances : array of shape (d,)
+        Of each column of X, in the dtype for sums.
     eps : float
         Relative precision of the numbers in X.
     subtracted : float
@@ -51,7 +52,7 @@ class CentredRows(ABC):
     n: float
     mean: Array
     squares: float
-    sizes: Array
+    variances: Array
     eps: float
     subtracted: float = 0.0
     dtype: Any
@@ -78,6 +79,10 @@ class CentredRows(ABC):
                 "X must be finite with finite squares: those of its centred rows are NaN or "
                 f"overflow {self.dtype}."
             )
+
+    def rounding(self, eps: float) -> Array:
+        """What `column_rounding` gives, at the precision of X or the one it is computed with."""
+        return column_rounding(self.mean, self.variances, max(eps, self.eps), self.shape[0])
 
     def left_over(self, V: Array) -> Array:
         """Squares of each column of R that the orthonormal rows of V leave over, shape (d,)."""
@@ -136,7 +141,7 @@ class DenseRows(CentredRows):
         self.whole = whole
         # The mean that was in fact subtracted, and what may be left of it.
         self.mean = xp.astype(self._high, self._wide) + rest
-        self.sizes = (self.mean**2 + squares / self.n) ** 0.5
+        self.variances = squares / self.n
 
     def _slices(self) -> Iterator[slice]:
         if self.whole is not None:
@@ -244,7 +249,7 @@ class SparseRows(CentredRows):
         self._near_mean = np.where(is_far, 0.0, mean)
         self.mean, self._root, self._far = mean, root, far
         self.subtracted = float(self._near_mean @ self._near_mean)
-        self.sizes = (mean**2 + squares / self.n) ** 0.5
+        self.variances = squares / self.n
 
     def times(self, Q: Array) -> Array:  # noqa: D102
         Y = self._near @ Q - self._root[:, None] * (self._near_mean @ Q)

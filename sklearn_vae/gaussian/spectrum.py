@@ -12,7 +12,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from scipy.special import gammaln
 
-from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
+from sklearn_vae.gaussian.arrays import Array, column_rounding, to_device_of, wide_float
 from sklearn_vae.gaussian.moments import Moments
 
 # Below this the squares of float64 numbers lose their digits: no variance is resolved.
@@ -78,8 +78,8 @@ class Spectrum:
         components = with_positive_peaks(xp.flip(vectors, axis=1).T)
         error = 4.0 * moments.n_features**0.5 * eps * float(values[0])
         n_rows = n_rows or moments.n
-        sizes = (moments.mean**2 + xp.linalg.diagonal(S)) ** 0.5
-        rounded = rounded_along(components, sizes, max(eps, stored), n_rows)
+        columns = column_rounding(moments.mean, xp.linalg.diagonal(S), max(eps, stored), n_rows)
+        rounded = rounded_along(components, columns)
         return cls(moments.mean, values, components, 0.0, max(error, SMALLEST), rounded)
 
     @property
@@ -266,22 +266,10 @@ class Spectrum:
         return xp.where(defined, value, xp.full_like(value, xp.nan))
 
 
-def rounded_along(components: Array, sizes: Array, eps: float, n: float) -> Array:
-    """Variance along each component that n rows may have from rounding to a precision of eps.
-
-    `sizes` is the root mean square of each feature, to eps of which its entries are rounded.
-    Along its worst direction, n x d independent errors of standard deviation 1 have the largest
-    singular value sqrt(n) + sqrt(d).
-    """
+def rounded_along(components: Array, columns: Array) -> Array:
+    """Variance along each component, of independent errors of given variance in each column."""
     xp = array_namespace(components)
-    spread = spread_of_rounding(eps, n, sizes.shape[0])
-    with np.errstate(over="ignore"):
-        return xp.sum((xp.astype(components, sizes.dtype) * (spread * sizes)) ** 2, axis=1)
-
-
-def spread_of_rounding(eps: float, n: float, d: int) -> float:
-    """Relative standard deviation of the errors of `rounded_along`, along the worst direction."""
-    return eps * (1.0 + (d / n) ** 0.5)
+    return xp.astype(components, columns.dtype) ** 2 @ columns
 
 
 def with_positive_peaks(components: Array) -> Array:

@@ -24,7 +24,6 @@ from sklearn_vae.linear.solvers import (
     eps_of,
     moments_of,
     spectrum_of_gram,
-    worst_rounding,
 )
 from sklearn_vae.validation import is_memory_mapped
 
@@ -168,13 +167,13 @@ class GramFolds:
     def _rounded(self, train: np.ndarray, values: Array, U: Array, resolution: float) -> Any:
         """What rounding makes along each component, where it may be as much as its variance."""
         xp = array_namespace(values)
-        eps = max(self._eps, self._rows.eps)
-        worst = 2.0 * worst_rounding(self._rows.sizes, eps, len(train))
+        # Training rows may vary more than all rows, and be rounded more along some direction.
+        worst = 2.0 * self._X.shape[0] / len(train) * float(xp.max(self._rows.rounding(self._eps)))
         if not xp.any((values > resolution) & (values <= worst)):
             return 0.0
         weights = None if self._weights is None else self._weights_of(train)
         rows = self._centred(weights, train)
-        return rounded_along(components_of_gram(rows, U), rows.sizes, eps, len(train))
+        return rounded_along(components_of_gram(rows, U), rows.rounding(self._eps))
 
     def spectrum(self, k: int) -> Spectrum:
         """Of all rows, with k components at least."""

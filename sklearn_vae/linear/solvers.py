@@ -24,7 +24,6 @@ from sklearn_vae.gaussian.spectrum import (
     components_for_ratio,
     minka_dimension,
     rounded_along,
-    spread_of_rounding,
     with_positive_peaks,
 )
 from sklearn_vae.validation import (
@@ -268,11 +267,11 @@ def spectrum_of_gram(
         k = min(n_components, n)
     else:
         k = components_for_ratio(values, float(xp.sum(values)), n_components)
-    if k < n and resolution < float(values[k]) <= worst_rounding(rows.sizes, max(eps, rows.eps), n):
+    if k < n and resolution < float(values[k]) <= float(xp.max(rows.rounding(eps))):
         k = n
     rest = float(xp.sum(values[k:])) if k < n and float(values[k]) > resolution else 0.0
     V = components_of_gram(rows, U[:, :k])
-    rounded = rounded_along(V, rows.sizes, max(eps, rows.eps), n)
+    rounded = rounded_along(V, rows.rounding(eps))
     return Spectrum(rows.mean, values[:k], V, rest, resolution, rounded)
 
 
@@ -285,13 +284,6 @@ def eigh_of_gram(
     values = xp.clip(xp.flip(values), 0.0, None) / n
     resolution = 4.0 * K.shape[0] ** 0.5 * eps * (float(values[0]) + subtracted)
     return values, xp.flip(U, axis=1), max(resolution, SMALLEST)
-
-
-def worst_rounding(sizes: Array, eps: float, n: int) -> float:
-    """At least what `rounded_along` gives for any component."""
-    xp = array_namespace(sizes)
-    with np.errstate(over="ignore"):
-        return float(xp.max((spread_of_rounding(eps, n, sizes.shape[0]) * sizes) ** 2))
 
 
 def components_of_gram(rows: CentredRows, U: Array) -> Array:
@@ -364,9 +356,8 @@ def _truncated(rows: CentredRows, V: Array, S: Array, eps: float) -> Spectrum:
     held = float(xp.sum(xp.astype(xp.asarray(S), wide_float(V)) ** 2)) / rows.n
     spectrum = _spectrum(rows, S, V, total - held, eps)
     # For each feature the variance that the decomposition and the rows' own rounding may make.
-    spread = spread_of_rounding(max(eps, rows.eps), *rows.shape)
     with np.errstate(over="ignore"):
-        rounded = spectrum.resolution + (spread * rows.sizes) ** 2
+        rounded = spectrum.resolution + rows.rounding(eps)
         # Rounding of a few features tilts the components, which leaves some of it in others.
         share = xp.sum(V**2, axis=0, dtype=rounded.dtype)
         rounded = rounded + share * xp.sum(share * rounded)
@@ -384,5 +375,5 @@ def _spectrum(rows: CentredRows, S: Array, V: Array, rest: float, eps: float) ->
     values = xp.astype(xp.asarray(S), wide_float(V)) ** 2 / rows.n
     # Singular values are found to a few eps of the largest; an eigenvalue is their square.
     error = 16.0 * max(n, d) * eps**2 * (float(values[0]) + rows.subtracted)
-    rounded = rounded_along(V, rows.sizes, max(eps, rows.eps), n)
+    rounded = rounded_along(V, rows.rounding(eps))
     return Spectrum(rows.mean, values, with_positive_peaks(V), rest, max(error, SMALLEST), rounded)

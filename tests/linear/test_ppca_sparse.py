@@ -14,7 +14,7 @@ from sklearn.preprocessing import MaxAbsScaler
 from sklearn_vae import PPCA
 from sklearn_vae.linear.solvers import choose_solver
 from sklearn_vae.validation import is_memory_mapped
-from tests.linear.rows import make_rows
+from tests.linear.rows import make_rows, random_sparse
 
 SPARSE_SOLVERS = ["auto", "covariance_eigh", "arpack", "randomized"]
 TALL, WIDE, SQUARE = (300, 20), (30, 400), (40, 40)
@@ -105,7 +105,7 @@ class TestSparse:
             )
 
     def test_as_pca(self):
-        X = sparse.random_array((500, 60), density=0.1, rng=np.random.default_rng(0), format="csr")
+        X = random_sparse((500, 60), 0.1)
         ours, theirs = PPCA(5).fit(X), PCA(5, svd_solver="arpack", random_state=0).fit(X)
         np.testing.assert_allclose(ours.components_, theirs.components_, atol=1e-9)
         np.testing.assert_allclose(ours.explained_variance_, theirs.explained_variance_)
@@ -133,8 +133,7 @@ class TestSparse:
     @pytest.mark.parametrize("shape", [(4000, 500), (300, 40_000)])
     @pytest.mark.parametrize("solver", SPARSE_SOLVERS)
     def test_never_made_dense(self, solver, shape, no_densifying):
-        rng = np.random.default_rng(0)
-        X = sparse.random_array(shape, density=0.01, rng=rng, format="csr")
+        X = random_sparse(shape, 0.01)
         if min(shape) > 300 and solver in ("auto", "covariance_eigh"):
             X = X[:, :300]  # whose (d, d) scatter is a matrix of its own
         size = X.data.nbytes + X.indices.nbytes
@@ -184,7 +183,7 @@ class TestSparse:
 
     def test_a_heavy_column_of_float32_does_not_hide_the_others(self):
         rng = np.random.default_rng(0)
-        X = sparse.random_array((2000, 1500), density=0.01, rng=rng).toarray()
+        X = random_sparse((2000, 1500), 0.01).toarray()
         X[:, 7] = 1e4 * rng.exponential(size=2000)
         for solver in ("covariance_eigh", "arpack"):
             models = [
@@ -328,7 +327,7 @@ class TestMemory:
         ],
     )
     def test_a_scatter_that_does_not_fit_is_refused_before_it_is_allocated(self, method):
-        X = sparse.random_array((400_100, 400_000), density=1e-8, rng=0, format="csr")
+        X = random_sparse((400_100, 400_000), 1e-8)
         tracemalloc.start()
         with pytest.raises(MemoryError) as error:
             method(X)
