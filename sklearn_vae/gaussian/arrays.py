@@ -57,14 +57,11 @@ def column_rounding(mean: Array, variances: Array, eps: float, n: float) -> Arra
     """Variance in each column that n rows may have from being rounded to a precision of eps.
 
     An entry is rounded to eps of its size. Along their worst direction, n x d independent errors
-    of standard deviation 1 have the largest singular value sqrt(n) + sqrt(d). A column that does
-    not vary has none; all together, where their errors agree, d times what one of them varies.
+    of standard deviation 1 have the largest singular value sqrt(n) + sqrt(d).
     """
-    xp = array_namespace(mean)
-    d = mean.shape[0]
-    spread = eps * (1.0 + (d / n) ** 0.5)
+    spread = eps * (1.0 + (mean.shape[0] / n) ** 0.5)
     with np.errstate(over="ignore"):
-        return xp.minimum(spread**2 * (mean**2 + variances), d * variances)
+        return spread**2 * (mean**2 + variances)
 
 
 def common_float_type(X: Any, model: Array) -> Any:
@@ -108,7 +105,7 @@ def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
         # A copy: other libraries take no view of read-only or reversed memory.
         weights = np.array(weights, dtype=np.float64)
     elif array_namespace(weights) is not xp:
-        weights = to_host(weights)
+        weights = np.array(to_host(weights))
     weights = xp.asarray(weights, dtype=wide_float(X), device=device(X))
     if tuple(weights.shape) != (X.shape[0],):
         raise ValueError(

@@ -23,8 +23,10 @@ BLOCK = 2**15
 SWEEP_UP_TO = 16
 # Iterations of EM from which it is foretold where it leads.
 REMEMBERED = 5
-# Below this share of the variance of the data the noise counts as none: likelihood without bound.
+# Below this share of the least variance of a feature the noise counts as none.
 LEAST_NOISE = 1e-10
+# A difference that is less than this share of its terms is computed in another way.
+LOST = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,8 @@ class ObservedRows:
     blocks : list of Block
         All patterns with their rows; one that many rows share is a block of its own.
     least_noise : float
-        The least sigma2 that EM takes.
+        The least sigma2 that EM takes: below it, rounding is all there is. 0 where no feature
+        varies.
     """
 
     def __init__(self, X: np.ndarray, centre: np.ndarray, n_components: int) -> None:
@@ -101,7 +104,18 @@ class ObservedRows:
         self._counts = counts[by_count]
         self._observed = observed[first[by_count]]
         self.n_observed = self._observed.sum(axis=1)[self._pattern]
-        self.least_noise = LEAST_NOISE * self.squares.sum() / max(self.n_observed.sum(), 1)
+        numbers = np.maximum(observed.sum(axis=0), 1)
+        variances = np.sum(self.values**2, axis=0) / numbers
+        # Constants, less their mean, may have a rounding error for a variance.
+        varies = variances > (8.0 * 2.0**-52 * centre) ** 2
+        self.least_noise = (
+            max(
+                LEAST_NOISE * float(np.min(variances[varies], initial=np.inf)),
+                8.0 * 2.0**-52 * float(self.squares.sum()) / numbers.sum(),
+            )
+            if varies.any()
+            else 0.0
+        )
         size = min(max(BLOCK // max(n_components, 1) ** 2, 256), 512)
         self.blocks = list(self._blocks(size))
 
@@ -130,13 +144,25 @@ class ObservedRows:
             shift, offset, log_det = shift[:, owner], offset[owner], log_det[owner]
         Y = W.T @ X.T - shift
         Z = _times(inverse, Y, owner)
-        squares = self.squares[rows] - 2.0 * (X @ mean) + offset - np.einsum("ij,ij->j", Y, Z)
+        terms = self.squares[rows] - 2.0 * (X @ mean) + offset
+        left = terms - np.einsum("ij,ij->j", Y, Z)
+        lost = np.flatnonzero(~(left >= LOST * terms))
+        if lost.size:
+            # The difference has cancelled: the same as a sum, |r - W_o z|^2 + sigma2 |z|^2.
+            # And M is ill conditioned: z is refined once.
+            of_lost = lost if owner is None else owner[lost]
+            seen, centred = observed[of_lost], X[lost] - observed[of_lost] * mean
+            R = centred - seen * (Z[:, lost].T @ W.T)
+            some = inverse if inverse.shape[2] == 1 else inverse[:, :, of_lost]
+            Z[:, lost] += _times(some, W.T @ R.T - sigma2 * Z[:, lost], None)
+            R = centred - seen * (Z[:, lost].T @ W.T)
+            left[lost] = np.sum(R**2, axis=1) + sigma2 * np.sum(Z[:, lost] ** 2, axis=0)
         n_observed = self.n_observed[rows]
         log_likelihood = -0.5 * (
             n_observed * math.log(2.0 * math.pi)
             + (n_observed - k) * math.log(sigma2)
             + log_det
-            + squares / sigma2
+            + left / sigma2
         )
         log_likelihood[n_observed == 0] = 0.0
         return Posterior(Z, inverse, log_det, log_likelihood)
@@ -264,6 +290,7 @@ def expectation_maximization(
         Average log-likelihood of the rows, in nats per sample, before the first iteration and
         after each.
     converged : bool
+        False also where rounding made the likelihood fall; then the parameters before are returned.
     """
     n = len(rows.values)
     if noise_variance is not None:
@@ -272,7 +299,7 @@ def expectation_maximization(
     history, converged = [sums.log_likelihood / n], False
     steps: list[tuple[np.ndarray, np.ndarray]] = []
     while not converged and len(history) <= max_iter:
-        after = maximize(rows, sums, parameters, noise_variance)
+        before, after = parameters, maximize(rows, sums, parameters, noise_variance)
         steps = [*steps[-REMEMBERED:], (_flat(parameters), _flat(after))]
         parameters = after
         if len(steps) > 1:
@@ -284,8 +311,11 @@ def expectation_maximization(
                 steps = []
         if parameters is after:
             sums = Sums.of(rows, after)
+        rise = sums.log_likelihood / n - history[-1]
+        if rise < 0.0:  # which EM cannot do but by rounding
+            return before, np.array(history), -rise <= max(tol, 1e-7 * abs(history[-1]))
         history.append(sums.log_likelihood / n)
-        converged = history[-1] - history[-2] < tol
+        converged = rise < tol
     return parameters, np.array(history), converged
 
 

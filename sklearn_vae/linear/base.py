@@ -104,7 +104,9 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         -------
         Z : array of shape (n, k)
             "posterior": E[z|x]. "principal": the projection on `components_`. "whitened": that
-            divided by the square root of `explained_variance_`.
+            divided by the square root of `explained_variance_`. Of a row with missing values (NaN,
+            which PPCA takes) E[z|x] given what is observed, 0 if nothing is; and the others of the
+            row with its missing values imputed.
         """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
@@ -152,7 +154,8 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         -------
         mean : array of shape (n, k)
         variance : array of shape (n, k), or covariance of shape (n, k, k)
-            The same for every row: a read-only view of one row.
+            The same for every row: a read-only view of one row. Where X has missing values, a row's
+            own, given what is observed of it; the prior's if nothing is.
 
         Raises
         ------
@@ -215,6 +218,8 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def score_samples(self, X: Any) -> Array:
         """Log-likelihood log p(x) of each row, in nats; higher is better. O(d k) a row.
+
+        Of a row with missing values, that of what is observed; 0 if nothing is.
 
         Of the maximum likelihood model: PCA's `score_samples` uses the divisor n - 1, and a
         noise variance that is too large where n < d.

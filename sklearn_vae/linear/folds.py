@@ -45,7 +45,10 @@ class MomentFolds:
         self.moments: Moments | None = None
 
     def __iter__(self) -> Iterator[tuple[Spectrum, Array, float]]:
-        for run, part, table in _plans(self._splits, self._X.shape[0]):
+        n, d = self._X.shape
+        # Of the parts of a run three lists of scatters are held: no more than fit in 256 MiB.
+        most = max(2**28 // (24 * d**2), 10)
+        for run, part, table in _plans(self._splits, n, most):
             if table.shape[1] == 0:
                 pairs = [(self._moments_of(train), self._moments_of(test)) for train, test in run]
             else:
@@ -197,8 +200,10 @@ def _take(array: Any, rows: np.ndarray) -> Any:
     return xp.take(array, xp.asarray(rows, device=device(array)), axis=0)
 
 
-def _plans(splits: list[Split], n: int) -> Iterator[tuple[list[Split], np.ndarray, np.ndarray]]:
-    """Runs of consecutive splits whose held-out rows do not overlap, each with a plan.
+def _plans(
+    splits: list[Split], n: int, most: int
+) -> Iterator[tuple[list[Split], np.ndarray, np.ndarray]]:
+    """Runs of at most `most` splits whose held-out rows do not overlap, each with a plan.
 
     That is the part that each row belongs to, and for every split and part whether it is in
     neither (0), the training rows (1) or the held-out rows (2). A split that has a row more than
@@ -207,7 +212,7 @@ def _plans(splits: list[Split], n: int) -> Iterator[tuple[list[Split], np.ndarra
     run: list[Split] = []
     seen = np.zeros(n, dtype=bool)
     for split in splits:
-        if seen[split[1]].any():
+        if seen[split[1]].any() or len(run) == most:
             yield from _planned(run, n)
             run, seen = [], np.zeros(n, dtype=bool)
         run.append(split)
@@ -216,21 +221,21 @@ def _plans(splits: list[Split], n: int) -> Iterator[tuple[list[Split], np.ndarra
 
 
 def _planned(run: list[Split], n: int) -> Iterator[tuple[list[Split], np.ndarray, np.ndarray]]:
-    part, table = np.zeros(n, dtype=int), np.zeros((0, 1), dtype=int)
-    for train, test in run:
-        role = np.bincount(train, minlength=n) + 2 * np.bincount(test, minlength=n)
-        if len(train) + len(test) != np.count_nonzero(role) or role.max() > 2:
-            table = np.zeros((len(run), 0), dtype=int)
-            break
-        codes, part = np.unique(3 * part + role, return_inverse=True)
-        table = np.concatenate([table[:, codes // 3], codes[None, :] % 3])
-    if 0 < table.shape[1] <= 4 * (len(run) + 1):
-        yield run, part, table
+    roles = np.zeros((len(run), n), dtype=np.int8)
+    part = np.zeros(n, dtype=int)
+    repeated = False
+    for role, (train, test) in zip(roles, run, strict=True):
+        role[train], role[test] = 1, 2
+        repeated |= len(train) + len(test) != np.count_nonzero(role)
+        part = np.unique(3 * part + role, return_inverse=True)[1]
+    first = np.unique(part, return_index=True)[1]
+    if not repeated and len(first) <= 4 * (len(run) + 1):
+        yield run, part, roles[:, first]
     elif len(run) > 1:
         for split in run:
             yield from _planned([split], n)
     else:
-        yield run, part, table
+        yield run, part, roles[:, :0]
 
 
 def _merge(

@@ -11,7 +11,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.linear.ppca import PPCA
-from sklearn_vae.validation import FLOAT_DTYPES, all_or_nothing, is_real
+from sklearn_vae.validation import FLOAT_DTYPES, all_or_nothing, is_integer, is_real
 
 
 class PPCAImputer(TransformerMixin, BaseEstimator):
@@ -123,6 +123,11 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
                 max_iter=self.max_iter,
                 random_state=self.random_state,
             )
+            if not (self.n_components is None or is_integer(self.n_components)):
+                raise ValueError(
+                    f"n_components must be None or an integer >= 0, got {self.n_components!r}."
+                )
+            model._check_parameters()
             if kept.shape[1]:
                 model.fit(kept)
                 if model.noise_variance_ == 0.0:

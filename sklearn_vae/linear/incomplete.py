@@ -70,26 +70,29 @@ def fit_incomplete(
     centre = np.nanmean(X, axis=0)
     rows = ObservedRows(X, centre, k)
     if rows.least_noise == 0.0:  # every feature is constant
-        return _constant(centre, k, noise_variance, len(X))
+        return _constant(rows, centre, k, noise_variance)
     start = _start(rows, k, noise_variance, svd_solver, random_state=random_state, **options)
     parameters, history, converged = expectation_maximization(
         rows, start, noise_variance=noise_variance, tol=tol, max_iter=max_iter
     )
     sigma2 = parameters.noise_variance
+    n_iter = len(history) - 1
     if noise_variance is None and sigma2 <= rows.least_noise:
-        warnings.warn(
-            f"The noise variance went to 0: with n_components={k} the likelihood of what is "
-            "observed has no bound. Use fewer components, or set noise_variance.",
-            ConvergenceWarning,
-            stacklevel=4,
+        _warn(
+            f"The noise variance fell to {sigma2:.2g}, the least that can be told from rounding: "
+            f"with n_components={k} the likelihood of what is observed has no bound, or features "
+            "differ too much in scale. Use fewer components, set noise_variance, or scale X."
+        )
+    elif not converged and n_iter < max_iter:
+        _warn(
+            f"EM stopped after {n_iter} iterations at the precision of float64, at a noise "
+            f"variance of {sigma2:.2g}. Scale X, use fewer components, or set noise_variance."
         )
     elif not converged:
-        warnings.warn(
+        _warn(
             f"EM stopped after max_iter={max_iter} iterations, while the log-likelihood still rose "
             f"by {history[-1] - history[-2]:.2g} nats per sample each; tol={tol}. Increase "
-            "max_iter or tol, or use fewer components.",
-            ConvergenceWarning,
-            stacklevel=4,
+            "max_iter or tol, or use fewer components."
         )
     U, lengths, _ = np.linalg.svd(parameters.loadings, full_matrices=False)
     lengths = np.where(lengths**2 > COLLAPSED * sigma2, lengths, 0.0)
@@ -133,12 +136,22 @@ def _start(
     return Parameters(spectrum.components[:k].T * lengths, np.zeros(X.shape[1]), sigma2)
 
 
-def _constant(mean: np.ndarray, k: int, noise_variance: float | None, n: int) -> IncompleteFit:
+def _warn(text: str) -> None:
+    warnings.warn(text, ConvergenceWarning, stacklevel=5)
+
+
+def _constant(
+    rows: ObservedRows, mean: np.ndarray, k: int, noise_variance: float | None
+) -> IncompleteFit:
+    """Where no feature varies: no latent dimension carries anything."""
     d = len(mean)
     sigma2 = noise_variance or 0.0
     spectrum = Spectrum(mean, np.full(k, sigma2), np.eye(k, d), (d - k) * sigma2, 0.0)
-    best = -0.5 * d * math.log(2 * math.pi * sigma2) if sigma2 else math.inf
-    return IncompleteFit(spectrum, sigma2, np.zeros(k), best, np.array([best]))
+    if sigma2 == 0.0:
+        return IncompleteFit(spectrum, 0.0, np.zeros(k), math.inf, np.array([math.inf]))
+    observed = float(rows.n_observed.mean())
+    best = -0.5 * observed * math.log(2 * math.pi * sigma2)
+    return IncompleteFit(spectrum, sigma2, np.zeros(k), best - 0.5 * observed, np.array([best]))
 
 
 def _diagnose(rows: ObservedRows, parameters: Parameters) -> tuple[np.ndarray, float]:

@@ -10,7 +10,14 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian import missing
-from sklearn_vae.gaussian.arrays import float_type, scale_of, stored_eps, to_device_of, to_host
+from sklearn_vae.gaussian.arrays import (
+    common_float_type,
+    float_type,
+    scale_of,
+    stored_eps,
+    to_device_of,
+    to_host,
+)
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.rows import dense
 from sklearn_vae.gaussian.spectrum import Spectrum
@@ -63,7 +70,8 @@ class PPCA(ClosedFormModel):
         k. None keeps min(n, d) components (one less with `svd_solver="arpack"`; where weights
         sum up to less than the number of rows, n is that number), a float in
         (0, 1) as many as explain more than that share of the variance, "mle" as many as Minka's
-        evidence prefers.
+        evidence prefers. With missing values None keeps min(n, d) - 1, which with the noise can
+        have any covariance.
     noise_variance : float, default=None
         sigma2 > 0, held fixed. None estimates it.
     coordinates : {"posterior", "principal", "whitened"}, default="posterior"
@@ -108,15 +116,20 @@ class PPCA(ClosedFormModel):
     kl_per_dim_ : array of shape (k,)
         KL(q(z_h|x) || p(z_h)) averaged over the training data, 1/2 log(kappa_h / sigma2) with
         kappa_h = max(lambda_h, sigma2), in nats. 0 for a collapsed dimension; inf for the others
-        where sigma2 is 0.
+        where sigma2 is 0. Of rows with missing values, that of the posteriors' marginals.
     mutual_information_ : float
-        I(x; z) = 1/2 sum_h log(kappa_h / sigma2) of the model, in nats: the sum of `kl_per_dim_`,
-        since the latents of the training data are distributed as the prior says.
+        I(x; z) = 1/2 sum_h log(kappa_h / sigma2) of the model, in nats. Without missing values
+        the sum of `kl_per_dim_`, since the latents of the training data are then distributed as
+        the prior says.
     collapsed_dims_ : array of int
         Indices of the collapsed dimensions.
     elbo_ : float
-        Average log-likelihood of the training data, which the ELBO of the exact posterior
-        equals, in nats per sample; inf where it is unbounded.
+        Average log-likelihood of what is observed of the training data, which the ELBO of the
+        exact posterior equals, in nats per sample; inf where it is unbounded.
+    loglike_history_ : array of shape (n_iter_ + 1,)
+        Where X had missing values: `elbo_` before the first iteration of EM and after each.
+    n_iter_ : int
+        Iterations of EM; 1 where the fit is in closed form.
     entropy_bound_ : float
         Sum of three entropies, in nats per sample; equals `elbo_` unless `noise_variance` is
         held at a value that is not optimal.
@@ -188,9 +201,11 @@ class PPCA(ClosedFormModel):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n, d)
-            At least two rows, finite. The model of float32 is float32, that of all else float64.
-            Of a memory-mapped array no copy is made, unless `svd_solver` is "full"; a sparse one
-            is not made dense.
+            At least two rows. NaN is a missing value: the model is then fitted by EM to what is
+            observed, which must be something of every feature; a row of which nothing is observed
+            counts for nothing. The model of float32 is float32, that of all else float64. Of a
+            memory-mapped array without missing values no copy is made, unless `svd_solver` is
+            "full"; a sparse one is not made dense.
         y : Ignored
         sample_weight : array-like of shape (n,), default=None
             Finite and >= 0, at least two of them positive. A weight of 2 counts a row twice, one
@@ -206,8 +221,10 @@ class PPCA(ClosedFormModel):
         Raises
         ------
         ValueError
-            If a parameter is out of its range, alone or for the shape of X, or X is not a
-            finite real matrix, or the weights do not fit.
+            If a parameter is out of its range, alone or for the shape of X; X is not a real
+            matrix, has infinity, or NaN in a feature everywhere; the weights do not fit. With
+            missing values also if X is sparse, there are weights, or `n_components` is neither
+            None nor an integer.
         MemoryError
             If the matrix that "covariance_eigh" decomposes does not fit into memory.
         """
@@ -308,7 +325,7 @@ class PPCA(ClosedFormModel):
             # The entries themselves: what is computed has been to float64 and back.
             filled = xp.where(xp.isnan(X), filled, xp.astype(X, filled.dtype))
         else:
-            filled = xp.asarray(dense(X), copy=True)
+            filled = xp.astype(dense(X), common_float_type(X, self.mean_), copy=True)
             std = xp.zeros_like(filled)
         return (filled, std) if return_std else filled
 
@@ -343,6 +360,11 @@ class PPCA(ClosedFormModel):
         """
         self._check_parameters()
         first = not hasattr(self, "components_")
+        if hasattr(self, "loglike_history_"):
+            raise ValueError(
+                "partial_fit adds to moments_, which a fit to rows with missing values does not "
+                "have. Fit all rows at once, or call partial_fit from the start, on a clone."
+            )
         if not first and not hasattr(self, "moments_"):
             raise ValueError(
                 "partial_fit adds to moments_, which fit keeps only with the solver "

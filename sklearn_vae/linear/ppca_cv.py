@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
     check_noise_variance,
+    has_nan,
     is_integer,
 )
 
@@ -31,8 +31,8 @@ class PPCACV(ClosedFormModel):
     """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out rows.
 
     What `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})` finds, of which it
-    has the scores of every candidate to rounding, at the cost of one pass over the data and one
-    eigendecomposition a fold: the number, mean and scatter of each fold add up to those of the
+    has the scores of every candidate to rounding, at the cost of one pass over the data (one for
+    each run of splits that do not hold out the same rows) and one eigendecomposition a split: the number, mean and scatter of each fold add up to those of the
     training rows, their eigenvalues hold every model, and each score is a cumulative sum over
     components. Where there are fewer rows than features, one Gram matrix takes the place of the
     scatters. Afterwards the chosen model is fitted to all rows.
@@ -47,8 +47,8 @@ class PPCACV(ClosedFormModel):
     cv : int, splitter or iterable, default=5
         As in :class:`sklearn.model_selection.GridSearchCV`. `groups` are passed to `fit`.
     selection : {"best", "one_standard_error"}, default="best"
-        The candidate of the highest mean score, the first of equal ones; or the one of fewest components whose mean score
-        is within one standard error, over the splits, of the highest.
+        The candidate of the highest mean score, the first of equal ones; or the one of fewest
+        components whose mean score is within one standard error, over the splits, of the highest.
     coordinates : {"posterior", "principal", "whitened"}, default="posterior"
         As in :class:`PPCA`.
 
@@ -138,6 +138,11 @@ class PPCACV(ClosedFormModel):
         self._check_parameters()
         with all_or_nothing(self):
             X = self._check_rows(X, reset=True, min_samples=2)
+            if has_nan(X):
+                raise ValueError(
+                    "PPCACV takes no missing values, but X contains NaN: fill them with "
+                    "PPCAImputer, or choose among PPCA, which takes them, with GridSearchCV."
+                )
             weights = None if sample_weight is None else check_sample_weight(sample_weight, X)
             splits = self._splits(X, y, sample_weight, params)
             ks, noises = self._candidates(X.shape, splits)
@@ -173,6 +178,7 @@ class PPCACV(ClosedFormModel):
         check_choice("coordinates", self.coordinates, COORDINATES)
 
     def _splits(self, X: Any, y: Any, sample_weight: Any, params: dict[str, Any]) -> list[Split]:
+        cv = check_cv(self.cv, y)  # before routing looks at it: it may be a generator
         if get_config()["enable_metadata_routing"]:
             if sample_weight is not None:
                 params = {**params, "sample_weight": sample_weight}
@@ -186,16 +192,18 @@ class PPCACV(ClosedFormModel):
                 )
             of_splitter = params
         foreign = is_array_api_obj(X) and not is_numpy_array(X)
-        cv = check_cv(self.cv, y)
         pairs = list(cv.split(np.empty((X.shape[0], 0)) if foreign else X, y, **of_splitter))
         every = np.arange(X.shape[0])
         splits = [(every[train], every[test]) for train, test in pairs]  # masks become indices
         if not splits:
-            raise ValueError("cv must give at least one split, got none.")
+            raise ValueError("cv must give at least one split, got none (or one used up).")
         for i, split in enumerate(splits):
-            for name, rows in zip(("training", "held-out"), split, strict=True):
-                if len(rows) == 0:
-                    raise ValueError(f"cv must give every split {name} rows, got 0 in split {i}.")
+            for name, rows, least in zip(("training", "held-out"), split, (2, 1), strict=True):
+                if len(rows) < least:
+                    raise ValueError(
+                        f"cv must give every split at least {least} {name} row{'s' * (least - 1)}, "
+                        f"got {len(rows)} in split {i}."
+                    )
         if self.selection == "one_standard_error" and len(splits) < 2:
             raise ValueError("selection='one_standard_error' needs at least 2 splits, got 1.")
         return splits
@@ -228,8 +236,7 @@ class PPCACV(ClosedFormModel):
                 "likelihood noise is 0. Add smaller n_components, or a noise_variance."
             )
         # Scores that differ by rounding only, as those of collapsed dimensions do, are equal.
-        rounded = np.nan_to_num(mean, nan=-np.inf)
-        rounded = np.round(rounded, 12 - int(0.3 * math.frexp(np.nanmax(np.abs(mean)))[1]))
+        rounded = np.array([float(f"{score:.11e}") for score in np.nan_to_num(mean, nan=-np.inf)])
         type_of_noise = object if None in noises else float
         self.cv_results_ = {
             "param_n_components": np.ma.array([p["n_components"] for p in params], dtype=int),
@@ -278,6 +285,8 @@ def _check_weights_of(splits: list[Split], weights: np.ndarray) -> None:
 
 def _listed(candidates: Any) -> list[Any]:
     """One candidate, or a sequence or array of them, as a list."""
+    if isinstance(candidates, np.ndarray):
+        candidates = candidates.tolist()
     if candidates is None or isinstance(candidates, str) or not hasattr(candidates, "__len__"):
         return [candidates]
     return list(candidates)

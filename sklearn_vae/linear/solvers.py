@@ -358,9 +358,11 @@ def _truncated(rows: CentredRows, V: Array, S: Array, eps: float) -> Spectrum:
     # For each feature the variance that the decomposition and the rows' own rounding may make.
     with np.errstate(over="ignore"):
         rounded = spectrum.resolution + rows.rounding(eps)
-        # Rounding of a few features tilts the components, which leaves some of it in others.
+        # Rounding of a few features tilts the components, which leaves some of it in others; not
+        # that of features that do not vary.
         share = xp.sum(V**2, axis=0, dtype=rounded.dtype)
-        rounded = rounded + share * xp.sum(share * rounded)
+        tilting = xp.minimum(rounded, rows.shape[1] * rows.variances + spectrum.resolution)
+        rounded = rounded + share * xp.sum(share * tilting)
     if spectrum.rest < max(eps**0.5 * total, float(xp.sum(rounded))):
         # The difference has cancelled: take the squares of what the components leave over.
         left = rows.left_over(V) / rows.n

@@ -229,3 +229,21 @@ def test_threads_of_blas_are_given_back():
     Sums.of(ObservedRows(X, np.zeros(30), 20), parameters)
     log_likelihood(X, parameters)
     assert [lib["num_threads"] for lib in ThreadpoolController().info()] == before
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1e-5, 1e-7])
+def test_small_noise_costs_no_digits(noise):
+    # By the reconstruction: with all but the noise explained, a dense matrix has no digits left.
+    rng = np.random.default_rng(0)
+    W = rng.normal(size=(8, 2))
+    X = rng.normal(size=(60, 2)) @ W.T + noise * rng.normal(size=(60, 8))
+    X[rng.uniform(size=X.shape) < 0.2] = np.nan
+    parameters = Parameters(W, np.zeros(8), noise**2)
+    for x, found in zip(X, log_likelihood(X, parameters), strict=True):
+        o = ~np.isnan(x)
+        Q, R = np.linalg.qr(np.concatenate([W[o], noise * np.eye(2)]))
+        z = np.linalg.solve(R, Q.T @ np.concatenate([x[o], np.zeros(2)]))
+        distance = np.sum((x[o] - W[o] @ z) ** 2) / noise**2 + z @ z
+        log_det = 2 * np.log(np.abs(np.diag(R))).sum() + (o.sum() - 2) * np.log(noise**2)
+        expected = -0.5 * (distance + log_det + o.sum() * np.log(2 * np.pi))
+        assert found == pytest.approx(expected, rel=1e-6)

@@ -102,6 +102,21 @@ def test_nothing_observed_at_all():
     np.testing.assert_array_equal(kept, np.zeros((5, 3)))
 
 
+@pytest.mark.parametrize("rows", [X, Y, np.full((5, 3), np.nan)])
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_components": 0.5}, r"n_components must be None or an integer >= 0, got 0\.5\."),
+        ({"n_components": "mle"}, "n_components must be None or an integer >= 0, got 'mle'"),
+        ({"noise_variance": -1}, "noise_variance must be None or a positive float, got -1"),
+        ({"tol": -1}, "tol must be a float >= 0, got -1"),
+    ],
+)
+def test_parameters(parameters, message, rows):
+    with pytest.raises(ValueError, match=message):
+        PPCAImputer(**parameters).fit(rows)
+
+
 def test_names():
     imputer = PPCAImputer(2).fit(Y)
     assert list(imputer.get_feature_names_out()) == [f"x{i}" for i in range(7)]

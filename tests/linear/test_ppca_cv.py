@@ -201,6 +201,7 @@ class TestReadsTheDataOnce:
             (LeaveOneOut(), 1),
             (TimeSeriesSplit(5), 1),
             (RepeatedKFold(n_splits=5, n_repeats=3, random_state=0), 3),
+            (ShuffleSplit(4, random_state=0), 4),
         ],
     )
     def test_number_of_rows_read(self, cv, reads, monkeypatch):
@@ -239,6 +240,14 @@ class TestSelection:
         assert model.n_components_ == 2
         mean = model.cv_results_["mean_test_score"][:3]
         assert model.noise_variance_ == [0.24, 0.25, 0.26][mean.argmax()]
+
+    def test_a_bad_candidate_does_not_blur_the_others(self):
+        X = load_digits().data[:400]
+        ks = range(10, 40)
+        alone = PPCACV(ks).fit(X)
+        beside = PPCACV(ks, noise_variance=[1e-12, None]).fit(X)
+        assert beside.best_params_ == alone.best_params_
+        assert (beside.cv_results_["rank_test_score"] == 1).sum() == 1
 
     def test_pure_noise_gets_no_components(self):
         X = np.random.default_rng(0).normal(size=(60, 20))
@@ -284,6 +293,16 @@ class TestRouting:
         model = PPCACV([1, 2], cv=cv).fit(X, y)
         assert_same_search(model, brute_force(X, [1, 2], [None], cv, y=y))
 
+    def test_a_generator_of_splits(self):
+        X, weights = make_rows(60, 5), np.random.default_rng(0).uniform(size=60)
+        with config_context(enable_metadata_routing=True):
+            model = PPCACV([1, 2], cv=KFold(3).split(X)).set_fit_request(sample_weight=True)
+            model.fit(X, sample_weight=weights)
+        expected = PPCACV([1, 2], cv=3).fit(X, sample_weight=weights)
+        assert model.best_score_ == expected.best_score_
+        with pytest.raises(ValueError, match="at least one split, got none"):
+            model.fit(X)
+
     def test_what_is_not_asked_for(self):
         with pytest.raises(TypeError, match=r"takes 'groups' beside .* got \['colour'\]"):
             PPCACV().fit(make_rows(), colour=1)
@@ -301,7 +320,9 @@ class TestResults:
         numeric = pd.DataFrame(PPCACV([1], noise_variance=[0.5, 1]).fit(make_rows()).cv_results_)
         assert numeric["param_noise_variance"].dtype == float
 
-    @pytest.mark.parametrize("ks", [3, [3], (3,), range(3, 4), np.array([3]), np.int64(3)])
+    @pytest.mark.parametrize(
+        "ks", [3, [3], (3,), range(3, 4), np.array([3]), np.array(3), np.int64(3)]
+    )
     @pytest.mark.parametrize("noise", [0.5, [0.5], np.array([0.5]), (np.float32(0.5),), None])
     def test_candidates_of_any_kind(self, ks, noise):
         model = PPCACV(ks, noise_variance=noise).fit(make_rows())
@@ -346,8 +367,9 @@ class TestResults:
         ({"coordinates": "white"}, r"coordinates must be one of .*, got 'white'\."),
         ({"n_components": 8}, r"at most 7, the smaller of n_features and .*, got 8\."),
         ({"n_components": 30, "cv": 2}, r"at most 7, "),
-        ({"cv": []}, r"cv must give at least one split, got none\."),
-        ({"cv": [(np.arange(3), [])]}, r"every split held-out rows, got 0 in split 0\."),
+        ({"cv": []}, r"cv must give at least one split, got none"),
+        ({"cv": [(np.arange(3), [])]}, r"at least 1 held-out row, got 0 in split 0\."),
+        ({"cv": [([3], np.arange(3))]}, r"at least 2 training rows, got 1 in split 0\."),
         (
             {"cv": [(np.arange(9), np.arange(9, 12))], "selection": "one_standard_error"},
             r"selection='one_standard_error' needs at least 2 splits, got 1\.",
