@@ -16,6 +16,7 @@ LAYOUT = [
     "gaussian.moments",
     "gaussian.spectrum",
     "gaussian.missing",
+    "gaussian.em",
     "gaussian.linear_elbo",
     "gaussian.landscape",
     "gaussian.bounds",

@@ -1,15 +1,13 @@
-"""Probabilistic PCA of rows with missing entries: what each row says, and EM over all of them."""
+"""Probabilistic PCA of rows with missing entries: what is observed of each says of the rest."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache, reduce
-from operator import add
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +19,6 @@ from sklearn_vae.gaussian.arrays import row_blocks
 BLOCK = 2**15
 # Up to so many latent dimensions it is faster to sweep the matrices of a block together.
 SWEEP_UP_TO = 16
-# Iterations of EM from which it is foretold where it leads.
-REMEMBERED = 5
 # Below this share of the least variance of a feature the noise counts as none.
 LEAST_NOISE = 1e-10
 # A difference that is less than this share of its terms is computed in another way.
@@ -134,7 +130,7 @@ class ObservedRows:
         W, mean, sigma2 = parameters.loadings, parameters.mean, parameters.noise_variance
         k = W.shape[1]
         observed, rows, owner = block
-        i, j, place = _pairs(k)
+        i, j, place = pairs_of(k)
         M = ((W[:, i] * W[:, j]).T @ observed.T)[place]
         M[np.arange(k), np.arange(k)] += sigma2
         inverse, log_det = _inverse(M)
@@ -168,181 +164,6 @@ class ObservedRows:
         return Posterior(Z, inverse, log_det, log_likelihood)
 
 
-class Sums(NamedTuple):
-    """What the M-step needs of all posteriors; pairs of latents are packed, as `_pairs` says.
-
-    Sums over all rows that observe feature j, for each j: `pairs` (p, d) of E[z z'], `latents`
-    (k, d) of E[z], `products` (k, d) of x_j E[z], `numbers` (d,) of 1, `values` (d,) of x_j. Over
-    all rows: `all_pairs` (p,), `all_latents` (k,) and the `log_likelihood`.
-    """
-
-    pairs: np.ndarray
-    latents: np.ndarray
-    products: np.ndarray
-    numbers: np.ndarray
-    values: np.ndarray
-    all_pairs: np.ndarray
-    all_latents: np.ndarray
-    log_likelihood: float
-
-    @classmethod
-    def of(cls, rows: ObservedRows, parameters: Parameters) -> Sums:
-        """The E-step over all rows."""
-        if parameters.loadings.shape[1] <= SWEEP_UP_TO:
-            return cls._total(cls._of_block(rows, b, parameters) for b in rows.blocks)
-        # Small matrices in LAPACK, between which the threads of BLAS would fight: a thread a
-        # block in their place.
-        n_threads = max([lib["num_threads"] for lib in _blas().info()], default=1)
-        with (
-            _blas().limit(limits=1, user_api="blas"),
-            ThreadPoolExecutor(n_threads) as pool,
-        ):
-            return cls._total(
-                pool.map(lambda block: cls._of_block(rows, block, parameters), rows.blocks)
-            )
-
-    @classmethod
-    def _total(cls, parts: Iterable[Sums]) -> Sums:
-        return reduce(lambda a, b: cls(*map(add, a, b)), parts)
-
-    @classmethod
-    def _of_block(cls, rows: ObservedRows, block: Block, parameters: Parameters) -> Sums:
-        posterior = rows.posterior(block, parameters)
-        Z, X = posterior.mean, rows.values[block.rows]
-        i, j, _ = _pairs(Z.shape[0])
-        covariance = parameters.noise_variance * posterior.inverse[i, j]
-        if block.owner is None:
-            pairs, latents, numbers = Z[i] * Z[j], Z, np.ones(len(X))
-        elif len(block.observed) == 1:
-            pairs, latents = (Z @ Z.T)[i, j][:, None], Z.sum(axis=1, keepdims=True)
-            numbers = np.array([float(len(X))])
-        else:
-            starts = np.flatnonzero(np.diff(block.owner, prepend=-1))
-            pairs = np.add.reduceat(Z[i] * Z[j], starts, axis=1)
-            latents = np.add.reduceat(Z, starts, axis=1)
-            numbers = np.diff(starts, append=len(X)).astype(float)
-        pairs = pairs + numbers * covariance
-        return cls(
-            pairs @ block.observed,
-            latents @ block.observed,
-            Z @ X,
-            numbers @ block.observed,
-            X.sum(axis=0),
-            pairs.sum(axis=1),
-            latents.sum(axis=1),
-            float(posterior.log_likelihood.sum()),
-        )
-
-
-def maximize(
-    rows: ObservedRows, sums: Sums, parameters: Parameters, noise_variance: float | None
-) -> Parameters:
-    """M-step, with the expanded parameters reduced; the noise too unless it is given.
-
-    For each feature j the regression of what is observed of it on (z, 1). Then the latents'
-    covariance over all rows, and their mean, which the model has as I and 0, move into W and the
-    mean: that raises the likelihood as well, and saves most of the iterations.
-
-    References
-    ----------
-    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999, appendix B (EM);
-    Liu, Rubin and Wu, "Parameter expansion to accelerate EM: the PX-EM algorithm", Biometrika
-    1998.
-    """
-    n, d = rows.values.shape
-    k = parameters.loadings.shape[1]
-    place = _pairs(k)[2]
-    normal = np.empty((d, k + 1, k + 1))
-    normal[:, :k, :k] = np.moveaxis(sums.pairs[place], 2, 0)
-    normal[:, :k, k] = normal[:, k, :k] = sums.latents.T
-    normal[:, k, k] = sums.numbers
-    right = np.concatenate([sums.products.T, sums.values[:, None]], axis=1)
-    with _one_thread_for(k):
-        solution = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
-    W, mean = solution[:, :k], solution[:, k]
-    if noise_variance is None:
-        left = rows.squares.sum() - float(np.sum(solution * right))
-        noise_variance = max(left / rows.n_observed.sum(), rows.least_noise)
-    centre = sums.all_latents / n
-    covariance = sums.all_pairs[place] / n - np.outer(centre, centre)
-    return Parameters(W @ np.linalg.cholesky(covariance), mean + W @ centre, noise_variance)
-
-
-def expectation_maximization(
-    rows: ObservedRows,
-    parameters: Parameters,
-    *,
-    noise_variance: float | None,
-    tol: float,
-    max_iter: int,
-) -> tuple[Parameters, np.ndarray, bool]:
-    """EM until an iteration raises the log-likelihood by less than `tol` nats per sample.
-
-    From the last iterations it is foretold where EM leads, and gone there if the likelihood is
-    higher (Henderson and Varadhan, "Damped Anderson Acceleration with Restarts and Monotonicity
-    Control for Accelerating EM and EM-like Algorithms", Journal of Computational and Graphical
-    Statistics 2019; here without damping).
-
-    Returns
-    -------
-    parameters : Parameters
-    history : array
-        Average log-likelihood of the rows, in nats per sample, before the first iteration and
-        after each.
-    converged : bool
-        False also where rounding made the likelihood fall; then the parameters before are returned.
-    """
-    n = len(rows.values)
-    if noise_variance is not None:
-        parameters = Parameters(parameters.loadings, parameters.mean, noise_variance)
-    sums = Sums.of(rows, parameters)
-    history, converged = [sums.log_likelihood / n], False
-    steps: list[tuple[np.ndarray, np.ndarray]] = []
-    while not converged and len(history) <= max_iter:
-        before, after = parameters, maximize(rows, sums, parameters, noise_variance)
-        steps = [*steps[-REMEMBERED:], (_flat(parameters), _flat(after))]
-        parameters = after
-        if len(steps) > 1:
-            foretold = _foretold(steps, after, rows.least_noise)
-            sums = Sums.of(rows, foretold)
-            if sums.log_likelihood > n * history[-1]:
-                parameters = foretold
-            else:
-                steps = []
-        if parameters is after:
-            sums = Sums.of(rows, after)
-        rise = sums.log_likelihood / n - history[-1]
-        if rise < 0.0:  # which EM cannot do but by rounding
-            return before, np.array(history), -rise <= max(tol, 1e-7 * abs(history[-1]))
-        history.append(sums.log_likelihood / n)
-        converged = rise < tol
-    return parameters, np.array(history), converged
-
-
-def _flat(parameters: Parameters) -> np.ndarray:
-    log_noise = math.log(parameters.noise_variance)
-    return np.concatenate([parameters.loadings.ravel(), parameters.mean, [log_noise]])
-
-
-def _foretold(
-    steps: list[tuple[np.ndarray, np.ndarray]], like: Parameters, least_noise: float
-) -> Parameters:
-    """The fixed point of EM, if it were the affine map that the last steps suggest."""
-    before, after = (np.array(side) for side in zip(*steps, strict=True))
-    change = after - before
-    weights = np.linalg.lstsq(np.diff(change, axis=0).T, change[-1], rcond=1e-8)[0]
-    flat = after[-1] - weights @ np.diff(after, axis=0)
-    d = len(like.mean)
-    noise_variance = like.noise_variance
-    if before[-1, -1] != after[-1, -1]:  # not held fixed
-        # No further than a factor of 10: exp knows no measure.
-        log_noise = min(max(flat[-1], after[-1, -1] - 2.3), after[-1, -1] + 2.3)
-        noise_variance = max(math.exp(log_noise), least_noise)
-    return Parameters(
-        flat[: -d - 1].reshape(like.loadings.shape), flat[-d - 1 : -1], noise_variance
-    )
-
-
 def posterior(
     X: np.ndarray, parameters: Parameters, *, return_cov: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -355,26 +176,6 @@ def posterior(
         of_rows = inverse if block.owner is None else inverse[..., block.owner]
         spread[places] = parameters.noise_variance * np.moveaxis(of_rows, -1, 0)
     return mean, spread
-
-
-def averages(rows: ObservedRows, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
-    """Over the rows: of nu_h^2 + tau2_h and log tau2_h, (k,) each, and of log det Cov[z|x_o].
-
-    nu and tau2 are posterior mean and variance of each latent dimension.
-    """
-    n, k = len(rows.values), parameters.loadings.shape[1]
-    second_moment, log_variance, log_det = np.zeros(k), np.zeros(k), 0.0
-    with _one_thread_for(k):
-        for block in rows.blocks:
-            found = rows.posterior(block, parameters)
-            variance = parameters.noise_variance * np.einsum("aap->ap", found.inverse)
-            if block.owner is not None:
-                variance = variance[:, block.owner]
-            second_moment += np.sum(found.mean**2 + variance, axis=1)
-            log_variance += np.sum(np.log(variance), axis=1)
-            log_det += k * math.log(parameters.noise_variance) * len(found.log_det)
-            log_det -= float(np.sum(found.log_det))
-    return second_moment / n, log_variance / n, log_det / n
 
 
 def log_likelihood(X: np.ndarray, parameters: Parameters) -> np.ndarray:
@@ -393,7 +194,7 @@ def impute(
     That is 0 where X is observed.
     """
     W = parameters.loadings
-    i, j, _ = _pairs(W.shape[1])
+    i, j, _ = pairs_of(W.shape[1])
     squares = W[:, i] * W[:, j] * np.where(i == j, 1.0, 2.0)
     filled, std = X.copy(), np.zeros(X.shape) if return_std else None
     for places, block, found in _posteriors(X, parameters):
@@ -414,7 +215,7 @@ def _posteriors(
     centred = Parameters(
         parameters.loadings, np.zeros_like(parameters.mean), parameters.noise_variance
     )
-    with _one_thread_for(parameters.loadings.shape[1]):
+    with one_thread_for(parameters.loadings.shape[1]):
         for some in row_blocks(*X.shape):
             rows = ObservedRows(X[some], parameters.mean, parameters.loadings.shape[1])
             for block in rows.blocks:
@@ -433,7 +234,7 @@ def _patterns(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @cache
-def _pairs(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pairs_of(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices i >= j of the pairs of k things, and the place of each pair, shape (k, k)."""
     i, j = np.tril_indices(k)
     place = np.zeros((k, k), dtype=int)
@@ -470,10 +271,11 @@ def _times(inverse: np.ndarray, Y: np.ndarray, owner: np.ndarray | None) -> np.n
 
 
 @cache
-def _blas() -> ThreadpoolController:
+def blas_threads() -> ThreadpoolController:
     """The threads of the libraries that are loaded: looking for these takes milliseconds."""
     return ThreadpoolController().select(user_api="blas")
 
 
-def _one_thread_for(k: int) -> AbstractContextManager[Any]:
-    return _blas().limit(limits=1, user_api="blas") if k > SWEEP_UP_TO else nullcontext()
+def one_thread_for(k: int) -> AbstractContextManager[Any]:
+    """Where (k, k) matrices go through LAPACK one by one, BLAS on one thread."""
+    return blas_threads().limit(limits=1, user_api="blas") if k > SWEEP_UP_TO else nullcontext()

@@ -11,12 +11,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.gaussian.bounds import kl_per_dimension
-from sklearn_vae.gaussian.missing import (
-    ObservedRows,
-    Parameters,
-    averages,
-    expectation_maximization,
-)
+from sklearn_vae.gaussian.em import averages, expectation_maximization
+from sklearn_vae.gaussian.missing import ObservedRows, Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum, with_positive_peaks
 from sklearn_vae.linear.solvers import choose_solver, decompose
 from sklearn_vae.validation import is_integer

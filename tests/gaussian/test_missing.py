@@ -6,15 +6,13 @@ from scipy.stats import multivariate_normal
 from threadpoolctl import ThreadpoolController
 
 from sklearn_vae.gaussian import missing
+from sklearn_vae.gaussian.em import Sums, averages, expectation_maximization, maximize
 from sklearn_vae.gaussian.missing import (
     ObservedRows,
     Parameters,
-    Sums,
-    averages,
-    expectation_maximization,
     impute,
     log_likelihood,
-    maximize,
+    pairs_of,
     posterior,
 )
 
@@ -158,7 +156,7 @@ def test_the_m_step_is_where_the_expected_likelihood_is_level():
     sums = Sums.of(rows, start)
     n = len(X)
     found = maximize(rows, sums, start, None)
-    place = missing._pairs(2)[2]
+    place = pairs_of(2)[2]
     mean_z = sums.all_latents / n
     root = np.linalg.cholesky(sums.all_pairs[place] / n - np.outer(mean_z, mean_z))
     W = found.loadings @ np.linalg.inv(root)
