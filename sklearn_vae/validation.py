@@ -62,10 +62,7 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: in
     `array_api_dispatch`, which keep their dtype. It is left to the caller to look for NaN and
     infinity.
     """
-    foreign = get_config()["array_api_dispatch"] and not (
-        is_numpy_array(X) or not is_array_api_obj(X)
-    )
-    keep_dtype = foreign or is_memory_mapped(X)
+    keep_dtype = _is_foreign(X) or is_memory_mapped(X)
     with np.errstate(invalid="ignore", over="ignore"):
         return validate_data(
             estimator,
@@ -76,6 +73,12 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: in
             ensure_min_samples=min_samples,
             ensure_all_finite=False,
         )
+
+
+def _is_foreign(X: Any) -> bool:
+    """Whether X is and stays an array of another library than NumPy."""
+    foreign = is_array_api_obj(X) and not is_numpy_array(X)
+    return bool(foreign and get_config()["array_api_dispatch"])
 
 
 def is_memory_mapped(X: Any) -> bool:
@@ -143,11 +146,10 @@ def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
 
 def check_latents(estimator: BaseEstimator, Z: Any, n_components: int) -> Any:
     """Z as a finite float array of shape (n, n_components)."""
-    foreign = is_array_api_obj(Z) and not is_numpy_array(Z) and get_config()["array_api_dispatch"]
     Z = check_array(
         Z,
         input_name="Z",
-        dtype="numeric" if foreign else list(FLOAT_DTYPES),
+        dtype="numeric" if _is_foreign(Z) else list(FLOAT_DTYPES),
         ensure_min_features=min(n_components, 1),
     )
     if Z.shape[1] != n_components:

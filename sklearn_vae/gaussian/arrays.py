@@ -133,7 +133,8 @@ def scale_of(weights: Array) -> float:
     return 2.0 ** (math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0
 
 
-def to_device_of(reference: Array, values: Any) -> Array:
-    """`values` (NumPy array or sequence) with the namespace, device and dtype of `reference`."""
+def to_device_of(reference: Array, values: Any, dtype: Any = None) -> Array:
+    """`values` (NumPy array or sequence) beside `reference`, in its dtype or a given one."""
     xp = array_namespace(reference)
-    return xp.asarray(np.asarray(values), dtype=reference.dtype, device=device(reference))
+    dtype = reference.dtype if dtype is None else dtype
+    return xp.asarray(np.asarray(values), dtype=dtype, device=device(reference))

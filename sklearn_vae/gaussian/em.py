@@ -211,8 +211,7 @@ def averages(rows: ObservedRows, parameters: Parameters) -> tuple[np.ndarray, np
         for block in rows.blocks:
             found = rows.posterior(block, parameters)
             variance = parameters.noise_variance * np.einsum("aap->ap", found.inverse)
-            if block.owner is not None:
-                variance = variance[:, block.owner]
+            variance = block.over_rows(variance)
             second_moment += np.sum(found.mean**2 + variance, axis=1)
             log_variance += np.sum(np.log(variance), axis=1)
             log_det += k * math.log(parameters.noise_variance) * len(found.log_det)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +44,10 @@ class Block(NamedTuple):
     observed: np.ndarray
     rows: slice
     owner: np.ndarray | None
+
+    def over_rows(self, of_patterns: np.ndarray) -> np.ndarray:
+        """What each pattern has, along the last axis, for each of its rows."""
+        return of_patterns if self.owner is None else of_patterns[..., self.owner]
 
 
 class Posterior(NamedTuple):
@@ -82,12 +86,10 @@ class ObservedRows:
         In that order, less the centre, 0 where missing.
     blocks : list of Block
         All patterns with their rows; one that many rows share is a block of its own.
-    least_noise : float
-        The least sigma2 that EM takes: below it, rounding is all there is. 0 where no feature
-        varies.
     """
 
     def __init__(self, X: np.ndarray, centre: np.ndarray, n_components: int) -> None:
+        self._centre = centre
         observed = ~np.isnan(X)
         first, pattern, counts = _patterns(observed)
         # Patterns of a single row come first: what they have need not be spread over rows.
@@ -100,20 +102,23 @@ class ObservedRows:
         self._counts = counts[by_count]
         self._observed = observed[first[by_count]]
         self.n_observed = self._observed.sum(axis=1)[self._pattern]
-        numbers = np.maximum(observed.sum(axis=0), 1)
-        variances = np.sum(self.values**2, axis=0) / numbers
-        # Constants, less their mean, may have a rounding error for a variance.
-        varies = variances > (8.0 * 2.0**-52 * centre) ** 2
-        self.least_noise = (
-            max(
-                LEAST_NOISE * float(np.min(variances[varies], initial=np.inf)),
-                8.0 * 2.0**-52 * float(self.squares.sum()) / numbers.sum(),
-            )
-            if varies.any()
-            else 0.0
-        )
         size = min(max(BLOCK // max(n_components, 1) ** 2, 256), 512)
         self.blocks = list(self._blocks(size))
+
+    @cached_property
+    def least_noise(self) -> float:
+        """The least sigma2 that EM takes: below it, rounding is all there is.
+
+        0 where no feature varies.
+        """
+        seen = self._counts @ self._observed
+        variances = np.sum(self.values**2, axis=0) / np.maximum(seen, 1)
+        # Constants, less their mean, may have a rounding error for a variance.
+        varies = variances > (8.0 * 2.0**-52 * self._centre) ** 2
+        if not varies.any():
+            return 0.0
+        rounding = 8.0 * 2.0**-52 * float(self.squares.sum()) / np.maximum(seen, 1).sum()
+        return max(LEAST_NOISE * float(variances[varies].min()), rounding)
 
     def _blocks(self, size: int) -> Iterator[Block]:
         starts = np.concatenate([[0], np.cumsum(self._counts)])
@@ -136,11 +141,10 @@ class ObservedRows:
         inverse, log_det = _inverse(M)
         X = self.values[rows]
         shift, offset = (W * mean[:, None]).T @ observed.T, mean**2 @ observed.T
-        if owner is not None:
-            shift, offset, log_det = shift[:, owner], offset[owner], log_det[owner]
-        Y = W.T @ X.T - shift
+        log_det = block.over_rows(log_det)
+        Y = W.T @ X.T - block.over_rows(shift)
         Z = _times(inverse, Y, owner)
-        terms = self.squares[rows] - 2.0 * (X @ mean) + offset
+        terms = self.squares[rows] - 2.0 * (X @ mean) + block.over_rows(offset)
         left = terms - np.einsum("ij,ij->j", Y, Z)
         lost = np.flatnonzero(~(left >= LOST * terms))
         if lost.size:
@@ -173,8 +177,7 @@ def posterior(
     for places, block, found in _posteriors(X, parameters):
         mean[places] = found.mean.T
         inverse = found.inverse if return_cov else np.einsum("aap->ap", found.inverse)
-        of_rows = inverse if block.owner is None else inverse[..., block.owner]
-        spread[places] = parameters.noise_variance * np.moveaxis(of_rows, -1, 0)
+        spread[places] = parameters.noise_variance * np.moveaxis(block.over_rows(inverse), -1, 0)
     return mean, spread
 
 
@@ -203,8 +206,7 @@ def impute(
         if std is not None:
             # Cov[x|x_o] = sigma2 (I + W M^-1 W') among what is missing.
             variance = parameters.noise_variance * (1.0 + squares @ found.inverse[i, j])
-            of_rows = variance if block.owner is None else variance[:, block.owner]
-            std[places] = np.where(np.isnan(some), of_rows.T**0.5, 0.0)
+            std[places] = np.where(np.isnan(some), block.over_rows(variance).T ** 0.5, 0.0)
     return filled, std
 
 

@@ -80,9 +80,15 @@ class CentredRows(ABC):
                 f"overflow {self.dtype}."
             )
 
-    def rounding(self, eps: float) -> Array:
-        """What `column_rounding` gives, at the precision of X or the one it is computed with."""
-        return column_rounding(self.mean, self.variances, max(eps, self.eps), self.shape[0])
+    @property
+    def precision(self) -> float:
+        """Relative precision of products."""
+        return float(array_namespace(self.mean).finfo(self.dtype).eps)
+
+    def rounding(self) -> Array:
+        """What `column_rounding` gives, at the coarser precision of X and of products."""
+        eps = max(self.eps, self.precision)
+        return column_rounding(self.mean, self.variances, eps, self.shape[0])
 
     def left_over(self, V: Array) -> Array:
         """Squares of each column of R that the orthonormal rows of V leave over, shape (d,)."""

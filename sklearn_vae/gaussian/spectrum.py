@@ -105,9 +105,10 @@ class Spectrum:
 
     def like(self, reference: Array) -> Spectrum:
         """With arrays of the library and on the device of another, in the dtype for sums."""
-        wide = array_namespace(reference).astype(reference, wide_float(reference))
-        arrays = (self.mean, self.eigenvalues, self.components)
-        mean, eigenvalues, components = (to_device_of(wide, array) for array in arrays)
+        mean, eigenvalues, components = (
+            to_device_of(reference, array, dtype=wide_float(reference))
+            for array in (self.mean, self.eigenvalues, self.components)
+        )
         return replace(self, mean=mean, eigenvalues=eigenvalues, components=components)
 
     def padded(self, r: int) -> Spectrum:

@@ -19,6 +19,7 @@ from sklearn_vae.gaussian.arrays import (
     affine,
     check_matrix,
     check_weights,
+    common_float_type,
     float_type,
     scale_of,
     to_device_of,
@@ -349,9 +350,12 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             to_host(array).astype(np.float64) for array in (self.loadings_, self.mean_, X)
         )
         found = function(rows, Parameters(W, mean, self.noise_variance_), **options)
-        like = self.mean_[:0] + array_namespace(self.mean_).astype(X[:0, 0], float_type(X))
         found = found if isinstance(found, tuple) else (found,)
-        return tuple(None if array is None else to_device_of(like, array) for array in found)
+        dtype = common_float_type(X, self.mean_)
+        return tuple(
+            None if array is None else to_device_of(self.mean_, array, dtype=dtype)
+            for array in found
+        )
 
     def _check_latents(self, Z: Any, method: str) -> Array:
         Z = check_latents(self, Z, self.n_components_)
@@ -411,5 +415,6 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.array_api_support = True
+        tags.input_tags.allow_nan = self._takes_missing
         tags.input_tags.sparse = True
         return tags

@@ -12,7 +12,7 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array
 from scipy import sparse
 
-from sklearn_vae.gaussian.arrays import Array, row_blocks, stored_eps, wide_float
+from sklearn_vae.gaussian.arrays import Array, row_blocks, stored_eps
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.rows import CentredRows, dense
 from sklearn_vae.gaussian.spectrum import Spectrum, rounded_along
@@ -92,13 +92,12 @@ class GramFolds:
     def __init__(self, X: Any, weights: Array | None, splits: list[Split]) -> None:
         check_square_fits(X, X.shape[0], "PPCACV")
         self._X, self._weights, self._splits = X, weights, splits
-        self._eps = eps_of(X, wide=True)
         self._rows = self._centred(None)
         self._K = self._rows.gram()
 
     def _centred(self, weights: Array | None, rows: np.ndarray | None = None) -> CentredRows:
         X = self._X if rows is None else _take(self._X, rows)
-        return centred_rows(X, weights, keep=False, dtype=wide_float)
+        return centred_rows(X, weights, keep=False, wide=True)
 
     def _weights_of(self, rows: np.ndarray) -> Array:
         xp = array_namespace(self._K)
@@ -155,7 +154,7 @@ class GramFolds:
             xp = array_namespace(w)
             n = float(xp.sum(w))
             K, crossed, squares, subtracted = self._split(train, test)
-            values, U, resolution = eigh_of_gram(K, n, self._eps, subtracted)
+            values, U, resolution = eigh_of_gram(K, n, self._rows.precision, subtracted)
             present = values > resolution
             safe = xp.where(present, values, xp.ones_like(values))
             Z = xp.where(present, crossed @ U / (n * safe) ** 0.5, xp.zeros_like(values))
@@ -171,12 +170,12 @@ class GramFolds:
         """What rounding makes along each component, where it may be as much as its variance."""
         xp = array_namespace(values)
         # Training rows may vary more than all rows, and be rounded more along some direction.
-        worst = 2.0 * self._X.shape[0] / len(train) * float(xp.max(self._rows.rounding(self._eps)))
+        worst = 2.0 * self._X.shape[0] / len(train) * float(xp.max(self._rows.rounding()))
         if not xp.any((values > resolution) & (values <= worst)):
             return 0.0
         weights = None if self._weights is None else self._weights_of(train)
         rows = self._centred(weights, train)
-        return rounded_along(components_of_gram(rows, U), rows.rounding(self._eps))
+        return rounded_along(components_of_gram(rows, U), rows.rounding())
 
     def spectrum(self, k: int) -> Spectrum:
         """Of all rows, with k components at least."""
@@ -185,7 +184,7 @@ class GramFolds:
         w = self._weights_of(every)
         xp = array_namespace(w)
         K = self._centred_gram(every, w * (rows.n / float(xp.sum(w))))[0]
-        return spectrum_of_gram(rows, k, self._eps, K)
+        return spectrum_of_gram(rows, k, K)
 
 
 def _take(array: Any, rows: np.ndarray) -> Any:

@@ -115,9 +115,7 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
             self._observed = ~np.isnan(X).all(axis=0)
             kept = X[:, self._observed]
             model = PPCA(
-                max(min(min(kept.shape) // 2, 10), 0)
-                if self.n_components is None
-                else self.n_components,
+                min(min(kept.shape) // 2, 10) if self.n_components is None else self.n_components,
                 noise_variance=self.noise_variance,
                 tol=self.tol,
                 max_iter=self.max_iter,

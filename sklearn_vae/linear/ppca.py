@@ -235,15 +235,12 @@ class PPCA(ClosedFormModel):
                 self.__dict__.pop(name, None)
             try:
                 self._fit_complete(X, sample_weight)
+                return self
             except ValueError:
                 # NaN shows on the way, without a pass over X that looks for it.
                 if not self._has_missing(X):
                     raise
-                incomplete = True
-            else:
-                incomplete = False
-            if incomplete:
-                self._fit_incomplete(X, sample_weight)
+            self._fit_incomplete(X, sample_weight)
         return self
 
     def _fit_complete(self, X: Any, sample_weight: Any) -> None:
@@ -279,7 +276,7 @@ class PPCA(ClosedFormModel):
             max_iter=self.max_iter,
             **self._solver_options(),
         )
-        spectrum = fit.spectrum.like(array_namespace(X).astype(X[:0, 0], float_type(X)))
+        spectrum = fit.spectrum.like(X)
         k = spectrum.eigenvalues.shape[0]
         self._set_model(spectrum, k, X.shape[0], float_type(X), fit.noise_variance or None)
         self.kl_per_dim_ = to_device_of(self.mean_, fit.kl_per_dim)
@@ -475,5 +472,4 @@ class PPCA(ClosedFormModel):
         tags = super().__sklearn_tags__()
         tags.array_api_support = self.svd_solver != "arpack"
         tags.input_tags.sparse = self.svd_solver != "full"
-        tags.input_tags.allow_nan = True
         return tags

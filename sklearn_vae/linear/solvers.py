@@ -100,29 +100,29 @@ def decompose(
         If the solver's matrix does not fit.
     """
     n, d = X.shape
-    _check_fit_together((max(n_rows, round(n_samples)), d), n_samples, n_components, solver)
+    # As many rows as there would be if weights repeated them.
+    counted = max(n_rows, round(n_samples))
+    _check_fit_together((counted, d), n_samples, n_components, solver)
     _check_solver_takes(X, solver)
     if solver == "covariance_eigh" and n >= d:
         check_square_fits(X, d, "svd_solver='covariance_eigh'")
         moments = moments_of(X, weights)
         spectrum = Spectrum.of_moments(moments, eps=eps_of(X), stored=stored_eps(X), n_rows=n_rows)
         return spectrum, moments
-    # As many as repeated rows would have, where weights stand for them.
-    most = min(max(n_rows, round(n_samples)), d) - (solver == "arpack")
+    most = min(counted, d) - (solver == "arpack")
     if solver == "full":
         spectrum = _full(centred_rows(X, weights))
     elif solver == "covariance_eigh":
         check_square_fits(X, n, "svd_solver='covariance_eigh'")
-        rows = centred_rows(X, weights, keep=False, dtype=wide_float)
-        spectrum = spectrum_of_gram(rows, n_components, eps_of(X, wide=True))
+        rows = centred_rows(X, weights, keep=False, wide=True)
+        spectrum = spectrum_of_gram(rows, n_components)
     else:
         rows = centred_rows(X, weights, keep=not is_memory_mapped(X))
         k = min(most if n_components is None else int(n_components), min(n, d))
         if solver == "arpack":
-            spectrum = _arpack(rows, min(k, min(n, d) - 1), eps_of(X), random_state)
+            spectrum = _arpack(rows, min(k, min(n, d) - 1), random_state)
         else:
-            options = (iterated_power, n_oversamples, random_state)
-            spectrum = _randomized(rows, k, eps_of(X), *options)
+            spectrum = _randomized(rows, k, iterated_power, n_oversamples, random_state)
     if is_integer(n_components):
         most = n_components
     elif n_components is not None and n_components != "mle":
@@ -134,13 +134,13 @@ def decompose(
 
 
 def centred_rows(
-    X: Any, weights: Array | None, *, keep: bool = True, dtype: Any = None
+    X: Any, weights: Array | None, *, keep: bool = True, wide: bool = False
 ) -> CentredRows:
-    """Rows of X less their mean; `dtype` is a function of X that gives the one to compute in."""
+    """Rows of X less their mean; with `wide` computed in the dtype for sums."""
     try:
         if sparse.issparse(X):
             return SparseRows(X, weights)
-        return DenseRows(X, weights, keep=keep, dtype=dtype and dtype(X))
+        return DenseRows(X, weights, keep=keep, dtype=wide_float(X) if wide else None)
     except ValueError:
         check_finite(X)
         raise
@@ -226,12 +226,11 @@ def _check_solver_takes(X: Any, solver: str) -> None:
         )
 
 
-def eps_of(X: Any, *, wide: bool = False) -> float:
-    """Relative precision in which X is computed with, or that of the dtype for sums."""
+def eps_of(X: Any) -> float:
+    """Relative precision in which the moments of X are computed."""
     if sparse.issparse(X):
         return 2.0**-52
-    xp = array_namespace(X)
-    return float(xp.finfo(wide_float(X) if wide else float_type(X)).eps)
+    return float(array_namespace(X).finfo(float_type(X)).eps)
 
 
 def _full(rows: Any) -> Spectrum:
@@ -247,12 +246,10 @@ def _full(rows: Any) -> Spectrum:
         if n > d:
             R = linalg.qr(R, mode="r", overwrite_a=True, check_finite=False)[0][:d, :]
         _, S, V = linalg.svd(R, full_matrices=False, overwrite_a=True, check_finite=False)
-    return _spectrum(rows, S, V, 0.0, float(xp.finfo(V.dtype).eps))
+    return _spectrum(rows, S, V, 0.0)
 
 
-def spectrum_of_gram(
-    rows: CentredRows, n_components: Any, eps: float, K: Array | None = None
-) -> Spectrum:
+def spectrum_of_gram(rows: CentredRows, n_components: Any, K: Array | None = None) -> Spectrum:
     """By the eigenvectors u of K = R R', of shape (n, n): those of R'R are R'u / |R'u|.
 
     As many as are to be kept, unless rounding might explain the others: then all.
@@ -260,18 +257,18 @@ def spectrum_of_gram(
     K = rows.gram() if K is None else K
     xp = array_namespace(K)
     n = rows.shape[0]
-    values, U, resolution = eigh_of_gram(K, rows.n, eps, rows.subtracted)
+    values, U, resolution = eigh_of_gram(K, rows.n, rows.precision, rows.subtracted)
     if n_components is None:
         k = n
     elif is_integer(n_components):
         k = min(n_components, n)
     else:
         k = components_for_ratio(values, float(xp.sum(values)), n_components)
-    if k < n and resolution < float(values[k]) <= float(xp.max(rows.rounding(eps))):
+    if k < n and resolution < float(values[k]) <= float(xp.max(rows.rounding())):
         k = n
     rest = float(xp.sum(values[k:])) if k < n and float(values[k]) > resolution else 0.0
     V = components_of_gram(rows, U[:, :k])
-    rounded = rounded_along(V, rows.rounding(eps))
+    rounded = rounded_along(V, rows.rounding())
     return Spectrum(rows.mean, values[:k], V, rest, resolution, rounded)
 
 
@@ -293,13 +290,13 @@ def components_of_gram(rows: CentredRows, U: Array) -> Array:
     return with_positive_peaks(Q.T)
 
 
-def _arpack(rows: CentredRows, k: int, eps: float, random_state: np.random.RandomState) -> Spectrum:
+def _arpack(rows: CentredRows, k: int, random_state: np.random.RandomState) -> Spectrum:
     start = random_state.uniform(-1, 1, min(rows.shape))
     if rows.squares == 0.0:  # where ARPACK finds no vector to start from
         V = np.eye(k, rows.shape[1], dtype=rows.dtype)
-        return _spectrum(rows, np.zeros(k, dtype=rows.dtype), V, 0.0, eps)
+        return _spectrum(rows, np.zeros(k, dtype=rows.dtype), V, 0.0)
     _, S, V = svds(_as_operator(rows), k=k, v0=start)
-    return _truncated(rows, np.ascontiguousarray(V[::-1, :]), S[::-1], eps)
+    return _truncated(rows, np.ascontiguousarray(V[::-1, :]), S[::-1])
 
 
 def _as_operator(rows: CentredRows) -> Any:
@@ -318,7 +315,6 @@ def _as_operator(rows: CentredRows) -> Any:
 def _randomized(
     rows: CentredRows,
     k: int,
-    eps: float,
     iterated_power: int | str,
     n_oversamples: int,
     random_state: np.random.RandomState,
@@ -336,9 +332,8 @@ def _randomized(
         iterated_power = 7 if k < 0.1 * min(n, d) else 4
     there: Product = rows.times if n >= d else rows.transposed_times
     back: Product = rows.transposed_times if n >= d else rows.times
-    size = min(k + n_oversamples, n, d)
-    like = xp.astype(rows.mean[:0], rows.dtype)
-    Q = to_device_of(like, random_state.normal(size=(min(n, d), size)))
+    size = (min(n, d), min(k + n_oversamples, n, d))
+    Q = to_device_of(rows.mean, random_state.normal(size=size), dtype=rows.dtype)
     for _ in range(int(iterated_power)):
         Q = xp.linalg.qr(there(Q), mode="reduced")[0]
         Q = xp.linalg.qr(back(Q), mode="reduced")[0]
@@ -346,24 +341,24 @@ def _randomized(
     if n >= d:
         Q = xp.linalg.qr(back(Q), mode="reduced")[0]
     _, S, V = xp.linalg.svd(rows.times(Q), full_matrices=False)
-    return _truncated(rows, V[:k, :] @ Q.T, S[:k], eps)
+    return _truncated(rows, V[:k, :] @ Q.T, S[:k])
 
 
-def _truncated(rows: CentredRows, V: Array, S: Array, eps: float) -> Spectrum:
+def _truncated(rows: CentredRows, V: Array, S: Array) -> Spectrum:
     """Spectrum from the leading right vectors and singular values of centred rows."""
     xp = array_namespace(V)
     total = rows.squares / rows.n
     held = float(xp.sum(xp.astype(xp.asarray(S), wide_float(V)) ** 2)) / rows.n
-    spectrum = _spectrum(rows, S, V, total - held, eps)
+    spectrum = _spectrum(rows, S, V, total - held)
     # For each feature the variance that the decomposition and the rows' own rounding may make.
     with np.errstate(over="ignore"):
-        rounded = spectrum.resolution + rows.rounding(eps)
+        rounded = spectrum.resolution + rows.rounding()
         # Rounding of a few features tilts the components, which leaves some of it in others; not
         # that of features that do not vary.
         share = xp.sum(V**2, axis=0, dtype=rounded.dtype)
         tilting = xp.minimum(rounded, rows.shape[1] * rows.variances + spectrum.resolution)
         rounded = rounded + share * xp.sum(share * tilting)
-    if spectrum.rest < max(eps**0.5 * total, float(xp.sum(rounded))):
+    if spectrum.rest < max(rows.precision**0.5 * total, float(xp.sum(rounded))):
         # The difference has cancelled: take the squares of what the components leave over.
         left = rows.left_over(V) / rows.n
         rest = 0.0 if xp.all(left <= rounded) else float(xp.sum(left))
@@ -371,11 +366,11 @@ def _truncated(rows: CentredRows, V: Array, S: Array, eps: float) -> Spectrum:
     return spectrum
 
 
-def _spectrum(rows: CentredRows, S: Array, V: Array, rest: float, eps: float) -> Spectrum:
+def _spectrum(rows: CentredRows, S: Array, V: Array, rest: float) -> Spectrum:
     n, d = rows.shape
     xp = array_namespace(V)
     values = xp.astype(xp.asarray(S), wide_float(V)) ** 2 / rows.n
     # Singular values are found to a few eps of the largest; an eigenvalue is their square.
-    error = 16.0 * max(n, d) * eps**2 * (float(values[0]) + rows.subtracted)
-    rounded = rounded_along(V, rows.rounding(eps))
+    error = 16.0 * max(n, d) * rows.precision**2 * (float(values[0]) + rows.subtracted)
+    rounded = rounded_along(V, rows.rounding())
     return Spectrum(rows.mean, values, with_positive_peaks(V), rest, max(error, SMALLEST), rounded)
