@@ -36,6 +36,15 @@ def load_rows(path):
     return X.reshape(len(X), -1).astype(np.float64)
 
 
+def make_rows(n, d, k):
+    """k directions of standard deviation 10 to 1 in noise of 0.5, with a mean."""
+    rng = np.random.default_rng(0)
+    W = np.linalg.qr(rng.normal(size=(d, k)))[0] * np.geomspace(10, 1, k)
+    X = rng.normal(size=(n, k)) @ W.T
+    X += 0.5 * rng.normal(size=(n, d))
+    return X + rng.normal(size=d)
+
+
 def seconds(function):
     """Wall time of one call."""
     gc.collect()

@@ -13,7 +13,7 @@ With --data the rows of that file take the place of the made-up matrix.
 import warnings
 
 import numpy as np
-from common import Verdict, load_rows, paired_times, parse_arguments
+from common import Verdict, load_rows, make_rows, paired_times, parse_arguments
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GridSearchCV
@@ -22,15 +22,6 @@ from sklearn_vae import PPCA, PPCACV
 
 # Shape of the large matrix.
 SHAPES = {"full": (60_000, 784), "smoke": (3_000, 78)}
-
-
-def make_rows(n, d, k=40):
-    """k directions of standard deviation 10 to 1 in noise of 0.5."""
-    rng = np.random.default_rng(0)
-    W = np.linalg.qr(rng.normal(size=(d, k)))[0] * np.geomspace(10, 1, k)
-    X = rng.normal(size=(n, k)) @ W.T
-    X += 0.5 * rng.normal(size=(n, d))
-    return X
 
 
 def compare_with_grid_search(repeats, verdict):
@@ -78,7 +69,7 @@ def main():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PCA's, where its covariance is singular
         compare_with_grid_search(arguments.repeats, verdict)
-    rows = load_rows(arguments.data) if arguments.data else make_rows(*SHAPES[arguments.scale])
+    rows = load_rows(arguments.data) if arguments.data else make_rows(*SHAPES[arguments.scale], 40)
     compare_with_one_fit(rows, arguments.repeats, verdict)
     verdict.exit()
 

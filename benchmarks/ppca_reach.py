@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Verdict, load_rows, paired_times, parse_arguments, peak_megabytes
+from common import Verdict, load_rows, make_rows, paired_times, parse_arguments, peak_megabytes
 from scipy import sparse
 from sklearn import config_context
 from sklearn.decomposition import PCA, IncrementalPCA
@@ -39,15 +39,6 @@ CASES = {
         "tensors": (5_000, 78),
     },
 }
-
-
-def make_rows(n, d, k=20):
-    """k directions of standard deviation 10 to 1 in noise of 0.5, drifting over the rows."""
-    rng = np.random.default_rng(0)
-    W = np.linalg.qr(rng.normal(size=(d, k)))[0] * np.geomspace(10, 1, k)
-    X = rng.normal(size=(n, k)) @ W.T
-    X += 0.5 * rng.normal(size=(n, d))
-    return X + np.linspace(0, 1, n)[:, None]
 
 
 def report(name, ours, theirs, repeats):
@@ -85,7 +76,8 @@ def compare_sparse(shape, repeats, verdict):
 
 def compare_mapped(shape, repeats, verdict):
     """From a file, against the model of the same rows in memory."""
-    rows = make_rows(*shape)
+    rows = make_rows(*shape, 20)
+    rows += np.linspace(0, 1, len(rows))[:, None]  # a drift
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npy"
         np.save(path, rows)
@@ -128,7 +120,7 @@ def compare_wide(X, repeats, verdict):
 
 def compare_tensors(shape, device, repeats, verdict):
     """Of torch, on a device."""
-    X = make_rows(*shape).astype(np.float32)
+    X = make_rows(*shape, 20).astype(np.float32)
     tensor = torch.asarray(X, device=device)
     print(f"\ntensors {shape}, k=20, float32, {device}: milliseconds of torch, of NumPy, ratio")
     plain, model = PPCA(20).fit(X), PPCA(20)
@@ -156,7 +148,9 @@ def main():
     compare_sparse(cases["sparse"], repeats, verdict)
     compare_mapped(cases["mapped"], repeats, verdict)
     compare_wide(
-        load_rows(arguments.data) if arguments.data else make_rows(*cases["wide"]), repeats, verdict
+        load_rows(arguments.data) if arguments.data else make_rows(*cases["wide"], 20),
+        repeats,
+        verdict,
     )
     compare_tensors(cases["tensors"], arguments.device, repeats, verdict)
     verdict.exit()

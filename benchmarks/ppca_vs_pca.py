@@ -12,7 +12,7 @@ With --data the rows of that file take the place of the made-up 60000 x 784 matr
 """
 
 import numpy as np
-from common import Verdict, load_rows, paired_times, parse_arguments, peak_megabytes
+from common import Verdict, load_rows, make_rows, paired_times, parse_arguments, peak_megabytes
 from sklearn.decomposition import PCA
 
 from sklearn_vae import PPCA, LowRankGaussian
@@ -21,15 +21,6 @@ from sklearn_vae import PPCA, LowRankGaussian
 CASES = {"full": [(60_000, 784, 50, 8), (2_000, 5_000, 20, 100), (200_000, 50, 10, None)]}
 CASES["smoke"] = [(n // 20, d // 10, k // 5, speedup) for n, d, k, speedup in CASES["full"]]
 FIT_RATIO = {np.float64: 1.05, np.float32: 1.3}
-
-
-def make_rows(n, d, k):
-    """k directions of standard deviation 1 to 10 in noise of 0.5, with a mean."""
-    rng = np.random.default_rng(0)
-    W = np.linalg.qr(rng.normal(size=(d, k)))[0] * np.geomspace(10, 1, k)
-    X = rng.normal(size=(n, k)) @ W.T
-    X += 0.5 * rng.normal(size=(n, d))
-    return X + rng.normal(size=d)
 
 
 def likelihood_reached(model, X):

@@ -17,13 +17,8 @@ from sklearn_vae.gaussian.arrays import (
     to_device_of,
     wide_float,
 )
-from sklearn_vae.gaussian.rows import (
-    ShiftedRows,
-    canonical,
-    dense,
-    project,
-    shifted_blocks,
-)
+from sklearn_vae.gaussian.rows import canonical
+from sklearn_vae.gaussian.shifted import ShiftedRows, dense, project, shifted_blocks
 
 
 @dataclass(frozen=True, eq=False)

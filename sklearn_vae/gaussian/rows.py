@@ -1,11 +1,10 @@
-"""Rows less a mean: as an operator, or in blocks; in memory, on disk or sparse."""
+"""The centred rows of a data matrix as an operator: in memory, on disk or sparse."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from scipy import sparse
 from sklearn_vae.gaussian.arrays import (
     Array,
     column_rounding,
-    common_float_type,
     float_type,
     row_blocks,
     scale_of,
@@ -303,90 +301,6 @@ class SparseRows(CentredRows):
             R = self._near[rows].toarray() - self._root[rows, None] * self._near_mean
             R[:, self._far_columns] = self._far[rows]
             yield R
-
-
-@dataclass(frozen=True, eq=False)
-class ShiftedRows:
-    """Rows x - mean of which a product is made without a centred copy, where that costs no digits.
-
-    Parameters
-    ----------
-    parts : list of pairs of a matrix and a selection of columns
-        Which, side by side in some order, are the rows less the mean of some columns.
-    mean : array of shape (d,)
-        What is left to subtract; 0 for those columns.
-    """
-
-    parts: list[tuple[Any, Any]]
-    mean: Array
-
-    @classmethod
-    def of(cls, X: Any, mean: Array, limit: float) -> ShiftedRows:
-        """From rows of the mean's dtype. Means whose squares sum up to `limit` may be left."""
-        xp = array_namespace(mean)
-        if float(xp.linalg.vector_norm(mean)) <= limit**0.5:
-            return cls([(X, ALL)], mean)
-        if not sparse.issparse(X):
-            return cls([(X - mean, ALL)], xp.zeros_like(mean))
-        far = mean**2 > limit / mean.shape[0]
-        shifted = X[:, far].toarray() - mean[far]
-        return cls([(X[:, ~far], ~far), (shifted, far)], np.where(far, 0.0, mean))
-
-    def times(self, A: Array) -> Array:
-        """Product with A of shape (d, s), before what is left of the mean is subtracted."""
-        return sum(_product(part, A[columns, :]) for part, columns in self.parts)
-
-    def squares(self) -> Array:
-        """Squared length of each row, before what is left of the mean is subtracted."""
-        return sum(_row_squares(part) for part, _ in self.parts)
-
-
-def shifted_blocks(X: Any, mean: Array, limit: float) -> Iterator[tuple[slice, ShiftedRows]]:
-    """Consecutive rows of X, each block as `ShiftedRows` in the mean's dtype."""
-    n, d = X.shape
-    xp = array_namespace(mean)
-    if sparse.issparse(X):
-        X = sparse.csr_array(X)
-        width = X.nnz // max(n, 1) + np.count_nonzero(mean**2 > limit / max(d, 1))
-        for rows in row_blocks(n, width):
-            yield rows, ShiftedRows.of(X[rows].astype(mean.dtype, copy=False), mean, limit)
-    else:
-        for rows in row_blocks(n, d):
-            block = xp.astype(X[rows, :], mean.dtype, copy=False)
-            yield rows, ShiftedRows.of(block, mean, limit)
-
-
-def project(X: Any, mean: Array, A: Array, limit: float) -> Array:
-    """(X - mean) A, of shape (n, k), in the wider of the two precisions.
-
-    Where |mean|^2 <= `limit` the mean is subtracted after the product, which needs no copy of X;
-    otherwise before it, where an offset cancels.
-    """
-    xp = array_namespace(mean, A)
-    dtype = common_float_type(X, mean)
-    mean, A = xp.astype(mean, dtype, copy=False), xp.astype(A, dtype, copy=False)
-    if X.dtype == dtype and float(xp.linalg.vector_norm(mean)) <= limit**0.5:
-        return X @ A - mean @ A
-    blocks = (block for _, block in shifted_blocks(X, mean, limit))
-    return xp.concat([block.times(A) - block.mean @ A for block in blocks])
-
-
-def dense(X: Any) -> Array:
-    """A sparse matrix as an array; an array as it is."""
-    return X.toarray() if sparse.issparse(X) else X
-
-
-def _product(X: Any, A: Array) -> Array:
-    # Few columns of many terms: in float64 BLAS is a fifth faster where they are rows.
-    if not sparse.issparse(X) and X.shape[1] >= 512 and X.dtype == array_namespace(X).float64:
-        return (A.T @ X.T).T
-    return X @ A
-
-
-def _row_squares(X: Any) -> Array:
-    if sparse.issparse(X):
-        return X.multiply(X).sum(axis=1)
-    return array_namespace(X).vecdot(X, X)
 
 
 def canonical(X: Any) -> sparse.csr_array:

@@ -14,7 +14,8 @@ from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import Array, row_blocks, stored_eps
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.rows import CentredRows, dense
+from sklearn_vae.gaussian.rows import CentredRows
+from sklearn_vae.gaussian.shifted import dense
 from sklearn_vae.gaussian.spectrum import Spectrum, rounded_along
 from sklearn_vae.linear.solvers import (
     centred_rows,

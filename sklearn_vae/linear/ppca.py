@@ -19,9 +19,9 @@ from sklearn_vae.gaussian.arrays import (
     to_host,
 )
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.rows import dense
+from sklearn_vae.gaussian.shifted import dense
 from sklearn_vae.gaussian.spectrum import Spectrum
-from sklearn_vae.linear.base import COORDINATES, weighted_rows
+from sklearn_vae.linear.base import COORDINATES
 from sklearn_vae.linear.closed_form import ClosedFormModel, dtype_of
 from sklearn_vae.linear.incomplete import fit_incomplete
 from sklearn_vae.linear.solvers import (
@@ -34,6 +34,7 @@ from sklearn_vae.linear.solvers import (
     eps_of,
     moments_of,
 )
+from sklearn_vae.linear.weights import weighted_rows
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,

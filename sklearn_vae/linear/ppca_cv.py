@@ -13,9 +13,10 @@ from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
 from sklearn_vae.gaussian.arrays import to_host
-from sklearn_vae.linear.base import COORDINATES, check_sample_weight
+from sklearn_vae.linear.base import COORDINATES
 from sklearn_vae.linear.closed_form import ClosedFormModel, dtype_of
 from sklearn_vae.linear.folds import GramFolds, MomentFolds, Split
+from sklearn_vae.linear.weights import check_sample_weight
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
@@ -138,22 +139,13 @@ class PPCACV(ClosedFormModel):
         self._check_parameters()
         with all_or_nothing(self):
             X = self._check_rows(X, reset=True, min_samples=2)
-            if has_nan(X):
-                raise ValueError(
-                    "PPCACV takes no missing values, but X contains NaN: fill them with "
-                    "PPCAImputer, or choose among PPCA, which takes them, with GridSearchCV."
-                )
             weights = None if sample_weight is None else check_sample_weight(sample_weight, X)
             splits = self._splits(X, y, sample_weight, params)
             ks, noises = self._candidates(X.shape, splits)
             if weights is not None:
                 _check_weights_of(splits, to_host(weights))
-            folds = GramFolds if X.shape[0] < X.shape[1] else MomentFolds
-            data = folds(X, weights, splits)
-            scores = [
-                to_host(fold.log_likelihood_of(t, rest, ks, noises)) for fold, t, rest in data
-            ]
-            self._set_results(ks, noises, np.stack([score.ravel() for score in scores]))
+            data, scores = _score(X, weights, splits, ks, noises)
+            self._set_results(ks, noises, scores)
             k, noise = self.best_params_["n_components"], self.best_params_["noise_variance"]
             n = float(X.shape[0] if weights is None else array_namespace(weights).sum(weights))
             self._set_model(data.spectrum(k), k, n, dtype_of(X), noise)
@@ -271,6 +263,24 @@ class PPCACV(ClosedFormModel):
         to_split = MethodMapping().add(caller="fit", callee="split")
         router = MetadataRouter(owner=self).add_self_request(self)
         return router.add(splitter=check_cv(self.cv), method_mapping=to_split)
+
+
+def _score(
+    X: Any, weights: Any, splits: list[Split], ks: list[int], noises: list[float | None]
+) -> tuple[GramFolds | MomentFolds, np.ndarray]:
+    """The folds, and their scores, of shape (n_splits, n_candidates)."""
+    try:
+        folds = (GramFolds if X.shape[0] < X.shape[1] else MomentFolds)(X, weights, splits)
+        scores = [to_host(fold.log_likelihood_of(t, rest, ks, noises)) for fold, t, rest in folds]
+    except ValueError as error:
+        # NaN shows on the way, without a pass over X that looks for it.
+        if has_nan(X):
+            raise ValueError(
+                "PPCACV takes no missing values, but X contains NaN: fill them with PPCAImputer, "
+                "or choose among PPCA, which takes them, with GridSearchCV."
+            ) from error
+        raise
+    return folds, np.stack([score.ravel() for score in scores])
 
 
 def _check_weights_of(splits: list[Split], weights: np.ndarray) -> None:

@@ -5,7 +5,8 @@ import pytest
 from scipy import sparse
 
 from sklearn_vae import LowRankGaussian, Moments
-from sklearn_vae.gaussian.rows import DenseRows, SparseRows, project
+from sklearn_vae.gaussian.rows import DenseRows, SparseRows
+from sklearn_vae.gaussian.shifted import project
 from tests.helpers import to_numpy
 
 EPS = 2.0**-52

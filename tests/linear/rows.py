@@ -4,6 +4,11 @@ import numpy as np
 from scipy import sparse
 
 SOLVERS = ["full", "covariance_eigh", "arpack", "randomized"]
+# "full" would make sparse rows dense.
+CONTAINERS_AND_SOLVERS = [
+    *((np.asarray, solver) for solver in SOLVERS),
+    *((sparse.csr_array, solver) for solver in SOLVERS[1:]),
+]
 
 
 def make_rows(n=80, d=7, k=3, noise=0.5, offset=0.0, seed=0):

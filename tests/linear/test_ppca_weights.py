@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, LowRankGaussian, Moments
-from tests.linear.rows import SOLVERS, make_rows
+from tests.linear.rows import CONTAINERS_AND_SOLVERS, SOLVERS, make_rows
 
 TALL, WIDE = {"n": 80, "d": 7}, {"n": 12, "d": 150}
 
@@ -28,14 +28,14 @@ def fitted(model):
 OF_THE_SCALE = {"explained_variance_", "singular_values_", "n_samples_", "moments_"}
 
 
-@pytest.mark.parametrize("solver", ["auto", *SOLVERS])
+@pytest.mark.parametrize(
+    ("container", "solver"),
+    [(np.asarray, "auto"), (sparse.csr_array, "auto"), *CONTAINERS_AND_SOLVERS],
+)
 @pytest.mark.parametrize("noise_variance", [None, 0.6])
 @pytest.mark.parametrize("shape", [TALL, WIDE])
-@pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
 class TestAsRepeatedRows:
     def test_integer_weights(self, container, shape, noise_variance, solver):
-        if container is sparse.csr_array and solver == "full":
-            pytest.skip("would make it dense")
         X = make_rows(**shape, offset=2.0)
         weights = np.random.default_rng(0).integers(0, 4, size=len(X))
         parameters = {"n_components": 2, "noise_variance": noise_variance, "random_state": 0}
@@ -48,8 +48,6 @@ class TestAsRepeatedRows:
                 np.testing.assert_allclose(found, value, rtol=1e-8, atol=1e-8, err_msg=name)
 
     def test_a_row_of_no_weight_is_absent(self, container, shape, noise_variance, solver):
-        if container is sparse.csr_array and solver == "full":
-            pytest.skip("would make it dense")
         X = make_rows(**shape)
         weights = np.ones(len(X))
         weights[[0, 5]] = 0.0
@@ -64,8 +62,6 @@ class TestAsRepeatedRows:
 
     @pytest.mark.parametrize("scale", [1e-200, 1 / 47.3, 1e6, 1e200])
     def test_their_scale_changes_nothing(self, container, shape, noise_variance, solver, scale):
-        if container is sparse.csr_array and solver == "full":
-            pytest.skip("would make it dense")
         X = make_rows(**shape)
         weights = np.random.default_rng(0).uniform(0.1, 2.0, size=len(X))
         parameters = {"n_components": 2, "noise_variance": noise_variance, "random_state": 0}
