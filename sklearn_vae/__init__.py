@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sklearn_vae.deep.autoencoder import DeepAutoencoder
+    from sklearn_vae.deep.callbacks import Snapshot
+    from sklearn_vae.deep.gaussian_vae import DeepGaussianVAE
     from sklearn_vae.gaussian.lowrank import LowRankGaussian
     from sklearn_vae.gaussian.moments import Moments
     from sklearn_vae.linear.imputer import PPCAImputer
@@ -16,14 +19,27 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "DeepAutoencoder": "sklearn_vae.deep.autoencoder",
+    "DeepGaussianVAE": "sklearn_vae.deep.gaussian_vae",
     "LowRankGaussian": "sklearn_vae.gaussian.lowrank",
     "Moments": "sklearn_vae.gaussian.moments",
     "PPCA": "sklearn_vae.linear.ppca",
     "PPCACV": "sklearn_vae.linear.ppca_cv",
     "PPCAImputer": "sklearn_vae.linear.imputer",
+    "Snapshot": "sklearn_vae.deep.callbacks",
 }
 
-__all__ = ["PPCA", "PPCACV", "LowRankGaussian", "Moments", "PPCAImputer", "__version__"]
+__all__ = [
+    "PPCA",
+    "PPCACV",
+    "DeepAutoencoder",
+    "DeepGaussianVAE",
+    "LowRankGaussian",
+    "Moments",
+    "PPCAImputer",
+    "Snapshot",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

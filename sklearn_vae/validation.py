@@ -35,11 +35,11 @@ def is_real(value: Any) -> bool:
         return False
 
 
-def check_noise_variance(noise_variance: Any) -> None:
+def check_noise_variance(noise_variance: Any, name: str = "noise_variance") -> None:
     """Raise ValueError unless None or a finite float > 0."""
     if noise_variance is None or (is_real(noise_variance) and float(noise_variance) > 0):
         return
-    raise ValueError(f"noise_variance must be None or a positive float, got {noise_variance!r}.")
+    raise ValueError(f"{name} must be None or a positive float, got {noise_variance!r}.")
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
@@ -53,6 +53,17 @@ def check_integer(name: str, value: Any, *, at_least: int) -> None:
     """Raise ValueError unless an integer of at least `at_least`."""
     if not (is_integer(value) and value >= at_least):
         raise ValueError(f"{name} must be an integer >= {at_least}, got {value!r}.")
+
+
+def check_real(
+    name: str, value: Any, *, at_least: float | None = None, above: float | None = None
+) -> None:
+    """Raise ValueError unless a finite real number, not below `at_least` and above `above`."""
+    low = at_least is None or (is_real(value) and value >= at_least)
+    if is_real(value) and low and (above is None or value > above):
+        return
+    bound = f" >= {at_least}" if at_least is not None else f" > {above}"
+    raise ValueError(f"{name} must be a finite number{bound}, got {value!r}.")
 
 
 def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:

@@ -7,9 +7,15 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import sklearn_vae
-from sklearn_vae import PPCA, PPCACV, PPCAImputer
+from sklearn_vae import PPCA, PPCACV, DeepAutoencoder, DeepGaussianVAE, PPCAImputer
+
+SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 2}
 
 ESTIMATORS = [
+    DeepGaussianVAE(2, **SMALL),
+    DeepGaussianVAE(2, **SMALL, noise_model="diagonal", noise_update="gradient"),
+    DeepGaussianVAE(2, **SMALL, noise_variance=0.5, early_stopping=True, kl_warmup_epochs=1),
+    DeepAutoencoder(2, **SMALL),
     PPCA(n_components=2),
     PPCA(n_components=1, noise_variance=0.5),
     PPCA(n_components=2, coordinates="principal"),

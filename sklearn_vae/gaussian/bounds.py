@@ -1,10 +1,44 @@
 """What a bound says of the latent space: KL per dimension and the sum of entropies."""
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 from array_api_compat import array_namespace
 
 from sklearn_vae.gaussian.arrays import Array
+
+# A dimension is collapsed where its KL is at most this many nats for all but this share of the
+# data: the (epsilon, delta) of Lucas et al., "Don't Blame the ELBO!" (2019).
+COLLAPSE_KL = 0.01
+COLLAPSE_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class EntropyGap:
+    """ELBO less the sum of three entropies, in nats per sample: 0 where training has converged.
+
+    Holds exactly at any parameters, so that each part tells what is not at its optimum.
+
+    Attributes
+    ----------
+    total : float
+        The sum of the parts.
+    noise : float
+        (d - E_q sum_j (x_j - mu_j(z))^2 / sigma2_j) / 2, minus the derivative of the ELBO along
+        the log-variance of the noise: positive where that is larger than its optimum.
+    dimensions : array of shape (k,)
+        (1 - m2_h) / 2 with m2_h the mean over the data of nu_h^2 + tau2_h, a multiple of the
+        derivative along the scale of dimension h. A collapsed dimension adds nothing.
+    """
+
+    noise: float
+    dimensions: Any
+
+    @property
+    def total(self) -> float:
+        """The sum of the parts."""
+        return self.noise + float(self.dimensions.sum())
 
 
 def kl_per_dimension(second_moment: Array, mean_log_variance: Array) -> Array:
@@ -26,7 +60,8 @@ def entropy_bound(n_features: int, noise_variance: float, mean_log_variance: Arr
     Equals the ELBO where the parameters are at a stationary point, without touching data:
     H[q(z|x)] - H[p(z)] - H[p(x|z)] = -d/2 log(2 pi e sigma2) + 1/2 sum_h mean log tau2_h
     (Lücke, Forster and Dai, "The Evidence Lower Bound of Variational Autoencoders Converges to a
-    Sum of Three Entropies", eq. 25). Needs noise_variance > 0.
+    Sum of Three Entropies", eq. 25). Needs noise_variance > 0; of variances that differ between
+    features, their geometric mean.
     """
     xp = array_namespace(mean_log_variance)
     noise_entropy = 0.5 * n_features * math.log(2.0 * math.pi * math.e * noise_variance)

@@ -1,0 +1,1 @@
+"""Estimators with deep networks, which hold a skorch net."""

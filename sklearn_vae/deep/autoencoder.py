@@ -1,0 +1,214 @@
+"""The deterministic baseline of the VAEs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sklearn_vae.deep.base import Array, DeepModel
+from sklearn_vae.deep.monitors import ErrorMonitor
+from sklearn_vae.nn.module import Autoencoder
+from sklearn_vae.nn.networks import build_decoder, build_encoder
+from sklearn_vae.nn.objectives import squared_error
+
+
+class DeepAutoencoder(DeepModel):
+    """Autoencoder with the networks of a VAE and no randomness: its baseline.
+
+    z = nu(x) and mu(z) with networks nu and mu, trained to minimise |x - mu(nu(x))|^2. What it
+    reconstructs far worse than PCA with as many components, a VAE of this shape will not either,
+    and the latent space is not to blame (Dai, Wang and Wipf, category (v)).
+
+    The networks see rows centred and divided by the root of the average variance of a feature.
+
+    Parameters
+    ----------
+    n_components : int, default=16
+        Dimensions k of z.
+    hidden_layer_sizes : int or sequence of int, default=(512, 256)
+        Widths of the encoder's hidden layers; the decoder has them in reverse. Empty: linear.
+    activation : str, default="relu"
+        "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid" or "tanh".
+    encoder : "mlp" or callable, default="mlp"
+        A factory `encoder(input_shape, n_outputs)` of a Module from rows (n, d) to (n, k).
+    decoder : "mlp" or callable, default="mlp"
+        A factory `decoder(n_components, output_shape)` of a Module from (n, k) to (n, d).
+    learning_rate : float, default=1e-3
+        Of Adam.
+    max_epochs : int, default=100
+    batch_size : int, default=128
+    early_stopping : bool, default=False
+        Hold out rows, stop when their score has not risen by `tol` for `n_iter_no_change` epochs,
+        and take back the best parameters.
+    validation_fraction : float, default=0.1
+        Share of rows held out, with `early_stopping`.
+    n_iter_no_change : int, default=10
+    tol : float, default=1e-4
+        As a share of the average variance of a feature.
+    device : str or torch.device, default="auto"
+        "auto": a CUDA device where there is one, else the CPU.
+    precision : {"auto", "float32", "float64", "tf32", "bf16"}, default="auto"
+        "auto": that of X on a CPU; float32 on CUDA, with TF32 products in training.
+    callbacks : list of skorch callbacks, default=None
+        Copied before each fit.
+    warm_start : bool, default=False
+        Go on from the last fit, its weights, optimiser and units, for `max_epochs` more.
+    verbose : int, default=0
+        1: a bar over the epochs.
+    random_state : int, RandomState instance or None, default=None
+        Fixes first weights, held-out rows and order of rows.
+
+    Attributes
+    ----------
+    history_ : dict of arrays of shape (n_iter_,)
+        Of each epoch: "bound", the score averaged over its rows as they were trained on, "beta",
+        "seconds", and with `early_stopping` "validation_bound".
+    net_ : skorch.NeuralNet
+    module_ : torch.nn.Module
+        Of `net_`; sees rows less `mean_`, over `scale_`.
+    mean_ : array of shape (d,)
+        Mean of the training rows.
+    scale_ : float
+        Root of the average variance of their features.
+    n_iter_ : int
+        Epochs trained.
+    n_features_in_ : int
+    feature_names_in_ : array of shape (d,)
+        Where X has them.
+
+    References
+    ----------
+    Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE Posterior Collapse" (2020),
+    section 6.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_vae import DeepAutoencoder
+    >>> X = load_digits().data
+    >>> model = DeepAutoencoder(8, hidden_layer_sizes=(64,), max_epochs=20, random_state=0).fit(X)
+    >>> model.transform(X).shape, bool(model.score(X) > -8)
+    ((1797, 8), True)
+    """
+
+    def __init__(
+        self,
+        n_components: int = 16,
+        *,
+        hidden_layer_sizes: int | Sequence[int] = (512, 256),
+        activation: str = "relu",
+        encoder: str | Callable[..., nn.Module] = "mlp",
+        decoder: str | Callable[..., nn.Module] = "mlp",
+        learning_rate: float = 1e-3,
+        max_epochs: int = 100,
+        batch_size: int = 128,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        device: Any = "auto",
+        precision: str = "auto",
+        callbacks: list[Any] | None = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.encoder = encoder
+        self.decoder = decoder
+        self.learning_rate = learning_rate
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.device = device
+        self.precision = precision
+        self.callbacks = callbacks
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def score_samples(self, X: Any) -> Array:
+        """Minus the squared error of each row's reconstruction, averaged over its features.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        array of shape (n,)
+        """
+        errors = self._of_rows(X, lambda x: squared_error(self.module_, x, x)[0])
+        return errors.astype(np.float64) * self.scale_**2
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Minus the squared error averaged over rows and features; higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+        y : Ignored
+        """
+        return float(self.score_samples(X).mean())
+
+    def _callbacks(self) -> list[Any]:
+        return []
+
+    def _parts(self, rows: Tensor) -> dict[str, Any]:
+        build = partial(
+            autoencoder_module,
+            rows.shape[1],
+            self.n_components,
+            encoder=self.encoder,
+            decoder=self.decoder,
+            hidden_layer_sizes=self._hidden_layer_sizes(),
+            activation=self.activation,
+            dtype=rows.dtype,
+        )
+        return {
+            "module": build,
+            "objective": squared_error,
+            "options": {},
+            "monitor": ErrorMonitor(self.scale_),
+            "noise_shape": (1, 0),
+        }
+
+    def _finish(self, rows: Tensor) -> None:
+        """Nothing is left to say of an autoencoder."""
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        return self.module_.encoder(x)
+
+    def _decoded(self, z: Tensor) -> Tensor:
+        return self.module_.decoder(z)
+
+    def _bound_of_loss(self, losses: Array) -> Array:
+        return -losses * self.scale_**2
+
+
+def autoencoder_module(
+    n_features: int,
+    n_components: int,
+    *,
+    encoder: Any,
+    decoder: Any,
+    hidden_layer_sizes: Sequence[int],
+    activation: str,
+    dtype: torch.dtype,
+) -> Autoencoder:
+    """A new module, its weights from torch's global generator."""
+    networks = (hidden_layer_sizes, activation)
+    return Autoencoder(
+        build_encoder(encoder, (n_features,), n_components, *networks),
+        build_decoder(decoder, n_components, (n_features,), *networks),
+    ).to(dtype)

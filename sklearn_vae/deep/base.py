@@ -1,0 +1,314 @@
+"""What every deep model does: checks, units, training, and networks applied to rows in blocks."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch.dataset import Dataset
+from skorch.helper import predefined_split
+from torch import Tensor
+
+from sklearn_vae.deep.callbacks import Progress, StopEarly
+from sklearn_vae.deep.net import VAENet
+from sklearn_vae.nn.networks import ACTIVATIONS, check_network
+from sklearn_vae.validation import (
+    FLOAT_DTYPES,
+    all_or_nothing,
+    check_choice,
+    check_integer,
+    check_latents,
+    check_real,
+    is_integer,
+    is_real,
+)
+
+Array = NDArray[Any]
+
+PRECISIONS = ("auto", "float32", "float64", "tf32", "bf16")
+
+# Numbers that a network is given at once, outside of training.
+EVALUATED_AT_ONCE = 2**20
+
+
+class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """For subclasses that say what their module, objective and diagnostics are.
+
+    The networks see (X - mean_) / scale_, with one scale for all features: the root of their
+    average variance. So a model, and what learning rates mean, do not depend on the units of X,
+    and all that is returned is in these units.
+    """
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        """Train the networks.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            float64 or float32; copied once.
+        y : Ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter or X is not what it has to be.
+        FloatingPointError
+            If training diverges. The model then has the last finite parameters, and all its
+            methods work.
+        """
+        self._check_parameters()
+        with all_or_nothing(self):
+            goes_on = self.warm_start and hasattr(self, "net_")
+            X = validate_data(
+                self, X, dtype=list(FLOAT_DTYPES), ensure_min_samples=2, reset=not goes_on
+            )
+            random_state = check_random_state(self.random_state)
+            seed = int(random_state.randint(np.iinfo(np.int32).max))
+            chosen, held_out = self._split(len(X), random_state)
+            device, dtype, products = self._place(X.dtype)
+            if not goes_on:
+                self._set_units(X, chosen)
+            rows = self._to_units(X, chosen, device, dtype)
+            valid = self._to_units(X, held_out, device, dtype) if self.early_stopping else None
+            if not goes_on:
+                self.net_ = VAENet(
+                    **self._parts(rows),
+                    seed=seed,
+                    precision=products,
+                    lr=self.learning_rate,
+                    device=str(device),
+                    verbose=0,
+                ).initialize()
+            diverged = self._train(rows, valid)
+            self._finish(rows)
+        if diverged is not None:
+            raise diverged
+        return self
+
+    def transform(self, X: Any) -> Array:
+        """Latent coordinates of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        Z : array of shape (n, k)
+        """
+        return self._of_rows(X, self._encoded)
+
+    def inverse_transform(self, Z: Any) -> Array:
+        """Decoder's mean at latent coordinates.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n, k)
+
+        Returns
+        -------
+        X : array of shape (n, d)
+        """
+        return self._of_latents(Z, lambda z: self._in_data_units(self._decoded(z)))
+
+    @property
+    def module_(self) -> Any:
+        """The trained PyTorch module; it sees rows less `mean_`, over `scale_`."""
+        if not hasattr(self, "net_"):
+            raise AttributeError(f"This {type(self).__name__} is not fitted and has no module_.")
+        return self.net_.module_
+
+    def _check_parameters(self) -> None:
+        """Raise ValueError where a parameter is not what it has to be, whatever the data."""
+        check_integer("n_components", self.n_components, at_least=1)
+        self._hidden_layer_sizes()
+        check_choice("activation", self.activation, ACTIVATIONS)
+        for name in ("encoder", "decoder"):
+            check_network(name, getattr(self, name))
+        check_real("learning_rate", self.learning_rate, above=0)
+        for name in ("max_epochs", "batch_size", "n_iter_no_change"):
+            check_integer(name, getattr(self, name), at_least=1)
+        if not (is_real(self.validation_fraction) and 0 < self.validation_fraction < 1):
+            raise ValueError(
+                f"validation_fraction must be in (0, 1), got {self.validation_fraction!r}."
+            )
+        check_real("tol", self.tol, at_least=0)
+        check_choice("precision", self.precision, PRECISIONS)
+
+    def _hidden_layer_sizes(self) -> tuple[int, ...]:
+        sizes = self.hidden_layer_sizes
+        sizes = (sizes,) if is_integer(sizes) else sizes
+        if isinstance(sizes, str) or not all(is_integer(size) and size >= 1 for size in sizes):
+            raise ValueError(
+                f"hidden_layer_sizes must be integers >= 1, got {self.hidden_layer_sizes!r}."
+            )
+        return tuple(int(size) for size in sizes)
+
+    def _split(self, n: int, random_state: np.random.RandomState) -> tuple[Array, Array]:
+        """Indices of the rows to train on, and of those held out for early stopping."""
+        if not self.early_stopping:
+            return np.arange(n), np.arange(0)
+        n_held_out = math.ceil(self.validation_fraction * n)
+        if n_held_out > n - 2:
+            raise ValueError(
+                f"early_stopping holds out {n_held_out} of {n} rows with "
+                f"validation_fraction={self.validation_fraction!r}, and needs two to train on."
+            )
+        order = random_state.permutation(n)
+        return order[n_held_out:], order[:n_held_out]
+
+    def _place(self, dtype: Any) -> tuple[torch.device, torch.dtype, str | None]:
+        """Device, precision of the module, and of products in training if that is another."""
+        try:
+            device = torch.device(
+                ("cuda" if torch.cuda.is_available() else "cpu")
+                if self.device == "auto"
+                else self.device
+            )
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"device must be 'auto' or a torch device, got {self.device!r}."
+            ) from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                f"device={self.device!r} needs a CUDA device, and torch finds none here; "
+                "device='auto' takes one where there is one."
+            )
+        precision = self.precision
+        if precision == "auto":
+            wide = device.type == "cpu" and dtype == np.float64
+            precision = "float64" if wide else "tf32" if device.type == "cuda" else "float32"
+        if precision in ("tf32", "bf16"):
+            if device.type != "cuda":
+                raise ValueError(
+                    f"precision={precision!r} needs a CUDA device, got device={self.device!r}."
+                )
+            return device, torch.float32, precision
+        return device, getattr(torch, precision), None
+
+    def _set_units(self, X: Array, rows: Array) -> None:
+        blocks = np.array_split(rows, -(-X.size // EVALUATED_AT_ONCE))
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
+            squares = sum(float(np.square(X[block] - mean).sum()) for block in blocks)
+        variance = squares / (len(rows) * X.shape[1])
+        if not math.isfinite(variance):
+            raise ValueError(
+                f"The variances of X must be within the range of float64, got {variance}. Scale X."
+            )
+        self.mean_ = mean
+        self.scale_ = math.sqrt(variance) or 1.0
+
+    def _to_units(self, X: Array, rows: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Chosen rows as the networks see them, on the device: the one copy of X."""
+        kind = np.float64 if dtype == torch.float64 else np.float32
+        units = np.empty((len(rows), X.shape[1]), dtype=kind)
+        for start in range(0, len(rows), step := max(1, EVALUATED_AT_ONCE // X.shape[1])):
+            block = slice(start, start + step)
+            units[block] = (X[rows[block]] - self.mean_) / self.scale_
+        return torch.from_numpy(units).to(device)
+
+    def _train(self, train: Tensor, valid: Tensor | None) -> FloatingPointError | None:
+        """Train the net; the error if that diverged, with the last finite parameters in place."""
+        net, before = self.net_, len(self.net_.history)
+        callbacks = [*copy.deepcopy(list(self.callbacks or [])), *self._callbacks()]
+        if valid is not None:
+            warmup = getattr(self, "kl_warmup_epochs", 0)
+            callbacks.append(StopEarly(warmup, self.n_iter_no_change, self.tol))
+        if self.verbose:
+            callbacks.append(bar := Progress(self.max_epochs))
+        net.callbacks = callbacks
+        net.initialize_callbacks()
+        net.train_split = None if valid is None else predefined_split(Dataset(valid))
+        net.set_params(
+            max_epochs=self.max_epochs, batch_size=self.batch_size, lr=self.learning_rate
+        )
+        diverged = None
+        try:
+            net.partial_fit(train)
+        except FloatingPointError as error:
+            diverged = error
+        finally:
+            if self.verbose:
+                bar.on_train_end(net)
+            net.train_split = None  # which would hold the rows
+        if "seconds" not in net.history[-1]:  # of an epoch that did not end
+            net.history.pop()
+        if not net.is_finite():
+            net.restore_finite()
+        if (
+            diverged is None
+            and not net.stopped_early_
+            and len(net.history) - before < self.max_epochs
+        ):
+            warnings.warn(
+                f"Training was interrupted in epoch {len(net.history) + 1}: "
+                f"{type(self).__name__} keeps what it had learned.",
+                stacklevel=3,
+            )
+        self._keep_history()
+        return diverged
+
+    def _keep_history(self) -> None:
+        hidden = {"batches", "epoch", "train_loss", "valid_loss"}
+        rows = list(self.net_.history)
+        names = [name for name in (rows[0] if rows else {}) if name not in hidden]
+        self.history_ = {name: np.array([row[name] for row in rows]) for name in names}
+        if rows and all("valid_loss" in row for row in rows):
+            losses = np.array([row["valid_loss"] for row in rows])
+            self.history_["validation_bound"] = self._bound_of_loss(losses)
+        self.n_iter_ = len(rows)
+
+    def _as_tensor(self, array: Any) -> Tensor:
+        parameter = next(self.module_.parameters())
+        return torch.as_tensor(array).to(parameter)
+
+    @torch.no_grad()
+    def _of_rows(self, X: Any, function: Callable[[Tensor], Tensor]) -> Array:
+        """A function of rows as the networks see them, of a block of rows at a time."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=list(FLOAT_DTYPES), reset=False)
+        blocks = self._blocks(len(X))
+        return _joined(
+            [function(self._as_tensor((X[b] - self.mean_) / self.scale_)) for b in blocks]
+        )
+
+    @torch.no_grad()
+    def _of_latents(self, Z: Any, function: Callable[[Tensor], Tensor]) -> Array:
+        """A function of latent coordinates, of a block of rows at a time."""
+        check_is_fitted(self)
+        Z = check_latents(self, Z, self.n_components)
+        return _joined([function(self._as_tensor(Z[b])) for b in self._blocks(len(Z))])
+
+    def _blocks(self, n: int) -> Iterator[slice]:
+        step = max(1, EVALUATED_AT_ONCE // max(self.n_features_in_, self.n_components))
+        return (slice(start, start + step) for start in range(0, n, step))
+
+    def _in_data_units(self, mean: Tensor) -> Tensor:
+        return mean * self.scale_ + self._as_tensor(self.mean_)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _joined(tensors: list[Tensor]) -> Array:
+    return torch.cat(tensors).cpu().numpy()

@@ -1,0 +1,55 @@
+"""Batches of rows that lie on the device already, each with the noise of its draws."""
+
+import math
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+
+# Rows and noise are gathered for many batches at once, so that a batch costs two views: these many
+# batches at most, of this many bytes together.
+BATCHES_AT_ONCE = 32
+BYTES_AT_ONCE = 2**23
+
+
+class Batches:
+    """All rows once in random order, in chunks of batches.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d)
+        On the device.
+    batch_size : int
+    noise_shape : (S, k)
+        Draws of a row, and latent dimensions.
+    generator : torch.Generator
+        On the device of X; gives the order of rows and the noise, anew at each iteration.
+    """
+
+    def __init__(
+        self, X: Tensor, batch_size: int, noise_shape: tuple[int, int], generator: torch.Generator
+    ) -> None:
+        self.X = X
+        self.batch_size = min(batch_size, len(X))
+        self.noise_shape = noise_shape
+        self.generator = generator
+        batch_bytes = self.batch_size * max(X.shape[1], 1) * X.element_size()
+        self.at_once = max(1, min(BATCHES_AT_ONCE, BYTES_AT_ONCE // batch_bytes))
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return math.ceil(len(self.X) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Lists of (rows of shape (b, d), noise of shape (S, b, k))."""
+        X, draws, k = self.X, *self.noise_shape
+        order = torch.randperm(len(X), generator=self.generator, device=X.device)
+        for indices in order.split(self.at_once * self.batch_size):
+            rows = X.index_select(0, indices)
+            size = (len(rows), draws * k)
+            noise = torch.randn(size, generator=self.generator, device=X.device, dtype=X.dtype)
+            parts = zip(rows.split(self.batch_size), noise.split(self.batch_size), strict=True)
+            yield [(x, part.view(draws, len(x), k)) for x, part in parts]

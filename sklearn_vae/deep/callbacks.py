@@ -1,0 +1,107 @@
+"""What happens between epochs: KL warm-up, early stopping, progress, snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from skorch.callbacks import Callback, EarlyStopping
+from tqdm import tqdm
+
+from sklearn_vae.nn.objectives import warmed_up
+from sklearn_vae.validation import is_integer
+
+
+class KLWarmup(Callback):
+    """Sets the KL weight of each epoch: rises linearly to `weight` over `n_epochs`."""
+
+    def __init__(self, n_epochs: int, weight: float) -> None:
+        self.n_epochs = n_epochs
+        self.weight = weight
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        """Set the weight."""
+        net.beta_ = warmed_up(len(net.history) - 1, self.n_epochs, self.weight)
+
+
+class StopEarly(EarlyStopping):
+    """skorch's, which waits for the end of a warm-up and tells that it was it who stopped."""
+
+    def __init__(self, warmup_epochs: int, patience: int, threshold: float) -> None:
+        super().__init__(
+            patience=patience, threshold=threshold, threshold_mode="abs", load_best=True
+        )
+        self.warmup_epochs = warmup_epochs
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Stop where there was no improvement for `patience` epochs after the warm-up."""
+        if len(net.history) < self.warmup_epochs:
+            return
+        try:
+            super().on_epoch_end(net, **kwargs)
+        except KeyboardInterrupt:
+            net.stopped_early_ = True
+            raise
+
+
+class Progress(Callback):
+    """A bar over epochs with the bound, KL, noise variance and active dimensions."""
+
+    def __init__(self, n_epochs: int) -> None:
+        self.n_epochs = n_epochs
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Open the bar."""
+        self.bar_ = tqdm(total=self.n_epochs, unit="epoch")
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """One epoch more."""
+        row = net.history[-1]
+        shown = {name: row[name] for name in net.monitor.shown if name in row}
+        self.bar_.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
+        self.bar_.update()
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        self.bar_.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "bar_"}
+
+
+class Snapshot(Callback):
+    """Keeps the model as it was after some epochs: the fitted `snapshots_` of the estimator.
+
+    Parameters
+    ----------
+    epochs : collection of int
+        After which epochs, counted from 1.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae import DeepGaussianVAE, Snapshot
+    >>> vae = DeepGaussianVAE(
+    ...     2, hidden_layer_sizes=(8,), max_epochs=3, callbacks=[Snapshot(epochs=[1, 2])]
+    ... ).fit(load_iris().data)
+    >>> sorted(vae.snapshots_)
+    [1, 2]
+    """
+
+    def __init__(self, epochs: Collection[int]) -> None:
+        self.epochs = epochs
+
+    def initialize(self) -> Snapshot:
+        """Forget what was kept."""
+        if not all(is_integer(epoch) and epoch >= 1 for epoch in self.epochs):
+            raise ValueError(f"epochs must be integers >= 1, got {self.epochs!r}.")
+        self.states_: dict[int, dict[str, torch.Tensor]] = {}
+        return self
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Keep the parameters if this is one of the epochs."""
+        epoch = len(net.history)
+        if epoch in self.epochs:
+            state = net.module_.state_dict()
+            self.states_[epoch] = {name: value.clone() for name, value in state.items()}

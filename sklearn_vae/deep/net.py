@@ -1,0 +1,304 @@
+"""The skorch net that trains: data on the device, and one look at the loss an epoch."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from torch import Tensor, nn
+
+from sklearn_vae.deep.batches import Batch, Batches
+from sklearn_vae.deep.capture import CapturedStep
+from sklearn_vae.nn.adam import Adam
+from sklearn_vae.nn.objectives import BY_HAND, Objective
+
+# torch's layers draw their first weights from its global generator, which is borrowed meanwhile.
+_GLOBAL_GENERATOR = threading.Lock()
+
+# Below this many multiplications a step, a second thread costs more than it brings.
+WORTH_A_THREAD = 2e8
+
+BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+
+
+class VAENet(NeuralNet):
+    """A net whose module is trained on an objective of its rows alone, without targets.
+
+    skorch's loop over epochs, callbacks, history and pickling; batches and steps are ours. A batch
+    is two views of tensors on the device; losses stay there until the epoch ends; the gradient is
+    had by hand where the module and the device allow it, and the step is captured into a CUDA
+    graph on one.
+
+    Parameters
+    ----------
+    module : callable
+        Returns the module.
+    objective : function of `sklearn_vae.nn.objectives`
+    options : dict
+        Of the objective.
+    monitor : object
+        With `update` and `record`, as in `sklearn_vae.deep.monitors`.
+    noise_shape : (S, k)
+        Draws of each row in a step, and latent dimensions.
+    seed : int
+        Fixes first weights, order of rows and noise.
+    precision : {None, "tf32", "bf16"}, default=None
+        Of the products in training, on CUDA; None: that of the rows.
+    **options_of_net
+        `max_epochs`, `batch_size`, `lr`, `device`, `train_split`, `callbacks`, `verbose`.
+    """
+
+    def __init__(
+        self,
+        module: Callable[[], nn.Module],
+        *,
+        objective: Objective,
+        options: dict[str, Any],
+        monitor: Any,
+        noise_shape: tuple[int, int],
+        seed: int,
+        precision: str | None = None,
+        **options_of_net: Any,
+    ) -> None:
+        self.objective = objective
+        self.options = options
+        self.monitor = monitor
+        self.noise_shape = noise_shape
+        self.seed = seed
+        self.precision = precision
+        self.beta_ = 1.0
+        self.stopped_early_ = False
+        super().__init__(module, criterion=nn.Identity, optimizer=Adam, **options_of_net)
+
+    @property
+    def _default_callbacks(self) -> list[Any]:
+        return []
+
+    def initialize_module(self) -> VAENet:
+        """Make the module, its weights from `seed`, and the generator of order and noise."""
+        with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            super().initialize_module()
+        self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
+        return self
+
+    def initialize_optimizer(self, triggered_directly: bool | None = None) -> VAENet:
+        """Adam over the parameters that are learned by gradient."""
+        parameters = self.module_.trained_parameters()
+        self.optimizer_ = Adam(parameters, lr=self.lr, capturable=self._on("cuda"))
+        return self
+
+    @property
+    def by_hand(self) -> Callable[..., tuple[float, float, Tensor]] | None:
+        """The objective's gradient without autograd, where that can be had."""
+        can = self._on("cpu") and self.module_.has_pullback and not any(self.options.values())
+        return BY_HAND.get(self.objective) if can else None
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        """Batches in random order for training; the rows themselves for validation."""
+        if not training:
+            return dataset.X
+        return Batches(dataset.X, self.batch_size, self.noise_shape, self.generator_)
+
+    def fit_loop(self, X: Tensor, y: Any = None, epochs: int | None = None, **kwargs: Any) -> Any:
+        """skorch's loop over epochs, with the threads that the size of a step is worth."""
+        self.module_.train()
+        self.stopped_early_ = False
+        self.events_ = {
+            event
+            for event in BATCH_EVENTS
+            for _, callback in self.callbacks_
+            if getattr(type(callback), event) is not getattr(Callback, event)
+        }
+        by_hand = self.by_hand
+        self.h_: Tensor | None = None
+        self.step_: Callable[..., Any] = (
+            partial(self._step_by_hand, by_hand) if by_hand else self._step_by_autograd
+        )
+        if self._on("cuda") and not self.events_:
+            self.step_ = CapturedStep(self)
+        hook = self.module_.encoder.register_forward_hook(self._keep_h)
+        try:
+            with _threads(self._n_threads(), self._on("cpu")), _products_in(self.precision):
+                return super().fit_loop(X, y, epochs, **kwargs)
+        finally:
+            hook.remove()
+            del self.step_, self.h_
+            self.module_.eval()
+
+    def run_single_epoch(
+        self,
+        iterator: Any,
+        training: bool,
+        prefix: str,
+        step_fn: Callable[[Batch], Any],
+        **fit_params: Any,
+    ) -> None:
+        """One epoch of training, or the bound of the validation rows."""
+        if iterator is None:
+            return
+        if not training:
+            self.history.record("valid_loss", -self._validate(iterator))
+            return
+        start = time.perf_counter()
+        self.finite_ = {name: t.clone() for name, t in self.module_.state_dict().items()}
+        with torch.set_grad_enabled(self.by_hand is None):
+            sums = [self._run_chunk(chunk, step_fn) for chunk in iterator]
+        n = len(iterator.X)
+        reconstruction, kl = (torch.stack(sums).cpu().double().sum(0) / n).tolist()
+        if not (math.isfinite(reconstruction + kl) and self.is_finite()):
+            self.restore_finite()
+            self.history.pop()
+            raise FloatingPointError(self._why_not_finite())
+        for name, value in self.monitor.record(self.module_, n, reconstruction, kl).items():
+            self.history.record(name, value)
+        self.history.record("train_loss", self.beta_ * kl - reconstruction)
+        self.history.record("beta", self.beta_)
+        self.history.record("seconds", time.perf_counter() - start)
+
+    def train_step(self, batch: Batch, **fit_params: Any) -> Any:
+        """One step of the optimiser; sums of reconstruction and KL, and what the encoder gave."""
+        if not self.events_:
+            return self.step_(*batch, self.beta_)
+        self.notify("on_batch_begin", batch=batch, training=True)
+        reconstruction, kl, h = self.step_(*batch, self.beta_)
+        loss = (self.beta_ * kl - reconstruction) / len(batch[0])
+        self.notify("on_batch_end", batch=batch, training=True, loss=loss, y_pred=h)
+        return reconstruction, kl, h
+
+    def is_finite(self) -> bool:
+        """Whether every parameter is."""
+        sums = [parameter.detach().sum() for parameter in self.module_.parameters()]
+        return bool(torch.isfinite(torch.stack(sums)).all())
+
+    def restore_finite(self) -> None:
+        """Take back the parameters from before the epoch."""
+        self.module_.load_state_dict(self.finite_)
+
+    def _run_chunk(self, chunk: list[Batch], step_fn: Callable[[Batch], Any]) -> Tensor:
+        """Steps of some batches; sums of reconstruction and KL over their rows."""
+        steps = [step_fn(batch) for batch in chunk]
+        sums = [step[:2] for step in steps]
+        with torch.no_grad():
+            self.monitor.update(self.module_, torch.cat([h for _, _, h in steps]))
+            if isinstance(sums[0][0], float):
+                return torch.tensor(sums, dtype=torch.float64).sum(0)
+            return torch.stack([torch.stack(pair) for pair in sums]).sum(0)
+
+    def _step_by_hand(
+        self, by_hand: Callable[..., Any], x: Tensor, noise: Tensor, beta: float
+    ) -> tuple[float, float, Tensor]:
+        found = by_hand(self.module_, x, noise, beta)
+        self._take_step(x)
+        return found
+
+    def _step_by_autograd(
+        self, x: Tensor, noise: Tensor, beta: float | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self.optimizer_.zero_grad()
+        bound, *parts = self.objective(self.module_, x, noise, beta, **self.options)
+        bound.mean().neg().backward()
+        with torch.no_grad():
+            self._take_step(x)
+        reconstruction, kl = (part.detach().sum() for part in parts)
+        return reconstruction, kl, self.h_
+
+    def _take_step(self, x: Tensor) -> None:
+        if "on_grad_computed" in self.events_:
+            named = list(self.module_.named_parameters())
+            self.notify("on_grad_computed", named_parameters=named, batch=x, training=True)
+        self.optimizer_.update()
+        self.module_.after_step()
+
+    def _keep_h(self, encoder: nn.Module, inputs: Any, h: Tensor) -> None:
+        self.h_ = h.detach()
+
+    @torch.no_grad()
+    def _validate(self, X: Tensor) -> float:
+        """Bound of the validation rows, with the same noise in every epoch."""
+        generator = torch.Generator(X.device).manual_seed(self.seed)
+        draws, k = self.noise_shape
+        self.module_.eval()
+        total = X.new_zeros(())
+        for x in X.split(max(self.batch_size, 1024)):
+            noise = torch.randn(
+                (draws, len(x), k), generator=generator, device=x.device, dtype=x.dtype
+            )
+            bound, _, _ = self.objective(self.module_, x, noise, self.beta_, **self.options)
+            total += bound.sum()
+        self.module_.train()
+        return total.item() / len(X)
+
+    def _on(self, kind: str) -> bool:
+        return torch.device(self.device).type == kind
+
+    def _n_threads(self) -> int:
+        n_weights = sum(parameter.numel() for parameter in self.module_.parameters())
+        work = 6.0 * n_weights * self.batch_size * self.noise_shape[0]
+        return torch.get_num_threads() if work > WORTH_A_THREAD else 1
+
+    def _why_not_finite(self) -> str:
+        epoch = len(self.history) + 1
+        return (
+            f"Training diverged: in epoch {epoch} the loss or a parameter became infinite or NaN, "
+            f"most likely because learning_rate={self.lr} is too large"
+            + (
+                " or noise_variance too small for the data"
+                if hasattr(self.module_, "likelihood")
+                else ""
+            )
+            + f". The parameters after epoch {epoch - 1} are kept, and the model can be used."
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A generator of CUDA cannot be read where there is none.
+        state = super().__getstate__()
+        state.pop("finite_", None)
+        if "generator_" in state:
+            state["generator_"] = state["generator_"].get_state()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        generator_state = state.pop("generator_", None)
+        super().__setstate__(state)
+        if generator_state is None:
+            return
+        self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
+        with suppress(RuntimeError):  # of another kind of device: begins anew
+            self.generator_.set_state(generator_state)
+
+
+@contextmanager
+def _threads(n_threads: int, on_cpu: bool) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if on_cpu and n_threads != before:
+        torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def _products_in(precision: str | None) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    autocast: Any = nullcontext()
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    elif precision == "bf16":
+        autocast = torch.autocast("cuda", torch.bfloat16)
+    try:
+        with autocast:
+            yield
+    finally:
+        if precision == "tf32":
+            torch.set_float32_matmul_precision(before)

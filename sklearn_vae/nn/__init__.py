@@ -1,0 +1,1 @@
+"""PyTorch modules of latent Gaussian models; know no estimator."""

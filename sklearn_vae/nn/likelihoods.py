@@ -1,0 +1,123 @@
+"""From a decoder's outputs to p(x|z), with the noise variance that goes with it."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sklearn_vae.nn.distributions import LOG_2PI, DiagonalNormal
+
+NOISE_UPDATES = ("closed_form", "gradient")
+
+
+class GaussianLikelihood(nn.Module):
+    """p(x|z) = N(mu(z), diag sigma2), sigma2 the same for every z.
+
+    Parameters
+    ----------
+    n_features : int
+    noise_variance : Tensor of shape () for one variance, or (d,) for one a feature
+        The value held fixed, or the start.
+    update : {"closed_form", "gradient"} or None, default=None
+        None: fixed. "gradient": log sigma2 is a parameter of the optimiser. "closed_form": after
+        every step sigma2 moves the share `rate` of the way to the mean of E_q|x - mu(z)|^2 over
+        the batch, its optimum where all else is fixed (Dai, Wang and Wipf, "The Usual Suspects?
+        Reassessing Blame for VAE Posterior Collapse", eq. 9).
+    limits : pair of floats, default=(0, inf)
+        Least and largest variance that is learned.
+    rate : float, default=0.05
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        noise_variance: Tensor,
+        update: str | None = None,
+        limits: tuple[float, float] = (0.0, math.inf),
+        rate: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.n_features = n_features
+        self.update = update
+        self.limits = limits
+        self.rate = rate
+        self.log_variance = nn.Parameter(
+            torch.log(noise_variance), requires_grad=update is not None
+        )
+
+    @property
+    def n_inputs(self) -> int:
+        """Outputs that the decoder has to have."""
+        return self.n_features
+
+    @property
+    def noise_variance(self) -> Tensor:
+        """sigma2, of shape () or (d,)."""
+        return self.log_variance.detach().exp()
+
+    def forward(self, h: Tensor) -> DiagonalNormal:
+        """The distribution with mean h, of shape (..., d)."""
+        return DiagonalNormal(h, self.log_variance.expand(h.shape[-1]))
+
+    def pullback(self, h: Tensor, x: Tensor) -> tuple[float, Callable[[float], Tensor]]:
+        """Log-density summed over all rows of h, and the gradient by hand.
+
+        Parameters
+        ----------
+        h : Tensor of shape (S n, d)
+            Decoder outputs, S draws for each row of x; overwritten.
+        x : Tensor of shape (n, d)
+
+        Returns
+        -------
+        log_prob : float
+        pull : function (gradient of log_prob) -> gradient of h
+            Sets that of `log_variance` too.
+        """
+        n, d = h.shape
+        residual = h.view(-1, *x.shape).sub_(x).view(n, d)
+        log_variance = self.log_variance.detach()
+        precision: Any
+        if log_variance.ndim:
+            precision = torch.exp(-log_variance)
+            scaled = torch.linalg.vecdot(residual, residual, dim=0).mul_(precision)
+            log_prob = -0.5 * (scaled.sum().item() + n * (log_variance.sum().item() + d * LOG_2PI))
+        else:
+            # Python's floats: a kernel for each of these sums would take longer.
+            value = log_variance.item()
+            precision, flat = math.exp(-value), residual.view(-1)
+            scaled = torch.dot(flat, flat).item() * precision
+            log_prob = -0.5 * (scaled + n * d * (value + LOG_2PI))
+
+        def pull(of_log_prob: float) -> Tensor:
+            if self.log_variance.requires_grad:
+                count = n * d // log_variance.numel()
+                gradient = (scaled - count) * (0.5 * of_log_prob)
+                self.log_variance.grad = torch.as_tensor(gradient, dtype=log_variance.dtype)
+            return residual.mul_(precision * -of_log_prob)
+
+        return log_prob, pull
+
+    def after_step(self) -> None:
+        """Move sigma2 by `update` and hold it within `limits`; after each step of the optimiser.
+
+        In closed form from the gradient g of the loss with respect to log sigma2 of m features,
+        since the mean of E_q|x - mu(z)|^2 is sigma2 (1 - 2 g / m): a step of the natural gradient.
+        """
+        if self.update is None:
+            return
+        log_variance, gradient = self.log_variance.detach(), self.log_variance.grad
+        assert gradient is not None
+        low, high = (math.log(limit) if limit > 0 else -math.inf for limit in self.limits)
+        share = -2.0 * self.rate / (self.n_features // log_variance.numel())
+        if log_variance.ndim or log_variance.is_cuda:
+            if self.update == "closed_form":
+                log_variance += torch.log1p(gradient * share)
+            log_variance.clamp_(low, high)
+        else:
+            value = log_variance.item()
+            if self.update == "closed_form":
+                value += math.log1p(gradient.item() * share)
+            log_variance.fill_(min(max(value, low), high))

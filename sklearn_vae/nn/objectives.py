@@ -1,0 +1,118 @@
+"""What is maximised, in nats per row, and the schedule of its KL weight."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from sklearn_vae.nn.module import Autoencoder, VAEModule
+
+Objective: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+def elbo(
+    module: VAEModule, x: Tensor, noise: Tensor, beta: float | Tensor = 1.0, free_bits: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Evidence lower bound, from S draws of each row.
+
+    Parameters
+    ----------
+    module : VAEModule
+    x : Tensor of shape (n, d)
+    noise : Tensor of shape (S, n, k)
+        Standard normal.
+    beta : float, default=1.0
+        Weight of KL(q(z|x) || p(z)).
+    free_bits : float, default=0.0
+        Nats that each dimension may use without a price: where the average KL of the rows is
+        below, it counts as this constant (Kingma et al., "Improved Variational Inference with
+        Inverse Autoregressive Flow", eq. 15).
+
+    Returns
+    -------
+    bound, reconstruction, kl : Tensors of shape (n,)
+        What to maximise, E_q log p(x|z) and KL(q(z|x) || p(z)). Without `free_bits`,
+        bound = reconstruction - beta * kl.
+    """
+    q = module.encode(x)
+    z = q.rsample(noise)
+    reconstruction = module.decode(z).log_prob(x).mean(0)
+    terms = q.kl_terms(module.prior(), z)
+    kl = terms.sum(-1)
+    price = kl
+    if free_bits > 0:
+        floor = torch.full_like(terms, free_bits)
+        price = torch.where(terms.mean(0) > free_bits, terms, floor).sum(-1)
+    return reconstruction - beta * price, reconstruction, kl
+
+
+def log_weights(module: VAEModule, x: Tensor, noise: Tensor) -> Tensor:
+    """log p(x, z) - log q(z|x) of S draws of each row, shape (S, n).
+
+    The log of their mean over the draws is the importance-weighted bound, which rises in
+    expectation toward log p(x) with S (Burda, Grosse and Salakhutdinov, "Importance Weighted
+    Autoencoders", eq. 8).
+    """
+    q = module.encode(x)
+    z = q.rsample(noise)
+    return module.decode(z).log_prob(x) + module.prior().log_prob(z) - q.log_prob(z)
+
+
+def squared_error(
+    module: Autoencoder, x: Tensor, noise: Tensor, beta: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Minus |x - mu(z)|^2 / d of each row as bound and reconstruction, and no KL, each (n,)."""
+    error = (x - module(x)).square().mean(-1)
+    return -error, -error, torch.zeros_like(error)
+
+
+def elbo_by_hand(
+    module: VAEModule, x: Tensor, noise: Tensor, beta: float = 1.0
+) -> tuple[float, float, Tensor]:
+    """Sums over rows of reconstruction and KL; sets the gradient of -mean(:func:`elbo`).
+
+    The same numbers without autograd, whose bookkeeping takes longer than the arithmetic of small
+    networks. For modules with `has_pullback` on the CPU, under no_grad.
+
+    Returns
+    -------
+    reconstruction, kl : float
+    h : Tensor of shape (n, posterior.n_inputs)
+        What the encoder gave.
+    """
+    n, draws = len(x), len(noise)
+    h, pull_encoder = module.encoder.pullback(x)
+    z, kl, pull_posterior = module.posterior.pullback(h, noise)
+    outputs, pull_decoder = module.decoder.pullback(z)
+    reconstruction, pull_likelihood = module.likelihood.pullback(outputs, x)
+    gradient = pull_decoder(pull_likelihood(-1.0 / (draws * n)))
+    pull_encoder(pull_posterior(gradient, beta / n), to_input=False)
+    return reconstruction / draws, kl, h
+
+
+def squared_error_by_hand(
+    module: Autoencoder, x: Tensor, noise: Tensor, beta: float = 1.0
+) -> tuple[float, float, Tensor]:
+    """Sums over rows of minus the error, and 0; sets the gradient of -mean(:func:`squared_error`).
+
+    Returns z in the place of h.
+    """
+    z, pull_encoder = module.encoder.pullback(x)
+    outputs, pull_decoder = module.decoder.pullback(z)
+    residual = outputs.sub_(x)
+    flat = residual.view(-1)
+    error = torch.dot(flat, flat).item() / x.shape[1]
+    pull_encoder(pull_decoder(residual.mul_(2.0 / residual.numel())), to_input=False)
+    return -error, 0.0, z
+
+
+BY_HAND: dict[Objective, Callable[..., tuple[float, float, Tensor]]] = {
+    elbo: elbo_by_hand,
+    squared_error: squared_error_by_hand,
+}
+
+
+def warmed_up(epoch: int, n_epochs: int, weight: float) -> float:
+    """KL weight in an epoch, counted from 0: rises linearly to `weight` in epoch n_epochs - 1."""
+    return weight * min(1.0, (epoch + 1) / n_epochs) if n_epochs > 0 else weight
