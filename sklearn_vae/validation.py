@@ -165,7 +165,7 @@ def check_latents(estimator: BaseEstimator, Z: Any, n_components: int) -> Any:
     )
     if Z.shape[1] != n_components:
         raise ValueError(
-            f"Z must have n_components_={n_components} columns, one a latent dimension of "
+            f"Z must have {n_components} columns, one a latent dimension of "
             f"{type(estimator).__name__}, got {Z.shape[1]}."
         )
     return Z

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -151,7 +151,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _hidden_layer_sizes(self) -> tuple[int, ...]:
         sizes = self.hidden_layer_sizes
         sizes = (sizes,) if is_integer(sizes) else sizes
-        if isinstance(sizes, str) or not all(is_integer(size) and size >= 1 for size in sizes):
+        is_sequence = isinstance(sizes, Sequence | np.ndarray) and not isinstance(sizes, str)
+        if not (is_sequence and all(is_integer(size) and size >= 1 for size in sizes)):
             raise ValueError(
                 f"hidden_layer_sizes must be integers >= 1, got {self.hidden_layer_sizes!r}."
             )
@@ -245,7 +246,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             if self.verbose:
                 bar.on_train_end(net)
             net.train_split = None  # which would hold the rows
-        if "seconds" not in net.history[-1]:  # of an epoch that did not end
+        if len(net.history) and "seconds" not in net.history[-1]:  # of an epoch that did not end
             net.history.pop()
         if not net.is_finite():
             net.restore_finite()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import torch
 from skorch.callbacks import Callback, EarlyStopping
 from tqdm import tqdm
@@ -58,7 +59,7 @@ class Progress(Callback):
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """One epoch more."""
         row = net.history[-1]
-        shown = {name: row[name] for name in net.monitor.shown if name in row}
+        shown = {name: np.mean(row[name]) for name in net.monitor.shown if name in row}
         self.bar_.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
         self.bar_.update()
 

@@ -283,12 +283,13 @@ class DeepGaussianVAE(DeepVAE):
         """First noise variance and limits of its learning, as the networks see the rows."""
         d = rows.shape[1]
         shape = (d,) if self.noise_model == "diagonal" else ()
-        given = self.noise_variance_init if self.noise_variance is None else self.noise_variance
+        name = "noise_variance_init" if self.noise_variance is None else "noise_variance"
+        given = getattr(self, name)
         if given is not None:
             given = np.asarray(given, dtype=np.float64) / self.scale_**2
             if given.ndim and given.shape != (d,):
                 raise ValueError(
-                    f"noise variances must be one a feature, n_features={d}, got {len(given)}."
+                    f"{name} must have one number a feature, n_features={d}, got {len(given)}."
                 )
             given = np.broadcast_to(given, shape)
         if self.noise_variance is not None:

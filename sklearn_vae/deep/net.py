@@ -84,8 +84,7 @@ class VAENet(NeuralNet):
 
     def initialize_module(self) -> VAENet:
         """Make the module, its weights from `seed`, and the generator of order and noise."""
-        with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)
+        with _GLOBAL_GENERATOR, _global_generators(torch.device("cpu"), self.seed):
             super().initialize_module()
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         return self
@@ -103,9 +102,9 @@ class VAENet(NeuralNet):
         return BY_HAND.get(self.objective) if can else None
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
-        """Batches in random order for training; the rows themselves for validation."""
+        """Batches in random order for training; skorch's else."""
         if not training:
-            return dataset.X
+            return super().get_iterator(dataset, training=False)
         return Batches(dataset.X, self.batch_size, self.noise_shape, self.generator_)
 
     def fit_loop(self, X: Tensor, y: Any = None, epochs: int | None = None, **kwargs: Any) -> Any:
@@ -126,8 +125,15 @@ class VAENet(NeuralNet):
         if self._on("cuda") and not self.events_:
             self.step_ = CapturedStep(self)
         hook = self.module_.encoder.register_forward_hook(self._keep_h)
+        # Networks of a factory may draw as well, as dropout does.
+        seed = self.seed + len(self.history)
+        borrowed = nullcontext() if by_hand else _global_generators(X.device, seed)
         try:
-            with _threads(self._n_threads(), self._on("cpu")), _products_in(self.precision):
+            with (
+                _threads(self._n_threads(), self._on("cpu")),
+                _products_in(self.precision),
+                borrowed,
+            ):
                 return super().fit_loop(X, y, epochs, **kwargs)
         finally:
             hook.remove()
@@ -146,7 +152,7 @@ class VAENet(NeuralNet):
         if iterator is None:
             return
         if not training:
-            self.history.record("valid_loss", -self._validate(iterator))
+            self.history.record("valid_loss", -self._validate(iterator.dataset.X))
             return
         start = time.perf_counter()
         self.finite_ = {name: t.clone() for name, t in self.module_.state_dict().items()}
@@ -156,7 +162,6 @@ class VAENet(NeuralNet):
         reconstruction, kl = (torch.stack(sums).cpu().double().sum(0) / n).tolist()
         if not (math.isfinite(reconstruction + kl) and self.is_finite()):
             self.restore_finite()
-            self.history.pop()
             raise FloatingPointError(self._why_not_finite())
         for name, value in self.monitor.record(self.module_, n, reconstruction, kl).items():
             self.history.record(name, value)
@@ -246,7 +251,7 @@ class VAENet(NeuralNet):
         return torch.get_num_threads() if work > WORTH_A_THREAD else 1
 
     def _why_not_finite(self) -> str:
-        epoch = len(self.history) + 1
+        epoch = len(self.history)
         return (
             f"Training diverged: in epoch {epoch} the loss or a parameter became infinite or NaN, "
             f"most likely because learning_rate={self.lr} is too large"
@@ -274,6 +279,17 @@ class VAENet(NeuralNet):
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         with suppress(RuntimeError):  # of another kind of device: begins anew
             self.generator_.set_state(generator_state)
+
+
+@contextmanager
+def _global_generators(device: torch.device, seed: int) -> Iterator[None]:
+    """Within this, torch's global generators begin at a seed; after it they are as before."""
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            torch.cuda.manual_seed(seed)
+        yield
 
 
 @contextmanager

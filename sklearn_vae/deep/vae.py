@@ -172,8 +172,8 @@ class DeepVAE(DeepModel):
         self._diagnose(rows)
         kept = [c.states_ for _, c in self.net_.callbacks_ if isinstance(c, Snapshot)]
         states = {epoch: state for found in kept for epoch, state in found.items()}
-        if hasattr(self, "snapshots_"):  # of an earlier fit
-            del self.snapshots_
+        if "snapshots_" in vars(self):  # of an earlier fit
+            delattr(self, "snapshots_")
         if kept:
             self.snapshots_ = {e: self._as_it_was(e, state, rows) for e, state in states.items()}
 

@@ -44,12 +44,15 @@ class Adam(torch.optim.Adam):
         plain = not any(group[name] for name in ("amsgrad", "capturable", "maximize"))
         complete = all(gradient is not None for gradient in gradients)
         if not (complete and plain and KERNEL and len(self.param_groups) == 1):
+            self._write_counts()
+            self._lists = None
             self.step()
             return
         if self._lists is None:
             self._lists = self._collect(group["params"])
         parameters, averages, squares, counts = self._lists
         counts[0] += 1
+        self._opt_called = True  # torch's schedules look for it
         KERNEL(
             parameters,
             gradients,
@@ -70,12 +73,11 @@ class Adam(torch.optim.Adam):
         count = torch.zeros((), dtype=torch.float32, device=parameters[0].device)
         for parameter in parameters:
             state = self.state[parameter]
-            if state:
-                count.copy_(state["step"])
-            else:
+            if not state:
+                state["step"] = torch.zeros_like(count)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
-            state["step"] = count
+            count.copy_(state["step"])
         states = [self.state[parameter] for parameter in parameters]
         return (
             list(parameters),
@@ -83,6 +85,21 @@ class Adam(torch.optim.Adam):
             [state["exp_avg_sq"] for state in states],
             [count] * len(parameters),
         )
+
+    def _write_counts(self) -> None:
+        """Give each parameter the count of its steps, where torch looks for it."""
+        if self._lists is not None:
+            for state in self.state.values():
+                state["step"].copy_(self._lists[-1][0])
+
+    def state_dict(self) -> dict[str, Any]:
+        """State as that of torch.optim.Adam, which can load it, and the other way round."""
+        self._write_counts()
+        return super().state_dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._write_counts()
+        return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -108,16 +108,18 @@ class GaussianLikelihood(nn.Module):
         """
         if self.update is None:
             return
-        log_variance, gradient = self.log_variance.detach(), self.log_variance.grad
-        assert gradient is not None
+        log_variance = self.log_variance.detach()
         low, high = (math.log(limit) if limit > 0 else -math.inf for limit in self.limits)
-        share = -2.0 * self.rate / (self.n_features // log_variance.numel())
-        if log_variance.ndim or log_variance.is_cuda:
-            if self.update == "closed_form":
+        in_floats = log_variance.device.type == "cpu" and not log_variance.ndim
+        if self.update == "closed_form":
+            share = -2.0 * self.rate / (self.n_features // log_variance.numel())
+            gradient = self.log_variance.grad
+            assert gradient is not None
+            self.log_variance.grad = None  # no optimiser does it
+            if in_floats:
+                log_variance += math.log1p(gradient.item() * share)
+            else:
                 log_variance += torch.log1p(gradient * share)
-            log_variance.clamp_(low, high)
-        else:
-            value = log_variance.item()
-            if self.update == "closed_form":
-                value += math.log1p(gradient.item() * share)
-            log_variance.fill_(min(max(value, low), high))
+        if in_floats and low <= log_variance.item() <= high:
+            return
+        log_variance.clamp_(low, high)

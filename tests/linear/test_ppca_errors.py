@@ -162,7 +162,7 @@ def test_wrong_number_of_features(method):
 @pytest.mark.parametrize("method", ["inverse_transform", "conditional"])
 def test_wrong_number_of_latents(method):
     model = PPCA(2).fit(X)
-    with pytest.raises(ValueError, match=r"Z must have n_components_=2 columns, .*PPCA, got 3\."):
+    with pytest.raises(ValueError, match=r"Z must have 2 columns, .*PPCA, got 3\."):
         getattr(model, method)(np.zeros((4, 3)))
     with pytest.raises(ValueError, match="Input Z contains NaN"):
         getattr(model, method)(np.full((1, 2), np.nan))

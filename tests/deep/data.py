@@ -1,0 +1,32 @@
+"""Rows and small models for tests."""
+
+import numpy as np
+
+from sklearn_vae import DeepAutoencoder, DeepGaussianVAE
+
+SMALL = {"hidden_layer_sizes": (16,), "max_epochs": 3, "batch_size": 32, "random_state": 0}
+
+MODELS = [
+    DeepGaussianVAE(3, **SMALL),
+    DeepGaussianVAE(3, **SMALL, noise_model="diagonal"),
+    DeepGaussianVAE(3, **SMALL, noise_update="gradient", n_mc_samples=2),
+    DeepGaussianVAE(3, **SMALL, noise_model="diagonal", noise_update="gradient"),
+    DeepGaussianVAE(3, **SMALL, noise_variance=0.5, kl_weight=2.0, kl_warmup_epochs=2),
+    DeepGaussianVAE(3, **SMALL, free_bits=0.1, early_stopping=True),
+    DeepAutoencoder(3, **SMALL),
+]
+VAES = [model for model in MODELS if isinstance(model, DeepGaussianVAE)]
+
+
+def make_rows(n=150, d=8, k=3, seed=0, noise=0.3):
+    """Rows on a curved surface of k dimensions, in noise, float64."""
+    rng = np.random.default_rng(seed)
+    Z = rng.normal(size=(n, k))
+    X = np.tanh(Z @ rng.normal(size=(k, 2 * d))) @ rng.normal(size=(2 * d, d))
+    return X + noise * rng.normal(size=(n, d)) + rng.normal(size=d)
+
+
+def parameters_of(model):
+    """All numbers of a model's module, as one array."""
+    values = [p.detach().numpy().ravel() for p in model.module_.parameters()]
+    return np.concatenate(values)

@@ -1,0 +1,273 @@
+"""What every deep model does."""
+
+import copy
+import random
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from joblib import Parallel, delayed
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
+from tests.deep.data import MODELS, SMALL, make_rows, parameters_of
+
+X = make_rows()
+
+each_model = pytest.mark.parametrize("model", MODELS, ids=str)
+
+
+@each_model
+def test_the_same_seed_gives_the_same_model_bit_for_bit(model):
+    one, two, other = clone(model).fit(X), clone(model).fit(X), clone(model)
+    np.testing.assert_array_equal(parameters_of(one), parameters_of(two))
+    np.testing.assert_array_equal(one.transform(X), two.transform(X))
+    other.set_params(random_state=1).fit(X)
+    assert not np.array_equal(parameters_of(one), parameters_of(other))
+
+
+@each_model
+def test_global_generators_are_left_alone(model):
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    random.seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
+    model = clone(model).fit(X)
+    model.score(X)
+    assert torch.equal(before[0], torch.get_rng_state())
+    np.testing.assert_array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+    assert before[2] == random.getstate()
+    # And what they hold does not matter.
+    torch.manual_seed(6)
+    np.testing.assert_array_equal(parameters_of(clone(model).fit(X)), parameters_of(model))
+
+
+def test_networks_that_draw_are_reproducible_and_leave_the_global_generators_alone():
+    def encoder(shape, n_outputs):
+        return torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(shape[0], n_outputs))
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one = DeepGaussianVAE(3, **SMALL, encoder=encoder).fit(X)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(6)
+    two = DeepGaussianVAE(3, **SMALL, encoder=encoder).fit(X)
+    np.testing.assert_array_equal(parameters_of(one), parameters_of(two))
+    np.testing.assert_array_equal(one.score_samples(X), one.score_samples(X))
+
+
+@each_model
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_scores_depend_on_neither_order_nor_company_of_rows(model, dtype):
+    rows = X.astype(dtype)
+    model = clone(model).fit(rows)
+    scores = model.score_samples(rows)
+    order = np.random.default_rng(0).permutation(len(X))
+    tolerance = {"rtol": 1e-11} if dtype == np.float64 else {"rtol": 1e-5}
+    np.testing.assert_allclose(model.score_samples(rows[order]), scores[order], **tolerance)
+    alone = np.concatenate([model.score_samples(rows[i : i + 1]) for i in range(20)])
+    np.testing.assert_allclose(alone, scores[:20], **tolerance)
+    np.testing.assert_array_equal(model.score_samples(rows), scores)
+    assert model.score(rows) == pytest.approx(scores.mean())
+
+
+@each_model
+def test_blocks_of_rows_do_not_show(model, monkeypatch):
+    model = clone(model).fit(X)
+    whole = model.transform(X), model.score_samples(X), model.inverse_transform(X[:, :3])
+    monkeypatch.setattr("sklearn_vae.deep.base.EVALUATED_AT_ONCE", 50)
+    blocks = model.transform(X), model.score_samples(X), model.inverse_transform(X[:, :3])
+    for a, b in zip(whole, blocks, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11)
+
+
+@each_model
+def test_units_of_the_data_do_not_matter(model):
+    # Powers of two change no digit.
+    scale, d = 2.0**13, X.shape[1]
+    factor = {
+        name: value * scale**2
+        for name in ("noise_variance", "noise_variance_init")
+        if (value := model.get_params().get(name)) is not None
+    }
+    one, other = clone(model).fit(X), clone(model).set_params(**factor).fit(X * scale)
+    np.testing.assert_array_equal(parameters_of(one), parameters_of(other))
+    np.testing.assert_array_equal(one.transform(X), other.transform(X * scale))
+    moved = one.score(X) - d * np.log(scale)
+    if isinstance(model, DeepAutoencoder):
+        moved = one.score(X) * scale**2
+    assert other.score(X * scale) == pytest.approx(moved, rel=1e-12)
+    np.testing.assert_allclose(
+        other.inverse_transform(one.transform(X)),
+        one.inverse_transform(one.transform(X)) * scale,
+        rtol=1e-12,
+    )
+
+
+@each_model
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_extreme_units_and_offsets_are_finite(model, scale):
+    model = (
+        clone(model).set_params(noise_variance=None)
+        if "noise_variance" in model.get_params()
+        else clone(model)
+    )
+    rows = (X + 1e3) * scale
+    model.fit(rows)
+    assert np.isfinite(model.score_samples(rows)).all()
+    assert np.isfinite(model.transform(rows)).all()
+
+
+@each_model
+def test_data_frames_in_and_out(model):
+    names = [f"x{j}" for j in range(X.shape[1])]
+    frames = pd.DataFrame(X, columns=names), pl.DataFrame(X, schema=names)
+    expected = clone(model).fit(X).transform(X)
+    prefix = type(model).__name__.lower()
+    for frame, container in zip(frames, ("pandas", "polars"), strict=True):
+        fitted = clone(model).set_output(transform=container).fit(frame)
+        assert fitted.feature_names_in_.tolist() == names
+        found = fitted.transform(frame)
+        assert isinstance(found, type(frame))
+        assert list(found.columns) == [f"{prefix}{h}" for h in range(3)]
+        np.testing.assert_allclose(found.to_numpy(), expected, rtol=1e-12)
+        assert fitted.score(frame) == pytest.approx(clone(model).fit(X).score(X), rel=1e-12)
+
+
+@each_model
+def test_rows_are_not_written_to_and_may_be_read_only(model):
+    rows = X.copy()
+    rows.flags.writeable = False
+    found = clone(model).fit(rows)
+    found.score(rows)
+    np.testing.assert_array_equal(rows, X)
+    np.testing.assert_array_equal(parameters_of(found), parameters_of(clone(model).fit(X)))
+    ordered = clone(model).fit(np.asfortranarray(X))
+    np.testing.assert_allclose(parameters_of(found), parameters_of(ordered), rtol=1e-9)
+
+
+@each_model
+def test_single_precision_stays(model):
+    rows = X.astype(np.float32)
+    model = clone(model).fit(rows)
+    assert model.transform(rows).dtype == np.float32
+    assert model.inverse_transform(model.transform(rows)).dtype == np.float32
+    assert next(model.module_.parameters()).dtype == torch.float32
+    wide = clone(model).set_params(precision="float64").fit(rows)
+    assert next(wide.module_.parameters()).dtype == torch.float64
+
+
+@each_model
+def test_a_warm_start_goes_on(model):
+    whole = clone(model).set_params(max_epochs=6, early_stopping=False)
+    if "noise_variance" in model.get_params():
+        whole.set_params(noise_variance=0.5, kl_warmup_epochs=0)
+    halves = clone(whole).set_params(max_epochs=3, warm_start=True)
+    whole.fit(X)
+    halves.fit(X)
+    first = halves.net_
+    halves.fit(X)
+    assert halves.net_ is first
+    assert halves.n_iter_ == whole.n_iter_ == 6
+    np.testing.assert_array_equal(parameters_of(halves), parameters_of(whole))
+    np.testing.assert_array_equal(halves.history_["bound"], whole.history_["bound"])
+
+
+def test_a_warm_start_takes_the_learning_rate_of_the_day():
+    model = DeepAutoencoder(3, **SMALL, warm_start=True).fit(X)
+    before = parameters_of(model)
+    model.set_params(learning_rate=1e-30).fit(X)
+    np.testing.assert_allclose(parameters_of(model), before, rtol=1e-12)
+
+
+def test_a_warm_start_wants_the_same_features():
+    model = DeepAutoencoder(3, **SMALL, warm_start=True).fit(X)
+    with pytest.raises(ValueError, match="X has 5 features, but DeepAutoencoder is expecting 8"):
+        model.fit(X[:, :5])
+    assert np.isfinite(model.score(X))
+
+
+@each_model
+def test_pipelines_and_grid_search(model):
+    pipeline = make_pipeline(StandardScaler(), clone(model))
+    name = type(model).__name__.lower()
+    grid = {f"{name}__n_components": [1, 3], f"{name}__learning_rate": [1e-3, 1e-2]}
+    search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2).fit(X)
+    alone = GridSearchCV(pipeline, grid, cv=2).fit(X)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"]
+    )
+    assert np.isfinite(search.score(X))
+
+
+def test_grid_search_over_the_noise_variance():
+    rows = make_rows(n=300, noise=0.5)
+    grid = {"noise_variance": [0.01, 1.0, 300.0]}
+    model = DeepGaussianVAE(3, **SMALL).set_params(max_epochs=60, learning_rate=0.01)
+    search = GridSearchCV(model, grid, cv=2).fit(rows)
+    assert search.best_params_ == {"noise_variance": 1.0}
+    collapsed = clone(model).set_params(noise_variance=300.0).fit(rows).collapsed_dims_
+    np.testing.assert_array_equal(collapsed, [0, 1, 2])
+
+
+def test_processes_of_joblib_give_what_one_gives():
+    models = [clone(model).set_params(random_state=1) for model in MODELS[:2]]
+    found = Parallel(n_jobs=2)(delayed(model.fit)(X) for model in models)
+    for there, model in zip(found, models, strict=True):
+        np.testing.assert_array_equal(parameters_of(there), parameters_of(clone(model).fit(X)))
+
+
+@each_model
+def test_early_stopping_takes_back_the_best_and_waits_for_the_warm_up(model):
+    model = clone(model).set_params(
+        early_stopping=True, max_epochs=200, n_iter_no_change=2, learning_rate=0.03
+    )
+    if "kl_warmup_epochs" in model.get_params():
+        model.set_params(kl_warmup_epochs=12)
+    model.fit(X)
+    bounds = model.history_["validation_bound"]
+    assert len(bounds) == model.n_iter_ < 200
+    after = 11 if "kl_warmup_epochs" in model.get_params() else 0
+    best = after + int(np.argmax(bounds[after:]))
+    assert model.n_iter_ >= after + 1 + 2
+    assert best < model.n_iter_ - 1
+    # What is left is the model of the best epoch.
+    recorded = clone(model).set_params(callbacks=[Snapshot([best + 1])]).fit(X)
+    (state,) = (c.states_ for _, c in recorded.net_.callbacks_ if isinstance(c, Snapshot))
+    encoder = model.module_.encoder.state_dict()
+    for name, value in encoder.items():
+        assert torch.equal(value, state[best + 1][f"encoder.{name}"])
+
+
+@each_model
+def test_networks_may_be_linear_and_sizes_one_number(model):
+    linear = clone(model).set_params(hidden_layer_sizes=()).fit(X)
+    assert len(linear.module_.encoder.layers) == 1
+    one = clone(model).set_params(hidden_layer_sizes=16).fit(X)
+    np.testing.assert_array_equal(parameters_of(one), parameters_of(clone(model).fit(X)))
+
+
+@each_model
+def test_progress_is_shown_where_asked_for_only(model, capsys):
+    clone(model).fit(X)
+    assert capsys.readouterr() == ("", "")
+    clone(model).set_params(verbose=1).fit(X)
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert "3/3" in shown.err
+    assert "bound=" in shown.err
+    if isinstance(model, DeepGaussianVAE):
+        assert all(f"{name}=" in shown.err for name in ("kl", "active_dims"))
+
+
+def test_copies_of_one_model_share_nothing():
+    model = DeepGaussianVAE(3, **SMALL, warm_start=True).fit(X)
+    other = copy.deepcopy(model)
+    before = parameters_of(model)
+    other.fit(X)
+    np.testing.assert_array_equal(parameters_of(model), before)

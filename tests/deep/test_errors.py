@@ -1,0 +1,191 @@
+"""Bad parameters and bad luck."""
+
+import copy
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import Callback
+
+from sklearn_vae import DeepAutoencoder, DeepGaussianVAE
+from tests.deep.data import MODELS, SMALL, make_rows, parameters_of
+
+X = make_rows()
+
+BAD = [
+    ({"n_components": 0}, "n_components must be an integer >= 1, got 0"),
+    ({"n_components": 2.0}, "n_components must be an integer >= 1, got 2.0"),
+    ({"hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes must be integers >= 1, got \(8, 0\)"),
+    ({"hidden_layer_sizes": "8"}, "hidden_layer_sizes must be integers >= 1, got '8'"),
+    ({"hidden_layer_sizes": None}, "hidden_layer_sizes must be integers >= 1, got None"),
+    ({"activation": "rellu"}, "activation must be one of 'relu', .*, got 'rellu'"),
+    ({"encoder": "conv2"}, "encoder must be 'mlp' or a factory"),
+    ({"decoder": torch.nn.Linear(2, 8)}, "decoder must be 'mlp' or a factory"),
+    ({"learning_rate": 0}, "learning_rate must be a finite number > 0, got 0"),
+    ({"learning_rate": np.nan}, "learning_rate must be a finite number > 0, got nan"),
+    ({"max_epochs": 0}, "max_epochs must be an integer >= 1, got 0"),
+    ({"batch_size": 1.5}, "batch_size must be an integer >= 1, got 1.5"),
+    ({"validation_fraction": 1.0}, r"validation_fraction must be in \(0, 1\), got 1.0"),
+    ({"n_iter_no_change": 0}, "n_iter_no_change must be an integer >= 1, got 0"),
+    ({"tol": -1.0}, "tol must be a finite number >= 0, got -1.0"),
+    ({"device": "gpu7"}, "device must be 'auto' or a torch device, got 'gpu7'"),
+    ({"device": 1.5}, "device must be 'auto' or a torch device, got 1.5"),
+    ({"precision": "half"}, "precision must be one of 'auto', .*, got 'half'"),
+    ({"precision": "bf16", "device": "cpu"}, "precision='bf16' needs a CUDA device"),
+    ({"early_stopping": True, "validation_fraction": 0.999}, "holds out 150 of 150 rows"),
+]
+
+BAD_OF_VAE = [
+    ({"noise_model": "full"}, "noise_model must be one of 'scalar', 'diagonal', got 'full'"),
+    ({"noise_update": "adam"}, "noise_update must be one of 'closed_form', 'gradient'"),
+    ({"noise_variance": 0.0}, "noise_variance must be None or a positive float, got 0.0"),
+    ({"noise_variance": [1.0] * 8}, "noise_variance must be None or a positive float"),
+    ({"noise_variance_init": -1}, "noise_variance_init must be None or a positive float"),
+    (
+        {"noise_model": "diagonal", "noise_variance": [1.0, -1.0]},
+        "noise_variance must be None, a positive float or an array of them, one a feature",
+    ),
+    (
+        {"noise_model": "diagonal", "noise_variance_init": [1.0, 1.0]},
+        "noise_variance_init must have one number a feature, n_features=8, got 2",
+    ),
+    (
+        {"noise_variance": 1.0, "noise_variance_init": 2.0},
+        "noise_variance_init is where learning starts, but noise_variance=1.0 holds it fixed",
+    ),
+    ({"objective": "iwae"}, "objective must be one of 'elbo', got 'iwae'"),
+    ({"n_mc_samples": 0}, "n_mc_samples must be an integer >= 1, got 0"),
+    ({"kl_weight": -0.5}, "kl_weight must be a finite number >= 0, got -0.5"),
+    ({"kl_warmup_epochs": -1}, "kl_warmup_epochs must be an integer >= 0, got -1"),
+    ({"free_bits": -1}, "free_bits must be a finite number >= 0, got -1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "message"),
+    [(DeepAutoencoder(3, **SMALL), *bad) for bad in BAD]
+    + [(DeepGaussianVAE(3, **SMALL), *bad) for bad in BAD + BAD_OF_VAE],
+)
+def test_bad_parameters_are_named_and_the_fitted_model_stays(model, parameters, message):
+    model = copy.deepcopy(model).fit(X)
+    before = parameters_of(model)
+    with pytest.raises(ValueError, match=message):
+        model.set_params(**parameters).fit(X)
+    np.testing.assert_array_equal(parameters_of(model), before)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(ValueError, match=r"device=.*cuda.* needs a CUDA device, and torch finds"):
+        DeepAutoencoder(3, **SMALL, device=device).fit(X)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_refused(value):
+    rows = X.copy()
+    rows[3, 4] = value
+    model = DeepGaussianVAE(3, **SMALL)
+    with pytest.raises(ValueError, match=r"Input X contains (NaN|infinity)"):
+        model.fit(rows)
+    model.fit(X)
+    with pytest.raises(ValueError, match=r"Input X contains (NaN|infinity)"):
+        model.score(rows)
+    with pytest.raises(ValueError, match=r"Input Z contains (NaN|infinity)"):
+        model.inverse_transform(np.full((1, 3), value))
+
+
+def test_rows_and_latents_of_the_wrong_size_are_refused():
+    model = DeepGaussianVAE(3, **SMALL).fit(X)
+    with pytest.raises(ValueError, match="X has 5 features, but DeepGaussianVAE is expecting 8"):
+        model.transform(X[:, :5])
+    with pytest.raises(ValueError, match=r"Z must have 3 columns, .*, got 2\."):
+        model.inverse_transform(np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="minimum of 2 is required"):
+        model.fit(X[:1])
+    with pytest.raises(ValueError, match="within the range of float64"):
+        model.fit(X * 1e300)
+    with pytest.raises(AttributeError, match="not fitted and has no module_"):
+        _ = DeepGaussianVAE().module_
+
+
+def test_a_warm_up_that_does_not_end_warns():
+    model = DeepGaussianVAE(3, **SMALL, kl_warmup_epochs=4)
+    with pytest.warns(UserWarning, match="kl_warmup_epochs=4 is more than max_epochs=3"):
+        model.fit(X)
+    model.set_params(kl_warmup_epochs=3).fit(X)
+    assert model.history_["beta"][-1] == 1.0
+
+
+class Late(Callback):
+    """Makes a parameter infinite within an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_batch_begin(self, net, training, **kwargs):
+        if len(net.history) == self.epoch:
+            with torch.no_grad():
+                net.module_.encoder.layers[0].weight.mul_(np.inf)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+def test_divergence_is_an_error_that_leaves_the_last_finite_model(model):
+    model = copy.deepcopy(model).set_params(max_epochs=2)
+    expected = copy.deepcopy(model).fit(X)
+    model.set_params(max_epochs=5)
+    for at in (1, 3):
+        model.set_params(callbacks=[Late(at)])
+        with pytest.raises(FloatingPointError, match=f"in epoch {at} .* learning_rate=0.001"):
+            model.fit(X)
+        assert model.n_iter_ == at - 1
+        assert np.isfinite(model.score_samples(X)).all()
+        assert np.isfinite(model.transform(X)).all()
+    if not model.early_stopping:
+        np.testing.assert_array_equal(model.transform(X), expected.transform(X))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+@pytest.mark.parametrize("learning_rate", [1.0, 10.0, 1e4])
+def test_large_learning_rates_end_in_the_error_or_a_finite_model(model, learning_rate):
+    model = copy.deepcopy(model).set_params(learning_rate=learning_rate, max_epochs=8)
+    with suppress(FloatingPointError):
+        model.fit(X.astype(np.float32))
+    assert np.isfinite(parameters_of(model)).all()
+    assert np.isfinite(model.transform(X)).all()
+
+
+class Interrupt(Callback):
+    def __init__(self, batch):
+        self.batch = batch
+
+    def on_batch_end(self, net, training, **kwargs):
+        self.batch -= 1
+        if self.batch == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+@pytest.mark.parametrize("batch", [2, 8])
+def test_an_interrupt_keeps_what_was_learned(model, batch):
+    model = copy.deepcopy(model).set_params(callbacks=[Interrupt(batch)])
+    epoch = 1 + (batch - 1) // 5
+    with pytest.warns(UserWarning, match=f"interrupted in epoch {epoch}"):
+        model.fit(X)
+    assert model.n_iter_ == epoch - 1
+    assert np.isfinite(model.score(X))
+    assert all(len(values) == epoch - 1 for values in model.history_.values())
+
+
+class Fail(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        raise OSError("disk full")
+
+
+def test_an_error_of_a_callback_leaves_the_model_of_before():
+    model = DeepGaussianVAE(3, **SMALL).fit(X)
+    before = parameters_of(model)
+    with pytest.raises(OSError, match="disk full"):
+        model.set_params(callbacks=[Fail()], random_state=1).fit(X)
+    np.testing.assert_array_equal(parameters_of(model), before)

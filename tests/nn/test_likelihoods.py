@@ -1,0 +1,56 @@
+import math
+
+import pytest
+import torch
+
+from sklearn_vae.nn.objectives import elbo, elbo_by_hand
+from tests.nn.modules import D, make_module, make_rows
+
+
+def mean_squares(module, x, noise):
+    with torch.no_grad():
+        mean = module.decode(module.encode(x).rsample(noise)).mean
+        return (x - mean).square().mean((0, 1))
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+@pytest.mark.parametrize("shape", [(), (D,)])
+def test_closed_form_is_a_running_average_of_the_residual(shape, by_hand):
+    module = make_module(shape, update="closed_form", rate=0.3)
+    x, noise = make_rows(draws=4)
+    before = module.likelihood.noise_variance
+    squares = mean_squares(module, x, noise)
+    squares = squares if shape else squares.mean()
+    if by_hand:
+        with torch.no_grad():
+            elbo_by_hand(module, x, noise)
+    else:
+        (-elbo(module, x, noise)[0].mean()).backward()
+    module.after_step()
+    expected = 0.7 * before + 0.3 * squares
+    torch.testing.assert_close(module.likelihood.noise_variance, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("update", ["closed_form", "gradient"])
+@pytest.mark.parametrize("shape", [(), (D,)])
+def test_learned_variances_stay_within_their_limits(shape, update):
+    for limits in [(0.0, 1e-3), (50.0, math.inf)]:
+        module = make_module(shape, update=update, limits=limits)
+        x, noise = make_rows()
+        (-elbo(module, x, noise)[0].mean()).backward()
+        module.after_step()
+        held = limits[1] if limits[0] == 0 else limits[0]
+        torch.testing.assert_close(
+            module.likelihood.noise_variance, torch.full(shape, held, dtype=torch.float64)
+        )
+
+
+def test_fixed_variances_stay():
+    module = make_module(update=None)
+    x, noise = make_rows()
+    before = module.likelihood.noise_variance
+    (-elbo(module, x, noise)[0].mean()).backward()
+    module.after_step()
+    assert module.likelihood.log_variance.grad is None
+    assert module.likelihood.noise_variance == before
+    assert all(p is not module.likelihood.log_variance for p in module.trained_parameters())

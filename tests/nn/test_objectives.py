@@ -1,0 +1,167 @@
+import itertools
+import math
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from sklearn_vae.gaussian.bounds import EntropyGap
+from sklearn_vae.nn.module import Autoencoder
+from sklearn_vae.nn.networks import MLP
+from sklearn_vae.nn.objectives import (
+    BY_HAND,
+    elbo,
+    elbo_by_hand,
+    log_weights,
+    squared_error,
+    warmed_up,
+)
+from tests.nn.modules import D, K, gradients, make_module, make_rows
+
+NOISE_SHAPES = [(), (D,)]
+
+
+def normal(mean, variance):
+    return Independent(Normal(mean, variance.sqrt().expand(mean.shape)), 1)
+
+
+@pytest.mark.parametrize("shape", NOISE_SHAPES)
+def test_the_elbo_is_that_of_torch_distributions(shape):
+    module = make_module(shape)
+    x, noise = make_rows(draws=3)
+    bound, reconstruction, kl = elbo(module, x, noise, 0.7)
+    q = module.encode(x)
+    z = q.mean + q.variance.sqrt() * noise
+    p = normal(module.decoder(z), module.likelihood.noise_variance)
+    torch.testing.assert_close(reconstruction, p.log_prob(x).mean(0))
+    prior = normal(torch.zeros_like(q.mean), torch.ones_like(q.mean))
+    torch.testing.assert_close(kl, kl_divergence(normal(q.mean, q.variance), prior))
+    torch.testing.assert_close(bound, reconstruction - 0.7 * kl)
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("shape", NOISE_SHAPES)
+@pytest.mark.parametrize("hidden", [(), (9, 6)])
+def test_gradients_by_hand_are_those_of_autograd(hidden, shape, draws):
+    module = make_module(shape, hidden, "tanh")
+    x, noise = make_rows(draws)
+    bound, reconstruction, kl = elbo(module, x, noise, 0.7)
+    (-bound.mean()).backward()
+    expected = gradients(module)
+    with torch.no_grad():
+        found_reconstruction, found_kl, h = elbo_by_hand(module, x, noise, 0.7)
+    assert found_reconstruction == pytest.approx(reconstruction.sum().item(), rel=1e-12)
+    assert found_kl == pytest.approx(kl.sum().item(), rel=1e-12)
+    torch.testing.assert_close(h, module.encoder(x))
+    found = gradients(module)
+    for name, oracle in expected.items():
+        torch.testing.assert_close(found[name], oracle, rtol=1e-10, atol=1e-13)
+
+
+def test_gradients_by_hand_of_log_variances_beyond_their_range():
+    module = make_module()
+    with torch.no_grad():
+        module.encoder.layers[-1].bias[K:] = torch.tensor([-30.0, 25.0, 0.0])
+    x, noise = make_rows()
+    (-elbo(module, x, noise)[0].mean()).backward()
+    expected = gradients(module)
+    with torch.no_grad():
+        elbo_by_hand(module, x, noise)
+    for name, gradient in gradients(module).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-8)
+
+
+def test_gradients_by_hand_of_an_autoencoder_are_those_of_autograd():
+    torch.manual_seed(0)
+    module = Autoencoder(MLP(D, (6,), K), MLP(K, (6,), D)).double()
+    x, noise = make_rows()
+    bound, _, _ = squared_error(module, x, noise)
+    torch.testing.assert_close(-bound, (x - module(x)).square().mean(1))
+    (-bound.mean()).backward()
+    expected = gradients(module)
+    with torch.no_grad():
+        found, kl, z = BY_HAND[squared_error](module, x, noise)
+    assert (found, kl) == (pytest.approx(bound.sum().item()), 0.0)
+    torch.testing.assert_close(z, module.encoder(x))
+    for name, gradient in gradients(module).items():
+        torch.testing.assert_close(gradient, expected[name])
+
+
+@pytest.mark.parametrize("shape", NOISE_SHAPES)
+def test_beta_and_sigma2_are_one_knob(shape):
+    # With KL weight b and noise s, b times the gradients of weight 1 and noise b s.
+    module, beta = make_module(shape), 2.5
+    x, noise = make_rows(draws=2)
+    elbo(module, x, noise, beta)[0].mean().backward()
+    weighted = gradients(module)
+    with torch.no_grad():
+        module.likelihood.log_variance += math.log(beta)
+    elbo(module, x, noise)[0].mean().backward()
+    for name, gradient in gradients(module).items():
+        if name != "likelihood.log_variance":
+            torch.testing.assert_close(weighted[name], beta * gradient, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", NOISE_SHAPES)
+@pytest.mark.parametrize("seed", range(3))
+def test_elbo_less_entropies_is_the_gap_at_random_parameters(shape, seed):
+    module = make_module(shape, seed=seed)
+    x, noise = make_rows(draws=5, seed=seed)
+    with torch.no_grad():
+        bound = elbo(module, x, noise)[0].mean()
+        q = module.encode(x)
+        variance = module.likelihood.noise_variance
+        mean = module.decode(q.rsample(noise)).mean
+        entropies = (
+            normal(q.mean, q.variance).entropy().mean()
+            - normal(*torch.tensor([[0.0], [1.0]]).double().expand(2, K)).entropy()
+            - normal(torch.zeros(D, dtype=torch.float64), variance).entropy()
+        )
+        scaled = ((x - mean).square() / variance).sum(-1).mean()
+        second_moment = (q.mean.square() + q.variance).mean(0)
+        gap = EntropyGap(0.5 * (D - scaled.item()), 0.5 * (1 - second_moment))
+    assert (bound - entropies).item() == pytest.approx(gap.total, abs=1e-12)
+    assert abs(gap.total) > 0.1
+
+
+def test_free_bits_are_the_larger_of_price_and_allowance():
+    module = make_module()
+    x, noise = make_rows()
+    q = module.encode(x)
+    averages = q.kl_terms(module.prior()).mean(0)
+    allowance = averages.sort().values[1].item() + 1e-6  # two of three dimensions are below
+    bound, reconstruction, kl = elbo(module, x, noise, 0.5, free_bits=allowance)
+    price = torch.clamp(averages, min=allowance).sum()
+    torch.testing.assert_close(bound.mean(), reconstruction.mean() - 0.5 * price)
+    torch.testing.assert_close(kl.mean(), averages.sum())
+
+
+def test_importance_weights_of_a_linear_decoder_average_to_the_likelihood():
+    module = make_module(hidden=())
+    with torch.no_grad():  # q near the prior, which has every row's posterior in its reach
+        module.encoder.layers[0].weight *= 0.1
+        module.encoder.layers[0].bias.zero_()
+    x, _ = make_rows()
+    noise = torch.randn(
+        (200_000, 1, K), generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
+    layer, sigma2 = module.decoder.layers[0], module.likelihood.noise_variance
+    W = layer.weight.detach()
+    C = W @ W.T + sigma2 * torch.eye(D, dtype=torch.float64)
+    exact = torch.distributions.MultivariateNormal(layer.bias.detach(), C).log_prob(x)
+    with torch.no_grad():
+        weights = log_weights(module, x, noise)
+    torch.testing.assert_close(
+        torch.logsumexp(weights, 0) - math.log(len(noise)), exact, rtol=0, atol=0.1
+    )
+    # Each average of more draws is above that of fewer.
+    averages = [
+        torch.logsumexp(weights.view(s, -1, len(x)), 0).mean() - math.log(s) for s in (1, 10, 100)
+    ]
+    assert all(before < after for before, after in itertools.pairwise(averages))
+    assert averages[-1] < exact.mean() + 0.05
+
+
+def test_the_kl_weight_rises_linearly_and_stays():
+    assert [warmed_up(epoch, 4, 2.0) for epoch in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert [warmed_up(epoch, 0, 2.0) for epoch in range(2)] == [2.0, 2.0]
