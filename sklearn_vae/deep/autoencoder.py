@@ -164,8 +164,8 @@ class DeepAutoencoder(DeepModel):
     def _callbacks(self) -> list[Any]:
         return []
 
-    def _parts(self, rows: Tensor) -> dict[str, Any]:
-        build = partial(
+    def _new_module(self, rows: Tensor) -> Callable[[], Autoencoder]:
+        return partial(
             autoencoder_module,
             rows.shape[1],
             self.n_components,
@@ -175,8 +175,9 @@ class DeepAutoencoder(DeepModel):
             activation=self.activation,
             dtype=rows.dtype,
         )
+
+    def _of_training(self) -> dict[str, Any]:
         return {
-            "module": build,
             "objective": squared_error,
             "options": {},
             "monitor": ErrorMonitor(self.scale_),

@@ -39,6 +39,9 @@ PRECISIONS = ("auto", "float32", "float64", "tf32", "bf16")
 # Numbers that a network is given at once, outside of training.
 EVALUATED_AT_ONCE = 2**20
 
+# Numbers that are moved to the networks' units at once: in the cache.
+MOVED_AT_ONCE = 2**16
+
 
 class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """For subclasses that say what their module, objective and diagnostics are.
@@ -47,6 +50,17 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     average variance. So a model, and what learning rates mean, do not depend on the units of X,
     and all that is returned is in these units.
     """
+
+    # Parameters that a warm start cannot change.
+    _of_networks: tuple[str, ...] = (
+        "n_components",
+        "hidden_layer_sizes",
+        "activation",
+        "encoder",
+        "decoder",
+        "device",
+        "precision",
+    )
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """Train the networks.
@@ -79,19 +93,23 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             seed = int(random_state.randint(np.iinfo(np.int32).max))
             chosen, held_out = self._split(len(X), random_state)
             device, dtype, products = self._place(X.dtype)
-            if not goes_on:
+            if goes_on:
+                self._check_goes_on()
+            else:
                 self._set_units(X, chosen)
             rows = self._to_units(X, chosen, device, dtype)
             valid = self._to_units(X, held_out, device, dtype) if self.early_stopping else None
             if not goes_on:
                 self.net_ = VAENet(
-                    **self._parts(rows),
+                    self._new_module(rows),
+                    **self._of_training(),
                     seed=seed,
                     precision=products,
                     lr=self.learning_rate,
                     device=str(device),
                     verbose=0,
                 ).initialize()
+                self._networks_of_fit = self._networks()
             diverged = self._train(rows, valid)
             self._finish(rows)
         if diverged is not None:
@@ -148,6 +166,19 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         check_real("tol", self.tol, at_least=0)
         check_choice("precision", self.precision, PRECISIONS)
 
+    def _networks(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._of_networks}
+
+    def _check_goes_on(self) -> None:
+        """Raise ValueError where a warm start would have to go on with other networks."""
+        for name, value in self._networks().items():
+            before = self._networks_of_fit[name]
+            if not np.array_equal(value, before):
+                raise ValueError(
+                    f"warm_start=True goes on with the networks of the last fit, of {name}="
+                    f"{before!r}, got {value!r}; with warm_start=False a fit begins anew."
+                )
+
     def _hidden_layer_sizes(self) -> tuple[int, ...]:
         sizes = self.hidden_layer_sizes
         sizes = (sizes,) if is_integer(sizes) else sizes
@@ -201,7 +232,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return device, getattr(torch, precision), None
 
     def _set_units(self, X: Array, rows: Array) -> None:
-        blocks = np.array_split(rows, -(-X.size // EVALUATED_AT_ONCE))
+        blocks = np.array_split(rows, -(-X.size // MOVED_AT_ONCE))
         with np.errstate(over="ignore", invalid="ignore"):
             mean = sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
             squares = sum(float(np.square(X[block] - mean).sum()) for block in blocks)
@@ -217,7 +248,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Chosen rows as the networks see them, on the device: the one copy of X."""
         kind = np.float64 if dtype == torch.float64 else np.float32
         units = np.empty((len(rows), X.shape[1]), dtype=kind)
-        for start in range(0, len(rows), step := max(1, EVALUATED_AT_ONCE // X.shape[1])):
+        for start in range(0, len(rows), step := max(1, MOVED_AT_ONCE // X.shape[1])):
             block = slice(start, start + step)
             units[block] = (X[rows[block]] - self.mean_) / self.scale_
         return torch.from_numpy(units).to(device)
@@ -231,6 +262,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             callbacks.append(StopEarly(warmup, self.n_iter_no_change, self.tol))
         if self.verbose:
             callbacks.append(bar := Progress(self.max_epochs))
+        vars(net).update(self._of_training())
         net.callbacks = callbacks
         net.initialize_callbacks()
         net.train_split = None if valid is None else predefined_split(Dataset(valid))

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array
-from sklearn_vae.deep.monitors import LatentMonitor
-from sklearn_vae.deep.vae import OBJECTIVES, DeepVAE
+from sklearn_vae.deep.vae import DeepVAE
 from sklearn_vae.gaussian.bounds import EntropyGap, entropy_bound
 from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.nn.distributions import LOG_2PI
@@ -214,6 +213,8 @@ class DeepGaussianVAE(DeepVAE):
         self.verbose = verbose
         self.random_state = random_state
 
+    _of_networks = (*DeepVAE._of_networks, "noise_model", "noise_variance", "noise_update")
+
     def conditional(self, Z: Any) -> tuple[Array, Array]:
         """Mean and variance of p(x|z) for each row of latent z.
 
@@ -255,12 +256,11 @@ class DeepGaussianVAE(DeepVAE):
                 f"{value!r}."
             )
 
-    def _parts(self, rows: Tensor) -> dict[str, Any]:
-        d = rows.shape[1]
+    def _new_module(self, rows: Tensor) -> Callable[[], VAEModule]:
         start, limits = self._noise_of(rows)
-        build = partial(
+        return partial(
             gaussian_vae_module,
-            d,
+            rows.shape[1],
             self.n_components,
             encoder=self.encoder,
             decoder=self.decoder,
@@ -271,13 +271,6 @@ class DeepGaussianVAE(DeepVAE):
             noise_limits=limits,
             dtype=rows.dtype,
         )
-        return {
-            "module": build,
-            "objective": OBJECTIVES[self.objective],
-            "options": {"free_bits": self.free_bits},
-            "monitor": LatentMonitor(d, self.scale_),
-            "noise_shape": (self.n_mc_samples, self.n_components),
-        }
 
     def _noise_of(self, rows: Tensor) -> tuple[Array, tuple[float, float]]:
         """First noise variance and limits of its learning, as the networks see the rows."""
@@ -368,5 +361,5 @@ def _residuals_of_ppca(rows: Array, n_components: int) -> Array:
     ppca = PPCA(n_components=min(n_components, *rows.shape), random_state=0).fit(rows)
     components = ppca.components_
     explained = ppca.explained_variance_ * (1 - 1 / len(rows))
-    left = np.square(rows).mean(axis=0) - explained @ components**2
+    left = np.einsum("ij,ij->j", rows, rows) / len(rows) - explained @ components**2
     return np.maximum(left, 0) + ppca.noise_variance_ * (components**2).sum(axis=0)

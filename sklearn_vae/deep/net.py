@@ -209,7 +209,11 @@ class VAENet(NeuralNet):
         self, x: Tensor, noise: Tensor, beta: float | Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         self.optimizer_.zero_grad()
-        bound, *parts = self.objective(self.module_, x, noise, beta, **self.options)
+        # No cache: the weights that it would keep in bfloat16 change with every step.
+        with torch.autocast(
+            "cuda", torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False
+        ):
+            bound, *parts = self.objective(self.module_, x, noise, beta, **self.options)
         bound.mean().neg().backward()
         with torch.no_grad():
             self._take_step(x)
@@ -307,14 +311,10 @@ def _threads(n_threads: int, on_cpu: bool) -> Iterator[None]:
 @contextmanager
 def _products_in(precision: str | None) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
-    autocast: Any = nullcontext()
     if precision == "tf32":
         torch.set_float32_matmul_precision("high")
-    elif precision == "bf16":
-        autocast = torch.autocast("cuda", torch.bfloat16)
     try:
-        with autocast:
-            yield
+        yield
     finally:
         if precision == "tf32":
             torch.set_float32_matmul_precision(before)

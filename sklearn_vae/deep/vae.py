@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sklearn_vae.deep.base import Array, DeepModel
 from sklearn_vae.deep.callbacks import KLWarmup, Snapshot
+from sklearn_vae.deep.monitors import LatentMonitor
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.nn.objectives import elbo, log_weights
 from sklearn_vae.validation import check_choice, check_integer, check_real
@@ -159,6 +160,14 @@ class DeepVAE(DeepModel):
                 stacklevel=3,
             )
 
+    def _of_training(self) -> dict[str, Any]:
+        return {
+            "objective": OBJECTIVES[self.objective],
+            "options": {"free_bits": self.free_bits},
+            "monitor": LatentMonitor(self.n_features_in_, self.scale_),
+            "noise_shape": (self.n_mc_samples, self.n_components),
+        }
+
     def _callbacks(self) -> list[Any]:
         return [KLWarmup(self.kl_warmup_epochs, self.kl_weight)]
 
@@ -195,28 +204,24 @@ class DeepVAE(DeepModel):
         draws = -(-DIAGNOSED_DRAWS // n)
         generator = torch.Generator(rows.device).manual_seed(0)
         prior = self.module_.prior()
-        kl, above, log_variance, second_moment = torch.zeros(
-            (4, self.n_components), dtype=torch.float64, device=rows.device
-        )
+        sums: Any = 0.0
         misfit: Any = 0.0
         for block in self._blocks(n):
             x = rows[block]
             q = self.module_.encode(x)
             terms = q.kl_terms(prior)
-            kl += terms.sum(0)
-            above += (terms > COLLAPSE_KL).sum(0)
-            log_variance += q.log_variance.sum(0)
-            second_moment += (q.mean.square() + q.variance).sum(0)
+            above = (terms > COLLAPSE_KL).to(terms.dtype)
+            second_moment = q.mean.square() + q.variance
+            of_block = torch.stack([terms, above, q.log_variance, second_moment]).sum(1)
+            sums = sums + of_block.cpu().double().numpy() / n
             for size in _parts(draws, self._draws_at_once(x)):
                 shape = (size, *q.mean.shape)
                 noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
                 p = self.module_.decode(q.rsample(noise))
-                misfit = misfit + self._misfit(p, x).double() / (draws * n)
-        self.kl_per_dim_, share, log_variance, second_moment = (
-            (total / n).cpu().numpy() for total in (kl, above, log_variance, second_moment)
-        )
+                misfit = misfit + self._misfit(p, x).cpu().double().numpy() / (draws * n)
+        self.kl_per_dim_, share, log_variance, second_moment = sums
         self.collapsed_dims_ = np.flatnonzero(share <= COLLAPSE_SHARE)
-        self._set_bound(misfit.cpu().numpy(), log_variance, second_moment)
+        self._set_bound(misfit, log_variance, second_moment)
 
     def _fixed_noise(self) -> Tensor:
         """Normal draws of shape (S, 1, k), moved so that their mean is 0 and covariance I.

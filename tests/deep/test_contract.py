@@ -2,6 +2,7 @@
 
 import copy
 import random
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -183,6 +184,41 @@ def test_a_warm_start_takes_the_learning_rate_of_the_day():
     before = parameters_of(model)
     model.set_params(learning_rate=1e-30).fit(X)
     np.testing.assert_allclose(parameters_of(model), before, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"n_components": 2}, {"hidden_layer_sizes": (16, 8)}, {"noise_variance": 2.0}],
+)
+def test_a_warm_start_with_other_networks_is_refused(changed):
+    model = DeepGaussianVAE(3, **SMALL, warm_start=True).fit(X)
+    before = parameters_of(model)
+    (name, value), *_ = changed.items()
+    model.set_params(**changed)
+    with pytest.raises(ValueError, match=rf"of {name}=.*, got .*{value}.*; with warm_start=False"):
+        model.fit(X)
+    np.testing.assert_array_equal(parameters_of(model), before)
+    model.set_params(warm_start=False).fit(X)
+
+
+def test_a_warm_start_takes_the_parameters_of_training_of_the_day():
+    model = DeepGaussianVAE(3, **SMALL, warm_start=True).fit(X)
+    model.set_params(free_bits=0.5, n_mc_samples=3, kl_weight=0.5, batch_size=50).fit(X)
+    assert model.history_["beta"].tolist() == [1, 1, 1, 0.5, 0.5, 0.5]
+    assert model.net_.noise_shape == (3, 3)
+    assert model.net_.options == {"free_bits": 0.5}
+
+
+def test_x_is_copied_once():
+    rows = np.random.default_rng(0).normal(size=(40_000, 50))
+    model = DeepGaussianVAE(2, **SMALL, early_stopping=True).set_params(max_epochs=1)
+    model.set_params(batch_size=10_000)
+    model.fit(rows[:100])  # imports
+    tracemalloc.start()
+    model.fit(rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.6 * rows.nbytes
 
 
 def test_a_warm_start_wants_the_same_features():
