@@ -19,7 +19,7 @@ from skorch.helper import predefined_split
 from torch import Tensor
 
 from sklearn_vae.deep.callbacks import Progress, StopEarly
-from sklearn_vae.deep.net import VAENet
+from sklearn_vae.deep.net import VAENet, threads_for
 from sklearn_vae.nn.networks import ACTIVATIONS, check_network
 from sklearn_vae.validation import (
     FLOAT_DTYPES,
@@ -36,8 +36,9 @@ Array = NDArray[Any]
 
 PRECISIONS = ("auto", "float32", "float64", "tf32", "bf16")
 
-# Numbers that a network is given at once, outside of training.
-EVALUATED_AT_ONCE = 2**20
+# Rows that a network is given at once, outside of training, and numbers in them at most.
+ROWS_AT_ONCE = 2048
+NUMBERS_AT_ONCE = 2**22
 
 # Numbers that are moved to the networks' units at once: in the cache.
 MOVED_AT_ONCE = 2**16
@@ -314,20 +315,22 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """A function of rows as the networks see them, of a block of rows at a time."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=list(FLOAT_DTYPES), reset=False)
-        blocks = self._blocks(len(X))
-        return _joined(
-            [function(self._as_tensor((X[b] - self.mean_) / self.scale_)) for b in blocks]
-        )
+        with threads_for(self.module_, ROWS_AT_ONCE):
+            units = ((X[rows] - self.mean_) / self.scale_ for rows in self._blocks(len(X)))
+            return _joined([function(self._as_tensor(block)) for block in units])
 
     @torch.no_grad()
     def _of_latents(self, Z: Any, function: Callable[[Tensor], Tensor]) -> Array:
         """A function of latent coordinates, of a block of rows at a time."""
         check_is_fitted(self)
         Z = check_latents(self, Z, self.n_components)
-        return _joined([function(self._as_tensor(Z[b])) for b in self._blocks(len(Z))])
+        with threads_for(self.module_, ROWS_AT_ONCE):
+            blocks = (self._as_tensor(Z[rows]) for rows in self._blocks(len(Z)))
+            return _joined([function(block) for block in blocks])
 
     def _blocks(self, n: int) -> Iterator[slice]:
-        step = max(1, EVALUATED_AT_ONCE // max(self.n_features_in_, self.n_components))
+        width = max(self.n_features_in_, self.n_components)
+        step = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // width))
         return (slice(start, start + step) for start in range(0, n, step))
 
     def _in_data_units(self, mean: Tensor) -> Tensor:

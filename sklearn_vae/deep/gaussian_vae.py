@@ -121,7 +121,8 @@ class DeepGaussianVAE(DeepVAE):
         Of each epoch, averaged over its rows as they were trained on: "bound" (ELBO), its parts
         "reconstruction" and "kl", "noise_variance" ((n_iter_, d) with "diagonal"),
         "posterior_entropy", "prior_entropy", "noise_entropy", in nats per sample; "active_dims",
-        "beta", "seconds", and with `early_stopping` "validation_bound".
+        "beta", "seconds", and with `early_stopping` "validation_bound". With "closed_form" the
+        noise is set to its optimum afterwards, so that `elbo_` is above the last bound.
     snapshots_ : dict of int to DeepGaussianVAE
         Fitted models after the epochs that a :class:`Snapshot` asks for.
     net_ : skorch.NeuralNet

@@ -23,7 +23,8 @@ from sklearn_vae.nn.objectives import BY_HAND, Objective
 # torch's layers draw their first weights from its global generator, which is borrowed meanwhile.
 _GLOBAL_GENERATOR = threading.Lock()
 
-# Below this many multiplications a step, a second thread costs more than it brings.
+# Below this many operations at once a second thread costs more than it brings: twice to a hundred
+# times as much where other processes use the cores.
 WORTH_A_THREAD = 2e8
 
 BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
@@ -130,7 +131,7 @@ class VAENet(NeuralNet):
         borrowed = nullcontext() if by_hand else _global_generators(X.device, seed)
         try:
             with (
-                _threads(self._n_threads(), self._on("cpu")),
+                threads_for(self.module_, 3 * self.batch_size * self.noise_shape[0]),
                 _products_in(self.precision),
                 borrowed,
             ):
@@ -249,11 +250,6 @@ class VAENet(NeuralNet):
     def _on(self, kind: str) -> bool:
         return torch.device(self.device).type == kind
 
-    def _n_threads(self) -> int:
-        n_weights = sum(parameter.numel() for parameter in self.module_.parameters())
-        work = 6.0 * n_weights * self.batch_size * self.noise_shape[0]
-        return torch.get_num_threads() if work > WORTH_A_THREAD else 1
-
     def _why_not_finite(self) -> str:
         epoch = len(self.history)
         return (
@@ -297,14 +293,17 @@ def _global_generators(device: torch.device, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(n_threads: int, on_cpu: bool) -> Iterator[None]:
+def threads_for(module: nn.Module, n_rows: int) -> Iterator[None]:
+    """Within this, torch uses one thread if n_rows passed through a module are not worth more."""
     before = torch.get_num_threads()
-    if on_cpu and n_threads != before:
-        torch.set_num_threads(n_threads)
+    n_weights = sum(parameter.numel() for parameter in module.parameters())
+    alone = before > 1 and 2.0 * n_weights * n_rows < WORTH_A_THREAD
+    if alone:
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        if torch.get_num_threads() != before:
+        if alone:
             torch.set_num_threads(before)
 
 

@@ -13,9 +13,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sklearn_vae.deep.base import Array, DeepModel
+from sklearn_vae.deep.base import ROWS_AT_ONCE, Array, DeepModel
 from sklearn_vae.deep.callbacks import KLWarmup, Snapshot
 from sklearn_vae.deep.monitors import LatentMonitor
+from sklearn_vae.deep.net import threads_for
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.nn.objectives import elbo, log_weights
 from sklearn_vae.validation import check_choice, check_integer, check_real
@@ -178,7 +179,8 @@ class DeepVAE(DeepModel):
         return self.module_.decode(z).mean
 
     def _finish(self, rows: Tensor) -> None:
-        self._diagnose(rows)
+        with threads_for(self.module_, ROWS_AT_ONCE):
+            self._diagnose(rows)
         kept = [c.states_ for _, c in self.net_.callbacks_ if isinstance(c, Snapshot)]
         states = {epoch: state for found in kept for epoch, state in found.items()}
         if "snapshots_" in vars(self):  # of an earlier fit
@@ -242,8 +244,8 @@ class DeepVAE(DeepModel):
         return self._as_tensor(np.concatenate([draws, -draws]) if paired else draws)[:, None]
 
     def _draws_at_once(self, x: Tensor) -> int:
-        """Of each row of x, such that their rows are not many more than a block has."""
-        return max(1, 2048 // len(x))
+        """Of each row of x, so that together they are as many rows as a block has."""
+        return max(1, ROWS_AT_ONCE // len(x))
 
     def _log_scale(self) -> float:
         """What the density loses from the units of the networks to those of the data."""
