@@ -1,13 +1,14 @@
 """How the noise variance of a deep VAE is best learned: the rules of DeepGaussianVAE side by side.
 
-`noise_update="closed_form"` (the default: a running average of the optimum, held at or below the
-noise variance of pPCA with the same k for the first half of the epochs) against "gradient" (log
-sigma^2 as a parameter among the others, the setting of Lucas et al., 2019), each from pPCA's noise
-variance and from the variance of the data, and with KL warm-up. ELBO of the training rows and of
-held-out rows in nats per sample, and collapsed dimensions; mean of `--repeats` seeds.
+`noise_update="closed_form"` (the default: a running average of its optimum, held at or below the
+noise variance of pPCA with the same k, and set to the optimum at the end) against "gradient" (log
+sigma^2 as a parameter among the others, the setting of Lucas et al., 2019), each from the noise
+variance of pPCA, from a hundredth of it and from the variance of the data, and with KL warm-up.
+ELBO of the training rows and of held-out rows in nats per sample, and collapsed dimensions; means
+of up to three seeds.
 
-Claims, on each of three data sets: the default reaches at least the training ELBO of the gradient,
-and forgets where it started, which the gradient does not. By default digits, patches of two
+Claims, on each of the data sets: the default reaches at least the training ELBO of the gradient,
+and depends less on where it starts. By default digits, patches of two
 photographs and the breast cancer table, all of scikit-learn; with `--data` the rows of a file,
 divided by 255, or with `--logit` dequantised and taken to logits as Lucas et al. do.
 """
@@ -62,17 +63,19 @@ def data_sets(arguments):
     ]
 
 
-def settings(variance, epochs):
+def settings(noise, variance, epochs):
     """Parameters of each rule."""
     return {
         "closed form": {},
-        "closed form, from the data's variance": {"noise_variance_init": variance},
+        "closed form, from pPCA's / 100": {"noise_variance_init": noise / 100},
+        "closed form, from the data's": {"noise_variance_init": variance},
         "closed form, KL warm-up": {"kl_warmup_epochs": epochs // 4},
         "gradient": {"noise_update": "gradient"},
-        "gradient, from the data's variance": {
+        "gradient, from pPCA's / 100": {
             "noise_update": "gradient",
-            "noise_variance_init": variance,
+            "noise_variance_init": noise / 100,
         },
+        "gradient, from the data's": {"noise_update": "gradient", "noise_variance_init": variance},
         "gradient, KL warm-up": {"noise_update": "gradient", "kl_warmup_epochs": epochs // 4},
     }
 
@@ -86,7 +89,9 @@ def run(name, X, k, epochs, hidden, repeats, verdict):
     bare = (ppca.score(train), ppca.score(test), 0, ppca.noise_variance_)
     print(f"  {'(pPCA, log-likelihood)':38}" + "{:10.2f}{:10.2f}{:10.1f}{:10.4f}".format(*bare))
     elbo = {}
-    for rule, parameters in settings(float(train.var(axis=0).mean()), epochs).items():
+    for rule, parameters in settings(
+        ppca.noise_variance_, float(train.var(axis=0).mean()), epochs
+    ).items():
         found = []
         for seed in range(repeats):
             vae = DeepGaussianVAE(k, hidden_layer_sizes=hidden, max_epochs=epochs, **parameters)
@@ -96,8 +101,9 @@ def run(name, X, k, epochs, hidden, repeats, verdict):
         mean = np.mean(found, axis=0)
         print(f"  {rule:38}" + "{:10.2f}{:10.2f}{:10.1f}{:10.4f}".format(*mean), flush=True)
         elbo[rule] = mean[0]
-    start = {
-        rule: abs(elbo[rule] - elbo[f"{rule}, from the data's variance"])
+    starts = ("", ", from pPCA's / 100", ", from the data's")
+    apart = {
+        rule: np.ptp([elbo[rule + start] for start in starts])
         for rule in ("closed form", "gradient")
     }
     tolerance = 0.5 if verdict.scale == "full" else 5.0
@@ -106,9 +112,9 @@ def run(name, X, k, epochs, hidden, repeats, verdict):
         elbo["closed form"] >= elbo["gradient"] - tolerance,
     )
     verdict.claim(
-        f"{name}: the start costs the default {start['closed form']:.2f} nats, "
-        f"the gradient {start['gradient']:.2f}",
-        start["closed form"] <= start["gradient"] + tolerance,
+        f"{name}: three starts end {apart['closed form']:.2f} nats apart with the default, "
+        f"{apart['gradient']:.2f} with the gradient",
+        apart["closed form"] <= apart["gradient"] + tolerance,
     )
 
 

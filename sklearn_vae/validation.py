@@ -55,6 +55,13 @@ def check_integer(name: str, value: Any, *, at_least: int) -> None:
         raise ValueError(f"{name} must be an integer >= {at_least}, got {value!r}.")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Raise ValueError unless True or False."""
+    if isinstance(value, bool | np.bool_):
+        return
+    raise ValueError(f"{name} must be True or False, got {value!r}.")
+
+
 def check_real(
     name: str, value: Any, *, at_least: float | None = None, above: float | None = None
 ) -> None:

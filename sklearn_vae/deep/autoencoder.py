@@ -55,7 +55,7 @@ class DeepAutoencoder(DeepModel):
     precision : {"auto", "float32", "float64", "tf32", "bf16"}, default="auto"
         "auto": that of X on a CPU; float32 on CUDA, with TF32 products in training.
     callbacks : list of skorch callbacks, default=None
-        Copied before each fit.
+        Copied before each fit. :class:`Snapshot` keeps the models of some epochs.
     warm_start : bool, default=False
         Go on from the last fit, its weights, optimiser and units, for `max_epochs` more.
     verbose : int, default=0
@@ -67,8 +67,12 @@ class DeepAutoencoder(DeepModel):
     ----------
     history_ : dict of arrays of shape (n_iter_,)
         Of each epoch: "bound", the score averaged over its rows as they were trained on, "beta",
-        "seconds", and with `early_stopping` "validation_bound".
+        "seconds", with `early_stopping` "validation_bound", and what callbacks recorded.
+    snapshots_ : dict of int to DeepAutoencoder
+        Fitted models after the epochs that a :class:`Snapshot` asks for.
     net_ : skorch.NeuralNet
+    n_components_ : int
+        Dimensions of z.
     module_ : torch.nn.Module
         Of `net_`; sees rows less `mean_`, over `scale_`.
     mean_ : array of shape (d,)
@@ -184,17 +188,18 @@ class DeepAutoencoder(DeepModel):
             "noise_shape": (1, 0),
         }
 
-    def _finish(self, rows: Tensor) -> None:
-        """Nothing is left to say of an autoencoder."""
+    @torch.no_grad()
+    def _diagnose(self, rows: Tensor) -> None:
+        """Nothing is to be said of an autoencoder, but whether it gives numbers."""
+        for block in self._blocks(len(rows)):
+            if not torch.isfinite(self.module_(rows[block]).sum()):
+                raise FloatingPointError("The reconstruction of the training rows is not finite.")
 
     def _encoded(self, x: Tensor) -> Tensor:
         return self.module_.encoder(x)
 
     def _decoded(self, z: Tensor) -> Tensor:
         return self.module_.decoder(z)
-
-    def _bound_of_loss(self, losses: Array) -> Array:
-        return -losses * self.scale_**2
 
 
 def autoencoder_module(

@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,19 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import Tensor
 
-from sklearn_vae.deep.callbacks import Progress, StopEarly
+from sklearn_vae.deep.callbacks import Progress, Snapshot, StopEarly
 from sklearn_vae.deep.net import VAENet, threads_for
 from sklearn_vae.nn.networks import ACTIVATIONS, check_network
 from sklearn_vae.validation import (
     FLOAT_DTYPES,
     all_or_nothing,
     check_choice,
+    check_flag,
     check_integer,
     check_latents,
     check_real,
@@ -47,10 +50,13 @@ MOVED_AT_ONCE = 2**16
 class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """For subclasses that say what their module, objective and diagnostics are.
 
-    The networks see (X - mean_) / scale_, with one scale for all features: the root of their
-    average variance. So a model, and what learning rates mean, do not depend on the units of X,
-    and all that is returned is in these units.
+    The networks see (X - mean_) / scale_, with one scale for all features, the root of their
+    average variance, or their standard deviations where the model treats each on its own. So a
+    model, and what learning rates mean, do not depend on the units of X, and all that is returned
+    is in these units.
     """
+
+    net_: VAENet
 
     # Parameters that a warm start cannot change.
     _of_networks: tuple[str, ...] = (
@@ -85,22 +91,21 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             methods work.
         """
         self._check_parameters()
-        with all_or_nothing(self):
-            goes_on = self.warm_start and hasattr(self, "net_")
+        goes_on = self.warm_start and hasattr(self, "net_")
+        with all_or_nothing(self), self.net_.all_or_nothing() if goes_on else nullcontext():
             X = validate_data(
                 self, X, dtype=list(FLOAT_DTYPES), ensure_min_samples=2, reset=not goes_on
             )
             random_state = check_random_state(self.random_state)
             seed = int(random_state.randint(np.iinfo(np.int32).max))
             chosen, held_out = self._split(len(X), random_state)
-            device, dtype, products = self._place(X.dtype)
             if goes_on:
                 self._check_goes_on()
+                rows = self._to_units(X, chosen, *_place_of(self.module_))
             else:
                 self._set_units(X, chosen)
-            rows = self._to_units(X, chosen, device, dtype)
-            valid = self._to_units(X, held_out, device, dtype) if self.early_stopping else None
-            if not goes_on:
+                device, dtype, products = self._place(X.dtype)
+                rows = self._to_units(X, chosen, device, dtype)
                 self.net_ = VAENet(
                     self._new_module(rows),
                     **self._of_training(),
@@ -110,9 +115,14 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     device=str(device),
                     verbose=0,
                 ).initialize()
+                self.n_components_ = self.n_components
                 self._networks_of_fit = self._networks()
+            valid = None
+            if self.early_stopping:
+                valid = self._to_units(X, held_out, *_place_of(self.module_))
             diverged = self._train(rows, valid)
-            self._finish(rows)
+            diverged = self._finish_finite(rows) or diverged
+            self.net_.kept_ = []
         if diverged is not None:
             raise diverged
         return self
@@ -144,6 +154,11 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return self._of_latents(Z, lambda z: self._in_data_units(self._decoded(z)))
 
     @property
+    def _scales_features(self) -> bool:
+        """Whether each feature has a scale of its own."""
+        return False
+
+    @property
     def module_(self) -> Any:
         """The trained PyTorch module; it sees rows less `mean_`, over `scale_`."""
         if not hasattr(self, "net_"):
@@ -165,6 +180,15 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 f"validation_fraction must be in (0, 1), got {self.validation_fraction!r}."
             )
         check_real("tol", self.tol, at_least=0)
+        for name in ("early_stopping", "warm_start"):
+            check_flag(name, getattr(self, name))
+        if not isinstance(self.verbose, bool):
+            check_integer("verbose", self.verbose, at_least=0)
+        callbacks = [] if self.callbacks is None else self.callbacks
+        if not isinstance(callbacks, list | tuple) or not all(map(_is_callback, callbacks)):
+            raise ValueError(
+                f"callbacks must be None or a list of skorch callbacks, got {self.callbacks!r}."
+            )
         check_choice("precision", self.precision, PRECISIONS)
 
     def _networks(self) -> dict[str, Any]:
@@ -215,6 +239,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             raise ValueError(
                 f"device must be 'auto' or a torch device, got {self.device!r}."
             ) from error
+        if device.type == "meta":
+            raise ValueError("device must hold numbers, got 'meta'.")
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(
                 f"device={self.device!r} needs a CUDA device, and torch finds none here; "
@@ -224,26 +250,35 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         if precision == "auto":
             wide = device.type == "cpu" and dtype == np.float64
             precision = "float64" if wide else "tf32" if device.type == "cuda" else "float32"
-        if precision in ("tf32", "bf16"):
-            if device.type != "cuda":
-                raise ValueError(
-                    f"precision={precision!r} needs a CUDA device, got device={self.device!r}."
-                )
+        if device.type == "cuda" and precision != "float64":
             return device, torch.float32, precision
+        if precision in ("tf32", "bf16"):
+            raise ValueError(
+                f"precision={precision!r} needs a CUDA device, got device={self.device!r}."
+            )
         return device, getattr(torch, precision), None
 
     def _set_units(self, X: Array, rows: Array) -> None:
         blocks = np.array_split(rows, -(-X.size // MOVED_AT_ONCE))
         with np.errstate(over="ignore", invalid="ignore"):
             mean = sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
-            squares = sum(float(np.square(X[block] - mean).sum()) for block in blocks)
-        variance = squares / (len(rows) * X.shape[1])
-        if not math.isfinite(variance):
+            squares = sum(np.square(X[block] - mean).sum(axis=0) for block in blocks)
+        variance = squares / len(rows)
+        if not np.isfinite(variance.sum()):
             raise ValueError(
-                f"The variances of X must be within the range of float64, got {variance}. Scale X."
+                "The variances of X must be within the range of float64, got "
+                f"{variance.max()}. Scale X."
             )
+        # What rounding alone can leave of rows that are all the same is no scale.
+        rounding = 4.0 * float(np.finfo(X.dtype).eps) * np.abs(mean)
+        self.scale_: Any
+        if self._scales_features:
+            std = np.sqrt(variance)
+            self.scale_ = np.where(std > rounding, std, 1.0)
+        else:
+            root = math.sqrt(variance.mean())
+            self.scale_ = root if root > rounding.max() else 1.0
         self.mean_ = mean
-        self.scale_ = math.sqrt(variance) or 1.0
 
     def _to_units(self, X: Array, rows: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Chosen rows as the networks see them, on the device: the one copy of X."""
@@ -259,11 +294,11 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         net, before = self.net_, len(self.net_.history)
         callbacks = [*copy.deepcopy(list(self.callbacks or [])), *self._callbacks()]
         if valid is not None:
-            warmup = getattr(self, "kl_warmup_epochs", 0)
-            callbacks.append(StopEarly(warmup, self.n_iter_no_change, self.tol))
+            callbacks.append(StopEarly(self._warmup_epochs(), self.n_iter_no_change, self.tol))
         if self.verbose:
             callbacks.append(bar := Progress(self.max_epochs))
-        vars(net).update(self._of_training())
+        for name, value in self._of_training().items():
+            setattr(net, name, value)
         net.callbacks = callbacks
         net.initialize_callbacks()
         net.train_split = None if valid is None else predefined_split(Dataset(valid))
@@ -275,40 +310,75 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             net.partial_fit(train)
         except FloatingPointError as error:
             diverged = error
+        except KeyboardInterrupt:  # after the last epoch: skorch keeps those in it
+            pass
         finally:
             if self.verbose:
                 bar.on_train_end(net)
             net.train_split = None  # which would hold the rows
         if len(net.history) and "seconds" not in net.history[-1]:  # of an epoch that did not end
             net.history.pop()
-        if not net.is_finite():
-            net.restore_finite()
-        if (
-            diverged is None
-            and not net.stopped_early_
-            and len(net.history) - before < self.max_epochs
-        ):
+        stopped = any(
+            isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
+            for _, callback in net.callbacks_
+        )
+        if not (diverged or stopped or len(net.history) - before >= self.max_epochs):
             warnings.warn(
-                f"Training was interrupted in epoch {len(net.history) + 1}: "
+                f"Training was interrupted after {len(net.history)} epochs: "
                 f"{type(self).__name__} keeps what it had learned.",
                 stacklevel=3,
             )
-        self._keep_history()
         return diverged
 
+    def _finish_finite(self, rows: Tensor) -> FloatingPointError | None:
+        """Set what follows from the parameters; the error if these diverged in the last step."""
+        try:
+            self._finish(rows)
+            return None
+        except KeyboardInterrupt:  # a second one gives up
+            return self._finish_finite(rows)
+        except FloatingPointError:
+            if not self.net_.kept_:
+                raise
+            error = self.net_.diverged()
+            self._finish_finite(rows)
+            return error
+
+    def _finish(self, rows: Tensor) -> None:
+        """History, diagnostics and snapshots; FloatingPointError if they are not finite."""
+        self._keep_history()
+        with threads_for(self.module_, ROWS_AT_ONCE):
+            self._diagnose(rows)
+        if "snapshots_" in vars(self):  # of an earlier fit
+            delattr(self, "snapshots_")
+        callbacks = [c for _, c in self.net_.callbacks_ if isinstance(c, Snapshot)]
+        if not callbacks:
+            return
+        snapshots = {}
+        for callback in callbacks:
+            for epoch, state in callback.states_.items():
+                snapshots[epoch] = twin = copy.copy(self)
+                twin.net_ = self.net_.as_it_was(epoch, state)
+                twin._keep_history()
+                twin._diagnose(rows)
+            callback.states_ = {}
+        self.snapshots_ = snapshots
+
     def _keep_history(self) -> None:
-        hidden = {"batches", "epoch", "train_loss", "valid_loss"}
         rows = list(self.net_.history)
-        names = [name for name in (rows[0] if rows else {}) if name not in hidden]
-        self.history_ = {name: np.array([row[name] for row in rows]) for name in names}
-        if rows and all("valid_loss" in row for row in rows):
-            losses = np.array([row["valid_loss"] for row in rows])
-            self.history_["validation_bound"] = self._bound_of_loss(losses)
+        names = [*self.net_.monitor.names, "beta", "seconds"]
+        hidden = {"batches", "epoch", "train_loss", "valid_loss", *names}
+        names += dict.fromkeys(name for row in rows for name in row if name not in hidden)
+        self.history_ = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
         self.n_iter_ = len(rows)
 
+    def _warmup_epochs(self) -> int:
+        """Epochs before early stopping may stop."""
+        return 0
+
     def _as_tensor(self, array: Any) -> Tensor:
-        parameter = next(self.module_.parameters())
-        return torch.as_tensor(array).to(parameter)
+        device, dtype = _place_of(self.module_)
+        return torch.as_tensor(array, dtype=dtype, device=device)
 
     @torch.no_grad()
     def _of_rows(self, X: Any, function: Callable[[Tensor], Tensor]) -> Array:
@@ -323,22 +393,22 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _of_latents(self, Z: Any, function: Callable[[Tensor], Tensor]) -> Array:
         """A function of latent coordinates, of a block of rows at a time."""
         check_is_fitted(self)
-        Z = check_latents(self, Z, self.n_components)
+        Z = check_latents(self, Z, self.n_components_)
         with threads_for(self.module_, ROWS_AT_ONCE):
             blocks = (self._as_tensor(Z[rows]) for rows in self._blocks(len(Z)))
             return _joined([function(block) for block in blocks])
 
     def _blocks(self, n: int) -> Iterator[slice]:
-        width = max(self.n_features_in_, self.n_components)
+        width = max(self.n_features_in_, self.n_components_)
         step = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // width))
         return (slice(start, start + step) for start in range(0, n, step))
 
     def _in_data_units(self, mean: Tensor) -> Tensor:
-        return mean * self.scale_ + self._as_tensor(self.mean_)
+        return mean * self._as_tensor(self.scale_) + self._as_tensor(self.mean_)
 
     @property
     def _n_features_out(self) -> int:
-        return self.n_components
+        return self.n_components_
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -348,3 +418,15 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
 def _joined(tensors: list[Tensor]) -> Array:
     return torch.cat(tensors).cpu().numpy()
+
+
+def _place_of(module: Any) -> tuple[torch.device, torch.dtype]:
+    parameter = next(module.parameters())
+    return parameter.device, parameter.dtype
+
+
+def _is_callback(callback: Any) -> bool:
+    callback = callback[-1] if isinstance(callback, tuple) and callback else callback
+    return isinstance(callback, Callback) or (
+        isinstance(callback, type) and issubclass(callback, Callback)
+    )

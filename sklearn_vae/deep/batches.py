@@ -36,7 +36,8 @@ class Batches:
         self.batch_size = min(batch_size, len(X))
         self.noise_shape = noise_shape
         self.generator = generator
-        batch_bytes = self.batch_size * max(X.shape[1], 1) * X.element_size()
+        draws, k = noise_shape
+        batch_bytes = self.batch_size * (X.shape[1] + draws * k) * X.element_size()
         self.at_once = max(1, min(BATCHES_AT_ONCE, BYTES_AT_ONCE // batch_bytes))
 
     def __len__(self) -> int:

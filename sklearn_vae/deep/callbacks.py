@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ class KLWarmup(Callback):
 
 
 class StopEarly(EarlyStopping):
-    """skorch's, which waits for the end of a warm-up and tells that it was it who stopped."""
+    """skorch's, which waits for the end of a warm-up."""
 
     def __init__(self, warmup_epochs: int, patience: int, threshold: float) -> None:
         super().__init__(
@@ -37,13 +37,8 @@ class StopEarly(EarlyStopping):
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Stop where there was no improvement for `patience` epochs after the warm-up."""
-        if len(net.history) < self.warmup_epochs:
-            return
-        try:
+        if len(net.history) >= self.warmup_epochs:
             super().on_epoch_end(net, **kwargs)
-        except KeyboardInterrupt:
-            net.stopped_early_ = True
-            raise
 
 
 class Progress(Callback):
@@ -64,8 +59,9 @@ class Progress(Callback):
         self.bar_.update()
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
-        """Close the bar."""
-        self.bar_.close()
+        """Close the bar, if it was opened."""
+        if hasattr(self, "bar_"):
+            self.bar_.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "bar_"}
@@ -95,8 +91,9 @@ class Snapshot(Callback):
 
     def initialize(self) -> Snapshot:
         """Forget what was kept."""
-        if not all(is_integer(epoch) and epoch >= 1 for epoch in self.epochs):
-            raise ValueError(f"epochs must be integers >= 1, got {self.epochs!r}.")
+        epochs = self.epochs if isinstance(self.epochs, Iterable) else [None]
+        if not all(is_integer(epoch) and epoch >= 1 for epoch in epochs):
+            raise ValueError(f"epochs must be a list of integers >= 1, got {self.epochs!r}.")
         self.states_: dict[int, dict[str, torch.Tensor]] = {}
         return self
 

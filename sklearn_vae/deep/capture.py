@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -39,7 +40,16 @@ class CapturedStep:
         learning_rate = self.net.optimizer_.param_groups[0]["lr"]
         if self.graph is None or learning_rate != self.learning_rate:
             self.learning_rate = learning_rate
-            self._capture()
+            try:
+                self._capture()
+            except RuntimeError as error:
+                warnings.warn(
+                    f"The training step cannot be captured into a CUDA graph, and is taken kernel "
+                    f"by kernel: {error}",
+                    stacklevel=2,
+                )
+                self.net.step_ = self.net._step_by_autograd
+                return self.net._step_by_autograd(x, noise, beta)
         assert self.graph is not None
         self.graph.replay()
         return tuple(tensor.clone() for tensor in self.found)
@@ -56,5 +66,5 @@ class CapturedStep:
     def _capture(self) -> None:
         self.net.optimizer_.zero_grad()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.found = self.net._step_by_autograd(self.x, self.noise, self.beta)

@@ -39,8 +39,9 @@ class DeepGaussianVAE(DeepVAE):
 
         log p(x) >= E_q log p(x|z) - KL(q(z|x) || p(z)).
 
-    The networks see rows centred and divided by the root of the average variance of a feature, so
-    that nothing depends on the units of X; all parameters and results are in these units.
+    The networks see rows centred and divided by the root of the average variance of a feature
+    ("diagonal": each feature by its own standard deviation), so that nothing depends on the units
+    of X; all parameters and results are in these units.
 
     Parameters
     ----------
@@ -63,9 +64,10 @@ class DeepGaussianVAE(DeepVAE):
         Where learning starts. None: at the maximum likelihood noise variance of pPCA with the same
         k; with "diagonal" at that model's mean squared residual of each feature.
     noise_update : {"closed_form", "gradient"}, default="closed_form"
-        How sigma2 is learned: as a running average of its optimum given the networks, never above
-        that of pPCA, and set to the optimum after the last epoch; or log sigma2 as a parameter
-        among the others.
+        How sigma2 is learned: as a running average of its optimum given the networks, while
+        training never above that of pPCA ("diagonal": above the feature's variance), and set to
+        the optimum after the last epoch; or log sigma2 as a parameter among the others. Never
+        below 1e-6 of the average variance of a feature ("diagonal": of the feature's variance).
     objective : {"elbo"}, default="elbo"
         What is maximised. `score` is the ELBO whatever it is.
     n_mc_samples : int, default=1
@@ -113,25 +115,30 @@ class DeepGaussianVAE(DeepVAE):
         Evidence lower bound of the training rows, in nats per sample; of 16384 draws of z or more,
         one or more a row.
     entropy_bound_ : float
-        Sum of three entropies, in nats per sample: equals `elbo_` where training has converged.
+        Sum of three entropies, in nats per sample: equals `elbo_` where training has converged,
+        with `kl_weight` 1, no `free_bits` and sigma2 learned.
     entropy_gap_ : EntropyGap
-        `elbo_` less `entropy_bound_`: `total`, and its parts `noise` and `dimensions` (k,).
+        `elbo_` less `entropy_bound_`: `total`, its parts `noise` and `dimensions` (k,), and
+        `active_bounds` that are in the way of closing it.
     noise_variance_ : float, or array of shape (d,) with "diagonal"
     history_ : dict of arrays of shape (n_iter_,)
         Of each epoch, averaged over its rows as they were trained on: "bound" (ELBO), its parts
-        "reconstruction" and "kl", "noise_variance" ((n_iter_, d) with "diagonal"),
-        "posterior_entropy", "prior_entropy", "noise_entropy", in nats per sample; "active_dims",
-        "beta", "seconds", and with `early_stopping` "validation_bound". With "closed_form" the
-        noise is set to its optimum afterwards, so that `elbo_` is above the last bound.
+        "reconstruction" and "kl", "posterior_entropy", "prior_entropy", in nats per sample, and
+        "active_dims"; at its end "noise_variance" ((n_iter_, d) with "diagonal") and
+        "noise_entropy"; "beta", "seconds", with `early_stopping` "validation_bound", the ELBO of
+        the rows held out, and what callbacks recorded. With "closed_form" the noise is set to its
+        optimum afterwards, so that `elbo_` can be well above the last bound.
     snapshots_ : dict of int to DeepGaussianVAE
         Fitted models after the epochs that a :class:`Snapshot` asks for.
     net_ : skorch.NeuralNet
+    n_components_ : int
+        Latent dimensions of the networks.
     module_ : torch.nn.Module
         Of `net_`; sees rows less `mean_`, over `scale_`.
     mean_ : array of shape (d,)
         Mean of the training rows.
-    scale_ : float
-        Root of the average variance of their features.
+    scale_ : float, or array of shape (d,) with "diagonal"
+        Root of the average variance of their features, or their standard deviations.
     n_iter_ : int
         Epochs trained.
     n_features_in_ : int
@@ -214,6 +221,10 @@ class DeepGaussianVAE(DeepVAE):
         self.verbose = verbose
         self.random_state = random_state
 
+    @property
+    def _scales_features(self) -> bool:
+        return self.noise_model == "diagonal"
+
     _of_networks = (*DeepVAE._of_networks, "noise_model", "noise_variance", "noise_update")
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
@@ -280,50 +291,67 @@ class DeepGaussianVAE(DeepVAE):
         name = "noise_variance_init" if self.noise_variance is None else "noise_variance"
         given = getattr(self, name)
         if given is not None:
-            given = np.asarray(given, dtype=np.float64) / self.scale_**2
-            if given.ndim and given.shape != (d,):
+            numbers = np.asarray(given, dtype=np.float64)
+            if numbers.ndim and numbers.shape != (d,):
                 raise ValueError(
-                    f"{name} must have one number a feature, n_features={d}, got {len(given)}."
+                    f"{name} must have one number a feature, n_features={d}, got {len(numbers)}."
                 )
-            given = np.broadcast_to(given, shape)
+            with np.errstate(over="ignore"):
+                units = numbers / self.scale_**2
+            kind = torch.finfo(rows.dtype)
+            if not ((units >= kind.tiny) & (units <= kind.max)).all():
+                raise ValueError(
+                    f"{name} must be within the range of {rows.dtype} when divided by the variance "
+                    f"of the features, {np.mean(self.scale_**2):.3g}, got {given!r}."
+                )
+            given = np.broadcast_to(units, shape)
         if self.noise_variance is not None:
             return given, (0.0, math.inf)
-        start = _residuals_of_ppca(rows.cpu().numpy(), self.n_components)
-        cap = math.inf
-        if self.noise_update == "closed_form" and self.noise_model == "scalar":
-            cap = start.mean() if start.mean() > NOISE_FLOOR else math.inf
-        start = start if shape else start.mean()
-        start = np.where(start > NOISE_FLOOR, start, NOISE_START)
-        return start if given is None else given, (NOISE_FLOOR, cap)
+        cap = 1.0 if shape else math.inf  # a feature's own variance
+        capped = self.noise_update == "closed_form"
+        if given is None or (capped and not shape):
+            ppca = _residuals_of_ppca(rows.cpu().numpy(), self.n_components)
+            ppca = ppca if shape else ppca.mean()
+            if not shape and ppca > NOISE_FLOOR:
+                cap = float(ppca)
+            if given is None:
+                given = np.where(ppca > NOISE_FLOOR, ppca, NOISE_START)
+        return given, (NOISE_FLOOR, cap if capped else math.inf)
 
     def _misfit(self, p: Any, x: Tensor) -> Tensor:
         return (x - p.mean).square().sum((0, 1))
 
-    def _set_bound(self, squares: Array, log_variance: Array, second_moment: Array) -> None:
+    def _set_bound(
+        self, squares: Array, log_variance: Array, second_moment: Array, bounded: bool
+    ) -> None:
         """From squared residuals (d,) and posterior moments (k,), means over the training rows."""
         likelihood, d = self.module_.likelihood, self.n_features_in_
         if likelihood.update == "closed_form":
             optimum = squares if likelihood.log_variance.ndim else squares.mean()
-            optimum = self._as_tensor(np.maximum(optimum, NOISE_FLOOR))
-            likelihood.log_variance.copy_(torch.log(optimum))
+            log_optimum = torch.log(self._as_tensor(optimum))
+            likelihood.log_variance.copy_(torch.maximum(log_optimum, likelihood.log_low))
+        at_bound = (
+            likelihood.update and (likelihood.log_variance <= likelihood.log_low + 1e-6).any()
+        )
+        active = {"noise variance": at_bound, "posterior variance": bounded}
         variance = likelihood.noise_variance.double().cpu().numpy()
-        self.noise_variance_ = variance * self.scale_**2
-        if not variance.ndim:
-            self.noise_variance_ = float(self.noise_variance_)
+        noise = variance * self.scale_**2
+        self.noise_variance_ = noise if variance.ndim else float(noise)
         scaled = float(np.sum(squares / variance))
         log_sum = float(np.sum(np.broadcast_to(np.log(variance), d)))
         reconstruction = -0.5 * (scaled + log_sum + d * LOG_2PI) - self._log_scale()
         self.elbo_ = reconstruction - float(self.kl_per_dim_.sum())
-        noise = math.exp(log_sum / d) * self.scale_**2
-        self.entropy_bound_ = entropy_bound(d, noise, log_variance)
-        self.entropy_gap_ = EntropyGap(0.5 * (d - scaled), 0.5 * (1.0 - second_moment))
+        mean_noise = math.exp((log_sum + 2.0 * self._log_scale()) / d)
+        self.entropy_bound_ = entropy_bound(d, mean_noise, log_variance)
+        self.entropy_gap_ = EntropyGap(
+            0.5 * (d - scaled),
+            0.5 * (1.0 - second_moment),
+            tuple(name for name, held in active.items() if held),
+        )
 
     def _draw_rows(self, Z: Array, random_state: np.random.RandomState) -> Array:
         mean, variance = self.conditional(Z)
         return mean + np.sqrt(variance) * random_state.standard_normal(mean.shape)
-
-    def _bound_of_loss(self, losses: Array) -> Array:
-        return -losses - self._log_scale()
 
 
 def gaussian_vae_module(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback
+from skorch.history import History
 from torch import Tensor, nn
 
 from sklearn_vae.deep.batches import Batch, Batches
@@ -51,7 +53,7 @@ class VAENet(NeuralNet):
         Draws of each row in a step, and latent dimensions.
     seed : int
         Fixes first weights, order of rows and noise.
-    precision : {None, "tf32", "bf16"}, default=None
+    precision : {None, "float32", "tf32", "bf16"}, default=None
         Of the products in training, on CUDA; None: that of the rows.
     **options_of_net
         `max_epochs`, `batch_size`, `lr`, `device`, `train_split`, `callbacks`, `verbose`.
@@ -76,7 +78,7 @@ class VAENet(NeuralNet):
         self.seed = seed
         self.precision = precision
         self.beta_ = 1.0
-        self.stopped_early_ = False
+        self.kept_: list[dict[str, Tensor]] = []
         super().__init__(module, criterion=nn.Identity, optimizer=Adam, **options_of_net)
 
     @property
@@ -111,7 +113,6 @@ class VAENet(NeuralNet):
     def fit_loop(self, X: Tensor, y: Any = None, epochs: int | None = None, **kwargs: Any) -> Any:
         """skorch's loop over epochs, with the threads that the size of a step is worth."""
         self.module_.train()
-        self.stopped_early_ = False
         self.events_ = {
             event
             for event in BATCH_EVENTS
@@ -126,20 +127,24 @@ class VAENet(NeuralNet):
         if self._on("cuda") and not self.events_:
             self.step_ = CapturedStep(self)
         hook = self.module_.encoder.register_forward_hook(self._keep_h)
-        # Networks of a factory may draw as well, as dropout does.
         seed = self.seed + len(self.history)
-        borrowed = nullcontext() if by_hand else _global_generators(X.device, seed)
-        try:
-            with (
-                threads_for(self.module_, 3 * self.batch_size * self.noise_shape[0]),
-                _products_in(self.precision),
-                borrowed,
-            ):
-                return super().fit_loop(X, y, epochs, **kwargs)
-        finally:
-            hook.remove()
-            del self.step_, self.h_
-            self.module_.eval()
+        with ExitStack() as stack:
+            stack.callback(self._after_loop)
+            stack.callback(hook.remove)
+            stack.enter_context(
+                threads_for(self.module_, 3 * self.batch_size * self.noise_shape[0])
+            )
+            stack.enter_context(_products_in(self.precision))
+            if self._on("cuda"):
+                stack.enter_context(torch.cuda.device(X.device))
+            if not self.module_.has_pullback:  # a factory's networks may draw, as dropout does
+                stack.enter_context(_GLOBAL_GENERATOR)
+                stack.enter_context(_global_generators(X.device, seed))
+            return super().fit_loop(X, y, epochs, **kwargs)
+
+    def _after_loop(self) -> None:
+        del self.step_, self.h_
+        self.module_.eval()
 
     def run_single_epoch(
         self,
@@ -153,17 +158,20 @@ class VAENet(NeuralNet):
         if iterator is None:
             return
         if not training:
-            self.history.record("valid_loss", -self._validate(iterator.dataset.X))
+            objective, bound = self._validate(iterator.dataset.X)
+            self.history.record("valid_loss", -objective)
+            self.history.record("validation_bound", self.monitor.in_data_units(bound))
             return
         start = time.perf_counter()
-        self.finite_ = {name: t.clone() for name, t in self.module_.state_dict().items()}
+        state = {name: t.clone() for name, t in self.module_.state_dict().items()}
+        self.kept_ = [*self.kept_[-1:], state]
+        self.monitor.begin()
         with torch.set_grad_enabled(self.by_hand is None):
             sums = [self._run_chunk(chunk, step_fn) for chunk in iterator]
         n = len(iterator.X)
         reconstruction, kl = (torch.stack(sums).cpu().double().sum(0) / n).tolist()
         if not (math.isfinite(reconstruction + kl) and self.is_finite()):
-            self.restore_finite()
-            raise FloatingPointError(self._why_not_finite())
+            raise self.diverged()
         for name, value in self.monitor.record(self.module_, n, reconstruction, kl).items():
             self.history.record(name, value)
         self.history.record("train_loss", self.beta_ * kl - reconstruction)
@@ -185,9 +193,45 @@ class VAENet(NeuralNet):
         sums = [parameter.detach().sum() for parameter in self.module_.parameters()]
         return bool(torch.isfinite(torch.stack(sums)).all())
 
-    def restore_finite(self) -> None:
-        """Take back the parameters from before the epoch."""
-        self.module_.load_state_dict(self.finite_)
+    def diverged(self) -> FloatingPointError:
+        """The error that says so; takes back the parameters from before the last epoch."""
+        epoch = len(self.history)
+        noise = " or noise_variance too small for the data" if self.module_.has_noise else ""
+        if self.kept_:
+            self.module_.load_state_dict(self.kept_.pop())
+            self._initialize_optimizer()  # whose averages are not finite either
+            self.history.pop()
+        return FloatingPointError(
+            f"Training diverged: in epoch {epoch} the loss or a parameter became infinite or NaN, "
+            f"most likely because learning_rate={self.lr} is too large{noise}. The parameters "
+            f"after epoch {len(self.history)} are kept, and the model can be used."
+        )
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Within this, an exception leaves the net as it was before."""
+        module, optimizer = copy.deepcopy([self.module_.state_dict(), self.optimizer_.state_dict()])
+        rows, generator = list(self.history), self.generator_.get_state()
+        try:
+            yield
+        except BaseException:
+            self.module_.load_state_dict(module)
+            self.optimizer_.load_state_dict(optimizer)
+            self.history_ = History(rows)
+            self.generator_.set_state(generator)
+            raise
+
+    def as_it_was(self, epoch: int, state: dict[str, Tensor]) -> VAENet:
+        """A net of its own with the parameters that a module had after an epoch."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__, module_=copy.deepcopy(self.module_), callbacks=None)
+        twin.module_.load_state_dict(state)
+        twin.generator_ = torch.Generator(self.generator_.device).manual_seed(self.seed + epoch)
+        twin.history_ = History(list(self.history)[:epoch])
+        twin.monitor = copy.copy(self.monitor)
+        twin.callbacks_ = []
+        twin._initialize_optimizer()
+        return twin
 
     def _run_chunk(self, chunk: list[Batch], step_fn: Callable[[Batch], Any]) -> Tensor:
         """Steps of some batches; sums of reconstruction and KL over their rows."""
@@ -223,7 +267,8 @@ class VAENet(NeuralNet):
 
     def _take_step(self, x: Tensor) -> None:
         if "on_grad_computed" in self.events_:
-            named = list(self.module_.named_parameters())
+            trained = {id(parameter) for parameter in self.module_.trained_parameters()}
+            named = [(n, p) for n, p in self.module_.named_parameters() if id(p) in trained]
             self.notify("on_grad_computed", named_parameters=named, batch=x, training=True)
         self.optimizer_.update()
         self.module_.after_step()
@@ -232,41 +277,29 @@ class VAENet(NeuralNet):
         self.h_ = h.detach()
 
     @torch.no_grad()
-    def _validate(self, X: Tensor) -> float:
-        """Bound of the validation rows, with the same noise in every epoch."""
+    def _validate(self, X: Tensor) -> tuple[float, float]:
+        """Objective and bound of the validation rows, with the same noise in every epoch."""
         generator = torch.Generator(X.device).manual_seed(self.seed)
         draws, k = self.noise_shape
         self.module_.eval()
-        total = X.new_zeros(())
+        objective, bound = X.new_zeros(2)
         for x in X.split(max(self.batch_size, 1024)):
             noise = torch.randn(
                 (draws, len(x), k), generator=generator, device=x.device, dtype=x.dtype
             )
-            bound, _, _ = self.objective(self.module_, x, noise, self.beta_, **self.options)
-            total += bound.sum()
+            found, *parts = self.objective(self.module_, x, noise, self.beta_, **self.options)
+            reconstruction, kl = parts
+            objective += found.sum()
+            bound += (reconstruction - kl).sum()
         self.module_.train()
-        return total.item() / len(X)
+        return objective.item() / len(X), bound.item() / len(X)
 
     def _on(self, kind: str) -> bool:
         return torch.device(self.device).type == kind
 
-    def _why_not_finite(self) -> str:
-        epoch = len(self.history)
-        return (
-            f"Training diverged: in epoch {epoch} the loss or a parameter became infinite or NaN, "
-            f"most likely because learning_rate={self.lr} is too large"
-            + (
-                " or noise_variance too small for the data"
-                if hasattr(self.module_, "likelihood")
-                else ""
-            )
-            + f". The parameters after epoch {epoch - 1} are kept, and the model can be used."
-        )
-
     def __getstate__(self) -> dict[str, Any]:
         # A generator of CUDA cannot be read where there is none.
         state = super().__getstate__()
-        state.pop("finite_", None)
         if "generator_" in state:
             state["generator_"] = state["generator_"].get_state()
         return state
@@ -307,13 +340,18 @@ def threads_for(module: nn.Module, n_rows: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+# Of products of float32 matrices, in torch's words.
+PRODUCTS = {"tf32": "high", "float32": "highest"}
+
+
 @contextmanager
 def _products_in(precision: str | None) -> Iterator[None]:
+    if precision not in PRODUCTS:
+        yield
+        return
     before = torch.get_float32_matmul_precision()
-    if precision == "tf32":
-        torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision(PRODUCTS[precision])
     try:
         yield
     finally:
-        if precision == "tf32":
-            torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from typing import Any
@@ -14,11 +13,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_vae.deep.base import ROWS_AT_ONCE, Array, DeepModel
-from sklearn_vae.deep.callbacks import KLWarmup, Snapshot
+from sklearn_vae.deep.callbacks import KLWarmup
 from sklearn_vae.deep.monitors import LatentMonitor
-from sklearn_vae.deep.net import threads_for
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.nn.objectives import elbo, log_weights
+from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE
 from sklearn_vae.validation import check_choice, check_integer, check_real
 
 OBJECTIVES = {"elbo": elbo}
@@ -48,7 +47,7 @@ class DeepVAE(DeepModel):
         mean : array of shape (n, k)
         variance : array of shape (n, k), or covariance of shape (n, k, k)
         """
-        k = self.n_components
+        k = self.n_components_
 
         def both(x: Tensor) -> Tensor:
             q = self.module_.encode(x)
@@ -113,7 +112,8 @@ class DeepVAE(DeepModel):
         check_integer("n_samples", n_samples, at_least=1)
         check_is_fitted(self)
         generator = torch.Generator().manual_seed(0)
-        draws = torch.randn((n_samples, 1, self.n_components), generator=generator)
+        shape = (n_samples, 1, self.n_components_)
+        draws = torch.randn(shape, generator=generator, dtype=torch.float64)
         noise = self._as_tensor(draws)
 
         def weighted(x: Tensor) -> Tensor:
@@ -142,9 +142,10 @@ class DeepVAE(DeepModel):
         check_is_fitted(self)
         check_integer("n_samples", n_samples, at_least=1)
         random_state = check_random_state(random_state)
-        Z = random_state.standard_normal((n_samples, self.n_components))
-        Z = Z.astype(_dtype_of(self.module_), copy=False)
-        return self._draw_rows(Z, random_state), Z
+        Z = random_state.standard_normal((n_samples, self.n_components_))
+        Z = self._as_tensor(Z).cpu().numpy()
+        X = self._draw_rows(Z, random_state)
+        return X.astype(Z.dtype, copy=False), Z
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -153,13 +154,17 @@ class DeepVAE(DeepModel):
         check_real("kl_weight", self.kl_weight, at_least=0)
         check_integer("kl_warmup_epochs", self.kl_warmup_epochs, at_least=0)
         check_real("free_bits", self.free_bits, at_least=0)
-        if self.kl_warmup_epochs > self.max_epochs:
+        gone = len(self.net_.history) if self.warm_start and hasattr(self, "net_") else 0
+        if self.kl_warmup_epochs > gone + self.max_epochs:
             warnings.warn(
                 f"kl_warmup_epochs={self.kl_warmup_epochs} is more than max_epochs="
                 f"{self.max_epochs}: the KL weight will not reach kl_weight={self.kl_weight}, and "
                 "the model is not trained on its bound.",
-                stacklevel=3,
+                stacklevel=4,
             )
+
+    def _warmup_epochs(self) -> int:
+        return self.kl_warmup_epochs
 
     def _of_training(self) -> dict[str, Any]:
         return {
@@ -178,27 +183,6 @@ class DeepVAE(DeepModel):
     def _decoded(self, z: Tensor) -> Tensor:
         return self.module_.decode(z).mean
 
-    def _finish(self, rows: Tensor) -> None:
-        with threads_for(self.module_, ROWS_AT_ONCE):
-            self._diagnose(rows)
-        kept = [c.states_ for _, c in self.net_.callbacks_ if isinstance(c, Snapshot)]
-        states = {epoch: state for found in kept for epoch, state in found.items()}
-        if "snapshots_" in vars(self):  # of an earlier fit
-            delattr(self, "snapshots_")
-        if kept:
-            self.snapshots_ = {e: self._as_it_was(e, state, rows) for e, state in states.items()}
-
-    def _as_it_was(self, epoch: int, state: dict[str, Tensor], rows: Tensor) -> DeepVAE:
-        twin = copy.copy(self)
-        net = object.__new__(type(self.net_))
-        vars(net).update(vars(self.net_), module_=copy.deepcopy(self.net_.module_))
-        net.module_.load_state_dict(state)
-        twin.net_ = net
-        twin.n_iter_ = epoch
-        twin.history_ = {name: values[:epoch] for name, values in self.history_.items()}
-        twin._diagnose(rows)
-        return twin
-
     @torch.no_grad()
     def _diagnose(self, rows: Tensor) -> None:
         """Set what the latent space does with the training rows, and the bound on them."""
@@ -208,11 +192,13 @@ class DeepVAE(DeepModel):
         prior = self.module_.prior()
         sums: Any = 0.0
         misfit: Any = 0.0
+        bounded = False
         for block in self._blocks(n):
             x = rows[block]
             q = self.module_.encode(x)
             terms = q.kl_terms(prior)
             above = (terms > COLLAPSE_KL).to(terms.dtype)
+            bounded |= bool((q.log_variance.abs() >= LOG_VARIANCE_RANGE[1]).any())
             second_moment = q.mean.square() + q.variance
             of_block = torch.stack([terms, above, q.log_variance, second_moment]).sum(1)
             sums = sums + of_block.cpu().double().numpy() / n
@@ -221,9 +207,11 @@ class DeepVAE(DeepModel):
                 noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
                 p = self.module_.decode(q.rsample(noise))
                 misfit = misfit + self._misfit(p, x).cpu().double().numpy() / (draws * n)
+        if not (np.isfinite(sums).all() and np.isfinite(misfit).all()):
+            raise FloatingPointError("The bound of the training rows is not finite.")
         self.kl_per_dim_, share, log_variance, second_moment = sums
         self.collapsed_dims_ = np.flatnonzero(share <= COLLAPSE_SHARE)
-        self._set_bound(misfit, log_variance, second_moment)
+        self._set_bound(misfit, log_variance, second_moment, bounded)
 
     def _fixed_noise(self) -> Tensor:
         """Normal draws of shape (S, 1, k), moved so that their mean is 0 and covariance I.
@@ -233,7 +221,7 @@ class DeepVAE(DeepModel):
         -z where there are enough.
         """
         check_is_fitted(self)
-        k = self.n_components
+        k = self.n_components_
         n_draws = max(SCORED_DRAWS, k + 1)
         paired = 2 * k <= n_draws
         draws = np.random.RandomState(0).standard_normal((n_draws // (1 + paired), k))
@@ -249,13 +237,9 @@ class DeepVAE(DeepModel):
 
     def _log_scale(self) -> float:
         """What the density loses from the units of the networks to those of the data."""
-        return self.n_features_in_ * math.log(self.scale_)
+        return float(np.log(np.broadcast_to(self.scale_, self.n_features_in_)).sum())
 
 
 def _parts(whole: int, size: int) -> list[int]:
     """Numbers of at most `size` that add up to `whole`."""
     return [min(size, whole - start) for start in range(0, whole, size)]
-
-
-def _dtype_of(module: Any) -> Any:
-    return np.float64 if next(module.parameters()).dtype == torch.float64 else np.float32

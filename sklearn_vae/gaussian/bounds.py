@@ -14,26 +14,31 @@ COLLAPSE_KL = 0.01
 COLLAPSE_SHARE = 0.01
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EntropyGap:
-    """ELBO less the sum of three entropies, in nats per sample: 0 where training has converged.
+    """ELBO less the sum of three entropies, in nats per sample, and what it is due to.
 
-    Holds exactly at any parameters, so that each part tells what is not at its optimum.
+    Exact at any parameters. Each part is 0 at a maximum of the ELBO over what it belongs to: not
+    where something else was maximised (a KL weight other than 1, free bits), where the noise
+    variance was held fixed, or where a bound of `active_bounds` was in the way.
 
     Attributes
     ----------
-    total : float
-        The sum of the parts.
     noise : float
         (d - E_q sum_j (x_j - mu_j(z))^2 / sigma2_j) / 2, minus the derivative of the ELBO along
         the log-variance of the noise: positive where that is larger than its optimum.
     dimensions : array of shape (k,)
         (1 - m2_h) / 2 with m2_h the mean over the data of nu_h^2 + tau2_h, a multiple of the
         derivative along the scale of dimension h. A collapsed dimension adds nothing.
+    active_bounds : tuple of str
+        Which of "noise variance" and "posterior variance" are held by a bound.
+    total : float
+        The sum of the parts.
     """
 
     noise: float
     dimensions: Any
+    active_bounds: tuple[str, ...] = ()
 
     @property
     def total(self) -> float:

@@ -33,6 +33,8 @@ class Adam(torch.optim.Adam):
     ) -> None:
         super().__init__(params, lr=lr, fused=True, capturable=capturable)
         self._lists: tuple[list[Any], ...] | None = None
+        # The steps before a capture are taken without one, on purpose.
+        self._warned_capturable_if_run_uncaptured = True
 
     def update(self) -> None:
         """One step along the gradients that the parameters have; to be called under no_grad.

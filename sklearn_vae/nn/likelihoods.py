@@ -25,7 +25,7 @@ class GaussianLikelihood(nn.Module):
         every step sigma2 moves the share `rate` of the way to the mean of E_q|x - mu(z)|^2 over
         the batch, its optimum where all else is fixed (Dai, Wang and Wipf, "The Usual Suspects?
         Reassessing Blame for VAE Posterior Collapse", eq. 9).
-    limits : pair of floats, default=(0, inf)
+    limits : pair of floats or Tensors of the shape of `noise_variance`, default=(0, inf)
         Least and largest variance that is learned.
     rate : float, default=0.05
     """
@@ -35,17 +35,22 @@ class GaussianLikelihood(nn.Module):
         n_features: int,
         noise_variance: Tensor,
         update: str | None = None,
-        limits: tuple[float, float] = (0.0, math.inf),
+        limits: tuple[Any, Any] = (0.0, math.inf),
         rate: float = 0.05,
     ) -> None:
         super().__init__()
         self.n_features = n_features
         self.update = update
-        self.limits = limits
         self.rate = rate
         self.log_variance = nn.Parameter(
             torch.log(noise_variance), requires_grad=update is not None
         )
+        for name, limit in zip(("log_low", "log_high"), limits, strict=True):
+            limit = torch.as_tensor(limit, dtype=noise_variance.dtype).expand(noise_variance.shape)
+            self.register_buffer(name, torch.log(limit))
+
+    log_low: Tensor
+    log_high: Tensor
 
     @property
     def n_inputs(self) -> int:
@@ -109,7 +114,6 @@ class GaussianLikelihood(nn.Module):
         if self.update is None:
             return
         log_variance = self.log_variance.detach()
-        low, high = (math.log(limit) if limit > 0 else -math.inf for limit in self.limits)
         in_floats = log_variance.device.type == "cpu" and not log_variance.ndim
         if self.update == "closed_form":
             share = -2.0 * self.rate / (self.n_features // log_variance.numel())
@@ -120,6 +124,6 @@ class GaussianLikelihood(nn.Module):
                 log_variance += math.log1p(gradient.item() * share)
             else:
                 log_variance += torch.log1p(gradient * share)
-        if in_floats and low <= log_variance.item() <= high:
+        if in_floats and self.log_low.item() <= log_variance.item() <= self.log_high.item():
             return
-        log_variance.clamp_(low, high)
+        torch.clamp(log_variance, self.log_low, self.log_high, out=log_variance)

@@ -39,11 +39,13 @@ class VAEModule(nn.Module):
         self.likelihood: Any = likelihood
         self.prior: Any = prior
 
+    has_noise = True
+
     @property
     def has_pullback(self) -> bool:
         """Whether the gradient of the ELBO can be had by hand."""
-        parts = (self.encoder, self.posterior, self.decoder, self.likelihood)
-        return isinstance(self.prior, StandardPrior) and all(hasattr(p, "pullback") for p in parts)
+        others = hasattr(self.posterior, "pullback") and hasattr(self.likelihood, "pullback")
+        return isinstance(self.prior, StandardPrior) and others and _by_hand(self)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """What the optimiser moves: all that is learned but a noise variance in closed form."""
@@ -86,10 +88,12 @@ class Autoencoder(nn.Module):
         self.encoder: Any = encoder
         self.decoder: Any = decoder
 
+    has_noise = False
+
     @property
     def has_pullback(self) -> bool:
         """Whether the gradient of the squared error can be had by hand."""
-        return all(hasattr(part, "pullback") for part in (self.encoder, self.decoder))
+        return _by_hand(self)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """What the optimiser moves."""
@@ -101,3 +105,7 @@ class Autoencoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of x, (n, d)."""
         return self.decoder(self.encoder(x))
+
+
+def _by_hand(module: VAEModule | Autoencoder) -> bool:
+    return all(getattr(part, "has_pullback", False) for part in (module.encoder, module.decoder))

@@ -82,6 +82,12 @@ class MLP(nn.Module):
             x = function(layer(x))
         return last(x)
 
+    @property
+    def has_pullback(self) -> bool:
+        """Whether each weight is a parameter itself, not computed from others (as weight_norm)."""
+        layers: Any = self.layers
+        return all("weight" in dict(layer.named_parameters(recurse=False)) for layer in layers)
+
     @cached_property
     def _parameters_of_layers(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         # torch looks a parameter up by name at every use, which small networks would feel.
@@ -186,11 +192,16 @@ def _made_by(
         raise TypeError(f"{form} must return a torch.nn.Module, got {network!r}.")
     network.eval()
     with torch.no_grad():
-        shape = tuple(network(torch.zeros(2, n_inputs)).shape)
+        found = network(torch.zeros(2, n_inputs, dtype=_dtype_of(network)))
     network.train()
+    shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found)
     if shape != (2, n_outputs):
         raise ValueError(
             f"{form} must return a Module that turns inputs of shape (2, {n_inputs}) into outputs "
-            f"of shape (2, {n_outputs}), got outputs of shape {shape}."
+            f"of shape (2, {n_outputs}), got {shape}."
         )
     return network
+
+
+def _dtype_of(network: nn.Module) -> torch.dtype:
+    return next((parameter.dtype for parameter in network.parameters()), torch.float32)

@@ -12,7 +12,7 @@ LOG_VARIANCE_RANGE = (-20.0, 20.0)
 
 
 class _HeldInRange(torch.autograd.Function):
-    """Clamps to LOG_VARIANCE_RANGE, and lets gradients through that lead back into it."""
+    """Clamps to LOG_VARIANCE_RANGE with the gradient of the identity, which leads back into it."""
 
     @staticmethod
     def forward(ctx, values):  # type: ignore[no-untyped-def]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from skorch.callbacks import Callback
 
-from sklearn_vae import DeepAutoencoder, DeepGaussianVAE
+from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
 from tests.deep.data import MODELS, SMALL, make_rows, parameters_of
 
 X = make_rows()
@@ -33,6 +33,11 @@ BAD = [
     ({"device": 1.5}, "device must be 'auto' or a torch device, got 1.5"),
     ({"precision": "half"}, "precision must be one of 'auto', .*, got 'half'"),
     ({"precision": "bf16", "device": "cpu"}, "precision='bf16' needs a CUDA device"),
+    ({"early_stopping": "yes"}, "early_stopping must be True or False, got 'yes'"),
+    ({"verbose": "a"}, "verbose must be an integer >= 0, got 'a'"),
+    ({"callbacks": Snapshot([1])}, "callbacks must be None or a list of skorch callbacks"),
+    ({"callbacks": [3]}, r"callbacks must be None or a list of skorch callbacks, got \[3\]"),
+    ({"device": "meta"}, "device must hold numbers, got 'meta'"),
     ({"early_stopping": True, "validation_fraction": 0.999}, "holds out 150 of 150 rows"),
 ]
 
@@ -41,6 +46,7 @@ BAD_OF_VAE = [
     ({"noise_update": "adam"}, "noise_update must be one of 'closed_form', 'gradient'"),
     ({"noise_variance": 0.0}, "noise_variance must be None or a positive float, got 0.0"),
     ({"noise_variance": [1.0] * 8}, "noise_variance must be None or a positive float"),
+    ({"noise_variance": 1e-320}, "noise_variance must be within the range of torch.float64"),
     ({"noise_variance_init": -1}, "noise_variance_init must be None or a positive float"),
     (
         {"noise_model": "diagonal", "noise_variance": [1.0, -1.0]},
@@ -144,6 +150,22 @@ def test_divergence_is_an_error_that_leaves_the_last_finite_model(model):
         assert np.isfinite(model.transform(X)).all()
     if not model.early_stopping:
         np.testing.assert_array_equal(model.transform(X), expected.transform(X))
+    # A warm start with a smaller rate goes on from there.
+    model.set_params(callbacks=None, warm_start=True, learning_rate=1e-4).fit(X)
+    assert model.n_iter_ == 2 + 5
+    assert np.isfinite(model.history_["bound"]).all()
+
+
+@pytest.mark.parametrize(("model", "rate"), [(MODELS[0], 1e4), (MODELS[-1], 1e12)], ids=str)
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_divergence_in_the_last_step_is_an_error_too(model, rate, epochs):
+    model = copy.deepcopy(model).set_params(
+        hidden_layer_sizes=(64, 64, 64), batch_size=150, max_epochs=epochs, learning_rate=rate
+    )
+    with pytest.raises(FloatingPointError, match=r"in epoch 1 .* after epoch 0 are kept"):
+        model.fit(X.astype(np.float32))
+    assert model.n_iter_ == 0
+    assert np.isfinite(model.score(X))
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
@@ -171,11 +193,39 @@ class Interrupt(Callback):
 def test_an_interrupt_keeps_what_was_learned(model, batch):
     model = copy.deepcopy(model).set_params(callbacks=[Interrupt(batch)])
     epoch = 1 + (batch - 1) // 5
-    with pytest.warns(UserWarning, match=f"interrupted in epoch {epoch}"):
+    with pytest.warns(UserWarning, match=f"interrupted after {epoch - 1} epochs"):
         model.fit(X)
     assert model.n_iter_ == epoch - 1
     assert np.isfinite(model.score(X))
-    assert all(len(values) == epoch - 1 for values in model.history_.values())
+    assert len(model.history_["bound"]) == len(model.history_["seconds"]) == epoch - 1
+    # What is there is no worse for going on.
+    model.set_params(callbacks=None, warm_start=True).fit(X)
+    assert model.n_iter_ == epoch - 1 + 3
+    assert np.isfinite(model.history_["bound"]).all()
+
+
+class InterruptAtEnd(Callback):
+    def on_train_end(self, net, **kwargs):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("model", [MODELS[0], MODELS[-1]], ids=str)
+def test_an_interrupt_after_training_keeps_it(model, monkeypatch):
+    expected = parameters_of(copy.deepcopy(model).fit(X))
+    late = copy.deepcopy(model).set_params(callbacks=[InterruptAtEnd()]).fit(X)
+    np.testing.assert_array_equal(parameters_of(late), expected)
+    calls, diagnose = [], type(model)._diagnose
+
+    def interrupted(self, rows):
+        calls.append(0)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        diagnose(self, rows)
+
+    monkeypatch.setattr(type(model), "_diagnose", interrupted)
+    later = copy.deepcopy(model).fit(X)
+    np.testing.assert_array_equal(parameters_of(later), expected)
+    assert len(calls) == 2
 
 
 class Fail(Callback):
@@ -189,3 +239,17 @@ def test_an_error_of_a_callback_leaves_the_model_of_before():
     with pytest.raises(OSError, match="disk full"):
         model.set_params(callbacks=[Fail()], random_state=1).fit(X)
     np.testing.assert_array_equal(parameters_of(model), before)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+def test_an_error_in_a_warm_start_leaves_the_model_of_before(model):
+    model = copy.deepcopy(model).set_params(warm_start=True).fit(X)
+    undisturbed = copy.deepcopy(model)
+    score, before = model.score(X), parameters_of(model)
+    with pytest.raises(OSError, match="disk full"):
+        model.set_params(callbacks=[Fail()]).fit(X)
+    np.testing.assert_array_equal(parameters_of(model), before)
+    assert model.score(X) == score
+    model.set_params(callbacks=None).fit(X)
+    np.testing.assert_array_equal(parameters_of(model), parameters_of(undisturbed.fit(X)))
+    assert model.n_iter_ == 6

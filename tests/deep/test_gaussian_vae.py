@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from torch.distributions import Independent, Normal, kl_divergence
 
 from sklearn_vae import PPCA, DeepAutoencoder, DeepGaussianVAE, Snapshot
-from tests.deep.data import SMALL, VAES, make_rows
+from tests.deep.data import SMALL, VAES, make_rows, parameters_of
 
 X = make_rows()
 D, K = X.shape[1], 3
@@ -96,6 +96,17 @@ def test_the_noise_in_closed_form_is_at_its_optimum_and_other_noise_shows(model)
     model = clone(model).fit(X)
     closed = model.noise_variance is None and model.noise_update == "closed_form"
     assert (abs(model.entropy_gap_.noise) < 1e-9) == closed
+    if closed:
+        mean, variance = model.posterior(X)
+        rng, draws = np.random.default_rng(5), 500
+        if model.early_stopping:
+            return  # of the rows that it was trained on, which it does not tell
+        squares = sum(
+            (X - model.inverse_transform(rng.normal(mean, np.sqrt(variance)))) ** 2
+            for _ in range(draws)
+        ).mean(axis=0) / draws  # fmt: skip
+        optimum = squares if model.noise_model == "diagonal" else squares.mean()
+        np.testing.assert_allclose(model.noise_variance_, optimum, rtol=0.02)
     if model.noise_variance is not None:
         assert model.noise_variance_ == pytest.approx(model.noise_variance, rel=1e-12)
     assert np.shape(model.noise_variance_) == ((D,) if model.noise_model == "diagonal" else ())
@@ -199,12 +210,16 @@ def test_a_linear_network_reaches_ppca():
 def test_learning_starts_at_the_residual_of_ppca(noise_model):
     model = DeepGaussianVAE(K, **SMALL, noise_model=noise_model, noise_update="gradient")
     model.set_params(learning_rate=1e-12, max_epochs=1).fit(X)
-    ppca = PPCA(K).fit(X)
-    mean, variance = ppca.posterior(X)
-    squares = ((X - ppca.inverse_transform(mean)) ** 2).mean(axis=0)
+    scale = X.std(axis=0) if noise_model == "diagonal" else 1.0
+    rows = X / scale
+    ppca = PPCA(K).fit(rows)
+    mean, variance = ppca.posterior(rows)
+    squares = ((rows - ppca.inverse_transform(mean)) ** 2).mean(axis=0)
     squares = squares + variance.mean(axis=0) @ (ppca.loadings_.T**2)
     np.testing.assert_allclose(
-        model.noise_variance_, squares if noise_model == "diagonal" else squares.mean(), rtol=1e-6
+        model.noise_variance_,
+        squares * scale**2 if noise_model == "diagonal" else squares.mean(),
+        rtol=1e-6,
     )
     assert squares.mean() == pytest.approx(ppca.noise_variance_)
 
@@ -239,31 +254,58 @@ def test_rows_without_noise_end_at_the_floor_and_the_gap_says_so():
     model.set_params(noise_update="gradient").fit(rows)
     assert model.noise_variance_ == pytest.approx(1e-6 * rows.var(axis=0).mean())
     assert model.entropy_gap_.noise < -1
+    assert model.entropy_gap_.active_bounds == ("noise variance",)
+    free = DeepGaussianVAE(K, **SMALL).fit(X)
+    assert free.entropy_gap_.active_bounds == ()
 
 
-def test_constant_rows_and_constant_features():
-    constant = np.full((20, 3), 7.0)
+@pytest.mark.parametrize("update", ["closed_form", "gradient"])
+def test_units_of_single_features_do_not_matter_to_diagonal_noise(update):
+    # Powers of two change no digit.
+    scales = 2.0 ** np.array([-20, -10, 0, 10, -7, 0, 3, 30])
+    one = DeepGaussianVAE(K, **SMALL, noise_model="diagonal", noise_update=update).fit(X)
+    other = clone(one).fit(X * scales)
+    np.testing.assert_array_equal(parameters_of(other), parameters_of(one))
+    np.testing.assert_array_equal(other.noise_variance_, one.noise_variance_ * scales**2)
+    assert other.score(X * scales) == pytest.approx(one.score(X) - np.log(scales).sum())
+
+
+@pytest.mark.parametrize("value", [7.0, 0.1, 1e6 + 0.1])
+def test_constant_rows_and_constant_features(value):
+    constant = np.full((23, 3), value)
     model = DeepGaussianVAE(2, **SMALL).fit(constant)
+    assert model.scale_ == 1.0
+    diagonal = DeepGaussianVAE(2, **SMALL, noise_model="diagonal").fit(constant)
+    np.testing.assert_array_equal(diagonal.scale_, 1.0)
+    assert np.isfinite(diagonal.score(constant))
     assert np.isfinite(model.score(constant))
-    np.testing.assert_allclose(model.inverse_transform(model.transform(constant)), 7.0, atol=1)
+    np.testing.assert_allclose(model.inverse_transform(model.transform(constant)), value, atol=1)
     partly = np.hstack([X, np.full((len(X), 1), 3.0)])
     for noise_model in ("scalar", "diagonal"):
         assert np.isfinite(DeepGaussianVAE(2, **SMALL, noise_model=noise_model).fit(partly).elbo_)
 
 
-def test_snapshots_are_fitted_models_of_their_epochs():
-    model = DeepGaussianVAE(K, **SMALL, callbacks=[Snapshot([1, 2, 99])]).fit(X)
+@pytest.mark.parametrize("model", [VAES[0], VAES[1], DeepAutoencoder(K, **SMALL)], ids=str)
+def test_snapshots_are_fitted_models_of_their_epochs(model):
+    model = clone(model).set_params(callbacks=[Snapshot([1, 2, 99])], warm_start=True).fit(X)
     assert sorted(model.snapshots_) == [1, 2]
+    before = parameters_of(model)
     for epoch, snapshot in model.snapshots_.items():
         shorter = clone(model).set_params(max_epochs=epoch, callbacks=None).fit(X)
         np.testing.assert_array_equal(snapshot.transform(X), shorter.transform(X))
         assert snapshot.score(X) == shorter.score(X)
-        assert (snapshot.elbo_, snapshot.n_iter_) == (shorter.elbo_, epoch)
+        assert snapshot.n_iter_ == epoch
         np.testing.assert_array_equal(snapshot.history_["bound"], shorter.history_["bound"])
         assert not hasattr(snapshot, "snapshots_")
+        moved = parameters_of(snapshot)
+        assert not np.array_equal(parameters_of(snapshot.fit(X)), moved)
+        assert snapshot.n_iter_ == epoch + 3
+    np.testing.assert_array_equal(parameters_of(model), before)
+    assert len(model.net_.history) == 3
     assert not hasattr(model.set_params(callbacks=None).fit(X), "snapshots_")
-    with pytest.raises(ValueError, match=r"epochs must be integers >= 1, got \[0\]"):
-        model.set_params(callbacks=[Snapshot([0])]).fit(X)
+    for wrong in ([0], 3):
+        with pytest.raises(ValueError, match="epochs must be a list of integers >= 1, got"):
+            model.set_params(callbacks=[Snapshot(wrong)]).fit(X)
     assert np.isfinite(model.score(X))
 
 

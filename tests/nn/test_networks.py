@@ -51,7 +51,16 @@ def test_what_is_no_network_is_named():
     for wrong in (nn.Linear(2, 2), "conv3", 3, None):
         with pytest.raises(ValueError, match=message):
             check_network("encoder", wrong)
-    with pytest.raises(ValueError, match=r"of shape \(2, 4\), got outputs of shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"of shape \(2, 4\), got \(2, 3\)"):
         build_encoder(lambda shape, n: nn.Linear(9, 3), (9,), 4, (), "relu")
+    with pytest.raises(ValueError, match=r"of shape \(2, 4\), got <class 'tuple'>"):
+        build_encoder(lambda shape, n: nn.LSTM(9, 4), (9,), 4, (), "relu")
     with pytest.raises(TypeError, match=r"must return a torch.nn.Module, got 7"):
         build_decoder(lambda k, shape: 7, 2, (9,), (), "relu")
+
+
+def test_weights_that_are_computed_have_no_pullback():
+    mlp = MLP(5, (4,), 3)
+    assert mlp.has_pullback
+    nn.utils.parametrizations.weight_norm(mlp.layers[0])
+    assert not mlp.has_pullback
