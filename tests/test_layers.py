@@ -39,6 +39,8 @@ LAYOUT = [
     "nn.objectives",
     "nn.adam",
     "nn",
+    "deep.devices",
+    "deep.units",
     "deep.batches",
     "deep.monitors",
     "deep.capture",

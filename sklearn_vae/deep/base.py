@@ -21,7 +21,9 @@ from skorch.helper import predefined_split
 from torch import Tensor
 
 from sklearn_vae.deep.callbacks import Progress, Snapshot, StopEarly
-from sklearn_vae.deep.net import VAENet, threads_for
+from sklearn_vae.deep.devices import PRECISIONS, choose_place, place_of, threads_for
+from sklearn_vae.deep.net import VAENet
+from sklearn_vae.deep.units import center_and_scale, in_units
 from sklearn_vae.nn.networks import ACTIVATIONS, check_network
 from sklearn_vae.validation import (
     FLOAT_DTYPES,
@@ -37,14 +39,9 @@ from sklearn_vae.validation import (
 
 Array = NDArray[Any]
 
-PRECISIONS = ("auto", "float32", "float64", "tf32", "bf16")
-
 # Rows that a network is given at once, outside of training, and numbers in them at most.
 ROWS_AT_ONCE = 2048
 NUMBERS_AT_ONCE = 2**22
-
-# Numbers that are moved to the networks' units at once: in the cache.
-MOVED_AT_ONCE = 2**16
 
 
 class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -101,11 +98,11 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             chosen, held_out = self._split(len(X), random_state)
             if goes_on:
                 self._check_goes_on()
-                rows = self._to_units(X, chosen, *_place_of(self.module_))
+                rows = self._in_units(X, chosen, *place_of(self.module_))
             else:
-                self._set_units(X, chosen)
-                device, dtype, products = self._place(X.dtype)
-                rows = self._to_units(X, chosen, device, dtype)
+                self.mean_, self.scale_ = center_and_scale(X, chosen, self._scales_features)
+                device, dtype, products = choose_place(self.device, self.precision, X.dtype)
+                rows = self._in_units(X, chosen, device, dtype)
                 self.net_ = VAENet(
                     self._new_module(rows),
                     **self._of_training(),
@@ -119,7 +116,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 self._networks_of_fit = self._networks()
             valid = None
             if self.early_stopping:
-                valid = self._to_units(X, held_out, *_place_of(self.module_))
+                valid = self._in_units(X, held_out, *place_of(self.module_))
             diverged = self._train(rows, valid)
             diverged = self._finish_finite(rows) or diverged
             self.net_.kept_ = []
@@ -227,67 +224,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         order = random_state.permutation(n)
         return order[n_held_out:], order[:n_held_out]
 
-    def _place(self, dtype: Any) -> tuple[torch.device, torch.dtype, str | None]:
-        """Device, precision of the module, and of products in training if that is another."""
-        try:
-            device = torch.device(
-                ("cuda" if torch.cuda.is_available() else "cpu")
-                if self.device == "auto"
-                else self.device
-            )
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                f"device must be 'auto' or a torch device, got {self.device!r}."
-            ) from error
-        if device.type == "meta":
-            raise ValueError("device must hold numbers, got 'meta'.")
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                f"device={self.device!r} needs a CUDA device, and torch finds none here; "
-                "device='auto' takes one where there is one."
-            )
-        precision = self.precision
-        if precision == "auto":
-            wide = device.type == "cpu" and dtype == np.float64
-            precision = "float64" if wide else "tf32" if device.type == "cuda" else "float32"
-        if device.type == "cuda" and precision != "float64":
-            return device, torch.float32, precision
-        if precision in ("tf32", "bf16"):
-            raise ValueError(
-                f"precision={precision!r} needs a CUDA device, got device={self.device!r}."
-            )
-        return device, getattr(torch, precision), None
-
-    def _set_units(self, X: Array, rows: Array) -> None:
-        blocks = np.array_split(rows, -(-X.size // MOVED_AT_ONCE))
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean = sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
-            squares = sum(np.square(X[block] - mean).sum(axis=0) for block in blocks)
-        variance = squares / len(rows)
-        if not np.isfinite(variance.sum()):
-            raise ValueError(
-                "The variances of X must be within the range of float64, got "
-                f"{variance.max()}. Scale X."
-            )
-        # What rounding alone can leave of rows that are all the same is no scale.
-        rounding = 4.0 * float(np.finfo(X.dtype).eps) * np.abs(mean)
-        self.scale_: Any
-        if self._scales_features:
-            std = np.sqrt(variance)
-            self.scale_ = np.where(std > rounding, std, 1.0)
-        else:
-            root = math.sqrt(variance.mean())
-            self.scale_ = root if root > rounding.max() else 1.0
-        self.mean_ = mean
-
-    def _to_units(self, X: Array, rows: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Chosen rows as the networks see them, on the device: the one copy of X."""
-        kind = np.float64 if dtype == torch.float64 else np.float32
-        units = np.empty((len(rows), X.shape[1]), dtype=kind)
-        for start in range(0, len(rows), step := max(1, MOVED_AT_ONCE // X.shape[1])):
-            block = slice(start, start + step)
-            units[block] = (X[rows[block]] - self.mean_) / self.scale_
-        return torch.from_numpy(units).to(device)
+    def _in_units(self, X: Array, rows: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
+        return in_units(X, rows, self.mean_, self.scale_, device, dtype)
 
     def _train(self, train: Tensor, valid: Tensor | None) -> FloatingPointError | None:
         """Train the net; the error if that diverged, with the last finite parameters in place."""
@@ -377,7 +315,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return 0
 
     def _as_tensor(self, array: Any) -> Tensor:
-        device, dtype = _place_of(self.module_)
+        device, dtype = place_of(self.module_)
         return torch.as_tensor(array, dtype=dtype, device=device)
 
     @torch.no_grad()
@@ -418,11 +356,6 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
 def _joined(tensors: list[Tensor]) -> Array:
     return torch.cat(tensors).cpu().numpy()
-
-
-def _place_of(module: Any) -> tuple[torch.device, torch.dtype]:
-    parameter = next(module.parameters())
-    return parameter.device, parameter.dtype
 
 
 def _is_callback(callback: Any) -> bool:

@@ -19,15 +19,12 @@ from torch import Tensor, nn
 
 from sklearn_vae.deep.batches import Batch, Batches
 from sklearn_vae.deep.capture import CapturedStep
+from sklearn_vae.deep.devices import global_generators, products_in, threads_for
 from sklearn_vae.nn.adam import Adam
 from sklearn_vae.nn.objectives import BY_HAND, Objective
 
 # torch's layers draw their first weights from its global generator, which is borrowed meanwhile.
 _GLOBAL_GENERATOR = threading.Lock()
-
-# Below this many operations at once a second thread costs more than it brings: twice to a hundred
-# times as much where other processes use the cores.
-WORTH_A_THREAD = 2e8
 
 BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
@@ -87,7 +84,7 @@ class VAENet(NeuralNet):
 
     def initialize_module(self) -> VAENet:
         """Make the module, its weights from `seed`, and the generator of order and noise."""
-        with _GLOBAL_GENERATOR, _global_generators(torch.device("cpu"), self.seed):
+        with _GLOBAL_GENERATOR, global_generators(torch.device("cpu"), self.seed):
             super().initialize_module()
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         return self
@@ -134,12 +131,12 @@ class VAENet(NeuralNet):
             stack.enter_context(
                 threads_for(self.module_, 3 * self.batch_size * self.noise_shape[0])
             )
-            stack.enter_context(_products_in(self.precision))
+            stack.enter_context(products_in(self.precision))
             if self._on("cuda"):
                 stack.enter_context(torch.cuda.device(X.device))
             if not self.module_.has_pullback:  # a factory's networks may draw, as dropout does
                 stack.enter_context(_GLOBAL_GENERATOR)
-                stack.enter_context(_global_generators(X.device, seed))
+                stack.enter_context(global_generators(X.device, seed))
             return super().fit_loop(X, y, epochs, **kwargs)
 
     def _after_loop(self) -> None:
@@ -312,46 +309,3 @@ class VAENet(NeuralNet):
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         with suppress(RuntimeError):  # of another kind of device: begins anew
             self.generator_.set_state(generator_state)
-
-
-@contextmanager
-def _global_generators(device: torch.device, seed: int) -> Iterator[None]:
-    """Within this, torch's global generators begin at a seed; after it they are as before."""
-    on_cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if on_cuda:
-            torch.cuda.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def threads_for(module: nn.Module, n_rows: int) -> Iterator[None]:
-    """Within this, torch uses one thread if n_rows passed through a module are not worth more."""
-    before = torch.get_num_threads()
-    n_weights = sum(parameter.numel() for parameter in module.parameters())
-    alone = before > 1 and 2.0 * n_weights * n_rows < WORTH_A_THREAD
-    if alone:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if alone:
-            torch.set_num_threads(before)
-
-
-# Of products of float32 matrices, in torch's words.
-PRODUCTS = {"tf32": "high", "float32": "highest"}
-
-
-@contextmanager
-def _products_in(precision: str | None) -> Iterator[None]:
-    if precision not in PRODUCTS:
-        yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(PRODUCTS[precision])
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

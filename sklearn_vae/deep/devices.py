@@ -1,0 +1,102 @@
+"""Where and how torch computes: device, precision, threads, and its global generators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+PRECISIONS = ("auto", "float32", "float64", "tf32", "bf16")
+
+# Of products of float32 matrices, in torch's words.
+PRODUCTS = {"tf32": "high", "float32": "highest"}
+
+# Below this many operations at once a second thread costs more than it brings: twice to a hundred
+# times as much where other processes use the cores.
+WORTH_A_THREAD = 2e8
+
+
+def choose_place(
+    device: Any, precision: str, dtype: Any
+) -> tuple[torch.device, torch.dtype, str | None]:
+    """Device, precision of the module, and of products in training if that is another.
+
+    Of the parameters `device` and `precision` of an estimator, for rows of a dtype.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device, or it does not have the precision.
+    """
+    try:
+        found = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        )
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be 'auto' or a torch device, got {device!r}.") from error
+    if found.type == "meta":
+        raise ValueError("device must hold numbers, got 'meta'.")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={device!r} needs a CUDA device, and torch finds none here; device='auto' "
+            "takes one where there is one."
+        )
+    on_cuda = found.type == "cuda"
+    if precision == "auto":
+        wide = found.type == "cpu" and dtype == np.float64
+        precision = "float64" if wide else "tf32" if on_cuda else "float32"
+    if on_cuda and precision != "float64":
+        return found, torch.float32, precision
+    if precision in ("tf32", "bf16"):
+        raise ValueError(f"precision={precision!r} needs a CUDA device, got device={device!r}.")
+    return found, getattr(torch, precision), None
+
+
+def place_of(module: Any) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of a module's parameters."""
+    parameter = next(module.parameters())
+    return parameter.device, parameter.dtype
+
+
+@contextmanager
+def global_generators(device: torch.device, seed: int) -> Iterator[None]:
+    """Within this, torch's global generators begin at a seed; after it they are as before."""
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def threads_for(module: nn.Module, n_rows: int) -> Iterator[None]:
+    """Within this, torch uses one thread if n_rows passed through a module are not worth more."""
+    before = torch.get_num_threads()
+    n_weights = sum(parameter.numel() for parameter in module.parameters())
+    alone = before > 1 and 2.0 * n_weights * n_rows < WORTH_A_THREAD
+    if alone:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if alone:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def products_in(precision: str | None) -> Iterator[None]:
+    """Within this, products of float32 matrices are taken as a precision says; None: as before."""
+    if precision not in PRODUCTS:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(PRODUCTS[precision])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,60 @@
+"""Rows as the networks see them: centred, and in units of their own spread."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Numbers that are moved to other units at once: in the cache.
+MOVED_AT_ONCE = 2**16
+
+
+def center_and_scale(
+    X: NDArray[Any], rows: NDArray[Any], per_feature: bool
+) -> tuple[NDArray[Any], Any]:
+    """Mean of chosen rows, and the root of their features' average variance or of each variance.
+
+    Raises
+    ------
+    ValueError
+        If the variances are beyond float64.
+    """
+    blocks = np.array_split(rows, -(-X.size // MOVED_AT_ONCE))
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
+        squares = sum(np.square(X[block] - mean).sum(axis=0) for block in blocks)
+    variance = squares / len(rows)
+    if not np.isfinite(variance.sum()):
+        raise ValueError(
+            f"The variances of X must be within the range of float64, got {variance.max()}. "
+            "Scale X."
+        )
+    # What rounding alone can leave of rows that are all the same is no scale.
+    rounding = 4.0 * float(np.finfo(X.dtype).eps) * np.abs(mean)
+    if per_feature:
+        std = np.sqrt(variance)
+        return mean, np.where(std > rounding, std, 1.0)
+    root = math.sqrt(variance.mean())
+    return mean, root if root > rounding.max() else 1.0
+
+
+def in_units(
+    X: NDArray[Any],
+    rows: NDArray[Any],
+    mean: NDArray[Any],
+    scale: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """(X - mean) / scale of chosen rows, on a device: the one copy of X that there is."""
+    kind = np.float64 if dtype == torch.float64 else np.float32
+    units = np.empty((len(rows), X.shape[1]), dtype=kind)
+    for start in range(0, len(rows), step := max(1, MOVED_AT_ONCE // X.shape[1])):
+        block = slice(start, start + step)
+        units[block] = (X[rows[block]] - mean) / scale
+    return torch.from_numpy(units).to(device)
