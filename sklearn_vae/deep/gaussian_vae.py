@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array
+from sklearn_vae.deep.monitors import NoiseMonitor
 from sklearn_vae.deep.vae import DeepVAE
 from sklearn_vae.gaussian.bounds import EntropyGap, entropy_bound
 from sklearn_vae.linear.ppca import PPCA
@@ -317,6 +318,9 @@ class DeepGaussianVAE(DeepVAE):
             if given is None:
                 given = np.where(ppca > NOISE_FLOOR, ppca, NOISE_START)
         return given, (NOISE_FLOOR, cap if capped else math.inf)
+
+    def _monitor(self) -> NoiseMonitor:
+        return NoiseMonitor(self._log_scale(), self.scale_)
 
     def _misfit(self, p: Any, x: Tensor) -> Tensor:
         return (x - p.mean).square().sum((0, 1))

@@ -13,34 +13,28 @@ from sklearn_vae.nn.distributions import LOG_2PI
 
 
 class LatentMonitor:
-    """Bound, its parts, noise, three entropies and active dimensions, in the units of the data.
+    """Bound, its parts, entropies of the latent space and active dimensions.
 
-    Averages over the rows of an epoch as they were trained on: the parameters change meanwhile. The
-    noise is that of the epoch's end.
+    Averages over the rows of an epoch as they were trained on: the parameters change meanwhile.
 
     Parameters
     ----------
-    n_features : int
-    scale : float or array of shape (d,)
-        Of the rows: they were divided by it.
+    log_scale : float
+        What the density of a row loses from the units of the networks to those of the data.
     """
 
-    names = (
+    names: tuple[str, ...] = (
         "bound",
         "reconstruction",
         "kl",
-        "noise_variance",
         "posterior_entropy",
         "prior_entropy",
-        "noise_entropy",
         "active_dims",
     )
-    shown = ("bound", "kl", "noise_variance", "active_dims")
+    shown: tuple[str, ...] = ("bound", "kl", "active_dims")
 
-    def __init__(self, n_features: int, scale: Any) -> None:
-        self.n_features = n_features
-        self.scale = scale
-        self.log_scale = float(np.log(np.broadcast_to(scale, n_features)).sum())
+    def __init__(self, log_scale: float) -> None:
+        self.log_scale = log_scale
         self.begin()
 
     def begin(self) -> None:
@@ -61,19 +55,44 @@ class LatentMonitor:
     def record(self, module: Any, n: int, reconstruction: float, kl: float) -> dict[str, Any]:
         """Values of an epoch of n rows; `reconstruction` and `kl` are averages."""
         entropy, *above = torch.stack(self.sums).sum(0).tolist()
-        k, d = len(above), self.n_features
-        log_variance = module.likelihood.log_variance.detach().double()
-        noise = log_variance.exp().cpu().numpy() * self.scale**2
         return {
             "bound": self.in_data_units(reconstruction - kl),
             "reconstruction": self.in_data_units(reconstruction),
             "kl": kl,
-            "noise_variance": noise if np.ndim(noise) else float(noise),
             "posterior_entropy": entropy / n,
-            "prior_entropy": 0.5 * k * (LOG_2PI + 1.0),
-            "noise_entropy": 0.5 * d * (LOG_2PI + 1.0 + log_variance.mean().item())
-            + self.log_scale,
+            "prior_entropy": module.prior().entropy().item(),
             "active_dims": sum(count > COLLAPSE_SHARE * n for count in above),
+        }
+
+
+class NoiseMonitor(LatentMonitor):
+    """The same, with the noise variance at the end of the epoch, and its entropy.
+
+    Parameters
+    ----------
+    log_scale : float
+    scale : float or array of shape (d,)
+        That the rows were divided by.
+    """
+
+    names = (*LatentMonitor.names, "noise_variance", "noise_entropy")
+    shown = ("bound", "kl", "noise_variance", "active_dims")
+
+    def __init__(self, log_scale: float, scale: Any) -> None:
+        super().__init__(log_scale)
+        self.scale = scale
+
+    def record(self, module: Any, n: int, reconstruction: float, kl: float) -> dict[str, Any]:
+        """Values of an epoch of n rows; `reconstruction` and `kl` are averages."""
+        values = super().record(module, n, reconstruction, kl)
+        likelihood = module.likelihood
+        log_variance = likelihood.log_variance.detach().cpu().double().numpy()
+        noise = np.exp(log_variance) * self.scale**2
+        entropy = 0.5 * likelihood.n_features * (LOG_2PI + 1.0 + log_variance.mean())
+        return {
+            **values,
+            "noise_variance": noise if np.ndim(noise) else float(noise),
+            "noise_entropy": float(entropy) + self.log_scale,
         }
 
 

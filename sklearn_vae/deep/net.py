@@ -193,7 +193,8 @@ class VAENet(NeuralNet):
     def diverged(self) -> FloatingPointError:
         """The error that says so; takes back the parameters from before the last epoch."""
         epoch = len(self.history)
-        noise = " or noise_variance too small for the data" if self.module_.has_noise else ""
+        with_noise = "noise_variance" in self.monitor.names
+        noise = " or noise_variance too small for the data" if with_noise else ""
         if self.kept_:
             self.module_.load_state_dict(self.kept_.pop())
             self._initialize_optimizer()  # whose averages are not finite either

@@ -170,9 +170,12 @@ class DeepVAE(DeepModel):
         return {
             "objective": OBJECTIVES[self.objective],
             "options": {"free_bits": self.free_bits},
-            "monitor": LatentMonitor(self.n_features_in_, self.scale_),
+            "monitor": self._monitor(),
             "noise_shape": (self.n_mc_samples, self.n_components),
         }
+
+    def _monitor(self) -> LatentMonitor:
+        return LatentMonitor(self._log_scale())
 
     def _callbacks(self) -> list[Any]:
         return [KLWarmup(self.kl_warmup_epochs, self.kl_weight)]
@@ -199,7 +202,8 @@ class DeepVAE(DeepModel):
             terms = q.kl_terms(prior)
             above = (terms > COLLAPSE_KL).to(terms.dtype)
             bounded |= bool((q.log_variance.abs() >= LOG_VARIANCE_RANGE[1]).any())
-            second_moment = q.mean.square() + q.variance
+            distance = (q.mean - prior.mean).square() + q.variance
+            second_moment = distance / prior.variance
             of_block = torch.stack([terms, above, q.log_variance, second_moment]).sum(1)
             sums = sums + of_block.cpu().double().numpy() / n
             for size in _parts(draws, self._draws_at_once(x)):

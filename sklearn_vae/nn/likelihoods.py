@@ -12,7 +12,18 @@ from sklearn_vae.nn.distributions import LOG_2PI, DiagonalNormal
 NOISE_UPDATES = ("closed_form", "gradient")
 
 
-class GaussianLikelihood(nn.Module):
+class Likelihood(nn.Module):
+    """p(x|z) from a decoder's outputs; what an optimiser moves, and what is learned beside it."""
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What the optimiser moves."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def after_step(self) -> None:
+        """What is learned otherwise; after each step of the optimiser."""
+
+
+class GaussianLikelihood(Likelihood):
     """p(x|z) = N(mu(z), diag sigma2), sigma2 the same for every z.
 
     Parameters
@@ -56,6 +67,10 @@ class GaussianLikelihood(nn.Module):
     def n_inputs(self) -> int:
         """Outputs that the decoder has to have."""
         return self.n_features
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What the optimiser moves: not a variance in closed form."""
+        return [] if self.update == "closed_form" else super().trained_parameters()
 
     @property
     def noise_variance(self) -> Tensor:

@@ -39,8 +39,6 @@ class VAEModule(nn.Module):
         self.likelihood: Any = likelihood
         self.prior: Any = prior
 
-    has_noise = True
-
     @property
     def has_pullback(self) -> bool:
         """Whether the gradient of the ELBO can be had by hand."""
@@ -48,10 +46,10 @@ class VAEModule(nn.Module):
         return isinstance(self.prior, StandardPrior) and others and _by_hand(self)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """What the optimiser moves: all that is learned but a noise variance in closed form."""
+        """What the optimiser moves."""
         parts = (self.encoder, self.posterior, self.decoder, self.prior)
-        modules = [*parts, *([] if self.likelihood.update == "closed_form" else [self.likelihood])]
-        return [p for module in modules for p in module.parameters() if p.requires_grad]
+        learned = [p for part in parts for p in part.parameters() if p.requires_grad]
+        return [*learned, *self.likelihood.trained_parameters()]
 
     def after_step(self) -> None:
         """What is learned otherwise; after each step of the optimiser."""
@@ -87,8 +85,6 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.encoder: Any = encoder
         self.decoder: Any = decoder
-
-    has_noise = False
 
     @property
     def has_pullback(self) -> bool:
