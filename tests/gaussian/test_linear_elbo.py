@@ -1,0 +1,206 @@
+"""The bound of a linear VAE against autograd, Monte Carlo and pPCA."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+
+from sklearn_vae import PPCA
+from sklearn_vae.gaussian import Moments
+from sklearn_vae.gaussian.linear_elbo import (
+    LinearElbo,
+    LinearVAEParameters,
+    elbo_of_unit_encoder,
+    gap_of_best_encoder,
+    with_best_encoder,
+)
+
+D, K = 6, 3
+
+
+def make_rows(n=200, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, D)) @ rng.normal(size=(D, D))
+
+
+def covariance(X):
+    return np.cov(X.T, bias=True)
+
+
+def random_parameters(seed=0, prior=True):
+    rng = np.random.default_rng(seed)
+    W, V = rng.normal(size=(D, K)), 0.3 * rng.normal(size=(K, D))
+    alpha2 = rng.uniform(0.5, 2.0, K) if prior else 1.0
+    return LinearVAEParameters(W, V, rng.uniform(0.2, 1.0, K), 0.7, alpha2)
+
+
+def log_likelihood(S, W, sigma2):
+    C = W @ W.T + sigma2 * np.eye(len(W))
+    return -0.5 * (
+        len(W) * np.log(2 * np.pi) + np.linalg.slogdet(C)[1] + np.trace(np.linalg.solve(C, S))
+    )
+
+
+def test_terms_are_those_of_draws():
+    X, p = make_rows(), random_parameters()
+    rows = torch.from_numpy(X - X.mean(axis=0))
+    W, V, variance = (torch.from_numpy(a) for a in p[:3])
+    q = Independent(Normal(rows @ V.T, variance.sqrt().expand(len(X), K)), 1)
+    prior = Independent(Normal(torch.zeros(K), torch.from_numpy(p.prior_variance).sqrt()), 1)
+    bound = LinearElbo(covariance(X))
+    assert bound.kl_per_dimension(p).sum() == pytest.approx(kl_divergence(q, prior).mean().item())
+    torch.manual_seed(0)
+    z = q.sample((4000,))
+    log_prob = Independent(Normal(z @ W.T, p.noise_variance**0.5), 1).log_prob(rows).mean(1)
+    error = log_prob.std().item() / len(z) ** 0.5
+    assert bound.reconstruction(p) == pytest.approx(log_prob.mean().item(), abs=5 * error)
+    np.testing.assert_allclose(
+        bound.second_moment(p), ((rows @ V.T) ** 2).mean(0).numpy() + p.D, rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize("prior", [True, False])
+def test_gradients_are_those_of_autograd(prior):
+    S, p = torch.from_numpy(covariance(make_rows())), random_parameters(prior=prior)
+    W, V, variance, sigma2, alpha2 = leaves = [
+        torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in p
+    ]
+    cross = torch.trace(S) - 2 * torch.trace(W.T @ S @ V.T) + torch.trace(W @ V @ S @ V.T @ W.T)
+    R = cross + (variance * (W**2).sum(0)).sum()
+    moment = torch.diagonal(V @ S @ V.T) + variance
+    kl = 0.5 * (moment / alpha2 - 1 - torch.log(variance / alpha2)).sum()
+    value = -0.5 * (R / sigma2 + D * torch.log(2 * torch.pi * sigma2)) - kl
+    bound = LinearElbo(S.numpy())
+    assert bound.value(p) == pytest.approx(value.item(), rel=1e-12)
+    value.backward()
+    found = bound.gradients(p)
+    for name, gradient, leaf in zip(p._fields, found, leaves, strict=True):
+        if name == "prior_variance" and not prior:
+            gradient = np.sum(gradient)
+        np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-9, err_msg=name)
+
+
+def test_eigenvalues_do_for_rows_in_the_eigenbasis():
+    S, p = covariance(make_rows()), random_parameters()
+    values, U = np.linalg.eigh(S)
+    turned = p._replace(W=U.T @ p.W, V=p.V @ U)
+    assert LinearElbo(values).value(turned) == pytest.approx(LinearElbo(S).value(p), rel=1e-12)
+    there, here = LinearElbo(values).gradients(turned), LinearElbo(S).gradients(p)
+    np.testing.assert_allclose(U @ there.W, here.W, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_bound_is_the_likelihood_less_the_gap_of_theorem_1(seed):
+    S, W = covariance(make_rows()), random_parameters(seed).W
+    p = with_best_encoder(W, 0.7)
+    likelihood = log_likelihood(S, W, 0.7)
+    assert LinearElbo(S).value(p) == pytest.approx(likelihood - gap_of_best_encoder(W, 0.7))
+    # KL of the best diagonal posterior from the exact one, which is the same at every x.
+    M = W.T @ W + 0.7 * np.eye(K)
+    exact = MultivariateNormal(torch.zeros(K).double(), torch.from_numpy(0.7 * np.linalg.inv(M)))
+    best = MultivariateNormal(torch.zeros(K).double(), torch.from_numpy(np.diag(p.D)))
+    assert gap_of_best_encoder(W, 0.7) == pytest.approx(kl_divergence(best, exact).item())
+    orthogonal = np.linalg.qr(W)[0] * [3.0, 2.0, 1.0]
+    assert gap_of_best_encoder(orthogonal, 0.7) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_rotation_of_two_columns_raises_the_bound_and_not_the_likelihood():
+    S, W = covariance(make_rows()), random_parameters().W
+    bound, before = LinearElbo(S), with_best_encoder(W, 0.7)
+    c, s = np.cos(1e-3), np.sin(1e-3)
+    best = max(
+        bound.value(with_best_encoder(W @ R, 0.7))
+        for R in (np.array([[c, t * s, 0], [-t * s, c, 0], [0, 0, 1]]) for t in (-1, 1))
+    )
+    assert best > bound.value(before)
+
+
+@pytest.mark.parametrize("learn_noise", [True, False])
+def test_ascent_is_monotone_and_its_finish_is_ppca(learn_noise):
+    X = make_rows()
+    S, rng = covariance(X), np.random.default_rng(1)
+    ppca = PPCA(K, noise_variance=None if learn_noise else 0.5).fit(X)
+    bound = LinearElbo(S)
+    p, history = bound.ascend(rng.normal(size=(D, K)), 0.5, 300, learn_noise=learn_noise)
+    assert (np.diff(history) >= -1e-12).all()
+    assert history[-1] <= ppca.score(X) + 1e-12
+    finished = bound.finish(p.W, None if learn_noise else 0.5)
+    assert bound.value(finished) == pytest.approx(ppca.score(X), abs=1e-8)
+    signs = np.sign((finished.W * ppca.loadings_).sum(axis=0))
+    np.testing.assert_allclose(finished.W * signs, ppca.loadings_, atol=1e-5)
+    gap = bound.entropy_gap(finished)
+    assert gap.total == pytest.approx(bound.value(finished) - bound.entropies(finished), abs=1e-10)
+    # Held at a wrong value, the noise keeps its part of the gap.
+    assert (abs(gap.noise) < 1e-8) == learn_noise
+    np.testing.assert_allclose(gap.dimensions, 0, atol=1e-8)
+
+
+def test_columns_collapse_where_the_noise_is_held_above_their_variance():
+    S = np.array([9.0, 4.0, 0.9, 0.5, 0.2, 0.1])
+    finished = LinearElbo(S).finish(np.eye(D)[:, :K], 1.0)
+    np.testing.assert_allclose((finished.W**2).sum(axis=0), [8.0, 3.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(finished.D, [1 / 9, 1 / 4, 1.0])
+    np.testing.assert_allclose(LinearElbo(S).kl_per_dimension(finished)[2], 0, atol=1e-12)
+
+
+def test_entropies_are_the_bound_and_not_the_likelihood_at_a_saddle():
+    S = np.array([9.0, 4.0, *[1.0] * 6])
+    c = np.sqrt(0.5)
+    W = np.zeros((8, 2))
+    W[:2] = np.diag(np.sqrt([6.5, 4.0])) @ [[c, -c], [c, c]]
+    bound, p = LinearElbo(S), with_best_encoder(W, 1.0)
+    for gradient in bound.gradients(p)[:4]:
+        np.testing.assert_allclose(gradient, 0, atol=1e-14)
+    assert bound.value(p) == pytest.approx(-13.184089729, abs=1e-9)
+    assert bound.entropies(p) == pytest.approx(bound.value(p), abs=1e-12)
+    assert log_likelihood(np.diag(S), W, 1.0) == pytest.approx(-13.163678732, abs=1e-9)
+    assert bound.value(bound.finish(W)) == pytest.approx(-13.143267735, abs=1e-9)
+
+
+def test_a_learned_prior_variance_makes_the_unit_encoder_ppca():
+    values = np.array([9.0, 4.0, 2.0, 0.5, 0.3, 0.2])
+    sigma2 = values[K:].mean()
+    alpha2 = values[:K] / sigma2
+    W = np.eye(D)[:, :K] * np.sqrt(sigma2 * (values[:K] - sigma2) / values[:K])
+    # q(z|x) with variance 1: V of the best encoder under this prior.
+    V = np.linalg.solve(W.T @ W + sigma2 * np.diag(1 / alpha2), W.T)
+    p = LinearVAEParameters(W, V, np.ones(K), sigma2, alpha2)
+    bound = LinearElbo(values)
+    for gradient in bound.gradients(p)[:4]:
+        np.testing.assert_allclose(gradient, 0, atol=1e-12)
+    np.testing.assert_allclose(bound.gradients(p).prior_variance, 0, atol=1e-12)
+    W_ppca = np.eye(D)[:, :K] * np.sqrt(values[:K] - sigma2)
+    assert bound.value(p) == pytest.approx(log_likelihood(np.diag(values), W_ppca, sigma2))
+
+
+@pytest.mark.parametrize("noise_variance", [None, 0.8, 3.0])
+def test_the_unit_encoder_alone_falls_short_by_what_the_formula_says(noise_variance):
+    values = np.array([9.0, 4.0, 2.0, 0.5, 0.3, 0.2])
+    bound = LinearElbo(values)
+
+    def loss(numbers):
+        W = numbers[:-1].reshape(D, K)
+        sigma2 = np.exp(numbers[-1]) if noise_variance is None else noise_variance
+        p = with_best_encoder(W, sigma2)._replace(D=np.ones(K))
+        return -bound.value(p)
+
+    starts = np.random.default_rng(0).normal(size=(8, D * K + 1))
+    best = -min(minimize(loss, start, method="BFGS").fun for start in starts)
+    found, sigma2 = elbo_of_unit_encoder(values, K, noise_variance)
+    assert found == pytest.approx(best, abs=1e-6)
+    p = with_best_encoder(
+        np.eye(D)[:, :K] * np.sqrt(np.maximum(np.sqrt(sigma2 * values[:K]) - sigma2, 0)), sigma2
+    )._replace(D=np.ones(K))
+    assert bound.value(p) == pytest.approx(found, abs=1e-10)
+    # Not identifiable: any rotation does as well.
+    R = np.linalg.qr(np.random.default_rng(1).normal(size=(K, K)))[0]
+    assert bound.value(p._replace(W=p.W @ R, V=R.T @ p.V)) == pytest.approx(found, abs=1e-10)
+
+
+def test_moments_are_enough():
+    X = make_rows()
+    moments = Moments.of(X)
+    p = random_parameters()
+    bound = LinearElbo(moments.scatter / moments.n)
+    assert bound.value(p) == pytest.approx(LinearElbo(covariance(X)).value(p), rel=1e-12)
