@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             if self.early_stopping:
                 valid = self._in_units(X, held_out, *place_of(self.module_))
             diverged = self._train(rows, valid)
-            diverged = self._finish_finite(rows) or diverged
+            diverged = self._finish(rows) or diverged
+            self._keep_snapshots(rows)
             self.net_.kept_ = []
         if diverged is not None:
             raise diverged
@@ -189,7 +190,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         check_choice("precision", self.precision, PRECISIONS)
 
     def _networks(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._of_networks}
+        return {name: copy.copy(getattr(self, name)) for name in self._of_networks}
 
     def _check_goes_on(self) -> None:
         """Raise ValueError where a warm start would have to go on with other networks."""
@@ -268,37 +269,45 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             )
         return diverged
 
-    def _finish_finite(self, rows: Tensor) -> FloatingPointError | None:
+    def _finish(self, rows: Tensor) -> FloatingPointError | None:
         """Set what follows from the parameters; the error if these diverged in the last step."""
-        try:
-            self._finish(rows)
-            return None
-        except KeyboardInterrupt:  # a second one gives up
-            return self._finish_finite(rows)
-        except FloatingPointError:
-            if not self.net_.kept_:
-                raise
-            error = self.net_.diverged()
-            self._finish_finite(rows)
-            return error
+        error, interrupted = None, False
+        while True:
+            try:
+                self._keep_history()
+                with threads_for(self.module_, ROWS_AT_ONCE):
+                    self._diagnose(rows)
+                return error
+            except KeyboardInterrupt:
+                if interrupted:  # a second one gives up
+                    raise
+                interrupted = True
+            except FloatingPointError:
+                if not self.net_.kept_:
+                    raise
+                error = self.net_.diverged()
 
-    def _finish(self, rows: Tensor) -> None:
-        """History, diagnostics and snapshots; FloatingPointError if they are not finite."""
-        self._keep_history()
-        with threads_for(self.module_, ROWS_AT_ONCE):
-            self._diagnose(rows)
+    def _keep_snapshots(self, rows: Tensor) -> None:
+        callbacks = [c for _, c in self.net_.callbacks_ if isinstance(c, Snapshot)]
         if "snapshots_" in vars(self):  # of an earlier fit
             delattr(self, "snapshots_")
-        callbacks = [c for _, c in self.net_.callbacks_ if isinstance(c, Snapshot)]
         if not callbacks:
             return
+        states = {e: state for c in callbacks for e, state in c.states_.items()}
         snapshots = {}
+        with suppress(KeyboardInterrupt):
+            for epoch in [e for e in states if e <= self.n_iter_]:
+                twin = copy.copy(self)
+                twin.net_ = self.net_.as_it_was(epoch, states[epoch])
+                try:
+                    twin._finish(rows)
+                    snapshots[epoch] = twin
+                except FloatingPointError:
+                    warnings.warn(
+                        f"The model after epoch {epoch} gives no finite bound and is not kept.",
+                        stacklevel=4,
+                    )
         for callback in callbacks:
-            for epoch, state in callback.states_.items():
-                snapshots[epoch] = twin = copy.copy(self)
-                twin.net_ = self.net_.as_it_was(epoch, state)
-                twin._keep_history()
-                twin._diagnose(rows)
             callback.states_ = {}
         self.snapshots_ = snapshots
 

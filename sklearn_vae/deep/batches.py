@@ -1,6 +1,5 @@
 """Batches of rows that lie on the device already, each with the noise of its draws."""
 
-import math
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -42,15 +41,26 @@ class Batches:
 
     def __len__(self) -> int:
         """Number of batches."""
-        return math.ceil(len(self.X) / self.batch_size)
+        return len(self._sizes())
+
+    def _sizes(self) -> list[int]:
+        """Rows of each batch; a last one of a single row, which has no variance, is joined."""
+        n, size = len(self.X), self.batch_size
+        sizes = [min(size, n - start) for start in range(0, n, size)]
+        if len(sizes) > 1 and sizes[-1] == 1:
+            sizes[-2:] = [size + 1]
+        return sizes
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Lists of (rows of shape (b, d), noise of shape (S, b, k))."""
         X, draws, k = self.X, *self.noise_shape
         order = torch.randperm(len(X), generator=self.generator, device=X.device)
-        for indices in order.split(self.at_once * self.batch_size):
-            rows = X.index_select(0, indices)
+        sizes, done = self._sizes(), 0
+        for first in range(0, len(sizes), self.at_once):
+            chunk = sizes[first : first + self.at_once]
+            rows = X.index_select(0, order[done : done + sum(chunk)])
+            done += len(rows)
             size = (len(rows), draws * k)
             noise = torch.randn(size, generator=self.generator, device=X.device, dtype=X.dtype)
-            parts = zip(rows.split(self.batch_size), noise.split(self.batch_size), strict=True)
+            parts = zip(rows.split(chunk), noise.split(chunk), strict=True)
             yield [(x, part.view(draws, len(x), k)) for x, part in parts]

@@ -63,12 +63,14 @@ class DeepGaussianVAE(DeepVAE):
         sigma2 held fixed; an array with "diagonal" only. None: learned.
     noise_variance_init : float or array of shape (d,), default=None
         Where learning starts. None: at the maximum likelihood noise variance of pPCA with the same
-        k; with "diagonal" at that model's mean squared residual of each feature.
+        k; with "diagonal" at that model's mean squared residual of each feature. A warm start has
+        no use for it.
     noise_update : {"closed_form", "gradient"}, default="closed_form"
         How sigma2 is learned: as a running average of its optimum given the networks, while
         training never above that of pPCA ("diagonal": above the feature's variance), and set to
         the optimum after the last epoch; or log sigma2 as a parameter among the others. Never
-        below 1e-6 of the average variance of a feature ("diagonal": of the feature's variance).
+        below 1e-6 of the average variance of a feature ("diagonal": of the feature's variance, which
+        counts as 1 where it is 0).
     objective : {"elbo"}, default="elbo"
         What is maximised. `score` is the ELBO whatever it is.
     n_mc_samples : int, default=1
@@ -84,8 +86,8 @@ class DeepGaussianVAE(DeepVAE):
     max_epochs : int, default=100
     batch_size : int, default=128
     early_stopping : bool, default=False
-        Hold out rows, stop when their bound has not risen by `tol` for `n_iter_no_change` epochs
-        (counted after the warm-up), and take back the best parameters.
+        Hold out rows, stop when what is maximised has not risen by `tol` on them for
+        `n_iter_no_change` epochs (counted after the warm-up), and take back the best parameters.
     validation_fraction : float, default=0.1
         Share of rows held out, with `early_stopping`.
     n_iter_no_change : int, default=10
@@ -354,8 +356,8 @@ class DeepGaussianVAE(DeepVAE):
         )
 
     def _draw_rows(self, Z: Array, random_state: np.random.RandomState) -> Array:
-        mean, variance = self.conditional(Z)
-        return mean + np.sqrt(variance) * random_state.standard_normal(mean.shape)
+        mean = self.inverse_transform(Z)
+        return mean + np.sqrt(self.noise_variance_) * random_state.standard_normal(mean.shape)
 
 
 def gaussian_vae_module(

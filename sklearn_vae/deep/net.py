@@ -24,7 +24,7 @@ from sklearn_vae.nn.adam import Adam
 from sklearn_vae.nn.objectives import BY_HAND, Objective
 
 # torch's layers draw their first weights from its global generator, which is borrowed meanwhile.
-_GLOBAL_GENERATOR = threading.Lock()
+_GLOBAL_GENERATOR = threading.RLock()
 
 BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
@@ -75,7 +75,7 @@ class VAENet(NeuralNet):
         self.seed = seed
         self.precision = precision
         self.beta_ = 1.0
-        self.kept_: list[dict[str, Tensor]] = []
+        self.kept_: list[tuple[int, dict[str, Tensor]]] = []
         super().__init__(module, criterion=nn.Identity, optimizer=Adam, **options_of_net)
 
     @property
@@ -86,6 +86,7 @@ class VAENet(NeuralNet):
         """Make the module, its weights from `seed`, and the generator of order and noise."""
         with _GLOBAL_GENERATOR, global_generators(torch.device("cpu"), self.seed):
             super().initialize_module()
+        self.module_.eval()
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         return self
 
@@ -141,6 +142,7 @@ class VAENet(NeuralNet):
 
     def _after_loop(self) -> None:
         del self.step_, self.h_
+        self.monitor.begin()
         self.module_.eval()
 
     def run_single_epoch(
@@ -161,7 +163,7 @@ class VAENet(NeuralNet):
             return
         start = time.perf_counter()
         state = {name: t.clone() for name, t in self.module_.state_dict().items()}
-        self.kept_ = [*self.kept_[-1:], state]
+        self.kept_ = [*self.kept_[-1:], (len(self.history) - 1, state)]
         self.monitor.begin()
         with torch.set_grad_enabled(self.by_hand is None):
             sums = [self._run_chunk(chunk, step_fn) for chunk in iterator]
@@ -192,13 +194,15 @@ class VAENet(NeuralNet):
 
     def diverged(self) -> FloatingPointError:
         """The error that says so; takes back the parameters from before the last epoch."""
-        epoch = len(self.history)
         with_noise = "noise_variance" in self.monitor.names
         noise = " or noise_variance too small for the data" if with_noise else ""
+        epoch = len(self.history)
         if self.kept_:
-            self.module_.load_state_dict(self.kept_.pop())
+            before, state = self.kept_.pop()
+            epoch = before + 1
+            self.module_.load_state_dict(state)
             self._initialize_optimizer()  # whose averages are not finite either
-            self.history.pop()
+            del self.history[before:]
         return FloatingPointError(
             f"Training diverged: in epoch {epoch} the loss or a parameter became infinite or NaN, "
             f"most likely because learning_rate={self.lr} is too large{noise}. The parameters "
@@ -210,9 +214,12 @@ class VAENet(NeuralNet):
         """Within this, an exception leaves the net as it was before."""
         module, optimizer = copy.deepcopy([self.module_.state_dict(), self.optimizer_.state_dict()])
         rows, generator = list(self.history), self.generator_.get_state()
+        settings = dict(self.__dict__)
         try:
             yield
         except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(settings)
             self.module_.load_state_dict(module)
             self.optimizer_.load_state_dict(optimizer)
             self.history_ = History(rows)
@@ -227,7 +234,7 @@ class VAENet(NeuralNet):
         twin.generator_ = torch.Generator(self.generator_.device).manual_seed(self.seed + epoch)
         twin.history_ = History(list(self.history)[:epoch])
         twin.monitor = copy.copy(self.monitor)
-        twin.callbacks_ = []
+        twin.callbacks_, twin.kept_ = [], []
         twin._initialize_optimizer()
         return twin
 
@@ -297,7 +304,7 @@ class VAENet(NeuralNet):
 
     def __getstate__(self) -> dict[str, Any]:
         # A generator of CUDA cannot be read where there is none.
-        state = super().__getstate__()
+        state = {**super().__getstate__(), "kept_": []}
         if "generator_" in state:
             state["generator_"] = state["generator_"].get_state()
         return state

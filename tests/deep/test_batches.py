@@ -44,3 +44,10 @@ def test_wide_rows_come_in_smaller_chunks():
 
 def test_a_batch_is_never_larger_than_the_data():
     assert make(n=5, batch_size=1000).batch_size == 5
+
+
+def test_a_single_row_at_the_end_joins_the_batch_before():
+    pairs = [pair for chunk in make(n=25) for pair in chunk]
+    assert [len(x) for x, _ in pairs] == [8, 8, 9]
+    assert len(make(n=25)) == 3
+    assert [len(x) for chunk in make(n=1) for x, _ in chunk] == [1]

@@ -162,10 +162,65 @@ def test_divergence_in_the_last_step_is_an_error_too(model, rate, epochs):
     model = copy.deepcopy(model).set_params(
         hidden_layer_sizes=(64, 64, 64), batch_size=150, max_epochs=epochs, learning_rate=rate
     )
-    with pytest.raises(FloatingPointError, match=r"in epoch 1 .* after epoch 0 are kept"):
-        model.fit(X.astype(np.float32))
-    assert model.n_iter_ == 0
-    assert np.isfinite(model.score(X))
+    for callbacks in (None, [Snapshot([1, 2])]):
+        model.set_params(callbacks=callbacks)
+        with pytest.raises(FloatingPointError, match=r"in epoch 1 .* after epoch 0 are kept"):
+            model.fit(X.astype(np.float32))
+        assert model.n_iter_ == 0
+        assert np.isfinite(model.score(X))
+    assert model.snapshots_ == {}
+
+
+class Spoil(Callback):
+    """Interrupts an epoch after it made a parameter NaN."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_batch_end(self, net, training, **kwargs):
+        if len(net.history) == self.epoch:
+            with torch.no_grad():
+                net.module_.encoder.layers[0].weight.mul_(np.nan)
+            raise KeyboardInterrupt
+
+
+@pytest.mark.filterwarnings("ignore:Training was interrupted")
+@pytest.mark.parametrize("model", [MODELS[0], MODELS[-1]], ids=str)
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_an_interrupt_where_nothing_is_finite_keeps_what_was(model, epoch):
+    model = copy.deepcopy(model).set_params(callbacks=[Spoil(epoch)])
+    with pytest.raises(FloatingPointError, match=f"in epoch {epoch} .* epoch {epoch - 1} are kept"):
+        model.fit(X)
+    assert model.n_iter_ == epoch - 1
+    if epoch > 1:
+        expected = copy.deepcopy(model).set_params(callbacks=None, max_epochs=epoch - 1).fit(X)
+        np.testing.assert_array_equal(model.transform(X), expected.transform(X))
+
+
+def test_two_interrupts_after_training_give_up(monkeypatch):
+    def interrupted(self, rows):
+        raise KeyboardInterrupt
+
+    model = DeepGaussianVAE(3, **SMALL)
+    monkeypatch.setattr(DeepGaussianVAE, "_diagnose", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X)
+    assert not hasattr(model, "net_")
+
+
+class FitAnother(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        DeepAutoencoder(2, **SMALL).fit(X)
+
+
+def test_fits_within_fits_and_batch_norm():
+    def encoder(shape, n_outputs):
+        norm = torch.nn.BatchNorm1d(shape[0])
+        return torch.nn.Sequential(norm, torch.nn.Linear(shape[0], n_outputs))
+
+    model = DeepGaussianVAE(3, **SMALL, encoder=encoder, callbacks=[FitAnother()])
+    model.set_params(batch_size=149).fit(X)
+    np.testing.assert_array_equal(model.score_samples(X), model.score_samples(X))
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
