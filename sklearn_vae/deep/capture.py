@@ -31,7 +31,7 @@ class CapturedStep:
             self.x, self.noise = x.clone(), noise.clone()
             self.beta = torch.full((), beta, device=x.device, dtype=x.dtype)
         if x.shape != self.x.shape:
-            return self.net._step_by_autograd(x, noise, beta)
+            return self.net.step_by_autograd(x, noise, beta)
         if self.taken < STEPS_BEFORE:
             return self._on_side_stream(x, noise, beta)
         self.x.copy_(x)
@@ -48,8 +48,8 @@ class CapturedStep:
                     f"by kernel: {error}",
                     stacklevel=2,
                 )
-                self.net.step_ = self.net._step_by_autograd
-                return self.net._step_by_autograd(x, noise, beta)
+                self.net.step_ = self.net.step_by_autograd
+                return self.net.step_by_autograd(x, noise, beta)
         assert self.graph is not None
         self.graph.replay()
         return tuple(tensor.clone() for tensor in self.found)
@@ -59,7 +59,7 @@ class CapturedStep:
         stream = torch.cuda.Stream(x.device)
         stream.wait_stream(torch.cuda.current_stream(x.device))
         with torch.cuda.stream(stream):
-            found = self.net._step_by_autograd(x, noise, beta)
+            found = self.net.step_by_autograd(x, noise, beta)
         torch.cuda.current_stream(x.device).wait_stream(stream)
         return found
 
@@ -67,4 +67,4 @@ class CapturedStep:
         self.net.optimizer_.zero_grad()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.found = self.net._step_by_autograd(self.x, self.noise, self.beta)
+            self.found = self.net.step_by_autograd(self.x, self.noise, self.beta)

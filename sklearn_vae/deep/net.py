@@ -98,7 +98,10 @@ class VAENet(NeuralNet):
 
     @property
     def by_hand(self) -> Callable[..., tuple[float, float, Tensor]] | None:
-        """The objective's gradient without autograd, where that can be had."""
+        """The objective's gradient without autograd, where that can be had.
+
+        Options are 0 where they are not in use; by hand there are none.
+        """
         can = self._on("cpu") and self.module_.has_pullback and not any(self.options.values())
         return BY_HAND.get(self.objective) if can else None
 
@@ -120,7 +123,7 @@ class VAENet(NeuralNet):
         by_hand = self.by_hand
         self.h_: Tensor | None = None
         self.step_: Callable[..., Any] = (
-            partial(self._step_by_hand, by_hand) if by_hand else self._step_by_autograd
+            partial(self.step_by_hand, by_hand) if by_hand else self.step_by_autograd
         )
         if self._on("cuda") and not self.events_:
             self.step_ = CapturedStep(self)
@@ -248,16 +251,18 @@ class VAENet(NeuralNet):
                 return torch.tensor(sums, dtype=torch.float64).sum(0)
             return torch.stack([torch.stack(pair) for pair in sums]).sum(0)
 
-    def _step_by_hand(
+    def step_by_hand(
         self, by_hand: Callable[..., Any], x: Tensor, noise: Tensor, beta: float
     ) -> tuple[float, float, Tensor]:
+        """One step with a gradient of `BY_HAND`; sums over rows, and what the encoder gave."""
         found = by_hand(self.module_, x, noise, beta)
         self._take_step(x)
         return found
 
-    def _step_by_autograd(
+    def step_by_autograd(
         self, x: Tensor, noise: Tensor, beta: float | Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """One step with autograd; sums over rows, and what the encoder gave."""
         self.optimizer_.zero_grad()
         # No cache: the weights that it would keep in bfloat16 change with every step.
         with torch.autocast(

@@ -23,7 +23,7 @@ class NotCaptured:
         self.net = net
 
     def __call__(self, x, noise, beta):
-        return self.net._step_by_autograd(x, noise, beta)
+        return self.net.step_by_autograd(x, noise, beta)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
