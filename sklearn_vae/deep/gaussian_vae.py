@@ -349,11 +349,8 @@ class DeepGaussianVAE(DeepVAE):
         self.elbo_ = reconstruction - float(self.kl_per_dim_.sum())
         mean_noise = math.exp((log_sum + 2.0 * self._log_scale()) / d)
         self.entropy_bound_ = entropy_bound(d, mean_noise, log_variance)
-        self.entropy_gap_ = EntropyGap(
-            0.5 * (d - scaled),
-            0.5 * (1.0 - second_moment),
-            tuple(name for name, held in active.items() if held),
-        )
+        held = tuple(name for name, is_held in active.items() if is_held)
+        self.entropy_gap_ = EntropyGap.of(d, scaled, second_moment, held)
 
     def _draw_rows(self, Z: Array, random_state: np.random.RandomState) -> Array:
         mean = self.inverse_transform(Z)
@@ -394,7 +391,5 @@ def _residuals_of_ppca(rows: Array, n_components: int) -> Array:
     Their mean is its noise variance; 0 where it has none.
     """
     ppca = PPCA(n_components=min(n_components, *rows.shape), random_state=0).fit(rows)
-    components = ppca.components_
-    explained = ppca.explained_variance_ * (1 - 1 / len(rows))
-    left = np.einsum("ij,ij->j", rows, rows) / len(rows) - explained @ components**2
-    return np.maximum(left, 0) + ppca.noise_variance_ * (components**2).sum(axis=0)
+    variance = np.einsum("ij,ij->j", rows, rows) / len(rows)
+    return np.maximum(variance - (ppca.loadings_**2).sum(axis=1), 0)

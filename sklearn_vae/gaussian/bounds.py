@@ -40,6 +40,18 @@ class EntropyGap:
     dimensions: Any
     active_bounds: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        n_features: int,
+        squares: float,
+        second_moment: Array,
+        active_bounds: tuple[str, ...] = (),
+    ) -> "EntropyGap":
+        """From E_q sum_j (x_j - mu_j(z))^2 / sigma2_j and m2_h, in units of the prior's variance."""
+        noise, dimensions = 0.5 * (n_features - squares), 0.5 * (1.0 - second_moment)
+        return cls(noise, dimensions, active_bounds)
+
     @property
     def total(self) -> float:
         """The sum of the parts."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sklearn_vae.gaussian.arrays import Array
-from sklearn_vae.gaussian.bounds import EntropyGap, entropy_bound
+from sklearn_vae.gaussian.bounds import EntropyGap, entropy_bound, kl_per_dimension
 
 
 class LinearVAEParameters(NamedTuple):
@@ -73,8 +73,8 @@ class LinearElbo:
 
     def kl_per_dimension(self, p: LinearVAEParameters) -> Array:
         """Average over rows of KL(q(z_h|x) || p(z_h)), shape (k,) (Lucas et al., eq. 16)."""
-        ratio = p.D / p.prior_variance
-        return 0.5 * (self.second_moment(p) / p.prior_variance - 1.0 - np.log(ratio))
+        moment, log_ratio = self.second_moment(p) / p.prior_variance, np.log(p.D / p.prior_variance)
+        return kl_per_dimension(moment, log_ratio)
 
     def reconstruction(self, p: LinearVAEParameters) -> float:
         """Average over rows of E_q log p(x|z)."""
@@ -111,8 +111,8 @@ class LinearElbo:
 
     def entropy_gap(self, p: LinearVAEParameters) -> EntropyGap:
         """The bound less the entropies, in parts."""
-        noise = 0.5 * (self.n_features - self.residual(p) / p.noise_variance)
-        return EntropyGap(noise, 0.5 * (1.0 - self.second_moment(p) / p.prior_variance))
+        squares = self.residual(p) / p.noise_variance
+        return EntropyGap.of(self.n_features, squares, self.second_moment(p) / p.prior_variance)
 
     def ascend(
         self, W: Array, noise_variance: float, n_steps: int, *, learn_noise: bool = True
