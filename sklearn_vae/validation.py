@@ -151,7 +151,7 @@ def has_nan(X: Any) -> bool:
 
 
 @contextmanager
-def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
+def all_or_nothing(estimator: Any) -> Iterator[None]:
     """Within this, an exception leaves the estimator as it was before."""
     before = dict(vars(estimator))
     try:

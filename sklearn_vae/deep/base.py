@@ -327,23 +327,26 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         device, dtype = place_of(self.module_)
         return torch.as_tensor(array, dtype=dtype, device=device)
 
-    @torch.no_grad()
     def _of_rows(self, X: Any, function: Callable[[Tensor], Tensor]) -> Array:
         """A function of rows as the networks see them, of a block of rows at a time."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=list(FLOAT_DTYPES), reset=False)
-        with threads_for(self.module_, ROWS_AT_ONCE):
-            units = ((X[rows] - self.mean_) / self.scale_ for rows in self._blocks(len(X)))
-            return _joined([function(self._as_tensor(block)) for block in units])
 
-    @torch.no_grad()
+        def units(block: slice) -> Tensor:
+            return self._as_tensor((X[block] - self.mean_) / self.scale_)
+
+        return self._of_blocks(len(X), lambda b: function(units(b)))
+
     def _of_latents(self, Z: Any, function: Callable[[Tensor], Tensor]) -> Array:
         """A function of latent coordinates, of a block of rows at a time."""
         check_is_fitted(self)
         Z = check_latents(self, Z, self.n_components_)
+        return self._of_blocks(len(Z), lambda b: function(self._as_tensor(Z[b])))
+
+    @torch.no_grad()
+    def _of_blocks(self, n: int, function: Callable[[slice], Tensor]) -> Array:
         with threads_for(self.module_, ROWS_AT_ONCE):
-            blocks = (self._as_tensor(Z[rows]) for rows in self._blocks(len(Z)))
-            return _joined([function(block) for block in blocks])
+            return torch.cat([function(block) for block in self._blocks(n)]).cpu().numpy()
 
     def _blocks(self, n: int) -> Iterator[slice]:
         width = max(self.n_features_in_, self.n_components_)
@@ -361,10 +364,6 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _joined(tensors: list[Tensor]) -> Array:
-    return torch.cat(tensors).cpu().numpy()
 
 
 def _is_callback(callback: Any) -> bool:

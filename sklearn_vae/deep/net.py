@@ -22,6 +22,7 @@ from sklearn_vae.deep.capture import CapturedStep
 from sklearn_vae.deep.devices import global_generators, products_in, threads_for
 from sklearn_vae.nn.adam import Adam
 from sklearn_vae.nn.objectives import BY_HAND, Objective
+from sklearn_vae.validation import all_or_nothing
 
 # torch's layers draw their first weights from its global generator, which is borrowed meanwhile.
 _GLOBAL_GENERATOR = threading.RLock()
@@ -217,12 +218,10 @@ class VAENet(NeuralNet):
         """Within this, an exception leaves the net as it was before."""
         module, optimizer = copy.deepcopy([self.module_.state_dict(), self.optimizer_.state_dict()])
         rows, generator = list(self.history), self.generator_.get_state()
-        settings = dict(self.__dict__)
         try:
-            yield
+            with all_or_nothing(self):
+                yield
         except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(settings)
             self.module_.load_state_dict(module)
             self.optimizer_.load_state_dict(optimizer)
             self.history_ = History(rows)
