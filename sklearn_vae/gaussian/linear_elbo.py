@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.bounds import EntropyGap, entropy_bound, kl_per_dimension
@@ -35,13 +37,20 @@ class LinearVAEParameters(NamedTuple):
 class LinearElbo:
     """The bound on rows with covariance S about their mean mu, in nats per sample.
 
-    Every method costs O(d k^2) where S is given by its eigenvalues, and then W and V are those of
-    rows in the eigenbasis; O(d^2 k) where S is a matrix.
+    Every method costs O(r k^2) where S is given by eigenvalues, and then W and V are those of rows
+    in the basis of their eigenvectors; O(d^2 k) where S is a matrix, O(n d k) where rows are given. The bound, its
+    parts and gradients take arrays of any array-API library.
 
     Parameters
     ----------
-    S : array of shape (d,) or (d, d)
+    S : array of shape (r,) or (d, d), default=None
         Eigenvalues of the covariance (divisor n), or the covariance.
+    n_features : int, default=None
+        d, where only r < d eigenvalues are given.
+    rows : array of shape (n, d), default=None
+        In the place of S: rows less their mean.
+    total_variance : float, default=None
+        Trace of S, where what is given is not all of it.
 
     References
     ----------
@@ -50,117 +59,259 @@ class LinearElbo:
     of Three Entropies", section 2.3.
     """
 
-    def __init__(self, S: Array) -> None:
+    def __init__(
+        self,
+        S: Array = None,
+        *,
+        n_features: int | None = None,
+        rows: Array = None,
+        total_variance: float | None = None,
+    ) -> None:
         self.S = S
-        self.n_features = len(S)
-        self.total_variance = float(S.sum() if S.ndim == 1 else np.trace(S))
+        self.rows = rows
+        A = rows if S is None else S
+        xp = array_namespace(A)
+        self.n_features = n_features or A.shape[-1]
+        if total_variance is None:
+            squares = (
+                A * A / A.shape[0] if S is None else A if A.ndim == 1 else xp.linalg.diagonal(A)
+            )
+            total_variance = float(xp.sum(squares))
+        self.total_variance = total_variance
 
-    def _times(self, A: Array) -> Array:
+    def times(self, A: Array) -> Array:
         """S A for A of shape (d, k)."""
+        if self.S is None:
+            return self.rows.T @ (self.rows @ A) / self.rows.shape[0]
         return self.S[:, None] * A if self.S.ndim == 1 else self.S @ A
 
     def residual(self, p: LinearVAEParameters) -> float:
         """R = average over rows of E_q |x - W z - mu|^2 (Lucas et al., eq. 20)."""
-        SV = self._times(p.V.T)
-        cross = float(np.vdot(p.W, SV))
-        fitted = float(np.vdot(p.W.T @ p.W, p.V @ SV))
-        spread = float(p.D @ (p.W**2).sum(axis=0))
-        return self.total_variance - 2.0 * cross + fitted + spread
+        return float(self._terms(p).residual)
 
     def second_moment(self, p: LinearVAEParameters) -> Array:
         """Average over rows of E_q z_h^2, shape (k,)."""
-        return (p.V.T * self._times(p.V.T)).sum(axis=0) + p.D
+        return self._terms(p).second_moment
 
     def kl_per_dimension(self, p: LinearVAEParameters) -> Array:
         """Average over rows of KL(q(z_h|x) || p(z_h)), shape (k,) (Lucas et al., eq. 16)."""
-        moment, log_ratio = self.second_moment(p) / p.prior_variance, np.log(p.D / p.prior_variance)
-        return kl_per_dimension(moment, log_ratio)
+        return _kl_per_dimension(p, self._terms(p))
 
     def reconstruction(self, p: LinearVAEParameters) -> float:
         """Average over rows of E_q log p(x|z)."""
-        sigma2 = p.noise_variance
-        log_noise = self.n_features * math.log(2.0 * math.pi * sigma2)
-        return -0.5 * (self.residual(p) / sigma2 + log_noise)
+        return self._reconstruction(p, self._terms(p))
 
     def value(self, p: LinearVAEParameters) -> float:
         """The bound."""
-        return self.reconstruction(p) - float(self.kl_per_dimension(p).sum())
+        return self._value(p, self._terms(p))
 
     def gradients(self, p: LinearVAEParameters) -> LinearVAEParameters:
         """Derivatives of the bound with respect to each parameter (Lucas et al., eq. 21 to 23).
 
         That of W has W D where the paper prints D W.
         """
+        return self.value_and_gradients(p)[1]
+
+    def value_and_gradients(self, p: LinearVAEParameters) -> tuple[float, LinearVAEParameters]:
+        """The bound and its :meth:`gradients`, by the products that they have in common."""
+        t = self._terms(p)
         sigma2 = p.noise_variance
-        WW, SV = p.W.T @ p.W, self._times(p.V.T)
-        of_W = (SV - p.W * p.D - p.W @ (p.V @ SV)) / sigma2
-        of_V = (self._times(p.W).T - WW @ SV.T) / sigma2 - SV.T / np.reshape(
-            p.prior_variance, (-1, 1)
-        )
-        of_D = 0.5 * (1.0 / p.D - 1.0 / np.asarray(p.prior_variance) - np.diag(WW) / sigma2)
-        of_noise = 0.5 * (self.residual(p) / sigma2 - self.n_features) / sigma2
-        ratio = self.second_moment(p) / p.prior_variance
-        return LinearVAEParameters(
-            of_W, of_V, of_D, of_noise, 0.5 * (ratio - 1.0) / p.prior_variance
-        )
+        of_W = (t.SV - p.W * p.D - p.W @ t.VSV) / sigma2
+        of_V = (self.times(p.W).T - t.WW @ t.SV.T) / sigma2 - t.SV.T / _column(p.prior_variance)
+        of_D = 0.5 * (1.0 / p.D - 1.0 / p.prior_variance - t.lengths / sigma2)
+        of_noise = 0.5 * (float(t.residual) / sigma2 - self.n_features) / sigma2
+        of_prior = 0.5 * (t.second_moment / p.prior_variance - 1.0) / p.prior_variance
+        return self._value(p, t), LinearVAEParameters(of_W, of_V, of_D, of_noise, of_prior)
 
     def entropies(self, p: LinearVAEParameters) -> float:
         """Sum of three entropies: the bound at any stationary point (Lücke et al., eq. 33)."""
-        log_ratio = np.log(p.D / p.prior_variance)
-        return entropy_bound(self.n_features, p.noise_variance, log_ratio)
+        return entropy_bound(self.n_features, p.noise_variance, _log(p.D / p.prior_variance))
 
-    def entropy_gap(self, p: LinearVAEParameters) -> EntropyGap:
+    def entropy_gap(
+        self, p: LinearVAEParameters, active_bounds: tuple[str, ...] = ()
+    ) -> EntropyGap:
         """The bound less the entropies, in parts."""
-        squares = self.residual(p) / p.noise_variance
-        return EntropyGap.of(self.n_features, squares, self.second_moment(p) / p.prior_variance)
+        t = self._terms(p)
+        squares = float(t.residual) / p.noise_variance
+        moment = t.second_moment / p.prior_variance
+        return EntropyGap.of(self.n_features, squares, moment, active_bounds)
 
-    def ascend(
-        self, W: Array, noise_variance: float, n_steps: int, *, learn_noise: bool = True
-    ) -> tuple[LinearVAEParameters, list[float]]:
-        """Coordinate ascent, each step in closed form: encoder, then decoder, then sigma2.
+    def best_along(
+        self,
+        directions: Array,
+        values: Array,
+        noise_variance: float | None = None,
+        least_noise: float = 0.0,
+    ) -> LinearVAEParameters:
+        """The maximum among decoders with columns along given directions.
 
-        The bound never falls. The span of W is found fast, scale and rotation slowly:
-        :meth:`finish` takes the span to the maximum.
+        Parameters
+        ----------
+        directions : array of shape (d, k)
+            Orthonormal, and so that the rows are uncorrelated along them.
+        values : array of shape (k,)
+            Their variances along them, descending.
+        noise_variance : float, default=None
+            sigma2 held fixed; None takes the optimum, but no less than `least_noise`.
+        least_noise : float, default=0.0
 
         Returns
         -------
-        parameters : LinearVAEParameters
-        history : list of float
-            The bound at the start, with the best encoder, and after each step.
+        LinearVAEParameters
+            Orthogonal columns, in descending order of their length: there the bound is the
+            likelihood. A column whose direction has no more variance than sigma2 is zero.
         """
-        history = []
-        p = with_best_encoder(W, noise_variance)
-        history.append(self.value(p))
-        for _ in range(n_steps):
-            SV = self._times(p.V.T)
-            W = np.linalg.solve(p.V @ SV + np.diag(p.D), SV.T).T
-            p = p._replace(W=W)
-            if learn_noise:
-                p = p._replace(noise_variance=self.residual(p) / self.n_features)
-            p = with_best_encoder(p.W, p.noise_variance)
-            history.append(self.value(p))
-        return p, history
+        if noise_variance is None:
+            noise_variance = max(
+                _best_noise(values, self.total_variance, self.n_features), least_noise
+            )
+        lengths = np.sqrt(np.maximum(values - noise_variance, 0.0))
+        return with_best_encoder(directions * lengths, noise_variance)
 
-    def finish(self, W: Array, noise_variance: float | None = None) -> LinearVAEParameters:
-        """The maximum among all decoders with the span of W, by Rayleigh-Ritz.
+    def maximise(
+        self,
+        W: Array,
+        noise_variance: float | None = None,
+        *,
+        least_noise: float = 0.0,
+        tol: float = 1e-10,
+        max_iter: int = 1000,
+    ) -> Iterator[Ascent]:
+        """Iterations to the global maximum, each in closed form; the bound never falls.
 
-        Columns come in descending order of their length, and are orthogonal: there the bound is
-        the likelihood. A column whose direction has no more variance than sigma2 is zero.
+        Coordinate ascent, each of encoder, decoder and sigma2 to its optimum in turn, is a power
+        iteration: a step multiplies the span of W by S, which is slow where eigenvalues are close,
+        and slower in the scale and rotation of W. Here each iteration takes the best W (Rayleigh
+        and Ritz) in the span of W, S W and what the last iteration had added, together: locally
+        the best of all steps (Knyazev, "Toward the Optimal Preconditioned Eigensolver", 2001,
+        algorithm 4.1), and it needs about the root of the number of steps.
 
         Parameters
         ----------
         W : array of shape (d, k)
-        noise_variance : float, default=None
-            sigma2 held fixed; None takes the optimum.
+            The start: any whose columns are not orthogonal to the leading eigenvectors.
+        noise_variance, least_noise
+            As in :meth:`best_along`.
+        tol : float, default=1e-10
+            Ends when the iterations to come can be expected to add less, in nats per sample.
+        max_iter : int, default=1000
+
+        Yields
+        ------
+        Ascent
         """
+        d, k = W.shape
         Q = np.linalg.qr(W)[0]
-        values, E = np.linalg.eigh(Q.T @ self._times(Q))
-        values, E = np.maximum(values[::-1], 0.0), E[:, ::-1]
-        if noise_variance is None:
-            rest = max(self.total_variance - float(values.sum()), 0.0)
-            noise_variance = rest / (self.n_features - len(values))
-        lengths = np.sqrt(np.maximum(values - noise_variance, 0.0))
-        return with_best_encoder(Q @ E * lengths, noise_variance)
+        SQ, added = self.times(Q), Q[:, :0]
+        values, E = _leading(Q.T @ SQ, k)
+        Q, SQ = Q @ E, SQ @ E
+        p = self.best_along(Q, values, noise_variance, least_noise)
+        bound, gain, last_values = self.value(p), math.inf, values
+        yield Ascent(p, Q, values, bound, False)
+        for _ in range(max_iter):
+            residuals = SQ - Q * values
+            lengths = np.sqrt((residuals**2).sum(axis=0))
+            basis = np.hstack([Q, residuals / np.where(lengths > 0, lengths, 1.0), added])
+            basis = np.linalg.qr(basis)[0] if basis.shape[1] < d else np.eye(d)
+            S_basis = self.times(basis)
+            values, E = _leading(basis.T @ S_basis, k)
+            before, Q, SQ = Q, basis @ E, S_basis @ E
+            added = Q - before @ (before.T @ Q)
+            p = self.best_along(Q, values, noise_variance, least_noise)
+            value = self.value(p)
+            # A column that is still zero adds to the bound when its variance exceeds the noise.
+            idle = (values - last_values)[values <= p.noise_variance].sum()
+            last_gain, gain = gain, value - bound + 0.5 * float(idle) / p.noise_variance
+            bound, last_values = value, values
+            # What a geometric series with the ratio of the last two gains would add, this included.
+            ratio = min(gain / last_gain, 0.99) if last_gain > 0.0 else 0.0
+            done = basis.shape[1] == d or gain <= 0.0 or gain / (1.0 - ratio) < tol
+            yield Ascent(p, Q, values, bound, done)
+            if done:
+                return
+
+    def _terms(self, p: LinearVAEParameters) -> _Terms:
+        SV = self.times(p.V.T)
+        WW, VSV = p.W.T @ p.W, p.V @ SV
+        xp = array_namespace(SV)
+        lengths = xp.linalg.diagonal(WW)
+        # R = tr S - 2 tr(W'SV') + tr(W V S V' W') + sum_h D_h |w_h|^2.
+        parts = xp.sum(WW * VSV) - 2.0 * xp.sum(p.W * SV) + xp.sum(p.D * lengths)
+        moment = xp.linalg.diagonal(VSV) + p.D
+        return _Terms(SV, WW, VSV, lengths, self.total_variance + parts, moment)
+
+    def _reconstruction(self, p: LinearVAEParameters, t: _Terms) -> float:
+        sigma2 = p.noise_variance
+        log_noise = self.n_features * math.log(2.0 * math.pi * sigma2)
+        return -0.5 * (float(t.residual) / sigma2 + log_noise)
+
+    def _value(self, p: LinearVAEParameters, t: _Terms) -> float:
+        return self._reconstruction(p, t) - float(_kl_per_dimension(p, t).sum())
+
+
+class _Terms(NamedTuple):
+    """Products that the bound and its gradients have in common."""
+
+    SV: Array
+    WW: Array
+    VSV: Array
+    lengths: Array
+    residual: Array
+    second_moment: Array
+
+
+class Ascent(NamedTuple):
+    """A point on the way to the maximum.
+
+    Attributes
+    ----------
+    parameters : LinearVAEParameters
+    directions : array of shape (d, k)
+        Orthonormal; the columns of W are along them.
+    values : array of shape (k,)
+        Variances of the rows along them, descending.
+    bound : float
+    done : bool
+        Whether no more is to be expected.
+    """
+
+    parameters: LinearVAEParameters
+    directions: Array
+    values: Array
+    bound: float
+    done: bool
+
+
+def _kl_per_dimension(p: LinearVAEParameters, t: _Terms) -> Array:
+    return kl_per_dimension(t.second_moment / p.prior_variance, _log(p.D / p.prior_variance))
+
+
+def _log(A: Array) -> Array:
+    return array_namespace(A).log(A)
+
+
+def _column(prior_variance: Any) -> Any:
+    """alpha2 as a divisor of rows of V."""
+    return prior_variance if isinstance(prior_variance, float) else prior_variance[:, None]
+
+
+def _leading(A: Array, k: int) -> tuple[Array, Array]:
+    """The k largest eigenvalues of a symmetric matrix, descending, and their eigenvectors."""
+    values, vectors = np.linalg.eigh(A)
+    return np.maximum(values[::-1][:k], 0.0), vectors[:, ::-1][:, :k]
+
+
+def _best_noise(values: Array, total: float, n_features: int) -> float:
+    """sigma2 for decoders along directions with these variances, descending.
+
+    The average of what is left; a direction with no more than that is left too.
+    """
+    for kept in range(len(values), -1, -1):
+        rest = max(total - float(values[:kept].sum()), 0.0)
+        noise = rest / (n_features - kept) if n_features > kept else 0.0
+        if kept == 0 or values[kept - 1] > noise:
+            break
+    return noise
 
 
 def with_best_encoder(W: Array, noise_variance: float) -> LinearVAEParameters:
@@ -169,6 +320,18 @@ def with_best_encoder(W: Array, noise_variance: float) -> LinearVAEParameters:
     V = np.linalg.solve(WW + noise_variance * np.eye(len(WW)), W.T)
     return LinearVAEParameters(
         W, V, noise_variance / (np.diag(WW) + noise_variance), noise_variance
+    )
+
+
+def with_unit_encoder(p: LinearVAEParameters) -> LinearVAEParameters:
+    """The same model and bound with D = I, each latent divided by the root of its D."""
+    root = p.D**0.5
+    return LinearVAEParameters(
+        p.W * root,
+        p.V / root[:, None],
+        p.D / p.D,
+        p.noise_variance,
+        p.prior_variance / p.D,
     )
 
 

@@ -37,6 +37,42 @@ class StandardPrior(nn.Module):
         return DiagonalNormal(self.zero, self.zero)
 
 
+class DiagonalPrior(nn.Module):
+    """p(z) = N(0, diag alpha2) with alpha2 learned, from 1."""
+
+    zero: Tensor
+
+    def __init__(self, n_components: int) -> None:
+        super().__init__()
+        self.register_buffer("zero", torch.zeros(n_components), persistent=False)
+        self.log_variance = nn.Parameter(torch.zeros(n_components))
+
+    def forward(self) -> DiagonalNormal:
+        """The distribution, over z of shape (..., k)."""
+        return DiagonalNormal(self.zero, self.log_variance)
+
+
+class SharedPosterior(nn.Module):
+    """q(z|x) = N(nu(x), diag D), D the same for every x: the encoder gives nu, (n, k).
+
+    D is learned, from 1; or it is I.
+    """
+
+    def __init__(self, n_components: int, *, learned: bool = True) -> None:
+        super().__init__()
+        self.n_components = n_components
+        self.log_variance = nn.Parameter(torch.zeros(n_components), requires_grad=learned)
+
+    @property
+    def n_inputs(self) -> int:
+        """Outputs that the encoder has to have."""
+        return self.n_components
+
+    def forward(self, h: Tensor) -> DiagonalNormal:
+        """The distribution with mean h, of shape (n, k)."""
+        return DiagonalNormal(h, _HeldInRange.apply(self.log_variance).expand(h.shape))
+
+
 class DiagonalPosterior(nn.Module):
     """q(z|x) = N(nu(x), diag tau2(x)): the encoder gives nu and log tau2, (n, 2 k)."""
 

@@ -14,6 +14,7 @@ from sklearn_vae.gaussian.linear_elbo import (
     elbo_of_unit_encoder,
     gap_of_best_encoder,
     with_best_encoder,
+    with_unit_encoder,
 )
 
 D, K = 6, 3
@@ -116,32 +117,113 @@ def test_a_rotation_of_two_columns_raises_the_bound_and_not_the_likelihood():
     assert best > bound.value(before)
 
 
+def one_step_of_coordinate_ascent(S, W, sigma2, learn_noise):
+    """Encoder, decoder and noise, each at its optimum in turn (MATH.md, section 3)."""
+    V = np.linalg.solve(W.T @ W + sigma2 * np.eye(K), W.T)
+    variance = sigma2 / ((W**2).sum(axis=0) + sigma2)
+    W = S @ V.T @ np.linalg.inv(V @ S @ V.T + np.diag(variance))
+    p = LinearVAEParameters(W, V, variance, sigma2)
+    return p._replace(noise_variance=LinearElbo(S).residual(p) / D if learn_noise else sigma2)
+
+
 @pytest.mark.parametrize("learn_noise", [True, False])
-def test_ascent_is_monotone_and_its_finish_is_ppca(learn_noise):
-    X = make_rows()
-    S, rng = covariance(X), np.random.default_rng(1)
-    ppca = PPCA(K, noise_variance=None if learn_noise else 0.5).fit(X)
+@pytest.mark.parametrize("seed", range(4))
+def test_iterations_climb_faster_than_coordinate_ascent_and_end_at_ppca(learn_noise, seed):
+    X, noise = make_rows(), None if learn_noise else 0.5
+    S, rng = covariance(X), np.random.default_rng(seed)
+    ppca = PPCA(K, noise_variance=noise).fit(X)
     bound = LinearElbo(S)
-    p, history = bound.ascend(rng.normal(size=(D, K)), 0.5, 300, learn_noise=learn_noise)
-    assert (np.diff(history) >= -1e-12).all()
-    assert history[-1] <= ppca.score(X) + 1e-12
-    finished = bound.finish(p.W, None if learn_noise else 0.5)
-    assert bound.value(finished) == pytest.approx(ppca.score(X), abs=1e-8)
-    signs = np.sign((finished.W * ppca.loadings_).sum(axis=0))
-    np.testing.assert_allclose(finished.W * signs, ppca.loadings_, atol=1e-5)
-    gap = bound.entropy_gap(finished)
-    assert gap.total == pytest.approx(bound.value(finished) - bound.entropies(finished), abs=1e-10)
+    steps = list(bound.maximise(rng.normal(size=(D, K)), noise))
+    climbed = [step.bound for step in steps]
+    assert (np.diff(climbed) >= -1e-12).all()
+    for now, following in zip(steps, climbed[1:], strict=False):
+        p = one_step_of_coordinate_ascent(
+            S, now.parameters.W, now.parameters.noise_variance, learn_noise
+        )
+        assert now.bound - 1e-12 <= bound.value(p) <= following + 1e-12
+    last = steps[-1]
+    assert last.done
+    assert last.bound == bound.value(last.parameters) == pytest.approx(ppca.elbo_, abs=1e-11)
+    signs = np.sign((last.parameters.W * ppca.loadings_).sum(axis=0))
+    np.testing.assert_allclose(last.parameters.W * signs, ppca.loadings_, atol=1e-6)
+    gap = bound.entropy_gap(last.parameters)
+    assert gap.total == pytest.approx(last.bound - bound.entropies(last.parameters), abs=1e-10)
     # Held at a wrong value, the noise keeps its part of the gap.
     assert (abs(gap.noise) < 1e-8) == learn_noise
     np.testing.assert_allclose(gap.dimensions, 0, atol=1e-8)
 
 
+@pytest.mark.parametrize("k", [1, 5, 20, 40])
+def test_close_eigenvalues_cost_no_accuracy(k):
+    # Coordinate ascent needs thousands of steps here: ratios of neighbours are 0.999.
+    values = np.concatenate([5.0 * 0.999 ** np.arange(60), np.full(90, 0.5)])
+    steps = list(LinearElbo(values).maximise(np.random.default_rng(0).normal(size=(150, k))))
+    sigma2 = values[k:].mean()
+    W = np.eye(150)[:, :k] * np.sqrt(values[:k] - sigma2)
+    assert steps[-1].done
+    assert steps[-1].bound == pytest.approx(log_likelihood(np.diag(values), W, sigma2), abs=1e-8)
+    assert len(steps) < 150
+
+
+def test_the_noise_is_the_best_where_a_direction_has_less_variance_than_it():
+    S = np.diag([0.1, 5.0, 5.0, 5.0])  # a start in the direction without much variance
+    first = next(LinearElbo(S).maximise(np.eye(4)[:, :1])).parameters
+    assert first.noise_variance == pytest.approx(np.trace(S) / 4)
+    np.testing.assert_array_equal(first.W, 0)
+
+
+def test_noise_above_the_variances_of_the_start_is_not_mistaken_for_the_end():
+    # Random directions have variances near 5, and so have those of the first iterations.
+    values = np.concatenate([[100.0], np.full(99_999, 5.0)])
+    values[1:] += np.linspace(0.0, 1.0, 99_999)
+    start = np.random.default_rng(0).normal(size=(100_000, 1))
+    steps = list(LinearElbo(values).maximise(start, 60.0))
+    assert steps[0].bound == pytest.approx(steps[1].bound, rel=1e-14)
+    assert steps[-1].done
+    assert abs(steps[-1].parameters.W[0, 0]) == pytest.approx(np.sqrt(40.0), rel=1e-6)
+
+
+def test_rows_stand_for_their_covariance():
+    X, p = make_rows(n=4), random_parameters()
+    R = X - X.mean(axis=0)
+    there, here = LinearElbo(rows=R), LinearElbo(covariance(X))
+    assert there.value(p) == pytest.approx(here.value(p), rel=1e-12)
+    np.testing.assert_allclose(there.gradients(p).W, here.gradients(p).W, rtol=1e-9)
+    # Eigenvalues that are 0 may be left out.
+    values, U = np.linalg.eigh(covariance(X))
+    basis = U[:, -3:]
+    W, V = basis.T @ p.W, p.V @ basis
+    fewer = LinearElbo(values[-3:], n_features=D)
+    whole = p._replace(W=basis @ W, V=V @ basis.T)
+    assert fewer.value(p._replace(W=W, V=V)) == pytest.approx(here.value(whole), rel=1e-10)
+
+
+def test_arrays_of_torch_give_the_same():
+    S, p = covariance(make_rows()), random_parameters()
+    value, gradients = LinearElbo(S).value_and_gradients(p)
+    W, V, variance, alpha2 = (torch.from_numpy(a) for a in (p.W, p.V, p.D, p.prior_variance))
+    there = LinearVAEParameters(W, V, variance, p.noise_variance, alpha2)
+    found = LinearElbo(torch.from_numpy(S)).value_and_gradients(there)
+    assert found[0] == pytest.approx(value, rel=1e-13)
+    for name, a, b in zip(p._fields, found[1], gradients, strict=True):
+        np.testing.assert_allclose(np.asarray(a), b, rtol=1e-10, err_msg=name)
+
+
 def test_columns_collapse_where_the_noise_is_held_above_their_variance():
     S = np.array([9.0, 4.0, 0.9, 0.5, 0.2, 0.1])
-    finished = LinearElbo(S).finish(np.eye(D)[:, :K], 1.0)
-    np.testing.assert_allclose((finished.W**2).sum(axis=0), [8.0, 3.0, 0.0], atol=1e-12)
-    np.testing.assert_allclose(finished.D, [1 / 9, 1 / 4, 1.0])
-    np.testing.assert_allclose(LinearElbo(S).kl_per_dimension(finished)[2], 0, atol=1e-12)
+    p = LinearElbo(S).best_along(np.eye(D)[:, :K], S[:K], 1.0)
+    np.testing.assert_allclose((p.W**2).sum(axis=0), [8.0, 3.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(p.D, [1 / 9, 1 / 4, 1.0])
+    np.testing.assert_allclose(LinearElbo(S).kl_per_dimension(p)[2], 0, atol=1e-12)
+
+
+def test_the_unit_encoder_is_the_same_model():
+    S, p = covariance(make_rows()), random_parameters(prior=False)
+    unit = with_unit_encoder(p)
+    bound = LinearElbo(S)
+    np.testing.assert_array_equal(unit.D, 1)
+    assert bound.value(unit) == pytest.approx(bound.value(p), rel=1e-12)
+    np.testing.assert_allclose(unit.W * unit.prior_variance @ unit.W.T, p.W @ p.W.T)
 
 
 def test_entropies_are_the_bound_and_not_the_likelihood_at_a_saddle():
@@ -155,7 +237,13 @@ def test_entropies_are_the_bound_and_not_the_likelihood_at_a_saddle():
     assert bound.value(p) == pytest.approx(-13.184089729, abs=1e-9)
     assert bound.entropies(p) == pytest.approx(bound.value(p), abs=1e-12)
     assert log_likelihood(np.diag(S), W, 1.0) == pytest.approx(-13.163678732, abs=1e-9)
-    assert bound.value(bound.finish(W)) == pytest.approx(-13.143267735, abs=1e-9)
+    # From the saddle itself, by its span alone.
+    assert next(bound.maximise(W)).bound == pytest.approx(-13.143267735, abs=1e-9)
+
+    # Not a maximum: a rotation that brings the columns nearer to orthogonal raises the bound.
+    c, s = np.cos(0.05), np.sin(0.05)
+    turned = [W @ np.array([[c, t * s], [-t * s, c]]) for t in (-1, 1)]
+    assert max(bound.value(with_best_encoder(A, 1.0)) for A in turned) > bound.value(p) + 1e-5
 
 
 def test_a_learned_prior_variance_makes_the_unit_encoder_ppca():

@@ -1,0 +1,101 @@
+"""What is kept of a stream, against the exact moments of its rows."""
+
+import numpy as np
+import pytest
+
+from sklearn_vae.gaussian import Moments
+from sklearn_vae.gaussian.online import RunningCovariance
+
+D, K = 12, 3
+
+
+def make_rows(n, seed=0, rank=D):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, rank)) @ rng.normal(size=(rank, D)) + 5.0
+
+
+def follow(X, sizes, k=K, forgetting=1.0):
+    first, *others = np.split(X, np.cumsum(sizes))
+    running = RunningCovariance.of(first, k)
+    for batch in others:
+        running = running.add(batch, forgetting)
+    return running
+
+
+def leading(S, k):
+    values, U = np.linalg.eigh(S)
+    return U[:, ::-1][:, :k], values[::-1][:k]
+
+
+def distance(Q, U):
+    """Sine of the largest angle between two subspaces."""
+    return np.linalg.norm(U - Q @ (Q.T @ U), 2)
+
+
+def test_the_first_batch_is_exact():
+    X = make_rows(30)
+    running, moments = RunningCovariance.of(X, K), Moments.of(X)
+    U, values = leading(moments.covariance, K)
+    assert distance(running.directions, U) < 1e-10
+    np.testing.assert_allclose(running.values, values)
+    np.testing.assert_allclose(running.mean, moments.mean)
+    assert running.total_variance == pytest.approx(np.trace(moments.covariance))
+
+
+@pytest.mark.parametrize("forgetting", [1.0, 0.9])
+def test_weight_mean_and_trace_are_exact(forgetting):
+    X, sizes = make_rows(90), [20, 1, 30, 9]
+    running = follow(X, sizes, forgetting=forgetting)
+    parts = np.split(X, np.cumsum(sizes))
+    weights = np.concatenate([[forgetting ** (4 - i)] * len(part) for i, part in enumerate(parts)])
+    moments = Moments.of(X, weights)
+    assert running.n == pytest.approx(moments.n)
+    np.testing.assert_allclose(running.mean, moments.mean, rtol=1e-12)
+    assert running.total_variance == pytest.approx(np.trace(moments.covariance), rel=1e-12)
+    np.testing.assert_allclose(running.directions.T @ running.directions, np.eye(K), atol=1e-12)
+    assert (np.diff(running.values) <= 0).all()
+
+
+def test_rows_of_no_more_dimensions_than_are_kept_lose_nothing():
+    X = make_rows(60, rank=K)
+    running, moments = follow(X, [7, 20, 13]), Moments.of(X)
+    kept = running.directions * running.values @ running.directions.T
+    np.testing.assert_allclose(kept, moments.covariance, atol=1e-9)
+
+
+def test_all_directions_are_kept_exactly():
+    X = make_rows(60)
+    running, moments = follow(X, [5, 20, 13], k=D), Moments.of(X)
+    kept = running.directions * running.values @ running.directions.T
+    np.testing.assert_allclose(kept, moments.covariance, atol=1e-9)
+
+
+def test_many_batches_find_the_directions_of_all_rows():
+    rng = np.random.default_rng(0)
+    X = make_rows(20000, rank=K) + rng.normal(size=(20000, D))
+    X = X[rng.permutation(len(X))]
+    running = follow(X, [20] * 999)
+    U, values = leading(Moments.of(X).covariance, K)
+    assert distance(running.directions, U) < 0.02
+    np.testing.assert_allclose(running.values, values, rtol=0.01)
+    np.testing.assert_allclose(running.directions.T @ running.directions, np.eye(K), atol=1e-12)
+
+
+def test_a_new_direction_is_found():
+    rng = np.random.default_rng(0)
+    a, b = np.zeros((2, D))
+    a[0], b[1] = 3.0, 5.0
+    before = rng.normal(size=(300, 1)) * a + 0.3 * rng.normal(size=(300, D))
+    after = rng.normal(size=(3000, 1)) * b + 0.3 * rng.normal(size=(3000, D))
+    running = follow(np.concatenate([before, after]), [30] * 109, k=1, forgetting=0.9)
+    assert abs(running.directions[1, 0]) > 0.999
+    assert running.values[0] == pytest.approx(25.09, rel=0.2)
+
+
+def test_a_first_batch_of_few_rows_loses_nothing():
+    # Two rows have one direction; the others of the start must not be axes without variance.
+    X = make_rows(400, rank=K)
+    X[:, :6] = 0.0
+    running = follow(X, [2] + [10] * 39)
+    kept = running.directions * running.values @ running.directions.T
+    np.testing.assert_allclose(kept, Moments.of(X).covariance, atol=1e-8)
