@@ -255,8 +255,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             if self.verbose:
                 bar.on_train_end(net)
             net.train_split = None  # which would hold the rows
-        if len(net.history) and "seconds" not in net.history[-1]:  # of an epoch that did not end
-            net.history.pop()
+        net.drop_unfinished_epoch()
         stopped = any(
             isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
             for _, callback in net.callbacks_

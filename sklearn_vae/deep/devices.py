@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -73,12 +73,17 @@ def global_generators(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def threads_for(module: nn.Module, n_rows: int) -> Iterator[None]:
+def threads_for(module: nn.Module, n_rows: int) -> AbstractContextManager[None]:
     """Within this, torch uses one thread if n_rows passed through a module are not worth more."""
-    before = torch.get_num_threads()
     n_weights = sum(parameter.numel() for parameter in module.parameters())
-    alone = before > 1 and 2.0 * n_weights * n_rows < WORTH_A_THREAD
+    return threads_worth(2.0 * n_weights * n_rows)
+
+
+@contextmanager
+def threads_worth(n_operations: float) -> Iterator[None]:
+    """Within this, torch uses one thread if as many operations at once are not worth more."""
+    before = torch.get_num_threads()
+    alone = before > 1 and n_operations < WORTH_A_THREAD
     if alone:
         torch.set_num_threads(1)
     try:

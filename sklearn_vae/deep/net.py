@@ -149,6 +149,11 @@ class VAENet(NeuralNet):
         self.monitor.begin()
         self.module_.eval()
 
+    def drop_unfinished_epoch(self) -> None:
+        """Take the epoch in which a training was interrupted out of the history."""
+        if len(self.history) and "seconds" not in self.history[-1]:
+            self.history.pop()
+
     def run_single_epoch(
         self,
         iterator: Any,
@@ -192,8 +197,11 @@ class VAENet(NeuralNet):
         return reconstruction, kl, h
 
     def is_finite(self) -> bool:
-        """Whether every parameter is."""
+        """Whether every parameter is, and the noise variance that one is the logarithm of."""
         sums = [parameter.detach().sum() for parameter in self.module_.parameters()]
+        likelihood: Any = getattr(self.module_, "likelihood", None)
+        if hasattr(likelihood, "noise_variance"):
+            sums.append(likelihood.noise_variance.sum())
         return bool(torch.isfinite(torch.stack(sums)).all())
 
     def diverged(self) -> FloatingPointError:

@@ -56,6 +56,15 @@ def check_n_components(n_components: Any) -> None:
     )
 
 
+def check_mle(n_components: Any, n_samples: float, n_features: int) -> None:
+    """Raise ValueError where `n_components` is "mle" and there are too few rows for it."""
+    if n_components == "mle" and (n_samples < n_features or n_features < 2):
+        raise ValueError(
+            "n_components='mle' needs n_samples >= n_features >= 2, "
+            f"got n_samples={n_samples:g} and n_features={n_features}."
+        )
+
+
 def choose_solver(X: Any, n_components: Any, svd_solver: str) -> str:
     """PCA's own choice for "auto", which any other solver passes through, but for some X.
 
@@ -185,11 +194,7 @@ def _check_fit_together(
     shape: tuple[int, int], n_samples: float, n_components: Any, solver: str
 ) -> None:
     n, d = shape
-    if n_components == "mle" and (n_samples < d or d < 2):
-        raise ValueError(
-            "n_components='mle' needs n_samples >= n_features >= 2, "
-            f"got n_samples={n_samples:g} and n_features={d}."
-        )
+    check_mle(n_components, n_samples, d)
     if solver in ("full", "covariance_eigh"):
         lowest, highest = 0, min(n, d)
     else:

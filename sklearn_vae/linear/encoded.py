@@ -1,0 +1,193 @@
+"""What a fitted linear Gaussian model with a linear encoder of its own can do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_vae.gaussian.arrays import affine, row_blocks
+from sklearn_vae.gaussian.lowrank import LowRankGaussian
+from sklearn_vae.validation import FLOAT_DTYPES, check_integer, check_latents
+
+Array = NDArray[Any]
+
+
+class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Methods of z ~ N(0, diag alpha2), x | z ~ N(W z + mu, sigma2 I), q(z|x) = N(V (x - mu), D).
+
+    For subclasses that set `mean_`, `loadings_`, `encoder_weights_`, `encoder_variance_`,
+    `prior_variance_` and `noise_variance_`.
+    """
+
+    def transform(self, X: Any) -> Array:
+        """Posterior mean V (x - mu) of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        Z : array of shape (n, k)
+        """
+        X = self._check_rows(X)
+        blocks = [self._encode(X[rows]) for rows in row_blocks(*X.shape)]
+        return np.concatenate(blocks).astype(X.dtype, copy=False)
+
+    def inverse_transform(self, Z: Any) -> Array:
+        """Decoder's mean W z + mu at latent coordinates.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n, k)
+
+        Returns
+        -------
+        X : array of shape (n, d)
+        """
+        check_is_fitted(self)
+        Z = check_latents(self, Z, self.n_components_)
+        return affine(Z, self.loadings_.T, self.mean_)
+
+    def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
+        """Mean and variance of q(z|x) for each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+        return_cov : bool, default=False
+            Return the covariance in place of the variance.
+
+        Returns
+        -------
+        mean : array of shape (n, k)
+        variance : array of shape (n, k), or covariance of shape (n, k, k)
+            The same for every row: a read-only view of one row.
+        """
+        mean = self.transform(X)
+        variance = self.encoder_variance_.astype(mean.dtype)
+        if return_cov:
+            return mean, np.broadcast_to(np.diag(variance), (*mean.shape, len(variance)))
+        return mean, np.broadcast_to(variance, mean.shape)
+
+    def conditional(self, Z: Any) -> tuple[Array, Array]:
+        """Mean and variance of p(x|z) for each row of latent z.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n, k)
+
+        Returns
+        -------
+        mean : array of shape (n, d)
+        variance : array of shape (n, d)
+            sigma2 everywhere: a read-only view of one number.
+        """
+        mean = self.inverse_transform(Z)
+        return mean, np.broadcast_to(np.asarray(self.noise_variance_, mean.dtype), mean.shape)
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Array, Array]:
+        """Draw from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+            None draws from NumPy's global generator.
+
+        Returns
+        -------
+        X : array of shape (n_samples, d)
+        Z : array of shape (n_samples, k)
+            The latent z that each row of X was drawn from.
+        """
+        check_is_fitted(self)
+        check_integer("n_samples", n_samples, at_least=1)
+        X, Z = self._marginal().sample(n_samples, check_random_state(random_state))
+        dtype = self.loadings_.dtype
+        return X.astype(dtype), (Z * np.sqrt(self.prior_variance_)).astype(dtype)
+
+    def score_samples(self, X: Any) -> Array:
+        """Evidence lower bound of each row, in nats, in closed form; higher is better. O(d k).
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        array of shape (n,)
+        """
+        X = self._check_rows(X)
+        W = self.loadings_.astype(np.float64)
+        D, alpha2, sigma2 = self.encoder_variance_, self.prior_variance_, self.noise_variance_
+        spread = float(D @ (W**2).sum(axis=0))
+        log_noise = X.shape[1] * math.log(2.0 * math.pi * sigma2)
+        bounds = []
+        for block in row_blocks(*X.shape):
+            R = X[block].astype(np.float64) - self.mean_
+            Z = R @ self.encoder_weights_.T
+            kl = 0.5 * ((Z**2 + D) / alpha2 - 1.0 - np.log(D / alpha2)).sum(axis=1)
+            R -= Z @ W.T
+            squares = np.einsum("ij,ij->i", R, R) + spread
+            bounds.append(-0.5 * (squares / sigma2 + log_noise) - kl)
+        return np.concatenate(bounds)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Evidence lower bound averaged over the rows of X, in nats per sample; higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+        y : Ignored
+        """
+        return float(self.score_samples(X).mean())
+
+    def log_likelihood(self, X: Any) -> Array:
+        """log p(x) of each row, in nats, exactly: x ~ N(mu, W diag(alpha2) W' + sigma2 I).
+
+        At least the bound of `score_samples`: by KL(q(z|x) || p(z|x)).
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        array of shape (n,)
+        """
+        return self._marginal().log_prob(self._check_rows(X).astype(np.float64, copy=False))
+
+    def get_covariance(self) -> Array:
+        """C = W diag(alpha2) W' + sigma2 I, shape (d, d)."""
+        check_is_fitted(self)
+        W = self._marginal().loadings
+        return W @ W.T + self.noise_variance_ * np.eye(len(W))
+
+    def _marginal(self) -> LowRankGaussian:
+        """The distribution of x, in float64."""
+        loadings = self.loadings_ * np.sqrt(self.prior_variance_)
+        mean, loadings = (array.astype(np.float64) for array in (self.mean_, loadings))
+        return LowRankGaussian(mean, loadings, self.noise_variance_)
+
+    def _check_rows(self, X: Any) -> Array:
+        check_is_fitted(self)
+        return validate_data(self, X, dtype=list(FLOAT_DTYPES), reset=False)
+
+    def _encode(self, X: Array) -> Array:
+        return (X.astype(np.float64) - self.mean_) @ self.encoder_weights_.T
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

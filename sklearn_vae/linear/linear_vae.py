@@ -1,0 +1,495 @@
+"""The linear variational autoencoder, whose bound is known in closed form."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import validate_data
+
+from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE, kl_per_dimension
+from sklearn_vae.gaussian.linear_elbo import LinearElbo, LinearVAEParameters, with_unit_encoder
+from sklearn_vae.gaussian.online import RunningCovariance
+from sklearn_vae.gaussian.spectrum import with_positive_peaks
+from sklearn_vae.linear.covariance import CovarianceOfRows
+from sklearn_vae.linear.encoded import EncodedLinearModel
+from sklearn_vae.linear.solvers import check_n_components
+from sklearn_vae.validation import (
+    FLOAT_DTYPES,
+    all_or_nothing,
+    check_choice,
+    check_integer,
+    check_noise_variance,
+    check_real,
+    is_integer,
+    is_real,
+)
+
+Array = NDArray[Any]
+
+# With the iterations that each takes where `max_iter` is None.
+SOLVERS = {"em": 1000, "adam": 10000, "stochastic": 200}
+PARAMETRIZATIONS = ("standard", "unit_encoder")
+
+# Least noise variance that is learned, as a share of the average variance of a feature.
+NOISE_FLOOR = 1e-10
+
+# Start where pPCA with as many components leaves no noise, as a share of the same.
+NOISE_START = 0.1
+
+
+def _has_online_em(model: LinearVAE) -> bool:
+    if model.solver == "em":
+        return True
+    raise AttributeError(
+        f"partial_fit is online EM and needs solver='em', got solver={model.solver!r}."
+    )
+
+
+class LinearVAE(EncodedLinearModel):
+    r"""Variational autoencoder with linear encoder and decoder.
+
+    ::
+
+        p(z) = N(0, I),   p(x|z) = N(W z + mu, sigma2 I),   q(z|x) = N(V (x - mu), diag D)
+
+    with mu the mean of the rows. Its evidence lower bound is a function of their covariance. At
+    the maximum it equals the log-likelihood of probabilistic PCA, and the columns of W are the
+    scaled principal components, each identified up to its sign: with a diagonal q no rotation of
+    the latent space is as good. Away from it the bound is below the log-likelihood.
+
+    Parameters
+    ----------
+    n_components : int, float, "mle" or None, default=2
+        k, as :class:`PPCA` takes it.
+    noise_variance : float, default=None
+        sigma2 > 0, held fixed. None estimates it, down to 1e-10 of the average variance of a
+        feature.
+    noise_variance_init : float, default=None
+        Where "adam" and "stochastic" start to learn sigma2; None: the maximum likelihood of pPCA
+        with as many components, or a tenth of the average variance where that is 0.
+    solver : {"em", "adam", "stochastic"}, default="em"
+        "em": updates in closed form, of encoder, decoder, sigma2 and the rotation of the latent
+        space, each to its maximum; ends at the global one. "adam": along the gradient of the
+        bound, in the eigenbasis of the covariance; a step costs the same whatever the number of
+        rows. "stochastic": as deep VAEs are trained, on draws of z and mini-batches of rows.
+    parametrization : {"standard", "unit_encoder"}, default="standard"
+        "unit_encoder": D = I, and p(z) = N(0, diag alpha2) with alpha2 learned, which is the same
+        set of models. (With D = I and p(z) = N(0, I) the bound does not reach the likelihood, and
+        every rotation is as good.)
+    learning_rate : float, default=1e-3
+        Of "adam" and "stochastic", for rows in units of their spread.
+    max_iter : int, default=None
+        Iterations of "em", steps of "adam", epochs of "stochastic"; None: 1000, 10000, 200.
+    tol : float, default=1e-10
+        "em" ends when iterations can be expected to add less to the bound, in nats per sample;
+        "adam" when the average bound of 100 steps and that of the 100 before differ by less.
+    batch_size : int, default=None
+        Rows in a step of "stochastic"; None: all.
+    n_mc_samples : int, default=1
+        Draws of z for each row in a step of "stochastic".
+    forgetting : float, default=1.0
+        Of `partial_fit`, in (0, 1]: what all earlier rows count at each batch, of what they
+        counted before. Rows of about 1 / (1 - forgetting) batches are remembered.
+    device : str or torch.device, default="auto"
+        Of "adam" and "stochastic"; "auto" takes CUDA where there is one.
+    verbose : int, default=0
+        Above 0 "adam" and "stochastic" show their progress.
+    random_state : int, RandomState instance or None, default=None
+        Of the start, and of draws and batches.
+
+    Attributes
+    ----------
+    mean_ : array of shape (d,)
+        mu, the mean of the rows.
+    loadings_ : array of shape (d, k)
+        W; longest column first, its largest entry positive.
+    components_ : array of shape (k, d)
+        Orthonormal rows that span the loadings: principal components where W is at its maximum.
+    encoder_weights_ : array of shape (k, d)
+        V.
+    encoder_variance_ : array of shape (k,)
+        D.
+    prior_variance_ : array of shape (k,)
+        alpha2; ones unless `parametrization` is "unit_encoder".
+    noise_variance_ : float
+        sigma2.
+    kl_per_dim_ : array of shape (k,)
+        KL(q(z_h|x) || p(z_h)) averaged over the training rows, in nats.
+    collapsed_dims_ : array of int
+        Of "em" and `partial_fit`: the columns that are exactly zero. Else those dimensions whose
+        KL exceeds 0.01 nats in at most 1 % of the training rows.
+    elbo_ : float
+        The bound of the training rows in closed form, in nats per sample; after `partial_fit` of
+        the rows that it remembers.
+    entropy_bound_ : float
+        Sum of three entropies, from the k + 1 numbers |w_h|^2 / sigma2 (or D) and sigma2: equals
+        `elbo_` at any stationary point, and at the maximum the log-likelihood.
+    entropy_gap_ : EntropyGap
+        `elbo_` less `entropy_bound_`, in parts.
+    elbo_history_ : array of shape (n_iter_ + 1,) or (n_iter_,)
+        The bound at the start and after each iteration of "em" or step of "adam"; of "stochastic"
+        its estimate in each epoch. Each batch of `partial_fit` adds `elbo_`.
+    history_ : dict of arrays
+        That as "bound", and "noise_variance".
+    n_iter_ : int
+        Iterations, steps or epochs, and batches of `partial_fit`.
+    n_components_, n_features_in_ : int
+        k and d.
+    n_samples_ : float
+        Training rows, or the sum of the weights that `partial_fit` leaves to those seen.
+    feature_names_in_ : ndarray of shape (d,)
+        Where X had feature names.
+
+    See Also
+    --------
+    PPCA : The maximum in closed form.
+    DeepGaussianVAE : Networks in the place of W and V.
+
+    References
+    ----------
+    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO! A Linear VAE Perspective on Posterior
+    Collapse", NeurIPS 2019, eq. 9, Theorem 1 and appendices B and C; Lücke, Forster and Dai, "The
+    Evidence Lower Bound of Variational Autoencoders Converges to a Sum of Three Entropies", eq. 33
+    and 44.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae import PPCA, LinearVAE
+    >>> X = load_iris().data
+    >>> vae = LinearVAE(n_components=2, random_state=0).fit(X)
+    >>> print(f"{vae.elbo_:.8f} nats, of pPCA {PPCA(n_components=2).fit(X).elbo_:.8f}")
+    -2.69981537 nats, of pPCA -2.69981537
+    >>> vae.encoder_variance_.round(4)
+    array([0.0121, 0.2105])
+    """
+
+    n_iter_: int
+    _stream: RunningCovariance
+
+    def __init__(
+        self,
+        n_components: float | str | None = 2,
+        *,
+        noise_variance: float | None = None,
+        noise_variance_init: float | None = None,
+        solver: str = "em",
+        parametrization: str = "standard",
+        learning_rate: float = 1e-3,
+        max_iter: int | None = None,
+        tol: float = 1e-10,
+        batch_size: int | None = None,
+        n_mc_samples: int = 1,
+        forgetting: float = 1.0,
+        device: Any = "auto",
+        verbose: int = 0,
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.noise_variance = noise_variance
+        self.noise_variance_init = noise_variance_init
+        self.solver = solver
+        self.parametrization = parametrization
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.tol = tol
+        self.batch_size = batch_size
+        self.n_mc_samples = n_mc_samples
+        self.forgetting = forgetting
+        self.device = device
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> LinearVAE:
+        """Fit the model to the rows of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            At least two rows, not all the same unless `noise_variance` is given.
+        y : Ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range, alone or for the shape of X, or X is not a finite
+            matrix.
+        MemoryError
+            If the covariance, or where n < d the (n, n) products of the rows, do not fit.
+        FloatingPointError
+            If training diverges. The model then has the last finite parameters, and all its
+            methods work.
+        """
+        self._check_parameters()
+        with all_or_nothing(self):
+            X = validate_data(self, X, dtype=list(FLOAT_DTYPES), ensure_min_samples=2)
+            rows = CovarianceOfRows.of(X)
+            k = rows.count(self.n_components)
+            self.__dict__.pop("_stream", None)
+            if self.solver == "em":
+                self._ascend(rows, k)
+                return self
+            error = self._train(rows, k)
+        if error is not None:
+            raise error
+        return self
+
+    @available_if(_has_online_em)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any = None) -> LinearVAE:
+        """Go on with a batch of rows from a stream: online EM, in O(d k) memory.
+
+        The earlier rows are remembered by their mean, the trace of their covariance and its k
+        leading eigenpairs, and count `forgetting` times what they counted before; of the first
+        batch, or a `fit` with solver "em", these are exact. `entropy_bound_` tracks the
+        log-likelihood without a second look at any row. Without forgetting, and where rows are few
+        enough to be kept, :meth:`PPCA.partial_fit` is exact.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            One row or more; the first batch at least two, not all the same unless
+            `noise_variance` is given.
+        y : Ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter or X is not valid, or the model comes from another solver. What was
+            learned before is kept.
+        AttributeError
+            If `solver` is not "em".
+        """
+        self._check_parameters()
+        first = not hasattr(self, "loadings_")
+        if not first and not hasattr(self, "_stream"):
+            raise ValueError(
+                "partial_fit goes on from a fit with solver='em', but the model was trained with "
+                "another. Call partial_fit from the start, on a clone."
+            )
+        with all_or_nothing(self):
+            X = validate_data(
+                self,
+                X,
+                dtype=list(FLOAT_DTYPES),
+                ensure_min_samples=2 if first else 1,
+                reset=first,
+            )
+            rows = X.astype(np.float64, copy=False)
+            if first:
+                k: Any = self.n_components
+                if not is_integer(k) or not 1 <= k <= X.shape[1]:
+                    raise ValueError(
+                        "n_components must be an integer between 1 and n_features = "
+                        f"{X.shape[1]} for partial_fit, got {k!r}."
+                    )
+                dtype, history, n_before = X.dtype, {}, 0
+                stream = RunningCovariance.of(rows, k)
+            else:
+                dtype = np.result_type(self.loadings_.dtype, X.dtype)
+                history, n_before = self.history_, self.n_iter_
+                stream = self._stream.add(rows, self.forgetting)
+            self._follow(stream, dtype, history)
+            self.n_iter_ = n_before + 1
+        return self
+
+    def _ascend(self, rows: CovarianceOfRows, k: int) -> None:
+        """By closed forms: from a random start, since nothing has to be known of the solution."""
+        random_state = check_random_state(self.random_state)
+        start = random_state.standard_normal((rows.n_features, k))
+        history = []
+        for step in rows.elbo.maximise(
+            start,
+            self._noise(),
+            least_noise=NOISE_FLOOR * rows.average_variance,
+            tol=self.tol,
+            max_iter=self._max_iter(),
+        ):
+            last = step
+            history.append((step.bound, step.parameters.noise_variance))
+        self.n_iter_ = len(history) - 1
+        self._set_history(*np.transpose(history))
+        if not last.done:
+            warnings.warn(
+                f"LinearVAE has not converged in max_iter={self.n_iter_} iterations: the last one "
+                f"raised the bound by {last.bound - history[-2][0]:.2g} nats. Raise max_iter or "
+                "tol.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        self._set_model(last.parameters, rows.elbo, rows.mean, rows.X.dtype, last.directions)
+        self.n_samples_ = float(rows.n_samples)
+        self._stream = RunningCovariance(
+            float(rows.n_samples), rows.mean, last.directions, last.values, rows.elbo.total_variance
+        )
+
+    def _train(self, rows: CovarianceOfRows, k: int) -> FloatingPointError | None:
+        """By gradients; the error if that diverged."""
+        from sklearn_vae.linear.trained import Options, by_bound, by_draws
+
+        learn_noise, average = self.noise_variance is None, rows.average_variance
+        start = self._noise() or self.noise_variance_init or rows.spectrum.noise_variance(k)
+        if learn_noise and start <= NOISE_FLOOR * average:
+            start = NOISE_START * average
+        random_state = check_random_state(self.random_state)
+        options = Options(
+            n_components=k,
+            noise_variance=float(start) / average,
+            learn_noise=learn_noise,
+            least_noise=NOISE_FLOOR,
+            unit_encoder=self.parametrization == "unit_encoder",
+            learning_rate=self.learning_rate,
+            max_iter=self._max_iter(),
+            verbose=self.verbose,
+            seed=int(random_state.randint(np.iinfo(np.int32).max)),
+        )
+        if self.solver == "adam":
+            training = by_bound(rows, options, tol=self.tol, device=self.device)
+        else:
+            training = by_draws(
+                rows,
+                options,
+                batch_size=self.batch_size,
+                n_mc_samples=self.n_mc_samples,
+                device=self.device,
+            )
+        if training.interrupted:
+            warnings.warn(
+                f"Training was interrupted after {len(training.bound)} iterations: LinearVAE keeps "
+                "what it had learned.",
+                stacklevel=3,
+            )
+        self._set_history(training.bound, training.noise_variance)
+        self.n_iter_ = len(training.bound) - (self.solver == "adam")
+        self._set_model(training.parameters, rows.elbo, rows.mean, rows.X.dtype)
+        self.n_samples_ = float(rows.n_samples)
+        self.collapsed_dims_ = self._collapsed(rows.centred @ self.encoder_weights_.T)
+        return training.error
+
+    def _follow(self, stream: RunningCovariance, dtype: Any, history: dict[str, Array]) -> None:
+        """The maximum for what is remembered of a stream."""
+        average = stream.total_variance / len(stream.mean)
+        if average == 0.0:
+            raise ValueError("The first batch must have rows that are not all the same.")
+        k, d = len(stream.values), len(stream.mean)
+        elbo = LinearElbo(stream.values, n_features=d, total_variance=stream.total_variance)
+        p = elbo.best_along(np.eye(k), stream.values, self._noise(), NOISE_FLOOR * average)
+        self._set_model(p, elbo, stream.mean, dtype, stream.directions, stream.directions)
+        self._set_history(
+            np.append(history.get("bound", []), self.elbo_),
+            np.append(history.get("noise_variance", []), self.noise_variance_),
+        )
+        self.n_samples_ = stream.n
+        self._stream = stream
+
+    def _set_history(self, bound: Any, noise_variance: Any) -> None:
+        self.elbo_history_ = np.asarray(bound)
+        self.history_ = {"bound": self.elbo_history_, "noise_variance": np.asarray(noise_variance)}
+
+    def _set_model(
+        self,
+        p: LinearVAEParameters,
+        elbo: LinearElbo,
+        mean: Array,
+        dtype: Any,
+        directions: Array | None = None,
+        basis: Array | None = None,
+    ) -> None:
+        """All fitted attributes that parameters and the bound give.
+
+        Parameters
+        ----------
+        p : LinearVAEParameters
+        elbo : LinearElbo
+            In the coordinates of `p`.
+        mean : array of shape (d,)
+        dtype : dtype
+        directions : array of shape (d, k), default=None
+            Orthonormal, along which the columns of W are; in descending order of their length.
+            None where a gradient led to W, and it has columns in any order.
+        basis : array of shape (d, r), default=None
+            Of the coordinates of `p`; None: those of the features.
+        """
+        k = p.W.shape[1]
+        if directions is not None and self.parametrization == "unit_encoder":
+            p = with_unit_encoder(p)
+        alpha2 = np.broadcast_to(p.prior_variance, k)
+        kl, bound, gap = elbo.kl_per_dimension(p), elbo.value(p), elbo.entropy_gap(p)
+        least = NOISE_FLOOR * elbo.total_variance / elbo.n_features
+        if self.noise_variance is None and p.noise_variance <= least * (1.0 + 1e-9):
+            gap = replace(gap, active_bounds=("noise variance",))
+        W, V = (p.W, p.V) if basis is None else (basis @ p.W, p.V @ basis.T)
+        if directions is None:
+            order = np.argsort(-(W**2).sum(axis=0) * alpha2, kind="stable")
+            W, V, kl, alpha2 = W[:, order], V[order], kl[order], alpha2[order]
+            gap = replace(gap, dimensions=gap.dimensions[order])
+            p = p._replace(D=p.D[order])
+            signs = _signs(W)
+            directions = np.linalg.svd(W * np.sqrt(alpha2), full_matrices=False)[0]
+        else:
+            signs = _signs(directions)
+        self.n_components_ = k
+        self.mean_ = mean.astype(dtype)
+        self.loadings_ = (W * signs).astype(dtype)
+        self.components_ = with_positive_peaks(directions.T).astype(dtype)
+        self.encoder_weights_ = (V * signs[:, None]).astype(dtype)
+        self.encoder_variance_, self.prior_variance_ = p.D, alpha2.copy()
+        self.noise_variance_ = float(p.noise_variance)
+        self.kl_per_dim_, self.elbo_, self.entropy_gap_ = kl, bound, gap
+        self.entropy_bound_ = elbo.entropies(p)
+        self.collapsed_dims_ = np.flatnonzero(~self.loadings_.any(axis=0))
+
+    def _collapsed(self, means: Array) -> Array:
+        """Dimensions that tell nothing of nearly all rows, whose posterior means these are."""
+        log_ratio = np.log(self.encoder_variance_ / self.prior_variance_)
+        moment = (means**2 + self.encoder_variance_) / self.prior_variance_
+        above = kl_per_dimension(moment, log_ratio) > COLLAPSE_KL
+        return np.flatnonzero(above.mean(axis=0) <= COLLAPSE_SHARE)
+
+    def _noise(self) -> float | None:
+        return None if self.noise_variance is None else float(self.noise_variance)
+
+    def _max_iter(self) -> int:
+        return int(self.max_iter or SOLVERS[self.solver])
+
+    def _check_parameters(self) -> None:
+        check_n_components(self.n_components)
+        check_noise_variance(self.noise_variance)
+        check_noise_variance(self.noise_variance_init, "noise_variance_init")
+        if self.noise_variance is not None and self.noise_variance_init is not None:
+            raise ValueError(
+                "noise_variance_init is where learning starts, but noise_variance="
+                f"{self.noise_variance!r} holds it fixed: leave one of them None."
+            )
+        check_choice("solver", self.solver, SOLVERS)
+        check_choice("parametrization", self.parametrization, PARAMETRIZATIONS)
+        check_real("learning_rate", self.learning_rate, above=0)
+        for name in ("max_iter", "batch_size"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), at_least=1)
+        check_real("tol", self.tol, at_least=0)
+        check_integer("n_mc_samples", self.n_mc_samples, at_least=1)
+        if not (is_real(self.forgetting) and 0 < self.forgetting <= 1):
+            raise ValueError(f"forgetting must be in (0, 1], got {self.forgetting!r}.")
+        if not isinstance(self.verbose, bool):
+            check_integer("verbose", self.verbose, at_least=0)
+
+
+def _signs(columns: Array) -> Array:
+    """Which make the largest entry of each column positive: PCA's convention."""
+    peaks = columns[np.abs(columns).argmax(axis=0), np.arange(columns.shape[1])]
+    return np.where(peaks < 0, -1.0, 1.0)
