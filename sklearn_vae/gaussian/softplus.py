@@ -1,0 +1,154 @@
+"""Expectations of the softplus function and its derivatives under normal distributions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import ndtr
+
+# (variance c_i, weight w_i) of normals whose mixture is the logistic distribution with an error of
+# its density below 3e-11. That distribution is N(0, 4 K^2) with K distributed as in the test of
+# Kolmogorov and Smirnov: these are the nodes 4 K^2 and weights of the Gauss rule of 16 points, in
+# log K, for the density of K. Fewer: 14 reach 2e-10, 12 reach 2e-9.
+_MIXTURE = (
+    (0.23478233344591332, 5.671762360601604e-08),
+    (0.32773035051596017, 1.1750853675535997e-05),
+    (0.4493003173171415, 0.00041894460510032405),
+    (0.6171135506687381, 0.005173854709438611),
+    (0.8556870347688087, 0.029738539231379195),
+    (1.20182167865236, 0.09412325783753692),
+    (1.7107394222127554, 0.18350968799971926),
+    (2.4628696803934043, 0.2387839829810358),
+    (3.5686441135311213, 0.2185792945181481),
+    (5.167286385658351, 0.14302791883567312),
+    (7.423570125151043, 0.06468896052291455),
+    (10.53687421592779, 0.018656565414027243),
+    (14.767330101121413, 0.00304465797078066),
+    (20.49328318929707, 0.0002360582897120953),
+    (28.372382511150764, 6.438922382967873e-06),
+    (39.98734401860461, 3.059085195263456e-08),
+)
+
+# Spacing of tables at variance 0. It grows with the variance, nearly as its square root: faster,
+# and the value would lose its tenth digit.
+_STEP = 0.0625
+# A table costs about this many entries of means more than its own.
+_TABLE_COST = 64
+
+
+def expected_softplus(
+    mean: np.ndarray, variance: np.ndarray, order: int = 2
+) -> tuple[np.ndarray, ...]:
+    """E softplus(a) of a ~ N(mean, variance), and its derivatives with respect to the mean.
+
+    The sigmoid is a mixture of normal distribution functions, so each is a sum of 16 closed
+    forms. The error of the first three is below 3e-11 for every mean and variance, since
+    averaging over a does not increase the one at variance 0; all are exact derivatives of each
+    other, and half the second derivative is the one with respect to the variance.
+
+    Parameters
+    ----------
+    mean, variance : arrays that broadcast
+        variance >= 0.
+    order : {2, 3, 4}, default=2
+        The highest derivative.
+
+    Returns
+    -------
+    tuple of order + 1 arrays
+        E softplus(a), E sigmoid(a), E sigmoid'(a), E sigmoid''(a), E sigmoid'''(a).
+
+    References
+    ----------
+    Monahan and Stefanski, "Normal scale mixture approximations to F*(z) and computation of the
+    logistic-normal integral" (1992); Andrews and Mallows, "Scale mixtures of normal distributions"
+    (1974).
+    """
+    mean, variance = np.asarray(mean, dtype=float), np.asarray(variance, dtype=float)
+    found = [np.zeros(np.broadcast_shapes(mean.shape, variance.shape)) for _ in range(order + 1)]
+    for c, weight in _MIXTURE:
+        precision = 1.0 / np.sqrt(variance + c)
+        z = mean * precision
+        found[1] += weight * ndtr(z)
+        density = np.exp(-0.5 * np.square(z)) * (weight / math.sqrt(2.0 * math.pi))
+        found[0] += density / precision
+        density *= precision
+        found[2] += density
+        if order > 2:
+            density *= precision
+            found[3] -= z * density
+        if order > 3:
+            density *= precision
+            found[4] += (np.square(z) - 1.0) * density
+    found[0] += mean * found[1]
+    return tuple(found)
+
+
+def expected_softplus_of_features(
+    means: np.ndarray, variances: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same for one variance a feature, by tables over the mean where there are many.
+
+    Quintic Hermite interpolation between multiples of a fixed step, so that what is found for an
+    entry does not depend on the others: within 1e-10 of :func:`expected_softplus`, the last
+    derivative within 1e-8, and again exact derivatives of each other.
+
+    Parameters
+    ----------
+    means : array of shape (d, n)
+        A feature a row.
+    variances : array of shape (d,)
+
+    Returns
+    -------
+    E softplus(a), E sigmoid(a), E sigmoid'(a) : arrays of shape (d, n)
+    """
+    steps = _STEP * (1.0 + variances) ** 0.4
+    first = np.floor(means.min(axis=1) / steps)
+    n_cells = np.floor(means.max(axis=1) / steps) - first + 1.0
+    if n_cells.max() + _TABLE_COST > means.shape[1]:
+        value, slope, curvature = expected_softplus(means, variances[:, None])
+        return value, slope, curvature
+    table = _table(first, int(n_cells.max()), steps, variances)
+    found = np.empty((3, *means.shape))
+    for j, row in enumerate(means):
+        _interpolate(row, first[j], steps[j], table[:, j], found[:, j])
+    return found[0], found[1], found[2]
+
+
+def _table(first: np.ndarray, n_cells: int, steps: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """Coefficients of the powers of t in [0, 1] across each cell, shape (6, d, n_cells)."""
+    nodes = (first[:, None] + np.arange(n_cells + 1)) * steps[:, None]
+    f, df, ddf = expected_softplus(nodes, variances[:, None])
+    df, ddf = df * steps[:, None], 0.5 * ddf * steps[:, None] ** 2
+    rise = f[:, 1:] - f[:, :-1] - df[:, :-1] - ddf[:, :-1]
+    slope = df[:, 1:] - df[:, :-1] - 2.0 * ddf[:, :-1]
+    bend = ddf[:, 1:] - ddf[:, :-1]
+    upper = (10.0 * rise - 4.0 * slope + bend, 7.0 * slope - 15.0 * rise - 2.0 * bend)
+    return np.stack([f[:, :-1], df[:, :-1], ddf[:, :-1], *upper, 6.0 * rise - 3.0 * slope + bend])
+
+
+def _interpolate(
+    means: np.ndarray, first: float, step: float, table: np.ndarray, out: np.ndarray
+) -> None:
+    """Value and two derivatives at `means` of shape (n,) into `out` of shape (3, n)."""
+    t = means / step
+    t -= first
+    cell = t.astype(np.intp)
+    t -= cell
+    value, slope, bend = out
+    np.take(table[5], cell, out=value, mode="clip")
+    slope[:] = 0.0
+    bend[:] = 0.0
+    coefficient = np.empty_like(value)
+    # Horner's rule for a polynomial, its derivative and half its second one at once.
+    for power in range(4, -1, -1):
+        bend *= t
+        bend += slope
+        slope *= t
+        slope += value
+        value *= t
+        value += np.take(table[power], cell, out=coefficient, mode="clip")
+    slope /= step
+    bend *= 2.0 / step**2

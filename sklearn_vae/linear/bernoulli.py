@@ -1,0 +1,410 @@
+"""Probabilistic principal component analysis of bits."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_vae.gaussian.arrays import affine, row_blocks
+from sklearn_vae.gaussian.bernoulli_elbo import (
+    RowPosteriors,
+    RowTerms,
+    importance_weighted_bound,
+    terms_of_rows,
+)
+from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
+from sklearn_vae.linear.bernoulli_fit import WINDOW, BernoulliFit, fit_bernoulli
+from sklearn_vae.validation import (
+    FLOAT_DTYPES,
+    all_or_nothing,
+    check_choice,
+    check_integer,
+    check_latents,
+    check_real,
+)
+
+INFERENCES = ("linear", "per_sample")
+
+
+class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    r"""Probabilistic principal component analysis of bits, fitted by a bound without draws.
+
+    The latent variable model of binary features ::
+
+        z ~ N(0, I_k),   x_j | z ~ Bernoulli(sigmoid(w_j' z + mu_j))
+
+    whose posterior is not Gaussian; q(z|x) = N(m, diag D) stands in for it, and the evidence lower
+    bound E_q log p(x|z) - KL(q || p) for the log-likelihood. The logit w_j' z + mu_j is normal
+    under q, so the bound is a sum of integrals of one dimension: it is computed to ten digits,
+    with its gradient, and climbed by L-BFGS. Fits, scores and posteriors are deterministic but for
+    the little noise that is added to the first loadings.
+
+    Parameters
+    ----------
+    n_components : int, default=2
+        k, at least 1 and at most the number of features.
+    inference : {"linear", "per_sample"}, default="linear"
+        What q(z|x) is. "linear": N(V (x - mean), diag D), an encoder shared by all rows. (V applies
+        to x less the mean of the data: any other offset the decoder's mu makes up for.)
+        "per_sample": means and variances of each row's own, the best for it, also for new rows in
+        `transform` and `score`. That closes the gap of the shared encoder; a row costs O(d k^2)
+        and the solution of k linear equations several times, instead of O(d k).
+    binarize : float or None, default=None
+        Threshold: an entry counts as 1 if it is above, else as 0. None takes entries in [0, 1] as
+        they are; one between is a soft bit, the probability of a 1.
+    max_iter : int, default=1000
+        The most iterations of L-BFGS.
+    tol : float, default=1e-6
+        L-BFGS ends when 10 iterations together raise the bound by less, in nats per sample.
+    random_state : int, RandomState instance or None, default=None
+        Of the noise added to the first loadings, which come from the Gaussian model.
+
+    Attributes
+    ----------
+    mean_ : array of shape (d,)
+        Mean of the bits.
+    intercept_ : array of shape (d,)
+        mu, the logits at z = 0. Of a feature that is 0 or 1 in all n rows, for which the bound has
+        its maximum at infinity, the log-odds with half a count added to both sides; such a feature
+        has loadings 0.
+    loadings_ : array of shape (d, k)
+        W, columns by descending length, the largest entry of each positive.
+    components_ : array of shape (k, d)
+        Orthonormal rows with the span of W, its left singular vectors, the largest entry of each
+        positive.
+    encoder_weights_ : array of shape (k, d)
+        V. Only with `inference="linear"`, as the next.
+    encoder_variance_ : array of shape (k,)
+        D.
+    kl_per_dim_ : array of shape (k,)
+        KL(q(z_h|x) || p(z_h)) averaged over the training data, in nats.
+    collapsed_dims_ : array of int
+        Dimensions with a KL of at most 0.01 nats for all but 1 % of the training rows.
+    elbo_ : float
+        The bound of the training data, in nats per sample.
+    elbo_history_ : array of shape (n_iter_ + 1,)
+        The same at the start and after each iteration; it never falls.
+    entropy_bound_ : float
+        H[q(z|x)] - H[p(z)] - E_q H[p(x|z)] averaged over the training data, in nats per sample
+        (of features that are constant E log p(x|z) in place of minus the entropy). Equal to
+        `elbo_` at a stationary point, so that the difference tells how far the fit is from one.
+    n_iter_ : int
+        Iterations of L-BFGS, at least 1.
+    n_components_, n_features_in_ : int
+        k and d.
+    feature_names_in_ : ndarray of shape (d,)
+        Where X had feature names.
+
+    See Also
+    --------
+    PPCA : The same with Gaussian noise, where posterior and likelihood are exact.
+    sklearn.neural_network.BernoulliRBM : Another latent variable model of bits.
+
+    References
+    ----------
+    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO! A Linear VAE Perspective on Posterior
+    Collapse", NeurIPS 2019, appendix C.3 (eq. 33, whose expectation they call intractable; it
+    lacks the logarithm); Tipping, "Probabilistic Visualisation of High-Dimensional Binary Data",
+    NIPS 1998 (the model, by another bound).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_vae import BernoulliPPCA
+    >>> X = load_digits().data[:300]
+    >>> model = BernoulliPPCA(n_components=2, binarize=7.5, random_state=0).fit(X)
+    >>> print(f"{model.score(X):.2f} nats")
+    -21.27 nats
+    >>> model.inverse_transform(model.transform(X[:1]))[0, 18:21].round(2)
+    array([0.8 , 0.59, 0.45])
+    """
+
+    def __init__(
+        self,
+        n_components: int = 2,
+        *,
+        inference: str = "linear",
+        binarize: float | None = None,
+        max_iter: int = 1000,
+        tol: float = 1e-6,
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.inference = inference
+        self.binarize = binarize
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> BernoulliPPCA:
+        """Fit the model to the rows of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            At least two rows, with entries in [0, 1] unless `binarize` is set.
+        y : Ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range, alone or for the shape of X, or an entry of X is.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If L-BFGS has not converged after `max_iter` iterations.
+        """
+        self._check_parameters()
+        with all_or_nothing(self):
+            X = self._check_bits(X, reset=True)
+            k = self.n_components
+            if k > X.shape[1]:
+                raise ValueError(
+                    f"n_components must be an integer between 1 and n_features={X.shape[1]}, "
+                    f"got {k}."
+                )
+            rng = check_random_state(self.random_state)
+            fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng)
+            self._set_model(X, fit)
+        if not fit.converged:
+            warnings.warn(
+                f"BernoulliPPCA has not converged after max_iter={self.max_iter} iterations: the "
+                f"last {WINDOW} raised the bound by {fit.risen:.2g} nats per sample, and "
+                f"tol={self.tol}. Increase max_iter or tol.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def _set_model(self, X: np.ndarray, fit: BernoulliFit) -> None:
+        for name in ("encoder_weights_", "encoder_variance_"):
+            self.__dict__.pop(name, None)
+        self.mean_ = X.mean(axis=0, dtype=np.float64)
+        self.loadings_, self.intercept_ = fit.W, fit.mu
+        if fit.V is not None and fit.D is not None:
+            self.encoder_weights_, self.encoder_variance_ = fit.V, fit.D
+        U = np.linalg.svd(fit.W, full_matrices=False)[0].T
+        largest = np.take_along_axis(U, np.abs(U).argmax(axis=1)[:, None], axis=1)
+        self.components_ = U * np.where(largest < 0.0, -1.0, 1.0)
+        self.n_components_ = fit.W.shape[1]
+        M, D = self._encode(X)
+        terms = self._terms(X, M, D)
+        self.kl_per_dim_ = terms.kl.mean(axis=0)
+        self.collapsed_dims_ = np.flatnonzero(
+            (terms.kl > COLLAPSE_KL).mean(axis=0) <= COLLAPSE_SHARE
+        )
+        self.elbo_ = float(terms.bound.mean())
+        constant = (self.mean_ == 0.0) | (self.mean_ == 1.0)
+        off = (
+            self.mean_ - expit(fit.mu)
+        ) * fit.mu  # what each adds to the bound less the entropies
+        self.entropy_bound_ = float(terms.entropies.mean() + off[constant].sum())
+        self.elbo_history_ = fit.history
+        self.n_iter_ = max(len(fit.history) - 1, 1)
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Posterior mean of z for each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        Z : array of shape (n, k)
+            In the precision of X, as all that follows: float32 stays float32.
+        """
+        check_is_fitted(self)
+        X = self._check_bits(X, reset=False)
+        return self._encode(X)[0].astype(X.dtype, copy=False)
+
+    def inverse_transform(self, Z: Any) -> np.ndarray:
+        """Probabilities of a 1, sigmoid(W z + mu), for each row of latent z.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n, k)
+
+        Returns
+        -------
+        X : array of shape (n, d)
+        """
+        check_is_fitted(self)
+        Z = check_latents(self, Z, self.n_components_)
+        return expit(affine(Z, self.loadings_.T, self.intercept_)).astype(Z.dtype, copy=False)
+
+    def posterior(self, X: Any, return_cov: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of q(z|x) for each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+        return_cov : bool, default=False
+            Return the covariance in place of the variance.
+
+        Returns
+        -------
+        mean : array of shape (n, k)
+        variance : array of shape (n, k), or covariance of shape (n, k, k)
+            With `inference="linear"` the same for every row: a read-only view of one row.
+        """
+        check_is_fitted(self)
+        X = self._check_bits(X, reset=False)
+        mean, variance = (array.astype(X.dtype, copy=False) for array in self._encode(X))
+        if return_cov:
+            variance = variance[..., None] * np.eye(self.n_components_, dtype=X.dtype)
+        if variance.ndim == 1 + return_cov:
+            variance = np.broadcast_to(variance, (len(mean), *variance.shape))
+        return mean, variance
+
+    def conditional(self, Z: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Mean p and variance p (1 - p) of p(x|z) for each row of latent z.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n, k)
+
+        Returns
+        -------
+        mean, variance : arrays of shape (n, d)
+        """
+        p = self.inverse_transform(Z)
+        return p, p * (1 - p)
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """Draw from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+            None draws from NumPy's global generator.
+
+        Returns
+        -------
+        X : array of shape (n_samples, d)
+            Of 0.0 and 1.0.
+        Z : array of shape (n_samples, k)
+            The latent z that each row of X was drawn from.
+        """
+        check_is_fitted(self)
+        check_integer("n_samples", n_samples, at_least=1)
+        rng = check_random_state(random_state)
+        Z = rng.standard_normal((n_samples, self.n_components_))
+        p = self.inverse_transform(Z)
+        return (rng.uniform(size=p.shape) < p).astype(np.float64), Z
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Evidence lower bound of each row, in nats; higher is better. No draws.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        array of shape (n,)
+        """
+        check_is_fitted(self)
+        X = self._check_bits(X, reset=False)
+        return self._terms(X, *self._encode(X)).bound
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Evidence lower bound averaged over the rows of X, in nats per sample; higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+        y : Ignored
+        """
+        return float(self.score_samples(X).mean())
+
+    def log_likelihood(self, X: Any, n_samples: int = 100) -> np.ndarray:
+        """Importance-weighted estimate of log p(x) of each row, in nats.
+
+        log (1/S) sum_s p(x, z_s) / q(z_s|x): in expectation a lower bound that rises with S toward
+        log p(x) (Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", eq. 8). The
+        draws are fixed, the same for every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+        n_samples : int, default=100
+            Draws S of each row.
+
+        Returns
+        -------
+        array of shape (n,)
+        """
+        check_integer("n_samples", n_samples, at_least=1)
+        check_is_fitted(self)
+        X = self._check_bits(X, reset=False)
+        draws = np.random.RandomState(0).standard_normal((n_samples, self.n_components_))
+        return importance_weighted_bound(
+            X, self.loadings_, self.intercept_, *self._encode(X), draws
+        )
+
+    def _encode(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means (n, k) of q(z|x), and variances: (k,) where all rows share them, else (n, k)."""
+        if not hasattr(self, "encoder_weights_"):
+            posteriors = RowPosteriors(self.loadings_, self.intercept_)
+            M, S = posteriors.start(len(X))
+            posteriors.solve(X, M, S)
+            return M, np.square(S)
+        V = self.encoder_weights_.T
+        blocks = [(X[rows] - self.mean_) @ V for rows in row_blocks(*X.shape)]
+        return np.concatenate(blocks), self.encoder_variance_
+
+    def _terms(self, X: np.ndarray, M: np.ndarray, D: np.ndarray) -> RowTerms:
+        return terms_of_rows(X, self.loadings_, self.intercept_, M, D)
+
+    def _check_bits(self, X: Any, *, reset: bool) -> np.ndarray:
+        """X as an array of numbers in [0, 1], float64 or float32."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            X = validate_data(
+                self,
+                X,
+                reset=reset,
+                dtype=list(FLOAT_DTYPES),
+                ensure_min_samples=2 if reset else 1,
+            )
+        if self.binarize is not None:
+            check_real("binarize", self.binarize)
+            return (self.binarize < X).astype(X.dtype)
+        if X.min() >= 0.0 and X.max() <= 1.0:
+            return X
+        row, column = np.argwhere((X < 0.0) | (X > 1.0))[0]
+        raise ValueError(
+            f"X must have entries in [0, 1] where binarize is None, got {X[row, column]} in row "
+            f"{row}, column {column}. Set binarize to a threshold above which an entry counts as 1."
+        )
+
+    def _check_parameters(self) -> None:
+        check_integer("n_components", self.n_components, at_least=1)
+        check_choice("inference", self.inference, INFERENCES)
+        if self.binarize is not None:
+            check_real("binarize", self.binarize)
+        check_integer("max_iter", self.max_iter, at_least=1)
+        check_real("tol", self.tol, at_least=0)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.components_.shape[0]
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = self.binarize is None
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

@@ -1,0 +1,216 @@
+"""How Bernoulli pPCA is fitted: where it starts, in which coordinates it climbs, when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import logit
+
+from sklearn_vae.gaussian.bernoulli_elbo import (
+    BernoulliParameters,
+    LinearBernoulliElbo,
+    RowPosteriors,
+    laplace_posterior,
+)
+from sklearn_vae.linear.ppca import PPCA
+
+# L-BFGS has converged where this many iterations together raise the bound by less than tol: a
+# single one may raise it by little while the next ones do not.
+WINDOW = 10
+_MEMORY = 20
+# Largest gradient at which nothing is left to gain.
+_GRADIENT = 1e-10
+# Added to the first loadings: a column of zeros is a stationary point.
+_NOISE = 1e-2
+# Largest first loading: those of rare bits would be far too large.
+_LARGEST = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class BernoulliFit:
+    """Parameters that maximise the bound, those of the encoder None without one.
+
+    `history` is the bound at the start and after each iteration; `risen` what the last `WINDOW`
+    iterations added, in nats per sample.
+    """
+
+    W: np.ndarray
+    mu: np.ndarray
+    V: np.ndarray | None
+    D: np.ndarray | None
+    history: np.ndarray
+    converged: bool
+
+    @property
+    def risen(self) -> float:
+        """By how much the last iterations raised the bound."""
+        return float(self.history[-1] - self.history[-1 - WINDOW :][0])
+
+
+def fit_bernoulli(
+    X: np.ndarray, n_components: int, inference: str, max_iter: int, tol: float, rng: Any
+) -> BernoulliFit:
+    """Maximise the bound over the decoder and what encodes, leaving out features that are constant.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+        In [0, 1].
+    n_components : int
+    inference : {"linear", "per_sample"}
+    max_iter : int
+    tol : float
+    rng : RandomState
+
+    Returns
+    -------
+    BernoulliFit
+        Latents by descending length of their loadings, the largest entry of each positive.
+    """
+    (n, d), k = X.shape, n_components
+    mean = X.mean(axis=0, dtype=np.float64)
+    varying = (mean > 0.0) & (mean < 1.0)
+    # Half a count: the maximum is at infinity.
+    mu = logit((n * mean + 0.5) / (n + 1.0))
+    constant = mean[~varying] * mu[~varying] - np.logaddexp(0.0, mu[~varying])
+    if not varying.any():
+        V, D = (np.zeros((k, d)), np.ones(k)) if inference == "linear" else (None, None)
+        return BernoulliFit(np.zeros((d, k)), mu, V, D, np.array([constant.sum()]), True)
+    bits = X[:, varying].T.astype(np.float64, order="C")
+    climb = _climb_linear if inference == "linear" else _climb_per_sample
+    p, history, converged = climb(bits, first_loadings(bits, k, rng), max_iter, tol)
+    order = np.argsort(-np.square(p.W).sum(axis=0), kind="stable")
+    largest = np.take_along_axis(p.W, np.abs(p.W).argmax(axis=0)[None], axis=0)[0]
+    signs = np.where(largest < 0.0, -1.0, 1.0)
+    W = np.zeros((d, k))
+    W[varying] = (p.W * signs)[:, order]
+    mu[varying] = p.mu
+    history = np.asarray(history) + constant.sum()
+    if inference != "linear":
+        return BernoulliFit(W, mu, None, None, history, converged)
+    V = np.zeros((k, d))
+    V[:, varying] = (p.V * signs[:, None])[order]
+    return BernoulliFit(W, mu, V, p.D[order], history, converged)
+
+
+def first_loadings(bits: np.ndarray, n_components: int, rng: Any) -> np.ndarray:
+    """Loadings of the Gaussian model that the Bernoulli one is near for small loadings.
+
+    Bits less their mean, divided by sqrt(p (1 - p)), have noise of variance 1 and the loadings
+    sqrt(p (1 - p)) W.
+    """
+    d, n = bits.shape
+    p = bits.mean(axis=1)
+    std = np.sqrt(p * (1.0 - p))
+    k = min(n_components, d, n)
+    standard = ((bits - p[:, None]) / std[:, None]).T
+    ppca = PPCA(k, noise_variance=1.0, random_state=rng).fit(standard)
+    W = _NOISE * rng.standard_normal((d, n_components))
+    W[:, :k] += np.clip(ppca.loadings_ / std[:, None], -_LARGEST, _LARGEST)
+    return W
+
+
+def _climb_linear(
+    bits: np.ndarray, W: np.ndarray, max_iter: int, tol: float
+) -> tuple[BernoulliParameters, list[float], bool]:
+    bound = LinearBernoulliElbo(bits)
+    p, k = bound.mean, W.shape[1]
+    std = np.sqrt(p * (1.0 - p))
+    mu = logit(p)
+    V, D = laplace_posterior(W, mu)
+    whitener, dewhitener = whitening(bits)
+    sizes = np.cumsum([W.size, mu.size, k * whitener.shape[1]])
+
+    def unpack(numbers: np.ndarray) -> BernoulliParameters:
+        W, mu, A, log_D = np.split(numbers, sizes)
+        V = A.reshape(k, -1) @ whitener.T
+        return BernoulliParameters(W.reshape(-1, k) / std[:, None], mu / std, V, np.exp(log_D))
+
+    def value(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+        p = unpack(numbers)
+        found, g = bound.value_and_gradients(p)
+        return found, np.concatenate(
+            [(g.W / std[:, None]).ravel(), g.mu / std, (g.V @ whitener).ravel(), g.D * p.D]
+        )
+
+    start = [(W * std[:, None]).ravel(), mu * std, (V @ dewhitener).ravel(), np.log(D)]
+    numbers, history, converged = maximise(value, np.concatenate(start), max_iter, tol)
+    return unpack(numbers), history, converged
+
+
+def _climb_per_sample(
+    bits: np.ndarray, W: np.ndarray, max_iter: int, tol: float
+) -> tuple[BernoulliParameters, list[float], bool]:
+    X = np.ascontiguousarray(bits.T)
+    p, k = X.mean(axis=0), W.shape[1]
+    std, mu = np.sqrt(p * (1.0 - p)), logit(p)
+    # Where the search for the posteriors starts: at those of the parameters tried before.
+    M, S = RowPosteriors(W, mu).start(len(X))
+
+    def unpack(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return numbers[: W.size].reshape(-1, k) / std[:, None], numbers[W.size :] / std
+
+    def value(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+        found, of_W, of_mu = RowPosteriors(*unpack(numbers)).value_and_gradients(X, M, S)
+        return found, np.concatenate([(of_W / std[:, None]).ravel(), of_mu / std])
+
+    start = np.concatenate([(W * std[:, None]).ravel(), mu * std])
+    numbers, history, converged = maximise(value, start, max_iter, tol)
+    nothing = np.empty((k, 0)), np.empty(0)
+    return BernoulliParameters(*unpack(numbers), *nothing), history, converged
+
+
+def whitening(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """R with covariance I of R'(x - mean), and B with R'B = I, each (d, rank).
+
+    In the coordinates V = A R' the bound curves alike in every direction of A, and the encoder
+    has no part that the rows do not determine.
+    """
+    d, n = bits.shape
+    centred = bits - bits.mean(axis=1)[:, None]
+    if d <= n:
+        values, U = np.linalg.eigh(centred @ centred.T / n)
+    else:
+        values, E = np.linalg.eigh(centred.T @ centred / n)
+        U = centred @ E
+        U /= np.maximum(np.linalg.norm(U, axis=0), np.finfo(float).tiny)
+    kept = values > 1e-10 * values[-1]
+    scale = np.sqrt(values[kept])
+    return U[:, kept] / scale, U[:, kept] * scale
+
+
+def maximise(
+    function: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    start: np.ndarray,
+    max_iter: int,
+    tol: float,
+) -> tuple[np.ndarray, list[float], bool]:
+    """Climb by L-BFGS; where it ended, the values on the way, and whether it has converged."""
+    history: list[float] = []
+
+    def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = function(numbers)
+        if not history:
+            history.append(value)
+        return -value, -gradient
+
+    def look(intermediate_result: Any) -> None:
+        history.append(-float(intermediate_result.fun))
+        if len(history) > WINDOW and history[-1] - history[-1 - WINDOW] < tol:
+            raise StopIteration
+
+    options = {
+        "maxiter": max_iter,
+        "maxfun": 20 * max_iter + 20,
+        "ftol": 0.0,
+        "gtol": _GRADIENT,
+        "maxcor": _MEMORY,
+    }
+    result = minimize(loss, start, jac=True, method="L-BFGS-B", callback=look, options=options)
+    # Converged by its gradient or our tolerance; or (2) its line search has failed, where rounding
+    # hides what is left to gain: gradients are then below 1e-6.
+    return result.x, history, result.status in (0, 2, 99)
