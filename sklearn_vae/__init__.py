@@ -12,15 +12,19 @@ if TYPE_CHECKING:
     from sklearn_vae.deep.gaussian_vae import DeepGaussianVAE
     from sklearn_vae.gaussian.lowrank import LowRankGaussian
     from sklearn_vae.gaussian.moments import Moments
+    from sklearn_vae.linear.bernoulli import BernoulliPPCA
     from sklearn_vae.linear.imputer import PPCAImputer
+    from sklearn_vae.linear.linear_vae import LinearVAE
     from sklearn_vae.linear.ppca import PPCA
     from sklearn_vae.linear.ppca_cv import PPCACV
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "BernoulliPPCA": "sklearn_vae.linear.bernoulli",
     "DeepAutoencoder": "sklearn_vae.deep.autoencoder",
     "DeepGaussianVAE": "sklearn_vae.deep.gaussian_vae",
+    "LinearVAE": "sklearn_vae.linear.linear_vae",
     "LowRankGaussian": "sklearn_vae.gaussian.lowrank",
     "Moments": "sklearn_vae.gaussian.moments",
     "PPCA": "sklearn_vae.linear.ppca",
@@ -32,8 +36,10 @@ _MODULE_OF = {
 __all__ = [
     "PPCA",
     "PPCACV",
+    "BernoulliPPCA",
     "DeepAutoencoder",
     "DeepGaussianVAE",
+    "LinearVAE",
     "LowRankGaussian",
     "Moments",
     "PPCAImputer",

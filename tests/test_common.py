@@ -7,7 +7,15 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import sklearn_vae
-from sklearn_vae import PPCA, PPCACV, DeepAutoencoder, DeepGaussianVAE, PPCAImputer
+from sklearn_vae import (
+    PPCA,
+    PPCACV,
+    BernoulliPPCA,
+    DeepAutoencoder,
+    DeepGaussianVAE,
+    LinearVAE,
+    PPCAImputer,
+)
 
 SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 2}
 
@@ -23,6 +31,12 @@ ESTIMATORS = [
     PPCA(),
     PPCACV([1, 2], noise_variance=[None, 0.5], cv=3),
     PPCACV(cv=2),
+    BernoulliPPCA(2, binarize=0.0),
+    BernoulliPPCA(1, binarize=0.0, inference="per_sample"),
+    LinearVAE(2),
+    LinearVAE(1, noise_variance=0.5, parametrization="unit_encoder"),
+    LinearVAE(2, solver="adam", max_iter=20),
+    LinearVAE(2, solver="stochastic", max_iter=2, batch_size=16),
     PPCAImputer(),
     PPCAImputer(1, missing_values=-1.0, add_indicator=True, keep_empty_features=True),
 ]
