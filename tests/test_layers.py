@@ -21,6 +21,7 @@ LAYOUT = [
     "gaussian.landscape",
     "gaussian.bounds",
     "gaussian.linear_elbo",
+    "gaussian.ascent",
     "gaussian.online",
     "gaussian.softplus",
     "gaussian.bernoulli_elbo",

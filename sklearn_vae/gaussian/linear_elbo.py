@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from sklearn_vae.gaussian.arrays import Array
+from sklearn_vae.gaussian.arrays import Array, row_blocks
 from sklearn_vae.gaussian.bounds import EntropyGap, entropy_bound, kl_per_dimension
 
 
@@ -72,11 +71,10 @@ class LinearElbo:
         A = rows if S is None else S
         xp = array_namespace(A)
         self.n_features = n_features or A.shape[-1]
-        if total_variance is None:
-            squares = (
-                A * A / A.shape[0] if S is None else A if A.ndim == 1 else xp.linalg.diagonal(A)
-            )
-            total_variance = float(xp.sum(squares))
+        if total_variance is None and S is None:
+            total_variance = float(xp.sum(A * A)) / A.shape[0]
+        elif total_variance is None:
+            total_variance = float(xp.sum(A if A.ndim == 1 else xp.linalg.diagonal(A)))
         self.total_variance = total_variance
 
     def times(self, A: Array) -> Array:
@@ -168,68 +166,6 @@ class LinearElbo:
         lengths = np.sqrt(np.maximum(values - noise_variance, 0.0))
         return with_best_encoder(directions * lengths, noise_variance)
 
-    def maximise(
-        self,
-        W: Array,
-        noise_variance: float | None = None,
-        *,
-        least_noise: float = 0.0,
-        tol: float = 1e-10,
-        max_iter: int = 1000,
-    ) -> Iterator[Ascent]:
-        """Iterations to the global maximum, each in closed form; the bound never falls.
-
-        Coordinate ascent, each of encoder, decoder and sigma2 to its optimum in turn, is a power
-        iteration: a step multiplies the span of W by S, which is slow where eigenvalues are close,
-        and slower in the scale and rotation of W. Here each iteration takes the best W (Rayleigh
-        and Ritz) in the span of W, S W and what the last iteration had added, together: locally
-        the best of all steps (Knyazev, "Toward the Optimal Preconditioned Eigensolver", 2001,
-        algorithm 4.1), and it needs about the root of the number of steps.
-
-        Parameters
-        ----------
-        W : array of shape (d, k)
-            The start: any whose columns are not orthogonal to the leading eigenvectors.
-        noise_variance, least_noise
-            As in :meth:`best_along`.
-        tol : float, default=1e-10
-            Ends when the iterations to come can be expected to add less, in nats per sample.
-        max_iter : int, default=1000
-
-        Yields
-        ------
-        Ascent
-        """
-        d, k = W.shape
-        Q = np.linalg.qr(W)[0]
-        SQ, added = self.times(Q), Q[:, :0]
-        values, E = _leading(Q.T @ SQ, k)
-        Q, SQ = Q @ E, SQ @ E
-        p = self.best_along(Q, values, noise_variance, least_noise)
-        bound, gain, last_values = self.value(p), math.inf, values
-        yield Ascent(p, Q, values, bound, False)
-        for _ in range(max_iter):
-            residuals = SQ - Q * values
-            lengths = np.sqrt((residuals**2).sum(axis=0))
-            basis = np.hstack([Q, residuals / np.where(lengths > 0, lengths, 1.0), added])
-            basis = np.linalg.qr(basis)[0] if basis.shape[1] < d else np.eye(d)
-            S_basis = self.times(basis)
-            values, E = _leading(basis.T @ S_basis, k)
-            before, Q, SQ = Q, basis @ E, S_basis @ E
-            added = Q - before @ (before.T @ Q)
-            p = self.best_along(Q, values, noise_variance, least_noise)
-            value = self.value(p)
-            # A column that is still zero adds to the bound when its variance exceeds the noise.
-            idle = (values - last_values)[values <= p.noise_variance].sum()
-            last_gain, gain = gain, value - bound + 0.5 * float(idle) / p.noise_variance
-            bound, last_values = value, values
-            # What a geometric series with the ratio of the last two gains would add, this included.
-            ratio = min(gain / last_gain, 0.99) if last_gain > 0.0 else 0.0
-            done = basis.shape[1] == d or gain <= 0.0 or gain / (1.0 - ratio) < tol
-            yield Ascent(p, Q, values, bound, done)
-            if done:
-                return
-
     def _terms(self, p: LinearVAEParameters) -> _Terms:
         SV = self.times(p.V.T)
         WW, VSV = p.W.T @ p.W, p.V @ SV
@@ -260,28 +196,6 @@ class _Terms(NamedTuple):
     second_moment: Array
 
 
-class Ascent(NamedTuple):
-    """A point on the way to the maximum.
-
-    Attributes
-    ----------
-    parameters : LinearVAEParameters
-    directions : array of shape (d, k)
-        Orthonormal; the columns of W are along them.
-    values : array of shape (k,)
-        Variances of the rows along them, descending.
-    bound : float
-    done : bool
-        Whether no more is to be expected.
-    """
-
-    parameters: LinearVAEParameters
-    directions: Array
-    values: Array
-    bound: float
-    done: bool
-
-
 def _kl_per_dimension(p: LinearVAEParameters, t: _Terms) -> Array:
     return kl_per_dimension(t.second_moment / p.prior_variance, _log(p.D / p.prior_variance))
 
@@ -295,23 +209,32 @@ def _column(prior_variance: Any) -> Any:
     return prior_variance if isinstance(prior_variance, float) else prior_variance[:, None]
 
 
-def _leading(A: Array, k: int) -> tuple[Array, Array]:
-    """The k largest eigenvalues of a symmetric matrix, descending, and their eigenvectors."""
-    values, vectors = np.linalg.eigh(A)
-    return np.maximum(values[::-1][:k], 0.0), vectors[:, ::-1][:, :k]
-
-
 def _best_noise(values: Array, total: float, n_features: int) -> float:
     """sigma2 for decoders along directions with these variances, descending.
 
-    The average of what is left; a direction with no more than that is left too.
+    The average of what is left; a direction with no more than that is left too. At least one is:
+    with all of them in W the likelihood is the same.
     """
-    for kept in range(len(values), -1, -1):
+    for kept in range(min(len(values), n_features - 1), -1, -1):
         rest = max(total - float(values[:kept].sum()), 0.0)
-        noise = rest / (n_features - kept) if n_features > kept else 0.0
+        noise = rest / (n_features - kept)
         if kept == 0 or values[kept - 1] > noise:
             break
     return noise
+
+
+def residual_of_rows(R: Array, p: LinearVAEParameters) -> float:
+    """As :meth:`LinearElbo.residual`, of rows less their mean, by a sum of squares.
+
+    The covariance gives it as a difference, whose rounding error, some 1e-16 of the total variance,
+    may be many times sigma2.
+    """
+    total = 0.0
+    for block in row_blocks(*R.shape):
+        r = R[block]
+        r = r - (r @ p.V.T) @ p.W.T
+        total += float(np.vdot(r, r))
+    return total / len(R) + float(p.D @ (p.W**2).sum(axis=0))
 
 
 def with_best_encoder(W: Array, noise_variance: float) -> LinearVAEParameters:
@@ -333,6 +256,13 @@ def with_unit_encoder(p: LinearVAEParameters) -> LinearVAEParameters:
         p.noise_variance,
         p.prior_variance / p.D,
     )
+
+
+def with_latents(p: LinearVAEParameters, order: Array, signs: Array) -> LinearVAEParameters:
+    """The same model with its latents in another order, and times signs of their new places."""
+    prior = p.prior_variance if isinstance(p.prior_variance, float) else p.prior_variance[order]
+    W, V = p.W[:, order] * signs, p.V[order] * signs[:, None]
+    return LinearVAEParameters(W, V, p.D[order], p.noise_variance, prior)
 
 
 def gap_of_best_encoder(W: Array, noise_variance: float) -> float:

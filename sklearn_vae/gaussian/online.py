@@ -7,20 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from sklearn_vae.gaussian.arrays import Array
+from sklearn_vae.gaussian.spectrum import SMALLEST
 
 
 @dataclass(frozen=True, eq=False)
 class RunningCovariance:
     r"""Weight, mean and leading eigenpairs of the rows of a stream, older ones counting less.
 
-    The E-step of pPCA needs of a batch only products with the k directions of the model, S_b Q. So
+    The E-step of pPCA needs of a batch only products with the directions of the model, S_b Q. So
     the running average of these is all that is kept of the data, beside the mean and the trace;
     outside of them the covariance is what it is in the model, the same in every direction,
 
         S = Y H^-1 Y' + s (I - Q Q'),   Y = S Q,   H = Q' Y,
 
-    with s from the trace. The M-step takes the k leading eigenvectors of this S: they lie in the
-    span of Q and Y, so it costs O(d k^2). Without new rows nothing moves; a direction that the
+    with s from the trace. The M-step takes the leading eigenvectors of this S: they lie in the
+    span of Q and Y, so it costs O(d k^2). With a few directions more than the model has, those
+    that are about to be one of the first are followed before they are. Without new rows nothing moves; a direction that the
     rows turn to grows by its share of the batch over the gap of the variances, as a step of
     natural gradient would have it.
 
@@ -29,9 +31,9 @@ class RunningCovariance:
     n : float
         Sum of the weights of the rows.
     mean : array of shape (d,)
-    directions : array of shape (d, k)
+    directions : array of shape (d, m)
         Q, orthonormal.
-    values : array of shape (k,)
+    values : array of shape (m,)
         Variances along them, descending: H is diag(values).
     total_variance : float
         Trace of S, exactly that of the weighted rows.
@@ -39,7 +41,7 @@ class RunningCovariance:
     Raises
     ------
     ValueError
-        Of `of` and `add`, if the squares of the rows are not finite.
+        Of `of` and `add`, if the squares of the rows are not within the range of float64.
 
     References
     ----------
@@ -55,20 +57,24 @@ class RunningCovariance:
     total_variance: float
 
     @classmethod
-    def of(cls, X: Array, n_components: int) -> RunningCovariance:
+    def of(cls, X: Array, n_directions: int) -> RunningCovariance:
         """Of a first batch: its own leading directions, and any others where it has fewer."""
         n, d = X.shape
         with np.errstate(over="ignore", invalid="ignore"):
             mean = X.mean(axis=0)
             R = X - mean
-            _check_finite(np.vdot(R, R))
-        _, lengths, Vt = np.linalg.svd(R, full_matrices=False)
-        held = min(n_components, len(lengths))
+            variance = _checked(float(np.vdot(R, R)) / n)
+        # The smaller of the two products of the rows with themselves.
+        wide = n < d
+        values, vectors = np.linalg.eigh((R @ R.T if wide else R.T @ R) / n)
+        held = min(n_directions, int((values > 1e-14 * values[-1]).sum()))
+        values, vectors = values[::-1][:held], vectors[:, ::-1][:, :held]
         # What completes them must not be one of the axes, along which rows may have no variance.
-        spare = np.random.RandomState(0).standard_normal((d, n_components - held))
-        directions = np.linalg.qr(np.hstack([Vt[:held].T, spare]))[0]
-        values = np.concatenate([lengths[:held] ** 2 / n, np.zeros(n_components - held)])
-        return cls(float(n), mean, directions, values, float((lengths**2).sum()) / n)
+        spare = np.random.RandomState(0).standard_normal((d, n_directions - held))
+        found = R.T @ vectors / np.sqrt(n * values) if wide else vectors
+        directions = np.linalg.qr(np.hstack([found, spare]))[0]
+        values = np.concatenate([values, np.zeros(n_directions - held)])
+        return cls(float(n), mean, directions, values, variance)
 
     def add(self, X: Array, forgetting: float = 1.0) -> RunningCovariance:
         """With the rows of another batch, where all before count `forgetting` times as much."""
@@ -79,20 +85,25 @@ class RunningCovariance:
             mean = X.mean(axis=0)
             R, delta = X - mean, mean - self.mean
             trace = before * self.total_variance + np.vdot(R, R) + between * (delta @ delta)
-            _check_finite(trace)
+            variance = _checked(float(trace) / n)
         Y = before * (Q * self.values) + R.T @ (R @ Q) + between * np.outer(delta, delta @ Q)
-        directions, values = _leading_pairs(Q, Y / n, float(trace) / n)
+        directions, values = _leading_pairs(Q, Y / n, variance)
         moved = self.mean + (n_rows / n) * delta
-        return RunningCovariance(n, moved, directions, values, float(trace) / n)
+        return RunningCovariance(n, moved, directions, values, variance)
 
 
-def _check_finite(squares: float) -> None:
-    if not np.isfinite(squares):
-        raise ValueError(f"The rows of X must have finite squares, got a sum of {squares}.")
+def _checked(variance: float) -> float:
+    """The total variance, if it is a number that can be divided by."""
+    if SMALLEST < variance < np.inf:
+        return variance
+    raise ValueError(
+        "X must have rows that are not all the same, with squares within the range of float64, got "
+        f"a total variance of {variance:.3g}."
+    )
 
 
 def _leading_pairs(Q: Array, Y: Array, trace: float) -> tuple[Array, Array]:
-    """The k leading eigenvectors and eigenvalues of S, given Y = S Q and the trace of S."""
+    """As many leading eigenvectors and eigenvalues of S, given Y = S Q and the trace of S."""
     d, k = Q.shape
     basis, triangle = np.linalg.qr(np.hstack([Q, Y]))
     # Q again, orthonormal to rounding after any number of batches, and what is orthogonal to it.

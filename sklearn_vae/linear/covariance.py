@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from sklearn_vae.gaussian.linear_elbo import LinearElbo
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.spectrum import Spectrum
+from sklearn_vae.gaussian.spectrum import SMALLEST, Spectrum
 from sklearn_vae.linear.solvers import (
     SQUARES_HELD,
     centred_rows,
     check_mle,
-    check_n_components,
     count_components,
     eps_of,
     moments_of,
@@ -25,6 +24,17 @@ from sklearn_vae.linear.solvers import (
 from sklearn_vae.validation import check_memory, is_integer
 
 Array = NDArray[Any]
+
+
+def check_spread(variances: Array, mean: Array, dtype: Any) -> None:
+    """Raise ValueError unless rows with these moments differ, by more than rounding makes them."""
+    rounding = (4.0 * float(np.finfo(dtype).eps) * np.abs(mean)) ** 2
+    average = float(variances.mean())
+    if not (SMALLEST < average < np.inf and (variances > rounding).any()):
+        raise ValueError(
+            "X must have rows that are not all the same, with squares within the range of float64, "
+            f"got an average variance of {average:.3g} of {len(mean)} features."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +46,7 @@ class CovarianceOfRows:
     Raises
     ------
     ValueError
-        If the rows are all the same, or their squares are not finite.
+        If the rows are all the same, or their squares are beyond float64.
     MemoryError
         If (d, d) or (n, n) matrices, whichever are smaller, do not fit.
     """
@@ -60,13 +70,7 @@ class CovarianceOfRows:
             rows = cls(X, moments.mean, moments)
         else:
             rows = cls(X, X.mean(axis=0, dtype=np.float64), None)
-        # What rounding alone can leave of rows that are all the same is no variance.
-        rounding = 4.0 * float(np.finfo(X.dtype).eps) * float(np.abs(rows.mean).max())
-        if not rounding < rows.scale < np.inf:
-            raise ValueError(
-                "X must have rows that are not all the same, with finite squares, got an average "
-                f"variance of {rows.average_variance:.3g} of {d} features."
-            )
+        check_spread(rows.variances, rows.mean, X.dtype)
         return rows
 
     @property
@@ -78,6 +82,14 @@ class CovarianceOfRows:
     def n_features(self) -> int:
         """Number d of features."""
         return self.X.shape[1]
+
+    @property
+    def variances(self) -> Array:
+        """Of each feature, shape (d,)."""
+        if self.moments is not None:
+            return np.diagonal(self.moments.covariance)
+        with np.errstate(over="ignore"):
+            return np.einsum("ij,ij->j", self.centred, self.centred) / self.n_samples
 
     @property
     def average_variance(self) -> float:
@@ -110,7 +122,6 @@ class CovarianceOfRows:
 
     def count(self, n_components: Any) -> int:
         """The k that `n_components` means; ValueError if it does not fit the rows."""
-        check_n_components(n_components)
         most = min(self.X.shape)
         if is_integer(n_components) and not 1 <= n_components <= most:
             raise ValueError(

@@ -12,7 +12,16 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.gaussian.arrays import affine, row_blocks
+from sklearn_vae.gaussian.bounds import (
+    COLLAPSE_KL,
+    COLLAPSE_SHARE,
+    EntropyGap,
+    entropy_bound,
+    kl_per_dimension,
+)
+from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
+from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.validation import FLOAT_DTYPES, check_integer, check_latents
 
 Array = NDArray[Any]
@@ -162,13 +171,55 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         -------
         array of shape (n,)
         """
-        return self._marginal().log_prob(self._check_rows(X).astype(np.float64, copy=False))
+        return self._marginal().log_prob(self._check_rows(X))
 
     def get_covariance(self) -> Array:
         """C = W diag(alpha2) W' + sigma2 I, shape (d, d)."""
         check_is_fitted(self)
         W = self._marginal().loadings
         return W @ W.T + self.noise_variance_ * np.eye(len(W))
+
+    def _set_model(
+        self, p: LinearVAEParameters, mean: Array, dtype: Any, components: Array
+    ) -> None:
+        """The fitted parameters, in the precision of the rows."""
+        k = p.W.shape[1]
+        self.n_components_ = k
+        self.mean_ = mean.astype(dtype)
+        self.loadings_, self.encoder_weights_ = p.W.astype(dtype), p.V.astype(dtype)
+        self.components_ = with_positive_peaks(components).astype(dtype)
+        self.encoder_variance_ = p.D
+        self.prior_variance_ = np.broadcast_to(p.prior_variance, k).astype(np.float64)
+        self.noise_variance_ = float(p.noise_variance)
+
+    def _set_bound(
+        self, residual: float, second_moment: Array, active_bounds: tuple[str, ...]
+    ) -> None:
+        """What the bound and its parts are, from averages over the rows of the fitted model.
+
+        Parameters
+        ----------
+        residual : float
+            Of E_q |x - W z - mu|^2.
+        second_moment : array of shape (k,)
+            Of E_q z_h^2.
+        active_bounds : tuple of str
+        """
+        d, sigma2 = len(self.mean_), self.noise_variance_
+        squares, moment = residual / sigma2, second_moment / self.prior_variance_
+        log_ratio = np.log(self.encoder_variance_ / self.prior_variance_)
+        self.kl_per_dim_ = kl_per_dimension(moment, log_ratio)
+        reconstruction = -0.5 * (squares + d * math.log(2.0 * math.pi * sigma2))
+        self.elbo_ = reconstruction - float(self.kl_per_dim_.sum())
+        self.entropy_bound_ = entropy_bound(d, sigma2, log_ratio)
+        self.entropy_gap_ = EntropyGap.of(d, squares, moment, active_bounds)
+
+    def _collapsed(self, means: Array) -> Array:
+        """Dimensions that tell nothing of nearly all rows, whose posterior means these are."""
+        log_ratio = np.log(self.encoder_variance_ / self.prior_variance_)
+        moment = (means**2 + self.encoder_variance_) / self.prior_variance_
+        above = kl_per_dimension(moment, log_ratio) > COLLAPSE_KL
+        return np.flatnonzero(above.mean(axis=0) <= COLLAPSE_SHARE)
 
     def _marginal(self) -> LowRankGaussian:
         """The distribution of x, in float64."""

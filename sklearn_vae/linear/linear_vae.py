@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
-from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE, kl_per_dimension
-from sklearn_vae.gaussian.linear_elbo import LinearElbo, LinearVAEParameters, with_unit_encoder
+from sklearn_vae.gaussian.ascent import maximise
+from sklearn_vae.gaussian.linear_elbo import (
+    LinearElbo,
+    LinearVAEParameters,
+    residual_of_rows,
+    with_latents,
+    with_unit_encoder,
+)
 from sklearn_vae.gaussian.online import RunningCovariance
-from sklearn_vae.gaussian.spectrum import with_positive_peaks
-from sklearn_vae.linear.covariance import CovarianceOfRows
+from sklearn_vae.linear.covariance import CovarianceOfRows, check_spread
 from sklearn_vae.linear.encoded import EncodedLinearModel
 from sklearn_vae.linear.solvers import check_n_components
 from sklearn_vae.validation import (
@@ -38,7 +42,10 @@ SOLVERS = {"em": 1000, "adam": 10000, "stochastic": 200}
 PARAMETRIZATIONS = ("standard", "unit_encoder")
 
 # Least noise variance that is learned, as a share of the average variance of a feature.
-NOISE_FLOOR = 1e-10
+NOISE_FLOOR = 1e-12
+
+# Directions of the rows that are followed beside those of W.
+SPARE_DIRECTIONS = 8
 
 # Start where pPCA with as many components leaves no noise, as a share of the same.
 NOISE_START = 0.1
@@ -69,7 +76,7 @@ class LinearVAE(EncodedLinearModel):
     n_components : int, float, "mle" or None, default=2
         k, as :class:`PPCA` takes it.
     noise_variance : float, default=None
-        sigma2 > 0, held fixed. None estimates it, down to 1e-10 of the average variance of a
+        sigma2 > 0, held fixed. None estimates it, down to 1e-12 of the average variance of a
         feature.
     noise_variance_init : float, default=None
         Where "adam" and "stochastic" start to learn sigma2; None: the maximum likelihood of pPCA
@@ -88,8 +95,9 @@ class LinearVAE(EncodedLinearModel):
     max_iter : int, default=None
         Iterations of "em", steps of "adam", epochs of "stochastic"; None: 1000, 10000, 200.
     tol : float, default=1e-10
-        "em" ends when iterations can be expected to add less to the bound, in nats per sample;
-        "adam" when the average bound of 100 steps and that of the 100 before differ by less.
+        "em" ends when less is left to gain, in nats per sample; "adam" when the average bound of
+        100 steps and that of the 100 before differ by less, which says nothing of how far the
+        maximum is: `entropy_gap_` does.
     batch_size : int, default=None
         Rows in a step of "stochastic"; None: all.
     n_mc_samples : int, default=1
@@ -98,7 +106,8 @@ class LinearVAE(EncodedLinearModel):
         Of `partial_fit`, in (0, 1]: what all earlier rows count at each batch, of what they
         counted before. Rows of about 1 / (1 - forgetting) batches are remembered.
     device : str or torch.device, default="auto"
-        Of "adam" and "stochastic"; "auto" takes CUDA where there is one.
+        Of "adam" and "stochastic"; "auto" takes CUDA where there is one. There "stochastic"
+        multiplies in TF32.
     verbose : int, default=0
         Above 0 "adam" and "stochastic" show their progress.
     random_state : int, RandomState instance or None, default=None
@@ -213,7 +222,7 @@ class LinearVAE(EncodedLinearModel):
         Parameters
         ----------
         X : array-like of shape (n, d)
-            At least two rows, not all the same unless `noise_variance` is given.
+            At least two rows, not all the same.
         y : Ignored
 
         Returns
@@ -228,8 +237,8 @@ class LinearVAE(EncodedLinearModel):
         MemoryError
             If the covariance, or where n < d the (n, n) products of the rows, do not fit.
         FloatingPointError
-            If training diverges. The model then has the last finite parameters, and all its
-            methods work.
+            If training diverges. The model then has finite parameters of at most 100 steps, or
+            one epoch, before, and all its methods work.
         """
         self._check_parameters()
         with all_or_nothing(self):
@@ -249,17 +258,21 @@ class LinearVAE(EncodedLinearModel):
     def partial_fit(self, X: Any, y: Any = None) -> LinearVAE:
         """Go on with a batch of rows from a stream: online EM, in O(d k) memory.
 
-        The earlier rows are remembered by their mean, the trace of their covariance and its k
-        leading eigenpairs, and count `forgetting` times what they counted before; of the first
-        batch, or a `fit` with solver "em", these are exact. `entropy_bound_` tracks the
-        log-likelihood without a second look at any row. Without forgetting, and where rows are few
-        enough to be kept, :meth:`PPCA.partial_fit` is exact.
+        The earlier rows are remembered by their mean, the trace of their covariance and k + 8 of
+        its eigenpairs, and count `forgetting` times what they counted before; of the first batch,
+        or a `fit` with solver "em", these are exact. `entropy_bound_` tracks the log-likelihood
+        without a second look at any row: of rows to come, where the stream has not just changed,
+        it is above by about the number of free parameters over that of the rows remembered, half
+        a nat where these are 500 of 30 features and k is 4. It means nothing while fewer than
+        k + 2 rows are. Where the (d, d) covariance can be kept, and nothing has to be forgotten,
+        :meth:`PPCA.partial_fit` is exact.
+
+        `n_components` must stay what it was; other parameters hold from the next batch on.
 
         Parameters
         ----------
         X : array-like of shape (n, d)
-            One row or more; the first batch at least two, not all the same unless
-            `noise_variance` is given.
+            One row or more; the first batch at least two, not all the same.
         y : Ignored
 
         Returns
@@ -289,31 +302,50 @@ class LinearVAE(EncodedLinearModel):
                 ensure_min_samples=2 if first else 1,
                 reset=first,
             )
+            k = self._count_of_stream(X.shape[1], first)
             rows = X.astype(np.float64, copy=False)
             if first:
-                k: Any = self.n_components
-                if not is_integer(k) or not 1 <= k <= X.shape[1]:
-                    raise ValueError(
-                        "n_components must be an integer between 1 and n_features = "
-                        f"{X.shape[1]} for partial_fit, got {k!r}."
-                    )
-                dtype, history, n_before = X.dtype, {}, 0
-                stream = RunningCovariance.of(rows, k)
+                with np.errstate(over="ignore"):
+                    check_spread(rows.var(axis=0), rows.mean(axis=0), X.dtype)
+                m = min(k + SPARE_DIRECTIONS, X.shape[1])
+                stream, dtype = RunningCovariance.of(rows, m), X.dtype
             else:
-                dtype = np.result_type(self.loadings_.dtype, X.dtype)
-                history, n_before = self.history_, self.n_iter_
                 stream = self._stream.add(rows, self.forgetting)
-            self._follow(stream, dtype, history)
+                dtype = np.result_type(self.loadings_.dtype, X.dtype)
+            n_before = 0 if first else self.n_iter_
+            history = {} if first else self.history_
+            self._follow(stream, dtype, k)
+            now = {"bound": self.elbo_, "noise_variance": self.noise_variance_}
+            self._set_history(*(np.append(history.get(name, []), now[name]) for name in now))
             self.n_iter_ = n_before + 1
         return self
+
+    def _count_of_stream(self, n_features: int, first: bool) -> int:
+        """The k of a stream, which its first batch, or the fit before it, decides."""
+        k: Any = self.n_components
+        if not first:
+            if is_integer(k) and k != self.n_components_:
+                raise ValueError(
+                    f"n_components must stay {self.n_components_}, as it was when the stream "
+                    f"began, got {k}."
+                )
+            return self.n_components_
+        if is_integer(k) and k <= n_features:
+            return int(k)
+        raise ValueError(
+            f"n_components must be an integer between 1 and n_features = {n_features} for "
+            f"partial_fit, got {k!r}."
+        )
 
     def _ascend(self, rows: CovarianceOfRows, k: int) -> None:
         """By closed forms: from a random start, since nothing has to be known of the solution."""
         random_state = check_random_state(self.random_state)
-        start = random_state.standard_normal((rows.n_features, k))
+        m = min(k + SPARE_DIRECTIONS, *rows.X.shape)
         history = []
-        for step in rows.elbo.maximise(
-            start,
+        for step in maximise(
+            rows.elbo,
+            random_state.standard_normal((rows.n_features, m)),
+            k,
             self._noise(),
             least_noise=NOISE_FLOOR * rows.average_variance,
             tol=self.tol,
@@ -331,10 +363,12 @@ class LinearVAE(EncodedLinearModel):
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        self._set_model(last.parameters, rows.elbo, rows.mean, rows.X.dtype, last.directions)
-        self.n_samples_ = float(rows.n_samples)
+        p = self._in_parametrization(last.parameters, last.directions)
+        self._set_fit(rows, p, last.directions[:, :k].T, ())
+        self.collapsed_dims_ = _empty_columns(p)
+        total = rows.elbo.total_variance
         self._stream = RunningCovariance(
-            float(rows.n_samples), rows.mean, last.directions, last.values, rows.elbo.total_variance
+            float(rows.n_samples), rows.mean, last.directions, last.values, total
         )
 
     def _train(self, rows: CovarianceOfRows, k: int) -> FloatingPointError | None:
@@ -342,9 +376,10 @@ class LinearVAE(EncodedLinearModel):
         from sklearn_vae.linear.trained import Options, by_bound, by_draws
 
         learn_noise, average = self.noise_variance is None, rows.average_variance
-        start = self._noise() or self.noise_variance_init or rows.spectrum.noise_variance(k)
-        if learn_noise and start <= NOISE_FLOOR * average:
-            start = NOISE_START * average
+        start = self._noise() or self.noise_variance_init
+        if start is None:
+            start = rows.spectrum.noise_variance(k)
+            start = start if start > NOISE_FLOOR * average else NOISE_START * average
         random_state = check_random_state(self.random_state)
         options = Options(
             n_components=k,
@@ -367,98 +402,66 @@ class LinearVAE(EncodedLinearModel):
                 n_mc_samples=self.n_mc_samples,
                 device=self.device,
             )
-        if training.interrupted:
-            warnings.warn(
-                f"Training was interrupted after {len(training.bound)} iterations: LinearVAE keeps "
-                "what it had learned.",
-                stacklevel=3,
-            )
         self._set_history(training.bound, training.noise_variance)
         self.n_iter_ = len(training.bound) - (self.solver == "adam")
-        self._set_model(training.parameters, rows.elbo, rows.mean, rows.X.dtype)
-        self.n_samples_ = float(rows.n_samples)
-        self.collapsed_dims_ = self._collapsed(rows.centred @ self.encoder_weights_.T)
+        if training.interrupted:
+            warnings.warn(
+                f"Training was interrupted after {self.n_iter_} iterations: LinearVAE keeps what "
+                "it had learned.",
+                stacklevel=3,
+            )
+        p = _by_length(training.parameters)
+        W = p.W * np.sqrt(p.prior_variance)
+        components = np.linalg.svd(W, full_matrices=False)[0].T
+        self._set_fit(rows, p, components, training.active_bounds)
+        self.collapsed_dims_ = self._collapsed(rows.centred @ p.V.T)
         return training.error
 
-    def _follow(self, stream: RunningCovariance, dtype: Any, history: dict[str, Array]) -> None:
-        """The maximum for what is remembered of a stream."""
-        average = stream.total_variance / len(stream.mean)
-        if average == 0.0:
-            raise ValueError("The first batch must have rows that are not all the same.")
-        k, d = len(stream.values), len(stream.mean)
-        elbo = LinearElbo(stream.values, n_features=d, total_variance=stream.total_variance)
-        p = elbo.best_along(np.eye(k), stream.values, self._noise(), NOISE_FLOOR * average)
-        self._set_model(p, elbo, stream.mean, dtype, stream.directions, stream.directions)
-        self._set_history(
-            np.append(history.get("bound", []), self.elbo_),
-            np.append(history.get("noise_variance", []), self.noise_variance_),
-        )
+    def _set_fit(
+        self,
+        rows: CovarianceOfRows,
+        p: LinearVAEParameters,
+        components: Array,
+        active_bounds: tuple[str, ...],
+    ) -> None:
+        self._set_model(p, rows.mean, rows.X.dtype, components)
+        bounds = self._floor_if_held(rows.average_variance) + active_bounds
+        # Not the covariance's residual, a difference: see there.
+        residual = residual_of_rows(rows.centred, p)
+        self._set_bound(residual, rows.elbo.second_moment(p), bounds)
+        self.n_samples_ = float(rows.n_samples)
+
+    def _follow(self, stream: RunningCovariance, dtype: Any, k: int) -> None:
+        """The maximum for what is remembered of a stream, in coordinates of its directions."""
+        average, d = stream.total_variance / len(stream.mean), len(stream.mean)
+        values, directions = stream.values[:k], stream.directions[:, :k]
+        elbo = LinearElbo(values, n_features=d, total_variance=stream.total_variance)
+        p = elbo.best_along(np.eye(k), values, self._noise(), NOISE_FLOOR * average)
+        p = self._in_parametrization(p, directions)
+        W, V = directions @ p.W, p.V @ directions.T
+        self._set_model(p._replace(W=W, V=V), stream.mean, dtype, directions.T)
+        bounds = self._floor_if_held(average)
+        self._set_bound(elbo.residual(p), elbo.second_moment(p), bounds)
+        self.collapsed_dims_ = _empty_columns(p)
         self.n_samples_ = stream.n
         self._stream = stream
+
+    def _in_parametrization(self, p: LinearVAEParameters, directions: Array) -> LinearVAEParameters:
+        """Of columns along directions, with the sign that makes the largest entry positive."""
+        if self.parametrization == "unit_encoder":
+            p = with_unit_encoder(p)
+        k = len(p.D)
+        return with_latents(p, np.arange(k), _signs(directions[:, :k]))
+
+    def _floor_if_held(self, average_variance: float) -> tuple[str, ...]:
+        """The bound of the noise variance, if it holds the fitted one."""
+        least = NOISE_FLOOR * average_variance * (1.0 + 1e-9)
+        held = self.noise_variance is None and self.noise_variance_ <= least
+        return ("noise variance",) if held else ()
 
     def _set_history(self, bound: Any, noise_variance: Any) -> None:
         self.elbo_history_ = np.asarray(bound)
         self.history_ = {"bound": self.elbo_history_, "noise_variance": np.asarray(noise_variance)}
-
-    def _set_model(
-        self,
-        p: LinearVAEParameters,
-        elbo: LinearElbo,
-        mean: Array,
-        dtype: Any,
-        directions: Array | None = None,
-        basis: Array | None = None,
-    ) -> None:
-        """All fitted attributes that parameters and the bound give.
-
-        Parameters
-        ----------
-        p : LinearVAEParameters
-        elbo : LinearElbo
-            In the coordinates of `p`.
-        mean : array of shape (d,)
-        dtype : dtype
-        directions : array of shape (d, k), default=None
-            Orthonormal, along which the columns of W are; in descending order of their length.
-            None where a gradient led to W, and it has columns in any order.
-        basis : array of shape (d, r), default=None
-            Of the coordinates of `p`; None: those of the features.
-        """
-        k = p.W.shape[1]
-        if directions is not None and self.parametrization == "unit_encoder":
-            p = with_unit_encoder(p)
-        alpha2 = np.broadcast_to(p.prior_variance, k)
-        kl, bound, gap = elbo.kl_per_dimension(p), elbo.value(p), elbo.entropy_gap(p)
-        least = NOISE_FLOOR * elbo.total_variance / elbo.n_features
-        if self.noise_variance is None and p.noise_variance <= least * (1.0 + 1e-9):
-            gap = replace(gap, active_bounds=("noise variance",))
-        W, V = (p.W, p.V) if basis is None else (basis @ p.W, p.V @ basis.T)
-        if directions is None:
-            order = np.argsort(-(W**2).sum(axis=0) * alpha2, kind="stable")
-            W, V, kl, alpha2 = W[:, order], V[order], kl[order], alpha2[order]
-            gap = replace(gap, dimensions=gap.dimensions[order])
-            p = p._replace(D=p.D[order])
-            signs = _signs(W)
-            directions = np.linalg.svd(W * np.sqrt(alpha2), full_matrices=False)[0]
-        else:
-            signs = _signs(directions)
-        self.n_components_ = k
-        self.mean_ = mean.astype(dtype)
-        self.loadings_ = (W * signs).astype(dtype)
-        self.components_ = with_positive_peaks(directions.T).astype(dtype)
-        self.encoder_weights_ = (V * signs[:, None]).astype(dtype)
-        self.encoder_variance_, self.prior_variance_ = p.D, alpha2.copy()
-        self.noise_variance_ = float(p.noise_variance)
-        self.kl_per_dim_, self.elbo_, self.entropy_gap_ = kl, bound, gap
-        self.entropy_bound_ = elbo.entropies(p)
-        self.collapsed_dims_ = np.flatnonzero(~self.loadings_.any(axis=0))
-
-    def _collapsed(self, means: Array) -> Array:
-        """Dimensions that tell nothing of nearly all rows, whose posterior means these are."""
-        log_ratio = np.log(self.encoder_variance_ / self.prior_variance_)
-        moment = (means**2 + self.encoder_variance_) / self.prior_variance_
-        above = kl_per_dimension(moment, log_ratio) > COLLAPSE_KL
-        return np.flatnonzero(above.mean(axis=0) <= COLLAPSE_SHARE)
 
     def _noise(self) -> float | None:
         return None if self.noise_variance is None else float(self.noise_variance)
@@ -467,7 +470,7 @@ class LinearVAE(EncodedLinearModel):
         return int(self.max_iter or SOLVERS[self.solver])
 
     def _check_parameters(self) -> None:
-        check_n_components(self.n_components)
+        check_n_components(self.n_components, at_least=1)
         check_noise_variance(self.noise_variance)
         check_noise_variance(self.noise_variance_init, "noise_variance_init")
         if self.noise_variance is not None and self.noise_variance_init is not None:
@@ -487,6 +490,16 @@ class LinearVAE(EncodedLinearModel):
             raise ValueError(f"forgetting must be in (0, 1], got {self.forgetting!r}.")
         if not isinstance(self.verbose, bool):
             check_integer("verbose", self.verbose, at_least=0)
+
+
+def _by_length(p: LinearVAEParameters) -> LinearVAEParameters:
+    """Latents by descending length of their columns, each's largest entry positive."""
+    order = np.argsort(-(p.W**2).sum(axis=0) * p.prior_variance, kind="stable")
+    return with_latents(p, order, _signs(p.W[:, order]))
+
+
+def _empty_columns(p: LinearVAEParameters) -> Array:
+    return np.flatnonzero(~p.W.any(axis=0))
 
 
 def _signs(columns: Array) -> Array:

@@ -42,16 +42,16 @@ SVD_SOLVERS = ("auto", "full", "covariance_eigh", "arpack", "randomized")
 SQUARES_HELD = 7
 
 
-def check_n_components(n_components: Any) -> None:
+def check_n_components(n_components: Any, *, at_least: int = 0) -> None:
     """Raise unless `n_components` is of a kind that PCA takes, whatever the data."""
     if n_components is None or (isinstance(n_components, str) and n_components == "mle"):
         return
-    if is_integer(n_components) and n_components >= 0:
+    if is_integer(n_components) and n_components >= at_least:
         return
     if not is_integer(n_components) and is_real(n_components) and 0 < n_components < 1:
         return
     raise ValueError(
-        "n_components must be None, an integer >= 0, a float in (0, 1) or 'mle', "
+        f"n_components must be None, an integer >= {at_least}, a float in (0, 1) or 'mle', "
         f"got {n_components!r}."
     )
 

@@ -28,7 +28,12 @@ from sklearn_vae.nn.adam import Adam
 from sklearn_vae.nn.likelihoods import GaussianLikelihood
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.objectives import elbo
-from sklearn_vae.nn.posteriors import DiagonalPrior, SharedPosterior, StandardPrior
+from sklearn_vae.nn.posteriors import (
+    LOG_VARIANCE_RANGE,
+    DiagonalPrior,
+    SharedPosterior,
+    StandardPrior,
+)
 
 Array = NDArray[Any]
 
@@ -76,6 +81,7 @@ class Training(NamedTuple):
     noise_variance: Array
     error: FloatingPointError | None
     interrupted: bool
+    active_bounds: tuple[str, ...] = ()
 
 
 def by_bound(rows: CovarianceOfRows, options: Options, *, tol: float, device: Any) -> Training:
@@ -126,6 +132,11 @@ def by_bound(rows: CovarianceOfRows, options: Options, *, tol: float, device: An
                 bar.update()
         except KeyboardInterrupt:
             interrupted = True
+            p = state.parameters()
+            if len(history) and math.isfinite(value := bound.value(p)):
+                history.append((value, p.noise_variance))
+            else:
+                state.restore(kept)
         except FloatingPointError as diverged:
             state.restore(kept)
             error = diverged
@@ -270,7 +281,9 @@ def by_draws(
     net.drop_unfinished_epoch()
     module = net.module_
     with torch.no_grad():
-        variance, prior = module.posterior.log_variance.exp(), module.prior().variance
+        q = module.posterior(x.new_zeros(1, options.n_components))
+        variance, prior = q.variance[0], module.prior().variance
+        held = bool((q.log_variance.abs() >= LOG_VARIANCE_RANGE[1]).any())
     parameters = LinearVAEParameters(
         _to_host(module.decoder.weight),
         _to_host(module.encoder.weight),
@@ -282,7 +295,8 @@ def by_draws(
         np.array([epoch[name] for epoch in net.history]) for name in ("bound", "noise_variance")
     )
     interrupted = error is None and len(bound) < options.max_iter
-    return Training(_in_units_of_data(parameters, scale), bound, noise, error, interrupted)
+    bounds = ("posterior variance",) if held else ()
+    return Training(_in_units_of_data(parameters, scale), bound, noise, error, interrupted, bounds)
 
 
 def _module(n_features: int, options: Options, dtype: torch.dtype) -> VAEModule:

@@ -1,5 +1,6 @@
 """LinearVAE.partial_fit: online EM, and the bound that tracks the likelihood."""
 
+import pickle
 import re
 
 import numpy as np
@@ -141,6 +142,35 @@ def test_other_solvers_have_no_partial_fit():
     assert "needs solver='em', got solver='adam'" in str(raised.value.__cause__)
 
 
+def test_a_stream_can_be_put_away_and_its_parameters_changed():
+    batches = [batch for batch, _ in stream(20)]
+    straight, stored = LinearVAE(K, forgetting=0.9), LinearVAE(K, forgetting=0.9)
+    for batch in batches:
+        straight.partial_fit(batch)
+        stored = pickle.loads(pickle.dumps(stored.partial_fit(batch)))
+    assert stored.elbo_history_.tolist() == straight.elbo_history_.tolist()
+    stored.set_params(parametrization="unit_encoder", noise_variance=1.5).partial_fit(batches[0])
+    straight.set_params(noise_variance=1.5).partial_fit(batches[0])
+    assert stored.elbo_ == pytest.approx(straight.elbo_)
+    np.testing.assert_array_equal(stored.encoder_variance_, 1.0)
+    with pytest.raises(ValueError, match="n_components must stay 4, as it was when the stream"):
+        stored.set_params(n_components=5).partial_fit(batches[0])
+    assert stored.n_iter_ == 21
+
+
+def test_directions_that_are_close_and_new_ones_are_not_missed():
+    # One direction is kept for the model: a rotation to the next, and to one that appears late,
+    # has to be seen in what is kept beside it.
+    rng = np.random.default_rng(0)
+    scales = np.sqrt([5.0, 4.5, *np.linspace(1.0, 0.5, 28)])
+    for _ in range(5):
+        vae, X = LinearVAE(1), rng.normal(size=(8000, 30)) * scales
+        X[3000:, 10] *= 5.0
+        for batch in np.split(X, 400):
+            vae.partial_fit(batch)
+        assert vae.score(X) > PPCA(1).fit(X).elbo_ - 0.05
+
+
 def test_a_bad_batch_leaves_what_was_learned():
     X = next(stream(1))[0]
     vae = LinearVAE(K).partial_fit(X)
@@ -149,12 +179,19 @@ def test_a_bad_batch_leaves_what_was_learned():
         vae.partial_fit(np.full((2, D), np.nan))
     with pytest.raises(ValueError, match="30 features"):
         vae.partial_fit(X[:, :5])
-    with pytest.raises(ValueError, match="finite squares"):
+    with pytest.raises(ValueError, match="squares within the range of float64"):
         vae.partial_fit(X * 1e200)
     assert vae.score(X) == before
     assert vae.n_iter_ == 1
     with pytest.raises(ValueError, match="rows that are not all the same"):
-        LinearVAE(K).partial_fit(np.ones((3, D)))
+        LinearVAE(K).partial_fit(np.full((3, D), 0.1))
+
+    def forget():
+        for _ in range(300):
+            vae.set_params(forgetting=1e-4).partial_fit(X[:1])
+
+    with pytest.raises(ValueError, match="rows that are not all the same"):
+        forget()
     trained = LinearVAE(K, solver="adam", max_iter=1).fit(X).set_params(solver="em")
     with pytest.raises(ValueError, match="the model was trained with another"):
         trained.partial_fit(X)
