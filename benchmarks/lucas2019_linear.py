@@ -68,7 +68,7 @@ def check(curves, ks, common, sigma2, X, spectrum, verdict):
     verdict.claim(f"at k = {k} PPCA and a dense matrix agree with it, to {error:.1e}", error < 1e-6)
 
 
-def draw(curves, ks, common, path):
+def draw(curves, elbos, ks, common, path):
     """The figure."""
     import matplotlib
 
@@ -83,6 +83,7 @@ def draw(curves, ks, common, path):
     }
     for (name, curve), style in zip(curves.items(), ["-", "-", "--"], strict=True):
         axes.plot(ks, curve, style, label=labels[name])
+    axes.plot(list(elbos), list(elbos.values()), "x", color="black", label="best ELBO, linear VAE")
     axes.plot(common, curves["mle"][ks.index(common)], "ko", markersize=4)
     axes.set(
         xlabel="components k",
@@ -113,13 +114,13 @@ def main():
     }
     print(f"rank {spectrum.rank}; sigma2 = {sigma2:.6f} at k = {common}")
     print("    k" + "".join(f"{name:>22s}" for name in [*curves, "best ELBO"]))
-    short = {}
+    short, elbos = {}, {}
     for k in sorted({*ks[:: max(len(ks) // 12, 1)], common, ks[-1]}):
         line = f"{k:5d}" + "".join(f"{curve[k]:22.3f}" for curve in curves.values())
         if k > 0:
-            elbo = LinearVAE(k, random_state=0).fit(X).elbo_
-            short[k] = curves["mle"][k] - elbo
-            line += f"{elbo:22.3f}"
+            elbos[k] = LinearVAE(k, random_state=0).fit(X).elbo_
+            short[k] = curves["mle"][k] - elbos[k]
+            line += f"{elbos[k]:22.3f}"
         print(line, flush=True)
     worst = max(short, key=lambda k: abs(short[k]))
     verdict.claim(
@@ -142,7 +143,7 @@ def main():
             peak == 176 and abs(found - 706.50) <= 0.01,
         )
     if arguments.output:
-        draw(curves, ks, common, arguments.output)
+        draw(curves, elbos, ks, common, arguments.output)
     verdict.exit()
 
 
