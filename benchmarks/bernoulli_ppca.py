@@ -134,7 +134,7 @@ def fits(X, k, tol, verdict):
         verdict.claim(f"{inference}: entropies are {apart:.1e} from the bound", apart < tolerance)
     linear, free = models.values()
     other = BernoulliPPCA(k, inference="per_sample")
-    other.__dict__.update(vars(linear))
+    other.__dict__.update({**vars(linear), "inference": "per_sample"})
     del other.encoder_weights_, other.encoder_variance_
     gap = other.score(X) - linear.elbo_
     print(f"  amortisation gap of the linear fit: {gap:.4f} nats per sample")

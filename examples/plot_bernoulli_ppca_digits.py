@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
+from scipy.special import xlog1py, xlogy
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
@@ -52,7 +53,7 @@ for name, of_sizes in models.items():
     for model in of_sizes:
         found = model.inverse_transform(model.transform(test))
         choices = [np.clip(found, margin, 1 - margin) for margin in margins[name]]
-        nats = [-(test * np.log(p) + (1 - test) * np.log1p(-p)).sum(axis=1) for p in choices]
+        nats = [-(xlogy(test, p) + xlog1py(1 - test, -p)).sum(axis=1) for p in choices]
         costs[name].append(np.mean(nats, axis=1).min())
         if model.n_components == k:
             values[name] = found

@@ -69,7 +69,9 @@ def check_real(
     low = at_least is None or (is_real(value) and value >= at_least)
     if is_real(value) and low and (above is None or value > above):
         return
-    bound = f" >= {at_least}" if at_least is not None else f" > {above}"
+    bound = (
+        f" >= {at_least}" if at_least is not None else f" > {above}" if above is not None else ""
+    )
     raise ValueError(f"{name} must be a finite number{bound}, got {value!r}.")
 
 

@@ -66,6 +66,7 @@ def maximise(
     tol : float, default=1e-10
         Ends when less is left to gain, in nats per sample.
     max_iter : int, default=1000
+        The first takes the best directions in the span of the start.
 
     Yields
     ------
@@ -73,7 +74,7 @@ def maximise(
     """
     k, m = n_components, start.shape[1]
     basis, added, before = start, start[:, :0], start
-    for iteration in range(max_iter + 1):
+    for iteration in range(max_iter):
         basis, whole = _orthonormal(elbo, basis)
         S_basis = elbo.times(basis)
         values, E = _leading(basis.T @ S_basis, m)

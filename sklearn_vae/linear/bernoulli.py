@@ -43,8 +43,10 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     whose posterior is not Gaussian; q(z|x) = N(m, diag D) stands in for it, and the evidence lower
     bound E_q log p(x|z) - KL(q || p) for the log-likelihood. The logit w_j' z + mu_j is normal
     under q, so the bound is a sum of integrals of one dimension: it is computed to ten digits,
-    with its gradient, and climbed by L-BFGS. Fits, scores and posteriors are deterministic but for
-    the little noise that is added to the first loadings.
+    with its gradient, and climbed by L-BFGS, to a maximum that need not be the only one. Fits,
+    scores and posteriors are deterministic but for the little noise that is added to the first
+    loadings. With more features than rows the bound of the training data may be far above that of
+    others, as with any model of so many parameters: choose k by cross-validation.
 
     Parameters
     ----------
@@ -54,8 +56,8 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         What q(z|x) is. "linear": N(V (x - mean), diag D), an encoder shared by all rows. (V applies
         to x less the mean of the data: any other offset the decoder's mu makes up for.)
         "per_sample": means and variances of each row's own, the best for it, also for new rows in
-        `transform` and `score`. That closes the gap of the shared encoder; a row costs O(d k^2)
-        and the solution of k linear equations several times, instead of O(d k).
+        `transform` and `score`. That closes the gap of the shared encoder, at several solutions
+        of 2k linear equations a row and ten times as long for each evaluation of the bound.
     binarize : float or None, default=None
         Threshold: an entry counts as 1 if it is above, else as 0. None takes entries in [0, 1] as
         they are; one between is a soft bit, the probability of a 1.
@@ -71,9 +73,9 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     mean_ : array of shape (d,)
         Mean of the bits.
     intercept_ : array of shape (d,)
-        mu, the logits at z = 0. Of a feature that is 0 or 1 in all n rows, for which the bound has
-        its maximum at infinity, the log-odds with half a count added to both sides; such a feature
-        has loadings 0.
+        mu, the logits at z = 0. Of a feature that is 0 or 1 in all n rows (to 1e-6 in their sum),
+        for which the bound has its maximum at infinity, the log-odds with half a count added to
+        both sides; such a feature has loadings 0.
     loadings_ : array of shape (d, k)
         W, columns by descending length, the largest entry of each positive.
     components_ : array of shape (k, d)
@@ -90,7 +92,7 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     elbo_ : float
         The bound of the training data, in nats per sample.
     elbo_history_ : array of shape (n_iter_ + 1,)
-        The same at the start and after each iteration; it never falls.
+        The same at the start and after each iteration; to rounding it never falls.
     entropy_bound_ : float
         H[q(z|x)] - H[p(z)] - E_q H[p(x|z)] averaged over the training data, in nats per sample
         (of features that are constant E log p(x|z) in place of minus the entropy). Equal to
@@ -177,15 +179,17 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 )
             rng = check_random_state(self.random_state)
             fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng)
+            if not fit.converged:
+                last = fit.history[-1 - WINDOW :]
+                warnings.warn(
+                    f"BernoulliPPCA has not converged after {len(fit.history) - 1} iterations, of "
+                    f"max_iter={self.max_iter}: the last {len(last) - 1} raised the bound by "
+                    f"{last[-1] - last[0]:.2g} nats per sample, and tol={self.tol}. Increase "
+                    "max_iter or tol.",
+                    ConvergenceWarning,
+                    stacklevel=2,
+                )
             self._set_model(X, fit)
-        if not fit.converged:
-            warnings.warn(
-                f"BernoulliPPCA has not converged after max_iter={self.max_iter} iterations: the "
-                f"last {WINDOW} raised the bound by {fit.risen:.2g} nats per sample, and "
-                f"tol={self.tol}. Increase max_iter or tol.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
         return self
 
     def _set_model(self, X: np.ndarray, fit: BernoulliFit) -> None:
@@ -206,13 +210,12 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             (terms.kl > COLLAPSE_KL).mean(axis=0) <= COLLAPSE_SHARE
         )
         self.elbo_ = float(terms.bound.mean())
-        constant = (self.mean_ == 0.0) | (self.mean_ == 1.0)
-        off = (
-            self.mean_ - expit(fit.mu)
-        ) * fit.mu  # what each adds to the bound less the entropies
-        self.entropy_bound_ = float(terms.entropies.mean() + off[constant].sum())
+        # What features that were left out add to the bound less the entropies.
+        left_out = ~fit.W.any(axis=1)
+        off = (self.mean_ - expit(fit.mu)) * fit.mu
+        self.entropy_bound_ = float(terms.entropies.mean() + off[left_out].sum())
         self.elbo_history_ = fit.history
-        self.n_iter_ = max(len(fit.history) - 1, 1)
+        self.n_iter_ = len(fit.history) - 1
 
     def transform(self, X: Any) -> np.ndarray:
         """Posterior mean of z for each row.
@@ -224,7 +227,7 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Returns
         -------
         Z : array of shape (n, k)
-            In the precision of X, as all that follows: float32 stays float32.
+            In the precision of X, as what `posterior` gives: float32 stays float32.
         """
         check_is_fitted(self)
         X = self._check_bits(X, reset=False)
@@ -382,7 +385,8 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             )
         if self.binarize is not None:
             check_real("binarize", self.binarize)
-            return (self.binarize < X).astype(X.dtype)
+            # In float64, whatever kind of number the threshold is.
+            return (np.float64(self.binarize) < X).astype(X.dtype)
         if X.min() >= 0.0 and X.max() <= 1.0:
             return X
         row, column = np.argwhere((X < 0.0) | (X > 1.0))[0]

@@ -22,10 +22,15 @@ from sklearn_vae.linear.ppca import PPCA
 # single one may raise it by little while the next ones do not.
 WINDOW = 10
 _MEMORY = 20
-# Largest gradient at which nothing is left to gain.
+# Largest gradient at which nothing is left to gain, and at which a search along a line that finds
+# nothing may be taken to be at the maximum, where rounding hides the rest.
 _GRADIENT = 1e-10
+_GRADIENT_OF_ROUNDING = 1e-6
 # Added to the first loadings: a column of zeros is a stationary point.
 _NOISE = 1e-2
+# What the bits of a feature must add up to, from 0 or from 1, to be something to learn from: soft
+# bits may be as small as a sigmoid makes them, and loadings grow with the odds.
+_LEAST_COUNT = 1e-6
 # Largest first loading: those of rare bits would be far too large.
 _LARGEST = 4.0
 
@@ -34,8 +39,7 @@ _LARGEST = 4.0
 class BernoulliFit:
     """Parameters that maximise the bound, those of the encoder None without one.
 
-    `history` is the bound at the start and after each iteration; `risen` what the last `WINDOW`
-    iterations added, in nats per sample.
+    `history` is the bound at the start and after each iteration, in nats per sample.
     """
 
     W: np.ndarray
@@ -44,11 +48,6 @@ class BernoulliFit:
     D: np.ndarray | None
     history: np.ndarray
     converged: bool
-
-    @property
-    def risen(self) -> float:
-        """By how much the last iterations raised the bound."""
-        return float(self.history[-1] - self.history[-1 - WINDOW :][0])
 
 
 def fit_bernoulli(
@@ -73,13 +72,13 @@ def fit_bernoulli(
     """
     (n, d), k = X.shape, n_components
     mean = X.mean(axis=0, dtype=np.float64)
-    varying = (mean > 0.0) & (mean < 1.0)
+    varying = n * np.minimum(mean, 1.0 - mean) > _LEAST_COUNT
     # Half a count: the maximum is at infinity.
     mu = logit((n * mean + 0.5) / (n + 1.0))
     constant = mean[~varying] * mu[~varying] - np.logaddexp(0.0, mu[~varying])
     if not varying.any():
         V, D = (np.zeros((k, d)), np.ones(k)) if inference == "linear" else (None, None)
-        return BernoulliFit(np.zeros((d, k)), mu, V, D, np.array([constant.sum()]), True)
+        return BernoulliFit(np.zeros((d, k)), mu, V, D, np.full(2, constant.sum()), True)
     bits = X[:, varying].T.astype(np.float64, order="C")
     climb = _climb_linear if inference == "linear" else _climb_per_sample
     p, history, converged = climb(bits, first_loadings(bits, k, rng), max_iter, tol)
@@ -178,7 +177,8 @@ def whitening(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, E = np.linalg.eigh(centred.T @ centred / n)
         U = centred @ E
         U /= np.maximum(np.linalg.norm(U, axis=0), np.finfo(float).tiny)
-    kept = values > 1e-10 * values[-1]
+    p = bits.mean(axis=1)
+    kept = values > 1e-10 * max(values[-1], float((p * (1.0 - p)).max()))
     scale = np.sqrt(values[kept])
     return U[:, kept] / scale, U[:, kept] * scale
 
@@ -211,6 +211,6 @@ def maximise(
         "maxcor": _MEMORY,
     }
     result = minimize(loss, start, jac=True, method="L-BFGS-B", callback=look, options=options)
-    # Converged by its gradient or our tolerance; or (2) its line search has failed, where rounding
-    # hides what is left to gain: gradients are then below 1e-6.
-    return result.x, history, result.status in (0, 2, 99)
+    settled = len(history) > WINDOW and history[-1] - history[-1 - WINDOW] < tol
+    flat = bool(np.abs(result.jac).max(initial=0.0) < _GRADIENT_OF_ROUNDING)
+    return result.x, history, settled or flat

@@ -17,6 +17,7 @@ from sklearn_vae.gaussian.linear_elbo import (
     LinearElbo,
     LinearVAEParameters,
     residual_of_rows,
+    with_best_encoder,
     with_latents,
     with_unit_encoder,
 )
@@ -175,9 +176,9 @@ class LinearVAE(EncodedLinearModel):
     >>> X = load_iris().data
     >>> vae = LinearVAE(n_components=2, random_state=0).fit(X)
     >>> print(f"{vae.elbo_:.8f} nats, of pPCA {PPCA(n_components=2).fit(X).elbo_:.8f}")
-    -2.69981537 nats, of pPCA -2.69981537
+    -2.69975187 nats, of pPCA -2.69975187
     >>> vae.encoder_variance_.round(4)
-    array([0.0121, 0.2105])
+    array([0.0121, 0.2103])
     """
 
     n_iter_: int
@@ -341,10 +342,12 @@ class LinearVAE(EncodedLinearModel):
         """By closed forms: from a random start, since nothing has to be known of the solution."""
         random_state = check_random_state(self.random_state)
         m = min(k + SPARE_DIRECTIONS, *rows.X.shape)
-        history = []
+        start = rows.scale * random_state.standard_normal((rows.n_features, m))
+        first = with_best_encoder(start[:, :k], self._noise() or rows.average_variance)
+        history = [(rows.elbo.value(first), first.noise_variance)]
         for step in maximise(
             rows.elbo,
-            random_state.standard_normal((rows.n_features, m)),
+            start,
             k,
             self._noise(),
             least_noise=NOISE_FLOOR * rows.average_variance,

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 
 import numpy as np
 import pandas
@@ -311,9 +312,14 @@ def test_grid_search_over_the_noise_and_pipelines():
 
 
 def test_em_warns_where_it_has_not_converged():
+    vae = LinearVAE(2, max_iter=2, random_state=0)
     with pytest.warns(ConvergenceWarning, match=r"not converged in max_iter=2 iterations"):
-        vae = LinearVAE(2, max_iter=2, random_state=0).fit(DIGITS)
+        vae.fit(DIGITS)
     assert vae.n_iter_ == 2
+    assert len(vae.elbo_history_) == 3
+    with warnings.catch_warnings(action="error"), pytest.raises(ConvergenceWarning):
+        vae.fit(DIGITS[:, :50])
+    assert vae.loadings_.shape == (64, 2)
     assert vae.elbo_ <= PPCA(2, svd_solver="full").fit(DIGITS).elbo_
 
 
