@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from sklearn_vae.nn.distributions import LOG_2PI, DiagonalNormal
+from sklearn_vae.nn.distributions import LOG_2PI, BernoulliLogits, DiagonalNormal
+from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, held_in_range
 
 NOISE_UPDATES = ("closed_form", "gradient")
 
@@ -142,3 +144,107 @@ class GaussianLikelihood(Likelihood):
         if in_floats and self.log_low.item() <= log_variance.item() <= self.log_high.item():
             return
         torch.clamp(log_variance, self.log_low, self.log_high, out=log_variance)
+
+
+class HeteroscedasticLikelihood(Likelihood):
+    """p(x|z) = N(mu(z), diag sigma2(z)): the decoder gives mu and log sigma2, (..., 2 d).
+
+    Parameters
+    ----------
+    n_features : int
+    log_low : float, default=-20
+        Least log-variance; the largest is 20, and between them it is the decoder's output itself.
+    """
+
+    def __init__(self, n_features: int, log_low: float = LOG_VARIANCE_RANGE[0]) -> None:
+        super().__init__()
+        self.n_features = n_features
+        self.limits = (log_low, LOG_VARIANCE_RANGE[1])
+
+    @property
+    def n_inputs(self) -> int:
+        """Outputs that the decoder has to have."""
+        return 2 * self.n_features
+
+    def forward(self, h: Tensor) -> DiagonalNormal:
+        """The distribution whose parameters are h, of shape (..., 2 d)."""
+        mean, log_variance = h.split(self.n_features, dim=-1)
+        return DiagonalNormal(mean, held_in_range(log_variance, *self.limits))
+
+    def pullback(self, h: Tensor, x: Tensor) -> tuple[float, Callable[[float], Tensor]]:
+        """Log-density summed over all rows of h, and the gradient by hand.
+
+        Parameters
+        ----------
+        h : Tensor of shape (S n, 2 d)
+            Decoder outputs, S draws for each row of x; overwritten.
+        x : Tensor of shape (n, d)
+
+        Returns
+        -------
+        log_prob : float
+        pull : function (gradient of log_prob) -> gradient of h
+        """
+        residual, log_variance = h.split(self.n_features, dim=1)
+        h.view(-1, len(x), h.shape[1])[..., : self.n_features].sub_(x)
+        precision = torch.exp(-log_variance.clamp_(*self.limits))
+        scaled = residual * precision
+        squares = residual * scaled
+        terms = squares.sum().item() + log_variance.sum().item()
+        log_prob = -0.5 * (terms + squares.numel() * LOG_2PI)
+
+        def pull(of_log_prob: float) -> Tensor:
+            torch.mul(scaled, -of_log_prob, out=residual)
+            torch.mul(squares.sub_(1.0), 0.5 * of_log_prob, out=log_variance)
+            return h
+
+        return log_prob, pull
+
+
+class BernoulliLikelihood(Likelihood):
+    """p(x_j = 1|z) = sigmoid(a_j(z)): the decoder gives the logits a, (..., d).
+
+    Parameters
+    ----------
+    n_features : int
+    """
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.n_features = n_features
+
+    @property
+    def n_inputs(self) -> int:
+        """Outputs that the decoder has to have."""
+        return self.n_features
+
+    def forward(self, h: Tensor) -> BernoulliLogits:
+        """The distribution with logits h, of shape (..., d)."""
+        return BernoulliLogits(h)
+
+    def pullback(self, h: Tensor, x: Tensor) -> tuple[float, Callable[[float], Tensor]]:
+        """Log-density summed over all rows of h, and the gradient by hand.
+
+        Parameters
+        ----------
+        h : Tensor of shape (S n, d)
+            Decoder outputs, S draws for each row of x; overwritten.
+        x : Tensor of shape (n, d)
+            In [0, 1].
+
+        Returns
+        -------
+        log_prob : float
+        pull : function (gradient of log_prob) -> gradient of h
+        """
+        logits = h.view(-1, *x.shape)
+        # Summed after x a - softplus(a), whose parts may be far larger than their difference.
+        log_prob = -functional.binary_cross_entropy_with_logits(
+            logits, x.expand_as(logits), reduction="sum"
+        ).item()
+
+        def pull(of_log_prob: float) -> Tensor:
+            logits.sigmoid_().sub_(x).mul_(-of_log_prob)
+            return h
+
+        return log_prob, pull

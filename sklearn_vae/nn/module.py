@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from sklearn_vae.nn.posteriors import StandardPrior
+from sklearn_vae.nn.posteriors import DiagonalPrior, StandardPrior
 
 
 class VAEModule(nn.Module):
@@ -22,6 +23,9 @@ class VAEModule(nn.Module):
         From these to p(x|z).
     prior : Module
         p(z), of no input.
+    unit_first_weight : Parameter of shape (h, k), default=None
+        The decoder's first weight matrix, whose columns are then kept at length 1: without that
+        the scale of z and the variances of a `DiagonalPrior` are one parameter too many.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class VAEModule(nn.Module):
         decoder: nn.Module,
         likelihood: nn.Module,
         prior: nn.Module,
+        unit_first_weight: nn.Parameter | None = None,
     ) -> None:
         super().__init__()
         self.encoder: Any = encoder
@@ -38,12 +43,21 @@ class VAEModule(nn.Module):
         self.decoder: Any = decoder
         self.likelihood: Any = likelihood
         self.prior: Any = prior
+        # By name: a second reference would be a second entry of the state.
+        self._unit_name = next(
+            (name for name, p in decoder.named_parameters() if p is unit_first_weight), None
+        )
+        if unit_first_weight is not None:
+            if self._unit_name is None:
+                raise ValueError("unit_first_weight must be a parameter of the decoder.")
+            unit_columns_(unit_first_weight)
 
     @property
     def has_pullback(self) -> bool:
         """Whether the gradient of the ELBO can be had by hand."""
         others = hasattr(self.posterior, "pullback") and hasattr(self.likelihood, "pullback")
-        return isinstance(self.prior, StandardPrior) and others and _by_hand(self)
+        known = isinstance(self.prior, (StandardPrior, DiagonalPrior))
+        return known and others and _by_hand(self)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """What the optimiser moves."""
@@ -54,6 +68,8 @@ class VAEModule(nn.Module):
     def after_step(self) -> None:
         """What is learned otherwise; after each step of the optimiser."""
         self.likelihood.after_step()
+        if self._unit_name is not None:
+            unit_columns_(self.decoder.get_parameter(self._unit_name))
 
     def encode(self, x: Tensor) -> Any:
         """q(z|x) of rows x, (n, d)."""
@@ -101,6 +117,15 @@ class Autoencoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of x, (n, d)."""
         return self.decoder(self.encoder(x))
+
+
+@torch.no_grad()
+def unit_columns_(weight: Tensor) -> None:
+    """Divide each column of a matrix by its length, in place; a zero column stays."""
+    if weight.ndim != 2:
+        raise ValueError(f"weight must be a matrix, got shape {tuple(weight.shape)}.")
+    length = torch.linalg.vector_norm(weight, dim=0)
+    weight.div_(torch.where(length > 0, length, 1.0))
 
 
 def _by_hand(module: VAEModule | Autoencoder) -> bool:

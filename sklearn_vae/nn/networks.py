@@ -2,52 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-aten = torch.ops.aten
-
-
-class Activation(NamedTuple):
-    """An activation and its pullback (gradient, input, output) -> gradient.
-
-    The pullback may overwrite the gradient. `in_place` where the pullback needs the output only, so that the input can be overwritten.
-    """
-
-    function: Callable[..., Tensor]
-    pullback: Callable[[Tensor, Tensor, Tensor], Tensor]
-    in_place: Callable[[Tensor], Tensor] | None = None
-
-
-ACTIVATIONS = {
-    "relu": Activation(
-        functional.relu,
-        lambda g, x, y: aten.threshold_backward.grad_input(g, y, 0, grad_input=g),
-        torch.relu_,
-    ),
-    "leaky_relu": Activation(
-        functional.leaky_relu, lambda g, x, y: aten.leaky_relu_backward(g, x, 0.01, False)
-    ),
-    "elu": Activation(
-        functional.elu, lambda g, x, y: aten.elu_backward(g, 1.0, 1.0, 1.0, False, x)
-    ),
-    "gelu": Activation(functional.gelu, lambda g, x, y: aten.gelu_backward(g, x)),
-    "silu": Activation(functional.silu, lambda g, x, y: aten.silu_backward(g, x)),
-    "softplus": Activation(
-        functional.softplus, lambda g, x, y: aten.softplus_backward(g, x, 1.0, 20.0)
-    ),
-    "sigmoid": Activation(
-        torch.sigmoid, lambda g, x, y: aten.sigmoid_backward(g, y), torch.sigmoid_
-    ),
-    "tanh": Activation(torch.tanh, lambda g, x, y: aten.tanh_backward(g, y), torch.tanh_),
-}
+from sklearn_vae.nn.activations import ACTIVATIONS as ACTIVATIONS  # noqa: PLC0414
+from sklearn_vae.nn.convolutional import ConvDecoder, ConvEncoder
 
 
 class MLP(nn.Module):
@@ -124,6 +93,58 @@ class MLP(nn.Module):
         return torch.addmm(bias, outputs[-1], weight.t()), pull
 
 
+class SoftThreshold(nn.Module):
+    """pi(W z) + b with pi(u) = sign(u) max(|u| - threshold, 0).
+
+    Parameters
+    ----------
+    n_inputs, n_outputs : int
+    threshold : float
+        At 0 the map is affine.
+    """
+
+    def __init__(self, n_inputs: int, n_outputs: int, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.layer = nn.Linear(n_inputs, n_outputs)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Outputs of shape (..., n_outputs) from z of shape (..., n_inputs)."""
+        u = functional.linear(z, self.layer.weight)
+        return functional.softshrink(u, self.threshold) + self.layer.bias
+
+
+@dataclass(frozen=True)
+class SoftThresholdDecoder:
+    """Factory of decoders mu(z) = pi(W z) + b, pi(u) = sign(u) max(|u| - threshold, 0).
+
+    With `threshold` > 0 a VAE can be caught where it has collapsed, W = 0; with 0 it is linear, and
+    cannot.
+
+    Parameters
+    ----------
+    threshold : float, default=1.0
+        Not learned, >= 0, in the units of the rows that the networks see.
+
+    References
+    ----------
+    Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE Posterior Collapse" (2020),
+    eq. 4 and Proposition 1.
+    """
+
+    threshold: float = 1.0
+
+    def __call__(self, n_components: int, output_shape: tuple[int, ...]) -> nn.Module:
+        """A new Module from z, (n, n_components), to rows (n, prod(output_shape))."""
+        number = isinstance(self.threshold, Real) and not isinstance(self.threshold, bool)
+        if not (number and 0 <= float(self.threshold) < math.inf):
+            raise ValueError(
+                "threshold of SoftThresholdDecoder must be a finite number >= 0, got "
+                f"{self.threshold!r}."
+            )
+        return SoftThreshold(n_components, math.prod(output_shape), float(self.threshold))
+
+
 def build_encoder(
     encoder: Any,
     input_shape: tuple[int, ...],
@@ -131,16 +152,21 @@ def build_encoder(
     hidden_layer_sizes: Sequence[int],
     activation: str,
 ) -> nn.Module:
-    """The network that `encoder`, "mlp" or a factory (input_shape, n_outputs) -> Module, means.
+    """The network that `encoder`, "mlp", "conv" or a factory (input_shape, n_outputs), means.
+
+    "conv" has layers of its own, not `hidden_layer_sizes`.
 
     Raises
     ------
     ValueError
-        If a factory's network does not turn rows of shape (n, d) into (n, n_outputs).
+        If `input_shape` is not (channels, height, width) with "conv", or a factory's network does not turn rows of shape (n, d) into (n, n_outputs).
     """
     d = math.prod(input_shape)
     if encoder == "mlp":
         return MLP(d, hidden_layer_sizes, n_outputs, activation)
+    if encoder == "conv":
+        _check_images("encoder", input_shape)
+        return ConvEncoder(activation=activation)(input_shape, n_outputs)
     return _made_by("encoder", encoder, (input_shape, n_outputs), d, n_outputs)
 
 
@@ -151,18 +177,21 @@ def build_decoder(
     hidden_layer_sizes: Sequence[int],
     activation: str,
 ) -> nn.Module:
-    """The network that `decoder`, "mlp" or a factory (k, output_shape) -> Module, means.
+    """The network that `decoder`, "mlp", "conv" or a factory (k, output_shape), means.
 
-    Its MLP has `hidden_layer_sizes` in reverse: they are an encoder's.
+    Its MLP has `hidden_layer_sizes` in reverse: they are an encoder's. "conv" has layers of its own.
 
     Raises
     ------
     ValueError
-        If a factory's network does not turn z of shape (n, k) into (n, prod(output_shape)).
+        If `output_shape` is not ([m,] channels, height, width) with "conv", or a factory's network does not turn z of shape (n, k) into (n, prod(output_shape)).
     """
     n_outputs = math.prod(output_shape)
     if decoder == "mlp":
         return MLP(n_components, hidden_layer_sizes[::-1], n_outputs, activation)
+    if decoder == "conv":
+        _check_images("decoder", output_shape)
+        return ConvDecoder(activation=activation)(n_components, output_shape)
     arguments = (n_components, output_shape)
     return _made_by("decoder", decoder, arguments, n_components, n_outputs)
 
@@ -175,12 +204,83 @@ FACTORY_FORMS = {
 
 def check_network(name: str, network: Any) -> None:
     """Raise ValueError unless the name of a network or a factory."""
-    if network == "mlp" or (callable(network) and not isinstance(network, nn.Module)):
+    if network in ("mlp", "conv") or (callable(network) and not isinstance(network, nn.Module)):
         return
     raise ValueError(
-        f"{name} must be 'mlp' or a factory {FACTORY_FORMS[name]} that returns a new Module for "
+        f"{name} must be 'mlp', 'conv' or a factory {FACTORY_FORMS[name]} that returns a new Module for "
         f"each fit, got {network!r}."
     )
+
+
+def operations_of(module: nn.Module, n_inputs: int | None = None) -> float:
+    """Multiply-adds that a row takes on its way forward through a module.
+
+    Without convolutions, where each weight is used once, the number of weights. With them those of
+    linear, convolutional and transposed convolutional layers, counted on a row of zeros that goes
+    through a copy; the number of weights where no row can.
+
+    Parameters
+    ----------
+    module : Module
+        From rows (n, n_inputs).
+    n_inputs : int, default=None
+        None: as a first linear layer or Unflatten says.
+    """
+    n_weights = float(sum(parameter.numel() for parameter in module.parameters()))
+    if not any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in module.modules()):
+        return n_weights
+    width = _n_inputs(module) if n_inputs is None else n_inputs
+    if width is None:
+        return n_weights
+    counts: list[int] = []
+
+    def count(layer: nn.Module, inputs: tuple[Tensor], outputs: Tensor) -> None:
+        counts.append(_multiply_adds(layer, inputs[0], outputs))
+
+    try:
+        # A copy, so that no mode, statistic or other thread's call is touched.
+        twin = copy.deepcopy(module).eval()
+        for part in twin.modules():
+            if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                part.register_forward_hook(count)
+        parameter = next(twin.parameters())
+        with torch.no_grad():
+            twin(torch.zeros(1, width, dtype=parameter.dtype, device=parameter.device))
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):
+        return n_weights  # a user's module may want more than rows: no reason to fail
+    return float(sum(counts)) or n_weights
+
+
+def _multiply_adds(layer: Any, inputs: Tensor, outputs: Tensor) -> int:
+    # Each weight is used once for each position of the outputs, or of the inputs where these are
+    # spread; positions at the border count as any other.
+    if isinstance(layer, nn.ConvTranspose2d):
+        positions = inputs.numel() // layer.in_channels
+    elif isinstance(layer, nn.Conv2d):
+        positions = outputs.numel() // layer.out_channels
+    else:
+        positions = outputs.numel() // layer.out_features
+    return layer.weight.numel() * positions
+
+
+def _n_inputs(module: nn.Module) -> int | None:
+    """What its first layer says about the width of rows."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            return part.in_features
+        if isinstance(part, nn.Unflatten):
+            return math.prod(part.unflattened_size)
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            break
+    return None
+
+
+def _check_images(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) < 3:
+        raise ValueError(
+            f"{name}='conv' needs images: set image_shape=(channels, height, width), got rows of "
+            f"{shape[-1]} features."
+        )
 
 
 def _made_by(

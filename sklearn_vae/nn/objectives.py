@@ -1,5 +1,6 @@
 """What is maximised, in nats per row, and the schedule of its KL weight."""
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -35,13 +36,11 @@ def elbo(
         What to maximise, E_q log p(x|z) and KL(q(z|x) || p(z)). Without `free_bits`,
         bound = reconstruction - beta * kl.
     """
-    q = module.encode(x)
-    z = q.rsample(noise)
-    reconstruction = module.decode(z).log_prob(x).mean(0)
-    terms = q.kl_terms(module.prior(), z)
-    kl = terms.sum(-1)
-    price = kl
+    draws, prior = module.encode(x).draw(noise), module.prior()
+    reconstruction = module.decode(draws.z).log_prob(x).mean(0)
+    kl = price = draws.kl(prior)
     if free_bits > 0:
+        terms = draws.kl_terms(prior)
         floor = torch.full_like(terms, free_bits)
         price = torch.where(terms.mean(0) > free_bits, terms, floor).sum(-1)
     return reconstruction - beta * price, reconstruction, kl
@@ -54,9 +53,40 @@ def log_weights(module: VAEModule, x: Tensor, noise: Tensor) -> Tensor:
     expectation toward log p(x) with S (Burda, Grosse and Salakhutdinov, "Importance Weighted
     Autoencoders", eq. 8).
     """
-    q = module.encode(x)
-    z = q.rsample(noise)
-    return module.decode(z).log_prob(x) + module.prior().log_prob(z) - q.log_prob(z)
+    draws = module.encode(x).draw(noise)
+    log_prob = module.decode(draws.z).log_prob(x)
+    return log_prob + module.prior().log_prob(draws.z) - draws.log_prob()
+
+
+def iwae(
+    module: VAEModule, x: Tensor, noise: Tensor, beta: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Importance-weighted bound, from K draws of each row.
+
+    log (1/K) sum_k p(x|z_k) (p(z_k) / q(z_k|x))^beta: with beta = 1 the log of the mean of
+    :func:`log_weights`, with K = 1 in expectation the ELBO of the same beta.
+
+    Parameters
+    ----------
+    module : VAEModule
+    x : Tensor of shape (n, d)
+    noise : Tensor of shape (K, n, k)
+        Standard normal.
+    beta : float, default=1.0
+        While it rises to 1, this is a warm-up; other than 1 it gives no bound.
+
+    Returns
+    -------
+    bound, reconstruction, kl : Tensors of shape (n,)
+        What to maximise, and the two parts of the ELBO of the same draws, which is below it in
+        expectation.
+    """
+    draws, prior = module.encode(x).draw(noise), module.prior()
+    log_prob = module.decode(draws.z).log_prob(x)
+    weights = log_prob + beta * (prior.log_prob(draws.z) - draws.log_prob())
+    bound = torch.logsumexp(weights, 0) - math.log(len(noise))
+    with torch.no_grad():
+        return bound, log_prob.mean(0), draws.kl(prior)
 
 
 def squared_error(
@@ -83,7 +113,7 @@ def elbo_by_hand(
     """
     n, draws = len(x), len(noise)
     h, pull_encoder = module.encoder.pullback(x)
-    z, kl, pull_posterior = module.posterior.pullback(h, noise)
+    z, kl, pull_posterior = module.posterior.pullback(h, noise, module.prior)
     outputs, pull_decoder = module.decoder.pullback(z)
     reconstruction, pull_likelihood = module.likelihood.pullback(outputs, x)
     gradient = pull_decoder(pull_likelihood(-1.0 / (draws * n)))

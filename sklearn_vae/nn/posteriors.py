@@ -5,22 +5,35 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sklearn_vae.nn.distributions import DiagonalNormal
+from sklearn_vae.nn.distributions import DiagonalNormal, fixed_draws
+from sklearn_vae.nn.flows import SylvesterFlow, householder_columns
 
 # Log-variances are the network's outputs, exactly, on this range, and held to it beyond.
 LOG_VARIANCE_RANGE = (-20.0, 20.0)
 
 
-class _HeldInRange(torch.autograd.Function):
-    """Clamps to LOG_VARIANCE_RANGE with the gradient of the identity, which leads back into it."""
+# Of the triangles of a Sylvester flow: their product r r~ > -1 makes it invertible, and where tanh
+# rounds to 1 that product has to stay away from -1.
+MAX_DIAGONAL = 0.999
 
+
+class _HeldInRange(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values):  # type: ignore[no-untyped-def]
-        return values.clamp(*LOG_VARIANCE_RANGE)
+    def forward(ctx, values, low, high):  # type: ignore[no-untyped-def]
+        return values.clamp(low, high)
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        return gradient
+        return gradient, None, None
+
+
+def held_in_range(
+    log_variance: Tensor,
+    low: float = LOG_VARIANCE_RANGE[0],
+    high: float = LOG_VARIANCE_RANGE[1],
+) -> Tensor:
+    """Clamps to [low, high] with the gradient of the identity, which leads back into it."""
+    return _HeldInRange.apply(log_variance, low, high)
 
 
 class StandardPrior(nn.Module):
@@ -70,7 +83,7 @@ class SharedPosterior(nn.Module):
 
     def forward(self, h: Tensor) -> DiagonalNormal:
         """The distribution with mean h, of shape (n, k)."""
-        return DiagonalNormal(h, _HeldInRange.apply(self.log_variance).expand(h.shape))
+        return DiagonalNormal(h, held_in_range(self.log_variance).expand(h.shape))
 
 
 class DiagonalPosterior(nn.Module):
@@ -88,30 +101,40 @@ class DiagonalPosterior(nn.Module):
     def forward(self, h: Tensor) -> DiagonalNormal:
         """The distribution whose parameters are h, of shape (n, 2 k)."""
         mean, log_variance = h.split(self.n_components, dim=-1)
-        return DiagonalNormal(mean, _HeldInRange.apply(log_variance))
+        return DiagonalNormal(mean, held_in_range(log_variance))
 
     def pullback(
-        self, h: Tensor, noise: Tensor
+        self, h: Tensor, noise: Tensor, prior: nn.Module | None = None
     ) -> tuple[Tensor, float, Callable[[Tensor, float], Tensor]]:
-        """Draws, sum over rows of KL(q(z|x) || N(0, I)), and the gradient by hand.
+        """Draws, sum over rows of KL(q(z|x) || p(z)), and the gradient by hand.
 
         Parameters
         ----------
         h : Tensor of shape (n, 2 k)
             Its log-variances are clamped in place.
         noise : Tensor of shape (S, n, k)
+        prior : DiagonalPrior, StandardPrior or None, default=None
+            p(z). None: N(0, I).
 
         Returns
         -------
         z : Tensor of shape (S n, k)
         kl : float
         pull : function (gradient of z, gradient of kl) -> gradient of h
+            Sets that of the prior's log-variances too.
         """
         mean, log_variance = h.split(self.n_components, dim=1)
         variance = torch.exp(log_variance.clamp_(*LOG_VARIANCE_RANGE))
         std = torch.sqrt(variance)
         z = torch.addcmul(mean, std, noise).view(-1, self.n_components)
-        kl = 0.5 * ((variance - log_variance).addcmul_(mean, mean).sum().item() - mean.numel())
+        learned = prior.log_variance if isinstance(prior, DiagonalPrior) else None
+        if learned is None:
+            kl = (variance - log_variance).addcmul_(mean, mean).sum().item()
+        else:
+            precision = torch.exp(-learned.detach())
+            squares = torch.addcmul(variance, mean, mean).sum(0).mul_(precision)
+            kl = (squares + len(h) * learned.detach() - log_variance.sum(0)).sum().item()
+        kl = 0.5 * (kl - mean.numel())
 
         def pull(of_z: Tensor, of_kl: float) -> Tensor:
             of_z = of_z.view(noise.shape)
@@ -119,9 +142,103 @@ class DiagonalPosterior(nn.Module):
             of_z, of_std = (t[0] if len(t) == 1 else t.sum(0) for t in (of_z, of_std))
             gradient = torch.empty_like(h)
             of_mean, of_log_variance = gradient.split(self.n_components, dim=1)
-            torch.add(of_z, mean, alpha=of_kl, out=of_mean)
-            of_std.mul_(std).add_(variance, alpha=of_kl).sub_(of_kl)
-            torch.mul(of_std, 0.5, out=of_log_variance)
+            of_std.mul_(std)
+            if learned is None:
+                torch.add(of_z, mean, alpha=of_kl, out=of_mean)
+                of_std.add_(variance, alpha=of_kl)
+            else:
+                torch.addcmul(of_z, mean, precision, value=of_kl, out=of_mean)
+                of_std.addcmul_(variance, precision, value=of_kl)
+                learned.grad = (len(h) - squares).mul_(0.5 * of_kl)
+            torch.mul(of_std.sub_(of_kl), 0.5, out=of_log_variance)
             return gradient
 
         return z, kl, pull
+
+
+class SylvesterPosterior(nn.Module):
+    """q(z|x) by Sylvester flows of a diagonal normal, their parameters the encoder's outputs.
+
+    z_0 ~ N(nu(x), diag tau2(x)), then `n_flows` times z + Q R tanh(R~ Q'z + b), with Q of `rank`
+    orthonormal columns by Householder reflections, R and R~ upper triangular with diagonals in
+    (-1, 1) (van den Berg et al., "Sylvester Normalizing Flows for Variational Inference", 2018).
+    Where the outputs are 0, R is and the diagonal of R~ is not: each flow is the identity, and the
+    gradient of R is not 0. Last each dimension is multiplied by a number, the same for all x, from
+    1: so a stationary point has E z_h^2 = 1 as it has with a diagonal posterior, whose family is
+    closed under scaling as flows alone are not.
+
+    Parameters
+    ----------
+    n_components : int
+    n_flows : int, default=4
+    rank : int, default=None
+        Columns of Q, at most k. None: min(k, 8).
+    n_householder : int, default=None
+        Reflections that Q is made of. None: `rank`, which give any Q.
+    """
+
+    strict: Tensor
+    axes: Tensor
+    fixed_noise: Tensor
+
+    def __init__(
+        self,
+        n_components: int,
+        n_flows: int = 4,
+        rank: int | None = None,
+        n_householder: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_components = n_components
+        self.n_flows = _at_least_one("n_flows", n_flows)
+        self.rank = min(n_components, 8) if rank is None else _at_least_one("rank", rank)
+        if self.rank > n_components:
+            raise ValueError(f"rank must be at most n_components={n_components}, got {rank}.")
+        self.n_householder = (
+            self.rank if n_householder is None else _at_least_one("n_householder", n_householder)
+        )
+        self.normal = DiagonalPosterior(n_components)
+        self.log_scale = nn.Parameter(torch.zeros(n_components))
+        rows, columns = torch.triu_indices(self.rank, self.rank, offset=1)
+        axes = torch.eye(n_components)[torch.arange(self.n_householder) % n_components]
+        for name, buffer in [
+            ("strict", rows * self.rank + columns),  # places in the flattened triangle
+            ("axes", axes),
+            ("fixed_noise", fixed_draws(n_components)),
+        ]:
+            self.register_buffer(name, buffer, persistent=False)
+
+    @property
+    def n_inputs(self) -> int:
+        """Outputs that the encoder has to have."""
+        return self.normal.n_inputs + self.n_flows * sum(self._sizes)
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        """Of one flow: reflections; diagonals of R and R~; above these, R and R~; b."""
+        m, above = self.rank, len(self.strict)
+        return self.n_householder * self.n_components, m, m, above, above, m
+
+    def forward(self, h: Tensor) -> SylvesterFlow:
+        """The distribution whose parameters are h, of shape (n, n_inputs)."""
+        n, m = len(h), self.rank
+        base = self.normal(h[:, : self.normal.n_inputs])
+        of_flows = h[:, self.normal.n_inputs :].reshape(n, self.n_flows, -1)
+        v, r, r_tilde, above, above_tilde, b = of_flows.split(self._sizes, dim=-1)
+        v = v.reshape(n, self.n_flows, self.n_householder, self.n_components) + self.axes
+        R = self._triangle(r, above)
+        R_tilde = self._triangle(r_tilde + 1.0, above_tilde)
+        Q, fixed_noise = householder_columns(v, m), self.fixed_noise.to(h.dtype)
+        return SylvesterFlow(base, Q, R, R_tilde, b, self.log_scale, fixed_noise)
+
+    def _triangle(self, diagonal: Tensor, above: Tensor) -> Tensor:
+        m = self.rank
+        zero = above.new_zeros(*above.shape[:-1], m * m)
+        strict = zero.index_copy(-1, self.strict, above).view(*above.shape[:-1], m, m)
+        return strict + torch.diag_embed(MAX_DIAGONAL * torch.tanh(diagonal))
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")
+    return value

@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from sklearn_vae.nn.distributions import DiagonalNormal
+from sklearn_vae.nn.distributions import BernoulliLogits, DiagonalNormal, fixed_draws
 
 
 @pytest.fixture
@@ -49,3 +51,48 @@ def test_one_variance_for_all_features_broadcasts():
     x = torch.zeros(3, dtype=torch.float64)
     torch.testing.assert_close(narrow.entropy(), wide.entropy())
     torch.testing.assert_close(wide.log_prob(x), as_torch(wide).log_prob(x))
+
+
+def test_bernoulli_is_linear_in_x_between_its_values():
+    a = torch.tensor([[-1.3, 0.0, 2.0]], dtype=torch.float64)
+    x = torch.tensor([0.2, 1.0, 0.6], dtype=torch.float64)
+    expected = (x * a - torch.log1p(a.exp())).sum(-1)
+    torch.testing.assert_close(BernoulliLogits(a).log_prob(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bernoulli_with_logits_of_any_size(dtype):
+    p = BernoulliLogits(
+        torch.tensor([[-1e4], [-30.0], [30.0], [1e4]], dtype=dtype).requires_grad_()
+    )
+    tail = math.exp(-30.0)
+    found = p.log_prob(torch.ones(1, dtype=dtype))
+    torch.testing.assert_close(found.tolist(), [-1e4, -30.0, -tail, 0.0], rtol=1e-6, atol=0)
+    entropy = p.entropy()
+    torch.testing.assert_close(
+        entropy.tolist(), [0.0, 31 * tail, 31 * tail, 0.0], rtol=1e-6, atol=0
+    )
+    torch.testing.assert_close(p.variance.flatten().tolist(), [0.0, tail, tail, 0.0])
+    (entropy.sum() + found.sum()).backward()
+    assert torch.isfinite(p.logits.grad).all()
+
+
+def test_bernoulli_draws_have_its_mean():
+    p = BernoulliLogits(torch.tensor([-2.0, 0.5], dtype=torch.float64))
+    uniform = torch.rand((100_000, 2), generator=torch.Generator().manual_seed(0)).double()
+    x = p.sample(uniform)
+    assert x.dtype == torch.float64
+    assert set(x.flatten().tolist()) == {0.0, 1.0}
+    error = 5 * (p.variance / len(x)).sqrt()
+    assert ((x.mean(0) - p.mean).abs() < error).all()
+
+
+@pytest.mark.parametrize(("k", "n_draws"), [(1, 32), (16, 32), (17, 32), (50, 51)])
+def test_fixed_draws_have_mean_zero_and_covariance_one(k, n_draws):
+    draws = fixed_draws(k)
+    assert draws.shape == (n_draws, 1, k)
+    draws = draws[:, 0]
+    zero, eye = torch.zeros(k, dtype=torch.float64), torch.eye(k, dtype=torch.float64)
+    torch.testing.assert_close(draws.mean(0), zero, rtol=0, atol=1e-12)
+    torch.testing.assert_close(draws.T @ draws / n_draws, eye, rtol=0, atol=1e-9)
+    assert torch.equal(draws, fixed_draws(k)[:, 0])

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from sklearn_vae.nn.likelihoods import BernoulliLikelihood, HeteroscedasticLikelihood
 from sklearn_vae.nn.objectives import elbo, elbo_by_hand
 from tests.nn.modules import D, make_module, make_rows
 
@@ -54,3 +55,22 @@ def test_fixed_variances_stay():
     assert module.likelihood.log_variance.grad is None
     assert module.likelihood.noise_variance == before
     assert all(p is not module.likelihood.log_variance for p in module.trained_parameters())
+
+
+def test_heteroscedastic_log_variances_are_outputs_between_their_limits():
+    likelihood = HeteroscedasticLikelihood(4, log_low=-5.0)
+    assert likelihood.n_inputs == 8
+    outputs = torch.tensor([[0.1, 0.2, 0.3, 0.4, -6.0, -5.0, 1.25, 21.0]], requires_grad=True)
+    p = likelihood(outputs)
+    assert torch.equal(p.mean, outputs[:, :4])
+    assert p.log_variance.tolist() == [[-5.0, -5.0, 1.25, 20.0]]
+    p.log_prob(torch.full((4,), 2.0)).sum().backward()
+    # Where the variance is too small, the gradient raises it, and lowers one that is too large.
+    assert outputs.grad[0, 4] > 0 > outputs.grad[0, 7]
+    assert likelihood.trained_parameters() == []
+    assert not list(likelihood.parameters())
+
+
+def test_bernoulli_needs_one_output_a_feature():
+    assert BernoulliLikelihood(4).n_inputs == 4
+    assert not list(BernoulliLikelihood(4).parameters())

@@ -1,0 +1,286 @@
+"""What holds for every likelihood, posterior, prior and objective."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd.functional import jacobian
+from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
+
+from sklearn_vae.gaussian.bounds import EntropyGap, sum_of_entropies
+from sklearn_vae.nn.distributions import BernoulliLogits, DiagonalNormal, fixed_draws
+from sklearn_vae.nn.objectives import elbo, elbo_by_hand
+from tests.nn.modules import (
+    LIKELIHOODS,
+    OBJECTIVES,
+    POSTERIORS,
+    PRIORS,
+    D,
+    K,
+    N,
+    gradients,
+    make_rows,
+    module_of,
+)
+
+likelihoods = pytest.mark.parametrize("likelihood", LIKELIHOODS)
+posteriors = pytest.mark.parametrize("posterior", POSTERIORS)
+priors = pytest.mark.parametrize("prior", PRIORS)
+objectives = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+
+
+def as_torch(p):
+    if isinstance(p, BernoulliLogits):
+        return Independent(Bernoulli(logits=p.logits, validate_args=False), 1)
+    std = torch.exp(0.5 * p.log_variance).expand(p.mean.shape)
+    return Independent(Normal(p.mean, std), 1)
+
+
+def rows_of(likelihood, draws=1, seed=1):
+    x, noise = make_rows(draws, seed)
+    return (torch.sigmoid(x) if likelihood == "bernoulli" else x), noise
+
+
+def many_draws(n=50_000):
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn((n, 1, K), generator=generator, dtype=torch.float64)
+
+
+@likelihoods
+def test_a_likelihood_gives_a_distribution_of_x(likelihood):
+    module = module_of(likelihood)
+    x, noise = rows_of(likelihood, draws=2)
+    p = module.decode(noise)
+    oracle = as_torch(p)
+    torch.testing.assert_close(p.log_prob(x), oracle.log_prob(x.expand(2, N, D)))
+    torch.testing.assert_close(p.entropy(), oracle.entropy())
+    torch.testing.assert_close(p.mean, oracle.mean)
+    torch.testing.assert_close(p.variance.expand(2, N, D), oracle.variance)
+
+
+@likelihoods
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_a_likelihood_has_its_gradient_by_hand(likelihood, size):
+    found = module_of(likelihood).likelihood
+    x, _ = rows_of(likelihood)
+    generator = torch.Generator().manual_seed(3)
+    h = size * torch.randn((2 * N, found.n_inputs), generator=generator, dtype=torch.float64)
+    h.requires_grad_()
+    log_prob = found(h.view(2, N, -1)).log_prob(x).sum()
+    (1.7 * log_prob).backward()
+    expected = [h.grad, *(p.grad for p in found.parameters())]
+    found.zero_grad()
+    with torch.no_grad():
+        value, pull = found.pullback(h.detach().clone(), x)
+        of_h = pull(1.7)
+    assert math.isfinite(value)
+    assert value == pytest.approx(log_prob.item(), rel=1e-12)
+    for gradient, oracle in zip(
+        [of_h, *(p.grad for p in found.parameters())], expected, strict=True
+    ):
+        torch.testing.assert_close(gradient, oracle, rtol=1e-10, atol=1e-12)
+
+
+@posteriors
+def test_a_posterior_knows_the_density_of_its_draws(posterior):
+    module = module_of("scalar", posterior)
+    x, noise = make_rows(draws=2)
+    draws = module.encode(x).draw(noise)
+    assert draws.z.shape == (2, N, K)
+    assert draws.log_prob().shape == (2, N)
+    torch.testing.assert_close(draws.z, module.encode(x).rsample(noise), rtol=0, atol=0)
+    for s, i in [(0, 0), (1, 4), (1, N - 1)]:
+        q = module.encode(x[i : i + 1])
+        slopes = jacobian(lambda e, q=q: q.rsample(e.view(1, 1, K)).view(K), noise[s, i])
+        expected = Normal(0, 1).log_prob(noise[s, i]).sum() - torch.linalg.slogdet(slopes)[1]
+        torch.testing.assert_close(draws.log_prob()[s, i], expected, rtol=1e-10, atol=1e-10)
+
+
+@posteriors
+@priors
+@torch.no_grad()
+def test_what_a_posterior_says_is_the_average_over_its_draws(posterior, prior):
+    module = module_of("scalar", posterior, prior)
+    x, _ = make_rows()
+    q, p = module.encode(x), module.prior()
+    many, of_base = (each.draw(many_draws()) for each in (q, q.base))
+    for said, term in [
+        (many.kl(p), lambda draws: draws.log_prob() - p.log_prob(draws.z)),
+        (many.entropy(), lambda draws: -draws.log_prob()),
+        (many.second_moment(), lambda draws: draws.z.square()),
+    ]:
+        # What is known of the base stands for its draws, whose error is then in the difference.
+        error = (term(many).std(0) + term(of_base).std(0)) / len(many.z) ** 0.5
+        assert ((term(many).mean(0) - said).abs() < 5 * error).all()
+
+
+@posteriors
+@torch.no_grad()
+def test_marginals_have_the_moments_of_the_draws(posterior):
+    q = module_of("scalar", posterior).encode(make_rows()[0])
+    z, marginals = q.rsample(many_draws()), q.marginals(many_draws())
+    assert isinstance(marginals, DiagonalNormal)
+    torch.testing.assert_close(marginals.mean, z.mean(0), rtol=0, atol=0.03)
+    torch.testing.assert_close(marginals.variance, z.var(0), rtol=0.05, atol=0)
+
+
+@posteriors
+@torch.no_grad()
+def test_a_posterior_has_moments_without_draws(posterior):
+    q = module_of("scalar", posterior).encode(make_rows()[0])
+    z = q.rsample(many_draws())
+    assert q.mean.shape == q.variance.shape == (N, K)
+    torch.testing.assert_close(q.mean, z.mean(0), rtol=0, atol=0.1)
+    torch.testing.assert_close(q.variance, z.var(0), rtol=0.3, atol=0)
+    torch.testing.assert_close(q.entropy(), q.draw(many_draws()).entropy(), rtol=0, atol=0.1)
+    assert (q.base.log_variance.abs() < 20).all()
+
+
+@posteriors
+def test_draws_that_all_rows_share_are_those_of_each_row(posterior):
+    module = module_of("scalar", posterior)
+    x, noise = make_rows(draws=3)
+    shared = noise[:, :1]
+    q = module.encode(x)
+    found, expected = q.draw(shared), q.draw(shared.expand(3, N, K))
+    torch.testing.assert_close(found.z, expected.z)
+    torch.testing.assert_close(found.log_prob(), expected.log_prob())
+    torch.testing.assert_close(found.kl(module.prior()), expected.kl(module.prior()))
+
+
+@objectives
+@likelihoods
+@posteriors
+@priors
+def test_an_objective_gives_a_bound_and_its_parts(objective, likelihood, posterior, prior):
+    module = module_of(likelihood, posterior, prior)
+    x, noise = rows_of(likelihood, draws=2)
+    bound, reconstruction, kl = objective(module, x, noise, 0.5)
+    assert bound.shape == reconstruction.shape == kl.shape == (N,)
+    _, *parts = elbo(module, x, noise)
+    torch.testing.assert_close([reconstruction, kl], parts)
+    (-bound.mean()).backward()
+    for name, gradient in gradients(module).items():
+        assert torch.isfinite(gradient).all(), name
+        assert gradient.abs().sum() > 0, name
+    weight = torch.tensor(0.5, dtype=torch.float64)  # as a captured step gives it
+    torch.testing.assert_close(objective(module, x, noise, weight)[0], bound)
+
+
+@objectives
+@posteriors
+@torch.no_grad()
+def test_an_objective_is_below_the_likelihood(objective, posterior):
+    module = module_of("diagonal", posterior, hidden=())
+    W, mu = (p.detach() for p in module.decoder.layers[0].parameters())
+    C = W @ W.T + torch.diag(module.likelihood.noise_variance)
+    x, noise = make_rows(draws=2000)
+    exact = MultivariateNormal(mu, C).log_prob(x)
+    sets = torch.stack([objective(module, x, part)[0] for part in noise.split(10)])
+    error = sets.std(0) / len(sets) ** 0.5
+    assert (sets.mean(0) < exact + 3 * error).all()
+
+
+@likelihoods
+@priors
+@pytest.mark.parametrize("draws", [1, 3])
+def test_the_elbo_by_hand_is_that_of_autograd(likelihood, prior, draws):
+    module = module_of(likelihood, "diagonal", prior)
+    assert module.has_pullback
+    x, noise = rows_of(likelihood, draws)
+    bound, reconstruction, kl = elbo(module, x, noise, 0.7)
+    (-bound.mean()).backward()
+    expected = gradients(module)
+    with torch.no_grad():
+        found_reconstruction, found_kl, _ = elbo_by_hand(module, x, noise, 0.7)
+    assert found_reconstruction == pytest.approx(reconstruction.sum().item(), rel=1e-12)
+    assert found_kl == pytest.approx(kl.sum().item(), rel=1e-12)
+    for name, gradient in gradients(module).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-13)
+
+
+@likelihoods
+@posteriors
+@priors
+@torch.no_grad()
+def test_elbo_less_entropies_is_the_gap_at_random_parameters(likelihood, posterior, prior):
+    module = module_of(likelihood, posterior, prior)
+    x, noise = rows_of(likelihood, draws=5)
+    draws, z_prior = module.encode(x).draw(noise), module.prior()
+    p = module.decode(draws.z)
+    flow = "sylvester" in posterior
+    entropy = draws.entropy() if flow else as_torch(module.encode(x)).entropy()
+    prior_std = torch.exp(0.5 * z_prior.log_variance)
+    entropies = sum_of_entropies(
+        entropy.mean().item(),
+        Independent(Normal(torch.zeros_like(prior_std), prior_std), 1).entropy().item(),
+        as_torch(p).entropy().mean().item(),
+    )
+    moment = (draws.second_moment() / z_prior.variance).mean(0).numpy()
+    if likelihood == "bernoulli":
+        tilt = (p.logits * (x - p.mean)).sum(-1).mean().item()
+        gap = EntropyGap.of_bernoulli(tilt, moment)
+    else:
+        squares = ((x - p.mean).square() / p.variance).sum(-1).mean().item()
+        gap = EntropyGap.of(D, squares, moment)
+    bound = elbo(module, x, noise)[0].mean().item()
+    assert bound - entropies == pytest.approx(gap.total, abs=1e-11)
+    assert abs(gap.noise) > 0.02
+    assert (abs(gap.dimensions) > 1e-4).all()
+
+
+@likelihoods
+@torch.no_grad()
+def test_the_noise_part_of_the_gap_is_a_derivative_along_the_last_layer(likelihood):
+    module = module_of(likelihood)
+    x, noise = rows_of(likelihood, draws=5)
+
+    def bound(t):
+        moved = module_of(likelihood)
+        last = moved.decoder.layers[-1]
+        if likelihood == "bernoulli":  # a -> (1 + t) a
+            last.weight.mul_(1 + t)
+            last.bias.mul_(1 + t)
+        elif likelihood == "heteroscedastic":
+            last.bias[D:] -= t
+        else:
+            moved.likelihood.log_variance -= t
+        return elbo(moved, x, noise)[0].mean().item()
+
+    p = module.decode(module.encode(x).rsample(noise))
+    if likelihood == "bernoulli":
+        part = (p.logits * (x - p.mean)).sum(-1).mean().item()
+    else:
+        part = 0.5 * (D - ((x - p.mean).square() / p.variance).sum(-1).mean().item())
+    assert (bound(1e-5) - bound(-1e-5)) / 2e-5 == pytest.approx(part, rel=1e-6)
+
+
+@posteriors
+@priors
+@torch.no_grad()
+def test_the_other_parts_of_the_gap_are_derivatives_along_scales_of_z(posterior, prior):
+    module = module_of("scalar", posterior, prior)
+    x, _ = make_rows()
+    noise = fixed_draws(K).expand(-1, N, K)  # mean 0, covariance I: like the closed forms
+
+    def bound(h, t):
+        """With z_h times e^t and what the decoder does undone."""
+        moved = module_of("scalar", posterior, prior)
+        moved.decoder.layers[0].weight[:, h] *= math.exp(-t)
+        if "sylvester" in posterior:
+            moved.posterior.log_scale[h] += t
+        else:
+            last = moved.encoder.layers[-1]
+            last.weight[h] *= math.exp(t)
+            last.bias[h] *= math.exp(t)
+            log_variance = (
+                last.bias[K:] if posterior == "diagonal" else moved.posterior.log_variance
+            )
+            log_variance[h] += 2 * t
+        return elbo(moved, x, noise)[0].mean().item()
+
+    moments = module.encode(x).draw(noise).second_moment() / module.prior().variance
+    parts = EntropyGap.of(D, D, moments.mean(0)).dimensions
+    for h in range(K):
+        slope = (bound(h, 1e-5) - bound(h, -1e-5)) / 2e-5
+        assert slope == pytest.approx(2 * parts[h].item(), rel=1e-5)
