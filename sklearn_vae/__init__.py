@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sklearn_vae.deep.autoencoder import DeepAutoencoder
+    from sklearn_vae.deep.bernoulli_vae import DeepBernoulliVAE
     from sklearn_vae.deep.callbacks import Snapshot
     from sklearn_vae.deep.gaussian_vae import DeepGaussianVAE
     from sklearn_vae.gaussian.lowrank import LowRankGaussian
@@ -17,12 +18,24 @@ if TYPE_CHECKING:
     from sklearn_vae.linear.linear_vae import LinearVAE
     from sklearn_vae.linear.ppca import PPCA
     from sklearn_vae.linear.ppca_cv import PPCACV
+    from sklearn_vae.nn.convolutional import (
+        ConvDecoder,
+        ConvEncoder,
+        PlainConvDecoder,
+        PlainConvEncoder,
+        ResidualDecoder,
+        ResidualEncoder,
+    )
+    from sklearn_vae.nn.networks import SoftThresholdDecoder
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
     "BernoulliPPCA": "sklearn_vae.linear.bernoulli",
+    "ConvDecoder": "sklearn_vae.nn.convolutional",
+    "ConvEncoder": "sklearn_vae.nn.convolutional",
     "DeepAutoencoder": "sklearn_vae.deep.autoencoder",
+    "DeepBernoulliVAE": "sklearn_vae.deep.bernoulli_vae",
     "DeepGaussianVAE": "sklearn_vae.deep.gaussian_vae",
     "LinearVAE": "sklearn_vae.linear.linear_vae",
     "LowRankGaussian": "sklearn_vae.gaussian.lowrank",
@@ -30,20 +43,33 @@ _MODULE_OF = {
     "PPCA": "sklearn_vae.linear.ppca",
     "PPCACV": "sklearn_vae.linear.ppca_cv",
     "PPCAImputer": "sklearn_vae.linear.imputer",
+    "PlainConvDecoder": "sklearn_vae.nn.convolutional",
+    "PlainConvEncoder": "sklearn_vae.nn.convolutional",
+    "ResidualDecoder": "sklearn_vae.nn.convolutional",
+    "ResidualEncoder": "sklearn_vae.nn.convolutional",
     "Snapshot": "sklearn_vae.deep.callbacks",
+    "SoftThresholdDecoder": "sklearn_vae.nn.networks",
 }
 
 __all__ = [
     "PPCA",
     "PPCACV",
     "BernoulliPPCA",
+    "ConvDecoder",
+    "ConvEncoder",
     "DeepAutoencoder",
+    "DeepBernoulliVAE",
     "DeepGaussianVAE",
     "LinearVAE",
     "LowRankGaussian",
     "Moments",
     "PPCAImputer",
+    "PlainConvDecoder",
+    "PlainConvEncoder",
+    "ResidualDecoder",
+    "ResidualEncoder",
     "Snapshot",
+    "SoftThresholdDecoder",
     "__version__",
 ]
 

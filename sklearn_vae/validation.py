@@ -152,6 +152,21 @@ def has_nan(X: Any) -> bool:
     return bool(xp.any(xp.isnan(X)))
 
 
+def check_bits(X: np.ndarray, binarize: Any) -> np.ndarray:
+    """X where `binarize` is None, of numbers in [0, 1]; else 1 where it is above that threshold."""
+    if binarize is not None:
+        check_real("binarize", binarize)
+        # In float64, whatever kind of number the threshold is.
+        return (np.float64(binarize) < X).astype(X.dtype)
+    if X.min() >= 0.0 and X.max() <= 1.0:
+        return X
+    row, column = np.argwhere((X < 0.0) | (X > 1.0))[0]
+    raise ValueError(
+        f"X must have entries in [0, 1] where binarize is None, got {X[row, column]} in row "
+        f"{row}, column {column}. Set binarize to a threshold above which an entry counts as 1."
+    )
+
+
 @contextmanager
 def all_or_nothing(estimator: Any) -> Iterator[None]:
     """Within this, an exception leaves the estimator as it was before."""

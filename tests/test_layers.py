@@ -55,6 +55,7 @@ LAYOUT = [
     "deep.net",
     "deep.callbacks",
     "deep.base",
+    "deep.noise",
     "deep.vae",
     "deep.gaussian_vae",
     "deep.bernoulli_vae",

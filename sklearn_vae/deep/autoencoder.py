@@ -34,10 +34,14 @@ class DeepAutoencoder(DeepModel):
         Widths of the encoder's hidden layers; the decoder has them in reverse. Empty: linear.
     activation : str, default="relu"
         "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid" or "tanh".
-    encoder : "mlp" or callable, default="mlp"
-        A factory `encoder(input_shape, n_outputs)` of a Module from rows (n, d) to (n, k).
-    decoder : "mlp" or callable, default="mlp"
-        A factory `decoder(n_components, output_shape)` of a Module from (n, k) to (n, d).
+    encoder : "mlp", "conv" or callable, default="mlp"
+        "conv": strided convolutions, for `image_shape`. Else a factory `encoder(input_shape,
+        n_outputs)` of a Module from rows (n, d) to (n, k).
+    decoder : "mlp", "conv" or callable, default="mlp"
+        "conv": the mirror image. Else a factory `decoder(n_components, output_shape)` of a Module
+        from (n, k) to (n, d).
+    image_shape : tuple (channels, height, width), default=None
+        Of the images that flat rows are: what "conv" and factories are given as shape.
     learning_rate : float, default=1e-3
         Of Adam.
     max_epochs : int, default=100
@@ -108,6 +112,7 @@ class DeepAutoencoder(DeepModel):
         activation: str = "relu",
         encoder: str | Callable[..., nn.Module] = "mlp",
         decoder: str | Callable[..., nn.Module] = "mlp",
+        image_shape: tuple[int, int, int] | None = None,
         learning_rate: float = 1e-3,
         max_epochs: int = 100,
         batch_size: int = 128,
@@ -127,6 +132,7 @@ class DeepAutoencoder(DeepModel):
         self.activation = activation
         self.encoder = encoder
         self.decoder = decoder
+        self.image_shape = image_shape
         self.learning_rate = learning_rate
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -171,7 +177,7 @@ class DeepAutoencoder(DeepModel):
     def _new_module(self, rows: Tensor) -> Callable[[], Autoencoder]:
         return partial(
             autoencoder_module,
-            rows.shape[1],
+            self._row_shape,
             self.n_components,
             encoder=self.encoder,
             decoder=self.decoder,
@@ -203,7 +209,7 @@ class DeepAutoencoder(DeepModel):
 
 
 def autoencoder_module(
-    n_features: int,
+    row_shape: tuple[int, ...],
     n_components: int,
     *,
     encoder: Any,
@@ -215,6 +221,6 @@ def autoencoder_module(
     """A new module, its weights from torch's global generator."""
     networks = (hidden_layer_sizes, activation)
     return Autoencoder(
-        build_encoder(encoder, (n_features,), n_components, *networks),
-        build_decoder(decoder, n_components, (n_features,), *networks),
+        build_encoder(encoder, row_shape, n_components, *networks),
+        build_decoder(decoder, n_components, row_shape, *networks),
     ).to(dtype)

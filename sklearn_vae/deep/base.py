@@ -21,10 +21,11 @@ from skorch.helper import predefined_split
 from torch import Tensor
 
 from sklearn_vae.deep.callbacks import Progress, Snapshot, StopEarly
-from sklearn_vae.deep.devices import PRECISIONS, choose_place, place_of, threads_for
+from sklearn_vae.deep.devices import PRECISIONS, choose_place, place_of, threads_worth
 from sklearn_vae.deep.net import VAENet
 from sklearn_vae.deep.units import center_and_scale, in_units
-from sklearn_vae.nn.networks import ACTIVATIONS, check_network
+from sklearn_vae.nn.activations import ACTIVATIONS
+from sklearn_vae.nn.networks import check_network
 from sklearn_vae.validation import (
     FLOAT_DTYPES,
     all_or_nothing,
@@ -62,6 +63,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         "activation",
         "encoder",
         "decoder",
+        "image_shape",
         "device",
         "precision",
     )
@@ -90,9 +92,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         self._check_parameters()
         goes_on = self.warm_start and hasattr(self, "net_")
         with all_or_nothing(self), self.net_.all_or_nothing() if goes_on else nullcontext():
-            X = validate_data(
-                self, X, dtype=list(FLOAT_DTYPES), ensure_min_samples=2, reset=not goes_on
-            )
+            X = self._check_rows(X, ensure_min_samples=2, reset=not goes_on)
+            self._check_images()
             random_state = check_random_state(self.random_state)
             seed = int(random_state.randint(np.iinfo(np.int32).max))
             chosen, held_out = self._split(len(X), random_state)
@@ -100,7 +101,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 self._check_goes_on()
                 rows = self._in_units(X, chosen, *place_of(self.module_))
             else:
-                self.mean_, self.scale_ = center_and_scale(X, chosen, self._scales_features)
+                self.mean_, self.scale_ = self._center_and_scale(X, chosen)
                 device, dtype, products = choose_place(self.device, self.precision, X.dtype)
                 rows = self._in_units(X, chosen, device, dtype)
                 self.net_ = VAENet(
@@ -151,10 +152,27 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         return self._of_latents(Z, lambda z: self._in_data_units(self._decoded(z)))
 
+    def _check_rows(self, X: Any, **options: Any) -> Array:
+        """X as rows for the networks, float64 or float32."""
+        return validate_data(self, X, dtype=list(FLOAT_DTYPES), **options)
+
+    def _center_and_scale(self, X: Array, rows: Array) -> tuple[Array, Any]:
+        """What the networks see chosen rows of X less of, and over."""
+        return center_and_scale(X, rows, per_feature=False)
+
     @property
-    def _scales_features(self) -> bool:
-        """Whether each feature has a scale of its own."""
-        return False
+    def _row_shape(self) -> tuple[int, ...]:
+        """Of what a row is: an image, or its features."""
+        if self.image_shape is None:
+            return (self.n_features_in_,)
+        return tuple(int(size) for size in self.image_shape)
+
+    def _check_images(self) -> None:
+        if math.prod(self._row_shape) != self.n_features_in_:
+            raise ValueError(
+                f"image_shape={self.image_shape!r} has {math.prod(self._row_shape)} pixels, but X "
+                f"has {self.n_features_in_} features."
+            )
 
     @property
     def module_(self) -> Any:
@@ -170,6 +188,13 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         check_choice("activation", self.activation, ACTIVATIONS)
         for name in ("encoder", "decoder"):
             check_network(name, getattr(self, name))
+        shape = self.image_shape
+        sizes = isinstance(shape, list | tuple) and all(is_integer(s) and s >= 1 for s in shape)
+        if shape is not None and not (sizes and len(shape) == 3):
+            raise ValueError(
+                "image_shape must be None or three integers >= 1, (channels, height, width), got "
+                f"{shape!r}."
+            )
         check_real("learning_rate", self.learning_rate, above=0)
         for name in ("max_epochs", "batch_size", "n_iter_no_change"):
             check_integer(name, getattr(self, name), at_least=1)
@@ -274,7 +299,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         while True:
             try:
                 self._keep_history()
-                with threads_for(self.module_, ROWS_AT_ONCE):
+                with threads_worth(self.net_.operations_ * ROWS_AT_ONCE):
                     self._diagnose(rows)
                 return error
             except KeyboardInterrupt:
@@ -329,7 +354,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _of_rows(self, X: Any, function: Callable[[Tensor], Tensor]) -> Array:
         """A function of rows as the networks see them, of a block of rows at a time."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=list(FLOAT_DTYPES), reset=False)
+        X = self._check_rows(X, reset=False)
 
         def units(block: slice) -> Tensor:
             return self._as_tensor((X[block] - self.mean_) / self.scale_)
@@ -344,7 +369,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     @torch.no_grad()
     def _of_blocks(self, n: int, function: Callable[[slice], Tensor]) -> Array:
-        with threads_for(self.module_, ROWS_AT_ONCE):
+        with threads_worth(self.net_.operations_ * ROWS_AT_ONCE):
             return torch.cat([function(block) for block in self._blocks(n)]).cpu().numpy()
 
     def _blocks(self, n: int) -> Iterator[slice]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 PRECISIONS = ("auto", "float32", "float64", "tf32", "bf16")
 
@@ -73,12 +72,6 @@ def global_generators(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-def threads_for(module: nn.Module, n_rows: int) -> AbstractContextManager[None]:
-    """Within this, torch uses one thread if n_rows passed through a module are not worth more."""
-    n_weights = sum(parameter.numel() for parameter in module.parameters())
-    return threads_worth(2.0 * n_weights * n_rows)
-
-
 @contextmanager
 def threads_worth(n_operations: float) -> Iterator[None]:
     """Within this, torch uses one thread if as many operations at once are not worth more."""
@@ -99,9 +92,11 @@ def products_in(precision: str | None) -> Iterator[None]:
     if precision not in PRODUCTS:
         yield
         return
-    before = torch.get_float32_matmul_precision()
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision(PRODUCTS[precision])
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"  # of convolutions, by default it is
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

@@ -40,6 +40,7 @@ class LatentMonitor:
     def begin(self) -> None:
         """Begin an epoch."""
         self.sums: list[Tensor] = []
+        self.n_seen = 0
 
     def in_data_units(self, bound: float) -> float:
         """A bound of rows as the networks see them, as one of the data."""
@@ -47,10 +48,12 @@ class LatentMonitor:
 
     def update(self, module: Any, h: Tensor) -> None:
         """Take in what the encoder gave for some rows."""
+        h = h[: module.posterior.monitored]
         q = module.posterior(h)
-        terms = q.kl_terms(module.prior())
+        terms = q.marginals().kl_terms(module.prior())
         above = (terms > COLLAPSE_KL).sum(0)
         self.sums.append(torch.cat([q.entropy().sum()[None], above]))
+        self.n_seen += len(h)
 
     def record(self, module: Any, n: int, reconstruction: float, kl: float) -> dict[str, Any]:
         """Values of an epoch of n rows; `reconstruction` and `kl` are averages."""
@@ -59,9 +62,9 @@ class LatentMonitor:
             "bound": self.in_data_units(reconstruction - kl),
             "reconstruction": self.in_data_units(reconstruction),
             "kl": kl,
-            "posterior_entropy": entropy / n,
+            "posterior_entropy": entropy / self.n_seen,
             "prior_entropy": module.prior().entropy().item(),
-            "active_dims": sum(count > COLLAPSE_SHARE * n for count in above),
+            "active_dims": sum(count > COLLAPSE_SHARE * self.n_seen for count in above),
         }
 
 

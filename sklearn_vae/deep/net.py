@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from sklearn_vae.deep.batches import Batch, Batches
 from sklearn_vae.deep.capture import CapturedStep
-from sklearn_vae.deep.devices import global_generators, products_in, threads_for
+from sklearn_vae.deep.devices import global_generators, products_in, threads_worth
 from sklearn_vae.nn.adam import Adam
+from sklearn_vae.nn.networks import operations_of
 from sklearn_vae.nn.objectives import BY_HAND, Objective
 from sklearn_vae.validation import all_or_nothing
 
@@ -88,6 +89,7 @@ class VAENet(NeuralNet):
         with _GLOBAL_GENERATOR, global_generators(torch.device("cpu"), self.seed):
             super().initialize_module()
         self.module_.eval()
+        self.operations_ = 2.0 * operations_of(self.module_)  # a row, forward
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         return self
 
@@ -134,7 +136,7 @@ class VAENet(NeuralNet):
             stack.callback(self._after_loop)
             stack.callback(hook.remove)
             stack.enter_context(
-                threads_for(self.module_, 3 * self.batch_size * self.noise_shape[0])
+                threads_worth(3 * self.operations_ * self.batch_size * self.noise_shape[0])
             )
             stack.enter_context(products_in(self.precision))
             if self._on("cuda"):

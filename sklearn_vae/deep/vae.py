@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from sklearn_vae.deep.base import ROWS_AT_ONCE, Array, DeepModel
 from sklearn_vae.deep.callbacks import KLWarmup
 from sklearn_vae.deep.monitors import LatentMonitor
-from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
-from sklearn_vae.nn.objectives import elbo, log_weights
-from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE
+from sklearn_vae.gaussian.bounds import (
+    COLLAPSE_KL,
+    COLLAPSE_SHARE,
+    EntropyGap,
+    sum_of_entropies,
+)
+from sklearn_vae.nn.distributions import fixed_draws
+from sklearn_vae.nn.module import VAEModule
+from sklearn_vae.nn.networks import build_decoder, build_encoder
+from sklearn_vae.nn.objectives import elbo, iwae, log_weights
+from sklearn_vae.nn.posteriors import (
+    LOG_VARIANCE_RANGE,
+    DiagonalPosterior,
+    DiagonalPrior,
+    StandardPrior,
+    SylvesterPosterior,
+)
 from sklearn_vae.validation import check_choice, check_integer, check_real
 
-OBJECTIVES = {"elbo": elbo}
+OBJECTIVES = {"elbo": elbo, "iwae": iwae}
+VARIATIONAL_FAMILIES = {"diagonal": DiagonalPosterior, "sylvester": SylvesterPosterior}
+PRIORS = {"standard": StandardPrior, "learned_variance": DiagonalPrior}
 
 # Draws of z that the bound of a row is averaged over, at least: the same for every row, so that the
 # result depends neither on their order nor on what other rows there are.
@@ -30,8 +48,31 @@ SCORED_DRAWS = 32
 DIAGNOSED_DRAWS = 16384
 
 
+class Averages(NamedTuple):
+    """What training left, over the training rows and draws of z, in the units of the networks.
+
+    Attributes
+    ----------
+    misfit : array
+        Of what `_misfit` gives.
+    kl, posterior_entropy : float
+        KL(q(z|x) || p(z)) and H[q(z|x)].
+    second_moment : array of shape (k,)
+        E_q z_h^2 over the prior's variance.
+    active_bounds : tuple of str
+    """
+
+    misfit: Array
+    kl: float
+    posterior_entropy: float
+    second_moment: Array
+    active_bounds: tuple[str, ...]
+
+
 class DeepVAE(DeepModel):
     """For subclasses that say what their likelihood is."""
+
+    _of_networks = (*DeepModel._of_networks, "prior", "variational_family")
 
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
         """Mean and variance of q(z|x) for each row.
@@ -51,10 +92,12 @@ class DeepVAE(DeepModel):
 
         def both(x: Tensor) -> Tensor:
             q = self.module_.encode(x)
-            return torch.cat([q.mean, q.variance], dim=1)
+            marginals = q.marginals()
+            spread = q.covariance().flatten(1) if return_cov else marginals.variance
+            return torch.cat([marginals.mean, spread], dim=1)
 
-        mean, variance = np.split(self._of_rows(X, both), [k], axis=1)
-        return mean, variance[:, :, None] * np.eye(k, dtype=mean.dtype) if return_cov else variance
+        mean, spread = np.split(self._of_rows(X, both), [k], axis=1)
+        return mean, spread.reshape(-1, k, k) if return_cov else spread
 
     def score_samples(self, X: Any) -> Array:
         """Evidence lower bound of each row, in nats; higher is better.
@@ -71,14 +114,17 @@ class DeepVAE(DeepModel):
         -------
         array of shape (n,)
         """
-        noise = self._fixed_noise()
+        check_is_fitted(self)
+        noise = self._as_tensor(fixed_draws(self.n_components_, SCORED_DRAWS))
 
         def bound(x: Tensor) -> Tensor:
             q = self.module_.encode(x)
-            parts = noise.split(self._draws_at_once(x))
-            sums = [self.module_.decode(q.rsample(part)).log_prob(x).sum(0) for part in parts]
-            kl = q.kl_terms(self.module_.prior()).sum(-1)
-            return sum(sums[1:], sums[0]) / len(noise) - kl
+            prior, total = self.module_.prior(), torch.zeros_like(x[:, 0])
+            for part in noise.split(self._draws_at_once(x)):
+                draws = q.draw(part)
+                total += self.module_.decode(draws.z).log_prob(x).sum(0)
+                total -= len(part) * draws.kl(prior)
+            return total / len(noise)
 
         return self._of_rows(X, bound).astype(np.float64) - self._log_scale()
 
@@ -142,7 +188,8 @@ class DeepVAE(DeepModel):
         check_is_fitted(self)
         check_integer("n_samples", n_samples, at_least=1)
         random_state = check_random_state(random_state)
-        Z = random_state.standard_normal((n_samples, self.n_components_))
+        std = np.sqrt(_on_host(self.module_.prior().variance))
+        Z = std * random_state.standard_normal((n_samples, self.n_components_))
         Z = self._as_tensor(Z).cpu().numpy()
         X = self._draw_rows(Z, random_state)
         return X.astype(Z.dtype, copy=False), Z
@@ -154,6 +201,9 @@ class DeepVAE(DeepModel):
         check_real("kl_weight", self.kl_weight, at_least=0)
         check_integer("kl_warmup_epochs", self.kl_warmup_epochs, at_least=0)
         check_real("free_bits", self.free_bits, at_least=0)
+        check_choice("prior", self.prior, PRIORS)
+        check_choice("variational_family", self.variational_family, VARIATIONAL_FAMILIES)
+        self._check_free_bits()
         gone = len(self.net_.history) if self.warm_start and hasattr(self, "net_") else 0
         if self.kl_warmup_epochs > gone + self.max_epochs:
             warnings.warn(
@@ -163,13 +213,43 @@ class DeepVAE(DeepModel):
                 stacklevel=4,
             )
 
+    def _check_free_bits(self) -> None:
+        """Raise ValueError where the KL is not what is weighted, or no sum over dimensions."""
+        if self.objective == "iwae" and self.kl_weight != 1:
+            raise ValueError(
+                f"kl_weight must be 1 with objective='iwae', whose KL is not a term, got "
+                f"{self.kl_weight!r}."
+            )
+        for name, value in {"objective": "iwae", "variational_family": "sylvester"}.items():
+            if self.free_bits and getattr(self, name) == value:
+                raise ValueError(
+                    f"free_bits must be 0 with {name}={value!r}, whose KL is not a sum over "
+                    f"dimensions, got {self.free_bits!r}."
+                )
+
     def _warmup_epochs(self) -> int:
         return self.kl_warmup_epochs
+
+    def _assembled(self, likelihood: Callable[[], Any], dtype: torch.dtype) -> Callable[[], Any]:
+        """Of a function that makes a likelihood, one that makes the whole module."""
+        return partial(
+            vae_module,
+            self._row_shape,
+            self.n_components,
+            likelihood,
+            posterior=VARIATIONAL_FAMILIES[self.variational_family],
+            prior=PRIORS[self.prior],
+            encoder=self.encoder,
+            decoder=self.decoder,
+            hidden_layer_sizes=self._hidden_layer_sizes(),
+            activation=self.activation,
+            dtype=dtype,
+        )
 
     def _of_training(self) -> dict[str, Any]:
         return {
             "objective": OBJECTIVES[self.objective],
-            "options": {"free_bits": self.free_bits},
+            "options": {"free_bits": self.free_bits} if self.objective == "elbo" else {},
             "monitor": self._monitor(),
             "noise_shape": (self.n_mc_samples, self.n_components),
         }
@@ -189,51 +269,57 @@ class DeepVAE(DeepModel):
     @torch.no_grad()
     def _diagnose(self, rows: Tensor) -> None:
         """Set what the latent space does with the training rows, and the bound on them."""
-        n = len(rows)
+        n, k = len(rows), self.n_components_
         draws = -(-DIAGNOSED_DRAWS // n)
         generator = torch.Generator(rows.device).manual_seed(0)
         prior = self.module_.prior()
-        sums: Any = 0.0
-        misfit: Any = 0.0
+        of_terms, misfit, moment, whole = 4 * [np.zeros(1)]
         bounded = False
         for block in self._blocks(n):
             x = rows[block]
             q = self.module_.encode(x)
-            terms = q.kl_terms(prior)
-            above = (terms > COLLAPSE_KL).to(terms.dtype)
-            bounded |= bool((q.log_variance.abs() >= LOG_VARIANCE_RANGE[1]).any())
-            distance = (q.mean - prior.mean).square() + q.variance
-            second_moment = distance / prior.variance
-            of_block = torch.stack([terms, above, q.log_variance, second_moment]).sum(1)
-            sums = sums + of_block.cpu().double().numpy() / n
+            terms = q.marginals().kl_terms(prior)
+            of_terms = of_terms + _host_sum(terms, terms > COLLAPSE_KL) / n
+            bounded |= bool((q.base.log_variance.abs() >= LOG_VARIANCE_RANGE[1]).any())
             for size in _parts(draws, self._draws_at_once(x)):
-                shape = (size, *q.mean.shape)
-                noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
-                p = self.module_.decode(q.rsample(noise))
-                misfit = misfit + self._misfit(p, x).cpu().double().numpy() / (draws * n)
-        if not (np.isfinite(sums).all() and np.isfinite(misfit).all()):
+                shape = (size, len(x), k)
+                drawn = q.draw(
+                    torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
+                )
+                share = size / (draws * n)
+                moment = moment + share * _host_sum(drawn.second_moment() / prior.variance)[0]
+                whole = whole + share * _host_sum(drawn.kl(prior), drawn.entropy())
+                misfit = misfit + _on_host(self._misfit(self.module_.decode(drawn.z), x)) / (
+                    draws * n
+                )
+        if not all(np.isfinite(found).all() for found in (of_terms, misfit, moment, whole)):
             raise FloatingPointError("The bound of the training rows is not finite.")
-        self.kl_per_dim_, share, log_variance, second_moment = sums
-        self.collapsed_dims_ = np.flatnonzero(share <= COLLAPSE_SHARE)
-        self._set_bound(misfit, log_variance, second_moment, bounded)
+        self.kl_per_dim_, share_above = of_terms
+        self.collapsed_dims_ = np.flatnonzero(share_above <= COLLAPSE_SHARE)
+        self.prior_variance_ = np.broadcast_to(_on_host(prior.variance), k).copy()
+        kl, entropy = whole.tolist()
+        bounds = ("posterior variance",) if bounded else ()
+        self._set_bound(Averages(misfit, kl, entropy, moment, bounds))
 
-    def _fixed_noise(self) -> Tensor:
-        """Normal draws of shape (S, 1, k), moved so that their mean is 0 and covariance I.
+    def _misfit(self, p: Any, x: Tensor) -> Tensor:
+        """Sums over rows and draws of what the bound needs to know of p(x|z)."""
+        return torch.stack([p.log_prob(x).sum(), p.entropy().sum()])
 
-        Exactly, which makes the average of the bound over them exact for a linear decoder: of
-        independent draws that are shared by all rows the error would not average out. In pairs z,
-        -z where there are enough.
+    def _set_bound(self, a: Averages) -> None:
+        """The bound, the entropies and what is between them, from log p(x|z) and H[p(x|z)].
+
+        Their sum is the derivative of the bound along the scale, or the log-variances, of p(x|z).
         """
-        check_is_fitted(self)
-        k = self.n_components_
-        n_draws = max(SCORED_DRAWS, k + 1)
-        paired = 2 * k <= n_draws
-        draws = np.random.RandomState(0).standard_normal((n_draws // (1 + paired), k))
-        if not paired:
-            draws -= draws.mean(axis=0)
-        factor = np.linalg.cholesky(draws.T @ draws / len(draws))
-        draws = np.linalg.solve(factor, draws.T).T
-        return self._as_tensor(np.concatenate([draws, -draws]) if paired else draws)[:, None]
+        reconstruction, decoder_entropy = (float(value) for value in a.misfit[:2])
+        log_scale = self._log_scale()
+        prior_entropy = float(self.module_.prior().entropy())
+        self.elbo_ = reconstruction - a.kl - log_scale
+        self.entropy_bound_ = sum_of_entropies(
+            a.posterior_entropy, prior_entropy, decoder_entropy + log_scale
+        )
+        self.entropy_gap_ = EntropyGap(
+            reconstruction + decoder_entropy, 0.5 * (1.0 - a.second_moment), a.active_bounds
+        )
 
     def _draws_at_once(self, x: Tensor) -> int:
         """Of each row of x, so that together they are as many rows as a block has."""
@@ -242,6 +328,53 @@ class DeepVAE(DeepModel):
     def _log_scale(self) -> float:
         """What the density loses from the units of the networks to those of the data."""
         return float(np.log(np.broadcast_to(self.scale_, self.n_features_in_)).sum())
+
+
+def vae_module(
+    row_shape: tuple[int, ...],
+    n_components: int,
+    likelihood: Callable[[], Any],
+    *,
+    posterior: Callable[[int], Any],
+    prior: Callable[[int], Any],
+    encoder: Any,
+    decoder: Any,
+    hidden_layer_sizes: Sequence[int],
+    activation: str,
+    dtype: torch.dtype,
+) -> VAEModule:
+    """A new module, its weights from torch's global generator."""
+    q, p, prior_module = posterior(n_components), likelihood(), prior(n_components)
+    networks = (hidden_layer_sizes, activation)
+    parts = p.n_inputs // p.n_features
+    shape = row_shape if parts == 1 else (parts, *row_shape)
+    encoder_module = build_encoder(encoder, row_shape, q.n_inputs, *networks)
+    decoder_module = build_decoder(decoder, n_components, shape, *networks)
+    learned = isinstance(prior_module, DiagonalPrior)
+    weight = _first_weight(decoder_module, n_components) if learned else None
+    return VAEModule(encoder_module, q, decoder_module, p, prior_module, weight).to(dtype)
+
+
+def _first_weight(decoder: nn.Module, n_components: int) -> Any:
+    """The matrix that a decoder multiplies z by first; ValueError where there is none."""
+    for part in decoder.modules():
+        if isinstance(part, nn.Linear):
+            if part.in_features == n_components:
+                return part.weight
+            break
+    raise ValueError(
+        "prior='learned_variance' needs a decoder that begins with an nn.Linear of n_components="
+        f"{n_components} inputs, whose columns then have length 1, got {decoder!r}."
+    )
+
+
+def _host_sum(*terms: Tensor) -> Array:
+    """Sums over rows of terms of one shape, stacked, on the host."""
+    return _on_host(torch.stack([t.to(terms[0].dtype) for t in terms]).sum(1))
+
+
+def _on_host(values: Tensor) -> Array:
+    return values.detach().cpu().double().numpy()
 
 
 def _parts(whole: int, size: int) -> list[int]:

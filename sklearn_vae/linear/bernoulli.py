@@ -24,6 +24,7 @@ from sklearn_vae.linear.bernoulli_fit import WINDOW, BernoulliFit, fit_bernoulli
 from sklearn_vae.validation import (
     FLOAT_DTYPES,
     all_or_nothing,
+    check_bits,
     check_choice,
     check_integer,
     check_latents,
@@ -383,17 +384,7 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 dtype=list(FLOAT_DTYPES),
                 ensure_min_samples=2 if reset else 1,
             )
-        if self.binarize is not None:
-            check_real("binarize", self.binarize)
-            # In float64, whatever kind of number the threshold is.
-            return (np.float64(self.binarize) < X).astype(X.dtype)
-        if X.min() >= 0.0 and X.max() <= 1.0:
-            return X
-        row, column = np.argwhere((X < 0.0) | (X > 1.0))[0]
-        raise ValueError(
-            f"X must have entries in [0, 1] where binarize is None, got {X[row, column]} in row "
-            f"{row}, column {column}. Set binarize to a threshold above which an entry counts as 1."
-        )
+        return check_bits(X, self.binarize)
 
     def _check_parameters(self) -> None:
         check_integer("n_components", self.n_components, at_least=1)

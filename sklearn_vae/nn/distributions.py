@@ -61,6 +61,10 @@ class DiagonalNormal:
         """The distribution of each dimension: itself, whatever the noise."""
         return self
 
+    def covariance(self) -> Tensor:
+        """Matrices (n, k, k)."""
+        return torch.diag_embed(self.variance.expand(self.mean.shape))
+
 
 @dataclass(frozen=True, eq=False)
 class NormalDraws:

@@ -67,6 +67,12 @@ class SylvesterFlow:
         variance, mean = torch.var_mean(z, 0, correction=0)
         return DiagonalNormal(mean, variance.clamp_min(torch.finfo(z.dtype).tiny).log())
 
+    def covariance(self) -> Tensor:
+        """Matrices (n, k, k), over `fixed_noise`."""
+        z = self.draw(self.fixed_noise).z
+        z = (z - z.mean(0)).permute(1, 2, 0)
+        return z @ z.mT / z.shape[-1]
+
     @property
     def mean(self) -> Tensor:
         """That of `marginals`."""

@@ -153,13 +153,24 @@ class HeteroscedasticLikelihood(Likelihood):
     ----------
     n_features : int
     log_low : float, default=-20
-        Least log-variance; the largest is 20, and between them it is the decoder's output itself.
+        Least log-variance; the largest is 20, and between them it is the decoder's output plus
+        `offset`.
+    offset : Tensor of shape (d,), default=None
+        Where the log-variances of a decoder begin whose outputs do near 0. None: at 0.
     """
 
-    def __init__(self, n_features: int, log_low: float = LOG_VARIANCE_RANGE[0]) -> None:
+    offset: Tensor
+
+    def __init__(
+        self,
+        n_features: int,
+        log_low: float = LOG_VARIANCE_RANGE[0],
+        offset: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.n_features = n_features
         self.limits = (log_low, LOG_VARIANCE_RANGE[1])
+        self.register_buffer("offset", torch.zeros(n_features) if offset is None else offset)
 
     @property
     def n_inputs(self) -> int:
@@ -169,7 +180,7 @@ class HeteroscedasticLikelihood(Likelihood):
     def forward(self, h: Tensor) -> DiagonalNormal:
         """The distribution whose parameters are h, of shape (..., 2 d)."""
         mean, log_variance = h.split(self.n_features, dim=-1)
-        return DiagonalNormal(mean, held_in_range(log_variance, *self.limits))
+        return DiagonalNormal(mean, held_in_range(log_variance + self.offset, *self.limits))
 
     def pullback(self, h: Tensor, x: Tensor) -> tuple[float, Callable[[float], Tensor]]:
         """Log-density summed over all rows of h, and the gradient by hand.
@@ -187,7 +198,7 @@ class HeteroscedasticLikelihood(Likelihood):
         """
         residual, log_variance = h.split(self.n_features, dim=1)
         h.view(-1, len(x), h.shape[1])[..., : self.n_features].sub_(x)
-        precision = torch.exp(-log_variance.clamp_(*self.limits))
+        precision = torch.exp(-log_variance.add_(self.offset).clamp_(*self.limits))
         scaled = residual * precision
         squares = residual * scaled
         terms = squares.sum().item() + log_variance.sum().item()

@@ -65,7 +65,14 @@ class DiagonalPrior(nn.Module):
         return DiagonalNormal(self.zero, self.log_variance)
 
 
-class SharedPosterior(nn.Module):
+class Posterior(nn.Module):
+    """q(z|x) from an encoder's outputs."""
+
+    # Rows of some batches that a monitor looks at: all where it costs little beside a step.
+    monitored: int | None = None
+
+
+class SharedPosterior(Posterior):
     """q(z|x) = N(nu(x), diag D), D the same for every x: the encoder gives nu, (n, k).
 
     D is learned, from 1; or it is I.
@@ -86,7 +93,7 @@ class SharedPosterior(nn.Module):
         return DiagonalNormal(h, held_in_range(self.log_variance).expand(h.shape))
 
 
-class DiagonalPosterior(nn.Module):
+class DiagonalPosterior(Posterior):
     """q(z|x) = N(nu(x), diag tau2(x)): the encoder gives nu and log tau2, (n, 2 k)."""
 
     def __init__(self, n_components: int) -> None:
@@ -156,7 +163,7 @@ class DiagonalPosterior(nn.Module):
         return z, kl, pull
 
 
-class SylvesterPosterior(nn.Module):
+class SylvesterPosterior(Posterior):
     """q(z|x) by Sylvester flows of a diagonal normal, their parameters the encoder's outputs.
 
     z_0 ~ N(nu(x), diag tau2(x)), then `n_flows` times z + Q R tanh(R~ Q'z + b), with Q of `rank`
@@ -176,6 +183,8 @@ class SylvesterPosterior(nn.Module):
     n_householder : int, default=None
         Reflections that Q is made of. None: `rank`, which give any Q.
     """
+
+    monitored = 64  # each takes as many draws as `fixed_noise` has
 
     strict: Tensor
     axes: Tensor

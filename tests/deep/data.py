@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from sklearn_vae import DeepAutoencoder, DeepGaussianVAE
+from sklearn_vae import (
+    ConvDecoder,
+    ConvEncoder,
+    DeepAutoencoder,
+    DeepBernoulliVAE,
+    DeepGaussianVAE,
+)
+from sklearn_vae.deep.vae import DeepVAE
 
 SMALL = {"hidden_layer_sizes": (16,), "max_epochs": 3, "batch_size": 32, "random_state": 0}
 
@@ -13,9 +20,29 @@ MODELS = [
     DeepGaussianVAE(3, **SMALL, noise_model="diagonal", noise_update="gradient"),
     DeepGaussianVAE(3, **SMALL, noise_variance=0.5, kl_weight=2.0, kl_warmup_epochs=2),
     DeepGaussianVAE(3, **SMALL, free_bits=0.1, early_stopping=True),
+    DeepGaussianVAE(3, **SMALL, noise_model="heteroscedastic"),
+    DeepGaussianVAE(3, **SMALL, prior="learned_variance"),
+    DeepGaussianVAE(3, **SMALL, variational_family="sylvester"),
+    DeepGaussianVAE(3, **SMALL, objective="iwae", n_mc_samples=4),
+    DeepGaussianVAE(
+        3,
+        **SMALL,
+        encoder=ConvEncoder(channels=(4,), dense=8),
+        decoder=ConvDecoder(channels=(4,), dense=8),
+        image_shape=(1, 2, 4),
+    ),
+    DeepBernoulliVAE(3, **SMALL, binarize=0.0),
     DeepAutoencoder(3, **SMALL),
 ]
-VAES = [model for model in MODELS if isinstance(model, DeepGaussianVAE)]
+VAES = [model for model in MODELS if isinstance(model, DeepVAE)]
+# Whose noise does not depend on z, and whose posterior is a normal with independent dimensions.
+GAUSSIAN = [
+    model
+    for model in VAES
+    if isinstance(model, DeepGaussianVAE)
+    and model.noise_model != "heteroscedastic"
+    and (model.prior, model.variational_family) == ("standard", "diagonal")
+]
 
 
 def make_rows(n=150, d=8, k=3, seed=0, noise=0.3):

@@ -42,7 +42,10 @@ BAD = [
 ]
 
 BAD_OF_VAE = [
-    ({"noise_model": "full"}, "noise_model must be one of 'scalar', 'diagonal', got 'full'"),
+    (
+        {"noise_model": "full"},
+        "noise_model must be one of 'scalar', 'diagonal', 'heteroscedastic', got 'full'",
+    ),
     ({"noise_update": "adam"}, "noise_update must be one of 'closed_form', 'gradient'"),
     ({"noise_variance": 0.0}, "noise_variance must be None or a positive float, got 0.0"),
     ({"noise_variance": [1.0] * 8}, "noise_variance must be None or a positive float"),
@@ -60,7 +63,25 @@ BAD_OF_VAE = [
         {"noise_variance": 1.0, "noise_variance_init": 2.0},
         "noise_variance_init is where learning starts, but noise_variance=1.0 holds it fixed",
     ),
-    ({"objective": "iwae"}, "objective must be one of 'elbo', got 'iwae'"),
+    ({"objective": "vae"}, "objective must be one of 'elbo', 'iwae', got 'vae'"),
+    ({"prior": "flat"}, "prior must be one of 'standard', 'learned_variance', got 'flat'"),
+    (
+        {"variational_family": "full"},
+        "variational_family must be one of 'diagonal', 'sylvester', got 'full'",
+    ),
+    ({"objective": "iwae", "kl_weight": 0.5}, "kl_weight must be 1 with objective='iwae'.*0.5"),
+    ({"objective": "iwae", "free_bits": 0.5}, "free_bits must be 0 with objective='iwae'.*0.5"),
+    (
+        {"variational_family": "sylvester", "free_bits": 0.5},
+        "free_bits must be 0 with variational_family='sylvester'.*0.5",
+    ),
+    (
+        {"noise_model": "heteroscedastic", "noise_variance": 0.5},
+        "noise_variance must be None with noise_model='heteroscedastic'.*0.5",
+    ),
+    ({"image_shape": (8, 8)}, r"image_shape must be None or three integers .* got \(8, 8\)"),
+    ({"image_shape": (1, 3, 3)}, r"image_shape=\(1, 3, 3\) has 9 pixels, but X has 8 features"),
+    ({"encoder": "conv"}, r"encoder='conv' needs images: set image_shape=.*rows of 8 features"),
     ({"n_mc_samples": 0}, "n_mc_samples must be an integer >= 1, got 0"),
     ({"kl_weight": -0.5}, "kl_weight must be a finite number >= 0, got -0.5"),
     ({"kl_warmup_epochs": -1}, "kl_warmup_epochs must be an integer >= 0, got -1"),
@@ -133,7 +154,7 @@ class Late(Callback):
     def on_batch_begin(self, net, training, **kwargs):
         if len(net.history) == self.epoch:
             with torch.no_grad():
-                net.module_.encoder.layers[0].weight.mul_(np.inf)
+                next(net.module_.encoder.parameters()).mul_(np.inf)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)

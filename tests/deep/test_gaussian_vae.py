@@ -8,12 +8,12 @@ from sklearn.datasets import load_digits
 from torch.distributions import Independent, Normal, kl_divergence
 
 from sklearn_vae import PPCA, DeepAutoencoder, DeepGaussianVAE, Snapshot
-from tests.deep.data import SMALL, VAES, make_rows, parameters_of
+from tests.deep.data import GAUSSIAN, SMALL, make_rows, parameters_of
 
 X = make_rows()
 D, K = X.shape[1], 3
 
-each_vae = pytest.mark.parametrize("model", VAES, ids=str)
+each_vae = pytest.mark.parametrize("model", GAUSSIAN, ids=str)
 
 
 def distributions(model, rows, draws=2000, seed=0):
@@ -285,7 +285,7 @@ def test_constant_rows_and_constant_features(value):
         assert np.isfinite(DeepGaussianVAE(2, **SMALL, noise_model=noise_model).fit(partly).elbo_)
 
 
-@pytest.mark.parametrize("model", [VAES[0], VAES[1], DeepAutoencoder(K, **SMALL)], ids=str)
+@pytest.mark.parametrize("model", [GAUSSIAN[0], GAUSSIAN[1], DeepAutoencoder(K, **SMALL)], ids=str)
 def test_snapshots_are_fitted_models_of_their_epochs(model):
     model = clone(model).set_params(callbacks=[Snapshot([1, 2, 99])], warm_start=True).fit(X)
     assert sorted(model.snapshots_) == [1, 2]
