@@ -282,6 +282,12 @@ def with_positive_peaks(components: Array) -> Array:
     return xp.where((peaks < 0)[:, None], -components, components)
 
 
+def peak_signs(columns: np.ndarray) -> np.ndarray:
+    """Which make the entry of largest magnitude of each column positive."""
+    peaks = columns[np.abs(columns).argmax(axis=0), np.arange(columns.shape[1])]
+    return np.where(peaks < 0, -1.0, 1.0)
+
+
 def _prefix_sums(values: Array, start: float = 0.0) -> Array:
     """start, start + v_0, start + v_0 + v_1, ...: one entry more than `values`."""
     xp = array_namespace(values)

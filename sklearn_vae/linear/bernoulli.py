@@ -20,6 +20,7 @@ from sklearn_vae.gaussian.bernoulli_elbo import (
     terms_of_rows,
 )
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
+from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.bernoulli_fit import WINDOW, BernoulliFit, fit_bernoulli
 from sklearn_vae.validation import (
     FLOAT_DTYPES,
@@ -200,9 +201,7 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.loadings_, self.intercept_ = fit.W, fit.mu
         if fit.V is not None and fit.D is not None:
             self.encoder_weights_, self.encoder_variance_ = fit.V, fit.D
-        U = np.linalg.svd(fit.W, full_matrices=False)[0].T
-        largest = np.take_along_axis(U, np.abs(U).argmax(axis=1)[:, None], axis=1)
-        self.components_ = U * np.where(largest < 0.0, -1.0, 1.0)
+        self.components_ = with_positive_peaks(np.linalg.svd(fit.W, full_matrices=False)[0].T)
         self.n_components_ = fit.W.shape[1]
         M, D = self._encode(X)
         terms = self._terms(X, M, D)

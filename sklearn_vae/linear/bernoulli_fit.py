@@ -16,6 +16,7 @@ from sklearn_vae.gaussian.bernoulli_elbo import (
     RowPosteriors,
     laplace_posterior,
 )
+from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.linear.ppca import PPCA
 
 # L-BFGS has converged where this many iterations together raise the bound by less than tol: a
@@ -83,8 +84,7 @@ def fit_bernoulli(
     climb = _climb_linear if inference == "linear" else _climb_per_sample
     p, history, converged = climb(bits, first_loadings(bits, k, rng), max_iter, tol)
     order = np.argsort(-np.square(p.W).sum(axis=0), kind="stable")
-    largest = np.take_along_axis(p.W, np.abs(p.W).argmax(axis=0)[None], axis=0)[0]
-    signs = np.where(largest < 0.0, -1.0, 1.0)
+    signs = peak_signs(p.W)
     W = np.zeros((d, k))
     W[varying] = (p.W * signs)[:, order]
     mu[varying] = p.mu

@@ -22,6 +22,7 @@ from sklearn_vae.gaussian.linear_elbo import (
     with_unit_encoder,
 )
 from sklearn_vae.gaussian.online import RunningCovariance
+from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.linear.covariance import CovarianceOfRows, check_spread
 from sklearn_vae.linear.encoded import EncodedLinearModel
 from sklearn_vae.linear.solvers import check_n_components
@@ -454,7 +455,7 @@ class LinearVAE(EncodedLinearModel):
         if self.parametrization == "unit_encoder":
             p = with_unit_encoder(p)
         k = len(p.D)
-        return with_latents(p, np.arange(k), _signs(directions[:, :k]))
+        return with_latents(p, np.arange(k), peak_signs(directions[:, :k]))
 
     def _floor_if_held(self, average_variance: float) -> tuple[str, ...]:
         """The bound of the noise variance, if it holds the fitted one."""
@@ -498,14 +499,8 @@ class LinearVAE(EncodedLinearModel):
 def _by_length(p: LinearVAEParameters) -> LinearVAEParameters:
     """Latents by descending length of their columns, each's largest entry positive."""
     order = np.argsort(-(p.W**2).sum(axis=0) * p.prior_variance, kind="stable")
-    return with_latents(p, order, _signs(p.W[:, order]))
+    return with_latents(p, order, peak_signs(p.W[:, order]))
 
 
 def _empty_columns(p: LinearVAEParameters) -> Array:
     return np.flatnonzero(~p.W.any(axis=0))
-
-
-def _signs(columns: Array) -> Array:
-    """Which make the largest entry of each column positive: PCA's convention."""
-    peaks = columns[np.abs(columns).argmax(axis=0), np.arange(columns.shape[1])]
-    return np.where(peaks < 0, -1.0, 1.0)
