@@ -56,6 +56,7 @@ LAYOUT = [
     "deep.callbacks",
     "deep.base",
     "deep.noise",
+    "deep.ppca_start",
     "deep.vae",
     "deep.gaussian_vae",
     "deep.bernoulli_vae",

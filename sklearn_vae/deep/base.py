@@ -113,6 +113,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     device=str(device),
                     verbose=0,
                 ).initialize()
+                self._begin(rows)
                 self.n_components_ = self.n_components
                 self._networks_of_fit = self._networks()
             valid = None
@@ -214,14 +215,19 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             )
         check_choice("precision", self.precision, PRECISIONS)
 
+    def _begin(self, rows: Tensor) -> None:
+        """Change what the new networks begin with, for rows as they see them."""
+
     def _networks(self) -> dict[str, Any]:
-        return {name: copy.copy(getattr(self, name)) for name in self._of_networks}
+        values = {name: getattr(self, name) for name in self._of_networks}
+        # A copy of what may be written to; of a factory it may not be equal to it.
+        return {name: v if callable(v) else copy.copy(v) for name, v in values.items()}
 
     def _check_goes_on(self) -> None:
         """Raise ValueError where a warm start would have to go on with other networks."""
         for name, value in self._networks().items():
             before = self._networks_of_fit[name]
-            if not np.array_equal(value, before):
+            if value is not before and not np.array_equal(value, before):
                 raise ValueError(
                     f"warm_start=True goes on with the networks of the last fit, of {name}="
                     f"{before!r}, got {value!r}; with warm_start=False a fit begins anew."

@@ -98,10 +98,10 @@ class DeepBernoulliVAE(DeepVAE):
         Dimensions whose KL is at most 0.01 nats for at least 99 % of the training rows.
     elbo_ : float
         Evidence lower bound of the training rows, in nats per sample; of 16384 draws of z or more,
-        one or more a row.
+        fewer where these would take 1e11 operations, one or more a row.
     entropy_bound_ : float
         H[q(z|x)] - H[p(z)] - E_q H[p(x|z)], in nats per sample: equals `elbo_` where training has
-        converged, with `kl_weight` 1 and no `free_bits`.
+        converged, with `objective` "elbo", `kl_weight` 1 and no `free_bits`.
     entropy_gap_ : EntropyGap
         `elbo_` less `entropy_bound_`: `total`, its parts `noise` (of the scale of the logits) and
         `dimensions` (k,), and `active_bounds` that are in the way of closing it.
@@ -209,6 +209,8 @@ class DeepBernoulliVAE(DeepVAE):
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
+
+    _of_networks = (*DeepVAE._of_networks, "binarize")
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
         """Mean p and variance p (1 - p) of p(x|z) for each row of latent z.

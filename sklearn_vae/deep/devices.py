@@ -92,11 +92,13 @@ def products_in(precision: str | None) -> Iterator[None]:
     if precision not in PRODUCTS:
         yield
         return
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic
     torch.set_float32_matmul_precision(PRODUCTS[precision])
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"  # of convolutions, by default it is
+    # Convolutions have switches of their own: by default TF32, and sums in any order.
+    cudnn.allow_tf32, cudnn.deterministic = precision == "tf32", True
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        cudnn.allow_tf32, cudnn.deterministic = before[1:]

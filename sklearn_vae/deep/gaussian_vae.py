@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.monitors import LatentMonitor
 from sklearn_vae.deep.noise import NOISE_MODELS, NoiseModel
+from sklearn_vae.deep.ppca_start import KeepStart, check_init, start_at_ppca
 from sklearn_vae.deep.units import center_and_scale
 from sklearn_vae.deep.vae import Averages, DeepVAE
 from sklearn_vae.nn.likelihoods import NOISE_UPDATES
@@ -28,8 +29,8 @@ class DeepGaussianVAE(DeepVAE):
         log p(x) >= E_q log p(x|z) - KL(q(z|x) || p(z)).
 
     The networks see rows centred and divided by the root of the average variance of a feature
-    (unless the noise is "scalar" each feature by its own standard deviation), so that nothing depends on the units
-    of X; all parameters and results are in these units.
+    (unless the noise is "scalar" each feature by its own standard deviation), so that nothing
+    depends on the units of X; all parameters and results are in these units.
 
     Parameters
     ----------
@@ -60,9 +61,25 @@ class DeepGaussianVAE(DeepVAE):
     noise_update : {"closed_form", "gradient"}, default="closed_form"
         How sigma2 is learned: as a running average of its optimum given the networks, while
         training never above that of pPCA ("diagonal": above the feature's variance), and set to
-        the optimum after the last epoch; or log sigma2 as a parameter among the others. Never
-        below 1e-6 of the average variance of a feature ("diagonal": of the feature's variance, which
-        counts as 1 where it is 0).
+        the optimum after the last epoch unless `objective` is "iwae"; or log sigma2 as a parameter
+        among the others. Never below 1e-6 of the average variance of a feature ("diagonal": of the
+        feature's variance, which counts as 1 where it is 0). "heteroscedastic" noise is learned
+        with the decoder, and its variances are held between 1e-6 and e^20 of the feature's; there
+        a dimension is easily lost without `kl_warmup_epochs`.
+    init : {None, "ppca"}, default=None
+        What the networks are before their first step: random, or probabilistic PCA of the rows as
+        they see them, whose log-likelihood the ELBO then equals. Of pPCA with the noise variance
+        that learning starts with, its own maximum likelihood one unless `noise_variance` or
+        `noise_variance_init` is given, or that were 0 (then a tenth of the average variance of a
+        feature); further latents than the rank of X are collapsed at first. For MLPs with a
+        diagonal posterior, `hidden_layer_sizes` of at least 2 k, and the activation "relu",
+        "leaky_relu", "gelu", "silu" or "softplus": two units f(a), f(-a) carry a number through a
+        layer. Training then sets the rate of each epoch, `history_["learning_rate"]`: at most
+        `learning_rate`, lower where the trembling of Adam's steps would cost more than 5 % of the
+        nats that the latents carry and half of what has been won; it rises over the first 5
+        epochs, and falls toward 0 over the last fifth of `max_epochs`. A warm start goes on from
+        what it has, with such rates (which do not rise, and fall at its end again) or without,
+        whatever `init` is by then.
     prior : {"standard", "learned_variance"}, default="standard"
         p(z): N(0, I), or N(0, diag alpha2) with alpha2 learned; the columns of the decoder's first
         weight matrix then have length 1, which fixes the scale of z.
@@ -116,10 +133,10 @@ class DeepGaussianVAE(DeepVAE):
         Dimensions whose KL is at most 0.01 nats for at least 99 % of the training rows.
     elbo_ : float
         Evidence lower bound of the training rows, in nats per sample; of 16384 draws of z or more,
-        one or more a row.
+        fewer where these would take 1e11 operations, one or more a row.
     entropy_bound_ : float
         Sum of three entropies, in nats per sample: equals `elbo_` where training has converged,
-        with `kl_weight` 1, no `free_bits` and sigma2 learned.
+        with `objective` "elbo", `kl_weight` 1, no `free_bits` and sigma2 learned.
     entropy_gap_ : EntropyGap
         `elbo_` less `entropy_bound_`: `total`, its parts `noise` and `dimensions` (k,), and
         `active_bounds` that are in the way of closing it.
@@ -130,10 +147,11 @@ class DeepGaussianVAE(DeepVAE):
     history_ : dict of arrays of shape (n_iter_,)
         Of each epoch, averaged over its rows as they were trained on: "bound" (ELBO), its parts
         "reconstruction" and "kl", "posterior_entropy", "prior_entropy", in nats per sample, and
-        "active_dims"; at its end "noise_variance" ((n_iter_, d) with "diagonal") and
-        "noise_entropy"; "beta", "seconds", with `early_stopping` "validation_bound", the ELBO of
-        the rows held out, and what callbacks recorded. With "closed_form" the noise is set to its
-        optimum afterwards, so that `elbo_` can be well above the last bound.
+        "active_dims"; at its end, unless the noise is "heteroscedastic", "noise_variance"
+        ((n_iter_, d) with "diagonal") and "noise_entropy"; "beta", "seconds", with `early_stopping`
+        "validation_bound", the ELBO of the rows held out, and what callbacks recorded. With
+        "closed_form" the noise is set to its optimum afterwards, so that `elbo_` can be well above
+        the last bound.
     snapshots_ : dict of int to DeepGaussianVAE
         Fitted models after the epochs that a :class:`Snapshot` asks for.
     net_ : skorch.NeuralNet
@@ -185,6 +203,7 @@ class DeepGaussianVAE(DeepVAE):
         noise_variance: Any = None,
         noise_variance_init: Any = None,
         noise_update: str = "closed_form",
+        init: str | None = None,
         prior: str = "standard",
         variational_family: str = "diagonal",
         objective: str = "elbo",
@@ -216,6 +235,7 @@ class DeepGaussianVAE(DeepVAE):
         self.noise_variance = noise_variance
         self.noise_variance_init = noise_variance_init
         self.noise_update = noise_update
+        self.init = init
         self.prior = prior
         self.variational_family = variational_family
         self.objective = objective
@@ -250,11 +270,15 @@ class DeepGaussianVAE(DeepVAE):
         -------
         mean : array of shape (n, d)
         variance : array of shape (n, d)
+            Where it is the same for every row, a read-only view of one.
         """
+        if hasattr(self, "noise_variance_"):
+            mean = self.inverse_transform(Z)
+            return mean, np.broadcast_to(np.asarray(self.noise_variance_, mean.dtype), mean.shape)
 
         def both(z: Tensor) -> Tensor:
             p = self.module_.decode(z)
-            variance = self._noise.variance(self, p) * self._as_tensor(self.scale_).square()
+            variance = p.variance * self._as_tensor(self.scale_).square()
             return torch.cat([self._in_data_units(p.mean), variance], dim=1)
 
         mean, variance = np.split(self._of_latents(Z, both), 2, axis=1)
@@ -269,12 +293,22 @@ class DeepGaussianVAE(DeepVAE):
         check_choice("noise_model", self.noise_model, NOISE_MODELS)
         check_choice("noise_update", self.noise_update, NOISE_UPDATES)
         self._noise.check(self)
+        check_init(self, self._hidden_layer_sizes())
 
     def _center_and_scale(self, X: Array, rows: Array) -> tuple[Array, Any]:
         return center_and_scale(X, rows, self._noise.per_feature)
 
     def _new_module(self, rows: Tensor) -> Callable[[], VAEModule]:
         return self._assembled(self._noise.likelihood(self, rows), rows.dtype)
+
+    def _begin(self, rows: Tensor) -> None:
+        self._worth_of_start = None
+        if self.init == "ppca":
+            self._worth_of_start = start_at_ppca(self.module_, rows)
+
+    def _callbacks(self) -> list[Any]:
+        worth = self._worth_of_start
+        return [*super()._callbacks(), *([] if worth is None else [KeepStart(worth)])]
 
     def _monitor(self) -> LatentMonitor:
         return self._noise.monitor(self)

@@ -15,7 +15,8 @@ from sklearn_vae.nn.distributions import LOG_2PI
 class LatentMonitor:
     """Bound, its parts, entropies of the latent space and active dimensions.
 
-    Averages over the rows of an epoch as they were trained on: the parameters change meanwhile.
+    Averages over the rows of an epoch as they were trained on: the parameters change meanwhile. Of
+    flows, over 64 rows of each chunk of batches.
 
     Parameters
     ----------
@@ -48,9 +49,10 @@ class LatentMonitor:
 
     def update(self, module: Any, h: Tensor) -> None:
         """Take in what the encoder gave for some rows."""
-        h = h[: module.posterior.monitored]
+        prior = module.prior()
+        h = h[: module.posterior.monitored].to(prior.mean.dtype)  # an encoder may give bfloat16
         q = module.posterior(h)
-        terms = q.marginals().kl_terms(module.prior())
+        terms = q.marginals().kl_terms(prior)
         above = (terms > COLLAPSE_KL).sum(0)
         self.sums.append(torch.cat([q.entropy().sum()[None], above]))
         self.n_seen += len(h)

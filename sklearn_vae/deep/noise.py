@@ -16,6 +16,7 @@ from sklearn_vae.deep.monitors import LatentMonitor, NoiseMonitor
 from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.nn.distributions import LOG_2PI
 from sklearn_vae.nn.likelihoods import GaussianLikelihood, HeteroscedasticLikelihood
+from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE
 from sklearn_vae.validation import check_noise_variance, is_real
 
 # Least noise variance that is learned, as a share of the average variance of a feature.
@@ -44,9 +45,6 @@ class NoiseModel(Protocol):
 
     def settle(self, vae: Any, misfit: Array) -> tuple[float, float, bool]:
         """E log p(x|z), H[p(x|z)], and whether a bound holds the noise; after the last step."""
-
-    def variance(self, vae: Any, p: Any) -> Tensor:
-        """Of p(x|z), in the units of the networks, and of the shape of its mean."""
 
 
 class SharedNoise:
@@ -85,7 +83,7 @@ class SharedNoise:
         capped = vae.noise_update == "closed_form"
         if start is None or (capped and not self.per_feature):
             ppca = _residuals_of_ppca(rows.cpu().numpy(), vae.n_components)
-            ppca = ppca if self.per_feature else ppca.mean()
+            ppca = ppca if self.per_feature and vae.init is None else ppca.mean()
             if not self.per_feature and ppca > NOISE_FLOOR:
                 cap = float(ppca)
             if start is None:
@@ -103,7 +101,8 @@ class SharedNoise:
     def settle(self, vae: Any, misfit: Array) -> tuple[float, float, bool]:
         """Set sigma2 to its optimum where that is how it is learned, and `noise_variance_`."""
         likelihood, d = vae.module_.likelihood, len(misfit)
-        if likelihood.update == "closed_form":
+        # Another objective has another optimum, where training has left the noise.
+        if likelihood.update == "closed_form" and vae.objective == "elbo":
             optimum = misfit if self.per_feature else misfit.mean()
             log_optimum = torch.log(vae._as_tensor(optimum))
             likelihood.log_variance.copy_(torch.maximum(log_optimum, likelihood.log_low))
@@ -114,10 +113,6 @@ class SharedNoise:
         log_noise = float(np.sum(np.broadcast_to(np.log(variance), d))) + d * LOG_2PI
         scaled = float(np.sum(misfit / variance))
         return -0.5 * (scaled + log_noise), 0.5 * (log_noise + d), bool(held)
-
-    def variance(self, vae: Any, p: Any) -> Tensor:
-        """The same for every row."""
-        return p.variance.expand(p.mean.shape)
 
 
 class DecodedNoise:
@@ -139,6 +134,7 @@ class DecodedNoise:
         start = _given(vae, "noise_variance_init", rows)
         if start is None:
             start = _residuals_of_ppca(rows.cpu().numpy(), vae.n_components)
+            start = start if vae.init is None else start.mean()
             start = np.where(start > NOISE_FLOOR, start, NOISE_START)
         d = rows.shape[1]
         offset = torch.tensor(np.log(np.broadcast_to(start, (d,))))
@@ -149,18 +145,15 @@ class DecodedNoise:
         return LatentMonitor(vae._log_scale())
 
     def misfit(self, p: Any, x: Tensor) -> Tensor:
-        """log p(x|z), H[p(x|z)], and how many log-variances are at their floor."""
-        held = (p.log_variance <= math.log(NOISE_FLOOR)).to(x.dtype)
+        """log p(x|z), H[p(x|z)], and how many log-variances are at a limit."""
+        low, high = math.log(NOISE_FLOOR), LOG_VARIANCE_RANGE[1]
+        held = ((p.log_variance <= low) | (p.log_variance >= high)).to(x.dtype)
         return torch.stack([p.log_prob(x).sum(), p.entropy().sum(), held.sum()])
 
     def settle(self, vae: Any, misfit: Array) -> tuple[float, float, bool]:
         """Nothing is left to be set."""
         reconstruction, entropy, held = misfit.tolist()
         return reconstruction, entropy, held > 0
-
-    def variance(self, vae: Any, p: Any) -> Tensor:
-        """Of each row its own."""
-        return p.variance
 
 
 NOISE_MODELS: dict[str, NoiseModel] = {

@@ -44,8 +44,10 @@ PRIORS = {"standard": StandardPrior, "learned_variance": DiagonalPrior}
 # result depends neither on their order nor on what other rows there are.
 SCORED_DRAWS = 32
 
-# Draws that the diagnostics of a fit are averaged over, at least, over all rows together.
+# Draws that the diagnostics of a fit are averaged over, at least, over all rows together: unless
+# these take more than so many operations.
 DIAGNOSED_DRAWS = 16384
+DIAGNOSED_OPERATIONS = 1e11
 
 
 class Averages(NamedTuple):
@@ -203,7 +205,7 @@ class DeepVAE(DeepModel):
         check_real("free_bits", self.free_bits, at_least=0)
         check_choice("prior", self.prior, PRIORS)
         check_choice("variational_family", self.variational_family, VARIATIONAL_FAMILIES)
-        self._check_free_bits()
+        self._check_objective()
         gone = len(self.net_.history) if self.warm_start and hasattr(self, "net_") else 0
         if self.kl_warmup_epochs > gone + self.max_epochs:
             warnings.warn(
@@ -213,7 +215,7 @@ class DeepVAE(DeepModel):
                 stacklevel=4,
             )
 
-    def _check_free_bits(self) -> None:
+    def _check_objective(self) -> None:
         """Raise ValueError where the KL is not what is weighted, or no sum over dimensions."""
         if self.objective == "iwae" and self.kl_weight != 1:
             raise ValueError(
@@ -270,7 +272,8 @@ class DeepVAE(DeepModel):
     def _diagnose(self, rows: Tensor) -> None:
         """Set what the latent space does with the training rows, and the bound on them."""
         n, k = len(rows), self.n_components_
-        draws = -(-DIAGNOSED_DRAWS // n)
+        affordable = int(DIAGNOSED_OPERATIONS / (self.net_.operations_ * n))
+        draws = max(1, min(-(-DIAGNOSED_DRAWS // n), affordable))
         generator = torch.Generator(rows.device).manual_seed(0)
         prior = self.module_.prior()
         of_terms, misfit, moment, whole = 4 * [np.zeros(1)]
@@ -356,15 +359,29 @@ def vae_module(
 
 
 def _first_weight(decoder: nn.Module, n_components: int) -> Any:
-    """The matrix that a decoder multiplies z by first; ValueError where there is none."""
-    for part in decoder.modules():
-        if isinstance(part, nn.Linear):
-            if part.in_features == n_components:
-                return part.weight
-            break
+    """The matrix that a decoder multiplies z by first; ValueError where there is none to learn."""
+    z = torch.zeros(2, n_components, dtype=next(decoder.parameters()).dtype)
+    first: list[nn.Linear] = []
+
+    def look(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].data_ptr() == z.data_ptr():
+            first.append(layer)
+
+    layers = [part for part in decoder.modules() if isinstance(part, nn.Linear)]
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    try:
+        with torch.no_grad():
+            decoder(z)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    trained = {id(p) for p in decoder.parameters() if p.requires_grad}
+    if len(first) == 1 and id(first[0].weight) in trained:
+        return first[0].weight
     raise ValueError(
         "prior='learned_variance' needs a decoder that begins with an nn.Linear of n_components="
-        f"{n_components} inputs, whose columns then have length 1, got {decoder!r}."
+        f"{n_components} inputs and a weight to be learned, whose columns then have length 1, got "
+        f"{decoder!r}."
     )
 
 

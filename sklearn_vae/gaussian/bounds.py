@@ -19,7 +19,8 @@ class EntropyGap:
     """ELBO less the sum of three entropies, in nats per sample, and what it is due to.
 
     Exact at any parameters. Each part is 0 at a maximum of the ELBO over what it belongs to: not
-    where something else was maximised (a KL weight other than 1, free bits), where the noise
+    where something else was maximised (a KL weight other than 1, free bits, an importance-weighted
+    bound), where the noise
     variance was held fixed, or where a bound of `active_bounds` was in the way.
 
     Attributes

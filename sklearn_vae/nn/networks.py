@@ -159,7 +159,8 @@ def build_encoder(
     Raises
     ------
     ValueError
-        If `input_shape` is not (channels, height, width) with "conv", or a factory's network does not turn rows of shape (n, d) into (n, n_outputs).
+        If `input_shape` is not (channels, height, width) with "conv", or a factory's network does
+        not turn rows of shape (n, d) into (n, n_outputs).
     """
     d = math.prod(input_shape)
     if encoder == "mlp":
@@ -179,12 +180,14 @@ def build_decoder(
 ) -> nn.Module:
     """The network that `decoder`, "mlp", "conv" or a factory (k, output_shape), means.
 
-    Its MLP has `hidden_layer_sizes` in reverse: they are an encoder's. "conv" has layers of its own.
+    Its MLP has `hidden_layer_sizes` in reverse: they are an encoder's. "conv" has layers of its
+    own.
 
     Raises
     ------
     ValueError
-        If `output_shape` is not ([m,] channels, height, width) with "conv", or a factory's network does not turn z of shape (n, k) into (n, prod(output_shape)).
+        If `output_shape` is not ([m,] channels, height, width) with "conv", or a factory's network
+        does not turn z of shape (n, k) into (n, prod(output_shape)).
     """
     n_outputs = math.prod(output_shape)
     if decoder == "mlp":
@@ -207,8 +210,8 @@ def check_network(name: str, network: Any) -> None:
     if network in ("mlp", "conv") or (callable(network) and not isinstance(network, nn.Module)):
         return
     raise ValueError(
-        f"{name} must be 'mlp', 'conv' or a factory {FACTORY_FORMS[name]} that returns a new Module for "
-        f"each fit, got {network!r}."
+        f"{name} must be 'mlp', 'conv' or a factory {FACTORY_FORMS[name]} that returns a new Module "
+        f"for each fit, got {network!r}."
     )
 
 

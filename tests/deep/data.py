@@ -20,6 +20,7 @@ MODELS = [
     DeepGaussianVAE(3, **SMALL, noise_model="diagonal", noise_update="gradient"),
     DeepGaussianVAE(3, **SMALL, noise_variance=0.5, kl_weight=2.0, kl_warmup_epochs=2),
     DeepGaussianVAE(3, **SMALL, free_bits=0.1, early_stopping=True),
+    DeepGaussianVAE(3, **SMALL, init="ppca"),
     DeepGaussianVAE(3, **SMALL, noise_model="heteroscedastic"),
     DeepGaussianVAE(3, **SMALL, prior="learned_variance"),
     DeepGaussianVAE(3, **SMALL, variational_family="sylvester"),

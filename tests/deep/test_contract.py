@@ -183,6 +183,8 @@ def test_single_precision_stays(model):
 
 @each_model
 def test_a_warm_start_goes_on(model):
+    if getattr(model, "init", None):
+        pytest.skip("the rate falls at the end of each fit: tests/deep/test_ppca_start.py")
     whole = clone(model).set_params(max_epochs=6, early_stopping=False)
     if isinstance(model, DeepVAE):
         whole.set_params(kl_warmup_epochs=0)
