@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from skorch.helper import predefined_split
 from torch import Tensor
 
 from sklearn_vae.deep.callbacks import Progress, Snapshot, StopEarly
-from sklearn_vae.deep.devices import PRECISIONS, choose_place, place_of, threads_worth
+from sklearn_vae.deep.devices import PRECISIONS, choose_place, place_of, products_in, threads_worth
 from sklearn_vae.deep.net import VAENet
 from sklearn_vae.deep.units import center_and_scale, in_units
 from sklearn_vae.nn.activations import ACTIVATIONS
@@ -305,7 +305,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         while True:
             try:
                 self._keep_history()
-                with threads_worth(self.net_.operations_ * ROWS_AT_ONCE):
+                with self._evaluating():
                     self._diagnose(rows)
                 return error
             except KeyboardInterrupt:
@@ -375,12 +375,24 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     @torch.no_grad()
     def _of_blocks(self, n: int, function: Callable[[slice], Tensor]) -> Array:
-        with threads_worth(self.net_.operations_ * ROWS_AT_ONCE):
+        with self._evaluating():
             return torch.cat([function(block) for block in self._blocks(n)]).cpu().numpy()
 
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Within this, as many threads as blocks are worth, and on CUDA no TF32."""
+        on_cuda = place_of(self.module_)[0].type == "cuda"
+        threads = threads_worth(self.net_.operations_ * ROWS_AT_ONCE)
+        with threads, products_in("float32" if on_cuda else None):
+            yield
+
+    def _rows_at_once(self, n_draws: int = 1) -> int:
+        """Rows of a block, where each has as many latents as `n_draws` draws have."""
+        width = max(self.n_features_in_, n_draws * self.n_components_)
+        return max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // width))
+
     def _blocks(self, n: int) -> Iterator[slice]:
-        width = max(self.n_features_in_, self.n_components_)
-        step = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // width))
+        step = self._rows_at_once(getattr(self.module_, "n_fixed_draws", 1))
         return (slice(start, start + step) for start in range(0, n, step))
 
     def _in_data_units(self, mean: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from sklearn_vae.deep.base import ROWS_AT_ONCE, Array, DeepModel
+from sklearn_vae.deep.base import Array, DeepModel
 from sklearn_vae.deep.callbacks import KLWarmup
 from sklearn_vae.deep.monitors import LatentMonitor
 from sklearn_vae.gaussian.bounds import (
@@ -326,7 +326,7 @@ class DeepVAE(DeepModel):
 
     def _draws_at_once(self, x: Tensor) -> int:
         """Of each row of x, so that together they are as many rows as a block has."""
-        return max(1, ROWS_AT_ONCE // len(x))
+        return max(1, self._rows_at_once() // len(x))
 
     def _log_scale(self) -> float:
         """What the density loses from the units of the networks to those of the data."""

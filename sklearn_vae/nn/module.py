@@ -53,6 +53,11 @@ class VAEModule(nn.Module):
             unit_columns_(unit_first_weight)
 
     @property
+    def n_fixed_draws(self) -> int:
+        """Draws of each row that moments of q(z|x) are averages over; 1 where it has none."""
+        return len(getattr(self.posterior, "fixed_noise", (None,)))
+
+    @property
     def has_pullback(self) -> bool:
         """Whether the gradient of the ELBO can be had by hand."""
         others = hasattr(self.posterior, "pullback") and hasattr(self.likelihood, "pullback")
