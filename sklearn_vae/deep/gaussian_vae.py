@@ -70,16 +70,17 @@ class DeepGaussianVAE(DeepVAE):
         What the networks are before their first step: random, or probabilistic PCA of the rows as
         they see them, whose log-likelihood the ELBO then equals. Of pPCA with the noise variance
         that learning starts with, its own maximum likelihood one unless `noise_variance` or
-        `noise_variance_init` is given, or that were 0 (then a tenth of the average variance of a
-        feature); further latents than the rank of X are collapsed at first. For MLPs with a
-        diagonal posterior, `hidden_layer_sizes` of at least 2 k, and the activation "relu",
+        `noise_variance_init` is given, or that were not above 1e-6 (then a tenth of the average
+        variance of a feature); further latents than the rank of X are collapsed at first. For MLPs
+        with a diagonal posterior, `hidden_layer_sizes` of at least 2 k, and the activation "relu",
         "leaky_relu", "gelu", "silu" or "softplus": two units f(a), f(-a) carry a number through a
-        layer. Training then sets the rate of each epoch, `history_["learning_rate"]`: at most
-        `learning_rate`, lower where the trembling of Adam's steps would cost more than 5 % of the
-        nats that the latents carry and half of what has been won; it rises over the first 5
-        epochs, and falls toward 0 over the last fifth of `max_epochs`. A warm start goes on from
-        what it has, with such rates (which do not rise, and fall at its end again) or without,
-        whatever `init` is by then.
+        layer. Training then sets the rate of each epoch, whatever a scheduler among `callbacks`
+        does, as `history_["learning_rate"]`: at most `learning_rate`, lower where the trembling of
+        Adam's steps would cost more than 5 % of the nats that the latents carry and half of what
+        has been won; it rises over the first 5 epochs, and falls toward 0 over the last fifth of
+        `max_epochs`, if training does not stop before. What is kept is the ELBO: with another
+        `kl_weight` or `free_bits` something else is maximised. A warm start goes on from what it
+        has, with these rates or without, whatever `init` is by then.
     prior : {"standard", "learned_variance"}, default="standard"
         p(z): N(0, I), or N(0, diag alpha2) with alpha2 learned; the columns of the decoder's first
         weight matrix then have length 1, which fixes the scale of z.

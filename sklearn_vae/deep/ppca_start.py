@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.nn.likelihoods import GaussianLikelihood
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.networks import MLP
-from sklearn_vae.nn.posteriors import DiagonalPrior
+from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
 
 # What the noise of training may cost, as a share of the nats that the latents carry at the start,
 # and of those that training has won since.
@@ -67,7 +68,8 @@ class KeepStart(Callback):
     start, this is far more than an epoch can win. Hence
 
     - the rate is at most that for which this price is a small share of `worth`, and half of what
-      training has won since its first epoch; s_i are from Adam's own averages of squares;
+      training has won since its first epoch; for s_i stand the roots of Adam's own averages of
+      squares, which are no smaller;
     - these have seen `BATCHES_BEFORE` batches before the first step, which otherwise were as large
       as the rate for every weight;
     - the rate rises over the first `WARMUP_EPOCHS` epochs, and falls toward 0 over the last ones,
@@ -88,7 +90,17 @@ class KeepStart(Callback):
         if net.optimizer_.state:
             return
         net.optimizer_.param_groups[0]["lr"] = 0.0
-        generator = torch.Generator(X.device).manual_seed(net.seed)
+        try:
+            self._let_see(net, X)
+        except BaseException:
+            net._initialize_optimizer()
+            raise
+        finally:
+            net.module_.zero_grad()
+
+    def _let_see(self, net: Any, X: Tensor) -> None:
+        # Another seed than that of the epochs: their first batch is not to count twice.
+        generator = torch.Generator(X.device).manual_seed(net.seed + 1)
         size, (draws, k) = min(net.batch_size, len(X)), net.noise_shape
         with threads_worth(3 * net.operations_ * size * draws):
             for _ in range(BATCHES_BEFORE):
@@ -101,7 +113,11 @@ class KeepStart(Callback):
                     bound.mean().neg().backward()
                 with torch.no_grad():
                     net.optimizer_.update()
-        net.module_.zero_grad()
+        if not (net.is_finite() and math.isfinite(sum_of_deviations(net.optimizer_))):
+            raise ValueError(
+                "init='ppca' needs a bound whose gradients are finite at the start, and this one's "
+                f"are not in {X.dtype}: a noise variance is far too small for the data."
+            )
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
         """Set the rate."""
@@ -125,7 +141,7 @@ def sum_of_deviations(optimizer: torch.optim.Adam) -> float:
     decay = optimizer.param_groups[0]["betas"][1]
     states = optimizer.state_dict()["state"].values()
     steps = float(next(iter(states))["step"])
-    total = torch.stack([state["exp_avg_sq"].sqrt().sum() for state in states]).sum()
+    total = torch.stack([state["exp_avg_sq"].sqrt().double().sum() for state in states]).sum()
     return float(total) / (1.0 - decay**steps) ** 0.5
 
 
@@ -142,13 +158,32 @@ def start_at_ppca(module: VAEModule, rows: Tensor) -> float:
     -------
     float
         Nats that the latents carry, I(x; z) of this model, or 1 if that is more.
+
+    Raises
+    ------
+    ValueError
+        If that model is not among those of the module.
     """
     likelihood = module.likelihood
     shared = isinstance(likelihood, GaussianLikelihood)
-    log_noise = likelihood.log_variance if shared else likelihood.offset
+    log_noise = likelihood.log_variance if shared else likelihood.offset.clamp(*likelihood.limits)
     noise = log_noise.detach().cpu().double().exp().numpy()
     k = module.posterior.n_components
     W, A, tau2, mean = _ppca_at(rows.cpu().numpy(), k, noise)
+    least = math.exp(LOG_VARIANCE_RANGE[0])
+    if not (tau2 > least).all():
+        raise ValueError(
+            f"init='ppca' needs posterior variances above {least:.1e}, got {tau2.min():.1e}: the "
+            "noise variance is too small beside the variances of the data."
+        )
+    if isinstance(module.prior, DiagonalPrior) and len(module.decoder.layers) == 1:
+        kept = int(W.any(axis=0).sum())
+        if kept < k:
+            raise ValueError(
+                "init='ppca' with prior='learned_variance' and hidden_layer_sizes=() needs as many "
+                f"directions with more variance than the noise as n_components={k}, got {kept}: "
+                "its columns have length 1, and none can be 0."
+            )
 
     def tensor(array: Array) -> Tensor:
         return torch.as_tensor(array, dtype=rows.dtype, device=rows.device)

@@ -223,3 +223,33 @@ def test_seeds_pickles_and_warm_starts():
     plain.set_params(warm_start=True, init="ppca").fit(X)
     assert "learning_rate" not in plain.history_
     assert not any(isinstance(c, KeepStart) for _, c in plain.net_.callbacks_)
+
+
+def test_a_start_that_the_module_cannot_have_is_an_error():
+    rows = make_rows(noise=0.0) @ np.diag([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    rows = rows + 1e-9 * make_rows(seed=1)
+    with pytest.raises(ValueError, match="the noise variance is too small beside"):
+        still(noise_variance=1e-12, noise_update="closed_form", rows=rows)
+    noise = float(np.linalg.eigvalsh(np.cov(X.T, bias=True))[-2:].mean())
+    with pytest.raises(ValueError, match=r"as many directions .* as n_components=3, got 1"):
+        still(prior="learned_variance", hidden_layer_sizes=(), noise_variance=noise)
+
+
+def test_an_interrupt_before_the_first_step_leaves_a_model_that_can_learn(monkeypatch):
+    update, calls = Adam.update, []
+
+    def interrupted(self):
+        update(self)
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Adam, "update", interrupted)
+    vae = DeepGaussianVAE(K, init="ppca", hidden_layer_sizes=(16,), max_epochs=2, random_state=0)
+    with pytest.warns(UserWarning, match="interrupted after 0 epochs"):
+        vae.fit(X)
+    assert not vae.net_.optimizer_.state
+    assert all(p.grad is None for p in vae.module_.parameters())
+    start = vae.elbo_
+    vae.set_params(warm_start=True, max_epochs=5).fit(X)
+    assert vae.elbo_ > start
