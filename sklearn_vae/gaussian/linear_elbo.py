@@ -177,9 +177,7 @@ class LinearElbo:
         return _Terms(SV, WW, VSV, lengths, self.total_variance + parts, moment)
 
     def _reconstruction(self, p: LinearVAEParameters, t: _Terms) -> float:
-        sigma2 = p.noise_variance
-        log_noise = self.n_features * math.log(2.0 * math.pi * sigma2)
-        return -0.5 * (float(t.residual) / sigma2 + log_noise)
+        return reconstruction_of(float(t.residual), p.noise_variance, self.n_features)
 
     def _value(self, p: LinearVAEParameters, t: _Terms) -> float:
         return self._reconstruction(p, t) - float(_kl_per_dimension(p, t).sum())
@@ -221,6 +219,12 @@ def _best_noise(values: Array, total: float, n_features: int) -> float:
         if kept == 0 or values[kept - 1] > noise:
             break
     return noise
+
+
+def reconstruction_of(residual: float, noise_variance: float, n_features: int) -> float:
+    """E_q log p(x|z) averaged over rows, from their average of E_q |x - W z - mu|^2."""
+    log_noise = n_features * math.log(2.0 * math.pi * noise_variance)
+    return -0.5 * (residual / noise_variance + log_noise)
 
 
 def residual_of_rows(R: Array, p: LinearVAEParameters) -> float:

@@ -19,7 +19,7 @@ from sklearn_vae.gaussian.bounds import (
     entropy_bound,
     kl_per_dimension,
 )
-from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters
+from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters, reconstruction_of
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.validation import FLOAT_DTYPES, check_integer, check_latents
@@ -135,14 +135,14 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         X = self._check_rows(X)
         W = self.loadings_.astype(np.float64)
-        D, alpha2, sigma2 = self.encoder_variance_, self.prior_variance_, self.noise_variance_
-        spread = float(D @ (W**2).sum(axis=0))
+        sigma2 = self.noise_variance_
+        spread = float(self.encoder_variance_ @ (W**2).sum(axis=0))
         log_noise = X.shape[1] * math.log(2.0 * math.pi * sigma2)
         bounds = []
         for block in row_blocks(*X.shape):
             R = X[block].astype(np.float64) - self.mean_
             Z = R @ self.encoder_weights_.T
-            kl = 0.5 * ((Z**2 + D) / alpha2 - 1.0 - np.log(D / alpha2)).sum(axis=1)
+            kl = self._kl_terms(Z).sum(axis=1)
             R -= Z @ W.T
             squares = np.einsum("ij,ij->i", R, R) + spread
             bounds.append(-0.5 * (squares / sigma2 + log_noise) - kl)
@@ -209,17 +209,20 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         squares, moment = residual / sigma2, second_moment / self.prior_variance_
         log_ratio = np.log(self.encoder_variance_ / self.prior_variance_)
         self.kl_per_dim_ = kl_per_dimension(moment, log_ratio)
-        reconstruction = -0.5 * (squares + d * math.log(2.0 * math.pi * sigma2))
-        self.elbo_ = reconstruction - float(self.kl_per_dim_.sum())
+        self.elbo_ = reconstruction_of(residual, sigma2, d) - float(self.kl_per_dim_.sum())
         self.entropy_bound_ = entropy_bound(d, sigma2, log_ratio)
         self.entropy_gap_ = EntropyGap.of(d, squares, moment, active_bounds)
 
     def _collapsed(self, means: Array) -> Array:
         """Dimensions that tell nothing of nearly all rows, whose posterior means these are."""
+        above = self._kl_terms(means) > COLLAPSE_KL
+        return np.flatnonzero(above.mean(axis=0) <= COLLAPSE_SHARE)
+
+    def _kl_terms(self, means: Array) -> Array:
+        """KL(q(z_h|x) || p(z_h)) of rows with these posterior means, (n, k)."""
         log_ratio = np.log(self.encoder_variance_ / self.prior_variance_)
         moment = (means**2 + self.encoder_variance_) / self.prior_variance_
-        above = kl_per_dimension(moment, log_ratio) > COLLAPSE_KL
-        return np.flatnonzero(above.mean(axis=0) <= COLLAPSE_SHARE)
+        return kl_per_dimension(moment, log_ratio)
 
     def _marginal(self) -> LowRankGaussian:
         """The distribution of x, in float64."""
