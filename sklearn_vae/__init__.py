@@ -27,6 +27,9 @@ if TYPE_CHECKING:
         ResidualEncoder,
     )
     from sklearn_vae.nn.networks import SoftThresholdDecoder
+    from sklearn_vae.preprocessing.density import DensityPipeline
+    from sklearn_vae.preprocessing.dequantizer import Dequantizer
+    from sklearn_vae.preprocessing.logit import LogitTransformer
 
 __version__ = "0.1.0"
 
@@ -37,7 +40,10 @@ _MODULE_OF = {
     "DeepAutoencoder": "sklearn_vae.deep.autoencoder",
     "DeepBernoulliVAE": "sklearn_vae.deep.bernoulli_vae",
     "DeepGaussianVAE": "sklearn_vae.deep.gaussian_vae",
+    "DensityPipeline": "sklearn_vae.preprocessing.density",
+    "Dequantizer": "sklearn_vae.preprocessing.dequantizer",
     "LinearVAE": "sklearn_vae.linear.linear_vae",
+    "LogitTransformer": "sklearn_vae.preprocessing.logit",
     "LowRankGaussian": "sklearn_vae.gaussian.lowrank",
     "Moments": "sklearn_vae.gaussian.moments",
     "PPCA": "sklearn_vae.linear.ppca",
@@ -60,7 +66,10 @@ __all__ = [
     "DeepAutoencoder",
     "DeepBernoulliVAE",
     "DeepGaussianVAE",
+    "DensityPipeline",
+    "Dequantizer",
     "LinearVAE",
+    "LogitTransformer",
     "LowRankGaussian",
     "Moments",
     "PPCAImputer",

@@ -240,6 +240,11 @@ class DeepBernoulliVAE(DeepVAE):
     def _new_module(self, rows: Tensor) -> Callable[[], VAEModule]:
         return self._assembled(partial(BernoulliLikelihood, rows.shape[1]), rows.dtype)
 
+    _has_bits = True
+
+    def _curvature(self, p: Any) -> Tensor:
+        return (p.logits.square() * p.variance).sum(-1)
+
     def _draw_rows(self, Z: Array, random_state: np.random.RandomState) -> Array:
         p = self.inverse_transform(Z)
         return (random_state.uniform(size=p.shape) < p).astype(p.dtype)

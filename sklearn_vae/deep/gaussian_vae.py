@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -326,3 +327,25 @@ class DeepGaussianVAE(DeepVAE):
     def _draw_rows(self, Z: Array, random_state: np.random.RandomState) -> Array:
         mean, variance = self.conditional(Z)
         return mean + np.sqrt(variance) * random_state.standard_normal(mean.shape)
+
+    def _with_tuned_noise(self, X: Any) -> DeepGaussianVAE:
+        """A copy with the noise variance that is best for rows X, all else as it is."""
+
+        per_feature = self._noise.per_feature
+
+        def squares(x: Tensor) -> Tensor:
+            total = torch.zeros_like(x if per_feature else x[:, :1])
+            for share, _, p in self._scored(x):
+                terms = (x - p.mean).square_()
+                terms = terms if per_feature else terms.mean(-1, keepdim=True)
+                total += share * terms.mean(0)
+            return total
+
+        optimum = self._of_rows(X, squares).mean(axis=0, dtype=np.float64)
+        optimum = optimum if per_feature else optimum[0]
+        twin, state = copy.copy(self), dict(self.module_.state_dict())
+        state["likelihood.log_variance"] = self._as_tensor(np.log(optimum))
+        twin.net_ = self.net_.as_it_was(self.n_iter_, state)
+        noise = optimum * self.scale_**2
+        twin.noise_variance_ = noise if np.ndim(noise) else float(noise)
+        return twin

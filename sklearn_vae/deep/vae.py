@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from sklearn_vae.deep.monitors import LatentMonitor
 from sklearn_vae.gaussian.bounds import (
     COLLAPSE_KL,
     COLLAPSE_SHARE,
+    BoundTerms,
     EntropyGap,
     sum_of_entropies,
 )
@@ -117,16 +118,12 @@ class DeepVAE(DeepModel):
         array of shape (n,)
         """
         check_is_fitted(self)
-        noise = self._as_tensor(fixed_draws(self.n_components_, SCORED_DRAWS))
 
         def bound(x: Tensor) -> Tensor:
-            q = self.module_.encode(x)
             prior, total = self.module_.prior(), torch.zeros_like(x[:, 0])
-            for part in noise.split(self._draws_at_once(x)):
-                draws = q.draw(part)
-                total += self.module_.decode(draws.z).log_prob(x).sum(0)
-                total -= len(part) * draws.kl(prior)
-            return total / len(noise)
+            for share, draws, p in self._scored(x):
+                total += share * (p.log_prob(x).mean(0) - draws.kl(prior))
+            return total
 
         return self._of_rows(X, bound).astype(np.float64) - self._log_scale()
 
@@ -320,9 +317,50 @@ class DeepVAE(DeepModel):
         self.entropy_bound_ = sum_of_entropies(
             a.posterior_entropy, prior_entropy, decoder_entropy + log_scale
         )
-        self.entropy_gap_ = EntropyGap(
-            reconstruction + decoder_entropy, 0.5 * (1.0 - a.second_moment), a.active_bounds
+        self.entropy_gap_ = EntropyGap.of_noise_part(
+            reconstruction + decoder_entropy, a.second_moment, a.active_bounds
         )
+
+    def _scored(self, x: Tensor) -> Iterator[tuple[float, Any, Any]]:
+        """Parts of the draws that `score_samples` is averaged over: share, z, and p(x|z)."""
+        noise = self._as_tensor(fixed_draws(self.n_components_, SCORED_DRAWS))
+        q = self.module_.encode(x)
+        for part in noise.split(self._draws_at_once(x)):
+            draws = q.draw(part)
+            yield len(part) / len(noise), draws, self.module_.decode(draws.z)
+
+    def _bound_terms(self, X: Any) -> BoundTerms:
+        """What `score` is made of, over the same draws."""
+        prior, d = self.module_.prior(), self.n_features_in_
+
+        def terms(x: Tensor) -> Tensor:
+            found = x.new_zeros(len(x), 5 + self.n_components_)
+            for share, draws, p in self._scored(x):
+                columns = [p.log_prob(x), draws.kl(prior), draws.entropy(), p.entropy()]
+                columns.append(self._curvature(p))
+                means = [c.mean(0) if c.ndim == 2 else c for c in columns]
+                found[:, :5] += share * torch.stack(means, 1)
+                found[:, 5:] += share * draws.second_moment() / prior.variance
+            return found
+
+        averages = self._of_rows(X, terms).mean(axis=0, dtype=np.float64)
+        reconstruction, kl, entropy, decoder_entropy, curvature = averages[:5].tolist()
+        log_scale = self._log_scale()
+        return BoundTerms(
+            n_features=d,
+            bound=reconstruction - kl - log_scale,
+            kl=kl,
+            posterior_entropy=entropy - 0.5 * float(np.log(self.prior_variance_).sum()),
+            decoder_entropy=decoder_entropy + log_scale,
+            second_moment=averages[5:],
+            curvature=curvature if self._has_bits else None,
+        )
+
+    _has_bits = False
+
+    def _curvature(self, p: Any) -> Tensor:
+        """Minus the second derivative of log p(x|z) along the scale of its logits, if any."""
+        return torch.zeros_like(p.mean[..., 0])
 
     def _draws_at_once(self, x: Tensor) -> int:
         """Of each row of x, so that together they are as many rows as a block has."""

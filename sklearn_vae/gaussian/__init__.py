@@ -3,6 +3,14 @@
 from sklearn_vae.gaussian.landscape import StationaryPoint
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.soft_threshold import SoftThresholdElbo, SoftThresholdParameters
 from sklearn_vae.gaussian.spectrum import Spectrum
 
-__all__ = ["LowRankGaussian", "Moments", "Spectrum", "StationaryPoint"]
+__all__ = [
+    "LowRankGaussian",
+    "Moments",
+    "SoftThresholdElbo",
+    "SoftThresholdParameters",
+    "Spectrum",
+    "StationaryPoint",
+]

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from array_api_compat import array_namespace
+from scipy.optimize import brentq
 
 from sklearn_vae.gaussian.arrays import Array
 
@@ -57,20 +59,47 @@ class EntropyGap:
 
         With variances that depend on z, the average is over them too.
         """
-        noise, dimensions = 0.5 * (n_features - squares), 0.5 * (1.0 - second_moment)
-        return cls(noise, dimensions, active_bounds)
+        return cls.of_noise_part(0.5 * (n_features - squares), second_moment, active_bounds)
 
     @classmethod
-    def of_bernoulli(
-        cls, tilt: float, second_moment: Array, active_bounds: tuple[str, ...] = ()
+    def of_noise_part(
+        cls, noise: float, second_moment: Array, active_bounds: tuple[str, ...] = ()
     ) -> "EntropyGap":
-        """From E_q sum_j a_j (x_j - sigmoid(a_j)) and m2_h, in units of the prior's variance."""
-        return cls(tilt, 0.5 * (1.0 - second_moment), active_bounds)
+        """From the part of the noise itself, E_q log p(x|z) + H[p(x|z)], and m2_h."""
+        return cls(noise, 0.5 * (1.0 - second_moment), active_bounds)
 
     @property
     def total(self) -> float:
         """The sum of the parts."""
         return self.noise + float(self.dimensions.sum())
+
+
+class BoundTerms(NamedTuple):
+    """What the bound of a model is made of, averaged over rows; in nats per sample.
+
+    Latents are in units of the prior's standard deviations.
+
+    Attributes
+    ----------
+    n_features : int
+    bound : float
+        E_q log p(x|z) - KL(q(z|x) || p(z)).
+    kl, posterior_entropy, decoder_entropy : float
+        KL(q(z|x) || p(z)), H[q(z|x)] and E_q H[p(x|z)].
+    second_moment : array of shape (k,)
+        E_q z_h^2.
+    curvature : float or None
+        Of a Bernoulli decoder with logits a_j: E_q sum_j a_j^2 Var[x_j|z], minus the second
+        derivative of the bound along their scale. None of a Gaussian one.
+    """
+
+    n_features: int
+    bound: float
+    kl: float
+    posterior_entropy: float
+    decoder_entropy: float
+    second_moment: Any
+    curvature: float | None
 
 
 def kl_per_dimension(second_moment: Array, mean_log_variance: Array) -> Array:
@@ -161,3 +190,51 @@ def volume_bound(n_features: int, n_components: int, latent: float, data: float)
     """
     constant = (n_features - n_components) * math.log(2.0)
     return latent - data + constant - normal_entropy(n_features, 0.0)
+
+
+def best_noise_variance(lengths: Any, squares: Any, tail: float, n_features: int) -> float:
+    """sigma2 of the highest likelihood of N(mu, W W' + sigma2 I), for W with orthogonal columns.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (k,)
+        Squared lengths of the columns.
+    squares : ndarray of shape (k,)
+        Mean over the data of the squares of x - mu along them.
+    tail : float
+        Mean of the squares outside of them, in all.
+    n_features : int
+
+    Returns
+    -------
+    float
+        0 where the likelihood only rises toward it.
+    """
+    lengths = np.append(np.asarray(lengths, dtype=np.float64), 0.0)
+    squares = np.append(np.asarray(squares, dtype=np.float64), tail)
+    counts = np.append(np.ones(len(lengths) - 1), n_features - len(lengths) + 1.0)
+    lengths, squares, counts = (a[counts > 0] for a in (lengths, squares, counts))
+
+    def slope(log_sigma2: float) -> float:  # of minus twice the log-likelihood, along its log
+        sigma2 = math.exp(log_sigma2)
+        kappa = lengths + sigma2
+        return sigma2 * float(((counts * kappa - squares) / kappa**2).sum())
+
+    def cost(log_sigma2: float) -> float:
+        kappa = lengths + math.exp(log_sigma2)
+        return float((counts * np.log(kappa) + squares / kappa).sum())
+
+    # Each term has its own best sigma2, and all of them together one between these.
+    own = squares / counts - lengths
+    high = float(own.max())
+    if high <= 0.0:
+        return 0.0
+    low = max(float(own.min()), 1e-14 * high)
+    if low == high:
+        return high
+    grid = np.linspace(math.log(low), math.log(high), 257)
+    best = int(np.argmin([cost(value) for value in grid]))
+    ends = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, len(grid) - 1)])
+    if slope(ends[0]) >= 0.0 or slope(ends[1]) <= 0.0:
+        return 0.0 if best == 0 and own.min() <= 0.0 else math.exp(float(grid[best]))
+    return math.exp(brentq(slope, *ends, xtol=1e-14, rtol=1e-14))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from sklearn_vae.gaussian.arrays import (
     to_host,
     wide_float,
 )
+from sklearn_vae.gaussian.bounds import best_noise_variance
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.missing import Parameters
 from sklearn_vae.gaussian.rows import canonical
@@ -327,6 +329,28 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         xp = array_namespace(self.mean_)
         d = self.mean_.shape[0]
         return variance * xp.eye(d, dtype=self.mean_.dtype, device=device(self.mean_))
+
+    def _with_tuned_noise(self, X: Any) -> LinearGaussianModel:
+        """A copy with the noise variance of highest likelihood for rows X, W and mu as they are."""
+        gaussian = self._check_regular("tune_noise_variance")
+        log_likelihood = float(to_host(self.score_samples(X)).mean(dtype=np.float64))
+        rows = self._check_more_rows(X, "tune_noise_variance")
+        along = to_host(self._project(rows, self.components_.T)).astype(np.float64)
+        loadings, d = to_host(self.loadings_).astype(np.float64), self.n_features_in_
+        lengths, squares = (loadings**2).sum(axis=0), (along**2).mean(axis=0)
+        sigma2 = self.noise_variance_
+        # Of the log-likelihood all is known but the squares outside of the components.
+        terms = np.log(lengths + sigma2) + squares / (lengths + sigma2)
+        n_left = d - len(lengths)
+        log_noise = n_left * np.log(sigma2) + d * np.log(2.0 * np.pi)
+        tail = max(-2.0 * log_likelihood - terms.sum() - log_noise, 0.0) * sigma2
+        twin = copy.copy(self)
+        twin.noise_variance_ = best_noise_variance(lengths, squares, tail if n_left else 0.0, d)
+        twin._gaussian = LowRankGaussian(gaussian.mean, gaussian.loadings, twin.noise_variance_)
+        if twin.noise_variance_ > 0:
+            shares = np.log1p(lengths / twin.noise_variance_)
+            twin.mutual_information_ = 0.5 * float(shares.sum())
+        return twin
 
     def _model_variances(self) -> Array:
         """kappa_h = |w_h|^2 + sigma2, the variance along component h, shape (k,)."""

@@ -19,7 +19,12 @@ from sklearn_vae.gaussian.bernoulli_elbo import (
     importance_weighted_bound,
     terms_of_rows,
 )
-from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
+from sklearn_vae.gaussian.bounds import (
+    COLLAPSE_KL,
+    COLLAPSE_SHARE,
+    BoundTerms,
+    normal_entropy,
+)
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.bernoulli_fit import WINDOW, BernoulliFit, fit_bernoulli
 from sklearn_vae.validation import (
@@ -210,10 +215,7 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             (terms.kl > COLLAPSE_KL).mean(axis=0) <= COLLAPSE_SHARE
         )
         self.elbo_ = float(terms.bound.mean())
-        # What features that were left out add to the bound less the entropies.
-        left_out = ~fit.W.any(axis=1)
-        off = (self.mean_ - expit(fit.mu)) * fit.mu
-        self.entropy_bound_ = float(terms.entropies.mean() + off[left_out].sum())
+        self.entropy_bound_ = self._sum_of_entropies(X, terms)
         self.elbo_history_ = fit.history
         self.n_iter_ = len(fit.history) - 1
 
@@ -369,6 +371,37 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         V = self.encoder_weights_.T
         blocks = [(X[rows] - self.mean_) @ V for rows in row_blocks(*X.shape)]
         return np.concatenate(blocks), self.encoder_variance_
+
+    def _bound_terms(self, X: Any) -> BoundTerms:
+        """What `score` is made of; the curvature from one draw of each row's z."""
+        check_is_fitted(self)
+        X = self._check_bits(X, reset=False)
+        M, D = self._encode(X)
+        terms = self._terms(X, M, D)
+        k, log_variance = M.shape[1], np.broadcast_to(np.log(D), M.shape).mean(axis=0)
+        # A stream of its own: rows may have been made with the same seed.
+        rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
+        draws = rng.standard_normal(M.shape)
+        curvature = 0.0
+        for rows in row_blocks(*X.shape):
+            Z = M[rows] + np.sqrt(np.broadcast_to(D, M.shape)[rows]) * draws[rows]
+            logits = affine(Z, self.loadings_.T, self.intercept_)
+            curvature += float((logits**2 * expit(logits) * expit(-logits)).sum()) / len(X)
+        return BoundTerms(
+            n_features=X.shape[1],
+            bound=float(terms.bound.mean()),
+            kl=float(terms.kl.sum(axis=1).mean()),
+            posterior_entropy=normal_entropy(k, float(log_variance.sum())),
+            decoder_entropy=0.5 * float(log_variance.sum()) - self._sum_of_entropies(X, terms),
+            second_moment=(M**2 + D).mean(axis=0),
+            curvature=curvature,
+        )
+
+    def _sum_of_entropies(self, X: np.ndarray, terms: RowTerms) -> float:
+        # What features that were left out of the fit add to the bound less the entropies.
+        left_out = ~self.loadings_.any(axis=1)
+        off = (X.mean(axis=0, dtype=np.float64) - expit(self.intercept_)) * self.intercept_
+        return float(terms.entropies.mean() + off[left_out].sum())
 
     def _terms(self, X: np.ndarray, M: np.ndarray, D: np.ndarray) -> RowTerms:
         return terms_of_rows(X, self.loadings_, self.intercept_, M, D)

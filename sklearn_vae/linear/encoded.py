@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -134,19 +135,10 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         array of shape (n,)
         """
         X = self._check_rows(X)
-        W = self.loadings_.astype(np.float64)
         sigma2 = self.noise_variance_
-        spread = float(self.encoder_variance_ @ (W**2).sum(axis=0))
         log_noise = X.shape[1] * math.log(2.0 * math.pi * sigma2)
-        bounds = []
-        for block in row_blocks(*X.shape):
-            R = X[block].astype(np.float64) - self.mean_
-            Z = R @ self.encoder_weights_.T
-            kl = self._kl_terms(Z).sum(axis=1)
-            R -= Z @ W.T
-            squares = np.einsum("ij,ij->i", R, R) + spread
-            bounds.append(-0.5 * (squares / sigma2 + log_noise) - kl)
-        return np.concatenate(bounds)
+        residuals, kl = self._residuals_and_kl(X)
+        return -0.5 * (residuals / sigma2 + log_noise) - kl
 
     def score(self, X: Any, y: Any = None) -> float:
         """Evidence lower bound averaged over the rows of X, in nats per sample; higher is better.
@@ -217,6 +209,26 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """Dimensions that tell nothing of nearly all rows, whose posterior means these are."""
         above = self._kl_terms(means) > COLLAPSE_KL
         return np.flatnonzero(above.mean(axis=0) <= COLLAPSE_SHARE)
+
+    def _residuals_and_kl(self, X: Array) -> tuple[Array, Array]:
+        """E_q |x - W z - mu|^2 and KL(q(z|x) || p(z)) of each row, (n,)."""
+        W = self.loadings_.astype(np.float64)
+        spread = float(self.encoder_variance_ @ (W**2).sum(axis=0))
+        residuals, kl = [], []
+        for block in row_blocks(*X.shape):
+            R = X[block].astype(np.float64) - self.mean_
+            Z = R @ self.encoder_weights_.T
+            kl.append(self._kl_terms(Z).sum(axis=1))
+            R -= Z @ W.T
+            residuals.append(np.einsum("ij,ij->i", R, R) + spread)
+        return np.concatenate(residuals), np.concatenate(kl)
+
+    def _with_tuned_noise(self, X: Any) -> EncodedLinearModel:
+        """A copy with the noise variance that is best for rows X, all else as it is."""
+        X = self._check_rows(X)
+        twin = copy.copy(self)
+        twin.noise_variance_ = float(self._residuals_and_kl(X)[0].mean()) / X.shape[1]
+        return twin
 
     def _kl_terms(self, means: Array) -> Array:
         """KL(q(z_h|x) || p(z_h)) of rows with these posterior means, (n, k)."""

@@ -1,0 +1,200 @@
+"""Rows drawn from models whose parameters are known."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_array, check_random_state
+
+from sklearn_vae.gaussian.lowrank import LowRankGaussian
+from sklearn_vae.validation import check_flag, check_integer, check_real
+
+
+def make_ppca(
+    n_samples: int = 100,
+    n_features: int | None = None,
+    n_components: int | None = None,
+    *,
+    noise_variance: float = 0.01,
+    loadings: Any = None,
+    mean: Any = None,
+    return_model: bool = False,
+    random_state: Any = None,
+) -> tuple[Any, ...]:
+    """Rows of probabilistic PCA: ``z ~ N(0, I)``, ``x | z ~ N(W z + mu, sigma2 I)``.
+
+    The defaults are the linear data of the experiments in the reference: d = 10, k = 2,
+    sigma = 0.1, and entries of W and mu uniform on [0, 1]. There were 10,000 rows of it.
+
+    Parameters
+    ----------
+    n_samples : int, default=100
+        n.
+    n_features : int or None, default=None
+        d. None: that of `loadings` or `mean`, else 10.
+    n_components : int or None, default=None
+        k. None: that of `loadings`, else 2.
+    noise_variance : float, default=0.01
+        sigma2 >= 0.
+    loadings : array-like of shape (d, k), default=None
+        W. None: uniform on [0, 1].
+    mean : array-like of shape (d,), default=None
+        mu. None: uniform on [0, 1].
+    return_model : bool, default=False
+        Whether the distribution of the rows is returned too. It needs sigma2 > 0, or a W that is
+        square and of full rank.
+    random_state : int, RandomState instance or None, default=None
+        Of W, mu, z and the noise, drawn in this order.
+
+    Returns
+    -------
+    X : ndarray of shape (n, d)
+    Z : ndarray of shape (n, k)
+        The z that each row was drawn from.
+    model : LowRankGaussian
+        With `return_model`. `model.log_prob(X)` is the true log-likelihood of rows, in nats.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of its range, or the shapes do not fit.
+
+    References
+    ----------
+    Damm, Forster, Velychko, Dai, Fischer and Lücke, "The ELBO of Variational Autoencoders
+    Converges to a Sum of Three Entropies", AISTATS 2023, appendix C.1 and the authors' code.
+
+    Examples
+    --------
+    >>> from sklearn_vae.datasets import make_ppca
+    >>> X, Z, model = make_ppca(1000, 5, 2, return_model=True, random_state=0)
+    >>> X.shape, Z.shape
+    ((1000, 5), (1000, 2))
+    >>> round(float(model.log_prob(X).mean()), 2)
+    -0.25
+    """
+    check_flag("return_model", return_model)
+    rng = check_random_state(random_state)
+    W, mu = _parameters(n_samples, n_features, n_components, noise_variance, loadings, mean, rng)
+    model = LowRankGaussian(mu, W, float(noise_variance)) if return_model else None
+    Z = rng.standard_normal((n_samples, W.shape[1]))
+    X = _decoded(Z, W, mu, noise_variance, rng)
+    return (X, Z, model) if return_model else (X, Z)
+
+
+def make_ppca_ring(
+    n_samples: int = 100,
+    n_features: int | None = None,
+    n_components: int | None = None,
+    *,
+    noise_variance: float = 0.01,
+    radius: float = 1.0,
+    spread: float = 0.1,
+    loadings: Any = None,
+    mean: Any = None,
+    random_state: Any = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows about a ring: ``z = radius g / |g| + spread g``, ``x | z ~ N(W z + mu, sigma2 I)``.
+
+    Here g ~ N(0, I), so that z has a uniform direction, and lies at a distance of `radius` and
+    `spread` times a chi-distributed number from the origin: on a ring for k = 2, on a shell for
+    more. Neither p(z) nor p(x) is Gaussian, and a linear model cannot follow them. The defaults
+    are the PCA-ring data of the reference; there were 10,000 rows of it.
+
+    Parameters
+    ----------
+    n_samples : int, default=100
+        n.
+    n_features : int or None, default=None
+        d. None: that of `loadings` or `mean`, else 10.
+    n_components : int or None, default=None
+        k >= 1. None: that of `loadings`, else 2.
+    noise_variance : float, default=0.01
+        sigma2 >= 0.
+    radius : float, default=1.0
+        The least distance from the origin, >= 0.
+    spread : float, default=0.1
+        How far beyond it the z lie, >= 0.
+    loadings : array-like of shape (d, k), default=None
+        W. None: uniform on [0, 1].
+    mean : array-like of shape (d,), default=None
+        mu. None: uniform on [0, 1].
+    random_state : int, RandomState instance or None, default=None
+        Of W, mu, g and the noise, drawn in this order.
+
+    Returns
+    -------
+    X : ndarray of shape (n, d)
+    Z : ndarray of shape (n, k)
+        The z that each row was drawn from.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of its range, or the shapes do not fit.
+
+    References
+    ----------
+    Damm, Forster, Velychko, Dai, Fischer and Lücke, "The ELBO of Variational Autoencoders
+    Converges to a Sum of Three Entropies", AISTATS 2023, appendix C.1 and the authors' code, which
+    has these numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_vae.datasets import make_ppca_ring
+    >>> X, Z = make_ppca_ring(1000, spread=0.0, random_state=0)
+    >>> X.shape, bool(np.allclose(np.linalg.norm(Z, axis=1), 1.0))
+    ((1000, 10), True)
+    """
+    check_real("radius", radius, at_least=0)
+    check_real("spread", spread, at_least=0)
+    rng = check_random_state(random_state)
+    W, mu = _parameters(n_samples, n_features, n_components, noise_variance, loadings, mean, rng)
+    check_integer("n_components", W.shape[1], at_least=1)
+    g = rng.standard_normal((n_samples, W.shape[1]))
+    Z = radius * g / np.linalg.norm(g, axis=1, keepdims=True) + spread * g
+    return _decoded(Z, W, mu, noise_variance, rng), Z
+
+
+def _parameters(
+    n_samples: int,
+    n_features: int | None,
+    n_components: int | None,
+    noise_variance: float,
+    loadings: Any,
+    mean: Any,
+    rng: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """W and mu, given or drawn."""
+    check_integer("n_samples", n_samples, at_least=1)
+    check_real("noise_variance", noise_variance, at_least=0)
+    if loadings is not None:
+        loadings = check_array(
+            loadings, dtype=np.float64, ensure_min_features=0, input_name="loadings"
+        )
+    if mean is not None:
+        mean = check_array(mean, dtype=np.float64, ensure_2d=False, input_name="mean")
+        if mean.ndim != 1:
+            raise ValueError(f"mean must have shape (d,), got {mean.shape}.")
+    d, k = (10 if mean is None else len(mean), 2) if loadings is None else loadings.shape
+    if n_features is not None:
+        check_integer("n_features", n_features, at_least=1)
+        d = n_features if loadings is None else d
+    if n_components is not None:
+        check_integer("n_components", n_components, at_least=0)
+        k = n_components if loadings is None else k
+    if n_features not in (None, d) or n_components not in (None, k):
+        raise ValueError(
+            "loadings must have shape (n_features, n_components) = "
+            f"({d if n_features is None else n_features}, "
+            f"{k if n_components is None else n_components}), got {(d, k)}."
+        )
+    if mean is not None and len(mean) != d:
+        raise ValueError(f"mean must have shape ({d},), one number a feature, got {mean.shape}.")
+    W = rng.uniform(size=(d, k)) if loadings is None else loadings
+    return W, rng.uniform(size=d) if mean is None else mean
+
+
+def _decoded(Z: np.ndarray, W: np.ndarray, mu: np.ndarray, sigma2: float, rng: Any) -> np.ndarray:
+    """W z + mu and noise, for each row."""
+    return Z @ W.T + mu + sigma2**0.5 * rng.standard_normal((len(Z), len(mu)))

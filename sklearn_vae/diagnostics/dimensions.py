@@ -1,0 +1,239 @@
+"""Which latent dimensions tell something of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sklearn_vae.diagnostics.latents import (
+    Array,
+    LatentModel,
+    check_model,
+    kl_terms,
+    standard_posterior,
+)
+from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
+from sklearn_vae.validation import check_choice, check_real, is_real
+
+CRITERIA = ("share", "average")
+
+
+@dataclass(frozen=True, eq=False)
+class Collapse:
+    """Which dimensions have collapsed, by one of two definitions.
+
+    Attributes
+    ----------
+    epsilon, delta : float
+    criterion : {"share", "average"}
+    kl_per_dim : array of shape (k,)
+        KL(q(z_h|x) || p(z_h)) averaged over the rows, in nats.
+    share : array of shape (k,)
+        Of the rows, that with a KL of at most epsilon.
+    collapsed : array of int
+        Collapsed dimensions.
+    """
+
+    epsilon: float
+    delta: float
+    criterion: str
+    kl_per_dim: Array
+    share: Array
+    collapsed: Array
+
+    @property
+    def n_components(self) -> int:
+        """Dimensions k."""
+        return len(self.kl_per_dim)
+
+    @property
+    def active(self) -> Array:
+        """Dimensions that have not collapsed."""
+        return np.setdiff1d(np.arange(self.n_components), self.collapsed)
+
+    @property
+    def percent(self) -> float:
+        """Of the dimensions, how many have collapsed, in per cent."""
+        return 100.0 * len(self.collapsed) / self.n_components
+
+
+@dataclass(frozen=True, eq=False)
+class CollapseCurve:
+    """Share of collapsed dimensions as a function of epsilon: exact, a step at each threshold.
+
+    Attributes
+    ----------
+    thresholds : array of shape (k,)
+        For each dimension the least epsilon, in nats, for which it counts as collapsed.
+    delta : float
+    criterion : {"share", "average"}
+    """
+
+    thresholds: Array
+    delta: float
+    criterion: str
+
+    def at(self, epsilon: Any) -> Array:
+        """Share of the dimensions that have collapsed, in [0, 1], for each epsilon."""
+        steps = np.sort(self.thresholds)
+        return np.searchsorted(steps, np.asarray(epsilon, dtype=float), side="right") / len(steps)
+
+
+@dataclass(frozen=True, eq=False)
+class ActiveUnits:
+    """Dimensions whose posterior mean moves with the data.
+
+    Attributes
+    ----------
+    variance : array of shape (k,)
+        Of the posterior mean over the rows, in units of the prior's variance.
+    threshold : float
+    active : array of int
+        Dimensions whose variance is above it.
+    """
+
+    variance: Array
+    threshold: float
+    active: Array
+
+
+def kl_per_dimension(estimator: LatentModel, X: Any) -> Array:
+    """KL(q(z_h|x) || p(z_h)) of each dimension, averaged over the rows, in nats.
+
+    Of an estimator's training rows these are its `kl_per_dim_`. With flows, of normals with the
+    moments of each dimension.
+
+    Parameters
+    ----------
+    estimator : LatentModel
+    X : array-like of shape (n, d)
+
+    Returns
+    -------
+    array of shape (k,)
+    """
+    check_model(estimator, "kl_per_dimension")
+    return kl_terms(*standard_posterior(estimator, X)).mean(axis=0)
+
+
+def collapse(
+    estimator: LatentModel,
+    X: Any,
+    epsilon: float = COLLAPSE_KL,
+    delta: float = COLLAPSE_SHARE,
+    criterion: str = "share",
+) -> Collapse:
+    """Dimensions that have collapsed onto the prior.
+
+    Parameters
+    ----------
+    estimator : LatentModel
+    X : array-like of shape (n, d)
+    epsilon : float, default=0.01
+        In nats, at least 0.
+    delta : float, default=0.01
+        In [0, 1).
+    criterion : {"share", "average"}, default="share"
+        "share": dimension h has collapsed where KL(q(z_h|x) || p(z_h)) is at most epsilon for at
+        least a share 1 - delta of the rows. "average": where its average is at most epsilon.
+
+    Returns
+    -------
+    Collapse
+
+    References
+    ----------
+    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019), section 6.3 ("share");
+    "Understanding Posterior Collapse in Generative Latent Variable Models" (2019), figure 4
+    ("average").
+    """
+    check_model(estimator, "collapse")
+    check_real("epsilon", epsilon, at_least=0)
+    _check_definition(delta, criterion)
+    terms = kl_terms(*standard_posterior(estimator, X))
+    collapsed = np.flatnonzero(_thresholds(terms, delta, criterion) <= epsilon)
+    share = (terms <= epsilon).mean(axis=0)
+    return Collapse(epsilon, delta, criterion, terms.mean(axis=0), share, collapsed)
+
+
+def collapse_curve(
+    estimator: LatentModel, X: Any, delta: float = COLLAPSE_SHARE, criterion: str = "share"
+) -> CollapseCurve:
+    """Share of collapsed dimensions for every epsilon at once.
+
+    Parameters
+    ----------
+    estimator : LatentModel
+    X : array-like of shape (n, d)
+    delta, criterion
+        As of :func:`collapse`.
+
+    Returns
+    -------
+    CollapseCurve
+    """
+    check_model(estimator, "collapse_curve")
+    _check_definition(delta, criterion)
+    terms = kl_terms(*standard_posterior(estimator, X))
+    return CollapseCurve(_thresholds(terms, delta, criterion), delta, criterion)
+
+
+def active_units(estimator: LatentModel, X: Any, threshold: float = 0.01) -> ActiveUnits:
+    """Dimensions whose posterior mean has a variance above `threshold` over the rows.
+
+    Parameters
+    ----------
+    estimator : LatentModel
+    X : array-like of shape (n, d)
+    threshold : float, default=0.01
+        In units of the prior's variance.
+
+    Returns
+    -------
+    ActiveUnits
+
+    References
+    ----------
+    Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders" (2016), section 5.2.
+    """
+    check_model(estimator, "active_units")
+    check_real("threshold", threshold, at_least=0)
+    variance = standard_posterior(estimator, X)[0].var(axis=0)
+    return ActiveUnits(variance, threshold, np.flatnonzero(variance > threshold))
+
+
+def second_moments(estimator: LatentModel, X: Any) -> Array:
+    """m2_h, the mean over the rows of E_q z_h^2, in units of the prior's variance.
+
+    1 where the scale of dimension h is at its optimum: see :class:`EntropyGap`.
+
+    Parameters
+    ----------
+    estimator : LatentModel
+    X : array-like of shape (n, d)
+
+    Returns
+    -------
+    array of shape (k,)
+    """
+    check_model(estimator, "second_moments")
+    mean, variance = standard_posterior(estimator, X)
+    return (mean**2 + variance).mean(axis=0)
+
+
+def _check_definition(delta: Any, criterion: Any) -> None:
+    if not (is_real(delta) and 0 <= delta < 1):
+        raise ValueError(f"delta must be in [0, 1), got {delta!r}.")
+    check_choice("criterion", criterion, CRITERIA)
+
+
+def _thresholds(terms: Array, delta: float, criterion: str) -> Array:
+    """Least epsilon for which each dimension has collapsed, from KL of (n, k)."""
+    if criterion == "average":
+        return terms.mean(axis=0)
+    n = len(terms)
+    # The most rows that may be above: the largest count with count / n <= delta.
+    above = int(np.flatnonzero(np.arange(n) / n <= delta)[-1])
+    return np.partition(terms, n - 1 - above, axis=0)[n - 1 - above]

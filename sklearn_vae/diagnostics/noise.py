@@ -1,0 +1,98 @@
+"""The noise variance that is best for what a model has learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sklearn_vae.diagnostics.dimensions import kl_per_dimension
+from sklearn_vae.diagnostics.entropies import complete_rows, entropy_bound
+from sklearn_vae.diagnostics.latents import LatentModel, check_model
+
+
+@dataclass(frozen=True, eq=False)
+class TunedNoise:
+    """The noise variance that is best for some rows, with all else as it is.
+
+    Attributes
+    ----------
+    noise_variance : float or array of shape (d,)
+        sigma2*.
+    elbo, tuned_elbo : float
+        Bound of the rows before and with sigma2*, in nats per sample.
+    estimator : estimator
+        A copy with sigma2*; its `elbo_`, `kl_per_dim_`, `entropy_bound_` and `entropy_gap_` are
+        those of the rows.
+    """
+
+    noise_variance: Any
+    elbo: float
+    tuned_elbo: float
+    estimator: Any
+
+    @property
+    def gain(self) -> float:
+        """What sigma2* adds to the bound, in nats per sample."""
+        return self.tuned_elbo - self.elbo
+
+
+def tune_noise_variance(estimator: LatentModel, X: Any) -> TunedNoise:
+    """The noise variance of the highest bound for rows X, without training.
+
+    Of VAEs in closed form, sigma2* = E_q |x - mu(z)|^2 / d averaged over the rows ("diagonal":
+    each feature's own). Of pPCA, whose posterior depends on sigma2 too, the maximum of the
+    log-likelihood with W and mu as they are.
+
+    Parameters
+    ----------
+    estimator : PPCA, PPCACV, LinearVAE or DeepGaussianVAE
+        Fitted; not with "heteroscedastic" noise.
+    X : array-like of shape (n, d)
+        Complete rows.
+
+    Returns
+    -------
+    TunedNoise
+
+    Raises
+    ------
+    TypeError
+        If the estimator has no noise variance.
+    ValueError
+        If sigma2* is 0: the bound has no maximum.
+
+    References
+    ----------
+    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019), table 2 ("sigma2-tuned");
+    Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE Posterior Collapse" (2020),
+    eq. 9.
+    """
+    check_model(estimator, "tune_noise_variance")
+    twin = with_tuned_noise(estimator, X)
+    found = entropy_bound(twin, X)
+    twin.elbo_, twin.entropy_bound_ = found.elbo, found.bound
+    twin.kl_per_dim_ = kl_per_dimension(twin, X)
+    if hasattr(twin, "entropy_gap_"):
+        twin.entropy_gap_ = found.gap
+    before = float(np.mean(estimator.score_samples(X), dtype=np.float64))
+    return TunedNoise(twin.noise_variance_, before, found.elbo, twin)
+
+
+def with_tuned_noise(estimator: Any, X: Any) -> Any:
+    """A copy with the noise variance that is best for rows X; what errors are raised see there."""
+    if not (hasattr(estimator, "_with_tuned_noise") and hasattr(estimator, "noise_variance_")):
+        raise TypeError(
+            "tune_noise_variance needs a model with one noise variance for all z, and "
+            f"{type(estimator).__name__} has no noise_variance_."
+        )
+    complete_rows(X, "tune_noise_variance")
+    with np.errstate(divide="ignore"):
+        twin = estimator._with_tuned_noise(X)
+    if not np.all(twin.noise_variance_ > 0):
+        raise ValueError(
+            "noise_variance must be above 0, but the best one for these rows is "
+            f"{twin.noise_variance_}: the model reproduces them without error."
+        )
+    return twin

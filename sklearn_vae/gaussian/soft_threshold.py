@@ -1,0 +1,424 @@
+"""The bound of a VAE whose decoder is soft-thresholded, in closed form, and where it collapses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq, minimize
+from scipy.special import ndtr
+
+# Least noise variance that is found, as a share of the average variance of a feature: where the
+# decoder can reproduce every row the bound has no maximum.
+_NOISE_FLOOR = 1e-6
+_MOST_STEPS = 200  # of Newton's method, which ends at about 10
+# How far logarithms of variances may go from their start.
+_LOG_RANGE = (-40.0, 40.0)
+
+
+def expected_soft_threshold(
+    mean: np.ndarray, variance: np.ndarray, threshold: float, order: int = 2
+) -> tuple[np.ndarray, ...]:
+    """Moments of pi(a) = sign(a) max(|a| - threshold, 0), a ~ N(mean, variance), and derivatives.
+
+    Those with respect to the mean; one with respect to the variance is half of the second. The
+    derivative of E pi(a)^2 is 2 E pi(a). At variance 0 these are the limits, except where the mean
+    is on the threshold.
+
+    Parameters
+    ----------
+    mean, variance : arrays that broadcast
+        variance >= 0.
+    threshold : float
+        >= 0.
+    order : {2, 4}, default=2
+        The highest derivative.
+
+    Returns
+    -------
+    tuple of order + 2 arrays
+        E pi(a)^2, E pi(a), E pi'(a) (the probability that |a| > threshold), E pi''(a) (the
+        density of a at the threshold less that at its negative), and on.
+    """
+    deviation = np.sqrt(np.maximum(variance, np.finfo(float).tiny))
+    shape = np.broadcast_shapes(mean.shape, variance.shape)
+    found = [np.zeros(shape) for _ in range(order + 2)]
+    for sign in (1.0, -1.0):
+        above = sign * mean - threshold
+        u = above / deviation
+        inside = ndtr(u)
+        with np.errstate(over="ignore"):
+            density = np.exp(-0.5 * u * u) / math.sqrt(2.0 * math.pi)
+        part = deviation * density + above * inside
+        found[0] += variance * inside + above * part
+        found[1] += sign * part
+        found[2] += inside
+        density /= deviation
+        found[3] += sign * density
+        if order > 2:
+            found[4] -= u * density / deviation
+            # Where u^2 is beyond float64 the density is 0.
+            found[5] += sign * (np.minimum(u * u, 1e300) - 1.0) * (density / deviation) / deviation
+    return tuple(found)
+
+
+class SoftThresholdParameters(NamedTuple):
+    """Parameters of a VAE with decoder pi(W z) + b and a free posterior for each row.
+
+    Attributes
+    ----------
+    loadings : array of shape (d, k)
+        W.
+    offset : array of shape (d,)
+        b.
+    noise_variance : float
+        sigma2 > 0 of p(x|z); gamma in the paper.
+    means, variances : arrays of shape (n, k)
+        q(z|x_i) = N(means_i, diag variances_i).
+    """
+
+    loadings: np.ndarray
+    offset: np.ndarray
+    noise_variance: float
+    means: np.ndarray
+    variances: np.ndarray
+
+
+def _divergence(p: SoftThresholdParameters) -> np.ndarray:
+    """KL(q(z|x) || N(0, I)) of each row."""
+    return 0.5 * (p.means**2 + p.variances - 1.0 - np.log(p.variances)).sum(axis=1)
+
+
+def _check_one_dimension(method: str, p: SoftThresholdParameters) -> None:
+    if p.loadings.shape[1] != 1:
+        raise ValueError(f"{method} is for one latent dimension, got {p.loadings.shape[1]}.")
+
+
+@dataclass(frozen=True, eq=False)
+class SoftThresholdElbo:
+    """Evidence lower bound of rows under p(x|z) = N(pi(W z) + b, sigma2 I), p(z) = N(0, I).
+
+    pi(u) = sign(u) max(|u| - threshold, 0) for each feature, q(z|x) a diagonal normal with a mean
+    and variances of its own for each row, as an encoder without limits could have. Since w_j' z is
+    normal, the bound has a closed form for every k, and so has its gradient.
+
+    At threshold 0 this is the linear VAE. With a threshold > 0 every derivative in W vanishes at
+    the collapsed point W = 0, q = p, and there are rows of which it is a local maximum, although
+    they could be reproduced exactly (Proposition 1 of the paper). That is not seen in a Hessian:
+    compare bounds within a ball.
+
+    Parameters
+    ----------
+    rows : array of shape (n, d)
+        X.
+    threshold : float, default=1.0
+        In the units of X.
+
+    Raises
+    ------
+    ValueError
+        If `rows` are not finite and two-dimensional, do not differ, or `threshold` is not a finite
+        number >= 0.
+
+    References
+    ----------
+    Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE Posterior Collapse" (2020),
+    eq. 4 (decoder), 9 (best noise), Propositions 1 and 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_vae.gaussian import SoftThresholdElbo
+    >>> X = np.array([[-5, -2], [-3, -1], [-1, 0], [1, 0], [3, 1], [5, 2]])
+    >>> elbo = SoftThresholdElbo(X, threshold=1.0)
+    >>> round(elbo.value(elbo.collapsed()), 6)
+    -4.734997
+    >>> W = np.array([[0.5], [0.2]])
+    >>> best = elbo.maximise(elbo.collapsed()._replace(loadings=W), hold=("loadings",))
+    >>> bool(elbo.value(best) < elbo.value(elbo.collapsed()))
+    True
+    """
+
+    rows: np.ndarray
+    threshold: float = 1.0
+
+    def __post_init__(self) -> None:
+        X = np.asarray(self.rows, dtype=float)
+        if X.ndim != 2 or not np.isfinite(X).all():
+            raise ValueError(f"rows must be a finite matrix (n, d), got shape {X.shape}.")
+        if not (X.size and np.ptp(X, axis=0).max() > 0.0):
+            raise ValueError(f"rows must differ from each other, got {len(X)} of one value.")
+        if not 0.0 <= self.threshold < math.inf:
+            raise ValueError(f"threshold must be a finite number >= 0, got {self.threshold!r}.")
+        object.__setattr__(self, "rows", X)
+
+    @cached_property
+    def average_variance(self) -> float:
+        """Of the features: the best noise variance where all is collapsed, gammabar."""
+        return float(self.rows.var(axis=0).mean())
+
+    def collapsed(self, n_components: int = 1) -> SoftThresholdParameters:
+        """W = 0, b the mean of the rows, q = p and the best sigma2: the trivial solution."""
+        n, d = self.rows.shape
+        return SoftThresholdParameters(
+            np.zeros((d, n_components)),
+            self.rows.mean(axis=0),
+            self.average_variance,
+            np.zeros((n, n_components)),
+            np.ones((n, n_components)),
+        )
+
+    def squares(self, p: SoftThresholdParameters) -> np.ndarray:
+        """E_q |x - pi(W z) - b|^2 of each row, shape (n,)."""
+        second, first, _, _ = self._moments(p)
+        residual = self.rows - p.offset
+        return (residual * (residual - 2.0 * first) + second).sum(axis=1)
+
+    def value(self, p: SoftThresholdParameters) -> float:
+        """The bound, in nats per sample."""
+        d, sigma2 = self.rows.shape[1], p.noise_variance
+        fit = self.squares(p) / sigma2 + d * math.log(2.0 * math.pi * sigma2)
+        return float(-(0.5 * fit + _divergence(p)).mean())
+
+    def best_noise(self, p: SoftThresholdParameters) -> float:
+        """sigma2 of the highest bound, all else as it is (eq. 9)."""
+        return float(self.squares(p).mean()) / self.rows.shape[1]
+
+    def maximise(
+        self,
+        start: SoftThresholdParameters,
+        hold: Collection[str] = (),
+        *,
+        least_noise: float | None = None,
+    ) -> SoftThresholdParameters:
+        """A local maximum of the bound, by L-BFGS from a start.
+
+        sigma2 is at its optimum throughout, unless it is held. It matters little where it starts,
+        then: what decides is the posteriors.
+
+        Parameters
+        ----------
+        start : SoftThresholdParameters
+        hold : collection of str
+            Which attributes of `start` stay.
+        least_noise : float, default=None
+            sigma2 does not go below. None: 1e-6 of the average variance.
+
+        Raises
+        ------
+        ValueError
+            If `hold` names what is not a parameter.
+        """
+        unknown = sorted(set(hold) - set(start._fields))
+        if unknown:
+            raise ValueError(f"hold must be among {start._fields}, got {unknown[0]!r}.")
+        floor = _NOISE_FLOOR * self.average_variance if least_noise is None else least_noise
+        free = [name for name in start._fields if name not in {*hold, "noise_variance"}]
+        # Standard deviations for means and logarithms for variances are of one scale whatever
+        # sigma2 is.
+        deviations = np.sqrt(start.variances)
+
+        def moved(vector: np.ndarray) -> SoftThresholdParameters:
+            parts = {}
+            for name in free:
+                before = np.asarray(getattr(start, name))
+                step, vector = vector[: before.size].reshape(before.shape), vector[before.size :]
+                if name == "variances":
+                    parts[name] = before * np.exp(step)
+                else:
+                    parts[name] = before + (deviations * step if name == "means" else step)
+            p = start._replace(**parts)
+            if "noise_variance" in hold:
+                return p
+            return p._replace(noise_variance=max(self.best_noise(p), floor))
+
+        def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
+            p = moved(vector)
+            gradient = self._gradient(p)
+            gradient["means"] = gradient["means"] * deviations
+            gradient["variances"] = gradient["variances"] * p.variances
+            return -self.value(p), -np.concatenate([gradient[name].ravel() for name in free])
+
+        bounds = []
+        for name in free:
+            limits = _LOG_RANGE if name == "variances" else (None, None)
+            bounds += [limits] * np.size(getattr(start, name))
+        options = {"maxiter": 10_000, "maxfun": 20_000, "ftol": 1e-15, "gtol": 1e-10}
+        found = minimize(
+            objective,
+            np.zeros(len(bounds)),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options=options,
+        )
+        return moved(found.x)
+
+    def best_posteriors(self, p: SoftThresholdParameters) -> SoftThresholdParameters:
+        """Those with the highest bound given W, b and sigma2, for k = 1, wherever p has them.
+
+        Between the points where a feature crosses its threshold the decoder is affine. From the
+        best posterior of each of these pieces, and from the prior's variance there, Newton's method
+        descends; the best of what it finds is taken, row by row.
+
+        Raises
+        ------
+        ValueError
+            If W has not one column.
+        """
+        _check_one_dimension("best_posteriors", p)
+        means, variances = self._best_of_pieces(p)
+        starts = np.hstack([means, means]), np.hstack([variances, np.ones_like(variances)])
+        cost, means, variances = self._descend(p, *starts)
+        best = cost.argmin(axis=1)[:, None]
+        return p._replace(
+            means=np.take_along_axis(means, best, axis=1),
+            variances=np.take_along_axis(variances, best, axis=1),
+        )
+
+    def collapse_threshold(self, p: SoftThresholdParameters) -> float:
+        """gamma': the noise variance above which to collapse costs less than a decoder, for k = 1.
+
+        With sigma2 held at the same value for both: above gamma' the collapsed point has a higher
+        bound than W and b of `p` with any posteriors, below it a lower one. For
+
+            g(sigma2) = min_q [E_q |x - pi(W z) - b|^2 + 2 sigma2 KL(q || p)] averaged over the rows
+
+        is concave, rises toward the error of posteriors that are the prior, which is larger than
+        that of the rows' mean, and so exceeds this last error from one sigma2 on. Where it does at
+        0 already, since no codes reproduce the rows better than their mean does, that is 0.0.
+
+        Proposition 2 of the paper says that gamma' is finite for any decoder whose expected error
+        has Lipschitz gradients, and grows with the deviations of q at no less than some rate. The
+        second does not hold of soft thresholds, nor is it needed to compare costs.
+
+        Raises
+        ------
+        ValueError
+            If W has not one column, or makes no difference: pi(W z) of draws z of the prior varies
+            by less than 1e-12 of what the rows do.
+        """
+        _check_one_dimension("collapse_threshold", p)
+        trivial = self.collapsed()._replace(loadings=p.loadings, offset=p.offset)
+        mean_error = self.rows.shape[1] * self.average_variance
+        rise = float(self.squares(trivial).mean()) - mean_error
+        if not rise > 1e-12 * mean_error:
+            raise ValueError(
+                "collapse_threshold is for a decoder that differs from the rows' mean, got one with "
+                f"loadings of length {np.linalg.norm(p.loadings):.3g}."
+            )
+
+        def excess(log_noise: float) -> float:
+            own = self.best_posteriors(p._replace(noise_variance=math.exp(log_noise)))
+            cost = self.squares(own) + 2.0 * own.noise_variance * _divergence(own)
+            return float(cost.mean()) - mean_error
+
+        low = high = math.log(self.average_variance)
+        floor = low + math.log(_NOISE_FLOOR)
+        while excess(low) > 0.0:
+            if low <= floor:
+                return 0.0
+            low = max(low - 2.0, floor)
+        while excess(high) <= 0.0:
+            high += 2.0
+        return math.exp(brentq(excess, low, high, xtol=1e-12))
+
+    def _moments(self, p: SoftThresholdParameters) -> tuple[np.ndarray, ...]:
+        variances = p.variances @ np.square(p.loadings).T
+        return expected_soft_threshold(p.means @ p.loadings.T, variances, self.threshold)
+
+    def _gradient(self, p: SoftThresholdParameters) -> dict[str, np.ndarray]:
+        """Of the bound, all but that with respect to sigma2."""
+        _, first, slope, bend = self._moments(p)
+        n, W, residual = len(self.rows), p.loadings, self.rows - p.offset
+        unit = 1.0 / (n * p.noise_variance)
+        by_mean = unit * (residual * slope - first)
+        by_variance = 0.5 * unit * (residual * bend - slope)
+        return {
+            "loadings": by_mean.T @ p.means + 2.0 * W * (by_variance.T @ p.variances),
+            "offset": unit * (residual - first).sum(axis=0),
+            "means": by_mean @ W - p.means / n,
+            "variances": by_variance @ W**2 - 0.5 * (1.0 - 1.0 / p.variances) / n,
+        }
+
+    def _best_of_pieces(self, p: SoftThresholdParameters) -> tuple[np.ndarray, np.ndarray]:
+        """For each row and affine piece of the decoder the best mean and variance, (n, pieces).
+
+        Means are within the piece, variances as if it had no ends.
+        """
+        w = p.loadings[:, 0]
+        crossings = self.threshold / np.abs(w[w != 0.0])
+        ends = np.unique(np.concatenate([-crossings, [0.0], crossings]))
+        inner = 0.5 * (np.append(ends[0] - 1.0, ends) + np.append(ends, ends[-1] + 1.0))
+        u = np.outer(inner, w)
+        beyond = np.abs(u) > self.threshold
+        slope = np.where(beyond, w, 0.0)
+        shift = np.where(beyond, -np.sign(u) * self.threshold, 0.0)
+        precision = 1.0 + (slope**2).sum(axis=1) / p.noise_variance
+        pull = (self.rows - p.offset) @ slope.T - (shift * slope).sum(axis=1)
+        means = pull / p.noise_variance / precision
+        means = np.clip(means, np.append(-np.inf, ends), np.append(ends, np.inf))
+        return means, np.broadcast_to(1.0 / precision, means.shape)
+
+    def _costs(
+        self, p: SoftThresholdParameters, means: np.ndarray, variances: np.ndarray
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        """E |x - mu(z)|^2 / (2 sigma2) + KL of (n, starts), two slopes and three curvatures.
+
+        With respect to the mean in standard deviations and the logarithm of the variance.
+        """
+        w, residual = p.loadings[:, 0], (self.rows - p.offset)[:, None, :]
+        active = w != 0.0
+        w, residual = w[active], residual[..., active]
+        a, variance = means[..., None] * w, variances[..., None] * w**2
+        pi = expected_soft_threshold(a, variance, self.threshold, order=4)
+        unit = 1.0 / p.noise_variance
+        data = 0.5 * unit * (pi[0] - 2.0 * residual * pi[1]).sum(axis=-1)
+        # Derivatives of it with respect to the mean of z, first to fourth; half of the second is
+        # the derivative with respect to its variance.
+        D = [unit * ((pi[i] - residual * pi[i + 1]) @ w**i) for i in range(1, 5)]
+        deviations = np.sqrt(variances)
+        cost = data + 0.5 * (means**2 + variances - 1.0 - np.log(variances))
+        along = deviations * (D[0] + means)
+        stretch = 0.5 * (variances * (D[1] + 1.0) - 1.0)
+        curvatures = (
+            variances * (D[1] + 1.0),
+            0.5 * deviations * variances * D[2],
+            0.5 * variances * (D[1] + 1.0) + 0.25 * variances**2 * D[3],
+        )
+        return cost, (along, stretch), curvatures
+
+    def _descend(
+        self, p: SoftThresholdParameters, means: np.ndarray, variances: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Newton's method with damping, (n, starts) at once: costs, means and variances."""
+        cost, slopes, curvatures = self._costs(p, means, variances)
+        damping = np.ones_like(cost)
+        for _ in range(_MOST_STEPS):
+            a, c, b = curvatures
+            least = 0.5 * (a + b) - np.hypot(0.5 * (a - b), c)  # eigenvalue
+            shift = damping + np.maximum(1e-8 - least, 0.0)
+            a, b = a + shift, b + shift
+            determinant = a * b - c * c
+            along = (c * slopes[1] - b * slopes[0]) / determinant
+            stretch = np.clip((c * slopes[0] - a * slopes[1]) / determinant, -2.0, 2.0)
+            there = means + np.sqrt(variances) * along, variances * np.exp(stretch)
+            tried = self._costs(p, *there)
+            better = tried[0] < cost
+            cost, means, variances = (
+                np.where(better, new, old)
+                for new, old in zip((tried[0], *there), (cost, means, variances), strict=True)
+            )
+            slopes, curvatures = (
+                tuple(np.where(better, new, old) for new, old in zip(*pair, strict=True))
+                for pair in ((tried[1], slopes), (tried[2], curvatures))
+            )
+            damping = np.clip(np.where(better, 0.1 * damping, 10.0 * damping), 1e-12, 1e12)
+            steepness = np.maximum(np.abs(slopes[0]), np.abs(slopes[1]))
+            if ((damping > 1e8) | (steepness < 1e-10)).all():
+                break
+        return cost, means, variances

@@ -1,0 +1,7 @@
+"""Maps of the data that know their log-determinant, and densities in the space before them."""
+
+from sklearn_vae.preprocessing.density import DensityPipeline
+from sklearn_vae.preprocessing.dequantizer import Dequantizer
+from sklearn_vae.preprocessing.logit import LogitTransformer
+
+__all__ = ["DensityPipeline", "Dequantizer", "LogitTransformer"]

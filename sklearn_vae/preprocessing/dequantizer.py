@@ -1,0 +1,191 @@
+"""Noise that makes whole numbers continuous."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_vae.gaussian.arrays import row_blocks
+from sklearn_vae.preprocessing.checks import check_image, refuse
+from sklearn_vae.validation import check_integer
+
+
+class Dequantizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Uniform noise that makes whole numbers continuous: u = (x + U) / n_levels, U in (0, 1).
+
+    A density of whole numbers is unbounded: spikes at the levels make it as high as one likes.
+    That of u is not, and E log p(u) - d log(n_levels) is a lower bound on the log-probability of
+    the levels that the model gives, its density summed up over each level's cell.
+
+    The noise is a function of the seed and of the whole of X. So the same X always gets the same
+    noise, `fit_transform` is `transform`, and a score can be repeated; but a part of X gets other
+    noise than it has within X, and so does another data set. Noise that belonged to the position
+    of a row, or to its values, would be the same for rows of a training and of a test set, and a
+    model of many components would be rewarded for having learned it; with noise that belonged to
+    its values, rows that occur often (blank patches of images) would be spikes again.
+
+    Parameters
+    ----------
+    n_levels : int, default=256
+        X holds whole numbers from 0 to n_levels - 1; from 2 to 65536.
+    random_state : int, RandomState instance or None, default=None
+        Where `fit` draws `seed_` from, from NumPy's global generator with None: then each `fit`
+        has noise of its own, which stays the same until the next.
+
+    Attributes
+    ----------
+    seed_ : int
+        Of the noise.
+    n_features_in_ : int
+        d.
+    feature_names_in_ : ndarray of shape (d,)
+        Where X had feature names.
+
+    References
+    ----------
+    Uria, Murray and Larochelle, "RNADE: The real-valued neural autoregressive density-estimator",
+    NIPS 2013 (uniform noise); Theis, van den Oord and Bethge, "A note on the evaluation
+    of generative models", ICLR 2016, section 3.1 (the bound).
+
+    Examples
+    --------
+    >>> from sklearn_vae import Dequantizer
+    >>> dequantizer = Dequantizer(n_levels=4, random_state=0)
+    >>> u = dequantizer.fit_transform([[0, 3], [1, 2]])
+    >>> bool((u > [[0, 0.75], [0.25, 0.5]]).all() and (u < [[0.25, 1], [0.5, 0.75]]).all())
+    True
+    >>> dequantizer.inverse_transform(u)
+    array([[0., 3.],
+           [1., 2.]])
+    >>> dequantizer.log_abs_det_jacobian([[0, 3]]).round(4)
+    array([-2.7726])
+    """
+
+    def __init__(self, n_levels: int = 256, *, random_state: Any = None) -> None:
+        self.n_levels = n_levels
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> Dequantizer:
+        """Draw the seed of the noise.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Whole numbers from 0 to n_levels - 1, of any dtype.
+        y : Ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If `n_levels` is out of its range, or an entry of X is not one of the levels.
+        """
+        check_integer("n_levels", self.n_levels, at_least=2)
+        if self.n_levels > 2**16:
+            # float32 would have no room for noise beside the level.
+            raise ValueError(f"n_levels must be at most 65536, got {self.n_levels!r}.")
+        self._check_levels(X, reset=True)
+        self.seed_ = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Add noise, and divide by the number of levels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        ndarray of shape (n, d)
+            In (0, 1), and exactly inverted by `inverse_transform`; float32 for float32, else
+            float64.
+        """
+        check_is_fitted(self)
+        levels, dtype = self._check_levels(X, reset=False)
+        digest = np.frombuffer(hashlib.blake2b(levels.data, digest_size=16).digest(), dtype="<u4")
+        rng = np.random.default_rng([self.seed_, *levels.shape, *digest.tolist()])
+        u = np.empty(levels.shape, dtype)
+        for rows in row_blocks(*levels.shape):
+            u[rows] = _dequantized(levels[rows], self.n_levels, rng, dtype)
+        return u
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """The levels that rows of u belong to; what is below or above all of them, the nearest.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        ndarray of shape (n, d)
+            Whole numbers, in the floating dtype of X.
+        """
+        check_is_fitted(self)
+        X = check_image(self, X)
+        return np.clip(_cells(X, self.n_levels), 0, self.n_levels - 1).astype(X.dtype)
+
+    def log_abs_det_jacobian(self, X: Any) -> np.ndarray:
+        """log |det du/dx|, which is -d log(n_levels), for each row of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Nats.
+        """
+        check_is_fitted(self)
+        n, d = self._check_levels(X, reset=False)[0].shape
+        return np.full(n, -d * math.log(self.n_levels))
+
+    def _check_levels(self, X: Any, *, reset: bool) -> tuple[np.ndarray, Any]:
+        """X as whole numbers in one layout and dtype, and the floating dtype that is its own."""
+        X = validate_data(self, X, reset=reset, dtype="numeric")
+        if X.size and X.min() < 0:
+            refuse(X, X < 0, f"Negative values in data: {self._requirement()}")
+        # In float64: float16 does not reach 65536.
+        wrong = np.float64(self.n_levels) <= X
+        if X.dtype.kind == "f":
+            wrong |= np.floor(X) != X
+        if wrong.any():
+            refuse(X, wrong, self._requirement())
+        dtype = np.float32 if X.dtype == np.float32 else np.float64
+        return np.ascontiguousarray(X, dtype="<u2"), dtype
+
+    def _requirement(self) -> str:
+        return f"X must hold whole numbers from 0 to n_levels - 1 = {self.n_levels - 1}"
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.non_deterministic = True
+        tags.input_tags.positive_only = True
+        tags.input_tags.categorical = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _dequantized(levels: np.ndarray, n: int, rng: np.random.Generator, dtype: Any) -> np.ndarray:
+    """Levels with uniform noise in [0, 1], over n, and within their cells as rounded."""
+    # From (0, 1] rather than [0, 1): then the step below keeps u away from 0 and from 1.
+    u: np.ndarray = ((levels + (1.0 - rng.random(levels.shape))) / n).astype(dtype)
+    while (outside := _cells(u, n) != levels).any():
+        middle = ((levels[outside] + 0.5) / n).astype(dtype)
+        u[outside] = np.nextafter(u[outside], middle)
+    return u
+
+
+def _cells(u: np.ndarray, n: int) -> np.ndarray:
+    return np.floor(np.multiply(u, n, dtype=np.float64))

@@ -1,0 +1,264 @@
+"""Each category provoked by a real training, and healthy models that come out healthy."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.preprocessing import scale
+
+from sklearn_vae import (
+    PPCA,
+    BernoulliPPCA,
+    DeepAutoencoder,
+    DeepBernoulliVAE,
+    DeepGaussianVAE,
+    LinearVAE,
+    SoftThresholdDecoder,
+)
+from sklearn_vae.datasets import make_collapse_trap
+from sklearn_vae.diagnostics import CollapseReport, diagnose
+from tests.deep.data import SMALL
+from tests.diagnostics.models import rows, train, with_covariance
+
+DATA = {
+    "digits": (load_digits().data, 8, 60),
+    "breast cancer": (scale(load_breast_cancer().data), 4, 200),
+    "wine": (scale(load_wine().data), 3, 300),
+}
+
+
+def finding(report, category):
+    (found,) = [f for f in report.findings if f.category == category]
+    assert found.evidence
+    assert found.advice
+    return found
+
+
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("model", [PPCA, LinearVAE], ids=lambda m: m.__name__)
+def test_maximum_likelihood_is_healthy(model, name):
+    X, k, _ = DATA[name]
+    report = diagnose(model(k).fit(X), X)
+    assert report.healthy
+    assert report.categories == ()
+    assert report.entropies.converged
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_well_trained_vae_is_healthy(name):
+    X, k, epochs = DATA[name]
+    vae = train(X, k, hidden_layer_sizes=(64,), batch_size=64, max_epochs=epochs)
+    report = diagnose(vae, X)
+    assert report.healthy, str(report)
+    assert report.numbers["elbo"] > report.numbers["reference"]
+
+
+def test_category_i_superfluous_dimensions():
+    X = with_covariance([9, 4, 1, 0.09, 0.09, 0.09, 0.09, 0.09], n=1000)
+    vae = train(X, 6, max_epochs=150, batch_size=40)
+    report = diagnose(vae, X)
+    assert report.categories == ("i",), str(report)
+    assert report.healthy
+    found = finding(report, "i")
+    assert found.numbers == {"collapsed": 3, "active": 3}
+    assert found.advice == ("drop them, for speed: n_components=3",)
+
+
+def test_category_i_of_the_linear_model():
+    X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25])
+    report = diagnose(PPCA(5).fit(X), X)
+    assert report.categories == ("i",)
+    assert list(report.collapse.collapsed) == [3, 4]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_category_ii_noise_variance_fixed_too_large(deep):
+    X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25])
+    model = train(X, 3, noise_variance=5.0, max_epochs=60) if deep else PPCA(3, noise_variance=5.0)
+    report = diagnose(model.fit(X), X)
+    found = finding(report, "ii")
+    assert not report.healthy
+    assert found.numbers["hidden_eigenvalues"] == 2
+    assert report.numbers["tuned_noise_variance"] < 2.5
+    assert found.advice[0] == "learn the noise variance: noise_variance=None"
+    # The advice holds: with it the model is healthy.
+    cured = (train(X, 3, max_epochs=150) if deep else PPCA(3)).fit(X)
+    assert diagnose(cured, X).healthy
+
+
+def test_category_ii_by_the_weight_of_the_kl():
+    X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25])
+    report = diagnose(train(X, 3, kl_weight=20.0, max_epochs=100), X)
+    found = finding(report, "ii")
+    assert found.advice[0] == "weigh the KL by one: kl_weight=1"
+    assert found.numbers["effective_noise_variance"] > 5
+
+
+def test_category_ii_of_a_noise_variance_that_is_still_on_its_way():
+    X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25])
+    options = {"noise_update": "gradient", "noise_variance_init": 300.0}
+    report = diagnose(train(X, 3, max_epochs=40, **options), X)
+    assert 'set it to its optimum in each step: noise_update="closed_form"' in report.advice
+    assert "ii" in report.categories
+
+
+def test_category_iii_a_heteroscedastic_decoder_and_repeated_rows():
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(300, 2))
+    X = np.tanh(Z @ rng.normal(size=(2, 6))) @ rng.normal(size=(6, 6))
+    X += 0.3 * rng.normal(size=X.shape)
+    options = {"hidden_layer_sizes": (64,), "max_epochs": 400, "kl_warmup_epochs": 20}
+    options |= {"noise_model": "heteroscedastic", "batch_size": 60}
+    repeated = np.concatenate([X, np.tile(X.mean(axis=0) + 4 * X.std(axis=0), (60, 1))])
+    report = diagnose(train(repeated, 2, **options), repeated)
+    found = finding(report, "iii")
+    assert not report.healthy
+    assert (found.numbers["rows"], found.numbers["copies"]) == (60, 60)
+    without = diagnose(train(X, 2, **options), X)
+    assert "iii" not in without.categories
+
+
+def test_category_iv_cannot_occur():
+    report = diagnose(PPCA(2).fit(rows()), rows())
+    assert any(text.startswith("(iv)") for text in report.not_applicable)
+
+
+def test_category_v_a_network_that_is_too_deep():
+    X = load_digits().data
+    deep = train(X, 8, hidden_layer_sizes=(64,) * 10, max_epochs=15, batch_size=128)
+    report = diagnose(deep, X)
+    found = finding(report, "v")
+    assert not report.healthy
+    assert report.collapse.percent == 100
+    assert any("fewer layers: a network here has 11" in advice for advice in found.advice)
+    assert 'start at pPCA: init="ppca"' in found.advice
+    # So the autoencoder of the same shape.
+    options = {"hidden_layer_sizes": (64,) * 10, "max_epochs": 15, "random_state": 0}
+    autoencoder = diagnose(DeepAutoencoder(8, **options).fit(X), X)
+    assert autoencoder.categories == ("v",)
+    assert autoencoder.collapse is None
+    options["hidden_layer_sizes"], options["max_epochs"] = (64,), 60
+    assert diagnose(DeepAutoencoder(8, **options).fit(X), X).healthy
+
+
+@dataclass(frozen=True)
+class NearCollapse:
+    """Factory of soft-threshold decoders whose weights begin near 0."""
+
+    threshold: float
+
+    def __call__(self, n_components, output_shape):
+        decoder = SoftThresholdDecoder(self.threshold)(n_components, output_shape)
+        with torch.no_grad():
+            decoder.layer.weight.mul_(0.1)
+        return decoder
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.0])
+def test_category_v_the_soft_threshold_decoder_at_its_bad_optimum(threshold):
+    X = make_collapse_trap(20)[0]
+    decoder = NearCollapse(threshold / X.var(axis=0).mean() ** 0.5)
+    options = {"noise_update": "gradient", "noise_variance_init": 20 / 3, "batch_size": 30}
+    vae = train(X, 1, hidden_layer_sizes=(16,), decoder=decoder, max_epochs=200, **options)
+    report = diagnose(vae, X)
+    if not threshold:  # without it, the same start is left
+        assert len(report.collapse.collapsed) == 0
+        return
+    found = finding(report, "v")
+    assert report.numbers["elbo"] == pytest.approx(-4.7349970513, abs=1e-3)
+    assert report.collapse.percent == 100
+    # A decoder that is not an MLP cannot start at pPCA.
+    assert not any("init=" in advice and "noise" not in advice for advice in found.advice)
+    assert "start the noise variance at pPCA's: noise_variance_init=None" in found.advice
+
+
+def test_a_model_that_is_merely_untrained_is_not_called_a_bad_optimum():
+    X = with_covariance([9, 4, 1, 0.01, 0.01, 0.01])
+    report = diagnose(train(X, 3, max_epochs=20), X)
+    assert report.categories == ("unfinished",)
+    assert diagnose(train(X, 3, max_epochs=3), X).categories == ("unfinished",)
+
+
+def test_another_objective_is_said():
+    X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25])
+    report = diagnose(train(X, 3, free_bits=3.0, max_epochs=200), X)
+    found = finding(report, "objective")
+    assert "free_bits=3" in found.evidence[-1]
+
+
+def test_bits():
+    X = (load_digits().data > 7).astype(float)
+    linear = BernoulliPPCA(4, random_state=0).fit(X)
+    assert diagnose(linear, X).healthy
+    options = {"hidden_layer_sizes": (64,) * 10, "max_epochs": 15, "random_state": 0}
+    report = diagnose(DeepBernoulliVAE(4, **options).fit(X), X, max_samples=500)
+    assert report.categories == ("v",)
+    assert "logistic pPCA" in finding(report, "v").evidence[0]
+
+
+def test_more_components_than_the_rank():
+    X = np.repeat(np.random.default_rng(0).normal(size=(200, 2)), 3, axis=1)
+    X += 1e-3 * np.random.default_rng(1).normal(size=X.shape)
+    report = diagnose(PPCA(4, noise_variance=0.01).fit(X), X)
+    assert report.categories == ("ii",)
+    vae = train(X, 8, max_epochs=3)
+    assert np.isfinite(diagnose(vae, X).numbers["reference"])
+
+
+def test_rows_of_every_kind():
+    pd = pytest.importorskip("pandas")
+    X = rows()
+    frame = pd.DataFrame(X, columns=[f"f{i}" for i in range(8)])
+    assert diagnose(PPCA(2).fit(frame), frame).healthy
+    assert diagnose(PPCA(2).fit(X), X.tolist()).healthy
+    assert diagnose(PPCA(2).fit(X), sparse.csr_array(X)).healthy
+    with pytest.raises(ValueError, match="X has 7 features, but PPCA is expecting 8"):
+        diagnose(PPCA(2).fit(X), X[:, :7])
+    X[0, 0] = np.nan
+    with pytest.raises(ValueError, match="diagnose needs rows without missing values"):
+        diagnose(PPCA(2).fit(X), X)
+
+
+def test_some_rows_stand_for_many():
+    X = rows()
+    whole = diagnose(PPCA(2).fit(X), X)
+    some = diagnose(PPCA(2).fit(X), X, max_samples=75)
+    assert some.numbers["elbo"] != whole.numbers["elbo"]
+    assert some.numbers["elbo"] == pytest.approx(some.numbers["reference"], abs=1e-9)
+    assert diagnose(PPCA(2).fit(X), X, max_samples=75).numbers == some.numbers
+
+
+@pytest.mark.parametrize("report_of", ["healthy", "harmed", "autoencoder"])
+def test_a_report_as_text_dict_and_html(report_of):
+    X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25])
+    model = {
+        "healthy": PPCA(2),
+        "harmed": PPCA(3, noise_variance=5.0),
+        "autoencoder": DeepAutoencoder(2, **SMALL),
+    }[report_of].fit(X)
+    report = diagnose(model, X)
+    assert isinstance(report, CollapseReport)
+    text, markup = str(report), report._repr_html_()
+    assert ("not healthy" in text) == (not report.healthy)
+    for found in report.findings:
+        for part in (found.title, *found.evidence, *found.advice):
+            assert part in text
+            assert part.replace("<", "&lt;").replace(">", "&gt;") in markup
+    content = json.loads(json.dumps(report.to_dict()))
+    assert content["healthy"] == report.healthy
+    assert content["advice"] == list(report.advice)
+    assert [f["category"] for f in content["findings"]] == list(report.categories)
+    if report.collapse is not None:
+        assert content["collapse"]["collapsed"] == report.collapse.collapsed.tolist()
+
+
+def test_the_model_is_as_it_was():
+    X = rows()
+    vae = DeepGaussianVAE(3, **SMALL).fit(X)
+    before = vae.score_samples(X)
+    diagnose(vae, X)
+    np.testing.assert_array_equal(before, vae.score_samples(X))
