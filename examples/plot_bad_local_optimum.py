@@ -92,7 +92,15 @@ print(f"{'pPCA':37s} {-ppca.score(X):8.3f} {ppca.noise_variance_:10.3f}")
 # The picture.
 blue, orange, green = "#0072b2", "#e69f00", "#009e73"  # also apart without red or green
 figure, (inside, wide, training) = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
-inside.fill_between(near, 1e4 * ball.min(0), 1e4 * ball.max(0), color=blue, alpha=0.2, lw=0)
+inside.fill_between(
+    near,
+    1e4 * ball.min(0),
+    1e4 * ball.max(0),
+    color=blue,
+    alpha=0.2,
+    lw=0,
+    label="range of all directions",
+)
 inside.plot(near, 1e4 * along, color=blue, label="along the W of the rows")
 inside.plot(near, 1e4 * ball.min(0), "--", color=blue, label="least of all directions")
 inside.plot(0, 0, "ko", label="collapsed", clip_on=False)

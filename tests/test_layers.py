@@ -77,6 +77,8 @@ LAYOUT = [
     "diagnostics.noise",
     "diagnostics.report",
     "diagnostics.reference",
+    "diagnostics.evidence",
+    "diagnostics.advice",
     "diagnostics.taxonomy",
     "diagnostics",
     "plot",

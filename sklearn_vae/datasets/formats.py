@@ -79,6 +79,8 @@ def _member_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 def as_rows(X: np.ndarray, image_shape: Shape) -> np.ndarray:
     """Images as uint8 rows (n, c h w) with channels first."""
     c, h, w = image_shape
+    if X.ndim and not len(X):
+        raise ValueError("X must have rows, and has none")
     if X.shape[1:] == (h, w, c):
         X = np.moveaxis(X, 3, 1)
     elif X.shape[1:] not in ((c * h * w,), (c, h, w), (h, w) if c == 1 else None):
@@ -281,8 +283,10 @@ def _damage(path: Any) -> Iterator[None]:
     """What readers raise, as a ValueError that names the file."""
     try:
         yield
-    except MemoryError:
-        raise
+    except MemoryError as error:  # of a length that a damaged pickle claims
+        raise ValueError(
+            f"{path} cannot be read: it asks for more memory than there is."
+        ) from error
     except (zlib.error, EOFError, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is cut off or damaged: {error}.") from error
     except Exception as error:  # damaged pickles and .mat files raise whatever they hit

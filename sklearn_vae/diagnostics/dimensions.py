@@ -56,7 +56,7 @@ class Collapse:
     @property
     def percent(self) -> float:
         """Of the dimensions, how many have collapsed, in per cent."""
-        return 100.0 * len(self.collapsed) / self.n_components
+        return 100.0 * len(self.collapsed) / max(self.n_components, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,9 @@ class CollapseCurve:
     def at(self, epsilon: Any) -> Array:
         """Share of the dimensions that have collapsed, in [0, 1], for each epsilon."""
         steps = np.sort(self.thresholds)
-        return np.searchsorted(steps, np.asarray(epsilon, dtype=float), side="right") / len(steps)
+        return np.searchsorted(steps, np.asarray(epsilon, dtype=float), side="right") / max(
+            len(steps), 1
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from array_api_compat import is_array_api_obj
 from scipy import sparse
 
 from sklearn_vae.diagnostics.latents import Array, LatentModel, check_model, standard_posterior
+from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.gaussian.bounds import (
     BoundTerms,
     EntropyGap,
@@ -118,6 +119,11 @@ def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) 
     Returns
     -------
     Entropies
+
+    Raises
+    ------
+    ValueError
+        If X has missing values, or the noise variance is 0.
     """
     check_model(estimator, "entropy_bound")
     check_real("tolerance", tolerance, at_least=0)
@@ -159,8 +165,14 @@ def bound_terms(estimator: Any, X: Any) -> BoundTerms:
             f"entropy_bound needs the noise_variance_ of {type(estimator).__name__}, which has "
             "none."
         )
+    if not np.all(np.asarray(estimator.noise_variance_) > 0):
+        raise ValueError(
+            f"The noise variance must be above 0, and noise_variance_ of {type(estimator).__name__} "
+            f"is {estimator.noise_variance_}: with a smaller n_components, or noise_variance set, "
+            "it is not."
+        )
     mean, variance = standard_posterior(estimator, X)
-    scores = np.asarray(estimator.score_samples(X), dtype=np.float64)
+    scores = np.asarray(to_host(estimator.score_samples(X)), dtype=np.float64)
     noise = np.log(np.asarray(estimator.noise_variance_, dtype=np.float64))
     d = estimator.n_features_in_
     log_variance = np.log(variance).mean(axis=0)
@@ -184,7 +196,7 @@ def complete_rows(X: Any, function: str) -> None:
 
 
 def _latent_volume(posterior_entropy: float, k: int) -> float:
-    log_variance = 2.0 * (posterior_entropy - normal_entropy(k, 0.0)) / k
+    log_variance = 2.0 * (posterior_entropy - normal_entropy(k, 0.0)) / max(k, 1)
     return log_latent_volume(np.full(k, log_variance))
 
 

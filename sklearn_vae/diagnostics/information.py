@@ -70,7 +70,7 @@ def decompose_kl(
     Raises
     ------
     ValueError
-        If posteriors are no normals with independent dimensions.
+        If posteriors are no normals with independent dimensions, or points.
 
     References
     ----------
@@ -83,6 +83,10 @@ def decompose_kl(
             f"variational_family={estimator.variational_family!r}."  # type: ignore[attr-defined]
         )
     mean, variance = standard_posterior(estimator, X)
+    if not (variance > 0).all():
+        raise ValueError(
+            "decompose_kl needs posteriors with variances above 0, and some are points."
+        )
     n = len(mean)
     if n_samples is None:
         n_samples = max(1, min(n, DENSITIES // n))
@@ -92,7 +96,8 @@ def decompose_kl(
     rng = np.random.default_rng(np.random.SeedSequence(random_state, spawn_key=(0,)))
     chosen = np.arange(n) if n_samples >= n else rng.choice(n, n_samples, replace=False)
     z = mean[chosen] + np.sqrt(variance[chosen]) * rng.standard_normal((len(chosen), mean.shape[1]))
-    information = _log_ratios(z, chosen, mean, variance)
+    middle = mean.mean(axis=0)  # far from 0 the products below would cancel
+    information = _log_ratios(z - middle, chosen, mean - middle, variance)
     average = float(kl_terms(mean, variance).sum(axis=1).mean())
     mutual = float(information.mean())
     error = float(information.std(ddof=1) / np.sqrt(len(chosen))) if len(chosen) > 1 else np.inf

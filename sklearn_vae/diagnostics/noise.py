@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from sklearn_vae.diagnostics.dimensions import kl_per_dimension
 from sklearn_vae.diagnostics.entropies import complete_rows, entropy_bound
 from sklearn_vae.diagnostics.latents import LatentModel, check_model
+from sklearn_vae.gaussian.arrays import to_host
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +72,15 @@ def tune_noise_variance(estimator: LatentModel, X: Any) -> TunedNoise:
     """
     check_model(estimator, "tune_noise_variance")
     twin = with_tuned_noise(estimator, X)
+    if hasattr(twin, "entropy_gap_"):  # what held the other noise variance does not hold this one
+        bounds = tuple(b for b in twin.entropy_gap_.active_bounds if b != "noise variance")
+        twin.entropy_gap_ = replace(twin.entropy_gap_, active_bounds=bounds)
     found = entropy_bound(twin, X)
     twin.elbo_, twin.entropy_bound_ = found.elbo, found.bound
     twin.kl_per_dim_ = kl_per_dimension(twin, X)
     if hasattr(twin, "entropy_gap_"):
         twin.entropy_gap_ = found.gap
-    before = float(np.mean(estimator.score_samples(X), dtype=np.float64))
+    before = float(np.mean(to_host(estimator.score_samples(X)), dtype=np.float64))
     return TunedNoise(twin.noise_variance_, before, found.elbo, twin)
 
 

@@ -21,8 +21,9 @@ class Finding:
 
     Attributes
     ----------
-    category : {"i", "ii", "iii", "v", "unfinished", "objective"}
-        Of the taxonomy of Dai et al.; or that training has not ended, or was not of the bound.
+    category : {"i", "ii", "iii", "v", "unfinished", "objective", "noise"}
+        Of the taxonomy of Dai et al.; or that training has not ended, or was not of the bound, or
+        that the noise variance is off, with no dimension lost for it.
     title : str
     harmful : bool
         Whether the model is worse for it.
@@ -57,7 +58,8 @@ class CollapseReport:
         None of an autoencoder.
     numbers : dict of str to float
         What the findings were decided on: bounds in nats per sample, variances and errors in
-        squared units of the data.
+        squared units of the data; where the model has a noise variance for each feature, in units
+        of the features' variances.
     findings : tuple of Finding
         The most harmful first.
     not_applicable : tuple of str

@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from array_api_compat import is_torch_array
 from scipy import sparse
-from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_vae.diagnostics.dimensions import Collapse, collapse
-from sklearn_vae.diagnostics.entropies import Entropies, complete_rows, entropy_bound
+from sklearn_vae.diagnostics.advice import on_depth, on_noise, on_optimum
+from sklearn_vae.diagnostics.entropies import complete_rows
+from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, Evidence
 from sklearn_vae.diagnostics.latents import check_model
-from sklearn_vae.diagnostics.noise import with_tuned_noise
-from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianReference
+from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import CollapseReport, Finding
-from sklearn_vae.validation import FLOAT_DTYPES, check_bits, check_integer
+from sklearn_vae.gaussian.arrays import to_host
+from sklearn_vae.validation import FLOAT_DTYPES, check_integer
 
-# What a model may lack of a reference's bound without a finding: this share of what the reference
-# gains over a model without latents, and so many nats.
-SHARE_OF_GAIN = 0.02
-NATS = 0.1
-
-# How far above its optimum a noise variance may be.
+# How far above that of pPCA a noise variance may be.
 NOISE_RATIO = 1.1
 
 # Rise of the bound from the last tenth but one of the epochs to the last one, as a share of the
 # reference's gain, above which training has not ended.
 STILL_RISING = 0.005
 
-# Variances of p(x|z) over those of the features that are near zero, and the factor from there to
-# those of most rows.
+# Geometric mean over the features of p(x|z)'s variances, over those of the features, that is near
+# zero, the factor from there to that of most rows; and a share of all variances near their bound.
 NEAR_ZERO = 1e-3
 SPREAD = 30.0
+SHARE_NEAR_ZERO = 0.01
 
-# Layers with weights, in encoder or decoder, from which on fewer of them are worth a try.
-DEEP = 4
+# Rows of bits at most, whose reference is slow to fit.
+ROWS_OF_BITS = 2000
 
 NOT_APPLICABLE = (
     "(iv), a decoder that models x without z: not applicable to decoders that factorise over the "
@@ -53,8 +50,10 @@ def diagnose(
 
     Each finding is one of the categories of Dai et al.: (i) superfluous dimensions that were
     pruned, which does no harm; (ii) a noise variance that is, or was, too large; (iii) a
-    heteroscedastic decoder that degenerates; (v) a bad local optimum, worse than pPCA with as many
-    dimensions, which the model contains or should beat. Besides: training that has not ended.
+    heteroscedastic decoder that degenerates; (v) a bad local optimum, worse than the linear model
+    with as many dimensions (pPCA, factor analysis where each feature has its own noise, logistic
+    pPCA of bits), which the model contains or should beat. Besides: training that has not ended or
+    was of something else than the bound, and a noise variance far from its optimum.
 
     Parameters
     ----------
@@ -65,7 +64,7 @@ def diagnose(
         The rows it was trained on, complete. pPCA is fitted to them, and to others the comparison
         would be unfair.
     max_samples : int, default=10000
-        Rows, at random, that bounds are averaged over where there are more.
+        Rows, at random, that bounds are averaged over where there are more; of bits at most 2000.
     random_state : int, default=0
 
     Returns
@@ -77,7 +76,8 @@ def diagnose(
     TypeError
         If the estimator is no such model.
     ValueError
-        If X has missing values, or not the features of the fit.
+        If X has missing values, not the features of the fit, or rows that are all the same; or if
+        the model's noise variance is 0.
 
     References
     ----------
@@ -96,21 +96,25 @@ def diagnose(
     """
     check_integer("max_samples", max_samples, at_least=2)
     check_integer("random_state", random_state, at_least=0)
+    is_autoencoder = _is_autoencoder(estimator)
+    if not is_autoencoder:
+        check_model(estimator, "diagnose")
     check_is_fitted(estimator)
     complete_rows(X, "diagnose")
     X, estimator = _rows(estimator, X), _unnamed(estimator)
-    seen = X
-    if len(X) > max_samples:
-        chosen = np.random.default_rng(random_state).choice(len(X), max_samples, replace=False)
+    seen, limit = X, min(max_samples, ROWS_OF_BITS if hasattr(estimator, "binarize") else 2**62)
+    if X.shape[0] > limit:
+        chosen = np.random.default_rng(random_state).choice(X.shape[0], limit, replace=False)
         seen = X[np.sort(chosen)]
-    if not hasattr(estimator, "posterior"):
+    if is_autoencoder:
         return _diagnose_autoencoder(estimator, X, seen)
-    check_model(estimator, "diagnose")
-    case = _Case(estimator, X, seen)
-    findings = [*_unfinished(case), *_degenerate(case), *_noise_too_large(case)]
-    if not findings:
-        findings += _bad_optimum(case)
-    findings += _superfluous(case, findings)
+    case = Evidence(estimator, X, seen)
+    findings = [*_degenerate(case), *_noise_too_large(case)]
+    for category in (_another_objective, _unfinished, _bad_optimum, _noise_off, _lost):
+        if not any(finding.harmful for finding in findings):
+            findings += category(case)
+    if not any(finding.harmful for finding in findings):
+        findings += _superfluous(case)
     return CollapseReport(
         type(estimator).__name__,
         n_samples=X.shape[0],
@@ -124,157 +128,63 @@ def diagnose(
     )
 
 
-@dataclass
-class _Case:
-    """A model, rows, and what findings are decided on."""
-
-    estimator: Any
-    X: Any
-    seen: Any
-    numbers: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        model, seen = self.estimator, self.seen
-        self.collapse: Collapse = collapse(model, seen)
-        self.entropies: Entropies = entropy_bound(model, seen)
-        self.k = self.collapse.n_components
-        self.has_bits = hasattr(model, "binarize")
-        self.held = getattr(model, "noise_variance", None)
-        self.elbo = self.entropies.elbo
-        self.reference = self._fit_reference()
-        self.bar = self.reference.bound()
-        # What a model can reach that may not choose its noise variance.
-        self.own_bar = self.bar
-        if self.held is not None:
-            is_number = np.ndim(self.held) == 0
-            self.own_bar = self.reference.bound(float(self.held)) if is_number else -np.inf
-        self.gain = max(self.bar - self.reference.baseline, 0.0)
-        self.margin = SHARE_OF_GAIN * self.gain + NATS
-        self.numbers |= {
-            "elbo": self.elbo,
-            "reference": self.bar,
-            "without_latents": self.reference.baseline,
-            "margin": self.margin,
-        }
-        if not self.has_bits:
-            self._compare_errors()
-
-    def _fit_reference(self) -> Any:
-        if self.has_bits:
-            return BernoulliReference(check_bits(self.seen, self.estimator.binarize), self.k)
-        return GaussianReference(self.X, self.seen, self.k)
-
-    def _compare_errors(self) -> None:
-        model, seen = self.estimator, self.seen
-        decoded = model.conditional(model.posterior(seen)[0])[0]
-        self.numbers |= {
-            "reconstruction_error": float(np.mean((seen - decoded) ** 2)),
-            "pca_reconstruction_error": self.reference.error,
-            "reference_noise_variance": self.reference.noise_variance,
-        }
-        if hasattr(model, "noise_variance_"):
-            tuned = with_tuned_noise(model, seen)
-            self.noise = float(np.mean(model.noise_variance_))
-            self.numbers |= {
-                "noise_variance": self.noise,
-                "tuned_noise_variance": float(np.mean(tuned.noise_variance_)),
-                "tuned_elbo": tuned.score(seen),
-            }
-
-    @property
-    def n_active(self) -> int:
-        """Dimensions that have not collapsed."""
-        return self.k - len(self.collapse.collapsed)
-
-    @property
-    def linear_model(self) -> str:
-        """In words."""
-        return f"{'logistic pPCA' if self.has_bits else 'pPCA'} with as many dimensions"
-
-    @property
-    def kl_weight(self) -> float:
-        """beta."""
-        return float(getattr(self.estimator, "kl_weight", 1.0))
-
-
-def _unfinished(case: _Case) -> Iterator[Finding]:
-    model = case.estimator
-    history = getattr(model, "elbo_history_", None)
-    if history is None:
-        history = getattr(model, "history_", {}).get("bound", ())
-    tenth = len(history) // 10
-    short = case.own_bar - case.elbo
-    if not len(history) or short <= case.margin:
+def _degenerate(case: Evidence) -> Iterator[Finding]:
+    if "least_variance" not in case.numbers:
         return
-    if tenth:
-        rise = float(np.mean(history[-tenth:]) - np.mean(history[-2 * tenth : -tenth]))
-        if rise <= STILL_RISING * case.gain:
-            return
-        said = f"The bound rose by {rise:.3g} nats from the last tenth of the steps but one on."
-    else:
-        rise, said = np.nan, f"There were {len(history)} epochs, too few to tell."
-    yield Finding(
-        "unfinished",
-        "Training has not ended.",
-        True,
-        (f"The bound is {short:.4g} nats below that of {case.linear_model}.", said),
-        {"rise": rise, "short": short},
-        ("train longer: more max_epochs or max_iter, or a larger learning_rate",),
-    )
-
-
-def _degenerate(case: _Case) -> Iterator[Finding]:
-    model = case.estimator
-    if case.has_bits or hasattr(model, "noise_variance_"):
-        return
-    variance = model.conditional(model.posterior(case.seen)[0])[1].astype(np.float64)
-    of_features = case.X.var(axis=0, dtype=np.float64)
+    variance = case.decoded[1].astype(np.float64)
+    of_features = to_host(case.rows).var(axis=0, dtype=np.float64)
     varying = of_features > 0
     log_ratio = np.log(variance[:, varying] / of_features[varying]).mean(axis=1)
     typical = float(np.exp(np.median(log_ratio)))
     few = log_ratio < np.log(min(NEAR_ZERO, typical / SPREAD))
-    if not few.any():
+    share = case.numbers["near_zero"]
+    if not few.any() and share <= SHARE_NEAR_ZERO:
         return
-    least = float(np.exp(log_ratio.min()))
-    copies = _count_repeated(case.seen[few])
-    yield Finding(
-        "iii",
-        "The decoder's variances degenerate.",
-        True,
+    copies = _count_repeated(to_host(case.seen)[few])
+    evidence = [
         (
-            (
-                f"On {few.sum()} of {len(few)} rows p(x|z) has variances near zero, down to "
-                f"{least:.2g} of the features' own in geometric mean; the median of all rows is "
-                f"{typical:.2g}."
-            ),
-            (
-                f"{copies} of these rows are equal to others of them. A bound rises without limit "
-                "where few points are reproduced without noise, whatever it says of all others."
-            ),
-        ),
-        {
-            "least_variance": least,
-            "typical_variance": typical,
-            "rows": int(few.sum()),
-            "copies": copies,
-        },
-        (
-            'one noise variance for all z: noise_model="scalar" or "diagonal"',
-            "remove repeated rows, or add the noise that rounding has hidden (Dequantizer)",
-        ),
-    )
+            f"{share:.1%} of the variances of p(x|z) are near zero; over those of their "
+            f"features they go from {case.numbers['least_variance']:.2g} to "
+            f"{case.numbers['largest_variance']:.2g}, with a median of "
+            f"{case.numbers['median_variance']:.2g}."
+        )
+    ]
+    if few.any():
+        evidence.append(
+            f"On {few.sum()} of {len(few)} rows their geometric mean is down to "
+            f"{np.exp(log_ratio.min()):.2g}, the median of all rows being {typical:.2g}; "
+            f"{copies} of these rows are equal to others of them."
+        )
+    harmful = copies > 0 or share > SHARE_NEAR_ZERO
+    if harmful:
+        evidence.append(
+            "A bound rises without limit where few numbers are reproduced without noise, whatever "
+            "it says of all others."
+        )
+    advice = ['one noise variance for all z: noise_model="scalar" or "diagonal"']
+    if copies:
+        advice.append("remove repeated rows")
+    if harmful:
+        advice.append("add the noise that rounding has hidden, as Dequantizer does")
+    title = "The decoder's variances degenerate." if harmful else "Some rows have little noise."
+    numbers = {"rows": int(few.sum()), "copies": copies, "near_zero": share}
+    yield Finding("iii", title, harmful, tuple(evidence), numbers, tuple(advice))
 
 
-def _noise_too_large(case: _Case) -> Iterator[Finding]:
+def _noise_too_large(case: Evidence) -> Iterator[Finding]:
     found, beta = case.numbers, case.kl_weight
-    if "noise_variance" not in found or not len(case.collapse.collapsed):
+    if case.noise is None or not len(case.collapse.collapsed):
         return
     sigma2, best = beta * case.noise, found["tuned_noise_variance"]
     lost = max(case.bar, found["tuned_elbo"]) - case.elbo
-    if sigma2 <= NOISE_RATIO * min(best, found["reference_noise_variance"]) or lost <= case.margin:
+    reference = found["reference_noise_variance"]
+    if sigma2 <= NOISE_RATIO * reference or lost <= case.margin:
         return
-    # One that was learned and has arrived is the consequence of collapse, not its cause.
+    # One that was learned and has arrived is the consequence of collapse, not its cause; and what
+    # the data does not have no noise variance has hidden.
     if case.held is None and beta <= 1 and case.noise <= NOISE_RATIO * best:
+        return
+    if case.n_active >= case.reference.n_used:
         return
     hidden = int((case.reference.eigenvalues <= sigma2).sum())
     evidence = [
@@ -284,8 +194,8 @@ def _noise_too_large(case: _Case) -> Iterator[Finding]:
             f"{found['tuned_elbo'] - case.elbo:.4g} nats."
         ),
         (
-            f"pPCA of as many dimensions has a noise variance of "
-            f"{found['reference_noise_variance']:.4g} and {case.bar - case.elbo:.4g} nats more."
+            f"{case.linear_model[0].upper()}{case.linear_model[1:]} has {case.bar - case.elbo:.4g} "
+            f"nats more, pPCA a noise variance of {reference:.4g}."
         ),
     ]
     if beta > 1:
@@ -296,93 +206,159 @@ def _noise_too_large(case: _Case) -> Iterator[Finding]:
             f"are below {sigma2:.4g}: there even the best linear model has none of these "
             "dimensions."
         )
+    numbers = {"effective_noise_variance": sigma2, "hidden_eigenvalues": hidden, "lost": lost}
+    advice = tuple(on_noise(case))
+    yield Finding("ii", "The noise variance is too large.", True, tuple(evidence), numbers, advice)
+
+
+def _another_objective(case: Evidence) -> Iterator[Finding]:
+    free_bits = getattr(case.model, "free_bits", 0.0)
+    short = case.own_bar - case.elbo
+    if (case.kl_weight == 1 and not free_bits) or (
+        short <= case.margin and not case.has_lost_dimensions
+    ):
+        return
     yield Finding(
-        "ii",
-        "The noise variance is too large.",
+        "objective",
+        "Something else than the bound was maximised.",
         True,
-        tuple(evidence),
-        {"effective_noise_variance": sigma2, "hidden_eigenvalues": hidden, "lost": lost},
-        tuple(_advice_on_noise(case)),
+        (_beside(case), f"With kl_weight={case.kl_weight:g} and free_bits={free_bits:g}."),
+        {"short": short},
+        ("train on the bound: kl_weight=1, free_bits=0",),
     )
 
 
-def _advice_on_noise(case: _Case) -> Iterator[str]:
-    if case.held is not None:
-        yield "learn the noise variance: noise_variance=None"
-        yield f"or hold it at a smaller value: {case.numbers['reference_noise_variance']:.3g} is pPCA's"
-    elif getattr(case.estimator, "noise_update", None) == "gradient":
-        yield 'set it to its optimum in each step: noise_update="closed_form"'
-        yield "or start it at pPCA's: noise_variance_init=None"
-    if case.kl_weight > 1:
-        yield "weigh the KL by one: kl_weight=1"
-    if _is_trained(case.estimator):
-        yield from _advice_on_start(case.estimator)
-
-
-def _bad_optimum(case: _Case) -> Iterator[Finding]:
-    model, found, bar = case.estimator, case.numbers, case.own_bar
-    short = bar - case.elbo
-    if short <= case.margin or not _is_trained(model):
+def _unfinished(case: Evidence) -> Iterator[Finding]:
+    history, short = case.history, case.own_bar - case.elbo
+    tenth = len(history) // 10
+    if not len(history) or short <= case.margin or case.n_active == 0:
         return
-    evidence = [
-        (
-            f"The bound is {case.elbo:.6g}, that of {case.linear_model}"
-            f"{'' if case.held is None else ' and the same noise variance'} {bar:.6g}: {short:.4g} nats "
-            f"more, where without latents it is {found['without_latents']:.6g}."
-        )
-    ]
-    free_bits = getattr(model, "free_bits", 0.0)
-    if case.kl_weight != 1 or free_bits:
+    if case.stopped_early:
+        if len(case.collapse.collapsed):
+            return
         yield Finding(
-            "objective",
-            "Something else than the bound was maximised.",
-            True,
-            (*evidence, f"With kl_weight={case.kl_weight:g} and free_bits={free_bits:g}."),
+            "unfinished",
+            "Early stopping ended training below the linear model.",
+            False,
+            (_beside(case), "Of the rows held out it may be the better one: score them."),
             {"short": short},
-            ("train on the bound: kl_weight=1, free_bits=0",),
+            ("train longer, if it is not: a larger n_iter_no_change, a smaller tol",),
         )
         return
-    if "reconstruction_error" in found:
-        evidence.append(
-            f"The mean squared error of reconstructions is {found['reconstruction_error']:.4g}, "
-            f"PCA's {found['pca_reconstruction_error']:.4g}."
-        )
+    if tenth:
+        rise = float(np.mean(history[-tenth:]) - np.mean(history[-2 * tenth : -tenth]))
+        if rise <= STILL_RISING * case.gain:
+            return
+        said = f"It rose by {rise:.3g} nats from the last tenth of the steps but one on."
+    else:
+        rise, said = np.nan, f"There were {len(history)} epochs, too few to tell."
+    yield Finding(
+        "unfinished",
+        "Training has not ended.",
+        True,
+        (_beside(case), said),
+        {"rise": rise, "short": short},
+        ("train longer: more max_epochs or max_iter, or a larger learning_rate",),
+    )
+
+
+def _bad_optimum(case: Evidence) -> Iterator[Finding]:
+    short = case.own_bar - case.elbo
+    stopped = case.stopped_early and not len(case.collapse.collapsed)
+    if short <= case.margin or not case.is_trained or stopped:
+        return
+    evidence = [_beside(case)]
+    if not case.has_bits:
+        evidence.append(_errors(case))
     yield Finding(
         "v",
         "A bad local optimum: worse than the linear model of as many dimensions.",
         True,
         tuple(evidence),
         {"short": short},
-        tuple(_advice_on_optimum(model)),
+        tuple(on_optimum(case.model)),
     )
 
 
-def _superfluous(case: _Case, others: list[Finding]) -> Iterator[Finding]:
+def _noise_off(case: Evidence) -> Iterator[Finding]:
+    found = case.numbers
+    if case.noise is None or found["tuned_elbo"] - case.elbo <= case.margin:
+        return
+    if "noise variance" in case.entropies.gap.active_bounds:  # as near as it may come
+        return
+    best = found["tuned_noise_variance"]
+    yield Finding(
+        "noise",
+        "The noise variance is far from its optimum.",
+        True,
+        (
+            (
+                f"It is {'held fixed at' if case.held is not None else 'now'} {case.noise:.4g}; "
+                f"{best:.4g} is the best for what was learned, and would add "
+                f"{found['tuned_elbo'] - case.elbo:.4g} nats."
+            ),
+        ),
+        {"gain": found["tuned_elbo"] - case.elbo},
+        (*on_noise(case), "or keep the model and set it: tune_noise_variance"),
+    )
+
+
+def _lost(case: Evidence) -> Iterator[Finding]:
+    if not case.has_lost_dimensions or not len(case.collapse.collapsed):
+        return
+    yield Finding(
+        "v",
+        "A bad local optimum: dimensions have collapsed that PCA has a use for.",
+        True,
+        (
+            (
+                f"{case.n_active} of {case.k} dimensions are left, and {case.reference.n_used} "
+                "directions of the data stand out of its noise."
+            ),
+            _errors(case),
+        ),
+        {"active": case.n_active, "directions": case.reference.n_used},
+        tuple(on_optimum(case.model) if case.is_trained else on_noise(case)),
+    )
+
+
+def _superfluous(case: Evidence) -> Iterator[Finding]:
     count = len(case.collapse.collapsed)
-    if not count or any(finding.harmful for finding in others):
+    if not count:
         return
     evidence = [
         (
-            f"{count} of {case.k} dimensions tell nothing of the data, and the bound of {case.elbo:.6g} "
-            f"is {case.elbo - case.bar:+.4g} nats from that of the linear model with all {case.k}."
+            f"{count} of {case.k} dimensions tell nothing of the data, and the bound of "
+            f"{case.elbo:.6g} is {case.elbo - case.bar:+.4g} nats from that of {case.linear_model}, "
+            f"all {case.k}."
         )
     ]
     if not case.has_bits:
-        spread = case.reference.average_variance
-        evidence.append(
-            "Reconstructions leave "
-            f"{case.numbers['reconstruction_error'] / spread:.3%} of the variance, PCA's "
-            f"{case.numbers['pca_reconstruction_error'] / spread:.3%}."
-        )
-    n_active = max(case.n_active, 1)
+        evidence.append(_errors(case))
     yield Finding(
         "i",
         "Superfluous dimensions were pruned, which does no harm.",
         False,
         tuple(evidence),
         {"collapsed": count, "active": case.n_active},
-        (f"drop them, for speed: n_components={n_active}",),
+        (f"drop them, for speed: n_components={max(case.n_active, 1)}",),
     )
+
+
+def _beside(case: Evidence) -> str:
+    same = "" if case.held is None else " and the same noise variance"
+    bar = case.own_bar if np.isfinite(case.own_bar) else case.bar
+    return (
+        f"The bound is {case.elbo:.6g}, that of {case.linear_model}{same} {bar:.6g}: "
+        f"{bar - case.elbo:.4g} nats more, where without latents it is "
+        f"{case.numbers['without_latents']:.6g}."
+    )
+
+
+def _errors(case: Evidence) -> str:
+    spread = case.numbers["variance"]
+    ours, pca = (case.numbers[f"{of}reconstruction_error"] for of in ("", "pca_"))
+    return f"Reconstructions leave {ours / spread:.3%} of the variance, PCA's {pca / spread:.3%}."
 
 
 def _diagnose_autoencoder(estimator: Any, X: Any, seen: Any) -> CollapseReport:
@@ -393,22 +369,14 @@ def _diagnose_autoencoder(estimator: Any, X: Any, seen: Any) -> CollapseReport:
     findings = []
     # The autoencoder's own part of category (v): Dai et al., section 4.
     if error - bar > SHARE_OF_GAIN * (spread - bar):
-        findings.append(
-            Finding(
-                "v",
-                "A bad local optimum: worse than PCA.",
-                True,
-                (
-                    (
-                        f"The mean squared error of reconstructions is {error:.4g}, PCA's with as many "
-                        f"dimensions {bar:.4g}, of a variance of {spread:.4g}. A VAE of these networks "
-                        "has no reason to do better, and collapses where it cannot."
-                    ),
-                ),
-                {"short": error - bar},
-                (*tuple(_advice_on_depth(estimator)), "train longer: more max_epochs"),
-            )
+        said = (
+            f"The mean squared error of reconstructions is {error:.4g}, PCA's with as many "
+            f"dimensions {bar:.4g}, of a variance of {spread:.4g}. A VAE of these networks has no "
+            "reason to do better, and collapses where it cannot."
         )
+        advice = (*on_depth(estimator), "train longer: more max_epochs")
+        title = "A bad local optimum: worse than PCA."
+        findings.append(Finding("v", title, True, (said,), {"short": error - bar}, advice))
     numbers = {"reconstruction_error": error, "pca_reconstruction_error": bar, "variance": spread}
     return CollapseReport(
         type(estimator).__name__,
@@ -423,57 +391,9 @@ def _diagnose_autoencoder(estimator: Any, X: Any, seen: Any) -> CollapseReport:
     )
 
 
-def _advice_on_optimum(estimator: Any) -> Iterator[str]:
-    yield from _advice_on_start(estimator)
-    yield from _advice_on_depth(estimator)
-    yield "another random_state, or another learning_rate"
-
-
-def _advice_on_start(estimator: Any) -> Iterator[str]:
-    if _could_start_at_ppca(estimator):
-        yield 'start at pPCA: init="ppca"'
-    if getattr(estimator, "noise_variance_init", None) is not None:
-        yield "start the noise variance at pPCA's: noise_variance_init=None"
-    if getattr(estimator, "kl_warmup_epochs", None) == 0:
-        yield (
-            "anneal the KL while the noise variance is learned: kl_warmup_epochs of a tenth of "
-            "max_epochs"
-        )
-
-
-def _could_start_at_ppca(estimator: Any) -> bool:
-    if getattr(estimator, "init", "") is not None:
-        return False
-    from sklearn_vae.deep.ppca_start import check_init  # torch, which such an estimator has loaded
-
-    twin = clone(estimator).set_params(init="ppca")
-    try:
-        check_init(twin, twin._hidden_layer_sizes())
-    except ValueError:
-        return False
-    return True
-
-
-def _advice_on_depth(estimator: Any) -> Iterator[str]:
-    n_layers = _n_layers(estimator)
-    if n_layers >= DEEP:
-        yield f"fewer layers: a network here has {n_layers} with weights"
-
-
-def _n_layers(estimator: Any) -> int:
-    """Layers with a matrix of weights, of the deeper of encoder and decoder."""
-    module = getattr(estimator, "module_", None)
-    if module is None:
-        return 0
-    return max(
-        sum(p.ndim >= 2 for p in network.parameters())
-        for network in (module.encoder, module.decoder)
-    )
-
-
-def _is_trained(estimator: Any) -> bool:
-    """Whether by steps from a start, so that it can stop at a bad optimum."""
-    return hasattr(estimator, "history_") or hasattr(estimator, "elbo_history_")
+def _is_autoencoder(estimator: Any) -> bool:
+    module = sys.modules.get("sklearn_vae.deep.autoencoder")  # not loaded: then it is none
+    return module is not None and isinstance(estimator, module.DeepAutoencoder)
 
 
 def _unnamed(estimator: Any) -> Any:
@@ -490,13 +410,16 @@ def _count_repeated(rows: Any) -> int:
 
 
 def _rows(estimator: Any, X: Any) -> Any:
-    """X as a NumPy array, float64 or float32, with the features of the fit."""
+    """X as an array of rows that differ, with the features of the fit."""
     X = validate_data(
         estimator,
         X,
         reset=False,
         accept_sparse=True,
-        dtype=list(FLOAT_DTYPES),
+        dtype="numeric" if is_torch_array(X) else list(FLOAT_DTYPES),
         ensure_min_samples=2,
     )
-    return X.toarray() if sparse.issparse(X) else X
+    X = X.toarray() if sparse.issparse(X) else X
+    if not (to_host(X[:1]) != to_host(X)).any():
+        raise ValueError("X must have rows that are not all the same: diagnose compares them.")
+    return X

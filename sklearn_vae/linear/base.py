@@ -333,19 +333,23 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def _with_tuned_noise(self, X: Any) -> LinearGaussianModel:
         """A copy with the noise variance of highest likelihood for rows X, W and mu as they are."""
         gaussian = self._check_regular("tune_noise_variance")
-        log_likelihood = float(to_host(self.score_samples(X)).mean(dtype=np.float64))
         rows = self._check_more_rows(X, "tune_noise_variance")
         along = to_host(self._project(rows, self.components_.T)).astype(np.float64)
         loadings, d = to_host(self.loadings_).astype(np.float64), self.n_features_in_
         lengths, squares = (loadings**2).sum(axis=0), (along**2).mean(axis=0)
-        sigma2 = self.noise_variance_
-        # Of the log-likelihood all is known but the squares outside of the components.
-        terms = np.log(lengths + sigma2) + squares / (lengths + sigma2)
         n_left = d - len(lengths)
-        log_noise = n_left * np.log(sigma2) + d * np.log(2.0 * np.pi)
-        tail = max(-2.0 * log_likelihood - terms.sum() - log_noise, 0.0) * sigma2
+        sigma2, tail = self.noise_variance_, 0.0
+        # Of the log-likelihood all is known but the squares outside of the components; once more
+        # with a sigma2 that is near their mean, beside which they are not lost.
+        for _ in range(2 if n_left else 0):
+            model = LowRankGaussian(gaussian.mean, gaussian.loadings, sigma2)
+            log_likelihood = float(to_host(model.log_prob(rows)).mean(dtype=np.float64))
+            terms = np.log(lengths + sigma2) + squares / (lengths + sigma2)
+            log_noise = n_left * np.log(sigma2) + d * np.log(2.0 * np.pi)
+            tail = max(-2.0 * log_likelihood - terms.sum() - log_noise, 0.0) * sigma2
+            sigma2 = max(tail / n_left, 1e-12 * squares.max(initial=0.0)) or sigma2
         twin = copy.copy(self)
-        twin.noise_variance_ = best_noise_variance(lengths, squares, tail if n_left else 0.0, d)
+        twin.noise_variance_ = best_noise_variance(lengths, squares, tail, d)
         twin._gaussian = LowRankGaussian(gaussian.mean, gaussian.loadings, twin.noise_variance_)
         if twin.noise_variance_ > 0:
             shares = np.log1p(lengths / twin.noise_variance_)

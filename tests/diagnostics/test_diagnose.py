@@ -7,20 +7,33 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
-from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from scipy.stats import norm
+from sklearn import config_context
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine, make_s_curve
+from sklearn.decomposition import PCA, FactorAnalysis
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import scale
 
 from sklearn_vae import (
     PPCA,
+    PPCACV,
     BernoulliPPCA,
     DeepAutoencoder,
     DeepBernoulliVAE,
     DeepGaussianVAE,
     LinearVAE,
+    PPCAImputer,
     SoftThresholdDecoder,
 )
 from sklearn_vae.datasets import make_collapse_trap
-from sklearn_vae.diagnostics import CollapseReport, diagnose
+from sklearn_vae.diagnostics import (
+    CollapseReport,
+    collapse_curve,
+    decompose_kl,
+    diagnose,
+    tune_noise_variance,
+)
+from sklearn_vae.diagnostics.reference import GaussianReference
 from tests.deep.data import SMALL
 from tests.diagnostics.models import rows, train, with_covariance
 
@@ -204,7 +217,7 @@ def test_more_components_than_the_rank():
     X = np.repeat(np.random.default_rng(0).normal(size=(200, 2)), 3, axis=1)
     X += 1e-3 * np.random.default_rng(1).normal(size=X.shape)
     report = diagnose(PPCA(4, noise_variance=0.01).fit(X), X)
-    assert report.categories == ("ii",)
+    assert report.categories == ("noise",)  # what has collapsed is not there
     vae = train(X, 8, max_epochs=3)
     assert np.isfinite(diagnose(vae, X).numbers["reference"])
 
@@ -262,3 +275,142 @@ def test_the_model_is_as_it_was():
     before = vae.score_samples(X)
     diagnose(vae, X)
     np.testing.assert_array_equal(before, vae.score_samples(X))
+
+
+@pytest.mark.parametrize("noise_model", ["diagonal", "heteroscedastic"])
+def test_collapse_is_found_whatever_the_noise_model(noise_model):
+    X = load_digits().data
+    options = {"noise_model": noise_model, "max_epochs": 30, "batch_size": 128}
+    report = diagnose(train(X, 8, hidden_layer_sizes=(64,) * 10, **options), X)
+    assert report.collapse.percent > 80
+    assert not report.healthy
+    assert "v" in report.categories, str(report)
+    assert "factor analysis" in finding(report, "v").evidence[0]
+
+
+@pytest.mark.parametrize("noise_model", ["diagonal", "heteroscedastic"])
+def test_a_well_trained_vae_with_other_noise_is_healthy(noise_model):
+    X = scale(load_wine().data)
+    vae = train(X, 3, noise_model=noise_model, max_epochs=300, kl_warmup_epochs=30)
+    report = diagnose(vae, X)
+    assert report.healthy, str(report)
+
+
+def test_more_latents_than_the_rank_are_superfluous_not_the_noise():
+    X = np.random.default_rng(1).normal(size=(200, 2)) @ np.random.default_rng(2).normal(
+        size=(2, 6)
+    )
+    report = diagnose(LinearVAE(3).fit(X), X)
+    assert report.categories == ("i",), str(report)
+    report = diagnose(LinearVAE(3, noise_variance=1e-3).fit(X), X)
+    assert report.categories == ("noise",), str(report)
+
+
+def test_a_noise_variance_far_too_small_is_found():
+    X = scale(load_wine().data)
+    report = diagnose(PPCA(2, noise_variance=1e-6).fit(X), X)
+    assert report.categories == ("noise",)
+    assert finding(report, "noise").numbers["gain"] > 1e4
+    assert "learn the noise variance: noise_variance=None" in report.advice
+
+
+def test_dimensions_lost_to_the_weight_of_the_kl_are_not_superfluous():
+    X = make_s_curve(800, noise=0.05, random_state=0)[0]
+    report = diagnose(train(X, 2, kl_weight=2.0, max_epochs=150, hidden_layer_sizes=(64,)), X)
+    assert len(report.collapse.collapsed) == 1
+    assert report.categories == ("objective",), str(report)
+
+
+def test_early_stopping_is_not_told_to_train_longer():
+    X = np.random.default_rng(0).normal(size=(60, 100))
+    vae = train(X, 20, early_stopping=True, max_epochs=400, hidden_layer_sizes=(64,))
+    assert vae.n_iter_ < 400
+    for found in diagnose(vae, X).findings:
+        assert not any("more max_epochs" in advice for advice in found.advice)
+
+
+def test_rows_with_little_noise_of_their_own_are_no_harm():
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(480, 6)), 6 + 0.02 * rng.normal(size=(120, 6))])
+    vae = train(X, 2, noise_model="heteroscedastic", max_epochs=200, hidden_layer_sizes=(64,))
+    report = diagnose(vae, X)
+    if "iii" in report.categories:
+        found = finding(report, "iii")
+        assert not found.harmful
+        assert found.numbers["copies"] == 0
+        assert not any("repeated" in advice for advice in found.advice)
+
+
+def test_numbers_that_are_reproduced_without_noise_are_found_in_any_row():
+    X = load_digits().data  # pixels that are 0 in nearly all images
+    options = {
+        "noise_model": "heteroscedastic",
+        "kl_warmup_epochs": 10,
+        "hidden_layer_sizes": (64,),
+    }
+    report = diagnose(train(X, 8, max_epochs=100, **options), X)
+    assert report.numbers["near_zero"] > 0.01
+    assert finding(report, "iii").harmful
+
+
+def test_no_latents_at_all():
+    X = scale(load_wine().data)
+    model = PPCACV([0], cv=3).fit(X)
+    report = diagnose(model, X)
+    assert (report.n_components, report.healthy) == (0, True)
+    assert report.collapse.percent == 0
+    assert collapse_curve(model, X).at(0.1) == 0
+    assert str(report)
+
+
+def test_models_without_noise_are_an_error():
+    X = scale(load_wine().data)
+    with pytest.raises(ValueError, match="noise variance must be above 0"):
+        diagnose(PPCA().fit(X), X)
+    with pytest.raises(ValueError, match="variances above 0"):
+        decompose_kl(PPCA().fit(X), X)
+
+
+@pytest.mark.parametrize(
+    "stranger", [PCA(2), PPCAImputer(2), make_pipeline(PPCA(2)), PCA()], ids=str
+)
+def test_strangers_are_an_error(stranger):
+    X = scale(load_wine().data)
+    with pytest.raises(TypeError, match=f"diagnose needs .*{type(stranger).__name__} has no"):
+        diagnose(stranger.fit(X), X)
+
+
+def test_rows_that_are_all_the_same_are_an_error():
+    X = np.ones((20, 3))
+    with pytest.raises(ValueError, match="X must have rows that are not all the same"):
+        diagnose(PPCA(1, noise_variance=1.0).fit(X), X)
+
+
+def test_torch_arrays():
+    X = torch.tensor(rows())
+    with config_context(array_api_dispatch=True):
+        model = PPCA(3, noise_variance=0.5).fit(X)
+        report = diagnose(model, X)
+        tuned = tune_noise_variance(model, X)
+    expected = diagnose(PPCA(3, noise_variance=0.5).fit(X.numpy()), X.numpy())
+    assert report.categories == expected.categories
+    assert tuned.tuned_elbo == pytest.approx(expected.numbers["tuned_elbo"])
+
+
+def test_the_bar_of_a_model_with_noise_for_each_feature():
+    # Against a dense density, where features differ in scale and one is constant.
+    X = rows() * np.geomspace(1, 100, 8)
+    X[:, 3] = 7.0
+    std = X.std(axis=0)
+    std[3] = 1.0
+    reference = GaussianReference(X, X, 3, std)
+    fa = FactorAnalysis(3, max_iter=100, random_state=0).fit(X / std)
+    psi = np.maximum(fa.noise_variance_, 1e-6)
+    C = (fa.components_.T @ fa.components_ + np.diag(psi)) * np.outer(std, std)
+    centred = X - X.mean(axis=0)
+    squares = np.einsum("ij,ij->i", centred, np.linalg.solve(C, centred.T).T).mean()
+    dense = -0.5 * (8 * np.log(2 * np.pi) + np.linalg.slogdet(C)[1] + squares)
+    assert reference.bound == pytest.approx(dense, rel=1e-9)
+    assert reference.bound > reference.bound_at(reference.noise_variance)
+    independent = norm(X.mean(axis=0), np.where(std == 1.0, 1e-3, std)).logpdf(X).sum(axis=1)
+    assert reference.baseline == pytest.approx(independent.mean(), rel=1e-9)

@@ -1,10 +1,12 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 from torch.distributions import Bernoulli, Normal
 
-from sklearn_vae import PPCA, BernoulliPPCA, DeepGaussianVAE, LinearVAE
+from sklearn_vae import PPCA, BernoulliPPCA, DeepBernoulliVAE, DeepGaussianVAE, LinearVAE
 from sklearn_vae.diagnostics import entropy_bound, second_moments
 from sklearn_vae.gaussian.bounds import volume_bound
 from tests.deep.data import SMALL
@@ -155,3 +157,43 @@ def test_float32_models_are_as_good():
     found = entropy_bound(model, X)
     assert found.elbo == pytest.approx(model.score(X), abs=1e-4)
     assert found.gap.total == pytest.approx(found.elbo - found.bound, abs=1e-5)
+
+
+def test_where_no_part_stands_out_the_largest_are_named():
+    X = with_covariance([9, 8, 7, 6, 5, 1, 1, 1])
+    vae = LinearVAE(5).fit(X)
+    vae.encoder_weights_ *= 1.15
+    vae.loadings_ /= 1.15
+    vae.encoder_variance_ *= 1.15**2
+    found = entropy_bound(vae, X)
+    assert found.dimension_gains.max() < found.tolerance < found.gain
+    assert len(found.verdicts) == 5
+    assert all("not at its optimum" in verdict for verdict in found.verdicts)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_gain_of_another_scale_of_the_logits(deep):
+    X = (rows() > rows().mean(axis=0)).astype(float)
+    model = DeepBernoulliVAE(3, **SMALL) if deep else BernoulliPPCA(3, random_state=0)
+    model.fit(X)
+
+    def scaled(factor):
+        twin = copy.deepcopy(model)
+        if not deep:
+            twin.loadings_ *= factor
+            twin.intercept_ *= factor
+            return twin
+        last = list(twin.module_.decoder.parameters())[-2:]
+        with torch.no_grad():
+            for parameter in last:
+                parameter.mul_(factor)
+        return twin
+
+    start = scaled(1.15)
+    best = max(start.score(X) for start in map(scaled, np.geomspace(0.5, 5.0, 201)))
+    found = entropy_bound(start, X)
+    assert found.noise_gain == pytest.approx(best - found.elbo, rel=0.3, abs=2e-3)
+    assert found.noise_gain > 5e-3
+    # Twice the derivative along the logarithm of the scale.
+    slope = (scaled(1.15 * 1.001).score(X) - scaled(1.15 / 1.001).score(X)) / (2 * np.log(1.001))
+    assert found.gap.noise == pytest.approx(slope, rel=0.02, abs=1e-3)

@@ -72,3 +72,12 @@ def test_flows_have_no_densities_in_closed_form():
     model = DeepGaussianVAE(3, **SMALL, variational_family="sylvester").fit(rows())
     with pytest.raises(ValueError, match="independent dimensions, got variational_family='syl"):
         decompose_kl(model, rows())
+
+
+@pytest.mark.parametrize("offset", [1e6, 1e8])
+def test_a_common_offset_changes_nothing(offset):
+    rng = np.random.default_rng(0)
+    mean, variance = np.round(rng.normal(size=(100, 3)), 3), np.full((100, 3), 0.1)
+    near = decompose_kl(Stranger(mean, variance), None)
+    far = decompose_kl(Stranger(mean + offset, variance), None)
+    assert far.mutual_information == pytest.approx(near.mutual_information, abs=1e-6)

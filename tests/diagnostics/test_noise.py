@@ -156,3 +156,23 @@ def test_without_room_for_noise_the_best_is_none():
     # Where all of it is known, its own formula.
     X = with_covariance([9, 4, 1, 1])
     assert best_noise_variance([8.0, 3.0], X.var(axis=0)[:2], 2.0, 4) == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize("noise_variance", [1e-12, 1e4, 1e12, 1e16])
+def test_a_start_far_off_costs_no_digits(noise_variance):
+    X = with_covariance([9, 4, 1, 1, 1, 1])
+    model = PPCA(2, noise_variance=noise_variance).fit(X)
+    found = tune_noise_variance(model, X).noise_variance
+    lengths = np.maximum([9 - noise_variance, 4 - noise_variance], 0)
+    expected = best_noise_variance(lengths, np.array([9.0, 4.0]), 4.0, 6)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_bound_that_held_the_noise_does_not_hold_the_tuned_one():
+    rng = np.random.default_rng(0)
+    low = rng.normal(size=(200, 2)) @ rng.normal(size=(2, 6))
+    model = LinearVAE(2).fit(low)
+    assert model.entropy_gap_.active_bounds == ("noise variance",)
+    twin = tune_noise_variance(model, low + rng.normal(size=low.shape)).estimator
+    assert twin.entropy_gap_.active_bounds == ()
+    assert model.entropy_gap_.active_bounds == ("noise variance",)
