@@ -1,0 +1,448 @@
+"""Plain values and arrays as a tree of JSON, the numbers of arrays as tensors beside it.
+
+None, booleans, integers, finite floats, text and lists are themselves; all else is an object with
+one key, a tag, which says how to read what is under it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from types import NoneType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tree: TypeAlias = Any
+
+# How deep values may be nested, on their way out and in.
+MAX_DEPTH = 50
+
+# What objects may be built from, in bytes of their arrays: each of a file's tensors is to be used
+# about once, not a million times.
+USES_OF_FILE = 16
+FREE_BYTES = 2**24
+
+STORED_KINDS = "biuf"
+MAX_CODE_POINT = 0x10FFFF
+
+
+class Writer:
+    """Makes a tree of values, and collects tensors and what cannot be stored.
+
+    Attributes
+    ----------
+    tensors : dict of str to array
+    refused : list of str
+        Where there is what cannot be stored, and what it is.
+    """
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, NDArray[Any]] = {}
+        self.refused: list[str] = []
+        self._refused_objects: list[Any] = []
+        # By id: with the object itself, whose id is else given to another.
+        self._seen: dict[int, tuple[Any, str]] = {}
+        self._depth = 0
+
+    def value(self, value: Any, path: str) -> Tree:
+        """The tree of a value, which stands at a path like "best_params_['n_components']"."""
+        if self._depth >= MAX_DEPTH:
+            return self.refuse(path, "nested too deeply")
+        self._depth += 1
+        try:
+            write = WRITERS.get(type(value))
+            if write is not None:
+                return write(self, value, path)
+            if isinstance(value, np.generic):
+                return self._scalar(value, path)
+            if isinstance(value, np.memmap):
+                return write_array(self, np.asarray(value), path)
+            torch = sys.modules.get("torch")
+            if torch is not None and type(value) is torch.device:
+                return {"device": str(value)}
+            if torch is not None and type(value) is torch.Tensor:
+                return self._tensor(value, path)
+            return self.object(value, path)
+        finally:
+            self._depth -= 1
+
+    def object(self, value: Any, path: str) -> Tree:
+        """The tree of what is no plain value."""
+        if not any(value is other for other in self._refused_objects):
+            self._refused_objects.append(value)
+            self.refuse(path, f"{value!r}")
+
+    def refuse(self, path: str, what: str) -> Tree:
+        """Remember that what stands at a path cannot be stored."""
+        what = what if len(what) <= 200 else f"{what[:200]}..."
+        self.refused.append(f"{path} is {what}")
+
+    def tensor(self, array: NDArray[Any], of: Any = None) -> str:
+        """Name of the tensor of a contiguous array, the same each time for the same object `of`."""
+        of = array if of is None else of
+        if id(of) not in self._seen:
+            name = f"t{len(self.tensors)}"
+            self.tensors[name] = array
+            self._seen[id(of)] = of, name
+        return self._seen[id(of)][1]
+
+    def _scalar(self, value: Any, path: str) -> Tree:
+        array = np.asarray(value)
+        if array.dtype.kind not in STORED_KINDS or array.dtype.itemsize > 8:
+            return self.refuse(path, f"{value!r}, a {type(value).__name__}")
+        return {"scalar": self.tensor(_native(array))}
+
+    def _tensor(self, value: Any, path: str) -> Tree:
+        try:
+            array = value.detach().cpu().numpy()
+        except (TypeError, RuntimeError):
+            return self.refuse(path, f"a torch tensor of {value.dtype} that NumPy does not know")
+        if value.requires_grad or array.dtype.kind not in STORED_KINDS:
+            return self.refuse(path, "a torch tensor of another kind than numbers without gradient")
+        ordered, axes = _in_order(array)
+        return {"tensor": [self.tensor(ordered, of=value), axes, str(value.device)]}
+
+
+class Reader:
+    """Makes values of a tree and tensors; ValueError where something is not what it has to be.
+
+    Parameters
+    ----------
+    tensors : dict of str to array
+    n_bytes : int
+        Of the file.
+    """
+
+    def __init__(self, tensors: dict[str, NDArray[Any]], n_bytes: int) -> None:
+        self._tensors = tensors
+        self._left = USES_OF_FILE * n_bytes + FREE_BYTES
+        self._made: dict[tuple[str, str], Any] = {}
+        self._depth = 0
+
+    def value(self, tree: Tree, path: str) -> Any:
+        """The value of a tree, which stands at a path."""
+        if self._depth >= MAX_DEPTH:
+            raise ValueError(f"{path} is nested too deeply.")
+        self._depth += 1
+        try:
+            if isinstance(tree, list):
+                return [self.value(part, f"{path}[{i}]") for i, part in enumerate(tree)]
+            if not isinstance(tree, dict):
+                if isinstance(tree, float) and not math.isfinite(tree):
+                    raise ValueError(f"{path} is a number beyond every float.")
+                return tree
+            if len(tree) != 1:
+                raise ValueError(f"{path} must have one tag, got {sorted(tree)}.")
+            ((tag, content),) = tree.items()
+            read = self.readers().get(tag)
+            if read is None:
+                raise ValueError(f"{path} has the tag {tag!r}, which stands for nothing.")
+            return read(self, content, path)
+        finally:
+            self._depth -= 1
+
+    def readers(self) -> dict[str, Callable[[Any, Tree, str], Any]]:
+        """What reads each tag."""
+        return READERS
+
+    def tensor(self, name: Any, path: str) -> NDArray[Any]:
+        """The tensor of a name."""
+        if not isinstance(name, str) or name not in self._tensors:
+            raise ValueError(f"{path} asks for tensor {name!r}, which is not in the file.")
+        return self._tensors[name]
+
+    def once(self, kind: str, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, one and the same object for each name."""
+        if (kind, name) not in self._made:
+            self._made[kind, name] = make()
+        return self._made[kind, name]
+
+    def charge(self, n_bytes: float, path: str) -> None:
+        """Raise ValueError where a file makes more out of what it has than models do."""
+        self._left -= n_bytes + 100
+        if self._left < 0:
+            raise ValueError(f"{path} would take far more memory than the file has bytes.")
+
+
+def listed(tree: Tree, path: str, length: int | None = None) -> list[Any]:
+    """A list, of some length."""
+    if isinstance(tree, list) and length in (None, len(tree)):
+        return tree
+    raise ValueError(f"{path} must be a list{'' if length is None else f' of {length}'}.")
+
+
+def pairs(tree: Tree, path: str) -> list[tuple[Tree, Tree]]:
+    """A list of pairs."""
+    return [(first, second) for first, second in (listed(p, path, 2) for p in listed(tree, path))]
+
+
+def text(tree: Tree, path: str) -> str:
+    """A string."""
+    if isinstance(tree, str):
+        return tree
+    raise ValueError(f"{path} must be text, got {tree!r}.")
+
+
+def integer(tree: Tree, path: str, low: int, high: int) -> int:
+    """An integer between two others."""
+    if type(tree) is int and low <= tree <= high:
+        return tree
+    raise ValueError(f"{path} must be an integer between {low} and {high}, got {tree!r}.")
+
+
+def write_array(writer: Writer, value: NDArray[Any], path: str) -> Tree:
+    """Numbers as a tensor, text as the code points it has, objects as a list."""
+    kind = value.dtype.kind
+    if kind == "O":
+        items = [writer.value(item, f"{path}[{i}]") for i, item in enumerate(value.ravel())]
+        return {"objects": [list(value.shape), items]}
+    if kind == "U":
+        codes = _native(np.array(value, order="C", ndmin=1))
+        codes = codes.view(np.uint32).reshape(*value.shape, value.dtype.itemsize // 4)
+        return {"text": writer.tensor(codes, of=value)}
+    if kind not in STORED_KINDS or value.dtype.itemsize > 8:
+        return writer.refuse(path, f"an array of dtype {value.dtype}")
+    ordered, axes = _in_order(value)
+    return {"array": [writer.tensor(ordered, of=value), axes]}
+
+
+def _write_int(writer: Writer, value: int, path: str) -> Tree:
+    # Python turns no longer ones into text.
+    return (
+        value if value.bit_length() < 10_000 else writer.refuse(path, "an integer of many digits")
+    )
+
+
+def _write_float(writer: Writer, value: float, path: str) -> Tree:
+    return value if math.isfinite(value) else {"float": str(value)}
+
+
+def _write_dict(writer: Writer, value: dict[Any, Any], path: str) -> Tree:
+    at = [(k, v, f"{path}[{k!r}]") for k, v in value.items()]
+    return {"dict": [[writer.value(k, where), writer.value(v, where)] for k, v, where in at]}
+
+
+def _write_masked(writer: Writer, value: Any, path: str) -> Tree:
+    mask = None if value.mask is np.ma.nomask else writer.value(np.asarray(value.mask), path)
+    return {"masked": [writer.value(np.asarray(value.data), path), mask]}
+
+
+def _write_random_state(writer: Writer, value: np.random.RandomState, path: str) -> Tree:
+    state: Any = value.get_state(legacy=False)
+    if state["bit_generator"] != "MT19937":
+        return writer.refuse(path, f"{value!r}, a RandomState of {state['bit_generator']}")
+    rest = state["state"]["pos"], state["has_gauss"], state["gauss"]
+    key = writer.tensor(state["state"]["key"], of=value)
+    return {"random_state": [key, *(writer.value(part, path) for part in map(_plain, rest))]}
+
+
+def _sequence(tag: str) -> Callable[[Writer, Any, str], Tree]:
+    def write(writer: Writer, value: Any, path: str) -> Tree:
+        return {tag: [writer.value(v, f"{path}[{i}]") for i, v in enumerate(value)]}
+
+    return write
+
+
+WRITERS: dict[type, Callable[[Writer, Any, str], Tree]] = {
+    NoneType: lambda writer, value, path: value,
+    bool: lambda writer, value, path: value,
+    int: _write_int,
+    float: _write_float,
+    str: lambda writer, value, path: value,
+    list: lambda writer, value, path: _sequence("")(writer, value, path)[""],
+    tuple: _sequence("tuple"),
+    set: _sequence("set"),
+    frozenset: _sequence("frozenset"),
+    dict: _write_dict,
+    range: lambda writer, value, path: {"range": [value.start, value.stop, value.step]},
+    np.ndarray: write_array,
+    np.ma.MaskedArray: _write_masked,
+    np.random.RandomState: _write_random_state,
+}
+
+
+def _read_array(reader: Reader, tree: Tree, path: str) -> NDArray[Any]:
+    name, axes = listed(tree, path, 2)
+    array = reader.tensor(name, path)
+
+    def make() -> NDArray[Any]:
+        own = array if array.flags.writeable else array.copy()
+        return _back_in_place(own, axes, path)
+
+    return reader.once("array", name, make)
+
+
+def _read_text(reader: Reader, tree: Tree, path: str) -> NDArray[Any]:
+    codes = reader.tensor(tree, path)
+    if codes.dtype != np.uint32 or codes.ndim == 0 or codes.shape[-1] == 0:
+        raise ValueError(f"{path} is no array of text.")
+    if codes.size and codes.max() > MAX_CODE_POINT:
+        raise ValueError(f"{path} has text with characters that do not exist.")
+    made = codes.reshape(-1).view(f"<U{codes.shape[-1]}").reshape(codes.shape[:-1])
+    return reader.once("text", tree, lambda: made)
+
+
+def _read_objects(reader: Reader, tree: Tree, path: str) -> NDArray[Any]:
+    shape, items = listed(tree, path, 2)
+    sizes = [integer(size, path, 0, 2**40) for size in listed(shape, path)]
+    if len(sizes) > 32 or math.prod(sizes) != len(listed(items, path)):
+        raise ValueError(f"{path} has {len(items)} objects for the shape {sizes}.")
+    array = np.empty(len(items), dtype=object)
+    for i, item in enumerate(items):
+        array[i] = reader.value(item, f"{path}[{i}]")
+    return array.reshape(sizes)
+
+
+def _read_scalar(reader: Reader, tree: Tree, path: str) -> Any:
+    array = reader.tensor(tree, path)
+    if array.ndim:
+        raise ValueError(f"{path} must be one number, got an array of shape {array.shape}.")
+    return array[()]
+
+
+def _read_float(reader: Reader, tree: Tree, path: str) -> float:
+    if tree in ("nan", "inf", "-inf"):
+        return float(tree)
+    raise ValueError(f"{path} must be nan, inf or -inf, got {tree!r}.")
+
+
+def _read_dict(reader: Reader, tree: Tree, path: str) -> dict[Any, Any]:
+    items = [
+        (reader.value(key, path), reader.value(value, f"{path}[{key!r}]"))
+        for key, value in pairs(tree, path)
+    ]
+    return _hashed(lambda: dict(items), len(items), path)
+
+
+def _read_set(reader: Reader, tree: Tree, path: str) -> set[Any]:
+    items = reader.value(listed(tree, path), path)
+    return _hashed(lambda: set(items), len(items), path)
+
+
+def _hashed(make: Callable[[], Any], length: int, path: str) -> Any:
+    try:
+        made = make()
+    except TypeError as error:
+        raise ValueError(f"{path} has a key that is none: {error}.") from None
+    if len(made) != length:
+        raise ValueError(f"{path} has a key that comes twice.")
+    return made
+
+
+def _read_range(reader: Reader, tree: Tree, path: str) -> range:
+    start, stop, step = (integer(v, path, -(2**62), 2**62) for v in listed(tree, path, 3))
+    if step == 0:
+        raise ValueError(f"{path} is a range of step 0.")
+    return range(start, stop, step)
+
+
+def _read_masked(reader: Reader, tree: Tree, path: str) -> Any:
+    data, mask = (reader.value(part, path) for part in listed(tree, path, 2))
+    if not isinstance(data, np.ndarray):
+        raise ValueError(f"{path} must be an array with a mask.")
+    if mask is None:
+        return np.ma.array(data)
+    if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != data.shape:
+        raise ValueError(f"{path} must have a mask of its own shape, {data.shape}.")
+    return np.ma.array(data, mask=mask)
+
+
+def _read_random_state(reader: Reader, tree: Tree, path: str) -> np.random.RandomState:
+    name, *rest = listed(tree, path, 4)
+    key = reader.tensor(name, path)
+    pos, has_gauss, gauss = reader.value(rest, path)
+    if key.dtype != np.uint32 or key.shape != (624,) or not isinstance(gauss, float):
+        raise ValueError(f"{path} is no state of a RandomState.")
+    # NumPy itself takes any position, and reads from there.
+    state = {
+        "bit_generator": "MT19937",
+        "state": {"key": key, "pos": integer(pos, path, 0, 624)},
+        "has_gauss": integer(has_gauss, path, 0, 1),
+        "gauss": gauss,
+    }
+
+    def make() -> np.random.RandomState:
+        made = np.random.RandomState(0)
+        made.set_state(state)
+        return made
+
+    return reader.once("random_state", name, make)
+
+
+def _read_device(reader: Reader, tree: Tree, path: str) -> Any:
+    import torch
+
+    try:
+        return torch.device(text(tree, path))
+    except RuntimeError:
+        raise ValueError(f"{path} must be a torch device, got {tree!r}.") from None
+
+
+def _read_tensor(reader: Reader, tree: Tree, path: str) -> Any:
+    """On the device that it was on, or the CPU where that is not here."""
+    import torch
+
+    name, axes, device = listed(tree, path, 3)
+    array, device = reader.tensor(name, path), _read_device(reader, device, path)
+
+    def make() -> Any:
+        try:
+            own = torch.from_numpy(array).clone().to(device)
+        except (RuntimeError, AssertionError, NotImplementedError, TypeError):
+            own = torch.from_numpy(array).clone()
+        return _back_in_place(own, axes, path)
+
+    return reader.once("tensor", name, make)
+
+
+READERS: dict[str, Callable[[Any, Tree, str], Any]] = {
+    "array": _read_array,
+    "device": _read_device,
+    "dict": _read_dict,
+    "float": _read_float,
+    "frozenset": lambda reader, tree, path: frozenset(_read_set(reader, tree, path)),
+    "masked": _read_masked,
+    "objects": _read_objects,
+    "random_state": _read_random_state,
+    "range": _read_range,
+    "scalar": _read_scalar,
+    "set": _read_set,
+    "tensor": _read_tensor,
+    "text": _read_text,
+    "tuple": lambda reader, tree, path: tuple(reader.value(listed(tree, path), path)),
+}
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _in_order(array: NDArray[Any]) -> tuple[NDArray[Any], list[int] | None]:
+    """Contiguous numbers, and the axes that they have in the order of memory, unless as named.
+
+    The order is kept because products of matrices round otherwise in another one.
+    """
+    array = _native(array)
+    if array.flags.c_contiguous:
+        return array, None
+    axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    ordered = np.array(array.transpose(axes), order="C")
+    return ordered, None if axes == sorted(axes) else axes
+
+
+def _back_in_place(array: Any, axes: Any, path: str) -> Any:
+    if axes is None:
+        return array
+    known = isinstance(axes, list) and all(type(axis) is int for axis in axes)
+    if not (known and sorted(axes) == list(range(array.ndim))):
+        raise ValueError(f"{path} must have its {array.ndim} axes in some order, got {axes!r}.")
+    places = [axes.index(axis) for axis in range(array.ndim)]
+    return array.permute(places) if hasattr(array, "permute") else array.transpose(places)
+
+
+def _plain(value: Any) -> Any:
+    """A Python number, whichever NumPy has it as."""
+    return value.item() if isinstance(value, np.generic) else value
