@@ -28,6 +28,8 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 from sklearn_vae.persistence.container import read, write
 from sklearn_vae.persistence.models import ESTIMATORS, LIBRARY, ModelReader, ModelWriter
 
@@ -126,11 +128,13 @@ def load(path: Any, *, device: Any = None) -> Any:
     contents = read(path)
     try:
         reader = ModelReader(contents.tensors, contents.n_bytes, device)
-        estimator = reader.value(contents.model, "model")
+        with np.errstate(all="ignore"):  # of numbers that no fit has
+            estimator = reader.value(contents.model, "model")
     except ValueError as error:
+        what = str(error) if len(str(error)) <= 1000 else f"{str(error)[:1000]}..."
         wrote = contents.libraries.get(LIBRARY, "of an unknown version")
         raise ValueError(
-            f"{str(path)!r}, written by {LIBRARY} {wrote}, cannot be loaded: {error}"
+            f"{str(path)!r}, written by {LIBRARY} {wrote}, cannot be loaded: {what}"
         ) from None
     if type(estimator).__name__ not in ESTIMATORS:
         raise ValueError(f"{str(path)!r} cannot be loaded: it holds no estimator.")

@@ -164,11 +164,14 @@ def _contents(data: bytes) -> Contents:
         raise ValueError("its checksum does not fit: it is damaged, or was changed.")
     libraries = _libraries_of(metadata)
     _check_version(metadata.get("format_version"), libraries)
-    model = metadata.get("model")
-    if not isinstance(model, str):
-        raise ValueError("its metadata have no model.")
-    tree = parse_json(model, "its model")
+    tree = parse_json(_entry_of(metadata, "model"), "its model")
     return Contents(_tensors_of(data), tree, libraries, len(data))
+
+
+def _entry_of(metadata: dict[str, Any], name: str) -> str:
+    if isinstance(entry := metadata.get(name), str):
+        return entry
+    raise ValueError(f"its metadata have no {name}.")
 
 
 def _header_of(text: bytes) -> dict[str, Any]:
@@ -177,9 +180,9 @@ def _header_of(text: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ValueError("its header is no text: it is damaged, or no safetensors file.") from None
     header = parse_json(decoded, "its header")
-    if not isinstance(header, dict):
-        raise ValueError("its header is no JSON object.")
-    return header
+    if isinstance(header, dict):
+        return header
+    raise ValueError("its header is no JSON object.")
 
 
 def _check_table(table: dict[str, Any], n_bytes: int) -> None:
@@ -219,10 +222,10 @@ def _are_sizes(values: Any) -> bool:
 
 
 def _tensors_of(data: bytes) -> dict[str, NDArray[Any]]:
-    safetensors = _safetensors()
+    numpy_of = _safetensors()
     try:
-        tensors: dict[str, NDArray[Any]] = safetensors.load(data)
-    except Exception as error:  # its own class of errors, which is none of ValueError
+        tensors: dict[str, NDArray[Any]] = numpy_of.load(data)
+    except import_module("safetensors").SafetensorError as error:
         raise ValueError(f"safetensors does not read it ({error}).") from None
     for name, tensor in tensors.items():
         if tensor.dtype == bool and tensor.size and tensor.view(np.uint8).max() > 1:
@@ -247,8 +250,7 @@ def _checksum(data: bytes | bytearray, start: int, end: int) -> str:
 
 
 def _libraries_of(metadata: dict[str, Any]) -> dict[str, str]:
-    text = metadata.get("libraries")
-    libraries = parse_json(text, "its list of libraries") if isinstance(text, str) else None
+    libraries = parse_json(_entry_of(metadata, "libraries"), "its list of libraries")
     if not isinstance(libraries, dict) or not all(isinstance(v, str) for v in libraries.values()):
         raise ValueError("its metadata do not say which libraries wrote it.")
     return libraries

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -133,9 +132,10 @@ def _check_sizes(model: Any, state: dict[str, NDArray[Any]], reader: Any, path: 
     if k != model.n_components_:
         raise ValueError(f"n_components must be that of the fit, {model.n_components_}, got {k}.")
     model._check_images()
-    shape = np.shape(model.scale_)
-    if shape not in ((), (d,)) or np.asarray(model.scale_).dtype.kind != "f":
-        raise ValueError(f"scale_ must be a float or an array of shape ({d},), got shape {shape}.")
+    scale = np.asarray(model.scale_)
+    positive = scale.dtype.kind == "f" and bool(((scale > 0) & np.isfinite(scale)).all())
+    if not positive or scale.shape not in ((), (d,)):
+        raise ValueError(f"scale_ must be a float > 0, or {d} of them, got {model.scale_!r}.")
     numbers = sum(array.size for array in state.values())
     for name, size in {"n_components": k, "n_features_in_": d}.items():
         if size > numbers:
@@ -182,11 +182,11 @@ def _history_of(rows: Any) -> History:
 
 def _load_optimizer(net: VAENet, values: Any, reader: Reader, path: str) -> None:
     own = net.optimizer_.state_dict()
-    if not isinstance(values, dict) or set(values) != {"state", "groups"}:
-        raise ValueError("optimizer must have state and groups.")
-    state, groups = values["state"], values["groups"]
-    if not isinstance(groups, list) or len(groups) != len(own["param_groups"]):
-        raise ValueError(f"optimizer must have {len(own['param_groups'])} groups of parameters.")
+    parts = values if isinstance(values, dict) else {}
+    state, groups = parts.get("state"), parts.get("groups")
+    one_each = isinstance(groups, list) and len(groups) == len(own["param_groups"])
+    if not (isinstance(state, dict) and isinstance(groups, list) and one_each):
+        raise ValueError("optimizer must have a state, and one group of parameters.")
     known = [{n: v for n, v in g.items() if n not in OF_PLACE} for g in own["param_groups"]]
     for group, new in zip(groups, known, strict=True):
         if not isinstance(group, dict) or not set(new) >= set(group) - {"initial_lr"}:
@@ -211,9 +211,9 @@ def _alike(value: Any, of: Any) -> bool:
     return is_real(value)
 
 
-def _state_of_optimizer(state: Any, parameters: list[Any]) -> dict[int, dict[str, Tensor]]:
-    if not isinstance(state, dict):
-        raise ValueError("optimizer's state must be a dict.")
+def _state_of_optimizer(
+    state: dict[Any, Any], parameters: list[Any]
+) -> dict[int, dict[str, Tensor]]:
     loaded = {}
     for index, values in state.items():
         integer(index, "a parameter of the optimizer", 0, len(parameters) - 1)

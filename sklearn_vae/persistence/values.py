@@ -162,7 +162,7 @@ class Reader:
 
     def charge(self, n_bytes: float, path: str) -> None:
         """Raise ValueError where a file makes more out of what it has than models do."""
-        self._left -= n_bytes + 100
+        self._left -= int(n_bytes) + 100
         if self._left < 0:
             raise ValueError(f"{path} would take far more memory than the file has bytes.")
 
@@ -272,7 +272,7 @@ def _read_array(reader: Reader, tree: Tree, path: str) -> NDArray[Any]:
         own = array if array.flags.writeable else array.copy()
         return _back_in_place(own, axes, path)
 
-    return reader.once("array", name, make)
+    return reader.once("array", f"{name}{axes}", make)
 
 
 def _read_text(reader: Reader, tree: Tree, path: str) -> NDArray[Any]:
@@ -341,13 +341,12 @@ def _read_range(reader: Reader, tree: Tree, path: str) -> range:
 
 def _read_masked(reader: Reader, tree: Tree, path: str) -> Any:
     data, mask = (reader.value(part, path) for part in listed(tree, path, 2))
-    if not isinstance(data, np.ndarray):
-        raise ValueError(f"{path} must be an array with a mask.")
-    if mask is None:
+    if isinstance(data, np.ndarray) and mask is None:
         return np.ma.array(data)
-    if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != data.shape:
-        raise ValueError(f"{path} must have a mask of its own shape, {data.shape}.")
-    return np.ma.array(data, mask=mask)
+    both = isinstance(data, np.ndarray) and isinstance(mask, np.ndarray)
+    if both and mask.dtype == bool and mask.shape == data.shape:
+        return np.ma.array(data, mask=mask)
+    raise ValueError(f"{path} must be an array and a mask of its shape, or none.")
 
 
 def _read_random_state(reader: Reader, tree: Tree, path: str) -> np.random.RandomState:
@@ -395,7 +394,7 @@ def _read_tensor(reader: Reader, tree: Tree, path: str) -> Any:
             own = torch.from_numpy(array).clone()
         return _back_in_place(own, axes, path)
 
-    return reader.once("tensor", name, make)
+    return reader.once("tensor", f"{name}{axes}{device}", make)
 
 
 READERS: dict[str, Callable[[Any, Tree, str], Any]] = {

@@ -23,9 +23,10 @@ def test_a_file_is_replaced_only_by_a_whole_one(tmp_path, monkeypatch):
     def fail(descriptor):
         raise OSError("full")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
-        patch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="full"):
         save(PPCA(2), path)
+    monkeypatch.undo()
     assert os.listdir(tmp_path) == [path.name]
     assert load(str(path)).n_components == 1
     save(PPCA(2), str(path))

@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 import torch
-from skorch.callbacks import EarlyStopping
 from sklearn.base import clone
 from sklearn.model_selection import KFold
+from skorch.callbacks import EarlyStopping
 
 from sklearn_vae import PPCA, PPCACV, Moments, Snapshot
 from sklearn_vae.persistence import save
@@ -106,7 +106,7 @@ def test_nesting_without_end(tmp_path):
 
 @pytest.mark.parametrize("what", [Own(2), PPCA, Moments.of(IRIS), KFold(), None, "PPCA"])
 def test_only_estimators_of_this_library_are_saved(what, tmp_path):
-    with pytest.raises(TypeError, match="save takes an estimator of .*PPCACV.*no subclass"):
+    with pytest.raises(TypeError, match=r"save takes an estimator of .*PPCACV.*no subclass"):
         save(what, tmp_path / "model")
 
 
