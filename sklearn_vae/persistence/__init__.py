@@ -6,7 +6,7 @@ A file is a safetensors file: arrays are its tensors, all else is JSON in its me
 - ``format_version``: an integer;
 - ``checksum``: SHA-256 of the whole file, with zeros in its own place;
 - ``libraries``: the versions of what wrote it, for whoever looks;
-- ``model``: the estimator, a tree (see ``sklearn_vae.persistence.values``) of its parameters and of
+- ``model``: the estimator, a tree (see ``sklearn_vae.persistence.encode``) of its parameters and of
   what its fit has set.
 
 Only the classes that are listed in ``sklearn_vae.persistence.models`` are made of it, by name.
@@ -15,7 +15,7 @@ What a version of the library promises about files of others:
 
 - It reads every format up to its own, ``FORMAT_VERSION``; of a later one it says that it has to be
   upgraded. The first three entries mean the same in every format.
-- A parameter that a file does not have, since it was written before there was one, has its default.
+- A parameter that a file does not have, since it is older than the parameter, has its default.
   So a default means what was done before, or the format gets another number.
 - A parameter, class or tag that it does not know is an error, never left out. So is an attribute
   that has become a method or property of the class. Any other attribute is set.
@@ -106,9 +106,8 @@ def load(path: Any, *, device: Any = None) -> Any:
     ----------
     path : str or os.PathLike
     device : str or torch.device, default=None
-        Where a deep model's networks are put. None: where its parameter `device` says, and the CPU
-        where there is no such device here. Arrays of other libraries than NumPy are put where they
-        were, or on the CPU.
+        Where a deep model's networks are put, and tensors that a model was fitted to. None: where
+        its parameter `device` says, or where they were, and the CPU if that is not here.
 
     Returns
     -------

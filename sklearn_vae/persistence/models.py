@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_vae.persistence.values import READERS, Reader, Tree, Writer, listed, pairs, text
+from sklearn_vae.persistence.decode import READERS, Reader, listed, pairs, text
+from sklearn_vae.persistence.encode import Tree, Writer
 from sklearn_vae.validation import is_integer
 
 LIBRARY = __name__.partition(".")[0]
@@ -118,12 +119,8 @@ class ModelReader(Reader):
     tensors, n_bytes
         Of the file.
     device : str, torch.device or None
-        Where networks are put. None: where their `device` parameter says, or the CPU.
+        Where networks and tensors are put. None: where they were, or the CPU.
     """
-
-    def __init__(self, tensors: Any, n_bytes: int, device: Any = None) -> None:
-        super().__init__(tensors, n_bytes)
-        self.device = device
 
     def readers(self) -> dict[str, Callable[[Any, Tree, str], Any]]:
         """What reads each tag."""
@@ -133,14 +130,7 @@ class ModelReader(Reader):
 def _read_estimator(reader: ModelReader, tree: Tree, path: str) -> Any:
     name, parameters, state = listed(tree, path, 3)
     kind = _class_of(ESTIMATORS, name, path)
-    values = _named(reader, parameters, path)
-    unknown = sorted(set(values) - set(inspect.signature(kind).parameters))
-    if unknown:
-        raise ValueError(
-            f"{name} has the parameter {unknown[0]!r}, which this version of it does not know: "
-            "upgrade sklearn-vae."
-        )
-    estimator = kind(**values)
+    estimator = kind(**_parameters(reader, kind, parameters, path))
     attributes = dict(_pairs_of_names(state, path))
     for attribute, part in attributes.items():
         if not _is_attribute(kind, attribute):
@@ -168,9 +158,7 @@ def _restore_net(reader: ModelReader, estimator: Any, tree: Tree, path: str) -> 
 def _read_record(reader: ModelReader, tree: Tree, path: str) -> Any:
     name, fields = listed(tree, path, 2)
     kind = _class_of(RECORDS, name, path)
-    values = _named(reader, fields, path)
-    if set(values) != set(inspect.signature(kind).parameters):
-        raise ValueError(f"{path} is a {name} of {sorted(values)}, which are not what it has.")
+    values = _parameters(reader, kind, fields, path)
     reader.charge(sum(getattr(value, "nbytes", 0) for value in values.values()), path)
     with _as_value_error(path):
         return kind(**values)
@@ -226,8 +214,15 @@ def _pairs_of_names(tree: Tree, path: str) -> list[tuple[str, Tree]]:
     return found
 
 
-def _named(reader: ModelReader, tree: Tree, path: str) -> dict[str, Any]:
+def _parameters(reader: ModelReader, kind: type, tree: Tree, path: str) -> dict[str, Any]:
+    """What a class is made with; one that is not there has its default."""
     found = _pairs_of_names(tree, path)
+    unknown = {name for name, _ in found} - set(inspect.signature(kind).parameters)
+    if unknown:
+        raise ValueError(
+            f"{path} has the parameter {min(unknown)!r}, which {kind.__name__} of this version "
+            "does not know: upgrade sklearn-vae."
+        )
     return {name: reader.value(part, f"{path}.{name}") for name, part in found}
 
 

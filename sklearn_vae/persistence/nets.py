@@ -14,14 +14,15 @@ from skorch.history import History
 from torch import Tensor
 
 from sklearn_vae.deep.net import VAENet
-from sklearn_vae.persistence.values import Reader, integer
+from sklearn_vae.nn.adam import Adam
+from sklearn_vae.persistence.decode import Reader, integer, place
 from sklearn_vae.validation import is_integer, is_real
 
 # What Adam knows of a parameter beside the count of its steps.
 AVERAGES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 # Of where Adam's numbers lie, as it finds them itself on the device that it is on.
-OF_PLACE = ("params", "foreach", "capturable", "differentiable", "fused")
+OF_PLACE = ("foreach", "capturable", "differentiable", "fused")
 
 KEYS = {"module", "optimizer", "history", "generator", "seed", "operations"}
 FLOATS = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
@@ -34,6 +35,11 @@ def numbers_of(estimator: Any) -> dict[str, Any]:
         _as_of_fit(estimator)._check_parameters()
     optimizer = net.optimizer_.state_dict()
     groups = optimizer["param_groups"]
+    if type(net.optimizer_) is not Adam or len(groups) != 1:
+        raise TypeError(
+            f"{type(estimator).__name__} cannot be saved with another optimiser than its own Adam "
+            f"with one group of parameters, got {net.optimizer_!r}."
+        )
     return {
         "module": {name: _on_host(value) for name, value in net.module_.state_dict().items()},
         "optimizer": {
@@ -41,7 +47,8 @@ def numbers_of(estimator: Any) -> dict[str, Any]:
                 index: {name: _on_host(value) for name, value in state.items()}
                 for index, state in optimizer["state"].items()
             },
-            "groups": [{n: v for n, v in g.items() if n not in OF_PLACE} for g in groups],
+            # Less what a schedule has added, which begins anew with each fit.
+            "group": {name: groups[0][name] for name in _settings(net)},
         },
         "history": list(net.history),
         "generator": (net.generator_.device.type, _on_host(net.generator_.get_state())),
@@ -50,7 +57,7 @@ def numbers_of(estimator: Any) -> dict[str, Any]:
     }
 
 
-def restored(estimator: Any, values: Any, reader: Any, path: str) -> VAENet:
+def restored(estimator: Any, values: Any, reader: Reader, path: str) -> VAENet:
     """A net with the numbers of another; ValueError where they do not fit the estimator.
 
     Its networks are laid out without a number first: what parameters claim costs nothing before
@@ -70,7 +77,7 @@ def restored(estimator: Any, values: Any, reader: Any, path: str) -> VAENet:
     reader.charge(3 * sum(array.nbytes for array in state.values()), path)
     tensors = {name: torch.from_numpy(array).clone() for name, array in state.items()}
     module.load_state_dict(tensors, assign=True)
-    device = _place(model.device, reader.device, dtype)
+    device = place(model.device, reader.device, dtype)
     seed = integer(values["seed"], f"{path}['seed']", 0, 2**63 - 1)
     if not (is_real(values["operations"]) and values["operations"] > 0):
         raise ValueError(f"operations must be a number > 0, got {values['operations']!r}.")
@@ -126,7 +133,7 @@ def _state_of(values: Any) -> dict[str, NDArray[Any]]:
     return values
 
 
-def _check_sizes(model: Any, state: dict[str, NDArray[Any]], reader: Any, path: str) -> None:
+def _check_sizes(model: Any, state: dict[str, NDArray[Any]], reader: Reader, path: str) -> None:
     """Raise ValueError where parameters claim more of a module than the file has."""
     d, k = model.n_features_in_, model.n_components
     if k != model.n_components_:
@@ -180,27 +187,24 @@ def _history_of(rows: Any) -> History:
     raise ValueError("history must be a list of dicts.")
 
 
+def _settings(net: VAENet) -> dict[str, Any]:
+    """Adam's defaults, of what it does not find itself."""
+    return {n: v for n, v in net.optimizer_.defaults.items() if n not in OF_PLACE}
+
+
 def _load_optimizer(net: VAENet, values: Any, reader: Reader, path: str) -> None:
-    own = net.optimizer_.state_dict()
     parts = values if isinstance(values, dict) else {}
-    state, groups = parts.get("state"), parts.get("groups")
-    one_each = isinstance(groups, list) and len(groups) == len(own["param_groups"])
-    if not (isinstance(state, dict) and isinstance(groups, list) and one_each):
-        raise ValueError("optimizer must have a state, and one group of parameters.")
-    known = [{n: v for n, v in g.items() if n not in OF_PLACE} for g in own["param_groups"]]
-    for group, new in zip(groups, known, strict=True):
-        if not isinstance(group, dict) or not set(new) >= set(group) - {"initial_lr"}:
-            raise ValueError("optimizer has a group with parameters that Adam does not have.")
-        for name, value in group.items():
-            if not _alike(value, new.get(name, 0.0)):
-                raise ValueError(f"optimizer has {name}={value!r}, of another kind than Adam's.")
-    parameters = [p for group in net.optimizer_.param_groups for p in group["params"]]
-    loaded = _state_of_optimizer(state, parameters)
+    state, group = parts.get("state"), parts.get("group")
+    if len(parts) != 2 or not (isinstance(state, dict) and isinstance(group, dict)):
+        raise ValueError("optimizer must have a state and a group.")
+    settings = _settings(net)
+    for name, value in group.items():
+        if name not in settings or not _alike(value, settings[name]):
+            raise ValueError(f"optimizer has {name}={value!r}, which is none of Adam.")
+    loaded = _state_of_optimizer(state, net.optimizer_.param_groups[0]["params"])
     reader.charge(2 * sum(t.nbytes for part in loaded.values() for t in part.values()), path)
-    both = zip(own["param_groups"], groups, strict=True)
-    net.optimizer_.load_state_dict(
-        {"state": loaded, "param_groups": [{**group, **of_file} for group, of_file in both]}
-    )
+    own = net.optimizer_.state_dict()["param_groups"][0]
+    net.optimizer_.load_state_dict({"state": loaded, "param_groups": [{**own, **group}]})
 
 
 def _alike(value: Any, of: Any) -> bool:
@@ -238,20 +242,6 @@ def _load_generator(net: VAENet, values: Any) -> None:
         generator.manual_seed(net.seed + len(net.history))
         return
     generator.set_state(torch.from_numpy(state).clone())
-
-
-def _place(of_model: Any, given: Any, dtype: torch.dtype) -> torch.device:
-    """The device that is given, or that of the model, and then the CPU if it is not here."""
-    wanted = of_model if given is None else given
-    if isinstance(wanted, str) and wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=wanted, dtype=dtype).cpu()  # "meta" holds no numbers
-        return torch.device(wanted)
-    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
-        if given is not None:
-            raise ValueError(f"device={given!r} is not here: {error}") from None
-    return torch.device("cpu")
 
 
 def _products(precision: str, device: torch.device, dtype: torch.dtype) -> str | None:

@@ -30,7 +30,7 @@ GENERATOR_SUM, NEXT_RANDOM = 322005, 305711
 
 
 def first_models():
-    """What the files in `data` were written of, by version 0.1.0; they are not to be written anew."""
+    """Of what the files in `data` were written, by version 0.1.0; they stay as they are."""
     yield "ppca", PPCA(2, noise_variance=0.05).partial_fit(IRIS[:100]).partial_fit(IRIS[100:])
     yield (
         "deep_gaussian_vae",
@@ -67,6 +67,11 @@ def test_a_deep_vae_of_the_first_format():
     assert model.fit(IRIS).n_iter_ == 4
 
 
+def test_the_first_files_have_the_attributes_that_there_are_now():
+    for name, model in first_models():
+        assert set(vars(load(DATA / f"{name}_format1.safetensors"))) == set(vars(model))
+
+
 def test_a_later_format(tmp_path):
     path = tmp_path / "model"
     save(PPCA(1), path)
@@ -100,6 +105,19 @@ def test_a_parameter_that_a_file_does_not_have_yet_has_its_default(tmp_path):
     assert load(path).get_params() == PPCA(2, tol=0.5).get_params()
 
 
+def test_a_record_that_a_file_has_less_of(tmp_path):
+    path = tmp_path / "model"
+    save(fitted("linear"), path)
+
+    def forget(tree):
+        fields = part_of(tree, "entropy_gap_")[1]["record"][1]
+        fields.remove(next(pair for pair in fields if pair[0] == "active_bounds"))
+        return tree
+
+    change(path, forget)
+    assert load(path).entropy_gap_.active_bounds == ()
+
+
 def test_a_parameter_that_networks_do_not_have_yet(tmp_path):
     path = tmp_path / "model"
     save(fitted("deep-gaussian"), path)
@@ -125,10 +143,15 @@ def test_what_a_later_version_has_is_not_left_out(tmp_path):
         (
             1,
             ["robust", True],
-            "parameter 'robust', which this version of it does not know: upgrade",
+            "parameter 'robust', which PPCA of this version does not know: upgrade",
         ),
         (2, ["later_", {"quaternion": [1, 0, 0, 0]}], "the tag 'quaternion'"),
         (2, ["later_", {"record": ["Later", []]}], "class 'Later', which this version"),
+        (
+            2,
+            ["later_", {"record": ["EntropyGap", [["later", 1]]]}],
+            "parameter 'later', which EntropyG",
+        ),
         (2, ["score", 1.0], "PPCA cannot have an attribute 'score'"),
     ]:
         save(fitted("ppca"), path)

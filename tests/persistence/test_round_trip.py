@@ -18,6 +18,7 @@ from tests.persistence.models import (
     CASES,
     DEEP,
     IRIS,
+    LINEAR,
     NAMED,
     assert_same,
     fitted,
@@ -142,6 +143,29 @@ def test_a_model_of_a_device_that_is_not_here(tmp_path, monkeypatch):
         load(tmp_path / "model.safetensors", device="cuda:7")
     with pytest.raises(ValueError, match="device='meta' is not here"):
         load(tmp_path / "model.safetensors", device="meta")
+
+
+@pytest.mark.skipif("ppca-tensors" not in LINEAR, reason="scikit-learn needs SCIPY_ARRAY_API=1")
+def test_tensors_of_a_device_that_is_not_here(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    save(fitted("ppca-tensors"), path)
+    change(path, lambda tree: replace_in(tree, "cpu", "meta"))
+    for options in ({}, {"device": "cpu"}, {"device": torch.device("cpu")}):
+        assert_same(load(path, **options), fitted("ppca-tensors"))
+    with pytest.raises(ValueError, match="device='meta' is not here"):
+        load(path, device="meta")
+
+
+def test_an_optimiser_of_somebody_else(tmp_path):
+    model = model_of("deep-gaussian")
+    group = model.net_.optimizer_.param_groups[0]
+    group["initial_lr"] = group["max_lr"] = 1.0  # of a schedule, which begins anew
+    group["lr"], group["betas"] = 0.5, (0.8, 0.9)
+    loaded = there_and_back(model, tmp_path).net_.optimizer_.param_groups[0]
+    assert (loaded["lr"], loaded["betas"]) == (0.5, (0.8, 0.9))
+    model.net_.optimizer_ = torch.optim.SGD(model.module_.parameters(), lr=1.0)
+    with pytest.raises(TypeError, match="cannot be saved with another optimiser"):
+        save(model, tmp_path / "other")
 
 
 def test_a_generator_of_another_kind_of_device_begins_with_other_draws(tmp_path):
