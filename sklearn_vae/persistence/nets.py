@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from sklearn_vae.validation import is_integer, is_real
 # What Adam knows of a parameter beside the count of its steps.
 AVERAGES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
-# Of where Adam's numbers lie, as it finds them itself on the device that it is on.
-OF_PLACE = ("foreach", "capturable", "differentiable", "fused")
+# What it is told. Else it has what depends on the device and on torch's version, and what a schedule
+# has added, which begins anew with each fit.
+SETTINGS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
 
 KEYS = {"module", "optimizer", "history", "generator", "seed", "operations"}
 FLOATS = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
@@ -47,8 +49,7 @@ def numbers_of(estimator: Any) -> dict[str, Any]:
                 index: {name: _on_host(value) for name, value in state.items()}
                 for index, state in optimizer["state"].items()
             },
-            # Less what a schedule has added, which begins anew with each fit.
-            "group": {name: groups[0][name] for name in _settings(net)},
+            "group": {name: groups[0][name] for name in SETTINGS},
         },
         "history": list(net.history),
         "generator": (net.generator_.device.type, _on_host(net.generator_.get_state())),
@@ -58,11 +59,7 @@ def numbers_of(estimator: Any) -> dict[str, Any]:
 
 
 def restored(estimator: Any, values: Any, reader: Reader, path: str) -> VAENet:
-    """A net with the numbers of another; ValueError where they do not fit the estimator.
-
-    Its networks are laid out without a number first: what parameters claim costs nothing before
-    it is known that the file has it.
-    """
+    """A net with the numbers of another; ValueError where they do not fit the estimator."""
     if not isinstance(values, dict) or set(values) != KEYS:
         raise ValueError(f"{path} must have {', '.join(sorted(KEYS))}.")
     state = _state_of(values["module"])
@@ -72,17 +69,12 @@ def restored(estimator: Any, values: Any, reader: Reader, path: str) -> VAENet:
     _check_sizes(model, state, reader, path)
     dtype = FLOATS[next(iter(state.values())).dtype]
     make = model._blank_module(dtype)
-    module = make(on="meta")
-    _check_state(module, state)
-    reader.charge(3 * sum(array.nbytes for array in state.values()), path)
-    tensors = {name: torch.from_numpy(array).clone() for name, array in state.items()}
-    module.load_state_dict(tensors, assign=True)
     device = place(model.device, reader.device, dtype)
     seed = integer(values["seed"], f"{path}['seed']", 0, 2**63 - 1)
     if not (is_real(values["operations"]) and values["operations"] > 0):
         raise ValueError(f"operations must be a number > 0, got {values['operations']!r}.")
     net = VAENet(
-        module,
+        _module_with(state, make, reader, path),
         **model._of_training(),
         seed=seed,
         precision=_products(model.precision, device, dtype),
@@ -101,6 +93,23 @@ def restored(estimator: Any, values: Any, reader: Reader, path: str) -> VAENet:
     _load_optimizer(net, values["optimizer"], reader, path)
     _load_generator(net, values["generator"])
     return net
+
+
+def _module_with(
+    state: dict[str, NDArray[Any]], make: Callable[..., Any], reader: Reader, path: str
+) -> Any:
+    """A module with the numbers of another.
+
+    Its networks are laid out without a number first: what parameters claim costs nothing before
+    it is known that the file has it.
+    """
+    module = make(on="meta")
+    _check_state(module, state)
+    reader.charge(3 * sum(array.nbytes for array in state.values()), path)
+    # Copied to where torch has its own numbers: the place of numbers decides how sums round.
+    tensors = {name: torch.from_numpy(array).clone() for name, array in state.items()}
+    module.load_state_dict(tensors, assign=True)
+    return module
 
 
 def _as_of_fit(estimator: Any) -> Any:
@@ -171,8 +180,8 @@ def _check_state(module: Any, state: dict[str, NDArray[Any]]) -> None:
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     if set(expected) != set(state):
         odd = min(set(expected) ^ set(state))
-        place = "is missing" if odd in expected else "is none of the module that parameters ask for"
-        raise ValueError(f"module[{odd!r}] {place}.")
+        what = "is missing" if odd in expected else "is none of the module that parameters ask for"
+        raise ValueError(f"module[{odd!r}] {what}.")
     for name, shape in expected.items():
         if state[name].shape != shape:
             raise ValueError(
@@ -187,19 +196,13 @@ def _history_of(rows: Any) -> History:
     raise ValueError("history must be a list of dicts.")
 
 
-def _settings(net: VAENet) -> dict[str, Any]:
-    """Adam's defaults, of what it does not find itself."""
-    return {n: v for n, v in net.optimizer_.defaults.items() if n not in OF_PLACE}
-
-
 def _load_optimizer(net: VAENet, values: Any, reader: Reader, path: str) -> None:
     parts = values if isinstance(values, dict) else {}
     state, group = parts.get("state"), parts.get("group")
     if len(parts) != 2 or not (isinstance(state, dict) and isinstance(group, dict)):
         raise ValueError("optimizer must have a state and a group.")
-    settings = _settings(net)
     for name, value in group.items():
-        if name not in settings or not _alike(value, settings[name]):
+        if name not in SETTINGS or not _alike(value, net.optimizer_.defaults[name]):
             raise ValueError(f"optimizer has {name}={value!r}, which is none of Adam.")
     loaded = _state_of_optimizer(state, net.optimizer_.param_groups[0]["params"])
     reader.charge(2 * sum(t.nbytes for part in loaded.values() for t in part.values()), path)
