@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -174,7 +175,7 @@ class DeepAutoencoder(DeepModel):
     def _callbacks(self) -> list[Any]:
         return []
 
-    def _new_module(self, rows: Tensor) -> Callable[[], Autoencoder]:
+    def _blank_module(self, dtype: torch.dtype) -> Callable[..., Autoencoder]:
         return partial(
             autoencoder_module,
             self._row_shape,
@@ -183,7 +184,7 @@ class DeepAutoencoder(DeepModel):
             decoder=self.decoder,
             hidden_layer_sizes=self._hidden_layer_sizes(),
             activation=self.activation,
-            dtype=rows.dtype,
+            dtype=dtype,
         )
 
     def _of_training(self) -> dict[str, Any]:
@@ -217,10 +218,12 @@ def autoencoder_module(
     hidden_layer_sizes: Sequence[int],
     activation: str,
     dtype: torch.dtype,
+    on: str | None = None,
 ) -> Autoencoder:
-    """A new module, its weights from torch's global generator."""
+    """A new module, its weights from torch's global generator; `on` "meta" without any weights."""
     networks = (hidden_layer_sizes, activation)
-    return Autoencoder(
-        build_encoder(encoder, row_shape, n_components, *networks),
-        build_decoder(decoder, n_components, row_shape, *networks),
-    ).to(dtype)
+    with nullcontext() if on is None else torch.device(on):
+        return Autoencoder(
+            build_encoder(encoder, row_shape, n_components, *networks),
+            build_decoder(decoder, n_components, row_shape, *networks),
+        ).to(dtype)

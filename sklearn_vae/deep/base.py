@@ -215,6 +215,10 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             )
         check_choice("precision", self.precision, PRECISIONS)
 
+    def _new_module(self, rows: Tensor) -> Callable[[], Any]:
+        """A function that makes the module to train on rows as the networks see them."""
+        return self._blank_module(rows.dtype)
+
     def _begin(self, rows: Tensor) -> None:
         """Change what the new networks begin with, for rows as they see them."""
 

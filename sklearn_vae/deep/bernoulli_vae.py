@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.vae import DeepVAE
@@ -237,8 +238,8 @@ class DeepBernoulliVAE(DeepVAE):
     def _center_and_scale(self, X: Array, rows: Array) -> tuple[Array, Any]:
         return np.zeros(X.shape[1]), 1.0
 
-    def _new_module(self, rows: Tensor) -> Callable[[], VAEModule]:
-        return self._assembled(partial(BernoulliLikelihood, rows.shape[1]), rows.dtype)
+    def _blank_module(self, dtype: torch.dtype) -> Callable[..., VAEModule]:
+        return self._assembled(partial(BernoulliLikelihood, self.n_features_in_), dtype)
 
     _has_bits = True
 

@@ -303,6 +303,9 @@ class DeepGaussianVAE(DeepVAE):
     def _new_module(self, rows: Tensor) -> Callable[[], VAEModule]:
         return self._assembled(self._noise.likelihood(self, rows), rows.dtype)
 
+    def _blank_module(self, dtype: torch.dtype) -> Callable[..., VAEModule]:
+        return self._assembled(self._noise.blank(self), dtype)
+
     def _begin(self, rows: Tensor) -> None:
         self._worth_of_start = None
         if self.init == "ppca":

@@ -54,6 +54,8 @@ class VAENet(NeuralNet):
         Fixes first weights, order of rows and noise.
     precision : {None, "float32", "tf32", "bf16"}, default=None
         Of the products in training, on CUDA; None: that of the rows.
+    operations : float, default=None
+        That a row takes on its way forward; None: counted on one.
     **options_of_net
         `max_epochs`, `batch_size`, `lr`, `device`, `train_split`, `callbacks`, `verbose`.
     """
@@ -68,6 +70,7 @@ class VAENet(NeuralNet):
         noise_shape: tuple[int, int],
         seed: int,
         precision: str | None = None,
+        operations: float | None = None,
         **options_of_net: Any,
     ) -> None:
         self.objective = objective
@@ -76,6 +79,7 @@ class VAENet(NeuralNet):
         self.noise_shape = noise_shape
         self.seed = seed
         self.precision = precision
+        self.operations = operations
         self.beta_ = 1.0
         self.kept_: list[tuple[int, dict[str, Tensor]]] = []
         super().__init__(module, criterion=nn.Identity, optimizer=Adam, **options_of_net)
@@ -89,7 +93,8 @@ class VAENet(NeuralNet):
         with _GLOBAL_GENERATOR, global_generators(torch.device("cpu"), self.seed):
             super().initialize_module()
         self.module_.eval()
-        self.operations_ = 2.0 * operations_of(self.module_)  # a row, forward
+        known = self.operations
+        self.operations_ = 2.0 * operations_of(self.module_) if known is None else known
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         return self
 

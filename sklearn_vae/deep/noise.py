@@ -37,6 +37,9 @@ class NoiseModel(Protocol):
     def likelihood(self, vae: Any, rows: Tensor) -> Callable[[], Any]:
         """Of the rows that the networks see, a function that makes a new likelihood."""
 
+    def blank(self, vae: Any) -> Callable[[], Any]:
+        """A function that makes a likelihood whose numbers are to be loaded."""
+
     def monitor(self, vae: Any) -> LatentMonitor:
         """Of a training's history."""
 
@@ -74,6 +77,12 @@ class SharedNoise:
             start, limits = self._start_of_learning(vae, rows, start)
         noise = torch.tensor(np.broadcast_to(start, shape))
         return partial(GaussianLikelihood, d, noise, update, limits)
+
+    def blank(self, vae: Any) -> Callable[[], GaussianLikelihood]:
+        """A function that makes a likelihood whose numbers are to be loaded."""
+        noise = torch.ones((vae.n_features_in_,) if self.per_feature else ())
+        update = vae.noise_update if vae.noise_variance is None else None
+        return partial(GaussianLikelihood, vae.n_features_in_, noise, update)
 
     def _start_of_learning(
         self, vae: Any, rows: Tensor, start: Array | None
@@ -139,6 +148,10 @@ class DecodedNoise:
         d = rows.shape[1]
         offset = torch.tensor(np.log(np.broadcast_to(start, (d,))))
         return partial(HeteroscedasticLikelihood, d, math.log(NOISE_FLOOR), offset)
+
+    def blank(self, vae: Any) -> Callable[[], HeteroscedasticLikelihood]:
+        """A function that makes a likelihood whose numbers are to be loaded."""
+        return partial(HeteroscedasticLikelihood, vae.n_features_in_, math.log(NOISE_FLOOR))
 
     def monitor(self, vae: Any) -> LatentMonitor:
         """Of the latent space only."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -229,7 +230,7 @@ class DeepVAE(DeepModel):
     def _warmup_epochs(self) -> int:
         return self.kl_warmup_epochs
 
-    def _assembled(self, likelihood: Callable[[], Any], dtype: torch.dtype) -> Callable[[], Any]:
+    def _assembled(self, likelihood: Callable[[], Any], dtype: torch.dtype) -> Callable[..., Any]:
         """Of a function that makes a likelihood, one that makes the whole module."""
         return partial(
             vae_module,
@@ -383,16 +384,18 @@ def vae_module(
     hidden_layer_sizes: Sequence[int],
     activation: str,
     dtype: torch.dtype,
+    on: str | None = None,
 ) -> VAEModule:
-    """A new module, its weights from torch's global generator."""
+    """A new module, its weights from torch's global generator; `on` "meta" networks have none."""
     q, p, prior_module = posterior(n_components), likelihood(), prior(n_components)
     networks = (hidden_layer_sizes, activation)
     parts = p.n_inputs // p.n_features
     shape = row_shape if parts == 1 else (parts, *row_shape)
-    encoder_module = build_encoder(encoder, row_shape, q.n_inputs, *networks)
-    decoder_module = build_decoder(decoder, n_components, shape, *networks)
     learned = isinstance(prior_module, DiagonalPrior)
-    weight = _first_weight(decoder_module, n_components) if learned else None
+    with nullcontext() if on is None else torch.device(on):
+        encoder_module = build_encoder(encoder, row_shape, q.n_inputs, *networks)
+        decoder_module = build_decoder(decoder, n_components, shape, *networks)
+        weight = _first_weight(decoder_module, n_components) if learned else None
     return VAEModule(encoder_module, q, decoder_module, p, prior_module, weight).to(dtype)
 
 
@@ -402,7 +405,8 @@ def _first_weight(decoder: nn.Module, n_components: int) -> Any:
     first: list[nn.Linear] = []
 
     def look(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        if inputs[0].data_ptr() == z.data_ptr():
+        # Tensors without numbers, on "meta", are all at the address 0.
+        if inputs[0] is z or inputs[0].data_ptr() == z.data_ptr() != 0:
             first.append(layer)
 
     layers = [part for part in decoder.modules() if isinstance(part, nn.Linear)]

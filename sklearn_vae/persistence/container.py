@@ -1,0 +1,277 @@
+"""A safetensors file that is looked through before any of it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+import uuid
+from contextlib import suppress
+from importlib import import_module
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = "sklearn_vae"
+FORMAT_VERSION = 1
+
+# Bytes of a number, of the types that are stored.
+ITEM_SIZES = {
+    "BOOL": 1,
+    **dict.fromkeys(("U8", "I8"), 1),
+    **dict.fromkeys(("U16", "I16", "F16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
+
+# Bytes that say how long the header is, and of the longest header that safetensors reads.
+LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000
+
+# Only the entry itself has quotes without a backslash: all else in a header is text.
+CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
+NO_CHECKSUM = "0" * 64
+
+
+class Contents(NamedTuple):
+    """What a file holds.
+
+    Attributes
+    ----------
+    tensors : dict of str to array
+    model : JSON tree
+    libraries : dict of str to str
+        Versions of what wrote it.
+    n_bytes : int
+        Of the file.
+    """
+
+    tensors: dict[str, NDArray[Any]]
+    model: Any
+    libraries: dict[str, str]
+    n_bytes: int
+
+
+def write(
+    path: Any, tensors: dict[str, NDArray[Any]], model: Any, libraries: dict[str, str]
+) -> None:
+    """Write a file, in the place of one of this name only when it is complete."""
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "checksum": NO_CHECKSUM,
+        "libraries": json.dumps(libraries),
+        "model": json.dumps(model, allow_nan=False, separators=(",", ":")),
+    }
+    data = bytearray(_safetensors().save(tensors, metadata))
+    start, end = _place_of_checksum(bytes(data[: _end_of_header(data)]))
+    data[start:end] = _checksum(data, start, end).encode()
+    _replace(os.path.realpath(path), data)
+
+
+def read(path: Any) -> Contents:
+    """Contents of a file, once everything about it is as it has to be.
+
+    Raises
+    ------
+    ValueError
+        If not, which says what is wrong.
+    """
+    try:
+        return _contents(_bytes_of(path))
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)!r} cannot be loaded: {error}") from None
+
+
+def parse_json(text: str, what: str) -> Any:
+    """A JSON value without NaN, infinity and keys that come twice; ValueError if it is not one."""
+    try:
+        return json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError(f"{what} is nested too deeply.") from None
+    except ValueError as error:
+        raise ValueError(f"{what} is no valid JSON ({error}).") from None
+
+
+def _safetensors() -> Any:
+    try:
+        return import_module("safetensors.numpy")
+    except ImportError as error:
+        raise ImportError(
+            "Saving and loading models needs the package safetensors, of the extra 'io': install "
+            "sklearn-vae[io]."
+        ) from error
+
+
+def _replace(path: str, data: bytearray) -> None:
+    folder, name = os.path.split(path)
+    draft = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(draft, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def _bytes_of(path: Any) -> bytes:
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder, not a file.")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file.")
+    with open(path, "rb") as file:
+        data = file.read(status.st_size)
+    if len(data) < LENGTH_BYTES + 2:
+        raise ValueError(f"it has {len(data)} bytes, fewer than any safetensors file.")
+    n_header, n_rest = _end_of_header(data) - LENGTH_BYTES, len(data) - LENGTH_BYTES
+    if n_header > MAX_HEADER_BYTES:
+        raise ValueError(
+            f"it claims a header of {n_header} bytes, more than the {MAX_HEADER_BYTES} of a "
+            "safetensors file. It is damaged, or no such file."
+        )
+    if n_header > n_rest:
+        raise ValueError(
+            f"it claims a header of {n_header} bytes, but only {n_rest} follow: it is truncated, "
+            "damaged, or no safetensors file."
+        )
+    return data
+
+
+def _end_of_header(data: bytes | bytearray) -> int:
+    return LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
+
+
+def _contents(data: bytes) -> Contents:
+    end = _end_of_header(data)
+    header = _header_of(data[LENGTH_BYTES:end])
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise ValueError(f"it is no model of {FORMAT}: its metadata do not say so.")
+    _check_table(header, len(data) - end)
+    # What a format is, its version and its checksum are in every version to come.
+    start, stop = _place_of_checksum(data[:end])
+    if _checksum(data, start, stop) != data[start:stop].decode():
+        raise ValueError("its checksum does not fit: it is damaged, or was changed.")
+    libraries = _libraries_of(metadata)
+    _check_version(metadata.get("format_version"), libraries)
+    tree = parse_json(_entry_of(metadata, "model"), "its model")
+    return Contents(_tensors_of(data), tree, libraries, len(data))
+
+
+def _entry_of(metadata: dict[str, Any], name: str) -> str:
+    if isinstance(entry := metadata.get(name), str):
+        return entry
+    raise ValueError(f"its metadata have no {name}.")
+
+
+def _header_of(text: bytes) -> dict[str, Any]:
+    try:
+        decoded = text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("its header is no text: it is damaged, or no safetensors file.") from None
+    header = parse_json(decoded, "its header")
+    if isinstance(header, dict):
+        return header
+    raise ValueError("its header is no JSON object.")
+
+
+def _check_table(table: dict[str, Any], n_bytes: int) -> None:
+    """Raise ValueError unless the tensors of a header fill `n_bytes` without gap or overlap."""
+    places = [(0, 0)]
+    for name, entry in table.items():
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"tensor {name!r} of its header has no dtype, shape and data_offsets.")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
+            raise ValueError(f"tensor {name!r} has an unknown dtype, {dtype!r}.")
+        if not _are_sizes(shape) or len(shape) > 32:
+            raise ValueError(f"tensor {name!r} has no valid shape: {shape!r}.")
+        if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+            raise ValueError(f"tensor {name!r} has no valid data_offsets: {offsets!r}.")
+        if math.prod(max(size, 1) for size in shape) >= 2**60:
+            raise ValueError(f"tensor {name!r} has a shape beyond all memory, {shape!r}.")
+        claimed, given = math.prod(shape) * ITEM_SIZES[dtype], offsets[1] - offsets[0]
+        if claimed != given:
+            raise ValueError(
+                f"tensor {name!r} claims {claimed} bytes by its dtype {dtype} and shape {shape!r}, "
+                f"but has {given}."
+            )
+        places.append((offsets[0], offsets[1]))
+    places.sort()
+    if any(before[1] != after[0] for before, after in pairwise(places)):
+        raise ValueError("its tensors overlap, or there are gaps between them.")
+    if places[-1][1] != n_bytes:
+        raise ValueError(
+            f"its tensors claim {places[-1][1]} bytes, but {n_bytes} follow the header: it is "
+            "truncated or damaged."
+        )
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**62 for v in values)
+
+
+def _tensors_of(data: bytes) -> dict[str, NDArray[Any]]:
+    numpy_of = _safetensors()
+    try:
+        tensors: dict[str, NDArray[Any]] = numpy_of.load(data)
+    except import_module("safetensors").SafetensorError as error:
+        raise ValueError(f"safetensors does not read it ({error}).") from None
+    for name, tensor in tensors.items():
+        if tensor.dtype == bool and tensor.size and tensor.view(np.uint8).max() > 1:
+            raise ValueError(f"tensor {name!r} of booleans has other numbers than 0 and 1.")
+    return tensors
+
+
+def _place_of_checksum(header: bytes) -> tuple[int, int]:
+    found = list(CHECKSUM.finditer(header))
+    if len(found) != 1:
+        raise ValueError("its metadata have no checksum of 64 digits.")
+    return found[0].span(1)
+
+
+def _checksum(data: bytes | bytearray, start: int, end: int) -> str:
+    """SHA-256 of a whole file, with zeros in the place of the checksum itself."""
+    view = memoryview(data)
+    sha = hashlib.sha256(view[:start])
+    sha.update(NO_CHECKSUM.encode())
+    sha.update(view[end:])
+    return sha.hexdigest()
+
+
+def _libraries_of(metadata: dict[str, Any]) -> dict[str, str]:
+    libraries = parse_json(_entry_of(metadata, "libraries"), "its list of libraries")
+    if not isinstance(libraries, dict) or not all(isinstance(v, str) for v in libraries.values()):
+        raise ValueError("its metadata do not say which libraries wrote it.")
+    return libraries
+
+
+def _check_version(version: Any, libraries: dict[str, str]) -> None:
+    if not isinstance(version, str) or not re.fullmatch("[1-9][0-9]{0,5}", version):
+        raise ValueError(f"its format_version must be an integer >= 1, got {version!r}.")
+    if int(version) > FORMAT_VERSION:
+        raise ValueError(
+            f"it is of format {version}, written by {FORMAT} {libraries.get(FORMAT)}, and this "
+            f"version reads formats up to {FORMAT_VERSION}. Upgrade sklearn-vae."
+        )
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key that comes twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name}, which JSON does not have")

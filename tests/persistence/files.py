@@ -1,0 +1,64 @@
+"""Files taken apart and put together again, with a checksum that fits."""
+
+import hashlib
+import json
+import re
+
+ZEROS = b"0" * 64
+
+
+def unpacked(data):
+    """Header, and the bytes behind it."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:end]), data[end:]
+
+
+def packed(header, payload):
+    """The file of a header (a dict, or bytes as they are) and of what is behind it."""
+    text = header
+    if isinstance(header, dict):
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+    return sealed(len(text).to_bytes(8, "little") + text + payload)
+
+
+def sealed(data):
+    """The same with the checksum that it has to have, if it has a place for one."""
+    found = re.search(rb'"checksum":"([0-9a-f]{64})"', data)
+    if found is None:
+        return data
+    start, end = found.span(1)
+    digits = hashlib.sha256(data[:start] + ZEROS + data[end:]).hexdigest()
+    return data[:start] + digits.encode() + data[end:]
+
+
+def changed(data, of_tree=None, **metadata):
+    """With another tree of the model, a function of the one before, and other metadata."""
+    header, payload = unpacked(data)
+    known = header["__metadata__"]
+    if of_tree is not None:
+        known["model"] = json.dumps(of_tree(json.loads(known["model"])))
+    header["__metadata__"] = {k: v for k, v in {**known, **metadata}.items() if v is not None}
+    return packed(header, payload)
+
+
+def change(path, of_tree=None, **metadata):
+    """The same for a file."""
+    path.write_bytes(changed(path.read_bytes(), of_tree, **metadata))
+
+
+def part_of(tree, name):
+    """[name, tree] of a parameter or attribute of the outermost estimator."""
+    _, parameters, attributes = tree["estimator"]
+    return next(pair for pair in parameters + attributes if pair[0] == name)
+
+
+def replace_in(tree, before, after):
+    """With `after` wherever there was `before`."""
+    if tree == before:
+        return after
+    if isinstance(tree, list):
+        return [replace_in(part, before, after) for part in tree]
+    if isinstance(tree, dict):
+        return {key: replace_in(part, before, after) for key, part in tree.items()}
+    return tree
