@@ -132,7 +132,9 @@ class Checkpoint:
         names = {*self._place, *found["place"]}
         other = sorted(n for n in names if self._place.get(n) != found["place"].get(n))
         if other:
-            told = (f"{n} {found['place'].get(n)}, now {self._place.get(n)}" for n in other)
+            told = (
+                f"{n} {found['place'].get(n)!s:.24}, now {self._place.get(n)!s:.24}" for n in other
+            )
             self._is_not_resumed(f"was written elsewhere ({'; '.join(told)})")
             return None
         self.finished = found["finished"]
@@ -210,8 +212,10 @@ def to_bytes(content: Any) -> bytes:
     np.savez(file, content=np.frombuffer(text, np.uint8), numbers=np.frombuffer(numbers, np.uint8))
     with zipfile.ZipFile(file, "a") as archive:
         archive.comment = CHECKSUM_DIGITS * b"0"
-    whole = file.getbuffer()[:-CHECKSUM_DIGITS]
-    return b"".join([whole, _checksum(whole)])
+    checksum = _checksum(file.getbuffer()[:-CHECKSUM_DIGITS])
+    file.seek(-CHECKSUM_DIGITS, io.SEEK_END)
+    file.write(checksum)
+    return file.getvalue()
 
 
 def can_hold(value: Any) -> bool:

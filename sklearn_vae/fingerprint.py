@@ -11,12 +11,16 @@ from hashlib import blake2b
 from pickle import PickleError
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy import sparse
 
 # Bytes of an array that are copied at once.
 BYTES_AT_ONCE = 2**24
+
+# Of the methods of each class that was met: a base of many has hundreds.
+_OF_METHODS: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 
 
 def fingerprint(*values: Any) -> str:
@@ -119,11 +123,9 @@ class _Digest:
     def _add_class(self, cls: type) -> None:
         """Where it stands, and the code of its methods and of those that it inherits."""
         for base in cls.__mro__[:-1]:
-            self._mark("class", _place(base))
-            for name, member in vars(base).items():
-                function = getattr(member, "__func__", getattr(member, "fget", member))
-                if isinstance(function, FunctionType):
-                    self._add_all("member", [name, function.__code__])
+            if base not in _OF_METHODS:
+                _OF_METHODS[base] = fingerprint(_methods(base))
+            self._mark("class", _place(base), _OF_METHODS[base])
 
     def _add_object(self, value: Any) -> None:
         self.add(type(value))
@@ -145,6 +147,15 @@ def _closed_over(function: FunctionType) -> list[Any]:
         with suppress(ValueError):
             found.append(cell.cell_contents)
     return found
+
+
+def _methods(cls: type) -> dict[str, CodeType]:
+    """Code of the functions that a class defines, properties and class methods among them."""
+    members = {
+        name: getattr(member, "__func__", getattr(member, "fget", member))
+        for name, member in vars(cls).items()
+    }
+    return {name: f.__code__ for name, f in members.items() if isinstance(f, FunctionType)}
 
 
 def _place(value: Any) -> str:

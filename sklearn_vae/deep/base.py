@@ -57,6 +57,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     """
 
     net_: VAENet
+    mean_: Array
+    scale_: Any
 
     # Parameters that a warm start cannot change.
     _of_networks: tuple[str, ...] = (
@@ -96,7 +98,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         with all_or_nothing(self), self.net_.all_or_nothing() if goes_on else nullcontext():
             X = self._check_rows(X, ensure_min_samples=2, reset=not goes_on)
             self._check_images()
-            file = Checkpoint.of(self, X, self._before() if goes_on else None)
+            begun = (start_of(self.net_), self.mean_, self.scale_) if goes_on else None
+            file = Checkpoint.of(self, X, begun)
             random_state = random_state_of(self, file)
             seed = int(random_state.randint(np.iinfo(np.int32).max))
             chosen, held_out = self._split(len(X), random_state)
@@ -264,10 +267,6 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def _in_units(self, X: Array, rows: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
         return in_units(X, rows, self.mean_, self.scale_, device, dtype)
-
-    def _before(self) -> Any:
-        """What a warm start begins with."""
-        return start_of(self.net_), self.mean_, self.scale_
 
     def _train(
         self, train: Tensor, valid: Tensor | None, file: Checkpoint | None

@@ -36,7 +36,10 @@ class Keeper:
     def __init__(self, file: Checkpoint, net: Any, max_epochs: int, units: Any) -> None:
         self.file = file
         self.last = len(net.history) + max_epochs
-        self.state: Any = file.resume(**_place_of(net), start=fingerprint(start_of(net), units))
+        # With graphs, when these are captured matters too: see below.
+        every = file.every if torch.device(net.device).type == "cuda" else None
+        start = fingerprint(start_of(net), units)
+        self.state: Any = file.resume(**_place_of(net), every=every, start=start)
 
     def begin(self, net: Any) -> int:
         """Give the net what was saved, if anything was; epochs that are left, 0 at the end."""
@@ -118,9 +121,10 @@ def _restore_callbacks(net: Any, states: dict[str, Any]) -> None:
     """Give each callback of a net what it had learned."""
     for name, callback in net.callbacks_:
         for attribute, (has_state, value) in with_tensors(states.get(name, {})).items():
+            held: Any = getattr(callback, attribute, None)
             if not has_state:
                 setattr(callback, attribute, value)
-            elif hasattr(held := getattr(callback, attribute, None), "load_state_dict"):
+            elif held is not None:  # which a training has made when it began
                 held.load_state_dict(value)
 
 

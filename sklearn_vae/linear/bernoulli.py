@@ -192,7 +192,8 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                     f"n_components must be an integer between 1 and n_features={X.shape[1]}, "
                     f"got {k}."
                 )
-            file = Checkpoint.of(self, X)
+            # On which the way of L-BFGS depends.
+            file = Checkpoint.of(self, X, self.checkpoint_every)
             rng = random_state_of(self, file)
             fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng, file)
             if not fit.converged:

@@ -18,6 +18,7 @@ from sklearn_vae.gaussian.bernoulli_elbo import (
     RowPosteriors,
     laplace_posterior,
 )
+from sklearn_vae.gaussian.missing import blas_in_use
 from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.linear.ppca import PPCA
 
@@ -221,14 +222,17 @@ def maximise(
     memory : tuple of arrays
         What the function remembers of its last call, in place.
     """
-    numbers, history = start, []
-    found = None if file is None else file.resume(start=fingerprint(start, memory))
-    if found is not None:
-        numbers, history = found["numbers"], found["history"].tolist()
-        if file is not None and file.finished:
+    numbers = start
+    history: list[float] = []
+    if file is not None:
+        found = file.resume(blas=blas_in_use(), start=fingerprint(start, memory))
+        if found is not None:
+            numbers, history = found["numbers"], found["history"].tolist()
+        if file.finished:
             return numbers, history, found["converged"]
-        for array, value in zip(memory, found["memory"], strict=True):
-            array[...] = value
+        if found is not None:
+            for array, value in zip(memory, found["memory"], strict=True):
+                array[...] = value
     while True:
         left = max_iter - max(len(history) - 1, 0)
         stretch = left if file is None else min(left, file.every)

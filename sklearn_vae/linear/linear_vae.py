@@ -22,6 +22,7 @@ from sklearn_vae.gaussian.linear_elbo import (
     with_latents,
     with_unit_encoder,
 )
+from sklearn_vae.gaussian.missing import blas_in_use
 from sklearn_vae.gaussian.online import RunningCovariance
 from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.linear.covariance import CovarianceOfRows, check_spread
@@ -382,7 +383,9 @@ class LinearVAE(EncodedLinearModel):
         """The bound and sigma2 at the start and after each iteration, and the last of these."""
         first = with_best_encoder(start[:, :k], self._noise() or rows.average_variance)
         history = [(rows.elbo.value(first), first.noise_variance)]
-        found = None if file is None else file.resume(start=fingerprint(rows.elbo.times(start)))
+        found = None
+        if file is not None:
+            found = file.resume(blas=blas_in_use(), start=fingerprint(rows.elbo.times(start)))
         if found is not None:
             history, last = found["history"], _ascent(found["last"])
         finished = file is not None and file.finished
