@@ -9,7 +9,7 @@ import platform
 import sys
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -34,6 +34,9 @@ DIGITS_OF_NAME = 32
 
 # Dtypes that are told by their name alone.
 KINDS = "biufcSU"
+
+# What has keys, and comes back as what it was; schedules have counters.
+MAPPINGS: dict[str, Any] = {kind.__name__: kind for kind in (dict, OrderedDict, Counter)}
 
 
 def check_checkpoint(estimator: Any) -> None:
@@ -257,8 +260,9 @@ def _encoded(value: Any, numbers: bytearray) -> Any:
         return [_encoded(part, numbers) for part in value]
     if type(value) is tuple:
         return {"tuple": [_encoded(part, numbers) for part in value]}
-    if isinstance(value, Mapping):
-        return {"dict": [[_encoded(part, numbers) for part in pair] for pair in value.items()]}
+    if type(value) in MAPPINGS.values():
+        pairs = [[_encoded(part, numbers) for part in pair] for pair in value.items()]
+        return {type(value).__name__: pairs}
     raise TypeError(f"a checkpoint cannot hold {type(value).__name__}.")
 
 
@@ -280,8 +284,9 @@ def _decoded(value: Any, numbers: Any) -> Any:
     ((kind, told),) = value.items()
     if kind == "tuple":
         return tuple(_decoded(part, numbers) for part in told)
-    if kind == "dict":
-        return {_decoded(key, numbers): _decoded(part, numbers) for key, part in told}
+    if kind in MAPPINGS:
+        pairs = {_decoded(key, numbers): _decoded(part, numbers) for key, part in told}
+        return MAPPINGS[kind](pairs)
     name, shape, start = told
     dtype = np.dtype(name)
     stop = start + dtype.itemsize * int(np.prod(shape))

@@ -87,7 +87,10 @@ class _Digest:
     def _add_array(self, value: Any) -> None:
         if hasattr(value, "detach"):  # a tensor, perhaps on a device
             value = value.detach().cpu()
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except TypeError:  # of a dtype that NumPy lacks
+            array = np.array(value.tolist(), dtype=object)
         self._mark("array", array.dtype.str, array.shape)
         if array.dtype.hasobject:
             self._add_all("entries", array.ravel().tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -165,13 +166,16 @@ def _learned(callback: Any) -> dict[str, tuple[bool, Any]]:
 
 
 def without_tensors(value: Any) -> Any:
-    """The same with arrays for tensors."""
+    """The same with arrays for tensors; one that NumPy has no dtype for stays, and is not held."""
     if isinstance(value, Tensor):
-        return {TENSOR: value.detach().cpu().numpy()}
+        try:
+            return {TENSOR: value.detach().cpu().numpy()}
+        except TypeError:
+            return value
     if type(value) in (list, tuple):
         return type(value)(without_tensors(part) for part in value)
-    if isinstance(value, dict):
-        return {key: without_tensors(part) for key, part in value.items()}
+    if type(value) in (dict, OrderedDict):
+        return type(value)((key, without_tensors(part)) for key, part in value.items())
     return value
 
 
@@ -183,4 +187,4 @@ def with_tensors(value: Any) -> Any:
         return value
     if value.keys() == {TENSOR}:
         return torch.from_numpy(np.array(value[TENSOR]))
-    return {key: with_tensors(part) for key, part in value.items()}
+    return type(value)({key: with_tensors(part) for key, part in value.items()})

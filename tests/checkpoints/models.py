@@ -28,7 +28,7 @@ DEEP = [
     ),
     DeepGaussianVAE(3, **SMALL, init="ppca", early_stopping=True, kl_warmup_epochs=2),
     DeepGaussianVAE(3, **SMALL, encoder=drawing_encoder),
-    DeepGaussianVAE(3, **SMALL, callbacks=[LRScheduler("StepLR", step_size=2, gamma=0.5)]),
+    DeepGaussianVAE(3, **SMALL, callbacks=[LRScheduler("MultiStepLR", milestones=[2, 5])]),
     DeepAutoencoder(3, **SMALL, callbacks=[LRScheduler("CosineAnnealingLR", T_max=7)]),
 ]
 LINEAR = [

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections import Counter, OrderedDict, defaultdict
 
 import numpy as np
 import pytest
@@ -25,17 +26,21 @@ CONTENT = {
     3: (np.arange(6.0).reshape(2, 3).T, np.float32(0.1), np.array(5), np.zeros((0, 3), int)),
     "nested": {"a": [], "b": {}, (1, 2): ((),)},
     "text": np.array(["a", "bc"]),
+    "mappings": [Counter("aab"), OrderedDict([("b", 1), ("a", 2)])],
 }
 
 
 def test_what_is_written_is_what_is_read():
-    assert same(from_bytes(to_bytes(CONTENT)), CONTENT)
+    assert same(found := from_bytes(to_bytes(CONTENT)), CONTENT)
+    assert list(map(type, found["mappings"])) == [Counter, OrderedDict]
     assert np.isnan(from_bytes(to_bytes(float("nan"))))
     found = from_bytes(to_bytes(CONTENT))[3][0]
     found += 1.0  # an array of its own
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, [lambda: 0], np.array([None]), 1j])
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, [lambda: 0], np.array([None]), 1j, defaultdict(int)]
+)
 def test_what_cannot_be_written(value):
     with pytest.raises(TypeError, match="a checkpoint cannot hold"):
         to_bytes({"a": value})
