@@ -29,7 +29,8 @@ def fingerprint(*values: Any) -> str:
     Arrays by dtype, shape and numbers. Functions by where they stand, by their code, defaults and
     what they close over; classes by where they stand and by the code of their methods, so that one
     that was edited is another. Other objects by their class and attributes, less those that end
-    with an underscore: what is learned. Of what tells nothing, as a lock does, the class alone.
+    with an underscore: what is learned. Of what tells nothing, as a lock does, the class alone. Not
+    what functions read from their module.
     """
     digest = _Digest()
     digest.add(values)

@@ -252,6 +252,9 @@ def test_stretches_of_bernoulli_ppca_end_at_the_same_maximum(tmp_path):
     short = clone(model).set_params(max_iter=70).fit(X)
     assert short.n_iter_ == 70
     np.testing.assert_array_equal(short.elbo_history_, model.elbo_history_[:71])
+    # Other stretches are another way, and another fit.
+    other = clone(model).set_params(checkpoint_every=50).fit(X)
+    assert not np.array_equal(other.elbo_history_[:71], model.elbo_history_[:71])
 
 
 @pytest.mark.parametrize("model", [*DEEP[:1], DeepAutoencoder(), *LINEAR], ids=str)
