@@ -10,6 +10,8 @@ ROOT = Path(sklearn_vae.__file__).parent
 # From the bottom of the library to its top; a folder without a list is one name.
 LAYOUT = [
     "validation",
+    "fingerprint",
+    "checkpoint",
     "gaussian.arrays",
     "gaussian.rows",
     "gaussian.shifted",
@@ -53,6 +55,7 @@ LAYOUT = [
     "deep.batches",
     "deep.monitors",
     "deep.capture",
+    "deep.keeper",
     "deep.net",
     "deep.callbacks",
     "deep.base",

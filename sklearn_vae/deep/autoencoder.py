@@ -63,6 +63,13 @@ class DeepAutoencoder(DeepModel):
         Copied before each fit. :class:`Snapshot` keeps the models of some epochs.
     warm_start : bool, default=False
         Go on from the last fit, its weights, optimiser and units, for `max_epochs` more.
+    checkpoint : str or path-like, default=None
+        Folder, made where it is missing, in which the training is saved: a fit that was killed
+        goes on with the next `fit` of the same data and parameters, and ends bit for bit as if it
+        had not been; of a finished one `fit` returns the model. One file for each data and
+        parameters (README, "Long trainings").
+    checkpoint_every : int, default=10
+        Epochs between two writes.
     verbose : int, default=0
         1: a bar over the epochs.
     random_state : int, RandomState instance or None, default=None
@@ -125,6 +132,8 @@ class DeepAutoencoder(DeepModel):
         precision: str = "auto",
         callbacks: list[Any] | None = None,
         warm_start: bool = False,
+        checkpoint: Any = None,
+        checkpoint_every: int = 10,
         verbose: int = 0,
         random_state: Any = None,
     ) -> None:
@@ -145,6 +154,8 @@ class DeepAutoencoder(DeepModel):
         self.precision = precision
         self.callbacks = callbacks
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
         self.verbose = verbose
         self.random_state = random_state
 

@@ -13,15 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import Tensor
 
+from sklearn_vae.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.deep.callbacks import Progress, Snapshot, StopEarly
 from sklearn_vae.deep.devices import PRECISIONS, choose_place, place_of, products_in, threads_worth
+from sklearn_vae.deep.keeper import Keeper, start_of, state_of
 from sklearn_vae.deep.net import VAENet
 from sklearn_vae.deep.units import center_and_scale, in_units
 from sklearn_vae.nn.activations import ACTIVATIONS
@@ -55,6 +57,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     """
 
     net_: VAENet
+    mean_: Array
+    scale_: Any
 
     # Parameters that a warm start cannot change.
     _of_networks: tuple[str, ...] = (
@@ -94,7 +98,9 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         with all_or_nothing(self), self.net_.all_or_nothing() if goes_on else nullcontext():
             X = self._check_rows(X, ensure_min_samples=2, reset=not goes_on)
             self._check_images()
-            random_state = check_random_state(self.random_state)
+            begun = (start_of(self.net_), self.mean_, self.scale_) if goes_on else None
+            file = Checkpoint.of(self, X, begun)
+            random_state = random_state_of(self, file)
             seed = int(random_state.randint(np.iinfo(np.int32).max))
             chosen, held_out = self._split(len(X), random_state)
             if goes_on:
@@ -119,8 +125,10 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             valid = None
             if self.early_stopping:
                 valid = self._in_units(X, held_out, *place_of(self.module_))
-            diverged = self._train(rows, valid)
+            diverged, complete = self._train(rows, valid, file)
             diverged = self._finish(rows) or diverged
+            if file is not None and complete and diverged is None:
+                file.save(state_of(self.net_), finished=True)
             self._keep_snapshots(rows)
             self.net_.kept_ = []
         if diverged is not None:
@@ -214,6 +222,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 f"callbacks must be None or a list of skorch callbacks, got {self.callbacks!r}."
             )
         check_choice("precision", self.precision, PRECISIONS)
+        check_checkpoint(self)
 
     def _new_module(self, rows: Tensor) -> Callable[[], Any]:
         """A function that makes the module to train on rows as the networks see them."""
@@ -263,14 +272,22 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _in_units(self, X: Array, rows: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
         return in_units(X, rows, self.mean_, self.scale_, device, dtype)
 
-    def _train(self, train: Tensor, valid: Tensor | None) -> FloatingPointError | None:
-        """Train the net; the error if that diverged, with the last finite parameters in place."""
+    def _train(
+        self, train: Tensor, valid: Tensor | None, file: Checkpoint | None
+    ) -> tuple[FloatingPointError | None, bool]:
+        """Train the net; the error if that diverged, with the last finite parameters in place.
+
+        And whether it was trained to the end, now and not before.
+        """
         net, before = self.net_, len(self.net_.history)
+        units = self.mean_, self.scale_
+        keeper = None if file is None else Keeper(file, net, self.max_epochs, units)
+        left = self.max_epochs if keeper is None else keeper.begin(net)
         callbacks = [*copy.deepcopy(list(self.callbacks or [])), *self._callbacks()]
         if valid is not None:
             callbacks.append(StopEarly(self._warmup_epochs(), self.n_iter_no_change, self.tol))
         if self.verbose:
-            callbacks.append(bar := Progress(self.max_epochs))
+            callbacks.append(bar := Progress(self.max_epochs, self.max_epochs - left))
         for name, value in self._of_training().items():
             setattr(net, name, value)
         net.callbacks = callbacks
@@ -279,9 +296,13 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         net.set_params(
             max_epochs=self.max_epochs, batch_size=self.batch_size, lr=self.learning_rate
         )
+        if keeper is not None and not left:
+            keeper.restore(net)
+            net.train_split = None
+            return None, False
         diverged = None
         try:
-            net.partial_fit(train)
+            net.partial_fit(train, epochs=left, keeper=keeper)
         except FloatingPointError as error:
             diverged = error
         except KeyboardInterrupt:  # after the last epoch: skorch keeps those in it
@@ -295,13 +316,14 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
             for _, callback in net.callbacks_
         )
-        if not (diverged or stopped or len(net.history) - before >= self.max_epochs):
+        complete = stopped or len(net.history) - before >= self.max_epochs
+        if not (diverged or complete):
             warnings.warn(
                 f"Training was interrupted after {len(net.history)} epochs: "
                 f"{type(self).__name__} keeps what it had learned.",
                 stacklevel=3,
             )
-        return diverged
+        return diverged, complete
 
     def _finish(self, rows: Tensor) -> FloatingPointError | None:
         """Set what follows from the parameters; the error if these diverged in the last step."""

@@ -44,12 +44,13 @@ class StopEarly(EarlyStopping):
 class Progress(Callback):
     """A bar over epochs with the bound, KL, noise variance and active dimensions."""
 
-    def __init__(self, n_epochs: int) -> None:
+    def __init__(self, n_epochs: int, done: int = 0) -> None:
         self.n_epochs = n_epochs
+        self.done = done
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Open the bar."""
-        self.bar_ = tqdm(total=self.n_epochs, unit="epoch")
+        self.bar_ = tqdm(total=self.n_epochs, initial=self.done, unit="epoch")
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """One epoch more."""

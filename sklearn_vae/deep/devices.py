@@ -72,11 +72,16 @@ def global_generators(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
+def threads_for(n_operations: float) -> int:
+    """Of torch's threads, those that as many operations at once are worth: all, or one."""
+    return torch.get_num_threads() if n_operations >= WORTH_A_THREAD else 1
+
+
 @contextmanager
 def threads_worth(n_operations: float) -> Iterator[None]:
     """Within this, torch uses one thread if as many operations at once are not worth more."""
     before = torch.get_num_threads()
-    alone = before > 1 and n_operations < WORTH_A_THREAD
+    alone = threads_for(n_operations) < before
     if alone:
         torch.set_num_threads(1)
     try:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sklearn_vae.deep.batches import Batch, Batches
 from sklearn_vae.deep.capture import CapturedStep
 from sklearn_vae.deep.devices import global_generators, products_in, threads_worth
+from sklearn_vae.deep.keeper import Keeper
 from sklearn_vae.nn.adam import Adam
 from sklearn_vae.nn.networks import operations_of
 from sklearn_vae.nn.objectives import BY_HAND, Objective
@@ -119,9 +120,20 @@ class VAENet(NeuralNet):
             return super().get_iterator(dataset, training=False)
         return Batches(dataset.X, self.batch_size, self.noise_shape, self.generator_)
 
-    def fit_loop(self, X: Tensor, y: Any = None, epochs: int | None = None, **kwargs: Any) -> Any:
-        """skorch's loop over epochs, with the threads that the size of a step is worth."""
+    def fit_loop(
+        self,
+        X: Tensor,
+        y: Any = None,
+        epochs: int | None = None,
+        keeper: Keeper | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """skorch's loop over epochs, with the threads that the size of a step is worth.
+
+        A keeper saves the net after some of them, and has it go on from what it has saved.
+        """
         self.module_.train()
+        self.keeper_ = keeper
         self.events_ = {
             event
             for event in BATCH_EVENTS
@@ -149,12 +161,20 @@ class VAENet(NeuralNet):
             if not self.module_.has_pullback:  # a factory's networks may draw, as dropout does
                 stack.enter_context(_GLOBAL_GENERATOR)
                 stack.enter_context(global_generators(X.device, seed))
+            if keeper is not None:
+                keeper.restore(self)
             return super().fit_loop(X, y, epochs, **kwargs)
 
     def _after_loop(self) -> None:
-        del self.step_, self.h_
+        del self.step_, self.h_, self.keeper_
         self.monitor.begin()
         self.module_.eval()
+
+    def notify(self, method_name: str, **kwargs: Any) -> None:
+        """Call the callbacks; after an epoch the keeper comes last, and saves what they learned."""
+        super().notify(method_name, **kwargs)
+        if method_name == "on_epoch_end" and self.keeper_ is not None:
+            self.keeper_.after_epoch(self)
 
     def drop_unfinished_epoch(self) -> None:
         """Take the epoch in which a training was interrupted out of the history."""

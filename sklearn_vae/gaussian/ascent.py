@@ -24,6 +24,8 @@ class Ascent(NamedTuple):
     bound : float
     done : bool
         Whether no more than the tolerance is left to gain.
+    span : array
+        Columns among whose combinations the next iteration looks, directions included.
     """
 
     parameters: LinearVAEParameters
@@ -31,6 +33,7 @@ class Ascent(NamedTuple):
     values: Array
     bound: float
     done: bool
+    span: Array
 
 
 def maximise(
@@ -42,6 +45,7 @@ def maximise(
     least_noise: float = 0.0,
     tol: float = 1e-10,
     max_iter: int = 1000,
+    after: tuple[Array, Array] | None = None,
 ) -> Iterator[Ascent]:
     """Iterations to the global maximum, each in closed form; to rounding the bound never falls.
 
@@ -67,20 +71,21 @@ def maximise(
         Ends when less is left to gain, in nats per sample.
     max_iter : int, default=1000
         The first takes the best directions in the span of the start.
+    after : (directions, span) of an iteration, default=None
+        Goes on from there.
 
     Yields
     ------
     Ascent
     """
     k, m = n_components, start.shape[1]
-    basis, added, before = start, start[:, :0], start
-    for iteration in range(max_iter):
+    before, basis = (None, start) if after is None else after
+    for _ in range(max_iter):
         basis, whole = _orthonormal(elbo, basis)
         S_basis = elbo.times(basis)
         values, E = _leading(basis.T @ S_basis, m)
         Q = basis @ E
-        if iteration:
-            added = Q - before @ (before.T @ Q)
+        added = Q[:, :0] if before is None else Q - before @ (before.T @ Q)
         p = elbo.best_along(Q[:, :k], values[:k], noise_variance, least_noise)
         # In units of the largest eigenvalue, whose square may be beyond float64.
         unit = values[0] if values[0] > 0.0 else 1.0
@@ -89,10 +94,10 @@ def maximise(
         lengths[lengths <= 4.0 * len(Q) ** 0.5 * np.finfo(float).eps] = 0.0
         left = _left_to_gain(values / unit, lengths, k, p.noise_variance / unit)
         done = whole or left < tol
-        yield Ascent(p, Q, values, elbo.value(p), done)
+        basis = np.hstack([Q, residuals / np.where(lengths > 0.0, lengths, 1.0), added])
+        yield Ascent(p, Q, values, elbo.value(p), done, basis)
         if done:
             return
-        basis = np.hstack([Q, residuals / np.where(lengths > 0.0, lengths, 1.0), added])
         before = Q
 
 

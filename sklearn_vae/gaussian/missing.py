@@ -278,6 +278,13 @@ def blas_threads() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
+def blas_in_use() -> str:
+    """What the last digits of a product depend on: libraries, their kernels and threads."""
+    names = ("internal_api", "version", "architecture", "num_threads")
+    found = [" ".join(str(lib.get(name)) for name in names) for lib in blas_threads().info()]
+    return ", ".join(sorted(found))
+
+
 def one_thread_for(k: int) -> AbstractContextManager[Any]:
     """Where (k, k) matrices go through LAPACK one by one, BLAS on one thread."""
     return blas_threads().limit(limits=1, user_api="blas") if k > SWEEP_UP_TO else nullcontext()

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sklearn_vae.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.gaussian.arrays import affine, row_blocks
 from sklearn_vae.gaussian.bernoulli_elbo import (
     RowPosteriors,
@@ -72,6 +73,14 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         The most iterations of L-BFGS.
     tol : float, default=1e-6
         L-BFGS ends when 10 iterations together raise the bound by less, in nats per sample.
+    checkpoint : str or path-like, default=None
+        Folder, made where it is missing, in which the fit is saved: one that was killed goes on
+        with the next `fit` of the same data and parameters, and ends bit for bit as if it had not
+        been; of a finished one `fit` returns the model. One file for each data and parameters
+        (README, "Long trainings"). L-BFGS then begins without memory after each write, so that
+        what it ends with depends, within `tol`, on `checkpoint_every`.
+    checkpoint_every : int, default=100
+        Iterations between two writes.
     random_state : int, RandomState instance or None, default=None
         Of the noise added to the first loadings, which come from the Gaussian model.
 
@@ -143,6 +152,8 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         binarize: float | None = None,
         max_iter: int = 1000,
         tol: float = 1e-6,
+        checkpoint: Any = None,
+        checkpoint_every: int = 100,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -150,6 +161,8 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.binarize = binarize
         self.max_iter = max_iter
         self.tol = tol
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> BernoulliPPCA:
@@ -184,8 +197,10 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                     f"n_components must be an integer between 1 and n_features={X.shape[1]}, "
                     f"got {k}."
                 )
-            rng = check_random_state(self.random_state)
-            fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng)
+            # On which the way of L-BFGS depends.
+            file = Checkpoint.of(self, X, self.checkpoint_every)
+            rng = random_state_of(self, file)
+            fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng, file)
             if not fit.converged:
                 last = fit.history[-1 - WINDOW :]
                 warnings.warn(
@@ -425,6 +440,7 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             check_real("binarize", self.binarize)
         check_integer("max_iter", self.max_iter, at_least=1)
         check_real("tol", self.tol, at_least=0)
+        check_checkpoint(self)
 
     @property
     def _n_features_out(self) -> int:

@@ -10,12 +10,15 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logit
 
+from sklearn_vae.checkpoint import Checkpoint
+from sklearn_vae.fingerprint import fingerprint
 from sklearn_vae.gaussian.bernoulli_elbo import (
     BernoulliParameters,
     LinearBernoulliElbo,
     RowPosteriors,
     laplace_posterior,
 )
+from sklearn_vae.gaussian.missing import blas_in_use
 from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.linear.ppca import PPCA
 
@@ -23,6 +26,8 @@ from sklearn_vae.linear.ppca import PPCA
 # single one may raise it by little while the next ones do not.
 WINDOW = 10
 _MEMORY = 20
+# Its status where it has taken as many iterations as it was allowed.
+_MAX_ITER = 1
 # Largest gradient at which nothing is left to gain, and at which a search along a line that finds
 # nothing may be taken to be at the maximum, where rounding hides the rest.
 _GRADIENT = 1e-10
@@ -52,7 +57,13 @@ class BernoulliFit:
 
 
 def fit_bernoulli(
-    X: np.ndarray, n_components: int, inference: str, max_iter: int, tol: float, rng: Any
+    X: np.ndarray,
+    n_components: int,
+    inference: str,
+    max_iter: int,
+    tol: float,
+    rng: Any,
+    file: Checkpoint | None = None,
 ) -> BernoulliFit:
     """Maximise the bound over the decoder and what encodes, leaving out features that are constant.
 
@@ -65,6 +76,8 @@ def fit_bernoulli(
     max_iter : int
     tol : float
     rng : RandomState
+    file : Checkpoint, default=None
+        Where the climb is saved, and goes on from.
 
     Returns
     -------
@@ -82,7 +95,7 @@ def fit_bernoulli(
         return BernoulliFit(np.zeros((d, k)), mu, V, D, np.full(2, constant.sum()), True)
     bits = X[:, varying].T.astype(np.float64, order="C")
     climb = _climb_linear if inference == "linear" else _climb_per_sample
-    p, history, converged = climb(bits, first_loadings(bits, k, rng), max_iter, tol)
+    p, history, converged = climb(bits, first_loadings(bits, k, rng), max_iter, tol, file)
     order = np.argsort(-np.square(p.W).sum(axis=0), kind="stable")
     signs = peak_signs(p.W)
     W = np.zeros((d, k))
@@ -114,7 +127,7 @@ def first_loadings(bits: np.ndarray, n_components: int, rng: Any) -> np.ndarray:
 
 
 def _climb_linear(
-    bits: np.ndarray, W: np.ndarray, max_iter: int, tol: float
+    bits: np.ndarray, W: np.ndarray, max_iter: int, tol: float, file: Checkpoint | None
 ) -> tuple[BernoulliParameters, list[float], bool]:
     bound = LinearBernoulliElbo(bits)
     p, k = bound.mean, W.shape[1]
@@ -137,12 +150,12 @@ def _climb_linear(
         )
 
     start = [(W * std[:, None]).ravel(), mu * std, (V @ dewhitener).ravel(), np.log(D)]
-    numbers, history, converged = maximise(value, np.concatenate(start), max_iter, tol)
+    numbers, history, converged = maximise(value, np.concatenate(start), max_iter, tol, file)
     return unpack(numbers), history, converged
 
 
 def _climb_per_sample(
-    bits: np.ndarray, W: np.ndarray, max_iter: int, tol: float
+    bits: np.ndarray, W: np.ndarray, max_iter: int, tol: float, file: Checkpoint | None
 ) -> tuple[BernoulliParameters, list[float], bool]:
     X = np.ascontiguousarray(bits.T)
     p, k = X.mean(axis=0), W.shape[1]
@@ -158,7 +171,7 @@ def _climb_per_sample(
         return found, np.concatenate([(of_W / std[:, None]).ravel(), of_mu / std])
 
     start = np.concatenate([(W * std[:, None]).ravel(), mu * std])
-    numbers, history, converged = maximise(value, start, max_iter, tol)
+    numbers, history, converged = maximise(value, start, max_iter, tol, file, (M, S))
     nothing = np.empty((k, 0)), np.empty(0)
     return BernoulliParameters(*unpack(numbers), *nothing), history, converged
 
@@ -188,9 +201,62 @@ def maximise(
     start: np.ndarray,
     max_iter: int,
     tol: float,
+    file: Checkpoint | None = None,
+    memory: tuple[np.ndarray, ...] = (),
 ) -> tuple[np.ndarray, list[float], bool]:
-    """Climb by L-BFGS; where it ended, the values on the way, and whether it has converged."""
+    """Climb by L-BFGS; where it ended, the values on the way, and whether it has converged.
+
+    What SciPy's L-BFGS remembers cannot be saved. With a file it climbs in stretches of
+    `file.every` iterations, each of which begins without memory, in a fit that is resumed as in
+    one that is not. (To record what was evaluated, and replay it, would keep every path as it is,
+    and a gradient for each evaluation.)
+
+    Parameters
+    ----------
+    function : callable
+        From numbers to a value and its gradient.
+    start : array
+    max_iter : int
+    tol : float
+    file : Checkpoint, default=None
+    memory : tuple of arrays
+        What the function remembers of its last call, in place.
+    """
+    numbers = start
     history: list[float] = []
+    if file is not None:
+        found = file.resume(blas=blas_in_use(), start=fingerprint(start, memory))
+        if found is not None:
+            numbers, history = found["numbers"], found["history"].tolist()
+        if file.finished:
+            return numbers, history, found["converged"]
+        if found is not None:
+            for array, value in zip(memory, found["memory"], strict=True):
+                array[...] = value
+    while True:
+        left = max_iter - max(len(history) - 1, 0)
+        stretch = left if file is None else min(left, file.every)
+        result = _climb(function, numbers, stretch, tol, history)
+        numbers = result.x
+        if result.status != _MAX_ITER or result.nit < stretch or stretch == left:
+            flat = bool(np.abs(result.jac).max(initial=0.0) < _GRADIENT_OF_ROUNDING)
+            converged = flat or _has_settled(history, tol)
+            if file is not None:
+                saved = {"numbers": numbers, "history": np.array(history), "converged": converged}
+                file.save(saved, finished=True)
+            return numbers, history, converged
+        assert file is not None
+        file.save({"numbers": numbers, "history": np.array(history), "memory": list(memory)})
+
+
+def _climb(
+    function: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    start: np.ndarray,
+    max_iter: int,
+    tol: float,
+    history: list[float],
+) -> Any:
+    """SciPy's result of L-BFGS that adds to the values on the way, and ends where these settle."""
 
     def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = function(numbers)
@@ -200,7 +266,7 @@ def maximise(
 
     def look(intermediate_result: Any) -> None:
         history.append(-float(intermediate_result.fun))
-        if len(history) > WINDOW and history[-1] - history[-1 - WINDOW] < tol:
+        if _has_settled(history, tol):
             raise StopIteration
 
     options = {
@@ -210,7 +276,8 @@ def maximise(
         "gtol": _GRADIENT,
         "maxcor": _MEMORY,
     }
-    result = minimize(loss, start, jac=True, method="L-BFGS-B", callback=look, options=options)
-    settled = len(history) > WINDOW and history[-1] - history[-1 - WINDOW] < tol
-    flat = bool(np.abs(result.jac).max(initial=0.0) < _GRADIENT_OF_ROUNDING)
-    return result.x, history, settled or flat
+    return minimize(loss, start, jac=True, method="L-BFGS-B", callback=look, options=options)
+
+
+def _has_settled(history: list[float], tol: float) -> bool:
+    return len(history) > WINDOW and history[-1] - history[-1 - WINDOW] < tol

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
-from sklearn_vae.gaussian.ascent import maximise
+from sklearn_vae.checkpoint import Checkpoint, check_checkpoint, random_state_of
+from sklearn_vae.fingerprint import fingerprint
+from sklearn_vae.gaussian.ascent import Ascent, maximise
 from sklearn_vae.gaussian.linear_elbo import (
     LinearElbo,
     LinearVAEParameters,
@@ -21,6 +22,7 @@ from sklearn_vae.gaussian.linear_elbo import (
     with_latents,
     with_unit_encoder,
 )
+from sklearn_vae.gaussian.missing import blas_in_use
 from sklearn_vae.gaussian.online import RunningCovariance
 from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.linear.covariance import CovarianceOfRows, check_spread
@@ -110,6 +112,13 @@ class LinearVAE(EncodedLinearModel):
     device : str or torch.device, default="auto"
         Of "adam" and "stochastic"; "auto" takes CUDA where there is one. There "stochastic"
         multiplies in TF32.
+    checkpoint : str or path-like, default=None
+        Folder, made where it is missing, in which `fit` is saved: one that was killed goes on with
+        the next `fit` of the same data and parameters, and ends bit for bit as if it had not been;
+        of a finished one `fit` returns the model. One file for each data and parameters (README,
+        "Long trainings"). `partial_fit` has no use for it.
+    checkpoint_every : int, default=100
+        Iterations, steps or epochs between two writes.
     verbose : int, default=0
         Above 0 "adam" and "stochastic" show their progress.
     random_state : int, RandomState instance or None, default=None
@@ -200,6 +209,8 @@ class LinearVAE(EncodedLinearModel):
         n_mc_samples: int = 1,
         forgetting: float = 1.0,
         device: Any = "auto",
+        checkpoint: Any = None,
+        checkpoint_every: int = 100,
         verbose: int = 0,
         random_state: Any = None,
     ) -> None:
@@ -215,6 +226,8 @@ class LinearVAE(EncodedLinearModel):
         self.n_mc_samples = n_mc_samples
         self.forgetting = forgetting
         self.device = device
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
         self.verbose = verbose
         self.random_state = random_state
 
@@ -247,11 +260,12 @@ class LinearVAE(EncodedLinearModel):
             X = validate_data(self, X, dtype=list(FLOAT_DTYPES), ensure_min_samples=2)
             rows = CovarianceOfRows.of(X)
             k = rows.count(self.n_components)
+            file = Checkpoint.of(self, X)
             self.__dict__.pop("_stream", None)
             if self.solver == "em":
-                self._ascend(rows, k)
+                self._ascend(rows, k, file)
                 return self
-            error = self._train(rows, k)
+            error = self._train(rows, k, file)
         if error is not None:
             raise error
         return self
@@ -339,24 +353,12 @@ class LinearVAE(EncodedLinearModel):
             f"partial_fit, got {k!r}."
         )
 
-    def _ascend(self, rows: CovarianceOfRows, k: int) -> None:
+    def _ascend(self, rows: CovarianceOfRows, k: int, file: Checkpoint | None) -> None:
         """By closed forms: from a random start, since nothing has to be known of the solution."""
-        random_state = check_random_state(self.random_state)
+        random_state = random_state_of(self, file)
         m = min(k + SPARE_DIRECTIONS, *rows.X.shape)
         start = rows.scale * random_state.standard_normal((rows.n_features, m))
-        first = with_best_encoder(start[:, :k], self._noise() or rows.average_variance)
-        history = [(rows.elbo.value(first), first.noise_variance)]
-        for step in maximise(
-            rows.elbo,
-            start,
-            k,
-            self._noise(),
-            least_noise=NOISE_FLOOR * rows.average_variance,
-            tol=self.tol,
-            max_iter=self._max_iter(),
-        ):
-            last = step
-            history.append((step.bound, step.parameters.noise_variance))
+        history, last = self._climb(rows, start, k, file)
         self.n_iter_ = len(history) - 1
         self._set_history(*np.transpose(history))
         if not last.done:
@@ -375,7 +377,40 @@ class LinearVAE(EncodedLinearModel):
             float(rows.n_samples), rows.mean, last.directions, last.values, total
         )
 
-    def _train(self, rows: CovarianceOfRows, k: int) -> FloatingPointError | None:
+    def _climb(
+        self, rows: CovarianceOfRows, start: Array, k: int, file: Checkpoint | None
+    ) -> tuple[list[tuple[float, float]], Ascent]:
+        """The bound and sigma2 at the start and after each iteration, and the last of these."""
+        first = with_best_encoder(start[:, :k], self._noise() or rows.average_variance)
+        history = [(rows.elbo.value(first), first.noise_variance)]
+        found = None
+        if file is not None:
+            found = file.resume(blas=blas_in_use(), start=fingerprint(rows.elbo.times(start)))
+        if found is not None:
+            history, last = found["history"], _ascent(found["last"])
+        finished = file is not None and file.finished
+        for step in maximise(
+            rows.elbo,
+            start,
+            k,
+            self._noise(),
+            least_noise=NOISE_FLOOR * rows.average_variance,
+            tol=self.tol,
+            max_iter=0 if finished else self._max_iter() - len(history) + 1,
+            after=None if found is None else (last.directions, last.span),
+        ):
+            last = step
+            history.append((last.bound, last.parameters.noise_variance))
+            done = last.done or len(history) > self._max_iter()
+            if file is not None and (done or (len(history) - 1) % file.every == 0):
+                parameters = last.parameters._asdict()
+                state = {**last._asdict(), "parameters": parameters}
+                file.save({"history": history, "last": state}, finished=done)
+        return history, last
+
+    def _train(
+        self, rows: CovarianceOfRows, k: int, file: Checkpoint | None
+    ) -> FloatingPointError | None:
         """By gradients; the error if that diverged."""
         from sklearn_vae.linear.trained import Options, by_bound, by_draws
 
@@ -384,7 +419,7 @@ class LinearVAE(EncodedLinearModel):
         if start is None:
             start = rows.spectrum.noise_variance(k)
             start = start if start > NOISE_FLOOR * average else NOISE_START * average
-        random_state = check_random_state(self.random_state)
+        random_state = random_state_of(self, file)
         options = Options(
             n_components=k,
             noise_variance=float(start) / average,
@@ -397,7 +432,7 @@ class LinearVAE(EncodedLinearModel):
             seed=int(random_state.randint(np.iinfo(np.int32).max)),
         )
         if self.solver == "adam":
-            training = by_bound(rows, options, tol=self.tol, device=self.device)
+            training = by_bound(rows, options, tol=self.tol, device=self.device, file=file)
         else:
             training = by_draws(
                 rows,
@@ -405,7 +440,12 @@ class LinearVAE(EncodedLinearModel):
                 batch_size=self.batch_size,
                 n_mc_samples=self.n_mc_samples,
                 device=self.device,
+                file=file,
             )
+        complete = training.error is None and not training.interrupted
+        if file is not None and complete and not file.finished:
+            parameters = training.parameters._asdict()
+            file.save({**training._asdict(), "parameters": parameters}, finished=True)
         self._set_history(training.bound, training.noise_variance)
         self.n_iter_ = len(training.bound) - (self.solver == "adam")
         if training.interrupted:
@@ -494,6 +534,11 @@ class LinearVAE(EncodedLinearModel):
             raise ValueError(f"forgetting must be in (0, 1], got {self.forgetting!r}.")
         if not isinstance(self.verbose, bool):
             check_integer("verbose", self.verbose, at_least=0)
+        check_checkpoint(self)
+
+
+def _ascent(saved: dict[str, Any]) -> Ascent:
+    return Ascent(**{**saved, "parameters": LinearVAEParameters(**saved["parameters"])})
 
 
 def _by_length(p: LinearVAEParameters) -> LinearVAEParameters:

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from sklearn_vae.checkpoint import Checkpoint
 from sklearn_vae.deep.callbacks import Progress
 from sklearn_vae.deep.devices import choose_place, threads_worth
+from sklearn_vae.deep.keeper import Keeper, place_of, with_tensors, without_tensors
 from sklearn_vae.deep.monitors import NoiseMonitor
 from sklearn_vae.deep.net import VAENet
 from sklearn_vae.deep.units import in_units
+from sklearn_vae.fingerprint import fingerprint
 from sklearn_vae.gaussian.linear_elbo import (
     LinearElbo,
     LinearVAEParameters,
@@ -83,8 +86,20 @@ class Training(NamedTuple):
     interrupted: bool
     active_bounds: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> Training:
+        """Of its fields as a checkpoint has them."""
+        return cls(**{**saved, "parameters": LinearVAEParameters(**saved["parameters"])})
 
-def by_bound(rows: CovarianceOfRows, options: Options, *, tol: float, device: Any) -> Training:
+
+def by_bound(
+    rows: CovarianceOfRows,
+    options: Options,
+    *,
+    tol: float,
+    device: Any,
+    file: Checkpoint | None = None,
+) -> Training:
     """Adam along the gradient of the bound in closed form, whatever the number of rows.
 
     W and V are those of rows in the eigenbasis, where the solution has one entry in each column;
@@ -98,6 +113,8 @@ def by_bound(rows: CovarianceOfRows, options: Options, *, tol: float, device: An
     tol : float
         Ends where the average bound of 100 steps and that of the 100 before differ by less.
     device : str or torch.device
+    file : Checkpoint, default=None
+        Where the training is saved, and goes on from.
     """
     spectrum, scale, d = rows.spectrum, rows.scale, rows.n_features
     present = spectrum.eigenvalues > spectrum.resolution
@@ -110,13 +127,23 @@ def by_bound(rows: CovarianceOfRows, options: Options, *, tol: float, device: An
     kept, interrupted = state.copy(), False
     error: FloatingPointError | None = None
     n_operations = 8.0 * len(eigenvalues) * options.n_components**2
-    bar = tqdm(total=options.max_iter, unit="step", disable=not options.verbose)
+    if file is not None:
+        start = fingerprint(state.learned, eigenvalues, basis, rows.mean, scale)
+        found = file.resume(**place_of(place, n_operations), start=start)
+        if file.finished:
+            return Training.of(found)
+        if found is not None:
+            history, kept = _taken_back(found, state, optimiser)
+    begun, bar_options = len(history), {"unit": "step", "disable": not options.verbose}
+    bar = tqdm(total=options.max_iter, initial=max(begun - 1, 0), **bar_options)
     with torch.no_grad(), threads_worth(n_operations), bar:
         try:
             while True:
+                step = len(history)
+                if file is not None and step > begun and step % file.every == 0:
+                    file.save(_to_save(state, optimiser, history, kept))
                 p = state.parameters()
                 value, gradients = bound.value_and_gradients(p)
-                step = len(history)
                 if not math.isfinite(value):
                     del history[step - (step - 1) % STEPS_COMPARED :]
                     raise _diverged(step, len(history) - 1, options)
@@ -204,6 +231,25 @@ class _State:
             parameter.copy_(value)
 
 
+def _to_save(
+    state: _State, optimiser: Adam, history: list[tuple[float, float]], kept: list[Tensor]
+) -> Any:
+    """All that the next step depends on."""
+    parts = {"learned": state.copy(), "optimiser": optimiser.state_dict(), "kept": kept}
+    return {**without_tensors(parts), "history": np.array(history)}
+
+
+@torch.no_grad()
+def _taken_back(
+    saved: Any, state: _State, optimiser: Adam
+) -> tuple[list[tuple[float, float]], list[Tensor]]:
+    """Give state and optimiser what :func:`_to_save` was given; the history, and what was kept."""
+    parts = with_tensors(saved)
+    state.restore(parts["learned"])
+    optimiser.load_state_dict(parts["optimiser"])
+    return [(value, noise) for value, noise in saved["history"].tolist()], parts["kept"]
+
+
 def _start(W: Array, options: Options) -> LinearVAEParameters:
     """A decoder with the best encoder for it."""
     p = with_best_encoder(W, options.noise_variance)
@@ -239,6 +285,7 @@ def by_draws(
     batch_size: int | None,
     n_mc_samples: int,
     device: Any,
+    file: Checkpoint | None = None,
 ) -> Training:
     """Adam along gradients of draws z = V (x - mu) + sqrt(D) eps, by the net of the deep models.
 
@@ -252,6 +299,8 @@ def by_draws(
     n_mc_samples : int
         Draws of each row in a step.
     device : str or torch.device
+    file : Checkpoint, default=None
+        Where the training is saved, and goes on from.
     """
     n, d, scale = rows.n_samples, rows.n_features, rows.scale
     place, dtype, precision = choose_place(device, "auto", rows.X.dtype)
@@ -269,13 +318,21 @@ def by_draws(
         max_epochs=options.max_iter,
         batch_size=batch_size or n,
         train_split=None,
-        callbacks=[Progress(options.max_iter)] if options.verbose else [],
         device=str(place),
         verbose=0,
     ).initialize()
+    keeper, left = None, options.max_iter
+    if file is not None:
+        keeper = Keeper(file, net, left, (rows.mean, scale))
+        if file.finished:
+            return Training.of(keeper.state)
+        left = keeper.begin(net)
+    if options.verbose:
+        net.callbacks = [Progress(options.max_iter, options.max_iter - left)]
+        net.initialize_callbacks()
     error: FloatingPointError | None = None
     try:
-        net.partial_fit(x)
+        net.partial_fit(x, epochs=left, keeper=keeper)
     except FloatingPointError as found:
         error = found
     net.drop_unfinished_epoch()

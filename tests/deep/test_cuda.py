@@ -8,6 +8,7 @@ import torch
 from sklearn.base import clone
 
 from sklearn_vae import DeepGaussianVAE
+from sklearn_vae.checkpoint import Checkpoint
 from sklearn_vae.deep import net as net_module
 from tests.deep.data import MODELS, make_rows
 
@@ -51,3 +52,28 @@ def test_models_move_to_machines_without_a_device(monkeypatch):
     with pytest.warns(match="is not available"):
         moved = pickle.loads(text)
     np.testing.assert_allclose(moved.score(X), model.score(X), rtol=1e-4)
+
+
+class Stopped(BaseException):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+def test_what_is_resumed_ends_as_if_it_had_not_been_stopped(model, tmp_path, monkeypatch):
+    model = clone(model).set_params(device="cuda", max_epochs=7, checkpoint_every=2)
+    expected = clone(model).set_params(checkpoint=tmp_path / "other").fit(X)
+    save = Checkpoint.save
+
+    def save_and_stop(self, *arguments, **options):
+        save(self, *arguments, **options)
+        raise Stopped
+
+    monkeypatch.setattr(Checkpoint, "save", save_and_stop)
+    model.set_params(checkpoint=tmp_path / "files")
+    for _ in range(4):
+        with pytest.raises(Stopped):
+            clone(model).fit(X)
+    found = clone(model).fit(X)
+    for name, value in expected.module_.state_dict().items():
+        assert torch.equal(value, found.module_.state_dict()[name])
+    np.testing.assert_array_equal(found.history_["bound"], expected.history_["bound"])

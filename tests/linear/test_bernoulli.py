@@ -287,14 +287,14 @@ def test_whitening(shape):
 
 @each_model
 def test_what_is_climbed_has_the_gradient_of_differences(model, monkeypatch):
-    def check(function, start, max_iter, tol):
+    def check(function, start, *options):
         at = start + 0.1 * np.random.default_rng(0).normal(size=len(start))
         gradient, h = function(at)[1], 1e-4
         for i, found in enumerate(gradient):
             step = h * (np.arange(len(at)) == i)
             expected = (function(at + step)[0] - function(at - step)[0]) / (2 * h)
             assert found == pytest.approx(expected, abs=1e-7)
-        return maximise(function, start, max_iter, tol)
+        return maximise(function, start, *options)
 
     monkeypatch.setattr(bernoulli_fit, "maximise", check)
     clone(model).fit(X[:40, :6])
