@@ -46,6 +46,8 @@ def save(estimator: Any, path: Any) -> None:
     the optimiser, the history and the state of random numbers too, so that `partial_fit` and warm
     starts go on as they would have without.
 
+    The folders of `checkpoint` and a pipeline's `memory` are not stored: they belong to this machine.
+
     Parameters
     ----------
     estimator : estimator of this library

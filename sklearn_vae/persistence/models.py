@@ -22,11 +22,17 @@ ESTIMATORS = {
     "DeepAutoencoder": "deep.autoencoder",
     "DeepBernoulliVAE": "deep.bernoulli_vae",
     "DeepGaussianVAE": "deep.gaussian_vae",
+    "DensityPipeline": "preprocessing.density",
+    "Dequantizer": "preprocessing.dequantizer",
     "LinearVAE": "linear.linear_vae",
+    "LogitTransformer": "preprocessing.logit",
     "PPCA": "linear.ppca",
     "PPCACV": "linear.ppca_cv",
     "PPCAImputer": "linear.imputer",
 }
+
+# Parameters that say where to write and read: a place of one machine, which no file is to choose.
+PLACES = frozenset({"checkpoint", "memory"})
 
 # Objects that are what their constructor is given.
 RECORDS = {
@@ -86,7 +92,11 @@ class ModelWriter(Writer):
         return {
             "estimator": [
                 type(estimator).__name__,
-                [[name, self.value(v, f"{at}{name}")] for name, v in parameters.items()],
+                [
+                    [name, self.value(v, f"{at}{name}")]
+                    for name, v in parameters.items()
+                    if name not in PLACES
+                ],
                 [[name, self._attribute(estimator, name, v, at)] for name, v in state.items()],
             ]
         }
@@ -217,7 +227,7 @@ def _pairs_of_names(tree: Tree, path: str) -> list[tuple[str, Tree]]:
 def _parameters(reader: ModelReader, kind: type, tree: Tree, path: str) -> dict[str, Any]:
     """What a class is made with; one that is not there has its default."""
     found = _pairs_of_names(tree, path)
-    unknown = {name for name, _ in found} - set(inspect.signature(kind).parameters)
+    unknown = {name for name, _ in found} - (set(inspect.signature(kind).parameters) - PLACES)
     if unknown:
         raise ValueError(
             f"{path} has the parameter {min(unknown)!r}, which {kind.__name__} of this version "

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 
 import sklearn_vae
+from sklearn_vae import LinearVAE
 from sklearn_vae.persistence import container, load, save
 from sklearn_vae.persistence.models import ESTIMATORS
 from tests.persistence.files import change, replace_in
@@ -120,7 +121,8 @@ def test_what_was_one_object_still_is(tmp_path):
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_an_unfitted_estimator(name, tmp_path):
-    model = getattr(sklearn_vae, name)()
+    steps = {"steps": [("model", sklearn_vae.PPCA())]} if name == "DensityPipeline" else {}
+    model = getattr(sklearn_vae, name)(**steps)
     loaded = there_and_back(model, tmp_path)
     assert_same(model, loaded)
     with pytest.raises(NotFittedError):
@@ -197,3 +199,20 @@ def test_cpu_and_cuda_are_interchangeable(name, tmp_path):
     for one in (model, there, here):
         one.set_params(warm_start=True).fit(X)
     np.testing.assert_allclose(there.transform(X), model.transform(X), rtol=1e-3, atol=1e-3)
+
+
+def test_a_file_does_not_say_where_to_write(tmp_path):
+    model = LinearVAE(2, checkpoint=tmp_path / "here").fit(IRIS)
+    save(model, tmp_path / "model")
+    assert b"here" not in (tmp_path / "model").read_bytes()
+    loaded = load(tmp_path / "model")
+    assert loaded.checkpoint is None
+    assert loaded.elbo_ == model.elbo_
+
+    def with_place(tree):
+        tree["estimator"][1].append(["checkpoint", "elsewhere"])
+        return tree
+
+    change(tmp_path / "model", with_place)
+    with pytest.raises(ValueError, match="has the parameter 'checkpoint'"):
+        load(tmp_path / "model")
