@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
@@ -23,17 +23,18 @@ from torch import Tensor
 from sklearn_vae.deep.callbacks import Progress, Snapshot, StopEarly
 from sklearn_vae.deep.devices import PRECISIONS, choose_place, place_of, products_in, threads_worth
 from sklearn_vae.deep.net import VAENet
-from sklearn_vae.deep.units import center_and_scale, in_units
+from sklearn_vae.deep.units import center_and_scale, check_units, in_units
 from sklearn_vae.nn.activations import ACTIVATIONS
 from sklearn_vae.nn.networks import check_network
 from sklearn_vae.validation import (
-    FLOAT_DTYPES,
     all_or_nothing,
     check_choice,
     check_flag,
     check_integer,
     check_latents,
+    check_random_state,
     check_real,
+    checked_data,
     is_integer,
     is_real,
 )
@@ -103,6 +104,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             else:
                 self.mean_, self.scale_ = self._center_and_scale(X, chosen)
                 device, dtype, products = choose_place(self.device, self.precision, X.dtype)
+                check_units(self.mean_, self.scale_, dtype)
                 rows = self._in_units(X, chosen, device, dtype)
                 self.net_ = VAENet(
                     self._new_module(rows),
@@ -155,7 +157,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def _check_rows(self, X: Any, **options: Any) -> Array:
         """X as rows for the networks, float64 or float32."""
-        return validate_data(self, X, dtype=list(FLOAT_DTYPES), **options)
+        return checked_data(self, X, **options)
 
     def _center_and_scale(self, X: Array, rows: Array) -> tuple[Array, Any]:
         """What the networks see chosen rows of X less of, and over."""
@@ -365,18 +367,27 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         def units(block: slice) -> Tensor:
             return self._as_tensor((X[block] - self.mean_) / self.scale_)
 
-        return self._of_blocks(len(X), lambda b: function(units(b)))
+        return self._of_blocks(len(X), lambda b: function(units(b)), "X")
 
     def _of_latents(self, Z: Any, function: Callable[[Tensor], Tensor]) -> Array:
         """A function of latent coordinates, of a block of rows at a time."""
         check_is_fitted(self)
         Z = check_latents(self, Z, self.n_components_)
-        return self._of_blocks(len(Z), lambda b: function(self._as_tensor(Z[b])))
+        return self._of_blocks(len(Z), lambda b: function(self._as_tensor(Z[b])), "Z")
 
     @torch.no_grad()
-    def _of_blocks(self, n: int, function: Callable[[slice], Tensor]) -> Array:
+    def _of_blocks(self, n: int, function: Callable[[slice], Tensor], name: str) -> Array:
         with self._evaluating():
-            return torch.cat([function(block) for block in self._blocks(n)]).cpu().numpy()
+            found = torch.cat([function(block) for block in self._blocks(n)]).cpu().numpy()
+        bad = ~np.isfinite(found)
+        if found.ndim == 1:  # a bound may be below the range of its dtype
+            bad &= found != -np.inf
+        if bad.any():
+            raise ValueError(
+                f"{name} must have rows nearer to those of training: of row "
+                f"{np.argwhere(bad)[0, 0]} the networks make {found[bad][0]} in {found.dtype}."
+            )
+        return found
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

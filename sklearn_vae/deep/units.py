@@ -29,7 +29,7 @@ def center_and_scale(
         mean = sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
         squares = sum(np.square(X[block] - mean).sum(axis=0) for block in blocks)
     variance = squares / len(rows)
-    if not np.isfinite(variance.sum()):
+    if not np.isfinite(variance.sum()) or _has_underflowed(variance, X, rows):
         raise ValueError(
             f"The variances of X must be within the range of float64, got {variance.max()}. "
             "Scale X."
@@ -41,6 +41,25 @@ def center_and_scale(
         return mean, np.where(std > rounding, std, 1.0)
     root = math.sqrt(variance.mean())
     return mean, root if root > rounding.max() else 1.0
+
+
+def _has_underflowed(variance: NDArray[Any], X: NDArray[Any], rows: NDArray[Any]) -> bool:
+    """Whether a variance is too small for its digits, though the rows differ."""
+    tiny = np.flatnonzero(variance < np.finfo(np.float64).tiny)
+    return bool(tiny.size and np.ptp(X[np.ix_(rows, tiny)], axis=0).any())
+
+
+def check_units(mean: NDArray[Any], scale: Any, dtype: torch.dtype) -> None:
+    """Raise ValueError unless means and variances can be given back in the networks' precision."""
+    kind, variances = torch.finfo(dtype), np.square(scale)
+    means = float(np.abs(mean).max())
+    if means <= kind.max and np.min(variances) >= kind.tiny and np.max(variances) <= kind.max:
+        return
+    raise ValueError(
+        f"The means and variances of X must be within the range of {dtype}, got means up to "
+        f"{means:.3g} and variances from {np.min(variances):.3g} to {np.max(variances):.3g}. Scale "
+        "X, or have it in float64 with precision='auto'."
+    )
 
 
 def in_units(

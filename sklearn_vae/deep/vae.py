@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -34,7 +33,7 @@ from sklearn_vae.nn.posteriors import (
     StandardPrior,
     SylvesterPosterior,
 )
-from sklearn_vae.validation import check_choice, check_integer, check_real
+from sklearn_vae.validation import check_choice, check_integer, check_random_state, check_real
 
 OBJECTIVES = {"elbo": elbo, "iwae": iwae}
 VARIATIONAL_FAMILIES = {"diagonal": DiagonalPosterior, "sylvester": SylvesterPosterior}

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian.arrays import affine, row_blocks
 from sklearn_vae.gaussian.bounds import (
@@ -22,7 +22,7 @@ from sklearn_vae.gaussian.bounds import (
 from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters, reconstruction_of
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
-from sklearn_vae.validation import FLOAT_DTYPES, check_integer, check_latents
+from sklearn_vae.validation import check_integer, check_latents, check_random_state, checked_data
 
 Array = NDArray[Any]
 
@@ -122,6 +122,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         dtype = self.loadings_.dtype
         return X.astype(dtype), (Z * np.sqrt(self.prior_variance_)).astype(dtype)
 
+    @np.errstate(invalid="ignore", over="ignore")  # a density may be below the range of float64
     def score_samples(self, X: Any) -> Array:
         """Evidence lower bound of each row, in nats, in closed form; higher is better. O(d k).
 
@@ -158,6 +159,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         return float(self.score_samples(X).mean())
 
+    @np.errstate(invalid="ignore", over="ignore")
     def log_likelihood(self, X: Any) -> Array:
         """log p(x) of each row, in nats, exactly: x ~ N(mu, W diag(alpha2) W' + sigma2 I).
 
@@ -232,7 +234,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _check_rows(self, X: Any) -> Array:
         check_is_fitted(self)
-        return validate_data(self, X, dtype=list(FLOAT_DTYPES), reset=False)
+        return checked_data(self, X, reset=False)
 
     def _encode(self, X: Array) -> Array:
         return (X.astype(np.float64) - self.mean_) @ self.encoder_weights_.T

@@ -68,9 +68,16 @@ def fit_incomplete(
     if rows.least_noise == 0.0:  # every feature is constant
         return _constant(rows, centre, k, noise_variance)
     start = _start(rows, k, noise_variance, svd_solver, random_state=random_state, **options)
-    parameters, history, converged = expectation_maximization(
-        rows, start, noise_variance=noise_variance, tol=tol, max_iter=max_iter
-    )
+    try:
+        parameters, history, converged = expectation_maximization(
+            rows, start, noise_variance=noise_variance, tol=tol, max_iter=max_iter
+        )
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            "EM met a matrix that is singular to the precision of float64: X must have features "
+            "that differ less in scale, fewer n_components, or a noise variance that is not so far "
+            f"from their variances, got noise_variance={noise_variance}."
+        ) from error
     sigma2 = parameters.noise_variance
     n_iter = len(history) - 1
     if noise_variance is None and sigma2 <= rows.least_noise:

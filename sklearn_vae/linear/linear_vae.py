@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import validate_data
 
 from sklearn_vae.gaussian.ascent import maximise
 from sklearn_vae.gaussian.linear_elbo import (
@@ -27,12 +25,13 @@ from sklearn_vae.linear.covariance import CovarianceOfRows, check_spread
 from sklearn_vae.linear.encoded import EncodedLinearModel
 from sklearn_vae.linear.solvers import check_n_components
 from sklearn_vae.validation import (
-    FLOAT_DTYPES,
     all_or_nothing,
     check_choice,
     check_integer,
     check_noise_variance,
+    check_random_state,
     check_real,
+    checked_data,
     is_integer,
     is_real,
 )
@@ -244,7 +243,7 @@ class LinearVAE(EncodedLinearModel):
         """
         self._check_parameters()
         with all_or_nothing(self):
-            X = validate_data(self, X, dtype=list(FLOAT_DTYPES), ensure_min_samples=2)
+            X = checked_data(self, X, ensure_min_samples=2)
             rows = CovarianceOfRows.of(X)
             k = rows.count(self.n_components)
             self.__dict__.pop("_stream", None)
@@ -297,13 +296,7 @@ class LinearVAE(EncodedLinearModel):
                 "another. Call partial_fit from the start, on a clone."
             )
         with all_or_nothing(self):
-            X = validate_data(
-                self,
-                X,
-                dtype=list(FLOAT_DTYPES),
-                ensure_min_samples=2 if first else 1,
-                reset=first,
-            )
+            X = checked_data(self, X, ensure_min_samples=2 if first else 1, reset=first)
             k = self._count_of_stream(X.shape[1], first)
             rows = X.astype(np.float64, copy=False)
             if first:
