@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ from sklearn_vae.validation import (
     check_flag,
     check_integer,
     check_latents,
+    check_memory,
     check_random_state,
     check_real,
     checked_data,
@@ -44,6 +46,9 @@ Array = NDArray[Any]
 # Rows that a network is given at once, outside of training, and numbers in them at most.
 ROWS_AT_ONCE = 2048
 NUMBERS_AT_ONCE = 2**22
+
+# Arrays as large as the weights: these, their gradient and Adam's two averages.
+WEIGHTS_HELD = 4
 
 
 class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -95,6 +100,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         with all_or_nothing(self), self.net_.all_or_nothing() if goes_on else nullcontext():
             X = self._check_rows(X, ensure_min_samples=2, reset=not goes_on)
             self._check_images()
+            self._check_memory(len(X))
             random_state = check_random_state(self.random_state)
             seed = int(random_state.randint(np.iinfo(np.int32).max))
             chosen, held_out = self._split(len(X), random_state)
@@ -177,6 +183,20 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 f"has {self.n_features_in_} features."
             )
 
+    def _check_memory(self, n: int) -> None:
+        """Raise MemoryError where the weights of networks, or the draws of a step, do not fit."""
+        k, d = int(self.n_components), self.n_features_in_
+        widths = [d, *self._hidden_layer_sizes(), k]
+        n_networks = sum(isinstance(part, str) for part in (self.encoder, self.decoder))
+        weights = n_networks * sum(a * b for a, b in itertools.pairwise(widths))
+        draws = int(getattr(self, "n_mc_samples", 1)) * min(int(self.batch_size), n)
+        check_memory(
+            4 * (WEIGHTS_HELD * weights + draws * (k + d)),
+            f"The networks of hidden_layer_sizes={self.hidden_layer_sizes!r} and n_components={k} "
+            "need memory for their weights and for the draws of a step",
+            "Use smaller ones, or a smaller batch_size or n_mc_samples.",
+        )
+
     @property
     def module_(self) -> Any:
         """The trained PyTorch module; it sees rows less `mean_`, over `scale_`."""
@@ -238,7 +258,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _hidden_layer_sizes(self) -> tuple[int, ...]:
         sizes = self.hidden_layer_sizes
         sizes = (sizes,) if is_integer(sizes) else sizes
-        is_sequence = isinstance(sizes, Sequence | np.ndarray) and not isinstance(sizes, str)
+        is_array = isinstance(sizes, np.ndarray) and sizes.ndim == 1
+        is_sequence = is_array or (isinstance(sizes, Sequence) and not isinstance(sizes, str))
         if not (is_sequence and all(is_integer(size) and size >= 1 for size in sizes)):
             raise ValueError(
                 f"hidden_layer_sizes must be integers >= 1, got {self.hidden_layer_sizes!r}."

@@ -138,7 +138,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         W = self.loadings_.astype(np.float64)
         sigma2 = self.noise_variance_
         spread = float(self.encoder_variance_ @ (W**2).sum(axis=0))
-        log_noise = X.shape[1] * math.log(2.0 * math.pi * sigma2)
+        log_noise = X.shape[1] * (math.log(2.0 * math.pi) + math.log(sigma2))
         bounds = []
         for block in row_blocks(*X.shape):
             R = X[block].astype(np.float64) - self.mean_

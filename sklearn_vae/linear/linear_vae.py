@@ -50,6 +50,8 @@ SPARE_DIRECTIONS = 8
 
 # Start where pPCA with as many components leaves no noise, as a share of the same.
 NOISE_START = 0.1
+# Beyond this ratio of a noise variance to that of the data products of the two overflow.
+NOISE_RANGE = 1e100
 
 
 def _has_online_em(model: LinearVAE) -> bool:
@@ -377,10 +379,17 @@ class LinearVAE(EncodedLinearModel):
         if start is None:
             start = rows.spectrum.noise_variance(k)
             start = start if start > NOISE_FLOOR * average else NOISE_START * average
+        share = float(start) / average
+        if not 1.0 / NOISE_RANGE <= share <= NOISE_RANGE:
+            name = "noise_variance" if self.noise_variance is not None else "noise_variance_init"
+            raise ValueError(
+                f"{name} must be within {NOISE_RANGE:.0e} times the average variance of a feature, "
+                f"{average:.3g}, and its inverse for solver={self.solver!r}, got {start!r}."
+            )
         random_state = check_random_state(self.random_state)
         options = Options(
             n_components=k,
-            noise_variance=float(start) / average,
+            noise_variance=share,
             learn_noise=learn_noise,
             least_noise=NOISE_FLOOR,
             unit_encoder=self.parametrization == "unit_encoder",

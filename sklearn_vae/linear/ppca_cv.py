@@ -184,9 +184,15 @@ class PPCACV(ClosedFormModel):
                 )
             of_splitter = params
         foreign = is_array_api_obj(X) and not is_numpy_array(X)
-        pairs = list(cv.split(np.empty((X.shape[0], 0)) if foreign else X, y, **of_splitter))
         every = np.arange(X.shape[0])
-        splits = [(every[train], every[test]) for train, test in pairs]  # masks become indices
+        try:
+            pairs = list(cv.split(np.empty((X.shape[0], 0)) if foreign else X, y, **of_splitter))
+            splits = [(every[train], every[test]) for train, test in pairs]  # masks become indices
+        except (TypeError, IndexError) as error:
+            raise ValueError(
+                "cv must be an integer, a splitter that splits X, or pairs of indices of its rows, "
+                f"got {self.cv!r}: {error}"
+            ) from error
         if not splits:
             raise ValueError("cv must give at least one split, got none (or one used up).")
         for i, split in enumerate(splits):
