@@ -320,7 +320,7 @@ def check_answer(model, X, found):
     """Densities of linear Gaussian models, and a bound on those of others."""
     if not isinstance(model, PPCA | PPCACV | LinearVAE) or model.noise_variance_ == 0.0:
         return
-    X = X.toarray() if sparse.issparse(X) else np.asarray(X, dtype=np.float64)
+    X = np.asarray(X.toarray() if sparse.issparse(X) else X, dtype=np.float64)
     if np.isnan(X).any():
         return
     W, sigma2 = np.asarray(model.loadings_, np.float64), float(model.noise_variance_)

@@ -188,7 +188,7 @@ class PPCACV(ClosedFormModel):
         try:
             pairs = list(cv.split(np.empty((X.shape[0], 0)) if foreign else X, y, **of_splitter))
             splits = [(every[train], every[test]) for train, test in pairs]  # masks become indices
-        except (TypeError, IndexError) as error:
+        except (TypeError, ValueError, IndexError) as error:
             raise ValueError(
                 "cv must be an integer, a splitter that splits X, or pairs of indices of its rows, "
                 f"got {self.cv!r}: {error}"
@@ -226,7 +226,8 @@ class PPCACV(ClosedFormModel):
             {"n_components": k, "noise_variance": noise}
             for k, noise in itertools.product(ks, noises)
         ]
-        mean, std = scores.mean(axis=0), scores.std(axis=0)
+        with np.errstate(over="ignore"):
+            mean, std = scores.mean(axis=0), scores.std(axis=0)
         if np.isnan(mean).all():
             raise ValueError(
                 "No candidate has a bounded likelihood in every split: with n_components="
