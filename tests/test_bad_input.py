@@ -397,6 +397,20 @@ def check_parameters(index, parameters):
     check_results(model, results_of(model, GOOD), *GOOD.shape)
 
 
+@pytest.mark.parametrize("index", range(len(ESTIMATORS)))
+def test_numbers_of_numpy_are_as_good_as_those_of_python(index):
+    # GridSearchCV takes them from np.arange and np.logspace.
+    numbers = {
+        name: value
+        for name, value in ESTIMATORS[index].get_params().items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    as_numpy = {name: np.asarray(value)[()] for name, value in numbers.items()}
+    expected = fitted(index).transform(GOOD)
+    found = clone(ESTIMATORS[index]).set_params(**as_numpy).fit(GOOD).transform(GOOD)
+    np.testing.assert_array_equal(found, expected)
+
+
 def fuzz(n_cases):
     return settings(
         max_examples=n_cases,
@@ -431,3 +445,48 @@ def test_bad_parameters_are_named_or_do(configuration):
 @given(configurations())
 def test_three_thousand_bad_parameters_are_named_or_do(configuration):
     check_parameters(*configuration)
+
+
+@st.composite
+def far_rows(draw):
+    """Rows for the models of GOOD, of any size, some with a missing value."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    X = rng.standard_normal((draw(st.integers(1, 5)), GOOD.shape[1]))
+    dtype = draw(st.sampled_from([np.float64, np.float64, np.float32]))
+    largest = np.finfo(dtype).max
+    X = np.clip(X * 10.0 ** draw(st.integers(-300, 307)), -largest, largest)
+    if draw(st.integers(0, 3)) == 0:
+        X[0, rng.integers(X.shape[1])] = np.nan
+    return X.astype(dtype)
+
+
+def check_far(index, X):
+    """No NaN, and no density but one below the range of floats; else an error that names it."""
+    model = fitted(index)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # NumPy says so where a number of float64 is none of float32.
+        warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
+        found = results_of(model, X)
+    for name, value in found.items():
+        if isinstance(value, Exception):
+            assert isinstance(value, ValueError), (name, value)
+            assert re.search(r"\b([XZ]|noise_variance)\b", str(value)), (name, value)
+            continue
+        for array in value if isinstance(value, tuple) else (value,):
+            assert not np.isnan(array).any(), (name, array)
+            if name in ("score", "score_samples", "log_likelihood"):
+                assert (np.asarray(array) < np.inf).all(), (name, array)
+
+
+@fuzz(200)
+@given(indices, far_rows())
+def test_rows_far_from_those_of_the_fit_give_no_nan(index, X):
+    check_far(index, X)
+
+
+@pytest.mark.slow
+@fuzz(2000)
+@given(indices, far_rows())
+def test_two_thousand_rows_far_from_those_of_the_fit_give_no_nan(index, X):
+    check_far(index, X)

@@ -117,12 +117,12 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     **self._of_training(),
                     seed=seed,
                     precision=products,
-                    lr=self.learning_rate,
+                    lr=float(self.learning_rate),
                     device=str(device),
                     verbose=0,
                 ).initialize()
                 self._begin(rows)
-                self.n_components_ = self.n_components
+                self.n_components_ = int(self.n_components)
                 self._networks_of_fit = self._networks()
             valid = None
             if self.early_stopping:
@@ -296,7 +296,9 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         net.initialize_callbacks()
         net.train_split = None if valid is None else predefined_split(Dataset(valid))
         net.set_params(
-            max_epochs=self.max_epochs, batch_size=self.batch_size, lr=self.learning_rate
+            max_epochs=int(self.max_epochs),
+            batch_size=int(self.batch_size),
+            lr=float(self.learning_rate),
         )
         diverged = None
         try:

@@ -29,18 +29,18 @@ def center_and_scale(
         mean = sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
         squares = sum(np.square(X[block] - mean).sum(axis=0) for block in blocks)
     variance = squares / len(rows)
-    if not np.isfinite(variance.sum()) or _has_underflowed(variance, X, rows):
+    counts = variance if per_feature else np.full_like(variance, variance.mean())
+    if not np.isfinite(variance.sum()) or _has_underflowed(counts, X, rows):
         raise ValueError(
             f"The variances of X must be within the range of float64, got {variance.max()}. "
             "Scale X."
         )
     # What rounding alone can leave of rows that are all the same is no scale.
     rounding = 4.0 * float(np.finfo(X.dtype).eps) * np.abs(mean)
+    std = np.sqrt(variance)
     if per_feature:
-        std = np.sqrt(variance)
         return mean, np.where(std > rounding, std, 1.0)
-    root = math.sqrt(variance.mean())
-    return mean, root if root > rounding.max() else 1.0
+    return mean, math.sqrt(np.where(std > rounding, variance, 0.0).mean()) or 1.0
 
 
 def _has_underflowed(variance: NDArray[Any], X: NDArray[Any], rows: NDArray[Any]) -> bool:

@@ -236,7 +236,7 @@ class DeepVAE(DeepModel):
         return partial(
             vae_module,
             self._row_shape,
-            self.n_components,
+            int(self.n_components),
             likelihood,
             posterior=VARIATIONAL_FAMILIES[self.variational_family],
             prior=PRIORS[self.prior],
@@ -252,7 +252,7 @@ class DeepVAE(DeepModel):
             "objective": OBJECTIVES[self.objective],
             "options": {"free_bits": self.free_bits} if self.objective == "elbo" else {},
             "monitor": self._monitor(),
-            "noise_shape": (self.n_mc_samples, self.n_components),
+            "noise_shape": (int(self.n_mc_samples), int(self.n_components)),
         }
 
     def _monitor(self) -> LatentMonitor:

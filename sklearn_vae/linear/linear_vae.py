@@ -336,6 +336,7 @@ class LinearVAE(EncodedLinearModel):
 
     def _ascend(self, rows: CovarianceOfRows, k: int) -> None:
         """By closed forms: from a random start, since nothing has to be known of the solution."""
+        self._check_share(self._noise(), rows.average_variance)
         random_state = check_random_state(self.random_state)
         m = min(k + SPARE_DIRECTIONS, *rows.X.shape)
         start = rows.scale * random_state.standard_normal((rows.n_features, m))
@@ -379,21 +380,15 @@ class LinearVAE(EncodedLinearModel):
         if start is None:
             start = rows.spectrum.noise_variance(k)
             start = start if start > NOISE_FLOOR * average else NOISE_START * average
-        share = float(start) / average
-        if not 1.0 / NOISE_RANGE <= share <= NOISE_RANGE:
-            name = "noise_variance" if self.noise_variance is not None else "noise_variance_init"
-            raise ValueError(
-                f"{name} must be within {NOISE_RANGE:.0e} times the average variance of a feature, "
-                f"{average:.3g}, and its inverse for solver={self.solver!r}, got {start!r}."
-            )
+        self._check_share(start, average)
         random_state = check_random_state(self.random_state)
         options = Options(
             n_components=k,
-            noise_variance=share,
+            noise_variance=float(start) / average,
             learn_noise=learn_noise,
             least_noise=NOISE_FLOOR,
             unit_encoder=self.parametrization == "unit_encoder",
-            learning_rate=self.learning_rate,
+            learning_rate=float(self.learning_rate),
             max_iter=self._max_iter(),
             verbose=self.verbose,
             seed=int(random_state.randint(np.iinfo(np.int32).max)),
@@ -404,8 +399,8 @@ class LinearVAE(EncodedLinearModel):
             training = by_draws(
                 rows,
                 options,
-                batch_size=self.batch_size,
-                n_mc_samples=self.n_mc_samples,
+                batch_size=None if self.batch_size is None else int(self.batch_size),
+                n_mc_samples=int(self.n_mc_samples),
                 device=self.device,
             )
         self._set_history(training.bound, training.noise_variance)
@@ -440,6 +435,7 @@ class LinearVAE(EncodedLinearModel):
     def _follow(self, stream: RunningCovariance, dtype: Any, k: int) -> None:
         """The maximum for what is remembered of a stream, in coordinates of its directions."""
         average, d = stream.total_variance / len(stream.mean), len(stream.mean)
+        self._check_share(self._noise(), average)
         values, directions = stream.values[:k], stream.directions[:, :k]
         elbo = LinearElbo(values, n_features=d, total_variance=stream.total_variance)
         p = elbo.best_along(np.eye(k), values, self._noise(), NOISE_FLOOR * average)
@@ -471,6 +467,16 @@ class LinearVAE(EncodedLinearModel):
 
     def _noise(self) -> float | None:
         return None if self.noise_variance is None else float(self.noise_variance)
+
+    def _check_share(self, noise_variance: Any, average_variance: float) -> None:
+        """Raise ValueError where products of a noise variance and those of the data overflow."""
+        share = 1.0 if noise_variance is None else float(noise_variance) / average_variance
+        if not 1.0 / NOISE_RANGE <= share <= NOISE_RANGE:
+            name = "noise_variance" if self.noise_variance is not None else "noise_variance_init"
+            raise ValueError(
+                f"{name} must be within {NOISE_RANGE:.0e} times the average variance of a feature, "
+                f"{average_variance:.3g}, and its inverse, got {noise_variance!r}."
+            )
 
     def _max_iter(self) -> int:
         return int(self.max_iter or SOLVERS[self.solver])
