@@ -108,9 +108,8 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: in
 def checked_data(estimator: BaseEstimator, X: Any, **options: Any) -> Any:
     """scikit-learn's validate_data, without warnings before its errors; float64 or float32."""
     options = {"dtype": list(FLOAT_DTYPES), **options}
-    shape = getattr(X, "shape", ())
-    if len(shape) == 2 and shape[1] == 0 and hasattr(X, "dtypes"):
-        X = np.empty(shape)  # a frame without columns has no dtype to look at
+    if hasattr(X, "dtypes") and len(X.shape) == 2 and X.shape[1] == 0:
+        X = np.empty(X.shape)  # a frame without columns has no dtype to look at
     with np.errstate(invalid="ignore", over="ignore"):
         return validate_data(estimator, X, **options)
 

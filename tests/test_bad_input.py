@@ -208,7 +208,7 @@ def results_of(model, X):
 def result_of(method, *args, **options):
     try:
         return method(*args, **options)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return error
 
 

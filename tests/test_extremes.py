@@ -196,7 +196,9 @@ def test_features_of_very_different_scale(seed, k):
         assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize("model", [DIRECT[0][0], DIRECT[9][0], *(m for m, _ in TRAINED)], ids=name_of)
+@pytest.mark.parametrize(
+    "model", [DIRECT[0][0], DIRECT[9][0], *(m for m, _ in TRAINED)], ids=name_of
+)
 def test_a_wide_range_of_features_is_finite_and_free_of_its_unit(model):
     rows = X * np.array([1e-6, 1e-3, 1.0, 1.0, 1e3, 1e6])
     expected, found = as_of(model, rows), as_of(model, UP * rows, UP)

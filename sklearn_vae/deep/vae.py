@@ -250,7 +250,7 @@ class DeepVAE(DeepModel):
     def _of_training(self) -> dict[str, Any]:
         return {
             "objective": OBJECTIVES[self.objective],
-            "options": {"free_bits": self.free_bits} if self.objective == "elbo" else {},
+            "options": {"free_bits": float(self.free_bits)} if self.objective == "elbo" else {},
             "monitor": self._monitor(),
             "noise_shape": (int(self.n_mc_samples), int(self.n_components)),
         }
@@ -259,7 +259,7 @@ class DeepVAE(DeepModel):
         return LatentMonitor(self._log_scale())
 
     def _callbacks(self) -> list[Any]:
-        return [KLWarmup(self.kl_warmup_epochs, self.kl_weight)]
+        return [KLWarmup(self.kl_warmup_epochs, float(self.kl_weight))]
 
     def _encoded(self, x: Tensor) -> Tensor:
         return self.module_.encode(x).mean

@@ -28,6 +28,7 @@ from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
     check_integer,
+    check_memory,
     check_noise_variance,
     check_random_state,
     check_real,
@@ -375,6 +376,14 @@ class LinearVAE(EncodedLinearModel):
         """By gradients; the error if that diverged."""
         from sklearn_vae.linear.trained import Options, by_bound, by_draws
 
+        if self.solver == "stochastic":
+            in_a_step = min(self.batch_size or rows.n_samples, rows.n_samples)
+            check_memory(
+                8.0 * int(self.n_mc_samples) * int(in_a_step) * (k + rows.n_features),
+                f"A step draws n_mc_samples={self.n_mc_samples} latents and rows for each of "
+                f"{in_a_step} rows",
+                "Use smaller n_mc_samples or batch_size.",
+            )
         learn_noise, average = self.noise_variance is None, rows.average_variance
         start = self._noise() or self.noise_variance_init
         if start is None:
