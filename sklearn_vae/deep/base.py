@@ -127,6 +127,11 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             valid = None
             if self.early_stopping:
                 valid = self._in_units(X, held_out, *place_of(self.module_))
+                if not torch.isfinite(valid.square().sum()):
+                    raise ValueError(
+                        "X must have rows nearer to each other: those that early_stopping holds "
+                        f"out have squares beyond {valid.dtype} in units of those to train on."
+                    )
             diverged = self._train(rows, valid)
             diverged = self._finish(rows) or diverged
             self._keep_snapshots(rows)
@@ -297,7 +302,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         net.train_split = None if valid is None else predefined_split(Dataset(valid))
         net.set_params(
             max_epochs=int(self.max_epochs),
-            batch_size=int(self.batch_size),
+            batch_size=min(int(self.batch_size), len(train)),
             lr=float(self.learning_rate),
         )
         diverged = None

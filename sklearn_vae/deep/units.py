@@ -75,5 +75,6 @@ def in_units(
     units = np.empty((len(rows), X.shape[1]), dtype=kind)
     for start in range(0, len(rows), step := max(1, MOVED_AT_ONCE // X.shape[1])):
         block = slice(start, start + step)
-        units[block] = (X[rows[block]] - mean) / scale
+        with np.errstate(over="ignore"):
+            units[block] = (X[rows[block]] - mean) / scale
     return torch.from_numpy(units).to(device)
