@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 import scipy
-from sklearn.utils import check_random_state
 
 from sklearn_vae.fingerprint import fingerprint
-from sklearn_vae.validation import check_integer
+from sklearn_vae.validation import check_integer, check_random_state
 
 # What a fit ends with does not depend on these, or only on where `random_state` stands.
 NOT_IN_THE_NAME = ("checkpoint", "checkpoint_every", "verbose", "random_state")

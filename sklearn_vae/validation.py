@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
 from scipy import sparse
-from sklearn import get_config
+from sklearn import get_config, utils
 from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import check_array, validate_data
@@ -75,6 +75,17 @@ def check_real(
     raise ValueError(f"{name} must be a finite number{bound}, got {value!r}.")
 
 
+def check_random_state(random_state: Any) -> np.random.RandomState:
+    """scikit-learn's check_random_state, with an error that names the parameter."""
+    try:
+        return utils.check_random_state(random_state)
+    except ValueError as error:
+        raise ValueError(
+            "random_state must be None, an integer between 0 and 2**32 - 1 or a RandomState "
+            f"instance, got {random_state!r}."
+        ) from error
+
+
 def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
     """X as a two-dimensional array of real numbers or sparse CSR or CSC; `reset` as validate_data.
 
@@ -83,16 +94,24 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: in
     infinity.
     """
     keep_dtype = _is_foreign(X) or is_memory_mapped(X)
+    return checked_data(
+        estimator,
+        X,
+        reset=reset,
+        accept_sparse=("csr", "csc"),
+        dtype="numeric" if keep_dtype else list(FLOAT_DTYPES),
+        ensure_min_samples=min_samples,
+        ensure_all_finite=False,
+    )
+
+
+def checked_data(estimator: BaseEstimator, X: Any, **options: Any) -> Any:
+    """scikit-learn's validate_data, without warnings before its errors; float64 or float32."""
+    options = {"dtype": list(FLOAT_DTYPES), **options}
+    if hasattr(X, "dtypes") and len(X.shape) == 2 and X.shape[1] == 0:
+        X = np.empty(X.shape)  # a frame without columns has no dtype to look at
     with np.errstate(invalid="ignore", over="ignore"):
-        return validate_data(
-            estimator,
-            X,
-            reset=reset,
-            accept_sparse=("csr", "csc"),
-            dtype="numeric" if keep_dtype else list(FLOAT_DTYPES),
-            ensure_min_samples=min_samples,
-            ensure_all_finite=False,
-        )
+        return validate_data(estimator, X, **options)
 
 
 def _is_foreign(X: Any) -> bool:
@@ -181,12 +200,13 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
 
 def check_latents(estimator: BaseEstimator, Z: Any, n_components: int) -> Any:
     """Z as a finite float array of shape (n, n_components)."""
-    Z = check_array(
-        Z,
-        input_name="Z",
-        dtype="numeric" if _is_foreign(Z) else list(FLOAT_DTYPES),
-        ensure_min_features=min(n_components, 1),
-    )
+    with np.errstate(invalid="ignore", over="ignore"):
+        Z = check_array(
+            Z,
+            input_name="Z",
+            dtype="numeric" if _is_foreign(Z) else list(FLOAT_DTYPES),
+            ensure_min_features=min(n_components, 1),
+        )
     if Z.shape[1] != n_components:
         raise ValueError(
             f"Z must have {n_components} columns, one a latent dimension of "

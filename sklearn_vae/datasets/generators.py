@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array
 
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
-from sklearn_vae.validation import check_flag, check_integer, check_real
+from sklearn_vae.validation import check_flag, check_integer, check_random_state, check_real
 
 
 def make_ppca(

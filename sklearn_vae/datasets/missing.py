@@ -6,9 +6,15 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 from scipy.stats import rankdata
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array
 
-from sklearn_vae.validation import FLOAT_DTYPES, check_choice, check_real, is_integer
+from sklearn_vae.validation import (
+    FLOAT_DTYPES,
+    check_choice,
+    check_random_state,
+    check_real,
+    is_integer,
+)
 
 MECHANISMS = ("completely_at_random", "at_random", "threshold")
 SIDES = ("below", "above")

@@ -190,7 +190,7 @@ class DeepAutoencoder(DeepModel):
         return partial(
             autoencoder_module,
             self._row_shape,
-            self.n_components,
+            int(self.n_components),
             encoder=self.encoder,
             decoder=self.decoder,
             hidden_layer_sizes=self._hidden_layer_sizes(),

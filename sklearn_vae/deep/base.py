@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
@@ -25,17 +26,18 @@ from sklearn_vae.deep.callbacks import Progress, Snapshot, StopEarly
 from sklearn_vae.deep.devices import PRECISIONS, choose_place, place_of, products_in, threads_worth
 from sklearn_vae.deep.keeper import Keeper, start_of, state_of
 from sklearn_vae.deep.net import VAENet
-from sklearn_vae.deep.units import center_and_scale, in_units
+from sklearn_vae.deep.units import center_and_scale, check_units, in_units
 from sklearn_vae.nn.activations import ACTIVATIONS
 from sklearn_vae.nn.networks import check_network
 from sklearn_vae.validation import (
-    FLOAT_DTYPES,
     all_or_nothing,
     check_choice,
     check_flag,
     check_integer,
     check_latents,
+    check_memory,
     check_real,
+    checked_data,
     is_integer,
     is_real,
 )
@@ -45,6 +47,9 @@ Array = NDArray[Any]
 # Rows that a network is given at once, outside of training, and numbers in them at most.
 ROWS_AT_ONCE = 2048
 NUMBERS_AT_ONCE = 2**22
+
+# Arrays as large as the weights: these, their gradient and Adam's two averages.
+WEIGHTS_HELD = 4
 
 
 class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -98,6 +103,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         with all_or_nothing(self), self.net_.all_or_nothing() if goes_on else nullcontext():
             X = self._check_rows(X, ensure_min_samples=2, reset=not goes_on)
             self._check_images()
+            self._check_memory(len(X))
             begun = (start_of(self.net_), self.mean_, self.scale_) if goes_on else None
             file = Checkpoint.of(self, X, begun)
             random_state = random_state_of(self, file)
@@ -109,22 +115,28 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             else:
                 self.mean_, self.scale_ = self._center_and_scale(X, chosen)
                 device, dtype, products = choose_place(self.device, self.precision, X.dtype)
+                check_units(self.mean_, self.scale_, dtype)
                 rows = self._in_units(X, chosen, device, dtype)
                 self.net_ = VAENet(
                     self._new_module(rows),
                     **self._of_training(),
                     seed=seed,
                     precision=products,
-                    lr=self.learning_rate,
+                    lr=float(self.learning_rate),
                     device=str(device),
                     verbose=0,
                 ).initialize()
                 self._begin(rows)
-                self.n_components_ = self.n_components
+                self.n_components_ = int(self.n_components)
                 self._networks_of_fit = self._networks()
             valid = None
             if self.early_stopping:
                 valid = self._in_units(X, held_out, *place_of(self.module_))
+                if not torch.isfinite(valid.square().sum()):
+                    raise ValueError(
+                        "X must have rows nearer to each other: those that early_stopping holds "
+                        f"out have squares beyond {valid.dtype} in units of those to train on."
+                    )
             diverged, complete = self._train(rows, valid, file)
             diverged = self._finish(rows) or diverged
             if file is not None and complete and diverged is None:
@@ -163,7 +175,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def _check_rows(self, X: Any, **options: Any) -> Array:
         """X as rows for the networks, float64 or float32."""
-        return validate_data(self, X, dtype=list(FLOAT_DTYPES), **options)
+        return checked_data(self, X, **options)
 
     def _center_and_scale(self, X: Array, rows: Array) -> tuple[Array, Any]:
         """What the networks see chosen rows of X less of, and over."""
@@ -182,6 +194,20 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 f"image_shape={self.image_shape!r} has {math.prod(self._row_shape)} pixels, but X "
                 f"has {self.n_features_in_} features."
             )
+
+    def _check_memory(self, n: int) -> None:
+        """Raise MemoryError where the weights of networks, or the draws of a step, do not fit."""
+        k, d = int(self.n_components), self.n_features_in_
+        widths = [d, *self._hidden_layer_sizes(), k]
+        n_networks = sum(isinstance(part, str) for part in (self.encoder, self.decoder))
+        weights = n_networks * sum(a * b for a, b in itertools.pairwise(widths))
+        draws = int(getattr(self, "n_mc_samples", 1)) * min(int(self.batch_size), n)
+        check_memory(
+            4 * (WEIGHTS_HELD * weights + draws * (k + d)),
+            f"The networks of hidden_layer_sizes={self.hidden_layer_sizes!r} and n_components={k} "
+            "need memory for their weights and for the draws of a step",
+            "Use smaller ones, or a smaller batch_size or n_mc_samples.",
+        )
 
     @property
     def module_(self) -> Any:
@@ -249,7 +275,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _hidden_layer_sizes(self) -> tuple[int, ...]:
         sizes = self.hidden_layer_sizes
         sizes = (sizes,) if is_integer(sizes) else sizes
-        is_sequence = isinstance(sizes, Sequence | np.ndarray) and not isinstance(sizes, str)
+        is_array = isinstance(sizes, np.ndarray) and sizes.ndim == 1
+        is_sequence = is_array or (isinstance(sizes, Sequence) and not isinstance(sizes, str))
         if not (is_sequence and all(is_integer(size) and size >= 1 for size in sizes)):
             raise ValueError(
                 f"hidden_layer_sizes must be integers >= 1, got {self.hidden_layer_sizes!r}."
@@ -294,7 +321,9 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         net.initialize_callbacks()
         net.train_split = None if valid is None else predefined_split(Dataset(valid))
         net.set_params(
-            max_epochs=self.max_epochs, batch_size=self.batch_size, lr=self.learning_rate
+            max_epochs=int(self.max_epochs),
+            batch_size=min(int(self.batch_size), len(train)),
+            lr=float(self.learning_rate),
         )
         if keeper is not None and not left:
             keeper.restore(net)
@@ -391,18 +420,27 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         def units(block: slice) -> Tensor:
             return self._as_tensor((X[block] - self.mean_) / self.scale_)
 
-        return self._of_blocks(len(X), lambda b: function(units(b)))
+        return self._of_blocks(len(X), lambda b: function(units(b)), "X")
 
     def _of_latents(self, Z: Any, function: Callable[[Tensor], Tensor]) -> Array:
         """A function of latent coordinates, of a block of rows at a time."""
         check_is_fitted(self)
         Z = check_latents(self, Z, self.n_components_)
-        return self._of_blocks(len(Z), lambda b: function(self._as_tensor(Z[b])))
+        return self._of_blocks(len(Z), lambda b: function(self._as_tensor(Z[b])), "Z")
 
     @torch.no_grad()
-    def _of_blocks(self, n: int, function: Callable[[slice], Tensor]) -> Array:
+    def _of_blocks(self, n: int, function: Callable[[slice], Tensor], name: str) -> Array:
         with self._evaluating():
-            return torch.cat([function(block) for block in self._blocks(n)]).cpu().numpy()
+            found = torch.cat([function(block) for block in self._blocks(n)]).cpu().numpy()
+        bad = ~np.isfinite(found)
+        if found.ndim == 1:  # a bound may be below the range of its dtype
+            bad &= found != -np.inf
+        if bad.any():
+            raise ValueError(
+                f"{name} must have rows nearer to those of training: of row "
+                f"{np.argwhere(bad)[0, 0]} the networks make {found[bad][0]} in {found.dtype}."
+            )
+        return found
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

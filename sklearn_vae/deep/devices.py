@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,12 @@ PRODUCTS = {"tf32": "high", "float32": "highest"}
 # times as much where other processes use the cores.
 WORTH_A_THREAD = 2e8
 
+# A thread that begins takes the number that torch was given last, by any of them.
+_NUMBER_OF_THREADS = threading.Lock()
+
+# How products are taken holds for the whole process: who says how, has the device to himself.
+_PRODUCTS = threading.RLock()
+
 
 def choose_place(
     device: Any, precision: str, dtype: Any
@@ -32,10 +39,10 @@ def choose_place(
         If there is no such device, or it does not have the precision.
     """
     try:
-        found = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        )
-    except (RuntimeError, TypeError) as error:
+        if isinstance(device, str) and device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        found = torch.device(device)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"device must be 'auto' or a torch device, got {device!r}.") from error
     if found.type == "meta":
         raise ValueError("device must hold numbers, got 'meta'.")
@@ -79,11 +86,19 @@ def threads_for(n_operations: float) -> int:
 
 @contextmanager
 def threads_worth(n_operations: float) -> Iterator[None]:
-    """Within this, torch uses one thread if as many operations at once are not worth more."""
-    before = torch.get_num_threads()
-    alone = threads_for(n_operations) < before
-    if alone:
-        torch.set_num_threads(1)
+    """Within this, torch uses one thread if as many operations at once are not worth more.
+
+    In this thread: others, and those that begin meanwhile, keep their number.
+    """
+    with _NUMBER_OF_THREADS:
+        before = torch.get_num_threads()
+        alone = threads_for(n_operations) < before
+        if alone:
+            torch.set_num_threads(1)
+            if threading.active_count() > 1:
+                other = threading.Thread(target=torch.set_num_threads, args=(before,))
+                other.start()
+                other.join()
     try:
         yield
     finally:
@@ -93,7 +108,19 @@ def threads_worth(n_operations: float) -> Iterator[None]:
 
 @contextmanager
 def products_in(precision: str | None) -> Iterator[None]:
-    """Within this, products of float32 matrices are taken as a precision says; None: as before."""
+    """Within this, products of float32 matrices are taken as a precision says; None: as before.
+
+    Other threads that would say so wait until it ends.
+    """
+    if precision is None:
+        yield
+        return
+    with _PRODUCTS, _products_in(precision):
+        yield
+
+
+@contextmanager
+def _products_in(precision: str) -> Iterator[None]:
     if precision not in PRODUCTS:
         yield
         return

@@ -29,18 +29,37 @@ def center_and_scale(
         mean = sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
         squares = sum(np.square(X[block] - mean).sum(axis=0) for block in blocks)
     variance = squares / len(rows)
-    if not np.isfinite(variance.sum()):
+    counts = variance if per_feature else np.full_like(variance, variance.mean())
+    if not np.isfinite(variance.sum()) or _has_underflowed(counts, X, rows):
         raise ValueError(
             f"The variances of X must be within the range of float64, got {variance.max()}. "
             "Scale X."
         )
     # What rounding alone can leave of rows that are all the same is no scale.
     rounding = 4.0 * float(np.finfo(X.dtype).eps) * np.abs(mean)
+    std = np.sqrt(variance)
     if per_feature:
-        std = np.sqrt(variance)
         return mean, np.where(std > rounding, std, 1.0)
-    root = math.sqrt(variance.mean())
-    return mean, root if root > rounding.max() else 1.0
+    return mean, math.sqrt(np.where(std > rounding, variance, 0.0).mean()) or 1.0
+
+
+def _has_underflowed(variance: NDArray[Any], X: NDArray[Any], rows: NDArray[Any]) -> bool:
+    """Whether a variance is too small for its digits, though the rows differ."""
+    tiny = np.flatnonzero(variance < np.finfo(np.float64).tiny)
+    return bool(tiny.size and np.ptp(X[np.ix_(rows, tiny)], axis=0).any())
+
+
+def check_units(mean: NDArray[Any], scale: Any, dtype: torch.dtype) -> None:
+    """Raise ValueError unless means and variances can be given back in the networks' precision."""
+    kind, variances = torch.finfo(dtype), np.square(scale)
+    means = float(np.abs(mean).max())
+    if means <= kind.max and np.min(variances) >= kind.tiny and np.max(variances) <= kind.max:
+        return
+    raise ValueError(
+        f"The means and variances of X must be within the range of {dtype}, got means up to "
+        f"{means:.3g} and variances from {np.min(variances):.3g} to {np.max(variances):.3g}. Scale "
+        "X, or have it in float64 with precision='auto'."
+    )
 
 
 def in_units(
@@ -56,5 +75,6 @@ def in_units(
     units = np.empty((len(rows), X.shape[1]), dtype=kind)
     for start in range(0, len(rows), step := max(1, MOVED_AT_ONCE // X.shape[1])):
         block = slice(start, start + step)
-        units[block] = (X[rows[block]] - mean) / scale
+        with np.errstate(over="ignore"):
+            units[block] = (X[rows[block]] - mean) / scale
     return torch.from_numpy(units).to(device)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -36,7 +35,7 @@ from sklearn_vae.nn.posteriors import (
     StandardPrior,
     SylvesterPosterior,
 )
-from sklearn_vae.validation import check_choice, check_integer, check_real
+from sklearn_vae.validation import check_choice, check_integer, check_random_state, check_real
 
 OBJECTIVES = {"elbo": elbo, "iwae": iwae}
 VARIATIONAL_FAMILIES = {"diagonal": DiagonalPosterior, "sylvester": SylvesterPosterior}
@@ -235,7 +234,7 @@ class DeepVAE(DeepModel):
         return partial(
             vae_module,
             self._row_shape,
-            self.n_components,
+            int(self.n_components),
             likelihood,
             posterior=VARIATIONAL_FAMILIES[self.variational_family],
             prior=PRIORS[self.prior],
@@ -249,16 +248,16 @@ class DeepVAE(DeepModel):
     def _of_training(self) -> dict[str, Any]:
         return {
             "objective": OBJECTIVES[self.objective],
-            "options": {"free_bits": self.free_bits} if self.objective == "elbo" else {},
+            "options": {"free_bits": float(self.free_bits)} if self.objective == "elbo" else {},
             "monitor": self._monitor(),
-            "noise_shape": (self.n_mc_samples, self.n_components),
+            "noise_shape": (int(self.n_mc_samples), int(self.n_components)),
         }
 
     def _monitor(self) -> LatentMonitor:
         return LatentMonitor(self._log_scale())
 
     def _callbacks(self) -> list[Any]:
-        return [KLWarmup(self.kl_warmup_epochs, self.kl_weight)]
+        return [KLWarmup(self.kl_warmup_epochs, float(self.kl_weight))]
 
     def _encoded(self, x: Tensor) -> Tensor:
         return self.module_.encode(x).mean

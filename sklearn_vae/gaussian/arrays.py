@@ -60,8 +60,11 @@ def column_rounding(mean: Array, variances: Array, eps: float, n: float) -> Arra
     of standard deviation 1 have the largest singular value sqrt(n) + sqrt(d).
     """
     spread = eps * (1.0 + (mean.shape[0] / n) ** 0.5)
+    xp = array_namespace(mean)
     with np.errstate(over="ignore"):
-        return spread**2 * (mean**2 + variances)
+        rounding = (spread * mean) ** 2 + spread**2 * variances
+    # Finite, so that it is nothing along a direction without this column.
+    return xp.clip(rounding, None, float(xp.finfo(rounding.dtype).max) / (4 * mean.shape[0]))
 
 
 def common_float_type(X: Any, model: Array) -> Any:

@@ -125,7 +125,7 @@ def entropy_bound(n_features: int, noise_variance: float, mean_log_variance: Arr
     features, their geometric mean.
     """
     xp = array_namespace(mean_log_variance)
-    noise_entropy = 0.5 * n_features * math.log(2.0 * math.pi * math.e * noise_variance)
+    noise_entropy = normal_entropy(n_features, n_features * math.log(noise_variance))
     return 0.5 * float(xp.sum(mean_log_variance)) - noise_entropy
 
 

@@ -155,12 +155,14 @@ def expectation_maximization(
     sums = Sums.of(rows, parameters)
     history, converged = [sums.log_likelihood / n], False
     steps: list[tuple[np.ndarray, np.ndarray]] = []
+    # Loadings and means meet the logarithm of the noise in one vector: without a unit.
+    unit = float(rows.squares.sum() / rows.n_observed.sum()) ** 0.5
     while not converged and len(history) <= max_iter:
         before, after = parameters, maximize(rows, sums, parameters, noise_variance)
-        steps = [*steps[-REMEMBERED:], (_flat(parameters), _flat(after))]
+        steps = [*steps[-REMEMBERED:], (_flat(parameters, unit), _flat(after, unit))]
         parameters = after
         if len(steps) > 1:
-            foretold = _foretold(steps, after, rows.least_noise)
+            foretold = _foretold(steps, after, rows.least_noise, unit)
             sums = Sums.of(rows, foretold)
             if sums.log_likelihood > n * history[-1]:
                 parameters = foretold
@@ -176,13 +178,14 @@ def expectation_maximization(
     return parameters, np.array(history), converged
 
 
-def _flat(parameters: Parameters) -> np.ndarray:
+def _flat(parameters: Parameters, unit: float) -> np.ndarray:
     log_noise = math.log(parameters.noise_variance)
-    return np.concatenate([parameters.loadings.ravel(), parameters.mean, [log_noise]])
+    W, mean = parameters.loadings / unit, parameters.mean / unit
+    return np.concatenate([W.ravel(), mean, [log_noise]])
 
 
 def _foretold(
-    steps: list[tuple[np.ndarray, np.ndarray]], like: Parameters, least_noise: float
+    steps: list[tuple[np.ndarray, np.ndarray]], like: Parameters, least_noise: float, unit: float
 ) -> Parameters:
     """The fixed point of EM, if it were the affine map that the last steps suggest."""
     before, after = (np.array(side) for side in zip(*steps, strict=True))
@@ -195,9 +198,8 @@ def _foretold(
         # No further than a factor of 10: exp knows no measure.
         log_noise = min(max(flat[-1], after[-1, -1] - 2.3), after[-1, -1] + 2.3)
         noise_variance = max(math.exp(log_noise), least_noise)
-    return Parameters(
-        flat[: -d - 1].reshape(like.loadings.shape), flat[-d - 1 : -1], noise_variance
-    )
+    W, mean = unit * flat[: -d - 1], unit * flat[-d - 1 : -1]
+    return Parameters(W.reshape(like.loadings.shape), mean, noise_variance)
 
 
 def averages(rows: ObservedRows, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:

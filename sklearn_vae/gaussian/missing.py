@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -23,6 +24,9 @@ SWEEP_UP_TO = 16
 LEAST_NOISE = 1e-10
 # A difference that is less than this share of its terms is computed in another way.
 LOST = 1e-4
+
+# Held by the thread that has BLAS compute on one thread.
+_ONE_THREAD = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,6 +289,19 @@ def blas_in_use() -> str:
     return ", ".join(sorted(found))
 
 
-def one_thread_for(k: int) -> AbstractContextManager[Any]:
-    """Where (k, k) matrices go through LAPACK one by one, BLAS on one thread."""
-    return blas_threads().limit(limits=1, user_api="blas") if k > SWEEP_UP_TO else nullcontext()
+@contextmanager
+def one_thread_for(k: int) -> Iterator[None]:
+    """Where (k, k) matrices go through LAPACK one by one, BLAS on one thread.
+
+    The number is the process's: one thread at a time sets it, and sets it back; a second one would
+    take the first one's for what was before. Others go on with what they find, and may find their
+    products rounded otherwise.
+    """
+    if k > SWEEP_UP_TO and _ONE_THREAD.acquire(blocking=False):
+        try:
+            with blas_threads().limit(limits=1, user_api="blas"):
+                yield
+        finally:
+            _ONE_THREAD.release()
+    else:
+        yield

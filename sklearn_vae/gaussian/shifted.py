@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +35,11 @@ class ShiftedRows:
     def of(cls, X: Any, mean: Array, limit: float) -> ShiftedRows:
         """From rows of the mean's dtype. Means whose squares sum up to `limit` may be left."""
         xp = array_namespace(mean)
-        if float(xp.linalg.vector_norm(mean)) <= limit**0.5:
+        if _is_within(mean, limit):
             return cls([(X, ALL)], mean)
         if not sparse.issparse(X):
             return cls([(X - mean, ALL)], xp.zeros_like(mean))
-        far = mean**2 > limit / mean.shape[0]
+        far = abs(mean) > (limit / mean.shape[0]) ** 0.5
         shifted = X[:, far].toarray() - mean[far]
         return cls([(X[:, ~far], ~far), (shifted, far)], np.where(far, 0.0, mean))
 
@@ -57,7 +58,7 @@ def shifted_blocks(X: Any, mean: Array, limit: float) -> Iterator[tuple[slice, S
     xp = array_namespace(mean)
     if sparse.issparse(X):
         X = sparse.csr_array(X)
-        width = X.nnz // max(n, 1) + np.count_nonzero(mean**2 > limit / max(d, 1))
+        width = X.nnz // max(n, 1) + np.count_nonzero(abs(mean) > (limit / max(d, 1)) ** 0.5)
         for rows in row_blocks(n, width):
             yield rows, ShiftedRows.of(X[rows].astype(mean.dtype, copy=False), mean, limit)
     else:
@@ -75,7 +76,7 @@ def project(X: Any, mean: Array, A: Array, limit: float) -> Array:
     xp = array_namespace(mean, A)
     dtype = common_float_type(X, mean)
     mean, A = xp.astype(mean, dtype, copy=False), xp.astype(A, dtype, copy=False)
-    if X.dtype == dtype and float(xp.linalg.vector_norm(mean)) <= limit**0.5:
+    if X.dtype == dtype and _is_within(mean, limit):
         return X @ A - mean @ A
     blocks = (block for _, block in shifted_blocks(X, mean, limit))
     return xp.concat([block.times(A) - block.mean @ A for block in blocks])
@@ -84,6 +85,15 @@ def project(X: Any, mean: Array, A: Array, limit: float) -> Array:
 def dense(X: Any) -> Array:
     """A sparse matrix as an array; an array as it is."""
     return X.toarray() if sparse.issparse(X) else X
+
+
+def _is_within(mean: Array, limit: float) -> bool:
+    """Whether |mean|^2 <= limit, of which the squares may be beyond the mean's precision."""
+    xp = array_namespace(mean)
+    radius = limit**0.5
+    if not 0.0 < radius < math.inf:
+        return not xp.any(abs(mean) > radius)
+    return bool(xp.all(abs(mean) <= radius)) and float(xp.linalg.vector_norm(mean / radius)) <= 1.0
 
 
 def _product(X: Any, A: Array) -> Array:

@@ -256,7 +256,7 @@ class Spectrum:
             kappa = xp.clip(self.eigenvalues, noise_variance, None)
             defined = xp.ones_like(sigma2, dtype=xp.bool)
         tail = xp.flip(_prefix_sums(xp.flip(t), rest))
-        with np.errstate(over="ignore"):  # where it is not defined
+        with np.errstate(over="ignore", invalid="ignore"):  # where it is not defined
             value = -0.5 * (
                 d * math.log(2.0 * math.pi)
                 + xp.take(_prefix_sums(xp.log(kappa)), k)

@@ -10,7 +10,7 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array, is_torch_array
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian import missing
@@ -36,6 +36,7 @@ from sklearn_vae.validation import (
     check_finite,
     check_integer,
     check_latents,
+    check_random_state,
     check_rows,
     check_same_place,
     has_nan,
@@ -309,8 +310,14 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         W, mean, rows = (
             to_host(array).astype(np.float64) for array in (self.loadings_, self.mean_, X)
         )
-        found = function(rows, Parameters(W, mean, self.noise_variance_), **options)
+        with np.errstate(invalid="ignore", over="ignore"):
+            found = function(rows, Parameters(W, mean, self.noise_variance_), **options)
         found = found if isinstance(found, tuple) else (found,)
+        if any(array is not None and np.isnan(array).any() for array in found):
+            raise ValueError(
+                f"X must have rows nearer to mean_ for {method}: squares of what is observed of one "
+                "are beyond the range of float64."
+            )
         dtype = common_float_type(X, self.mean_)
         return tuple(
             None if array is None else to_device_of(self.mean_, array, dtype=dtype)

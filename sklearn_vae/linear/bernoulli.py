@@ -9,8 +9,8 @@ import numpy as np
 from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import Tags, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.gaussian.arrays import affine, row_blocks
@@ -29,13 +29,14 @@ from sklearn_vae.gaussian.bounds import (
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.bernoulli_fit import WINDOW, BernoulliFit, fit_bernoulli
 from sklearn_vae.validation import (
-    FLOAT_DTYPES,
     all_or_nothing,
     check_bits,
     check_choice,
     check_integer,
     check_latents,
+    check_random_state,
     check_real,
+    checked_data,
 )
 
 INFERENCES = ("linear", "per_sample")
@@ -423,14 +424,7 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def _check_bits(self, X: Any, *, reset: bool) -> np.ndarray:
         """X as an array of numbers in [0, 1], float64 or float32."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            X = validate_data(
-                self,
-                X,
-                reset=reset,
-                dtype=list(FLOAT_DTYPES),
-                ensure_min_samples=2 if reset else 1,
-            )
+        X = checked_data(self, X, reset=reset, ensure_min_samples=2 if reset else 1)
         return check_bits(X, self.binarize)
 
     def _check_parameters(self) -> None:

@@ -28,9 +28,9 @@ Array = NDArray[Any]
 
 def check_spread(variances: Array, mean: Array, dtype: Any) -> None:
     """Raise ValueError unless rows with these moments differ, by more than rounding makes them."""
-    rounding = (4.0 * float(np.finfo(dtype).eps) * np.abs(mean)) ** 2
+    rounding = 4.0 * float(np.finfo(dtype).eps) * np.abs(mean)
     average = float(variances.mean())
-    if not (SMALLEST < average < np.inf and (variances > rounding).any()):
+    if not (SMALLEST < average < np.inf and (np.sqrt(np.maximum(variances, 0.0)) > rounding).any()):
         raise ValueError(
             "X must have rows that are not all the same, with squares within the range of float64, "
             f"got an average variance of {average:.3g} of {len(mean)} features."

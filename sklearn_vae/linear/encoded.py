@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian.arrays import affine, row_blocks
 from sklearn_vae.gaussian.bounds import (
@@ -23,7 +23,7 @@ from sklearn_vae.gaussian.bounds import (
 from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters, reconstruction_of
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
-from sklearn_vae.validation import FLOAT_DTYPES, check_integer, check_latents
+from sklearn_vae.validation import check_integer, check_latents, check_random_state, checked_data
 
 Array = NDArray[Any]
 
@@ -123,6 +123,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         dtype = self.loadings_.dtype
         return X.astype(dtype), (Z * np.sqrt(self.prior_variance_)).astype(dtype)
 
+    @np.errstate(invalid="ignore", over="ignore")  # a density may be below the range of float64
     def score_samples(self, X: Any) -> Array:
         """Evidence lower bound of each row, in nats, in closed form; higher is better. O(d k).
 
@@ -136,7 +137,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         X = self._check_rows(X)
         sigma2 = self.noise_variance_
-        log_noise = X.shape[1] * math.log(2.0 * math.pi * sigma2)
+        log_noise = X.shape[1] * (math.log(2.0 * math.pi) + math.log(sigma2))
         residuals, kl = self._residuals_and_kl(X)
         return -0.5 * (residuals / sigma2 + log_noise) - kl
 
@@ -150,6 +151,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         return float(self.score_samples(X).mean())
 
+    @np.errstate(invalid="ignore", over="ignore")
     def log_likelihood(self, X: Any) -> Array:
         """log p(x) of each row, in nats, exactly: x ~ N(mu, W diag(alpha2) W' + sigma2 I).
 
@@ -244,7 +246,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _check_rows(self, X: Any) -> Array:
         check_is_fitted(self)
-        return validate_data(self, X, dtype=list(FLOAT_DTYPES), reset=False)
+        return checked_data(self, X, reset=False)
 
     def _encode(self, X: Array) -> Array:
         return (X.astype(np.float64) - self.mean_) @ self.encoder_weights_.T

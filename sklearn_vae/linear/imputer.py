@@ -8,10 +8,10 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.impute import MissingIndicator
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.linear.ppca import PPCA
-from sklearn_vae.validation import FLOAT_DTYPES, all_or_nothing, is_integer, is_real
+from sklearn_vae.validation import all_or_nothing, check_flag, checked_data, is_integer, is_real
 
 
 class PPCAImputer(TransformerMixin, BaseEstimator):
@@ -110,6 +110,8 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
         ValueError
             If a parameter is out of its range, or X is not a matrix of numbers.
         """
+        for name in ("add_indicator", "keep_empty_features"):
+            check_flag(name, getattr(self, name))
         with all_or_nothing(self):
             X = self._check_rows(X, reset=True)
             self._observed = ~np.isnan(X).all(axis=0)
@@ -173,11 +175,10 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
                 f"missing_values must be a finite float or np.nan, got {self.missing_values!r}."
             )
         nan = _is_nan(self.missing_values)
-        X = validate_data(
+        X = checked_data(
             self,
             X,
             reset=reset,
-            dtype=list(FLOAT_DTYPES),
             ensure_min_samples=2 if reset else 1,
             ensure_all_finite="allow-nan" if nan else True,
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_vae.gaussian.bounds import kl_per_dimension
+from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
 from sklearn_vae.gaussian.em import averages, expectation_maximization
 from sklearn_vae.gaussian.missing import ObservedRows, Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum, with_positive_peaks
@@ -63,14 +63,28 @@ def fit_incomplete(
             f"{'s' * (empty.size > 1)} {', '.join(map(str, empty[:5]))}"
             f"{' and more' * (empty.size > 5)}."
         )
-    centre = np.nanmean(X, axis=0)
-    rows = ObservedRows(X, centre, k)
-    if rows.least_noise == 0.0:  # every feature is constant
+    with np.errstate(over="ignore", invalid="ignore"):
+        centre = np.nanmean(X, axis=0)
+        rows = ObservedRows(X, centre, k)
+        least_noise = rows.least_noise
+    if not np.isfinite(rows.squares.sum()):
+        raise ValueError(
+            "X must have finite squares: those of what is observed, less the means, overflow "
+            "float64. Scale X."
+        )
+    if least_noise == 0.0:  # every feature is constant
         return _constant(rows, centre, k, noise_variance)
     start = _start(rows, k, noise_variance, svd_solver, random_state=random_state, **options)
-    parameters, history, converged = expectation_maximization(
-        rows, start, noise_variance=noise_variance, tol=tol, max_iter=max_iter
-    )
+    try:
+        parameters, history, converged = expectation_maximization(
+            rows, start, noise_variance=noise_variance, tol=tol, max_iter=max_iter
+        )
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            "EM met a matrix that is singular to the precision of float64: X must have features "
+            "that differ less in scale, fewer n_components, or a noise variance that is not so far "
+            f"from their variances, got noise_variance={noise_variance}."
+        ) from error
     sigma2 = parameters.noise_variance
     n_iter = len(history) - 1
     if noise_variance is None and sigma2 <= rows.least_noise:
@@ -146,7 +160,7 @@ def _constant(
     if sigma2 == 0.0:
         return IncompleteFit(spectrum, 0.0, np.zeros(k), math.inf, np.array([math.inf]))
     observed = float(rows.n_observed.mean())
-    best = -0.5 * observed * math.log(2 * math.pi * sigma2)
+    best = -0.5 * observed * (math.log(2 * math.pi) + math.log(sigma2))
     return IncompleteFit(spectrum, sigma2, np.zeros(k), best - 0.5 * observed, np.array([best]))
 
 
@@ -159,5 +173,5 @@ def _diagnose(rows: ObservedRows, parameters: Parameters) -> tuple[np.ndarray, f
     """
     second_moment, log_variance, log_det = averages(rows, parameters)
     observed = float(rows.n_observed.mean())
-    entropies = -0.5 * observed * math.log(2 * math.pi * math.e * parameters.noise_variance)
-    return kl_per_dimension(second_moment, log_variance), entropies + 0.5 * log_det
+    entropies = 0.5 * log_det - observed * normal_entropy(1, math.log(parameters.noise_variance))
+    return kl_per_dimension(second_moment, log_variance), entropies

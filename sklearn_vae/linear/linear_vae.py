@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import validate_data
 
 from sklearn_vae.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.fingerprint import fingerprint
@@ -29,12 +28,13 @@ from sklearn_vae.linear.covariance import CovarianceOfRows, check_spread
 from sklearn_vae.linear.encoded import EncodedLinearModel
 from sklearn_vae.linear.solvers import check_n_components
 from sklearn_vae.validation import (
-    FLOAT_DTYPES,
     all_or_nothing,
     check_choice,
     check_integer,
+    check_memory,
     check_noise_variance,
     check_real,
+    checked_data,
     is_integer,
     is_real,
 )
@@ -53,6 +53,8 @@ SPARE_DIRECTIONS = 8
 
 # Start where pPCA with as many components leaves no noise, as a share of the same.
 NOISE_START = 0.1
+# Beyond this ratio of a noise variance to that of the data products of the two overflow.
+NOISE_RANGE = 1e100
 
 
 def _has_online_em(model: LinearVAE) -> bool:
@@ -257,7 +259,7 @@ class LinearVAE(EncodedLinearModel):
         """
         self._check_parameters()
         with all_or_nothing(self):
-            X = validate_data(self, X, dtype=list(FLOAT_DTYPES), ensure_min_samples=2)
+            X = checked_data(self, X, ensure_min_samples=2)
             rows = CovarianceOfRows.of(X)
             k = rows.count(self.n_components)
             file = Checkpoint.of(self, X)
@@ -311,13 +313,7 @@ class LinearVAE(EncodedLinearModel):
                 "another. Call partial_fit from the start, on a clone."
             )
         with all_or_nothing(self):
-            X = validate_data(
-                self,
-                X,
-                dtype=list(FLOAT_DTYPES),
-                ensure_min_samples=2 if first else 1,
-                reset=first,
-            )
+            X = checked_data(self, X, ensure_min_samples=2 if first else 1, reset=first)
             k = self._count_of_stream(X.shape[1], first)
             rows = X.astype(np.float64, copy=False)
             if first:
@@ -355,6 +351,7 @@ class LinearVAE(EncodedLinearModel):
 
     def _ascend(self, rows: CovarianceOfRows, k: int, file: Checkpoint | None) -> None:
         """By closed forms: from a random start, since nothing has to be known of the solution."""
+        self._check_share(self._noise(), rows.average_variance)
         random_state = random_state_of(self, file)
         m = min(k + SPARE_DIRECTIONS, *rows.X.shape)
         start = rows.scale * random_state.standard_normal((rows.n_features, m))
@@ -414,11 +411,20 @@ class LinearVAE(EncodedLinearModel):
         """By gradients; the error if that diverged."""
         from sklearn_vae.linear.trained import Options, by_bound, by_draws
 
+        if self.solver == "stochastic":
+            in_a_step = min(self.batch_size or rows.n_samples, rows.n_samples)
+            check_memory(
+                8.0 * int(self.n_mc_samples) * int(in_a_step) * (k + rows.n_features),
+                f"A step draws n_mc_samples={self.n_mc_samples} latents and rows for each of "
+                f"{in_a_step} rows",
+                "Use smaller n_mc_samples or batch_size.",
+            )
         learn_noise, average = self.noise_variance is None, rows.average_variance
         start = self._noise() or self.noise_variance_init
         if start is None:
             start = rows.spectrum.noise_variance(k)
             start = start if start > NOISE_FLOOR * average else NOISE_START * average
+        self._check_share(start, average)
         random_state = random_state_of(self, file)
         options = Options(
             n_components=k,
@@ -426,7 +432,7 @@ class LinearVAE(EncodedLinearModel):
             learn_noise=learn_noise,
             least_noise=NOISE_FLOOR,
             unit_encoder=self.parametrization == "unit_encoder",
-            learning_rate=self.learning_rate,
+            learning_rate=float(self.learning_rate),
             max_iter=self._max_iter(),
             verbose=self.verbose,
             seed=int(random_state.randint(np.iinfo(np.int32).max)),
@@ -437,8 +443,8 @@ class LinearVAE(EncodedLinearModel):
             training = by_draws(
                 rows,
                 options,
-                batch_size=self.batch_size,
-                n_mc_samples=self.n_mc_samples,
+                batch_size=None if self.batch_size is None else int(self.batch_size),
+                n_mc_samples=int(self.n_mc_samples),
                 device=self.device,
                 file=file,
             )
@@ -478,6 +484,7 @@ class LinearVAE(EncodedLinearModel):
     def _follow(self, stream: RunningCovariance, dtype: Any, k: int) -> None:
         """The maximum for what is remembered of a stream, in coordinates of its directions."""
         average, d = stream.total_variance / len(stream.mean), len(stream.mean)
+        self._check_share(self._noise(), average)
         values, directions = stream.values[:k], stream.directions[:, :k]
         elbo = LinearElbo(values, n_features=d, total_variance=stream.total_variance)
         p = elbo.best_along(np.eye(k), values, self._noise(), NOISE_FLOOR * average)
@@ -509,6 +516,16 @@ class LinearVAE(EncodedLinearModel):
 
     def _noise(self) -> float | None:
         return None if self.noise_variance is None else float(self.noise_variance)
+
+    def _check_share(self, noise_variance: Any, average_variance: float) -> None:
+        """Raise ValueError where products of a noise variance and those of the data overflow."""
+        share = 1.0 if noise_variance is None else float(noise_variance) / average_variance
+        if not 1.0 / NOISE_RANGE <= share <= NOISE_RANGE:
+            name = "noise_variance" if self.noise_variance is not None else "noise_variance_init"
+            raise ValueError(
+                f"{name} must be within {NOISE_RANGE:.0e} times the average variance of a feature, "
+                f"{average_variance:.3g}, and its inverse, got {noise_variance!r}."
+            )
 
     def _max_iter(self) -> int:
         return int(self.max_iter or SOLVERS[self.solver])

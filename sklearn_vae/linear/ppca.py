@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian import missing
@@ -40,6 +40,7 @@ from sklearn_vae.validation import (
     check_choice,
     check_integer,
     check_noise_variance,
+    check_random_state,
     check_same_place,
     is_integer,
     is_real,

@@ -170,7 +170,10 @@ class PPCACV(ClosedFormModel):
         check_choice("coordinates", self.coordinates, COORDINATES)
 
     def _splits(self, X: Any, y: Any, sample_weight: Any, params: dict[str, Any]) -> list[Split]:
-        cv = check_cv(self.cv, y)  # before routing looks at it: it may be a generator
+        try:
+            cv = check_cv(self.cv, y)  # before routing looks at it: it may be a generator
+        except (TypeError, ValueError) as error:
+            raise self._bad_cv(error) from error
         if get_config()["enable_metadata_routing"]:
             if sample_weight is not None:
                 params = {**params, "sample_weight": sample_weight}
@@ -184,9 +187,12 @@ class PPCACV(ClosedFormModel):
                 )
             of_splitter = params
         foreign = is_array_api_obj(X) and not is_numpy_array(X)
-        pairs = list(cv.split(np.empty((X.shape[0], 0)) if foreign else X, y, **of_splitter))
         every = np.arange(X.shape[0])
-        splits = [(every[train], every[test]) for train, test in pairs]  # masks become indices
+        try:
+            pairs = list(cv.split(np.empty((X.shape[0], 0)) if foreign else X, y, **of_splitter))
+            splits = [(every[train], every[test]) for train, test in pairs]  # masks become indices
+        except (TypeError, ValueError, IndexError) as error:
+            raise self._bad_cv(error) from error
         if not splits:
             raise ValueError("cv must give at least one split, got none (or one used up).")
         for i, split in enumerate(splits):
@@ -199,6 +205,12 @@ class PPCACV(ClosedFormModel):
         if self.selection == "one_standard_error" and len(splits) < 2:
             raise ValueError("selection='one_standard_error' needs at least 2 splits, got 1.")
         return splits
+
+    def _bad_cv(self, error: Exception) -> ValueError:
+        return ValueError(
+            "cv must be an integer >= 2, a splitter that splits X, or pairs of indices of its "
+            f"rows, got {self.cv!r}: {error}"
+        )
 
     def _candidates(
         self, shape: tuple[int, int], splits: list[Split]
@@ -220,7 +232,8 @@ class PPCACV(ClosedFormModel):
             {"n_components": k, "noise_variance": noise}
             for k, noise in itertools.product(ks, noises)
         ]
-        mean, std = scores.mean(axis=0), scores.std(axis=0)
+        with np.errstate(over="ignore"):
+            mean, std = scores.mean(axis=0), scores.std(axis=0)
         if np.isnan(mean).all():
             raise ValueError(
                 "No candidate has a bounded likelihood in every split: with n_components="

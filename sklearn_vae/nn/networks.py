@@ -207,7 +207,8 @@ FACTORY_FORMS = {
 
 def check_network(name: str, network: Any) -> None:
     """Raise ValueError unless the name of a network or a factory."""
-    if network in ("mlp", "conv") or (callable(network) and not isinstance(network, nn.Module)):
+    is_name = isinstance(network, str) and network in ("mlp", "conv")
+    if is_name or (callable(network) and not isinstance(network, nn.Module)):
         return
     raise ValueError(
         f"{name} must be 'mlp', 'conv' or a factory {FACTORY_FORMS[name]} that returns a new Module "

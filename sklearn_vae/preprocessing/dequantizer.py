@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.preprocessing.checks import check_image, refuse
-from sklearn_vae.validation import check_integer
+from sklearn_vae.validation import check_integer, check_random_state
 
 
 class Dequantizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
