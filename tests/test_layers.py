@@ -79,6 +79,8 @@ LAYOUT = [
     "diagnostics.reference",
     "diagnostics.taxonomy",
     "diagnostics",
+    "plot.base",
+    "plot.collapse",
     "plot",
     "datasets.generators",
     "datasets.collapse_trap",

@@ -1,0 +1,123 @@
+"""What every Display does: new axes or those given, and a look that all share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# Okabe and Ito's colours, apart for every kind of colour vision; the most distinct first.
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
+
+# Maps of values that have no sign, and of those that have.
+SEQUENTIAL, DIVERGING, GREY = "cividis", "PuOr", "gray_r"
+
+# A figure of one panel, in inches: as wide as a column of a page.
+WIDTH, HEIGHT = 4.8, 3.4
+
+
+class Display:
+    """For subclasses that set what is drawn in `__init__`, and draw it in `_draw`.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes, or array of them where there are several panels
+        After `plot`.
+    figure_ : matplotlib Figure
+        After `plot`.
+    """
+
+    # Rows and columns of panels, their relative heights, and whether they share the x axis.
+    _panels: tuple[int, int] = (1, 1)
+    _height_ratios: tuple[float, ...] | None = None
+    _share_x = False
+    # Of a new figure, over that of one panel.
+    _size: tuple[float, float] = (1.0, 1.0)
+
+    ax_: Any
+    figure_: Any
+
+    def plot(self, ax: Any = None, **options: Any) -> Self:
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; several panels are fitted into its place. None: a new figure.
+        **options
+            As of the class.
+
+        Returns
+        -------
+        self
+            With `ax_` and `figure_`.
+        """
+        axes = self._axes(ax)
+        self.ax_ = axes if axes.size > 1 else axes[0, 0]
+        self.figure_ = axes[0, 0].figure
+        self._draw(axes, **options)
+        return self
+
+    def _draw(self, axes: Array, **options: Any) -> None:
+        """Draw on an array of axes of shape `_panels`."""
+        raise NotImplementedError
+
+    def _axes(self, ax: Any) -> Array:
+        plt = import_pyplot(type(self).__name__)
+        rows, columns = self._panels
+        grid = {"height_ratios": self._height_ratios} if self._height_ratios else {}
+        if ax is None:
+            size = (WIDTH * self._size[0], HEIGHT * self._size[1])
+            figure = plt.figure(figsize=size, layout="constrained")
+            return figure.subplots(
+                rows, columns, squeeze=False, sharex=self._share_x, gridspec_kw=grid
+            )
+        if not hasattr(ax, "get_subplotspec"):
+            raise ValueError(f"ax must be None or matplotlib Axes, got {ax!r}.")
+        if rows * columns == 1:
+            return np.array([[ax]])
+        spec, figure = ax.get_subplotspec(), ax.figure
+        if spec is None:
+            raise ValueError(
+                f"ax must stand in a grid of subplots for the {rows * columns} panels of "
+                f"{type(self).__name__}, got axes placed by hand."
+            )
+        ax.set_axis_off()
+        inner = spec.subgridspec(rows, columns, **grid)
+        return inner.subplots(squeeze=False, sharex=self._share_x)
+
+
+def import_pyplot(name: str) -> Any:
+    """matplotlib.pyplot; ImportError that says how to install it."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            f"{name}.plot needs matplotlib, which is not installed: pip install 'sklearn-vae[plot]'."
+        ) from error
+    return plt
+
+
+def named(models: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Models by name: of a mapping its own names, of a sequence `names` or their classes'."""
+    if isinstance(models, Mapping):
+        return {str(name): model for name, model in models.items()}
+    several = list(models) if isinstance(models, list | tuple) else [models]
+    names = [type(model).__name__ for model in several] if names is None else list(names)
+    if len(names) != len(several):
+        raise ValueError(f"names must be {len(several)}, one a model, got {names!r}.")
+    if len(set(names)) < len(names):  # classes may be the same
+        names = [f"{name} {i}" for i, name in enumerate(names, start=1)]
+    return dict(zip(names, several, strict=True))
+
+
+def legend_outside_of(ax: Any, n_entries: int, **options: Any) -> None:
+    """A legend beside the data where there are many entries, else where it covers least."""
+    if n_entries > 5:
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.3, **options)
+    elif n_entries > 1:
+        ax.legend(loc="best", **options)
