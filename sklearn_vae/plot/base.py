@@ -115,9 +115,16 @@ def named(models: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
     return dict(zip(names, several, strict=True))
 
 
-def legend_outside_of(ax: Any, n_entries: int, **options: Any) -> None:
-    """A legend beside the data where there are many entries, else where it covers least."""
-    if n_entries > 5:
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.3, **options)
-    elif n_entries > 1:
-        ax.legend(loc="best", **options)
+def legend_off_the_data(ax: Any, **options: Any) -> None:
+    """A legend where it covers nothing: above the axes, or beside them where it is long."""
+    handles, labels = ax.get_legend_handles_labels()
+    if len(labels) < 2:
+        return
+    common = {"frameon": False, "borderaxespad": 0.2, "handlelength": 1.6, "fontsize": "small"}
+    if len(labels) > 6:
+        place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "ncols": 1}
+    else:
+        longest = max(map(len, labels))
+        ncols = 3 if longest <= 12 else 2 if longest <= 24 else 1
+        place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.01), "ncols": ncols}
+    ax.legend(handles, labels, **{**common, **place, **options})

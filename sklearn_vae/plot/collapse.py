@@ -9,7 +9,7 @@ import numpy as np
 
 from sklearn_vae.diagnostics import CollapseCurve, collapse_curve
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
-from sklearn_vae.plot.base import COLORS, Array, Display, legend_outside_of, named
+from sklearn_vae.plot.base import COLORS, Array, Display, legend_off_the_data, named
 
 
 class CollapseDisplay(Display):
@@ -24,6 +24,8 @@ class CollapseDisplay(Display):
         By the name of the model.
     snapshots : dict of str to CollapseCurve, default=None
         Of earlier epochs, by the names of the models in `curves`.
+    snapshot_label : str, default="earlier"
+        What the legend calls them.
     epsilon : float, default=0.01
         Where a thin line marks the definition that `collapsed_dims_` follows.
 
@@ -43,10 +45,12 @@ class CollapseDisplay(Display):
         curves: Mapping[str, CollapseCurve],
         *,
         snapshots: Mapping[str, CollapseCurve] | None = None,
+        snapshot_label: str = "earlier",
         epsilon: float = COLLAPSE_KL,
     ) -> None:
         self.curves = curves
         self.snapshots = snapshots
+        self.snapshot_label = snapshot_label
         self.epsilon = epsilon
 
     @classmethod
@@ -86,7 +90,8 @@ class CollapseDisplay(Display):
             for name, model in models.items()
             if snapshot is not None
         }
-        return cls.from_results(curves, snapshots=earlier, ax=ax, **options)
+        label = f"after epoch {snapshot}"
+        return cls.from_results(curves, snapshots=earlier, snapshot_label=label, ax=ax, **options)
 
     @classmethod
     def from_results(
@@ -94,12 +99,14 @@ class CollapseDisplay(Display):
         curves: Mapping[str, CollapseCurve],
         *,
         snapshots: Mapping[str, CollapseCurve] | None = None,
+        snapshot_label: str = "earlier",
         epsilon: float = COLLAPSE_KL,
         ax: Any = None,
         **options: Any,
     ) -> Self:
         """Of what :func:`~sklearn_vae.diagnostics.collapse_curve` gives; parameters of the class."""
-        return cls(curves, snapshots=snapshots, epsilon=epsilon).plot(ax, **options)
+        display = cls(curves, snapshots=snapshots, snapshot_label=snapshot_label, epsilon=epsilon)
+        return display.plot(ax, **options)
 
     def _draw(self, axes: Array, **options: Any) -> None:
         ax = axes[0, 0]
@@ -124,7 +131,9 @@ class CollapseDisplay(Display):
             xlabel="epsilon (nats)",
             ylabel="collapsed dimensions (%)",
         )
-        legend_outside_of(ax, len(self.curves))
+        if self.snapshots:
+            ax.plot([], [], "--", color="0.4", label=self.snapshot_label)
+        legend_off_the_data(ax)
 
 
 def _cycled(n: int) -> list[str]:
