@@ -5,5 +5,17 @@ Each class has `from_estimator`, which computes what is drawn, `from_results`, w
 """
 
 from sklearn_vae.plot.collapse import CollapseDisplay
+from sklearn_vae.plot.cv_curve import CVCurveDisplay
+from sklearn_vae.plot.imputation import ImputationDisplay
+from sklearn_vae.plot.latent_plane import LatentPlaneDisplay
+from sklearn_vae.plot.reconstruction import ReconstructionDisplay
+from sklearn_vae.plot.surface import LikelihoodSurfaceDisplay
 
-__all__ = ["CollapseDisplay"]
+__all__ = [
+    "CVCurveDisplay",
+    "CollapseDisplay",
+    "ImputationDisplay",
+    "LatentPlaneDisplay",
+    "LikelihoodSurfaceDisplay",
+    "ReconstructionDisplay",
+]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+from array_api_compat import is_array_api_obj
 from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_vae.gaussian.arrays import to_host
 
 Array = NDArray[Any]
 
@@ -115,6 +121,31 @@ def named(models: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
     return dict(zip(names, several, strict=True))
 
 
+def check_methods(estimator: Any, display: str, *methods: str) -> None:
+    """Raise TypeError unless `estimator` has the methods; NotFittedError if not fitted."""
+    missing = [name for name in methods if not callable(getattr(estimator, name, None))]
+    if missing:
+        raise TypeError(
+            f"{display} needs an estimator with {' and '.join(methods)}, and "
+            f"{type(estimator).__name__} has no {' and no '.join(missing)}."
+        )
+    check_is_fitted(estimator)
+
+
+def some_rows(X: Any, rows: Sequence[int] | slice) -> Any:
+    """Rows of an array, a table or a sparse matrix, as what it is: tables keep their names."""
+    if hasattr(X, "iloc"):
+        return X.iloc[rows]
+    return (X if hasattr(X, "shape") else np.asarray(X))[rows]
+
+
+def on_host(values: Any) -> Array:
+    """Numbers of any array library or of a table, as float64 on the host."""
+    if sparse.issparse(values):
+        values = values.toarray()
+    return np.asarray(to_host(values) if is_array_api_obj(values) else values, dtype=np.float64)
+
+
 def legend_off_the_data(ax: Any, **options: Any) -> None:
     """A legend where it covers nothing: above the axes, or beside them where it is long."""
     handles, labels = ax.get_legend_handles_labels()
@@ -124,7 +155,8 @@ def legend_off_the_data(ax: Any, **options: Any) -> None:
     if len(labels) > 6:
         place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "ncols": 1}
     else:
-        longest = max(map(len, labels))
+        # A formula is about as wide as two letters.
+        longest = max(len(re.sub(r"\$.*?\$", "xx", label)) for label in labels)
         ncols = 3 if longest <= 12 else 2 if longest <= 24 else 1
         place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.01), "ncols": ncols}
     ax.legend(handles, labels, **{**common, **place, **options})
