@@ -5,5 +5,15 @@ Each class has `from_estimator`, which computes what is drawn, `from_results`, w
 """
 
 from sklearn_vae.plot.collapse import CollapseDisplay
+from sklearn_vae.plot.entropy import EntropyDisplay
+from sklearn_vae.plot.kl import KLDisplay
+from sklearn_vae.plot.posterior_scale import PosteriorScaleDisplay
+from sklearn_vae.plot.training import TrainingDisplay
 
-__all__ = ["CollapseDisplay"]
+__all__ = [
+    "CollapseDisplay",
+    "EntropyDisplay",
+    "KLDisplay",
+    "PosteriorScaleDisplay",
+    "TrainingDisplay",
+]
