@@ -6,16 +6,24 @@ Each class has `from_estimator`, which computes what is drawn, `from_results`, w
 
 from sklearn_vae.plot.collapse import CollapseDisplay
 from sklearn_vae.plot.cv_curve import CVCurveDisplay
+from sklearn_vae.plot.entropy import EntropyDisplay
 from sklearn_vae.plot.imputation import ImputationDisplay
+from sklearn_vae.plot.kl import KLDisplay
 from sklearn_vae.plot.latent_plane import LatentPlaneDisplay
+from sklearn_vae.plot.posterior_scale import PosteriorScaleDisplay
 from sklearn_vae.plot.reconstruction import ReconstructionDisplay
 from sklearn_vae.plot.surface import LikelihoodSurfaceDisplay
+from sklearn_vae.plot.training import TrainingDisplay
 
 __all__ = [
     "CVCurveDisplay",
     "CollapseDisplay",
+    "EntropyDisplay",
     "ImputationDisplay",
+    "KLDisplay",
     "LatentPlaneDisplay",
     "LikelihoodSurfaceDisplay",
+    "PosteriorScaleDisplay",
     "ReconstructionDisplay",
+    "TrainingDisplay",
 ]

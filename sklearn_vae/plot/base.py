@@ -62,11 +62,15 @@ class Display:
         self
             With `ax_` and `figure_`.
         """
+        self._prepare()
         axes = self._axes(ax)
         self.ax_ = axes if axes.size > 1 else axes[0, 0]
         self.figure_ = axes[0, 0].figure
         self._draw(axes, **options)
         return self
+
+    def _prepare(self) -> None:
+        """Raise what is to be raised before there is a figure; set `_panels` that depend on data."""
 
     def _draw(self, axes: Array, **options: Any) -> None:
         """Draw on an array of axes of shape `_panels`."""
@@ -110,9 +114,15 @@ def import_pyplot(name: str) -> Any:
 
 def named(models: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
     """Models by name: of a mapping its own names, of a sequence `names` or their classes'."""
-    if isinstance(models, Mapping):
+    if isinstance(models, Mapping) and names is not None:
+        raise ValueError(
+            f"names must be None for models in a dict, which names them, got {names!r}."
+        )
+    if isinstance(models, Mapping) and models:
         return {str(name): model for name, model in models.items()}
-    several = list(models) if isinstance(models, list | tuple) else [models]
+    several = list(models) if isinstance(models, list | tuple | Mapping) else [models]
+    if not several:
+        raise ValueError(f"estimator must be one or more models, got {models!r}.")
     names = [type(model).__name__ for model in several] if names is None else list(names)
     if len(names) != len(several):
         raise ValueError(f"names must be {len(several)}, one a model, got {names!r}.")
@@ -144,6 +154,24 @@ def on_host(values: Any) -> Array:
     if sparse.issparse(values):
         values = values.toarray()
     return np.asarray(to_host(values) if is_array_api_obj(values) else values, dtype=np.float64)
+
+
+def check_by_name(parameter: str, results: Any, kind: type, key: str = "str") -> None:
+    """Raise TypeError unless `results` is a mapping of `kind`s, ValueError if it is empty."""
+    wrong = [] if isinstance(results, Mapping) else [results]
+    wrong = wrong or [result for result in results.values() if not isinstance(result, kind)]
+    if wrong:
+        raise TypeError(
+            f"{parameter} must be a dict of {key} to {kind.__name__}, got {type(wrong[0]).__name__}"
+            f"{' in it' if isinstance(results, Mapping) else ''}."
+        )
+    if not results:
+        raise ValueError(f"{parameter} must have at least one model, got {results!r}.")
+
+
+def cycled(n: int) -> list[str]:
+    """Colours of n models, from the start again where there are more than colours."""
+    return [COLORS[i % len(COLORS)] for i in range(n)]
 
 
 def legend_off_the_data(ax: Any, **options: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sklearn_vae.diagnostics import CollapseCurve, collapse_curve
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
-from sklearn_vae.plot.base import COLORS, Array, Display, legend_off_the_data, named
+from sklearn_vae.plot.base import Array, Display, cycled, legend_off_the_data, named
 
 
 class CollapseDisplay(Display):
@@ -116,9 +116,7 @@ class CollapseDisplay(Display):
         low = min([self.epsilon, *positive]) / 3.0
         high = max([self.epsilon, *positive]) * 3.0
         self.lines_ = {}
-        for color, (name, curve) in zip(
-            _cycled(len(self.curves)), self.curves.items(), strict=True
-        ):
+        for color, (name, curve) in zip(cycled(len(self.curves)), self.curves.items(), strict=True):
             self.lines_[name] = _step(ax, curve, low, high, label=name, color=color, **options)
             if self.snapshots and name in self.snapshots:
                 style = {**options, "color": color, "linestyle": "--"}
@@ -134,10 +132,6 @@ class CollapseDisplay(Display):
         if self.snapshots:
             ax.plot([], [], "--", color="0.4", label=self.snapshot_label)
         legend_off_the_data(ax)
-
-
-def _cycled(n: int) -> list[str]:
-    return [COLORS[i % len(COLORS)] for i in range(n)]
 
 
 def _step(ax: Any, curve: CollapseCurve, low: float, high: float, **options: Any) -> Any:

@@ -100,14 +100,18 @@ class CVCurveDisplay(Display):
         """Of `cv_results_`; parameters of the class."""
         return cls(cv_results, best_index=best_index, x=x).plot(ax, **options)
 
+    def _prepare(self) -> None:
+        self._along, self._other = self._parameters()
+        self._scores = _mean_and_error(self.cv_results)
+        self._low = _lowest(*self._scores)
+
     def _draw(self, axes: Array, **options: Any) -> None:
         ax = axes[0, 0]
-        along, other = self._parameters()
-        mean, error = _mean_and_error(self.cv_results)
+        along, other, low = self._along, self._other, self._low
+        mean, error = self._scores
         places = np.array([np.nan if value is None else float(value) for value in along.values])
         curves = sorted(set(other.values), key=_last_none)
         colors = _colors(curves)
-        low = _lowest(mean, error)
         chosen_curve = None if self.best_index is None else other.values[self.best_index]
         labelled = _some(curves, chosen_curve)
         self.lines_ = {}

@@ -177,13 +177,15 @@ class ImputationDisplay(Display):
         )
         return display.plot(ax, **options)
 
-    def _draw(self, axes: Array, **options: Any) -> None:
+    def _prepare(self) -> None:
         check_integer("max_cells", self.max_cells, at_least=1)
         shapes = [np.shape(values) for values in (self.imputed, self.std, self.features)]
         if self.truth is not None:
             shapes.append(np.shape(self.truth))
         if len(set(shapes)) > 1 or len(shapes[0]) != 1 or shapes[0][0] == 0:
             raise ValueError(f"imputed, std, features and truth must be as long, got {shapes}.")
+
+    def _draw(self, axes: Array, **options: Any) -> None:
         known = None if self.truth is None else np.isfinite(self.truth)
         self.coverage_ = math.nan
         if known is None or not known.any():

@@ -156,29 +156,16 @@ class LatentPlaneDisplay(Display):
         display = cls(decoded, labels=labels, image_shape=image_shape, limits=limits)
         return display.plot(ax, **options)
 
-    def plot(self, ax: Any = None, **options: Any) -> Self:
-        """Draw.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            None: a new figure.
-        **options
-            Of matplotlib's `imshow`, or of its lines.
-
-        Returns
-        -------
-        self
-        """
+    def _prepare(self) -> None:
         shape = self.image_shape
         self._shape = None if shape is None else check_image_shape(shape, self.decoded.shape[2])
+        self._limits = check_limits(self.limits, self.decoded)
         self._size = (0.75, (0.75 * WIDTH * tile_height(self._shape) + 0.4) / HEIGHT)
-        return super().plot(ax, **options)
 
     def _draw(self, axes: Array, **options: Any) -> None:
         ax = axes[0, 0]
         n_lines, n_columns = self.decoded.shape[:2]
-        limits = check_limits(self.limits, self.decoded)
+        limits = self._limits
         height, step = tile_height(self._shape), 1.0 + GAP
         self.tiles_ = [
             [

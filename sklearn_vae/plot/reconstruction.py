@@ -55,7 +55,8 @@ class ReconstructionDisplay(Display):
     image_shape : (height, width) or (channels, height, width), default=None
         Of rows that are images, of 1 or 3 channels. None: curves.
     limits : (float, float), default=None
-        The values that are drawn lightest and darkest; None: the range of the originals.
+        The values that are drawn lightest and darkest, or the ends of the axis of curves. None: the
+        range of the originals, for curves of all that is drawn.
 
     Attributes
     ----------
@@ -174,20 +175,7 @@ class ReconstructionDisplay(Display):
         )
         return display.plot(ax, **options)
 
-    def plot(self, ax: Any = None, **options: Any) -> Self:
-        """Draw.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; the panels of curves are fitted into its place. None: a new figure.
-        **options
-            Of matplotlib's `imshow`, or of its lines.
-
-        Returns
-        -------
-        self
-        """
+    def _prepare(self) -> None:
         n, d = self.originals.shape
         for name, rows in {**self.reconstructions, **(self.samples or {})}.items():
             if np.shape(rows) != (n, d):
@@ -201,14 +189,16 @@ class ReconstructionDisplay(Display):
             if self.samples:
                 raise ValueError("samples are drawn as images: set image_shape.")
             self._panels, self._size, self._share_x = (n, 1), (1.0, 0.3 + 0.3 * n), True
+            every = np.concatenate([self.originals, *self.reconstructions.values()])
+            self._limits = check_limits(self.limits, every)
         else:
             self._shape = check_image_shape(self.image_shape, d)
             self._size = self._size_of_images(n)
+            self._limits = check_limits(self.limits, self.originals)
         self.errors_ = {
             name: _root_mean_square(rows - self.originals)
             for name, rows in self.reconstructions.items()
         }
-        return super().plot(ax, **options)
 
     def _draw(self, axes: Array, **options: Any) -> None:
         self.tiles_: dict[str, list[Any]] = {}
@@ -236,7 +226,6 @@ class ReconstructionDisplay(Display):
 
     def _draw_images(self, ax: Any, **options: Any) -> None:
         n = len(self.originals)
-        limits = check_limits(self.limits, self.originals)
         height = tile_height(self._shape)
         inches = ax.get_window_extent().width / ax.figure.dpi
         tile = inches / (min(n, PER_LINE) * (1.0 + GAP))  # before the layout, about
@@ -247,7 +236,10 @@ class ReconstructionDisplay(Display):
                 tiles = self.tiles_.setdefault(name, [])
                 for i in range(start, min(start + PER_LINE, n)):
                     x = (i - start) * (1.0 + GAP)
-                    tiles.append(draw_tile(ax, rows[i], (x, y), self._shape, limits, **options))
+                    place = (x, y)
+                    tiles.append(
+                        draw_tile(ax, rows[i], place, self._shape, self._limits, **options)
+                    )
                     if errors is not None:
                         style = {"fontsize": min(7.0, 14.0 * tile), "color": "0.3"}
                         place = (x + 0.5, y + height + 0.03 / tile)
@@ -263,8 +255,7 @@ class ReconstructionDisplay(Display):
 
     def _draw_curves(self, axes: Array, **options: Any) -> None:
         d = self.originals.shape[1]
-        every = np.concatenate([self.originals, *self.reconstructions.values()])
-        low, high = check_limits(self.limits, every)
+        low, high = self._limits
         margin = 0.08 * (high - low)
         features = np.arange(1, d + 1)
         style = {"marker": "o" if d <= FEW else "", "markersize": 3, "linewidth": 1, **options}

@@ -472,3 +472,18 @@ def test_what_is_not_imputed():
         ImputationDisplay.from_estimator(FITTED, HOLES, max_cells=0)
     with pytest.raises(ValueError, match="must be as long"):
         ImputationDisplay.from_results(np.ones(3), np.ones(3), np.ones(2))
+
+
+def test_what_is_wrong_is_said_before_there_is_a_figure():
+    one = {"mean_test_score": [0.0], "param_n_components": [1]}
+    for wrong in (
+        lambda: ReconstructionDisplay.from_estimator(MODEL, X, limits=(1, 0)),
+        lambda: ReconstructionDisplay.from_estimator(MODEL, X, image_shape=(5, 5)),
+        lambda: LatentPlaneDisplay.from_estimator(MODEL, X, image_shape=(5, 5)),
+        lambda: CVCurveDisplay.from_results(one, best_index=1),
+        lambda: ImputationDisplay.from_estimator(FITTED, HOLES, max_cells=0),
+        lambda: LikelihoodSurfaceDisplay.from_results(points()["saddle"], column=4),
+    ):
+        with pytest.raises(ValueError, match="must be|has 25"):
+            wrong()
+    assert not plt.get_fignums()
