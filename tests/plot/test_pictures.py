@@ -1,5 +1,6 @@
 """What is drawn is the data: images, surfaces, curves, intervals."""
 
+import os
 import warnings
 
 import matplotlib.pyplot as plt
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.impute import KNNImputer
@@ -138,8 +140,10 @@ def test_no_model_is_called_as_the_data():
         ReconstructionDisplay.from_estimator({"data": MODEL}, X)
 
 
+@pytest.mark.skipif(
+    os.environ.get("SCIPY_ARRAY_API") != "1", reason="scikit-learn needs SCIPY_ARRAY_API=1"
+)
 def test_models_of_torch_tensors():
-    torch = pytest.importorskip("torch")
     rows = torch.from_numpy(X)
     with sklearn.config_context(array_api_dispatch=True):
         model = PPCA(3).fit(rows)
@@ -484,6 +488,6 @@ def test_what_is_wrong_is_said_before_there_is_a_figure():
         lambda: ImputationDisplay.from_estimator(FITTED, HOLES, max_cells=0),
         lambda: LikelihoodSurfaceDisplay.from_results(points()["saddle"], column=4),
     ):
-        with pytest.raises(ValueError, match="must be|has 25"):
+        with pytest.raises(ValueError, match=r"must be|has 25"):
             wrong()
     assert not plt.get_fignums()
