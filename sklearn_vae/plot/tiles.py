@@ -75,12 +75,12 @@ def draw_tile(
             style = {"marker": "o", "markersize": 2.0, **style}
         level = (values - low) / (high - low)
         return ax.plot(along, y + height * (0.95 - 0.9 * level), **style)[0]
-    extent = (x, x + 1.0, y + height, y)
+    options = {"extent": (x, x + 1.0, y + height, y), "origin": "upper", **options}
     if shape[0] == 1:
         options = {"cmap": GREY, "vmin": limits[0], "vmax": limits[1], **options}
-        return ax.imshow(values.reshape(shape[1:]), extent=extent, **options)
+        return ax.imshow(values.reshape(shape[1:]), **options)
     colors = (values.reshape(shape).transpose(1, 2, 0) - limits[0]) / (limits[1] - limits[0])
-    return ax.imshow(np.clip(colors, 0.0, 1.0), extent=extent, **options)
+    return ax.imshow(np.clip(colors, 0.0, 1.0), **options)
 
 
 def rectangle(place: tuple[float, float], width: float, height: float, **options: Any) -> Any:

@@ -55,7 +55,10 @@ def test_grey_images_are_the_rows_and_their_reconstructions():
         np.testing.assert_allclose(image.get_array(), reconstructed(MODEL, X)[i].reshape(3, 4))
         # One scale for all: that of the originals.
         assert image.get_clim() == (X[:5].min(), X[:5].max())
-        # One below the other, the first row uppermost: y points down.
+        # One below the other, each with its first row uppermost: y points down.
+        assert data.origin == "upper"
+        assert data.get_extent()[3] < data.get_extent()[2]
+        assert display.ax_.yaxis_inverted()
         assert data.get_extent()[:2] == image.get_extent()[:2]
         assert data.get_extent()[2] < image.get_extent()[3]
     error = np.sqrt(np.mean((reconstructed(MODEL, X) - X)[:5] ** 2, axis=1))
