@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from sklearn_vae import PPCA, DeepGaussianVAE
+from sklearn_vae.plot import ReconstructionDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="deep_vae_digits.png", help="the picture to write")
@@ -65,13 +66,6 @@ print(f"VAE's bound of the training images after {vae.n_iter_} epochs: {vae.elbo
 # %%
 # The picture.
 originals = np.array([test[test_digit == d][0] for d in range(10)])
-rows = {
-    "held-out images": originals,
-    "PPCA's reconstructions": ppca.inverse_transform(ppca.transform(originals)),
-    "VAE's reconstructions": vae.inverse_transform(vae.transform(originals)),
-    "PPCA's samples": ppca.sample(10, random_state=0)[0],
-    "VAE's samples": vae.sample(10, random_state=0)[0],
-}
 blue, orange = "#0072b2", "#e69f00"  # also apart without red or green
 
 figure = plt.figure(figsize=(14, 5), layout="constrained")
@@ -103,12 +97,15 @@ dimensions.set(
 )
 dimensions.legend(loc="upper right", ncols=2)
 
-grid = right.subplots(len(rows), 10)
-for (name, images), line in zip(rows.items(), grid, strict=True):
-    for image, cell in zip(images, line, strict=True):
-        cell.imshow(image.reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
-        cell.set(xticks=[], yticks=[])
-    line[0].set_ylabel(name.replace(" ", "\n"), rotation=0, ha="right", va="center")
+ReconstructionDisplay.from_estimator(
+    models,
+    originals,
+    n=10,
+    image_shape=(8, 8),
+    limits=(0, 16),
+    samples=True,
+    ax=right.subplots(),
+)
 right.suptitle(f"Reconstructions and new images from {k} numbers each")
 figure.savefig(arguments.output, dpi=110)
 print(f"Picture written to {arguments.output}")
