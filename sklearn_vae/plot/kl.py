@@ -19,7 +19,7 @@ from sklearn_vae.plot.base import (
     named,
 )
 
-# Up to so many bars stand apart, and so many are named below.
+# Up to so many bars stand apart, and so many dimensions have a tick each.
 APART, NAMED = 50, 16
 
 
@@ -171,7 +171,8 @@ def _largest_first(result: Collapse) -> Array:
 
 
 def _count_from_one(ax: Any, k: int) -> None:
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ticks = [1, *(tick for tick in ax.get_xticks() if 2 < tick <= k)] if k > 5 else range(1, k + 1)
-    ax.set_xticks(ticks)
+    """Ticks at every rank, or where these are many at 1 and the multiples of a round number."""
+    round_numbers = (5, 10, 20, 50, 100, 200, 500, k)
+    step = 1 if k <= NAMED else next(s for s in round_numbers if k <= 10 * s)
+    ax.set_xticks([1, *range(max(2, step), k + 1, step)])
     ax.set_xlabel("rank of the latent dimension")

@@ -64,6 +64,19 @@ def test_steps_of_several_models(k):
     display.figure_.canvas.draw()
 
 
+@pytest.mark.parametrize("k", [1, 2, 5, 8, 16, 17, 40, 50, 51, 200, 999, 12345])
+def test_ranks_are_counted_from_one(k):
+    ax = KLDisplay.from_results({"a": made(k, k), "b": made(1, 1)}).ax_
+    low, high = ax.get_xlim()
+    ticks = ax.get_xticks()
+    assert low < ticks[0] == 1
+    assert ticks[-1] <= k < high
+    # All of few; else multiples of one number, the last of which has no next within k.
+    step = 1 if k <= 16 else ticks[1]
+    np.testing.assert_array_equal(ticks[1:], np.arange(max(step, 2), k + 1, step))
+    assert len(ticks) <= 16
+
+
 def test_of_fitted_models():
     models = [PPCA(2).fit(X), LinearVAE(3).fit(X)]
     display = KLDisplay.from_estimator(models, X, epsilon=0.5, delta=0.2, criterion="average")
