@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from sklearn_vae import PPCA, DeepGaussianVAE, Snapshot
-from sklearn_vae.plot import ReconstructionDisplay
+from sklearn_vae.plot import ReconstructionDisplay, TrainingDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="conv_vae.png", help="the picture to write")
@@ -90,16 +90,17 @@ for (name, model), likelihood in zip(models.items(), likelihoods, strict=True):
 
 # %%
 # The picture.
-blue, orange = "#0072b2", "#e69f00"  # also apart without red or green
 figure = plt.figure(figsize=(14, 5.2), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=[1, 1.8])
 panel = left.subplots()
-for vae, line, name in ((conv, "o-", "convolutional VAE"), (dense, "o--", "dense VAE")):
-    scores = [vae.snapshots_[epoch].score(test) for epoch in epochs]
-    panel.plot(epochs, scores, line, color=blue, markersize=4, label=name)
-panel.axhline(bounds["PPCA"], color=orange, linewidth=2, label="PPCA")
+histories = {
+    name: {"epoch": epochs, "bound": [vae.snapshots_[epoch].score(test) for epoch in epochs]}
+    for name, vae in {"convolutional VAE": conv, "dense VAE": dense}.items()
+}
+TrainingDisplay.from_results(histories, ax=panel)
+panel.axhline(bounds["PPCA"], color="#009e73", linewidth=2, label="PPCA")
 panel.set_ylim(bounds["PPCA"] - 0.05 * abs(bounds["PPCA"]), None)
-panel.set(xlabel="epoch", ylabel="nats per image", xticks=range(0, n_epochs + 1, 5))
+panel.set_ylabel("nats per image")
 panel.set_title("Lower bound of held-out images")
 panel.legend(loc="center right")
 shown = {"PPCA": ppca, "convolutional VAE": conv}
