@@ -109,9 +109,9 @@ inside.legend(loc="upper left")
 wide.legend(loc="upper right")
 parts = ("bound", "kl")
 shown = {name: {of: model.history_[of] for of in parts} for name, model in runs.items()}
-bound = TrainingDisplay.from_results(shown, ax=training, linewidth=1).ax_[0, 0]
-bound.axhline(ppca.score(X), color="k", ls=":", label="pPCA, one component")
-bound.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, title="Training")
+display = TrainingDisplay.from_results(shown, ax=training, linewidth=1)
+display.ax_[0, 0].axhline(ppca.score(X), color="k", ls=":", label="pPCA, one component")
+display.ax_[0, 0].legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, title="Training")
 figure.savefig(arguments.output, dpi=110)
 
 # %%
