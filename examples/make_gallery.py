@@ -23,7 +23,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 HERE = Path(__file__).parent
-WIDTH, COLORS, MARGIN = 640, 64, 0.06  # pixels, in a file, inches
+WIDTH, COLORS, MARGIN = 640, 96, 0.06  # pixels, in a file, inches
 
 # What is shown of plot_NAME.py, by the names of its variables.
 PICTURES = {
@@ -55,7 +55,7 @@ def cut(figure, axes):
     figure.savefig(file, dpi=(WIDTH + 0.5) / inches.width, bbox_inches=inches)
     with Image.open(file) as image:
         image = image.convert("RGB").crop((0, 0, WIDTH, image.height))
-    return image.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    return image.quantize(COLORS, kmeans=8, dither=Image.Dither.NONE)
 
 
 def main():
