@@ -23,6 +23,7 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
 
 from sklearn_vae import PPCA, BernoulliPPCA
+from sklearn_vae.plot import ReconstructionDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="bernoulli_ppca_digits.png", help="the picture to write")
@@ -66,12 +67,13 @@ print(f"BernoulliPPCA's bound {bound:.2f}, its log-likelihood about {likelihood:
 # %%
 # The picture. Values outside [0, 1] are coloured.
 originals = np.array([test[test_digit == d][0] for d in range(10)])
-rows = {
-    "held-out images": originals,
-    "PCA's reconstructions": pca.inverse_transform(pca.transform(originals)),
-    "BernoulliPPCA's reconstructions": ours.inverse_transform(ours.transform(originals)),
-    "PPCA's samples": PPCA(k).fit(train).sample(10, random_state=0)[0],
-    "BernoulliPPCA's samples": ours.sample(10, random_state=0)[0],
+reconstructions = {
+    name: model.inverse_transform(model.transform(originals))
+    for name, model in {"PCA": pca, "BernoulliPPCA": ours}.items()
+}
+samples = {
+    name: model.sample(10, random_state=0)[0]
+    for name, model in {"PPCA": PPCA(k).fit(train), "BernoulliPPCA": ours}.items()
 }
 colors = {"PCA": "#e69f00", "BernoulliPPCA": "#0072b2"}  # also apart without red or green
 stops = [(0, "#0090e0"), (0.25, "white"), (0.75, "black"), (1, "#ff6000")]
@@ -94,14 +96,18 @@ spread.set(yscale="log", xlim=(-0.5, 1.5), ylabel="pixels")
 spread.set(xlabel="reconstructed value (grey: below 0, above 1)")
 spread.set_title(f"What held-out pixels become, k = {k}")
 
-grid = right.subplots(len(rows), 10)
-for (name, images), line in zip(rows.items(), grid, strict=True):
-    for image, cell in zip(images, line, strict=True):
-        shown = cell.imshow(image.reshape(8, 8), cmap=shades, vmin=-0.5, vmax=1.5)
-        cell.set(xticks=[], yticks=[])
-    line[0].set_ylabel(name.replace(" ", "\n"), rotation=0, ha="right", va="center")
+display = ReconstructionDisplay.from_results(
+    originals,
+    reconstructions,
+    samples=samples,
+    image_shape=(8, 8),
+    limits=(-0.5, 1.5),
+    cmap=shades,
+    ax=right.subplots(),
+)
 ticks = [-0.5, 0, 1, 1.5]
-right.colorbar(shown, ax=grid, location="bottom", aspect=50, ticks=ticks, extend="both")
+image, bar = display.tiles_["data"][0], {"location": "bottom", "aspect": 50, "extend": "both"}
+right.colorbar(image, ax=display.ax_, ticks=ticks, **bar)
 right.suptitle(f"Reconstructions and new images from {k} numbers each")
 figure.savefig(arguments.output, dpi=110)
 print(f"Picture written to {arguments.output}")

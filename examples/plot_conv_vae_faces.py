@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from sklearn_vae import PPCA, DeepGaussianVAE, Snapshot
+from sklearn_vae.plot import ReconstructionDisplay, TrainingDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="conv_vae.png", help="the picture to write")
@@ -89,27 +90,22 @@ for (name, model), likelihood in zip(models.items(), likelihoods, strict=True):
 
 # %%
 # The picture.
-blue, orange = "#0072b2", "#e69f00"  # also apart without red or green
 figure = plt.figure(figsize=(14, 5.2), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=[1, 1.8])
 panel = left.subplots()
-for vae, line, name in ((conv, "o-", "convolutional VAE"), (dense, "o--", "dense VAE")):
-    scores = [vae.snapshots_[epoch].score(test) for epoch in epochs]
-    panel.plot(epochs, scores, line, color=blue, markersize=4, label=name)
-panel.axhline(bounds["PPCA"], color=orange, linewidth=2, label="PPCA")
+histories = {
+    name: {"epoch": epochs, "bound": [vae.snapshots_[epoch].score(test) for epoch in epochs]}
+    for name, vae in {"convolutional VAE": conv, "dense VAE": dense}.items()
+}
+TrainingDisplay.from_results(histories, ax=panel)
+panel.axhline(bounds["PPCA"], color="#009e73", linewidth=2, label="PPCA")
 panel.set_ylim(bounds["PPCA"] - 0.05 * abs(bounds["PPCA"]), None)
-panel.set(xlabel="epoch", ylabel="nats per image", xticks=range(0, n_epochs + 1, 5))
+panel.set_ylabel("nats per image")
 panel.set_title("Lower bound of held-out images")
 panel.legend(loc="center right")
-shown = {"held-out images": test[:10]}
-for name, model in {"PPCA's": ppca, "VAE's": conv}.items():
-    shown[f"{name} reconstructions"] = model.inverse_transform(model.transform(test[:10]))
-    shown[f"{name} samples"] = model.sample(10, random_state=0)[0]
-for (name, images), line in zip(shown.items(), right.subplots(5, 10), strict=True):
-    for image, cell in zip(images, line, strict=True):
-        cell.imshow(image.reshape(shape), cmap="gray", vmin=0, vmax=white)
-        cell.set(xticks=[], yticks=[])
-    line[0].set_ylabel(name.replace(" ", "\n"), rotation=0, ha="right", va="center")
+shown = {"PPCA": ppca, "convolutional VAE": conv}
+options = {"n": 10, "samples": True, "limits": (0, white), "cmap": "gray"}
+ReconstructionDisplay.from_estimator(shown, test, ax=right.subplots(), **options)
 right.suptitle(f"Reconstructions and new images from {k} numbers each")
 figure.savefig(arguments.output, dpi=110)
 print(f"Picture written to {arguments.output}")

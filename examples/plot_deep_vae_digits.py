@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from sklearn_vae import PPCA, DeepGaussianVAE
+from sklearn_vae.plot import KLDisplay, ReconstructionDisplay, TrainingDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="deep_vae_digits.png", help="the picture to write")
@@ -65,50 +66,29 @@ print(f"VAE's bound of the training images after {vae.n_iter_} epochs: {vae.elbo
 # %%
 # The picture.
 originals = np.array([test[test_digit == d][0] for d in range(10)])
-rows = {
-    "held-out images": originals,
-    "PPCA's reconstructions": ppca.inverse_transform(ppca.transform(originals)),
-    "VAE's reconstructions": vae.inverse_transform(vae.transform(originals)),
-    "PPCA's samples": ppca.sample(10, random_state=0)[0],
-    "VAE's samples": vae.sample(10, random_state=0)[0],
-}
-blue, orange = "#0072b2", "#e69f00"  # also apart without red or green
-
 figure = plt.figure(figsize=(14, 5), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=[1, 1.8])
 training, dimensions = left.subplots(2, 1)
-epochs = np.arange(1, vae.n_iter_ + 1)
-training.plot(epochs, vae.history_["bound"], color=blue, label="VAE, images it trains on")
-held_out = vae.history_["validation_bound"]
-training.plot(epochs, held_out, "--", color=blue, label="VAE, images held out")
-training.axhline(bounds["PPCA"], color=orange, linewidth=2, label="PPCA, images held out")
-training.set(
-    xlabel="epoch",
-    ylabel="nats per image",
-    ylim=(bounds["PPCA"] - 50, None),
-    title="Lower bound of the log-likelihood in training",
-)
+history = {name: vae.history_[name] for name in ("bound", "validation_bound")}
+TrainingDisplay.from_results({"VAE": history}, ax=training)
+orange = "#e69f00"  # PPCA's colour in both panels
+training.axhline(bounds["PPCA"], color=orange, linewidth=2, label="PPCA, held out")
+training.set(ylabel="nats per image", ylim=(bounds["PPCA"] - 50, None))
+training.set_title("The VAE's lower bound in training")
 training.legend(loc="lower right")
 
-places = np.arange(1, k + 1)
-for shift, (name, color) in zip((-0.2, 0.2), {"PPCA": orange, "VAE": blue}.items(), strict=True):
-    kl = np.sort(models[name].kl_per_dim_)[::-1]
-    dimensions.bar(places + shift, kl, 0.4, color=color, label=name)
-dimensions.set(
-    xticks=places,
-    xlabel="latent dimension, sorted",
-    ylabel="nats per image",
-    ylim=(0, 1.3 * vae.kl_per_dim_.max()),
-    title="What each latent dimension tells of an image (KL)",
-)
-dimensions.legend(loc="upper right", ncols=2)
+KLDisplay.from_estimator({"VAE": vae, "PPCA": ppca}, test, ax=dimensions)
+dimensions.set(yscale="linear", ylim=(0, 1.2 * vae.kl_per_dim_.max()))  # none is near epsilon
 
-grid = right.subplots(len(rows), 10)
-for (name, images), line in zip(rows.items(), grid, strict=True):
-    for image, cell in zip(images, line, strict=True):
-        cell.imshow(image.reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
-        cell.set(xticks=[], yticks=[])
-    line[0].set_ylabel(name.replace(" ", "\n"), rotation=0, ha="right", va="center")
+ReconstructionDisplay.from_estimator(
+    models,
+    originals,
+    n=10,
+    image_shape=(8, 8),
+    limits=(0, 16),
+    samples=True,
+    ax=right.subplots(),
+)
 right.suptitle(f"Reconstructions and new images from {k} numbers each")
 figure.savefig(arguments.output, dpi=110)
 print(f"Picture written to {arguments.output}")

@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_vae import PPCA
+from sklearn_vae.plot import CVCurveDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="grid_search_noise_variance.png")
@@ -52,19 +53,19 @@ print(f"best:     {search.best_params_} with {search.best_score_:.2f} nats")
 # %%
 # Above: likelihood. Below: how many dimensions are left, and what each of them carries.
 figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6.4), sharex=True, layout="constrained")
-top.semilogx(values, scores[:-1], "o-", markersize=4, label="held-out folds")
-top.semilogx(values, [model.elbo_ for model in models], ":", color="0.4", label="training data")
-top.axvline(learned.noise_variance_, color="tab:red", label=r"learned $\sigma^2$")
-top.set(ylabel="log-likelihood (nats per sample)", ylim=(scores[:-1].max() - 60, scores.max() + 8))
-top.legend()
-top.set_title(r"PPCA with 20 latent dimensions on digits, $\sigma^2$ held fixed")
-bottom.step(values, 20 - collapsed, where="mid", color="tab:blue", label="active dimensions")
+top.plot(values, [model.elbo_ for model in models], ":", color="0.4", label="training data")
+red, orange = "#d55e00", "#e69f00"  # also apart without red or green
+top.axvline(learned.noise_variance_, color=red, label=r"estimated $\sigma^2$ of all rows")
+CVCurveDisplay.from_estimator(search, ax=top)
+top.set(xlabel=None, ylim=(scores[:-1].max() - 60, scores.max() + 8))
+figure.suptitle(r"PPCA with 20 latent dimensions on digits, $\sigma^2$ held fixed")
+bottom.step(values, 20 - collapsed, where="mid", color="#0072b2", label="active dimensions")
 bottom.set(xlabel=r"noise variance $\sigma^2$", ylabel="active dimensions", ylim=(0, 21))
 bottom.set_yticks(range(0, 21, 5))
-bottom.axvline(learned.noise_variance_, color="tab:red")
+bottom.axvline(learned.noise_variance_, color=red)
 nats = bottom.twinx()
-nats.plot(values, [model.kl_per_dim_.sum() for model in models], color="tab:orange")
-nats.set_ylabel("nats in all dimensions", color="tab:orange")
+nats.plot(values, [model.kl_per_dim_.sum() for model in models], color=orange)
+nats.set_ylabel("nats in all dimensions", color=orange)
 nats.set_ylim(bottom=0)
 figure.savefig(arguments.output, dpi=120)
 print(f"Picture written to {arguments.output}")

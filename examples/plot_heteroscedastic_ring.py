@@ -21,6 +21,7 @@ from matplotlib.patches import Ellipse
 from skorch.callbacks import LRScheduler
 
 from sklearn_vae import DeepGaussianVAE, Snapshot
+from sklearn_vae.plot import EntropyDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="heteroscedastic_ring.png", help="the picture to write")
@@ -85,32 +86,30 @@ for name, model in models.items():
 # %%
 # The picture.
 colors = {"scalar": "#e69f00", "heteroscedastic": "#0072b2"}  # also apart without red or green
-figure = plt.figure(figsize=(13, 7.5), layout="constrained")
-left, right = figure.subfigures(1, 2, width_ratios=[1, 1.45])
-for panel, (name, (mean, variance)) in zip(left.subplots(2, 1), decoded.items(), strict=True):
+figure = plt.figure(figsize=(15, 8), layout="constrained")
+left, right = figure.subfigures(1, 2, width_ratios=[1, 1.1])
+above, below = left.subfigures(2, 1, height_ratios=[1, 1])
+for panel, (name, (mean, variance)) in zip(above.subplots(1, 2), decoded.items(), strict=True):
     color = colors[name]
     panel.scatter(*(plane @ test.T), s=2, color="0.6")
     panel.plot(*(plane @ mean.T), color=color, linewidth=2)
     axes = 4 * np.sqrt(variance @ plane.T**2)  # both sides of the mean
     for i in range(0, 200, 10):
         panel.add_patch(Ellipse(plane @ mean[i], *axes[i], color=color, alpha=0.35, linewidth=0))
-    panel.set(aspect="equal", title=f"{name}: mean ± 2 standard deviations")
+    panel.set(aspect="equal", title=name)
     panel.set(xlabel="first coordinate in the ring's plane", ylabel="second")
-noise, training = right.subplots(2, 1)
+above.suptitle("What is decoded: mean ± 2 standard deviations")
+noise = below.subplots()
 noise.plot(np.degrees(along), truth, "k:", linewidth=3, label="truth")
 for name, sigma in deviations.items():
     noise.plot(np.degrees(along), sigma, color=colors[name], label=name)
 noise.set(xticks=range(0, 361, 90), xlabel="angle (degrees)", ylabel="standard deviation")
 noise.set(ylim=(0, 0.55), title="Noise that the decoder gives along the ring")
 noise.legend()
-for name, model in models.items():
-    after = [model.snapshots_[epoch] for epoch in kept]
-    bounds, sums = [s.elbo_ for s in after], [s.entropy_bound_ for s in after]
-    training.plot(kept, bounds, color=colors[name], label=f"{name}: ELBO")
-    training.plot(kept, sums, "o", color=colors[name], mfc="none", label="sum of three entropies")
-training.set(xscale="log", xlabel="epoch", ylabel="nats per row", ylim=(-12, 1))
-training.set_title("Bound of the training rows and sum of three entropies")
-training.legend(loc="lower right")
+display = EntropyDisplay.from_estimator(models, train, ax=right.subplots())
+for panel in display.ax_[0]:
+    panel.set(xscale="log", ylim=(-12, 1))
+right.suptitle("The bound of the training rows, and the sum of three entropies")
 figure.savefig(arguments.output, dpi=110)
 print(f"Picture written to {arguments.output}")
 

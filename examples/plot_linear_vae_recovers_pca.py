@@ -20,6 +20,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from sklearn_vae import PPCA, DeepAutoencoder, LinearVAE
+from sklearn_vae.plot import ReconstructionDisplay, TrainingDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="linear_vae.png", help="the picture to write")
@@ -31,29 +32,13 @@ arguments = parser.parse_args()
 # second one that of draws of its latent variables, as deep VAEs are trained.
 X, k = load_digits().data, 6
 ppca = PPCA(n_components=k, svd_solver="full").fit(X)
-vae = LinearVAE(
-    n_components=k,
-    solver="adam",
-    noise_variance_init=X.var(),
-    max_iter=2000 if arguments.small else 20000,
-    learning_rate=3e-3,
-    random_state=0,
-).fit(X)
-drawn = LinearVAE(
-    n_components=k,
-    solver="stochastic",
-    noise_variance_init=X.var(),
-    max_iter=30 if arguments.small else 500,
-    batch_size=128,
-    n_mc_samples=5,
-    random_state=0,
-).fit(X)
-autoencoder = DeepAutoencoder(
-    n_components=k,
-    hidden_layer_sizes=(),
-    max_epochs=30 if arguments.small else 500,
-    random_state=0,
-).fit(X)
+settings = {"n_components": k, "random_state": 0}
+start = {**settings, "noise_variance_init": X.var()}
+n_steps, n_epochs = (2000, 30) if arguments.small else (20000, 500)
+vae = LinearVAE(solver="adam", max_iter=n_steps, learning_rate=3e-3, **start).fit(X)
+draws = {"solver": "stochastic", "batch_size": 128, "n_mc_samples": 5}
+drawn = LinearVAE(max_iter=n_epochs, **draws, **start).fit(X)
+autoencoder = DeepAutoencoder(hidden_layer_sizes=(), max_epochs=n_epochs, **settings).fit(X)
 
 
 # %%
@@ -78,27 +63,31 @@ for name, model in models.items():
 
 # %%
 # The picture.
-blue, orange = "#0072b2", "#e69f00"  # also apart without red or green
 figure = plt.figure(figsize=(13, 5.6), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1])
-shown = {"principal components": ppca.components_.T}
-shown |= {f"columns of\n{name}": columns_of(model) for name, model in models.items()}
-grid = left.subplots(len(shown), k)
-for (name, columns), line in zip(shown.items(), grid, strict=True):
-    for column, cell in zip(columns.T, line, strict=True):
-        sign = np.sign(column[abs(column).argmax()])
-        limit = abs(column).max()
-        cell.imshow(sign * column.reshape(8, 8), cmap="RdBu_r", vmin=-limit, vmax=limit)
-        cell.set(xticks=[], yticks=[])
-    line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+columns = {name: columns_of(model).T for name, model in models.items()}
+signs = {name: np.sign((rows * ppca.components_).sum(axis=1)) for name, rows in columns.items()}
+display = ReconstructionDisplay.from_results(
+    ppca.components_,
+    {name: signs[name][:, None] * rows for name, rows in columns.items()},
+    image_shape=(8, 8),
+    limits=(-0.4, 0.4),
+    cmap="RdBu_r",
+    ax=left.subplots(),
+)
+display.ax_.set_yticklabels(["principal\ncomponents", *models])
+display.ax_.set_xlabel("numbers: root mean square difference to the principal component")
+left.suptitle("Columns of the decoders, of length 1")
 top, bottom = right.subfigures(2, 1, height_ratios=[1.1, 1])
 training = top.subplots()
-for name, color in {"VAE, draws": orange, "VAE, bound": blue}.items():
-    history = models[name].elbo_history_
-    training.plot(np.linspace(0, 1, len(history)), history, color=color, label=name)
+histories = {}
+for name in ("VAE, bound", "VAE, draws"):
+    bound = models[name].elbo_history_
+    histories[name] = {"epoch": np.linspace(0, 100, len(bound)), "bound": bound}
+TrainingDisplay.from_results(histories, ax=training)
 training.axhline(ppca.elbo_, color="black", linestyle=":", label="pPCA, log-likelihood")
 training.set(
-    xlabel="share of the training",
+    xlabel="share of the training (%)",
     ylabel="nats per image",
     ylim=(ppca.elbo_ - 15, ppca.elbo_ + 2),
     title="Lower bound in training",

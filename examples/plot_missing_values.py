@@ -21,6 +21,7 @@ from sklearn.impute import KNNImputer, SimpleImputer
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, PPCAImputer
+from sklearn_vae.plot import ImputationDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="missing_values.png", help="the picture to write")
@@ -62,24 +63,13 @@ figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
 width = np.where(gone, std, np.nan)
 by_width = np.argsort(np.nanmean(width, axis=0))
 for axis, feature in zip(axes, (by_width[0], by_width[-1]), strict=False):
-    some = np.flatnonzero(gone[:, feature])[:60]
-    axis.errorbar(
-        truth[some, feature],
-        filled[some, feature],
-        1.96 * std[some, feature],
-        fmt="o",
-        markersize=3,
-        linewidth=0.8,
-    )
-    ends = [truth[:, feature].min(), truth[:, feature].max()]
-    axis.plot(ends, ends, color="black", linewidth=0.8)
+    ImputationDisplay.from_estimator(model, X, truth, features=feature, max_cells=100, ax=axis)
     name = data.feature_names[feature]
-    share = inside[gone[:, feature], feature].mean()
-    axis.set(title=f"{name}: {share:.0%} within the bars", xlabel="truth", ylabel="imputed")
-for name, error in errors.items():
-    axes[2].plot(shares, error, "o-", markersize=3, label=name)
+    axis.set(xlabel=f"truth: {name}", ylabel=f"imputed: {name}")
+for (name, error), color in zip(errors.items(), ("#0072b2", "#e69f00", "#009e73"), strict=True):
+    axes[2].plot(shares, error, "o-", markersize=3, color=color, label=name)
 axes[2].set(title="root mean square error", xlabel="share of values missing", ylim=(0, None))
-axes[2].legend()
+axes[2].legend(loc="lower right")
 figure.savefig(arguments.output, dpi=110)
 
 # %%

@@ -20,6 +20,7 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
 
 from sklearn_vae import PPCA
+from sklearn_vae.plot import ReconstructionDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="ppca_replaces_pca.png", help="the picture to write")
@@ -59,12 +60,9 @@ model = PPCA(n_components=best).fit(train)
 originals = np.array([test[test_digit == d][0] for d in range(10)])
 few = PPCA(n_components=10, coordinates="principal").fit(train)
 many = PPCA(n_components=best, coordinates="principal").fit(train)
-samples, _ = model.sample(10, random_state=0)
-rows = {
-    "held-out\nimages": originals,
-    "k = 10": few.inverse_transform(few.transform(originals)),
-    f"k = {best}": many.inverse_transform(many.transform(originals)),
-    "samples": samples,
+reconstructions = {
+    f"k = {reduced.n_components}": reduced.inverse_transform(reduced.transform(originals))
+    for reduced in (few, many)
 }
 
 figure = plt.figure(figsize=(11, 3.9), layout="constrained")
@@ -82,12 +80,14 @@ axes.set(
     ylabel="log-likelihood (nats per image)",
     title="How many components generalise",
 )
-grid = right.subplots(len(rows), 10)
-for (name, images), line in zip(rows.items(), grid, strict=True):
-    for image, cell in zip(images, line, strict=True):
-        cell.imshow(image.reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
-        cell.set(xticks=[], yticks=[])
-    line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+ReconstructionDisplay.from_results(
+    originals,
+    reconstructions,
+    samples={f"k = {best}": model.sample(10, random_state=0)[0]},
+    image_shape=(8, 8),
+    limits=(0, 16),
+    ax=right.subplots(),
+)
 right.suptitle("Reconstructions of held-out images, and new ones")
 figure.savefig(arguments.output, dpi=120)
 print(f"Picture written to {arguments.output}")

@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 
 from sklearn_vae import PPCA
 from sklearn_vae.gaussian import Spectrum, StationaryPoint
+from sklearn_vae.plot import LikelihoodSurfaceDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="stationary_points.png", help="the picture to write")
@@ -42,33 +43,29 @@ panels = {
 
 # %%
 # The point is stationary in each panel. Within the plane it is a minimum, a saddle and a maximum.
-size = 25 if arguments.small else 101
 radius = 1.3 * np.sqrt(values[fifth])
-grid = np.linspace(-radius, radius, size)
-figure, axes = plt.subplots(1, 3, figsize=(12, 4.1), layout="constrained", sharey=True)
+figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
 print("noise variance   curvature along u5   along u7   stable in the plane   in all directions")
 for axis, (title, sigma2) in zip(axes, panels.items(), strict=True):
     point = StationaryPoint(spectrum, [0, 1, 2], n_components=8, noise_variance=sigma2)
-    surface = point.surface(7, (fifth, seventh), grid, grid) - point.log_likelihood
     curvatures = point.curvature(7, fifth), point.curvature(7, seventh)
     stable = max(curvatures) <= 0
     print(
         f"{sigma2:14.1f}   {curvatures[0]:18.1e}   {curvatures[1]:8.1e}   "
         f"{'yes' if stable else 'no':>19s}   {'yes' if point.is_stable else 'no':>17s}"
     )
-    limit = np.abs(surface).max()
-    contours = axis.contourf(
-        grid, grid, surface.T, levels=21, cmap="RdBu_r", vmin=-limit, vmax=limit
+    display = LikelihoodSurfaceDisplay.from_results(
+        point,
+        column=7,
+        directions=(fifth, seventh),
+        radius=radius,
+        n_grid=25 if arguments.small else 101,
+        ax=axis,
     )
-    axis.contour(grid, grid, surface.T, levels=21, colors="k", linewidths=0.3)
-    axis.plot(0, 0, "o" if stable else "x", color="k", markersize=8)
-    axis.set(
-        title=f"{title}\n{'stable' if stable else 'unstable'} in this plane",
-        xlabel="along the 5th eigenvector",
-        aspect="equal",
+    display.colorbar_.set_label("")  # what the title of the picture says
+    axis.set_title(
+        f"{title}: a {display.kind},\n{'stable' if stable else 'unstable'} in this plane"
     )
-    figure.colorbar(contours, ax=axis, shrink=0.8, format="%.2g")
-axes[0].set_ylabel("along the 7th eigenvector")
 figure.suptitle(
     "Log-likelihood (nats per image) where a zero column of W is moved, less that at zero"
 )

@@ -20,6 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from sklearn_vae import LinearVAE
+from sklearn_vae.plot import TrainingDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="streaming.png", help="the picture to write")
@@ -69,26 +70,32 @@ for name in models:
 
 # %%
 # The picture.
-blue, orange = "#0072b2", "#e69f00"  # also apart without red or green
-colors = dict(zip(models, (blue, orange), strict=True))
-figure, (upper, lower) = plt.subplots(
-    2, 1, figsize=(9, 6.5), sharex=True, height_ratios=[2, 1], layout="constrained"
-)
-for name, color in colors.items():
-    upper.plot(held_out[name], color=color, alpha=0.45, linewidth=4)
-    upper.plot(bound[name], color=color, linewidth=1.2)
-    lower.plot(sigma2[name], color=color, label=f"{name}")
-upper.plot([], color="gray", alpha=0.45, linewidth=4, label="log-likelihood of rows not seen")
-upper.plot([], color="gray", linewidth=1.2, label="sum of entropies, no rows at all")
-upper.set(
-    ylabel="nats per row",
-    ylim=(np.min(held_out["forgetting=0.9"][memory:]) - 12, None),
-    title="Online EM on a stream that turns, and whose noise doubles",
-)
-upper.legend(loc="upper right")
+histories = {
+    name: {
+        "epoch": range(n_batches),
+        "bound": bound[name],
+        "validation_bound": held_out[name],
+        "noise_variance": sigma2[name],
+    }
+    for name in models
+}
+figure, axes = plt.subplots(figsize=(9, 6.5), layout="constrained")
+display = TrainingDisplay.from_results(histories, ax=axes)
+upper, lower = display.ax_[:, 0]
+for name, lines in display.lines_.items():
+    lines["validation_bound"].set(alpha=0.45, linewidth=4, linestyle="-")
+    lines["noise_variance"].set_label(name)
+labels = {"validation_bound": "log-likelihood of rows not seen"}
+labels["bound"] = "sum of entropies, no rows at all"
+legend = upper.legend([lines[of] for of in labels], labels.values(), loc="upper right")
+for handle in legend.legend_handles:
+    handle.set_color("gray")
+lowest = min(min(values[memory:]) for values in held_out.values())
+upper.set(ylabel="nats per row", ylim=(lowest - 2, None))
 lower.step(np.arange(n_batches), noise, color="black", linestyle=":", label="truth")
-lower.set(xlabel="batch", ylabel=r"noise variance $\sigma^2$")
 lower.legend(loc="upper left")
+lower.set(xlabel="batch", ylabel=r"noise variance $\sigma^2$")
+figure.suptitle("Online EM on a stream that turns, and whose noise doubles")
 figure.savefig(arguments.output, dpi=110)
 print(f"Picture written to {arguments.output}")
 

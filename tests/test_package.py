@@ -1,17 +1,28 @@
+import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import sklearn_vae
+from sklearn_vae import plot
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 
 
 def run_python(code):
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "MPLBACKEND": "Agg"},
     )
 
 
@@ -46,3 +57,28 @@ def test_readme_opens_with_code_that_runs():
         done = run_python(code)
         assert done.returncode == 0, done.stderr
         assert done.stdout
+
+
+def test_readme_has_a_line_on_every_display():
+    named = re.findall(r"^\| `(\w+Display)` \|", README.read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(plot.__all__)
+
+
+def test_readme_shows_the_pictures_of_the_gallery():
+    found = re.findall(
+        r"\[!\[(.+?)\]\(examples/gallery/(\w+)\.png\)\]\((.+?)\)<br>(.+?): \[.+?\]\((.+?)\)",
+        README.read_text(),
+    )
+    for _, name, of_picture, _, of_caption in found:
+        assert of_picture == of_caption == f"examples/plot_{name}.py"
+        assert (ROOT / of_caption).exists()
+    names = [name for _, name, *_ in found]
+    made = runpy.run_path(str(ROOT / "examples" / "make_gallery.py"))
+    assert names == list(made["PICTURES"])
+    files = sorted((ROOT / "examples" / "gallery").iterdir())
+    assert [file.name for file in files] == sorted(f"{name}.png" for name in names)
+    assert sum(file.stat().st_size for file in files) < 200_000
+    for file in files:
+        assert file.stat().st_size < 40_000
+        with Image.open(file) as image:
+            assert image.width == made["WIDTH"]

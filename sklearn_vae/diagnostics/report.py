@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_vae.diagnostics.dimensions import Collapse
+from sklearn_vae.diagnostics.drawing import gap_chart, kl_chart
 from sklearn_vae.diagnostics.entropies import Entropies
 
 # Dimensions that a text names one by one.
@@ -105,6 +106,8 @@ class CollapseReport:
 
     def _repr_html_(self) -> str:
         parts = [f"<h4>{_escaped(self._headline())}</h4>", _items("p", self._state())]
+        if self.collapse is not None and self.entropies is not None:
+            parts.append(f"<p>{kl_chart(self.collapse)} {gap_chart(self.entropies)}</p>")
         for finding in self.findings:
             advice = "".join(f"<li>{_escaped(text)}</li>" for text in finding.advice)
             parts.append(

@@ -1,0 +1,115 @@
+"""The two pictures of a report, as SVG that needs nothing to be shown."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from sklearn_vae.diagnostics.dimensions import Collapse
+from sklearn_vae.diagnostics.entropies import Entropies
+from sklearn_vae.diagnostics.latents import Array
+from sklearn_vae.gaussian.bounds import COLLAPSE_KL
+
+# Of a picture, and the edges of its axes, in pixels.
+WIDTH, HEIGHT = 380, 170
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 370.0, 28.0, 146.0
+
+# Of a bar, and of what stands between the numbers of an axis.
+WIDEST, APART = 56.0, 12.0
+
+# Of Okabe and Ito, as in `sklearn_vae.plot`.
+BLUE, PURPLE = "#0072b2", "#cc79a7"
+
+
+def kl_chart(found: Collapse) -> str:
+    """KL per dimension, the largest first, on grey where collapsed; linear, then logarithmic."""
+    order = np.argsort(-found.kl_per_dim, kind="stable")
+    kl, k = found.kl_per_dim[order], found.n_components
+    unit = found.epsilon or COLLAPSE_KL
+    finite = kl[np.isfinite(kl)]
+    top = 1.5 * max(100 * unit, *finite)  # a KL may be infinite
+
+    def height(value: Any) -> Any:
+        share = np.log1p(np.minimum(value, top) / unit) / math.log1p(top / unit)
+        return BOTTOM - (BOTTOM - TOP) * share
+
+    wide = (RIGHT - LEFT) / k
+    middle = LEFT + wide * (np.arange(k) + 0.5)
+    gone = middle[np.isin(order, found.collapsed)]
+    decades = 10.0 ** np.arange(math.ceil(math.log10(4 * unit)), math.log10(top))
+    ticks = [0.0, unit, *decades]
+    parts = [
+        _bars(gone, TOP, np.full(len(gone), BOTTOM), min(wide, WIDEST / 0.8), "#8884"),
+        _bars(middle, BOTTOM, height(kl), _filled(wide, k), BLUE),
+        _ticks((float(height(tick)), f"{tick:g}") for tick in ticks),
+        _rule(float(height(found.epsilon)), 'stroke-dasharray="4 3"'),
+        _below(f"latent dimensions by KL, {k}; on grey collapsed, {len(found.collapsed)}"),
+    ]
+    return _svg("KL per dimension (nats); dashed: epsilon", parts)
+
+
+def gap_chart(found: Entropies) -> str:
+    """The parts of bound less sum of entropies: of the noise, and of each dimension."""
+    heights = np.nan_to_num(np.append(found.gap.noise, found.gap.dimensions))
+    k = len(heights) - 1
+    # What is far below the tolerance is not to look like something.
+    least = 0.1 * found.tolerance or 1e-9
+    low, high = min(-least, heights.min()), max(least, heights.max())
+    scale = (BOTTOM - TOP) / (high - low)
+    zero = TOP + high * scale
+    # That of the noise stands apart, and is wide enough to be seen.
+    first = min(WIDEST, max(12.0, 0.8 * (RIGHT - LEFT) / (k + 2.0)))
+    wide = (RIGHT - LEFT - 1.5 * first) / k
+    ends = zero - scale * heights
+    middle = LEFT + 1.5 * first + wide * (np.arange(k) + 0.5)
+    parts = [
+        _bars(np.array([LEFT + first / 2]), zero, ends[:1], first, PURPLE),
+        _bars(middle, zero, ends[1:], _filled(wide, k), BLUE),
+        _ticks(
+            (zero - scale * t, f"{t:.2g}")
+            for t in (0.0, low, high)
+            if t == 0.0 or abs(t) * scale > APART
+        ),
+        _rule(zero),
+        _below(f"noise (left) {heights[0]:+.3f}, latent dimensions {heights[1:].sum():+.3f}"),
+    ]
+    return _svg(f"Bound less sum of entropies {found.gap.total:+.3f}, in parts (nats)", parts)
+
+
+def _filled(wide: float, k: int) -> float:
+    """Of the place of each of k bars, what it fills."""
+    return min(0.8 * wide, WIDEST) if k <= 50 else wide
+
+
+def _bars(x: Array, start: float, ends: Array, width: float, color: str) -> str:
+    path = "".join(f"M{a:.1f} {start:.1f}V{b:.1f}" for a, b in zip(x, ends, strict=True))
+    return f'<path d="{path}" stroke="{color}" stroke-width="{width:.2f}"/>'
+
+
+def _ticks(ticks: Iterable[tuple[float, str]]) -> str:
+    return "".join(
+        f'<path d="M{LEFT - 4} {y:.1f}H{LEFT}" stroke="currentColor"/>'
+        f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+        for y, text in ticks
+    )
+
+
+def _rule(y: float, style: str = "") -> str:
+    return f'<path d="M{LEFT} {y:.1f}H{RIGHT}" stroke="currentColor" {style}/>'
+
+
+def _below(text: str) -> str:
+    return f'<text x="{LEFT}" y="{HEIGHT - 8}">{html.escape(text)}</text>'
+
+
+def _svg(title: str, parts: list[str]) -> str:
+    title = html.escape(title)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" role="img" '
+        f'fill="currentColor" font-family="sans-serif" font-size="11">'
+        f'<title>{title}</title><text x="{LEFT}" y="16">{title}</text>{"".join(parts)}</svg>'
+    )

@@ -1,0 +1,29 @@
+"""Pictures of what a latent space did, in the manner of scikit-learn's Displays.
+
+Each class has `from_estimator`, which computes what is drawn, `from_results`, which takes it, and
+`plot`, which draws it on axes of yours or new ones. matplotlib is imported on the first `plot`.
+"""
+
+from sklearn_vae.plot.collapse import CollapseDisplay
+from sklearn_vae.plot.cv_curve import CVCurveDisplay
+from sklearn_vae.plot.entropy import EntropyDisplay
+from sklearn_vae.plot.imputation import ImputationDisplay
+from sklearn_vae.plot.kl import KLDisplay
+from sklearn_vae.plot.latent_plane import LatentPlaneDisplay
+from sklearn_vae.plot.posterior_scale import PosteriorScaleDisplay
+from sklearn_vae.plot.reconstruction import ReconstructionDisplay
+from sklearn_vae.plot.surface import LikelihoodSurfaceDisplay
+from sklearn_vae.plot.training import TrainingDisplay
+
+__all__ = [
+    "CVCurveDisplay",
+    "CollapseDisplay",
+    "EntropyDisplay",
+    "ImputationDisplay",
+    "KLDisplay",
+    "LatentPlaneDisplay",
+    "LikelihoodSurfaceDisplay",
+    "PosteriorScaleDisplay",
+    "ReconstructionDisplay",
+    "TrainingDisplay",
+]

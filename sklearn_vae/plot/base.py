@@ -1,0 +1,190 @@
+"""What every Display does: new axes or those given, and a look that all share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from array_api_compat import is_array_api_obj
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_vae.gaussian.arrays import to_host
+
+Array = NDArray[Any]
+
+# Okabe and Ito's colours, apart for every kind of colour vision; the most distinct first.
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
+
+# Maps of values that have no sign, and of those that have.
+SEQUENTIAL, DIVERGING, GREY = "cividis", "PuOr", "gray_r"
+
+# A figure of one panel, in inches: as wide as a column of a page.
+WIDTH, HEIGHT = 4.8, 3.4
+
+
+class Display:
+    """For subclasses that set what is drawn in `__init__`, and draw it in `_draw`.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes, or array of them where there are several panels
+        After `plot`.
+    figure_ : matplotlib Figure
+        After `plot`.
+    """
+
+    # Rows and columns of panels, their relative heights, and whether they share the x axis.
+    _panels: tuple[int, int] = (1, 1)
+    _height_ratios: tuple[float, ...] | None = None
+    _share_x = False
+    # Of a new figure, over that of one panel.
+    _size: tuple[float, float] = (1.0, 1.0)
+
+    ax_: Any
+    figure_: Any
+
+    def plot(self, ax: Any = None, **options: Any) -> Self:
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; several panels are fitted into its place. None: a new figure.
+        **options
+            As of the class.
+
+        Returns
+        -------
+        self
+            With `ax_` and `figure_`.
+        """
+        self._prepare()
+        axes = self._axes(ax)
+        self.ax_ = axes if axes.size > 1 else axes[0, 0]
+        self.figure_ = axes[0, 0].figure
+        self._draw(axes, **options)
+        return self
+
+    def _prepare(self) -> None:
+        """Raise what is to be raised before there is a figure; set `_panels` that depend on data."""
+
+    def _draw(self, axes: Array, **options: Any) -> None:
+        """Draw on an array of axes of shape `_panels`."""
+        raise NotImplementedError
+
+    def _axes(self, ax: Any) -> Array:
+        plt = import_pyplot(type(self).__name__)
+        rows, columns = self._panels
+        grid = {"height_ratios": self._height_ratios} if self._height_ratios else {}
+        if ax is None:
+            size = (WIDTH * self._size[0], HEIGHT * self._size[1])
+            figure = plt.figure(figsize=size, layout="constrained")
+            return figure.subplots(
+                rows, columns, squeeze=False, sharex=self._share_x, gridspec_kw=grid
+            )
+        if not hasattr(ax, "get_subplotspec"):
+            raise ValueError(f"ax must be None or matplotlib Axes, got {ax!r}.")
+        if rows * columns == 1:
+            return np.array([[ax]])
+        spec, figure = ax.get_subplotspec(), ax.figure
+        if spec is None:
+            raise ValueError(
+                f"ax must stand in a grid of subplots for the {rows * columns} panels of "
+                f"{type(self).__name__}, got axes placed by hand."
+            )
+        ax.set_axis_off()
+        inner = spec.subgridspec(rows, columns, **grid)
+        return inner.subplots(squeeze=False, sharex=self._share_x)
+
+
+def import_pyplot(name: str) -> Any:
+    """matplotlib.pyplot; ImportError that says how to install it."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            f"{name}.plot needs matplotlib, which is not installed: pip install 'sklearn-vae[plot]'."
+        ) from error
+    return plt
+
+
+def named(models: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Models by name: of a mapping its own names, of a sequence `names` or their classes'."""
+    if isinstance(models, Mapping) and names is not None:
+        raise ValueError(
+            f"names must be None for models in a dict, which names them, got {names!r}."
+        )
+    if isinstance(models, Mapping) and models:
+        return {str(name): model for name, model in models.items()}
+    several = list(models) if isinstance(models, list | tuple | Mapping) else [models]
+    if not several:
+        raise ValueError(f"estimator must be one or more models, got {models!r}.")
+    names = [type(model).__name__ for model in several] if names is None else list(names)
+    if len(names) != len(several):
+        raise ValueError(f"names must be {len(several)}, one a model, got {names!r}.")
+    if len(set(names)) < len(names):  # classes may be the same
+        names = [f"{name} {i}" for i, name in enumerate(names, start=1)]
+    return dict(zip(names, several, strict=True))
+
+
+def check_methods(estimator: Any, display: str, *methods: str) -> None:
+    """Raise TypeError unless `estimator` has the methods; NotFittedError if not fitted."""
+    missing = [name for name in methods if not callable(getattr(estimator, name, None))]
+    if missing:
+        raise TypeError(
+            f"{display} needs an estimator with {' and '.join(methods)}, and "
+            f"{type(estimator).__name__} has no {' and no '.join(missing)}."
+        )
+    check_is_fitted(estimator)
+
+
+def some_rows(X: Any, rows: Sequence[int] | slice) -> Any:
+    """Rows of an array, a table or a sparse matrix, as what it is: tables keep their names."""
+    if hasattr(X, "iloc"):
+        return X.iloc[rows]
+    return (X if hasattr(X, "shape") else np.asarray(X))[rows]
+
+
+def on_host(values: Any) -> Array:
+    """Numbers of any array library or of a table, as float64 on the host."""
+    if sparse.issparse(values):
+        values = values.toarray()
+    return np.asarray(to_host(values) if is_array_api_obj(values) else values, dtype=np.float64)
+
+
+def check_by_name(parameter: str, results: Any, kind: type, key: str = "str") -> None:
+    """Raise TypeError unless `results` is a mapping of `kind`s, ValueError if it is empty."""
+    wrong = [] if isinstance(results, Mapping) else [results]
+    wrong = wrong or [result for result in results.values() if not isinstance(result, kind)]
+    if wrong:
+        raise TypeError(
+            f"{parameter} must be a dict of {key} to {kind.__name__}, got {type(wrong[0]).__name__}"
+            f"{' in it' if isinstance(results, Mapping) else ''}."
+        )
+    if not results:
+        raise ValueError(f"{parameter} must have at least one model, got {results!r}.")
+
+
+def cycled(n: int) -> list[str]:
+    """Colours of n models, from the start again where there are more than colours."""
+    return [COLORS[i % len(COLORS)] for i in range(n)]
+
+
+def legend_off_the_data(ax: Any, **options: Any) -> None:
+    """A legend where it covers nothing: above the axes, or beside them where it is long."""
+    handles, labels = ax.get_legend_handles_labels()
+    if len(labels) < 2:
+        return
+    common = {"frameon": False, "borderaxespad": 0.2, "handlelength": 1.6, "fontsize": "small"}
+    if len(labels) > 6:
+        place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "ncols": 1}
+    else:
+        # A formula is about as wide as two letters.
+        longest = max(len(re.sub(r"\$.*?\$", "xx", label)) for label in labels)
+        ncols = 3 if longest <= 12 else 2 if longest <= 24 else 1
+        place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.01), "ncols": ncols}
+    ax.legend(handles, labels, **{**common, **place, **options})

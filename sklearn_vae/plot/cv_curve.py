@@ -1,0 +1,269 @@
+"""Scores of held-out rows against what cross-validation chose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from sklearn_vae.plot.base import COLORS, SEQUENTIAL, Array, Display, legend_off_the_data
+from sklearn_vae.validation import check_choice, is_integer
+
+NAMES = {"n_components": "k", "noise_variance": r"$\sigma^2$"}
+
+# Of curves in a legend: of more, some.
+MOST_LABELS = 8
+
+# Up to here values are few enough for each to have its marker.
+FEW = 40
+
+
+class CVCurveDisplay(Display):
+    """Mean score of held-out rows against k, one curve a noise variance; or the other way round.
+
+    Bands are one standard error of the mean over the splits to each side. The picture ends a
+    little below the lower quartile of all scores: far too small a noise variance would hide the
+    rest. A curve that lies further down is named as such.
+
+    Parameters
+    ----------
+    cv_results : dict of arrays
+        As `cv_results_` of PPCACV or GridSearchCV, with `param_n_components` or
+        `param_noise_variance`, or both, in a pipeline behind the names of its steps.
+    best_index : int, default=None
+        The candidate that is marked.
+    x : {"n_components", "noise_variance"}, default=None
+        What the horizontal axis has. None: k, unless it has one value only and the noise variance
+        more. Where it has the noise variance, the maximum likelihood one, whose value is another
+        in each split, is a dashed horizontal line.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    lines_ : dict of value to matplotlib Line2D
+        By the noise variance of the curve, or by its k.
+    """
+
+    def __init__(
+        self,
+        cv_results: Mapping[str, Any],
+        *,
+        best_index: int | None = None,
+        x: str | None = None,
+    ) -> None:
+        self.cv_results = cv_results
+        self.best_index = best_index
+        self.x = x
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any = None, *, x: str | None = None, ax: Any = None, **options: Any
+    ) -> Self:
+        """Of a fitted PPCACV, or a search such as GridSearchCV.
+
+        Parameters
+        ----------
+        estimator : estimator with `cv_results_`
+        X : Ignored
+            The scores are those of the fit.
+        x
+            As of the class.
+        ax : matplotlib Axes, default=None
+        **options
+            Of matplotlib's lines.
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no `cv_results_`.
+        """
+        if not hasattr(estimator, "cv_results_"):
+            raise TypeError(
+                f"{cls.__name__} needs a fitted PPCACV or search, and "
+                f"{type(estimator).__name__} has no cv_results_."
+            )
+        best = getattr(estimator, "best_index_", None)
+        return cls.from_results(estimator.cv_results_, best_index=best, x=x, ax=ax, **options)
+
+    @classmethod
+    def from_results(
+        cls,
+        cv_results: Mapping[str, Any],
+        *,
+        best_index: int | None = None,
+        x: str | None = None,
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Of `cv_results_`; parameters of the class."""
+        return cls(cv_results, best_index=best_index, x=x).plot(ax, **options)
+
+    def _prepare(self) -> None:
+        self._along, self._other = self._parameters()
+        self._scores = _mean_and_error(self.cv_results)
+        self._low = _lowest(*self._scores)
+
+    def _draw(self, axes: Array, **options: Any) -> None:
+        ax = axes[0, 0]
+        along, other, low = self._along, self._other, self._low
+        mean, error = self._scores
+        places = np.array([np.nan if value is None else float(value) for value in along.values])
+        curves = sorted(set(other.values), key=_last_none)
+        colors = _colors(curves)
+        chosen_curve = None if self.best_index is None else other.values[self.best_index]
+        labelled = _some(curves, chosen_curve)
+        self.lines_ = {}
+        for value, color in zip(curves, colors, strict=True):
+            of_curve = np.array([candidate == value for candidate in other.values])
+            chosen = np.flatnonzero(of_curve & np.isfinite(places))
+            chosen = chosen[np.argsort(places[chosen], kind="stable")]
+            label = _label(other.name, value) if other.given else "mean of the splits"
+            if not np.nanmax(mean[of_curve], initial=-np.inf) >= low:
+                label += " (below)"
+            label = label if value in labelled else "_"
+            style = {"color": color, "label": label, "linewidth": 1.5, **options}
+            if len(chosen) <= FEW and len(curves) <= MOST_LABELS:
+                style = {"marker": "o", "markersize": 3, **style}
+            (self.lines_[value],) = ax.plot(places[chosen], mean[chosen], **style)
+            if error is not None:
+                band = (mean[chosen] - error[chosen], mean[chosen] + error[chosen])
+                ax.fill_between(places[chosen], *band, color=color, alpha=0.15, linewidth=0)
+                if len(chosen) == 1:
+                    ax.errorbar(places[chosen], mean[chosen], error[chosen], color=color, capsize=3)
+            for i in np.flatnonzero(of_curve & np.isnan(places)):
+                best = i == self.best_index
+                label = _label(along.name, None) + (" (chosen)" if best else "")
+                label = label if best or len(curves) == 1 else "_"
+                ax.axhline(mean[i], color=color, linestyle="--", label=label)
+        self._mark_best(ax, along, places, mean)
+        _finish(ax, along, places)
+        shown = mean >= low
+        highest = (mean if error is None else mean + error)[shown].max()
+        if highest > low:
+            ax.set_ylim(low - 0.04 * (highest - low), highest + 0.04 * (highest - low))
+
+    def _parameters(self) -> tuple[_Parameter, _Parameter]:
+        """What is on the horizontal axis, and what makes curves."""
+        check_choice("x", self.x or "n_components", list(NAMES))
+        if "mean_test_score" not in self.cv_results:
+            raise ValueError("cv_results must have mean_test_score, of one score; it has not.")
+        found = {name: _parameter(self.cv_results, name) for name in NAMES}
+        if not any(parameter.given for parameter in found.values()):
+            keys = sorted(key for key in self.cv_results if key.startswith("param_"))
+            raise ValueError(
+                "cv_results must have param_n_components or param_noise_variance, got "
+                f"{', '.join(keys) or 'neither'}."
+            )
+        i, n = self.best_index, len(self.cv_results["mean_test_score"])
+        if not (i is None or (is_integer(i) and 0 <= i < n)):
+            raise ValueError(f"best_index must be from 0 to {n - 1}, got {i!r}.")
+        numbers = {name: len(set(parameter.values)) for name, parameter in found.items()}
+        x = self.x
+        if x is None:
+            single = numbers["n_components"] == 1 < numbers["noise_variance"]
+            absent = not found["n_components"].given
+            x = "noise_variance" if single or absent else "n_components"
+        if not found[x].given:
+            raise ValueError(f"x is {x!r}, and cv_results has no param_{x}.")
+        if x == "n_components" and not all(map(is_integer, found[x].values)):
+            strange = next(value for value in found[x].values if not is_integer(value))
+            raise ValueError(
+                f"n_components must be integers to stand on an axis, got {strange!r}. Set "
+                "x='noise_variance'."
+            )
+        (rest,) = set(NAMES) - {x}
+        return found[x], found[rest]
+
+    def _mark_best(self, ax: Any, along: _Parameter, places: Array, mean: Array) -> None:
+        i = self.best_index
+        if i is None or np.isnan(places[i]):
+            return
+        label = f"chosen: {_label(along.name, along.values[i])}"
+        style = {"color": "black", "zorder": 4, "label": label, "linestyle": ""}
+        ax.plot(places[i], mean[i], "o", markersize=9, markerfacecolor="none", **style)
+
+
+def _last_none(value: Any) -> tuple[bool, bool, Any]:
+    """Key to sort numbers before words, and those before None."""
+    return value is None, isinstance(value, str), 0 if value is None else value
+
+
+def _lowest(mean: Array, error: Array | None) -> float:
+    """Where the picture ends."""
+    finite = np.isfinite(mean)
+    if not finite.any():
+        raise ValueError("cv_results must have a finite mean_test_score, got none.")
+    best, quarter = mean[finite].max(), np.quantile(mean[finite], 0.25)
+    end = (mean if error is None else mean - error)[finite].min()
+    return float(end if quarter == best else max(end, best - 1.5 * (best - quarter)))
+
+
+def _finish(ax: Any, along: _Parameter, places: Array) -> None:
+    """Scale, labels and legend."""
+    if along.name == "noise_variance":
+        ax.set_xscale("log")
+        ax.set_xlabel(r"noise variance $\sigma^2$")
+    else:
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        ax.set_xlabel("latent dimensions k")
+        if len(set(places)) == 1:
+            ax.set_xlim(places[0] - 1, places[0] + 1)
+    ax.set_ylabel("held-out score (nats per sample)")
+    legend_off_the_data(ax)
+
+
+class _Parameter:
+    """Values of a parameter of all candidates; one None each where it was not varied."""
+
+    def __init__(self, name: str, values: list[Any], given: bool) -> None:
+        self.name, self.values, self.given = name, values, given
+
+
+def _parameter(cv_results: Mapping[str, Any], name: str) -> _Parameter:
+    keys = [key for key in cv_results if key == f"param_{name}" or key.endswith(f"__{name}")]
+    if len(keys) > 1:
+        raise ValueError(f"cv_results must have one {name}, got {', '.join(keys)}.")
+    n = len(cv_results["mean_test_score"])
+    values = np.ma.getdata(cv_results[keys[0]]).tolist() if keys else [None] * n
+    return _Parameter(name, values, bool(keys))
+
+
+def _mean_and_error(cv_results: Mapping[str, Any]) -> tuple[Array, Array | None]:
+    """Mean score of each candidate and, of two splits or more, the standard error."""
+    mean = np.asarray(cv_results["mean_test_score"], dtype=np.float64)
+    splits = [
+        np.asarray(scores, dtype=np.float64)
+        for key, scores in cv_results.items()
+        if key.startswith("split") and key.endswith("_test_score")
+    ]
+    if len(splits) < 2:
+        return mean, None
+    return mean, np.std(splits, axis=0, ddof=1) / np.sqrt(len(splits))
+
+
+def _colors(curves: list[Any]) -> list[Any]:
+    """From dark to pale along the values; the maximum likelihood noise in a colour of its own."""
+    from matplotlib.pyplot import get_cmap
+
+    numbers = [value for value in curves if value is not None]
+    shades = np.linspace(0.0, 0.85, max(len(numbers), 2))[: len(numbers)]
+    of_numbers = [*get_cmap(SEQUENTIAL)(shades)] if len(curves) > 1 else [COLORS[0]] * len(numbers)
+    alone = COLORS[0] if len(curves) == 1 else COLORS[5]
+    return of_numbers + [alone] * (len(curves) - len(numbers))
+
+
+def _some(curves: list[Any], best: Any) -> list[Any]:
+    """At most MOST_LABELS of the curves, evenly, the best and the maximum likelihood among them."""
+    if len(curves) <= MOST_LABELS:
+        return curves
+    evenly = np.linspace(0, len(curves) - 1, MOST_LABELS - 1).round().astype(int)
+    return [curves[i] for i in evenly] + [best]
+
+
+def _label(name: str, value: Any) -> str:
+    if value is None:
+        return f"{NAMES[name]} estimated"
+    number = f"{value:.3g}" if isinstance(value, float) else value
+    return f"{NAMES[name]} = {number}"

@@ -1,0 +1,234 @@
+"""How the bound came to be a sum of three entropies."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from sklearn_vae.diagnostics import Entropies, entropy_bound
+from sklearn_vae.plot.base import COLORS, Array, Display, check_by_name, legend_off_the_data, named
+from sklearn_vae.plot.histories import (
+    check_histories,
+    count_steps,
+    history_of,
+    limit_values,
+    line_style,
+    step_label,
+    steps_of,
+)
+
+# By name in a history: that in `Entropies`, how it is written, its colour and its panel.
+LINES = {
+    "bound": ("elbo", "bound", COLORS[0], 0),
+    "entropy_bound": ("bound", "sum of entropies", COLORS[1], 0),
+    "prior_entropy": ("prior", "$H[p(z)]$", COLORS[6], 1),
+    "posterior_entropy": ("posterior", "$H[q(z|x)]$", COLORS[2], 1),
+    "noise_entropy": ("decoder", "$H[p(x|z)]$", COLORS[3], 2),
+}
+LABELS = ("bound", "entropies", "$H[p(x|z)]$", "parts")
+
+# Up to so many dimensions have bars that stand apart.
+APART = 50
+
+
+class EntropyDisplay(Display):
+    """The bound and H[q(z|x)] - H[p(z)] - H[p(x|z)] over training, and what parts them at its end.
+
+    From the top: bound and sum; the entropies of z; that of p(x|z); the parts of bound less sum.
+    Lines are of the training rows while they were trained on, circles of the rows given, after
+    training and where there are snapshots: of models with no record of an entropy these alone.
+    A column a model.
+
+    Parameters
+    ----------
+    histories : dict of str to dict of arrays
+        By the name of the model, as its `history_`: "bound" and what there is of
+        "posterior_entropy", "prior_entropy" and "noise_entropy", in nats per sample. "epoch" or
+        "iteration" is what they belong to, else they count from 1.
+    entropies : dict of str to dict of int to Entropies
+        By the name of the model and the epoch. The parts are those of the last.
+
+    Attributes
+    ----------
+    ax_ : array of matplotlib Axes, of shape (4, n_models)
+    figure_ : matplotlib Figure
+    lines_ : dict of str to dict of str to matplotlib Line2D
+        By the model, and the name in its history; "entropy_bound" is the sum.
+    bars_ : dict of str to matplotlib BarContainer
+        The part of the noise and those of the dimensions.
+
+    References
+    ----------
+    Lücke, Forster and Dai, "The Evidence Lower Bound of Variational Autoencoders Converges to a Sum
+    of Three Entropies", figures 1 to 3.
+    """
+
+    _height_ratios = (1.2, 0.9, 0.9, 1.0)
+
+    def __init__(
+        self,
+        histories: Mapping[str, Mapping[str, Any]],
+        entropies: Mapping[str, Mapping[int, Entropies]],
+    ) -> None:
+        self.histories = histories
+        self.entropies = entropies
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        names: Sequence[str] | None = None,
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Of fitted models and rows.
+
+        Parameters
+        ----------
+        estimator : estimator, list of estimators, or dict of str to estimator
+            With `history_` or `elbo_history_`.
+        X : array-like of shape (n, d)
+            Complete rows.
+        names : list of str, default=None
+            Of the models in a list; None: their classes'.
+        ax : matplotlib Axes, default=None
+        **options
+            Of matplotlib's lines.
+        """
+        histories, entropies = {}, {}
+        for name, model in named(estimator, names).items():
+            histories[name] = _with_noise_entropy(model, history_of(model, cls.__name__))
+            end = int(steps_of(histories[name])[-1])
+            models = {**getattr(model, "snapshots_", {}), end: model}
+            entropies[name] = {epoch: _in_own_units(m, X) for epoch, m in sorted(models.items())}
+        return cls.from_results(histories, entropies, ax=ax, **options)
+
+    @classmethod
+    def from_results(
+        cls,
+        histories: Mapping[str, Mapping[str, Any]],
+        entropies: Mapping[str, Mapping[int, Entropies]],
+        *,
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Of histories, and what :func:`~sklearn_vae.diagnostics.entropy_bound` gives."""
+        return cls(histories, entropies).plot(ax, **options)
+
+    def _prepare(self) -> None:
+        check_histories(self.histories)
+        check_by_name("entropies", self.entropies, Mapping)
+        if self.histories.keys() != self.entropies.keys():
+            raise ValueError(
+                f"entropies must be of the models in histories, {list(self.histories)}, got "
+                f"{list(self.entropies)}."
+            )
+        for name, found in self.entropies.items():
+            check_by_name(f"entropies of {name!r}", found, Entropies, "int")
+            if "bound" not in self.histories[name]:
+                raise ValueError(f"histories must have a bound, and that of {name!r} has none.")
+        n = len(self.histories)
+        self._panels = (4, n)
+        self._size = (max(1.0, 0.66 * n), 2.3)
+
+    def _draw(self, axes: Array, **options: Any) -> None:
+        self.lines_: dict[str, dict[str, Any]] = {}
+        self.bars_ = {}
+        several = len(self.histories) > 1
+        for column, name in zip(axes.T, self.histories, strict=True):
+            end = self.entropies[name][max(self.entropies[name])]
+            self.lines_[name] = self._draw_column(column[:3], name, options)
+            self.bars_[name] = _draw_parts(column[3], end, several)
+            own = {"title": name, "alignment": "left", "ncols": 1} if several else {}
+            legend_off_the_data(column[0], **own)
+            legend_off_the_data(column[1])
+        for ax, label in zip(axes[:, 0], LABELS, strict=True):
+            ax.set_ylabel(f"{label}\n(nats)")
+        self.figure_.align_ylabels(axes[:, 0])
+
+    def _draw_column(self, column: Array, name: str, options: Any) -> dict[str, Any]:
+        history, found = self._curves(name), self.entropies[name]
+        steps = steps_of(self.histories[name])
+        for ax in column[:-1]:
+            ax.sharex(column[-1])
+            ax.tick_params(labelbottom=False)
+        column[-1].set_xlabel(step_label({name: self.histories[name]}))
+        count_steps(column[-1])
+        lines, circles = {}, {"marker": "o", "markerfacecolor": "none", "linestyle": ""}
+        for key, (attribute, label, color, row) in LINES.items():
+            ax, style = column[row], {"color": color, **line_style(len(steps))}
+            if key == "entropy_bound":
+                style["linestyle"] = "--"
+            if key in history:
+                (lines[key],) = ax.plot(steps, history[key], label=label, **{**style, **options})
+                label = "_nolegend_"
+            values = [getattr(entropies, attribute) for entropies in found.values()]
+            ax.plot([*found], values, color=color, label=label, markersize=5, **circles)
+        for ax in column:
+            limit_values(ax)
+        label = "rows given, after training" if len(found) == 1 else "rows given, at snapshots"
+        column[0].plot([], [], color="0.3", label=label, markersize=5, **circles)
+        return lines
+
+    def _curves(self, name: str) -> dict[str, Array]:
+        """What the history has to be drawn, and the sum where it has all three entropies."""
+        history = self.histories[name]
+        curves = {key: np.asarray(history[key], float) for key in LINES if key in history}
+        if {"posterior_entropy", "prior_entropy", "noise_entropy"} <= curves.keys():
+            others = curves["prior_entropy"] + curves["noise_entropy"]
+            curves["entropy_bound"] = curves["posterior_entropy"] - others
+        return curves
+
+
+def _with_noise_entropy(model: Any, history: dict[str, Array]) -> dict[str, Array]:
+    """The entropy of a scalar noise variance, where there is a record of that only."""
+    if "noise_entropy" in history or np.ndim(history.get("noise_variance", 0.0)) != 1:
+        return history
+    d = model.n_features_in_
+    entropy = 0.5 * d * np.log(2.0 * math.pi * math.e * history["noise_variance"])
+    return {**history, "noise_entropy": entropy}
+
+
+def _in_own_units(model: Any, X: Any) -> Entropies:
+    """Those of z and its prior as the model has them, not in units of the prior: as its history."""
+    found = entropy_bound(model, X)
+    k = len(found.dimension_gains)
+    variance = np.broadcast_to(getattr(model, "prior_variance_", 1.0), k)
+    shift = 0.5 * float(np.log(variance).sum())
+    return dataclasses.replace(found, posterior=found.posterior + shift, prior=found.prior + shift)
+
+
+def _draw_parts(ax: Any, found: Entropies, several: bool) -> Any:
+    """Bars of the gap's parts, that of the noise at the left."""
+    gap, k = found.gap, len(found.dimension_gains)
+    wide = max(0.8, 0.04 * k)
+    width = np.append(wide, np.full(k, 0.8 if k <= APART else 1.0))
+    at = np.append(-1.0 - wide, np.arange(k))
+    heights = np.append(gap.noise, gap.dimensions)
+    bars = ax.bar(at, heights, width, color=[COLORS[3], *[COLORS[0]] * k], linewidth=0)
+    ax.axhline(0.0, color="0.4", linewidth=0.8)
+    # What is far below the tolerance is not to look like something.
+    low, high = ax.get_ylim()
+    least = 0.1 * found.tolerance
+    ax.set_ylim(min(low, -least), max(high, least))
+    n_ticks = 5 if several else 10
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, k) if k <= n_ticks * s)
+    ticks = range(0 if step == 1 else step, k, step)
+    ax.set_xticks([at[0], *ticks], ["noise", *map(str, ticks)])
+    spare = 0.3 + max(0, 4 - k)  # a bar alone would be as wide as the axes
+    ax.set_xlim(at[0] - 0.7 * wide, k - 0.5 + spare)
+    ax.set_xlabel("latent dimension")
+    total, noise, dimensions = (
+        f"{v:+.3f}" if abs(v) < 100 else f"{v:+.4g}"
+        for v in (gap.total, gap.noise, float(gap.dimensions.sum()))
+    )
+    text = f"bound - sum {total} = noise {noise}, dimensions {dimensions}"
+    text = text.replace(" = ", "\n= ") if several else text
+    ax.set_title(text.replace("-", "\N{MINUS SIGN}"), loc="left", fontsize="small")
+    return bars

@@ -1,0 +1,105 @@
+"""What training left a record of, the same for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_vae.plot.base import Array, check_by_name
+
+# Up to so many values of a line are marked one by one: one alone would not be seen.
+MARKED = 20
+
+# The start of a training is cut off where it would press what follows into less than a third.
+START, PRESSED = 0.05, 3.0
+
+# Values whose range is no more than this share of them are the same but for rounding.
+STILL = 1e-6
+
+
+def history_of(estimator: Any, display: str) -> dict[str, Array]:
+    """Arrays over a fit by name, beside "epoch" or "iteration"; "bound" is "score" without a prior.
+
+    TypeError where the model keeps none.
+    """
+    check_is_fitted(estimator)
+    history = getattr(estimator, "history_", None)
+    if history is None and hasattr(estimator, "elbo_history_"):
+        history = {"bound": estimator.elbo_history_}
+    if history is None:
+        raise TypeError(
+            f"{display} needs a model that keeps a history of its training, and "
+            f"{type(estimator).__name__} has no history_ and no elbo_history_."
+        )
+    has_prior = hasattr(estimator, "posterior")
+    found = {
+        name if has_prior else name.replace("bound", "score"): np.asarray(values)
+        for name, values in history.items()
+    }
+    n = max(map(len, found.values()))
+    iterates = hasattr(estimator, "elbo_history_")
+    kind = "iteration" if iterates and getattr(estimator, "solver", "") != "stochastic" else "epoch"
+    first = 0 if n > getattr(estimator, "n_iter_", n) else 1  # the start may be recorded too
+    return {kind: np.arange(first, first + n), **found}
+
+
+def check_histories(histories: Any) -> None:
+    """Raise TypeError or ValueError unless it is histories by name, each of one length."""
+    check_by_name("histories", histories, Mapping)
+    for name, history in histories.items():
+        lengths = {key: len(values) for key, values in history.items()}
+        if not any(lengths.values()):
+            raise ValueError(f"histories must have values, and that of {name!r} has no values.")
+        if len(set(lengths.values())) > 1:
+            said = " and ".join(f"{key} of {n}" for key, n in lengths.items())
+            raise ValueError(f"histories must be of one length, and that of {name!r} has {said}.")
+
+
+def steps_of(history: Mapping[str, Any]) -> Array:
+    """The epochs or iterations that the values of a history belong to."""
+    for kind in ("epoch", "iteration"):
+        if kind in history:
+            return np.asarray(history[kind])
+    return np.arange(1, 1 + max(map(len, history.values())))
+
+
+def step_label(histories: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the horizontal axis counts."""
+    kinds = ["iteration" if "iteration" in h else "epoch" for h in histories.values()]
+    return " or ".join(sorted(set(kinds)))
+
+
+def line_style(n: int) -> dict[str, Any]:
+    """Of a line of n values."""
+    return {"linewidth": 1.4, **({"marker": "o", "markersize": 2.5} if n <= MARKED else {})}
+
+
+def count_steps(ax: Any) -> None:
+    """Ticks at whole numbers, of one step too."""
+    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
+def limit_values(ax: Any) -> None:
+    """Limits of the vertical axis by what follows the start, where that would hide it.
+
+    And room about what does not change, which is not to look as if it did.
+    """
+    every = [np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines()]
+    later = [y[int(np.ceil(START * len(y))) :] if len(y) > MARKED else y for y in every]
+    low, high = _range(later)
+    first, last = _range(every)
+    if last - first <= STILL * abs(last):
+        room = 0.05 * abs(last) or 1.0
+        ax.set_ylim(last - room, last + room)
+    elif last - first > PRESSED * (high - low) > 0:
+        margin = 0.08 * (high - low)
+        ax.set_ylim(low - margin, high + margin)
+
+
+def _range(series: list[Array]) -> tuple[float, float]:
+    values = np.concatenate(series)
+    values = values[np.isfinite(values)]
+    return (values.min(), values.max()) if len(values) else (np.nan, np.nan)

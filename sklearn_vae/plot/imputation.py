@@ -1,0 +1,317 @@
+"""Imputed cells and their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from sklearn_vae.linear.imputer import PPCAImputer
+from sklearn_vae.plot.base import (
+    COLORS,
+    Array,
+    Display,
+    check_methods,
+    legend_off_the_data,
+    on_host,
+)
+from sklearn_vae.validation import check_integer, is_integer
+
+# Standard deviations on each side of an imputed value, and the share of a normal within them.
+SIDES = 2
+WITHIN = math.erf(SIDES / math.sqrt(2.0))
+
+# As many names of features still stand below the axis.
+FEW = 12
+
+
+class ImputationDisplay(Display):
+    """Imputed values with intervals of two standard deviations.
+
+    Where the truth is known: against the truth, with the share of the intervals that hold it.
+    Where it is not: by feature, sorted within each.
+
+    Parameters
+    ----------
+    imputed, std : ndarray of shape (m,)
+        Of each cell that was missing.
+    features : ndarray of int of shape (m,)
+        Its column.
+    truth : ndarray of shape (m,), default=None
+        NaN where it is not known.
+    feature_names : sequence of str, default=None
+        Of all columns.
+    standardized : bool, default=False
+        Whether values are in standard deviations of their feature, which the axes say.
+    max_cells : int, default=300
+        Of more, so many are drawn, at random; the share is that of all.
+    random_state : int, RandomState instance or None, default=0
+        Of that draw.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    drawn_ : ndarray of int
+        Indices of the cells that are drawn, in the order of the picture.
+    coverage_ : float
+        Share of the intervals that hold the truth, of all cells where it is known; else NaN.
+    """
+
+    def __init__(
+        self,
+        imputed: Array,
+        std: Array,
+        features: Array,
+        *,
+        truth: Array | None = None,
+        feature_names: Sequence[str] | None = None,
+        standardized: bool = False,
+        max_cells: int = 300,
+        random_state: Any = 0,
+    ) -> None:
+        self.imputed = imputed
+        self.std = std
+        self.features = features
+        self.truth = truth
+        self.feature_names = feature_names
+        self.standardized = standardized
+        self.max_cells = max_cells
+        self.random_state = random_state
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        X_true: Any = None,
+        *,
+        features: Sequence[int] | int | None = None,
+        max_cells: int = 300,
+        random_state: Any = 0,
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Of a fitted PPCA or PPCAImputer.
+
+        Parameters
+        ----------
+        estimator : PPCAImputer, or any with `impute(X, return_std=True)`
+        X : array-like of shape (n, d)
+            With missing values.
+        X_true : array-like of shape (n, d), default=None
+            The values of all cells, as far as they are known.
+        features : int or sequence of int, default=None
+            Columns whose cells are drawn; None: all. Those of one are in its own units, those of
+            several in standard deviations from the mean of what is observed of the column.
+        max_cells, random_state
+            As of the class.
+        ax : matplotlib Axes, default=None
+        **options
+            Of matplotlib's `errorbar`.
+
+        Raises
+        ------
+        TypeError
+            If the estimator gives no standard deviations.
+        ValueError
+            If nothing is missing, or an argument does not fit X.
+        """
+        names = getattr(X, "columns", getattr(estimator, "feature_names_in_", None))
+        rows, filled, std = _impute(estimator, X, cls.__name__)
+        d = rows.shape[1]
+        wanted = _check_features(features, d)
+        truth = None if X_true is None else on_host(X_true)
+        if truth is not None and truth.shape != rows.shape:
+            raise ValueError(f"X_true must have the shape {rows.shape} of X, got {truth.shape}.")
+        cells: Array = np.isnan(rows) & np.isfinite(std)
+        cells[:, ~wanted] = False
+        if not cells.any():
+            raise ValueError("X must have missing values in the features that are drawn, got none.")
+        center, scale = np.zeros(d), np.ones(d)
+        columns = np.flatnonzero(cells.any(axis=0))
+        if standardized := len(columns) > 1:
+            center, scale = _center_and_scale(rows, columns)
+        of_cell = np.nonzero(cells)[1]
+        return cls.from_results(
+            ((filled - center) / scale)[cells],
+            (std / scale)[cells],
+            of_cell,
+            truth=None if truth is None else ((truth - center) / scale)[cells],
+            feature_names=None if names is None else [str(name) for name in names],
+            standardized=standardized,
+            max_cells=max_cells,
+            random_state=random_state,
+            ax=ax,
+            **options,
+        )
+
+    @classmethod
+    def from_results(
+        cls,
+        imputed: Array,
+        std: Array,
+        features: Array,
+        *,
+        truth: Array | None = None,
+        feature_names: Sequence[str] | None = None,
+        standardized: bool = False,
+        max_cells: int = 300,
+        random_state: Any = 0,
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Of imputed cells; parameters of the class."""
+        display = cls(
+            imputed,
+            std,
+            features,
+            truth=truth,
+            feature_names=feature_names,
+            standardized=standardized,
+            max_cells=max_cells,
+            random_state=random_state,
+        )
+        return display.plot(ax, **options)
+
+    def _prepare(self) -> None:
+        check_integer("max_cells", self.max_cells, at_least=1)
+        shapes = [np.shape(values) for values in (self.imputed, self.std, self.features)]
+        if self.truth is not None:
+            shapes.append(np.shape(self.truth))
+        if len(set(shapes)) > 1 or len(shapes[0]) != 1 or shapes[0][0] == 0:
+            raise ValueError(f"imputed, std, features and truth must be as long, got {shapes}.")
+
+    def _draw(self, axes: Array, **options: Any) -> None:
+        known = None if self.truth is None else np.isfinite(self.truth)
+        self.coverage_ = math.nan
+        if known is None or not known.any():
+            self._draw_by_feature(axes[0, 0], self._some(np.arange(len(self.imputed))), **options)
+        else:
+            self._draw_against_truth(axes[0, 0], np.flatnonzero(known), **options)
+
+    def _some(self, cells: Array) -> Array:
+        if len(cells) > self.max_cells:
+            rng = check_random_state(self.random_state)
+            cells = rng.choice(cells, self.max_cells, replace=False)
+        return cells
+
+    def _draw_against_truth(self, ax: Any, known: Array, **options: Any) -> None:
+        assert self.truth is not None  # where some are known
+        inside = np.abs(self.truth - self.imputed) <= SIDES * self.std
+        self.coverage_ = float(inside[known].mean())
+        drawn = self._some(known)
+        self.drawn_ = drawn[np.argsort(self.truth[drawn], kind="stable")]
+        x, y = self.truth[self.drawn_], self.imputed[self.drawn_]
+        ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+        ax.plot(ends, ends, color="0.4", linewidth=0.8, zorder=1)
+        share = self.coverage_
+        labels = {
+            True: f"{share:.1%} of {len(known)} intervals hold the truth",
+            False: f"{1 - share:.1%} miss it ({1 - WITHIN:.1%} if the model were true)",
+        }
+        for held, color in ((True, COLORS[0]), (False, COLORS[5])):
+            some = self.drawn_[inside[self.drawn_] == held]
+            self._bars(ax, self.truth[some], some, color, labels[held], options)
+        self._show_most(ax, *ends)
+        ax.set(xlabel=f"truth{self._unit()}", ylabel=f"imputed{self._unit()}")
+        legend_off_the_data(ax)
+
+    def _draw_by_feature(self, ax: Any, cells: Array, **options: Any) -> None:
+        self.drawn_ = cells[np.lexsort((self.imputed[cells], self.features[cells]))]
+        features, counts = np.unique(self.features[self.drawn_], return_counts=True)
+        # Cells of a feature stand side by side around its place.
+        within = np.concatenate([(np.arange(n) + 0.5) / n - 0.5 for n in counts])
+        places = np.repeat(np.arange(len(features)), counts) + 0.7 * within
+        self._bars(ax, places, self.drawn_, COLORS[0], None, options)
+        if len(features) <= FEW:
+            for i in range(len(features) - 1):
+                ax.axvline(i + 0.5, color="0.85", linewidth=0.6, zorder=0)
+            names = [self._name(feature) for feature in features]
+            long = sum(map(len, names)) > 40
+            turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
+            ax.set_xticks(range(len(features)), names, **turned)
+        else:
+            ticks = np.unique(np.linspace(0, len(features) - 1, 6).astype(int))
+            ax.set_xticks(ticks, [str(features[i]) for i in ticks])
+            ax.set_xlabel("feature")
+        edge = 0.6 if len(features) > 1 else 0.4
+        ax.set_xlim(-edge, len(features) - 1 + edge)
+        self._show_most(ax)
+        ax.set_ylabel(f"imputed{self._unit()}")
+        n, m = len(self.imputed), len(self.drawn_)
+        some = "" if n == m else f", {m} of them drawn"
+        text = f"{n} missing values{some}: \N{PLUS-MINUS SIGN}{SIDES} standard deviations"
+        ax.set_title(f"{text},\nsorted within each feature", fontsize="small", loc="left")
+
+    def _bars(
+        self,
+        ax: Any,
+        x: Array,
+        cells: Array,
+        color: str,
+        label: str | None,
+        options: dict[str, Any],
+    ) -> None:
+        size = 3.0 if len(self.drawn_) <= 100 else 2.0
+        style = {"fmt": "o", "markersize": size, "elinewidth": 0.6, "color": color, "label": label}
+        ax.errorbar(x, self.imputed[cells], SIDES * self.std[cells], **{**style, **options})
+
+    def _show_most(self, ax: Any, *values: float) -> None:
+        """Limits that hold all values and most bars: a few very long ones may leave the picture."""
+        imputed, reach = self.imputed[self.drawn_], SIDES * self.std[self.drawn_]
+        lower, upper = imputed - reach, imputed + reach
+        low, high = min([lower.min(), *values]), max([upper.max(), *values])
+        start = min(np.quantile(lower, 0.1), imputed.min(), *values)
+        end = max(np.quantile(upper, 0.9), imputed.max(), *values)
+        if high - low > 2.0 * (end - start):
+            low, high = start, end
+        margin = 0.06 * (high - low) or 1.0
+        ax.set_ylim(low - margin, high + margin)
+
+    def _name(self, feature: int) -> str:
+        return f"x{feature}" if self.feature_names is None else self.feature_names[feature]
+
+    def _unit(self) -> str:
+        if self.standardized:
+            return " (standard deviations)"
+        only = np.unique(self.features)
+        return f": {self._name(only[0])}" if len(only) == 1 else ""
+
+
+def _impute(estimator: Any, X: Any, display: str) -> tuple[Array, Array, Array]:
+    """X, X filled, and standard deviations; NaN of the last two where a feature has none."""
+    if not isinstance(estimator, PPCAImputer):
+        check_methods(estimator, display, "impute")
+        filled, std = estimator.impute(X, return_std=True)
+        return on_host(X), on_host(filled), on_host(std)
+    check_methods(estimator, display, "transform")
+    rows = estimator._check_rows(X, reset=False)
+    filled, std = np.full((2, *rows.shape), np.nan)
+    seen = estimator._observed
+    if seen.any():
+        filled[:, seen], std[:, seen] = estimator.ppca_.impute(rows[:, seen], return_std=True)
+    return on_host(rows), filled, std
+
+
+def _check_features(features: Any, d: int) -> Array:
+    """Mask of the columns."""
+    chosen = range(d) if features is None else [features] if is_integer(features) else features
+    if not all(is_integer(feature) and 0 <= feature < d for feature in chosen):
+        raise ValueError(f"features must be indices from 0 to {d - 1}, got {features!r}.")
+    wanted = np.zeros(d, dtype=bool)
+    wanted[list(chosen)] = True
+    return wanted
+
+
+def _center_and_scale(rows: Array, columns: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of what is observed of columns; 0 and 1 of what never is."""
+    center, scale = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
+    for j in columns:
+        seen = rows[~np.isnan(rows[:, j]), j]
+        if seen.size:
+            center[j], scale[j] = seen.mean(), seen.std() or 1.0
+    return center, scale

@@ -1,0 +1,196 @@
+"""What a model decodes between three rows, and beyond them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from array_api_compat import is_array_api_obj
+
+from sklearn_vae.gaussian.arrays import to_device_of
+from sklearn_vae.plot.base import (
+    COLORS,
+    HEIGHT,
+    WIDTH,
+    Array,
+    Display,
+    check_methods,
+    on_host,
+    some_rows,
+)
+from sklearn_vae.plot.tiles import (
+    GAP,
+    check_image_shape,
+    check_limits,
+    draw_tile,
+    rectangle,
+    show_tiles_only,
+    tile_height,
+)
+from sklearn_vae.validation import is_integer
+
+
+class LatentPlaneDisplay(Display):
+    """What is decoded on the plane through the latent coordinates of three rows.
+
+    The reconstructions of the rows are the upper left, upper right and lower left corners, in blue
+    frames; the lower right corner, in an orange one, completes the parallelogram:
+    z_2 + z_3 - z_1. What is between them changes evenly in z.
+
+    Parameters
+    ----------
+    decoded : ndarray of shape (n, n, d)
+        From top to bottom and from left to right.
+    labels : three str, default=("row 0", "row 1", "row 2")
+        Of the corners.
+    image_shape : (height, width) or (channels, height, width), default=None
+        Of rows that are images, of 1 or 3 channels. None: small curves over the features.
+    limits : (float, float), default=None
+        The values that are drawn lightest and darkest; None: the range of what is decoded.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    tiles_ : list of lists
+        The images or lines, as in `decoded`.
+
+    References
+    ----------
+    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019), figure 13.
+    """
+
+    def __init__(
+        self,
+        decoded: Array,
+        *,
+        labels: Sequence[str] = ("row 0", "row 1", "row 2"),
+        image_shape: Sequence[int] | None = None,
+        limits: tuple[float, float] | None = None,
+    ) -> None:
+        self.decoded = decoded
+        self.labels = labels
+        self.image_shape = image_shape
+        self.limits = limits
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        rows: Sequence[int] = (0, 1, 2),
+        n: int = 7,
+        image_shape: Sequence[int] | None = None,
+        limits: tuple[float, float] | None = None,
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Of a fitted model and three rows of X.
+
+        Parameters
+        ----------
+        estimator : estimator
+            With `transform` and `inverse_transform`.
+        X : array-like of shape (m, d)
+        rows : three ints, default=(0, 1, 2)
+            The rows that are corners.
+        n : int, default=7
+            Points on each side, 2 or more.
+        image_shape : tuple, default=None
+            As of the class; None: the model's, if it has one.
+        limits
+            As of the class, but for images None is the range of the three rows.
+        ax : matplotlib Axes, default=None
+        **options
+            Of matplotlib's `imshow`, or of its lines.
+
+        Raises
+        ------
+        TypeError
+            If the estimator lacks a method.
+        ValueError
+            If `rows`, `n` or `image_shape` does not fit X.
+        """
+        check_methods(estimator, cls.__name__, "transform", "inverse_transform")
+        X = X if hasattr(X, "shape") else np.asarray(X)
+        m = X.shape[0]
+        chosen = list(rows)
+        if not (len(chosen) == 3 and all(is_integer(i) and 0 <= i < m for i in chosen)):
+            raise ValueError(f"rows must be three indices from 0 to {m - 1}, got {rows!r}.")
+        if not (is_integer(n) and n >= 2):
+            raise ValueError(f"n must be an integer >= 2, got {n!r}.")
+        if image_shape is None:
+            image_shape = getattr(estimator, "image_shape", None)
+        corners = some_rows(X, chosen)
+        latent = estimator.transform(corners)
+        first, second, third = on_host(latent)
+        t = np.linspace(0.0, 1.0, n)
+        Z = first + t[None, :, None] * (second - first) + t[:, None, None] * (third - first)
+        Z = Z.reshape(n * n, -1)
+        if is_array_api_obj(latent):
+            Z = to_device_of(latent, Z)
+        decoded = on_host(estimator.inverse_transform(Z))
+        return cls.from_results(
+            decoded.reshape(n, n, -1),
+            labels=[f"row {i}" for i in chosen],
+            image_shape=image_shape,
+            limits=limits if image_shape is None else check_limits(limits, on_host(corners)),
+            ax=ax,
+            **options,
+        )
+
+    @classmethod
+    def from_results(
+        cls,
+        decoded: Array,
+        *,
+        labels: Sequence[str] = ("row 0", "row 1", "row 2"),
+        image_shape: Sequence[int] | None = None,
+        limits: tuple[float, float] | None = None,
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Of what was decoded; parameters of the class."""
+        display = cls(decoded, labels=labels, image_shape=image_shape, limits=limits)
+        return display.plot(ax, **options)
+
+    def _prepare(self) -> None:
+        shape = self.image_shape
+        self._shape = None if shape is None else check_image_shape(shape, self.decoded.shape[2])
+        self._limits = check_limits(self.limits, self.decoded)
+        self._size = (0.75, (0.75 * WIDTH * tile_height(self._shape) + 0.4) / HEIGHT)
+
+    def _draw(self, axes: Array, **options: Any) -> None:
+        ax = axes[0, 0]
+        n_lines, n_columns = self.decoded.shape[:2]
+        limits = self._limits
+        height, step = tile_height(self._shape), 1.0 + GAP
+        self.tiles_ = [
+            [
+                draw_tile(ax, row, (j * step, i * (height + GAP)), self._shape, limits, **options)
+                for j, row in enumerate(line)
+            ]
+            for i, line in enumerate(self.decoded)
+        ]
+        right, bottom = (n_columns - 1) * step, (n_lines - 1) * (height + GAP)
+        show_tiles_only(ax, right + 1.0, bottom + height)
+        ax.set_yticks([])
+        labels = [*self.labels, "extrapolated"]
+        places = [(0.0, 0.0), (right, 0.0), (0.0, bottom), (right, bottom)]
+        for label, (x, y) in zip(labels, places, strict=True):
+            color = COLORS[5] if label is labels[-1] else COLORS[0]
+            frame = {"fill": False, "edgecolor": color, "linewidth": 2.0, "clip_on": False}
+            ax.add_patch(rectangle((x, y), 1.0, height, zorder=3, **frame))
+            above, left = y == 0.0, x == 0.0
+            ax.annotate(
+                label,
+                (x if left else x + 1.0, y if above else y + height),
+                (0, 4 if above else -4),
+                textcoords="offset points",
+                ha="left" if left else "right",
+                va="bottom" if above else "top",
+                fontsize="small",
+                color=color,
+            )

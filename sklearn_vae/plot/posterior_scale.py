@@ -1,0 +1,117 @@
+"""How wide the posteriors are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from sklearn_vae.diagnostics.latents import check_model, standard_posterior
+from sklearn_vae.plot.base import (
+    Array,
+    Display,
+    check_by_name,
+    cycled,
+    legend_off_the_data,
+    named,
+)
+
+# Bins from 0 to the prior's own scale, which is in the middle of one; the widest scale shown.
+BINS, TOP = 25, 2.0
+
+
+class PosteriorScaleDisplay(Display):
+    """Histogram of the standard deviations of q(z_h|x), in units of the prior's.
+
+    Over rows and dimensions. A collapsed dimension is in the bin about 1, a line there; one that
+    tells the data apart is near 0.
+
+    Parameters
+    ----------
+    scales : dict of str to array of shape (n, k)
+        By the name of the model. Those above 2 count in the last bin.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    steps_ : dict of str to matplotlib StepPatch
+
+    References
+    ----------
+    Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE Posterior Collapse" (2020),
+    figure 2.
+    """
+
+    def __init__(self, scales: Mapping[str, Array]) -> None:
+        self.scales = scales
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        names: Sequence[str] | None = None,
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Of fitted models and rows.
+
+        Parameters
+        ----------
+        estimator : estimator, list of estimators, or dict of str to estimator
+        X : array-like of shape (n, d)
+        names : list of str, default=None
+            Of the models in a list; None: their classes'.
+        ax : matplotlib Axes, default=None
+        **options
+            Of matplotlib's StepPatch.
+        """
+        models = named(estimator, names)
+        for model in models.values():
+            check_model(model, cls.__name__)
+        scales = {name: np.sqrt(standard_posterior(model, X)[1]) for name, model in models.items()}
+        return cls.from_results(scales, ax=ax, **options)
+
+    @classmethod
+    def from_results(cls, scales: Mapping[str, Array], *, ax: Any = None, **options: Any) -> Self:
+        """Of standard deviations; parameters of the class."""
+        return cls(scales).plot(ax, **options)
+
+    def _prepare(self) -> None:
+        check_by_name("scales", self.scales, np.ndarray)
+        for name, scales in self.scales.items():
+            if not (scales.size and np.isfinite(scales).all() and (scales >= 0).all()):
+                raise ValueError(
+                    f"scales must be standard deviations, finite and at least 0, and those of "
+                    f"{name!r} are not."
+                )
+
+    def _draw(self, axes: Array, **options: Any) -> None:
+        ax = axes[0, 0]
+        widest = min(TOP, max(1.1, *(scales.max() for scales in self.scales.values())))
+        n_bins = int(np.ceil(widest * BINS - 0.5)) + 1
+        edges = np.maximum((np.arange(n_bins + 1) - 0.5) / BINS, 0.0)
+        alone, self.steps_ = len(self.scales) == 1, {}
+        for color, (name, scales) in zip(
+            cycled(len(self.scales)), self.scales.items(), strict=True
+        ):
+            counts, _ = np.histogram(np.minimum(scales, edges[-1]), edges)
+            filled = np.flatnonzero(counts)
+            first, last = filled[0], filled[-1] + 1
+            percent = 100.0 * counts[first:last] / scales.size
+            style = {"fill": True, "facecolor": (color, 1.0 if alone else 0.2), "edgecolor": color}
+            style |= {"linewidth": 1.4, "label": name, **options}
+            self.steps_[name] = ax.stairs(percent, edges[first : last + 1], **style)
+        ax.axvline(1.0, color="0.6", linewidth=0.8, zorder=0)
+        ax.set(
+            xlim=(0, edges[-1]),
+            xlabel="posterior standard deviation / prior's",
+            ylabel="share of rows and dimensions (%)",
+        )
+        ticks = np.arange(0.0, edges[-1], 0.2)
+        ax.set_xticks(ticks, ["1\n(prior)" if i == 5 else f"{t:.1g}" for i, t in enumerate(ticks)])
+        ax.set_ylim(bottom=0)
+        legend_off_the_data(ax)

@@ -1,0 +1,293 @@
+"""What models make of rows, beside the rows themselves."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from sklearn_vae.plot.base import (
+    COLORS,
+    HEIGHT,
+    WIDTH,
+    Array,
+    Display,
+    check_methods,
+    legend_off_the_data,
+    named,
+    on_host,
+    some_rows,
+)
+from sklearn_vae.plot.tiles import (
+    FEW,
+    GAP,
+    check_image_shape,
+    check_limits,
+    draw_tile,
+    show_tiles_only,
+    tile_height,
+)
+from sklearn_vae.validation import is_integer
+
+# In inches: the names beside the images, and the most that one image is wide.
+NAMES, WIDEST = 1.0, 0.9
+
+# Images beside each other, before more stand below.
+PER_LINE = 10
+
+
+class ReconstructionDisplay(Display):
+    """Rows above their reconstructions, by one or several models.
+
+    Images are drawn as such, in a grid, over the range of the originals; other rows as curves over
+    their features, a panel a row. The small numbers are root mean square errors, over the entries
+    of a row that are not NaN.
+
+    Parameters
+    ----------
+    originals : ndarray of shape (n, d)
+    reconstructions : dict of str to ndarray of shape (n, d)
+        By the name of the model.
+    samples : dict of str to ndarray of shape (n, d), default=None
+        Rows that models drew, below all others; of images only.
+    image_shape : (height, width) or (channels, height, width), default=None
+        Of rows that are images, of 1 or 3 channels. None: curves.
+    limits : (float, float), default=None
+        The values that are drawn lightest and darkest, or the ends of the axis of curves. None: the
+        range of the originals, for curves of all that is drawn.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes, or array of them for curves
+    figure_ : matplotlib Figure
+    errors_ : dict of str to ndarray of shape (n,)
+        Root mean square error of each row, by the name of the model.
+    tiles_ : dict of str to list
+        What was drawn for each row: images or lines, by the names that stand beside them.
+    """
+
+    def __init__(
+        self,
+        originals: Array,
+        reconstructions: Mapping[str, Array],
+        *,
+        samples: Mapping[str, Array] | None = None,
+        image_shape: Sequence[int] | None = None,
+        limits: tuple[float, float] | None = None,
+    ) -> None:
+        self.originals = originals
+        self.reconstructions = reconstructions
+        self.samples = samples
+        self.image_shape = image_shape
+        self.limits = limits
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        names: Sequence[str] | None = None,
+        n: int | None = None,
+        image_shape: Sequence[int] | None = None,
+        limits: tuple[float, float] | None = None,
+        samples: bool = False,
+        random_state: Any = 0,
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Of fitted models and the first rows of X.
+
+        Parameters
+        ----------
+        estimator : estimator, list of estimators, or dict of str to estimator
+            With `transform` and `inverse_transform`.
+        X : array-like of shape (m, d)
+        names : list of str, default=None
+            Of the models in a list; None: their classes'.
+        n : int, default=None
+            Rows that are drawn; None: 8 images or 4 curves, if there are as many.
+        image_shape : tuple, default=None
+            As of the class; None: that of the first model that has one.
+        limits
+            As of the class.
+        samples : bool, default=False
+            Draw as many images from each model, by its `sample`.
+        random_state : int, RandomState instance or None, default=0
+            Of the samples.
+        ax : matplotlib Axes, default=None
+        **options
+            Of matplotlib's `imshow`, or of its lines.
+
+        Raises
+        ------
+        TypeError
+            If an estimator lacks a method.
+        ValueError
+            If `n` or `image_shape` does not fit X.
+        """
+        models = named(estimator, names)
+        needed = ("transform", "inverse_transform", *(("sample",) if samples else ()))
+        for model in models.values():
+            check_methods(model, cls.__name__, *needed)
+        if image_shape is None:
+            own = (getattr(model, "image_shape", None) for model in models.values())
+            image_shape = next((shape for shape in own if shape is not None), None)
+        X = X if hasattr(X, "shape") else np.asarray(X)
+        n = min(4 if image_shape is None else 8, X.shape[0]) if n is None else n
+        if not (is_integer(n) and 1 <= n <= X.shape[0]):
+            raise ValueError(f"n must be an integer from 1 to the {X.shape[0]} rows, got {n!r}.")
+        rows = some_rows(X, slice(0, int(n)))
+        return cls.from_results(
+            on_host(rows),
+            {
+                name: on_host(model.inverse_transform(model.transform(rows)))
+                for name, model in models.items()
+            },
+            samples={
+                name: on_host(model.sample(n, random_state=random_state)[0])
+                for name, model in models.items()
+                if samples
+            },
+            image_shape=image_shape,
+            limits=limits,
+            ax=ax,
+            **options,
+        )
+
+    @classmethod
+    def from_results(
+        cls,
+        originals: Array,
+        reconstructions: Mapping[str, Array],
+        *,
+        samples: Mapping[str, Array] | None = None,
+        image_shape: Sequence[int] | None = None,
+        limits: tuple[float, float] | None = None,
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Of rows and what became of them; parameters of the class."""
+        display = cls(
+            originals, reconstructions, samples=samples, image_shape=image_shape, limits=limits
+        )
+        return display.plot(ax, **options)
+
+    def _prepare(self) -> None:
+        n, d = self.originals.shape
+        for name, rows in {**self.reconstructions, **(self.samples or {})}.items():
+            if np.shape(rows) != (n, d):
+                raise ValueError(
+                    f"Rows of {name!r} must have the shape {(n, d)} of the originals, "
+                    f"got {np.shape(rows)}."
+                )
+        if "data" in self.reconstructions:
+            raise ValueError("No model can be called 'data': that is what the originals are.")
+        if self.image_shape is None:
+            if self.samples:
+                raise ValueError("samples are drawn as images: set image_shape.")
+            self._panels, self._size, self._share_x = (n, 1), (1.0, 0.3 + 0.3 * n), True
+            every = np.concatenate([self.originals, *self.reconstructions.values()])
+            self._limits = check_limits(self.limits, every)
+        else:
+            self._shape = check_image_shape(self.image_shape, d)
+            self._size = self._size_of_images(n)
+            self._limits = check_limits(self.limits, self.originals)
+        self.errors_ = {
+            name: _root_mean_square(rows - self.originals)
+            for name, rows in self.reconstructions.items()
+        }
+
+    def _draw(self, axes: Array, **options: Any) -> None:
+        self.tiles_: dict[str, list[Any]] = {}
+        if self.image_shape is None:
+            self._draw_curves(axes, **options)
+        else:
+            self._draw_images(axes[0, 0], **options)
+
+    def _lines(self) -> dict[str, tuple[Array, Array | None]]:
+        """Rows of images and their errors, by the names beside them."""
+        lines: dict[str, tuple[Array, Array | None]] = {"data": (self.originals, None)}
+        lines |= {name: (rows, self.errors_[name]) for name, rows in self.reconstructions.items()}
+        return lines | {
+            f"{name}, samples": (rows, None) for name, rows in (self.samples or {}).items()
+        }
+
+    def _size_of_images(self, n: int) -> tuple[float, float]:
+        """Of a new figure, over WIDTH and HEIGHT."""
+        columns, n_blocks = min(n, PER_LINE), -(-n // PER_LINE)
+        tile = min((WIDTH - NAMES) / (columns * (1.0 + GAP)), WIDEST)
+        lines = 1 + len(self.reconstructions) + len(self.samples or {})
+        block = lines * (tile_height(self._shape) + GAP) * tile + 0.2 * len(self.reconstructions)
+        wide = NAMES + columns * (1.0 + GAP) * tile
+        return wide / WIDTH, (n_blocks * (block + 0.1) + 0.3) / HEIGHT
+
+    def _draw_images(self, ax: Any, **options: Any) -> None:
+        n = len(self.originals)
+        height = tile_height(self._shape)
+        inches = ax.get_window_extent().width / ax.figure.dpi
+        tile = inches / (min(n, PER_LINE) * (1.0 + GAP))  # before the layout, about
+        room = 0.2 / tile  # for the numbers
+        y, centers, names = 0.0, [], []
+        for start in range(0, n, PER_LINE):
+            for name, (rows, errors) in self._lines().items():
+                tiles = self.tiles_.setdefault(name, [])
+                for i in range(start, min(start + PER_LINE, n)):
+                    x = (i - start) * (1.0 + GAP)
+                    place = (x, y)
+                    tiles.append(
+                        draw_tile(ax, rows[i], place, self._shape, self._limits, **options)
+                    )
+                    if errors is not None:
+                        style = {"fontsize": min(7.0, 14.0 * tile), "color": "0.3"}
+                        place = (x + 0.5, y + height + 0.03 / tile)
+                        ax.text(*place, _short(errors[i]), ha="center", va="top", **style)
+                centers.append(y + height / 2.0)
+                names.append(textwrap.fill(name, 14, break_long_words=False))
+                y += height + GAP + (0.0 if errors is None else room)
+            y += 0.1 / tile
+        show_tiles_only(ax, min(n, PER_LINE) * (1.0 + GAP) - GAP, y - GAP - 0.1 / tile)
+        ax.set_yticks(centers, names, fontsize="small")
+        if self.reconstructions:
+            ax.set_xlabel("numbers: root mean square error", fontsize="x-small", color="0.3")
+
+    def _draw_curves(self, axes: Array, **options: Any) -> None:
+        d = self.originals.shape[1]
+        low, high = self._limits
+        margin = 0.08 * (high - low)
+        features = np.arange(1, d + 1)
+        style = {"marker": "o" if d <= FEW else "", "markersize": 3, "linewidth": 1, **options}
+        data = {**style, "color": "0.65", "linewidth": 2.5, "markersize": 5}
+        self.tiles_ = {name: [] for name in ("data", *self.reconstructions)}
+        for i, ax in enumerate(axes[:, 0]):
+            self.tiles_["data"] += ax.plot(features, self.originals[i], label="data", **data)
+            for j, (name, rows) in enumerate(self.reconstructions.items()):
+                color = COLORS[j % len(COLORS)]
+                line = {"color": color, **style}
+                self.tiles_[name] += ax.plot(features, rows[i], label=name, **line)
+                # Beside the panel, below each other, in the colours of the curves.
+                place = (1.02, 0.97 - 0.22 * j)
+                text = {"color": color, "fontsize": "small", "va": "top"}
+                error = _short(self.errors_[name][i])
+                ax.text(*place, error, transform=ax.transAxes, **text)
+            ax.set(ylim=(low - margin, high + margin), xlim=(0.5 - 0.01 * d, d + 0.5 + 0.01 * d))
+            ax.set_ylabel("value", fontsize="small")
+            ax.tick_params(labelsize="small", labelbottom=ax is axes[-1, 0])
+        axes[0, 0].text(1.02, 1.05, "error", transform=axes[0, 0].transAxes, fontsize="small")
+        axes[-1, 0].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes[-1, 0].set_xlabel("feature")
+        legend_off_the_data(axes[0, 0])
+
+
+def _short(error: float) -> str:
+    return f"{error:#.3g}".rstrip(".")
+
+
+def _root_mean_square(differences: Array) -> Array:
+    """Of each row, over its entries that are not NaN; NaN where there are none."""
+    known = ~np.isnan(differences)
+    squares = np.square(np.where(known, differences, 0.0)).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(squares / known.sum(axis=1))

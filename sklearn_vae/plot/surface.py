@@ -1,0 +1,272 @@
+"""The likelihood of probabilistic PCA around a stationary point."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import numpy as np
+
+from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
+from sklearn_vae.gaussian.arrays import to_device_of
+from sklearn_vae.plot.base import DIVERGING, Array, Display, check_methods, on_host
+from sklearn_vae.validation import check_integer, check_real, is_integer
+
+# Contours in all, with as much area between any two of the same sign.
+LEVELS = 16
+
+
+class LikelihoodSurfaceDisplay(Display):
+    """Log-likelihood where one column of a stationary point W is moved, less that at the point.
+
+    The column moves in the plane of two eigenvectors of the covariance of the data. The point is
+    a dot where nothing in that plane raises the likelihood, and a cross where something does.
+
+    Parameters
+    ----------
+    surface : ndarray of shape (m, l)
+        Nats per sample, 0 at the point.
+    a, b : ndarray of shape (m,) and (l,)
+        How far the column moved along the first and the second eigenvector, in the data's units.
+    point : StationaryPoint
+    column : int
+        Index of the column that moved.
+    directions : (int, int)
+        Indices of the eigenvectors, 0 for the leading one; the picture counts them from 1.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    contours_ : matplotlib QuadContourSet
+    colorbar_ : matplotlib Colorbar
+
+    References
+    ----------
+    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019), figure 1.
+    """
+
+    _size = (1.0, 1.05)
+
+    def __init__(
+        self,
+        surface: Array,
+        a: Array,
+        b: Array,
+        *,
+        point: StationaryPoint,
+        column: int,
+        directions: tuple[int, int],
+    ) -> None:
+        self.surface = surface
+        self.a = a
+        self.b = b
+        self.point = point
+        self.column = column
+        self.directions = directions
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any = None,
+        *,
+        noise_variance: float | None = None,
+        directions: tuple[int, int] | None = None,
+        radius: float | None = None,
+        n_grid: int = 101,
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Of a fitted PPCA, the last column of which is set to zero and moved.
+
+        The other columns keep the leading eigenvectors, as far as their eigenvalues exceed the
+        noise variance.
+
+        Parameters
+        ----------
+        estimator : PPCA or the like
+            Gives k and, unless that is set, the noise variance.
+        X : array-like of shape (n, d), default=None
+            Rows whose likelihood it is; None: those that the estimator was fitted to, by its
+            `moments_`.
+        noise_variance : float, default=None
+            None: the estimator's.
+        directions, radius, n_grid
+            As of `from_results`.
+        ax : matplotlib Axes, default=None
+        **options
+            Of matplotlib's `contourf`.
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no `noise_variance_`, or no `moments_` where X is None.
+        ValueError
+            If there is no column, or no plane.
+        """
+        check_methods(estimator, cls.__name__, "fit")
+        needed = ["n_components_", "noise_variance_"] + ["moments_"] * (X is None)
+        missing = [name for name in needed if not hasattr(estimator, name)]
+        if missing:
+            hint = " Give it X." if missing == ["moments_"] else ""
+            raise TypeError(
+                f"{cls.__name__} needs a fitted PPCA, and {type(estimator).__name__} has no "
+                f"{' and no '.join(missing)}.{hint}"
+            )
+        moments = estimator.moments_ if X is None else Moments.of(on_host(X))
+        spectrum = Spectrum.of_moments(moments)
+        k = int(estimator.n_components_)
+        if k < 1:
+            raise ValueError(f"{cls.__name__} moves a column of W, and n_components_ is {k}.")
+        sigma2 = estimator.noise_variance_ if noise_variance is None else noise_variance
+        above = int(np.sum(on_host(spectrum.eigenvalues) > float(sigma2)))
+        point = StationaryPoint(spectrum, range(min(k - 1, above)), k, float(sigma2))
+        return cls.from_results(
+            point, directions=directions, radius=radius, n_grid=n_grid, ax=ax, **options
+        )
+
+    @classmethod
+    def from_results(
+        cls,
+        point: StationaryPoint,
+        *,
+        column: int | None = None,
+        directions: tuple[int, int] | None = None,
+        radius: float | None = None,
+        n_grid: int = 101,
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Of a stationary point.
+
+        Parameters
+        ----------
+        point : StationaryPoint
+        column : int, default=None
+            The column of W that is moved; None: the last.
+        directions : (int, int), default=None
+            Indices of two eigenvectors; None: the two leading ones that the point does not keep.
+        radius : float, default=None
+            How far the column moves to each side, in the data's units. None: 1.3 times the root
+            of the larger eigenvalue, which leaves no maximum outside.
+        n_grid : int, default=101
+            Points on each side.
+        ax : matplotlib Axes, default=None
+        **options
+            Of matplotlib's `contourf`.
+        """
+        d = point.spectrum.n_features
+        if directions is None:
+            free = [j for j in range(d) if j not in point.kept]
+            if len(free) < 2:
+                raise ValueError(
+                    f"{cls.__name__} needs two eigenvectors that the point does not keep, and it "
+                    f"keeps {len(point.kept)} of {d}. Set directions, or keep fewer."
+                )
+            directions = (free[0], free[1])
+        check_integer("n_grid", n_grid, at_least=3)
+        column = point.n_components - 1 if column is None else column
+        if not (is_integer(column) and 0 <= column < point.n_components):
+            raise ValueError(f"column must be from 0 to {point.n_components - 1}, got {column!r}.")
+        p, q = directions
+        if not (p != q and 0 <= p < d and 0 <= q < d):
+            raise ValueError(f"directions must be two indices from 0 to {d - 1}, got {directions}.")
+        values = on_host(point.spectrum.eigenvalues)
+        if radius is None:
+            largest = max(values[p], values[q])
+            radius = 1.3 * math.sqrt(largest if largest > 0.0 else point.column_variances[column])
+        check_real("radius", radius, above=0.0)
+        grid = np.linspace(-radius, radius, n_grid)
+        display = cls(
+            _surface(point, column, directions, grid),
+            grid,
+            grid,
+            point=point,
+            column=column,
+            directions=directions,
+        )
+        return display.plot(ax, **options)
+
+    @property
+    def kind(self) -> str | None:
+        """What the point is in the plane; None where it keeps one of the two eigenvectors."""
+        if set(self.directions) & set(self.point.kept):
+            return None
+        signs = [self.point.curvature(self.column, j) > 0.0 for j in self.directions]
+        return "minimum" if all(signs) else "saddle" if any(signs) else "maximum"
+
+    def _draw(self, axes: Array, **options: Any) -> None:
+        from matplotlib.pyplot import get_cmap
+
+        ax = axes[0, 0]
+        levels, shades = _levels(self.surface)
+        colors = get_cmap(options.pop("cmap", DIVERGING))(shades)
+        values = np.clip(self.surface.T, levels[0], levels[-1])
+        where = (self.a, self.b, values, levels)
+        self.contours_ = ax.contourf(*where, **{"colors": colors, **options})
+        ax.contour(*where, colors="k", linewidths=0.3, linestyles="solid")
+        marker = {"maximum": "o", None: "*"}.get(self.kind, "X")
+        style = {"color": "black", "markeredgecolor": "white", "markersize": 8, "linestyle": ""}
+        ax.plot(0.0, 0.0, marker, **style)
+        p, q = self.directions
+        lambdas = on_host(self.point.spectrum.eigenvalues)
+        ax.set(
+            xlabel=rf"moved along $u_{{{p + 1}}}$  ($\lambda_{{{p + 1}}}$ = {lambdas[p]:.3g})",
+            ylabel=rf"moved along $u_{{{q + 1}}}$  ($\lambda_{{{q + 1}}}$ = {lambdas[q]:.3g})",
+            box_aspect=1,
+        )
+        kind = "" if self.kind is None else f": a {self.kind} in this plane"
+        ax.set_title(rf"$\sigma^2$ = {self.point.noise_variance:.4g}{kind}", fontsize="medium")
+        beside = ax.inset_axes((1.04, 0.0, 0.05, 1.0))  # as high as the axes, in any figure
+        self.colorbar_ = ax.figure.colorbar(self.contours_, cax=beside, spacing="uniform")
+        zero, every = int(np.argmin(np.abs(levels))), max(1, len(levels) // 7)
+        ticks = levels[zero % every :: every]
+        self.colorbar_.set_ticks(ticks, labels=[_number(tick) for tick in ticks])
+        self.colorbar_.set_label("log-likelihood gained (nats per sample)")
+
+
+def _levels(surface: Array) -> tuple[Array, Array]:
+    """Levels of contours, 0 among them, and where the bands between them lie in a map of colours.
+
+    Quantiles of each sign: the surface may be a steep hole in a plain, or a plain with low hills.
+    """
+    rounding = 1e-9 * float(np.abs(surface).max())
+    down, up = surface[surface < -rounding], surface[surface > rounding]
+    if down.size + up.size == 0:
+        return np.array([-1.0, 0.0, 1.0]), np.array([0.5, 0.5])
+    sides = []
+    for values in (-down, up):
+        n = max(3, round(LEVELS * values.size / (down.size + up.size))) if values.size else 0
+        shares = np.linspace(0.0, 1.0, n + 1)[1:]
+        sides.append(np.unique(np.quantile(values, shares)) if n else np.array([]))
+    below, above = sides
+    shades = [0.5 - 0.45 * _evenly(below)[::-1], 0.5 + 0.45 * _evenly(above)]
+    return np.concatenate([-below[::-1], [0.0], above]), np.concatenate(shades)
+
+
+def _evenly(values: Array) -> Array:
+    """From a pale shade to the full one, as many as there are values."""
+    return (np.arange(len(values)) + 0.5) / max(len(values), 1)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _surface(
+    point: StationaryPoint, column: int, directions: tuple[int, int], grid: Array
+) -> Array:
+    """Log-likelihood less that at the point, (m, m).
+
+    Columns that neither move nor keep one of the two eigenvectors add the same everywhere: they
+    are left out, so that the cost does not depend on k.
+    """
+    kept = [j for i, j in enumerate(point.kept) if i == column or j in directions]
+    moves_zero = column >= len(point.kept)
+    small = StationaryPoint(
+        point.spectrum, kept, len(kept) + moves_zero, noise_variance=point.noise_variance
+    )
+    own = len(kept) if moves_zero else kept.index(point.kept[column])
+    at = to_device_of(point.spectrum.eigenvalues, grid)
+    return on_host(small.surface(own, directions, at, at)) - small.log_likelihood
