@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import reduce
 from operator import add
 from typing import NamedTuple
@@ -163,10 +164,11 @@ def expectation_maximization(
         parameters = after
         if len(steps) > 1:
             foretold = _foretold(steps, after, rows.least_noise, unit)
-            sums = Sums.of(rows, foretold)
-            if sums.log_likelihood > n * history[-1]:
-                parameters = foretold
-            else:
+            with suppress(np.linalg.LinAlgError):  # it need not be parameters of a model
+                sums = Sums.of(rows, foretold)
+                if sums.log_likelihood > n * history[-1]:
+                    parameters = foretold
+            if parameters is after:
                 steps = []
         if parameters is after:
             sums = Sums.of(rows, after)

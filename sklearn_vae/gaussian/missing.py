@@ -249,7 +249,10 @@ def pairs_of(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _inverse(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inverses and log-determinants of positive definite M along the last axis; M is lost."""
+    """Inverses and log-determinants of positive definite M along the last axis; M is lost.
+
+    LinAlgError where one is not positive definite to its precision.
+    """
     k = M.shape[0]
     if k > SWEEP_UP_TO:
         stack = np.moveaxis(M, 2, 0)
@@ -260,6 +263,8 @@ def _inverse(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     log_det = np.zeros(M.shape[2])
     for a in range(k):  # the sweep operator, which leaves -M^-1
         pivot, row = M[a, a].copy(), M[a].copy()
+        if not (pivot > 0.0).all():
+            raise np.linalg.LinAlgError("Matrix is not positive definite")
         log_det += np.log(pivot)
         scaled = row / pivot
         M -= np.multiply(row[:, None], scaled, out=product)

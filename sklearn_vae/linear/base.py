@@ -310,8 +310,15 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         W, mean, rows = (
             to_host(array).astype(np.float64) for array in (self.loadings_, self.mean_, X)
         )
-        with np.errstate(invalid="ignore", over="ignore"):
-            found = function(rows, Parameters(W, mean, self.noise_variance_), **options)
+        try:
+            with np.errstate(invalid="ignore", over="ignore"):
+                found = function(rows, Parameters(W, mean, self.noise_variance_), **options)
+        except np.linalg.LinAlgError as error:
+            raise ValueError(
+                f"{method} of rows with missing values met a matrix that is singular to the "
+                f"precision of float64: noise_variance_={self.noise_variance_:.2g} is too small "
+                "beside the loadings. Set noise_variance, or use a smaller n_components."
+            ) from error
         found = found if isinstance(found, tuple) else (found,)
         if any(array is not None and np.isnan(array).any() for array in found):
             raise ValueError(

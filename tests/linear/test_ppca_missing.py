@@ -388,3 +388,19 @@ def test_digits_with_a_third_missing():
     means = np.broadcast_to(np.nanmean(rows, axis=0), rows.shape)
     by_mean = np.sqrt(np.mean((means - digits)[gone] ** 2))
     assert error < 0.75 * by_mean
+
+
+def test_a_constant_column_beside_as_many_components_as_rows_gives_no_warning_of_numpy():
+    X = np.array(
+        [
+            [-1.4641003, -0.53286763, 1.67515607],
+            [-1.4641003, 0.14147077, 1.06671253],
+            [-1.4641003, -1.4863416, np.nan],
+            [-1.4641003, 0.30883322, -0.14150784],
+        ]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = PPCA().fit(X)
+    assert np.isfinite(model.score(X))
