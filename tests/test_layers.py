@@ -115,6 +115,7 @@ LAYOUT = [
     "persistence.container",
     "persistence.encode",
     "persistence.decode",
+    "persistence.fitted",
     "persistence.models",
     "persistence.nets",
     "persistence",

@@ -9,7 +9,8 @@ A file is a safetensors file: arrays are its tensors, all else is JSON in its me
 - ``model``: the estimator, a tree (see ``sklearn_vae.persistence.encode``) of its parameters and of
   what its fit has set.
 
-Only the classes that are listed in ``sklearn_vae.persistence.models`` are made of it, by name.
+Only the classes that are listed in ``sklearn_vae.persistence.models`` are made of it, by name: this
+library's, and the scalers of scikit-learn that are steps of a ``DensityPipeline``.
 
 What a version of the library promises about files of others:
 
@@ -19,6 +20,9 @@ What a version of the library promises about files of others:
   So a default means what was done before, or the format gets another number.
 - A parameter, class or tag that it does not know is an error, never left out. So is an attribute
   that has become a method or property of the class. Any other attribute is set.
+- An attribute that a fitted model cannot do without is in files of every format
+  (``sklearn_vae.persistence.fitted``); without it, or if it does not fit the others, a file is an
+  error.
 """
 
 from __future__ import annotations
@@ -53,7 +57,7 @@ def save(estimator: Any, path: Any) -> None:
     estimator : estimator of this library
         Not of a subclass.
     path : str or os.PathLike
-        A file of this name is replaced once the new one is complete.
+        A file of this name is replaced once the new one is complete, which has its permissions.
 
     Raises
     ------
@@ -61,7 +65,10 @@ def save(estimator: Any, path: Any) -> None:
         If it is of another class, or has something that only code could make again: a network's
         factory of one's own, a callback, a splitter. The text names each.
     ValueError
-        If a fitted deep model's parameters have been set to what no fit would take.
+        If a fitted deep model's parameters have been set to what no fit would take, or there are
+        far more short lists in it than numbers.
+    OSError
+        If there is no such folder, or it cannot be written to.
     ImportError
         Without the package safetensors, of the extra "io".
 
@@ -90,9 +97,9 @@ def save(estimator: Any, path: Any) -> None:
     if writer.refused:
         raise TypeError(
             f"{name} cannot be saved without code: {'; '.join(writer.refused)}. A file holds plain "
-            "values, arrays and this library's own classes. Give what only a fit needs (callbacks, "
-            "cv) another value with set_params before saving; a model with networks of your own "
-            "needs pickle, and trust in who wrote it."
+            "values, arrays, this library's own classes and some scalers. Give what only a fit "
+            "needs (callbacks, cv) another value with set_params before saving; a model with "
+            "networks of your own needs pickle, and trust in who wrote it."
         )
     write(path, writer.tensors, tree, _libraries())
 
@@ -100,9 +107,9 @@ def save(estimator: Any, path: Any) -> None:
 def load(path: Any, *, device: Any = None) -> Any:
     """Read an estimator from a file that :func:`save` has written.
 
-    No code is executed, whoever wrote the file: it holds numbers and names, and only this library's
-    classes are made of them. All of the file is checked before anything is made of it, and no more
-    memory is taken than some times its size.
+    No code is executed, whoever wrote the file: it holds numbers and names, and only classes that
+    are listed are made of them. Its header is checked before more of it is read, its checksum before
+    anything is made of it, and no more memory is taken than some times its size.
 
     Parameters
     ----------

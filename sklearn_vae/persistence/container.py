@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -9,6 +10,7 @@ import os
 import re
 import stat
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
@@ -32,6 +34,12 @@ ITEM_SIZES = {
 # Bytes that say how long the header is, and of the longest header that safetensors reads.
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
+
+# Bytes of a list and of an object in memory, which may be written with three characters; and what all
+# of them may take: so many times the file, and some.
+LIST_BYTES, OBJECT_BYTES = 80, 200
+LISTS_OF_FILE = 8
+FREE_LISTS = 2**23
 
 # Only the entry itself has quotes without a backslash: all else in a header is text.
 CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
@@ -69,9 +77,11 @@ def write(
         "model": json.dumps(model, allow_nan=False, separators=(",", ":")),
     }
     data = bytearray(_safetensors().save(tensors, metadata))
-    start, end = _place_of_checksum(bytes(data[: _end_of_header(data)]))
+    header = bytes(data[: _end_of_header(data)])
+    _check_lists(header[LENGTH_BYTES:].decode(), "The model", len(data))
+    start, end = _place_of_checksum(header)
     data[start:end] = _checksum(data, start, end).encode()
-    _replace(os.path.realpath(path), data)
+    _replace(path, data)
 
 
 def read(path: Any) -> Contents:
@@ -83,19 +93,30 @@ def read(path: Any) -> Contents:
         If not, which says what is wrong.
     """
     try:
-        return _contents(_bytes_of(path))
+        return _contents(path)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)!r} cannot be loaded: {error}") from None
 
 
-def parse_json(text: str, what: str) -> Any:
-    """A JSON value without NaN, infinity and keys that come twice; ValueError if it is not one."""
+def parse_json(text: str, what: str, n_bytes: int) -> Any:
+    """A JSON value of a file of some bytes.
+
+    ValueError if it is none, has NaN, infinity or keys that come twice, or would take far more
+    memory than the file has bytes.
+    """
+    _check_lists(text, what, n_bytes)
     try:
         return json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError(f"{what} is nested too deeply.") from None
     except ValueError as error:
         raise ValueError(f"{what} is no valid JSON ({error}).") from None
+
+
+def _check_lists(text: str, what: str, n_bytes: int) -> None:
+    size = LIST_BYTES * text.count("[") + OBJECT_BYTES * text.count("{")
+    if size > LISTS_OF_FILE * n_bytes + FREE_LISTS:
+        raise ValueError(f"{what} has far more lists than a file of {n_bytes} bytes is to have.")
 
 
 def _safetensors() -> Any:
@@ -108,32 +129,68 @@ def _safetensors() -> Any:
         ) from error
 
 
-def _replace(path: str, data: bytearray) -> None:
-    folder, name = os.path.split(path)
-    draft = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+def _replace(path: Any, data: bytearray) -> None:
+    """Put data in the place of a file, with its permissions; an OSError names the path."""
+    target = os.path.realpath(path)
+    if os.path.isdir(target):
+        raise IsADirectoryError(errno.EISDIR, "It is a folder, not a file", os.fspath(path))
+    # A name of the file's own may leave no room for more.
+    draft = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
     try:
-        with open(draft, "xb") as file:
+        with open(draft, "xb", opener=_opener(target)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
+        os.replace(draft, target)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+    finally:
         with suppress(OSError):
             os.unlink(draft)
-        raise
 
 
-def _bytes_of(path: Any) -> bytes:
+def _opener(target: str) -> Callable[[str, int], int]:
+    """How to open what is to replace a file: as few may read it."""
+    try:
+        mode = stat.S_IMODE(os.stat(target).st_mode)
+    except FileNotFoundError:
+        return lambda name, flags: os.open(name, flags, 0o666)
+
+    def opened(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags, mode & 0o600)
+        with suppress(OSError):
+            os.chmod(name, mode)  # whatever the mask of new files is
+        return descriptor
+
+    return opened
+
+
+def _contents(path: Any) -> Contents:
+    """Contents of a file, of which no more is read than its header before that is believed."""
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(f"{os.fspath(path)!r} is a folder, not a file.")
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is no regular file.")
+    n_bytes = status.st_size
     with open(path, "rb") as file:
-        data = file.read(status.st_size)
-    if len(data) < LENGTH_BYTES + 2:
-        raise ValueError(f"it has {len(data)} bytes, fewer than any safetensors file.")
-    n_header, n_rest = _end_of_header(data) - LENGTH_BYTES, len(data) - LENGTH_BYTES
+        start = _start_of(file, n_bytes)
+        metadata = _metadata_of(start, n_bytes)
+        file.seek(0)
+        data = file.read(n_bytes)
+    if len(data) != n_bytes or not data.startswith(start):
+        raise ValueError("it was written to while it was read.")
+    return _contents_of(data, metadata)
+
+
+def _start_of(file: Any, n_bytes: int) -> bytes:
+    """What is in front of the tensors."""
+    length: bytes = file.read(LENGTH_BYTES)
+    if n_bytes < LENGTH_BYTES + 2 or len(length) < LENGTH_BYTES:
+        raise ValueError(f"it has {n_bytes} bytes, fewer than any safetensors file.")
+    n_header, n_rest = _end_of_header(length) - LENGTH_BYTES, n_bytes - LENGTH_BYTES
     if n_header > MAX_HEADER_BYTES:
         raise ValueError(
             f"it claims a header of {n_header} bytes, more than the {MAX_HEADER_BYTES} of a "
@@ -144,27 +201,32 @@ def _bytes_of(path: Any) -> bytes:
             f"it claims a header of {n_header} bytes, but only {n_rest} follow: it is truncated, "
             "damaged, or no safetensors file."
         )
-    return data
+    start: bytes = length + file.read(n_header)
+    return start
+
+
+def _metadata_of(start: bytes, n_bytes: int) -> dict[str, Any]:
+    header = _header_of(start[LENGTH_BYTES:], n_bytes)
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise ValueError(f"it is no model of {FORMAT}: its metadata do not say so.")
+    _check_table(header, n_bytes - len(start))
+    return metadata
 
 
 def _end_of_header(data: bytes | bytearray) -> int:
     return LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
 
 
-def _contents(data: bytes) -> Contents:
+def _contents_of(data: bytes, metadata: dict[str, Any]) -> Contents:
     end = _end_of_header(data)
-    header = _header_of(data[LENGTH_BYTES:end])
-    metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise ValueError(f"it is no model of {FORMAT}: its metadata do not say so.")
-    _check_table(header, len(data) - end)
     # What a format is, its version and its checksum are in every version to come.
     start, stop = _place_of_checksum(data[:end])
     if _checksum(data, start, stop) != data[start:stop].decode():
         raise ValueError("its checksum does not fit: it is damaged, or was changed.")
-    libraries = _libraries_of(metadata)
+    libraries = _libraries_of(metadata, len(data))
     _check_version(metadata.get("format_version"), libraries)
-    tree = parse_json(_entry_of(metadata, "model"), "its model")
+    tree = parse_json(_entry_of(metadata, "model"), "its model", len(data))
     return Contents(_tensors_of(data), tree, libraries, len(data))
 
 
@@ -174,12 +236,12 @@ def _entry_of(metadata: dict[str, Any], name: str) -> str:
     raise ValueError(f"its metadata have no {name}.")
 
 
-def _header_of(text: bytes) -> dict[str, Any]:
+def _header_of(text: bytes, n_bytes: int) -> dict[str, Any]:
     try:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError:
         raise ValueError("its header is no text: it is damaged, or no safetensors file.") from None
-    header = parse_json(decoded, "its header")
+    header = parse_json(decoded, "its header", n_bytes)
     if isinstance(header, dict):
         return header
     raise ValueError("its header is no JSON object.")
@@ -249,8 +311,8 @@ def _checksum(data: bytes | bytearray, start: int, end: int) -> str:
     return sha.hexdigest()
 
 
-def _libraries_of(metadata: dict[str, Any]) -> dict[str, str]:
-    libraries = parse_json(_entry_of(metadata, "libraries"), "its list of libraries")
+def _libraries_of(metadata: dict[str, Any], n_bytes: int) -> dict[str, str]:
+    libraries = parse_json(_entry_of(metadata, "libraries"), "its list of libraries", n_bytes)
     if not isinstance(libraries, dict) or not all(isinstance(v, str) for v in libraries.values()):
         raise ValueError("its metadata do not say which libraries wrote it.")
     return libraries

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_vae.persistence.encode import MAX_DEPTH, Tree
+from sklearn_vae.persistence.encode import MAX_BOUND, MAX_DEPTH, MAX_RANGE, Tree, shortened
 
 # What objects may be built from, in bytes of their arrays: each of a file's tensors is to be used
 # about once, not a million times.
@@ -17,6 +18,10 @@ USES_OF_FILE = 16
 FREE_BYTES = 2**24
 
 MAX_CODE_POINT = 0x10FFFF
+
+# Keys that may have one hash: each is compared with all before it. Of -1 and -2 it is the same, so
+# that it is of some tuples.
+SAME_HASHES = 32
 
 
 class Reader:
@@ -45,6 +50,7 @@ class Reader:
         self._depth += 1
         try:
             if isinstance(tree, list):
+                self.charge(0, path)
                 return [self.value(part, f"{path}[{i}]") for i, part in enumerate(tree)]
             if not isinstance(tree, dict):
                 if isinstance(tree, float) and not math.isfinite(tree):
@@ -156,32 +162,38 @@ def _read_float(reader: Reader, tree: Tree, path: str) -> float:
 
 def _read_dict(reader: Reader, tree: Tree, path: str) -> dict[Any, Any]:
     items = [
-        (reader.value(key, path), reader.value(value, f"{path}[{key!r}]"))
+        (reader.value(key, path), reader.value(value, f"{path}[{shortened(repr(key))}]"))
         for key, value in pairs(tree, path)
     ]
-    return _hashed(lambda: dict(items), len(items), path)
+    _check_keys([key for key, _ in items], path)
+    return dict(items)
 
 
 def _read_set(reader: Reader, tree: Tree, path: str) -> set[Any]:
     items = reader.value(listed(tree, path), path)
-    return _hashed(lambda: set(items), len(items), path)
+    _check_keys(items, path)
+    return set(items)
 
 
-def _hashed(make: Callable[[], Any], length: int, path: str) -> Any:
+def _check_keys(keys: list[Any], path: str) -> None:
     try:
-        made = make()
+        if max(Counter(map(hash, keys)).values(), default=0) > SAME_HASHES:
+            raise ValueError(f"{path} has too many keys of the same hash.")
+        n_different = len(set(keys))
     except TypeError as error:
         raise ValueError(f"{path} has a key that is none: {error}.") from None
-    if len(made) != length:
+    if n_different != len(keys):
         raise ValueError(f"{path} has a key that comes twice.")
-    return made
 
 
 def _read_range(reader: Reader, tree: Tree, path: str) -> range:
-    start, stop, step = (integer(v, path, -(2**62), 2**62) for v in listed(tree, path, 3))
+    start, stop, step = (integer(v, path, -MAX_BOUND, MAX_BOUND) for v in listed(tree, path, 3))
     if step == 0:
         raise ValueError(f"{path} is a range of step 0.")
-    return range(start, stop, step)
+    found = range(start, stop, step)
+    if found[MAX_RANGE:]:
+        raise ValueError(f"{path} is a range of more than {MAX_RANGE} integers.")
+    return found
 
 
 def _read_masked(reader: Reader, tree: Tree, path: str) -> Any:

@@ -20,6 +20,13 @@ Tree: TypeAlias = Any
 # How deep values may be nested, on their way out and in.
 MAX_DEPTH = 50
 
+# Bounds of a range and how many integers it may have: where a list may be, one is made of it.
+MAX_BOUND = 2**62
+MAX_RANGE = 2**16
+
+# Characters of a key that are told where it is: a path is made for every value under it.
+MAX_NAME = 50
+
 STORED_KINDS = "biuf"
 
 
@@ -128,8 +135,15 @@ def _write_float(writer: Writer, value: float, path: str) -> Tree:
 
 
 def _write_dict(writer: Writer, value: dict[Any, Any], path: str) -> Tree:
-    at = [(k, v, f"{path}[{k!r}]") for k, v in value.items()]
+    at = [(k, v, f"{path}[{shortened(repr(k))}]") for k, v in value.items()]
     return {"dict": [[writer.value(k, where), writer.value(v, where)] for k, v, where in at]}
+
+
+def _write_range(writer: Writer, value: range, path: str) -> Tree:
+    bounds = [value.start, value.stop, value.step]
+    if value[MAX_RANGE:] or max(map(abs, bounds)) > MAX_BOUND:
+        return writer.refuse(path, f"{value!r}, more than {MAX_RANGE} integers or beyond 2**62")
+    return {"range": bounds}
 
 
 def _write_masked(writer: Writer, value: Any, path: str) -> Tree:
@@ -164,11 +178,16 @@ WRITERS: dict[type, Callable[[Writer, Any, str], Tree]] = {
     set: _sequence("set"),
     frozenset: _sequence("frozenset"),
     dict: _write_dict,
-    range: lambda writer, value, path: {"range": [value.start, value.stop, value.step]},
+    range: _write_range,
     np.ndarray: _write_array,
     np.ma.MaskedArray: _write_masked,
     np.random.RandomState: _write_random_state,
 }
+
+
+def shortened(name: str) -> str:
+    """The beginning of a long name."""
+    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:

@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+from sklearn import config_context
 
 from sklearn_vae.persistence.decode import READERS, Reader, listed, pairs, text
-from sklearn_vae.persistence.encode import Tree, Writer
-from sklearn_vae.validation import is_integer
+from sklearn_vae.persistence.encode import Tree, Writer, shortened
+from sklearn_vae.persistence.fitted import check_fitted
 
 LIBRARY = __name__.partition(".")[0]
 
@@ -50,23 +51,14 @@ RECORDS = {
     "SoftThresholdDecoder": "nn.networks",
 }
 
-# Shapes that fitted attributes have in every estimator, of k components and d features.
-SHAPES = {
-    "_observed": "d",
-    "components_": "kd",
-    "encoder_variance_": "k",
-    "encoder_weights_": "kd",
-    "explained_variance_": "k",
-    "explained_variance_ratio_": "k",
-    "feature_names_in_": "d",
-    "intercept_": "d",
-    "kl_per_dim_": "k",
-    "loadings_": "dk",
-    "mean_": "d",
-    "prior_variance_": "k",
-    "singular_values_": "k",
-}
-COUNTS = ("n_components_", "n_features_in_", "n_iter_")
+# Steps of pipelines that are scikit-learn's: parameters and arrays, as ours are.
+SCALERS = frozenset(
+    {"MaxAbsScaler", "MinMaxScaler", "PowerTransformer", "RobustScaler", "StandardScaler"}
+)
+
+
+# Where scikit-learn keeps what metadata the methods of an estimator request.
+REQUESTS = "_metadata_request"
 
 
 class ModelWriter(Writer):
@@ -76,7 +68,9 @@ class ModelWriter(Writer):
         """The tree of an object of this library."""
         kind, name = type(value), type(value).__name__
         if kind is _known(ESTIMATORS, name):
-            return self.estimator(value, f"{path}." if path else "")
+            return {"estimator": self.estimator(value, f"{path}." if path else "")}
+        if name in SCALERS and kind is _scaler(name):
+            return {"scaler": self.estimator(value, f"{path}.")}
         if kind is _known(RECORDS, name):
             names = list(inspect.signature(kind).parameters)
             fields = [[n, self.value(getattr(value, n), f"{path}.{n}")] for n in names]
@@ -89,17 +83,15 @@ class ModelWriter(Writer):
         """The tree of an estimator: its parameters, and what a fit has set."""
         parameters = estimator.get_params(deep=False)
         state = {n: v for n, v in vars(estimator).items() if n not in parameters}
-        return {
-            "estimator": [
-                type(estimator).__name__,
-                [
-                    [name, self.value(v, f"{at}{name}")]
-                    for name, v in parameters.items()
-                    if name not in PLACES
-                ],
-                [[name, self._attribute(estimator, name, v, at)] for name, v in state.items()],
-            ]
-        }
+        return [
+            type(estimator).__name__,
+            [
+                [name, self.value(v, f"{at}{name}")]
+                for name, v in parameters.items()
+                if name not in PLACES
+            ],
+            [[name, self._attribute(estimator, name, v, at)] for name, v in state.items()],
+        ]
 
     def _attribute(self, estimator: Any, name: str, value: Any, at: str) -> Tree:
         if name == "net_" and hasattr(type(estimator), "module_"):
@@ -107,6 +99,8 @@ class ModelWriter(Writer):
                 return None
             nets = import_module(f"{LIBRARY}.persistence.nets")
             return {"net": self.value(nets.numbers_of(estimator), f"{at}{name}")}
+        if name == REQUESTS:
+            return {"requests": self.value(_requests_of(value), f"{at}{name}")}
         if not _is_attribute(type(estimator), name):
             return self.refuse(f"{at}{name}", f"{value!r}, no attribute that a fit sets")
         return self.value(value, f"{at}{name}")
@@ -139,16 +133,30 @@ class ModelReader(Reader):
 
 def _read_estimator(reader: ModelReader, tree: Tree, path: str) -> Any:
     name, parameters, state = listed(tree, path, 3)
-    kind = _class_of(ESTIMATORS, name, path)
+    return _of_class(reader, _class_of(ESTIMATORS, name, path), parameters, state, path)
+
+
+def _read_scaler(reader: ModelReader, tree: Tree, path: str) -> Any:
+    name, parameters, state = listed(tree, path, 3)
+    if text(name, path) not in SCALERS:
+        raise ValueError(f"{path} is of the class {name!r}, which is none of {sorted(SCALERS)}.")
+    return _of_class(reader, _scaler(name), parameters, state, path)
+
+
+def _of_class(reader: ModelReader, kind: type, parameters: Tree, state: Tree, path: str) -> Any:
     estimator = kind(**_parameters(reader, kind, parameters, path))
     attributes = dict(_pairs_of_names(state, path))
     for attribute, part in attributes.items():
-        if not _is_attribute(kind, attribute):
-            raise ValueError(f"{name} cannot have an attribute {attribute!r} from a file.")
+        if attribute != REQUESTS and not _is_attribute(kind, attribute):
+            named = shortened(repr(attribute))
+            raise ValueError(f"{kind.__name__} cannot have an attribute {named} from a file.")
+        if attribute == REQUESTS:
+            _set_requests(reader, estimator, part, f"{path}.{attribute}")
+            continue
         later = attribute == "net_"  # which needs the others
-        value = None if later else reader.value(part, f"{path}.{attribute}")
+        value = None if later else reader.value(part, f"{path}.{shortened(attribute)}")
         vars(estimator)[attribute] = value
-    _check_shapes(estimator, path)
+    check_fitted(estimator, path)
     if "net_" in attributes:
         _restore_net(reader, estimator, attributes["net_"], f"{path}.net_")
     return estimator
@@ -163,6 +171,20 @@ def _restore_net(reader: ModelReader, estimator: Any, tree: Tree, path: str) -> 
     values = reader.value(tree["net"], path)
     with _as_value_error(path):
         estimator.net_ = nets.restored(estimator, values, reader, path)
+
+
+def _set_requests(reader: ModelReader, estimator: Any, tree: Tree, path: str) -> None:
+    """What metadata its methods request, by its own methods that say so."""
+    requests = tree.get("requests") if isinstance(tree, dict) and len(tree) == 1 else None
+    requests = reader.value(requests, path)
+    if not isinstance(requests, dict) or not all(isinstance(v, dict) for v in requests.values()):
+        raise ValueError(f"{path} must have requests of methods.")
+    for method, values in requests.items():
+        request = getattr(estimator, f"set_{method}_request", None)
+        if request is None:
+            raise ValueError(f"{path} is of {method!r}, for which nothing can be requested.")
+        with _as_value_error(path), config_context(enable_metadata_routing=True):
+            request(**values)
 
 
 def _read_record(reader: ModelReader, tree: Tree, path: str) -> Any:
@@ -190,6 +212,7 @@ MODEL_READERS: dict[str, Callable[[Any, Tree, str], Any]] = {
     "estimator": _read_estimator,
     "indicator": _read_indicator,
     "record": _read_record,
+    "scaler": _read_scaler,
 }
 
 
@@ -199,6 +222,16 @@ def _known(classes: dict[str, str], name: str) -> type | None:
         return None
     kind: type = getattr(import_module(f"{LIBRARY}.{classes[name]}"), name)
     return kind
+
+
+def _scaler(name: str) -> type:
+    kind: type = getattr(import_module("sklearn.preprocessing"), name)
+    return kind
+
+
+def _requests_of(value: Any) -> dict[str, dict[str, Any]]:
+    requests = {name: getattr(of, "requests", None) for name, of in vars(value).items()}
+    return {name: dict(of) for name, of in requests.items() if isinstance(of, dict) and of}
 
 
 def _class_of(classes: dict[str, str], name: Tree, path: str) -> type:
@@ -234,24 +267,6 @@ def _parameters(reader: ModelReader, kind: type, tree: Tree, path: str) -> dict[
             "does not know: upgrade sklearn-vae."
         )
     return {name: reader.value(part, f"{path}.{name}") for name, part in found}
-
-
-def _check_shapes(estimator: Any, path: str) -> None:
-    """Raise ValueError where fitted attributes do not fit together."""
-    state = vars(estimator)
-    for name in COUNTS:
-        if name in state and not (is_integer(state[name]) and state[name] >= 0):
-            raise ValueError(f"{path}.{name} must be an integer >= 0, got {state[name]!r}.")
-    sizes = {"k": state.get("n_components_"), "d": state.get("n_features_in_")}
-    for name, axes in SHAPES.items():
-        if name not in state:
-            continue
-        expected, found = tuple(sizes[axis] for axis in axes), getattr(state[name], "shape", None)
-        if found is None or tuple(found) != expected:
-            raise ValueError(
-                f"{path}.{name} must have the shape {expected} with n_components_={sizes['k']} "
-                f"and n_features_in_={sizes['d']}, got {found}."
-            )
 
 
 @contextmanager

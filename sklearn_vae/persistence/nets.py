@@ -17,6 +17,7 @@ from torch import Tensor
 from sklearn_vae.deep.net import VAENet
 from sklearn_vae.nn.adam import Adam
 from sklearn_vae.persistence.decode import Reader, integer, place
+from sklearn_vae.persistence.fitted import check_positive
 from sklearn_vae.validation import is_integer, is_real
 
 # What Adam knows of a parameter beside the count of its steps.
@@ -86,6 +87,7 @@ def restored(estimator: Any, values: Any, reader: Reader, path: str) -> VAENet:
         verbose=0,
         train_split=None,
     ).initialize()
+    _check_noise(model)
     net.module = make
     # Of a version before some of them were parameters.
     estimator._networks_of_fit = model._networks()
@@ -148,10 +150,7 @@ def _check_sizes(model: Any, state: dict[str, NDArray[Any]], reader: Reader, pat
     if k != model.n_components_:
         raise ValueError(f"n_components must be that of the fit, {model.n_components_}, got {k}.")
     model._check_images()
-    scale = np.asarray(model.scale_)
-    positive = scale.dtype.kind == "f" and bool(((scale > 0) & np.isfinite(scale)).all())
-    if not positive or scale.shape not in ((), (d,)):
-        raise ValueError(f"scale_ must be a float > 0, or {d} of them, got {model.scale_!r}.")
+    check_positive(model.scale_, d, "scale_")
     numbers = sum(array.size for array in state.values())
     for name, size in {"n_components": k, "n_features_in_": d}.items():
         if size > numbers:
@@ -161,6 +160,15 @@ def _check_sizes(model: Any, state: dict[str, NDArray[Any]], reader: Reader, pat
         raise ValueError(f"parameters ask for {max(layers)} layers, the module has {len(state)}.")
     if getattr(model, "variational_family", None) == "sylvester":
         reader.charge(32.0 * k * max(32, k + 1), path)  # its fixed draws
+
+
+def _check_noise(model: Any) -> None:
+    """Raise ValueError unless there is a noise variance where the model has one for all rows."""
+    has_one = getattr(model, "noise_model", "heteroscedastic") != "heteroscedastic"
+    if has_one != ("noise_variance_" in vars(model)):
+        raise ValueError(f"noise_variance_ must {'' if has_one else 'not '}be there.")
+    if has_one:
+        check_positive(model.noise_variance_, model.n_features_in_, "noise_variance_")
 
 
 def _layers_of(factory: Any) -> int:

@@ -10,6 +10,14 @@ import sklearn
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.datasets import load_digits, load_iris
+from sklearn.preprocessing import (
+    MaxAbsScaler,
+    MinMaxScaler,
+    PowerTransformer,
+    RobustScaler,
+    StandardScaler,
+)
+from sklearn.utils.metadata_routing import MetadataRequest
 
 from sklearn_vae import (
     PPCA,
@@ -35,7 +43,7 @@ from sklearn_vae import (
 )
 from sklearn_vae.deep.net import VAENet
 from sklearn_vae.persistence import load, save
-from sklearn_vae.persistence.models import ESTIMATORS, RECORDS
+from sklearn_vae.persistence.models import ESTIMATORS, RECORDS, SCALERS
 
 DIGITS = load_digits().data[:200]
 IRIS = load_iris().data
@@ -87,6 +95,24 @@ LINEAR = {
     "pipeline": (
         DensityPipeline([("u", Dequantizer(17, random_state=0)), ("model", PPCA(3))]),
         DIGITS,
+    ),
+    "pipeline-scaled": (
+        DensityPipeline(
+            [
+                ("standard", StandardScaler()),
+                ("as it is", "passthrough"),
+                ("mean", StandardScaler(with_std=False)),
+                ("nothing", StandardScaler(with_mean=False, with_std=False)),
+                ("robust", RobustScaler(with_centering=False)),
+                ("max", MaxAbsScaler()),
+                ("power", PowerTransformer()),
+                ("unscaled", PowerTransformer(standardize=False)),
+                ("range", MinMaxScaler((1, 2))),
+                ("box-cox", PowerTransformer("box-cox").set_output(transform="pandas")),
+                ("model", PPCA(2)),
+            ]
+        ),
+        NAMED,
     ),
     "linear": (LinearVAE(2, random_state=0), NAMED),
     "linear-unit": (LinearVAE(2, parametrization="unit_encoder", noise_variance=0.1), IRIS),
@@ -218,9 +244,11 @@ def assert_same(a, b, path=""):
         assert torch.equal(a.get_state(), b.get_state()), path
     elif isinstance(a, VAENet):
         assert_same(parts_of(a), parts_of(b), path)
+    elif isinstance(a, MetadataRequest):
+        assert str(a) == str(b), path
     elif isinstance(a, float):
         assert a == b or (math.isnan(a) and math.isnan(b)), path
-    elif type(a).__name__ in {*ESTIMATORS, *RECORDS, "MissingIndicator"}:
+    elif type(a).__name__ in {*ESTIMATORS, *RECORDS, *SCALERS, "MissingIndicator"}:
         # Less what properties have found out and kept.
         cached = set(vars(a)) ^ set(vars(b)) if type(a).__name__ == "LowRankGaussian" else set()
         assert_same(*({k: v for k, v in vars(o).items() if k not in cached} for o in (a, b)), path)

@@ -55,6 +55,38 @@ def test_a_file_is_as_others_are(tmp_path):
             load(special)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="of POSIX")
+def test_who_may_read_a_file_may_read_the_next(tmp_path):
+    path, before = tmp_path / "model", os.umask(0o022)
+    try:
+        for mode in (0o600, 0o664, 0o400):
+            save(PPCA(1), path)
+            path.chmod(mode)
+            save(PPCA(2), path)
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+    finally:
+        os.umask(before)
+
+
+def test_errors_name_the_path(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path, kind in [
+        (tmp_path / "none" / "model", FileNotFoundError),
+        (tmp_path / "folder", IsADirectoryError),
+    ]:
+        with pytest.raises(kind) as raised:
+            save(PPCA(1), path)
+        assert raised.value.filename == str(path)
+        assert ".tmp" not in str(raised.value)
+        assert "None" not in str(raised.value)
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_name_as_long_as_names_may_be(tmp_path):
+    save(PPCA(1), tmp_path / ("n" * 250))
+    assert load(tmp_path / ("n" * 250)).n_components == 1
+
+
 def test_any_reader_of_safetensors_reads_it(tmp_path):
     path = tmp_path / "model"
     save(fitted("ppca"), path)

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 import tracemalloc
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.impute import MissingIndicator
+from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA
-from sklearn_vae.persistence import load, save
-from sklearn_vae.persistence.models import ESTIMATORS, RECORDS
-from tests.persistence.files import change, packed, part_of, sealed, unpacked
-from tests.persistence.models import assert_same, fitted, model_of
+from sklearn_vae.persistence import container, load, save
+from sklearn_vae.persistence.fitted import REQUIRED, SCALING, is_fitted
+from sklearn_vae.persistence.models import ESTIMATORS, RECORDS, SCALERS
+from tests.persistence.files import change, changed, packed, part_of, sealed, unpacked
+from tests.persistence.models import CASES, assert_same, fitted, model_of
 
 # Of which files are changed: small ones with all kinds of things in them.
 MODELS = ["ppca", "imputer", "deep-gaussian-arrays", "deep-autoencoder-conv"]
@@ -35,7 +38,8 @@ POOL = [
     None, True, -1, 0, 1, 2, 10**9, 2**63, 10**400, 1e308, 0.5, "", "t0", "nan", "cuda", "__class__",
     [], [[]], ["t0", None], ["t0", [1, 0]], {}, {"tuple": []}, {"dict": []}, {"float": "nan"},
     {"array": ["t0", None]}, {"array": ["t1", [0, 0]]}, {"scalar": "t3"}, {"text": "t0"},
-    {"objects": [[2**40, 2**40], []]}, {"range": [0, 2**62, 1]}, {"random_state": ["t0", 700, 0, 0.0]},
+    {"objects": [[2**40, 2**40], []]}, {"range": [0, 2**62, 1]}, {"range": [1, 2**62, 1]},
+    {"range": [1, 2**16, 1]}, {"random_state": ["t0", 700, 0, 0.0]},
     {"masked": [{"array": ["t0", None]}, None]}, {"set": [[1]]}, {"device": "meta"},
     {"tensor": ["t0", None, "meta"]}, {"indicator": "t0"}, {"net": {"dict": []}},
     {"record": ["Moments", []]}, {"estimator": ["PPCA", [], []]}, {"os.system": "true"},
@@ -252,6 +256,9 @@ def assert_known(value, seen):
         ({"scalar": "t0"}, "must be one number"),
         ({"float": "1"}, "must be nan, inf or -inf"),
         ({"range": [0, 1, 0]}, "range of step 0"),
+        ({"range": [1, 2**62, 1]}, "more than 65536 integers"),
+        ({"range": [-(2**62), 2**62, 1]}, "more than 65536 integers"),
+        ({"range": [2**62, 0, -1]}, "more than 65536 integers"),
         ({"set": [[]]}, "a key that is none"),
         ({"dict": [[1, 2], [True, 3]]}, "a key that comes twice"),
         ({"random_state": ["t0", 0, 0, 0.0]}, "no state of a RandomState"),
@@ -291,12 +298,12 @@ def test_names_that_no_attribute_can_have(name, tmp_path):
     save(fitted("ppca"), path)
 
     def rename(model):
-        part_of(model, "mean_")[0] = name
+        part_of(model, "singular_values_")[0] = name
         return model
 
     change(path, rename)
     if name == "_parameter_constraints":  # nothing of the class, and nothing that is called
-        assert_same(load(path)._parameter_constraints, fitted("ppca").mean_)
+        assert_same(load(path)._parameter_constraints, fitted("ppca").singular_values_)
         return
     with pytest.raises(ValueError, match="PPCA cannot have an attribute"):
         load(path)
@@ -320,6 +327,177 @@ def test_attributes_that_do_not_fit_together(name, tree, text, tmp_path):
     with pytest.raises(ValueError, match="cannot be loaded") as raised:
         load(path)
     assert text in str(raised.value)
+
+
+METHODS = ["transform", "score_samples", "posterior", "sample", "inverse_transform", "conditional",
+           "get_feature_names_out"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ppca", "ppca-without-noise", "ppcacv", "linear", "bernoulli", "imputer", "dequantizer",
+     "logit", "pipeline-scaled", "deep-gaussian", "deep-gaussian-heteroscedastic",
+     "deep-bernoulli", "deep-autoencoder"],
+)  # fmt: skip
+def test_what_is_missing_is_missed_when_a_file_is_loaded(name, tmp_path):
+    path = tmp_path / "model"
+    save(fitted(name), path)
+    whole, X = path.read_bytes(), np.asarray(CASES[name][1])
+    expected = {method: kind_of(fitted(name), method, X) for method in METHODS}
+    n_refused = 0
+    for i, place in enumerate(attributes_of(unpacked_model(whole))):
+        for new in (None, [None], ["x"], [-1.0], [{"float": "nan"}]):
+            model = unpacked_model(whole)
+            found, at = attributes_of(model)[i]
+            found[at : at + 1] = [] if new is None else [[found[at][0], *new]]
+            found = outcome(path, changed(whole, lambda _, model=model: model))
+            attribute = place[0][place[1]][0]
+            n_refused += isinstance(found, str)
+            # A pipeline is as fitted as its steps; of others nothing may be left.
+            if isinstance(found, str) or (name != "pipeline-scaled" and not is_fitted(found)):
+                continue
+            if (attribute, new) != ("indicator_", [None]):  # which may be None
+                for method in METHODS:
+                    assert kind_of(found, method, X) == expected[method], (attribute, new, method)
+    assert n_refused
+
+
+def test_every_class_says_what_its_methods_need():
+    assert set(REQUIRED) == {*ESTIMATORS, *SCALERS}
+    assert set(SCALING) == SCALERS
+
+
+def unpacked_model(data):
+    return json.loads(unpacked(data)[0]["__metadata__"]["model"])
+
+
+def attributes_of(tree):
+    """Places of attributes that a fit has set, of an estimator and those in it."""
+    if isinstance(tree, dict):
+        _, _, state = next(
+            (tree[t] for t in ("estimator", "scaler") if t in tree), [None, None, []]
+        )
+        own = [
+            (state, i) for i, (name, _) in enumerate(state) if name not in ("feature_names_in_",)
+        ]
+        return own + [place for part in tree.values() for place in attributes_of(part)]
+    if isinstance(tree, list):
+        return [place for part in tree for place in attributes_of(part)]
+    return []
+
+
+def kind_of(model, method, X):
+    """What a method does: nothing, an error that is meant, or numbers, finite or not."""
+    if not hasattr(model, method):
+        return None
+    k = getattr(model, "n_components_", X.shape[1])
+    args = {"sample": (3,), "get_feature_names_out": ()}.get(method, (X,))
+    args = (np.zeros((2, k)),) if method in ("inverse_transform", "conditional") else args
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
+            found = getattr(model, method)(*args)
+    except ValueError as error:
+        return str(error)[:30]
+    found = np.asarray(found[0] if isinstance(found, tuple) else found)
+    return found.dtype.kind, found.shape, found.dtype.kind != "f" or bool(np.isfinite(found).all())
+
+
+def test_a_gaussian_of_something_else(tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    whole = path.read_bytes()
+    for i, new in enumerate([{"array": ["other", None]}, None, 7.0]):
+
+        def contradict(model, i=i, new=new):
+            part_of(model, "_gaussian")[1]["record"][1][i][1] = new
+            return model
+
+        change(path, contradict)
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            load(path)
+        path.write_bytes(whole)
+    change(path, lambda model: set_part(model, "noise_variance_", 0.0))
+    with pytest.raises(ValueError, match="_gaussian must be the Gaussian of mean_, loadings_ and"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [1, None, {"requests": 1}, {"requests": {"dict": [["score", 1]]}},
+     {"requests": {"dict": [["fly", {"dict": []}]]}},
+     {"requests": {"dict": [["score", {"dict": [["wings", True]]}]]}},
+     {"requests": {"dict": [["score", {"dict": [["sample_weight", "not a name"]]}]]}},
+     {"requests": {"dict": [["score", {"dict": [[1, True]]}]]}}],
+)  # fmt: skip
+def test_requests_that_are_none(requests, tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+
+    def add(model):
+        model["estimator"][2].append(["_metadata_request", requests])
+        return model
+
+    change(path, add)
+    with pytest.raises(ValueError, match="_metadata_request"):
+        load(path)
+
+
+def test_scalers_are_steps_only(tmp_path):
+    with pytest.raises(TypeError, match="save takes an estimator of"):
+        save(StandardScaler(), tmp_path / "model")
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    for tree, text in [
+        ({"scaler": ["StandardScaler", [], []]}, "it holds no estimator"),
+        ({"scaler": ["Binarizer", [], []]}, "of the class 'Binarizer', which is none of"),
+        ({"scaler": ["PPCA", [], []]}, "of the class 'PPCA', which is none of"),
+    ]:
+        change(path, lambda _, tree=tree: tree)
+        with pytest.raises(ValueError, match=text):
+            load(path)
+        save(fitted("ppca"), path)
+
+
+def test_booleans_that_are_none(tmp_path):
+    path = tmp_path / "model"
+    save(fitted("imputer"), path)
+    header, payload = unpacked(path.read_bytes())
+    at = next(v for v in header.values() if v.get("dtype") == "BOOL")["data_offsets"][0]
+    path.write_bytes(packed(header, payload[:at] + b"\x02" + payload[at + 1 :]))
+    with pytest.raises(ValueError, match="booleans has other numbers than 0 and 1"):
+        load(path)
+
+
+def test_an_optimiser_of_other_networks(tmp_path):
+    path = tmp_path / "model"
+    save(fitted("deep-gaussian"), path)
+    whole = path.read_bytes()
+
+    def averages(model):
+        net = dict(part_of(model, "net_")[1]["net"]["dict"])
+        state = dict(dict(net["optimizer"]["dict"])["state"]["dict"])
+        return state[0]["dict"], state[1]["dict"], model
+
+    def other_shape(model):
+        first, second, model = averages(model)
+        first[-1][1] = second[-1][1]
+        return model
+
+    def no_number(model):
+        first, _, model = averages(model)
+        first[-1][1] = 1.0
+        return model
+
+    for change_state in (other_shape, no_number):
+        path.write_bytes(changed(whole, change_state))
+        with pytest.raises(ValueError, match="of parameter 0 does not fit it"):
+            load(path)
+    header, payload = unpacked(whole)
+    tensor = header[averages(unpacked_model(whole))[0][-1][1]["array"][0]]
+    tensor["dtype"] = tensor["dtype"].replace("F", "I")
+    path.write_bytes(packed(header, payload))
+    with pytest.raises(ValueError, match="of parameter 0 does not fit it"):
+        load(path)
 
 
 def test_a_position_of_random_numbers_that_is_out_of_bounds(tmp_path):
@@ -357,6 +535,16 @@ def test_a_position_of_random_numbers_that_is_out_of_bounds(tmp_path):
         ({"prior": "learned_variance"}, "is missing"),
         ({"noise_model": "heteroscedastic"}, "module["),
         ({"image_shape": [1, 10**9, 10**9]}, "pixels"),
+        ({"hidden_layer_sizes": {"range": [1, 2**62, 1]}}, "more than 65536 integers"),
+        ({"hidden_layer_sizes": {"range": [1, 2**16, 1]}}, "layers, the module has"),
+        ({"scale_": {"range": [1, 2**36, 1]}}, "more than 65536 integers"),
+        ({"scale_": {"range": [1, 5, 1]}}, "scale_ must be a float > 0, or 4 of them"),
+        ({"scale_": [1.0, 1.0, 1.0, 1.0]}, "scale_ must be a float > 0, or 4 of them"),
+        ({"scale_": {"array": ["none", None]}}, "not in the file"),
+        ({"noise_variance_": {"range": [1, 5, 1]}}, "noise_variance_ must be a float > 0"),
+        ({"noise_variance_": None}, "noise_variance_ must be a float > 0"),
+        ({"noise_variance_": -1.0}, "noise_variance_ must be a float > 0"),
+        ({"noise_variance_": {"float": "inf"}}, "noise_variance_ must be a float > 0"),
     ],
 )  # fmt: skip
 def test_networks_that_a_file_does_not_have(changes, text, tmp_path, traced):
@@ -409,6 +597,93 @@ def test_one_tensor_in_the_place_of_many(tmp_path, traced):
 
     change(path, multiply)
     assert "far more memory" in outcome(path, path.read_bytes())
+
+
+def test_files_that_are_larger_than_memory(tmp_path, limited):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    header, payload = unpacked(path.read_bytes())
+    for data, text in [
+        (b"", "no valid JSON"),
+        (packed(header, payload), "follow the header"),
+        (packed({}, b""), "no model of sklearn_vae"),
+    ]:
+        with path.open("wb") as file:
+            file.write(data)
+            file.truncate(2**38)  # of which nothing is on the disk
+        start = time.perf_counter()
+        with pytest.raises(ValueError, match=text):
+            load(path)
+        assert time.perf_counter() - start < SECONDS
+
+
+def test_a_file_that_is_written_to_while_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    save(fitted("deep-gaussian-conv"), path)  # larger than what is read ahead
+    check = container._check_table
+
+    def change_meanwhile(*args):
+        check(*args)
+        path.write_bytes(path.read_bytes()[:-8])
+
+    monkeypatch.setattr(container, "_check_table", change_meanwhile)
+    with pytest.raises(ValueError, match="while it was read"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("tree", "text"),
+    [
+        # The key would stand in the path of every number.
+        ({"dict": [["x" * 2_000_000, [0] * 200_000]]}, None),
+        # All of one hash, so that each is compared with all others.
+        ({"set": [(2**61 - 1) * i for i in range(60_000)]}, "keys of the same hash"),
+        ({"dict": [[(2.0**61 - 1) * 2.0**i, i] for i in range(900)]}, None),
+        ({"dict": [[(2**61 - 1) * i, 0] for i in range(60_000)]}, "keys of the same hash"),
+        ({"set": [{"tuple": [(2**61 - 1) * i]} for i in range(20_000)]}, "keys of the same hash"),
+        ({"set": [{"tuple": [-1 - i // 2**j % 2 for j in range(5)]} for i in range(32)]}, None),
+    ],
+    ids=["path", "set", "floats", "dict", "tuples", "few"],
+)
+def test_what_would_take_long(tree, text, tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    change(path, lambda model: set_part(model, "tol", tree))
+    found = outcome(path, path.read_bytes())
+    assert isinstance(found, PPCA) if text is None else text in found
+
+
+def test_a_name_of_an_attribute_that_would_take_long(tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+
+    def add(model):
+        model["estimator"][2].append(["x" * 2_000_000 + "_", [0] * 200_000])
+        return model
+
+    change(path, add)
+    assert isinstance(outcome(path, path.read_bytes()), PPCA)
+
+
+@pytest.mark.parametrize("part", ["[]", "{}", '{"":0}', "[0]"])
+@pytest.mark.parametrize("times", [20_000, 300_000, 1_000_000])
+def test_lists_that_are_small_in_a_file_and_large_in_memory(part, times, tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    whole = path.read_bytes()
+    header, payload = unpacked(whole)
+    many = "[" + ",".join([part] * times) + "]"
+    model = header["__metadata__"]["model"].replace("null", many, 1)
+    other = packed({**header, "__metadata__": {**header["__metadata__"], "model": model}}, payload)
+    text = json.dumps(header, separators=(",", ":"))[:-1] + f',"z":{many}}}'
+    tracemalloc.start()
+    try:
+        for data in (other, packed(text.encode(), payload)):
+            found = outcome(path, data)
+            assert isinstance(found, PPCA | str)
+            assert times < 300_000 or "far more lists than" in found
+    finally:
+        tracemalloc.stop()
 
 
 def test_trees_that_are_too_deep(tmp_path):

@@ -112,6 +112,18 @@ def test_a_random_state_goes_on(name, tmp_path):
     assert_same(model.fit(X), loaded.fit(X))
 
 
+@pytest.mark.parametrize("fit", [False, True])
+def test_what_was_requested_of_metadata_still_is(fit, tmp_path):
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = model_of("ppca") if fit else sklearn_vae.PPCA()
+        model.set_score_request(sample_weight="rows").set_fit_request(sample_weight=True)
+    loaded = there_and_back(model, tmp_path)
+    with sklearn.config_context(enable_metadata_routing=True):
+        expected, found = (str(one.get_metadata_routing()) for one in (model, loaded))
+    assert "'rows'" in expected
+    assert found == expected
+
+
 def test_what_was_one_object_still_is(tmp_path):
     imputer = there_and_back(fitted("imputer"), tmp_path)
     assert imputer.random_state is imputer.ppca_.random_state
