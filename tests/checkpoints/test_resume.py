@@ -229,7 +229,7 @@ def test_units_that_differ_are_another_start(monkeypatch, tmp_path):
 
     def moved(self, X, rows):
         center, scale = units(self, X, rows)
-        return center, np.nextafter(scale, np.inf)
+        return np.nextafter(center, np.inf), scale  # which no network knows
 
     monkeypatch.setattr(DeepGaussianVAE, "_center_and_scale", moved)
     with pytest.warns(UserWarning, match=r"written elsewhere \(start"):
@@ -298,6 +298,9 @@ def test_a_warm_start_is_another_fit(stop_after, tmp_path):
     assert again.n_iter_ == 12
     assert same(again, expected)
     assert len(list(tmp_path.iterdir())) == 2
+    again.set_params(max_epochs=7).fit(X)  # all that a fit has but for what it goes on from
+    assert again.n_iter_ == 19
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("model", [MODEL, LINEAR[1], LINEAR[4]], ids=str)
