@@ -9,7 +9,9 @@ import platform
 import sys
 import warnings
 import zipfile
-from collections import Counter, OrderedDict
+import zlib
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -36,6 +38,19 @@ KINDS = "biufcSU"
 
 # What has keys, and comes back as what it was; schedules have counters.
 MAPPINGS: dict[str, Any] = {kind.__name__: kind for kind in (dict, OrderedDict, Counter)}
+
+# What a file of other content than is read raises, here and where its state is given back.
+ODD = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def check_checkpoint(estimator: Any) -> None:
@@ -74,10 +89,10 @@ class Checkpoint:
     """
 
     def __init__(self, estimator: Any, X: Any, before: Any = None) -> None:
-        folder = Path(estimator.checkpoint)
         try:
+            folder = Path(estimator.checkpoint).absolute()  # wherever a callback changes to
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
                 "checkpoint must be a folder, or a path where one can be made, got "
                 f"{estimator.checkpoint!r}: {error}"
@@ -112,11 +127,14 @@ class Checkpoint:
         """That of an estimator with a folder for them, else None."""
         return None if estimator.checkpoint is None else cls(estimator, X, before)
 
-    def resume(self, **place: Any) -> Any:
-        """What was saved of this training, or None.
+    def resume(self, read: Callable[[Any], Any], **place: Any) -> Any:
+        """What was saved of this training, as `read` makes it of a state, or None.
 
         Parameters
         ----------
+        read : callable
+            From a state to what the training goes on from. Raises one of `ODD`, and changes
+            nothing, where the state is not of this training. `finished` is known by then.
         **place : str or int
             What a number depends on beside the parameters and the rows: versions, the kind of
             device, the number of threads, a fingerprint of what the training begins with. What is
@@ -140,14 +158,19 @@ class Checkpoint:
             self._is_not_resumed(f"was written elsewhere ({'; '.join(told)})")
             return None
         self.finished = found["finished"]
-        return found["state"]
+        try:
+            return read(found["state"])
+        except ODD as error:
+            self.finished = False
+            self._is_not_resumed(f"holds no state of this fit ({error!r:.80})")
+            return None
 
     def save(self, state: Any, *, finished: bool = False) -> None:
         """Write the state of the training; a warning, the first time, where that fails.
 
         Parameters
         ----------
-        state : dict, list, tuple, array, number, str or None
+        state : dict, list, tuple, set, deque, array, number, str or None
             Of these. Where it holds something else, it is not written.
         finished : bool, default=False
             Whether this is the end of the training.
@@ -173,6 +196,7 @@ class Checkpoint:
     def _read(self) -> Any:
         try:
             found = from_bytes(self.path.read_bytes())
+            _check_content(found)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -235,14 +259,30 @@ def from_bytes(file: bytes) -> Any:
     Raises
     ------
     ValueError
-        If the checksum does not fit.
+        If the checksum does not fit, or it does, and no such file was written.
     """
     whole = memoryview(file)[:-CHECKSUM_DIGITS]
     if _checksum(whole) != file[-CHECKSUM_DIGITS:]:
         raise ValueError("its checksum does not fit")
-    with np.load(io.BytesIO(file), allow_pickle=False) as arrays:
-        content, numbers = arrays["content"].tobytes(), arrays["numbers"]
-    return _decoded(json.loads(content), numbers)
+    try:
+        with np.load(io.BytesIO(file), allow_pickle=False) as arrays:
+            content, numbers = arrays["content"].tobytes(), arrays["numbers"]
+        return _decoded(json.loads(content), numbers)
+    except ODD as error:
+        raise ValueError(f"its content is odd: {error!r:.80}") from error
+
+
+def _check_content(found: Any) -> None:
+    """Raise ValueError unless the content of a file is of the kinds that :class:`Checkpoint` has."""
+    kinds = {"key": str, "place": dict, "random_state": dict | None, "finished": bool}
+    is_such = type(found) is dict and found.keys() == {*kinds, "state"}
+    if not (is_such and all(isinstance(found[name], kind) for name, kind in kinds.items())):
+        raise ValueError("its content is odd")
+    if found["random_state"] is not None:
+        try:
+            np.random.RandomState().set_state(found["random_state"])
+        except ODD as error:
+            raise ValueError(f"its random_state is odd: {error!r:.80}") from error
 
 
 def _checksum(data: Any) -> bytes:
@@ -259,6 +299,11 @@ def _encoded(value: Any, numbers: bytearray) -> Any:
         return [_encoded(part, numbers) for part in value]
     if type(value) is tuple:
         return {"tuple": [_encoded(part, numbers) for part in value]}
+    if type(value) in (set, frozenset):
+        parts = [_encoded(part, numbers) for part in sorted(value, key=repr)]
+        return {type(value).__name__: parts}
+    if type(value) is deque:
+        return {"deque": [value.maxlen, [_encoded(part, numbers) for part in value]]}
     if type(value) in MAPPINGS.values():
         pairs = [[_encoded(part, numbers) for part in pair] for pair in value.items()]
         return {type(value).__name__: pairs}
@@ -283,6 +328,10 @@ def _decoded(value: Any, numbers: Any) -> Any:
     ((kind, told),) = value.items()
     if kind == "tuple":
         return tuple(_decoded(part, numbers) for part in told)
+    if kind in ("set", "frozenset"):
+        return (set if kind == "set" else frozenset)(_decoded(part, numbers) for part in told)
+    if kind == "deque":
+        return deque((_decoded(part, numbers) for part in told[1]), told[0])
     if kind in MAPPINGS:
         pairs = {_decoded(key, numbers): _decoded(part, numbers) for key, part in told}
         return MAPPINGS[kind](pairs)

@@ -1,7 +1,9 @@
+import copy
 import os
 import subprocess
 import sys
-from functools import partial
+from enum import Enum
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 
@@ -169,6 +171,127 @@ def test_what_differs_has_another_fingerprint():
 )
 def test_what_is_the_same_has_the_same(one, other):
     assert fingerprint(one) == fingerprint(other)
+
+
+class Colour(Enum):
+    RED = 1
+    BLUE = 2
+
+
+class Node:
+    def __init__(self, name, *others):
+        self.name, self.others = name, set(others)
+
+
+def made(code, name):
+    """What stands under a name in a module of such code."""
+    module = {"__name__": "a_module", "torch": torch, "cached_property": cached_property}
+    exec(code, module)  # noqa: S102
+    return module[name]
+
+
+EDITS = {
+    "constant of a class": "class C:\n rate = {}\n",
+    "list of a class": "class C:\n sizes = [{}]\n",
+    "default of a method": "class C:\n def f(self, x={}): return x\n",
+    "default by keyword": "class C:\n def f(self, *, x={}): return x\n",
+    "under a decorator": "class C:\n @torch.no_grad()\n def f(self): return {}\n",
+    "static": "class C:\n @staticmethod\n def f(): return {}\n",
+    "of the class": "class C:\n @classmethod\n def f(cls): return {}\n",
+    "getter": "class C:\n @property\n def p(self): return {}\n",
+    "cached": "class C:\n @cached_property\n def p(self): return {}\n",
+    "setter": "class C:\n p = property(lambda self: 0)\n @p.setter\n"
+    " def p(self, v): self._v = v + {}\n",
+    "base": "class B:\n rate = {}\nclass C(B):\n pass\n",
+    "module": "class C(torch.nn.Module):\n slope = {}\n",
+    "number outside": "R = {}\ndef C(): return R\n",
+    "tuple outside": "R = (1, ({},))\ndef C(): return R\n",
+    "number outside of a method": "R = {}\nclass C:\n def f(self): return [R for _ in 'ab']\n",
+    "function outside": "def h(): return {}\ndef C(): return h()\n",
+    "class outside": "class H:\n rate = {}\ndef C(): return H()\n",
+    "function that calls itself": "def C(n): return C(n - {})\n",
+    "attribute of a function": "def C(): pass\nC.scale = {}\n",
+    "class that holds itself": "class C:\n rate = {}\nC.self = C\n",
+    "method that knows its class": "class C:\n def f(self): return __class__, {}\n",
+}
+
+
+@pytest.mark.parametrize("code", EDITS.values(), ids=EDITS)
+def test_what_was_edited_is_another(code):
+    once, again, edited = (made(code.format(n), "C") for n in (1, 1, 2))
+    assert fingerprint(once) == fingerprint(again) != fingerprint(edited)
+    if isinstance(once, type):
+        assert fingerprint(once()) == fingerprint(again()) != fingerprint(edited())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "class C:\n seen_ = {}\n",
+        "class C:\n 'Text {}.'\n",
+        "class C:\n x: 'A{}' = 3\n",
+        "N_ = {}\ndef C(): return N_\n",
+        "OTHER = {}\ndef C(x): return x.OTHER\n",
+    ],
+)
+def test_what_does_not_matter(code):
+    assert fingerprint(made(code.format(1), "C")) == fingerprint(made(code.format(2), "C"))
+
+
+def test_arguments_in_another_order_are_other_code():
+    codes = [
+        made(f"def C({arguments}): return {result}\n", "C").__code__
+        for arguments, result in [("a, b", "b"), ("b, a", "a"), ("a, b=1", "b"), ("a, *, b", "b")]
+    ]
+    assert len(set(map(fingerprint, codes[:2] + codes[3:]))) == 3
+
+
+def test_a_class_that_is_changed_is_another():
+    cls = made("class C:\n rate = 1\n", "C")
+    before = fingerprint(cls())
+    cls.rate = 2
+    assert fingerprint(cls()) != before
+
+
+def test_an_attribute_without_a_name():
+    one, other = Held(1), Held(1)
+    setattr(one, "", 1)
+    setattr(other, "", 2)
+    assert fingerprint(one) != fingerprint(other)
+
+
+def test_members_of_enumerations():
+    assert len({fingerprint(v) for v in (Colour.RED, Colour.BLUE, Colour)}) == 3
+
+
+def test_what_is_shared_is_taken_once_and_is_as_its_copies():
+    nested, copied = [1.0], [1.0]
+    for depth in range(60):
+        nested = [nested, nested]
+        if depth < 8:
+            copied = [copied, copy.deepcopy(copied)]
+        if depth == 7:
+            assert fingerprint(nested) == fingerprint(copied)
+    assert len(fingerprint(nested)) == 64
+
+
+def test_cycles_are_the_same_from_where_ever_they_are_seen():
+    inner = [1]
+    outer = [2, inner]
+    inner.append(outer)
+    for one, other in ((outer, inner), (inner, outer)):
+        assert fingerprint([one, other]) == fingerprint([one, copy.deepcopy(other)])
+    assert fingerprint(inner) != fingerprint(outer)
+
+
+def test_sets_of_what_holds_them():
+    def ring(last):
+        nodes = Node("a"), Node("b"), Node(last)
+        for node in nodes:
+            node.others = set(nodes)
+        return nodes[0]
+
+    assert fingerprint(ring("c")) == fingerprint(ring("c")) != fingerprint(ring("d"))
 
 
 def test_what_holds_itself_comes_to_an_end():

@@ -104,7 +104,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             X = self._check_rows(X, ensure_min_samples=2, reset=not goes_on)
             self._check_images()
             self._check_memory(len(X))
-            begun = (start_of(self.net_), self.mean_, self.scale_) if goes_on else None
+            begun = start_of(self.net_) if goes_on else None
             file = Checkpoint.of(self, X, begun)
             random_state = random_state_of(self, file)
             seed = int(random_state.randint(np.iinfo(np.int32).max))

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
+import io
+import warnings
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import numpy as np
 import torch
 from skorch.history import History
 from torch import Tensor
+from tqdm.std import tqdm
 
-from sklearn_vae.checkpoint import Checkpoint, can_hold
+from sklearn_vae.checkpoint import ODD, Checkpoint, can_hold
 from sklearn_vae.deep.capture import CapturedStep
 from sklearn_vae.deep.devices import threads_for
 from sklearn_vae.fingerprint import fingerprint
 
 # The key of a dict that stands for a tensor.
 TENSOR = "torch.Tensor"
+
+# What of a callback learns nothing.
+NOT_LEARNED = type | io.IOBase | tqdm
 
 
 class Keeper:
@@ -32,15 +40,43 @@ class Keeper:
         Of this training.
     units : object
         What the rows that the net sees were made with.
+    read : callable, default=None
+        Of what is saved at the end (:meth:`Checkpoint.resume`), where that is not the net.
     """
 
-    def __init__(self, file: Checkpoint, net: Any, max_epochs: int, units: Any) -> None:
+    def __init__(
+        self,
+        file: Checkpoint,
+        net: Any,
+        max_epochs: int,
+        units: Any,
+        read: Callable[[Any], Any] | None = None,
+    ) -> None:
         self.file = file
         self.last = len(net.history) + max_epochs
         # With graphs, when these are captured matters too: see below.
         every = file.every if torch.device(net.device).type == "cuda" else None
         start = fingerprint(start_of(net), units)
-        self.state: Any = file.resume(**_place_of(net), every=every, start=start)
+        self.state: Any = file.resume(
+            lambda state: read(state) if file.finished and read else self._read(net, state),
+            **_place_of(net),
+            every=every,
+            start=start,
+        )
+        self._told = False
+
+    def _read(self, net: Any, state: Any) -> Any:
+        """The state, if the net takes it; this is as it was before."""
+        before, kept = copy.deepcopy(state_of(net)), net.kept_
+        try:
+            _check_kinds(state, before)
+            restore_net(net, state)
+            if not len(before["history"]) < len(net.history) <= self.last:
+                raise ValueError(f"a history of {len(net.history)} epochs")
+        finally:
+            restore_net(net, before)
+            net.kept_ = kept
+        return state
 
     def begin(self, net: Any) -> int:
         """Give the net what was saved, if anything was; epochs that are left, 0 at the end."""
@@ -53,7 +89,13 @@ class Keeper:
         if self.state is None:
             return
         restore_net(net, self.state)
-        _restore_callbacks(net, self.state["callbacks"])
+        lost = _restore_callbacks(net, self.state["callbacks"])
+        if lost and not self.file.finished:  # at whose end nothing needs it
+            warnings.warn(
+                f"What {', '.join(lost)} had learned cannot be given back, since no such object "
+                "is there when the training begins: it goes on without, and may end elsewhere.",
+                stacklevel=2,
+            )
         _set_global_generators(net, self.state.get("global_generators"))
         self.state = None
 
@@ -62,10 +104,21 @@ class Keeper:
         epoch = len(net.history)
         if epoch % self.file.every or epoch >= self.last:
             return
+        self._tell_what_is_left_out(net)
         self.file.save({**state_of(net), "global_generators": _global_generators_of(net)})
         if isinstance(net.step_, CapturedStep):
             # As in a training that goes on from here: the kernels of a graph may round otherwise.
             net.step_ = CapturedStep(net)
+
+    def _tell_what_is_left_out(self, net: Any) -> None:
+        names = [name for _, callback in net.callbacks_ for name in _left_out(callback)]
+        if names and not self._told:
+            warnings.warn(
+                f"The checkpoint {self.file.path} cannot hold {', '.join(names)}: a training that "
+                "goes on from it does so without, and may end elsewhere.",
+                stacklevel=2,
+            )
+        self._told = True
 
 
 def place_of(device: torch.device, n_operations: float) -> dict[str, Any]:
@@ -118,15 +171,37 @@ def restore_net(net: Any, state: dict[str, Any]) -> None:
     net.beta_, net.kept_ = state["beta"], state["kept"]
 
 
-def _restore_callbacks(net: Any, states: dict[str, Any]) -> None:
-    """Give each callback of a net what it had learned."""
+def _check_kinds(state: dict[str, Any], example: dict[str, Any]) -> None:
+    """Raise one of `ODD` unless the parts of a state are of the kinds that are saved."""
+    for name, value in example.items():
+        if name != "beta" and type(state[name]) is not type(value):
+            raise ValueError(f"{name} of {type(state[name]).__name__}")
+    if not isinstance(state["beta"], int | float):
+        raise TypeError(f"beta of {type(state['beta']).__name__}")
+    if not all(type(row) is dict for row in state["history"]):
+        raise ValueError("a history of something else")
+    for name, learned in state["callbacks"].items():
+        if not all(type(part) is tuple and len(part) == 2 for part in learned.values()):
+            raise ValueError(f"callback {name}")
+    if (generators := state.get("global_generators")) is not None:
+        torch.Generator().set_state(with_tensors(generators)[0])
+
+
+def _restore_callbacks(net: Any, states: dict[str, Any]) -> list[str]:
+    """Give each callback of a net what it had learned; names of what could not be given."""
+    lost = []
     for name, callback in net.callbacks_:
         for attribute, (has_state, value) in with_tensors(states.get(name, {})).items():
-            held: Any = getattr(callback, attribute, None)
+            if not _is_learned(attribute):
+                continue
             if not has_state:
                 setattr(callback, attribute, value)
-            elif held is not None:  # which a training has made when it began
-                held.load_state_dict(value)
+                continue
+            try:  # what a training has made when it began
+                _set_state(getattr(callback, attribute, None), value)
+            except ODD:
+                lost.append(f"{type(callback).__name__}.{attribute}")
+    return lost
 
 
 def _global_generators_of(net: Any) -> Any:
@@ -148,21 +223,62 @@ def _set_global_generators(net: Any, states: Any) -> None:
         torch.cuda.set_rng_state(state, torch.device(net.device))
 
 
+def _is_learned(name: Any) -> bool:
+    return isinstance(name, str) and name.endswith("_") and not name.startswith("__")
+
+
 def _learned(callback: Any) -> dict[str, tuple[bool, Any]]:
     """What a callback has learned: attributes that end with an underscore, as skorch has it.
 
-    With whether it is the state of an object with a `state_dict`. What a checkpoint cannot hold, an
-    open file or a progress bar, is left out.
+    With whether it is the state of an object, of one with a `state_dict` or a generator of random
+    numbers. What a checkpoint cannot hold is left out.
     """
     learned = {}
     for name, value in vars(callback).items():
-        if not name.endswith("_") or isinstance(value, type):
+        if not _is_learned(name) or isinstance(value, NOT_LEARNED):
             continue
-        if hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
-            learned[name] = (True, value.state_dict())
-        elif can_hold(without_tensors(value)):
-            learned[name] = (False, value)
+        state = _state(value)
+        part = (False, value) if state is None else (True, state)
+        if can_hold(without_tensors(part)):
+            learned[name] = part
     return learned
+
+
+def _left_out(callback: Any) -> list[str]:
+    """Names of what a callback has learned and a checkpoint cannot hold."""
+    held, kind = _learned(callback), type(callback).__name__
+    return [
+        f"{kind}.{name}"
+        for name, value in vars(callback).items()
+        if _is_learned(name) and name not in held and not isinstance(value, NOT_LEARNED)
+    ]
+
+
+def _state(value: Any) -> Any:
+    """That of an object with one; else None."""
+    if isinstance(value, np.random.Generator):
+        return value.bit_generator.state
+    if isinstance(value, np.random.RandomState):
+        return value.get_state(legacy=False)
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, Random):
+        return value.getstate()
+    if hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
+        return value.state_dict()
+    return None
+
+
+def _set_state(held: Any, state: Any) -> None:
+    """Give an object what :func:`_state` has found in one of its kind."""
+    if isinstance(held, np.random.Generator):
+        held.bit_generator.state = state
+    elif isinstance(held, np.random.RandomState | torch.Generator):
+        held.set_state(state)
+    elif isinstance(held, Random):
+        held.setstate(state)
+    else:
+        held.load_state_dict(state)
 
 
 def without_tensors(value: Any) -> Any:
@@ -174,6 +290,8 @@ def without_tensors(value: Any) -> Any:
             return value
     if type(value) in (list, tuple):
         return type(value)(without_tensors(part) for part in value)
+    if type(value) is deque:
+        return deque(map(without_tensors, value), value.maxlen)
     if type(value) in (dict, OrderedDict):
         return type(value)((key, without_tensors(part)) for key, part in value.items())
     return value
@@ -183,6 +301,8 @@ def with_tensors(value: Any) -> Any:
     """The same with new tensors, on the CPU, for what stands for one."""
     if type(value) in (list, tuple):
         return type(value)(with_tensors(part) for part in value)
+    if type(value) is deque:
+        return deque(map(with_tensors, value), value.maxlen)
     if not isinstance(value, dict):
         return value
     if value.keys() == {TENSOR}:

@@ -225,7 +225,11 @@ def maximise(
     numbers = start
     history: list[float] = []
     if file is not None:
-        found = file.resume(blas=blas_in_use(), start=fingerprint(start, memory))
+        found = file.resume(
+            lambda saved: _point(saved, start, None if file.finished else memory),
+            blas=blas_in_use(),
+            start=fingerprint(start, memory),
+        )
         if found is not None:
             numbers, history = found["numbers"], found["history"].tolist()
         if file.finished:
@@ -247,6 +251,17 @@ def maximise(
             return numbers, history, converged
         assert file is not None
         file.save({"numbers": numbers, "history": np.array(history), "memory": list(memory)})
+
+
+def _point(saved: Any, start: np.ndarray, memory: Any) -> Any:
+    """What a checkpoint has of an ascent, if it is as from this start; at its end, no memory."""
+    if memory is None:
+        fits = isinstance(saved["converged"], bool)
+    else:
+        fits = [array.shape for array in saved["memory"]] == [array.shape for array in memory]
+    if not (fits and saved["numbers"].shape == start.shape and saved["history"].ndim == 1):
+        raise ValueError(f"numbers of shape {saved['numbers'].shape}")
+    return saved
 
 
 def _climb(

@@ -382,9 +382,13 @@ class LinearVAE(EncodedLinearModel):
         history = [(rows.elbo.value(first), first.noise_variance)]
         found = None
         if file is not None:
-            found = file.resume(blas=blas_in_use(), start=fingerprint(rows.elbo.times(start)))
+            found = file.resume(
+                lambda saved: _point(saved, rows.n_features, k),
+                blas=blas_in_use(),
+                start=fingerprint(rows.elbo.times(start)),
+            )
         if found is not None:
-            history, last = found["history"], _ascent(found["last"])
+            history, last = found
         finished = file is not None and file.finished
         for step in maximise(
             rows.elbo,
@@ -554,8 +558,15 @@ class LinearVAE(EncodedLinearModel):
         check_checkpoint(self)
 
 
-def _ascent(saved: dict[str, Any]) -> Ascent:
-    return Ascent(**{**saved, "parameters": LinearVAEParameters(**saved["parameters"])})
+def _point(saved: Any, d: int, k: int) -> tuple[list[tuple[float, float]], Ascent]:
+    """The history and the last point of an ascent, as a checkpoint has them."""
+    history = [(float(bound), float(noise)) for bound, noise in saved["history"]]
+    parameters = LinearVAEParameters(**saved["last"]["parameters"])
+    last = Ascent(**{**saved["last"], "parameters": parameters})
+    fits = len(last.directions) == len(last.span) == d and parameters.W.shape == (d, k)
+    if not (fits and parameters.V.shape == (k, d) and type(last.done) is bool):
+        raise ValueError(f"directions of shape {last.directions.shape}")
+    return history, last
 
 
 def _by_length(p: LinearVAEParameters) -> LinearVAEParameters:

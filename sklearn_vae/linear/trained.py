@@ -87,9 +87,17 @@ class Training(NamedTuple):
     active_bounds: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, saved: dict[str, Any]) -> Training:
-        """Of its fields as a checkpoint has them."""
-        return cls(**{**saved, "parameters": LinearVAEParameters(**saved["parameters"])})
+    def of(cls, saved: dict[str, Any], shape: tuple[int, int]) -> Training:
+        """Of the fields of a complete one as a checkpoint has them, of d features and k components."""
+        found = cls(**{**saved, "parameters": LinearVAEParameters(**saved["parameters"])})
+        p, bound, noise = found.parameters, found.bound, found.noise_variance
+        fits = p.W.shape == p.V.shape[::-1] == shape and p.D.shape == shape[1:]
+        is_complete = saved["error"] is None and saved["interrupted"] is False
+        if not (is_complete and isinstance(saved["active_bounds"], tuple)):
+            raise ValueError("no complete training")
+        if not (fits and bound.ndim == 1 and bound.shape == noise.shape and p.noise_variance > 0):
+            raise ValueError(f"parameters of shape {p.W.shape}")
+        return found
 
 
 def by_bound(
@@ -129,11 +137,18 @@ def by_bound(
     n_operations = 8.0 * len(eigenvalues) * options.n_components**2
     if file is not None:
         start = fingerprint(state.learned, eigenvalues, basis, rows.mean, scale)
-        found = file.resume(**place_of(place, n_operations), start=start)
+
+        def read(saved: Any) -> Any:
+            if file.finished:
+                return Training.of(saved, (d, options.n_components))
+            state = _State(bound.S.sqrt(), options)
+            return _taken_back(saved, state, Adam(state.learned, lr=options.learning_rate))
+
+        found = file.resume(read, **place_of(place, n_operations), start=start)
         if file.finished:
-            return Training.of(found)
+            return found
         if found is not None:
-            history, kept = _taken_back(found, state, optimiser)
+            state, optimiser, history, kept = found
     begun, bar_options = len(history), {"unit": "step", "disable": not options.verbose}
     bar = tqdm(total=options.max_iter, initial=max(begun - 1, 0), **bar_options)
     with torch.no_grad(), threads_worth(n_operations), bar:
@@ -242,12 +257,15 @@ def _to_save(
 @torch.no_grad()
 def _taken_back(
     saved: Any, state: _State, optimiser: Adam
-) -> tuple[list[tuple[float, float]], list[Tensor]]:
-    """Give state and optimiser what :func:`_to_save` was given; the history, and what was kept."""
+) -> tuple[_State, Adam, list[tuple[float, float]], list[Tensor]]:
+    """What :func:`_to_save` was given; state and optimiser are new."""
     parts = with_tensors(saved)
     state.restore(parts["learned"])
     optimiser.load_state_dict(parts["optimiser"])
-    return [(value, noise) for value, noise in saved["history"].tolist()], parts["kept"]
+    history = [(float(value), float(noise)) for value, noise in saved["history"].tolist()]
+    if [part.shape for part in parts["kept"]] != [part.shape for part in state.learned]:
+        raise ValueError("other parameters were kept")
+    return state, optimiser, history, parts["kept"]
 
 
 def _start(W: Array, options: Options) -> LinearVAEParameters:
@@ -323,9 +341,11 @@ def by_draws(
     ).initialize()
     keeper, left = None, options.max_iter
     if file is not None:
-        keeper = Keeper(file, net, left, (rows.mean, scale))
+        shape = d, options.n_components
+        units = rows.mean, scale
+        keeper = Keeper(file, net, left, units, lambda saved: Training.of(saved, shape))
         if file.finished:
-            return Training.of(keeper.state)
+            return keeper.state
         left = keeper.begin(net)
     if options.verbose:
         net.callbacks = [Progress(options.max_iter, options.max_iter - left)]

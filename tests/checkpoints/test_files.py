@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections import Counter, OrderedDict, defaultdict
+import pickle
+from collections import Counter, OrderedDict, defaultdict, deque
 
 import numpy as np
 import pytest
@@ -26,12 +27,16 @@ CONTENT = {
     3: (np.arange(6.0).reshape(2, 3).T, np.float32(0.1), np.array(5), np.zeros((0, 3), int)),
     "nested": {"a": [], "b": {}, (1, 2): ((),)},
     "text": np.array(["a", "bc"]),
+    "sets": [{3, 1, "a"}, frozenset({(1, 2)}), deque([1, 2], maxlen=3), deque()],
     "mappings": [Counter("aab"), OrderedDict([("b", 1), ("a", 2)])],
 }
 
 
 def test_what_is_written_is_what_is_read():
     assert same(found := from_bytes(to_bytes(CONTENT)), CONTENT)
+    assert found["sets"] == CONTENT["sets"]
+    assert [type(part) for part in found["sets"]] == [set, frozenset, deque, deque]
+    assert [part.maxlen for part in found["sets"][2:]] == [3, None]
     assert list(map(type, found["mappings"])) == [Counter, OrderedDict]
     assert np.isnan(from_bytes(to_bytes(float("nan"))))
     found = from_bytes(to_bytes(CONTENT))[3][0]
@@ -39,7 +44,7 @@ def test_what_is_written_is_what_is_read():
 
 
 @pytest.mark.parametrize(
-    "value", [object(), {1, 2}, [lambda: 0], np.array([None]), 1j, defaultdict(int)]
+    "value", [object(), {object()}, [lambda: 0], np.array([None]), 1j, defaultdict(int)]
 )
 def test_what_cannot_be_written(value):
     with pytest.raises(TypeError, match="a checkpoint cannot hold"):
@@ -86,6 +91,87 @@ def test_a_damaged_file_is_not_resumed(model, damage, tmp_path):
         assert same(clone(model).fit(X), expected)
     if damage != "folder":  # and another is in its place
         assert same(clone(model).fit(X), expected)
+
+
+def odd_contents(content):
+    """With a valid checksum and, where it can, key and place."""
+    state = content["state"]
+    for other in ({}, [1], 3, {**content, "place": None}, {**content, "finished": "yes"}):
+        yield to_bytes(other)
+    yield to_bytes({**content, "random_state": {"a": 1}})
+    yield to_bytes({**content, "finished": not content["finished"], "state": {}})
+    for odd in ({}, "x", None, [1], {"a": 1}):
+        yield to_bytes({**content, "state": odd})
+    for name in state:
+        if name != "global_generators":  # which not all have
+            yield to_bytes({**content, "state": {**state, name: "odd"}})
+            yield to_bytes({**content, "state": {**state, name: {"odd": (1,)}}})
+            yield to_bytes({**content, "state": {n: s for n, s in state.items() if n != name}})
+    for body in (b"hello", b"", pickle.dumps(1), b'{"a": 1}'):
+        yield body + checkpoint._checksum(body)
+
+
+@EACH_KIND
+@pytest.mark.parametrize("finished", [True, False])
+def test_odd_content_is_not_resumed(model, finished, monkeypatch, tmp_path):
+    X = rows_of(model)
+    model = clone(model).set_params(checkpoint=tmp_path)
+    if isinstance(model, BernoulliPPCA):
+        model.set_params(max_iter=9)
+    writes, write = [], checkpoint._write
+    monkeypatch.setattr(
+        checkpoint, "_write", lambda path, data: (writes.append(data), write(path, data))
+    )
+    expected = clone(model).fit(X)
+    (path,) = tmp_path.iterdir()
+    content = from_bytes(writes[-1 if finished else 0])
+    assert content["finished"] == finished
+    for file in odd_contents(content):
+        path.write_bytes(file)
+        with pytest.warns(UserWarning, match="is not resumed: training begins anew"):
+            assert same(clone(model).fit(X), expected)
+
+
+class Dump(Callback):
+    def __init__(self, folder="safe"):
+        self.folder = folder
+        self.learned_ = 0
+
+    def on_train_end(self, net, **kwargs):
+        assert self.folder == "safe"
+        assert self.__class__ is Dump
+
+
+def test_only_what_is_learned_is_taken_from_a_file(tmp_path):
+    model = clone(MODEL).set_params(callbacks=[Dump()], checkpoint=tmp_path)
+    clone(model).fit(X)
+    (path,) = tmp_path.iterdir()
+    content = from_bytes(path.read_bytes())
+    content["state"]["callbacks"]["Dump"] = {
+        "folder": (False, "other"),
+        "__class__": (False, 3),
+        "learned_": (False, 7),
+    }
+    path.write_bytes(to_bytes(content))
+    found = dict(clone(model).fit(X).net_.callbacks_)["Dump"]
+    assert (found.folder, found.learned_, type(found)) == ("safe", 7, Dump)
+
+
+class Move(Callback):
+    def __init__(self, to):
+        self.to = to
+
+    def on_epoch_end(self, net, **kwargs):
+        os.chdir(self.to)
+
+
+def test_a_relative_folder_stays_where_it_was(monkeypatch, tmp_path):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    clone(MODEL).set_params(callbacks=[Move(tmp_path / "there")], checkpoint="files").fit(X)
+    assert len(list((tmp_path / "here" / "files").iterdir())) == 1
+    assert not list((tmp_path / "there").iterdir())
 
 
 def test_the_file_of_another_fit_is_not_resumed(tmp_path):
@@ -198,21 +284,21 @@ def test_what_does_not_matter_is_not_in_the_name(monkeypatch, tmp_path):
 
 
 def test_networks_that_differ_in_what_a_name_does_not_tell_are_not_resumed(monkeypatch, tmp_path):
-    monkeypatch.setitem(globals(), "SLOPE", 0.1)
+    monkeypatch.setitem(SLOPE, "of", 0.1)
     model = clone(MODEL).set_params(encoder=slope_encoder, checkpoint=tmp_path)
     clone(model).fit(X)
-    monkeypatch.setitem(globals(), "SLOPE", 0.2)
+    monkeypatch.setitem(SLOPE, "of", 0.2)
     expected = clone(model).set_params(checkpoint=None).fit(X)
     with pytest.warns(UserWarning, match=r"written elsewhere \(networks"):
         assert same(clone(model).fit(X), expected)
     assert len(list(tmp_path.iterdir())) == 1
 
 
-SLOPE = 0.1
+SLOPE = {"of": 0.1}
 
 
 def slope_encoder(shape, n_outputs):
-    return nn.Sequential(nn.Linear(shape[0], n_outputs), nn.LeakyReLU(SLOPE))
+    return nn.Sequential(nn.Linear(shape[0], n_outputs), nn.LeakyReLU(SLOPE["of"]))
 
 
 class FullDisk:

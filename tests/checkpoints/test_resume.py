@@ -1,5 +1,8 @@
 """A fit that was stopped ends as one that was not."""
 
+import random
+from collections import deque
+
 import numpy as np
 import pytest
 import torch
@@ -87,10 +90,10 @@ def test_a_finished_fit_is_not_trained_again(model, monkeypatch, tmp_path):
 
 
 class Interrupt(Callback):
-    epoch = None
+    epoch_ = None
 
     def on_batch_end(self, net, **kwargs):
-        if len(net.history) == Interrupt.epoch:
+        if len(net.history) == Interrupt.epoch_:
             raise KeyboardInterrupt
 
 
@@ -99,13 +102,13 @@ def test_what_was_interrupted_goes_on(early_stopping, tmp_path, monkeypatch):
     model = clone(MODEL).set_params(callbacks=[Interrupt()], early_stopping=early_stopping)
     expected = clone(model).fit(X)
     model.set_params(checkpoint=tmp_path)
-    monkeypatch.setattr(Interrupt, "epoch", 4)
+    monkeypatch.setattr(Interrupt, "epoch_", 4)
     with pytest.warns(UserWarning, match="interrupted after 3 epochs"):
         assert clone(model).fit(X).n_iter_ == 3
-    monkeypatch.setattr(Interrupt, "epoch", 6)
+    monkeypatch.setattr(Interrupt, "epoch_", 6)
     with pytest.warns(UserWarning, match="interrupted after 5 epochs"):
         assert clone(model).fit(X).n_iter_ == 5
-    monkeypatch.setattr(Interrupt, "epoch", None)
+    monkeypatch.setattr(Interrupt, "epoch_", None)
     assert same(clone(model).fit(X), expected)
 
 
@@ -132,7 +135,7 @@ def test_what_diverges_does_so_again(tmp_path):
 class Remember(Callback):
     """Learns, and tells what it saw."""
 
-    begun: list = []  # noqa: RUF012
+    begun_: list = []  # noqa: RUF012
 
     def initialize(self):
         self.sum_ = 0
@@ -140,7 +143,7 @@ class Remember(Callback):
         return self
 
     def on_train_begin(self, net, **kwargs):
-        Remember.begun.append(len(net.history))
+        Remember.begun_.append(len(net.history))
 
     def on_epoch_end(self, net, **kwargs):
         self.sum_ += len(net.history)
@@ -150,12 +153,87 @@ class Remember(Callback):
 def test_callbacks_begin_with_the_history_so_far_and_what_they_had_learned(stop_after, tmp_path):
     model = clone(MODEL).set_params(callbacks=[Remember()], checkpoint=tmp_path)
     stop_after(2)
+    left_out = pytest.warns(UserWarning, match=r"cannot hold Remember\.bar_: a training that")
+    with left_out as caught, pytest.raises(Stopped):
+        clone(model).fit(X)
+    assert len(caught) == 1
+    stop_after(None)
+    with left_out:
+        found = clone(model).fit(X)
+    np.testing.assert_array_equal(found.history_["sum"], np.cumsum(np.arange(1, 8)))
+    assert Remember.begun_ == [0, 4]
+
+
+class Learn(Callback):
+    """Sets the learning rate by a number that depends on all that it has learned."""
+
+    def initialize(self):
+        self.window_ = deque([0.5], maxlen=3)
+        self.tensors_ = deque([torch.ones(1)], maxlen=2)
+        self.seen_ = {0}
+        self.rng_ = np.random.default_rng(0)
+        self.old_ = np.random.RandomState(0)
+        self.torch_ = torch.Generator().manual_seed(0)
+        self.random_ = random.Random(0)
+        return self
+
+    def on_epoch_end(self, net, **kwargs):
+        draws = self.rng_.random(), self.old_.random_sample(), self.random_.random()
+        draw = sum(draws) + float(torch.rand(1, generator=self.torch_))
+        self.window_.append(draw)
+        self.tensors_.append(self.tensors_[0] * draw)
+        self.seen_.add(len(self.seen_))
+        rate = sum(self.window_) / len(self.seen_) * float(sum(self.tensors_))
+        net.history.record("rate", rate)
+        for group in net.optimizer_.param_groups:
+            group["lr"] = 1e-3 * rate
+
+
+def test_windows_sets_and_generators_of_callbacks_go_on(stop_after, tmp_path):
+    model = clone(MODEL).set_params(callbacks=[Learn()])
+    expected = clone(model).fit(X)
+    model.set_params(checkpoint=tmp_path)
+    for _ in range(2):
+        stop_after(1)
+        with pytest.raises(Stopped):
+            clone(model).fit(X)
+    stop_after(None)
+    found = clone(model).fit(X)
+    np.testing.assert_array_equal(found.history_["rate"], expected.history_["rate"])
+    np.testing.assert_array_equal(found.transform(X), expected.transform(X))
+
+
+class Late(Callback):
+    """What is made too late to be given its state."""
+
+    def on_epoch_end(self, net, **kwargs):
+        if not hasattr(self, "schedule_"):
+            self.schedule_ = torch.optim.lr_scheduler.ExponentialLR(net.optimizer_, 0.5)
+
+
+def test_what_cannot_be_given_back_is_told(stop_after, tmp_path):
+    model = clone(MODEL).set_params(callbacks=[Late()], checkpoint=tmp_path)
+    stop_after(1)
     with pytest.raises(Stopped):
         clone(model).fit(X)
     stop_after(None)
-    found = clone(model).fit(X)
-    np.testing.assert_array_equal(found.history_["sum"], np.cumsum(np.arange(1, 8)))
-    assert Remember.begun == [0, 4]
+    with pytest.warns(UserWarning, match=r"What Late\.schedule_ had learned cannot be") as caught:
+        clone(model).fit(X)
+    assert len(caught) == 1
+
+
+def test_units_that_differ_are_another_start(monkeypatch, tmp_path):
+    model = DeepAutoencoder(3, **SMALL, checkpoint=tmp_path)  # which begins alike for all rows
+    clone(model).fit(X)
+    units = DeepAutoencoder._center_and_scale
+
+    def moved(self, X, rows):
+        center, scale = units(self, X, rows)
+        return np.nextafter(center, np.inf), scale  # which no network knows
+
+    monkeypatch.setattr(DeepAutoencoder, "_center_and_scale", moved)
+    with pytest.warns(UserWarning, match=r"written elsewhere \(start"):
+        clone(model).fit(X)
 
 
 def test_the_bar_goes_on_where_it_stood(stop_after, tmp_path, capfd):
@@ -220,6 +298,9 @@ def test_a_warm_start_is_another_fit(stop_after, tmp_path):
     assert again.n_iter_ == 12
     assert same(again, expected)
     assert len(list(tmp_path.iterdir())) == 2
+    again.set_params(max_epochs=7).fit(X)  # all that a fit has but for what it goes on from
+    assert again.n_iter_ == 19
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("model", [MODEL, LINEAR[1], LINEAR[4]], ids=str)
@@ -262,6 +343,7 @@ def test_stretches_of_bernoulli_ppca_end_at_the_same_maximum(tmp_path):
     ("name", "value", "match"),
     [
         ("checkpoint", 3, "checkpoint must be None or the path of a folder, got 3"),
+        ("checkpoint", "a\0b", "checkpoint must be a folder, or a path where one can be made"),
         ("checkpoint", "", "checkpoint must be None or the path of a folder, got ''"),
         ("checkpoint", __file__, "checkpoint must be a folder, or a path where one can be made"),
         ("checkpoint_every", 0, "checkpoint_every must be an integer >= 1, got 0"),
