@@ -3,6 +3,7 @@
 import copy
 import re
 import warnings
+from contextlib import chdir
 from decimal import Decimal
 
 import numpy as np
@@ -406,6 +407,13 @@ def test_numbers_of_numpy_are_as_good_as_those_of_python(index):
     expected = fitted(index).transform(GOOD)
     found = clone(ESTIMATORS[index]).set_params(**as_numpy).fit(GOOD).transform(GOOD)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def elsewhere(tmp_path_factory):
+    """A text may be a folder for checkpoints."""
+    with chdir(tmp_path_factory.mktemp("bad_input")):
+        yield
 
 
 def fuzz(n_cases):
