@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
+from sklearn.base import clone
 
 from sklearn_vae.plot.base import COLORS, SEQUENTIAL, Array, Display, legend_off_the_data
 from sklearn_vae.validation import check_choice, is_integer
@@ -18,13 +19,20 @@ MOST_LABELS = 8
 # Up to here values are few enough for each to have its marker.
 FEW = 40
 
+# From so many scores on, those far down leave the picture.
+MANY = 8
+
+# Of `score` where an estimator has no other scoring.
+NATS = "nats per sample"
+
 
 class CVCurveDisplay(Display):
     """Mean score of held-out rows against k, one curve a noise variance; or the other way round.
 
-    Bands are one standard error of the mean over the splits to each side. The picture ends a
-    little below the lower quartile of all scores: far too small a noise variance would hide the
-    rest. A curve that lies further down is named as such.
+    Bands are one standard error of the mean over the splits to each side. Where other parameters
+    were varied too, the best candidate of each place is drawn. Of eight scores or more, the picture
+    ends a little below their lower quartile: far too small a noise variance would hide the rest. A
+    curve that lies further down is named as such.
 
     Parameters
     ----------
@@ -37,6 +45,8 @@ class CVCurveDisplay(Display):
         What the horizontal axis has. None: k, unless it has one value only and the noise variance
         more. Where it has the noise variance, the maximum likelihood one, whose value is another
         in each split, is a dashed horizontal line.
+    score : str, default="nats per sample"
+        What the scores are, in brackets on the vertical axis; of "" there is nothing.
 
     Attributes
     ----------
@@ -52,16 +62,22 @@ class CVCurveDisplay(Display):
         *,
         best_index: int | None = None,
         x: str | None = None,
+        score: str = NATS,
     ) -> None:
         self.cv_results = cv_results
         self.best_index = best_index
         self.x = x
+        self.score = score
 
     @classmethod
     def from_estimator(
         cls, estimator: Any, X: Any = None, *, x: str | None = None, ax: Any = None, **options: Any
     ) -> Self:
         """Of a fitted PPCACV, or a search such as GridSearchCV.
+
+        A parameter that a grid of several leaves out of some candidates is the estimator's own
+        there. The axis says nats per sample unless the search has a `scoring`, or an estimator
+        whose score is not the mean of `score_samples`.
 
         Parameters
         ----------
@@ -85,7 +101,9 @@ class CVCurveDisplay(Display):
                 f"{type(estimator).__name__} has no cv_results_."
             )
         best = getattr(estimator, "best_index_", None)
-        return cls.from_results(estimator.cv_results_, best_index=best, x=x, ax=ax, **options)
+        return cls.from_results(
+            _filled(estimator), best_index=best, x=x, score=_score(estimator), ax=ax, **options
+        )
 
     @classmethod
     def from_results(
@@ -94,16 +112,23 @@ class CVCurveDisplay(Display):
         *,
         best_index: int | None = None,
         x: str | None = None,
+        score: str = NATS,
         ax: Any = None,
         **options: Any,
     ) -> Self:
         """Of `cv_results_`; parameters of the class."""
-        return cls(cv_results, best_index=best_index, x=x).plot(ax, **options)
+        return cls(cv_results, best_index=best_index, x=x, score=score).plot(ax, **options)
 
     def _prepare(self) -> None:
         self._along, self._other = self._parameters()
-        self._scores = _mean_and_error(self.cv_results)
-        self._low = _lowest(*self._scores)
+        self._scores = mean, error = _mean_and_error(self.cv_results)
+        self._drawn = _best_of_each_place(self._along, self._other, mean)
+        self._low = _lowest(mean, error, self._drawn)
+        i = self.best_index
+        # A score without bound cannot be marked.
+        self._best = i if i is not None and np.isfinite(mean[i]) else None
+        if self._best is not None:
+            self._low = min(self._low, mean[self._best])
 
     def _draw(self, axes: Array, **options: Any) -> None:
         ax = axes[0, 0]
@@ -112,11 +137,11 @@ class CVCurveDisplay(Display):
         places = np.array([np.nan if value is None else float(value) for value in along.values])
         curves = sorted(set(other.values), key=_last_none)
         colors = _colors(curves)
-        chosen_curve = None if self.best_index is None else other.values[self.best_index]
+        chosen_curve = None if self._best is None else other.values[self._best]
         labelled = _some(curves, chosen_curve)
         self.lines_ = {}
         for value, color in zip(curves, colors, strict=True):
-            of_curve = np.array([candidate == value for candidate in other.values])
+            of_curve = np.array([candidate == value for candidate in other.values]) & self._drawn
             chosen = np.flatnonzero(of_curve & np.isfinite(places))
             chosen = chosen[np.argsort(places[chosen], kind="stable")]
             label = _label(other.name, value) if other.given else "mean of the splits"
@@ -124,7 +149,7 @@ class CVCurveDisplay(Display):
                 label += " (below)"
             label = label if value in labelled else "_"
             style = {"color": color, "label": label, "linewidth": 1.5, **options}
-            if len(chosen) <= FEW and len(curves) <= MOST_LABELS:
+            if len(chosen) == 1 or (len(chosen) <= FEW and len(curves) <= MOST_LABELS):
                 style = {"marker": "o", "markersize": 3, **style}
             (self.lines_[value],) = ax.plot(places[chosen], mean[chosen], **style)
             if error is not None:
@@ -133,13 +158,13 @@ class CVCurveDisplay(Display):
                 if len(chosen) == 1:
                     ax.errorbar(places[chosen], mean[chosen], error[chosen], color=color, capsize=3)
             for i in np.flatnonzero(of_curve & np.isnan(places)):
-                best = i == self.best_index
+                best = i == self._best
                 label = _label(along.name, None) + (" (chosen)" if best else "")
                 label = label if best or len(curves) == 1 else "_"
                 ax.axhline(mean[i], color=color, linestyle="--", label=label)
         self._mark_best(ax, along, places, mean)
-        _finish(ax, along, places)
-        shown = mean >= low
+        _finish(ax, along, places, self.score)
+        shown = (mean >= low) & self._drawn
         highest = (mean if error is None else mean + error)[shown].max()
         if highest > low:
             ax.set_ylim(low - 0.04 * (highest - low), highest + 0.04 * (highest - low))
@@ -173,11 +198,13 @@ class CVCurveDisplay(Display):
                 f"n_components must be integers to stand on an axis, got {strange!r}. Set "
                 "x='noise_variance'."
             )
+        if x == "noise_variance":
+            _check_noise_variances(found[x].values)
         (rest,) = set(NAMES) - {x}
         return found[x], found[rest]
 
     def _mark_best(self, ax: Any, along: _Parameter, places: Array, mean: Array) -> None:
-        i = self.best_index
+        i = self._best
         if i is None or np.isnan(places[i]):
             return
         label = f"chosen: {_label(along.name, along.values[i])}"
@@ -190,17 +217,45 @@ def _last_none(value: Any) -> tuple[bool, bool, Any]:
     return value is None, isinstance(value, str), 0 if value is None else value
 
 
-def _lowest(mean: Array, error: Array | None) -> float:
+def _best_of_each_place(along: _Parameter, other: _Parameter, mean: Array) -> Array:
+    """Mask of the candidates with the best mean of those that differ in other parameters only."""
+    best: dict[Any, int] = {}
+    scores = np.where(np.isnan(mean), -np.inf, mean)
+    for i, place in enumerate(zip(along.values, other.values, strict=True)):
+        if place not in best or scores[i] > scores[best[place]]:
+            best[place] = i
+    drawn = np.zeros(len(mean), dtype=bool)
+    drawn[list(best.values())] = True
+    return drawn
+
+
+def _check_noise_variances(values: list[Any]) -> None:
+    """Raise ValueError unless they fit a logarithmic axis."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        raise ValueError(
+            "x='noise_variance' must have a number to stand on an axis, got None only."
+        )
+    for value in numbers:
+        if isinstance(value, str) or not (np.isfinite(value) and value > 0):
+            raise ValueError(
+                f"noise_variance must be None or a positive float to stand on an axis, got {value!r}."
+            )
+
+
+def _lowest(mean: Array, error: Array | None, drawn: Array) -> float:
     """Where the picture ends."""
-    finite = np.isfinite(mean)
+    finite = np.isfinite(mean) & drawn
     if not finite.any():
         raise ValueError("cv_results must have a finite mean_test_score, got none.")
-    best, quarter = mean[finite].max(), np.quantile(mean[finite], 0.25)
     end = (mean if error is None else mean - error)[finite].min()
+    if finite.sum() < MANY:
+        return float(end)
+    best, quarter = mean[finite].max(), np.quantile(mean[finite], 0.25)
     return float(end if quarter == best else max(end, best - 1.5 * (best - quarter)))
 
 
-def _finish(ax: Any, along: _Parameter, places: Array) -> None:
+def _finish(ax: Any, along: _Parameter, places: Array, score: str) -> None:
     """Scale, labels and legend."""
     if along.name == "noise_variance":
         ax.set_xscale("log")
@@ -210,7 +265,7 @@ def _finish(ax: Any, along: _Parameter, places: Array) -> None:
         ax.set_xlabel("latent dimensions k")
         if len(set(places)) == 1:
             ax.set_xlim(places[0] - 1, places[0] + 1)
-    ax.set_ylabel("held-out score (nats per sample)")
+    ax.set_ylabel(f"held-out score ({score})" if score else "held-out score")
     legend_off_the_data(ax)
 
 
@@ -222,12 +277,50 @@ class _Parameter:
 
 
 def _parameter(cv_results: Mapping[str, Any], name: str) -> _Parameter:
-    keys = [key for key in cv_results if key == f"param_{name}" or key.endswith(f"__{name}")]
+    keys = _keys(cv_results, name)
     if len(keys) > 1:
         raise ValueError(f"cv_results must have one {name}, got {', '.join(keys)}.")
     n = len(cv_results["mean_test_score"])
-    values = np.ma.getdata(cv_results[keys[0]]).tolist() if keys else [None] * n
-    return _Parameter(name, values, bool(keys))
+    if not keys:
+        return _Parameter(name, [None] * n, given=False)
+    column = cv_results[keys[0]]
+    if masked := int(np.ma.getmaskarray(column).sum()):
+        raise ValueError(
+            f"cv_results must have {name} of every candidate, and {keys[0]} is masked in "
+            f"{masked} of {n}. CVCurveDisplay.from_estimator takes it from the search's estimator."
+        )
+    return _Parameter(name, np.ma.getdata(column).tolist(), given=True)
+
+
+def _keys(cv_results: Mapping[str, Any], name: str) -> list[str]:
+    """Of a parameter, also of a step of a pipeline."""
+    return [key for key in cv_results if key == f"param_{name}" or key.endswith(f"__{name}")]
+
+
+def _filled(search: Any) -> Mapping[str, Any]:
+    """`cv_results_`, with the estimator's own value where a candidate leaves a parameter out."""
+    results = dict(search.cv_results_)
+    for key in [key for name in NAMES for key in _keys(results, name)]:
+        gaps = np.flatnonzero(np.ma.getmaskarray(results[key]))
+        if not (gaps.size and hasattr(search, "estimator")):
+            continue
+        column: Any = np.ma.array(results[key], dtype=object)
+        for i in gaps:
+            # With all else of the candidate, which may replace whole steps.
+            model = clone(search.estimator).set_params(**clone(results["params"][i], safe=False))
+            own = model.get_params()
+            if (name := key.removeprefix("param_")) in own:
+                column[i] = own[name]
+        results[key] = column
+    return results
+
+
+def _score(search: Any) -> str:
+    """What the scores of a search are."""
+    scoring = getattr(search, "scoring", None)
+    if scoring is None:
+        return NATS if hasattr(getattr(search, "estimator", search), "score_samples") else ""
+    return scoring if isinstance(scoring, str) else getattr(scoring, "__name__", "")
 
 
 def _mean_and_error(cv_results: Mapping[str, Any]) -> tuple[Array, Array | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -24,8 +25,14 @@ from sklearn_vae.validation import check_integer, is_integer
 SIDES = 2
 WITHIN = math.erf(SIDES / math.sqrt(2.0))
 
-# As many names of features still stand below the axis.
-FEW = 12
+# As many names of features still stand below the axis, each of as many letters.
+FEW, LETTERS = 12, 14
+
+# Of intervals that miss the truth.
+MISS = {"fmt": "x", "markersize": 5.0}
+
+# Letters in a line of text across the axes.
+LINE = 64
 
 
 class ImputationDisplay(Display):
@@ -184,12 +191,21 @@ class ImputationDisplay(Display):
             shapes.append(np.shape(self.truth))
         if len(set(shapes)) > 1 or len(shapes[0]) != 1 or shapes[0][0] == 0:
             raise ValueError(f"imputed, std, features and truth must be as long, got {shapes}.")
+        self._imputed, self._std = on_host(self.imputed), on_host(self.std)
+        self._truth = None if self.truth is None else on_host(self.truth)
+        for name, values, ok in (
+            ("imputed must be finite", self._imputed, np.isfinite(self._imputed)),
+            ("std must be finite and at least 0", self._std, _is_scale(self._std)),
+        ):
+            if not ok.all():
+                raise ValueError(f"{name}, got {values[~ok][0]}.")
+        self._features = _check_indices(self.features, self.feature_names)
 
     def _draw(self, axes: Array, **options: Any) -> None:
-        known = None if self.truth is None else np.isfinite(self.truth)
+        known = None if self._truth is None else np.isfinite(self._truth)
         self.coverage_ = math.nan
         if known is None or not known.any():
-            self._draw_by_feature(axes[0, 0], self._some(np.arange(len(self.imputed))), **options)
+            self._draw_by_feature(axes[0, 0], self._some(np.arange(len(self._imputed))), **options)
         else:
             self._draw_against_truth(axes[0, 0], np.flatnonzero(known), **options)
 
@@ -200,12 +216,12 @@ class ImputationDisplay(Display):
         return cells
 
     def _draw_against_truth(self, ax: Any, known: Array, **options: Any) -> None:
-        assert self.truth is not None  # where some are known
-        inside = np.abs(self.truth - self.imputed) <= SIDES * self.std
+        assert self._truth is not None  # where some are known
+        inside = np.abs(self._truth - self._imputed) <= SIDES * self._std
         self.coverage_ = float(inside[known].mean())
         drawn = self._some(known)
-        self.drawn_ = drawn[np.argsort(self.truth[drawn], kind="stable")]
-        x, y = self.truth[self.drawn_], self.imputed[self.drawn_]
+        self.drawn_ = drawn[np.argsort(self._truth[drawn], kind="stable")]
+        x, y = self._truth[self.drawn_], self._imputed[self.drawn_]
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]
         ax.plot(ends, ends, color="0.4", linewidth=0.8, zorder=1)
         share = self.coverage_
@@ -213,24 +229,26 @@ class ImputationDisplay(Display):
             True: f"{share:.1%} of {len(known)} intervals hold the truth",
             False: f"{1 - share:.1%} miss it ({1 - WITHIN:.1%} if the model were true)",
         }
-        for held, color in ((True, COLORS[0]), (False, COLORS[5])):
+        # Apart without colour too.
+        for held, color, mark in ((True, COLORS[0], {}), (False, COLORS[5], MISS)):
             some = self.drawn_[inside[self.drawn_] == held]
-            self._bars(ax, self.truth[some], some, color, labels[held], options)
+            style = {**mark, "color": color, "label": labels[held], **options}
+            self._bars(ax, self._truth[some], some, style)
         self._show_most(ax, *ends)
         ax.set(xlabel=f"truth{self._unit()}", ylabel=f"imputed{self._unit()}")
         legend_off_the_data(ax)
 
     def _draw_by_feature(self, ax: Any, cells: Array, **options: Any) -> None:
-        self.drawn_ = cells[np.lexsort((self.imputed[cells], self.features[cells]))]
-        features, counts = np.unique(self.features[self.drawn_], return_counts=True)
+        self.drawn_ = cells[np.lexsort((self._imputed[cells], self._features[cells]))]
+        features, counts = np.unique(self._features[self.drawn_], return_counts=True)
         # Cells of a feature stand side by side around its place.
         within = np.concatenate([(np.arange(n) + 0.5) / n - 0.5 for n in counts])
         places = np.repeat(np.arange(len(features)), counts) + 0.7 * within
-        self._bars(ax, places, self.drawn_, COLORS[0], None, options)
+        self._bars(ax, places, self.drawn_, {"color": COLORS[0], **options})
         if len(features) <= FEW:
             for i in range(len(features) - 1):
                 ax.axvline(i + 0.5, color="0.85", linewidth=0.6, zorder=0)
-            names = [self._name(feature) for feature in features]
+            names = [_short(self._name(feature), LETTERS) for feature in features]
             long = sum(map(len, names)) > 40
             turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
             ax.set_xticks(range(len(features)), names, **turned)
@@ -242,27 +260,20 @@ class ImputationDisplay(Display):
         ax.set_xlim(-edge, len(features) - 1 + edge)
         self._show_most(ax)
         ax.set_ylabel(f"imputed{self._unit()}")
-        n, m = len(self.imputed), len(self.drawn_)
+        n, m = len(self._imputed), len(self.drawn_)
         some = "" if n == m else f", {m} of them drawn"
         text = f"{n} missing values{some}: \N{PLUS-MINUS SIGN}{SIDES} standard deviations"
-        ax.set_title(f"{text},\nsorted within each feature", fontsize="small", loc="left")
+        lines = textwrap.wrap(f"{text}, sorted within each feature", LINE)
+        ax.set_title("\n".join(lines), fontsize="small", loc="left")
 
-    def _bars(
-        self,
-        ax: Any,
-        x: Array,
-        cells: Array,
-        color: str,
-        label: str | None,
-        options: dict[str, Any],
-    ) -> None:
+    def _bars(self, ax: Any, x: Array, cells: Array, style: dict[str, Any]) -> None:
         size = 3.0 if len(self.drawn_) <= 100 else 2.0
-        style = {"fmt": "o", "markersize": size, "elinewidth": 0.6, "color": color, "label": label}
-        ax.errorbar(x, self.imputed[cells], SIDES * self.std[cells], **{**style, **options})
+        style = {"fmt": "o", "markersize": size, "elinewidth": 0.6, **style}
+        ax.errorbar(x, self._imputed[cells], SIDES * self._std[cells], **style)
 
     def _show_most(self, ax: Any, *values: float) -> None:
         """Limits that hold all values and most bars: a few very long ones may leave the picture."""
-        imputed, reach = self.imputed[self.drawn_], SIDES * self.std[self.drawn_]
+        imputed, reach = self._imputed[self.drawn_], SIDES * self._std[self.drawn_]
         lower, upper = imputed - reach, imputed + reach
         low, high = min([lower.min(), *values]), max([upper.max(), *values])
         start = min(np.quantile(lower, 0.1), imputed.min(), *values)
@@ -273,13 +284,13 @@ class ImputationDisplay(Display):
         ax.set_ylim(low - margin, high + margin)
 
     def _name(self, feature: int) -> str:
-        return f"x{feature}" if self.feature_names is None else self.feature_names[feature]
+        return f"x{feature}" if self.feature_names is None else str(self.feature_names[feature])
 
     def _unit(self) -> str:
         if self.standardized:
             return " (standard deviations)"
-        only = np.unique(self.features)
-        return f": {self._name(only[0])}" if len(only) == 1 else ""
+        only = np.unique(self._features)
+        return f": {_short(self._name(only[0]), 2 * LETTERS)}" if len(only) == 1 else ""
 
 
 def _impute(estimator: Any, X: Any, display: str) -> tuple[Array, Array, Array]:
@@ -295,6 +306,30 @@ def _impute(estimator: Any, X: Any, display: str) -> tuple[Array, Array, Array]:
     if seen.any():
         filled[:, seen], std[:, seen] = estimator.ppca_.impute(rows[:, seen], return_std=True)
     return on_host(rows), filled, std
+
+
+def _is_scale(std: Array) -> Array:
+    mask: Array = np.isfinite(std) & (std >= 0)
+    return mask
+
+
+def _check_indices(features: Any, names: Sequence[str] | None) -> Array:
+    """Columns of cells, as integers that have a name where there are names."""
+    columns = on_host(features)
+    end = np.inf if names is None else len(names)
+    wrong = ~((columns >= 0) & (columns < end) & (columns == np.floor(columns)))
+    if wrong.any():
+        last = "integers >= 0" if names is None else f"integers from 0 to {end - 1}, one a name"
+        raise ValueError(f"features must be {last}, got {columns[wrong][0]:g}.")
+    return columns.astype(int)
+
+
+def _short(name: str, letters: int) -> str:
+    """The start and the end of a long name: names often differ in a number at the end."""
+    if len(name) <= letters:
+        return name
+    end = letters // 3
+    return f"{name[: letters - end - 1]}\N{HORIZONTAL ELLIPSIS}{name[-end:]}"
 
 
 def _check_features(features: Any, d: int) -> Array:

@@ -96,6 +96,12 @@ class KLDisplay(Display):
 
     def _prepare(self) -> None:
         check_by_name("collapses", self.collapses, Collapse)
+        for name, result in self.collapses.items():
+            if not result.n_components:
+                raise ValueError(
+                    f"collapses must have at least one latent dimension, and that of {name!r} "
+                    "has none."
+                )
 
     def _draw(self, axes: Array, **options: Any) -> None:
         ax, found = axes[0, 0], list(self.collapses.values())

@@ -83,6 +83,11 @@ class PosteriorScaleDisplay(Display):
     def _prepare(self) -> None:
         check_by_name("scales", self.scales, np.ndarray)
         for name, scales in self.scales.items():
+            if scales.ndim == 2 and not scales.shape[1]:
+                raise ValueError(
+                    f"scales must have at least one latent dimension, and those of {name!r} have "
+                    "none."
+                )
             if not (scales.size and np.isfinite(scales).all() and (scales >= 0).all()):
                 raise ValueError(
                     f"scales must be standard deviations, finite and at least 0, and those of "

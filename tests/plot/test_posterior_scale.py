@@ -64,6 +64,20 @@ def test_what_is_no_scale(wrong):
     assert not plt.get_fignums()
 
 
+def test_no_dimension_has_no_scale():
+    with pytest.raises(ValueError, match="at least one latent dimension, and those of 'b' have"):
+        PosteriorScaleDisplay.from_results({"a": np.ones((2, 2)), "b": np.empty((3, 0))})
+    assert not plt.get_fignums()
+
+
+def test_the_priors_own_scale_is_a_line_and_a_tick():
+    ax = PosteriorScaleDisplay.from_results({"model": np.array([[0.5, 1.0, 1.7]])}).ax_
+    (line,) = ax.lines
+    np.testing.assert_array_equal(line.get_xdata(), [1.0, 1.0])
+    (tick,) = [t for t in ax.get_xticklabels() if "prior" in t.get_text()]
+    np.testing.assert_allclose(tick.get_position()[0], 1.0)
+
+
 def test_an_autoencoder_has_no_posterior():
     model = DeepAutoencoder(2, **SMALL).fit(X)
     with pytest.raises(TypeError, match=r"PosteriorScaleDisplay needs .* DeepAutoencoder has no"):
