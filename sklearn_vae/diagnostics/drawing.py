@@ -29,15 +29,16 @@ def kl_chart(found: Collapse) -> str:
     """KL per dimension, the largest first, on grey where collapsed; linear, then logarithmic."""
     order = np.argsort(-found.kl_per_dim, kind="stable")
     kl, k = found.kl_per_dim[order], found.n_components
+    kl = np.nan_to_num(kl, nan=0.0, posinf=np.inf)  # of what is not known there is no bar
     unit = found.epsilon or COLLAPSE_KL
     finite = kl[np.isfinite(kl)]
-    top = 1.5 * max(100 * unit, *finite)  # a KL may be infinite
+    top = 1.5 * max([100 * unit, *finite])  # every KL may be infinite
 
     def height(value: Any) -> Any:
         share = np.log1p(np.minimum(value, top) / unit) / math.log1p(top / unit)
         return BOTTOM - (BOTTOM - TOP) * share
 
-    wide = (RIGHT - LEFT) / k
+    wide = (RIGHT - LEFT) / max(k, 1)
     middle = LEFT + wide * (np.arange(k) + 0.5)
     gone = middle[np.isin(order, found.collapsed)]
     decades = 10.0 ** np.arange(math.ceil(math.log10(4 * unit)), math.log10(top))
@@ -63,7 +64,7 @@ def gap_chart(found: Entropies) -> str:
     zero = TOP + high * scale
     # That of the noise stands apart, and is wide enough to be seen.
     first = min(WIDEST, max(12.0, 0.8 * (RIGHT - LEFT) / (k + 2.0)))
-    wide = (RIGHT - LEFT - 1.5 * first) / k
+    wide = (RIGHT - LEFT - 1.5 * first) / max(k, 1)
     ends = zero - scale * heights
     middle = LEFT + 1.5 * first + wide * (np.arange(k) + 0.5)
     parts = [

@@ -106,7 +106,7 @@ class CollapseReport:
 
     def _repr_html_(self) -> str:
         parts = [f"<h4>{_escaped(self._headline())}</h4>", _items("p", self._state())]
-        if self.collapse is not None and self.entropies is not None:
+        if self.n_components and self.collapse is not None and self.entropies is not None:
             parts.append(f"<p>{kl_chart(self.collapse)} {gap_chart(self.entropies)}</p>")
         for finding in self.findings:
             advice = "".join(f"<li>{_escaped(text)}</li>" for text in finding.advice)

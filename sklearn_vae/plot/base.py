@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -24,6 +25,12 @@ SEQUENTIAL, DIVERGING, GREY = "cividis", "PuOr", "gray_r"
 
 # A figure of one panel, in inches: as wide as a column of a page.
 WIDTH, HEIGHT = 4.8, 3.4
+
+# Letters in a line of a legend above the axes and of one beside them, and a line in inches.
+ABOVE, BESIDE, LINE = 48, 24, 0.17
+
+# Between two dollars, neither of them escaped.
+FORMULA = r"(?<!\\)\$.*?(?<!\\)\$"
 
 
 class Display:
@@ -55,7 +62,7 @@ class Display:
         ax : matplotlib Axes, default=None
             Where to draw; several panels are fitted into its place. None: a new figure.
         **options
-            As of the class.
+            As of the class; matplotlib's short names are understood.
 
         Returns
         -------
@@ -63,10 +70,17 @@ class Display:
             With `ax_` and `figure_`.
         """
         self._prepare()
+        plt = import_pyplot(type(self).__name__)
+        options = _without_aliases(options)
         axes = self._axes(ax)
         self.ax_ = axes if axes.size > 1 else axes[0, 0]
-        self.figure_ = axes[0, 0].figure
-        self._draw(axes, **options)
+        self.figure_ = axes[0, 0].figure.figure  # that of a SubFigure is the whole
+        try:
+            self._draw(axes, **options)
+        except Exception:
+            if ax is None:
+                plt.close(self.figure_)
+            raise
         return self
 
     def _prepare(self) -> None:
@@ -110,6 +124,21 @@ def import_pyplot(name: str) -> Any:
             f"{name}.plot needs matplotlib, which is not installed: pip install 'sklearn-vae[plot]'."
         ) from error
     return plt
+
+
+def _without_aliases(options: dict[str, Any]) -> dict[str, Any]:
+    """Options by their full names, so that one set replaces the one drawn by default."""
+    from matplotlib.cbook import normalize_kwargs
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    return normalize_kwargs(normalize_kwargs(options, Line2D), Patch)
+
+
+def as_text(name: Any) -> str:
+    """A name as matplotlib is to write it: no formula in it, and not left out of a legend."""
+    text = str(name).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def named(models: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -166,7 +195,8 @@ def check_by_name(parameter: str, results: Any, kind: type, key: str = "str") ->
             f"{' in it' if isinstance(results, Mapping) else ''}."
         )
     if not results:
-        raise ValueError(f"{parameter} must have at least one model, got {results!r}.")
+        what = "model" if key == "str" else "epoch"
+        raise ValueError(f"{parameter} must have at least one {what}, got {results!r}.")
 
 
 def cycled(n: int) -> list[str]:
@@ -180,11 +210,51 @@ def legend_off_the_data(ax: Any, **options: Any) -> None:
     if len(labels) < 2:
         return
     common = {"frameon": False, "borderaxespad": 0.2, "handlelength": 1.6, "fontsize": "small"}
-    if len(labels) > 6:
+    beside = len(labels) > 6
+    labels = [_wrapped(label, BESIDE if beside else ABOVE) for label in labels]
+    if beside:
         place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "ncols": 1}
+        place["bbox_transform"] = _moved(ax, _written_beside(ax), 0.0)
     else:
         # A formula is about as wide as two letters.
-        longest = max(len(re.sub(r"\$.*?\$", "xx", label)) for label in labels)
+        lines = "\n".join(labels).split("\n")
+        longest = max(len(re.sub(FORMULA, "xx", line)) for line in lines)
         ncols = 3 if longest <= 12 else 2 if longest <= 24 else 1
         place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.01), "ncols": ncols}
+        place["bbox_transform"] = _moved(ax, 0.0, LINE if _exponent(ax) else 0.0)
     ax.legend(handles, labels, **{**common, **place, **options})
+
+
+def _wrapped(label: str, width: int) -> str:
+    """In about two lines of `width` letters, without its middle if need be; formulas as they are."""
+    if re.search(FORMULA, label):
+        return label
+    plain = label.replace(r"\$", "$")
+    if len(plain) <= width:
+        return label
+    if len(plain) > 2 * (half := int(0.85 * width)):
+        plain = (
+            f"{plain[:half]}\N{HORIZONTAL ELLIPSIS}{plain[-half:]}"  # names may differ at the end
+        )
+    return textwrap.fill(plain, width).replace("$", r"\$")
+
+
+def _moved(ax: Any, right: float, up: float) -> Any:
+    """Coordinates of the axes, moved by inches: they stay the same while a layout is made."""
+    from matplotlib.transforms import ScaledTranslation
+
+    return ax.transAxes + ScaledTranslation(right, up, ax.figure.dpi_scale_trans)
+
+
+def _written_beside(ax: Any) -> float:
+    """How far texts reach beyond the right edge, in inches."""
+    edge = ax.get_window_extent().x1
+    ends = [text.get_window_extent().x1 for text in ax.texts]
+    return max([0.0, *(end - edge for end in ends)]) / ax.figure.dpi
+
+
+def _exponent(ax: Any) -> str:
+    """What matplotlib writes above the numbers of the vertical axis, such as 1e6."""
+    formatter = ax.yaxis.get_major_formatter()
+    formatter.set_locs(ax.yaxis.get_majorticklocs())
+    return str(formatter.get_offset())

@@ -9,7 +9,16 @@ import numpy as np
 
 from sklearn_vae.diagnostics import CollapseCurve, collapse_curve
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
-from sklearn_vae.plot.base import Array, Display, cycled, legend_off_the_data, named
+from sklearn_vae.plot.base import (
+    Array,
+    Display,
+    as_text,
+    check_by_name,
+    cycled,
+    legend_off_the_data,
+    named,
+)
+from sklearn_vae.validation import check_real
 
 
 class CollapseDisplay(Display):
@@ -108,6 +117,18 @@ class CollapseDisplay(Display):
         display = cls(curves, snapshots=snapshots, snapshot_label=snapshot_label, epsilon=epsilon)
         return display.plot(ax, **options)
 
+    def _prepare(self) -> None:
+        check_by_name("curves", self.curves, CollapseCurve)
+        if self.snapshots is not None and self.snapshots != {}:
+            check_by_name("snapshots", self.snapshots, CollapseCurve)
+            unknown = [name for name in self.snapshots if name not in self.curves]
+            if unknown:
+                raise ValueError(
+                    f"snapshots must be of the models in curves, {list(self.curves)}, got "
+                    f"{unknown[0]!r}."
+                )
+        check_real("epsilon", self.epsilon, above=0.0)
+
     def _draw(self, axes: Array, **options: Any) -> None:
         ax = axes[0, 0]
         every = [*self.curves.values(), *(self.snapshots or {}).values()]
@@ -117,10 +138,11 @@ class CollapseDisplay(Display):
         high = max([self.epsilon, *positive]) * 3.0
         self.lines_ = {}
         for color, (name, curve) in zip(cycled(len(self.curves)), self.curves.items(), strict=True):
-            self.lines_[name] = _step(ax, curve, low, high, label=name, color=color, **options)
+            style = {"label": as_text(name), "color": color, **options}
+            self.lines_[name] = _step(ax, curve, low, high, style)
             if self.snapshots and name in self.snapshots:
-                style = {**options, "color": color, "linestyle": "--"}
-                _step(ax, self.snapshots[name], low, high, **style)
+                dashed = {**style, "label": "_nolegend_", "linestyle": "--"}
+                _step(ax, self.snapshots[name], low, high, dashed)
         ax.axvline(self.epsilon, color="0.6", linewidth=0.8, zorder=0)
         ax.set(
             xscale="log",
@@ -134,10 +156,10 @@ class CollapseDisplay(Display):
         legend_off_the_data(ax)
 
 
-def _step(ax: Any, curve: CollapseCurve, low: float, high: float, **options: Any) -> Any:
+def _step(ax: Any, curve: CollapseCurve, low: float, high: float, style: Any) -> Any:
     steps = np.unique(np.clip(curve.thresholds, low, high))
     epsilon = np.concatenate([[low], steps, [high]])
-    (line,) = ax.plot(epsilon, 100 * curve.at(epsilon), drawstyle="steps-post", **options)
+    (line,) = ax.plot(epsilon, 100 * curve.at(epsilon), **{"drawstyle": "steps-post", **style})
     return line
 
 

@@ -10,7 +10,15 @@ from typing import Any, Self
 import numpy as np
 
 from sklearn_vae.diagnostics import Entropies, entropy_bound
-from sklearn_vae.plot.base import COLORS, Array, Display, check_by_name, legend_off_the_data, named
+from sklearn_vae.plot.base import (
+    COLORS,
+    Array,
+    Display,
+    as_text,
+    check_by_name,
+    legend_off_the_data,
+    named,
+)
 from sklearn_vae.plot.histories import (
     check_histories,
     count_steps,
@@ -145,7 +153,7 @@ class EntropyDisplay(Display):
             end = self.entropies[name][max(self.entropies[name])]
             self.lines_[name] = self._draw_column(column[:3], name, options)
             self.bars_[name] = _draw_parts(column[3], end, several)
-            own = {"title": name, "alignment": "left", "ncols": 1} if several else {}
+            own = {"title": as_text(name), "alignment": "left", "ncols": 1} if several else {}
             legend_off_the_data(column[0], **own)
             legend_off_the_data(column[1])
         for ax, label in zip(axes[:, 0], LABELS, strict=True):
@@ -166,7 +174,8 @@ class EntropyDisplay(Display):
             if key == "entropy_bound":
                 style["linestyle"] = "--"
             if key in history:
-                (lines[key],) = ax.plot(steps, history[key], label=label, **{**style, **options})
+                style = {**style, "label": label, **options}
+                (lines[key],) = ax.plot(steps, history[key], **style)
                 label = "_nolegend_"
             values = [getattr(entropies, attribute) for entropies in found.values()]
             ax.plot([*found], values, color=color, label=label, markersize=5, **circles)

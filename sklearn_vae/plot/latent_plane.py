@@ -15,6 +15,7 @@ from sklearn_vae.plot.base import (
     WIDTH,
     Array,
     Display,
+    as_text,
     check_methods,
     on_host,
     some_rows,
@@ -29,6 +30,9 @@ from sklearn_vae.plot.tiles import (
     tile_height,
 )
 from sklearn_vae.validation import is_integer
+
+# The most that a figure is high, in inches.
+HIGHEST = 2.0 * HEIGHT
 
 
 class LatentPlaneDisplay(Display):
@@ -157,10 +161,18 @@ class LatentPlaneDisplay(Display):
         return display.plot(ax, **options)
 
     def _prepare(self) -> None:
+        self.decoded = on_host(self.decoded)
+        if self.decoded.ndim != 3 or 0 in self.decoded.shape:
+            raise ValueError(f"decoded must be of shape (n, n, d), got {self.decoded.shape}.")
+        if isinstance(self.labels, str) or len(self.labels) != 3:
+            raise ValueError(f"labels must be three, one a row, got {self.labels!r}.")
         shape = self.image_shape
         self._shape = None if shape is None else check_image_shape(shape, self.decoded.shape[2])
         self._limits = check_limits(self.limits, self.decoded)
-        self._size = (0.75, (0.75 * WIDTH * tile_height(self._shape) + 0.4) / HEIGHT)
+        n_lines, n_columns = self.decoded.shape[:2]
+        ratio = tile_height(self._shape) * n_lines / n_columns
+        wide = min(0.75 * WIDTH, HIGHEST / ratio)
+        self._size = (max(wide / WIDTH, 0.5), (wide * ratio + 0.4) / HEIGHT)
 
     def _draw(self, axes: Array, **options: Any) -> None:
         ax = axes[0, 0]
@@ -179,13 +191,13 @@ class LatentPlaneDisplay(Display):
         ax.set_yticks([])
         labels = [*self.labels, "extrapolated"]
         places = [(0.0, 0.0), (right, 0.0), (0.0, bottom), (right, bottom)]
-        for label, (x, y) in zip(labels, places, strict=True):
-            color = COLORS[5] if label is labels[-1] else COLORS[0]
+        colors = [COLORS[0]] * 3 + [COLORS[5]]
+        for label, color, (x, y) in zip(labels, colors, places, strict=True):
             frame = {"fill": False, "edgecolor": color, "linewidth": 2.0, "clip_on": False}
             ax.add_patch(rectangle((x, y), 1.0, height, zorder=3, **frame))
             above, left = y == 0.0, x == 0.0
             ax.annotate(
-                label,
+                as_text(label),
                 (x if left else x + 1.0, y if above else y + height),
                 (0, 4 if above else -4),
                 textcoords="offset points",

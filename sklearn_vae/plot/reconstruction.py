@@ -14,6 +14,7 @@ from sklearn_vae.plot.base import (
     WIDTH,
     Array,
     Display,
+    as_text,
     check_methods,
     legend_off_the_data,
     named,
@@ -23,6 +24,7 @@ from sklearn_vae.plot.base import (
 from sklearn_vae.plot.tiles import (
     FEW,
     GAP,
+    TALLEST,
     check_image_shape,
     check_limits,
     draw_tile,
@@ -31,8 +33,11 @@ from sklearn_vae.plot.tiles import (
 )
 from sklearn_vae.validation import is_integer
 
-# In inches: the names beside the images, and the most that one image is wide.
-NAMES, WIDEST = 1.0, 0.9
+# In inches: the names beside the images, the height of one, and the most that one image is wide.
+NAMES, NAME, WIDEST = 1.0, 0.2, 0.9
+
+# Images higher than so many times their width stand further apart, for the numbers below them.
+HIGH = 6.0
 
 # Images beside each other, before more stand below.
 PER_LINE = 10
@@ -176,13 +181,15 @@ class ReconstructionDisplay(Display):
         return display.plot(ax, **options)
 
     def _prepare(self) -> None:
+        self.originals = on_host(self.originals)
+        if self.originals.ndim != 2 or 0 in self.originals.shape:
+            raise ValueError(
+                f"originals must be of shape (n, d), n and d >= 1, got {self.originals.shape}."
+            )
         n, d = self.originals.shape
-        for name, rows in {**self.reconstructions, **(self.samples or {})}.items():
-            if np.shape(rows) != (n, d):
-                raise ValueError(
-                    f"Rows of {name!r} must have the shape {(n, d)} of the originals, "
-                    f"got {np.shape(rows)}."
-                )
+        self.reconstructions = self._rows("reconstructions", self.reconstructions)
+        if self.samples is not None:
+            self.samples = self._rows("samples", self.samples)
         if "data" in self.reconstructions:
             raise ValueError("No model can be called 'data': that is what the originals are.")
         if self.image_shape is None:
@@ -200,6 +207,21 @@ class ReconstructionDisplay(Display):
             for name, rows in self.reconstructions.items()
         }
 
+    def _rows(self, parameter: str, results: Any) -> dict[str, Array]:
+        """By name, as floats: differences of unsigned integers would wrap."""
+        if not isinstance(results, Mapping):
+            raise TypeError(
+                f"{parameter} must be a dict of str to ndarray, got {type(results).__name__}."
+            )
+        found = {name: on_host(rows) for name, rows in results.items()}
+        for name, rows in found.items():
+            if rows.shape != self.originals.shape:
+                raise ValueError(
+                    f"Rows of {name!r} must have the shape {self.originals.shape} of the "
+                    f"originals, got {rows.shape}."
+                )
+        return found
+
     def _draw(self, axes: Array, **options: Any) -> None:
         self.tiles_: dict[str, list[Any]] = {}
         if self.image_shape is None:
@@ -215,40 +237,48 @@ class ReconstructionDisplay(Display):
             f"{name}, samples": (rows, None) for name, rows in (self.samples or {}).items()
         }
 
+    def _pitch(self) -> float:
+        """From image to image, in widths of one."""
+        return max(1.0 + GAP, tile_height(self._shape) / HIGH)
+
     def _size_of_images(self, n: int) -> tuple[float, float]:
         """Of a new figure, over WIDTH and HEIGHT."""
         columns, n_blocks = min(n, PER_LINE), -(-n // PER_LINE)
-        tile = min((WIDTH - NAMES) / (columns * (1.0 + GAP)), WIDEST)
+        height, pitch = tile_height(self._shape), self._pitch()
+        tile = min((WIDTH - NAMES) / (columns * pitch), WIDEST, TALLEST / height)
         lines = 1 + len(self.reconstructions) + len(self.samples or {})
-        block = lines * (tile_height(self._shape) + GAP) * tile + 0.2 * len(self.reconstructions)
-        wide = NAMES + columns * (1.0 + GAP) * tile
+        block = lines * (max(height * tile, NAME) + GAP * tile) + 0.2 * len(self.reconstructions)
+        wide = max(NAMES + columns * pitch * tile, 0.5 * WIDTH)
         return wide / WIDTH, (n_blocks * (block + 0.1) + 0.3) / HEIGHT
 
     def _draw_images(self, ax: Any, **options: Any) -> None:
         n = len(self.originals)
         height = tile_height(self._shape)
         inches = ax.get_window_extent().width / ax.figure.dpi
-        tile = inches / (min(n, PER_LINE) * (1.0 + GAP))  # before the layout, about
+        pitch = self._pitch()
+        tile = inches / (min(n, PER_LINE) * pitch)  # before the layout, about
+        tile = min(tile, WIDEST, TALLEST / height)
         room = 0.2 / tile  # for the numbers
+        line = max(height, NAME / tile)
         y, centers, names = 0.0, [], []
         for start in range(0, n, PER_LINE):
             for name, (rows, errors) in self._lines().items():
                 tiles = self.tiles_.setdefault(name, [])
                 for i in range(start, min(start + PER_LINE, n)):
-                    x = (i - start) * (1.0 + GAP)
+                    x = (i - start) * pitch
                     place = (x, y)
                     tiles.append(
                         draw_tile(ax, rows[i], place, self._shape, self._limits, **options)
                     )
                     if errors is not None:
-                        style = {"fontsize": min(7.0, 14.0 * tile), "color": "0.3"}
+                        style = {"fontsize": min(7.0, 14.0 * pitch * tile), "color": "0.3"}
                         place = (x + 0.5, y + height + 0.03 / tile)
                         ax.text(*place, _short(errors[i]), ha="center", va="top", **style)
                 centers.append(y + height / 2.0)
-                names.append(textwrap.fill(name, 14, break_long_words=False))
-                y += height + GAP + (0.0 if errors is None else room)
+                names.append(as_text(textwrap.fill(str(name), 14, break_long_words=False)))
+                y += line + GAP + (0.0 if errors is None else room)
             y += 0.1 / tile
-        show_tiles_only(ax, min(n, PER_LINE) * (1.0 + GAP) - GAP, y - GAP - 0.1 / tile)
+        show_tiles_only(ax, (min(n, PER_LINE) - 1) * pitch + 1.0, y - GAP - 0.1 / tile)
         ax.set_yticks(centers, names, fontsize="small")
         if self.reconstructions:
             ax.set_xlabel("numbers: root mean square error", fontsize="x-small", color="0.3")
@@ -259,14 +289,14 @@ class ReconstructionDisplay(Display):
         margin = 0.08 * (high - low)
         features = np.arange(1, d + 1)
         style = {"marker": "o" if d <= FEW else "", "markersize": 3, "linewidth": 1, **options}
-        data = {**style, "color": "0.65", "linewidth": 2.5, "markersize": 5}
+        data = {**style, "color": "0.65", "linewidth": 2.5, "markersize": 5, "label": "data"}
         self.tiles_ = {name: [] for name in ("data", *self.reconstructions)}
         for i, ax in enumerate(axes[:, 0]):
-            self.tiles_["data"] += ax.plot(features, self.originals[i], label="data", **data)
+            self.tiles_["data"] += ax.plot(features, self.originals[i], **data)
             for j, (name, rows) in enumerate(self.reconstructions.items()):
                 color = COLORS[j % len(COLORS)]
-                line = {"color": color, **style}
-                self.tiles_[name] += ax.plot(features, rows[i], label=name, **line)
+                line = {"color": color, "label": as_text(name), **style}
+                self.tiles_[name] += ax.plot(features, rows[i], **line)
                 # Beside the panel, below each other, in the colours of the curves.
                 place = (1.02, 0.97 - 0.22 * j)
                 text = {"color": color, "fontsize": "small", "va": "top"}

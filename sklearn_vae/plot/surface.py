@@ -20,7 +20,8 @@ class LikelihoodSurfaceDisplay(Display):
     """Log-likelihood where one column of a stationary point W is moved, less that at the point.
 
     The column moves in the plane of two eigenvectors of the covariance of the data. The point is
-    a dot where nothing in that plane raises the likelihood, and a cross where something does.
+    a dot where nothing in that plane raises the likelihood, a cross where something does, and a
+    star where it keeps one of the two eigenvectors: then `kind` is None.
 
     Parameters
     ----------

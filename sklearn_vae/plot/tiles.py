@@ -14,13 +14,17 @@ from sklearn_vae.validation import is_integer
 # Between two tiles, in widths of a tile.
 GAP = 0.08
 
+# The most that one image is high, in inches.
+TALLEST = 1.8
+
 # Up to here entries are few enough for each to have its marker.
 FEW = 30
 
 
 def check_image_shape(image_shape: Any, n_features: int) -> tuple[int, int, int]:
     """(channels, height, width) of rows that are images; ValueError if they cannot be."""
-    shape = tuple(image_shape) if isinstance(image_shape, Sequence) else ()
+    one_by_one = isinstance(image_shape, Sequence | np.ndarray) and np.ndim(image_shape) == 1
+    shape = tuple(image_shape) if one_by_one else ()
     if not (len(shape) in (2, 3) and all(is_integer(size) and size >= 1 for size in shape)):
         raise ValueError(
             "image_shape must be (height, width) or (channels, height, width), integers >= 1, "

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn_vae.plot.base import (
     Array,
     Display,
+    as_text,
     cycled,
     legend_off_the_data,
     named,
@@ -130,7 +131,7 @@ class TrainingDisplay(Display):
         top = axes[0, 0]
         if len(self.histories) > 1:
             for color, name in zip(cycled(len(self.histories)), self.histories, strict=True):
-                top.plot([], [], color=color, label=name)
+                top.plot([], [], color=color, label=as_text(name))
         if any(
             "validation_bound" in own or "validation_score" in own for own in self.lines_.values()
         ):

@@ -72,3 +72,32 @@ def test_a_report_holds_both_and_stays_small():
     assert kl_chart(collapse(model, X)) in markup
     assert gap_chart(report.entropies) in markup
     assert "<svg" not in diagnose(DeepAutoencoder(2, **SMALL).fit(X), X)._repr_html_()
+
+
+def test_numbers_of_the_axis_stand_at_their_heights():
+    epsilon = 0.01
+    svg = kl_chart(made(5, 3))
+    marks = re.findall(r'<path d="M48.0 ([\d.]+)H52.0".*?/><text .*?>(.*?)</text>', svg)
+    values = np.array([float(text) for _, text in marks])
+    heights = np.array([float(y) for y, _ in marks])
+    assert len(values) >= 3
+    (_, _), (_, bars), *_ = paths(svg)
+    # Linear, then logarithmic: the scale is fixed by its largest bar.
+    scale = (BOTTOM - bars[0, 2]) / np.log1p(5.0 / epsilon)
+    np.testing.assert_allclose(BOTTOM - heights, scale * np.log1p(values / epsilon), atol=0.11)
+
+
+@pytest.mark.parametrize("kl", [[np.inf, np.inf], [np.nan, 1.0], [np.nan], []])
+def test_kl_that_has_no_number(kl):
+    kl = np.array(kl)
+    svg = kl_chart(Collapse(0.01, 0.01, "share", kl, np.zeros(len(kl)), np.array([], dtype=int)))
+    assert "nan" not in svg
+    _, (_, bars), *_ = paths(svg)
+    np.testing.assert_array_equal(bars[kl == np.inf, 2], TOP)
+    assert (bars[len(kl) - np.isnan(kl).sum() :, 2] == BOTTOM).all()
+
+
+def test_no_dimensions_have_no_charts():
+    report = diagnose(PPCA(0).fit(X), X)
+    assert "<svg" not in report._repr_html_()
+    ET.fromstring(gap_chart(report.entropies))

@@ -141,3 +141,82 @@ def test_what_is_said_is_in_the_picture_and_covers_no_axes(cls):
 def _pixels(display):
     display.figure_.canvas.draw()
     return np.asarray(display.figure_.canvas.buffer_rgba())
+
+
+LINES = (CollapseDisplay, EntropyDisplay, TrainingDisplay, ReconstructionDisplay)
+
+
+@pytest.mark.parametrize("cls", LINES, ids=lambda cls: cls.__name__)
+def test_options_replace_what_is_drawn_by_default(cls):
+    display = CASES[cls][0](None)
+    display.plot(lw=7.0, c="red", ls=":", label="mine")
+    lines = [line for ax in np.ravel(display.ax_) for line in ax.get_lines()]
+    changed = [line for line in lines if line.get_linewidth() == 7.0]
+    assert changed
+    assert {line.get_linestyle() for line in changed} <= {":", "--"}  # held out, or earlier
+    assert any(line.get_color() == "red" for line in changed)
+    assert any(line.get_label() == "mine" for line in changed)
+
+
+def test_an_option_given_twice_and_one_unknown_leave_no_figure():
+    display = CASES[CollapseDisplay][0](None)
+    plt.close("all")
+    with pytest.raises(TypeError, match="aliases of one another"):
+        display.plot(lw=1.0, linewidth=2.0)
+    with pytest.raises(AttributeError, match="colour"):
+        display.plot(colour="red")
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
+def test_the_figure_of_a_subfigure_is_the_whole(cls, tmp_path):
+    figure = plt.figure(layout="constrained", figsize=(10, 10))
+    ax = figure.subfigures(1, 2)[0].subplots()
+    display = CASES[cls][0](ax)
+    assert display.figure_ is figure
+    display.figure_.savefig(tmp_path / "picture.png")
+
+
+@pytest.mark.parametrize("cls", LINES, ids=lambda cls: cls.__name__)
+def test_names_are_no_formulas_and_are_in_the_legend(cls):
+    model = vae() if cls in (EntropyDisplay, TrainingDisplay) else PPCA(3).fit(X)
+    names = ["_a", r"$\bad$", "$5 and $6"]
+    display = cls.from_estimator(dict.fromkeys(names, model), X)
+    display.figure_.canvas.draw()
+    legends = [ax.get_legend() for ax in np.ravel(display.ax_) if ax.get_legend()]
+    said = [text.get_text() for one in legends for text in (*one.get_texts(), one.get_title())]
+    for name in names:
+        assert name in [text.strip().replace(r"\$", "$") for text in said]
+
+
+@pytest.mark.parametrize("values", [[1e6, 3e6, 4e6], [12345.1, 12345.2, 12345.3]])
+def test_a_legend_covers_no_exponent(values):
+    histories = {name: {"bound": values} for name in "abc"}
+    ax = TrainingDisplay.from_results(histories).ax_
+    ax.figure.canvas.draw()
+    exponent = ax.yaxis.get_offset_text()
+    assert exponent.get_text()
+    assert not ax.get_legend().get_window_extent().overlaps(exponent.get_window_extent())
+
+
+def test_a_legend_covers_no_numbers_beside_the_axes():
+    models = {f"model {i}": X[:2] + i for i in range(7)}
+    ax = ReconstructionDisplay.from_results(X[:2], models).ax_[0, 0]
+    ax.figure.canvas.draw()
+    legend = ax.get_legend().get_window_extent()
+    assert legend.x0 > ax.get_window_extent().x1
+    assert not any(legend.overlaps(text.get_window_extent()) for text in ax.texts)
+
+
+@pytest.mark.parametrize("n", [2, 8])
+def test_long_names_are_not_cut_and_leave_room(n):
+    name = "a long name of a model that says all about how it was made and of what {}"
+    histories = {name.format(i): {"bound": [1.0, 2.0]} for i in range(n)}
+    display = TrainingDisplay.from_results(histories)
+    figure = display.figure_
+    figure.canvas.draw()
+    width, _ = figure.get_size_inches()
+    assert figure.get_tightbbox(figure.canvas.get_renderer()).x1 < width + 0.01
+    assert display.ax_.get_window_extent().width > 0.3 * figure.bbox.width
+    said = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert len(set(said)) == n

@@ -128,3 +128,9 @@ def test_errors_leave_no_figure():
         with pytest.raises(error, match=match):
             call()
     assert not plt.get_fignums()
+
+
+def test_a_model_without_epochs_is_named():
+    with pytest.raises(ValueError, match="entropies of 'a' must have at least one epoch"):
+        EntropyDisplay.from_results({"a": {"bound": [1.0]}}, {"a": {}})
+    assert not plt.get_fignums()

@@ -1,5 +1,6 @@
 """What is drawn is the data: images, surfaces, curves, intervals."""
 
+import itertools
 import os
 import warnings
 
@@ -25,6 +26,7 @@ from sklearn_vae.plot import (
     LikelihoodSurfaceDisplay,
     ReconstructionDisplay,
 )
+from sklearn_vae.plot.base import COLORS
 from sklearn_vae.plot.surface import _levels
 from tests.deep.data import make_rows
 
@@ -490,7 +492,88 @@ def test_what_is_wrong_is_said_before_there_is_a_figure():
         lambda: CVCurveDisplay.from_results(one, best_index=1),
         lambda: ImputationDisplay.from_estimator(FITTED, HOLES, max_cells=0),
         lambda: LikelihoodSurfaceDisplay.from_results(points()["saddle"], column=4),
+        lambda: ReconstructionDisplay.from_results(X[0], {}),
+        lambda: LatentPlaneDisplay.from_results(np.ones((2, 3))),
+        lambda: LatentPlaneDisplay.from_results(np.ones((2, 2, 3)), labels=["a", "b"]),
     ):
         with pytest.raises(ValueError, match=r"must be|has 25"):
             wrong()
+    with pytest.raises(TypeError, match="reconstructions must be a dict of str to ndarray"):
+        ReconstructionDisplay.from_results(X, X)
     assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("convert", [np.array, np.ndarray.tolist, pd.DataFrame])
+def test_errors_of_small_integers_lists_and_tables(convert):
+    rows = np.full((2, 4), 10, dtype=np.uint8)
+    display = ReconstructionDisplay.from_results(convert(rows), {"a": convert(rows - 2)})
+    np.testing.assert_array_equal(display.errors_["a"], 2.0)
+
+
+def test_each_panel_of_curves_has_its_own_errors():
+    rows = np.zeros((3, 4))
+    level = np.arange(3.0)[:, None]
+    models = {"a": rows + level + 1.0, "b": rows + level + 4.0}
+    display = ReconstructionDisplay.from_results(rows, models)
+    for i, ax in enumerate(display.ax_[:, 0]):
+        said = [text.get_text() for text in ax.texts if text.get_text() != "error"]
+        assert [float(text) for text in said] == [i + 1.0, i + 4.0]
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 6), (12, 1)])
+def test_names_stand_beside_their_images_and_apart(shape):
+    display = ReconstructionDisplay.from_estimator({"a": MODEL, "b": MODEL}, X, image_shape=shape)
+    ax = display.ax_
+    ax.figure.canvas.draw()
+    labels = ax.get_yticklabels()
+    for label, y in zip(labels, ax.get_yticks(), strict=True):
+        _, _, bottom, top = display.tiles_[label.get_text()][0].get_extent()
+        assert np.isclose(y, (bottom + top) / 2)
+    boxes = [label.get_window_extent() for label in labels]
+    assert not any(one.overlaps(two) for one, two in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize("shape", [(2, 32), (32, 2), (64, 1), (1, 64)])
+def test_long_images_make_no_huge_figure_and_cover_nothing(shape):
+    rows = np.random.default_rng(0).normal(size=(8, np.prod(shape)))
+    shape = np.array(shape)
+    display = ReconstructionDisplay.from_results(rows, {"PPCA": rows + 1.0}, image_shape=shape)
+    plane = LatentPlaneDisplay.from_results(rows[:4].reshape(2, 2, -1), image_shape=shape)
+    for one in (display, plane):
+        figure = one.figure_
+        assert max(figure.get_size_inches()) < 8
+        figure.canvas.draw()
+    labels = [label.get_window_extent() for label in display.ax_.get_yticklabels()]
+    assert not labels[0].overlaps(labels[1])
+    numbers = [text.get_window_extent() for text in display.ax_.texts]
+    assert not any(one.overlaps(two) for one, two in itertools.pairwise(numbers))
+
+
+def test_corners_of_a_plane_have_their_frames_and_labels():
+    decoded = np.arange(12.0).reshape(2, 3, 2)
+    labels = ["one", "extrapolated", "$three$"]
+    ax = LatentPlaneDisplay.from_results(decoded.tolist(), labels=labels).ax_
+    frames = [patch for patch in ax.patches if patch.get_linewidth() == 2.0]
+    corners = [patch.get_xy() for patch in frames]
+    (x1, y1), (x2, y2), (x3, y3), (x4, y4) = corners
+    assert x1 == x3 < x2 == x4
+    assert y1 == y2 < y3 == y4  # downwards
+    colors = [patch.get_edgecolor() for patch in frames]
+    assert colors[0] == colors[1] == colors[2] != colors[3]
+    for text, (x, y) in zip(ax.texts, corners, strict=True):
+        assert 0 <= text.xy[0] - x <= 1
+        assert 0 <= text.xy[1] - y <= 1
+        assert text.get_color() == (COLORS[5] if text is ax.texts[3] else COLORS[0])
+    said = [text.get_text().replace(r"\$", "$") for text in ax.texts]
+    assert said == [*labels, "extrapolated"]
+
+
+def test_axes_and_colours_of_a_surface_have_their_numbers():
+    point, (p, q) = points()["saddle"], (3, 4)
+    display = LikelihoodSurfaceDisplay.from_results(point, directions=(p, q), n_grid=9)
+    values = point.spectrum.eigenvalues
+    for label, j in ((display.ax_.get_xlabel(), p), (display.ax_.get_ylabel(), q)):
+        assert f"u_{{{j + 1}}}" in label
+        assert f"= {values[j]:.3g})" in label
+    assert f"{values[p]:.3g}" != f"{values[q]:.3g}"
+    assert 0.0 in display.colorbar_.get_ticks()

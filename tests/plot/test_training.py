@@ -63,6 +63,16 @@ def test_noise_of_each_feature_is_a_mean_in_a_range():
     (band,) = ax.collections
     low, high = band.get_datalim(ax.transData).intervaly
     np.testing.assert_allclose([low, high], [noise.min(), noise.max()])
+    vertices = band.get_paths()[0].vertices
+    for i, row in enumerate(noise, start=1):
+        ends = vertices[vertices[:, 0] == i, 1]
+        np.testing.assert_allclose([ends.min(), ends.max()], [row.min(), row.max()])
+
+
+def test_active_dimensions_are_counted_from_none():
+    low, high = TrainingDisplay.from_results({"a": {"active_dims": [3, 5, 5]}}).ax_.get_ylim()
+    assert low == 0
+    assert high > 5
 
 
 def test_several_models_and_an_autoencoder():
