@@ -15,6 +15,7 @@ from sklearn_vae.plot.base import (
     COLORS,
     Array,
     Display,
+    as_text,
     check_methods,
     legend_off_the_data,
     on_host,
@@ -327,9 +328,9 @@ def _check_indices(features: Any, names: Sequence[str] | None) -> Array:
 def _short(name: str, letters: int) -> str:
     """The start and the end of a long name: names often differ in a number at the end."""
     if len(name) <= letters:
-        return name
+        return as_text(name)
     end = letters // 3
-    return f"{name[: letters - end - 1]}\N{HORIZONTAL ELLIPSIS}{name[-end:]}"
+    return as_text(f"{name[: letters - end - 1]}\N{HORIZONTAL ELLIPSIS}{name[-end:]}")
 
 
 def _check_features(features: Any, d: int) -> Array:

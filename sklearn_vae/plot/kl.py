@@ -13,6 +13,7 @@ from sklearn_vae.plot.base import (
     COLORS,
     Array,
     Display,
+    as_text,
     check_by_name,
     cycled,
     legend_off_the_data,
@@ -162,7 +163,7 @@ class KLDisplay(Display):
             kl, gone = result.kl_per_dim[order], np.isin(order, result.collapsed)
             edges = np.arange(k + 1) + 0.5
             kl = np.minimum(kl, high)
-            label = f"{name}, {len(result.active)} of {k} active"
+            label = f"{as_text(name)}, {len(result.active)} of {k} active"
             style = {"color": color, "baseline": None, "linewidth": linewidth, **options}
             self.steps_[name] = ax.stairs(np.where(gone, np.nan, kl), edges, label=label, **style)
             style = {**style, "linestyle": (0, (1, 1))}

@@ -11,6 +11,7 @@ from sklearn_vae.diagnostics.latents import check_model, standard_posterior
 from sklearn_vae.plot.base import (
     Array,
     Display,
+    as_text,
     check_by_name,
     cycled,
     legend_off_the_data,
@@ -108,7 +109,7 @@ class PosteriorScaleDisplay(Display):
             first, last = filled[0], filled[-1] + 1
             percent = 100.0 * counts[first:last] / scales.size
             style = {"fill": True, "facecolor": (color, 1.0 if alone else 0.2), "edgecolor": color}
-            style |= {"linewidth": 1.4, "label": name, **options}
+            style |= {"linewidth": 1.4, "label": as_text(name), **options}
             self.steps_[name] = ax.stairs(percent, edges[first : last + 1], **style)
         ax.axvline(1.0, color="0.6", linewidth=0.8, zorder=0)
         ax.set(
