@@ -70,6 +70,8 @@ def same(one, other):
         )
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, set | frozenset):  # whose order is of no process but its own
+        return {(type(part), part) for part in one} == {(type(part), part) for part in other}
     if hasattr(one, "module_") and hasattr(one, "history"):
         return same(parts_of_net(one), parts_of_net(other))
     if hasattr(one, "fit"):
