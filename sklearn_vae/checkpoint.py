@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import scipy
 
+from sklearn_vae.files import write_then_replace
 from sklearn_vae.fingerprint import fingerprint
 from sklearn_vae.validation import check_integer, check_random_state
 
@@ -348,16 +349,8 @@ def _write(path: Path, data: bytes) -> None:
         beside = path.with_name(f"{path.name}.{token_hex(8)}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(beside, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
+            write_then_replace(beside, path, data)
             return
         except FileNotFoundError:  # taken for one that was left by the same fit, elsewhere
             if attempt:
                 raise
-        except BaseException:
-            with suppress(OSError):
-                beside.unlink()
-            raise

@@ -9,6 +9,7 @@ ROOT = Path(sklearn_vae.__file__).parent
 
 # From the bottom of the library to its top; a folder without a list is one name.
 LAYOUT = [
+    "files",
     "validation",
     "fingerprint",
     "checkpoint",

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_vae.files import write_then_replace
+
 FORMAT = "sklearn_vae"
 FORMAT_VERSION = 1
 
@@ -137,18 +139,11 @@ def _replace(path: Any, data: bytearray) -> None:
     # A name of the file's own may leave no room for more.
     draft = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
     try:
-        with open(draft, "xb", opener=_opener(target)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, target)
+        write_then_replace(draft, target, data, _opener(target))
     except OSError as error:
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, os.fspath(path)) from None
-    finally:
-        with suppress(OSError):
-            os.unlink(draft)
 
 
 def _opener(target: str) -> Callable[[str, int], int]:

@@ -13,7 +13,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 import sklearn_vae
-from sklearn_vae import BernoulliPPCA, DeepGaussianVAE, LinearVAE, Snapshot, checkpoint
+from sklearn_vae import BernoulliPPCA, DeepGaussianVAE, LinearVAE, Snapshot, checkpoint, files
 from sklearn_vae.checkpoint import Checkpoint, from_bytes, to_bytes
 from tests.checkpoints.models import LINEAR, SMALL, X, rows_of, same
 
@@ -307,8 +307,8 @@ class FullDisk:
     def __init__(self, n_bytes):
         self.left = n_bytes
 
-    def __call__(self, path, mode):
-        self.file = open(path, mode)  # noqa: SIM115
+    def __call__(self, path, mode, **options):
+        self.file = open(path, mode, **options)  # noqa: SIM115
         return self
 
     def __enter__(self):
@@ -347,7 +347,7 @@ def test_a_full_disk_leaves_the_file_before_and_the_training_alone(
     assert len(writes) >= 3
     # The seconds in it have more or fewer digits.
     size = int(n_writes * (len(writes[0]) + 100))
-    monkeypatch.setattr(checkpoint, "open", FullDisk(size), raising=False)
+    monkeypatch.setattr(files, "open", FullDisk(size), raising=False)
     with pytest.warns(UserWarning, match="could not be written.*No space left") as caught:
         found = clone(model).fit(X)
     (message,) = (text for w in caught if "could not be" in (text := str(w.message)))
