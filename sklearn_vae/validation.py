@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
@@ -179,11 +179,18 @@ def check_bits(X: np.ndarray, binarize: Any) -> np.ndarray:
         return (np.float64(binarize) < X).astype(X.dtype)
     if X.min() >= 0.0 and X.max() <= 1.0:
         return X
-    row, column = np.argwhere((X < 0.0) | (X > 1.0))[0]
-    raise ValueError(
-        f"X must have entries in [0, 1] where binarize is None, got {X[row, column]} in row "
-        f"{row}, column {column}. Set binarize to a threshold above which an entry counts as 1."
+    refuse(
+        X,
+        (X < 0.0) | (X > 1.0),
+        "X must have entries in [0, 1] where binarize is None",
+        " Set binarize to a threshold above which an entry counts as 1.",
     )
+
+
+def refuse(X: np.ndarray, wrong: np.ndarray, requirement: str, advice: str = "") -> NoReturn:
+    """Raise ValueError that names the first entry of X which is `wrong`."""
+    row, column = np.argwhere(wrong)[0]
+    raise ValueError(f"{requirement}, got {X[row, column]} in row {row}, column {column}.{advice}")
 
 
 @contextmanager

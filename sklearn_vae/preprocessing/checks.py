@@ -8,12 +8,6 @@ from sklearn.utils.validation import check_array
 from sklearn_vae.validation import FLOAT_DTYPES
 
 
-def refuse(X: np.ndarray, wrong: np.ndarray, requirement: str) -> None:
-    """Raise ValueError that names the first entry of X which is `wrong`."""
-    row, column = np.argwhere(wrong)[0]
-    raise ValueError(f"{requirement}, got {X[row, column]} in row {row}, column {column}.")
-
-
 def check_image(estimator: Any, X: Any) -> np.ndarray:
     """X as `inverse_transform` takes it: floats in as many columns as there are features."""
     X = check_array(X, dtype=list(FLOAT_DTYPES), input_name="X")

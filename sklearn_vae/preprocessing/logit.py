@@ -12,8 +12,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.gaussian.arrays import row_blocks
-from sklearn_vae.preprocessing.checks import check_image, refuse
-from sklearn_vae.validation import FLOAT_DTYPES, is_real
+from sklearn_vae.preprocessing.checks import check_image
+from sklearn_vae.validation import FLOAT_DTYPES, is_real, refuse
 
 
 class LogitTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
