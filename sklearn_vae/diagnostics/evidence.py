@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,7 @@ class Evidence:
                 "near_zero": float((ratio < min(NEAR_ZERO, FAR_BELOW * np.median(ratio))).mean()),
             }
 
-    @property
+    @cached_property
     def decoded(self) -> tuple[Array, Array]:
         """Mean and variance of p(x|z) at the posterior means of the rows seen."""
         mean, variance = self.model.conditional(self.model.posterior(self.seen)[0])
