@@ -15,10 +15,13 @@ import numpy as np
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
 
-def parse_arguments(doc, **options):
-    """--scale, --repeats and --data, and what `options` adds; `doc` is the script's claim."""
+def parse_arguments(doc, scales=("full", "smoke"), **options):
+    """--scale, --repeats and --data, and what `options` adds; `doc` is the script's claim.
+
+    The first of the scales is the one where none is said.
+    """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--scale", choices=["full", "smoke"], default="full")
+    parser.add_argument("--scale", choices=scales, default=scales[0])
     parser.add_argument("--repeats", type=int, help="paired runs; the median is printed")
     parser.add_argument("--data", type=Path, help="an .npz file with the rows in X")
     for name, keywords in options.items():

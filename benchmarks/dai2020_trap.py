@@ -22,7 +22,6 @@ of pPCA, claims that depend on the rows are printed, and what holds for any rows
 installed, into the folder.
 """
 
-import argparse
 import csv
 import importlib.util
 import math
@@ -30,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Verdict, load_rows
+from common import Verdict, load_rows, parse_arguments
 
 from sklearn_vae import PPCA, DeepGaussianVAE, SoftThresholdDecoder
 from sklearn_vae.datasets import make_collapse_trap
@@ -43,16 +42,10 @@ SCALES = {  # directions, thresholds, epochs, seeds
     "cpu": (24, (0.0, 0.25, 0.5, 1.0, 2.0), 2000, 3),
     "full": (90, (0.0, 0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0), 4000, 10),
 }
-
-
-def options():
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scale", choices=SCALES, default="cpu")
-    parser.add_argument("--data", type=Path, help="an .npz file with the rows in X")
-    parser.add_argument("--device", default="cpu", help="for the training")
-    parser.add_argument("--output", type=Path, help="a folder for the CSV, table and picture")
-    return parser.parse_args()
+OPTIONS = {
+    "device": {"default": "cpu", "help": "for the training"},
+    "output": {"type": Path, "help": "a folder for the CSV, table and picture"},
+}
 
 
 def directions(d, n):
@@ -321,7 +314,7 @@ def draw(curve, largest, ladder, gains, gamma, alpha, path):
 
 def main():
     """Both propositions, on the trap or on given rows."""
-    arguments = options()
+    arguments = parse_arguments(__doc__, ("cpu", "smoke", "full"), **OPTIONS)
     verdict, known = Verdict(arguments.scale), arguments.data is None
     n_ways, thresholds, *_ = SCALES[arguments.scale]
     if known:
