@@ -35,6 +35,8 @@ NOISY = [
 ]
 # Whose posteriors are normals with independent dimensions.
 DIAGONAL = [m for m in MODELS if getattr(m, "variational_family", "diagonal") == "diagonal"]
+# Both, where draws from the moments of the posterior are draws from it.
+NOISY_DIAGONAL = [m for m in NOISY if getattr(m, "variational_family", "diagonal") == "diagonal"]
 
 
 class Stranger(BaseEstimator):
