@@ -18,13 +18,13 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")
 def parse_arguments(doc, scales=("full", "smoke"), **options):
     """--scale, --repeats and --data, and what `options` adds; `doc` is the script's claim.
 
-    The first of the scales is the one where none is said.
+    The first of the scales is the one where none is said; `options` may have its own --data.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--scale", choices=scales, default=scales[0])
     parser.add_argument("--repeats", type=int, help="paired runs; the median is printed")
-    parser.add_argument("--data", type=Path, help="an .npz file with the rows in X")
-    for name, keywords in options.items():
+    one_file = {"type": Path, "help": "an .npz file with the rows in X"}
+    for name, keywords in {"data": one_file, **options}.items():
         parser.add_argument(f"--{name}", **keywords)
     arguments = parser.parse_args()
     if arguments.repeats is None:

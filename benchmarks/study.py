@@ -1,0 +1,243 @@
+"""What the scripts that reproduce papers share: runs that are kept, claims, tables, pictures."""
+
+import csv
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import sklearn
+import torch
+from common import Verdict, parse_arguments
+from joblib.externals.loky import get_reusable_executor
+
+from sklearn_vae.datasets import load_digit_images
+
+# EX_TEMPFAIL: the same command goes on.
+NOT_DONE = 75
+
+OPTIONS = {
+    "data": {"type": Path, "nargs": "+", "help": ".npz files with images or rows in X"},
+    "device": {"default": "auto", "help": "of the training; auto: a GPU where there is one"},
+    "output": {"type": Path, "help": "folder of the runs, tables and the picture"},
+    "minutes": {
+        "type": float,
+        "help": f"stop after so long, with status {NOT_DONE}, to go on later",
+    },
+    "jobs": {"type": int, "default": 1, "help": "runs at the same time"},
+}
+
+
+class Study:
+    """The runs of one script: each is kept as soon as it is done, and then not done again.
+
+    A run is a function of arrays and settings; its record, a JSON file, is found again by the
+    function's name, the settings and a checksum of the arrays, so that the script can be killed at
+    any time and the same command goes on. What it changes in its own code it does not see: remove
+    the folder then. Within a run the estimator's `checkpoint` folder does the same.
+
+    Parameters
+    ----------
+    doc : str
+        The script's docstring.
+    options : dict
+        Further options of the command line.
+
+    Attributes
+    ----------
+    arguments : Namespace
+    name : str
+        Of the script.
+    folder : Path
+        --output; else benchmark_results/NAME/SCALE, or at smoke scale one that is removed.
+    """
+
+    def __init__(self, doc, **options):
+        self.arguments = parse_arguments(doc, ("cpu", "smoke", "full"), **OPTIONS, **options)
+        self.name = Path(sys.argv[0]).stem
+        self.folder = self.arguments.output
+        if self.folder is None and self.arguments.scale == "smoke":
+            self._temporary = tempfile.TemporaryDirectory()
+            self.folder = Path(self._temporary.name)
+        elif self.folder is None:
+            self.folder = Path("benchmark_results") / self.name / self.arguments.scale
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.arguments.minutes:
+            signal.signal(signal.SIGALRM, self._leave)
+            signal.setitimer(signal.ITIMER_REAL, 60.0 * self.arguments.minutes)
+
+    def runs(self, function, settings, *arrays):
+        """Results of function(*arrays, device=, checkpoint=, **each), in the order of `settings`.
+
+        `settings` are dicts of what JSON can hold, and so are the results.
+        """
+        data = [_checksum(array) for array in arrays]
+        paths = [self._path(function, each, data) for each in settings]
+        missing = [i for i, path in enumerate(paths) if not path.exists()]
+        if missing:
+            print(f"{function.__name__}: {len(paths) - len(missing)} of {len(paths)} runs are done")
+        start = time.perf_counter()
+        run = joblib.delayed(functools.partial(_run, function, self.arguments.device))
+        parallel = joblib.Parallel(self.arguments.jobs, return_as="generator_unordered")
+        for n, index in enumerate(parallel(run(i, paths[i], settings[i], arrays) for i in missing)):
+            left = (time.perf_counter() - start) / (n + 1) * (len(missing) - n - 1) / 60.0
+            record = json.loads(paths[index].read_text())
+            told = ", ".join(f"{name}={value}" for name, value in settings[index].items())
+            print(
+                f"  [{n + 1}/{len(missing)}] {record['seconds']:.0f} s, {left:.1f} min left: {told}"
+            )
+        return [json.loads(path.read_text())["result"] for path in paths]
+
+    def write(self, name, text):
+        """A text file in the folder."""
+        path = self.folder / name
+        path.write_text(text, encoding="utf-8")
+        print(f"written: {path}")
+
+    def save(self, figure, name=None):
+        """The picture."""
+        path = self.folder / (name or f"{self.name}.png")
+        figure.savefig(path, dpi=110)
+        print(f"written: {path}")
+
+    def _path(self, function, settings, data):
+        text = json.dumps([function.__name__, settings, data], sort_keys=True)
+        key = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+        return self.folder / "runs" / f"{function.__name__}-{key}.json"
+
+    def _leave(self, *_):
+        print("time is up; the same command goes on", flush=True)
+        if self.arguments.jobs == 1:
+            sys.exit(NOT_DONE)
+        get_reusable_executor().shutdown(kill_workers=True)
+        os._exit(NOT_DONE)
+
+
+def _run(function, device, index, path, settings, arrays):
+    """Do one run and keep its record; its checkpoints are removed then."""
+    checkpoint = path.parents[1] / "checkpoints" / path.stem
+    start = time.perf_counter()
+    result = function(*arrays, device=device, checkpoint=checkpoint, **settings)
+    record = {
+        "settings": settings,
+        "result": result,
+        "seconds": time.perf_counter() - start,
+        "machine": machine(device),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(record, default=_plain))
+    os.replace(draft, path)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return index
+
+
+def _plain(value):
+    return value.tolist()  # arrays and numbers of NumPy
+
+
+def _checksum(array):
+    array = np.ascontiguousarray(array)
+    text = hashlib.blake2b(array.view(np.uint8).reshape(-1), digest_size=12).hexdigest()
+    return [array.dtype.str, list(array.shape), text]
+
+
+def machine(device):
+    """What the runs ran on, in words."""
+    on_gpu = torch.cuda.is_available() and str(device) != "cpu"
+    place = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()}, CPU"
+    return (
+        f"{place}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, scikit-learn {sklearn.__version__}"
+    )
+
+
+class Table:
+    """Rows under a head, written as CSV with all digits and as Markdown with six."""
+
+    def __init__(self, *head):
+        self.head, self.rows = head, []
+
+    def add(self, *cells):
+        """One row."""
+        if len(cells) != len(self.head):
+            raise ValueError(f"a row needs {len(self.head)} cells, got {len(cells)}.")
+        self.rows.append(cells)
+
+    def markdown(self):
+        """As a Markdown table."""
+        rows = [self.head, ["---"] * len(self.head), *([_short(c) for c in r] for r in self.rows)]
+        escaped = ([str(cell).replace("|", r"\|") for cell in row] for row in rows)
+        return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
+
+    def write_csv(self, path):
+        """As a CSV file."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([self.head, *self.rows])
+
+
+def _short(cell):
+    if cell is None:
+        return ""
+    return f"{cell:.6g}" if isinstance(cell, float) else str(cell)
+
+
+class Claims(Verdict):
+    """Statements with the published value, ours, and the verdict, as they are found to hold."""
+
+    def __init__(self, scale):
+        super().__init__(scale)
+        self.table = Table("statement", "published", "ours", "verdict")
+
+    def add(self, statement, published, ours, holds, *, decides=True):
+        """One statement; where it does not decide it is told and recorded only."""
+        self.table.add(statement, published, ours, "holds" if holds else "differs")
+        if decides:
+            self.claim(f"{statement}: {ours} (published: {published})", holds)
+        else:
+            print(f"  {'yes ' if holds else 'no  '}  {statement}: {ours} (published: {published})")
+
+
+def write_report(study, claims, **tables):
+    """NAME.md with the command, the machine, the claims and all tables; a CSV file for each."""
+    command = " ".join([f"python benchmarks/{study.name}.py", *sys.argv[1:]])
+    lines = [f"# {study.name}, scale {study.arguments.scale}\n", f"`{command}`, on"]
+    lines += [f"{machine(study.arguments.device)}.\n", claims.table.markdown()]
+    for name, table in {"claims": claims.table, **tables}.items():
+        table.write_csv(study.folder / f"{study.name}_{name}.csv")
+        if table is not claims.table:
+            lines += [f"## {name.replace('_', ' ')}\n", table.markdown()]
+    study.write(f"{study.name}.md", "\n".join(lines))
+
+
+def figure(*args, **keywords):
+    """`matplotlib.pyplot.subplots` that needs no screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(*args, layout="constrained", **keywords)
+
+
+def load_images(paths=None):
+    """Rows (n, channels * height * width) of uint8, one image a row, and that shape.
+
+    Of .npz files with X of shape (n, height, width) or (n, height, width, channels); else of
+    scikit-learn's digits, 8 x 8, with 17 levels instead of 256.
+    """
+    if not paths:
+        digits = load_digit_images()
+        return digits.data, digits.image_shape
+    X = np.concatenate([np.load(path)["X"] for path in paths])
+    X = X[:, None] if X.ndim == 3 else X.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(X.reshape(len(X), -1)), X.shape[1:]
