@@ -1,0 +1,118 @@
+"""The runs of a benchmark that reproduces a paper: one that was killed goes on."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+SCRIPT = '''"""A script of three runs, of which the second waits for a file."""
+
+import os, sys, time
+import numpy as np
+from study import Claims, Study, Table, write_report
+
+
+def train(X, device, checkpoint, size):
+    with open(WORK + "/runs_begun", "a") as file:
+        file.write(f"{size}")
+    while size == 2 and not os.path.exists(WORK + "/go_on"):
+        time.sleep(0.01)
+    return {"total": X.sum() * size, "parts": np.arange(size), "device": device}
+
+
+WORK = sys.argv.pop()
+study = Study(__doc__)
+results = study.runs(train, [{"size": size} for size in (1, 2, 3)], np.ones(4))
+claims = Claims(study.arguments.scale)
+claims.add("a|b", 24.0, results[-1]["total"] + results[1]["total"] + results[0]["total"], True)
+table = Table("size", "parts")
+for result in results:
+    table.add(result["total"] / 3, result["parts"])
+write_report(study, claims, parts=table)
+'''
+
+
+@pytest.fixture
+def command(tmp_path):
+    script = tmp_path / "three_runs.py"
+    script.write_text(SCRIPT)
+    return [sys.executable, script, "--output", tmp_path / "out", "--device", "cpu"], tmp_path
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(BENCHMARKS), *sys.path])}
+
+
+def begun(folder):
+    path = folder / "runs_begun"
+    return path.read_text() if path.exists() else ""
+
+
+def go_on(command, folder, *options):
+    (folder / "go_on").touch()
+    ran = subprocess.run(
+        [*command, *options, folder],
+        check=False,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--jobs", "2")])
+def test_a_killed_study_goes_on_with_the_runs_that_are_missing(command, options):
+    command, folder = command
+    killed = subprocess.Popen([*command, folder], env=environment())
+    while begun(folder) != "12":
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    out = go_on(command, folder, *options)
+    assert "1 of 3 runs are done" in out
+    assert sorted(begun(folder)) == ["1", "2", "2", "3"]
+    assert "0 of 3" not in go_on(command, folder)
+    assert sorted(begun(folder)) == ["1", "2", "2", "3"]
+
+
+def test_after_its_minutes_a_study_leaves_with_a_status_of_its_own(command):
+    command, folder = command
+    ran = subprocess.run(
+        [*command, "--minutes", "0.1", folder],
+        check=False,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 75, ran.stderr
+    assert "the same command goes on" in ran.stdout
+
+
+def test_what_a_study_writes(command):
+    command, folder = command
+    go_on(command, folder)
+    out = folder / "out"
+    lines = (out / "three_runs_claims.csv").read_text().splitlines()
+    assert list(csv.reader(lines)) == [
+        ["statement", "published", "ours", "verdict"],
+        ["a|b", "24.0", "24.0", "holds"],
+    ]
+    text = (out / "three_runs.md").read_text()
+    assert "three_runs.py --output" in text
+    assert r"| a\|b | 24 | 24 | holds |" in text
+    assert "| 1.33333 | [0] |" in text
+    assert (out / "three_runs_parts.csv").read_text().splitlines()[1] == "1.3333333333333333,[0]"
+    record = json.loads(next((out / "runs").glob("*.json")).read_text())
+    assert record["result"]["device"] == "cpu"
+    assert record["seconds"] > 0.0
+    assert not (out / "checkpoints").exists()
