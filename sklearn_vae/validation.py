@@ -19,6 +19,9 @@ from sklearn.utils.validation import check_array, validate_data
 
 FLOAT_DTYPES = (np.float64, np.float32)
 
+# Packages that Dask's collections come from.
+DASK = ("dask", "dask_expr")
+
 
 def is_integer(value: Any) -> bool:
     """Whether `value` is an integer of any kind; a bool is a flag, not a number."""
@@ -107,6 +110,7 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: in
 
 def checked_data(estimator: BaseEstimator, X: Any, **options: Any) -> Any:
     """scikit-learn's validate_data, without warnings before its errors; float64 or float32."""
+    refuse_dask(estimator, X)
     options = {"dtype": list(FLOAT_DTYPES), **options}
     if hasattr(X, "dtypes") and len(X.shape) == 2 and X.shape[1] == 0:
         X = np.empty(X.shape)  # a frame without columns has no dtype to look at
@@ -118,6 +122,21 @@ def _is_foreign(X: Any) -> bool:
     """Whether X is and stays an array of another library than NumPy."""
     foreign = is_array_api_obj(X) and not is_numpy_array(X)
     return bool(foreign and get_config()["array_api_dispatch"])
+
+
+def is_dask(X: Any) -> bool:
+    """Whether X is one of Dask's collections, which is found without importing it."""
+    return any(base.__module__.partition(".")[0] in DASK for base in type(X).__mro__)
+
+
+def refuse_dask(estimator: BaseEstimator, X: Any, name: str = "X") -> None:
+    """Raise TypeError if X is one of Dask's collections, whose rows NumPy would gather."""
+    if is_dask(X):
+        raise TypeError(
+            f"{name} is a Dask {type(X).__name__}, all of which {type(estimator).__name__} would "
+            f"gather here: pass {name}.compute() if it fits into memory. (PPCA, PPCACV and "
+            "LinearVAE with solver='em' fit Dask arrays, and transform and score them.)"
+        )
 
 
 def is_memory_mapped(X: Any) -> bool:
@@ -207,6 +226,7 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
 
 def check_latents(estimator: BaseEstimator, Z: Any, n_components: int) -> Any:
     """Z as a finite float array of shape (n, n_components)."""
+    refuse_dask(estimator, Z, "Z")
     with np.errstate(invalid="ignore", over="ignore"):
         Z = check_array(
             Z,

@@ -31,9 +31,11 @@ LAYOUT = [
     "gaussian.soft_threshold",
     "gaussian",
     "linear.weights",
+    "linear.solvers",
+    "linear.seen",
+    "dask",
     "linear.base",
     "linear.closed_form",
-    "linear.solvers",
     "linear.incomplete",
     "linear.ppca",
     "linear.folds",
@@ -121,7 +123,6 @@ LAYOUT = [
     "persistence.nets",
     "persistence",
     "model_selection",
-    "dask",
     "",
 ]
 FORBIDDEN = {"gaussian": {"torch", "sklearn", "skorch"}, "nn": {"sklearn", "skorch"}}

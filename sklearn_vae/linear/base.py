@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_vae.dask import mapped_latents, mapped_rows, mean_score
 from sklearn_vae.gaussian import missing
 from sklearn_vae.gaussian.arrays import (
     Array,
@@ -40,6 +41,7 @@ from sklearn_vae.validation import (
     check_rows,
     check_same_place,
     has_nan,
+    is_dask,
 )
 
 COORDINATES = ("posterior", "principal", "whitened")
@@ -72,6 +74,8 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
+        if is_dask(X):
+            return mapped_rows(self, "transform", X)
         X = self._check_more_rows(X, "transform")
         if self._has_missing(X):
             if self.coordinates == "posterior":
@@ -95,6 +99,8 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
+        if is_dask(Z):
+            return mapped_latents(self, "inverse_transform", Z)
         Z = self._check_latents(Z, "inverse_transform")
         if self.coordinates == "posterior":
             return affine(Z, self.loadings_.T, self.mean_)
@@ -200,6 +206,8 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             If the noise variance is 0 and the covariance singular.
         """
         gaussian = self._check_regular("score_samples")
+        if is_dask(X):
+            return mapped_rows(self, "score_samples", X)
         X = self._check_more_rows(X, "score_samples")
         return self._log_likelihood(gaussian, X, "score_samples")
 
@@ -230,6 +238,8 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             If the noise variance is 0 and the covariance singular, or the weights do not fit.
         """
         gaussian = self._check_regular("score")
+        if is_dask(X):
+            return mean_score(self, X, sample_weight)
         X = self._check_more_rows(X, "score")
         X, weights, _, _ = weighted_rows(X, sample_weight, at_least=1)
         values = self._log_likelihood(gaussian, X, "score")

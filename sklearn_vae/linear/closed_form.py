@@ -6,9 +6,8 @@ import math
 from typing import Any
 
 from array_api_compat import array_namespace
-from scipy import sparse
 
-from sklearn_vae.gaussian.arrays import Array, float_type
+from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.bounds import entropy_bound, kl_per_dimension
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import Spectrum
@@ -90,8 +89,3 @@ class ClosedFormModel(LinearGaussianModel):
             self.entropy_bound_ = entropy_bound(self.n_features_in_, sigma2, log_variance)
         else:
             self.entropy_bound_ = self.elbo_
-
-
-def dtype_of(X: Any) -> Any:
-    """In which X is computed with, and its model kept."""
-    return X.dtype if sparse.issparse(X) else float_type(X)

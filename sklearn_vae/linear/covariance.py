@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn_vae.gaussian.linear_elbo import LinearElbo
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import SMALLEST, Spectrum
+from sklearn_vae.linear.seen import SeenRows
 from sklearn_vae.linear.solvers import (
     SQUARES_HELD,
     centred_rows,
@@ -41,7 +42,7 @@ def check_spread(variances: Array, mean: Array, dtype: Any) -> None:
 class CovarianceOfRows:
     """Mean and covariance S (divisor n) of a matrix X of shape (n, d).
 
-    S is a matrix where n >= d, else the rows stand for it.
+    S is a matrix where n >= d or only moments of the rows are here, else the rows stand for it.
 
     Raises
     ------
@@ -51,9 +52,12 @@ class CovarianceOfRows:
         If (d, d) or (n, n) matrices, whichever are smaller, do not fit.
     """
 
-    X: Array
+    X: Any
     mean: Array
     moments: Moments | None
+    n_samples: int
+    dtype: Any
+    eps: float
 
     @classmethod
     def of(cls, X: Array) -> CovarianceOfRows:
@@ -67,21 +71,24 @@ class CovarianceOfRows:
         )
         if n >= d:
             moments = moments_of(X)
-            rows = cls(X, moments.mean, moments)
+            rows = cls(X, moments.mean, moments, n, X.dtype, eps_of(X))
         else:
-            rows = cls(X, X.mean(axis=0, dtype=np.float64), None)
+            rows = cls(X, X.mean(axis=0, dtype=np.float64), None, n, X.dtype, eps_of(X))
         check_spread(rows.variances, rows.mean, X.dtype)
         return rows
 
-    @property
-    def n_samples(self) -> int:
-        """Number n of rows."""
-        return len(self.X)
+    @classmethod
+    def seen(cls, seen: SeenRows) -> CovarianceOfRows:
+        """Of rows that are elsewhere."""
+        mean, n = seen.moments.mean, int(seen.n_rows)
+        rows = cls(None, mean, seen.moments, n, seen.dtype, seen.eps)
+        check_spread(rows.variances, mean, seen.dtype)
+        return rows
 
     @property
     def n_features(self) -> int:
         """Number d of features."""
-        return self.X.shape[1]
+        return len(self.mean)
 
     @property
     def variances(self) -> Array:
@@ -103,7 +110,10 @@ class CovarianceOfRows:
 
     @cached_property
     def centred(self) -> Array:
-        """X less its mean, in float64."""
+        """X less its mean, in float64; of rows that are elsewhere, d with the same covariance."""
+        if self.X is None:
+            lengths = np.sqrt(self.n_features * self.spectrum.eigenvalues)
+            return lengths[:, None] * self.spectrum.components
         return self.X.astype(np.float64) - self.mean
 
     @cached_property
@@ -117,12 +127,12 @@ class CovarianceOfRows:
     def spectrum(self) -> Spectrum:
         """All eigenpairs of S that n rows can have."""
         if self.moments is not None:
-            return Spectrum.of_moments(self.moments, eps=eps_of(self.X))
+            return Spectrum.of_moments(self.moments, eps=self.eps)
         return spectrum_of_gram(centred_rows(self.X, None, keep=False, wide=True), None)
 
     def count(self, n_components: Any) -> int:
         """The k that `n_components` means; ValueError if it does not fit the rows."""
-        most = min(self.X.shape)
+        most = min(self.n_samples, self.n_features)
         if is_integer(n_components) and not 1 <= n_components <= most:
             raise ValueError(
                 "n_components must be between 1 and min(n_samples, n_features) = "

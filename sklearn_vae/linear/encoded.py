@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_vae.dask import mapped_latents, mapped_rows, mean_score
 from sklearn_vae.gaussian.arrays import affine, row_blocks
 from sklearn_vae.gaussian.bounds import (
     COLLAPSE_KL,
@@ -23,7 +24,14 @@ from sklearn_vae.gaussian.bounds import (
 from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters, reconstruction_of
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
-from sklearn_vae.validation import check_integer, check_latents, check_random_state, checked_data
+from sklearn_vae.validation import (
+    check_integer,
+    check_latents,
+    check_random_state,
+    checked_data,
+    is_dask,
+    refuse_dask,
+)
 
 Array = NDArray[Any]
 
@@ -35,7 +43,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     `prior_variance_` and `noise_variance_`.
     """
 
-    def transform(self, X: Any) -> Array:
+    def transform(self, X: Any) -> Any:
         """Posterior mean V (x - mu) of each row.
 
         Parameters
@@ -46,11 +54,13 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         -------
         Z : array of shape (n, k)
         """
+        if is_dask(X):
+            return mapped_rows(self, "transform", X)
         X = self._check_rows(X)
         blocks = [self._encode(X[rows]) for rows in row_blocks(*X.shape)]
         return np.concatenate(blocks).astype(X.dtype, copy=False)
 
-    def inverse_transform(self, Z: Any) -> Array:
+    def inverse_transform(self, Z: Any) -> Any:
         """Decoder's mean W z + mu at latent coordinates.
 
         Parameters
@@ -62,6 +72,8 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         X : array of shape (n, d)
         """
         check_is_fitted(self)
+        if is_dask(Z):
+            return mapped_latents(self, "inverse_transform", Z)
         Z = check_latents(self, Z, self.n_components_)
         return affine(Z, self.loadings_.T, self.mean_)
 
@@ -80,6 +92,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         variance : array of shape (n, k), or covariance of shape (n, k, k)
             The same for every row: a read-only view of one row.
         """
+        refuse_dask(self, X)
         mean = self.transform(X)
         variance = self.encoder_variance_.astype(mean.dtype)
         if return_cov:
@@ -99,6 +112,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         variance : array of shape (n, d)
             sigma2 everywhere: a read-only view of one number.
         """
+        refuse_dask(self, Z, "Z")
         mean = self.inverse_transform(Z)
         return mean, np.broadcast_to(np.asarray(self.noise_variance_, mean.dtype), mean.shape)
 
@@ -124,7 +138,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return X.astype(dtype), (Z * np.sqrt(self.prior_variance_)).astype(dtype)
 
     @np.errstate(invalid="ignore", over="ignore")  # a density may be below the range of float64
-    def score_samples(self, X: Any) -> Array:
+    def score_samples(self, X: Any) -> Any:
         """Evidence lower bound of each row, in nats, in closed form; higher is better. O(d k).
 
         Parameters
@@ -135,6 +149,8 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         -------
         array of shape (n,)
         """
+        if is_dask(X):
+            return mapped_rows(self, "score_samples", X)
         X = self._check_rows(X)
         sigma2 = self.noise_variance_
         log_noise = X.shape[1] * (math.log(2.0 * math.pi) + math.log(sigma2))
@@ -149,6 +165,8 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         X : array-like of shape (n, d)
         y : Ignored
         """
+        if is_dask(X):
+            return mean_score(self, X)
         return float(self.score_samples(X).mean())
 
     @np.errstate(invalid="ignore", over="ignore")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import reduce
 from operator import add
 from typing import Any, TypeAlias
@@ -12,11 +12,13 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array
 from scipy import sparse
 
+from sklearn_vae.dask import check_squares_fit, seen_in_parts
 from sklearn_vae.gaussian.arrays import Array, row_blocks, stored_eps
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.rows import CentredRows
 from sklearn_vae.gaussian.shifted import dense
 from sklearn_vae.gaussian.spectrum import Spectrum, rounded_along
+from sklearn_vae.linear.seen import dtype_of
 from sklearn_vae.linear.solvers import (
     centred_rows,
     check_square_fits,
@@ -31,6 +33,9 @@ from sklearn_vae.validation import is_memory_mapped
 # The training and the held-out rows of one split, as indices.
 Split: TypeAlias = tuple[np.ndarray, np.ndarray]
 
+# A run of splits, the part that each row is in, and each part's role in each split.
+Plan: TypeAlias = tuple[list[Split], np.ndarray, np.ndarray]
+
 
 class MomentFolds:
     """The spectrum of each split's training rows, and the variances of its held-out rows.
@@ -43,26 +48,33 @@ class MomentFolds:
         check_square_fits(X, X.shape[1], "PPCACV")
         self._X, self._weights, self._splits = X, weights, splits
         self._eps = {"eps": eps_of(X), "stored": stored_eps(X)}
+        self.n, self.dtype = _total(X, weights), dtype_of(X)
         self.moments: Moments | None = None
 
     def __iter__(self) -> Iterator[tuple[Spectrum, Array, float]]:
-        n, d = self._X.shape
-        # Of the parts of a run three lists of scatters are held: no more than fit in 256 MiB.
-        most = max(2**28 // (24 * d**2), 10)
-        for run, part, table in _plans(self._splits, n, most):
+        for i, (run, part, table) in enumerate(self._runs()):
             if table.shape[1] == 0:
                 pairs = [(self._moments_of(train), self._moments_of(test)) for train, test in run]
             else:
-                pairs = list(self._merged(part, table))
+                pairs = list(self._merged(self._moments_of_parts(i, part), table))
             for (train, _), (training, held_out) in zip(run, pairs, strict=True):
                 spectrum = Spectrum.of_moments(training, n_rows=len(train), **self._eps)
                 yield spectrum, *spectrum.variances_of(held_out)
 
-    def _merged(self, part: np.ndarray, table: np.ndarray) -> Iterator[tuple[Moments, Moments]]:
-        """Moments of the training and of the held-out rows of each split of a run."""
+    def _runs(self) -> Iterable[Plan]:
+        n, d = self._X.shape
+        # Of the parts of a run three lists of scatters are held: no more than fit in 256 MiB.
+        return _plans(self._splits, n, max(2**28 // (24 * d**2), 10))
+
+    def _moments_of_parts(self, run: int, part: np.ndarray) -> list[Moments]:
         order = np.argsort(part, kind="stable")
         rows = np.split(order, np.cumsum(np.bincount(part))[:-1])
-        moments = [self._moments_of(some) for some in rows]
+        return [self._moments_of(some) for some in rows]
+
+    def _merged(
+        self, moments: list[Moments], table: np.ndarray
+    ) -> Iterator[tuple[Moments, Moments]]:
+        """Moments of the training and of the held-out rows of each split of a run."""
         before = list(itertools.accumulate(moments))
         after = list(itertools.accumulate(reversed(moments), lambda a, b: b + a))[::-1]
         self.moments = before[-1]
@@ -87,6 +99,54 @@ class MomentFolds:
         return Spectrum.of_moments(self.moments, n_rows=self._X.shape[0], **self._eps)
 
 
+class BlockFolds(MomentFolds):
+    """The same of the blocks of a Dask array, each of which is read once for all runs of splits.
+
+    Raises
+    ------
+    ValueError
+        If a split has a row more than once, or its training or held-out rows have no weight.
+    MemoryError
+        If the moments of the parts of all runs do not fit into memory.
+    """
+
+    def __init__(self, estimator: Any, X: Any, sample_weight: Any, splits: list[Split]) -> None:
+        n, d = X.shape
+        self._X = X
+        self._plans = list(_plans(splits, n, len(splits)))
+        if any(table.shape[1] == 0 for *_, table in self._plans):
+            raise ValueError("cv must not give a row more than once in a split of a Dask array.")
+        check_squares_fit(estimator, d, 3 * sum(table.shape[1] for *_, table in self._plans))
+        found = seen_in_parts(estimator, X, sample_weight, [part for _, part, _ in self._plans])
+        if not found:
+            raise ValueError("sample_weight must be positive for some rows, got none.")
+        whole = reduce(add, found.values())
+        self._eps, self.dtype = {"eps": whole.eps, "stored": whole.stored}, whole.dtype
+        none = Moments(0.0, np.zeros(d), np.zeros((d, d)))
+        self._moments = [
+            [found[i, j].moments if (i, j) in found else none for j in range(table.shape[1])]
+            for i, (*_, table) in enumerate(self._plans)
+        ]
+        self.n = sum(some.n for some in self._moments[0])
+        self._check_weights()
+        self.moments = None
+
+    def _check_weights(self) -> None:
+        number = itertools.count()
+        for (*_, table), moments in zip(self._plans, self._moments, strict=True):
+            n = np.array([some.n for some in moments])
+            for roles in table:
+                i = next(number)
+                for name, role in (("training", 1), ("held-out", 2)):
+                    check_some_weight(n[roles == role], name, i)
+
+    def _runs(self) -> Iterable[Plan]:
+        return self._plans
+
+    def _moments_of_parts(self, run: int, part: np.ndarray) -> list[Moments]:
+        return self._moments[run]
+
+
 class GramFolds:
     """The same by the Gram matrix of all rows: each split's is a part of it, centred anew."""
 
@@ -94,6 +154,7 @@ class GramFolds:
         check_square_fits(X, X.shape[0], "PPCACV")
         self._X, self._weights, self._splits = X, weights, splits
         self._rows = self._centred(None)
+        self.n, self.dtype = _total(X, weights), dtype_of(X)
         self._K = self._rows.gram()
 
     def _centred(self, weights: Array | None, rows: np.ndarray | None = None) -> CentredRows:
@@ -200,9 +261,21 @@ def _take(array: Any, rows: np.ndarray) -> Any:
     return xp.take(array, xp.asarray(rows, device=device(array)), axis=0)
 
 
-def _plans(
-    splits: list[Split], n: int, most: int
-) -> Iterator[tuple[list[Split], np.ndarray, np.ndarray]]:
+def _total(X: Any, weights: Array | None) -> float:
+    """Number of rows, or sum of their weights."""
+    return float(X.shape[0] if weights is None else array_namespace(weights).sum(weights))
+
+
+def check_some_weight(weights: np.ndarray, name: str, split: int) -> None:
+    """Raise ValueError where rows of a split, called `name`, have no weight."""
+    if not weights.any():
+        raise ValueError(
+            f"sample_weight must be positive for some {name} rows of every split, got none in "
+            f"split {split}."
+        )
+
+
+def _plans(splits: list[Split], n: int, most: int) -> Iterator[Plan]:
     """Runs of at most `most` splits whose held-out rows do not overlap, each with a plan.
 
     That is the part that each row belongs to, and for every split and part whether it is in
@@ -220,7 +293,7 @@ def _plans(
     yield from _planned(run, n)
 
 
-def _planned(run: list[Split], n: int) -> Iterator[tuple[list[Split], np.ndarray, np.ndarray]]:
+def _planned(run: list[Split], n: int) -> Iterator[Plan]:
     roles = np.zeros((len(run), n), dtype=np.int8)
     part = np.zeros(n, dtype=int)
     repeated = False

@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 
 from sklearn_vae.checkpoint import Checkpoint, check_checkpoint, random_state_of
+from sklearn_vae.dask import rows_in_blocks, seen_in_blocks
 from sklearn_vae.fingerprint import fingerprint
 from sklearn_vae.gaussian.ascent import Ascent, maximise
 from sklearn_vae.gaussian.linear_elbo import (
@@ -35,6 +36,7 @@ from sklearn_vae.validation import (
     check_noise_variance,
     check_real,
     checked_data,
+    is_dask,
     is_integer,
     is_real,
 )
@@ -239,7 +241,8 @@ class LinearVAE(EncodedLinearModel):
         Parameters
         ----------
         X : array-like of shape (n, d)
-            At least two rows, not all the same.
+            At least two rows, not all the same. Of a Dask array or DataFrame, for solver "em",
+            each block is read once and nothing gathered but moments, as :meth:`PPCA.fit` says.
         y : Ignored
 
         Returns
@@ -248,6 +251,8 @@ class LinearVAE(EncodedLinearModel):
 
         Raises
         ------
+        TypeError
+            If X is a Dask array and the solver another: these train on rows.
         ValueError
             If a parameter is out of its range, alone or for the shape of X, or X is not a finite
             matrix.
@@ -259,8 +264,14 @@ class LinearVAE(EncodedLinearModel):
         """
         self._check_parameters()
         with all_or_nothing(self):
-            X = checked_data(self, X, ensure_min_samples=2)
-            rows = CovarianceOfRows.of(X)
+            if is_dask(X) and self.solver == "em":
+                rows = CovarianceOfRows.seen(
+                    seen_in_blocks(self, rows_in_blocks(self, X, reset=True))
+                )
+                X = rows.moments
+            else:
+                X = checked_data(self, X, ensure_min_samples=2)
+                rows = CovarianceOfRows.of(X)
             k = rows.count(self.n_components)
             file = Checkpoint.of(self, X)
             self.__dict__.pop("_stream", None)
@@ -353,7 +364,7 @@ class LinearVAE(EncodedLinearModel):
         """By closed forms: from a random start, since nothing has to be known of the solution."""
         self._check_share(self._noise(), rows.average_variance)
         random_state = random_state_of(self, file)
-        m = min(k + SPARE_DIRECTIONS, *rows.X.shape)
+        m = min(k + SPARE_DIRECTIONS, rows.n_samples, rows.n_features)
         start = rows.scale * random_state.standard_normal((rows.n_features, m))
         history, last = self._climb(rows, start, k, file)
         self.n_iter_ = len(history) - 1
@@ -478,7 +489,7 @@ class LinearVAE(EncodedLinearModel):
         components: Array,
         active_bounds: tuple[str, ...],
     ) -> None:
-        self._set_model(p, rows.mean, rows.X.dtype, components)
+        self._set_model(p, rows.mean, rows.dtype, components)
         bounds = self._floor_if_held(rows.average_variance) + active_bounds
         # Not the covariance's residual, a difference: see there.
         residual = residual_of_rows(rows.centred, p)

@@ -9,29 +9,29 @@ from array_api_compat import array_namespace
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_vae.dask import mapped_rows, rows_in_blocks, seen_in_blocks
 from sklearn_vae.gaussian import missing
 from sklearn_vae.gaussian.arrays import (
     common_float_type,
     float_type,
     scale_of,
-    stored_eps,
     to_device_of,
     to_host,
 )
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.shifted import dense
-from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.linear.base import COORDINATES
-from sklearn_vae.linear.closed_form import ClosedFormModel, dtype_of
+from sklearn_vae.linear.closed_form import ClosedFormModel
 from sklearn_vae.linear.incomplete import fit_incomplete
+from sklearn_vae.linear.seen import SeenRows, dtype_of
 from sklearn_vae.linear.solvers import (
     SVD_SOLVERS,
+    check_fits_together,
     check_n_components,
     check_square_fits,
     choose_solver,
     count_components,
     decompose,
-    eps_of,
     moments_of,
 )
 from sklearn_vae.linear.weights import weighted_rows
@@ -42,6 +42,7 @@ from sklearn_vae.validation import (
     check_noise_variance,
     check_random_state,
     check_same_place,
+    is_dask,
     is_integer,
     is_real,
 )
@@ -232,9 +233,13 @@ class PPCA(ClosedFormModel):
         """
         self._check_parameters()
         with all_or_nothing(self):
-            X = self._check_rows(X, reset=True, min_samples=2)
+            if not is_dask(X):
+                X = self._check_rows(X, reset=True, min_samples=2)
             for name in ("moments_", "_moments_origin", "loglike_history_"):
                 self.__dict__.pop(name, None)
+            if is_dask(X):
+                self._fit_blocks(X, sample_weight)
+                return self
             try:
                 self._fit_complete(X, sample_weight)
                 return self
@@ -261,7 +266,19 @@ class PPCA(ClosedFormModel):
         k = count_components(spectrum, self.n_components, n_samples, n_rows)
         self._set_model(spectrum, k, n_samples, dtype_of(X), self.noise_variance)
         if moments is not None:
-            self._set_moments(moments.rescaled(n_samples), eps_of(X), stored_eps(X), n_rows)
+            self._set_moments(SeenRows.of(X, moments.rescaled(n_samples), n_rows))
+
+    def _fit_blocks(self, X: Any, sample_weight: Any) -> None:
+        rows = rows_in_blocks(self, X, reset=True)
+        seen = seen_in_blocks(self, rows, sample_weight)
+        n_samples, n_rows = seen.moments.n, int(seen.n_rows)
+        counted = max(n_rows, round(n_samples))
+        shape = (counted, seen.moments.n_features)
+        check_fits_together(shape, n_samples, self.n_components, "covariance_eigh")
+        spectrum = seen.spectrum()
+        k = count_components(spectrum, self.n_components, n_samples, n_rows)
+        self._set_model(spectrum, k, n_samples, seen.dtype, self.noise_variance)
+        self._set_moments(seen)
 
     def _fit_incomplete(self, X: Any, sample_weight: Any) -> None:
         if sample_weight is not None:
@@ -317,6 +334,8 @@ class PPCA(ClosedFormModel):
             If the noise variance is 0, and X has NaN.
         """
         check_is_fitted(self)
+        if is_dask(X) and not return_std:
+            return mapped_rows(self, "impute", X)
         X = self._check_more_rows(X, "impute")
         xp = array_namespace(self.mean_)
         if self._has_missing(X):
@@ -371,22 +390,29 @@ class PPCA(ClosedFormModel):
                 "before fit, or call partial_fit from the start, on a clone."
             )
         with all_or_nothing(self):
-            X = self._check_rows(X, reset=first)
+            of_batch = self._blocks_seen if is_dask(X) else self._rows_seen
+            seen = of_batch(X, sample_weight, first)
             if not first:
-                check_same_place(self, X, self.mean_, "partial_fit")
-            self._check_at_most(X.shape[1])
-            check_square_fits(X, X.shape[1], "partial_fit")
-            X, weights, n_rows, _ = weighted_rows(X, sample_weight, at_least=1)
-            moments, dtype = self._moments_of_batch(X, weights), dtype_of(X)
-            eps, stored, count = eps_of(X), stored_eps(X), float(n_rows)
-            if not first:
-                moments = self.moments_ + moments
-                dtype = array_namespace(self.mean_).result_type(dtype, self.components_.dtype)
-                before = self._moments_origin
-                eps, stored = max(eps, before[0]), max(stored, before[1])
-                count += before[2]
-            self._fit_moments(moments, dtype, eps, stored, count)
+                before = SeenRows(self.moments_, self.components_.dtype, *self._moments_origin)
+                seen = before + seen
+            self._fit_seen(seen)
         return self
+
+    def _rows_seen(self, X: Any, sample_weight: Any, first: bool) -> SeenRows:
+        X = self._check_rows(X, reset=first)
+        if not first:
+            check_same_place(self, X, self.mean_, "partial_fit")
+        self._check_at_most(X.shape[1])
+        check_square_fits(X, X.shape[1], "partial_fit")
+        X, weights, n_rows, _ = weighted_rows(X, sample_weight, at_least=1)
+        return SeenRows.of(X, self._moments_of_batch(X, weights), n_rows)
+
+    def _blocks_seen(self, X: Any, sample_weight: Any, first: bool) -> SeenRows:
+        rows = rows_in_blocks(self, X, reset=first)
+        if not first:
+            check_same_place(self, np.empty(0), self.mean_, "partial_fit")
+        self._check_at_most(rows.shape[1])
+        return seen_in_blocks(self, rows, sample_weight, at_least=1)
 
     @classmethod
     def from_moments(cls, moments: Moments, **parameters: Any) -> PPCA:
@@ -423,7 +449,7 @@ class PPCA(ClosedFormModel):
         eps = float(xp.finfo(moments.mean.dtype).eps)
         # Normalised weights may sum up to 1, whatever the number of rows.
         n_rows = max(moments.n, moments.n_features)
-        model._fit_moments(moments, moments.mean.dtype, eps, 0.0, n_rows)
+        model._fit_seen(SeenRows(moments, moments.mean.dtype, eps, 0.0, n_rows))
         return model
 
     def _moments_of_batch(self, X: Any, weights: Any) -> Moments:
@@ -443,20 +469,18 @@ class PPCA(ClosedFormModel):
         if is_integer(k) and k > n_features:
             raise ValueError(f"n_components must be at most n_features = {n_features}, got {k}.")
 
-    def _fit_moments(
-        self, moments: Moments, dtype: Any, eps: float, stored: float, n_rows: float
-    ) -> None:
-        too_few = self.n_components == "mle" and moments.n < max(moments.n_features, 2)
-        spectrum = Spectrum.of_moments(moments, eps=eps, stored=stored, n_rows=n_rows)
-        k = count_components(spectrum, None if too_few else self.n_components, moments.n)
-        self._set_model(spectrum, k, moments.n, dtype, self.noise_variance)
-        self._set_moments(moments, eps, stored, n_rows)
+    def _fit_seen(self, seen: SeenRows) -> None:
+        n = seen.moments.n
+        too_few = self.n_components == "mle" and n < max(seen.moments.n_features, 2)
+        spectrum = seen.spectrum()
+        k = count_components(spectrum, None if too_few else self.n_components, n)
+        self._set_model(spectrum, k, n, seen.dtype, self.noise_variance)
+        self._set_moments(seen)
 
-    def _set_moments(self, moments: Moments, eps: float, stored: float, n_rows: float) -> None:
-        self.moments_ = moments
-        # The coarsest precisions that rows were multiplied and stored in, and how many there
-        # were, whatever their weights.
-        self._moments_origin = (eps, stored, n_rows)
+    def _set_moments(self, seen: SeenRows) -> None:
+        self.moments_ = seen.moments
+        # What else is known of the rows, whatever their weights.
+        self._moments_origin = (seen.eps, seen.stored, seen.n_rows)
 
     def _check_parameters(self) -> None:
         check_n_components(self.n_components)

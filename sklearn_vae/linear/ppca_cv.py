@@ -6,22 +6,24 @@ import itertools
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_array_api_obj, is_numpy_array
+from array_api_compat import is_array_api_obj, is_numpy_array
 from scipy.stats import rankdata
 from sklearn import get_config
 from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
+from sklearn_vae.dask import rows_in_blocks
 from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.linear.base import COORDINATES
-from sklearn_vae.linear.closed_form import ClosedFormModel, dtype_of
-from sklearn_vae.linear.folds import GramFolds, MomentFolds, Split
+from sklearn_vae.linear.closed_form import ClosedFormModel
+from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds, Split, check_some_weight
 from sklearn_vae.linear.weights import check_sample_weight
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
     check_noise_variance,
     has_nan,
+    is_dask,
     is_integer,
 )
 
@@ -138,21 +140,57 @@ class PPCACV(ClosedFormModel):
         """
         self._check_parameters()
         with all_or_nothing(self):
-            X = self._check_rows(X, reset=True, min_samples=2)
-            weights = None if sample_weight is None else check_sample_weight(sample_weight, X)
+            if is_dask(X):
+                self._check_in_memory(y=y, **params)
+                X = rows_in_blocks(self, X, reset=True, known_lengths=True)
+            else:
+                X = self._check_rows(X, reset=True, min_samples=2)
             splits = self._splits(X, y, sample_weight, params)
             ks, noises = self._candidates(X.shape, splits)
-            if weights is not None:
-                _check_weights_of(splits, to_host(weights))
-            data, scores = _score(X, weights, splits, ks, noises)
+            folds, scores = self._score_all(X, sample_weight, splits, ks, noises)
             self._set_results(ks, noises, scores)
             k, noise = self.best_params_["n_components"], self.best_params_["noise_variance"]
-            n = float(X.shape[0] if weights is None else array_namespace(weights).sum(weights))
-            self._set_model(data.spectrum(k), k, n, dtype_of(X), noise)
+            self._set_model(folds.spectrum(k), k, folds.n, folds.dtype, noise)
             self.__dict__.pop("moments_", None)
-            if isinstance(data, MomentFolds):
-                self.moments_ = data.moments
+            if isinstance(folds, MomentFolds):
+                self.moments_ = folds.moments
         return self
+
+    def _score_all(
+        self, X: Any, sample_weight: Any, splits: list[Split], ks: list[int], noises: list[Any]
+    ) -> tuple[GramFolds | MomentFolds, np.ndarray]:
+        """The folds, and their scores, of shape (n_splits, n_candidates)."""
+        try:
+            folds = self._folds(X, sample_weight, splits)
+            scores = [
+                to_host(fold.log_likelihood_of(t, rest, ks, noises)) for fold, t, rest in folds
+            ]
+        except ValueError as error:
+            # NaN shows on the way, without a pass over X that looks for it.
+            if not is_dask(X) and has_nan(X):
+                raise ValueError(
+                    "PPCACV takes no missing values, but X contains NaN: fill them with "
+                    "PPCAImputer, or choose among PPCA, which takes them, with GridSearchCV."
+                ) from error
+            raise
+        return folds, np.stack([score.ravel() for score in scores])
+
+    def _folds(self, X: Any, sample_weight: Any, splits: list[Split]) -> GramFolds | MomentFolds:
+        if is_dask(X):
+            return BlockFolds(self, X, sample_weight, splits)
+        weights = None
+        if sample_weight is not None:
+            weights = check_sample_weight(sample_weight, X)
+            _check_weights_of(splits, to_host(weights))
+        return (GramFolds if X.shape[0] < X.shape[1] else MomentFolds)(X, weights, splits)
+
+    def _check_in_memory(self, **given: Any) -> None:
+        for name, value in given.items():
+            if is_dask(value):
+                raise TypeError(
+                    f"{name} must be in memory, where cv splits rows, got a Dask "
+                    f"{type(value).__name__}: pass {name}.compute()."
+                )
 
     def _check_parameters(self) -> None:
         for k in _listed(self.n_components):
@@ -278,32 +316,10 @@ class PPCACV(ClosedFormModel):
         return router.add(splitter=check_cv(self.cv), method_mapping=to_split)
 
 
-def _score(
-    X: Any, weights: Any, splits: list[Split], ks: list[int], noises: list[float | None]
-) -> tuple[GramFolds | MomentFolds, np.ndarray]:
-    """The folds, and their scores, of shape (n_splits, n_candidates)."""
-    try:
-        folds = (GramFolds if X.shape[0] < X.shape[1] else MomentFolds)(X, weights, splits)
-        scores = [to_host(fold.log_likelihood_of(t, rest, ks, noises)) for fold, t, rest in folds]
-    except ValueError as error:
-        # NaN shows on the way, without a pass over X that looks for it.
-        if has_nan(X):
-            raise ValueError(
-                "PPCACV takes no missing values, but X contains NaN: fill them with PPCAImputer, "
-                "or choose among PPCA, which takes them, with GridSearchCV."
-            ) from error
-        raise
-    return folds, np.stack([score.ravel() for score in scores])
-
-
 def _check_weights_of(splits: list[Split], weights: np.ndarray) -> None:
     for i, split in enumerate(splits):
         for name, rows in zip(("training", "held-out"), split, strict=True):
-            if not weights[rows].any():
-                raise ValueError(
-                    f"sample_weight must be positive for some {name} rows of every split, got "
-                    f"none in split {i}."
-                )
+            check_some_weight(weights[rows], name, i)
 
 
 def _listed(candidates: Any) -> list[Any]:

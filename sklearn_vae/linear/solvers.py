@@ -111,7 +111,7 @@ def decompose(
     n, d = X.shape
     # As many rows as there would be if weights repeated them.
     counted = max(n_rows, round(n_samples))
-    _check_fit_together((counted, d), n_samples, n_components, solver)
+    check_fits_together((counted, d), n_samples, n_components, solver)
     _check_solver_takes(X, solver)
     if solver == "covariance_eigh" and n >= d:
         check_square_fits(X, d, "svd_solver='covariance_eigh'")
@@ -190,9 +190,10 @@ def check_square_fits(X: Any, size: int, method: str) -> None:
     )
 
 
-def _check_fit_together(
+def check_fits_together(
     shape: tuple[int, int], n_samples: float, n_components: Any, solver: str
 ) -> None:
+    """Raise ValueError where rows of a shape have no such components, or the solver none such."""
     n, d = shape
     check_mle(n_components, n_samples, d)
     if solver in ("full", "covariance_eigh"):
