@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 # By the number of a plan, and that of a part of the rows in it.
 Parts: TypeAlias = dict[tuple[int, int], SeenRows]
 
-# Results that a task of the tree adds up.
-FAN_IN = 8
+# Results that a task of the tree adds up, all of which a worker holds at once.
+FAN_IN = 4
 
 # What fitted estimators have, and single blocks no use for.
 NOT_OF_BLOCKS = ("cv", "cv_results_", "feature_names_in_", "moments_", "_moments_origin", "_stream")

@@ -209,8 +209,14 @@ class PPCA(ClosedFormModel):
             counts for nothing. The model of float32 is float32, that of all else float64. Of a
             memory-mapped array without missing values no copy is made, unless `svd_solver` is
             "full"; a sparse one is not made dense.
+            Of a Dask array or DataFrame, whose blocks may be sparse and of unknown lengths, each
+            block is read once and none gathered: the moments of each, (d^2 + d + 1) numbers, are
+            added up along a tree on the scheduler that is active, and the covariance decomposed
+            here, whatever `svd_solver` is. Its rows have to be whole (one block of columns) and
+            complete; `transform`, `inverse_transform`, `score_samples` and `impute` of one are
+            lazy, `score` is computed.
         y : Ignored
-        sample_weight : array-like of shape (n,), default=None
+        sample_weight : array-like or Dask array of shape (n,), default=None
             Finite and >= 0, at least two of them positive. A weight of 2 counts a row twice, one
             of 0 leaves it out (of a memory-mapped array its row must still be finite), fractions
             are allowed. The model does not depend on their scale; what does, since PCA's
@@ -226,8 +232,8 @@ class PPCA(ClosedFormModel):
         ValueError
             If a parameter is out of its range, alone or for the shape of X; X is not a real
             matrix, has infinity, or NaN in a feature everywhere; the weights do not fit. With
-            missing values also if X is sparse, there are weights, or `n_components` is neither
-            None nor an integer.
+            missing values also if X is sparse or a Dask array, there are weights, or
+            `n_components` is neither None nor an integer.
         MemoryError
             If the matrix that "covariance_eigh" decomposes does not fit into memory.
         """
@@ -358,7 +364,8 @@ class PPCA(ClosedFormModel):
         ----------
         X : {array-like, sparse matrix} of shape (n, d)
             One row or more. While fewer rows than components have been seen, the components
-            without data have variance 0, and `n_components="mle"` keeps d components.
+            without data have variance 0, and `n_components="mle"` keeps d components. A Dask array
+            is read as by `fit`.
         y : Ignored
         sample_weight : array-like of shape (n,), default=None
             As in `fit`, at least one of them positive; None counts each row once. Here their

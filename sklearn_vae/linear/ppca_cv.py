@@ -119,10 +119,14 @@ class PPCACV(ClosedFormModel):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n, d)
-            Finite.
+            Finite. Of a Dask array with blocks of known length, each is read once for all splits,
+            and what is added up are the moments of each part of it that splits tell apart. The
+            same of a DataFrame, after a pass that counts its rows.
         y : array-like of shape (n,), default=None
-            For a splitter that stratifies.
-        sample_weight : array-like of shape (n,), default=None
+            For a splitter that stratifies; as `groups` in memory, whatever X is. A splitter that
+            looks at X sees n rows of no features of a Dask array, and no split may have one of its
+            rows twice.
+        sample_weight : array-like or Dask array of shape (n,), default=None
             Weights in training and in the held-out average; as in :meth:`PPCA.fit`.
         **params : dict
             `groups`, for a splitter that takes them; under metadata routing whatever the

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.preprocessing.checks import check_image
-from sklearn_vae.validation import check_integer, check_random_state, refuse
+from sklearn_vae.validation import check_integer, check_random_state, refuse, refuse_dask
 
 
 class Dequantizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -153,6 +153,7 @@ class Dequantizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _check_levels(self, X: Any, *, reset: bool) -> tuple[np.ndarray, Any]:
         """X as whole numbers in one layout and dtype, and the floating dtype that is its own."""
+        refuse_dask(self, X)
         X = validate_data(self, X, reset=reset, dtype="numeric")
         if X.size and X.min() < 0:
             refuse(X, X < 0, f"Negative values in data: {self._requirement()}")

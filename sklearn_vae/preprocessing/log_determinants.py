@@ -18,6 +18,7 @@ from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import validate_data
 
 from sklearn_vae.gaussian.arrays import to_host
+from sklearn_vae.validation import refuse_dask
 
 
 def pushed(steps: Sequence[tuple[str, Any]], X: Any, routed: Any) -> tuple[Any, np.ndarray]:
@@ -39,6 +40,7 @@ def pushed(steps: Sequence[tuple[str, Any]], X: Any, routed: Any) -> tuple[Any, 
 def _log_det(step: Any, X: Any) -> np.ndarray:
     if hasattr(step, "log_abs_det_jacobian"):
         return step.log_abs_det_jacobian(X)
+    refuse_dask(step, X)
     validate_data(step, X, reset=False, skip_check_array=True)  # names and number of features
     if sparse.issparse(X):
         return np.full(X.shape[0], _LOG_DERIVATIVES[type(step)](step, None).sum())

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.preprocessing.checks import check_image
-from sklearn_vae.validation import FLOAT_DTYPES, is_real, refuse
+from sklearn_vae.validation import FLOAT_DTYPES, is_real, refuse, refuse_dask
 
 
 class LogitTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -145,6 +145,7 @@ class LogitTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return alpha + slope * X, alpha + slope * (1.0 - X)
 
     def _check_unit(self, X: Any, *, reset: bool) -> np.ndarray:
+        refuse_dask(self, X)
         X = validate_data(self, X, reset=reset, dtype=list(FLOAT_DTYPES))
         if self.alpha == 0:
             wrong, interval = (X <= 0.0) | (X >= 1.0), "(0, 1), where alpha = 0,"
