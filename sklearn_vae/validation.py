@@ -129,12 +129,15 @@ def is_dask(X: Any) -> bool:
     return any(base.__module__.partition(".")[0] in DASK for base in type(X).__mro__)
 
 
-def refuse_dask(estimator: BaseEstimator, X: Any, name: str = "X") -> None:
-    """Raise TypeError if X is one of Dask's collections, whose rows NumPy would gather."""
+def refuse_dask(by: Any, X: Any, name: str = "X") -> None:
+    """Raise TypeError if X is one of Dask's collections, which NumPy would gather.
+
+    `by` is the estimator, or the name of the function, that would have it do so.
+    """
     if is_dask(X):
         raise TypeError(
-            f"{name} is a Dask {type(X).__name__}, all of which {type(estimator).__name__} would "
-            f"gather here: pass {name}.compute() if it fits into memory. (PPCA, PPCACV and "
+            f"{name} is a Dask {type(X).__name__}, all of which "
+            f"{by if isinstance(by, str) else type(by).__name__} would gather here: pass {name}.compute() if it fits into memory. (PPCA, PPCACV and "
             "LinearVAE with solver='em' fit Dask arrays, and transform and score them.)"
         )
 

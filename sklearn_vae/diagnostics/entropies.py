@@ -21,7 +21,7 @@ from sklearn_vae.gaussian.bounds import (
     normal_entropy,
     sum_of_entropies,
 )
-from sklearn_vae.validation import check_real, has_nan
+from sklearn_vae.validation import check_real, has_nan, refuse_dask
 
 # Nats per sample that may be left to be had where a model counts as converged.
 TOLERANCE = 0.1
@@ -190,6 +190,7 @@ def bound_terms(estimator: Any, X: Any) -> BoundTerms:
 
 def complete_rows(X: Any, function: str) -> None:
     """Raise ValueError if X has missing values, whose posteriors have correlated dimensions."""
+    refuse_dask(function, X)
     rows = X if sparse.issparse(X) or is_array_api_obj(X) else np.asarray(X)
     if has_nan(rows):
         raise ValueError(f"{function} needs rows without missing values, and X contains NaN.")

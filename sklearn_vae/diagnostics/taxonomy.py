@@ -19,7 +19,7 @@ from sklearn_vae.diagnostics.latents import check_model
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import CollapseReport, Finding
 from sklearn_vae.gaussian.arrays import to_host
-from sklearn_vae.validation import FLOAT_DTYPES, check_integer, refuse_dask
+from sklearn_vae.validation import FLOAT_DTYPES, check_integer
 
 # How far above that of pPCA a noise variance may be.
 NOISE_RATIO = 1.1
@@ -411,7 +411,6 @@ def _count_repeated(rows: Any) -> int:
 
 def _rows(estimator: Any, X: Any) -> Any:
     """X as an array of rows that differ, with the features of the fit."""
-    refuse_dask(estimator, X)
     X = validate_data(
         estimator,
         X,

@@ -1,0 +1,144 @@
+"""Fits and searches on worker processes of a Dask cluster, one of which is killed, and of joblib."""
+
+import os
+import signal
+
+import dask
+import dask.array as da
+import joblib
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+
+from sklearn_vae import PPCA, PPCACV, DeepAutoencoder, DeepGaussianVAE, LinearVAE
+from tests.blocks import load
+from tests.deep.data import make_rows as make_curved_rows
+from tests.linear.rows import make_rows
+
+X = make_rows(1200, 9, offset=3.0)
+N_BLOCKS = 12
+SECONDS = 120
+
+TINY = {"hidden_layer_sizes": (8,), "max_epochs": 2, "random_state": 0}
+SEARCHES = [
+    (PPCA(2), {"n_components": [1, 2, 3], "noise_variance": [None, 1.0]}),
+    (DeepGaussianVAE(2, **TINY), {"noise_variance": [None, 0.1, 1.0]}),
+    (DeepAutoencoder(2, **TINY), {"n_components": [1, 2]}),
+]
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    """Of two worker processes of one thread each."""
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": f"{SECONDS}s"}),
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address=None,
+            local_directory=str(tmp_path_factory.mktemp("workers")),
+            silence_logs="CRITICAL",
+        ) as cluster,
+        Client(cluster, timeout=SECONDS) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def deadline(client):
+    """Of each test: what hangs fails."""
+
+    def fail(*_):
+        raise TimeoutError(f"no result within {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A folder of blocks, and the Dask array that loads them."""
+    blocks = np.split(X, N_BLOCKS)
+    for i, block in enumerate(blocks):
+        np.save(tmp_path / f"{i}.npy", block)
+    arrays = [
+        da.from_delayed(dask.delayed(load)(tmp_path, i), block.shape, block.dtype)
+        for i, block in enumerate(blocks)
+    ]
+    return tmp_path, da.concatenate(arrays)
+
+
+def processes_that_read(folder):
+    return {int(path.name.split()[-1]) for path in folder.glob("* read by *")}
+
+
+def numbers_of(model):
+    return {
+        name: np.asarray(value)
+        for name, value in vars(model).items()
+        if name.endswith("_") and isinstance(value, float | int | np.ndarray)
+    }
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        PPCA(3),
+        pytest.param(PPCACV(cv=3), marks=pytest.mark.slow),
+        pytest.param(LinearVAE(3, random_state=0), marks=pytest.mark.slow),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_worker_that_is_killed_does_not_change_the_model(stored, estimator):
+    folder, rows = stored
+    expected = clone(estimator).fit(rows)
+    assert os.getpid() not in processes_that_read(folder)
+    (folder / "fuse").touch()
+    found = clone(estimator).fit(rows)
+    assert (folder / "burnt").exists()
+    assert len(processes_that_read(folder)) >= 2
+    of_rows = numbers_of(clone(estimator).fit(X))
+    for name, value in numbers_of(expected).items():
+        np.testing.assert_array_equal(numbers_of(found)[name], value, err_msg=name)
+        np.testing.assert_allclose(value, of_rows[name], rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+def test_methods_on_workers(stored):
+    _, rows = stored
+    model = PPCA(3).fit(X)
+    Z, scores = dask.compute(model.transform(rows), model.score_samples(rows))
+    np.testing.assert_allclose(Z, model.transform(X), atol=1e-12)
+    np.testing.assert_allclose(scores, model.score_samples(X), rtol=1e-10)
+    assert model.score(rows) == pytest.approx(model.score(X), rel=1e-12)
+
+
+def test_an_npy_stack(tmp_path):
+    da.to_npy_stack(str(tmp_path / "stack"), da.from_array(X, chunks=(100, 9)))
+    rows = da.from_npy_stack(str(tmp_path / "stack"))
+    assert PPCA(3).fit(rows).elbo_ == pytest.approx(PPCA(3).fit(X).elbo_, rel=1e-12)
+
+
+def test_an_error_of_a_worker_comes_back(stored):
+    folder, rows = stored
+    np.save(folder / "5.npy", np.full((100, 9), np.nan))
+    with pytest.raises(ValueError, match=r"Block 5 of X: It contains NaN"):
+        PPCA(3).fit(rows)
+
+
+@pytest.mark.parametrize("backend", ["loky", "dask"])
+@pytest.mark.parametrize(("model", "grid"), SEARCHES, ids=lambda value: type(value).__name__)
+def test_a_grid_search_finds_what_one_process_finds(model, grid, backend):
+    rows = make_curved_rows(n=60)
+    expected = GridSearchCV(model, grid, cv=2).fit(rows)
+    with joblib.parallel_config(backend=backend, n_jobs=2):
+        found = GridSearchCV(model, grid, cv=2).fit(rows)
+    for name in ("split0_test_score", "split1_test_score"):
+        np.testing.assert_allclose(found.cv_results_[name], expected.cv_results_[name], rtol=1e-12)
+    assert found.best_params_ == expected.best_params_
+    best = expected.best_estimator_.score(rows)
+    assert found.best_estimator_.score(rows) == pytest.approx(best, rel=1e-12)
