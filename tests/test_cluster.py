@@ -13,9 +13,9 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_vae import PPCA, PPCACV, DeepAutoencoder, DeepGaussianVAE, LinearVAE
-from tests.blocks import load
 from tests.deep.data import make_rows as make_curved_rows
 from tests.linear.rows import make_rows
+from tests.stored_blocks import load
 
 X = make_rows(1200, 9, offset=3.0)
 N_BLOCKS = 12

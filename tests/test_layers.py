@@ -33,7 +33,7 @@ LAYOUT = [
     "linear.weights",
     "linear.solvers",
     "linear.seen",
-    "dask",
+    "linear.blocks",
     "linear.base",
     "linear.closed_form",
     "linear.incomplete",

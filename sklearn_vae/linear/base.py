@@ -13,7 +13,6 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.dask import mapped_latents, mapped_rows, mean_score
 from sklearn_vae.gaussian import missing
 from sklearn_vae.gaussian.arrays import (
     Array,
@@ -31,6 +30,7 @@ from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.missing import Parameters
 from sklearn_vae.gaussian.rows import canonical
 from sklearn_vae.gaussian.shifted import project
+from sklearn_vae.linear.blocks import mapped_latents, mapped_rows, mean_score
 from sklearn_vae.linear.weights import weighted_rows
 from sklearn_vae.validation import (
     check_choice,

@@ -12,7 +12,6 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.dask import mapped_latents, mapped_rows, mean_score
 from sklearn_vae.gaussian.arrays import affine, row_blocks
 from sklearn_vae.gaussian.bounds import (
     COLLAPSE_KL,
@@ -24,6 +23,7 @@ from sklearn_vae.gaussian.bounds import (
 from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters, reconstruction_of
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
+from sklearn_vae.linear.blocks import mapped_latents, mapped_rows, mean_score
 from sklearn_vae.validation import (
     check_integer,
     check_latents,

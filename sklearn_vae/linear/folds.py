@@ -12,12 +12,12 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array
 from scipy import sparse
 
-from sklearn_vae.dask import check_squares_fit, seen_in_parts
 from sklearn_vae.gaussian.arrays import Array, row_blocks, stored_eps
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.rows import CentredRows
 from sklearn_vae.gaussian.shifted import dense
 from sklearn_vae.gaussian.spectrum import Spectrum, rounded_along
+from sklearn_vae.linear.blocks import check_squares_fit, seen_in_parts
 from sklearn_vae.linear.seen import dtype_of
 from sklearn_vae.linear.solvers import (
     centred_rows,

@@ -11,7 +11,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 
 from sklearn_vae.checkpoint import Checkpoint, check_checkpoint, random_state_of
-from sklearn_vae.dask import rows_in_blocks, seen_in_blocks
 from sklearn_vae.fingerprint import fingerprint
 from sklearn_vae.gaussian.ascent import Ascent, maximise
 from sklearn_vae.gaussian.linear_elbo import (
@@ -25,6 +24,7 @@ from sklearn_vae.gaussian.linear_elbo import (
 from sklearn_vae.gaussian.missing import blas_in_use
 from sklearn_vae.gaussian.online import RunningCovariance
 from sklearn_vae.gaussian.spectrum import peak_signs
+from sklearn_vae.linear.blocks import rows_in_blocks, seen_in_blocks
 from sklearn_vae.linear.covariance import CovarianceOfRows, check_spread
 from sklearn_vae.linear.encoded import EncodedLinearModel
 from sklearn_vae.linear.solvers import check_n_components

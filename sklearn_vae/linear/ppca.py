@@ -9,7 +9,6 @@ from array_api_compat import array_namespace
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.dask import mapped_rows, rows_in_blocks, seen_in_blocks
 from sklearn_vae.gaussian import missing
 from sklearn_vae.gaussian.arrays import (
     common_float_type,
@@ -21,6 +20,7 @@ from sklearn_vae.gaussian.arrays import (
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.shifted import dense
 from sklearn_vae.linear.base import COORDINATES
+from sklearn_vae.linear.blocks import mapped_rows, rows_in_blocks, seen_in_blocks
 from sklearn_vae.linear.closed_form import ClosedFormModel
 from sklearn_vae.linear.incomplete import fit_incomplete
 from sklearn_vae.linear.seen import SeenRows, dtype_of

@@ -12,9 +12,9 @@ from sklearn import get_config
 from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
-from sklearn_vae.dask import rows_in_blocks
 from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.linear.base import COORDINATES
+from sklearn_vae.linear.blocks import rows_in_blocks
 from sklearn_vae.linear.closed_form import ClosedFormModel
 from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds, Split, check_some_weight
 from sklearn_vae.linear.weights import check_sample_weight

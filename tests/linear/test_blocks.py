@@ -35,8 +35,8 @@ from sklearn_vae import (
     LogitTransformer,
     PPCAImputer,
 )
-from sklearn_vae.dask import FAN_IN
 from sklearn_vae.diagnostics import diagnose, entropy_bound
+from sklearn_vae.linear.blocks import FAN_IN
 from tests.linear.rows import make_rows
 
 N, D = 203, 7

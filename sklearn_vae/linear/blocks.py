@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # By the number of a plan, and that of a part of the rows in it.
 Parts: TypeAlias = dict[tuple[int, int], SeenRows]
 
+# Values and how often each is repeated.
+Runs: TypeAlias = tuple[np.ndarray, np.ndarray | int]
+
 # Results that a task of the tree adds up, all of which a worker holds at once.
 FAN_IN = 4
 
@@ -113,11 +116,11 @@ def seen_in_parts(
     from dask.delayed import delayed
 
     model, weights = delayed(_for_blocks(estimator)), _weights_of(sample_weight, rows)
-    ends: Any = np.cumsum(rows.chunks[0])[:-1].astype(int) if plans else []
-    labels = list(zip(*(np.split(plan, ends) for plan in plans), strict=True))
     blocks = [
-        delayed(_seen_in)(i, block, weight, model, labels[i] if plans else None)
-        for i, (block, weight) in enumerate(zip(rows.to_delayed().ravel(), weights, strict=True))
+        delayed(_seen_in)(i, block, weight, model, labels)
+        for i, (block, weight, labels) in enumerate(
+            zip(rows.to_delayed().ravel(), weights, _labels_of(plans, rows), strict=True)
+        )
     ]
     return _reduced(_merged, blocks)
 
@@ -257,20 +260,41 @@ def _weights_of(sample_weight: Any, rows: da.Array) -> Sequence[Any]:
     return weights.to_delayed().ravel()
 
 
-def _reduced(function: Callable[[list[Any]], Any], blocks: list[Any]) -> Any:
+def _labels_of(plans: Sequence[np.ndarray], rows: da.Array) -> list[list[Runs] | None]:
+    """The part of each row of each block, for every plan; None stands for one part."""
+    lengths = rows.chunks[0]
+    if not plans:
+        return [None] * len(lengths)
+    ends = np.cumsum(lengths)[:-1].astype(int)
+    return [
+        [_in_runs(labels) for labels in of_block]
+        for of_block in zip(*(np.split(plan, ends) for plan in plans), strict=True)
+    ]
+
+
+def _in_runs(labels: np.ndarray) -> Runs:
+    """As few bytes as there are runs of equal labels; they travel with the task."""
+    labels = labels.astype(np.min_scalar_type(labels.max(initial=0)))
+    starts = np.flatnonzero(np.diff(labels, prepend=labels[:1] ^ 1))
+    if 8 * len(starts) > len(labels):
+        return labels, 1
+    return labels[starts], np.diff(starts, append=len(labels))
+
+
+def _reduced(function: Callable[..., Any], blocks: list[Any]) -> Any:
     """The results of blocks, reduced along a tree, where they are; only the last one comes here.
 
     Whatever the scheduler and the order in which it finishes, the same numbers are added.
     """
     from dask.delayed import delayed
 
-    blocks = [delayed(function)(blocks[i : i + FAN_IN]) for i in range(0, len(blocks), FAN_IN)]
+    blocks = [delayed(function)(*blocks[i : i + FAN_IN]) for i in range(0, len(blocks), FAN_IN)]
     while len(blocks) > 1:
-        blocks = [delayed(function)(blocks[i : i + FAN_IN]) for i in range(0, len(blocks), FAN_IN)]
+        blocks = [delayed(function)(*blocks[i : i + FAN_IN]) for i in range(0, len(blocks), FAN_IN)]
     return blocks[0].compute()
 
 
-def _merged(found: list[Parts]) -> Parts:
+def _merged(*found: Parts) -> Parts:
     merged: Parts = {}
     for parts in found:
         for key, seen in parts.items():
@@ -278,13 +302,11 @@ def _merged(found: list[Parts]) -> Parts:
     return merged
 
 
-def _added(found: list[np.ndarray]) -> np.ndarray:
+def _added(*found: np.ndarray) -> np.ndarray:
     return np.sum(found, axis=0)
 
 
-def _seen_in(
-    i: int, block: Any, weights: Any, model: Any, labels: Sequence[np.ndarray] | None
-) -> Parts:
+def _seen_in(i: int, block: Any, weights: Any, model: Any, labels: list[Runs] | None) -> Parts:
     """Of the rows of one block with positive weight, in the parts that labels say."""
     if block.shape[0] == 0:
         return {}
@@ -293,12 +315,11 @@ def _seen_in(
         X = canonical(X) if sparse.issparse(X) else X
         if weights is not None:
             weights = check_weights(weights, np.empty((X.shape[0], 0)), "sample_weight")
-        if labels is None:
-            labels = [np.zeros(X.shape[0], dtype=np.int8)]
-        elif len(labels[0]) != X.shape[0]:
-            raise ValueError(f"It must have the length that X tells, {len(labels[0])} rows.")
         found: Parts = {}
-        for plan, of_rows in enumerate(labels):
+        for plan, runs in enumerate(labels or [(np.zeros(X.shape[0], dtype=np.uint8), 1)]):
+            of_rows = np.repeat(*runs)
+            if len(of_rows) != X.shape[0]:
+                raise ValueError(f"It must have the length that X tells, {len(of_rows)} rows.")
             for part in np.unique(of_rows):
                 seen = _seen(X, weights, of_rows == part)
                 if seen is not None:
