@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from uuid import uuid4
 
 import numpy as np
 from scipy import sparse
@@ -29,6 +31,14 @@ Parts: TypeAlias = dict[tuple[int, int], SeenRows]
 
 # Values and how often each is repeated.
 Runs: TypeAlias = tuple[np.ndarray, np.ndarray | int]
+
+
+class Ticket(NamedTuple):
+    """The number of a block, and what its task has to be told beside."""
+
+    number: int
+    of_it: Any
+
 
 # Results that a task of the tree adds up, all of which a worker holds at once.
 FAN_IN = 4
@@ -113,16 +123,8 @@ def seen_in_parts(
 
     A part without rows of positive weight is not among them.
     """
-    from dask.delayed import delayed
-
-    model, weights = delayed(_for_blocks(estimator)), _weights_of(sample_weight, rows)
-    blocks = [
-        delayed(_seen_in)(i, block, weight, model, labels)
-        for i, (block, weight, labels) in enumerate(
-            zip(rows.to_delayed().ravel(), weights, _labels_of(plans, rows), strict=True)
-        )
-    ]
-    return _reduced(_merged, blocks)
+    model, labels = _for_blocks(estimator), _labels_of(plans, rows)
+    return _reduced(_seen_in, _merged, model, rows, _weights_of(sample_weight, rows), labels)
 
 
 def mapped(estimator: Any, method: str, rows: da.Array) -> da.Array:
@@ -185,17 +187,11 @@ def mean_score(estimator: Any, X: Any, sample_weight: Any = None) -> float:
     ValueError
         Where `score` of any row would; or if a block, or the weights, do not fit.
     """
-    from dask.delayed import delayed
-
     rows = rows_in_blocks(estimator, X, reset=False)
     model = _for_blocks(estimator)
     model.score(np.zeros((1, rows.shape[1]), dtype=rows.dtype))  # whatever is wrong shows at once
-    pairs = zip(rows.to_delayed().ravel(), _weights_of(sample_weight, rows), strict=True)
-    model = delayed(model)
-    blocks = [
-        delayed(_score_of)(i, block, weight, model) for i, (block, weight) in enumerate(pairs)
-    ]
-    n, total = _reduced(_added, blocks)
+    weights = _weights_of(sample_weight, rows)
+    n, total = _reduced(_score_of, _added, model, rows, weights, [None] * rows.numblocks[0])
     if not 0.0 < n < math.inf:
         what = "the number of rows" if sample_weight is None else "the sum of sample_weight"
         raise ValueError(f"score is an average: {what} must be finite and above 0, got {n}.")
@@ -234,11 +230,11 @@ def _for_blocks(estimator: Any) -> Any:
     return model
 
 
-def _weights_of(sample_weight: Any, rows: da.Array) -> Sequence[Any]:
-    """Those of each block."""
+def _weights_of(sample_weight: Any, rows: da.Array) -> da.Array | None:
+    """An array of as many blocks."""
     lengths = rows.chunks[0]
     if sample_weight is None:
-        return [None] * len(lengths)
+        return None
     known = not math.isnan(rows.shape[0])
     if not is_dask(sample_weight):
         if not known:
@@ -247,7 +243,7 @@ def _weights_of(sample_weight: Any, rows: da.Array) -> Sequence[Any]:
                 f"are not known, got {type(sample_weight).__name__}."
             )
         weights = check_weights(sample_weight, np.empty((rows.shape[0], 0)), "sample_weight")
-        return np.split(weights, np.cumsum(lengths)[:-1])
+        return _one_a_block(np.split(weights, np.cumsum(lengths)[:-1]))
     weights = _as_array(sample_weight, "sample_weight", 1)
     if known and weights.shape == rows.shape[:1]:
         weights = weights.rechunk((lengths,))
@@ -257,7 +253,7 @@ def _weights_of(sample_weight: Any, rows: da.Array) -> Sequence[Any]:
             f"{weights.shape} in {weights.numblocks[0]} blocks for X of shape {rows.shape} in "
             f"{len(lengths)}."
         )
-    return weights.to_delayed().ravel()
+    return weights
 
 
 def _labels_of(plans: Sequence[np.ndarray], rows: da.Array) -> list[list[Runs] | None]:
@@ -281,20 +277,74 @@ def _in_runs(labels: np.ndarray) -> Runs:
     return labels[starts], np.diff(starts, append=len(labels))
 
 
-def _reduced(function: Callable[..., Any], blocks: list[Any]) -> Any:
-    """The results of blocks, reduced along a tree, where they are; only the last one comes here.
+def _one_a_block(values: Sequence[Any]) -> da.Array:
+    """A Dask array whose blocks are some values, whatever these are; each travels with its task."""
+    import dask.array as da
 
-    Whatever the scheduler and the order in which it finishes, the same numbers are added.
+    name = f"of-block-{uuid4().hex}"
+    graph = {(name, i): value for i, value in enumerate(values)}
+    return da.Array(graph, name, ((1,) * len(values),), meta=np.empty(0, dtype=object))
+
+
+def _reduced(
+    of_block: Callable[..., Any],
+    merge: Callable[[list[Any]], Any],
+    model: Any,
+    rows: da.Array,
+    weights: da.Array | None,
+    tickets: Sequence[Any],
+) -> Any:
+    """What a function makes of each block, merged along a tree where the blocks are.
+
+    Only the last result comes here. Whatever the scheduler, and the order in which it finishes,
+    the same numbers are added. A ticket is what the function takes beside the rows of a block.
     """
+    import dask.array as da
     from dask.delayed import delayed
 
-    blocks = [delayed(function)(*blocks[i : i + FAN_IN]) for i in range(0, len(blocks), FAN_IN)]
-    while len(blocks) > 1:
-        blocks = [delayed(function)(*blocks[i : i + FAN_IN]) for i in range(0, len(blocks), FAN_IN)]
-    return blocks[0].compute()
+    results = da.blockwise(
+        partial(_at_block, of_block),
+        "i",
+        rows,
+        "ij",
+        _one_a_block([Ticket(i, of_it) for i, of_it in enumerate(tickets)]),
+        "i",
+        weights,
+        None if weights is None else "i",
+        model=delayed(model),
+        align_arrays=False,
+        adjust_chunks={"i": 1},
+        meta=np.empty(0, dtype=object),
+    )
+    return da.reduction(
+        results,
+        chunk=_as_it_is,
+        combine=partial(_at_node, merge),
+        aggregate=partial(_at_node, merge),
+        concatenate=False,
+        split_every=FAN_IN,
+        dtype=object,
+        meta=np.empty(0, dtype=object),
+    ).compute()
 
 
-def _merged(*found: Parts) -> Parts:
+def _at_block(
+    of_block: Callable[..., Any], blocks: list[Any], ticket: Ticket, weights: Any, *, model: Any
+) -> Any:
+    (block,) = blocks
+    return of_block(ticket.number, block, weights, model, ticket.of_it)
+
+
+def _as_it_is(result: Any, axis: Any, keepdims: bool) -> Any:
+    return result
+
+
+def _at_node(merge: Callable[[list[Any]], Any], results: Any, axis: Any, keepdims: bool) -> Any:
+    # Where there is one block alone, Dask has no list of it.
+    return merge(results if isinstance(results, list) else [results])
+
+
+def _merged(found: list[Parts]) -> Parts:
     merged: Parts = {}
     for parts in found:
         for key, seen in parts.items():
@@ -302,7 +352,7 @@ def _merged(*found: Parts) -> Parts:
     return merged
 
 
-def _added(*found: np.ndarray) -> np.ndarray:
+def _added(found: list[np.ndarray]) -> np.ndarray:
     return np.sum(found, axis=0)
 
 
@@ -359,7 +409,7 @@ def _of_its_kind(error: Exception) -> type[Exception]:
     return TypeError if isinstance(error, TypeError) else ValueError
 
 
-def _score_of(i: int, block: Any, weights: Any, model: Any) -> np.ndarray:
+def _score_of(i: int, block: Any, weights: Any, model: Any, _: None) -> np.ndarray:
     """The sum of weights and the sum of weighted scores of a block."""
     if block.shape[0] == 0:
         return np.zeros(2)

@@ -36,6 +36,7 @@ from sklearn_vae import (
     PPCAImputer,
 )
 from sklearn_vae.diagnostics import diagnose, entropy_bound
+from sklearn_vae.linear import blocks
 from sklearn_vae.linear.blocks import FAN_IN
 from tests.linear.rows import make_rows
 
@@ -65,7 +66,7 @@ class Loader:
     def __init__(self, rows=X, size=20):
         self.reads = []
         ends = range(0, len(rows), size)
-        blocks = [
+        arrays = [
             da.from_delayed(
                 dask.delayed(self.read)(rows[start : start + size], start),
                 shape=rows[start : start + size].shape,
@@ -73,7 +74,7 @@ class Loader:
             )
             for start in ends
         ]
-        self.array, self.starts = da.concatenate(blocks), list(ends)
+        self.array, self.starts = da.concatenate(arrays), list(ends)
 
     def read(self, block, start):
         self.reads.append(start)
@@ -297,16 +298,18 @@ class TestReads:
         assert watching.given[1] < 5 * (of_moments + 1500)
         assert watching.given[2] < 500
 
-    def test_the_sums_are_a_tree(self):
-        class Counting(dask.callbacks.Callback):
-            merges = 0
+    def test_the_sums_are_a_tree(self, monkeypatch):
+        sizes, merged = [], blocks._merged
 
-            def _pretask(self, key, graph, state):
-                Counting.merges += str(key).startswith("_merged")
+        def counted(found):
+            sizes.append(len(found))
+            return merged(found)
 
-        with Counting(), dask.config.set(scheduler="synchronous"):
-            PPCA(2).fit(in_blocks(chunks=(1,) * (FAN_IN**3) + (N - FAN_IN**3,)))
-        assert Counting.merges == 17 + 5 + 2 + 1
+        monkeypatch.setattr(blocks, "_merged", counted)
+        with dask.config.set(scheduler="synchronous"):
+            PPCA(2).fit(in_blocks(chunks=(1,) * FAN_IN**3 + (N - FAN_IN**3,)))
+        assert max(sizes) == FAN_IN
+        assert len(sizes) == 17 + 5 + 2 + 1
 
 
 class TestMethods:
