@@ -125,8 +125,11 @@ def _is_foreign(X: Any) -> bool:
 
 
 def is_dask(X: Any) -> bool:
-    """Whether X is one of Dask's collections, which is found without importing it."""
-    return any(base.__module__.partition(".")[0] in DASK for base in type(X).__mro__)
+    """Whether X is one of Dask's collections, or made of them, without importing it."""
+    if any(base.__module__.partition(".")[0] in DASK for base in type(X).__mro__):
+        return True
+    # As xarray's are; those that hold arrays in memory have no graph.
+    return hasattr(type(X), "__dask_graph__") and X.__dask_graph__() is not None
 
 
 def refuse_dask(by: Any, X: Any, name: str = "X") -> None:

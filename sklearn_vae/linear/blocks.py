@@ -32,19 +32,18 @@ Parts: TypeAlias = dict[tuple[int, int], SeenRows]
 # Values and how often each is repeated.
 Runs: TypeAlias = tuple[np.ndarray, np.ndarray | int]
 
+# Results that a task of the tree adds up, all of which a worker holds at once.
+FAN_IN = 4
+
+# What fitted estimators have, and single blocks no use for.
+NOT_OF_BLOCKS = ("cv", "cv_results_", "feature_names_in_", "moments_", "_moments_origin", "_stream")
+
 
 class Ticket(NamedTuple):
     """The number of a block, and what its task has to be told beside."""
 
     number: int
     of_it: Any
-
-
-# Results that a task of the tree adds up, all of which a worker holds at once.
-FAN_IN = 4
-
-# What fitted estimators have, and single blocks no use for.
-NOT_OF_BLOCKS = ("cv", "cv_results_", "feature_names_in_", "moments_", "_moments_origin", "_stream")
 
 
 def rows_in_blocks(estimator: Any, X: Any, *, reset: bool, known_lengths: bool = False) -> da.Array:

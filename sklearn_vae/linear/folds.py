@@ -111,9 +111,9 @@ class BlockFolds(MomentFolds):
     """
 
     def __init__(self, estimator: Any, X: Any, sample_weight: Any, splits: list[Split]) -> None:
-        n, d = X.shape
-        self._X = X
-        self._plans = list(_plans(splits, n, len(splits)))
+        d = X.shape[1]
+        self._X, self._splits = X, splits
+        self._plans = list(super()._runs())
         if any(table.shape[1] == 0 for *_, table in self._plans):
             raise ValueError("cv must not give a row more than once in a split of a Dask array.")
         check_squares_fit(estimator, d, 3 * sum(table.shape[1] for *_, table in self._plans))

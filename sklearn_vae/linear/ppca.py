@@ -239,13 +239,12 @@ class PPCA(ClosedFormModel):
         """
         self._check_parameters()
         with all_or_nothing(self):
-            if not is_dask(X):
-                X = self._check_rows(X, reset=True, min_samples=2)
             for name in ("moments_", "_moments_origin", "loglike_history_"):
                 self.__dict__.pop(name, None)
             if is_dask(X):
                 self._fit_blocks(X, sample_weight)
                 return self
+            X = self._check_rows(X, reset=True, min_samples=2)
             try:
                 self._fit_complete(X, sample_weight)
                 return self

@@ -145,7 +145,7 @@ class PPCACV(ClosedFormModel):
         self._check_parameters()
         with all_or_nothing(self):
             if is_dask(X):
-                self._check_in_memory(y=y, **params)
+                _check_in_memory(y=y, **params)
                 X = rows_in_blocks(self, X, reset=True, known_lengths=True)
             else:
                 X = self._check_rows(X, reset=True, min_samples=2)
@@ -187,14 +187,6 @@ class PPCACV(ClosedFormModel):
             weights = check_sample_weight(sample_weight, X)
             _check_weights_of(splits, to_host(weights))
         return (GramFolds if X.shape[0] < X.shape[1] else MomentFolds)(X, weights, splits)
-
-    def _check_in_memory(self, **given: Any) -> None:
-        for name, value in given.items():
-            if is_dask(value):
-                raise TypeError(
-                    f"{name} must be in memory, where cv splits rows, got a Dask "
-                    f"{type(value).__name__}: pass {name}.compute()."
-                )
 
     def _check_parameters(self) -> None:
         for k in _listed(self.n_components):
@@ -318,6 +310,15 @@ class PPCACV(ClosedFormModel):
         to_split = MethodMapping().add(caller="fit", callee="split")
         router = MetadataRouter(owner=self).add_self_request(self)
         return router.add(splitter=check_cv(self.cv), method_mapping=to_split)
+
+
+def _check_in_memory(**given: Any) -> None:
+    for name, value in given.items():
+        if is_dask(value):
+            raise TypeError(
+                f"{name} must be in memory, where cv splits rows, got a Dask "
+                f"{type(value).__name__}: pass {name}.compute()."
+            )
 
 
 def _check_weights_of(splits: list[Split], weights: np.ndarray) -> None:

@@ -541,6 +541,25 @@ class TestErrors:
             with pytest.raises(error, match=text):
                 clone(estimator).fit(rows)
 
+    @pytest.mark.parametrize("graph", [None, {}])
+    def test_what_holds_dask_arrays_is_refused(self, graph):
+        class Labelled:  # as xarray's
+            shape = X.shape
+
+            def __dask_graph__(self):
+                return graph
+
+            def __array__(self, dtype=None, copy=None):
+                return X
+
+        if graph is None:
+            assert PPCA(2).fit(Labelled()).n_samples_ == N
+            return
+        with pytest.raises(TypeError, match="must be a Dask array or DataFrame, got Labelled"):
+            PPCA(2).fit(Labelled())
+        with pytest.raises(TypeError, match="all of which BernoulliPPCA would gather here"):
+            BernoulliPPCA(2).fit(Labelled())
+
     def test_blocks_that_are_not_what_they_are_said_to_be(self):
         wrong = da.from_delayed(dask.delayed(np.ones)((3, 4)), (3, D), float)
         with pytest.raises(
