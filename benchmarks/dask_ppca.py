@@ -96,7 +96,7 @@ def of_tall(scale, verdict):
             if dask_ml is not None:
                 other, dask_reads = blocks.reads_of(
                     lambda: dask_ml.PCA(K, random_state=0).fit(blocks.array())
-                )  # noqa: B023
+                )
                 line += f"  {other.noise_variance_:11.4f}  {dask_reads:5.2f}"
             print(line)
         worst = same_model(ours, truth)
