@@ -11,6 +11,7 @@ features, more than twice. Times, as medians of paired runs: at most those of da
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import dask
@@ -53,6 +54,10 @@ class Blocks:
             [da.from_delayed(loaded(i), shape, float) for i, shape in enumerate(self.shapes)]
         )
 
+    def fitted(self, model):
+        """A model of them as a Dask array."""
+        return model.fit(self.array())
+
     def incremental(self):
         """IncrementalPCA of one block after the other."""
         model = IncrementalPCA(K)
@@ -89,13 +94,13 @@ def of_tall(scale, verdict):
     for number in numbers:
         with tempfile.TemporaryDirectory() as folder:
             blocks = Blocks(folder, X, number)
-            ours, reads = blocks.reads_of(lambda: PPCA(K).fit(blocks.array()))  # noqa: B023
+            ours, reads = blocks.reads_of(partial(blocks.fitted, PPCA(K)))
             theirs, their_reads = blocks.reads_of(blocks.incremental)
             line = f"  {n // number:12d}  {ours.noise_variance_:8.4f}  {reads:5.2f}"
             line += f"  {theirs.noise_variance_:14.4f}  {their_reads:5.2f}"
             if dask_ml is not None:
                 other, dask_reads = blocks.reads_of(
-                    lambda: dask_ml.PCA(K, random_state=0).fit(blocks.array())
+                    partial(blocks.fitted, dask_ml.PCA(K, random_state=0))
                 )
                 line += f"  {other.noise_variance_:11.4f}  {dask_reads:5.2f}"
             print(line)
@@ -141,10 +146,10 @@ def time_fits(X, number, repeats, verdict):
         if dask_ml is not None:
             for solver in ("auto", "full"):
                 model = dask_ml.PCA(K, svd_solver=solver, random_state=0)
-                fits[f"dask-ml, {solver}"] = lambda model=model: model.fit(blocks.array())
+                fits[f"dask-ml, {solver}"] = partial(blocks.fitted, model)
         print(f"\n{number} blocks: seconds of PPCA, of the other, and the ratio")
         for name, theirs in fits.items():
-            a, b, ratio = paired_times(lambda: PPCA(K).fit(blocks.array()), theirs, repeats)
+            a, b, ratio = paired_times(partial(blocks.fitted, PPCA(K)), theirs, repeats)
             print(f"  {name:18} {a:.3f} {b:.3f} {ratio:.2f}")
             if name != "IncrementalPCA":
                 verdict.claim(f"at most the time of {name}: {ratio:.2f}", ratio <= 1, timing=True)
