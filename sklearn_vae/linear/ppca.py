@@ -81,9 +81,11 @@ class PPCA(ClosedFormModel):
         coordinates, or those of `PCA(whiten=True)`. The model is the same.
     svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
         As PCA's, but that "covariance_eigh" with n < d decomposes the (n, n) Gram matrix. "auto"
-        chooses as PCA does, with three exceptions: "covariance_eigh" where n <= 1000 and
-        d >= 10 n; and never "full" for memory-mapped and sparse X, where it is "arpack" if X is
-        sparse, k small and min(n, d) > 1000, and "covariance_eigh" in place of "full". All are
+        chooses as PCA does, with these exceptions: "covariance_eigh" where n <= 1000 and
+        d >= 10 n, and for memory-mapped X, which it reads once and "randomized" some 20 times,
+        with n >= 10 d not up to d = 1000 but 2000; and never "full" for memory-mapped and sparse
+        X, where it is "arpack" if X is sparse, k small and min(n, d) > 1000, and
+        "covariance_eigh" in place of "full". All are
         exact but "randomized", whose components are nearly the leading ones; the model is then
         the best one for them. A variance that is less than 16 max(n, d) eps^2 of the largest
         counts as zero, with "covariance_eigh" 4 sqrt(min(n, d)) eps of it, where eps is 2.2e-16
