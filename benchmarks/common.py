@@ -61,10 +61,11 @@ def seconds(function, before=None):
 def paired_times(ours, theirs, repeats, before=None):
     """Median seconds of both, and the median of their ratios, run in turn after one warm-up.
 
-    The order within a pair alternates, so that neither always finds the caches of the other;
-    `before` is called before each.
+    The order within a pair alternates, so that neither always finds the caches of the other. With
+    `before`, which is called before each, there is no warm-up.
     """
-    ours(), theirs()
+    if before is None:
+        ours(), theirs()
     pairs = []
     for turn in range(repeats):
         if turn % 2:
