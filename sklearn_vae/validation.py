@@ -162,8 +162,8 @@ def check_finite(X: Any, *, allow_nan: bool = False) -> None:
 def _blocks_of(X: Any) -> Iterator[Any]:
     """Consecutive rows of an array, which may be a file, or of what is stored of a sparse one."""
     X = X.data if sparse.issparse(X) else X
-    size = max(2**20 // max(math.prod(X.shape[1:]), 1), 1)
-    return (X[start : start + size, ...] for start in range(0, X.shape[0], size))
+    n, size = X.shape[0], max(2**20 // max(math.prod(X.shape[1:]), 1), 1)
+    return (X[start : min(start + size, n), ...] for start in range(0, n, size))
 
 
 def has_nan(X: Any) -> bool:
