@@ -35,7 +35,7 @@ class BigMatrix:
     noise_variance = 0.25
 
     def __init__(self, folder, n_bytes, n_features=784, n_components=20, seed=0):
-        self.path, self._state = folder / "rows.npy", folder / "rows_written.npz"
+        self.path, self._state = folder / "big_matrix.npy", folder / "big_matrix.npz"
         self.shape = (n_bytes // (4 * n_features), n_features)
         self._key = np.array([*self.shape, n_components, seed, BLOCK])
         self._seed, self._size = seed, BLOCK // n_features
