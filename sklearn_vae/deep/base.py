@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
-from skorch.callbacks import Callback, EarlyStopping
+from skorch.callbacks import Callback
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import Tensor
@@ -26,6 +26,7 @@ from sklearn_vae.deep.callbacks import Progress, Snapshot, StopEarly
 from sklearn_vae.deep.devices import PRECISIONS, choose_place, place_of, products_in, threads_worth
 from sklearn_vae.deep.keeper import Keeper, start_of, state_of
 from sklearn_vae.deep.net import VAENet
+from sklearn_vae.deep.processes import check_same, current
 from sklearn_vae.deep.units import center_and_scale, check_units, in_units
 from sklearn_vae.nn.activations import ACTIVATIONS
 from sklearn_vae.nn.networks import check_network
@@ -50,6 +51,10 @@ NUMBERS_AT_ONCE = 2**22
 
 # Arrays as large as the weights: these, their gradient and Adam's two averages.
 WEIGHTS_HELD = 4
+
+
+# Parameters that processes which fit together may each have their own of.
+OF_EACH_PROCESS = ("callbacks", "checkpoint", "device", "random_state", "verbose")
 
 
 class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -105,12 +110,15 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             self._check_images()
             self._check_memory(len(X))
             begun = start_of(self.net_) if goes_on else None
-            file = Checkpoint.of(self, X, begun)
+            check_same(self._of_all_processes(X, begun))
+            member = (begun, current().rank, current().size) if current().size > 1 else begun
+            file = Checkpoint.of(self, X, member)
             random_state = random_state_of(self, file)
-            seed = int(random_state.randint(np.iinfo(np.int32).max))
+            seed = int(current().table(random_state.randint(np.iinfo(np.int32).max))[0, 0])
             chosen, held_out = self._split(len(X), random_state)
             if goes_on:
                 self._check_goes_on()
+                self.net_.draw_apart()
                 rows = self._in_units(X, chosen, *place_of(self.module_))
             else:
                 self.mean_, self.scale_ = self._center_and_scale(X, chosen)
@@ -127,6 +135,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     verbose=0,
                 ).initialize()
                 self._begin(rows)
+                current().share(self.module_)
                 self.n_components_ = int(self.n_components)
                 self._networks_of_fit = self._networks()
             valid = None
@@ -257,6 +266,14 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _begin(self, rows: Tensor) -> None:
         """Change what the new networks begin with, for rows as they see them."""
 
+    def _of_all_processes(self, X: Array, begun: dict[str, Any] | None) -> dict[str, Any]:
+        """What processes that fit together must have in common."""
+        given = self.get_params(deep=False)
+        common = {name: given[name] for name in given if name not in OF_EACH_PROCESS}
+        state = begun and {**begun, "generator": None}
+        kind = {"n_features": X.shape[1], "dtype": X.dtype.name}
+        return {"model": type(self).__name__, **common, **kind, "last_fit": state}
+
     def _networks(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in self._of_networks}
         # A copy of what may be written to; of a factory it may not be equal to it.
@@ -313,7 +330,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         callbacks = [*copy.deepcopy(list(self.callbacks or [])), *self._callbacks()]
         if valid is not None:
             callbacks.append(StopEarly(self._warmup_epochs(), self.n_iter_no_change, self.tol))
-        if self.verbose:
+        shown = bool(self.verbose) and current().rank == 0
+        if shown:
             callbacks.append(bar := Progress(self.max_epochs, self.max_epochs - left))
         for name, value in self._of_training().items():
             setattr(net, name, value)
@@ -337,15 +355,11 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         except KeyboardInterrupt:  # after the last epoch: skorch keeps those in it
             pass
         finally:
-            if self.verbose:
+            if shown:
                 bar.on_train_end(net)
             net.train_split = None  # which would hold the rows
         net.drop_unfinished_epoch()
-        stopped = any(
-            isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
-            for _, callback in net.callbacks_
-        )
-        complete = stopped or len(net.history) - before >= self.max_epochs
+        complete = net.stopped_early or len(net.history) - before >= self.max_epochs
         if not (diverged or complete):
             warnings.warn(
                 f"Training was interrupted after {len(net.history)} epochs: "
@@ -364,7 +378,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     self._diagnose(rows)
                 return error
             except KeyboardInterrupt:
-                if interrupted:  # a second one gives up
+                if interrupted or current().size > 1:  # a second one gives up
                     raise
                 interrupted = True
             except FloatingPointError:

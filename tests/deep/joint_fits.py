@@ -1,0 +1,192 @@
+"""What the processes of test_distributed.py run: `python -m tests.deep.joint_fits NAME RANK FOLDER`.
+
+Each writes what its function returns to FOLDER. They find each other by a file there, so that no
+port has to be free.
+"""
+
+import os
+import pickle
+import signal
+import sys
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from skorch.callbacks import Callback
+from torch import distributed, nn
+
+from sklearn_vae import DeepGaussianVAE, LinearVAE, Processes, Snapshot
+from sklearn_vae.checkpoint import Checkpoint
+from sklearn_vae.deep.net import VAENet
+from tests.deep.data import MODELS, SMALL, make_rows, parameters_of
+
+SIZE = 2
+X = make_rows()
+SHARDS = [X[:90], X[90:]]
+
+
+def told(model):
+    """All that processes must have in common of a fitted model."""
+    history = {name: values for name, values in model.history_.items() if name != "seconds"}
+    found = {"parameters": parameters_of(model), "mean": model.mean_, "scale": model.scale_}
+    names = ("elbo_", "entropy_bound_", "kl_per_dim_", "collapsed_dims_", "noise_variance_")
+    found |= {name: getattr(model, name) for name in names if hasattr(model, name)}
+    buffers = dict(model.module_.named_buffers())
+    return {**found, **{name: t.numpy() for name, t in buffers.items()}, "history": history}
+
+
+def error_of(model, rows):
+    """The error of a fit."""
+    try:
+        model.fit(rows)
+    except (ValueError, FloatingPointError, RuntimeError) as error:
+        return type(error).__name__, str(error)
+    return None
+
+
+def with_batch_norm(shape, n_outputs):
+    return nn.Sequential(nn.Linear(shape[0], 16), nn.BatchNorm1d(16), nn.Linear(16, n_outputs))
+
+
+class Poison(Callback):
+    """Not a number in the first step of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        if len(net.history) == self.epoch:
+            named_parameters[0][1].grad.fill_(np.nan)
+
+
+class At(Callback):
+    """Calls a function at the end of an epoch."""
+
+    def __init__(self, epoch, function):
+        self.epoch, self.function = epoch, function
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == self.epoch:
+            self.function()
+
+
+class Stopped(BaseException):
+    """Stands for a kill."""
+
+
+def all_models(rank, folder):
+    """Every kind of model, on unequal shards."""
+    with Processes():
+        return [told(clone(model).fit(SHARDS[rank])) for model in MODELS]
+
+
+def what_else(rank, folder):
+    """All else that a fit may be asked for."""
+    rows, vae = SHARDS[rank], DeepGaussianVAE(3, **SMALL)
+    found = {}
+    with Processes() as processes:
+        found["rank"] = processes.rank, processes.size
+        found["sum"] = processes.sum(float(rank + 1)), processes.sum(np.full(2, rank + 1.0))
+        found["no seed"] = told(clone(vae).set_params(random_state=None).fit(rows))
+        found["batch norm"] = told(clone(vae).set_params(encoder=with_batch_norm).fit(rows))
+        stops = clone(vae).set_params(
+            early_stopping=True, max_epochs=50, n_iter_no_change=2, learning_rate=0.02
+        )
+        found["early stopping"] = told(stops.fit(rows))
+        kept = clone(vae).set_params(callbacks=[Snapshot([1, 2])]).fit(rows)
+        found["snapshots"] = {epoch: told(model) for epoch, model in kept.snapshots_.items()}
+        again = clone(vae).set_params(warm_start=True, early_stopping=True).fit(rows)
+        # As where it was loaded from one file in every process.
+        again.net_.generator_.manual_seed(0)
+        found["warm start"] = told(again.fit(rows))
+        found["draws"] = again.net_.generator_.get_state().numpy()
+        linear = LinearVAE(2, solver="stochastic", max_iter=3, random_state=0)
+        found["linear"] = linear.fit(rows).loadings_
+        found["parameters differ"] = error_of(DeepGaussianVAE(3 + rank, **SMALL), rows)
+        found["few rows"] = error_of(DeepGaussianVAE(1, **SMALL), X if rank else X[:2])
+        poison = [Poison(2)] if rank == 1 else None
+        found["not finite"] = error_of(clone(vae).set_params(callbacks=poison), rows)
+        found["checkpoints"] = checkpoints(rows, folder / str(rank), rank)
+    return found
+
+
+def checkpoints(rows, folder, rank):
+    """A fit that goes on, one that was finished, and one that cannot since a file is gone."""
+    vae = DeepGaussianVAE(3, **{**SMALL, "max_epochs": 6})
+    found = {"whole": told(clone(vae).fit(rows))}
+    vae.set_params(checkpoint=folder, checkpoint_every=2)
+    save, run = Checkpoint.save, VAENet.run_single_epoch
+
+    def stop_in_epoch_4(file, state, **options):
+        save(file, state, **options)
+        if len(state["history"]) == 4:
+            raise Stopped
+
+    def count(*arguments, **options):
+        epochs.append(0)
+        return run(*arguments, **options)
+
+    for name in ("resumed", "anew"):
+        with suppress(Stopped), patch.object(Checkpoint, "save", stop_in_epoch_4):
+            clone(vae).fit(rows)
+        if name == "anew" and rank == 1:
+            next(folder.iterdir()).unlink()
+        epochs = []
+        with patch.object(VAENet, "run_single_epoch", count), warnings.catch_warnings(record=True) as w:
+            warnings.simplefilter("always")
+            found[name] = told(clone(vae).fit(rows)), len(epochs), [str(e.message) for e in w]
+        found[f"{name}, finished"] = told(clone(vae).fit(rows))
+        next(folder.iterdir()).unlink()
+    return found
+
+
+def lost(rank, folder):
+    """An error in one process, which goes on to live; then a fit by both."""
+    found = {}
+    with suppress(ValueError, RuntimeError), Processes():
+        bad = np.where(np.arange(60)[:, None] == 5, np.nan, SHARDS[1])
+        start = time.monotonic()
+        found["error"] = error_of(DeepGaussianVAE(3, **SMALL), bad if rank else SHARDS[0])
+        found["seconds"] = time.monotonic() - start
+        if rank == 1:
+            raise ValueError
+    with Processes():
+        found["after"] = told(DeepGaussianVAE(3, **SMALL).fit(SHARDS[rank]))
+    sleeper = At(1, lambda: time.sleep(8 * rank))
+    with suppress(RuntimeError), Processes(timeout=2):
+        found["silent"] = error_of(DeepGaussianVAE(3, **SMALL, callbacks=[sleeper]), SHARDS[rank])
+    return found
+
+
+def killed(rank, folder):
+    """The second process is killed in the middle of a fit."""
+    die = At(2, lambda: os.kill(os.getpid(), signal.SIGKILL) if rank else None)
+    with Processes():
+        DeepGaussianVAE(3, **SMALL, callbacks=[die]).fit(SHARDS[rank])
+
+
+def main(name, rank, folder):
+    rank, folder = int(rank), Path(folder)
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(SIZE),
+        "LOCAL_WORLD_SIZE": str(SIZE),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "1",
+    }
+    store = f"file://{folder / 'store'}"
+    distributed.init_process_group("gloo", store, world_size=SIZE, rank=rank)
+    found = globals()[name](rank, folder)
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
