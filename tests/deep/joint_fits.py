@@ -1,7 +1,7 @@
-"""What the processes of test_distributed.py run: `python -m tests.deep.joint_fits NAME RANK FOLDER`.
+"""What the two processes of test_distributed.py do: `python -m tests.deep.joint_fits RANK FOLDER`.
 
-Each writes what its function returns to FOLDER. They find each other by a file there, so that no
-port has to be free.
+Each writes what it has found to FOLDER; in the end the second is killed. They find each other by a
+file there, so that no port has to be free.
 """
 
 import os
@@ -23,7 +23,7 @@ from torch import distributed, nn
 from sklearn_vae import DeepGaussianVAE, LinearVAE, Processes, Snapshot
 from sklearn_vae.checkpoint import Checkpoint
 from sklearn_vae.deep.net import VAENet
-from tests.deep.data import MODELS, SMALL, make_rows, parameters_of
+from tests.deep.data import MODELS, SMALL, make_rows
 
 SIZE = 2
 X = make_rows()
@@ -33,11 +33,11 @@ SHARDS = [X[:90], X[90:]]
 def told(model):
     """All that processes must have in common of a fitted model."""
     history = {name: values for name, values in model.history_.items() if name != "seconds"}
-    found = {"parameters": parameters_of(model), "mean": model.mean_, "scale": model.scale_}
+    found = {"mean": model.mean_, "scale": model.scale_}
     names = ("elbo_", "entropy_bound_", "kl_per_dim_", "collapsed_dims_", "noise_variance_")
     found |= {name: getattr(model, name) for name in names if hasattr(model, name)}
-    buffers = dict(model.module_.named_buffers())
-    return {**found, **{name: t.numpy() for name, t in buffers.items()}, "history": history}
+    state = {name: tensor.numpy() for name, tensor in model.module_.state_dict().items()}
+    return {**found, **state, "history": history}
 
 
 def error_of(model, rows):
@@ -79,7 +79,7 @@ class Stopped(BaseException):
     """Stands for a kill."""
 
 
-def all_models(rank, folder):
+def all_models(rank):
     """Every kind of model, on unequal shards."""
     with Processes():
         return [told(clone(model).fit(SHARDS[rank])) for model in MODELS]
@@ -127,9 +127,10 @@ def checkpoints(rows, folder, rank):
         if len(state["history"]) == 4:
             raise Stopped
 
-    def count(*arguments, **options):
-        epochs.append(0)
-        return run(*arguments, **options)
+    def count(net, iterator, **options):
+        if iterator is not None:  # as that of the rows held out is, where there are none
+            epochs.append(0)
+        return run(net, iterator, **options)
 
     for name in ("resumed", "anew"):
         with suppress(Stopped), patch.object(Checkpoint, "save", stop_in_epoch_4):
@@ -137,7 +138,10 @@ def checkpoints(rows, folder, rank):
         if name == "anew" and rank == 1:
             next(folder.iterdir()).unlink()
         epochs = []
-        with patch.object(VAENet, "run_single_epoch", count), warnings.catch_warnings(record=True) as w:
+        with (
+            patch.object(VAENet, "run_single_epoch", count),
+            warnings.catch_warnings(record=True) as w,
+        ):
             warnings.simplefilter("always")
             found[name] = told(clone(vae).fit(rows)), len(epochs), [str(e.message) for e in w]
         found[f"{name}, finished"] = told(clone(vae).fit(rows))
@@ -145,32 +149,35 @@ def checkpoints(rows, folder, rank):
     return found
 
 
-def lost(rank, folder):
+def lost(rank):
     """An error in one process, which goes on to live; then a fit by both."""
     found = {}
     with suppress(ValueError, RuntimeError), Processes():
         bad = np.where(np.arange(60)[:, None] == 5, np.nan, SHARDS[1])
-        start = time.monotonic()
         found["error"] = error_of(DeepGaussianVAE(3, **SMALL), bad if rank else SHARDS[0])
-        found["seconds"] = time.monotonic() - start
         if rank == 1:
             raise ValueError
     with Processes():
         found["after"] = told(DeepGaussianVAE(3, **SMALL).fit(SHARDS[rank]))
-    sleeper = At(1, lambda: time.sleep(8 * rank))
-    with suppress(RuntimeError), Processes(timeout=2):
+    sleeper = At(1, lambda: time.sleep(6 * rank))
+    with suppress(RuntimeError), Processes(timeout=3):
         found["silent"] = error_of(DeepGaussianVAE(3, **SMALL, callbacks=[sleeper]), SHARDS[rank])
     return found
 
 
-def killed(rank, folder):
+def end_with_a_kill(rank, folder):
     """The second process is killed in the middle of a fit."""
-    die = At(2, lambda: os.kill(os.getpid(), signal.SIGKILL) if rank else None)
+
+    def die():
+        (folder / "killed").write_text(str(time.time()))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    vae = DeepGaussianVAE(3, **SMALL)
     with Processes():
-        DeepGaussianVAE(3, **SMALL, callbacks=[die]).fit(SHARDS[rank])
+        vae.set_params(callbacks=[At(2, die)] if rank else None).fit(SHARDS[rank])
 
 
-def main(name, rank, folder):
+def main(rank, folder):
     rank, folder = int(rank), Path(folder)
     torch.set_num_threads(1)
     warnings.simplefilter("error")
@@ -184,8 +191,9 @@ def main(name, rank, folder):
     }
     store = f"file://{folder / 'store'}"
     distributed.init_process_group("gloo", store, world_size=SIZE, rank=rank)
-    found = globals()[name](rank, folder)
+    found = {"models": all_models(rank), **what_else(rank, folder), **lost(rank)}
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
+    end_with_a_kill(rank, folder)
 
 
 if __name__ == "__main__":
