@@ -26,7 +26,7 @@ from sklearn_vae.deep.callbacks import Progress, Snapshot, StopEarly
 from sklearn_vae.deep.devices import PRECISIONS, choose_place, place_of, products_in, threads_worth
 from sklearn_vae.deep.keeper import Keeper, start_of, state_of
 from sklearn_vae.deep.net import VAENet
-from sklearn_vae.deep.processes import check_same, current
+from sklearn_vae.deep.processes import check_same, current, interrupts_are_errors
 from sklearn_vae.deep.units import center_and_scale, check_units, in_units
 from sklearn_vae.nn.activations import ACTIVATIONS
 from sklearn_vae.nn.networks import check_network
@@ -349,7 +349,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             return None, False
         diverged = None
         try:
-            net.partial_fit(train, epochs=left, keeper=keeper)
+            with interrupts_are_errors():
+                net.partial_fit(train, epochs=left, keeper=keeper)
         except FloatingPointError as error:
             diverged = error
         except KeyboardInterrupt:  # after the last epoch: skorch keeps those in it
@@ -374,11 +375,11 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         while True:
             try:
                 self._keep_history()
-                with self._evaluating():
+                with self._evaluating(), interrupts_are_errors():
                     self._diagnose(rows)
                 return error
             except KeyboardInterrupt:
-                if interrupted or current().size > 1:  # a second one gives up
+                if interrupted:  # a second one gives up
                     raise
                 interrupted = True
             except FloatingPointError:

@@ -22,7 +22,7 @@ from sklearn_vae.deep.batches import Batch, Batches
 from sklearn_vae.deep.capture import CapturedStep
 from sklearn_vae.deep.devices import global_generators, products_in, threads_worth
 from sklearn_vae.deep.keeper import Keeper
-from sklearn_vae.deep.processes import current, digests, own_seed
+from sklearn_vae.deep.processes import current, digests, interrupts_are_errors, own_seed
 from sklearn_vae.nn.adam import Adam
 from sklearn_vae.nn.networks import operations_of
 from sklearn_vae.nn.objectives import BY_HAND, Objective
@@ -176,15 +176,13 @@ class VAENet(NeuralNet):
                 stack.enter_context(global_generators(X.device, seed))
             if keeper is not None:
                 keeper.restore(self)
-            try:
-                return super().fit_loop(X, y, epochs, **kwargs)
-            except KeyboardInterrupt as interrupt:
-                if current().size == 1 or self.stopped_early:
-                    raise
-                raise RuntimeError(
-                    "Training was interrupted, which the other processes cannot know: nothing of "
-                    "it is kept."
-                ) from interrupt
+            with interrupts_are_errors():
+                try:
+                    return super().fit_loop(X, y, epochs, **kwargs)
+                except KeyboardInterrupt:
+                    if not self.stopped_early:  # of which it is the sign too
+                        raise
+                    return self
 
     def _after_loop(self) -> None:
         del self.step_, self.h_, self.keeper_, self.average_

@@ -210,10 +210,9 @@ class Processes(Alone):
                 if parameter.grad is None:
                     part.zero_()
                 else:
-                    part.copy_(parameter.grad)
+                    torch.mul(parameter.grad, n, out=part)
                 parameter.grad = part
-            flat[-1] = 1.0
-            flat.mul_(n)
+            flat[-1] = n
             self._reduce(flat)
             flat.div_(flat[-1].clone())
 
@@ -266,6 +265,20 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _CURRENT.reset(token)
+
+
+@contextmanager
+def interrupts_are_errors() -> Iterator[None]:
+    """Within this an interrupt is an error, where others fit together with this process."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if current().size == 1:
+            raise
+        raise RuntimeError(
+            "This process was interrupted, which those that fit together with it cannot know: "
+            "nothing of the fit is kept."
+        ) from interrupt
 
 
 def own_seed(seed: int) -> int:

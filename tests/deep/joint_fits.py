@@ -159,6 +159,13 @@ def lost(rank):
             raise ValueError
     with Processes():
         found["after"] = told(DeepGaussianVAE(3, **SMALL).fit(SHARDS[rank]))
+    interrupt = At(1, lambda: signal.raise_signal(signal.SIGINT) if rank else None)
+    with suppress(RuntimeError), Processes():
+        model = DeepGaussianVAE(3, **SMALL, callbacks=[interrupt])
+        found["interrupt"] = error_of(model, SHARDS[rank])
+        found["is fitted"] = hasattr(model, "net_")
+        if rank == 1:
+            raise RuntimeError
     sleeper = At(1, lambda: time.sleep(6 * rank))
     with suppress(RuntimeError), Processes(timeout=3):
         found["silent"] = error_of(DeepGaussianVAE(3, **SMALL, callbacks=[sleeper]), SHARDS[rank])
