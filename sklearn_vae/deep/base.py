@@ -88,7 +88,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Parameters
         ----------
         X : array-like of shape (n, d)
-            float64 or float32; copied once.
+            float64 or float32; copied once. Within :class:`Processes` those of this process.
         y : Ignored
 
         Returns
@@ -110,6 +110,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             self._check_images()
             self._check_memory(len(X))
             begun = start_of(self.net_) if goes_on else None
+            check_same({"model": type(self).__name__})
             check_same(self._of_all_processes(X, begun))
             member = (begun, current().rank, current().size) if current().size > 1 else begun
             file = Checkpoint.of(self, X, member)
@@ -272,7 +273,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         common = {name: given[name] for name in given if name not in OF_EACH_PROCESS}
         state = begun and {**begun, "generator": None}
         kind = {"n_features": X.shape[1], "dtype": X.dtype.name}
-        return {"model": type(self).__name__, **common, **kind, "last_fit": state}
+        return {**common, **kind, "last_fit": state}
 
     def _networks(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in self._of_networks}

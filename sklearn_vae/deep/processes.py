@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
+from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
@@ -59,104 +60,33 @@ class Alone:
         return PPCA(k, random_state=0, **options).fit(rows.cpu().numpy())
 
 
-class Processes(Alone):
-    """Processes that fit one deep model, each on rows of its own.
-
-    Within the context `fit` of :class:`DeepGaussianVAE`, :class:`DeepBernoulliVAE` and
-    :class:`DeepAutoencoder` is called in every process, with the same parameters and other rows,
-    which lie on its device; all end with the same model, that of the rows of all. Outside, and in
-    threads that begin within, each process fits on its own.
-
-    A step takes `batch_size` rows of each process and moves the parameters along the gradient
-    averaged over all these rows, as one process does with a batch of them all. Units, pPCA, the
-    noise variance, early stopping, `history_` and what is told of the fitted model are those of all
-    rows too. Weights, and the seed where `random_state` is None, are those of the first process;
-    order of rows, rows held out and draws are each one's own. `score` and all other methods are of
-    the rows that they are given.
-
-    Started by a launcher, one process for each GPU or, with gloo, on CPUs::
-
-        accelerate launch --multi_gpu --num_processes 4 train.py
-        torchrun --nproc_per_node 2 train.py
-
-    A step moves 2 (N - 1) / N times the size of the parameters from and to each of N processes.
-    pPCA, for `init="ppca"` and a noise variance that is learned, has each of them hold (d, d)
-    moments once.
+class Together(Alone):
+    """Several processes; every method is called in all of them, in the same order.
 
     Parameters
     ----------
-    timeout : float, default=600.0
-        Seconds after which a process that is silent counts as lost.
-
-    Attributes
-    ----------
-    rank : int
-        Of this process, from 0.
-    size : int
-        Number of processes; 1 without a launcher.
-
-    Raises
-    ------
-    ImportError
-        Without the package accelerate, of the extra "distributed".
-    RuntimeError
-        On entry if the launcher's processes do not find each other; from `fit`, and on the way
-        out, if one of them was killed, has raised an error or was silent for too long.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> from sklearn_vae import DeepGaussianVAE, Processes
-    >>> X = load_digits().data
-    >>> with Processes() as processes:
-    ...     rows = X[processes.rank :: processes.size]
-    ...     vae = DeepGaussianVAE(2, hidden_layer_sizes=(16,), max_epochs=2).fit(rows)
-    >>> processes.size
-    1
+    state : PartialState
+        Of accelerate.
+    timeout : float
+        In seconds.
     """
 
-    def __init__(self, timeout: float = 600.0) -> None:
-        self.timeout = timeout
-
-    def __enter__(self) -> Self:
-        check_real("timeout", self.timeout, above=0)
-        state = _place()
+    def __init__(self, state: Any, timeout: float) -> None:
         self.rank, self.size = int(state.process_index), int(state.num_processes)
-        self._device: torch.device = state.device
+        self.timeout = timeout
+        self.device: torch.device = state.device
         # A group of its own: it can end, with an error for the others, while theirs goes on.
-        self._group: Any = None
-        if self.size > 1:
-            self._group = distributed.new_group(timeout=timedelta(seconds=self.timeout))
-        self._token = _CURRENT.set(self if self.size > 1 else _ALONE)
-        return self
+        self.group: Any = distributed.new_group(timeout=timedelta(seconds=timeout))
 
-    def __exit__(self, kind: type[BaseException] | None, *error_and_trace: object) -> None:
-        _CURRENT.reset(self._token)
-        try:
-            if kind is None:  # none leaves while another may still fail
-                self.sum(0.0)
-        finally:
-            group, self._group = self._group, None
-            if group is not None:
-                distributed.destroy_process_group(group)
+    def end(self) -> None:
+        """Hang up: what the others are at, or begin, is an error."""
+        group, self.group = self.group, None
+        distributed.destroy_process_group(group)
 
     def sum(self, values: Any) -> Any:
-        """Sum over the processes of what each one has.
-
-        To be called in all of them, as `fit` is.
-
-        Parameters
-        ----------
-        values : float, list of floats or array
-            Of the same shape in every process.
-
-        Returns
-        -------
-        float, list of floats or array, float64
-            As `values` are.
-        """
-        total = torch.tensor(np.asarray(values, dtype=np.float64), device=self._device)
-        self._reduce(total)
+        """Sum over the processes of a number, list of numbers or array, as what it is given."""
+        total = torch.tensor(np.asarray(values, dtype=np.float64), device=self.device)
+        self._attempt(distributed.all_reduce, total)
         return total.cpu().numpy() if isinstance(values, np.ndarray) else total.tolist()
 
     def table(self, *values: float) -> Array:
@@ -181,9 +111,9 @@ class Processes(Alone):
     def share(self, module: nn.Module) -> None:
         """Give a module the numbers that it has in the first process."""
         tensors = list(module.state_dict().values())
-        if self.size > 1 and tensors[0].device.type != self._device.type:
+        if tensors[0].device.type != self.device.type:
             raise ValueError(
-                f"device must be of the kind {self._device.type!r} that the processes were "
+                f"device must be of the kind {self.device.type!r} that the processes were "
                 f"started for, got {tensors[0].device.type!r}."
             )
         for dtype in {tensor.dtype: None for tensor in tensors}:
@@ -200,9 +130,13 @@ class Processes(Alone):
         """
         learned = [parameter for parameter in parameters if parameter.requires_grad]
         sizes = [parameter.numel() for parameter in learned]
-        # With the number of rows at the end.
+        # With the number of rows at the end. Each part lies as its parameter does, which Adam's
+        # kernel needs.
         flat = torch.empty(sum(sizes) + 1, dtype=learned[0].dtype, device=learned[0].device)
-        parts = [p.view_as(x) for p, x in zip(flat[:-1].split(sizes), learned, strict=True)]
+        parts = [
+            flat.as_strided(p.shape, p.stride(), start)
+            for p, start in zip(learned, accumulate(sizes, initial=0), strict=False)
+        ]
 
         @torch.no_grad()
         def average(n: int) -> None:
@@ -213,7 +147,7 @@ class Processes(Alone):
                     torch.mul(parameter.grad, n, out=part)
                 parameter.grad = part
             flat[-1] = n
-            self._reduce(flat)
+            self._attempt(distributed.all_reduce, flat)
             flat.div_(flat[-1].clone())
 
         return average
@@ -228,14 +162,11 @@ class Processes(Alone):
         k = min(n_components, int(n), len(mean))
         return PPCA.from_moments(Moments(n, mean, scatter), n_components=k, **options)
 
-    def _reduce(self, tensor: Tensor) -> None:
-        self._attempt(distributed.all_reduce, tensor)
-
     def _attempt(self, collective: Callable[..., Any], *arguments: Any) -> None:
-        if self.size == 1:
-            return
+        if self.group is None:
+            raise RuntimeError("Processes do something together within their context only.")
         try:
-            collective(*arguments, group=self._group)
+            collective(*arguments, group=self.group)
         except RuntimeError as error:
             raise RuntimeError(
                 f"Process {self.rank} of {self.size} has lost another one: it was killed, has "
@@ -304,6 +235,109 @@ def check_same(values: dict[str, Any]) -> None:
             "Processes that fit one model need the same parameters and kind of rows: process "
             f"{current().rank} has {', '.join(told)}, another one not."
         )
+
+
+class Processes:
+    """Processes that fit one deep model, each on rows of its own.
+
+    Within the context `fit` of :class:`DeepGaussianVAE`, :class:`DeepBernoulliVAE` and
+    :class:`DeepAutoencoder` is called in every process, with the same parameters and other rows,
+    which lie on its device; all end with the same model, that of the rows of all. Outside, and in
+    threads that begin within, each process fits on its own.
+
+    A step takes up to `batch_size` rows of each process and moves the parameters along the gradient
+    averaged over all these rows, as one process does with a batch of them all. Units, pPCA, the
+    noise variance, early stopping, `history_` and what is told of the fitted model are those of all
+    rows too. Weights and seed are those of the first process; order of rows, rows held out, draws
+    and the files of `checkpoint` are each one's own, and what `free_bits` and a network's own
+    layers average over a batch is of its own rows. `score` and all other methods are of the rows
+    that they are given.
+
+    A launcher starts the processes, one a GPU where there are any, else on CPUs over gloo::
+
+        accelerate launch --multi_gpu --num_processes 4 train.py
+        torchrun --nproc_per_node 4 train.py
+
+    A step sends 2 (N - 1) / N times the size of the parameters from each of N processes, and waits
+    for the slowest. Where the noise variance is learned, or `init` is "ppca", each process holds
+    (d, d) moments of the rows as the training begins. On CUDA steps are not captured into graphs.
+
+    Parameters
+    ----------
+    timeout : float, default=600.0
+        Seconds after which a process that is silent counts as lost.
+
+    Attributes
+    ----------
+    rank : int
+        Of this process, from 0.
+    size : int
+        Number of processes; 1 without a launcher.
+
+    Raises
+    ------
+    ImportError
+        Without the package accelerate, of the extra "distributed".
+    RuntimeError
+        On entry if the launcher's processes do not find each other; from `fit`, and on the way
+        out, if one of them was killed, has raised an error or was silent for too long.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_vae import DeepGaussianVAE, Processes
+    >>> X = load_digits().data
+    >>> with Processes() as processes:
+    ...     rows = X[processes.rank :: processes.size]
+    ...     vae = DeepGaussianVAE(2, hidden_layer_sizes=(16,), max_epochs=2).fit(rows)
+    >>> processes.size
+    1
+    """
+
+    def __init__(self, timeout: float = 600.0) -> None:
+        self.timeout = timeout
+        self._processes = _ALONE
+
+    @property
+    def rank(self) -> int:
+        """Of this process, from 0."""
+        return self._processes.rank
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return self._processes.size
+
+    def __enter__(self) -> Self:
+        check_real("timeout", self.timeout, above=0)
+        state = _place()
+        self._processes = Together(state, self.timeout) if state.num_processes > 1 else _ALONE
+        self._token = _CURRENT.set(self._processes)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error_and_trace: object) -> None:
+        _CURRENT.reset(self._token)
+        try:
+            if kind is None:  # none leaves while another may still fail
+                self.sum(0.0)
+        finally:
+            if isinstance(self._processes, Together):
+                self._processes.end()
+
+    def sum(self, values: Any) -> Any:
+        """Sum over the processes of what each one has; to be called in all of them, as `fit` is.
+
+        Parameters
+        ----------
+        values : float, list of floats or array
+            Of the same shape in every process.
+
+        Returns
+        -------
+        float, list of floats or array
+            As `values` are, in float64.
+        """
+        return self._processes.sum(values)
 
 
 def _place() -> Any:

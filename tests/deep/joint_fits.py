@@ -20,7 +20,7 @@ from sklearn.base import clone
 from skorch.callbacks import Callback
 from torch import distributed, nn
 
-from sklearn_vae import DeepGaussianVAE, LinearVAE, Processes, Snapshot
+from sklearn_vae import DeepBernoulliVAE, DeepGaussianVAE, LinearVAE, Processes, Snapshot
 from sklearn_vae.checkpoint import Checkpoint
 from sklearn_vae.deep.net import VAENet
 from tests.deep.data import MODELS, SMALL, make_rows
@@ -51,6 +51,22 @@ def error_of(model, rows):
 
 def with_batch_norm(shape, n_outputs):
     return nn.Sequential(nn.Linear(shape[0], 16), nn.BatchNorm1d(16), nn.Linear(16, n_outputs))
+
+
+class Transposed(nn.Module):
+    """A linear map whose matrix lies in memory by columns."""
+
+    def __init__(self, n_inputs, n_outputs):
+        super().__init__()
+        start = torch.randn(n_inputs, n_outputs, generator=torch.Generator().manual_seed(0))
+        self.weight = nn.Parameter(0.1 * start.t())
+
+    def forward(self, x):
+        return x @ self.weight.t()
+
+
+def by_columns(shape, n_outputs):
+    return Transposed(shape[0], n_outputs)
 
 
 class Poison(Callback):
@@ -94,6 +110,7 @@ def what_else(rank, folder):
         found["sum"] = processes.sum(float(rank + 1)), processes.sum(np.full(2, rank + 1.0))
         found["no seed"] = told(clone(vae).set_params(random_state=None).fit(rows))
         found["batch norm"] = told(clone(vae).set_params(encoder=with_batch_norm).fit(rows))
+        found["by columns"] = told(clone(vae).set_params(encoder=by_columns).fit(rows))
         stops = clone(vae).set_params(
             early_stopping=True, max_epochs=50, n_iter_no_change=2, learning_rate=0.02
         )
@@ -108,6 +125,8 @@ def what_else(rank, folder):
         linear = LinearVAE(2, solver="stochastic", max_iter=3, random_state=0)
         found["linear"] = linear.fit(rows).loadings_
         found["parameters differ"] = error_of(DeepGaussianVAE(3 + rank, **SMALL), rows)
+        other = DeepGaussianVAE if rank else DeepBernoulliVAE
+        found["models differ"] = error_of(other(3, **SMALL), rows > 0)
         found["few rows"] = error_of(DeepGaussianVAE(1, **SMALL), X if rank else X[:2])
         poison = [Poison(2)] if rank == 1 else None
         found["not finite"] = error_of(clone(vae).set_params(callbacks=poison), rows)

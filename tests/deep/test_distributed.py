@@ -15,7 +15,7 @@ from sklearn_vae.deep import net
 from sklearn_vae.deep.batches import Batches
 from sklearn_vae.deep.processes import BETWEEN_SEEDS, current
 from tests.deep.data import MODELS, SMALL, parameters_of
-from tests.deep.joint_fits import SHARDS, SIZE, X, told
+from tests.deep.joint_fits import SHARDS, SIZE, X, by_columns, told
 
 pytest.importorskip("accelerate")
 
@@ -81,6 +81,20 @@ class BatchesOfAll:
             ]
 
 
+def assert_is_that_of_one_process(model, joint):
+    """The same parameters and history; to be called with `BatchesOfAll`."""
+    expected, joint = told(clone(model).fit(X)), {**joint, "history": dict(joint["history"])}
+    if getattr(model, "variational_family", None) == "sylvester":
+        for history in (expected["history"], joint["history"]):
+            del history["posterior_entropy"], history["active_dims"]  # of 64 rows of a chunk
+    # What is told of the model in the end is of draws, which each process has its own of; of them
+    # follows the noise variance in closed form.
+    drawn = ["elbo_", "entropy_bound_", "noise_variance_", "likelihood.log_variance"]
+    for name in (name for name in drawn if name in expected):
+        np.testing.assert_allclose(joint[name], expected.pop(name), rtol=0.01, atol=0.02)
+    assert_same(expected, {name: joint[name] for name in expected}, rtol=1e-6)
+
+
 # Not those that hold out rows, whose first gradients are seen with other draws, or whose history is
 # of some rows only.
 PLAIN = [
@@ -93,16 +107,13 @@ PLAIN = [
 @pytest.mark.parametrize("i", PLAIN, ids=[str(MODELS[i]) for i in PLAIN])
 def test_two_processes_do_what_one_does_with_the_batches_of_both(found, i, monkeypatch):
     monkeypatch.setattr(net, "Batches", BatchesOfAll)
-    expected, joint = told(clone(MODELS[i]).fit(X)), found[0]["models"][i]
-    if getattr(MODELS[i], "variational_family", None) == "sylvester":
-        for history in (expected["history"], joint["history"]):
-            del history["posterior_entropy"], history["active_dims"]  # of 64 rows of a chunk
-    # What is told of the model in the end is of draws, which each process has its own of; of them
-    # follows the noise variance in closed form.
-    drawn = ["elbo_", "entropy_bound_", "noise_variance_", "likelihood.log_variance"]
-    for name in (name for name in drawn if name in expected):
-        np.testing.assert_allclose(joint[name], expected.pop(name), rtol=0.01, atol=0.02)
-    assert_same(expected, {name: joint[name] for name in expected}, rtol=1e-6)
+    assert_is_that_of_one_process(MODELS[i], found[0]["models"][i])
+
+
+def test_a_matrix_may_lie_by_columns(found, monkeypatch):
+    monkeypatch.setattr(net, "Batches", BatchesOfAll)
+    model = DeepGaussianVAE(3, **SMALL, encoder=by_columns)
+    assert_is_that_of_one_process(model, found[0]["by columns"])
 
 
 def test_weights_and_seed_are_those_of_the_first_process(found):
@@ -156,6 +167,12 @@ def test_parameters_that_differ_are_an_error_in_every_process(found):
         kind, text = part["parameters differ"]
         assert kind == "ValueError"
         assert f"process {rank} has n_components={3 + rank}, another one not." in text
+
+
+def test_models_that_differ_are_an_error_in_every_process(found):
+    for name, part in zip(("DeepBernoulliVAE", "DeepGaussianVAE"), found, strict=True):
+        assert part["models differ"][0] == "ValueError"
+        assert f"has model='{name}', another one not." in part["models differ"][1]
 
 
 def test_processes_with_too_few_rows_are_an_error_in_every_one(found):
