@@ -26,7 +26,12 @@ from sklearn_vae.deep.callbacks import Progress, Snapshot, StopEarly
 from sklearn_vae.deep.devices import PRECISIONS, choose_place, place_of, products_in, threads_worth
 from sklearn_vae.deep.keeper import Keeper, start_of, state_of
 from sklearn_vae.deep.net import VAENet
-from sklearn_vae.deep.processes import check_same, current, interrupts_are_errors
+from sklearn_vae.deep.processes import (
+    an_error_ends,
+    check_same,
+    current,
+    interrupts_are_errors,
+)
 from sklearn_vae.deep.units import center_and_scale, check_units, in_units
 from sklearn_vae.nn.activations import ACTIVATIONS
 from sklearn_vae.nn.networks import check_network
@@ -53,7 +58,8 @@ NUMBERS_AT_ONCE = 2**22
 WEIGHTS_HELD = 4
 
 
-# Parameters that processes which fit together may each have their own of.
+# Parameters that processes which fit together may each have their own of; but all save checkpoints,
+# or none, and all keep the same snapshots.
 OF_EACH_PROCESS = ("callbacks", "checkpoint", "device", "random_state", "verbose")
 
 
@@ -103,9 +109,11 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             If training diverges. The model then has the last finite parameters, and all its
             methods work.
         """
-        self._check_parameters()
+        with an_error_ends():
+            self._check_parameters()
         goes_on = self.warm_start and hasattr(self, "net_")
-        with all_or_nothing(self), self.net_.all_or_nothing() if goes_on else nullcontext():
+        apart = self.net_.all_or_nothing() if goes_on else nullcontext()
+        with an_error_ends(), all_or_nothing(self), apart:
             X = self._check_rows(X, ensure_min_samples=2, reset=not goes_on)
             self._check_images()
             self._check_memory(len(X))
@@ -272,8 +280,17 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         given = self.get_params(deep=False)
         common = {name: given[name] for name in given if name not in OF_EACH_PROCESS}
         state = begun and {**begun, "generator": None}
-        kind = {"n_features": X.shape[1], "dtype": X.dtype.name}
-        return {**common, **kind, "last_fit": state}
+        names = getattr(self, "feature_names_in_", None)
+        callbacks = map(_without_name, self.callbacks or [])
+        return {
+            **common,
+            "n_features": X.shape[1],
+            "feature_names": None if names is None else names.tolist(),
+            "dtype": X.dtype.name,
+            "checkpoint": None if self.checkpoint is None else "a folder",
+            "snapshots": [c.epochs for c in callbacks if isinstance(c, Snapshot)],
+            "last_fit": state,
+        }
 
     def _networks(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in self._of_networks}
@@ -396,7 +413,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             return
         states = {e: state for c in callbacks for e, state in c.states_.items()}
         snapshots = {}
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt), interrupts_are_errors():
             for epoch in [e for e in states if e <= self.n_iter_]:
                 twin = copy.copy(self)
                 twin.net_ = self.net_.as_it_was(epoch, states[epoch])
@@ -488,8 +505,13 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return tags
 
 
+def _without_name(callback: Any) -> Any:
+    """A callback that may be in a tuple with its name."""
+    return callback[-1] if isinstance(callback, tuple) and callback else callback
+
+
 def _is_callback(callback: Any) -> bool:
-    callback = callback[-1] if isinstance(callback, tuple) and callback else callback
+    callback = _without_name(callback)
     return isinstance(callback, Callback) or (
         isinstance(callback, type) and issubclass(callback, Callback)
     )

@@ -224,6 +224,7 @@ class VAENet(NeuralNet):
             self.history.record("valid_loss", -objective)
             self.history.record("validation_bound", self.monitor.in_data_units(bound))
             return
+        current().meet()
         start = time.perf_counter()
         state = {name: t.clone() for name, t in self.module_.state_dict().items()}
         self.kept_ = [*self.kept_[-1:], (len(self.history) - 1, state)]

@@ -36,6 +36,12 @@ class Alone:
     rank = 0
     size = 1
 
+    def end(self) -> None:
+        """Nothing to end."""
+
+    def meet(self, n: int = 0) -> None:
+        """Nobody to meet."""
+
     def sum(self, values: Any) -> Any:
         """Values as they are."""
         return values
@@ -76,16 +82,38 @@ class Together(Alone):
         self.timeout = timeout
         self.device: torch.device = state.device
         # A group of its own: it can end, with an error for the others, while theirs goes on.
-        self.group: Any = distributed.new_group(timeout=timedelta(seconds=timeout))
+        with _finding_each_other(timeout):
+            self.group: Any = distributed.new_group(timeout=timedelta(seconds=timeout))
 
     def end(self) -> None:
-        """Hang up: what the others are at, or begin, is an error."""
+        """Hang up, if not yet: what the others are at, or begin, is an error."""
         group, self.group = self.group, None
-        distributed.destroy_process_group(group)
+        if group is not None:
+            distributed.destroy_process_group(group)
+
+    def meet(self, n: int = 0) -> None:
+        """Raise RuntimeError, in every process, unless all are at a sum of n numbers.
+
+        Of 0 at an epoch. Messages of different sizes are mixed up, or make gloo abort.
+        """
+        found = torch.tensor([n, -n], device=self.device)
+        self._attempt(distributed.all_reduce, found, distributed.ReduceOp.MAX)
+        most, least = found[0].item(), -found[1].item()
+        if most != least:
+            own, other = (
+                f"a sum of {place} numbers" if place else "another epoch"
+                for place in (n, least if n == most else most)
+            )
+            raise RuntimeError(
+                "Processes must call fit and sum in the same order, with callbacks that stop all "
+                f"of them and values of the same shape: process {self.rank} of {self.size} is at "
+                f"{own}, others are at {other}."
+            )
 
     def sum(self, values: Any) -> Any:
         """Sum over the processes of a number, list of numbers or array, as what it is given."""
         total = torch.tensor(np.asarray(values, dtype=np.float64), device=self.device)
+        self.meet(total.numel())
         self._attempt(distributed.all_reduce, total)
         return total.cpu().numpy() if isinstance(values, np.ndarray) else total.tolist()
 
@@ -164,7 +192,10 @@ class Together(Alone):
 
     def _attempt(self, collective: Callable[..., Any], *arguments: Any) -> None:
         if self.group is None:
-            raise RuntimeError("Processes do something together within their context only.")
+            raise RuntimeError(
+                "Processes do something together only within their context, and there until fit "
+                "raises an error in one of them: begin another one."
+            )
         try:
             collective(*arguments, group=self.group)
         except RuntimeError as error:
@@ -173,6 +204,17 @@ class Together(Alone):
                 f"raised an error of its own, or was silent for timeout={self.timeout} seconds. "
                 f"What they do together ends here. ({error})"
             ) from error
+
+
+@contextmanager
+def _finding_each_other(timeout: float) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            "Processes that a launcher has started must all enter the context, and have not found "
+            f"each other within timeout={timeout} seconds. ({error})"
+        ) from error
 
 
 def _leave(n: int) -> None:
@@ -196,6 +238,21 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _CURRENT.reset(token)
+
+
+@contextmanager
+def an_error_ends() -> Iterator[None]:
+    """Within this an error of one process is one in the others, at once, even where it is caught.
+
+    But for a training that diverges, as it does in all of them.
+    """
+    try:
+        yield
+    except FloatingPointError:
+        raise
+    except BaseException:
+        current().end()
+        raise
 
 
 @contextmanager
@@ -280,7 +337,8 @@ class Processes:
         Without the package accelerate, of the extra "distributed".
     RuntimeError
         On entry if the launcher's processes do not find each other; from `fit`, and on the way
-        out, if one of them was killed, has raised an error or was silent for too long.
+        out, if one of them was killed, has raised an error, does something else or was silent for
+        too long. What they do together has then ended, and another context can begin.
 
     Examples
     --------
@@ -310,7 +368,7 @@ class Processes:
 
     def __enter__(self) -> Self:
         check_real("timeout", self.timeout, above=0)
-        state = _place()
+        state = _place(self.timeout)
         self._processes = Together(state, self.timeout) if state.num_processes > 1 else _ALONE
         self._token = _CURRENT.set(self._processes)
         return self
@@ -321,8 +379,7 @@ class Processes:
             if kind is None:  # none leaves while another may still fail
                 self.sum(0.0)
         finally:
-            if isinstance(self._processes, Together):
-                self._processes.end()
+            self._processes.end()
 
     def sum(self, values: Any) -> Any:
         """Sum over the processes of what each one has; to be called in all of them, as `fit` is.
@@ -340,7 +397,7 @@ class Processes:
         return self._processes.sum(values)
 
 
-def _place() -> Any:
+def _place(timeout: float) -> Any:
     """What accelerate knows of the processes, after they have found each other."""
     try:
         from accelerate import PartialState
@@ -351,7 +408,8 @@ def _place() -> Any:
             "'sklearn-vae[distributed]'."
         ) from error
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-    state = PartialState(cpu=on_cpu)
+    with _finding_each_other(timeout):
+        state = PartialState(cpu=on_cpu, timeout=timedelta(seconds=timeout))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != state.num_processes:
         raise RuntimeError(

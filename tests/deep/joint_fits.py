@@ -15,9 +15,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import clone
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EarlyStopping
 from torch import distributed, nn
 
 from sklearn_vae import DeepBernoulliVAE, DeepGaussianVAE, LinearVAE, Processes, Snapshot
@@ -124,20 +125,48 @@ def what_else(rank, folder):
         found["draws"] = again.net_.generator_.get_state().numpy()
         linear = LinearVAE(2, solver="stochastic", max_iter=3, random_state=0)
         found["linear"] = linear.fit(rows).loadings_
-        found["parameters differ"] = error_of(DeepGaussianVAE(3 + rank, **SMALL), rows)
-        other = DeepGaussianVAE if rank else DeepBernoulliVAE
-        found["models differ"] = error_of(other(3, **SMALL), rows > 0)
-        found["few rows"] = error_of(DeepGaussianVAE(1, **SMALL), X if rank else X[:2])
         poison = [Poison(2)] if rank == 1 else None
         found["not finite"] = error_of(clone(vae).set_params(callbacks=poison), rows)
-        found["checkpoints"] = checkpoints(rows, folder / str(rank), rank)
+    found["checkpoints"] = checkpoints(rows, folder / str(rank), rank)
+    return found
+
+
+def what_differs(rank, folder):
+    """Fits whose parts in the two processes do not belong together, each in a context of its own."""
+    rows, vae = SHARDS[rank], DeepGaussianVAE(3, **SMALL)
+    names = [f"x{i}" for i in range(X.shape[1])]
+    stop = EarlyStopping("train_loss", patience=1, threshold=1e9, threshold_mode="abs")
+    fits = {
+        "parameters": (DeepGaussianVAE(3 + rank, **SMALL), rows),
+        "models": ((DeepGaussianVAE if rank else DeepBernoulliVAE)(3, **SMALL), rows > 0),
+        "feature names": (vae, pd.DataFrame(rows, columns=names[:: 1 - 2 * rank])),
+        "few rows": (DeepGaussianVAE(1, **SMALL), X if rank else X[:2]),
+        "checkpoint": (DeepGaussianVAE(3, **SMALL, checkpoint=folder if rank else None), rows),
+        "snapshots": (DeepGaussianVAE(3, **SMALL, callbacks=[Snapshot([1])] if rank else []), rows),
+        "stops": (DeepGaussianVAE(3, **SMALL, callbacks=[stop] if rank else []), rows),
+    }
+    found = {}
+    for name, (model, own) in fits.items():
+        with suppress(RuntimeError), Processes():
+            found[name] = error_of(model, own)
+    try:
+        with Processes():
+            if rank == 0:
+                found["one fits"] = error_of(clone(vae), rows)
+    except RuntimeError as error:
+        found.setdefault("one fits", (type(error).__name__, str(error)))
     return found
 
 
 def checkpoints(rows, folder, rank):
     """A fit that goes on, one that was finished, and one that cannot since a file is gone."""
+
+    def fit(model):
+        with Processes():
+            return model.fit(rows)
+
     vae = DeepGaussianVAE(3, **{**SMALL, "max_epochs": 6})
-    found = {"whole": told(clone(vae).fit(rows))}
+    found = {"whole": told(fit(clone(vae)))}
     vae.set_params(checkpoint=folder, checkpoint_every=2)
     save, run = Checkpoint.save, VAENet.run_single_epoch
 
@@ -153,7 +182,7 @@ def checkpoints(rows, folder, rank):
 
     for name in ("resumed", "anew"):
         with suppress(Stopped), patch.object(Checkpoint, "save", stop_in_epoch_4):
-            clone(vae).fit(rows)
+            fit(clone(vae))
         if name == "anew" and rank == 1:
             next(folder.iterdir()).unlink()
         epochs = []
@@ -162,8 +191,8 @@ def checkpoints(rows, folder, rank):
             warnings.catch_warnings(record=True) as w,
         ):
             warnings.simplefilter("always")
-            found[name] = told(clone(vae).fit(rows)), len(epochs), [str(e.message) for e in w]
-        found[f"{name}, finished"] = told(clone(vae).fit(rows))
+            found[name] = told(fit(clone(vae))), len(epochs), [str(e.message) for e in w]
+        found[f"{name}, finished"] = told(fit(clone(vae)))
         next(folder.iterdir()).unlink()
     return found
 
@@ -171,11 +200,12 @@ def checkpoints(rows, folder, rank):
 def lost(rank):
     """An error in one process, which goes on to live; then a fit by both."""
     found = {}
-    with suppress(ValueError, RuntimeError), Processes():
+    with suppress(RuntimeError), Processes():
         bad = np.where(np.arange(60)[:, None] == 5, np.nan, SHARDS[1])
+        start = time.perf_counter()
         found["error"] = error_of(DeepGaussianVAE(3, **SMALL), bad if rank else SHARDS[0])
-        if rank == 1:
-            raise ValueError
+        found["seconds until the error"] = time.perf_counter() - start
+        time.sleep(3 * rank)  # the other one knows before
     with Processes():
         found["after"] = told(DeepGaussianVAE(3, **SMALL).fit(SHARDS[rank]))
     interrupt = At(1, lambda: signal.raise_signal(signal.SIGINT) if rank else None)
@@ -183,8 +213,6 @@ def lost(rank):
         model = DeepGaussianVAE(3, **SMALL, callbacks=[interrupt])
         found["interrupt"] = error_of(model, SHARDS[rank])
         found["is fitted"] = hasattr(model, "net_")
-        if rank == 1:
-            raise RuntimeError
     sleeper = At(1, lambda: time.sleep(6 * rank))
     with suppress(RuntimeError), Processes(timeout=3):
         found["silent"] = error_of(DeepGaussianVAE(3, **SMALL, callbacks=[sleeper]), SHARDS[rank])
@@ -218,6 +246,7 @@ def main(rank, folder):
     store = f"file://{folder / 'store'}"
     distributed.init_process_group("gloo", store, world_size=SIZE, rank=rank)
     found = {"models": all_models(rank), **what_else(rank, folder), **lost(rank)}
+    found["differs"] = what_differs(rank, folder)
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
     end_with_a_kill(rank, folder)
 

@@ -1,6 +1,8 @@
 """Two processes on gloo against one, and what happens where one of them fails."""
 
+import os
 import pickle
+import socket
 import subprocess
 import sys
 import time
@@ -34,6 +36,7 @@ def run(tmp_path_factory):
     finally:
         for process in processes:
             process.kill()
+    assert (folder / "killed").exists(), "\n".join(errors)
     ended = time.time() - float((folder / "killed").read_text()), processes[0].returncode
     found = [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(SIZE)]
     return found, (*ended, errors[0])
@@ -164,20 +167,49 @@ def test_other_estimators_are_fitted_by_each_process_alone(found):
 
 def test_parameters_that_differ_are_an_error_in_every_process(found):
     for rank, part in enumerate(found):
-        kind, text = part["parameters differ"]
+        kind, text = part["differs"]["parameters"]
         assert kind == "ValueError"
         assert f"process {rank} has n_components={3 + rank}, another one not." in text
 
 
 def test_models_that_differ_are_an_error_in_every_process(found):
     for name, part in zip(("DeepBernoulliVAE", "DeepGaussianVAE"), found, strict=True):
-        assert part["models differ"][0] == "ValueError"
-        assert f"has model='{name}', another one not." in part["models differ"][1]
+        assert part["differs"]["models"][0] == "ValueError"
+        assert f"has model='{name}', another one not." in part["differs"]["models"][1]
+
+
+def test_callbacks_and_names_that_differ_are_an_error_in_every_process(found):
+    names = [f"x{i}" for i in range(X.shape[1])]
+    told = {
+        "feature names": (f"feature_names={names}", f"feature_names={names[::-1]}"),
+        "checkpoint": ("checkpoint=None", "checkpoint='a folder'"),
+        "snapshots": ("snapshots=[]", "snapshots=[[1]]"),
+    }
+    for rank, part in enumerate(found):
+        for name, texts in told.items():
+            kind, text = part["differs"][name]
+            assert kind == "ValueError"
+            assert f"process {rank} has {texts[rank][:50]}" in text
+
+
+def test_processes_that_do_not_do_the_same_are_an_error_in_every_one(found):
+    places = {
+        "one fits": ("a sum of 2 numbers", "a sum of 1 numbers"),
+        "stops": ("another epoch", "a sum of 1 numbers"),
+    }
+    for rank, part in enumerate(found):
+        for name, at in places.items():
+            kind, text = part["differs"][name]
+            assert kind == "RuntimeError"
+            assert text.startswith("Processes must call fit and sum in the same order")
+            assert text.endswith(
+                f"process {rank} of 2 is at {at[rank]}, others are at {at[1 - rank]}."
+            )
 
 
 def test_processes_with_too_few_rows_are_an_error_in_every_one(found):
     for part in found:
-        kind, text = part["few rows"]
+        kind, text = part["differs"]["few rows"]
         assert kind == "ValueError"
         assert "each of the 5 batches that the process with most rows has in an epoch" in text
         assert "got [2, 150] rows" in text
@@ -206,6 +238,7 @@ def test_a_training_goes_on_from_the_checkpoints_of_all_processes(found):
 
 def test_an_error_in_one_process_is_one_in_the_others(found):
     assert "contains NaN" in found[1]["error"][1]
+    assert found[0]["seconds until the error"] < 2
     kind, text = found[0]["error"]
     assert kind == "RuntimeError"
     assert text.startswith(
@@ -228,6 +261,22 @@ def test_a_process_that_is_silent_counts_as_lost(found):
     kind, text = found[0]["silent"]
     assert kind == "RuntimeError"
     assert "was silent for timeout=3 seconds" in text
+
+
+def test_a_process_that_the_others_do_not_join_does_not_wait_for_ever():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    place |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "1"}
+    code = "from sklearn_vae import Processes; Processes(timeout=1).__enter__()"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env={**os.environ, **place}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "RuntimeError: Processes that a launcher has started must all enter" in done.stderr
+    assert "have not found each other within timeout=1 seconds." in done.stderr
 
 
 def test_a_killed_process_ends_the_others_with_an_error(run):
