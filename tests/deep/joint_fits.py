@@ -24,6 +24,7 @@ from torch import distributed, nn
 from sklearn_vae import DeepBernoulliVAE, DeepGaussianVAE, LinearVAE, Processes, Snapshot
 from sklearn_vae.checkpoint import Checkpoint
 from sklearn_vae.deep.net import VAENet
+from sklearn_vae.deep.ppca_start import sum_of_deviations
 from tests.deep.data import MODELS, SMALL, make_rows
 
 SIZE = 2
@@ -119,14 +120,15 @@ def what_else(rank, folder):
             early_stopping=True, max_epochs=50, n_iter_no_change=2, learning_rate=0.02
         )
         found["early stopping"] = told(stops.fit(rows))
-        found["start"] = told(clone(START).fit(rows))
+        start = clone(START).fit(rows)
+        found["start"], found["seen"] = told(start), sum_of_deviations(start.net_.optimizer_)
         kept = clone(vae).set_params(callbacks=[Snapshot([1, 2])]).fit(rows)
         found["snapshots"] = {epoch: told(model) for epoch, model in kept.snapshots_.items()}
         again = clone(vae).set_params(warm_start=True, early_stopping=True).fit(rows)
         # As where it was loaded from one file in every process.
         again.net_.generator_.manual_seed(0)
         found["warm start"] = told(again.fit(rows))
-        found["draws"] = again.net_.generator_.get_state().numpy()
+        found["draws"] = again.net_.generator_.initial_seed()
         linear = LinearVAE(2, solver="stochastic", max_iter=3, random_state=0)
         found["linear"] = linear.fit(rows).loadings_
         poison = [Poison(2)] if rank == 1 else None
