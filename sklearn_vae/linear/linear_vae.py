@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn_vae.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.fingerprint import fingerprint
 from sklearn_vae.gaussian.ascent import Ascent, maximise
+from sklearn_vae.gaussian.bounds import normal_entropy
 from sklearn_vae.gaussian.linear_elbo import (
     LinearElbo,
     LinearVAEParameters,
@@ -161,7 +162,10 @@ class LinearVAE(EncodedLinearModel):
         The bound at the start and after each iteration of "em" or step of "adam"; of "stochastic"
         its estimate in each epoch. Each batch of `partial_fit` adds `elbo_`.
     history_ : dict of arrays
-        That as "bound", and "noise_variance".
+        That as "bound", and of the same steps "noise_variance" and the entropies, in nats per
+        sample, whose sum the bound comes to: "posterior_entropy" H[q(z|x)] less "prior_entropy"
+        H[p(z)] less "noise_entropy" H[p(x|z)]. Of "stochastic" the entropies of z are averages over
+        an epoch, as the bound is; sigma2 and its entropy are those at its end.
     n_iter_ : int
         Iterations, steps or epochs, and batches of `partial_fit`.
     n_components_, n_features_in_ : int
@@ -336,10 +340,12 @@ class LinearVAE(EncodedLinearModel):
                 stream = self._stream.add(rows, self.forgetting)
                 dtype = np.result_type(self.loadings_.dtype, X.dtype)
             n_before = 0 if first else self.n_iter_
-            history = {} if first else self.history_
+            before = {} if first else self.history_
             self._follow(stream, dtype, k)
-            now = {"bound": self.elbo_, "noise_variance": self.noise_variance_}
-            self._set_history(*(np.append(history.get(name, []), now[name]) for name in now))
+            # One of the two is ones.
+            log_variance = _sum_of_logs(self.encoder_variance_ * self.prior_variance_)
+            now = self._history_of(self.elbo_, self.noise_variance_, log_variance)
+            self._set_history({name: np.append(before.get(name, []), now[name]) for name in now})
             self.n_iter_ = n_before + 1
         return self
 
@@ -368,7 +374,6 @@ class LinearVAE(EncodedLinearModel):
         start = rows.scale * random_state.standard_normal((rows.n_features, m))
         history, last = self._climb(rows, start, k, file)
         self.n_iter_ = len(history) - 1
-        self._set_history(*np.transpose(history))
         if not last.done:
             warnings.warn(
                 f"LinearVAE has not converged in max_iter={self.n_iter_} iterations: the last one "
@@ -379,6 +384,9 @@ class LinearVAE(EncodedLinearModel):
             )
         p = self._in_parametrization(last.parameters, last.directions)
         self._set_fit(rows, p, last.directions[:, :k].T, ())
+        bound, noise, log_D = np.transpose(history)
+        unit_encoder = self.parametrization == "unit_encoder"  # then alpha2 is 1 / D
+        self._set_history(self._history_of(bound, noise, -log_D if unit_encoder else log_D))
         self.collapsed_dims_ = _empty_columns(p)
         total = rows.elbo.total_variance
         self._stream = RunningCovariance(
@@ -387,10 +395,10 @@ class LinearVAE(EncodedLinearModel):
 
     def _climb(
         self, rows: CovarianceOfRows, start: Array, k: int, file: Checkpoint | None
-    ) -> tuple[list[tuple[float, float]], Ascent]:
-        """The bound and sigma2 at the start and after each iteration, and the last of these."""
+    ) -> tuple[list[tuple[float, float, float]], Ascent]:
+        """Bound, sigma2 and sum of log D, at the start and after each iteration, and the last."""
         first = with_best_encoder(start[:, :k], self._noise() or rows.average_variance)
-        history = [(rows.elbo.value(first), first.noise_variance)]
+        history = [(rows.elbo.value(first), first.noise_variance, _sum_of_logs(first.D))]
         found = None
         if file is not None:
             found = file.resume(
@@ -411,8 +419,8 @@ class LinearVAE(EncodedLinearModel):
             max_iter=0 if finished else self._max_iter() - len(history) + 1,
             after=None if found is None else (last.directions, last.span),
         ):
-            last = step
-            history.append((last.bound, last.parameters.noise_variance))
+            last, p = step, step.parameters
+            history.append((last.bound, p.noise_variance, _sum_of_logs(p.D)))
             done = last.done or len(history) > self._max_iter()
             if file is not None and (done or (len(history) - 1) % file.every == 0):
                 parameters = last.parameters._asdict()
@@ -467,7 +475,6 @@ class LinearVAE(EncodedLinearModel):
         if file is not None and complete and not file.finished:
             parameters = training.parameters._asdict()
             file.save({**training._asdict(), "parameters": parameters}, finished=True)
-        self._set_history(training.bound, training.noise_variance)
         self.n_iter_ = len(training.bound) - (self.solver == "adam")
         if training.interrupted:
             warnings.warn(
@@ -479,6 +486,8 @@ class LinearVAE(EncodedLinearModel):
         W = p.W * np.sqrt(p.prior_variance)
         components = np.linalg.svd(W, full_matrices=False)[0].T
         self._set_fit(rows, p, components, training.active_bounds)
+        history = training.bound, training.noise_variance, training.log_variance
+        self._set_history(self._history_of(*history))
         self.collapsed_dims_ = self._collapsed(rows.centred @ p.V.T)
         return training.error
 
@@ -525,9 +534,23 @@ class LinearVAE(EncodedLinearModel):
         held = self.noise_variance is None and self.noise_variance_ <= least
         return ("noise variance",) if held else ()
 
-    def _set_history(self, bound: Any, noise_variance: Any) -> None:
-        self.elbo_history_ = np.asarray(bound)
-        self.history_ = {"bound": self.elbo_history_, "noise_variance": np.asarray(noise_variance)}
+    def _history_of(self, bound: Any, noise_variance: Any, log_variance: Any) -> dict[str, Any]:
+        """As `history_`; `log_variance` is the sum of log D, with a unit encoder of log alpha2."""
+        k, d = self.n_components_, self.n_features_in_
+        of_z = [normal_entropy(k, logs) for logs in (log_variance, np.zeros_like(log_variance))]
+        if self.parametrization == "unit_encoder":
+            of_z.reverse()
+        return {
+            "bound": bound,
+            "noise_variance": noise_variance,
+            "posterior_entropy": of_z[0],
+            "prior_entropy": of_z[1],
+            "noise_entropy": normal_entropy(d, d * np.log(noise_variance)),
+        }
+
+    def _set_history(self, history: dict[str, Any]) -> None:
+        self.elbo_history_ = history["bound"]
+        self.history_ = history
 
     def _noise(self) -> float | None:
         return None if self.noise_variance is None else float(self.noise_variance)
@@ -569,9 +592,9 @@ class LinearVAE(EncodedLinearModel):
         check_checkpoint(self)
 
 
-def _point(saved: Any, d: int, k: int) -> tuple[list[tuple[float, float]], Ascent]:
+def _point(saved: Any, d: int, k: int) -> tuple[list[tuple[float, float, float]], Ascent]:
     """The history and the last point of an ascent, as a checkpoint has them."""
-    history = [(float(bound), float(noise)) for bound, noise in saved["history"]]
+    history = [(float(a), float(b), float(c)) for a, b, c in saved["history"]]
     parameters = LinearVAEParameters(**saved["last"]["parameters"])
     last = Ascent(**{**saved["last"], "parameters": parameters})
     fits = len(last.directions) == len(last.span) == d and parameters.W.shape == (d, k)
@@ -588,3 +611,7 @@ def _by_length(p: LinearVAEParameters) -> LinearVAEParameters:
 
 def _empty_columns(p: LinearVAEParameters) -> Array:
     return np.flatnonzero(~p.W.any(axis=0))
+
+
+def _sum_of_logs(variances: Array) -> float:
+    return float(np.log(variances).sum())

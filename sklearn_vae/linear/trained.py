@@ -21,6 +21,7 @@ from sklearn_vae.deep.net import VAENet
 from sklearn_vae.deep.processes import alone
 from sklearn_vae.deep.units import in_units
 from sklearn_vae.fingerprint import fingerprint
+from sklearn_vae.gaussian.bounds import normal_entropy
 from sklearn_vae.gaussian.linear_elbo import (
     LinearElbo,
     LinearVAEParameters,
@@ -75,14 +76,16 @@ class Options(NamedTuple):
 
 
 class Training(NamedTuple):
-    """Parameters, the bound and sigma2 through time, and what ended the training too early.
+    """Parameters, what there was of them through time, and what ended the training too early.
 
-    All in units of the data.
+    All in units of the data. `log_variance` is the sum over the dimensions of log D, with a unit
+    encoder of log alpha2.
     """
 
     parameters: LinearVAEParameters
     bound: Array
     noise_variance: Array
+    log_variance: Array
     error: FloatingPointError | None
     interrupted: bool
     active_bounds: tuple[str, ...] = ()
@@ -91,12 +94,13 @@ class Training(NamedTuple):
     def of(cls, saved: dict[str, Any], shape: tuple[int, int]) -> Training:
         """Of the fields of a complete one as a checkpoint has them, of d features and k components."""
         found = cls(**{**saved, "parameters": LinearVAEParameters(**saved["parameters"])})
-        p, bound, noise = found.parameters, found.bound, found.noise_variance
+        p, history = found.parameters, (found.bound, found.noise_variance, found.log_variance)
         fits = p.W.shape == p.V.shape[::-1] == shape and p.D.shape == shape[1:]
         is_complete = saved["error"] is None and saved["interrupted"] is False
         if not (is_complete and isinstance(saved["active_bounds"], tuple)):
             raise ValueError("no complete training")
-        if not (fits and bound.ndim == 1 and bound.shape == noise.shape and p.noise_variance > 0):
+        of_one_length = {array.shape for array in history} == {(len(found.bound),)}
+        if not (fits and of_one_length and p.noise_variance > 0):
             raise ValueError(f"parameters of shape {p.W.shape}")
         return found
 
@@ -132,7 +136,7 @@ def by_bound(
     bound = LinearElbo(torch.as_tensor(eigenvalues, device=place), n_features=d)
     state = _State(bound.S.sqrt(), options)
     optimiser = Adam(state.learned, lr=options.learning_rate)
-    history: list[tuple[float, float]] = []
+    history: list[tuple[float, float, float]] = []
     kept, interrupted = state.copy(), False
     error: FloatingPointError | None = None
     n_operations = 8.0 * len(eigenvalues) * options.n_components**2
@@ -163,7 +167,7 @@ def by_bound(
                 if not math.isfinite(value):
                     del history[step - (step - 1) % STEPS_COMPARED :]
                     raise _diverged(step, len(history) - 1, options)
-                history.append((value, p.noise_variance))
+                history.append((value, p.noise_variance, state.sum_of_logs()))
                 if step % STEPS_COMPARED == 0:
                     kept = state.copy()
                     if _has_settled(history, tol):
@@ -177,18 +181,19 @@ def by_bound(
             interrupted = True
             p = state.parameters()
             if len(history) and math.isfinite(value := bound.value(p)):
-                history.append((value, p.noise_variance))
+                history.append((value, p.noise_variance, state.sum_of_logs()))
             else:
                 state.restore(kept)
         except FloatingPointError as diverged:
             state.restore(kept)
             error = diverged
         p = LinearVAEParameters(*map(_to_host, state.parameters()))
-    values, noise = np.array(history).reshape(-1, 2).T
+    values, noise, log_variance = np.array(history).reshape(-1, 3).T
     return Training(
         _in_units_of_data(p._replace(W=basis.T @ p.W, V=p.V @ basis), scale),
         values - d * math.log(scale),
         noise * scale**2,
+        log_variance,
         error,
         interrupted,
     )
@@ -224,6 +229,10 @@ class _State:
             return LinearVAEParameters(W, V, torch.ones_like(variance), noise, variance)
         return LinearVAEParameters(W, V, variance, noise)
 
+    def sum_of_logs(self) -> float:
+        """That of the variances of the latents, of the posterior or the prior."""
+        return float(self.log_variance.sum())
+
     def set_gradients(self, p: LinearVAEParameters, gradients: LinearVAEParameters) -> None:
         """Those of minus the bound, from its derivatives."""
         self.W.grad = (-gradients.W * self.deviations[:, None]).contiguous()
@@ -248,7 +257,7 @@ class _State:
 
 
 def _to_save(
-    state: _State, optimiser: Adam, history: list[tuple[float, float]], kept: list[Tensor]
+    state: _State, optimiser: Adam, history: list[tuple[float, float, float]], kept: list[Tensor]
 ) -> Any:
     """All that the next step depends on."""
     parts = {"learned": state.copy(), "optimiser": optimiser.state_dict(), "kept": kept}
@@ -258,12 +267,12 @@ def _to_save(
 @torch.no_grad()
 def _taken_back(
     saved: Any, state: _State, optimiser: Adam
-) -> tuple[_State, Adam, list[tuple[float, float]], list[Tensor]]:
+) -> tuple[_State, Adam, list[tuple[float, float, float]], list[Tensor]]:
     """What :func:`_to_save` was given; state and optimiser are new."""
     parts = with_tensors(saved)
     state.restore(parts["learned"])
     optimiser.load_state_dict(parts["optimiser"])
-    history = [(float(value), float(noise)) for value, noise in saved["history"].tolist()]
+    history = [(float(a), float(b), float(c)) for a, b, c in saved["history"].tolist()]
     if [part.shape for part in parts["kept"]] != [part.shape for part in state.learned]:
         raise ValueError("other parameters were kept")
     return state, optimiser, history, parts["kept"]
@@ -280,9 +289,9 @@ def _log_variance(p: LinearVAEParameters, options: Options) -> Array:
     return np.log(p.prior_variance if options.unit_encoder else p.D)
 
 
-def _has_settled(history: list[tuple[float, float]], tol: float) -> bool:
+def _has_settled(history: list[tuple[float, float, float]], tol: float) -> bool:
     """Whether the last steps have the same average bound as those before them, to `tol`."""
-    values = [value for value, _ in history[-2 * STEPS_COMPARED :]]
+    values = [value for value, *_ in history[-2 * STEPS_COMPARED :]]
     if len(values) < 2 * STEPS_COMPARED:
         return False
     before, now = np.split(np.array(values), 2)
@@ -370,12 +379,16 @@ def by_draws(
         float(module.likelihood.noise_variance),
         _to_host(prior) if options.unit_encoder else 1.0,
     )
-    bound, noise = (
-        np.array([epoch[name] for epoch in net.history]) for name in ("bound", "noise_variance")
+    learned = "prior_entropy" if options.unit_encoder else "posterior_entropy"
+    bound, noise, entropy = (
+        np.array([epoch[name] for epoch in net.history])
+        for name in ("bound", "noise_variance", learned)
     )
+    log_variance = 2.0 * (entropy - normal_entropy(options.n_components, 0.0))
     interrupted = error is None and len(bound) < options.max_iter
     bounds = ("posterior variance",) if held else ()
-    return Training(_in_units_of_data(parameters, scale), bound, noise, error, interrupted, bounds)
+    history = bound, noise, log_variance
+    return Training(_in_units_of_data(parameters, scale), *history, error, interrupted, bounds)
 
 
 def _module(n_features: int, options: Options, dtype: torch.dtype) -> VAEModule:

@@ -181,6 +181,52 @@ def test_attributes_follow_the_contract(model):
         np.testing.assert_allclose(vae.history_["noise_variance"], 0.7)
 
 
+ENTROPIES = ["posterior_entropy", "prior_entropy", "noise_entropy"]
+
+
+def entropies_of(vae):
+    variances = (
+        vae.encoder_variance_,
+        vae.prior_variance_,
+        np.full(vae.n_features_in_, vae.noise_variance_),
+    )
+    return [multivariate_normal(cov=np.diag(v)).entropy() for v in variances]
+
+
+@pytest.mark.filterwarnings("ignore:.*has not converged")
+@pytest.mark.parametrize("model", [*MODELS, *WITH_FIXED_NOISE])
+def test_history_has_the_entropies_of_the_models_on_the_way(model):
+    X = 10.0 * make_rows(d=30)  # more than the directions that "em" follows
+    # A step an epoch: of several, entropies of z would be averages over the models after each.
+    model = clone(model).set_params(max_iter=3, batch_size=None)
+    stopped = [clone(model).set_params(max_iter=t).fit(X) for t in (1, 2, 3)]
+    found = np.transpose([stopped[-1].history_[name] for name in ENTROPIES])[-3:]
+    expected = np.array([entropies_of(vae) for vae in stopped])
+    assert np.ptp(expected, axis=0).max() > 1e-4  # they do not stand still
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    if model.solver != "stochastic":
+        bound, gaps = (
+            stopped[-1].history_["bound"][-3:],
+            [vae.entropy_gap_.total for vae in stopped],
+        )
+        np.testing.assert_allclose(bound - found @ [1.0, -1.0, -1.0], gaps, atol=1e-8)
+
+
+@pytest.mark.parametrize("parameters", [{}, UNIT])
+def test_history_begins_with_the_entropies_of_the_start(parameters):
+    X = make_rows()
+    scale = X.var(axis=0).mean() ** 0.5
+    W = scale * np.random.RandomState(0).standard_normal((8, 8))[:, :3]
+    log_D = np.log(scale**2 / ((W**2).sum(axis=0) + scale**2)).sum()
+    history = LinearVAE(3, **parameters, random_state=0).fit(X).history_
+    difference = history["posterior_entropy"][0] - history["prior_entropy"][0]
+    assert difference == pytest.approx(0.5 * log_D, abs=1e-9)
+    options = {**ADAM, "learning_rate": 1e-12, "max_iter": 1}
+    still = LinearVAE(3, **options, **parameters, random_state=0).fit(X)
+    for name, value in zip(ENTROPIES, entropies_of(still), strict=True):
+        np.testing.assert_allclose(still.history_[name], value, atol=1e-8)
+
+
 def kl_of_rows(vae, Z):
     ratio = vae.encoder_variance_ / vae.prior_variance_
     return 0.5 * (Z**2 / vae.prior_variance_ + ratio - 1 - np.log(ratio))

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from sklearn_vae import PPCA, LinearVAE
+from tests.linear.test_linear_vae import ENTROPIES, entropies_of
 
 D, K = 30, 4
 
@@ -40,14 +41,17 @@ def expected_score(vae, density):
 @pytest.mark.parametrize("parametrization", ["standard", "unit_encoder"])
 def test_the_bound_tracks_the_likelihood_of_held_out_rows(parametrization):
     vae = LinearVAE(K, forgetting=0.9, parametrization=parametrization)
-    gaps, short = [], []
+    gaps, short, entropies = [], [], []
     for batch, density in stream():
         vae.partial_fit(batch)
+        entropies.append(entropies_of(vae))
         held_out = expected_score(vae, density)
         gaps.append(vae.entropy_bound_ - held_out)
         short.append(expected_score(_truth(density), density) - held_out)
     gaps, short = np.array(gaps), np.array(short)
     assert len(vae.elbo_history_) == len(gaps) == vae.n_iter_
+    found = np.transpose([vae.history_[name] for name in ENTROPIES])
+    np.testing.assert_allclose(found, entropies, atol=1e-9)
     # The memory is ten batches: after the noise doubles the bound is late by a few times that.
     jump = len(gaps) // 2
     settled = np.r_[20:jump, jump + 50 : len(gaps)]

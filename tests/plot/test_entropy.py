@@ -15,6 +15,7 @@ from sklearn_vae import (
 )
 from sklearn_vae.diagnostics import entropy_bound
 from sklearn_vae.plot import EntropyDisplay
+from sklearn_vae.plot.entropy import LINES
 from tests.deep.data import SMALL, make_rows
 
 X = make_rows()
@@ -63,8 +64,25 @@ def test_where_there_is_no_record_of_an_entropy_snapshots_are_drawn():
     np.testing.assert_allclose(sum(heights), entropy_bound(model, X).gap.total)
 
 
-def test_a_linear_vae_has_the_entropy_of_its_noise():
-    model = LinearVAE(2, parametrization="unit_encoder").fit(X)
+@pytest.mark.parametrize("parametrization", ["standard", "unit_encoder"])
+def test_a_linear_vae_has_all_entropies(parametrization):
+    model = LinearVAE(2, parametrization=parametrization).fit(X)
+    display = EntropyDisplay.from_estimator(model, X)
+    lines = display.lines_["LinearVAE"]
+    assert set(lines) == set(LINES)
+    (end,) = display.entropies["LinearVAE"].values()
+    for name, value in [
+        ("entropy_bound", end.bound),
+        ("posterior_entropy", end.posterior),
+        ("prior_entropy", end.prior),
+        ("noise_entropy", end.decoder),
+    ]:
+        assert lines[name].get_ydata()[-1] == pytest.approx(value, abs=1e-9)
+
+
+def test_a_noise_variance_alone_has_an_entropy():
+    model = LinearVAE(2).fit(X)
+    model.history_ = {name: model.history_[name] for name in ("bound", "noise_variance")}
     display = EntropyDisplay.from_estimator(model, X)
     lines = display.lines_["LinearVAE"]
     assert set(lines) == {"bound", "noise_entropy"}
