@@ -40,7 +40,7 @@ from sklearn_vae import (
 from sklearn_vae.datasets import make_missing
 from sklearn_vae.diagnostics import diagnose, entropy_bound
 from sklearn_vae.linear import blocks
-from sklearn_vae.linear.blocks import FAN_IN
+from sklearn_vae.linear.tree import FAN_IN
 from sklearn_vae.plot import LikelihoodSurfaceDisplay
 from tests.linear.rows import make_rows
 
