@@ -48,26 +48,30 @@ def make_rows(n, d, k):
     return X + rng.normal(size=d)
 
 
-def seconds(function):
-    """Wall time of one call."""
+def seconds(function, before=None):
+    """Wall time of one call, after one of `before`, which does not count."""
+    if before is not None:
+        before()
     gc.collect()
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
-def paired_times(ours, theirs, repeats):
+def paired_times(ours, theirs, repeats, before=None):
     """Median seconds of both, and the median of their ratios, run in turn after one warm-up.
 
-    The order within a pair alternates, so that neither always finds the caches of the other.
+    The order within a pair alternates, so that neither always finds the caches of the other. With
+    `before`, which is called before each, there is no warm-up.
     """
-    ours(), theirs()
+    if before is None:
+        ours(), theirs()
     pairs = []
     for turn in range(repeats):
         if turn % 2:
-            their_time, our_time = seconds(theirs), seconds(ours)
+            their_time, our_time = seconds(theirs, before), seconds(ours, before)
         else:
-            our_time, their_time = seconds(ours), seconds(theirs)
+            our_time, their_time = seconds(ours, before), seconds(theirs, before)
         pairs.append((our_time, their_time))
     ratio = statistics.median(ours / theirs for ours, theirs in pairs)
     return (*(statistics.median(side) for side in zip(*pairs, strict=True)), ratio)

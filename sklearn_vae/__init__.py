@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sklearn_vae.deep.bernoulli_vae import DeepBernoulliVAE
     from sklearn_vae.deep.callbacks import Snapshot
     from sklearn_vae.deep.gaussian_vae import DeepGaussianVAE
+    from sklearn_vae.deep.processes import Processes
     from sklearn_vae.gaussian.lowrank import LowRankGaussian
     from sklearn_vae.gaussian.moments import Moments
     from sklearn_vae.linear.bernoulli import BernoulliPPCA
@@ -51,6 +52,7 @@ _MODULE_OF = {
     "PPCAImputer": "sklearn_vae.linear.imputer",
     "PlainConvDecoder": "sklearn_vae.nn.convolutional",
     "PlainConvEncoder": "sklearn_vae.nn.convolutional",
+    "Processes": "sklearn_vae.deep.processes",
     "ResidualDecoder": "sklearn_vae.nn.convolutional",
     "ResidualEncoder": "sklearn_vae.nn.convolutional",
     "Snapshot": "sklearn_vae.deep.callbacks",
@@ -75,6 +77,7 @@ __all__ = [
     "PPCAImputer",
     "PlainConvDecoder",
     "PlainConvEncoder",
+    "Processes",
     "ResidualDecoder",
     "ResidualEncoder",
     "Snapshot",

@@ -181,7 +181,15 @@ def check_memory(n_bytes: float, what: str, instead: str) -> None:
 def check_finite(X: Any, *, allow_nan: bool = False) -> None:
     """Raise ValueError, and no warning before it, if X has NaN or infinity."""
     with np.errstate(invalid="ignore", over="ignore"):
-        assert_all_finite(X, input_name="X", allow_nan=allow_nan)
+        for block in _blocks_of(X):
+            assert_all_finite(block, input_name="X", allow_nan=allow_nan)
+
+
+def _blocks_of(X: Any) -> Iterator[Any]:
+    """Consecutive rows of an array, which may be a file, or of what is stored of a sparse one."""
+    X = X.data if sparse.issparse(X) else X
+    n, size = X.shape[0], max(2**20 // max(math.prod(X.shape[1:]), 1), 1)
+    return (X[start : min(start + size, n), ...] for start in range(0, n, size))
 
 
 def has_nan(X: Any) -> bool:
@@ -194,7 +202,7 @@ def has_nan(X: Any) -> bool:
         if xp.isfinite(xp.sum(X)):
             return False
     check_finite(X, allow_nan=True)
-    return bool(xp.any(xp.isnan(X)))
+    return any(xp.any(xp.isnan(block)) for block in _blocks_of(X))
 
 
 def check_bits(X: np.ndarray, binarize: Any) -> np.ndarray:

@@ -54,6 +54,7 @@ LAYOUT = [
     "nn.objectives",
     "nn.adam",
     "nn",
+    "deep.processes",
     "deep.devices",
     "deep.units",
     "deep.batches",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array, DeepModel
 from sklearn_vae.deep.monitors import ErrorMonitor
+from sklearn_vae.deep.processes import current
 from sklearn_vae.nn.module import Autoencoder
 from sklearn_vae.nn.networks import build_decoder, build_encoder
 from sklearn_vae.nn.objectives import squared_error
@@ -209,9 +210,10 @@ class DeepAutoencoder(DeepModel):
     @torch.no_grad()
     def _diagnose(self, rows: Tensor) -> None:
         """Nothing is to be said of an autoencoder, but whether it gives numbers."""
-        for block in self._blocks(len(rows)):
-            if not torch.isfinite(self.module_(rows[block]).sum()):
-                raise FloatingPointError("The reconstruction of the training rows is not finite.")
+        blocks = self._blocks(len(rows))
+        finite = [bool(torch.isfinite(self.module_(rows[block]).sum())) for block in blocks]
+        if current().sum(not all(finite)):
+            raise FloatingPointError("The reconstruction of the training rows is not finite.")
 
     def _encoded(self, x: Tensor) -> Tensor:
         return self.module_.encoder(x)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
-from skorch.callbacks import Callback, EarlyStopping
+from skorch.callbacks import Callback
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import Tensor
@@ -26,6 +26,12 @@ from sklearn_vae.deep.callbacks import Progress, Snapshot, StopEarly
 from sklearn_vae.deep.devices import PRECISIONS, choose_place, place_of, products_in, threads_worth
 from sklearn_vae.deep.keeper import Keeper, start_of, state_of
 from sklearn_vae.deep.net import VAENet
+from sklearn_vae.deep.processes import (
+    an_error_ends,
+    check_same,
+    current,
+    interrupts_are_errors,
+)
 from sklearn_vae.deep.units import center_and_scale, check_units, in_units
 from sklearn_vae.nn.activations import ACTIVATIONS
 from sklearn_vae.nn.networks import check_network
@@ -50,6 +56,11 @@ NUMBERS_AT_ONCE = 2**22
 
 # Arrays as large as the weights: these, their gradient and Adam's two averages.
 WEIGHTS_HELD = 4
+
+
+# Parameters that processes which fit together may each have their own of; but all save checkpoints,
+# or none, and all keep the same snapshots.
+OF_EACH_PROCESS = ("callbacks", "checkpoint", "device", "random_state", "verbose")
 
 
 class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -83,7 +94,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Parameters
         ----------
         X : array-like of shape (n, d)
-            float64 or float32; copied once.
+            float64 or float32; copied once. Within :class:`Processes` those of this process.
         y : Ignored
 
         Returns
@@ -98,19 +109,25 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             If training diverges. The model then has the last finite parameters, and all its
             methods work.
         """
-        self._check_parameters()
+        with an_error_ends():
+            self._check_parameters()
         goes_on = self.warm_start and hasattr(self, "net_")
-        with all_or_nothing(self), self.net_.all_or_nothing() if goes_on else nullcontext():
+        apart = self.net_.all_or_nothing() if goes_on else nullcontext()
+        with an_error_ends(), all_or_nothing(self), apart:
             X = self._check_rows(X, ensure_min_samples=2, reset=not goes_on)
             self._check_images()
             self._check_memory(len(X))
             begun = start_of(self.net_) if goes_on else None
-            file = Checkpoint.of(self, X, begun)
+            check_same({"model": type(self).__name__})
+            check_same(self._of_all_processes(X, begun))
+            member = (begun, current().rank, current().size) if current().size > 1 else begun
+            file = Checkpoint.of(self, X, member)
             random_state = random_state_of(self, file)
-            seed = int(random_state.randint(np.iinfo(np.int32).max))
+            seed = int(current().table(random_state.randint(np.iinfo(np.int32).max))[0, 0])
             chosen, held_out = self._split(len(X), random_state)
             if goes_on:
                 self._check_goes_on()
+                self.net_.draw_apart()
                 rows = self._in_units(X, chosen, *place_of(self.module_))
             else:
                 self.mean_, self.scale_ = self._center_and_scale(X, chosen)
@@ -127,6 +144,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     verbose=0,
                 ).initialize()
                 self._begin(rows)
+                current().share(self.module_)
                 self.n_components_ = int(self.n_components)
                 self._networks_of_fit = self._networks()
             valid = None
@@ -257,6 +275,23 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _begin(self, rows: Tensor) -> None:
         """Change what the new networks begin with, for rows as they see them."""
 
+    def _of_all_processes(self, X: Array, begun: dict[str, Any] | None) -> dict[str, Any]:
+        """What processes that fit together must have in common."""
+        given = self.get_params(deep=False)
+        common = {name: given[name] for name in given if name not in OF_EACH_PROCESS}
+        state = begun and {**begun, "generator": None}
+        names = getattr(self, "feature_names_in_", None)
+        callbacks = map(_without_name, self.callbacks or [])
+        return {
+            **common,
+            "n_features": X.shape[1],
+            "feature_names": None if names is None else names.tolist(),
+            "dtype": X.dtype.name,
+            "checkpoint": None if self.checkpoint is None else "a folder",
+            "snapshots": [c.epochs for c in callbacks if isinstance(c, Snapshot)],
+            "last_fit": state,
+        }
+
     def _networks(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in self._of_networks}
         # A copy of what may be written to; of a factory it may not be equal to it.
@@ -313,7 +348,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         callbacks = [*copy.deepcopy(list(self.callbacks or [])), *self._callbacks()]
         if valid is not None:
             callbacks.append(StopEarly(self._warmup_epochs(), self.n_iter_no_change, self.tol))
-        if self.verbose:
+        shown = bool(self.verbose) and current().rank == 0
+        if shown:
             callbacks.append(bar := Progress(self.max_epochs, self.max_epochs - left))
         for name, value in self._of_training().items():
             setattr(net, name, value)
@@ -331,21 +367,18 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             return None, False
         diverged = None
         try:
-            net.partial_fit(train, epochs=left, keeper=keeper)
+            with interrupts_are_errors():
+                net.partial_fit(train, epochs=left, keeper=keeper)
         except FloatingPointError as error:
             diverged = error
         except KeyboardInterrupt:  # after the last epoch: skorch keeps those in it
             pass
         finally:
-            if self.verbose:
+            if shown:
                 bar.on_train_end(net)
             net.train_split = None  # which would hold the rows
         net.drop_unfinished_epoch()
-        stopped = any(
-            isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
-            for _, callback in net.callbacks_
-        )
-        complete = stopped or len(net.history) - before >= self.max_epochs
+        complete = net.stopped_early or len(net.history) - before >= self.max_epochs
         if not (diverged or complete):
             warnings.warn(
                 f"Training was interrupted after {len(net.history)} epochs: "
@@ -360,7 +393,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         while True:
             try:
                 self._keep_history()
-                with self._evaluating():
+                with self._evaluating(), interrupts_are_errors():
                     self._diagnose(rows)
                 return error
             except KeyboardInterrupt:
@@ -380,7 +413,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             return
         states = {e: state for c in callbacks for e, state in c.states_.items()}
         snapshots = {}
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt), interrupts_are_errors():
             for epoch in [e for e in states if e <= self.n_iter_]:
                 twin = copy.copy(self)
                 twin.net_ = self.net_.as_it_was(epoch, states[epoch])
@@ -472,8 +505,13 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return tags
 
 
+def _without_name(callback: Any) -> Any:
+    """A callback that may be in a tuple with its name."""
+    return callback[-1] if isinstance(callback, tuple) and callback else callback
+
+
 def _is_callback(callback: Any) -> bool:
-    callback = callback[-1] if isinstance(callback, tuple) and callback else callback
+    callback = _without_name(callback)
     return isinstance(callback, Callback) or (
         isinstance(callback, type) and issubclass(callback, Callback)
     )

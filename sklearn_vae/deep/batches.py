@@ -26,15 +26,23 @@ class Batches:
         Draws of a row, and latent dimensions.
     generator : torch.Generator
         On the device of X; gives the order of rows and the noise, anew at each iteration.
+    n_batches : int, default=None
+        As equal as can be. None: as many as there are of `batch_size` rows.
     """
 
     def __init__(
-        self, X: Tensor, batch_size: int, noise_shape: tuple[int, int], generator: torch.Generator
+        self,
+        X: Tensor,
+        batch_size: int,
+        noise_shape: tuple[int, int],
+        generator: torch.Generator,
+        n_batches: int | None = None,
     ) -> None:
         self.X = X
         self.batch_size = min(batch_size, len(X))
         self.noise_shape = noise_shape
         self.generator = generator
+        self.n_batches = n_batches
         draws, k = noise_shape
         batch_bytes = self.batch_size * (X.shape[1] + draws * k) * X.element_size()
         self.at_once = max(1, min(BATCHES_AT_ONCE, BYTES_AT_ONCE // batch_bytes))
@@ -46,6 +54,9 @@ class Batches:
     def _sizes(self) -> list[int]:
         """Rows of each batch; a last one of a single row, which has no variance, is joined."""
         n, size = len(self.X), self.batch_size
+        if self.n_batches is not None:
+            least, more = divmod(n, self.n_batches)
+            return more * [least + 1] + (self.n_batches - more) * [least]
         sizes = [min(size, n - start) for start in range(0, n, size)]
         if len(sizes) > 1 and sizes[-1] == 1:
             sizes[-2:] = [size + 1]

@@ -19,6 +19,7 @@ from tqdm.std import tqdm
 from sklearn_vae.checkpoint import ODD, Checkpoint, can_hold
 from sklearn_vae.deep.capture import CapturedStep
 from sklearn_vae.deep.devices import threads_for
+from sklearn_vae.deep.processes import current
 from sklearn_vae.fingerprint import fingerprint
 
 # The key of a dict that stands for a tensor.
@@ -64,6 +65,22 @@ class Keeper:
             start=start,
         )
         self._told = False
+        self._agree()
+
+    def _agree(self) -> None:
+        """Have all processes that fit together begin anew unless they can go on from one epoch."""
+        if current().size == 1:
+            return
+        found = -1 if self.state is None else len(self.state["history"])
+        places = current().table(found, self.file.finished)
+        if (places != places[0]).any():
+            if self.state is not None:
+                warnings.warn(
+                    f"The checkpoint {self.file.path} is not resumed, since other processes have "
+                    "none of the same epoch: training begins anew.",
+                    stacklevel=2,
+                )
+            self.state, self.file.finished = None, False
 
     def _read(self, net: Any, state: Any) -> Any:
         """The state, if the net takes it; this is as it was before."""

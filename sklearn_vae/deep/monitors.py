@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sklearn_vae.deep.processes import current
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.nn.distributions import LOG_2PI
 
@@ -59,14 +60,15 @@ class LatentMonitor:
 
     def record(self, module: Any, n: int, reconstruction: float, kl: float) -> dict[str, Any]:
         """Values of an epoch of n rows; `reconstruction` and `kl` are averages."""
-        entropy, *above = torch.stack(self.sums).sum(0).tolist()
+        sums = torch.stack(self.sums).sum(0).tolist()
+        n_seen, entropy, *above = current().sum([self.n_seen, *sums])
         return {
             "bound": self.in_data_units(reconstruction - kl),
             "reconstruction": self.in_data_units(reconstruction),
             "kl": kl,
-            "posterior_entropy": entropy / self.n_seen,
+            "posterior_entropy": entropy / n_seen,
             "prior_entropy": module.prior().entropy().item(),
-            "active_dims": sum(count > COLLAPSE_SHARE * self.n_seen for count in above),
+            "active_dims": sum(count > COLLAPSE_SHARE * n_seen for count in above),
         }
 
 

@@ -11,9 +11,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EarlyStopping
 from skorch.history import History
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from sklearn_vae.deep.batches import Batch, Batches
 from sklearn_vae.deep.capture import CapturedStep
 from sklearn_vae.deep.devices import global_generators, products_in, threads_worth
 from sklearn_vae.deep.keeper import Keeper
+from sklearn_vae.deep.processes import current, digests, interrupts_are_errors, own_seed
 from sklearn_vae.nn.adam import Adam
 from sklearn_vae.nn.networks import operations_of
 from sklearn_vae.nn.objectives import BY_HAND, Objective
@@ -38,7 +40,8 @@ class VAENet(NeuralNet):
     skorch's loop over epochs, callbacks, history and pickling; batches and steps are ours. A batch
     is two views of tensors on the device; losses stay there until the epoch ends; the gradient is
     had by hand where the module and the device allow it, and the step is captured into a CUDA
-    graph on one.
+    graph on one. Of processes that fit together each takes a step on rows of its own, along the
+    gradient averaged over those of all.
 
     Parameters
     ----------
@@ -96,8 +99,16 @@ class VAENet(NeuralNet):
         self.module_.eval()
         known = self.operations
         self.operations_ = 2.0 * operations_of(self.module_) if known is None else known
-        self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
+        self.generator_ = torch.Generator(self.device).manual_seed(own_seed(self.seed))
         return self
+
+    def draw_apart(self) -> None:
+        """Begin other draws than those of the other processes, where they would be the same."""
+        if current().size == 1:
+            return
+        states = digests(self.generator_.get_state().numpy())
+        if len(np.unique(states)) < len(states):
+            self.generator_.manual_seed(own_seed(self.seed + len(self.history)))
 
     def initialize_optimizer(self, triggered_directly: bool | None = None) -> VAENet:
         """Adam over the parameters that are learned by gradient."""
@@ -118,7 +129,8 @@ class VAENet(NeuralNet):
         """Batches in random order for training; skorch's else."""
         if not training:
             return super().get_iterator(dataset, training=False)
-        return Batches(dataset.X, self.batch_size, self.noise_shape, self.generator_)
+        n_batches = current().n_batches(len(dataset.X), self.batch_size)
+        return Batches(dataset.X, self.batch_size, self.noise_shape, self.generator_, n_batches)
 
     def fit_loop(
         self,
@@ -145,10 +157,11 @@ class VAENet(NeuralNet):
         self.step_: Callable[..., Any] = (
             partial(self.step_by_hand, by_hand) if by_hand else self.step_by_autograd
         )
-        if self._on("cuda") and not self.events_:
+        self.average_ = current().averaging(self.module_.parameters())
+        if self._on("cuda") and not self.events_ and current().size == 1:
             self.step_ = CapturedStep(self)
         hook = self.module_.encoder.register_forward_hook(self._keep_h)
-        seed = self.seed + len(self.history)
+        seed = own_seed(self.seed + len(self.history))
         with ExitStack() as stack:
             stack.callback(self._after_loop)
             stack.callback(hook.remove)
@@ -163,10 +176,16 @@ class VAENet(NeuralNet):
                 stack.enter_context(global_generators(X.device, seed))
             if keeper is not None:
                 keeper.restore(self)
-            return super().fit_loop(X, y, epochs, **kwargs)
+            with interrupts_are_errors():
+                try:
+                    return super().fit_loop(X, y, epochs, **kwargs)
+                except KeyboardInterrupt:
+                    if not self.stopped_early:  # of which it is the sign too
+                        raise
+                    return self
 
     def _after_loop(self) -> None:
-        del self.step_, self.h_, self.keeper_
+        del self.step_, self.h_, self.keeper_, self.average_
         self.monitor.begin()
         self.module_.eval()
 
@@ -175,6 +194,14 @@ class VAENet(NeuralNet):
         super().notify(method_name, **kwargs)
         if method_name == "on_epoch_end" and self.keeper_ is not None:
             self.keeper_.after_epoch(self)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether a callback has ended the training, and not an interrupt, whose sign it uses."""
+        return any(
+            isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
+            for _, callback in self.callbacks_
+        )
 
     def drop_unfinished_epoch(self) -> None:
         """Take the epoch in which a training was interrupted out of the history."""
@@ -197,14 +224,17 @@ class VAENet(NeuralNet):
             self.history.record("valid_loss", -objective)
             self.history.record("validation_bound", self.monitor.in_data_units(bound))
             return
+        current().meet()
         start = time.perf_counter()
         state = {name: t.clone() for name, t in self.module_.state_dict().items()}
         self.kept_ = [*self.kept_[-1:], (len(self.history) - 1, state)]
         self.monitor.begin()
         with torch.set_grad_enabled(self.by_hand is None):
             sums = [self._run_chunk(chunk, step_fn) for chunk in iterator]
-        n = len(iterator.X)
-        reconstruction, kl = (torch.stack(sums).cpu().double().sum(0) / n).tolist()
+        current().share(self.module_)
+        totals = torch.stack(sums).cpu().double().sum(0).tolist()
+        n, reconstruction, kl = current().sum([len(iterator.X), *totals])
+        reconstruction, kl = reconstruction / n, kl / n
         if not (math.isfinite(reconstruction + kl) and self.is_finite()):
             raise self.diverged()
         for name, value in self.monitor.record(self.module_, n, reconstruction, kl).items():
@@ -268,7 +298,8 @@ class VAENet(NeuralNet):
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__, module_=copy.deepcopy(self.module_), callbacks=None)
         twin.module_.load_state_dict(state)
-        twin.generator_ = torch.Generator(self.generator_.device).manual_seed(self.seed + epoch)
+        twin.generator_ = torch.Generator(self.generator_.device)
+        twin.generator_.manual_seed(own_seed(self.seed + epoch))
         twin.history_ = History(list(self.history)[:epoch])
         twin.monitor = copy.copy(self.monitor)
         twin.callbacks_, twin.kept_ = [], []
@@ -310,6 +341,7 @@ class VAENet(NeuralNet):
         return reconstruction, kl, self.h_
 
     def _take_step(self, x: Tensor) -> None:
+        self.average_(len(x))
         if "on_grad_computed" in self.events_:
             trained = {id(parameter) for parameter in self.module_.trained_parameters()}
             named = [(n, p) for n, p in self.module_.named_parameters() if id(p) in trained]
@@ -323,7 +355,7 @@ class VAENet(NeuralNet):
     @torch.no_grad()
     def _validate(self, X: Tensor) -> tuple[float, float]:
         """Objective and bound of the validation rows, with the same noise in every epoch."""
-        generator = torch.Generator(X.device).manual_seed(self.seed)
+        generator = torch.Generator(X.device).manual_seed(own_seed(self.seed))
         draws, k = self.noise_shape
         self.module_.eval()
         objective, bound = X.new_zeros(2)
@@ -336,7 +368,8 @@ class VAENet(NeuralNet):
             objective += found.sum()
             bound += (reconstruction - kl).sum()
         self.module_.train()
-        return objective.item() / len(X), bound.item() / len(X)
+        n, *totals = current().sum([len(X), objective.item(), bound.item()])
+        return totals[0] / n, totals[1] / n
 
     def _on(self, kind: str) -> bool:
         return torch.device(self.device).type == kind

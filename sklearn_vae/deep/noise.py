@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.monitors import LatentMonitor, NoiseMonitor
-from sklearn_vae.linear.ppca import PPCA
+from sklearn_vae.deep.processes import current
 from sklearn_vae.nn.distributions import LOG_2PI
 from sklearn_vae.nn.likelihoods import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE
@@ -91,7 +91,7 @@ class SharedNoise:
         cap = 1.0 if self.per_feature else math.inf  # a feature's own variance
         capped = vae.noise_update == "closed_form"
         if start is None or (capped and not self.per_feature):
-            ppca = _residuals_of_ppca(rows.cpu().numpy(), vae.n_components)
+            ppca = _residuals_of_ppca(rows, vae.n_components)
             ppca = ppca if self.per_feature and vae.init is None else ppca.mean()
             if not self.per_feature and ppca > NOISE_FLOOR:
                 cap = float(ppca)
@@ -142,7 +142,7 @@ class DecodedNoise:
         """A function that makes a likelihood whose log-variances begin near those of pPCA."""
         start = _given(vae, "noise_variance_init", rows)
         if start is None:
-            start = _residuals_of_ppca(rows.cpu().numpy(), vae.n_components)
+            start = _residuals_of_ppca(rows, vae.n_components)
             start = start if vae.init is None else start.mean()
             start = np.where(start > NOISE_FLOOR, start, NOISE_START)
         d = rows.shape[1]
@@ -210,11 +210,11 @@ def _given(vae: Any, name: str, rows: Tensor) -> Array | None:
     return units
 
 
-def _residuals_of_ppca(rows: Array, n_components: int) -> Array:
+def _residuals_of_ppca(rows: Tensor, n_components: int) -> Array:
     """E_q (x_j - mu_j(z))^2 of pPCA with as many components, averaged over the rows, (d,).
 
     Their mean is its noise variance; 0 where it has none.
     """
-    ppca = PPCA(n_components=min(n_components, *rows.shape), random_state=0).fit(rows)
-    variance = np.einsum("ij,ij->j", rows, rows) / len(rows)
+    ppca, x = current().ppca(rows, n_components), rows.cpu().numpy()
+    variance = current().sum(np.einsum("ij,ij->j", x, x)) / current().sum(len(x))
     return np.maximum(variance - (ppca.loadings_**2).sum(axis=1), 0)

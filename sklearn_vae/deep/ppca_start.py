@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.devices import threads_worth
-from sklearn_vae.linear.ppca import PPCA
+from sklearn_vae.deep.processes import current, own_seed
 from sklearn_vae.nn.likelihoods import GaussianLikelihood
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.networks import MLP
@@ -100,7 +100,8 @@ class KeepStart(Callback):
 
     def _let_see(self, net: Any, X: Tensor) -> None:
         # Another seed than that of the epochs: their first batch is not to count twice.
-        generator = torch.Generator(X.device).manual_seed(net.seed + 1)
+        generator = torch.Generator(X.device).manual_seed(own_seed(net.seed + 1))
+        average = current().averaging(net.module_.parameters())
         size, (draws, k) = min(net.batch_size, len(X)), net.noise_shape
         with threads_worth(3 * net.operations_ * size * draws):
             for _ in range(BATCHES_BEFORE):
@@ -111,6 +112,7 @@ class KeepStart(Callback):
                 with torch.enable_grad():
                     bound = net.objective(net.module_, x, noise, 1.0, **net.options)[0]
                     bound.mean().neg().backward()
+                average(size)
                 with torch.no_grad():
                     net.optimizer_.update()
         if not (net.is_finite() and math.isfinite(sum_of_deviations(net.optimizer_))):
@@ -169,7 +171,7 @@ def start_at_ppca(module: VAEModule, rows: Tensor) -> float:
     log_noise = likelihood.log_variance if shared else likelihood.offset.clamp(*likelihood.limits)
     noise = log_noise.detach().cpu().double().exp().numpy()
     k = module.posterior.n_components
-    W, A, tau2, mean = _ppca_at(rows.cpu().numpy(), k, noise)
+    W, A, tau2, mean = _ppca_at(rows, k, noise)
     least = math.exp(LOG_VARIANCE_RANGE[0])
     if not (tau2 > least).all():
         raise ValueError(
@@ -199,14 +201,14 @@ def start_at_ppca(module: VAEModule, rows: Tensor) -> float:
     return max(1.0, float(-0.5 * np.log(tau2).sum()))
 
 
-def _ppca_at(rows: Array, k: int, noise: Array) -> tuple[Array, Array, Array, Array]:
+def _ppca_at(rows: Tensor, k: int, noise: Array) -> tuple[Array, Array, Array, Array]:
     """Loadings W (d, k), M^-1 W' (k, d), posterior variances (k,) and mean (d,) of pPCA.
 
     Columns beyond the rank of the rows are 0.
     """
     root = np.sqrt(np.broadcast_to(noise, rows.shape[1]))
-    scaled = rows / root.astype(rows.dtype)
-    ppca = PPCA(min(k, *rows.shape), noise_variance=1.0, random_state=0).fit(scaled)
+    scaled = rows.cpu() / torch.from_numpy(root).to(rows.dtype)
+    ppca = current().ppca(scaled, k, noise_variance=1.0)
     W = np.zeros((rows.shape[1], k))
     W[:, : ppca.loadings_.shape[1]] = ppca.loadings_
     tau2 = 1.0 / (1.0 + np.square(W).sum(axis=0))

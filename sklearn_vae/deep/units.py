@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sklearn_vae.deep.processes import current
+
 # Numbers that are moved to other units at once: in the cache.
 MOVED_AT_ONCE = 2**16
 
@@ -19,6 +21,8 @@ def center_and_scale(
 ) -> tuple[NDArray[Any], Any]:
     """Mean of chosen rows, and the root of their features' average variance or of each variance.
 
+    Of those of all processes that fit together.
+
     Raises
     ------
     ValueError
@@ -26,9 +30,11 @@ def center_and_scale(
     """
     blocks = np.array_split(rows, -(-X.size // MOVED_AT_ONCE))
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
-        squares = sum(np.square(X[block] - mean).sum(axis=0) for block in blocks)
-    variance = squares / len(rows)
+        total = current().sum
+        n = total(len(rows))
+        mean = total(sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks)) / n
+        squares = total(sum(np.square(X[block] - mean).sum(axis=0) for block in blocks))
+    variance = squares / n
     counts = variance if per_feature else np.full_like(variance, variance.mean())
     if not np.isfinite(variance.sum()) or _has_underflowed(counts, X, rows):
         raise ValueError(

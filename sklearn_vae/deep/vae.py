@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sklearn_vae.deep.base import Array, DeepModel
 from sklearn_vae.deep.callbacks import KLWarmup
 from sklearn_vae.deep.monitors import LatentMonitor
+from sklearn_vae.deep.processes import current, own_seed
 from sklearn_vae.gaussian.bounds import (
     COLLAPSE_KL,
     COLLAPSE_SHARE,
@@ -268,14 +269,14 @@ class DeepVAE(DeepModel):
     @torch.no_grad()
     def _diagnose(self, rows: Tensor) -> None:
         """Set what the latent space does with the training rows, and the bound on them."""
-        n, k = len(rows), self.n_components_
+        n, k = int(current().sum(len(rows))), self.n_components_
         affordable = int(DIAGNOSED_OPERATIONS / (self.net_.operations_ * n))
         draws = max(1, min(-(-DIAGNOSED_DRAWS // n), affordable))
-        generator = torch.Generator(rows.device).manual_seed(0)
+        generator = torch.Generator(rows.device).manual_seed(own_seed(0))
         prior = self.module_.prior()
         of_terms, misfit, moment, whole = 4 * [np.zeros(1)]
         bounded = False
-        for block in self._blocks(n):
+        for block in self._blocks(len(rows)):
             x = rows[block]
             q = self.module_.encode(x)
             terms = q.marginals().kl_terms(prior)
@@ -292,6 +293,9 @@ class DeepVAE(DeepModel):
                 misfit = misfit + _on_host(self._misfit(self.module_.decode(drawn.z), x)) / (
                     draws * n
                 )
+        of_terms, misfit, moment, whole, bounded = map(
+            current().sum, (of_terms, misfit, moment, whole, bounded)
+        )
         if not all(np.isfinite(found).all() for found in (of_terms, misfit, moment, whole)):
             raise FloatingPointError("The bound of the training rows is not finite.")
         self.kl_per_dim_, share_above = of_terms

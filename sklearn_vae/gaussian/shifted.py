@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import Array, common_float_type, row_blocks
@@ -77,9 +77,13 @@ def project(X: Any, mean: Array, A: Array, limit: float) -> Array:
     dtype = common_float_type(X, mean)
     mean, A = xp.astype(mean, dtype, copy=False), xp.astype(A, dtype, copy=False)
     if X.dtype == dtype and _is_within(mean, limit):
-        return X @ A - mean @ A
-    blocks = (block for _, block in shifted_blocks(X, mean, limit))
-    return xp.concat([block.times(A) - block.mean @ A for block in blocks])
+        Z = X @ A
+        Z -= mean @ A
+        return Z
+    Z = xp.empty((X.shape[0], A.shape[1]), dtype=dtype, device=device(A))
+    for rows, block in shifted_blocks(X, mean, limit):
+        Z[rows, :] = block.times(A) - block.mean @ A
+    return Z
 
 
 def dense(X: Any) -> Array:

@@ -77,11 +77,13 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         if is_dask(X):
             return mapped_rows(self, "transform", X)
         X = self._check_more_rows(X, "transform")
-        if self._has_missing(X):
-            if self.coordinates == "posterior":
-                return self._of_observed(missing.posterior, X, "transform")[0]
-            X = self._of_observed(missing.impute, X, "transform")[0]
-        return self._project(X, self._encoder())
+        Z = self._projected(X, self._encoder())
+        if Z is not None:
+            return Z
+        if self.coordinates == "posterior":
+            return self._of_observed(missing.posterior, X, "transform")[0]
+        filled = self._of_observed(missing.impute, X, "transform")[0]
+        return self._project(filled, self._encoder())
 
     def inverse_transform(self, Z: Any) -> Array:
         """Rows from latent coordinates, as the parameter `coordinates` says.
@@ -132,9 +134,9 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         self._check_regular("posterior")
         X = self._check_more_rows(X, "posterior")
-        if self._has_missing(X):
+        mean = self._projected(X, self._posterior_gain())
+        if mean is None:
             return self._of_observed(missing.posterior, X, "posterior", return_cov=return_cov)
-        mean = self._project(X, self._posterior_gain())
         xp = array_namespace(mean)
         variance = self.noise_variance_ / self._model_variances()
         if not return_cov:
@@ -348,6 +350,20 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def _project(self, X: Any, A: Array) -> Array:
         return project(X, self.mean_, A, mean_limit(self.loadings_, self.noise_variance_))
+
+    def _projected(self, X: Any, A: Array) -> Array | None:
+        """(X - mu) A; None if X has NaN, and may have; ValueError if it may not, or has infinity.
+
+        NaN and infinity show in the result, without a pass over X that looks for them, unless A
+        leaves a feature out.
+        """
+        with np.errstate(invalid="ignore", over="ignore"):
+            Z = self._project(X, A)
+            xp = array_namespace(Z)
+            takes_all = xp.all(xp.any(A != 0, axis=1))
+            if takes_all and xp.isfinite(xp.sum(Z)):
+                return Z
+        return None if self._has_missing(X) else Z
 
     def _isotropic(self, variance: float) -> Array:
         xp = array_namespace(self.mean_)

@@ -66,11 +66,6 @@ class MomentFolds:
         # Of the parts of a run three lists of scatters are held: no more than fit in 256 MiB.
         return _plans(self._splits, n, max(2**28 // (24 * d**2), 10))
 
-    def _moments_of_parts(self, run: int, part: np.ndarray) -> list[Moments]:
-        order = np.argsort(part, kind="stable")
-        rows = np.split(order, np.cumsum(np.bincount(part))[:-1])
-        return [self._moments_of(some) for some in rows]
-
     def _merged(
         self, moments: list[Moments], table: np.ndarray
     ) -> Iterator[tuple[Moments, Moments]]:
@@ -82,9 +77,26 @@ class MomentFolds:
             training = _merge(moments, before, after, roles == 1)
             yield training, _merge(moments, before, after, roles == 2)
 
+    def _moments_of_parts(self, run: int, part: np.ndarray) -> list[Moments]:
+        """Moments of the rows of each part, whose number `part` says for every row."""
+        # Of a file so much is read at a time, for all parts: they may be shuffled.
+        n, size = len(part), self._block_size(2**24, len(part))
+        moments: dict[int, Moments] = {}
+        for start in range(0, n, size):
+            block = part[start : start + size]
+            order = start + np.argsort(block, kind="stable")
+            for i, rows in enumerate(np.split(order, np.cumsum(np.bincount(block))[:-1])):
+                if len(rows):
+                    found = self._moments_of_some(rows)
+                    moments[i] = moments[i] + found if i in moments else found
+        return [moments[i] for i in range(len(moments))]
+
+    def _block_size(self, numbers: int, n: int) -> int:
+        return max(numbers // self._X.shape[1], 1) if is_memory_mapped(self._X) else max(n, 1)
+
     def _moments_of(self, rows: np.ndarray) -> Moments:
-        # Of a file only so much is read at a time; what lies together is not copied.
-        size = max(2**22 // self._X.shape[1], 1) if is_memory_mapped(self._X) else len(rows)
+        # Of a file only so much is copied at a time; what lies together is not.
+        size = self._block_size(2**22, len(rows))
         blocks = (rows[start : start + size] for start in range(0, len(rows), size))
         return reduce(add, map(self._moments_of_some, blocks))
 

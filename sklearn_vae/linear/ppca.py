@@ -39,6 +39,7 @@ from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
     check_integer,
+    check_memory,
     check_noise_variance,
     check_random_state,
     check_same_place,
@@ -82,14 +83,16 @@ class PPCA(ClosedFormModel):
         coordinates, or those of `PCA(whiten=True)`. The model is the same.
     svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
         As PCA's, but that "covariance_eigh" with n < d decomposes the (n, n) Gram matrix. "auto"
-        chooses as PCA does, with three exceptions: "covariance_eigh" where n <= 1000 and
-        d >= 10 n; and never "full" for memory-mapped and sparse X, where it is "arpack" if X is
-        sparse, k small and min(n, d) > 1000, and "covariance_eigh" in place of "full". All are
-        exact but "randomized", whose components are nearly the leading ones; the model is then
-        the best one for them. A variance that is less than 16 max(n, d) eps^2 of the largest
-        counts as zero, with "covariance_eigh" 4 sqrt(min(n, d)) eps of it, where eps is 2.2e-16
-        for float64 and 1.2e-7 for float32 rows; so does one along which the rows, far from zero,
-        are rounded as much. "arpack" is for NumPy arrays and sparse X, "full" for dense X.
+        chooses as PCA does, with these exceptions: "covariance_eigh" where n <= 1000 and
+        d >= 10 n, and where n >= 10 d for memory-mapped X of up to 2000 instead of 1000 features,
+        which it reads once and "randomized" some 20 times; and never "full" for memory-mapped and
+        sparse X, where it is "arpack" if X is sparse, k small and min(n, d) > 1000, and
+        "covariance_eigh" in place of "full". All are exact but "randomized", whose components are
+        nearly the leading ones; the model is then the best one for them. A variance that is less
+        than 16 max(n, d) eps^2 of the largest counts as zero, with "covariance_eigh"
+        4 sqrt(min(n, d)) eps of it, where eps is 2.2e-16 for float64 and 1.2e-7 for float32 rows;
+        so does one along which the rows, far from zero, are rounded as much. "arpack" is for NumPy
+        arrays and sparse X, "full" for dense X.
     iterated_power : int or "auto", default="auto"
         Power iterations of the randomized solver.
     n_oversamples : int, default=10
@@ -235,7 +238,8 @@ class PPCA(ClosedFormModel):
             missing values also if X is sparse or a Dask array, there are weights, or
             `n_components` is neither None nor an integer.
         MemoryError
-            If the matrix that "covariance_eigh" decomposes does not fit into memory.
+            If the matrix that "covariance_eigh" decomposes does not fit into memory; or, with
+            missing values, four copies of X in float64.
         """
         self._check_parameters()
         with all_or_nothing(self):
@@ -291,6 +295,11 @@ class PPCA(ClosedFormModel):
                 "sample_weight must be None where X contains NaN: rows with missing values are "
                 "not weighted."
             )
+        check_memory(
+            32 * X.shape[0] * X.shape[1],
+            "The EM algorithm for missing values holds X four times in float64",
+            "Fit to fewer of the rows: the model takes the others a block at a time.",
+        )
         fit = fit_incomplete(
             to_host(X).astype(np.float64),
             self.n_components,

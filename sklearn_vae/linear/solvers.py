@@ -69,12 +69,14 @@ def choose_solver(X: Any, n_components: Any, svd_solver: str) -> str:
     """PCA's own choice for "auto", which any other solver passes through, but for some X.
 
     Those are wide ones with few rows, whose Gram matrix is as small as the covariance of tall
-    ones; and sparse and memory-mapped ones, of which "full" would make a dense copy.
+    ones; and sparse and memory-mapped ones, of which "full" would make a dense copy, and
+    "randomized" would read a file some twenty times.
     """
     n, d = X.shape
     if svd_solver != "auto":
         return svd_solver
-    if (d <= 1000 and n >= 10 * d) or (n <= 1000 and d >= 10 * n):
+    most = 2000 if is_memory_mapped(X) else 1000
+    if (d <= most and n >= 10 * d) or (n <= 1000 and d >= 10 * n):
         return "covariance_eigh"
     few = is_integer(n_components) and 1 <= n_components < 0.8 * min(n, d)
     if sparse.issparse(X):

@@ -18,6 +18,7 @@ from sklearn_vae.deep.devices import choose_place, threads_worth
 from sklearn_vae.deep.keeper import Keeper, place_of, with_tensors, without_tensors
 from sklearn_vae.deep.monitors import NoiseMonitor
 from sklearn_vae.deep.net import VAENet
+from sklearn_vae.deep.processes import alone
 from sklearn_vae.deep.units import in_units
 from sklearn_vae.fingerprint import fingerprint
 from sklearn_vae.gaussian.linear_elbo import (
@@ -296,6 +297,7 @@ def _diverged(step: int, kept: int, options: Options) -> FloatingPointError:
     )
 
 
+@alone()
 def by_draws(
     rows: CovarianceOfRows,
     options: Options,
