@@ -1,4 +1,4 @@
-"""Propositions 1 and 2 of Dai, Wang and Wipf (2020): a VAE caught at collapse, and the noise gamma'.
+"""Propositions 1 and 2 of Dai, Wang and Wipf (2020): a VAE caught at collapse, and its gamma'.
 
 Proposition 1: for every threshold alpha > 0 there are data of which the VAE with decoder
 pi_alpha(W z) + b, learned noise and free posteriors has a global minimum of minus the ELBO that
@@ -16,20 +16,19 @@ pPCA collapses too; the more a decoder thresholds, the less noise makes it colla
 the noise held fixed on either side of it shows the same.
 
     python benchmarks/dai2020_trap.py [--scale cpu] [--data ROWS.npz] [--output FOLDER]
+        [--jobs 2] [--minutes 9]
 
 --data takes other rows X, scaled to the average variance of the trap's: W of the data is then that
-of pPCA, claims that depend on the rows are printed, and what holds for any rows decides. Writes dai2020_trap.csv and .md, and .png where matplotlib is
-installed, into the folder.
+of pPCA, and of the claims those that hold for any rows decide. A run is what one length |W|, one
+threshold or one training takes.
 """
 
-import csv
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
-from common import Verdict, load_rows, parse_arguments
+from common import load_rows
+from study import Claims, Study, Table, figure, write_report
 
 from sklearn_vae import PPCA, DeepGaussianVAE, SoftThresholdDecoder
 from sklearn_vae.datasets import make_collapse_trap
@@ -37,15 +36,13 @@ from sklearn_vae.gaussian import SoftThresholdElbo
 
 LENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0)
 BALL = 0.8
-SCALES = {  # directions, thresholds, epochs, seeds
-    "smoke": (4, (0.0, 1.0), 400, 1),
-    "cpu": (24, (0.0, 0.25, 0.5, 1.0, 2.0), 2000, 3),
-    "full": (90, (0.0, 0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0), 4000, 10),
+SCALES = {  # directions, thresholds, ascents, epochs, seeds
+    "smoke": (4, (0.0, 1.0), 2, 400, 1),
+    "cpu": (24, (0.0, 0.25, 0.5, 1.0, 2.0), 5, 2000, 3),
+    "full": (90, (0.0, 0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0), 5, 4000, 10),
 }
-OPTIONS = {
-    "device": {"default": "cpu", "help": "for the training"},
-    "output": {"type": Path, "help": "a folder for the CSV, table and picture"},
-}
+ALPHA = 1.0  # of the trap
+BLUE, ORANGE = "#0072b2", "#d55e00"
 
 
 def directions(d, n):
@@ -75,7 +72,7 @@ def threshold_of(elbo, W):
     return elbo.collapse_threshold(p)
 
 
-def largest_threshold(elbo, starts, n_ascents=5):
+def largest_threshold(elbo, starts, n_ascents):
     """The largest gamma' that ascents from the best of several decoders find, and its W.
 
     At gamma' of a decoder the best decoder is better than collapse, unless it is the same: so its
@@ -96,8 +93,20 @@ def largest_threshold(elbo, starts, n_ascents=5):
     return max(found)
 
 
-def train(X, threshold, W, epochs, seed, device, noise_variance=None):
-    """A VAE with a network as encoder whose decoder starts at W; noise learned if not given."""
+def about_collapse(X, ways, device, checkpoint, length):
+    """The excess of W of one length, for each direction."""
+    elbo = SoftThresholdElbo(X, ALPHA)
+    return {"excess": [excess(elbo, length * way) for way in ways]}
+
+
+def outlived(X, starts, device, checkpoint, threshold, n_ascents):
+    """The largest gamma' of any decoder with a threshold."""
+    gamma, length = largest_threshold(SoftThresholdElbo(X, threshold), starts, n_ascents)
+    return {"gamma": gamma, "length": length}
+
+
+def train(X, W, device, checkpoint, threshold, epochs, seed, noise_variance=None):
+    """-ELBO of a VAE, its decoder from W on, its encoder a network; noise learned if not given."""
     scale = X.var(axis=0).mean() ** 0.5
 
     def decoder(n_components, output_shape):
@@ -107,7 +116,7 @@ def train(X, threshold, W, epochs, seed, device, noise_variance=None):
             network.layer.bias.zero_()
         return network
 
-    return DeepGaussianVAE(
+    vae = DeepGaussianVAE(
         1,
         hidden_layer_sizes=(32,),
         activation="tanh",
@@ -120,56 +129,29 @@ def train(X, threshold, W, epochs, seed, device, noise_variance=None):
         max_epochs=epochs,
         batch_size=min(len(X), 128),
         device=device,
+        checkpoint=checkpoint,
+        checkpoint_every=100,
         random_state=seed,
     ).fit(X)
+    return {"loss": -vae.elbo_}
 
 
-class Table:
-    """Rows: statement, what the paper says of it (it has no numbers), ours, whether it holds."""
-
-    def __init__(self, verdict):
-        self.verdict, self.rows = verdict, []
-
-    def add(self, statement, published, ours, holds, *, decides=True):
-        """A statement; where it does not decide it is about the rows and not about a theorem."""
-        self.rows.append((statement, published, ours, "holds" if holds else "fails"))
-        if decides:
-            self.verdict.claim(f"{statement}: {ours} (reference: {published})", holds)
-        else:
-            print(f"  {'yes ' if holds else 'no  '}  {statement}: {ours}")
-
-    def write(self, folder):
-        """dai2020_trap.csv and .md."""
-        head = ("statement", "published, or computed for reference", "ours", "verdict")
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "dai2020_trap.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([head, *self.rows])
-        lines = [
-            " | ".join(cell.replace("|", r"\|") for cell in row)
-            for row in (head, ("---",) * 4, *self.rows)
-        ]
-        text = "".join(f"| {line} |\n" for line in lines)
-        (folder / "dai2020_trap.md").write_text(text, encoding="utf-8")
-
-
-def proposition_1(elbo, made, ways, table, known):
+def proposition_1(study, elbo, made, ways, claims, known):
     """The ball in closed form; the excess of each length over the directions."""
     start = elbo.collapsed()._replace(means=elbo.rows[:, :1])
     still = start._replace(loadings=1e-2 * ways[0] * elbo.average_variance**0.5)
     moved = elbo.maximise(still, hold=("offset", "noise_variance", "means", "variances"))
-    table.add(
+    claims.add(
         "P1: the gradient with respect to W vanishes near collapse",
         "a stationary point",
         f"W moves by {np.abs(moved.loadings - still.loadings).max():.1e}",
         np.array_equal(moved.loadings, still.loadings),
         decides=known,
     )
-    curve = {r: np.array([excess(elbo, r * way) for way in ways]) for r in LENGTHS}
-    print("  |W|    -ELBO less that of collapse: least, greatest of the directions")
-    for r, values in curve.items():
-        print(f"  {r:.1f}   {values.min():+.2e}   {values.max():+.2e}")
+    found = study.runs(about_collapse, [{"length": r} for r in LENGTHS], elbo.rows, ways)
+    curve = {r: np.array(run["excess"]) for r, run in zip(LENGTHS, found, strict=True)}
     inside = min(values.min() for r, values in curve.items() if r <= BALL)
-    table.add(
+    claims.add(
         f"P1: collapse is a local minimum, for 0.3 <= |W| <= {BALL}",
         "-ELBO is higher nearby",
         f"higher by {inside:.1e} nats or more",
@@ -180,7 +162,7 @@ def proposition_1(elbo, made, ways, table, known):
     for noise in (1e-2, 1e-3, 1e-4):
         own = elbo.best_posteriors(made._replace(noise_variance=noise * elbo.average_variance))
         bounds.append(-elbo.value(own))
-    table.add(
+    claims.add(
         "P1: a decoder reproduces the data, its -ELBO unbounded as the noise goes to 0",
         "a global minimum that reproduces them",
         ", ".join(f"{bound:.3f}" for bound in bounds[1:])
@@ -191,9 +173,10 @@ def proposition_1(elbo, made, ways, table, known):
     return curve
 
 
-def proposition_2(elbo, made, thresholds, ways, table, known):
+def proposition_2(study, elbo, made, ways, claims, known):
     """gamma' of one decoder, and the largest of all for each threshold."""
     X, unit = elbo.rows, elbo.average_variance**0.5
+    _, thresholds, n_ascents, *_ = SCALES[study.arguments.scale]
     gamma = elbo.collapse_threshold(made)
 
     def gain(noise):
@@ -202,7 +185,7 @@ def proposition_2(elbo, made, thresholds, ways, table, known):
 
     ladder = gamma * np.geomspace(1e-2, 1e2, 20)
     gains = np.array([gain(noise) for noise in ladder])
-    table.add(
+    claims.add(
         "P2: gamma' of one decoder (W of the data): collapse costs less above, and only there",
         "a finite gamma'",
         f"gamma' = {gamma:.6f}, {gamma / elbo.average_variance:.3f} gammabar",
@@ -212,128 +195,142 @@ def proposition_2(elbo, made, thresholds, ways, table, known):
     first = PPCA(1, svd_solver="full").fit(X).components_.T
     sizes = (0.01, 0.2, 0.5, 0.8, 1.2)
     starts = [size * unit * way for size in sizes for way in [first, *ways]] + [made.loadings]
-    largest = {}
-    for alpha in thresholds:
-        largest[alpha], length = largest_threshold(SoftThresholdElbo(X, alpha), starts)
-        print(f"  alpha = {alpha}: largest gamma' {largest[alpha]:.6f}, there |W| = {length:.3f}")
-    table.add(
+    settings = [{"threshold": alpha, "n_ascents": n_ascents} for alpha in thresholds]
+    found = study.runs(outlived, settings, X, np.stack(starts))
+    family = dict(zip(thresholds, found, strict=True))
+    largest = {alpha: run["gamma"] for alpha, run in family.items()}
+    claims.add(
         "P2: no decoder outlives the largest gamma' found, that of the data neither",
         "not published",
-        f"{largest[elbo.threshold]:.6f} against {gamma:.6f}",
-        largest[elbo.threshold] >= gamma,
+        f"{largest[ALPHA]:.6f} against {gamma:.6f}",
+        largest[ALPHA] >= gamma,
     )
     top = np.linalg.eigvalsh(np.cov(X.T, bias=True))[-1]
-    table.add(
+    claims.add(
         "P2, section 4: with alpha = 0 every decoder has collapsed above the largest eigenvalue",
         f"it does; lambda_1 computed: {top:.6f}",
         f"{largest[0.0]:.6f}",
         abs(largest[0.0] / top - 1.0) < 1e-4,
     )
-    values = [largest[alpha] for alpha in sorted(largest)]
-    table.add(
+    claims.add(
         "P2: gamma' over all decoders falls with alpha",
         "not published",
-        ", ".join(f"{value:.3f} ({alpha:g})" for alpha, value in sorted(largest.items())),
-        bool((np.diff(values) < 0).all()),
+        ", ".join(f"{value:.3f} ({alpha:g})" for alpha, value in largest.items()),
+        bool((np.diff(list(largest.values())) < 0).all()),
         decides=known,
     )
-    return largest, ladder, gains, gamma
+    return family, ladder, gains, gamma
 
 
-def training(elbo, made, largest, arguments, table, known):
+def training(study, elbo, made, largest, claims, known):
     """What gradients do: from near collapse with and without threshold, and at fixed noise."""
-    X, (*_, epochs, seeds) = elbo.rows, SCALES[arguments.scale]
+    X, scale = elbo.rows, study.arguments.scale
+    *_, epochs, seeds = SCALES[scale]
     collapsed, ppca = -elbo.value(elbo.collapsed()), -PPCA(1).fit(X).score(X)
+    near = [
+        {"threshold": alpha, "epochs": epochs, "seed": seed}
+        for alpha in (ALPHA, 0.0)
+        for seed in range(seeds)
+    ]
     short = 0.5 * made.loadings / np.linalg.norm(made.loadings)
-    common = {"epochs": epochs, "device": arguments.device}
-    runs = {
-        alpha: [train(X, alpha, short, seed=seed, **common) for seed in range(seeds)]
-        for alpha in (elbo.threshold, 0.0)
-    }
-    caught, free = ([-model.elbo_ for model in runs[alpha]] for alpha in runs)
-    table.add(
-        f"P1: trained from |W| = 0.5 with alpha = {elbo.threshold:g} it stays collapsed",
+    losses = [run["loss"] for run in study.runs(train, near, X, short)]
+    caught, free = losses[:seeds], losses[seeds:]
+    claims.add(
+        f"P1: trained from |W| = 0.5 with alpha = {ALPHA:g} it stays collapsed",
         f"a local minimum; -ELBO computed: {collapsed:.4f}",
         f"{min(caught):.4f} to {max(caught):.4f}, {seeds} seeds",
         max(abs(value - collapsed) for value in caught) < 1e-3,
         decides=known,
     )
-    table.add(
+    claims.add(
         "P1, section 4: with alpha = 0 training escapes, to pPCA, and no bad minimum is in the way",
         f"no bad minimum; -log-likelihood of pPCA computed: {ppca:.4f}",
         f"{min(free):.4f} to {max(free):.4f}",
-        max(abs(value - ppca) for value in free) < (0.3 if arguments.scale == "smoke" else 0.1),
+        max(abs(value - ppca) for value in free) < (0.3 if scale == "smoke" else 0.1),
         decides=known,
     )
-    fixed = {}
-    for share in (0.5, 1.2):
-        noise = share * largest[elbo.threshold]
-        model = train(X, elbo.threshold, made.loadings, seed=0, noise_variance=noise, **common)
-        trivial = elbo.value(elbo.collapsed()._replace(noise_variance=noise))
-        fixed[share] = model.elbo_ - trivial
-    table.add(
+    held = [
+        {"threshold": ALPHA, "epochs": epochs, "seed": 0, "noise_variance": share * largest}
+        for share in (0.5, 1.2)
+    ]
+    gains = [
+        -elbo.value(elbo.collapsed()._replace(noise_variance=each["noise_variance"])) - run["loss"]
+        for each, run in zip(held, study.runs(train, held, X, made.loadings), strict=True)
+    ]
+    claims.add(
         "P2: trained from the W of the data, noise held at 0.5 and 1.2 of the largest gamma'",
         "above gamma' collapse is better",
-        "ELBO less that of collapse "
-        + ", ".join(f"{gain:+.3f} ({share})" for share, gain in fixed.items()),
-        fixed[0.5] > 0.0 >= fixed[1.2] - 1e-6,
+        f"ELBO less that of collapse {gains[0]:+.3f} (0.5), {gains[1]:+.3f} (1.2)",
+        gains[0] > 0.0 >= gains[1] - 1e-6,
         decides=known,
     )
 
 
-def draw(curve, largest, ladder, gains, gamma, alpha, path):
+def tables(curve, family):
+    """Of the numbers behind the picture."""
+    ball = Table("|W|", "least -ELBO less that of collapse", "greatest, over the directions")
+    for r, values in curve.items():
+        ball.add(r, values.min(), values.max())
+    gammas = Table("threshold", "largest gamma' of any decoder", "|W| there")
+    for alpha, run in family.items():
+        gammas.add(alpha, run["gamma"], run["length"])
+    return {"ball": ball, "thresholds": gammas}
+
+
+def draw(curve, family, ladder, gains, gamma):
     """The ball, the gain of a decoder against the noise, and gamma' against the threshold."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (ball, noise, family) = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
+    picture, (ball, noise, thresholds) = figure(1, 3, figsize=(15, 4.6))
     lengths = np.array(list(curve))
     low, high = (1e4 * np.array([f(values) for values in curve.values()]) for f in (min, max))
-    ball.fill_between(lengths, low, high, color="#0072b2", alpha=0.2, linewidth=0)
-    ball.plot(lengths, low, "o-", color="#0072b2", label="least of the directions")
-    ball.axhline(0, color="k", linewidth=0.8, linestyle=":", label="collapsed")
-    ball.set(xlim=(lengths[0], 1.0), ylim=(-10, 30), xlabel="|W|")
+    ball.fill_between(lengths, low, high, color=BLUE, alpha=0.2, linewidth=0)
+    ball.plot(lengths, low, "o-", color=BLUE, label="the best direction; shaded: all")
+    ball.axhline(0, color="k", linewidth=0.8, linestyle=":")
+    ball.set(xlim=(lengths[0], 1.0), ylim=(-10, 30), xlabel=f"|W|, threshold {ALPHA:g}")
     ball.set_ylabel("-ELBO less that of collapse (1e-4 nats per row)")
-    ball.set_title(f"Proposition 1: about the collapsed point, alpha = {alpha:g}")
-    noise.semilogx(ladder, gains, "o-", color="#0072b2", label="W of the data, best posteriors")
-    noise.axvline(gamma, color="#d55e00", linestyle="--", label=f"gamma' = {gamma:.2f}")
+    ball.set_title("Proposition 1: near W = 0 every W is worse than 0")
+    noise.axvline(gamma, color=ORANGE, linestyle="--", label=f"$\\gamma'$ = {gamma:.2f}")
+    noise.semilogx(ladder, gains, "o-", color=BLUE, label="the W that made the data")
     noise.axhline(0, color="k", linewidth=0.8, linestyle=":")
     noise.set_yscale("symlog", linthresh=1e-2)
     noise.set(xlabel="noise variance, held", ylabel="ELBO less that of collapse (nats per row)")
-    noise.set_title("Proposition 2: one decoder")
-    family.plot(list(largest), list(largest.values()), "o-", color="#0072b2")
-    family.set(xlabel="threshold alpha", ylabel="largest gamma' of any decoder", ylim=(0, None))
-    family.set_title("Proposition 2: all decoders pi(W z) + b")
+    noise.set_title("Proposition 2: above $\\gamma'$ collapse is better")
+    largest = [run["gamma"] for run in family.values()]
+    thresholds.plot(list(family), largest, "o-", color=BLUE)
+    thresholds.annotate(
+        "largest eigenvalue of the\ncovariance, as for pPCA",
+        (0.0, largest[0]),
+        (0.2, 0.5),
+        textcoords="axes fraction",
+        arrowprops={"arrowstyle": "->"},
+    )
+    thresholds.set(xlabel=r"threshold $\alpha$", ylim=(0, None))
+    thresholds.set_ylabel(r"largest $\gamma'$ of any decoder $\pi_\alpha(W z) + b$")
+    thresholds.set_title("... and sooner the more the decoder thresholds")
     ball.legend(loc="upper left")
-    noise.legend(loc="lower left")
-    figure.savefig(path, dpi=120)
-    print(f"picture written to {path}")
+    noise.legend(loc="upper right")
+    return picture
 
 
 def main():
     """Both propositions, on the trap or on given rows."""
-    arguments = parse_arguments(__doc__, ("cpu", "smoke", "full"), **OPTIONS)
-    verdict, known = Verdict(arguments.scale), arguments.data is None
-    n_ways, thresholds, *_ = SCALES[arguments.scale]
+    study = Study(__doc__)
+    claims, paths = Claims(study.arguments.scale), study.arguments.data
+    known = not paths
     if known:
-        X, _, trap = make_collapse_trap(return_trap=True)
+        X, _, trap = make_collapse_trap(threshold=ALPHA, return_trap=True)
         elbo, made = trap.elbo, trap.solution
     else:
-        X = load_rows(arguments.data)
+        X = np.concatenate([load_rows(path) for path in paths])
         X *= (20.0 / 3.0 / X.var(axis=0).mean()) ** 0.5  # that of the trap
-        elbo = SoftThresholdElbo(X, 1.0)
+        elbo = SoftThresholdElbo(X, ALPHA)
         made = elbo.collapsed()._replace(loadings=PPCA(1).fit(X).loadings_)
-    table, ways = Table(verdict), directions(X.shape[1], n_ways)
-    curve = proposition_1(elbo, made, ways, table, known)
-    largest, *rest = proposition_2(elbo, made, thresholds, ways, table, known)
-    training(elbo, made, largest, arguments, table, known)
-    if arguments.output:
-        table.write(arguments.output)
-        if importlib.util.find_spec("matplotlib"):
-            draw(curve, largest, *rest, elbo.threshold, arguments.output / "dai2020_trap.png")
-    verdict.exit()
+    ways = directions(X.shape[1], SCALES[study.arguments.scale][0])
+    curve = proposition_1(study, elbo, made, ways, claims, known)
+    family, *rest = proposition_2(study, elbo, made, ways, claims, known)
+    training(study, elbo, made, family[ALPHA]["gamma"], claims, known)
+    write_report(study, claims, **tables(curve, family))
+    study.save(draw(curve, family, *rest))
+    claims.exit()
 
 
 if __name__ == "__main__":

@@ -71,6 +71,11 @@ class Study:
         elif self.folder is None:
             self.folder = Path("benchmark_results") / self.name / self.arguments.scale
         self.folder.mkdir(parents=True, exist_ok=True)
+        # In its workers joblib sets what is not set; torch takes the most that one of them says, and
+        # OpenBLAS its own, whose waiting threads use up the cores.
+        if threads := os.environ.get("OMP_NUM_THREADS"):
+            os.environ.setdefault("MKL_NUM_THREADS", threads)
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", threads)
         if self.arguments.minutes:
             signal.signal(signal.SIGALRM, self._leave)
             signal.setitimer(signal.ITIMER_REAL, 60.0 * self.arguments.minutes)
@@ -91,7 +96,10 @@ class Study:
         for n, index in enumerate(parallel(run(i, paths[i], settings[i], arrays) for i in missing)):
             left = (time.perf_counter() - start) / (n + 1) * (len(missing) - n - 1) / 60.0
             record = json.loads(paths[index].read_text())
-            told = ", ".join(f"{name}={value}" for name, value in settings[index].items())
+            each = settings[index].items()
+            told = ", ".join(
+                f"{name}={value}" for name, value in each if not isinstance(value, dict)
+            )
             print(
                 f"  [{n + 1}/{len(missing)}] {record['seconds']:.0f} s, {left:.1f} min left: {told}"
             )

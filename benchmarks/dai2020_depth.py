@@ -1,0 +1,357 @@
+"""Dai, Wang and Wipf (2020), figures 1 and 2: networks too deep to train make a VAE collapse.
+
+Claims, about the errors of the training rows (mean squared error a feature):
+
+- Figure 1: the error of a deterministic autoencoder rises where its networks are too deep, though
+  they contain the shallower ones. The error of a VAE with the same networks, in expectation over
+  q, is above the autoencoder's (eq. 8) and rises with it, and a warm-up of the KL does not change
+  that. Fully connected, plain convolutional and residual networks.
+- The implicit gamma* (eq. 10), the noise variance that is best given the networks, is that error of
+  the VAE: it grows with depth, and the autoencoder's error is its lower limit.
+- Figure 2: posterior standard deviations go toward 1 as depth grows.
+- Posteriors that are not Gaussian are no cure: importance-weighted bound, Sylvester flows.
+- Not in the paper: the rise is one of optimisation, since it depends on the first weights, and
+  with `init="ppca"`, which begins where the linear model ends, the deepest networks are better than
+  pPCA.
+
+    python benchmarks/dai2020_depth.py [--scale cpu] [--data FASHION.npz CIFAR.npz FACES.npz]
+        [--only fc start variants conv residual] [--output FOLDER] [--jobs 2] [--minutes 9]
+    python benchmarks/dai2020_depth.py --scale full \\
+        --data fashion_mnist cifar10 cifar100 svhn celeba64
+
+The first of --data is for fully connected networks, the others (or it, alone) for convolutions, at
+most 32 pixels wide; names are those of `sklearn_vae.datasets.fetch_...`. The errors of convolutions
+are divided by that of the shallowest autoencoder and averaged over the sets. Without --data: digits.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from dai2020_drawing import draw
+from dai2020_models import CURE, FIRST, MODELS, VARIANTS, train
+from scipy.stats import spearmanr
+from study import Claims, Study, Table, load_images, write_report
+
+from sklearn_vae import PPCA, datasets
+
+PARTS = ("fc", "start", "variants", "conv", "residual")
+CONV_MODELS = ("AE", "VAE")
+
+# What the paper's text leaves out is from its authors' public code of those years (TwoStageVAE): k,
+# batches, Adam's rate, log gamma a parameter that starts at 0 with pixels in [0, 1]. Channels,
+# epochs and the share of the KL warm-up are ours. At the scales below "full" the noise is learned in
+# closed form: at these rates log gamma could not move far enough in so few steps.
+PAPER = {"n_components": 64, "batch_size": 64, "learning_rate": 1e-4, "random_state": 0}
+PAPER_NOISE = {"noise_update": "gradient", "noise_variance_init": 1.0}
+SMALL = {"n_components": 6, "batch_size": 32, "learning_rate": 3e-3, "random_state": 0}
+
+DEPTHS = (1, 2, 4, 6, 8, 10)
+# "n": images of the fully connected networks, and of each set for convolutions; "depths" of AE and
+# VAE, of the other models of figure 1, of other first weights, of other bounds and posteriors;
+# "convolutions" a scale; "residual": blocks a scale, and convolutions a block.
+SCALES = {
+    "full": {
+        "n": (None, None),
+        "fc": {**PAPER, "noise": PAPER_NOISE, "width": 512, "max_epochs": 200},
+        "conv": {**PAPER, "noise": PAPER_NOISE, "channels": (16, 32, 64, 128), "max_epochs": 100},
+        "depths": {"fc": DEPTHS, "other": DEPTHS, "start": DEPTHS, "variants": DEPTHS},
+        "convolutions": (1, 2, 3, 4, 5),
+        "residual": ((1, 2, 4), (2, 3, 4, 5)),
+    },
+    "cpu": {
+        "n": (1000, 512),
+        "fc": {**PAPER, "noise": {}, "learning_rate": 3e-4, "width": 512, "max_epochs": 40},
+        "conv": {
+            **PAPER,
+            "noise": {},
+            "learning_rate": 1e-3,
+            "batch_size": 16,
+            "channels": (8, 16, 16, 32),
+            "max_epochs": 25,
+        },
+        "depths": {"fc": DEPTHS, "other": (1, 4, 10), "start": (4, 10), "variants": (1, 10)},
+        "convolutions": (1, 2, 3, 5),
+        "residual": ((1, 2), (2, 5)),
+    },
+    "smoke": {
+        "n": (500, 200),
+        "fc": {**SMALL, "noise": {}, "width": 32, "max_epochs": 40},
+        "conv": {**SMALL, "noise": {}, "channels": (4, 8), "max_epochs": 10},
+        "depths": {"fc": (1, 8), "other": (1, 8), "start": (8,), "variants": (1, 8)},
+        "convolutions": (1, 4),
+        "residual": ((1, 2), (2,)),
+    },
+}
+
+
+def images(name, n, widest):
+    """n rows of pixels in [0, 1], float32, and the shape of an image; of a file, or fetched.
+
+    Wider ones than `widest` become averages of 2 x 2 pixels, as often as it takes.
+    """
+    fetch = getattr(datasets, f"fetch_{name}", None)
+    if name is None or Path(name).exists():
+        X, shape = load_images(name and [name])
+    elif fetch:
+        found = fetch()
+        X, shape = found.data, found.image_shape
+    else:
+        sys.exit(f"--data must be .npz files or names of sets that can be fetched, got {name}.")
+    largest = np.float32(16 if name is None else 255)
+    blocks = []
+    for rows in np.array_split(X[:n], range(1000, len(X[:n]), 1000)):
+        block = rows.reshape(-1, *shape).astype(np.float32) / largest
+        while block.shape[-1] > widest:
+            _, c, h, w = block.shape
+            block = block.reshape(-1, c, h // 2, 2, w // 2, 2).mean(axis=(3, 5))
+        blocks.append(block)
+    pixels = np.concatenate(blocks)
+    return pixels.reshape(len(pixels), -1), pixels.shape[1:]
+
+
+class Fits:
+    """Results by (data, family, model, start, blocks, depth), as runs of a study give them."""
+
+    def __init__(self, study, settings):
+        self.study, self.settings, self.found = study, settings, {}
+
+    def add(self, name, X, shape, family, points):
+        """Runs for one set of images; points are (model, start, blocks, depth)."""
+        common = {"family": family, "image_shape": shape}
+        common |= self.settings["fc" if family == "fc" else "conv"]
+        keys = ("model", "start", "blocks", "depth")
+        runs = [{**dict(zip(keys, point, strict=True)), **common} for point in points]
+        results = self.study.runs(train, runs, X)
+        self.found |= {
+            (name, family, *point): result for point, result in zip(points, results, strict=True)
+        }
+
+    def curve(self, model, family="fc", start=None, blocks=1, what="error"):
+        """Values by depth; of several sets the average, each over its shallowest autoencoder's."""
+        start, curves, scales = start or FIRST[family], {}, {}
+        for (name, kind, *point, depth), result in self.found.items():
+            if kind != family:
+                continue
+            if (model, start, blocks) == tuple(point):
+                curves.setdefault(depth, []).append((name, result[what]))
+            if point == ["AE", FIRST[family], 1]:
+                least, _ = scales.get(name, (depth, None))
+                if depth <= least:
+                    scales[name] = (depth, result["error"])
+        if family == "fc":
+            return {depth: values[0][1] for depth, values in sorted(curves.items())}
+        return {
+            depth: float(np.mean([value / scales[name][1] for name, value in values]))
+            for depth, values in sorted(curves.items())
+        }
+
+    def table(self):
+        """All that was found."""
+        columns = ("error", "error_of_mean", "noise_variance", "elbo", "kl", "collapsed", "asleep")
+        named = (*columns[:-1], "scales above 0.9")
+        table = Table("data", "family", "model", "first weights", "blocks", "depth", *named)
+        for key, result in self.found.items():
+            table.add(*key, *(result.get(column) for column in columns))
+        return table
+
+
+def started(model):
+    """The first weights of fully connected networks."""
+    return "ppca" if model == CURE else FIRST["fc"]
+
+
+def text(curve):
+    """A curve in words."""
+    return ", ".join(f"{value:.4f} ({depth})" for depth, value in curve.items())
+
+
+def rise(curve):
+    """The error of the deepest over the least of all that are not deeper."""
+    values = list(curve.values())
+    return values[-1] / min(values)
+
+
+def claim_fully_connected(fits, claims):
+    """Figure 1 (left), gamma* and figure 2."""
+    ae, vae, warm = (fits.curve(model) for model in MODELS if model != CURE)
+    for model, curve in (("AE", ae), ("VAE", vae), ("VAE, KL warm-up", warm)):
+        claims.add(
+            f"figure 1, fully connected: the error of the {model} rises in the end",
+            "falls, then rises",
+            text(curve),
+            rise(curve) > 1.1,
+        )
+    course = fits.curve("AE", what="errors")[max(ae)]
+    fall = 1.0 - course[-1] / course[-1 - len(course) // 5]
+    claims.add(
+        f"the AE with {max(ae)} layers is stuck: fall of its error in the last fifth of the epochs",
+        "a bad local minimum, or plateau",
+        f"{100 * fall:.1f} %",
+        fall < 0.01,
+        decides=False,
+    )
+    ratios = {depth: min(vae[depth], warm.get(depth, np.inf)) / ae[depth] for depth in ae}
+    claims.add(
+        "eq. 8: the VAE's error over the AE's, the lesser of with and without warm-up",
+        "at least 1",
+        text(ratios),
+        min(ratios.values()) > 0.999,
+    )
+    together = spearmanr(list(ae.values()), list(vae.values())).statistic
+    claims.add(
+        "eq. 10: gamma* grows with depth as the AE's error does, rank correlation",
+        "it does",
+        f"{together:.2f}",
+        together > 0.7,
+    )
+    asleep = fits.curve("VAE", what="asleep")
+    claims.add(
+        "figure 2: share of posterior standard deviations above 0.9",
+        "grows with depth",
+        text(asleep),
+        asleep[max(asleep)] > asleep[min(asleep)],
+    )
+
+
+def claim_cure(fits, claims, ppca):
+    """What `init="ppca"` does to the rise."""
+    vae, start = (fits.curve(model, start=started(model)) for model in ("VAE", CURE))
+    claims.add(
+        f"init='ppca': the error at each depth, beside pPCA's ({ppca.noise_variance_:.4f})",
+        "not in the paper",
+        text(start),
+        max(start.values()) < ppca.noise_variance_,
+    )
+    deepest = max(start)
+    claims.add(
+        "init='ppca': the error of the deepest VAE over that from random weights",
+        "not in the paper",
+        f"{start[deepest] / vae[deepest]:.3f}",
+        start[deepest] < vae[deepest],
+    )
+
+
+def claim_starts(fits, claims):
+    """What the first weights do to the rise."""
+    curves = {start: fits.curve("AE", start=start) for start in ("torch", "glorot", "he")}
+    deepest = max(curves["torch"])
+    errors = {start: curve[deepest] for start, curve in curves.items() if deepest in curve}
+    claims.add(
+        f"the rise is one of optimisation: the AE's error at depth {deepest}, by first weights",
+        "not in the paper; it contains the shallower ones",
+        ", ".join(f"{error:.4f} ({start})" for start, error in errors.items()),
+        max(errors.values()) > 1.1 * min(errors.values()),
+    )
+
+
+def claim_variants(fits, claims):
+    """The bound and the posteriors that are not those of figure 1."""
+    for model in VARIANTS:
+        curve = fits.curve(model)
+        claims.add(
+            f"supplement: the error of the VAE with {model} rises too",
+            "it does",
+            text(curve),
+            rise(curve) > 1.1,
+        )
+
+
+def claim_convolutions(fits, claims, decides):
+    """Figure 1, middle."""
+    ae, vae = (fits.curve(model, "conv") for model in CONV_MODELS)
+    for model, curve in (("AE", ae), ("VAE", vae)):
+        claims.add(
+            f"figure 1, convolutions: the normalised error of the {model} rises in the end",
+            "falls, then rises",
+            text(curve),
+            rise(curve) > 1.1,
+            decides=decides,
+        )
+    claims.add(
+        "eq. 8, convolutions: the VAE's error over the AE's",
+        "at least 1",
+        text({depth: vae[depth] / ae[depth] for depth in ae}),
+        min(vae[depth] / ae[depth] for depth in ae) > 0.999,
+        decides=False,
+    )
+
+
+def claim_residual(fits, claims, blocks, decides):
+    """Figure 1, right."""
+    for n in blocks:
+        curve = fits.curve("AE", "residual", blocks=n)
+        claims.add(
+            f"figure 1, residual, {n} block(s) a scale: normalised error by convolutions a block",
+            "rises in the end",
+            text(curve),
+            rise(curve) > 1.02,
+            decides=decides and n == max(blocks),
+        )
+
+
+def run_parts(study, parts, X, names):
+    """Train what the parts need: X is for fully connected networks, `names` for the others."""
+    settings = SCALES[study.arguments.scale]
+    fits, depths = Fits(study, settings), settings["depths"]
+    if "fc" in parts:
+        for model in MODELS:
+            chosen = depths["fc" if model in CONV_MODELS else "other"]
+            points = [(model, started(model), 1, depth) for depth in chosen]
+            fits.add(label(names[0]), X, None, "fc", points)
+    if "start" in parts:
+        points = [
+            ("AE", start, 1, d) for start in ("torch", "glorot", "he") for d in depths["start"]
+        ]
+        fits.add(label(names[0]), X, None, "fc", points)
+    if "variants" in parts:
+        points = [(model, FIRST["fc"], 1, d) for d in depths["variants"] for model in VARIANTS]
+        fits.add(label(names[0]), X, None, "fc", points)
+    blocks, of_block = settings["residual"]
+    for name in names[1:] or names:
+        if not {"conv", "residual"}.intersection(parts):
+            continue
+        rows, shape = images(name, settings["n"][1], 32)
+        if "conv" in parts:
+            chosen = settings["convolutions"]
+            points = [(model, FIRST["conv"], 1, depth) for depth in chosen for model in CONV_MODELS]
+            fits.add(label(name), rows, shape, "conv", points)
+        if "residual" in parts:
+            points = [("AE", FIRST["residual"], n, depth) for n in blocks for depth in of_block]
+            fits.add(label(name), rows, shape, "residual", points)
+    return fits
+
+
+def label(name):
+    """Of a set of images."""
+    return "digits" if name is None else Path(name).stem
+
+
+def main():
+    """The parts that are asked for."""
+    chosen = {"nargs": "+", "choices": PARTS, "default": PARTS, "help": "all if not given"}
+    study = Study(__doc__, only=chosen)
+    arguments = study.arguments
+    parts, settings = arguments.only, SCALES[arguments.scale]
+    names, small = arguments.data or [None], arguments.scale == "smoke"
+    X, _ = images(names[0], settings["n"][0], np.inf)
+    ppca = PPCA(settings["fc"]["n_components"], svd_solver="full").fit(X)
+    fits, claims = run_parts(study, parts, X, names), Claims(arguments.scale)
+    if "fc" in parts:
+        claim_fully_connected(fits, claims)
+        claim_cure(fits, claims, ppca)
+    if "start" in parts:
+        claim_starts(fits, claims)
+    if "variants" in parts:
+        claim_variants(fits, claims)
+    if "conv" in parts:
+        claim_convolutions(fits, claims, decides=not small)
+    if "residual" in parts:
+        claim_residual(fits, claims, settings["residual"][0], arguments.scale == "full")
+    write_report(study, claims, runs=fits.table())
+    study.save(draw(fits, parts, ppca, float(X.var(axis=0).mean())))
+    claims.exit()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The picture of dai2020_depth.py."""
+
+import numpy as np
+from dai2020_models import CURE, MODELS, VARIANTS
+from study import figure
+
+from sklearn_vae.plot import PosteriorScaleDisplay
+
+# Okabe and Ito's colours; a marker as well, for print.
+STYLES = {
+    "AE": ("#000000", "o-"),
+    "VAE": ("#0072b2", "s-"),
+    "VAE, KL warm-up": ("#56b4e9", "D--"),
+    "VAE, init='ppca'": ("#009e73", "^-"),
+    "IWAE": ("#e69f00", "v-"),
+    "Sylvester": ("#cc79a7", "P-"),
+}
+STARTS = {
+    "torch": (("#d55e00", "v--"), "AE, torch's weights"),
+    "glorot": (STYLES["AE"], "AE, Glorot's"),
+    "he": (("#e69f00", "s-"), "AE, He's"),
+}
+BLOCK_COLORS = ("#0072b2", "#e69f00", "#009e73")
+
+
+def lines(ax, curves):
+    """Errors by depth; those of no depth are left out."""
+    depths = set()
+    for curve, (color, style), label in curves:
+        if curve:
+            ax.plot(list(curve), list(curve.values()), style, color=color, label=label, ms=5)
+            depths |= set(curve)
+    ax.set_xticks(sorted(depths))
+
+
+def of_models(fits, models):
+    """Curves of fully connected networks."""
+    for model in models:
+        yield fits.curve(model, start="ppca" if model == CURE else None), STYLES[model], model
+
+
+def compared(ax, ppca, variance, what):
+    """A logarithmic axis of errors, with those of pPCA and of the mean."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    ax.axhline(ppca.noise_variance_, color="0.45", linestyle=":", label=r"pPCA's $\sigma^2$")
+    ax.axhline(variance, color="0.7", linewidth=0.9, label="mean of the data")
+    ax.set(xlabel="hidden layers of encoder and of decoder", ylabel=what, yscale="log")
+    ax.set_ylim(top=4.0 * variance)  # room for the legend
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def fully_connected(ax, fits, ppca, variance):
+    """Figure 1, left."""
+    lines(ax, of_models(fits, MODELS))
+    compared(ax, ppca, variance, "squared error a pixel, in training")
+    ax.set_title("Deeper networks are worse, though they\ncontain the shallower ones")
+
+
+def implicit_noise(ax, fits, ppca, variance):
+    """gamma* of all VAEs above the autoencoder's error."""
+    curves, floor = [*of_models(fits, ("VAE", *VARIANTS, CURE))], fits.curve("AE")
+    lines(ax, curves)
+    low = 0.7 * min(v for curve in (floor, *(c for c, *_ in curves)) for v in curve.values())
+    if floor:
+        top = list(floor.values())
+        ax.fill_between(list(floor), low, top, color="0.9", label="below the AE's error")
+    compared(ax, ppca, variance, r"$\gamma^*$")
+    ax.set_ylim(bottom=low)
+    ax.set_title("Implicit noise $\\gamma^*$: other bounds and\nposteriors do not lower it")
+
+
+def first_weights(ax, fits, ppca, variance):
+    """The same networks from other first weights."""
+    starts = [(fits.curve("AE", start=s), style, label) for s, (style, label) in STARTS.items()]
+    lines(ax, [*starts, *of_models(fits, [CURE])])
+    compared(ax, ppca, variance, "squared error a pixel, in training")
+    ax.set_title("The rise depends on the first weights")
+
+
+def convolutions(ax, fits):
+    """Figure 1, middle."""
+    lines(ax, [(fits.curve(model, "conv"), STYLES[model], model) for model in ("AE", "VAE")])
+    ax.set(xlabel="convolutions a scale", ylabel="training error / the shallowest AE's")
+    ax.set_title("Plain convolutions")
+
+
+def residual(ax, fits):
+    """Figure 1, right."""
+    numbers = sorted({blocks for _, family, _, _, blocks, _ in fits.found if family == "residual"})
+    lines(
+        ax,
+        [
+            (fits.curve("AE", "residual", blocks=n), (color, "o-"), f"AE, {n} a scale")
+            for n, color in zip(numbers, BLOCK_COLORS, strict=False)
+        ],
+    )
+    ax.set(xlabel="convolutions a block", ylabel="training error / the shallowest AE's")
+    ax.set_title("Residual blocks")
+
+
+def scales(ax, fits):
+    """Figure 2."""
+    curve = fits.curve("VAE", what="scales")
+    depths = list(curve)
+    shown = sorted({depths[0], depths[len(depths) // 2], depths[-1]})
+    named = {f"{d} hidden layer{'s' if d > 1 else ''}": np.array(curve[d]) for d in shown}
+    PosteriorScaleDisplay.from_results(named, ax=ax)
+    ax.get_legend().remove()  # among the bars there is room for it
+    ax.set_xlim(0.0, 1.15)
+    ax.set_title("Posterior scales of the VAE go to the prior's")
+
+
+def draw(fits, parts, ppca, variance):
+    """A panel for each part that was run."""
+    errors = (fits, ppca, variance)
+    panels = []
+    if "fc" in parts:
+        panels += [(fully_connected, errors), (scales, (fits,))]
+    if "fc" in parts or "variants" in parts:
+        panels += [(implicit_noise, errors)]
+    if "start" in parts:
+        panels += [(first_weights, errors)]
+    if "conv" in parts:
+        panels += [(convolutions, (fits,))]
+    if "residual" in parts:
+        panels += [(residual, (fits,))]
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    drawn, axes = figure(rows, columns, figsize=(5.0 * columns, 4.2 * rows), squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for (panel, what), ax in zip(panels, axes.flat, strict=False):
+        panel(ax, *what)
+        if ax.get_legend() is None:
+            compared_with = ax.get_yscale() == "log"  # there is room for it above
+            place = {"loc": "upper left", "ncols": 2} if compared_with else {"loc": "best"}
+            ax.legend(frameon=False, fontsize="small", **place)
+    title = "The deeper the networks, the worse they are trained, and the VAE collapses"
+    drawn.suptitle(title, fontsize="x-large")
+    return drawn
