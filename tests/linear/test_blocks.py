@@ -40,6 +40,8 @@ from sklearn_vae import (
 from sklearn_vae.datasets import make_missing
 from sklearn_vae.diagnostics import diagnose, entropy_bound
 from sklearn_vae.linear import blocks
+from sklearn_vae.linear.seen import SeenRows
+from sklearn_vae.linear.solvers import moments_of
 from sklearn_vae.linear.tree import FAN_IN
 from sklearn_vae.plot import LikelihoodSurfaceDisplay
 from tests.linear.rows import make_rows
@@ -192,6 +194,24 @@ class TestFit:
         assert_same_model(model, PPCA(3).fit(X[some], sample_weight=WEIGHTS[some]))
         with pytest.raises(ValueError, match="must be a Dask array with a block for each one of X"):
             PPCA(3).fit(rows[kept], sample_weight=WEIGHTS[some])
+
+    def test_weights_count_as_rows(self):
+        model, weights = PPCA(5, svd_solver="covariance_eigh"), np.full(3, 2.0)
+        found = clone(model).fit(in_blocks(X[:3], (2, 1)), sample_weight=weights)
+        expected = clone(model).fit(X[:3], sample_weight=weights)
+        variances = found.explained_variance_, expected.explained_variance_
+        np.testing.assert_allclose(*variances, atol=1e-12)
+        with pytest.raises(ValueError, match=r"between 0 and min\(n_samples, n_features\) = 6"):
+            PPCA(7).fit(in_blocks(X[:3], (2, 1)), sample_weight=weights)
+
+    def test_the_coarsest_precision_is_that_of_all(self):
+        coarse = SeenRows.of(X.astype(np.float32), moments_of(X.astype(np.float32)), N)
+        fine = SeenRows.of(X, moments_of(X), N)
+        assert coarse.eps > fine.eps
+        assert coarse.stored > fine.stored
+        for both in (coarse + fine, fine + coarse):
+            assert (both.eps, both.stored) == (coarse.eps, coarse.stored)
+            assert both.dtype == np.float64
 
     def test_more_features_than_rows(self):
         rows = make_rows(30, 90)
