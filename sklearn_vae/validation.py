@@ -138,10 +138,11 @@ def refuse_dask(by: Any, X: Any, name: str = "X") -> None:
     `by` is the estimator, or the name of the function, that would have it do so.
     """
     if is_dask(X):
+        who = by if isinstance(by, str) else type(by).__name__
         raise TypeError(
-            f"{name} is a Dask {type(X).__name__}, all of which "
-            f"{by if isinstance(by, str) else type(by).__name__} would gather here: pass {name}.compute() if it fits into memory. (PPCA, PPCACV and "
-            "LinearVAE with solver='em' fit Dask arrays, and transform and score them.)"
+            f"{name} is a Dask {type(X).__name__}, all of which {who} would gather here: pass "
+            f"{name}.compute() if it fits into memory. (PPCA, PPCACV and LinearVAE with "
+            "solver='em' fit Dask arrays, and transform and score them.)"
         )
 
 

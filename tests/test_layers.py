@@ -33,6 +33,7 @@ LAYOUT = [
     "linear.weights",
     "linear.solvers",
     "linear.seen",
+    "linear.tree",
     "linear.blocks",
     "linear.base",
     "linear.closed_form",

@@ -15,14 +15,19 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 
 
-def run_python(code):
+def run_python(code, folder=None):
     return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
-        env={**os.environ, "MPLBACKEND": "Agg"},
+        cwd=folder,
+        env={
+            **os.environ,
+            "MPLBACKEND": "Agg",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        },
     )
 
 
@@ -49,12 +54,12 @@ def test_every_public_name_loads_and_is_listed():
         _ = sklearn_vae.PCCA
 
 
-def test_readme_opens_with_code_that_runs():
+def test_readme_opens_with_code_that_runs(tmp_path):
     blocks = [part.split("```")[0] for part in README.read_text().split("```python\n")[1:]]
     assert len(blocks[0].strip().splitlines()) <= 10
     # The blocks after it go on with what it has.
     for code in (blocks[0], "".join(blocks)):
-        done = run_python(code)
+        done = run_python(code, tmp_path)  # where it may leave files
         assert done.returncode == 0, done.stderr
         assert done.stdout
 

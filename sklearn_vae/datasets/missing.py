@@ -14,6 +14,7 @@ from sklearn_vae.validation import (
     check_random_state,
     check_real,
     is_integer,
+    refuse_dask,
 )
 
 MECHANISMS = ("completely_at_random", "at_random", "threshold")
@@ -71,6 +72,8 @@ def make_missing(
 
     Raises
     ------
+    TypeError
+        If X is a Dask array or DataFrame, all of which would be gathered.
     ValueError
         If a parameter is out of its range, X has a row or column without a value, feature
         `depends_on` has NaN or is constant, or so many cannot be missing where each row and each
@@ -101,6 +104,7 @@ def make_missing(
     check_choice("mechanism", mechanism, MECHANISMS)
     check_choice("side", side, SIDES)
     check_real("fraction", fraction, at_least=0)
+    refuse_dask("make_missing", X)
     X = check_array(X, dtype=list(FLOAT_DTYPES), ensure_all_finite="allow-nan", copy=True)
     observed = ~np.isnan(X)
     for axis, line in ((1, "row"), (0, "column")):

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
-from uuid import uuid4
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -21,6 +19,7 @@ from sklearn_vae.gaussian.arrays import check_weights
 from sklearn_vae.gaussian.rows import canonical
 from sklearn_vae.linear.seen import SeenRows
 from sklearn_vae.linear.solvers import SQUARES_HELD, moments_of
+from sklearn_vae.linear.tree import one_a_block, reduced
 from sklearn_vae.validation import check_memory, check_rows, has_nan, is_dask
 
 if TYPE_CHECKING:
@@ -32,18 +31,8 @@ Parts: TypeAlias = dict[tuple[int, int], SeenRows]
 # Values and how often each is repeated.
 Runs: TypeAlias = tuple[np.ndarray, np.ndarray | int]
 
-# Results that a task of the tree adds up, all of which a worker holds at once.
-FAN_IN = 4
-
 # What fitted estimators have, and single blocks no use for.
 NOT_OF_BLOCKS = ("cv", "cv_results_", "feature_names_in_", "moments_", "_moments_origin", "_stream")
-
-
-class Ticket(NamedTuple):
-    """The number of a block, and what its task has to be told beside."""
-
-    number: int
-    of_it: Any
 
 
 def rows_in_blocks(estimator: Any, X: Any, *, reset: bool, known_lengths: bool = False) -> da.Array:
@@ -123,7 +112,7 @@ def seen_in_parts(
     A part without rows of positive weight is not among them.
     """
     model, labels = _for_blocks(estimator), _labels_of(plans, rows)
-    return _reduced(_seen_in, _merged, model, rows, _weights_of(sample_weight, rows), labels)
+    return reduced(_seen_in, _merged, model, rows, _weights_of(sample_weight, rows), labels)
 
 
 def mapped(estimator: Any, method: str, rows: da.Array) -> da.Array:
@@ -190,7 +179,7 @@ def mean_score(estimator: Any, X: Any, sample_weight: Any = None) -> float:
     model = _for_blocks(estimator)
     model.score(np.zeros((1, rows.shape[1]), dtype=rows.dtype))  # whatever is wrong shows at once
     weights = _weights_of(sample_weight, rows)
-    n, total = _reduced(_score_of, _added, model, rows, weights, [None] * rows.numblocks[0])
+    n, total = reduced(_score_of, _added, model, rows, weights, [None] * rows.numblocks[0])
     if not 0.0 < n < math.inf:
         what = "the number of rows" if sample_weight is None else "the sum of sample_weight"
         raise ValueError(f"score is an average: {what} must be finite and above 0, got {n}.")
@@ -242,7 +231,7 @@ def _weights_of(sample_weight: Any, rows: da.Array) -> da.Array | None:
                 f"are not known, got {type(sample_weight).__name__}."
             )
         weights = check_weights(sample_weight, np.empty((rows.shape[0], 0)), "sample_weight")
-        return _one_a_block(np.split(weights, np.cumsum(lengths)[:-1]))
+        return one_a_block(np.split(weights, np.cumsum(lengths)[:-1]))
     weights = _as_array(sample_weight, "sample_weight", 1)
     if known and weights.shape == rows.shape[:1]:
         weights = weights.rechunk((lengths,))
@@ -274,73 +263,6 @@ def _in_runs(labels: np.ndarray) -> Runs:
     if 8 * len(starts) > len(labels):
         return labels, 1
     return labels[starts], np.diff(starts, append=len(labels))
-
-
-def _one_a_block(values: Sequence[Any]) -> da.Array:
-    """A Dask array whose blocks are some values, whatever these are; each travels with its task."""
-    import dask.array as da
-
-    name = f"of-block-{uuid4().hex}"
-    graph = {(name, i): value for i, value in enumerate(values)}
-    return da.Array(graph, name, ((1,) * len(values),), meta=np.empty(0, dtype=object))
-
-
-def _reduced(
-    of_block: Callable[..., Any],
-    merge: Callable[[list[Any]], Any],
-    model: Any,
-    rows: da.Array,
-    weights: da.Array | None,
-    tickets: Sequence[Any],
-) -> Any:
-    """What a function makes of each block, merged along a tree where the blocks are.
-
-    Only the last result comes here. Whatever the scheduler, and the order in which it finishes,
-    the same numbers are added. A ticket is what the function takes beside the rows of a block.
-    """
-    import dask.array as da
-    from dask.delayed import delayed
-
-    results = da.blockwise(
-        partial(_at_block, of_block),
-        "i",
-        rows,
-        "ij",
-        _one_a_block([Ticket(i, of_it) for i, of_it in enumerate(tickets)]),
-        "i",
-        weights,
-        None if weights is None else "i",
-        model=delayed(model),
-        align_arrays=False,
-        adjust_chunks={"i": 1},
-        meta=np.empty(0, dtype=object),
-    )
-    return da.reduction(
-        results,
-        chunk=_as_it_is,
-        combine=partial(_at_node, merge),
-        aggregate=partial(_at_node, merge),
-        concatenate=False,
-        split_every=FAN_IN,
-        dtype=object,
-        meta=np.empty(0, dtype=object),
-    ).compute()
-
-
-def _at_block(
-    of_block: Callable[..., Any], blocks: list[Any], ticket: Ticket, weights: Any, *, model: Any
-) -> Any:
-    (block,) = blocks
-    return of_block(ticket.number, block, weights, model, ticket.of_it)
-
-
-def _as_it_is(result: Any, axis: Any, keepdims: bool) -> Any:
-    return result
-
-
-def _at_node(merge: Callable[[list[Any]], Any], results: Any, axis: Any, keepdims: bool) -> Any:
-    # Where there is one block alone, Dask has no list of it.
-    return merge(results if isinstance(results, list) else [results])
 
 
 def _merged(found: list[Parts]) -> Parts:

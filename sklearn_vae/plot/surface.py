@@ -10,7 +10,7 @@ import numpy as np
 from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
 from sklearn_vae.gaussian.arrays import to_device_of
 from sklearn_vae.plot.base import DIVERGING, Array, Display, check_methods, on_host
-from sklearn_vae.validation import check_integer, check_real, is_integer
+from sklearn_vae.validation import check_integer, check_real, is_integer, refuse_dask
 
 # Contours in all, with as much area between any two of the same sign.
 LEVELS = 16
@@ -102,7 +102,8 @@ class LikelihoodSurfaceDisplay(Display):
         Raises
         ------
         TypeError
-            If the estimator has no `noise_variance_`, or no `moments_` where X is None.
+            If the estimator has no `noise_variance_`, or no `moments_` where X is None; or X is a
+            Dask array or DataFrame.
         ValueError
             If there is no column, or no plane.
         """
@@ -115,6 +116,7 @@ class LikelihoodSurfaceDisplay(Display):
                 f"{cls.__name__} needs a fitted PPCA, and {type(estimator).__name__} has no "
                 f"{' and no '.join(missing)}.{hint}"
             )
+        refuse_dask(cls.__name__, X)
         moments = estimator.moments_ if X is None else Moments.of(on_host(X))
         spectrum = Spectrum.of_moments(moments)
         k = int(estimator.n_components_)

@@ -16,11 +16,13 @@ from sklearn.model_selection import (
     GroupKFold,
     KFold,
     LeaveOneGroupOut,
+    LeaveOneOut,
     RepeatedKFold,
     ShuffleSplit,
     StratifiedKFold,
 )
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import (
     PPCA,
@@ -35,9 +37,13 @@ from sklearn_vae import (
     LogitTransformer,
     PPCAImputer,
 )
+from sklearn_vae.datasets import make_missing
 from sklearn_vae.diagnostics import diagnose, entropy_bound
 from sklearn_vae.linear import blocks
-from sklearn_vae.linear.blocks import FAN_IN
+from sklearn_vae.linear.seen import SeenRows
+from sklearn_vae.linear.solvers import moments_of
+from sklearn_vae.linear.tree import FAN_IN
+from sklearn_vae.plot import LikelihoodSurfaceDisplay
 from tests.linear.rows import make_rows
 
 N, D = 203, 7
@@ -188,6 +194,24 @@ class TestFit:
         assert_same_model(model, PPCA(3).fit(X[some], sample_weight=WEIGHTS[some]))
         with pytest.raises(ValueError, match="must be a Dask array with a block for each one of X"):
             PPCA(3).fit(rows[kept], sample_weight=WEIGHTS[some])
+
+    def test_weights_count_as_rows(self):
+        model, weights = PPCA(5, svd_solver="covariance_eigh"), np.full(3, 2.0)
+        found = clone(model).fit(in_blocks(X[:3], (2, 1)), sample_weight=weights)
+        expected = clone(model).fit(X[:3], sample_weight=weights)
+        variances = found.explained_variance_, expected.explained_variance_
+        np.testing.assert_allclose(*variances, atol=1e-12)
+        with pytest.raises(ValueError, match=r"between 0 and min\(n_samples, n_features\) = 6"):
+            PPCA(7).fit(in_blocks(X[:3], (2, 1)), sample_weight=weights)
+
+    def test_the_coarsest_precision_is_that_of_all(self):
+        coarse = SeenRows.of(X.astype(np.float32), moments_of(X.astype(np.float32)), N)
+        fine = SeenRows.of(X, moments_of(X), N)
+        assert coarse.eps > fine.eps
+        assert coarse.stored > fine.stored
+        for both in (coarse + fine, fine + coarse):
+            assert (both.eps, both.stored) == (coarse.eps, coarse.stored)
+            assert both.dtype == np.float64
 
     def test_more_features_than_rows(self):
         rows = make_rows(30, 90)
@@ -359,8 +383,10 @@ class TestMethods:
     def test_what_is_wrong_shows_before_anything_is_computed(self):
         loader = Loader()
         model = PPCA(2).fit(X)
-        with pytest.raises(NotFittedError):
-            PPCA(2).transform(loader.array)
+        for estimator in (PPCA(2), PPCACV(), LinearVAE(2)):
+            for method in ("transform", "inverse_transform", "score_samples", "score"):
+                with pytest.raises(NotFittedError):
+                    getattr(estimator, method)(loader.array)
         with pytest.raises(ValueError, match="5 features, but PPCA is expecting 7"):
             model.transform(loader.array[:, :5])
         with pytest.raises(ValueError, match=r"Z must have 2 columns.*got 7"):
@@ -451,6 +477,25 @@ class TestFolds:
         with pytest.raises(ValueError, match=text):
             PPCACV(**options).fit(in_blocks(), **given)
 
+    @pytest.mark.parametrize(
+        ("labels", "most"),
+        [
+            (np.repeat([3, 0, 400], 500), 50),
+            (np.arange(1500) ** 2 % 5, 1600),
+            (np.empty(0, int), 8),
+        ],
+        ids=["runs", "shuffled", "none"],
+    )
+    def test_labels_travel_in_few_bytes(self, labels, most):
+        values, lengths = blocks._in_runs(labels)
+        np.testing.assert_array_equal(np.repeat(values, lengths), labels)
+        assert values.nbytes + np.asarray(lengths).nbytes <= most
+
+    def test_more_parts_than_a_byte_counts(self):
+        rows = make_rows(300, 3)
+        model = PPCACV(cv=LeaveOneOut())
+        assert_same_model(clone(model).fit(in_blocks(rows, (280, 20))), clone(model).fit(rows))
+
     def test_unknown_lengths(self):
         rows = in_blocks()
         rows = rows[rows[:, 0] > -1e9]
@@ -523,6 +568,7 @@ class TestErrors:
             (in_blocks()[:, 0], ValueError, "X must have 2 dimensions, got 1"),
             (frame()["a"], ValueError, "X must have 2 dimensions, got 1"),
             (dask.delayed(X), TypeError, "must be a Dask array or DataFrame, got Delayed"),
+            (in_blocks()[:, da.arange(D) > 2], ValueError, "known number of features, got nan"),
             (in_blocks()[:, :0], ValueError, r"0 feature\(s\)"),
             (in_blocks()[:1], ValueError, "X must have at least 2 rows, got 1"),
             (in_blocks()[:0], ValueError, "X must have at least 2 rows, got 0"),
@@ -611,7 +657,9 @@ class TestErrors:
 
 
 def test_what_needs_all_rows_refuses_to_gather_them():
-    loader, model, pipeline = Loader(), PPCA(2).fit(X), DensityPipeline([("ppca", PPCA(2))]).fit(X)
+    loader, model = Loader(), PPCA(2).fit(X)
+    scaled = DensityPipeline([("scale", StandardScaler()), ("ppca", PPCA(2))]).fit(X)
+    levels, vae = (X > 10.0).astype(int), DeepGaussianVAE(2, max_epochs=1).fit(X)
     calls = [
         *(
             estimator.fit
@@ -630,17 +678,21 @@ def test_what_needs_all_rows_refuses_to_gather_them():
         LinearVAE(2).partial_fit,
         LinearVAE(2).fit(X).posterior,
         LinearVAE(2).fit(X).log_likelihood,
-        DeepGaussianVAE(2, max_epochs=1).fit(X).transform,
+        lambda rows: LinearVAE(2).fit(X).conditional(rows[:, :2]),
+        vae.transform,
+        lambda rows: vae.inverse_transform(rows[:, :2]),
+        Dequantizer(2).fit(levels).inverse_transform,
+        scaled.score_samples,
+        scaled.score,
         model.posterior,
         lambda rows: model.impute(rows, return_std=True),
         lambda rows: model.conditional(rows[:, :2]),
-        lambda rows: DeepGaussianVAE(2, max_epochs=1).fit(X).inverse_transform(rows[:, :2]),
         lambda rows: diagnose(model, rows),
         lambda rows: entropy_bound(model, rows),
+        lambda rows: LikelihoodSurfaceDisplay.from_estimator(model, rows),
+        make_missing,
     ]
     for call in calls:
         with pytest.raises(TypeError, match=r"is a Dask Array, all of which \w+ would gather here"):
             call(loader.array)
         assert not loader.reads, call
-    assert not loader.reads
-    assert pipeline.score(X) == pytest.approx(model.score(X))
