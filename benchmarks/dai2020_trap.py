@@ -226,7 +226,7 @@ def training(study, elbo, made, largest, claims, known):
     """What gradients do: from near collapse with and without threshold, and at fixed noise."""
     X, scale = elbo.rows, study.arguments.scale
     *_, epochs, seeds = SCALES[scale]
-    collapsed, ppca = -elbo.value(elbo.collapsed()), -PPCA(1).fit(X).score(X)
+    collapsed, ppca = -elbo.value(elbo.collapsed()), -PPCA(1, svd_solver="full").fit(X).score(X)
     near = [
         {"threshold": alpha, "epochs": epochs, "seed": seed}
         for alpha in (ALPHA, 0.0)
@@ -323,7 +323,7 @@ def main():
         X = np.concatenate([load_rows(path) for path in paths])
         X *= (20.0 / 3.0 / X.var(axis=0).mean()) ** 0.5  # that of the trap
         elbo = SoftThresholdElbo(X, ALPHA)
-        made = elbo.collapsed()._replace(loadings=PPCA(1).fit(X).loadings_)
+        made = elbo.collapsed()._replace(loadings=PPCA(1, svd_solver="full").fit(X).loadings_)
     ways = directions(X.shape[1], SCALES[study.arguments.scale][0])
     curve = proposition_1(study, elbo, made, ways, claims, known)
     family, *rest = proposition_2(study, elbo, made, ways, claims, known)
