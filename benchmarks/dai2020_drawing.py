@@ -83,6 +83,7 @@ def first_weights(ax, fits, ppca, variance):
 def convolutions(ax, fits):
     """Figure 1, middle."""
     lines(ax, [(fits.curve(model, "conv"), STYLES[model], model) for model in ("AE", "VAE")])
+    ax.axhline(fits.error_of_the_mean("conv"), color="0.7", zorder=0, label="mean of the data")
     ax.set(xlabel="convolutions a scale", ylabel="training error / the shallowest AE's")
     ax.set_title("Plain convolutions")
 
@@ -109,7 +110,6 @@ def scales(ax, fits):
     named = {f"{d} hidden layer{'s' if d > 1 else ''}": np.array(curve[d]) for d in shown}
     PosteriorScaleDisplay.from_results(named, ax=ax)
     ax.get_legend().remove()  # among the bars there is room for it
-    ax.set_xlim(0.0, 1.15)
     ax.set_title("Posterior scales of the VAE go to the prior's")
 
 
@@ -138,6 +138,6 @@ def draw(fits, parts, ppca, variance):
             compared_with = ax.get_yscale() == "log"  # there is room for it above
             place = {"loc": "upper left", "ncols": 2} if compared_with else {"loc": "best"}
             ax.legend(frameon=False, fontsize="small", **place)
-    title = "The deeper the networks, the worse they are trained, and the VAE collapses"
+    title = "Networks too deep to train: errors rise, posteriors of the VAE widen to the prior"
     drawn.suptitle(title, fontsize="x-large")
     return drawn

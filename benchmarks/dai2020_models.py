@@ -16,7 +16,7 @@ from sklearn_vae import (
     ResidualDecoder,
     ResidualEncoder,
 )
-from sklearn_vae.nn.networks import MLP
+from sklearn_vae.nn import MLP
 
 CURE = "VAE, init='ppca'"
 MODELS = ("AE", "VAE", "VAE, KL warm-up", CURE)

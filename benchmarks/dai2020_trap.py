@@ -66,10 +66,10 @@ def excess(elbo, W):
 
 def threshold_of(elbo, W):
     """gamma' of a decoder, b at the mean of the rows; 0 where thresholds leave nothing of W z."""
-    p = elbo.collapsed()._replace(loadings=W)
-    if np.abs(W).max() * 8.0 < elbo.threshold:
+    try:
+        return elbo.collapse_threshold(elbo.collapsed()._replace(loadings=W))
+    except ValueError:  # W makes no difference
         return 0.0
-    return elbo.collapse_threshold(p)
 
 
 def largest_threshold(elbo, starts, n_ascents):
@@ -199,11 +199,13 @@ def proposition_2(study, elbo, made, ways, claims, known):
     found = study.runs(outlived, settings, X, np.stack(starts))
     family = dict(zip(thresholds, found, strict=True))
     largest = {alpha: run["gamma"] for alpha, run in family.items()}
+    drawn = unit * np.random.default_rng(1).normal(size=(10 * len(ways), *made.loadings.shape))
+    others = max(threshold_of(elbo, W) for W in [made.loadings, *drawn])
     claims.add(
-        "P2: no decoder outlives the largest gamma' found, that of the data neither",
+        f"P2: of the data's decoder and {len(drawn)} drawn at random none outlives the largest gamma'",
         "not published",
-        f"{largest[ALPHA]:.6f} against {gamma:.6f}",
-        largest[ALPHA] >= gamma,
+        f"{others:.6f} at most, the largest found {largest[ALPHA]:.6f}",
+        others <= largest[ALPHA],
     )
     top = np.linalg.eigvalsh(np.cov(X.T, bias=True))[-1]
     claims.add(
@@ -307,7 +309,7 @@ def draw(curve, family, ladder, gains, gamma):
     thresholds.set_ylabel(r"largest $\gamma'$ of any decoder $\pi_\alpha(W z) + b$")
     thresholds.set_title("... and sooner the more the decoder thresholds")
     ball.legend(loc="upper left")
-    noise.legend(loc="upper right")
+    noise.legend(loc="lower left")
     return picture
 
 

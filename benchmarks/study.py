@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -59,6 +61,8 @@ class Study:
         Of the script.
     folder : Path
         --output; else benchmark_results/NAME/SCALE, or at smoke scale one that is removed.
+    machines : dict
+        What the runs were done on, in words, in the order of the runs; a set.
     """
 
     def __init__(self, doc, **options):
@@ -71,6 +75,7 @@ class Study:
         elif self.folder is None:
             self.folder = Path("benchmark_results") / self.name / self.arguments.scale
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.machines = {}
         # In its workers joblib sets what is not set; torch takes the most that one of them says, and
         # OpenBLAS its own, whose waiting threads use up the cores.
         if threads := os.environ.get("OMP_NUM_THREADS"):
@@ -91,7 +96,7 @@ class Study:
         if missing:
             print(f"{function.__name__}: {len(paths) - len(missing)} of {len(paths)} runs are done")
         start = time.perf_counter()
-        run = joblib.delayed(functools.partial(_run, function, self.arguments.device))
+        run = joblib.delayed(functools.partial(_run, function, self.arguments.device, os.getpid()))
         parallel = joblib.Parallel(self.arguments.jobs, return_as="generator_unordered")
         for n, index in enumerate(parallel(run(i, paths[i], settings[i], arrays) for i in missing)):
             left = (time.perf_counter() - start) / (n + 1) * (len(missing) - n - 1) / 60.0
@@ -101,9 +106,12 @@ class Study:
                 f"{name}={value}" for name, value in each if not isinstance(value, dict)
             )
             print(
-                f"  [{n + 1}/{len(missing)}] {record['seconds']:.0f} s, {left:.1f} min left: {told}"
+                f"  [{n + 1}/{len(missing)}] {record['seconds']:.0f} s, {left:.1f} min left: {told}",
+                flush=True,
             )
-        return [json.loads(path.read_text())["result"] for path in paths]
+        records = [json.loads(path.read_text()) for path in paths]
+        self.machines |= dict.fromkeys(record["machine"] for record in records)
+        return [record["result"] for record in records]
 
     def write(self, name, text):
         """A text file in the folder."""
@@ -130,8 +138,10 @@ class Study:
         os._exit(NOT_DONE)
 
 
-def _run(function, device, index, path, settings, arrays):
+def _run(function, device, owner, index, path, settings, arrays):
     """Do one run and keep its record; its checkpoints are removed then."""
+    if os.getpid() != owner:
+        _end_with(owner)
     checkpoint = path.parents[1] / "checkpoints" / path.stem
     start = time.perf_counter()
     result = function(*arrays, device=device, checkpoint=checkpoint, **settings)
@@ -147,6 +157,18 @@ def _run(function, device, index, path, settings, arrays):
     os.replace(draft, path)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return index
+
+
+@functools.cache
+def _end_with(owner):
+    """End this worker when the script is gone, whose successor does the same run again."""
+
+    def watch():
+        while os.getppid() == owner:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _plain(value):
@@ -216,10 +238,15 @@ class Claims(Verdict):
 
 
 def write_report(study, claims, **tables):
-    """NAME.md with the command, the machine, the claims and all tables; a CSV file for each."""
-    command = " ".join([f"python benchmarks/{study.name}.py", *sys.argv[1:]])
+    """NAME.md with the command, what the runs were done on, the claims and all tables; CSV files.
+
+    Of the paths in the command only the names are told.
+    """
+    told = (re.sub(r"(^|=).*/(?=[^/])", r"\1", argument) for argument in sys.argv[1:])
+    command = " ".join([f"python benchmarks/{study.name}.py", *told])
+    machines = "; ".join(study.machines or [machine(study.arguments.device)])
     lines = [f"# {study.name}, scale {study.arguments.scale}\n", f"`{command}`, on"]
-    lines += [f"{machine(study.arguments.device)}.\n", claims.table.markdown()]
+    lines += [f"{machines}.\n", claims.table.markdown()]
     for name, table in {"claims": claims.table, **tables}.items():
         table.write_csv(study.folder / f"{study.name}_{name}.csv")
         if table is not claims.table:

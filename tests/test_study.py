@@ -85,6 +85,21 @@ def test_a_killed_study_goes_on_with_the_runs_that_are_missing(command, options)
     assert sorted(begun(folder)) == ["1", "2", "2", "3"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a killed parent leaves its pipes otherwise")
+def test_workers_of_a_killed_study_end_with_it(command):
+    command, folder = command
+    options = ("--jobs", "2", folder)
+    killed = subprocess.Popen([*command, *options], env=environment(), stdout=subprocess.PIPE)
+    while "2" not in begun(folder):
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    try:
+        killed.communicate(timeout=30)  # until nobody has the pipe any more
+    finally:
+        (folder / "go_on").touch()
+
+
 def test_after_its_minutes_a_study_leaves_with_a_status_of_its_own(command):
     command, folder = command
     ran = subprocess.run(
@@ -108,7 +123,8 @@ def test_what_a_study_writes(command):
         ["a|b", "24.0", "24.0", "holds"],
     ]
     text = (out / "three_runs.md").read_text()
-    assert "three_runs.py --output" in text
+    assert "three_runs.py --output out --device cpu`, on" in text
+    assert str(folder.parent) not in text
     assert r"| a\|b | 24 | 24 | holds |" in text
     assert "| 1.33333 | [0] |" in text
     assert (out / "three_runs_parts.csv").read_text().splitlines()[1] == "1.3333333333333333,[0]"
@@ -116,3 +132,16 @@ def test_what_a_study_writes(command):
     assert record["result"]["device"] == "cpu"
     assert record["seconds"] > 0.0
     assert not (out / "checkpoints").exists()
+    assert f"{record['machine']}.\n" in text
+
+
+def test_a_report_names_the_machines_of_its_runs(command):
+    command, folder = command
+    go_on(command, folder)
+    first, *_ = sorted((folder / "out" / "runs").glob("*.json"))
+    record = json.loads(first.read_text())
+    first.write_text(json.dumps({**record, "machine": "another one"}))
+    go_on(command, folder)
+    told = (folder / "out" / "three_runs.md").read_text().split("\n\n")[1]
+    assert "another one" in told
+    assert record["machine"] in told

@@ -22,13 +22,36 @@ from sklearn_vae.nn.convolutional import ConvDecoder, ConvEncoder
 class MLP(nn.Module):
     """Fully connected layers, with `activation` after each but the last.
 
+    What the estimators' "mlp" is; for factories of networks that differ in something, such as the
+    first weights.
+
     Parameters
     ----------
     n_inputs, n_outputs : int
     hidden_layer_sizes : sequence of int
         Widths between them; an empty one gives an affine map.
     activation : str
-        A key of `ACTIVATIONS`.
+        What the estimators' parameter of that name may be.
+
+    Attributes
+    ----------
+    layers : ModuleList of Linear
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from torch import nn
+    >>> from sklearn_vae import DeepGaussianVAE
+    >>> from sklearn_vae.nn import MLP
+    >>> def orthogonal(k, output_shape):
+    ...     network = MLP(k, (16, 32), int(np.prod(output_shape)), "tanh")
+    ...     for layer in network.layers:
+    ...         _ = nn.init.orthogonal_(layer.weight)
+    ...     return network
+    >>> X = np.random.default_rng(0).normal(size=(100, 8))
+    >>> vae = DeepGaussianVAE(2, decoder=orthogonal, max_epochs=1, random_state=0).fit(X)
+    >>> vae.inverse_transform([[0.0, 0.0]]).shape
+    (1, 8)
     """
 
     def __init__(

@@ -118,6 +118,6 @@ class PosteriorScaleDisplay(Display):
             ylabel="share of rows and dimensions (%)",
         )
         ticks = np.arange(0.0, edges[-1], 0.2)
-        ax.set_xticks(ticks, ["1\n(prior)" if i == 5 else f"{t:.1g}" for i, t in enumerate(ticks)])
+        ax.set_xticks(ticks, ["1\n(prior)" if i == 5 else f"{t:.2g}" for i, t in enumerate(ticks)])
         ax.set_ylim(bottom=0)
         legend_off_the_data(ax)

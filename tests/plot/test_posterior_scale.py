@@ -78,6 +78,14 @@ def test_the_priors_own_scale_is_a_line_and_a_tick():
     np.testing.assert_allclose(tick.get_position()[0], 1.0)
 
 
+def test_every_tick_says_where_it_is():
+    ax = PosteriorScaleDisplay.from_results({"model": np.array([[0.5, 1.0, 1.9]])}).ax_
+    ticks = ax.get_xticks()
+    assert ticks[-1] > 1.7
+    said = [float(label.get_text().split("\n")[0]) for label in ax.get_xticklabels()]
+    np.testing.assert_allclose(said, ticks)
+
+
 def test_an_autoencoder_has_no_posterior():
     model = DeepAutoencoder(2, **SMALL).fit(X)
     with pytest.raises(TypeError, match=r"PosteriorScaleDisplay needs .* DeepAutoencoder has no"):
