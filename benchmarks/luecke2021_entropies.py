@@ -1,11 +1,11 @@
 """Figures 1 to 3 of Lücke, Forster and Dai: in training the ELBO becomes a sum of three entropies.
 
 At every stationary point of a Gaussian VAE the ELBO is H[q(z|x)] - H[p(z)] - H[p(x|z)], and near
-one, where training ends, nearly: |ELBO - entropies| / |ELBO| below 0.5 %, or 1 % with batches of 100
-or Adam's rate at 0.005. Figure 1: the linear VAE on rows of pPCA, where both also become the
-log-likelihood of the maximum; with sigma held at a wrong value the noise part of the gap stays, d/2
-(1 - sigma*^2 / sigma^2), sigma* the best for the networks. Figure 2: VAE-1 (one sigma) on MNIST.
-Figure 3: VAE-3 (a sigma for each feature and z) on the PCA ring.
+one, where training ends, nearly: |ELBO - entropies| / |ELBO| below 0.5 %, or of VAE-3 1 % with
+batches of 100 or Adam's rate at 0.005. Figure 1: the linear VAE on rows of pPCA, where both also
+become the log-likelihood of the maximum; with sigma held at a wrong value the noise part of the gap
+stays, d/2 (1 - sigma*^2 / sigma^2), sigma* the best for the networks. Figure 2: VAE-1 (one sigma)
+on MNIST. Figure 3: VAE-3 (a sigma for each feature and z) on the PCA ring.
 
     python benchmarks/luecke2021_entropies.py --scale smoke
     python benchmarks/luecke2021_entropies.py --data MNIST_TRAIN.npz [MNIST_TEST.npz]
@@ -214,9 +214,9 @@ def run_ring(*, rows, seed, **settings):
     callbacks = [Snapshot(epochs=marks(settings["epochs"]))]
     settings.update(seed=seed, noise_model="heteroscedastic", callbacks=callbacks)
     model, found = fit_deep(X, held_out, **settings)
-    at = [entropy_bound(there, X) for _, there in sorted(model.snapshots_.items())]
     found["epochs"] = sorted(model.snapshots_)
-    found["bound"], found["sum"] = [each.elbo for each in at], [each.bound for each in at]
+    at = [measured(model.snapshots_[epoch], X, 20) for epoch in found["epochs"]]
+    found["bound"], found["sum"] = ([each[key] for each in at] for key in ("elbo", "entropies"))
     if seed == 0:
         mean, variance = model.posterior(X[:400])
         decoded, noise = model.conditional(mean)
@@ -287,13 +287,15 @@ def judge(results, claims, smoke):
     for (data, name), runs in results.items():
         if name in limits:
             low, median, high = quartiles([error(run["fitted"]) for run in runs])
+            known = name == "main" or data == "ring"
             claims.add(
                 f"{MODELS[data]}, {name}: relative error, median (quartiles); runs: {len(runs)}",
-                f"below {limits[name]} %",
+                f"below {limits[name]} %" if known else "not published",
                 f"{median:.3f} % ({low:.3f} to {high:.3f})",
                 median < limits[name],
-                # That of VAE-3 trembles about its limit with Adam's steps: a few runs tell little.
-                decides=claims.scale == "full" or (data != "ring" and not smoke),
+                # That of VAE-3 trembles about its limit with Adam's steps, and the parts of VAE-1's
+                # gap are larger than their sum: a few short runs tell little.
+                decides=claims.scale == "full" or (data == "pPCA" and not smoke),
             )
     most = max(error(run["fitted"]) for run in results["pPCA", "closed form"])
     claims.add(
@@ -325,7 +327,7 @@ def judge(results, claims, smoke):
         "linear VAE: ELBO and entropies in closed form are those of draws, as the authors have them",
         "estimated by draws",
         f"within {apart:.2g} nats",
-        apart < 0.1,
+        apart < 0.02,
     )
 
 
@@ -371,7 +373,7 @@ def judge_fixed(runs, claims, smoke):
         f"linear VAE, sigma held at {WRONG}: noise part of the gap against d/2 (1 - s*^2/sigma^2)",
         "exact at any parameters",
         f"{np.median(noise):.4f} nats, apart by at most {np.abs(noise - expected).max():.1e}",
-        bool((np.abs(noise - expected) < 1e-4).all()),
+        bool((np.abs(noise - expected) < 1e-5).all()),
     )
     whole = np.array([run["fitted"]["elbo"] - run["fitted"]["entropies"] for run in runs])
     optimum = np.array([run["optimum"] for run in runs])

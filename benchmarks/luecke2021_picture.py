@@ -36,7 +36,7 @@ def draw(results, shape, figure):
         below(ax, 3, -0.07)
     for ax, data in zip(axes[1], ("pPCA", "images", "ring"), strict=True):
         errors(ax, results, data)
-    axes[1, 0].set_ylabel("|ELBO - entropies| / |ELBO| (%)")
+    axes[1, 0].set_ylabel("|ELBO - entropies| / |last ELBO| (%)")
     first = results["ring", "main"][0]
     pictures(axes[2, 0], results["images", "main"][0], shape)
     latent(axes[2, 1], first)

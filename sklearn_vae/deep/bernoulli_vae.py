@@ -117,9 +117,9 @@ class DeepBernoulliVAE(DeepVAE):
         alpha2; ones unless learned.
     history_ : dict of arrays of shape (n_iter_,)
         Of each epoch, averaged over its rows as they were trained on: "bound" (ELBO), its parts
-        "reconstruction" and "kl", "posterior_entropy", "prior_entropy", in nats per sample, and
-        "active_dims"; "beta", "seconds", with `early_stopping` "validation_bound", the ELBO of the
-        rows held out, and what callbacks recorded.
+        "reconstruction" and "kl", "posterior_entropy", in nats per sample, and "active_dims"; at
+        its end "prior_entropy"; "beta", "seconds", with `early_stopping` "validation_bound", the
+        ELBO of the rows held out, and what callbacks recorded.
     snapshots_ : dict of int to DeepBernoulliVAE
         Fitted models after the epochs that a :class:`Snapshot` asks for.
     net_ : skorch.NeuralNet

@@ -155,8 +155,8 @@ class DeepGaussianVAE(DeepVAE):
         Not with "heteroscedastic".
     history_ : dict of arrays of shape (n_iter_,)
         Of each epoch, averaged over its rows as they were trained on: "bound" (ELBO), its parts
-        "reconstruction" and "kl", "posterior_entropy", "prior_entropy", in nats per sample, and
-        "active_dims"; at its end, unless the noise is "heteroscedastic", "noise_variance"
+        "reconstruction" and "kl", "posterior_entropy", in nats per sample, and "active_dims"; at
+        its end "prior_entropy" and, unless the noise is "heteroscedastic", "noise_variance"
         ((n_iter_, d) with "diagonal") and "noise_entropy"; "beta", "seconds", with `early_stopping`
         "validation_bound", the ELBO of the rows held out, and what callbacks recorded. With
         "closed_form" the noise is set to its optimum afterwards, so that `elbo_` can be well above

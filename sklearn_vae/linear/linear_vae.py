@@ -164,8 +164,8 @@ class LinearVAE(EncodedLinearModel):
     history_ : dict of arrays
         That as "bound", and of the same steps "noise_variance" and the entropies, in nats per
         sample, whose sum the bound comes to: "posterior_entropy" H[q(z|x)] less "prior_entropy"
-        H[p(z)] less "noise_entropy" H[p(x|z)]. Of "stochastic" the entropies of z are averages over
-        an epoch, as the bound is; sigma2 and its entropy are those at its end.
+        H[p(z)] less "noise_entropy" H[p(x|z)]. Of "stochastic" H[q(z|x)] is an average over an
+        epoch, as the bound is; sigma2 and the other entropies are those at its end.
     n_iter_ : int
         Iterations, steps or epochs, and batches of `partial_fit`.
     n_components_, n_features_in_ : int

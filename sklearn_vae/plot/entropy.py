@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -111,7 +110,7 @@ class EntropyDisplay(Display):
         """
         histories, entropies = {}, {}
         for name, model in named(estimator, names).items():
-            histories[name] = _with_noise_entropy(model, history_of(model, cls.__name__))
+            histories[name] = history_of(model, cls.__name__)
             end = int(steps_of(histories[name])[-1])
             models = {**getattr(model, "snapshots_", {}), end: model}
             entropies[name] = {epoch: _in_own_units(m, X) for epoch, m in sorted(models.items())}
@@ -193,15 +192,6 @@ class EntropyDisplay(Display):
             others = curves["prior_entropy"] + curves["noise_entropy"]
             curves["entropy_bound"] = curves["posterior_entropy"] - others
         return curves
-
-
-def _with_noise_entropy(model: Any, history: dict[str, Array]) -> dict[str, Array]:
-    """The entropy of a scalar noise variance, where there is a record of that only."""
-    if "noise_entropy" in history or np.ndim(history.get("noise_variance", 0.0)) != 1:
-        return history
-    d = model.n_features_in_
-    entropy = 0.5 * d * np.log(2.0 * math.pi * math.e * history["noise_variance"])
-    return {**history, "noise_entropy": entropy}
 
 
 def _in_own_units(model: Any, X: Any) -> Entropies:

@@ -197,7 +197,7 @@ def entropies_of(vae):
 @pytest.mark.parametrize("model", [*MODELS, *WITH_FIXED_NOISE])
 def test_history_has_the_entropies_of_the_models_on_the_way(model):
     X = 10.0 * make_rows(d=30)  # more than the directions that "em" follows
-    # A step an epoch: of several, entropies of z would be averages over the models after each.
+    # A step an epoch: of several, H[q(z|x)] would be an average over the models after each.
     model = clone(model).set_params(max_iter=3, batch_size=None)
     stopped = [clone(model).set_params(max_iter=t).fit(X) for t in (1, 2, 3)]
     found = np.transpose([stopped[-1].history_[name] for name in ENTROPIES])[-3:]
@@ -205,10 +205,8 @@ def test_history_has_the_entropies_of_the_models_on_the_way(model):
     assert np.ptp(expected, axis=0).max() > 1e-4  # they do not stand still
     np.testing.assert_allclose(found, expected, atol=1e-9)
     if model.solver != "stochastic":
-        bound, gaps = (
-            stopped[-1].history_["bound"][-3:],
-            [vae.entropy_gap_.total for vae in stopped],
-        )
+        bound = stopped[-1].history_["bound"][-3:]
+        gaps = [vae.entropy_gap_.total for vae in stopped]
         np.testing.assert_allclose(bound - found @ [1.0, -1.0, -1.0], gaps, atol=1e-8)
 
 

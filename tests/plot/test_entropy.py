@@ -1,5 +1,3 @@
-import math
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -78,20 +76,6 @@ def test_a_linear_vae_has_all_entropies(parametrization):
         ("noise_entropy", end.decoder),
     ]:
         assert lines[name].get_ydata()[-1] == pytest.approx(value, abs=1e-9)
-
-
-def test_a_noise_variance_alone_has_an_entropy():
-    model = LinearVAE(2).fit(X)
-    model.history_ = {name: model.history_[name] for name in ("bound", "noise_variance")}
-    display = EntropyDisplay.from_estimator(model, X)
-    lines = display.lines_["LinearVAE"]
-    assert set(lines) == {"bound", "noise_entropy"}
-    noise = model.history_["noise_variance"]
-    expected = 0.5 * X.shape[1] * np.log(2 * math.pi * math.e * noise)
-    np.testing.assert_allclose(lines["noise_entropy"].get_ydata(), expected)
-    (end,) = display.entropies["LinearVAE"].values()
-    np.testing.assert_allclose(end.decoder, expected[-1])
-    assert list(display.entropies["LinearVAE"]) == [model.n_iter_]
 
 
 def test_several_models_have_a_column_each():
