@@ -289,7 +289,7 @@ def with_spread(mean, std):
     """A mean and, where there is one, its standard deviation over trials, as text."""
     if mean is None:
         return ""
-    form = ".1f" if abs(mean) >= 10 else ".3g"
+    form = ".1f" if abs(mean) >= 10 else ".4g"
     return f"{mean:{form}}" + ("" if std is None else f" ± {std:{form}}")
 
 
@@ -297,8 +297,9 @@ def references(X, *, device, checkpoint, space="logit", n_levels=256, alpha=1e-6
     """pPCA in the space of the rows, for each (n_components, sigma2 or None): a dict each.
 
     "elbo" is its log-likelihood, and "kl" the average KL of its exact posterior. To be run as
-    `train` is; it needs neither device nor checkpoint. The solvers are exact ones: that of "auto" may
-    be randomized, whose log-likelihoods of 5000 images of MNIST are up to a nat off.
+    `train` is; it needs neither device nor checkpoint. The solvers are exact: "auto" may take
+    the randomized one, whose log-likelihood of 5000 images of MNIST was 1.3 nats too low (k = 200),
+    and 24 with sigma2 held at 0.1.
     """
     rows = as_rows(X, space, n_levels).astype(np.float64)
     log_det, steps = 0.0, in_front(space, n_levels, alpha)
