@@ -23,10 +23,10 @@ The workshop version's numbers are in no file that is at hand: its table shows o
     python benchmarks/lucas2019_deep_mnist.py --scale smoke        digits, 17 levels, small networks
 
 Without --data the images are MNIST, from where `fetch_mnist` looks for it or from OpenML. Batch size,
-activation and start of the networks are not published: 128, ReLU, PyTorch's. The rows
-are centred and scaled by one number before the networks; sigma2 is in the units of the space. The
-noise that dequantizes is drawn once for all runs. --scale full has the paper's settings; --images,
---epochs and --trials change them.
+activation and start of the networks are not published: 128, ReLU, PyTorch's. The rows are centred and
+scaled by one number before the networks; sigma2 is in the units of the space. The noise that
+dequantizes is drawn once for all runs. --scale full has the paper's settings; --images, --epochs and
+--trials change them.
 """
 
 import math
