@@ -10,8 +10,9 @@ with X (n, d) the images as levels (uint8) and each setting a dict of `space`, `
     model, rows = fit(X, device=..., checkpoint=..., **setting)     DensityPipeline, its training rows
     found = measures(model, rows)                                    a dict that JSON can hold
 
-so that a script with more to keep of a model (reconstructions, snapshots) calls these two. The
-search over learning rates and the trials with the best one are
+so that a script with more to keep of a model (reconstructions, snapshots) calls these two, and
+returns DIVERGED where `fit` raises FloatingPointError. The search over learning rates and the trials
+with the best one are
 
     results = searched(study, train, settings, rates, trials, X)     a list of Trials, one a setting
 
@@ -29,9 +30,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from study import Table
+from study import Table, load_images
 
 from sklearn_vae import PPCA, DeepGaussianVAE, DensityPipeline, Dequantizer, LogitTransformer
+from sklearn_vae.datasets import fetch_mnist
 from sklearn_vae.diagnostics import collapse_curve
 
 NOISE_VARIANCES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
@@ -39,6 +41,8 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 # Nats of KL that all but 1 % of the images have at most in dimensions that count as nearly collapsed:
 # Adam's steps keep idle ones between the published 0.01 and this for thousands of steps.
 NEARLY = 0.1
+# Of a run whose training diverges: any other rate is better.
+DIVERGED = {"elbo": -np.inf}
 PAPER = Path(__file__).parent / "paper_tables" / "lucas2019_tables.csv"
 MEASURES = {  # of a run, and the columns of the published tables
     "elbo": ("ELBO", "elbo_mean", "elbo_std"),
@@ -80,7 +84,19 @@ def pick(rows, kind, *names):
         for of, noise, trials in rows
         if of == kind
     ]
-    return np.array(found, dtype=float).T
+    return np.array(found, dtype=float).reshape(-1, 1 + len(names)).T
+
+
+def digits_images(arguments):
+    """Rows of levels, and the parameters of their spaces: of --data, or else MNIST.
+
+    At smoke scale scikit-learn's digits. Their few levels leave no room for a smaller alpha: their
+    logits would be far out.
+    """
+    if arguments.scale == "smoke" and not arguments.data:
+        return load_images()[0], {"n_levels": 17, "alpha": 0.05}
+    X = load_images(arguments.data)[0] if arguments.data else fetch_mnist().data
+    return X, {"n_levels": 256, "alpha": 1e-6}
 
 
 def held(noise_variance):
@@ -155,7 +171,6 @@ def measures(model, rows):
         "noise_variance": float(vae.noise_variance_),
         "tuned_noise_variance": float(vae.noise_variance_ * excess),
         "collapsed_percent": 100.0 * len(vae.collapsed_dims_) / vae.n_components_,
-        "nearly_collapsed_percent": 100.0 * float(curves["share"].at(NEARLY)),
         "kl": float(vae.kl_per_dim_.sum()),
         "bound": (vae.history_["bound"] + log_det).tolist(),
         "noise_variances": vae.history_["noise_variance"].tolist(),
@@ -165,11 +180,11 @@ def measures(model, rows):
 
 
 def train(X, *, device, checkpoint, **setting):
-    """One run: what `measures` says of a setting, or an ELBO of -inf where training diverges."""
+    """One run: what `measures` says of a setting, or DIVERGED."""
     try:
         return measures(*fit(X, device=device, checkpoint=checkpoint, **setting))
     except FloatingPointError:
-        return {"elbo": -np.inf}
+        return DIVERGED
 
 
 @dataclass(frozen=True)
@@ -182,14 +197,11 @@ class Trials:
     rate : float
     results : list of dict
         Of `train`, one a seed whose training did not diverge.
-    by_rate : dict of float to dict
-        The results of the first seed at each rate that was tried.
     """
 
     setting: dict
     rate: float
     results: list
-    by_rate: dict
 
     def mean(self, name):
         """Of a measure, over the trials."""
@@ -204,15 +216,18 @@ class Trials:
 def searched(study, function, settings, rates, trials, *arrays):
     """`Trials` of each setting, at the rate with the best training ELBO of seed 0.
 
-    A setting with a "learning_rate" is not searched for.
+    A setting with a "learning_rate" is not searched for. FloatingPointError where the training of a
+    setting diverges at every rate.
     """
     tried = [
         (setting["learning_rate"],) if "learning_rate" in setting else rates for setting in settings
     ]
     pairs = [(i, rate) for i, own in enumerate(tried) for rate in own]
     found = dict(zip(pairs, _run(study, function, settings, pairs, 0, arrays), strict=True))
-    by_rate = [{rate: found[i, rate] for rate in own} for i, own in enumerate(tried)]
-    best = [max(of, key=lambda rate, of=of: of[rate]["elbo"]) for of in by_rate]
+    best = [max(own, key=lambda rate, i=i: found[i, rate]["elbo"]) for i, own in enumerate(tried)]
+    for pair in enumerate(best):
+        if found[pair] == DIVERGED:
+            raise FloatingPointError(f"training diverges at every rate: {settings[pair[0]]}.")
     seeds = [
         [found[pair] for pair in enumerate(best)],
         *(
@@ -220,9 +235,14 @@ def searched(study, function, settings, rates, trials, *arrays):
             for seed in range(1, trials)
         ),
     ]
-    return [
-        Trials(*of) for of in zip(settings, best, zip(*seeds, strict=True), by_rate, strict=True)
-    ]
+    results = [[_complete(r) for r in of if r != DIVERGED] for of in zip(*seeds, strict=True)]
+    return [Trials(*of) for of in zip(settings, best, results, strict=True)]
+
+
+def _complete(result):
+    """With the dimensions that have nearly collapsed, in per cent."""
+    least = np.array(result["thresholds"]["share"])
+    return {**result, "nearly_collapsed_percent": 100.0 * float(np.mean(least <= NEARLY))}
 
 
 def _run(study, function, settings, pairs, seed, arrays):
@@ -252,19 +272,34 @@ def comparison(rows, paper=None, measured=tuple(MEASURES)):
     return table
 
 
+def add_ppca(table, references):
+    """pPCA's rows to a table of `comparison`."""
+    for (k, noise), found in references.items():
+        cells = dict.fromkeys(table.head, "")
+        cells["noise"] = f"pPCA, k = {k}" if k else "isotropic Gaussian"
+        cells["sigma2"] = "ML" if noise is None else f"{noise:g}"
+        cells["ELBO"] = f"{found['elbo']:.1f}"
+        cells["sigma2 at the end"] = f"{found['noise_variance']:.4g}"
+        cells["collapsed %"] = f"{found['collapsed_percent']:.1f}"
+        cells["KL"] = f"{found['kl']:.1f}"
+        table.add(*cells.values())
+
+
 def with_spread(mean, std):
     """A mean and, where there is one, its standard deviation over trials, as text."""
     if mean is None:
         return ""
-    digits = 1 if abs(mean) >= 10 else 3
-    return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
+    form = ".1f" if abs(mean) >= 10 else ".4g"
+    return f"{mean:{form}}" + ("" if std is None else f" ± {std:{form}}")
 
 
 def references(X, *, device, checkpoint, space="logit", n_levels=256, alpha=1e-6, cases=()):
     """pPCA in the space of the rows, for each (n_components, sigma2 or None): a dict each.
 
     "elbo" is its log-likelihood, and "kl" the average KL of its exact posterior. To be run as
-    `train` is; it needs neither device nor checkpoint.
+    `train` is; it needs neither device nor checkpoint. The solvers are exact: "auto" may take
+    the randomized one, whose log-likelihood of 5000 images of MNIST was 1.3 nats too low (k = 200),
+    and 24 with sigma2 held at 0.1.
     """
     rows = as_rows(X, space, n_levels).astype(np.float64)
     log_det, steps = 0.0, in_front(space, n_levels, alpha)
@@ -272,9 +307,10 @@ def references(X, *, device, checkpoint, space="logit", n_levels=256, alpha=1e-6
         maps = DensityPipeline(steps).fit(rows)
         log_det = float(maps.log_abs_det_jacobian(rows).mean())
         rows = maps.transform(rows)
+    solver = "covariance_eigh" if len(rows) >= rows.shape[1] else "full"
     found = []
     for n_components, noise_variance in cases:
-        model = PPCA(n_components, noise_variance=noise_variance).fit(rows)
+        model = PPCA(n_components, noise_variance=noise_variance, svd_solver=solver).fit(rows)
         found.append(
             {
                 "elbo": float(model.score(rows)) + log_det,

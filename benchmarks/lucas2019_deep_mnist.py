@@ -18,13 +18,15 @@ without noise (workshop). Claims, of the training images and in nats per sample:
 
 The workshop version's numbers are in no file that is at hand: its table shows ours only.
 
-    python benchmarks/lucas2019_deep_mnist.py --data mnist_train.npz [--scale cpu] [--jobs 2]
+    python benchmarks/lucas2019_deep_mnist.py [--data mnist_train.npz] [--scale cpu] [--jobs 2]
+    python benchmarks/lucas2019_deep_mnist.py --scale full --device cuda
     python benchmarks/lucas2019_deep_mnist.py --scale smoke        digits, 17 levels, small networks
 
-Batch size, activation and start of the networks are not published: 128, ReLU, PyTorch's. The rows
-are centred and scaled by one number before the networks; sigma2 is in the units of the space. The
-noise that dequantizes is drawn once for all runs. --scale full has the paper's settings; --images,
---epochs and --trials change them.
+Without --data the images are MNIST, from where `fetch_mnist` looks for it or from OpenML. Batch size,
+activation and start of the networks are not published: 128, ReLU, PyTorch's. The rows are centred and
+scaled by one number before the networks; sigma2 is in the units of the space. The noise that
+dequantizes is drawn once for all runs. --scale full has the paper's settings; --images, --epochs and
+--trials change them.
 """
 
 import math
@@ -35,7 +37,9 @@ from lucas2019_deep import (
     NEARLY,
     NOISE_VARIANCES,
     RATES,
+    add_ppca,
     comparison,
+    digits_images,
     held,
     learned,
     of_paper,
@@ -47,7 +51,7 @@ from lucas2019_deep import (
 )
 from lucas2019_deep_picture import draw
 from scipy.stats import spearmanr
-from study import Claims, Study, Table, load_images, write_report
+from study import Claims, Study, Table, write_report
 
 
 class Scale(NamedTuple):
@@ -107,12 +111,8 @@ class Reproduction:
         if given.epochs:
             changed["other_epochs"] = given.epochs
         self.scale = self.scale._replace(**changed)
-        self.all_images, _ = load_images(given.data)
+        self.all_images, self.levels = digits_images(given)
         self.X = self.all_images[: self.scale.images]
-        # The digits' few levels leave no room for a smaller alpha: their logits would be far out.
-        self.levels = (
-            {"n_levels": 256, "alpha": 1e-6} if given.data else {"n_levels": 17, "alpha": 0.05}
-        )
         # Fashion-MNIST has this shape too.
         shape, mean = self.all_images.shape, self.all_images.mean()
         self.is_mnist = shape == (60000, 784) and abs(mean - 33.3184) < 1e-3
@@ -163,21 +163,6 @@ class Reproduction:
         draw(self)
 
 
-def add_ppca(table, references):
-    """pPCA's rows to a table of `comparison`."""
-    for (k, noise), found in references.items():
-        cells = dict.fromkeys(table.head, "")
-        cells["noise"] = f"pPCA, k = {k}" if k else "isotropic Gaussian"
-        cells["sigma2"] = "ML" if noise is None else f"{noise:g}"
-        cells["ELBO"] = f"{found['elbo']:.1f}"
-        cells["sigma2 at the end"] = f"{found['noise_variance']:.4g}"
-        cells["collapsed %"], cells["KL"] = (
-            f"{found['collapsed_percent']:.1f}",
-            f"{found['kl']:.1f}",
-        )
-        table.add(*cells.values())
-
-
 def table_2(r):
     """Logits: sigma2 held fixed and learned, and pPCA in the same space."""
     noises, paper = r.scale.logit[0], published(2)
@@ -221,10 +206,8 @@ def gaussians(r, paper):
 
 def what_fixed_noise_does(r, rows, paper):
     """Collapse, KL and tuned bound against sigma2 held fixed."""
-    noises, collapsed, nearly, kl, elbo, tuned = pick(
-        *(rows, "fixed", "collapsed_percent", "nearly_collapsed_percent"),
-        *("kl", "elbo", "tuned_elbo"),
-    )
+    names = ("collapsed_percent", "nearly_collapsed_percent", "kl", "elbo", "tuned_elbo")
+    noises, collapsed, nearly, kl, elbo, tuned = pick(rows, "fixed", *names)
     small = noises <= 1.0
     _, theirs = of_paper(paper, "fixed", "collapsed_percent")
     r.claims.add(

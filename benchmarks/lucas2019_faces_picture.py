@@ -3,6 +3,7 @@
 import base64
 
 import numpy as np
+from lucas2019_deep import pick
 from study import figure
 
 from sklearn_vae.plot import LatentPlaneDisplay, ReconstructionDisplay
@@ -75,7 +76,7 @@ def draw_tables(found, references, papers, told):
         ppca = {noise: of for (_, noise), of in references[space].items() if noise}
         bound, collapse, kl = line
         curves(bound, rows, "elbo")
-        noises, tuned = column(rows, "fixed", "tuned_elbo")
+        noises, tuned = pick(rows, "fixed", "tuned_elbo")
         bound.plot(noises, tuned, "o--", color="#009e73", label="held, then tuned")
         isotropic = references[space][0, None]["elbo"]
         bound.axhline(isotropic, color="0.45", lw=0.9, ls="-.", label="isotropic Gaussian")
@@ -106,16 +107,10 @@ def draw_tables(found, references, papers, told):
     return fig
 
 
-def column(rows, kind, name):
-    """sigma2 and a measure of the rows of a kind."""
-    found = [(noise, trials.mean(name)) for of, noise, trials in rows if of == kind]
-    return np.array(found, dtype=float).reshape(-1, 2).T
-
-
 def curves(ax, rows, name):
     """A measure of each kind."""
     for kind, (marker, line, color, label) in KINDS.items():
-        ax.plot(*column(rows, kind, name), marker + line, color=color, label=label)
+        ax.plot(*pick(rows, kind, name), marker + line, color=color, label=label)
 
 
 def theirs(ax, paper, name):
