@@ -194,8 +194,8 @@ def _noise_too_large(case: Evidence) -> Iterator[Finding]:
             f"{found['tuned_elbo'] - case.elbo:.4g} nats."
         ),
         (
-            f"{case.linear_model[0].upper()}{case.linear_model[1:]} has {case.bar - case.elbo:.4g} "
-            f"nats more, pPCA a noise variance of {reference:.4g}."
+            f"The bound is {case.elbo - case.bar:+.4g} nats from that of {case.linear_model}; pPCA's "
+            f"noise variance is {reference:.4g}."
         ),
     ]
     if beta > 1:
