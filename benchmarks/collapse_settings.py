@@ -1,5 +1,6 @@
 """The two collapsed settings of collapse_remedies.py: remedies, equal training time, results."""
 
+import re
 import time
 
 import numpy as np
@@ -23,7 +24,7 @@ FREE_BITS = 0.1
 
 
 def remedies(name, how, noise, variance):
-    """Of a setting: parameters of each remedy, and words of `diagnose` that together advise it.
+    """Of a setting: parameters of each remedy, and words of `diagnose` that advise just that.
 
     `noise` is pPCA's noise variance, `variance` that of the data. A warm-up is a share of epochs.
     """
@@ -31,13 +32,15 @@ def remedies(name, how, noise, variance):
     if name == "held":
         sick = {"noise_variance": how["noise"]}
         learned = {**gradient, "noise_variance_init": how["noise"]}
+        learn = ("noise_variance=None",)
         own = {
-            "held at pPCA's": ({"noise_variance": noise}, "or hold it at another value"),
+            "held at pPCA's": ({"noise_variance": noise}, "or hold it at"),
             "gradient": (learned,),
             "gradient, annealing": ({**learned, **anneal},),
         }
     else:
         sick = {**gradient, "noise_variance_init": variance}
+        learn = ('noise_update="closed_form"', "noise_variance_init=None")
         fewer = {**sick, "hidden_layer_sizes": how["layers"][:2]}
         own = {
             "rate / 3": ({**sick, "learning_rate": how["rate"] / 3.0}, "another learning_rate"),
@@ -52,9 +55,9 @@ def remedies(name, how, noise, variance):
         **own,
         "gradient, from pPCA's / 10": (small,),
         "gradient, from pPCA's": (gradient, "noise_variance_init=None"),
-        "closed form": ({}, "noise_variance=None"),
+        "closed form": ({}, *learn),
         "closed form, annealing": (anneal,),
-        BEST: ({"init": "ppca"}, "noise_variance=None", 'init="ppca"'),
+        BEST: ({"init": "ppca"}, *learn, 'init="ppca"'),
     }
 
 
@@ -200,10 +203,15 @@ class Setting:
         return ", ".join(sorted({name for run in self.found[remedy] for name in run["categories"]}))
 
     def advises(self, remedy):
-        """Whether `diagnose` does, of the untreated model."""
-        advice = "\n".join(text for run in self.found[UNTREATED] for text in run["advice"])
+        """Whether `diagnose` does, of the untreated model, in texts that set nothing else."""
         _, *words = self.remedies[remedy]
-        return bool(words) and all(text in advice for text in words)
+        texts = [
+            text
+            for run in self.found[UNTREATED]
+            for text in run["advice"]
+            if set(re.findall(r"\w+=[^\s,]+", text)) <= set(words)
+        ]
+        return bool(words) and all(any(word in text for text in texts) for word in words)
 
     def table(self):
         """All remedies, after pPCA."""

@@ -12,7 +12,7 @@ from array_api_compat import is_torch_array
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_vae.diagnostics.advice import on_depth, on_noise, on_optimum
+from sklearn_vae.diagnostics.advice import on_depth, on_length, on_noise, on_optimum
 from sklearn_vae.diagnostics.entropies import complete_rows
 from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, Evidence
 from sklearn_vae.diagnostics.latents import check_model
@@ -194,8 +194,8 @@ def _noise_too_large(case: Evidence) -> Iterator[Finding]:
             f"{found['tuned_elbo'] - case.elbo:.4g} nats."
         ),
         (
-            f"{case.linear_model[0].upper()}{case.linear_model[1:]} has {case.bar - case.elbo:.4g} "
-            f"nats more, pPCA a noise variance of {reference:.4g}."
+            f"The bound is {case.elbo - case.bar:+.4g} nats from that of {case.linear_model}; pPCA's "
+            f"noise variance is {reference:.4g}."
         ),
     ]
     if beta > 1:
@@ -207,7 +207,7 @@ def _noise_too_large(case: Evidence) -> Iterator[Finding]:
             "dimensions."
         )
     numbers = {"effective_noise_variance": sigma2, "hidden_eigenvalues": hidden, "lost": lost}
-    advice = tuple(on_noise(case))
+    advice = tuple(on_noise(case)) or tuple(on_length(case.model))
     yield Finding("ii", "The noise variance is too large.", True, tuple(evidence), numbers, advice)
 
 
@@ -258,7 +258,7 @@ def _unfinished(case: Evidence) -> Iterator[Finding]:
         True,
         (_beside(case), said),
         {"rise": rise, "short": short},
-        ("train longer: more max_epochs or max_iter, or a larger learning_rate",),
+        tuple(on_length(case.model)),
     )
 
 
@@ -286,18 +286,24 @@ def _noise_off(case: Evidence) -> Iterator[Finding]:
         return
     if "noise variance" in case.entropies.gap.active_bounds:  # as near as it may come
         return
-    best = found["tuned_noise_variance"]
+    best, free_bits = found["tuned_noise_variance"], getattr(case.model, "free_bits", 0.0)
+    evidence = [
+        (
+            f"It is {'held fixed at' if case.held is not None else 'now'} {case.noise:.4g}; "
+            f"{best:.4g} is the best for what was learned, and would add "
+            f"{found['tuned_elbo'] - case.elbo:.4g} nats."
+        ),
+    ]
+    if free_bits:
+        evidence.append(
+            f"free_bits={free_bits:g} keeps dimensions from collapsing, whatever they are worth; "
+            f"the bound is {case.elbo - case.bar:+.4g} nats from that of {case.linear_model}."
+        )
     yield Finding(
         "noise",
         "The noise variance is far from its optimum.",
         True,
-        (
-            (
-                f"It is {'held fixed at' if case.held is not None else 'now'} {case.noise:.4g}; "
-                f"{best:.4g} is the best for what was learned, and would add "
-                f"{found['tuned_elbo'] - case.elbo:.4g} nats."
-            ),
-        ),
+        tuple(evidence),
         {"gain": found["tuned_elbo"] - case.elbo},
         (*on_noise(case), "or keep the model and set it: tune_noise_variance"),
     )

@@ -1,0 +1,151 @@
+"""What reports advise is what the model accepts, and what has been measured to help."""
+
+import ast
+import re
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+
+import sklearn_vae.diagnostics
+from sklearn_vae import (
+    PPCA,
+    PPCACV,
+    BernoulliPPCA,
+    DeepAutoencoder,
+    DeepBernoulliVAE,
+    DeepGaussianVAE,
+    LinearVAE,
+)
+from sklearn_vae.diagnostics import diagnose
+from tests.diagnostics.models import train, with_covariance
+
+SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 40, "batch_size": 50, "learning_rate": 3e-3}
+SMALL |= {"random_state": 0}
+DEEP = {**SMALL, "hidden_layer_sizes": (8,) * 10}
+GRADIENT = {"noise_update": "gradient"}
+MODELS = {
+    "PPCA, held": PPCA(3, noise_variance=5.0),
+    "PPCACV, held": PPCACV([2, 3], cv=3, noise_variance=5.0),
+    "LinearVAE, held": LinearVAE(3, noise_variance=5.0),
+    "LinearVAE, Adam": LinearVAE(3, solver="adam", noise_variance_init=50.0, max_iter=20),
+    "bits": BernoulliPPCA(3, binarize=0.0, max_iter=1, random_state=0),
+    "held": DeepGaussianVAE(3, noise_variance=8.0, **SMALL),
+    "held, a feature": DeepGaussianVAE(3, noise_variance=5.0, noise_model="diagonal", **SMALL),
+    "held, tanh": DeepGaussianVAE(3, noise_variance=5.0, activation="tanh", **SMALL),
+    "held, free bits": DeepGaussianVAE(3, noise_variance=5.0, free_bits=0.1, **SMALL),
+    "held, deep": DeepGaussianVAE(3, noise_variance=5.0, **DEEP),
+    "held too small": DeepGaussianVAE(3, noise_variance=1e-4, **SMALL),
+    "gradient": DeepGaussianVAE(3, noise_variance_init=300.0, **GRADIENT, **SMALL),
+    "gradient, deep": DeepGaussianVAE(3, noise_variance_init=3.0, **GRADIENT, **DEEP),
+    "KL": DeepGaussianVAE(3, kl_weight=20.0, **SMALL),
+    "untrained": DeepGaussianVAE(3, **{**SMALL, "max_epochs": 2}),
+    "deep": DeepGaussianVAE(3, **DEEP),
+    "heteroscedastic, deep": DeepGaussianVAE(3, noise_model="heteroscedastic", **GRADIENT, **DEEP),
+    "bits, deep": DeepBernoulliVAE(3, binarize=0.0, **DEEP),
+    "autoencoder, deep": DeepAutoencoder(3, **DEEP),
+}
+
+
+def spectrum():
+    """600 rows of 6 features that depend on each other; pPCA with 3 has a sigma2 of 0.25."""
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0]
+    return with_covariance([9, 4, 1, 0.25, 0.25, 0.25]) @ rotation
+
+
+def settings(text):
+    """Parameters with their values, of a piece of advice."""
+    found = re.findall(r'(\w+)=("[^"]*"|[^\s,]+)', text)
+    return {name: ast.literal_eval(value) for name, value in found}
+
+
+def followed(model, text, **options):
+    return clone(model).set_params(**settings(text), **options)
+
+
+@pytest.mark.filterwarnings("ignore:BernoulliPPCA has not converged")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_accepts_all_that_it_is_advised(name):
+    X, model = spectrum(), MODELS[name]
+    report = diagnose(clone(model).fit(X), X)
+    assert not report.healthy
+    for found in report.findings:
+        assert found.advice
+        for text in found.advice:
+            known = {*model.get_params(), *vars(sklearn_vae.diagnostics)}
+            assert set(re.findall(r"\w+_\w+", re.sub('".*?"', "", text))) <= known, text
+            new = settings(text).items()
+            assert not new or any(model.get_params()[name] != value for name, value in new), text
+            followed(model, text).fit(X)
+
+
+def test_a_noise_variance_held_too_large_is_to_be_learned_from_ppca():
+    X = spectrum()
+    model = MODELS["held"]
+    report = diagnose(clone(model).fit(X), X)
+    assert report.categories == ("ii",)
+    first, other = report.advice  # neither annealing nor init="ppca" while it is held
+    assert settings(first) == {"noise_variance": None, "init": "ppca"}
+    assert other == "or hold it at pPCA's: 0.25"
+    cured = followed(model, first, max_epochs=60).fit(X)
+    assert diagnose(cured, X).healthy
+    # Of networks that cannot start at pPCA the noise is all.
+    tanh = diagnose(clone(MODELS["held, tanh"]).fit(X), X)
+    assert settings(tanh.advice[0]) == {"noise_variance": None}
+
+
+def test_ppca_s_noise_is_named_in_units_of_the_features_where_each_has_its_own():
+    X = 10.0 * spectrum()
+    report = diagnose(clone(MODELS["held, a feature"]).set_params(noise_variance=500.0).fit(X), X)
+    (held,) = [text for text in report.advice if text.startswith("or hold")]
+    assert held.endswith("of each feature's variance")
+
+
+def test_deep_networks_are_not_told_to_try_what_bought_nothing():
+    X = load_digits().data
+    options = {"hidden_layer_sizes": (64,) * 10, "max_epochs": 15, "batch_size": 128}
+    noise = {**GRADIENT, "noise_variance_init": float(X.var(axis=0).mean())}
+    vae = train(X, 8, **options, **noise)
+    report = diagnose(vae, X)
+    assert report.categories == ("v",)
+    first, second, third = report.advice
+    assert settings(first) == {
+        "noise_update": "closed_form",
+        "noise_variance_init": None,
+        "init": "ppca",
+    }
+    assert second.startswith("fewer layers")
+    assert third.startswith("fit a DeepAutoencoder")
+    assert diagnose(followed(vae, first).fit(X), X).healthy
+    # The closed form was worth it after a start at pPCA as well, without one fewer layers are more.
+    X, deep = spectrum(), MODELS["gradient, deep"]
+    at_ppca = diagnose(clone(deep).set_params(init="ppca", learning_rate=1e-5).fit(X), X)
+    assert settings(at_ppca.advice[0]) == {
+        "noise_update": "closed_form",
+        "noise_variance_init": None,
+    }
+    tanh = diagnose(clone(deep).set_params(activation="tanh", noise_variance_init=None).fit(X), X)
+    assert tanh.categories == ("v",)
+    assert tanh.advice[0].startswith("fewer layers")
+
+
+def test_shallow_networks_are_told_of_annealing_and_other_seeds():
+    vae = MODELS["untrained"].fit(spectrum())
+    advice = "\n".join(sklearn_vae.diagnostics.advice.on_optimum(vae))
+    assert "kl_warmup_epochs" in advice
+    assert "another random_state, or another learning_rate" in advice
+
+
+def test_free_bits_that_hide_collapse_are_to_be_switched_off():
+    X = spectrum()
+    report = diagnose(clone(MODELS["held, free bits"]).fit(X), X)
+    assert len(report.collapse.collapsed) == 0
+    assert report.categories == ("noise",)
+    assert settings(report.advice[0])["noise_variance"] is None
+    assert settings(report.advice[2]) == {"free_bits": 0}
+    (found,) = report.findings
+    below = report.numbers["elbo"] - report.numbers["reference"]
+    assert "free_bits=0.1 keeps dimensions from collapsing" in found.evidence[1]
+    assert f"{below:+.4g} nats" in found.evidence[1]
+    assert np.sign(below) == -1
