@@ -12,12 +12,6 @@ X = make_rows()
 CURVE = CollapseCurve(np.array([0.5, 0.02, 3.0, 1e-4]), 0.01, "share")
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def drawn(line, epsilon):
     """The height of the drawn path at each epsilon: what is vertical counts with its right side."""
     x, y = line.get_xdata(), line.get_ydata()

@@ -86,12 +86,6 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def test_every_display_is_tested():
     assert {cls.__name__ for cls in CASES} == set(sklearn_vae.plot.__all__)
 

@@ -1,7 +1,5 @@
 """Curves of scores: what was not varied, varied besides, or has no place on the axes."""
 
-import warnings
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -14,16 +12,6 @@ from sklearn_vae.plot import CVCurveDisplay
 from tests.deep.data import make_rows
 
 X = make_rows(d=12)
-
-
-@pytest.fixture(autouse=True)
-def drawn_without_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-        for number in plt.get_fignums():
-            plt.figure(number).canvas.draw()
-    plt.close("all")
 
 
 def results(ks, scores, noise=None, **more):

@@ -19,12 +19,6 @@ from tests.deep.data import SMALL, make_rows
 X = make_rows()
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 @pytest.mark.parametrize("noise_model", ["scalar", "diagonal"])
 @pytest.mark.parametrize("prior", ["standard", "learned_variance"])
 def test_lines_circles_and_bars(noise_model, prior):

@@ -1,7 +1,6 @@
 """Imputed cells: hits and misses apart, names that fit, and what is no interval."""
 
 import math
-import warnings
 
 import matplotlib.pyplot as plt
 import matplotlib.text
@@ -17,16 +16,6 @@ from tests.deep.data import make_rows
 # Four intervals hold the truth and one does not.
 IMPUTED, STD, FEATURES = [0.0, 1.0, 2.0, 3.0, 9.0], [0.5] * 5, [0, 0, 1, 1, 1]
 TRUTH = [0.1, 1.2, 1.5, 3.5, 4.0]
-
-
-@pytest.fixture(autouse=True)
-def drawn_without_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-        for number in plt.get_fignums():
-            plt.figure(number).canvas.draw()
-    plt.close("all")
 
 
 def test_hits_and_misses_are_apart_also_in_grey():

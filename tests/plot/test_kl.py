@@ -10,12 +10,6 @@ from tests.deep.data import SMALL, make_rows
 X = make_rows()
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def made(k, n_active, epsilon=0.01):
     kl = np.random.default_rng(0).permutation(
         np.r_[np.linspace(0.5, 3, n_active), np.zeros(k - n_active)]

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,16 +31,6 @@ from tests.deep.data import make_rows
 
 X = make_rows(d=12)
 MODEL = PPCA(3).fit(X)
-
-
-@pytest.fixture(autouse=True)
-def drawn_without_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-        for number in plt.get_fignums():
-            plt.figure(number).canvas.draw()
-    plt.close("all")
 
 
 def reconstructed(model, rows):

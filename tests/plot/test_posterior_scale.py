@@ -9,12 +9,6 @@ from tests.deep.data import SMALL, make_rows
 X = make_rows()
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def share_about(display, name, scale):
     """Per cent in the bin that a scale is in."""
     values, edges, _ = display.steps_[name].get_data()

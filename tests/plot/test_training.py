@@ -16,12 +16,6 @@ from tests.deep.data import SMALL, make_rows
 X = make_rows()
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 CASES = {
     "scalar": (DeepGaussianVAE(3, **SMALL), 4, "epoch", 1),
     "held out": (DeepGaussianVAE(3, **SMALL, early_stopping=True), 4, "epoch", 1),
