@@ -228,11 +228,11 @@ class Claims(Verdict):
         super().__init__(scale)
         self.table = Table("statement", "published", "ours", "verdict")
 
-    def add(self, statement, published, ours, holds, *, decides=True):
+    def add(self, statement, published, ours, holds, *, decides=True, timing=False):
         """One statement; where it does not decide it is told and recorded only."""
         self.table.add(statement, published, ours, "holds" if holds else "differs")
         if decides:
-            self.claim(f"{statement}: {ours} (published: {published})", holds)
+            self.claim(f"{statement}: {ours} (published: {published})", holds, timing=timing)
         else:
             print(f"  {'yes ' if holds else 'no  '}  {statement}: {ours} (published: {published})")
 

@@ -69,11 +69,9 @@ class CovarianceOfRows:
             f"LinearVAE holds {SQUARES_HELD} matrices of shape ({size}, {size})",
             "partial_fit takes rows in batches and holds no such matrix.",
         )
-        if n >= d:
-            moments = moments_of(X)
-            rows = cls(X, moments.mean, moments, n, X.dtype, eps_of(X))
-        else:
-            rows = cls(X, X.mean(axis=0, dtype=np.float64), None, n, X.dtype, eps_of(X))
+        moments = moments_of(X) if n >= d else None
+        mean = X.mean(axis=0, dtype=np.float64) if moments is None else moments.mean
+        rows = cls(X, mean, moments, n, X.dtype, eps_of(X))
         check_spread(rows.variances, rows.mean, X.dtype)
         return rows
 
