@@ -23,7 +23,7 @@ from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
 from sklearn_vae import PPCA, PPCAImputer
-from sklearn_vae.gaussian.missing import Parameters, log_likelihood
+from sklearn_vae.gaussian.observed import Parameters, log_likelihood
 
 SHAPE = {"full": (5_000, 100), "smoke": (500, 30)}
 

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sklearn_vae.deep.autoencoder import DeepAutoencoder
     from sklearn_vae.deep.bernoulli_vae import DeepBernoulliVAE
-    from sklearn_vae.deep.callbacks import Snapshot
     from sklearn_vae.deep.gaussian_vae import DeepGaussianVAE
-    from sklearn_vae.deep.processes import Processes
     from sklearn_vae.gaussian.lowrank import LowRankGaussian
     from sklearn_vae.gaussian.moments import Moments
     from sklearn_vae.linear.bernoulli import BernoulliPPCA
@@ -31,6 +29,8 @@ if TYPE_CHECKING:
     from sklearn_vae.preprocessing.density import DensityPipeline
     from sklearn_vae.preprocessing.dequantizer import Dequantizer
     from sklearn_vae.preprocessing.logit import LogitTransformer
+    from sklearn_vae.training.callbacks import Snapshot
+    from sklearn_vae.training.distributed import Processes
 
 __version__ = "0.1.0"
 
@@ -52,10 +52,10 @@ _MODULE_OF = {
     "PPCAImputer": "sklearn_vae.linear.imputer",
     "PlainConvDecoder": "sklearn_vae.nn.convolutional",
     "PlainConvEncoder": "sklearn_vae.nn.convolutional",
-    "Processes": "sklearn_vae.deep.processes",
+    "Processes": "sklearn_vae.training.distributed",
     "ResidualDecoder": "sklearn_vae.nn.convolutional",
     "ResidualEncoder": "sklearn_vae.nn.convolutional",
-    "Snapshot": "sklearn_vae.deep.callbacks",
+    "Snapshot": "sklearn_vae.training.callbacks",
     "SoftThresholdDecoder": "sklearn_vae.nn.networks",
 }
 

@@ -23,8 +23,8 @@ from sklearn_vae import (
     LinearVAE,
     PPCAImputer,
 )
-from sklearn_vae.deep.devices import products_in, threads_worth
-from sklearn_vae.gaussian.missing import blas_threads, one_thread_for
+from sklearn_vae.gaussian.observed import blas_threads, one_thread_for
+from sklearn_vae.training.devices import products_in, threads_worth
 from tests.deep.data import MODELS, make_rows
 
 X = make_rows(n=60)

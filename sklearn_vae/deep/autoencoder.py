@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array, DeepModel
-from sklearn_vae.deep.monitors import ErrorMonitor
-from sklearn_vae.deep.processes import current
 from sklearn_vae.nn.module import Autoencoder
 from sklearn_vae.nn.networks import build_decoder, build_encoder
 from sklearn_vae.nn.objectives import squared_error
+from sklearn_vae.training.distributed import current
+from sklearn_vae.training.monitors import ErrorMonitor
 
 
 class DeepAutoencoder(DeepModel):

@@ -21,20 +21,26 @@ from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import Tensor
 
-from sklearn_vae.checkpoint import Checkpoint, check_checkpoint, random_state_of
-from sklearn_vae.deep.callbacks import Progress, Snapshot, StopEarly
-from sklearn_vae.deep.devices import PRECISIONS, choose_place, place_of, products_in, threads_worth
-from sklearn_vae.deep.keeper import Keeper, start_of, state_of
-from sklearn_vae.deep.net import VAENet
-from sklearn_vae.deep.processes import (
+from sklearn_vae.nn.activations import ACTIVATIONS
+from sklearn_vae.nn.networks import check_network
+from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
+from sklearn_vae.training.callbacks import Progress, Snapshot, StopEarly
+from sklearn_vae.training.checkpointing import Keeper, start_of, state_of
+from sklearn_vae.training.devices import (
+    PRECISIONS,
+    choose_place,
+    place_of,
+    products_in,
+    threads_worth,
+)
+from sklearn_vae.training.distributed import (
     an_error_ends,
     check_same,
     current,
     interrupts_are_errors,
 )
-from sklearn_vae.deep.units import center_and_scale, check_units, in_units
-from sklearn_vae.nn.activations import ACTIVATIONS
-from sklearn_vae.nn.networks import check_network
+from sklearn_vae.training.loop import VAENet
+from sklearn_vae.training.scaling import center_and_scale, check_units, in_units
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array
-from sklearn_vae.deep.monitors import LatentMonitor
 from sklearn_vae.deep.noise import NOISE_MODELS, NoiseModel
 from sklearn_vae.deep.ppca_start import KeepStart, check_init, start_at_ppca
-from sklearn_vae.deep.units import center_and_scale
 from sklearn_vae.deep.vae import Averages, DeepVAE
 from sklearn_vae.nn.likelihoods import NOISE_UPDATES
 from sklearn_vae.nn.module import VAEModule
+from sklearn_vae.training.monitors import LatentMonitor
+from sklearn_vae.training.scaling import center_and_scale
 from sklearn_vae.validation import check_choice
 
 

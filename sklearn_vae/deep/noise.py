@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from sklearn_vae.deep.base import Array
-from sklearn_vae.deep.monitors import LatentMonitor, NoiseMonitor
-from sklearn_vae.deep.processes import current
+from sklearn_vae.deep.ppca_start import ppca_of_rows
 from sklearn_vae.nn.distributions import LOG_2PI
 from sklearn_vae.nn.likelihoods import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE
+from sklearn_vae.training.distributed import current
+from sklearn_vae.training.monitors import LatentMonitor, NoiseMonitor
 from sklearn_vae.validation import check_noise_variance, is_real
 
 # Least noise variance that is learned, as a share of the average variance of a feature.
@@ -215,6 +216,6 @@ def _residuals_of_ppca(rows: Tensor, n_components: int) -> Array:
 
     Their mean is its noise variance; 0 where it has none.
     """
-    ppca, x = current().ppca(rows, n_components), rows.cpu().numpy()
+    loadings, x = ppca_of_rows(rows, n_components)[1], rows.cpu().numpy()
     variance = current().sum(np.einsum("ij,ij->j", x, x)) / current().sum(len(x))
-    return np.maximum(variance - (ppca.loadings_**2).sum(axis=1), 0)
+    return np.maximum(variance - (loadings**2).sum(axis=1), 0)

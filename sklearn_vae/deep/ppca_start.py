@@ -11,12 +11,15 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from sklearn_vae.deep.base import Array
-from sklearn_vae.deep.devices import threads_worth
-from sklearn_vae.deep.processes import current, own_seed
+from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
+from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.nn.likelihoods import GaussianLikelihood
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
+from sklearn_vae.training.devices import threads_worth
+from sklearn_vae.training.distributed import current, own_seed
 
 # What the noise of training may cost, as a share of the nats that the latents carry at the start,
 # and of those that training has won since.
@@ -201,6 +204,36 @@ def start_at_ppca(module: VAEModule, rows: Tensor) -> float:
     return max(1.0, float(-0.5 * np.log(tau2).sum()))
 
 
+def ppca_of_rows(
+    rows: Tensor, n_components: int, noise_variance: float | None = None
+) -> tuple[Array, Array]:
+    """Mean (d,) and loadings (d, k) of pPCA, with no more components than the rows allow.
+
+    Of the rows of all processes that fit together.
+    """
+    X = rows.cpu().numpy()
+    if current().size == 1:
+        k, dtype = min(n_components, *X.shape), X.dtype
+        solver = choose_solver(X, k)
+        spectrum, _ = decompose(X, k, solver, random_state=np.random.RandomState(0))
+    else:
+        moments = _joint_moments(X)
+        k, dtype = min(n_components, int(moments.n), moments.n_features), moments.mean.dtype
+        spectrum = Spectrum.of_moments(moments, n_rows=max(moments.n, moments.n_features))
+    sigma2 = spectrum.noise_variance(k) if noise_variance is None else noise_variance
+    return spectrum.mean.astype(dtype), spectrum.loadings(k, sigma2, dtype)
+
+
+def _joint_moments(X: Array) -> Moments:
+    """Moments of the rows of all processes."""
+    own = Moments.of(X)
+    n = current().sum(own.n)
+    mean = current().sum(own.n * own.mean) / n
+    apart = own.mean - mean
+    scatter = current().sum(own.scatter + own.n * np.outer(apart, apart))
+    return Moments(n, mean, scatter)
+
+
 def _ppca_at(rows: Tensor, k: int, noise: Array) -> tuple[Array, Array, Array, Array]:
     """Loadings W (d, k), M^-1 W' (k, d), posterior variances (k,) and mean (d,) of pPCA.
 
@@ -208,11 +241,11 @@ def _ppca_at(rows: Tensor, k: int, noise: Array) -> tuple[Array, Array, Array, A
     """
     root = np.sqrt(np.broadcast_to(noise, rows.shape[1]))
     scaled = rows.cpu() / torch.from_numpy(root).to(rows.dtype)
-    ppca = current().ppca(scaled, k, noise_variance=1.0)
+    mean, loadings = ppca_of_rows(scaled, k, noise_variance=1.0)
     W = np.zeros((rows.shape[1], k))
-    W[:, : ppca.loadings_.shape[1]] = ppca.loadings_
+    W[:, : loadings.shape[1]] = loadings
     tau2 = 1.0 / (1.0 + np.square(W).sum(axis=0))
-    return root[:, None] * W, tau2[:, None] * W.T / root, tau2, root * ppca.mean_
+    return root[:, None] * W, tau2[:, None] * W.T / root, tau2, root * mean
 
 
 def _carry(network: MLP, first: Tensor, shift: Tensor, last: Tensor, bias: Tensor) -> None:

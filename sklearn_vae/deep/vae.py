@@ -15,9 +15,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array, DeepModel
-from sklearn_vae.deep.callbacks import KLWarmup
-from sklearn_vae.deep.monitors import LatentMonitor
-from sklearn_vae.deep.processes import current, own_seed
 from sklearn_vae.gaussian.bounds import (
     COLLAPSE_KL,
     COLLAPSE_SHARE,
@@ -36,6 +33,9 @@ from sklearn_vae.nn.posteriors import (
     StandardPrior,
     SylvesterPosterior,
 )
+from sklearn_vae.training.callbacks import KLWarmup
+from sklearn_vae.training.distributed import current, own_seed
+from sklearn_vae.training.monitors import LatentMonitor
 from sklearn_vae.validation import check_choice, check_integer, check_random_state, check_real
 
 OBJECTIVES = {"elbo": elbo, "iwae": iwae}

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_vae.diagnostics.latents import (
+from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
+from sklearn_vae.protocol import (
     Array,
     LatentModel,
     check_model,
     kl_terms,
     standard_posterior,
 )
-from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.validation import check_choice, check_real, is_real
 
 CRITERIA = ("share", "average")

@@ -11,8 +11,8 @@ import numpy as np
 
 from sklearn_vae.diagnostics.dimensions import Collapse
 from sklearn_vae.diagnostics.entropies import Entropies
-from sklearn_vae.diagnostics.latents import Array
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL
+from sklearn_vae.protocol import Array
 
 # Of a picture, and the edges of its axes, in pixels.
 WIDTH, HEIGHT = 380, 170

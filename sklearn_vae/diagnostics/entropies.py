@@ -10,7 +10,6 @@ import numpy as np
 from array_api_compat import is_array_api_obj
 from scipy import sparse
 
-from sklearn_vae.diagnostics.latents import Array, LatentModel, check_model, standard_posterior
 from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.gaussian.bounds import (
     BoundTerms,
@@ -21,6 +20,7 @@ from sklearn_vae.gaussian.bounds import (
     normal_entropy,
     sum_of_entropies,
 )
+from sklearn_vae.protocol import Array, LatentModel, check_model, standard_posterior
 from sklearn_vae.validation import check_real, has_nan, refuse_dask
 
 # Nats per sample that may be left to be had where a model counts as converged.

@@ -9,10 +9,10 @@ import numpy as np
 
 from sklearn_vae.diagnostics.dimensions import Collapse, collapse
 from sklearn_vae.diagnostics.entropies import Entropies, entropy_bound
-from sklearn_vae.diagnostics.latents import Array
 from sklearn_vae.diagnostics.noise import with_tuned_noise
 from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianReference
 from sklearn_vae.gaussian.arrays import to_host
+from sklearn_vae.protocol import Array
 from sklearn_vae.validation import check_bits
 
 # What a model may lack of a reference's bound without a finding: this share of what the reference

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_vae.diagnostics.latents import (
+from sklearn_vae.protocol import (
     Array,
     LatentModel,
     check_model,

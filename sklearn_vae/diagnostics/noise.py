@@ -9,8 +9,8 @@ import numpy as np
 
 from sklearn_vae.diagnostics.dimensions import kl_per_dimension
 from sklearn_vae.diagnostics.entropies import complete_rows, entropy_bound
-from sklearn_vae.diagnostics.latents import LatentModel, check_model
 from sklearn_vae.gaussian.arrays import to_host
+from sklearn_vae.protocol import LatentModel, check_model
 
 
 @dataclass(frozen=True, eq=False)

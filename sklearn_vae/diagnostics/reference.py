@@ -12,10 +12,10 @@ from scipy.special import entr
 from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_vae.diagnostics.latents import Array
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.linear.bernoulli import BernoulliPPCA
 from sklearn_vae.linear.ppca import PPCA
+from sklearn_vae.protocol import Array
 
 # Least noise variance of the reference, as a share of the average variance of a feature: where
 # pPCA has none, it stands for a model with next to none.

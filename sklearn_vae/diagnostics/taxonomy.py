@@ -15,10 +15,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sklearn_vae.diagnostics.advice import on_depth, on_length, on_noise, on_optimum
 from sklearn_vae.diagnostics.entropies import complete_rows
 from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, Evidence
-from sklearn_vae.diagnostics.latents import check_model
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import CollapseReport, Finding
 from sklearn_vae.gaussian.arrays import to_host
+from sklearn_vae.protocol import check_model
 from sklearn_vae.validation import FLOAT_DTYPES, check_integer
 
 # How far above that of pPCA a noise variance may be.

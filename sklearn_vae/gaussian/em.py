@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sklearn_vae.gaussian.missing import (
+from sklearn_vae.gaussian.observed import (
     SWEEP_UP_TO,
     Block,
     ObservedRows,

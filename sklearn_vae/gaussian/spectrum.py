@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
@@ -168,6 +169,13 @@ class Spectrum:
         if noise_variance == 0.0:
             return xp.where(self._present[:k], values, xp.zeros_like(values))
         return xp.clip(values, noise_variance, None)
+
+    def loadings(self, k: int, noise_variance: float, dtype: Any) -> Array:
+        """W of shape (d, k): component h times the root of its variance less the noise's."""
+        xp = array_namespace(self.eigenvalues)
+        lengths = (self.model_variances(k, noise_variance) - noise_variance) ** 0.5
+        components = xp.astype(self.components[:k, :], dtype)
+        return components.T * xp.astype(lengths, dtype)
 
     def log_likelihood(
         self,

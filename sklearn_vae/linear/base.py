@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.gaussian import missing
+from sklearn_vae.gaussian import observed
 from sklearn_vae.gaussian.arrays import (
     Array,
     affine,
@@ -27,11 +27,11 @@ from sklearn_vae.gaussian.arrays import (
 )
 from sklearn_vae.gaussian.bounds import best_noise_variance
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
-from sklearn_vae.gaussian.missing import Parameters
+from sklearn_vae.gaussian.observed import Parameters
 from sklearn_vae.gaussian.rows import canonical
 from sklearn_vae.gaussian.shifted import project
 from sklearn_vae.linear.blocks import mapped_latents, mapped_rows, mean_score
-from sklearn_vae.linear.weights import weighted_rows
+from sklearn_vae.linear.sample_weights import weighted_rows
 from sklearn_vae.validation import (
     check_choice,
     check_finite,
@@ -81,8 +81,8 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         if Z is not None:
             return Z
         if self.coordinates == "posterior":
-            return self._of_observed(missing.posterior, X, "transform")[0]
-        filled = self._of_observed(missing.impute, X, "transform")[0]
+            return self._of_observed(observed.posterior, X, "transform")[0]
+        filled = self._of_observed(observed.impute, X, "transform")[0]
         return self._project(filled, self._encoder())
 
     def inverse_transform(self, Z: Any) -> Array:
@@ -136,7 +136,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         X = self._check_more_rows(X, "posterior")
         mean = self._projected(X, self._posterior_gain())
         if mean is None:
-            return self._of_observed(missing.posterior, X, "posterior", return_cov=return_cov)
+            return self._of_observed(observed.posterior, X, "posterior", return_cov=return_cov)
         xp = array_namespace(mean)
         variance = self.noise_variance_ / self._model_variances()
         if not return_cov:
@@ -219,7 +219,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         # A pass over X to look for NaN would cost a tenth of the time: it shows in the result.
         xp = array_namespace(log_likelihood)
         if not xp.all(xp.isfinite(log_likelihood)) and self._has_missing(X):
-            return self._of_observed(missing.log_likelihood, X, method)[0]
+            return self._of_observed(observed.log_likelihood, X, method)[0]
         return log_likelihood
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:

@@ -10,17 +10,17 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logit
 
-from sklearn_vae.checkpoint import Checkpoint
-from sklearn_vae.fingerprint import fingerprint
 from sklearn_vae.gaussian.bernoulli_elbo import (
     BernoulliParameters,
     LinearBernoulliElbo,
     RowPosteriors,
     laplace_posterior,
 )
-from sklearn_vae.gaussian.missing import blas_in_use
+from sklearn_vae.gaussian.observed import blas_in_use
 from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.linear.ppca import PPCA
+from sklearn_vae.serialization.checkpoint import Checkpoint
+from sklearn_vae.serialization.fingerprint import fingerprint
 
 # L-BFGS has converged where this many iterations together raise the bound by less than tol: a
 # single one may raise it by little while the next ones do not.

@@ -18,7 +18,10 @@ from scipy import sparse
 from sklearn_vae.gaussian.arrays import check_weights
 from sklearn_vae.gaussian.rows import canonical
 from sklearn_vae.linear.seen import SeenRows
-from sklearn_vae.linear.solvers import SQUARES_HELD, moments_of
+from sklearn_vae.linear.solvers import (
+    SQUARES_HELD,
+    moments_of,
+)
 from sklearn_vae.linear.tree import one_a_block, reduced
 from sklearn_vae.validation import check_memory, check_rows, has_nan, is_dask
 

@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_vae.gaussian.eigensolvers import (
+    count_components,
+    eps_of,
+    spectrum_of_gram,
+)
 from sklearn_vae.gaussian.linear_elbo import LinearElbo
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import SMALLEST, Spectrum
@@ -17,10 +22,7 @@ from sklearn_vae.linear.solvers import (
     SQUARES_HELD,
     centred_rows,
     check_mle,
-    count_components,
-    eps_of,
     moments_of,
-    spectrum_of_gram,
 )
 from sklearn_vae.validation import check_memory, is_integer
 

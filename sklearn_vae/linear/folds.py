@@ -13,6 +13,12 @@ from array_api_compat import array_namespace, device, is_numpy_array
 from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import Array, row_blocks, stored_eps
+from sklearn_vae.gaussian.eigensolvers import (
+    components_of_gram,
+    eigh_of_gram,
+    eps_of,
+    spectrum_of_gram,
+)
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.rows import CentredRows
 from sklearn_vae.gaussian.shifted import dense
@@ -22,11 +28,7 @@ from sklearn_vae.linear.seen import dtype_of
 from sklearn_vae.linear.solvers import (
     centred_rows,
     check_square_fits,
-    components_of_gram,
-    eigh_of_gram,
-    eps_of,
     moments_of,
-    spectrum_of_gram,
 )
 from sklearn_vae.validation import is_memory_mapped
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 
-from sklearn_vae.checkpoint import Checkpoint, check_checkpoint, random_state_of
-from sklearn_vae.fingerprint import fingerprint
 from sklearn_vae.gaussian.ascent import Ascent, maximise
 from sklearn_vae.gaussian.bounds import normal_entropy
 from sklearn_vae.gaussian.linear_elbo import (
@@ -22,13 +20,17 @@ from sklearn_vae.gaussian.linear_elbo import (
     with_latents,
     with_unit_encoder,
 )
-from sklearn_vae.gaussian.missing import blas_in_use
+from sklearn_vae.gaussian.observed import blas_in_use
 from sklearn_vae.gaussian.online import RunningCovariance
 from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.linear.blocks import rows_in_blocks, seen_in_blocks
 from sklearn_vae.linear.covariance import CovarianceOfRows, check_spread
 from sklearn_vae.linear.encoded import EncodedLinearModel
-from sklearn_vae.linear.solvers import check_n_components
+from sklearn_vae.linear.solvers import (
+    check_n_components,
+)
+from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
+from sklearn_vae.serialization.fingerprint import fingerprint
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
@@ -432,7 +434,7 @@ class LinearVAE(EncodedLinearModel):
         self, rows: CovarianceOfRows, k: int, file: Checkpoint | None
     ) -> FloatingPointError | None:
         """By gradients; the error if that diverged."""
-        from sklearn_vae.linear.trained import Options, by_bound, by_draws
+        from sklearn_vae.linear.gradient_solver import Options, by_bound, by_draws
 
         if self.solver == "stochastic":
             in_a_step = min(self.batch_size or rows.n_samples, rows.n_samples)

@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.gaussian import missing
+from sklearn_vae.gaussian import observed
 from sklearn_vae.gaussian.arrays import (
     common_float_type,
     float_type,
@@ -17,24 +17,26 @@ from sklearn_vae.gaussian.arrays import (
     to_device_of,
     to_host,
 )
+from sklearn_vae.gaussian.eigensolvers import (
+    SVD_SOLVERS,
+    count_components,
+)
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.shifted import dense
 from sklearn_vae.linear.base import COORDINATES
 from sklearn_vae.linear.blocks import mapped_rows, rows_in_blocks, seen_in_blocks
 from sklearn_vae.linear.closed_form import ClosedFormModel
-from sklearn_vae.linear.incomplete import fit_incomplete
+from sklearn_vae.linear.ppca_em import fit_incomplete
+from sklearn_vae.linear.sample_weights import weighted_rows
 from sklearn_vae.linear.seen import SeenRows, dtype_of
 from sklearn_vae.linear.solvers import (
-    SVD_SOLVERS,
     check_fits_together,
     check_n_components,
     check_square_fits,
     choose_solver,
-    count_components,
     decompose,
     moments_of,
 )
-from sklearn_vae.linear.weights import weighted_rows
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
@@ -353,7 +355,7 @@ class PPCA(ClosedFormModel):
         X = self._check_more_rows(X, "impute")
         xp = array_namespace(self.mean_)
         if self._has_missing(X):
-            filled, std = self._of_observed(missing.impute, X, "impute", return_std=return_std)
+            filled, std = self._of_observed(observed.impute, X, "impute", return_std=return_std)
             # The entries themselves: what is computed has been to float64 and back.
             filled = xp.where(xp.isnan(X), filled, xp.astype(X, filled.dtype))
         else:

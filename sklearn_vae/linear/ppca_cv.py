@@ -17,7 +17,7 @@ from sklearn_vae.linear.base import COORDINATES
 from sklearn_vae.linear.blocks import rows_in_blocks
 from sklearn_vae.linear.closed_form import ClosedFormModel
 from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds, Split, check_some_weight
-from sklearn_vae.linear.weights import check_sample_weight
+from sklearn_vae.linear.sample_weights import check_sample_weight
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,

@@ -9,9 +9,11 @@ from array_api_compat import array_namespace
 from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import float_type, stored_eps
+from sklearn_vae.gaussian.eigensolvers import (
+    eps_of,
+)
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
-from sklearn_vae.linear.solvers import eps_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,31 +1,15 @@
-"""From a data matrix to the spectrum of its covariance, by the solver that suits its shape."""
+"""What the solvers need of the parameters and of X, checked before anything is computed."""
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 from array_api_compat import array_namespace, is_numpy_namespace
-from scipy import linalg, sparse
-from scipy.sparse.linalg import LinearOperator, svds
+from scipy import sparse
 
-from sklearn_vae.gaussian.arrays import (
-    Array,
-    float_type,
-    stored_eps,
-    to_device_of,
-    wide_float,
-)
+from sklearn_vae.gaussian import eigensolvers
+from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.rows import CentredRows, DenseRows, SparseRows
-from sklearn_vae.gaussian.spectrum import (
-    SMALLEST,
-    Spectrum,
-    components_for_ratio,
-    minka_dimension,
-    rounded_along,
-    with_positive_peaks,
-)
+from sklearn_vae.gaussian.rows import CentredRows
+from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.validation import (
     check_finite,
     check_memory,
@@ -33,10 +17,6 @@ from sklearn_vae.validation import (
     is_memory_mapped,
     is_real,
 )
-
-Product: TypeAlias = Callable[[Array], Array]
-
-SVD_SOLVERS = ("auto", "full", "covariance_eigh", "arpack", "randomized")
 
 # Matrices of the size of the scatter that exist at once while it is decomposed, workspace included.
 SQUARES_HELD = 7
@@ -66,24 +46,8 @@ def check_mle(n_components: Any, n_samples: float, n_features: int) -> None:
 
 
 def choose_solver(X: Any, n_components: Any, svd_solver: str) -> str:
-    """PCA's own choice for "auto", which any other solver passes through, but for some X.
-
-    Those are wide ones with few rows, whose Gram matrix is as small as the covariance of tall
-    ones; and sparse and memory-mapped ones, of which "full" would make a dense copy, and
-    "randomized" would read a file some twenty times.
-    """
-    n, d = X.shape
-    if svd_solver != "auto":
-        return svd_solver
-    most = 2000 if is_memory_mapped(X) else 1000
-    if (d <= most and n >= 10 * d) or (n <= 1000 and d >= 10 * n):
-        return "covariance_eigh"
-    few = is_integer(n_components) and 1 <= n_components < 0.8 * min(n, d)
-    if sparse.issparse(X):
-        return "arpack" if few and min(n, d) > 1000 else "covariance_eigh"
-    if few and max(n, d) > 500:
-        return "randomized"
-    return "covariance_eigh" if is_memory_mapped(X) else "full"
+    """Solver that "auto" stands for with X; any other passes through."""
+    return eigensolvers.choose_solver(X, n_components, svd_solver, mapped=is_memory_mapped(X))
 
 
 def decompose(
@@ -91,57 +55,44 @@ def decompose(
     n_components: float | str | None,
     solver: str,
     *,
-    weights: Array | None,
     n_rows: int,
     n_samples: float,
-    iterated_power: int | str,
-    n_oversamples: int,
-    random_state: np.random.RandomState,
+    **options: Any,
 ) -> tuple[Spectrum, Moments | None]:
-    """Spectrum of X's covariance, and X's moments where the solver is the one that needs them.
-
-    `n_rows` is the number of rows of positive weight, `n_samples` the sum of weights: as far as
-    that counts rows.
+    """Spectrum of X's covariance, as :func:`sklearn_vae.gaussian.eigensolvers.decompose`.
 
     Raises
     ------
     ValueError
-        If `n_components` does not fit the shape of X or the solver, or the solver X.
+        If `n_components` does not fit the shape of X or the solver, or the solver X; or X is not
+        finite.
     MemoryError
         If the solver's matrix does not fit.
     """
     n, d = X.shape
-    # As many rows as there would be if weights repeated them.
     counted = max(n_rows, round(n_samples))
     check_fits_together((counted, d), n_samples, n_components, solver)
     _check_solver_takes(X, solver)
-    if solver == "covariance_eigh" and n >= d:
-        check_square_fits(X, d, "svd_solver='covariance_eigh'")
-        moments = moments_of(X, weights)
-        spectrum = Spectrum.of_moments(moments, eps=eps_of(X), stored=stored_eps(X), n_rows=n_rows)
-        return spectrum, moments
-    most = min(counted, d) - (solver == "arpack")
-    if solver == "full":
-        spectrum = _full(centred_rows(X, weights))
-    elif solver == "covariance_eigh":
-        check_square_fits(X, n, "svd_solver='covariance_eigh'")
-        rows = centred_rows(X, weights, keep=False, wide=True)
-        spectrum = spectrum_of_gram(rows, n_components)
-    else:
-        rows = centred_rows(X, weights, keep=not is_memory_mapped(X))
-        k = min(most if n_components is None else int(n_components), min(n, d))
-        if solver == "arpack":
-            spectrum = _arpack(rows, min(k, min(n, d) - 1), random_state)
-        else:
-            spectrum = _randomized(rows, k, iterated_power, n_oversamples, random_state)
-    if is_integer(n_components):
-        most = n_components
-    elif n_components is not None and n_components != "mle":
-        most = 0
-    check_memory(
-        16 * most * d, f"{most} components of {d} features", "Choose a smaller n_components."
-    )
-    return spectrum.padded(most), None
+    if solver == "covariance_eigh":
+        check_square_fits(X, min(n, d), "svd_solver='covariance_eigh'")
+    if solver != "covariance_eigh" or n < d:
+        most = eigensolvers.components_wanted(n_components, min(counted, d) - (solver == "arpack"))
+        check_memory(
+            16 * most * d, f"{most} components of {d} features", "Choose a smaller n_components."
+        )
+    try:
+        return eigensolvers.decompose(
+            X,
+            n_components,
+            solver,
+            n_rows=n_rows,
+            n_samples=n_samples,
+            mapped=is_memory_mapped(X),
+            **options,
+        )
+    except ValueError:
+        check_finite(X)
+        raise
 
 
 def centred_rows(
@@ -149,9 +100,7 @@ def centred_rows(
 ) -> CentredRows:
     """Rows of X less their mean; with `wide` computed in the dtype for sums."""
     try:
-        if sparse.issparse(X):
-            return SparseRows(X, weights)
-        return DenseRows(X, weights, keep=keep, dtype=wide_float(X) if wide else None)
+        return eigensolvers.centred_rows(X, weights, keep=keep, wide=wide)
     except ValueError:
         check_finite(X)
         raise
@@ -164,20 +113,6 @@ def moments_of(X: Any, weights: Array | None = None) -> Moments:
     except ValueError:
         check_finite(X)
         raise
-
-
-def count_components(
-    spectrum: Spectrum, n_components: Any, n_samples: float, n_rows: int | None = None
-) -> int:
-    """The k that `n_components` means; None keeps all eigenpairs, one a row at the most."""
-    held = spectrum.eigenvalues.shape[0]
-    if n_components is None:
-        return held if n_rows is None else min(held, max(n_rows, round(n_samples)))
-    if n_components == "mle":
-        return minka_dimension(spectrum, n_samples)
-    if is_integer(n_components):
-        return int(n_components)
-    return components_for_ratio(spectrum.eigenvalues, spectrum.total_variance, n_components)
 
 
 def check_square_fits(X: Any, size: int, method: str) -> None:
@@ -232,153 +167,3 @@ def _check_solver_takes(X: Any, solver: str) -> None:
             "svd_solver must be 'auto', 'full', 'covariance_eigh' or 'randomized' for arrays "
             f"other than NumPy's, got 'arpack' and {type(X).__name__}."
         )
-
-
-def eps_of(X: Any) -> float:
-    """Relative precision in which the moments of X are computed."""
-    if sparse.issparse(X):
-        return 2.0**-52
-    return float(array_namespace(X).finfo(float_type(X)).eps)
-
-
-def _full(rows: Any) -> Spectrum:
-    R = rows.whole
-    xp = array_namespace(R)
-    n, d = rows.shape
-    # The left vectors are not wanted: where they are the long ones, R's triangular factor has
-    # the same singular values and right vectors.
-    if not is_numpy_namespace(xp):
-        R = xp.linalg.qr(R, mode="reduced")[1] if n > d else R
-        _, S, V = xp.linalg.svd(R, full_matrices=False)
-    else:
-        if n > d:
-            R = linalg.qr(R, mode="r", overwrite_a=True, check_finite=False)[0][:d, :]
-        _, S, V = linalg.svd(R, full_matrices=False, overwrite_a=True, check_finite=False)
-    return _spectrum(rows, S, V, 0.0)
-
-
-def spectrum_of_gram(rows: CentredRows, n_components: Any, K: Array | None = None) -> Spectrum:
-    """By the eigenvectors u of K = R R', of shape (n, n): those of R'R are R'u / |R'u|.
-
-    As many as are to be kept, unless rounding might explain the others: then all.
-    """
-    K = rows.gram() if K is None else K
-    xp = array_namespace(K)
-    n = rows.shape[0]
-    values, U, resolution = eigh_of_gram(K, rows.n, rows.precision, rows.subtracted)
-    if n_components is None:
-        k = n
-    elif is_integer(n_components):
-        k = min(n_components, n)
-    else:
-        k = components_for_ratio(values, float(xp.sum(values)), n_components)
-    if k < n and resolution < float(values[k]) <= float(xp.max(rows.rounding())):
-        k = n
-    rest = float(xp.sum(values[k:])) if k < n and float(values[k]) > resolution else 0.0
-    V = components_of_gram(rows, U[:, :k])
-    rounded = rounded_along(V, rows.rounding())
-    return Spectrum(rows.mean, values[:k], V, rest, resolution, rounded)
-
-
-def eigh_of_gram(
-    K: Array, n: float, eps: float, subtracted: float = 0.0
-) -> tuple[Array, Array, float]:
-    """Eigenvalues of R'R / n, descending, eigenvectors of K = R R' as columns, and resolution."""
-    xp = array_namespace(K)
-    values, U = xp.linalg.eigh(K)
-    values = xp.clip(xp.flip(values), 0.0, None) / n
-    resolution = 4.0 * K.shape[0] ** 0.5 * eps * (float(values[0]) + subtracted)
-    return values, xp.flip(U, axis=1), max(resolution, SMALLEST)
-
-
-def components_of_gram(rows: CentredRows, U: Array) -> Array:
-    """Orthonormal components, as rows, from eigenvectors of R R'."""
-    xp = array_namespace(U)
-    Q = xp.linalg.qr(rows.transposed_times(xp.astype(U, rows.dtype)), mode="reduced")[0]
-    return with_positive_peaks(Q.T)
-
-
-def _arpack(rows: CentredRows, k: int, random_state: np.random.RandomState) -> Spectrum:
-    start = random_state.uniform(-1, 1, min(rows.shape))
-    if rows.squares == 0.0:  # where ARPACK finds no vector to start from
-        V = np.eye(k, rows.shape[1], dtype=rows.dtype)
-        return _spectrum(rows, np.zeros(k, dtype=rows.dtype), V, 0.0)
-    _, S, V = svds(_as_operator(rows), k=k, v0=start)
-    return _truncated(rows, np.ascontiguousarray(V[::-1, :]), S[::-1])
-
-
-def _as_operator(rows: CentredRows) -> Any:
-    if isinstance(rows, DenseRows) and rows.whole is not None:
-        return rows.whole
-    return LinearOperator(
-        rows.shape,
-        dtype=rows.dtype,
-        matvec=lambda q: rows.times(q.reshape(-1, 1)).ravel(),
-        rmatvec=lambda y: rows.transposed_times(y.reshape(-1, 1)).ravel(),
-        matmat=rows.times,
-        rmatmat=rows.transposed_times,
-    )
-
-
-def _randomized(
-    rows: CentredRows,
-    k: int,
-    iterated_power: int | str,
-    n_oversamples: int,
-    random_state: np.random.RandomState,
-) -> Spectrum:
-    """Subspace iteration from a random start, as PCA's, whose random numbers it draws.
-
-    It ends with the best components within a subspace of the features, so that the variances
-    are those of the data along them. PCA's may end in a subspace of the samples. Each product is
-    normalised by QR where PCA has LU: that spans the same space, and stays in the array library
-    whose threads have just done the product.
-    """
-    n, d = rows.shape
-    xp = array_namespace(rows.mean)
-    if iterated_power == "auto":
-        iterated_power = 7 if k < 0.1 * min(n, d) else 4
-    there: Product = rows.times if n >= d else rows.transposed_times
-    back: Product = rows.transposed_times if n >= d else rows.times
-    size = (min(n, d), min(k + n_oversamples, n, d))
-    Q = to_device_of(rows.mean, random_state.normal(size=size), dtype=rows.dtype)
-    for _ in range(int(iterated_power)):
-        Q = xp.linalg.qr(there(Q), mode="reduced")[0]
-        Q = xp.linalg.qr(back(Q), mode="reduced")[0]
-    Q = xp.linalg.qr(there(Q), mode="reduced")[0]
-    if n >= d:
-        Q = xp.linalg.qr(back(Q), mode="reduced")[0]
-    _, S, V = xp.linalg.svd(rows.times(Q), full_matrices=False)
-    return _truncated(rows, V[:k, :] @ Q.T, S[:k])
-
-
-def _truncated(rows: CentredRows, V: Array, S: Array) -> Spectrum:
-    """Spectrum from the leading right vectors and singular values of centred rows."""
-    xp = array_namespace(V)
-    total = rows.squares / rows.n
-    held = float(xp.sum(xp.astype(xp.asarray(S), wide_float(V)) ** 2)) / rows.n
-    spectrum = _spectrum(rows, S, V, total - held)
-    # For each feature the variance that the decomposition and the rows' own rounding may make.
-    with np.errstate(over="ignore"):
-        rounded = spectrum.resolution + rows.rounding()
-        # Rounding of a few features tilts the components, which leaves some of it in others; not
-        # that of features that do not vary.
-        share = xp.sum(V**2, axis=0, dtype=rounded.dtype)
-        tilting = xp.minimum(rounded, rows.shape[1] * rows.variances + spectrum.resolution)
-        rounded = rounded + share * xp.sum(share * tilting)
-    if spectrum.rest < max(rows.precision**0.5 * total, float(xp.sum(rounded))):
-        # The difference has cancelled: take the squares of what the components leave over.
-        left = rows.left_over(V) / rows.n
-        rest = 0.0 if xp.all(left <= rounded) else float(xp.sum(left))
-        spectrum = replace(spectrum, rest=rest)
-    return spectrum
-
-
-def _spectrum(rows: CentredRows, S: Array, V: Array, rest: float) -> Spectrum:
-    n, d = rows.shape
-    xp = array_namespace(V)
-    values = xp.astype(xp.asarray(S), wide_float(V)) ** 2 / rows.n
-    # Singular values are found to a few eps of the largest; an eigenvalue is their square.
-    error = 16.0 * max(n, d) * rows.precision**2 * (float(values[0]) + rows.subtracted)
-    rounded = rounded_along(V, rows.rounding())
-    return Spectrum(rows.mean, values, with_positive_peaks(V), rest, max(error, SMALLEST), rounded)

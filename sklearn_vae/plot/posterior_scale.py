@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from sklearn_vae.diagnostics.latents import check_model, standard_posterior
 from sklearn_vae.plot.base import (
     Array,
     Display,
@@ -17,6 +16,7 @@ from sklearn_vae.plot.base import (
     legend_off_the_data,
     named,
 )
+from sklearn_vae.protocol import check_model, standard_posterior
 
 # Bins from 0 to the prior's own scale, which is in the middle of one; the widest scale shown.
 BINS, TOP = 25, 2.0

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_vae import PPCA, PPCACV
-from sklearn_vae.gaussian.missing import Parameters, impute, log_likelihood, posterior
+from sklearn_vae.gaussian.observed import Parameters, impute, log_likelihood, posterior
 from tests.linear.rows import SOLVERS, make_rows
 
 

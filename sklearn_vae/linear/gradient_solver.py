@@ -1,0 +1,419 @@
+"""Linear VAEs by gradients: of the bound in closed form, or of draws and mini-batches."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sklearn_vae.gaussian.bounds import normal_entropy
+from sklearn_vae.gaussian.linear_elbo import (
+    LinearElbo,
+    LinearVAEParameters,
+    with_best_encoder,
+    with_unit_encoder,
+)
+from sklearn_vae.linear.covariance import CovarianceOfRows
+from sklearn_vae.nn.likelihoods import GaussianLikelihood
+from sklearn_vae.nn.module import VAEModule
+from sklearn_vae.nn.objectives import elbo
+from sklearn_vae.nn.posteriors import (
+    LOG_VARIANCE_RANGE,
+    DiagonalPrior,
+    SharedPosterior,
+    StandardPrior,
+)
+from sklearn_vae.serialization.checkpoint import Checkpoint
+from sklearn_vae.serialization.fingerprint import fingerprint
+from sklearn_vae.training.callbacks import Progress
+from sklearn_vae.training.checkpointing import Keeper, place_of, with_tensors, without_tensors
+from sklearn_vae.training.devices import choose_place, threads_worth
+from sklearn_vae.training.distributed import alone
+from sklearn_vae.training.fast_paths import Adam
+from sklearn_vae.training.loop import VAENet
+from sklearn_vae.training.monitors import NoiseMonitor
+from sklearn_vae.training.scaling import in_units
+
+Array = NDArray[Any]
+
+# Steps of Adam after which it is seen whether they still raise the bound.
+STEPS_COMPARED = 100
+
+
+class Options(NamedTuple):
+    """What both solvers take of an estimator's parameters, variances as shares of the average one.
+
+    Attributes
+    ----------
+    n_components : int
+    noise_variance : float
+        Fixed, or the start.
+    learn_noise : bool
+    least_noise : float
+    unit_encoder : bool
+        D = I and a learned prior, in place of a learned D.
+    learning_rate : float
+    max_iter : int
+    verbose : int
+    seed : int
+    """
+
+    n_components: int
+    noise_variance: float
+    learn_noise: bool
+    least_noise: float
+    unit_encoder: bool
+    learning_rate: float
+    max_iter: int
+    verbose: int
+    seed: int
+
+
+class Training(NamedTuple):
+    """Parameters, what there was of them through time, and what ended the training too early.
+
+    All in units of the data. `log_variance` is the sum over the dimensions of log D, with a unit
+    encoder of log alpha2.
+    """
+
+    parameters: LinearVAEParameters
+    bound: Array
+    noise_variance: Array
+    log_variance: Array
+    error: FloatingPointError | None
+    interrupted: bool
+    active_bounds: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, saved: dict[str, Any], shape: tuple[int, int]) -> Training:
+        """Of the fields of a complete one as a checkpoint has them, of d features and k components."""
+        found = cls(**{**saved, "parameters": LinearVAEParameters(**saved["parameters"])})
+        p, history = found.parameters, (found.bound, found.noise_variance, found.log_variance)
+        fits = p.W.shape == p.V.shape[::-1] == shape and p.D.shape == shape[1:]
+        is_complete = saved["error"] is None and saved["interrupted"] is False
+        if not (is_complete and isinstance(saved["active_bounds"], tuple)):
+            raise ValueError("no complete training")
+        of_one_length = {array.shape for array in history} == {(len(found.bound),)}
+        if not (fits and of_one_length and p.noise_variance > 0):
+            raise ValueError(f"parameters of shape {p.W.shape}")
+        return found
+
+
+def by_bound(
+    rows: CovarianceOfRows,
+    options: Options,
+    *,
+    tol: float,
+    device: Any,
+    file: Checkpoint | None = None,
+) -> Training:
+    """Adam along the gradient of the bound in closed form, whatever the number of rows.
+
+    W and V are those of rows in the eigenbasis, where the solution has one entry in each column;
+    and a step moves them in units of the standard deviation of the rows along each eigenvector,
+    where these entries are of order 1.
+
+    Parameters
+    ----------
+    rows : CovarianceOfRows
+    options : Options
+    tol : float
+        Ends where the average bound of 100 steps and that of the 100 before differ by less.
+    device : str or torch.device
+    file : Checkpoint, default=None
+        Where the training is saved, and goes on from.
+    """
+    spectrum, scale, d = rows.spectrum, rows.scale, rows.n_features
+    present = spectrum.eigenvalues > spectrum.resolution
+    eigenvalues, basis = spectrum.eigenvalues[present] / scale**2, spectrum.components[present]
+    place = choose_place(device, "float64", np.float64)[0]
+    bound = LinearElbo(torch.as_tensor(eigenvalues, device=place), n_features=d)
+    state = _State(bound.S.sqrt(), options)
+    optimiser = Adam(state.learned, lr=options.learning_rate)
+    history: list[tuple[float, float, float]] = []
+    kept, interrupted = state.copy(), False
+    error: FloatingPointError | None = None
+    n_operations = 8.0 * len(eigenvalues) * options.n_components**2
+    if file is not None:
+        start = fingerprint(state.learned, eigenvalues, basis, rows.mean, scale)
+
+        def read(saved: Any) -> Any:
+            if file.finished:
+                return Training.of(saved, (d, options.n_components))
+            state = _State(bound.S.sqrt(), options)
+            return _taken_back(saved, state, Adam(state.learned, lr=options.learning_rate))
+
+        found = file.resume(read, **place_of(place, n_operations), start=start)
+        if file.finished:
+            return found
+        if found is not None:
+            state, optimiser, history, kept = found
+    begun, bar_options = len(history), {"unit": "step", "disable": not options.verbose}
+    bar = tqdm(total=options.max_iter, initial=max(begun - 1, 0), **bar_options)
+    with torch.no_grad(), threads_worth(n_operations), bar:
+        try:
+            while True:
+                step = len(history)
+                if file is not None and step > begun and step % file.every == 0:
+                    file.save(_to_save(state, optimiser, history, kept))
+                p = state.parameters()
+                value, gradients = bound.value_and_gradients(p)
+                if not math.isfinite(value):
+                    del history[step - (step - 1) % STEPS_COMPARED :]
+                    raise _diverged(step, len(history) - 1, options)
+                history.append((value, p.noise_variance, state.sum_of_logs()))
+                if step % STEPS_COMPARED == 0:
+                    kept = state.copy()
+                    if _has_settled(history, tol):
+                        break
+                if step == options.max_iter:
+                    break
+                state.set_gradients(p, gradients)
+                optimiser.update()
+                bar.update()
+        except KeyboardInterrupt:
+            interrupted = True
+            p = state.parameters()
+            if len(history) and math.isfinite(value := bound.value(p)):
+                history.append((value, p.noise_variance, state.sum_of_logs()))
+            else:
+                state.restore(kept)
+        except FloatingPointError as diverged:
+            state.restore(kept)
+            error = diverged
+        p = LinearVAEParameters(*map(_to_host, state.parameters()))
+    values, noise, log_variance = np.array(history).reshape(-1, 3).T
+    return Training(
+        _in_units_of_data(p._replace(W=basis.T @ p.W, V=p.V @ basis), scale),
+        values - d * math.log(scale),
+        noise * scale**2,
+        log_variance,
+        error,
+        interrupted,
+    )
+
+
+class _State:
+    """W and V in units of standard deviations, and logarithms of D, sigma2 and alpha2."""
+
+    def __init__(self, deviations: Tensor, options: Options) -> None:
+        self.deviations, self.options = deviations, options
+        r, k = len(deviations), options.n_components
+        scales = deviations.cpu().numpy()[:, None]
+        rng = np.random.RandomState(options.seed)
+        p = _start(scales * rng.standard_normal((r, k)) / math.sqrt(r), options)
+        learned = (p.W / scales, p.V * scales.T, _log_variance(p, options))
+        # Contiguous, as the gradients must be: Adam's kernel goes through memory as it lies.
+        self.W, self.V, self.log_variance = (
+            nn.Parameter(torch.tensor(np.ascontiguousarray(array), device=deviations.device))
+            for array in learned
+        )
+        self.log_noise = nn.Parameter(deviations.new_tensor(math.log(options.noise_variance)))
+        self.learned = [self.W, self.V, self.log_variance]
+        if options.learn_noise:
+            self.learned.append(self.log_noise)
+
+    def parameters(self) -> LinearVAEParameters:
+        """The parameters of rows in the eigenbasis."""
+        if self.options.learn_noise:
+            self.log_noise.clamp_(min=math.log(self.options.least_noise))
+        W, V = self.W * self.deviations[:, None], self.V / self.deviations
+        variance, noise = self.log_variance.exp(), float(self.log_noise.exp())
+        if self.options.unit_encoder:
+            return LinearVAEParameters(W, V, torch.ones_like(variance), noise, variance)
+        return LinearVAEParameters(W, V, variance, noise)
+
+    def sum_of_logs(self) -> float:
+        """That of the variances of the latents, of the posterior or the prior."""
+        return float(self.log_variance.sum())
+
+    def set_gradients(self, p: LinearVAEParameters, gradients: LinearVAEParameters) -> None:
+        """Those of minus the bound, from its derivatives."""
+        self.W.grad = (-gradients.W * self.deviations[:, None]).contiguous()
+        self.V.grad = (-gradients.V / self.deviations).contiguous()
+        of_log_variance = (
+            gradients.prior_variance * p.prior_variance
+            if self.options.unit_encoder
+            else gradients.D * p.D
+        )
+        self.log_variance.grad = torch.as_tensor(-of_log_variance)
+        of_log_noise = -gradients.noise_variance * p.noise_variance
+        self.log_noise.grad = torch.full_like(self.log_noise, of_log_noise)
+
+    def copy(self) -> list[Tensor]:
+        """What is learned, as it is now."""
+        return [parameter.detach().clone() for parameter in self.learned]
+
+    def restore(self, kept: list[Tensor]) -> None:
+        """Take back what :meth:`copy` gave."""
+        for parameter, value in zip(self.learned, kept, strict=True):
+            parameter.copy_(value)
+
+
+def _to_save(
+    state: _State, optimiser: Adam, history: list[tuple[float, float, float]], kept: list[Tensor]
+) -> Any:
+    """All that the next step depends on."""
+    parts = {"learned": state.copy(), "optimiser": optimiser.state_dict(), "kept": kept}
+    return {**without_tensors(parts), "history": np.array(history)}
+
+
+@torch.no_grad()
+def _taken_back(
+    saved: Any, state: _State, optimiser: Adam
+) -> tuple[_State, Adam, list[tuple[float, float, float]], list[Tensor]]:
+    """What :func:`_to_save` was given; state and optimiser are new."""
+    parts = with_tensors(saved)
+    state.restore(parts["learned"])
+    optimiser.load_state_dict(parts["optimiser"])
+    history = [(float(a), float(b), float(c)) for a, b, c in saved["history"].tolist()]
+    if [part.shape for part in parts["kept"]] != [part.shape for part in state.learned]:
+        raise ValueError("other parameters were kept")
+    return state, optimiser, history, parts["kept"]
+
+
+def _start(W: Array, options: Options) -> LinearVAEParameters:
+    """A decoder with the best encoder for it."""
+    p = with_best_encoder(W, options.noise_variance)
+    return with_unit_encoder(p) if options.unit_encoder else p
+
+
+def _log_variance(p: LinearVAEParameters, options: Options) -> Array:
+    """Of the posterior, or of the prior if that is learned."""
+    return np.log(p.prior_variance if options.unit_encoder else p.D)
+
+
+def _has_settled(history: list[tuple[float, float, float]], tol: float) -> bool:
+    """Whether the last steps have the same average bound as those before them, to `tol`."""
+    values = [value for value, *_ in history[-2 * STEPS_COMPARED :]]
+    if len(values) < 2 * STEPS_COMPARED:
+        return False
+    before, now = np.split(np.array(values), 2)
+    return bool(abs(now.mean() - before.mean()) < tol)
+
+
+def _diverged(step: int, kept: int, options: Options) -> FloatingPointError:
+    return FloatingPointError(
+        f"Training diverged: after step {step} the bound became infinite or NaN, most likely "
+        f"because learning_rate={options.learning_rate} is too large. The parameters after step "
+        f"{kept} are kept, and the model can be used."
+    )
+
+
+@alone()
+def by_draws(
+    rows: CovarianceOfRows,
+    options: Options,
+    *,
+    batch_size: int | None,
+    n_mc_samples: int,
+    device: Any,
+    file: Checkpoint | None = None,
+) -> Training:
+    """Adam along gradients of draws z = V (x - mu) + sqrt(D) eps, by the net of the deep models.
+
+    Parameters
+    ----------
+    rows : CovarianceOfRows
+    options : Options
+        Its `max_iter` counts epochs.
+    batch_size : int or None
+        None: all rows.
+    n_mc_samples : int
+        Draws of each row in a step.
+    device : str or torch.device
+    file : Checkpoint, default=None
+        Where the training is saved, and goes on from.
+    """
+    n, d, scale = rows.n_samples, rows.n_features, rows.scale
+    place, dtype, precision = choose_place(device, "auto", rows.X.dtype)
+    x = in_units(rows.X, np.arange(n), rows.mean, scale, place, dtype)
+    monitor = NoiseMonitor(d * math.log(scale), scale)
+    net = VAENet(
+        partial(_module, d, options, dtype),
+        objective=elbo,
+        options={},
+        monitor=monitor,
+        noise_shape=(n_mc_samples, options.n_components),
+        seed=options.seed,
+        precision=precision,
+        lr=options.learning_rate,
+        max_epochs=options.max_iter,
+        batch_size=batch_size or n,
+        train_split=None,
+        device=str(place),
+        verbose=0,
+    ).initialize()
+    keeper, left = None, options.max_iter
+    if file is not None:
+        shape = d, options.n_components
+        units = rows.mean, scale
+        keeper = Keeper(file, net, left, units, lambda saved: Training.of(saved, shape))
+        if file.finished:
+            return keeper.state
+        left = keeper.begin(net)
+    if options.verbose:
+        net.callbacks = [Progress(options.max_iter, options.max_iter - left)]
+        net.initialize_callbacks()
+    error: FloatingPointError | None = None
+    try:
+        net.partial_fit(x, epochs=left, keeper=keeper)
+    except FloatingPointError as found:
+        error = found
+    net.drop_unfinished_epoch()
+    module = net.module_
+    with torch.no_grad():
+        q = module.posterior(x.new_zeros(1, options.n_components))
+        variance, prior = q.variance[0], module.prior().variance
+        held = bool((q.log_variance.abs() >= LOG_VARIANCE_RANGE[1]).any())
+    parameters = LinearVAEParameters(
+        _to_host(module.decoder.weight),
+        _to_host(module.encoder.weight),
+        _to_host(variance),
+        float(module.likelihood.noise_variance),
+        _to_host(prior) if options.unit_encoder else 1.0,
+    )
+    learned = "prior_entropy" if options.unit_encoder else "posterior_entropy"
+    bound, noise, entropy = (
+        np.array([epoch[name] for epoch in net.history])
+        for name in ("bound", "noise_variance", learned)
+    )
+    log_variance = 2.0 * (entropy - normal_entropy(options.n_components, 0.0))
+    interrupted = error is None and len(bound) < options.max_iter
+    bounds = ("posterior variance",) if held else ()
+    history = bound, noise, log_variance
+    return Training(_in_units_of_data(parameters, scale), *history, error, interrupted, bounds)
+
+
+def _module(n_features: int, options: Options, dtype: torch.dtype) -> VAEModule:
+    """Networks without biases: the rows come less their mean, which is its own best estimate."""
+    k = options.n_components
+    noise = torch.tensor(options.noise_variance, dtype=torch.float64)
+    update = "gradient" if options.learn_noise else None
+    limits = (options.least_noise, math.inf) if options.learn_noise else (0.0, math.inf)
+    decoder, encoder = nn.Linear(k, n_features, bias=False), nn.Linear(n_features, k, bias=False)
+    posterior = SharedPosterior(k, learned=not options.unit_encoder)
+    prior = DiagonalPrior(k) if options.unit_encoder else StandardPrior(k)
+    W = np.random.RandomState(options.seed).standard_normal((n_features, k))
+    p = _start(W / math.sqrt(n_features), options)
+    learned_variance: Any = prior if options.unit_encoder else posterior
+    with torch.no_grad():
+        decoder.weight.copy_(torch.from_numpy(p.W))
+        encoder.weight.copy_(torch.from_numpy(p.V))
+        learned_variance.log_variance.copy_(torch.from_numpy(_log_variance(p, options)))
+    likelihood = GaussianLikelihood(n_features, noise, update, limits)
+    return VAEModule(encoder, posterior, decoder, likelihood, prior).to(dtype)
+
+
+def _in_units_of_data(p: LinearVAEParameters, scale: float) -> LinearVAEParameters:
+    return p._replace(W=p.W * scale, V=p.V / scale, noise_variance=p.noise_variance * scale**2)
+
+
+def _to_host(value: Any) -> Any:
+    return value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value

@@ -1,0 +1,180 @@
+"""Probabilistic PCA fitted to rows with missing entries."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
+from sklearn_vae.gaussian.em import averages, expectation_maximization
+from sklearn_vae.gaussian.observed import ObservedRows, Parameters
+from sklearn_vae.gaussian.spectrum import Spectrum, with_positive_peaks
+from sklearn_vae.linear.solvers import (
+    choose_solver,
+    decompose,
+)
+from sklearn_vae.validation import is_integer
+
+# A latent dimension whose column has less than this share of sigma2 carries nothing.
+COLLAPSED = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class IncompleteFit:
+    """A fitted model, as a spectrum and a noise variance, and what EM said of it.
+
+    `kl_per_dim` is (k,), of the marginals of the posteriors; `history` the average log-likelihood
+    of what is observed, before each iteration and at the end; `entropy_bound` the sum of three
+    entropies; all in nats per sample.
+    """
+
+    spectrum: Spectrum
+    noise_variance: float
+    kl_per_dim: np.ndarray
+    entropy_bound: float
+    history: np.ndarray
+
+
+def fit_incomplete(
+    X: np.ndarray,
+    n_components: Any,
+    noise_variance: float | None,
+    *,
+    svd_solver: str,
+    tol: float,
+    max_iter: int,
+    random_state: np.random.RandomState,
+    **options: Any,
+) -> IncompleteFit:
+    """By EM from the spectrum of the covariance of X with means where it is missing.
+
+    Raises
+    ------
+    ValueError
+        If `n_components` is not None or an integer that fits, or a feature is never observed.
+    """
+    k = _count(n_components, X.shape)
+    empty = np.flatnonzero(np.isnan(X).all(axis=0))
+    if empty.size:
+        raise ValueError(
+            "X must have an observed value in every feature, got only NaN in column"
+            f"{'s' * (empty.size > 1)} {', '.join(map(str, empty[:5]))}"
+            f"{' and more' * (empty.size > 5)}."
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        centre = np.nanmean(X, axis=0)
+        rows = ObservedRows(X, centre, k)
+        least_noise = rows.least_noise
+    if not np.isfinite(rows.squares.sum()):
+        raise ValueError(
+            "X must have finite squares: those of what is observed, less the means, overflow "
+            "float64. Scale X."
+        )
+    if least_noise == 0.0:  # every feature is constant
+        return _constant(rows, centre, k, noise_variance)
+    start = _start(rows, k, noise_variance, svd_solver, random_state=random_state, **options)
+    try:
+        parameters, history, converged = expectation_maximization(
+            rows, start, noise_variance=noise_variance, tol=tol, max_iter=max_iter
+        )
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            "EM met a matrix that is singular to the precision of float64: X must have features "
+            "that differ less in scale, fewer n_components, or a noise variance that is not so far "
+            f"from their variances, got noise_variance={noise_variance}."
+        ) from error
+    sigma2 = parameters.noise_variance
+    n_iter = len(history) - 1
+    if noise_variance is None and sigma2 <= rows.least_noise:
+        _warn(
+            f"The noise variance fell to {sigma2:.2g}, the least that can be told from rounding: "
+            f"with n_components={k} the likelihood of what is observed has no bound, or features "
+            "differ too much in scale. Use fewer components, set noise_variance, or scale X."
+        )
+    elif not converged and n_iter < max_iter:
+        _warn(
+            f"EM stopped after {n_iter} iterations at the precision of float64, at a noise "
+            f"variance of {sigma2:.2g}. Scale X, use fewer components, or set noise_variance."
+        )
+    elif not converged:
+        _warn(
+            f"EM stopped after max_iter={max_iter} iterations, while the log-likelihood still rose "
+            f"by {history[-1] - history[-2]:.2g} nats per sample each; tol={tol}. Increase "
+            "max_iter or tol, or use fewer components."
+        )
+    U, lengths, _ = np.linalg.svd(parameters.loadings, full_matrices=False)
+    lengths = np.where(lengths**2 > COLLAPSED * sigma2, lengths, 0.0)
+    V = with_positive_peaks(U.T)
+    d = X.shape[1]
+    mean = centre + parameters.mean
+    spectrum = Spectrum(mean, lengths**2 + sigma2, V, (d - k) * sigma2, 0.0)
+    kl, entropies = _diagnose(rows, Parameters(V.T * lengths, parameters.mean, sigma2))
+    return IncompleteFit(spectrum, sigma2, kl, entropies, history)
+
+
+def _count(n_components: Any, shape: tuple[int, int]) -> int:
+    most = min(shape)
+    if n_components is None:
+        # With d - 1 components and noise any covariance can be had.
+        return max(most - 1, 0)
+    if not is_integer(n_components):
+        raise ValueError(
+            f"n_components must be None or an integer where X contains NaN, got {n_components!r}."
+        )
+    if n_components > most:
+        raise ValueError(
+            f"n_components must be between 0 and min(n_samples, n_features) = {most}, "
+            f"got {n_components}."
+        )
+    return int(n_components)
+
+
+def _start(
+    rows: ObservedRows, k: int, noise_variance: float | None, svd_solver: str, **options: Any
+) -> Parameters:
+    X = rows.values
+    solver = choose_solver(X, k, svd_solver)
+    if k in (0, min(X.shape)) and solver in ("arpack", "randomized"):
+        solver = "full"
+    n = X.shape[0]
+    spectrum, _ = decompose(X, k, solver, weights=None, n_rows=n, n_samples=n, **options)
+    sigma2 = noise_variance or max(spectrum.noise_variance(k), rows.least_noise * 1e3)
+    # A column of zeros would stay one: EM climbs, and there the likelihood is level.
+    lengths = np.maximum(spectrum.eigenvalues[:k] - sigma2, 0.01 * sigma2) ** 0.5
+    return Parameters(spectrum.components[:k].T * lengths, np.zeros(X.shape[1]), sigma2)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ConvergenceWarning, stacklevel=5)
+
+
+def _constant(
+    rows: ObservedRows, mean: np.ndarray, k: int, noise_variance: float | None
+) -> IncompleteFit:
+    """Where no feature varies: no latent dimension carries anything."""
+    d = len(mean)
+    sigma2 = noise_variance or 0.0
+    spectrum = Spectrum(mean, np.full(k, sigma2), np.eye(k, d), (d - k) * sigma2, 0.0)
+    if sigma2 == 0.0:
+        return IncompleteFit(spectrum, 0.0, np.zeros(k), math.inf, np.array([math.inf]))
+    observed = float(rows.n_observed.mean())
+    best = -0.5 * observed * (math.log(2 * math.pi) + math.log(sigma2))
+    return IncompleteFit(spectrum, sigma2, np.zeros(k), best - 0.5 * observed, np.array([best]))
+
+
+def _diagnose(rows: ObservedRows, parameters: Parameters) -> tuple[np.ndarray, float]:
+    """KL of the posteriors' marginals, averaged, and the sum of three entropies.
+
+    At the optimum the average of E[z z'|x_o] over all rows is I, and sigma2 that of the expected
+    squared residuals over what is observed: the average ELBO is then
+    -1/2 (observed entries a row) log(2 pi e sigma2) + 1/2 mean log det Cov[z|x_o].
+    """
+    second_moment, log_variance, log_det = averages(rows, parameters)
+    observed = float(rows.n_observed.mean())
+    entropies = 0.5 * log_det - observed * normal_entropy(1, math.log(parameters.noise_variance))
+    return kl_per_dimension(second_moment, log_variance), entropies

@@ -1,0 +1,1 @@
+"""Training of PyTorch modules: loop, batches, devices, checkpoints; knows no estimator."""

@@ -1,0 +1,761 @@
+"""Files that are damaged, or made to do harm, are a ValueError; nothing of them is executed."""
+
+import json
+import pickle
+import random
+import resource
+import sys
+import time
+import tracemalloc
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.impute import MissingIndicator
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_vae import PPCA
+from sklearn_vae.serialization import container, load, save
+from sklearn_vae.serialization.fitted import REQUIRED, SCALING, is_fitted
+from sklearn_vae.serialization.models import ESTIMATORS, RECORDS, SCALERS
+from tests.serialization.files import change, changed, packed, part_of, sealed, unpacked
+from tests.serialization.models import CASES, assert_same, fitted, model_of
+
+# Of which files are changed: small ones with all kinds of things in them.
+MODELS = ["ppca", "imputer", "deep-gaussian-arrays", "deep-autoencoder-conv"]
+
+# Of each of these files, damaged ones and hostile ones: a thousand of each kind.
+MUTATIONS = 250
+
+# Bytes that a load may take: so many times those of a file, and these. Seconds at most.
+TIMES, FREE, SECONDS = 20, 2**25, 5.0
+
+# What a hostile file may have in the place of anything.
+POOL = [
+    None, True, -1, 0, 1, 2, 10**9, 2**63, 10**400, 1e308, 0.5, "", "t0", "nan", "cuda", "__class__",
+    [], [[]], ["t0", None], ["t0", [1, 0]], {}, {"tuple": []}, {"dict": []}, {"float": "nan"},
+    {"array": ["t0", None]}, {"array": ["t1", [0, 0]]}, {"scalar": "t3"}, {"text": "t0"},
+    {"objects": [[2**40, 2**40], []]}, {"range": [0, 2**62, 1]}, {"range": [1, 2**62, 1]},
+    {"range": [1, 2**16, 1]}, {"random_state": ["t0", 700, 0, 0.0]},
+    {"masked": [{"array": ["t0", None]}, None]}, {"set": [[1]]}, {"device": "meta"},
+    {"tensor": ["t0", None, "meta"]}, {"indicator": "t0"}, {"net": {"dict": []}},
+    {"record": ["Moments", []]}, {"estimator": ["PPCA", [], []]}, {"os.system": "true"},
+    {"record": ["ConvEncoder", [["channels", None], ["dense", 10**12], ["activation", "relu"],
+                                ["image_shape", None]]]},
+]  # fmt: skip
+
+WATCHED = {"exec", "compile", "pickle.find_class", "marshal.loads", "os.system", "os.exec",
+           "os.posix_spawn", "os.fork", "subprocess.Popen", "ctypes.dlopen", "import"}  # fmt: skip
+seen = None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hook():
+    repr(torch.ones(1))  # for which torch imports some of itself
+    sys.addaudithook(lambda event, args: seen.append((event, args)) if is_watched(event) else None)
+
+
+def is_watched(event):
+    return seen is not None and event in WATCHED
+
+
+@contextmanager
+def watched():
+    """Within this, Python tells what it executes, imports or unpickles."""
+    global seen
+    seen = []
+    try:
+        yield seen
+    finally:
+        seen = None
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def data(request, tmp_path_factory):
+    """The bytes of a model's file."""
+    path = tmp_path_factory.mktemp("model") / "model"
+    save(fitted(request.param), path)
+    load(path)  # what is imported on first use
+    return path.read_bytes()
+
+
+@pytest.fixture
+def limited():
+    """No more address space than there is now and some: whatever claims more is an error."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    if Path("/proc/self/statm").exists():
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + 2**27, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.fixture
+def traced(limited):
+    """The same, and Python's own count of what is allocated, which takes its time."""
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+def outcome(path, data):
+    """What a file loads as, or the text of the ValueError; within bounds of time and memory."""
+    path.write_bytes(data)
+    if tracemalloc.is_tracing():
+        tracemalloc.reset_peak()
+    start, before = time.perf_counter(), tracemalloc.get_traced_memory()[0]
+    with watched() as events:
+        try:
+            found = load(path)
+        except ValueError as error:
+            found = str(error)
+    events = [event for event in events if not is_harmless(event)]
+    assert not events
+    assert time.perf_counter() - start < SECONDS
+    assert tracemalloc.get_traced_memory()[1] - before < TIMES * len(data) + FREE
+    assert not (isinstance(found, str) and "can't allocate" in found)
+    return found
+
+
+def is_harmless(event):
+    """Python's and torch's own modules, imported where a function needs one."""
+    return event[0] == "import" and event[1][0] in sys.modules
+
+
+def test_what_is_executed_would_be_seen():
+    with watched() as events:
+        pickle.loads(pickle.dumps(PPCA))
+        exec("pass")  # noqa: S102 - what is to be seen
+    assert {"pickle.find_class", "exec"} <= {event for event, _ in events}
+
+
+def mutation(data, rng):
+    """Other bytes than these."""
+    at, other = (rng.randrange(len(data)) for _ in range(2))
+    at, other = min(at, other), max(at, other)
+    size = rng.choice([1, 2, 8, 64, 1000])
+    kind = rng.randrange(8)
+    if kind <= 1:
+        at = rng.choice([at, rng.randrange(8), rng.randrange(200)])
+        return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
+    if kind == 2:
+        return data[:at]
+    if kind == 3:
+        return data[:at] + rng.randbytes(size) + data[at:]
+    if kind == 4:
+        return data[:at] + data[at + size :]
+    if kind == 5:
+        return data[:at] + data[other : other + size] + data[at + size :]
+    if kind == 6:
+        return data[:at] + bytes(size) + data[at + size :]
+    return data[:at] + rng.randbytes(size) + data[at + size :]
+
+
+def test_no_damaged_file_loads(data, tmp_path, traced):
+    rng, path = random.Random(0), tmp_path / "model"
+    for _ in range(MUTATIONS):
+        bad = mutation(data, rng)
+        if bad != data:
+            assert isinstance(outcome(path, bad), str)
+
+
+def nodes(tree):
+    """Every place in a tree, as (container, key)."""
+    items = enumerate(tree) if isinstance(tree, list) else tree.items()
+    for key, part in list(items):
+        yield tree, key
+        if isinstance(part, list | dict):
+            yield from nodes(part)
+
+
+def hostile(data, rng):
+    """A file that is well-formed, with a checksum that fits, of something else."""
+    header, payload = unpacked(data)
+    kind = rng.randrange(5)
+    if kind <= 2:
+        tree = json.loads(header["__metadata__"]["model"])
+        for _ in range(rng.choice([1, 1, 2, 4])):
+            places = list(nodes(tree))
+            part, key = rng.choice(places)
+            other, other_key = rng.choice(places)
+            new = rng.choice([rng.choice(POOL), other[other_key]])
+            part[key] = json.loads(json.dumps(new))
+        header["__metadata__"]["model"] = json.dumps(tree)
+        return packed(header, payload)
+    tensors = [value for name, value in header.items() if name != "__metadata__"]
+    if kind == 3:
+        one, other = (rng.choice(tensors) for _ in range(2))
+        key = rng.choice(["dtype", "shape", "data_offsets"])
+        one[key], other[key] = other[key], rng.choice([one[key], [2**40, 2**40], "F64", "BOOL"])
+        return packed(header, payload)
+    return sealed(mutation(data, rng))
+
+
+def test_no_hostile_file_does_harm(data, tmp_path, limited):
+    rng, path = random.Random(1), tmp_path / "model"
+    loaded = 0
+    for _ in range(MUTATIONS):
+        found = outcome(path, hostile(data, rng))
+        if not isinstance(found, str):
+            loaded += 1
+            assert_known(found, set())
+    assert 0 < loaded < MUTATIONS
+
+
+def assert_known(value, seen):
+    """Of this library's classes, and numbers."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    kind = type(value)
+    name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    assert (
+        kind.__name__ in {*ESTIMATORS, *RECORDS, "VAENet"}
+        or isinstance(value, MissingIndicator | np.random.RandomState | torch.device)
+        or kind.__module__ in ("builtins", "numpy", "numpy.ma", "torch")
+    ), name
+    assert not callable(value) or kind.__name__ in RECORDS
+    if isinstance(value, dict):
+        parts = list(value.values())
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = list(value)
+    else:
+        known = kind.__name__ in {*ESTIMATORS, *RECORDS}
+        parts = list(vars(value).values()) if known else []
+    for part in parts:
+        assert_known(part, seen)
+
+
+@pytest.mark.parametrize(
+    ("tree", "text"),
+    [
+        ({"os.system": "true"}, "tag 'os.system', which stands for nothing"),
+        ({"__reduce__": ["os.system", ["true"]]}, "tag '__reduce__'"),
+        ({"record": ["os.system", []]}, "class 'os.system', which this version"),
+        ({"record": ["PPCA", []]}, "class 'PPCA'"),
+        ({"estimator": ["subprocess.Popen", [["args", "true"]], []]}, "class 'subprocess.Popen'"),
+        ({"estimator": ["DeepVAE", [], []]}, "class 'DeepVAE'"),
+        ({"net": {"dict": []}}, "tag 'net'"),
+        ({"record": ["Moments", [["n", 1.0]]]}, "missing 2 required"),
+        (
+            {"record": ["Moments", [["n", "x"], ["mean", 1], ["scatter", 2]]]},
+            "not what it has to be",
+        ),
+        (
+            {"record": ["Snapshot", [["epochs", 1], ["on_epoch_end", 2]]]},
+            "parameter 'on_epoch_end'",
+        ),
+        ({"array": ["none", None]}, "asks for tensor 'none', which is not in the file"),
+        ({"array": ["t0", [0, 0]]}, "axes in some order"),
+        ({"array": "t0"}, "must be a list of 2"),
+        ({"objects": [[2**39, 2**39], []]}, "0 objects for the shape"),
+        ({"text": "t0"}, "no array of text"),
+        ({"scalar": "t0"}, "must be one number"),
+        ({"float": "1"}, "must be nan, inf or -inf"),
+        ({"range": [0, 1, 0]}, "range of step 0"),
+        ({"range": [1, 2**62, 1]}, "more than 65536 integers"),
+        ({"range": [-(2**62), 2**62, 1]}, "more than 65536 integers"),
+        ({"range": [2**62, 0, -1]}, "more than 65536 integers"),
+        ({"set": [[]]}, "a key that is none"),
+        ({"dict": [[1, 2], [True, 3]]}, "a key that comes twice"),
+        ({"random_state": ["t0", 0, 0, 0.0]}, "no state of a RandomState"),
+        ({"device": "mars"}, "must be a torch device"),
+        ({"indicator": "t0"}, "a boolean for each feature"),
+        ({"tuple": 1, "set": 2}, "one tag"),
+        ({}, "one tag"),
+        (10**400, None),
+    ],
+    ids=lambda value: next(iter(value), "") if isinstance(value, dict) else None,
+)
+def test_values_that_are_none(tree, text, tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    change(path, lambda model: set_part(model, "tol", tree))
+    if text is None:
+        assert load(path).tol == tree
+        return
+    with pytest.raises(ValueError, match="cannot be loaded: ") as raised:
+        load(path)
+    assert text in str(raised.value)
+    assert "model.tol" in str(raised.value)
+
+
+def set_part(model, name, tree):
+    part_of(model, name)[1] = tree
+    return model
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["fit", "transform", "__class__", "__dict__", "__reduce__", "__init__", "_n_features_out",
+     "set_params", "a.b", "", "_gaussian\n", "é b", "note", "_check_parameters", "_parameter_constraints"],
+)  # fmt: skip
+def test_names_that_no_attribute_can_have(name, tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+
+    def rename(model):
+        part_of(model, "singular_values_")[0] = name
+        return model
+
+    change(path, rename)
+    if name == "_parameter_constraints":  # nothing of the class, and nothing that is called
+        assert_same(load(path)._parameter_constraints, fitted("ppca").singular_values_)
+        return
+    with pytest.raises(ValueError, match="PPCA cannot have an attribute"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tree", "text"),
+    [
+        ("mean_", {"array": ["t1", None]}, "mean_ must have the shape"),
+        ("mean_", 1.0, "mean_ must have the shape"),
+        ("components_", {"estimator": ["PPCA", [], []]}, "components_ must have the shape"),
+        ("n_components_", 10**9, "must have the shape (1000000000,"),
+        ("n_features_in_", "4", "must be an integer >= 0"),
+        ("n_features_in_", -1, "must be an integer >= 0"),
+    ],
+)
+def test_attributes_that_do_not_fit_together(name, tree, text, tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    change(path, lambda model: set_part(model, name, tree))
+    with pytest.raises(ValueError, match="cannot be loaded") as raised:
+        load(path)
+    assert text in str(raised.value)
+
+
+METHODS = ["transform", "score_samples", "posterior", "sample", "inverse_transform", "conditional",
+           "get_feature_names_out"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ppca", "ppca-without-noise", "ppcacv", "linear", "bernoulli", "imputer", "dequantizer",
+     "logit", "pipeline-scaled", "deep-gaussian", "deep-gaussian-heteroscedastic",
+     "deep-bernoulli", "deep-autoencoder"],
+)  # fmt: skip
+def test_what_is_missing_is_missed_when_a_file_is_loaded(name, tmp_path):
+    path = tmp_path / "model"
+    save(fitted(name), path)
+    whole, X = path.read_bytes(), np.asarray(CASES[name][1])
+    expected = {method: kind_of(fitted(name), method, X) for method in METHODS}
+    n_refused = 0
+    for i, place in enumerate(attributes_of(unpacked_model(whole))):
+        for new in (None, [None], ["x"], [-1.0], [{"float": "nan"}]):
+            model = unpacked_model(whole)
+            found, at = attributes_of(model)[i]
+            found[at : at + 1] = [] if new is None else [[found[at][0], *new]]
+            found = outcome(path, changed(whole, lambda _, model=model: model))
+            attribute = place[0][place[1]][0]
+            n_refused += isinstance(found, str)
+            # A pipeline is as fitted as its steps; of others nothing may be left.
+            if isinstance(found, str) or (name != "pipeline-scaled" and not is_fitted(found)):
+                continue
+            if (attribute, new) != ("indicator_", [None]):  # which may be None
+                for method in METHODS:
+                    assert kind_of(found, method, X) == expected[method], (attribute, new, method)
+    assert n_refused
+
+
+def test_every_class_says_what_its_methods_need():
+    assert set(REQUIRED) == {*ESTIMATORS, *SCALERS}
+    assert set(SCALING) == SCALERS
+
+
+def unpacked_model(data):
+    return json.loads(unpacked(data)[0]["__metadata__"]["model"])
+
+
+def attributes_of(tree):
+    """Places of attributes that a fit has set, of an estimator and those in it."""
+    if isinstance(tree, dict):
+        _, _, state = next(
+            (tree[t] for t in ("estimator", "scaler") if t in tree), [None, None, []]
+        )
+        own = [
+            (state, i) for i, (name, _) in enumerate(state) if name not in ("feature_names_in_",)
+        ]
+        return own + [place for part in tree.values() for place in attributes_of(part)]
+    if isinstance(tree, list):
+        return [place for part in tree for place in attributes_of(part)]
+    return []
+
+
+def kind_of(model, method, X):
+    """What a method does: nothing, an error that is meant, or numbers, finite or not."""
+    if not hasattr(model, method):
+        return None
+    k = getattr(model, "n_components_", X.shape[1])
+    args = {"sample": (3,), "get_feature_names_out": ()}.get(method, (X,))
+    args = (np.zeros((2, k)),) if method in ("inverse_transform", "conditional") else args
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
+            found = getattr(model, method)(*args)
+    except ValueError as error:
+        return str(error)[:30]
+    found = np.asarray(found[0] if isinstance(found, tuple) else found)
+    return found.dtype.kind, found.shape, found.dtype.kind != "f" or bool(np.isfinite(found).all())
+
+
+def test_a_gaussian_of_something_else(tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    whole = path.read_bytes()
+    for i, new in enumerate([{"array": ["other", None]}, None, 7.0]):
+
+        def contradict(model, i=i, new=new):
+            part_of(model, "_gaussian")[1]["record"][1][i][1] = new
+            return model
+
+        change(path, contradict)
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            load(path)
+        path.write_bytes(whole)
+    change(path, lambda model: set_part(model, "noise_variance_", 0.0))
+    with pytest.raises(ValueError, match="_gaussian must be the Gaussian of mean_, loadings_ and"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [1, None, {"requests": 1}, {"requests": {"dict": [["score", 1]]}},
+     {"requests": {"dict": [["fly", {"dict": []}]]}},
+     {"requests": {"dict": [["score", {"dict": [["wings", True]]}]]}},
+     {"requests": {"dict": [["score", {"dict": [["sample_weight", "not a name"]]}]]}},
+     {"requests": {"dict": [["score", {"dict": [[1, True]]}]]}}],
+)  # fmt: skip
+def test_requests_that_are_none(requests, tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+
+    def add(model):
+        model["estimator"][2].append(["_metadata_request", requests])
+        return model
+
+    change(path, add)
+    with pytest.raises(ValueError, match="_metadata_request"):
+        load(path)
+
+
+def test_scalers_are_steps_only(tmp_path):
+    with pytest.raises(TypeError, match="save takes an estimator of"):
+        save(StandardScaler(), tmp_path / "model")
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    for tree, text in [
+        ({"scaler": ["StandardScaler", [], []]}, "it holds no estimator"),
+        ({"scaler": ["Binarizer", [], []]}, "of the class 'Binarizer', which is none of"),
+        ({"scaler": ["PPCA", [], []]}, "of the class 'PPCA', which is none of"),
+    ]:
+        change(path, lambda _, tree=tree: tree)
+        with pytest.raises(ValueError, match=text):
+            load(path)
+        save(fitted("ppca"), path)
+
+
+def test_booleans_that_are_none(tmp_path):
+    path = tmp_path / "model"
+    save(fitted("imputer"), path)
+    header, payload = unpacked(path.read_bytes())
+    at = next(v for v in header.values() if v.get("dtype") == "BOOL")["data_offsets"][0]
+    path.write_bytes(packed(header, payload[:at] + b"\x02" + payload[at + 1 :]))
+    with pytest.raises(ValueError, match="booleans has other numbers than 0 and 1"):
+        load(path)
+
+
+def test_an_optimiser_of_other_networks(tmp_path):
+    path = tmp_path / "model"
+    save(fitted("deep-gaussian"), path)
+    whole = path.read_bytes()
+
+    def averages(model):
+        net = dict(part_of(model, "net_")[1]["net"]["dict"])
+        state = dict(dict(net["optimizer"]["dict"])["state"]["dict"])
+        return state[0]["dict"], state[1]["dict"], model
+
+    def other_shape(model):
+        first, second, model = averages(model)
+        first[-1][1] = second[-1][1]
+        return model
+
+    def no_number(model):
+        first, _, model = averages(model)
+        first[-1][1] = 1.0
+        return model
+
+    for change_state in (other_shape, no_number):
+        path.write_bytes(changed(whole, change_state))
+        with pytest.raises(ValueError, match="of parameter 0 does not fit it"):
+            load(path)
+    header, payload = unpacked(whole)
+    tensor = header[averages(unpacked_model(whole))[0][-1][1]["array"][0]]
+    tensor["dtype"] = tensor["dtype"].replace("F", "I")
+    path.write_bytes(packed(header, payload))
+    with pytest.raises(ValueError, match="of parameter 0 does not fit it"):
+        load(path)
+
+
+def test_a_position_of_random_numbers_that_is_out_of_bounds(tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca-random"), path)
+
+    def move(model):
+        part_of(model, "random_state")[1]["random_state"][1] = 10**6
+        return model
+
+    change(path, move)
+    with pytest.raises(ValueError, match="integer between 0 and 624"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"n_components": 10**9}, "n_components must be that of the fit, 2, got 1000000000"),
+        ({"n_components": 10**9, "n_components_": 10**9}, "must have the shape (1000000000,)"),
+        ({"hidden_layer_sizes": [10**9, 10**9]}, "module['decoder.layers.2.bias'] is missing"),
+        ({"hidden_layer_sizes": [10**9]}, "must have the shape"),
+        ({"hidden_layer_sizes": [2**62]}, "calculation overflowed"),
+        ({"hidden_layer_sizes": [1] * 10**4}, "layers, the module has"),
+        ({"activation": "os.system"}, "activation must be one of"),
+        ({"encoder": "os.system"}, "encoder must be 'mlp'"),
+        ({"encoder": {"record": ["PlainConvEncoder", [
+            ["convolutions_per_scale", 10**9], ["channels", None], ["activation", "relu"],
+            ["image_shape", [1, 2, 2]]]]}}, "layers, the module has"),
+        ({"encoder": {"record": ["ConvEncoder", [
+            ["channels", [10**9]], ["dense", 10**9], ["activation", "relu"],
+            ["image_shape", [1, 2, 2]]]]}}, "module["),
+        ({"decoder": {"record": ["SoftThresholdDecoder", [["threshold", 1.0]]]}}, "module["),
+        ({"variational_family": "sylvester"}, "module["),
+        ({"prior": "learned_variance"}, "is missing"),
+        ({"noise_model": "heteroscedastic"}, "module["),
+        ({"image_shape": [1, 10**9, 10**9]}, "pixels"),
+        ({"hidden_layer_sizes": {"range": [1, 2**62, 1]}}, "more than 65536 integers"),
+        ({"hidden_layer_sizes": {"range": [1, 2**16, 1]}}, "layers, the module has"),
+        ({"scale_": {"range": [1, 2**36, 1]}}, "more than 65536 integers"),
+        ({"scale_": {"range": [1, 5, 1]}}, "scale_ must be a float > 0, or 4 of them"),
+        ({"scale_": [1.0, 1.0, 1.0, 1.0]}, "scale_ must be a float > 0, or 4 of them"),
+        ({"scale_": {"array": ["none", None]}}, "not in the file"),
+        ({"noise_variance_": {"range": [1, 5, 1]}}, "noise_variance_ must be a float > 0"),
+        ({"noise_variance_": None}, "noise_variance_ must be a float > 0"),
+        ({"noise_variance_": -1.0}, "noise_variance_ must be a float > 0"),
+        ({"noise_variance_": {"float": "inf"}}, "noise_variance_ must be a float > 0"),
+    ],
+)  # fmt: skip
+def test_networks_that_a_file_does_not_have(changes, text, tmp_path, traced):
+    path = tmp_path / "model"
+    save(fitted("deep-gaussian"), path)
+
+    def claim(model):
+        of_fit = part_of(model, "_networks_of_fit")[1]["dict"]
+        for name, tree in changes.items():
+            part_of(model, name)[1] = tree
+            for pair in of_fit:
+                pair[1] = tree if pair[0] == name else pair[1]
+        return model
+
+    change(path, claim)
+    found = outcome(path, path.read_bytes())
+    assert isinstance(found, str)
+    assert text in found
+
+
+def test_a_net_where_none_can_be(tmp_path):
+    ppca, deep = tmp_path / "ppca", tmp_path / "deep"
+    save(fitted("ppca"), ppca)
+    save(fitted("deep-gaussian"), deep)
+    for path, name, tree, text in [
+        (deep, "net_", 1, "net_ is no network of DeepGaussianVAE"),
+        (deep, "net_", {"net": 1}, "net_ must have"),
+        (deep, "net_", {"estimator": ["PPCA", [], []]}, "no network"),
+        (deep, "_networks_of_fit", 1, "_networks_of_fit must be among"),
+        (ppca, "_gaussian", {"net": 1}, "tag 'net'"),
+    ]:
+        before = path.read_bytes()
+        change(path, lambda model, name=name, tree=tree: set_part(model, name, tree))
+        with pytest.raises(ValueError, match=text):
+            load(path)
+        path.write_bytes(before)
+
+
+def test_one_tensor_in_the_place_of_many(tmp_path, traced):
+    # Each snapshot would copy the networks of one: a short list of a great deal.
+    path = tmp_path / "model"
+    model = model_of("deep-gaussian").set_params(hidden_layer_sizes=(200,), max_epochs=1)
+    save(model.fit(np.random.default_rng(0).normal(size=(9, 200))), path)
+
+    def multiply(tree):
+        tree["estimator"][2].append(
+            ["snapshots_", {"dict": [[i, json.loads(json.dumps(tree))] for i in range(30)]}]
+        )
+        return tree
+
+    change(path, multiply)
+    assert "far more memory" in outcome(path, path.read_bytes())
+
+
+def test_files_that_are_larger_than_memory(tmp_path, limited):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    header, payload = unpacked(path.read_bytes())
+    for data, text in [
+        (b"", "no valid JSON"),
+        (packed(header, payload), "follow the header"),
+        (packed({}, b""), "no model of sklearn_vae"),
+    ]:
+        with path.open("wb") as file:
+            file.write(data)
+            file.truncate(2**38)  # of which nothing is on the disk
+        start = time.perf_counter()
+        with pytest.raises(ValueError, match=text):
+            load(path)
+        assert time.perf_counter() - start < SECONDS
+
+
+def test_a_file_that_is_written_to_while_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    save(fitted("deep-gaussian-conv"), path)  # larger than what is read ahead
+    check = container._check_table
+
+    def change_meanwhile(*args):
+        check(*args)
+        path.write_bytes(path.read_bytes()[:-8])
+
+    monkeypatch.setattr(container, "_check_table", change_meanwhile)
+    with pytest.raises(ValueError, match="while it was read"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("tree", "text"),
+    [
+        # The key would stand in the path of every number.
+        ({"dict": [["x" * 2_000_000, [0] * 200_000]]}, None),
+        # All of one hash, so that each is compared with all others.
+        ({"set": [(2**61 - 1) * i for i in range(60_000)]}, "keys of the same hash"),
+        ({"dict": [[(2.0**61 - 1) * 2.0**i, i] for i in range(900)]}, None),
+        ({"dict": [[(2**61 - 1) * i, 0] for i in range(60_000)]}, "keys of the same hash"),
+        ({"set": [{"tuple": [(2**61 - 1) * i]} for i in range(20_000)]}, "keys of the same hash"),
+        ({"set": [{"tuple": [-1 - i // 2**j % 2 for j in range(5)]} for i in range(32)]}, None),
+    ],
+    ids=["path", "set", "floats", "dict", "tuples", "few"],
+)
+def test_what_would_take_long(tree, text, tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    change(path, lambda model: set_part(model, "tol", tree))
+    found = outcome(path, path.read_bytes())
+    assert isinstance(found, PPCA) if text is None else text in found
+
+
+def test_a_name_of_an_attribute_that_would_take_long(tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+
+    def add(model):
+        model["estimator"][2].append(["x" * 2_000_000 + "_", [0] * 200_000])
+        return model
+
+    change(path, add)
+    assert isinstance(outcome(path, path.read_bytes()), PPCA)
+
+
+@pytest.mark.parametrize("part", ["[]", "{}", '{"":0}', "[0]"])
+@pytest.mark.parametrize("times", [20_000, 300_000, 1_000_000])
+def test_lists_that_are_small_in_a_file_and_large_in_memory(part, times, tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    whole = path.read_bytes()
+    header, payload = unpacked(whole)
+    many = "[" + ",".join([part] * times) + "]"
+    model = header["__metadata__"]["model"].replace("null", many, 1)
+    other = packed({**header, "__metadata__": {**header["__metadata__"], "model": model}}, payload)
+    text = json.dumps(header, separators=(",", ":"))[:-1] + f',"z":{many}}}'
+    tracemalloc.start()
+    try:
+        for data in (other, packed(text.encode(), payload)):
+            found = outcome(path, data)
+            assert isinstance(found, PPCA | str)
+            assert times < 300_000 or "far more lists than" in found
+    finally:
+        tracemalloc.stop()
+
+
+def test_trees_that_are_too_deep(tmp_path):
+    path = tmp_path / "model"
+    for depth in (60, 10**5):
+        save(PPCA(), path)
+        header, payload = unpacked(path.read_bytes())
+        model = header["__metadata__"]["model"]
+        header["__metadata__"]["model"] = model.replace("null", "[" * depth + "]" * depth, 1)
+        path.write_bytes(packed(header, payload))
+        with pytest.raises(ValueError, match="nested too deeply"):
+            load(path)
+        nested = b'{"__metadata__":' + b"[" * depth + b"]" * depth + b"}"
+        path.write_bytes(packed(nested, b""))
+        with pytest.raises(ValueError, match=r"nested too deeply|metadata do not say so"):
+            load(path)
+
+
+TENSOR = {"dtype": "F64", "shape": [2], "data_offsets": [0, 16]}
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda d, h, p: b"", "it has 0 bytes"),
+        (lambda d, h, p: d[:5], "it has 5 bytes"),
+        (lambda d, h, p: d[:100], "but only 92 follow"),
+        (lambda d, h, p: d[:-1], "truncated"),
+        (lambda d, h, p: d + b"x", "follow the header"),
+        (lambda d, h, p: (2**63).to_bytes(8, "little") + d[8:], "more than the 100000000"),
+        (lambda d, h, p: (99_999_999).to_bytes(8, "little") + d[8:], "claims a header of 99999999"),
+        (lambda d, h, p: b"\x80\x04K\x01." + bytes(99), "claims a header"),
+        (lambda d, h, p: d.replace(b'"t0"', b'"t1"', 1), "comes twice"),
+        (lambda d, h, p: d.replace(b'"t0"', b'"\xff0"', 1), "is no text"),
+        (lambda d, h, p: packed(b"[]", p), "no JSON object"),
+        (lambda d, h, p: packed(b'{"a":NaN}', p), "NaN, which JSON does not have"),
+        (lambda d, h, p: packed({}, b""), "no model of sklearn_vae"),
+        (lambda d, h, p: packed({"x": TENSOR}, bytes(16)), "no model of sklearn_vae"),
+        (lambda d, h, p: packed({**h, "x": {}}, p), "no dtype, shape and data_offsets"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "dtype": "BF16"}}, p), "unknown dtype, 'BF16'"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "dtype": []}}, p), "unknown dtype"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [-2]}}, p), "no valid shape"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [2.0]}}, p), "no valid shape"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [True] * 2}}, p), "no valid shape"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [1] * 33}}, p), "no valid shape"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [2**32] * 2}}, p), "beyond all memory"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [0, 2**61]}}, p), "beyond all memory"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [3]}}, p), "claims 24 bytes"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "data_offsets": [16, 0]}}, p), "valid data_off"),
+        (lambda d, h, p: packed({**h, "x": TENSOR}, p), "overlap"),
+        (lambda d, h, p: packed(h, p + bytes(8)), "tensors claim"),
+        (lambda d, h, p: d[:-1] + bytes([d[-1] ^ 1]), "checksum does not fit"),
+        (lambda d, h, p: d.replace(b'"checksum"', b'"checksux"'), "no checksum of 64 digits"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file(make, text, tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    whole = path.read_bytes()
+    path.write_bytes(make(whole, *unpacked(whole)))
+    with pytest.raises(ValueError, match="model' cannot be loaded: ") as raised:
+        load(path)
+    assert text in str(raised.value)
+
+
+def test_metadata_are_covered_by_the_checksum(tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+    whole = path.read_bytes()
+    end = 8 + int.from_bytes(whole[:8], "little")
+    metadata = whole.index(b"__metadata__"), whole.index(b"}", whole.index(b'"model":'))
+    for at in range(metadata[0], min(end, metadata[1]), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            load(path)

@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from sklearn_vae.training import batches
+from sklearn_vae.training.batches import Batches
+
+
+def make(n=50, batch_size=8, noise_shape=(2, 3), seed=0):
+    X = torch.arange(float(n)).view(n, 1)
+    return Batches(X, batch_size, noise_shape, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 32])
+def test_every_row_comes_once_with_noise_of_its_own(at_once, monkeypatch):
+    monkeypatch.setattr(batches, "BATCHES_AT_ONCE", at_once)
+    found = make()
+    chunks = list(found)
+    assert max(map(len, chunks)) <= at_once
+    pairs = [pair for chunk in chunks for pair in chunk]
+    assert [len(x) for x, _ in pairs] == [8] * 6 + [2]
+    assert len(found) == len(pairs)
+    assert all(noise.shape == (2, len(x), 3) for x, noise in pairs)
+    rows = torch.cat([x for x, _ in pairs]).ravel()
+    assert rows.tolist() != sorted(rows.tolist())
+    assert sorted(rows.tolist()) == list(range(50))
+    numbers = torch.cat([noise.ravel() for _, noise in pairs])
+    assert len(set(numbers.tolist())) == 50 * 6
+
+
+def test_an_epoch_depends_on_the_generator_and_each_is_another():
+    first, same, other = make(), make(), make(seed=1)
+    for a, b in zip(next(iter(first))[0], next(iter(same))[0], strict=True):
+        assert torch.equal(a, b)
+    rows = next(iter(other))[0][0]
+    assert not torch.equal(rows, next(iter(make()))[0][0])
+    assert not torch.equal(next(iter(first))[0][0], next(iter(make()))[0][0])
+
+
+def test_wide_rows_come_in_smaller_chunks():
+    X = torch.zeros(64, 2**16 - 1)
+    chunks = list(Batches(X, 8, (1, 1), torch.Generator()))
+    assert [len(chunk) for chunk in chunks] == [4, 4]
+
+
+def test_a_batch_is_never_larger_than_the_data():
+    assert make(n=5, batch_size=1000).batch_size == 5
+
+
+def test_a_single_row_at_the_end_joins_the_batch_before():
+    pairs = [pair for chunk in make(n=25) for pair in chunk]
+    assert [len(x) for x, _ in pairs] == [8, 8, 9]
+    assert len(make(n=25)) == 3
+    assert [len(x) for chunk in make(n=1) for x, _ in chunk] == [1]

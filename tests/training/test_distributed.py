@@ -1,0 +1,322 @@
+"""Two processes on gloo against one, and what happens where one of them fails."""
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+
+from sklearn_vae import DeepGaussianVAE, LinearVAE, Processes
+from sklearn_vae.training import loop as net
+from sklearn_vae.training.batches import Batches
+from sklearn_vae.training.distributed import BETWEEN_SEEDS, current
+from tests.deep.data import MODELS, SMALL, parameters_of
+from tests.training.joint_fits import SHARDS, SIZE, START, X, by_columns, told
+
+pytest.importorskip("accelerate")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """What the two processes have found, and how the first one ended when the second was killed."""
+    folder = tmp_path_factory.mktemp("processes")
+    command = [sys.executable, "-W", "error", "-m", "tests.training.joint_fits"]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
+        for rank in range(SIZE)
+    ]
+    try:
+        errors = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert (folder / "killed").exists(), "\n".join(errors)
+    ended = time.time() - float((folder / "killed").read_text()), processes[0].returncode
+    found = [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(SIZE)]
+    return found, (*ended, errors[0])
+
+
+@pytest.fixture
+def found(run):
+    return run[0]
+
+
+def assert_same(one, other, rtol=0.0):
+    """The same, in all that is told of two models."""
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, dict):
+            assert_same(value, other[name], rtol)
+        else:
+            np.testing.assert_allclose(value, other[name], rtol=rtol, atol=rtol, err_msg=name)
+
+
+@pytest.mark.parametrize("i", range(len(MODELS)), ids=[str(model) for model in MODELS])
+def test_all_processes_end_with_the_same_model(found, i):
+    assert_same(found[0]["models"][i], found[1]["models"][i])
+
+
+class BatchesOfAll:
+    """Batches of two processes as one process would have them, with the noise of both."""
+
+    def __init__(self, X, batch_size, noise_shape, generator, n_batches=None):
+        assert n_batches is None
+        self.X = X
+        shards = X.split([len(rows) for rows in SHARDS])
+        n_batches = -(-max(map(len, shards)) // batch_size)
+        seeds = [generator.initial_seed() + rank * BETWEEN_SEEDS for rank in range(SIZE)]
+        self.parts = [
+            Batches(rows, batch_size, noise_shape, torch.Generator().manual_seed(s), n_batches)
+            for rows, s in zip(shards, seeds, strict=True)
+        ]
+
+    def __iter__(self):
+        for chunks in zip(*self.parts, strict=True):
+            yield [
+                (torch.cat([x for x, _ in pair]), torch.cat([noise for _, noise in pair], 1))
+                for pair in zip(*chunks, strict=True)
+            ]
+
+
+def assert_is_that_of_one_process(model, joint):
+    """The same parameters and history; to be called with `BatchesOfAll`."""
+    expected, joint = told(clone(model).fit(X)), {**joint, "history": dict(joint["history"])}
+    if getattr(model, "variational_family", None) == "sylvester":
+        for history in (expected["history"], joint["history"]):
+            del history["posterior_entropy"], history["active_dims"]  # of 64 rows of a chunk
+    # What is told of the model in the end is of draws, which each process has its own of; of them
+    # follows the noise variance in closed form.
+    drawn = ["elbo_", "entropy_bound_", "noise_variance_", "likelihood.log_variance"]
+    for name in (name for name in drawn if name in expected):
+        np.testing.assert_allclose(joint[name], expected.pop(name), rtol=0.01, atol=0.02)
+    assert_same(expected, {name: joint[name] for name in expected}, rtol=1e-6)
+
+
+# Not those that hold out rows, whose first gradients are seen with other draws, or whose history is
+# of some rows only.
+PLAIN = [
+    i
+    for i, model in enumerate(MODELS)
+    if not any(model.get_params().get(name) for name in ("early_stopping", "init"))
+]
+
+
+@pytest.mark.parametrize("i", PLAIN, ids=[str(MODELS[i]) for i in PLAIN])
+def test_two_processes_do_what_one_does_with_the_batches_of_both(found, i, monkeypatch):
+    monkeypatch.setattr(net, "Batches", BatchesOfAll)
+    assert_is_that_of_one_process(MODELS[i], found[0]["models"][i])
+
+
+def test_a_matrix_may_lie_by_columns(found, monkeypatch):
+    monkeypatch.setattr(net, "Batches", BatchesOfAll)
+    model = DeepGaussianVAE(3, **SMALL, encoder=by_columns)
+    assert_is_that_of_one_process(model, found[0]["by columns"])
+
+
+def test_the_start_is_ppca_of_all_rows(found):
+    for name, expected in clone(START).fit(X).module_.state_dict().items():
+        np.testing.assert_allclose(found[0]["start"][name], expected, rtol=1e-6, atol=1e-6)
+    assert found[0]["seen"] == found[1]["seen"]  # by Adam, of gradients of all
+
+
+def test_weights_and_seed_are_those_of_the_first_process(found):
+    assert_same(found[0]["no seed"], found[1]["no seed"])
+
+
+def test_buffers_are_those_of_the_first_process(found):
+    one, other = (part["batch norm"] for part in found)
+    assert one["encoder.1.num_batches_tracked"] == 9
+    assert_same(one, other)
+
+
+def test_early_stopping_ends_all_processes_after_the_same_epoch(found):
+    one, other = (part["early stopping"] for part in found)
+    assert 3 < len(one["history"]["bound"]) < 50
+    assert_same(one, other)
+
+
+def test_snapshots_are_of_all_rows(found):
+    one, other = (part["snapshots"] for part in found)
+    assert sorted(one) == [1, 2]
+    assert_same(one, other)
+    np.testing.assert_array_equal(
+        one[2]["history"]["kl"], found[0]["models"][0]["history"]["kl"][:2]
+    )
+
+
+def test_a_warm_start_goes_on_in_all_processes_with_draws_of_their_own(found):
+    one, other = (part["warm start"] for part in found)
+    assert len(one["history"]["bound"]) == 6
+    assert_same(one, other)
+    assert found[0]["draws"] != found[1]["draws"]
+
+
+def test_sums_over_the_processes(found):
+    for rank, part in enumerate(found):
+        assert part["rank"] == (rank, SIZE)
+        number, array = part["sum"]
+        assert number == 3.0
+        np.testing.assert_array_equal(array, [3.0, 3.0])
+
+
+def test_other_estimators_are_fitted_by_each_process_alone(found):
+    for rows, part in zip(SHARDS, found, strict=True):
+        expected = LinearVAE(2, solver="stochastic", max_iter=3, random_state=0).fit(rows)
+        np.testing.assert_array_equal(part["linear"], expected.loadings_)
+
+
+def test_parameters_that_differ_are_an_error_in_every_process(found):
+    for rank, part in enumerate(found):
+        kind, text = part["differs"]["parameters"]
+        assert kind == "ValueError"
+        assert f"process {rank} has n_components={3 + rank}, another one not." in text
+
+
+def test_models_that_differ_are_an_error_in_every_process(found):
+    for name, part in zip(("DeepBernoulliVAE", "DeepGaussianVAE"), found, strict=True):
+        assert part["differs"]["models"][0] == "ValueError"
+        assert f"has model='{name}', another one not." in part["differs"]["models"][1]
+
+
+def test_callbacks_and_names_that_differ_are_an_error_in_every_process(found):
+    names = [f"x{i}" for i in range(X.shape[1])]
+    told = {
+        "feature names": (f"feature_names={names}", f"feature_names={names[::-1]}"),
+        "checkpoint": ("checkpoint=None", "checkpoint='a folder'"),
+        "snapshots": ("snapshots=[]", "snapshots=[[1]]"),
+    }
+    for rank, part in enumerate(found):
+        for name, texts in told.items():
+            kind, text = part["differs"][name]
+            assert kind == "ValueError"
+            assert f"process {rank} has {texts[rank][:50]}" in text
+
+
+def test_processes_that_do_not_do_the_same_are_an_error_in_every_one(found):
+    places = {
+        "one fits": ("a sum of 2 numbers", "a sum of 1 numbers"),
+        "stops": ("another epoch", "a sum of 1 numbers"),
+    }
+    for rank, part in enumerate(found):
+        for name, at in places.items():
+            kind, text = part["differs"][name]
+            assert kind == "RuntimeError"
+            assert text.startswith("Processes must call fit and sum in the same order")
+            assert text.endswith(
+                f"process {rank} of 2 is at {at[rank]}, others are at {at[1 - rank]}."
+            )
+
+
+def test_processes_with_too_few_rows_are_an_error_in_every_one(found):
+    for part in found:
+        kind, text = part["differs"]["few rows"]
+        assert kind == "ValueError"
+        assert "each of the 5 batches that the process with most rows has in an epoch" in text
+        assert "got [2, 150] rows" in text
+
+
+def test_what_is_not_finite_in_one_process_ends_the_training_in_all(found):
+    for part in found:
+        kind, text = part["not finite"]
+        assert kind == "FloatingPointError"
+        assert "in epoch 2 the loss or a parameter became infinite or NaN" in text
+        assert "The parameters after epoch 1 are kept" in text
+
+
+def test_a_training_goes_on_from_the_checkpoints_of_all_processes(found):
+    for rank, part in enumerate(found):
+        whole, files = part["checkpoints"]["whole"], part["checkpoints"]
+        for name, n_epochs in {"resumed": 2, "anew": 6}.items():
+            model, trained, warned = files[name]
+            assert_same(model, whole)
+            assert_same(files[f"{name}, finished"], whole)
+            assert trained == n_epochs
+            expected = ["is not resumed"] * (name == "anew" and rank == 0)
+            assert len(warned) == len(expected)
+            assert all(text in w for text, w in zip(expected, warned, strict=True))
+
+
+def test_an_error_in_one_process_is_one_in_the_others(found):
+    assert "contains NaN" in found[1]["error"][1]
+    assert found[1]["both know"]  # while the second one was within the context still
+    kind, text = found[0]["error"]
+    assert kind == "RuntimeError"
+    assert text.startswith(
+        "Process 0 of 2 has lost another one: it was killed, has raised an error"
+    )
+
+
+def test_after_an_error_the_processes_can_begin_again(found):
+    assert_same(found[0]["after"], found[0]["models"][0])
+    assert_same(found[0]["after"], found[1]["after"])
+
+
+def test_an_interrupt_of_one_process_is_an_error_in_all(found):
+    assert found[1]["interrupt"][1].startswith("This process was interrupted, which those that")
+    assert found[0]["interrupt"][1].startswith("Process 0 of 2 has lost another one")
+    assert not any(part["is fitted"] for part in found)
+
+
+def test_a_process_that_is_silent_counts_as_lost(found):
+    kind, text = found[0]["silent"]
+    assert kind == "RuntimeError"
+    assert "was silent for timeout=3 seconds" in text
+
+
+def test_a_process_that_the_others_do_not_join_does_not_wait_for_ever():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    place |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "1"}
+    code = "from sklearn_vae import Processes; Processes(timeout=1).__enter__()"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command,
+        env={**os.environ, **place},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "RuntimeError: Processes that a launcher has started must all enter" in done.stderr
+    assert "have not found each other within timeout=1 seconds." in done.stderr
+
+
+def test_a_killed_process_ends_the_others_with_an_error(run):
+    seconds, status, error = run[1]
+    assert status == 1
+    assert "RuntimeError: Process 0 of 2 has lost another one: it was killed" in error
+    assert seconds < 30
+
+
+def test_one_process_fits_as_without(monkeypatch):
+    model = DeepGaussianVAE(3, **SMALL)
+    with Processes() as processes:
+        assert (processes.rank, processes.size) == (0, 1)
+        assert processes.sum(2.0) == 2.0
+        found = clone(model).fit(X)
+    np.testing.assert_array_equal(parameters_of(found), parameters_of(clone(model).fit(X)))
+    assert current().size == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="has started 2 processes, but accelerate has set up 1"):
+        Processes().__enter__()
+
+
+def test_without_accelerate_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(ImportError, match=r"pip install 'sklearn-vae\[distributed\]'"):
+        Processes().__enter__()
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, None])
+def test_timeout_is_checked(timeout):
+    with pytest.raises(ValueError, match="timeout must be a finite number > 0"):
+        Processes(timeout=timeout).__enter__()
