@@ -342,7 +342,7 @@ class DeepGaussianVAE(DeepVAE):
         mean, variance = self.conditional(Z)
         return mean + np.sqrt(variance) * random_state.standard_normal(mean.shape)
 
-    def _with_tuned_noise(self, X: Any) -> DeepGaussianVAE:
+    def with_tuned_noise(self, X: Any) -> DeepGaussianVAE:
         """A copy with the noise variance that is best for rows X, all else as it is."""
 
         per_feature = self._noise.per_feature

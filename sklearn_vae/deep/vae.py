@@ -335,7 +335,7 @@ class DeepVAE(DeepModel):
             draws = q.draw(part)
             yield len(part) / len(noise), draws, self.module_.decode(draws.z)
 
-    def _bound_terms(self, X: Any) -> BoundTerms:
+    def bound_terms(self, X: Any) -> BoundTerms:
         """What `score` is made of, over the same draws."""
         prior, d = self.module_.prior(), self.n_features_in_
 

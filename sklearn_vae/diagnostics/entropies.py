@@ -158,8 +158,8 @@ def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) 
 def bound_terms(estimator: Any, X: Any) -> BoundTerms:
     """Averages over rows of what a bound is made of, in units of the prior."""
     complete_rows(X, "entropy_bound")
-    if hasattr(estimator, "_bound_terms"):
-        return estimator._bound_terms(X)
+    if hasattr(estimator, "bound_terms"):
+        return estimator.bound_terms(X)
     if not hasattr(estimator, "noise_variance_"):
         raise TypeError(
             f"entropy_bound needs the noise_variance_ of {type(estimator).__name__}, which has "

@@ -86,14 +86,14 @@ def tune_noise_variance(estimator: LatentModel, X: Any) -> TunedNoise:
 
 def with_tuned_noise(estimator: Any, X: Any) -> Any:
     """A copy with the noise variance that is best for rows X; what errors are raised see there."""
-    if not (hasattr(estimator, "_with_tuned_noise") and hasattr(estimator, "noise_variance_")):
+    if not (hasattr(estimator, "with_tuned_noise") and hasattr(estimator, "noise_variance_")):
         raise TypeError(
             "tune_noise_variance needs a model with one noise variance for all z, and "
             f"{type(estimator).__name__} has no noise_variance_."
         )
     complete_rows(X, "tune_noise_variance")
     with np.errstate(divide="ignore"):
-        twin = estimator._with_tuned_noise(X)
+        twin = estimator.with_tuned_noise(X)
     if not np.all(twin.noise_variance_ > 0):
         raise ValueError(
             "noise_variance must be above 0, but the best one for these rows is "

@@ -370,7 +370,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         d = self.mean_.shape[0]
         return variance * xp.eye(d, dtype=self.mean_.dtype, device=device(self.mean_))
 
-    def _with_tuned_noise(self, X: Any) -> LinearGaussianModel:
+    def with_tuned_noise(self, X: Any) -> LinearGaussianModel:
         """A copy with the noise variance of highest likelihood for rows X, W and mu as they are."""
         gaussian = self._check_regular("tune_noise_variance")
         rows = self._check_more_rows(X, "tune_noise_variance")

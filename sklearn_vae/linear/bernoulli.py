@@ -388,7 +388,7 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         blocks = [(X[rows] - self.mean_) @ V for rows in row_blocks(*X.shape)]
         return np.concatenate(blocks), self.encoder_variance_
 
-    def _bound_terms(self, X: Any) -> BoundTerms:
+    def bound_terms(self, X: Any) -> BoundTerms:
         """What `score` is made of; the curvature from one draw of each row's z."""
         check_is_fitted(self)
         X = self._check_bits(X, reset=False)

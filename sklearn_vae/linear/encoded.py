@@ -243,7 +243,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             residuals.append(np.einsum("ij,ij->i", R, R) + spread)
         return np.concatenate(residuals), np.concatenate(kl)
 
-    def _with_tuned_noise(self, X: Any) -> EncodedLinearModel:
+    def with_tuned_noise(self, X: Any) -> EncodedLinearModel:
         """A copy with the noise variance that is best for rows X, all else as it is."""
         X = self._check_rows(X)
         twin = copy.copy(self)
