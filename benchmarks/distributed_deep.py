@@ -63,7 +63,8 @@ def loss(processes, X, scale):
     seeds, epochs, _ = plan(scale)
     bounds, same = [], True
     for seed in seeds:
-        vae = digits_vae(seed, epochs, batch_size=BATCH).fit(X[processes.rank :: processes.size])
+        vae = digits_vae(seed, epochs, batch_size=BATCH)
+        vae.fit(X[processes.rank :: processes.size], processes=processes)
         bounds.append(vae.elbo_)
         for tensor in vae.module_.state_dict().values():
             numbers = tensor.numpy()
@@ -71,12 +72,12 @@ def loss(processes, X, scale):
     return {"bounds": bounds, "same": bool(same)}
 
 
-def seconds_of_epochs(n, d, layers, epochs, seed):
+def seconds_of_epochs(n, d, layers, epochs, seed, processes=None):
     """Median seconds of an epoch of one process, batches in it, and parameters."""
     X = np.float32(make_rows(n, d, 16))
     vae = DeepGaussianVAE(
         16, hidden_layer_sizes=layers, batch_size=128, max_epochs=epochs + 1, random_state=seed
-    ).fit(X)
+    ).fit(X, processes=processes)
     size = sum(parameter.numel() for parameter in vae.module_.parameters())
     return float(np.median(vae.history_["seconds"][1:])), n // 128, size
 
@@ -91,7 +92,9 @@ def work(arguments):
         turns = []
         for turn in range(arguments.repeats):
             with Processes() as processes:
-                together = seconds_of_epochs(n, d, layers, plan(arguments.scale)[2], turn)
+                together = seconds_of_epochs(
+                    n, d, layers, plan(arguments.scale)[2], turn, processes
+                )
             # Left by both at the same time: each now has the same work without messages.
             apart = seconds_of_epochs(n, d, layers, plan(arguments.scale)[2], turn)
             turns.append((together[0], apart[0]))
@@ -100,7 +103,7 @@ def work(arguments):
         (arguments.folder / "told").write_text(json.dumps(told))
     with Processes() as processes:
         callbacks = [KilledAfter(2, arguments.folder / "killed")] if processes.rank else None
-        digits_vae(0, 10**6, callbacks=callbacks).fit(X)
+        digits_vae(0, 10**6, callbacks=callbacks).fit(X, processes=processes)
 
 
 def run_two(folder, arguments):

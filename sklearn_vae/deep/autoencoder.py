@@ -15,7 +15,7 @@ from sklearn_vae.deep.base import Array, DeepModel
 from sklearn_vae.nn.module import Autoencoder
 from sklearn_vae.nn.networks import build_decoder, build_encoder
 from sklearn_vae.nn.objectives import squared_error
-from sklearn_vae.training.distributed import current
+from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.monitors import ErrorMonitor
 
 
@@ -208,11 +208,11 @@ class DeepAutoencoder(DeepModel):
         }
 
     @torch.no_grad()
-    def _diagnose(self, rows: Tensor) -> None:
+    def _diagnose(self, rows: Tensor, reducer: Reducer) -> None:
         """Nothing is to be said of an autoencoder, but whether it gives numbers."""
         blocks = self._blocks(len(rows))
         finite = [bool(torch.isfinite(self.module_(rows[block]).sum())) for block in blocks]
-        if current().sum(not all(finite)):
+        if reducer.sum(not all(finite)):
             raise FloatingPointError("The reconstruction of the training rows is not finite.")
 
     def _encoded(self, x: Tensor) -> Tensor:

@@ -33,12 +33,7 @@ from sklearn_vae.training.devices import (
     products_in,
     threads_worth,
 )
-from sklearn_vae.training.distributed import (
-    an_error_ends,
-    check_same,
-    current,
-    interrupts_are_errors,
-)
+from sklearn_vae.training.distributed import SINGLE_PROCESS, Processes, Reducer
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.scaling import center_and_scale, check_units, in_units
 from sklearn_vae.validation import (
@@ -94,14 +89,16 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         "precision",
     )
 
-    def fit(self, X: Any, y: Any = None) -> Any:
+    def fit(self, X: Any, y: Any = None, *, processes: Processes | None = None) -> Any:
         """Train the networks.
 
         Parameters
         ----------
         X : array-like of shape (n, d)
-            float64 or float32; copied once. Within :class:`Processes` those of this process.
+            float64 or float32; copied once. With `processes`, those of this process.
         y : Ignored
+        processes : Processes, default=None
+            Processes that fit this model together, each on rows of its own. None: this one alone.
 
         Returns
         -------
@@ -115,33 +112,34 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             If training diverges. The model then has the last finite parameters, and all its
             methods work.
         """
-        with an_error_ends():
+        reducer = SINGLE_PROCESS if processes is None else processes.reducer
+        with reducer.ending_on_error():
             self._check_parameters()
         goes_on = self.warm_start and hasattr(self, "net_")
         apart = self.net_.all_or_nothing() if goes_on else nullcontext()
-        with an_error_ends(), all_or_nothing(self), apart:
+        with reducer.ending_on_error(), all_or_nothing(self), apart:
             X = self._check_rows(X, ensure_min_samples=2, reset=not goes_on)
             self._check_images()
             self._check_memory(len(X))
             begun = start_of(self.net_) if goes_on else None
-            check_same({"model": type(self).__name__})
-            check_same(self._of_all_processes(X, begun))
-            member = (begun, current().rank, current().size) if current().size > 1 else begun
+            reducer.check_same({"model": type(self).__name__})
+            reducer.check_same(self._of_all_processes(X, begun))
+            member = (begun, reducer.rank, reducer.size) if reducer.size > 1 else begun
             file = Checkpoint.of(self, X, member)
             random_state = random_state_of(self, file)
-            seed = int(current().table(random_state.randint(np.iinfo(np.int32).max))[0, 0])
+            seed = int(reducer.table(random_state.randint(np.iinfo(np.int32).max))[0, 0])
             chosen, held_out = self._split(len(X), random_state)
             if goes_on:
                 self._check_goes_on()
-                self.net_.draw_apart()
+                self.net_.draw_apart(reducer)
                 rows = self._in_units(X, chosen, *place_of(self.module_))
             else:
-                self.mean_, self.scale_ = self._center_and_scale(X, chosen)
+                self.mean_, self.scale_ = self._center_and_scale(X, chosen, reducer)
                 device, dtype, products = choose_place(self.device, self.precision, X.dtype)
                 check_units(self.mean_, self.scale_, dtype)
                 rows = self._in_units(X, chosen, device, dtype)
                 self.net_ = VAENet(
-                    self._new_module(rows),
+                    self._new_module(rows, reducer),
                     **self._of_training(),
                     seed=seed,
                     precision=products,
@@ -149,8 +147,9 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     device=str(device),
                     verbose=0,
                 ).initialize()
-                self._begin(rows)
-                current().share(self.module_)
+                self.net_.draw_apart(reducer)
+                self._begin(rows, reducer)
+                reducer.share(self.module_)
                 self.n_components_ = int(self.n_components)
                 self._networks_of_fit = self._networks()
             valid = None
@@ -161,11 +160,11 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                         "X must have rows nearer to each other: those that early_stopping holds "
                         f"out have squares beyond {valid.dtype} in units of those to train on."
                     )
-            diverged, complete = self._train(rows, valid, file)
-            diverged = self._finish(rows) or diverged
+            diverged, complete = self._train(rows, valid, file, reducer)
+            diverged = self._finish(rows, reducer) or diverged
             if file is not None and complete and diverged is None:
                 file.save(state_of(self.net_), finished=True)
-            self._keep_snapshots(rows)
+            self._keep_snapshots(rows, reducer)
             self.net_.kept_ = []
         if diverged is not None:
             raise diverged
@@ -201,9 +200,9 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """X as rows for the networks, float64 or float32."""
         return checked_data(self, X, **options)
 
-    def _center_and_scale(self, X: Array, rows: Array) -> tuple[Array, Any]:
+    def _center_and_scale(self, X: Array, rows: Array, reducer: Reducer) -> tuple[Array, Any]:
         """What the networks see chosen rows of X less of, and over."""
-        return center_and_scale(X, rows, per_feature=False)
+        return center_and_scale(X, rows, False, reducer)
 
     @property
     def _row_shape(self) -> tuple[int, ...]:
@@ -274,11 +273,11 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         check_choice("precision", self.precision, PRECISIONS)
         check_checkpoint(self)
 
-    def _new_module(self, rows: Tensor) -> Callable[[], Any]:
+    def _new_module(self, rows: Tensor, reducer: Reducer) -> Callable[[], Any]:
         """A function that makes the module to train on rows as the networks see them."""
         return self._blank_module(rows.dtype)
 
-    def _begin(self, rows: Tensor) -> None:
+    def _begin(self, rows: Tensor, reducer: Reducer) -> None:
         """Change what the new networks begin with, for rows as they see them."""
 
     def _of_all_processes(self, X: Array, begun: dict[str, Any] | None) -> dict[str, Any]:
@@ -341,7 +340,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return in_units(X, rows, self.mean_, self.scale_, device, dtype)
 
     def _train(
-        self, train: Tensor, valid: Tensor | None, file: Checkpoint | None
+        self, train: Tensor, valid: Tensor | None, file: Checkpoint | None, reducer: Reducer
     ) -> tuple[FloatingPointError | None, bool]:
         """Train the net; the error if that diverged, with the last finite parameters in place.
 
@@ -349,12 +348,14 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         net, before = self.net_, len(self.net_.history)
         units = self.mean_, self.scale_
-        keeper = None if file is None else Keeper(file, net, self.max_epochs, units)
+        keeper = (
+            None if file is None else Keeper(file, net, self.max_epochs, units, reducer=reducer)
+        )
         left = self.max_epochs if keeper is None else keeper.begin(net)
         callbacks = [*copy.deepcopy(list(self.callbacks or [])), *self._callbacks()]
         if valid is not None:
             callbacks.append(StopEarly(self._warmup_epochs(), self.n_iter_no_change, self.tol))
-        shown = bool(self.verbose) and current().rank == 0
+        shown = bool(self.verbose) and reducer.rank == 0
         if shown:
             callbacks.append(bar := Progress(self.max_epochs, self.max_epochs - left))
         for name, value in self._of_training().items():
@@ -373,8 +374,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             return None, False
         diverged = None
         try:
-            with interrupts_are_errors():
-                net.partial_fit(train, epochs=left, keeper=keeper)
+            with reducer.interrupts_as_errors():
+                net.partial_fit(train, epochs=left, keeper=keeper, reducer=reducer)
         except FloatingPointError as error:
             diverged = error
         except KeyboardInterrupt:  # after the last epoch: skorch keeps those in it
@@ -393,14 +394,14 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             )
         return diverged, complete
 
-    def _finish(self, rows: Tensor) -> FloatingPointError | None:
+    def _finish(self, rows: Tensor, reducer: Reducer = SINGLE_PROCESS) -> FloatingPointError | None:
         """Set what follows from the parameters; the error if these diverged in the last step."""
         error, interrupted = None, False
         while True:
             try:
                 self._keep_history()
-                with self._evaluating(), interrupts_are_errors():
-                    self._diagnose(rows)
+                with self._evaluating(), reducer.interrupts_as_errors():
+                    self._diagnose(rows, reducer)
                 return error
             except KeyboardInterrupt:
                 if interrupted:  # a second one gives up
@@ -411,7 +412,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     raise
                 error = self.net_.diverged()
 
-    def _keep_snapshots(self, rows: Tensor) -> None:
+    def _keep_snapshots(self, rows: Tensor, reducer: Reducer) -> None:
         callbacks = [c for _, c in self.net_.callbacks_ if isinstance(c, Snapshot)]
         if "snapshots_" in vars(self):  # of an earlier fit
             delattr(self, "snapshots_")
@@ -419,12 +420,12 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             return
         states = {e: state for c in callbacks for e, state in c.states_.items()}
         snapshots = {}
-        with suppress(KeyboardInterrupt), interrupts_are_errors():
+        with suppress(KeyboardInterrupt), reducer.interrupts_as_errors():
             for epoch in [e for e in states if e <= self.n_iter_]:
                 twin = copy.copy(self)
-                twin.net_ = self.net_.as_it_was(epoch, states[epoch])
+                twin.net_ = self.net_.as_it_was(epoch, states[epoch], reducer)
                 try:
-                    twin._finish(rows)
+                    twin._finish(rows, reducer)
                     snapshots[epoch] = twin
                 except FloatingPointError:
                     warnings.warn(

@@ -14,6 +14,7 @@ from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.vae import DeepVAE
 from sklearn_vae.nn.likelihoods import BernoulliLikelihood
 from sklearn_vae.nn.module import VAEModule
+from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.validation import check_bits, check_real
 
 
@@ -246,7 +247,7 @@ class DeepBernoulliVAE(DeepVAE):
     def _check_rows(self, X: Any, **options: Any) -> Array:
         return check_bits(super()._check_rows(X, **options), self.binarize)
 
-    def _center_and_scale(self, X: Array, rows: Array) -> tuple[Array, Any]:
+    def _center_and_scale(self, X: Array, rows: Array, reducer: Reducer) -> tuple[Array, Any]:
         return np.zeros(X.shape[1]), 1.0
 
     def _blank_module(self, dtype: torch.dtype) -> Callable[..., VAEModule]:

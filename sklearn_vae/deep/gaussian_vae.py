@@ -16,6 +16,7 @@ from sklearn_vae.deep.ppca_start import KeepStart, check_init, start_at_ppca
 from sklearn_vae.deep.vae import Averages, DeepVAE
 from sklearn_vae.nn.likelihoods import NOISE_UPDATES
 from sklearn_vae.nn.module import VAEModule
+from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.monitors import LatentMonitor
 from sklearn_vae.training.scaling import center_and_scale
 from sklearn_vae.validation import check_choice
@@ -308,19 +309,19 @@ class DeepGaussianVAE(DeepVAE):
         self._noise.check(self)
         check_init(self, self._hidden_layer_sizes())
 
-    def _center_and_scale(self, X: Array, rows: Array) -> tuple[Array, Any]:
-        return center_and_scale(X, rows, self._noise.per_feature)
+    def _center_and_scale(self, X: Array, rows: Array, reducer: Reducer) -> tuple[Array, Any]:
+        return center_and_scale(X, rows, self._noise.per_feature, reducer)
 
-    def _new_module(self, rows: Tensor) -> Callable[[], VAEModule]:
-        return self._assembled(self._noise.likelihood(self, rows), rows.dtype)
+    def _new_module(self, rows: Tensor, reducer: Reducer) -> Callable[[], VAEModule]:
+        return self._assembled(self._noise.likelihood(self, rows, reducer), rows.dtype)
 
     def _blank_module(self, dtype: torch.dtype) -> Callable[..., VAEModule]:
         return self._assembled(self._noise.blank(self), dtype)
 
-    def _begin(self, rows: Tensor) -> None:
+    def _begin(self, rows: Tensor, reducer: Reducer) -> None:
         self._worth_of_start = None
         if self.init == "ppca":
-            self._worth_of_start = start_at_ppca(self.module_, rows)
+            self._worth_of_start = start_at_ppca(self.module_, rows, reducer)
 
     def _callbacks(self) -> list[Any]:
         worth = self._worth_of_start

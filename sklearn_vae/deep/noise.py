@@ -16,7 +16,7 @@ from sklearn_vae.deep.ppca_start import ppca_of_rows
 from sklearn_vae.nn.distributions import LOG_2PI
 from sklearn_vae.nn.likelihoods import GaussianLikelihood, HeteroscedasticLikelihood
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE
-from sklearn_vae.training.distributed import current
+from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.monitors import LatentMonitor, NoiseMonitor
 from sklearn_vae.validation import check_noise_variance, is_real
 
@@ -35,7 +35,7 @@ class NoiseModel(Protocol):
     def check(self, vae: Any) -> None:
         """Raise ValueError where the parameters of the noise are not what they have to be."""
 
-    def likelihood(self, vae: Any, rows: Tensor) -> Callable[[], Any]:
+    def likelihood(self, vae: Any, rows: Tensor, reducer: Reducer) -> Callable[[], Any]:
         """Of the rows that the networks see, a function that makes a new likelihood."""
 
     def blank(self, vae: Any) -> Callable[[], Any]:
@@ -67,7 +67,9 @@ class SharedNoise:
                 f"{vae.noise_variance!r} holds it fixed: leave one of them None."
             )
 
-    def likelihood(self, vae: Any, rows: Tensor) -> Callable[[], GaussianLikelihood]:
+    def likelihood(
+        self, vae: Any, rows: Tensor, reducer: Reducer
+    ) -> Callable[[], GaussianLikelihood]:
         """A function that makes a likelihood with the noise that `vae` begins with."""
         d = rows.shape[1]
         fixed = vae.noise_variance is not None
@@ -75,7 +77,7 @@ class SharedNoise:
         shape = (d,) if self.per_feature else ()
         update, limits = None if fixed else vae.noise_update, (0.0, math.inf)
         if not fixed:
-            start, limits = self._start_of_learning(vae, rows, start)
+            start, limits = self._start_of_learning(vae, rows, start, reducer)
         noise = torch.tensor(np.broadcast_to(start, shape))
         return partial(GaussianLikelihood, d, noise, update, limits)
 
@@ -86,13 +88,13 @@ class SharedNoise:
         return partial(GaussianLikelihood, vae.n_features_in_, noise, update)
 
     def _start_of_learning(
-        self, vae: Any, rows: Tensor, start: Array | None
+        self, vae: Any, rows: Tensor, start: Array | None, reducer: Reducer
     ) -> tuple[Array, tuple[float, float]]:
         """First noise variance and its limits, as the networks see the rows."""
         cap = 1.0 if self.per_feature else math.inf  # a feature's own variance
         capped = vae.noise_update == "closed_form"
         if start is None or (capped and not self.per_feature):
-            ppca = _residuals_of_ppca(rows, vae.n_components)
+            ppca = _residuals_of_ppca(rows, vae.n_components, reducer)
             ppca = ppca if self.per_feature and vae.init is None else ppca.mean()
             if not self.per_feature and ppca > NOISE_FLOOR:
                 cap = float(ppca)
@@ -139,11 +141,13 @@ class DecodedNoise:
             )
         _check_noise("noise_variance_init", vae.noise_variance_init, True)
 
-    def likelihood(self, vae: Any, rows: Tensor) -> Callable[[], HeteroscedasticLikelihood]:
+    def likelihood(
+        self, vae: Any, rows: Tensor, reducer: Reducer
+    ) -> Callable[[], HeteroscedasticLikelihood]:
         """A function that makes a likelihood whose log-variances begin near those of pPCA."""
         start = _given(vae, "noise_variance_init", rows)
         if start is None:
-            start = _residuals_of_ppca(rows, vae.n_components)
+            start = _residuals_of_ppca(rows, vae.n_components, reducer)
             start = start if vae.init is None else start.mean()
             start = np.where(start > NOISE_FLOOR, start, NOISE_START)
         d = rows.shape[1]
@@ -211,11 +215,11 @@ def _given(vae: Any, name: str, rows: Tensor) -> Array | None:
     return units
 
 
-def _residuals_of_ppca(rows: Tensor, n_components: int) -> Array:
+def _residuals_of_ppca(rows: Tensor, n_components: int, reducer: Reducer) -> Array:
     """E_q (x_j - mu_j(z))^2 of pPCA with as many components, averaged over the rows, (d,).
 
     Their mean is its noise variance; 0 where it has none.
     """
-    loadings, x = ppca_of_rows(rows, n_components)[1], rows.cpu().numpy()
-    variance = current().sum(np.einsum("ij,ij->j", x, x)) / current().sum(len(x))
+    loadings, x = ppca_of_rows(rows, n_components, reducer)[1], rows.cpu().numpy()
+    variance = reducer.sum(np.einsum("ij,ij->j", x, x)) / reducer.sum(len(x))
     return np.maximum(variance - (loadings**2).sum(axis=1), 0)

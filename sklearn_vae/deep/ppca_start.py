@@ -19,7 +19,7 @@ from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
 from sklearn_vae.training.devices import threads_worth
-from sklearn_vae.training.distributed import current, own_seed
+from sklearn_vae.training.distributed import Reducer
 
 # What the noise of training may cost, as a share of the nats that the latents carry at the start,
 # and of those that training has won since.
@@ -103,8 +103,8 @@ class KeepStart(Callback):
 
     def _let_see(self, net: Any, X: Tensor) -> None:
         # Another seed than that of the epochs: their first batch is not to count twice.
-        generator = torch.Generator(X.device).manual_seed(own_seed(net.seed + 1))
-        average = current().averaging(net.module_.parameters())
+        generator = torch.Generator(X.device).manual_seed(net.reducer_.own_seed(net.seed + 1))
+        average = net.reducer_.averaging(net.module_.parameters())
         size, (draws, k) = min(net.batch_size, len(X)), net.noise_shape
         with threads_worth(3 * net.operations_ * size * draws):
             for _ in range(BATCHES_BEFORE):
@@ -151,7 +151,7 @@ def sum_of_deviations(optimizer: torch.optim.Adam) -> float:
 
 
 @torch.no_grad()
-def start_at_ppca(module: VAEModule, rows: Tensor) -> float:
+def start_at_ppca(module: VAEModule, rows: Tensor, reducer: Reducer) -> float:
     """Set networks and prior of a module so that it is pPCA of some rows.
 
     The noise variance is the one that the module's likelihood has, the loadings are those of
@@ -174,7 +174,7 @@ def start_at_ppca(module: VAEModule, rows: Tensor) -> float:
     log_noise = likelihood.log_variance if shared else likelihood.offset.clamp(*likelihood.limits)
     noise = log_noise.detach().cpu().double().exp().numpy()
     k = module.posterior.n_components
-    W, A, tau2, mean = _ppca_at(rows, k, noise)
+    W, A, tau2, mean = _ppca_at(rows, k, noise, reducer)
     least = math.exp(LOG_VARIANCE_RANGE[0])
     if not (tau2 > least).all():
         raise ValueError(
@@ -205,43 +205,45 @@ def start_at_ppca(module: VAEModule, rows: Tensor) -> float:
 
 
 def ppca_of_rows(
-    rows: Tensor, n_components: int, noise_variance: float | None = None
+    rows: Tensor, n_components: int, reducer: Reducer, noise_variance: float | None = None
 ) -> tuple[Array, Array]:
     """Mean (d,) and loadings (d, k) of pPCA, with no more components than the rows allow.
 
     Of the rows of all processes that fit together.
     """
     X = rows.cpu().numpy()
-    if current().size == 1:
+    if reducer.size == 1:
         k, dtype = min(n_components, *X.shape), X.dtype
         solver = choose_solver(X, k)
         spectrum, _ = decompose(X, k, solver, random_state=np.random.RandomState(0))
     else:
-        moments = _joint_moments(X)
+        moments = _joint_moments(X, reducer)
         k, dtype = min(n_components, int(moments.n), moments.n_features), moments.mean.dtype
         spectrum = Spectrum.of_moments(moments, n_rows=max(moments.n, moments.n_features))
     sigma2 = spectrum.noise_variance(k) if noise_variance is None else noise_variance
     return spectrum.mean.astype(dtype), spectrum.loadings(k, sigma2, dtype)
 
 
-def _joint_moments(X: Array) -> Moments:
+def _joint_moments(X: Array, reducer: Reducer) -> Moments:
     """Moments of the rows of all processes."""
     own = Moments.of(X)
-    n = current().sum(own.n)
-    mean = current().sum(own.n * own.mean) / n
+    n = reducer.sum(own.n)
+    mean = reducer.sum(own.n * own.mean) / n
     apart = own.mean - mean
-    scatter = current().sum(own.scatter + own.n * np.outer(apart, apart))
+    scatter = reducer.sum(own.scatter + own.n * np.outer(apart, apart))
     return Moments(n, mean, scatter)
 
 
-def _ppca_at(rows: Tensor, k: int, noise: Array) -> tuple[Array, Array, Array, Array]:
+def _ppca_at(
+    rows: Tensor, k: int, noise: Array, reducer: Reducer
+) -> tuple[Array, Array, Array, Array]:
     """Loadings W (d, k), M^-1 W' (k, d), posterior variances (k,) and mean (d,) of pPCA.
 
     Columns beyond the rank of the rows are 0.
     """
     root = np.sqrt(np.broadcast_to(noise, rows.shape[1]))
     scaled = rows.cpu() / torch.from_numpy(root).to(rows.dtype)
-    mean, loadings = ppca_of_rows(scaled, k, noise_variance=1.0)
+    mean, loadings = ppca_of_rows(scaled, k, reducer, noise_variance=1.0)
     W = np.zeros((rows.shape[1], k))
     W[:, : loadings.shape[1]] = loadings
     tau2 = 1.0 / (1.0 + np.square(W).sum(axis=0))

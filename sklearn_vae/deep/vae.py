@@ -34,7 +34,7 @@ from sklearn_vae.nn.posteriors import (
     SylvesterPosterior,
 )
 from sklearn_vae.training.callbacks import KLWarmup
-from sklearn_vae.training.distributed import current, own_seed
+from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.monitors import LatentMonitor
 from sklearn_vae.validation import check_choice, check_integer, check_random_state, check_real
 
@@ -269,12 +269,12 @@ class DeepVAE(DeepModel):
         return self.module_.decode(z).mean
 
     @torch.no_grad()
-    def _diagnose(self, rows: Tensor) -> None:
+    def _diagnose(self, rows: Tensor, reducer: Reducer) -> None:
         """Set what the latent space does with the training rows, and the bound on them."""
-        n, k = int(current().sum(len(rows))), self.n_components_
+        n, k = int(reducer.sum(len(rows))), self.n_components_
         affordable = int(DIAGNOSED_OPERATIONS / (self.net_.operations_ * n))
         draws = max(1, min(-(-DIAGNOSED_DRAWS // n), affordable))
-        generator = torch.Generator(rows.device).manual_seed(own_seed(0))
+        generator = torch.Generator(rows.device).manual_seed(reducer.own_seed(0))
         prior = self.module_.prior()
         of_terms, misfit, moment, whole = 4 * [np.zeros(1)]
         bounded = False
@@ -296,7 +296,7 @@ class DeepVAE(DeepModel):
                     draws * n
                 )
         of_terms, misfit, moment, whole, bounded = map(
-            current().sum, (of_terms, misfit, moment, whole, bounded)
+            reducer.sum, (of_terms, misfit, moment, whole, bounded)
         )
         if not all(np.isfinite(found).all() for found in (of_terms, misfit, moment, whole)):
             raise FloatingPointError("The bound of the training rows is not finite.")

@@ -34,7 +34,6 @@ from sklearn_vae.serialization.fingerprint import fingerprint
 from sklearn_vae.training.callbacks import Progress
 from sklearn_vae.training.checkpointing import Keeper, place_of, with_tensors, without_tensors
 from sklearn_vae.training.devices import choose_place, threads_worth
-from sklearn_vae.training.distributed import alone
 from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.monitors import NoiseMonitor
@@ -306,7 +305,6 @@ def _diverged(step: int, kept: int, options: Options) -> FloatingPointError:
     )
 
 
-@alone()
 def by_draws(
     rows: CovarianceOfRows,
     options: Options,

@@ -20,7 +20,7 @@ from sklearn_vae.serialization.checkpoint import ODD, Checkpoint, can_hold
 from sklearn_vae.serialization.fingerprint import fingerprint
 from sklearn_vae.training.cuda_graph import CapturedStep
 from sklearn_vae.training.devices import threads_for
-from sklearn_vae.training.distributed import current
+from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 
 # The key of a dict that stands for a tensor.
 TENSOR = "torch.Tensor"
@@ -43,6 +43,8 @@ class Keeper:
         What the rows that the net sees were made with.
     read : callable, default=None
         Of what is saved at the end (:meth:`Checkpoint.resume`), where that is not the net.
+    reducer : Reducer, default=SINGLE_PROCESS
+        Of the processes that train together.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Keeper:
         max_epochs: int,
         units: Any,
         read: Callable[[Any], Any] | None = None,
+        reducer: Reducer = SINGLE_PROCESS,
     ) -> None:
         self.file = file
         self.last = len(net.history) + max_epochs
@@ -65,14 +68,14 @@ class Keeper:
             start=start,
         )
         self._told = False
-        self._agree()
+        self._agree(reducer)
 
-    def _agree(self) -> None:
+    def _agree(self, reducer: Reducer) -> None:
         """Have all processes that fit together begin anew unless they can go on from one epoch."""
-        if current().size == 1:
+        if reducer.size == 1:
             return
         found = -1 if self.state is None else len(self.state["history"])
-        places = current().table(found, self.file.finished)
+        places = reducer.table(found, self.file.finished)
         if (places != places[0]).any():
             if self.state is not None:
                 warnings.warn(

@@ -1,11 +1,10 @@
-"""Processes that fit a deep model together; where there is one, it does so alone."""
+"""Sums over the processes that fit a model together, or over the only one."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import timedelta
 from itertools import accumulate
 from typing import Any, Self
@@ -28,17 +27,20 @@ DIGITS = 12
 BETWEEN_SEEDS = 2654435769
 
 
-class Alone:
-    """One process: what it has is all there is."""
+class Reducer:
+    """Sums over the processes that train together; here over one, which has them already.
+
+    Whatever trains is given one. Every method is called in all processes, in the same order.
+    """
 
     rank = 0
     size = 1
 
     def end(self) -> None:
-        """Nothing to end."""
+        """Leave the group: there is none."""
 
     def meet(self, n: int = 0) -> None:
-        """Nobody to meet."""
+        """Check that all processes are at the same place: there is one."""
 
     def sum(self, values: Any) -> Any:
         """Values as they are."""
@@ -58,9 +60,59 @@ class Alone:
         """A function that leaves gradients as they are."""
         return _leave
 
+    def own_seed(self, seed: int) -> int:
+        """A seed for this process; that of the first is the seed itself."""
+        return (seed + self.rank * BETWEEN_SEEDS) % 2**32 if self.rank else seed
 
-class Together(Alone):
-    """Several processes; every method is called in all of them, in the same order.
+    def digests(self, *values: Any) -> Array:
+        """Numbers that tell values apart, of every process, one row each."""
+        return self.table(*(int(fingerprint(value)[:DIGITS], 16) for value in values))
+
+    def check_same(self, values: dict[str, Any]) -> None:
+        """Raise ValueError, in every process, unless named values are the same in all."""
+        if self.size == 1:
+            return
+        digests = self.digests(*values.values())
+        differ = (digests != digests[0]).any(axis=0)
+        named = [
+            f"{name}={values[name]!r:.60}" for name, d in zip(values, differ, strict=True) if d
+        ]
+        if named:
+            raise ValueError(
+                "Processes that fit one model need the same parameters and kind of rows: process "
+                f"{self.rank} has {', '.join(named)}, another one not."
+            )
+
+    @contextmanager
+    def ending_on_error(self) -> Iterator[None]:
+        """Context in which an error of one process is one in the others, even where it is caught.
+
+        Except for a training that diverges, as it does in all of them.
+        """
+        try:
+            yield
+        except FloatingPointError:
+            raise
+        except BaseException:
+            self.end()
+            raise
+
+    @contextmanager
+    def interrupts_as_errors(self) -> Iterator[None]:
+        """Context in which an interrupt is an error, where other processes train too."""
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            if self.size == 1:
+                raise
+            raise RuntimeError(
+                "This process was interrupted, which those that fit together with it cannot know: "
+                "nothing of the fit is kept."
+            ) from interrupt
+
+
+class GroupReducer(Reducer):
+    """Sums over several processes.
 
     Parameters
     ----------
@@ -204,86 +256,16 @@ def _leave(n: int) -> None:
     """Nothing; a net that holds it can be pickled."""
 
 
-_ALONE = Alone()
-_CURRENT: ContextVar[Alone] = ContextVar("processes", default=_ALONE)
-
-
-def current() -> Alone:
-    """The processes that fit together."""
-    return _CURRENT.get()
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Within this, each process fits on its own."""
-    token = _CURRENT.set(_ALONE)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
-
-
-@contextmanager
-def an_error_ends() -> Iterator[None]:
-    """Within this an error of one process is one in the others, at once, even where it is caught.
-
-    But for a training that diverges, as it does in all of them.
-    """
-    try:
-        yield
-    except FloatingPointError:
-        raise
-    except BaseException:
-        current().end()
-        raise
-
-
-@contextmanager
-def interrupts_are_errors() -> Iterator[None]:
-    """Within this an interrupt is an error, where others fit together with this process."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        if current().size == 1:
-            raise
-        raise RuntimeError(
-            "This process was interrupted, which those that fit together with it cannot know: "
-            "nothing of the fit is kept."
-        ) from interrupt
-
-
-def own_seed(seed: int) -> int:
-    """A seed for this process; that of the first is the seed itself."""
-    rank = current().rank
-    return (seed + rank * BETWEEN_SEEDS) % 2**32 if rank else seed
-
-
-def digests(*values: Any) -> Array:
-    """Numbers that tell values apart, of every process, one row each."""
-    return current().table(*(int(fingerprint(value)[:DIGITS], 16) for value in values))
-
-
-def check_same(values: dict[str, Any]) -> None:
-    """Raise ValueError, in every process, unless named values are the same in all."""
-    if current().size == 1:
-        return
-    found = digests(*values.values())
-    differ = (found != found[0]).any(axis=0)
-    told = [f"{name}={values[name]!r:.60}" for name, d in zip(values, differ, strict=True) if d]
-    if told:
-        raise ValueError(
-            "Processes that fit one model need the same parameters and kind of rows: process "
-            f"{current().rank} has {', '.join(told)}, another one not."
-        )
+SINGLE_PROCESS = Reducer()
 
 
 class Processes:
     """Processes that fit one deep model, each on rows of its own.
 
-    Within the context `fit` of :class:`DeepGaussianVAE`, :class:`DeepBernoulliVAE` and
-    :class:`DeepAutoencoder` is called in every process, with the same parameters and other rows,
-    which lie on its device; all end with the same model, that of the rows of all. Outside, and in
-    threads that begin within, each process fits on its own.
+    Within the context, `fit(X, processes=processes)` of :class:`DeepGaussianVAE`,
+    :class:`DeepBernoulliVAE` and :class:`DeepAutoencoder` is called in every process, with the same
+    parameters and other rows, which lie on its device; all end with the same model, that of the
+    rows of all. Without `processes` a fit is that of its own process.
 
     A step takes up to `batch_size` rows of each process and moves the parameters along the gradient
     averaged over all these rows, as one process does with a batch of them all. Units, pPCA, the
@@ -313,6 +295,8 @@ class Processes:
         Of this process, from 0.
     size : int
         Number of processes; 1 without a launcher.
+    reducer : Reducer
+        Sums over them, for whatever trains.
 
     Raises
     ------
@@ -330,39 +314,39 @@ class Processes:
     >>> X = load_digits().data
     >>> with Processes() as processes:
     ...     rows = X[processes.rank :: processes.size]
-    ...     vae = DeepGaussianVAE(2, hidden_layer_sizes=(16,), max_epochs=2).fit(rows)
+    ...     vae = DeepGaussianVAE(2, hidden_layer_sizes=(16,), max_epochs=2)
+    ...     vae = vae.fit(rows, processes=processes)
     >>> processes.size
     1
     """
 
     def __init__(self, timeout: float = 600.0) -> None:
         self.timeout = timeout
-        self._processes = _ALONE
+        self.reducer = SINGLE_PROCESS
 
     @property
     def rank(self) -> int:
         """Of this process, from 0."""
-        return self._processes.rank
+        return self.reducer.rank
 
     @property
     def size(self) -> int:
         """Number of processes."""
-        return self._processes.size
+        return self.reducer.size
 
     def __enter__(self) -> Self:
         check_real("timeout", self.timeout, above=0)
         state = _place(self.timeout)
-        self._processes = Together(state, self.timeout) if state.num_processes > 1 else _ALONE
-        self._token = _CURRENT.set(self._processes)
+        if state.num_processes > 1:
+            self.reducer = GroupReducer(state, self.timeout)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error_and_trace: object) -> None:
-        _CURRENT.reset(self._token)
         try:
             if kind is None:  # none leaves while another may still fail
                 self.sum(0.0)
         finally:
-            self._processes.end()
+            self.reducer.end()
 
     def sum(self, values: Any) -> Any:
         """Sum over the processes of what each one has; to be called in all of them, as `fit` is.
@@ -377,7 +361,7 @@ class Processes:
         float, list of floats or array
             As `values` are, in float64.
         """
-        return self._processes.sum(values)
+        return self.reducer.sum(values)
 
 
 def _place(timeout: float) -> Any:

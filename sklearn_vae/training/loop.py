@@ -24,7 +24,7 @@ from sklearn_vae.training.batches import Batch, Batches
 from sklearn_vae.training.checkpointing import Keeper
 from sklearn_vae.training.cuda_graph import CapturedStep
 from sklearn_vae.training.devices import global_generators, products_in, threads_worth
-from sklearn_vae.training.distributed import current, digests, interrupts_are_errors, own_seed
+from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.validation import all_or_nothing
 
@@ -99,16 +99,16 @@ class VAENet(NeuralNet):
         self.module_.eval()
         known = self.operations
         self.operations_ = 2.0 * operations_of(self.module_) if known is None else known
-        self.generator_ = torch.Generator(self.device).manual_seed(own_seed(self.seed))
+        self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         return self
 
-    def draw_apart(self) -> None:
+    def draw_apart(self, reducer: Reducer) -> None:
         """Begin other draws than those of the other processes, where they would be the same."""
-        if current().size == 1:
+        if reducer.size == 1:
             return
-        states = digests(self.generator_.get_state().numpy())
+        states = reducer.digests(self.generator_.get_state().numpy())
         if len(np.unique(states)) < len(states):
-            self.generator_.manual_seed(own_seed(self.seed + len(self.history)))
+            self.generator_.manual_seed(reducer.own_seed(self.seed + len(self.history)))
 
     def initialize_optimizer(self, triggered_directly: bool | None = None) -> VAENet:
         """Adam over the parameters that are learned by gradient."""
@@ -129,23 +129,41 @@ class VAENet(NeuralNet):
         """Batches in random order for training; skorch's else."""
         if not training:
             return super().get_iterator(dataset, training=False)
-        n_batches = current().n_batches(len(dataset.X), self.batch_size)
+        n_batches = self.reducer_.n_batches(len(dataset.X), self.batch_size)
         return Batches(dataset.X, self.batch_size, self.noise_shape, self.generator_, n_batches)
 
-    def fit_loop(
+    def partial_fit(
         self,
         X: Tensor,
         y: Any = None,
-        epochs: int | None = None,
+        *,
+        epochs: int,
         keeper: Keeper | None = None,
-        **kwargs: Any,
+        reducer: Reducer = SINGLE_PROCESS,
     ) -> Any:
-        """skorch's loop over epochs, with the threads that the size of a step is worth.
+        """Train for some epochs.
 
-        A keeper saves the net after some of them, and has it go on from what it has saved.
+        Parameters
+        ----------
+        X : Tensor of shape (n, d)
+            On the device.
+        y : Ignored
+        epochs : int
+        keeper : Keeper, default=None
+            Saves the net after some epochs, and gives it back what it has saved.
+        reducer : Reducer, default=SINGLE_PROCESS
+            Of the processes that train together.
         """
+        self.keeper_, self.reducer_ = keeper, reducer
+        try:
+            return super().partial_fit(X, epochs=epochs)
+        finally:
+            del self.keeper_, self.reducer_
+
+    def fit_loop(self, X: Tensor, y: Any = None, epochs: int | None = None, **kwargs: Any) -> Any:
+        """Run skorch's loop over epochs, with the threads that the size of a step is worth."""
         self.module_.train()
-        self.keeper_ = keeper
+        reducer, keeper = self.reducer_, self.keeper_
         self.events_ = {
             event
             for event in BATCH_EVENTS
@@ -157,11 +175,11 @@ class VAENet(NeuralNet):
         self.step_: Callable[..., Any] = (
             partial(self.step_by_hand, by_hand) if by_hand else self.step_by_autograd
         )
-        self.average_ = current().averaging(self.module_.parameters())
-        if self._on("cuda") and not self.events_ and current().size == 1:
+        self.average_ = reducer.averaging(self.module_.parameters())
+        if self._on("cuda") and not self.events_ and reducer.size == 1:
             self.step_ = CapturedStep(self)
         hook = self.module_.encoder.register_forward_hook(self._keep_h)
-        seed = own_seed(self.seed + len(self.history))
+        seed = reducer.own_seed(self.seed + len(self.history))
         with ExitStack() as stack:
             stack.callback(self._after_loop)
             stack.callback(hook.remove)
@@ -176,7 +194,7 @@ class VAENet(NeuralNet):
                 stack.enter_context(global_generators(X.device, seed))
             if keeper is not None:
                 keeper.restore(self)
-            with interrupts_are_errors():
+            with reducer.interrupts_as_errors():
                 try:
                     return super().fit_loop(X, y, epochs, **kwargs)
                 except KeyboardInterrupt:
@@ -185,7 +203,7 @@ class VAENet(NeuralNet):
                     return self
 
     def _after_loop(self) -> None:
-        del self.step_, self.h_, self.keeper_, self.average_
+        del self.step_, self.h_, self.average_
         self.monitor.begin()
         self.module_.eval()
 
@@ -224,20 +242,22 @@ class VAENet(NeuralNet):
             self.history.record("valid_loss", -objective)
             self.history.record("validation_bound", self.monitor.in_data_units(bound))
             return
-        current().meet()
+        reducer = self.reducer_
+        reducer.meet()
         start = time.perf_counter()
         state = {name: t.clone() for name, t in self.module_.state_dict().items()}
         self.kept_ = [*self.kept_[-1:], (len(self.history) - 1, state)]
         self.monitor.begin()
         with torch.set_grad_enabled(self.by_hand is None):
             sums = [self._run_chunk(chunk, step_fn) for chunk in iterator]
-        current().share(self.module_)
+        reducer.share(self.module_)
         totals = torch.stack(sums).cpu().double().sum(0).tolist()
-        n, reconstruction, kl = current().sum([len(iterator.X), *totals])
+        n, reconstruction, kl = reducer.sum([len(iterator.X), *totals])
         reconstruction, kl = reconstruction / n, kl / n
         if not (math.isfinite(reconstruction + kl) and self.is_finite()):
             raise self.diverged()
-        for name, value in self.monitor.record(self.module_, n, reconstruction, kl).items():
+        values = self.monitor.record(self.module_, n, reconstruction, kl, reducer)
+        for name, value in values.items():
             self.history.record(name, value)
         self.history.record("train_loss", self.beta_ * kl - reconstruction)
         self.history.record("beta", self.beta_)
@@ -293,13 +313,15 @@ class VAENet(NeuralNet):
             self.generator_.set_state(generator)
             raise
 
-    def as_it_was(self, epoch: int, state: dict[str, Tensor]) -> VAENet:
+    def as_it_was(
+        self, epoch: int, state: dict[str, Tensor], reducer: Reducer = SINGLE_PROCESS
+    ) -> VAENet:
         """A net of its own with the parameters that a module had after an epoch."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__, module_=copy.deepcopy(self.module_), callbacks=None)
         twin.module_.load_state_dict(state)
         twin.generator_ = torch.Generator(self.generator_.device)
-        twin.generator_.manual_seed(own_seed(self.seed + epoch))
+        twin.generator_.manual_seed(reducer.own_seed(self.seed + epoch))
         twin.history_ = History(list(self.history)[:epoch])
         twin.monitor = copy.copy(self.monitor)
         twin.callbacks_, twin.kept_ = [], []
@@ -355,7 +377,7 @@ class VAENet(NeuralNet):
     @torch.no_grad()
     def _validate(self, X: Tensor) -> tuple[float, float]:
         """Objective and bound of the validation rows, with the same noise in every epoch."""
-        generator = torch.Generator(X.device).manual_seed(own_seed(self.seed))
+        generator = torch.Generator(X.device).manual_seed(self.reducer_.own_seed(self.seed))
         draws, k = self.noise_shape
         self.module_.eval()
         objective, bound = X.new_zeros(2)
@@ -368,7 +390,7 @@ class VAENet(NeuralNet):
             objective += found.sum()
             bound += (reconstruction - kl).sum()
         self.module_.train()
-        n, *totals = current().sum([len(X), objective.item(), bound.item()])
+        n, *totals = self.reducer_.sum([len(X), objective.item(), bound.item()])
         return totals[0] / n, totals[1] / n
 
     def _on(self, kind: str) -> bool:

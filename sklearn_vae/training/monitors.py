@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.nn.distributions import LOG_2PI
-from sklearn_vae.training.distributed import current
+from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 
 
 class LatentMonitor:
@@ -58,10 +58,17 @@ class LatentMonitor:
         self.sums.append(torch.cat([q.entropy().sum()[None], above]))
         self.n_seen += len(h)
 
-    def record(self, module: Any, n: int, reconstruction: float, kl: float) -> dict[str, Any]:
+    def record(
+        self,
+        module: Any,
+        n: int,
+        reconstruction: float,
+        kl: float,
+        reducer: Reducer = SINGLE_PROCESS,
+    ) -> dict[str, Any]:
         """Values of an epoch of n rows; `reconstruction` and `kl` are averages."""
         sums = torch.stack(self.sums).sum(0).tolist()
-        n_seen, entropy, *above = current().sum([self.n_seen, *sums])
+        n_seen, entropy, *above = reducer.sum([self.n_seen, *sums])
         return {
             "bound": self.in_data_units(reconstruction - kl),
             "reconstruction": self.in_data_units(reconstruction),
@@ -89,9 +96,16 @@ class NoiseMonitor(LatentMonitor):
         super().__init__(log_scale)
         self.scale = scale
 
-    def record(self, module: Any, n: int, reconstruction: float, kl: float) -> dict[str, Any]:
+    def record(
+        self,
+        module: Any,
+        n: int,
+        reconstruction: float,
+        kl: float,
+        reducer: Reducer = SINGLE_PROCESS,
+    ) -> dict[str, Any]:
         """Values of an epoch of n rows; `reconstruction` and `kl` are averages."""
-        values = super().record(module, n, reconstruction, kl)
+        values = super().record(module, n, reconstruction, kl, reducer)
         likelihood = module.likelihood
         log_variance = likelihood.log_variance.detach().cpu().double().numpy()
         noise = np.exp(log_variance) * self.scale**2
@@ -121,6 +135,13 @@ class ErrorMonitor:
     def update(self, module: Any, h: Tensor) -> None:
         """Nothing to take in."""
 
-    def record(self, module: Any, n: int, reconstruction: float, kl: float) -> dict[str, Any]:
+    def record(
+        self,
+        module: Any,
+        n: int,
+        reconstruction: float,
+        kl: float,
+        reducer: Reducer = SINGLE_PROCESS,
+    ) -> dict[str, Any]:
         """Values of an epoch of n rows."""
         return {"bound": self.in_data_units(reconstruction)}

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sklearn_vae.training.distributed import current
+from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 
 # Numbers that are moved to other units at once: in the cache.
 MOVED_AT_ONCE = 2**16
 
 
 def center_and_scale(
-    X: NDArray[Any], rows: NDArray[Any], per_feature: bool
+    X: NDArray[Any], rows: NDArray[Any], per_feature: bool, reducer: Reducer = SINGLE_PROCESS
 ) -> tuple[NDArray[Any], Any]:
     """Mean of chosen rows, and the root of their features' average variance or of each variance.
 
@@ -30,7 +30,7 @@ def center_and_scale(
     """
     blocks = np.array_split(rows, -(-X.size // MOVED_AT_ONCE))
     with np.errstate(over="ignore", invalid="ignore"):
-        total = current().sum
+        total = reducer.sum
         n = total(len(rows))
         mean = total(sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks)) / n
         squares = total(sum(np.square(X[block] - mean).sum(axis=0) for block in blocks))

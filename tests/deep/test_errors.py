@@ -219,7 +219,7 @@ def test_an_interrupt_where_nothing_is_finite_keeps_what_was(model, epoch):
 
 
 def test_two_interrupts_after_training_give_up(monkeypatch):
-    def interrupted(self, rows):
+    def interrupted(self, rows, reducer):
         raise KeyboardInterrupt
 
     model = DeepGaussianVAE(3, **SMALL)
@@ -292,11 +292,11 @@ def test_an_interrupt_after_training_keeps_it(model, monkeypatch):
     np.testing.assert_array_equal(parameters_of(late), expected)
     calls, diagnose = [], type(model)._diagnose
 
-    def interrupted(self, rows):
+    def interrupted(self, rows, reducer):
         calls.append(0)
         if len(calls) == 1:
             raise KeyboardInterrupt
-        diagnose(self, rows)
+        diagnose(self, rows, reducer)
 
     monkeypatch.setattr(type(model), "_diagnose", interrupted)
     later = copy.deepcopy(model).fit(X)

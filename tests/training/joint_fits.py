@@ -45,10 +45,10 @@ def told(model):
     return {**found, **state, "history": history}
 
 
-def error_of(model, rows):
+def error_of(model, rows, processes):
     """The error of a fit."""
     try:
-        model.fit(rows)
+        model.fit(rows, processes=processes)
     except (ValueError, FloatingPointError, RuntimeError) as error:
         return type(error).__name__, str(error)
     return None
@@ -102,8 +102,8 @@ class Stopped(BaseException):
 
 def all_models(rank):
     """Every kind of model, on unequal shards."""
-    with Processes():
-        return [told(clone(model).fit(SHARDS[rank])) for model in MODELS]
+    with Processes() as processes:
+        return [told(clone(model).fit(SHARDS[rank], processes=processes)) for model in MODELS]
 
 
 def what_else(rank, folder):
@@ -113,26 +113,36 @@ def what_else(rank, folder):
     with Processes() as processes:
         found["rank"] = processes.rank, processes.size
         found["sum"] = processes.sum(float(rank + 1)), processes.sum(np.full(2, rank + 1.0))
-        found["no seed"] = told(clone(vae).set_params(random_state=None).fit(rows))
-        found["batch norm"] = told(clone(vae).set_params(encoder=with_batch_norm).fit(rows))
-        found["by columns"] = told(clone(vae).set_params(encoder=by_columns).fit(rows))
+        found["no seed"] = told(
+            clone(vae).set_params(random_state=None).fit(rows, processes=processes)
+        )
+        found["batch norm"] = told(
+            clone(vae).set_params(encoder=with_batch_norm).fit(rows, processes=processes)
+        )
+        found["by columns"] = told(
+            clone(vae).set_params(encoder=by_columns).fit(rows, processes=processes)
+        )
         stops = clone(vae).set_params(
             early_stopping=True, max_epochs=50, n_iter_no_change=2, learning_rate=0.02
         )
-        found["early stopping"] = told(stops.fit(rows))
-        start = clone(START).fit(rows)
+        found["early stopping"] = told(stops.fit(rows, processes=processes))
+        start = clone(START).fit(rows, processes=processes)
         found["start"], found["seen"] = told(start), sum_of_deviations(start.net_.optimizer_)
-        kept = clone(vae).set_params(callbacks=[Snapshot([1, 2])]).fit(rows)
+        kept = clone(vae).set_params(callbacks=[Snapshot([1, 2])]).fit(rows, processes=processes)
         found["snapshots"] = {epoch: told(model) for epoch, model in kept.snapshots_.items()}
-        again = clone(vae).set_params(warm_start=True, early_stopping=True).fit(rows)
+        again = (
+            clone(vae)
+            .set_params(warm_start=True, early_stopping=True)
+            .fit(rows, processes=processes)
+        )
         # As where it was loaded from one file in every process.
         again.net_.generator_.manual_seed(0)
-        found["warm start"] = told(again.fit(rows))
+        found["warm start"] = told(again.fit(rows, processes=processes))
         found["draws"] = again.net_.generator_.initial_seed()
         linear = LinearVAE(2, solver="stochastic", max_iter=3, random_state=0)
         found["linear"] = linear.fit(rows).loadings_
         poison = [Poison(2)] if rank == 1 else None
-        found["not finite"] = error_of(clone(vae).set_params(callbacks=poison), rows)
+        found["not finite"] = error_of(clone(vae).set_params(callbacks=poison), rows, processes)
     found["checkpoints"] = checkpoints(rows, folder / str(rank), rank)
     return found
 
@@ -153,12 +163,12 @@ def what_differs(rank, folder):
     }
     found = {}
     for name, (model, own) in fits.items():
-        with suppress(RuntimeError), Processes():
-            found[name] = error_of(model, own)
+        with suppress(RuntimeError), Processes() as processes:
+            found[name] = error_of(model, own, processes)
     try:
-        with Processes():
+        with Processes() as processes:
             if rank == 0:
-                found["one fits"] = error_of(clone(vae), rows)
+                found["one fits"] = error_of(clone(vae), rows, processes)
     except RuntimeError as error:
         found.setdefault("one fits", (type(error).__name__, str(error)))
     return found
@@ -168,8 +178,8 @@ def checkpoints(rows, folder, rank):
     """A fit that goes on, one that was finished, and one that cannot since a file is gone."""
 
     def fit(model):
-        with Processes():
-            return model.fit(rows)
+        with Processes() as processes:
+            return model.fit(rows, processes=processes)
 
     vae = DeepGaussianVAE(3, **{**SMALL, "max_epochs": 6})
     found = {"whole": told(fit(clone(vae)))}
@@ -206,24 +216,27 @@ def checkpoints(rows, folder, rank):
 def lost(rank, folder):
     """An error in one process, which goes on to live; then a fit by both."""
     found = {}
-    with suppress(RuntimeError), Processes():
+    with suppress(RuntimeError), Processes() as processes:
         bad = np.where(np.arange(60)[:, None] == 5, np.nan, SHARDS[1])
-        found["error"] = error_of(DeepGaussianVAE(3, **SMALL), bad if rank else SHARDS[0])
+        found["error"] = error_of(
+            DeepGaussianVAE(3, **SMALL), bad if rank else SHARDS[0], processes
+        )
         (folder / f"error {rank}").touch()
         until = time.monotonic() + 20
         while not (folder / "error 0").exists() and time.monotonic() < until:
             time.sleep(0.05)
         found["both know"] = (folder / "error 0").exists()
-    with Processes():
-        found["after"] = told(DeepGaussianVAE(3, **SMALL).fit(SHARDS[rank]))
+    with Processes() as processes:
+        found["after"] = told(DeepGaussianVAE(3, **SMALL).fit(SHARDS[rank], processes=processes))
     interrupt = At(1, lambda: signal.raise_signal(signal.SIGINT) if rank else None)
-    with suppress(RuntimeError), Processes():
+    with suppress(RuntimeError), Processes() as processes:
         model = DeepGaussianVAE(3, **SMALL, callbacks=[interrupt])
-        found["interrupt"] = error_of(model, SHARDS[rank])
+        found["interrupt"] = error_of(model, SHARDS[rank], processes)
         found["is fitted"] = hasattr(model, "net_")
     sleeper = At(1, lambda: time.sleep(6 * rank))
-    with suppress(RuntimeError), Processes(timeout=3):
-        found["silent"] = error_of(DeepGaussianVAE(3, **SMALL, callbacks=[sleeper]), SHARDS[rank])
+    with suppress(RuntimeError), Processes(timeout=3) as processes:
+        slow = DeepGaussianVAE(3, **SMALL, callbacks=[sleeper])
+        found["silent"] = error_of(slow, SHARDS[rank], processes)
     return found
 
 
@@ -235,8 +248,9 @@ def end_with_a_kill(rank, folder):
         os.kill(os.getpid(), signal.SIGKILL)
 
     vae = DeepGaussianVAE(3, **SMALL)
-    with Processes():
-        vae.set_params(callbacks=[At(2, die)] if rank else None).fit(SHARDS[rank])
+    with Processes() as processes:
+        vae.set_params(callbacks=[At(2, die)] if rank else None)
+        vae.fit(SHARDS[rank], processes=processes)
 
 
 def main(rank, folder):

@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn_vae import DeepGaussianVAE, LinearVAE, Processes
 from sklearn_vae.training import loop as net
 from sklearn_vae.training.batches import Batches
-from sklearn_vae.training.distributed import BETWEEN_SEEDS, current
+from sklearn_vae.training.distributed import BETWEEN_SEEDS
 from tests.deep.data import MODELS, SMALL, parameters_of
 from tests.training.joint_fits import SHARDS, SIZE, START, X, by_columns, told
 
@@ -165,7 +165,7 @@ def test_sums_over_the_processes(found):
         np.testing.assert_array_equal(array, [3.0, 3.0])
 
 
-def test_other_estimators_are_fitted_by_each_process_alone(found):
+def test_a_fit_without_processes_is_that_of_its_own_process(found):
     for rows, part in zip(SHARDS, found, strict=True):
         expected = LinearVAE(2, solver="stochastic", max_iter=3, random_state=0).fit(rows)
         np.testing.assert_array_equal(part["linear"], expected.loadings_)
@@ -302,9 +302,8 @@ def test_one_process_fits_as_without(monkeypatch):
     with Processes() as processes:
         assert (processes.rank, processes.size) == (0, 1)
         assert processes.sum(2.0) == 2.0
-        found = clone(model).fit(X)
+        found = clone(model).fit(X, processes=processes)
     np.testing.assert_array_equal(parameters_of(found), parameters_of(clone(model).fit(X)))
-    assert current().size == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="has started 2 processes, but accelerate has set up 1"):
         Processes().__enter__()
