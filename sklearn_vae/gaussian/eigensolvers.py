@@ -17,8 +17,8 @@ from sklearn_vae.gaussian.arrays import (
     to_device_of,
     wide_float,
 )
+from sklearn_vae.gaussian.centred import CentredData, DenseCentred, SparseCentred
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.rows import CentredRows, DenseRows, SparseRows
 from sklearn_vae.gaussian.spectrum import (
     SMALLEST,
     Spectrum,
@@ -103,12 +103,12 @@ def decompose(
         return spectrum, moments
     most = min(counted, d) - (solver == "arpack")
     if solver == "full":
-        spectrum = _full(centred_rows(X, weights))
+        spectrum = _full(centred_data(X, weights))
     elif solver == "covariance_eigh":
-        rows = centred_rows(X, weights, keep=False, wide=True)
+        rows = centred_data(X, weights, keep=False, wide=True)
         spectrum = spectrum_of_gram(rows, n_components)
     else:
-        rows = centred_rows(X, weights, keep=not mapped)
+        rows = centred_data(X, weights, keep=not mapped)
         k = min(most if n_components is None else int(n_components), min(n, d))
         if solver == "arpack":
             spectrum = _arpack(rows, min(k, min(n, d) - 1), random_state)
@@ -124,13 +124,13 @@ def components_wanted(n_components: Any, most: int) -> int:
     return 0 if n_components is not None and n_components != "mle" else most
 
 
-def centred_rows(
+def centred_data(
     X: Any, weights: Array | None, *, keep: bool = True, wide: bool = False
-) -> CentredRows:
+) -> CentredData:
     """Rows of X less their mean; with `wide` computed in the dtype for sums."""
     if sparse.issparse(X):
-        return SparseRows(X, weights)
-    return DenseRows(X, weights, keep=keep, dtype=wide_float(X) if wide else None)
+        return SparseCentred(X, weights)
+    return DenseCentred(X, weights, keep=keep, dtype=wide_float(X) if wide else None)
 
 
 def count_components(
@@ -174,7 +174,7 @@ def _full(rows: Any) -> Spectrum:
     return _spectrum(rows, S, V, 0.0)
 
 
-def spectrum_of_gram(rows: CentredRows, n_components: Any, K: Array | None = None) -> Spectrum:
+def spectrum_of_gram(rows: CentredData, n_components: Any, K: Array | None = None) -> Spectrum:
     """By the eigenvectors u of K = R R', of shape (n, n): those of R'R are R'u / |R'u|.
 
     As many as are to be kept, unless rounding might explain the others: then all.
@@ -208,14 +208,14 @@ def eigh_of_gram(
     return values, xp.flip(U, axis=1), max(resolution, SMALLEST)
 
 
-def components_of_gram(rows: CentredRows, U: Array) -> Array:
+def components_of_gram(rows: CentredData, U: Array) -> Array:
     """Orthonormal components, as rows, from eigenvectors of R R'."""
     xp = array_namespace(U)
     Q = xp.linalg.qr(rows.transposed_times(xp.astype(U, rows.dtype)), mode="reduced")[0]
     return with_positive_peaks(Q.T)
 
 
-def _arpack(rows: CentredRows, k: int, random_state: np.random.RandomState) -> Spectrum:
+def _arpack(rows: CentredData, k: int, random_state: np.random.RandomState) -> Spectrum:
     start = random_state.uniform(-1, 1, min(rows.shape))
     if rows.squares == 0.0:  # where ARPACK finds no vector to start from
         V = np.eye(k, rows.shape[1], dtype=rows.dtype)
@@ -224,8 +224,8 @@ def _arpack(rows: CentredRows, k: int, random_state: np.random.RandomState) -> S
     return _truncated(rows, np.ascontiguousarray(V[::-1, :]), S[::-1])
 
 
-def _as_operator(rows: CentredRows) -> Any:
-    if isinstance(rows, DenseRows) and rows.whole is not None:
+def _as_operator(rows: CentredData) -> Any:
+    if isinstance(rows, DenseCentred) and rows.whole is not None:
         return rows.whole
     return LinearOperator(
         rows.shape,
@@ -238,7 +238,7 @@ def _as_operator(rows: CentredRows) -> Any:
 
 
 def _randomized(
-    rows: CentredRows,
+    rows: CentredData,
     k: int,
     iterated_power: int | str,
     n_oversamples: int,
@@ -269,7 +269,7 @@ def _randomized(
     return _truncated(rows, V[:k, :] @ Q.T, S[:k])
 
 
-def _truncated(rows: CentredRows, V: Array, S: Array) -> Spectrum:
+def _truncated(rows: CentredData, V: Array, S: Array) -> Spectrum:
     """Spectrum from the leading right vectors and singular values of centred rows."""
     xp = array_namespace(V)
     total = rows.squares / rows.n
@@ -291,7 +291,7 @@ def _truncated(rows: CentredRows, V: Array, S: Array) -> Spectrum:
     return spectrum
 
 
-def _spectrum(rows: CentredRows, S: Array, V: Array, rest: float) -> Spectrum:
+def _spectrum(rows: CentredData, S: Array, V: Array, rest: float) -> Spectrum:
     n, d = rows.shape
     xp = array_namespace(V)
     values = xp.astype(xp.asarray(S), wide_float(V)) ** 2 / rows.n

@@ -17,8 +17,7 @@ from sklearn_vae.gaussian.arrays import (
     to_device_of,
     wide_float,
 )
-from sklearn_vae.gaussian.rows import canonical
-from sklearn_vae.gaussian.shifted import ShiftedRows, dense, project, shifted_blocks
+from sklearn_vae.gaussian.centred import CentredBlock, canonical, centred_blocks, dense, project
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,11 +154,11 @@ class LowRankGaussian:
             return LowRankGaussian(mean, loadings, self.noise_variance).log_prob(X)
         if sparse.issparse(X):
             X = canonical(X)
-        blocks = shifted_blocks(X, self.mean, self._limit)
+        blocks = centred_blocks(X, self.mean, self._limit)
         distance = xp.concat([self._mahalanobis(block, X[rows, :]) for rows, block in blocks])
         return -0.5 * (distance + (self.log_det + self.n_features * math.log(2.0 * math.pi)))
 
-    def _mahalanobis(self, block: ShiftedRows, X: Any) -> Array:
+    def _mahalanobis(self, block: CentredBlock, X: Any) -> Array:
         """(x - mean)' C^-1 (x - mean) of each row of X, by one product with the block of them.
 
         It is (|x - mean|^2 - |y|^2) / sigma2, with |x - mean|^2 = |x|^2 + |mean|^2 - 2 mean'x. A

@@ -18,7 +18,7 @@ from sklearn_vae.gaussian.arrays import (
     scale_of,
     wide_float,
 )
-from sklearn_vae.gaussian.rows import SparseRows
+from sklearn_vae.gaussian.centred import SparseCentred
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ class Moments:
         n = float(X.shape[0] if weights is None else weights.sum())
         if n == 0.0:
             return cls(0.0, np.zeros(d), np.zeros((d, d)))
-        rows = SparseRows(X, weights)
+        rows = SparseCentred(X, weights)
         return cls(n, rows.mean, (n / rows.n) * rows.scatter())
 
     def _checked(self, requirement: str) -> Moments:

@@ -13,7 +13,7 @@ from scipy.special import logit
 from sklearn_vae.gaussian.bernoulli_elbo import (
     BernoulliParameters,
     LinearBernoulliElbo,
-    RowPosteriors,
+    SamplePosteriors,
     laplace_posterior,
 )
 from sklearn_vae.gaussian.observed import blas_in_use
@@ -161,13 +161,13 @@ def _climb_per_sample(
     p, k = X.mean(axis=0), W.shape[1]
     std, mu = np.sqrt(p * (1.0 - p)), logit(p)
     # Where the search for the posteriors starts: at those of the parameters tried before.
-    M, S = RowPosteriors(W, mu).start(len(X))
+    M, S = SamplePosteriors(W, mu).start(len(X))
 
     def unpack(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return numbers[: W.size].reshape(-1, k) / std[:, None], numbers[W.size :] / std
 
     def value(numbers: np.ndarray) -> tuple[float, np.ndarray]:
-        found, of_W, of_mu = RowPosteriors(*unpack(numbers)).value_and_gradients(X, M, S)
+        found, of_W, of_mu = SamplePosteriors(*unpack(numbers)).value_and_gradients(X, M, S)
         return found, np.concatenate([(of_W / std[:, None]).ravel(), of_mu / std])
 
     start = np.concatenate([(W * std[:, None]).ravel(), mu * std])

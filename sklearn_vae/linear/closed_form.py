@@ -11,10 +11,10 @@ from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.bounds import entropy_bound, kl_per_dimension
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import Spectrum
-from sklearn_vae.linear.base import LinearGaussianModel
+from sklearn_vae.linear.exact_posterior import ExactPosteriorModel
 
 
-class ClosedFormModel(LinearGaussianModel):
+class ClosedFormModel(ExactPosteriorModel):
     """Sets all attributes that a fitted :class:`PPCA` has, from a spectrum."""
 
     def _set_model(

@@ -17,13 +17,13 @@ from sklearn_vae.gaussian.eigensolvers import (
 from sklearn_vae.gaussian.linear_elbo import LinearElbo
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import SMALLEST, Spectrum
-from sklearn_vae.linear.seen import SeenRows
-from sklearn_vae.linear.solvers import (
+from sklearn_vae.linear.checks import (
     SQUARES_HELD,
-    centred_rows,
+    centred_data,
     check_mle,
     moments_of,
 )
+from sklearn_vae.linear.seen import SeenRows
 from sklearn_vae.validation import check_memory, is_integer
 
 Array = NDArray[Any]
@@ -41,7 +41,7 @@ def check_spread(variances: Array, mean: Array, dtype: Any) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class CovarianceOfRows:
+class TrainingCovariance:
     """Mean and covariance S (divisor n) of a matrix X of shape (n, d).
 
     S is a matrix where n >= d or only moments of the rows are here, else the rows stand for it.
@@ -62,7 +62,7 @@ class CovarianceOfRows:
     eps: float
 
     @classmethod
-    def of(cls, X: Array) -> CovarianceOfRows:
+    def of(cls, X: Array) -> TrainingCovariance:
         """Of float64 or float32 rows, in float64."""
         n, d = X.shape
         size = min(n, d)
@@ -78,7 +78,7 @@ class CovarianceOfRows:
         return rows
 
     @classmethod
-    def seen(cls, seen: SeenRows) -> CovarianceOfRows:
+    def seen(cls, seen: SeenRows) -> TrainingCovariance:
         """Of rows that are elsewhere."""
         mean, n = seen.moments.mean, int(seen.n_rows)
         rows = cls(None, mean, seen.moments, n, seen.dtype, seen.eps)
@@ -128,7 +128,7 @@ class CovarianceOfRows:
         """All eigenpairs of S that n rows can have."""
         if self.moments is not None:
             return Spectrum.of_moments(self.moments, eps=self.eps)
-        return spectrum_of_gram(centred_rows(self.X, None, keep=False, wide=True), None)
+        return spectrum_of_gram(centred_data(self.X, None, keep=False, wide=True), None)
 
     def count(self, n_components: Any) -> int:
         """The k that `n_components` means; ValueError if it does not fit the rows."""

@@ -13,6 +13,7 @@ from array_api_compat import array_namespace, device, is_numpy_array
 from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import Array, row_blocks, stored_eps
+from sklearn_vae.gaussian.centred import CentredData, dense
 from sklearn_vae.gaussian.eigensolvers import (
     components_of_gram,
     eigh_of_gram,
@@ -20,16 +21,14 @@ from sklearn_vae.gaussian.eigensolvers import (
     spectrum_of_gram,
 )
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.rows import CentredRows
-from sklearn_vae.gaussian.shifted import dense
 from sklearn_vae.gaussian.spectrum import Spectrum, rounded_along
-from sklearn_vae.linear.blocks import check_squares_fit, seen_in_parts
-from sklearn_vae.linear.seen import dtype_of
-from sklearn_vae.linear.solvers import (
-    centred_rows,
+from sklearn_vae.linear.checks import (
+    centred_data,
     check_square_fits,
     moments_of,
 )
+from sklearn_vae.linear.dask_arrays import check_squares_fit, seen_in_parts
+from sklearn_vae.linear.seen import dtype_of
 from sklearn_vae.validation import is_memory_mapped
 
 # The training and the held-out rows of one split, as indices.
@@ -171,9 +170,9 @@ class GramFolds:
         self.n, self.dtype = _total(X, weights), dtype_of(X)
         self._K = self._rows.gram()
 
-    def _centred(self, weights: Array | None, rows: np.ndarray | None = None) -> CentredRows:
+    def _centred(self, weights: Array | None, rows: np.ndarray | None = None) -> CentredData:
         X = self._X if rows is None else _take(self._X, rows)
-        return centred_rows(X, weights, keep=False, wide=True)
+        return centred_data(X, weights, keep=False, wide=True)
 
     def _weights_of(self, rows: np.ndarray) -> Array:
         xp = array_namespace(self._K)

@@ -17,19 +17,13 @@ from sklearn_vae.gaussian.arrays import (
     to_device_of,
     to_host,
 )
+from sklearn_vae.gaussian.centred import dense
 from sklearn_vae.gaussian.eigensolvers import (
     SVD_SOLVERS,
     count_components,
 )
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.shifted import dense
-from sklearn_vae.linear.base import COORDINATES
-from sklearn_vae.linear.blocks import mapped_rows, rows_in_blocks, seen_in_blocks
-from sklearn_vae.linear.closed_form import ClosedFormModel
-from sklearn_vae.linear.ppca_em import fit_incomplete
-from sklearn_vae.linear.sample_weights import weighted_rows
-from sklearn_vae.linear.seen import SeenRows, dtype_of
-from sklearn_vae.linear.solvers import (
+from sklearn_vae.linear.checks import (
     check_fits_together,
     check_n_components,
     check_square_fits,
@@ -37,6 +31,12 @@ from sklearn_vae.linear.solvers import (
     decompose,
     moments_of,
 )
+from sklearn_vae.linear.closed_form import ClosedFormModel
+from sklearn_vae.linear.dask_arrays import as_dask_array, mapped_rows, seen_in_blocks
+from sklearn_vae.linear.exact_posterior import COORDINATES
+from sklearn_vae.linear.ppca_em import fit_incomplete
+from sklearn_vae.linear.sample_weights import weighted_rows
+from sklearn_vae.linear.seen import SeenRows, dtype_of
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
@@ -280,7 +280,7 @@ class PPCA(ClosedFormModel):
             self._set_moments(SeenRows.of(X, moments.rescaled(n_samples), n_rows))
 
     def _fit_blocks(self, X: Any, sample_weight: Any) -> None:
-        rows = rows_in_blocks(self, X, reset=True)
+        rows = as_dask_array(self, X, reset=True)
         seen = seen_in_blocks(self, rows, sample_weight)
         n_samples, n_rows = seen.moments.n, int(seen.n_rows)
         counted = max(n_rows, round(n_samples))
@@ -425,7 +425,7 @@ class PPCA(ClosedFormModel):
         return SeenRows.of(X, self._moments_of_batch(X, weights), n_rows)
 
     def _blocks_seen(self, X: Any, sample_weight: Any, first: bool) -> SeenRows:
-        rows = rows_in_blocks(self, X, reset=first)
+        rows = as_dask_array(self, X, reset=first)
         if not first:
             check_same_place(self, np.empty(0), self.mean_, "partial_fit")
         self._check_at_most(rows.shape[1])

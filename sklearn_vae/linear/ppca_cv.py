@@ -13,9 +13,9 @@ from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
 from sklearn_vae.gaussian.arrays import to_host
-from sklearn_vae.linear.base import COORDINATES
-from sklearn_vae.linear.blocks import rows_in_blocks
 from sklearn_vae.linear.closed_form import ClosedFormModel
+from sklearn_vae.linear.dask_arrays import as_dask_array
+from sklearn_vae.linear.exact_posterior import COORDINATES
 from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds, Split, check_some_weight
 from sklearn_vae.linear.sample_weights import check_sample_weight
 from sklearn_vae.validation import (
@@ -146,7 +146,7 @@ class PPCACV(ClosedFormModel):
         with all_or_nothing(self):
             if is_dask(X):
                 _check_in_memory(y=y, **params)
-                X = rows_in_blocks(self, X, reset=True, known_lengths=True)
+                X = as_dask_array(self, X, reset=True, known_lengths=True)
             else:
                 X = self._check_rows(X, reset=True, min_samples=2)
             splits = self._splits(X, y, sample_weight, params)

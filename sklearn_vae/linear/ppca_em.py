@@ -12,9 +12,9 @@ from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
 from sklearn_vae.gaussian.em import averages, expectation_maximization
-from sklearn_vae.gaussian.observed import ObservedRows, Parameters
+from sklearn_vae.gaussian.observed import IncompleteData, Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum, with_positive_peaks
-from sklearn_vae.linear.solvers import (
+from sklearn_vae.linear.checks import (
     choose_solver,
     decompose,
 )
@@ -68,7 +68,7 @@ def fit_incomplete(
         )
     with np.errstate(over="ignore", invalid="ignore"):
         centre = np.nanmean(X, axis=0)
-        rows = ObservedRows(X, centre, k)
+        rows = IncompleteData(X, centre, k)
         least_noise = rows.least_noise
     if not np.isfinite(rows.squares.sum()):
         raise ValueError(
@@ -135,7 +135,7 @@ def _count(n_components: Any, shape: tuple[int, int]) -> int:
 
 
 def _start(
-    rows: ObservedRows, k: int, noise_variance: float | None, svd_solver: str, **options: Any
+    rows: IncompleteData, k: int, noise_variance: float | None, svd_solver: str, **options: Any
 ) -> Parameters:
     X = rows.values
     solver = choose_solver(X, k, svd_solver)
@@ -154,7 +154,7 @@ def _warn(text: str) -> None:
 
 
 def _constant(
-    rows: ObservedRows, mean: np.ndarray, k: int, noise_variance: float | None
+    rows: IncompleteData, mean: np.ndarray, k: int, noise_variance: float | None
 ) -> IncompleteFit:
     """Where no feature varies: no latent dimension carries anything."""
     d = len(mean)
@@ -167,7 +167,7 @@ def _constant(
     return IncompleteFit(spectrum, sigma2, np.zeros(k), best - 0.5 * observed, np.array([best]))
 
 
-def _diagnose(rows: ObservedRows, parameters: Parameters) -> tuple[np.ndarray, float]:
+def _diagnose(rows: IncompleteData, parameters: Parameters) -> tuple[np.ndarray, float]:
     """KL of the posteriors' marginals, averaged, and the sum of three entropies.
 
     At the optimum the average of E[z z'|x_o] over all rows is I, and sigma2 that of the expected

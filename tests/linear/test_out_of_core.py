@@ -8,8 +8,8 @@ from scipy import sparse
 from sklearn.model_selection import KFold
 
 from sklearn_vae import PPCA, PPCACV
+from sklearn_vae.linear.checks import choose_solver
 from sklearn_vae.linear.folds import MomentFolds
-from sklearn_vae.linear.solvers import choose_solver
 from sklearn_vae.validation import check_finite, has_nan
 from tests.linear.rows import make_rows
 
@@ -27,7 +27,8 @@ class TestNoSearchForNaN:
     def searched(self, monkeypatch):
         calls = []
         monkeypatch.setattr(
-            "sklearn_vae.linear.base.has_nan", lambda X: bool(calls.append(X.shape)) or has_nan(X)
+            "sklearn_vae.linear.exact_posterior.has_nan",
+            lambda X: bool(calls.append(X.shape)) or has_nan(X),
         )
         return calls
 

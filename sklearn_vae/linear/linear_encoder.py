@@ -23,7 +23,7 @@ from sklearn_vae.gaussian.bounds import (
 from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters, reconstruction_of
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
-from sklearn_vae.linear.blocks import mapped_latents, mapped_rows, mean_score
+from sklearn_vae.linear.dask_arrays import mapped_latents, mapped_rows, mean_score
 from sklearn_vae.validation import (
     check_integer,
     check_latents,
@@ -36,7 +36,7 @@ from sklearn_vae.validation import (
 Array = NDArray[Any]
 
 
-class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class LinearEncoderModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Methods of z ~ N(0, diag alpha2), x | z ~ N(W z + mu, sigma2 I), q(z|x) = N(V (x - mu), D).
 
     For subclasses that set `mean_`, `loadings_`, `encoder_weights_`, `encoder_variance_`,
@@ -243,7 +243,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             residuals.append(np.einsum("ij,ij->i", R, R) + spread)
         return np.concatenate(residuals), np.concatenate(kl)
 
-    def with_tuned_noise(self, X: Any) -> EncodedLinearModel:
+    def with_tuned_noise(self, X: Any) -> LinearEncoderModel:
         """A copy with the noise variance that is best for rows X, all else as it is."""
         X = self._check_rows(X)
         twin = copy.copy(self)

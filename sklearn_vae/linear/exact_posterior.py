@@ -26,11 +26,10 @@ from sklearn_vae.gaussian.arrays import (
     wide_float,
 )
 from sklearn_vae.gaussian.bounds import best_noise_variance
+from sklearn_vae.gaussian.centred import canonical, project
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.observed import Parameters
-from sklearn_vae.gaussian.rows import canonical
-from sklearn_vae.gaussian.shifted import project
-from sklearn_vae.linear.blocks import mapped_latents, mapped_rows, mean_score
+from sklearn_vae.linear.dask_arrays import mapped_latents, mapped_rows, mean_score
 from sklearn_vae.linear.sample_weights import weighted_rows
 from sklearn_vae.validation import (
     check_choice,
@@ -47,7 +46,7 @@ from sklearn_vae.validation import (
 COORDINATES = ("posterior", "principal", "whitened")
 
 
-class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class ExactPosteriorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Methods of x | z ~ N(W z + mu, sigma2 I), z ~ N(0, I), with exact posterior.
 
     For subclasses that set `mean_`, `components_`, `explained_variance_`, `loadings_` with
@@ -370,7 +369,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         d = self.mean_.shape[0]
         return variance * xp.eye(d, dtype=self.mean_.dtype, device=device(self.mean_))
 
-    def with_tuned_noise(self, X: Any) -> LinearGaussianModel:
+    def with_tuned_noise(self, X: Any) -> ExactPosteriorModel:
         """A copy with the noise variance of highest likelihood for rows X, W and mu as they are."""
         gaussian = self._check_regular("tune_noise_variance")
         rows = self._check_more_rows(X, "tune_noise_variance")

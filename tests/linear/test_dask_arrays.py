@@ -39,9 +39,8 @@ from sklearn_vae import (
 )
 from sklearn_vae.datasets import make_missing
 from sklearn_vae.diagnostics import diagnose, entropy_bound
-from sklearn_vae.linear import blocks
+from sklearn_vae.linear.checks import moments_of
 from sklearn_vae.linear.seen import SeenRows
-from sklearn_vae.linear.solvers import moments_of
 from sklearn_vae.linear.tree import FAN_IN
 from sklearn_vae.plot import LikelihoodSurfaceDisplay
 from tests.linear.rows import make_rows
@@ -323,13 +322,13 @@ class TestReads:
         assert watching.given[2] < 500
 
     def test_the_sums_are_a_tree(self, monkeypatch):
-        sizes, merged = [], blocks._merged
+        sizes, merged = [], dask_arrays._merged
 
         def counted(found):
             sizes.append(len(found))
             return merged(found)
 
-        monkeypatch.setattr(blocks, "_merged", counted)
+        monkeypatch.setattr(dask_arrays, "_merged", counted)
         with dask.config.set(scheduler="synchronous"):
             PPCA(2).fit(in_blocks(chunks=(1,) * FAN_IN**3 + (N - FAN_IN**3,)))
         assert max(sizes) == FAN_IN
@@ -487,7 +486,7 @@ class TestFolds:
         ids=["runs", "shuffled", "none"],
     )
     def test_labels_travel_in_few_bytes(self, labels, most):
-        values, lengths = blocks._in_runs(labels)
+        values, lengths = dask_arrays._in_runs(labels)
         np.testing.assert_array_equal(np.repeat(values, lengths), labels)
         assert values.nbytes + np.asarray(lengths).nbytes <= most
 

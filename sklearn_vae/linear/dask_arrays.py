@@ -16,12 +16,12 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import check_weights
-from sklearn_vae.gaussian.rows import canonical
-from sklearn_vae.linear.seen import SeenRows
-from sklearn_vae.linear.solvers import (
+from sklearn_vae.gaussian.centred import canonical
+from sklearn_vae.linear.checks import (
     SQUARES_HELD,
     moments_of,
 )
+from sklearn_vae.linear.seen import SeenRows
 from sklearn_vae.linear.tree import one_a_block, reduced
 from sklearn_vae.validation import check_memory, check_rows, has_nan, is_dask
 
@@ -38,7 +38,7 @@ Runs: TypeAlias = tuple[np.ndarray, np.ndarray | int]
 NOT_OF_BLOCKS = ("cv", "cv_results_", "feature_names_in_", "moments_", "_moments_origin", "_stream")
 
 
-def rows_in_blocks(estimator: Any, X: Any, *, reset: bool, known_lengths: bool = False) -> da.Array:
+def as_dask_array(estimator: Any, X: Any, *, reset: bool, known_lengths: bool = False) -> da.Array:
     """X as a Dask array of whole rows, checked as scikit-learn's validate_data does with `reset`.
 
     Nothing is computed, but the lengths of a DataFrame's partitions with `known_lengths`. It is
@@ -85,7 +85,7 @@ def seen_in_blocks(
     ----------
     estimator : BaseEstimator
     rows : Dask array of shape (n, d)
-        As `rows_in_blocks` returns it; blocks may be sparse, and have unknown lengths.
+        As `as_dask_array` returns it; blocks may be sparse, and have unknown lengths.
     sample_weight : Dask array or array-like of shape (n,), default=None
     at_least : int, default=2
         So many rows there have to be, of positive weight.
@@ -156,7 +156,7 @@ def mapped(estimator: Any, method: str, rows: da.Array) -> da.Array:
 
 def mapped_rows(estimator: Any, method: str, X: Any) -> da.Array:
     """`mapped` of a Dask array or DataFrame that fits the features of the fit."""
-    return mapped(estimator, method, rows_in_blocks(estimator, X, reset=False))
+    return mapped(estimator, method, as_dask_array(estimator, X, reset=False))
 
 
 def mapped_latents(estimator: Any, method: str, Z: Any) -> da.Array:
@@ -178,7 +178,7 @@ def mean_score(estimator: Any, X: Any, sample_weight: Any = None) -> float:
     ValueError
         Where `score` of any row would; or if a block, or the weights, do not fit.
     """
-    rows = rows_in_blocks(estimator, X, reset=False)
+    rows = as_dask_array(estimator, X, reset=False)
     model = _for_blocks(estimator)
     model.score(np.zeros((1, rows.shape[1]), dtype=rows.dtype))  # whatever is wrong shows at once
     weights = _weights_of(sample_weight, rows)

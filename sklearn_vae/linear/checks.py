@@ -7,8 +7,8 @@ from scipy import sparse
 
 from sklearn_vae.gaussian import eigensolvers
 from sklearn_vae.gaussian.arrays import Array
+from sklearn_vae.gaussian.centred import CentredData
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.rows import CentredRows
 from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.validation import (
     check_finite,
@@ -95,12 +95,12 @@ def decompose(
         raise
 
 
-def centred_rows(
+def centred_data(
     X: Any, weights: Array | None, *, keep: bool = True, wide: bool = False
-) -> CentredRows:
+) -> CentredData:
     """Rows of X less their mean; with `wide` computed in the dtype for sums."""
     try:
-        return eigensolvers.centred_rows(X, weights, keep=keep, wide=wide)
+        return eigensolvers.centred_data(X, weights, keep=keep, wide=wide)
     except ValueError:
         check_finite(X)
         raise
