@@ -14,14 +14,13 @@ from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import (
     Array,
-    column_rounding,
     common_float_type,
     float_type,
     row_blocks,
     scale_of,
-    stored_eps,
     wide_float,
 )
+from sklearn_vae.gaussian.precision import Precision
 
 ALL = slice(None)
 
@@ -40,10 +39,7 @@ class CentredData(ABC):
         Squared Frobenius norm of R: n times the trace of the covariance.
     variances : array of shape (d,)
         Of each column of X, in the dtype for sums.
-    eps : float
-        Relative precision of the numbers in X.
-    subtracted : float
-        |m|^2 of the mean m that is subtracted from products instead of from X.
+    precision : Precision
     dtype : dtype
         Of products.
     """
@@ -53,8 +49,7 @@ class CentredData(ABC):
     mean: Array
     squares: float
     variances: Array
-    eps: float
-    subtracted: float = 0.0
+    precision: Precision
     dtype: Any
 
     @abstractmethod
@@ -73,22 +68,22 @@ class CentredData(ABC):
     def blocks(self) -> Iterator[Array]:
         """Consecutive rows of R, as dense arrays."""
 
-    def _check_squares(self) -> None:
-        if not math.isfinite(self.squares):
+    @property
+    def is_finite(self) -> bool:
+        """Whether X is finite, with finite squares."""
+        return math.isfinite(self.squares)
+
+    def check_finite(self) -> None:
+        """Raise ValueError unless X is finite, with finite squares."""
+        if not self.is_finite:
             raise ValueError(
                 "X must be finite with finite squares: those of its centred rows are NaN or "
                 f"overflow {self.dtype}."
             )
 
-    @property
-    def precision(self) -> float:
-        """Relative precision of products."""
-        return float(array_namespace(self.mean).finfo(self.dtype).eps)
-
     def rounding(self) -> Array:
-        """What `column_rounding` gives, at the coarser precision of X and of products."""
-        eps = max(self.eps, self.precision)
-        return column_rounding(self.mean, self.variances, eps, self.shape[0])
+        """Variance that rounding may give each column, shape (d,)."""
+        return self.precision.rounding(self.mean, self.variances, self.shape[0])
 
     def left_over(self, V: Array) -> Array:
         """Squares of each column of R that the orthonormal rows of V leave over, shape (d,)."""
@@ -107,7 +102,7 @@ class DenseCentred(CentredData):
 
     Parameters
     ----------
-    X : array of shape (n, d), n >= 1, finite
+    X : array of shape (n, d), n >= 1
     weights : array of shape (n,), default=None
         As `check_weights` returns them; of positive sum.
     keep : bool, default=True
@@ -118,11 +113,6 @@ class DenseCentred(CentredData):
     ----------
     whole : array of shape (n, d) or None
         R, where it is kept.
-
-    Raises
-    ------
-    ValueError
-        If the squares overflow.
     """
 
     def __init__(
@@ -131,8 +121,9 @@ class DenseCentred(CentredData):
         xp = array_namespace(X)
         self.shape = X.shape
         self.whole: Array | None = None
-        self._X, self.eps = X, stored_eps(X)
+        self._X = X
         self.dtype, self._wide = dtype or float_type(X), wide_float(X)
+        self.precision = Precision.of(X, self.dtype)
         self._weights = weights if weights is None else weights / scale_of(weights)
         self.n = float(X.shape[0] if weights is None else xp.sum(self._weights))
         self._high = self._low = xp.zeros((X.shape[1],), dtype=self.dtype, device=device(X))
@@ -143,7 +134,6 @@ class DenseCentred(CentredData):
             whole = xp.empty(X.shape, dtype=self.dtype, device=device(X)) if keep else None
             squares = self._column_squares(whole)
             self.squares = float(xp.sum(squares))
-        self._check_squares()
         self.whole = whole
         # The mean that was in fact subtracted, and what may be left of it.
         self.mean = xp.astype(self._high, self._wide) + rest
@@ -218,34 +208,28 @@ class SparseCentred(CentredData):
 
     Parameters
     ----------
-    X : sparse array or matrix of shape (n, d), n >= 1, finite
+    X : sparse array or matrix of shape (n, d), n >= 1
     weights : array of shape (n,), default=None
         As `check_weights` returns them; of positive sum.
-
-    Raises
-    ------
-    ValueError
-        If the squares overflow.
     """
 
+    @np.errstate(over="ignore", invalid="ignore")
     def __init__(self, X: Any, weights: Array | None = None) -> None:
-        self.eps = stored_eps(X)
+        given = X
         X = canonical(X).astype(np.float64, copy=False)
         self.shape, self.dtype = X.shape, X.dtype
         w = np.ones(X.shape[0]) if weights is None else weights / scale_of(weights)
         self.n = float(w.sum())
         root = w**0.5
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean, squares = _column_moments(X, w)
-            is_far = mean**2 > 10.0 * squares / self.n
-            self._far_columns = np.flatnonzero(is_far)
-            far = X[:, is_far].toarray() - mean[is_far]
-            rest = w @ far / self.n
-            far = root[:, None] * (far - rest)
-            mean[is_far] += rest
-            squares[is_far] = np.sum(far**2, axis=0)
-            self.squares = float(squares.sum())
-        self._check_squares()
+        mean, squares = _column_moments(X, w)
+        is_far = mean**2 > 10.0 * squares / self.n
+        self._far_columns = np.flatnonzero(is_far)
+        far = X[:, is_far].toarray() - mean[is_far]
+        rest = w @ far / self.n
+        far = root[:, None] * (far - rest)
+        mean[is_far] += rest
+        squares[is_far] = np.sum(far**2, axis=0)
+        self.squares = float(squares.sum())
         # R is near - root near_mean', with far in place of the far columns, which are 0 there.
         data = X.data if weights is None else X.data * np.repeat(root, np.diff(X.indptr))
         self._near = sparse.csr_array((data, X.indices, X.indptr), shape=X.shape)
@@ -254,7 +238,8 @@ class SparseCentred(CentredData):
         self._near_T = self._near.T
         self._near_mean = np.where(is_far, 0.0, mean)
         self.mean, self._root, self._far = mean, root, far
-        self.subtracted = float(self._near_mean @ self._near_mean)
+        self._subtracted = float(self._near_mean @ self._near_mean)
+        self.precision = Precision.of(given, self.dtype, self._subtracted)
         self.variances = squares / self.n
 
     def times(self, Q: Array) -> Array:  # noqa: D102
@@ -283,7 +268,7 @@ class SparseCentred(CentredData):
             K = (self._near @ self._near_T).toarray()
             shared = np.outer(self._near @ self._near_mean, self._root)
             K -= shared + shared.T
-            K += self.subtracted * np.outer(self._root, self._root)
+            K += self._subtracted * np.outer(self._root, self._root)
         return K + self._far @ self._far.T
 
     def scatter(self) -> Array:

@@ -12,19 +12,16 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from sklearn_vae.gaussian.arrays import (
     Array,
-    float_type,
-    stored_eps,
     to_device_of,
     wide_float,
 )
 from sklearn_vae.gaussian.centred import CentredData, DenseCentred, SparseCentred
 from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.precision import Precision, rounded_along
 from sklearn_vae.gaussian.spectrum import (
-    SMALLEST,
     Spectrum,
     components_for_ratio,
     minka_dimension,
-    rounded_along,
     with_positive_peaks,
 )
 
@@ -62,59 +59,79 @@ def decompose(
     solver: str,
     *,
     weights: Array | None = None,
-    n_rows: int | None = None,
-    n_samples: float | None = None,
     mapped: bool = False,
-    iterated_power: int | str = "auto",
-    n_oversamples: int = 10,
-    random_state: np.random.RandomState,
-) -> tuple[Spectrum, Moments | None]:
-    """Spectrum of X's covariance, and X's moments where the solver is the one that needs them.
-
-    Parameters
-    ----------
-    X : array or sparse matrix of shape (n, d)
-    n_components : int, float in (0, 1), "mle" or None
-        Must fit the shape of X and the solver.
-    solver : {"full", "covariance_eigh", "arpack", "randomized"}
-    weights : array of shape (n,), default=None
-    n_rows : int, default=None
-        Number of rows of positive weight; None is n.
-    n_samples : float, default=None
-        Sum of the weights, as far as that counts rows; None is n.
-    mapped : bool, default=False
-        Whether X lies in a file and is not to be copied.
-    iterated_power, n_oversamples, random_state
-        As PCA takes them.
+    **options: Any,
+) -> Spectrum:
+    """Spectrum of X's covariance: :func:`summarise`, then :func:`decompose_summary`.
 
     Raises
     ------
     ValueError
         If X is not finite.
     """
-    n, d = X.shape
-    n_rows = n if n_rows is None else n_rows
-    n_samples = n if n_samples is None else n_samples
-    # As many rows as there would be if weights repeated them.
-    counted = max(n_rows, round(n_samples))
-    if solver == "covariance_eigh" and n >= d:
-        moments = Moments.of(X, weights)
-        spectrum = Spectrum.of_moments(moments, eps=eps_of(X), stored=stored_eps(X), n_rows=n_rows)
-        return spectrum, moments
-    most = min(counted, d) - (solver == "arpack")
+    summary = summarise(X, solver, weights, mapped=mapped)
+    summary.check_finite()
+    return decompose_summary(summary, n_components, solver, **options)
+
+
+def summarise(
+    X: Any, solver: str, weights: Array | None = None, *, mapped: bool = False
+) -> Moments | CentredData:
+    """Moments or centred data of X, whichever the solver decomposes; not finite where X is not.
+
+    Parameters
+    ----------
+    X : array or sparse matrix of shape (n, d)
+    solver : {"full", "covariance_eigh", "arpack", "randomized"}
+    weights : array of shape (n,), default=None
+    mapped : bool, default=False
+        Whether X lies in a file and is not to be copied.
+    """
+    gram = solver == "covariance_eigh"
+    if gram and X.shape[0] >= X.shape[1]:
+        return Moments.of(X, weights, check_finite=False)
+    keep = solver == "full" or not (gram or mapped)
+    return centred_data(X, weights, keep=keep, wide=gram)
+
+
+def decompose_summary(
+    summary: Moments | CentredData,
+    n_components: float | str | None,
+    solver: str,
+    *,
+    n_counted: int | None = None,
+    iterated_power: int | str = "auto",
+    n_oversamples: int = 10,
+    random_state: Any = None,
+) -> Spectrum:
+    """Spectrum of the covariance of finite data that :func:`summarise` has reduced.
+
+    Parameters
+    ----------
+    summary : Moments or CentredData
+    n_components : int, float in (0, 1), "mle" or None
+        Must fit the shape of X and the solver.
+    solver : {"full", "covariance_eigh", "arpack", "randomized"}
+    n_counted : int, default=None
+        Number of samples, weights counted as repetitions; None is n.
+    iterated_power, n_oversamples, random_state
+        As PCA takes them.
+    """
+    if isinstance(summary, Moments):
+        return Spectrum.of_moments(summary)
+    n, d = summary.shape
+    most = min(n_counted or n, d) - (solver == "arpack")
     if solver == "full":
-        spectrum = _full(centred_data(X, weights))
+        spectrum = _full(summary)
     elif solver == "covariance_eigh":
-        rows = centred_data(X, weights, keep=False, wide=True)
-        spectrum = spectrum_of_gram(rows, n_components)
+        spectrum = spectrum_of_gram(summary, n_components)
     else:
-        rows = centred_data(X, weights, keep=not mapped)
         k = min(most if n_components is None else int(n_components), min(n, d))
         if solver == "arpack":
-            spectrum = _arpack(rows, min(k, min(n, d) - 1), random_state)
+            spectrum = _arpack(summary, min(k, min(n, d) - 1), random_state)
         else:
-            spectrum = _randomized(rows, k, iterated_power, n_oversamples, random_state)
-    return spectrum.padded(components_wanted(n_components, most)), None
+            spectrum = _randomized(summary, k, iterated_power, n_oversamples, random_state)
+    return spectrum.padded(components_wanted(n_components, most))
 
 
 def components_wanted(n_components: Any, most: int) -> int:
@@ -134,12 +151,12 @@ def centred_data(
 
 
 def count_components(
-    spectrum: Spectrum, n_components: Any, n_samples: float, n_rows: int | None = None
+    spectrum: Spectrum, n_components: Any, n_samples: float, most: int | None = None
 ) -> int:
-    """The k that `n_components` means; None keeps all eigenpairs, one a row at the most."""
+    """The k that `n_components` means; None keeps all eigenpairs, up to `most`."""
     held = spectrum.eigenvalues.shape[0]
     if n_components is None:
-        return held if n_rows is None else min(held, max(n_rows, round(n_samples)))
+        return held if most is None else min(held, most)
     if n_components == "mle":
         return minka_dimension(spectrum, n_samples)
     if _is_count(n_components):
@@ -149,13 +166,6 @@ def count_components(
 
 def _is_count(n_components: Any) -> bool:
     return isinstance(n_components, Integral)
-
-
-def eps_of(X: Any) -> float:
-    """Relative precision in which the moments of X are computed."""
-    if sparse.issparse(X):
-        return 2.0**-52
-    return float(array_namespace(X).finfo(float_type(X)).eps)
 
 
 def _full(rows: Any) -> Spectrum:
@@ -182,7 +192,7 @@ def spectrum_of_gram(rows: CentredData, n_components: Any, K: Array | None = Non
     K = rows.gram() if K is None else K
     xp = array_namespace(K)
     n = rows.shape[0]
-    values, U, resolution = eigh_of_gram(K, rows.n, rows.precision, rows.subtracted)
+    values, U, resolution = eigh_of_gram(K, rows.n, rows.precision)
     if n_components is None:
         k = n
     elif _is_count(n_components):
@@ -197,15 +207,13 @@ def spectrum_of_gram(rows: CentredData, n_components: Any, K: Array | None = Non
     return Spectrum(rows.mean, values[:k], V, rest, resolution, rounded)
 
 
-def eigh_of_gram(
-    K: Array, n: float, eps: float, subtracted: float = 0.0
-) -> tuple[Array, Array, float]:
+def eigh_of_gram(K: Array, n: float, precision: Precision) -> tuple[Array, Array, float]:
     """Eigenvalues of R'R / n, descending, eigenvectors of K = R R' as columns, and resolution."""
     xp = array_namespace(K)
     values, U = xp.linalg.eigh(K)
     values = xp.clip(xp.flip(values), 0.0, None) / n
-    resolution = 4.0 * K.shape[0] ** 0.5 * eps * (float(values[0]) + subtracted)
-    return values, xp.flip(U, axis=1), max(resolution, SMALLEST)
+    resolution = precision.eigenvalue_error(K.shape[0], float(values[0]))
+    return values, xp.flip(U, axis=1), resolution
 
 
 def components_of_gram(rows: CentredData, U: Array) -> Array:
@@ -283,7 +291,7 @@ def _truncated(rows: CentredData, V: Array, S: Array) -> Spectrum:
         share = xp.sum(V**2, axis=0, dtype=rounded.dtype)
         tilting = xp.minimum(rounded, rows.shape[1] * rows.variances + spectrum.resolution)
         rounded = rounded + share * xp.sum(share * tilting)
-    if spectrum.rest < max(rows.precision**0.5 * total, float(xp.sum(rounded))):
+    if spectrum.rest < max(rows.precision.eps**0.5 * total, float(xp.sum(rounded))):
         # The difference has cancelled: take the squares of what the components leave over.
         left = rows.left_over(V) / rows.n
         rest = 0.0 if xp.all(left <= rounded) else float(xp.sum(left))
@@ -292,10 +300,8 @@ def _truncated(rows: CentredData, V: Array, S: Array) -> Spectrum:
 
 
 def _spectrum(rows: CentredData, S: Array, V: Array, rest: float) -> Spectrum:
-    n, d = rows.shape
     xp = array_namespace(V)
     values = xp.astype(xp.asarray(S), wide_float(V)) ** 2 / rows.n
-    # Singular values are found to a few eps of the largest; an eigenvalue is their square.
-    error = 16.0 * max(n, d) * rows.precision**2 * (float(values[0]) + rows.subtracted)
+    error = rows.precision.squared_singular_value_error(max(rows.shape), float(values[0]))
     rounded = rounded_along(V, rows.rounding())
-    return Spectrum(rows.mean, values, with_positive_peaks(V), rest, max(error, SMALLEST), rounded)
+    return Spectrum(rows.mean, values, with_positive_peaks(V), rest, error, rounded)

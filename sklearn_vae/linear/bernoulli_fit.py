@@ -16,9 +16,9 @@ from sklearn_vae.gaussian.bernoulli_elbo import (
     SamplePosteriors,
     laplace_posterior,
 )
+from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
 from sklearn_vae.gaussian.observed import blas_in_use
 from sklearn_vae.gaussian.spectrum import peak_signs
-from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.fingerprint import fingerprint
 
@@ -120,9 +120,10 @@ def first_loadings(bits: np.ndarray, n_components: int, rng: Any) -> np.ndarray:
     std = np.sqrt(p * (1.0 - p))
     k = min(n_components, d, n)
     standard = ((bits - p[:, None]) / std[:, None]).T
-    ppca = PPCA(k, noise_variance=1.0, random_state=rng).fit(standard)
+    spectrum = decompose(standard, k, choose_solver(standard, k), random_state=rng)
+    loadings = spectrum.loadings(k, 1.0, standard.dtype)
     W = _NOISE * rng.standard_normal((d, n_components))
-    W[:, :k] += np.clip(ppca.loadings_ / std[:, None], -_LARGEST, _LARGEST)
+    W[:, :k] += np.clip(loadings / std[:, None], -_LARGEST, _LARGEST)
     return W
 
 

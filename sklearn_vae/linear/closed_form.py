@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from array_api_compat import array_namespace
 
@@ -22,13 +21,14 @@ class ClosedFormModel(ExactPosteriorModel):
         spectrum: Spectrum,
         k: int,
         n_samples: float,
-        dtype: Any,
+        dtype: str,
         noise_variance: float | None,
     ) -> None:
         """All fitted attributes, from the spectrum; in the data's precision."""
         xp = array_namespace(spectrum.eigenvalues)
+        kept = getattr(xp, dtype)
         values = spectrum.eigenvalues[:k]
-        limits = xp.finfo(dtype)
+        limits = xp.finfo(kept)
         if noise_variance is None:
             sigma2 = spectrum.noise_variance(k)
         else:
@@ -48,20 +48,20 @@ class ClosedFormModel(ExactPosteriorModel):
         kappa = spectrum.model_variances(k, sigma2)
         lengths = (kappa - sigma2) ** 0.5
         # A copy, so that the components that are not kept can be freed.
-        components = xp.asarray(spectrum.components[:k, :], dtype=dtype, copy=True)
+        components = xp.asarray(spectrum.components[:k, :], dtype=kept, copy=True)
 
         self.n_components_ = k
         self.n_iter_ = 1
         self.n_samples_ = int(n_samples) if float(n_samples).is_integer() else n_samples
-        self.mean_ = xp.astype(spectrum.mean, dtype)
+        self.mean_ = xp.astype(spectrum.mean, kept)
         self.components_ = components
         self.noise_variance_ = sigma2
-        self.loadings_ = components.T * xp.astype(lengths, dtype)
+        self.loadings_ = components.T * xp.astype(lengths, kept)
         # A sum of weights below two rows is no number of rows.
         bessel = n_samples / (n_samples - 1) if n_samples >= 2 else 1.0
-        self.explained_variance_ = xp.astype(values * bessel, dtype)
-        self.explained_variance_ratio_ = xp.astype(values / (spectrum.total_variance or 1.0), dtype)
-        self.singular_values_ = xp.astype(values**0.5 * n_samples**0.5, dtype)
+        self.explained_variance_ = xp.astype(values * bessel, kept)
+        self.explained_variance_ratio_ = xp.astype(values / (spectrum.total_variance or 1.0), kept)
+        self.singular_values_ = xp.astype(values**0.5 * n_samples**0.5, kept)
         collapsed = lengths == 0
         self.collapsed_dims_ = xp.nonzero(collapsed)[0]
         self._set_diagnostics(spectrum, kappa, collapsed, noise_variance)

@@ -29,7 +29,7 @@ from sklearn_vae.gaussian.bounds import best_noise_variance
 from sklearn_vae.gaussian.centred import canonical, project
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.observed import Parameters
-from sklearn_vae.linear.dask_arrays import mapped_latents, mapped_rows, mean_score
+from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
 from sklearn_vae.linear.sample_weights import weighted_rows
 from sklearn_vae.validation import (
     check_choice,
@@ -74,7 +74,7 @@ class ExactPosteriorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
         if is_dask(X):
-            return mapped_rows(self, "transform", X)
+            return map_samples(self, "transform", X)
         X = self._check_more_rows(X, "transform")
         Z = self._projected(X, self._encoder())
         if Z is not None:
@@ -101,7 +101,7 @@ class ExactPosteriorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
         if is_dask(Z):
-            return mapped_latents(self, "inverse_transform", Z)
+            return map_latents(self, "inverse_transform", Z)
         Z = self._check_latents(Z, "inverse_transform")
         if self.coordinates == "posterior":
             return affine(Z, self.loadings_.T, self.mean_)
@@ -208,7 +208,7 @@ class ExactPosteriorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         gaussian = self._check_regular("score_samples")
         if is_dask(X):
-            return mapped_rows(self, "score_samples", X)
+            return map_samples(self, "score_samples", X)
         X = self._check_more_rows(X, "score_samples")
         return self._log_likelihood(gaussian, X, "score_samples")
 

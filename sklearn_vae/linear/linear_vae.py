@@ -27,7 +27,7 @@ from sklearn_vae.linear.checks import (
     check_n_components,
 )
 from sklearn_vae.linear.covariance import TrainingCovariance, check_spread
-from sklearn_vae.linear.dask_arrays import as_dask_array, seen_in_blocks
+from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments
 from sklearn_vae.linear.linear_encoder import LinearEncoderModel
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.serialization.fingerprint import fingerprint
@@ -271,13 +271,11 @@ class LinearVAE(LinearEncoderModel):
         self._check_parameters()
         with all_or_nothing(self):
             if is_dask(X) and self.solver == "em":
-                rows = TrainingCovariance.seen(
-                    seen_in_blocks(self, as_dask_array(self, X, reset=True))
-                )
-                X = rows.moments
+                X = dask_moments(self, as_dask_array(self, X, reset=True))
+                rows = TrainingCovariance.from_moments(X)
             else:
                 X = checked_data(self, X, ensure_min_samples=2)
-                rows = TrainingCovariance.of(X)
+                rows = TrainingCovariance.from_data(X)
             k = rows.count(self.n_components)
             file = Checkpoint.of(self, X)
             self.__dict__.pop("_stream", None)

@@ -22,7 +22,6 @@ from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
     check_noise_variance,
-    has_nan,
     is_dask,
     is_integer,
 )
@@ -164,19 +163,8 @@ class PPCACV(ClosedFormModel):
         self, X: Any, sample_weight: Any, splits: list[Split], ks: list[int], noises: list[Any]
     ) -> tuple[GramFolds | MomentFolds, np.ndarray]:
         """The folds, and their scores, of shape (n_splits, n_candidates)."""
-        try:
-            folds = self._folds(X, sample_weight, splits)
-            scores = [
-                to_host(fold.log_likelihood_of(t, rest, ks, noises)) for fold, t, rest in folds
-            ]
-        except ValueError as error:
-            # NaN shows on the way, without a pass over X that looks for it.
-            if not is_dask(X) and has_nan(X):
-                raise ValueError(
-                    "PPCACV takes no missing values, but X contains NaN: fill them with "
-                    "PPCAImputer, or choose among PPCA, which takes them, with GridSearchCV."
-                ) from error
-            raise
+        folds = self._folds(X, sample_weight, splits)
+        scores = [to_host(fold.log_likelihood_of(t, rest, ks, noises)) for fold, t, rest in folds]
         return folds, np.stack([score.ravel() for score in scores])
 
     def _folds(self, X: Any, sample_weight: Any, splits: list[Split]) -> GramFolds | MomentFolds:

@@ -11,13 +11,11 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
+from sklearn_vae.gaussian.eigensolvers import decompose
 from sklearn_vae.gaussian.em import averages, expectation_maximization
 from sklearn_vae.gaussian.observed import IncompleteData, Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum, with_positive_peaks
-from sklearn_vae.linear.checks import (
-    choose_solver,
-    decompose,
-)
+from sklearn_vae.linear.checks import check_squares_fit, choose_solver
 from sklearn_vae.validation import is_integer
 
 # A latent dimension whose column has less than this share of sigma2 carries nothing.
@@ -141,8 +139,9 @@ def _start(
     solver = choose_solver(X, k, svd_solver)
     if k in (0, min(X.shape)) and solver in ("arpack", "randomized"):
         solver = "full"
-    n = X.shape[0]
-    spectrum, _ = decompose(X, k, solver, weights=None, n_rows=n, n_samples=n, **options)
+    if solver == "covariance_eigh":
+        check_squares_fit(f"svd_solver={solver!r}", min(X.shape))
+    spectrum = decompose(X, k, solver, **options)
     sigma2 = noise_variance or max(spectrum.noise_variance(k), rows.least_noise * 1e3)
     # A column of zeros would stay one: EM climbs, and there the likelihood is level.
     lengths = np.maximum(spectrum.eigenvalues[:k] - sigma2, 0.01 * sigma2) ** 0.5

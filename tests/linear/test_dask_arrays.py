@@ -35,13 +35,13 @@ from sklearn_vae import (
     Dequantizer,
     LinearVAE,
     LogitTransformer,
+    Moments,
     PPCAImputer,
 )
 from sklearn_vae.datasets import make_missing
 from sklearn_vae.diagnostics import diagnose, entropy_bound
-from sklearn_vae.linear.checks import moments_of
-from sklearn_vae.linear.seen import SeenRows
-from sklearn_vae.linear.tree import FAN_IN
+from sklearn_vae.linear import dask_arrays
+from sklearn_vae.linear.dask_arrays import FAN_IN
 from sklearn_vae.plot import LikelihoodSurfaceDisplay
 from tests.linear.rows import make_rows
 
@@ -204,13 +204,12 @@ class TestFit:
             PPCA(7).fit(in_blocks(X[:3], (2, 1)), sample_weight=weights)
 
     def test_the_coarsest_precision_is_that_of_all(self):
-        coarse = SeenRows.of(X.astype(np.float32), moments_of(X.astype(np.float32)), N)
-        fine = SeenRows.of(X, moments_of(X), N)
-        assert coarse.eps > fine.eps
-        assert coarse.stored > fine.stored
+        coarse, fine = Moments.of(X.astype(np.float32)), Moments.of(X)
+        assert coarse.precision.eps > fine.precision.eps
+        assert coarse.precision.stored > fine.precision.stored
         for both in (coarse + fine, fine + coarse):
-            assert (both.eps, both.stored) == (coarse.eps, coarse.stored)
-            assert both.dtype == np.float64
+            assert both.precision == coarse.precision
+            assert both.dtype == "float64"
 
     def test_more_features_than_rows(self):
         rows = make_rows(30, 90)
