@@ -25,7 +25,6 @@ from sklearn_vae.gaussian.arrays import (
     to_host,
     wide_float,
 )
-from sklearn_vae.gaussian.bounds import best_noise_variance
 from sklearn_vae.gaussian.centred import canonical, project
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.observed import Parameters
@@ -49,15 +48,26 @@ COORDINATES = ("posterior", "principal", "whitened")
 class ExactPosteriorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Methods of x | z ~ N(W z + mu, sigma2 I), z ~ N(0, I), with exact posterior.
 
-    For subclasses that set `mean_`, `components_`, `explained_variance_`, `loadings_` with
-    orthogonal columns along the components, `noise_variance_` and `_gaussian`, the marginal of
-    x, or None where that is singular; and that have a parameter `coordinates`.
+    Subclasses set the attributes below, and have a parameter `coordinates`. The columns of
+    `loadings_` are orthogonal, along the components; `_gaussian` is the marginal of x, or None
+    where that is singular.
     """
 
+    coordinates: str
+    n_components_: int
+    n_samples_: float
+    mean_: Array
+    components_: Array
+    explained_variance_: Array
+    loadings_: Array
+    noise_variance_: float
+    mutual_information_: float
+    collapsed_dims_: Array
+    _gaussian: LowRankGaussian | None
     _takes_missing = False
 
     def transform(self, X: Any) -> Array:
-        """Latent coordinates of each row, as the parameter `coordinates` says.
+        """Latent coordinates of each sample, as the parameter `coordinates` says.
 
         Parameters
         ----------
@@ -311,7 +321,7 @@ class ExactPosteriorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def _of_observed(
         self, function: Callable[..., Any], X: Array, method: str, **options: Any
     ) -> tuple[Any, ...]:
-        """Results of a function of `gaussian.missing`, computed on the host, where X is."""
+        """Results of a function of `gaussian.observed`, computed on the host, on the device of X."""
         if self.noise_variance_ == 0.0:
             raise ValueError(
                 f"{method} of rows with missing values needs a noise variance above 0, but with "
@@ -372,28 +382,15 @@ class ExactPosteriorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def with_tuned_noise(self, X: Any) -> ExactPosteriorModel:
         """A copy with the noise variance of highest likelihood for rows X, W and mu as they are."""
         gaussian = self._check_regular("tune_noise_variance")
-        rows = self._check_more_rows(X, "tune_noise_variance")
-        along = to_host(self._project(rows, self.components_.T)).astype(np.float64)
-        loadings, d = to_host(self.loadings_).astype(np.float64), self.n_features_in_
-        lengths, squares = (loadings**2).sum(axis=0), (along**2).mean(axis=0)
-        n_left = d - len(lengths)
-        sigma2, tail = self.noise_variance_, 0.0
-        # Of the log-likelihood all is known but the squares outside of the components; once more
-        # with a sigma2 that is near their mean, beside which they are not lost.
-        for _ in range(2 if n_left else 0):
-            model = LowRankGaussian(gaussian.mean, gaussian.loadings, sigma2)
-            log_likelihood = float(to_host(model.log_prob(rows)).mean(dtype=np.float64))
-            terms = np.log(lengths + sigma2) + squares / (lengths + sigma2)
-            log_noise = n_left * np.log(sigma2) + d * np.log(2.0 * np.pi)
-            tail = max(-2.0 * log_likelihood - terms.sum() - log_noise, 0.0) * sigma2
-            sigma2 = max(tail / n_left, 1e-12 * squares.max(initial=0.0)) or sigma2
-        twin = copy.copy(self)
-        twin.noise_variance_ = best_noise_variance(lengths, squares, tail, d)
-        twin._gaussian = LowRankGaussian(gaussian.mean, gaussian.loadings, twin.noise_variance_)
-        if twin.noise_variance_ > 0:
-            shares = np.log1p(lengths / twin.noise_variance_)
-            twin.mutual_information_ = 0.5 * float(shares.sum())
-        return twin
+        X = self._check_more_rows(X, "tune_noise_variance")
+        tuned = copy.copy(self)
+        sigma2 = gaussian.best_noise_variance(X, self.components_)
+        tuned.noise_variance_ = sigma2
+        tuned._gaussian = LowRankGaussian(gaussian.mean, gaussian.loadings, sigma2)
+        if sigma2 > 0:
+            lengths = (to_host(self.loadings_).astype(np.float64) ** 2).sum(axis=0)
+            tuned.mutual_information_ = 0.5 * float(np.log1p(lengths / sigma2).sum())
+        return tuned
 
     def _model_variances(self) -> Array:
         """kappa_h = |w_h|^2 + sigma2, the variance along component h, shape (k,)."""

@@ -35,9 +35,9 @@ from sklearn_vae.linear.checks import (
     check_sums,
     choose_solver,
 )
-from sklearn_vae.linear.closed_form import ClosedFormModel
+from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments, map_samples
-from sklearn_vae.linear.exact_posterior import COORDINATES
+from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
 from sklearn_vae.linear.ppca_em import IncompleteFit, fit_incomplete
 from sklearn_vae.linear.sample_weights import weighted_rows
 from sklearn_vae.validation import (
@@ -81,7 +81,7 @@ class Decomposition(NamedTuple):
     em: IncompleteFit | None = None
 
 
-class PPCA(ClosedFormModel):
+class PPCA(ExactPosteriorModel):
     r"""Probabilistic principal component analysis, fitted exactly.
 
     The linear Gaussian latent variable model ::
@@ -342,7 +342,8 @@ class PPCA(ClosedFormModel):
             n_components = None  # the beginning of a stream, which keeps all d
         k = count_components(fit.spectrum, n_components, n, fit.counted)
         noise_variance = fit.em.noise_variance or None if fit.em else self.noise_variance
-        self._set_model(fit.spectrum, k, n, fit.dtype, noise_variance)
+        fitted = closed_form_attributes(fit.spectrum, k, n, fit.dtype, noise_variance)
+        self.__dict__.update(fitted)
         if fit.moments is not None:
             self.moments_ = fit.moments
         if fit.em is not None:

@@ -13,9 +13,9 @@ from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
 from sklearn_vae.gaussian.arrays import to_host
-from sklearn_vae.linear.closed_form import ClosedFormModel
+from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.dask_arrays import as_dask_array
-from sklearn_vae.linear.exact_posterior import COORDINATES
+from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
 from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds, Split, check_some_weight
 from sklearn_vae.linear.sample_weights import check_sample_weight
 from sklearn_vae.validation import (
@@ -29,7 +29,7 @@ from sklearn_vae.validation import (
 SELECTIONS = ("best", "one_standard_error")
 
 
-class PPCACV(ClosedFormModel):
+class PPCACV(ExactPosteriorModel):
     """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out rows.
 
     What `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})` finds, of which it
@@ -153,7 +153,8 @@ class PPCACV(ClosedFormModel):
             folds, scores = self._score_all(X, sample_weight, splits, ks, noises)
             self._set_results(ks, noises, scores)
             k, noise = self.best_params_["n_components"], self.best_params_["noise_variance"]
-            self._set_model(folds.spectrum(k), k, folds.n, folds.dtype, noise)
+            spectrum, n, dtype = folds.spectrum(k), folds.n, folds.dtype
+            self.__dict__.update(closed_form_attributes(spectrum, k, n, dtype, noise))
             self.__dict__.pop("moments_", None)
             if isinstance(folds, MomentFolds):
                 self.moments_ = folds.moments
