@@ -290,6 +290,15 @@ class SparseCentred(CentredData):
             yield R
 
 
+def centred_data(
+    X: Any, weights: Array | None, *, keep: bool = True, wide: bool = False
+) -> CentredData:
+    """Centred data of an array or sparse matrix; with `wide` computed in the dtype for sums."""
+    if sparse.issparse(X):
+        return SparseCentred(X, weights)
+    return DenseCentred(X, weights, keep=keep, dtype=wide_float(X) if wide else None)
+
+
 def canonical(X: Any) -> sparse.csr_array:
     """X as a CSR array in which each stored place occurs once; shares memory where it can."""
     X = sparse.csr_array(X)

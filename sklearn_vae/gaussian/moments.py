@@ -137,11 +137,11 @@ class Moments:
     @classmethod
     def _of_dense(cls, X: Array, weights: Array | None) -> Moments:
         xp = array_namespace(X)
-        n, scale, count = float(X.shape[0]), 1.0, X.shape[0]
+        n, scale, n_positive = float(X.shape[0]), 1.0, X.shape[0]
         if weights is not None:
             weights = check_weights(weights, X)
             n, scale = float(xp.sum(weights)), scale_of(weights)
-            count = int(xp.count_nonzero(weights))
+            n_positive = int(xp.count_nonzero(weights))
             weights = xp.astype(weights / scale, float_type(X))
         d, wide = X.shape[1], wide_float(X)
         scatter = xp.zeros((d, d), dtype=wide, device=device(X))
@@ -159,7 +159,7 @@ class Moments:
             if scale != 1.0:
                 scatter *= scale
             mean += origin
-        return cls(n, mean, scatter, float(count), float_name(X), Precision.of(X))
+        return cls(n, mean, scatter, float(n_positive), float_name(X), Precision.of(X))
 
     @classmethod
     def _of_sparse(cls, X: Any, weights: Array | None) -> Moments:

@@ -55,10 +55,9 @@ def choose_solver(X: Any, n_components: Any, svd_solver: str) -> str:
 
 
 def check_sums(sums: Moments | CentredData, X: Any, *, missing: str = "") -> None:
-    """Raise ValueError if sums over X are not finite, which names NaN and infinity in X.
+    """Raise ValueError if sums over X are not finite, by what in X is not.
 
-    So no pass over X is needed that looks for them. `missing` is the text for NaN, if it is not
-    scikit-learn's.
+    X is searched only then. `missing` is the error text for NaN in place of scikit-learn's.
     """
     if not sums.is_finite:
         if missing and has_nan(X):
@@ -87,7 +86,7 @@ def check_squares_fit(
 def check_fits_together(
     shape: tuple[int, int], n_samples: float, n_components: Any, solver: str
 ) -> None:
-    """Raise ValueError where rows of a shape have no such components, or the solver none such."""
+    """Raise ValueError unless `n_components` fits the shape of X and the solver."""
     n, d = shape
     check_mle(n_components, n_samples, d)
     if solver in ("full", "covariance_eigh"):
@@ -115,11 +114,9 @@ def check_fits_together(
 def check_components_fit(shape: tuple[int, int], n_components: Any, solver: str) -> None:
     """Raise MemoryError where the components that a solver holds do not fit into memory."""
     n, d = shape
-    if solver != "covariance_eigh" or n < d:
-        most = eigensolvers.components_wanted(n_components, min(n, d) - (solver == "arpack"))
-        check_memory(
-            16 * most * d, f"{most} components of {d} features", "Choose a smaller n_components."
-        )
+    most = eigensolvers.components_wanted(n_components, min(n, d) - (solver == "arpack"))
+    instead = "Choose a smaller n_components."
+    check_memory(16 * most * d, f"{most} components of {d} features", instead)
 
 
 def check_solver_takes(X: Any, solver: str) -> None:

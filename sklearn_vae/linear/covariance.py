@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_vae.gaussian.eigensolvers import (
-    centred_data,
-    count_components,
-    spectrum_of_gram,
-)
+from sklearn_vae.gaussian.centred import centred_data
+from sklearn_vae.gaussian.eigensolvers import count_components, spectrum_of_gram
 from sklearn_vae.gaussian.linear_elbo import LinearElbo
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import SMALLEST

@@ -14,9 +14,8 @@ from array_api_compat import array_namespace, device, is_numpy_array
 from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import Array, float_name, row_blocks
-from sklearn_vae.gaussian.centred import CentredData, dense
+from sklearn_vae.gaussian.centred import CentredData, centred_data, dense
 from sklearn_vae.gaussian.eigensolvers import (
-    centred_data,
     components_of_gram,
     eigh_of_gram,
     spectrum_of_gram,

@@ -299,7 +299,8 @@ class PPCA(ExactPosteriorModel):
         check_sums(summary, kept)
         counted = max(count, round(n_samples))
         check_fits_together((counted, X.shape[1]), n_samples, self.n_components, solver)
-        check_components_fit((counted, X.shape[1]), self.n_components, solver)
+        if not isinstance(summary, Moments):
+            check_components_fit((counted, X.shape[1]), self.n_components, solver)
         spectrum = decompose_summary(
             summary, self.n_components, solver, n_counted=counted, **self._solver_options()
         )
@@ -479,7 +480,7 @@ class PPCA(ExactPosteriorModel):
         Returns
         -------
         PPCA
-            What `partial_fit` to all the rows gives; `partial_fit` adds more.
+            What `partial_fit` to all the rows gives, in their precision; `partial_fit` adds more.
 
         Raises
         ------

@@ -149,7 +149,7 @@ def _start(
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, ConvergenceWarning, stacklevel=5)
+    warnings.warn(text, ConvergenceWarning, stacklevel=6)
 
 
 def _constant(

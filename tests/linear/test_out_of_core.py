@@ -49,6 +49,20 @@ class TestNoSearchForNaN:
         model.transform(X)
         assert searched == [X.shape]
 
+    def test_for_other_errors_of_fit(self, searched):
+        for model in (PPCA(99), PPCA(0, svd_solver="randomized"), PPCA(0.5, svd_solver="arpack")):
+            with pytest.raises(ValueError, match="n_components must be"):
+                model.fit(X)
+        assert searched == []
+
+    @pytest.mark.parametrize("solver", ["full", "covariance_eigh", "arpack", "randomized"])
+    @pytest.mark.parametrize("shape", [(200, 6), (5, 6)])
+    def test_but_one_where_sums_are_not_finite(self, searched, solver, shape):
+        rows = X[: shape[0], :6].copy()
+        rows[3, 2] = np.nan
+        PPCA(1, svd_solver=solver, max_iter=500, tol=1e-3, noise_variance=0.1).fit(rows)
+        assert searched == [shape]
+
 
 @pytest.mark.parametrize("coordinates", ["posterior", "principal", "whitened"])
 @pytest.mark.parametrize("noise_variance", [None, 1e6])
