@@ -215,11 +215,11 @@ def ppca_of_rows(
     if reducer.size == 1:
         k, dtype = min(n_components, *X.shape), X.dtype
         solver = choose_solver(X, k)
-        spectrum, _ = decompose(X, k, solver, random_state=np.random.RandomState(0))
+        spectrum = decompose(X, k, solver, random_state=np.random.RandomState(0))
     else:
         moments = _joint_moments(X, reducer)
         k, dtype = min(n_components, int(moments.n), moments.n_features), moments.mean.dtype
-        spectrum = Spectrum.of_moments(moments, n_rows=max(moments.n, moments.n_features))
+        spectrum = Spectrum.of_moments(moments)
     sigma2 = spectrum.noise_variance(k) if noise_variance is None else noise_variance
     return spectrum.mean.astype(dtype), spectrum.loadings(k, sigma2, dtype)
 

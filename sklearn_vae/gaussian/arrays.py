@@ -40,31 +40,21 @@ def wide_float(X: Array) -> Any:
     return dtypes.get("float64", xp.float32)
 
 
-def float_type(X: Array) -> Any:
-    """The dtype to compute with X in: its own if that is float64 or float32, else the wide one."""
+def float_type(X: Any) -> Any:
+    """The dtype to compute with X in: its own if that is float64 or float32, else the wide one.
+
+    X may be sparse.
+    """
+    if sparse.issparse(X):
+        return X.dtype if X.dtype in (np.float32, np.float64) else np.dtype(np.float64)
     xp = array_namespace(X)
     return X.dtype if X.dtype in (xp.float32, xp.float64) else wide_float(X)
 
 
-def stored_eps(X: Any) -> float:
-    """Relative precision of the numbers in X, which may be sparse; for integers of float64."""
-    xp = np if sparse.issparse(X) else array_namespace(X)
-    dtype = X.dtype if xp.isdtype(X.dtype, "real floating") else xp.float64
-    return max(float(xp.finfo(dtype).eps), 2.0**-52)
-
-
-def column_rounding(mean: Array, variances: Array, eps: float, n: float) -> Array:
-    """Variance in each column that n rows may have from being rounded to a precision of eps.
-
-    An entry is rounded to eps of its size. Along their worst direction, n x d independent errors
-    of standard deviation 1 have the largest singular value sqrt(n) + sqrt(d).
-    """
-    spread = eps * (1.0 + (mean.shape[0] / n) ** 0.5)
-    xp = array_namespace(mean)
-    with np.errstate(over="ignore"):
-        rounding = (spread * mean) ** 2 + spread**2 * variances
-    # Finite, so that it is nothing along a direction without this column.
-    return xp.clip(rounding, None, float(xp.finfo(rounding.dtype).max) / (4 * mean.shape[0]))
+def float_name(X: Any) -> str:
+    """The name of `float_type`, which all array libraries share; X may be sparse."""
+    xp: Any = np if sparse.issparse(X) else array_namespace(X)
+    return "float32" if float_type(X) == xp.float32 else "float64"
 
 
 def common_float_type(X: Any, model: Array) -> Any:

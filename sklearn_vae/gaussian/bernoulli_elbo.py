@@ -95,7 +95,7 @@ def _feature_blocks(
         yield block, A, expected_softplus_of_features(A, W[block] ** 2 @ D)
 
 
-class RowTerms(NamedTuple):
+class SampleTerms(NamedTuple):
     """What the bound of each row is made of, in nats.
 
     Attributes
@@ -114,9 +114,9 @@ class RowTerms(NamedTuple):
     entropies: np.ndarray
 
 
-def terms_of_rows(
+def sample_terms(
     X: np.ndarray, W: np.ndarray, mu: np.ndarray, M: np.ndarray, D: np.ndarray
-) -> RowTerms:
+) -> SampleTerms:
     """Terms of rows X of shape (n, d) under q(z|x) = N(M, diag D), D of shape (k,) or (n, k)."""
     log_D = np.log(D)
     kl = 0.5 * (np.square(M) + D - 1.0 - log_D)
@@ -126,7 +126,7 @@ def terms_of_rows(
         bound[rows] += (X[rows, features].T * A - value).sum(axis=0)
         # By Stein's lemma E[a sigmoid(a)] = E a E sigmoid(a) + Var a E sigmoid'(a).
         entropies[rows] -= (value - A * slope - variances * curvature).sum(axis=0)
-    return RowTerms(bound, kl, entropies)
+    return SampleTerms(bound, kl, entropies)
 
 
 def _blocks(
@@ -146,7 +146,7 @@ def _row_blocks(n: int, d: int) -> Iterator[slice]:
     return row_blocks(n, d * (2**20 // _BLOCK))
 
 
-class RowPosteriors:
+class SamplePosteriors:
     """For each row the normal with independent entries, N(m, diag s^2), of the highest bound.
 
     The bound is strictly concave in (m, s), so there is one, found by Newton's method in these 2k

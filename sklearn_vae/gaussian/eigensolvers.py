@@ -12,19 +12,16 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from sklearn_vae.gaussian.arrays import (
     Array,
-    float_type,
-    stored_eps,
     to_device_of,
     wide_float,
 )
+from sklearn_vae.gaussian.centred import CentredData, DenseCentred, centred_data
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.rows import CentredRows, DenseRows, SparseRows
+from sklearn_vae.gaussian.precision import Precision, rounded_along
 from sklearn_vae.gaussian.spectrum import (
-    SMALLEST,
     Spectrum,
     components_for_ratio,
     minka_dimension,
-    rounded_along,
     with_positive_peaks,
 )
 
@@ -38,7 +35,7 @@ def choose_solver(
 ) -> str:
     """Solver that "auto" stands for; any other passes through.
 
-    PCA's own choice, with exceptions: wide X of few rows, whose Gram matrix is as small as the
+    PCA's own choice, with exceptions: wide X of few samples, whose Gram matrix is as small as the
     covariance of tall ones; and sparse and memory-mapped X (`mapped`), of which "full" would make a
     dense copy, and "randomized" would read a file some twenty times.
     """
@@ -62,59 +59,79 @@ def decompose(
     solver: str,
     *,
     weights: Array | None = None,
-    n_rows: int | None = None,
-    n_samples: float | None = None,
     mapped: bool = False,
-    iterated_power: int | str = "auto",
-    n_oversamples: int = 10,
-    random_state: np.random.RandomState,
-) -> tuple[Spectrum, Moments | None]:
-    """Spectrum of X's covariance, and X's moments where the solver is the one that needs them.
-
-    Parameters
-    ----------
-    X : array or sparse matrix of shape (n, d)
-    n_components : int, float in (0, 1), "mle" or None
-        Must fit the shape of X and the solver.
-    solver : {"full", "covariance_eigh", "arpack", "randomized"}
-    weights : array of shape (n,), default=None
-    n_rows : int, default=None
-        Number of rows of positive weight; None is n.
-    n_samples : float, default=None
-        Sum of the weights, as far as that counts rows; None is n.
-    mapped : bool, default=False
-        Whether X lies in a file and is not to be copied.
-    iterated_power, n_oversamples, random_state
-        As PCA takes them.
+    **options: Any,
+) -> Spectrum:
+    """Spectrum of X's covariance: :func:`summarise`, then :func:`decompose_summary`.
 
     Raises
     ------
     ValueError
         If X is not finite.
     """
-    n, d = X.shape
-    n_rows = n if n_rows is None else n_rows
-    n_samples = n if n_samples is None else n_samples
-    # As many rows as there would be if weights repeated them.
-    counted = max(n_rows, round(n_samples))
-    if solver == "covariance_eigh" and n >= d:
-        moments = Moments.of(X, weights)
-        spectrum = Spectrum.of_moments(moments, eps=eps_of(X), stored=stored_eps(X), n_rows=n_rows)
-        return spectrum, moments
-    most = min(counted, d) - (solver == "arpack")
+    summary = summarise(X, solver, weights, mapped=mapped)
+    summary.check_finite()
+    return decompose_summary(summary, n_components, solver, **options)
+
+
+def summarise(
+    X: Any, solver: str, weights: Array | None = None, *, mapped: bool = False
+) -> Moments | CentredData:
+    """Moments or centred data of X, whichever the solver decomposes; not finite where X is not.
+
+    Parameters
+    ----------
+    X : array or sparse matrix of shape (n, d)
+    solver : {"full", "covariance_eigh", "arpack", "randomized"}
+    weights : array of shape (n,), default=None
+    mapped : bool, default=False
+        Whether X lies in a file and is not to be copied.
+    """
+    gram = solver == "covariance_eigh"
+    if gram and X.shape[0] >= X.shape[1]:
+        return Moments.of(X, weights, check_finite=False)
+    keep = solver == "full" or not (gram or mapped)
+    return centred_data(X, weights, keep=keep, wide=gram)
+
+
+def decompose_summary(
+    summary: Moments | CentredData,
+    n_components: float | str | None,
+    solver: str,
+    *,
+    n_counted: int | None = None,
+    iterated_power: int | str = "auto",
+    n_oversamples: int = 10,
+    random_state: Any = None,
+) -> Spectrum:
+    """Spectrum of the covariance of finite data that :func:`summarise` has reduced.
+
+    Parameters
+    ----------
+    summary : Moments or CentredData
+    n_components : int, float in (0, 1), "mle" or None
+        Must fit the shape of X and the solver.
+    solver : {"full", "covariance_eigh", "arpack", "randomized"}
+    n_counted : int, default=None
+        Number of samples, weights counted as repetitions; None is n.
+    iterated_power, n_oversamples, random_state
+        As PCA takes them.
+    """
+    if isinstance(summary, Moments):
+        return Spectrum.of_moments(summary)
+    n, d = summary.shape
+    most = min(n_counted or n, d) - (solver == "arpack")
     if solver == "full":
-        spectrum = _full(centred_rows(X, weights))
+        spectrum = _full(summary)
     elif solver == "covariance_eigh":
-        rows = centred_rows(X, weights, keep=False, wide=True)
-        spectrum = spectrum_of_gram(rows, n_components)
+        spectrum = spectrum_of_gram(summary, n_components)
     else:
-        rows = centred_rows(X, weights, keep=not mapped)
         k = min(most if n_components is None else int(n_components), min(n, d))
         if solver == "arpack":
-            spectrum = _arpack(rows, min(k, min(n, d) - 1), random_state)
+            spectrum = _arpack(summary, min(k, min(n, d) - 1), random_state)
         else:
-            spectrum = _randomized(rows, k, iterated_power, n_oversamples, random_state)
-    return spectrum.padded(components_wanted(n_components, most)), None
+            spectrum = _randomized(summary, k, iterated_power, n_oversamples, random_state)
+    return spectrum.padded(components_wanted(n_components, most))
 
 
 def components_wanted(n_components: Any, most: int) -> int:
@@ -124,22 +141,13 @@ def components_wanted(n_components: Any, most: int) -> int:
     return 0 if n_components is not None and n_components != "mle" else most
 
 
-def centred_rows(
-    X: Any, weights: Array | None, *, keep: bool = True, wide: bool = False
-) -> CentredRows:
-    """Rows of X less their mean; with `wide` computed in the dtype for sums."""
-    if sparse.issparse(X):
-        return SparseRows(X, weights)
-    return DenseRows(X, weights, keep=keep, dtype=wide_float(X) if wide else None)
-
-
 def count_components(
-    spectrum: Spectrum, n_components: Any, n_samples: float, n_rows: int | None = None
+    spectrum: Spectrum, n_components: Any, n_samples: float, most: int | None = None
 ) -> int:
-    """The k that `n_components` means; None keeps all eigenpairs, one a row at the most."""
+    """The k that `n_components` means; None keeps all eigenpairs, up to `most`."""
     held = spectrum.eigenvalues.shape[0]
     if n_components is None:
-        return held if n_rows is None else min(held, max(n_rows, round(n_samples)))
+        return held if most is None else min(held, most)
     if n_components == "mle":
         return minka_dimension(spectrum, n_samples)
     if _is_count(n_components):
@@ -151,17 +159,10 @@ def _is_count(n_components: Any) -> bool:
     return isinstance(n_components, Integral)
 
 
-def eps_of(X: Any) -> float:
-    """Relative precision in which the moments of X are computed."""
-    if sparse.issparse(X):
-        return 2.0**-52
-    return float(array_namespace(X).finfo(float_type(X)).eps)
-
-
-def _full(rows: Any) -> Spectrum:
-    R = rows.whole
+def _full(data: Any) -> Spectrum:
+    R = data.whole
     xp = array_namespace(R)
-    n, d = rows.shape
+    n, d = data.shape
     # The left vectors are not wanted: where they are the long ones, R's triangular factor has
     # the same singular values and right vectors.
     if not is_numpy_namespace(xp):
@@ -171,74 +172,72 @@ def _full(rows: Any) -> Spectrum:
         if n > d:
             R = linalg.qr(R, mode="r", overwrite_a=True, check_finite=False)[0][:d, :]
         _, S, V = linalg.svd(R, full_matrices=False, overwrite_a=True, check_finite=False)
-    return _spectrum(rows, S, V, 0.0)
+    return _spectrum(data, S, V, 0.0)
 
 
-def spectrum_of_gram(rows: CentredRows, n_components: Any, K: Array | None = None) -> Spectrum:
+def spectrum_of_gram(data: CentredData, n_components: Any, K: Array | None = None) -> Spectrum:
     """By the eigenvectors u of K = R R', of shape (n, n): those of R'R are R'u / |R'u|.
 
     As many as are to be kept, unless rounding might explain the others: then all.
     """
-    K = rows.gram() if K is None else K
+    K = data.gram() if K is None else K
     xp = array_namespace(K)
-    n = rows.shape[0]
-    values, U, resolution = eigh_of_gram(K, rows.n, rows.precision, rows.subtracted)
+    n = data.shape[0]
+    values, U, resolution = eigh_of_gram(K, data.n, data.precision)
     if n_components is None:
         k = n
     elif _is_count(n_components):
         k = min(n_components, n)
     else:
         k = components_for_ratio(values, float(xp.sum(values)), n_components)
-    if k < n and resolution < float(values[k]) <= float(xp.max(rows.rounding())):
+    if k < n and resolution < float(values[k]) <= float(xp.max(data.rounding())):
         k = n
     rest = float(xp.sum(values[k:])) if k < n and float(values[k]) > resolution else 0.0
-    V = components_of_gram(rows, U[:, :k])
-    rounded = rounded_along(V, rows.rounding())
-    return Spectrum(rows.mean, values[:k], V, rest, resolution, rounded)
+    V = components_of_gram(data, U[:, :k])
+    rounded = rounded_along(V, data.rounding())
+    return Spectrum(data.mean, values[:k], V, rest, resolution, rounded)
 
 
-def eigh_of_gram(
-    K: Array, n: float, eps: float, subtracted: float = 0.0
-) -> tuple[Array, Array, float]:
+def eigh_of_gram(K: Array, n: float, precision: Precision) -> tuple[Array, Array, float]:
     """Eigenvalues of R'R / n, descending, eigenvectors of K = R R' as columns, and resolution."""
     xp = array_namespace(K)
     values, U = xp.linalg.eigh(K)
     values = xp.clip(xp.flip(values), 0.0, None) / n
-    resolution = 4.0 * K.shape[0] ** 0.5 * eps * (float(values[0]) + subtracted)
-    return values, xp.flip(U, axis=1), max(resolution, SMALLEST)
+    resolution = precision.eigenvalue_error(K.shape[0], float(values[0]))
+    return values, xp.flip(U, axis=1), resolution
 
 
-def components_of_gram(rows: CentredRows, U: Array) -> Array:
+def components_of_gram(data: CentredData, U: Array) -> Array:
     """Orthonormal components, as rows, from eigenvectors of R R'."""
     xp = array_namespace(U)
-    Q = xp.linalg.qr(rows.transposed_times(xp.astype(U, rows.dtype)), mode="reduced")[0]
+    Q = xp.linalg.qr(data.transposed_times(xp.astype(U, data.dtype)), mode="reduced")[0]
     return with_positive_peaks(Q.T)
 
 
-def _arpack(rows: CentredRows, k: int, random_state: np.random.RandomState) -> Spectrum:
-    start = random_state.uniform(-1, 1, min(rows.shape))
-    if rows.squares == 0.0:  # where ARPACK finds no vector to start from
-        V = np.eye(k, rows.shape[1], dtype=rows.dtype)
-        return _spectrum(rows, np.zeros(k, dtype=rows.dtype), V, 0.0)
-    _, S, V = svds(_as_operator(rows), k=k, v0=start)
-    return _truncated(rows, np.ascontiguousarray(V[::-1, :]), S[::-1])
+def _arpack(data: CentredData, k: int, random_state: np.random.RandomState) -> Spectrum:
+    start = random_state.uniform(-1, 1, min(data.shape))
+    if data.squares == 0.0:  # where ARPACK finds no vector to start from
+        V = np.eye(k, data.shape[1], dtype=data.dtype)
+        return _spectrum(data, np.zeros(k, dtype=data.dtype), V, 0.0)
+    _, S, V = svds(_as_operator(data), k=k, v0=start)
+    return _truncated(data, np.ascontiguousarray(V[::-1, :]), S[::-1])
 
 
-def _as_operator(rows: CentredRows) -> Any:
-    if isinstance(rows, DenseRows) and rows.whole is not None:
-        return rows.whole
+def _as_operator(data: CentredData) -> Any:
+    if isinstance(data, DenseCentred) and data.whole is not None:
+        return data.whole
     return LinearOperator(
-        rows.shape,
-        dtype=rows.dtype,
-        matvec=lambda q: rows.times(q.reshape(-1, 1)).ravel(),
-        rmatvec=lambda y: rows.transposed_times(y.reshape(-1, 1)).ravel(),
-        matmat=rows.times,
-        rmatmat=rows.transposed_times,
+        data.shape,
+        dtype=data.dtype,
+        matvec=lambda q: data.times(q.reshape(-1, 1)).ravel(),
+        rmatvec=lambda y: data.transposed_times(y.reshape(-1, 1)).ravel(),
+        matmat=data.times,
+        rmatmat=data.transposed_times,
     )
 
 
 def _randomized(
-    rows: CentredRows,
+    data: CentredData,
     k: int,
     iterated_power: int | str,
     n_oversamples: int,
@@ -251,51 +250,49 @@ def _randomized(
     normalised by QR where PCA has LU: that spans the same space, and stays in the array library
     whose threads have just done the product.
     """
-    n, d = rows.shape
-    xp = array_namespace(rows.mean)
+    n, d = data.shape
+    xp = array_namespace(data.mean)
     if iterated_power == "auto":
         iterated_power = 7 if k < 0.1 * min(n, d) else 4
-    there: Product = rows.times if n >= d else rows.transposed_times
-    back: Product = rows.transposed_times if n >= d else rows.times
+    there: Product = data.times if n >= d else data.transposed_times
+    back: Product = data.transposed_times if n >= d else data.times
     size = (min(n, d), min(k + n_oversamples, n, d))
-    Q = to_device_of(rows.mean, random_state.normal(size=size), dtype=rows.dtype)
+    Q = to_device_of(data.mean, random_state.normal(size=size), dtype=data.dtype)
     for _ in range(int(iterated_power)):
         Q = xp.linalg.qr(there(Q), mode="reduced")[0]
         Q = xp.linalg.qr(back(Q), mode="reduced")[0]
     Q = xp.linalg.qr(there(Q), mode="reduced")[0]
     if n >= d:
         Q = xp.linalg.qr(back(Q), mode="reduced")[0]
-    _, S, V = xp.linalg.svd(rows.times(Q), full_matrices=False)
-    return _truncated(rows, V[:k, :] @ Q.T, S[:k])
+    _, S, V = xp.linalg.svd(data.times(Q), full_matrices=False)
+    return _truncated(data, V[:k, :] @ Q.T, S[:k])
 
 
-def _truncated(rows: CentredRows, V: Array, S: Array) -> Spectrum:
-    """Spectrum from the leading right vectors and singular values of centred rows."""
+def _truncated(data: CentredData, V: Array, S: Array) -> Spectrum:
+    """Spectrum from the leading right vectors and singular values of centred data."""
     xp = array_namespace(V)
-    total = rows.squares / rows.n
-    held = float(xp.sum(xp.astype(xp.asarray(S), wide_float(V)) ** 2)) / rows.n
-    spectrum = _spectrum(rows, S, V, total - held)
-    # For each feature the variance that the decomposition and the rows' own rounding may make.
+    total = data.squares / data.n
+    held = float(xp.sum(xp.astype(xp.asarray(S), wide_float(V)) ** 2)) / data.n
+    spectrum = _spectrum(data, S, V, total - held)
+    # For each feature the variance that the decomposition and the data's own rounding may make.
     with np.errstate(over="ignore"):
-        rounded = spectrum.resolution + rows.rounding()
+        rounded = spectrum.resolution + data.rounding()
         # Rounding of a few features tilts the components, which leaves some of it in others; not
         # that of features that do not vary.
         share = xp.sum(V**2, axis=0, dtype=rounded.dtype)
-        tilting = xp.minimum(rounded, rows.shape[1] * rows.variances + spectrum.resolution)
+        tilting = xp.minimum(rounded, data.shape[1] * data.variances + spectrum.resolution)
         rounded = rounded + share * xp.sum(share * tilting)
-    if spectrum.rest < max(rows.precision**0.5 * total, float(xp.sum(rounded))):
+    if spectrum.rest < max(data.precision.eps**0.5 * total, float(xp.sum(rounded))):
         # The difference has cancelled: take the squares of what the components leave over.
-        left = rows.left_over(V) / rows.n
+        left = data.left_over(V) / data.n
         rest = 0.0 if xp.all(left <= rounded) else float(xp.sum(left))
         spectrum = replace(spectrum, rest=rest)
     return spectrum
 
 
-def _spectrum(rows: CentredRows, S: Array, V: Array, rest: float) -> Spectrum:
-    n, d = rows.shape
+def _spectrum(data: CentredData, S: Array, V: Array, rest: float) -> Spectrum:
     xp = array_namespace(V)
-    values = xp.astype(xp.asarray(S), wide_float(V)) ** 2 / rows.n
-    # Singular values are found to a few eps of the largest; an eigenvalue is their square.
-    error = 16.0 * max(n, d) * rows.precision**2 * (float(values[0]) + rows.subtracted)
-    rounded = rounded_along(V, rows.rounding())
-    return Spectrum(rows.mean, values, with_positive_peaks(V), rest, max(error, SMALLEST), rounded)
+    values = xp.astype(xp.asarray(S), wide_float(V)) ** 2 / data.n
+    error = data.precision.squared_singular_value_error(max(data.shape), float(values[0]))
+    rounded = rounded_along(V, data.rounding())
+    return Spectrum(data.mean, values, with_positive_peaks(V), rest, error, rounded)

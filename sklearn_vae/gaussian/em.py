@@ -15,7 +15,7 @@ import numpy as np
 from sklearn_vae.gaussian.observed import (
     SWEEP_UP_TO,
     Block,
-    ObservedRows,
+    IncompleteData,
     Parameters,
     blas_threads,
     one_thread_for,
@@ -44,7 +44,7 @@ class Sums(NamedTuple):
     log_likelihood: float
 
     @classmethod
-    def of(cls, rows: ObservedRows, parameters: Parameters) -> Sums:
+    def of(cls, rows: IncompleteData, parameters: Parameters) -> Sums:
         """The E-step over all rows."""
         if parameters.loadings.shape[1] <= SWEEP_UP_TO:
             return cls._total(cls._of_block(rows, b, parameters) for b in rows.blocks)
@@ -64,7 +64,7 @@ class Sums(NamedTuple):
         return reduce(lambda a, b: cls(*map(add, a, b)), parts)
 
     @classmethod
-    def _of_block(cls, rows: ObservedRows, block: Block, parameters: Parameters) -> Sums:
+    def _of_block(cls, rows: IncompleteData, block: Block, parameters: Parameters) -> Sums:
         posterior = rows.posterior(block, parameters)
         Z, X = posterior.mean, rows.values[block.rows]
         i, j, _ = pairs_of(Z.shape[0])
@@ -93,7 +93,7 @@ class Sums(NamedTuple):
 
 
 def maximize(
-    rows: ObservedRows, sums: Sums, parameters: Parameters, noise_variance: float | None
+    rows: IncompleteData, sums: Sums, parameters: Parameters, noise_variance: float | None
 ) -> Parameters:
     """M-step, with the expanded parameters reduced; the noise too unless it is given.
 
@@ -127,7 +127,7 @@ def maximize(
 
 
 def expectation_maximization(
-    rows: ObservedRows,
+    rows: IncompleteData,
     parameters: Parameters,
     *,
     noise_variance: float | None,
@@ -204,7 +204,7 @@ def _foretold(
     return Parameters(W.reshape(like.loadings.shape), mean, noise_variance)
 
 
-def averages(rows: ObservedRows, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
+def averages(rows: IncompleteData, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
     """Over the rows: of nu_h^2 + tau2_h and log tau2_h, (k,) each, and of log det Cov[z|x_o].
 
     nu and tau2 are posterior mean and variance of each latent dimension.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array
 from scipy import sparse
 
@@ -15,10 +16,11 @@ from sklearn_vae.gaussian.arrays import (
     common_float_type,
     row_blocks,
     to_device_of,
+    to_host,
     wide_float,
 )
-from sklearn_vae.gaussian.rows import canonical
-from sklearn_vae.gaussian.shifted import ShiftedRows, dense, project, shifted_blocks
+from sklearn_vae.gaussian.bounds import best_noise_variance
+from sklearn_vae.gaussian.centred import CentredBlock, canonical, centred_blocks, dense, project
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,11 +157,11 @@ class LowRankGaussian:
             return LowRankGaussian(mean, loadings, self.noise_variance).log_prob(X)
         if sparse.issparse(X):
             X = canonical(X)
-        blocks = shifted_blocks(X, self.mean, self._limit)
+        blocks = centred_blocks(X, self.mean, self._limit)
         distance = xp.concat([self._mahalanobis(block, X[rows, :]) for rows, block in blocks])
         return -0.5 * (distance + (self.log_det + self.n_features * math.log(2.0 * math.pi)))
 
-    def _mahalanobis(self, block: ShiftedRows, X: Any) -> Array:
+    def _mahalanobis(self, block: CentredBlock, X: Any) -> Array:
         """(x - mean)' C^-1 (x - mean) of each row of X, by one product with the block of them.
 
         It is (|x - mean|^2 - |y|^2) / sigma2, with |x - mean|^2 = |x|^2 + |mean|^2 - 2 mean'x. A
@@ -209,6 +211,31 @@ class LowRankGaussian:
     def conditional_mean(self, Z: Array) -> Array:
         """E[x|z] = W z + mean of each row, shape (n, d); Cov[x|z] = sigma2 I."""
         return affine(Z, self.loadings.T, self.mean)
+
+    def best_noise_variance(self, X: Array, components: Array) -> float:
+        """Noise variance of highest likelihood for X, with mean and loadings as they are.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n, d)
+        components : array of shape (k, d)
+            Orthonormal rows, along which the columns of the loadings are.
+        """
+        along = to_host(project(X, self.mean, components.T, self._limit)).astype(np.float64)
+        loadings, d = to_host(self.loadings).astype(np.float64), self.n_features
+        lengths, squares = (loadings**2).sum(axis=0), (along**2).mean(axis=0)
+        n_left = d - len(lengths)
+        sigma2, tail = self.noise_variance, 0.0
+        # The log-likelihood gives the squares outside of the components; once more with a sigma2
+        # near their mean, beside which they are not lost.
+        for _ in range(2 if n_left else 0):
+            model = LowRankGaussian(self.mean, self.loadings, sigma2)
+            log_likelihood = float(to_host(model.log_prob(X)).mean(dtype=np.float64))
+            terms = np.log(lengths + sigma2) + squares / (lengths + sigma2)
+            log_noise = n_left * np.log(sigma2) + d * np.log(2.0 * np.pi)
+            tail = max(-2.0 * log_likelihood - terms.sum() - log_noise, 0.0) * sigma2
+            sigma2 = max(tail / n_left, 1e-12 * squares.max(initial=0.0)) or sigma2
+        return best_noise_variance(lengths, squares, tail, d)
 
     def sample(self, n_samples: int, rng: Any) -> tuple[Array, Array]:
         """Draw `n_samples` pairs (x, z), of shapes (n, d) and (n, k).

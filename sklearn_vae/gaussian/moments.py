@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ from sklearn_vae.gaussian.arrays import (
     Array,
     check_matrix,
     check_weights,
+    float_name,
     float_type,
     scale_of,
     wide_float,
 )
-from sklearn_vae.gaussian.rows import SparseRows
+from sklearn_vae.gaussian.centred import SparseCentred
+from sklearn_vae.gaussian.precision import Precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +40,18 @@ class Moments:
         Weighted mean; zeros where n is 0.
     scatter : array of shape (d, d)
         Sum over rows of w (x - mean)(x - mean)'. The covariance with divisor n is scatter / n.
+    count : float, default=0.0
+        Number of samples with positive weight. 0 where n > 0 means that it is not known: then
+        max(n, d), since normalised weights may sum up to 1 whatever the number of samples.
+    dtype : {"float64", "float32", ""}, default=""
+        In which a model of the data is kept; "" is the dtype of the mean.
+    precision : Precision, default=Precision()
+        How precisely the data were stored and multiplied; no more precisely than the mean is.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit, or n is negative or not finite.
+        If the shapes do not fit, or n or `count` are negative or not finite.
 
     References
     ----------
@@ -62,6 +71,9 @@ class Moments:
     n: float
     mean: Array
     scatter: Array
+    count: float = 0.0
+    dtype: str = ""
+    precision: Precision = field(default_factory=Precision)
 
     def __post_init__(self) -> None:
         d = self.mean.shape[0] if self.mean.ndim == 1 else -1
@@ -75,9 +87,24 @@ class Moments:
             raise ValueError(f"mean must be of a real floating dtype, got {self.mean.dtype}.")
         if not 0.0 <= self.n < float("inf"):
             raise ValueError(f"n must be a finite number >= 0, got {self.n}.")
+        for name, value in {"count": self.count, **vars(self.precision)}.items():
+            if not 0.0 <= value < float("inf"):
+                raise ValueError(f"{name} must be a finite number >= 0, got {value}.")
+        if self.dtype not in ("", "float64", "float32"):
+            raise ValueError(f"dtype must be 'float64' or 'float32', got {self.dtype!r}.")
+        eps = float(xp.finfo(self.mean.dtype).eps)
+        self._set(precision=self.precision.coarser(Precision(eps)))
+        if not self.dtype:
+            self._set(dtype=float_name(self.mean))
+        if self.count == 0.0 < self.n:
+            self._set(count=float(max(self.n, d)))
+
+    def _set(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
-    def of(cls, X: Array, weights: Array | None = None) -> Moments:
+    def of(cls, X: Array, weights: Array | None = None, *, check_finite: bool = True) -> Moments:
         """Moments of the rows of X, in one pass over blocks of rows.
 
         Each block is shifted by the mean of the block before it, unless that is small against
@@ -93,19 +120,28 @@ class Moments:
         weights : array of shape (n,), default=None
             Finite and not negative; fractions allowed. A weight of 2 counts a row twice, one of
             0 leaves it out. None weighs every row 1.
+        check_finite : bool, default=True
+            Whether to raise if X is not finite; otherwise the moments are not finite either.
 
         Raises
         ------
         ValueError
             If X is not finite, not real or not two-dimensional, or the weights do not fit.
         """
-        if sparse.issparse(check_matrix(X)):
-            return cls._of_sparse(X, weights)
+        is_sparse = sparse.issparse(check_matrix(X))
+        moments = cls._of_sparse(X, weights) if is_sparse else cls._of_dense(X, weights)
+        if check_finite:
+            moments.check_finite()
+        return moments
+
+    @classmethod
+    def _of_dense(cls, X: Array, weights: Array | None) -> Moments:
         xp = array_namespace(X)
-        n, scale = float(X.shape[0]), 1.0
+        n, scale, n_positive = float(X.shape[0]), 1.0, X.shape[0]
         if weights is not None:
             weights = check_weights(weights, X)
             n, scale = float(xp.sum(weights)), scale_of(weights)
+            n_positive = int(xp.count_nonzero(weights))
             weights = xp.astype(weights / scale, float_type(X))
         d, wide = X.shape[1], wide_float(X)
         scatter = xp.zeros((d, d), dtype=wide, device=device(X))
@@ -122,8 +158,8 @@ class Moments:
             mean, scatter = _join_blocks(counts, xp.stack(means), xp.stack(errors), scatter)
             if scale != 1.0:
                 scatter *= scale
-            moments = cls(n, origin + mean, scatter)
-        return moments._checked("X must be finite with finite squares")
+            mean += origin
+        return cls(n, mean, scatter, float(n_positive), float_name(X), Precision.of(X))
 
     @classmethod
     def _of_sparse(cls, X: Any, weights: Array | None) -> Moments:
@@ -133,17 +169,29 @@ class Moments:
         n = float(X.shape[0] if weights is None else weights.sum())
         if n == 0.0:
             return cls(0.0, np.zeros(d), np.zeros((d, d)))
-        rows = SparseRows(X, weights)
-        return cls(n, rows.mean, (n / rows.n) * rows.scatter())
+        count = X.shape[0] if weights is None else np.count_nonzero(weights)
+        data = SparseCentred(X, weights)
+        with np.errstate(invalid="ignore", over="ignore"):
+            scatter = (n / data.n) * data.scatter()
+        return cls(n, data.mean, scatter, float(count), float_name(X), Precision.of(X))
 
-    def _checked(self, requirement: str) -> Moments:
-        """Self, or a ValueError that names the first column with NaN or infinity."""
+    @property
+    def is_finite(self) -> bool:
+        """Whether the samples are finite, with finite squares."""
+        return bool(array_namespace(self.mean).all(self._finite_columns))
+
+    def check_finite(self, requirement: str = "X must be finite with finite squares") -> None:
+        """Raise ValueError that names the first column with NaN or infinity, if there is one."""
         xp = array_namespace(self.mean)
-        finite = xp.isfinite(self.mean) & xp.isfinite(xp.linalg.diagonal(self.scatter))
+        finite = self._finite_columns
         if not xp.all(finite):
             column = int(xp.argmin(xp.astype(finite, xp.int64)))
             raise ValueError(f"{requirement}, got NaN, infinity or overflow in column {column}.")
-        return self
+
+    @property
+    def _finite_columns(self) -> Array:
+        xp = array_namespace(self.mean)
+        return xp.isfinite(self.mean) & xp.isfinite(xp.linalg.diagonal(self.scatter))
 
     def __add__(self, other: Moments) -> Moments:
         if not isinstance(other, Moments):
@@ -162,15 +210,23 @@ class Moments:
             delta = other.mean - self.mean
             mean = self.mean + (other.n / n) * delta
             between = (self.n * other.n / n) * (delta[:, None] * delta[None, :])
-            merged = Moments(n, mean, self.scatter + other.scatter + between)
-        return merged._checked("The sum of moments must be finite")
+            merged = Moments(
+                n,
+                mean,
+                self.scatter + other.scatter + between,
+                self.count + other.count,
+                max(self.dtype, other.dtype),  # float64 if either is
+                self.precision.coarser(other.precision),
+            )
+        merged.check_finite("The sum of moments must be finite")
+        return merged
 
     def rescaled(self, n: float) -> Moments:
         """The same mean and covariance, of weights that sum up to n."""
         if n == self.n:
             return self
         with np.errstate(over="ignore"):
-            return Moments(n, self.mean, self.scatter * (n / self.n))
+            return replace(self, n=n, scatter=self.scatter * (n / self.n))
 
     @property
     def n_features(self) -> int:

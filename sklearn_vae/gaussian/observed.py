@@ -68,7 +68,7 @@ class Posterior(NamedTuple):
     log_likelihood: np.ndarray
 
 
-class ObservedRows:
+class IncompleteData:
     """Rows with missing entries, sorted so that those of the same pattern stand together.
 
     Rows that miss the same entries share their (k, k) posterior covariance.
@@ -223,7 +223,7 @@ def _posteriors(
     )
     with one_thread_for(parameters.loadings.shape[1]):
         for some in row_blocks(*X.shape):
-            rows = ObservedRows(X[some], parameters.mean, parameters.loadings.shape[1])
+            rows = IncompleteData(X[some], parameters.mean, parameters.loadings.shape[1])
             for block in rows.blocks:
                 places = some.start + rows.order[block.rows]
                 yield places, block, rows.posterior(block, centred)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sklearn_vae.gaussian.arrays import Array
-from sklearn_vae.gaussian.spectrum import SMALLEST
+from sklearn_vae.gaussian.precision import SMALLEST
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,9 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from scipy.special import gammaln
 
-from sklearn_vae.gaussian.arrays import Array, column_rounding, to_device_of, wide_float
+from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
 from sklearn_vae.gaussian.moments import Moments
-
-# Below this the squares of float64 numbers lose their digits: no variance is resolved.
-SMALLEST = 2.0**-1000
+from sklearn_vae.gaussian.precision import rounded_along
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,31 +55,19 @@ class Spectrum:
     rounded: Array | float = 0.0
 
     @classmethod
-    def of_moments(
-        cls,
-        moments: Moments,
-        *,
-        eps: float = 2.0**-52,
-        stored: float = 0.0,
-        n_rows: float | None = None,
-    ) -> Spectrum:
-        """All d eigenpairs, by one symmetric eigendecomposition.
-
-        `eps` is the relative precision in which the scatter was multiplied out, `stored` that of
-        the rows where it is less, `n_rows` their number where it is not the sum of weights.
-        """
+    def of_moments(cls, moments: Moments) -> Spectrum:
+        """All d eigenpairs, by one symmetric eigendecomposition."""
         xp = array_namespace(moments.scatter)
-        S = moments.covariance
+        S, precision = moments.covariance, moments.precision
         # Not scipy's: its BLAS has threads of its own, which would fight with those of NumPy that
         # have just multiplied out the scatter and still spin.
         values, vectors = xp.linalg.eigh(S)
         values = xp.clip(xp.flip(values), 0.0, None)
         components = with_positive_peaks(xp.flip(vectors, axis=1).T)
-        error = 4.0 * moments.n_features**0.5 * eps * float(values[0])
-        n_rows = n_rows or moments.n
-        columns = column_rounding(moments.mean, xp.linalg.diagonal(S), max(eps, stored), n_rows)
+        error = precision.eigenvalue_error(moments.n_features, float(values[0]))
+        columns = precision.rounding(moments.mean, xp.linalg.diagonal(S), moments.count)
         rounded = rounded_along(components, columns)
-        return cls(moments.mean, values, components, 0.0, max(error, SMALLEST), rounded)
+        return cls(moments.mean, values, components, 0.0, error, rounded)
 
     @property
     def n_features(self) -> int:
@@ -273,12 +259,6 @@ class Spectrum:
                 + xp.take(tail, k) / sigma2
             )
         return xp.where(defined, value, xp.full_like(value, xp.nan))
-
-
-def rounded_along(components: Array, columns: Array) -> Array:
-    """Variance along each component, of independent errors of given variance in each column."""
-    xp = array_namespace(components)
-    return xp.astype(components, columns.dtype) ** 2 @ columns
 
 
 def with_positive_peaks(components: Array) -> Array:

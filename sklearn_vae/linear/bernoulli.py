@@ -14,10 +14,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian.arrays import affine, row_blocks
 from sklearn_vae.gaussian.bernoulli_elbo import (
-    RowPosteriors,
-    RowTerms,
+    SamplePosteriors,
+    SampleTerms,
     importance_weighted_bound,
-    terms_of_rows,
+    sample_terms,
 )
 from sklearn_vae.gaussian.bounds import (
     COLLAPSE_KL,
@@ -380,7 +380,7 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _encode(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means (n, k) of q(z|x), and variances: (k,) where all rows share them, else (n, k)."""
         if not hasattr(self, "encoder_weights_"):
-            posteriors = RowPosteriors(self.loadings_, self.intercept_)
+            posteriors = SamplePosteriors(self.loadings_, self.intercept_)
             M, S = posteriors.start(len(X))
             posteriors.solve(X, M, S)
             return M, np.square(S)
@@ -413,14 +413,14 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             curvature=curvature,
         )
 
-    def _sum_of_entropies(self, X: np.ndarray, terms: RowTerms) -> float:
+    def _sum_of_entropies(self, X: np.ndarray, terms: SampleTerms) -> float:
         # What features that were left out of the fit add to the bound less the entropies.
         left_out = ~self.loadings_.any(axis=1)
         off = (X.mean(axis=0, dtype=np.float64) - expit(self.intercept_)) * self.intercept_
         return float(terms.entropies.mean() + off[left_out].sum())
 
-    def _terms(self, X: np.ndarray, M: np.ndarray, D: np.ndarray) -> RowTerms:
-        return terms_of_rows(X, self.loadings_, self.intercept_, M, D)
+    def _terms(self, X: np.ndarray, M: np.ndarray, D: np.ndarray) -> SampleTerms:
+        return sample_terms(X, self.loadings_, self.intercept_, M, D)
 
     def _check_bits(self, X: Any, *, reset: bool) -> np.ndarray:
         """X as an array of numbers in [0, 1], float64 or float32."""

@@ -13,12 +13,12 @@ from scipy.special import logit
 from sklearn_vae.gaussian.bernoulli_elbo import (
     BernoulliParameters,
     LinearBernoulliElbo,
-    RowPosteriors,
+    SamplePosteriors,
     laplace_posterior,
 )
+from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
 from sklearn_vae.gaussian.observed import blas_in_use
 from sklearn_vae.gaussian.spectrum import peak_signs
-from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.fingerprint import fingerprint
 
@@ -120,9 +120,10 @@ def first_loadings(bits: np.ndarray, n_components: int, rng: Any) -> np.ndarray:
     std = np.sqrt(p * (1.0 - p))
     k = min(n_components, d, n)
     standard = ((bits - p[:, None]) / std[:, None]).T
-    ppca = PPCA(k, noise_variance=1.0, random_state=rng).fit(standard)
+    spectrum = decompose(standard, k, choose_solver(standard, k), random_state=rng)
+    loadings = spectrum.loadings(k, 1.0, standard.dtype)
     W = _NOISE * rng.standard_normal((d, n_components))
-    W[:, :k] += np.clip(ppca.loadings_ / std[:, None], -_LARGEST, _LARGEST)
+    W[:, :k] += np.clip(loadings / std[:, None], -_LARGEST, _LARGEST)
     return W
 
 
@@ -161,13 +162,13 @@ def _climb_per_sample(
     p, k = X.mean(axis=0), W.shape[1]
     std, mu = np.sqrt(p * (1.0 - p)), logit(p)
     # Where the search for the posteriors starts: at those of the parameters tried before.
-    M, S = RowPosteriors(W, mu).start(len(X))
+    M, S = SamplePosteriors(W, mu).start(len(X))
 
     def unpack(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return numbers[: W.size].reshape(-1, k) / std[:, None], numbers[W.size :] / std
 
     def value(numbers: np.ndarray) -> tuple[float, np.ndarray]:
-        found, of_W, of_mu = RowPosteriors(*unpack(numbers)).value_and_gradients(X, M, S)
+        found, of_W, of_mu = SamplePosteriors(*unpack(numbers)).value_and_gradients(X, M, S)
         return found, np.concatenate([(of_W / std[:, None]).ravel(), of_mu / std])
 
     start = np.concatenate([(W * std[:, None]).ravel(), mu * std])

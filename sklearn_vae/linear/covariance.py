@@ -9,22 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_vae.gaussian.eigensolvers import (
-    count_components,
-    eps_of,
-    spectrum_of_gram,
-)
+from sklearn_vae.gaussian.centred import centred_data
+from sklearn_vae.gaussian.eigensolvers import count_components, spectrum_of_gram
 from sklearn_vae.gaussian.linear_elbo import LinearElbo
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.spectrum import SMALLEST, Spectrum
-from sklearn_vae.linear.seen import SeenRows
-from sklearn_vae.linear.solvers import (
-    SQUARES_HELD,
-    centred_rows,
-    check_mle,
-    moments_of,
-)
-from sklearn_vae.validation import check_memory, is_integer
+from sklearn_vae.gaussian.precision import SMALLEST
+from sklearn_vae.gaussian.spectrum import Spectrum
+from sklearn_vae.linear.checks import check_mle, check_squares_fit
+from sklearn_vae.validation import is_integer
 
 Array = NDArray[Any]
 
@@ -41,7 +33,7 @@ def check_spread(variances: Array, mean: Array, dtype: Any) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class CovarianceOfRows:
+class TrainingCovariance:
     """Mean and covariance S (divisor n) of a matrix X of shape (n, d).
 
     S is a matrix where n >= d or only moments of the rows are here, else the rows stand for it.
@@ -59,31 +51,25 @@ class CovarianceOfRows:
     moments: Moments | None
     n_samples: int
     dtype: Any
-    eps: float
+
+    def __post_init__(self) -> None:
+        check_spread(self.variances, self.mean, self.dtype)
 
     @classmethod
-    def of(cls, X: Array) -> CovarianceOfRows:
-        """Of float64 or float32 rows, in float64."""
+    def from_data(cls, X: Array) -> TrainingCovariance:
+        """Compute it in float64 from float64 or float32 data in memory."""
         n, d = X.shape
-        size = min(n, d)
-        check_memory(
-            SQUARES_HELD * 8 * size**2,
-            f"LinearVAE holds {SQUARES_HELD} matrices of shape ({size}, {size})",
-            "partial_fit takes rows in batches and holds no such matrix.",
-        )
-        moments = moments_of(X) if n >= d else None
-        mean = X.mean(axis=0, dtype=np.float64) if moments is None else moments.mean
-        rows = cls(X, mean, moments, n, X.dtype, eps_of(X))
-        check_spread(rows.variances, rows.mean, X.dtype)
-        return rows
+        instead = "partial_fit takes rows in batches and holds no such matrix."
+        check_squares_fit("LinearVAE", min(n, d), instead=instead)
+        if n < d:
+            return cls(X, X.mean(axis=0, dtype=np.float64), None, n, X.dtype)
+        moments = Moments.of(X)
+        return cls(X, moments.mean, moments, n, X.dtype)
 
     @classmethod
-    def seen(cls, seen: SeenRows) -> CovarianceOfRows:
-        """Of rows that are elsewhere."""
-        mean, n = seen.moments.mean, int(seen.n_rows)
-        rows = cls(None, mean, seen.moments, n, seen.dtype, seen.eps)
-        check_spread(rows.variances, mean, seen.dtype)
-        return rows
+    def from_moments(cls, moments: Moments) -> TrainingCovariance:
+        """Take it from the moments of data that are elsewhere."""
+        return cls(None, moments.mean, moments, int(moments.count), moments.dtype)
 
     @property
     def n_features(self) -> int:
@@ -127,8 +113,10 @@ class CovarianceOfRows:
     def spectrum(self) -> Spectrum:
         """All eigenpairs of S that n rows can have."""
         if self.moments is not None:
-            return Spectrum.of_moments(self.moments, eps=self.eps)
-        return spectrum_of_gram(centred_rows(self.X, None, keep=False, wide=True), None)
+            return Spectrum.of_moments(self.moments)
+        data = centred_data(self.X, None, keep=False, wide=True)
+        data.check_finite()
+        return spectrum_of_gram(data, None)
 
     def count(self, n_components: Any) -> int:
         """The k that `n_components` means; ValueError if it does not fit the rows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from typing import Any, TypeAlias
@@ -12,28 +13,27 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array
 from scipy import sparse
 
-from sklearn_vae.gaussian.arrays import Array, row_blocks, stored_eps
+from sklearn_vae.gaussian.arrays import Array, float_name, row_blocks
+from sklearn_vae.gaussian.centred import CentredData, centred_data, dense
 from sklearn_vae.gaussian.eigensolvers import (
     components_of_gram,
     eigh_of_gram,
-    eps_of,
     spectrum_of_gram,
 )
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.rows import CentredRows
-from sklearn_vae.gaussian.shifted import dense
-from sklearn_vae.gaussian.spectrum import Spectrum, rounded_along
-from sklearn_vae.linear.blocks import check_squares_fit, seen_in_parts
-from sklearn_vae.linear.seen import dtype_of
-from sklearn_vae.linear.solvers import (
-    centred_rows,
-    check_square_fits,
-    moments_of,
-)
+from sklearn_vae.gaussian.precision import rounded_along
+from sklearn_vae.gaussian.spectrum import Spectrum
+from sklearn_vae.linear.checks import check_squares_fit, check_sums
+from sklearn_vae.linear.dask_arrays import check_memory_here, dask_moments_of_parts
 from sklearn_vae.validation import is_memory_mapped
 
 # The training and the held-out rows of one split, as indices.
 Split: TypeAlias = tuple[np.ndarray, np.ndarray]
+
+MISSING = (
+    "PPCACV takes no missing values, but X contains NaN: fill them with PPCAImputer, or choose among "
+    "PPCA, which takes them, with GridSearchCV."
+)
 
 # A run of splits, the part that each row is in, and each part's role in each split.
 Plan: TypeAlias = tuple[list[Split], np.ndarray, np.ndarray]
@@ -47,10 +47,9 @@ class MomentFolds:
     """
 
     def __init__(self, X: Any, weights: Array | None, splits: list[Split]) -> None:
-        check_square_fits(X, X.shape[1], "PPCACV")
+        check_squares_fit("PPCACV", X.shape[1], X=X)
         self._X, self._weights, self._splits = X, weights, splits
-        self._eps = {"eps": eps_of(X), "stored": stored_eps(X)}
-        self.n, self.dtype = _total(X, weights), dtype_of(X)
+        self.n, self.dtype = _total(X, weights), float_name(X)
         self.moments: Moments | None = None
 
     def __iter__(self) -> Iterator[tuple[Spectrum, Array, float]]:
@@ -59,8 +58,8 @@ class MomentFolds:
                 pairs = [(self._moments_of(train), self._moments_of(test)) for train, test in run]
             else:
                 pairs = list(self._merged(self._moments_of_parts(i, part), table))
-            for (train, _), (training, held_out) in zip(run, pairs, strict=True):
-                spectrum = Spectrum.of_moments(training, n_rows=len(train), **self._eps)
+            for training, held_out in pairs:
+                spectrum = Spectrum.of_moments(training)
                 yield spectrum, *spectrum.variances_of(held_out)
 
     def _runs(self) -> Iterable[Plan]:
@@ -104,13 +103,16 @@ class MomentFolds:
 
     def _moments_of_some(self, rows: np.ndarray) -> Moments:
         weights = None if self._weights is None else _take(self._weights, rows)
-        return moments_of(_take(self._X, rows), weights)
+        some = _take(self._X, rows)
+        moments = Moments.of(some, weights, check_finite=False)
+        check_sums(moments, some, missing=MISSING)
+        return moments
 
     def spectrum(self, k: int) -> Spectrum:
         """Of all rows."""
         if self.moments is None:
             self.moments = self._moments_of(np.arange(self._X.shape[0]))
-        return Spectrum.of_moments(self.moments, n_rows=self._X.shape[0], **self._eps)
+        return Spectrum.of_moments(self.moments)
 
 
 class BlockFolds(MomentFolds):
@@ -130,15 +132,16 @@ class BlockFolds(MomentFolds):
         self._plans = list(super()._runs())
         if any(table.shape[1] == 0 for *_, table in self._plans):
             raise ValueError("cv must not give a row more than once in a split of a Dask array.")
-        check_squares_fit(estimator, d, 3 * sum(table.shape[1] for *_, table in self._plans))
-        found = seen_in_parts(estimator, X, sample_weight, [part for _, part, _ in self._plans])
+        n_parts = sum(table.shape[1] for *_, table in self._plans)
+        check_memory_here(estimator, d, n_more=3 * n_parts)
+        parts = [part for _, part, _ in self._plans]
+        found = dask_moments_of_parts(estimator, X, sample_weight, parts)
         if not found:
             raise ValueError("sample_weight must be positive for some rows, got none.")
-        whole = reduce(add, found.values())
-        self._eps, self.dtype = {"eps": whole.eps, "stored": whole.stored}, whole.dtype
+        self.dtype = reduce(add, found.values()).dtype
         none = Moments(0.0, np.zeros(d), np.zeros((d, d)))
         self._moments = [
-            [found[i, j].moments if (i, j) in found else none for j in range(table.shape[1])]
+            [found.get((i, j), none) for j in range(table.shape[1])]
             for i, (*_, table) in enumerate(self._plans)
         ]
         self.n = sum(some.n for some in self._moments[0])
@@ -165,15 +168,17 @@ class GramFolds:
     """The same by the Gram matrix of all rows: each split's is a part of it, centred anew."""
 
     def __init__(self, X: Any, weights: Array | None, splits: list[Split]) -> None:
-        check_square_fits(X, X.shape[0], "PPCACV")
+        check_squares_fit("PPCACV", X.shape[0], X=X)
         self._X, self._weights, self._splits = X, weights, splits
         self._rows = self._centred(None)
-        self.n, self.dtype = _total(X, weights), dtype_of(X)
+        self.n, self.dtype = _total(X, weights), float_name(X)
         self._K = self._rows.gram()
 
-    def _centred(self, weights: Array | None, rows: np.ndarray | None = None) -> CentredRows:
+    def _centred(self, weights: Array | None, rows: np.ndarray | None = None) -> CentredData:
         X = self._X if rows is None else _take(self._X, rows)
-        return centred_rows(X, weights, keep=False, wide=True)
+        data = centred_data(X, weights, keep=False, wide=True)
+        check_sums(data, X, missing=MISSING)
+        return data
 
     def _weights_of(self, rows: np.ndarray) -> Array:
         xp = array_namespace(self._K)
@@ -222,7 +227,7 @@ class GramFolds:
             crossed.append(rows.times(T.T).T)
             squares.append(xp.vecdot(T, T))
         crossed = xp.astype(xp.concat(crossed), K.dtype) * scale**0.5
-        return scale * K, crossed, xp.astype(xp.concat(squares), K.dtype), rows.subtracted
+        return scale * K, crossed, xp.astype(xp.concat(squares), K.dtype), rows.precision.subtracted
 
     def __iter__(self) -> Iterator[tuple[Spectrum, Array, float]]:
         for train, test in self._splits:
@@ -230,7 +235,8 @@ class GramFolds:
             xp = array_namespace(w)
             n = float(xp.sum(w))
             K, crossed, squares, subtracted = self._split(train, test)
-            values, U, resolution = eigh_of_gram(K, n, self._rows.precision, subtracted)
+            precision = replace(self._rows.precision, subtracted=subtracted)
+            values, U, resolution = eigh_of_gram(K, n, precision)
             present = values > resolution
             safe = xp.where(present, values, xp.ones_like(values))
             Z = xp.where(present, crossed @ U / (n * safe) ** 0.5, xp.zeros_like(values))

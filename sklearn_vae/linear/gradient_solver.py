@@ -19,7 +19,7 @@ from sklearn_vae.gaussian.linear_elbo import (
     with_best_encoder,
     with_unit_encoder,
 )
-from sklearn_vae.linear.covariance import CovarianceOfRows
+from sklearn_vae.linear.covariance import TrainingCovariance
 from sklearn_vae.nn.likelihoods import GaussianLikelihood
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.objectives import elbo
@@ -105,7 +105,7 @@ class Training(NamedTuple):
 
 
 def by_bound(
-    rows: CovarianceOfRows,
+    rows: TrainingCovariance,
     options: Options,
     *,
     tol: float,
@@ -120,7 +120,7 @@ def by_bound(
 
     Parameters
     ----------
-    rows : CovarianceOfRows
+    rows : TrainingCovariance
     options : Options
     tol : float
         Ends where the average bound of 100 steps and that of the 100 before differ by less.
@@ -306,7 +306,7 @@ def _diverged(step: int, kept: int, options: Options) -> FloatingPointError:
 
 
 def by_draws(
-    rows: CovarianceOfRows,
+    rows: TrainingCovariance,
     options: Options,
     *,
     batch_size: int | None,
@@ -318,7 +318,7 @@ def by_draws(
 
     Parameters
     ----------
-    rows : CovarianceOfRows
+    rows : TrainingCovariance
     options : Options
         Its `max_iter` counts epochs.
     batch_size : int or None

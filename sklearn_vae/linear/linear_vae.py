@@ -23,12 +23,12 @@ from sklearn_vae.gaussian.linear_elbo import (
 from sklearn_vae.gaussian.observed import blas_in_use
 from sklearn_vae.gaussian.online import RunningCovariance
 from sklearn_vae.gaussian.spectrum import peak_signs
-from sklearn_vae.linear.blocks import rows_in_blocks, seen_in_blocks
-from sklearn_vae.linear.covariance import CovarianceOfRows, check_spread
-from sklearn_vae.linear.encoded import EncodedLinearModel
-from sklearn_vae.linear.solvers import (
+from sklearn_vae.linear.checks import (
     check_n_components,
 )
+from sklearn_vae.linear.covariance import TrainingCovariance, check_spread
+from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments
+from sklearn_vae.linear.linear_encoder import LinearEncoderModel
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.serialization.fingerprint import fingerprint
 from sklearn_vae.validation import (
@@ -70,7 +70,7 @@ def _has_online_em(model: LinearVAE) -> bool:
     )
 
 
-class LinearVAE(EncodedLinearModel):
+class LinearVAE(LinearEncoderModel):
     r"""Variational autoencoder with linear encoder and decoder.
 
     ::
@@ -271,13 +271,11 @@ class LinearVAE(EncodedLinearModel):
         self._check_parameters()
         with all_or_nothing(self):
             if is_dask(X) and self.solver == "em":
-                rows = CovarianceOfRows.seen(
-                    seen_in_blocks(self, rows_in_blocks(self, X, reset=True))
-                )
-                X = rows.moments
+                X = dask_moments(self, as_dask_array(self, X, reset=True))
+                rows = TrainingCovariance.from_moments(X)
             else:
                 X = checked_data(self, X, ensure_min_samples=2)
-                rows = CovarianceOfRows.of(X)
+                rows = TrainingCovariance.from_data(X)
             k = rows.count(self.n_components)
             file = Checkpoint.of(self, X)
             self.__dict__.pop("_stream", None)
@@ -368,7 +366,7 @@ class LinearVAE(EncodedLinearModel):
             f"partial_fit, got {k!r}."
         )
 
-    def _ascend(self, rows: CovarianceOfRows, k: int, file: Checkpoint | None) -> None:
+    def _ascend(self, rows: TrainingCovariance, k: int, file: Checkpoint | None) -> None:
         """By closed forms: from a random start, since nothing has to be known of the solution."""
         self._check_share(self._noise(), rows.average_variance)
         random_state = random_state_of(self, file)
@@ -396,7 +394,7 @@ class LinearVAE(EncodedLinearModel):
         )
 
     def _climb(
-        self, rows: CovarianceOfRows, start: Array, k: int, file: Checkpoint | None
+        self, rows: TrainingCovariance, start: Array, k: int, file: Checkpoint | None
     ) -> tuple[list[tuple[float, float, float]], Ascent]:
         """Bound, sigma2 and sum of log D, at the start and after each iteration, and the last."""
         first = with_best_encoder(start[:, :k], self._noise() or rows.average_variance)
@@ -431,7 +429,7 @@ class LinearVAE(EncodedLinearModel):
         return history, last
 
     def _train(
-        self, rows: CovarianceOfRows, k: int, file: Checkpoint | None
+        self, rows: TrainingCovariance, k: int, file: Checkpoint | None
     ) -> FloatingPointError | None:
         """By gradients; the error if that diverged."""
         from sklearn_vae.linear.gradient_solver import Options, by_bound, by_draws
@@ -495,7 +493,7 @@ class LinearVAE(EncodedLinearModel):
 
     def _set_fit(
         self,
-        rows: CovarianceOfRows,
+        rows: TrainingCovariance,
         p: LinearVAEParameters,
         components: Array,
         active_bounds: tuple[str, ...],

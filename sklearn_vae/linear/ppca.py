@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -12,31 +12,34 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_vae.gaussian import observed
 from sklearn_vae.gaussian.arrays import (
     common_float_type,
-    float_type,
+    float_name,
     scale_of,
     to_device_of,
     to_host,
 )
+from sklearn_vae.gaussian.centred import dense
 from sklearn_vae.gaussian.eigensolvers import (
     SVD_SOLVERS,
     count_components,
+    decompose_summary,
+    summarise,
 )
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.shifted import dense
-from sklearn_vae.linear.base import COORDINATES
-from sklearn_vae.linear.blocks import mapped_rows, rows_in_blocks, seen_in_blocks
-from sklearn_vae.linear.closed_form import ClosedFormModel
-from sklearn_vae.linear.ppca_em import fit_incomplete
-from sklearn_vae.linear.sample_weights import weighted_rows
-from sklearn_vae.linear.seen import SeenRows, dtype_of
-from sklearn_vae.linear.solvers import (
+from sklearn_vae.gaussian.spectrum import Spectrum
+from sklearn_vae.linear.checks import (
+    check_components_fit,
     check_fits_together,
     check_n_components,
-    check_square_fits,
+    check_solver_takes,
+    check_squares_fit,
+    check_sums,
     choose_solver,
-    decompose,
-    moments_of,
 )
+from sklearn_vae.linear.closed_form import closed_form_attributes
+from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments, map_samples
+from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
+from sklearn_vae.linear.ppca_em import IncompleteFit, fit_incomplete
+from sklearn_vae.linear.sample_weights import weighted_rows
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
@@ -47,11 +50,38 @@ from sklearn_vae.validation import (
     check_same_place,
     is_dask,
     is_integer,
+    is_memory_mapped,
     is_real,
 )
 
 
-class PPCA(ClosedFormModel):
+class Decomposition(NamedTuple):
+    """What a fit has computed from data of any kind, before k is chosen.
+
+    Attributes
+    ----------
+    spectrum : Spectrum
+    n_samples : float
+        Number of samples, or sum of their weights.
+    dtype : str
+        Name of the dtype that the model is kept in.
+    counted : int or None
+        Number of samples, weights counted as repetitions; None for a stream.
+    moments : Moments or None
+        Moments of the data where `partial_fit` can add to them.
+    em : IncompleteFit or None
+        Fit by EM where values are missing.
+    """
+
+    spectrum: Spectrum
+    n_samples: float
+    dtype: str
+    counted: int | None = None
+    moments: Moments | None = None
+    em: IncompleteFit | None = None
+
+
+class PPCA(ExactPosteriorModel):
     r"""Probabilistic principal component analysis, fitted exactly.
 
     The linear Gaussian latent variable model ::
@@ -245,53 +275,46 @@ class PPCA(ClosedFormModel):
         """
         self._check_parameters()
         with all_or_nothing(self):
-            for name in ("moments_", "_moments_origin", "loglike_history_"):
+            for name in ("moments_", "loglike_history_"):
                 self.__dict__.pop(name, None)
-            if is_dask(X):
-                self._fit_blocks(X, sample_weight)
-                return self
-            X = self._check_rows(X, reset=True, min_samples=2)
-            try:
-                self._fit_complete(X, sample_weight)
-                return self
-            except ValueError:
-                # NaN shows on the way, without a pass over X that looks for it.
-                if not self._has_missing(X):
-                    raise
-            self._fit_incomplete(X, sample_weight)
+            self._set_fit(self._decompose(X, sample_weight))
         return self
 
-    def _fit_complete(self, X: Any, sample_weight: Any) -> None:
-        X, weights, n_rows, n_samples = weighted_rows(X, sample_weight, at_least=2)
-        if weights is not None:
-            weights = weights / scale_of(weights)
-        spectrum, moments = decompose(
-            X,
-            self.n_components,
-            choose_solver(X, self.n_components, self.svd_solver),
-            weights=weights,
-            n_rows=n_rows,
-            n_samples=n_samples,
-            **self._solver_options(),
+    def _decompose(self, X: Any, sample_weight: Any) -> Decomposition:
+        if is_dask(X):
+            X = as_dask_array(self, X, reset=True)
+            return self._decompose_moments(dask_moments(self, X, sample_weight))
+        X = self._check_rows(X, reset=True, min_samples=2)
+        kept, weights, count, n_samples = weighted_rows(X, sample_weight, at_least=2)
+        solver = choose_solver(kept, self.n_components, self.svd_solver)
+        check_solver_takes(kept, solver)
+        if solver == "covariance_eigh":
+            check_squares_fit(f"svd_solver={solver!r}", min(kept.shape), X=kept)
+        weights = weights if weights is None else weights / scale_of(weights)
+        summary = summarise(kept, solver, weights, mapped=is_memory_mapped(kept))
+        # NaN shows in the sums, so that no pass over X is needed that looks for it.
+        if not summary.is_finite and self._has_missing(X):
+            del summary
+            return self._decompose_missing(X, sample_weight)
+        check_sums(summary, kept)
+        counted = max(count, round(n_samples))
+        check_fits_together((counted, X.shape[1]), n_samples, self.n_components, solver)
+        if not isinstance(summary, Moments):
+            check_components_fit((counted, X.shape[1]), self.n_components, solver)
+        spectrum = decompose_summary(
+            summary, self.n_components, solver, n_counted=counted, **self._solver_options()
         )
-        k = count_components(spectrum, self.n_components, n_samples, n_rows)
-        self._set_model(spectrum, k, n_samples, dtype_of(X), self.noise_variance)
-        if moments is not None:
-            self._set_moments(SeenRows.of(X, moments.rescaled(n_samples), n_rows))
+        moments = summary.rescaled(n_samples) if isinstance(summary, Moments) else None
+        return Decomposition(spectrum, n_samples, float_name(X), counted, moments)
 
-    def _fit_blocks(self, X: Any, sample_weight: Any) -> None:
-        rows = rows_in_blocks(self, X, reset=True)
-        seen = seen_in_blocks(self, rows, sample_weight)
-        n_samples, n_rows = seen.moments.n, int(seen.n_rows)
-        counted = max(n_rows, round(n_samples))
-        shape = (counted, seen.moments.n_features)
-        check_fits_together(shape, n_samples, self.n_components, "covariance_eigh")
-        spectrum = seen.spectrum()
-        k = count_components(spectrum, self.n_components, n_samples, n_rows)
-        self._set_model(spectrum, k, n_samples, seen.dtype, self.noise_variance)
-        self._set_moments(seen)
+    def _decompose_moments(self, moments: Moments) -> Decomposition:
+        counted = max(int(moments.count), round(moments.n))
+        shape = (counted, moments.n_features)
+        check_fits_together(shape, moments.n, self.n_components, "covariance_eigh")
+        spectrum = Spectrum.of_moments(moments)
+        return Decomposition(spectrum, moments.n, moments.dtype, counted, moments)
 
-    def _fit_incomplete(self, X: Any, sample_weight: Any) -> None:
+    def _decompose_missing(self, X: Any, sample_weight: Any) -> Decomposition:
         if sample_weight is not None:
             raise ValueError(
                 "sample_weight must be None where X contains NaN: rows with missing values are "
@@ -302,7 +325,7 @@ class PPCA(ClosedFormModel):
             "The EM algorithm for missing values holds X four times in float64",
             "Fit to fewer of the rows: the model takes the others a block at a time.",
         )
-        fit = fit_incomplete(
+        em = fit_incomplete(
             to_host(X).astype(np.float64),
             self.n_components,
             self.noise_variance,
@@ -311,14 +334,25 @@ class PPCA(ClosedFormModel):
             max_iter=self.max_iter,
             **self._solver_options(),
         )
-        spectrum = fit.spectrum.like(X)
-        k = spectrum.eigenvalues.shape[0]
-        self._set_model(spectrum, k, X.shape[0], float_type(X), fit.noise_variance or None)
-        self.kl_per_dim_ = to_device_of(self.mean_, fit.kl_per_dim)
-        self.entropy_bound_ = fit.entropy_bound
-        self.elbo_ = float(fit.history[-1])
-        self.loglike_history_ = to_device_of(spectrum.mean, fit.history)
-        self.n_iter_ = max(len(fit.history) - 1, 1)
+        return Decomposition(em.spectrum.like(X), X.shape[0], float_name(X), em=em)
+
+    def _set_fit(self, fit: Decomposition) -> None:
+        """Choose k and set all fitted attributes, whatever kind of data they come from."""
+        n, d, n_components = fit.n_samples, fit.spectrum.n_features, self.n_components
+        if n_components == "mle" and n < max(d, 2):
+            n_components = None  # the beginning of a stream, which keeps all d
+        k = count_components(fit.spectrum, n_components, n, fit.counted)
+        noise_variance = fit.em.noise_variance or None if fit.em else self.noise_variance
+        fitted = closed_form_attributes(fit.spectrum, k, n, fit.dtype, noise_variance)
+        self.__dict__.update(fitted)
+        if fit.moments is not None:
+            self.moments_ = fit.moments
+        if fit.em is not None:
+            self.kl_per_dim_ = to_device_of(self.mean_, fit.em.kl_per_dim)
+            self.entropy_bound_ = fit.em.entropy_bound
+            self.elbo_ = float(fit.em.history[-1])
+            self.loglike_history_ = to_device_of(fit.spectrum.mean, fit.em.history)
+            self.n_iter_ = max(len(fit.em.history) - 1, 1)
 
     def _solver_options(self) -> dict[str, Any]:
         return {
@@ -351,7 +385,7 @@ class PPCA(ClosedFormModel):
         """
         check_is_fitted(self)
         if is_dask(X) and not return_std:
-            return mapped_rows(self, "impute", X)
+            return map_samples(self, "impute", X)
         X = self._check_more_rows(X, "impute")
         xp = array_namespace(self.mean_)
         if self._has_missing(X):
@@ -407,29 +441,28 @@ class PPCA(ClosedFormModel):
                 "before fit, or call partial_fit from the start, on a clone."
             )
         with all_or_nothing(self):
-            of_batch = self._blocks_seen if is_dask(X) else self._rows_seen
-            seen = of_batch(X, sample_weight, first)
-            if not first:
-                before = SeenRows(self.moments_, self.components_.dtype, *self._moments_origin)
-                seen = before + seen
-            self._fit_seen(seen)
+            moments = self._moments_of_batch(X, sample_weight, first)
+            self._set_stream(moments if first else self.moments_ + moments)
         return self
 
-    def _rows_seen(self, X: Any, sample_weight: Any, first: bool) -> SeenRows:
-        X = self._check_rows(X, reset=first)
+    def _moments_of_batch(self, X: Any, sample_weight: Any, first: bool) -> Moments:
+        is_lazy = is_dask(X)
+        X = as_dask_array(self, X, reset=first) if is_lazy else self._check_rows(X, reset=first)
         if not first:
-            check_same_place(self, X, self.mean_, "partial_fit")
+            check_same_place(self, np.empty(0) if is_lazy else X, self.mean_, "partial_fit")
         self._check_at_most(X.shape[1])
-        check_square_fits(X, X.shape[1], "partial_fit")
-        X, weights, n_rows, _ = weighted_rows(X, sample_weight, at_least=1)
-        return SeenRows.of(X, self._moments_of_batch(X, weights), n_rows)
-
-    def _blocks_seen(self, X: Any, sample_weight: Any, first: bool) -> SeenRows:
-        rows = rows_in_blocks(self, X, reset=first)
-        if not first:
-            check_same_place(self, np.empty(0), self.mean_, "partial_fit")
-        self._check_at_most(rows.shape[1])
-        return seen_in_blocks(self, rows, sample_weight, at_least=1)
+        if is_lazy:
+            return dask_moments(self, X, sample_weight, at_least=1)
+        check_squares_fit("partial_fit", X.shape[1], X=X)
+        X, weights, _, _ = weighted_rows(X, sample_weight, at_least=1)
+        moments = Moments.of(X, weights, check_finite=False)
+        if not moments.is_finite and self._has_missing(X):
+            raise ValueError(
+                "partial_fit takes no missing values, but X contains NaN: fit takes them, of "
+                "all rows at once, and impute fills them."
+            )
+        check_sums(moments, X)
+        return moments
 
     @classmethod
     def from_moments(cls, moments: Moments, **parameters: Any) -> PPCA:
@@ -447,7 +480,7 @@ class PPCA(ClosedFormModel):
         Returns
         -------
         PPCA
-            What `partial_fit` to all the rows gives; `partial_fit` adds more.
+            What `partial_fit` to all the rows gives, in their precision; `partial_fit` adds more.
 
         Raises
         ------
@@ -462,23 +495,8 @@ class PPCA(ClosedFormModel):
             raise ValueError("moments must be those of at least one row, got n = 0.")
         model._check_at_most(moments.n_features)
         model.n_features_in_ = moments.n_features
-        xp = array_namespace(moments.scatter)
-        eps = float(xp.finfo(moments.mean.dtype).eps)
-        # Normalised weights may sum up to 1, whatever the number of rows.
-        n_rows = max(moments.n, moments.n_features)
-        model._fit_seen(SeenRows(moments, moments.mean.dtype, eps, 0.0, n_rows))
+        model._set_stream(moments)
         return model
-
-    def _moments_of_batch(self, X: Any, weights: Any) -> Moments:
-        try:
-            return moments_of(X, weights)
-        except ValueError as error:
-            if self._has_missing(X):
-                raise ValueError(
-                    "partial_fit takes no missing values, but X contains NaN: fit takes them, of "
-                    "all rows at once, and impute fills them."
-                ) from error
-            raise
 
     def _check_at_most(self, n_features: int) -> None:
         # A stream may begin with fewer rows than components: only d is a limit.
@@ -486,18 +504,9 @@ class PPCA(ClosedFormModel):
         if is_integer(k) and k > n_features:
             raise ValueError(f"n_components must be at most n_features = {n_features}, got {k}.")
 
-    def _fit_seen(self, seen: SeenRows) -> None:
-        n = seen.moments.n
-        too_few = self.n_components == "mle" and n < max(seen.moments.n_features, 2)
-        spectrum = seen.spectrum()
-        k = count_components(spectrum, None if too_few else self.n_components, n)
-        self._set_model(spectrum, k, n, seen.dtype, self.noise_variance)
-        self._set_moments(seen)
-
-    def _set_moments(self, seen: SeenRows) -> None:
-        self.moments_ = seen.moments
-        # What else is known of the rows, whatever their weights.
-        self._moments_origin = (seen.eps, seen.stored, seen.n_rows)
+    def _set_stream(self, moments: Moments) -> None:
+        spectrum = Spectrum.of_moments(moments)
+        self._set_fit(Decomposition(spectrum, moments.n, moments.dtype, None, moments))
 
     def _check_parameters(self) -> None:
         check_n_components(self.n_components)

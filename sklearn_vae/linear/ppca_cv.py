@@ -13,16 +13,15 @@ from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
 from sklearn_vae.gaussian.arrays import to_host
-from sklearn_vae.linear.base import COORDINATES
-from sklearn_vae.linear.blocks import rows_in_blocks
-from sklearn_vae.linear.closed_form import ClosedFormModel
+from sklearn_vae.linear.closed_form import closed_form_attributes
+from sklearn_vae.linear.dask_arrays import as_dask_array
+from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
 from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds, Split, check_some_weight
 from sklearn_vae.linear.sample_weights import check_sample_weight
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
     check_noise_variance,
-    has_nan,
     is_dask,
     is_integer,
 )
@@ -30,7 +29,7 @@ from sklearn_vae.validation import (
 SELECTIONS = ("best", "one_standard_error")
 
 
-class PPCACV(ClosedFormModel):
+class PPCACV(ExactPosteriorModel):
     """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out rows.
 
     What `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})` finds, of which it
@@ -146,7 +145,7 @@ class PPCACV(ClosedFormModel):
         with all_or_nothing(self):
             if is_dask(X):
                 _check_in_memory(y=y, **params)
-                X = rows_in_blocks(self, X, reset=True, known_lengths=True)
+                X = as_dask_array(self, X, reset=True, known_lengths=True)
             else:
                 X = self._check_rows(X, reset=True, min_samples=2)
             splits = self._splits(X, y, sample_weight, params)
@@ -154,7 +153,8 @@ class PPCACV(ClosedFormModel):
             folds, scores = self._score_all(X, sample_weight, splits, ks, noises)
             self._set_results(ks, noises, scores)
             k, noise = self.best_params_["n_components"], self.best_params_["noise_variance"]
-            self._set_model(folds.spectrum(k), k, folds.n, folds.dtype, noise)
+            spectrum, n, dtype = folds.spectrum(k), folds.n, folds.dtype
+            self.__dict__.update(closed_form_attributes(spectrum, k, n, dtype, noise))
             self.__dict__.pop("moments_", None)
             if isinstance(folds, MomentFolds):
                 self.moments_ = folds.moments
@@ -164,19 +164,8 @@ class PPCACV(ClosedFormModel):
         self, X: Any, sample_weight: Any, splits: list[Split], ks: list[int], noises: list[Any]
     ) -> tuple[GramFolds | MomentFolds, np.ndarray]:
         """The folds, and their scores, of shape (n_splits, n_candidates)."""
-        try:
-            folds = self._folds(X, sample_weight, splits)
-            scores = [
-                to_host(fold.log_likelihood_of(t, rest, ks, noises)) for fold, t, rest in folds
-            ]
-        except ValueError as error:
-            # NaN shows on the way, without a pass over X that looks for it.
-            if not is_dask(X) and has_nan(X):
-                raise ValueError(
-                    "PPCACV takes no missing values, but X contains NaN: fill them with "
-                    "PPCAImputer, or choose among PPCA, which takes them, with GridSearchCV."
-                ) from error
-            raise
+        folds = self._folds(X, sample_weight, splits)
+        scores = [to_host(fold.log_likelihood_of(t, rest, ks, noises)) for fold, t, rest in folds]
         return folds, np.stack([score.ravel() for score in scores])
 
     def _folds(self, X: Any, sample_weight: Any, splits: list[Split]) -> GramFolds | MomentFolds:

@@ -11,13 +11,11 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
+from sklearn_vae.gaussian.eigensolvers import decompose
 from sklearn_vae.gaussian.em import averages, expectation_maximization
-from sklearn_vae.gaussian.observed import ObservedRows, Parameters
+from sklearn_vae.gaussian.observed import IncompleteData, Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum, with_positive_peaks
-from sklearn_vae.linear.solvers import (
-    choose_solver,
-    decompose,
-)
+from sklearn_vae.linear.checks import check_squares_fit, choose_solver
 from sklearn_vae.validation import is_integer
 
 # A latent dimension whose column has less than this share of sigma2 carries nothing.
@@ -68,7 +66,7 @@ def fit_incomplete(
         )
     with np.errstate(over="ignore", invalid="ignore"):
         centre = np.nanmean(X, axis=0)
-        rows = ObservedRows(X, centre, k)
+        rows = IncompleteData(X, centre, k)
         least_noise = rows.least_noise
     if not np.isfinite(rows.squares.sum()):
         raise ValueError(
@@ -135,14 +133,15 @@ def _count(n_components: Any, shape: tuple[int, int]) -> int:
 
 
 def _start(
-    rows: ObservedRows, k: int, noise_variance: float | None, svd_solver: str, **options: Any
+    rows: IncompleteData, k: int, noise_variance: float | None, svd_solver: str, **options: Any
 ) -> Parameters:
     X = rows.values
     solver = choose_solver(X, k, svd_solver)
     if k in (0, min(X.shape)) and solver in ("arpack", "randomized"):
         solver = "full"
-    n = X.shape[0]
-    spectrum, _ = decompose(X, k, solver, weights=None, n_rows=n, n_samples=n, **options)
+    if solver == "covariance_eigh":
+        check_squares_fit(f"svd_solver={solver!r}", min(X.shape))
+    spectrum = decompose(X, k, solver, **options)
     sigma2 = noise_variance or max(spectrum.noise_variance(k), rows.least_noise * 1e3)
     # A column of zeros would stay one: EM climbs, and there the likelihood is level.
     lengths = np.maximum(spectrum.eigenvalues[:k] - sigma2, 0.01 * sigma2) ** 0.5
@@ -150,11 +149,11 @@ def _start(
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, ConvergenceWarning, stacklevel=5)
+    warnings.warn(text, ConvergenceWarning, stacklevel=6)
 
 
 def _constant(
-    rows: ObservedRows, mean: np.ndarray, k: int, noise_variance: float | None
+    rows: IncompleteData, mean: np.ndarray, k: int, noise_variance: float | None
 ) -> IncompleteFit:
     """Where no feature varies: no latent dimension carries anything."""
     d = len(mean)
@@ -167,7 +166,7 @@ def _constant(
     return IncompleteFit(spectrum, sigma2, np.zeros(k), best - 0.5 * observed, np.array([best]))
 
 
-def _diagnose(rows: ObservedRows, parameters: Parameters) -> tuple[np.ndarray, float]:
+def _diagnose(rows: IncompleteData, parameters: Parameters) -> tuple[np.ndarray, float]:
     """KL of the posteriors' marginals, averaged, and the sum of three entropies.
 
     At the optimum the average of E[z z'|x_o] over all rows is I, and sigma2 that of the expected

@@ -44,6 +44,7 @@ RECORDS = {
     "Moments": "gaussian.moments",
     "PlainConvDecoder": "nn.convolutional",
     "PlainConvEncoder": "nn.convolutional",
+    "Precision": "gaussian.precision",
     "ResidualDecoder": "nn.convolutional",
     "ResidualEncoder": "nn.convolutional",
     "RunningCovariance": "gaussian.online",

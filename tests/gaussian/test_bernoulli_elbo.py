@@ -10,10 +10,10 @@ from sklearn_vae.gaussian import bernoulli_elbo
 from sklearn_vae.gaussian.bernoulli_elbo import (
     BernoulliParameters,
     LinearBernoulliElbo,
-    RowPosteriors,
+    SamplePosteriors,
     importance_weighted_bound,
     laplace_posterior,
-    terms_of_rows,
+    sample_terms,
 )
 
 D, K = 6, 2
@@ -62,7 +62,7 @@ def log_likelihood_by_quadrature(X, W, mu, n_nodes=32):
 def test_terms_are_those_of_draws():
     X, p = make_bits(), make_parameters()
     M = means_of(X, p)
-    terms = terms_of_rows(X, p.W, p.mu, M, p.D)
+    terms = sample_terms(X, p.W, p.mu, M, p.D)
     q = Independent(Normal(torch.from_numpy(M), torch.from_numpy(p.D).sqrt().expand(len(X), K)), 1)
     prior = Independent(Normal(torch.zeros(K), torch.ones(K)), 1)
     np.testing.assert_allclose(terms.kl.sum(axis=1), kl_divergence(q, prior), rtol=1e-6)
@@ -103,10 +103,10 @@ def test_the_bound_is_the_mean_of_those_of_the_rows(n, block, monkeypatch):
     monkeypatch.setattr(bernoulli_elbo, "_BLOCK", block)
     X, p = make_bits(n), make_parameters()
     M = means_of(X, p)
-    terms = terms_of_rows(X, p.W, p.mu, M, p.D)
+    terms = sample_terms(X, p.W, p.mu, M, p.D)
     found = LinearBernoulliElbo(X.T.copy()).value(p)
     assert found == pytest.approx(terms.bound.mean(), abs=1e-11)
-    own = terms_of_rows(X, p.W, p.mu, M, np.broadcast_to(p.D, M.shape))
+    own = sample_terms(X, p.W, p.mu, M, np.broadcast_to(p.D, M.shape))
     for shared, each in zip(terms, own, strict=True):
         np.testing.assert_allclose(shared, each, atol=1e-9)
 
@@ -116,7 +116,7 @@ def test_the_bound_less_the_entropies_is_made_of_derivatives(seed):
     # E_q sum_j (x_j - sigmoid(a_j)) a_j is the derivative along the scale of the decoder.
     X, p = make_bits(), make_parameters(seed)
     M = means_of(X, p)
-    terms = terms_of_rows(X, p.W, p.mu, M, p.D)
+    terms = sample_terms(X, p.W, p.mu, M, p.D)
     g = LinearBernoulliElbo(X.T.copy()).value_and_gradients(p)[1]
     scale = np.vdot(p.W, g.W) + p.mu @ g.mu
     moments = 0.5 * (1 - np.square(M).mean(axis=0) - p.D).sum()
@@ -131,9 +131,9 @@ def test_the_bound_is_below_the_log_likelihood_and_importance_sampling_close(k, 
     X, p = make_bits(), make_parameters(k=k, scale=scale)
     exact = log_likelihood_by_quadrature(X, p.W, p.mu)
     np.testing.assert_allclose(log_likelihood_by_quadrature(X, p.W, p.mu, 48), exact, atol=2e-4)
-    M, S = RowPosteriors(p.W, p.mu).start(len(X))
-    best = RowPosteriors(p.W, p.mu).solve(X, M, S)
-    amortised = terms_of_rows(X, p.W, p.mu, means_of(X, p), p.D).bound
+    M, S = SamplePosteriors(p.W, p.mu).start(len(X))
+    best = SamplePosteriors(p.W, p.mu).solve(X, M, S)
+    amortised = sample_terms(X, p.W, p.mu, means_of(X, p), p.D).bound
     assert (amortised < best).all()
     assert (best < exact).all()
     e = np.random.default_rng(0).normal(size=(20_000, k))
@@ -167,10 +167,10 @@ def test_blocks_of_importance_sampling_do_not_show(monkeypatch):
 @pytest.mark.parametrize("scale", [0.0, 0.3, 2.0, 30.0, 1000.0])
 def test_posteriors_are_stationary_and_unique(scale):
     X, p = make_bits(), make_parameters(scale=scale)
-    posteriors, rng = RowPosteriors(p.W, p.mu), np.random.default_rng(0)
+    posteriors, rng = SamplePosteriors(p.W, p.mu), np.random.default_rng(0)
     M, S = posteriors.start(len(X))
     best = posteriors.solve(X, M, S)
-    np.testing.assert_allclose(terms_of_rows(X, p.W, p.mu, M, S**2).bound, best, atol=1e-9)
+    np.testing.assert_allclose(sample_terms(X, p.W, p.mu, M, S**2).bound, best, atol=1e-9)
     for spread in (1.0, 5.0):
         other = spread * rng.normal(size=M.shape), np.exp(rng.normal(size=M.shape))
         found = posteriors.solve(X, *other)
@@ -182,16 +182,16 @@ def test_posteriors_are_stationary_and_unique(scale):
             step = np.zeros(K)
             step[axis] = h * min(1.0, 1 / max(scale, 1e-9))
             for sign in (1, -1):
-                moved = terms_of_rows(X, p.W, p.mu, M + sign * step, S**2).bound
+                moved = sample_terms(X, p.W, p.mu, M + sign * step, S**2).bound
                 assert (moved <= best + 1e-11 * max(scale, 1)).all()
                 log_moved = np.square(S * np.exp(sign * h * np.eye(K)[axis]))
-                moved = terms_of_rows(X, p.W, p.mu, M, log_moved).bound
+                moved = sample_terms(X, p.W, p.mu, M, log_moved).bound
                 assert (moved <= best + 1e-11 * max(scale, 1)).all()
 
 
 def test_derivatives_of_rows_are_those_of_differences():
     X, p = make_bits(10), make_parameters()
-    posteriors, rng, h = RowPosteriors(p.W, p.mu), np.random.default_rng(0), 1e-4
+    posteriors, rng, h = SamplePosteriors(p.W, p.mu), np.random.default_rng(0), 1e-4
     q = np.hstack([rng.normal(size=(10, K)), rng.uniform(0.3, 1.5, (10, K))])
 
     def at(q):
@@ -199,7 +199,7 @@ def test_derivatives_of_rows_are_those_of_differences():
 
     bound, gradient, H = at(q)[:3]
     np.testing.assert_allclose(
-        bound, terms_of_rows(X, p.W, p.mu, q[:, :K], q[:, K:] ** 2).bound, rtol=1e-12
+        bound, sample_terms(X, p.W, p.mu, q[:, :K], q[:, K:] ** 2).bound, rtol=1e-12
     )
     for i in range(2 * K):
         step = h * np.eye(2 * K)[i]
@@ -211,7 +211,7 @@ def test_derivatives_of_rows_are_those_of_differences():
 
 def test_posteriors_depend_on_neither_order_nor_company_nor_blocks(monkeypatch):
     X, p = make_bits(), make_parameters(scale=2.0)
-    posteriors = RowPosteriors(p.W, p.mu)
+    posteriors = SamplePosteriors(p.W, p.mu)
 
     def solved(rows):
         M, S = posteriors.start(len(rows))
@@ -230,12 +230,12 @@ def test_gradients_at_the_best_posteriors_are_those_of_differences():
     X, p, h = make_bits(), make_parameters(), 1e-4
 
     def at(W, mu):
-        posteriors = RowPosteriors(W, mu)
+        posteriors = SamplePosteriors(W, mu)
         return posteriors.value_and_gradients(X, *posteriors.start(len(X)))
 
     value, of_W, of_mu = at(p.W, p.mu)
-    M, S = RowPosteriors(p.W, p.mu).start(len(X))
-    best = RowPosteriors(p.W, p.mu).solve(X, M, S)
+    M, S = SamplePosteriors(p.W, p.mu).start(len(X))
+    best = SamplePosteriors(p.W, p.mu).solve(X, M, S)
     assert value == pytest.approx(best.mean(), abs=1e-11)
     for j, i in np.ndindex(p.W.shape):
         step = np.zeros_like(p.W)
@@ -251,8 +251,8 @@ def test_gradients_at_the_best_posteriors_are_those_of_differences():
 def test_the_expansion_about_zero_is_near_for_small_loadings():
     X, p = make_bits(), make_parameters(scale=0.05)
     V, variance = laplace_posterior(p.W, p.mu)
-    M, S = RowPosteriors(p.W, p.mu).start(len(X))
-    RowPosteriors(p.W, p.mu).solve(X, M, S)
+    M, S = SamplePosteriors(p.W, p.mu).start(len(X))
+    SamplePosteriors(p.W, p.mu).solve(X, M, S)
     expected = (X - 1 / (1 + np.exp(-p.mu))) @ V.T
     np.testing.assert_allclose(M, expected, atol=2e-3)
     np.testing.assert_allclose(S**2, np.broadcast_to(variance, S.shape), atol=2e-3)

@@ -8,9 +8,11 @@ from array_api_compat import array_namespace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import sparse
 
 from sklearn_vae import Moments
 from sklearn_vae.gaussian import moments as moments_module
+from sklearn_vae.gaussian.precision import Precision
 from tests.helpers import to_numpy
 
 EPS = 2.0**-52
@@ -235,3 +237,51 @@ def test_only_moments_of_the_same_features_add():
         Moments(1.0, np.zeros(2), np.zeros((3, 3)))
     with pytest.raises(ValueError, match=r"got -1\.0"):
         Moments(-1.0, np.zeros(2), np.zeros((2, 2)))
+
+
+class TestWhatIsKnownOfTheData:
+    @pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
+    @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+    def test_of_data(self, container, dtype):
+        X = container(np.eye(5, 3).astype(dtype))
+        moments = Moments.of(X, np.array([0.0, 2.0, 0.5, 0.0, 1.0]))
+        assert (moments.n, moments.count, moments.dtype) == (3.5, 3, np.dtype(dtype).name)
+        assert moments.precision.stored == np.finfo(dtype).eps
+        in_float64 = dtype == np.float64 or sparse.issparse(X)
+        assert moments.precision.eps == np.finfo(np.float64 if in_float64 else np.float32).eps
+
+    def test_sums_have_the_wider_dtype_and_the_coarser_precision(self):
+        X = np.random.default_rng(0).normal(size=(9, 2))
+        coarse, fine = Moments.of(X[:4].astype(np.float32)), Moments.of(X[4:])
+        for both in (coarse + fine, fine + coarse):
+            assert (both.count, both.dtype) == (9, "float64")
+            assert both.precision == coarse.precision != fine.precision
+        assert coarse.rescaled(8.0).count == 4
+        nothing = Moments(0.0, np.zeros(2), np.zeros((2, 2)))
+        assert nothing.count == 0
+        assert (coarse + nothing).dtype == (nothing + coarse).dtype == "float32"
+
+    @pytest.mark.parametrize(("n", "count"), [(1.0, 3), (2.5, 3), (7.0, 7)])
+    def test_defaults(self, n, count):
+        moments = Moments(n, np.zeros(3), np.eye(3))
+        assert (moments.count, moments.dtype) == (count, "float64")
+        assert moments.precision == Precision()
+        single = Moments(n, np.zeros(3, dtype=np.float32), np.eye(3, dtype=np.float32))
+        assert single.dtype == "float32"
+        assert single.precision.eps == np.finfo(np.float32).eps
+
+    @pytest.mark.parametrize(
+        "fields",
+        [{"count": -1.0}, {"count": np.inf}, {"dtype": "int8"}, {"precision": Precision(-1.0)}],
+    )
+    def test_bad_fields(self, fields):
+        with pytest.raises(ValueError, match=r"must be (a finite number >= 0|'float64')"):
+            Moments(1.0, np.zeros(2), np.eye(2), **fields)
+
+    @pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
+    @pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])
+    def test_without_the_check_what_is_not_finite_shows(self, container, value):
+        X = np.eye(4)
+        assert Moments.of(container(X), check_finite=False).is_finite
+        X[1, 2] = value
+        assert not Moments.of(container(X), check_finite=False).is_finite

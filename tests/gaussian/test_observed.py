@@ -8,7 +8,7 @@ from threadpoolctl import ThreadpoolController
 from sklearn_vae.gaussian import observed
 from sklearn_vae.gaussian.em import Sums, averages, expectation_maximization, maximize
 from sklearn_vae.gaussian.observed import (
-    ObservedRows,
+    IncompleteData,
     Parameters,
     impute,
     log_likelihood,
@@ -79,7 +79,7 @@ class TestAgainstDenseMatrices:
 
     def test_averages(self, case):
         X, parameters = make_case(**case)
-        rows = ObservedRows(X, parameters.mean, parameters.loadings.shape[1])
+        rows = IncompleteData(X, parameters.mean, parameters.loadings.shape[1])
         about = Parameters(parameters.loadings, 0 * parameters.mean, parameters.noise_variance)
         second, log_variance, log_det = averages(rows, about)
         _, z, covariance, *_ = map(np.array, zip(*[dense(x, parameters) for x in X], strict=True))
@@ -92,7 +92,7 @@ class TestAgainstDenseMatrices:
         X, parameters = make_case(**case)
         centre = np.nan_to_num(np.nanmean(X, axis=0))
         relative = Parameters(parameters.loadings, parameters.mean - centre, 0.4)
-        sums = Sums.of(ObservedRows(X, centre, parameters.loadings.shape[1]), relative)
+        sums = Sums.of(IncompleteData(X, centre, parameters.loadings.shape[1]), relative)
         density, z, covariance, *_ = map(
             np.array, zip(*[dense(x, parameters) for x in X], strict=True)
         )
@@ -127,7 +127,7 @@ def test_inverses_side_by_side(size):
 def test_the_likelihood_never_falls(seed, share, noise_variance):
     X, start = make_case(n=80, d=8, k=3, share=share, seed=seed)
     X[:8] = np.where(np.isnan(X[:8]), 1.0, X[:8])  # something of every feature
-    rows = ObservedRows(X, np.nanmean(X, axis=0), 3)
+    rows = IncompleteData(X, np.nanmean(X, axis=0), 3)
     parameters, history, converged = expectation_maximization(
         rows, start, noise_variance=noise_variance, tol=1e-9, max_iter=3000
     )
@@ -152,7 +152,7 @@ def test_the_m_step_is_where_the_expected_likelihood_is_level():
     X, start = make_case(n=50, d=5, k=2, share=0.3)
     X[:5] = np.nan_to_num(X[:5])
     centre = np.nanmean(X, axis=0)
-    rows = ObservedRows(X, centre, 2)
+    rows = IncompleteData(X, centre, 2)
     sums = Sums.of(rows, start)
     n = len(X)
     found = maximize(rows, sums, start, None)
@@ -191,7 +191,7 @@ def test_with_nothing_missing_it_is_the_closed_form():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 3)) @ (3 * rng.normal(size=(3, 8))) + rng.normal(size=(200, 8))
     start = Parameters(rng.normal(size=(8, 3)), np.zeros(8), 1.0)
-    rows = ObservedRows(X, X.mean(axis=0) + 0.3, 3)
+    rows = IncompleteData(X, X.mean(axis=0) + 0.3, 3)
     found, history, _ = expectation_maximization(
         rows, start, noise_variance=None, tol=0.0, max_iter=2000
     )
@@ -209,7 +209,7 @@ def test_with_nothing_missing_it_is_the_closed_form():
 
 def test_rows_of_one_pattern_share_their_work():
     X, _ = make_case(n=3000, d=10, share=0.2, patterns=40)
-    rows = ObservedRows(X, np.zeros(10), 3)
+    rows = IncompleteData(X, np.zeros(10), 3)
     blocks = list(rows.blocks)
     n_patterns = len(np.unique(np.isnan(X), axis=0))
     assert sum(len(block.observed) for block in blocks) == n_patterns < 50
@@ -224,7 +224,7 @@ def test_rows_of_one_pattern_share_their_work():
 def test_threads_of_blas_are_given_back():
     before = [lib["num_threads"] for lib in ThreadpoolController().info()]
     X, parameters = make_case(n=600, d=30, k=20)
-    Sums.of(ObservedRows(X, np.zeros(30), 20), parameters)
+    Sums.of(IncompleteData(X, np.zeros(30), 20), parameters)
     log_likelihood(X, parameters)
     assert [lib["num_threads"] for lib in ThreadpoolController().info()] == before
 

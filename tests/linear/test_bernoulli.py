@@ -21,8 +21,8 @@ from sklearn_vae.gaussian import bernoulli_elbo
 from sklearn_vae.gaussian.bernoulli_elbo import (
     BernoulliParameters,
     LinearBernoulliElbo,
-    RowPosteriors,
-    terms_of_rows,
+    SamplePosteriors,
+    sample_terms,
 )
 from sklearn_vae.linear import bernoulli_fit
 from sklearn_vae.linear.bernoulli import BernoulliPPCA
@@ -78,7 +78,7 @@ def test_the_fit_is_a_stationary_point_and_there_entropies_are_the_bound(model):
         p = BernoulliParameters(W, mu, model.encoder_weights_, model.encoder_variance_)
         value, gradients = LinearBernoulliElbo(X.T.copy()).value_and_gradients(p)
     else:
-        posteriors = RowPosteriors(W, mu)
+        posteriors = SamplePosteriors(W, mu)
         value, *gradients = posteriors.value_and_gradients(X, *posteriors.start(len(X)))
     assert value == pytest.approx(model.elbo_, abs=1e-9)
     for gradient in gradients:
@@ -100,8 +100,8 @@ def test_the_bound_never_falls_and_is_the_score(model):
 def test_posteriors_of_a_row_of_its_own_leave_no_amortisation_gap():
     linear, free = FITTED
     assert free.elbo_ > linear.elbo_ + 0.01
-    M, S = RowPosteriors(linear.loadings_, linear.intercept_).start(len(X))
-    best = RowPosteriors(linear.loadings_, linear.intercept_).solve(X, M, S)
+    M, S = SamplePosteriors(linear.loadings_, linear.intercept_).start(len(X))
+    best = SamplePosteriors(linear.loadings_, linear.intercept_).solve(X, M, S)
     assert (best > linear.score_samples(X)).all()
     assert best.mean() < free.elbo_
     assert not hasattr(free, "encoder_weights_")
@@ -141,7 +141,7 @@ def test_what_is_said_of_rows(model):
     np.testing.assert_allclose(spread, p * (1 - p), rtol=1e-12)
     np.testing.assert_array_equal(model.inverse_transform(mean), p)
     assert np.abs(p - X).mean() < np.abs(X.mean(axis=0) - X).mean()
-    terms = terms_of_rows(X, model.loadings_, model.intercept_, mean, variance)
+    terms = sample_terms(X, model.loadings_, model.intercept_, mean, variance)
     np.testing.assert_allclose(model.score_samples(X), terms.bound, atol=1e-9)
 
 
@@ -222,7 +222,7 @@ def test_soft_bits(model):
     assert np.abs(soft.loadings_[:-1]).max() < np.abs(FITTED[0].loadings_).max()
     # Rows that a soft bit stands for, each counted by its share, have the same bound under one q.
     terms = [
-        terms_of_rows(
+        sample_terms(
             np.array([[b, 0.3]]), np.ones((2, 1)), np.zeros(2), np.zeros((1, 1)), np.full(1, 0.5)
         ).bound[0]
         for b in (0.0, 0.25, 1.0)

@@ -8,8 +8,8 @@ from scipy import sparse
 from sklearn.model_selection import KFold
 
 from sklearn_vae import PPCA, PPCACV
+from sklearn_vae.linear.checks import choose_solver
 from sklearn_vae.linear.folds import MomentFolds
-from sklearn_vae.linear.solvers import choose_solver
 from sklearn_vae.validation import check_finite, has_nan
 from tests.linear.rows import make_rows
 
@@ -27,7 +27,8 @@ class TestNoSearchForNaN:
     def searched(self, monkeypatch):
         calls = []
         monkeypatch.setattr(
-            "sklearn_vae.linear.base.has_nan", lambda X: bool(calls.append(X.shape)) or has_nan(X)
+            "sklearn_vae.linear.exact_posterior.has_nan",
+            lambda X: bool(calls.append(X.shape)) or has_nan(X),
         )
         return calls
 
@@ -47,6 +48,20 @@ class TestNoSearchForNaN:
         assert (model.components_[:, 6] == 0).all()
         model.transform(X)
         assert searched == [X.shape]
+
+    def test_for_other_errors_of_fit(self, searched):
+        for model in (PPCA(99), PPCA(0, svd_solver="randomized"), PPCA(0.5, svd_solver="arpack")):
+            with pytest.raises(ValueError, match="n_components must be"):
+                model.fit(X)
+        assert searched == []
+
+    @pytest.mark.parametrize("solver", ["full", "covariance_eigh", "arpack", "randomized"])
+    @pytest.mark.parametrize("shape", [(200, 6), (5, 6)])
+    def test_but_one_where_sums_are_not_finite(self, searched, solver, shape):
+        rows = X[: shape[0], :6].copy()
+        rows[3, 2] = np.nan
+        PPCA(1, svd_solver=solver, max_iter=500, tol=1e-3, noise_variance=0.1).fit(rows)
+        assert searched == [shape]
 
 
 @pytest.mark.parametrize("coordinates", ["posterior", "principal", "whitened"])

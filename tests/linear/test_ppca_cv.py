@@ -28,7 +28,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_vae import PPCA, PPCACV
+from sklearn_vae import PPCA, PPCACV, Moments
 from sklearn_vae.linear import folds
 from tests.linear.rows import make_rows
 
@@ -209,12 +209,13 @@ class TestReadsTheDataOnce:
         X = make_rows(60, 5)
         rows = []
 
-        def counted(part, weights=None):
-            rows.append(len(part))
-            return original(part, weights)
+        class CountingMoments(Moments):
+            @classmethod
+            def of(cls, part, weights=None, **options):
+                rows.append(len(part))
+                return Moments.of(part, weights, **options)
 
-        original = folds.moments_of
-        monkeypatch.setattr(folds, "moments_of", counted)
+        monkeypatch.setattr(folds, "Moments", CountingMoments)
         PPCACV(cv=cv).fit(X)
         assert sum(rows) == reads * 60
 

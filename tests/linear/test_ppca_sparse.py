@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
 from sklearn_vae import PPCA
-from sklearn_vae.linear.solvers import choose_solver
+from sklearn_vae.linear.checks import choose_solver
 from sklearn_vae.validation import is_memory_mapped
 from tests.linear.rows import make_rows, random_sparse
 
@@ -353,9 +353,9 @@ class TestMemory:
         code = """
 import numpy as np
 from sklearn_vae import PPCA
-from sklearn_vae.linear.solvers import choose_solver
+from sklearn_vae.linear.checks import choose_solver
 from sklearn_vae.validation import is_memory_mapped
-from sklearn_vae.linear.solvers import SQUARES_HELD
+from sklearn_vae.linear.checks import SQUARES_HELD
 
 def peak():
     with open("/proc/self/status") as file:

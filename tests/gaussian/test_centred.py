@@ -5,8 +5,7 @@ import pytest
 from scipy import sparse
 
 from sklearn_vae import LowRankGaussian, Moments
-from sklearn_vae.gaussian.rows import DenseRows, SparseRows
-from sklearn_vae.gaussian.shifted import project
+from sklearn_vae.gaussian.centred import DenseCentred, SparseCentred, project
 from tests.helpers import to_numpy
 
 EPS = 2.0**-52
@@ -39,10 +38,10 @@ def scale_between(rows, X, weights):
 @pytest.mark.parametrize(
     "make",
     [
-        DenseRows,
-        lambda X, w: DenseRows(X, w, keep=False),
-        lambda X, w: SparseRows(sparse.csr_array(X), w),
-        lambda X, w: SparseRows(sparse.csc_matrix(X), w),
+        DenseCentred,
+        lambda X, w: DenseCentred(X, w, keep=False),
+        lambda X, w: SparseCentred(sparse.csr_array(X), w),
+        lambda X, w: SparseCentred(sparse.csc_matrix(X), w),
     ],
     ids=["kept", "blocks", "csr", "csc"],
 )
@@ -75,7 +74,7 @@ def test_many_blocks_of_any_dtype(dtype, keep):
     rng = np.random.default_rng(0)
     X = (10 * rng.normal(size=(90_000, 30)) + 40).astype(dtype)
     R, mean = exact(X[:, :3])
-    rows = DenseRows(X, keep=keep)
+    rows = DenseCentred(X, keep=keep)
     single = dtype == np.float32
     assert rows.dtype == (np.float32 if single else np.float64)
     # In float32 the centred rows are rounded, whose mean is what is left.

@@ -35,14 +35,13 @@ from sklearn_vae import (
     Dequantizer,
     LinearVAE,
     LogitTransformer,
+    Moments,
     PPCAImputer,
 )
 from sklearn_vae.datasets import make_missing
 from sklearn_vae.diagnostics import diagnose, entropy_bound
-from sklearn_vae.linear import blocks
-from sklearn_vae.linear.seen import SeenRows
-from sklearn_vae.linear.solvers import moments_of
-from sklearn_vae.linear.tree import FAN_IN
+from sklearn_vae.linear import dask_arrays
+from sklearn_vae.linear.dask_arrays import FAN_IN
 from sklearn_vae.plot import LikelihoodSurfaceDisplay
 from tests.linear.rows import make_rows
 
@@ -205,13 +204,12 @@ class TestFit:
             PPCA(7).fit(in_blocks(X[:3], (2, 1)), sample_weight=weights)
 
     def test_the_coarsest_precision_is_that_of_all(self):
-        coarse = SeenRows.of(X.astype(np.float32), moments_of(X.astype(np.float32)), N)
-        fine = SeenRows.of(X, moments_of(X), N)
-        assert coarse.eps > fine.eps
-        assert coarse.stored > fine.stored
+        coarse, fine = Moments.of(X.astype(np.float32)), Moments.of(X)
+        assert coarse.precision.eps > fine.precision.eps
+        assert coarse.precision.stored > fine.precision.stored
         for both in (coarse + fine, fine + coarse):
-            assert (both.eps, both.stored) == (coarse.eps, coarse.stored)
-            assert both.dtype == np.float64
+            assert both.precision == coarse.precision
+            assert both.dtype == "float64"
 
     def test_more_features_than_rows(self):
         rows = make_rows(30, 90)
@@ -323,13 +321,13 @@ class TestReads:
         assert watching.given[2] < 500
 
     def test_the_sums_are_a_tree(self, monkeypatch):
-        sizes, merged = [], blocks._merged
+        sizes, merged = [], dask_arrays._merged
 
         def counted(found):
             sizes.append(len(found))
             return merged(found)
 
-        monkeypatch.setattr(blocks, "_merged", counted)
+        monkeypatch.setattr(dask_arrays, "_merged", counted)
         with dask.config.set(scheduler="synchronous"):
             PPCA(2).fit(in_blocks(chunks=(1,) * FAN_IN**3 + (N - FAN_IN**3,)))
         assert max(sizes) == FAN_IN
@@ -487,7 +485,7 @@ class TestFolds:
         ids=["runs", "shuffled", "none"],
     )
     def test_labels_travel_in_few_bytes(self, labels, most):
-        values, lengths = blocks._in_runs(labels)
+        values, lengths = dask_arrays._in_runs(labels)
         np.testing.assert_array_equal(np.repeat(values, lengths), labels)
         assert values.nbytes + np.asarray(lengths).nbytes <= most
 

@@ -23,7 +23,7 @@ from sklearn_vae.gaussian.bounds import (
 from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters, reconstruction_of
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
-from sklearn_vae.linear.blocks import mapped_latents, mapped_rows, mean_score
+from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
 from sklearn_vae.validation import (
     check_integer,
     check_latents,
@@ -36,7 +36,7 @@ from sklearn_vae.validation import (
 Array = NDArray[Any]
 
 
-class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class LinearEncoderModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Methods of z ~ N(0, diag alpha2), x | z ~ N(W z + mu, sigma2 I), q(z|x) = N(V (x - mu), D).
 
     For subclasses that set `mean_`, `loadings_`, `encoder_weights_`, `encoder_variance_`,
@@ -55,7 +55,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Z : array of shape (n, k)
         """
         if is_dask(X):
-            return mapped_rows(self, "transform", X)
+            return map_samples(self, "transform", X)
         X = self._check_rows(X)
         blocks = [self._encode(X[rows]) for rows in row_blocks(*X.shape)]
         return np.concatenate(blocks).astype(X.dtype, copy=False)
@@ -73,7 +73,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         check_is_fitted(self)
         if is_dask(Z):
-            return mapped_latents(self, "inverse_transform", Z)
+            return map_latents(self, "inverse_transform", Z)
         Z = check_latents(self, Z, self.n_components_)
         return affine(Z, self.loadings_.T, self.mean_)
 
@@ -150,7 +150,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         array of shape (n,)
         """
         if is_dask(X):
-            return mapped_rows(self, "score_samples", X)
+            return map_samples(self, "score_samples", X)
         X = self._check_rows(X)
         sigma2 = self.noise_variance_
         log_noise = X.shape[1] * (math.log(2.0 * math.pi) + math.log(sigma2))
@@ -243,7 +243,7 @@ class EncodedLinearModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             residuals.append(np.einsum("ij,ij->i", R, R) + spread)
         return np.concatenate(residuals), np.concatenate(kl)
 
-    def with_tuned_noise(self, X: Any) -> EncodedLinearModel:
+    def with_tuned_noise(self, X: Any) -> LinearEncoderModel:
         """A copy with the noise variance that is best for rows X, all else as it is."""
         X = self._check_rows(X)
         twin = copy.copy(self)

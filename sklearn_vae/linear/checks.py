@@ -1,4 +1,4 @@
-"""What the solvers need of the parameters and of X, checked before anything is computed."""
+"""Checks of parameters, data and memory before a decomposition."""
 
 from typing import Any
 
@@ -6,13 +6,12 @@ from array_api_compat import array_namespace, is_numpy_namespace
 from scipy import sparse
 
 from sklearn_vae.gaussian import eigensolvers
-from sklearn_vae.gaussian.arrays import Array
+from sklearn_vae.gaussian.centred import CentredData
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.rows import CentredRows
-from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.validation import (
     check_finite,
     check_memory,
+    has_nan,
     is_integer,
     is_memory_mapped,
     is_real,
@@ -20,6 +19,11 @@ from sklearn_vae.validation import (
 
 # Matrices of the size of the scatter that exist at once while it is decomposed, workspace included.
 SQUARES_HELD = 7
+
+OTHER_SOLVERS = (
+    "Use fit with svd_solver='randomized' or 'arpack' and an integer n_components, which take "
+    "sparse and memory-mapped X too."
+)
 
 
 def check_n_components(n_components: Any, *, at_least: int = 0) -> None:
@@ -50,87 +54,39 @@ def choose_solver(X: Any, n_components: Any, svd_solver: str) -> str:
     return eigensolvers.choose_solver(X, n_components, svd_solver, mapped=is_memory_mapped(X))
 
 
-def decompose(
-    X: Any,
-    n_components: float | str | None,
-    solver: str,
-    *,
-    n_rows: int,
-    n_samples: float,
-    **options: Any,
-) -> tuple[Spectrum, Moments | None]:
-    """Spectrum of X's covariance, as :func:`sklearn_vae.gaussian.eigensolvers.decompose`.
+def check_sums(sums: Moments | CentredData, X: Any, *, missing: str = "") -> None:
+    """Raise ValueError if sums over X are not finite, by what in X is not.
 
-    Raises
-    ------
-    ValueError
-        If `n_components` does not fit the shape of X or the solver, or the solver X; or X is not
-        finite.
-    MemoryError
-        If the solver's matrix does not fit.
+    X is searched only then. `missing` is the error text for NaN in place of scikit-learn's.
     """
-    n, d = X.shape
-    counted = max(n_rows, round(n_samples))
-    check_fits_together((counted, d), n_samples, n_components, solver)
-    _check_solver_takes(X, solver)
-    if solver == "covariance_eigh":
-        check_square_fits(X, min(n, d), "svd_solver='covariance_eigh'")
-    if solver != "covariance_eigh" or n < d:
-        most = eigensolvers.components_wanted(n_components, min(counted, d) - (solver == "arpack"))
+    if not sums.is_finite:
+        if missing and has_nan(X):
+            raise ValueError(missing)
+        check_finite(X)
+        sums.check_finite()
+
+
+def check_squares_fit(
+    holder: str, size: int, *, X: Any = None, n_more: int = 0, instead: str = OTHER_SOLVERS
+) -> None:
+    """Raise MemoryError where the (size, size) matrices of a decomposition do not fit.
+
+    Nothing is known of the memory of another device than the host, if X is on one.
+    """
+    on_host = X is None or sparse.issparse(X) or is_numpy_namespace(array_namespace(X))
+    n_squares = SQUARES_HELD + n_more
+    if on_host:
         check_memory(
-            16 * most * d, f"{most} components of {d} features", "Choose a smaller n_components."
+            8.0 * n_squares * size**2,
+            f"{holder} holds {n_squares} matrices of shape ({size}, {size})",
+            instead,
         )
-    try:
-        return eigensolvers.decompose(
-            X,
-            n_components,
-            solver,
-            n_rows=n_rows,
-            n_samples=n_samples,
-            mapped=is_memory_mapped(X),
-            **options,
-        )
-    except ValueError:
-        check_finite(X)
-        raise
-
-
-def centred_rows(
-    X: Any, weights: Array | None, *, keep: bool = True, wide: bool = False
-) -> CentredRows:
-    """Rows of X less their mean; with `wide` computed in the dtype for sums."""
-    try:
-        return eigensolvers.centred_rows(X, weights, keep=keep, wide=wide)
-    except ValueError:
-        check_finite(X)
-        raise
-
-
-def moments_of(X: Any, weights: Array | None = None) -> Moments:
-    """Moments of X, in which NaN and infinity show without a pass that looks for them."""
-    try:
-        return Moments.of(X, weights)
-    except ValueError:
-        check_finite(X)
-        raise
-
-
-def check_square_fits(X: Any, size: int, method: str) -> None:
-    """Raise MemoryError where the (size, size) matrices of an eigendecomposition do not fit."""
-    if not sparse.issparse(X) and not is_numpy_namespace(array_namespace(X)):
-        return  # on a device that has memory of its own
-    check_memory(
-        SQUARES_HELD * 8 * size**2,
-        f"{method} holds {SQUARES_HELD} matrices of shape ({size}, {size})",
-        "Use fit with svd_solver='randomized' or 'arpack' and an integer n_components, which "
-        "take sparse and memory-mapped X too.",
-    )
 
 
 def check_fits_together(
     shape: tuple[int, int], n_samples: float, n_components: Any, solver: str
 ) -> None:
-    """Raise ValueError where rows of a shape have no such components, or the solver none such."""
+    """Raise ValueError unless `n_components` fits the shape of X and the solver."""
     n, d = shape
     check_mle(n_components, n_samples, d)
     if solver in ("full", "covariance_eigh"):
@@ -155,7 +111,16 @@ def check_fits_together(
         )
 
 
-def _check_solver_takes(X: Any, solver: str) -> None:
+def check_components_fit(shape: tuple[int, int], n_components: Any, solver: str) -> None:
+    """Raise MemoryError where the components that a solver holds do not fit into memory."""
+    n, d = shape
+    most = eigensolvers.components_wanted(n_components, min(n, d) - (solver == "arpack"))
+    instead = "Choose a smaller n_components."
+    check_memory(16 * most * d, f"{most} components of {d} features", instead)
+
+
+def check_solver_takes(X: Any, solver: str) -> None:
+    """Raise ValueError where a solver does not take arrays of X's kind."""
     if sparse.issparse(X):
         if solver == "full":
             raise ValueError(

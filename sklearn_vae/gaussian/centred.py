@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,18 @@ from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import (
     Array,
-    column_rounding,
+    common_float_type,
     float_type,
     row_blocks,
     scale_of,
-    stored_eps,
     wide_float,
 )
+from sklearn_vae.gaussian.precision import Precision
 
 ALL = slice(None)
 
 
-class CentredRows(ABC):
+class CentredData(ABC):
     """R = diag(w)^1/2 (X - 1 mean'), with which the covariance of X is R'R / n.
 
     Attributes
@@ -38,10 +39,7 @@ class CentredRows(ABC):
         Squared Frobenius norm of R: n times the trace of the covariance.
     variances : array of shape (d,)
         Of each column of X, in the dtype for sums.
-    eps : float
-        Relative precision of the numbers in X.
-    subtracted : float
-        |m|^2 of the mean m that is subtracted from products instead of from X.
+    precision : Precision
     dtype : dtype
         Of products.
     """
@@ -51,8 +49,7 @@ class CentredRows(ABC):
     mean: Array
     squares: float
     variances: Array
-    eps: float
-    subtracted: float = 0.0
+    precision: Precision
     dtype: Any
 
     @abstractmethod
@@ -71,22 +68,22 @@ class CentredRows(ABC):
     def blocks(self) -> Iterator[Array]:
         """Consecutive rows of R, as dense arrays."""
 
-    def _check_squares(self) -> None:
-        if not math.isfinite(self.squares):
+    @property
+    def is_finite(self) -> bool:
+        """Whether X is finite, with finite squares."""
+        return math.isfinite(self.squares)
+
+    def check_finite(self) -> None:
+        """Raise ValueError unless X is finite, with finite squares."""
+        if not self.is_finite:
             raise ValueError(
                 "X must be finite with finite squares: those of its centred rows are NaN or "
                 f"overflow {self.dtype}."
             )
 
-    @property
-    def precision(self) -> float:
-        """Relative precision of products."""
-        return float(array_namespace(self.mean).finfo(self.dtype).eps)
-
     def rounding(self) -> Array:
-        """What `column_rounding` gives, at the coarser precision of X and of products."""
-        eps = max(self.eps, self.precision)
-        return column_rounding(self.mean, self.variances, eps, self.shape[0])
+        """Variance that rounding may give each column, shape (d,)."""
+        return self.precision.rounding(self.mean, self.variances, self.shape[0])
 
     def left_over(self, V: Array) -> Array:
         """Squares of each column of R that the orthonormal rows of V leave over, shape (d,)."""
@@ -97,7 +94,7 @@ class CentredRows(ABC):
         return left
 
 
-class DenseRows(CentredRows):
+class DenseCentred(CentredData):
     """Rows of an array, in a centred copy or, with `keep=False`, centred in blocks as needed.
 
     The mean of a column far from zero carries a rounding error of its own, which would stay in
@@ -105,7 +102,7 @@ class DenseRows(CentredRows):
 
     Parameters
     ----------
-    X : array of shape (n, d), n >= 1, finite
+    X : array of shape (n, d), n >= 1
     weights : array of shape (n,), default=None
         As `check_weights` returns them; of positive sum.
     keep : bool, default=True
@@ -116,11 +113,6 @@ class DenseRows(CentredRows):
     ----------
     whole : array of shape (n, d) or None
         R, where it is kept.
-
-    Raises
-    ------
-    ValueError
-        If the squares overflow.
     """
 
     def __init__(
@@ -129,8 +121,9 @@ class DenseRows(CentredRows):
         xp = array_namespace(X)
         self.shape = X.shape
         self.whole: Array | None = None
-        self._X, self.eps = X, stored_eps(X)
+        self._X = X
         self.dtype, self._wide = dtype or float_type(X), wide_float(X)
+        self.precision = Precision.of(X, self.dtype)
         self._weights = weights if weights is None else weights / scale_of(weights)
         self.n = float(X.shape[0] if weights is None else xp.sum(self._weights))
         self._high = self._low = xp.zeros((X.shape[1],), dtype=self.dtype, device=device(X))
@@ -141,7 +134,6 @@ class DenseRows(CentredRows):
             whole = xp.empty(X.shape, dtype=self.dtype, device=device(X)) if keep else None
             squares = self._column_squares(whole)
             self.squares = float(xp.sum(squares))
-        self._check_squares()
         self.whole = whole
         # The mean that was in fact subtracted, and what may be left of it.
         self.mean = xp.astype(self._high, self._wide) + rest
@@ -205,7 +197,7 @@ class DenseRows(CentredRows):
         return K
 
 
-class SparseRows(CentredRows):
+class SparseCentred(CentredData):
     """Rows of a sparse matrix, whose mean is subtracted from products with it.
 
     That costs no digits where a column's mean is not large against its spread, and so always
@@ -216,34 +208,28 @@ class SparseRows(CentredRows):
 
     Parameters
     ----------
-    X : sparse array or matrix of shape (n, d), n >= 1, finite
+    X : sparse array or matrix of shape (n, d), n >= 1
     weights : array of shape (n,), default=None
         As `check_weights` returns them; of positive sum.
-
-    Raises
-    ------
-    ValueError
-        If the squares overflow.
     """
 
+    @np.errstate(over="ignore", invalid="ignore")
     def __init__(self, X: Any, weights: Array | None = None) -> None:
-        self.eps = stored_eps(X)
+        given = X
         X = canonical(X).astype(np.float64, copy=False)
         self.shape, self.dtype = X.shape, X.dtype
         w = np.ones(X.shape[0]) if weights is None else weights / scale_of(weights)
         self.n = float(w.sum())
         root = w**0.5
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean, squares = _column_moments(X, w)
-            is_far = mean**2 > 10.0 * squares / self.n
-            self._far_columns = np.flatnonzero(is_far)
-            far = X[:, is_far].toarray() - mean[is_far]
-            rest = w @ far / self.n
-            far = root[:, None] * (far - rest)
-            mean[is_far] += rest
-            squares[is_far] = np.sum(far**2, axis=0)
-            self.squares = float(squares.sum())
-        self._check_squares()
+        mean, squares = _column_moments(X, w)
+        is_far = mean**2 > 10.0 * squares / self.n
+        self._far_columns = np.flatnonzero(is_far)
+        far = X[:, is_far].toarray() - mean[is_far]
+        rest = w @ far / self.n
+        far = root[:, None] * (far - rest)
+        mean[is_far] += rest
+        squares[is_far] = np.sum(far**2, axis=0)
+        self.squares = float(squares.sum())
         # R is near - root near_mean', with far in place of the far columns, which are 0 there.
         data = X.data if weights is None else X.data * np.repeat(root, np.diff(X.indptr))
         self._near = sparse.csr_array((data, X.indices, X.indptr), shape=X.shape)
@@ -252,7 +238,8 @@ class SparseRows(CentredRows):
         self._near_T = self._near.T
         self._near_mean = np.where(is_far, 0.0, mean)
         self.mean, self._root, self._far = mean, root, far
-        self.subtracted = float(self._near_mean @ self._near_mean)
+        self._subtracted = float(self._near_mean @ self._near_mean)
+        self.precision = Precision.of(given, self.dtype, self._subtracted)
         self.variances = squares / self.n
 
     def times(self, Q: Array) -> Array:  # noqa: D102
@@ -281,7 +268,7 @@ class SparseRows(CentredRows):
             K = (self._near @ self._near_T).toarray()
             shared = np.outer(self._near @ self._near_mean, self._root)
             K -= shared + shared.T
-            K += self.subtracted * np.outer(self._root, self._root)
+            K += self._subtracted * np.outer(self._root, self._root)
         return K + self._far @ self._far.T
 
     def scatter(self) -> Array:
@@ -303,6 +290,15 @@ class SparseRows(CentredRows):
             yield R
 
 
+def centred_data(
+    X: Any, weights: Array | None, *, keep: bool = True, wide: bool = False
+) -> CentredData:
+    """Centred data of an array or sparse matrix; with `wide` computed in the dtype for sums."""
+    if sparse.issparse(X):
+        return SparseCentred(X, weights)
+    return DenseCentred(X, weights, keep=keep, dtype=wide_float(X) if wide else None)
+
+
 def canonical(X: Any) -> sparse.csr_array:
     """X as a CSR array in which each stored place occurs once; shares memory where it can."""
     X = sparse.csr_array(X)
@@ -322,3 +318,100 @@ def _column_moments(X: sparse.csr_array, w: np.ndarray) -> tuple[np.ndarray, np.
     absent = np.where(full, 0.0, w.sum() - np.bincount(X.indices, stored, minlength=d))
     squares = np.bincount(X.indices, stored * (X.data - mean[X.indices]) ** 2, minlength=d)
     return mean, squares + np.maximum(absent, 0.0) * mean**2
+
+
+@dataclass(frozen=True, eq=False)
+class CentredBlock:
+    """Rows x - mean of which a product is made without a centred copy, where that costs no digits.
+
+    Parameters
+    ----------
+    parts : list of pairs of a matrix and a selection of columns
+        Which, side by side in some order, are the rows less the mean of some columns.
+    mean : array of shape (d,)
+        What is left to subtract; 0 for those columns.
+    """
+
+    parts: list[tuple[Any, Any]]
+    mean: Array
+
+    @classmethod
+    def of(cls, X: Any, mean: Array, limit: float) -> CentredBlock:
+        """From rows of the mean's dtype. Means whose squares sum up to `limit` may be left."""
+        xp = array_namespace(mean)
+        if _is_within(mean, limit):
+            return cls([(X, ALL)], mean)
+        if not sparse.issparse(X):
+            return cls([(X - mean, ALL)], xp.zeros_like(mean))
+        far = abs(mean) > (limit / mean.shape[0]) ** 0.5
+        shifted = X[:, far].toarray() - mean[far]
+        return cls([(X[:, ~far], ~far), (shifted, far)], np.where(far, 0.0, mean))
+
+    def times(self, A: Array) -> Array:
+        """Product with A of shape (d, s), before what is left of the mean is subtracted."""
+        return sum(_product(part, A[columns, :]) for part, columns in self.parts)
+
+    def squares(self) -> Array:
+        """Squared length of each row, before what is left of the mean is subtracted."""
+        return sum(_row_squares(part) for part, _ in self.parts)
+
+
+def centred_blocks(X: Any, mean: Array, limit: float) -> Iterator[tuple[slice, CentredBlock]]:
+    """Consecutive rows of X, each block as `CentredBlock` in the mean's dtype."""
+    n, d = X.shape
+    xp = array_namespace(mean)
+    if sparse.issparse(X):
+        X = sparse.csr_array(X)
+        width = X.nnz // max(n, 1) + np.count_nonzero(abs(mean) > (limit / max(d, 1)) ** 0.5)
+        for rows in row_blocks(n, width):
+            yield rows, CentredBlock.of(X[rows].astype(mean.dtype, copy=False), mean, limit)
+    else:
+        for rows in row_blocks(n, d):
+            block = xp.astype(X[rows, :], mean.dtype, copy=False)
+            yield rows, CentredBlock.of(block, mean, limit)
+
+
+def project(X: Any, mean: Array, A: Array, limit: float) -> Array:
+    """(X - mean) A, of shape (n, k), in the wider of the two precisions.
+
+    Where |mean|^2 <= `limit` the mean is subtracted after the product, which needs no copy of X;
+    otherwise before it, where an offset cancels.
+    """
+    xp = array_namespace(mean, A)
+    dtype = common_float_type(X, mean)
+    mean, A = xp.astype(mean, dtype, copy=False), xp.astype(A, dtype, copy=False)
+    if X.dtype == dtype and _is_within(mean, limit):
+        Z = X @ A
+        Z -= mean @ A
+        return Z
+    Z = xp.empty((X.shape[0], A.shape[1]), dtype=dtype, device=device(A))
+    for rows, block in centred_blocks(X, mean, limit):
+        Z[rows, :] = block.times(A) - block.mean @ A
+    return Z
+
+
+def dense(X: Any) -> Array:
+    """A sparse matrix as an array; an array as it is."""
+    return X.toarray() if sparse.issparse(X) else X
+
+
+def _is_within(mean: Array, limit: float) -> bool:
+    """Whether |mean|^2 <= limit, of which the squares may be beyond the mean's precision."""
+    xp = array_namespace(mean)
+    radius = limit**0.5
+    if not 0.0 < radius < math.inf:
+        return not xp.any(abs(mean) > radius)
+    return bool(xp.all(abs(mean) <= radius)) and float(xp.linalg.vector_norm(mean / radius)) <= 1.0
+
+
+def _product(X: Any, A: Array) -> Array:
+    # Few columns of many terms: in float64 BLAS is a fifth faster where they are rows.
+    if not sparse.issparse(X) and X.shape[1] >= 512 and X.dtype == array_namespace(X).float64:
+        return (A.T @ X.T).T
+    return X @ A
+
+
+def _row_squares(X: Any) -> Array:
+    if sparse.issparse(X):
+        return X.multiply(X).sum(axis=1)
+    return array_namespace(X).vecdot(X, X)

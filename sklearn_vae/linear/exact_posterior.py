@@ -25,12 +25,10 @@ from sklearn_vae.gaussian.arrays import (
     to_host,
     wide_float,
 )
-from sklearn_vae.gaussian.bounds import best_noise_variance
+from sklearn_vae.gaussian.centred import canonical, project
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.observed import Parameters
-from sklearn_vae.gaussian.rows import canonical
-from sklearn_vae.gaussian.shifted import project
-from sklearn_vae.linear.blocks import mapped_latents, mapped_rows, mean_score
+from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
 from sklearn_vae.linear.sample_weights import weighted_rows
 from sklearn_vae.validation import (
     check_choice,
@@ -47,18 +45,29 @@ from sklearn_vae.validation import (
 COORDINATES = ("posterior", "principal", "whitened")
 
 
-class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class ExactPosteriorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Methods of x | z ~ N(W z + mu, sigma2 I), z ~ N(0, I), with exact posterior.
 
-    For subclasses that set `mean_`, `components_`, `explained_variance_`, `loadings_` with
-    orthogonal columns along the components, `noise_variance_` and `_gaussian`, the marginal of
-    x, or None where that is singular; and that have a parameter `coordinates`.
+    Subclasses set the attributes below, and have a parameter `coordinates`. The columns of
+    `loadings_` are orthogonal, along the components; `_gaussian` is the marginal of x, or None
+    where that is singular.
     """
 
+    coordinates: str
+    n_components_: int
+    n_samples_: float
+    mean_: Array
+    components_: Array
+    explained_variance_: Array
+    loadings_: Array
+    noise_variance_: float
+    mutual_information_: float
+    collapsed_dims_: Array
+    _gaussian: LowRankGaussian | None
     _takes_missing = False
 
     def transform(self, X: Any) -> Array:
-        """Latent coordinates of each row, as the parameter `coordinates` says.
+        """Latent coordinates of each sample, as the parameter `coordinates` says.
 
         Parameters
         ----------
@@ -75,7 +84,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
         if is_dask(X):
-            return mapped_rows(self, "transform", X)
+            return map_samples(self, "transform", X)
         X = self._check_more_rows(X, "transform")
         Z = self._projected(X, self._encoder())
         if Z is not None:
@@ -102,7 +111,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
         if is_dask(Z):
-            return mapped_latents(self, "inverse_transform", Z)
+            return map_latents(self, "inverse_transform", Z)
         Z = self._check_latents(Z, "inverse_transform")
         if self.coordinates == "posterior":
             return affine(Z, self.loadings_.T, self.mean_)
@@ -209,7 +218,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         gaussian = self._check_regular("score_samples")
         if is_dask(X):
-            return mapped_rows(self, "score_samples", X)
+            return map_samples(self, "score_samples", X)
         X = self._check_more_rows(X, "score_samples")
         return self._log_likelihood(gaussian, X, "score_samples")
 
@@ -312,7 +321,7 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def _of_observed(
         self, function: Callable[..., Any], X: Array, method: str, **options: Any
     ) -> tuple[Any, ...]:
-        """Results of a function of `gaussian.missing`, computed on the host, where X is."""
+        """Results of a function of `gaussian.observed`, computed on the host, on the device of X."""
         if self.noise_variance_ == 0.0:
             raise ValueError(
                 f"{method} of rows with missing values needs a noise variance above 0, but with "
@@ -370,31 +379,18 @@ class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         d = self.mean_.shape[0]
         return variance * xp.eye(d, dtype=self.mean_.dtype, device=device(self.mean_))
 
-    def with_tuned_noise(self, X: Any) -> LinearGaussianModel:
+    def with_tuned_noise(self, X: Any) -> ExactPosteriorModel:
         """A copy with the noise variance of highest likelihood for rows X, W and mu as they are."""
         gaussian = self._check_regular("tune_noise_variance")
-        rows = self._check_more_rows(X, "tune_noise_variance")
-        along = to_host(self._project(rows, self.components_.T)).astype(np.float64)
-        loadings, d = to_host(self.loadings_).astype(np.float64), self.n_features_in_
-        lengths, squares = (loadings**2).sum(axis=0), (along**2).mean(axis=0)
-        n_left = d - len(lengths)
-        sigma2, tail = self.noise_variance_, 0.0
-        # Of the log-likelihood all is known but the squares outside of the components; once more
-        # with a sigma2 that is near their mean, beside which they are not lost.
-        for _ in range(2 if n_left else 0):
-            model = LowRankGaussian(gaussian.mean, gaussian.loadings, sigma2)
-            log_likelihood = float(to_host(model.log_prob(rows)).mean(dtype=np.float64))
-            terms = np.log(lengths + sigma2) + squares / (lengths + sigma2)
-            log_noise = n_left * np.log(sigma2) + d * np.log(2.0 * np.pi)
-            tail = max(-2.0 * log_likelihood - terms.sum() - log_noise, 0.0) * sigma2
-            sigma2 = max(tail / n_left, 1e-12 * squares.max(initial=0.0)) or sigma2
-        twin = copy.copy(self)
-        twin.noise_variance_ = best_noise_variance(lengths, squares, tail, d)
-        twin._gaussian = LowRankGaussian(gaussian.mean, gaussian.loadings, twin.noise_variance_)
-        if twin.noise_variance_ > 0:
-            shares = np.log1p(lengths / twin.noise_variance_)
-            twin.mutual_information_ = 0.5 * float(shares.sum())
-        return twin
+        X = self._check_more_rows(X, "tune_noise_variance")
+        tuned = copy.copy(self)
+        sigma2 = gaussian.best_noise_variance(X, self.components_)
+        tuned.noise_variance_ = sigma2
+        tuned._gaussian = LowRankGaussian(gaussian.mean, gaussian.loadings, sigma2)
+        if sigma2 > 0:
+            lengths = (to_host(self.loadings_).astype(np.float64) ** 2).sum(axis=0)
+            tuned.mutual_information_ = 0.5 * float(np.log1p(lengths / sigma2).sum())
+        return tuned
 
     def _model_variances(self) -> Array:
         """kappa_h = |w_h|^2 + sigma2, the variance along component h, shape (k,)."""
