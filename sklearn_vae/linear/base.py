@@ -32,6 +32,7 @@ from sklearn_vae.gaussian.rows import canonical
 from sklearn_vae.gaussian.shifted import project
 from sklearn_vae.linear.blocks import mapped_latents, mapped_rows, mean_score
 from sklearn_vae.linear.sample_weights import weighted_rows
+from sklearn_vae.protocol import LatentModel
 from sklearn_vae.validation import (
     check_choice,
     check_finite,
@@ -47,7 +48,9 @@ from sklearn_vae.validation import (
 COORDINATES = ("posterior", "principal", "whitened")
 
 
-class LinearGaussianModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class LinearGaussianModel(
+    LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Methods of x | z ~ N(W z + mu, sigma2 I), z ~ N(0, I), with exact posterior.
 
     For subclasses that set `mean_`, `components_`, `explained_variance_`, `loadings_` with
