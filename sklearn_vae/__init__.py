@@ -6,93 +6,44 @@ Public names are loaded on first use, so that a model that needs no torch does n
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sklearn_vae.public import MODULES
+
 if TYPE_CHECKING:
-    from sklearn_vae.deep.autoencoder import DeepAutoencoder
-    from sklearn_vae.deep.bernoulli_vae import DeepBernoulliVAE
-    from sklearn_vae.deep.gaussian_vae import DeepGaussianVAE
-    from sklearn_vae.gaussian.lowrank import LowRankGaussian
-    from sklearn_vae.gaussian.moments import Moments
-    from sklearn_vae.linear.bernoulli import BernoulliPPCA
-    from sklearn_vae.linear.imputer import PPCAImputer
-    from sklearn_vae.linear.linear_vae import LinearVAE
-    from sklearn_vae.linear.ppca import PPCA
-    from sklearn_vae.linear.ppca_cv import PPCACV
-    from sklearn_vae.nn.convolutional import (
-        ConvDecoder,
-        ConvEncoder,
-        PlainConvDecoder,
-        PlainConvEncoder,
-        ResidualDecoder,
-        ResidualEncoder,
-    )
-    from sklearn_vae.nn.networks import SoftThresholdDecoder
-    from sklearn_vae.preprocessing.density import DensityPipeline
-    from sklearn_vae.preprocessing.dequantizer import Dequantizer
-    from sklearn_vae.preprocessing.logit import LogitTransformer
-    from sklearn_vae.training.callbacks import Snapshot
-    from sklearn_vae.training.distributed import Processes
+    from sklearn_vae.deep.autoencoder import DeepAutoencoder as DeepAutoencoder
+    from sklearn_vae.deep.bernoulli_vae import DeepBernoulliVAE as DeepBernoulliVAE
+    from sklearn_vae.deep.gaussian_vae import DeepGaussianVAE as DeepGaussianVAE
+    from sklearn_vae.gaussian.lowrank import LowRankGaussian as LowRankGaussian
+    from sklearn_vae.gaussian.moments import Moments as Moments
+    from sklearn_vae.linear.bernoulli import BernoulliPPCA as BernoulliPPCA
+    from sklearn_vae.linear.imputer import PPCAImputer as PPCAImputer
+    from sklearn_vae.linear.linear_vae import LinearVAE as LinearVAE
+    from sklearn_vae.linear.ppca import PPCA as PPCA
+    from sklearn_vae.linear.ppca_cv import PPCACV as PPCACV
+    from sklearn_vae.nn.convolutional import ConvDecoder as ConvDecoder
+    from sklearn_vae.nn.convolutional import ConvEncoder as ConvEncoder
+    from sklearn_vae.nn.convolutional import PlainConvDecoder as PlainConvDecoder
+    from sklearn_vae.nn.convolutional import PlainConvEncoder as PlainConvEncoder
+    from sklearn_vae.nn.convolutional import ResidualDecoder as ResidualDecoder
+    from sklearn_vae.nn.convolutional import ResidualEncoder as ResidualEncoder
+    from sklearn_vae.nn.networks import SoftThresholdDecoder as SoftThresholdDecoder
+    from sklearn_vae.preprocessing.density import DensityPipeline as DensityPipeline
+    from sklearn_vae.preprocessing.dequantizer import Dequantizer as Dequantizer
+    from sklearn_vae.preprocessing.logit import LogitTransformer as LogitTransformer
+    from sklearn_vae.training.callbacks import Snapshot as Snapshot
+    from sklearn_vae.training.distributed import Processes as Processes
 
 __version__ = "0.1.0"
 
-_MODULE_OF = {
-    "BernoulliPPCA": "sklearn_vae.linear.bernoulli",
-    "ConvDecoder": "sklearn_vae.nn.convolutional",
-    "ConvEncoder": "sklearn_vae.nn.convolutional",
-    "DeepAutoencoder": "sklearn_vae.deep.autoencoder",
-    "DeepBernoulliVAE": "sklearn_vae.deep.bernoulli_vae",
-    "DeepGaussianVAE": "sklearn_vae.deep.gaussian_vae",
-    "DensityPipeline": "sklearn_vae.preprocessing.density",
-    "Dequantizer": "sklearn_vae.preprocessing.dequantizer",
-    "LinearVAE": "sklearn_vae.linear.linear_vae",
-    "LogitTransformer": "sklearn_vae.preprocessing.logit",
-    "LowRankGaussian": "sklearn_vae.gaussian.lowrank",
-    "Moments": "sklearn_vae.gaussian.moments",
-    "PPCA": "sklearn_vae.linear.ppca",
-    "PPCACV": "sklearn_vae.linear.ppca_cv",
-    "PPCAImputer": "sklearn_vae.linear.imputer",
-    "PlainConvDecoder": "sklearn_vae.nn.convolutional",
-    "PlainConvEncoder": "sklearn_vae.nn.convolutional",
-    "Processes": "sklearn_vae.training.distributed",
-    "ResidualDecoder": "sklearn_vae.nn.convolutional",
-    "ResidualEncoder": "sklearn_vae.nn.convolutional",
-    "Snapshot": "sklearn_vae.training.callbacks",
-    "SoftThresholdDecoder": "sklearn_vae.nn.networks",
-}
-
-__all__ = [
-    "PPCA",
-    "PPCACV",
-    "BernoulliPPCA",
-    "ConvDecoder",
-    "ConvEncoder",
-    "DeepAutoencoder",
-    "DeepBernoulliVAE",
-    "DeepGaussianVAE",
-    "DensityPipeline",
-    "Dequantizer",
-    "LinearVAE",
-    "LogitTransformer",
-    "LowRankGaussian",
-    "Moments",
-    "PPCAImputer",
-    "PlainConvDecoder",
-    "PlainConvEncoder",
-    "Processes",
-    "ResidualDecoder",
-    "ResidualEncoder",
-    "Snapshot",
-    "SoftThresholdDecoder",
-    "__version__",
-]
+__all__ = [*MODULES, "__version__"]  # noqa: PLE0604 - they are strings
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
+    if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_MODULE_OF[name]), name)
+    value = getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF})
+    return sorted({*globals(), *MODULES})

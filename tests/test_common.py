@@ -3,7 +3,6 @@
 import inspect
 
 import pytest
-from sklearn.base import BaseEstimator
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -20,6 +19,7 @@ from sklearn_vae import (
     LinearVAE,
     LogitTransformer,
     PPCAImputer,
+    public,
 )
 
 SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 2}
@@ -97,11 +97,7 @@ def expected_failed_checks(estimator):
     return dict.fromkeys(["check_array_api_input", "check_array_api_mixed_inputs"], reason)
 
 
-PUBLIC = [
-    value
-    for name in sklearn_vae.__all__
-    if isinstance(value := getattr(sklearn_vae, name), type) and issubclass(value, BaseEstimator)
-]
+PUBLIC = [getattr(sklearn_vae, name) for name in public.ESTIMATORS]
 
 
 def test_every_public_estimator_is_checked():

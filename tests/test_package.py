@@ -1,3 +1,4 @@
+import ast
 import os
 import re
 import runpy
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from sklearn.base import BaseEstimator
 
 import sklearn_vae
-from sklearn_vae import plot
+from sklearn_vae import plot, public
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -52,6 +54,26 @@ def test_every_public_name_loads_and_is_listed():
         assert name in dir(sklearn_vae)
     with pytest.raises(AttributeError, match="no attribute 'PCCA'"):
         _ = sklearn_vae.PCCA
+
+
+def test_the_list_says_which_public_names_are_estimators():
+    for name, module in public.MODULES.items():
+        value = getattr(sklearn_vae, name)
+        assert value.__module__ == f"sklearn_vae.{module}"
+        is_estimator = isinstance(value, type) and issubclass(value, BaseEstimator)
+        assert is_estimator == (name in public.ESTIMATORS)
+
+
+def test_type_checkers_see_the_public_names():
+    tree = ast.parse(Path(sklearn_vae.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    imported = {
+        alias.asname: node.module.removeprefix("sklearn_vae.")
+        for node in block.body
+        for alias in node.names
+        if alias.asname == alias.name  # which type checkers take for public
+    }
+    assert imported == public.MODULES
 
 
 def test_readme_opens_with_code_that_runs(tmp_path):

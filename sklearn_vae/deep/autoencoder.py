@@ -184,6 +184,12 @@ class DeepAutoencoder(DeepModel):
         """
         return float(self.score_samples(X).mean())
 
+    @property
+    def training_history(self) -> dict[str, Array]:
+        """`history_` with the numbers of its epochs; its bounds are scores."""
+        history = super().training_history
+        return {name.replace("bound", "score"): values for name, values in history.items()}
+
     def _callbacks(self) -> list[Any]:
         return []
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sklearn_vae.nn.activations import ACTIVATIONS
 from sklearn_vae.nn.networks import check_network
+from sklearn_vae.protocol import EncoderDecoder, numbered
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.training.callbacks import Progress, Snapshot, StopEarly
 from sklearn_vae.training.checkpointing import Keeper, start_of, state_of
@@ -64,7 +65,7 @@ WEIGHTS_HELD = 4
 OF_EACH_PROCESS = ("callbacks", "checkpoint", "device", "random_state", "verbose")
 
 
-class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class DeepModel(EncoderDecoder, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """For subclasses that say what their module, objective and diagnostics are.
 
     The networks see (X - mean_) / scale_, with one scale for all features, the root of their
@@ -238,6 +239,27 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         if not hasattr(self, "net_"):
             raise AttributeError(f"This {type(self).__name__} is not fitted and has no module_.")
         return self.net_.module_
+
+    @property
+    def training_history(self) -> dict[str, Array]:
+        """`history_` with the numbers of its epochs."""
+        return numbered(self.history_, "epoch", self.n_iter_)
+
+    @property
+    def snapshots(self) -> dict[int, Any]:
+        """`snapshots_`, or none."""
+        return getattr(self, "snapshots_", {})
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether early stopping ended the training."""
+        return bool(self.early_stopping) and self.n_iter_ < self.max_epochs
+
+    @property
+    def n_layers(self) -> int:
+        """Layers with a matrix of weights, of the deeper of encoder and decoder."""
+        networks = (self.module_.encoder, self.module_.decoder)
+        return max(sum(p.ndim >= 2 for p in network.parameters()) for network in networks)
 
     def _check_parameters(self) -> None:
         """Raise ValueError where a parameter is not what it has to be, whatever the data."""

@@ -160,6 +160,8 @@ class DeepBernoulliVAE(DeepVAE):
     np.True_
     """
 
+    observation_family = "bernoulli"
+
     def __init__(
         self,
         n_components: int = 16,
@@ -238,6 +240,10 @@ class DeepBernoulliVAE(DeepVAE):
         """
         p = self.inverse_transform(Z)
         return p, p * (1 - p)
+
+    def observations(self, X: Any) -> Array:
+        """X binarized, or as it is if its entries are in [0, 1]."""
+        return check_bits(X, self.binarize)
 
     def _check_parameters(self) -> None:
         super()._check_parameters()

@@ -343,6 +343,16 @@ class DeepGaussianVAE(DeepVAE):
         mean, variance = self.conditional(Z)
         return mean + np.sqrt(variance) * random_state.standard_normal(mean.shape)
 
+    def can_start_at_ppca(self) -> bool:
+        """Whether the networks could start at probabilistic PCA, with `init="ppca"`."""
+        model = copy.copy(self)
+        model.init = "ppca"
+        try:
+            check_init(model, model._hidden_layer_sizes())
+        except ValueError:
+            return False
+        return True
+
     def with_tuned_noise(self, X: Any) -> DeepGaussianVAE:
         """A copy with the noise variance that is best for rows X, all else as it is."""
 

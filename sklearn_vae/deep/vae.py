@@ -33,6 +33,7 @@ from sklearn_vae.nn.posteriors import (
     StandardPrior,
     SylvesterPosterior,
 )
+from sklearn_vae.protocol import LatentModel
 from sklearn_vae.training.callbacks import KLWarmup
 from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.monitors import LatentMonitor
@@ -73,7 +74,7 @@ class Averages(NamedTuple):
     active_bounds: tuple[str, ...]
 
 
-class DeepVAE(DeepModel):
+class DeepVAE(LatentModel, DeepModel):
     """For subclasses that say what their likelihood is."""
 
     _of_networks = (*DeepModel._of_networks, "prior", "variational_family")
@@ -334,6 +335,21 @@ class DeepVAE(DeepModel):
         for part in noise.split(self._draws_at_once(x)):
             draws = q.draw(part)
             yield len(part) / len(noise), draws, self.module_.decode(draws.z)
+
+    @property
+    def prior_variance(self) -> Array:
+        """Variances of p(z)."""
+        return self.prior_variance_
+
+    @property
+    def feature_scale(self) -> Any:
+        """Standard deviations of the features if each has its own noise variance, else 1."""
+        return self.scale_ if np.ndim(self.scale_) else 1.0
+
+    @property
+    def active_bounds(self) -> tuple[str, ...]:
+        """Variances, by name, that a bound held during training."""
+        return self.entropy_gap_.active_bounds
 
     def bound_terms(self, X: Any) -> BoundTerms:
         """What `score` is made of, over the same draws."""

@@ -7,14 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_vae.gaussian import bounds
+from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
-from sklearn_vae.protocol import (
-    Array,
-    LatentModel,
-    check_model,
-    kl_terms,
-    standard_posterior,
-)
+from sklearn_vae.protocol import Array, LatentModel, as_latent_model
 from sklearn_vae.validation import check_choice, check_real, is_real
 
 CRITERIA = ("share", "average")
@@ -116,8 +112,8 @@ def kl_per_dimension(estimator: LatentModel, X: Any) -> Array:
     -------
     array of shape (k,)
     """
-    check_model(estimator, "kl_per_dimension")
-    return kl_terms(*standard_posterior(estimator, X)).mean(axis=0)
+    model = as_latent_model(estimator, "kl_per_dimension")
+    return kl_terms(*standard_posterior(model, X)).mean(axis=0)
 
 
 def collapse(
@@ -151,10 +147,10 @@ def collapse(
     "Understanding Posterior Collapse in Generative Latent Variable Models" (2019), figure 4
     ("average").
     """
-    check_model(estimator, "collapse")
+    model = as_latent_model(estimator, "collapse")
     check_real("epsilon", epsilon, at_least=0)
     _check_definition(delta, criterion)
-    terms = kl_terms(*standard_posterior(estimator, X))
+    terms = kl_terms(*standard_posterior(model, X))
     collapsed = np.flatnonzero(_thresholds(terms, delta, criterion) <= epsilon)
     share = (terms <= epsilon).mean(axis=0)
     return Collapse(epsilon, delta, criterion, terms.mean(axis=0), share, collapsed)
@@ -176,9 +172,9 @@ def collapse_curve(
     -------
     CollapseCurve
     """
-    check_model(estimator, "collapse_curve")
+    model = as_latent_model(estimator, "collapse_curve")
     _check_definition(delta, criterion)
-    terms = kl_terms(*standard_posterior(estimator, X))
+    terms = kl_terms(*standard_posterior(model, X))
     return CollapseCurve(_thresholds(terms, delta, criterion), delta, criterion)
 
 
@@ -200,9 +196,9 @@ def active_units(estimator: LatentModel, X: Any, threshold: float = 0.01) -> Act
     ----------
     Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders" (2016), section 5.2.
     """
-    check_model(estimator, "active_units")
+    model = as_latent_model(estimator, "active_units")
     check_real("threshold", threshold, at_least=0)
-    variance = standard_posterior(estimator, X)[0].var(axis=0)
+    variance = standard_posterior(model, X)[0].var(axis=0)
     return ActiveUnits(variance, threshold, np.flatnonzero(variance > threshold))
 
 
@@ -220,9 +216,22 @@ def second_moments(estimator: LatentModel, X: Any) -> Array:
     -------
     array of shape (k,)
     """
-    check_model(estimator, "second_moments")
-    mean, variance = standard_posterior(estimator, X)
+    model = as_latent_model(estimator, "second_moments")
+    mean, variance = standard_posterior(model, X)
     return (mean**2 + variance).mean(axis=0)
+
+
+def standard_posterior(model: LatentModel, X: Any) -> tuple[Array, Array]:
+    """Means and variances of q(z|x) in units of the prior, of shape (n_samples, k), in float64."""
+    mean, variance = (np.asarray(to_host(array), dtype=np.float64) for array in model.posterior(X))
+    prior_variance = np.asarray(model.prior_variance, dtype=np.float64)
+    return mean / np.sqrt(prior_variance), variance / prior_variance
+
+
+def kl_terms(mean: Array, variance: Array) -> Array:
+    """KL(N(mean, variance) || N(0, 1)) of each entry, in nats; infinite for a variance of 0."""
+    with np.errstate(divide="ignore"):
+        return bounds.kl_per_dimension(mean**2 + variance, np.log(variance))
 
 
 def _check_definition(delta: Any, criterion: Any) -> None:

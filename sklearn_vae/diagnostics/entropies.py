@@ -10,6 +10,7 @@ import numpy as np
 from array_api_compat import is_array_api_obj
 from scipy import sparse
 
+from sklearn_vae.diagnostics.dimensions import standard_posterior
 from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.gaussian.bounds import (
     BoundTerms,
@@ -20,7 +21,7 @@ from sklearn_vae.gaussian.bounds import (
     normal_entropy,
     sum_of_entropies,
 )
-from sklearn_vae.protocol import Array, LatentModel, check_model, standard_posterior
+from sklearn_vae.protocol import Array, LatentModel, as_latent_model
 from sklearn_vae.validation import check_real, has_nan, refuse_dask
 
 # Nats per sample that may be left to be had where a model counts as converged.
@@ -110,7 +111,7 @@ def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) 
     Parameters
     ----------
     estimator : LatentModel
-        One of this library, or with a scalar or diagonal `noise_variance_`.
+        One of this library, or of another with a Gaussian p(x|z).
     X : array-like of shape (n, d)
         Complete rows.
     tolerance : float, default=0.1
@@ -125,14 +126,20 @@ def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) 
     ValueError
         If X has missing values, or the noise variance is 0.
     """
-    check_model(estimator, "entropy_bound")
+    model = as_latent_model(estimator, "entropy_bound")
     check_real("tolerance", tolerance, at_least=0)
-    terms = bound_terms(estimator, X)
+    return compute_entropies(model, X, tolerance, model.active_bounds)
+
+
+def compute_entropies(
+    model: LatentModel, X: Any, tolerance: float, active_bounds: tuple[str, ...]
+) -> Entropies:
+    """As :func:`entropy_bound`, of a model that is held by the bounds named."""
+    terms = bound_terms(model, X)
     k, d = len(terms.second_moment), terms.n_features
     prior = normal_entropy(k, 0.0)
     noise = terms.bound + terms.kl + terms.decoder_entropy
-    bounds = getattr(getattr(estimator, "entropy_gap_", None), "active_bounds", ())
-    gap = EntropyGap.of_noise_part(noise, terms.second_moment, bounds)
+    gap = EntropyGap.of_noise_part(noise, terms.second_moment, active_bounds)
     noise_gain = _noise_gain(noise, terms)
     moment = terms.second_moment
     dimension_gains = 0.5 * (moment - 1.0 - np.log(moment))
@@ -151,49 +158,63 @@ def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) 
         log_latent_volume=_latent_volume(terms.posterior_entropy, k),
         log_data_volume=data_volume if is_gaussian else math.nan,
         tolerance=tolerance,
-        verdicts=_verdicts(estimator, terms, gap, noise_gain, dimension_gains, tolerance),
+        verdicts=_verdicts(model, terms, gap, noise_gain, dimension_gains, tolerance),
     )
 
 
-def bound_terms(estimator: Any, X: Any) -> BoundTerms:
-    """Averages over rows of what a bound is made of, in units of the prior."""
-    complete_rows(X, "entropy_bound")
-    if hasattr(estimator, "bound_terms"):
-        return estimator.bound_terms(X)
-    if not hasattr(estimator, "noise_variance_"):
-        raise TypeError(
-            f"entropy_bound needs the noise_variance_ of {type(estimator).__name__}, which has "
-            "none."
-        )
-    if not np.all(np.asarray(estimator.noise_variance_) > 0):
-        raise ValueError(
-            f"The noise variance must be above 0, and noise_variance_ of {type(estimator).__name__} "
-            f"is {estimator.noise_variance_}: with a smaller n_components, or noise_variance set, "
-            "it is not."
-        )
-    mean, variance = standard_posterior(estimator, X)
-    scores = np.asarray(to_host(estimator.score_samples(X)), dtype=np.float64)
-    noise = np.log(np.asarray(estimator.noise_variance_, dtype=np.float64))
-    d = estimator.n_features_in_
+def bound_terms(model: LatentModel, X: Any) -> BoundTerms:
+    """Terms of the bound averaged over samples, in units of the prior."""
+    rows = complete_rows(X, "entropy_bound")
+    terms: BoundTerms | None = model.bound_terms(X)
+    if terms is not None:
+        return terms
+    _check_noise(model)
+    mean, variance = standard_posterior(model, X)
+    scores = np.asarray(to_host(model.score_samples(X)), dtype=np.float64)
     log_variance = np.log(variance).mean(axis=0)
     moment = (mean**2 + variance).mean(axis=0)
+    n_features = rows.shape[1]
     return BoundTerms(
-        n_features=d,
+        n_features=n_features,
         bound=float(scores.mean()),
         kl=float(kl_per_dimension(moment, log_variance).sum()),
         posterior_entropy=normal_entropy(mean.shape[1], float(log_variance.sum())),
-        decoder_entropy=normal_entropy(d, float(np.broadcast_to(noise, d).sum())),
+        decoder_entropy=normal_entropy(n_features, _log_noise(model, mean, variance, n_features)),
         second_moment=moment,
         curvature=None,
     )
 
 
-def complete_rows(X: Any, function: str) -> None:
-    """Raise ValueError if X has missing values, whose posteriors have correlated dimensions."""
+def _check_noise(model: LatentModel) -> None:
+    """Raise ValueError where the noise variance is 0."""
+    noise = model.shared_noise_variance
+    if noise is not None and not np.all(np.asarray(noise) > 0):
+        raise ValueError(
+            f"The noise variance must be above 0, and noise_variance_ is {noise}: use a smaller "
+            "n_components, or set noise_variance."
+        )
+
+
+def _log_noise(model: LatentModel, mean: Array, variance: Array, n_features: int) -> float:
+    """Sum over the features of the average log-variance of p(x|z), z from the posterior."""
+    noise = model.shared_noise_variance
+    if noise is not None:
+        log_noise = np.log(np.asarray(noise, dtype=np.float64))
+        return float(np.broadcast_to(log_noise, n_features).sum())
+    # Seeded apart from other streams: X may have been made with the same seed.
+    rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
+    Z = mean + np.sqrt(variance) * rng.standard_normal(mean.shape)
+    noise = to_host(model.conditional(Z * np.sqrt(model.prior_variance))[1])
+    return float(np.log(noise, dtype=np.float64).sum(axis=1).mean())
+
+
+def complete_rows(X: Any, function: str) -> Any:
+    """X as an array; ValueError if it has missing values: their posteriors are correlated."""
     refuse_dask(function, X)
     rows = X if sparse.issparse(X) or is_array_api_obj(X) else np.asarray(X)
     if has_nan(rows):
         raise ValueError(f"{function} needs rows without missing values, and X contains NaN.")
+    return rows
 
 
 def _latent_volume(posterior_entropy: float, k: int) -> float:
@@ -209,7 +230,7 @@ def _noise_gain(noise: float, terms: BoundTerms) -> float:
 
 
 def _verdicts(
-    estimator: Any,
+    model: LatentModel,
     terms: BoundTerms,
     gap: EntropyGap,
     noise_gain: float,
@@ -217,7 +238,7 @@ def _verdicts(
     tolerance: float,
 ) -> tuple[str, ...]:
     total = noise_gain + float(dimension_gains.sum())
-    found = [(noise_gain, _noise_verdict(estimator, terms, gap.noise, noise_gain))]
+    found = [(noise_gain, _noise_verdict(model, terms, gap.noise, noise_gain))]
     for h, gain in enumerate(dimension_gains):
         found.append(
             (
@@ -238,7 +259,7 @@ def _verdicts(
     return tuple(verdicts)
 
 
-def _noise_verdict(estimator: Any, terms: BoundTerms, noise: float, gain: float) -> str:
+def _noise_verdict(model: LatentModel, terms: BoundTerms, noise: float, gain: float) -> str:
     if terms.curvature is not None:
         side = "too little" if noise < 0 else "too much"
         return (
@@ -246,7 +267,7 @@ def _noise_verdict(estimator: Any, terms: BoundTerms, noise: float, gain: float)
             f"about {gain:.3g} nats"
         )
     ratio = 1.0 / (1.0 - 2.0 * noise / terms.n_features)
-    held = " (held fixed)" if getattr(estimator, "noise_variance", None) is not None else ""
+    held = " (held fixed)" if model.noise_variance is not None else ""
     return (
         f"noise variance not at its optimum{held}: it is {ratio:.4g} times that, which would add "
         f"{gain:.3g} nats"

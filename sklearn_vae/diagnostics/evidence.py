@@ -12,48 +12,57 @@ from sklearn_vae.diagnostics.entropies import Entropies, entropy_bound
 from sklearn_vae.diagnostics.noise import with_tuned_noise
 from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianReference
 from sklearn_vae.gaussian.arrays import to_host
-from sklearn_vae.protocol import Array
-from sklearn_vae.validation import check_bits
+from sklearn_vae.protocol import Array, LatentModel
 
 # What a model may lack of a reference's bound without a finding: this share of what the reference
 # gains over a model without latents, and so many nats.
 SHARE_OF_GAIN = 0.02
 NATS = 0.1
 
-# Variances of p(x|z), over those of the features, that are near zero: below this, and so much
-# smaller than most.
-NEAR_ZERO = 1e-4
-FAR_BELOW = 1e-3
-
 
 class Evidence:
-    """Of a fitted model, all rows that it was trained on, and those that bounds are averaged over.
+    """Comparison of a fitted model with the linear model of the same number of dimensions.
+
+    Parameters
+    ----------
+    model : LatentModel
+        Fitted.
+    rows : array of shape (n_samples, n_features)
+        All samples that it was trained on.
+    seen : array of shape (n_seen, n_features)
+        Samples that bounds are averaged over.
 
     Attributes
     ----------
     numbers : dict of str to float
-        Of the report.
+        Numbers of the report.
     collapse : Collapse
     entropies : Entropies
     reference : GaussianReference or BernoulliReference
     elbo, bar, own_bar : float
-        Bounds of the model and of the reference, also with the noise variance that the model is
-        held at; -inf where that is one a feature.
+        Bounds of the model, of the reference, and of the reference with the noise variance that
+        the model is held at; -inf where that differs between features.
+    shortfall : float
+        `own_bar` less `elbo`.
     margin : float
-        What the bound may lack of another without a finding.
+        Shortfall in nats that is no finding.
     noise : float or None
-        Noise variance in units of the reference; the average of several.
+        Noise variance in units of the reference, the average of several; None where it depends on
+        z or there is none.
     """
 
-    def __init__(self, model: Any, rows: Any, seen: Any) -> None:
+    def __init__(self, model: LatentModel, rows: Any, seen: Any) -> None:
         self.model, self.rows, self.seen = model, rows, seen
         self.collapse: Collapse = collapse(model, seen)
         self.entropies: Entropies = entropy_bound(model, seen)
         self.k = self.collapse.n_components
         self.n_active = self.k - len(self.collapse.collapsed)
-        self.has_bits = hasattr(model, "binarize")
-        self.held = getattr(model, "noise_variance", None)
-        self.kl_weight = float(getattr(model, "kl_weight", 1.0))
+        self.has_bits = model.observation_family == "bernoulli"
+        self.held = model.noise_variance
+        self.kl_weight = float(model.kl_weight)
+        history = model.training_history
+        self.is_trained = history is not None
+        self.history = () if history is None else history.get("bound", ())
         self.elbo = self.entropies.elbo
         self.reference = self._fit_reference()
         self.own_bar = self.bar = float(self.reference.bound)
@@ -71,6 +80,16 @@ class Evidence:
             self._compare_errors()
 
     @property
+    def shortfall(self) -> float:
+        """Nats by which the model is below the reference at the same noise variance."""
+        return self.own_bar - self.elbo
+
+    @property
+    def n_collapsed(self) -> int:
+        """Number of collapsed dimensions."""
+        return len(self.collapse.collapsed)
+
+    @property
     def gain(self) -> float:
         """Nats of the reference over a model without latents."""
         return (self.margin - NATS) / SHARE_OF_GAIN
@@ -84,23 +103,6 @@ class Evidence:
         return f"{name} with as many dimensions"
 
     @property
-    def is_trained(self) -> bool:
-        """Whether by steps from a start, so that it can stop at a bad optimum."""
-        return hasattr(self.model, "history_") or hasattr(self.model, "elbo_history_")
-
-    @property
-    def history(self) -> Any:
-        """Bound after each iteration or epoch, if the model has one."""
-        history = getattr(self.model, "elbo_history_", None)
-        return getattr(self.model, "history_", {}).get("bound", ()) if history is None else history
-
-    @property
-    def stopped_early(self) -> bool:
-        """Whether early stopping ended the training."""
-        model = self.model
-        return bool(getattr(model, "early_stopping", False)) and model.n_iter_ < model.max_epochs
-
-    @property
     def has_lost_dimensions(self) -> bool:
         """Whether fewer are left than the data has directions that stand out, and it shows."""
         if self.has_bits or self.n_active >= self.reference.n_used:
@@ -108,49 +110,38 @@ class Evidence:
         lacks = self.numbers["reconstruction_error"] - self.numbers["pca_reconstruction_error"]
         return lacks > SHARE_OF_GAIN * self.reference.average_variance
 
+    @cached_property
+    def decoded(self) -> tuple[Array, Array]:
+        """Mean and variance of p(x|z) at the posterior means of the samples seen."""
+        mean, variance = self.model.conditional(self.model.posterior(self.seen)[0])
+        return to_host(mean), to_host(variance)
+
     def _fit_reference(self) -> Any:
-        seen = to_host(self.seen)
+        seen = self.model.observations(to_host(self.seen))
         if self.has_bits:
-            return BernoulliReference(check_bits(seen, self.model.binarize), self.k)
-        scale = getattr(self.model, "scale_", 1.0)
-        scale = scale if np.ndim(scale) else 1.0
-        return GaussianReference(to_host(self.rows), seen, self.k, scale)
+            return BernoulliReference(seen, self.k)
+        return GaussianReference(to_host(self.rows), seen, self.k, self.model.feature_scale)
 
     def _compare_noise(self) -> None:
-        model = self.model
         if self.held is not None:
-            one = np.ndim(self.held) == 0 and np.ndim(self.reference.scale) == 0
-            self.own_bar = self.reference.bound_at(float(self.held)) if one else -np.inf
+            is_scalar = np.ndim(self.held) == 0 and np.ndim(self.reference.scale) == 0
+            self.own_bar = self.reference.bound_at(float(self.held)) if is_scalar else -np.inf
         self.numbers["reference_noise_variance"] = self.reference.noise_variance
-        if not hasattr(model, "noise_variance_"):
+        tuned: Any = with_tuned_noise(self.model, self.seen)
+        if tuned is None:
             return
-        tuned, scale2 = with_tuned_noise(model, self.seen), self.reference.scale**2
-        self.noise = float(np.mean(model.noise_variance_ / scale2))
+        unit = self.reference.scale**2
+        self.noise = float(np.mean(self.model.shared_noise_variance / unit))
         self.numbers |= {
             "noise_variance": self.noise,
-            "tuned_noise_variance": float(np.mean(tuned.noise_variance_ / scale2)),
+            "tuned_noise_variance": float(np.mean(tuned.shared_noise_variance / unit)),
             "tuned_elbo": float(tuned.score(self.seen)),
         }
 
     def _compare_errors(self) -> None:
-        decoded, variance = self.decoded
-        error = (to_host(self.seen) - decoded) / self.reference.scale
+        error = (to_host(self.seen) - self.decoded[0]) / self.reference.scale
         self.numbers |= {
             "reconstruction_error": float(np.mean(error**2)),
             "pca_reconstruction_error": self.reference.error,
             "variance": self.reference.average_variance,
         }
-        if self.noise is None:  # it depends on z
-            ratio = variance / self.reference.scale**2
-            self.numbers |= {
-                "least_variance": float(ratio.min()),
-                "median_variance": float(np.median(ratio)),
-                "largest_variance": float(ratio.max()),
-                "near_zero": float((ratio < min(NEAR_ZERO, FAR_BELOW * np.median(ratio))).mean()),
-            }
-
-    @cached_property
-    def decoded(self) -> tuple[Array, Array]:
-        """Mean and variance of p(x|z) at the posterior means of the rows seen."""
-        mean, variance = self.model.conditional(self.model.posterior(self.seen)[0])
-        return to_host(mean), to_host(variance)

@@ -7,13 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_vae.protocol import (
-    Array,
-    LatentModel,
-    check_model,
-    kl_terms,
-    standard_posterior,
-)
+from sklearn_vae.diagnostics.dimensions import kl_terms, standard_posterior
+from sklearn_vae.protocol import Array, LatentModel, as_latent_model
 from sklearn_vae.validation import check_integer
 
 # Densities q(z|x) that are computed at most, unless said otherwise, and at a time.
@@ -76,13 +71,13 @@ def decompose_kl(
     ----------
     Hoffman and Johnson, "ELBO surgery" (2016).
     """
-    check_model(estimator, "decompose_kl")
-    if getattr(estimator, "variational_family", "diagonal") != "diagonal":
+    model = as_latent_model(estimator, "decompose_kl")
+    if model.variational_family != "diagonal":
         raise ValueError(
             "decompose_kl needs posteriors that are normal with independent dimensions, got "
-            f"variational_family={estimator.variational_family!r}."  # type: ignore[attr-defined]
+            f"variational_family={model.variational_family!r}."
         )
-    mean, variance = standard_posterior(estimator, X)
+    mean, variance = standard_posterior(model, X)
     if not (variance > 0).all():
         raise ValueError(
             "decompose_kl needs posteriors with variances above 0, and some are points."

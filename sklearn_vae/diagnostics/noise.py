@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sklearn_vae.diagnostics.dimensions import kl_per_dimension
-from sklearn_vae.diagnostics.entropies import complete_rows, entropy_bound
+from sklearn_vae.diagnostics.entropies import TOLERANCE, complete_rows, compute_entropies
 from sklearn_vae.gaussian.arrays import to_host
-from sklearn_vae.protocol import LatentModel, check_model
+from sklearn_vae.protocol import LatentModel, as_latent_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,33 +70,38 @@ def tune_noise_variance(estimator: LatentModel, X: Any) -> TunedNoise:
     Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE Posterior Collapse" (2020),
     eq. 9.
     """
-    check_model(estimator, "tune_noise_variance")
-    twin = with_tuned_noise(estimator, X)
-    if hasattr(twin, "entropy_gap_"):  # what held the other noise variance does not hold this one
-        bounds = tuple(b for b in twin.entropy_gap_.active_bounds if b != "noise variance")
-        twin.entropy_gap_ = replace(twin.entropy_gap_, active_bounds=bounds)
-    found = entropy_bound(twin, X)
-    twin.elbo_, twin.entropy_bound_ = found.elbo, found.bound
-    twin.kl_per_dim_ = kl_per_dimension(twin, X)
-    if hasattr(twin, "entropy_gap_"):
-        twin.entropy_gap_ = found.gap
-    before = float(np.mean(to_host(estimator.score_samples(X)), dtype=np.float64))
-    return TunedNoise(twin.noise_variance_, before, found.elbo, twin)
-
-
-def with_tuned_noise(estimator: Any, X: Any) -> Any:
-    """A copy with the noise variance that is best for rows X; what errors are raised see there."""
-    if not (hasattr(estimator, "with_tuned_noise") and hasattr(estimator, "noise_variance_")):
+    model = as_latent_model(estimator, "tune_noise_variance")
+    tuned: Any = with_tuned_noise(model, X)
+    if tuned is None:
         raise TypeError(
             "tune_noise_variance needs a model with one noise variance for all z, and "
             f"{type(estimator).__name__} has no noise_variance_."
         )
+    # The bound that held the other noise variance does not hold this one.
+    bounds = tuple(name for name in tuned.active_bounds if name != "noise variance")
+    after = compute_entropies(tuned, X, TOLERANCE, bounds)
+    tuned.elbo_, tuned.entropy_bound_, tuned.entropy_gap_ = after.elbo, after.bound, after.gap
+    tuned.kl_per_dim_ = kl_per_dimension(tuned, X)
+    before = float(np.mean(to_host(model.score_samples(X)), dtype=np.float64))
+    return TunedNoise(tuned.noise_variance_, before, after.elbo, tuned)
+
+
+def with_tuned_noise(model: LatentModel, X: Any) -> LatentModel | None:
+    """A copy with the noise variance that is best for X; None if it has none, or cannot have.
+
+    Raises
+    ------
+    ValueError
+        If X has missing values, or the best noise variance is 0.
+    """
+    if model.shared_noise_variance is None:
+        return None
     complete_rows(X, "tune_noise_variance")
     with np.errstate(divide="ignore"):
-        twin = estimator.with_tuned_noise(X)
-    if not np.all(twin.noise_variance_ > 0):
+        tuned = model.with_tuned_noise(X)
+    if tuned is not None and not np.all(tuned.noise_variance_ > 0):
         raise ValueError(
             "noise_variance must be above 0, but the best one for these rows is "
-            f"{twin.noise_variance_}: the model reproduces them without error."
+            f"{tuned.noise_variance_}: the model reproduces them without error."
         )
-    return twin
+    return tuned

@@ -27,6 +27,7 @@ from sklearn_vae.gaussian.bounds import (
 )
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.bernoulli_fit import WINDOW, BernoulliFit, fit_bernoulli
+from sklearn_vae.protocol import LatentModel, numbered
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.validation import (
     all_or_nothing,
@@ -42,7 +43,7 @@ from sklearn_vae.validation import (
 INFERENCES = ("linear", "per_sample")
 
 
-class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     r"""Probabilistic principal component analysis of bits, fitted by a bound without draws.
 
     The latent variable model of binary features ::
@@ -144,6 +145,8 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     >>> model.inverse_transform(model.transform(X[:1]))[0, 18:21].round(2)
     array([0.8 , 0.59, 0.45])
     """
+
+    observation_family = "bernoulli"
 
     def __init__(
         self,
@@ -387,6 +390,15 @@ class BernoulliPPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         V = self.encoder_weights_.T
         blocks = [(X[rows] - self.mean_) @ V for rows in row_blocks(*X.shape)]
         return np.concatenate(blocks), self.encoder_variance_
+
+    @property
+    def training_history(self) -> dict[str, Any]:
+        """`elbo_history_` with the numbers of its iterations."""
+        return numbered({"bound": self.elbo_history_}, "iteration", self.n_iter_)
+
+    def observations(self, X: Any) -> Any:
+        """X binarized, or as it is if its entries are in [0, 1]."""
+        return check_bits(X, self.binarize)
 
     def bound_terms(self, X: Any) -> BoundTerms:
         """What `score` is made of; the curvature from one draw of each row's z."""

@@ -30,6 +30,7 @@ from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.observed import Parameters
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
 from sklearn_vae.linear.sample_weights import weighted_rows
+from sklearn_vae.protocol import LatentModel
 from sklearn_vae.validation import (
     check_choice,
     check_finite,
@@ -45,7 +46,9 @@ from sklearn_vae.validation import (
 COORDINATES = ("posterior", "principal", "whitened")
 
 
-class ExactPosteriorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class ExactPosteriorModel(
+    LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Methods of x | z ~ N(W z + mu, sigma2 I), z ~ N(0, I), with exact posterior.
 
     Subclasses set the attributes below, and have a parameter `coordinates`. The columns of

@@ -168,6 +168,30 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
             return filled
         return np.hstack([filled, self.indicator_.transform(X)])
 
+    def impute(self, X: Any, return_std: bool = False) -> Any:
+        """X with every missing value filled, in all columns.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        return_std : bool, default=False
+            Return the conditional standard deviation as well.
+
+        Returns
+        -------
+        X : array of shape (n_samples, n_features)
+            NaN in features that were never observed in `fit`.
+        std : array of shape (n_samples, n_features)
+            0 for observed entries. Only with `return_std`.
+        """
+        check_is_fitted(self)
+        X = self._check_rows(X, reset=False)
+        filled, std = np.full((2, *X.shape), np.nan, dtype=X.dtype)
+        seen = self._observed
+        if seen.any():
+            filled[:, seen], std[:, seen] = self.ppca_.impute(X[:, seen], return_std=True)
+        return (filled, std) if return_std else filled
+
     def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         """X with NaN where a value is missing, and nowhere else."""
         if not (is_real(self.missing_values) or _is_nan(self.missing_values)):

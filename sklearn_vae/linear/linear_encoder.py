@@ -24,6 +24,7 @@ from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters, reconstruction
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
+from sklearn_vae.protocol import LatentModel
 from sklearn_vae.validation import (
     check_integer,
     check_latents,
@@ -36,7 +37,9 @@ from sklearn_vae.validation import (
 Array = NDArray[Any]
 
 
-class LinearEncoderModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class LinearEncoderModel(
+    LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Methods of z ~ N(0, diag alpha2), x | z ~ N(W z + mu, sigma2 I), q(z|x) = N(V (x - mu), D).
 
     For subclasses that set `mean_`, `loadings_`, `encoder_weights_`, `encoder_variance_`,
@@ -242,6 +245,16 @@ class LinearEncoderModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             R -= Z @ W.T
             residuals.append(np.einsum("ij,ij->i", R, R) + spread)
         return np.concatenate(residuals), np.concatenate(kl)
+
+    @property
+    def prior_variance(self) -> Array:
+        """Variances of p(z)."""
+        return self.prior_variance_
+
+    @property
+    def active_bounds(self) -> tuple[str, ...]:
+        """Variances, by name, that a bound held during training."""
+        return self.entropy_gap_.active_bounds
 
     def with_tuned_noise(self, X: Any) -> LinearEncoderModel:
         """A copy with the noise variance that is best for rows X, all else as it is."""

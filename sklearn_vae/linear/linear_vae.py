@@ -29,6 +29,7 @@ from sklearn_vae.linear.checks import (
 from sklearn_vae.linear.covariance import TrainingCovariance, check_spread
 from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments
 from sklearn_vae.linear.linear_encoder import LinearEncoderModel
+from sklearn_vae.protocol import numbered
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.serialization.fingerprint import fingerprint
 from sklearn_vae.validation import (
@@ -547,6 +548,12 @@ class LinearVAE(LinearEncoderModel):
             "prior_entropy": of_z[1],
             "noise_entropy": normal_entropy(d, d * np.log(noise_variance)),
         }
+
+    @property
+    def training_history(self) -> dict[str, Array]:
+        """`history_` with the numbers of its iterations or epochs."""
+        step = "epoch" if self.solver == "stochastic" else "iteration"
+        return numbered(self.history_, step, self.n_iter_)
 
     def _set_history(self, history: dict[str, Any]) -> None:
         self.elbo_history_ = history["bound"]

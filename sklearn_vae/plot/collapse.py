@@ -18,6 +18,7 @@ from sklearn_vae.plot.base import (
     legend_off_the_data,
     named,
 )
+from sklearn_vae.protocol import adapted
 from sklearn_vae.validation import check_real
 
 
@@ -164,10 +165,10 @@ def _step(ax: Any, curve: CollapseCurve, low: float, high: float, style: Any) ->
 
 
 def _snapshot(model: Any, epoch: int | None) -> Any:
-    found = getattr(model, "snapshots_", {})
-    if epoch not in found:
+    snapshots = adapted(model).snapshots
+    if epoch not in snapshots:
         raise ValueError(
             f"snapshot must be one of the epochs in snapshots_ of {type(model).__name__}, "
-            f"{sorted(found)}, got {epoch!r}."
+            f"{sorted(snapshots)}, got {epoch!r}."
         )
-    return found[epoch]
+    return snapshots[epoch]

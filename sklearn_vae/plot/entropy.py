@@ -27,6 +27,7 @@ from sklearn_vae.plot.histories import (
     step_label,
     steps_of,
 )
+from sklearn_vae.protocol import adapted
 
 # By name in a history: that in `Entropies`, how it is written, its colour and its panel.
 LINES = {
@@ -112,7 +113,7 @@ class EntropyDisplay(Display):
         for name, model in named(estimator, names).items():
             histories[name] = history_of(model, cls.__name__)
             end = int(steps_of(histories[name])[-1])
-            models = {**getattr(model, "snapshots_", {}), end: model}
+            models = {**adapted(model).snapshots, end: model}
             entropies[name] = {epoch: _in_own_units(m, X) for epoch, m in sorted(models.items())}
         return cls.from_results(histories, entropies, ax=ax, **options)
 
@@ -198,7 +199,7 @@ def _in_own_units(model: Any, X: Any) -> Entropies:
     """Those of z and its prior as the model has them, not in units of the prior: as its history."""
     found = entropy_bound(model, X)
     k = len(found.dimension_gains)
-    variance = np.broadcast_to(getattr(model, "prior_variance_", 1.0), k)
+    variance = np.broadcast_to(adapted(model).prior_variance, k)
     shift = 0.5 * float(np.log(variance).sum())
     return dataclasses.replace(found, posterior=found.posterior + shift, prior=found.prior + shift)
 

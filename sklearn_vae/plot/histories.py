@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.plot.base import Array, check_by_name
+from sklearn_vae.protocol import adapted
 
 # Up to so many values of a line are marked one by one: one alone would not be seen.
 MARKED = 20
@@ -21,29 +22,15 @@ STILL = 1e-6
 
 
 def history_of(estimator: Any, display: str) -> dict[str, Array]:
-    """Arrays over a fit by name, beside "epoch" or "iteration"; "bound" is "score" without a prior.
-
-    TypeError where the model keeps none.
-    """
+    """Arrays over a fit by name, "epoch" or "iteration" among them; TypeError without a history."""
     check_is_fitted(estimator)
-    history = getattr(estimator, "history_", None)
-    if history is None and hasattr(estimator, "elbo_history_"):
-        history = {"bound": estimator.elbo_history_}
+    history: dict[str, Array] | None = adapted(estimator).training_history
     if history is None:
         raise TypeError(
             f"{display} needs a model that keeps a history of its training, and "
             f"{type(estimator).__name__} has no history_ and no elbo_history_."
         )
-    has_prior = hasattr(estimator, "posterior")
-    found = {
-        name if has_prior else name.replace("bound", "score"): np.asarray(values)
-        for name, values in history.items()
-    }
-    n = max(map(len, found.values()))
-    iterates = hasattr(estimator, "elbo_history_")
-    kind = "iteration" if iterates and getattr(estimator, "solver", "") != "stochastic" else "epoch"
-    first = 0 if n > getattr(estimator, "n_iter_", n) else 1  # the start may be recorded too
-    return {kind: np.arange(first, first + n), **found}
+    return history
 
 
 def check_histories(histories: Any) -> None:

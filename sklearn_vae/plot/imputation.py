@@ -295,18 +295,13 @@ class ImputationDisplay(Display):
 
 
 def _impute(estimator: Any, X: Any, display: str) -> tuple[Array, Array, Array]:
-    """X, X filled, and standard deviations; NaN of the last two where a feature has none."""
-    if not isinstance(estimator, PPCAImputer):
-        check_methods(estimator, display, "impute")
-        filled, std = estimator.impute(X, return_std=True)
-        return on_host(X), on_host(filled), on_host(std)
-    check_methods(estimator, display, "transform")
-    rows = estimator._check_rows(X, reset=False)
-    filled, std = np.full((2, *rows.shape), np.nan)
-    seen = estimator._observed
-    if seen.any():
-        filled[:, seen], std[:, seen] = estimator.ppca_.impute(rows[:, seen], return_std=True)
-    return on_host(rows), filled, std
+    """X with NaN where a value is missing, X filled, and standard deviations."""
+    check_methods(estimator, display, "impute")
+    filled, std = map(on_host, estimator.impute(X, return_std=True))
+    rows = on_host(X)
+    if isinstance(estimator, PPCAImputer) and not np.isnan(estimator.missing_values):
+        rows = np.where(rows == estimator.missing_values, np.nan, rows)
+    return rows, filled, std
 
 
 def _is_scale(std: Array) -> Array:

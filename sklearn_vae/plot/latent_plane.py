@@ -29,6 +29,7 @@ from sklearn_vae.plot.tiles import (
     show_tiles_only,
     tile_height,
 )
+from sklearn_vae.protocol import adapted
 from sklearn_vae.validation import is_integer
 
 # The most that a figure is high, in inches.
@@ -126,7 +127,7 @@ class LatentPlaneDisplay(Display):
         if not (is_integer(n) and n >= 2):
             raise ValueError(f"n must be an integer >= 2, got {n!r}.")
         if image_shape is None:
-            image_shape = getattr(estimator, "image_shape", None)
+            image_shape = adapted(estimator).image_shape
         corners = some_rows(X, chosen)
         latent = estimator.transform(corners)
         first, second, third = on_host(latent)

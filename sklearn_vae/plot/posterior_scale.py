@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from sklearn_vae.diagnostics.dimensions import standard_posterior
 from sklearn_vae.plot.base import (
     Array,
     Display,
@@ -16,7 +17,7 @@ from sklearn_vae.plot.base import (
     legend_off_the_data,
     named,
 )
-from sklearn_vae.protocol import check_model, standard_posterior
+from sklearn_vae.protocol import as_latent_model
 
 # Bins from 0 to the prior's own scale, which is in the middle of one; the widest scale shown.
 BINS, TOP = 25, 2.0
@@ -71,9 +72,10 @@ class PosteriorScaleDisplay(Display):
             Of matplotlib's StepPatch.
         """
         models = named(estimator, names)
-        for model in models.values():
-            check_model(model, cls.__name__)
-        scales = {name: np.sqrt(standard_posterior(model, X)[1]) for name, model in models.items()}
+        scales = {
+            name: np.sqrt(standard_posterior(as_latent_model(model, cls.__name__), X)[1])
+            for name, model in models.items()
+        }
         return cls.from_results(scales, ax=ax, **options)
 
     @classmethod

@@ -31,6 +31,7 @@ from sklearn_vae.plot.tiles import (
     show_tiles_only,
     tile_height,
 )
+from sklearn_vae.protocol import adapted
 from sklearn_vae.validation import is_integer
 
 # In inches: the names beside the images, the height of one, and the most that one image is wide.
@@ -138,8 +139,8 @@ class ReconstructionDisplay(Display):
         for model in models.values():
             check_methods(model, cls.__name__, *needed)
         if image_shape is None:
-            own = (getattr(model, "image_shape", None) for model in models.values())
-            image_shape = next((shape for shape in own if shape is not None), None)
+            shapes = (adapted(model).image_shape for model in models.values())
+            image_shape = next((shape for shape in shapes if shape is not None), None)
         X = X if hasattr(X, "shape") else np.asarray(X)
         n = min(4 if image_shape is None else 8, X.shape[0]) if n is None else n
         if not (is_integer(n) and 1 <= n <= X.shape[0]):

@@ -34,8 +34,9 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_vae.public import ESTIMATORS
 from sklearn_vae.serialization.container import read, write
-from sklearn_vae.serialization.models import ESTIMATORS, LIBRARY, ModelReader, ModelWriter
+from sklearn_vae.serialization.models import LIBRARY, ModelReader, ModelWriter
 
 __all__ = ["load", "save"]
 

@@ -11,45 +11,23 @@ from typing import Any
 import numpy as np
 from sklearn import config_context
 
+from sklearn_vae.public import ESTIMATORS
+from sklearn_vae.public import RECORDS as PUBLIC_RECORDS
 from sklearn_vae.serialization.decode import READERS, Reader, listed, pairs, text
 from sklearn_vae.serialization.encode import Tree, Writer, shortened
 from sklearn_vae.serialization.fitted import check_fitted
 
 LIBRARY = __name__.partition(".")[0]
 
-# What a file may hold, and where it is defined: an estimator that is to be saved stands here.
-ESTIMATORS = {
-    "BernoulliPPCA": "linear.bernoulli",
-    "DeepAutoencoder": "deep.autoencoder",
-    "DeepBernoulliVAE": "deep.bernoulli_vae",
-    "DeepGaussianVAE": "deep.gaussian_vae",
-    "DensityPipeline": "preprocessing.density",
-    "Dequantizer": "preprocessing.dequantizer",
-    "LinearVAE": "linear.linear_vae",
-    "LogitTransformer": "preprocessing.logit",
-    "PPCA": "linear.ppca",
-    "PPCACV": "linear.ppca_cv",
-    "PPCAImputer": "linear.imputer",
-}
-
 # Parameters that say where to write and read: a place of one machine, which no file is to choose.
 PLACES = frozenset({"checkpoint", "memory"})
 
-# Objects that are what their constructor is given.
+# Objects that are what their constructor is given; the first two are attributes of fitted models.
 RECORDS = {
-    "ConvDecoder": "nn.convolutional",
-    "ConvEncoder": "nn.convolutional",
     "EntropyGap": "gaussian.bounds",
-    "LowRankGaussian": "gaussian.lowrank",
-    "Moments": "gaussian.moments",
-    "PlainConvDecoder": "nn.convolutional",
-    "PlainConvEncoder": "nn.convolutional",
     "Precision": "gaussian.precision",
-    "ResidualDecoder": "nn.convolutional",
-    "ResidualEncoder": "nn.convolutional",
     "RunningCovariance": "gaussian.online",
-    "Snapshot": "training.callbacks",
-    "SoftThresholdDecoder": "nn.networks",
+    **PUBLIC_RECORDS,
 }
 
 # Steps of pipelines that are scikit-learn's: parameters and arrays, as ours are.
@@ -70,7 +48,7 @@ class ModelWriter(Writer):
         kind, name = type(value), type(value).__name__
         if kind is _known(ESTIMATORS, name):
             return {"estimator": self.estimator(value, f"{path}." if path else "")}
-        if name in SCALERS and kind is _scaler(name):
+        if name in SCALERS and kind is _scaler_class(name):
             return {"scaler": self.estimator(value, f"{path}.")}
         if kind is _known(RECORDS, name):
             names = list(inspect.signature(kind).parameters)
@@ -141,7 +119,7 @@ def _read_scaler(reader: ModelReader, tree: Tree, path: str) -> Any:
     name, parameters, state = listed(tree, path, 3)
     if text(name, path) not in SCALERS:
         raise ValueError(f"{path} is of the class {name!r}, which is none of {sorted(SCALERS)}.")
-    return _of_class(reader, _scaler(name), parameters, state, path)
+    return _of_class(reader, _scaler_class(name), parameters, state, path)
 
 
 def _of_class(reader: ModelReader, kind: type, parameters: Tree, state: Tree, path: str) -> Any:
@@ -225,7 +203,7 @@ def _known(classes: dict[str, str], name: str) -> type | None:
     return kind
 
 
-def _scaler(name: str) -> type:
+def _scaler_class(name: str) -> type:
     kind: type = getattr(import_module("sklearn.preprocessing"), name)
     return kind
 

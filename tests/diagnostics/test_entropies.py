@@ -144,9 +144,23 @@ def test_missing_values_are_an_error():
         entropy_bound(model, X)
 
 
-def test_a_stranger_without_noise_variance_is_an_error():
-    with pytest.raises(TypeError, match="needs the noise_variance_ of Stranger"):
-        entropy_bound(Stranger(), rows())
+class WithConditional(Stranger):
+    """A stranger with the same variances of p(x|z) for all z, known through `conditional` alone."""
+
+    def conditional(self, Z):
+        return np.zeros((len(Z), 8)), np.broadcast_to(np.arange(1.0, 9.0), (len(Z), 8))
+
+    def score_samples(self, X):
+        return np.full(len(X), -20.0)
+
+
+def test_the_noise_of_a_stranger_is_that_of_its_conditional():
+    stranger = WithConditional(np.zeros((150, 2)), np.full((150, 2), 0.5))
+    found = entropy_bound(stranger, rows())
+    noise = torch.as_tensor(np.arange(1.0, 9.0))
+    assert found.decoder == pytest.approx(float(Normal(0.0, noise.sqrt()).entropy().sum()))
+    assert found.elbo == -20.0
+    assert found.gap.total == pytest.approx(found.elbo - found.bound)
 
 
 def test_float32_models_are_as_good():

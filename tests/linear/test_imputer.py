@@ -149,3 +149,16 @@ def test_a_failed_fit_keeps_the_model():
     with pytest.raises(ValueError, match="got 9"):
         clone(imputer).set_params(n_components=9).fit(Y)
     np.testing.assert_array_equal(imputer.transform(Y), before)
+
+
+def test_impute_fills_all_columns_with_standard_deviations():
+    X = np.random.default_rng(0).normal(size=(40, 4)) + 3.0
+    X[::3, 1] = -1.0
+    X[:, 2] = -1.0
+    imputer = PPCAImputer(1, missing_values=-1.0).fit(X)
+    filled, std = imputer.impute(X, return_std=True)
+    np.testing.assert_array_equal(filled, imputer.impute(X))
+    np.testing.assert_array_equal(filled[:, [0, 1, 3]], imputer.transform(X))
+    assert np.isnan(filled[:, 2]).all()
+    assert np.isnan(std[:, 2]).all()
+    np.testing.assert_array_equal(std[:, [0, 1, 3]] > 0, X[:, [0, 1, 3]] == -1.0)

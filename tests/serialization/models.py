@@ -41,8 +41,9 @@ from sklearn_vae import (
     Snapshot,
     SoftThresholdDecoder,
 )
+from sklearn_vae.public import ESTIMATORS
 from sklearn_vae.serialization import load, save
-from sklearn_vae.serialization.models import ESTIMATORS, RECORDS, SCALERS
+from sklearn_vae.serialization.models import RECORDS, SCALERS
 from sklearn_vae.training.loop import VAENet
 
 DIGITS = load_digits().data[:200]

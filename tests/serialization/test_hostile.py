@@ -18,9 +18,10 @@ from sklearn.impute import MissingIndicator
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA
+from sklearn_vae.public import ESTIMATORS
 from sklearn_vae.serialization import container, load, save
 from sklearn_vae.serialization.fitted import REQUIRED, SCALING, is_fitted
-from sklearn_vae.serialization.models import ESTIMATORS, RECORDS, SCALERS
+from sklearn_vae.serialization.models import RECORDS, SCALERS
 from tests.serialization.files import change, changed, packed, part_of, sealed, unpacked
 from tests.serialization.models import CASES, assert_same, fitted, model_of
 

@@ -1,0 +1,35 @@
+"""The public names of the library and the modules, below `sklearn_vae`, that define them.
+
+To add an estimator, list it here and among the imports for type checkers in `sklearn_vae/__init__.py`.
+The package, the files of models and the tests read this list.
+"""
+
+ESTIMATORS = {
+    "BernoulliPPCA": "linear.bernoulli",
+    "DeepAutoencoder": "deep.autoencoder",
+    "DeepBernoulliVAE": "deep.bernoulli_vae",
+    "DeepGaussianVAE": "deep.gaussian_vae",
+    "DensityPipeline": "preprocessing.density",
+    "Dequantizer": "preprocessing.dequantizer",
+    "LinearVAE": "linear.linear_vae",
+    "LogitTransformer": "preprocessing.logit",
+    "PPCA": "linear.ppca",
+    "PPCACV": "linear.ppca_cv",
+    "PPCAImputer": "linear.imputer",
+}
+
+# Classes whose objects are determined by the arguments of their constructor.
+RECORDS = {
+    "ConvDecoder": "nn.convolutional",
+    "ConvEncoder": "nn.convolutional",
+    "LowRankGaussian": "gaussian.lowrank",
+    "Moments": "gaussian.moments",
+    "PlainConvDecoder": "nn.convolutional",
+    "PlainConvEncoder": "nn.convolutional",
+    "ResidualDecoder": "nn.convolutional",
+    "ResidualEncoder": "nn.convolutional",
+    "Snapshot": "training.callbacks",
+    "SoftThresholdDecoder": "nn.networks",
+}
+
+MODULES = {**ESTIMATORS, **RECORDS, "Processes": "training.distributed"}
