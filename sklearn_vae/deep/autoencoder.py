@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array, DeepModel
-from sklearn_vae.nn.module import Autoencoder
-from sklearn_vae.nn.networks import build_decoder, build_encoder
+from sklearn_vae.nn.module import Autoencoder, build_autoencoder
 from sklearn_vae.nn.objectives import squared_error
 from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.monitors import ErrorMonitor
@@ -171,7 +169,7 @@ class DeepAutoencoder(DeepModel):
         -------
         array of shape (n,)
         """
-        errors = self._of_rows(X, lambda x: squared_error(self.module_, x, x)[0])
+        errors = self._map_samples(X, lambda x: squared_error(self.module_, x, x)[0])
         return errors.astype(np.float64) * self.scale_**2
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -190,13 +188,10 @@ class DeepAutoencoder(DeepModel):
         history = super().training_history
         return {name.replace("bound", "score"): values for name, values in history.items()}
 
-    def _callbacks(self) -> list[Any]:
-        return []
-
-    def _blank_module(self, dtype: torch.dtype) -> Callable[..., Autoencoder]:
+    def _module_factory(self, dtype: torch.dtype) -> Callable[..., Autoencoder]:
         return partial(
-            autoencoder_module,
-            self._row_shape,
+            build_autoencoder,
+            self._sample_shape,
             int(self.n_components),
             encoder=self.encoder,
             decoder=self.decoder,
@@ -205,7 +200,7 @@ class DeepAutoencoder(DeepModel):
             dtype=dtype,
         )
 
-    def _of_training(self) -> dict[str, Any]:
+    def _training_options(self) -> dict[str, Any]:
         return {
             "objective": squared_error,
             "options": {},
@@ -214,35 +209,15 @@ class DeepAutoencoder(DeepModel):
         }
 
     @torch.no_grad()
-    def _diagnose(self, rows: Tensor, reducer: Reducer) -> None:
-        """Nothing is to be said of an autoencoder, but whether it gives numbers."""
-        blocks = self._blocks(len(rows))
-        finite = [bool(torch.isfinite(self.module_(rows[block]).sum())) for block in blocks]
+    def _set_diagnostics(self, samples: Tensor, reducer: Reducer) -> None:
+        """Only check that the reconstruction is finite: an autoencoder has no diagnostics."""
+        blocks = self._blocks(len(samples))
+        finite = [bool(torch.isfinite(self.module_(samples[block]).sum())) for block in blocks]
         if reducer.sum(not all(finite)):
             raise FloatingPointError("The reconstruction of the training rows is not finite.")
 
-    def _encoded(self, x: Tensor) -> Tensor:
+    def _encode(self, x: Tensor) -> Tensor:
         return self.module_.encoder(x)
 
-    def _decoded(self, z: Tensor) -> Tensor:
+    def _decode(self, z: Tensor) -> Tensor:
         return self.module_.decoder(z)
-
-
-def autoencoder_module(
-    row_shape: tuple[int, ...],
-    n_components: int,
-    *,
-    encoder: Any,
-    decoder: Any,
-    hidden_layer_sizes: Sequence[int],
-    activation: str,
-    dtype: torch.dtype,
-    on: str | None = None,
-) -> Autoencoder:
-    """A new module, its weights from torch's global generator; `on` "meta" without any weights."""
-    networks = (hidden_layer_sizes, activation)
-    with nullcontext() if on is None else torch.device(on):
-        return Autoencoder(
-            build_encoder(encoder, row_shape, n_components, *networks),
-            build_decoder(decoder, n_components, row_shape, *networks),
-        ).to(dtype)

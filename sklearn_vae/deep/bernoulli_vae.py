@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.vae import DeepVAE
-from sklearn_vae.nn.likelihoods import BernoulliLikelihood
-from sklearn_vae.nn.module import VAEModule
+from sklearn_vae.nn.likelihoods import BernoulliLikelihood, Likelihood
 from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.validation import check_bits, check_real
 
@@ -225,7 +222,7 @@ class DeepBernoulliVAE(DeepVAE):
         self.verbose = verbose
         self.random_state = random_state
 
-    _of_networks = (*DeepVAE._of_networks, "binarize")
+    _network_parameters = (*DeepVAE._network_parameters, "binarize")
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
         """Mean p and variance p (1 - p) of p(x|z) for each row of latent z.
@@ -250,20 +247,12 @@ class DeepBernoulliVAE(DeepVAE):
         if self.binarize is not None:
             check_real("binarize", self.binarize)
 
-    def _check_rows(self, X: Any, **options: Any) -> Array:
-        return check_bits(super()._check_rows(X, **options), self.binarize)
+    def _check_samples(self, X: Any, **options: Any) -> Array:
+        return check_bits(super()._check_samples(X, **options), self.binarize)
 
     def _center_and_scale(self, X: Array, rows: Array, reducer: Reducer) -> tuple[Array, Any]:
         return np.zeros(X.shape[1]), 1.0
 
-    def _blank_module(self, dtype: torch.dtype) -> Callable[..., VAEModule]:
-        return self._assembled(partial(BernoulliLikelihood, self.n_features_in_), dtype)
-
-    _has_bits = True
-
-    def _curvature(self, p: Any) -> Tensor:
-        return (p.logits.square() * p.variance).sum(-1)
-
-    def _draw_rows(self, Z: Array, random_state: np.random.RandomState) -> Array:
-        p = self.inverse_transform(Z)
-        return (random_state.uniform(size=p.shape) < p).astype(p.dtype)
+    @property
+    def _likelihood_class(self) -> type[Likelihood]:
+        return BernoulliLikelihood

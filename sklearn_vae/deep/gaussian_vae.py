@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array
-from sklearn_vae.deep.noise import NOISE_MODELS, NoiseModel
-from sklearn_vae.deep.ppca_start import KeepStart, check_init, start_at_ppca
-from sklearn_vae.deep.vae import Averages, DeepVAE
-from sklearn_vae.nn.likelihoods import NOISE_UPDATES
-from sklearn_vae.nn.module import VAEModule
+from sklearn_vae.deep.checks import check_noise
+from sklearn_vae.deep.ppca_start import KeepStart, check_init, ppca_residuals, start_at_ppca
+from sklearn_vae.deep.vae import DeepVAE
+from sklearn_vae.nn.likelihoods import NOISE_MODELS, NOISE_UPDATES, Likelihood
 from sklearn_vae.training.distributed import Reducer
-from sklearn_vae.training.monitors import LatentMonitor
 from sklearn_vae.training.scaling import center_and_scale
 from sklearn_vae.validation import check_choice
 
@@ -271,77 +269,119 @@ class DeepGaussianVAE(DeepVAE):
         self.verbose = verbose
         self.random_state = random_state
 
-    _of_networks = (*DeepVAE._of_networks, "noise_model", "noise_variance", "noise_update")
+    _network_parameters = (
+        *DeepVAE._network_parameters,
+        "noise_model",
+        "noise_variance",
+        "noise_update",
+    )
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
-        """Mean and variance of p(x|z) for each row of latent z.
+        """Mean and variance of p(x|z).
 
         Parameters
         ----------
-        Z : array-like of shape (n, k)
+        Z : array-like of shape (n_samples, n_components)
 
         Returns
         -------
-        mean : array of shape (n, d)
-        variance : array of shape (n, d)
-            Where it is the same for every row, a read-only view of one.
+        mean : array of shape (n_samples, n_features)
+        variance : array of shape (n_samples, n_features)
+            If it is the same for every sample, a read-only view of one row.
         """
-        if hasattr(self, "noise_variance_"):
-            mean = self.inverse_transform(Z)
-            return mean, np.broadcast_to(np.asarray(self.noise_variance_, mean.dtype), mean.shape)
+        if not hasattr(self, "noise_variance_"):
+            return super().conditional(Z)
+        mean = self.inverse_transform(Z)
+        return mean, np.broadcast_to(np.asarray(self.noise_variance_, mean.dtype), mean.shape)
 
-        def both(z: Tensor) -> Tensor:
-            p = self.module_.decode(z)
-            variance = p.variance * self._as_tensor(self.scale_).square()
-            return torch.cat([self._in_data_units(p.mean), variance], dim=1)
+    def with_tuned_noise(self, X: Any) -> DeepGaussianVAE:
+        """Copy with the noise variance that is best for samples X, and all else as it is.
 
-        mean, variance = np.split(self._of_latents(Z, both), 2, axis=1)
-        return mean, variance
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        """
+        likelihood = self.module_.likelihood
+
+        def terms(x: Tensor) -> Tensor:
+            parts = (
+                share * likelihood.noise_variance_terms(p, x).mean(0)
+                for share, _, p in self._fixed_draws(x)
+            )
+            return sum(parts, torch.zeros(()))
+
+        optimum = self._map_samples(X, terms).mean(axis=0, dtype=np.float64)
+        tuned = copy.copy(self)
+        tuned.net_ = self.net_.as_it_was(self.n_iter_, self.module_.state_dict())
+        tuned.module_.likelihood.set_noise_variance(optimum)
+        noise = optimum * self.scale_**2
+        tuned.noise_variance_ = noise if likelihood.per_feature else float(noise[0])
+        return tuned
 
     @property
-    def _noise(self) -> NoiseModel:
+    def _likelihood_class(self) -> type[Likelihood]:
         return NOISE_MODELS[self.noise_model]
+
+    @property
+    def _noise_update(self) -> str | None:
+        return self.noise_update if self.noise_variance is None else None
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_choice("noise_model", self.noise_model, NOISE_MODELS)
         check_choice("noise_update", self.noise_update, NOISE_UPDATES)
-        self._noise.check(self)
+        likelihood = self._likelihood_class
+        if self.noise_variance is not None and not likelihood.has_noise_variance:
+            raise ValueError(
+                f"noise_variance must be None with noise_model={self.noise_model!r}, whose decoder "
+                f"gives it, got {self.noise_variance!r}."
+            )
+        for name in ("noise_variance", "noise_variance_init"):
+            check_noise(name, getattr(self, name), per_feature=likelihood.per_feature)
+        if self.noise_variance is not None and self.noise_variance_init is not None:
+            raise ValueError(
+                "noise_variance_init is where learning starts, but noise_variance="
+                f"{self.noise_variance!r} holds it fixed: leave one of them None."
+            )
         check_init(self, self._hidden_layer_sizes())
 
     def _center_and_scale(self, X: Array, rows: Array, reducer: Reducer) -> tuple[Array, Any]:
-        return center_and_scale(X, rows, self._noise.per_feature, reducer)
+        return center_and_scale(X, rows, self._likelihood_class.per_feature, reducer)
 
-    def _new_module(self, rows: Tensor, reducer: Reducer) -> Callable[[], VAEModule]:
-        return self._assembled(self._noise.likelihood(self, rows, reducer), rows.dtype)
+    def _set_start(self, samples: Tensor, reducer: Reducer) -> None:
+        def residuals() -> Array:
+            ppca = ppca_residuals(samples, self.n_components, reducer)
+            return ppca if self.init is None else ppca.mean()
 
-    def _blank_module(self, dtype: torch.dtype) -> Callable[..., VAEModule]:
-        return self._assembled(self._noise.blank(self), dtype)
-
-    def _begin(self, rows: Tensor, reducer: Reducer) -> None:
+        self.module_.likelihood.start(self._given_noise(samples.dtype), residuals)
         self._worth_of_start = None
         if self.init == "ppca":
-            self._worth_of_start = start_at_ppca(self.module_, rows, reducer)
+            self._worth_of_start = start_at_ppca(self.module_, samples, reducer)
 
-    def _callbacks(self) -> list[Any]:
+    def _given_noise(self, dtype: torch.dtype) -> Array | None:
+        """Noise variance among the parameters, in the units of the networks, () or (d,)."""
+        name = "noise_variance_init" if self.noise_variance is None else "noise_variance"
+        given, d = getattr(self, name), self.n_features_in_
+        if given is None:
+            return None
+        numbers = np.asarray(given, dtype=np.float64)
+        if numbers.ndim and numbers.shape != (d,):
+            raise ValueError(
+                f"{name} must have one number per feature, n_features={d}, got {len(numbers)}."
+            )
+        with np.errstate(over="ignore"):
+            scaled: Array = numbers / self.scale_**2
+        limits = torch.finfo(dtype)
+        if not ((scaled >= limits.tiny) & (scaled <= limits.max)).all():
+            raise ValueError(
+                f"{name} must be within the range of {dtype} when divided by the variance of the "
+                f"features, {np.mean(self.scale_**2):.3g}, got {given!r}."
+            )
+        return scaled
+
+    def _training_callbacks(self) -> list[Any]:
         worth = self._worth_of_start
-        return [*super()._callbacks(), *([] if worth is None else [KeepStart(worth)])]
-
-    def _monitor(self) -> LatentMonitor:
-        return self._noise.monitor(self)
-
-    def _misfit(self, p: Any, x: Tensor) -> Tensor:
-        return self._noise.misfit(p, x)
-
-    def _set_bound(self, a: Averages) -> None:
-        reconstruction, entropy, held = self._noise.settle(self, a.misfit)
-        bounds = ("noise variance",) if held else ()
-        misfit = np.array([reconstruction, entropy])
-        super()._set_bound(a._replace(misfit=misfit, active_bounds=bounds + a.active_bounds))
-
-    def _draw_rows(self, Z: Array, random_state: np.random.RandomState) -> Array:
-        mean, variance = self.conditional(Z)
-        return mean + np.sqrt(variance) * random_state.standard_normal(mean.shape)
+        return [*super()._training_callbacks(), *([] if worth is None else [KeepStart(worth)])]
 
     def can_start_at_ppca(self) -> bool:
         """Whether the networks could start at probabilistic PCA, with `init="ppca"`."""
@@ -352,25 +392,3 @@ class DeepGaussianVAE(DeepVAE):
         except ValueError:
             return False
         return True
-
-    def with_tuned_noise(self, X: Any) -> DeepGaussianVAE:
-        """A copy with the noise variance that is best for rows X, all else as it is."""
-
-        per_feature = self._noise.per_feature
-
-        def squares(x: Tensor) -> Tensor:
-            total = torch.zeros_like(x if per_feature else x[:, :1])
-            for share, _, p in self._scored(x):
-                terms = (x - p.mean).square_()
-                terms = terms if per_feature else terms.mean(-1, keepdim=True)
-                total += share * terms.mean(0)
-            return total
-
-        optimum = self._of_rows(X, squares).mean(axis=0, dtype=np.float64)
-        optimum = optimum if per_feature else optimum[0]
-        twin, state = copy.copy(self), dict(self.module_.state_dict())
-        state["likelihood.log_variance"] = self._as_tensor(np.log(optimum))
-        twin.net_ = self.net_.as_it_was(self.n_iter_, state)
-        noise = optimum * self.scale_**2
-        twin.noise_variance_ = noise if np.ndim(noise) else float(noise)
-        return twin

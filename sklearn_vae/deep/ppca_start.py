@@ -14,7 +14,7 @@ from sklearn_vae.deep.base import Array
 from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
-from sklearn_vae.nn.likelihoods import GaussianLikelihood
+from sklearn_vae.nn.likelihoods import NOISE_MODELS
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
@@ -47,6 +47,8 @@ def check_init(vae: Any, hidden_layer_sizes: tuple[int, ...]) -> None:
     for name, needed in needs.items():
         if getattr(vae, name) != needed:
             raise ValueError(f"init='ppca' needs {name}={needed!r}, got {getattr(vae, name)!r}.")
+    if not NOISE_MODELS[vae.noise_model].is_normal:
+        raise ValueError(f"init='ppca' needs normal noise, got noise_model={vae.noise_model!r}.")
     if not hidden_layer_sizes:
         return
     if vae.activation not in SLOPES:
@@ -169,10 +171,7 @@ def start_at_ppca(module: VAEModule, rows: Tensor, reducer: Reducer) -> float:
     ValueError
         If that model is not among those of the module.
     """
-    likelihood = module.likelihood
-    shared = isinstance(likelihood, GaussianLikelihood)
-    log_noise = likelihood.log_variance if shared else likelihood.offset.clamp(*likelihood.limits)
-    noise = log_noise.detach().cpu().double().exp().numpy()
+    noise = module.likelihood.initial_log_variance.cpu().double().exp().numpy()
     k = module.posterior.n_components
     W, A, tau2, mean = _ppca_at(rows, k, noise, reducer)
     least = math.exp(LOG_VARIANCE_RANGE[0])
@@ -222,6 +221,16 @@ def ppca_of_rows(
         spectrum = Spectrum.of_moments(moments)
     sigma2 = spectrum.noise_variance(k) if noise_variance is None else noise_variance
     return spectrum.mean.astype(dtype), spectrum.loadings(k, sigma2, dtype)
+
+
+def ppca_residuals(rows: Tensor, n_components: int, reducer: Reducer) -> Array:
+    """E_q (x_j - mu_j(z))^2 of pPCA with this number of components, averaged over samples, (d,).
+
+    Their mean is the noise variance of pPCA; 0 where it has none.
+    """
+    loadings, x = ppca_of_rows(rows, n_components, reducer)[1], rows.cpu().numpy()
+    variance = reducer.sum(np.einsum("ij,ij->j", x, x)) / reducer.sum(len(x))
+    return np.maximum(variance - (loadings**2).sum(axis=1), 0)
 
 
 def _joint_moments(X: Array, reducer: Reducer) -> Moments:

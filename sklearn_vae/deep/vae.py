@@ -1,38 +1,32 @@
-"""What every deep VAE does, whatever its likelihood: densities, draws, and what training left."""
+"""Base class of the deep VAEs: posteriors, densities, draws and diagnostics of a fit."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklearn_vae.deep.base import Array, DeepModel
+from sklearn_vae.deep.fit_averages import fit_averages
 from sklearn_vae.gaussian.bounds import (
-    COLLAPSE_KL,
     COLLAPSE_SHARE,
     BoundTerms,
     EntropyGap,
     sum_of_entropies,
 )
 from sklearn_vae.nn.distributions import fixed_draws
-from sklearn_vae.nn.module import VAEModule
-from sklearn_vae.nn.networks import build_decoder, build_encoder
+from sklearn_vae.nn.likelihoods import Likelihood
+from sklearn_vae.nn.module import VAEModule, build_vae
 from sklearn_vae.nn.objectives import elbo, iwae, log_weights
-from sklearn_vae.nn.posteriors import (
-    LOG_VARIANCE_RANGE,
-    DiagonalPosterior,
-    DiagonalPrior,
-    StandardPrior,
-    SylvesterPosterior,
-)
+from sklearn_vae.nn.posteriors import POSTERIORS, PRIORS
 from sklearn_vae.protocol import LatentModel
 from sklearn_vae.training.callbacks import KLWarmup
 from sklearn_vae.training.distributed import Reducer
@@ -40,44 +34,22 @@ from sklearn_vae.training.monitors import LatentMonitor
 from sklearn_vae.validation import check_choice, check_integer, check_random_state, check_real
 
 OBJECTIVES = {"elbo": elbo, "iwae": iwae}
-VARIATIONAL_FAMILIES = {"diagonal": DiagonalPosterior, "sylvester": SylvesterPosterior}
-PRIORS = {"standard": StandardPrior, "learned_variance": DiagonalPrior}
-
-# Draws of z that the bound of a row is averaged over, at least: the same for every row, so that the
-# result depends neither on their order nor on what other rows there are.
-SCORED_DRAWS = 32
-
-# Draws that the diagnostics of a fit are averaged over, at least, over all rows together: unless
-# these take more than so many operations.
-DIAGNOSED_DRAWS = 16384
-DIAGNOSED_OPERATIONS = 1e11
-
-
-class Averages(NamedTuple):
-    """What training left, over the training rows and draws of z, in the units of the networks.
-
-    Attributes
-    ----------
-    misfit : array
-        Of what `_misfit` gives.
-    kl, posterior_entropy : float
-        KL(q(z|x) || p(z)) and H[q(z|x)].
-    second_moment : array of shape (k,)
-        E_q z_h^2 over the prior's variance.
-    active_bounds : tuple of str
-    """
-
-    misfit: Array
-    kl: float
-    posterior_entropy: float
-    second_moment: Array
-    active_bounds: tuple[str, ...]
 
 
 class DeepVAE(LatentModel, DeepModel):
-    """For subclasses that say what their likelihood is."""
+    """Base class of the deep VAEs; subclasses define `_likelihood_class`."""
 
-    _of_networks = (*DeepModel._of_networks, "prior", "variational_family")
+    _network_parameters = (*DeepModel._network_parameters, "prior", "variational_family")
+
+    @property
+    @abstractmethod
+    def _likelihood_class(self) -> type[Likelihood]:
+        """Class of the likelihood that the parameters ask for."""
+
+    @property
+    def _noise_update(self) -> str | None:
+        """How the likelihood learns a noise variance that is the same for all z, if it has one."""
+        return None
 
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
         """Mean and variance of q(z|x) for each row.
@@ -101,8 +73,28 @@ class DeepVAE(LatentModel, DeepModel):
             spread = q.covariance().flatten(1) if return_cov else marginals.variance
             return torch.cat([marginals.mean, spread], dim=1)
 
-        mean, spread = np.split(self._of_rows(X, both), [k], axis=1)
+        mean, spread = np.split(self._map_samples(X, both), [k], axis=1)
         return mean, spread.reshape(-1, k, k) if return_cov else spread
+
+    def conditional(self, Z: Any) -> tuple[Array, Array]:
+        """Mean and variance of p(x|z).
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+
+        Returns
+        -------
+        mean, variance : arrays of shape (n_samples, n_features)
+        """
+
+        def both(z: Tensor) -> Tensor:
+            p = self.module_.decode(z)
+            variance = p.variance * self._as_tensor(self.scale_).square()
+            return torch.cat([self._in_data_units(p.mean), variance], dim=1)
+
+        mean, variance = np.split(self._map_latents(Z, both), 2, axis=1)
+        return mean, variance
 
     def score_samples(self, X: Any) -> Array:
         """Evidence lower bound of each row, in nats; higher is better.
@@ -125,11 +117,11 @@ class DeepVAE(LatentModel, DeepModel):
 
         def bound(x: Tensor) -> Tensor:
             prior, total = self.module_.prior(), torch.zeros_like(x[:, 0])
-            for share, draws, p in self._scored(x):
+            for share, draws, p in self._fixed_draws(x):
                 total += share * (p.log_prob(x).mean(0) - draws.kl(prior))
             return total
 
-        return self._of_rows(X, bound).astype(np.float64) - self._log_scale()
+        return self._map_samples(X, bound).astype(np.float64) - self._log_scale()
 
     def score(self, X: Any, y: Any = None) -> float:
         """Evidence lower bound averaged over the rows of X, in nats per sample; higher is better.
@@ -166,12 +158,10 @@ class DeepVAE(LatentModel, DeepModel):
         noise = self._as_tensor(draws)
 
         def weighted(x: Tensor) -> Tensor:
-            parts = [
-                log_weights(self.module_, x, part) for part in noise.split(self._draws_at_once(x))
-            ]
+            parts = [log_weights(self.module_, x, part) for part in noise.split(self._n_draws(x))]
             return torch.logsumexp(torch.cat(parts), 0) - math.log(n_samples)
 
-        return self._of_rows(X, weighted).astype(np.float64) - self._log_scale()
+        return self._map_samples(X, weighted).astype(np.float64) - self._log_scale()
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Array, Array]:
         """Draw from the model.
@@ -191,10 +181,10 @@ class DeepVAE(LatentModel, DeepModel):
         check_is_fitted(self)
         check_integer("n_samples", n_samples, at_least=1)
         random_state = check_random_state(random_state)
-        std = np.sqrt(_on_host(self.module_.prior().variance))
+        std = np.sqrt(self.prior_variance_)
         Z = std * random_state.standard_normal((n_samples, self.n_components_))
         Z = self._as_tensor(Z).cpu().numpy()
-        X = self._draw_rows(Z, random_state)
+        X = self.module_.likelihood.draw(*self.conditional(Z), random_state)
         return X.astype(Z.dtype, copy=False), Z
 
     def _check_parameters(self) -> None:
@@ -205,7 +195,7 @@ class DeepVAE(LatentModel, DeepModel):
         check_integer("kl_warmup_epochs", self.kl_warmup_epochs, at_least=0)
         check_real("free_bits", self.free_bits, at_least=0)
         check_choice("prior", self.prior, PRIORS)
-        check_choice("variational_family", self.variational_family, VARIATIONAL_FAMILIES)
+        check_choice("variational_family", self.variational_family, POSTERIORS)
         self._check_objective()
         gone = len(self.net_.history) if self.warm_start and hasattr(self, "net_") else 0
         if self.kl_warmup_epochs > gone + self.max_epochs:
@@ -217,31 +207,33 @@ class DeepVAE(LatentModel, DeepModel):
             )
 
     def _check_objective(self) -> None:
-        """Raise ValueError where the KL is not what is weighted, or no sum over dimensions."""
+        """Raise ValueError if the objective does not allow the weight of the KL, or free bits."""
         if self.objective == "iwae" and self.kl_weight != 1:
             raise ValueError(
                 f"kl_weight must be 1 with objective='iwae', whose KL is not a term, got "
                 f"{self.kl_weight!r}."
             )
-        for name, value in {"objective": "iwae", "variational_family": "sylvester"}.items():
-            if self.free_bits and getattr(self, name) == value:
-                raise ValueError(
-                    f"free_bits must be 0 with {name}={value!r}, whose KL is not a sum over "
-                    f"dimensions, got {self.free_bits!r}."
-                )
+        is_sum = {
+            "objective": self.objective == "elbo",
+            "variational_family": POSTERIORS[self.variational_family].kl_is_sum,
+        }
+        for name in [name for name in is_sum if self.free_bits and not is_sum[name]]:
+            raise ValueError(
+                f"free_bits must be 0 with {name}={getattr(self, name)!r}, whose KL is not a sum "
+                f"over dimensions, got {self.free_bits!r}."
+            )
 
-    def _warmup_epochs(self) -> int:
+    def _n_warmup_epochs(self) -> int:
         return self.kl_warmup_epochs
 
-    def _assembled(self, likelihood: Callable[[], Any], dtype: torch.dtype) -> Callable[..., Any]:
-        """Of a function that makes a likelihood, one that makes the whole module."""
+    def _module_factory(self, dtype: torch.dtype) -> Callable[..., VAEModule]:
         return partial(
-            vae_module,
-            self._row_shape,
+            build_vae,
+            self._sample_shape,
             int(self.n_components),
-            likelihood,
-            posterior=VARIATIONAL_FAMILIES[self.variational_family],
-            prior=PRIORS[self.prior],
+            partial(self._likelihood_class, self.n_features_in_, update=self._noise_update),
+            POSTERIORS[self.variational_family],
+            PRIORS[self.prior],
             encoder=self.encoder,
             decoder=self.decoder,
             hidden_layer_sizes=self._hidden_layer_sizes(),
@@ -249,90 +241,65 @@ class DeepVAE(LatentModel, DeepModel):
             dtype=dtype,
         )
 
-    def _of_training(self) -> dict[str, Any]:
+    def _training_options(self) -> dict[str, Any]:
+        recorded = self._likelihood_class.recorded
         return {
             "objective": OBJECTIVES[self.objective],
             "options": {"free_bits": float(self.free_bits)} if self.objective == "elbo" else {},
-            "monitor": self._monitor(),
+            "monitor": LatentMonitor(self._log_scale(), self.scale_, recorded),
             "noise_shape": (int(self.n_mc_samples), int(self.n_components)),
         }
 
-    def _monitor(self) -> LatentMonitor:
-        return LatentMonitor(self._log_scale())
-
-    def _callbacks(self) -> list[Any]:
+    def _training_callbacks(self) -> list[Any]:
         return [KLWarmup(self.kl_warmup_epochs, float(self.kl_weight))]
 
-    def _encoded(self, x: Tensor) -> Tensor:
+    def _encode(self, x: Tensor) -> Tensor:
         return self.module_.encode(x).mean
 
-    def _decoded(self, z: Tensor) -> Tensor:
+    def _decode(self, z: Tensor) -> Tensor:
         return self.module_.decode(z).mean
 
-    @torch.no_grad()
-    def _diagnose(self, rows: Tensor, reducer: Reducer) -> None:
-        """Set what the latent space does with the training rows, and the bound on them."""
-        n, k = int(reducer.sum(len(rows))), self.n_components_
-        affordable = int(DIAGNOSED_OPERATIONS / (self.net_.operations_ * n))
-        draws = max(1, min(-(-DIAGNOSED_DRAWS // n), affordable))
-        generator = torch.Generator(rows.device).manual_seed(reducer.own_seed(0))
-        prior = self.module_.prior()
-        of_terms, misfit, moment, whole = 4 * [np.zeros(1)]
-        bounded = False
-        for block in self._blocks(len(rows)):
-            x = rows[block]
-            q = self.module_.encode(x)
-            terms = q.marginals().kl_terms(prior)
-            of_terms = of_terms + _host_sum(terms, terms > COLLAPSE_KL) / n
-            bounded |= bool((q.base.log_variance.abs() >= LOG_VARIANCE_RANGE[1]).any())
-            for size in _parts(draws, self._draws_at_once(x)):
-                shape = (size, len(x), k)
-                drawn = q.draw(
-                    torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
-                )
-                share = size / (draws * n)
-                moment = moment + share * _host_sum(drawn.second_moment() / prior.variance)[0]
-                whole = whole + share * _host_sum(drawn.kl(prior), drawn.entropy())
-                misfit = misfit + _on_host(self._misfit(self.module_.decode(drawn.z), x)) / (
-                    draws * n
-                )
-        of_terms, misfit, moment, whole, bounded = map(
-            reducer.sum, (of_terms, misfit, moment, whole, bounded)
+    def _set_diagnostics(self, samples: Tensor, reducer: Reducer) -> None:
+        module, likelihood = self.module_, self.module_.likelihood
+        averages = fit_averages(
+            module,
+            samples,
+            self._blocks(len(samples)),
+            self._n_draws,
+            self.net_.operations_,
+            reducer,
         )
-        if not all(np.isfinite(found).all() for found in (of_terms, misfit, moment, whole)):
-            raise FloatingPointError("The bound of the training rows is not finite.")
-        self.kl_per_dim_, share_above = of_terms
-        self.collapsed_dims_ = np.flatnonzero(share_above <= COLLAPSE_SHARE)
-        self.prior_variance_ = np.broadcast_to(_on_host(prior.variance), k).copy()
-        kl, entropy = whole.tolist()
-        bounds = ("posterior variance",) if bounded else ()
-        self._set_bound(Averages(misfit, kl, entropy, moment, bounds))
-
-    def _misfit(self, p: Any, x: Tensor) -> Tensor:
-        """Sums over rows and draws of what the bound needs to know of p(x|z)."""
-        return torch.stack([p.log_prob(x).sum(), p.entropy().sum()])
-
-    def _set_bound(self, a: Averages) -> None:
-        """The bound, the entropies and what is between them, from log p(x|z) and H[p(x|z)].
-
-        Their sum is the derivative of the bound along the scale, or the log-variances, of p(x|z).
-        """
-        reconstruction, decoder_entropy = (float(value) for value in a.misfit[:2])
-        log_scale = self._log_scale()
-        prior_entropy = float(self.module_.prior().entropy())
-        self.elbo_ = reconstruction - a.kl - log_scale
+        if self.objective == "elbo":  # another objective leaves the noise at another optimum
+            likelihood.set_optimum(averages.statistics)
+        terms = likelihood.terms(averages.statistics)
+        self._set_noise_variance()
+        self.kl_per_dim_ = averages.kl_per_dim
+        self.collapsed_dims_ = np.flatnonzero(averages.share_above <= COLLAPSE_SHARE)
+        prior, log_scale = module.prior(), self._log_scale()
+        prior_variance = prior.variance.detach().cpu().double().numpy()
+        self.prior_variance_ = np.broadcast_to(prior_variance, self.n_components_).copy()
+        self.elbo_ = terms.log_prob - averages.kl - log_scale
         self.entropy_bound_ = sum_of_entropies(
-            a.posterior_entropy, prior_entropy, decoder_entropy + log_scale
+            averages.posterior_entropy, prior.entropy().item(), terms.entropy + log_scale
         )
-        self.entropy_gap_ = EntropyGap.of_noise_part(
-            reconstruction + decoder_entropy, a.second_moment, a.active_bounds
-        )
+        # Their sum is the derivative of the bound along the scale, or the log-variances, of p(x|z).
+        noise_part = terms.log_prob + terms.entropy
+        limits = {"noise variance": terms.at_limit, "posterior variance": averages.at_limit}
+        active = tuple(name for name, at_limit in limits.items() if at_limit)
+        self.entropy_gap_ = EntropyGap.of_noise_part(noise_part, averages.second_moment, active)
 
-    def _scored(self, x: Tensor) -> Iterator[tuple[float, Any, Any]]:
-        """Parts of the draws that `score_samples` is averaged over: share, z, and p(x|z)."""
-        noise = self._as_tensor(fixed_draws(self.n_components_, SCORED_DRAWS))
+    def _set_noise_variance(self) -> None:
+        """Set `noise_variance_`, if there is one noise variance for all z."""
+        variance = self.module_.likelihood.noise_variance
+        if variance is not None:
+            noise = variance.double().cpu().numpy() * self.scale_**2
+            self.noise_variance_ = noise if np.ndim(noise) else float(noise)
+
+    def _fixed_draws(self, x: Tensor) -> Iterator[tuple[float, Any, Any]]:
+        """Parts of the draws that the score averages over: their share, z, and p(x|z)."""
+        noise = self._as_tensor(fixed_draws(self.n_components_))
         q = self.module_.encode(x)
-        for part in noise.split(self._draws_at_once(x)):
+        for part in noise.split(self._n_draws(x)):
             draws = q.draw(part)
             yield len(part) / len(noise), draws, self.module_.decode(draws.z)
 
@@ -352,111 +319,44 @@ class DeepVAE(LatentModel, DeepModel):
         return self.entropy_gap_.active_bounds
 
     def bound_terms(self, X: Any) -> BoundTerms:
-        """What `score` is made of, over the same draws."""
-        prior, d = self.module_.prior(), self.n_features_in_
+        """Return the terms of the bound that `score` gives, averaged over the same draws.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        """
+        module, prior, has_logits = self.module_, self.module_.prior(), False
 
         def terms(x: Tensor) -> Tensor:
-            found = x.new_zeros(len(x), 5 + self.n_components_)
-            for share, draws, p in self._scored(x):
+            nonlocal has_logits
+            sums = x.new_zeros(len(x), 5 + self.n_components_)
+            for share, draws, p in self._fixed_draws(x):
                 columns = [p.log_prob(x), draws.kl(prior), draws.entropy(), p.entropy()]
-                columns.append(self._curvature(p))
+                curvature = module.likelihood.curvature(p)
+                has_logits = curvature is not None
+                columns.append(torch.zeros_like(columns[0]) if curvature is None else curvature)
                 means = [c.mean(0) if c.ndim == 2 else c for c in columns]
-                found[:, :5] += share * torch.stack(means, 1)
-                found[:, 5:] += share * draws.second_moment() / prior.variance
-            return found
+                sums[:, :5] += share * torch.stack(means, 1)
+                sums[:, 5:] += share * draws.second_moment() / prior.variance
+            return sums
 
-        averages = self._of_rows(X, terms).mean(axis=0, dtype=np.float64)
+        averages = self._map_samples(X, terms).mean(axis=0, dtype=np.float64)
         reconstruction, kl, entropy, decoder_entropy, curvature = averages[:5].tolist()
         log_scale = self._log_scale()
         return BoundTerms(
-            n_features=d,
+            n_features=self.n_features_in_,
             bound=reconstruction - kl - log_scale,
             kl=kl,
             posterior_entropy=entropy - 0.5 * float(np.log(self.prior_variance_).sum()),
             decoder_entropy=decoder_entropy + log_scale,
             second_moment=averages[5:],
-            curvature=curvature if self._has_bits else None,
+            curvature=curvature if has_logits else None,
         )
 
-    _has_bits = False
-
-    def _curvature(self, p: Any) -> Tensor:
-        """Minus the second derivative of log p(x|z) along the scale of its logits, if any."""
-        return torch.zeros_like(p.mean[..., 0])
-
-    def _draws_at_once(self, x: Tensor) -> int:
-        """Of each row of x, so that together they are as many rows as a block has."""
-        return max(1, self._rows_at_once() // len(x))
+    def _n_draws(self, x: Tensor) -> int:
+        """Draws of each of the samples x that together are as many as the samples of a block."""
+        return max(1, self._block_size() // len(x))
 
     def _log_scale(self) -> float:
-        """What the density loses from the units of the networks to those of the data."""
+        """Difference of log densities in the units of the networks and in those of the data."""
         return float(np.log(np.broadcast_to(self.scale_, self.n_features_in_)).sum())
-
-
-def vae_module(
-    row_shape: tuple[int, ...],
-    n_components: int,
-    likelihood: Callable[[], Any],
-    *,
-    posterior: Callable[[int], Any],
-    prior: Callable[[int], Any],
-    encoder: Any,
-    decoder: Any,
-    hidden_layer_sizes: Sequence[int],
-    activation: str,
-    dtype: torch.dtype,
-    on: str | None = None,
-) -> VAEModule:
-    """A new module, its weights from torch's global generator; `on` "meta" networks have none."""
-    q, p, prior_module = posterior(n_components), likelihood(), prior(n_components)
-    networks = (hidden_layer_sizes, activation)
-    parts = p.n_inputs // p.n_features
-    shape = row_shape if parts == 1 else (parts, *row_shape)
-    learned = isinstance(prior_module, DiagonalPrior)
-    with nullcontext() if on is None else torch.device(on):
-        encoder_module = build_encoder(encoder, row_shape, q.n_inputs, *networks)
-        decoder_module = build_decoder(decoder, n_components, shape, *networks)
-        weight = _first_weight(decoder_module, n_components) if learned else None
-    return VAEModule(encoder_module, q, decoder_module, p, prior_module, weight).to(dtype)
-
-
-def _first_weight(decoder: nn.Module, n_components: int) -> Any:
-    """The matrix that a decoder multiplies z by first; ValueError where there is none to learn."""
-    z = torch.zeros(2, n_components, dtype=next(decoder.parameters()).dtype)
-    first: list[nn.Linear] = []
-
-    def look(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        # Tensors without numbers, on "meta", are all at the address 0.
-        if inputs[0] is z or inputs[0].data_ptr() == z.data_ptr() != 0:
-            first.append(layer)
-
-    layers = [part for part in decoder.modules() if isinstance(part, nn.Linear)]
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
-    try:
-        with torch.no_grad():
-            decoder(z)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    trained = {id(p) for p in decoder.parameters() if p.requires_grad}
-    if len(first) == 1 and id(first[0].weight) in trained:
-        return first[0].weight
-    raise ValueError(
-        "prior='learned_variance' needs a decoder that begins with an nn.Linear of n_components="
-        f"{n_components} inputs and a weight to be learned, whose columns then have length 1, got "
-        f"{decoder!r}."
-    )
-
-
-def _host_sum(*terms: Tensor) -> Array:
-    """Sums over rows of terms of one shape, stacked, on the host."""
-    return _on_host(torch.stack([t.to(terms[0].dtype) for t in terms]).sum(1))
-
-
-def _on_host(values: Tensor) -> Array:
-    return values.detach().cpu().double().numpy()
-
-
-def _parts(whole: int, size: int) -> list[int]:
-    """Numbers of at most `size` that add up to `whole`."""
-    return [min(size, whole - start) for start in range(0, whole, size)]

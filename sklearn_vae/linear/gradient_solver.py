@@ -36,7 +36,7 @@ from sklearn_vae.training.checkpointing import Keeper, place_of, with_tensors, w
 from sklearn_vae.training.devices import choose_place, threads_worth
 from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.training.loop import VAENet
-from sklearn_vae.training.monitors import NoiseMonitor
+from sklearn_vae.training.monitors import LatentMonitor
 from sklearn_vae.training.scaling import in_units
 
 Array = NDArray[Any]
@@ -332,7 +332,7 @@ def by_draws(
     n, d, scale = rows.n_samples, rows.n_features, rows.scale
     place, dtype, precision = choose_place(device, "auto", rows.X.dtype)
     x = in_units(rows.X, np.arange(n), rows.mean, scale, place, dtype)
-    monitor = NoiseMonitor(d * math.log(scale), scale)
+    monitor = LatentMonitor(d * math.log(scale), scale, GaussianLikelihood.recorded)
     net = VAENet(
         partial(_module, d, options, dtype),
         objective=elbo,

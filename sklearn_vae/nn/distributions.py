@@ -130,13 +130,22 @@ class BernoulliLogits:
         return (size * torch.sigmoid(-size) - functional.logsigmoid(size)).sum(-1)
 
 
-def fixed_draws(n_components: int, at_least: int = 32) -> Tensor:
+# Fixed draws that averages are over, at least.
+FIXED_DRAWS = 32
+
+
+def n_draws_for(n_components: int) -> int:
+    """Fixed draws for a number of dimensions, enough for their covariance to be I."""
+    return max(FIXED_DRAWS, n_components + 1)
+
+
+def fixed_draws(n_components: int) -> Tensor:
     """Normal draws, (S, 1, k) in float64, moved so that their mean is 0 and covariance I.
 
-    Always the same; in pairs z, -z where `at_least` allows, so that odd moments are 0 too.
+    Always the same; in pairs z, -z where their number allows, so that odd moments are 0 too.
     """
     generator = torch.Generator().manual_seed(0)
-    n_draws = max(at_least, n_components + 1)
+    n_draws = n_draws_for(n_components)
     paired = 2 * n_components <= n_draws
     shape = (n_draws // (1 + paired), n_components)
     draws = torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -1,10 +1,13 @@
 """Networks, distributions and prior together."""
 
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sklearn_vae.nn.networks import build_decoder, build_encoder
 from sklearn_vae.nn.posteriors import DiagonalPrior, StandardPrior
 
 
@@ -54,8 +57,8 @@ class VAEModule(nn.Module):
 
     @property
     def n_fixed_draws(self) -> int:
-        """Draws of each row that moments of q(z|x) are averages over; 1 where it has none."""
-        return len(getattr(self.posterior, "fixed_noise", (None,)))
+        """Draws of each sample that the moments of q(z|x) are averages over; 1 in closed form."""
+        return self.posterior.n_fixed_draws(self.posterior.n_components)
 
     @property
     def has_pullback(self) -> bool:
@@ -122,6 +125,97 @@ class Autoencoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of x, (n, d)."""
         return self.decoder(self.encoder(x))
+
+
+def build_vae(
+    sample_shape: tuple[int, ...],
+    n_components: int,
+    likelihood: Callable[[], Any],
+    posterior: Callable[[int], Any],
+    prior: Callable[[int], Any],
+    *,
+    encoder: Any,
+    decoder: Any,
+    hidden_layer_sizes: Sequence[int],
+    activation: str,
+    dtype: torch.dtype,
+    on: str | None = None,
+) -> VAEModule:
+    """Make a new module, with weights from torch's global generator.
+
+    Parameters
+    ----------
+    sample_shape : tuple of int
+        (d,), or (channels, height, width) of images.
+    n_components : int
+    likelihood, posterior, prior : callable
+        Return the parts; the last two are given `n_components`.
+    encoder, decoder : str or callable
+        As the estimators take them.
+    hidden_layer_sizes : sequence of int
+    activation : str
+    dtype : torch.dtype
+    on : {None, "meta"}, default=None
+        "meta": the networks have shapes and no numbers.
+    """
+    q, p, prior_module = posterior(n_components), likelihood(), prior(n_components)
+    networks = (hidden_layer_sizes, activation)
+    n_parts = p.n_inputs // p.n_features
+    output_shape = sample_shape if n_parts == 1 else (n_parts, *sample_shape)
+    learned = isinstance(prior_module, DiagonalPrior)
+    with nullcontext() if on is None else torch.device(on):
+        encoder_module = build_encoder(encoder, sample_shape, q.n_inputs, *networks)
+        decoder_module = build_decoder(decoder, n_components, output_shape, *networks)
+        weight = _first_weight(decoder_module, n_components) if learned else None
+    return VAEModule(encoder_module, q, decoder_module, p, prior_module, weight).to(dtype)
+
+
+def build_autoencoder(
+    sample_shape: tuple[int, ...],
+    n_components: int,
+    *,
+    encoder: Any,
+    decoder: Any,
+    hidden_layer_sizes: Sequence[int],
+    activation: str,
+    dtype: torch.dtype,
+    on: str | None = None,
+) -> Autoencoder:
+    """Make a new autoencoder; the parameters are those of :func:`build_vae`."""
+    networks = (hidden_layer_sizes, activation)
+    with nullcontext() if on is None else torch.device(on):
+        return Autoencoder(
+            build_encoder(encoder, sample_shape, n_components, *networks),
+            build_decoder(decoder, n_components, sample_shape, *networks),
+        ).to(dtype)
+
+
+def _first_weight(decoder: nn.Module, n_components: int) -> Any:
+    """Matrix that the decoder multiplies z by first; ValueError if there is none to learn."""
+    z = torch.zeros(2, n_components, dtype=next(decoder.parameters()).dtype)
+    first: list[nn.Linear] = []
+
+    def look(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+        # Tensors without numbers, on "meta", are all at the address 0.
+        if inputs[0] is z or inputs[0].data_ptr() == z.data_ptr() != 0:
+            first.append(layer)
+
+    layers = [part for part in decoder.modules() if isinstance(part, nn.Linear)]
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    try:
+        with torch.no_grad():
+            decoder(z)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    trained = {id(p) for p in decoder.parameters() if p.requires_grad}
+    if len(first) == 1 and id(first[0].weight) in trained:
+        return first[0].weight
+    raise ValueError(
+        "prior='learned_variance' needs a decoder that begins with an nn.Linear of n_components="
+        f"{n_components} inputs and a weight to be learned, whose columns then have length 1, got "
+        f"{decoder!r}."
+    )
 
 
 @torch.no_grad()

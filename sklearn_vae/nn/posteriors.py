@@ -1,11 +1,13 @@
-"""From an encoder's outputs to q(z|x), and the prior that it is held against."""
+"""Posteriors q(z|x): distributions from an encoder's outputs; and priors p(z)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sklearn_vae.nn.distributions import DiagonalNormal, fixed_draws
+from sklearn_vae.nn.distributions import DiagonalNormal, fixed_draws, n_draws_for
 from sklearn_vae.nn.flows import SylvesterFlow, householder_columns
 
 # Log-variances are the network's outputs, exactly, on this range, and held to it beyond.
@@ -65,11 +67,42 @@ class DiagonalPrior(nn.Module):
         return DiagonalNormal(self.zero, self.log_variance)
 
 
-class Posterior(nn.Module):
-    """q(z|x) from an encoder's outputs."""
+class Posterior(ABC, nn.Module):
+    """Base of the posteriors q(z|x); subclasses define `n_inputs` and `forward`.
 
-    # Rows of some batches that a monitor looks at: all where it costs little beside a step.
-    monitored: int | None = None
+    Parameters
+    ----------
+    n_components : int
+
+    Attributes
+    ----------
+    monitored : int or None
+        Samples of each chunk of batches whose latents are recorded in training. None: all, for
+        posteriors whose moments cost little compared with a step.
+    kl_is_sum : bool
+        Whether KL(q(z|x) || p(z)) is a sum over dimensions in closed form.
+    """
+
+    monitored: ClassVar[int | None] = None
+    kl_is_sum: ClassVar[bool] = True
+
+    def __init__(self, n_components: int) -> None:
+        super().__init__()
+        self.n_components = n_components
+
+    @property
+    @abstractmethod
+    def n_inputs(self) -> int:
+        """Number of encoder outputs per sample."""
+
+    @abstractmethod
+    def forward(self, h: Tensor) -> Any:
+        """Distribution q(z|x) with parameters h, of shape (n, n_inputs)."""
+
+    @classmethod
+    def n_fixed_draws(cls, n_components: int) -> int:
+        """Draws of each sample that the moments of q(z|x) are averages over; 1 in closed form."""
+        return 1
 
 
 class SharedPosterior(Posterior):
@@ -79,13 +112,12 @@ class SharedPosterior(Posterior):
     """
 
     def __init__(self, n_components: int, *, learned: bool = True) -> None:
-        super().__init__()
-        self.n_components = n_components
+        super().__init__(n_components)
         self.log_variance = nn.Parameter(torch.zeros(n_components), requires_grad=learned)
 
     @property
     def n_inputs(self) -> int:
-        """Outputs that the encoder has to have."""
+        """Number of encoder outputs per sample."""
         return self.n_components
 
     def forward(self, h: Tensor) -> DiagonalNormal:
@@ -96,13 +128,9 @@ class SharedPosterior(Posterior):
 class DiagonalPosterior(Posterior):
     """q(z|x) = N(nu(x), diag tau2(x)): the encoder gives nu and log tau2, (n, 2 k)."""
 
-    def __init__(self, n_components: int) -> None:
-        super().__init__()
-        self.n_components = n_components
-
     @property
     def n_inputs(self) -> int:
-        """Outputs that the encoder has to have."""
+        """Number of encoder outputs per sample."""
         return 2 * self.n_components
 
     def forward(self, h: Tensor) -> DiagonalNormal:
@@ -184,7 +212,8 @@ class SylvesterPosterior(Posterior):
         Reflections that Q is made of. None: `rank`, which give any Q.
     """
 
-    monitored = 64  # each takes as many draws as `fixed_noise` has
+    monitored = 64  # each takes `n_fixed_draws` draws
+    kl_is_sum = False
 
     strict: Tensor
     axes: Tensor
@@ -197,8 +226,7 @@ class SylvesterPosterior(Posterior):
         rank: int | None = None,
         n_householder: int | None = None,
     ) -> None:
-        super().__init__()
-        self.n_components = n_components
+        super().__init__(n_components)
         self.n_flows = _at_least_one("n_flows", n_flows)
         self.rank = min(n_components, 8) if rank is None else _at_least_one("rank", rank)
         if self.rank > n_components:
@@ -219,12 +247,17 @@ class SylvesterPosterior(Posterior):
 
     @property
     def n_inputs(self) -> int:
-        """Outputs that the encoder has to have."""
+        """Number of encoder outputs per sample."""
         return self.normal.n_inputs + self.n_flows * sum(self._sizes)
+
+    @classmethod
+    def n_fixed_draws(cls, n_components: int) -> int:
+        """Draws of each sample that the moments of q(z|x) are averages over."""
+        return n_draws_for(n_components)
 
     @property
     def _sizes(self) -> tuple[int, ...]:
-        """Of one flow: reflections; diagonals of R and R~; above these, R and R~; b."""
+        """Sizes of the inputs of one flow: reflections; diagonals of R and R~; above these, R and R~; b."""
         m, above = self.rank, len(self.strict)
         return self.n_householder * self.n_components, m, m, above, above, m
 
@@ -251,3 +284,11 @@ def _at_least_one(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}.")
     return value
+
+
+# Values of the parameters `variational_family` and `prior` of the VAEs.
+POSTERIORS: dict[str, type[Posterior]] = {
+    "diagonal": DiagonalPosterior,
+    "sylvester": SylvesterPosterior,
+}
+PRIORS: dict[str, type[nn.Module]] = {"standard": StandardPrior, "learned_variance": DiagonalPrior}

@@ -73,11 +73,10 @@ class ModelWriter(Writer):
         ]
 
     def _attribute(self, estimator: Any, name: str, value: Any, at: str) -> Tree:
-        if name == "net_" and hasattr(type(estimator), "module_"):
+        if name == "net_" and hasattr(estimator, "get_net_state"):
             if self.refused:  # of a network that cannot be made again no numbers are needed
                 return None
-            nets = import_module(f"{LIBRARY}.training.net_state")
-            return {"net": self.value(nets.numbers_of(estimator), f"{at}{name}")}
+            return {"net": self.value(estimator.get_net_state(), f"{at}{name}")}
         if name == REQUESTS:
             return {"requests": self.value(_requests_of(value), f"{at}{name}")}
         if not _is_attribute(type(estimator), name):
@@ -142,14 +141,12 @@ def _of_class(reader: ModelReader, kind: type, parameters: Tree, state: Tree, pa
 
 
 def _restore_net(reader: ModelReader, estimator: Any, tree: Tree, path: str) -> None:
-    if not (
-        hasattr(type(estimator), "module_") and isinstance(tree, dict) and set(tree) == {"net"}
-    ):
+    has_net = hasattr(estimator, "set_net_state")
+    if not (has_net and isinstance(tree, dict) and set(tree) == {"net"}):
         raise ValueError(f"{path} is no network of {type(estimator).__name__}.")
-    nets = import_module(f"{LIBRARY}.training.net_state")
     values = reader.value(tree["net"], path)
     with _as_value_error(path):
-        estimator.net_ = nets.restored(estimator, values, reader, path)
+        estimator.set_net_state(values, reader, path)
 
 
 def _set_requests(reader: ModelReader, estimator: Any, tree: Tree, path: str) -> None:

@@ -277,7 +277,7 @@ class VAENet(NeuralNet):
         """Whether every parameter is, and the noise variance that one is the logarithm of."""
         sums = [parameter.detach().sum() for parameter in self.module_.parameters()]
         likelihood: Any = getattr(self.module_, "likelihood", None)
-        if hasattr(likelihood, "noise_variance"):
+        if getattr(likelihood, "noise_variance", None) is not None:
             sums.append(likelihood.noise_variance.sum())
         return bool(torch.isfinite(torch.stack(sums)).all())
 

@@ -1,28 +1,31 @@
-"""What the history of a training tells of each epoch, summed on the device."""
+"""Monitors: what the training history records of each epoch, summed on the device."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
-from sklearn_vae.nn.distributions import LOG_2PI
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 
 
 class LatentMonitor:
-    """Bound, its parts, entropies of the latent space and active dimensions.
+    """Records the bound and its parts, entropies, active dimensions, and the likelihood's noise.
 
-    Averages over the rows of an epoch as they were trained on: the parameters change meanwhile. Of
-    flows, over 64 rows of each chunk of batches.
+    Bound and latents are averages over the samples of an epoch, while the parameters change; with
+    flows, the latents of 64 samples of each chunk of batches. The likelihood says what it records
+    of its noise at the end of the epoch.
 
     Parameters
     ----------
     log_scale : float
-        What the density of a row loses from the units of the networks to those of the data.
+        Difference of log densities in the units of the networks and in those of the data.
+    scale : float or array of shape (d,)
+        Divisor of the features, from data units to those of the networks.
+    recorded : tuple of str, default=()
+        Names of what the likelihood records.
     """
 
     names: tuple[str, ...] = (
@@ -33,10 +36,12 @@ class LatentMonitor:
         "prior_entropy",
         "active_dims",
     )
-    shown: tuple[str, ...] = ("bound", "kl", "active_dims")
+    shown: tuple[str, ...] = ("bound", "kl", "noise_variance", "active_dims")
 
-    def __init__(self, log_scale: float) -> None:
+    def __init__(self, log_scale: float, scale: Any, recorded: tuple[str, ...] = ()) -> None:
         self.log_scale = log_scale
+        self.scale = scale
+        self.names = (*self.names, *recorded)
         self.begin()
 
     def begin(self) -> None:
@@ -76,44 +81,7 @@ class LatentMonitor:
             "posterior_entropy": entropy / n_seen,
             "prior_entropy": module.prior().entropy().item(),
             "active_dims": sum(count > COLLAPSE_SHARE * n_seen for count in above),
-        }
-
-
-class NoiseMonitor(LatentMonitor):
-    """The same, with the noise variance at the end of the epoch, and its entropy.
-
-    Parameters
-    ----------
-    log_scale : float
-    scale : float or array of shape (d,)
-        That the rows were divided by.
-    """
-
-    names = (*LatentMonitor.names, "noise_variance", "noise_entropy")
-    shown = ("bound", "kl", "noise_variance", "active_dims")
-
-    def __init__(self, log_scale: float, scale: Any) -> None:
-        super().__init__(log_scale)
-        self.scale = scale
-
-    def record(
-        self,
-        module: Any,
-        n: int,
-        reconstruction: float,
-        kl: float,
-        reducer: Reducer = SINGLE_PROCESS,
-    ) -> dict[str, Any]:
-        """Values of an epoch of n rows; `reconstruction` and `kl` are averages."""
-        values = super().record(module, n, reconstruction, kl, reducer)
-        likelihood = module.likelihood
-        log_variance = likelihood.log_variance.detach().cpu().double().numpy()
-        noise = np.exp(log_variance) * self.scale**2
-        entropy = 0.5 * likelihood.n_features * (LOG_2PI + 1.0 + log_variance.mean())
-        return {
-            **values,
-            "noise_variance": noise if np.ndim(noise) else float(noise),
-            "noise_entropy": float(entropy) + self.log_scale,
+            **module.likelihood.record(self.scale, self.log_scale),
         }
 
 

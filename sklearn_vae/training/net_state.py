@@ -1,10 +1,7 @@
-"""What a network has learned, as numbers, and a net with these numbers again."""
+"""State of a trained net as arrays and numbers, and a net with this state."""
 
 from __future__ import annotations
 
-import copy
-import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,191 +11,154 @@ from numpy.typing import NDArray
 from skorch.history import History
 from torch import Tensor
 
-from sklearn_vae.serialization.decode import Reader, integer, place
-from sklearn_vae.serialization.fitted import check_positive
+from sklearn_vae.serialization.decode import Reader, integer
 from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.training.loop import VAENet
-from sklearn_vae.validation import is_integer, is_real
+from sklearn_vae.validation import is_real
 
-# What Adam knows of a parameter beside the count of its steps.
+Arrays = dict[str, NDArray[Any]]
+
+# State of Adam for a parameter, besides the count of its steps.
 AVERAGES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
-# What it is told. Else it has what depends on the device and on torch's version, and what a schedule
-# has added, which begins anew with each fit.
+# Settings of Adam. The others depend on the device and on torch's version, or are set by schedules,
+# which begin anew with each fit.
 SETTINGS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
 
 KEYS = {"module", "optimizer", "history", "generator", "seed", "operations"}
 FLOATS = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 
 
-def numbers_of(estimator: Any) -> dict[str, Any]:
-    """What the net of a fitted estimator has learned, and what training goes on from."""
-    net: VAENet = estimator.net_
-    with _quiet():
-        _as_of_fit(estimator)._check_parameters()
+def net_state(net: VAENet) -> dict[str, Any]:
+    """State of a net: what it has learned, and what its training depends on.
+
+    Raises
+    ------
+    TypeError
+        If its optimizer is not its own Adam.
+    """
     optimizer = net.optimizer_.state_dict()
     groups = optimizer["param_groups"]
     if type(net.optimizer_) is not Adam or len(groups) != 1:
         raise TypeError(
-            f"{type(estimator).__name__} cannot be saved with another optimiser than its own Adam "
-            f"with one group of parameters, got {net.optimizer_!r}."
+            "A net cannot be saved with another optimiser than its own Adam with one group of "
+            f"parameters, got {net.optimizer_!r}."
         )
     return {
-        "module": {name: _on_host(value) for name, value in net.module_.state_dict().items()},
+        "module": {name: _to_host(value) for name, value in net.module_.state_dict().items()},
         "optimizer": {
             "state": {
-                index: {name: _on_host(value) for name, value in state.items()}
+                index: {name: _to_host(value) for name, value in state.items()}
                 for index, state in optimizer["state"].items()
             },
             "group": {name: groups[0][name] for name in SETTINGS},
         },
         "history": list(net.history),
-        "generator": (net.generator_.device.type, _on_host(net.generator_.get_state())),
+        "generator": (net.generator_.device.type, _to_host(net.generator_.get_state())),
         "seed": net.seed,
         "operations": net.operations_,
     }
 
 
-def restored(estimator: Any, values: Any, reader: Reader, path: str) -> VAENet:
-    """A net with the numbers of another; ValueError where they do not fit the estimator."""
+def module_arrays(values: Any, path: str) -> Arrays:
+    """Arrays of the module in values of :func:`net_state`, by name, all of one precision."""
     if not isinstance(values, dict) or set(values) != KEYS:
         raise ValueError(f"{path} must have {', '.join(sorted(KEYS))}.")
-    state = _state_of(values["module"])
-    model = _as_of_fit(estimator)
-    with _quiet():
-        model._check_parameters()
-    _check_sizes(model, state, reader, path)
-    dtype = FLOATS[next(iter(state.values())).dtype]
-    make = model._blank_module(dtype)
-    device = place(model.device, reader.device, dtype)
+    arrays = values["module"]
+    if not (isinstance(arrays, dict) and arrays):
+        raise ValueError("a net must have a module.")
+    for name, array in arrays.items():
+        if not (isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype in FLOATS):
+            raise ValueError(f"module[{name!r}] must be an array of float32 or float64.")
+    if len({array.dtype for array in arrays.values()}) > 1:
+        raise ValueError("the numbers of a module must all be float32 or all float64.")
+    return arrays
+
+
+def dtype_of(arrays: Arrays) -> torch.dtype:
+    """Precision of a module with these arrays."""
+    return FLOATS[next(iter(arrays.values())).dtype]
+
+
+def products_on(device: torch.device, precision: str, dtype: torch.dtype) -> str | None:
+    """Precision of products in training, as a fit on the device would have it."""
+    if device.type != "cuda" or dtype == torch.float64:
+        return None
+    return {"auto": "tf32", "float64": "float32"}.get(precision, precision)
+
+
+def restored_net(
+    values: Any, factory: Callable[..., Any], reader: Reader, path: str, **options: Any
+) -> VAENet:
+    """Make a net from values of :func:`net_state`.
+
+    Parameters
+    ----------
+    values : dict
+        With arrays that :func:`module_arrays` has checked.
+    factory : callable
+        Makes the module; with `on="meta"` without numbers.
+    reader : Reader
+        Refuses what would take too much memory.
+    path : str
+        Place of the values in the file, for error messages.
+    **options
+        Of `VAENet`.
+
+    Raises
+    ------
+    ValueError
+        If the values do not fit the module.
+    """
     seed = integer(values["seed"], f"{path}['seed']", 0, 2**63 - 1)
     if not (is_real(values["operations"]) and values["operations"] > 0):
         raise ValueError(f"operations must be a number > 0, got {values['operations']!r}.")
     net = VAENet(
-        _module_with(state, make, reader, path),
-        **model._of_training(),
+        _restored_module(values["module"], factory, reader, path),
+        **options,
         seed=seed,
-        precision=_products(model.precision, device, dtype),
         operations=values["operations"],
-        lr=model.learning_rate,
-        max_epochs=model.max_epochs,
-        batch_size=model.batch_size,
-        device=str(device),
         verbose=0,
         train_split=None,
     ).initialize()
-    _check_noise(model)
-    net.module = make
-    # Of a version before some of them were parameters.
-    estimator._networks_of_fit = model._networks()
-    net.history_ = _history_of(values["history"])
+    net.module = factory
+    net.history_ = _history(values["history"])
     _load_optimizer(net, values["optimizer"], reader, path)
     _load_generator(net, values["generator"])
     return net
 
 
-def _module_with(
-    state: dict[str, NDArray[Any]], make: Callable[..., Any], reader: Reader, path: str
-) -> Any:
-    """A module with the numbers of another.
+def _restored_module(arrays: Arrays, factory: Callable[..., Any], reader: Reader, path: str) -> Any:
+    """Make a module with these arrays.
 
-    Its networks are laid out without a number first: what parameters claim costs nothing before
-    it is known that the file has it.
+    Its networks are first made without numbers, so that a size that is claimed takes no memory
+    before the file is known to have it.
     """
-    module = make(on="meta")
-    _check_state(module, state)
-    reader.charge(3 * sum(array.nbytes for array in state.values()), path)
-    # Copied to where torch has its own numbers: the place of numbers decides how sums round.
-    tensors = {name: torch.from_numpy(array).clone() for name, array in state.items()}
+    module = factory(on="meta")
+    _check_shapes(module, arrays)
+    reader.charge(3 * sum(array.nbytes for array in arrays.values()), path)
+    # Copied into memory that torch aligns: alignment decides how sums round.
+    tensors = {name: torch.from_numpy(array).clone() for name, array in arrays.items()}
     module.load_state_dict(tensors, assign=True)
     return module
 
 
-def _as_of_fit(estimator: Any) -> Any:
-    """The estimator with the parameters that its networks were made with; they may be others now.
-
-    Without its net, so that parameters are checked as for a first fit.
-    """
-    for name in ("_networks_of_fit", "n_features_in_", "n_components_", "mean_", "scale_"):
-        if name not in vars(estimator):
-            raise ValueError(f"a net is of a fitted model, and {name} is not there.")
-    twin = copy.copy(estimator)
-    vars(twin).pop("net_", None)
-    before = twin._networks_of_fit
-    if not isinstance(before, dict) or not set(before) <= set(twin._of_networks):
-        raise ValueError(f"_networks_of_fit must be among {', '.join(twin._of_networks)}.")
-    twin.warm_start = False
-    vars(twin).update(before)
-    return twin
-
-
-def _state_of(values: Any) -> dict[str, NDArray[Any]]:
-    """Arrays by name, all of one precision."""
-    if not (isinstance(values, dict) and values):
-        raise ValueError("a net must have a module.")
-    for name, array in values.items():
-        if not (isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype in FLOATS):
-            raise ValueError(f"module[{name!r}] must be an array of float32 or float64.")
-    if len({array.dtype for array in values.values()}) > 1:
-        raise ValueError("the numbers of a module must all be float32 or all float64.")
-    return values
-
-
-def _check_sizes(model: Any, state: dict[str, NDArray[Any]], reader: Reader, path: str) -> None:
-    """Raise ValueError where parameters claim more of a module than the file has."""
-    d, k = model.n_features_in_, model.n_components
-    if k != model.n_components_:
-        raise ValueError(f"n_components must be that of the fit, {model.n_components_}, got {k}.")
-    model._check_images()
-    check_positive(model.scale_, d, "scale_")
-    numbers = sum(array.size for array in state.values())
-    for name, size in {"n_components": k, "n_features_in_": d}.items():
-        if size > numbers:
-            raise ValueError(f"{name}={size} is more than the {numbers} numbers of the module.")
-    layers = [len(model._hidden_layer_sizes()), *map(_layers_of, (model.encoder, model.decoder))]
-    if max(layers) > len(state):
-        raise ValueError(f"parameters ask for {max(layers)} layers, the module has {len(state)}.")
-    if getattr(model, "variational_family", None) == "sylvester":
-        reader.charge(32.0 * k * max(32, k + 1), path)  # its fixed draws
-
-
-def _check_noise(model: Any) -> None:
-    """Raise ValueError unless there is a noise variance where the model has one for all rows."""
-    has_one = getattr(model, "noise_model", "heteroscedastic") != "heteroscedastic"
-    if has_one != ("noise_variance_" in vars(model)):
-        raise ValueError(f"noise_variance_ must {'' if has_one else 'not '}be there.")
-    if has_one:
-        check_positive(model.noise_variance_, model.n_features_in_, "noise_variance_")
-
-
-def _layers_of(factory: Any) -> int:
-    """Layers that a factory of this library would make, or fewer."""
-    fields = {} if isinstance(factory, str) else vars(factory)
-    counts = [value for name, value in fields.items() if "_per_" in name]
-    channels = fields.get("channels")
-    if not all(is_integer(count) and count >= 1 for count in counts):
-        raise ValueError(f"{factory!r} must have integers >= 1 where it counts.")
-    if channels is not None and not isinstance(channels, list | tuple):
-        raise ValueError(f"{factory!r} must have a list of channels.")
-    return math.prod(counts) * (1 if channels is None else len(channels))
-
-
-def _check_state(module: Any, state: dict[str, NDArray[Any]]) -> None:
+def _check_shapes(module: Any, arrays: Arrays) -> None:
     """Raise ValueError unless the shapes are those of the module."""
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    if set(expected) != set(state):
-        odd = min(set(expected) ^ set(state))
+    if set(expected) != set(arrays):
+        odd = min(set(expected) ^ set(arrays))
         what = "is missing" if odd in expected else "is none of the module that parameters ask for"
         raise ValueError(f"module[{odd!r}] {what}.")
     for name, shape in expected.items():
-        if state[name].shape != shape:
+        if arrays[name].shape != shape:
             raise ValueError(
                 f"module[{name!r}] must have the shape {shape} that parameters ask for, got "
-                f"{state[name].shape}."
+                f"{arrays[name].shape}."
             )
 
 
-def _history_of(rows: Any) -> History:
+def _history(rows: Any) -> History:
     if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
         return History(rows)
     raise ValueError("history must be a list of dicts.")
@@ -210,15 +170,15 @@ def _load_optimizer(net: VAENet, values: Any, reader: Reader, path: str) -> None
     if len(parts) != 2 or not (isinstance(state, dict) and isinstance(group, dict)):
         raise ValueError("optimizer must have a state and a group.")
     for name, value in group.items():
-        if name not in SETTINGS or not _alike(value, net.optimizer_.defaults[name]):
+        if name not in SETTINGS or not _is_like(value, net.optimizer_.defaults[name]):
             raise ValueError(f"optimizer has {name}={value!r}, which is none of Adam.")
-    loaded = _state_of_optimizer(state, net.optimizer_.param_groups[0]["params"])
+    loaded = _optimizer_tensors(state, net.optimizer_.param_groups[0]["params"])
     reader.charge(2 * sum(t.nbytes for part in loaded.values() for t in part.values()), path)
     own = net.optimizer_.state_dict()["param_groups"][0]
     net.optimizer_.load_state_dict({"state": loaded, "param_groups": [{**own, **group}]})
 
 
-def _alike(value: Any, of: Any) -> bool:
+def _is_like(value: Any, of: Any) -> bool:
     if isinstance(of, tuple):
         return isinstance(value, tuple) and len(value) == len(of) and all(map(is_real, value))
     if isinstance(of, bool):
@@ -226,7 +186,7 @@ def _alike(value: Any, of: Any) -> bool:
     return is_real(value)
 
 
-def _state_of_optimizer(
+def _optimizer_tensors(
     state: dict[Any, Any], parameters: list[Any]
 ) -> dict[int, dict[str, Tensor]]:
     loaded = {}
@@ -255,18 +215,6 @@ def _load_generator(net: VAENet, values: Any) -> None:
     generator.set_state(torch.from_numpy(state).clone())
 
 
-def _products(precision: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Of products in training, as a fit on the device would have it."""
-    if device.type != "cuda" or dtype == torch.float64:
-        return None
-    return {"auto": "tf32", "float64": "float32"}.get(precision, precision)
-
-
-def _on_host(value: Tensor) -> NDArray[Any]:
+def _to_host(value: Tensor) -> NDArray[Any]:
     host: NDArray[Any] = value.detach().cpu().numpy()
     return host
-
-
-def _quiet() -> Any:
-    """Within this no warnings: they are for who fits."""
-    return warnings.catch_warnings(action="ignore")

@@ -97,7 +97,7 @@ def test_scores_depend_on_neither_order_nor_company_of_rows(model, dtype):
 def test_blocks_of_rows_do_not_show(model, monkeypatch):
     model = clone(model).fit(X)
     whole = model.transform(X), model.score_samples(X), model.inverse_transform(X[:, :3])
-    monkeypatch.setattr("sklearn_vae.deep.base.ROWS_AT_ONCE", 50)
+    monkeypatch.setattr("sklearn_vae.deep.evaluation.SAMPLES_PER_BLOCK", 50)
     blocks = model.transform(X), model.score_samples(X), model.inverse_transform(X[:, :3])
     for a, b in zip(whole, blocks, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11)

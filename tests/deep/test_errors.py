@@ -53,11 +53,11 @@ BAD_OF_VAE = [
     ({"noise_variance_init": -1}, "noise_variance_init must be None or a positive float"),
     (
         {"noise_model": "diagonal", "noise_variance": [1.0, -1.0]},
-        "noise_variance must be None, a positive float or an array of them, one a feature",
+        "noise_variance must be None, a positive float or an array of them, one per feature",
     ),
     (
         {"noise_model": "diagonal", "noise_variance_init": [1.0, 1.0]},
-        "noise_variance_init must have one number a feature, n_features=8, got 2",
+        "noise_variance_init must have one number per feature, n_features=8, got 2",
     ),
     (
         {"noise_variance": 1.0, "noise_variance_init": 2.0},
@@ -223,7 +223,7 @@ def test_two_interrupts_after_training_give_up(monkeypatch):
         raise KeyboardInterrupt
 
     model = DeepGaussianVAE(3, **SMALL)
-    monkeypatch.setattr(DeepGaussianVAE, "_diagnose", interrupted)
+    monkeypatch.setattr(DeepGaussianVAE, "_set_diagnostics", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.fit(X)
     assert not hasattr(model, "net_")
@@ -290,7 +290,7 @@ def test_an_interrupt_after_training_keeps_it(model, monkeypatch):
     expected = parameters_of(copy.deepcopy(model).fit(X))
     late = copy.deepcopy(model).set_params(callbacks=[InterruptAtEnd()]).fit(X)
     np.testing.assert_array_equal(parameters_of(late), expected)
-    calls, diagnose = [], type(model)._diagnose
+    calls, diagnose = [], type(model)._set_diagnostics
 
     def interrupted(self, rows, reducer):
         calls.append(0)
@@ -298,7 +298,7 @@ def test_an_interrupt_after_training_keeps_it(model, monkeypatch):
             raise KeyboardInterrupt
         diagnose(self, rows, reducer)
 
-    monkeypatch.setattr(type(model), "_diagnose", interrupted)
+    monkeypatch.setattr(type(model), "_set_diagnostics", interrupted)
     later = copy.deepcopy(model).fit(X)
     np.testing.assert_array_equal(parameters_of(later), expected)
     assert len(calls) == 2

@@ -1,0 +1,68 @@
+"""Trained networks applied to samples, a block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sklearn_vae.training.devices import place_of, products_in, threads_worth
+from sklearn_vae.training.loop import VAENet
+
+Array = NDArray[Any]
+
+# Samples in a block at most, and numbers in its widest array.
+SAMPLES_PER_BLOCK = 2048
+NUMBERS_PER_BLOCK = 2**22
+
+
+def block_size(width: int) -> int:
+    """Number of samples in a block whose widest array has `width` numbers per sample."""
+    return max(1, min(SAMPLES_PER_BLOCK, NUMBERS_PER_BLOCK // width))
+
+
+@contextmanager
+def evaluating(net: VAENet) -> Iterator[None]:
+    """Within this, torch has the threads that a block is worth, and on CUDA no TF32."""
+    on_cuda = place_of(net.module_)[0].type == "cuda"
+    threads = threads_worth(net.operations_ * SAMPLES_PER_BLOCK)
+    with threads, products_in("float32" if on_cuda else None):
+        yield
+
+
+@torch.no_grad()
+def evaluate_blocks(
+    net: VAENet, blocks: Iterator[slice], function: Callable[[slice], Tensor], name: str
+) -> Array:
+    """Results of a function of each block, concatenated.
+
+    Parameters
+    ----------
+    net : VAENet
+    blocks : iterator of slice
+    function : callable
+        Returns a tensor with one entry or row per sample of a block.
+    name : str
+        Name of the samples in error messages.
+
+    Raises
+    ------
+    ValueError
+        If a result is not finite; a bound may be -inf.
+    """
+    with evaluating(net):
+        results = torch.cat([function(block) for block in blocks]).cpu().numpy()
+    bad = ~np.isfinite(results)
+    if results.ndim == 1:  # a bound may be below the range of its dtype
+        bad &= results != -np.inf
+    if bad.any():
+        raise ValueError(
+            f"{name} must have rows nearer to those of training: of row "
+            f"{np.argwhere(bad)[0, 0]} the networks make {results[bad][0]} in {results.dtype}."
+        )
+    return results

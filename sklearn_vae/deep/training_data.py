@@ -1,0 +1,99 @@
+"""Data of one fit of a deep model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sklearn_vae.deep.checks import without_name
+from sklearn_vae.serialization.checkpoint import Checkpoint
+from sklearn_vae.training.callbacks import Snapshot
+from sklearn_vae.training.distributed import Reducer
+
+Array = NDArray[Any]
+
+# Parameters that may differ between processes which fit together; but all save checkpoints, or
+# none, and all keep the same snapshots.
+OWN_PARAMETERS = ("callbacks", "checkpoint", "device", "random_state", "verbose")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Data of one fit, and where and with whom it runs.
+
+    Attributes
+    ----------
+    train : Tensor of shape (n_samples, n_features)
+        Samples to train on, in the units of the networks, on the device.
+    valid : Tensor of shape (n_valid, n_features) or None
+        Samples held out for early stopping.
+    device : torch.device
+    products : str or None
+        Precision of products in training, where that is not the precision of the samples.
+    seed : int
+        Fixes the first weights, the order of samples and the noise.
+    checkpoint : Checkpoint or None
+    reducer : Reducer
+        Of the processes that fit together.
+    """
+
+    train: Tensor
+    valid: Tensor | None
+    device: torch.device
+    products: str | None
+    seed: int
+    checkpoint: Checkpoint | None
+    reducer: Reducer
+
+
+def shared_settings(model: Any, X: Array, start: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what must be equal in all processes that fit together.
+
+    Parameters
+    ----------
+    model : DeepModel
+    X : array of shape (n_samples, n_features)
+    start : dict or None
+        State of the net at the beginning of a warm start.
+    """
+    parameters = model.get_params(deep=False)
+    names = getattr(model, "feature_names_in_", None)
+    callbacks = map(without_name, model.callbacks or [])
+    return {
+        **{name: v for name, v in parameters.items() if name not in OWN_PARAMETERS},
+        "n_features": X.shape[1],
+        "feature_names": None if names is None else names.tolist(),
+        "dtype": X.dtype.name,
+        "checkpoint": None if model.checkpoint is None else "a folder",
+        "snapshots": [c.epochs for c in callbacks if isinstance(c, Snapshot)],
+        "last_fit": start and {**start, "generator": None},
+    }
+
+
+def split(n: int, fraction: float | None, random_state: np.random.RandomState) -> tuple[Any, Any]:
+    """Indices of the samples to train on, and of those held out for early stopping.
+
+    Parameters
+    ----------
+    n : int
+        Number of samples.
+    fraction : float or None
+        Share to hold out. None: nothing is.
+    random_state : RandomState
+    """
+    if fraction is None:
+        return np.arange(n), np.arange(0)
+    n_held_out = math.ceil(fraction * n)
+    if n_held_out > n - 2:
+        raise ValueError(
+            f"early_stopping holds out {n_held_out} of {n} rows with "
+            f"validation_fraction={fraction!r}, and needs two to train on."
+        )
+    order = random_state.permutation(n)
+    return order[n_held_out:], order[:n_held_out]
