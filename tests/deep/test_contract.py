@@ -187,7 +187,7 @@ def test_a_warm_start_goes_on(model):
     whole = clone(model).set_params(max_epochs=6, early_stopping=False)
     if isinstance(model, DeepVAE):
         whole.set_params(kl_warmup_epochs=0)
-    noise = getattr(model, "noise_model", "heteroscedastic")
+    noise = model.get_params().get("noise_model", "heteroscedastic")
     if noise != "heteroscedastic" and model.noise_update == "closed_form":
         whole.set_params(noise_variance=0.5)  # else each fit ends at its optimum
     halves = clone(whole).set_params(max_epochs=3, warm_start=True)
