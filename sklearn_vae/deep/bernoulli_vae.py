@@ -160,6 +160,7 @@ class DeepBernoulliVAE(DeepVAE):
     """
 
     observation_family = "bernoulli"
+    noise_model = "heteroscedastic"
 
     def __init__(
         self,
