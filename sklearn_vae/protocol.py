@@ -65,7 +65,8 @@ class LatentModel(EncoderDecoder, ABC):
 
     # "gaussian" or "bernoulli": the distribution of a feature given z.
     observation_family: str = "gaussian"
-    # Gaussian noise: "scalar", "diagonal" or, where it depends on z, "heteroscedastic".
+    # Structure of the variance of p(x|z): "scalar", "diagonal" or, where it depends on z as it does
+    # with "bernoulli", "heteroscedastic".
     noise_model: str = "scalar"
     # The noise variance that was held fixed; None where it was estimated.
     noise_variance: Any = None
@@ -128,8 +129,7 @@ class LatentModel(EncoderDecoder, ABC):
     @property
     def shared_noise_variance(self) -> Any:
         """Noise variance for all z, a float or an array of shape (n_features,); None without."""
-        shared = self.observation_family == "gaussian" and self.noise_model != "heteroscedastic"
-        return self.noise_variance_ if shared else None
+        return None if self.noise_model == "heteroscedastic" else self.noise_variance_
 
     @property
     def feature_scale(self) -> Any:

@@ -158,6 +158,7 @@ class DeepBernoulliVAE(DeepVAE):
     """
 
     observation_family = "bernoulli"
+    noise_model = "heteroscedastic"
 
     def __init__(
         self,

@@ -25,12 +25,12 @@ WIDEST, APART = 56.0, 12.0
 BLUE, PURPLE = "#0072b2", "#cc79a7"
 
 
-def kl_chart(found: Collapse) -> str:
+def kl_chart(collapse: Collapse) -> str:
     """KL per dimension, the largest first, on grey where collapsed; linear, then logarithmic."""
-    order = np.argsort(-found.kl_per_dim, kind="stable")
-    kl, k = found.kl_per_dim[order], found.n_components
+    order = np.argsort(-collapse.kl_per_dim, kind="stable")
+    kl, k = collapse.kl_per_dim[order], collapse.n_components
     kl = np.nan_to_num(kl, nan=0.0, posinf=np.inf)  # of what is not known there is no bar
-    unit = found.epsilon or COLLAPSE_KL
+    unit = collapse.epsilon or COLLAPSE_KL
     finite = kl[np.isfinite(kl)]
     top = 1.5 * max([100 * unit, *finite])  # every KL may be infinite
 
@@ -40,25 +40,25 @@ def kl_chart(found: Collapse) -> str:
 
     wide = (RIGHT - LEFT) / max(k, 1)
     middle = LEFT + wide * (np.arange(k) + 0.5)
-    gone = middle[np.isin(order, found.collapsed)]
+    gone = middle[np.isin(order, collapse.collapsed)]
     decades = 10.0 ** np.arange(math.ceil(math.log10(4 * unit)), math.log10(top))
     ticks = [0.0, unit, *decades]
     parts = [
         _bars(gone, TOP, np.full(len(gone), BOTTOM), min(wide, WIDEST / 0.8), "#8884"),
         _bars(middle, BOTTOM, height(kl), _filled(wide, k), BLUE),
         _ticks((float(height(tick)), f"{tick:g}") for tick in ticks),
-        _rule(float(height(found.epsilon)), 'stroke-dasharray="4 3"'),
-        _below(f"latent dimensions by KL, {k}; on grey collapsed, {len(found.collapsed)}"),
+        _rule(float(height(collapse.epsilon)), 'stroke-dasharray="4 3"'),
+        _below(f"latent dimensions by KL, {k}; on grey collapsed, {len(collapse.collapsed)}"),
     ]
     return _svg("KL per dimension (nats); dashed: epsilon", parts)
 
 
-def gap_chart(found: Entropies) -> str:
+def gap_chart(entropies: Entropies) -> str:
     """The parts of bound less sum of entropies: of the noise, and of each dimension."""
-    heights = np.nan_to_num(np.append(found.gap.noise, found.gap.dimensions))
+    heights = np.nan_to_num(np.append(entropies.gap.noise, entropies.gap.dimensions))
     k = len(heights) - 1
     # What is far below the tolerance is not to look like something.
-    least = 0.1 * found.tolerance or 1e-9
+    least = 0.1 * entropies.tolerance or 1e-9
     low, high = min(-least, heights.min()), max(least, heights.max())
     scale = (BOTTOM - TOP) / (high - low)
     zero = TOP + high * scale
@@ -78,7 +78,7 @@ def gap_chart(found: Entropies) -> str:
         _rule(zero),
         _below(f"noise (left) {heights[0]:+.3f}, latent dimensions {heights[1:].sum():+.3f}"),
     ]
-    return _svg(f"Bound less sum of entropies {found.gap.total:+.3f}, in parts (nats)", parts)
+    return _svg(f"Bound less sum of entropies {entropies.gap.total:+.3f}, in parts (nats)", parts)
 
 
 def _filled(wide: float, k: int) -> float:

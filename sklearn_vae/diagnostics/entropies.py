@@ -33,7 +33,7 @@ NAMED = 5
 
 @dataclass(frozen=True, eq=False)
 class Entropies:
-    """The bound of some rows beside the sum of entropies that it has at a stationary point.
+    """The bound of some samples, and the sum of entropies that it has at a stationary point.
 
     Nats per sample throughout.
 
@@ -238,9 +238,9 @@ def _verdicts(
     tolerance: float,
 ) -> tuple[str, ...]:
     total = noise_gain + float(dimension_gains.sum())
-    found = [(noise_gain, _noise_verdict(model, terms, gap.noise, noise_gain))]
+    gains = [(noise_gain, _noise_verdict(model, terms, gap.noise, noise_gain))]
     for h, gain in enumerate(dimension_gains):
-        found.append(
+        gains.append(
             (
                 gain,
                 (
@@ -252,8 +252,8 @@ def _verdicts(
     if total <= tolerance:
         verdicts = [f"converged: other scales would add {total:.2g} nats in all"]
     else:
-        least = tolerance / len(found)
-        verdicts = [text for gain, text in sorted(found, key=lambda f: -f[0]) if gain > least]
+        least = tolerance / len(gains)
+        verdicts = [text for gain, text in sorted(gains, key=lambda pair: -pair[0]) if gain > least]
     for name in gap.active_bounds:
         verdicts.append(f"a bound on log-variances is active: that of the {name}")
     return tuple(verdicts)

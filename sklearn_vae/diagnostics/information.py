@@ -106,7 +106,7 @@ def _log_ratios(z: Array, own: Array, mean: Array, variance: Array) -> Array:
     slope = -2.0 * precision * mean
     # -2 log q(z|x_j) less what all of them share; precise to rounding of |z|^2 / variance.
     offset = (np.log(variance) - 0.5 * mean * slope).sum(axis=1)
-    found = np.empty(len(z))
+    ratios = np.empty(len(z))
     step = max(1, AT_ONCE // n)
     for start in range(0, len(z), step):
         rows = slice(start, start + step)
@@ -114,10 +114,10 @@ def _log_ratios(z: Array, own: Array, mean: Array, variance: Array) -> Array:
         distance += (z[rows] ** 2) @ precision.T
         distance += offset
         least = distance.min(axis=1)
-        of_own = distance[np.arange(len(distance)), own[rows]] - least
+        own_distance = distance[np.arange(len(distance)), own[rows]] - least
         distance -= least[:, None]
         distance *= -0.5
         # The own term is among those summed: the ratio is at most n, whatever the rounding.
         sums = np.exp(distance, out=distance).sum(axis=1)
-        found[rows] = np.log(n / sums) - 0.5 * of_own
-    return found
+        ratios[rows] = np.log(n / sums) - 0.5 * own_distance
+    return ratios

@@ -79,8 +79,8 @@ class GaussianReference:
     @cached_property
     def bound(self) -> float:
         """Log-likelihood of the rows seen, in nats per sample."""
-        found = self.bound_at(self.noise_variance)
-        return max(found, self._factor_analysis) if np.ndim(self.scale) else found
+        bound = self.bound_at(self.noise_variance)
+        return max(bound, self._factor_analysis) if np.ndim(self.scale) else bound
 
     def bound_at(self, noise_variance: float) -> float:
         """That of pPCA with this sigma2, all else at its optimum."""
@@ -93,15 +93,15 @@ class GaussianReference:
 
     @property
     def _factor_analysis(self) -> float:
-        """The same with a noise variance a feature, each at least `LEAST_NOISE`."""
+        """The same with a noise variance per feature, each at least `LEAST_NOISE`."""
         seen = (self.seen / self.scale).astype(np.float64)
         k = max(self.ppca.n_components_, 1)
         with warnings.catch_warnings():  # a bar that is a little too low is one
             warnings.simplefilter("ignore", ConvergenceWarning)
             fa = FactorAnalysis(k, max_iter=100, random_state=0).fit(seen)
         std = np.sqrt(np.maximum(fa.noise_variance_, LEAST_NOISE))
-        of_noise = LowRankGaussian(fa.mean_ / std, (fa.components_ / std).T, 1.0)
-        return float(of_noise.log_prob(seen / std).mean() - np.log(std).sum()) - self._log_scale
+        density = LowRankGaussian(fa.mean_ / std, (fa.components_ / std).T, 1.0)
+        return float(density.log_prob(seen / std).mean() - np.log(std).sum()) - self._log_scale
 
     @property
     def baseline(self) -> float:

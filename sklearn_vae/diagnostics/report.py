@@ -18,20 +18,20 @@ NAMED = 12
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """One thing that the latent space did, and what speaks for it.
+    """A finding about the latent space, with its evidence.
 
     Attributes
     ----------
-    category : {"i", "ii", "iii", "v", "unfinished", "objective", "noise"}
-        Of the taxonomy of Dai et al.; or that training has not ended, or was not of the bound, or
-        that the noise variance is off, with no dimension lost for it.
+    category : str
+        Roman numeral of the taxonomy of Dai et al., or a word for what it does not cover:
+        "unfinished", "objective", "noise".
     title : str
     harmful : bool
         Whether the model is worse for it.
     evidence : tuple of str
         Sentences.
     numbers : dict of str to float
-        That they rest on.
+        Numbers that they rest on.
     advice : tuple of str
         What to try, the most promising first.
     """
@@ -142,7 +142,7 @@ class CollapseReport:
 
 
 def _titled(finding: Finding) -> str:
-    roman = finding.category in ("i", "ii", "iii", "v")
+    roman = set(finding.category) <= set("iv")
     return f"({finding.category}) {finding.title}" if roman else finding.title
 
 

@@ -43,8 +43,8 @@ def diagnose(
 
     Parameters
     ----------
-    estimator : PPCA, PPCACV, LinearVAE, BernoulliPPCA, DeepGaussianVAE, DeepBernoulliVAE or \
-            DeepAutoencoder
+    estimator : PPCA, PPCACV, LinearVAE, BernoulliPPCA, DeepGaussianVAE, DeepBernoulliVAE, \
+            DeepAutoencoder, or any object with `posterior`, `conditional` and `score_samples`
         Fitted.
     X : array-like of shape (n, d)
         The rows it was trained on, complete. pPCA is fitted to them, and to others the comparison

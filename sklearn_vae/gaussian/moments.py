@@ -93,15 +93,11 @@ class Moments:
         if self.dtype not in ("", "float64", "float32"):
             raise ValueError(f"dtype must be 'float64' or 'float32', got {self.dtype!r}.")
         eps = float(xp.finfo(self.mean.dtype).eps)
-        self._set(precision=self.precision.coarser(Precision(eps)))
-        if not self.dtype:
-            self._set(dtype=float_name(self.mean))
-        if self.count == 0.0 < self.n:
-            self._set(count=float(max(self.n, d)))
-
-    def _set(self, **fields: Any) -> None:
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
+        self.__dict__.update(  # the instance is frozen
+            precision=self.precision.coarser(Precision(eps)),
+            dtype=self.dtype or float_name(self.mean),
+            count=self.count or (float(max(self.n, d)) if self.n else 0.0),
+        )
 
     @classmethod
     def of(cls, X: Array, weights: Array | None = None, *, check_finite: bool = True) -> Moments:

@@ -147,6 +147,7 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
     """
 
     observation_family = "bernoulli"
+    noise_model = "heteroscedastic"
 
     def __init__(
         self,

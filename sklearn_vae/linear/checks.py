@@ -5,15 +5,14 @@ from typing import Any
 from array_api_compat import array_namespace, is_numpy_namespace
 from scipy import sparse
 
-from sklearn_vae.gaussian import eigensolvers
 from sklearn_vae.gaussian.centred import CentredData
+from sklearn_vae.gaussian.eigensolvers import components_wanted
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.validation import (
     check_finite,
     check_memory,
     has_nan,
     is_integer,
-    is_memory_mapped,
     is_real,
 )
 
@@ -47,11 +46,6 @@ def check_mle(n_components: Any, n_samples: float, n_features: int) -> None:
             "n_components='mle' needs n_samples >= n_features >= 2, "
             f"got n_samples={n_samples:g} and n_features={n_features}."
         )
-
-
-def choose_solver(X: Any, n_components: Any, svd_solver: str) -> str:
-    """Solver that "auto" stands for with X; any other passes through."""
-    return eigensolvers.choose_solver(X, n_components, svd_solver, mapped=is_memory_mapped(X))
 
 
 def check_sums(sums: Moments | CentredData, X: Any, *, missing: str = "") -> None:
@@ -114,7 +108,7 @@ def check_fits_together(
 def check_components_fit(shape: tuple[int, int], n_components: Any, solver: str) -> None:
     """Raise MemoryError where the components that a solver holds do not fit into memory."""
     n, d = shape
-    most = eigensolvers.components_wanted(n_components, min(n, d) - (solver == "arpack"))
+    most = components_wanted(n_components, min(n, d) - (solver == "arpack"))
     instead = "Choose a smaller n_components."
     check_memory(16 * most * d, f"{most} components of {d} features", instead)
 

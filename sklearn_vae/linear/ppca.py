@@ -20,6 +20,7 @@ from sklearn_vae.gaussian.arrays import (
 from sklearn_vae.gaussian.centred import dense
 from sklearn_vae.gaussian.eigensolvers import (
     SVD_SOLVERS,
+    choose_solver,
     count_components,
     decompose_summary,
     summarise,
@@ -32,8 +33,6 @@ from sklearn_vae.linear.checks import (
     check_n_components,
     check_solver_takes,
     check_squares_fit,
-    check_sums,
-    choose_solver,
 )
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments, map_samples
@@ -286,17 +285,19 @@ class PPCA(ExactPosteriorModel):
             return self._decompose_moments(dask_moments(self, X, sample_weight))
         X = self._check_rows(X, reset=True, min_samples=2)
         kept, weights, count, n_samples = weighted_rows(X, sample_weight, at_least=2)
-        solver = choose_solver(kept, self.n_components, self.svd_solver)
+        mapped = is_memory_mapped(kept)
+        solver = choose_solver(kept, self.n_components, self.svd_solver, mapped=mapped)
         check_solver_takes(kept, solver)
         if solver == "covariance_eigh":
             check_squares_fit(f"svd_solver={solver!r}", min(kept.shape), X=kept)
         weights = weights if weights is None else weights / scale_of(weights)
-        summary = summarise(kept, solver, weights, mapped=is_memory_mapped(kept))
+        summary = summarise(kept, solver, weights, mapped=mapped)
         # NaN shows in the sums, so that no pass over X is needed that looks for it.
-        if not summary.is_finite and self._has_missing(X):
+        if not summary.is_finite:
+            if not self._has_missing(X):
+                summary.check_finite()
             del summary
             return self._decompose_missing(X, sample_weight)
-        check_sums(summary, kept)
         counted = max(count, round(n_samples))
         check_fits_together((counted, X.shape[1]), n_samples, self.n_components, solver)
         if not isinstance(summary, Moments):
@@ -461,7 +462,7 @@ class PPCA(ExactPosteriorModel):
                 "partial_fit takes no missing values, but X contains NaN: fit takes them, of "
                 "all rows at once, and impute fills them."
             )
-        check_sums(moments, X)
+        moments.check_finite()
         return moments
 
     @classmethod

@@ -11,11 +11,11 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
-from sklearn_vae.gaussian.eigensolvers import decompose
+from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
 from sklearn_vae.gaussian.em import averages, expectation_maximization
 from sklearn_vae.gaussian.observed import IncompleteData, Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum, with_positive_peaks
-from sklearn_vae.linear.checks import check_squares_fit, choose_solver
+from sklearn_vae.linear.checks import check_squares_fit
 from sklearn_vae.validation import is_integer
 
 # A latent dimension whose column has less than this share of sigma2 carries nothing.

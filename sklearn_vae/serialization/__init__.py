@@ -9,8 +9,9 @@ A file is a safetensors file: arrays are its tensors, all else is JSON in its me
 - ``model``: the estimator, a tree (see ``sklearn_vae.serialization.encode``) of its parameters and of
   what its fit has set.
 
-Only the classes that are listed in ``sklearn_vae.serialization.models`` are made of it, by name: this
-library's, and the scalers of scikit-learn that are steps of a ``DensityPipeline``.
+Only the classes that are listed in ``sklearn_vae.public`` and ``sklearn_vae.serialization.models``
+are made of it, by name: this library's, and the scalers of scikit-learn that are steps of a
+``DensityPipeline``.
 
 What a version of the library promises about files of others:
 

@@ -8,9 +8,9 @@ from scipy import sparse
 from sklearn.model_selection import KFold
 
 from sklearn_vae import PPCA, PPCACV
-from sklearn_vae.linear.checks import choose_solver
+from sklearn_vae.gaussian.eigensolvers import choose_solver
 from sklearn_vae.linear.folds import MomentFolds
-from sklearn_vae.validation import check_finite, has_nan
+from sklearn_vae.validation import check_finite, has_nan, is_memory_mapped
 from tests.linear.rows import make_rows
 
 # The last feature is 0 everywhere, and so in every component.
@@ -130,8 +130,9 @@ def test_a_file_is_not_read_twenty_times(tmp_path):
         ((10_000, 1000), "covariance_eigh", "covariance_eigh"),
     ]:
         rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-        assert choose_solver(rows, 20, "auto") == mapped
-        assert choose_solver(np.empty(shape, dtype=np.uint8), 20, "auto") == in_memory
+        assert choose_solver(rows, 20, mapped=is_memory_mapped(rows)) == mapped
+        rows = np.empty(shape, dtype=np.uint8)
+        assert choose_solver(rows, 20, mapped=is_memory_mapped(rows)) == in_memory
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

@@ -7,7 +7,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, loa
 from sklearn.decomposition import PCA
 
 from sklearn_vae import PPCA
-from sklearn_vae.linear.checks import choose_solver
+from sklearn_vae.gaussian.eigensolvers import choose_solver
 
 SHARED = [
     "components_",

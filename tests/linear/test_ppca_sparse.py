@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
 from sklearn_vae import PPCA
-from sklearn_vae.linear.checks import choose_solver
+from sklearn_vae.gaussian.eigensolvers import choose_solver
 from sklearn_vae.validation import is_memory_mapped
 from tests.linear.rows import make_rows, random_sparse
 
@@ -211,9 +211,12 @@ class TestMemoryMapped:
         assert is_memory_mapped(mapped)
         assert is_memory_mapped(mapped[3:, 1:].T)
         assert not is_memory_mapped(mapped.copy())
-        assert choose_solver(mapped, 2, "auto") == "covariance_eigh"
-        assert choose_solver(mapped[:20], 2, "auto") == "covariance_eigh"
-        assert choose_solver(mapped[:20].copy(), 2, "auto") == "full"
+        for rows, solver in (
+            (mapped, "covariance_eigh"),
+            (mapped[:20], "covariance_eigh"),
+            (mapped[:20].copy(), "full"),
+        ):
+            assert choose_solver(rows, 2, mapped=is_memory_mapped(rows)) == solver
 
     @pytest.fixture(params=["float64", "float32", "uint8", "float16"])
     def mapped(self, request, tmp_path):
@@ -353,8 +356,6 @@ class TestMemory:
         code = """
 import numpy as np
 from sklearn_vae import PPCA
-from sklearn_vae.linear.checks import choose_solver
-from sklearn_vae.validation import is_memory_mapped
 from sklearn_vae.linear.checks import SQUARES_HELD
 
 def peak():

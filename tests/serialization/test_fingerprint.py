@@ -311,14 +311,14 @@ def test_large_arrays_are_taken_in_parts(monkeypatch):
 def test_every_process_has_the_same():
     # But for the weights of a layer, which are drawn.
     code = (
-        "from tests.test_fingerprint import VALUES, fingerprint; "
+        "from tests.serialization.test_fingerprint import VALUES, fingerprint; "
         "print(*map(fingerprint, VALUES[:-2]))"
     )
     found = [
         subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "PYTHONHASHSEED": seed},
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
             check=True,
