@@ -6,7 +6,7 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,13 @@ from sklearn_vae.deep.checks import (
     check_training_parameters,
     checked_layer_sizes,
 )
-from sklearn_vae.deep.evaluation import block_size, evaluate_blocks, evaluating
+from sklearn_vae.deep.evaluation import (
+    block_size,
+    evaluate_blocks,
+    evaluating,
+    history_arrays,
+    keep_snapshots,
+)
 from sklearn_vae.deep.networks_of_fit import (
     check_same_networks,
     network_parameters,
@@ -36,7 +42,7 @@ from sklearn_vae.deep.networks_of_fit import (
 from sklearn_vae.deep.training_data import TrainingData, shared_settings, split
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.serialization.decode import Reader
-from sklearn_vae.training.callbacks import Progress, Snapshot, StopEarly
+from sklearn_vae.training.callbacks import Progress, StopEarly
 from sklearn_vae.training.checkpointing import Keeper, start_of, state_of
 from sklearn_vae.training.devices import choose_place, place_of
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Processes, Reducer
@@ -112,7 +118,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             diverged = self._evaluate(data) or diverged
             if data.checkpoint is not None and complete and diverged is None:
                 data.checkpoint.save(state_of(self.net_), finished=True)
-            self._keep_snapshots(data)
+            keep_snapshots(self, data)
             self.net_.kept_ = []
         if diverged is not None:
             raise diverged
@@ -334,7 +340,8 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         error, interrupted = None, False
         while True:
             try:
-                self._set_history()
+                self.history_ = history_arrays(self.net_)
+                self.n_iter_ = len(self.net_.history)
                 with evaluating(self.net_), data.reducer.interrupts_as_errors():
                     self._set_diagnostics(data.train, data.reducer)
                 return error
@@ -346,39 +353,6 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 if not self.net_.kept_:
                     raise
                 error = self.net_.diverged()
-
-    def _set_history(self) -> None:
-        rows = list(self.net_.history)
-        names = [*self.net_.monitor.names, "beta", "seconds"]
-        hidden = {"batches", "epoch", "train_loss", "valid_loss", *names}
-        names += dict.fromkeys(name for row in rows for name in row if name not in hidden)
-        self.history_ = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
-        self.n_iter_ = len(rows)
-
-    def _keep_snapshots(self, data: TrainingData) -> None:
-        """Set `snapshots_` to the models after the epochs that callbacks ask for."""
-        callbacks = [c for _, c in self.net_.callbacks_ if isinstance(c, Snapshot)]
-        if "snapshots_" in vars(self):  # of an earlier fit
-            delattr(self, "snapshots_")
-        if not callbacks:
-            return
-        states = {e: state for c in callbacks for e, state in c.states_.items()}
-        snapshots = {}
-        with suppress(KeyboardInterrupt), data.reducer.interrupts_as_errors():
-            for epoch in [e for e in states if e <= self.n_iter_]:
-                model = copy.copy(self)
-                model.net_ = self.net_.as_it_was(epoch, states[epoch], data.reducer)
-                try:
-                    model._evaluate(data)
-                    snapshots[epoch] = model
-                except FloatingPointError:
-                    warnings.warn(
-                        f"The model after epoch {epoch} gives no finite bound and is not kept.",
-                        stacklevel=4,
-                    )
-        for callback in callbacks:
-            callback.states_ = {}
-        self.snapshots_ = snapshots
 
     def _map_samples(self, X: Any, function: Callable[[Tensor], Tensor]) -> Array:
         """Apply a function to samples in the units of the networks, a block at a time."""
