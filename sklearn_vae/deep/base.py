@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -20,8 +19,6 @@ from skorch.helper import predefined_split
 from torch import Tensor
 
 from sklearn_vae.deep.checks import (
-    check_image_shape,
-    check_memory_of_fit,
     check_network_parameters,
     check_training_parameters,
     checked_layer_sizes,
@@ -34,20 +31,19 @@ from sklearn_vae.deep.evaluation import (
     keep_snapshots,
 )
 from sklearn_vae.deep.networks_of_fit import (
-    check_same_networks,
     network_parameters,
     restored_model_net,
     state_of_model,
 )
-from sklearn_vae.deep.training_data import TrainingData, shared_settings, split
-from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
+from sklearn_vae.deep.training_data import TrainingData, prepare
+from sklearn_vae.serialization.checkpoint import check_checkpoint
 from sklearn_vae.serialization.decode import Reader
 from sklearn_vae.training.callbacks import Progress, StopEarly
-from sklearn_vae.training.checkpointing import Keeper, start_of, state_of
-from sklearn_vae.training.devices import choose_place, place_of
+from sklearn_vae.training.checkpointing import Keeper, state_of
+from sklearn_vae.training.devices import place_of
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Processes, Reducer
 from sklearn_vae.training.loop import VAENet
-from sklearn_vae.training.scaling import center_and_scale, check_units, in_units
+from sklearn_vae.training.scaling import center_and_scale
 from sklearn_vae.validation import all_or_nothing, check_latents, checked_data
 
 Array = NDArray[Any]
@@ -110,7 +106,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         warm = self.warm_start and hasattr(self, "net_")
         keep_net = self.net_.all_or_nothing() if warm else nullcontext()
         with reducer.ending_on_error(), all_or_nothing(self), keep_net:
-            data = self._prepare(X, warm, reducer)
+            data = prepare(self, X, warm, reducer)
             if not warm:
                 self._build(data)
             self.net_.draw_apart(reducer)
@@ -223,38 +219,6 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _center_and_scale(self, X: Array, rows: Array, reducer: Reducer) -> tuple[Array, Any]:
         """Return `mean_` and `scale_` from the given rows of X."""
         return center_and_scale(X, rows, False, reducer)
-
-    def _prepare(self, X: Any, warm: bool, reducer: Reducer) -> TrainingData:
-        """Check the data, split off validation samples, and bring them to the networks' units."""
-        X = self._check_samples(X, ensure_min_samples=2, reset=not warm)
-        check_image_shape(self, self._sample_shape)
-        check_memory_of_fit(self, len(X))
-        start = start_of(self.net_) if warm else None
-        reducer.check_same({"model": type(self).__name__})
-        reducer.check_same(shared_settings(self, X, start))
-        checkpoint = Checkpoint.of(
-            self, X, (start, reducer.rank, reducer.size) if reducer.size > 1 else start
-        )
-        random_state = random_state_of(self, checkpoint)
-        seed = int(reducer.table(random_state.randint(np.iinfo(np.int32).max))[0, 0])
-        fraction = self.validation_fraction if self.early_stopping else None
-        train, valid = split(len(X), fraction, random_state)
-        if warm:
-            check_same_networks(self)
-            (device, dtype), products = place_of(self.module_), self.net_.precision
-        else:
-            self.mean_, self.scale_ = self._center_and_scale(X, train, reducer)
-            device, dtype, products = choose_place(self.device, self.precision, X.dtype)
-            check_units(self.mean_, self.scale_, dtype)
-        units = self.mean_, self.scale_, device, dtype
-        held_out = in_units(X, valid, *units) if self.early_stopping else None
-        if held_out is not None and not torch.isfinite(held_out.square().sum()):
-            raise ValueError(
-                "X must have rows nearer to each other: those that early_stopping holds "
-                f"out have squares beyond {dtype} in units of those to train on."
-            )
-        samples = in_units(X, train, *units)
-        return TrainingData(samples, held_out, device, products, seed, checkpoint, reducer)
 
     def _build(self, data: TrainingData) -> None:
         """Make a new net, with its parameters where training starts."""
