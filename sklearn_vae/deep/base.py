@@ -6,10 +6,9 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -20,29 +19,32 @@ from skorch.helper import predefined_split
 from torch import Tensor
 
 from sklearn_vae.deep.checks import (
-    check_image_shape,
-    check_memory_of_fit,
     check_network_parameters,
     check_training_parameters,
     checked_layer_sizes,
 )
-from sklearn_vae.deep.evaluation import block_size, evaluate_blocks, evaluating
+from sklearn_vae.deep.evaluation import (
+    block_size,
+    evaluate_blocks,
+    evaluating,
+    history_arrays,
+    keep_snapshots,
+)
 from sklearn_vae.deep.networks_of_fit import (
-    check_same_networks,
     network_parameters,
     restored_model_net,
     state_of_model,
 )
-from sklearn_vae.deep.training_data import TrainingData, shared_settings, split
+from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.protocol import EncoderDecoder, numbered
-from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
+from sklearn_vae.serialization.checkpoint import check_checkpoint
 from sklearn_vae.serialization.decode import Reader
-from sklearn_vae.training.callbacks import Progress, Snapshot, StopEarly
-from sklearn_vae.training.checkpointing import Keeper, start_of, state_of
-from sklearn_vae.training.devices import choose_place, place_of
+from sklearn_vae.training.callbacks import Progress, StopEarly
+from sklearn_vae.training.checkpointing import Keeper, state_of
+from sklearn_vae.training.devices import place_of
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Processes, Reducer
 from sklearn_vae.training.loop import VAENet
-from sklearn_vae.training.scaling import center_and_scale, check_units, in_units
+from sklearn_vae.training.scaling import center_and_scale
 from sklearn_vae.validation import all_or_nothing, check_latents, checked_data
 
 Array = NDArray[Any]
@@ -107,7 +109,7 @@ class DeepModel(
         warm = self.warm_start and hasattr(self, "net_")
         keep_net = self.net_.all_or_nothing() if warm else nullcontext()
         with reducer.ending_on_error(), all_or_nothing(self), keep_net:
-            data = self._prepare(X, warm, reducer)
+            data = prepare(self, X, warm, reducer)
             if not warm:
                 self._build(data)
             self.net_.draw_apart(reducer)
@@ -115,7 +117,7 @@ class DeepModel(
             diverged = self._evaluate(data) or diverged
             if data.checkpoint is not None and complete and diverged is None:
                 data.checkpoint.save(state_of(self.net_), finished=True)
-            self._keep_snapshots(data)
+            keep_snapshots(self, data)
             self.net_.kept_ = []
         if diverged is not None:
             raise diverged
@@ -242,38 +244,6 @@ class DeepModel(
         """Return `mean_` and `scale_` from the given rows of X."""
         return center_and_scale(X, rows, False, reducer)
 
-    def _prepare(self, X: Any, warm: bool, reducer: Reducer) -> TrainingData:
-        """Check the data, split off validation samples, and bring them to the networks' units."""
-        X = self._check_samples(X, ensure_min_samples=2, reset=not warm)
-        check_image_shape(self, self._sample_shape)
-        check_memory_of_fit(self, len(X))
-        start = start_of(self.net_) if warm else None
-        reducer.check_same({"model": type(self).__name__})
-        reducer.check_same(shared_settings(self, X, start))
-        checkpoint = Checkpoint.of(
-            self, X, (start, reducer.rank, reducer.size) if reducer.size > 1 else start
-        )
-        random_state = random_state_of(self, checkpoint)
-        seed = int(reducer.table(random_state.randint(np.iinfo(np.int32).max))[0, 0])
-        fraction = self.validation_fraction if self.early_stopping else None
-        train, valid = split(len(X), fraction, random_state)
-        if warm:
-            check_same_networks(self)
-            (device, dtype), products = place_of(self.module_), self.net_.precision
-        else:
-            self.mean_, self.scale_ = self._center_and_scale(X, train, reducer)
-            device, dtype, products = choose_place(self.device, self.precision, X.dtype)
-            check_units(self.mean_, self.scale_, dtype)
-        units = self.mean_, self.scale_, device, dtype
-        held_out = in_units(X, valid, *units) if self.early_stopping else None
-        if held_out is not None and not torch.isfinite(held_out.square().sum()):
-            raise ValueError(
-                "X must have rows nearer to each other: those that early_stopping holds "
-                f"out have squares beyond {dtype} in units of those to train on."
-            )
-        samples = in_units(X, train, *units)
-        return TrainingData(samples, held_out, device, products, seed, checkpoint, reducer)
-
     def _build(self, data: TrainingData) -> None:
         """Make a new net, with its parameters where training starts."""
         self.net_ = VAENet(
@@ -358,7 +328,8 @@ class DeepModel(
         error, interrupted = None, False
         while True:
             try:
-                self._set_history()
+                self.history_ = history_arrays(self.net_)
+                self.n_iter_ = len(self.net_.history)
                 with evaluating(self.net_), data.reducer.interrupts_as_errors():
                     self._set_diagnostics(data.train, data.reducer)
                 return error
@@ -370,39 +341,6 @@ class DeepModel(
                 if not self.net_.kept_:
                     raise
                 error = self.net_.diverged()
-
-    def _set_history(self) -> None:
-        rows = list(self.net_.history)
-        names = [*self.net_.monitor.names, "beta", "seconds"]
-        hidden = {"batches", "epoch", "train_loss", "valid_loss", *names}
-        names += dict.fromkeys(name for row in rows for name in row if name not in hidden)
-        self.history_ = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
-        self.n_iter_ = len(rows)
-
-    def _keep_snapshots(self, data: TrainingData) -> None:
-        """Set `snapshots_` to the models after the epochs that callbacks ask for."""
-        callbacks = [c for _, c in self.net_.callbacks_ if isinstance(c, Snapshot)]
-        if "snapshots_" in vars(self):  # of an earlier fit
-            delattr(self, "snapshots_")
-        if not callbacks:
-            return
-        states = {e: state for c in callbacks for e, state in c.states_.items()}
-        snapshots = {}
-        with suppress(KeyboardInterrupt), data.reducer.interrupts_as_errors():
-            for epoch in [e for e in states if e <= self.n_iter_]:
-                model = copy.copy(self)
-                model.net_ = self.net_.as_it_was(epoch, states[epoch], data.reducer)
-                try:
-                    model._evaluate(data)
-                    snapshots[epoch] = model
-                except FloatingPointError:
-                    warnings.warn(
-                        f"The model after epoch {epoch} gives no finite bound and is not kept.",
-                        stacklevel=4,
-                    )
-        for callback in callbacks:
-            callback.states_ = {}
-        self.snapshots_ = snapshots
 
     def _map_samples(self, X: Any, function: Callable[[Tensor], Tensor]) -> Array:
         """Apply a function to samples in the units of the networks, a block at a time."""

@@ -1,9 +1,11 @@
-"""Trained networks applied to samples, a block at a time."""
+"""Evaluation of trained networks: on blocks of samples, and after each epoch."""
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sklearn_vae.deep.training_data import TrainingData
+from sklearn_vae.training.callbacks import Snapshot
 from sklearn_vae.training.devices import place_of, products_in, threads_worth
 from sklearn_vae.training.loop import VAENet
 
@@ -66,3 +70,37 @@ def evaluate_blocks(
             f"{np.argwhere(bad)[0, 0]} the networks make {results[bad][0]} in {results.dtype}."
         )
     return results
+
+
+def history_arrays(net: VAENet) -> dict[str, Array]:
+    """History of a net, as arrays over its epochs."""
+    rows = list(net.history)
+    names = [*net.monitor.names, "beta", "seconds"]
+    hidden = {"batches", "epoch", "train_loss", "valid_loss", *names}
+    names += dict.fromkeys(name for row in rows for name in row if name not in hidden)
+    return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+
+
+def keep_snapshots(model: Any, data: TrainingData) -> None:
+    """Set `snapshots_` of a model to the models after the epochs that callbacks ask for."""
+    vars(model).pop("snapshots_", None)  # of an earlier fit
+    callbacks = [c for _, c in model.net_.callbacks_ if isinstance(c, Snapshot)]
+    if not callbacks:
+        return
+    states = {e: state for c in callbacks for e, state in c.states_.items()}
+    snapshots = {}
+    with suppress(KeyboardInterrupt), data.reducer.interrupts_as_errors():
+        for epoch in [e for e in states if e <= model.n_iter_]:
+            snapshot = copy.copy(model)
+            snapshot.net_ = model.net_.as_it_was(epoch, states[epoch], data.reducer)
+            try:
+                snapshot._evaluate(data)
+                snapshots[epoch] = snapshot
+            except FloatingPointError:
+                warnings.warn(
+                    f"The model after epoch {epoch} gives no finite bound and is not kept.",
+                    stacklevel=3,
+                )
+    for callback in callbacks:
+        callback.states_ = {}
+    model.snapshots_ = snapshots

@@ -333,8 +333,8 @@ class DeepGaussianVAE(DeepVAE):
         likelihood = self._likelihood_class
         if self.noise_variance is not None and not likelihood.has_noise_variance:
             raise ValueError(
-                f"noise_variance must be None with noise_model={self.noise_model!r}, whose decoder "
-                f"gives it, got {self.noise_variance!r}."
+                f"noise_variance must be None with noise_model={self.noise_model!r}, which has not "
+                f"one for all z, got {self.noise_variance!r}."
             )
         for name in ("noise_variance", "noise_variance_init"):
             check_noise(name, getattr(self, name), per_feature=likelihood.per_feature)

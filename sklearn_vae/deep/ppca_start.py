@@ -96,14 +96,14 @@ class KeepStart(Callback):
             return
         net.optimizer_.param_groups[0]["lr"] = 0.0
         try:
-            self._let_see(net, X)
+            self._see_gradients(net, X)
         except BaseException:
             net._initialize_optimizer()
             raise
         finally:
             net.module_.zero_grad()
 
-    def _let_see(self, net: Any, X: Tensor) -> None:
+    def _see_gradients(self, net: Any, X: Tensor) -> None:
         # Another seed than that of the epochs: their first batch is not to count twice.
         generator = torch.Generator(X.device).manual_seed(net.reducer_.own_seed(net.seed + 1))
         average = net.reducer_.averaging(net.module_.parameters())
@@ -173,7 +173,7 @@ def start_at_ppca(module: VAEModule, rows: Tensor, reducer: Reducer) -> float:
     """
     noise = module.likelihood.initial_log_variance.cpu().double().exp().numpy()
     k = module.posterior.n_components
-    W, A, tau2, mean = _ppca_at(rows, k, noise, reducer)
+    W, A, tau2, mean = _ppca_with_noise(rows, k, noise, reducer)
     least = math.exp(LOG_VARIANCE_RANGE[0])
     if not (tau2 > least).all():
         raise ValueError(
@@ -203,7 +203,7 @@ def start_at_ppca(module: VAEModule, rows: Tensor, reducer: Reducer) -> float:
     return max(1.0, float(-0.5 * np.log(tau2).sum()))
 
 
-def ppca_of_rows(
+def fit_ppca(
     rows: Tensor, n_components: int, reducer: Reducer, noise_variance: float | None = None
 ) -> tuple[Array, Array]:
     """Mean (d,) and loadings (d, k) of pPCA, with no more components than the rows allow.
@@ -228,7 +228,7 @@ def ppca_residuals(rows: Tensor, n_components: int, reducer: Reducer) -> Array:
 
     Their mean is the noise variance of pPCA; 0 where it has none.
     """
-    loadings, x = ppca_of_rows(rows, n_components, reducer)[1], rows.cpu().numpy()
+    loadings, x = fit_ppca(rows, n_components, reducer)[1], rows.cpu().numpy()
     variance = reducer.sum(np.einsum("ij,ij->j", x, x)) / reducer.sum(len(x))
     return np.maximum(variance - (loadings**2).sum(axis=1), 0)
 
@@ -243,7 +243,7 @@ def _joint_moments(X: Array, reducer: Reducer) -> Moments:
     return Moments(n, mean, scatter)
 
 
-def _ppca_at(
+def _ppca_with_noise(
     rows: Tensor, k: int, noise: Array, reducer: Reducer
 ) -> tuple[Array, Array, Array, Array]:
     """Loadings W (d, k), M^-1 W' (k, d), posterior variances (k,) and mean (d,) of pPCA.
@@ -252,7 +252,7 @@ def _ppca_at(
     """
     root = np.sqrt(np.broadcast_to(noise, rows.shape[1]))
     scaled = rows.cpu() / torch.from_numpy(root).to(rows.dtype)
-    mean, loadings = ppca_of_rows(scaled, k, reducer, noise_variance=1.0)
+    mean, loadings = fit_ppca(scaled, k, reducer, noise_variance=1.0)
     W = np.zeros((rows.shape[1], k))
     W[:, : loadings.shape[1]] = loadings
     tau2 = 1.0 / (1.0 + np.square(W).sum(axis=0))

@@ -1,4 +1,4 @@
-"""Data of one fit of a deep model."""
+"""Data of one fit of a deep model, checked, split and scaled."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sklearn_vae.deep.checks import without_name
-from sklearn_vae.serialization.checkpoint import Checkpoint
+from sklearn_vae.deep.checks import check_image_shape, check_memory_of_fit, without_name
+from sklearn_vae.deep.networks_of_fit import check_same_networks
+from sklearn_vae.serialization.checkpoint import Checkpoint, random_state_of
 from sklearn_vae.training.callbacks import Snapshot
+from sklearn_vae.training.checkpointing import start_of
+from sklearn_vae.training.devices import choose_place, place_of
 from sklearn_vae.training.distributed import Reducer
+from sklearn_vae.training.scaling import check_units, in_units
 
 Array = NDArray[Any]
 
@@ -52,7 +56,43 @@ class TrainingData:
     reducer: Reducer
 
 
-def shared_settings(model: Any, X: Array, start: dict[str, Any] | None) -> dict[str, Any]:
+def prepare(model: Any, X: Any, warm: bool, reducer: Reducer) -> TrainingData:
+    """Check the data, split off validation samples, and bring them to the units of the networks.
+
+    Sets `mean_` and `scale_` of the model unless this is a warm start.
+    """
+    X = model._check_samples(X, ensure_min_samples=2, reset=not warm)
+    check_image_shape(model, model._sample_shape)
+    check_memory_of_fit(model, len(X))
+    start = start_of(model.net_) if warm else None
+    reducer.check_same({"model": type(model).__name__})
+    reducer.check_same(_shared_settings(model, X, start))
+    checkpoint = Checkpoint.of(
+        model, X, (start, reducer.rank, reducer.size) if reducer.size > 1 else start
+    )
+    random_state = random_state_of(model, checkpoint)
+    seed = int(reducer.table(random_state.randint(np.iinfo(np.int32).max))[0, 0])
+    fraction = model.validation_fraction if model.early_stopping else None
+    train, valid = _split(len(X), fraction, random_state)
+    if warm:
+        check_same_networks(model)
+        (device, dtype), products = place_of(model.module_), model.net_.precision
+    else:
+        model.mean_, model.scale_ = model._center_and_scale(X, train, reducer)
+        device, dtype, products = choose_place(model.device, model.precision, X.dtype)
+        check_units(model.mean_, model.scale_, dtype)
+    units = model.mean_, model.scale_, device, dtype
+    held_out = in_units(X, valid, *units) if model.early_stopping else None
+    if held_out is not None and not torch.isfinite(held_out.square().sum()):
+        raise ValueError(
+            "X must have rows nearer to each other: those that early_stopping holds "
+            f"out have squares beyond {dtype} in units of those to train on."
+        )
+    samples = in_units(X, train, *units)
+    return TrainingData(samples, held_out, device, products, seed, checkpoint, reducer)
+
+
+def _shared_settings(model: Any, X: Array, start: dict[str, Any] | None) -> dict[str, Any]:
     """Return what must be equal in all processes that fit together.
 
     Parameters
@@ -76,7 +116,7 @@ def shared_settings(model: Any, X: Array, start: dict[str, Any] | None) -> dict[
     }
 
 
-def split(n: int, fraction: float | None, random_state: np.random.RandomState) -> tuple[Any, Any]:
+def _split(n: int, fraction: float | None, random_state: np.random.RandomState) -> tuple[Any, Any]:
     """Indices of the samples to train on, and of those held out for early stopping.
 
     Parameters

@@ -290,6 +290,7 @@ class DeepVAE(LatentModel, DeepModel):
 
     def _set_noise_variance(self) -> None:
         """Set `noise_variance_`, if there is one noise variance for all z."""
+        self.__dict__.pop("noise_variance_", None)  # of an earlier fit
         variance = self.module_.likelihood.noise_variance
         if variance is not None:
             noise = variance.double().cpu().numpy() * self.scale_**2

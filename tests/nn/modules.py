@@ -4,6 +4,7 @@ import torch
 
 from sklearn_vae.nn.likelihoods import (
     BernoulliLikelihood,
+    DiagonalGaussianLikelihood,
     GaussianLikelihood,
     HeteroscedasticLikelihood,
 )
@@ -23,7 +24,7 @@ N, D, K = 11, 7, 3
 # Each is held to the contracts of test_contracts.py.
 LIKELIHOODS = {
     "scalar": lambda: GaussianLikelihood(D, torch.rand(()) + 0.5, "gradient"),
-    "diagonal": lambda: GaussianLikelihood(D, torch.rand(D) + 0.5, "gradient"),
+    "diagonal": lambda: DiagonalGaussianLikelihood(D, torch.rand(D) + 0.5, "gradient"),
     "heteroscedastic": lambda: HeteroscedasticLikelihood(D),
     "bernoulli": lambda: BernoulliLikelihood(D),
 }
@@ -60,12 +61,13 @@ def make_module(
     """A VAE of D features and K dimensions in float64, with random parameters."""
     torch.manual_seed(seed)
     noise = torch.rand(noise_shape, dtype=torch.float64) + 0.5
+    kind = DiagonalGaussianLikelihood if noise_shape else GaussianLikelihood
     posterior = DiagonalPosterior(K)
     return VAEModule(
         MLP(D, hidden, posterior.n_inputs, activation),
         posterior,
         MLP(K, hidden[::-1], D, activation),
-        GaussianLikelihood(D, noise, update, **likelihood),
+        kind(D, noise, update, **likelihood),
         StandardPrior(K),
     ).double()
 

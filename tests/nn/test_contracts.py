@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.autograd.functional import jacobian
@@ -9,7 +10,10 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 
 from sklearn_vae.gaussian.bounds import EntropyGap, sum_of_entropies
 from sklearn_vae.nn.distributions import BernoulliLogits, DiagonalNormal, fixed_draws
+from sklearn_vae.nn.likelihoods import NOISE_MODELS, BernoulliLikelihood, Likelihood
 from sklearn_vae.nn.objectives import elbo, elbo_by_hand
+from sklearn_vae.nn.posteriors import POSTERIORS as POSTERIOR_CLASSES
+from sklearn_vae.nn.posteriors import Posterior
 from tests.nn.modules import (
     LIKELIHOODS,
     OBJECTIVES,
@@ -26,6 +30,11 @@ from tests.nn.modules import (
 likelihoods = pytest.mark.parametrize("likelihood", LIKELIHOODS)
 posteriors = pytest.mark.parametrize("posterior", POSTERIORS)
 priors = pytest.mark.parametrize("prior", PRIORS)
+likelihood_classes = pytest.mark.parametrize(
+    "kind", [*NOISE_MODELS.values(), BernoulliLikelihood], ids=lambda kind: kind.__name__
+)
+noise_models = pytest.mark.parametrize("kind", NOISE_MODELS.values(), ids=NOISE_MODELS)
+updates = pytest.mark.parametrize("update", [None, "gradient", "closed_form"])
 objectives = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 
 
@@ -284,3 +293,113 @@ def test_the_other_parts_of_the_gap_are_derivatives_along_scales_of_z(posterior,
     for h in range(K):
         slope = (bound(h, 1e-5) - bound(h, -1e-5)) / 2e-5
         assert slope == pytest.approx(2 * parts[h].item(), rel=1e-5)
+
+
+def never():
+    raise AssertionError("residuals of pPCA are not needed")
+
+
+def distribution_of(likelihood, draws=3, seed=4):
+    """p(x|z) for random outputs of a decoder, and x."""
+    generator = torch.Generator().manual_seed(seed)
+    h = torch.randn((draws, N, likelihood.n_inputs), generator=generator, dtype=torch.float64)
+    x = torch.rand((N, D), generator=generator, dtype=torch.float64)
+    return likelihood(h), x
+
+
+@likelihood_classes
+@updates
+def test_every_likelihood_keeps_the_contract(kind, update):
+    likelihood = kind(D, update=update).double()
+    assert isinstance(likelihood, Likelihood)
+    p, x = distribution_of(likelihood)
+    assert p.mean.shape == (3, N, D)
+    assert p.log_prob(x).shape == p.entropy().expand(3, N).shape == (3, N)
+    noise = likelihood.noise_variance
+    assert (noise is not None) == kind.has_noise_variance
+    assert noise is None or noise.shape == ((D,) if kind.per_feature else ())
+    assert set(likelihood.record(2.0, 0.5)) == set(kind.recorded)
+
+
+@likelihood_classes
+@updates
+@torch.no_grad()
+def test_terms_of_the_bound_are_averages_of_the_distribution(kind, update):
+    likelihood = kind(D, update=update).double()
+    p, x = distribution_of(likelihood)
+    averages = likelihood.statistics(p, x).numpy() / (3 * N)
+    terms = likelihood.terms(averages)
+    assert terms.log_prob == pytest.approx(p.log_prob(x).mean().item(), rel=1e-12)
+    assert terms.entropy == pytest.approx(p.entropy().mean().item(), rel=1e-12)
+    assert not terms.at_limit
+
+
+@likelihood_classes
+@torch.no_grad()
+def test_the_optimum_of_the_noise_has_the_highest_log_density(kind):
+    likelihood = kind(D, update="closed_form").double()
+    p, x = distribution_of(likelihood)
+    before = p.log_prob(x).mean()
+    likelihood.set_optimum(likelihood.statistics(p, x).numpy() / (3 * N))
+    best = distribution_of(likelihood)[0].log_prob(x).mean()
+    assert best > before if kind.has_noise_variance else best == before
+    if kind.has_noise_variance:
+        optimum = likelihood.noise_variance_terms(p, x).mean((0, 1)).numpy()
+        noise = likelihood.noise_variance.numpy()
+        np.testing.assert_allclose(optimum, np.atleast_1d(noise), rtol=1e-12)
+        for factor in (0.99, 1.01):
+            likelihood.set_noise_variance(factor * optimum)
+            assert distribution_of(likelihood)[0].log_prob(x).mean() < best
+
+
+@noise_models
+@updates
+@torch.no_grad()
+def test_noise_starts_where_it_is_given(kind, update):
+    likelihood = kind(D, update=update).double()
+    given = np.linspace(0.2, 0.4, D) if kind.per_feature else np.array(0.3)
+    likelihood.start(given, never if kind.per_feature or update != "closed_form" else given.mean)
+    variance = likelihood(torch.zeros(1, likelihood.n_inputs, dtype=torch.float64)).variance
+    np.testing.assert_allclose(np.broadcast_to(variance.numpy(), (1, D))[0], given, rtol=1e-12)
+
+
+@noise_models
+@torch.no_grad()
+def test_noise_starts_at_the_residuals_of_ppca(kind):
+    residuals = np.append(np.linspace(0.2, 0.4, D - 1), 1e-9)
+    for average in (False, True):
+        likelihood = kind(D, update="closed_form").double()
+        likelihood.start(None, lambda: residuals.mean() if average else residuals)  # noqa: B023
+        variance = likelihood(torch.zeros(1, likelihood.n_inputs, dtype=torch.float64)).variance
+        own = kind.per_feature and not average
+        expected = np.where(residuals > 1e-6, residuals, 0.1) if own else residuals.mean()
+        np.testing.assert_allclose(variance.expand(1, D).numpy()[0], expected + np.zeros(D))
+
+
+@likelihood_classes
+def test_draws_have_the_moments_of_the_distribution(kind):
+    mean, variance = np.linspace(0.2, 0.8, D), np.linspace(0.1, 0.3, D)
+    if kind is BernoulliLikelihood:
+        variance = mean * (1 - mean)
+    shape = (20_000, D)
+    draws = kind.draw(
+        np.broadcast_to(mean, shape), np.broadcast_to(variance, shape), np.random.RandomState(0)
+    )
+    np.testing.assert_allclose(draws.mean(axis=0), mean, atol=0.02)
+    np.testing.assert_allclose(draws.var(axis=0), variance, rtol=0.06)
+
+
+@pytest.mark.parametrize("kind", POSTERIOR_CLASSES.values(), ids=POSTERIOR_CLASSES)
+def test_every_posterior_keeps_the_contract(kind):
+    posterior = kind(K).double()
+    assert isinstance(posterior, Posterior)
+    q = posterior(torch.randn((N, posterior.n_inputs), dtype=torch.float64))
+    assert q.marginals().mean.shape == (N, K)
+    prior = DiagonalNormal(*torch.zeros((2, K), dtype=torch.float64))
+    draws = q.draw(fixed_draws(K))
+    assert draws.kl(prior).shape == (N,)
+    if kind.kl_is_sum:
+        torch.testing.assert_close(draws.kl_terms(prior).sum(-1), draws.kl(prior))
+    else:
+        with pytest.raises(ValueError, match="free_bits must be 0"):
+            draws.kl_terms(prior)
