@@ -131,7 +131,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             chosen, held_out = self._split(len(X), random_state)
             if goes_on:
                 self._check_goes_on()
-                self.net_.draw_apart(reducer)
+                self.net_.separate_draws(reducer)
                 rows = self._in_units(X, chosen, *place_of(self.module_))
             else:
                 self.mean_, self.scale_ = self._center_and_scale(X, chosen, reducer)
@@ -147,7 +147,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     device=str(device),
                     verbose=0,
                 ).initialize()
-                self.net_.draw_apart(reducer)
+                self.net_.separate_draws(reducer)
                 self._begin(rows, reducer)
                 reducer.share(self.module_)
                 self.n_components_ = int(self.n_components)
@@ -165,7 +165,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             if file is not None and complete and diverged is None:
                 file.save(state_of(self.net_), finished=True)
             self._keep_snapshots(rows, reducer)
-            self.net_.kept_ = []
+            self.net_.last_states_ = []
         if diverged is not None:
             raise diverged
         return self
@@ -408,9 +408,9 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     raise
                 interrupted = True
             except FloatingPointError:
-                if not self.net_.kept_:
+                if not self.net_.last_states_:
                     raise
-                error = self.net_.diverged()
+                error = self.net_.undo_divergence()
 
     def _keep_snapshots(self, rows: Tensor, reducer: Reducer) -> None:
         callbacks = [c for _, c in self.net_.callbacks_ if isinstance(c, Snapshot)]
@@ -423,7 +423,7 @@ class DeepModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         with suppress(KeyboardInterrupt), reducer.interrupts_as_errors():
             for epoch in [e for e in states if e <= self.n_iter_]:
                 twin = copy.copy(self)
-                twin.net_ = self.net_.as_it_was(epoch, states[epoch], reducer)
+                twin.net_ = self.net_.copy_at(epoch, states[epoch], reducer)
                 try:
                     twin._finish(rows, reducer)
                     snapshots[epoch] = twin

@@ -360,7 +360,7 @@ class DeepGaussianVAE(DeepVAE):
         optimum = optimum if per_feature else optimum[0]
         twin, state = copy.copy(self), dict(self.module_.state_dict())
         state["likelihood.log_variance"] = self._as_tensor(np.log(optimum))
-        twin.net_ = self.net_.as_it_was(self.n_iter_, state)
+        twin.net_ = self.net_.copy_at(self.n_iter_, state)
         noise = optimum * self.scale_**2
         twin.noise_variance_ = noise if np.ndim(noise) else float(noise)
         return twin

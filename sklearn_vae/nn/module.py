@@ -5,8 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sklearn_vae.nn.posteriors import DiagonalPrior, StandardPrior
-
 
 class VAEModule(nn.Module):
     """A prior p(z), p(x|z) from a decoder and q(z|x) from an encoder.
@@ -57,13 +55,6 @@ class VAEModule(nn.Module):
         """Draws of each row that moments of q(z|x) are averages over; 1 where it has none."""
         return len(getattr(self.posterior, "fixed_noise", (None,)))
 
-    @property
-    def has_pullback(self) -> bool:
-        """Whether the gradient of the ELBO can be had by hand."""
-        others = hasattr(self.posterior, "pullback") and hasattr(self.likelihood, "pullback")
-        known = isinstance(self.prior, (StandardPrior, DiagonalPrior))
-        return known and others and _by_hand(self)
-
     def trained_parameters(self) -> list[nn.Parameter]:
         """What the optimiser moves."""
         parts = (self.encoder, self.posterior, self.decoder, self.prior)
@@ -107,11 +98,6 @@ class Autoencoder(nn.Module):
         self.encoder: Any = encoder
         self.decoder: Any = decoder
 
-    @property
-    def has_pullback(self) -> bool:
-        """Whether the gradient of the squared error can be had by hand."""
-        return _by_hand(self)
-
     def trained_parameters(self) -> list[nn.Parameter]:
         """What the optimiser moves."""
         return [p for p in self.parameters() if p.requires_grad]
@@ -131,7 +117,3 @@ def unit_columns_(weight: Tensor) -> None:
         raise ValueError(f"weight must be a matrix, got shape {tuple(weight.shape)}.")
     length = torch.linalg.vector_norm(weight, dim=0)
     weight.div_(torch.where(length > 0, length, 1.0))
-
-
-def _by_hand(module: VAEModule | Autoencoder) -> bool:
-    return all(getattr(part, "has_pullback", False) for part in (module.encoder, module.decoder))

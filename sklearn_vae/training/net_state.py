@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sklearn_vae.serialization.decode import Reader, integer, place
 from sklearn_vae.serialization.fitted import check_positive
-from sklearn_vae.training.fast_paths import Adam
+from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.validation import is_integer, is_real
 
