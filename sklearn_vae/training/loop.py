@@ -180,19 +180,18 @@ class VAENet(NeuralNet):
         keeper: Keeper | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Train between skorch's events of the begin and end of training."""
+        """Train for some epochs, between skorch's `on_train_begin` and `on_train_end`."""
+        epochs = self.max_epochs if epochs is None else epochs
         with self._training(X.device):
             step = self._make_step(X.device)
             if keeper is not None:
                 keeper.restore(self)
-            try:
-                with self.reducer_.interrupts_as_errors():
-                    self._train_epochs(
-                        X, self.max_epochs if epochs is None else epochs, step, keeper
-                    )
-            except KeyboardInterrupt:
-                if not self.stopped_early:  # which skorch signals by an interrupt, too
-                    raise
+            with self.reducer_.interrupts_as_errors():
+                try:
+                    self._train_epochs(X, epochs, step, keeper)
+                except KeyboardInterrupt:
+                    if not self.stopped_early:  # which skorch signals by an interrupt, too
+                        raise
         return self
 
     @contextmanager
