@@ -112,13 +112,13 @@ class DeepModel(
             data = prepare(self, X, warm, reducer)
             if not warm:
                 self._build(data)
-            self.net_.draw_apart(reducer)
+            self.net_.separate_draws(reducer)
             diverged, complete = self._train(data)
             diverged = self._evaluate(data) or diverged
             if data.checkpoint is not None and complete and diverged is None:
                 data.checkpoint.save(state_of(self.net_), finished=True)
             keep_snapshots(self, data)
-            self.net_.kept_ = []
+            self.net_.last_states_ = []
         if diverged is not None:
             raise diverged
         return self
@@ -338,9 +338,9 @@ class DeepModel(
                     raise
                 interrupted = True
             except FloatingPointError:
-                if not self.net_.kept_:
+                if not self.net_.last_states_:
                     raise
-                error = self.net_.diverged()
+                error = self.net_.undo_divergence()
 
     def _map_samples(self, X: Any, function: Callable[[Tensor], Tensor]) -> Array:
         """Apply a function to samples in the units of the networks, a block at a time."""

@@ -92,7 +92,7 @@ def keep_snapshots(model: Any, data: TrainingData) -> None:
     with suppress(KeyboardInterrupt), data.reducer.interrupts_as_errors():
         for epoch in [e for e in states if e <= model.n_iter_]:
             snapshot = copy.copy(model)
-            snapshot.net_ = model.net_.as_it_was(epoch, states[epoch], data.reducer)
+            snapshot.net_ = model.net_.copy_at(epoch, states[epoch], data.reducer)
             try:
                 snapshot._evaluate(data)
                 snapshots[epoch] = snapshot

@@ -312,7 +312,7 @@ class DeepGaussianVAE(DeepVAE):
 
         optimum = self._map_samples(X, terms).mean(axis=0, dtype=np.float64)
         tuned = copy.copy(self)
-        tuned.net_ = self.net_.as_it_was(self.n_iter_, self.module_.state_dict())
+        tuned.net_ = self.net_.copy_at(self.n_iter_, self.module_.state_dict())
         tuned.module_.likelihood.set_noise_variance(optimum)
         noise = optimum * self.scale_**2
         tuned.noise_variance_ = noise if likelihood.per_feature else float(noise[0])

@@ -31,7 +31,7 @@ class Activate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Activation of each entry."""
-        return ACTIVATIONS[self.activation].function(x)
+        return ACTIVATIONS[self.activation](x)
 
     def extra_repr(self) -> str:
         """Its name."""

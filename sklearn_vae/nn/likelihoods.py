@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sklearn_vae.nn.distributions import LOG_2PI, BernoulliLogits, DiagonalNormal
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, held_in_range
@@ -295,45 +294,6 @@ class GaussianLikelihood(Likelihood):
         """The distribution with mean h, of shape (..., d)."""
         return DiagonalNormal(h, self.log_variance.expand(h.shape[-1]))
 
-    def pullback(self, h: Tensor, x: Tensor) -> tuple[float, Callable[[float], Tensor]]:
-        """Log-density summed over all rows of h, and the gradient by hand.
-
-        Parameters
-        ----------
-        h : Tensor of shape (S n, d)
-            Decoder outputs, S draws for each row of x; overwritten.
-        x : Tensor of shape (n, d)
-
-        Returns
-        -------
-        log_prob : float
-        pull : function (gradient of log_prob) -> gradient of h
-            Sets that of `log_variance` too.
-        """
-        n, d = h.shape
-        residual = h.view(-1, *x.shape).sub_(x).view(n, d)
-        log_variance = self.log_variance.detach()
-        precision: Any
-        if log_variance.ndim:
-            precision = torch.exp(-log_variance)
-            scaled = torch.linalg.vecdot(residual, residual, dim=0).mul_(precision)
-            log_prob = -0.5 * (scaled.sum().item() + n * (log_variance.sum().item() + d * LOG_2PI))
-        else:
-            # Python's floats: a kernel for each of these sums would take longer.
-            value = log_variance.item()
-            precision, flat = math.exp(-value), residual.view(-1)
-            scaled = torch.dot(flat, flat).item() * precision
-            log_prob = -0.5 * (scaled + n * d * (value + LOG_2PI))
-
-        def pull(of_log_prob: float) -> Tensor:
-            if self.log_variance.requires_grad:
-                count = n * d // log_variance.numel()
-                gradient = (scaled - count) * (0.5 * of_log_prob)
-                self.log_variance.grad = torch.as_tensor(gradient, dtype=log_variance.dtype)
-            return residual.mul_(precision * -of_log_prob)
-
-        return log_prob, pull
-
     def after_step(self) -> None:
         """Move sigma2 by `update` and hold it within its limits, after each step of the optimizer.
 
@@ -427,35 +387,6 @@ class HeteroscedasticLikelihood(Likelihood):
         mean, log_variance = h.split(self.n_features, dim=-1)
         return DiagonalNormal(mean, held_in_range(log_variance + self.offset, *self.limits))
 
-    def pullback(self, h: Tensor, x: Tensor) -> tuple[float, Callable[[float], Tensor]]:
-        """Log-density summed over all rows of h, and the gradient by hand.
-
-        Parameters
-        ----------
-        h : Tensor of shape (S n, 2 d)
-            Decoder outputs, S draws for each row of x; overwritten.
-        x : Tensor of shape (n, d)
-
-        Returns
-        -------
-        log_prob : float
-        pull : function (gradient of log_prob) -> gradient of h
-        """
-        residual, log_variance = h.split(self.n_features, dim=1)
-        h.view(-1, len(x), h.shape[1])[..., : self.n_features].sub_(x)
-        precision = torch.exp(-log_variance.add_(self.offset).clamp_(*self.limits))
-        scaled = residual * precision
-        squares = residual * scaled
-        terms = squares.sum().item() + log_variance.sum().item()
-        log_prob = -0.5 * (terms + squares.numel() * LOG_2PI)
-
-        def pull(of_log_prob: float) -> Tensor:
-            torch.mul(scaled, -of_log_prob, out=residual)
-            torch.mul(squares.sub_(1.0), 0.5 * of_log_prob, out=log_variance)
-            return h
-
-        return log_prob, pull
-
 
 class BernoulliLikelihood(Likelihood):
     """p(x_j = 1|z) = sigmoid(a_j(z)): the decoder gives the logits a, (..., d).
@@ -482,33 +413,6 @@ class BernoulliLikelihood(Likelihood):
     def forward(self, h: Tensor) -> BernoulliLogits:
         """The distribution with logits h, of shape (..., d)."""
         return BernoulliLogits(h)
-
-    def pullback(self, h: Tensor, x: Tensor) -> tuple[float, Callable[[float], Tensor]]:
-        """Log-density summed over all rows of h, and the gradient by hand.
-
-        Parameters
-        ----------
-        h : Tensor of shape (S n, d)
-            Decoder outputs, S draws for each row of x; overwritten.
-        x : Tensor of shape (n, d)
-            In [0, 1].
-
-        Returns
-        -------
-        log_prob : float
-        pull : function (gradient of log_prob) -> gradient of h
-        """
-        logits = h.view(-1, *x.shape)
-        # Summed after x a - softplus(a), whose parts may be far larger than their difference.
-        log_prob = -functional.binary_cross_entropy_with_logits(
-            logits, x.expand_as(logits), reduction="sum"
-        ).item()
-
-        def pull(of_log_prob: float) -> Tensor:
-            logits.sigmoid_().sub_(x).mul_(-of_log_prob)
-            return h
-
-        return log_prob, pull
 
 
 # Values of the parameter `noise_model` of DeepGaussianVAE.

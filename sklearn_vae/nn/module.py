@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_vae.nn.networks import build_decoder, build_encoder
-from sklearn_vae.nn.posteriors import DiagonalPrior, StandardPrior
+from sklearn_vae.nn.posteriors import DiagonalPrior
 
 
 class VAEModule(nn.Module):
@@ -60,13 +60,6 @@ class VAEModule(nn.Module):
         """Draws of each sample that the moments of q(z|x) are averages over; 1 in closed form."""
         return self.posterior.n_fixed_draws(self.posterior.n_components)
 
-    @property
-    def has_pullback(self) -> bool:
-        """Whether the gradient of the ELBO can be had by hand."""
-        others = hasattr(self.posterior, "pullback") and hasattr(self.likelihood, "pullback")
-        known = isinstance(self.prior, (StandardPrior, DiagonalPrior))
-        return known and others and _by_hand(self)
-
     def trained_parameters(self) -> list[nn.Parameter]:
         """What the optimiser moves."""
         parts = (self.encoder, self.posterior, self.decoder, self.prior)
@@ -109,11 +102,6 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.encoder: Any = encoder
         self.decoder: Any = decoder
-
-    @property
-    def has_pullback(self) -> bool:
-        """Whether the gradient of the squared error can be had by hand."""
-        return _by_hand(self)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """What the optimiser moves."""
@@ -225,7 +213,3 @@ def unit_columns_(weight: Tensor) -> None:
         raise ValueError(f"weight must be a matrix, got shape {tuple(weight.shape)}.")
     length = torch.linalg.vector_norm(weight, dim=0)
     weight.div_(torch.where(length > 0, length, 1.0))
-
-
-def _by_hand(module: VAEModule | Autoencoder) -> bool:
-    return all(getattr(part, "has_pullback", False) for part in (module.encoder, module.decoder))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from numbers import Real
 from typing import Any
@@ -68,52 +67,11 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs of shape (..., n_outputs) from inputs of shape (..., n_inputs)."""
-        function = ACTIVATIONS[self.activation].function
+        function = ACTIVATIONS[self.activation]
         *hidden, last = self.layers
         for layer in hidden:
             x = function(layer(x))
         return last(x)
-
-    @property
-    def has_pullback(self) -> bool:
-        """Whether each weight is a parameter itself, not computed from others (as weight_norm)."""
-        layers: Any = self.layers
-        return all("weight" in dict(layer.named_parameters(recurse=False)) for layer in layers)
-
-    @cached_property
-    def _parameters_of_layers(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
-        # torch looks a parameter up by name at every use, which small networks would feel.
-        layers: Any = self.layers
-        return [(layer.weight, layer.bias) for layer in layers]
-
-    def pullback(self, x: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
-        """Outputs for x of shape (n, n_inputs), and the gradient by hand, without autograd.
-
-        The function that comes with the outputs takes a gradient with respect to them, overwrites
-        it, sets that of every parameter and gives that of x; where `to_input` is False it leaves
-        out the last.
-        """
-        act = ACTIVATIONS[self.activation]
-        layers = self._parameters_of_layers
-        inputs, outputs = [], [x]
-        for weight, bias in layers[:-1]:
-            y = torch.addmm(bias, outputs[-1], weight.t())
-            inputs.append(y)
-            outputs.append(act.in_place(y) if act.in_place else act.function(y))
-
-        def pull(gradient: Tensor, to_input: bool = True) -> Tensor:
-            for i in range(len(layers) - 1, -1, -1):
-                weight, bias = layers[i]
-                weight.grad = torch.mm(gradient.t(), outputs[i])
-                bias.grad = gradient.sum(0)
-                if i or to_input:
-                    gradient = torch.mm(gradient, weight)
-                if i:
-                    gradient = act.pullback(gradient, inputs[i - 1], outputs[i])
-            return gradient
-
-        weight, bias = layers[-1]
-        return torch.addmm(bias, outputs[-1], weight.t()), pull
 
 
 class SoftThreshold(nn.Module):

@@ -97,52 +97,6 @@ def squared_error(
     return -error, -error, torch.zeros_like(error)
 
 
-def elbo_by_hand(
-    module: VAEModule, x: Tensor, noise: Tensor, beta: float = 1.0
-) -> tuple[float, float, Tensor]:
-    """Sums over rows of reconstruction and KL; sets the gradient of -mean(:func:`elbo`).
-
-    The same numbers without autograd, whose bookkeeping takes longer than the arithmetic of small
-    networks. For modules with `has_pullback` on the CPU, under no_grad.
-
-    Returns
-    -------
-    reconstruction, kl : float
-    h : Tensor of shape (n, posterior.n_inputs)
-        What the encoder gave.
-    """
-    n, draws = len(x), len(noise)
-    h, pull_encoder = module.encoder.pullback(x)
-    z, kl, pull_posterior = module.posterior.pullback(h, noise, module.prior)
-    outputs, pull_decoder = module.decoder.pullback(z)
-    reconstruction, pull_likelihood = module.likelihood.pullback(outputs, x)
-    gradient = pull_decoder(pull_likelihood(-1.0 / (draws * n)))
-    pull_encoder(pull_posterior(gradient, beta / n), to_input=False)
-    return reconstruction / draws, kl, h
-
-
-def squared_error_by_hand(
-    module: Autoencoder, x: Tensor, noise: Tensor, beta: float = 1.0
-) -> tuple[float, float, Tensor]:
-    """Sums over rows of minus the error, and 0; sets the gradient of -mean(:func:`squared_error`).
-
-    Returns z in the place of h.
-    """
-    z, pull_encoder = module.encoder.pullback(x)
-    outputs, pull_decoder = module.decoder.pullback(z)
-    residual = outputs.sub_(x)
-    flat = residual.view(-1)
-    error = torch.dot(flat, flat).item() / x.shape[1]
-    pull_encoder(pull_decoder(residual.mul_(2.0 / residual.numel())), to_input=False)
-    return -error, 0.0, z
-
-
-BY_HAND: dict[Objective, Callable[..., tuple[float, float, Tensor]]] = {
-    elbo: elbo_by_hand,
-    squared_error: squared_error_by_hand,
-}
-
-
 def warmed_up(epoch: int, n_epochs: int, weight: float) -> float:
     """KL weight in an epoch, counted from 0: rises linearly to `weight` in epoch n_epochs - 1."""
     return weight * min(1.0, (epoch + 1) / n_epochs) if n_epochs > 0 else weight

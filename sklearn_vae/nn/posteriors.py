@@ -1,7 +1,6 @@
 """Posteriors q(z|x): distributions from an encoder's outputs; and priors p(z)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -137,58 +136,6 @@ class DiagonalPosterior(Posterior):
         """The distribution whose parameters are h, of shape (n, 2 k)."""
         mean, log_variance = h.split(self.n_components, dim=-1)
         return DiagonalNormal(mean, held_in_range(log_variance))
-
-    def pullback(
-        self, h: Tensor, noise: Tensor, prior: nn.Module | None = None
-    ) -> tuple[Tensor, float, Callable[[Tensor, float], Tensor]]:
-        """Draws, sum over rows of KL(q(z|x) || p(z)), and the gradient by hand.
-
-        Parameters
-        ----------
-        h : Tensor of shape (n, 2 k)
-            Its log-variances are clamped in place.
-        noise : Tensor of shape (S, n, k)
-        prior : DiagonalPrior, StandardPrior or None, default=None
-            p(z). None: N(0, I).
-
-        Returns
-        -------
-        z : Tensor of shape (S n, k)
-        kl : float
-        pull : function (gradient of z, gradient of kl) -> gradient of h
-            Sets that of the prior's log-variances too.
-        """
-        mean, log_variance = h.split(self.n_components, dim=1)
-        variance = torch.exp(log_variance.clamp_(*LOG_VARIANCE_RANGE))
-        std = torch.sqrt(variance)
-        z = torch.addcmul(mean, std, noise).view(-1, self.n_components)
-        learned = prior.log_variance if isinstance(prior, DiagonalPrior) else None
-        if learned is None:
-            kl = (variance - log_variance).addcmul_(mean, mean).sum().item()
-        else:
-            precision = torch.exp(-learned.detach())
-            squares = torch.addcmul(variance, mean, mean).sum(0).mul_(precision)
-            kl = (squares + len(h) * learned.detach() - log_variance.sum(0)).sum().item()
-        kl = 0.5 * (kl - mean.numel())
-
-        def pull(of_z: Tensor, of_kl: float) -> Tensor:
-            of_z = of_z.view(noise.shape)
-            of_std = of_z * noise
-            of_z, of_std = (t[0] if len(t) == 1 else t.sum(0) for t in (of_z, of_std))
-            gradient = torch.empty_like(h)
-            of_mean, of_log_variance = gradient.split(self.n_components, dim=1)
-            of_std.mul_(std)
-            if learned is None:
-                torch.add(of_z, mean, alpha=of_kl, out=of_mean)
-                of_std.add_(variance, alpha=of_kl)
-            else:
-                torch.addcmul(of_z, mean, precision, value=of_kl, out=of_mean)
-                of_std.addcmul_(variance, precision, value=of_kl)
-                learned.grad = (len(h) - squares).mul_(0.5 * of_kl)
-            torch.mul(of_std.sub_(of_kl), 0.5, out=of_log_variance)
-            return gradient
-
-        return z, kl, pull
 
 
 class SylvesterPosterior(Posterior):

@@ -1,4 +1,4 @@
-"""What a net in training is made of, in a checkpoint's words, and back."""
+"""Checkpoints of a net in training: saving its state, and restoring it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ from tqdm.std import tqdm
 
 from sklearn_vae.serialization.checkpoint import ODD, Checkpoint, can_hold
 from sklearn_vae.serialization.fingerprint import fingerprint
-from sklearn_vae.training.cuda_graph import CapturedStep
-from sklearn_vae.training.devices import threads_for
+from sklearn_vae.training.devices import (
+    global_generator_states,
+    set_global_generators,
+    threads_for,
+)
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
+from sklearn_vae.training.fast_paths import may_draw
 
 # The key of a dict that stands for a tensor.
 TENSOR = "torch.Tensor"
 
-# What of a callback learns nothing.
+# Types of attributes of callbacks that hold nothing learned.
 NOT_LEARNED = type | io.IOBase | tqdm
 
 
 class Keeper:
-    """Saves a net every few epochs of a training, and gives it back.
+    """Saves a net every few epochs of a training, and restores it.
 
     Parameters
     ----------
@@ -38,11 +42,11 @@ class Keeper:
     net : VAENet
         As the training begins.
     max_epochs : int
-        Of this training.
+        Number of epochs of this training.
     units : object
-        What the rows that the net sees were made with.
+        Means and scales by which the net's samples were made from the data.
     read : callable, default=None
-        Of what is saved at the end (:meth:`Checkpoint.resume`), where that is not the net.
+        Reads what is saved at the end (:meth:`Checkpoint.resume`), where that is not the net.
     reducer : Reducer, default=SINGLE_PROCESS
         Of the processes that train together.
     """
@@ -58,7 +62,7 @@ class Keeper:
     ) -> None:
         self.file = file
         self.last = len(net.history) + max_epochs
-        # With graphs, when these are captured matters too: see below.
+        # The loop captures CUDA graphs anew after each save, so that matters too.
         every = file.every if torch.device(net.device).type == "cuda" else None
         start = fingerprint(start_of(net), units)
         self.state: Any = file.resume(
@@ -67,16 +71,16 @@ class Keeper:
             every=every,
             start=start,
         )
-        self._told = False
+        self._warned = False
         self._agree(reducer)
 
     def _agree(self, reducer: Reducer) -> None:
-        """Have all processes that fit together begin anew unless they can go on from one epoch."""
+        """Have all processes begin anew unless they can resume from the same epoch."""
         if reducer.size == 1:
             return
-        found = -1 if self.state is None else len(self.state["history"])
-        places = reducer.table(found, self.file.finished)
-        if (places != places[0]).any():
+        epoch = -1 if self.state is None else len(self.state["history"])
+        epochs = reducer.table(epoch, self.file.finished)
+        if (epochs != epochs[0]).any():
             if self.state is not None:
                 warnings.warn(
                     f"The checkpoint {self.file.path} is not resumed, since other processes have "
@@ -86,8 +90,8 @@ class Keeper:
             self.state, self.file.finished = None, False
 
     def _read(self, net: Any, state: Any) -> Any:
-        """The state, if the net takes it; this is as it was before."""
-        before, kept = copy.deepcopy(state_of(net)), net.kept_
+        """The state, after the net has taken it on trial; the net stays as it is."""
+        before, last_states = copy.deepcopy(state_of(net)), net.last_states_
         try:
             _check_kinds(state, before)
             restore_net(net, state)
@@ -95,54 +99,57 @@ class Keeper:
                 raise ValueError(f"a history of {len(net.history)} epochs")
         finally:
             restore_net(net, before)
-            net.kept_ = kept
+            net.last_states_ = last_states
         return state
 
     def begin(self, net: Any) -> int:
-        """Give the net what was saved, if anything was; epochs that are left, 0 at the end."""
+        """Restore the net if it was saved; the number of epochs left, 0 where none is."""
         if self.state is not None:
             restore_net(net, self.state)
         return 0 if self.file.finished else self.last - len(net.history)
 
     def restore(self, net: Any) -> None:
-        """The net and its callbacks, which have begun as they do before a first epoch."""
+        """Restore the net and its callbacks, after these have begun as before a first epoch."""
         if self.state is None:
             return
         restore_net(net, self.state)
         lost = _restore_callbacks(net, self.state["callbacks"])
-        if lost and not self.file.finished:  # at whose end nothing needs it
+        if lost and not self.file.finished:  # a finished training needs none of it
             warnings.warn(
                 f"What {', '.join(lost)} had learned cannot be given back, since no such object "
                 "is there when the training begins: it goes on without, and may end elsewhere.",
                 stacklevel=2,
             )
-        _set_global_generators(net, self.state.get("global_generators"))
+        drawn = self.state.get("global_generators")
+        if drawn is not None:
+            set_global_generators(with_tensors(drawn), torch.device(net.device))
         self.state = None
 
-    def after_epoch(self, net: Any) -> None:
-        """Save the net, if this is such an epoch, and not the last."""
+    def after_epoch(self, net: Any) -> bool:
+        """Save the net after every so many epochs, but not after the last; whether it was saved."""
         epoch = len(net.history)
         if epoch % self.file.every or epoch >= self.last:
-            return
-        self._tell_what_is_left_out(net)
-        self.file.save({**state_of(net), "global_generators": _global_generators_of(net)})
-        if isinstance(net.step_, CapturedStep):
-            # As in a training that goes on from here: the kernels of a graph may round otherwise.
-            net.step_ = CapturedStep(net)
+            return False
+        self._warn_of_what_is_left_out(net)
+        drawn = None
+        if may_draw(net.module_):
+            drawn = without_tensors(global_generator_states(torch.device(net.device)))
+        self.file.save({**state_of(net), "global_generators": drawn})
+        return True
 
-    def _tell_what_is_left_out(self, net: Any) -> None:
+    def _warn_of_what_is_left_out(self, net: Any) -> None:
         names = [name for _, callback in net.callbacks_ for name in _left_out(callback)]
-        if names and not self._told:
+        if names and not self._warned:
             warnings.warn(
                 f"The checkpoint {self.file.path} cannot hold {', '.join(names)}: a training that "
                 "goes on from it does so without, and may end elsewhere.",
                 stacklevel=2,
             )
-        self._told = True
+        self._warned = True
 
 
 def place_of(device: torch.device, n_operations: float) -> dict[str, Any]:
-    """What the numbers that torch computes depend on, in a training with steps of such a size."""
+    """Versions and hardware on which the numbers of a training with such steps depend."""
     if device.type == "cuda":
         return {"torch": torch.__version__, "device": torch.cuda.get_device_name(device)}
     return {
@@ -154,20 +161,19 @@ def place_of(device: torch.device, n_operations: float) -> dict[str, Any]:
 
 
 def _place_of(net: Any) -> dict[str, Any]:
-    n_operations = 3 * net.operations_ * net.batch_size * net.noise_shape[0]
-    # What the module is made of, in words and in code, in which a factory may hide anything.
+    # Layers in words and in code: a factory may hide anything there.
     kinds = {type(part) for part in net.module_.modules()}
     networks = fingerprint(repr(net.module_), sorted(map(fingerprint, kinds)))
-    return {**place_of(torch.device(net.device), n_operations), "networks": networks}
+    return {**place_of(torch.device(net.device), net.operations_per_step), "networks": networks}
 
 
 def start_of(net: Any) -> dict[str, Any]:
-    """What of its state a training that begins depends on."""
-    return {**state_of(net), "history": len(net.history), "kept": None, "callbacks": None}
+    """The part of a net's state on which a training that begins depends."""
+    return {**state_of(net), "history": len(net.history), "last_states": None, "callbacks": None}
 
 
 def state_of(net: Any) -> dict[str, Any]:
-    """All that the next epoch depends on, but for torch's global generators."""
+    """All that the next epoch depends on, except torch's global generators."""
     return without_tensors(
         {
             "module": net.module_.state_dict(),
@@ -175,20 +181,20 @@ def state_of(net: Any) -> dict[str, Any]:
             "generator": net.generator_.get_state(),
             "history": list(net.history),
             "beta": net.beta_,
-            "kept": net.kept_[-1:],
+            "last_states": net.last_states_[-1:],
             "callbacks": {name: _learned(callback) for name, callback in net.callbacks_},
         }
     )
 
 
 def restore_net(net: Any, state: dict[str, Any]) -> None:
-    """Give a net what :func:`state_of` had found, callbacks aside."""
+    """Set a net, without its callbacks, to what :func:`state_of` has returned."""
     state = with_tensors({name: part for name, part in state.items() if name != "callbacks"})
     net.module_.load_state_dict(state["module"])
     net.optimizer_.load_state_dict(state["optimizer"])
     net.generator_.set_state(state["generator"])
     net.history_ = History(copy.deepcopy(state["history"]))
-    net.beta_, net.kept_ = state["beta"], state["kept"]
+    net.beta_, net.last_states_ = state["beta"], state["last_states"]
 
 
 def _check_kinds(state: dict[str, Any], example: dict[str, Any]) -> None:
@@ -208,7 +214,7 @@ def _check_kinds(state: dict[str, Any], example: dict[str, Any]) -> None:
 
 
 def _restore_callbacks(net: Any, states: dict[str, Any]) -> list[str]:
-    """Give each callback of a net what it had learned; names of what could not be given."""
+    """Restore what each callback of a net had learned; names of what could not be restored."""
     lost = []
     for name, callback in net.callbacks_:
         for attribute, (has_state, value) in with_tensors(states.get(name, {})).items():
@@ -217,30 +223,11 @@ def _restore_callbacks(net: Any, states: dict[str, Any]) -> list[str]:
             if not has_state:
                 setattr(callback, attribute, value)
                 continue
-            try:  # what a training has made when it began
+            try:  # an object that the callback has made as the training began
                 _set_state(getattr(callback, attribute, None), value)
             except ODD:
                 lost.append(f"{type(callback).__name__}.{attribute}")
     return lost
-
-
-def _global_generators_of(net: Any) -> Any:
-    """States of torch's global generators, where networks draw from them; else None."""
-    if net.module_.has_pullback:
-        return None
-    device = torch.device(net.device)
-    on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
-    return without_tensors([torch.get_rng_state(), *on_device])
-
-
-def _set_global_generators(net: Any, states: Any) -> None:
-    """Set them to what they were."""
-    if states is None:
-        return
-    on_cpu, *on_device = with_tensors(states)
-    torch.set_rng_state(on_cpu)
-    for state in on_device:
-        torch.cuda.set_rng_state(state, torch.device(net.device))
 
 
 def _is_learned(name: Any) -> bool:
@@ -248,10 +235,10 @@ def _is_learned(name: Any) -> bool:
 
 
 def _learned(callback: Any) -> dict[str, tuple[bool, Any]]:
-    """What a callback has learned: attributes that end with an underscore, as skorch has it.
+    """Attributes that a callback has learned: those that end with an underscore, as in skorch.
 
-    With whether it is the state of an object, of one with a `state_dict` or a generator of random
-    numbers. What a checkpoint cannot hold is left out.
+    Each with whether it is the state of an object, one with a `state_dict` or a random number
+    generator, instead of the object itself. What a checkpoint cannot hold is left out.
     """
     learned = {}
     for name, value in vars(callback).items():
@@ -275,7 +262,7 @@ def _left_out(callback: Any) -> list[str]:
 
 
 def _state(value: Any) -> Any:
-    """That of an object with one; else None."""
+    """State of a random number generator or of an object with a `state_dict`; else None."""
     if isinstance(value, np.random.Generator):
         return value.bit_generator.state
     if isinstance(value, np.random.RandomState):
@@ -290,7 +277,7 @@ def _state(value: Any) -> Any:
 
 
 def _set_state(held: Any, state: Any) -> None:
-    """Give an object what :func:`_state` has found in one of its kind."""
+    """Set an object to what :func:`_state` has returned for one of its kind."""
     if isinstance(held, np.random.Generator):
         held.bit_generator.state = state
     elif isinstance(held, np.random.RandomState | torch.Generator):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 PRECISIONS = ("auto", "float32", "float64", "tf32", "bf16")
 
@@ -77,6 +78,19 @@ def global_generators(device: torch.device, seed: int) -> Iterator[None]:
         if on_cuda:
             torch.cuda.manual_seed(seed)
         yield
+
+
+def global_generator_states(device: torch.device) -> list[Tensor]:
+    """States of torch's global generators, on the CPU and on a CUDA device."""
+    on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_device]
+
+
+def set_global_generators(states: list[Tensor], device: torch.device) -> None:
+    """Set torch's global generators to what :func:`global_generator_states` returned."""
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state, device)
 
 
 def threads_for(n_operations: float) -> int:

@@ -1,108 +1,387 @@
-"""Adam with one call a step."""
+"""Steps of training: gradients by formula where the module is known, else by autograd.
 
-from collections.abc import Iterable
-from typing import Any
+On a CPU, the bookkeeping of autograd takes longer than the arithmetic of small networks. The
+formulas here give the same numbers without it. They are for fully connected networks with a
+diagonal posterior, and for autoencoders of such networks; everything else is left to autograd.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
-from torch.nn import Parameter
+from torch import Tensor, nn
+from torch.nn import functional
 
-# What torch.optim.Adam(fused=True) calls; it has no public name.
-KERNEL: Any = getattr(torch, "_fused_adam_", None)
+from sklearn_vae.nn.activations import ACTIVATIONS
+from sklearn_vae.nn.distributions import LOG_2PI
+from sklearn_vae.nn.likelihoods import (
+    BernoulliLikelihood,
+    DiagonalGaussianLikelihood,
+    GaussianLikelihood,
+    HeteroscedasticLikelihood,
+)
+from sklearn_vae.nn.module import Autoencoder, VAEModule
+from sklearn_vae.nn.networks import MLP
+from sklearn_vae.nn.objectives import Objective, elbo, squared_error
+from sklearn_vae.nn.posteriors import (
+    LOG_VARIANCE_RANGE,
+    DiagonalPosterior,
+    DiagonalPrior,
+    StandardPrior,
+)
+
+# (x, noise, beta) -> sums of reconstruction and KL over the samples, and outputs of the encoder.
+Step: TypeAlias = Callable[..., tuple[Any, Any, Any]]
+
+# Forward passes give a value and a function that takes the gradient back through them.
+Forward: TypeAlias = Callable[..., tuple[Any, Callable[..., Any]]]
+
+# What torch keeps there changes what a module computes or what autograd does; torch has no public
+# name for it. Without these names nothing is known, and autograd is used.
+MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-class Adam(torch.optim.Adam):
-    """torch.optim.Adam(fused=True) with an `update` that has less to do around its kernel.
-
-    At every step of a small network torch spends more on collecting its lists, and on a count of
-    steps for each parameter, than on the arithmetic: here the lists are collected once, and there
-    is one count.
+def training_step(
+    module: VAEModule | Autoencoder,
+    objective: Objective,
+    options: dict[str, Any],
+    update: Callable[[Tensor], None],
+    precision: str | None = None,
+) -> Step:
+    """A function that takes one step of training.
 
     Parameters
     ----------
-    params : iterable of Parameter
-        All on one device and of one dtype.
-    lr : float, default=1e-3
-        Read from `param_groups` at every step, as schedules expect.
-    capturable : bool, default=False
-        For CUDA graphs; `update` is then torch's own step.
+    module : VAEModule or Autoencoder
+    objective : function of `sklearn_vae.nn.objectives`
+    options : dict
+        Its keyword arguments.
+    update : function (x)
+        Moves the parameters along the gradients of -mean(bound) over a batch x; called without
+        autograd.
+    precision : str, default=None
+        "bf16": networks compute in bfloat16 on CUDA.
+
+    Returns
+    -------
+    step : function (x, noise, beta) -> (reconstruction, kl, h)
+        Sums over the samples of x, floats or Tensors of shape (), and the outputs of the encoder.
     """
+    set_gradients = gradients_by_formula(module, objective, options) or partial(
+        _set_gradients_by_autograd, module, objective, options, precision
+    )
 
-    def __init__(
-        self, params: Iterable[Parameter], lr: float = 1e-3, capturable: bool = False
-    ) -> None:
-        super().__init__(params, lr=lr, fused=True, capturable=capturable)
-        self._lists: tuple[list[Any], ...] | None = None
-        # The steps before a capture are taken without one, on purpose.
-        self._warned_capturable_if_run_uncaptured = True
+    def step(x: Tensor, noise: Tensor, beta: Any) -> tuple[Any, Any, Any]:
+        terms = set_gradients(x, noise, beta)
+        with torch.no_grad():
+            update(x)
+        return terms
 
-    def update(self) -> None:
-        """One step along the gradients that the parameters have; to be called under no_grad.
+    return step
 
-        `step` without its hooks, which cost as much as the arithmetic.
-        """
-        group = self.param_groups[0]
-        gradients: Any = [p.grad for p in group["params"]]
-        plain = not any(group[name] for name in ("amsgrad", "capturable", "maximize"))
-        complete = all(gradient is not None for gradient in gradients)
-        if not (complete and plain and KERNEL and len(self.param_groups) == 1):
-            self._write_counts()
-            self._lists = None
-            self.step()
-            return
-        if self._lists is None:
-            self._lists = self._collect(group["params"])
-        parameters, averages, squares, counts = self._lists
-        counts[0] += 1
-        self._opt_called = True  # torch's schedules look for it
-        KERNEL(
-            parameters,
-            gradients,
-            averages,
-            squares,
-            [],
-            counts,
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-        )
 
-    def _collect(self, parameters: list[Tensor]) -> tuple[list[Any], ...]:
-        count = torch.zeros((), dtype=torch.float32, device=parameters[0].device)
-        for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["step"] = torch.zeros_like(count)
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
-            count.copy_(state["step"])
-        states = [self.state[parameter] for parameter in parameters]
-        return (
-            list(parameters),
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [count] * len(parameters),
-        )
+@torch.enable_grad()
+def _set_gradients_by_autograd(
+    module: VAEModule | Autoencoder,
+    objective: Objective,
+    options: dict[str, Any],
+    precision: str | None,
+    x: Tensor,
+    noise: Tensor,
+    beta: float | Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    outputs: list[Tensor] = []
+    module.zero_grad()
+    # No cache: the weights that it would keep in bfloat16 change with every step.
+    autocast = torch.autocast("cuda", torch.bfloat16, precision == "bf16", cache_enabled=False)
+    with autocast, module.encoder.register_forward_hook(lambda *call: outputs.append(call[-1])):
+        bound, reconstruction, kl = objective(module, x, noise, beta, **options)
+    bound.mean().neg().backward()
+    return reconstruction.detach().sum(), kl.detach().sum(), outputs[-1].detach()
 
-    def _write_counts(self) -> None:
-        """Give each parameter the count of its steps, where torch looks for it."""
-        if self._lists is not None:
-            for state in self.state.values():
-                state["step"].copy_(self._lists[-1][0])
 
-    def state_dict(self) -> dict[str, Any]:
-        """State as that of torch.optim.Adam, which can load it, and the other way round."""
-        self._write_counts()
-        return super().state_dict()
+def gradients_by_formula(
+    module: nn.Module, objective: Objective, options: dict[str, Any]
+) -> Step | None:
+    """A function that sets the gradients of -mean(objective) without autograd.
 
-    def __getstate__(self) -> dict[str, Any]:
-        self._write_counts()
-        return super().__getstate__()
+    None where the module or the objective is not known, or the module is not on a CPU. Options of
+    an objective are 0 where they are not used.
+    """
+    known = objective in FORMULAS and _is_known(module) and not any(options.values())
+    if not known or next(module.parameters()).device.type != "cpu":
+        return None
+    return torch.no_grad()(FORMULAS[objective](module))
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._lists = None
+
+def is_plain_mlp(network: nn.Module) -> bool:
+    """Whether a network computes what :class:`MLP` does from parameters of its own.
+
+    Not so with subclasses, hooks, weights that are computed from others (as weight_norm has it),
+    and layers that share a weight.
+    """
+    if type(network) is not MLP or type(network.layers) is not nn.ModuleList:
+        return False
+    layers: Any = list(network.layers)
+    if any(type(layer) is not nn.Linear or layer.bias is None for layer in layers):
+        return False
+    parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
+    plain = all(type(p) is nn.Parameter and not _has_hooks(p) for p in parameters)
+    distinct = len({id(p) for p in parameters}) == len(parameters)
+    return plain and distinct and not any(map(_is_changed, network.modules()))
+
+
+def may_draw(module: nn.Module) -> bool:
+    """Whether networks may draw from torch's global generators, as dropout does."""
+    networks: Any = module.encoder, module.decoder
+    return not all(map(is_plain_mlp, networks))
+
+
+def _is_changed(part: nn.Module) -> bool:
+    """Whether an instance does something else than its class."""
+    return "forward" in vars(part) or any(getattr(part, name, True) for name in MODULE_HOOKS)
+
+
+def _has_hooks(parameter: Tensor) -> bool:
+    return bool(getattr(parameter, "_backward_hooks", True))
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Whether all parts of a module are of the very classes that the formulas are for."""
+    if type(module) is VAEModule:
+        parts = [module, module.posterior, module.likelihood, module.prior]
+        kinds = (DiagonalPosterior, *LIKELIHOODS, StandardPrior, DiagonalPrior)
+    elif type(module) is Autoencoder:
+        parts, kinds = [module], ()
+    else:
+        return False
+    networks: Any = module.encoder, module.decoder
+    if not all(type(part) in kinds for part in parts[1:]) or any(map(_is_changed, parts)):
+        return False
+    shared = {id(p) for p in networks[0].parameters()} & {id(p) for p in networks[1].parameters()}
+    return not shared and all(map(is_plain_mlp, networks))
+
+
+def _elbo(module: VAEModule) -> Step:
+    """Gradients of -mean(:func:`elbo`)."""
+    encode, decode = _network(module.encoder), _network(module.decoder)
+    draw = _posterior(module.posterior, module.prior)
+    log_density = LIKELIHOODS[type(module.likelihood)](module.likelihood)
+
+    def set_gradients(x: Tensor, noise: Tensor, beta: float) -> tuple[float, float, Tensor]:
+        n, n_draws = len(x), len(noise)
+        h, backward_encoder = encode(x)
+        (z, kl), backward_posterior = draw(h, noise)
+        outputs, backward_decoder = decode(z)
+        reconstruction, backward_likelihood = log_density(outputs, x)
+        gradient = backward_decoder(backward_likelihood(-1.0 / (n_draws * n)))
+        backward_encoder(backward_posterior(gradient, beta / n), to_input=False)
+        return reconstruction / n_draws, kl, h
+
+    return set_gradients
+
+
+def _squared_error(module: Autoencoder) -> Step:
+    """Gradients of -mean(:func:`squared_error`); z takes the place of h."""
+    encode, decode = _network(module.encoder), _network(module.decoder)
+
+    def set_gradients(x: Tensor, noise: Tensor, beta: float) -> tuple[float, float, Tensor]:
+        z, backward_encoder = encode(x)
+        outputs, backward_decoder = decode(z)
+        residual = outputs.sub_(x)
+        flat = residual.view(-1)
+        error = torch.dot(flat, flat).item() / x.shape[1]
+        gradient = backward_decoder(residual.mul_(2.0 / residual.numel()))
+        backward_encoder(gradient, to_input=False)
+        return -error, 0.0, z
+
+    return set_gradients
+
+
+def _network(mlp: MLP) -> Forward:
+    """Outputs of a network for x of shape (n, n_inputs).
+
+    `backward` takes a gradient with respect to them, overwrites it, sets those of all parameters
+    and returns that of x; without `to_input` it leaves out the last.
+    """
+    # torch looks a parameter up by name at every use, which small networks would feel.
+    modules: Any = mlp.layers
+    layers = [(layer.weight, layer.bias) for layer in modules]
+    activation = IN_PLACE.get(mlp.activation) or ACTIVATIONS[mlp.activation]
+    derivative = DERIVATIVES[mlp.activation]
+
+    def forward(x: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
+        inputs, outputs = [], [x]
+        for weight, bias in layers[:-1]:
+            y = torch.addmm(bias, outputs[-1], weight.t())
+            inputs.append(y)
+            outputs.append(activation(y))
+
+        def backward(gradient: Tensor, to_input: bool = True) -> Tensor:
+            for i in range(len(layers) - 1, -1, -1):
+                weight, bias = layers[i]
+                weight.grad = torch.mm(gradient.t(), outputs[i])
+                bias.grad = gradient.sum(0)
+                if i or to_input:
+                    gradient = torch.mm(gradient, weight)
+                if i:
+                    gradient = derivative(gradient, inputs[i - 1], outputs[i])
+            return gradient
+
+        weight, bias = layers[-1]
+        return torch.addmm(bias, outputs[-1], weight.t()), backward
+
+    return forward
+
+
+def _posterior(posterior: DiagonalPosterior, prior: StandardPrior | DiagonalPrior) -> Forward:
+    """Draws z of shape (S n, k) for h of shape (n, 2 k), and the sum of KL(q(z|x) || p(z)).
+
+    Log-variances in h are clamped in place. `backward` takes the gradients with respect to z and
+    to the sum, returns that of h and sets that of the prior's log-variances.
+    """
+    k = posterior.n_components
+    learned = prior.log_variance if isinstance(prior, DiagonalPrior) else None
+
+    def forward(h: Tensor, noise: Tensor) -> tuple[tuple[Tensor, float], Callable[..., Tensor]]:
+        mean, log_variance = h.split(k, dim=1)
+        variance = torch.exp(log_variance.clamp_(*LOG_VARIANCE_RANGE))
+        std = torch.sqrt(variance)
+        z = torch.addcmul(mean, std, noise).view(-1, k)
+        if learned is None:
+            kl = (variance - log_variance).addcmul_(mean, mean).sum().item()
+        else:
+            precision = torch.exp(-learned)
+            squares = torch.addcmul(variance, mean, mean).sum(0).mul_(precision)
+            kl = (squares + len(h) * learned - log_variance.sum(0)).sum().item()
+
+        def backward(z_gradient: Tensor, kl_gradient: float) -> Tensor:
+            gradients = z_gradient.view(noise.shape)
+            mean_part, std_part = (
+                t[0] if len(t) == 1 else t.sum(0) for t in (gradients, gradients * noise)
+            )
+            gradient = torch.empty_like(h)
+            mean_gradient, log_variance_gradient = gradient.split(k, dim=1)
+            std_part.mul_(std)
+            if learned is None:
+                torch.add(mean_part, mean, alpha=kl_gradient, out=mean_gradient)
+                std_part.add_(variance, alpha=kl_gradient)
+            else:
+                torch.addcmul(mean_part, mean, precision, value=kl_gradient, out=mean_gradient)
+                std_part.addcmul_(variance, precision, value=kl_gradient)
+                learned.grad = (len(h) - squares).mul_(0.5 * kl_gradient)
+            torch.mul(std_part.sub_(kl_gradient), 0.5, out=log_variance_gradient)
+            return gradient
+
+        return (z, 0.5 * (kl - mean.numel())), backward
+
+    return forward
+
+
+# Of each likelihood: log p(x|z) summed over draws and samples, for outputs of the decoder of shape
+# (S n, n_inputs), which are overwritten. `backward` takes the gradient with respect to the sum,
+# returns that of the outputs and sets that of the likelihood's own parameter.
+
+
+def _gaussian(likelihood: GaussianLikelihood) -> Forward:
+    parameter = likelihood.log_variance
+    log_variance = parameter.detach()
+    set_gradient = parameter.requires_grad
+
+    def forward(outputs: Tensor, x: Tensor) -> tuple[float, Callable[[float], Tensor]]:
+        n, d = outputs.shape
+        residual = outputs.view(-1, *x.shape).sub_(x).view(n, d)
+        precision: Any
+        if log_variance.ndim:
+            precision = torch.exp(-log_variance)
+            scaled = torch.linalg.vecdot(residual, residual, dim=0).mul_(precision)
+            log_prob = -0.5 * (scaled.sum().item() + n * (log_variance.sum().item() + d * LOG_2PI))
+        else:
+            # Python's floats: a kernel for each of these sums would take longer.
+            value = log_variance.item()
+            precision, flat = math.exp(-value), residual.view(-1)
+            scaled = torch.dot(flat, flat).item() * precision
+            log_prob = -0.5 * (scaled + n * d * (value + LOG_2PI))
+
+        def backward(gradient: float) -> Tensor:
+            if set_gradient:
+                count = n * d // log_variance.numel()
+                own = (scaled - count) * (0.5 * gradient)
+                parameter.grad = torch.as_tensor(own, dtype=log_variance.dtype)
+            return residual.mul_(precision * -gradient)
+
+        return log_prob, backward
+
+    return forward
+
+
+def _heteroscedastic(likelihood: HeteroscedasticLikelihood) -> Forward:
+    offset, limits, d = likelihood.offset, likelihood.limits, likelihood.n_features
+
+    def forward(outputs: Tensor, x: Tensor) -> tuple[float, Callable[[float], Tensor]]:
+        residual, log_variance = outputs.split(d, dim=1)
+        outputs.view(-1, len(x), 2 * d)[..., :d].sub_(x)
+        precision = torch.exp(-log_variance.add_(offset).clamp_(*limits))
+        scaled = residual * precision
+        squares = residual * scaled
+        terms = squares.sum().item() + log_variance.sum().item()
+
+        def backward(gradient: float) -> Tensor:
+            torch.mul(scaled, -gradient, out=residual)
+            torch.mul(squares.sub_(1.0), 0.5 * gradient, out=log_variance)
+            return outputs
+
+        return -0.5 * (terms + squares.numel() * LOG_2PI), backward
+
+    return forward
+
+
+def _bernoulli(likelihood: BernoulliLikelihood) -> Forward:
+    def forward(outputs: Tensor, x: Tensor) -> tuple[float, Callable[[float], Tensor]]:
+        logits = outputs.view(-1, *x.shape)
+        # Summed after x a - softplus(a), whose parts may be far larger than their difference.
+        log_prob = -functional.binary_cross_entropy_with_logits(
+            logits, x.expand_as(logits), reduction="sum"
+        ).item()
+
+        def backward(gradient: float) -> Tensor:
+            logits.sigmoid_().sub_(x).mul_(-gradient)
+            return outputs
+
+        return log_prob, backward
+
+    return forward
+
+
+LIKELIHOODS: dict[type[nn.Module], Callable[..., Forward]] = {
+    GaussianLikelihood: _gaussian,
+    DiagonalGaussianLikelihood: _gaussian,
+    HeteroscedasticLikelihood: _heteroscedastic,
+    BernoulliLikelihood: _bernoulli,
+}
+FORMULAS: dict[Objective, Callable[..., Step]] = {elbo: _elbo, squared_error: _squared_error}
+
+# Activations whose derivative needs the output only, so that the input can be overwritten.
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "sigmoid": torch.sigmoid_,
+    "tanh": torch.tanh_,
+}
+
+aten = torch.ops.aten
+
+# (gradient of the output, input, output) -> gradient of the input; may overwrite the first.
+DERIVATIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "relu": lambda g, x, y: aten.threshold_backward.grad_input(g, y, 0, grad_input=g),
+    "leaky_relu": lambda g, x, y: aten.leaky_relu_backward(g, x, 0.01, False),
+    "elu": lambda g, x, y: aten.elu_backward(g, 1.0, 1.0, 1.0, False, x),
+    "gelu": lambda g, x, y: aten.gelu_backward(g, x),
+    "silu": lambda g, x, y: aten.silu_backward(g, x),
+    "softplus": lambda g, x, y: aten.softplus_backward(g, x, 1.0, 20.0),
+    "sigmoid": lambda g, x, y: aten.sigmoid_backward(g, y),
+    "tanh": lambda g, x, y: aten.tanh_backward(g, y),
+}

@@ -1,4 +1,4 @@
-"""The skorch net that trains: data on the device, and one look at the loss an epoch."""
+"""The training loop: a skorch net with its batches on the device and one look at the loss per epoch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,20 @@ from skorch.history import History
 from torch import Tensor, nn
 
 from sklearn_vae.nn.networks import operations_of
-from sklearn_vae.nn.objectives import BY_HAND, Objective
+from sklearn_vae.nn.objectives import Objective
+from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.batches import Batch, Batches
 from sklearn_vae.training.checkpointing import Keeper
-from sklearn_vae.training.cuda_graph import CapturedStep
-from sklearn_vae.training.devices import global_generators, products_in, threads_worth
+from sklearn_vae.training.cuda_graph import GRAPHS, CapturedStep
+from sklearn_vae.training.devices import (
+    global_generator_states,
+    global_generators,
+    products_in,
+    set_global_generators,
+    threads_worth,
+)
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
-from sklearn_vae.training.fast_paths import Adam
+from sklearn_vae.training.fast_paths import Step, may_draw, training_step
 from sklearn_vae.validation import all_or_nothing
 
 # torch's layers draw their first weights from its global generator, which is borrowed meanwhile.
@@ -35,13 +42,12 @@ BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 
 class VAENet(NeuralNet):
-    """A net whose module is trained on an objective of its rows alone, without targets.
+    """A skorch net whose module is trained on an objective of its samples, without targets.
 
-    skorch's loop over epochs, callbacks, history and pickling; batches and steps are ours. A batch
-    is two views of tensors on the device; losses stay there until the epoch ends; the gradient is
-    had by hand where the module and the device allow it, and the step is captured into a CUDA
-    graph on one. Of processes that fit together each takes a step on rows of its own, along the
-    gradient averaged over those of all.
+    skorch gives it parameters, callbacks, history and pickling; the loop over epochs and batches is
+    its own. Batches are views of tensors on the device, and losses stay there until the epoch ends.
+    Of processes that train together, each takes steps on samples of its own, along the gradient
+    averaged over those of all.
 
     Parameters
     ----------
@@ -49,19 +55,33 @@ class VAENet(NeuralNet):
         Returns the module.
     objective : function of `sklearn_vae.nn.objectives`
     options : dict
-        Of the objective.
+        Keyword arguments of the objective.
     monitor : object
         With `update` and `record`, as in `sklearn_vae.training.monitors`.
     noise_shape : (S, k)
-        Draws of each row in a step, and latent dimensions.
+        Draws per sample in a step, and latent dimensions.
     seed : int
-        Fixes first weights, order of rows and noise.
+        Fixes the first weights, the order of the samples and the noise.
     precision : {None, "float32", "tf32", "bf16"}, default=None
-        Of the products in training, on CUDA; None: that of the rows.
+        Precision of matrix products in training, on CUDA; None: that of the samples.
     operations : float, default=None
-        That a row takes on its way forward; None: counted on one.
+        Operations of the forward pass of one sample; None: counted.
     **options_of_net
         `max_epochs`, `batch_size`, `lr`, `device`, `train_split`, `callbacks`, `verbose`.
+
+    Attributes
+    ----------
+    module_, optimizer_, history, callbacks_ : as skorch has them
+    generator_ : torch.Generator
+        Gives the order of the samples and the noise.
+    operations_ : float
+        Operations of the forward pass of one sample.
+    beta_ : float
+        Weight of the KL term in this epoch; callbacks change it.
+    last_states_ : list of (int, dict)
+        The number of epochs before each of the last two epochs, and the parameters then.
+    reducer_ : Reducer
+        Of the processes that train together; in training only.
     """
 
     def __init__(
@@ -85,7 +105,7 @@ class VAENet(NeuralNet):
         self.precision = precision
         self.operations = operations
         self.beta_ = 1.0
-        self.kept_: list[tuple[int, dict[str, Tensor]]] = []
+        self.last_states_: list[tuple[int, dict[str, Tensor]]] = []
         super().__init__(module, criterion=nn.Identity, optimizer=Adam, **options_of_net)
 
     @property
@@ -93,7 +113,7 @@ class VAENet(NeuralNet):
         return []
 
     def initialize_module(self) -> VAENet:
-        """Make the module, its weights from `seed`, and the generator of order and noise."""
+        """Make the module, with weights from `seed`, and the generator of order and noise."""
         with _GLOBAL_GENERATOR, global_generators(torch.device("cpu"), self.seed):
             super().initialize_module()
         self.module_.eval()
@@ -102,42 +122,33 @@ class VAENet(NeuralNet):
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         return self
 
-    def draw_apart(self, reducer: Reducer) -> None:
-        """Begin other draws than those of the other processes, where they would be the same."""
+    def initialize_optimizer(self, triggered_directly: bool | None = None) -> VAENet:
+        """Make an Adam optimizer of the parameters that are learned by gradient."""
+        parameters = self.module_.trained_parameters()
+        self.optimizer_ = Adam(
+            parameters, lr=self.lr, capturable=self.generator_.device.type == "cuda"
+        )
+        return self
+
+    @property
+    def operations_per_step(self) -> float:
+        """Operations of a step: forward, and twice as many backward."""
+        return 3 * self.operations_ * self.batch_size * self.noise_shape[0]
+
+    def separate_draws(self, reducer: Reducer) -> None:
+        """Reseed the generator where several processes would draw the same numbers."""
         if reducer.size == 1:
             return
         states = reducer.digests(self.generator_.get_state().numpy())
         if len(np.unique(states)) < len(states):
             self.generator_.manual_seed(reducer.own_seed(self.seed + len(self.history)))
 
-    def initialize_optimizer(self, triggered_directly: bool | None = None) -> VAENet:
-        """Adam over the parameters that are learned by gradient."""
-        parameters = self.module_.trained_parameters()
-        self.optimizer_ = Adam(parameters, lr=self.lr, capturable=self._on("cuda"))
-        return self
-
-    @property
-    def by_hand(self) -> Callable[..., tuple[float, float, Tensor]] | None:
-        """The objective's gradient without autograd, where that can be had.
-
-        Options are 0 where they are not in use; by hand there are none.
-        """
-        can = self._on("cpu") and self.module_.has_pullback and not any(self.options.values())
-        return BY_HAND.get(self.objective) if can else None
-
-    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
-        """Batches in random order for training; skorch's else."""
-        if not training:
-            return super().get_iterator(dataset, training=False)
-        n_batches = self.reducer_.n_batches(len(dataset.X), self.batch_size)
-        return Batches(dataset.X, self.batch_size, self.noise_shape, self.generator_, n_batches)
-
     def partial_fit(
         self,
         X: Tensor,
         y: Any = None,
         *,
-        epochs: int,
+        epochs: int | None = None,
         keeper: Keeper | None = None,
         reducer: Reducer = SINGLE_PROCESS,
     ) -> Any:
@@ -145,149 +156,193 @@ class VAENet(NeuralNet):
 
         Parameters
         ----------
-        X : Tensor of shape (n, d)
+        X : Tensor of shape (n_samples, n_features)
             On the device.
         y : Ignored
-        epochs : int
+        epochs : int, default=None
+            None: `max_epochs`.
         keeper : Keeper, default=None
-            Saves the net after some epochs, and gives it back what it has saved.
+            Saves the net after some epochs, and first restores what it has saved.
         reducer : Reducer, default=SINGLE_PROCESS
             Of the processes that train together.
         """
-        self.keeper_, self.reducer_ = keeper, reducer
+        self.reducer_ = reducer  # for callbacks, too
         try:
-            return super().partial_fit(X, epochs=epochs)
+            return super().partial_fit(X, epochs=epochs, keeper=keeper)
         finally:
-            del self.keeper_, self.reducer_
+            del self.reducer_
 
-    def fit_loop(self, X: Tensor, y: Any = None, epochs: int | None = None, **kwargs: Any) -> Any:
-        """Run skorch's loop over epochs, with the threads that the size of a step is worth."""
+    def fit_loop(
+        self,
+        X: Tensor,
+        y: Any = None,
+        epochs: int | None = None,
+        keeper: Keeper | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Train for some epochs, between skorch's `on_train_begin` and `on_train_end`."""
+        epochs = self.max_epochs if epochs is None else epochs
+        with self._training(X.device):
+            step = self._make_step(X.device)
+            if keeper is not None:
+                keeper.restore(self)
+            with self.reducer_.interrupts_as_errors():
+                try:
+                    self._train_epochs(X, epochs, step, keeper)
+                except KeyboardInterrupt:
+                    if not self.stopped_early:  # which skorch signals by an interrupt, too
+                        raise
+        return self
+
+    @contextmanager
+    def _training(self, device: torch.device) -> Iterator[None]:
+        """Context with the module in training mode, and torch's threads and precision set."""
         self.module_.train()
-        reducer, keeper = self.reducer_, self.keeper_
-        self.events_ = {
+        seed = self.reducer_.own_seed(self.seed + len(self.history))
+        with ExitStack() as stack:
+            stack.enter_context(threads_worth(self.operations_per_step))
+            stack.enter_context(products_in(self.precision))
+            if device.type == "cuda":
+                stack.enter_context(torch.cuda.device(device))
+            if may_draw(self.module_):
+                stack.enter_context(_GLOBAL_GENERATOR)
+                stack.enter_context(global_generators(device, seed))
+            try:
+                yield
+            finally:
+                self.monitor.begin()
+                self.module_.eval()
+
+    def _make_step(self, device: torch.device) -> CapturedStep:
+        """A function that takes a step on a batch; captured if it can be."""
+        average = self.reducer_.averaging(self.module_.parameters())
+        events = {
             event
             for event in BATCH_EVENTS
             for _, callback in self.callbacks_
             if getattr(type(callback), event) is not getattr(Callback, event)
         }
-        by_hand = self.by_hand
-        self.h_: Tensor | None = None
-        self.step_: Callable[..., Any] = (
-            partial(self.step_by_hand, by_hand) if by_hand else self.step_by_autograd
-        )
-        self.average_ = reducer.averaging(self.module_.parameters())
-        if self._on("cuda") and not self.events_ and reducer.size == 1:
-            self.step_ = CapturedStep(self)
-        hook = self.module_.encoder.register_forward_hook(self._keep_h)
-        seed = reducer.own_seed(self.seed + len(self.history))
-        with ExitStack() as stack:
-            stack.callback(self._after_loop)
-            stack.callback(hook.remove)
-            stack.enter_context(
-                threads_worth(3 * self.operations_ * self.batch_size * self.noise_shape[0])
-            )
-            stack.enter_context(products_in(self.precision))
-            if self._on("cuda"):
-                stack.enter_context(torch.cuda.device(X.device))
-            if not self.module_.has_pullback:  # a factory's networks may draw, as dropout does
-                stack.enter_context(_GLOBAL_GENERATOR)
-                stack.enter_context(global_generators(X.device, seed))
-            if keeper is not None:
-                keeper.restore(self)
-            with reducer.interrupts_as_errors():
-                try:
-                    return super().fit_loop(X, y, epochs, **kwargs)
-                except KeyboardInterrupt:
-                    if not self.stopped_early:  # of which it is the sign too
-                        raise
-                    return self
 
-    def _after_loop(self) -> None:
-        del self.step_, self.h_, self.average_
-        self.monitor.begin()
-        self.module_.eval()
+        def update(x: Tensor) -> None:
+            average(len(x))
+            if "on_grad_computed" in events:
+                self._notify_of_gradients(x)
+            self.optimizer_.update()
+            self.module_.after_step()
 
-    def notify(self, method_name: str, **kwargs: Any) -> None:
-        """Call the callbacks; after an epoch the keeper comes last, and saves what they learned."""
-        super().notify(method_name, **kwargs)
-        if method_name == "on_epoch_end" and self.keeper_ is not None:
-            self.keeper_.after_epoch(self)
+        step = training_step(self.module_, self.objective, self.options, update, self.precision)
+        if events:
+            step = partial(self._step_with_events, step)
+        can_capture = not events and self.reducer_.size == 1
+        graph_type = GRAPHS.get(device.type) if can_capture else None
+        return CapturedStep(step, lambda: self.optimizer_, graph_type)
 
-    @property
-    def stopped_early(self) -> bool:
-        """Whether a callback has ended the training, and not an interrupt, whose sign it uses."""
-        return any(
-            isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
-            for _, callback in self.callbacks_
-        )
-
-    def drop_unfinished_epoch(self) -> None:
-        """Take the epoch in which a training was interrupted out of the history."""
-        if len(self.history) and "seconds" not in self.history[-1]:
-            self.history.pop()
-
-    def run_single_epoch(
-        self,
-        iterator: Any,
-        training: bool,
-        prefix: str,
-        step_fn: Callable[[Batch], Any],
-        **fit_params: Any,
-    ) -> None:
-        """One epoch of training, or the bound of the validation rows."""
-        if iterator is None:
-            return
-        if not training:
-            objective, bound = self._validate(iterator.dataset.X)
-            self.history.record("valid_loss", -objective)
-            self.history.record("validation_bound", self.monitor.in_data_units(bound))
-            return
-        reducer = self.reducer_
-        reducer.meet()
-        start = time.perf_counter()
-        state = {name: t.clone() for name, t in self.module_.state_dict().items()}
-        self.kept_ = [*self.kept_[-1:], (len(self.history) - 1, state)]
-        self.monitor.begin()
-        with torch.set_grad_enabled(self.by_hand is None):
-            sums = [self._run_chunk(chunk, step_fn) for chunk in iterator]
-        reducer.share(self.module_)
-        totals = torch.stack(sums).cpu().double().sum(0).tolist()
-        n, reconstruction, kl = reducer.sum([len(iterator.X), *totals])
-        reconstruction, kl = reconstruction / n, kl / n
-        if not (math.isfinite(reconstruction + kl) and self.is_finite()):
-            raise self.diverged()
-        values = self.monitor.record(self.module_, n, reconstruction, kl, reducer)
-        for name, value in values.items():
-            self.history.record(name, value)
-        self.history.record("train_loss", self.beta_ * kl - reconstruction)
-        self.history.record("beta", self.beta_)
-        self.history.record("seconds", time.perf_counter() - start)
-
-    def train_step(self, batch: Batch, **fit_params: Any) -> Any:
-        """One step of the optimiser; sums of reconstruction and KL, and what the encoder gave."""
-        if not self.events_:
-            return self.step_(*batch, self.beta_)
+    def _step_with_events(self, step: Step, x: Tensor, noise: Tensor, beta: float) -> Any:
+        batch = x, noise
         self.notify("on_batch_begin", batch=batch, training=True)
-        reconstruction, kl, h = self.step_(*batch, self.beta_)
-        loss = (self.beta_ * kl - reconstruction) / len(batch[0])
+        reconstruction, kl, h = step(x, noise, beta)
+        loss = (beta * kl - reconstruction) / len(x)
         self.notify("on_batch_end", batch=batch, training=True, loss=loss, y_pred=h)
         return reconstruction, kl, h
 
+    def _notify_of_gradients(self, x: Tensor) -> None:
+        trained = {id(parameter) for parameter in self.module_.trained_parameters()}
+        named = [(n, p) for n, p in self.module_.named_parameters() if id(p) in trained]
+        self.notify("on_grad_computed", named_parameters=named, batch=x, training=True)
+
+    def _train_epochs(
+        self, X: Tensor, epochs: int, step: CapturedStep, keeper: Keeper | None
+    ) -> None:
+        n_batches = self.reducer_.n_batches(len(X), self.batch_size)
+        batches = Batches(X, self.batch_size, self.noise_shape, self.generator_, n_batches)
+        train, valid = self.get_split_datasets(X)
+        for _ in range(epochs):
+            self.notify("on_epoch_begin", dataset_train=train, dataset_valid=valid)
+            self.train_epoch(batches, step)
+            if valid is not None:
+                self._validate(valid.X)
+            self.notify("on_epoch_end", dataset_train=train, dataset_valid=valid)
+            if keeper is not None and keeper.after_epoch(self):
+                # A training that resumes here captures anew, too, and graphs may round otherwise.
+                step.capture_anew()
+
+    def train_epoch(self, batches: Batches, step: CapturedStep) -> None:
+        """Train on all batches once, and record the epoch; FloatingPointError if it diverges."""
+        self.reducer_.meet()
+        start = time.perf_counter()
+        state = {name: t.clone() for name, t in self.module_.state_dict().items()}
+        self.last_states_ = [*self.last_states_[-1:], (len(self.history) - 1, state)]
+        run = partial(self._take_steps, batches, step)
+        (n, reconstruction, kl), is_finite = step.with_fallback(run, self._save_epoch)
+        if not is_finite:
+            raise self.undo_divergence()
+        values = {
+            **self.monitor.record(self.module_, n, reconstruction, kl, self.reducer_),
+            "train_loss": self.beta_ * kl - reconstruction,
+            "beta": self.beta_,
+            "seconds": time.perf_counter() - start,
+        }
+        for name, value in values.items():
+            self.history.record(name, value)
+
+    def _take_steps(
+        self, batches: Batches, step: CapturedStep
+    ) -> tuple[tuple[float, float, float], bool]:
+        """Number of samples, averages of reconstruction and KL; and whether all is finite."""
+        self.monitor.begin()
+        sums = [self._take_chunk(chunk, step) for chunk in batches]
+        self.reducer_.share(self.module_)
+        totals = torch.stack(sums).cpu().double().sum(0).tolist()
+        n, reconstruction, kl = self.reducer_.sum([len(batches.X), *totals])
+        reconstruction, kl = reconstruction / n, kl / n
+        is_finite = math.isfinite(reconstruction + kl) and self.is_finite()
+        return (n, reconstruction, kl), is_finite
+
+    def _take_chunk(self, chunk: list[Batch], step: CapturedStep) -> Tensor:
+        """Take steps on some batches; sums of reconstruction and KL over their samples."""
+        steps = [step(x, noise, self.beta_) for x, noise in chunk]
+        sums = [terms[:2] for terms in steps]
+        with torch.no_grad():
+            self.monitor.update(self.module_, torch.cat([h for _, _, h in steps]))
+            if isinstance(sums[0][0], float):
+                return torch.tensor(sums, dtype=torch.float64).sum(0)
+            return torch.stack([torch.stack(pair) for pair in sums]).sum(0)
+
+    @torch.no_grad()
+    def _validate(self, X: Tensor) -> None:
+        """Record objective and bound of samples, with the same noise in every epoch."""
+        generator = torch.Generator(X.device).manual_seed(self.reducer_.own_seed(self.seed))
+        draws, k = self.noise_shape
+        self.module_.eval()
+        objective, bound = X.new_zeros(2)
+        for x in X.split(max(self.batch_size, 1024)):
+            noise = torch.randn(
+                (draws, len(x), k), generator=generator, device=x.device, dtype=x.dtype
+            )
+            value, *parts = self.objective(self.module_, x, noise, self.beta_, **self.options)
+            reconstruction, kl = parts
+            objective += value.sum()
+            bound += (reconstruction - kl).sum()
+        self.module_.train()
+        n, *totals = self.reducer_.sum([len(X), objective.item(), bound.item()])
+        self.history.record("valid_loss", -totals[0] / n)
+        self.history.record("validation_bound", self.monitor.in_data_units(totals[1] / n))
+
     def is_finite(self) -> bool:
-        """Whether every parameter is, and the noise variance that one is the logarithm of."""
+        """Whether every parameter is finite, and the noise variance, the exponential of one."""
         sums = [parameter.detach().sum() for parameter in self.module_.parameters()]
         likelihood: Any = getattr(self.module_, "likelihood", None)
         if getattr(likelihood, "noise_variance", None) is not None:
             sums.append(likelihood.noise_variance.sum())
         return bool(torch.isfinite(torch.stack(sums)).all())
 
-    def diverged(self) -> FloatingPointError:
-        """The error that says so; takes back the parameters from before the last epoch."""
+    def undo_divergence(self) -> FloatingPointError:
+        """Restore the parameters from before the last epoch; returns the error that says so."""
         with_noise = "noise_variance" in self.monitor.names
         noise = " or noise_variance too small for the data" if with_noise else ""
         epoch = len(self.history)
-        if self.kept_:
-            before, state = self.kept_.pop()
+        if self.last_states_:
+            before, state = self.last_states_.pop()
             epoch = before + 1
             self.module_.load_state_dict(state)
             self._initialize_optimizer()  # whose averages are not finite either
@@ -298,107 +353,70 @@ class VAENet(NeuralNet):
             f"after epoch {len(self.history)} are kept, and the model can be used."
         )
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether a callback has ended the training, and not an interrupt, whose sign it uses."""
+        return any(
+            isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
+            for _, callback in self.callbacks_
+        )
+
+    def drop_unfinished_epoch(self) -> None:
+        """Remove the epoch in which a training was interrupted from the history."""
+        if len(self.history) and "seconds" not in self.history[-1]:
+            self.history.pop()
+
+    def _save_epoch(self, exact: bool) -> Callable[[], None]:
+        """Save what an epoch depends on, as `with_fallback` asks; a function that restores it."""
+        _, parameters = self.last_states_[-1]
+        optimizer = copy.deepcopy(self.optimizer_.state_dict()) if exact else None
+        generator, device = self.generator_.get_state(), self.generator_.device
+        drawn = global_generator_states(device) if may_draw(self.module_) else None
+
+        def restore() -> None:
+            self.module_.load_state_dict(parameters)
+            self.module_.zero_grad()  # of a step that was not finished
+            if optimizer is not None:
+                self.optimizer_.load_state_dict(optimizer)
+            self.generator_.set_state(generator)
+            if drawn is not None:
+                set_global_generators(drawn, device)
+
+        return restore
+
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
-        """Within this, an exception leaves the net as it was before."""
+        """Context in which an exception leaves the net as it was before."""
         module, optimizer = copy.deepcopy([self.module_.state_dict(), self.optimizer_.state_dict()])
-        rows, generator = list(self.history), self.generator_.get_state()
+        epochs, generator = list(self.history), self.generator_.get_state()
         try:
             with all_or_nothing(self):
                 yield
         except BaseException:
             self.module_.load_state_dict(module)
             self.optimizer_.load_state_dict(optimizer)
-            self.history_ = History(rows)
+            self.history_ = History(epochs)
             self.generator_.set_state(generator)
             raise
 
-    def as_it_was(
+    def copy_at(
         self, epoch: int, state: dict[str, Tensor], reducer: Reducer = SINGLE_PROCESS
     ) -> VAENet:
-        """A net of its own with the parameters that a module had after an epoch."""
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__, module_=copy.deepcopy(self.module_), callbacks=None)
-        twin.module_.load_state_dict(state)
-        twin.generator_ = torch.Generator(self.generator_.device)
-        twin.generator_.manual_seed(reducer.own_seed(self.seed + epoch))
-        twin.history_ = History(list(self.history)[:epoch])
-        twin.monitor = copy.copy(self.monitor)
-        twin.callbacks_, twin.kept_ = [], []
-        twin._initialize_optimizer()
-        return twin
-
-    def _run_chunk(self, chunk: list[Batch], step_fn: Callable[[Batch], Any]) -> Tensor:
-        """Steps of some batches; sums of reconstruction and KL over their rows."""
-        steps = [step_fn(batch) for batch in chunk]
-        sums = [step[:2] for step in steps]
-        with torch.no_grad():
-            self.monitor.update(self.module_, torch.cat([h for _, _, h in steps]))
-            if isinstance(sums[0][0], float):
-                return torch.tensor(sums, dtype=torch.float64).sum(0)
-            return torch.stack([torch.stack(pair) for pair in sums]).sum(0)
-
-    def step_by_hand(
-        self, by_hand: Callable[..., Any], x: Tensor, noise: Tensor, beta: float
-    ) -> tuple[float, float, Tensor]:
-        """One step with a gradient of `BY_HAND`; sums over rows, and what the encoder gave."""
-        found = by_hand(self.module_, x, noise, beta)
-        self._take_step(x)
-        return found
-
-    def step_by_autograd(
-        self, x: Tensor, noise: Tensor, beta: float | Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """One step with autograd; sums over rows, and what the encoder gave."""
-        self.optimizer_.zero_grad()
-        # No cache: the weights that it would keep in bfloat16 change with every step.
-        with torch.autocast(
-            "cuda", torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False
-        ):
-            bound, *parts = self.objective(self.module_, x, noise, beta, **self.options)
-        bound.mean().neg().backward()
-        with torch.no_grad():
-            self._take_step(x)
-        reconstruction, kl = (part.detach().sum() for part in parts)
-        return reconstruction, kl, self.h_
-
-    def _take_step(self, x: Tensor) -> None:
-        self.average_(len(x))
-        if "on_grad_computed" in self.events_:
-            trained = {id(parameter) for parameter in self.module_.trained_parameters()}
-            named = [(n, p) for n, p in self.module_.named_parameters() if id(p) in trained]
-            self.notify("on_grad_computed", named_parameters=named, batch=x, training=True)
-        self.optimizer_.update()
-        self.module_.after_step()
-
-    def _keep_h(self, encoder: nn.Module, inputs: Any, h: Tensor) -> None:
-        self.h_ = h.detach()
-
-    @torch.no_grad()
-    def _validate(self, X: Tensor) -> tuple[float, float]:
-        """Objective and bound of the validation rows, with the same noise in every epoch."""
-        generator = torch.Generator(X.device).manual_seed(self.reducer_.own_seed(self.seed))
-        draws, k = self.noise_shape
-        self.module_.eval()
-        objective, bound = X.new_zeros(2)
-        for x in X.split(max(self.batch_size, 1024)):
-            noise = torch.randn(
-                (draws, len(x), k), generator=generator, device=x.device, dtype=x.dtype
-            )
-            found, *parts = self.objective(self.module_, x, noise, self.beta_, **self.options)
-            reconstruction, kl = parts
-            objective += found.sum()
-            bound += (reconstruction - kl).sum()
-        self.module_.train()
-        n, *totals = self.reducer_.sum([len(X), objective.item(), bound.item()])
-        return totals[0] / n, totals[1] / n
-
-    def _on(self, kind: str) -> bool:
-        return torch.device(self.device).type == kind
+        """A copy that has the history up to an epoch, and the parameters of `state`."""
+        net = object.__new__(type(self))
+        net.__dict__.update(self.__dict__, module_=copy.deepcopy(self.module_), callbacks=None)
+        net.module_.load_state_dict(state)
+        net.generator_ = torch.Generator(self.generator_.device)
+        net.generator_.manual_seed(reducer.own_seed(self.seed + epoch))
+        net.history_ = History(list(self.history)[:epoch])
+        net.monitor = copy.copy(self.monitor)
+        net.callbacks_, net.last_states_ = [], []
+        net._initialize_optimizer()
+        return net
 
     def __getstate__(self) -> dict[str, Any]:
         # A generator of CUDA cannot be read where there is none.
-        state = {**super().__getstate__(), "kept_": []}
+        state = {**super().__getstate__(), "last_states_": []}
         if "generator_" in state:
             state["generator_"] = state["generator_"].get_state()
         return state

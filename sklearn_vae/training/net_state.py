@@ -12,7 +12,7 @@ from skorch.history import History
 from torch import Tensor
 
 from sklearn_vae.serialization.decode import Reader, integer
-from sklearn_vae.training.fast_paths import Adam
+from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.validation import is_real
 

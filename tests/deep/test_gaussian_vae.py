@@ -298,7 +298,7 @@ def test_snapshots_are_fitted_models_of_their_epochs(model):
         assert snapshot.n_iter_ == epoch
         np.testing.assert_array_equal(snapshot.history_["bound"], shorter.history_["bound"])
         assert not hasattr(snapshot, "snapshots_")
-        assert not snapshot.net_.kept_
+        assert not snapshot.net_.last_states_
         moved = parameters_of(snapshot)
         assert not np.array_equal(parameters_of(snapshot.fit(X)), moved)
         assert snapshot.n_iter_ == epoch + 3

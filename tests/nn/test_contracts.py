@@ -11,7 +11,7 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 from sklearn_vae.gaussian.bounds import EntropyGap, sum_of_entropies
 from sklearn_vae.nn.distributions import BernoulliLogits, DiagonalNormal, fixed_draws
 from sklearn_vae.nn.likelihoods import NOISE_MODELS, BernoulliLikelihood, Likelihood
-from sklearn_vae.nn.objectives import elbo, elbo_by_hand
+from sklearn_vae.nn.objectives import elbo
 from sklearn_vae.nn.posteriors import POSTERIORS as POSTERIOR_CLASSES
 from sklearn_vae.nn.posteriors import Posterior
 from tests.nn.modules import (
@@ -65,29 +65,6 @@ def test_a_likelihood_gives_a_distribution_of_x(likelihood):
     torch.testing.assert_close(p.entropy(), oracle.entropy())
     torch.testing.assert_close(p.mean, oracle.mean)
     torch.testing.assert_close(p.variance.expand(2, N, D), oracle.variance)
-
-
-@likelihoods
-@pytest.mark.parametrize("size", [1.0, 1e4])
-def test_a_likelihood_has_its_gradient_by_hand(likelihood, size):
-    found = module_of(likelihood).likelihood
-    x, _ = rows_of(likelihood)
-    generator = torch.Generator().manual_seed(3)
-    h = size * torch.randn((2 * N, found.n_inputs), generator=generator, dtype=torch.float64)
-    h.requires_grad_()
-    log_prob = found(h.view(2, N, -1)).log_prob(x).sum()
-    (1.7 * log_prob).backward()
-    expected = [h.grad, *(p.grad for p in found.parameters())]
-    found.zero_grad()
-    with torch.no_grad():
-        value, pull = found.pullback(h.detach().clone(), x)
-        of_h = pull(1.7)
-    assert math.isfinite(value)
-    assert value == pytest.approx(log_prob.item(), rel=1e-12)
-    for gradient, oracle in zip(
-        [of_h, *(p.grad for p in found.parameters())], expected, strict=True
-    ):
-        torch.testing.assert_close(gradient, oracle, rtol=1e-10, atol=1e-12)
 
 
 @posteriors
@@ -188,24 +165,6 @@ def test_an_objective_is_below_the_likelihood(objective, posterior):
     sets = torch.stack([objective(module, x, part)[0] for part in noise.split(10)])
     error = sets.std(0) / len(sets) ** 0.5
     assert (sets.mean(0) < exact + 3 * error).all()
-
-
-@likelihoods
-@priors
-@pytest.mark.parametrize("draws", [1, 3])
-def test_the_elbo_by_hand_is_that_of_autograd(likelihood, prior, draws):
-    module = module_of(likelihood, "diagonal", prior)
-    assert module.has_pullback
-    x, noise = rows_of(likelihood, draws)
-    bound, reconstruction, kl = elbo(module, x, noise, 0.7)
-    (-bound.mean()).backward()
-    expected = gradients(module)
-    with torch.no_grad():
-        found_reconstruction, found_kl, _ = elbo_by_hand(module, x, noise, 0.7)
-    assert found_reconstruction == pytest.approx(reconstruction.sum().item(), rel=1e-12)
-    assert found_kl == pytest.approx(kl.sum().item(), rel=1e-12)
-    for name, gradient in gradients(module).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-13)
 
 
 @likelihoods

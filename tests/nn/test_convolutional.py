@@ -275,7 +275,7 @@ def test_activations_are_those_of_the_mlp(activation):
     torch.manual_seed(0)
     x = torch.randn(2, 64)
     encoder = ConvEncoder(channels=(2,), dense=3, activation=activation)((1, 8, 8), K)
-    function = ACTIVATIONS[activation].function
+    function = ACTIVATIONS[activation]
     _, convolution, _, _, dense, _, last = encoder
     h = function(convolution(x.view(2, 1, 8, 8))).flatten(1)
     torch.testing.assert_close(encoder(x), last(function(dense(h))))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_vae.nn.activations import ACTIVATIONS
 from sklearn_vae.nn.convolutional import (
     ConvDecoder,
     ConvEncoder,
@@ -35,23 +34,6 @@ def test_an_mlp_is_the_sequence_of_its_layers():
     torch.testing.assert_close(mlp(x.view(7, 1, 5)), sequence(x).view(7, 1, 2))
 
 
-@pytest.mark.parametrize("hidden", [(), (6,), (6, 4)])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients_by_hand_are_those_of_autograd(activation, hidden):
-    torch.manual_seed(0)
-    mlp = MLP(5, hidden, 3, activation).double()
-    x = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
-    gradient = torch.randn(7, 3, dtype=torch.float64)
-    expected = mlp(x)
-    of_x, *of_parameters = torch.autograd.grad(expected, [x, *mlp.parameters()], gradient)
-    with torch.no_grad():
-        found, pull = mlp.pullback(x)
-        torch.testing.assert_close(found, expected)
-        torch.testing.assert_close(pull(gradient.clone()), of_x)
-    for parameter, oracle in zip(mlp.parameters(), of_parameters, strict=True):
-        torch.testing.assert_close(parameter.grad, oracle)
-
-
 def test_decoders_have_the_layers_of_the_encoder_in_reverse():
     encoder = build_encoder("mlp", (9,), 4, (7, 5), "relu")
     decoder = build_decoder("mlp", 2, (9,), (7, 5), "relu")
@@ -77,13 +59,6 @@ def test_what_is_no_network_is_named():
         build_encoder(lambda shape, n: nn.LSTM(9, 4), (9,), 4, (), "relu")
     with pytest.raises(TypeError, match=r"must return a torch.nn.Module, got 7"):
         build_decoder(lambda k, shape: 7, 2, (9,), (), "relu")
-
-
-def test_weights_that_are_computed_have_no_pullback():
-    mlp = MLP(5, (4,), 3)
-    assert mlp.has_pullback
-    nn.utils.parametrizations.weight_norm(mlp.layers[0])
-    assert not mlp.has_pullback
 
 
 def test_conv_is_the_network_of_its_factory():

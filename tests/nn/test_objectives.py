@@ -8,9 +8,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from sklearn_vae.nn.module import Autoencoder
 from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.objectives import (
-    BY_HAND,
     elbo,
-    elbo_by_hand,
     iwae,
     log_weights,
     squared_error,
@@ -39,52 +37,14 @@ def test_the_elbo_is_that_of_torch_distributions(shape):
     torch.testing.assert_close(bound, reconstruction - 0.7 * kl)
 
 
-@pytest.mark.parametrize("draws", [1, 3])
-@pytest.mark.parametrize("shape", NOISE_SHAPES)
-@pytest.mark.parametrize("hidden", [(), (9, 6)])
-def test_gradients_by_hand_are_those_of_autograd(hidden, shape, draws):
-    module = make_module(shape, hidden, "tanh")
-    x, noise = make_rows(draws)
-    bound, reconstruction, kl = elbo(module, x, noise, 0.7)
-    (-bound.mean()).backward()
-    expected = gradients(module)
-    with torch.no_grad():
-        found_reconstruction, found_kl, h = elbo_by_hand(module, x, noise, 0.7)
-    assert found_reconstruction == pytest.approx(reconstruction.sum().item(), rel=1e-12)
-    assert found_kl == pytest.approx(kl.sum().item(), rel=1e-12)
-    torch.testing.assert_close(h, module.encoder(x))
-    found = gradients(module)
-    for name, oracle in expected.items():
-        torch.testing.assert_close(found[name], oracle, rtol=1e-10, atol=1e-13)
-
-
-def test_gradients_by_hand_of_log_variances_beyond_their_range():
-    module = make_module()
-    with torch.no_grad():
-        module.encoder.layers[-1].bias[K:] = torch.tensor([-30.0, 25.0, 0.0])
-    x, noise = make_rows()
-    (-elbo(module, x, noise)[0].mean()).backward()
-    expected = gradients(module)
-    with torch.no_grad():
-        elbo_by_hand(module, x, noise)
-    for name, gradient in gradients(module).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-8)
-
-
-def test_gradients_by_hand_of_an_autoencoder_are_those_of_autograd():
+def test_the_squared_error_is_averaged_over_features():
     torch.manual_seed(0)
     module = Autoencoder(MLP(D, (6,), K), MLP(K, (6,), D)).double()
     x, noise = make_rows()
-    bound, _, _ = squared_error(module, x, noise)
+    bound, reconstruction, kl = squared_error(module, x, noise)
     torch.testing.assert_close(-bound, (x - module(x)).square().mean(1))
-    (-bound.mean()).backward()
-    expected = gradients(module)
-    with torch.no_grad():
-        found, kl, z = BY_HAND[squared_error](module, x, noise)
-    assert (found, kl) == (pytest.approx(bound.sum().item()), 0.0)
-    torch.testing.assert_close(z, module.encoder(x))
-    for name, gradient in gradients(module).items():
-        torch.testing.assert_close(gradient, expected[name])
+    assert torch.equal(bound, reconstruction)
+    assert not kl.any()
 
 
 @pytest.mark.parametrize("shape", NOISE_SHAPES)

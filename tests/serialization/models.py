@@ -269,6 +269,6 @@ def parts_of(net):
         "layers": repr(module),
         **{n: getattr(net, n) for n in ("generator_", "seed", "precision", "operations_", "lr")},
         **{n: getattr(net, n) for n in ("device", "max_epochs", "batch_size", "noise_shape")},
-        **{n: getattr(net, n) for n in ("objective", "options", "train_split", "by_hand")},
+        **{n: getattr(net, n) for n in ("objective", "options", "train_split")},
         "monitor": vars(net.monitor),
     }

@@ -82,7 +82,7 @@ def test_a_finished_fit_is_not_trained_again(model, monkeypatch, tmp_path):
     def trained(*arguments, **options):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(VAENet, "run_single_epoch", trained)
+    monkeypatch.setattr(VAENet, "train_epoch", trained)
     monkeypatch.setattr("sklearn_vae.linear.bernoulli_fit.minimize", trained)
     monkeypatch.setattr(
         "sklearn_vae.linear.gradient_solver.LinearElbo.value_and_gradients", trained

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import torch
 from skorch.callbacks import Callback, GradientNormClipping, LRScheduler
-from torch import nn
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
 from sklearn_vae.nn.objectives import elbo
-from sklearn_vae.training import loop as net_module
 from sklearn_vae.training.batches import Batches
 from tests.deep.data import MODELS, SMALL, VAES, make_rows, parameters_of
 
@@ -52,26 +50,6 @@ def test_training_is_that_of_a_plain_loop(model):
         if "likelihood" not in name:  # whose noise is tuned after the last epoch
             found = dict(model.module_.named_parameters())[name]
             torch.testing.assert_close(found, value, rtol=1e-7, atol=1e-9)
-
-
-@pytest.mark.parametrize("model", [*VAES[:4], MODELS[-1]], ids=str)
-def test_training_by_hand_and_by_autograd_agree(model, monkeypatch):
-    by_hand = copy.deepcopy(model).fit(X)
-    monkeypatch.setattr(net_module, "BY_HAND", {})
-    by_autograd = copy.deepcopy(model).fit(X)
-    np.testing.assert_allclose(by_hand.history_["bound"], by_autograd.history_["bound"], rtol=1e-9)
-    np.testing.assert_allclose(parameters_of(by_hand), parameters_of(by_autograd), rtol=1e-6)
-
-
-def test_networks_of_factories_train_by_autograd():
-    def encoder(shape, n):
-        return nn.Sequential(nn.Linear(shape[0], 16), nn.ReLU(), nn.Linear(16, n))
-
-    model = DeepGaussianVAE(3, encoder=encoder, **SMALL)
-    assert model.fit(X).net_.by_hand is None
-    same = DeepGaussianVAE(3, **SMALL).fit(X)
-    assert same.net_.by_hand is not None
-    np.testing.assert_allclose(model.history_["bound"], same.history_["bound"], rtol=1e-9)
 
 
 class Counter(Callback):
