@@ -11,6 +11,7 @@ from skorch.callbacks import Callback, GradientNormClipping, LRScheduler
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
 from sklearn_vae.nn.objectives import elbo
 from sklearn_vae.training.batches import Batches
+from sklearn_vae.training.distributed import SINGLE_PROCESS
 from tests.deep.data import MODELS, SMALL, VAES, make_rows, parameters_of
 
 X = make_rows()
@@ -21,6 +22,7 @@ def plain_training(model, rows):
     untrained = copy.deepcopy(model.set_params(max_epochs=1))
     net = untrained.fit(X).net_
     net.initialize()
+    untrained._set_start(rows, SINGLE_PROCESS)
     module = net.module_
     optimizer = torch.optim.Adam(module.trained_parameters(), lr=model.learning_rate)
     bounds = []
