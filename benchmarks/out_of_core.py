@@ -130,7 +130,7 @@ class AnonymousPeak(threading.Thread):
         self.start()
         return self
 
-    def run(self):  # noqa: D102
+    def run(self):
         while not self.over.wait(0.002):
             self.peak = max(self.peak, self._now())
 

@@ -1,4 +1,5 @@
 import ast
+import inspect
 import os
 import re
 import runpy
@@ -62,6 +63,21 @@ def test_the_list_says_which_public_names_are_estimators():
         assert value.__module__ == f"sklearn_vae.{module}"
         is_estimator = isinstance(value, type) and issubclass(value, BaseEstimator)
         assert is_estimator == (name in public.ESTIMATORS)
+
+
+def public_methods():
+    for name in public.MODULES:
+        value = getattr(sklearn_vae, name)
+        if isinstance(value, type):
+            for attribute, member in inspect.getmembers(value):
+                own = getattr(member, "__module__", "").startswith("sklearn_vae")
+                if own and not attribute.startswith("_"):
+                    yield pytest.param(value, attribute, id=f"{name}.{attribute}")
+
+
+@pytest.mark.parametrize(("value", "attribute"), public_methods())
+def test_every_public_method_has_a_docstring_of_its_own_or_inherited(value, attribute):
+    assert inspect.getdoc(getattr(value, attribute))
 
 
 def test_type_checkers_see_the_public_names():

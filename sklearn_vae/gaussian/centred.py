@@ -178,16 +178,16 @@ class DenseCentred(CentredData):
                 whole[rows, :] = R
         return total
 
-    def blocks(self) -> Iterator[Array]:  # noqa: D102
+    def blocks(self) -> Iterator[Array]:
         return (self._block(rows) for rows in self._slices())
 
-    def times(self, Q: Array) -> Array:  # noqa: D102
+    def times(self, Q: Array) -> Array:
         return array_namespace(Q).concat([R @ Q for R in self.blocks()])
 
-    def transposed_times(self, Y: Array) -> Array:  # noqa: D102
+    def transposed_times(self, Y: Array) -> Array:
         return sum(self._block(rows).T @ Y[rows, :] for rows in self._slices())
 
-    def gram(self) -> Array:  # noqa: D102
+    def gram(self) -> Array:
         xp = array_namespace(self._X)
         n, d = self.shape
         K = xp.zeros((n, n), dtype=self._wide, device=device(self._X))
@@ -242,11 +242,11 @@ class SparseCentred(CentredData):
         self.precision = Precision.of(given, self.dtype, self._subtracted)
         self.variances = squares / self.n
 
-    def times(self, Q: Array) -> Array:  # noqa: D102
+    def times(self, Q: Array) -> Array:
         Y = self._near @ Q - self._root[:, None] * (self._near_mean @ Q)
         return Y + self._far @ Q[self._far_columns] if self._far.size else Y
 
-    def transposed_times(self, Y: Array) -> Array:  # noqa: D102
+    def transposed_times(self, Y: Array) -> Array:
         Q = self._near_T @ Y - self._near_mean[:, None] * (self._root @ Y)
         Q[self._far_columns] = self._far.T @ Y
         return Q
@@ -256,7 +256,7 @@ class SparseCentred(CentredData):
         """Whether so much is stored that products of dense blocks are faster."""
         return self._near.nnz > 0.1 * self.shape[0] * self.shape[1]
 
-    def gram(self) -> Array:  # noqa: D102
+    def gram(self) -> Array:
         if self._is_full:
             K = np.zeros((self.shape[0], self.shape[0]))
             by_columns = self._near.tocsc()
@@ -283,7 +283,7 @@ class SparseCentred(CentredData):
             S[:, self._far_columns] = mixed
         return S
 
-    def blocks(self) -> Iterator[Array]:  # noqa: D102
+    def blocks(self) -> Iterator[Array]:
         for rows in row_blocks(*self.shape, at_least=1):
             R = self._near[rows].toarray() - self._root[rows, None] * self._near_mean
             R[:, self._far_columns] = self._far[rows]
