@@ -75,7 +75,7 @@ def public_methods():
                     yield pytest.param(value, attribute, id=f"{name}.{attribute}")
 
 
-@pytest.mark.parametrize(("value", "attribute"), public_methods())
+@pytest.mark.parametrize(("value", "attribute"), list(public_methods()))
 def test_every_public_method_has_a_docstring_of_its_own_or_inherited(value, attribute):
     assert inspect.getdoc(getattr(value, attribute))
 
