@@ -70,7 +70,7 @@ def public_methods():
         value = getattr(sklearn_vae, name)
         if isinstance(value, type):
             for attribute, member in inspect.getmembers(value):
-                own = getattr(member, "__module__", "").startswith("sklearn_vae")
+                own = str(getattr(member, "__module__", "")).startswith("sklearn_vae")
                 if own and not attribute.startswith("_"):
                     yield pytest.param(value, attribute, id=f"{name}.{attribute}")
 
