@@ -13,7 +13,8 @@ from skorch.callbacks import Callback
 from torch import nn
 
 import sklearn_vae
-from sklearn_vae import BernoulliPPCA, DeepGaussianVAE, LinearVAE, Snapshot, checkpoint, files
+from sklearn_vae import BernoulliPPCA, DeepGaussianVAE, LinearVAE, Snapshot
+from sklearn_vae.serialization import checkpoint, files
 from sklearn_vae.serialization.checkpoint import Checkpoint, from_bytes, to_bytes
 from tests.serialization.checkpointed_models import LINEAR, SMALL, X, rows_of, same
 
