@@ -1,4 +1,4 @@
-"""Rows drawn from models whose parameters are known."""
+"""Samples from models whose parameters are known."""
 
 from typing import Any
 
@@ -102,22 +102,14 @@ def make_ppca_ring(
 
     Parameters
     ----------
-    n_samples : int, default=100
-        n.
-    n_features : int or None, default=None
-        d. None: that of `loadings` or `mean`, else 10.
+    n_samples, n_features, noise_variance, loadings, mean
+        As in :func:`make_ppca`.
     n_components : int or None, default=None
         k >= 1. None: that of `loadings`, else 2.
-    noise_variance : float, default=0.01
-        sigma2 >= 0.
     radius : float, default=1.0
         The least distance from the origin, >= 0.
     spread : float, default=0.1
         How far beyond it the z lie, >= 0.
-    loadings : array-like of shape (d, k), default=None
-        W. None: uniform on [0, 1].
-    mean : array-like of shape (d,), default=None
-        mu. None: uniform on [0, 1].
     random_state : int, RandomState instance or None, default=None
         Of W, mu, g and the noise, drawn in this order.
 
@@ -196,5 +188,5 @@ def _parameters(
 
 
 def _decoded(Z: np.ndarray, W: np.ndarray, mu: np.ndarray, sigma2: float, rng: Any) -> np.ndarray:
-    """W z + mu and noise, for each row."""
+    """W z + mu and noise for each sample."""
     return Z @ W.T + mu + sigma2**0.5 * rng.standard_normal((len(Z), len(mu)))

@@ -1,8 +1,9 @@
-"""Scores of held-out rows against what cross-validation chose."""
+"""Scores of cross-validation against the parameters that it varied."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -13,26 +14,27 @@ from sklearn_vae.validation import check_choice, is_integer
 
 NAMES = {"n_components": "k", "noise_variance": r"$\sigma^2$"}
 
-# Of curves in a legend: of more, some.
+# Most curves in a legend.
 MOST_LABELS = 8
 
-# Up to here values are few enough for each to have its marker.
+# Most values of a curve that have a marker each.
 FEW = 40
 
-# From so many scores on, those far down leave the picture.
+# Least number of scores of which those far down leave the picture.
 MANY = 8
 
-# Of `score` where an estimator has no other scoring.
+# Unit of the scores of models without another scoring.
 NATS = "nats per sample"
 
 
+@dataclass(eq=False, repr=False)
 class CVCurveDisplay(Display):
-    """Mean score of held-out rows against k, one curve a noise variance; or the other way round.
+    """Mean score of held-out samples against k, one curve per noise variance; or the reverse.
 
     Bands are one standard error of the mean over the splits to each side. Where other parameters
-    were varied too, the best candidate of each place is drawn. Of eight scores or more, the picture
-    ends a little below their lower quartile: far too small a noise variance would hide the rest. A
-    curve that lies further down is named as such.
+    were varied too, the best candidate of each place is drawn. With eight scores or more, the
+    picture ends a little below their lower quartile, or a far too small noise variance would hide
+    the rest. The legend says which curves lie further down.
 
     Parameters
     ----------
@@ -42,11 +44,11 @@ class CVCurveDisplay(Display):
     best_index : int, default=None
         The candidate that is marked.
     x : {"n_components", "noise_variance"}, default=None
-        What the horizontal axis has. None: k, unless it has one value only and the noise variance
-        more. Where it has the noise variance, the maximum likelihood one, whose value is another
-        in each split, is a dashed horizontal line.
+        Parameter of the horizontal axis. None: k, unless it has one value only and the noise
+        variance more. On an axis of noise variances the maximum likelihood one, whose value differs
+        between splits, is a dashed horizontal line.
     score : str, default="nats per sample"
-        What the scores are, in brackets on the vertical axis; of "" there is nothing.
+        Name of the scores, in brackets on the vertical axis; "" leaves it out.
 
     Attributes
     ----------
@@ -56,28 +58,21 @@ class CVCurveDisplay(Display):
         By the noise variance of the curve, or by its k.
     """
 
-    def __init__(
-        self,
-        cv_results: Mapping[str, Any],
-        *,
-        best_index: int | None = None,
-        x: str | None = None,
-        score: str = NATS,
-    ) -> None:
-        self.cv_results = cv_results
-        self.best_index = best_index
-        self.x = x
-        self.score = score
+    cv_results: Mapping[str, Any]
+    _: KW_ONLY
+    best_index: int | None = None
+    x: str | None = None
+    score: str = NATS
 
     @classmethod
     def from_estimator(
         cls, estimator: Any, X: Any = None, *, x: str | None = None, ax: Any = None, **options: Any
     ) -> Self:
-        """Of a fitted PPCACV, or a search such as GridSearchCV.
+        """Draw the scores of a fitted PPCACV, or of a search such as GridSearchCV.
 
-        A parameter that a grid of several leaves out of some candidates is the estimator's own
-        there. The axis says nats per sample unless the search has a `scoring`, or an estimator
-        whose score is not the mean of `score_samples`.
+        Where a list of grids leaves a parameter out, its value is that of the search's estimator.
+        The axis says nats per sample unless the search has a `scoring`, or an estimator whose score
+        is not the mean of `score_samples`.
 
         Parameters
         ----------
@@ -85,10 +80,10 @@ class CVCurveDisplay(Display):
         X : Ignored
             The scores are those of the fit.
         x
-            As of the class.
+            As in the class.
         ax : matplotlib Axes, default=None
         **options
-            Of matplotlib's lines.
+            Options of matplotlib's lines.
 
         Raises
         ------
@@ -104,20 +99,6 @@ class CVCurveDisplay(Display):
         return cls.from_results(
             _filled(estimator), best_index=best, x=x, score=_score(estimator), ax=ax, **options
         )
-
-    @classmethod
-    def from_results(
-        cls,
-        cv_results: Mapping[str, Any],
-        *,
-        best_index: int | None = None,
-        x: str | None = None,
-        score: str = NATS,
-        ax: Any = None,
-        **options: Any,
-    ) -> Self:
-        """Of `cv_results_`; parameters of the class."""
-        return cls(cv_results, best_index=best_index, x=x, score=score).plot(ax, **options)
 
     def _prepare(self) -> None:
         self._along, self._other = self._parameters()
@@ -170,12 +151,12 @@ class CVCurveDisplay(Display):
             ax.set_ylim(low - 0.04 * (highest - low), highest + 0.04 * (highest - low))
 
     def _parameters(self) -> tuple[_Parameter, _Parameter]:
-        """What is on the horizontal axis, and what makes curves."""
+        """Parameters of the horizontal axis and of the curves."""
         check_choice("x", self.x or "n_components", list(NAMES))
         if "mean_test_score" not in self.cv_results:
             raise ValueError("cv_results must have mean_test_score, of one score; it has not.")
-        found = {name: _parameter(self.cv_results, name) for name in NAMES}
-        if not any(parameter.given for parameter in found.values()):
+        varied = {name: _parameter(self.cv_results, name) for name in NAMES}
+        if not any(parameter.given for parameter in varied.values()):
             keys = sorted(key for key in self.cv_results if key.startswith("param_"))
             raise ValueError(
                 "cv_results must have param_n_components or param_noise_variance, got "
@@ -184,24 +165,24 @@ class CVCurveDisplay(Display):
         i, n = self.best_index, len(self.cv_results["mean_test_score"])
         if not (i is None or (is_integer(i) and 0 <= i < n)):
             raise ValueError(f"best_index must be from 0 to {n - 1}, got {i!r}.")
-        numbers = {name: len(set(parameter.values)) for name, parameter in found.items()}
+        numbers = {name: len(set(parameter.values)) for name, parameter in varied.items()}
         x = self.x
         if x is None:
             single = numbers["n_components"] == 1 < numbers["noise_variance"]
-            absent = not found["n_components"].given
+            absent = not varied["n_components"].given
             x = "noise_variance" if single or absent else "n_components"
-        if not found[x].given:
+        if not varied[x].given:
             raise ValueError(f"x is {x!r}, and cv_results has no param_{x}.")
-        if x == "n_components" and not all(map(is_integer, found[x].values)):
-            strange = next(value for value in found[x].values if not is_integer(value))
+        if x == "n_components" and not all(map(is_integer, varied[x].values)):
+            strange = next(value for value in varied[x].values if not is_integer(value))
             raise ValueError(
                 f"n_components must be integers to stand on an axis, got {strange!r}. Set "
                 "x='noise_variance'."
             )
         if x == "noise_variance":
-            _check_noise_variances(found[x].values)
+            _check_noise_variances(varied[x].values)
         (rest,) = set(NAMES) - {x}
-        return found[x], found[rest]
+        return varied[x], varied[rest]
 
     def _mark_best(self, ax: Any, along: _Parameter, places: Array, mean: Array) -> None:
         i = self._best
@@ -218,7 +199,7 @@ def _last_none(value: Any) -> tuple[bool, bool, Any]:
 
 
 def _best_of_each_place(along: _Parameter, other: _Parameter, mean: Array) -> Array:
-    """Mask of the candidates with the best mean of those that differ in other parameters only."""
+    """Mask of the candidates with the best mean among those that share both parameters."""
     best: dict[Any, int] = {}
     scores = np.where(np.isnan(mean), -np.inf, mean)
     for i, place in enumerate(zip(along.values, other.values, strict=True)):
@@ -244,7 +225,7 @@ def _check_noise_variances(values: list[Any]) -> None:
 
 
 def _lowest(mean: Array, error: Array | None, drawn: Array) -> float:
-    """Where the picture ends."""
+    """Lower end of the picture."""
     finite = np.isfinite(mean) & drawn
     if not finite.any():
         raise ValueError("cv_results must have a finite mean_test_score, got none.")
@@ -269,11 +250,13 @@ def _finish(ax: Any, along: _Parameter, places: Array, score: str) -> None:
     legend_off_the_data(ax)
 
 
+@dataclass
 class _Parameter:
-    """Values of a parameter of all candidates; one None each where it was not varied."""
+    """Values of a parameter of all candidates, None where it was not varied."""
 
-    def __init__(self, name: str, values: list[Any], given: bool) -> None:
-        self.name, self.values, self.given = name, values, given
+    name: str
+    values: list[Any]
+    given: bool
 
 
 def _parameter(cv_results: Mapping[str, Any], name: str) -> _Parameter:
@@ -293,7 +276,7 @@ def _parameter(cv_results: Mapping[str, Any], name: str) -> _Parameter:
 
 
 def _keys(cv_results: Mapping[str, Any], name: str) -> list[str]:
-    """Of a parameter, also of a step of a pipeline."""
+    """Keys of a parameter, also of a step of a pipeline."""
     return [key for key in cv_results if key == f"param_{name}" or key.endswith(f"__{name}")]
 
 
@@ -316,7 +299,7 @@ def _filled(search: Any) -> Mapping[str, Any]:
 
 
 def _score(search: Any) -> str:
-    """What the scores of a search are."""
+    """Name of the scores of a search."""
     scoring = getattr(search, "scoring", None)
     if scoring is None:
         return NATS if hasattr(getattr(search, "estimator", search), "score_samples") else ""
@@ -324,7 +307,7 @@ def _score(search: Any) -> str:
 
 
 def _mean_and_error(cv_results: Mapping[str, Any]) -> tuple[Array, Array | None]:
-    """Mean score of each candidate and, of two splits or more, the standard error."""
+    """Mean score of each candidate and, for two splits or more, its standard error."""
     mean = np.asarray(cv_results["mean_test_score"], dtype=np.float64)
     splits = [
         np.asarray(scores, dtype=np.float64)

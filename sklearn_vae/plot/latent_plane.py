@@ -1,8 +1,9 @@
-"""What a model decodes between three rows, and beyond them."""
+"""Decoder means between three samples, and beyond them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -24,35 +25,36 @@ from sklearn_vae.plot.tiles import (
     GAP,
     check_image_shape,
     check_limits,
+    draw_frame,
     draw_tile,
-    rectangle,
     show_tiles_only,
     tile_height,
 )
 from sklearn_vae.protocol import adapted
 from sklearn_vae.validation import is_integer
 
-# The most that a figure is high, in inches.
+# Greatest height of a figure, in inches.
 HIGHEST = 2.0 * HEIGHT
 
 
+@dataclass(eq=False, repr=False)
 class LatentPlaneDisplay(Display):
-    """What is decoded on the plane through the latent coordinates of three rows.
+    """Decoder means on the plane through the latent coordinates of three samples.
 
-    The reconstructions of the rows are the upper left, upper right and lower left corners, in blue
-    frames; the lower right corner, in an orange one, completes the parallelogram:
-    z_2 + z_3 - z_1. What is between them changes evenly in z.
+    The reconstructions of the samples are the upper left, upper right and lower left corners, in
+    blue frames; the lower right corner, in an orange frame, completes the parallelogram:
+    z_2 + z_3 - z_1. Latent coordinates change evenly between them.
 
     Parameters
     ----------
-    decoded : ndarray of shape (n, n, d)
+    decoded : ndarray of shape (n, n, n_features)
         From top to bottom and from left to right.
     labels : three str, default=("row 0", "row 1", "row 2")
-        Of the corners.
+        Labels of the corners.
     image_shape : (height, width) or (channels, height, width), default=None
-        Of rows that are images, of 1 or 3 channels. None: small curves over the features.
+        Shape of samples that are images, of 1 or 3 channels. None: small curves over the features.
     limits : (float, float), default=None
-        The values that are drawn lightest and darkest; None: the range of what is decoded.
+        The values that are drawn lightest and darkest; None: the range of `decoded`.
 
     Attributes
     ----------
@@ -66,18 +68,11 @@ class LatentPlaneDisplay(Display):
     Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019), figure 13.
     """
 
-    def __init__(
-        self,
-        decoded: Array,
-        *,
-        labels: Sequence[str] = ("row 0", "row 1", "row 2"),
-        image_shape: Sequence[int] | None = None,
-        limits: tuple[float, float] | None = None,
-    ) -> None:
-        self.decoded = decoded
-        self.labels = labels
-        self.image_shape = image_shape
-        self.limits = limits
+    decoded: Array
+    _: KW_ONLY
+    labels: Sequence[str] = ("row 0", "row 1", "row 2")
+    image_shape: Sequence[int] | None = None
+    limits: tuple[float, float] | None = None
 
     @classmethod
     def from_estimator(
@@ -92,24 +87,24 @@ class LatentPlaneDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Of a fitted model and three rows of X.
+        """Decode the plane through three samples by a fitted model, and draw it.
 
         Parameters
         ----------
         estimator : estimator
             With `transform` and `inverse_transform`.
-        X : array-like of shape (m, d)
+        X : array-like of shape (n_samples, n_features)
         rows : three ints, default=(0, 1, 2)
-            The rows that are corners.
+            Rows of X that are corners.
         n : int, default=7
             Points on each side, 2 or more.
         image_shape : tuple, default=None
-            As of the class; None: the model's, if it has one.
+            As in the class. None: that of the model, if it has one.
         limits
-            As of the class, but for images None is the range of the three rows.
+            As in the class, except that None for images is the range of the three samples.
         ax : matplotlib Axes, default=None
         **options
-            Of matplotlib's `imshow`, or of its lines.
+            Options of matplotlib's `imshow`, or of its lines.
 
         Raises
         ------
@@ -146,21 +141,6 @@ class LatentPlaneDisplay(Display):
             **options,
         )
 
-    @classmethod
-    def from_results(
-        cls,
-        decoded: Array,
-        *,
-        labels: Sequence[str] = ("row 0", "row 1", "row 2"),
-        image_shape: Sequence[int] | None = None,
-        limits: tuple[float, float] | None = None,
-        ax: Any = None,
-        **options: Any,
-    ) -> Self:
-        """Of what was decoded; parameters of the class."""
-        display = cls(decoded, labels=labels, image_shape=image_shape, limits=limits)
-        return display.plot(ax, **options)
-
     def _prepare(self) -> None:
         self.decoded = on_host(self.decoded)
         if self.decoded.ndim != 3 or 0 in self.decoded.shape:
@@ -194,16 +174,10 @@ class LatentPlaneDisplay(Display):
         places = [(0.0, 0.0), (right, 0.0), (0.0, bottom), (right, bottom)]
         colors = [COLORS[0]] * 3 + [COLORS[5]]
         for label, color, (x, y) in zip(labels, colors, places, strict=True):
-            frame = {"fill": False, "edgecolor": color, "linewidth": 2.0, "clip_on": False}
-            ax.add_patch(rectangle((x, y), 1.0, height, zorder=3, **frame))
+            frame = {"edgecolor": color, "linewidth": 2.0, "clip_on": False, "zorder": 3}
+            draw_frame(ax, (x, y), height, **frame)
             above, left = y == 0.0, x == 0.0
-            ax.annotate(
-                as_text(label),
-                (x if left else x + 1.0, y if above else y + height),
-                (0, 4 if above else -4),
-                textcoords="offset points",
-                ha="left" if left else "right",
-                va="bottom" if above else "top",
-                fontsize="small",
-                color=color,
-            )
+            corner = (x if left else x + 1.0, y if above else y + height)
+            sides = {"ha": "left" if left else "right", "va": "bottom" if above else "top"}
+            style = {"textcoords": "offset points", "fontsize": "small", "color": color, **sides}
+            ax.annotate(as_text(label), corner, (0, 4 if above else -4), **style)
