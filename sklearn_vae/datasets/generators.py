@@ -53,11 +53,6 @@ def make_ppca(
     model : LowRankGaussian
         With `return_model`. `model.log_prob(X)` is the true log-likelihood of rows, in nats.
 
-    Raises
-    ------
-    ValueError
-        If a parameter is out of its range, or the shapes do not fit.
-
     References
     ----------
     Damm, Forster, Velychko, Dai, Fischer and Lücke, "The ELBO of Variational Autoencoders
@@ -119,11 +114,6 @@ def make_ppca_ring(
     Z : ndarray of shape (n, k)
         The z that each row was drawn from.
 
-    Raises
-    ------
-    ValueError
-        If a parameter is out of its range, or the shapes do not fit.
-
     References
     ----------
     Damm, Forster, Velychko, Dai, Fischer and Lücke, "The ELBO of Variational Autoencoders
@@ -171,15 +161,13 @@ def _parameters(
     d, k = (10 if mean is None else len(mean), 2) if loadings is None else loadings.shape
     if n_features is not None:
         check_integer("n_features", n_features, at_least=1)
-        d = n_features if loadings is None else d
+        d = n_features
     if n_components is not None:
         check_integer("n_components", n_components, at_least=0)
-        k = n_components if loadings is None else k
-    if n_features not in (None, d) or n_components not in (None, k):
+        k = n_components
+    if loadings is not None and loadings.shape != (d, k):
         raise ValueError(
-            "loadings must have shape (n_features, n_components) = "
-            f"({d if n_features is None else n_features}, "
-            f"{k if n_components is None else n_components}), got {(d, k)}."
+            f"loadings must have shape (n_features, n_components) = {(d, k)}, got {loadings.shape}."
         )
     if mean is not None and len(mean) != d:
         raise ValueError(f"mean must have shape ({d},), one number a feature, got {mean.shape}.")
