@@ -65,7 +65,9 @@ def on_length(model: LatentModel) -> Iterator[str]:
 
 def _on_start(model: LatentModel) -> Iterator[str]:
     parameters = model.parameters
-    by_gradient, at_ppca = _is_learned_by_gradient(model), _could_start_at_ppca(model)
+    at_ppca = _could_start_at_ppca(model)
+    is_learned = model.noise_variance is None and model.noise_model != "heteroscedastic"
+    by_gradient = is_learned and parameters.get("noise_update") == "gradient"
     if by_gradient:
         change = "set the noise variance to its optimum in each step"
         change += ", from a start at pPCA" if at_ppca else ""
@@ -77,14 +79,9 @@ def _on_start(model: LatentModel) -> Iterator[str]:
     if settings:
         yield f"{change}: {', '.join(settings)}"
     if parameters.get("kl_warmup_epochs") == 0 and not _is_deep(model):
-        is_learned = parameters.get("noise_variance", 0) is None
-        when = " while the noise variance is learned" if is_learned else ""
+        has_noise = parameters.get("noise_variance", 0) is None
+        when = " while the noise variance is learned" if has_noise else ""
         yield f"anneal the KL{when}: kl_warmup_epochs of a tenth of max_epochs"
-
-
-def _is_learned_by_gradient(model: LatentModel) -> bool:
-    by_gradient = model.parameters.get("noise_update") == "gradient"
-    return by_gradient and model.noise_variance is None and model.noise_model != "heteroscedastic"
 
 
 def _could_start_at_ppca(model: LatentModel) -> bool:

@@ -24,9 +24,9 @@ class Collapse:
     ----------
     epsilon, delta : float
     criterion : {"share", "average"}
-    kl_per_dim : array of shape (k,)
+    kl_per_dim : array of shape (n_components,)
         KL(q(z_h|x) || p(z_h)) averaged over the samples, in nats.
-    share : array of shape (k,)
+    share : array of shape (n_components,)
         Share of the samples with a KL of at most epsilon.
     collapsed : array of int
         Collapsed dimensions.
@@ -61,7 +61,7 @@ class CollapseCurve:
 
     Attributes
     ----------
-    thresholds : array of shape (k,)
+    thresholds : array of shape (n_components,)
         For each dimension the least epsilon, in nats, for which it counts as collapsed.
     delta : float
     criterion : {"share", "average"}
@@ -84,8 +84,8 @@ class ActiveUnits:
 
     Attributes
     ----------
-    variance : array of shape (k,)
-        Of the posterior mean over the rows, in units of the prior's variance.
+    variance : array of shape (n_components,)
+        Variance of the posterior mean over the samples, in units of the prior's variance.
     threshold : float
     active : array of int
         Dimensions whose variance is above it.
@@ -105,11 +105,11 @@ def kl_per_dimension(estimator: LatentModel, X: Any) -> Array:
     Parameters
     ----------
     estimator : LatentModel
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
 
     Returns
     -------
-    array of shape (k,)
+    array of shape (n_components,)
     """
     model = as_latent_model(estimator, "kl_per_dimension")
     return kl_terms(*standard_posterior(model, X)).mean(axis=0)
@@ -127,7 +127,7 @@ def collapse(
     Parameters
     ----------
     estimator : LatentModel
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
     epsilon : float, default=0.01
         In nats, at least 0.
     delta : float, default=0.01
@@ -163,7 +163,7 @@ def collapse_curve(
     Parameters
     ----------
     estimator : LatentModel
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
     delta, criterion
         As in :func:`collapse`.
 
@@ -183,7 +183,7 @@ def active_units(estimator: LatentModel, X: Any, threshold: float = 0.01) -> Act
     Parameters
     ----------
     estimator : LatentModel
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
     threshold : float, default=0.01
         In units of the prior's variance.
 
@@ -209,11 +209,11 @@ def second_moments(estimator: LatentModel, X: Any) -> Array:
     Parameters
     ----------
     estimator : LatentModel
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
 
     Returns
     -------
-    array of shape (k,)
+    array of shape (n_components,)
     """
     model = as_latent_model(estimator, "second_moments")
     mean, variance = standard_posterior(model, X)
@@ -240,7 +240,7 @@ def _check_definition(delta: Any, criterion: Any) -> None:
 
 
 def _thresholds(terms: Array, delta: float, criterion: str) -> Array:
-    """Least epsilon for which each dimension has collapsed, from KL of (n, k)."""
+    """Least epsilon for which each dimension has collapsed, from the KL of each sample."""
     if criterion == "average":
         return terms.mean(axis=0)
     n = len(terms)

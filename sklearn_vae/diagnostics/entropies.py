@@ -49,7 +49,7 @@ class Entropies:
         elbo - bound in parts.
     noise_gain : float
         Nats that one factor on all variances of p(x|z) (on the logits, of bits) would add.
-    dimension_gains : array of shape (k,)
+    dimension_gains : array of shape (n_components,)
         Nats that another scale of each dimension would add.
     log_latent_volume, log_data_volume : float
         Average log volumes of the boxes that q(z|x) and p(x|z) fill, in units of the prior's
@@ -110,7 +110,7 @@ def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) 
     ----------
     estimator : LatentModel
         One of this library, or of another with a Gaussian p(x|z).
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
         Samples without missing values.
     tolerance : float, default=0.1
         Nats per sample that other scales may add in all where the verdict is "converged".

@@ -32,7 +32,8 @@ class Evidence:
         self.collapse: Collapse = collapse(model, seen)
         self.entropies: Entropies = entropy_bound(model, seen)
         self.k = self.collapse.n_components
-        self.n_active = self.k - len(self.collapse.collapsed)
+        self.n_collapsed = len(self.collapse.collapsed)
+        self.n_active = self.k - self.n_collapsed
         self.has_bits = model.observation_family == "bernoulli"
         self.held = model.noise_variance
         self.kl_weight = float(model.kl_weight)
@@ -40,12 +41,18 @@ class Evidence:
         self.is_trained = history is not None
         self.history = () if history is None else history.get("bound", ())
         self.elbo = self.entropies.elbo
-        self.reference = self._fit_reference()
+        observed = model.observations(to_host(seen))
+        self.reference: Any = (
+            BernoulliReference(observed, self.k)
+            if self.has_bits
+            else GaussianReference(to_host(rows), observed, self.k, model.feature_scale)
+        )
         # Bounds of the reference, with its own noise variance and with the one that the model is
         # held at; -inf where that differs between features.
         self.own_bar = self.bar = float(self.reference.bound)
-        gain = max(self.bar - self.reference.baseline, 0.0)
-        self.margin = SHARE_OF_GAIN * gain + NATS  # shortfall that is no finding
+        # Nats over a model without latents, and the shortfall that is no finding.
+        self.gain = max(self.bar - self.reference.baseline, 0.0)
+        self.margin = SHARE_OF_GAIN * self.gain + NATS
         self.numbers = {
             "elbo": self.elbo,
             "reference": self.bar,
@@ -62,16 +69,6 @@ class Evidence:
     def shortfall(self) -> float:
         """Nats by which the model is below the reference at the same noise variance."""
         return self.own_bar - self.elbo
-
-    @property
-    def n_collapsed(self) -> int:
-        """Number of collapsed dimensions."""
-        return len(self.collapse.collapsed)
-
-    @property
-    def gain(self) -> float:
-        """Nats that the reference gains over a model without latents."""
-        return (self.margin - NATS) / SHARE_OF_GAIN
 
     @property
     def linear_model(self) -> str:
@@ -94,12 +91,6 @@ class Evidence:
         """Mean and variance of p(x|z) at the posterior means of the samples seen."""
         mean, variance = self.model.conditional(self.model.posterior(self.seen)[0])
         return to_host(mean), to_host(variance)
-
-    def _fit_reference(self) -> Any:
-        seen = self.model.observations(to_host(self.seen))
-        if self.has_bits:
-            return BernoulliReference(seen, self.k)
-        return GaussianReference(to_host(self.rows), seen, self.k, self.model.feature_scale)
 
     def _compare_noise(self) -> None:
         if self.held is not None:

@@ -53,7 +53,7 @@ def decompose_kl(
     ----------
     estimator : LatentModel
         With normal posteriors of independent dimensions.
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
     n_samples : int, default=None
         Number of samples that z is drawn for. None: all up to n = 10^4, and above that so many
         that 10^8 densities are computed.

@@ -19,7 +19,7 @@ class TunedNoise:
 
     Attributes
     ----------
-    noise_variance : float or array of shape (d,)
+    noise_variance : float or array of shape (n_features,)
         sigma2*.
     elbo, tuned_elbo : float
         Bound of the samples before and with sigma2*, in nats per sample.
@@ -50,7 +50,7 @@ def tune_noise_variance(estimator: LatentModel, X: Any) -> TunedNoise:
     ----------
     estimator : PPCA, PPCACV, LinearVAE or DeepGaussianVAE
         Fitted; not with "heteroscedastic" noise.
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
         Samples without missing values.
 
     Returns

@@ -46,7 +46,7 @@ def diagnose(
     estimator : PPCA, PPCACV, LinearVAE, BernoulliPPCA, DeepGaussianVAE, DeepBernoulliVAE, \
             DeepAutoencoder, or any object with `posterior`, `conditional` and `score_samples`
         Fitted.
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
         The data that it was trained on, without missing values: pPCA is fitted to them, and on
         other data the comparison would be unfair.
     max_samples : int, default=10000
