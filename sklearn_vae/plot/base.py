@@ -257,14 +257,19 @@ def legend_off_the_data(ax: Any, **options: Any) -> None:
     labels = [_wrapped(label, BESIDE if beside else ABOVE) for label in labels]
     if beside:
         place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "ncols": 1}
-        place["bbox_transform"] = _moved(ax, _written_beside(ax), 0.0)
+        edges = [text.get_window_extent().x1 for text in (ax, *ax.texts)]
+        beyond = (max(edges) - edges[0]) / ax.figure.dpi  # by texts at the right
+        place["bbox_transform"] = _moved(ax, beyond, 0.0)
     else:
         # A formula is about as wide as two letters.
         lines = "\n".join(labels).split("\n")
         longest = max(len(re.sub(FORMULA, "xx", line)) for line in lines)
         ncols = 3 if longest <= 12 else 2 if longest <= 24 else 1
         place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.01), "ncols": ncols}
-        place["bbox_transform"] = _moved(ax, 0.0, LINE if _exponent(ax) else 0.0)
+        # matplotlib may write a factor such as 1e6 above the vertical axis.
+        formatter = ax.yaxis.get_major_formatter()
+        formatter.set_locs(ax.yaxis.get_majorticklocs())
+        place["bbox_transform"] = _moved(ax, 0.0, LINE if formatter.get_offset() else 0.0)
     ax.legend(handles, labels, **{**common, **place, **options})
 
 
@@ -287,17 +292,3 @@ def _moved(ax: Any, right: float, up: float) -> Any:
     from matplotlib.transforms import ScaledTranslation
 
     return ax.transAxes + ScaledTranslation(right, up, ax.figure.dpi_scale_trans)
-
-
-def _written_beside(ax: Any) -> float:
-    """Inches by which texts reach beyond the right edge."""
-    edge = ax.get_window_extent().x1
-    ends = [text.get_window_extent().x1 for text in ax.texts]
-    return max([0.0, *(end - edge for end in ends)]) / ax.figure.dpi
-
-
-def _exponent(ax: Any) -> str:
-    """Factor that matplotlib writes above the numbers of the vertical axis, such as 1e6."""
-    formatter = ax.yaxis.get_major_formatter()
-    formatter.set_locs(ax.yaxis.get_majorticklocs())
-    return str(formatter.get_offset())

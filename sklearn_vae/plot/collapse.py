@@ -43,8 +43,6 @@ class CollapseDisplay(Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     lines_ : dict of str to matplotlib Line2D
 
     References
@@ -75,15 +73,12 @@ class CollapseDisplay(Display):
 
         Parameters
         ----------
-        estimator : estimator, list of estimators, or dict of str to estimator
-        X : array-like of shape (n_samples, n_features)
-        names : list of str, default=None
-            Names of the models in a list. None: names of their classes.
+        estimator, X, names, ax
+            As in :meth:`PosteriorScaleDisplay.from_estimator`.
         snapshot : int, default=None
             An epoch in the models' `snapshots_`, drawn dashed.
         delta, criterion
             As in :func:`~sklearn_vae.diagnostics.collapse`.
-        ax : matplotlib Axes, default=None
         **options
             Options of matplotlib's lines.
         """

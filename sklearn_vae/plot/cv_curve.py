@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import clone
 
 from sklearn_vae.plot.base import COLORS, SEQUENTIAL, Array, Display, legend_off_the_data
-from sklearn_vae.validation import check_choice, is_integer
+from sklearn_vae.validation import check_choice, is_integer, is_real
 
 NAMES = {"n_components": "k", "noise_variance": r"$\sigma^2$"}
 
@@ -52,8 +52,6 @@ class CVCurveDisplay(Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     lines_ : dict of value to matplotlib Line2D
         By the noise variance of the curve, or by its k.
     """
@@ -84,11 +82,6 @@ class CVCurveDisplay(Display):
         ax : matplotlib Axes, default=None
         **options
             Options of matplotlib's lines.
-
-        Raises
-        ------
-        TypeError
-            If the estimator has no `cv_results_`.
         """
         if not hasattr(estimator, "cv_results_"):
             raise TypeError(
@@ -103,7 +96,7 @@ class CVCurveDisplay(Display):
     def _prepare(self) -> None:
         self._along, self._other = self._parameters()
         self._scores = mean, error = _mean_and_error(self.cv_results)
-        self._drawn = _best_of_each_place(self._along, self._other, mean)
+        self._drawn = _best_of_each_place(self._along.values, self._other.values, mean)
         self._low = _lowest(mean, error, self._drawn)
         i = self.best_index
         # A score without bound cannot be marked.
@@ -116,7 +109,8 @@ class CVCurveDisplay(Display):
         along, other, low = self._along, self._other, self._low
         mean, error = self._scores
         places = np.array([np.nan if value is None else float(value) for value in along.values])
-        curves = sorted(set(other.values), key=_last_none)
+        # Numbers before words, and None last.
+        curves = sorted(set(other.values), key=lambda v: (v is None, isinstance(v, str), v or 0))
         colors = _colors(curves)
         chosen_curve = None if self._best is None else other.values[self._best]
         labelled = _some(curves, chosen_curve)
@@ -143,8 +137,11 @@ class CVCurveDisplay(Display):
                 label = _label(along.name, None) + (" (chosen)" if best else "")
                 label = label if best or len(curves) == 1 else "_"
                 ax.axhline(mean[i], color=color, linestyle="--", label=label)
-        self._mark_best(ax, along, places, mean)
-        _finish(ax, along, places, self.score)
+        if self._best is not None and not np.isnan(places[self._best]):
+            label = f"chosen: {_label(along.name, along.values[self._best])}"
+            style = {"color": "black", "zorder": 4, "label": label, "markerfacecolor": "none"}
+            ax.plot(places[self._best], mean[self._best], "o", markersize=9, **style)
+        _finish(ax, along.name, places, self.score)
         shown = (mean >= low) & self._drawn
         highest = (mean if error is None else mean + error)[shown].max()
         if highest > low:
@@ -173,36 +170,16 @@ class CVCurveDisplay(Display):
             x = "noise_variance" if single or absent else "n_components"
         if not varied[x].given:
             raise ValueError(f"x is {x!r}, and cv_results has no param_{x}.")
-        if x == "n_components" and not all(map(is_integer, varied[x].values)):
-            strange = next(value for value in varied[x].values if not is_integer(value))
-            raise ValueError(
-                f"n_components must be integers to stand on an axis, got {strange!r}. Set "
-                "x='noise_variance'."
-            )
-        if x == "noise_variance":
-            _check_noise_variances(varied[x].values)
+        _check_places(x, varied[x].values)
         (rest,) = set(NAMES) - {x}
         return varied[x], varied[rest]
 
-    def _mark_best(self, ax: Any, along: _Parameter, places: Array, mean: Array) -> None:
-        i = self._best
-        if i is None or np.isnan(places[i]):
-            return
-        label = f"chosen: {_label(along.name, along.values[i])}"
-        style = {"color": "black", "zorder": 4, "label": label, "linestyle": ""}
-        ax.plot(places[i], mean[i], "o", markersize=9, markerfacecolor="none", **style)
 
-
-def _last_none(value: Any) -> tuple[bool, bool, Any]:
-    """Key to sort numbers before words, and those before None."""
-    return value is None, isinstance(value, str), 0 if value is None else value
-
-
-def _best_of_each_place(along: _Parameter, other: _Parameter, mean: Array) -> Array:
+def _best_of_each_place(along: list[Any], other: list[Any], mean: Array) -> Array:
     """Mask of the candidates with the best mean among those that share both parameters."""
     best: dict[Any, int] = {}
     scores = np.where(np.isnan(mean), -np.inf, mean)
-    for i, place in enumerate(zip(along.values, other.values, strict=True)):
+    for i, place in enumerate(zip(along, other, strict=True)):
         if place not in best or scores[i] > scores[best[place]]:
             best[place] = i
     drawn = np.zeros(len(mean), dtype=bool)
@@ -210,15 +187,19 @@ def _best_of_each_place(along: _Parameter, other: _Parameter, mean: Array) -> Ar
     return drawn
 
 
-def _check_noise_variances(values: list[Any]) -> None:
-    """Raise ValueError unless they fit a logarithmic axis."""
-    numbers = [value for value in values if value is not None]
-    if not numbers:
+def _check_places(x: str, values: list[Any]) -> None:
+    """Raise ValueError unless values of the parameter x have places on an axis."""
+    if x == "noise_variance" and all(value is None for value in values):
         raise ValueError(
             "x='noise_variance' must have a number to stand on an axis, got None only."
         )
-    for value in numbers:
-        if isinstance(value, str) or not (np.isfinite(value) and value > 0):
+    for value in values:
+        if x == "n_components" and not is_integer(value):
+            raise ValueError(
+                f"n_components must be integers to stand on an axis, got {value!r}. Set "
+                "x='noise_variance'."
+            )
+        if x == "noise_variance" and not (value is None or (is_real(value) and value > 0)):
             raise ValueError(
                 f"noise_variance must be None or a positive float to stand on an axis, got {value!r}."
             )
@@ -236,9 +217,9 @@ def _lowest(mean: Array, error: Array | None, drawn: Array) -> float:
     return float(end if quarter == best else max(end, best - 1.5 * (best - quarter)))
 
 
-def _finish(ax: Any, along: _Parameter, places: Array, score: str) -> None:
-    """Scale, labels and legend."""
-    if along.name == "noise_variance":
+def _finish(ax: Any, x: str, places: Array, score: str) -> None:
+    """Set scale, labels and legend."""
+    if x == "noise_variance":
         ax.set_xscale("log")
         ax.set_xlabel(r"noise variance $\sigma^2$")
     else:

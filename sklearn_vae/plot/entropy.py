@@ -64,8 +64,6 @@ class EntropyDisplay(Display):
 
     Attributes
     ----------
-    ax_ : array of matplotlib Axes, of shape (4, n_models)
-    figure_ : matplotlib Figure
     lines_ : dict of str to dict of str to matplotlib Line2D
         By the model, and the name in its history; "entropy_bound" is the sum.
     bars_ : dict of str to matplotlib BarContainer

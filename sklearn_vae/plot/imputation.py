@@ -63,8 +63,6 @@ class ImputationDisplay(Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     drawn_ : ndarray of int
         Indices of the cells that are drawn, in the order of the picture.
     coverage_ : float
@@ -111,13 +109,6 @@ class ImputationDisplay(Display):
         ax : matplotlib Axes, default=None
         **options
             Options of matplotlib's `errorbar`.
-
-        Raises
-        ------
-        TypeError
-            If the estimator gives no standard deviations.
-        ValueError
-            If nothing is missing, or an argument does not fit X.
         """
         names = getattr(X, "columns", getattr(estimator, "feature_names_in_", None))
         rows, filled, std = _impute(estimator, X, cls.__name__)

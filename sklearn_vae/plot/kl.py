@@ -39,8 +39,6 @@ class KLDisplay(Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     bars_ : matplotlib BarContainer
         For one model.
     steps_ : dict of str to matplotlib StepPatch
@@ -73,13 +71,10 @@ class KLDisplay(Display):
 
         Parameters
         ----------
-        estimator : estimator, list of estimators, or dict of str to estimator
-        X : array-like of shape (n_samples, n_features)
-        names : list of str, default=None
-            Names of the models in a list. None: names of their classes.
+        estimator, X, names, ax
+            As in :meth:`PosteriorScaleDisplay.from_estimator`.
         epsilon, delta, criterion
             As in :func:`~sklearn_vae.diagnostics.collapse`.
-        ax : matplotlib Axes, default=None
         **options
             Options of matplotlib's bars, or of its StepPatch for several models.
         """

@@ -10,6 +10,7 @@ import numpy as np
 from array_api_compat import is_array_api_obj
 
 from sklearn_vae.gaussian.arrays import to_device_of
+from sklearn_vae.plot import tiles
 from sklearn_vae.plot.base import (
     COLORS,
     HEIGHT,
@@ -20,15 +21,6 @@ from sklearn_vae.plot.base import (
     check_methods,
     on_host,
     some_rows,
-)
-from sklearn_vae.plot.tiles import (
-    GAP,
-    check_image_shape,
-    check_limits,
-    draw_frame,
-    draw_tile,
-    show_tiles_only,
-    tile_height,
 )
 from sklearn_vae.protocol import adapted
 from sklearn_vae.validation import is_integer
@@ -58,8 +50,6 @@ class LatentPlaneDisplay(Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     tiles_ : list of lists
         The images or lines, as in `decoded`.
 
@@ -105,13 +95,6 @@ class LatentPlaneDisplay(Display):
         ax : matplotlib Axes, default=None
         **options
             Options of matplotlib's `imshow`, or of its lines.
-
-        Raises
-        ------
-        TypeError
-            If the estimator lacks a method.
-        ValueError
-            If `rows`, `n` or `image_shape` does not fit X.
         """
         check_methods(estimator, cls.__name__, "transform", "inverse_transform")
         X = X if hasattr(X, "shape") else np.asarray(X)
@@ -136,7 +119,7 @@ class LatentPlaneDisplay(Display):
             decoded.reshape(n, n, -1),
             labels=[f"row {i}" for i in chosen],
             image_shape=image_shape,
-            limits=limits if image_shape is None else check_limits(limits, on_host(corners)),
+            limits=limits if image_shape is None else tiles.check_limits(limits, on_host(corners)),
             ax=ax,
             **options,
         )
@@ -148,10 +131,12 @@ class LatentPlaneDisplay(Display):
         if isinstance(self.labels, str) or len(self.labels) != 3:
             raise ValueError(f"labels must be three, one a row, got {self.labels!r}.")
         shape = self.image_shape
-        self._shape = None if shape is None else check_image_shape(shape, self.decoded.shape[2])
-        self._limits = check_limits(self.limits, self.decoded)
+        self._shape = (
+            None if shape is None else tiles.check_image_shape(shape, self.decoded.shape[2])
+        )
+        self._limits = tiles.check_limits(self.limits, self.decoded)
         n_lines, n_columns = self.decoded.shape[:2]
-        ratio = tile_height(self._shape) * n_lines / n_columns
+        ratio = tiles.aspect(self._shape) * n_lines / n_columns
         wide = min(0.75 * WIDTH, HIGHEST / ratio)
         self._size = (max(wide / WIDTH, 0.5), (wide * ratio + 0.4) / HEIGHT)
 
@@ -159,23 +144,25 @@ class LatentPlaneDisplay(Display):
         ax = axes[0, 0]
         n_lines, n_columns = self.decoded.shape[:2]
         limits = self._limits
-        height, step = tile_height(self._shape), 1.0 + GAP
+        height, step = tiles.aspect(self._shape), 1.0 + tiles.GAP
         self.tiles_ = [
             [
-                draw_tile(ax, row, (j * step, i * (height + GAP)), self._shape, limits, **options)
+                tiles.draw(
+                    ax, row, (j * step, i * (height + tiles.GAP)), self._shape, limits, **options
+                )
                 for j, row in enumerate(line)
             ]
             for i, line in enumerate(self.decoded)
         ]
-        right, bottom = (n_columns - 1) * step, (n_lines - 1) * (height + GAP)
-        show_tiles_only(ax, right + 1.0, bottom + height)
+        right, bottom = (n_columns - 1) * step, (n_lines - 1) * (height + tiles.GAP)
+        tiles.show_only(ax, right + 1.0, bottom + height)
         ax.set_yticks([])
         labels = [*self.labels, "extrapolated"]
         places = [(0.0, 0.0), (right, 0.0), (0.0, bottom), (right, bottom)]
         colors = [COLORS[0]] * 3 + [COLORS[5]]
         for label, color, (x, y) in zip(labels, colors, places, strict=True):
             frame = {"edgecolor": color, "linewidth": 2.0, "clip_on": False, "zorder": 3}
-            draw_frame(ax, (x, y), height, **frame)
+            tiles.draw_frame(ax, (x, y), height, **frame)
             above, left = y == 0.0, x == 0.0
             corner = (x if left else x + 1.0, y if above else y + height)
             sides = {"ha": "left" if left else "right", "va": "bottom" if above else "top"}

@@ -38,8 +38,6 @@ class PosteriorScaleDisplay(Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     steps_ : dict of str to matplotlib StepPatch
 
     References

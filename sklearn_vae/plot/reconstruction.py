@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from sklearn_vae.plot import tiles
 from sklearn_vae.plot.base import (
     HEIGHT,
     WIDTH,
@@ -21,16 +22,6 @@ from sklearn_vae.plot.base import (
     named,
     on_host,
     some_rows,
-)
-from sklearn_vae.plot.tiles import (
-    FEW,
-    GAP,
-    TALLEST,
-    check_image_shape,
-    check_limits,
-    draw_tile,
-    show_tiles_only,
-    tile_height,
 )
 from sklearn_vae.protocol import adapted
 from sklearn_vae.validation import is_integer
@@ -69,8 +60,6 @@ class ReconstructionDisplay(Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes, or array of them for curves
-    figure_ : matplotlib Figure
     errors_ : dict of str to ndarray of shape (n_samples,)
         Root mean square error of each sample, by the name of the model.
     tiles_ : dict of str to list
@@ -121,13 +110,6 @@ class ReconstructionDisplay(Display):
         ax : matplotlib Axes, default=None
         **options
             Options of matplotlib's `imshow`, or of its lines.
-
-        Raises
-        ------
-        TypeError
-            If an estimator lacks a method.
-        ValueError
-            If `n` or `image_shape` does not fit X.
         """
         models = named(estimator, names)
         needed = ("transform", "inverse_transform", *(("sample",) if samples else ()))
@@ -169,11 +151,11 @@ class ReconstructionDisplay(Display):
                 raise ValueError("samples are drawn as images: set image_shape.")
             self._panels, self._size, self._share_x = (n, 1), (1.0, 0.3 + 0.3 * n), True
             every = np.concatenate([self.originals, *self.reconstructions.values()])
-            self._limits = check_limits(self.limits, every)
+            self._limits = tiles.check_limits(self.limits, every)
         else:
-            self._shape = check_image_shape(self.image_shape, d)
+            self._shape = tiles.check_image_shape(self.image_shape, d)
             self._size = self._size_of_images(n)
-            self._limits = check_limits(self.limits, self.originals)
+            self._limits = tiles.check_limits(self.limits, self.originals)
         self.errors_ = {
             name: _root_mean_square(rows - self.originals)
             for name, rows in self.reconstructions.items()
@@ -201,45 +183,41 @@ class ReconstructionDisplay(Display):
         else:
             self._draw_images(axes[0, 0], **options)
 
-    def _lines(self) -> dict[str, tuple[Array, Array | None]]:
-        """Images and their errors, by the names beside them."""
-        lines: dict[str, tuple[Array, Array | None]] = {"data": (self.originals, None)}
-        lines |= {name: (rows, self.errors_[name]) for name, rows in self.reconstructions.items()}
-        return lines | {
-            f"{name}, samples": (rows, None) for name, rows in (self.samples or {}).items()
-        }
-
     def _pitch(self) -> float:
         """Distance from image to image, in widths of one."""
-        return max(1.0 + GAP, tile_height(self._shape) / HIGH)
+        return max(1.0 + tiles.GAP, tiles.aspect(self._shape) / HIGH)
 
     def _size_of_images(self, n: int) -> tuple[float, float]:
         """Size of a new figure, relative to WIDTH and HEIGHT."""
         columns, n_blocks = min(n, PER_LINE), -(-n // PER_LINE)
-        height, pitch = tile_height(self._shape), self._pitch()
-        tile = min((WIDTH - NAMES) / (columns * pitch), WIDEST, TALLEST / height)
+        height, pitch = tiles.aspect(self._shape), self._pitch()
+        tile = min((WIDTH - NAMES) / (columns * pitch), WIDEST, tiles.TALLEST / height)
         lines = 1 + len(self.reconstructions) + len(self.samples or {})
-        block = lines * (max(height * tile, NAME) + GAP * tile) + 0.2 * len(self.reconstructions)
+        block = lines * (max(height * tile, NAME) + tiles.GAP * tile) + 0.2 * len(
+            self.reconstructions
+        )
         wide = max(NAMES + columns * pitch * tile, 0.5 * WIDTH)
         return wide / WIDTH, (n_blocks * (block + 0.1) + 0.3) / HEIGHT
 
     def _draw_images(self, ax: Any, **options: Any) -> None:
         n = len(self.originals)
-        height = tile_height(self._shape)
+        height = tiles.aspect(self._shape)
         inches = ax.get_window_extent().width / ax.figure.dpi
         pitch = self._pitch()
         tile = inches / (min(n, PER_LINE) * pitch)  # before the layout, about
-        tile = min(tile, WIDEST, TALLEST / height)
+        tile = min(tile, WIDEST, tiles.TALLEST / height)
         room = 0.2 / tile  # for the numbers
         line = max(height, NAME / tile)
+        lines = {"data": self.originals, **self.reconstructions}
+        lines |= {f"{name}, samples": rows for name, rows in (self.samples or {}).items()}
         y, centers, names = 0.0, [], []
         for start in range(0, n, PER_LINE):
-            for name, (rows, errors) in self._lines().items():
-                tiles = self.tiles_.setdefault(name, [])
+            for name, rows in lines.items():
+                drawn, errors = self.tiles_.setdefault(name, []), self.errors_.get(name)
                 for i in range(start, min(start + PER_LINE, n)):
                     x = (i - start) * pitch
-                    tiles.append(
-                        draw_tile(ax, rows[i], (x, y), self._shape, self._limits, **options)
+                    drawn.append(
+                        tiles.draw(ax, rows[i], (x, y), self._shape, self._limits, **options)
                     )
                     if errors is not None:
                         style = {"fontsize": min(7.0, 14.0 * pitch * tile), "color": "0.3"}
@@ -247,9 +225,9 @@ class ReconstructionDisplay(Display):
                         ax.text(*place, _short(errors[i]), ha="center", va="top", **style)
                 centers.append(y + height / 2.0)
                 names.append(as_text(textwrap.fill(str(name), 14, break_long_words=False)))
-                y += line + GAP + (0.0 if errors is None else room)
+                y += line + tiles.GAP + (0.0 if errors is None else room)
             y += 0.1 / tile
-        show_tiles_only(ax, (min(n, PER_LINE) - 1) * pitch + 1.0, y - GAP - 0.1 / tile)
+        tiles.show_only(ax, (min(n, PER_LINE) - 1) * pitch + 1.0, y - tiles.GAP - 0.1 / tile)
         ax.set_yticks(centers, names, fontsize="small")
         if self.reconstructions:
             ax.set_xlabel("numbers: root mean square error", fontsize="x-small", color="0.3")
@@ -259,7 +237,12 @@ class ReconstructionDisplay(Display):
         low, high = self._limits
         margin = 0.08 * (high - low)
         features = np.arange(1, d + 1)
-        style = {"marker": "o" if d <= FEW else "", "markersize": 3, "linewidth": 1, **options}
+        style = {
+            "marker": "o" if d <= tiles.FEW else "",
+            "markersize": 3,
+            "linewidth": 1,
+            **options,
+        }
         data = {**style, "color": "0.65", "linewidth": 2.5, "markersize": 5, "label": "data"}
         self.tiles_ = {name: [] for name in ("data", *self.reconstructions)}
         for i, ax in enumerate(axes[:, 0]):

@@ -39,8 +39,6 @@ class LikelihoodSurfaceDisplay(Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     contours_ : matplotlib QuadContourSet
     colorbar_ : matplotlib Colorbar
 
@@ -91,14 +89,6 @@ class LikelihoodSurfaceDisplay(Display):
         ax : matplotlib Axes, default=None
         **options
             Options of matplotlib's `contourf`.
-
-        Raises
-        ------
-        TypeError
-            If the estimator has no `noise_variance_`, or no `moments_` where X is None; or X is a
-            Dask array or DataFrame.
-        ValueError
-            If there is no column, or no plane.
         """
         check_methods(estimator, cls.__name__, "fit")
         needed = ["n_components_", "noise_variance_"] + ["moments_"] * (X is None)
@@ -212,7 +202,8 @@ class LikelihoodSurfaceDisplay(Display):
         self.colorbar_ = ax.figure.colorbar(self.contours_, cax=beside, spacing="uniform")
         zero, every = int(np.argmin(np.abs(levels))), max(1, len(levels) // 7)
         ticks = levels[zero % every :: every]
-        self.colorbar_.set_ticks(ticks, labels=[_number(tick) for tick in ticks])
+        labels = [f"{tick:.3g}".replace("-", "\N{MINUS SIGN}") for tick in ticks]
+        self.colorbar_.set_ticks(ticks, labels=labels)
         self.colorbar_.set_label("log-likelihood gained (nats per sample)")
 
 
@@ -239,10 +230,6 @@ def _levels(surface: Array) -> tuple[Array, Array]:
 def _evenly(values: Array) -> Array:
     """Evenly spaced shades for the values, from pale to full."""
     return (np.arange(len(values)) + 0.5) / max(len(values), 1)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _surface(

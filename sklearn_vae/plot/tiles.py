@@ -53,12 +53,12 @@ def check_limits(limits: Any, values: Array) -> tuple[float, float]:
     return float(pair[0]), float(pair[1])
 
 
-def tile_height(shape: tuple[int, int, int] | None) -> float:
-    """Height of a tile, in widths of one."""
+def aspect(shape: tuple[int, int, int] | None) -> float:
+    """Height over width of a tile."""
     return 1.0 if shape is None else shape[1] / shape[2]
 
 
-def draw_tile(
+def draw(
     ax: Any,
     values: Array,
     place: tuple[float, float],
@@ -68,7 +68,7 @@ def draw_tile(
 ) -> Any:
     """Draw a sample with its upper left corner at `place`, y downwards; return image or line."""
     x, y = place
-    height = tile_height(shape)
+    height = aspect(shape)
     draw_frame(ax, place, height, edgecolor="0.75", linewidth=0.5)
     if shape is None:
         low, high = limits
@@ -93,7 +93,7 @@ def draw_frame(ax: Any, place: tuple[float, float], height: float, **options: An
     ax.add_patch(Rectangle(place, 1.0, height, fill=False, **options))
 
 
-def show_tiles_only(ax: Any, width: float, height: float) -> None:
+def show_only(ax: Any, width: float, height: float) -> None:
     """Limit axes to `width` and, downwards, `height`, in equal units and without a frame."""
     ax.set(xlim=(-0.03, width + 0.03), ylim=(height + 0.03, -0.03), aspect="equal")
     ax.set(xticks=[], facecolor="none")

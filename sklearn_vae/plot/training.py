@@ -46,8 +46,6 @@ class TrainingDisplay(Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes, or array of them
-    figure_ : matplotlib Figure
     lines_ : dict of str to dict of str to matplotlib Line2D
         By the model, and the name in its history.
     """
