@@ -1,4 +1,4 @@
-"""Rows on which a VAE is caught where it has collapsed."""
+"""Data on which training of a VAE stays at a collapsed solution."""
 
 from typing import Any, NamedTuple
 

@@ -1,7 +1,7 @@
-"""Readers of files of images, none of which runs anything that a file says.
+"""Readers of image files that never run code from a file.
 
-Whatever is wrong with a file is a ValueError that names the file; what a header announces is
-compared with the size of the file before there is memory for it.
+A damaged or malicious file is a ValueError that names it. The size that a header announces is
+compared with that of the file before memory is allocated.
 """
 
 import gzip
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
 from scipy.io import loadmat, whosmat
 
 from sklearn_vae.validation import check_memory
@@ -25,24 +26,24 @@ from sklearn_vae.validation import check_memory
 Shape = tuple[int, int, int]
 Pair = tuple[np.ndarray, np.ndarray | None]
 
-# The most bytes that deflate makes of one.
+# Most bytes that deflate makes of one.
 DEFLATE_RATIO = 1032
 
 
 def check_md5(path: Path, expected: str) -> None:
     """Raise ValueError unless the file has this MD5 checksum."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != expected:
+        actual = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if actual != expected:
         raise ValueError(
-            f"{path} is not the file that was published: its MD5 checksum is {found}, expected "
+            f"{path} is not the file that was published: its MD5 checksum is {actual}, expected "
             f"{expected}. Replace it; or, if it is meant to differ, save what it has as an .npz "
             "file, of which no checksum is known."
         )
 
 
 def read_npz(path: Path, image_shape: Shape) -> Pair:
-    """X and, if there, y of an .npz file: uint8 rows with channels first, and labels.
+    """Images X and, if there are any, labels y of an .npz file.
 
     X may be (n, c h w), (n, h, w) for one channel, (n, c, h, w) or (n, h, w, c).
     """
@@ -62,22 +63,20 @@ def _member_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """An array of an .npz file, whose header is checked against the size of the member."""
     info = archive.getinfo(name)
     with archive.open(name) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        version = npy.read_magic(file)
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read_header(file)
         n_bytes = math.prod(shape) * dtype.itemsize
         if dtype.hasobject or file.tell() + n_bytes != info.file_size:
             raise ValueError(f"{name} has {info.file_size} bytes, which is not {shape} of {dtype}")
         _check_ratio(n_bytes, info.compress_size)
         check_memory(n_bytes, f"{name} of {archive.filename} has {shape} of {dtype}", "")
     with archive.open(name) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+        return npy.read_array(file, allow_pickle=False)
 
 
 def as_rows(X: np.ndarray, image_shape: Shape) -> np.ndarray:
-    """Images as uint8 rows (n, c h w) with channels first."""
+    """Images as rows of uint8, (n, c h w), with channels first."""
     c, h, w = image_shape
     if X.ndim and not len(X):
         raise ValueError("X must have rows, and has none")
@@ -99,7 +98,7 @@ def as_rows(X: np.ndarray, image_shape: Shape) -> np.ndarray:
 
 
 def read_idx(of_images: Path, of_labels: Path) -> Pair:
-    """Images and labels of two idx files, as they are or compressed by gzip."""
+    """Images and labels of two idx files, plain or compressed by gzip."""
     images, labels = _idx_array(of_images, 3), _idx_array(of_labels, 1)
     if len(images) != len(labels):
         raise ValueError(f"{of_images} has {len(images)} images, {of_labels} {len(labels)} labels.")
@@ -118,7 +117,7 @@ def _idx_array(path: Path, ndim: int) -> np.ndarray:
         n_bytes = math.prod(shape)
         if compressed:
             _check_ratio(n_bytes, size)
-        # One more than there should be, to find that there is more.
+        # One byte more than there should be, to notice a file that is too long.
         content = file.read(min(n_bytes, size * (DEFLATE_RATIO if compressed else 1)) + 1)
         if len(content) != n_bytes:
             which = "more" if len(content) > n_bytes else f"{len(content)} bytes"
@@ -127,7 +126,7 @@ def _idx_array(path: Path, ndim: int) -> np.ndarray:
 
 
 def read_cifar_batches(*paths: Path, label: str) -> Pair:
-    """The images and labels of pickled batches, in this order."""
+    """Images and labels of pickled batches, in this order."""
     batches = []
     for path in paths:
         with _damage(path), path.open("rb") as file:
@@ -136,7 +135,7 @@ def read_cifar_batches(*paths: Path, label: str) -> Pair:
 
 
 def read_cifar_archive(path: Path, *, members: Sequence[str], label: str) -> Pair:
-    """The same from the published archive, which is not unpacked to disk."""
+    """Images and labels of batches in the published archive, which is not unpacked to disk."""
     with _damage(path), tarfile.open(path, "r:gz") as archive:
         contents = [_member_content(archive, name) for name in members]
     batches = []
@@ -162,7 +161,7 @@ def _joined(batches: list[tuple[np.ndarray, np.ndarray]]) -> Pair:
 
 
 def _cifar_batch(file: IO[bytes], label: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows, channels first as they are published, and labels of one pickled batch."""
+    """Images, channels first as published, and labels of one pickled batch."""
     content = _RestrictedUnpickler(file, encoding="bytes").load()
     if not isinstance(content, dict):
         raise TypeError(f"it holds a {type(content).__name__} instead of a dict")
@@ -177,7 +176,7 @@ def _cifar_batch(file: IO[bytes], label: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _PickledArray:
-    """What a pickle says of an array; NumPy sees none of it before it is checked."""
+    """Stands for an array in a pickle until its state is checked."""
 
     state: Any = None
 
@@ -188,7 +187,7 @@ class _PickledArray:
         self.state = state
 
     def rows(self) -> np.ndarray:
-        """The array, if it is a matrix of bytes in the order of rows."""
+        """The array; ValueError unless it is a matrix of bytes in the order of rows."""
         _, shape, dtype, by_columns, content = self.state
         if dtype.code not in (b"u1", "u1") or by_columns or len(shape) != 2:
             raise ValueError(f"data must be rows of uint8, got shape {shape} of {dtype.code!r}")
@@ -198,7 +197,7 @@ class _PickledArray:
 
 
 class _PickledDtype:
-    """The same of a dtype."""
+    """Stands for a dtype in a pickle."""
 
     def __init__(self, code: Any = None, *arguments: Any) -> None:
         self.code = code
@@ -208,10 +207,9 @@ class _PickledDtype:
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Builtin containers, numbers, strings, and arrays as stand-ins; nothing is imported."""
+    """Loads builtin containers, numbers, strings and stand-ins for arrays; imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for what the pickle names, and an error for all but three names."""
         if (module, name) == ("numpy", "ndarray"):
             return "ndarray"  # only an argument of the next
         if (module, name) == ("numpy", "dtype"):
@@ -224,21 +222,20 @@ class _RestrictedUnpickler(pickle.Unpickler):
 def read_svhn(path: Path, image_shape: Shape) -> Pair:
     """Rows with channels first, and the labels 0 to 9, of a .mat file; its 10 is the digit 0."""
     with _damage(path), path.open("rb") as file:
-        found = {name: (shape, kind) for name, shape, kind in whosmat(file)}
-        shape, kind = found.get("X", ((), "nothing"))
-        if len(shape) != 4 or kind != "uint8" or found.get("y", ((),))[0] != (shape[3], 1):
-            raise ValueError(f"it needs X (h, w, c, n) of uint8 and y (n, 1), and has {found}")
+        arrays = {name: (shape, kind) for name, shape, kind in whosmat(file)}
+        shape, kind = arrays.get("X", ((), "nothing"))
+        if len(shape) != 4 or kind != "uint8" or arrays.get("y", ((),))[0] != (shape[3], 1):
+            raise ValueError(f"it needs X (h, w, c, n) of uint8 and y (n, 1), and has {arrays}")
         _check_ratio(math.prod(shape), path.stat().st_size)
         file.seek(0)
         content = loadmat(file, variable_names=["X", "y"])
         target = content["y"].ravel().astype(np.int64)
-        return as_rows(np.moveaxis(content["X"], 3, 0), image_shape), np.where(
-            target == 10, 0, target
-        )
+        target[target == 10] = 0
+        return as_rows(np.moveaxis(content["X"], 3, 0), image_shape), target
 
 
 def read_faces(path: Path, numbers: range) -> Pair:
-    """Aligned CelebA images with these numbers, of a folder or .zip, as rows of 3 x 64 x 64.
+    """Aligned CelebA images with these numbers, from a folder or .zip, as rows of 3 x 64 x 64.
 
     The central 148 x 148 pixels are resized bilinearly, as is usual.
     """
@@ -280,13 +277,12 @@ def _faces(folder: Path | zipfile.Path, numbers: range) -> np.ndarray:
 
 @contextmanager
 def _damage(path: Any) -> Iterator[None]:
-    """What readers raise, as a ValueError that names the file."""
+    """Turn errors of readers into a ValueError that names the file."""
     try:
         yield
     except MemoryError as error:  # of a length that a damaged pickle claims
-        raise ValueError(
-            f"{path} cannot be read: it asks for more memory than there is."
-        ) from error
+        text = f"{path} cannot be read: it asks for more memory than there is."
+        raise ValueError(text) from error
     except (zlib.error, EOFError, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is cut off or damaged: {error}.") from error
     except Exception as error:  # damaged pickles and .mat files raise whatever they hit

@@ -1,4 +1,4 @@
-"""Rows drawn from models whose parameters are known."""
+"""Samples from models whose parameters are known."""
 
 from typing import Any
 
@@ -53,11 +53,6 @@ def make_ppca(
     model : LowRankGaussian
         With `return_model`. `model.log_prob(X)` is the true log-likelihood of rows, in nats.
 
-    Raises
-    ------
-    ValueError
-        If a parameter is out of its range, or the shapes do not fit.
-
     References
     ----------
     Damm, Forster, Velychko, Dai, Fischer and Lücke, "The ELBO of Variational Autoencoders
@@ -102,22 +97,14 @@ def make_ppca_ring(
 
     Parameters
     ----------
-    n_samples : int, default=100
-        n.
-    n_features : int or None, default=None
-        d. None: that of `loadings` or `mean`, else 10.
+    n_samples, n_features, noise_variance, loadings, mean
+        As in :func:`make_ppca`.
     n_components : int or None, default=None
         k >= 1. None: that of `loadings`, else 2.
-    noise_variance : float, default=0.01
-        sigma2 >= 0.
     radius : float, default=1.0
         The least distance from the origin, >= 0.
     spread : float, default=0.1
         How far beyond it the z lie, >= 0.
-    loadings : array-like of shape (d, k), default=None
-        W. None: uniform on [0, 1].
-    mean : array-like of shape (d,), default=None
-        mu. None: uniform on [0, 1].
     random_state : int, RandomState instance or None, default=None
         Of W, mu, g and the noise, drawn in this order.
 
@@ -126,11 +113,6 @@ def make_ppca_ring(
     X : ndarray of shape (n, d)
     Z : ndarray of shape (n, k)
         The z that each row was drawn from.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is out of its range, or the shapes do not fit.
 
     References
     ----------
@@ -179,15 +161,13 @@ def _parameters(
     d, k = (10 if mean is None else len(mean), 2) if loadings is None else loadings.shape
     if n_features is not None:
         check_integer("n_features", n_features, at_least=1)
-        d = n_features if loadings is None else d
+        d = n_features
     if n_components is not None:
         check_integer("n_components", n_components, at_least=0)
-        k = n_components if loadings is None else k
-    if n_features not in (None, d) or n_components not in (None, k):
+        k = n_components
+    if loadings is not None and loadings.shape != (d, k):
         raise ValueError(
-            "loadings must have shape (n_features, n_components) = "
-            f"({d if n_features is None else n_features}, "
-            f"{k if n_components is None else n_components}), got {(d, k)}."
+            f"loadings must have shape (n_features, n_components) = {(d, k)}, got {loadings.shape}."
         )
     if mean is not None and len(mean) != d:
         raise ValueError(f"mean must have shape ({d},), one number a feature, got {mean.shape}.")
@@ -196,5 +176,5 @@ def _parameters(
 
 
 def _decoded(Z: np.ndarray, W: np.ndarray, mu: np.ndarray, sigma2: float, rng: Any) -> np.ndarray:
-    """W z + mu and noise, for each row."""
+    """W z + mu and noise for each sample."""
     return Z @ W.T + mu + sigma2**0.5 * rng.standard_normal((len(Z), len(mu)))

@@ -1,4 +1,4 @@
-"""Images as rows: handwritten digits that are always there, and sets that are read from files."""
+"""Images as rows: the digits of scikit-learn, and published sets that are read from files."""
 
 from typing import Any
 
@@ -125,34 +125,17 @@ def fetch_fashion_mnist(
       ``fashion_mnist/train-labels-idx1-ubyte.gz``, and with ``t10k`` instead of ``train`` for
       "test"; the same without ``.gz``; and both in ``FashionMNIST/raw``.
 
-    As :func:`fetch_mnist` in what an ``.npz`` file has and in checksums.
+    Contents of ``.npz`` files, checksums and errors are as in :func:`fetch_mnist`.
 
     Parameters
     ----------
-    split : {"train", "test", "all"}, default="train"
-        "all" is "train" and then "test".
-    data_home : str or path-like, default=None
-        The folder of these files, or an .npz file, whose rows are taken whatever the split. None:
-        `sklearn_vae` in the folder of :func:`sklearn.datasets.get_data_home`.
-    download_if_missing : bool, default=True
-        Whether to download the images from OpenML where there are no files. Both splits are
-        saved in `data_home` then.
-    return_X_y : bool, default=False
-        Whether to return `(data, target)` instead.
+    split, data_home, download_if_missing, return_X_y
+        As in :func:`fetch_mnist`.
 
     Returns
     -------
     Bunch
-        With `data`, ndarray (n, 784) of uint8; `target`, ndarray (n,) of the classes 0 to 9, or
-        None; `image_shape`, (1, 28, 28); `n_levels`, 256; `source`, the files that were read;
-        `DESCR`.
-
-    Raises
-    ------
-    OSError
-        If there are no such files and none can be downloaded; it says which to put where.
-    ValueError
-        If a parameter is out of its range, or a file is damaged or not the one published.
+        As of :func:`fetch_mnist`; `target` has the classes 0 to 9.
 
     References
     ----------
@@ -177,35 +160,19 @@ def fetch_cifar10(
     - ``cifar-10-python.tar.gz``, which is not unpacked to disk;
     - ``cifar-10-batches-py/data_batch_1`` to ``data_batch_5``, and ``test_batch`` for "test".
 
-    As :func:`fetch_mnist` in what an ``.npz`` file has and in checksums. A pickle that names
-    anything but an array is an error, and nothing of it is run.
+    Contents of ``.npz`` files, checksums and errors are as in :func:`fetch_mnist`. A pickle
+    that names anything but an array is an error, and nothing of it is run.
 
     Parameters
     ----------
-    split : {"train", "test", "all"}, default="train"
-        "all" is "train" and then "test".
-    data_home : str or path-like, default=None
-        The folder of these files, or an .npz file, whose rows are taken whatever the split. None:
-        `sklearn_vae` in the folder of :func:`sklearn.datasets.get_data_home`.
-    download_if_missing : bool, default=True
-        Whether to download the images from OpenML where there are no files. Both splits are
-        saved in `data_home` then.
-    return_X_y : bool, default=False
-        Whether to return `(data, target)` instead.
+    split, data_home, download_if_missing, return_X_y
+        As in :func:`fetch_mnist`.
 
     Returns
     -------
     Bunch
-        With `data`, ndarray (n, 3072) of uint8; `target`, ndarray (n,) of the classes 0 to 9, or
-        None; `image_shape`, (3, 32, 32); `n_levels`, 256; `source`, the files that were read;
-        `DESCR`.
-
-    Raises
-    ------
-    OSError
-        If there are no such files and none can be downloaded; it says which to put where.
-    ValueError
-        If a parameter is out of its range, or a file is damaged or not the one published.
+        As of :func:`fetch_mnist`; `data` has shape (n, 3072), `image_shape` is (3, 32, 32), and
+        `target` has the classes 0 to 9.
 
     References
     ----------
@@ -229,35 +196,21 @@ def fetch_cifar100(
     - ``cifar-100-python.tar.gz``, which is not unpacked to disk;
     - ``cifar-100-python/train``, and ``cifar-100-python/test`` for "test".
 
-    As :func:`fetch_mnist` in what an ``.npz`` file has and in checksums. A pickle that names
-    anything but an array is an error, and nothing of it is run.
+    Contents of ``.npz`` files, checksums and errors are as in :func:`fetch_mnist`. A pickle
+    that names anything but an array is an error, and nothing of it is run.
 
     Parameters
     ----------
-    split : {"train", "test", "all"}, default="train"
-        "all" is "train" and then "test".
-    data_home : str or path-like, default=None
-        The folder of these files, or an .npz file, whose rows are taken whatever the split. None:
-        `sklearn_vae` in the folder of :func:`sklearn.datasets.get_data_home`.
+    split, data_home, return_X_y
+        As in :func:`fetch_mnist`.
     download_if_missing : bool, default=True
-        As in the other fetchers, but nothing is downloaded: the images are not on OpenML in a form
-        that is known here.
-    return_X_y : bool, default=False
-        Whether to return `(data, target)` instead.
+        Nothing is downloaded: OpenML does not have these images in a known form.
 
     Returns
     -------
     Bunch
-        With `data`, ndarray (n, 3072) of uint8; `target`, ndarray (n,) of the fine classes 0 to 99,
-        or None; `image_shape`, (3, 32, 32); `n_levels`, 256; `source`, the files that were read;
-        and `DESCR`.
-
-    Raises
-    ------
-    OSError
-        If there are no such files; it says which to put where.
-    ValueError
-        If a parameter is out of its range, or a file is damaged or not the one published.
+        As of :func:`fetch_mnist`; `data` has shape (n, 3072), `image_shape` is (3, 32, 32), and
+        `target` has the fine classes 0 to 99.
 
     References
     ----------
@@ -280,34 +233,21 @@ def fetch_svhn(
     - ``svhn_train.npz``, ``svhn_test.npz``, ``svhn_extra.npz``;
     - ``train_32x32.mat``, ``test_32x32.mat``, ``extra_32x32.mat``, or these in ``svhn``.
 
-    As :func:`fetch_mnist` in what an ``.npz`` file has and in checksums.
+    Contents of ``.npz`` files, checksums and errors are as in :func:`fetch_mnist`.
 
     Parameters
     ----------
     split : {"train", "test", "extra", "all"}, default="train"
         "extra" has 531,131 further and easier images; "all" is "train" and then "test".
-    data_home : str or path-like, default=None
-        The folder of these files, or an .npz file, whose rows are taken whatever the split. None:
-        `sklearn_vae` in the folder of :func:`sklearn.datasets.get_data_home`.
+    data_home, return_X_y
+        As in :func:`fetch_mnist`.
     download_if_missing : bool, default=True
-        As in the other fetchers, but nothing is downloaded: the images are not on OpenML in a form
-        that is known here.
-    return_X_y : bool, default=False
-        Whether to return `(data, target)` instead.
+        Nothing is downloaded: OpenML does not have these images in a known form.
 
     Returns
     -------
     Bunch
-        With `data`, ndarray (n, 3072) of uint8; `target`, ndarray (n,) of the digits, or None;
-        `image_shape`, (3, 32, 32); `n_levels`, 256; `source`, the files that were read;
-        `DESCR`.
-
-    Raises
-    ------
-    OSError
-        If there are no such files; it says which to put where.
-    ValueError
-        If a parameter is out of its range, or a file is damaged or not the one published.
+        As of :func:`fetch_mnist`; `data` has shape (n, 3072), `image_shape` is (3, 32, 32).
 
     References
     ----------
@@ -332,35 +272,27 @@ def fetch_celeba64(
     - ``img_align_celeba``, a folder of ``000001.jpg`` and so on, some or all of them;
     - ``img_align_celeba.zip``, which is not unpacked to disk; and both in ``celeba``.
 
-    As :func:`fetch_mnist` in what an ``.npz`` file has and in checksums. jpg images need pillow,
-    and minutes if they are many: save `data` in an ``.npz`` file to have it again.
+    Contents of ``.npz`` files, checksums and errors are as in :func:`fetch_mnist`. jpg
+    images need pillow, and minutes if they are many: save `data` in an ``.npz`` file to have it
+    again.
 
     Parameters
     ----------
     split : {"train", "valid", "test", "all"}, default="train"
         By number, as published: up to 162770, 182637 and 202599; "all" is these in turn.
-    data_home : str or path-like, default=None
-        The folder of these files, or an .npz file, whose rows are taken whatever the split. None:
-        `sklearn_vae` in the folder of :func:`sklearn.datasets.get_data_home`.
+    data_home, return_X_y
+        As in :func:`fetch_mnist`.
     download_if_missing : bool, default=True
-        As in the other fetchers, but nothing is downloaded: the images are not on OpenML in a form
-        that is known here.
-    return_X_y : bool, default=False
-        Whether to return `(data, target)` instead.
+        Nothing is downloaded: OpenML does not have these images in a known form.
 
     Returns
     -------
     Bunch
-        With `data`, ndarray (n, 12288) of uint8; `target`, None, or y of an ``.npz`` file;
-        `image_shape`, (3, 64, 64); `n_levels`, 256; `source`, the files that were read;
-        `DESCR`.
+        As of :func:`fetch_mnist`; `data` has shape (n, 12288), `image_shape` is (3, 64, 64), and
+        `target` is None, or y of an ``.npz`` file.
 
     Raises
     ------
-    OSError
-        If there are no such files; it says which to put where.
-    ValueError
-        If a parameter is out of its range, or a file is damaged or not the one published.
     ImportError
         If there are jpg images and pillow is not installed.
 
@@ -374,7 +306,7 @@ def fetch_celeba64(
 def _fetch(
     images: ImageSet, split: str, data_home: Any, download_if_missing: bool, return_X_y: bool
 ) -> Any:
-    """What every fetcher does."""
+    """Load the splits of a published set."""
     check_choice("split", split, (*images.sources, "all"))
     check_flag("download_if_missing", download_if_missing)
     check_flag("return_X_y", return_X_y)

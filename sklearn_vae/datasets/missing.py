@@ -108,8 +108,7 @@ def make_missing(
     X = check_array(X, dtype=list(FLOAT_DTYPES), ensure_all_finite="allow-nan", copy=True)
     observed = ~np.isnan(X)
     for axis, line in ((1, "row"), (0, "column")):
-        if not observed.any(axis=axis).all():
-            empty = np.flatnonzero(~observed.any(axis=axis))[0]
+        for empty in np.flatnonzero(~observed.any(axis=axis)):
             raise ValueError(
                 f"X must have a value in each row and column, {line} {empty} has none."
             )
@@ -146,9 +145,9 @@ def _check_number(number: float, observed: np.ndarray, kept: int) -> None:
 
 
 def _constant_probability(observed: np.ndarray, number: float) -> float:
-    """p with which `number` values are missing on average, one of a row that loses all put back.
+    """Probability with which `number` values are missing on average.
 
-    A row of m values loses m p - p^m of them.
+    A row of m values loses m p - p^m of them: it keeps one where it would lose all.
     """
     sizes, rows = np.unique(observed.sum(axis=1), return_counts=True)
 
@@ -188,7 +187,7 @@ def _probability_given(driver: np.ndarray, candidates: np.ndarray, number: float
 
 
 def _beyond_threshold(X: np.ndarray, fraction: float, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """What lies beyond the threshold of its feature, and how far from there, as a share."""
+    """Mask of the values beyond the thresholds of their features, and ranks as shares."""
     Y = X if side == "below" else -X
     gone = np.nanquantile(Y, fraction, axis=0, method="nearest") > Y
     ranks = rankdata(Y, axis=0, nan_policy="omit")

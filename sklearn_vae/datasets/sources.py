@@ -1,4 +1,4 @@
-"""Where the images of each data set come from: files that are looked for, checksums, OpenML."""
+"""Published sets of images: their files, checksums and copies on OpenML."""
 
 import os
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Source:
     read: Callable[..., Pair]  # of these paths
 
     def describe(self, folder: Path) -> str:
-        """The files, and which of them are missing if only some are."""
+        """Names of the files, and which are missing if only some are."""
         missing = [path for path in self.paths if not (folder / path).exists()]
         some = len(missing) < len(self.paths)
         return ", ".join(self.paths) + (f" (of which {', '.join(missing)} is missing)" * some)
@@ -42,11 +42,11 @@ class Source:
 
 @dataclass(frozen=True)
 class OpenML:
-    """A data set of OpenML, whose first rows are the training images in their usual order."""
+    """A data set of OpenML that begins with the training images in their usual order."""
 
     name: str
     version: int
-    train_counts: tuple[int, ...]  # of each class: shows that the order is the usual one
+    train_counts: tuple[int, ...]  # images per class: a check of the order
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,12 @@ class ImageSet:
 
 
 def load_split(images: ImageSet, split: str, data_home: Any, download: bool) -> tuple[Pair, str]:
-    """Rows and labels of one split, and the file that they come from."""
+    """Images and labels of one split, and the files that they come from."""
     home = folder_of(data_home)
     if home.is_file():
         return read_npz(home, images.image_shape), str(home)
-    read = partial(read_npz, image_shape=images.image_shape)
-    own = Source((f"{images.name}_{split}.npz",), read)
-    sources = [own, *images.sources[split]]
+    npz = partial(read_npz, image_shape=images.image_shape)
+    sources = [Source((f"{images.name}_{split}.npz",), npz), *images.sources[split]]
     for source in sources:
         paths = [home / path for path in source.paths]
         if not all(path.exists() for path in paths):
@@ -96,14 +95,14 @@ def load_split(images: ImageSet, split: str, data_home: Any, download: bool) -> 
 
 
 def folder_of(data_home: Any) -> Path:
-    """Where files are looked for."""
+    """The folder of the files."""
     if data_home is None:
         return Path(get_data_home()) / "sklearn_vae"
     return Path(data_home).expanduser()
 
 
 def download_split(images: ImageSet, openml: OpenML, split: str, home: Path) -> tuple[Pair, str]:
-    """One split of OpenML's data set; both are saved as .npz files, unless they exist."""
+    """Download both splits from OpenML, save those that have no .npz file, and return one."""
     bunch = fetch_openml(
         openml.name,
         version=openml.version,

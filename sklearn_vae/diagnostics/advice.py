@@ -1,4 +1,4 @@
-"""Advice that findings share, first what helped most in benchmarks/collapse_remedies.py."""
+"""Advice that findings share, ordered by what helped in benchmarks/collapse_remedies.py."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.protocol import EncoderDecoder, LatentModel
 
-# Layers with weights, in encoder or decoder, from which on fewer of them are worth a try, and
-# annealing, another seed or another rate are not.
+# Least number of layers with weights, in encoder or decoder, of a network that should try fewer
+# layers rather than annealing, another seed or another rate.
 DEEP = 4
 
 
 def on_noise(case: Evidence) -> Iterator[str]:
-    """Where the noise variance is at fault."""
+    """Advice if the noise variance is at fault."""
     model = case.model
     if case.held is not None:
         if _could_start_at_ppca(model):
@@ -29,14 +29,14 @@ def on_noise(case: Evidence) -> Iterator[str]:
         yield "weigh the KL by one: kl_weight=1"
     if model.free_bits:
         yield "switch the free bits off, which hide collapse: free_bits=0"
-    # While it is held, no other start and no annealing buys much.
+    # While the noise variance is held, another start or annealing helps little.
     if case.held is None and case.is_trained:
         yield from _on_start(model)
         yield from on_depth(model)
 
 
 def on_optimum(model: LatentModel) -> Iterator[str]:
-    """Where training has ended at a bad optimum."""
+    """Advice if training has ended at a bad optimum."""
     start, depth = _on_start(model), on_depth(model)
     at_ppca = model.parameters.get("init") is not None or _could_start_at_ppca(model)
     yield from chain(start, depth) if at_ppca else chain(depth, start)
@@ -51,13 +51,13 @@ def on_optimum(model: LatentModel) -> Iterator[str]:
 
 
 def on_depth(model: EncoderDecoder) -> Iterator[str]:
-    """Where networks may be too deep."""
+    """Advice if networks may be too deep."""
     if _is_deep(model):
         yield f"fewer layers: a network here has {model.n_layers} with weights"
 
 
 def on_length(model: LatentModel) -> Iterator[str]:
-    """Where training has not ended."""
+    """Advice if training has not ended."""
     steps = "max_epochs" if "max_epochs" in model.parameters else "max_iter"
     faster = ", or a larger learning_rate" if "learning_rate" in model.parameters else ""
     yield f"train longer: more {steps}{faster}"
@@ -65,32 +65,23 @@ def on_length(model: LatentModel) -> Iterator[str]:
 
 def _on_start(model: LatentModel) -> Iterator[str]:
     parameters = model.parameters
-    by_gradient, at_ppca = _is_learned_by_gradient(model), _could_start_at_ppca(model)
+    at_ppca = _could_start_at_ppca(model)
+    is_learned = model.noise_variance is None and model.noise_model != "heteroscedastic"
+    by_gradient = is_learned and parameters.get("noise_update") == "gradient"
     if by_gradient:
         change = "set the noise variance to its optimum in each step"
         change += ", from a start at pPCA" if at_ppca else ""
     else:
         change = "start at pPCA" if at_ppca else "start the noise variance at pPCA's"
-    settings = [
-        *(['noise_update="closed_form"'] if by_gradient else []),
-        *(
-            ["noise_variance_init=None"]
-            if parameters.get("noise_variance_init") is not None
-            else []
-        ),
-        *(['init="ppca"'] if at_ppca else []),
-    ]
+    has_init = parameters.get("noise_variance_init") is not None
+    settings = ['noise_update="closed_form"'] * by_gradient
+    settings += ["noise_variance_init=None"] * has_init + ['init="ppca"'] * at_ppca
     if settings:
         yield f"{change}: {', '.join(settings)}"
     if parameters.get("kl_warmup_epochs") == 0 and not _is_deep(model):
-        is_learned = parameters.get("noise_variance", 0) is None
-        when = " while the noise variance is learned" if is_learned else ""
+        has_noise = parameters.get("noise_variance", 0) is None
+        when = " while the noise variance is learned" if has_noise else ""
         yield f"anneal the KL{when}: kl_warmup_epochs of a tenth of max_epochs"
-
-
-def _is_learned_by_gradient(model: LatentModel) -> bool:
-    by_gradient = model.parameters.get("noise_update") == "gradient"
-    return by_gradient and model.noise_variance is None and model.noise_model != "heteroscedastic"
 
 
 def _could_start_at_ppca(model: LatentModel) -> bool:

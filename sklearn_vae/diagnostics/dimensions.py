@@ -1,4 +1,4 @@
-"""Which latent dimensions tell something of the data."""
+"""Latent dimensions that depend on the data, and those that have collapsed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Collapse:
     ----------
     epsilon, delta : float
     criterion : {"share", "average"}
-    kl_per_dim : array of shape (k,)
-        KL(q(z_h|x) || p(z_h)) averaged over the rows, in nats.
-    share : array of shape (k,)
-        Of the rows, that with a KL of at most epsilon.
+    kl_per_dim : array of shape (n_components,)
+        KL(q(z_h|x) || p(z_h)) averaged over the samples, in nats.
+    share : array of shape (n_components,)
+        Share of the samples with a KL of at most epsilon.
     collapsed : array of int
         Collapsed dimensions.
     """
@@ -41,7 +41,7 @@ class Collapse:
 
     @property
     def n_components(self) -> int:
-        """Dimensions k."""
+        """Number of dimensions."""
         return len(self.kl_per_dim)
 
     @property
@@ -51,7 +51,7 @@ class Collapse:
 
     @property
     def percent(self) -> float:
-        """Of the dimensions, how many have collapsed, in per cent."""
+        """Share of collapsed dimensions, in per cent."""
         return 100.0 * len(self.collapsed) / max(self.n_components, 1)
 
 
@@ -61,7 +61,7 @@ class CollapseCurve:
 
     Attributes
     ----------
-    thresholds : array of shape (k,)
+    thresholds : array of shape (n_components,)
         For each dimension the least epsilon, in nats, for which it counts as collapsed.
     delta : float
     criterion : {"share", "average"}
@@ -74,9 +74,8 @@ class CollapseCurve:
     def at(self, epsilon: Any) -> Array:
         """Share of the dimensions that have collapsed, in [0, 1], for each epsilon."""
         steps = np.sort(self.thresholds)
-        return np.searchsorted(steps, np.asarray(epsilon, dtype=float), side="right") / max(
-            len(steps), 1
-        )
+        count = np.searchsorted(steps, np.asarray(epsilon, dtype=float), side="right")
+        return count / max(len(steps), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +84,8 @@ class ActiveUnits:
 
     Attributes
     ----------
-    variance : array of shape (k,)
-        Of the posterior mean over the rows, in units of the prior's variance.
+    variance : array of shape (n_components,)
+        Variance of the posterior mean over the samples, in units of the prior's variance.
     threshold : float
     active : array of int
         Dimensions whose variance is above it.
@@ -98,19 +97,19 @@ class ActiveUnits:
 
 
 def kl_per_dimension(estimator: LatentModel, X: Any) -> Array:
-    """KL(q(z_h|x) || p(z_h)) of each dimension, averaged over the rows, in nats.
+    """Compute KL(q(z_h|x) || p(z_h)) of each dimension, averaged over the samples, in nats.
 
-    Of an estimator's training rows these are its `kl_per_dim_`. With flows, of normals with the
-    moments of each dimension.
+    On the training data of an estimator this is its `kl_per_dim_`. With flows it is the KL of
+    normals with the moments of each dimension.
 
     Parameters
     ----------
     estimator : LatentModel
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
 
     Returns
     -------
-    array of shape (k,)
+    array of shape (n_components,)
     """
     model = as_latent_model(estimator, "kl_per_dimension")
     return kl_terms(*standard_posterior(model, X)).mean(axis=0)
@@ -123,19 +122,19 @@ def collapse(
     delta: float = COLLAPSE_SHARE,
     criterion: str = "share",
 ) -> Collapse:
-    """Dimensions that have collapsed onto the prior.
+    """Find dimensions that have collapsed onto the prior.
 
     Parameters
     ----------
     estimator : LatentModel
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
     epsilon : float, default=0.01
         In nats, at least 0.
     delta : float, default=0.01
         In [0, 1).
     criterion : {"share", "average"}, default="share"
-        "share": dimension h has collapsed where KL(q(z_h|x) || p(z_h)) is at most epsilon for at
-        least a share 1 - delta of the rows. "average": where its average is at most epsilon.
+        "share": dimension h has collapsed if KL(q(z_h|x) || p(z_h)) is at most epsilon for at
+        least a share 1 - delta of the samples. "average": if its average is at most epsilon.
 
     Returns
     -------
@@ -159,14 +158,14 @@ def collapse(
 def collapse_curve(
     estimator: LatentModel, X: Any, delta: float = COLLAPSE_SHARE, criterion: str = "share"
 ) -> CollapseCurve:
-    """Share of collapsed dimensions for every epsilon at once.
+    """Compute the share of collapsed dimensions for every epsilon at once.
 
     Parameters
     ----------
     estimator : LatentModel
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
     delta, criterion
-        As of :func:`collapse`.
+        As in :func:`collapse`.
 
     Returns
     -------
@@ -179,12 +178,12 @@ def collapse_curve(
 
 
 def active_units(estimator: LatentModel, X: Any, threshold: float = 0.01) -> ActiveUnits:
-    """Dimensions whose posterior mean has a variance above `threshold` over the rows.
+    """Find dimensions whose posterior mean has a variance above `threshold` over the samples.
 
     Parameters
     ----------
     estimator : LatentModel
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
     threshold : float, default=0.01
         In units of the prior's variance.
 
@@ -203,18 +202,18 @@ def active_units(estimator: LatentModel, X: Any, threshold: float = 0.01) -> Act
 
 
 def second_moments(estimator: LatentModel, X: Any) -> Array:
-    """m2_h, the mean over the rows of E_q z_h^2, in units of the prior's variance.
+    """Compute m2_h, the mean over samples of E_q z_h^2, in units of the prior's variance.
 
-    1 where the scale of dimension h is at its optimum: see :class:`EntropyGap`.
+    It is 1 if the scale of dimension h is at its optimum: see :class:`EntropyGap`.
 
     Parameters
     ----------
     estimator : LatentModel
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
 
     Returns
     -------
-    array of shape (k,)
+    array of shape (n_components,)
     """
     model = as_latent_model(estimator, "second_moments")
     mean, variance = standard_posterior(model, X)
@@ -241,10 +240,10 @@ def _check_definition(delta: Any, criterion: Any) -> None:
 
 
 def _thresholds(terms: Array, delta: float, criterion: str) -> Array:
-    """Least epsilon for which each dimension has collapsed, from KL of (n, k)."""
+    """Least epsilon for which each dimension has collapsed, from the KL of each sample."""
     if criterion == "average":
         return terms.mean(axis=0)
     n = len(terms)
-    # The most rows that may be above: the largest count with count / n <= delta.
+    # The most samples that may be above: the largest count with count / n <= delta.
     above = int(np.flatnonzero(np.arange(n) / n <= delta)[-1])
     return np.partition(terms, n - 1 - above, axis=0)[n - 1 - above]

@@ -1,4 +1,4 @@
-"""The two pictures of a report, as SVG that needs nothing to be shown."""
+"""The pictures of a report, as SVG."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sklearn_vae.diagnostics.entropies import Entropies
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL
 from sklearn_vae.protocol import Array
 
-# Of a picture, and the edges of its axes, in pixels.
+# Size of a picture, and the edges of its axes, in pixels.
 WIDTH, HEIGHT = 380, 170
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 370.0, 28.0, 146.0
 
-# Of a bar, and of what stands between the numbers of an axis.
+# Greatest width of a bar, and least distance between the numbers of an axis.
 WIDEST, APART = 56.0, 12.0
 
-# Of Okabe and Ito, as in `sklearn_vae.plot`.
+# Colours of Okabe and Ito, as in `sklearn_vae.plot`.
 BLUE, PURPLE = "#0072b2", "#cc79a7"
 
 
@@ -29,7 +29,7 @@ def kl_chart(collapse: Collapse) -> str:
     """KL per dimension, the largest first, on grey where collapsed; linear, then logarithmic."""
     order = np.argsort(-collapse.kl_per_dim, kind="stable")
     kl, k = collapse.kl_per_dim[order], collapse.n_components
-    kl = np.nan_to_num(kl, nan=0.0, posinf=np.inf)  # of what is not known there is no bar
+    kl = np.nan_to_num(kl, nan=0.0, posinf=np.inf)  # no bar for an unknown KL
     unit = collapse.epsilon or COLLAPSE_KL
     finite = kl[np.isfinite(kl)]
     top = 1.5 * max([100 * unit, *finite])  # every KL may be infinite
@@ -54,27 +54,24 @@ def kl_chart(collapse: Collapse) -> str:
 
 
 def gap_chart(entropies: Entropies) -> str:
-    """The parts of bound less sum of entropies: of the noise, and of each dimension."""
+    """Parts of the difference between bound and sum of entropies: noise and dimensions."""
     heights = np.nan_to_num(np.append(entropies.gap.noise, entropies.gap.dimensions))
     k = len(heights) - 1
-    # What is far below the tolerance is not to look like something.
+    # Bars far below the tolerance should look like nothing.
     least = 0.1 * entropies.tolerance or 1e-9
     low, high = min(-least, heights.min()), max(least, heights.max())
     scale = (BOTTOM - TOP) / (high - low)
     zero = TOP + high * scale
-    # That of the noise stands apart, and is wide enough to be seen.
+    # The bar of the noise stands apart, and is wide enough to be seen.
     first = min(WIDEST, max(12.0, 0.8 * (RIGHT - LEFT) / (k + 2.0)))
     wide = (RIGHT - LEFT - 1.5 * first) / max(k, 1)
     ends = zero - scale * heights
     middle = LEFT + 1.5 * first + wide * (np.arange(k) + 0.5)
+    ticks = [0.0, *(t for t in (low, high) if abs(t) * scale > APART)]
     parts = [
         _bars(np.array([LEFT + first / 2]), zero, ends[:1], first, PURPLE),
         _bars(middle, zero, ends[1:], _filled(wide, k), BLUE),
-        _ticks(
-            (zero - scale * t, f"{t:.2g}")
-            for t in (0.0, low, high)
-            if t == 0.0 or abs(t) * scale > APART
-        ),
+        _ticks((zero - scale * t, f"{t:.2g}") for t in ticks),
         _rule(zero),
         _below(f"noise (left) {heights[0]:+.3f}, latent dimensions {heights[1:].sum():+.3f}"),
     ]
@@ -82,7 +79,7 @@ def gap_chart(entropies: Entropies) -> str:
 
 
 def _filled(wide: float, k: int) -> float:
-    """Of the place of each of k bars, what it fills."""
+    """Width of each of k bars."""
     return min(0.8 * wide, WIDEST) if k <= 50 else wide
 
 

@@ -1,4 +1,4 @@
-"""How far a model is from a stationary point of its bound, and in which part of it."""
+"""Distance of a model from a stationary point of its bound, in parts."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from sklearn_vae.gaussian.bounds import (
 from sklearn_vae.protocol import Array, LatentModel, as_latent_model
 from sklearn_vae.validation import check_real, has_nan, refuse_dask
 
-# Nats per sample that may be left to be had where a model counts as converged.
+# Nats per sample that a converged model may still gain.
 TOLERANCE = 0.1
 
-# Verdicts that a text gives at most.
+# Most verdicts in a text.
 NAMED = 5
 
 
@@ -48,16 +48,16 @@ class Entropies:
     gap : EntropyGap
         elbo - bound in parts.
     noise_gain : float
-        What one factor on all variances of p(x|z) (on the logits, of bits) would add to `elbo`.
-    dimension_gains : array of shape (k,)
-        What another scale of each dimension would add.
+        Nats that one factor on all variances of p(x|z) (on the logits, of bits) would add.
+    dimension_gains : array of shape (n_components,)
+        Nats that another scale of each dimension would add.
     log_latent_volume, log_data_volume : float
         Average log volumes of the boxes that q(z|x) and p(x|z) fill, in units of the prior's
         standard deviation and of the data. NaN for bits.
     tolerance : float
     verdicts : tuple of str
-        What the gap says, with numbers, the costliest first: one of them, "converged", if all gains
-        together are at most the tolerance.
+        Causes of the gap, with numbers, the costliest first; "converged" alone if the sum of all
+        gains is at most the tolerance.
 
     References
     ----------
@@ -89,33 +89,31 @@ class Entropies:
         return self.gain <= self.tolerance
 
     def __str__(self) -> str:
-        return "\n".join(
-            [
-                (
-                    f"ELBO {self.elbo:.6g} nats per sample, sum of entropies {self.bound:.6g}: "
-                    f"q(z|x) {self.posterior:.6g}, p(z) {self.prior:.6g}, p(x|z) {self.decoder:.6g}."
-                ),
-                *(f"- {verdict}" for verdict in self.verdicts[:NAMED]),
-                *([f"- and {more} more"] if (more := len(self.verdicts) - NAMED) > 0 else []),
-            ]
+        text = (
+            f"ELBO {self.elbo:.6g} nats per sample, sum of entropies {self.bound:.6g}: "
+            f"q(z|x) {self.posterior:.6g}, p(z) {self.prior:.6g}, p(x|z) {self.decoder:.6g}."
         )
+        points = [f"- {verdict}" for verdict in self.verdicts[:NAMED]]
+        if (more := len(self.verdicts) - NAMED) > 0:
+            points.append(f"- and {more} more")
+        return "\n".join([text, *points])
 
 
 def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) -> Entropies:
-    """The sum of three entropies, and what parts it from the bound.
+    """Compute the sum of three entropies, and its difference from the bound in parts.
 
     The parts are derivatives of the bound along the noise variance and the scale of each dimension:
-    a certificate of convergence that needs no gradient. Of rows that the model was not trained on
-    they are those of another bound, and tell whether its scales fit these rows too.
+    a certificate of convergence that needs no gradient. On samples that the model was not trained
+    on, they tell whether its scales fit these too.
 
     Parameters
     ----------
     estimator : LatentModel
         One of this library, or of another with a Gaussian p(x|z).
-    X : array-like of shape (n, d)
-        Complete rows.
+    X : array-like of shape (n_samples, n_features)
+        Samples without missing values.
     tolerance : float, default=0.1
-        Nats per sample that may be left to be gained in all where the verdict is "converged".
+        Nats per sample that other scales may add in all where the verdict is "converged".
 
     Returns
     -------
@@ -134,18 +132,17 @@ def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) 
 def compute_entropies(
     model: LatentModel, X: Any, tolerance: float, active_bounds: tuple[str, ...]
 ) -> Entropies:
-    """As :func:`entropy_bound`, of a model that is held by the bounds named."""
-    terms = bound_terms(model, X)
-    k, d = len(terms.second_moment), terms.n_features
+    """Entropies of a checked model whose variances are held by the bounds named."""
+    terms = _bound_terms(model, X)
+    moment, d = terms.second_moment, terms.n_features
+    k = len(moment)
     prior = normal_entropy(k, 0.0)
     noise = terms.bound + terms.kl + terms.decoder_entropy
-    gap = EntropyGap.of_noise_part(noise, terms.second_moment, active_bounds)
+    gap = EntropyGap.of_noise_part(noise, moment, active_bounds)
     noise_gain = _noise_gain(noise, terms)
-    moment = terms.second_moment
     dimension_gains = 0.5 * (moment - 1.0 - np.log(moment))
-    constant = normal_entropy(1, 0.0)
-    is_gaussian = terms.curvature is None
-    data_volume = log_data_volume(d, 2.0 * (terms.decoder_entropy - d * constant))
+    latent = np.full(k, 2.0 * (terms.posterior_entropy - prior) / max(k, 1))
+    data = 2.0 * (terms.decoder_entropy - d * normal_entropy(1, 0.0))
     return Entropies(
         elbo=terms.bound,
         posterior=terms.posterior_entropy,
@@ -155,20 +152,25 @@ def compute_entropies(
         gap=gap,
         noise_gain=noise_gain,
         dimension_gains=dimension_gains,
-        log_latent_volume=_latent_volume(terms.posterior_entropy, k),
-        log_data_volume=data_volume if is_gaussian else math.nan,
+        log_latent_volume=log_latent_volume(latent),
+        log_data_volume=log_data_volume(d, data) if terms.curvature is None else math.nan,
         tolerance=tolerance,
         verdicts=_verdicts(model, terms, gap, noise_gain, dimension_gains, tolerance),
     )
 
 
-def bound_terms(model: LatentModel, X: Any) -> BoundTerms:
+def _bound_terms(model: LatentModel, X: Any) -> BoundTerms:
     """Terms of the bound averaged over samples, in units of the prior."""
     rows = complete_rows(X, "entropy_bound")
     terms: BoundTerms | None = model.bound_terms(X)
     if terms is not None:
         return terms
-    _check_noise(model)
+    noise = model.shared_noise_variance
+    if noise is not None and not np.all(np.asarray(noise) > 0):
+        raise ValueError(
+            f"The noise variance must be above 0, and noise_variance_ is {noise}: use a smaller "
+            "n_components, or set noise_variance."
+        )
     mean, variance = standard_posterior(model, X)
     scores = np.asarray(to_host(model.score_samples(X)), dtype=np.float64)
     log_variance = np.log(variance).mean(axis=0)
@@ -183,16 +185,6 @@ def bound_terms(model: LatentModel, X: Any) -> BoundTerms:
         second_moment=moment,
         curvature=None,
     )
-
-
-def _check_noise(model: LatentModel) -> None:
-    """Raise ValueError where the noise variance is 0."""
-    noise = model.shared_noise_variance
-    if noise is not None and not np.all(np.asarray(noise) > 0):
-        raise ValueError(
-            f"The noise variance must be above 0, and noise_variance_ is {noise}: use a smaller "
-            "n_components, or set noise_variance."
-        )
 
 
 def _log_noise(model: LatentModel, mean: Array, variance: Array, n_features: int) -> float:
@@ -217,13 +209,9 @@ def complete_rows(X: Any, function: str) -> Any:
     return rows
 
 
-def _latent_volume(posterior_entropy: float, k: int) -> float:
-    log_variance = 2.0 * (posterior_entropy - normal_entropy(k, 0.0)) / max(k, 1)
-    return log_latent_volume(np.full(k, log_variance))
-
-
 def _noise_gain(noise: float, terms: BoundTerms) -> float:
-    if terms.curvature is not None:  # a step of Newton's
+    """Nats that the best factor on the noise variance, or on the logits, would add."""
+    if terms.curvature is not None:  # a Newton step
         return 0.5 * noise**2 / terms.curvature if terms.curvature > 0 else 0.0
     ratio = 1.0 - 2.0 * noise / terms.n_features
     return 0.5 * terms.n_features * (ratio - 1.0 - math.log(ratio)) if ratio > 0 else math.inf
@@ -238,25 +226,20 @@ def _verdicts(
     tolerance: float,
 ) -> tuple[str, ...]:
     total = noise_gain + float(dimension_gains.sum())
-    gains = [(noise_gain, _noise_verdict(model, terms, gap.noise, noise_gain))]
-    for h, gain in enumerate(dimension_gains):
-        gains.append(
-            (
-                gain,
-                (
-                    f"dimension {h} not at its optimum: E z^2 is {terms.second_moment[h]:.3g} times "
-                    f"the prior's variance, another scale would add {gain:.3g} nats"
-                ),
-            )
-        )
     if total <= tolerance:
         verdicts = [f"converged: other scales would add {total:.2g} nats in all"]
     else:
-        least = tolerance / len(gains)
-        verdicts = [text for gain, text in sorted(gains, key=lambda pair: -pair[0]) if gain > least]
-    for name in gap.active_bounds:
-        verdicts.append(f"a bound on log-variances is active: that of the {name}")
-    return tuple(verdicts)
+        gains = [noise_gain, *dimension_gains]
+        texts = [_noise_verdict(model, terms, gap.noise, noise_gain)]
+        for h, gain in enumerate(dimension_gains):
+            texts.append(
+                f"dimension {h} not at its optimum: E z^2 is {terms.second_moment[h]:.3g} times "
+                f"the prior's variance, another scale would add {gain:.3g} nats"
+            )
+        costliest = sorted(range(len(gains)), key=lambda i: -gains[i])
+        verdicts = [texts[i] for i in costliest if gains[i] > tolerance / len(gains)]
+    held = [f"a bound on log-variances is active: that of the {name}" for name in gap.active_bounds]
+    return (*verdicts, *held)
 
 
 def _noise_verdict(model: LatentModel, terms: BoundTerms, noise: float, gain: float) -> str:

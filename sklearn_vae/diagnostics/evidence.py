@@ -1,4 +1,4 @@
-"""What findings about a model are decided on."""
+"""Evidence that findings about a model rest on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianRefere
 from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.protocol import Array, LatentModel
 
-# What a model may lack of a reference's bound without a finding: this share of what the reference
-# gains over a model without latents, and so many nats.
+# Shortfall from the bound of the reference that is no finding: this share of its gain over a model
+# without latents, and this number of nats.
 SHARE_OF_GAIN = 0.02
 NATS = 0.1
 
@@ -23,32 +23,8 @@ NATS = 0.1
 class Evidence:
     """Comparison of a fitted model with the linear model of the same number of dimensions.
 
-    Parameters
-    ----------
-    model : LatentModel
-        Fitted.
-    rows : array of shape (n_samples, n_features)
-        All samples that it was trained on.
-    seen : array of shape (n_seen, n_features)
-        Samples that bounds are averaged over.
-
-    Attributes
-    ----------
-    numbers : dict of str to float
-        Numbers of the report.
-    collapse : Collapse
-    entropies : Entropies
-    reference : GaussianReference or BernoulliReference
-    elbo, bar, own_bar : float
-        Bounds of the model, of the reference, and of the reference with the noise variance that
-        the model is held at; -inf where that differs between features.
-    shortfall : float
-        `own_bar` less `elbo`.
-    margin : float
-        Shortfall in nats that is no finding.
-    noise : float or None
-        Noise variance in units of the reference, the average of several; None where it depends on
-        z or there is none.
+    `rows` are all samples that the model was trained on, `seen` those that bounds are averaged
+    over; `numbers` are the numbers of the report.
     """
 
     def __init__(self, model: LatentModel, rows: Any, seen: Any) -> None:
@@ -56,7 +32,8 @@ class Evidence:
         self.collapse: Collapse = collapse(model, seen)
         self.entropies: Entropies = entropy_bound(model, seen)
         self.k = self.collapse.n_components
-        self.n_active = self.k - len(self.collapse.collapsed)
+        self.n_collapsed = len(self.collapse.collapsed)
+        self.n_active = self.k - self.n_collapsed
         self.has_bits = model.observation_family == "bernoulli"
         self.held = model.noise_variance
         self.kl_weight = float(model.kl_weight)
@@ -64,16 +41,25 @@ class Evidence:
         self.is_trained = history is not None
         self.history = () if history is None else history.get("bound", ())
         self.elbo = self.entropies.elbo
-        self.reference = self._fit_reference()
+        observed = model.observations(to_host(seen))
+        self.reference: Any = (
+            BernoulliReference(observed, self.k)
+            if self.has_bits
+            else GaussianReference(to_host(rows), observed, self.k, model.feature_scale)
+        )
+        # Bounds of the reference, with its own noise variance and with the one that the model is
+        # held at; -inf where that differs between features.
         self.own_bar = self.bar = float(self.reference.bound)
-        gain = max(self.bar - self.reference.baseline, 0.0)
-        self.margin = SHARE_OF_GAIN * gain + NATS
+        # Nats over a model without latents, and the shortfall that is no finding.
+        self.gain = max(self.bar - self.reference.baseline, 0.0)
+        self.margin = SHARE_OF_GAIN * self.gain + NATS
         self.numbers = {
             "elbo": self.elbo,
             "reference": self.bar,
             "without_latents": self.reference.baseline,
             "margin": self.margin,
         }
+        # The average noise variance in units of the reference; None where it depends on z.
         self.noise: float | None = None
         if not self.has_bits:
             self._compare_noise()
@@ -85,26 +71,16 @@ class Evidence:
         return self.own_bar - self.elbo
 
     @property
-    def n_collapsed(self) -> int:
-        """Number of collapsed dimensions."""
-        return len(self.collapse.collapsed)
-
-    @property
-    def gain(self) -> float:
-        """Nats of the reference over a model without latents."""
-        return (self.margin - NATS) / SHARE_OF_GAIN
-
-    @property
     def linear_model(self) -> str:
         """The reference in words."""
-        name = "logistic pPCA" if self.has_bits else "pPCA"
-        if not self.has_bits and np.ndim(self.reference.scale):
-            name = "factor analysis"
+        if self.has_bits:
+            return "logistic pPCA with as many dimensions"
+        name = "factor analysis" if np.ndim(self.reference.scale) else "pPCA"
         return f"{name} with as many dimensions"
 
     @property
     def has_lost_dimensions(self) -> bool:
-        """Whether fewer are left than the data has directions that stand out, and it shows."""
+        """Whether dimensions are missing that the data has a use for, and errors show it."""
         if self.has_bits or self.n_active >= self.reference.n_used:
             return False
         lacks = self.numbers["reconstruction_error"] - self.numbers["pca_reconstruction_error"]
@@ -115,12 +91,6 @@ class Evidence:
         """Mean and variance of p(x|z) at the posterior means of the samples seen."""
         mean, variance = self.model.conditional(self.model.posterior(self.seen)[0])
         return to_host(mean), to_host(variance)
-
-    def _fit_reference(self) -> Any:
-        seen = self.model.observations(to_host(self.seen))
-        if self.has_bits:
-            return BernoulliReference(seen, self.k)
-        return GaussianReference(to_host(self.rows), seen, self.k, self.model.feature_scale)
 
     def _compare_noise(self) -> None:
         if self.held is not None:

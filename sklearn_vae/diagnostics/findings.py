@@ -15,10 +15,10 @@ from sklearn_vae.diagnostics.report import Finding
 from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.protocol import Array, EncoderDecoder
 
-# (iii) Variances of p(x|z), as shares of those of the features. A single one is near zero where it
-# is below both NEAR_ZERO and FAR_BELOW times the median, and the model degenerates where more than
-# SHARE_NEAR_ZERO of them are. A sample has little noise where the geometric mean over its features
-# is below LITTLE_NOISE and SPREAD times below that of most samples.
+# (iii) Variances of p(x|z), relative to those of the features. A variance is near zero if it is
+# below NEAR_ZERO and below FAR_BELOW times the median; the model degenerates if more than
+# SHARE_NEAR_ZERO of them are. A sample has little noise if the geometric mean over its features is
+# below LITTLE_NOISE and SPREAD times below that of most samples.
 NEAR_ZERO = 1e-4
 FAR_BELOW = 1e-3
 SHARE_NEAR_ZERO = 0.01
@@ -106,8 +106,8 @@ def noise_too_large(case: Evidence) -> Finding | None:
     lost = max(case.bar, case.numbers["tuned_elbo"]) - case.elbo
     if effective <= NOISE_RATIO * reference or lost <= case.margin:
         return None
-    # A noise variance that was learned and has arrived is the consequence of collapse, not its
-    # cause; and no noise variance has hidden what the data does not have.
+    # A learned noise variance at its optimum is the consequence of collapse, not its cause; and no
+    # noise variance can hide dimensions that the data does not have.
     if case.held is None and beta <= 1 and case.noise <= NOISE_RATIO * best:
         return None
     if case.n_active >= case.reference.n_used:
@@ -116,10 +116,7 @@ def noise_too_large(case: Evidence) -> Finding | None:
     hidden = int((eigenvalues <= effective).sum())
     evidence = [
         f"The noise variance {_noise_and_best(case)}",
-        (
-            f"The bound is {case.elbo - case.bar:+.4g} nats from that of {case.linear_model}; pPCA's "
-            f"noise variance is {reference:.4g}."
-        ),
+        f"The bound is {_distance(case)}; pPCA's noise variance is {reference:.4g}.",
     ]
     if beta > 1:
         evidence.append(f"kl_weight={beta:g} acts on the networks as {beta:g} times this noise.")
@@ -134,7 +131,7 @@ def noise_too_large(case: Evidence) -> Finding | None:
 
 
 def another_objective(case: Evidence) -> Finding | None:
-    """Something else than the bound was maximised."""
+    """Training that maximised something else than the bound."""
     free_bits = case.model.free_bits
     is_bound = case.kl_weight == 1 and not free_bits
     if is_bound or (case.shortfall <= case.margin and not case.has_lost_dimensions):
@@ -220,7 +217,7 @@ def noise_off(case: Evidence) -> Finding | None:
     if free_bits := case.model.free_bits:
         evidence.append(
             f"free_bits={free_bits:g} keeps dimensions from collapsing, whatever they are worth; "
-            f"the bound is {case.elbo - case.bar:+.4g} nats from that of {case.linear_model}."
+            f"the bound is {_distance(case)}."
         )
     return Finding(
         "noise",
@@ -256,8 +253,7 @@ def superfluous_dimensions(case: Evidence) -> Finding | None:
         return None
     text = (
         f"{case.n_collapsed} of {case.k} dimensions tell nothing of the data, and the bound of "
-        f"{case.elbo:.6g} is {case.elbo - case.bar:+.4g} nats from that of {case.linear_model}, "
-        f"all {case.k}."
+        f"{case.elbo:.6g} is {_distance(case)}, all {case.k}."
     )
     return Finding(
         "i",
@@ -269,7 +265,7 @@ def superfluous_dimensions(case: Evidence) -> Finding | None:
     )
 
 
-# In this order; none of them is looked for once one has been found that does harm.
+# In this order; the search ends at the first harmful finding.
 FINDINGS = (
     degenerate_variances,
     noise_too_large,
@@ -320,6 +316,10 @@ def _noise_and_best(case: Evidence) -> str:
     )
 
 
+def _distance(case: Evidence) -> str:
+    return f"{case.elbo - case.bar:+.4g} nats from that of {case.linear_model}"
+
+
 def _shortfall(case: Evidence) -> str:
     same = "" if case.held is None else " and the same noise variance"
     bar = case.own_bar if np.isfinite(case.own_bar) else case.bar
@@ -331,7 +331,7 @@ def _shortfall(case: Evidence) -> str:
 
 
 def _errors(case: Evidence) -> tuple[str, ...]:
-    """A sentence about reconstructions; none of bits."""
+    """A sentence about reconstructions, except of bits."""
     if case.has_bits:
         return ()
     spread = case.numbers["variance"]

@@ -1,4 +1,4 @@
-"""How much of the KL is information about x, and how much a mismatch with the prior."""
+"""Decomposition of the KL into information about x and mismatch with the prior."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from sklearn_vae.diagnostics.dimensions import kl_terms, standard_posterior
 from sklearn_vae.protocol import Array, LatentModel, as_latent_model
 from sklearn_vae.validation import check_integer
 
-# Densities q(z|x) that are computed at most, unless said otherwise, and at a time.
+# Densities q(z|x) computed at most by default, and at a time.
 DENSITIES = 10**8
 AT_ONCE = 2**23
 
 
 @dataclass(frozen=True, eq=False)
 class KLDecomposition:
-    """KL(q(z|x) || p(z)) averaged over the rows, in two parts; nats per sample.
+    """KL(q(z|x) || p(z)) averaged over the samples, in two parts; nats per sample.
 
     Attributes
     ----------
     average_kl : float
-        Their sum, in closed form.
+        Sum of the parts, in closed form.
     mutual_information : float
-        I_q(x; z): what z tells of which of the rows it belongs to, at most log n.
+        I_q(x; z): what z tells about the sample that it belongs to, at most log n.
     marginal_kl : float
         KL(q(z) || p(z)) of the aggregate posterior q(z), the mixture of all q(z|x).
     standard_error : float
-        Of either part, from the draws of z.
+        Standard error of either part, from the draws of z.
     n_samples : int
-        Draws of z, each of another row.
+        Number of draws of z, each for another sample.
     """
 
     average_kl: float
@@ -44,18 +44,19 @@ class KLDecomposition:
 def decompose_kl(
     estimator: LatentModel, X: Any, n_samples: int | None = None, random_state: int = 0
 ) -> KLDecomposition:
-    """Average KL = I_q(x; z) + KL(q(z) || p(z)).
+    """Decompose the average KL into I_q(x; z) + KL(q(z) || p(z)).
 
-    The mixture q(z) is of all n rows, at draws of z from some of them: its logarithm has no bias.
+    The mixture q(z) of all n samples is evaluated at draws of z for some of them, so that its
+    logarithm has no bias.
 
     Parameters
     ----------
     estimator : LatentModel
         With normal posteriors of independent dimensions.
-    X : array-like of shape (n, d)
+    X : array-like of shape (n_samples, n_features)
     n_samples : int, default=None
-        Rows that z is drawn for. None: all up to n = 10^4, beyond so many that 10^8 densities
-        are computed.
+        Number of samples that z is drawn for. None: all up to n = 10^4, and above that so many
+        that 10^8 densities are computed.
     random_state : int, default=0
 
     Returns
@@ -87,11 +88,11 @@ def decompose_kl(
         n_samples = max(1, min(n, DENSITIES // n))
     check_integer("n_samples", n_samples, at_least=1)
     check_integer("random_state", random_state, at_least=0)
-    # A stream of its own: rows may have been made with the same seed.
+    # A stream of its own: X may have been drawn with the same seed.
     rng = np.random.default_rng(np.random.SeedSequence(random_state, spawn_key=(0,)))
     chosen = np.arange(n) if n_samples >= n else rng.choice(n, n_samples, replace=False)
     z = mean[chosen] + np.sqrt(variance[chosen]) * rng.standard_normal((len(chosen), mean.shape[1]))
-    middle = mean.mean(axis=0)  # far from 0 the products below would cancel
+    middle = mean.mean(axis=0)  # products of means far from 0 would cancel
     information = _log_ratios(z - middle, chosen, mean - middle, variance)
     average = float(kl_terms(mean, variance).sum(axis=1).mean())
     mutual = float(information.mean())
@@ -100,11 +101,11 @@ def decompose_kl(
 
 
 def _log_ratios(z: Array, own: Array, mean: Array, variance: Array) -> Array:
-    """log q(z_i|x_i) - log q(z_i) for draws of the rows `own`, in products of matrices."""
+    """log q(z_i|x_i) - log q(z_i) for draws z of the samples `own`, by products of matrices."""
     n = len(mean)
     precision = 1.0 / variance
     slope = -2.0 * precision * mean
-    # -2 log q(z|x_j) less what all of them share; precise to rounding of |z|^2 / variance.
+    # -2 log q(z|x_j) up to a constant that all share; precise to rounding of |z|^2 / variance.
     offset = (np.log(variance) - 0.5 * mean * slope).sum(axis=1)
     ratios = np.empty(len(z))
     step = max(1, AT_ONCE // n)

@@ -1,4 +1,4 @@
-"""The noise variance that is best for what a model has learned."""
+"""Tuning of the noise variance of a fitted model."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from sklearn_vae.protocol import LatentModel, as_latent_model
 
 @dataclass(frozen=True, eq=False)
 class TunedNoise:
-    """The noise variance that is best for some rows, with all else as it is.
+    """The best noise variance for some samples, all else unchanged.
 
     Attributes
     ----------
-    noise_variance : float or array of shape (d,)
+    noise_variance : float or array of shape (n_features,)
         sigma2*.
     elbo, tuned_elbo : float
-        Bound of the rows before and with sigma2*, in nats per sample.
+        Bound of the samples before and with sigma2*, in nats per sample.
     estimator : estimator
         A copy with sigma2*; its `elbo_`, `kl_per_dim_`, `entropy_bound_` and `entropy_gap_` are
-        those of the rows.
+        those of the samples.
     """
 
     noise_variance: Any
@@ -35,23 +35,23 @@ class TunedNoise:
 
     @property
     def gain(self) -> float:
-        """What sigma2* adds to the bound, in nats per sample."""
+        """Gain of the bound, in nats per sample."""
         return self.tuned_elbo - self.elbo
 
 
 def tune_noise_variance(estimator: LatentModel, X: Any) -> TunedNoise:
-    """The noise variance of the highest bound for rows X, without training.
+    """Find the noise variance with the highest bound for X, without training.
 
-    Of VAEs in closed form, sigma2* = E_q |x - mu(z)|^2 / d averaged over the rows ("diagonal":
-    each feature's own). Of pPCA, whose posterior depends on sigma2 too, the maximum of the
-    log-likelihood with W and mu as they are.
+    For VAEs it has a closed form, sigma2* = E_q |x - mu(z)|^2 / d averaged over the samples
+    ("diagonal": per feature). For pPCA, whose posterior depends on sigma2 too, it is the maximum
+    of the log-likelihood with W and mu unchanged.
 
     Parameters
     ----------
     estimator : PPCA, PPCACV, LinearVAE or DeepGaussianVAE
         Fitted; not with "heteroscedastic" noise.
-    X : array-like of shape (n, d)
-        Complete rows.
+    X : array-like of shape (n_samples, n_features)
+        Samples without missing values.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def tune_noise_variance(estimator: LatentModel, X: Any) -> TunedNoise:
             "tune_noise_variance needs a model with one noise variance for all z, and "
             f"{type(estimator).__name__} has no noise_variance_."
         )
-    # The bound that held the other noise variance does not hold this one.
+    # The bound on the previous noise variance does not hold this one.
     bounds = tuple(name for name in tuned.active_bounds if name != "noise variance")
     after = compute_entropies(tuned, X, TOLERANCE, bounds)
     tuned.elbo_, tuned.entropy_bound_, tuned.entropy_gap_ = after.elbo, after.bound, after.gap
@@ -87,13 +87,7 @@ def tune_noise_variance(estimator: LatentModel, X: Any) -> TunedNoise:
 
 
 def with_tuned_noise(model: LatentModel, X: Any) -> LatentModel | None:
-    """A copy with the noise variance that is best for X; None if it has none, or cannot have.
-
-    Raises
-    ------
-    ValueError
-        If X has missing values, or the best noise variance is 0.
-    """
+    """A copy with the best noise variance for X; None for models without a shared one."""
     if model.shared_noise_variance is None:
         return None
     complete_rows(X, "tune_noise_variance")

@@ -1,4 +1,4 @@
-"""The linear model that a nonlinear one of as many dimensions contains, and should beat."""
+"""Linear models that models with the same number of dimensions contain, and should beat."""
 
 from __future__ import annotations
 
@@ -17,27 +17,18 @@ from sklearn_vae.linear.bernoulli import BernoulliPPCA
 from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.protocol import Array
 
-# Least noise variance of the reference, as a share of the average variance of a feature: where
-# pPCA has none, it stands for a model with next to none.
+# Least noise variance of the reference, as a share of the average variance of a feature, for data
+# that pPCA fits without noise.
 LEAST_NOISE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianReference:
-    """pPCA of as many components, of all rows, and what it says of some of them.
+    """pPCA fitted to all `rows`, and compared on those `seen`.
 
-    Variances and errors are in units of `scale`, bounds are in those of the rows.
-
-    Attributes
-    ----------
-    rows : array of shape (n, d)
-        All rows.
-    seen : array of shape (m, d)
-        Those that are compared on.
-    n_components : int
-    scale : float or array of shape (d,)
-        1, or the features' standard deviations where the model has a noise variance for each: the
-        reference is then factor analysis, if that is better.
+    `scale` is 1, or the standard deviations of the features if the model has a noise variance for
+    each; the reference is then factor analysis, if that is better. Variances and errors are in
+    units of `scale`, bounds are those of the unscaled samples.
     """
 
     rows: Array
@@ -47,43 +38,43 @@ class GaussianReference:
 
     @cached_property
     def ppca(self) -> PPCA:
-        """Fitted to all rows, over `scale`."""
+        """pPCA of all rows, divided by `scale`."""
         k = min(self.n_components, *self.rows.shape)
         return PPCA(k, random_state=0).fit(self.rows / self.scale)
 
     @cached_property
     def average_variance(self) -> float:
-        """Of a feature."""
+        """Variance averaged over the features."""
         return float((self.rows / self.scale).var(axis=0, dtype=np.float64).mean())
 
     @property
     def eigenvalues(self) -> Array:
-        """The k largest of the covariance, divisor n."""
+        """The k largest eigenvalues of the covariance, divisor n."""
         total = self.average_variance * self.rows.shape[1]
         return self.ppca.explained_variance_ratio_.astype(np.float64) * total
 
     @property
     def noise_variance(self) -> float:
-        """The maximum likelihood one, not below `LEAST_NOISE` of the average variance."""
+        """Maximum likelihood noise variance, at least `LEAST_NOISE` of the average variance."""
         return max(float(self.ppca.noise_variance_), LEAST_NOISE * self.average_variance)
 
     @property
     def n_used(self) -> int:
-        """Components whose eigenvalue stands out of those that noise alone would have.
+        """Number of eigenvalues above those of noise alone.
 
-        With n rows these reach to sigma2 (1 + sqrt(d / n))^2 (Marchenko and Pastur).
+        With n samples these reach sigma2 (1 + sqrt(d / n))^2 (Marchenko and Pastur).
         """
         n, d = self.rows.shape
         return int((self.eigenvalues > self.noise_variance * (1.0 + (d / n) ** 0.5) ** 2).sum())
 
     @cached_property
     def bound(self) -> float:
-        """Log-likelihood of the rows seen, in nats per sample."""
+        """Log-likelihood of the samples seen, in nats per sample."""
         bound = self.bound_at(self.noise_variance)
         return max(bound, self._factor_analysis) if np.ndim(self.scale) else bound
 
     def bound_at(self, noise_variance: float) -> float:
-        """That of pPCA with this sigma2, all else at its optimum."""
+        """Log-likelihood of pPCA with this noise variance, all else at its optimum."""
         ppca = self.ppca
         if noise_variance != ppca.noise_variance_:
             k = ppca.n_components_
@@ -93,10 +84,10 @@ class GaussianReference:
 
     @property
     def _factor_analysis(self) -> float:
-        """The same with a noise variance per feature, each at least `LEAST_NOISE`."""
+        """Log-likelihood with a noise variance per feature, each at least `LEAST_NOISE`."""
         seen = (self.seen / self.scale).astype(np.float64)
         k = max(self.ppca.n_components_, 1)
-        with warnings.catch_warnings():  # a bar that is a little too low is one
+        with warnings.catch_warnings():  # a reference a little too low still is one
             warnings.simplefilter("ignore", ConvergenceWarning)
             fa = FactorAnalysis(k, max_iter=100, random_state=0).fit(seen)
         std = np.sqrt(np.maximum(fa.noise_variance_, LEAST_NOISE))
@@ -105,7 +96,7 @@ class GaussianReference:
 
     @property
     def baseline(self) -> float:
-        """The same without latents: what a model gives whose dimensions have all collapsed."""
+        """Log-likelihood without latents, of a model whose dimensions have all collapsed."""
         variance = (self.rows / self.scale).var(axis=0, dtype=np.float64)
         if np.ndim(self.scale):
             variance = np.maximum(variance, LEAST_NOISE)
@@ -117,7 +108,7 @@ class GaussianReference:
 
     @property
     def error(self) -> float:
-        """Squared error of PCA's reconstruction of the rows seen, averaged over the features."""
+        """Squared error of PCA on the samples seen, averaged over samples and features."""
         centred = self.seen / self.scale - self.ppca.mean_
         along = centred @ self.ppca.components_.T
         return float(((centred - along @ self.ppca.components_) ** 2).mean())
@@ -129,23 +120,16 @@ class GaussianReference:
 
 @dataclass(frozen=True, eq=False)
 class BernoulliReference:
-    """Logistic pPCA of as many components, fitted to the rows that are compared on.
-
-    Attributes
-    ----------
-    seen : array of shape (m, d)
-        In [0, 1].
-    n_components : int
-    """
+    """Logistic pPCA of the samples `seen`, in [0, 1], which it is compared on."""
 
     seen: Array
     n_components: int
 
     @cached_property
     def bound(self) -> float:
-        """ELBO of the rows, in nats per sample."""
+        """ELBO in nats per sample."""
         k = min(self.n_components, self.seen.shape[1])
-        with warnings.catch_warnings():  # a bar that is a little too low is one
+        with warnings.catch_warnings():  # a reference a little too low still is one
             warnings.simplefilter("ignore", ConvergenceWarning)
             return float(BernoulliPPCA(k, max_iter=200, random_state=0).fit(self.seen).elbo_)
 

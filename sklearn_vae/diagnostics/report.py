@@ -1,4 +1,4 @@
-"""What `diagnose` returns: findings with their evidence and advice, as text, dict or HTML."""
+"""Reports of `diagnose`: findings with evidence and advice, as text, dict or HTML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn_vae.diagnostics.dimensions import Collapse
 from sklearn_vae.diagnostics.drawing import gap_chart, kl_chart
 from sklearn_vae.diagnostics.entropies import Entropies
 
-# Dimensions that a text names one by one.
+# Most dimensions that a text names.
 NAMED = 12
 
 
@@ -46,7 +46,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class CollapseReport:
-    """What a fitted model did with its latent space, why, and what to do about it.
+    """Report on the latent space of a fitted model.
 
     Attributes
     ----------
@@ -54,11 +54,11 @@ class CollapseReport:
         Name of its class.
     n_samples, n_features, n_components : int
     collapse : Collapse or None
-        None of an autoencoder, which has no prior to collapse onto.
+        None for an autoencoder, which has no prior to collapse onto.
     entropies : Entropies or None
-        None of an autoencoder.
+        None for an autoencoder.
     numbers : dict of str to float
-        What the findings were decided on: bounds in nats per sample, variances and errors in
+        Numbers that the findings rest on: bounds in nats per sample, variances and errors in
         squared units of the data; where the model has a noise variance for each feature, in units
         of the features' variances.
     findings : tuple of Finding
@@ -79,7 +79,7 @@ class CollapseReport:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing was found that makes the model worse."""
+        """Whether no finding is harmful."""
         return not any(finding.harmful for finding in self.findings)
 
     @property
@@ -89,11 +89,11 @@ class CollapseReport:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """All of it, each piece once."""
+        """Advice of all findings, each piece once."""
         return tuple(dict.fromkeys(text for finding in self.findings for text in finding.advice))
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in dicts, lists, strings and numbers, for JSON."""
+        """The report as dicts, lists, strings and numbers, for JSON."""
         return {**_plain(self), "healthy": self.healthy, "advice": list(self.advice)}
 
     def __str__(self) -> str:
@@ -129,16 +129,11 @@ class CollapseReport:
             return []
         collapsed = self.collapse.collapsed
         definition = f"(epsilon {self.collapse.epsilon}, delta {self.collapse.delta})"
-        lines = [f"No dimension has collapsed {definition}."]
-        if len(collapsed):
-            names = ", ".join(map(str, collapsed[:NAMED])) + (", ..." * (len(collapsed) > NAMED))
-            lines = [
-                (
-                    f"{len(collapsed)} of {self.n_components} dimensions have collapsed {definition}: "
-                    f"{names}."
-                )
-            ]
-        return [*lines, *str(self.entropies).splitlines()]
+        text = f"No dimension has collapsed {definition}."
+        if n := len(collapsed):
+            names = ", ".join(map(str, collapsed[:NAMED])) + (", ..." * (n > NAMED))
+            text = f"{n} of {self.n_components} dimensions have collapsed {definition}: {names}."
+        return [text, *str(self.entropies).splitlines()]
 
 
 def _titled(finding: Finding) -> str:

@@ -1,4 +1,4 @@
-"""Why dimensions have collapsed, by the taxonomy of Dai, Wang and Wipf, and what to do about it."""
+"""Diagnosis of collapse by the taxonomy of Dai, Wang and Wipf."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.protocol import EncoderDecoder, LatentModel, adapted, as_latent_model
 from sklearn_vae.validation import FLOAT_DTYPES, check_integer
 
-# Rows of bits at most, whose reference is slow to fit.
+# Most samples of bits, whose reference is slow to fit.
 ROWS_OF_BITS = 2000
 
 NOT_APPLICABLE = (
@@ -32,25 +32,25 @@ NOT_APPLICABLE = (
 def diagnose(
     estimator: Any, X: Any, max_samples: int = 10_000, random_state: int = 0
 ) -> CollapseReport:
-    """What a fitted model did with its latent space, why, and what to do about it.
+    """Report what a fitted model did with its latent space, why, and what to do about it.
 
     Each finding is one of the categories of Dai et al.: (i) superfluous dimensions that were
     pruned, which does no harm; (ii) a noise variance that is, or was, too large; (iii) a
     heteroscedastic decoder that degenerates; (v) a bad local optimum, worse than the linear model
     with as many dimensions (pPCA, factor analysis where each feature has its own noise, logistic
-    pPCA of bits), which the model contains or should beat. Besides: training that has not ended or
-    was of something else than the bound, and a noise variance far from its optimum.
+    pPCA of bits), which the model contains or should beat. Other findings are training that has not
+    ended or maximised something else than the bound, and a noise variance far from its optimum.
 
     Parameters
     ----------
     estimator : PPCA, PPCACV, LinearVAE, BernoulliPPCA, DeepGaussianVAE, DeepBernoulliVAE, \
             DeepAutoencoder, or any object with `posterior`, `conditional` and `score_samples`
         Fitted.
-    X : array-like of shape (n, d)
-        The rows it was trained on, complete. pPCA is fitted to them, and to others the comparison
-        would be unfair.
+    X : array-like of shape (n_samples, n_features)
+        The data that it was trained on, without missing values: pPCA is fitted to them, and on
+        other data the comparison would be unfair.
     max_samples : int, default=10000
-        Rows, at random, that bounds are averaged over where there are more; of bits at most 2000.
+        Most samples, at random, that bounds are averaged over; of bits at most 2000.
     random_state : int, default=0
 
     Returns

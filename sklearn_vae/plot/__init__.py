@@ -1,7 +1,8 @@
-"""Pictures of what a latent space did, in the manner of scikit-learn's Displays.
+"""Displays of what a latent space did, as scikit-learn has them.
 
-Each class has `from_estimator`, which computes what is drawn, `from_results`, which takes it, and
-`plot`, which draws it on axes of yours or new ones. matplotlib is imported on the first `plot`.
+Each class has `from_estimator`, which computes results and draws them, `from_results`, which draws
+results that have been computed, and `plot`, which sets `ax_`, the matplotlib Axes or an array of
+them, and `figure_`. matplotlib is imported on the first `plot`.
 """
 
 from sklearn_vae.plot.collapse import CollapseDisplay

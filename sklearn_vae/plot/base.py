@@ -1,11 +1,14 @@
-"""What every Display does: new axes or those given, and a look that all share."""
+"""Base class of Displays, and the helpers that give all pictures one look."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from inspect import signature
+from itertools import cycle
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from array_api_compat import is_array_api_obj
@@ -16,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_vae.gaussian.arrays import to_host
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 # Okabe and Ito's colours, apart for every kind of colour vision; the most distinct first.
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
@@ -34,35 +38,77 @@ FORMULA = r"(?<!\\)\$.*?(?<!\\)\$"
 
 
 class Display:
-    """For subclasses that set what is drawn in `__init__`, and draw it in `_draw`.
+    """A picture of results: a dataclass of them that implements `from_estimator` and `_draw`.
 
     Attributes
     ----------
     ax_ : matplotlib Axes, or array of them where there are several panels
-        After `plot`.
+        Set by `plot`.
     figure_ : matplotlib Figure
-        After `plot`.
+        Set by `plot`.
     """
 
     # Rows and columns of panels, their relative heights, and whether they share the x axis.
     _panels: tuple[int, int] = (1, 1)
     _height_ratios: tuple[float, ...] | None = None
     _share_x = False
-    # Of a new figure, over that of one panel.
+    # Size of a new figure relative to that of one panel.
     _size: tuple[float, float] = (1.0, 1.0)
 
     ax_: Any
     figure_: Any
 
+    @classmethod
+    def from_estimator(cls, estimator: Any, X: Any, *, ax: Any = None, **options: Any) -> Self:
+        """Compute results of fitted models on data, and draw them.
+
+        Parameters
+        ----------
+        estimator : estimator, list of estimators, or dict of str to estimator
+        X : array-like of shape (n_samples, n_features)
+        names : list of str, default=None
+            Names of the models in a list. None: names of their classes.
+        ax : matplotlib Axes, default=None
+            Where to draw. None: a new figure.
+        **options
+            Options of matplotlib for the lines, bars or images.
+
+        Returns
+        -------
+        Display
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def from_results(cls, *results: Any, ax: Any = None, **options: Any) -> Self:
+        """Draw results that have been computed.
+
+        Parameters
+        ----------
+        *results
+            Results, as the constructor takes them.
+        ax : matplotlib Axes, default=None
+            Where to draw. None: a new figure.
+        **options
+            Parameters of the constructor, and options of matplotlib as in `from_estimator`.
+
+        Returns
+        -------
+        Display
+        """
+        construct: Callable[..., Self] = cls
+        own = {name: options.pop(name) for name in signature(cls).parameters if name in options}
+        return construct(*results, **own).plot(ax, **options)
+
     def plot(self, ax: Any = None, **options: Any) -> Self:
-        """Draw.
+        """Draw the results.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Where to draw; several panels are fitted into its place. None: a new figure.
         **options
-            As of the class; matplotlib's short names are understood.
+            Options of matplotlib as in `from_estimator`, also by their short names.
 
         Returns
         -------
@@ -72,7 +118,7 @@ class Display:
         self._prepare()
         plt = import_pyplot(type(self).__name__)
         options = _without_aliases(options)
-        axes = self._axes(ax)
+        axes = self._new_axes(plt) if ax is None else self._axes_within(ax)
         self.ax_ = axes if axes.size > 1 else axes[0, 0]
         self.figure_ = axes[0, 0].figure.figure  # that of a SubFigure is the whole
         try:
@@ -84,46 +130,44 @@ class Display:
         return self
 
     def _prepare(self) -> None:
-        """Raise what is to be raised before there is a figure; set `_panels` that depend on data."""
+        """Check the results before there is a figure, and set what depends on their size."""
 
     def _draw(self, axes: Array, **options: Any) -> None:
         """Draw on an array of axes of shape `_panels`."""
         raise NotImplementedError
 
-    def _axes(self, ax: Any) -> Array:
-        plt = import_pyplot(type(self).__name__)
+    def _new_axes(self, plt: Any) -> Array:
+        size = (WIDTH * self._size[0], HEIGHT * self._size[1])
+        figure = plt.figure(figsize=size, layout="constrained")
+        layout = {"sharex": self._share_x, "height_ratios": self._height_ratios}
+        return figure.subplots(*self._panels, squeeze=False, **layout)
+
+    def _axes_within(self, ax: Any) -> Array:
+        """Axes of the panels in the place of the axes given."""
         rows, columns = self._panels
-        grid = {"height_ratios": self._height_ratios} if self._height_ratios else {}
-        if ax is None:
-            size = (WIDTH * self._size[0], HEIGHT * self._size[1])
-            figure = plt.figure(figsize=size, layout="constrained")
-            return figure.subplots(
-                rows, columns, squeeze=False, sharex=self._share_x, gridspec_kw=grid
-            )
         if not hasattr(ax, "get_subplotspec"):
             raise ValueError(f"ax must be None or matplotlib Axes, got {ax!r}.")
         if rows * columns == 1:
             return np.array([[ax]])
-        spec, figure = ax.get_subplotspec(), ax.figure
+        spec = ax.get_subplotspec()
         if spec is None:
             raise ValueError(
                 f"ax must stand in a grid of subplots for the {rows * columns} panels of "
                 f"{type(self).__name__}, got axes placed by hand."
             )
         ax.set_axis_off()
-        inner = spec.subgridspec(rows, columns, **grid)
+        inner = spec.subgridspec(rows, columns, height_ratios=self._height_ratios)
         return inner.subplots(squeeze=False, sharex=self._share_x)
 
 
 def import_pyplot(name: str) -> Any:
     """matplotlib.pyplot; ImportError that says how to install it."""
     try:
-        import matplotlib.pyplot as plt
+        return import_module("matplotlib.pyplot")
     except ImportError as error:
         raise ImportError(
             f"{name}.plot needs matplotlib, which is not installed: pip install 'sklearn-vae[plot]'."
         ) from error
-    return plt
 
 
 def _without_aliases(options: dict[str, Any]) -> dict[str, Any]:
@@ -136,13 +180,13 @@ def _without_aliases(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_text(name: Any) -> str:
-    """A name as matplotlib is to write it: no formula in it, and not left out of a legend."""
+    """A name as matplotlib should write it: no formula in it, and not left out of a legend."""
     text = str(name).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
 def named(models: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """Models by name: of a mapping its own names, of a sequence `names` or their classes'."""
+    """Models by name: names of a dict are its keys, of a list `names` or those of the classes."""
     if isinstance(models, Mapping) and names is not None:
         raise ValueError(
             f"names must be None for models in a dict, which names them, got {names!r}."
@@ -172,10 +216,8 @@ def check_methods(estimator: Any, display: str, *methods: str) -> None:
 
 
 def some_rows(X: Any, rows: Sequence[int] | slice) -> Any:
-    """Rows of an array, a table or a sparse matrix, as what it is: tables keep their names."""
-    if hasattr(X, "iloc"):
-        return X.iloc[rows]
-    return (X if hasattr(X, "shape") else np.asarray(X))[rows]
+    """Rows of an array, a table or a sparse matrix, of the same kind: tables keep their names."""
+    return X.iloc[rows] if hasattr(X, "iloc") else X[rows]
 
 
 def on_host(values: Any) -> Array:
@@ -199,9 +241,10 @@ def check_by_name(parameter: str, results: Any, kind: type, key: str = "str") ->
         raise ValueError(f"{parameter} must have at least one {what}, got {results!r}.")
 
 
-def cycled(n: int) -> list[str]:
-    """Colours of n models, from the start again where there are more than colours."""
-    return [COLORS[i % len(COLORS)] for i in range(n)]
+def colored(results: Mapping[str, T]) -> Iterator[tuple[str, str, T]]:
+    """Colour, name and result of each model; colours repeat where there are more models."""
+    for color, (name, result) in zip(cycle(COLORS), results.items(), strict=False):
+        yield color, name, result
 
 
 def legend_off_the_data(ax: Any, **options: Any) -> None:
@@ -214,14 +257,19 @@ def legend_off_the_data(ax: Any, **options: Any) -> None:
     labels = [_wrapped(label, BESIDE if beside else ABOVE) for label in labels]
     if beside:
         place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "ncols": 1}
-        place["bbox_transform"] = _moved(ax, _written_beside(ax), 0.0)
+        edges = [text.get_window_extent().x1 for text in (ax, *ax.texts)]
+        beyond = (max(edges) - edges[0]) / ax.figure.dpi  # by texts at the right
+        place["bbox_transform"] = _moved(ax, beyond, 0.0)
     else:
         # A formula is about as wide as two letters.
         lines = "\n".join(labels).split("\n")
         longest = max(len(re.sub(FORMULA, "xx", line)) for line in lines)
         ncols = 3 if longest <= 12 else 2 if longest <= 24 else 1
         place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.01), "ncols": ncols}
-        place["bbox_transform"] = _moved(ax, 0.0, LINE if _exponent(ax) else 0.0)
+        # matplotlib may write a factor such as 1e6 above the vertical axis.
+        formatter = ax.yaxis.get_major_formatter()
+        formatter.set_locs(ax.yaxis.get_majorticklocs())
+        place["bbox_transform"] = _moved(ax, 0.0, LINE if formatter.get_offset() else 0.0)
     ax.legend(handles, labels, **{**common, **place, **options})
 
 
@@ -244,17 +292,3 @@ def _moved(ax: Any, right: float, up: float) -> Any:
     from matplotlib.transforms import ScaledTranslation
 
     return ax.transAxes + ScaledTranslation(right, up, ax.figure.dpi_scale_trans)
-
-
-def _written_beside(ax: Any) -> float:
-    """How far texts reach beyond the right edge, in inches."""
-    edge = ax.get_window_extent().x1
-    ends = [text.get_window_extent().x1 for text in ax.texts]
-    return max([0.0, *(end - edge for end in ends)]) / ax.figure.dpi
-
-
-def _exponent(ax: Any) -> str:
-    """What matplotlib writes above the numbers of the vertical axis, such as 1e6."""
-    formatter = ax.yaxis.get_major_formatter()
-    formatter.set_locs(ax.yaxis.get_majorticklocs())
-    return str(formatter.get_offset())

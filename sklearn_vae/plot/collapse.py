@@ -1,8 +1,9 @@
-"""Which latent dimensions carry nothing of the data."""
+"""Collapsed latent dimensions against the threshold of their definition."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn_vae.plot.base import (
     Display,
     as_text,
     check_by_name,
-    cycled,
+    colored,
     legend_off_the_data,
     named,
 )
@@ -22,27 +23,26 @@ from sklearn_vae.protocol import adapted
 from sklearn_vae.validation import check_real
 
 
+@dataclass(eq=False, repr=False)
 class CollapseDisplay(Display):
-    """Share of collapsed dimensions against epsilon, a curve a model.
+    """Share of collapsed dimensions against epsilon, one curve per model.
 
-    A dimension has collapsed where KL(q(z_h|x) || p(z_h)) is at most epsilon for all but a share
-    delta of the rows. Snapshots of a model are dashed, in its colour.
+    A dimension has collapsed if KL(q(z_h|x) || p(z_h)) is at most epsilon for all samples except a
+    share delta. Snapshots of a model are dashed, in its colour.
 
     Parameters
     ----------
     curves : dict of str to CollapseCurve
         By the name of the model.
     snapshots : dict of str to CollapseCurve, default=None
-        Of earlier epochs, by the names of the models in `curves`.
+        Curves at earlier epochs, by the names of the models in `curves`.
     snapshot_label : str, default="earlier"
-        What the legend calls them.
+        Label of the snapshots in the legend.
     epsilon : float, default=0.01
-        Where a thin line marks the definition that `collapsed_dims_` follows.
+        Epsilon in the definition of `collapsed_dims_`, marked by a thin line.
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     lines_ : dict of str to matplotlib Line2D
 
     References
@@ -50,18 +50,11 @@ class CollapseDisplay(Display):
     Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019), figures 3 and 9.
     """
 
-    def __init__(
-        self,
-        curves: Mapping[str, CollapseCurve],
-        *,
-        snapshots: Mapping[str, CollapseCurve] | None = None,
-        snapshot_label: str = "earlier",
-        epsilon: float = COLLAPSE_KL,
-    ) -> None:
-        self.curves = curves
-        self.snapshots = snapshots
-        self.snapshot_label = snapshot_label
-        self.epsilon = epsilon
+    curves: Mapping[str, CollapseCurve]
+    _: KW_ONLY
+    snapshots: Mapping[str, CollapseCurve] | None = None
+    snapshot_label: str = "earlier"
+    epsilon: float = COLLAPSE_KL
 
     @classmethod
     def from_estimator(
@@ -76,54 +69,36 @@ class CollapseDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Of fitted models and rows.
+        """Compute the curves of fitted models, and draw them.
 
         Parameters
         ----------
-        estimator : estimator, list of estimators, or dict of str to estimator
-        X : array-like of shape (n, d)
-        names : list of str, default=None
-            Of the models in a list; None: their classes'.
+        estimator, X, names, ax
+            As in :meth:`PosteriorScaleDisplay.from_estimator`.
         snapshot : int, default=None
             An epoch in the models' `snapshots_`, drawn dashed.
         delta, criterion
-            As of :func:`~sklearn_vae.diagnostics.collapse`.
-        ax : matplotlib Axes, default=None
+            As in :func:`~sklearn_vae.diagnostics.collapse`.
         **options
-            Of matplotlib's lines.
+            Options of matplotlib's lines.
         """
         models = named(estimator, names)
-        definition: Any = {"delta": delta, "criterion": criterion}
-        curves = {name: collapse_curve(model, X, **definition) for name, model in models.items()}
+        curves = {
+            name: collapse_curve(model, X, delta, criterion) for name, model in models.items()
+        }
         earlier = {
-            name: collapse_curve(_snapshot(model, snapshot), X, **definition)
+            name: collapse_curve(_snapshot(model, snapshot), X, delta, criterion)
             for name, model in models.items()
             if snapshot is not None
         }
         label = f"after epoch {snapshot}"
         return cls.from_results(curves, snapshots=earlier, snapshot_label=label, ax=ax, **options)
 
-    @classmethod
-    def from_results(
-        cls,
-        curves: Mapping[str, CollapseCurve],
-        *,
-        snapshots: Mapping[str, CollapseCurve] | None = None,
-        snapshot_label: str = "earlier",
-        epsilon: float = COLLAPSE_KL,
-        ax: Any = None,
-        **options: Any,
-    ) -> Self:
-        """Of what :func:`~sklearn_vae.diagnostics.collapse_curve` gives; parameters of the class."""
-        display = cls(curves, snapshots=snapshots, snapshot_label=snapshot_label, epsilon=epsilon)
-        return display.plot(ax, **options)
-
     def _prepare(self) -> None:
         check_by_name("curves", self.curves, CollapseCurve)
         if self.snapshots is not None and self.snapshots != {}:
             check_by_name("snapshots", self.snapshots, CollapseCurve)
-            unknown = [name for name in self.snapshots if name not in self.curves]
-            if unknown:
+            if unknown := [name for name in self.snapshots if name not in self.curves]:
                 raise ValueError(
                     f"snapshots must be of the models in curves, {list(self.curves)}, got "
                     f"{unknown[0]!r}."
@@ -138,7 +113,7 @@ class CollapseDisplay(Display):
         low = min([self.epsilon, *positive]) / 3.0
         high = max([self.epsilon, *positive]) * 3.0
         self.lines_ = {}
-        for color, (name, curve) in zip(cycled(len(self.curves)), self.curves.items(), strict=True):
+        for color, name, curve in colored(self.curves):
             style = {"label": as_text(name), "color": color, **options}
             self.lines_[name] = _step(ax, curve, low, high, style)
             if self.snapshots and name in self.snapshots:

@@ -1,38 +1,40 @@
-"""Scores of held-out rows against what cross-validation chose."""
+"""Scores of cross-validation against the parameters that it varied."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import clone
 
 from sklearn_vae.plot.base import COLORS, SEQUENTIAL, Array, Display, legend_off_the_data
-from sklearn_vae.validation import check_choice, is_integer
+from sklearn_vae.validation import check_choice, is_integer, is_real
 
 NAMES = {"n_components": "k", "noise_variance": r"$\sigma^2$"}
 
-# Of curves in a legend: of more, some.
+# Most curves in a legend.
 MOST_LABELS = 8
 
-# Up to here values are few enough for each to have its marker.
+# Most values of a curve that have a marker each.
 FEW = 40
 
-# From so many scores on, those far down leave the picture.
+# Least number of scores of which those far down leave the picture.
 MANY = 8
 
-# Of `score` where an estimator has no other scoring.
+# Unit of the scores of models without another scoring.
 NATS = "nats per sample"
 
 
+@dataclass(eq=False, repr=False)
 class CVCurveDisplay(Display):
-    """Mean score of held-out rows against k, one curve a noise variance; or the other way round.
+    """Mean score of held-out samples against k, one curve per noise variance; or the reverse.
 
     Bands are one standard error of the mean over the splits to each side. Where other parameters
-    were varied too, the best candidate of each place is drawn. Of eight scores or more, the picture
-    ends a little below their lower quartile: far too small a noise variance would hide the rest. A
-    curve that lies further down is named as such.
+    were varied too, the best candidate of each place is drawn. With eight scores or more, the
+    picture ends a little below their lower quartile, or a far too small noise variance would hide
+    the rest. The legend says which curves lie further down.
 
     Parameters
     ----------
@@ -42,42 +44,33 @@ class CVCurveDisplay(Display):
     best_index : int, default=None
         The candidate that is marked.
     x : {"n_components", "noise_variance"}, default=None
-        What the horizontal axis has. None: k, unless it has one value only and the noise variance
-        more. Where it has the noise variance, the maximum likelihood one, whose value is another
-        in each split, is a dashed horizontal line.
+        Parameter of the horizontal axis. None: k, unless it has one value only and the noise
+        variance more. On an axis of noise variances the maximum likelihood one, whose value differs
+        between splits, is a dashed horizontal line.
     score : str, default="nats per sample"
-        What the scores are, in brackets on the vertical axis; of "" there is nothing.
+        Name of the scores, in brackets on the vertical axis; "" leaves it out.
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     lines_ : dict of value to matplotlib Line2D
         By the noise variance of the curve, or by its k.
     """
 
-    def __init__(
-        self,
-        cv_results: Mapping[str, Any],
-        *,
-        best_index: int | None = None,
-        x: str | None = None,
-        score: str = NATS,
-    ) -> None:
-        self.cv_results = cv_results
-        self.best_index = best_index
-        self.x = x
-        self.score = score
+    cv_results: Mapping[str, Any]
+    _: KW_ONLY
+    best_index: int | None = None
+    x: str | None = None
+    score: str = NATS
 
     @classmethod
     def from_estimator(
         cls, estimator: Any, X: Any = None, *, x: str | None = None, ax: Any = None, **options: Any
     ) -> Self:
-        """Of a fitted PPCACV, or a search such as GridSearchCV.
+        """Draw the scores of a fitted PPCACV, or of a search such as GridSearchCV.
 
-        A parameter that a grid of several leaves out of some candidates is the estimator's own
-        there. The axis says nats per sample unless the search has a `scoring`, or an estimator
-        whose score is not the mean of `score_samples`.
+        Where a list of grids leaves a parameter out, its value is that of the search's estimator.
+        The axis says nats per sample unless the search has a `scoring`, or an estimator whose score
+        is not the mean of `score_samples`.
 
         Parameters
         ----------
@@ -85,15 +78,10 @@ class CVCurveDisplay(Display):
         X : Ignored
             The scores are those of the fit.
         x
-            As of the class.
+            As in the class.
         ax : matplotlib Axes, default=None
         **options
-            Of matplotlib's lines.
-
-        Raises
-        ------
-        TypeError
-            If the estimator has no `cv_results_`.
+            Options of matplotlib's lines.
         """
         if not hasattr(estimator, "cv_results_"):
             raise TypeError(
@@ -105,24 +93,10 @@ class CVCurveDisplay(Display):
             _filled(estimator), best_index=best, x=x, score=_score(estimator), ax=ax, **options
         )
 
-    @classmethod
-    def from_results(
-        cls,
-        cv_results: Mapping[str, Any],
-        *,
-        best_index: int | None = None,
-        x: str | None = None,
-        score: str = NATS,
-        ax: Any = None,
-        **options: Any,
-    ) -> Self:
-        """Of `cv_results_`; parameters of the class."""
-        return cls(cv_results, best_index=best_index, x=x, score=score).plot(ax, **options)
-
     def _prepare(self) -> None:
         self._along, self._other = self._parameters()
         self._scores = mean, error = _mean_and_error(self.cv_results)
-        self._drawn = _best_of_each_place(self._along, self._other, mean)
+        self._drawn = _best_of_each_place(self._along.values, self._other.values, mean)
         self._low = _lowest(mean, error, self._drawn)
         i = self.best_index
         # A score without bound cannot be marked.
@@ -135,7 +109,8 @@ class CVCurveDisplay(Display):
         along, other, low = self._along, self._other, self._low
         mean, error = self._scores
         places = np.array([np.nan if value is None else float(value) for value in along.values])
-        curves = sorted(set(other.values), key=_last_none)
+        # Numbers before words, and None last.
+        curves = sorted(set(other.values), key=lambda v: (v is None, isinstance(v, str), v or 0))
         colors = _colors(curves)
         chosen_curve = None if self._best is None else other.values[self._best]
         labelled = _some(curves, chosen_curve)
@@ -162,20 +137,23 @@ class CVCurveDisplay(Display):
                 label = _label(along.name, None) + (" (chosen)" if best else "")
                 label = label if best or len(curves) == 1 else "_"
                 ax.axhline(mean[i], color=color, linestyle="--", label=label)
-        self._mark_best(ax, along, places, mean)
-        _finish(ax, along, places, self.score)
+        if self._best is not None and not np.isnan(places[self._best]):
+            label = f"chosen: {_label(along.name, along.values[self._best])}"
+            style = {"color": "black", "zorder": 4, "label": label, "markerfacecolor": "none"}
+            ax.plot(places[self._best], mean[self._best], "o", markersize=9, **style)
+        _finish(ax, along.name, places, self.score)
         shown = (mean >= low) & self._drawn
         highest = (mean if error is None else mean + error)[shown].max()
         if highest > low:
             ax.set_ylim(low - 0.04 * (highest - low), highest + 0.04 * (highest - low))
 
     def _parameters(self) -> tuple[_Parameter, _Parameter]:
-        """What is on the horizontal axis, and what makes curves."""
+        """Parameters of the horizontal axis and of the curves."""
         check_choice("x", self.x or "n_components", list(NAMES))
         if "mean_test_score" not in self.cv_results:
             raise ValueError("cv_results must have mean_test_score, of one score; it has not.")
-        found = {name: _parameter(self.cv_results, name) for name in NAMES}
-        if not any(parameter.given for parameter in found.values()):
+        varied = {name: _parameter(self.cv_results, name) for name in NAMES}
+        if not any(parameter.given for parameter in varied.values()):
             keys = sorted(key for key in self.cv_results if key.startswith("param_"))
             raise ValueError(
                 "cv_results must have param_n_components or param_noise_variance, got "
@@ -184,44 +162,24 @@ class CVCurveDisplay(Display):
         i, n = self.best_index, len(self.cv_results["mean_test_score"])
         if not (i is None or (is_integer(i) and 0 <= i < n)):
             raise ValueError(f"best_index must be from 0 to {n - 1}, got {i!r}.")
-        numbers = {name: len(set(parameter.values)) for name, parameter in found.items()}
+        numbers = {name: len(set(parameter.values)) for name, parameter in varied.items()}
         x = self.x
         if x is None:
             single = numbers["n_components"] == 1 < numbers["noise_variance"]
-            absent = not found["n_components"].given
+            absent = not varied["n_components"].given
             x = "noise_variance" if single or absent else "n_components"
-        if not found[x].given:
+        if not varied[x].given:
             raise ValueError(f"x is {x!r}, and cv_results has no param_{x}.")
-        if x == "n_components" and not all(map(is_integer, found[x].values)):
-            strange = next(value for value in found[x].values if not is_integer(value))
-            raise ValueError(
-                f"n_components must be integers to stand on an axis, got {strange!r}. Set "
-                "x='noise_variance'."
-            )
-        if x == "noise_variance":
-            _check_noise_variances(found[x].values)
+        _check_places(x, varied[x].values)
         (rest,) = set(NAMES) - {x}
-        return found[x], found[rest]
-
-    def _mark_best(self, ax: Any, along: _Parameter, places: Array, mean: Array) -> None:
-        i = self._best
-        if i is None or np.isnan(places[i]):
-            return
-        label = f"chosen: {_label(along.name, along.values[i])}"
-        style = {"color": "black", "zorder": 4, "label": label, "linestyle": ""}
-        ax.plot(places[i], mean[i], "o", markersize=9, markerfacecolor="none", **style)
+        return varied[x], varied[rest]
 
 
-def _last_none(value: Any) -> tuple[bool, bool, Any]:
-    """Key to sort numbers before words, and those before None."""
-    return value is None, isinstance(value, str), 0 if value is None else value
-
-
-def _best_of_each_place(along: _Parameter, other: _Parameter, mean: Array) -> Array:
-    """Mask of the candidates with the best mean of those that differ in other parameters only."""
+def _best_of_each_place(along: list[Any], other: list[Any], mean: Array) -> Array:
+    """Mask of the candidates with the best mean among those that share both parameters."""
     best: dict[Any, int] = {}
     scores = np.where(np.isnan(mean), -np.inf, mean)
-    for i, place in enumerate(zip(along.values, other.values, strict=True)):
+    for i, place in enumerate(zip(along, other, strict=True)):
         if place not in best or scores[i] > scores[best[place]]:
             best[place] = i
     drawn = np.zeros(len(mean), dtype=bool)
@@ -229,22 +187,26 @@ def _best_of_each_place(along: _Parameter, other: _Parameter, mean: Array) -> Ar
     return drawn
 
 
-def _check_noise_variances(values: list[Any]) -> None:
-    """Raise ValueError unless they fit a logarithmic axis."""
-    numbers = [value for value in values if value is not None]
-    if not numbers:
+def _check_places(x: str, values: list[Any]) -> None:
+    """Raise ValueError unless values of the parameter x have places on an axis."""
+    if x == "noise_variance" and all(value is None for value in values):
         raise ValueError(
             "x='noise_variance' must have a number to stand on an axis, got None only."
         )
-    for value in numbers:
-        if isinstance(value, str) or not (np.isfinite(value) and value > 0):
+    for value in values:
+        if x == "n_components" and not is_integer(value):
+            raise ValueError(
+                f"n_components must be integers to stand on an axis, got {value!r}. Set "
+                "x='noise_variance'."
+            )
+        if x == "noise_variance" and not (value is None or (is_real(value) and value > 0)):
             raise ValueError(
                 f"noise_variance must be None or a positive float to stand on an axis, got {value!r}."
             )
 
 
 def _lowest(mean: Array, error: Array | None, drawn: Array) -> float:
-    """Where the picture ends."""
+    """Lower end of the picture."""
     finite = np.isfinite(mean) & drawn
     if not finite.any():
         raise ValueError("cv_results must have a finite mean_test_score, got none.")
@@ -255,9 +217,9 @@ def _lowest(mean: Array, error: Array | None, drawn: Array) -> float:
     return float(end if quarter == best else max(end, best - 1.5 * (best - quarter)))
 
 
-def _finish(ax: Any, along: _Parameter, places: Array, score: str) -> None:
-    """Scale, labels and legend."""
-    if along.name == "noise_variance":
+def _finish(ax: Any, x: str, places: Array, score: str) -> None:
+    """Set scale, labels and legend."""
+    if x == "noise_variance":
         ax.set_xscale("log")
         ax.set_xlabel(r"noise variance $\sigma^2$")
     else:
@@ -269,11 +231,13 @@ def _finish(ax: Any, along: _Parameter, places: Array, score: str) -> None:
     legend_off_the_data(ax)
 
 
+@dataclass
 class _Parameter:
-    """Values of a parameter of all candidates; one None each where it was not varied."""
+    """Values of a parameter of all candidates, None where it was not varied."""
 
-    def __init__(self, name: str, values: list[Any], given: bool) -> None:
-        self.name, self.values, self.given = name, values, given
+    name: str
+    values: list[Any]
+    given: bool
 
 
 def _parameter(cv_results: Mapping[str, Any], name: str) -> _Parameter:
@@ -293,7 +257,7 @@ def _parameter(cv_results: Mapping[str, Any], name: str) -> _Parameter:
 
 
 def _keys(cv_results: Mapping[str, Any], name: str) -> list[str]:
-    """Of a parameter, also of a step of a pipeline."""
+    """Keys of a parameter, also of a step of a pipeline."""
     return [key for key in cv_results if key == f"param_{name}" or key.endswith(f"__{name}")]
 
 
@@ -316,7 +280,7 @@ def _filled(search: Any) -> Mapping[str, Any]:
 
 
 def _score(search: Any) -> str:
-    """What the scores of a search are."""
+    """Name of the scores of a search."""
     scoring = getattr(search, "scoring", None)
     if scoring is None:
         return NATS if hasattr(getattr(search, "estimator", search), "score_samples") else ""
@@ -324,7 +288,7 @@ def _score(search: Any) -> str:
 
 
 def _mean_and_error(cv_results: Mapping[str, Any]) -> tuple[Array, Array | None]:
-    """Mean score of each candidate and, of two splits or more, the standard error."""
+    """Mean score of each candidate and, for two splits or more, its standard error."""
     mean = np.asarray(cv_results["mean_test_score"], dtype=np.float64)
     splits = [
         np.asarray(scores, dtype=np.float64)

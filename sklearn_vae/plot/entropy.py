@@ -1,9 +1,9 @@
-"""How the bound came to be a sum of three entropies."""
+"""Bound and sum of entropies over training."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -29,7 +29,7 @@ from sklearn_vae.plot.histories import (
 )
 from sklearn_vae.protocol import adapted
 
-# By name in a history: that in `Entropies`, how it is written, its colour and its panel.
+# By name in a history: the name in `Entropies`, label, colour and panel.
 LINES = {
     "bound": ("elbo", "bound", COLORS[0], 0),
     "entropy_bound": ("bound", "sum of entropies", COLORS[1], 0),
@@ -39,35 +39,35 @@ LINES = {
 }
 LABELS = ("bound", "entropies", "$H[p(x|z)]$", "parts")
 
-# Up to so many dimensions have bars that stand apart.
+# Most dimensions whose bars stand apart.
 APART = 50
 
 
+@dataclass(eq=False, repr=False)
 class EntropyDisplay(Display):
-    """The bound and H[q(z|x)] - H[p(z)] - H[p(x|z)] over training, and what parts them at its end.
+    """The bound and H[q(z|x)] - H[p(z)] - H[p(x|z)] over training, and their difference at its end.
 
-    From the top: bound and sum; the entropies of z; that of p(x|z); the parts of bound less sum.
-    Lines are of the training rows while they were trained on, circles of the rows given, after
-    training and where there are snapshots: of models with no record of an entropy these alone.
-    A column a model.
+    Panels from the top: bound and sum; the entropies of z; the entropy of p(x|z); the parts of
+    bound less sum. Each model has a column. Lines are values that training recorded, circles are
+    values on the samples given, after training and at snapshots. A model that did not record an
+    entropy has circles alone.
 
     Parameters
     ----------
     histories : dict of str to dict of arrays
-        By the name of the model, as its `history_`: "bound" and what there is of
+        By the name of the model, as its `history_` or `elbo_history_`: "bound" and, if recorded,
         "posterior_entropy", "prior_entropy" and "noise_entropy", in nats per sample. "epoch" or
-        "iteration" is what they belong to, else they count from 1.
+        "iteration" numbers the values, which else count from 1.
     entropies : dict of str to dict of int to Entropies
-        By the name of the model and the epoch. The parts are those of the last.
+        By the name of the model and the epoch, for samples without missing values. The last epoch
+        gives the parts.
 
     Attributes
     ----------
-    ax_ : array of matplotlib Axes, of shape (4, n_models)
-    figure_ : matplotlib Figure
     lines_ : dict of str to dict of str to matplotlib Line2D
         By the model, and the name in its history; "entropy_bound" is the sum.
     bars_ : dict of str to matplotlib BarContainer
-        The part of the noise and those of the dimensions.
+        Parts of the noise and of the dimensions.
 
     References
     ----------
@@ -77,13 +77,8 @@ class EntropyDisplay(Display):
 
     _height_ratios = (1.2, 0.9, 0.9, 1.0)
 
-    def __init__(
-        self,
-        histories: Mapping[str, Mapping[str, Any]],
-        entropies: Mapping[str, Mapping[int, Entropies]],
-    ) -> None:
-        self.histories = histories
-        self.entropies = entropies
+    histories: Mapping[str, Mapping[str, Any]]
+    entropies: Mapping[str, Mapping[int, Entropies]]
 
     @classmethod
     def from_estimator(
@@ -95,20 +90,6 @@ class EntropyDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Of fitted models and rows.
-
-        Parameters
-        ----------
-        estimator : estimator, list of estimators, or dict of str to estimator
-            With `history_` or `elbo_history_`.
-        X : array-like of shape (n, d)
-            Complete rows.
-        names : list of str, default=None
-            Of the models in a list; None: their classes'.
-        ax : matplotlib Axes, default=None
-        **options
-            Of matplotlib's lines.
-        """
         histories, entropies = {}, {}
         for name, model in named(estimator, names).items():
             histories[name] = history_of(model, cls.__name__)
@@ -116,18 +97,6 @@ class EntropyDisplay(Display):
             models = {**adapted(model).snapshots, end: model}
             entropies[name] = {epoch: _in_own_units(m, X) for epoch, m in sorted(models.items())}
         return cls.from_results(histories, entropies, ax=ax, **options)
-
-    @classmethod
-    def from_results(
-        cls,
-        histories: Mapping[str, Mapping[str, Any]],
-        entropies: Mapping[str, Mapping[int, Entropies]],
-        *,
-        ax: Any = None,
-        **options: Any,
-    ) -> Self:
-        """Of histories, and what :func:`~sklearn_vae.diagnostics.entropy_bound` gives."""
-        return cls(histories, entropies).plot(ax, **options)
 
     def _prepare(self) -> None:
         check_histories(self.histories)
@@ -137,8 +106,8 @@ class EntropyDisplay(Display):
                 f"entropies must be of the models in histories, {list(self.histories)}, got "
                 f"{list(self.entropies)}."
             )
-        for name, found in self.entropies.items():
-            check_by_name(f"entropies of {name!r}", found, Entropies, "int")
+        for name, by_epoch in self.entropies.items():
+            check_by_name(f"entropies of {name!r}", by_epoch, Entropies, "int")
             if "bound" not in self.histories[name]:
                 raise ValueError(f"histories must have a bound, and that of {name!r} has none.")
         n = len(self.histories)
@@ -161,7 +130,7 @@ class EntropyDisplay(Display):
         self.figure_.align_ylabels(axes[:, 0])
 
     def _draw_column(self, column: Array, name: str, options: Any) -> dict[str, Any]:
-        history, found = self._curves(name), self.entropies[name]
+        history, by_epoch = self._curves(name), self.entropies[name]
         steps = steps_of(self.histories[name])
         for ax in column[:-1]:
             ax.sharex(column[-1])
@@ -177,16 +146,16 @@ class EntropyDisplay(Display):
                 style = {**style, "label": label, **options}
                 (lines[key],) = ax.plot(steps, history[key], **style)
                 label = "_nolegend_"
-            values = [getattr(entropies, attribute) for entropies in found.values()]
-            ax.plot([*found], values, color=color, label=label, markersize=5, **circles)
+            values = [getattr(entropies, attribute) for entropies in by_epoch.values()]
+            ax.plot([*by_epoch], values, color=color, label=label, markersize=5, **circles)
         for ax in column:
             limit_values(ax)
-        label = "rows given, after training" if len(found) == 1 else "rows given, at snapshots"
+        label = "rows given, after training" if len(by_epoch) == 1 else "rows given, at snapshots"
         column[0].plot([], [], color="0.3", label=label, markersize=5, **circles)
         return lines
 
     def _curves(self, name: str) -> dict[str, Array]:
-        """What the history has to be drawn, and the sum where it has all three entropies."""
+        """Values of the history that are drawn, and the sum if all three entropies are there."""
         history = self.histories[name]
         curves = {key: np.asarray(history[key], float) for key in LINES if key in history}
         if {"posterior_entropy", "prior_entropy", "noise_entropy"} <= curves.keys():
@@ -196,26 +165,25 @@ class EntropyDisplay(Display):
 
 
 def _in_own_units(model: Any, X: Any) -> Entropies:
-    """Those of z and its prior as the model has them, not in units of the prior: as its history."""
-    found = entropy_bound(model, X)
-    k = len(found.dimension_gains)
-    variance = np.broadcast_to(adapted(model).prior_variance, k)
+    """Entropies with z in the model's units, as its history has them, not in those of the prior."""
+    result = entropy_bound(model, X)
+    variance = np.broadcast_to(adapted(model).prior_variance, len(result.dimension_gains))
     shift = 0.5 * float(np.log(variance).sum())
-    return dataclasses.replace(found, posterior=found.posterior + shift, prior=found.prior + shift)
+    return replace(result, posterior=result.posterior + shift, prior=result.prior + shift)
 
 
-def _draw_parts(ax: Any, found: Entropies, several: bool) -> Any:
-    """Bars of the gap's parts, that of the noise at the left."""
-    gap, k = found.gap, len(found.dimension_gains)
+def _draw_parts(ax: Any, entropies: Entropies, several: bool) -> Any:
+    """Draw the parts of the gap as bars, the noise at the left."""
+    gap, k = entropies.gap, len(entropies.dimension_gains)
     wide = max(0.8, 0.04 * k)
     width = np.append(wide, np.full(k, 0.8 if k <= APART else 1.0))
     at = np.append(-1.0 - wide, np.arange(k))
     heights = np.append(gap.noise, gap.dimensions)
     bars = ax.bar(at, heights, width, color=[COLORS[3], *[COLORS[0]] * k], linewidth=0)
     ax.axhline(0.0, color="0.4", linewidth=0.8)
-    # What is far below the tolerance is not to look like something.
+    # Bars far below the tolerance should look like nothing.
     low, high = ax.get_ylim()
-    least = 0.1 * found.tolerance
+    least = 0.1 * entropies.tolerance
     ax.set_ylim(min(low, -least), max(high, least))
     n_ticks = 5 if several else 10
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, k) if k <= n_ticks * s)

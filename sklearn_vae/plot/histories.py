@@ -1,4 +1,4 @@
-"""What training left a record of, the same for every model."""
+"""Histories of training: checks, and how they are drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_vae.plot.base import Array, check_by_name
 from sklearn_vae.protocol import adapted
 
-# Up to so many values of a line are marked one by one: one alone would not be seen.
+# Most values of a line that have a marker each: a single one would not be seen without.
 MARKED = 20
 
 # The start of a training is cut off where it would press what follows into less than a third.
@@ -34,7 +34,7 @@ def history_of(estimator: Any, display: str) -> dict[str, Array]:
 
 
 def check_histories(histories: Any) -> None:
-    """Raise TypeError or ValueError unless it is histories by name, each of one length."""
+    """Raise TypeError or ValueError unless these are histories by name, each of one length."""
     check_by_name("histories", histories, Mapping)
     for name, history in histories.items():
         lengths = {key: len(values) for key, values in history.items()}
@@ -46,7 +46,7 @@ def check_histories(histories: Any) -> None:
 
 
 def steps_of(history: Mapping[str, Any]) -> Array:
-    """The epochs or iterations that the values of a history belong to."""
+    """Epochs or iterations of the values of a history."""
     for kind in ("epoch", "iteration"):
         if kind in history:
             return np.asarray(history[kind])
@@ -54,25 +54,25 @@ def steps_of(history: Mapping[str, Any]) -> Array:
 
 
 def step_label(histories: Mapping[str, Mapping[str, Any]]) -> str:
-    """What the horizontal axis counts."""
+    """Label of the horizontal axis."""
     kinds = ["iteration" if "iteration" in h else "epoch" for h in histories.values()]
     return " or ".join(sorted(set(kinds)))
 
 
 def line_style(n: int) -> dict[str, Any]:
-    """Of a line of n values."""
+    """Style of a line of n values."""
     return {"linewidth": 1.4, **({"marker": "o", "markersize": 2.5} if n <= MARKED else {})}
 
 
 def count_steps(ax: Any) -> None:
-    """Ticks at whole numbers, of one step too."""
+    """Put ticks at whole numbers, even for a single step."""
     ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
 def limit_values(ax: Any) -> None:
-    """Limits of the vertical axis by what follows the start, where that would hide it.
+    """Limit the vertical axis to what follows the start, where the start would hide it.
 
-    And room about what does not change, which is not to look as if it did.
+    A line that does not change gets room about it, or rounding would look like change.
     """
     every = [np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines()]
     later = [y[int(np.ceil(START * len(y))) :] if len(y) > MARKED else y for y in every]

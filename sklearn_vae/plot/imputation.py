@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -26,69 +27,57 @@ from sklearn_vae.validation import check_integer, is_integer
 SIDES = 2
 WITHIN = math.erf(SIDES / math.sqrt(2.0))
 
-# As many names of features still stand below the axis, each of as many letters.
+# Most names of features below the axis, and the most letters of each.
 FEW, LETTERS = 12, 14
 
-# Of intervals that miss the truth.
+# Style of intervals that miss the truth.
 MISS = {"fmt": "x", "markersize": 5.0}
 
 # Letters in a line of text across the axes.
 LINE = 64
 
 
+@dataclass(eq=False, repr=False)
 class ImputationDisplay(Display):
     """Imputed values with intervals of two standard deviations.
 
-    Where the truth is known: against the truth, with the share of the intervals that hold it.
-    Where it is not: by feature, sorted within each.
+    If the truth is known they are drawn against it, with the share of the intervals that hold it;
+    else by feature, sorted within each.
 
     Parameters
     ----------
-    imputed, std : ndarray of shape (m,)
-        Of each cell that was missing.
-    features : ndarray of int of shape (m,)
-        Its column.
-    truth : ndarray of shape (m,), default=None
-        NaN where it is not known.
+    imputed, std : ndarray of shape (n_cells,)
+        Imputed values of the missing cells, and their standard deviations.
+    features : ndarray of int of shape (n_cells,)
+        Column of each cell.
+    truth : ndarray of shape (n_cells,), default=None
+        True values, NaN where they are not known.
     feature_names : sequence of str, default=None
-        Of all columns.
+        Names of all columns.
     standardized : bool, default=False
-        Whether values are in standard deviations of their feature, which the axes say.
+        Whether values are in standard deviations of their feature, as the axes then say.
     max_cells : int, default=300
-        Of more, so many are drawn, at random; the share is that of all.
+        Most cells that are drawn, at random. The share of intervals is that of all cells.
     random_state : int, RandomState instance or None, default=0
-        Of that draw.
+        Seed of that choice.
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     drawn_ : ndarray of int
         Indices of the cells that are drawn, in the order of the picture.
     coverage_ : float
-        Share of the intervals that hold the truth, of all cells where it is known; else NaN.
+        Share of the intervals that hold the truth, among cells where it is known; else NaN.
     """
 
-    def __init__(
-        self,
-        imputed: Array,
-        std: Array,
-        features: Array,
-        *,
-        truth: Array | None = None,
-        feature_names: Sequence[str] | None = None,
-        standardized: bool = False,
-        max_cells: int = 300,
-        random_state: Any = 0,
-    ) -> None:
-        self.imputed = imputed
-        self.std = std
-        self.features = features
-        self.truth = truth
-        self.feature_names = feature_names
-        self.standardized = standardized
-        self.max_cells = max_cells
-        self.random_state = random_state
+    imputed: Array
+    std: Array
+    features: Array
+    _: KW_ONLY
+    truth: Array | None = None
+    feature_names: Sequence[str] | None = None
+    standardized: bool = False
+    max_cells: int = 300
+    random_state: Any = 0
 
     @classmethod
     def from_estimator(
@@ -103,30 +92,23 @@ class ImputationDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Of a fitted PPCA or PPCAImputer.
+        """Impute missing values by a fitted PPCA or PPCAImputer, and draw them.
 
         Parameters
         ----------
         estimator : PPCAImputer, or any with `impute(X, return_std=True)`
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
             With missing values.
-        X_true : array-like of shape (n, d), default=None
+        X_true : array-like of shape (n_samples, n_features), default=None
             The values of all cells, as far as they are known.
         features : int or sequence of int, default=None
-            Columns whose cells are drawn; None: all. Those of one are in its own units, those of
-            several in standard deviations from the mean of what is observed of the column.
+            Columns whose cells are drawn; None: all. A single column is drawn in its own units,
+            several in standard deviations from the means of their observed values.
         max_cells, random_state
-            As of the class.
+            As in the class.
         ax : matplotlib Axes, default=None
         **options
-            Of matplotlib's `errorbar`.
-
-        Raises
-        ------
-        TypeError
-            If the estimator gives no standard deviations.
-        ValueError
-            If nothing is missing, or an argument does not fit X.
+            Options of matplotlib's `errorbar`.
         """
         names = getattr(X, "columns", getattr(estimator, "feature_names_in_", None))
         rows, filled, std = _impute(estimator, X, cls.__name__)
@@ -139,15 +121,13 @@ class ImputationDisplay(Display):
         cells[:, ~wanted] = False
         if not cells.any():
             raise ValueError("X must have missing values in the features that are drawn, got none.")
-        center, scale = np.zeros(d), np.ones(d)
         columns = np.flatnonzero(cells.any(axis=0))
-        if standardized := len(columns) > 1:
-            center, scale = _center_and_scale(rows, columns)
-        of_cell = np.nonzero(cells)[1]
+        standardized = len(columns) > 1
+        center, scale = _center_and_scale(rows, columns if standardized else [])
         return cls.from_results(
             ((filled - center) / scale)[cells],
             (std / scale)[cells],
-            of_cell,
+            np.nonzero(cells)[1],
             truth=None if truth is None else ((truth - center) / scale)[cells],
             feature_names=None if names is None else [str(name) for name in names],
             standardized=standardized,
@@ -156,34 +136,6 @@ class ImputationDisplay(Display):
             ax=ax,
             **options,
         )
-
-    @classmethod
-    def from_results(
-        cls,
-        imputed: Array,
-        std: Array,
-        features: Array,
-        *,
-        truth: Array | None = None,
-        feature_names: Sequence[str] | None = None,
-        standardized: bool = False,
-        max_cells: int = 300,
-        random_state: Any = 0,
-        ax: Any = None,
-        **options: Any,
-    ) -> Self:
-        """Of imputed cells; parameters of the class."""
-        display = cls(
-            imputed,
-            std,
-            features,
-            truth=truth,
-            feature_names=feature_names,
-            standardized=standardized,
-            max_cells=max_cells,
-            random_state=random_state,
-        )
-        return display.plot(ax, **options)
 
     def _prepare(self) -> None:
         check_integer("max_cells", self.max_cells, at_least=1)
@@ -194,21 +146,21 @@ class ImputationDisplay(Display):
             raise ValueError(f"imputed, std, features and truth must be as long, got {shapes}.")
         self._imputed, self._std = on_host(self.imputed), on_host(self.std)
         self._truth = None if self.truth is None else on_host(self.truth)
+        is_scale = np.isfinite(self._std) & (self._std >= 0)
         for name, values, ok in (
             ("imputed must be finite", self._imputed, np.isfinite(self._imputed)),
-            ("std must be finite and at least 0", self._std, _is_scale(self._std)),
+            ("std must be finite and at least 0", self._std, is_scale),
         ):
             if not ok.all():
                 raise ValueError(f"{name}, got {values[~ok][0]}.")
         self._features = _check_indices(self.features, self.feature_names)
 
     def _draw(self, axes: Array, **options: Any) -> None:
-        known = None if self._truth is None else np.isfinite(self._truth)
         self.coverage_ = math.nan
-        if known is None or not known.any():
+        if self._truth is None or not (known := np.flatnonzero(np.isfinite(self._truth))).size:
             self._draw_by_feature(axes[0, 0], self._some(np.arange(len(self._imputed))), **options)
         else:
-            self._draw_against_truth(axes[0, 0], np.flatnonzero(known), **options)
+            self._draw_against_truth(axes[0, 0], self._truth, known, **options)
 
     def _some(self, cells: Array) -> Array:
         if len(cells) > self.max_cells:
@@ -216,13 +168,12 @@ class ImputationDisplay(Display):
             cells = rng.choice(cells, self.max_cells, replace=False)
         return cells
 
-    def _draw_against_truth(self, ax: Any, known: Array, **options: Any) -> None:
-        assert self._truth is not None  # where some are known
-        inside = np.abs(self._truth - self._imputed) <= SIDES * self._std
+    def _draw_against_truth(self, ax: Any, truth: Array, known: Array, **options: Any) -> None:
+        inside = np.abs(truth - self._imputed) <= SIDES * self._std
         self.coverage_ = float(inside[known].mean())
         drawn = self._some(known)
-        self.drawn_ = drawn[np.argsort(self._truth[drawn], kind="stable")]
-        x, y = self._truth[self.drawn_], self._imputed[self.drawn_]
+        self.drawn_ = drawn[np.argsort(truth[drawn], kind="stable")]
+        x, y = truth[self.drawn_], self._imputed[self.drawn_]
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]
         ax.plot(ends, ends, color="0.4", linewidth=0.8, zorder=1)
         share = self.coverage_
@@ -234,7 +185,7 @@ class ImputationDisplay(Display):
         for held, color, mark in ((True, COLORS[0], {}), (False, COLORS[5], MISS)):
             some = self.drawn_[inside[self.drawn_] == held]
             style = {**mark, "color": color, "label": labels[held], **options}
-            self._bars(ax, self._truth[some], some, style)
+            self._bars(ax, truth[some], some, style)
         self._show_most(ax, *ends)
         ax.set(xlabel=f"truth{self._unit()}", ylabel=f"imputed{self._unit()}")
         legend_off_the_data(ax)
@@ -304,13 +255,8 @@ def _impute(estimator: Any, X: Any, display: str) -> tuple[Array, Array, Array]:
     return rows, filled, std
 
 
-def _is_scale(std: Array) -> Array:
-    mask: Array = np.isfinite(std) & (std >= 0)
-    return mask
-
-
 def _check_indices(features: Any, names: Sequence[str] | None) -> Array:
-    """Columns of cells, as integers that have a name where there are names."""
+    """Columns of cells as integers; ValueError unless each has a name, where there are names."""
     columns = on_host(features)
     end = np.inf if names is None else len(names)
     wrong = ~((columns >= 0) & (columns < end) & (columns == np.floor(columns)))
@@ -329,7 +275,7 @@ def _short(name: str, letters: int) -> str:
 
 
 def _check_features(features: Any, d: int) -> Array:
-    """Mask of the columns."""
+    """Mask of the columns that are drawn."""
     chosen = range(d) if features is None else [features] if is_integer(features) else features
     if not all(is_integer(feature) and 0 <= feature < d for feature in chosen):
         raise ValueError(f"features must be indices from 0 to {d - 1}, got {features!r}.")
@@ -338,8 +284,8 @@ def _check_features(features: Any, d: int) -> Array:
     return wanted
 
 
-def _center_and_scale(rows: Array, columns: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of what is observed of columns; 0 and 1 of what never is."""
+def _center_and_scale(rows: Array, columns: Any) -> tuple[Array, Array]:
+    """Mean and standard deviation of observed values; 0 and 1 where none is and elsewhere."""
     center, scale = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
     for j in columns:
         seen = rows[~np.isnan(rows[:, j]), j]

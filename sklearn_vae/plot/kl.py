@@ -1,8 +1,9 @@
-"""What each latent dimension tells of the data, in nats."""
+"""KL of each latent dimension."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -15,20 +16,21 @@ from sklearn_vae.plot.base import (
     Display,
     as_text,
     check_by_name,
-    cycled,
+    colored,
     legend_off_the_data,
     named,
 )
 
-# Up to so many bars stand apart, and so many dimensions have a tick each.
+# Most bars that stand apart, and most dimensions that have a tick each.
 APART, NAMED = 50, 16
 
 
+@dataclass(eq=False, repr=False)
 class KLDisplay(Display):
-    """KL(q(z_h|x) || p(z_h)) of each dimension, averaged over the rows, the largest first.
+    """KL(q(z_h|x) || p(z_h)) of each dimension, averaged over samples, the largest first.
 
-    The axis is linear up to epsilon, which a thin line marks, and logarithmic above. Of one model:
-    bars, on grey where the dimension has collapsed. Of several: steps, dotted there.
+    The axis is linear up to epsilon, which a thin line marks, and logarithmic above. One model has
+    bars, on grey where the dimension has collapsed; several have steps, dotted there.
 
     Parameters
     ----------
@@ -37,14 +39,12 @@ class KLDisplay(Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     bars_ : matplotlib BarContainer
-        Of one model.
+        For one model.
     steps_ : dict of str to matplotlib StepPatch
-        Of several, NaN where a dimension has collapsed.
+        For several models, NaN where a dimension has collapsed.
     collapsed_steps_ : dict of str to matplotlib StepPatch
-        And of those that have.
+        For several models, NaN where a dimension has not collapsed.
 
     References
     ----------
@@ -52,8 +52,7 @@ class KLDisplay(Display):
     Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019), section 6.3.
     """
 
-    def __init__(self, collapses: Mapping[str, Collapse]) -> None:
-        self.collapses = collapses
+    collapses: Mapping[str, Collapse]
 
     @classmethod
     def from_estimator(
@@ -68,32 +67,20 @@ class KLDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Of fitted models and rows.
+        """Compute the KL of fitted models, and draw it.
 
         Parameters
         ----------
-        estimator : estimator, list of estimators, or dict of str to estimator
-        X : array-like of shape (n, d)
-        names : list of str, default=None
-            Of the models in a list; None: their classes'.
+        estimator, X, names, ax
+            As in :meth:`PosteriorScaleDisplay.from_estimator`.
         epsilon, delta, criterion
-            As of :func:`~sklearn_vae.diagnostics.collapse`.
-        ax : matplotlib Axes, default=None
+            As in :func:`~sklearn_vae.diagnostics.collapse`.
         **options
-            Of matplotlib's bars, or of its StepPatch for several models.
+            Options of matplotlib's bars, or of its StepPatch for several models.
         """
-        models = named(estimator, names)
-        found = {
-            name: collapse(model, X, epsilon, delta, criterion) for name, model in models.items()
-        }
-        return cls.from_results(found, ax=ax, **options)
-
-    @classmethod
-    def from_results(
-        cls, collapses: Mapping[str, Collapse], *, ax: Any = None, **options: Any
-    ) -> Self:
-        """Of what :func:`~sklearn_vae.diagnostics.collapse` gives; parameters of the class."""
-        return cls(collapses).plot(ax, **options)
+        models = named(estimator, names).items()
+        collapses = {name: collapse(model, X, epsilon, delta, criterion) for name, model in models}
+        return cls.from_results(collapses, ax=ax, **options)
 
     def _prepare(self) -> None:
         check_by_name("collapses", self.collapses, Collapse)
@@ -105,9 +92,9 @@ class KLDisplay(Display):
                 )
 
     def _draw(self, axes: Array, **options: Any) -> None:
-        ax, found = axes[0, 0], list(self.collapses.values())
-        every = np.concatenate([result.kl_per_dim for result in found])
-        epsilons = sorted({result.epsilon for result in found})
+        ax, results = axes[0, 0], list(self.collapses.values())
+        every = np.concatenate([result.kl_per_dim for result in results])
+        epsilons = sorted({result.epsilon for result in results})
         linear = epsilons[0] or COLLAPSE_KL
         # So that at least a decade is logarithmic; a KL may be infinite.
         high = 2.0 * max(10 * epsilons[-1], 10 * linear, *every[np.isfinite(every)])
@@ -115,22 +102,15 @@ class KLDisplay(Display):
         ax.yaxis.set_major_formatter("{x:g}")
         for epsilon in epsilons:
             ax.axhline(epsilon, color="black", linewidth=0.8, linestyle="--", zorder=3)
-            ax.annotate(
-                "epsilon",
-                (1.0, epsilon),
-                xycoords=("axes fraction", "data"),
-                xytext=(3, 0),
-                textcoords="offset points",
-                fontsize="small",
-                va="center",
-            )
-        if len(found) == 1:
-            self._draw_bars(ax, found[0], high, **options)
+            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            ax.annotate("epsilon", (1.0, epsilon), (3, 0), fontsize="small", va="center", **place)
+        if len(results) == 1:
+            self._draw_bars(ax, results[0], high, **options)
         else:
             self._draw_steps(ax, high, **options)
-        k = max(result.n_components for result in found)
+        k = max(result.n_components for result in results)
         spare = 0.1 + 0.5 * max(0, 4 - k)  # a bar alone would be as wide as the axes
-        low = 0.0 if len(found) == 1 else -0.12 * linear  # a line at 0 is not to be cut in half
+        low = 0.0 if len(results) == 1 else -0.12 * linear  # a line at 0 is not to be cut in half
         ax.set(ylim=(low, high), xlim=(0.5 - spare, k + 0.5 + spare))
         ax.set_ylabel("KL per dimension (nats)")
         legend_off_the_data(ax)
@@ -154,11 +134,9 @@ class KLDisplay(Display):
 
     def _draw_steps(self, ax: Any, high: float, **options: Any) -> None:
         self.steps_, self.collapsed_steps_ = {}, {}
-        n = len(self.collapses)
         # The later the thinner, so that a line shows beneath one that is equal.
-        widths = np.linspace(2.8, 1.2, n)
-        of_models = zip(cycled(n), widths, self.collapses.items(), strict=True)
-        for color, linewidth, (name, result) in of_models:
+        widths = np.linspace(2.8, 1.2, len(self.collapses))
+        for linewidth, (color, name, result) in zip(widths, colored(self.collapses), strict=True):
             order, k = _largest_first(result), result.n_components
             kl, gone = result.kl_per_dim[order], np.isin(order, result.collapsed)
             edges = np.arange(k + 1) + 0.5

@@ -1,14 +1,16 @@
-"""What a model decodes between three rows, and beyond them."""
+"""Decoder means between three samples, and beyond them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
 from array_api_compat import is_array_api_obj
 
 from sklearn_vae.gaussian.arrays import to_device_of
+from sklearn_vae.plot import tiles
 from sklearn_vae.plot.base import (
     COLORS,
     HEIGHT,
@@ -20,44 +22,34 @@ from sklearn_vae.plot.base import (
     on_host,
     some_rows,
 )
-from sklearn_vae.plot.tiles import (
-    GAP,
-    check_image_shape,
-    check_limits,
-    draw_tile,
-    rectangle,
-    show_tiles_only,
-    tile_height,
-)
 from sklearn_vae.protocol import adapted
 from sklearn_vae.validation import is_integer
 
-# The most that a figure is high, in inches.
+# Greatest height of a figure, in inches.
 HIGHEST = 2.0 * HEIGHT
 
 
+@dataclass(eq=False, repr=False)
 class LatentPlaneDisplay(Display):
-    """What is decoded on the plane through the latent coordinates of three rows.
+    """Decoder means on the plane through the latent coordinates of three samples.
 
-    The reconstructions of the rows are the upper left, upper right and lower left corners, in blue
-    frames; the lower right corner, in an orange one, completes the parallelogram:
-    z_2 + z_3 - z_1. What is between them changes evenly in z.
+    The reconstructions of the samples are the upper left, upper right and lower left corners, in
+    blue frames; the lower right corner, in an orange frame, completes the parallelogram:
+    z_2 + z_3 - z_1. Latent coordinates change evenly between them.
 
     Parameters
     ----------
-    decoded : ndarray of shape (n, n, d)
+    decoded : ndarray of shape (n, n, n_features)
         From top to bottom and from left to right.
     labels : three str, default=("row 0", "row 1", "row 2")
-        Of the corners.
+        Labels of the corners.
     image_shape : (height, width) or (channels, height, width), default=None
-        Of rows that are images, of 1 or 3 channels. None: small curves over the features.
+        Shape of samples that are images, of 1 or 3 channels. None: small curves over the features.
     limits : (float, float), default=None
-        The values that are drawn lightest and darkest; None: the range of what is decoded.
+        The values that are drawn lightest and darkest; None: the range of `decoded`.
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     tiles_ : list of lists
         The images or lines, as in `decoded`.
 
@@ -66,18 +58,11 @@ class LatentPlaneDisplay(Display):
     Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019), figure 13.
     """
 
-    def __init__(
-        self,
-        decoded: Array,
-        *,
-        labels: Sequence[str] = ("row 0", "row 1", "row 2"),
-        image_shape: Sequence[int] | None = None,
-        limits: tuple[float, float] | None = None,
-    ) -> None:
-        self.decoded = decoded
-        self.labels = labels
-        self.image_shape = image_shape
-        self.limits = limits
+    decoded: Array
+    _: KW_ONLY
+    labels: Sequence[str] = ("row 0", "row 1", "row 2")
+    image_shape: Sequence[int] | None = None
+    limits: tuple[float, float] | None = None
 
     @classmethod
     def from_estimator(
@@ -92,31 +77,24 @@ class LatentPlaneDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Of a fitted model and three rows of X.
+        """Decode the plane through three samples by a fitted model, and draw it.
 
         Parameters
         ----------
         estimator : estimator
             With `transform` and `inverse_transform`.
-        X : array-like of shape (m, d)
+        X : array-like of shape (n_samples, n_features)
         rows : three ints, default=(0, 1, 2)
-            The rows that are corners.
+            Rows of X that are corners.
         n : int, default=7
             Points on each side, 2 or more.
         image_shape : tuple, default=None
-            As of the class; None: the model's, if it has one.
+            As in the class. None: that of the model, if it has one.
         limits
-            As of the class, but for images None is the range of the three rows.
+            As in the class, except that None for images is the range of the three samples.
         ax : matplotlib Axes, default=None
         **options
-            Of matplotlib's `imshow`, or of its lines.
-
-        Raises
-        ------
-        TypeError
-            If the estimator lacks a method.
-        ValueError
-            If `rows`, `n` or `image_shape` does not fit X.
+            Options of matplotlib's `imshow`, or of its lines.
         """
         check_methods(estimator, cls.__name__, "transform", "inverse_transform")
         X = X if hasattr(X, "shape") else np.asarray(X)
@@ -141,25 +119,10 @@ class LatentPlaneDisplay(Display):
             decoded.reshape(n, n, -1),
             labels=[f"row {i}" for i in chosen],
             image_shape=image_shape,
-            limits=limits if image_shape is None else check_limits(limits, on_host(corners)),
+            limits=limits if image_shape is None else tiles.check_limits(limits, on_host(corners)),
             ax=ax,
             **options,
         )
-
-    @classmethod
-    def from_results(
-        cls,
-        decoded: Array,
-        *,
-        labels: Sequence[str] = ("row 0", "row 1", "row 2"),
-        image_shape: Sequence[int] | None = None,
-        limits: tuple[float, float] | None = None,
-        ax: Any = None,
-        **options: Any,
-    ) -> Self:
-        """Of what was decoded; parameters of the class."""
-        display = cls(decoded, labels=labels, image_shape=image_shape, limits=limits)
-        return display.plot(ax, **options)
 
     def _prepare(self) -> None:
         self.decoded = on_host(self.decoded)
@@ -168,10 +131,12 @@ class LatentPlaneDisplay(Display):
         if isinstance(self.labels, str) or len(self.labels) != 3:
             raise ValueError(f"labels must be three, one a row, got {self.labels!r}.")
         shape = self.image_shape
-        self._shape = None if shape is None else check_image_shape(shape, self.decoded.shape[2])
-        self._limits = check_limits(self.limits, self.decoded)
+        self._shape = (
+            None if shape is None else tiles.check_image_shape(shape, self.decoded.shape[2])
+        )
+        self._limits = tiles.check_limits(self.limits, self.decoded)
         n_lines, n_columns = self.decoded.shape[:2]
-        ratio = tile_height(self._shape) * n_lines / n_columns
+        ratio = tiles.aspect(self._shape) * n_lines / n_columns
         wide = min(0.75 * WIDTH, HIGHEST / ratio)
         self._size = (max(wide / WIDTH, 0.5), (wide * ratio + 0.4) / HEIGHT)
 
@@ -179,31 +144,27 @@ class LatentPlaneDisplay(Display):
         ax = axes[0, 0]
         n_lines, n_columns = self.decoded.shape[:2]
         limits = self._limits
-        height, step = tile_height(self._shape), 1.0 + GAP
+        height, step = tiles.aspect(self._shape), 1.0 + tiles.GAP
         self.tiles_ = [
             [
-                draw_tile(ax, row, (j * step, i * (height + GAP)), self._shape, limits, **options)
+                tiles.draw(
+                    ax, row, (j * step, i * (height + tiles.GAP)), self._shape, limits, **options
+                )
                 for j, row in enumerate(line)
             ]
             for i, line in enumerate(self.decoded)
         ]
-        right, bottom = (n_columns - 1) * step, (n_lines - 1) * (height + GAP)
-        show_tiles_only(ax, right + 1.0, bottom + height)
+        right, bottom = (n_columns - 1) * step, (n_lines - 1) * (height + tiles.GAP)
+        tiles.show_only(ax, right + 1.0, bottom + height)
         ax.set_yticks([])
         labels = [*self.labels, "extrapolated"]
         places = [(0.0, 0.0), (right, 0.0), (0.0, bottom), (right, bottom)]
         colors = [COLORS[0]] * 3 + [COLORS[5]]
         for label, color, (x, y) in zip(labels, colors, places, strict=True):
-            frame = {"fill": False, "edgecolor": color, "linewidth": 2.0, "clip_on": False}
-            ax.add_patch(rectangle((x, y), 1.0, height, zorder=3, **frame))
+            frame = {"edgecolor": color, "linewidth": 2.0, "clip_on": False, "zorder": 3}
+            tiles.draw_frame(ax, (x, y), height, **frame)
             above, left = y == 0.0, x == 0.0
-            ax.annotate(
-                as_text(label),
-                (x if left else x + 1.0, y if above else y + height),
-                (0, 4 if above else -4),
-                textcoords="offset points",
-                ha="left" if left else "right",
-                va="bottom" if above else "top",
-                fontsize="small",
-                color=color,
-            )
+            corner = (x if left else x + 1.0, y if above else y + height)
+            sides = {"ha": "left" if left else "right", "va": "bottom" if above else "top"}
+            style = {"textcoords": "offset points", "fontsize": "small", "color": color, **sides}
+            ax.annotate(as_text(label), corner, (0, 4 if above else -4), **style)

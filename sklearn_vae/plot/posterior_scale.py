@@ -1,8 +1,9 @@
-"""How wide the posteriors are."""
+"""Standard deviations of posteriors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn_vae.plot.base import (
     Display,
     as_text,
     check_by_name,
-    cycled,
+    colored,
     legend_off_the_data,
     named,
 )
@@ -23,21 +24,20 @@ from sklearn_vae.protocol import as_latent_model
 BINS, TOP = 25, 2.0
 
 
+@dataclass(eq=False, repr=False)
 class PosteriorScaleDisplay(Display):
     """Histogram of the standard deviations of q(z_h|x), in units of the prior's.
 
-    Over rows and dimensions. A collapsed dimension is in the bin about 1, a line there; one that
-    tells the data apart is near 0.
+    Samples and dimensions are counted together. A collapsed dimension is in the bin about 1, which
+    a thin line marks; a dimension that tells samples apart is near 0.
 
     Parameters
     ----------
-    scales : dict of str to array of shape (n, k)
-        By the name of the model. Those above 2 count in the last bin.
+    scales : dict of str to array of shape (n_samples, n_components)
+        By the name of the model. Scales above 2 count in the last bin.
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     steps_ : dict of str to matplotlib StepPatch
 
     References
@@ -46,8 +46,7 @@ class PosteriorScaleDisplay(Display):
     figure 2.
     """
 
-    def __init__(self, scales: Mapping[str, Array]) -> None:
-        self.scales = scales
+    scales: Mapping[str, Array]
 
     @classmethod
     def from_estimator(
@@ -59,29 +58,12 @@ class PosteriorScaleDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Of fitted models and rows.
-
-        Parameters
-        ----------
-        estimator : estimator, list of estimators, or dict of str to estimator
-        X : array-like of shape (n, d)
-        names : list of str, default=None
-            Of the models in a list; None: their classes'.
-        ax : matplotlib Axes, default=None
-        **options
-            Of matplotlib's StepPatch.
-        """
         models = named(estimator, names)
         scales = {
             name: np.sqrt(standard_posterior(as_latent_model(model, cls.__name__), X)[1])
             for name, model in models.items()
         }
         return cls.from_results(scales, ax=ax, **options)
-
-    @classmethod
-    def from_results(cls, scales: Mapping[str, Array], *, ax: Any = None, **options: Any) -> Self:
-        """Of standard deviations; parameters of the class."""
-        return cls(scales).plot(ax, **options)
 
     def _prepare(self) -> None:
         check_by_name("scales", self.scales, np.ndarray)
@@ -103,9 +85,7 @@ class PosteriorScaleDisplay(Display):
         n_bins = int(np.ceil(widest * BINS - 0.5)) + 1
         edges = np.maximum((np.arange(n_bins + 1) - 0.5) / BINS, 0.0)
         alone, self.steps_ = len(self.scales) == 1, {}
-        for color, (name, scales) in zip(
-            cycled(len(self.scales)), self.scales.items(), strict=True
-        ):
+        for color, name, scales in colored(self.scales):
             counts, _ = np.histogram(np.minimum(scales, edges[-1]), edges)
             filled = np.flatnonzero(counts)
             first, last = filled[0], filled[-1] + 1

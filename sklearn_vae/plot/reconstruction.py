@@ -1,93 +1,77 @@
-"""What models make of rows, beside the rows themselves."""
+"""Samples and their reconstructions."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
 
+from sklearn_vae.plot import tiles
 from sklearn_vae.plot.base import (
-    COLORS,
     HEIGHT,
     WIDTH,
     Array,
     Display,
     as_text,
     check_methods,
+    colored,
     legend_off_the_data,
     named,
     on_host,
     some_rows,
 )
-from sklearn_vae.plot.tiles import (
-    FEW,
-    GAP,
-    TALLEST,
-    check_image_shape,
-    check_limits,
-    draw_tile,
-    show_tiles_only,
-    tile_height,
-)
 from sklearn_vae.protocol import adapted
 from sklearn_vae.validation import is_integer
 
-# In inches: the names beside the images, the height of one, and the most that one image is wide.
+# In inches: width of the names beside the images, height of a name, greatest width of an image.
 NAMES, NAME, WIDEST = 1.0, 0.2, 0.9
 
-# Images higher than so many times their width stand further apart, for the numbers below them.
+# Images whose height is more than this multiple of their width stand further apart, to leave room
+# for the numbers below them.
 HIGH = 6.0
 
-# Images beside each other, before more stand below.
+# Most images beside each other; more stand below.
 PER_LINE = 10
 
 
+@dataclass(eq=False, repr=False)
 class ReconstructionDisplay(Display):
-    """Rows above their reconstructions, by one or several models.
+    """Samples above their reconstructions, by one or several models.
 
-    Images are drawn as such, in a grid, over the range of the originals; other rows as curves over
-    their features, a panel a row. The small numbers are root mean square errors, over the entries
-    of a row that are not NaN.
+    Images are drawn in a grid, over the range of the originals; other samples as curves over their
+    features, each in its panel. The small numbers are root mean square errors, over the entries of
+    a sample that are not NaN.
 
     Parameters
     ----------
-    originals : ndarray of shape (n, d)
-    reconstructions : dict of str to ndarray of shape (n, d)
+    originals : ndarray of shape (n_samples, n_features)
+    reconstructions : dict of str to ndarray of shape (n_samples, n_features)
         By the name of the model.
-    samples : dict of str to ndarray of shape (n, d), default=None
-        Rows that models drew, below all others; of images only.
+    samples : dict of str to ndarray of shape (n_samples, n_features), default=None
+        Images drawn from the models, below all others.
     image_shape : (height, width) or (channels, height, width), default=None
-        Of rows that are images, of 1 or 3 channels. None: curves.
+        Shape of samples that are images, of 1 or 3 channels. None: curves.
     limits : (float, float), default=None
         The values that are drawn lightest and darkest, or the ends of the axis of curves. None: the
-        range of the originals, for curves of all that is drawn.
+        range of the originals; for curves, of all that is drawn.
 
     Attributes
     ----------
-    ax_ : matplotlib Axes, or array of them for curves
-    figure_ : matplotlib Figure
-    errors_ : dict of str to ndarray of shape (n,)
-        Root mean square error of each row, by the name of the model.
+    errors_ : dict of str to ndarray of shape (n_samples,)
+        Root mean square error of each sample, by the name of the model.
     tiles_ : dict of str to list
-        What was drawn for each row: images or lines, by the names that stand beside them.
+        Image or line of each sample, by the names beside them.
     """
 
-    def __init__(
-        self,
-        originals: Array,
-        reconstructions: Mapping[str, Array],
-        *,
-        samples: Mapping[str, Array] | None = None,
-        image_shape: Sequence[int] | None = None,
-        limits: tuple[float, float] | None = None,
-    ) -> None:
-        self.originals = originals
-        self.reconstructions = reconstructions
-        self.samples = samples
-        self.image_shape = image_shape
-        self.limits = limits
+    originals: Array
+    reconstructions: Mapping[str, Array]
+    _: KW_ONLY
+    samples: Mapping[str, Array] | None = None
+    image_shape: Sequence[int] | None = None
+    limits: tuple[float, float] | None = None
 
     @classmethod
     def from_estimator(
@@ -104,35 +88,28 @@ class ReconstructionDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Of fitted models and the first rows of X.
+        """Reconstruct the first samples of X by fitted models, and draw them.
 
         Parameters
         ----------
         estimator : estimator, list of estimators, or dict of str to estimator
             With `transform` and `inverse_transform`.
-        X : array-like of shape (m, d)
+        X : array-like of shape (n_samples, n_features)
         names : list of str, default=None
-            Of the models in a list; None: their classes'.
+            Names of the models in a list. None: names of their classes.
         n : int, default=None
-            Rows that are drawn; None: 8 images or 4 curves, if there are as many.
+            Number of samples that are drawn. None: 8 images or 4 curves, or all if there are fewer.
         image_shape : tuple, default=None
-            As of the class; None: that of the first model that has one.
+            As in the class. None: that of the first model that has one.
         limits
-            As of the class.
+            As in the class.
         samples : bool, default=False
-            Draw as many images from each model, by its `sample`.
+            Also show n images from each model, by its `sample`.
         random_state : int, RandomState instance or None, default=0
-            Of the samples.
+            Seed of the samples.
         ax : matplotlib Axes, default=None
         **options
-            Of matplotlib's `imshow`, or of its lines.
-
-        Raises
-        ------
-        TypeError
-            If an estimator lacks a method.
-        ValueError
-            If `n` or `image_shape` does not fit X.
+            Options of matplotlib's `imshow`, or of its lines.
         """
         models = named(estimator, names)
         needed = ("transform", "inverse_transform", *(("sample",) if samples else ()))
@@ -146,40 +123,16 @@ class ReconstructionDisplay(Display):
         if not (is_integer(n) and 1 <= n <= X.shape[0]):
             raise ValueError(f"n must be an integer from 1 to the {X.shape[0]} rows, got {n!r}.")
         rows = some_rows(X, slice(0, int(n)))
-        return cls.from_results(
-            on_host(rows),
-            {
-                name: on_host(model.inverse_transform(model.transform(rows)))
-                for name, model in models.items()
-            },
-            samples={
-                name: on_host(model.sample(n, random_state=random_state)[0])
-                for name, model in models.items()
-                if samples
-            },
-            image_shape=image_shape,
-            limits=limits,
-            ax=ax,
-            **options,
-        )
-
-    @classmethod
-    def from_results(
-        cls,
-        originals: Array,
-        reconstructions: Mapping[str, Array],
-        *,
-        samples: Mapping[str, Array] | None = None,
-        image_shape: Sequence[int] | None = None,
-        limits: tuple[float, float] | None = None,
-        ax: Any = None,
-        **options: Any,
-    ) -> Self:
-        """Of rows and what became of them; parameters of the class."""
-        display = cls(
-            originals, reconstructions, samples=samples, image_shape=image_shape, limits=limits
-        )
-        return display.plot(ax, **options)
+        reconstructions = {
+            name: model.inverse_transform(model.transform(rows)) for name, model in models.items()
+        }
+        drawn = {
+            name: model.sample(n, random_state=random_state)[0]
+            for name, model in models.items()
+            if samples
+        }
+        parameters = {"samples": drawn, "image_shape": image_shape, "limits": limits}
+        return cls.from_results(rows, reconstructions, ax=ax, **parameters, **options)
 
     def _prepare(self) -> None:
         self.originals = on_host(self.originals)
@@ -198,30 +151,30 @@ class ReconstructionDisplay(Display):
                 raise ValueError("samples are drawn as images: set image_shape.")
             self._panels, self._size, self._share_x = (n, 1), (1.0, 0.3 + 0.3 * n), True
             every = np.concatenate([self.originals, *self.reconstructions.values()])
-            self._limits = check_limits(self.limits, every)
+            self._limits = tiles.check_limits(self.limits, every)
         else:
-            self._shape = check_image_shape(self.image_shape, d)
+            self._shape = tiles.check_image_shape(self.image_shape, d)
             self._size = self._size_of_images(n)
-            self._limits = check_limits(self.limits, self.originals)
+            self._limits = tiles.check_limits(self.limits, self.originals)
         self.errors_ = {
             name: _root_mean_square(rows - self.originals)
             for name, rows in self.reconstructions.items()
         }
 
     def _rows(self, parameter: str, results: Any) -> dict[str, Array]:
-        """By name, as floats: differences of unsigned integers would wrap."""
+        """Samples by name, as floats: differences of unsigned integers would wrap."""
         if not isinstance(results, Mapping):
             raise TypeError(
                 f"{parameter} must be a dict of str to ndarray, got {type(results).__name__}."
             )
-        found = {name: on_host(rows) for name, rows in results.items()}
-        for name, rows in found.items():
+        by_name = {name: on_host(rows) for name, rows in results.items()}
+        for name, rows in by_name.items():
             if rows.shape != self.originals.shape:
                 raise ValueError(
                     f"Rows of {name!r} must have the shape {self.originals.shape} of the "
                     f"originals, got {rows.shape}."
                 )
-        return found
+        return by_name
 
     def _draw(self, axes: Array, **options: Any) -> None:
         self.tiles_: dict[str, list[Any]] = {}
@@ -230,46 +183,41 @@ class ReconstructionDisplay(Display):
         else:
             self._draw_images(axes[0, 0], **options)
 
-    def _lines(self) -> dict[str, tuple[Array, Array | None]]:
-        """Rows of images and their errors, by the names beside them."""
-        lines: dict[str, tuple[Array, Array | None]] = {"data": (self.originals, None)}
-        lines |= {name: (rows, self.errors_[name]) for name, rows in self.reconstructions.items()}
-        return lines | {
-            f"{name}, samples": (rows, None) for name, rows in (self.samples or {}).items()
-        }
-
     def _pitch(self) -> float:
-        """From image to image, in widths of one."""
-        return max(1.0 + GAP, tile_height(self._shape) / HIGH)
+        """Distance from image to image, in widths of one."""
+        return max(1.0 + tiles.GAP, tiles.aspect(self._shape) / HIGH)
 
     def _size_of_images(self, n: int) -> tuple[float, float]:
-        """Of a new figure, over WIDTH and HEIGHT."""
+        """Size of a new figure, relative to WIDTH and HEIGHT."""
         columns, n_blocks = min(n, PER_LINE), -(-n // PER_LINE)
-        height, pitch = tile_height(self._shape), self._pitch()
-        tile = min((WIDTH - NAMES) / (columns * pitch), WIDEST, TALLEST / height)
+        height, pitch = tiles.aspect(self._shape), self._pitch()
+        tile = min((WIDTH - NAMES) / (columns * pitch), WIDEST, tiles.TALLEST / height)
         lines = 1 + len(self.reconstructions) + len(self.samples or {})
-        block = lines * (max(height * tile, NAME) + GAP * tile) + 0.2 * len(self.reconstructions)
+        block = lines * (max(height * tile, NAME) + tiles.GAP * tile) + 0.2 * len(
+            self.reconstructions
+        )
         wide = max(NAMES + columns * pitch * tile, 0.5 * WIDTH)
         return wide / WIDTH, (n_blocks * (block + 0.1) + 0.3) / HEIGHT
 
     def _draw_images(self, ax: Any, **options: Any) -> None:
         n = len(self.originals)
-        height = tile_height(self._shape)
+        height = tiles.aspect(self._shape)
         inches = ax.get_window_extent().width / ax.figure.dpi
         pitch = self._pitch()
         tile = inches / (min(n, PER_LINE) * pitch)  # before the layout, about
-        tile = min(tile, WIDEST, TALLEST / height)
+        tile = min(tile, WIDEST, tiles.TALLEST / height)
         room = 0.2 / tile  # for the numbers
         line = max(height, NAME / tile)
+        lines = {"data": self.originals, **self.reconstructions}
+        lines |= {f"{name}, samples": rows for name, rows in (self.samples or {}).items()}
         y, centers, names = 0.0, [], []
         for start in range(0, n, PER_LINE):
-            for name, (rows, errors) in self._lines().items():
-                tiles = self.tiles_.setdefault(name, [])
+            for name, rows in lines.items():
+                drawn, errors = self.tiles_.setdefault(name, []), self.errors_.get(name)
                 for i in range(start, min(start + PER_LINE, n)):
                     x = (i - start) * pitch
-                    place = (x, y)
-                    tiles.append(
-                        draw_tile(ax, rows[i], place, self._shape, self._limits, **options)
+                    drawn.append(
+                        tiles.draw(ax, rows[i], (x, y), self._shape, self._limits, **options)
                     )
                     if errors is not None:
                         style = {"fontsize": min(7.0, 14.0 * pitch * tile), "color": "0.3"}
@@ -277,9 +225,9 @@ class ReconstructionDisplay(Display):
                         ax.text(*place, _short(errors[i]), ha="center", va="top", **style)
                 centers.append(y + height / 2.0)
                 names.append(as_text(textwrap.fill(str(name), 14, break_long_words=False)))
-                y += line + GAP + (0.0 if errors is None else room)
+                y += line + tiles.GAP + (0.0 if errors is None else room)
             y += 0.1 / tile
-        show_tiles_only(ax, (min(n, PER_LINE) - 1) * pitch + 1.0, y - GAP - 0.1 / tile)
+        tiles.show_only(ax, (min(n, PER_LINE) - 1) * pitch + 1.0, y - tiles.GAP - 0.1 / tile)
         ax.set_yticks(centers, names, fontsize="small")
         if self.reconstructions:
             ax.set_xlabel("numbers: root mean square error", fontsize="x-small", color="0.3")
@@ -289,13 +237,17 @@ class ReconstructionDisplay(Display):
         low, high = self._limits
         margin = 0.08 * (high - low)
         features = np.arange(1, d + 1)
-        style = {"marker": "o" if d <= FEW else "", "markersize": 3, "linewidth": 1, **options}
+        style = {
+            "marker": "o" if d <= tiles.FEW else "",
+            "markersize": 3,
+            "linewidth": 1,
+            **options,
+        }
         data = {**style, "color": "0.65", "linewidth": 2.5, "markersize": 5, "label": "data"}
         self.tiles_ = {name: [] for name in ("data", *self.reconstructions)}
         for i, ax in enumerate(axes[:, 0]):
             self.tiles_["data"] += ax.plot(features, self.originals[i], **data)
-            for j, (name, rows) in enumerate(self.reconstructions.items()):
-                color = COLORS[j % len(COLORS)]
+            for j, (color, name, rows) in enumerate(colored(self.reconstructions)):
                 line = {"color": color, "label": as_text(name), **style}
                 self.tiles_[name] += ax.plot(features, rows[i], **line)
                 # Beside the panel, below each other, in the colours of the curves.
@@ -317,7 +269,7 @@ def _short(error: float) -> str:
 
 
 def _root_mean_square(differences: Array) -> Array:
-    """Of each row, over its entries that are not NaN; NaN where there are none."""
+    """Root mean square of each row, over its entries that are not NaN; NaN if there are none."""
     known = ~np.isnan(differences)
     squares = np.square(np.where(known, differences, 0.0)).sum(axis=1)
     with np.errstate(invalid="ignore"):

@@ -1,8 +1,9 @@
-"""The likelihood of probabilistic PCA around a stationary point."""
+"""Likelihood of probabilistic PCA around a stationary point."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -12,12 +13,13 @@ from sklearn_vae.gaussian.arrays import to_device_of
 from sklearn_vae.plot.base import DIVERGING, Array, Display, check_methods, on_host
 from sklearn_vae.validation import check_integer, check_real, is_integer, refuse_dask
 
-# Contours in all, with as much area between any two of the same sign.
+# Number of contours, with equal area between neighbours of the same sign.
 LEVELS = 16
 
 
+@dataclass(eq=False, repr=False)
 class LikelihoodSurfaceDisplay(Display):
-    """Log-likelihood where one column of a stationary point W is moved, less that at the point.
+    """Log-likelihood gained by moving one column of a stationary point W.
 
     The column moves in the plane of two eigenvectors of the covariance of the data. The point is
     a dot where nothing in that plane raises the likelihood, a cross where something does, and a
@@ -25,10 +27,10 @@ class LikelihoodSurfaceDisplay(Display):
 
     Parameters
     ----------
-    surface : ndarray of shape (m, l)
+    surface : ndarray of shape (n_a, n_b)
         Nats per sample, 0 at the point.
-    a, b : ndarray of shape (m,) and (l,)
-        How far the column moved along the first and the second eigenvector, in the data's units.
+    a, b : ndarray of shape (n_a,) and (n_b,)
+        Distances along the first and the second eigenvector, in the units of the data.
     point : StationaryPoint
     column : int
         Index of the column that moved.
@@ -37,8 +39,6 @@ class LikelihoodSurfaceDisplay(Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
     contours_ : matplotlib QuadContourSet
     colorbar_ : matplotlib Colorbar
 
@@ -49,22 +49,13 @@ class LikelihoodSurfaceDisplay(Display):
 
     _size = (1.0, 1.05)
 
-    def __init__(
-        self,
-        surface: Array,
-        a: Array,
-        b: Array,
-        *,
-        point: StationaryPoint,
-        column: int,
-        directions: tuple[int, int],
-    ) -> None:
-        self.surface = surface
-        self.a = a
-        self.b = b
-        self.point = point
-        self.column = column
-        self.directions = directions
+    surface: Array
+    a: Array
+    b: Array
+    _: KW_ONLY
+    point: StationaryPoint
+    column: int
+    directions: tuple[int, int]
 
     @classmethod
     def from_estimator(
@@ -79,7 +70,7 @@ class LikelihoodSurfaceDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Of a fitted PPCA, the last column of which is set to zero and moved.
+        """Set the last column of a fitted PPCA to zero, move it, and draw the likelihood.
 
         The other columns keep the leading eigenvectors, as far as their eigenvalues exceed the
         noise variance.
@@ -88,24 +79,16 @@ class LikelihoodSurfaceDisplay(Display):
         ----------
         estimator : PPCA or the like
             Gives k and, unless that is set, the noise variance.
-        X : array-like of shape (n, d), default=None
-            Rows whose likelihood it is; None: those that the estimator was fitted to, by its
-            `moments_`.
+        X : array-like of shape (n_samples, n_features), default=None
+            Samples whose likelihood is drawn. None: those of the fit, by `moments_` of the
+            estimator.
         noise_variance : float, default=None
-            None: the estimator's.
+            None: that of the estimator.
         directions, radius, n_grid
-            As of `from_results`.
+            As in `from_results`.
         ax : matplotlib Axes, default=None
         **options
-            Of matplotlib's `contourf`.
-
-        Raises
-        ------
-        TypeError
-            If the estimator has no `noise_variance_`, or no `moments_` where X is None; or X is a
-            Dask array or DataFrame.
-        ValueError
-            If there is no column, or no plane.
+            Options of matplotlib's `contourf`.
         """
         check_methods(estimator, cls.__name__, "fit")
         needed = ["n_components_", "noise_variance_"] + ["moments_"] * (X is None)
@@ -130,7 +113,7 @@ class LikelihoodSurfaceDisplay(Display):
         )
 
     @classmethod
-    def from_results(
+    def from_results(  # type: ignore[override]
         cls,
         point: StationaryPoint,
         *,
@@ -141,7 +124,7 @@ class LikelihoodSurfaceDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Of a stationary point.
+        """Move a column of a stationary point, and draw the likelihood.
 
         Parameters
         ----------
@@ -151,13 +134,13 @@ class LikelihoodSurfaceDisplay(Display):
         directions : (int, int), default=None
             Indices of two eigenvectors; None: the two leading ones that the point does not keep.
         radius : float, default=None
-            How far the column moves to each side, in the data's units. None: 1.3 times the root
-            of the larger eigenvalue, which leaves no maximum outside.
+            Distance that the column moves to each side, in the units of the data. None: 1.3 times
+            the root of the larger eigenvalue, which leaves no maximum outside.
         n_grid : int, default=101
             Points on each side.
         ax : matplotlib Axes, default=None
         **options
-            Of matplotlib's `contourf`.
+            Options of matplotlib's `contourf`.
         """
         d = point.spectrum.n_features
         if directions is None:
@@ -181,19 +164,13 @@ class LikelihoodSurfaceDisplay(Display):
             radius = 1.3 * math.sqrt(largest if largest > 0.0 else point.column_variances[column])
         check_real("radius", radius, above=0.0)
         grid = np.linspace(-radius, radius, n_grid)
-        display = cls(
-            _surface(point, column, directions, grid),
-            grid,
-            grid,
-            point=point,
-            column=column,
-            directions=directions,
-        )
+        surface = _surface(point, column, directions, grid)
+        display = cls(surface, grid, grid, point=point, column=column, directions=directions)
         return display.plot(ax, **options)
 
     @property
     def kind(self) -> str | None:
-        """What the point is in the plane; None where it keeps one of the two eigenvectors."""
+        """ "minimum", "saddle" or "maximum" in the plane; None if it keeps an eigenvector of it."""
         if set(self.directions) & set(self.point.kept):
             return None
         signs = [self.point.curvature(self.column, j) > 0.0 for j in self.directions]
@@ -225,14 +202,16 @@ class LikelihoodSurfaceDisplay(Display):
         self.colorbar_ = ax.figure.colorbar(self.contours_, cax=beside, spacing="uniform")
         zero, every = int(np.argmin(np.abs(levels))), max(1, len(levels) // 7)
         ticks = levels[zero % every :: every]
-        self.colorbar_.set_ticks(ticks, labels=[_number(tick) for tick in ticks])
+        labels = [f"{tick:.3g}".replace("-", "\N{MINUS SIGN}") for tick in ticks]
+        self.colorbar_.set_ticks(ticks, labels=labels)
         self.colorbar_.set_label("log-likelihood gained (nats per sample)")
 
 
 def _levels(surface: Array) -> tuple[Array, Array]:
-    """Levels of contours, 0 among them, and where the bands between them lie in a map of colours.
+    """Levels of contours, 0 among them, and places of the bands between them in a map of colours.
 
-    Quantiles of each sign: the surface may be a steep hole in a plain, or a plain with low hills.
+    Levels are quantiles of each sign: the surface may be a steep hole in a plain, or a plain with
+    low hills.
     """
     rounding = 1e-9 * float(np.abs(surface).max())
     down, up = surface[surface < -rounding], surface[surface > rounding]
@@ -249,20 +228,16 @@ def _levels(surface: Array) -> tuple[Array, Array]:
 
 
 def _evenly(values: Array) -> Array:
-    """From a pale shade to the full one, as many as there are values."""
+    """Evenly spaced shades for the values, from pale to full."""
     return (np.arange(len(values)) + 0.5) / max(len(values), 1)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _surface(
     point: StationaryPoint, column: int, directions: tuple[int, int], grid: Array
 ) -> Array:
-    """Log-likelihood less that at the point, (m, m).
+    """Log-likelihood gained at each point of the grid.
 
-    Columns that neither move nor keep one of the two eigenvectors add the same everywhere: they
+    Columns that neither move nor keep one of the two eigenvectors add the same everywhere. They
     are left out, so that the cost does not depend on k.
     """
     kept = [j for i, j in enumerate(point.kept) if i == column or j in directions]

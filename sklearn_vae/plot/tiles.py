@@ -1,4 +1,4 @@
-"""Rows of numbers drawn side by side on one axes: as images, or as small curves."""
+"""Samples drawn side by side on one axes, as images or as small curves."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sklearn_vae.validation import is_integer
 # Between two tiles, in widths of a tile.
 GAP = 0.08
 
-# The most that one image is high, in inches.
+# Greatest height of an image, in inches.
 TALLEST = 1.8
 
-# Up to here entries are few enough for each to have its marker.
+# Most entries of a curve that have a marker each.
 FEW = 30
 
 
 def check_image_shape(image_shape: Any, n_features: int) -> tuple[int, int, int]:
-    """(channels, height, width) of rows that are images; ValueError if they cannot be."""
+    """(channels, height, width) of images; ValueError unless samples can have that shape."""
     one_by_one = isinstance(image_shape, Sequence | np.ndarray) and np.ndim(image_shape) == 1
     shape = tuple(image_shape) if one_by_one else ()
     if not (len(shape) in (2, 3) and all(is_integer(size) and size >= 1 for size in shape)):
@@ -42,7 +42,7 @@ def check_image_shape(image_shape: Any, n_features: int) -> tuple[int, int, int]
 
 
 def check_limits(limits: Any, values: Array) -> tuple[float, float]:
-    """(low, high), of the finite values where `limits` is None."""
+    """(low, high), by default the range of the finite values."""
     if limits is None:
         finite = values[np.isfinite(values)]
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
@@ -53,12 +53,12 @@ def check_limits(limits: Any, values: Array) -> tuple[float, float]:
     return float(pair[0]), float(pair[1])
 
 
-def tile_height(shape: tuple[int, int, int] | None) -> float:
-    """In widths of a tile."""
+def aspect(shape: tuple[int, int, int] | None) -> float:
+    """Height over width of a tile."""
     return 1.0 if shape is None else shape[1] / shape[2]
 
 
-def draw_tile(
+def draw(
     ax: Any,
     values: Array,
     place: tuple[float, float],
@@ -66,11 +66,10 @@ def draw_tile(
     limits: tuple[float, float],
     **options: Any,
 ) -> Any:
-    """One row, with its upper left corner at `place` and y downwards; returns what is drawn."""
+    """Draw a sample with its upper left corner at `place`, y downwards; return image or line."""
     x, y = place
-    height = tile_height(shape)
-    frame = {"fill": False, "edgecolor": "0.75", "linewidth": 0.5}
-    ax.add_patch(rectangle((x, y), 1.0, height, **frame))
+    height = aspect(shape)
+    draw_frame(ax, place, height, edgecolor="0.75", linewidth=0.5)
     if shape is None:
         low, high = limits
         along = x + (np.arange(len(values)) + 0.5) / len(values)
@@ -87,15 +86,15 @@ def draw_tile(
     return ax.imshow(np.clip(colors, 0.0, 1.0), **options)
 
 
-def rectangle(place: tuple[float, float], width: float, height: float, **options: Any) -> Any:
-    """A matplotlib Rectangle."""
+def draw_frame(ax: Any, place: tuple[float, float], height: float, **options: Any) -> None:
+    """Draw the frame of a tile whose upper left corner is at `place`."""
     from matplotlib.patches import Rectangle
 
-    return Rectangle(place, width, height, **options)
+    ax.add_patch(Rectangle(place, 1.0, height, fill=False, **options))
 
 
-def show_tiles_only(ax: Any, width: float, height: float) -> None:
-    """Axes from 0 to `width` and, downwards, `height`, in equal units and without a frame."""
+def show_only(ax: Any, width: float, height: float) -> None:
+    """Limit axes to `width` and, downwards, `height`, in equal units and without a frame."""
     ax.set(xlim=(-0.03, width + 0.03), ylim=(height + 0.03, -0.03), aspect="equal")
     ax.set(xticks=[], facecolor="none")
     ax.tick_params(left=False, bottom=False)

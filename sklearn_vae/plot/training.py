@@ -1,20 +1,14 @@
-"""How a training went."""
+"""Histories of training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from sklearn_vae.plot.base import (
-    Array,
-    Display,
-    as_text,
-    cycled,
-    legend_off_the_data,
-    named,
-)
+from sklearn_vae.plot.base import Array, Display, as_text, colored, legend_off_the_data, named
 from sklearn_vae.plot.histories import (
     check_histories,
     count_steps,
@@ -35,32 +29,30 @@ PANELS = {
 }
 
 
+@dataclass(eq=False, repr=False)
 class TrainingDisplay(Display):
-    """Bound, KL, noise variance and active dimensions over the epochs, a colour a model.
+    """Bound, KL, noise variance and active dimensions over the epochs, one colour per model.
 
-    A panel of each that there is a record of. Rows held out are dashed; of noise that differs
-    between features there is the mean, and the range shaded. The first values are cut off where
-    they would press all others flat.
+    There is a panel for each that was recorded. Values of samples held out are dashed. For noise
+    that differs between features the line is the mean, and the range is shaded. The first values
+    are cut off where they would press all others flat. `from_estimator` ignores X.
 
     Parameters
     ----------
     histories : dict of str to dict of arrays
-        By the name of the model, as its `history_`. "epoch" or "iteration" is what the others
-        belong to, else they count from 1. "score" is drawn too, minus the squared error of an
-        autoencoder.
+        By the name of the model, as its `history_` or `elbo_history_`. "epoch" or "iteration"
+        numbers the values, which else count from 1. "score" is drawn too, minus the squared error
+        of an autoencoder.
 
     Attributes
     ----------
-    ax_ : matplotlib Axes, or array of them
-    figure_ : matplotlib Figure
     lines_ : dict of str to dict of str to matplotlib Line2D
         By the model, and the name in its history.
     """
 
     _share_x = True
 
-    def __init__(self, histories: Mapping[str, Mapping[str, Any]]) -> None:
-        self.histories = histories
+    histories: Mapping[str, Mapping[str, Any]]
 
     @classmethod
     def from_estimator(
@@ -72,29 +64,9 @@ class TrainingDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Of fitted models.
-
-        Parameters
-        ----------
-        estimator : estimator, list of estimators, or dict of str to estimator
-            With `history_` or `elbo_history_`.
-        X : Ignored
-        names : list of str, default=None
-            Of the models in a list; None: their classes'.
-        ax : matplotlib Axes, default=None
-        **options
-            Of matplotlib's lines.
-        """
         models = named(estimator, names)
         histories = {name: history_of(model, cls.__name__) for name, model in models.items()}
         return cls.from_results(histories, ax=ax, **options)
-
-    @classmethod
-    def from_results(
-        cls, histories: Mapping[str, Mapping[str, Any]], *, ax: Any = None, **options: Any
-    ) -> Self:
-        """Of histories; parameters of the class."""
-        return cls(histories).plot(ax, **options)
 
     def _prepare(self) -> None:
         check_histories(self.histories)
@@ -114,7 +86,7 @@ class TrainingDisplay(Display):
     def _draw(self, axes: Array, **options: Any) -> None:
         self.lines_: dict[str, dict[str, Any]] = {name: {} for name in self.histories}
         for ax, what in zip(axes[:, 0], self._shown(), strict=True):
-            for color, name in zip(cycled(len(self.histories)), self.histories, strict=True):
+            for color, name, _ in colored(self.histories):
                 self._draw_line(ax, name, what, color, options)
             ax.set_ylabel(PANELS[what])
             if what == "noise_variance":
@@ -130,10 +102,10 @@ class TrainingDisplay(Display):
             ax.tick_params(labelbottom=False)
         top = axes[0, 0]
         if len(self.histories) > 1:
-            for color, name in zip(cycled(len(self.histories)), self.histories, strict=True):
+            for color, name, _ in colored(self.histories):
                 top.plot([], [], color=color, label=as_text(name))
         if any(
-            "validation_bound" in own or "validation_score" in own for own in self.lines_.values()
+            {"validation_bound", "validation_score"} & own.keys() for own in self.lines_.values()
         ):
             top.plot([], [], color="0.3", label="training")
             top.plot([], [], color="0.3", linestyle="--", label="held out")

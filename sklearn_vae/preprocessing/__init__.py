@@ -1,4 +1,4 @@
-"""Maps of the data that know their log-determinant, and densities in the space before them."""
+"""Transformers that know their log-determinant, and densities in the space of the data."""
 
 from sklearn_vae.preprocessing.density import DensityPipeline
 from sklearn_vae.preprocessing.dequantizer import Dequantizer

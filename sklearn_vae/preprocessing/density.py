@@ -1,9 +1,9 @@
-"""Densities in the space of the data, whatever is done to them first."""
+"""Pipelines with a density in the space of their input."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,9 @@ def _can_sample(self: Any) -> bool:
 
 
 class DensityPipeline(Pipeline):
-    """A pipeline whose density is that of its input, whatever its steps do to it.
+    """A pipeline with a density of its input, whatever its steps do.
 
-    With the map f of all steps but the last, whose model has the density p ::
+    With the map f of all steps before the last, whose model has the density p ::
 
         log p(x) = log p(f(x)) + sum over steps of log |det J_step|
 
@@ -51,8 +51,8 @@ class DensityPipeline(Pipeline):
     A step must know its log-determinant. `Dequantizer`, `LogitTransformer` and any other step
     with a method ``log_abs_det_jacobian(X) -> (n,)`` do; known as well are scikit-learn's
     `StandardScaler`, `MinMaxScaler`, `MaxAbsScaler`, `RobustScaler` and `PowerTransformer`,
-    "passthrough", and pipelines of these. Of a row with missing values, where the last step takes
-    them, the density is that of what is observed.
+    "passthrough", and pipelines of these. The density of a sample with missing values, where the
+    last step takes them, is that of its observed values.
 
     With whole numbers and a `Dequantizer`, the result is in expectation a lower bound on the
     log-probability of the levels, at one draw of the noise. It is a bound as well where the last
@@ -62,11 +62,7 @@ class DensityPipeline(Pipeline):
     ----------
     steps : list of (str, estimator)
         The last one with `score_samples`, a log-density in nats.
-    transform_input : list of str, default=None
-        As in Pipeline.
-    memory : str or object with the joblib.Memory interface, default=None
-        As in Pipeline.
-    verbose : bool, default=False
+    transform_input, memory, verbose
         As in Pipeline.
 
     Attributes
@@ -100,8 +96,8 @@ class DensityPipeline(Pipeline):
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
-            What the first step takes.
+        X : array-like of shape (n_samples, n_features)
+            Input of the first step.
         y : array-like, default=None
             Passed to every step.
         **params : dict
@@ -125,33 +121,28 @@ class DensityPipeline(Pipeline):
 
     @available_if(_final_has("score_samples"))  # type: ignore[untyped-decorator]
     def score_samples(self, X: Any) -> Any:
-        """Log-density of each row, in the space of X.
+        """Log-density of each sample, in the space of X.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
 
         Returns
         -------
-        array of shape (n,)
+        array of shape (n_samples,)
             Nats, higher is better.
-
-        Raises
-        ------
-        TypeError
-            If a step has no log-determinant.
         """
         return self._score_samples(X, process_routing(self, "score"))
 
     @available_if(_final_has("score_samples"))  # type: ignore[untyped-decorator]
     def score(self, X: Any, y: Any = None, sample_weight: Any = None, **params: Any) -> float:
-        """Log-density averaged over the rows of X, in the space of X.
+        """Log-density averaged over the samples of X, in the space of X.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
         y : Ignored
-        sample_weight : array-like of shape (n,), default=None
+        sample_weight : array-like of shape (n_samples,), default=None
             Weights of the average, >= 0 and not all 0. Where metadata routing is enabled, the
             last step must request them, as in Pipeline.
         **params : dict
@@ -181,12 +172,12 @@ class DensityPipeline(Pipeline):
     def bits_per_dim(self, X: Any) -> float:
         """Minus `score` in bits for each of the d features, ``-score / (d log 2)``.
 
-        Of whole numbers with a `Dequantizer`: at least the bits that a code made from the model
-        takes for an entry, in expectation.
+        For whole numbers with a `Dequantizer` it is in expectation at least the bits per entry of a
+        code made from the model.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
 
         Returns
         -------
@@ -196,26 +187,28 @@ class DensityPipeline(Pipeline):
         return -self.score(X) / (shape_of(X)[1] * math.log(2.0))
 
     def log_abs_det_jacobian(self, X: Any) -> np.ndarray:
-        """log |det J| of the map to the space of the model, for each row of X.
+        """log |det J| of the map to the space of the model, for each sample.
 
-        Of all the steps, but for a last one that has `score_samples`.
+        The last step counts unless it has `score_samples`.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
 
         Returns
         -------
-        ndarray of shape (n,)
-            Nats: what `score_samples` adds to that of the last step.
+        ndarray of shape (n_samples,)
+            Nats: the difference between `score_samples` here and that of the last step.
         """
         check_is_fitted(self)
         self._check_steps()
-        return pushed(self._maps(), X, process_routing(self, "score"))[1]
+        has_density = hasattr(self._final_estimator, "score_samples")
+        maps = self.steps[:-1] if has_density else self.steps
+        return pushed(maps, X, process_routing(self, "score"))[1]
 
     @available_if(_can_sample)  # type: ignore[untyped-decorator]
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Any]:
-        """Draw from the model of the last step, and take it back to the space of the input.
+        """Draw from the model of the last step, and map back to the space of the input.
 
         Parameters
         ----------
@@ -235,10 +228,6 @@ class DensityPipeline(Pipeline):
         for _, step in reversed(self.steps[:-1]):
             X = X if is_identity(step) else step.inverse_transform(X)
         return X, Z
-
-    def _maps(self) -> Sequence[tuple[str, Any]]:
-        """The steps in front of the density, which are all where there is none."""
-        return self.steps[:-1] if hasattr(self._final_estimator, "score_samples") else self.steps
 
     def _check_steps(self) -> None:
         for name, step in self.steps[:-1]:

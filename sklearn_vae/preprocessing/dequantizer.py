@@ -7,41 +7,41 @@ import math
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.gaussian.arrays import row_blocks
-from sklearn_vae.preprocessing.checks import check_image
+from sklearn_vae.preprocessing.base import InvertibleTransformer
 from sklearn_vae.validation import check_integer, check_random_state, refuse, refuse_dask
 
 
-class Dequantizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class Dequantizer(InvertibleTransformer):
     """Uniform noise that makes whole numbers continuous: u = (x + U) / n_levels, U in (0, 1).
 
-    A density of whole numbers is unbounded: spikes at the levels make it as high as one likes.
-    That of u is not, and E log p(u) - d log(n_levels) is a lower bound on the log-probability of
-    the levels that the model gives, its density summed up over each level's cell.
+    A density of whole numbers is unbounded: it can have arbitrarily high spikes at the levels. The
+    density of u cannot, and E log p(u) - d log(n_levels) is a lower bound on the log-probability of
+    the levels, which is the density integrated over the cell of each level. `inverse_transform`
+    gives the levels back exactly.
 
     The noise is a function of the seed and of the whole of X. So the same X always gets the same
-    noise, `fit_transform` is `transform`, and a score can be repeated; but a part of X gets other
-    noise than it has within X, and so does another data set. Noise that belonged to the position
-    of a row, or to its values, would be the same for rows of a training and of a test set, and a
-    model of many components would be rewarded for having learned it; with noise that belonged to
-    its values, rows that occur often (blank patches of images) would be spikes again.
+    noise, `fit_transform` is `transform`, and a score can be repeated; but a part of X, or another
+    data set, gets different noise. Noise that depended on the position of a sample, or on its
+    values, would be the same in training and test data, and a model of many components would be
+    rewarded for having learned it; with noise that depended on the values, frequent samples (blank
+    patches of images) would be spikes again.
 
     Parameters
     ----------
     n_levels : int, default=256
         X holds whole numbers from 0 to n_levels - 1; from 2 to 65536.
     random_state : int, RandomState instance or None, default=None
-        Where `fit` draws `seed_` from, from NumPy's global generator with None: then each `fit`
-        has noise of its own, which stays the same until the next.
+        Generator that `fit` draws `seed_` from. None: NumPy's global generator; then the noise
+        differs between calls of `fit`.
 
     Attributes
     ----------
     seed_ : int
-        Of the noise.
+        Seed of the noise.
     n_features_in_ : int
         d.
     feature_names_in_ : ndarray of shape (d,)
@@ -76,40 +76,23 @@ class Dequantizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
             Whole numbers from 0 to n_levels - 1, of any dtype.
         y : Ignored
 
         Returns
         -------
         self
-
-        Raises
-        ------
-        ValueError
-            If `n_levels` is out of its range, or an entry of X is not one of the levels.
         """
         check_integer("n_levels", self.n_levels, at_least=2)
         if self.n_levels > 2**16:
-            # float32 would have no room for noise beside the level.
+            # float32 has no digits left for the noise.
             raise ValueError(f"n_levels must be at most 65536, got {self.n_levels!r}.")
         self._check_levels(X, reset=True)
         self.seed_ = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Add noise, and divide by the number of levels.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-
-        Returns
-        -------
-        ndarray of shape (n, d)
-            In (0, 1), and exactly inverted by `inverse_transform`; float32 for float32, else
-            float64.
-        """
         check_is_fitted(self)
         levels, dtype = self._check_levels(X, reset=False)
         digest = np.frombuffer(hashlib.blake2b(levels.data, digest_size=16).digest(), dtype="<u4")
@@ -119,40 +102,16 @@ class Dequantizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             u[rows] = _dequantized(levels[rows], self.n_levels, rng, dtype)
         return u
 
-    def inverse_transform(self, X: Any) -> np.ndarray:
-        """The levels that rows of u belong to; what is below or above all of them, the nearest.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-
-        Returns
-        -------
-        ndarray of shape (n, d)
-            Whole numbers, in the floating dtype of X.
-        """
-        check_is_fitted(self)
-        X = check_image(self, X)
+    def _inverse(self, X: np.ndarray) -> np.ndarray:
         return np.clip(_cells(X, self.n_levels), 0, self.n_levels - 1).astype(X.dtype)
 
     def log_abs_det_jacobian(self, X: Any) -> np.ndarray:
-        """log |det du/dx|, which is -d log(n_levels), for each row of X.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-
-        Returns
-        -------
-        ndarray of shape (n,)
-            Nats.
-        """
         check_is_fitted(self)
         n, d = self._check_levels(X, reset=False)[0].shape
         return np.full(n, -d * math.log(self.n_levels))
 
     def _check_levels(self, X: Any, *, reset: bool) -> tuple[np.ndarray, Any]:
-        """X as whole numbers in one layout and dtype, and the floating dtype that is its own."""
+        """X as whole numbers in one layout and dtype, and the floating dtype of the result."""
         refuse_dask(self, X)
         X = validate_data(self, X, reset=reset, dtype="numeric")
         if X.size and X.min() < 0:
@@ -174,7 +133,6 @@ class Dequantizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         tags.non_deterministic = True
         tags.input_tags.positive_only = True
         tags.input_tags.categorical = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
 

@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.gaussian.arrays import row_blocks
-from sklearn_vae.preprocessing.checks import check_image
+from sklearn_vae.preprocessing.base import InvertibleTransformer
 from sklearn_vae.validation import FLOAT_DTYPES, is_real, refuse, refuse_dask
 
 
-class LogitTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class LogitTransformer(InvertibleTransformer):
     """From the unit interval to the real line: y = logit(alpha + (1 - 2 alpha) x).
 
-    A Gaussian of y puts no mass on values that x cannot have, but for what it has beyond
-    logit(1 - alpha) and logit(alpha), which are the images of 1 and 0: so the density of x
-    integrates to at most 1.
+    The density of x that a Gaussian of y gives integrates to at most 1: only the mass beyond
+    logit(alpha) and logit(1 - alpha), the images of 0 and 1, is lost. With
+    v = alpha + (1 - 2 alpha) x, ::
+
+        log |det dy/dx| = sum_j [log(1 - 2 alpha) - log v_j - log(1 - v_j)]
 
     Parameters
     ----------
@@ -60,18 +60,13 @@ class LogitTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
             In [0, 1]; with alpha = 0 within (0, 1).
         y : Ignored
 
         Returns
         -------
         self
-
-        Raises
-        ------
-        ValueError
-            If alpha is out of its range, or an entry of X.
         """
         if not (is_real(self.alpha) and 0.0 <= self.alpha < 0.5):
             raise ValueError(f"alpha must be a float >= 0 and below 0.5, got {self.alpha!r}.")
@@ -79,17 +74,6 @@ class LogitTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """logit(alpha + (1 - 2 alpha) X).
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-
-        Returns
-        -------
-        ndarray of shape (n, d)
-            float32 for float32, else float64.
-        """
         check_is_fitted(self)
         X = self._check_unit(X, reset=False)
         Y = np.empty_like(X)
@@ -98,38 +82,13 @@ class LogitTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             Y[rows] = np.log(v) - np.log(w)
         return Y
 
-    def inverse_transform(self, X: Any) -> np.ndarray:
-        """The x in [0, 1] of each y; of y beyond the images of 0 and 1, that end.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-
-        Returns
-        -------
-        ndarray of shape (n, d)
-        """
-        check_is_fitted(self)
-        X = check_image(self, X)
+    def _inverse(self, X: np.ndarray) -> np.ndarray:
         # The distance from the nearer end, which keeps its digits.
         distance = (expit(-np.abs(X)) - self.alpha) / (1.0 - 2.0 * self.alpha)
         distance = np.maximum(distance, 0.0)
         return np.where(X < 0, distance, 1.0 - distance)
 
     def log_abs_det_jacobian(self, X: Any) -> np.ndarray:
-        """log |det dy/dx| = sum_j [log(1 - 2 alpha) - log v_j - log(1 - v_j)], for each row of X.
-
-        v = alpha + (1 - 2 alpha) x.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-
-        Returns
-        -------
-        ndarray of shape (n,)
-            Nats, float64.
-        """
         check_is_fitted(self)
         X = self._check_unit(X, reset=False)
         total = np.full(X.shape[0], X.shape[1] * math.log1p(-2.0 * self.alpha))
@@ -156,8 +115,3 @@ class LogitTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if wrong.any():
             refuse(X, wrong, f"X must have entries in {interval}")
         return X if X.min() >= 0.0 and X.max() <= 1.0 else np.clip(X, 0.0, 1.0)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
