@@ -202,8 +202,8 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
                     f"n_components must be an integer between 1 and n_features={X.shape[1]}, "
                     f"got {k}."
                 )
-            # On which the way of L-BFGS depends.
-            file = Checkpoint.of(self, X, self.checkpoint_every)
+            # L-BFGS forgets its past at each write.
+            file = Checkpoint.of(self, X, depends_on_every=True)
             rng = random_state_of(self, file)
             fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng, file)
             if not fit.converged:

@@ -16,9 +16,9 @@ import re
 import stat
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,15 +29,8 @@ from numpy.typing import NDArray
 FORMAT = "sklearn_vae"
 FORMAT_VERSION = 2
 
-# Whose version may matter to who reads a file later: import name and name of the distribution.
-LIBRARIES = {
-    "numpy": "numpy",
-    "scipy": "scipy",
-    "sklearn": "scikit-learn",
-    "safetensors": "safetensors",
-    "torch": "torch",
-    "skorch": "skorch",
-}
+# Packages whose version may matter to who reads a file later.
+LIBRARIES = (FORMAT, "numpy", "scipy", "sklearn", "safetensors", "torch", "skorch")
 
 # Bytes that say how long the header is, and of the longest header that safetensors reads.
 LENGTH_BYTES = 8
@@ -122,12 +115,17 @@ def read_file(path: Any, kind: str) -> Contents:
     return Contents(tree, tensors, libraries, len(data))
 
 
+def drafts_of(path: Any) -> Iterator[Path]:
+    """Files in which :func:`write_file` was writing one of this name when its process ended."""
+    target = Path(os.path.realpath(path))
+    return target.parent.glob(f"{_draft_prefix(target)}*.tmp")
+
+
 def library_versions() -> dict[str, str]:
     """Versions of this library, of Python, and of the packages that have been imported."""
-    own = {FORMAT: sys.modules[FORMAT].__version__, "python": platform.python_version()}
-    return own | {
-        name: version(package) for name, package in LIBRARIES.items() if name in sys.modules
-    }
+    # importlib.metadata would take milliseconds for each.
+    imported = {n: str(sys.modules[n].__version__) for n in LIBRARIES if n in sys.modules}
+    return {"python": platform.python_version(), **imported}
 
 
 def _metadata(data: bytes, kind: str) -> dict[str, Any]:
@@ -235,8 +233,8 @@ def _replace(path: Any, data: bytes) -> None:
     target = os.path.realpath(path)
     if os.path.isdir(target):
         raise IsADirectoryError(errno.EISDIR, "It is a folder, not a file", os.fspath(path))
-    # A name of the file's own may leave no room for more.
-    draft = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
+    name = f"{_draft_prefix(target)}{uuid.uuid4().hex}.tmp"
+    draft = os.path.join(os.path.dirname(target), name)
     try:
         with open(draft, "xb", opener=_opener(target)) as file:
             file.write(data)
@@ -249,6 +247,12 @@ def _replace(path: Any, data: bytes) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         raise
+
+
+def _draft_prefix(target: Any) -> str:
+    """Beginning of the name of a file's drafts; the whole name may leave no room for more."""
+    name = os.fsencode(os.path.basename(target))
+    return f".{hashlib.sha256(name).hexdigest()[:16]}-"
 
 
 def _opener(target: str) -> Callable[[str, int], int]:

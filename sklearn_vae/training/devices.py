@@ -89,8 +89,9 @@ def global_generator_states(device: torch.device) -> list[Tensor]:
 def set_global_generators(states: list[Tensor], device: torch.device) -> None:
     """Set torch's global generators to what :func:`global_generator_states` returned."""
     torch.set_rng_state(states[0])
-    for state in states[1:]:
-        torch.cuda.set_rng_state(state, device)
+    if device.type == "cuda":  # maybe not where the states were saved
+        for state in states[1:]:
+            torch.cuda.set_rng_state(state, device)
 
 
 def threads_for(n_operations: float) -> int:
