@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit
@@ -148,6 +148,17 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     observation_family = "bernoulli"
     noise_model = "heteroscedastic"
+
+    _fitted_state: ClassVar = {
+        "components_": "kd",
+        "encoder_variance_": "k finite nonnegative optional",
+        "encoder_weights_": "kd finite optional",
+        "intercept_": "d",
+        "loadings_": "dk finite",
+        "mean_": "d finite",
+        "n_components_": "count",
+        "n_features_in_": "count",
+    }
 
     def __init__(
         self,
@@ -439,6 +450,13 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
         """X as an array of numbers in [0, 1], float64 or float32."""
         X = checked_data(self, X, reset=reset, ensure_min_samples=2 if reset else 1)
         return check_bits(X, self.binarize)
+
+    def _check_state(self) -> None:
+        super()._check_state()
+        if hasattr(self, "encoder_weights_") != hasattr(self, "encoder_variance_"):
+            raise ValueError("encoder_weights_ and encoder_variance_ must both be there, or none.")
+        if hasattr(self, "mean_"):
+            self._check_parameters()  # how long `transform` may take
 
     def _check_parameters(self) -> None:
         check_integer("n_components", self.n_components, at_least=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -13,10 +13,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.preprocessing.checks import check_image
+from sklearn_vae.state import Stateful, is_fitted
 from sklearn_vae.validation import check_integer, check_random_state, refuse, refuse_dask
 
 
-class Dequantizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class Dequantizer(Stateful, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Uniform noise that makes whole numbers continuous: u = (x + U) / n_levels, U in (0, 1).
 
     A density of whole numbers is unbounded: spikes at the levels make it as high as one likes.
@@ -67,6 +68,8 @@ class Dequantizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     array([-2.7726])
     """
 
+    _fitted_state: ClassVar = {"n_features_in_": "count", "seed_": "count"}
+
     def __init__(self, n_levels: int = 256, *, random_state: Any = None) -> None:
         self.n_levels = n_levels
         self.random_state = random_state
@@ -89,10 +92,7 @@ class Dequantizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If `n_levels` is out of its range, or an entry of X is not one of the levels.
         """
-        check_integer("n_levels", self.n_levels, at_least=2)
-        if self.n_levels > 2**16:
-            # float32 would have no room for noise beside the level.
-            raise ValueError(f"n_levels must be at most 65536, got {self.n_levels!r}.")
+        self._check_parameters()
         self._check_levels(X, reset=True)
         self.seed_ = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         return self
@@ -150,6 +150,17 @@ class Dequantizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         n, d = self._check_levels(X, reset=False)[0].shape
         return np.full(n, -d * math.log(self.n_levels))
+
+    def _check_state(self) -> None:
+        super()._check_state()
+        if is_fitted(self):
+            self._check_parameters()
+
+    def _check_parameters(self) -> None:
+        check_integer("n_levels", self.n_levels, at_least=2)
+        if self.n_levels > 2**16:
+            # float32 would have no room for noise beside the level.
+            raise ValueError(f"n_levels must be at most 65536, got {self.n_levels!r}.")
 
     def _check_levels(self, X: Any, *, reset: bool) -> tuple[np.ndarray, Any]:
         """X as whole numbers in one layout and dtype, and the floating dtype that is its own."""

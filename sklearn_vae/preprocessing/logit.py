@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit
@@ -13,10 +13,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.preprocessing.checks import check_image
+from sklearn_vae.state import Stateful, is_fitted
 from sklearn_vae.validation import FLOAT_DTYPES, is_real, refuse, refuse_dask
 
 
-class LogitTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class LogitTransformer(Stateful, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """From the unit interval to the real line: y = logit(alpha + (1 - 2 alpha) x).
 
     A Gaussian of y puts no mass on values that x cannot have, but for what it has beyond
@@ -52,6 +53,8 @@ class LogitTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     array([2.942, 1.281])
     """
 
+    _fitted_state: ClassVar = {"n_features_in_": "count"}
+
     def __init__(self, alpha: float = 1e-6) -> None:
         self.alpha = alpha
 
@@ -73,8 +76,7 @@ class LogitTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If alpha is out of its range, or an entry of X.
         """
-        if not (is_real(self.alpha) and 0.0 <= self.alpha < 0.5):
-            raise ValueError(f"alpha must be a float >= 0 and below 0.5, got {self.alpha!r}.")
+        self._check_parameters()
         self._check_unit(X, reset=True)
         return self
 
@@ -137,6 +139,15 @@ class LogitTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             v, w = self._from_ends(X[rows].astype(np.float64))
             total[rows] -= np.log(v).sum(axis=1) + np.log(w).sum(axis=1)
         return total
+
+    def _check_state(self) -> None:
+        super()._check_state()
+        if is_fitted(self):
+            self._check_parameters()
+
+    def _check_parameters(self) -> None:
+        if not (is_real(self.alpha) and 0.0 <= self.alpha < 0.5):
+            raise ValueError(f"alpha must be a float >= 0 and below 0.5, got {self.alpha!r}.")
 
     def _from_ends(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """v and 1 - v, each to its own relative precision."""

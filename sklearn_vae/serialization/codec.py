@@ -115,8 +115,8 @@ class Writer:
             array = value.detach().cpu().numpy()
         except (TypeError, RuntimeError):
             return self.refuse(path, f"a torch tensor of {value.dtype} that NumPy does not know")
-        if array.dtype.kind not in STORED_KINDS:
-            return self.refuse(path, f"a torch tensor of {value.dtype}, no real numbers")
+        if value.requires_grad or array.dtype.kind not in STORED_KINDS:
+            return self.refuse(path, "a torch tensor that has a gradient or is no real numbers")
         ordered, axes = _in_order(array)
         return {"tensor": [self.tensor(ordered, of=value), axes, str(value.device)]}
 
@@ -425,9 +425,9 @@ def _read_tensor(reader: Reader, tree: Tree, path: str) -> Any:
 
     name, axes, device = listed(tree, path, 3)
     array, device = reader.tensor(name, path), _read_device(reader, device, path)
+    reader.charge(2 * array.nbytes, path)  # each time: whoever is given it may copy it
 
     def make() -> Any:
-        reader.charge(2 * array.nbytes, path)
         # Cloned to where torch has its own numbers: their alignment decides how sums round.
         own = torch.from_numpy(array).clone()
         return _back_in_place(own.to(available(device, reader.device, own.dtype)), axes, path)

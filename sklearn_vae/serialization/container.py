@@ -79,7 +79,7 @@ def write_file(path: Any, kind: str, tree: Any, tensors: dict[str, NDArray[Any]]
         "libraries": json.dumps(library_versions()),
         "tree": json.dumps(tree, allow_nan=False, separators=(",", ":")),
     }
-    metadata["checksum"] = _checksum(metadata, tensors)
+    metadata["checksum"] = checksum(metadata, tensors)
     data = safetensors.numpy.save(tensors, metadata)
     _check_lists(metadata["tree"], f"The {kind}", len(data))
     _replace(path, data)
@@ -101,11 +101,20 @@ def read_file(path: Any, kind: str) -> Contents:
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is no regular file.")
     with open(path, "rb") as file:
-        data = file.read()
-    metadata = _metadata(data, kind)
+        start = file.read(LENGTH_BYTES)
+        start += file.read(_header_bytes(start, status.st_size))
+        metadata, n_bytes = _checked_header(start, kind)
+        if n_bytes != status.st_size:
+            raise ValueError(
+                f"{status.st_size - len(start)} bytes follow the header, its tensors claim "
+                f"{n_bytes - len(start)}: it is truncated, or damaged."
+            )
+        file.seek(0)
+        data = file.read(n_bytes + 1)
+    if len(data) != n_bytes or not data.startswith(start):
+        raise ValueError("it was changed while it was read.")
     tensors = _tensors(data)
-    checksum = metadata.pop("checksum", None)
-    if checksum != _checksum(metadata, tensors):
+    if metadata.pop("checksum", None) != checksum(metadata, tensors):
         raise ValueError("its checksum does not fit: it is damaged, or was changed.")
     libraries = _parsed(_entry(metadata, "libraries"), "its list of libraries", len(data))
     if not isinstance(libraries, dict) or not all(isinstance(v, str) for v in libraries.values()):
@@ -128,22 +137,27 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **imported}
 
 
-def _metadata(data: bytes, kind: str) -> dict[str, Any]:
-    """Metadata of a file, from its header alone."""
-    n_rest = len(data) - LENGTH_BYTES
-    if n_rest < 2:
-        raise ValueError(f"it has {len(data)} bytes, fewer than any safetensors file.")
-    n_header = int.from_bytes(data[:LENGTH_BYTES], "little")
+def _header_bytes(start: bytes, n_bytes: int) -> int:
+    """Bytes of the header that the first bytes of a file claim."""
+    n_rest = n_bytes - LENGTH_BYTES
+    if n_rest < 0:
+        raise ValueError(f"it has {n_bytes} bytes, fewer than any safetensors file.")
+    n_header = int.from_bytes(start, "little")
     if n_header > min(n_rest, MAX_HEADER_BYTES):
         raise ValueError(
             f"it claims a header of {n_header} bytes, but {n_rest} follow, and safetensors reads "
             f"at most {MAX_HEADER_BYTES}: it is truncated, damaged, or no safetensors file."
         )
+    return n_header
+
+
+def _checked_header(start: bytes, kind: str) -> tuple[dict[str, Any], int]:
+    """Metadata in the beginning of a file, and the bytes that the whole has by its tensors."""
     try:
-        text = data[LENGTH_BYTES : LENGTH_BYTES + n_header].decode("utf-8")
+        text = start[LENGTH_BYTES:].decode("utf-8")
     except UnicodeDecodeError:
         raise ValueError("its header is no text: it is damaged, or no safetensors file.") from None
-    header = _parsed(text, "its header", len(data))
+    header = _parsed(text, "its header", len(start))
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ValueError(f"it is no file of {FORMAT}: its metadata do not say so.")
@@ -151,15 +165,22 @@ def _metadata(data: bytes, kind: str) -> dict[str, Any]:
         raise ValueError(f"it holds a {str(metadata.get('kind'))[:20]}, not a {kind}.")
     if not text.rstrip(" ").endswith("}"):
         raise ValueError("its header ends in something else than spaces: it is damaged.")
-    for name, entry in header.items():
-        shape = entry.get("shape") if isinstance(entry, dict) else None
-        if not isinstance(shape, list) or not all(
-            type(size) is int and size >= 0 for size in shape
-        ):
-            raise ValueError(f"tensor {name!r} has no valid shape: {shape!r}.")
-        if len(shape) > 32 or math.prod(max(size, 1) for size in shape) >= 2**60:
-            raise ValueError(f"tensor {name!r} has a shape beyond all memory, {shape!r}.")
-    return metadata
+    ends = [_end_of_tensor(name, entry) for name, entry in header.items()]
+    return metadata, len(start) + max(ends, default=0)
+
+
+def _end_of_tensor(name: str, entry: Any) -> int:
+    """Where an entry of the header says that its tensor ends, behind the header."""
+    entry = entry if isinstance(entry, dict) else {}
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    for values, longest in ((shape, 32), (offsets, 2)):
+        is_short = isinstance(values, list) and len(values) <= longest
+        if not (is_short and all(type(value) is int and value >= 0 for value in values)):
+            raise ValueError(f"tensor {name!r} has no valid shape or data_offsets: {entry!r:.200}.")
+    # safetensors multiplies sizes without a look at overflow.
+    if math.prod(max(size, 1) for size in shape) >= 2**60:
+        raise ValueError(f"tensor {name!r} has a shape beyond all memory, {shape!r}.")
+    return int(max(offsets, default=0))
 
 
 def _tensors(data: bytes) -> dict[str, NDArray[Any]]:
@@ -175,7 +196,7 @@ def _tensors(data: bytes) -> dict[str, NDArray[Any]]:
     return tensors
 
 
-def _checksum(metadata: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> str:
+def checksum(metadata: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> str:
     """SHA-256 of all that a file says."""
     shapes = [[name, tensors[name].dtype.str, tensors[name].shape] for name in sorted(tensors)]
     text = json.dumps([sorted(metadata.items()), shapes], separators=(",", ":"))

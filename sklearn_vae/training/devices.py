@@ -63,6 +63,13 @@ def choose_place(
     return found, getattr(torch, precision), None
 
 
+def products_on(device: torch.device, precision: str, dtype: torch.dtype) -> str | None:
+    """Precision of products in training on a device, where that is not `dtype`."""
+    if device.type != "cuda" or dtype == torch.float64:
+        return None
+    return {"auto": "tf32", "float64": "float32"}.get(precision, precision)
+
+
 def place_of(module: Any) -> tuple[torch.device, torch.dtype]:
     """Device and dtype of a module's parameters."""
     parameter = next(module.parameters())
