@@ -37,6 +37,7 @@ from sklearn_vae.training.checkpointing import Keeper, place_of
 from sklearn_vae.training.devices import choose_place, threads_worth
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.monitors import LatentMonitor
+from sklearn_vae.training.net_state import adapted_to, check_optimizer_state
 from sklearn_vae.training.scaling import in_units
 
 Array = NDArray[Any]
@@ -269,7 +270,8 @@ def _taken_back(
 ) -> tuple[_State, Adam, list[tuple[float, float, float]], list[Tensor]]:
     """What :func:`_to_save` was given; state and optimiser are new."""
     state.restore(saved["learned"])
-    optimiser.load_state_dict(saved["optimiser"])
+    check_optimizer_state(saved["optimiser"], optimiser)
+    optimiser.load_state_dict(adapted_to(optimiser, saved["optimiser"]))
     history = [(float(a), float(b), float(c)) for a, b, c in saved["history"].tolist()]
     if [part.shape for part in saved["kept"]] != [part.shape for part in state.learned]:
         raise ValueError("other parameters were kept")

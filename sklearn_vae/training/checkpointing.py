@@ -92,6 +92,9 @@ class Keeper:
             _set_net(net, state)
             if not len(before["history"]) < len(net.history) <= self.last:
                 raise ValueError(f"a history of {len(net.history)} epochs")
+            for name in {name for row in net.history for name in row}:
+                dtype = float if name in net.monitor.names else None
+                np.array([row.get(name, np.nan) for row in net.history], dtype=dtype)
         finally:
             net.set_state(before)
         return state

@@ -36,7 +36,7 @@ def check_net_state(state: Any, module: nn.Module, optimizer: torch.optim.Optimi
     _check_generator(state["generator"])
     check_module_state(state["module"], module)
     _check_last_states(state["last_states"], module)
-    _check_optimizer(state["optimizer"], optimizer)
+    check_optimizer_state(state["optimizer"], optimizer)
 
 
 def check_module_state(values: Any, module: nn.Module) -> None:
@@ -97,7 +97,8 @@ def _check_last_states(values: Any, module: nn.Module) -> None:
         check_module_state(module_state, module)
 
 
-def _check_optimizer(values: Any, optimizer: torch.optim.Optimizer) -> None:
+def check_optimizer_state(values: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError unless values are the state of such an optimizer."""
     parts = values if isinstance(values, dict) else {}
     state, groups = parts.get("state"), parts.get("param_groups")
     n_groups = len(optimizer.param_groups)

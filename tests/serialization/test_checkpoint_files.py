@@ -49,7 +49,7 @@ CONTENT = {
 
 def content_of(state, **others):
     """What a file contains that has such a state."""
-    texts = dict.fromkeys(("identity", "texts", "start", "place"), {})
+    texts = {key: {} for key in ("identity", "texts", "start", "place")}
     return {**texts, "data": "", "finished": False, "random_state": None, "state": state, **others}
 
 
@@ -126,8 +126,7 @@ def test_a_damaged_file_is_not_resumed(model, damage, tmp_path):
 def odd_contents(content):
     """Contents in which something is missing or of another kind."""
     state = content["state"]
-    for other in ({}, {**content, "place": {"torch": 1}}, {**content, "finished": "yes"}):
-        yield other
+    yield from ({}, {**content, "place": {"torch": 1}}, {**content, "finished": "yes"})
     for name in ("identity", "texts", "start", "place", "data", "finished", "random_state"):
         yield {**content, name: [1]}
         yield {key: value for key, value in content.items() if key != name}
@@ -473,9 +472,7 @@ def test_networks_that_differ_in_what_a_name_does_not_tell_are_not_resumed(monke
     clone(model).fit(X)
     monkeypatch.setitem(SLOPE, "of", 0.2)
     expected = clone(model).set_params(checkpoint=None).fit(X)
-    with pytest.warns(
-        UserWarning, match="began with other networks and is not resumed"
-    ):
+    with pytest.warns(UserWarning, match="began with other networks and is not resumed"):
         assert same(clone(model).fit(X), expected)
     assert len(list(tmp_path.iterdir())) == 1
 
