@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_vae.state import Stateful
+
 Array = NDArray[Any]
 
 METHODS = ("posterior", "conditional", "score_samples")
 
 
-class EncoderDecoder:
+class EncoderDecoder(Stateful):
     """A model that maps samples to latent coordinates and back, with or without probabilities.
 
     A mixin. Parameters that a model does not have are class attributes here, with the value that

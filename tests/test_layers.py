@@ -15,6 +15,7 @@ ROOT = Path(sklearn_vae.__file__).parent
 PACKAGES = [
     "public",
     "validation",
+    "state",
     "protocol",
     "gaussian",
     "nn",
@@ -31,6 +32,7 @@ SIBLINGS = {"linear", "deep"}
 FORBIDDEN = {
     "public": {"torch", "sklearn", "skorch", "numpy"},
     "validation": {"torch", "skorch"},
+    "state": {"torch", "skorch"},
     "protocol": {"torch", "skorch"},
     "gaussian": {"torch", "sklearn", "skorch"},
     "nn": {"sklearn", "skorch"},

@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from numpy.typing import NDArray
@@ -30,15 +30,10 @@ from sklearn_vae.deep.evaluation import (
     history_arrays,
     keep_snapshots,
 )
-from sklearn_vae.deep.networks_of_fit import (
-    network_parameters,
-    restored_model_net,
-    state_of_model,
-)
+from sklearn_vae.deep.networks_of_fit import network_parameters, restored_net, state_of_net
 from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.protocol import EncoderDecoder, numbered
 from sklearn_vae.serialization.checkpoint import check_checkpoint
-from sklearn_vae.serialization.decode import Reader
 from sklearn_vae.training.callbacks import Progress, StopEarly
 from sklearn_vae.training.checkpointing import Keeper, state_of
 from sklearn_vae.training.devices import place_of
@@ -67,6 +62,16 @@ class DeepModel(
     net_: VAENet
     mean_: Array
     scale_: Any
+
+    _fitted_state: ClassVar[dict[str, str]] = {
+        "_networks_of_fit": "any",
+        "mean_": "d finite",
+        "n_components_": "count",
+        "n_features_in_": "count",
+        "n_iter_": "count",
+        "net_": "any",
+        "scale_": "number|d finite positive",
+    }
 
     # Parameters that a warm start cannot change.
     _network_parameters: tuple[str, ...] = (
@@ -179,16 +184,40 @@ class DeepModel(
         networks = (self.module_.encoder, self.module_.decoder)
         return max(sum(p.ndim >= 2 for p in network.parameters()) for network in networks)
 
-    def get_net_state(self) -> dict[str, Any]:
-        """Return what the net has learned, as arrays and numbers, for a model file."""
-        return state_of_model(self)
+    def get_state(self) -> dict[str, Any]:
+        """Return parameters and fitted attributes by name; of `net_` its own state.
 
-    def set_net_state(self, values: Any, reader: Reader, path: str) -> None:
-        """Set `net_` from values of `get_net_state` that a model file has at `path`.
+        Returns
+        -------
+        dict
+            Without the parameter `checkpoint`, which is a place on this machine.
 
-        The other attributes of the fit must be there. Raises ValueError where values do not fit.
+        Raises
+        ------
+        TypeError
+            If the optimizer of `net_` is not its own.
         """
-        self.net_ = restored_model_net(self, values, reader, path)
+        state = super().get_state()
+        if "net_" in state:
+            state["net_"] = state_of_net(self)
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Set what :meth:`get_state` has returned, in place of all that there is.
+
+        Parameters
+        ----------
+        state : dict
+
+        Raises
+        ------
+        ValueError
+            If attributes, or the state of the net, do not fit the others.
+        """
+        with all_or_nothing(self):
+            super().set_state(state)
+            if "net_" in state:
+                self.net_ = restored_net(self, state["net_"])
 
     @abstractmethod
     def _module_factory(self, dtype: torch.dtype) -> Callable[..., torch.nn.Module]:

@@ -1,4 +1,4 @@
-"""Networks as they were made in the last fit: for warm starts, and for models from a file."""
+"""Networks as they were made in the last fit: for warm starts, and for states that are set."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ import warnings
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sklearn_vae.deep.checks import check_image_shape, checked_layer_sizes
 from sklearn_vae.nn.posteriors import POSTERIORS
-from sklearn_vae.serialization.decode import Reader, place
-from sklearn_vae.serialization.fitted import check_positive
+from sklearn_vae.training.adam import Adam
+from sklearn_vae.training.devices import products_on
 from sklearn_vae.training.loop import VAENet
-from sklearn_vae.training.net_state import (
-    Arrays,
-    dtype_of,
-    module_arrays,
-    net_state,
-    products_on,
-    restored_net,
-)
+from sklearn_vae.training.net_state import check_module_state
 from sklearn_vae.validation import is_integer
+
+# Numbers that fixed draws may have, however small the networks are.
+FREE_DRAWS = 2**18
 
 
 def network_parameters(model: Any) -> dict[str, Any]:
@@ -43,51 +41,76 @@ def check_same_networks(model: Any) -> None:
             )
 
 
-def state_of_model(model: Any) -> dict[str, Any]:
-    """State of the net of a fitted model, which :func:`restored_model_net` can read."""
+def state_of_net(model: Any) -> dict[str, Any]:
+    """State of the net of a fitted model, which :func:`restored_net` can read."""
     _as_of_fit(model)
-    return net_state(model.net_)
+    optimizer = model.net_.optimizer_
+    if type(optimizer) is not Adam or len(optimizer.param_groups) != 1:
+        raise TypeError(
+            "A net cannot be saved with another optimizer than its own Adam with one group of "
+            f"parameters, got {optimizer!r}."
+        )
+    state: dict[str, Any] = model.net_.get_state()
+    return state
 
 
-def restored_model_net(model: Any, values: Any, reader: Reader, path: str) -> VAENet:
-    """Make the net of a model from the values of :func:`state_of_model`.
+def restored_net(model: Any, state: Any) -> VAENet:
+    """Make the net of a model from the result of :func:`state_of_net`.
 
     Raises
     ------
     ValueError
-        If they do not fit the model.
+        If that does not fit the model.
     """
-    arrays = module_arrays(values, path)
-    past = _as_of_fit(model)
-    _check_sizes(past, arrays, reader, path)
-    dtype = dtype_of(arrays)
-    device = place(past.device, reader.device, dtype)
-    net = restored_net(
-        values,
-        past._module_factory(dtype),
-        reader,
-        path,
+    tensors = _module_tensors(state)
+    past, first = _as_of_fit(model), next(iter(tensors.values()))
+    _check_sizes(past, tensors)
+    factory = past._module_factory(first.dtype)
+    # First without numbers, so that a size that is claimed takes no memory before the state is
+    # known to have it.
+    module = factory(on="meta")
+    check_module_state(tensors, module)
+    module.load_state_dict(tensors, assign=True)
+    net = VAENet(
+        module,
         **past._training_options(),
-        precision=products_on(device, past.precision, dtype),
+        seed=0,
+        operations=1.0,
+        precision=products_on(first.device, past.precision, first.dtype),
         lr=past.learning_rate,
         max_epochs=past.max_epochs,
         batch_size=past.batch_size,
-        device=str(device),
-    )
+        device=str(first.device),
+        verbose=0,
+        train_split=None,
+    ).initialize()
+    net.module = factory
+    net.set_state(state)
     _check_noise(past, net)
-    # A file of an earlier version may not have all of them.
+    # An earlier version may not have had all of them.
     model._networks_of_fit = network_parameters(past)
     return net
 
 
+def _module_tensors(state: Any) -> dict[str, Tensor]:
+    """Tensors of the module in a net's state, of one precision and on one device."""
+    tensors = state.get("module") if isinstance(state, dict) else None
+    if not (isinstance(tensors, dict) and tensors):
+        raise ValueError("net_ must have a module.")
+    for name, tensor in tensors.items():
+        is_tensor = isinstance(name, str) and isinstance(tensor, Tensor)
+        if not (is_tensor and tensor.dtype in (torch.float32, torch.float64)):
+            raise ValueError(f"module[{name!r}] must be a tensor of float32 or float64.")
+    if len({(tensor.dtype, tensor.device) for tensor in tensors.values()}) > 1:
+        raise ValueError("the tensors of a module must have one dtype and be on one device.")
+    return tensors
+
+
 def _as_of_fit(model: Any) -> Any:
-    """A copy with the parameters that its networks were made with, checked.
+    """Copy of a model with the parameters that its networks were made with, checked.
 
     Without its net, so that they are checked as for a first fit.
     """
-    for name in ("_networks_of_fit", "n_features_in_", "n_components_", "mean_", "scale_"):
-        if name not in vars(model):
-            raise ValueError(f"a net is of a fitted model, and {name} is not there.")
     past, values = copy.copy(model), model._networks_of_fit
     if not isinstance(values, dict) or not set(values) <= set(model._network_parameters):
         raise ValueError(f"_networks_of_fit must be among {', '.join(model._network_parameters)}.")
@@ -98,33 +121,34 @@ def _as_of_fit(model: Any) -> Any:
     return past
 
 
-def _check_sizes(model: Any, arrays: Arrays, reader: Reader, path: str) -> None:
-    """Raise ValueError if the parameters ask for a larger module than the file has."""
+def _check_sizes(model: Any, tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError if the parameters ask for a larger module than the tensors make."""
     d, k = model.n_features_in_, model.n_components
     if k != model.n_components_:
         raise ValueError(f"n_components must be that of the fit, {model.n_components_}, got {k}.")
     check_image_shape(model, model._sample_shape)
-    check_positive(model.scale_, d, "scale_")
-    numbers = sum(array.size for array in arrays.values())
-    for name, size in {"n_components": k, "n_features_in_": d}.items():
-        if size > numbers:
-            raise ValueError(f"{name}={size} is more than the {numbers} numbers of the module.")
-    hidden = len(checked_layer_sizes(model.hidden_layer_sizes))
-    n_layers = max(hidden, *map(_n_layers, (model.encoder, model.decoder)))
-    if n_layers > len(arrays):
-        raise ValueError(f"parameters ask for {n_layers} layers, the module has {len(arrays)}.")
+    n_numbers = sum(tensor.numel() for tensor in tensors.values())
+    draws = 0
     if hasattr(model, "variational_family"):
         draws = POSTERIORS[model.variational_family].n_fixed_draws(k)
-        reader.charge(32.0 * k * draws, path)
+    for what, size, limit in [
+        (f"n_components={k} asks for", k, n_numbers),
+        (f"n_features_in_={d} asks for", d, n_numbers),
+        ("the posterior draws", k * draws, n_numbers + FREE_DRAWS),
+    ]:
+        if size > limit:
+            raise ValueError(f"{what} {size} numbers, the module has {n_numbers}.")
+    hidden = len(checked_layer_sizes(model.hidden_layer_sizes))
+    n_layers = max(hidden, *map(_n_layers, (model.encoder, model.decoder)))
+    if n_layers > len(tensors):
+        raise ValueError(f"parameters ask for {n_layers} layers, the module has {len(tensors)}.")
 
 
 def _check_noise(model: Any, net: VAENet) -> None:
-    """Raise ValueError unless `noise_variance_` is there where the module has one, and fits."""
+    """Raise ValueError unless `noise_variance_` is there where the module has one."""
     noise = getattr(getattr(net.module_, "likelihood", None), "noise_variance", None)
     if (noise is not None) != ("noise_variance_" in vars(model)):
         raise ValueError(f"noise_variance_ must {'' if noise is not None else 'not '}be there.")
-    if noise is not None:
-        check_positive(model.noise_variance_, model.n_features_in_, "noise_variance_")
 
 
 def _n_layers(factory: Any) -> int:

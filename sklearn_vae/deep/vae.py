@@ -7,7 +7,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,12 @@ OBJECTIVES = {"elbo": elbo, "iwae": iwae}
 class DeepVAE(LatentModel, DeepModel):
     """Base class of the deep VAEs; subclasses define `_likelihood_class`."""
 
+    _fitted_state: ClassVar = {
+        **DeepModel._fitted_state,
+        "kl_per_dim_": "k optional",
+        "noise_variance_": "number|d finite positive optional",
+        "prior_variance_": "k finite nonnegative",
+    }
     _network_parameters = (*DeepModel._network_parameters, "prior", "variational_family")
 
     @property

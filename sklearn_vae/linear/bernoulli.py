@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit
@@ -149,6 +149,17 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
     observation_family = "bernoulli"
     noise_model = "heteroscedastic"
 
+    _fitted_state: ClassVar = {
+        "components_": "kd",
+        "encoder_variance_": "k finite nonnegative optional",
+        "encoder_weights_": "kd finite optional",
+        "intercept_": "d",
+        "loadings_": "dk finite",
+        "mean_": "d finite",
+        "n_components_": "count",
+        "n_features_in_": "count",
+    }
+
     def __init__(
         self,
         n_components: int = 2,
@@ -202,8 +213,8 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
                     f"n_components must be an integer between 1 and n_features={X.shape[1]}, "
                     f"got {k}."
                 )
-            # On which the way of L-BFGS depends.
-            file = Checkpoint.of(self, X, self.checkpoint_every)
+            # L-BFGS forgets its past at each write.
+            file = Checkpoint.of(self, X, depends_on_every=True)
             rng = random_state_of(self, file)
             fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng, file)
             if not fit.converged:
@@ -439,6 +450,13 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
         """X as an array of numbers in [0, 1], float64 or float32."""
         X = checked_data(self, X, reset=reset, ensure_min_samples=2 if reset else 1)
         return check_bits(X, self.binarize)
+
+    def _check_state(self) -> None:
+        super()._check_state()
+        if hasattr(self, "encoder_weights_") != hasattr(self, "encoder_variance_"):
+            raise ValueError("encoder_weights_ and encoder_variance_ must both be there, or none.")
+        if hasattr(self, "mean_"):
+            self._check_parameters()  # how long `transform` may take
 
     def _check_parameters(self) -> None:
         check_integer("n_components", self.n_components, at_least=1)

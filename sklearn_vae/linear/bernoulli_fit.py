@@ -17,10 +17,9 @@ from sklearn_vae.gaussian.bernoulli_elbo import (
     laplace_posterior,
 )
 from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
-from sklearn_vae.gaussian.observed import blas_in_use
 from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.serialization.checkpoint import Checkpoint
-from sklearn_vae.serialization.fingerprint import fingerprint
+from sklearn_vae.serialization.identity import digest
 
 # L-BFGS has converged where this many iterations together raise the bound by less than tol: a
 # single one may raise it by little while the next ones do not.
@@ -228,8 +227,7 @@ def maximise(
     if file is not None:
         found = file.resume(
             lambda saved: _point(saved, start, None if file.finished else memory),
-            blas=blas_in_use(),
-            start=fingerprint(start, memory),
+            {"numbers": digest(start, memory)},
         )
         if found is not None:
             numbers, history = found["numbers"], found["history"].tolist()

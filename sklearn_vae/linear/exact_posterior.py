@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array, is_torch_array
@@ -68,6 +68,18 @@ class ExactPosteriorModel(
     collapsed_dims_: Array
     _gaussian: LowRankGaussian | None
     _takes_missing = False
+    _fitted_state: ClassVar = {
+        "_gaussian": "any",
+        "collapsed_dims_": "any",
+        "components_": "kd",
+        "explained_variance_": "k",
+        "loadings_": "dk finite",
+        "mean_": "d finite",
+        "n_components_": "count",
+        "n_features_in_": "count",
+        "n_samples_": "number",
+        "noise_variance_": "number nonnegative",
+    }
 
     def transform(self, X: Any) -> Array:
         """Latent coordinates of each sample, as the parameter `coordinates` says.
@@ -394,6 +406,24 @@ class ExactPosteriorModel(
             lengths = (to_host(self.loadings_).astype(np.float64) ** 2).sum(axis=0)
             tuned.mutual_information_ = 0.5 * float(np.log1p(lengths / sigma2).sum())
         return tuned
+
+    def _check_state(self) -> None:
+        super()._check_state()
+        if not hasattr(self, "mean_"):
+            return
+        if getattr(self.collapsed_dims_, "ndim", 0) != 1:
+            raise ValueError("collapsed_dims_ must be an array of components.")
+        if self._gaussian is None and self.noise_variance_ == 0:
+            return
+        if not (
+            isinstance(self._gaussian, LowRankGaussian)
+            and self._gaussian.mean is self.mean_
+            and self._gaussian.loadings is self.loadings_
+            and self._gaussian.noise_variance == self.noise_variance_
+        ):
+            raise ValueError(
+                "_gaussian must be the Gaussian of mean_, loadings_ and noise_variance_."
+            )
 
     def _model_variances(self) -> Array:
         """kappa_h = |w_h|^2 + sigma2, the variance along component h, shape (k,)."""

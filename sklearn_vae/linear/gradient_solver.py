@@ -30,13 +30,14 @@ from sklearn_vae.nn.posteriors import (
     StandardPrior,
 )
 from sklearn_vae.serialization.checkpoint import Checkpoint
-from sklearn_vae.serialization.fingerprint import fingerprint
+from sklearn_vae.serialization.identity import digest
 from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.callbacks import Progress
-from sklearn_vae.training.checkpointing import Keeper, place_of, with_tensors, without_tensors
+from sklearn_vae.training.checkpointing import Keeper, place_of
 from sklearn_vae.training.devices import choose_place, threads_worth
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.monitors import LatentMonitor
+from sklearn_vae.training.net_state import adapted_to, check_optimizer_state
 from sklearn_vae.training.scaling import in_units
 
 Array = NDArray[Any]
@@ -140,7 +141,7 @@ def by_bound(
     error: FloatingPointError | None = None
     n_operations = 8.0 * len(eigenvalues) * options.n_components**2
     if file is not None:
-        start = fingerprint(state.learned, eigenvalues, basis, rows.mean, scale)
+        start = digest(state.learned, eigenvalues, basis, rows.mean, scale)
 
         def read(saved: Any) -> Any:
             if file.finished:
@@ -148,7 +149,7 @@ def by_bound(
             state = _State(bound.S.sqrt(), options)
             return _taken_back(saved, state, Adam(state.learned, lr=options.learning_rate))
 
-        found = file.resume(read, **place_of(place, n_operations), start=start)
+        found = file.resume(read, {"numbers": start}, **place_of(place, n_operations))
         if file.finished:
             return found
         if found is not None:
@@ -260,7 +261,7 @@ def _to_save(
 ) -> Any:
     """All that the next step depends on."""
     parts = {"learned": state.copy(), "optimiser": optimiser.state_dict(), "kept": kept}
-    return {**without_tensors(parts), "history": np.array(history)}
+    return {**parts, "history": np.array(history)}
 
 
 @torch.no_grad()
@@ -268,13 +269,13 @@ def _taken_back(
     saved: Any, state: _State, optimiser: Adam
 ) -> tuple[_State, Adam, list[tuple[float, float, float]], list[Tensor]]:
     """What :func:`_to_save` was given; state and optimiser are new."""
-    parts = with_tensors(saved)
-    state.restore(parts["learned"])
-    optimiser.load_state_dict(parts["optimiser"])
+    state.restore(saved["learned"])
+    check_optimizer_state(saved["optimiser"], optimiser)
+    optimiser.load_state_dict(adapted_to(optimiser, saved["optimiser"]))
     history = [(float(a), float(b), float(c)) for a, b, c in saved["history"].tolist()]
-    if [part.shape for part in parts["kept"]] != [part.shape for part in state.learned]:
+    if [part.shape for part in saved["kept"]] != [part.shape for part in state.learned]:
         raise ValueError("other parameters were kept")
-    return state, optimiser, history, parts["kept"]
+    return state, optimiser, history, saved["kept"]
 
 
 def _start(W: Array, options: Options) -> LinearVAEParameters:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -11,10 +11,11 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.linear.ppca import PPCA
+from sklearn_vae.state import Stateful, brief
 from sklearn_vae.validation import all_or_nothing, check_flag, checked_data, is_integer, is_real
 
 
-class PPCAImputer(TransformerMixin, BaseEstimator):
+class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
     """Fills missing values with their mean under probabilistic PCA, given the rest of the row.
 
     All features are modelled together by ``x ~ N(mu, W W' + sigma2 I)``, fitted by EM to what is
@@ -71,6 +72,14 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
     >>> PPCAImputer(n_components=1).fit_transform(X)[2].round(1)
     array([3., 6.])
     """
+
+    _fitted_state: ClassVar = {
+        "_observed": "d",
+        "indicator_": "any",
+        "n_components_": "count",
+        "n_features_in_": "count",
+        "ppca_": "any",
+    }
 
     def __init__(
         self,
@@ -143,6 +152,35 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
             if self.add_indicator:
                 self.indicator_ = MissingIndicator(error_on_new=False).fit(X)
         return self
+
+    def get_state(self) -> dict[str, Any]:
+        """Return parameters and fitted attributes; of `indicator_`, which features it adds."""
+        state = super().get_state()
+        if isinstance(indicator := state.get("indicator_"), MissingIndicator):
+            state["indicator_"] = np.isin(np.arange(self.n_features_in_), indicator.features_)
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Set what :meth:`get_state` has returned, in place of all that there is."""
+        missing = state.get("indicator_")
+        if missing is not None:
+            if not (isinstance(missing, np.ndarray) and missing.dtype == bool):
+                raise ValueError(f"indicator_ must be None or booleans, got {brief(missing)}.")
+            X = np.where(missing, np.nan, 0.0)[None]
+            state = {**state, "indicator_": MissingIndicator(error_on_new=False).fit(X)}
+        super().set_state(state)
+
+    def _check_state(self) -> None:
+        super()._check_state()
+        if not hasattr(self, "ppca_"):
+            return
+        d, observed, ppca = self.n_features_in_, self._observed, self.ppca_
+        if observed.dtype != bool:
+            raise ValueError(f"_observed must be booleans, got {brief(observed)}.")
+        if not isinstance(ppca, PPCA) or getattr(ppca, "n_features_in_", 0) != observed.sum():
+            raise ValueError(f"ppca_ must be a PPCA of the {observed.sum()} observed features.")
+        if self.indicator_ is not None and self.indicator_.n_features_in_ != d:
+            raise ValueError(f"indicator_ must be None or booleans of the {d} features.")
 
     def transform(self, X: Any) -> np.ndarray:
         """X with every missing value filled.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,18 @@ class LinearEncoderModel(
     For subclasses that set `mean_`, `loadings_`, `encoder_weights_`, `encoder_variance_`,
     `prior_variance_` and `noise_variance_`.
     """
+
+    _fitted_state: ClassVar = {
+        "components_": "kd",
+        "encoder_variance_": "k finite nonnegative",
+        "encoder_weights_": "kd finite",
+        "loadings_": "dk finite",
+        "mean_": "d finite",
+        "n_components_": "count",
+        "n_features_in_": "count",
+        "noise_variance_": "number positive",
+        "prior_variance_": "k finite nonnegative",
+    }
 
     def transform(self, X: Any) -> Any:
         """Posterior mean V (x - mu) of each row.

@@ -20,7 +20,6 @@ from sklearn_vae.gaussian.linear_elbo import (
     with_latents,
     with_unit_encoder,
 )
-from sklearn_vae.gaussian.observed import blas_in_use
 from sklearn_vae.gaussian.online import RunningCovariance
 from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.linear.checks import (
@@ -31,7 +30,7 @@ from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments
 from sklearn_vae.linear.linear_encoder import LinearEncoderModel
 from sklearn_vae.protocol import numbered
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
-from sklearn_vae.serialization.fingerprint import fingerprint
+from sklearn_vae.serialization.identity import digest
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
@@ -404,8 +403,7 @@ class LinearVAE(LinearEncoderModel):
         if file is not None:
             found = file.resume(
                 lambda saved: _point(saved, rows.n_features, k),
-                blas=blas_in_use(),
-                start=fingerprint(rows.elbo.times(start)),
+                {"numbers": digest(rows.elbo.times(start))},
             )
         if found is not None:
             history, last = found

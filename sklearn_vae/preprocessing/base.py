@@ -10,10 +10,11 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_is_fitted
 
+from sklearn_vae.state import Stateful
 from sklearn_vae.validation import FLOAT_DTYPES, refuse_dask
 
 
-class InvertibleTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
+class InvertibleTransformer(Stateful, OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
     """A transformer of each feature with an inverse and a log-determinant."""
 
     n_features_in_: int

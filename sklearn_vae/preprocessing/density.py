@@ -23,6 +23,7 @@ from sklearn_vae.preprocessing.log_determinants import (
     pushed,
     shape_of,
 )
+from sklearn_vae.state import Stateful
 
 
 def _final_has(method: str) -> Callable[[Any], bool]:
@@ -38,7 +39,7 @@ def _can_sample(self: Any) -> bool:
     return _final_has("sample")(self) and all(hasattr(s, "inverse_transform") for s in steps)
 
 
-class DensityPipeline(Pipeline):
+class DensityPipeline(Stateful, Pipeline):
     """A pipeline with a density of its input, whatever its steps do.
 
     With the map f of all steps before the last, whose model has the density p ::
@@ -228,6 +229,14 @@ class DensityPipeline(Pipeline):
         for _, step in reversed(self.steps[:-1]):
             X = X if is_identity(step) else step.inverse_transform(X)
         return X, Z
+
+    def _check_state(self) -> None:
+        super()._check_state()
+        steps = self.steps
+        if not isinstance(steps, list | tuple) or not all(
+            isinstance(step, list | tuple) and len(step) == 2 for step in steps
+        ):
+            raise ValueError("steps must be a list of pairs (name, estimator).")
 
     def _check_steps(self) -> None:
         for name, step in self.steps[:-1]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils import Tags
@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.preprocessing.base import InvertibleTransformer
+from sklearn_vae.state import is_fitted
 from sklearn_vae.validation import check_integer, check_random_state, refuse, refuse_dask
 
 
@@ -67,6 +68,8 @@ class Dequantizer(InvertibleTransformer):
     array([-2.7726])
     """
 
+    _fitted_state: ClassVar = {"n_features_in_": "count", "seed_": "count"}
+
     def __init__(self, n_levels: int = 256, *, random_state: Any = None) -> None:
         self.n_levels = n_levels
         self.random_state = random_state
@@ -84,10 +87,7 @@ class Dequantizer(InvertibleTransformer):
         -------
         self
         """
-        check_integer("n_levels", self.n_levels, at_least=2)
-        if self.n_levels > 2**16:
-            # float32 has no digits left for the noise.
-            raise ValueError(f"n_levels must be at most 65536, got {self.n_levels!r}.")
+        self._check_parameters()
         self._check_levels(X, reset=True)
         self.seed_ = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         return self
@@ -109,6 +109,17 @@ class Dequantizer(InvertibleTransformer):
         check_is_fitted(self)
         n, d = self._check_levels(X, reset=False)[0].shape
         return np.full(n, -d * math.log(self.n_levels))
+
+    def _check_state(self) -> None:
+        super()._check_state()
+        if is_fitted(self):
+            self._check_parameters()
+
+    def _check_parameters(self) -> None:
+        check_integer("n_levels", self.n_levels, at_least=2)
+        if self.n_levels > 2**16:
+            # float32 would have no room for noise beside the level.
+            raise ValueError(f"n_levels must be at most 65536, got {self.n_levels!r}.")
 
     def _check_levels(self, X: Any, *, reset: bool) -> tuple[np.ndarray, Any]:
         """X as whole numbers in one layout and dtype, and the floating dtype of the result."""

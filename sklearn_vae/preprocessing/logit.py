@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit
@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.preprocessing.base import InvertibleTransformer
+from sklearn_vae.state import is_fitted
 from sklearn_vae.validation import FLOAT_DTYPES, is_real, refuse, refuse_dask
 
 
@@ -52,6 +53,8 @@ class LogitTransformer(InvertibleTransformer):
     array([2.942, 1.281])
     """
 
+    _fitted_state: ClassVar = {"n_features_in_": "count"}
+
     def __init__(self, alpha: float = 1e-6) -> None:
         self.alpha = alpha
 
@@ -68,8 +71,7 @@ class LogitTransformer(InvertibleTransformer):
         -------
         self
         """
-        if not (is_real(self.alpha) and 0.0 <= self.alpha < 0.5):
-            raise ValueError(f"alpha must be a float >= 0 and below 0.5, got {self.alpha!r}.")
+        self._check_parameters()
         self._check_unit(X, reset=True)
         return self
 
@@ -96,6 +98,15 @@ class LogitTransformer(InvertibleTransformer):
             v, w = self._from_ends(X[rows].astype(np.float64))
             total[rows] -= np.log(v).sum(axis=1) + np.log(w).sum(axis=1)
         return total
+
+    def _check_state(self) -> None:
+        super()._check_state()
+        if is_fitted(self):
+            self._check_parameters()
+
+    def _check_parameters(self) -> None:
+        if not (is_real(self.alpha) and 0.0 <= self.alpha < 0.5):
+            raise ValueError(f"alpha must be a float >= 0 and below 0.5, got {self.alpha!r}.")
 
     def _from_ends(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """v and 1 - v, each to its own relative precision."""

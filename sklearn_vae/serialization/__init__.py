@@ -1,56 +1,38 @@
 """Estimators in files that hold numbers, text and nothing that could be executed.
 
-A file is a safetensors file: arrays are its tensors, all else is JSON in its metadata, under
+A file is a safetensors file: arrays are its tensors, everything else is JSON in its metadata (see
+``sklearn_vae.serialization.container``). The tree of a model is the name of its class and its state,
+``estimator.get_state()``: its parameters and what a fit has set. Only the classes in
+``sklearn_vae.serialization.models`` are made, by name: this library's, and the scalers of
+scikit-learn that are steps of a ``DensityPipeline``.
 
-- ``format``: "sklearn_vae";
-- ``format_version``: an integer;
-- ``checksum``: SHA-256 of the whole file, with zeros in its own place;
-- ``libraries``: the versions of what wrote it, for whoever looks;
-- ``model``: the estimator, a tree (see ``sklearn_vae.serialization.encode``) of its parameters and of
-  what its fit has set.
-
-Only the classes that are listed in ``sklearn_vae.public`` and ``sklearn_vae.serialization.models``
-are made of it, by name: this library's, and the scalers of scikit-learn that are steps of a
-``DensityPipeline``.
-
-What a version of the library promises about files of others:
-
-- It reads every format up to its own, ``FORMAT_VERSION``; of a later one it says that it has to be
-  upgraded. The first three entries mean the same in every format.
-- A parameter that a file does not have, since it is older than the parameter, has its default.
-  So a default means what was done before, or the format gets another number.
-- A parameter, class or tag that it does not know is an error, never left out. So is an attribute
-  that has become a method or property of the class. Any other attribute is set.
-- An attribute that a fitted model cannot do without is in files of every format
-  (``sklearn_vae.serialization.fitted``); without it, or if it does not fit the others, a file is an
-  error.
+- A parameter that a file does not have, since it is older than the parameter, has its default. So a
+  default means what was done before, or the format gets another number.
+- A parameter, class or tag that is unknown is an error, never left out. So is an attribute that has
+  become a method or property of the class. Any other attribute is set.
+- A fitted attribute that methods need (``_fitted_state`` of the class) must be there and fit the
+  others.
 """
 
 from __future__ import annotations
 
-import platform
-import sys
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from sklearn_vae.public import ESTIMATORS
-from sklearn_vae.serialization.container import read, write
+from sklearn_vae.serialization.container import read_file, write_file
 from sklearn_vae.serialization.models import LIBRARY, ModelReader, ModelWriter
 
 __all__ = ["load", "save"]
-
-# Whose version may matter to who reads a file later.
-LIBRARIES = ("numpy", "scikit-learn", "safetensors", "torch", "skorch")
 
 
 def save(estimator: Any, path: Any) -> None:
     """Write an estimator to a file, whole or not at all.
 
-    Fitted or not: :func:`load` gives its parameters, all that its fit has set, and of deep models
-    the optimiser, the history and the state of random numbers too, so that `partial_fit` and warm
-    starts go on as they would have without.
+    Fitted or not: :func:`load` returns its parameters and fitted attributes. For deep models the
+    optimizer, the history and the state of random numbers are stored too, so that `partial_fit` and
+    warm starts continue as if there had been no file.
 
     The folders of `checkpoint` and a pipeline's `memory` are not stored: they belong to this machine.
 
@@ -64,15 +46,13 @@ def save(estimator: Any, path: Any) -> None:
     Raises
     ------
     TypeError
-        If it is of another class, or has something that only code could make again: a network's
-        factory of one's own, a callback, a splitter. The text names each.
+        If it is of another class, or has something that only code could make again: a network
+        factory of your own, a callback, a splitter. The text names each.
     ValueError
-        If a fitted deep model's parameters have been set to what no fit would take, or there are
-        far more short lists in it than numbers.
+        If a fitted model has parameters that no fit takes, or lacks an attribute of a fit, or has
+        far more short lists than numbers.
     OSError
         If there is no such folder, or it cannot be written to.
-    ImportError
-        Without the package safetensors, of the extra "io".
 
     Examples
     --------
@@ -91,7 +71,7 @@ def save(estimator: Any, path: Any) -> None:
     """
     name, writer = type(estimator).__name__, ModelWriter()
     tree = writer.value(estimator, "")
-    if not (isinstance(tree, dict) and "estimator" in tree):
+    if name not in ESTIMATORS or not isinstance(tree, dict):
         raise TypeError(
             f"save takes an estimator of {', '.join(ESTIMATORS)}, and no subclass of one, got "
             f"{estimator!r}."
@@ -103,7 +83,7 @@ def save(estimator: Any, path: Any) -> None:
             "needs (callbacks, cv) another value with set_params before saving; a model with "
             "networks of your own needs pickle, and trust in who wrote it."
         )
-    write(path, writer.tensors, tree, _libraries())
+    write_file(path, "model", tree, writer.tensors)
 
 
 def load(path: Any, *, device: Any = None) -> Any:
@@ -117,8 +97,8 @@ def load(path: Any, *, device: Any = None) -> Any:
     ----------
     path : str or os.PathLike
     device : str or torch.device, default=None
-        Where a deep model's networks are put, and tensors that a model was fitted to. None: where
-        its parameter `device` says, or where they were, and the CPU if that is not here.
+        Device of a deep model's networks, and of tensors that a model was fitted to. None: the one
+        that they were on, or the CPU if that is not here.
 
     Returns
     -------
@@ -132,14 +112,15 @@ def load(path: Any, *, device: Any = None) -> Any:
         or there is no such `device`. The text says what is wrong.
     OSError
         If there is no such file.
-    ImportError
-        Without the package safetensors, of the extra "io".
     """
-    contents = read(path)
+    try:
+        contents = read_file(path, "model")
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} cannot be loaded: {error}") from None
     try:
         reader = ModelReader(contents.tensors, contents.n_bytes, device)
-        with np.errstate(all="ignore"):  # of numbers that no fit has
-            estimator = reader.value(contents.model, "model")
+        with np.errstate(all="ignore"):  # for numbers that no fit has
+            estimator = reader.value(contents.tree, "model")
     except ValueError as error:
         what = str(error) if len(str(error)) <= 1000 else f"{str(error)[:1000]}..."
         wrote = contents.libraries.get(LIBRARY, "of an unknown version")
@@ -149,11 +130,3 @@ def load(path: Any, *, device: Any = None) -> Any:
     if type(estimator).__name__ not in ESTIMATORS:
         raise ValueError(f"{str(path)!r} cannot be loaded: it holds no estimator.")
     return estimator
-
-
-def _libraries() -> dict[str, str]:
-    """Versions of what writes a file; of what has been imported only."""
-    found = {LIBRARY: sys.modules[LIBRARY].__version__, "python": platform.python_version()}
-    modules = {"scikit-learn": "sklearn"}
-    loaded = [name for name in LIBRARIES if modules.get(name, name) in sys.modules]
-    return {**found, **{name: version(name) for name in loaded}}

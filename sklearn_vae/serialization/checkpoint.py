@@ -1,61 +1,45 @@
-"""Files from which a training that was killed goes on, bit for bit."""
+"""Files from which a training that was killed resumes, bit for bit."""
 
 from __future__ import annotations
 
-import io
-import json
+import copy
 import os
 import platform
-import sys
 import warnings
-import zipfile
-import zlib
-from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import numpy as np
-import scipy
 
-from sklearn_vae.serialization.files import write_then_replace
-from sklearn_vae.serialization.fingerprint import fingerprint
+from sklearn_vae.gaussian.observed import blas_in_use
+from sklearn_vae.serialization.codec import Reader, Writer
+from sklearn_vae.serialization.container import drafts_of, library_versions, read_file, write_file
+from sklearn_vae.serialization.identity import LIBRARY, digest
 from sklearn_vae.validation import check_integer, check_random_state
 
-# What a fit ends with does not depend on these, or only on where `random_state` stands.
-NOT_IN_THE_NAME = ("checkpoint", "checkpoint_every", "verbose", "random_state")
+# Parameters on which the result of a fit does not depend.
+NOT_IN_IDENTITY = ("checkpoint", "checkpoint_every", "verbose")
 
-# Hexadecimal digits of the checksum at a file's end.
-CHECKSUM_DIGITS = 64
+# Hexadecimal digits of each digest in the name of a file. The file contains all of them.
+DIGITS_OF_NAME = 16
 
-# Those of a key that are in the file's name; in the file are all.
-DIGITS_OF_NAME = 32
+SUFFIX = ".safetensors"
 
-# Dtypes that are told by their name alone.
-KINDS = "biufcSU"
+# Number of other files, the last written, of which fit names the most similar, and of differences
+# that it names; characters of a value.
+N_COMPARED, N_NAMED, MAX_TEXT = 8, 6, 80
 
-# What has keys, and comes back as what it was; schedules have counters.
-MAPPINGS: dict[str, Any] = {kind.__name__: kind for kind in (dict, OrderedDict, Counter)}
+# Errors that a state raises which is not the state of this training.
+ODD = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
-# What a file of other content than is read raises, here and where its state is given back.
-ODD = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# Parts of a file that are dicts of text, and those that the codec writes.
+DICTS, CODED = ("identity", "texts", "start", "place"), ("random_state", "state")
 
 
 def check_checkpoint(estimator: Any) -> None:
-    """Raise ValueError unless `checkpoint` and `checkpoint_every` are what they have to be."""
+    """Raise ValueError unless `checkpoint` and `checkpoint_every` are valid."""
     folder = estimator.checkpoint
     if not (folder is None or (isinstance(folder, str | os.PathLike) and str(folder))):
         raise ValueError(f"checkpoint must be None or the path of a folder, got {folder!r}.")
@@ -63,156 +47,173 @@ def check_checkpoint(estimator: Any) -> None:
 
 
 class Checkpoint:
-    """The file of one fit: of an estimator's parameters and some rows.
+    """The file of one fit, in which its training is saved every few epochs.
 
-    Its name tells these and the library's version, so that no other fit has it. In it is what a
-    training had learned after some epoch, and where that ran: `resume` gives it back in the same
-    place only. A file is there as a whole or not at all: it is written beside, and then renamed.
+    Its name is made of the class, the data, the parameters and the version of this library. Where
+    it does not exist, but a file of this class and data does, a warning says what differs.
 
     Parameters
     ----------
     estimator : BaseEstimator
         With `checkpoint`, `checkpoint_every` and `random_state`.
     X : array
-        The rows, checked.
-    before : object
-        What else the training begins with.
+        Checked data.
+    before : object, default=None
+        What the training begins with besides the data, such as the model of a warm start.
+    depends_on_every : bool, default=False
+        Whether the result depends on `checkpoint_every`.
 
     Attributes
     ----------
     path : Path
     every : int
-        Epochs between two writes.
+        Number of epochs between two writes.
     random_state : RandomState
-        That of the estimator; where it has None, that of the fit that is resumed.
+        That of the estimator; if the estimator has None, that of the fit that is resumed.
     finished : bool
-        Whether what `resume` gave is the end of the training.
+        Whether what `resume` returned is the end of the training.
     """
 
-    def __init__(self, estimator: Any, X: Any, before: Any = None) -> None:
-        try:
-            folder = Path(estimator.checkpoint).absolute()  # wherever a callback changes to
-            folder.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                "checkpoint must be a folder, or a path where one can be made, got "
-                f"{estimator.checkpoint!r}: {error}"
-            ) from error
-        given = {
-            name: value
-            for name, value in estimator.get_params(deep=False).items()
-            if name not in NOT_IN_THE_NAME
-        }
-        seed = estimator.random_state
-        self.random_state = check_random_state(seed)
-        if seed is not None and not isinstance(seed, int | np.integer):
-            seed = self.random_state.get_state(legacy=False)
-        version = sys.modules[__name__.partition(".")[0]].__version__
-        self.key = fingerprint(version, type(estimator), given, seed, X, before)
-        self.path = folder / f"{type(estimator).__name__}-{self.key[:DIGITS_OF_NAME]}.npz"
+    def __init__(
+        self, estimator: Any, X: Any, before: Any = None, *, depends_on_every: bool = False
+    ) -> None:
+        folder = _made_folder(estimator.checkpoint)
+        self.random_state = check_random_state(estimator.random_state)
         self.every = int(estimator.checkpoint_every)
         self.finished = False
-        self._place: dict[str, Any] = {}
+        left_out = {*NOT_IN_IDENTITY} - ({"checkpoint_every"} if depends_on_every else set())
+        self._identity, self._texts = _identity(estimator, self.random_state, left_out)
+        self._data = digest(X, before)
+        self._stem = f"{type(estimator).__name__}-{self._data[:DIGITS_OF_NAME]}"
+        self.path = folder / f"{self._stem}-{digest(self._identity)[:DIGITS_OF_NAME]}{SUFFIX}"
+        self._start: dict[str, str] = {}
+        self._place: dict[str, str] = {}
         self._failed = False
-        for left in folder.glob(f"{self.path.name}.*.tmp"):  # by one that was killed
+        for left in drafts_of(self.path):  # by a process that was killed
             with suppress(OSError):
-                left.unlink()
-        self._found = self._read()
-        if seed is None and self._found is not None:
-            self.random_state = np.random.RandomState()
-            self.random_state.set_state(self._found["random_state"])
-        self._begun = self.random_state.get_state(legacy=False) if seed is None else None
+                os.unlink(left)
+        self._saved = self._read(estimator.random_state is None)
+        self._begun = None
+        if estimator.random_state is None:
+            if self._saved is not None:
+                self.random_state = self._saved["random_state"]
+            self._begun = copy.deepcopy(self.random_state)
 
     @classmethod
-    def of(cls, estimator: Any, X: Any, before: Any = None) -> Checkpoint | None:
-        """That of an estimator with a folder for them, else None."""
-        return None if estimator.checkpoint is None else cls(estimator, X, before)
+    def of(cls, estimator: Any, X: Any, before: Any = None, **options: Any) -> Checkpoint | None:
+        """Return the checkpoint of an estimator with a folder for them, else None."""
+        return None if estimator.checkpoint is None else cls(estimator, X, before, **options)
 
-    def resume(self, read: Callable[[Any], Any], **place: Any) -> Any:
-        """What was saved of this training, as `read` makes it of a state, or None.
+    def resume(self, read: Callable[[Any], Any], start: dict[str, str], **place: Any) -> Any:
+        """Return what was saved of this training, as `read` makes it of a state, or None.
 
         Parameters
         ----------
         read : callable
-            From a state to what the training goes on from. Raises one of `ODD`, and changes
-            nothing, where the state is not of this training. `finished` is known by then.
+            Makes what the training resumes from of a state. Raises one of `ODD`, and changes
+            nothing, if the state is not of this training. `finished` is set before.
+        start : dict of str to str
+            Digests of what the training begins with. If one differs, the state is not of this
+            training, except that "numbers" may differ if the place does.
         **place : str or int
-            What a number depends on beside the parameters and the rows: versions, the kind of
-            device, the number of threads, a fingerprint of what the training begins with. What is
-            saved from now on is of this place.
+            What rounding depends on besides versions: the kind of device, the number of threads.
+            What is saved from now on is of this place.
         """
-        self._place = {
-            "machine": platform.machine(),
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-            **place,
-        }
-        found, self._found = self._found, None
-        if found is None:
+        self._start = start
+        place |= {**library_versions(), "machine": platform.machine(), "blas": blas_in_use()}
+        self._place = {name: str(value) for name, value in place.items()}
+        saved, self._saved = self._saved, None
+        if saved is None:
             return None
-        names = {*self._place, *found["place"]}
-        other = sorted(n for n in names if self._place.get(n) != found["place"].get(n))
-        if other:
-            told = (
-                f"{n} {found['place'].get(n)!s:.24}, now {self._place.get(n)!s:.24}" for n in other
-            )
-            self._is_not_resumed(f"was written elsewhere ({'; '.join(told)})")
+        names = self._place.keys() & saved["place"].keys() - {LIBRARY}
+        before, now = ({name: p[name] for name in names} for p in (saved["place"], self._place))
+        elsewhere = _differences(before, now, before, now)
+        compared = [name for name in start if not (elsewhere and name == "numbers")]
+        if other := [name for name in compared if saved["start"].get(name) != start[name]]:
+            self._warn_not_resumed(f"began with other {' and '.join(other)}")
             return None
-        self.finished = found["finished"]
+        self.finished = saved["finished"]
         try:
-            return read(found["state"])
+            state = read(saved["state"])
         except ODD as error:
             self.finished = False
-            self._is_not_resumed(f"holds no state of this fit ({error!r:.80})")
+            self._warn_not_resumed(f"has no state of this fit ({error!r:.80})")
             return None
+        if elsewhere:
+            self._warn(
+                f"was written elsewhere ({_joined(elsewhere)}) and is resumed: the last bits of the "
+                "result may differ."
+            )
+        return state
 
     def save(self, state: Any, *, finished: bool = False) -> None:
-        """Write the state of the training; a warning, the first time, where that fails.
+        """Write the state of the training; warn, the first time, if that fails.
 
         Parameters
         ----------
-        state : dict, list, tuple, set, deque, array, number, str or None
-            Of these. Where it holds something else, it is not written.
+        state : object
+            Plain values, arrays and tensors (`sklearn_vae.serialization.codec`). If there is
+            something else in it, it is not written.
         finished : bool, default=False
             Whether this is the end of the training.
         """
         content = {
-            "key": self.key,
+            "identity": self._identity,
+            "texts": self._texts,
+            "data": self._data,
+            "start": self._start,
             "place": self._place,
             "random_state": self._begun,
             "finished": finished,
             "state": state,
         }
         try:
-            _write(self.path, to_bytes(content))
-        except (OSError, TypeError) as error:
+            write_checkpoint(self.path, content)
+        except (OSError, TypeError, ValueError) as error:
             if not self._failed:
-                warnings.warn(
-                    f"The checkpoint {self.path} could not be written, and the one before, if "
-                    f"any, stays as it was; training goes on: {error}",
-                    stacklevel=2,
+                self._warn(
+                    "could not be written, and the one before, if any, stays as it was; training "
+                    f"goes on: {error}"
                 )
             self._failed = True
 
-    def _read(self) -> Any:
+    def _read(self, has_generator: bool) -> Any:
         try:
-            found = from_bytes(self.path.read_bytes())
-            _check_content(found)
+            saved = read_checkpoint(self.path)
         except FileNotFoundError:
+            self._warn_of_differences()
             return None
         except (OSError, ValueError) as error:
-            self._is_not_resumed(f"is damaged ({error})")
+            self._warn_not_resumed(f"is damaged ({error})")
             return None
-        if found["key"] != self.key:
-            self._is_not_resumed("is that of another fit, under a new name")
+        is_own = saved["identity"] == self._identity and saved["data"] == self._data
+        if not is_own or (saved["random_state"] is not None) != has_generator:
+            self._warn_not_resumed("is that of another fit, under a new name")
             return None
-        return found
+        return saved
 
-    def _is_not_resumed(self, why: str) -> None:
-        warnings.warn(
-            f"The checkpoint {self.path} {why} and is not resumed: training begins anew.",
-            stacklevel=2,
-        )
+    def _warn_of_differences(self) -> None:
+        """Say what differs in the most similar of the other files of this class and data."""
+        paths = sorted(self.path.parent.glob(f"{self._stem}-*{SUFFIX}"), key=_time_of)
+        found = []
+        for path in paths[-N_COMPARED:]:
+            with suppress(OSError, ValueError):
+                other = read_checkpoint(path, with_state=False)
+                texts = other["texts"], self._texts
+                found.append(_differences(other["identity"], self._identity, *texts))
+        if found:
+            differences = min(reversed(found), key=len)
+            warnings.warn(
+                f"No checkpoint in {self.path.parent} is of this fit; one of the same class and "
+                f"data differs: {_joined(differences)}. Training begins anew.",
+                stacklevel=2,
+            )
+
+    def _warn_not_resumed(self, why: str) -> None:
+        self._warn(f"{why} and is not resumed: training begins anew.")
+
+    def _warn(self, what: str) -> None:
+        warnings.warn(f"The checkpoint {self.path} {what}", stacklevel=2)
 
 
 def random_state_of(estimator: Any, checkpoint: Checkpoint | None) -> np.random.RandomState:
@@ -222,135 +223,112 @@ def random_state_of(estimator: Any, checkpoint: Checkpoint | None) -> np.random.
     return checkpoint.random_state
 
 
-def to_bytes(content: Any) -> bytes:
-    """An .npz file of two arrays, the content as JSON and the numbers of its arrays.
-
-    The archive's comment is a checksum of all before it.
-
-    Raises
-    ------
-    TypeError
-        If there is something that is neither a number nor a string, nor an array or a container of
-        these.
-    """
-    numbers = bytearray()
-    text = json.dumps(_encoded(content, numbers)).encode()
-    file = io.BytesIO()
-    np.savez(file, content=np.frombuffer(text, np.uint8), numbers=np.frombuffer(numbers, np.uint8))
-    with zipfile.ZipFile(file, "a") as archive:
-        archive.comment = CHECKSUM_DIGITS * b"0"
-    checksum = _checksum(file.getbuffer()[:-CHECKSUM_DIGITS])
-    file.seek(-CHECKSUM_DIGITS, io.SEEK_END)
-    file.write(checksum)
-    return file.getvalue()
-
-
-def can_hold(value: Any) -> bool:
-    """Whether :func:`to_bytes` takes a value."""
-    try:
-        _encoded(value, bytearray())
-    except TypeError:
-        return False
-    return True
-
-
-def from_bytes(file: bytes) -> Any:
-    """What :func:`to_bytes` was given; nothing in it is executed.
-
-    Raises
-    ------
-    ValueError
-        If the checksum does not fit, or it does, and no such file was written.
-    """
-    whole = memoryview(file)[:-CHECKSUM_DIGITS]
-    if _checksum(whole) != file[-CHECKSUM_DIGITS:]:
-        raise ValueError("its checksum does not fit")
-    try:
-        with np.load(io.BytesIO(file), allow_pickle=False) as arrays:
-            content, numbers = arrays["content"].tobytes(), arrays["numbers"]
-        return _decoded(json.loads(content), numbers)
-    except ODD as error:
-        raise ValueError(f"its content is odd: {error!r:.80}") from error
-
-
-def _check_content(found: Any) -> None:
-    """Raise ValueError unless the content of a file is of the kinds that :class:`Checkpoint` has."""
-    kinds = {"key": str, "place": dict, "random_state": dict | None, "finished": bool}
-    is_such = type(found) is dict and found.keys() == {*kinds, "state"}
-    if not (is_such and all(isinstance(found[name], kind) for name, kind in kinds.items())):
-        raise ValueError("its content is odd")
-    if found["random_state"] is not None:
-        try:
-            np.random.RandomState().set_state(found["random_state"])
-        except ODD as error:
-            raise ValueError(f"its random_state is odd: {error!r:.80}") from error
-
-
-def _checksum(data: Any) -> bytes:
-    return blake2b(data, digest_size=CHECKSUM_DIGITS // 2).hexdigest().encode()
-
-
-def _encoded(value: Any, numbers: bytearray) -> Any:
-    """As JSON, in which every object has one key, the kind of a value that JSON does not know."""
-    if isinstance(value, np.ndarray | np.generic):
-        return _encoded_array(value, numbers)
-    if value is None or type(value) in (bool, int, float) or isinstance(value, str):
-        return value
-    if type(value) is list:
-        return [_encoded(part, numbers) for part in value]
-    if type(value) is tuple:
-        return {"tuple": [_encoded(part, numbers) for part in value]}
-    if type(value) in (set, frozenset):
-        parts = [_encoded(part, numbers) for part in sorted(value, key=repr)]
-        return {type(value).__name__: parts}
-    if type(value) is deque:
-        return {"deque": [value.maxlen, [_encoded(part, numbers) for part in value]]}
-    if type(value) in MAPPINGS.values():
-        pairs = [[_encoded(part, numbers) for part in pair] for pair in value.items()]
-        return {type(value).__name__: pairs}
-    raise TypeError(f"a checkpoint cannot hold {type(value).__name__}.")
-
-
-def _encoded_array(value: Any, numbers: bytearray) -> Any:
-    array = np.asarray(value)
-    if array.dtype.kind not in KINDS:
-        raise TypeError(f"a checkpoint cannot hold arrays of dtype {array.dtype}.")
-    start = len(numbers)
-    numbers += array.tobytes()
-    kind = "array" if isinstance(value, np.ndarray) else "number"
-    return {kind: [array.dtype.str, list(array.shape), start]}
-
-
-def _decoded(value: Any, numbers: Any) -> Any:
-    if isinstance(value, list):
-        return [_decoded(part, numbers) for part in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, told),) = value.items()
-    if kind == "tuple":
-        return tuple(_decoded(part, numbers) for part in told)
-    if kind in ("set", "frozenset"):
-        return (set if kind == "set" else frozenset)(_decoded(part, numbers) for part in told)
-    if kind == "deque":
-        return deque((_decoded(part, numbers) for part in told[1]), told[0])
-    if kind in MAPPINGS:
-        pairs = {_decoded(key, numbers): _decoded(part, numbers) for key, part in told}
-        return MAPPINGS[kind](pairs)
-    name, shape, start = told
-    dtype = np.dtype(name)
-    stop = start + dtype.itemsize * int(np.prod(shape))
-    array = np.frombuffer(numbers[start:stop].tobytes(), dtype).reshape(shape)
-    return array.copy() if kind == "array" else array[()]
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Put a file in the place of another, whole or not at all."""
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of what :class:`Checkpoint` saves, in place of another."""
+    writer = Writer()
+    tree = {**content, **{name: writer.value(content[name], name) for name in CODED}}
+    if writer.refused:
+        raise TypeError(f"a checkpoint cannot hold {'; '.join(writer.refused)}.")
     for attempt in range(2):
-        beside = path.with_name(f"{path.name}.{token_hex(8)}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_then_replace(beside, path, data)
+            write_file(path, "checkpoint", tree, writer.tensors)
             return
         except FileNotFoundError:  # taken for one that was left by the same fit, elsewhere
             if attempt:
                 raise
+
+
+def read_checkpoint(path: Path, *, with_state: bool = True) -> dict[str, Any]:
+    """Content of a file of :func:`write_checkpoint`.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or damaged.
+    OSError
+        If there is no such file.
+    """
+    tree, tensors, _, n_bytes = read_file(path, "checkpoint")
+    if not isinstance(tree, dict) or tree.keys() != {*DICTS, *CODED, "data", "finished"}:
+        raise ValueError("it has other entries than a checkpoint")
+    dicts = all(isinstance(tree[name], dict) for name in DICTS)
+    texts = [tree["data"], *(text for name in DICTS if dicts for text in tree[name].values())]
+    are_texts = dicts and all(isinstance(text, str) for text in texts)
+    if not (are_texts and isinstance(tree["finished"], bool)):
+        raise ValueError("an entry is of another type")
+    if with_state:
+        reader = Reader(tensors, n_bytes)
+        tree |= {name: reader.value(tree[name], name) for name in CODED}
+        if not isinstance(tree["random_state"], np.random.RandomState | None):
+            raise ValueError("its random_state is no generator")
+    return tree
+
+
+def _made_folder(folder: Any) -> Path:
+    try:
+        made = Path(folder).absolute()  # a callback may change the current folder
+        made.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint must be a folder, or a path where one can be made, got {folder!r}: {error}"
+        ) from error
+    return made
+
+
+def _identity(
+    estimator: Any, random_state: np.random.RandomState, left_out: set[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Digests and short texts of what a fit depends on, besides the data."""
+    kind, values = type(estimator), estimator.get_params(deep=False)
+    seed = values["random_state"]
+    texts = {name: _text(value) for name, value in values.items() if name not in left_out}
+    if seed is not None and not isinstance(seed, int | np.integer):
+        values["random_state"] = random_state.get_state(legacy=False)
+    digests = {name: digest(values[name]) for name in texts}
+    version = library_versions()[LIBRARY]
+    return (
+        {**digests, "class": digest(kind), LIBRARY: version},
+        {**texts, "class": kind.__qualname__, LIBRARY: version},
+    )
+
+
+def _text(value: Any) -> str:
+    """A short text that names a value."""
+    if isinstance(value, list | tuple):
+        text = f"[{', '.join(map(_text, value[:N_NAMED]))}]"
+    elif isinstance(value, np.ndarray):
+        text = f"array of shape {value.shape}"
+    elif hasattr(value, "__qualname__"):
+        text = value.__qualname__
+    else:
+        text = repr(value.item() if isinstance(value, np.generic) else value)
+    return type(value).__name__ if " at 0x" in text else " ".join(text.split())[:MAX_TEXT]
+
+
+def _differences(
+    before: dict[str, str],
+    now: dict[str, str],
+    texts_before: dict[str, str],
+    texts_now: dict[str, str],
+) -> list[str]:
+    """Texts that say in what two dicts differ."""
+    differences = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = (texts.get(name, "unset")[:MAX_TEXT] for texts in (texts_before, texts_now))
+        if before.get(name) != now.get(name):
+            values = f"={old}, now {new}" if old != new else " has another source or other values"
+            differences.append(name[:MAX_TEXT] + values)
+    return differences
+
+
+def _joined(differences: list[str]) -> str:
+    rest = len(differences) - N_NAMED
+    return "; ".join([*differences[:N_NAMED], *([f"and {rest} more"] if rest > 0 else [])])
+
+
+def _time_of(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

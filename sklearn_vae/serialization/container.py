@@ -1,4 +1,8 @@
-"""A safetensors file that is looked through before any of it is believed."""
+"""Files that hold values: safetensors files with a tree in their metadata, checked before use.
+
+A file is there as a whole or not at all. Nothing of it is believed before its checksum fits, and
+nothing in it is executed.
+"""
 
 from __future__ import annotations
 
@@ -7,45 +11,36 @@ import hashlib
 import json
 import math
 import os
+import platform
 import re
 import stat
+import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib import import_module
-from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 from numpy.typing import NDArray
 
-from sklearn_vae.serialization.files import write_then_replace
-
 FORMAT = "sklearn_vae"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-# Bytes of a number, of the types that are stored.
-ITEM_SIZES = {
-    "BOOL": 1,
-    **dict.fromkeys(("U8", "I8"), 1),
-    **dict.fromkeys(("U16", "I16", "F16"), 2),
-    **dict.fromkeys(("U32", "I32", "F32"), 4),
-    **dict.fromkeys(("U64", "I64", "F64"), 8),
-}
+# Packages whose version may matter to who reads a file later.
+LIBRARIES = (FORMAT, "numpy", "scipy", "sklearn", "safetensors", "torch", "skorch")
 
 # Bytes that say how long the header is, and of the longest header that safetensors reads.
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
 
-# Bytes of a list and of an object in memory, which may be written with three characters; and what all
-# of them may take: so many times the file, and some.
+# Bytes of a list and of an object in memory, which may be written with three characters; and what
+# all of them may take: so many times the file, and some.
 LIST_BYTES, OBJECT_BYTES = 80, 200
 LISTS_OF_FILE = 8
 FREE_LISTS = 2**23
-
-# Only the entry itself has quotes without a backslash: all else in a header is text.
-CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
-NO_CHECKSUM = "0" * 64
 
 
 class Contents(NamedTuple):
@@ -53,59 +48,182 @@ class Contents(NamedTuple):
 
     Attributes
     ----------
+    tree : JSON tree
     tensors : dict of str to array
-    model : JSON tree
     libraries : dict of str to str
         Versions of what wrote it.
     n_bytes : int
         Of the file.
     """
 
+    tree: Any
     tensors: dict[str, NDArray[Any]]
-    model: Any
     libraries: dict[str, str]
     n_bytes: int
 
 
-def write(
-    path: Any, tensors: dict[str, NDArray[Any]], model: Any, libraries: dict[str, str]
-) -> None:
-    """Write a file, in the place of one of this name only when it is complete."""
+def write_file(path: Any, kind: str, tree: Any, tensors: dict[str, NDArray[Any]]) -> None:
+    """Write a file of a kind ("model", "checkpoint"), in place of one of this name when complete.
+
+    Raises
+    ------
+    OSError
+        If that is not possible. What was there before is there still.
+    ValueError
+        If the tree has far more lists than the file has bytes.
+    """
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        "checksum": NO_CHECKSUM,
-        "libraries": json.dumps(libraries),
-        "model": json.dumps(model, allow_nan=False, separators=(",", ":")),
+        "kind": kind,
+        "libraries": json.dumps(library_versions()),
+        "tree": json.dumps(tree, allow_nan=False, separators=(",", ":")),
     }
-    data = bytearray(_safetensors().save(tensors, metadata))
-    header = bytes(data[: _end_of_header(data)])
-    _check_lists(header[LENGTH_BYTES:].decode(), "The model", len(data))
-    start, end = _place_of_checksum(header)
-    data[start:end] = _checksum(data, start, end).encode()
+    metadata["checksum"] = checksum(metadata, tensors)
+    data = safetensors.numpy.save(tensors, metadata)
+    _check_lists(metadata["tree"], f"The {kind}", len(data))
     _replace(path, data)
 
 
-def read(path: Any) -> Contents:
-    """Contents of a file, once everything about it is as it has to be.
+def read_file(path: Any, kind: str) -> Contents:
+    """Contents of a file of a kind, once everything about it is as it has to be.
 
     Raises
     ------
     ValueError
-        If not, which says what is wrong.
+        If it is not, with the reason.
+    OSError
+        If there is no such file.
     """
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "It is a folder, not a file", os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file.")
+    with open(path, "rb") as file:
+        start = file.read(LENGTH_BYTES)
+        start += file.read(_header_bytes(start, status.st_size))
+        metadata, n_bytes = _checked_header(start, kind)
+        if n_bytes != status.st_size:
+            raise ValueError(
+                f"{status.st_size - len(start)} bytes follow the header, its tensors claim "
+                f"{n_bytes - len(start)}: it is truncated, or damaged."
+            )
+        file.seek(0)
+        data = file.read(n_bytes + 1)
+    if len(data) != n_bytes or not data.startswith(start):
+        raise ValueError("it was changed while it was read.")
+    tensors = _tensors(data)
+    if metadata.pop("checksum", None) != checksum(metadata, tensors):
+        raise ValueError("its checksum does not fit: it is damaged, or was changed.")
+    libraries = _parsed(_entry(metadata, "libraries"), "its list of libraries", len(data))
+    if not isinstance(libraries, dict) or not all(isinstance(v, str) for v in libraries.values()):
+        raise ValueError("its metadata do not say which libraries wrote it.")
+    _check_version(metadata.get("format_version"), libraries)
+    tree = _parsed(_entry(metadata, "tree"), f"its {kind}", len(data))
+    return Contents(tree, tensors, libraries, len(data))
+
+
+def drafts_of(path: Any) -> Iterator[Path]:
+    """Files in which :func:`write_file` was writing one of this name when its process ended."""
+    target = Path(os.path.realpath(path))
+    return target.parent.glob(f"{_draft_prefix(target)}*.tmp")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of this library, of Python, and of the packages that have been imported."""
+    # importlib.metadata would take milliseconds for each.
+    imported = {n: str(sys.modules[n].__version__) for n in LIBRARIES if n in sys.modules}
+    return {"python": platform.python_version(), **imported}
+
+
+def _header_bytes(start: bytes, n_bytes: int) -> int:
+    """Bytes of the header that the first bytes of a file claim."""
+    n_rest = n_bytes - LENGTH_BYTES
+    if n_rest < 0:
+        raise ValueError(f"it has {n_bytes} bytes, fewer than any safetensors file.")
+    n_header = int.from_bytes(start, "little")
+    if n_header > min(n_rest, MAX_HEADER_BYTES):
+        raise ValueError(
+            f"it claims a header of {n_header} bytes, but {n_rest} follow, and safetensors reads "
+            f"at most {MAX_HEADER_BYTES}: it is truncated, damaged, or no safetensors file."
+        )
+    return n_header
+
+
+def _checked_header(start: bytes, kind: str) -> tuple[dict[str, Any], int]:
+    """Metadata in the beginning of a file, and the bytes that the whole has by its tensors."""
     try:
-        return _contents(path)
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r} cannot be loaded: {error}") from None
+        text = start[LENGTH_BYTES:].decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("its header is no text: it is damaged, or no safetensors file.") from None
+    header = _parsed(text, "its header", len(start))
+    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise ValueError(f"it is no file of {FORMAT}: its metadata do not say so.")
+    if metadata.get("kind") != kind:
+        raise ValueError(f"it holds a {str(metadata.get('kind'))[:20]}, not a {kind}.")
+    if not text.rstrip(" ").endswith("}"):
+        raise ValueError("its header ends in something else than spaces: it is damaged.")
+    ends = [_end_of_tensor(name, entry) for name, entry in header.items()]
+    return metadata, len(start) + max(ends, default=0)
 
 
-def parse_json(text: str, what: str, n_bytes: int) -> Any:
-    """A JSON value of a file of some bytes.
+def _end_of_tensor(name: str, entry: Any) -> int:
+    """Where an entry of the header says that its tensor ends, behind the header."""
+    entry = entry if isinstance(entry, dict) else {}
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    for values, longest in ((shape, 32), (offsets, 2)):
+        is_short = isinstance(values, list) and len(values) <= longest
+        if not (is_short and all(type(value) is int and value >= 0 for value in values)):
+            raise ValueError(f"tensor {name!r} has no valid shape or data_offsets: {entry!r:.200}.")
+    # safetensors multiplies sizes without a look at overflow.
+    if math.prod(max(size, 1) for size in shape) >= 2**60:
+        raise ValueError(f"tensor {name!r} has a shape beyond all memory, {shape!r}.")
+    return int(max(offsets, default=0))
 
-    ValueError if it is none, has NaN, infinity or keys that come twice, or would take far more
-    memory than the file has bytes.
-    """
+
+def _tensors(data: bytes) -> dict[str, NDArray[Any]]:
+    try:
+        tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"safetensors does not read it ({error}): it is truncated or damaged."
+        ) from None
+    for name, tensor in tensors.items():
+        if tensor.dtype == bool and tensor.size and tensor.view(np.uint8).max() > 1:
+            raise ValueError(f"tensor {name!r} of booleans has other numbers than 0 and 1.")
+    return tensors
+
+
+def checksum(metadata: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> str:
+    """SHA-256 of all that a file says."""
+    shapes = [[name, tensors[name].dtype.str, tensors[name].shape] for name in sorted(tensors)]
+    text = json.dumps([sorted(metadata.items()), shapes], separators=(",", ":"))
+    sha = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    for name in sorted(tensors):
+        sha.update(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+def _entry(metadata: dict[str, Any], name: str) -> str:
+    if isinstance(entry := metadata.get(name), str):
+        return entry
+    raise ValueError(f"its metadata have no {name}.")
+
+
+def _check_version(number: Any, libraries: dict[str, str]) -> None:
+    if not isinstance(number, str) or not re.fullmatch("[1-9][0-9]{0,5}", number):
+        raise ValueError(f"its format_version must be an integer >= 1, got {number!r}.")
+    if int(number) != FORMAT_VERSION:
+        raise ValueError(
+            f"it is of format {number}, written by {FORMAT} {libraries.get(FORMAT)}, and this "
+            f"version reads format {FORMAT_VERSION}. Use another version of sklearn-vae."
+        )
+
+
+def _parsed(text: str, what: str, n_bytes: int) -> Any:
+    """A JSON value of a file of some bytes, without NaN, infinity or keys that come twice."""
     _check_lists(text, what, n_bytes)
     try:
         return json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_constant)
@@ -121,33 +239,45 @@ def _check_lists(text: str, what: str, n_bytes: int) -> None:
         raise ValueError(f"{what} has far more lists than a file of {n_bytes} bytes is to have.")
 
 
-def _safetensors() -> Any:
-    try:
-        return import_module("safetensors.numpy")
-    except ImportError as error:
-        raise ImportError(
-            "Saving and loading models needs the package safetensors, of the extra 'io': install "
-            "sklearn-vae[io]."
-        ) from error
+def _once_each(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(unique := dict(items)) != len(items):
+        raise ValueError("a key that comes twice")
+    return unique
 
 
-def _replace(path: Any, data: bytearray) -> None:
-    """Put data in the place of a file, with its permissions; an OSError names the path."""
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name}, which JSON does not have")
+
+
+def _replace(path: Any, data: bytes) -> None:
+    """Put data in place of a file, with its permissions; an OSError names the path."""
     target = os.path.realpath(path)
     if os.path.isdir(target):
         raise IsADirectoryError(errno.EISDIR, "It is a folder, not a file", os.fspath(path))
-    # A name of the file's own may leave no room for more.
-    draft = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
+    name = f"{_draft_prefix(target)}{uuid.uuid4().hex}.tmp"
+    draft = os.path.join(os.path.dirname(target), name)
     try:
-        write_then_replace(draft, target, data, _opener(target))
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+        with open(draft, "xb", opener=_opener(target)) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, target)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(draft)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+        raise
+
+
+def _draft_prefix(target: Any) -> str:
+    """Beginning of the name of a file's drafts; the whole name may leave no room for more."""
+    name = os.fsencode(os.path.basename(target))
+    return f".{hashlib.sha256(name).hexdigest()[:16]}-"
 
 
 def _opener(target: str) -> Callable[[str, int], int]:
-    """How to open what is to replace a file: as few may read it."""
+    """How to open what is to replace a file: so that as few may read it."""
     try:
         mode = stat.S_IMODE(os.stat(target).st_mode)
     except FileNotFoundError:
@@ -160,175 +290,3 @@ def _opener(target: str) -> Callable[[str, int], int]:
         return descriptor
 
     return opened
-
-
-def _contents(path: Any) -> Contents:
-    """Contents of a file, of which no more is read than its header before that is believed."""
-    status = os.stat(path)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder, not a file.")
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no regular file.")
-    n_bytes = status.st_size
-    with open(path, "rb") as file:
-        start = _start_of(file, n_bytes)
-        metadata = _metadata_of(start, n_bytes)
-        file.seek(0)
-        data = file.read(n_bytes)
-    if len(data) != n_bytes or not data.startswith(start):
-        raise ValueError("it was written to while it was read.")
-    return _contents_of(data, metadata)
-
-
-def _start_of(file: Any, n_bytes: int) -> bytes:
-    """What is in front of the tensors."""
-    length: bytes = file.read(LENGTH_BYTES)
-    if n_bytes < LENGTH_BYTES + 2 or len(length) < LENGTH_BYTES:
-        raise ValueError(f"it has {n_bytes} bytes, fewer than any safetensors file.")
-    n_header, n_rest = _end_of_header(length) - LENGTH_BYTES, n_bytes - LENGTH_BYTES
-    if n_header > MAX_HEADER_BYTES:
-        raise ValueError(
-            f"it claims a header of {n_header} bytes, more than the {MAX_HEADER_BYTES} of a "
-            "safetensors file. It is damaged, or no such file."
-        )
-    if n_header > n_rest:
-        raise ValueError(
-            f"it claims a header of {n_header} bytes, but only {n_rest} follow: it is truncated, "
-            "damaged, or no safetensors file."
-        )
-    start: bytes = length + file.read(n_header)
-    return start
-
-
-def _metadata_of(start: bytes, n_bytes: int) -> dict[str, Any]:
-    header = _header_of(start[LENGTH_BYTES:], n_bytes)
-    metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise ValueError(f"it is no model of {FORMAT}: its metadata do not say so.")
-    _check_table(header, n_bytes - len(start))
-    return metadata
-
-
-def _end_of_header(data: bytes | bytearray) -> int:
-    return LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
-
-
-def _contents_of(data: bytes, metadata: dict[str, Any]) -> Contents:
-    end = _end_of_header(data)
-    # What a format is, its version and its checksum are in every version to come.
-    start, stop = _place_of_checksum(data[:end])
-    if _checksum(data, start, stop) != data[start:stop].decode():
-        raise ValueError("its checksum does not fit: it is damaged, or was changed.")
-    libraries = _libraries_of(metadata, len(data))
-    _check_version(metadata.get("format_version"), libraries)
-    tree = parse_json(_entry_of(metadata, "model"), "its model", len(data))
-    return Contents(_tensors_of(data), tree, libraries, len(data))
-
-
-def _entry_of(metadata: dict[str, Any], name: str) -> str:
-    if isinstance(entry := metadata.get(name), str):
-        return entry
-    raise ValueError(f"its metadata have no {name}.")
-
-
-def _header_of(text: bytes, n_bytes: int) -> dict[str, Any]:
-    try:
-        decoded = text.decode("utf-8")
-    except UnicodeDecodeError:
-        raise ValueError("its header is no text: it is damaged, or no safetensors file.") from None
-    header = parse_json(decoded, "its header", n_bytes)
-    if isinstance(header, dict):
-        return header
-    raise ValueError("its header is no JSON object.")
-
-
-def _check_table(table: dict[str, Any], n_bytes: int) -> None:
-    """Raise ValueError unless the tensors of a header fill `n_bytes` without gap or overlap."""
-    places = [(0, 0)]
-    for name, entry in table.items():
-        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-            raise ValueError(f"tensor {name!r} of its header has no dtype, shape and data_offsets.")
-        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-            raise ValueError(f"tensor {name!r} has an unknown dtype, {dtype!r}.")
-        if not _are_sizes(shape) or len(shape) > 32:
-            raise ValueError(f"tensor {name!r} has no valid shape: {shape!r}.")
-        if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-            raise ValueError(f"tensor {name!r} has no valid data_offsets: {offsets!r}.")
-        if math.prod(max(size, 1) for size in shape) >= 2**60:
-            raise ValueError(f"tensor {name!r} has a shape beyond all memory, {shape!r}.")
-        claimed, given = math.prod(shape) * ITEM_SIZES[dtype], offsets[1] - offsets[0]
-        if claimed != given:
-            raise ValueError(
-                f"tensor {name!r} claims {claimed} bytes by its dtype {dtype} and shape {shape!r}, "
-                f"but has {given}."
-            )
-        places.append((offsets[0], offsets[1]))
-    places.sort()
-    if any(before[1] != after[0] for before, after in pairwise(places)):
-        raise ValueError("its tensors overlap, or there are gaps between them.")
-    if places[-1][1] != n_bytes:
-        raise ValueError(
-            f"its tensors claim {places[-1][1]} bytes, but {n_bytes} follow the header: it is "
-            "truncated or damaged."
-        )
-
-
-def _are_sizes(values: Any) -> bool:
-    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**62 for v in values)
-
-
-def _tensors_of(data: bytes) -> dict[str, NDArray[Any]]:
-    numpy_of = _safetensors()
-    try:
-        tensors: dict[str, NDArray[Any]] = numpy_of.load(data)
-    except import_module("safetensors").SafetensorError as error:
-        raise ValueError(f"safetensors does not read it ({error}).") from None
-    for name, tensor in tensors.items():
-        if tensor.dtype == bool and tensor.size and tensor.view(np.uint8).max() > 1:
-            raise ValueError(f"tensor {name!r} of booleans has other numbers than 0 and 1.")
-    return tensors
-
-
-def _place_of_checksum(header: bytes) -> tuple[int, int]:
-    found = list(CHECKSUM.finditer(header))
-    if len(found) != 1:
-        raise ValueError("its metadata have no checksum of 64 digits.")
-    return found[0].span(1)
-
-
-def _checksum(data: bytes | bytearray, start: int, end: int) -> str:
-    """SHA-256 of a whole file, with zeros in the place of the checksum itself."""
-    view = memoryview(data)
-    sha = hashlib.sha256(view[:start])
-    sha.update(NO_CHECKSUM.encode())
-    sha.update(view[end:])
-    return sha.hexdigest()
-
-
-def _libraries_of(metadata: dict[str, Any], n_bytes: int) -> dict[str, str]:
-    libraries = parse_json(_entry_of(metadata, "libraries"), "its list of libraries", n_bytes)
-    if not isinstance(libraries, dict) or not all(isinstance(v, str) for v in libraries.values()):
-        raise ValueError("its metadata do not say which libraries wrote it.")
-    return libraries
-
-
-def _check_version(version: Any, libraries: dict[str, str]) -> None:
-    if not isinstance(version, str) or not re.fullmatch("[1-9][0-9]{0,5}", version):
-        raise ValueError(f"its format_version must be an integer >= 1, got {version!r}.")
-    if int(version) > FORMAT_VERSION:
-        raise ValueError(
-            f"it is of format {version}, written by {FORMAT} {libraries.get(FORMAT)}, and this "
-            f"version reads formats up to {FORMAT_VERSION}. Upgrade sklearn-vae."
-        )
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key that comes twice")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name}, which JSON does not have")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from collections import OrderedDict, deque
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
-from skorch.history import History
-from torch import Tensor
 from tqdm.std import tqdm
 
-from sklearn_vae.serialization.checkpoint import ODD, Checkpoint, can_hold
-from sklearn_vae.serialization.fingerprint import fingerprint
+from sklearn_vae.serialization.checkpoint import ODD, Checkpoint
+from sklearn_vae.serialization.codec import Writer
+from sklearn_vae.serialization.identity import digest
 from sklearn_vae.training.devices import (
     global_generator_states,
     set_global_generators,
@@ -25,9 +23,6 @@ from sklearn_vae.training.devices import (
 )
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.fast_paths import may_draw
-
-# The key of a dict that stands for a tensor.
-TENSOR = "torch.Tensor"
 
 # Types of attributes of callbacks that hold nothing learned.
 NOT_LEARNED = type | io.IOBase | tqdm
@@ -62,14 +57,14 @@ class Keeper:
     ) -> None:
         self.file = file
         self.last = len(net.history) + max_epochs
-        # The loop captures CUDA graphs anew after each save, so that matters too.
-        every = file.every if torch.device(net.device).type == "cuda" else None
-        start = fingerprint(start_of(net), units)
+        device = torch.device(net.device)
+        place = place_of(device, net.operations_per_step)
+        if device.type == "cuda":  # the loop captures CUDA graphs anew after each save
+            place["checkpoint_every"] = file.every
         self.state: Any = file.resume(
             lambda state: read(state) if file.finished and read else self._read(net, state),
-            **_place_of(net),
-            every=every,
-            start=start,
+            {"networks": _digest_of_networks(net), "numbers": digest(start_of(net), units)},
+            **place,
         )
         self._warned = False
         self._agree(reducer)
@@ -91,28 +86,30 @@ class Keeper:
 
     def _read(self, net: Any, state: Any) -> Any:
         """The state, after the net has taken it on trial; the net stays as it is."""
-        before, last_states = copy.deepcopy(state_of(net)), net.last_states_
+        before = copy.deepcopy(net.get_state())
         try:
-            _check_kinds(state, before)
-            restore_net(net, state)
+            _check_callbacks(state)
+            _set_net(net, state)
             if not len(before["history"]) < len(net.history) <= self.last:
                 raise ValueError(f"a history of {len(net.history)} epochs")
+            for name in {name for row in net.history for name in row}:
+                dtype = float if name in net.monitor.names else None
+                np.array([row.get(name, np.nan) for row in net.history], dtype=dtype)
         finally:
-            restore_net(net, before)
-            net.last_states_ = last_states
+            net.set_state(before)
         return state
 
     def begin(self, net: Any) -> int:
         """Restore the net if it was saved; the number of epochs left, 0 where none is."""
         if self.state is not None:
-            restore_net(net, self.state)
+            _set_net(net, self.state)
         return 0 if self.file.finished else self.last - len(net.history)
 
     def restore(self, net: Any) -> None:
         """Restore the net and its callbacks, after these have begun as before a first epoch."""
         if self.state is None:
             return
-        restore_net(net, self.state)
+        _set_net(net, self.state)
         lost = _restore_callbacks(net, self.state["callbacks"])
         if lost and not self.file.finished:  # a finished training needs none of it
             warnings.warn(
@@ -122,7 +119,7 @@ class Keeper:
             )
         drawn = self.state.get("global_generators")
         if drawn is not None:
-            set_global_generators(with_tensors(drawn), torch.device(net.device))
+            set_global_generators(drawn, torch.device(net.device))
         self.state = None
 
     def after_epoch(self, net: Any) -> bool:
@@ -133,7 +130,7 @@ class Keeper:
         self._warn_of_what_is_left_out(net)
         drawn = None
         if may_draw(net.module_):
-            drawn = without_tensors(global_generator_states(torch.device(net.device)))
+            drawn = global_generator_states(torch.device(net.device))
         self.file.save({**state_of(net), "global_generators": drawn})
         return True
 
@@ -151,73 +148,50 @@ class Keeper:
 def place_of(device: torch.device, n_operations: float) -> dict[str, Any]:
     """Versions and hardware on which the numbers of a training with such steps depend."""
     if device.type == "cuda":
-        return {"torch": torch.__version__, "device": torch.cuda.get_device_name(device)}
+        return {"device": torch.cuda.get_device_name(device)}
     return {
-        "torch": torch.__version__,
         "device": device.type,
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": threads_for(n_operations),
     }
 
 
-def _place_of(net: Any) -> dict[str, Any]:
+def _digest_of_networks(net: Any) -> str:
     # Layers in words and in code: a factory may hide anything there.
     kinds = {type(part) for part in net.module_.modules()}
-    networks = fingerprint(repr(net.module_), sorted(map(fingerprint, kinds)))
-    return {**place_of(torch.device(net.device), net.operations_per_step), "networks": networks}
+    return digest(repr(net.module_), kinds)
 
 
 def start_of(net: Any) -> dict[str, Any]:
     """The part of a net's state on which a training that begins depends."""
-    return {**state_of(net), "history": len(net.history), "last_states": None, "callbacks": None}
+    return {**net.get_state(), "history": len(net.history), "last_states": None}
 
 
 def state_of(net: Any) -> dict[str, Any]:
-    """All that the next epoch depends on, except torch's global generators."""
-    return without_tensors(
-        {
-            "module": net.module_.state_dict(),
-            "optimizer": net.optimizer_.state_dict(),
-            "generator": net.generator_.get_state(),
-            "history": list(net.history),
-            "beta": net.beta_,
-            "last_states": net.last_states_[-1:],
-            "callbacks": {name: _learned(callback) for name, callback in net.callbacks_},
-        }
-    )
+    """State of a net and what its callbacks have learned."""
+    callbacks = {name: _learned(callback) for name, callback in net.callbacks_}
+    return {**net.get_state(), "callbacks": callbacks}
 
 
-def restore_net(net: Any, state: dict[str, Any]) -> None:
+def _set_net(net: Any, state: dict[str, Any]) -> None:
     """Set a net, without its callbacks, to what :func:`state_of` has returned."""
-    state = with_tensors({name: part for name, part in state.items() if name != "callbacks"})
-    net.module_.load_state_dict(state["module"])
-    net.optimizer_.load_state_dict(state["optimizer"])
-    net.generator_.set_state(state["generator"])
-    net.history_ = History(copy.deepcopy(state["history"]))
-    net.beta_, net.last_states_ = state["beta"], state["last_states"]
+    net.set_state({k: v for k, v in state.items() if k not in ("callbacks", "global_generators")})
 
 
-def _check_kinds(state: dict[str, Any], example: dict[str, Any]) -> None:
-    """Raise one of `ODD` unless the parts of a state are of the kinds that are saved."""
-    for name, value in example.items():
-        if name != "beta" and type(state[name]) is not type(value):
-            raise ValueError(f"{name} of {type(state[name]).__name__}")
-    if not isinstance(state["beta"], int | float):
-        raise TypeError(f"beta of {type(state['beta']).__name__}")
-    if not all(type(row) is dict for row in state["history"]):
-        raise ValueError("a history of something else")
+def _check_callbacks(state: dict[str, Any]) -> None:
+    """Raise one of `ODD` unless what callbacks have learned is of the kind that is saved."""
     for name, learned in state["callbacks"].items():
         if not all(type(part) is tuple and len(part) == 2 for part in learned.values()):
             raise ValueError(f"callback {name}")
-    if (generators := state.get("global_generators")) is not None:
-        torch.Generator().set_state(with_tensors(generators)[0])
+    for drawn in (state.get("global_generators") or [])[:1]:
+        torch.Generator().set_state(drawn)
 
 
 def _restore_callbacks(net: Any, states: dict[str, Any]) -> list[str]:
     """Restore what each callback of a net had learned; names of what could not be restored."""
     lost = []
     for name, callback in net.callbacks_:
-        for attribute, (has_state, value) in with_tensors(states.get(name, {})).items():
+        for attribute, (has_state, value) in states.get(name, {}).items():
             if not _is_learned(attribute):
                 continue
             if not has_state:
@@ -246,7 +220,9 @@ def _learned(callback: Any) -> dict[str, tuple[bool, Any]]:
             continue
         state = _state(value)
         part = (False, value) if state is None else (True, state)
-        if can_hold(without_tensors(part)):
+        writer = Writer()
+        writer.value(part, name)
+        if not writer.refused:
             learned[name] = part
     return learned
 
@@ -286,32 +262,3 @@ def _set_state(held: Any, state: Any) -> None:
         held.setstate(state)
     else:
         held.load_state_dict(state)
-
-
-def without_tensors(value: Any) -> Any:
-    """The same with arrays for tensors; one that NumPy has no dtype for stays, and is not held."""
-    if isinstance(value, Tensor):
-        try:
-            return {TENSOR: value.detach().cpu().numpy()}
-        except TypeError:
-            return value
-    if type(value) in (list, tuple):
-        return type(value)(without_tensors(part) for part in value)
-    if type(value) is deque:
-        return deque(map(without_tensors, value), value.maxlen)
-    if type(value) in (dict, OrderedDict):
-        return type(value)((key, without_tensors(part)) for key, part in value.items())
-    return value
-
-
-def with_tensors(value: Any) -> Any:
-    """The same with new tensors, on the CPU, for what stands for one."""
-    if type(value) in (list, tuple):
-        return type(value)(with_tensors(part) for part in value)
-    if type(value) is deque:
-        return deque(map(with_tensors, value), value.maxlen)
-    if not isinstance(value, dict):
-        return value
-    if value.keys() == {TENSOR}:
-        return torch.from_numpy(np.array(value[TENSOR]))
-    return type(value)({key: with_tensors(part) for key, part in value.items()})

@@ -63,6 +63,13 @@ def choose_place(
     return found, getattr(torch, precision), None
 
 
+def products_on(device: torch.device, precision: str, dtype: torch.dtype) -> str | None:
+    """Precision of products in training on a device, where that is not `dtype`."""
+    if device.type != "cuda" or dtype == torch.float64:
+        return None
+    return {"auto": "tf32", "float64": "float32"}.get(precision, precision)
+
+
 def place_of(module: Any) -> tuple[torch.device, torch.dtype]:
     """Device and dtype of a module's parameters."""
     parameter = next(module.parameters())
@@ -89,8 +96,9 @@ def global_generator_states(device: torch.device) -> list[Tensor]:
 def set_global_generators(states: list[Tensor], device: torch.device) -> None:
     """Set torch's global generators to what :func:`global_generator_states` returned."""
     torch.set_rng_state(states[0])
-    for state in states[1:]:
-        torch.cuda.set_rng_state(state, device)
+    if device.type == "cuda":  # maybe not where the states were saved
+        for state in states[1:]:
+            torch.cuda.set_rng_state(state, device)
 
 
 def threads_for(n_operations: float) -> int:

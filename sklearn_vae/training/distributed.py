@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import distributed, nn
 
-from sklearn_vae.serialization.fingerprint import fingerprint
+from sklearn_vae.serialization.identity import digest
 from sklearn_vae.validation import check_real
 
 Array = NDArray[Any]
 
-# Hexadecimal digits of a fingerprint that a float64 holds.
+# Hexadecimal digits of a digest that a float64 holds.
 DIGITS = 12
 
 # Seeds of processes lie this far apart, modulo 2^32, beyond which torch's generators on a CPU do
@@ -66,7 +66,7 @@ class Reducer:
 
     def digests(self, *values: Any) -> Array:
         """Numbers that tell values apart, of every process, one row each."""
-        return self.table(*(int(fingerprint(value)[:DIGITS], 16) for value in values))
+        return self.table(*(int(digest(value)[:DIGITS], 16) for value in values))
 
     def check_same(self, values: dict[str, Any]) -> None:
         """Raise ValueError, in every process, unless named values are the same in all."""

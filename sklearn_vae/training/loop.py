@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ from sklearn_vae.training.devices import (
 )
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.fast_paths import Step, may_draw, training_step
+from sklearn_vae.training.net_state import adapted_to, check_net_state
 from sklearn_vae.validation import all_or_nothing
 
 # torch's layers draw their first weights from its global generator, which is borrowed meanwhile.
@@ -384,19 +385,56 @@ class VAENet(NeuralNet):
 
         return restore
 
+    def get_state(self) -> dict[str, Any]:
+        """Return what the next epoch depends on, except callbacks and torch's global generators.
+
+        Returns
+        -------
+        dict
+            Of tensors, numbers, text, lists and dicts. Tensors are the net's own: copy what is to
+            be there after the next step.
+        """
+        return {
+            "seed": self.seed,
+            "operations": self.operations_,
+            "module": dict(self.module_.state_dict()),
+            "optimizer": self.optimizer_.state_dict(),
+            "generator": [self.generator_.device.type, self.generator_.get_state()],
+            "history": list(self.history),
+            "beta": self.beta_,
+            "last_states": self.last_states_[-1:],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Set copies of what :meth:`get_state` has returned, of a net with such a module.
+
+        Random numbers begin anew if they were drawn on another kind of device.
+
+        Raises
+        ------
+        ValueError
+            If the state does not fit this net, which then stays as it was.
+        """
+        check_net_state(state, self.module_, self.optimizer_)
+        kind, drawn = state["generator"]
+        self.seed, self.operations_ = state["seed"], state["operations"]
+        self.history_ = History(copy.deepcopy(state["history"]))
+        self.generator_.manual_seed(self.seed + len(self.history))
+        if kind == self.generator_.device.type:
+            self.generator_.set_state(drawn)
+        self.module_.load_state_dict(state["module"])
+        self.optimizer_.load_state_dict(adapted_to(self.optimizer_, state["optimizer"]))
+        self.beta_, self.last_states_ = state["beta"], copy.deepcopy(state["last_states"])
+
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
         """Context in which an exception leaves the net as it was before."""
-        module, optimizer = copy.deepcopy([self.module_.state_dict(), self.optimizer_.state_dict()])
-        epochs, generator = list(self.history), self.generator_.get_state()
+        before = copy.deepcopy(self.get_state())
         try:
             with all_or_nothing(self):
                 yield
         except BaseException:
-            self.module_.load_state_dict(module)
-            self.optimizer_.load_state_dict(optimizer)
-            self.history_ = History(epochs)
-            self.generator_.set_state(generator)
+            self.set_state(before)
             raise
 
     def copy_at(
@@ -415,17 +453,17 @@ class VAENet(NeuralNet):
         return net
 
     def __getstate__(self) -> dict[str, Any]:
-        # A generator of CUDA cannot be read where there is none.
+        # skorch takes care of modules and optimizers of devices that are not here when it is read.
         state = {**super().__getstate__(), "last_states_": []}
-        if "generator_" in state:
-            state["generator_"] = state["generator_"].get_state()
+        if "generator_" in state:  # which cannot be pickled
+            state["generator_"] = self.get_state()["generator"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        generator_state = state.pop("generator_", None)
+        kind, drawn = state.pop("generator_", (None, None))
         super().__setstate__(state)
-        if generator_state is None:
+        if kind is None:
             return
-        self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
-        with suppress(RuntimeError):  # of another kind of device: begins anew
-            self.generator_.set_state(generator_state)
+        self.generator_ = torch.Generator(self.device).manual_seed(self.seed + len(self.history))
+        if kind == self.generator_.device.type:
+            self.generator_.set_state(drawn)

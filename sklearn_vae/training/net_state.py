@@ -1,220 +1,137 @@
-"""State of a trained net as arrays and numbers, and a net with this state."""
+"""Checks of a net's state before it is set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from skorch.history import History
-from torch import Tensor
+from torch import Tensor, nn
 
-from sklearn_vae.serialization.decode import Reader, integer
 from sklearn_vae.training.adam import Adam
-from sklearn_vae.training.loop import VAENet
-from sklearn_vae.validation import is_real
-
-Arrays = dict[str, NDArray[Any]]
+from sklearn_vae.validation import is_integer, is_real
 
 # State of Adam for a parameter, besides the count of its steps.
 AVERAGES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
-# Settings of Adam. The others depend on the device and on torch's version, or are set by schedules,
-# which begin anew with each fit.
-SETTINGS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
-
-KEYS = {"module", "optimizer", "history", "generator", "seed", "operations"}
-FLOATS = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
+# Settings of Adam that differ between devices and versions of torch: an optimizer keeps its own.
+OWN_SETTINGS = {
+    "params", "foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"
+}  # fmt: skip
 
 
-def net_state(net: VAENet) -> dict[str, Any]:
-    """State of a net: what it has learned, and what its training depends on.
-
-    Raises
-    ------
-    TypeError
-        If its optimizer is not its own Adam.
-    """
-    optimizer = net.optimizer_.state_dict()
-    groups = optimizer["param_groups"]
-    if type(net.optimizer_) is not Adam or len(groups) != 1:
-        raise TypeError(
-            "A net cannot be saved with another optimiser than its own Adam with one group of "
-            f"parameters, got {net.optimizer_!r}."
-        )
-    return {
-        "module": {name: _to_host(value) for name, value in net.module_.state_dict().items()},
-        "optimizer": {
-            "state": {
-                index: {name: _to_host(value) for name, value in state.items()}
-                for index, state in optimizer["state"].items()
-            },
-            "group": {name: groups[0][name] for name in SETTINGS},
-        },
-        "history": list(net.history),
-        "generator": (net.generator_.device.type, _to_host(net.generator_.get_state())),
-        "seed": net.seed,
-        "operations": net.operations_,
-    }
+def check_net_state(state: Any, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError unless a state is one of a net with such a module and optimizer."""
+    keys = {
+        "seed", "operations", "module", "optimizer", "generator", "history", "beta", "last_states"
+    }  # fmt: skip
+    if not isinstance(state, dict) or state.keys() != keys:
+        raise ValueError(f"the state of a net must have {', '.join(sorted(keys))}.")
+    if not (is_integer(state["seed"]) and 0 <= state["seed"] < 2**63):
+        raise ValueError(f"seed must be an integer in [0, 2**63), got {state['seed']!r}.")
+    if not (is_real(state["operations"]) and state["operations"] > 0):
+        raise ValueError(f"operations must be a number > 0, got {state['operations']!r}.")
+    if not is_real(state["beta"]):
+        raise ValueError(f"beta must be a finite number, got {state['beta']!r}.")
+    _check_history(state["history"])
+    _check_generator(state["generator"])
+    check_module_state(state["module"], module)
+    _check_last_states(state["last_states"], module)
+    check_optimizer_state(state["optimizer"], optimizer)
 
 
-def module_arrays(values: Any, path: str) -> Arrays:
-    """Arrays of the module in values of :func:`net_state`, by name, all of one precision."""
-    if not isinstance(values, dict) or set(values) != KEYS:
-        raise ValueError(f"{path} must have {', '.join(sorted(KEYS))}.")
-    arrays = values["module"]
-    if not (isinstance(arrays, dict) and arrays):
-        raise ValueError("a net must have a module.")
-    for name, array in arrays.items():
-        if not (isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype in FLOATS):
-            raise ValueError(f"module[{name!r}] must be an array of float32 or float64.")
-    if len({array.dtype for array in arrays.values()}) > 1:
-        raise ValueError("the numbers of a module must all be float32 or all float64.")
-    return arrays
-
-
-def dtype_of(arrays: Arrays) -> torch.dtype:
-    """Precision of a module with these arrays."""
-    return FLOATS[next(iter(arrays.values())).dtype]
-
-
-def products_on(device: torch.device, precision: str, dtype: torch.dtype) -> str | None:
-    """Precision of products in training, as a fit on the device would have it."""
-    if device.type != "cuda" or dtype == torch.float64:
-        return None
-    return {"auto": "tf32", "float64": "float32"}.get(precision, precision)
-
-
-def restored_net(
-    values: Any, factory: Callable[..., Any], reader: Reader, path: str, **options: Any
-) -> VAENet:
-    """Make a net from values of :func:`net_state`.
-
-    Parameters
-    ----------
-    values : dict
-        With arrays that :func:`module_arrays` has checked.
-    factory : callable
-        Makes the module; with `on="meta"` without numbers.
-    reader : Reader
-        Refuses what would take too much memory.
-    path : str
-        Place of the values in the file, for error messages.
-    **options
-        Of `VAENet`.
-
-    Raises
-    ------
-    ValueError
-        If the values do not fit the module.
-    """
-    seed = integer(values["seed"], f"{path}['seed']", 0, 2**63 - 1)
-    if not (is_real(values["operations"]) and values["operations"] > 0):
-        raise ValueError(f"operations must be a number > 0, got {values['operations']!r}.")
-    net = VAENet(
-        _restored_module(values["module"], factory, reader, path),
-        **options,
-        seed=seed,
-        operations=values["operations"],
-        verbose=0,
-        train_split=None,
-    ).initialize()
-    net.module = factory
-    net.history_ = _history(values["history"])
-    _load_optimizer(net, values["optimizer"], reader, path)
-    _load_generator(net, values["generator"])
-    return net
-
-
-def _restored_module(arrays: Arrays, factory: Callable[..., Any], reader: Reader, path: str) -> Any:
-    """Make a module with these arrays.
-
-    Its networks are first made without numbers, so that a size that is claimed takes no memory
-    before the file is known to have it.
-    """
-    module = factory(on="meta")
-    _check_shapes(module, arrays)
-    reader.charge(3 * sum(array.nbytes for array in arrays.values()), path)
-    # Copied into memory that torch aligns: alignment decides how sums round.
-    tensors = {name: torch.from_numpy(array).clone() for name, array in arrays.items()}
-    module.load_state_dict(tensors, assign=True)
-    return module
-
-
-def _check_shapes(module: Any, arrays: Arrays) -> None:
-    """Raise ValueError unless the shapes are those of the module."""
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    if set(expected) != set(arrays):
-        odd = min(set(expected) ^ set(arrays))
-        what = "is missing" if odd in expected else "is none of the module that parameters ask for"
-        raise ValueError(f"module[{odd!r}] {what}.")
-    for name, shape in expected.items():
-        if arrays[name].shape != shape:
+def check_module_state(values: Any, module: nn.Module) -> None:
+    """Raise ValueError unless values are tensors of the names and shapes of a module."""
+    if not (isinstance(values, dict) and all(isinstance(name, str) for name in values)):
+        raise ValueError("module must be a dict of tensors.")
+    expected = module.state_dict()
+    if expected.keys() != values.keys():
+        name = min(expected.keys() ^ values.keys())
+        what = "is missing" if name in expected else "is not in the module of these parameters"
+        raise ValueError(f"module[{name!r}] {what}.")
+    for name, tensor in expected.items():
+        shape = getattr(values[name], "shape", None)
+        if isinstance(tensor, Tensor) and shape != tensor.shape:
             raise ValueError(
-                f"module[{name!r}] must have the shape {shape} that parameters ask for, got "
-                f"{arrays[name].shape}."
+                f"module[{name!r}] must have the shape {tuple(tensor.shape)} that parameters ask "
+                f"for, got {shape and tuple(shape)}."
             )
 
 
-def _history(rows: Any) -> History:
-    if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
-        return History(rows)
-    raise ValueError("history must be a list of dicts.")
+def adapted_to(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Copy of an optimizer's state with the settings of another that depend on its device."""
+    own = optimizer.state_dict()["param_groups"]
+    groups = [
+        {**group, **{name: mine[name] for name in OWN_SETTINGS & mine.keys()}}
+        for group, mine in zip(state["param_groups"], own, strict=True)
+    ]
+    tensors = {
+        index: {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
+        for index, values in state["state"].items()
+    }
+    return {"state": tensors, "param_groups": groups}
 
 
-def _load_optimizer(net: VAENet, values: Any, reader: Reader, path: str) -> None:
-    parts = values if isinstance(values, dict) else {}
-    state, group = parts.get("state"), parts.get("group")
-    if len(parts) != 2 or not (isinstance(state, dict) and isinstance(group, dict)):
-        raise ValueError("optimizer must have a state and a group.")
-    for name, value in group.items():
-        if name not in SETTINGS or not _is_like(value, net.optimizer_.defaults[name]):
-            raise ValueError(f"optimizer has {name}={value!r}, which is none of Adam.")
-    loaded = _optimizer_tensors(state, net.optimizer_.param_groups[0]["params"])
-    reader.charge(2 * sum(t.nbytes for part in loaded.values() for t in part.values()), path)
-    own = net.optimizer_.state_dict()["param_groups"][0]
-    net.optimizer_.load_state_dict({"state": loaded, "param_groups": [{**own, **group}]})
+def _check_history(rows: Any) -> None:
+    if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+        raise ValueError("history must be a list of dicts.")
 
 
-def _is_like(value: Any, of: Any) -> bool:
-    if isinstance(of, tuple):
-        return isinstance(value, tuple) and len(value) == len(of) and all(map(is_real, value))
-    if isinstance(of, bool):
-        return isinstance(value, bool)
-    return is_real(value)
-
-
-def _optimizer_tensors(
-    state: dict[Any, Any], parameters: list[Any]
-) -> dict[int, dict[str, Tensor]]:
-    loaded = {}
-    for index, values in state.items():
-        integer(index, "a parameter of the optimizer", 0, len(parameters) - 1)
-        if not isinstance(values, dict) or not {"step", *AVERAGES[:2]} <= set(values):
-            raise ValueError(f"optimizer's state of parameter {index} is none of Adam.")
-        for name, array in values.items():
-            shape = () if name == "step" else tuple(parameters[index].shape)
-            fits = isinstance(array, np.ndarray) and array.dtype in FLOATS and array.shape == shape
-            if not fits or name not in ("step", *AVERAGES):
-                raise ValueError(f"optimizer's {name!r} of parameter {index} does not fit it.")
-        loaded[index] = {name: torch.from_numpy(a).clone() for name, a in values.items()}
-    return loaded
-
-
-def _load_generator(net: VAENet, values: Any) -> None:
-    """Go on with the draws of before; on another kind of device with others."""
-    if not isinstance(values, tuple) or len(values) != 2 or not isinstance(values[1], np.ndarray):
+def _check_generator(values: Any) -> None:
+    is_pair = isinstance(values, list) and len(values) == 2
+    if not (is_pair and isinstance(values[0], str) and isinstance(values[1], Tensor)):
         raise ValueError("generator must be a kind of device and a state.")
-    kind, state = values
-    generator = net.generator_
-    if kind != generator.device.type:
-        generator.manual_seed(net.seed + len(net.history))
+    if values[0] == "cpu":
+        try:
+            torch.Generator().set_state(values[1])
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"generator has no valid state: {error}") from None
+
+
+def _check_last_states(values: Any, module: nn.Module) -> None:
+    is_list = isinstance(values, list)
+    if not (is_list and all(isinstance(pair, tuple) and len(pair) == 2 for pair in values)):
+        raise ValueError("last_states must be a list of pairs (epoch, module).")
+    for epoch, module_state in values:
+        if not is_integer(epoch):
+            raise ValueError(f"last_states must have numbers of epochs, got {epoch!r}.")
+        check_module_state(module_state, module)
+
+
+def check_optimizer_state(values: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError unless values are the state of such an optimizer."""
+    parts = values if isinstance(values, dict) else {}
+    state, groups = parts.get("state"), parts.get("param_groups")
+    n_groups = len(optimizer.param_groups)
+    if not (isinstance(state, dict) and isinstance(groups, list) and len(groups) == n_groups):
+        raise ValueError(f"optimizer must have a state and {n_groups} group(s) of parameters.")
+    if not isinstance(optimizer, Adam):
         return
-    generator.set_state(torch.from_numpy(state).clone())
+    for group in groups:
+        for name in optimizer.defaults.keys() - OWN_SETTINGS:
+            value = group.get(name) if isinstance(group, dict) else None
+            if not _is_like(value, optimizer.defaults[name]):
+                raise ValueError(f"optimizer has {name}={value!r}, which is not valid for Adam.")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, averages in state.items():
+        if not (is_integer(index) and 0 <= index < len(parameters) and isinstance(averages, dict)):
+            raise ValueError(f"optimizer has a state of parameter {index!r}, which is not there.")
+        _check_averages(averages, parameters[index], index)
 
 
-def _to_host(value: Tensor) -> NDArray[Any]:
-    host: NDArray[Any] = value.detach().cpu().numpy()
-    return host
+def _check_averages(averages: dict[Any, Any], parameter: Tensor, index: int) -> None:
+    if averages and not {"step", *AVERAGES[:2]} <= averages.keys() <= {"step", *AVERAGES}:
+        raise ValueError(f"optimizer's state of parameter {index} is not one of Adam.")
+    for name, value in averages.items():
+        shape = () if name == "step" else parameter.shape
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        if not (is_float and value.shape == shape):
+            raise ValueError(f"optimizer's {name!r} of parameter {index} does not fit it.")
+
+
+def _is_like(value: Any, own: Any) -> bool:
+    """Whether a setting is of the kind that an optimizer has."""
+    if isinstance(own, tuple):
+        return isinstance(value, tuple) and len(value) == len(own) and all(map(is_real, value))
+    if isinstance(own, bool):
+        return isinstance(value, bool)
+    return is_real(value) if is_real(own) else type(value) is type(own)

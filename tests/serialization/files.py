@@ -1,10 +1,12 @@
 """Files taken apart and put together again, with a checksum that fits."""
 
-import hashlib
 import json
 import re
 
-ZEROS = b"0" * 64
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from sklearn_vae.serialization import container
 
 
 def unpacked(data):
@@ -23,13 +25,14 @@ def packed(header, payload):
 
 
 def sealed(data):
-    """The same with the checksum that it has to have, if it has a place for one."""
-    found = re.search(rb'"checksum":"([0-9a-f]{64})"', data)
-    if found is None:
+    """The same with the checksum that it must have, if there is something to compute it from."""
+    try:
+        header, _ = unpacked(data)
+        metadata = {k: v for k, v in header["__metadata__"].items() if k != "checksum"}
+        digits = container.checksum(metadata, safetensors.numpy.load(data))
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError, SafetensorError):
         return data
-    start, end = found.span(1)
-    digits = hashlib.sha256(data[:start] + ZEROS + data[end:]).hexdigest()
-    return data[:start] + digits.encode() + data[end:]
+    return re.sub(rb'"checksum":"[0-9a-f]{64}"', f'"checksum":"{digits}"'.encode(), data)
 
 
 def changed(data, of_tree=None, **metadata):
@@ -37,7 +40,7 @@ def changed(data, of_tree=None, **metadata):
     header, payload = unpacked(data)
     known = header["__metadata__"]
     if of_tree is not None:
-        known["model"] = json.dumps(of_tree(json.loads(known["model"])))
+        known["tree"] = json.dumps(of_tree(json.loads(known["tree"])))
     header["__metadata__"] = {k: v for k, v in {**known, **metadata}.items() if v is not None}
     return packed(header, payload)
 
@@ -49,8 +52,7 @@ def change(path, of_tree=None, **metadata):
 
 def part_of(tree, name):
     """[name, tree] of a parameter or attribute of the outermost estimator."""
-    _, parameters, attributes = tree["estimator"]
-    return next(pair for pair in parameters + attributes if pair[0] == name)
+    return next(pair for pair in tree["object"][1] if pair[0] == name)
 
 
 def replace_in(tree, before, after):

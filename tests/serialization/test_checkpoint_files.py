@@ -1,21 +1,34 @@
 """Files of checkpoints: their names, what is in them, and what may happen to them."""
 
 import errno
+import importlib
 import os
 import pickle
+import sys
+import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone
+from safetensors import safe_open
+from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
 from torch import nn
 
 import sklearn_vae
 from sklearn_vae import BernoulliPPCA, DeepGaussianVAE, LinearVAE, Snapshot
-from sklearn_vae.serialization import checkpoint, files
-from sklearn_vae.serialization.checkpoint import Checkpoint, from_bytes, to_bytes
+from sklearn_vae.serialization import checkpoint, container, load
+from sklearn_vae.serialization.checkpoint import (
+    CODED,
+    Checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from sklearn_vae.serialization.codec import Writer
+from sklearn_vae.serialization.container import write_file
+from sklearn_vae.training.loop import VAENet
 from tests.serialization.checkpointed_models import LINEAR, SMALL, X, rows_of, same
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has not converged")
@@ -30,46 +43,62 @@ CONTENT = {
     "text": np.array(["a", "bc"]),
     "sets": [{3, 1, "a"}, frozenset({(1, 2)}), deque([1, 2], maxlen=3), deque()],
     "mappings": [Counter("aab"), OrderedDict([("b", 1), ("a", 2)])],
+    "nan": float("nan"),
 }
 
 
-def test_what_is_written_is_what_is_read():
-    assert same(found := from_bytes(to_bytes(CONTENT)), CONTENT)
+def content_of(state, **others):
+    """What a file contains that has such a state."""
+    texts = {key: {} for key in ("identity", "texts", "start", "place")}
+    return {**texts, "data": "", "finished": False, "random_state": None, "state": state, **others}
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    write_checkpoint(tmp_path / "file", content_of(CONTENT, random_state=np.random.RandomState(0)))
+    found = read_checkpoint(tmp_path / "file")
+    assert found["random_state"].randint(1000) == np.random.RandomState(0).randint(1000)
+    found = found["state"]
+    assert same(found, CONTENT)
     assert found["sets"] == CONTENT["sets"]
     assert [type(part) for part in found["sets"]] == [set, frozenset, deque, deque]
     assert [part.maxlen for part in found["sets"][2:]] == [3, None]
     assert list(map(type, found["mappings"])) == [Counter, OrderedDict]
-    assert np.isnan(from_bytes(to_bytes(float("nan"))))
-    found = from_bytes(to_bytes(CONTENT))[3][0]
-    found += 1.0  # an array of its own
+    assert np.isnan(found["nan"])
+    array = found[3][0]
+    array += 1.0  # an array of its own
 
 
-@pytest.mark.parametrize(
-    "value", [object(), {object()}, [lambda: 0], np.array([None]), 1j, defaultdict(int)]
-)
-def test_what_cannot_be_written(value):
-    with pytest.raises(TypeError, match="a checkpoint cannot hold"):
-        to_bytes({"a": value})
+@pytest.mark.parametrize("value", [object(), {object()}, [lambda: 0], 1j, defaultdict(int)])
+def test_what_cannot_be_written(value, tmp_path):
+    with pytest.raises(TypeError, match=r"a checkpoint cannot hold state\['a'\]"):
+        write_checkpoint(tmp_path / "file", content_of({"a": value}))
+    assert not list(tmp_path.iterdir())
 
 
-def test_numpy_reads_it_without_pickle(tmp_path):
-    clone(MODEL).set_params(checkpoint=tmp_path).fit(X)
+def test_safetensors_reads_it(tmp_path):
+    model = clone(MODEL).set_params(checkpoint=tmp_path).fit(X)
     (path,) = tmp_path.iterdir()
-    with np.load(path, allow_pickle=False) as file:
-        assert set(file) == {"content", "numbers"}
-        assert file["content"].tobytes().startswith(b"{")
+    with safe_open(path, "numpy") as file:
+        assert file.metadata()["kind"] == "checkpoint"
+        found = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
+    weight = model.module_.encoder.layers[0].weight.detach().numpy()
+    assert any(np.array_equal(tensor, weight) for tensor in found)
+    with pytest.raises(ValueError, match="it holds a checkpoint, not a model"):
+        load(path)
 
 
-def test_every_flipped_bit_and_every_cut_is_noticed():
-    file = to_bytes({"a": np.arange(3.0), "b": "text"})
+def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
+    path = tmp_path / "file"
+    write_checkpoint(path, content_of({"a": np.arange(3.0), "b": "text"}))
+    file = path.read_bytes()
     rng = np.random.default_rng(0)
     for place in range(len(file)):
         damaged = bytearray(file)
         damaged[place] ^= 1 << rng.integers(8)
-        with pytest.raises(ValueError, match="checksum"):
-            from_bytes(bytes(damaged))
-        with pytest.raises(ValueError, match="checksum"):
-            from_bytes(file[:place])
+        for data in (bytes(damaged), file[:place]):
+            path.write_bytes(data)
+            with pytest.raises(ValueError, match=r"\w{3}"):
+                read_checkpoint(path)
 
 
 @EACH_KIND
@@ -86,7 +115,7 @@ def test_a_damaged_file_is_not_resumed(model, damage, tmp_path):
         path.mkdir()
         match = "could not be written|is damaged"
     else:
-        path.write_bytes({"flip": data, "cut": data[:1000], "empty": b""}[damage])
+        path.write_bytes({"flip": data, "cut": data[:-1000], "empty": b""}[damage])
         match = f"{path.name} is damaged .* not resumed: training begins anew"
     with pytest.warns(UserWarning, match=match):
         assert same(clone(model).fit(X), expected)
@@ -95,21 +124,28 @@ def test_a_damaged_file_is_not_resumed(model, damage, tmp_path):
 
 
 def odd_contents(content):
-    """With a valid checksum and, where it can, key and place."""
+    """Contents in which something is missing or of another kind."""
     state = content["state"]
-    for other in ({}, [1], 3, {**content, "place": None}, {**content, "finished": "yes"}):
-        yield to_bytes(other)
-    yield to_bytes({**content, "random_state": {"a": 1}})
-    yield to_bytes({**content, "finished": not content["finished"], "state": {}})
+    yield from ({}, {**content, "place": {"torch": 1}}, {**content, "finished": "yes"})
+    for name in ("identity", "texts", "start", "place", "data", "finished", "random_state"):
+        yield {**content, name: [1]}
+        yield {key: value for key, value in content.items() if key != name}
+    yield {**content, "random_state": {"a": 1}}
+    yield {**content, "finished": not content["finished"], "state": {}}
     for odd in ({}, "x", None, [1], {"a": 1}):
-        yield to_bytes({**content, "state": odd})
+        yield {**content, "state": odd}
     for name in state:
         if name != "global_generators":  # which not all have
-            yield to_bytes({**content, "state": {**state, name: "odd"}})
-            yield to_bytes({**content, "state": {**state, name: {"odd": (1,)}}})
-            yield to_bytes({**content, "state": {n: s for n, s in state.items() if n != name}})
-    for body in (b"hello", b"", pickle.dumps(1), b'{"a": 1}'):
-        yield body + checkpoint._checksum(body)
+            yield {**content, "state": {**state, name: "odd"}}
+            yield {**content, "state": {**state, name: {"odd": (1,)}}}
+            yield {**content, "state": {n: s for n, s in state.items() if n != name}}
+
+
+def write_odd(path, content):
+    """A file with a valid checksum, whatever the content."""
+    writer = Writer()
+    coded = {name: writer.value(content[name], name) for name in CODED if name in content}
+    write_file(path, "checkpoint", {**content, **coded}, writer.tensors)
 
 
 @EACH_KIND
@@ -119,18 +155,32 @@ def test_odd_content_is_not_resumed(model, finished, monkeypatch, tmp_path):
     model = clone(model).set_params(checkpoint=tmp_path)
     if isinstance(model, BernoulliPPCA):
         model.set_params(max_iter=9)
-    writes, write = [], checkpoint._write
-    monkeypatch.setattr(
-        checkpoint, "_write", lambda path, data: (writes.append(data), write(path, data))
-    )
+    files = files_of_writes(monkeypatch)
     expected = clone(model).fit(X)
     (path,) = tmp_path.iterdir()
-    content = from_bytes(writes[-1 if finished else 0])
+    path.write_bytes(files[-1 if finished else 0])
+    content = read_checkpoint(path)
     assert content["finished"] == finished
-    for file in odd_contents(content):
-        path.write_bytes(file)
+    for odd in odd_contents(content):
+        write_odd(path, odd)
         with pytest.warns(UserWarning, match="is not resumed: training begins anew"):
             assert same(clone(model).fit(X), expected)
+    for data in (b"hello", b"", pickle.dumps(1), b'{"a": 1}'):
+        path.write_bytes(data)
+        with pytest.warns(UserWarning, match="is damaged .* not resumed: training begins anew"):
+            assert same(clone(model).fit(X), expected)
+
+
+def files_of_writes(monkeypatch):
+    """A list to which the bytes of each file that is written are added."""
+    files, write = [], checkpoint.write_file
+
+    def write_and_keep(path, *content):
+        write(path, *content)
+        files.append(path.read_bytes())
+
+    monkeypatch.setattr(checkpoint, "write_file", write_and_keep)
+    return files
 
 
 class Dump(Callback):
@@ -147,13 +197,13 @@ def test_only_what_is_learned_is_taken_from_a_file(tmp_path):
     model = clone(MODEL).set_params(callbacks=[Dump()], checkpoint=tmp_path)
     clone(model).fit(X)
     (path,) = tmp_path.iterdir()
-    content = from_bytes(path.read_bytes())
+    content = read_checkpoint(path)
     content["state"]["callbacks"]["Dump"] = {
         "folder": (False, "other"),
         "__class__": (False, 3),
         "learned_": (False, 7),
     }
-    path.write_bytes(to_bytes(content))
+    write_checkpoint(path, content)
     found = dict(clone(model).fit(X).net_.callbacks_)["Dump"]
     assert (found.folder, found.learned_, type(found)) == ("safe", 7, Dump)
 
@@ -186,22 +236,153 @@ def test_the_file_of_another_fit_is_not_resumed(tmp_path):
         assert same(clone(model).fit(X), expected)
 
 
-@pytest.mark.parametrize(
-    ("patch", "value", "match"),
-    [
-        ("torch.__version__", "0.0", "torch 2.*, now 0.0"),
-        ("numpy.__version__", "0.0", "numpy 2.*, now 0.0"),
-        ("sklearn_vae.training.checkpointing.threads_for", lambda n: 99, "threads 1, now 99"),
-    ],
-)
-def test_nothing_is_resumed_elsewhere(patch, value, match, monkeypatch, tmp_path):
+ELSEWHERE = {
+    "sklearn.__version__": ("0.0", r"sklearn=1.*, now 0\.0"),
+    "torch.__version__": ("0.0", r"torch=2.*, now 0\.0"),
+    "numpy.__version__": ("0.0", r"numpy=2.*, now 0\.0"),
+    "platform.python_version": (lambda: "0.0", r"python=3.*, now 0\.0"),
+    "sklearn_vae.training.checkpointing.threads_for": (lambda n: 99, "threads=1, now 99"),
+    "sklearn_vae.serialization.checkpoint.blas_in_use": (lambda: "none", "blas=.*, now none"),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_was_written_elsewhere_is_resumed_with_a_warning(name, monkeypatch, tmp_path):
+    value, match = ELSEWHERE[name]
+    model = clone(MODEL).set_params(checkpoint=tmp_path)
+    files = files_of_writes(monkeypatch)
+    expected = clone(model).fit(X)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(files[0])
+    monkeypatch.setattr(name, value)
+    epochs = epochs_trained(monkeypatch)
+    with pytest.warns(UserWarning, match=rf"elsewhere \({match}\) and is resumed: the last") as w:
+        assert same(clone(model).fit(X), expected)
+    assert (len(w), len(epochs)) == (1, 5)
+    assert same(clone(model).fit(X), expected)  # the file is of this place now
+
+
+@pytest.mark.parametrize("model", [LINEAR[1], LINEAR[4], LINEAR[0], LINEAR[3]], ids=str)
+def test_linear_models_resume_elsewhere(model, monkeypatch, tmp_path):
+    X = rows_of(model)
+    model = clone(model).set_params(checkpoint=tmp_path)
+    files = files_of_writes(monkeypatch)
+    expected = clone(model).fit(X)
+    n_writes = len(files)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(files[0])
+    monkeypatch.setattr("scipy.__version__", "0.0")
+    with pytest.warns(
+        UserWarning, match=r"written elsewhere \(scipy=1.*, now 0.0\) and is resumed"
+    ):
+        assert same(clone(model).fit(X), expected)
+    assert len(files) == 2 * n_writes - 1
+
+
+def test_a_start_that_rounds_otherwise_elsewhere_is_resumed(monkeypatch, tmp_path):
+    model = clone(MODEL).set_params(checkpoint=tmp_path, init="ppca")
+    clone(model).fit(X)
+    units = DeepGaussianVAE._center_and_scale
+
+    def moved(self, X, rows, reducer):
+        center, scale = units(self, X, rows, reducer)
+        return np.nextafter(center, np.inf), scale
+
+    monkeypatch.setattr(DeepGaussianVAE, "_center_and_scale", moved)
+    monkeypatch.setattr("scipy.__version__", "0.0")
+    epochs = epochs_trained(monkeypatch)
+    with pytest.warns(UserWarning, match="written elsewhere .* and is resumed"):
+        clone(model).fit(X)
+    assert not epochs
+
+
+def epochs_trained(monkeypatch):
+    """A list that has an entry for each epoch from now on."""
+    epochs, train = [], VAENet.train_epoch
+
+    def train_and_count(net, *arguments):
+        epochs.append(0)
+        return train(net, *arguments)
+
+    monkeypatch.setattr(VAENet, "train_epoch", train_and_count)
+    return epochs
+
+
+def test_a_patched_get_params_is_the_same_fit(monkeypatch, tmp_path):
     model = clone(MODEL).set_params(checkpoint=tmp_path)
     expected = clone(model).fit(X)
-    monkeypatch.setattr(patch, value)
-    with pytest.warns(UserWarning, match=rf"written elsewhere \({match}\) and is not resumed"):
-        found = clone(model).fit(X)
-    assert same(found, expected)
+    epochs = epochs_trained(monkeypatch)
+
+    def get_params(self, deep=True):
+        renamed = {}
+        for name in self._get_param_names():
+            renamed[name] = getattr(self, name)
+        return renamed
+
+    monkeypatch.setattr(BaseEstimator, "get_params", get_params)
     assert same(clone(model).fit(X), expected)
+    assert not epochs
+
+
+FACTORY = """
+from torch import nn
+
+def encoder(shape, n_outputs):
+    return nn.Sequential(nn.Linear(shape[0], {}), nn.ReLU(), nn.Linear({}, n_outputs))
+"""
+
+
+def test_an_edited_factory_is_told(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    folder = tmp_path / "files"
+
+    def fit(width):
+        (tmp_path / "a_factory.py").write_text(FACTORY.format(width, width))
+        monkeypatch.delitem(sys.modules, "a_factory", raising=False)
+        importlib.invalidate_caches()
+        factory = importlib.import_module("a_factory").encoder
+        return clone(MODEL).set_params(encoder=factory, checkpoint=folder).fit(X)
+
+    first = fit(8)
+    epochs = epochs_trained(monkeypatch)
+    assert same(fit(8), first)
+    assert not epochs
+    match = "data differs: encoder has another source or other values. Training begins anew"
+    with pytest.warns(UserWarning, match=match) as caught:
+        fit(16)
+    assert (len(caught), len(epochs), len(list(folder.iterdir()))) == (1, 7, 2)
+
+
+@EACH_KIND
+def test_what_differs_in_the_nearest_file_is_told_in_one_line(model, monkeypatch, tmp_path):
+    X = rows_of(model)
+    model = clone(model).set_params(checkpoint=tmp_path)
+    clone(model).fit(X)
+    name = "max_iter" if "max_iter" in model.get_params() else "max_epochs"
+    before = model.get_params()[name]
+
+    def told(other, X=X):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            other.fit(X)
+        return [str(warning.message) for warning in caught]
+
+    begin = f"No checkpoint in {tmp_path} is of this fit; one of the same class and data differs: "
+    texts = told(clone(model).set_params(**{name: 2, "random_state": 3}))
+    assert texts == [f"{begin}{name}={before}, now 2; random_state=0, now 3. Training begins anew."]
+    assert told(clone(model).set_params(**{name: 2, "random_state": 3})) == []
+    assert told(clone(model), X[:-1]) == []
+    (text,) = told(clone(model).set_params(random_state=3))  # nearest of two
+    assert text in [
+        f"{begin}random_state=0, now 3. Training begins anew.",
+        f"{begin}{name}=2, now {before}. Training begins anew.",
+    ]
+    monkeypatch.setattr(sklearn_vae, "__version__", "9.9.9")
+    (text,) = told(clone(model))
+    assert text.startswith(f"{begin}sklearn_vae=")
+    assert text.endswith(", now 9.9.9. Training begins anew.")
 
 
 def encoder_of(activation, width=8):
@@ -230,7 +411,8 @@ class Other(Callback):
 
 
 def path_of(model, X=X, before=None, folder="unused"):
-    return Checkpoint(clone(model).set_params(checkpoint=folder), X, before).path.name
+    with warnings.catch_warnings(action="ignore"):
+        return Checkpoint(clone(model).set_params(checkpoint=folder), X, before).path.name
 
 
 def test_what_makes_another_fit_has_another_name(monkeypatch, tmp_path):
@@ -290,7 +472,7 @@ def test_networks_that_differ_in_what_a_name_does_not_tell_are_not_resumed(monke
     clone(model).fit(X)
     monkeypatch.setitem(SLOPE, "of", 0.2)
     expected = clone(model).set_params(checkpoint=None).fit(X)
-    with pytest.warns(UserWarning, match=r"written elsewhere \(networks"):
+    with pytest.warns(UserWarning, match="began with other networks and is not resumed"):
         assert same(clone(model).fit(X), expected)
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -340,15 +522,15 @@ def test_a_full_disk_leaves_the_file_before_and_the_training_alone(
     model = clone(model).set_params(checkpoint=tmp_path)
     expected = clone(model).fit(X)
     (path,) = tmp_path.iterdir()
-    writes = []
-    monkeypatch.setattr(checkpoint, "_write", lambda path, data: writes.append(data))
     path.unlink()
+    writes = files_of_writes(monkeypatch)
     clone(model).fit(X)
     monkeypatch.undo()
+    path.unlink()
     assert len(writes) >= 3
     # The seconds in it have more or fewer digits.
     size = int(n_writes * (len(writes[0]) + 100))
-    monkeypatch.setattr(files, "open", FullDisk(size), raising=False)
+    monkeypatch.setattr(container, "open", FullDisk(size), raising=False)
     with pytest.warns(UserWarning, match="could not be written.*No space left") as caught:
         found = clone(model).fit(X)
     (message,) = (text for w in caught if "could not be" in (text := str(w.message)))
@@ -356,7 +538,8 @@ def test_a_full_disk_leaves_the_file_before_and_the_training_alone(
     assert same(found, expected)
     assert list(tmp_path.iterdir()) == ([path] if n_writes >= 1 else [])
     if n_writes >= 1:
-        assert not from_bytes(path.read_bytes())["finished"]
+        monkeypatch.undo()
+        assert not read_checkpoint(path)["finished"]
     monkeypatch.undo()
     assert same(clone(model).fit(X), expected)
 
@@ -368,7 +551,9 @@ class Record(Callback):
 
 def test_what_a_file_cannot_hold_does_not_end_the_training(tmp_path):
     model = clone(MODEL).set_params(callbacks=[Record()], checkpoint=tmp_path)
-    with pytest.warns(UserWarning, match="could not be written.*cannot hold object") as caught:
+    with pytest.warns(
+        UserWarning, match="could not be written.*cannot hold .*<object object"
+    ) as caught:
         assert clone(model).fit(X).n_iter_ == 7
     assert len(caught) == 1
     assert not list(tmp_path.iterdir())
@@ -377,6 +562,7 @@ def test_what_a_file_cannot_hold_does_not_end_the_training(tmp_path):
 def test_a_folder_that_is_gone_is_made_again(monkeypatch, tmp_path):
     folder = tmp_path / "a" / "b"
     file = Checkpoint(clone(MODEL).set_params(checkpoint=folder), X)
+    file.resume(id, {})
     folder.rmdir()
     file.save(1)
     assert file.path.exists()
@@ -391,7 +577,7 @@ def test_a_folder_that_is_gone_is_made_again(monkeypatch, tmp_path):
 
     monkeypatch.setattr(os, "replace", lose_first)
     file.save(2)
-    assert from_bytes(file.path.read_bytes())["state"] == 2
+    assert read_checkpoint(file.path)["state"] == 2
     assert len(calls) == 2
 
 

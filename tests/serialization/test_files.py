@@ -92,19 +92,10 @@ def test_any_reader_of_safetensors_reads_it(tmp_path):
     save(fitted("ppca"), path)
     header, _ = unpacked(path.read_bytes())
     metadata = header["__metadata__"]
-    assert (metadata["format"], metadata["format_version"]) == ("sklearn_vae", "1")
+    assert (metadata["format"], metadata["format_version"]) == ("sklearn_vae", "2")
     assert json.loads(metadata["libraries"])["sklearn_vae"] == sklearn_vae.__version__
     means = [t for t in load_tensors(path.read_bytes()).values() if t.shape == (4,)]
     assert any((t == fitted("ppca").mean_).all() for t in means)
-
-
-def test_without_safetensors(tmp_path, monkeypatch):
-    save(PPCA(1), tmp_path / "model")
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    with pytest.raises(ImportError, match=r"sklearn-vae\[io\]"):
-        save(PPCA(1), tmp_path / "other")
-    with pytest.raises(ImportError, match=r"sklearn-vae\[io\]"):
-        load(tmp_path / "model")
 
 
 def test_a_linear_model_needs_no_torch(tmp_path):

@@ -111,6 +111,6 @@ def test_a_kill_within_a_write_leaves_the_file_before(name, processes, tmp_path)
     process.kill()
     process.join()
     left = sorted(path.suffix for path in tmp_path.iterdir())
-    assert left == [".npz", ".tmp"]
+    assert left == [".safetensors", ".tmp"]
     assert same(clone(model).fit(X), expected)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
