@@ -113,7 +113,7 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
         for name in ("add_indicator", "keep_empty_features"):
             check_flag(name, getattr(self, name))
         with all_or_nothing(self):
-            X = self._check_rows(X, reset=True)
+            X = self._check_samples(X, reset=True)
             self._observed = ~np.isnan(X).all(axis=0)
             kept = X[:, self._observed]
             model = PPCA(
@@ -158,7 +158,7 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
             columns of the indicator behind them, if there is one.
         """
         check_is_fitted(self)
-        X = self._check_rows(X, reset=False)
+        X = self._check_samples(X, reset=False)
         filled = np.zeros_like(X)
         if self._observed.any():
             filled[:, self._observed] = self.ppca_.impute(X[:, self._observed])
@@ -185,14 +185,14 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
             0 for observed entries. Only with `return_std`.
         """
         check_is_fitted(self)
-        X = self._check_rows(X, reset=False)
+        X = self._check_samples(X, reset=False)
         filled, std = np.full((2, *X.shape), np.nan, dtype=X.dtype)
         seen = self._observed
         if seen.any():
             filled[:, seen], std[:, seen] = self.ppca_.impute(X[:, seen], return_std=True)
         return (filled, std) if return_std else filled
 
-    def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
+    def _check_samples(self, X: Any, *, reset: bool) -> np.ndarray:
         """X with NaN where a value is missing, and nowhere else."""
         if not (is_real(self.missing_values) or _is_nan(self.missing_values)):
             raise ValueError(

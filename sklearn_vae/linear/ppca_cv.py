@@ -147,7 +147,7 @@ class PPCACV(ExactPosteriorModel):
                 _check_in_memory(y=y, **params)
                 X = as_dask_array(self, X, reset=True, known_lengths=True)
             else:
-                X = self._check_rows(X, reset=True, min_samples=2)
+                X = self._check_samples(X, reset=True, min_samples=2)
             splits = self._splits(X, y, sample_weight, params)
             ks, noises = self._candidates(X.shape, splits)
             folds, scores = self._score_all(X, sample_weight, splits, ks, noises)
