@@ -54,7 +54,11 @@ class Options(NamedTuple):
     least_noise: float
     unit_encoder: bool  # D = I and a learned prior, in place of a learned D
     learning_rate: float
-    max_iter: int
+    max_iter: int  # steps of "adam", epochs of "stochastic"
+    tol: float  # of "adam"
+    batch_size: int | None  # of "stochastic", as the next
+    n_mc_samples: int
+    device: Any
     verbose: int
     seed: int
 
@@ -89,25 +93,18 @@ class Training(NamedTuple):
         return training
 
 
-def by_bound(
-    rows: TrainingCovariance,
-    options: Options,
-    *,
-    tol: float,
-    device: Any,
-    file: Checkpoint | None = None,
-) -> Training:
+def by_bound(rows: TrainingCovariance, options: Options, file: Checkpoint | None) -> Training:
     """Train with Adam along the gradient of the bound in closed form.
 
     W and V are in the eigenbasis of the covariance, where the solution has one entry in each
     column; a step moves them in units of the standard deviation of the data along each
     eigenvector, where these entries are of order 1. Training ends where the average bound of 100
-    steps and that of the 100 before differ by less than `tol`.
+    steps and that of the 100 before differ by less than `options.tol`.
     """
     spectrum, scale, d = rows.spectrum, rows.scale, rows.n_features
     present = spectrum.eigenvalues > spectrum.resolution
     eigenvalues, basis = spectrum.eigenvalues[present] / scale**2, spectrum.components[present]
-    place = choose_place(device, "float64", np.float64)[0]
+    place = choose_place(options.device, "float64", np.float64)[0]
     bound = LinearElbo(torch.as_tensor(eigenvalues, device=place), n_features=d)
     state = _State(bound.S.sqrt(), options)
     optimiser = Adam(state.learned, lr=options.learning_rate)
@@ -145,7 +142,7 @@ def by_bound(
                 history.append((value, p.noise_variance, state.sum_of_logs()))
                 if step % STEPS_COMPARED == 0:
                     kept = state.copy()
-                    if _has_settled(history, tol):
+                    if _has_settled(history, options.tol):
                         break
                 if step == options.max_iter:
                     break
@@ -280,22 +277,10 @@ def _diverged(step: int, kept: int, options: Options) -> FloatingPointError:
     )
 
 
-def by_draws(
-    rows: TrainingCovariance,
-    options: Options,
-    *,
-    batch_size: int | None,
-    n_mc_samples: int,
-    device: Any,
-    file: Checkpoint | None = None,
-) -> Training:
-    """Train by draws z = V (x - mu) + sqrt(D) eps and mini-batches, with the loop of deep models.
-
-    `options.max_iter` counts epochs; without `batch_size` a step takes all samples, with
-    `n_mc_samples` draws of each.
-    """
+def by_draws(rows: TrainingCovariance, options: Options, file: Checkpoint | None) -> Training:
+    """Train by draws z = V (x - mu) + sqrt(D) eps and mini-batches, with the loop of deep models."""
     n, d, scale = rows.n_samples, rows.n_features, rows.scale
-    place, dtype, precision = choose_place(device, "auto", rows.X.dtype)
+    place, dtype, precision = choose_place(options.device, "auto", rows.X.dtype)
     x = in_units(rows.X, np.arange(n), rows.mean, scale, place, dtype)
     monitor = LatentMonitor(d * math.log(scale), scale, GaussianLikelihood.recorded)
     net = VAENet(
@@ -303,12 +288,12 @@ def by_draws(
         objective=elbo,
         options={},
         monitor=monitor,
-        noise_shape=(n_mc_samples, options.n_components),
+        noise_shape=(options.n_mc_samples, options.n_components),
         seed=options.seed,
         precision=precision,
         lr=options.learning_rate,
         max_epochs=options.max_iter,
-        batch_size=batch_size or n,
+        batch_size=options.batch_size or n,
         train_split=None,
         device=str(place),
         verbose=0,

@@ -98,7 +98,7 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
         y : Ignored
 
         Returns
@@ -145,16 +145,16 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """X with every missing value filled.
+        """Fill missing values.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
 
         Returns
         -------
-        array of shape (n, d)
-            Less the features never observed in `fit`, unless `keep_empty_features`; with the
+        array of shape (n_samples, n_features_out)
+            Without the features never observed in `fit`, unless `keep_empty_features`; with the
             columns of the indicator behind them, if there is one.
         """
         check_is_fitted(self)
@@ -169,7 +169,7 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
         return np.hstack([filled, self.indicator_.transform(X)])
 
     def impute(self, X: Any, return_std: bool = False) -> Any:
-        """X with every missing value filled, in all columns.
+        """Fill missing values in all columns.
 
         Parameters
         ----------
@@ -199,13 +199,8 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
                 f"missing_values must be a finite float or np.nan, got {self.missing_values!r}."
             )
         nan = _is_nan(self.missing_values)
-        X = checked_data(
-            self,
-            X,
-            reset=reset,
-            ensure_min_samples=2 if reset else 1,
-            ensure_all_finite="allow-nan" if nan else True,
-        )
+        finite, least = "allow-nan" if nan else True, 2 if reset else 1
+        X = checked_data(self, X, reset=reset, ensure_min_samples=least, ensure_all_finite=finite)
         return X if nan else np.where(self.missing_values == X, np.nan, X)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
@@ -213,7 +208,7 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        input_features : array-like of str of shape (d,), default=None
+        input_features : array-like of str of shape (n_features,), default=None
             None: `feature_names_in_`, or x0, x1, ... without such.
 
         Returns
@@ -221,11 +216,11 @@ class PPCAImputer(TransformerMixin, BaseEstimator):
         ndarray of str
         """
         check_is_fitted(self)
-        named = _check_feature_names(self, input_features)
-        kept = named if self.keep_empty_features else named[self._observed]
+        names = _check_feature_names(self, input_features)
+        kept = names if self.keep_empty_features else names[self._observed]
         if self.indicator_ is None:
             return kept
-        return np.concatenate([kept, self.indicator_.get_feature_names_out(named)])
+        return np.concatenate([kept, self.indicator_.get_feature_names_out(names)])
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -329,14 +329,14 @@ class LinearVAE(LinearEncoderModel):
         with all_or_nothing(self):
             X = checked_data(self, X, ensure_min_samples=2 if first else 1, reset=first)
             k = self._count_of_stream(X.shape[1], first)
-            rows = X.astype(np.float64, copy=False)
+            batch = X.astype(np.float64, copy=False)
             if first:
                 with np.errstate(over="ignore"):
-                    check_spread(rows.var(axis=0), rows.mean(axis=0), X.dtype)
+                    check_spread(batch.var(axis=0), batch.mean(axis=0), X.dtype)
                 m = min(k + SPARE_DIRECTIONS, X.shape[1])
-                stream, dtype = RunningCovariance.of(rows, m), X.dtype
+                stream, dtype = RunningCovariance.of(batch, m), X.dtype
             else:
-                stream = self._stream.add(rows, self.forgetting)
+                stream = self._stream.add(batch, self.forgetting)
                 dtype = np.result_type(self.loadings_.dtype, X.dtype)
             n_before, before = (0, {}) if first else (self.n_iter_, self.history_)
             self._follow(stream, dtype, k)
@@ -454,20 +454,14 @@ class LinearVAE(LinearEncoderModel):
             unit_encoder=self.parametrization == "unit_encoder",
             learning_rate=float(self.learning_rate),
             max_iter=self._max_iter(),
+            tol=self.tol,
+            batch_size=None if self.batch_size is None else int(self.batch_size),
+            n_mc_samples=int(self.n_mc_samples),
+            device=self.device,
             verbose=self.verbose,
             seed=int(random_state.randint(np.iinfo(np.int32).max)),
         )
-        if self.solver == "adam":
-            training = by_bound(rows, options, tol=self.tol, device=self.device, file=file)
-        else:
-            training = by_draws(
-                rows,
-                options,
-                batch_size=None if self.batch_size is None else int(self.batch_size),
-                n_mc_samples=int(self.n_mc_samples),
-                device=self.device,
-                file=file,
-            )
+        training = (by_bound if self.solver == "adam" else by_draws)(rows, options, file)
         complete = training.error is None and not training.interrupted
         if file is not None and complete and not file.finished:
             parameters = training.parameters._asdict()
