@@ -310,7 +310,12 @@ class CentredBlock:
 
     def squares(self) -> Array:
         """Squared length of each row, before what is left of the mean is subtracted."""
-        return sum(_row_squares(part) for part, _ in self.parts)
+        return sum(
+            part.multiply(part).sum(axis=1)
+            if sparse.issparse(part)
+            else array_namespace(part).vecdot(part, part)
+            for part, _ in self.parts
+        )
 
 
 def centred_blocks(X: Any, mean: Array, limit: float) -> Iterator[tuple[slice, CentredBlock]]:
@@ -366,9 +371,3 @@ def _product(X: Any, A: Array) -> Array:
     if not sparse.issparse(X) and X.shape[1] >= 512 and X.dtype == array_namespace(X).float64:
         return (A.T @ X.T).T
     return X @ A
-
-
-def _row_squares(X: Any) -> Array:
-    if sparse.issparse(X):
-        return X.multiply(X).sum(axis=1)
-    return array_namespace(X).vecdot(X, X)

@@ -195,21 +195,18 @@ def _arpack(data: CentredData, k: int, random_state: np.random.RandomState) -> S
     if data.squares == 0.0:  # where ARPACK finds no vector to start from
         V = np.eye(k, data.shape[1], dtype=data.dtype)
         return _spectrum(data, np.zeros(k, dtype=data.dtype), V, 0.0)
-    _, S, V = svds(_as_operator(data), k=k, v0=start)
+    R = data.whole if isinstance(data, DenseCentred) else None
+    if R is None:
+        R = LinearOperator(
+            data.shape,
+            dtype=data.dtype,
+            matvec=lambda q: data.times(q.reshape(-1, 1)).ravel(),
+            rmatvec=lambda y: data.transposed_times(y.reshape(-1, 1)).ravel(),
+            matmat=data.times,
+            rmatmat=data.transposed_times,
+        )
+    _, S, V = svds(R, k=k, v0=start)
     return _truncated(data, np.ascontiguousarray(V[::-1, :]), S[::-1])
-
-
-def _as_operator(data: CentredData) -> Any:
-    if isinstance(data, DenseCentred) and data.whole is not None:
-        return data.whole
-    return LinearOperator(
-        data.shape,
-        dtype=data.dtype,
-        matvec=lambda q: data.times(q.reshape(-1, 1)).ravel(),
-        rmatvec=lambda y: data.transposed_times(y.reshape(-1, 1)).ravel(),
-        matmat=data.times,
-        rmatmat=data.transposed_times,
-    )
 
 
 def _randomized(

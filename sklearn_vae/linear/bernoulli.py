@@ -202,7 +202,7 @@ class BernoulliPPCA(LatentModel):
                     f"n_components must be an integer between 1 and n_features={X.shape[1]}, "
                     f"got {k}."
                 )
-            # checkpoint_every is part of the name of the file: the path of L-BFGS depends on it.
+            # On which the way of L-BFGS depends.
             file = Checkpoint.of(self, X, self.checkpoint_every)
             rng = random_state_of(self, file)
             fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng, file)

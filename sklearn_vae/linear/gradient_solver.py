@@ -230,7 +230,7 @@ class _State:
 def _to_save(
     state: _State, optimiser: Adam, history: list[tuple[float, float, float]], kept: list[Tensor]
 ) -> Any:
-    """State for a checkpoint: all that the next step depends on."""
+    """All that the next step depends on."""
     parts = {"learned": state.copy(), "optimiser": optimiser.state_dict(), "kept": kept}
     return {**without_tensors(parts), "history": np.array(history)}
 
@@ -239,7 +239,7 @@ def _to_save(
 def _taken_back(
     saved: Any, state: _State, optimiser: Adam
 ) -> tuple[_State, Adam, list[tuple[float, float, float]], list[Tensor]]:
-    """Restore the arguments of :func:`_to_save`; state and optimiser are new."""
+    """What :func:`_to_save` was given; state and optimiser are new."""
     parts = with_tensors(saved)
     state.restore(parts["learned"])
     optimiser.load_state_dict(parts["optimiser"])
@@ -277,11 +277,11 @@ def _diverged(step: int, kept: int, options: Options) -> FloatingPointError:
     )
 
 
-def by_draws(rows: TrainingCovariance, options: Options, file: Checkpoint | None) -> Training:
+def by_draws(data: TrainingCovariance, options: Options, file: Checkpoint | None) -> Training:
     """Train by draws z = V (x - mu) + sqrt(D) eps and mini-batches, with the loop of deep models."""
-    n, d, scale = rows.n_samples, rows.n_features, rows.scale
-    place, dtype, precision = choose_place(options.device, "auto", rows.X.dtype)
-    x = in_units(rows.X, np.arange(n), rows.mean, scale, place, dtype)
+    n, d, scale = data.n_samples, data.n_features, data.scale
+    place, dtype, precision = choose_place(options.device, "auto", data.X.dtype)
+    x = in_units(data.X, np.arange(n), data.mean, scale, place, dtype)
     monitor = LatentMonitor(d * math.log(scale), scale, GaussianLikelihood.recorded)
     net = VAENet(
         partial(_module, d, options, dtype),
@@ -300,7 +300,7 @@ def by_draws(rows: TrainingCovariance, options: Options, file: Checkpoint | None
     ).initialize()
     keeper, left = None, options.max_iter
     if file is not None:
-        shape, units = (d, options.n_components), (rows.mean, scale)
+        shape, units = (d, options.n_components), (data.mean, scale)
         keeper = Keeper(file, net, left, units, lambda saved: Training.of(saved, shape))
         if file.finished:
             return keeper.state

@@ -271,17 +271,17 @@ class LinearVAE(LinearEncoderModel):
         with all_or_nothing(self):
             if is_dask(X) and self.solver == "em":
                 X = dask_moments(self, as_dask_array(self, X, reset=True))
-                rows = TrainingCovariance.from_moments(X)
+                data = TrainingCovariance.from_moments(X)
             else:
                 X = checked_data(self, X, ensure_min_samples=2)
-                rows = TrainingCovariance.from_data(X)
-            k = rows.count(self.n_components)
+                data = TrainingCovariance.from_data(X)
+            k = data.count(self.n_components)
             file = Checkpoint.of(self, X)
             self.__dict__.pop("_stream", None)
             if self.solver == "em":
-                self._ascend(rows, k, file)
+                self._ascend(data, k, file)
                 return self
-            error = self._train(rows, k, file)
+            error = self._train(data, k, file)
         if error is not None:
             raise error
         return self
@@ -363,13 +363,13 @@ class LinearVAE(LinearEncoderModel):
             f"partial_fit, got {k!r}."
         )
 
-    def _ascend(self, rows: TrainingCovariance, k: int, file: Checkpoint | None) -> None:
+    def _ascend(self, data: TrainingCovariance, k: int, file: Checkpoint | None) -> None:
         """Fit by closed forms from a random start."""
-        self._check_share(self._noise(), rows.average_variance)
+        self._check_share(self._noise(), data.average_variance)
         random_state = random_state_of(self, file)
-        m = min(k + SPARE_DIRECTIONS, rows.n_samples, rows.n_features)
-        start = rows.scale * random_state.standard_normal((rows.n_features, m))
-        history, last = self._climb(rows, start, k, file)
+        m = min(k + SPARE_DIRECTIONS, data.n_samples, data.n_features)
+        start = data.scale * random_state.standard_normal((data.n_features, m))
+        history, last = self._climb(data, start, k, file)
         self.n_iter_ = len(history) - 1
         if not last.done:
             warnings.warn(
@@ -380,14 +380,14 @@ class LinearVAE(LinearEncoderModel):
                 stacklevel=3,
             )
         p = self._in_parametrization(last.parameters, last.directions)
-        self._set_fit(rows, p, last.directions[:, :k].T, ())
+        self._set_fit(data, p, last.directions[:, :k].T, ())
         bound, noise, log_D = np.transpose(history)
         unit_encoder = self.parametrization == "unit_encoder"  # then alpha2 is 1 / D
         self._set_history(bound, noise, -log_D if unit_encoder else log_D)
         self.collapsed_dims_ = _empty_columns(p)
-        total = rows.elbo.total_variance
+        total = data.elbo.total_variance
         self._stream = RunningCovariance(
-            float(rows.n_samples), rows.mean, last.directions, last.values, total
+            float(data.n_samples), data.mean, last.directions, last.values, total
         )
 
     def _climb(
@@ -426,23 +426,23 @@ class LinearVAE(LinearEncoderModel):
         return history, last
 
     def _train(
-        self, rows: TrainingCovariance, k: int, file: Checkpoint | None
+        self, data: TrainingCovariance, k: int, file: Checkpoint | None
     ) -> FloatingPointError | None:
         """Fit by gradients; return the error if training diverged."""
         from sklearn_vae.linear.gradient_solver import Options, by_bound, by_draws
 
         if self.solver == "stochastic":
-            in_a_step = min(self.batch_size or rows.n_samples, rows.n_samples)
+            in_a_step = min(self.batch_size or data.n_samples, data.n_samples)
             check_memory(
-                8.0 * int(self.n_mc_samples) * int(in_a_step) * (k + rows.n_features),
+                8.0 * int(self.n_mc_samples) * int(in_a_step) * (k + data.n_features),
                 f"A step draws n_mc_samples={self.n_mc_samples} latents and rows for each of "
                 f"{in_a_step} rows",
                 "Use smaller n_mc_samples or batch_size.",
             )
-        average = rows.average_variance
+        average = data.average_variance
         start = self._noise() or self.noise_variance_init
         if start is None:
-            start = rows.spectrum.noise_variance(k)
+            start = data.spectrum.noise_variance(k)
             start = start if start > NOISE_FLOOR * average else NOISE_START * average
         self._check_share(start, average)
         random_state = random_state_of(self, file)
@@ -461,7 +461,7 @@ class LinearVAE(LinearEncoderModel):
             verbose=self.verbose,
             seed=int(random_state.randint(np.iinfo(np.int32).max)),
         )
-        training = (by_bound if self.solver == "adam" else by_draws)(rows, options, file)
+        training = (by_bound if self.solver == "adam" else by_draws)(data, options, file)
         complete = training.error is None and not training.interrupted
         if file is not None and complete and not file.finished:
             parameters = training.parameters._asdict()
@@ -476,24 +476,24 @@ class LinearVAE(LinearEncoderModel):
         p = _by_length(training.parameters)
         W = p.W * np.sqrt(p.prior_variance)
         components = np.linalg.svd(W, full_matrices=False)[0].T
-        self._set_fit(rows, p, components, training.active_bounds)
+        self._set_fit(data, p, components, training.active_bounds)
         self._set_history(training.bound, training.noise_variance, training.log_variance)
-        self.collapsed_dims_ = self._collapsed(rows.centred @ p.V.T)
+        self.collapsed_dims_ = self._collapsed(data.centred @ p.V.T)
         return training.error
 
     def _set_fit(
         self,
-        rows: TrainingCovariance,
+        data: TrainingCovariance,
         p: LinearVAEParameters,
         components: Array,
         active_bounds: tuple[str, ...],
     ) -> None:
-        self._set_model(p, rows.mean, rows.dtype, components)
-        bounds = self._floor_if_held(rows.average_variance) + active_bounds
+        self._set_model(p, data.mean, data.dtype, components)
+        bounds = self._floor_if_held(data.average_variance) + active_bounds
         # Not that of the covariance, a difference, which loses digits.
-        residual = residual_of_rows(rows.centred, p)
-        self._set_bound(residual, rows.elbo.second_moment(p), bounds)
-        self.n_samples_ = float(rows.n_samples)
+        residual = residual_of_rows(data.centred, p)
+        self._set_bound(residual, data.elbo.second_moment(p), bounds)
+        self.n_samples_ = float(data.n_samples)
 
     def _follow(self, stream: RunningCovariance, dtype: Any, k: int) -> None:
         """Set the maximum for what is remembered of a stream."""

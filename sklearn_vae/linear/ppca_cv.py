@@ -30,14 +30,14 @@ SELECTIONS = ("best", "one_standard_error")
 
 
 class PPCACV(ExactPosteriorModel):
-    """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out rows.
+    """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out samples.
 
-    What `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})` finds, of which it
-    has the scores of every candidate to rounding, at the cost of one pass over the data (one for
-    each run of splits that do not hold out the same rows) and one eigendecomposition a split: the number, mean and scatter of each fold add up to those of the
-    training rows, their eigenvalues hold every model, and each score is a cumulative sum over
-    components. Where there are fewer rows than features, one Gram matrix takes the place of the
-    scatters. Afterwards the chosen model is fitted to all rows.
+    Equivalent to `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})`, with the same
+    scores to rounding, at the cost of one pass over the data (for each run of splits that hold out
+    different samples) and one eigendecomposition per split: the moments of the folds add up to
+    those of the training samples, their eigenvalues hold every model, and each score is a
+    cumulative sum over components. With fewer samples than features, one Gram matrix takes the
+    place of the scatters. Then the chosen model is fitted to all samples.
 
     Parameters
     ----------
@@ -143,7 +143,12 @@ class PPCACV(ExactPosteriorModel):
         self._check_parameters()
         with all_or_nothing(self):
             if is_dask(X):
-                _check_in_memory(y=y, **params)
+                for name, value in {"y": y, **params}.items():
+                    if is_dask(value):
+                        raise TypeError(
+                            f"{name} must be in memory, where cv splits rows, got a Dask "
+                            f"{type(value).__name__}: pass {name}.compute()."
+                        )
                 X = as_dask_array(self, X, reset=True, known_lengths=True)
             else:
                 X = self._check_samples(X, reset=True, min_samples=2)
@@ -295,15 +300,6 @@ class PPCACV(ExactPosteriorModel):
         to_split = MethodMapping().add(caller="fit", callee="split")
         router = MetadataRouter(owner=self).add_self_request(self)
         return router.add(splitter=check_cv(self.cv), method_mapping=to_split)
-
-
-def _check_in_memory(**given: Any) -> None:
-    for name, value in given.items():
-        if is_dask(value):
-            raise TypeError(
-                f"{name} must be in memory, where cv splits rows, got a Dask "
-                f"{type(value).__name__}: pass {name}.compute()."
-            )
 
 
 def _listed(candidates: Any) -> list[Any]:
