@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.state import Stateful
@@ -18,16 +19,42 @@ Array = NDArray[Any]
 METHODS = ("posterior", "conditional", "score_samples")
 
 
-class EncoderDecoder(Stateful):
+class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A model that maps samples to latent coordinates and back, with or without probabilities.
 
-    A mixin. Parameters that a model does not have are class attributes here, with the value that
-    stands for their absence.
+    Parameters that a model does not have are class attributes here, with the value that stands for
+    their absence.
     """
 
     image_shape: Any = None
 
-    get_params: Callable[..., dict[str, Any]]  # scikit-learn's BaseEstimator has it
+    n_components_: int
+
+    @abstractmethod
+    def transform(self, X: Any) -> Any:
+        """Latent coordinates of each sample: the posterior mean, where the model has a posterior.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        Z : array of shape (n_samples, n_components)
+        """
+
+    @abstractmethod
+    def inverse_transform(self, Z: Any) -> Any:
+        """Decode latent coordinates: the mean of p(x|z), where the model has one.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+
+        Returns
+        -------
+        X : array of shape (n_samples, n_features)
+        """
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -57,11 +84,20 @@ class EncoderDecoder(Stateful):
         """Layers with weights of the deeper of encoder and decoder; 0 without networks."""
         return 0
 
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
 
 class LatentModel(EncoderDecoder, ABC):
     """A model of data x with latent variables z ~ N(0, diag `prior_variance`).
 
-    An abstract mixin. Of a model of another library only the abstract methods are needed:
+    Of a model of another library only `posterior`, `conditional` and `score_samples` are needed:
     :func:`as_latent_model` answers all other questions with their defaults.
     """
 
@@ -95,6 +131,7 @@ class LatentModel(EncoderDecoder, ABC):
         mean : array of shape (n_samples, n_components)
         variance : array of shape (n_samples, n_components), or covariance of shape \
                 (n_samples, n_components, n_components)
+            A read-only view where it is the same for every sample.
         """
 
     @abstractmethod
@@ -108,6 +145,7 @@ class LatentModel(EncoderDecoder, ABC):
         Returns
         -------
         mean, variance : arrays of shape (n_samples, n_features)
+            The variance is a read-only view where it is the same for every sample.
         """
 
     @abstractmethod
@@ -121,6 +159,33 @@ class LatentModel(EncoderDecoder, ABC):
         Returns
         -------
         array of shape (n_samples,)
+        """
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Average of `score_samples` over the samples, in nats per sample; higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+        """
+        return float(self.score_samples(X).mean())
+
+    @abstractmethod
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Any]:
+        """Draw samples from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+            None draws from NumPy's global generator.
+
+        Returns
+        -------
+        X : array of shape (n_samples, n_features)
+        Z : array of shape (n_samples, n_components)
+            The latent vector that each sample was drawn from.
         """
 
     @property
@@ -180,12 +245,12 @@ class LatentModel(EncoderDecoder, ABC):
         return False
 
 
-class ForeignModel(LatentModel, BaseEstimator):
+class ForeignModel(LatentModel):
     """A model of another library as a :class:`LatentModel`.
 
     Parameters
     ----------
-    estimator : object with the abstract methods of LatentModel
+    estimator : object with `posterior`, `conditional` and `score_samples`
         Its `prior_variance_`, `noise_variance_`, `history_` and `image_shape` are used, if it has
         them.
     """
@@ -221,17 +286,23 @@ class ForeignModel(LatentModel, BaseEstimator):
         return getattr(self.estimator, "noise_variance_", None)
 
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Any, Any]:
-        """Mean and variance of q(z|x), as the model gives them."""
         options = {"return_cov": True} if return_cov else {}
         return self.estimator.posterior(X, **options)
 
     def conditional(self, Z: Any) -> tuple[Any, Any]:
-        """Mean and variance of p(x|z), as the model gives them."""
         return self.estimator.conditional(Z)
 
     def score_samples(self, X: Any) -> Any:
-        """Log-likelihood of each sample, as the model gives it."""
         return self.estimator.score_samples(X)
+
+    def transform(self, X: Any) -> Any:
+        return self.posterior(X)[0]
+
+    def inverse_transform(self, Z: Any) -> Any:
+        return self.conditional(Z)[0]
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Any]:
+        return self.estimator.sample(n_samples, random_state=random_state)
 
 
 def adapted(estimator: Any) -> Any:

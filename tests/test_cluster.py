@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 
 from sklearn_vae import PPCA, PPCACV, DeepAutoencoder, DeepGaussianVAE, LinearVAE
 from tests.deep.data import make_rows as make_curved_rows
-from tests.linear.rows import make_rows
+from tests.linear.data import make_rows
 from tests.stored_blocks import load
 
 X = make_rows(1200, 9, offset=3.0)

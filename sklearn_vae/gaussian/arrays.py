@@ -41,10 +41,7 @@ def wide_float(X: Array) -> Any:
 
 
 def float_type(X: Any) -> Any:
-    """The dtype to compute with X in: its own if that is float64 or float32, else the wide one.
-
-    X may be sparse.
-    """
+    """Dtype to compute in: that of X, which may be sparse, or if it is no float the wide one."""
     if sparse.issparse(X):
         return X.dtype if X.dtype in (np.float32, np.float64) else np.dtype(np.float64)
     xp = array_namespace(X)
@@ -58,7 +55,7 @@ def float_name(X: Any) -> str:
 
 
 def common_float_type(X: Any, model: Array) -> Any:
-    """The dtype in which rows X, which may be sparse, meet the arrays of a model."""
+    """Dtype for products of X, which may be sparse, with the arrays of a model."""
     xp = array_namespace(model)
     own = X.dtype if X.dtype in (xp.float32, xp.float64) else wide_float(model)
     return xp.result_type(own, model.dtype)
@@ -84,12 +81,9 @@ def check_matrix(X: Any) -> Any:
 
 
 def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
-    """`weights` as an array beside X, in its dtype for sums.
+    """`weights` as an array on the device of X, in its dtype for sums.
 
-    Raises
-    ------
-    ValueError
-        Unless there is one for each row of X, finite, not negative.
+    ValueError unless there is one for each row of X, finite and not negative.
     """
     xp = array_namespace(X)
     if is_torch_array(weights):

@@ -12,28 +12,14 @@ from sklearn_vae.gaussian.linear_elbo import LinearElbo, LinearVAEParameters
 
 
 class Ascent(NamedTuple):
-    """A point on the way to the maximum.
-
-    Attributes
-    ----------
-    parameters : LinearVAEParameters
-    directions : array of shape (d, m)
-        Orthonormal; the columns of W are along the first k.
-    values : array of shape (m,)
-        Variances of the rows along them, descending.
-    bound : float
-    done : bool
-        Whether no more than the tolerance is left to gain.
-    span : array
-        Columns among whose combinations the next iteration looks, directions included.
-    """
+    """An iteration on the way to the maximum."""
 
     parameters: LinearVAEParameters
-    directions: Array
-    values: Array
+    directions: Array  # (d, m), orthonormal; the columns of W are along the first k
+    values: Array  # (m,), variances of the data along them, descending
     bound: float
-    done: bool
-    span: Array
+    done: bool  # whether no more than the tolerance is left to gain
+    span: Array  # the columns that the next iteration combines
 
 
 def maximise(
@@ -49,14 +35,13 @@ def maximise(
 ) -> Iterator[Ascent]:
     """Iterations to the global maximum, each in closed form; to rounding the bound never falls.
 
-    Coordinate ascent, each of encoder, decoder and sigma2 to its optimum in turn, is a power
-    iteration: a step multiplies the span of W by S, which is slow where eigenvalues are close,
-    and slower in the scale and rotation of W. Here each iteration takes the best directions
-    (Rayleigh and Ritz) in the span of those before, of S times these, and of what the last
-    iteration had added, together: locally the best of all steps (Knyazev, "Toward the Optimal
-    Preconditioned Eigensolver", 2001, algorithm 4.1), and it needs about the root of the number
-    of steps. A few directions more than W has columns are taken along: without them the k-th
-    could rest on an eigenvector that is not one of the k first, where the next is close.
+    Coordinate ascent over encoder, decoder and sigma2 is a power iteration: a step multiplies the
+    span of W by S, which is slow where eigenvalues are close. Here each iteration takes the best
+    directions (Rayleigh and Ritz) in the span of the last ones, of S times these, and of what the
+    last iteration added: locally optimal (Knyazev, "Toward the Optimal Preconditioned
+    Eigensolver", 2001, algorithm 4.1), in about the root of the number of steps. With a few more
+    directions than W has columns, the k-th cannot rest on an eigenvector that is not among the
+    first k.
 
     Parameters
     ----------
@@ -64,19 +49,13 @@ def maximise(
     start : array of shape (d, m)
         m >= k columns, none orthogonal to the leading eigenvectors.
     n_components : int
-        k.
     noise_variance, least_noise
         As in :meth:`LinearElbo.best_along`.
     tol : float, default=1e-10
-        Ends when less is left to gain, in nats per sample.
+        The last iteration leaves less to gain, in nats per sample.
     max_iter : int, default=1000
-        The first takes the best directions in the span of the start.
-    after : (directions, span) of an iteration, default=None
-        Goes on from there.
-
-    Yields
-    ------
-    Ascent
+    after : (directions, span), default=None
+        Those of the iteration to continue from.
     """
     k, m = n_components, start.shape[1]
     before, basis = (None, start) if after is None else after
@@ -102,7 +81,7 @@ def maximise(
 
 
 def _orthonormal(elbo: LinearElbo, A: Array) -> tuple[Array, bool]:
-    """A basis of the span of A, and whether that holds all that the rows do."""
+    """A basis of the span of A, and whether the data lie in it."""
     if elbo.rows is not None and A.shape[1] >= len(elbo.rows):
         return np.linalg.qr(elbo.rows.T)[0], True
     if A.shape[1] >= len(A):
@@ -117,12 +96,12 @@ def _leading(A: Array, k: int) -> tuple[Array, Array]:
 
 
 def _left_to_gain(values: Array, lengths: Array, k: int, noise_variance: float) -> float:
-    """How much the bound of the k first of some approximate eigenpairs may rise, in nats.
+    """How much the bound may rise from the first k approximate eigenpairs, in nats.
 
-    An eigenvalue is above its approximation by at most the length r of the residual, and by about
+    An eigenvalue exceeds its approximation by at most the length r of the residual, and by about
     r^2 over the gap to what is not approximated (Parlett, "The Symmetric Eigenvalue Problem",
     theorem 11.7.1). Nats are (1 / sigma2 - 1 / l) / 2 times that. A column that is still zero
-    stays so if its direction has no part in one with more variance than sigma2: a part p of it
+    stays zero if its direction has no part in one with more variance than sigma2: a part p of it
     would make r at least p (sigma2 - l), and random starts have parts of 1 / sqrt(d).
     """
     gaps = np.maximum(values[:k] - values[-1], np.finfo(float).tiny)

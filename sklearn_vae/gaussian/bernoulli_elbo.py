@@ -13,41 +13,30 @@ from sklearn_vae.gaussian.softplus import expected_softplus, expected_softplus_o
 
 # Entries in a block: those of the few arrays computed from one stay in the cache.
 _BLOCK = 2**17
-# A row's posterior is found when Newton's decrement, twice what is left to gain, is this small.
+# Newton's method for the posterior of a sample ends where its decrement, twice what is left to
+# gain, is this small; the looser one while W and mu are being fitted.
 _DECREMENT = 1e-20
-# And while W and mu are on their way.
 _LOOSE_DECREMENT = 1e-12
 _MAX_STEPS = 200
 
 
 class BernoulliParameters(NamedTuple):
-    """x_j | z ~ Bernoulli(sigmoid(w_j'z + mu_j)), z ~ N(0, I), q(z|x) = N(V (x - mean), diag D).
+    """x_j | z ~ Bernoulli(sigmoid(w_j'z + mu_j)), z ~ N(0, I), q(z|x) = N(V (x - mean), diag D)."""
 
-    Attributes
-    ----------
-    W : array of shape (d, k)
-    mu : array of shape (d,)
-    V : array of shape (k, d)
-    D : array of shape (k,)
-    """
-
-    W: np.ndarray
-    mu: np.ndarray
-    V: np.ndarray
-    D: np.ndarray
+    W: np.ndarray  # (d, k)
+    mu: np.ndarray  # (d,)
+    V: np.ndarray  # (k, d)
+    D: np.ndarray  # (k,)
 
 
 class LinearBernoulliElbo:
-    """The bound on rows of bits with a linear encoder, in nats per sample.
+    """The bound for bits with a linear encoder, in nats per sample.
 
     Under q the logit a_j = w_j'z + mu_j is normal, so E_q log p(x|z) = sum_j (x_j E a_j -
     E softplus(a_j)) is a sum of integrals of one dimension, exact to 1e-10 of each. The variance of
-    a_j is the same for every row, which lets one table a feature serve all of them.
+    a_j is the same for every sample, so that one table per feature serves all of them.
 
-    Parameters
-    ----------
-    bits : array of shape (d, n)
-        x in [0, 1], a feature a row: the bound is linear in x.
+    `bits` in [0, 1], of shape (n_features, n_samples): the bound is linear in them.
 
     References
     ----------
@@ -87,7 +76,7 @@ class LinearBernoulliElbo:
 def _feature_blocks(
     W: np.ndarray, mu: np.ndarray, M: np.ndarray, D: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray, tuple[np.ndarray, ...]]]:
-    """Features, means of their logits, shape (b, n), and expectations of :mod:`softplus`."""
+    """Blocks of features, means (b, n) of their logits, and expectations of :mod:`softplus`."""
     size = max(_BLOCK // max(len(M), 1), 1)
     for start in range(0, len(W), size):
         block = slice(start, start + size)
@@ -96,28 +85,21 @@ def _feature_blocks(
 
 
 class SampleTerms(NamedTuple):
-    """What the bound of each row is made of, in nats.
+    """Terms of the bound of each sample, in nats.
 
-    Attributes
-    ----------
-    bound : array of shape (n,)
-        E_q log p(x|z) - KL(q(z|x) || p(z)).
-    kl : array of shape (n, k)
-        KL(q(z_h|x) || N(0, 1)).
-    entropies : array of shape (n,)
-        H[q(z|x)] - H[p(z)] - E_q H[p(x|z)]: its mean over the rows is that of the bound where the
-        parameters are at a stationary point (Lücke, Forster and Dai).
+    `entropies` is H[q(z|x)] - H[p(z)] - E_q H[p(x|z)]: its mean over the samples is that of the
+    bound where the parameters are at a stationary point (Lücke, Forster and Dai).
     """
 
-    bound: np.ndarray
-    kl: np.ndarray
-    entropies: np.ndarray
+    bound: np.ndarray  # (n,)
+    kl: np.ndarray  # (n, k)
+    entropies: np.ndarray  # (n,)
 
 
 def sample_terms(
     X: np.ndarray, W: np.ndarray, mu: np.ndarray, M: np.ndarray, D: np.ndarray
 ) -> SampleTerms:
-    """Terms of rows X of shape (n, d) under q(z|x) = N(M, diag D), D of shape (k,) or (n, k)."""
+    """Terms of the bound under q(z|x) = N(M, diag D), with D of shape (k,) or (n, k)."""
     log_D = np.log(D)
     kl = 0.5 * (np.square(M) + D - 1.0 - log_D)
     entropies = np.broadcast_to(0.5 * log_D.sum(axis=-1), len(M)).copy()
@@ -132,7 +114,7 @@ def sample_terms(
 def _blocks(
     W: np.ndarray, mu: np.ndarray, M: np.ndarray, D: np.ndarray
 ) -> Iterator[tuple[slice, slice, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]]:
-    """Rows, features, and what belongs to their logits, of shape (features, rows)."""
+    """Blocks of samples and features: means, variances and expectations of their logits."""
     if D.ndim == 1:
         for block, A, expected in _feature_blocks(W, mu, M, D):
             yield slice(None), block, A, (W[block] ** 2 @ D)[:, None], expected
@@ -147,15 +129,10 @@ def _row_blocks(n: int, d: int) -> Iterator[slice]:
 
 
 class SamplePosteriors:
-    """For each row the normal with independent entries, N(m, diag s^2), of the highest bound.
+    """For each sample the normal N(m, diag s^2) of the highest bound.
 
-    The bound is strictly concave in (m, s), so there is one, found by Newton's method in these 2k
-    numbers, with backtracking. It depends on nothing but the row.
-
-    Parameters
-    ----------
-    W : array of shape (d, k)
-    mu : array of shape (d,)
+    The bound is strictly concave in (m, s): Newton's method in these 2k numbers, with backtracking,
+    finds its only maximum.
     """
 
     def __init__(self, W: np.ndarray, mu: np.ndarray) -> None:
@@ -174,12 +151,7 @@ class SamplePosteriors:
     def solve(
         self, X: np.ndarray, M: np.ndarray, S: np.ndarray, decrement: float = _DECREMENT
     ) -> np.ndarray:
-        """Move means M and standard deviations S of shape (n, k), in place, to the best.
-
-        Returns
-        -------
-        bound : array of shape (n,)
-        """
+        """Optimise means M and standard deviations S, (n, k) each, in place; return the bounds."""
         bound = np.empty(len(X))
         for rows in _row_blocks(*X.shape):
             bound[rows] = self._solve(X[rows], M[rows], S[rows], decrement)[0]
@@ -188,10 +160,10 @@ class SamplePosteriors:
     def value_and_gradients(
         self, X: np.ndarray, M: np.ndarray, S: np.ndarray
     ) -> tuple[float, np.ndarray, np.ndarray]:
-        """Bound of the best posteriors and its derivatives with respect to W and mu.
+        """Bound of the best posteriors, in nats per sample, and its derivatives in W and mu.
 
-        M and S, where the search starts, are moved to the best; by the envelope theorem their own
-        dependence on W and mu does not count. In nats per sample.
+        M and S are optimised in place; by the envelope theorem their dependence on W and mu does
+        not count.
         """
         n = len(X)
         total, of_W, of_mu = 0.0, np.zeros_like(self.W), np.zeros_like(self.mu)
@@ -207,7 +179,7 @@ class SamplePosteriors:
     def _solve(
         self, X: np.ndarray, M: np.ndarray, S: np.ndarray, decrement: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As solve, for the rows of one block; with E sigmoid(a) and E sigmoid'(a)."""
+        """:meth:`solve` for one block of samples, with E sigmoid(a) and E sigmoid'(a)."""
         k = self.W.shape[1]
         bound, step = np.full(len(X), -np.inf), np.zeros((len(X), 2 * k))
         slope, curvature = np.empty(X.shape), np.empty(X.shape)
@@ -236,10 +208,7 @@ class SamplePosteriors:
         return bound, slope, curvature
 
     def _derivatives(self, X: np.ndarray, M: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Bound (n,), its gradient (n, 2k) in (m, s), minus its Hessian (n, 2k, 2k).
-
-        And E sigmoid(a) and E sigmoid'(a), each (n, d).
-        """
+        """Bound, its gradient (n, 2k) in (m, s), minus its Hessian, E sigmoid(a), E sigmoid'(a)."""
         n, k = M.shape
         A, variances = M @ self.W.T + self.mu, np.square(S) @ self.squares.T
         value, slope, second, third, fourth = expected_softplus(A, variances, order=4)
@@ -263,24 +232,13 @@ class SamplePosteriors:
 def importance_weighted_bound(
     X: np.ndarray, W: np.ndarray, mu: np.ndarray, M: np.ndarray, D: np.ndarray, draws: np.ndarray
 ) -> np.ndarray:
-    """log (1/S) sum_s p(x, z_s) / q(z_s|x) of each row, z_s = m + sqrt(D) e_s.
+    """log (1/S) sum_s p(x, z_s) / q(z_s|x) of each sample, in nats, z_s = m + sqrt(D) e_s.
 
-    Parameters
-    ----------
-    X : array of shape (n, d)
-    W, mu : arrays of shapes (d, k) and (d,)
-    M : array of shape (n, k)
-    D : array of shape (k,) or (n, k)
-    draws : array of shape (S, k)
-        e_s, standard normal; the same for every row.
-
-    Returns
-    -------
-    array of shape (n,), in nats
+    D is (k,) or (n, k); the standard normal `draws` e_s, (S, k), are the same for every sample.
     """
     n, d = X.shape
     D = np.broadcast_to(D, M.shape)
-    found = np.empty(n)
+    bounds = np.empty(n)
     for rows in row_blocks(n, d * len(draws), at_least=1):
         m, std = M[rows], np.sqrt(D[rows])
         log_weights = np.empty((len(draws), len(m)))
@@ -291,12 +249,12 @@ def importance_weighted_bound(
             log_weights[block] = (X[rows] * A - np.maximum(A, 0.0)).sum(axis=2)
             log_weights[block] -= np.log1p(np.exp(-np.abs(A))).sum(axis=2)
             log_weights[block] += 0.5 * (np.square(e) - np.square(Z)).sum(axis=2)
-        found[rows] = logsumexp(log_weights, axis=0) + np.log(std).sum(axis=1)
-    return found - np.log(len(draws))
+        bounds[rows] = logsumexp(log_weights, axis=0) + np.log(std).sum(axis=1)
+    return bounds - np.log(len(draws))
 
 
 def laplace_posterior(W: np.ndarray, mu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """V of shape (k, d) and D of shape (k,), the best for the bound's expansion about z = 0."""
+    """Encoder V (k, d) and D (k,) that is best for the expansion of the bound about z = 0."""
     p = expit(mu)
     weighted = W.T * (p * (1.0 - p))
     precision = weighted @ W + np.eye(W.shape[1])

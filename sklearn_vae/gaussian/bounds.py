@@ -1,4 +1,4 @@
-"""What a bound says of the latent space: KL per dimension and the sum of entropies."""
+"""Diagnostics of a bound: KL per dimension, the sum of entropies, and the best noise variance."""
 
 import math
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ COLLAPSE_SHARE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class EntropyGap:
-    """ELBO less the sum of three entropies, in nats per sample, and what it is due to.
+    """ELBO less the sum of three entropies, in nats per sample, in parts.
 
-    Exact at any parameters. Each part is 0 at a maximum of the ELBO over what it belongs to: not
-    where something else was maximised (a KL weight other than 1, free bits, an importance-weighted
-    bound), where the noise
-    variance was held fixed, or where a bound of `active_bounds` was in the way.
+    Exact at any parameters. Each part is 0 at a maximum of the ELBO over its parameters; not where
+    something else was maximised (a KL weight other than 1, free bits, an importance-weighted
+    bound), where the noise variance was held fixed, or where a bound in `active_bounds` was
+    reached.
 
     Attributes
     ----------
@@ -38,9 +38,9 @@ class EntropyGap:
         the prior's variance: a multiple of the derivative along the scale of dimension h. A
         collapsed dimension adds nothing.
     active_bounds : tuple of str
-        Which of "noise variance" and "posterior variance" are held by a bound.
+        Which of "noise variance" and "posterior variance" are at a bound.
     total : float
-        The sum of the parts.
+        Sum of the parts.
     """
 
     noise: float
@@ -55,17 +55,14 @@ class EntropyGap:
         second_moment: Array,
         active_bounds: tuple[str, ...] = (),
     ) -> "EntropyGap":
-        """From E_q sum_j (x_j - mu_j(z))^2 / sigma2_j and m2_h, in units of the prior's variance.
-
-        With variances that depend on z, the average is over them too.
-        """
+        """Compute it from E_q sum_j (x_j - mu_j(z))^2 / sigma2_j and m2_h, averaged."""
         return cls.of_noise_part(0.5 * (n_features - squares), second_moment, active_bounds)
 
     @classmethod
     def of_noise_part(
         cls, noise: float, second_moment: Array, active_bounds: tuple[str, ...] = ()
     ) -> "EntropyGap":
-        """From the part of the noise itself, E_q log p(x|z) + H[p(x|z)], and m2_h."""
+        """Compute it from the part of the noise, E_q log p(x|z) + H[p(x|z)], and m2_h."""
         return cls(noise, 0.5 * (1.0 - second_moment), active_bounds)
 
     @property
@@ -75,7 +72,7 @@ class EntropyGap:
 
 
 class BoundTerms(NamedTuple):
-    """What the bound of a model is made of, averaged over rows; in nats per sample.
+    """Terms of the bound of a model averaged over samples, in nats per sample.
 
     Latents are in units of the prior's standard deviations.
 
@@ -103,14 +100,10 @@ class BoundTerms(NamedTuple):
 
 
 def kl_per_dimension(second_moment: Array, mean_log_variance: Array) -> Array:
-    """Average over the data of KL(q(z_h|x) || N(0, 1)), in nats, shape (k,).
+    """Average of KL(q(z_h|x) || N(0, 1)), in nats, from averages of nu_h^2 + tau2_h and log tau2_h.
 
-    Parameters
-    ----------
-    second_moment : array of shape (k,)
-        Mean over the data of nu_h^2 + tau2_h, posterior mean and variance.
-    mean_log_variance : array of shape (k,)
-        Mean over the data of log tau2_h; -inf where a posterior is a point, whose KL is inf.
+    nu_h and tau2_h are posterior mean and variance; log tau2_h is -inf where a posterior is a
+    point, whose KL is inf.
     """
     return 0.5 * (second_moment - 1.0 - mean_log_variance)
 
@@ -130,14 +123,9 @@ def entropy_bound(n_features: int, noise_variance: float, mean_log_variance: Arr
 
 
 def normal_entropy(n_dimensions: int, log_variance: float) -> float:
-    """Entropy of a diagonal normal, in nats.
+    """Entropy of a diagonal normal, in nats, from the sum of its log-variances.
 
-    Parameters
-    ----------
-    n_dimensions : int
-    log_variance : float
-        Sum of its log-variances; of many normals the mean of their sums, for their mean entropy.
-        So that of p(x|z) with variances that depend on z is 1/2 E_q sum_j log(2 pi e sigma2_j(z)).
+    The mean of these sums gives the mean entropy of many normals.
     """
     return 0.5 * (n_dimensions * math.log(2.0 * math.pi * math.e) + log_variance)
 
@@ -147,13 +135,7 @@ def sum_of_entropies(posterior: float, prior: float, decoder: float) -> float:
 
     Equals the ELBO where the parameters are at a stationary point (Lücke, Forster and Dai, eq. 20
     with a learned prior, eq. 39 with variances that depend on z): :func:`entropy_bound` of any
-    model.
-
-    Parameters
-    ----------
-    posterior, decoder : float
-        Averages over the data, and of p(x|z) over q(z|x).
-    prior : float
+    model. Entropies of posterior and decoder are averages over the data.
     """
     return posterior - prior - decoder
 
@@ -161,10 +143,7 @@ def sum_of_entropies(posterior: float, prior: float, decoder: float) -> float:
 def log_latent_volume(mean_log_variance: Array) -> float:
     """Average log volume of the box with half-widths tau_h, sum_h log(2 tau_h) (ibid., eq. 41).
 
-    Parameters
-    ----------
-    mean_log_variance : array of shape (k,)
-        Mean over the data of log tau2_h; with a learned prior of log(tau2_h / alpha2_h).
+    `mean_log_variance` averages log tau2_h, or with a learned prior log(tau2_h / alpha2_h).
     """
     xp = array_namespace(mean_log_variance)
     return mean_log_variance.shape[0] * math.log(2.0) + 0.5 * float(xp.sum(mean_log_variance))
@@ -173,11 +152,7 @@ def log_latent_volume(mean_log_variance: Array) -> float:
 def log_data_volume(n_features: int, log_variance: float) -> float:
     """Average log volume of the box with half-widths sigma_j, sum_j log(2 sigma_j) (eq. 42).
 
-    Parameters
-    ----------
-    n_features : int
-    log_variance : float
-        Sum over the features of log sigma2_j; where it depends on z, its mean.
+    `log_variance` is the sum of log sigma2_j, or its mean where it depends on z.
     """
     return n_features * math.log(2.0) + 0.5 * log_variance
 
@@ -195,20 +170,9 @@ def volume_bound(n_features: int, n_components: int, latent: float, data: float)
 def best_noise_variance(lengths: Any, squares: Any, tail: float, n_features: int) -> float:
     """sigma2 of the highest likelihood of N(mu, W W' + sigma2 I), for W with orthogonal columns.
 
-    Parameters
-    ----------
-    lengths : ndarray of shape (k,)
-        Squared lengths of the columns.
-    squares : ndarray of shape (k,)
-        Mean over the data of the squares of x - mu along them.
-    tail : float
-        Mean of the squares outside of them, in all.
-    n_features : int
-
-    Returns
-    -------
-    float
-        0 where the likelihood only rises toward it.
+    `lengths` (k,) are the squared lengths of the columns, `squares` (k,) the mean squares of x - mu
+    along them and `tail` those outside of them, in all. 0 where the likelihood only rises toward
+    it.
     """
     lengths = np.append(np.asarray(lengths, dtype=np.float64), 0.0)
     squares = np.append(np.asarray(squares, dtype=np.float64), tail)

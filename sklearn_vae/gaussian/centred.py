@@ -1,4 +1,4 @@
-"""The centred rows of a data matrix as an operator: in memory, on disk or sparse."""
+"""Centred data matrices as operators: in memory, on disk or sparse."""
 
 from __future__ import annotations
 
@@ -26,31 +26,15 @@ ALL = slice(None)
 
 
 class CentredData(ABC):
-    """R = diag(w)^1/2 (X - 1 mean'), with which the covariance of X is R'R / n.
-
-    Attributes
-    ----------
-    shape : (int, int)
-    n : float
-        Sum of the weights w, scaled by a power of 2; unweighted, the number of rows.
-    mean : array of shape (d,)
-        Weighted mean of X, in the dtype for sums.
-    squares : float
-        Squared Frobenius norm of R: n times the trace of the covariance.
-    variances : array of shape (d,)
-        Of each column of X, in the dtype for sums.
-    precision : Precision
-    dtype : dtype
-        Of products.
-    """
+    """R = diag(w)^1/2 (X - 1 mean'), with which the covariance of X is R'R / n."""
 
     shape: tuple[int, int]
-    n: float
-    mean: Array
-    squares: float
-    variances: Array
+    n: float  # sum of the weights w, scaled by a power of 2; without weights the number of samples
+    mean: Array  # weighted mean of X, in the dtype for sums
+    squares: float  # squared Frobenius norm of R: n times the trace of the covariance
+    variances: Array  # of each column of X, in the dtype for sums
     precision: Precision
-    dtype: Any
+    dtype: Any  # of products
 
     @abstractmethod
     def times(self, Q: Array) -> Array:
@@ -86,7 +70,7 @@ class CentredData(ABC):
         return self.precision.rounding(self.mean, self.variances, self.shape[0])
 
     def left_over(self, V: Array) -> Array:
-        """Squares of each column of R that the orthonormal rows of V leave over, shape (d,)."""
+        """Squared lengths of the columns of R less its projection on the rows of V, shape (d,)."""
         xp = array_namespace(V)
         left = xp.zeros((self.shape[1],), dtype=wide_float(V), device=device(V))
         for R in self.blocks():
@@ -95,24 +79,10 @@ class CentredData(ABC):
 
 
 class DenseCentred(CentredData):
-    """Rows of an array, in a centred copy or, with `keep=False`, centred in blocks as needed.
+    """An array as a centred copy `whole` or, with `keep=False`, centred in blocks as needed.
 
-    The mean of a column far from zero carries a rounding error of its own, which would stay in
-    every centred row as a direction of its own: it is subtracted a second time.
-
-    Parameters
-    ----------
-    X : array of shape (n, d), n >= 1
-    weights : array of shape (n,), default=None
-        As `check_weights` returns them; of positive sum.
-    keep : bool, default=True
-    dtype : dtype, default=None
-        To compute in; None is X's own, or float64.
-
-    Attributes
-    ----------
-    whole : array of shape (n, d) or None
-        R, where it is kept.
+    The rounding error of a mean far from zero would stay in every centred row as a direction of its
+    own: the mean is subtracted a second time.
     """
 
     def __init__(
@@ -135,14 +105,12 @@ class DenseCentred(CentredData):
             squares = self._column_squares(whole)
             self.squares = float(xp.sum(squares))
         self.whole = whole
-        # The mean that was in fact subtracted, and what may be left of it.
+        # The mean as it was subtracted, and what may be left of it.
         self.mean = xp.astype(self._high, self._wide) + rest
         self.variances = squares / self.n
 
     def _slices(self) -> Iterator[slice]:
-        if self.whole is not None:
-            return iter([ALL])
-        return row_blocks(*self.shape)
+        return row_blocks(*self.shape) if self.whole is None else iter([ALL])
 
     def _block(self, rows: slice, columns: slice = ALL) -> Array:
         if self.whole is not None:
@@ -155,7 +123,7 @@ class DenseCentred(CentredData):
         return R
 
     def _column_means(self) -> Array:
-        """Weighted means of X less what is known of them, in the dtype for sums."""
+        """Weighted means of X - `_high`, in the dtype for sums."""
         xp = array_namespace(self._X)
         total = xp.zeros((self.shape[1],), dtype=self._wide, device=device(self._X))
         for rows in self._slices():
@@ -168,7 +136,7 @@ class DenseCentred(CentredData):
         return total / self.n
 
     def _column_squares(self, whole: Array | None) -> Array:
-        """Squared length of each column of R, which goes into `whole` on the way."""
+        """Squared length of each column of R; R is written into `whole`."""
         xp = array_namespace(self._X)
         total = xp.zeros((self.shape[1],), dtype=self._wide, device=device(self._X))
         for rows in self._slices():
@@ -198,19 +166,12 @@ class DenseCentred(CentredData):
 
 
 class SparseCentred(CentredData):
-    """Rows of a sparse matrix, whose mean is subtracted from products with it.
+    """A sparse matrix, whose mean is subtracted from products with it.
 
-    That costs no digits where a column's mean is not large against its spread, and so always
-    where more than an eleventh of its entries are zero. The other columns are nearly full: those
-    are centred in a dense array, which holds no more than 1.1 times their stored numbers.
-
-    Computes in float64, whatever the precision of X: the time goes into finding the numbers.
-
-    Parameters
-    ----------
-    X : sparse array or matrix of shape (n, d), n >= 1
-    weights : array of shape (n,), default=None
-        As `check_weights` returns them; of positive sum.
+    That costs no digits where the mean of a column is not large against its spread, and so always
+    where more than an eleventh of its entries are zero. The other columns are nearly full: they are
+    centred in a dense array, which holds at most 1.1 times their stored numbers. Computes in
+    float64, whatever the precision of X: the time goes into finding the numbers.
     """
 
     @np.errstate(over="ignore", invalid="ignore")
@@ -253,7 +214,7 @@ class SparseCentred(CentredData):
 
     @property
     def _is_full(self) -> bool:
-        """Whether so much is stored that products of dense blocks are faster."""
+        """Whether products of dense blocks are faster."""
         return self._near.nnz > 0.1 * self.shape[0] * self.shape[1]
 
     def gram(self) -> Array:
@@ -322,14 +283,10 @@ def _column_moments(X: sparse.csr_array, w: np.ndarray) -> tuple[np.ndarray, np.
 
 @dataclass(frozen=True, eq=False)
 class CentredBlock:
-    """Rows x - mean of which a product is made without a centred copy, where that costs no digits.
+    """Rows x - mean for products without a centred copy, where that costs no digits.
 
-    Parameters
-    ----------
-    parts : list of pairs of a matrix and a selection of columns
-        Which, side by side in some order, are the rows less the mean of some columns.
-    mean : array of shape (d,)
-        What is left to subtract; 0 for those columns.
+    The mean of some columns is subtracted from the `parts`, pairs of a matrix and its columns;
+    `mean` is left to subtract from products, and 0 for those columns.
     """
 
     parts: list[tuple[Any, Any]]
@@ -337,7 +294,7 @@ class CentredBlock:
 
     @classmethod
     def of(cls, X: Any, mean: Array, limit: float) -> CentredBlock:
-        """From rows of the mean's dtype. Means whose squares sum up to `limit` may be left."""
+        """Keep the mean apart where its squares sum up to at most `limit`."""
         xp = array_namespace(mean)
         if _is_within(mean, limit):
             return cls([(X, ALL)], mean)
@@ -353,7 +310,12 @@ class CentredBlock:
 
     def squares(self) -> Array:
         """Squared length of each row, before what is left of the mean is subtracted."""
-        return sum(_row_squares(part) for part, _ in self.parts)
+        return sum(
+            part.multiply(part).sum(axis=1)
+            if sparse.issparse(part)
+            else array_namespace(part).vecdot(part, part)
+            for part, _ in self.parts
+        )
 
 
 def centred_blocks(X: Any, mean: Array, limit: float) -> Iterator[tuple[slice, CentredBlock]]:
@@ -375,7 +337,7 @@ def project(X: Any, mean: Array, A: Array, limit: float) -> Array:
     """(X - mean) A, of shape (n, k), in the wider of the two precisions.
 
     Where |mean|^2 <= `limit` the mean is subtracted after the product, which needs no copy of X;
-    otherwise before it, where an offset cancels.
+    otherwise before it, so that an offset cancels.
     """
     xp = array_namespace(mean, A)
     dtype = common_float_type(X, mean)
@@ -396,7 +358,7 @@ def dense(X: Any) -> Array:
 
 
 def _is_within(mean: Array, limit: float) -> bool:
-    """Whether |mean|^2 <= limit, of which the squares may be beyond the mean's precision."""
+    """Whether |mean|^2 <= limit, also where the squares overflow the dtype of the mean."""
     xp = array_namespace(mean)
     radius = limit**0.5
     if not 0.0 < radius < math.inf:
@@ -409,9 +371,3 @@ def _product(X: Any, A: Array) -> Array:
     if not sparse.issparse(X) and X.shape[1] >= 512 and X.dtype == array_namespace(X).float64:
         return (A.T @ X.T).T
     return X @ A
-
-
-def _row_squares(X: Any) -> Array:
-    if sparse.issparse(X):
-        return X.multiply(X).sum(axis=1)
-    return array_namespace(X).vecdot(X, X)

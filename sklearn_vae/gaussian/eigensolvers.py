@@ -10,11 +10,7 @@ from array_api_compat import array_namespace, is_numpy_namespace
 from scipy import linalg, sparse
 from scipy.sparse.linalg import LinearOperator, svds
 
-from sklearn_vae.gaussian.arrays import (
-    Array,
-    to_device_of,
-    wide_float,
-)
+from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
 from sklearn_vae.gaussian.centred import CentredData, DenseCentred, centred_data
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import Precision, rounded_along
@@ -35,9 +31,9 @@ def choose_solver(
 ) -> str:
     """Solver that "auto" stands for; any other passes through.
 
-    PCA's own choice, with exceptions: wide X of few samples, whose Gram matrix is as small as the
-    covariance of tall ones; and sparse and memory-mapped X (`mapped`), of which "full" would make a
-    dense copy, and "randomized" would read a file some twenty times.
+    PCA's own choice, except for wide X of few samples, whose Gram matrix is small, and for sparse
+    and memory-mapped X, of which "full" would make a dense copy, and which "randomized" would read
+    some twenty times.
     """
     n, d = X.shape
     if svd_solver != "auto":
@@ -62,13 +58,7 @@ def decompose(
     mapped: bool = False,
     **options: Any,
 ) -> Spectrum:
-    """Spectrum of X's covariance: :func:`summarise`, then :func:`decompose_summary`.
-
-    Raises
-    ------
-    ValueError
-        If X is not finite.
-    """
+    """Spectrum of X's covariance: :func:`summarise`, then :func:`decompose_summary`."""
     summary = summarise(X, solver, weights, mapped=mapped)
     summary.check_finite()
     return decompose_summary(summary, n_components, solver, **options)
@@ -79,13 +69,7 @@ def summarise(
 ) -> Moments | CentredData:
     """Moments or centred data of X, whichever the solver decomposes; not finite where X is not.
 
-    Parameters
-    ----------
-    X : array or sparse matrix of shape (n, d)
-    solver : {"full", "covariance_eigh", "arpack", "randomized"}
-    weights : array of shape (n,), default=None
-    mapped : bool, default=False
-        Whether X lies in a file and is not to be copied.
+    X is not copied where it is `mapped`: where it lies in a file.
     """
     gram = solver == "covariance_eigh"
     if gram and X.shape[0] >= X.shape[1]:
@@ -104,18 +88,10 @@ def decompose_summary(
     n_oversamples: int = 10,
     random_state: Any = None,
 ) -> Spectrum:
-    """Spectrum of the covariance of finite data that :func:`summarise` has reduced.
+    """Spectrum of the covariance of finite data, from the result of :func:`summarise`.
 
-    Parameters
-    ----------
-    summary : Moments or CentredData
-    n_components : int, float in (0, 1), "mle" or None
-        Must fit the shape of X and the solver.
-    solver : {"full", "covariance_eigh", "arpack", "randomized"}
-    n_counted : int, default=None
-        Number of samples, weights counted as repetitions; None is n.
-    iterated_power, n_oversamples, random_state
-        As PCA takes them.
+    `n_components` must fit the shape of X and the solver; `n_counted` is the number of samples
+    where weights count as repetitions. The last three parameters are those of PCA.
     """
     if isinstance(summary, Moments):
         return Spectrum.of_moments(summary)
@@ -135,7 +111,7 @@ def decompose_summary(
 
 
 def components_wanted(n_components: Any, most: int) -> int:
-    """Number of eigenpairs to hold for `n_components`, at least."""
+    """Least number of eigenpairs to hold for `n_components`."""
     if _is_count(n_components):
         return int(n_components)
     return 0 if n_components is not None and n_components != "mle" else most
@@ -163,8 +139,8 @@ def _full(data: Any) -> Spectrum:
     R = data.whole
     xp = array_namespace(R)
     n, d = data.shape
-    # The left vectors are not wanted: where they are the long ones, R's triangular factor has
-    # the same singular values and right vectors.
+    # Left vectors are not wanted: where they are the long ones, the triangular factor of R has the
+    # same singular values and right vectors.
     if not is_numpy_namespace(xp):
         R = xp.linalg.qr(R, mode="reduced")[1] if n > d else R
         _, S, V = xp.linalg.svd(R, full_matrices=False)
@@ -176,9 +152,9 @@ def _full(data: Any) -> Spectrum:
 
 
 def spectrum_of_gram(data: CentredData, n_components: Any, K: Array | None = None) -> Spectrum:
-    """By the eigenvectors u of K = R R', of shape (n, n): those of R'R are R'u / |R'u|.
+    """Spectrum from the eigenvectors u of K = R R', (n, n): those of R'R are R'u / |R'u|.
 
-    As many as are to be kept, unless rounding might explain the others: then all.
+    Only those to be kept, unless rounding might explain the others: then all.
     """
     K = data.gram() if K is None else K
     xp = array_namespace(K)
@@ -219,21 +195,18 @@ def _arpack(data: CentredData, k: int, random_state: np.random.RandomState) -> S
     if data.squares == 0.0:  # where ARPACK finds no vector to start from
         V = np.eye(k, data.shape[1], dtype=data.dtype)
         return _spectrum(data, np.zeros(k, dtype=data.dtype), V, 0.0)
-    _, S, V = svds(_as_operator(data), k=k, v0=start)
+    R = data.whole if isinstance(data, DenseCentred) else None
+    if R is None:
+        R = LinearOperator(
+            data.shape,
+            dtype=data.dtype,
+            matvec=lambda q: data.times(q.reshape(-1, 1)).ravel(),
+            rmatvec=lambda y: data.transposed_times(y.reshape(-1, 1)).ravel(),
+            matmat=data.times,
+            rmatmat=data.transposed_times,
+        )
+    _, S, V = svds(R, k=k, v0=start)
     return _truncated(data, np.ascontiguousarray(V[::-1, :]), S[::-1])
-
-
-def _as_operator(data: CentredData) -> Any:
-    if isinstance(data, DenseCentred) and data.whole is not None:
-        return data.whole
-    return LinearOperator(
-        data.shape,
-        dtype=data.dtype,
-        matvec=lambda q: data.times(q.reshape(-1, 1)).ravel(),
-        rmatvec=lambda y: data.transposed_times(y.reshape(-1, 1)).ravel(),
-        matmat=data.times,
-        rmatmat=data.transposed_times,
-    )
 
 
 def _randomized(
@@ -243,12 +216,11 @@ def _randomized(
     n_oversamples: int,
     random_state: np.random.RandomState,
 ) -> Spectrum:
-    """Subspace iteration from a random start, as PCA's, whose random numbers it draws.
+    """Subspace iteration from a random start, with the random numbers of PCA.
 
-    It ends with the best components within a subspace of the features, so that the variances
-    are those of the data along them. PCA's may end in a subspace of the samples. Each product is
-    normalised by QR where PCA has LU: that spans the same space, and stays in the array library
-    whose threads have just done the product.
+    It ends with the best components within a subspace of the features, so that the variances are
+    those of the data along them; PCA's may end in a subspace of the samples. Products are
+    normalised by QR where PCA has LU: the span is the same, in one array library.
     """
     n, d = data.shape
     xp = array_namespace(data.mean)
@@ -277,13 +249,13 @@ def _truncated(data: CentredData, V: Array, S: Array) -> Spectrum:
     # For each feature the variance that the decomposition and the data's own rounding may make.
     with np.errstate(over="ignore"):
         rounded = spectrum.resolution + data.rounding()
-        # Rounding of a few features tilts the components, which leaves some of it in others; not
-        # that of features that do not vary.
+        # Rounding of a few features tilts the components, which leaves some of it in others, except
+        # for features that do not vary.
         share = xp.sum(V**2, axis=0, dtype=rounded.dtype)
         tilting = xp.minimum(rounded, data.shape[1] * data.variances + spectrum.resolution)
         rounded = rounded + share * xp.sum(share * tilting)
     if spectrum.rest < max(data.precision.eps**0.5 * total, float(xp.sum(rounded))):
-        # The difference has cancelled: take the squares of what the components leave over.
+        # The difference has cancelled: sum the squares that the components leave over.
         left = data.left_over(V) / data.n
         rest = 0.0 if xp.all(left <= rounded) else float(xp.sum(left))
         spectrum = replace(spectrum, rest=rest)

@@ -1,4 +1,4 @@
-"""EM for probabilistic PCA of rows with missing entries."""
+"""EM for probabilistic PCA of data with missing values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import NamedTuple
 
@@ -22,51 +22,48 @@ from sklearn_vae.gaussian.observed import (
     pairs_of,
 )
 
-# Iterations from which it is foretold where EM leads.
+# Number of iterations from which the fixed point of EM is extrapolated.
 REMEMBERED = 5
 
 
 class Sums(NamedTuple):
-    """What the M-step needs of all posteriors; pairs of latents are packed, as `pairs_of` says.
+    """Sums over posteriors for the M-step; pairs of latents are packed as by `pairs_of`.
 
-    Sums over all rows that observe feature j, for each j: `pairs` (p, d) of E[z z'], `latents`
-    (k, d) of E[z], `products` (k, d) of x_j E[z], `numbers` (d,) of 1, `values` (d,) of x_j. Over
-    all rows: `all_pairs` (p,), `all_latents` (k,) and the `log_likelihood`.
+    The first five are over the samples that observe feature j, for each j, the others over all.
     """
 
-    pairs: np.ndarray
-    latents: np.ndarray
-    products: np.ndarray
-    numbers: np.ndarray
-    values: np.ndarray
-    all_pairs: np.ndarray
-    all_latents: np.ndarray
+    pairs: np.ndarray  # of E[z z'], (p, d)
+    latents: np.ndarray  # of E[z], (k, d)
+    products: np.ndarray  # of x_j E[z], (k, d)
+    numbers: np.ndarray  # of 1, (d,)
+    values: np.ndarray  # of x_j, (d,)
+    all_pairs: np.ndarray  # (p,)
+    all_latents: np.ndarray  # (k,)
     log_likelihood: float
 
     @classmethod
-    def of(cls, rows: IncompleteData, parameters: Parameters) -> Sums:
-        """The E-step over all rows."""
+    def of(cls, data: IncompleteData, parameters: Parameters) -> Sums:
+        """Run the E-step over all samples."""
+
+        def total(parts: Iterable[Sums]) -> Sums:
+            return reduce(lambda a, b: cls(*map(add, a, b)), parts)
+
+        blocks = partial(cls._of_block, data, parameters=parameters)
         if parameters.loadings.shape[1] <= SWEEP_UP_TO:
-            return cls._total(cls._of_block(rows, b, parameters) for b in rows.blocks)
-        # Small matrices in LAPACK, between which the threads of BLAS would fight: a thread a
-        # block in their place.
+            return total(map(blocks, data.blocks))
+        # Small matrices go through LAPACK, where the threads of BLAS would fight: instead each
+        # thread takes a block.
         n_threads = max([lib["num_threads"] for lib in blas_threads().info()], default=1)
         with (
             blas_threads().limit(limits=1, user_api="blas"),
             ThreadPoolExecutor(n_threads) as pool,
         ):
-            return cls._total(
-                pool.map(lambda block: cls._of_block(rows, block, parameters), rows.blocks)
-            )
+            return total(pool.map(blocks, data.blocks))
 
     @classmethod
-    def _total(cls, parts: Iterable[Sums]) -> Sums:
-        return reduce(lambda a, b: cls(*map(add, a, b)), parts)
-
-    @classmethod
-    def _of_block(cls, rows: IncompleteData, block: Block, parameters: Parameters) -> Sums:
-        posterior = rows.posterior(block, parameters)
-        Z, X = posterior.mean, rows.values[block.rows]
+    def _of_block(cls, data: IncompleteData, block: Block, parameters: Parameters) -> Sums:
+        posterior = data.posterior(block, parameters)
+        Z, X = posterior.mean, data.values[block.rows]
         i, j, _ = pairs_of(Z.shape[0])
         covariance = parameters.noise_variance * posterior.inverse[i, j]
         if block.owner is None:
@@ -93,13 +90,13 @@ class Sums(NamedTuple):
 
 
 def maximize(
-    rows: IncompleteData, sums: Sums, parameters: Parameters, noise_variance: float | None
+    data: IncompleteData, sums: Sums, parameters: Parameters, noise_variance: float | None
 ) -> Parameters:
-    """M-step, with the expanded parameters reduced; the noise too unless it is given.
+    """M-step of PX-EM; the noise variance is maximised unless it is given.
 
-    For each feature j the regression of what is observed of it on (z, 1). Then the latents'
-    covariance over all rows, and their mean, which the model has as I and 0, move into W and the
-    mean: that raises the likelihood as well, and saves most of the iterations.
+    It regresses what is observed of each feature on (z, 1). Then the covariance and mean of the
+    latents over all samples, which are I and 0 in the model, move into W and the mean: that raises
+    the likelihood as well, and saves most of the iterations.
 
     References
     ----------
@@ -107,7 +104,7 @@ def maximize(
     Liu, Rubin and Wu, "Parameter expansion to accelerate EM: the PX-EM algorithm", Biometrika
     1998.
     """
-    n, d = rows.values.shape
+    n, d = data.values.shape
     k = parameters.loadings.shape[1]
     place = pairs_of(k)[2]
     normal = np.empty((d, k + 1, k + 1))
@@ -119,15 +116,15 @@ def maximize(
         solution = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
     W, mean = solution[:, :k], solution[:, k]
     if noise_variance is None:
-        left = rows.squares.sum() - float(np.sum(solution * right))
-        noise_variance = max(left / rows.n_observed.sum(), rows.least_noise)
+        left = data.squares.sum() - float(np.sum(solution * right))
+        noise_variance = max(left / data.n_observed.sum(), data.least_noise)
     centre = sums.all_latents / n
     covariance = sums.all_pairs[place] / n - np.outer(centre, centre)
     return Parameters(W @ np.linalg.cholesky(covariance), mean + W @ centre, noise_variance)
 
 
 def expectation_maximization(
-    rows: IncompleteData,
+    data: IncompleteData,
     parameters: Parameters,
     *,
     noise_variance: float | None,
@@ -136,42 +133,41 @@ def expectation_maximization(
 ) -> tuple[Parameters, np.ndarray, bool]:
     """EM until an iteration raises the log-likelihood by less than `tol` nats per sample.
 
-    From the last iterations it is foretold where EM leads, and gone there if the likelihood is
-    higher (Henderson and Varadhan, "Damped Anderson Acceleration with Restarts and Monotonicity
-    Control for Accelerating EM and EM-like Algorithms", Journal of Computational and Graphical
-    Statistics 2019; here without damping).
+    The fixed point is extrapolated from the last iterations, and taken if its likelihood is higher
+    (Henderson and Varadhan, "Damped Anderson Acceleration with Restarts and Monotonicity Control
+    for Accelerating EM and EM-like Algorithms", Journal of Computational and Graphical Statistics
+    2019; here without damping).
 
     Returns
     -------
     parameters : Parameters
     history : array
-        Average log-likelihood of the rows, in nats per sample, before the first iteration and
-        after each.
+        Average log-likelihood, in nats per sample, before the first iteration and after each.
     converged : bool
         False also where rounding made the likelihood fall; then the parameters before are returned.
     """
-    n = len(rows.values)
+    n = len(data.values)
     if noise_variance is not None:
         parameters = Parameters(parameters.loadings, parameters.mean, noise_variance)
-    sums = Sums.of(rows, parameters)
+    sums = Sums.of(data, parameters)
     history, converged = [sums.log_likelihood / n], False
     steps: list[tuple[np.ndarray, np.ndarray]] = []
-    # Loadings and means meet the logarithm of the noise in one vector: without a unit.
-    unit = float(rows.squares.sum() / rows.n_observed.sum()) ** 0.5
+    # Loadings and means stand beside the logarithm of the noise in one vector: without a unit.
+    unit = float(data.squares.sum() / data.n_observed.sum()) ** 0.5
     while not converged and len(history) <= max_iter:
-        before, after = parameters, maximize(rows, sums, parameters, noise_variance)
+        before, after = parameters, maximize(data, sums, parameters, noise_variance)
         steps = [*steps[-REMEMBERED:], (_flat(parameters, unit), _flat(after, unit))]
         parameters = after
         if len(steps) > 1:
-            foretold = _foretold(steps, after, rows.least_noise, unit)
-            with suppress(np.linalg.LinAlgError):  # it need not be parameters of a model
-                sums = Sums.of(rows, foretold)
+            extrapolated = _extrapolate(steps, after, data.least_noise, unit)
+            with suppress(np.linalg.LinAlgError):  # they need not be parameters of a model
+                sums = Sums.of(data, extrapolated)
                 if sums.log_likelihood > n * history[-1]:
-                    parameters = foretold
+                    parameters = extrapolated
             if parameters is after:
                 steps = []
         if parameters is after:
-            sums = Sums.of(rows, after)
+            sums = Sums.of(data, after)
         rise = sums.log_likelihood / n - history[-1]
         if rise < 0.0:  # which EM cannot do but by rounding
             return before, np.array(history), -rise <= max(tol, 1e-7 * abs(history[-1]))
@@ -186,10 +182,10 @@ def _flat(parameters: Parameters, unit: float) -> np.ndarray:
     return np.concatenate([W.ravel(), mean, [log_noise]])
 
 
-def _foretold(
+def _extrapolate(
     steps: list[tuple[np.ndarray, np.ndarray]], like: Parameters, least_noise: float, unit: float
 ) -> Parameters:
-    """The fixed point of EM, if it were the affine map that the last steps suggest."""
+    """Fixed point of the affine map that fits the last steps of EM."""
     before, after = (np.array(side) for side in zip(*steps, strict=True))
     change = after - before
     weights = np.linalg.lstsq(np.diff(change, axis=0).T, change[-1], rcond=1e-8)[0]
@@ -197,27 +193,27 @@ def _foretold(
     d = len(like.mean)
     noise_variance = like.noise_variance
     if before[-1, -1] != after[-1, -1]:  # not held fixed
-        # No further than a factor of 10: exp knows no measure.
+        # By a factor of at most 10.
         log_noise = min(max(flat[-1], after[-1, -1] - 2.3), after[-1, -1] + 2.3)
         noise_variance = max(math.exp(log_noise), least_noise)
     W, mean = unit * flat[: -d - 1], unit * flat[-d - 1 : -1]
     return Parameters(W.reshape(like.loadings.shape), mean, noise_variance)
 
 
-def averages(rows: IncompleteData, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
-    """Over the rows: of nu_h^2 + tau2_h and log tau2_h, (k,) each, and of log det Cov[z|x_o].
+def averages(data: IncompleteData, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
+    """Averages over samples of nu_h^2 + tau2_h and log tau2_h, (k,) each, and log det Cov[z|x_o].
 
     nu and tau2 are posterior mean and variance of each latent dimension.
     """
-    n, k = len(rows.values), parameters.loadings.shape[1]
+    n, k = len(data.values), parameters.loadings.shape[1]
     second_moment, log_variance, log_det = np.zeros(k), np.zeros(k), 0.0
     with one_thread_for(k):
-        for block in rows.blocks:
-            found = rows.posterior(block, parameters)
-            variance = parameters.noise_variance * np.einsum("aap->ap", found.inverse)
+        for block in data.blocks:
+            posterior = data.posterior(block, parameters)
+            variance = parameters.noise_variance * np.einsum("aap->ap", posterior.inverse)
             variance = block.over_rows(variance)
-            second_moment += np.sum(found.mean**2 + variance, axis=1)
+            second_moment += np.sum(posterior.mean**2 + variance, axis=1)
             log_variance += np.sum(np.log(variance), axis=1)
-            log_det += k * math.log(parameters.noise_variance) * len(found.log_det)
-            log_det -= float(np.sum(found.log_det))
+            log_det += k * math.log(parameters.noise_variance) * len(posterior.log_det)
+            log_det -= float(np.sum(posterior.log_det))
     return second_moment / n, log_variance / n, log_det / n

@@ -86,7 +86,7 @@ class StationaryPoint:
 
     @property
     def _sigma2(self) -> float:
-        assert self.noise_variance is not None  # replaced when the point was made
+        assert self.noise_variance is not None  # set by __post_init__
         return self.noise_variance
 
     @property
@@ -179,7 +179,7 @@ class StationaryPoint:
         return W
 
     def _log_likelihood_of(self, W: Array, rows: Sequence[int]) -> Array:
-        """Of each W of shape (g, len(rows), k) in that basis, shape (g,)."""
+        """Log-likelihood for each W of shape (g, len(rows), k) in that basis, shape (g,)."""
         values = self.spectrum.eigenvalues
         xp = array_namespace(values)
         d, k, sigma2 = self.spectrum.n_features, self.n_components, self._sigma2

@@ -1,44 +1,33 @@
-"""The evidence lower bound of a linear VAE in closed form: a function of the covariance alone."""
+"""The evidence lower bound of a linear VAE in closed form, a function of the covariance."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from sklearn_vae.gaussian.arrays import Array, row_blocks
-from sklearn_vae.gaussian.bounds import EntropyGap, entropy_bound, kl_per_dimension
+from sklearn_vae.gaussian.bounds import kl_per_dimension
 
 
 class LinearVAEParameters(NamedTuple):
-    """p(x|z) = N(W z + mu, sigma2 I), q(z|x) = N(V (x - mu), diag D), p(z) = N(0, diag alpha2).
+    """p(x|z) = N(W z + mu, sigma2 I), q(z|x) = N(V (x - mu), diag D), p(z) = N(0, diag alpha2)."""
 
-    Attributes
-    ----------
-    W : array of shape (d, k)
-    V : array of shape (k, d)
-    D : array of shape (k,)
-    noise_variance : float
-        sigma2.
-    prior_variance : array of shape (k,) or float, default=1.0
-        alpha2.
-    """
-
-    W: Array
-    V: Array
-    D: Array
-    noise_variance: float
-    prior_variance: Array | float = 1.0
+    W: Array  # (d, k)
+    V: Array  # (k, d)
+    D: Array  # (k,)
+    noise_variance: float  # sigma2
+    prior_variance: Array | float = 1.0  # alpha2, (k,)
 
 
 class LinearElbo:
-    """The bound on rows with covariance S about their mean mu, in nats per sample.
+    """The bound for data with covariance S about their mean mu, in nats per sample.
 
-    Every method costs O(r k^2) where S is given by eigenvalues, and then W and V are those of rows
-    in the basis of their eigenvectors; O(d^2 k) where S is a matrix, O(n d k) where rows are given. The bound, its
-    parts and gradients take arrays of any array-API library.
+    Every method costs O(r k^2) where S is given by its eigenvalues, and W and V are in the basis of
+    its eigenvectors; O(d^2 k) where S is a matrix; O(n d k) where centred data are given. The
+    bound, its parts and gradients take arrays of any array-API library.
 
     Parameters
     ----------
@@ -47,7 +36,7 @@ class LinearElbo:
     n_features : int, default=None
         d, where only r < d eigenvalues are given.
     rows : array of shape (n, d), default=None
-        In the place of S: rows less their mean.
+        In place of S: the data less their mean.
     total_variance : float, default=None
         Trace of S, where what is given is not all of it.
 
@@ -84,55 +73,32 @@ class LinearElbo:
         return self.S[:, None] * A if self.S.ndim == 1 else self.S @ A
 
     def residual(self, p: LinearVAEParameters) -> float:
-        """R = average over rows of E_q |x - W z - mu|^2 (Lucas et al., eq. 20)."""
+        """Average of E_q |x - W z - mu|^2 (Lucas et al., eq. 20)."""
         return float(self._terms(p).residual)
 
     def second_moment(self, p: LinearVAEParameters) -> Array:
-        """Average over rows of E_q z_h^2, shape (k,)."""
+        """Average of E_q z_h^2, shape (k,)."""
         return self._terms(p).second_moment
-
-    def kl_per_dimension(self, p: LinearVAEParameters) -> Array:
-        """Average over rows of KL(q(z_h|x) || p(z_h)), shape (k,) (Lucas et al., eq. 16)."""
-        return _kl_per_dimension(p, self._terms(p))
-
-    def reconstruction(self, p: LinearVAEParameters) -> float:
-        """Average over rows of E_q log p(x|z)."""
-        return self._reconstruction(p, self._terms(p))
 
     def value(self, p: LinearVAEParameters) -> float:
         """The bound."""
         return self._value(p, self._terms(p))
 
-    def gradients(self, p: LinearVAEParameters) -> LinearVAEParameters:
-        """Derivatives of the bound with respect to each parameter (Lucas et al., eq. 21 to 23).
-
-        That of W has W D where the paper prints D W.
-        """
-        return self.value_and_gradients(p)[1]
-
     def value_and_gradients(self, p: LinearVAEParameters) -> tuple[float, LinearVAEParameters]:
-        """The bound and its :meth:`gradients`, by the products that they have in common."""
+        """The bound and its derivatives with respect to each parameter (Lucas et al., eq. 21-23).
+
+        The derivative of W has W D where the paper prints D W.
+        """
         t = self._terms(p)
-        sigma2 = p.noise_variance
+        sigma2, alpha2 = p.noise_variance, p.prior_variance
+        if not isinstance(alpha2, float):
+            alpha2 = alpha2[:, None]
         of_W = (t.SV - p.W * p.D - p.W @ t.VSV) / sigma2
-        of_V = (self.times(p.W).T - t.WW @ t.SV.T) / sigma2 - t.SV.T / _column(p.prior_variance)
+        of_V = (self.times(p.W).T - t.WW @ t.SV.T) / sigma2 - t.SV.T / alpha2
         of_D = 0.5 * (1.0 / p.D - 1.0 / p.prior_variance - t.lengths / sigma2)
         of_noise = 0.5 * (float(t.residual) / sigma2 - self.n_features) / sigma2
         of_prior = 0.5 * (t.second_moment / p.prior_variance - 1.0) / p.prior_variance
         return self._value(p, t), LinearVAEParameters(of_W, of_V, of_D, of_noise, of_prior)
-
-    def entropies(self, p: LinearVAEParameters) -> float:
-        """Sum of three entropies: the bound at any stationary point (Lücke et al., eq. 33)."""
-        return entropy_bound(self.n_features, p.noise_variance, _log(p.D / p.prior_variance))
-
-    def entropy_gap(
-        self, p: LinearVAEParameters, active_bounds: tuple[str, ...] = ()
-    ) -> EntropyGap:
-        """The bound less the entropies, in parts."""
-        t = self._terms(p)
-        squares = float(t.residual) / p.noise_variance
-        moment = t.second_moment / p.prior_variance
-        return EntropyGap.of(self.n_features, squares, moment, active_bounds)
 
     def best_along(
         self,
@@ -146,17 +112,17 @@ class LinearElbo:
         Parameters
         ----------
         directions : array of shape (d, k)
-            Orthonormal, and so that the rows are uncorrelated along them.
+            Orthonormal; the data are uncorrelated along them.
         values : array of shape (k,)
-            Their variances along them, descending.
+            Variances along them, descending.
         noise_variance : float, default=None
-            sigma2 held fixed; None takes the optimum, but no less than `least_noise`.
+            sigma2 held fixed; None takes the optimum, at least `least_noise`.
         least_noise : float, default=0.0
 
         Returns
         -------
         LinearVAEParameters
-            Orthogonal columns, in descending order of their length: there the bound is the
+            Columns in descending order of their length, orthogonal, so that the bound is the
             likelihood. A column whose direction has no more variance than sigma2 is zero.
         """
         if noise_variance is None:
@@ -176,11 +142,11 @@ class LinearElbo:
         moment = xp.linalg.diagonal(VSV) + p.D
         return _Terms(SV, WW, VSV, lengths, self.total_variance + parts, moment)
 
-    def _reconstruction(self, p: LinearVAEParameters, t: _Terms) -> float:
-        return reconstruction_of(float(t.residual), p.noise_variance, self.n_features)
-
     def _value(self, p: LinearVAEParameters, t: _Terms) -> float:
-        return self._reconstruction(p, t) - float(_kl_per_dimension(p, t).sum())
+        log_ratio = array_namespace(p.D).log(p.D / p.prior_variance)
+        kl = kl_per_dimension(t.second_moment / p.prior_variance, log_ratio)
+        reconstruction = reconstruction_of(float(t.residual), p.noise_variance, self.n_features)
+        return reconstruction - float(kl.sum())
 
 
 class _Terms(NamedTuple):
@@ -194,24 +160,11 @@ class _Terms(NamedTuple):
     second_moment: Array
 
 
-def _kl_per_dimension(p: LinearVAEParameters, t: _Terms) -> Array:
-    return kl_per_dimension(t.second_moment / p.prior_variance, _log(p.D / p.prior_variance))
-
-
-def _log(A: Array) -> Array:
-    return array_namespace(A).log(A)
-
-
-def _column(prior_variance: Any) -> Any:
-    """alpha2 as a divisor of rows of V."""
-    return prior_variance if isinstance(prior_variance, float) else prior_variance[:, None]
-
-
 def _best_noise(values: Array, total: float, n_features: int) -> float:
-    """sigma2 for decoders along directions with these variances, descending.
+    """Best sigma2 for decoders along directions with these variances, descending.
 
-    The average of what is left; a direction with no more than that is left too. At least one is:
-    with all of them in W the likelihood is the same.
+    It is the average of the variances left out, those of directions with no more than that
+    included. At least one direction is left out: the likelihood is the same with it in W.
     """
     for kept in range(min(len(values), n_features - 1), -1, -1):
         rest = max(total - float(values[:kept].sum()), 0.0)
@@ -222,13 +175,13 @@ def _best_noise(values: Array, total: float, n_features: int) -> float:
 
 
 def reconstruction_of(residual: float, noise_variance: float, n_features: int) -> float:
-    """E_q log p(x|z) averaged over rows, from their average of E_q |x - W z - mu|^2."""
+    """Average of E_q log p(x|z), from the average of E_q |x - W z - mu|^2."""
     log_noise = n_features * math.log(2.0 * math.pi * noise_variance)
     return -0.5 * (residual / noise_variance + log_noise)
 
 
 def residual_of_rows(R: Array, p: LinearVAEParameters) -> float:
-    """As :meth:`LinearElbo.residual`, of rows less their mean, by a sum of squares.
+    """:meth:`LinearElbo.residual` of centred data, as a sum of squares.
 
     The covariance gives it as a difference, whose rounding error, some 1e-16 of the total variance,
     may be many times sigma2.
@@ -242,62 +195,23 @@ def residual_of_rows(R: Array, p: LinearVAEParameters) -> float:
 
 
 def with_best_encoder(W: Array, noise_variance: float) -> LinearVAEParameters:
-    """V = M^-1 W', D = sigma2 / (|w_h|^2 + sigma2), M = W'W + sigma2 I: the best for a decoder."""
-    WW = W.T @ W
-    V = np.linalg.solve(WW + noise_variance * np.eye(len(WW)), W.T)
+    """The best encoder of a decoder: V = M^-1 W', D = sigma2 / diag M, M = W'W + sigma2 I."""
+    M = W.T @ W + noise_variance * np.eye(W.shape[1])
     return LinearVAEParameters(
-        W, V, noise_variance / (np.diag(WW) + noise_variance), noise_variance
+        W, np.linalg.solve(M, W.T), noise_variance / np.diag(M), noise_variance
     )
 
 
 def with_unit_encoder(p: LinearVAEParameters) -> LinearVAEParameters:
     """The same model and bound with D = I, each latent divided by the root of its D."""
     root = p.D**0.5
-    return LinearVAEParameters(
-        p.W * root,
-        p.V / root[:, None],
-        p.D / p.D,
-        p.noise_variance,
-        p.prior_variance / p.D,
+    return p._replace(
+        W=p.W * root, V=p.V / root[:, None], D=p.D / p.D, prior_variance=p.prior_variance / p.D
     )
 
 
 def with_latents(p: LinearVAEParameters, order: Array, signs: Array) -> LinearVAEParameters:
-    """The same model with its latents in another order, and times signs of their new places."""
+    """The same model with its latents reordered, then multiplied by signs."""
     prior = p.prior_variance if isinstance(p.prior_variance, float) else p.prior_variance[order]
     W, V = p.W[:, order] * signs, p.V[order] * signs[:, None]
     return LinearVAEParameters(W, V, p.D[order], p.noise_variance, prior)
-
-
-def gap_of_best_encoder(W: Array, noise_variance: float) -> float:
-    """KL(q(z|x) || p(z|x)) that the best encoder leaves, in nats, for any x (Theorem 1).
-
-    0 where the columns of W are orthogonal (Lucas et al., appendix B).
-    """
-    M = W.T @ W + noise_variance * np.eye(W.shape[1])
-    return 0.5 * float(np.log(np.diag(M)).sum() - np.linalg.slogdet(M)[1])
-
-
-def elbo_of_unit_encoder(
-    eigenvalues: Array, n_components: int, noise_variance: float | None = None
-) -> tuple[float, float]:
-    """Best bound with D = I and prior N(0, I), and its sigma2: short of pPCA, not identifiable.
-
-    Columns of norm^2 = sigma sqrt(lambda_h) - sigma2 where lambda_h > sigma2. With sigma2 learned
-    sigma is the positive root of d s^2 - s sum_kept sqrt(lambda) - sum_unkept lambda = 0.
-    """
-    values = np.sort(eigenvalues)[::-1]
-    d, leading = len(values), values[:n_components]
-    if noise_variance is None:
-        for kept in range(n_components, -1, -1):  # all that are kept must exceed sigma2
-            roots, rest = float(np.sqrt(leading[:kept]).sum()), float(values[kept:].sum())
-            sigma = (roots + math.sqrt(roots**2 + 4.0 * d * rest)) / (2.0 * d)
-            if kept == 0 or leading[kept - 1] > sigma**2:
-                break
-        noise_variance = sigma**2
-    kept_values = leading[leading > noise_variance]
-    t = np.sqrt(kept_values / noise_variance)
-    rest = float(values.sum() - kept_values.sum())
-    log_noise = d * math.log(2.0 * math.pi * noise_variance)
-    ppca = log_noise + np.log(t**2).sum() + len(t) + rest / noise_variance
-    return float(-0.5 * ppca - (t - 1.0 - np.log(t)).sum()), noise_variance

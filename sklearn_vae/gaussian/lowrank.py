@@ -116,7 +116,7 @@ class LowRankGaussian:
 
     @property
     def _whitener(self) -> Array:
-        """W R^-1: takes x - mean to y with |y|^2 = (x - mean)' W M^-1 W' (x - mean)."""
+        # Takes x - mean to y with |y|^2 = (x - mean)' W M^-1 W' (x - mean).
         return self._factor[1]
 
     @cached_property
@@ -148,7 +148,7 @@ class LowRankGaussian:
         return not bool(xp.all(scale > xp.finfo(scale.dtype).eps * xp.max(scale)))
 
     def log_prob(self, X: Any) -> Array:
-        """Log-density of each row of X, an array or sparse; shape (n,), in nats. O(d k) a row."""
+        """Log-density of each row of X, an array or sparse, in nats; shape (n,). O(n d k)."""
         X = self._check_rows(X)
         xp = array_namespace(self.mean)
         dtype = common_float_type(X, self.mean)
@@ -162,10 +162,10 @@ class LowRankGaussian:
         return -0.5 * (distance + (self.log_det + self.n_features * math.log(2.0 * math.pi)))
 
     def _mahalanobis(self, block: CentredBlock, X: Any) -> Array:
-        """(x - mean)' C^-1 (x - mean) of each row of X, by one product with the block of them.
+        """(x - mean)' C^-1 (x - mean) of each row of X, by one product with `block`.
 
-        It is (|x - mean|^2 - |y|^2) / sigma2, with |x - mean|^2 = |x|^2 + |mean|^2 - 2 mean'x. A
-        row where this has cancelled is done again, without differences.
+        It is (|x - mean|^2 - |y|^2) / sigma2, with |x - mean|^2 = |x|^2 + |mean|^2 - 2 mean'x; where
+        this cancels, it is computed again without differences.
         """
         mean = block.mean
         xp = array_namespace(mean)
@@ -176,7 +176,7 @@ class LowRankGaussian:
         distance = terms - 2.0 * Y[:, -1]
         Y = Y[:, :-1] - mean @ self._whitener
         distance = (distance - xp.vecdot(Y, Y)) / self.noise_variance
-        # The error is a few eps of the terms: of the distance a few eps^(3/4) at the most.
+        # The error is a few eps of the terms, and so at most a few eps^(3/4) of the distance.
         least = float(xp.finfo(mean.dtype).eps) ** 0.25 * terms
         # Not "<": where the terms overflow, the distance is nan.
         lost = ~(distance * self.noise_variance >= least)
@@ -213,21 +213,17 @@ class LowRankGaussian:
         return affine(Z, self.loadings.T, self.mean)
 
     def best_noise_variance(self, X: Array, components: Array) -> float:
-        """Noise variance of highest likelihood for X, with mean and loadings as they are.
+        """Noise variance of highest likelihood for X, with mean and loadings held fixed.
 
-        Parameters
-        ----------
-        X : array or sparse matrix of shape (n, d)
-        components : array of shape (k, d)
-            Orthonormal rows, along which the columns of the loadings are.
+        The columns of the loadings are along the orthonormal rows of `components`.
         """
         along = to_host(project(X, self.mean, components.T, self._limit)).astype(np.float64)
         loadings, d = to_host(self.loadings).astype(np.float64), self.n_features
         lengths, squares = (loadings**2).sum(axis=0), (along**2).mean(axis=0)
         n_left = d - len(lengths)
         sigma2, tail = self.noise_variance, 0.0
-        # The log-likelihood gives the squares outside of the components; once more with a sigma2
-        # near their mean, beside which they are not lost.
+        # The log-likelihood gives the squares outside of the components: the second time with a
+        # sigma2 near their mean, so that they are not lost.
         for _ in range(2 if n_left else 0):
             model = LowRankGaussian(self.mean, self.loadings, sigma2)
             log_likelihood = float(to_host(model.log_prob(X)).mean(dtype=np.float64))
@@ -250,8 +246,8 @@ class LowRankGaussian:
 def mean_limit(loadings: Array, noise_variance: float) -> float:
     """Ten times the trace of C = W W' + sigma2 I.
 
-    Up to a |mean|^2 of this, x can be multiplied as it is and the mean subtracted from the
-    product, at the cost of less than a digit.
+    Up to this |mean|^2 the mean can be subtracted from products with x at the cost of less than a
+    digit.
     """
     xp = array_namespace(loadings)
     trace = float(xp.sum(xp.astype(loadings, wide_float(loadings)) ** 2))

@@ -1,4 +1,4 @@
-"""Number, mean and scatter of a set of rows: all that a Gaussian model needs to know of it."""
+"""Number, mean and scatter of a set of samples: sufficient for a Gaussian model."""
 
 from __future__ import annotations
 
@@ -240,9 +240,9 @@ class Moments:
 def _join_blocks(
     counts: list[float], means: Array, errors: Array, scatter: Array
 ) -> tuple[Array, Array]:
-    """Mean and scatter of all blocks, from each one's weight, mean, mean minus shift.
+    """Mean and scatter of all blocks, from their weights, means, means minus shifts.
 
-    `scatter` is the sum of the blocks' products about their shifts.
+    `scatter` is the sum of products about the shifts.
     """
     xp = array_namespace(means)
     w = xp.asarray(counts, dtype=means.dtype, device=device(means))[:, None]
@@ -252,7 +252,7 @@ def _join_blocks(
 
 
 def _rough_mean(X: Array, weights: Array | None, xp: Any) -> Array:
-    """Mean of the first rows that count, in X's precision; zeros where there are none."""
+    """Mean of the first rows of some weight, in X's precision; zeros where there are none."""
     dtype = float_type(X)
     head = X
     if weights is not None and X.shape[0]:

@@ -1,4 +1,4 @@
-"""Probabilistic PCA of rows with missing entries: what is observed of each says of the rest."""
+"""Probabilistic PCA of samples with missing values: posterior, likelihood and imputation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import NamedTuple
 
@@ -16,9 +16,9 @@ from threadpoolctl import ThreadpoolController
 
 from sklearn_vae.gaussian.arrays import row_blocks
 
-# Numbers in the (k, k) matrices of a block of patterns: these are to stay in the cache.
+# Numbers in the (k, k) matrices of a block of patterns, which should stay in the cache.
 BLOCK = 2**15
-# Up to so many latent dimensions it is faster to sweep the matrices of a block together.
+# Number of latent dimensions up to which it is faster to sweep the matrices of a block together.
 SWEEP_UP_TO = 16
 # Below this share of the least variance of a feature the noise counts as none.
 LEAST_NOISE = 1e-10
@@ -39,55 +39,45 @@ class Parameters:
 
 
 class Block(NamedTuple):
-    """Some patterns of observed features, and the rows that have them.
+    """Some patterns of observed features, and the rows that have them."""
 
-    `observed` is (p, d), of 0.0 and 1.0; `owner` the pattern of each row, None where it is one a
-    row.
-    """
-
-    observed: np.ndarray
+    observed: np.ndarray  # (p, d), of 0.0 and 1.0
     rows: slice
-    owner: np.ndarray | None
+    owner: np.ndarray | None  # pattern of each row; None where every row has its own
 
-    def over_rows(self, of_patterns: np.ndarray) -> np.ndarray:
-        """What each pattern has, along the last axis, for each of its rows."""
-        return of_patterns if self.owner is None else of_patterns[..., self.owner]
+    def over_rows(self, values: np.ndarray) -> np.ndarray:
+        """Repeat values of patterns, along the last axis, for each of their rows."""
+        return values if self.owner is None else values[..., self.owner]
 
 
 class Posterior(NamedTuple):
-    """p(z|x) of the r rows of a block of p patterns, with rows and patterns along the last axis.
+    """p(z|x) of the r rows of a block of p patterns; the covariance is sigma2 M^-1."""
 
-    `mean` is (k, r). The covariance is sigma2 times `inverse`, M^-1 of each pattern, (k, k, p);
-    `log_det`, (r,), is that of each row's M.
-    `log_likelihood` is (r,), in nats.
-    """
-
-    mean: np.ndarray
-    inverse: np.ndarray
-    log_det: np.ndarray
-    log_likelihood: np.ndarray
+    mean: np.ndarray  # (k, r)
+    inverse: np.ndarray  # M^-1 of each pattern, (k, k, p)
+    log_det: np.ndarray  # of M, (r,)
+    log_likelihood: np.ndarray  # (r,), in nats
 
 
 class IncompleteData:
-    """Rows with missing entries, sorted so that those of the same pattern stand together.
+    """Data with missing values (NaN), sorted by the pattern of what is observed.
 
-    Rows that miss the same entries share their (k, k) posterior covariance.
+    Samples with the same pattern share their (k, k) posterior covariance.
 
     Parameters
     ----------
     X : array of shape (n, d)
-        NaN where missing.
     centre : array of shape (d,)
         Near the mean of each feature, and subtracted: the mean of `Parameters` is relative to it.
     n_components : int
-        k of the models that are to be fitted.
+        k of the models to be fitted.
 
     Attributes
     ----------
     order : array of shape (n,)
-        Which row of X stands at each place.
+        Indices into X of the sorted samples.
     values : array of shape (n, d)
-        In that order, less the centre, 0 where missing.
+        X in that order, less the centre, 0 where missing.
     blocks : list of Block
         All patterns with their rows; one that many rows share is a block of its own.
     """
@@ -96,7 +86,7 @@ class IncompleteData:
         self._centre = centre
         observed = ~np.isnan(X)
         first, pattern, counts = _patterns(observed)
-        # Patterns of a single row come first: what they have need not be spread over rows.
+        # Patterns of a single row come first: their values need not be repeated.
         by_count = np.argsort(counts, kind="stable")
         pattern = np.argsort(by_count)[pattern]
         self.order = np.argsort(pattern, kind="stable")
@@ -111,13 +101,10 @@ class IncompleteData:
 
     @cached_property
     def least_noise(self) -> float:
-        """The least sigma2 that EM takes: below it, rounding is all there is.
-
-        0 where no feature varies.
-        """
+        """Least sigma2 of EM, below which all is rounding error; 0 where no feature varies."""
         seen = self._counts @ self._observed
         variances = np.sum(self.values**2, axis=0) / np.maximum(seen, 1)
-        # Constants, less their mean, may have a rounding error for a variance.
+        # Constants, less their mean, may have a rounding error as their variance.
         varies = variances > (8.0 * 2.0**-52 * self._centre) ** 2
         if not varies.any():
             return 0.0
@@ -135,7 +122,7 @@ class IncompleteData:
             yield Block(self._observed[a:b].astype(float), rows, owner)
 
     def posterior(self, block: Block, parameters: Parameters) -> Posterior:
-        """E-step: M = W_o'W_o + sigma2 I and E[z|x_o] = M^-1 W_o'(x_o - mean_o)."""
+        """Posterior of a block: M = W_o'W_o + sigma2 I and E[z|x_o] = M^-1 W_o'(x_o - mean_o)."""
         W, mean, sigma2 = parameters.loadings, parameters.mean, parameters.noise_variance
         k = W.shape[1]
         observed, rows, owner = block
@@ -154,10 +141,10 @@ class IncompleteData:
         if lost.size:
             # The difference has cancelled: the same as a sum, |r - W_o z|^2 + sigma2 |z|^2.
             # And M is ill conditioned: z is refined once.
-            of_lost = lost if owner is None else owner[lost]
-            seen, centred = observed[of_lost], X[lost] - observed[of_lost] * mean
+            patterns = lost if owner is None else owner[lost]
+            seen, centred = observed[patterns], X[lost] - observed[patterns] * mean
             R = centred - seen * (Z[:, lost].T @ W.T)
-            some = inverse if inverse.shape[2] == 1 else inverse[:, :, of_lost]
+            some = inverse if inverse.shape[2] == 1 else inverse[:, :, patterns]
             Z[:, lost] += _times(some, W.T @ R.T - sigma2 * Z[:, lost], None)
             R = centred - seen * (Z[:, lost].T @ W.T)
             left[lost] = np.sum(R**2, axis=1) + sigma2 * np.sum(Z[:, lost] ** 2, axis=0)
@@ -175,62 +162,57 @@ class IncompleteData:
 def posterior(
     X: np.ndarray, parameters: Parameters, *, return_cov: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (n, k) of z given what is observed of each row, and its variance or covariance."""
+    """Mean (n, k) and variance or covariance of z given what is observed of each sample."""
     n, k = X.shape[0], parameters.loadings.shape[1]
     mean, spread = np.empty((n, k)), np.empty((n, k, k) if return_cov else (n, k))
-    for places, block, found in _posteriors(X, parameters):
-        mean[places] = found.mean.T
-        inverse = found.inverse if return_cov else np.einsum("aap->ap", found.inverse)
-        spread[places] = parameters.noise_variance * np.moveaxis(block.over_rows(inverse), -1, 0)
+    for samples, block, q in _posteriors(X, parameters):
+        mean[samples] = q.mean.T
+        inverse = q.inverse if return_cov else np.einsum("aap->ap", q.inverse)
+        spread[samples] = parameters.noise_variance * np.moveaxis(block.over_rows(inverse), -1, 0)
     return mean, spread
 
 
 def log_likelihood(X: np.ndarray, parameters: Parameters) -> np.ndarray:
-    """Log-density of what is observed of each row, in nats, shape (n,); 0 where nothing is."""
+    """Log-density of what is observed of each sample, in nats, shape (n,); 0 if nothing is."""
     values = np.empty(X.shape[0])
-    for places, _, found in _posteriors(X, parameters):
-        values[places] = found.log_likelihood
+    for samples, _, q in _posteriors(X, parameters):
+        values[samples] = q.log_likelihood
     return values
 
 
 def impute(
     X: np.ndarray, parameters: Parameters, *, return_std: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """X with the conditional mean where it is missing, and the conditional standard deviation.
-
-    That is 0 where X is observed.
-    """
+    """X with missing values replaced by conditional means; standard deviations, 0 if observed."""
     W = parameters.loadings
     i, j, _ = pairs_of(W.shape[1])
     squares = W[:, i] * W[:, j] * np.where(i == j, 1.0, 2.0)
     filled, std = X.copy(), np.zeros(X.shape) if return_std else None
-    for places, block, found in _posteriors(X, parameters):
-        some = X[places]
-        filled[places] = np.where(np.isnan(some), found.mean.T @ W.T + parameters.mean, some)
+    for samples, block, q in _posteriors(X, parameters):
+        some = X[samples]
+        filled[samples] = np.where(np.isnan(some), q.mean.T @ W.T + parameters.mean, some)
         if std is not None:
             # Cov[x|x_o] = sigma2 (I + W M^-1 W') among what is missing.
-            variance = parameters.noise_variance * (1.0 + squares @ found.inverse[i, j])
-            std[places] = np.where(np.isnan(some), block.over_rows(variance).T ** 0.5, 0.0)
+            variance = parameters.noise_variance * (1.0 + squares @ q.inverse[i, j])
+            std[samples] = np.where(np.isnan(some), block.over_rows(variance).T ** 0.5, 0.0)
     return filled, std
 
 
 def _posteriors(
     X: np.ndarray, parameters: Parameters
 ) -> Iterator[tuple[np.ndarray, Block, Posterior]]:
-    """Block by block: the places of its rows in X, the block and its posterior."""
-    centred = Parameters(
-        parameters.loadings, np.zeros_like(parameters.mean), parameters.noise_variance
-    )
-    with one_thread_for(parameters.loadings.shape[1]):
-        for some in row_blocks(*X.shape):
-            rows = IncompleteData(X[some], parameters.mean, parameters.loadings.shape[1])
-            for block in rows.blocks:
-                places = some.start + rows.order[block.rows]
-                yield places, block, rows.posterior(block, centred)
+    """Indices of samples in X, their block and its posterior."""
+    k = parameters.loadings.shape[1]
+    centred = replace(parameters, mean=np.zeros_like(parameters.mean))
+    with one_thread_for(k):
+        for rows in row_blocks(*X.shape):
+            data = IncompleteData(X[rows], parameters.mean, k)
+            for block in data.blocks:
+                yield rows.start + data.order[block.rows], block, data.posterior(block, centred)
 
 
 def _patterns(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First row, pattern of each row, and number of rows, of the different rows of a mask."""
+    """First row and number of rows of each pattern of a mask, and the pattern of each row."""
     codes = np.packbits(observed, axis=1)
     keys = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1]))).ravel()
     _, first, pattern, counts = np.unique(
@@ -241,7 +223,7 @@ def _patterns(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @cache
 def pairs_of(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices i >= j of the pairs of k things, and the place of each pair, shape (k, k)."""
+    """Indices i >= j of the pairs of k latents, and the place of each pair, shape (k, k)."""
     i, j = np.tril_indices(k)
     place = np.zeros((k, k), dtype=int)
     place[i, j] = place[j, i] = np.arange(len(i))
@@ -249,10 +231,7 @@ def pairs_of(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _inverse(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inverses and log-determinants of positive definite M along the last axis; M is lost.
-
-    LinAlgError where one is not positive definite to its precision.
-    """
+    """Inverses and log-determinants of positive definite matrices; overwrites M, (k, k, p)."""
     k = M.shape[0]
     if k > SWEEP_UP_TO:
         stack = np.moveaxis(M, 2, 0)
@@ -274,33 +253,31 @@ def _inverse(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _times(inverse: np.ndarray, Y: np.ndarray, owner: np.ndarray | None) -> np.ndarray:
-    """Each row's matrix times its vector, (k, r)."""
+    """Product of the matrix and the vector of each row, (k, r)."""
     if inverse.shape[2] == 1:
         return inverse[:, :, 0] @ Y
-    of_rows = inverse if owner is None else inverse[:, :, owner]
-    return np.einsum("abp,bp->ap", of_rows, Y)
+    return np.einsum("abp,bp->ap", inverse if owner is None else inverse[:, :, owner], Y)
 
 
 @cache
 def blas_threads() -> ThreadpoolController:
-    """The threads of the libraries that are loaded: looking for these takes milliseconds."""
+    """Threads of the loaded libraries, cached: looking for these takes milliseconds."""
     return ThreadpoolController().select(user_api="blas")
 
 
 def blas_in_use() -> str:
-    """What the last digits of a product depend on: libraries, their kernels and threads."""
+    """Libraries, kernels and threads, on which the last digits of a product depend."""
     names = ("internal_api", "version", "architecture", "num_threads")
-    found = [" ".join(str(lib.get(name)) for name in names) for lib in blas_threads().info()]
-    return ", ".join(sorted(found))
+    libraries = [" ".join(str(lib.get(name)) for name in names) for lib in blas_threads().info()]
+    return ", ".join(sorted(libraries))
 
 
 @contextmanager
 def one_thread_for(k: int) -> Iterator[None]:
-    """Where (k, k) matrices go through LAPACK one by one, BLAS on one thread.
+    """Run BLAS on one thread where (k, k) matrices go through LAPACK one by one.
 
-    The number is the process's: one thread at a time sets it, and sets it back; a second one would
-    take the first one's for what was before. Others go on with what they find, and may find their
-    products rounded otherwise.
+    The number of BLAS threads belongs to the process: only one thread at a time sets and restores
+    it, or the wrong number would be restored. Other threads keep the current number.
     """
     if k > SWEEP_UP_TO and _ONE_THREAD.acquire(blocking=False):
         try:

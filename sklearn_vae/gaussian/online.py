@@ -1,4 +1,4 @@
-"""The leading directions of a stream of rows, in O(d k) memory: what online EM of pPCA keeps."""
+"""Leading directions of a stream of samples in O(d k) memory, for online EM of pPCA."""
 
 from __future__ import annotations
 
@@ -12,53 +12,35 @@ from sklearn_vae.gaussian.precision import SMALLEST
 
 @dataclass(frozen=True, eq=False)
 class RunningCovariance:
-    r"""Weight, mean and leading eigenpairs of the rows of a stream, older ones counting less.
+    r"""Weight, mean and leading eigenpairs of the samples of a stream, older ones counting less.
 
-    The E-step of pPCA needs of a batch only products with the directions of the model, S_b Q. So
-    the running average of these is all that is kept of the data, beside the mean and the trace;
-    outside of them the covariance is what it is in the model, the same in every direction,
+    The E-step of pPCA needs only products of a batch with the directions of the model, S_b Q. Their
+    running average is kept, with the mean and the trace; outside of them the covariance is that of
+    the model, the same in every direction,
 
         S = Y H^-1 Y' + s (I - Q Q'),   Y = S Q,   H = Q' Y,
 
     with s from the trace. The M-step takes the leading eigenvectors of this S: they lie in the
-    span of Q and Y, so it costs O(d k^2). With a few directions more than the model has, those
-    that are about to be one of the first are followed before they are. Without new rows nothing moves; a direction that the
-    rows turn to grows by its share of the batch over the gap of the variances, as a step of
-    natural gradient would have it.
-
-    Attributes
-    ----------
-    n : float
-        Sum of the weights of the rows.
-    mean : array of shape (d,)
-    directions : array of shape (d, m)
-        Q, orthonormal.
-    values : array of shape (m,)
-        Variances along them, descending: H is diag(values).
-    total_variance : float
-        Trace of S, exactly that of the weighted rows.
-
-    Raises
-    ------
-    ValueError
-        Of `of` and `add`, if the squares of the rows are not within the range of float64.
+    span of Q and Y, so it costs O(d k^2). A few directions more than the model has follow those
+    that may become leading ones. A direction to which the data turn grows by its share of the batch
+    over the gap of the variances, as in a natural gradient step.
 
     References
     ----------
     Cappé and Moulines, "On-line expectation-maximization algorithm for latent data models",
-    JRSS-B 2009, eq. 8 and 9: running averages of the E-step's statistics; here those of the past
+    JRSS-B 2009, eq. 8 and 9: running averages of the statistics of the E-step; here past ones
     follow the directions as they turn, by the model.
     """
 
-    n: float
+    n: float  # sum of the weights of the samples
     mean: Array
-    directions: Array
-    values: Array
-    total_variance: float
+    directions: Array  # Q, (d, m), orthonormal
+    values: Array  # (m,), variances along them, descending: H is diag(values)
+    total_variance: float  # trace of S, exactly that of the weighted samples
 
     @classmethod
     def of(cls, X: Array, n_directions: int) -> RunningCovariance:
-        """Of a first batch: its own leading directions, and any others where it has fewer."""
+        """Start from a batch, completed by random directions where it has fewer of its own."""
         n, d = X.shape
         with np.errstate(over="ignore", invalid="ignore"):
             mean = X.mean(axis=0)
@@ -69,15 +51,15 @@ class RunningCovariance:
         values, vectors = np.linalg.eigh((R @ R.T if wide else R.T @ R) / n)
         held = min(n_directions, int((values > 1e-14 * values[-1]).sum()))
         values, vectors = values[::-1][:held], vectors[:, ::-1][:, :held]
-        # What completes them must not be one of the axes, along which rows may have no variance.
+        # Not axes, along which the data may have no variance.
         spare = np.random.RandomState(0).standard_normal((d, n_directions - held))
-        found = R.T @ vectors / np.sqrt(n * values) if wide else vectors
-        directions = np.linalg.qr(np.hstack([found, spare]))[0]
+        leading = R.T @ vectors / np.sqrt(n * values) if wide else vectors
+        directions = np.linalg.qr(np.hstack([leading, spare]))[0]
         values = np.concatenate([values, np.zeros(n_directions - held)])
         return cls(float(n), mean, directions, values, variance)
 
     def add(self, X: Array, forgetting: float = 1.0) -> RunningCovariance:
-        """With the rows of another batch, where all before count `forgetting` times as much."""
+        """Add a batch, where all earlier samples count `forgetting` times as much as before."""
         Q, before, n_rows = self.directions, forgetting * self.n, len(X)
         n = before + n_rows
         between = before * n_rows / n
@@ -93,7 +75,7 @@ class RunningCovariance:
 
 
 def _checked(variance: float) -> float:
-    """The total variance, if it is a number that can be divided by."""
+    """The total variance, if it can be divided by."""
     if SMALLEST < variance < np.inf:
         return variance
     raise ValueError(
@@ -103,7 +85,7 @@ def _checked(variance: float) -> float:
 
 
 def _leading_pairs(Q: Array, Y: Array, trace: float) -> tuple[Array, Array]:
-    """As many leading eigenvectors and eigenvalues of S, given Y = S Q and the trace of S."""
+    """Leading eigenvectors and eigenvalues of S, as many as Q has, from Y = S Q and the trace."""
     d, k = Q.shape
     basis, triangle = np.linalg.qr(np.hstack([Q, Y]))
     # Q again, orthonormal to rounding after any number of batches, and what is orthogonal to it.

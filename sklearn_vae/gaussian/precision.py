@@ -1,4 +1,4 @@
-"""How precisely data and products are known, and which variances that resolves."""
+"""Precision of data and of products with them, and the variances that it resolves."""
 
 from __future__ import annotations
 
@@ -17,28 +17,15 @@ SMALLEST = 2.0**-1000
 
 @dataclass(frozen=True)
 class Precision:
-    """Relative precision of data and of products with them.
+    """Relative precision of data X and of products with them."""
 
-    Parameters
-    ----------
-    eps : float, default=2**-52
-        Relative precision of products.
-    stored : float, default=0.0
-        Relative precision of the entries of X.
-    subtracted : float, default=0.0
-        |m|^2 of a mean m that is subtracted from products instead of from X.
-    """
-
-    eps: float = 2.0**-52
-    stored: float = 0.0
-    subtracted: float = 0.0
+    eps: float = 2.0**-52  # of products
+    stored: float = 0.0  # of the entries of X
+    subtracted: float = 0.0  # |m|^2 of a mean m that is subtracted from products instead of from X
 
     @classmethod
     def of(cls, X: Any, dtype: Any = None, subtracted: float = 0.0) -> Precision:
-        """Precision of an array or sparse matrix X, multiplied in `dtype`.
-
-        The default is the dtype in which moments of X are computed.
-        """
+        """Precision of X, multiplied in `dtype`; the default is that in which moments are computed."""
         xp: Any = np if sparse.issparse(X) else array_namespace(X)
         if dtype is None:
             dtype = xp.float64 if sparse.issparse(X) else float_type(X)

@@ -6,17 +6,17 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq, minimize
 from scipy.special import ndtr
 
-# Least noise variance that is found, as a share of the average variance of a feature: where the
-# decoder can reproduce every row the bound has no maximum.
+# Least noise variance, as a share of the average variance of a feature: where the decoder can
+# reproduce every sample the bound has no maximum.
 _NOISE_FLOOR = 1e-6
-_MOST_STEPS = 200  # of Newton's method, which ends at about 10
-# How far logarithms of variances may go from their start.
+_MOST_STEPS = 200  # of Newton's method, which takes about 10
+# Range of the change of the logarithms of variances.
 _LOG_RANGE = (-40.0, 40.0)
 
 
@@ -25,28 +25,15 @@ def expected_soft_threshold(
 ) -> tuple[np.ndarray, ...]:
     """Moments of pi(a) = sign(a) max(|a| - threshold, 0), a ~ N(mean, variance), and derivatives.
 
-    Those with respect to the mean; one with respect to the variance is half of the second. The
-    derivative of E pi(a)^2 is 2 E pi(a). At variance 0 these are the limits, except where the mean
+    Returns E pi(a)^2, E pi(a), E pi'(a) (the probability that |a| > threshold), E pi''(a) (the
+    density of a at the threshold less that at its negative), and with order 4 two more. These are
+    derivatives with respect to the mean; the one with respect to the variance is half of the
+    second, and that of E pi(a)^2 is 2 E pi(a). At variance 0 they are limits, except where the mean
     is on the threshold.
-
-    Parameters
-    ----------
-    mean, variance : arrays that broadcast
-        variance >= 0.
-    threshold : float
-        >= 0.
-    order : {2, 4}, default=2
-        The highest derivative.
-
-    Returns
-    -------
-    tuple of order + 2 arrays
-        E pi(a)^2, E pi(a), E pi'(a) (the probability that |a| > threshold), E pi''(a) (the
-        density of a at the threshold less that at its negative), and on.
     """
     deviation = np.sqrt(np.maximum(variance, np.finfo(float).tiny))
     shape = np.broadcast_shapes(mean.shape, variance.shape)
-    found = [np.zeros(shape) for _ in range(order + 2)]
+    moments = [np.zeros(shape) for _ in range(order + 2)]
     for sign in (1.0, -1.0):
         above = sign * mean - threshold
         u = above / deviation
@@ -54,16 +41,17 @@ def expected_soft_threshold(
         with np.errstate(over="ignore"):
             density = np.exp(-0.5 * u * u) / math.sqrt(2.0 * math.pi)
         part = deviation * density + above * inside
-        found[0] += variance * inside + above * part
-        found[1] += sign * part
-        found[2] += inside
+        moments[0] += variance * inside + above * part
+        moments[1] += sign * part
+        moments[2] += inside
         density /= deviation
-        found[3] += sign * density
+        moments[3] += sign * density
         if order > 2:
-            found[4] -= u * density / deviation
+            moments[4] -= u * density / deviation
             # Where u^2 is beyond float64 the density is 0.
-            found[5] += sign * (np.minimum(u * u, 1e300) - 1.0) * (density / deviation) / deviation
-    return tuple(found)
+            curvature = np.minimum(u * u, 1e300) - 1.0
+            moments[5] += sign * curvature * (density / deviation) / deviation
+    return tuple(moments)
 
 
 class SoftThresholdParameters(NamedTuple):
@@ -102,14 +90,14 @@ def _check_one_dimension(method: str, p: SoftThresholdParameters) -> None:
 class SoftThresholdElbo:
     """Evidence lower bound of rows under p(x|z) = N(pi(W z) + b, sigma2 I), p(z) = N(0, I).
 
-    pi(u) = sign(u) max(|u| - threshold, 0) for each feature, q(z|x) a diagonal normal with a mean
-    and variances of its own for each row, as an encoder without limits could have. Since w_j' z is
-    normal, the bound has a closed form for every k, and so has its gradient.
+    pi(u) = sign(u) max(|u| - threshold, 0) for each feature; q(z|x) is a diagonal normal with its
+    own mean and variances for each row, as an unlimited encoder could have. Since w_j' z is normal,
+    the bound and its gradient have a closed form for every k.
 
     At threshold 0 this is the linear VAE. With a threshold > 0 every derivative in W vanishes at
-    the collapsed point W = 0, q = p, and there are rows of which it is a local maximum, although
-    they could be reproduced exactly (Proposition 1 of the paper). That is not seen in a Hessian:
-    compare bounds within a ball.
+    the collapsed point W = 0, q = p, and for some rows it is a local maximum, although they could
+    be reproduced exactly (Proposition 1 of the paper). A Hessian does not show it: compare bounds
+    within a ball.
 
     Parameters
     ----------
@@ -158,7 +146,7 @@ class SoftThresholdElbo:
 
     @cached_property
     def average_variance(self) -> float:
-        """Of the features: the best noise variance where all is collapsed, gammabar."""
+        """Average variance of the features: the best noise variance where all is collapsed."""
         return float(self.rows.var(axis=0).mean())
 
     def collapsed(self, n_components: int = 1) -> SoftThresholdParameters:
@@ -185,7 +173,7 @@ class SoftThresholdElbo:
         return float(-(0.5 * fit + _divergence(p)).mean())
 
     def best_noise(self, p: SoftThresholdParameters) -> float:
-        """sigma2 of the highest bound, all else as it is (eq. 9)."""
+        """sigma2 of the highest bound, with all else held fixed (eq. 9)."""
         return float(self.squares(p).mean()) / self.rows.shape[1]
 
     def maximise(
@@ -197,21 +185,15 @@ class SoftThresholdElbo:
     ) -> SoftThresholdParameters:
         """A local maximum of the bound, by L-BFGS from a start.
 
-        sigma2 is at its optimum throughout, unless it is held. It matters little where it starts,
-        then: what decides is the posteriors.
+        sigma2 is at its optimum throughout, unless it is held.
 
         Parameters
         ----------
         start : SoftThresholdParameters
         hold : collection of str
-            Which attributes of `start` stay.
+            Attributes of `start` that are held fixed.
         least_noise : float, default=None
-            sigma2 does not go below. None: 1e-6 of the average variance.
-
-        Raises
-        ------
-        ValueError
-            If `hold` names what is not a parameter.
+            Lower bound of sigma2. None: 1e-6 of the average variance.
         """
         unknown = sorted(set(hold) - set(start._fields))
         if unknown:
@@ -248,27 +230,15 @@ class SoftThresholdElbo:
             limits = _LOG_RANGE if name == "variances" else (None, None)
             bounds += [limits] * np.size(getattr(start, name))
         options = {"maxiter": 10_000, "maxfun": 20_000, "ftol": 1e-15, "gtol": 1e-10}
-        found = minimize(
-            objective,
-            np.zeros(len(bounds)),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-            options=options,
-        )
-        return moved(found.x)
+        method: dict[str, Any] = {"method": "L-BFGS-B", "jac": True, "options": options}
+        return moved(minimize(objective, np.zeros(len(bounds)), bounds=bounds, **method).x)
 
     def best_posteriors(self, p: SoftThresholdParameters) -> SoftThresholdParameters:
-        """Those with the highest bound given W, b and sigma2, for k = 1, wherever p has them.
+        """Posteriors of the highest bound given W, b and sigma2, for k = 1.
 
-        Between the points where a feature crosses its threshold the decoder is affine. From the
-        best posterior of each of these pieces, and from the prior's variance there, Newton's method
-        descends; the best of what it finds is taken, row by row.
-
-        Raises
-        ------
-        ValueError
-            If W has not one column.
+        Between the points where a feature crosses its threshold the decoder is affine. Newton's
+        method starts from the best posterior of each of these pieces, and from the prior's variance
+        there; the best result is taken for each row.
         """
         _check_one_dimension("best_posteriors", p)
         means, variances = self._best_of_pieces(p)
@@ -283,24 +253,24 @@ class SoftThresholdElbo:
     def collapse_threshold(self, p: SoftThresholdParameters) -> float:
         """gamma': the noise variance above which to collapse costs less than a decoder, for k = 1.
 
-        With sigma2 held at the same value for both: above gamma' the collapsed point has a higher
-        bound than W and b of `p` with any posteriors, below it a lower one. For
+        With sigma2 the same for both, the collapsed point has a higher bound above gamma' than W
+        and b of `p` with any posteriors, and a lower one below. The average over the rows of
 
-            g(sigma2) = min_q [E_q |x - pi(W z) - b|^2 + 2 sigma2 KL(q || p)] averaged over the rows
+            g(sigma2) = min_q [E_q |x - pi(W z) - b|^2 + 2 sigma2 KL(q || p)]
 
         is concave, rises toward the error of posteriors that are the prior, which is larger than
-        that of the rows' mean, and so exceeds this last error from one sigma2 on. Where it does at
-        0 already, since no codes reproduce the rows better than their mean does, that is 0.0.
+        that of the mean of the rows, and so exceeds the latter from one sigma2 on: from 0.0 where
+        no codes reproduce the rows better than their mean.
 
         Proposition 2 of the paper says that gamma' is finite for any decoder whose expected error
-        has Lipschitz gradients, and grows with the deviations of q at no less than some rate. The
-        second does not hold of soft thresholds, nor is it needed to compare costs.
+        has Lipschitz gradients and grows with the deviations of q at some rate. The latter does not
+        hold for soft thresholds, and is not needed to compare costs.
 
         Raises
         ------
         ValueError
-            If W has not one column, or makes no difference: pi(W z) of draws z of the prior varies
-            by less than 1e-12 of what the rows do.
+            If W has not one column, or pi(W z) of draws z of the prior varies by less than 1e-12 of
+            the variance of the rows.
         """
         _check_one_dimension("collapse_threshold", p)
         trivial = self.collapsed()._replace(loadings=p.loadings, offset=p.offset)
@@ -332,7 +302,7 @@ class SoftThresholdElbo:
         return expected_soft_threshold(p.means @ p.loadings.T, variances, self.threshold)
 
     def _gradient(self, p: SoftThresholdParameters) -> dict[str, np.ndarray]:
-        """Of the bound, all but that with respect to sigma2."""
+        """Gradient of the bound with respect to all parameters except sigma2."""
         _, first, slope, bend = self._moments(p)
         n, W, residual = len(self.rows), p.loadings, self.rows - p.offset
         unit = 1.0 / (n * p.noise_variance)
@@ -346,10 +316,7 @@ class SoftThresholdElbo:
         }
 
     def _best_of_pieces(self, p: SoftThresholdParameters) -> tuple[np.ndarray, np.ndarray]:
-        """For each row and affine piece of the decoder the best mean and variance, (n, pieces).
-
-        Means are within the piece, variances as if it had no ends.
-        """
+        """Best mean within each affine piece of the decoder, and variance, (n, pieces) each."""
         w = p.loadings[:, 0]
         crossings = self.threshold / np.abs(w[w != 0.0])
         ends = np.unique(np.concatenate([-crossings, [0.0], crossings]))
@@ -367,9 +334,9 @@ class SoftThresholdElbo:
     def _costs(
         self, p: SoftThresholdParameters, means: np.ndarray, variances: np.ndarray
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        """E |x - mu(z)|^2 / (2 sigma2) + KL of (n, starts), two slopes and three curvatures.
+        """E |x - mu(z)|^2 / (2 sigma2) + KL, (n, starts), its two slopes and three curvatures.
 
-        With respect to the mean in standard deviations and the logarithm of the variance.
+        Derivatives are with respect to the mean in standard deviations and the log-variance.
         """
         w, residual = p.loadings[:, 0], (self.rows - p.offset)[:, None, :]
         active = w != 0.0
@@ -378,8 +345,8 @@ class SoftThresholdElbo:
         pi = expected_soft_threshold(a, variance, self.threshold, order=4)
         unit = 1.0 / p.noise_variance
         data = 0.5 * unit * (pi[0] - 2.0 * residual * pi[1]).sum(axis=-1)
-        # Derivatives of it with respect to the mean of z, first to fourth; half of the second is
-        # the derivative with respect to its variance.
+        # First to fourth derivative of it with respect to the mean of z; half of the second is the
+        # derivative with respect to its variance.
         D = [unit * ((pi[i] - residual * pi[i + 1]) @ w**i) for i in range(1, 5)]
         deviations = np.sqrt(variances)
         cost = data + 0.5 * (means**2 + variances - 1.0 - np.log(variances))

@@ -1,4 +1,4 @@
-"""From the eigenvalues of the covariance to every probabilistic PCA model they contain."""
+"""The spectrum of a covariance, and every probabilistic PCA model that it contains."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Spectrum:
         """All d eigenpairs, by one symmetric eigendecomposition."""
         xp = array_namespace(moments.scatter)
         S, precision = moments.covariance, moments.precision
-        # Not scipy's: its BLAS has threads of its own, which would fight with those of NumPy that
-        # have just multiplied out the scatter and still spin.
+        # Not scipy's eigh: the threads of its BLAS would fight with those of NumPy, which have just
+        # multiplied out the scatter and still spin.
         values, vectors = xp.linalg.eigh(S)
         values = xp.clip(xp.flip(values), 0.0, None)
         components = with_positive_peaks(xp.flip(vectors, axis=1).T)
@@ -91,7 +91,7 @@ class Spectrum:
         return (self.eigenvalues > self.resolution) & (self.eigenvalues > self.rounded)
 
     def like(self, reference: Array) -> Spectrum:
-        """With arrays of the library and on the device of another, in the dtype for sums."""
+        """Move the arrays to the library and device of `reference`, in its dtype for sums."""
         mean, eigenvalues, components = (
             to_device_of(reference, array, dtype=wide_float(reference))
             for array in (self.mean, self.eigenvalues, self.components)
@@ -99,7 +99,7 @@ class Spectrum:
         return replace(self, mean=mean, eigenvalues=eigenvalues, components=components)
 
     def padded(self, r: int) -> Spectrum:
-        """With at least r eigenpairs, where what is not held has no variance."""
+        """Add eigenpairs without variance where fewer than r are held."""
         xp = array_namespace(self.components)
         held = self.components.shape[0]
         if held >= r:
@@ -118,10 +118,8 @@ class Spectrum:
 
     @cached_property
     def _tails(self) -> Array:
-        """Sums of all eigenvalues after the first k, for k = 0, ..., r.
-
-        Each its own sum: the trace less the sum of the first k would cancel.
-        """
+        """Sums of all eigenvalues after the first k, for k = 0, ..., r."""
+        # Each is its own sum: the trace less the sum of the first k would cancel.
         xp = array_namespace(self.eigenvalues)
         return xp.flip(_prefix_sums(xp.flip(self.eigenvalues), self.rest))
 
@@ -199,9 +197,9 @@ class Spectrum:
         n_components: Sequence[int],
         noise_variance: Sequence[float | None],
     ) -> Array:
-        """The same of rows given by their second moments about the model's mean.
+        """:meth:`log_likelihood` of samples with given second moments about the model's mean.
 
-        `variances` are those along each eigenvector, of shape (r,), `rest` their sum off all.
+        `variances` (r,) are along each eigenvector, `rest` is their sum outside of all.
         """
         held = self.eigenvalues.shape[0]
         if not all(0 <= k <= held for k in n_components):
@@ -217,7 +215,7 @@ class Spectrum:
         return xp.stack(columns, axis=1)
 
     def variances_of(self, moments: Moments | None) -> tuple[Array, float]:
-        """Second moments about the model's mean: along each component, and off all of them."""
+        """Second moments about the model's mean along each component, and outside of all."""
         if moments is None:
             return self.eigenvalues, self.rest
         xp = array_namespace(moments.mean)
@@ -271,7 +269,7 @@ def with_positive_peaks(components: Array) -> Array:
 
 
 def peak_signs(columns: np.ndarray) -> np.ndarray:
-    """Which make the entry of largest magnitude of each column positive."""
+    """Signs that make the entry of largest magnitude of each column positive."""
     peaks = columns[np.abs(columns).argmax(axis=0), np.arange(columns.shape[1])]
     return np.where(peaks < 0, -1.0, 1.0)
 
@@ -294,19 +292,10 @@ def components_for_ratio(eigenvalues: Array, total: float, ratio: float) -> int:
 def minka_dimension(spectrum: Spectrum, n_samples: float) -> int:
     """The number of components, between 1 and d - 1, of largest Bayesian evidence.
 
-    Laplace's approximation of the evidence, for all numbers of components in O(d^2).
-
-    Parameters
-    ----------
-    spectrum : Spectrum
-        With all d eigenvalues. Those below its resolution, and gaps between eigenvalues that
-        are smaller than it, count as the resolution.
-    n_samples : float
-        At least d.
-
-    References
-    ----------
-    Minka, "Automatic Choice of Dimensionality for PCA", NIPS 2000, eq. 30 and 31.
+    Laplace's approximation of the evidence, for all numbers of components in O(d^2) (Minka,
+    "Automatic Choice of Dimensionality for PCA", NIPS 2000, eq. 30 and 31). The spectrum must hold
+    all d eigenvalues; those below its resolution, and smaller gaps between them, count as the
+    resolution.
     """
     d = spectrum.n_features
     floor = max(spectrum.resolution, sys.float_info.min)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
@@ -43,7 +42,7 @@ from sklearn_vae.validation import (
 INFERENCES = ("linear", "per_sample")
 
 
-class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class BernoulliPPCA(LatentModel):
     r"""Probabilistic principal component analysis of bits, fitted by a bound without draws.
 
     The latent variable model of binary features ::
@@ -182,12 +181,12 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> BernoulliPPCA:
-        """Fit the model to the rows of X.
+        """Fit the model.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
-            At least two rows, with entries in [0, 1] unless `binarize` is set.
+        X : array-like of shape (n_samples, n_features)
+            At least two samples, with entries in [0, 1] unless `binarize` is set.
         y : Ignored
 
         Returns
@@ -206,7 +205,8 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
         """
         self._check_parameters()
         with all_or_nothing(self):
-            X = self._check_bits(X, reset=True)
+            X = checked_data(self, X, ensure_min_samples=2)
+            X = check_bits(X, self.binarize)
             k = self.n_components
             if k > X.shape[1]:
                 raise ValueError(
@@ -251,53 +251,25 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.n_iter_ = len(fit.history) - 1
 
     def transform(self, X: Any) -> np.ndarray:
-        """Posterior mean of z for each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-
-        Returns
-        -------
-        Z : array of shape (n, k)
-            In the precision of X, as what `posterior` gives: float32 stays float32.
-        """
-        check_is_fitted(self)
-        X = self._check_bits(X, reset=False)
-        return self._encode(X)[0].astype(X.dtype, copy=False)
+        return self.posterior(X)[0]
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
-        """Probabilities of a 1, sigmoid(W z + mu), for each row of latent z.
+        """Probabilities of a 1, sigmoid(W z + mu), for each latent vector z.
 
         Parameters
         ----------
-        Z : array-like of shape (n, k)
+        Z : array-like of shape (n_samples, n_components)
 
         Returns
         -------
-        X : array of shape (n, d)
+        X : array of shape (n_samples, n_features)
         """
         check_is_fitted(self)
         Z = check_latents(self, Z, self.n_components_)
         return expit(affine(Z, self.loadings_.T, self.intercept_)).astype(Z.dtype, copy=False)
 
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of q(z|x) for each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-        return_cov : bool, default=False
-            Return the covariance in place of the variance.
-
-        Returns
-        -------
-        mean : array of shape (n, k)
-        variance : array of shape (n, k), or covariance of shape (n, k, k)
-            With `inference="linear"` the same for every row: a read-only view of one row.
-        """
-        check_is_fitted(self)
-        X = self._check_bits(X, reset=False)
+        X = self._check_samples(X)
         mean, variance = (array.astype(X.dtype, copy=False) for array in self._encode(X))
         if return_cov:
             variance = variance[..., None] * np.eye(self.n_components_, dtype=X.dtype)
@@ -306,35 +278,10 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return mean, variance
 
     def conditional(self, Z: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Mean p and variance p (1 - p) of p(x|z) for each row of latent z.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n, k)
-
-        Returns
-        -------
-        mean, variance : arrays of shape (n, d)
-        """
         p = self.inverse_transform(Z)
         return p, p * (1 - p)
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """Draw from the model.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState instance or None, default=None
-            None draws from NumPy's global generator.
-
-        Returns
-        -------
-        X : array of shape (n_samples, d)
-            Of 0.0 and 1.0.
-        Z : array of shape (n_samples, k)
-            The latent z that each row of X was drawn from.
-        """
         check_is_fitted(self)
         check_integer("n_samples", n_samples, at_least=1)
         rng = check_random_state(random_state)
@@ -343,88 +290,72 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return (rng.uniform(size=p.shape) < p).astype(np.float64), Z
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Evidence lower bound of each row, in nats; higher is better. No draws.
+        """Evidence lower bound of each sample, in nats, without draws; higher is better.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
 
         Returns
         -------
-        array of shape (n,)
+        array of shape (n_samples,)
         """
-        check_is_fitted(self)
-        X = self._check_bits(X, reset=False)
+        X = self._check_samples(X)
         return self._terms(X, *self._encode(X)).bound
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Evidence lower bound averaged over the rows of X, in nats per sample; higher is better.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-        y : Ignored
-        """
-        return float(self.score_samples(X).mean())
-
     def log_likelihood(self, X: Any, n_samples: int = 100) -> np.ndarray:
-        """Importance-weighted estimate of log p(x) of each row, in nats.
+        """Importance-weighted estimate of log p(x) of each sample, in nats.
 
         log (1/S) sum_s p(x, z_s) / q(z_s|x): in expectation a lower bound that rises with S toward
         log p(x) (Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", eq. 8). The
-        draws are fixed, the same for every row.
+        draws are fixed, the same for every sample.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
         n_samples : int, default=100
-            Draws S of each row.
+            Number S of draws per sample.
 
         Returns
         -------
-        array of shape (n,)
+        array of shape (n_samples,)
         """
         check_integer("n_samples", n_samples, at_least=1)
-        check_is_fitted(self)
-        X = self._check_bits(X, reset=False)
+        X = self._check_samples(X)
         draws = np.random.RandomState(0).standard_normal((n_samples, self.n_components_))
         return importance_weighted_bound(
             X, self.loadings_, self.intercept_, *self._encode(X), draws
         )
 
     def _encode(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Means (n, k) of q(z|x), and variances: (k,) where all rows share them, else (n, k)."""
+        """Means (n, k) of q(z|x), and variances: (k,) where all samples share them, else (n, k)."""
         if not hasattr(self, "encoder_weights_"):
             posteriors = SamplePosteriors(self.loadings_, self.intercept_)
             M, S = posteriors.start(len(X))
             posteriors.solve(X, M, S)
             return M, np.square(S)
         V = self.encoder_weights_.T
-        blocks = [(X[rows] - self.mean_) @ V for rows in row_blocks(*X.shape)]
+        blocks = [(X[block] - self.mean_) @ V for block in row_blocks(*X.shape)]
         return np.concatenate(blocks), self.encoder_variance_
 
     @property
     def training_history(self) -> dict[str, Any]:
-        """`elbo_history_` with the numbers of its iterations."""
         return numbered({"bound": self.elbo_history_}, "iteration", self.n_iter_)
 
     def observations(self, X: Any) -> Any:
-        """X binarized, or as it is if its entries are in [0, 1]."""
         return check_bits(X, self.binarize)
 
     def bound_terms(self, X: Any) -> BoundTerms:
-        """What `score` is made of; the curvature from one draw of each row's z."""
-        check_is_fitted(self)
-        X = self._check_bits(X, reset=False)
+        X = self._check_samples(X)
         M, D = self._encode(X)
         terms = self._terms(X, M, D)
         k, log_variance = M.shape[1], np.broadcast_to(np.log(D), M.shape).mean(axis=0)
-        # A stream of its own: rows may have been made with the same seed.
+        # A stream of its own: the data may have been made with the same seed.
         rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
         draws = rng.standard_normal(M.shape)
         curvature = 0.0
-        for rows in row_blocks(*X.shape):
-            Z = M[rows] + np.sqrt(np.broadcast_to(D, M.shape)[rows]) * draws[rows]
+        for block in row_blocks(*X.shape):
+            Z = M[block] + np.sqrt(np.broadcast_to(D, M.shape)[block]) * draws[block]
             logits = affine(Z, self.loadings_.T, self.intercept_)
             curvature += float((logits**2 * expit(logits) * expit(-logits)).sum()) / len(X)
         return BoundTerms(
@@ -446,10 +377,9 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def _terms(self, X: np.ndarray, M: np.ndarray, D: np.ndarray) -> SampleTerms:
         return sample_terms(X, self.loadings_, self.intercept_, M, D)
 
-    def _check_bits(self, X: Any, *, reset: bool) -> np.ndarray:
-        """X as an array of numbers in [0, 1], float64 or float32."""
-        X = checked_data(self, X, reset=reset, ensure_min_samples=2 if reset else 1)
-        return check_bits(X, self.binarize)
+    def _check_samples(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        return check_bits(checked_data(self, X, reset=False), self.binarize)
 
     def _check_state(self) -> None:
         super()._check_state()
@@ -467,12 +397,7 @@ class BernoulliPPCA(LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMix
         check_real("tol", self.tol, at_least=0)
         check_checkpoint(self)
 
-    @property
-    def _n_features_out(self) -> int:
-        return self.components_.shape[0]
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.positive_only = self.binarize is None
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

@@ -1,4 +1,4 @@
-"""How Bernoulli pPCA is fitted: where it starts, in which coordinates it climbs, when it ends."""
+"""Fit of Bernoulli pPCA by L-BFGS: its start, its coordinates and its end."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.identity import digest
 
-# L-BFGS has converged where this many iterations together raise the bound by less than tol: a
-# single one may raise it by little while the next ones do not.
+# L-BFGS has converged where this many iterations together raise the bound by less than tol: one
+# may raise it by little and the next ones by more.
 WINDOW = 10
 _MEMORY = 20
-# Its status where it has taken as many iterations as it was allowed.
+# Status of L-BFGS where it has taken all iterations that it was allowed.
 _MAX_ITER = 1
-# Largest gradient at which nothing is left to gain, and at which a search along a line that finds
-# nothing may be taken to be at the maximum, where rounding hides the rest.
+# Largest gradient at which nothing is left to gain, and at which a line search that fails counts as
+# being at the maximum, where rounding hides the rest.
 _GRADIENT = 1e-10
 _GRADIENT_OF_ROUNDING = 1e-6
-# Added to the first loadings: a column of zeros is a stationary point.
+# Scale of the noise of the first loadings: a column of zeros is a stationary point.
 _NOISE = 1e-2
-# What the bits of a feature must add up to, from 0 or from 1, to be something to learn from: soft
-# bits may be as small as a sigmoid makes them, and loadings grow with the odds.
+# Least sum of the bits of a feature, or of 1 - bits, for it not to be constant: soft bits may be as
+# small as a sigmoid makes them, and loadings grow with the odds.
 _LEAST_COUNT = 1e-6
 # Largest first loading: those of rare bits would be far too large.
 _LARGEST = 4.0
@@ -42,16 +42,13 @@ _LARGEST = 4.0
 
 @dataclass(frozen=True, eq=False)
 class BernoulliFit:
-    """Parameters that maximise the bound, those of the encoder None without one.
-
-    `history` is the bound at the start and after each iteration, in nats per sample.
-    """
+    """Parameters that maximise the bound; V and D are None without an encoder."""
 
     W: np.ndarray
     mu: np.ndarray
     V: np.ndarray | None
     D: np.ndarray | None
-    history: np.ndarray
+    history: np.ndarray  # the bound at the start and after each iteration, in nats per sample
     converged: bool
 
 
@@ -64,24 +61,9 @@ def fit_bernoulli(
     rng: Any,
     file: Checkpoint | None = None,
 ) -> BernoulliFit:
-    """Maximise the bound over the decoder and what encodes, leaving out features that are constant.
+    """Maximise the bound over decoder and encoder or posteriors, without constant features.
 
-    Parameters
-    ----------
-    X : array of shape (n, d)
-        In [0, 1].
-    n_components : int
-    inference : {"linear", "per_sample"}
-    max_iter : int
-    tol : float
-    rng : RandomState
-    file : Checkpoint, default=None
-        Where the climb is saved, and goes on from.
-
-    Returns
-    -------
-    BernoulliFit
-        Latents by descending length of their loadings, the largest entry of each positive.
+    Loadings are returned by descending length, with the largest entry of each column positive.
     """
     (n, d), k = X.shape, n_components
     mean = X.mean(axis=0, dtype=np.float64)
@@ -109,9 +91,9 @@ def fit_bernoulli(
 
 
 def first_loadings(bits: np.ndarray, n_components: int, rng: Any) -> np.ndarray:
-    """Loadings of the Gaussian model that the Bernoulli one is near for small loadings.
+    """Loadings of the Gaussian model that approximates the Bernoulli one for small loadings.
 
-    Bits less their mean, divided by sqrt(p (1 - p)), have noise of variance 1 and the loadings
+    Bits less their mean p, divided by sqrt(p (1 - p)), have noise of variance 1 and loadings
     sqrt(p (1 - p)) W.
     """
     d, n = bits.shape
@@ -142,15 +124,15 @@ def _climb_linear(
         V = A.reshape(k, -1) @ whitener.T
         return BernoulliParameters(W.reshape(-1, k) / std[:, None], mu / std, V, np.exp(log_D))
 
-    def value(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+    def objective(numbers: np.ndarray) -> tuple[float, np.ndarray]:
         p = unpack(numbers)
-        found, g = bound.value_and_gradients(p)
-        return found, np.concatenate(
+        value, g = bound.value_and_gradients(p)
+        return value, np.concatenate(
             [(g.W / std[:, None]).ravel(), g.mu / std, (g.V @ whitener).ravel(), g.D * p.D]
         )
 
     start = [(W * std[:, None]).ravel(), mu * std, (V @ dewhitener).ravel(), np.log(D)]
-    numbers, history, converged = maximise(value, np.concatenate(start), max_iter, tol, file)
+    numbers, history, converged = maximise(objective, np.concatenate(start), max_iter, tol, file)
     return unpack(numbers), history, converged
 
 
@@ -160,18 +142,18 @@ def _climb_per_sample(
     X = np.ascontiguousarray(bits.T)
     p, k = X.mean(axis=0), W.shape[1]
     std, mu = np.sqrt(p * (1.0 - p)), logit(p)
-    # Where the search for the posteriors starts: at those of the parameters tried before.
+    # The search for the posteriors starts at those of the parameters tried before.
     M, S = SamplePosteriors(W, mu).start(len(X))
 
     def unpack(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return numbers[: W.size].reshape(-1, k) / std[:, None], numbers[W.size :] / std
 
-    def value(numbers: np.ndarray) -> tuple[float, np.ndarray]:
-        found, of_W, of_mu = SamplePosteriors(*unpack(numbers)).value_and_gradients(X, M, S)
-        return found, np.concatenate([(of_W / std[:, None]).ravel(), of_mu / std])
+    def objective(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+        value, of_W, of_mu = SamplePosteriors(*unpack(numbers)).value_and_gradients(X, M, S)
+        return value, np.concatenate([(of_W / std[:, None]).ravel(), of_mu / std])
 
     start = np.concatenate([(W * std[:, None]).ravel(), mu * std])
-    numbers, history, converged = maximise(value, start, max_iter, tol, file, (M, S))
+    numbers, history, converged = maximise(objective, start, max_iter, tol, file, (M, S))
     nothing = np.empty((k, 0)), np.empty(0)
     return BernoulliParameters(*unpack(numbers), *nothing), history, converged
 
@@ -179,8 +161,8 @@ def _climb_per_sample(
 def whitening(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """R with covariance I of R'(x - mean), and B with R'B = I, each (d, rank).
 
-    In the coordinates V = A R' the bound curves alike in every direction of A, and the encoder
-    has no part that the rows do not determine.
+    In the coordinates V = A R' the bound curves alike in every direction of A, and the encoder has
+    no part that the data do not determine.
     """
     d, n = bits.shape
     centred = bits - bits.mean(axis=1)[:, None]
@@ -204,23 +186,12 @@ def maximise(
     file: Checkpoint | None = None,
     memory: tuple[np.ndarray, ...] = (),
 ) -> tuple[np.ndarray, list[float], bool]:
-    """Climb by L-BFGS; where it ended, the values on the way, and whether it has converged.
+    """Maximise a function by L-BFGS: the last point, the history of values, whether it converged.
 
-    What SciPy's L-BFGS remembers cannot be saved. With a file it climbs in stretches of
-    `file.every` iterations, each of which begins without memory, in a fit that is resumed as in
-    one that is not. (To record what was evaluated, and replay it, would keep every path as it is,
-    and a gradient for each evaluation.)
-
-    Parameters
-    ----------
-    function : callable
-        From numbers to a value and its gradient.
-    start : array
-    max_iter : int
-    tol : float
-    file : Checkpoint, default=None
-    memory : tuple of arrays
-        What the function remembers of its last call, in place.
+    The memory of SciPy's L-BFGS cannot be saved. With a file it runs in stretches of `file.every`
+    iterations, each of which begins without memory, whether the fit is resumed or not. The function
+    returns a value and its gradient; the arrays of `memory` are what it remembers, in place, of its
+    last call.
     """
     numbers = start
     history: list[float] = []
@@ -253,7 +224,7 @@ def maximise(
 
 
 def _point(saved: Any, start: np.ndarray, memory: Any) -> Any:
-    """What a checkpoint has of an ascent, if it is as from this start; at its end, no memory."""
+    """The saved state of an ascent, if it fits the start; `memory` is None at its end."""
     if memory is None:
         fits = isinstance(saved["converged"], bool)
     else:
@@ -270,7 +241,7 @@ def _climb(
     tol: float,
     history: list[float],
 ) -> Any:
-    """SciPy's result of L-BFGS that adds to the values on the way, and ends where these settle."""
+    """Run SciPy's L-BFGS, which appends to `history` and ends where it settles."""
 
     def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = function(numbers)

@@ -8,15 +8,9 @@ from scipy import sparse
 from sklearn_vae.gaussian.centred import CentredData
 from sklearn_vae.gaussian.eigensolvers import components_wanted
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.validation import (
-    check_finite,
-    check_memory,
-    has_nan,
-    is_integer,
-    is_real,
-)
+from sklearn_vae.validation import check_finite, check_memory, has_nan, is_integer, is_real
 
-# Matrices of the size of the scatter that exist at once while it is decomposed, workspace included.
+# Matrices of the size of the scatter that exist while it is decomposed, workspace included.
 SQUARES_HELD = 7
 
 OTHER_SOLVERS = (
@@ -26,7 +20,7 @@ OTHER_SOLVERS = (
 
 
 def check_n_components(n_components: Any, *, at_least: int = 0) -> None:
-    """Raise unless `n_components` is of a kind that PCA takes, whatever the data."""
+    """Raise ValueError unless PCA takes such an `n_components` for some data."""
     if n_components is None or (isinstance(n_components, str) and n_components == "mle"):
         return
     if is_integer(n_components) and n_components >= at_least:
@@ -40,7 +34,7 @@ def check_n_components(n_components: Any, *, at_least: int = 0) -> None:
 
 
 def check_mle(n_components: Any, n_samples: float, n_features: int) -> None:
-    """Raise ValueError where `n_components` is "mle" and there are too few rows for it."""
+    """Raise ValueError where `n_components` is "mle" and there are too few samples."""
     if n_components == "mle" and (n_samples < n_features or n_features < 2):
         raise ValueError(
             "n_components='mle' needs n_samples >= n_features >= 2, "
@@ -63,13 +57,9 @@ def check_sums(sums: Moments | CentredData, X: Any, *, missing: str = "") -> Non
 def check_squares_fit(
     holder: str, size: int, *, X: Any = None, n_more: int = 0, instead: str = OTHER_SOLVERS
 ) -> None:
-    """Raise MemoryError where the (size, size) matrices of a decomposition do not fit.
-
-    Nothing is known of the memory of another device than the host, if X is on one.
-    """
-    on_host = X is None or sparse.issparse(X) or is_numpy_namespace(array_namespace(X))
+    """Raise MemoryError where the (size, size) matrices of a decomposition do not fit on the host."""
     n_squares = SQUARES_HELD + n_more
-    if on_host:
+    if X is None or sparse.issparse(X) or is_numpy_namespace(array_namespace(X)):
         check_memory(
             8.0 * n_squares * size**2,
             f"{holder} holds {n_squares} matrices of shape ({size}, {size})",

@@ -18,21 +18,8 @@ def closed_form_attributes(
 ) -> dict[str, Any]:
     """Attributes of a fitted :class:`PPCA` with k components, by name.
 
-    Parameters
-    ----------
-    spectrum : Spectrum
-    k : int
-    n_samples : float
-        Number of samples, or sum of their weights.
-    dtype : {"float64", "float32"}
-        Precision of the arrays.
-    noise_variance : float or None
-        sigma2 where it is held fixed.
-
-    Raises
-    ------
-    ValueError
-        If variances are beyond the range of the dtype.
+    `n_samples` may be a sum of weights; `noise_variance` is None where it is estimated. Raises
+    ValueError if variances are beyond the range of the dtype.
     """
     xp = array_namespace(spectrum.eigenvalues)
     kept = getattr(xp, dtype)

@@ -1,4 +1,4 @@
-"""The covariance of training rows, in the form that their shape makes cheapest."""
+"""The covariance of training data, in the form that their shape makes cheapest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 
 def check_spread(variances: Array, mean: Array, dtype: Any) -> None:
-    """Raise ValueError unless rows with these moments differ, by more than rounding makes them."""
+    """Raise ValueError unless samples with these moments differ by more than rounding."""
     rounding = 4.0 * float(np.finfo(dtype).eps) * np.abs(mean)
     average = float(variances.mean())
     if not (SMALLEST < average < np.inf and (np.sqrt(np.maximum(variances, 0.0)) > rounding).any()):
@@ -34,16 +34,9 @@ def check_spread(variances: Array, mean: Array, dtype: Any) -> None:
 
 @dataclass(frozen=True, eq=False)
 class TrainingCovariance:
-    """Mean and covariance S (divisor n) of a matrix X of shape (n, d).
+    """Mean and covariance S (divisor n) of data X of shape (n_samples, n_features).
 
-    S is a matrix where n >= d or only moments of the rows are here, else the rows stand for it.
-
-    Raises
-    ------
-    ValueError
-        If the rows are all the same, or their squares are beyond float64.
-    MemoryError
-        If (d, d) or (n, n) matrices, whichever are smaller, do not fit.
+    S is a matrix where n >= d or only moments are given, else the centred data stand for it.
     """
 
     X: Any
@@ -53,11 +46,16 @@ class TrainingCovariance:
     dtype: Any
 
     def __post_init__(self) -> None:
-        check_spread(self.variances, self.mean, self.dtype)
+        if self.moments is not None:
+            variances = np.diagonal(self.moments.covariance)
+        else:
+            with np.errstate(over="ignore"):
+                variances = np.einsum("ij,ij->j", self.centred, self.centred) / self.n_samples
+        check_spread(variances, self.mean, self.dtype)
 
     @classmethod
     def from_data(cls, X: Array) -> TrainingCovariance:
-        """Compute it in float64 from float64 or float32 data in memory."""
+        """Compute it in float64 from data in memory; MemoryError if it does not fit."""
         n, d = X.shape
         instead = "partial_fit takes rows in batches and holds no such matrix."
         check_squares_fit("LinearVAE", min(n, d), instead=instead)
@@ -77,14 +75,6 @@ class TrainingCovariance:
         return len(self.mean)
 
     @property
-    def variances(self) -> Array:
-        """Of each feature, shape (d,)."""
-        if self.moments is not None:
-            return np.diagonal(self.moments.covariance)
-        with np.errstate(over="ignore"):
-            return np.einsum("ij,ij->j", self.centred, self.centred) / self.n_samples
-
-    @property
     def average_variance(self) -> float:
         """Trace of S over d."""
         return self.elbo.total_variance / self.n_features
@@ -96,7 +86,7 @@ class TrainingCovariance:
 
     @cached_property
     def centred(self) -> Array:
-        """X less its mean, in float64; of rows that are elsewhere, d with the same covariance."""
+        """X less its mean, in float64; without X, d vectors with the same covariance."""
         if self.X is None:
             lengths = np.sqrt(self.n_features * self.spectrum.eigenvalues)
             return lengths[:, None] * self.spectrum.components
@@ -104,14 +94,14 @@ class TrainingCovariance:
 
     @cached_property
     def elbo(self) -> LinearElbo:
-        """The bound of a linear VAE of these rows."""
+        """Evidence lower bound of a linear VAE of the data."""
         if self.moments is None:
             return LinearElbo(rows=self.centred)
         return LinearElbo(self.moments.covariance)
 
     @cached_property
     def spectrum(self) -> Spectrum:
-        """All eigenpairs of S that n rows can have."""
+        """All eigenpairs of S that n samples can have."""
         if self.moments is not None:
             return Spectrum.of_moments(self.moments)
         data = centred_data(self.X, None, keep=False, wide=True)
@@ -119,7 +109,7 @@ class TrainingCovariance:
         return spectrum_of_gram(data, None)
 
     def count(self, n_components: Any) -> int:
-        """The k that `n_components` means; ValueError if it does not fit the rows."""
+        """The k that `n_components` means; ValueError if it does not fit the data."""
         most = min(self.n_samples, self.n_features)
         if is_integer(n_components) and not 1 <= n_components <= most:
             raise ValueError(

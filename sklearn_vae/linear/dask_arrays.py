@@ -27,13 +27,13 @@ from sklearn_vae.validation import check_rows, is_dask
 if TYPE_CHECKING:
     import dask.array as da
 
-# Moments by the index of a plan, and the part of the samples in it.
+# Moments by the index of a plan and of a part of the samples in it.
 Parts: TypeAlias = dict[tuple[int, int], Moments]
 
 # Values, and how often each is repeated.
 Runs: TypeAlias = tuple[np.ndarray, np.ndarray | int]
 
-# Results that a task of the tree adds up, all of which a worker holds at once.
+# Number of results that a task of the tree adds up, all of which a worker holds at once.
 FAN_IN = 4
 
 # Attributes of fitted estimators that are not sent to the workers.
@@ -46,17 +46,10 @@ MISSING = (
 
 
 def as_dask_array(estimator: Any, X: Any, *, reset: bool, known_lengths: bool = False) -> da.Array:
-    """X as a Dask array of whole rows, checked as scikit-learn's validate_data does with `reset`.
+    """X as a Dask array of whole rows, checked as by scikit-learn's validate_data with `reset`.
 
     Nothing is computed, except the lengths of a DataFrame's partitions with `known_lengths`. The
     numbers are checked when the blocks are read.
-
-    Raises
-    ------
-    TypeError
-        If X is neither a Dask array nor a DataFrame.
-    ValueError
-        If X is not two-dimensional, is cut along features, or does not fit the estimator.
     """
     rows = _as_array(X, "X", 2, lengths=known_lengths)
     if rows.numblocks[1] != 1:
@@ -82,23 +75,10 @@ def as_dask_array(estimator: Any, X: Any, *, reset: bool, known_lengths: bool = 
 def dask_moments(
     estimator: Any, rows: da.Array, sample_weight: Any = None, *, at_least: int = 2
 ) -> Moments:
-    """Moments of all samples of a Dask array, for an estimator that has checked it.
+    """Moments of all samples of the result of `as_dask_array`.
 
-    Parameters
-    ----------
-    estimator : BaseEstimator
-    rows : Dask array of shape (n_samples, n_features)
-        As `as_dask_array` returns it; blocks may be sparse, and have unknown lengths.
-    sample_weight : Dask array or array-like of shape (n_samples,), default=None
-    at_least : int, default=2
-        Required number of samples of positive weight.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer, a block has NaN or infinity, or the weights do not fit.
-    MemoryError
-        If the (d, d) matrices of an eigendecomposition do not fit into memory here.
+    ValueError where fewer than `at_least` samples have a positive weight, a block has NaN or
+    infinity, or the weights do not fit.
     """
     check_memory_here(estimator, rows.shape[1])
     moments = dask_moments_of_parts(estimator, rows, sample_weight, ()).get((0, 0))
@@ -112,11 +92,8 @@ def dask_moments(
 def dask_moments_of_parts(
     estimator: Any, rows: da.Array, sample_weight: Any, plans: Sequence[np.ndarray]
 ) -> Parts:
-    """Moments of each part of the samples, for plans that give the part of every sample.
-
-    Parts without samples of positive weight are left out.
-    """
-    labels, weights = _labels_of(plans, rows), _weights_of(sample_weight, rows)
+    """Moments of each part of the samples that has some weight; a plan has a part per sample."""
+    labels, weights = _block_labels(plans, rows), _block_weights(sample_weight, rows)
     return _tree_reduce(_block_moments, _merged, _for_workers(estimator), rows, weights, labels)
 
 
@@ -148,16 +125,10 @@ def map_latents(estimator: Any, method: str, Z: Any) -> da.Array:
 
 
 def mean_score(estimator: Any, X: Any, sample_weight: Any = None) -> float:
-    """Average of an estimator's `score` over the samples of all blocks, computed.
-
-    Raises
-    ------
-    ValueError
-        Where `score` of any sample would; or if a block, or the weights, do not fit.
-    """
+    """Average of an estimator's `score` over the samples of all blocks, computed."""
     rows, model = as_dask_array(estimator, X, reset=False), _for_workers(estimator)
-    model.score(np.zeros((1, rows.shape[1]), dtype=rows.dtype))  # whatever is wrong shows at once
-    weights = _weights_of(sample_weight, rows)
+    model.score(np.zeros((1, rows.shape[1]), dtype=rows.dtype))  # fails early
+    weights = _block_weights(sample_weight, rows)
     n, total = _tree_reduce(_block_score, sum, model, rows, weights, [None] * rows.numblocks[0])
     if not 0.0 < n < math.inf:
         what = "the number of rows" if sample_weight is None else "the sum of sample_weight"
@@ -185,7 +156,7 @@ def _for_workers(estimator: Any) -> Any:
     return model
 
 
-def _weights_of(sample_weight: Any, rows: da.Array) -> da.Array | None:
+def _block_weights(sample_weight: Any, rows: da.Array) -> da.Array | None:
     """Weights as a Dask array with the blocks of X."""
     if sample_weight is None:
         return None
@@ -210,8 +181,8 @@ def _weights_of(sample_weight: Any, rows: da.Array) -> da.Array | None:
     return weights
 
 
-def _labels_of(plans: Sequence[np.ndarray], rows: da.Array) -> list[list[Runs] | None]:
-    """The part of each sample of each block, for every plan; None stands for one part."""
+def _block_labels(plans: Sequence[np.ndarray], rows: da.Array) -> list[list[Runs] | None]:
+    """For each block and plan the part of every sample; None without plans."""
     lengths = rows.chunks[0]
     if not plans:
         return [None] * len(lengths)
@@ -221,7 +192,7 @@ def _labels_of(plans: Sequence[np.ndarray], rows: da.Array) -> list[list[Runs] |
 
 
 def _in_runs(labels: np.ndarray) -> Runs:
-    """Labels as runs of equal ones where that is shorter; they travel with the task."""
+    """Labels as runs of equal ones where that is shorter, since they travel with the task."""
     labels = labels.astype(np.min_scalar_type(labels.max(initial=0)))
     starts = np.flatnonzero(np.diff(labels, prepend=labels[:1] ^ 1))
     if 8 * len(starts) > len(labels):
@@ -229,15 +200,15 @@ def _in_runs(labels: np.ndarray) -> Runs:
     return labels[starts], np.diff(starts, append=len(labels))
 
 
-class _Ticket(NamedTuple):
-    """The number of a block, and what else its task needs."""
+class _Labels(NamedTuple):  # Dask would look for keys in a plain tuple
+    """Number of a block, and the parts of its samples in each plan."""
 
-    number: int
-    labels: Any
+    block: int
+    of_plans: list[Runs] | None
 
 
 def _one_per_block(values: Sequence[Any]) -> da.Array:
-    """A Dask array whose blocks are some values of any type; each travels with its task."""
+    """A Dask array with a value of any type in the place of each block."""
     import dask.array as da
 
     name = f"one-per-block-{uuid4().hex}"
@@ -253,11 +224,10 @@ def _tree_reduce(
     weights: da.Array | None,
     labels: Sequence[Any],
 ) -> Any:
-    """Results of a function of each block, merged along a tree where the blocks are.
+    """Compute function(block, weights or None, model, labels) where the blocks are, and merge.
 
-    The function takes a block, its weights or None, the model, and the block's labels. Only the
-    last result comes here. Whatever the scheduler, and the order in which
-    it finishes, the same results are merged in the same order.
+    Results are merged along a tree, in the same order whatever the scheduler; only the last one
+    comes here.
     """
     import dask.array as da
     from dask.delayed import delayed
@@ -267,7 +237,7 @@ def _tree_reduce(
         "i",
         rows,
         "ij",
-        _one_per_block([_Ticket(i, some) for i, some in enumerate(labels)]),
+        _one_per_block([_Labels(i, of_plans) for i, of_plans in enumerate(labels)]),
         "i",
         weights,
         None if weights is None else "i",
@@ -278,7 +248,7 @@ def _tree_reduce(
     )
     return da.reduction(
         results,
-        chunk=_unchanged,
+        chunk=lambda result, axis, keepdims: result,
         combine=partial(_at_node, merge),
         aggregate=partial(_at_node, merge),
         concatenate=False,
@@ -289,19 +259,15 @@ def _tree_reduce(
 
 
 def _at_block(
-    function: Callable[..., Any], blocks: list[Any], ticket: _Ticket, weights: Any, *, model: Any
+    function: Callable[..., Any], blocks: list[Any], labels: _Labels, weights: Any, *, model: Any
 ) -> Any:
     (block,) = blocks
-    with _naming_block(f"Block {ticket.number} of X"):
-        return function(block, weights, model, ticket.labels)
-
-
-def _unchanged(result: Any, axis: Any, keepdims: bool) -> Any:
-    return result
+    with _naming_block(f"Block {labels.block} of X"):
+        return function(block, weights, model, labels.of_plans)
 
 
 def _at_node(merge: Callable[[list[Any]], Any], results: Any, axis: Any, keepdims: bool) -> Any:
-    # Where there is one block alone, Dask has no list of it.
+    # Of a single block Dask passes the result itself.
     return merge(results if isinstance(results, list) else [results])
 
 
@@ -314,7 +280,7 @@ def _merged(results: list[Parts]) -> Parts:
 
 
 def _block_moments(block: Any, weights: Any, model: Any, labels: list[Runs] | None) -> Parts:
-    """Moments of a block's samples of positive weight, in the parts that the labels give."""
+    """Moments of the samples of positive weight in each part of a block."""
     if block.shape[0] == 0:
         return {}
     X = check_rows(model, block, reset=False)
@@ -323,24 +289,21 @@ def _block_moments(block: Any, weights: Any, model: Any, labels: list[Runs] | No
         weights = check_weights(weights, np.empty((X.shape[0], 0)), "sample_weight")
     parts: Parts = {}
     for plan, runs in enumerate(labels or [(np.zeros(X.shape[0], dtype=np.uint8), 1)]):
-        part_of_row = np.repeat(*runs)
-        if len(part_of_row) != X.shape[0]:
-            raise ValueError(f"It must have the length that X tells, {len(part_of_row)} rows.")
-        for part in np.unique(part_of_row):
-            chosen = part_of_row == part
+        sample_parts = np.repeat(*runs)
+        if len(sample_parts) != X.shape[0]:
+            raise ValueError(f"It must have the length that X tells, {len(sample_parts)} rows.")
+        for part in np.unique(sample_parts):
+            chosen = sample_parts == part
             if weights is not None:
                 chosen &= weights > 0
             if chosen.any():
-                parts[plan, int(part)] = _moments_of(X, weights, chosen)
+                every = chosen.all()
+                some = X if every else X[chosen]
+                some_weights = weights if every or weights is None else weights[chosen]
+                moments = Moments.of(some, some_weights, check_finite=False)
+                check_sums(moments, some, missing=MISSING)
+                parts[plan, int(part)] = moments
     return parts
-
-
-def _moments_of(X: Any, weights: Any, chosen: np.ndarray) -> Moments:
-    if not chosen.all():
-        X, weights = X[chosen], None if weights is None else weights[chosen]
-    moments = Moments.of(X, weights, check_finite=False)
-    check_sums(moments, X, missing=MISSING)
-    return moments
 
 
 def _block_score(block: Any, weights: Any, model: Any, labels: None) -> np.ndarray:
@@ -356,20 +319,12 @@ def _block_score(block: Any, weights: Any, model: Any, labels: None) -> np.ndarr
 
 
 def _map_blocks(estimator: Any, method: str, rows: da.Array) -> da.Array:
-    """Result of a method for each block, lazily. Later fits of the estimator do not change it.
-
-    Raises
-    ------
-    TypeError
-        If the method gives something else than arrays, as `transform` after `set_output`.
-    ValueError
-        Where the method would for any sample.
-    """
+    """Result of a method for each block, lazily. Later fits of the estimator do not change it."""
     import dask.array as da
     from dask.delayed import delayed
 
     model = _for_workers(estimator)
-    # Tells shape and dtype, and shows whatever is wrong before anything is computed.
+    # An example of shape and dtype, which fails before anything is computed.
     example = getattr(model, method)(np.zeros((1, rows.shape[1]), dtype=rows.dtype))
     if not isinstance(example, np.ndarray):
         raise TypeError(
@@ -398,7 +353,7 @@ def _call_method(
 
 @contextmanager
 def _naming_block(name: str) -> Iterator[None]:
-    """Name the block in the text of errors within this."""
+    """Name the block in the text of errors."""
     try:
         yield
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What every fitted linear Gaussian model can do, whichever way it was fitted."""
+"""Base class of linear Gaussian models with exact posterior, whichever way they are fitted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array, is_torch_array
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
@@ -46,9 +45,7 @@ from sklearn_vae.validation import (
 COORDINATES = ("posterior", "principal", "whitened")
 
 
-class ExactPosteriorModel(
-    LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
-):
+class ExactPosteriorModel(LatentModel):
     """Methods of x | z ~ N(W z + mu, sigma2 I), z ~ N(0, I), with exact posterior.
 
     Subclasses set the attributes below, and have a parameter `coordinates`. The columns of
@@ -86,42 +83,42 @@ class ExactPosteriorModel(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n, d)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
         Returns
         -------
-        Z : array of shape (n, k)
+        Z : array of shape (n_samples, n_components)
             "posterior": E[z|x]. "principal": the projection on `components_`. "whitened": that
-            divided by the square root of `explained_variance_`. Of a row with missing values (NaN,
-            which PPCA takes) E[z|x] given what is observed, 0 if nothing is; and the others of the
-            row with its missing values imputed.
+            divided by the square root of `explained_variance_`. For a sample with missing values
+            (NaN, which PPCA takes): E[z|x] given what is observed, 0 if nothing is; the other
+            coordinates after its missing values are imputed.
         """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
         if is_dask(X):
             return map_samples(self, "transform", X)
-        X = self._check_more_rows(X, "transform")
+        X = self._check_new_samples(X, "transform")
         Z = self._projected(X, self._encoder())
         if Z is not None:
             return Z
         if self.coordinates == "posterior":
-            return self._of_observed(observed.posterior, X, "transform")[0]
-        filled = self._of_observed(observed.impute, X, "transform")[0]
+            return self._from_observed(observed.posterior, X, "transform")[0]
+        filled = self._from_observed(observed.impute, X, "transform")[0]
         return self._project(filled, self._encoder())
 
     def inverse_transform(self, Z: Any) -> Array:
-        """Rows from latent coordinates, as the parameter `coordinates` says.
+        """Decode latent coordinates, as the parameter `coordinates` says.
 
         Parameters
         ----------
-        Z : array-like of shape (n, k)
+        Z : array-like of shape (n_samples, n_components)
 
         Returns
         -------
-        X : array of shape (n, d)
-            "posterior": the decoder's mean E[x|z] = W z + mu; of the transform of a row that is
-            its posterior mean, shrunk toward mu. "principal" and "whitened": PCA's
-            reconstruction, the nearest point to the row among all W z + mu.
+        X : array of shape (n_samples, n_features)
+            "posterior": the decoder's mean E[x|z] = W z + mu; applied to the transform of a sample
+            it shrinks the sample toward mu. "principal" and "whitened": PCA's reconstruction, the
+            nearest point to the sample among all W z + mu.
         """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
@@ -136,31 +133,11 @@ class ExactPosteriorModel(
         return affine(Z, decoder, self.mean_)
 
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
-        """Mean and variance of p(z|x) for each row, whatever `coordinates` is.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n, d)
-        return_cov : bool, default=False
-            Return the covariance in place of the variance.
-
-        Returns
-        -------
-        mean : array of shape (n, k)
-        variance : array of shape (n, k), or covariance of shape (n, k, k)
-            The same for every row: a read-only view of one row. Where X has missing values, a row's
-            own, given what is observed of it; the prior's if nothing is.
-
-        Raises
-        ------
-        ValueError
-            If the noise variance is 0 and the covariance singular.
-        """
         self._check_regular("posterior")
-        X = self._check_more_rows(X, "posterior")
+        X = self._check_new_samples(X, "posterior")
         mean = self._projected(X, self._posterior_gain())
         if mean is None:
-            return self._of_observed(observed.posterior, X, "posterior", return_cov=return_cov)
+            return self._from_observed(observed.posterior, X, "posterior", return_cov=return_cov)
         xp = array_namespace(mean)
         variance = self.noise_variance_ / self._model_variances()
         if not return_cov:
@@ -169,18 +146,6 @@ class ExactPosteriorModel(
         return mean, xp.broadcast_to(variance * identity, (*mean.shape, variance.shape[0]))
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
-        """Mean and variance of p(x|z) for each row of latent z, whatever `coordinates` is.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n, k)
-
-        Returns
-        -------
-        mean : array of shape (n, d)
-        variance : array of shape (n, d)
-            sigma2 everywhere: a read-only view of one number.
-        """
         check_is_fitted(self)
         mean = affine(self._check_latents(Z, "conditional"), self.loadings_.T, self.mean_)
         xp = array_namespace(mean)
@@ -188,43 +153,23 @@ class ExactPosteriorModel(
         return mean, xp.broadcast_to(variance, mean.shape)
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Array, Array]:
-        """Draw from the model.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState instance or None, default=None
-            None draws from NumPy's global generator.
-
-        Returns
-        -------
-        X : array of shape (n_samples, d)
-        Z : array of shape (n_samples, k)
-            The latent z that each row of X was drawn from.
-
-        Raises
-        ------
-        ValueError
-            If the noise variance is 0 and the covariance singular.
-        """
         check_integer("n_samples", n_samples, at_least=1)
         return self._check_regular("sample").sample(n_samples, check_random_state(random_state))
 
     def score_samples(self, X: Any) -> Array:
-        """Log-likelihood log p(x) of each row, in nats; higher is better. O(d k) a row.
+        """Log-likelihood log p(x) of each sample, in nats; higher is better.
 
-        Of a row with missing values, that of what is observed; 0 if nothing is.
-
-        Of the maximum likelihood model: PCA's `score_samples` uses the divisor n - 1, and a
-        noise variance that is too large where n < d.
+        For a sample with missing values, that of what is observed; 0 if nothing is. PCA's
+        `score_samples` differs: it uses the divisor n - 1, and a noise variance that is too large
+        where n < d.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n, d)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
         Returns
         -------
-        array of shape (n,)
+        array of shape (n_samples,)
 
         Raises
         ------
@@ -234,7 +179,7 @@ class ExactPosteriorModel(
         gaussian = self._check_regular("score_samples")
         if is_dask(X):
             return map_samples(self, "score_samples", X)
-        X = self._check_more_rows(X, "score_samples")
+        X = self._check_new_samples(X, "score_samples")
         return self._log_likelihood(gaussian, X, "score_samples")
 
     def _log_likelihood(self, gaussian: LowRankGaussian, X: Any, method: str) -> Array:
@@ -243,19 +188,17 @@ class ExactPosteriorModel(
         # A pass over X to look for NaN would cost a tenth of the time: it shows in the result.
         xp = array_namespace(log_likelihood)
         if not xp.all(xp.isfinite(log_likelihood)) and self._has_missing(X):
-            return self._of_observed(observed.log_likelihood, X, method)[0]
+            return self._from_observed(observed.log_likelihood, X, method)[0]
         return log_likelihood
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Log-likelihood averaged over the rows of X, in nats per sample; higher is better.
-
-        Of the maximum likelihood model, as `score_samples`: not the number that PCA gives.
+        """Average of `score_samples` over the samples, in nats per sample; higher is better.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n, d)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : Ignored
-        sample_weight : array-like of shape (n,), default=None
+        sample_weight : array-like of shape (n_samples,), default=None
             Weights of the average, >= 0 and not all 0.
 
         Raises
@@ -266,7 +209,7 @@ class ExactPosteriorModel(
         gaussian = self._check_regular("score")
         if is_dask(X):
             return mean_score(self, X, sample_weight)
-        X = self._check_more_rows(X, "score")
+        X = self._check_new_samples(X, "score")
         X, weights, _, _ = weighted_rows(X, sample_weight, at_least=1)
         values = self._log_likelihood(gaussian, X, "score")
         xp = array_namespace(values)
@@ -278,17 +221,15 @@ class ExactPosteriorModel(
         return float(xp.sum(weights * values) / xp.sum(weights))
 
     def get_covariance(self) -> Array:
-        """C = W W' + sigma2 I, shape (d, d).
+        """C = W W' + sigma2 I, shape (n_features, n_features), of the maximum likelihood model.
 
-        The maximum likelihood model's, with divisor n: PCA's has n - 1, and another noise variance.
+        PCA's differs: it has the divisor n - 1 and another noise variance.
         """
         check_is_fitted(self)
         return self.loadings_ @ self.loadings_.T + self._isotropic(self.noise_variance_)
 
     def get_precision(self) -> Array:
-        """C^-1, shape (d, d), without inverting a matrix.
-
-        The maximum likelihood model's, as `get_covariance`: PCA's differs.
+        """Inverse of `get_covariance`, computed without inverting a matrix.
 
         Raises
         ------
@@ -303,11 +244,8 @@ class ExactPosteriorModel(
         noise_precision = 1.0 / self.noise_variance_
         return (V.T * (precisions - noise_precision)) @ V + self._isotropic(noise_precision)
 
-    def _check_rows(self, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
-        """X as an array in the dtype to compute in, or as CSR; memory-mapped as it is.
-
-        It may still have NaN and infinity.
-        """
+    def _check_samples(self, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
+        """X in the dtype to compute in, or as CSR; it may still have NaN and infinity."""
         if is_torch_array(X):
             X = X.detach()
         X = check_matrix(check_rows(self, X, reset=reset, min_samples=min_samples))
@@ -315,8 +253,8 @@ class ExactPosteriorModel(
             return canonical(X)
         return X if is_numpy_array(X) else array_namespace(X).astype(X, float_type(X), copy=False)
 
-    def _check_more_rows(self, X: Any, method: str) -> Any:
-        X = self._check_rows(X, reset=False)
+    def _check_new_samples(self, X: Any, method: str) -> Any:
+        X = self._check_samples(X, reset=False)
         check_same_place(self, X, self.mean_, method)
         return X
 
@@ -333,30 +271,30 @@ class ExactPosteriorModel(
             )
         return True
 
-    def _of_observed(
+    def _from_observed(
         self, function: Callable[..., Any], X: Array, method: str, **options: Any
     ) -> tuple[Any, ...]:
-        """Results of a function of `gaussian.observed`, computed on the host, on the device of X."""
+        """Results of a function of `gaussian.observed`: computed on the host, moved back."""
         if self.noise_variance_ == 0.0:
             raise ValueError(
                 f"{method} of rows with missing values needs a noise variance above 0, but with "
                 f"n_components={self.n_components_} the maximum likelihood one is 0. Set "
                 "noise_variance, or use a smaller n_components."
             )
-        W, mean, rows = (
+        W, mean, host_X = (
             to_host(array).astype(np.float64) for array in (self.loadings_, self.mean_, X)
         )
         try:
             with np.errstate(invalid="ignore", over="ignore"):
-                found = function(rows, Parameters(W, mean, self.noise_variance_), **options)
+                result = function(host_X, Parameters(W, mean, self.noise_variance_), **options)
         except np.linalg.LinAlgError as error:
             raise ValueError(
                 f"{method} of rows with missing values met a matrix that is singular to the "
                 f"precision of float64: noise_variance_={self.noise_variance_:.2g} is too small "
                 "beside the loadings. Set noise_variance, or use a smaller n_components."
             ) from error
-        found = found if isinstance(found, tuple) else (found,)
-        if any(array is not None and np.isnan(array).any() for array in found):
+        arrays = result if isinstance(result, tuple) else (result,)
+        if any(array is not None and np.isnan(array).any() for array in arrays):
             raise ValueError(
                 f"X must have rows nearer to mean_ for {method}: squares of what is observed of one "
                 "are beyond the range of float64."
@@ -364,7 +302,7 @@ class ExactPosteriorModel(
         dtype = common_float_type(X, self.mean_)
         return tuple(
             None if array is None else to_device_of(self.mean_, array, dtype=dtype)
-            for array in found
+            for array in arrays
         )
 
     def _check_latents(self, Z: Any, method: str) -> Array:
@@ -395,9 +333,8 @@ class ExactPosteriorModel(
         return variance * xp.eye(d, dtype=self.mean_.dtype, device=device(self.mean_))
 
     def with_tuned_noise(self, X: Any) -> ExactPosteriorModel:
-        """A copy with the noise variance of highest likelihood for rows X, W and mu as they are."""
         gaussian = self._check_regular("tune_noise_variance")
-        X = self._check_more_rows(X, "tune_noise_variance")
+        X = self._check_new_samples(X, "tune_noise_variance")
         tuned = copy.copy(self)
         sigma2 = gaussian.best_noise_variance(X, self.components_)
         tuned.noise_variance_ = sigma2
@@ -428,8 +365,7 @@ class ExactPosteriorModel(
     def _model_variances(self) -> Array:
         """kappa_h = |w_h|^2 + sigma2, the variance along component h, shape (k,)."""
         xp = array_namespace(self.loadings_)
-        W = self.loadings_.T
-        return xp.vecdot(W, W) + self.noise_variance_
+        return xp.vecdot(self.loadings_.T, self.loadings_.T) + self.noise_variance_
 
     def _posterior_gain(self) -> Array:
         """A of shape (d, k) with E[z|x] = A'(x - mu)."""
@@ -462,13 +398,8 @@ class ExactPosteriorModel(
             )
         return self._gaussian
 
-    @property
-    def _n_features_out(self) -> int:
-        return self.components_.shape[0]
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.array_api_support = True
         tags.input_tags.allow_nan = self._takes_missing
         tags.input_tags.sparse = True

@@ -1,4 +1,4 @@
-"""What cross-validation of probabilistic PCA needs of each split, at little more than one pass."""
+"""Spectra and variances of each cross-validation split, from little more than one pass."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sklearn_vae.linear.checks import check_squares_fit, check_sums
 from sklearn_vae.linear.dask_arrays import check_memory_here, dask_moments_of_parts
 from sklearn_vae.validation import is_memory_mapped
 
-# The training and the held-out rows of one split, as indices.
+# Indices of the training and the held-out samples of one split.
 Split: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 MISSING = (
@@ -35,15 +35,15 @@ MISSING = (
     "PPCA, which takes them, with GridSearchCV."
 )
 
-# A run of splits, the part that each row is in, and each part's role in each split.
+# A run of splits, the part of the data that each sample is in, and its role in each split.
 Plan: TypeAlias = tuple[list[Split], np.ndarray, np.ndarray]
 
 
 class MomentFolds:
-    """The spectrum of each split's training rows, and the variances of its held-out rows.
+    """Spectrum of the training samples of each split, and variances of the held-out samples.
 
-    The data are read once for every run of splits whose held-out rows do not overlap: they fall
-    into parts that are wholly in or out of each split, whose moments add up.
+    The data are read once for every run of splits whose held-out samples do not overlap: they
+    fall into parts that are wholly in or out of each split, whose moments add up.
     """
 
     def __init__(self, X: Any, weights: Array | None, splits: list[Split]) -> None:
@@ -64,13 +64,13 @@ class MomentFolds:
 
     def _runs(self) -> Iterable[Plan]:
         n, d = self._X.shape
-        # Of the parts of a run three lists of scatters are held: no more than fit in 256 MiB.
+        # Three lists of scatters are held for the parts of a run: no more than fit in 256 MiB.
         return _plans(self._splits, n, max(2**28 // (24 * d**2), 10))
 
     def _merged(
         self, moments: list[Moments], table: np.ndarray
     ) -> Iterator[tuple[Moments, Moments]]:
-        """Moments of the training and of the held-out rows of each split of a run."""
+        """Moments of the training and of the held-out samples of each split of a run."""
         before = list(itertools.accumulate(moments))
         after = list(itertools.accumulate(reversed(moments), lambda a, b: b + a))[::-1]
         self.moments = before[-1]
@@ -79,52 +79,44 @@ class MomentFolds:
             yield training, _merge(moments, before, after, roles == 2)
 
     def _moments_of_parts(self, run: int, part: np.ndarray) -> list[Moments]:
-        """Moments of the rows of each part, whose number `part` says for every row."""
-        # Of a file so much is read at a time, for all parts: they may be shuffled.
+        """Moments of each part; `part` is the number of the part of every sample."""
+        # A file is read in blocks, for all parts at once: they may be shuffled.
         n, size = len(part), self._block_size(2**24, len(part))
         moments: dict[int, Moments] = {}
         for start in range(0, n, size):
             block = part[start : start + size]
             order = start + np.argsort(block, kind="stable")
-            for i, rows in enumerate(np.split(order, np.cumsum(np.bincount(block))[:-1])):
-                if len(rows):
-                    found = self._moments_of_some(rows)
-                    moments[i] = moments[i] + found if i in moments else found
+            for i, samples in enumerate(np.split(order, np.cumsum(np.bincount(block))[:-1])):
+                if len(samples):
+                    more = self._moments_of_block(samples)
+                    moments[i] = moments[i] + more if i in moments else more
         return [moments[i] for i in range(len(moments))]
 
     def _block_size(self, numbers: int, n: int) -> int:
         return max(numbers // self._X.shape[1], 1) if is_memory_mapped(self._X) else max(n, 1)
 
-    def _moments_of(self, rows: np.ndarray) -> Moments:
-        # Of a file only so much is copied at a time; what lies together is not.
-        size = self._block_size(2**22, len(rows))
-        blocks = (rows[start : start + size] for start in range(0, len(rows), size))
-        return reduce(add, map(self._moments_of_some, blocks))
+    def _moments_of(self, samples: np.ndarray) -> Moments:
+        # A file is copied in blocks; what lies together is not copied.
+        size = self._block_size(2**22, len(samples))
+        blocks = (samples[start : start + size] for start in range(0, len(samples), size))
+        return reduce(add, map(self._moments_of_block, blocks))
 
-    def _moments_of_some(self, rows: np.ndarray) -> Moments:
-        weights = None if self._weights is None else _take(self._weights, rows)
-        some = _take(self._X, rows)
-        moments = Moments.of(some, weights, check_finite=False)
-        check_sums(moments, some, missing=MISSING)
+    def _moments_of_block(self, samples: np.ndarray) -> Moments:
+        weights = None if self._weights is None else _take(self._weights, samples)
+        X = _take(self._X, samples)
+        moments = Moments.of(X, weights, check_finite=False)
+        check_sums(moments, X, missing=MISSING)
         return moments
 
     def spectrum(self, k: int) -> Spectrum:
-        """Of all rows."""
+        """Spectrum of all samples."""
         if self.moments is None:
             self.moments = self._moments_of(np.arange(self._X.shape[0]))
         return Spectrum.of_moments(self.moments)
 
 
 class BlockFolds(MomentFolds):
-    """The same of the blocks of a Dask array, each of which is read once for all runs of splits.
-
-    Raises
-    ------
-    ValueError
-        If a split has a row more than once, or its training or held-out rows have no weight.
-    MemoryError
-        If the moments of the parts of all runs do not fit into memory.
-    """
+    """MomentFolds of a Dask array, whose blocks are read once for all runs of splits."""
 
     def __init__(self, estimator: Any, X: Any, sample_weight: Any, splits: list[Split]) -> None:
         d = X.shape[1]
@@ -135,25 +127,21 @@ class BlockFolds(MomentFolds):
         n_parts = sum(table.shape[1] for *_, table in self._plans)
         check_memory_here(estimator, d, n_more=3 * n_parts)
         parts = [part for _, part, _ in self._plans]
-        found = dask_moments_of_parts(estimator, X, sample_weight, parts)
-        if not found:
+        moments = dask_moments_of_parts(estimator, X, sample_weight, parts)
+        if not moments:
             raise ValueError("sample_weight must be positive for some rows, got none.")
-        self.dtype = reduce(add, found.values()).dtype
+        self.dtype = reduce(add, moments.values()).dtype
         none = Moments(0.0, np.zeros(d), np.zeros((d, d)))
         self._moments = [
-            [found.get((i, j), none) for j in range(table.shape[1])]
+            [moments.get((i, j), none) for j in range(table.shape[1])]
             for i, (*_, table) in enumerate(self._plans)
         ]
-        self.n = sum(some.n for some in self._moments[0])
-        self._check_weights()
+        self.n = sum(part.n for part in self._moments[0])
         self.moments = None
-
-    def _check_weights(self) -> None:
         number = itertools.count()
-        for (*_, table), moments in zip(self._plans, self._moments, strict=True):
-            n = np.array([some.n for some in moments])
-            for roles in table:
-                i = next(number)
+        for (*_, table), of_run in zip(self._plans, self._moments, strict=True):
+            n = np.array([part.n for part in of_run])
+            for roles, i in zip(table, number, strict=False):
                 for name, role in (("training", 1), ("held-out", 2)):
                     check_some_weight(n[roles == role], name, i)
 
@@ -165,30 +153,30 @@ class BlockFolds(MomentFolds):
 
 
 class GramFolds:
-    """The same by the Gram matrix of all rows: each split's is a part of it, centred anew."""
+    """The same from the Gram matrix of all samples: each split's is a part of it, centred anew."""
 
     def __init__(self, X: Any, weights: Array | None, splits: list[Split]) -> None:
         check_squares_fit("PPCACV", X.shape[0], X=X)
         self._X, self._weights, self._splits = X, weights, splits
-        self._rows = self._centred(None)
+        self._data = self._centred(None)
         self.n, self.dtype = _total(X, weights), float_name(X)
-        self._K = self._rows.gram()
+        self._K = self._data.gram()
 
-    def _centred(self, weights: Array | None, rows: np.ndarray | None = None) -> CentredData:
-        X = self._X if rows is None else _take(self._X, rows)
+    def _centred(self, weights: Array | None, samples: np.ndarray | None = None) -> CentredData:
+        X = self._X if samples is None else _take(self._X, samples)
         data = centred_data(X, weights, keep=False, wide=True)
         check_sums(data, X, missing=MISSING)
         return data
 
-    def _weights_of(self, rows: np.ndarray) -> Array:
+    def _weights_of(self, samples: np.ndarray) -> Array:
         xp = array_namespace(self._K)
         if self._weights is None:
-            return xp.ones((len(rows),), dtype=self._K.dtype, device=device(self._K))
-        return _take(self._weights, rows)
+            return xp.ones((len(samples),), dtype=self._K.dtype, device=device(self._K))
+        return _take(self._weights, samples)
 
-    def _centred_gram(self, rows: np.ndarray, w: Array) -> tuple[Array, Array, float]:
-        """Gram matrix of some rows less their mean m, and m's product with each row and itself."""
-        K = _take(_take(self._K, rows).T, rows)
+    def _centred_gram(self, samples: np.ndarray, w: Array) -> tuple[Array, Array, float]:
+        """Gram matrix of samples less their mean m, and products of m with each and with itself."""
+        K = _take(_take(self._K, samples).T, samples)
         xp = array_namespace(K)
         offsets = K @ w / xp.sum(w)
         length = float(w @ offsets / xp.sum(w))
@@ -197,10 +185,10 @@ class GramFolds:
         return root[:, None] * centred * root[None, :], offsets, length
 
     def _split(self, train: np.ndarray, test: np.ndarray) -> tuple[Array, Array, Array, float]:
-        """Training rows' Gram matrix, held-out rows' products with them and squared lengths.
+        """Gram matrix of the training samples, products of the held-out ones with them and squares.
 
-        All less the mean of the training rows, which are weighted; and what that mean's squared
-        length is, which has been subtracted.
+        All less the mean of the training samples, which are weighted; and the squared length of
+        that mean.
         """
         w = self._weights_of(train)
         xp = array_namespace(w)
@@ -208,26 +196,26 @@ class GramFolds:
         if length > 10.0 * float(xp.linalg.trace(K)) / float(xp.sum(w)):
             return self._split_anew(train, test)
         crossed = _take(_take(self._K, test).T, train).T
-        of_test = crossed @ w / xp.sum(w)
-        crossed = (crossed - of_test[:, None] - offsets[None, :] + length) * w[None, :] ** 0.5
-        squares = _take(xp.linalg.diagonal(self._K), test) - 2.0 * of_test + length
+        test_offsets = crossed @ w / xp.sum(w)
+        crossed = (crossed - test_offsets[:, None] - offsets[None, :] + length) * w[None, :] ** 0.5
+        squares = _take(xp.linalg.diagonal(self._K), test) - 2.0 * test_offsets + length
         return K, crossed, squares, length
 
     def _split_anew(self, train: np.ndarray, test: np.ndarray) -> tuple[Array, Array, Array, float]:
-        """The same from the rows: where held-out ones are so far off that differences cancel."""
+        """The same from the data, where the mean is so far off that the differences cancel."""
         weights = None if self._weights is None else self._weights_of(train)
-        rows = self._centred(weights, train)
-        K = rows.gram()
+        data = self._centred(weights, train)
+        K = data.gram()
         xp = array_namespace(K)
-        scale = float(xp.sum(self._weights_of(train))) / rows.n
+        scale = float(xp.sum(self._weights_of(train))) / data.n
         crossed, squares = [], []
-        for block in row_blocks(len(test), rows.shape[1]):
+        for block in row_blocks(len(test), data.shape[1]):
             held_out = dense(_take(self._X, test[block]))
-            T = xp.astype(xp.astype(held_out, K.dtype) - rows.mean, rows.dtype)
-            crossed.append(rows.times(T.T).T)
+            T = xp.astype(xp.astype(held_out, K.dtype) - data.mean, data.dtype)
+            crossed.append(data.times(T.T).T)
             squares.append(xp.vecdot(T, T))
         crossed = xp.astype(xp.concat(crossed), K.dtype) * scale**0.5
-        return scale * K, crossed, xp.astype(xp.concat(squares), K.dtype), rows.precision.subtracted
+        return scale * K, crossed, xp.astype(xp.concat(squares), K.dtype), data.precision.subtracted
 
     def __iter__(self) -> Iterator[tuple[Spectrum, Array, float]]:
         for train, test in self._splits:
@@ -235,7 +223,7 @@ class GramFolds:
             xp = array_namespace(w)
             n = float(xp.sum(w))
             K, crossed, squares, subtracted = self._split(train, test)
-            precision = replace(self._rows.precision, subtracted=subtracted)
+            precision = replace(self._data.precision, subtracted=subtracted)
             values, U, resolution = eigh_of_gram(K, n, precision)
             present = values > resolution
             safe = xp.where(present, values, xp.ones_like(values))
@@ -245,49 +233,50 @@ class GramFolds:
             rest = max(float(v @ squares) - float(xp.sum(variances)), 0.0)
             rounded = self._rounded(train, values, U, resolution)
             nothing = xp.empty((0, self._X.shape[1]), dtype=w.dtype, device=device(w))
-            mean = self._rows.mean
+            mean = self._data.mean
             yield Spectrum(mean, values, nothing, 0.0, resolution, rounded), variances, rest
 
     def _rounded(self, train: np.ndarray, values: Array, U: Array, resolution: float) -> Any:
-        """What rounding makes along each component, where it may be as much as its variance."""
+        """Variance by rounding along each component, where it may be all of its variance."""
         xp = array_namespace(values)
-        # Training rows may vary more than all rows, and be rounded more along some direction.
-        worst = 2.0 * self._X.shape[0] / len(train) * float(xp.max(self._rows.rounding()))
+        # Training samples may vary more than all, and be rounded more along some direction.
+        worst = 2.0 * self._X.shape[0] / len(train) * float(xp.max(self._data.rounding()))
         if not xp.any((values > resolution) & (values <= worst)):
             return 0.0
         weights = None if self._weights is None else self._weights_of(train)
-        rows = self._centred(weights, train)
-        return rounded_along(components_of_gram(rows, U), rows.rounding())
+        data = self._centred(weights, train)
+        return rounded_along(components_of_gram(data, U), data.rounding())
 
     def spectrum(self, k: int) -> Spectrum:
-        """Of all rows, with k components at least."""
-        rows = self._rows if self._weights is None else self._centred(self._weights)
+        """Spectrum of all samples, with at least k components."""
+        data = self._data if self._weights is None else self._centred(self._weights)
         every = np.arange(self._X.shape[0])
         w = self._weights_of(every)
         xp = array_namespace(w)
-        K = self._centred_gram(every, w * (rows.n / float(xp.sum(w))))[0]
-        return spectrum_of_gram(rows, k, K)
+        K = self._centred_gram(every, w * (data.n / float(xp.sum(w))))[0]
+        return spectrum_of_gram(data, k, K)
 
 
-def _take(array: Any, rows: np.ndarray) -> Any:
+def _take(array: Any, indices: np.ndarray) -> Any:
     """Rows of an array of any library, or sparse; a view where they lie together."""
-    together = len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all()
-    some = slice(int(rows[0]), int(rows[-1]) + 1) if together else rows
+    n = len(indices)
+    together = n and indices[-1] - indices[0] == n - 1 and (np.diff(indices) == 1).all()
+    rows = slice(int(indices[0]), int(indices[-1]) + 1) if together else indices
     if sparse.issparse(array) or is_numpy_array(array):
-        return array[some]
+        return array[rows]
     if together:
-        return array[some, ...]
+        return array[rows, ...]
     xp = array_namespace(array)
-    return xp.take(array, xp.asarray(rows, device=device(array)), axis=0)
+    return xp.take(array, xp.asarray(indices, device=device(array)), axis=0)
 
 
 def _total(X: Any, weights: Array | None) -> float:
-    """Number of rows, or sum of their weights."""
+    """Number of samples, or sum of their weights."""
     return float(X.shape[0] if weights is None else array_namespace(weights).sum(weights))
 
 
 def check_some_weight(weights: np.ndarray, name: str, split: int) -> None:
-    """Raise ValueError where rows of a split, called `name`, have no weight."""
+    """Raise ValueError where the `name` samples of a split have no weight."""
     if not weights.any():
         raise ValueError(
             f"sample_weight must be positive for some {name} rows of every split, got none in "
@@ -296,11 +285,10 @@ def check_some_weight(weights: np.ndarray, name: str, split: int) -> None:
 
 
 def _plans(splits: list[Split], n: int, most: int) -> Iterator[Plan]:
-    """Runs of at most `most` splits whose held-out rows do not overlap, each with a plan.
+    """Runs of at most `most` splits whose held-out samples do not overlap, each with its parts.
 
-    That is the part that each row belongs to, and for every split and part whether it is in
-    neither (0), the training rows (1) or the held-out rows (2). A split that has a row more than
-    once has no plan: its parts are empty.
+    The role of a part in a split is 0 for neither, 1 for training and 2 for held-out samples. A
+    split that has a sample more than once has no parts.
     """
     run: list[Split] = []
     seen = np.zeros(n, dtype=bool)
@@ -334,7 +322,7 @@ def _planned(run: list[Split], n: int) -> Iterator[Plan]:
 def _merge(
     moments: list[Moments], before: list[Moments], after: list[Moments], chosen: np.ndarray
 ) -> Moments:
-    """Sum of the chosen ones, with the sums of the first ones and of the last ones at hand."""
+    """Sum of the chosen moments, by the sums of the first ones and of the last ones."""
     first = len(chosen) if chosen.all() else int(np.argmin(chosen))
     if first == len(chosen):
         return before[-1]

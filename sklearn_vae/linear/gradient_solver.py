@@ -47,39 +47,27 @@ STEPS_COMPARED = 100
 
 
 class Options(NamedTuple):
-    """What both solvers take of an estimator's parameters, variances as shares of the average one.
-
-    Attributes
-    ----------
-    n_components : int
-    noise_variance : float
-        Fixed, or the start.
-    learn_noise : bool
-    least_noise : float
-    unit_encoder : bool
-        D = I and a learned prior, in place of a learned D.
-    learning_rate : float
-    max_iter : int
-    verbose : int
-    seed : int
-    """
+    """Options of both solvers; variances are shares of the average variance of a feature."""
 
     n_components: int
-    noise_variance: float
+    noise_variance: float  # fixed, or where learning starts
     learn_noise: bool
     least_noise: float
-    unit_encoder: bool
+    unit_encoder: bool  # D = I and a learned prior, in place of a learned D
     learning_rate: float
-    max_iter: int
+    max_iter: int  # steps of "adam", epochs of "stochastic"
+    tol: float  # of "adam"
+    batch_size: int | None  # of "stochastic", as the next
+    n_mc_samples: int
+    device: Any
     verbose: int
     seed: int
 
 
 class Training(NamedTuple):
-    """Parameters, what there was of them through time, and what ended the training too early.
+    """Parameters, their history, and what ended the training early, in units of the data.
 
-    All in units of the data. `log_variance` is the sum over the dimensions of log D, with a unit
-    encoder of log alpha2.
+    `log_variance` is the sum over the dimensions of log D, or of log alpha2 for a unit encoder.
     """
 
     parameters: LinearVAEParameters
@@ -92,47 +80,32 @@ class Training(NamedTuple):
 
     @classmethod
     def of(cls, saved: dict[str, Any], shape: tuple[int, int]) -> Training:
-        """Of the fields of a complete one as a checkpoint has them, of d features and k components."""
-        found = cls(**{**saved, "parameters": LinearVAEParameters(**saved["parameters"])})
-        p, history = found.parameters, (found.bound, found.noise_variance, found.log_variance)
+        """Rebuild a complete training, with W of the given shape, from a checkpoint."""
+        training = cls(**{**saved, "parameters": LinearVAEParameters(**saved["parameters"])})
+        p, bound = training.parameters, training.bound
+        history = bound, training.noise_variance, training.log_variance
         fits = p.W.shape == p.V.shape[::-1] == shape and p.D.shape == shape[1:]
         is_complete = saved["error"] is None and saved["interrupted"] is False
         if not (is_complete and isinstance(saved["active_bounds"], tuple)):
             raise ValueError("no complete training")
-        of_one_length = {array.shape for array in history} == {(len(found.bound),)}
-        if not (fits and of_one_length and p.noise_variance > 0):
+        same_length = {array.shape for array in history} == {(len(bound),)}
+        if not (fits and same_length and p.noise_variance > 0):
             raise ValueError(f"parameters of shape {p.W.shape}")
-        return found
+        return training
 
 
-def by_bound(
-    rows: TrainingCovariance,
-    options: Options,
-    *,
-    tol: float,
-    device: Any,
-    file: Checkpoint | None = None,
-) -> Training:
-    """Adam along the gradient of the bound in closed form, whatever the number of rows.
+def by_bound(rows: TrainingCovariance, options: Options, file: Checkpoint | None) -> Training:
+    """Train with Adam along the gradient of the bound in closed form.
 
-    W and V are those of rows in the eigenbasis, where the solution has one entry in each column;
-    and a step moves them in units of the standard deviation of the rows along each eigenvector,
-    where these entries are of order 1.
-
-    Parameters
-    ----------
-    rows : TrainingCovariance
-    options : Options
-    tol : float
-        Ends where the average bound of 100 steps and that of the 100 before differ by less.
-    device : str or torch.device
-    file : Checkpoint, default=None
-        Where the training is saved, and goes on from.
+    W and V are in the eigenbasis of the covariance, where the solution has one entry in each
+    column; a step moves them in units of the standard deviation of the data along each
+    eigenvector, where these entries are of order 1. Training ends where the average bound of 100
+    steps and that of the 100 before differ by less than `options.tol`.
     """
     spectrum, scale, d = rows.spectrum, rows.scale, rows.n_features
     present = spectrum.eigenvalues > spectrum.resolution
     eigenvalues, basis = spectrum.eigenvalues[present] / scale**2, spectrum.components[present]
-    place = choose_place(device, "float64", np.float64)[0]
+    place = choose_place(options.device, "float64", np.float64)[0]
     bound = LinearElbo(torch.as_tensor(eigenvalues, device=place), n_features=d)
     state = _State(bound.S.sqrt(), options)
     optimiser = Adam(state.learned, lr=options.learning_rate)
@@ -170,7 +143,7 @@ def by_bound(
                 history.append((value, p.noise_variance, state.sum_of_logs()))
                 if step % STEPS_COMPARED == 0:
                     kept = state.copy()
-                    if _has_settled(history, tol):
+                    if _has_settled(history, options.tol):
                         break
                 if step == options.max_iter:
                     break
@@ -220,7 +193,7 @@ class _State:
             self.learned.append(self.log_noise)
 
     def parameters(self) -> LinearVAEParameters:
-        """The parameters of rows in the eigenbasis."""
+        """Parameters in the eigenbasis."""
         if self.options.learn_noise:
             self.log_noise.clamp_(min=math.log(self.options.least_noise))
         W, V = self.W * self.deviations[:, None], self.V / self.deviations
@@ -230,28 +203,27 @@ class _State:
         return LinearVAEParameters(W, V, variance, noise)
 
     def sum_of_logs(self) -> float:
-        """That of the variances of the latents, of the posterior or the prior."""
+        """Sum of the logarithms of the learned variances of the latents."""
         return float(self.log_variance.sum())
 
     def set_gradients(self, p: LinearVAEParameters, gradients: LinearVAEParameters) -> None:
-        """Those of minus the bound, from its derivatives."""
+        """Set the gradients of minus the bound, from its derivatives."""
         self.W.grad = (-gradients.W * self.deviations[:, None]).contiguous()
         self.V.grad = (-gradients.V / self.deviations).contiguous()
-        of_log_variance = (
-            gradients.prior_variance * p.prior_variance
-            if self.options.unit_encoder
-            else gradients.D * p.D
-        )
-        self.log_variance.grad = torch.as_tensor(-of_log_variance)
-        of_log_noise = -gradients.noise_variance * p.noise_variance
-        self.log_noise.grad = torch.full_like(self.log_noise, of_log_noise)
+        if self.options.unit_encoder:
+            slope = gradients.prior_variance * p.prior_variance
+        else:
+            slope = gradients.D * p.D
+        self.log_variance.grad = torch.as_tensor(-slope)
+        noise_slope = gradients.noise_variance * p.noise_variance
+        self.log_noise.grad = torch.full_like(self.log_noise, -noise_slope)
 
     def copy(self) -> list[Tensor]:
-        """What is learned, as it is now."""
+        """Copies of the learned tensors."""
         return [parameter.detach().clone() for parameter in self.learned]
 
     def restore(self, kept: list[Tensor]) -> None:
-        """Take back what :meth:`copy` gave."""
+        """Set the learned tensors to those of :meth:`copy`."""
         for parameter, value in zip(self.learned, kept, strict=True):
             parameter.copy_(value)
 
@@ -285,12 +257,12 @@ def _start(W: Array, options: Options) -> LinearVAEParameters:
 
 
 def _log_variance(p: LinearVAEParameters, options: Options) -> Array:
-    """Of the posterior, or of the prior if that is learned."""
+    """Log-variances of the posterior, or of the prior if that is learned."""
     return np.log(p.prior_variance if options.unit_encoder else p.D)
 
 
 def _has_settled(history: list[tuple[float, float, float]], tol: float) -> bool:
-    """Whether the last steps have the same average bound as those before them, to `tol`."""
+    """Whether the average bound of the last steps is that of the steps before, to `tol`."""
     values = [value for value, *_ in history[-2 * STEPS_COMPARED :]]
     if len(values) < 2 * STEPS_COMPARED:
         return False
@@ -306,53 +278,30 @@ def _diverged(step: int, kept: int, options: Options) -> FloatingPointError:
     )
 
 
-def by_draws(
-    rows: TrainingCovariance,
-    options: Options,
-    *,
-    batch_size: int | None,
-    n_mc_samples: int,
-    device: Any,
-    file: Checkpoint | None = None,
-) -> Training:
-    """Adam along gradients of draws z = V (x - mu) + sqrt(D) eps, by the net of the deep models.
-
-    Parameters
-    ----------
-    rows : TrainingCovariance
-    options : Options
-        Its `max_iter` counts epochs.
-    batch_size : int or None
-        None: all rows.
-    n_mc_samples : int
-        Draws of each row in a step.
-    device : str or torch.device
-    file : Checkpoint, default=None
-        Where the training is saved, and goes on from.
-    """
-    n, d, scale = rows.n_samples, rows.n_features, rows.scale
-    place, dtype, precision = choose_place(device, "auto", rows.X.dtype)
-    x = in_units(rows.X, np.arange(n), rows.mean, scale, place, dtype)
+def by_draws(data: TrainingCovariance, options: Options, file: Checkpoint | None) -> Training:
+    """Train by draws z = V (x - mu) + sqrt(D) eps and mini-batches, with the loop of deep models."""
+    n, d, scale = data.n_samples, data.n_features, data.scale
+    place, dtype, precision = choose_place(options.device, "auto", data.X.dtype)
+    x = in_units(data.X, np.arange(n), data.mean, scale, place, dtype)
     monitor = LatentMonitor(d * math.log(scale), scale, GaussianLikelihood.recorded)
     net = VAENet(
         partial(_module, d, options, dtype),
         objective=elbo,
         options={},
         monitor=monitor,
-        noise_shape=(n_mc_samples, options.n_components),
+        noise_shape=(options.n_mc_samples, options.n_components),
         seed=options.seed,
         precision=precision,
         lr=options.learning_rate,
         max_epochs=options.max_iter,
-        batch_size=batch_size or n,
+        batch_size=options.batch_size or n,
         train_split=None,
         device=str(place),
         verbose=0,
     ).initialize()
     keeper, left = None, options.max_iter
     if file is not None:
-        shape = d, options.n_components
-        units = rows.mean, scale
+        shape, units = (d, options.n_components), (data.mean, scale)
         keeper = Keeper(file, net, left, units, lambda saved: Training.of(saved, shape))
         if file.finished:
             return keeper.state
@@ -363,8 +312,8 @@ def by_draws(
     error: FloatingPointError | None = None
     try:
         net.partial_fit(x, epochs=left, keeper=keeper)
-    except FloatingPointError as found:
-        error = found
+    except FloatingPointError as diverged:
+        error = diverged
     net.drop_unfinished_epoch()
     module = net.module_
     with torch.no_grad():
@@ -391,7 +340,7 @@ def by_draws(
 
 
 def _module(n_features: int, options: Options, dtype: torch.dtype) -> VAEModule:
-    """Networks without biases: the rows come less their mean, which is its own best estimate."""
+    """Networks without biases: the data are centred, and their mean is the best estimate of mu."""
     k = options.n_components
     noise = torch.tensor(options.noise_variance, dtype=torch.float64)
     update = "gradient" if options.learn_noise else None

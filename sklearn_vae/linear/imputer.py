@@ -107,7 +107,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
         y : Ignored
 
         Returns
@@ -122,7 +122,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         for name in ("add_indicator", "keep_empty_features"):
             check_flag(name, getattr(self, name))
         with all_or_nothing(self):
-            X = self._check_rows(X, reset=True)
+            X = self._check_samples(X, reset=True)
             self._observed = ~np.isnan(X).all(axis=0)
             kept = X[:, self._observed]
             model = PPCA(
@@ -183,20 +183,20 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
             raise ValueError(f"indicator_ must be None or booleans of the {d} features.")
 
     def transform(self, X: Any) -> np.ndarray:
-        """X with every missing value filled.
+        """Fill missing values.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
 
         Returns
         -------
-        array of shape (n, d)
-            Less the features never observed in `fit`, unless `keep_empty_features`; with the
+        array of shape (n_samples, n_features_out)
+            Without the features never observed in `fit`, unless `keep_empty_features`; with the
             columns of the indicator behind them, if there is one.
         """
         check_is_fitted(self)
-        X = self._check_rows(X, reset=False)
+        X = self._check_samples(X, reset=False)
         filled = np.zeros_like(X)
         if self._observed.any():
             filled[:, self._observed] = self.ppca_.impute(X[:, self._observed])
@@ -207,7 +207,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         return np.hstack([filled, self.indicator_.transform(X)])
 
     def impute(self, X: Any, return_std: bool = False) -> Any:
-        """X with every missing value filled, in all columns.
+        """Fill missing values in all columns.
 
         Parameters
         ----------
@@ -223,27 +223,22 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
             0 for observed entries. Only with `return_std`.
         """
         check_is_fitted(self)
-        X = self._check_rows(X, reset=False)
+        X = self._check_samples(X, reset=False)
         filled, std = np.full((2, *X.shape), np.nan, dtype=X.dtype)
         seen = self._observed
         if seen.any():
             filled[:, seen], std[:, seen] = self.ppca_.impute(X[:, seen], return_std=True)
         return (filled, std) if return_std else filled
 
-    def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
+    def _check_samples(self, X: Any, *, reset: bool) -> np.ndarray:
         """X with NaN where a value is missing, and nowhere else."""
         if not (is_real(self.missing_values) or _is_nan(self.missing_values)):
             raise ValueError(
                 f"missing_values must be a finite float or np.nan, got {self.missing_values!r}."
             )
         nan = _is_nan(self.missing_values)
-        X = checked_data(
-            self,
-            X,
-            reset=reset,
-            ensure_min_samples=2 if reset else 1,
-            ensure_all_finite="allow-nan" if nan else True,
-        )
+        finite, least = "allow-nan" if nan else True, 2 if reset else 1
+        X = checked_data(self, X, reset=reset, ensure_min_samples=least, ensure_all_finite=finite)
         return X if nan else np.where(self.missing_values == X, np.nan, X)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
@@ -251,7 +246,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        input_features : array-like of str of shape (d,), default=None
+        input_features : array-like of str of shape (n_features,), default=None
             None: `feature_names_in_`, or x0, x1, ... without such.
 
         Returns
@@ -259,11 +254,11 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         ndarray of str
         """
         check_is_fitted(self)
-        named = _check_feature_names(self, input_features)
-        kept = named if self.keep_empty_features else named[self._observed]
+        names = _check_feature_names(self, input_features)
+        kept = names if self.keep_empty_features else names[self._observed]
         if self.indicator_ is None:
             return kept
-        return np.concatenate([kept, self.indicator_.get_feature_names_out(named)])
+        return np.concatenate([kept, self.indicator_.get_feature_names_out(names)])
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -1,4 +1,4 @@
-"""What a fitted linear Gaussian model with a linear encoder of its own can do."""
+"""Base class of linear Gaussian models with a linear encoder of their own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian.arrays import affine, row_blocks
@@ -37,9 +35,7 @@ from sklearn_vae.validation import (
 Array = NDArray[Any]
 
 
-class LinearEncoderModel(
-    LatentModel, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
-):
+class LinearEncoderModel(LatentModel):
     """Methods of z ~ N(0, diag alpha2), x | z ~ N(W z + mu, sigma2 I), q(z|x) = N(V (x - mu), D).
 
     For subclasses that set `mean_`, `loadings_`, `encoder_weights_`, `encoder_variance_`,
@@ -59,33 +55,16 @@ class LinearEncoderModel(
     }
 
     def transform(self, X: Any) -> Any:
-        """Posterior mean V (x - mu) of each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-
-        Returns
-        -------
-        Z : array of shape (n, k)
-        """
         if is_dask(X):
             return map_samples(self, "transform", X)
-        X = self._check_rows(X)
-        blocks = [self._encode(X[rows]) for rows in row_blocks(*X.shape)]
+        X = self._check_samples(X)
+        blocks = [
+            (X[block].astype(np.float64) - self.mean_) @ self.encoder_weights_.T
+            for block in row_blocks(*X.shape)
+        ]
         return np.concatenate(blocks).astype(X.dtype, copy=False)
 
     def inverse_transform(self, Z: Any) -> Any:
-        """Decoder's mean W z + mu at latent coordinates.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n, k)
-
-        Returns
-        -------
-        X : array of shape (n, d)
-        """
         check_is_fitted(self)
         if is_dask(Z):
             return map_latents(self, "inverse_transform", Z)
@@ -93,20 +72,6 @@ class LinearEncoderModel(
         return affine(Z, self.loadings_.T, self.mean_)
 
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
-        """Mean and variance of q(z|x) for each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-        return_cov : bool, default=False
-            Return the covariance in place of the variance.
-
-        Returns
-        -------
-        mean : array of shape (n, k)
-        variance : array of shape (n, k), or covariance of shape (n, k, k)
-            The same for every row: a read-only view of one row.
-        """
         refuse_dask(self, X)
         mean = self.transform(X)
         variance = self.encoder_variance_.astype(mean.dtype)
@@ -115,37 +80,11 @@ class LinearEncoderModel(
         return mean, np.broadcast_to(variance, mean.shape)
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
-        """Mean and variance of p(x|z) for each row of latent z.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n, k)
-
-        Returns
-        -------
-        mean : array of shape (n, d)
-        variance : array of shape (n, d)
-            sigma2 everywhere: a read-only view of one number.
-        """
         refuse_dask(self, Z, "Z")
         mean = self.inverse_transform(Z)
         return mean, np.broadcast_to(np.asarray(self.noise_variance_, mean.dtype), mean.shape)
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Array, Array]:
-        """Draw from the model.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState instance or None, default=None
-            None draws from NumPy's global generator.
-
-        Returns
-        -------
-        X : array of shape (n_samples, d)
-        Z : array of shape (n_samples, k)
-            The latent z that each row of X was drawn from.
-        """
         check_is_fitted(self)
         check_integer("n_samples", n_samples, at_least=1)
         X, Z = self._marginal().sample(n_samples, check_random_state(random_state))
@@ -154,51 +93,42 @@ class LinearEncoderModel(
 
     @np.errstate(invalid="ignore", over="ignore")  # a density may be below the range of float64
     def score_samples(self, X: Any) -> Any:
-        """Evidence lower bound of each row, in nats, in closed form; higher is better. O(d k).
+        """Evidence lower bound of each sample, in nats, in closed form; higher is better.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
 
         Returns
         -------
-        array of shape (n,)
+        array of shape (n_samples,)
         """
         if is_dask(X):
             return map_samples(self, "score_samples", X)
-        X = self._check_rows(X)
+        X = self._check_samples(X)
         sigma2 = self.noise_variance_
         log_noise = X.shape[1] * (math.log(2.0 * math.pi) + math.log(sigma2))
         residuals, kl = self._residuals_and_kl(X)
         return -0.5 * (residuals / sigma2 + log_noise) - kl
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Evidence lower bound averaged over the rows of X, in nats per sample; higher is better.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-        y : Ignored
-        """
-        if is_dask(X):
-            return mean_score(self, X)
-        return float(self.score_samples(X).mean())
+        return mean_score(self, X) if is_dask(X) else super().score(X)
 
     @np.errstate(invalid="ignore", over="ignore")
     def log_likelihood(self, X: Any) -> Array:
-        """log p(x) of each row, in nats, exactly: x ~ N(mu, W diag(alpha2) W' + sigma2 I).
+        """Exact log p(x) of each sample, in nats: x ~ N(mu, W diag(alpha2) W' + sigma2 I).
 
-        At least the bound of `score_samples`: by KL(q(z|x) || p(z|x)).
+        It exceeds the bound of `score_samples` by KL(q(z|x) || p(z|x)).
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
 
         Returns
         -------
-        array of shape (n,)
+        array of shape (n_samples,)
         """
-        return self._marginal().log_prob(self._check_rows(X))
+        return self._marginal().log_prob(self._check_samples(X))
 
     def get_covariance(self) -> Array:
         """C = W diag(alpha2) W' + sigma2 I, shape (d, d)."""
@@ -209,7 +139,7 @@ class LinearEncoderModel(
     def _set_model(
         self, p: LinearVAEParameters, mean: Array, dtype: Any, components: Array
     ) -> None:
-        """The fitted parameters, in the precision of the rows."""
+        """Set the fitted parameters, in the precision of the data."""
         k = p.W.shape[1]
         self.n_components_ = k
         self.mean_ = mean.astype(dtype)
@@ -222,16 +152,7 @@ class LinearEncoderModel(
     def _set_bound(
         self, residual: float, second_moment: Array, active_bounds: tuple[str, ...]
     ) -> None:
-        """What the bound and its parts are, from averages over the rows of the fitted model.
-
-        Parameters
-        ----------
-        residual : float
-            Of E_q |x - W z - mu|^2.
-        second_moment : array of shape (k,)
-            Of E_q z_h^2.
-        active_bounds : tuple of str
-        """
+        """Set the bound and its parts, from averages of E_q |x - W z - mu|^2 and of E_q z_h^2."""
         d, sigma2 = len(self.mean_), self.noise_variance_
         squares, moment = residual / sigma2, second_moment / self.prior_variance_
         log_ratio = np.log(self.encoder_variance_ / self.prior_variance_)
@@ -241,12 +162,12 @@ class LinearEncoderModel(
         self.entropy_gap_ = EntropyGap.of(d, squares, moment, active_bounds)
 
     def _collapsed(self, means: Array) -> Array:
-        """Dimensions that tell nothing of nearly all rows, whose posterior means these are."""
+        """Indices of the dimensions that are collapsed, given posterior means of the data."""
         above = self._kl_terms(means) > COLLAPSE_KL
         return np.flatnonzero(above.mean(axis=0) <= COLLAPSE_SHARE)
 
     def _residuals_and_kl(self, X: Array) -> tuple[Array, Array]:
-        """E_q |x - W z - mu|^2 and KL(q(z|x) || p(z)) of each row, (n,)."""
+        """E_q |x - W z - mu|^2 and KL(q(z|x) || p(z)) of each sample, (n,) each."""
         W = self.loadings_.astype(np.float64)
         spread = float(self.encoder_variance_ @ (W**2).sum(axis=0))
         residuals, kl = [], []
@@ -260,23 +181,20 @@ class LinearEncoderModel(
 
     @property
     def prior_variance(self) -> Array:
-        """Variances of p(z)."""
         return self.prior_variance_
 
     @property
     def active_bounds(self) -> tuple[str, ...]:
-        """Variances, by name, that a bound held during training."""
         return self.entropy_gap_.active_bounds
 
     def with_tuned_noise(self, X: Any) -> LinearEncoderModel:
-        """A copy with the noise variance that is best for rows X, all else as it is."""
-        X = self._check_rows(X)
-        twin = copy.copy(self)
-        twin.noise_variance_ = float(self._residuals_and_kl(X)[0].mean()) / X.shape[1]
-        return twin
+        X = self._check_samples(X)
+        tuned = copy.copy(self)
+        tuned.noise_variance_ = float(self._residuals_and_kl(X)[0].mean()) / X.shape[1]
+        return tuned
 
     def _kl_terms(self, means: Array) -> Array:
-        """KL(q(z_h|x) || p(z_h)) of rows with these posterior means, (n, k)."""
+        """KL(q(z_h|x) || p(z_h)) of samples with these posterior means, (n, k)."""
         log_ratio = np.log(self.encoder_variance_ / self.prior_variance_)
         moment = (means**2 + self.encoder_variance_) / self.prior_variance_
         return kl_per_dimension(moment, log_ratio)
@@ -287,18 +205,6 @@ class LinearEncoderModel(
         mean, loadings = (array.astype(np.float64) for array in (self.mean_, loadings))
         return LowRankGaussian(mean, loadings, self.noise_variance_)
 
-    def _check_rows(self, X: Any) -> Array:
+    def _check_samples(self, X: Any) -> Array:
         check_is_fitted(self)
         return checked_data(self, X, reset=False)
-
-    def _encode(self, X: Array) -> Array:
-        return (X.astype(np.float64) - self.mean_) @ self.encoder_weights_.T
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_components_
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags

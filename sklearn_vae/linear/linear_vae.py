@@ -22,9 +22,7 @@ from sklearn_vae.gaussian.linear_elbo import (
 )
 from sklearn_vae.gaussian.online import RunningCovariance
 from sklearn_vae.gaussian.spectrum import peak_signs
-from sklearn_vae.linear.checks import (
-    check_n_components,
-)
+from sklearn_vae.linear.checks import check_n_components
 from sklearn_vae.linear.covariance import TrainingCovariance, check_spread
 from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments
 from sklearn_vae.linear.linear_encoder import LinearEncoderModel
@@ -53,10 +51,10 @@ PARAMETRIZATIONS = ("standard", "unit_encoder")
 # Least noise variance that is learned, as a share of the average variance of a feature.
 NOISE_FLOOR = 1e-12
 
-# Directions of the rows that are followed beside those of W.
+# Directions of the data that are followed in addition to those of W.
 SPARE_DIRECTIONS = 8
 
-# Start where pPCA with as many components leaves no noise, as a share of the same.
+# Start where pPCA with the same number of components leaves no noise, as the same share.
 NOISE_START = 0.1
 # Beyond this ratio of a noise variance to that of the data products of the two overflow.
 NOISE_RANGE = 1e100
@@ -242,13 +240,13 @@ class LinearVAE(LinearEncoderModel):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> LinearVAE:
-        """Fit the model to the rows of X.
+        """Fit the model.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
-            At least two rows, not all the same. Of a Dask array or DataFrame, for solver "em",
-            each block is read once and nothing gathered but moments, as :meth:`PPCA.fit` says.
+        X : array-like of shape (n_samples, n_features)
+            At least two samples, not all the same. With solver "em" also a Dask array or
+            DataFrame, of which only moments are gathered, as in :meth:`PPCA.fit`.
         y : Ignored
 
         Returns
@@ -258,12 +256,12 @@ class LinearVAE(LinearEncoderModel):
         Raises
         ------
         TypeError
-            If X is a Dask array and the solver another: these train on rows.
+            If X is a Dask array and the solver another than "em".
         ValueError
             If a parameter is out of its range, alone or for the shape of X, or X is not a finite
             matrix.
         MemoryError
-            If the covariance, or where n < d the (n, n) products of the rows, do not fit.
+            If the covariance, or where n < d the (n, n) Gram matrix, does not fit.
         FloatingPointError
             If training diverges. The model then has finite parameters of at most 100 steps, or
             one epoch, before, and all its methods work.
@@ -272,40 +270,40 @@ class LinearVAE(LinearEncoderModel):
         with all_or_nothing(self):
             if is_dask(X) and self.solver == "em":
                 X = dask_moments(self, as_dask_array(self, X, reset=True))
-                rows = TrainingCovariance.from_moments(X)
+                data = TrainingCovariance.from_moments(X)
             else:
                 X = checked_data(self, X, ensure_min_samples=2)
-                rows = TrainingCovariance.from_data(X)
-            k = rows.count(self.n_components)
+                data = TrainingCovariance.from_data(X)
+            k = data.count(self.n_components)
             file = Checkpoint.of(self, X)
             self.__dict__.pop("_stream", None)
             if self.solver == "em":
-                self._ascend(rows, k, file)
+                self._ascend(data, k, file)
                 return self
-            error = self._train(rows, k, file)
+            error = self._train(data, k, file)
         if error is not None:
             raise error
         return self
 
     @available_if(_has_online_em)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any = None) -> LinearVAE:
-        """Go on with a batch of rows from a stream: online EM, in O(d k) memory.
+        """Update the model with a batch of samples: online EM, in O(d k) memory.
 
-        The earlier rows are remembered by their mean, the trace of their covariance and k + 8 of
-        its eigenpairs, and count `forgetting` times what they counted before; of the first batch,
+        Earlier samples are remembered by their mean, the trace of their covariance and k + 8 of
+        its eigenpairs, and count `forgetting` times what they counted before; for the first batch,
         or a `fit` with solver "em", these are exact. `entropy_bound_` tracks the log-likelihood
-        without a second look at any row: of rows to come, where the stream has not just changed,
-        it is above by about the number of free parameters over that of the rows remembered, half
-        a nat where these are 500 of 30 features and k is 4. It means nothing while fewer than
-        k + 2 rows are. Where the (d, d) covariance can be kept, and nothing has to be forgotten,
-        :meth:`PPCA.partial_fit` is exact.
+        without a second look at any sample: for samples to come, where the stream has not just
+        changed, it is too high by about the number of free parameters over that of the samples
+        remembered, half a nat for 500 samples of 30 features and k = 4. It means nothing while
+        fewer than k + 2 are remembered. Where the (d, d) covariance can be kept, and nothing has to
+        be forgotten, :meth:`PPCA.partial_fit` is exact.
 
-        `n_components` must stay what it was; other parameters hold from the next batch on.
+        `n_components` must stay the same; other parameters may change between batches.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
-            One row or more; the first batch at least two, not all the same.
+        X : array-like of shape (n_samples, n_features)
+            One sample or more; in the first batch at least two, not all the same.
         y : Ignored
 
         Returns
@@ -330,27 +328,25 @@ class LinearVAE(LinearEncoderModel):
         with all_or_nothing(self):
             X = checked_data(self, X, ensure_min_samples=2 if first else 1, reset=first)
             k = self._count_of_stream(X.shape[1], first)
-            rows = X.astype(np.float64, copy=False)
+            batch = X.astype(np.float64, copy=False)
             if first:
                 with np.errstate(over="ignore"):
-                    check_spread(rows.var(axis=0), rows.mean(axis=0), X.dtype)
+                    check_spread(batch.var(axis=0), batch.mean(axis=0), X.dtype)
                 m = min(k + SPARE_DIRECTIONS, X.shape[1])
-                stream, dtype = RunningCovariance.of(rows, m), X.dtype
+                stream, dtype = RunningCovariance.of(batch, m), X.dtype
             else:
-                stream = self._stream.add(rows, self.forgetting)
+                stream = self._stream.add(batch, self.forgetting)
                 dtype = np.result_type(self.loadings_.dtype, X.dtype)
-            n_before = 0 if first else self.n_iter_
-            before = {} if first else self.history_
+            n_before, before = (0, {}) if first else (self.n_iter_, self.history_)
             self._follow(stream, dtype, k)
             # One of the two is ones.
             log_variance = _sum_of_logs(self.encoder_variance_ * self.prior_variance_)
-            now = self._history_of(self.elbo_, self.noise_variance_, log_variance)
-            self._set_history({name: np.append(before.get(name, []), now[name]) for name in now})
+            self._set_history(self.elbo_, self.noise_variance_, log_variance, before)
             self.n_iter_ = n_before + 1
         return self
 
     def _count_of_stream(self, n_features: int, first: bool) -> int:
-        """The k of a stream, which its first batch, or the fit before it, decides."""
+        """k, which the first batch of a stream or the fit before it decides."""
         k: Any = self.n_components
         if not first:
             if is_integer(k) and k != self.n_components_:
@@ -366,13 +362,13 @@ class LinearVAE(LinearEncoderModel):
             f"partial_fit, got {k!r}."
         )
 
-    def _ascend(self, rows: TrainingCovariance, k: int, file: Checkpoint | None) -> None:
-        """By closed forms: from a random start, since nothing has to be known of the solution."""
-        self._check_share(self._noise(), rows.average_variance)
+    def _ascend(self, data: TrainingCovariance, k: int, file: Checkpoint | None) -> None:
+        """Fit by closed forms from a random start."""
+        self._check_share(self._noise(), data.average_variance)
         random_state = random_state_of(self, file)
-        m = min(k + SPARE_DIRECTIONS, rows.n_samples, rows.n_features)
-        start = rows.scale * random_state.standard_normal((rows.n_features, m))
-        history, last = self._climb(rows, start, k, file)
+        m = min(k + SPARE_DIRECTIONS, data.n_samples, data.n_features)
+        start = data.scale * random_state.standard_normal((data.n_features, m))
+        history, last = self._climb(data, start, k, file)
         self.n_iter_ = len(history) - 1
         if not last.done:
             warnings.warn(
@@ -383,20 +379,20 @@ class LinearVAE(LinearEncoderModel):
                 stacklevel=3,
             )
         p = self._in_parametrization(last.parameters, last.directions)
-        self._set_fit(rows, p, last.directions[:, :k].T, ())
+        self._set_fit(data, p, last.directions[:, :k].T, ())
         bound, noise, log_D = np.transpose(history)
         unit_encoder = self.parametrization == "unit_encoder"  # then alpha2 is 1 / D
-        self._set_history(self._history_of(bound, noise, -log_D if unit_encoder else log_D))
+        self._set_history(bound, noise, -log_D if unit_encoder else log_D)
         self.collapsed_dims_ = _empty_columns(p)
-        total = rows.elbo.total_variance
+        total = data.elbo.total_variance
         self._stream = RunningCovariance(
-            float(rows.n_samples), rows.mean, last.directions, last.values, total
+            float(data.n_samples), data.mean, last.directions, last.values, total
         )
 
     def _climb(
         self, rows: TrainingCovariance, start: Array, k: int, file: Checkpoint | None
     ) -> tuple[list[tuple[float, float, float]], Ascent]:
-        """Bound, sigma2 and sum of log D, at the start and after each iteration, and the last."""
+        """History of bound, sigma2 and sum of log D, from the start on, and the last iteration."""
         first = with_best_encoder(start[:, :k], self._noise() or rows.average_variance)
         history = [(rows.elbo.value(first), first.noise_variance, _sum_of_logs(first.D))]
         found = None
@@ -428,48 +424,42 @@ class LinearVAE(LinearEncoderModel):
         return history, last
 
     def _train(
-        self, rows: TrainingCovariance, k: int, file: Checkpoint | None
+        self, data: TrainingCovariance, k: int, file: Checkpoint | None
     ) -> FloatingPointError | None:
-        """By gradients; the error if that diverged."""
+        """Fit by gradients; return the error if training diverged."""
         from sklearn_vae.linear.gradient_solver import Options, by_bound, by_draws
 
         if self.solver == "stochastic":
-            in_a_step = min(self.batch_size or rows.n_samples, rows.n_samples)
+            in_a_step = min(self.batch_size or data.n_samples, data.n_samples)
             check_memory(
-                8.0 * int(self.n_mc_samples) * int(in_a_step) * (k + rows.n_features),
+                8.0 * int(self.n_mc_samples) * int(in_a_step) * (k + data.n_features),
                 f"A step draws n_mc_samples={self.n_mc_samples} latents and rows for each of "
                 f"{in_a_step} rows",
                 "Use smaller n_mc_samples or batch_size.",
             )
-        learn_noise, average = self.noise_variance is None, rows.average_variance
+        average = data.average_variance
         start = self._noise() or self.noise_variance_init
         if start is None:
-            start = rows.spectrum.noise_variance(k)
+            start = data.spectrum.noise_variance(k)
             start = start if start > NOISE_FLOOR * average else NOISE_START * average
         self._check_share(start, average)
         random_state = random_state_of(self, file)
         options = Options(
             n_components=k,
             noise_variance=float(start) / average,
-            learn_noise=learn_noise,
+            learn_noise=self.noise_variance is None,
             least_noise=NOISE_FLOOR,
             unit_encoder=self.parametrization == "unit_encoder",
             learning_rate=float(self.learning_rate),
             max_iter=self._max_iter(),
+            tol=self.tol,
+            batch_size=None if self.batch_size is None else int(self.batch_size),
+            n_mc_samples=int(self.n_mc_samples),
+            device=self.device,
             verbose=self.verbose,
             seed=int(random_state.randint(np.iinfo(np.int32).max)),
         )
-        if self.solver == "adam":
-            training = by_bound(rows, options, tol=self.tol, device=self.device, file=file)
-        else:
-            training = by_draws(
-                rows,
-                options,
-                batch_size=None if self.batch_size is None else int(self.batch_size),
-                n_mc_samples=int(self.n_mc_samples),
-                device=self.device,
-                file=file,
-            )
+        training = (by_bound if self.solver == "adam" else by_draws)(data, options, file)
         complete = training.error is None and not training.interrupted
         if file is not None and complete and not file.finished:
             parameters = training.parameters._asdict()
@@ -484,28 +474,27 @@ class LinearVAE(LinearEncoderModel):
         p = _by_length(training.parameters)
         W = p.W * np.sqrt(p.prior_variance)
         components = np.linalg.svd(W, full_matrices=False)[0].T
-        self._set_fit(rows, p, components, training.active_bounds)
-        history = training.bound, training.noise_variance, training.log_variance
-        self._set_history(self._history_of(*history))
-        self.collapsed_dims_ = self._collapsed(rows.centred @ p.V.T)
+        self._set_fit(data, p, components, training.active_bounds)
+        self._set_history(training.bound, training.noise_variance, training.log_variance)
+        self.collapsed_dims_ = self._collapsed(data.centred @ p.V.T)
         return training.error
 
     def _set_fit(
         self,
-        rows: TrainingCovariance,
+        data: TrainingCovariance,
         p: LinearVAEParameters,
         components: Array,
         active_bounds: tuple[str, ...],
     ) -> None:
-        self._set_model(p, rows.mean, rows.dtype, components)
-        bounds = self._floor_if_held(rows.average_variance) + active_bounds
-        # Not the covariance's residual, a difference: see there.
-        residual = residual_of_rows(rows.centred, p)
-        self._set_bound(residual, rows.elbo.second_moment(p), bounds)
-        self.n_samples_ = float(rows.n_samples)
+        self._set_model(p, data.mean, data.dtype, components)
+        bounds = self._floor_if_held(data.average_variance) + active_bounds
+        # Not that of the covariance, a difference, which loses digits.
+        residual = residual_of_rows(data.centred, p)
+        self._set_bound(residual, data.elbo.second_moment(p), bounds)
+        self.n_samples_ = float(data.n_samples)
 
     def _follow(self, stream: RunningCovariance, dtype: Any, k: int) -> None:
-        """The maximum for what is remembered of a stream, in coordinates of its directions."""
+        """Set the maximum for what is remembered of a stream."""
         average, d = stream.total_variance / len(stream.mean), len(stream.mean)
         self._check_share(self._noise(), average)
         values, directions = stream.values[:k], stream.directions[:, :k]
@@ -521,47 +510,51 @@ class LinearVAE(LinearEncoderModel):
         self._stream = stream
 
     def _in_parametrization(self, p: LinearVAEParameters, directions: Array) -> LinearVAEParameters:
-        """Of columns along directions, with the sign that makes the largest entry positive."""
+        """Parameters with columns along `directions`, whose largest entries become positive."""
         if self.parametrization == "unit_encoder":
             p = with_unit_encoder(p)
         k = len(p.D)
         return with_latents(p, np.arange(k), peak_signs(directions[:, :k]))
 
     def _floor_if_held(self, average_variance: float) -> tuple[str, ...]:
-        """The bound of the noise variance, if it holds the fitted one."""
+        """Name of the bound of the noise variance, if it holds the fitted one."""
         least = NOISE_FLOOR * average_variance * (1.0 + 1e-9)
         held = self.noise_variance is None and self.noise_variance_ <= least
         return ("noise variance",) if held else ()
 
-    def _history_of(self, bound: Any, noise_variance: Any, log_variance: Any) -> dict[str, Any]:
-        """As `history_`; `log_variance` is the sum of log D, with a unit encoder of log alpha2."""
+    def _set_history(
+        self,
+        bound: Any,
+        noise_variance: Any,
+        log_variance: Any,
+        before: dict[str, Any] | None = None,
+    ) -> None:
+        """Set the history; `log_variance` is the sum of log D, or log alpha2 for a unit encoder."""
         k, d = self.n_components_, self.n_features_in_
-        of_z = [normal_entropy(k, logs) for logs in (log_variance, np.zeros_like(log_variance))]
-        if self.parametrization == "unit_encoder":
-            of_z.reverse()
-        return {
+        learned = normal_entropy(k, log_variance)
+        unit = normal_entropy(k, np.zeros_like(log_variance))
+        is_unit = self.parametrization == "unit_encoder"
+        history: dict[str, Any] = {
             "bound": bound,
             "noise_variance": noise_variance,
-            "posterior_entropy": of_z[0],
-            "prior_entropy": of_z[1],
+            "posterior_entropy": unit if is_unit else learned,
+            "prior_entropy": learned if is_unit else unit,
             "noise_entropy": normal_entropy(d, d * np.log(noise_variance)),
         }
+        if before is not None:
+            history = {name: np.append(before.get(name, []), history[name]) for name in history}
+        self.history_, self.elbo_history_ = history, history["bound"]
 
     @property
     def training_history(self) -> dict[str, Array]:
-        """`history_` with the numbers of its iterations or epochs."""
         step = "epoch" if self.solver == "stochastic" else "iteration"
         return numbered(self.history_, step, self.n_iter_)
-
-    def _set_history(self, history: dict[str, Any]) -> None:
-        self.elbo_history_ = history["bound"]
-        self.history_ = history
 
     def _noise(self) -> float | None:
         return None if self.noise_variance is None else float(self.noise_variance)
 
     def _check_share(self, noise_variance: Any, average_variance: float) -> None:
-        """Raise ValueError where products of a noise variance and those of the data overflow."""
+        """Raise ValueError where products of noise variance and data variances overflow."""
         share = 1.0 if noise_variance is None else float(noise_variance) / average_variance
         if not 1.0 / NOISE_RANGE <= share <= NOISE_RANGE:
             name = "noise_variance" if self.noise_variance is not None else "noise_variance_init"
@@ -598,7 +591,7 @@ class LinearVAE(LinearEncoderModel):
 
 
 def _point(saved: Any, d: int, k: int) -> tuple[list[tuple[float, float, float]], Ascent]:
-    """The history and the last point of an ascent, as a checkpoint has them."""
+    """History and last iteration of an ascent, as saved in a checkpoint."""
     history = [(float(a), float(b), float(c)) for a, b, c in saved["history"]]
     parameters = LinearVAEParameters(**saved["last"]["parameters"])
     last = Ascent(**{**saved["last"], "parameters": parameters})
@@ -609,7 +602,7 @@ def _point(saved: Any, d: int, k: int) -> tuple[list[tuple[float, float, float]]
 
 
 def _by_length(p: LinearVAEParameters) -> LinearVAEParameters:
-    """Latents by descending length of their columns, each's largest entry positive."""
+    """Parameters with columns by descending length, the largest entry of each positive."""
     order = np.argsort(-(p.W**2).sum(axis=0) * p.prior_variance, kind="stable")
     return with_latents(p, order, peak_signs(p.W[:, order]))
 

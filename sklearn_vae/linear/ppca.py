@@ -15,7 +15,6 @@ from sklearn_vae.gaussian.arrays import (
     float_name,
     scale_of,
     to_device_of,
-    to_host,
 )
 from sklearn_vae.gaussian.centred import dense
 from sklearn_vae.gaussian.eigensolvers import (
@@ -43,7 +42,6 @@ from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
     check_integer,
-    check_memory,
     check_noise_variance,
     check_random_state,
     check_same_place,
@@ -55,29 +53,19 @@ from sklearn_vae.validation import (
 
 
 class Decomposition(NamedTuple):
-    """What a fit has computed from data of any kind, before k is chosen.
-
-    Attributes
-    ----------
-    spectrum : Spectrum
-    n_samples : float
-        Number of samples, or sum of their weights.
-    dtype : str
-        Name of the dtype that the model is kept in.
-    counted : int or None
-        Number of samples, weights counted as repetitions; None for a stream.
-    moments : Moments or None
-        Moments of the data where `partial_fit` can add to them.
-    em : IncompleteFit or None
-        Fit by EM where values are missing.
-    """
+    """Decomposed covariance of data of any kind, before k is chosen."""
 
     spectrum: Spectrum
-    n_samples: float
+    n_samples: float  # or the sum of their weights
     dtype: str
-    counted: int | None = None
-    moments: Moments | None = None
-    em: IncompleteFit | None = None
+    counted: int | None = None  # samples, weights counted as repetitions; None for a stream
+    moments: Moments | None = None  # to which partial_fit can add
+    em: IncompleteFit | None = None  # where values are missing
+
+    @classmethod
+    def of_moments(cls, moments: Moments, counted: int | None = None) -> Decomposition:
+        spectrum = Spectrum.of_moments(moments)
+        return cls(spectrum, moments.n, moments.dtype, counted, moments)
 
 
 class PPCA(ExactPosteriorModel):
@@ -145,7 +133,8 @@ class PPCA(ExactPosteriorModel):
     loadings_ : array of shape (d, k)
         W; a collapsed column is exactly zero.
     noise_variance_ : float
-        sigma2. 0.0 where estimated with k at or above the rank of the data.
+        sigma2. 0.0 where estimated with k at or above the rank of the data: unless k = d, methods
+        that need a density then raise ValueError.
     explained_variance_, explained_variance_ratio_, singular_values_ : arrays of shape (k,)
         PCA's own: eigenvalues with divisor n - 1 (n where weights sum up to less than 2), their
         share of the total variance (0 where there is none), and singular values of the centred
@@ -233,29 +222,29 @@ class PPCA(ExactPosteriorModel):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCA:
-        """Fit the model to the rows of X.
+        """Fit the model.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n, d)
-            At least two rows. NaN is a missing value: the model is then fitted by EM to what is
-            observed, which must be something of every feature; a row of which nothing is observed
-            counts for nothing. The model of float32 is float32, that of all else float64. Of a
-            memory-mapped array without missing values no copy is made, unless `svd_solver` is
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            At least two samples. NaN is a missing value: the model is then fitted by EM to what is
+            observed, which must be something of every feature; a sample of which nothing is
+            observed counts for nothing. The model of float32 is float32, that of all else float64.
+            A memory-mapped array without missing values is not copied, unless `svd_solver` is
             "full"; a sparse one is not made dense.
-            Of a Dask array or DataFrame, whose blocks may be sparse and of unknown lengths, each
-            block is read once and none gathered: the moments of each, (d^2 + d + 1) numbers, are
-            added up along a tree on the scheduler that is active, and the covariance decomposed
-            here, whatever `svd_solver` is. Its rows have to be whole (one block of columns) and
-            complete; `transform`, `inverse_transform`, `score_samples` and `impute` of one are
+            Each block of a Dask array or DataFrame, which may be sparse and of unknown length, is
+            read once and none is gathered: the moments of the blocks, d^2 + d + 1 numbers each, are
+            added up along a tree on the active scheduler, and the covariance is decomposed here,
+            whatever `svd_solver` is. Samples must be whole (one block of columns) and complete;
+            `transform`, `inverse_transform`, `score_samples` and `impute` of a Dask array are
             lazy, `score` is computed.
         y : Ignored
-        sample_weight : array-like or Dask array of shape (n,), default=None
-            Finite and >= 0, at least two of them positive. A weight of 2 counts a row twice, one
-            of 0 leaves it out (of a memory-mapped array its row must still be finite), fractions
-            are allowed. The model does not depend on their scale; what does, since PCA's
-            conventions count rows, are `explained_variance_`, `singular_values_`, "whitened"
-            coordinates, `n_components="mle"`, and how many empty components None keeps.
+        sample_weight : array-like or Dask array of shape (n_samples,), default=None
+            Finite and >= 0, at least two of them positive. A weight of 2 counts a sample twice, 0
+            leaves it out (in a memory-mapped array it must still be finite), fractions are
+            allowed. The model does not depend on their scale. `explained_variance_`,
+            `singular_values_`, "whitened" coordinates, `n_components="mle"` and how many empty
+            components None keeps do, since PCA's conventions count samples.
 
         Returns
         -------
@@ -282,8 +271,12 @@ class PPCA(ExactPosteriorModel):
     def _decompose(self, X: Any, sample_weight: Any) -> Decomposition:
         if is_dask(X):
             X = as_dask_array(self, X, reset=True)
-            return self._decompose_moments(dask_moments(self, X, sample_weight))
-        X = self._check_rows(X, reset=True, min_samples=2)
+            moments = dask_moments(self, X, sample_weight)
+            counted = max(int(moments.count), round(moments.n))
+            shape = (counted, moments.n_features)
+            check_fits_together(shape, moments.n, self.n_components, "covariance_eigh")
+            return Decomposition.of_moments(moments, counted)
+        X = self._check_samples(X, reset=True, min_samples=2)
         kept, weights, count, n_samples = weighted_rows(X, sample_weight, at_least=2)
         mapped = is_memory_mapped(kept)
         solver = choose_solver(kept, self.n_components, self.svd_solver, mapped=mapped)
@@ -299,21 +292,15 @@ class PPCA(ExactPosteriorModel):
             del summary
             return self._decompose_missing(X, sample_weight)
         counted = max(count, round(n_samples))
-        check_fits_together((counted, X.shape[1]), n_samples, self.n_components, solver)
+        shape = (counted, X.shape[1])
+        check_fits_together(shape, n_samples, self.n_components, solver)
         if not isinstance(summary, Moments):
-            check_components_fit((counted, X.shape[1]), self.n_components, solver)
+            check_components_fit(shape, self.n_components, solver)
         spectrum = decompose_summary(
             summary, self.n_components, solver, n_counted=counted, **self._solver_options()
         )
-        moments = summary.rescaled(n_samples) if isinstance(summary, Moments) else None
-        return Decomposition(spectrum, n_samples, float_name(X), counted, moments)
-
-    def _decompose_moments(self, moments: Moments) -> Decomposition:
-        counted = max(int(moments.count), round(moments.n))
-        shape = (counted, moments.n_features)
-        check_fits_together(shape, moments.n, self.n_components, "covariance_eigh")
-        spectrum = Spectrum.of_moments(moments)
-        return Decomposition(spectrum, moments.n, moments.dtype, counted, moments)
+        kept_moments = summary.rescaled(n_samples) if isinstance(summary, Moments) else None
+        return Decomposition(spectrum, n_samples, float_name(X), counted, kept_moments)
 
     def _decompose_missing(self, X: Any, sample_weight: Any) -> Decomposition:
         if sample_weight is not None:
@@ -321,13 +308,8 @@ class PPCA(ExactPosteriorModel):
                 "sample_weight must be None where X contains NaN: rows with missing values are "
                 "not weighted."
             )
-        check_memory(
-            32 * X.shape[0] * X.shape[1],
-            "The EM algorithm for missing values holds X four times in float64",
-            "Fit to fewer of the rows: the model takes the others a block at a time.",
-        )
         em = fit_incomplete(
-            to_host(X).astype(np.float64),
+            X,
             self.n_components,
             self.noise_variance,
             svd_solver=self.svd_solver,
@@ -363,20 +345,19 @@ class PPCA(ExactPosteriorModel):
         }
 
     def impute(self, X: Any, return_std: bool = False) -> Any:
-        """X with the conditional mean of what is missing given what is observed of its row.
+        """Replace missing values by their conditional mean given what is observed of the sample.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
             NaN where missing.
         return_std : bool, default=False
             Return the conditional standard deviation as well.
 
         Returns
         -------
-        X : array of shape (n, d)
-            Observed entries are those of X.
-        std : array of shape (n, d)
+        X : array of shape (n_samples, n_features)
+        std : array of shape (n_samples, n_features)
             0 for observed entries. Only with `return_std`.
 
         Raises
@@ -387,11 +368,11 @@ class PPCA(ExactPosteriorModel):
         check_is_fitted(self)
         if is_dask(X) and not return_std:
             return map_samples(self, "impute", X)
-        X = self._check_more_rows(X, "impute")
+        X = self._check_new_samples(X, "impute")
         xp = array_namespace(self.mean_)
         if self._has_missing(X):
-            filled, std = self._of_observed(observed.impute, X, "impute", return_std=return_std)
-            # The entries themselves: what is computed has been to float64 and back.
+            filled, std = self._from_observed(observed.impute, X, "impute", return_std=return_std)
+            # Observed entries themselves: the computed ones have been to float64 and back.
             filled = xp.where(xp.isnan(X), filled, xp.astype(X, filled.dtype))
         else:
             filled = xp.astype(dense(X), common_float_type(X, self.mean_), copy=True)
@@ -399,21 +380,21 @@ class PPCA(ExactPosteriorModel):
         return (filled, std) if return_std else filled
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCA:
-        """Add the rows of X to those seen before, and fit the model to all of them.
+        """Add the samples of X to those seen before, and fit the model to all of them.
 
-        Exact: any split into batches, the first of which may be given to `fit`, gives what one
-        `fit` to all rows gives. Keeps the (d, d) scatter in `moments_` and decomposes it at each
+        Exact: any split into batches, the first of which may be given to `fit`, gives the result of
+        one `fit` to all samples. Keeps the (d, d) scatter in `moments_` and decomposes it at each
         call, whatever `svd_solver` is; `n_components=None` keeps all d components.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n, d)
-            One row or more. While fewer rows than components have been seen, the components
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            One sample or more. While fewer samples than components have been seen, the components
             without data have variance 0, and `n_components="mle"` keeps d components. A Dask array
             is read as by `fit`.
         y : Ignored
-        sample_weight : array-like of shape (n,), default=None
-            As in `fit`, at least one of them positive; None counts each row once. Here their
+        sample_weight : array-like of shape (n_samples,), default=None
+            As in `fit`, at least one of them positive; None counts each sample once. Here their
             scale is that of the batch against the others.
 
         Returns
@@ -443,12 +424,13 @@ class PPCA(ExactPosteriorModel):
             )
         with all_or_nothing(self):
             moments = self._moments_of_batch(X, sample_weight, first)
-            self._set_stream(moments if first else self.moments_ + moments)
+            moments = moments if first else self.moments_ + moments
+            self._set_fit(Decomposition.of_moments(moments))
         return self
 
     def _moments_of_batch(self, X: Any, sample_weight: Any, first: bool) -> Moments:
         is_lazy = is_dask(X)
-        X = as_dask_array(self, X, reset=first) if is_lazy else self._check_rows(X, reset=first)
+        X = as_dask_array(self, X, reset=first) if is_lazy else self._check_samples(X, reset=first)
         if not first:
             check_same_place(self, np.empty(0) if is_lazy else X, self.mean_, "partial_fit")
         self._check_at_most(X.shape[1])
@@ -467,26 +449,26 @@ class PPCA(ExactPosteriorModel):
 
     @classmethod
     def from_moments(cls, moments: Moments, **parameters: Any) -> PPCA:
-        """A fitted PPCA from the moments of rows, wherever they were computed.
+        """Fit the model to moments of samples, wherever they were computed.
 
         Parameters
         ----------
         moments : Moments
-            Of at least one row. They may be the sum of those of many files or machines. Their n
-            counts as a number of rows where PCA's conventions have one: in "mle" and the divisor
+            Of at least one sample. They may be the sum of those of many files or machines. Their n
+            counts as a number of samples where PCA's conventions have one: in "mle" and the divisor
             n - 1 of `explained_variance_`; the model itself does not depend on it.
         **parameters
-            Of the constructor.
+            Parameters of the constructor.
 
         Returns
         -------
         PPCA
-            What `partial_fit` to all the rows gives, in their precision; `partial_fit` adds more.
+            As after `partial_fit` to all the samples; `partial_fit` adds more.
 
         Raises
         ------
         ValueError
-            If a parameter is not valid for these moments, or they are those of no rows.
+            If a parameter is not valid for these moments, or there is no sample.
         """
         if not isinstance(moments, Moments):
             raise TypeError(f"moments must be Moments, got {type(moments).__name__}.")
@@ -496,7 +478,7 @@ class PPCA(ExactPosteriorModel):
             raise ValueError("moments must be those of at least one row, got n = 0.")
         model._check_at_most(moments.n_features)
         model.n_features_in_ = moments.n_features
-        model._set_stream(moments)
+        model._set_fit(Decomposition.of_moments(moments))
         return model
 
     def _check_at_most(self, n_features: int) -> None:
@@ -504,10 +486,6 @@ class PPCA(ExactPosteriorModel):
         k: Any = self.n_components
         if is_integer(k) and k > n_features:
             raise ValueError(f"n_components must be at most n_features = {n_features}, got {k}.")
-
-    def _set_stream(self, moments: Moments) -> None:
-        spectrum = Spectrum.of_moments(moments)
-        self._set_fit(Decomposition(spectrum, moments.n, moments.dtype, None, moments))
 
     def _check_parameters(self) -> None:
         check_n_components(self.n_components)

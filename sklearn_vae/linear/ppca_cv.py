@@ -30,14 +30,14 @@ SELECTIONS = ("best", "one_standard_error")
 
 
 class PPCACV(ExactPosteriorModel):
-    """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out rows.
+    """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out samples.
 
-    What `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})` finds, of which it
-    has the scores of every candidate to rounding, at the cost of one pass over the data (one for
-    each run of splits that do not hold out the same rows) and one eigendecomposition a split: the number, mean and scatter of each fold add up to those of the
-    training rows, their eigenvalues hold every model, and each score is a cumulative sum over
-    components. Where there are fewer rows than features, one Gram matrix takes the place of the
-    scatters. Afterwards the chosen model is fitted to all rows.
+    Equivalent to `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})`, with the same
+    scores to rounding, at the cost of one pass over the data (for each run of splits that hold out
+    different samples) and one eigendecomposition per split: the moments of the folds add up to
+    those of the training samples, their eigenvalues hold every model, and each score is a
+    cumulative sum over components. With fewer samples than features, one Gram matrix takes the
+    place of the scatters. Then the chosen model is fitted to all samples.
 
     Parameters
     ----------
@@ -113,19 +113,18 @@ class PPCACV(ExactPosteriorModel):
         self.coordinates = coordinates
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, **params: Any) -> PPCACV:
-        """Score every candidate on held-out rows, and fit the chosen one to all rows.
+        """Score every candidate on held-out samples, and fit the chosen one to all samples.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n, d)
-            Finite. Of a Dask array with blocks of known length, each is read once for all splits,
-            and what is added up are the moments of each part of it that splits tell apart. The
-            same of a DataFrame, after a pass that counts its rows.
-        y : array-like of shape (n,), default=None
-            For a splitter that stratifies; as `groups` in memory, whatever X is. A splitter that
-            looks at X sees n rows of no features of a Dask array, and no split may have one of its
-            rows twice.
-        sample_weight : array-like or Dask array of shape (n,), default=None
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Finite. Each block of a Dask array, of known length, is read once for all splits, and
+            the moments of each part that splits tell apart are added up; so is a DataFrame, after
+            a pass that counts its samples.
+        y : array-like of shape (n_samples,), default=None
+            For a splitter that stratifies; like `groups` in memory, whatever X is. For a Dask array
+            a splitter sees samples without features, and no split may have a sample twice.
+        sample_weight : array-like or Dask array of shape (n_samples,), default=None
             Weights in training and in the held-out average; as in :meth:`PPCA.fit`.
         **params : dict
             `groups`, for a splitter that takes them; under metadata routing whatever the
@@ -144,14 +143,22 @@ class PPCACV(ExactPosteriorModel):
         self._check_parameters()
         with all_or_nothing(self):
             if is_dask(X):
-                _check_in_memory(y=y, **params)
+                for name, value in {"y": y, **params}.items():
+                    if is_dask(value):
+                        raise TypeError(
+                            f"{name} must be in memory, where cv splits rows, got a Dask "
+                            f"{type(value).__name__}: pass {name}.compute()."
+                        )
                 X = as_dask_array(self, X, reset=True, known_lengths=True)
             else:
-                X = self._check_rows(X, reset=True, min_samples=2)
+                X = self._check_samples(X, reset=True, min_samples=2)
             splits = self._splits(X, y, sample_weight, params)
             ks, noises = self._candidates(X.shape, splits)
-            folds, scores = self._score_all(X, sample_weight, splits, ks, noises)
-            self._set_results(ks, noises, scores)
+            folds = self._folds(X, sample_weight, splits)
+            scores = [
+                to_host(fold.log_likelihood_of(t, rest, ks, noises)) for fold, t, rest in folds
+            ]
+            self._set_results(ks, noises, np.stack([score.ravel() for score in scores]))
             k, noise = self.best_params_["n_components"], self.best_params_["noise_variance"]
             spectrum, n, dtype = folds.spectrum(k), folds.n, folds.dtype
             self.__dict__.update(closed_form_attributes(spectrum, k, n, dtype, noise))
@@ -160,21 +167,16 @@ class PPCACV(ExactPosteriorModel):
                 self.moments_ = folds.moments
         return self
 
-    def _score_all(
-        self, X: Any, sample_weight: Any, splits: list[Split], ks: list[int], noises: list[Any]
-    ) -> tuple[GramFolds | MomentFolds, np.ndarray]:
-        """The folds, and their scores, of shape (n_splits, n_candidates)."""
-        folds = self._folds(X, sample_weight, splits)
-        scores = [to_host(fold.log_likelihood_of(t, rest, ks, noises)) for fold, t, rest in folds]
-        return folds, np.stack([score.ravel() for score in scores])
-
     def _folds(self, X: Any, sample_weight: Any, splits: list[Split]) -> GramFolds | MomentFolds:
         if is_dask(X):
             return BlockFolds(self, X, sample_weight, splits)
         weights = None
         if sample_weight is not None:
             weights = check_sample_weight(sample_weight, X)
-            _check_weights_of(splits, to_host(weights))
+            on_host = to_host(weights)
+            for i, (train, test) in enumerate(splits):
+                check_some_weight(on_host[train], "training", i)
+                check_some_weight(on_host[test], "held-out", i)
         return (GramFolds if X.shape[0] < X.shape[1] else MomentFolds)(X, weights, splits)
 
     def _check_parameters(self) -> None:
@@ -200,7 +202,7 @@ class PPCACV(ExactPosteriorModel):
         if get_config()["enable_metadata_routing"]:
             if sample_weight is not None:
                 params = {**params, "sample_weight": sample_weight}
-            of_splitter = process_routing(self, "fit", **params).splitter.split
+            params = process_routing(self, "fit", **params).splitter.split
         else:
             unknown = sorted(set(params) - {"groups"})
             if unknown:
@@ -208,22 +210,21 @@ class PPCACV(ExactPosteriorModel):
                     f"PPCACV.fit() takes 'groups' beside X, y and sample_weight, got {unknown}. "
                     "Others need sklearn.set_config(enable_metadata_routing=True)."
                 )
-            of_splitter = params
         foreign = is_array_api_obj(X) and not is_numpy_array(X)
         every = np.arange(X.shape[0])
         try:
-            pairs = list(cv.split(np.empty((X.shape[0], 0)) if foreign else X, y, **of_splitter))
+            pairs = list(cv.split(np.empty((X.shape[0], 0)) if foreign else X, y, **params))
             splits = [(every[train], every[test]) for train, test in pairs]  # masks become indices
         except (TypeError, ValueError, IndexError) as error:
             raise self._bad_cv(error) from error
         if not splits:
             raise ValueError("cv must give at least one split, got none (or one used up).")
         for i, split in enumerate(splits):
-            for name, rows, least in zip(("training", "held-out"), split, (2, 1), strict=True):
-                if len(rows) < least:
+            for name, part, least in zip(("training", "held-out"), split, (2, 1), strict=True):
+                if len(part) < least:
                     raise ValueError(
                         f"cv must give every split at least {least} {name} row{'s' * (least - 1)}, "
-                        f"got {len(rows)} in split {i}."
+                        f"got {len(part)} in split {i}."
                     )
         if self.selection == "one_standard_error" and len(splits) < 2:
             raise ValueError("selection='one_standard_error' needs at least 2 splits, got 1.")
@@ -250,7 +251,7 @@ class PPCACV(ExactPosteriorModel):
         return ks, _listed(self.noise_variance)
 
     def _set_results(self, ks: list[int], noises: list[float | None], scores: np.ndarray) -> None:
-        """From scores of shape (n_splits, n_candidates)."""
+        """Set the results from scores of shape (n_splits, n_candidates)."""
         params: list[dict[str, Any]] = [
             {"n_components": k, "noise_variance": noise}
             for k, noise in itertools.product(ks, noises)
@@ -265,12 +266,12 @@ class PPCACV(ExactPosteriorModel):
             )
         # Scores that differ by rounding only, as those of collapsed dimensions do, are equal.
         rounded = np.array([float(f"{score:.11e}") for score in np.nan_to_num(mean, nan=-np.inf)])
-        type_of_noise = object if None in noises else float
+        dtypes = {"n_components": int, "noise_variance": object if None in noises else float}
         self.cv_results_ = {
-            "param_n_components": np.ma.array([p["n_components"] for p in params], dtype=int),
-            "param_noise_variance": np.ma.array(
-                [p["noise_variance"] for p in params], dtype=type_of_noise
-            ),
+            **{
+                f"param_{name}": np.ma.array([p[name] for p in params], dtype=dtype)
+                for name, dtype in dtypes.items()
+            },
             "params": params,
             **{f"split{i}_test_score": split for i, split in enumerate(scores)},
             "mean_test_score": mean,
@@ -299,21 +300,6 @@ class PPCACV(ExactPosteriorModel):
         to_split = MethodMapping().add(caller="fit", callee="split")
         router = MetadataRouter(owner=self).add_self_request(self)
         return router.add(splitter=check_cv(self.cv), method_mapping=to_split)
-
-
-def _check_in_memory(**given: Any) -> None:
-    for name, value in given.items():
-        if is_dask(value):
-            raise TypeError(
-                f"{name} must be in memory, where cv splits rows, got a Dask "
-                f"{type(value).__name__}: pass {name}.compute()."
-            )
-
-
-def _check_weights_of(splits: list[Split], weights: np.ndarray) -> None:
-    for i, split in enumerate(splits):
-        for name, rows in zip(("training", "held-out"), split, strict=True):
-            check_some_weight(weights[rows], name, i)
 
 
 def _listed(candidates: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Probabilistic PCA fitted to rows with missing entries."""
+"""Probabilistic PCA fitted to data with missing values."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from sklearn_vae.gaussian.arrays import Array, to_host
 from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
 from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
 from sklearn_vae.gaussian.em import averages, expectation_maximization
 from sklearn_vae.gaussian.observed import IncompleteData, Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum, with_positive_peaks
 from sklearn_vae.linear.checks import check_squares_fit
-from sklearn_vae.validation import is_integer
+from sklearn_vae.validation import check_memory, is_integer
 
 # A latent dimension whose column has less than this share of sigma2 carries nothing.
 COLLAPSED = 1e-6
@@ -24,22 +25,17 @@ COLLAPSED = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class IncompleteFit:
-    """A fitted model, as a spectrum and a noise variance, and what EM said of it.
-
-    `kl_per_dim` is (k,), of the marginals of the posteriors; `history` the average log-likelihood
-    of what is observed, before each iteration and at the end; `entropy_bound` the sum of three
-    entropies; all in nats per sample.
-    """
+    """A model fitted by EM, as a spectrum and a noise variance, with its diagnostics in nats."""
 
     spectrum: Spectrum
     noise_variance: float
-    kl_per_dim: np.ndarray
+    kl_per_dim: np.ndarray  # of the marginals of the posteriors
     entropy_bound: float
-    history: np.ndarray
+    history: np.ndarray  # average log-likelihood before each iteration and at the end
 
 
 def fit_incomplete(
-    X: np.ndarray,
+    X: Array,
     n_components: Any,
     noise_variance: float | None,
     *,
@@ -49,13 +45,13 @@ def fit_incomplete(
     random_state: np.random.RandomState,
     **options: Any,
 ) -> IncompleteFit:
-    """By EM from the spectrum of the covariance of X with means where it is missing.
-
-    Raises
-    ------
-    ValueError
-        If `n_components` is not None or an integer that fits, or a feature is never observed.
-    """
+    """Run EM from the spectrum of the covariance of X with missing values replaced by means."""
+    check_memory(
+        32 * X.shape[0] * X.shape[1],
+        "The EM algorithm for missing values holds X four times in float64",
+        "Fit to fewer of the rows: the model takes the others a block at a time.",
+    )
+    X = to_host(X).astype(np.float64)
     k = _count(n_components, X.shape)
     empty = np.flatnonzero(np.isnan(X).all(axis=0))
     if empty.size:
@@ -66,19 +62,19 @@ def fit_incomplete(
         )
     with np.errstate(over="ignore", invalid="ignore"):
         centre = np.nanmean(X, axis=0)
-        rows = IncompleteData(X, centre, k)
-        least_noise = rows.least_noise
-    if not np.isfinite(rows.squares.sum()):
+        data = IncompleteData(X, centre, k)
+        least_noise = data.least_noise
+    if not np.isfinite(data.squares.sum()):
         raise ValueError(
             "X must have finite squares: those of what is observed, less the means, overflow "
             "float64. Scale X."
         )
     if least_noise == 0.0:  # every feature is constant
-        return _constant(rows, centre, k, noise_variance)
-    start = _start(rows, k, noise_variance, svd_solver, random_state=random_state, **options)
+        return _constant(data, centre, k, noise_variance)
+    start = _start(data, k, noise_variance, svd_solver, random_state=random_state, **options)
     try:
         parameters, history, converged = expectation_maximization(
-            rows, start, noise_variance=noise_variance, tol=tol, max_iter=max_iter
+            data, start, noise_variance=noise_variance, tol=tol, max_iter=max_iter
         )
     except np.linalg.LinAlgError as error:
         raise ValueError(
@@ -88,7 +84,7 @@ def fit_incomplete(
         ) from error
     sigma2 = parameters.noise_variance
     n_iter = len(history) - 1
-    if noise_variance is None and sigma2 <= rows.least_noise:
+    if noise_variance is None and sigma2 <= least_noise:
         _warn(
             f"The noise variance fell to {sigma2:.2g}, the least that can be told from rounding: "
             f"with n_components={k} the likelihood of what is observed has no bound, or features "
@@ -111,7 +107,7 @@ def fit_incomplete(
     d = X.shape[1]
     mean = centre + parameters.mean
     spectrum = Spectrum(mean, lengths**2 + sigma2, V, (d - k) * sigma2, 0.0)
-    kl, entropies = _diagnose(rows, Parameters(V.T * lengths, parameters.mean, sigma2))
+    kl, entropies = _diagnose(data, Parameters(V.T * lengths, parameters.mean, sigma2))
     return IncompleteFit(spectrum, sigma2, kl, entropies, history)
 
 
@@ -133,17 +129,17 @@ def _count(n_components: Any, shape: tuple[int, int]) -> int:
 
 
 def _start(
-    rows: IncompleteData, k: int, noise_variance: float | None, svd_solver: str, **options: Any
+    data: IncompleteData, k: int, noise_variance: float | None, svd_solver: str, **options: Any
 ) -> Parameters:
-    X = rows.values
+    X = data.values
     solver = choose_solver(X, k, svd_solver)
     if k in (0, min(X.shape)) and solver in ("arpack", "randomized"):
         solver = "full"
     if solver == "covariance_eigh":
         check_squares_fit(f"svd_solver={solver!r}", min(X.shape))
     spectrum = decompose(X, k, solver, **options)
-    sigma2 = noise_variance or max(spectrum.noise_variance(k), rows.least_noise * 1e3)
-    # A column of zeros would stay one: EM climbs, and there the likelihood is level.
+    sigma2 = noise_variance or max(spectrum.noise_variance(k), data.least_noise * 1e3)
+    # A column of zeros would stay one: there the likelihood is level.
     lengths = np.maximum(spectrum.eigenvalues[:k] - sigma2, 0.01 * sigma2) ** 0.5
     return Parameters(spectrum.components[:k].T * lengths, np.zeros(X.shape[1]), sigma2)
 
@@ -153,27 +149,27 @@ def _warn(text: str) -> None:
 
 
 def _constant(
-    rows: IncompleteData, mean: np.ndarray, k: int, noise_variance: float | None
+    data: IncompleteData, mean: np.ndarray, k: int, noise_variance: float | None
 ) -> IncompleteFit:
-    """Where no feature varies: no latent dimension carries anything."""
+    """Fit to features that do not vary: all dimensions are collapsed."""
     d = len(mean)
     sigma2 = noise_variance or 0.0
     spectrum = Spectrum(mean, np.full(k, sigma2), np.eye(k, d), (d - k) * sigma2, 0.0)
     if sigma2 == 0.0:
         return IncompleteFit(spectrum, 0.0, np.zeros(k), math.inf, np.array([math.inf]))
-    observed = float(rows.n_observed.mean())
+    observed = float(data.n_observed.mean())
     best = -0.5 * observed * (math.log(2 * math.pi) + math.log(sigma2))
     return IncompleteFit(spectrum, sigma2, np.zeros(k), best - 0.5 * observed, np.array([best]))
 
 
-def _diagnose(rows: IncompleteData, parameters: Parameters) -> tuple[np.ndarray, float]:
-    """KL of the posteriors' marginals, averaged, and the sum of three entropies.
+def _diagnose(data: IncompleteData, parameters: Parameters) -> tuple[np.ndarray, float]:
+    """Average KL of the posteriors' marginals, and the sum of three entropies.
 
-    At the optimum the average of E[z z'|x_o] over all rows is I, and sigma2 that of the expected
+    At the optimum the average of E[z z'|x_o] over the samples is I, and sigma2 that of the expected
     squared residuals over what is observed: the average ELBO is then
-    -1/2 (observed entries a row) log(2 pi e sigma2) + 1/2 mean log det Cov[z|x_o].
+    -1/2 (observed entries per sample) log(2 pi e sigma2) + 1/2 mean log det Cov[z|x_o].
     """
-    second_moment, log_variance, log_det = averages(rows, parameters)
-    observed = float(rows.n_observed.mean())
+    second_moment, log_variance, log_det = averages(data, parameters)
+    observed = float(data.n_observed.mean())
     entropies = 0.5 * log_det - observed * normal_entropy(1, math.log(parameters.noise_variance))
     return kl_per_dimension(second_moment, log_variance), entropies

@@ -1,4 +1,4 @@
-"""The weights of rows, as estimators take them."""
+"""Sample weights of estimators."""
 
 import math
 from typing import Any
@@ -12,12 +12,12 @@ from sklearn_vae.validation import is_memory_mapped
 
 
 def check_sample_weight(sample_weight: Any, X: Any) -> Array:
-    """Weights of the rows of X, which may be sparse, in the library and on the device of X.
+    """Weights of the samples of X, which may be sparse, as an array on the device of X.
 
     Raises
     ------
     ValueError
-        Unless there is one for each row, finite, not negative, and not all are 0.
+        Unless there is one for each sample, finite, not negative, and not all are 0.
     """
     if sparse.issparse(X):
         X = np.empty((X.shape[0], 0))
@@ -32,9 +32,9 @@ def check_sample_weight(sample_weight: Any, X: Any) -> Array:
 def weighted_rows(
     X: Any, sample_weight: Any, *, at_least: int
 ) -> tuple[Any, Array | None, int, float]:
-    """The rows of positive weight, their weights, how many they are, and the sum of weights.
+    """Samples of positive weight, their weights, their number and the sum of their weights.
 
-    Of a memory-mapped X all rows, so that it is not copied.
+    All samples of a memory-mapped X, so that it is not copied.
     """
     if sample_weight is None:
         return X, None, X.shape[0], float(X.shape[0])

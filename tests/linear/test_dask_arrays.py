@@ -43,7 +43,7 @@ from sklearn_vae.diagnostics import diagnose, entropy_bound
 from sklearn_vae.linear import dask_arrays
 from sklearn_vae.linear.dask_arrays import FAN_IN
 from sklearn_vae.plot import LikelihoodSurfaceDisplay
-from tests.linear.rows import make_rows
+from tests.linear.data import make_rows
 
 N, D = 203, 7
 X = make_rows(N, D, offset=10.0)

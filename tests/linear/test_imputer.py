@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from sklearn_vae import PPCA, PPCAImputer
-from tests.linear.rows import make_rows
+from tests.linear.data import make_rows
 from tests.linear.test_ppca_missing import punched
 
 X = make_rows(200, 7, k=2, offset=3.0)

@@ -11,7 +11,7 @@ from sklearn_vae import PPCA, PPCACV
 from sklearn_vae.gaussian.eigensolvers import choose_solver
 from sklearn_vae.linear.folds import MomentFolds
 from sklearn_vae.validation import check_finite, has_nan, is_memory_mapped
-from tests.linear.rows import make_rows
+from tests.linear.data import make_rows
 
 # The last feature is 0 everywhere, and so in every component.
 X = np.c_[make_rows(200, 6, k=2, offset=3.0), np.zeros(200)]
@@ -143,11 +143,11 @@ def test_cross_validation_a_block_at_a_time(tmp_path, monkeypatch, shuffle, weig
     cv = KFold(4, shuffle=shuffle, random_state=0 if shuffle else None)
     expected = PPCACV([1, 3], cv=cv).fit(rows, sample_weight=weights)
     taken = []
-    original = MomentFolds._moments_of_some
+    original = MomentFolds._moments_of_block
     monkeypatch.setattr(MomentFolds, "_block_size", lambda self, numbers, n: 37)
     monkeypatch.setattr(
         MomentFolds,
-        "_moments_of_some",
+        "_moments_of_block",
         lambda self, some: taken.append(some) or original(self, some),
     )
     model = PPCACV([1, 3], cv=cv).fit(mapped_from(tmp_path, rows), sample_weight=weights)

@@ -6,7 +6,7 @@ import scipy.optimize
 from scipy.stats import multivariate_normal
 
 from sklearn_vae import PPCA
-from tests.linear.rows import SOLVERS, make_rows
+from tests.linear.data import SOLVERS, make_rows
 
 
 def dense(model):

@@ -14,7 +14,7 @@ from sklearn.preprocessing import MinMaxScaler
 
 from sklearn_vae import PPCA
 from tests.helpers import to_numpy
-from tests.linear.rows import make_rows
+from tests.linear.data import make_rows
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("SCIPY_ARRAY_API") != "1", reason="scikit-learn needs SCIPY_ARRAY_API=1"

@@ -30,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, PPCACV, Moments
 from sklearn_vae.linear import folds
-from tests.linear.rows import make_rows
+from tests.linear.data import make_rows
 
 TALL, WIDE = (60, 8), (40, 90)
 NOISES = [None, 0.3, 2.0]

@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV
 
 from sklearn_vae import PPCA, PPCACV
 from sklearn_vae.gaussian.observed import Parameters, impute, log_likelihood, posterior
-from tests.linear.rows import SOLVERS, make_rows
+from tests.linear.data import SOLVERS, make_rows
 
 
 def punched(X, share=0.2, seed=0):

@@ -6,7 +6,7 @@ from scipy.stats import multivariate_normal
 from sklearn.datasets import load_digits, load_iris
 
 from sklearn_vae import PPCA
-from tests.linear.rows import CONTAINERS_AND_SOLVERS, SOLVERS, make_rows
+from tests.linear.data import CONTAINERS_AND_SOLVERS, SOLVERS, make_rows
 
 
 class TestNoNoise:

@@ -14,7 +14,7 @@ from sklearn.preprocessing import MaxAbsScaler
 from sklearn_vae import PPCA
 from sklearn_vae.gaussian.eigensolvers import choose_solver
 from sklearn_vae.validation import is_memory_mapped
-from tests.linear.rows import make_rows, random_sparse
+from tests.linear.data import make_rows, random_sparse
 
 SPARSE_SOLVERS = ["auto", "covariance_eigh", "arpack", "randomized"]
 TALL, WIDE, SQUARE = (300, 20), (30, 400), (40, 40)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sklearn_vae import PPCA, Moments
-from tests.linear.rows import make_rows
+from tests.linear.data import make_rows
 
 
 class TestPartialFit:

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, LowRankGaussian, Moments
-from tests.linear.rows import CONTAINERS_AND_SOLVERS, SOLVERS, make_rows
+from tests.linear.data import CONTAINERS_AND_SOLVERS, SOLVERS, make_rows
 
 TALL, WIDE = {"n": 80, "d": 7}, {"n": 12, "d": 150}
 

@@ -1,4 +1,4 @@
-"""Rows that several tests of linear models fit."""
+"""Data and solvers that several tests of linear models use."""
 
 import numpy as np
 from scipy import sparse
