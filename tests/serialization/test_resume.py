@@ -13,7 +13,16 @@ from skorch.callbacks import Callback
 from sklearn_vae import BernoulliPPCA, DeepAutoencoder, DeepGaussianVAE, LinearVAE
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.training.loop import VAENet
-from tests.serialization.checkpointed_models import DEEP, LINEAR, SMALL, TRAINED, X, rows_of, same
+from tests.serialization.checkpointed_models import (
+    DEEP,
+    LINEAR,
+    SMALL,
+    TRAINED,
+    X,
+    name_of,
+    rows_of,
+    same,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has not converged")
 
@@ -51,7 +60,7 @@ def uninterrupted(model, tmp_path):
     return clone(model).fit(rows_of(model))
 
 
-@pytest.mark.parametrize("model", TRAINED, ids=str)
+@pytest.mark.parametrize("model", TRAINED, ids=name_of)
 def test_what_is_resumed_ends_as_if_it_had_not_been_stopped(model, stop_after, tmp_path):
     X = rows_of(model)
     expected = uninterrupted(model, tmp_path)
@@ -69,7 +78,7 @@ def test_what_is_resumed_ends_as_if_it_had_not_been_stopped(model, stop_after, t
     assert len(list((tmp_path / "files").iterdir())) == 1
 
 
-@pytest.mark.parametrize("model", TRAINED, ids=str)
+@pytest.mark.parametrize("model", TRAINED, ids=name_of)
 def test_a_finished_fit_is_not_trained_again(model, monkeypatch, tmp_path):
     X = rows_of(model)
     model = clone(model).set_params(checkpoint=str(tmp_path))
