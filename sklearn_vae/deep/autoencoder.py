@@ -159,25 +159,25 @@ class DeepAutoencoder(DeepModel):
         self.random_state = random_state
 
     def score_samples(self, X: Any) -> Array:
-        """Minus the squared error of each row's reconstruction, averaged over its features.
+        """Minus the mean squared error of each sample's reconstruction; higher is better.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
 
         Returns
         -------
-        array of shape (n,)
+        array of shape (n_samples,)
         """
         errors = self._map_samples(X, lambda x: squared_error(self.module_, x, x)[0])
         return errors.astype(np.float64) * self.scale_**2
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Minus the squared error averaged over rows and features; higher is better.
+        """Minus the mean squared error of the reconstructions; higher is better.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
         y : Ignored
         """
         return float(self.score_samples(X).mean())

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
@@ -129,31 +128,9 @@ class DeepModel(
         return self
 
     def transform(self, X: Any) -> Array:
-        """Encode samples.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        Z : array of shape (n_samples, n_components)
-            Posterior means; of an autoencoder the outputs of the encoder.
-        """
         return self._map_samples(X, self._encode)
 
     def inverse_transform(self, Z: Any) -> Array:
-        """Decode latents.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_components)
-
-        Returns
-        -------
-        X : array of shape (n_samples, n_features)
-            Decoder means.
-        """
         return self._map_latents(Z, lambda z: self._in_data_units(self._decode(z)))
 
     @property
@@ -412,12 +389,3 @@ class DeepModel(
 
     def _hidden_layer_sizes(self) -> tuple[int, ...]:
         return checked_layer_sizes(self.hidden_layer_sizes)
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_components_
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags

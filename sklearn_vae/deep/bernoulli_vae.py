@@ -226,16 +226,6 @@ class DeepBernoulliVAE(DeepVAE):
     _network_parameters = (*DeepVAE._network_parameters, "binarize")
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
-        """Mean p and variance p (1 - p) of p(x|z) for each row of latent z.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n, k)
-
-        Returns
-        -------
-        mean, variance : arrays of shape (n, d)
-        """
         p = self.inverse_transform(Z)
         return p, p * (1 - p)
 

@@ -277,18 +277,6 @@ class DeepGaussianVAE(DeepVAE):
     )
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
-        """Mean and variance of p(x|z).
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_components)
-
-        Returns
-        -------
-        mean : array of shape (n_samples, n_features)
-        variance : array of shape (n_samples, n_features)
-            If it is the same for every sample, a read-only view of one row.
-        """
         if not hasattr(self, "noise_variance_"):
             return super().conditional(Z)
         mean = self.inverse_transform(Z)

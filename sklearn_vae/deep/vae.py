@@ -58,19 +58,6 @@ class DeepVAE(LatentModel, DeepModel):
         return None
 
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
-        """Mean and variance of q(z|x) for each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-        return_cov : bool, default=False
-            Return the covariance in place of the variance.
-
-        Returns
-        -------
-        mean : array of shape (n, k)
-        variance : array of shape (n, k), or covariance of shape (n, k, k)
-        """
         k = self.n_components_
 
         def both(x: Tensor) -> Tensor:
@@ -83,17 +70,6 @@ class DeepVAE(LatentModel, DeepModel):
         return mean, spread.reshape(-1, k, k) if return_cov else spread
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
-        """Mean and variance of p(x|z).
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_components)
-
-        Returns
-        -------
-        mean, variance : arrays of shape (n_samples, n_features)
-        """
-
         def both(z: Tensor) -> Tensor:
             p = self.module_.decode(z)
             variance = p.variance * self._as_tensor(self.scale_).square()
@@ -103,21 +79,21 @@ class DeepVAE(LatentModel, DeepModel):
         return mean, variance
 
     def score_samples(self, X: Any) -> Array:
-        """Evidence lower bound of each row, in nats; higher is better.
+        """Evidence lower bound of each sample, in nats; higher is better.
 
-        The ELBO whatever `objective` and `kl_weight` were trained with, averaged over the same
-        fixed draws for every row (32, or k + 1 if that is more, with mean 0 and covariance I): the
-        same number at every call, in any order of the rows. Since the draws are shared, their error
-        does not average out over the rows: with two latents and noise that depends on z it has been
-        0.05 nats (`elbo_` is of draws of each row's own).
+        The ELBO, whatever `objective` and `kl_weight` the model was trained with, averaged over the
+        same fixed draws for every sample (32, or k + 1 if that is more, with mean 0 and covariance
+        I): every call gives the same numbers, in any order of the samples. Since the draws are
+        shared, their error does not average out over the samples: with two latents and noise that
+        depends on z it was up to 0.05 nats (`elbo_` uses separate draws for each sample).
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
 
         Returns
         -------
-        array of shape (n,)
+        array of shape (n_samples,)
         """
         check_is_fitted(self)
 
@@ -129,32 +105,22 @@ class DeepVAE(LatentModel, DeepModel):
 
         return self._map_samples(X, bound).astype(np.float64) - self._log_scale()
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Evidence lower bound averaged over the rows of X, in nats per sample; higher is better.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-        y : Ignored
-        """
-        return float(self.score_samples(X).mean())
-
     def log_likelihood(self, X: Any, n_samples: int = 100) -> Array:
-        """Importance-weighted estimate of log p(x) of each row, in nats.
+        """Importance-weighted estimate of log p(x) for each sample, in nats.
 
         log (1/S) sum_s p(x, z_s) / q(z_s|x): in expectation a lower bound that rises with S toward
         log p(x) (Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", eq. 8). The
-        draws are fixed, the same for every row.
+        draws are fixed, the same for every sample.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like of shape (n_samples, n_features)
         n_samples : int, default=100
-            Draws S of each row.
+            Number S of draws per sample.
 
         Returns
         -------
-        array of shape (n,)
+        array of shape (n_samples,)
         """
         check_integer("n_samples", n_samples, at_least=1)
         check_is_fitted(self)
@@ -170,20 +136,6 @@ class DeepVAE(LatentModel, DeepModel):
         return self._map_samples(X, weighted).astype(np.float64) - self._log_scale()
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Array, Array]:
-        """Draw from the model.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState instance or None, default=None
-            None draws from NumPy's global generator.
-
-        Returns
-        -------
-        X : array of shape (n_samples, d)
-        Z : array of shape (n_samples, k)
-            The latent z that each row of X was drawn from.
-        """
         check_is_fitted(self)
         check_integer("n_samples", n_samples, at_least=1)
         random_state = check_random_state(random_state)
