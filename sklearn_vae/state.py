@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import Any, ClassVar
 
 from array_api_compat import array_namespace, is_array_api_obj
@@ -82,7 +83,7 @@ def state_of(estimator: Any) -> dict[str, Any]:
 def set_state_of(estimator: Any, state: dict[str, Any]) -> None:
     """Set what :func:`state_of` has returned, in place of all that an estimator has."""
     kind = type(estimator)
-    parameters = inspect.signature(kind).parameters.keys() - PLACES
+    parameters = parameters_of(kind) - PLACES
     for name in state.keys() - parameters:
         if not is_attribute(kind, name):
             raise ValueError(
@@ -93,11 +94,17 @@ def set_state_of(estimator: Any, state: dict[str, Any]) -> None:
     requests = attributes.pop(REQUESTS, {})
     vars(estimator).clear()
     try:
-        estimator.__init__(**{name: state[name] for name in state.keys() & parameters})
+        estimator.__init__(**{name: state[name] for name in parameters & state.keys()})
     except TypeError as error:
         raise ValueError(f"{kind.__name__} lacks a parameter: {error}") from None
     vars(estimator).update(attributes)
     _set_requests(estimator, requests)
+
+
+@cache
+def parameters_of(kind: type) -> frozenset[str]:
+    """Names of the parameters of a class's constructor."""
+    return frozenset(inspect.signature(kind).parameters)
 
 
 def is_attribute(kind: type, name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from sklearn_vae.state import (
     check_fitted_state,
     is_attribute,
     is_fitted,
+    parameters_of,
     set_state_of,
     state_of,
 )
@@ -69,13 +69,14 @@ class ModelWriter(Writer):
         kind = type(value)
         if kind is not _class(kind.__name__):
             return super().object(value, path)
-        at, known = f"{path}." if path else "", inspect.signature(kind).parameters
-        state = {name: getattr(value, name) for name in known}
+        at, known = f"{path}." if path else "", parameters_of(kind)
         if isinstance(value, BaseEstimator):
             state = value.get_state() if hasattr(value, "get_state") else state_of(value)
-            for name in set(state) - set(known):
+            for name in state.keys() - known:
                 if name != REQUESTS and not is_attribute(kind, name):
                     self.refuse(f"{at}{name}", f"{state[name]!r}, no attribute that a fit sets")
+        else:
+            state = {name: getattr(value, name) for name in sorted(known)}
         parts = [[name, self.value(part, f"{at}{name}")] for name, part in state.items()]
         return {"object": [kind.__name__, parts]}
 
@@ -124,7 +125,7 @@ def _estimator(reader: ModelReader, kind: Any, state: dict[str, Any], path: str)
 
 
 def _record(kind: Any, state: dict[str, Any]) -> Any:
-    unknown = state.keys() - inspect.signature(kind).parameters.keys()
+    unknown = state.keys() - parameters_of(kind)
     if unknown:
         raise ValueError(
             f"{kind.__name__} of this version has no parameter {min(unknown)!r}: upgrade "
