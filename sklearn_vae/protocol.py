@@ -150,7 +150,7 @@ class LatentModel(EncoderDecoder, ABC):
 
     @abstractmethod
     def score_samples(self, X: Any) -> Any:
-        """Log-likelihood of each sample, or a lower bound of it, in nats; higher is better.
+        """Log-likelihood of each sample, or its evidence lower bound, in nats; higher is better.
 
         Parameters
         ----------

@@ -148,13 +148,11 @@ class SamplePosteriors:
         s = 1.0 / np.sqrt(1.0 + curvature @ self.squares)
         return np.zeros((n, k)), np.broadcast_to(s, (n, k)).copy()
 
-    def solve(
-        self, X: np.ndarray, M: np.ndarray, S: np.ndarray, decrement: float = _DECREMENT
-    ) -> np.ndarray:
+    def solve(self, X: np.ndarray, M: np.ndarray, S: np.ndarray) -> np.ndarray:
         """Optimise means M and standard deviations S, (n, k) each, in place; return the bounds."""
         bound = np.empty(len(X))
         for rows in _row_blocks(*X.shape):
-            bound[rows] = self._solve(X[rows], M[rows], S[rows], decrement)[0]
+            bound[rows] = self._solve(X[rows], M[rows], S[rows], _DECREMENT)[0]
         return bound
 
     def value_and_gradients(

@@ -157,16 +157,6 @@ def log_data_volume(n_features: int, log_variance: float) -> float:
     return n_features * math.log(2.0) + 0.5 * log_variance
 
 
-def volume_bound(n_features: int, n_components: int, latent: float, data: float) -> float:
-    """The same sum of entropies from average log volumes of z and x (eq. 43), in nats per sample.
-
-    (log z-Vol - log x-Vol) + (d - k) log 2 - d/2 log(2 pi e): a model gains a nat where the
-    posterior fills e times more of the latent space, or the noise e times less of the data space.
-    """
-    constant = (n_features - n_components) * math.log(2.0)
-    return latent - data + constant - normal_entropy(n_features, 0.0)
-
-
 def best_noise_variance(lengths: Any, squares: Any, tail: float, n_features: int) -> float:
     """sigma2 of the highest likelihood of N(mu, W W' + sigma2 I), for W with orthogonal columns.
 

@@ -49,17 +49,9 @@ def choose_solver(
     return "covariance_eigh" if mapped else "full"
 
 
-def decompose(
-    X: Any,
-    n_components: float | str | None,
-    solver: str,
-    *,
-    weights: Array | None = None,
-    mapped: bool = False,
-    **options: Any,
-) -> Spectrum:
+def decompose(X: Any, n_components: float | str | None, solver: str, **options: Any) -> Spectrum:
     """Spectrum of X's covariance: :func:`summarise`, then :func:`decompose_summary`."""
-    summary = summarise(X, solver, weights, mapped=mapped)
+    summary = summarise(X, solver)
     summary.check_finite()
     return decompose_summary(summary, n_components, solver, **options)
 

@@ -164,7 +164,7 @@ class LowRankGaussian:
     def _mahalanobis(self, block: CentredBlock, X: Any) -> Array:
         """(x - mean)' C^-1 (x - mean) of each row of X, by one product with `block`.
 
-        It is (|x - mean|^2 - |y|^2) / sigma2, with |x - mean|^2 = |x|^2 + |mean|^2 - 2 mean'x; where
+        It is (|x - mean|^2 - |y|^2) / sigma2 with |x - mean|^2 = |x|^2 + |mean|^2 - 2 mean'x. Where
         this cancels, it is computed again without differences.
         """
         mean = block.mean

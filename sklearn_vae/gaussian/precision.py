@@ -25,7 +25,7 @@ class Precision:
 
     @classmethod
     def of(cls, X: Any, dtype: Any = None, subtracted: float = 0.0) -> Precision:
-        """Precision of X, multiplied in `dtype`; the default is that in which moments are computed."""
+        """Precision of X multiplied in `dtype`, by default that in which moments are computed."""
         xp: Any = np if sparse.issparse(X) else array_namespace(X)
         if dtype is None:
             dtype = xp.float64 if sparse.issparse(X) else float_type(X)

@@ -254,16 +254,6 @@ class BernoulliPPCA(LatentModel):
         return self.posterior(X)[0]
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
-        """Probabilities of a 1, sigmoid(W z + mu), for each latent vector z.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_components)
-
-        Returns
-        -------
-        X : array of shape (n_samples, n_features)
-        """
         check_is_fitted(self)
         Z = check_latents(self, Z, self.n_components_)
         return expit(affine(Z, self.loadings_.T, self.intercept_)).astype(Z.dtype, copy=False)
@@ -290,16 +280,6 @@ class BernoulliPPCA(LatentModel):
         return (rng.uniform(size=p.shape) < p).astype(np.float64), Z
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Evidence lower bound of each sample, in nats, without draws; higher is better.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        array of shape (n_samples,)
-        """
         X = self._check_samples(X)
         return self._terms(X, *self._encode(X)).bound
 

@@ -42,13 +42,10 @@ def check_mle(n_components: Any, n_samples: float, n_features: int) -> None:
         )
 
 
-def check_sums(sums: Moments | CentredData, X: Any, *, missing: str = "") -> None:
-    """Raise ValueError if sums over X are not finite, by what in X is not.
-
-    X is searched only then. `missing` is the error text for NaN in place of scikit-learn's.
-    """
+def check_sums(sums: Moments | CentredData, X: Any, *, missing: str) -> None:
+    """Raise ValueError if sums over X are not finite; `missing` is the error text for NaN."""
     if not sums.is_finite:
-        if missing and has_nan(X):
+        if has_nan(X):
             raise ValueError(missing)
         check_finite(X)
         sums.check_finite()
@@ -57,7 +54,7 @@ def check_sums(sums: Moments | CentredData, X: Any, *, missing: str = "") -> Non
 def check_squares_fit(
     holder: str, size: int, *, X: Any = None, n_more: int = 0, instead: str = OTHER_SOLVERS
 ) -> None:
-    """Raise MemoryError where the (size, size) matrices of a decomposition do not fit on the host."""
+    """Raise MemoryError where the (size, size) matrices of a decomposition do not fit here."""
     n_squares = SQUARES_HELD + n_more
     if X is None or sparse.issparse(X) or is_numpy_namespace(array_namespace(X)):
         check_memory(

@@ -279,7 +279,7 @@ def _diverged(step: int, kept: int, options: Options) -> FloatingPointError:
 
 
 def by_draws(data: TrainingCovariance, options: Options, file: Checkpoint | None) -> Training:
-    """Train by draws z = V (x - mu) + sqrt(D) eps and mini-batches, with the loop of deep models."""
+    """Train by draws z = V (x - mu) + sqrt(D) eps and mini-batches, with the deep models' loop."""
     n, d, scale = data.n_samples, data.n_features, data.scale
     place, dtype, precision = choose_place(options.device, "auto", data.X.dtype)
     x = in_units(data.X, np.arange(n), data.mean, scale, place, dtype)

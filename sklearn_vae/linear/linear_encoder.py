@@ -93,16 +93,6 @@ class LinearEncoderModel(LatentModel):
 
     @np.errstate(invalid="ignore", over="ignore")  # a density may be below the range of float64
     def score_samples(self, X: Any) -> Any:
-        """Evidence lower bound of each sample, in nats, in closed form; higher is better.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        array of shape (n_samples,)
-        """
         if is_dask(X):
             return map_samples(self, "score_samples", X)
         X = self._check_samples(X)

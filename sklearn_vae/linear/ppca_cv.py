@@ -32,8 +32,8 @@ SELECTIONS = ("best", "one_standard_error")
 class PPCACV(ExactPosteriorModel):
     """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out samples.
 
-    Equivalent to `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})`, with the same
-    scores to rounding, at the cost of one pass over the data (for each run of splits that hold out
+    Equivalent to `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})`, with scores
+    equal to rounding, at the cost of one pass over the data (for each run of splits that hold out
     different samples) and one eigendecomposition per split: the moments of the folds add up to
     those of the training samples, their eigenvalues hold every model, and each score is a
     cumulative sum over components. With fewer samples than features, one Gram matrix takes the

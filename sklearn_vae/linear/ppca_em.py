@@ -83,24 +83,26 @@ def fit_incomplete(
             f"from their variances, got noise_variance={noise_variance}."
         ) from error
     sigma2 = parameters.noise_variance
-    n_iter = len(history) - 1
+    n_iter, warning = len(history) - 1, ""
     if noise_variance is None and sigma2 <= least_noise:
-        _warn(
+        warning = (
             f"The noise variance fell to {sigma2:.2g}, the least that can be told from rounding: "
             f"with n_components={k} the likelihood of what is observed has no bound, or features "
             "differ too much in scale. Use fewer components, set noise_variance, or scale X."
         )
     elif not converged and n_iter < max_iter:
-        _warn(
+        warning = (
             f"EM stopped after {n_iter} iterations at the precision of float64, at a noise "
             f"variance of {sigma2:.2g}. Scale X, use fewer components, or set noise_variance."
         )
     elif not converged:
-        _warn(
+        warning = (
             f"EM stopped after max_iter={max_iter} iterations, while the log-likelihood still rose "
             f"by {history[-1] - history[-2]:.2g} nats per sample each; tol={tol}. Increase "
             "max_iter or tol, or use fewer components."
         )
+    if warning:
+        warnings.warn(warning, ConvergenceWarning, stacklevel=5)
     U, lengths, _ = np.linalg.svd(parameters.loadings, full_matrices=False)
     lengths = np.where(lengths**2 > COLLAPSED * sigma2, lengths, 0.0)
     V = with_positive_peaks(U.T)
@@ -142,10 +144,6 @@ def _start(
     # A column of zeros would stay one: there the likelihood is level.
     lengths = np.maximum(spectrum.eigenvalues[:k] - sigma2, 0.01 * sigma2) ** 0.5
     return Parameters(spectrum.components[:k].T * lengths, np.zeros(X.shape[1]), sigma2)
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, ConvergenceWarning, stacklevel=6)
 
 
 def _constant(

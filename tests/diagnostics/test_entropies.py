@@ -8,9 +8,9 @@ from torch.distributions import Bernoulli, Normal
 
 from sklearn_vae import PPCA, BernoulliPPCA, DeepBernoulliVAE, DeepGaussianVAE, LinearVAE
 from sklearn_vae.diagnostics import entropy_bound, second_moments
-from sklearn_vae.gaussian.bounds import volume_bound
 from tests.deep.data import SMALL
 from tests.diagnostics.models import MODELS, NOISY_DIAGONAL, Stranger, fitted, rows, with_covariance
+from tests.gaussian.test_bounds import volume_bound
 
 
 def monte_carlo(model, X, n_draws=2000):
