@@ -20,7 +20,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from sklearn_vae import PPCA
-from sklearn_vae.gaussian import Spectrum, StationaryPoint
+from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
 from sklearn_vae.plot import LikelihoodSurfaceDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
@@ -31,8 +31,9 @@ arguments = parser.parse_args()
 # %%
 # Eight latent dimensions, three of which keep the leading eigenvectors; the other columns are
 # zero. One zero column is moved in the plane of the fifth and the seventh eigenvector.
-model = PPCA(n_components=8).fit(load_digits().data)
-spectrum = Spectrum.of_moments(model.moments_)
+X = load_digits().data
+model = PPCA(n_components=8).fit(X)
+spectrum = Spectrum.of_moments(Moments.of(X))
 values = spectrum.eigenvalues
 fifth, seventh = 4, 6
 panels = {
