@@ -257,9 +257,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     is_whole = isinstance(content, dict) and content.keys() == {*TYPES, "state"}
     if not (is_whole and all(isinstance(content[name], kind) for name, kind in TYPES.items())):
         raise ValueError("an entry is missing or of another type")
-    for value in [*content["identity"].values(), *content["place"].values()]:
-        if not (isinstance(value, tuple) and list(map(type, value)) == [str, str]):
-            raise ValueError(f"its identity or place contains {value!r:.80}")
+    identity, start, place = (content[name] for name in ("identity", "start", "place"))
+    pairs = [*identity.values(), *place.values()]
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise ValueError("its identity or place is not one")
+    texts = [*identity, *place, *start, *start.values(), *(text for pair in pairs for text in pair)]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("its identity, start or place is no text")
     return content
 
 

@@ -127,6 +127,9 @@ def odd_contents(content):
     for name in ("identity", "start", "place", "data", "finished", "random_state"):
         yield {**content, name: [1]}
         yield {key: value for key, value in content.items() if key != name}
+    for name in ("identity", "start", "place"):
+        yield {**content, name: {**content[name], **dict.fromkeys(content[name], np.ones(2))}}
+        yield {**content, name: {**content[name], 3: ("a", "b")}}
     yield {**content, "random_state": {"a": 1}}
     yield {**content, "finished": not content["finished"], "state": {}}
     for odd in ({}, "x", None, [1], {"a": 1}):
