@@ -82,7 +82,7 @@ def state_of(estimator: Any) -> dict[str, Any]:
 
 def set_state_of(estimator: Any, state: dict[str, Any]) -> None:
     """Set what :func:`state_of` has returned, in place of all that an estimator has."""
-    kind = type(estimator)
+    kind: Any = type(estimator)
     parameters = parameters_of(kind) - PLACES
     for name in state.keys() - parameters:
         if not is_attribute(kind, name):
@@ -102,7 +102,7 @@ def set_state_of(estimator: Any, state: dict[str, Any]) -> None:
 
 
 @cache
-def parameters_of(kind: type) -> frozenset[str]:
+def parameters_of(kind: Any) -> frozenset[str]:
     """Names of the parameters of a class's constructor."""
     return frozenset(inspect.signature(kind).parameters)
 
