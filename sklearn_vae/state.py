@@ -102,7 +102,7 @@ def set_state_of(estimator: Any, state: dict[str, Any]) -> None:
 
 
 @cache
-def parameters_of(kind: type) -> frozenset[str]:
+def parameters_of(kind: Any) -> frozenset[str]:
     """Names of the parameters of a class's constructor."""
     return frozenset(inspect.signature(kind).parameters)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -14,16 +12,7 @@ from sklearn.base import BaseEstimator
 
 from sklearn_vae.public import ESTIMATORS
 from sklearn_vae.public import RECORDS as PUBLIC_RECORDS
-from sklearn_vae.serialization.codec import (
-    READERS,
-    Reader,
-    Tree,
-    Writer,
-    listed,
-    pairs,
-    shortened,
-    text,
-)
+from sklearn_vae.serialization.codec import ODD, Reader, Tree, Writer, listed, shortened
 from sklearn_vae.state import (
     REQUESTS,
     check_fitted_state,
@@ -84,28 +73,30 @@ class ModelWriter(Writer):
 class ModelReader(Reader):
     """A reader that knows this library's classes."""
 
-    def readers(self) -> dict[str, Callable[[Any, Tree, str], Any]]:
-        """Function that reads each tag."""
-        return MODEL_READERS
-
-
-def _read_object(reader: ModelReader, tree: Tree, path: str) -> Any:
-    name, parts = listed(tree, path, 2)
-    kind = _class(text(name, path))
-    if kind is None:
-        raise ValueError(
-            f"{path} is of the class {shortened(name)!r}, which this version of {LIBRARY} does "
-            f"not load. It loads {', '.join(CLASSES)}."
-        )
-    named = [(text(name, path), part) for name, part in pairs(parts, path)]
-    if len({name for name, _ in named}) != len(named):
-        raise ValueError(f"{path} has a name that comes twice.")
-    state = {name: reader.value(part, f"{path}.{shortened(name)}") for name, part in named}
-    reader.charge(sum(getattr(value, "nbytes", 0) for value in state.values()), path)
-    with _as_value_error(path):
-        if issubclass(kind, BaseEstimator):
-            return _estimator(reader, kind, state, path)
-        return _record(kind, state)
+    def tagged(self, tag: str, content: Tree, path: str) -> Any:
+        """Value of what is under a tag: an object, from the name of its class and its state."""
+        if tag != "object":
+            return super().tagged(tag, content, path)
+        name, parts = listed(content, path, 2)
+        kind = _class(name)
+        if kind is None:
+            raise ValueError(
+                f"{path} is of the class {name!r:.60}, which this version of {LIBRARY} does not "
+                f"load. It loads {', '.join(CLASSES)}."
+            )
+        state: dict[str, Any] = {}
+        for pair in listed(parts, path):
+            name, part = listed(pair, path, 2)
+            if not isinstance(name, str) or name in state:
+                raise ValueError(f"{path} has a name that comes twice, or is no text: {name!r:.60}")
+            state[name] = self.value(part, f"{path}.{shortened(name)}")
+        self.charge(sum(getattr(value, "nbytes", 0) for value in state.values()), path)
+        try:
+            if issubclass(kind, BaseEstimator):
+                return _estimator(self, kind, state, path)
+            return _record(kind, state)
+        except (AssertionError, *ODD) as error:
+            raise ValueError(f"{path} is not what it must be: {error}") from None
 
 
 def _estimator(reader: ModelReader, kind: Any, state: dict[str, Any], path: str) -> Any:
@@ -149,20 +140,7 @@ def _check_by_use(reader: ModelReader, scaler: Any, path: str) -> None:
             raise ValueError(f"{type(scaler).__name__} does not map finite numbers to such.")
 
 
-MODEL_READERS: dict[str, Callable[[Any, Tree, str], Any]] = {**READERS, "object": _read_object}
-
-
-def _class(name: str) -> Any:
+def _class(name: Any) -> Any:
     """Class of a name that files may have; None for others."""
-    return getattr(import_module(CLASSES[name]), name) if name in CLASSES else None
-
-
-@contextmanager
-def _as_value_error(path: str) -> Iterator[None]:
-    """Context in which an error of values that do not fit is a ValueError."""
-    try:
-        yield
-    except (ArithmeticError, AssertionError, AttributeError, LookupError) as error:
-        raise ValueError(f"{path} is not what it must be: {error!r}") from None
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not what it must be: {error}") from None
+    known = isinstance(name, str) and name in CLASSES
+    return getattr(import_module(CLASSES[name]), name) if known else None

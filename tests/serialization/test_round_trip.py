@@ -1,6 +1,7 @@
 """What is saved comes back to the last bit, and goes on as it would have."""
 
 import copy
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -61,6 +62,36 @@ def outcome(model, method, *args, **kwargs):
     except ValueError as error:
         return str(error)
     return found.to_numpy() if isinstance(found, pd.DataFrame) else found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_state_makes_the_same_estimator(name):
+    model = fitted(name)
+    other = object.__new__(type(model))
+    other.set_state(copy.deepcopy(model.get_state()))
+    assert_same(model, other)
+
+
+def test_a_state_that_does_not_fit_changes_nothing():
+    model = model_of("deep-gaussian")
+    before, state = copy.copy(vars(model)), model.get_state()
+    for name, value in [("mean_", None), ("note", 1), ("net_", {**state["net_"], "beta": "x"})]:
+        with pytest.raises(ValueError, match=name if name != "net_" else "beta"):
+            model.set_state({**state, name: value})
+        assert vars(model) == before
+    net_state = copy.deepcopy(model.net_.get_state())
+    with pytest.raises(ValueError, match="must have the shape"):
+        model.net_.set_state({**net_state, "module": {
+            name: value[:0] for name, value in net_state["module"].items()
+        }})  # fmt: skip
+    assert_same(net_state, model.net_.get_state())
+
+
+def test_a_new_fitted_attribute_is_saved_and_pickled(tmp_path):
+    model = model_of("deep-gaussian")
+    model.later_ = {"array": np.arange(3), "tensor": torch.arange(3)}
+    for other in (there_and_back(model, tmp_path), pickle.loads(pickle.dumps(model))):
+        assert_same(model, other)
 
 
 @pytest.mark.parametrize("name", CASES)
