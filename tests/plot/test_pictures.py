@@ -258,7 +258,7 @@ def test_what_has_no_surface():
         LikelihoodSurfaceDisplay.from_estimator(StandardScaler().fit(X), X)
     with pytest.raises(ValueError, match="n_components_ is 0"):
         LikelihoodSurfaceDisplay.from_estimator(PPCA(0).fit(X), X)
-    pair = PPCA(1).fit(X[:, :2])
+    pair = PPCA(1).partial_fit(X[:, :2])
     assert LikelihoodSurfaceDisplay.from_estimator(pair, n_grid=5).directions == (0, 1)
     point = StationaryPoint(points()["minimum"].spectrum, range(11), 12, 1e-6)
     with pytest.raises(ValueError, match="two eigenvectors that the point does not keep"):
