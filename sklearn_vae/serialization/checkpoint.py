@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -27,15 +27,25 @@ DIGITS_OF_NAME = 16
 
 SUFFIX = ".safetensors"
 
-# Number of other files, the last written, of which fit names the most similar, and of differences
-# that it names; characters of a value.
-N_COMPARED, N_NAMED, MAX_TEXT = 8, 6, 80
+# Number of other files, the last written, of which fit names the most similar; and of characters of
+# a value that it names.
+N_COMPARED, MAX_TEXT = 8, 80
 
 # Errors that a state raises which is not the state of this training.
 ODD = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
-# Parts of a file that are dicts of text, and those that the codec writes.
-DICTS, CODED = ("identity", "texts", "start", "place"), ("random_state", "state")
+# Digest and text of each thing that may differ.
+Identity: TypeAlias = dict[str, tuple[str, str]]
+
+# Types of what a file contains, besides the state.
+TYPES: dict[str, Any] = {
+    "identity": dict,
+    "data": str,
+    "start": dict,
+    "place": dict,
+    "random_state": np.random.RandomState | None,
+    "finished": bool,
+}
 
 
 def check_checkpoint(estimator: Any) -> None:
@@ -81,13 +91,13 @@ class Checkpoint:
         self.random_state = check_random_state(estimator.random_state)
         self.every = int(estimator.checkpoint_every)
         self.finished = False
-        left_out = {*NOT_IN_IDENTITY} - ({"checkpoint_every"} if depends_on_every else set())
-        self._identity, self._texts = _identity(estimator, self.random_state, left_out)
+        self._identity = _identity(estimator, self.random_state, depends_on_every)
         self._data = digest(X, before)
         self._stem = f"{type(estimator).__name__}-{self._data[:DIGITS_OF_NAME]}"
-        self.path = folder / f"{self._stem}-{digest(self._identity)[:DIGITS_OF_NAME]}{SUFFIX}"
+        own = digest(_digests(self._identity))[:DIGITS_OF_NAME]
+        self.path = folder / f"{self._stem}-{own}{SUFFIX}"
         self._start: dict[str, str] = {}
-        self._place: dict[str, str] = {}
+        self._place: Identity = {}
         self._failed = False
         for left in drafts_of(self.path):  # by a process that was killed
             with suppress(OSError):
@@ -121,15 +131,15 @@ class Checkpoint:
         """
         self._start = start
         place |= {**library_versions(), "machine": platform.machine(), "blas": blas_in_use()}
-        self._place = {name: str(value) for name, value in place.items()}
+        self._place = {name: (str(value), str(value)) for name, value in place.items()}
         saved, self._saved = self._saved, None
         if saved is None:
             return None
-        names = self._place.keys() & saved["place"].keys() - {LIBRARY}
-        before, now = ({name: p[name] for name in names} for p in (saved["place"], self._place))
-        elsewhere = _differences(before, now, before, now)
-        compared = [name for name in start if not (elsewhere and name == "numbers")]
-        if other := [name for name in compared if saved["start"].get(name) != start[name]]:
+        # Not what only one has imported, nor what changes no number.
+        names = self._place.keys() & saved["place"].keys() - {"safetensors"}
+        elsewhere = _differences(*({n: p[n] for n in names} for p in (saved["place"], self._place)))
+        other = [name for name in start if saved["start"].get(name) != start[name]]
+        if other and not (elsewhere and other == ["numbers"]):
             self._warn_not_resumed(f"began with other {' and '.join(other)}")
             return None
         self.finished = saved["finished"]
@@ -141,7 +151,7 @@ class Checkpoint:
             return None
         if elsewhere:
             self._warn(
-                f"was written elsewhere ({_joined(elsewhere)}) and is resumed: the last bits of the "
+                f"was written elsewhere ({elsewhere}) and is resumed: the last bits of the "
                 "result may differ."
             )
         return state
@@ -159,7 +169,6 @@ class Checkpoint:
         """
         content = {
             "identity": self._identity,
-            "texts": self._texts,
             "data": self._data,
             "start": self._start,
             "place": self._place,
@@ -186,26 +195,28 @@ class Checkpoint:
         except (OSError, ValueError) as error:
             self._warn_not_resumed(f"is damaged ({error})")
             return None
-        is_own = saved["identity"] == self._identity and saved["data"] == self._data
-        if not is_own or (saved["random_state"] is not None) != has_generator:
+        is_own = _digests(saved["identity"]) == _digests(self._identity)
+        has_own = (
+            saved["data"] == self._data and (saved["random_state"] is not None) == has_generator
+        )
+        if not (is_own and has_own):
             self._warn_not_resumed("is that of another fit, under a new name")
             return None
         return saved
 
     def _warn_of_differences(self) -> None:
         """Say what differs in the most similar of the other files of this class and data."""
-        paths = sorted(self.path.parent.glob(f"{self._stem}-*{SUFFIX}"), key=_time_of)
         found = []
-        for path in paths[-N_COMPARED:]:
-            with suppress(OSError, ValueError):
-                other = read_checkpoint(path, with_state=False)
-                texts = other["texts"], self._texts
-                found.append(_differences(other["identity"], self._identity, *texts))
+        with suppress(OSError):
+            paths = self.path.parent.glob(f"{self._stem}-*{SUFFIX}")
+            for path in sorted(paths, key=os.path.getmtime, reverse=True)[:N_COMPARED]:
+                with suppress(ValueError):
+                    found.append(_differences(read_checkpoint(path)["identity"], self._identity))
         if found:
-            differences = min(reversed(found), key=len)
             warnings.warn(
                 f"No checkpoint in {self.path.parent} is of this fit; one of the same class and "
-                f"data differs: {_joined(differences)}. Training begins anew.",
+                f"data differs: {min(found, key=lambda told: told.count(';'))}. Training begins "
+                "anew.",
                 stacklevel=2,
             )
 
@@ -226,7 +237,7 @@ def random_state_of(estimator: Any, checkpoint: Checkpoint | None) -> np.random.
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a file of what :class:`Checkpoint` saves, in place of another."""
     writer = Writer()
-    tree = {**content, **{name: writer.value(content[name], name) for name in CODED}}
+    tree = writer.value(content, "")
     if writer.refused:
         raise TypeError(f"a checkpoint cannot hold {'; '.join(writer.refused)}.")
     for attempt in range(2):
@@ -239,30 +250,21 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
                 raise
 
 
-def read_checkpoint(path: Path, *, with_state: bool = True) -> dict[str, Any]:
-    """Content of a file of :func:`write_checkpoint`.
-
-    Raises
-    ------
-    ValueError
-        If it is none, or damaged.
-    OSError
-        If there is no such file.
-    """
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a file of :func:`write_checkpoint`; ValueError if it is damaged."""
     tree, tensors, _, n_bytes = read_file(path, "checkpoint")
-    if not isinstance(tree, dict) or tree.keys() != {*DICTS, *CODED, "data", "finished"}:
-        raise ValueError("it has other entries than a checkpoint")
-    dicts = all(isinstance(tree[name], dict) for name in DICTS)
-    texts = [tree["data"], *(text for name in DICTS if dicts for text in tree[name].values())]
-    are_texts = dicts and all(isinstance(text, str) for text in texts)
-    if not (are_texts and isinstance(tree["finished"], bool)):
-        raise ValueError("an entry is of another type")
-    if with_state:
-        reader = Reader(tensors, n_bytes)
-        tree |= {name: reader.value(tree[name], name) for name in CODED}
-        if not isinstance(tree["random_state"], np.random.RandomState | None):
-            raise ValueError("its random_state is no generator")
-    return tree
+    content: Any = Reader(tensors, n_bytes).value(tree, "content")
+    is_whole = isinstance(content, dict) and content.keys() == {*TYPES, "state"}
+    if not (is_whole and all(isinstance(content[name], kind) for name, kind in TYPES.items())):
+        raise ValueError("an entry is missing or of another type")
+    identity, start, place = (content[name] for name in ("identity", "start", "place"))
+    pairs = [*identity.values(), *place.values()]
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise ValueError("its identity or place is not one")
+    texts = [*identity, *place, *start, *start.values(), *(text for pair in pairs for text in pair)]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("its identity, start or place is no text")
+    return content
 
 
 def _made_folder(folder: Any) -> Path:
@@ -276,59 +278,40 @@ def _made_folder(folder: Any) -> Path:
     return made
 
 
-def _identity(
-    estimator: Any, random_state: np.random.RandomState, left_out: set[str]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Digests and short texts of what a fit depends on, besides the data."""
-    kind, values = type(estimator), estimator.get_params(deep=False)
-    seed = values["random_state"]
-    texts = {name: _text(value) for name, value in values.items() if name not in left_out}
-    if seed is not None and not isinstance(seed, int | np.integer):
-        values["random_state"] = random_state.get_state(legacy=False)
-    digests = {name: digest(values[name]) for name in texts}
+def _identity(estimator: Any, generator: np.random.RandomState, with_every: bool) -> Identity:
+    """Digest and short text of each thing, besides the data, on which a fit depends."""
+    values = {"class": type(estimator), **estimator.get_params(deep=False)}
+    values = {name: value for name, value in values.items() if name not in NOT_IN_IDENTITY}
+    if with_every:
+        values["checkpoint_every"] = int(estimator.checkpoint_every)
+    texts = {name: _text(value) for name, value in values.items()}
+    if isinstance(estimator.random_state, np.random.RandomState):
+        values["random_state"] = generator.get_state(legacy=False)
     version = library_versions()[LIBRARY]
-    return (
-        {**digests, "class": digest(kind), LIBRARY: version},
-        {**texts, "class": kind.__qualname__, LIBRARY: version},
-    )
+    parts = {name: (digest(value), texts[name]) for name, value in values.items()}
+    return {**parts, LIBRARY: (version, version)}
+
+
+def _digests(identity: Identity) -> dict[str, str]:
+    return {name: digits for name, (digits, _) in identity.items()}
 
 
 def _text(value: Any) -> str:
-    """A short text that names a value."""
+    """A short text that names a value, without its address."""
     if isinstance(value, list | tuple):
-        text = f"[{', '.join(map(_text, value[:N_NAMED]))}]"
-    elif isinstance(value, np.ndarray):
-        text = f"array of shape {value.shape}"
-    elif hasattr(value, "__qualname__"):
-        text = value.__qualname__
-    else:
-        text = repr(value.item() if isinstance(value, np.generic) else value)
-    return type(value).__name__ if " at 0x" in text else " ".join(text.split())[:MAX_TEXT]
+        return f"[{', '.join(map(_text, value))}]"
+    name = getattr(value, "__qualname__", None)
+    text = repr(value.item() if isinstance(value, np.generic) else value) if name is None else name
+    return type(value).__name__ if " at 0x" in text else " ".join(text.split())
 
 
-def _differences(
-    before: dict[str, str],
-    now: dict[str, str],
-    texts_before: dict[str, str],
-    texts_now: dict[str, str],
-) -> list[str]:
-    """Texts that say in what two dicts differ."""
+def _differences(before: Identity, now: Identity) -> str:
+    """What differs, in one line; empty if nothing does."""
     differences = []
     for name in sorted(before.keys() | now.keys()):
-        old, new = (texts.get(name, "unset")[:MAX_TEXT] for texts in (texts_before, texts_now))
-        if before.get(name) != now.get(name):
-            values = f"={old}, now {new}" if old != new else " has another source or other values"
-            differences.append(name[:MAX_TEXT] + values)
-    return differences
-
-
-def _joined(differences: list[str]) -> str:
-    rest = len(differences) - N_NAMED
-    return "; ".join([*differences[:N_NAMED], *([f"and {rest} more"] if rest > 0 else [])])
-
-
-def _time_of(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+        (was, old), (is_now, new) = (each.get(name, ("", "unset")) for each in (before, now))
+        values = f"={old:.{MAX_TEXT}}, now {new:.{MAX_TEXT}}"
+        if was != is_now:
+            told = values if old != new else " has another source or other values"
+            differences.append(f"{name!s:.{MAX_TEXT}}{told}")
+    return "; ".join(differences)

@@ -6,7 +6,6 @@ import copy
 import io
 import warnings
 from collections.abc import Callable
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,13 @@ from sklearn_vae.training.fast_paths import may_draw
 
 # Types of attributes of callbacks that hold nothing learned.
 NOT_LEARNED = type | io.IOBase | tqdm
+
+# Names of methods that return and set the state of an object.
+ACCESSORS = (
+    ("state_dict", "load_state_dict"),
+    ("get_state", "set_state"),
+    ("getstate", "setstate"),
+)
 
 
 class Keeper:
@@ -127,26 +133,23 @@ class Keeper:
         epoch = len(net.history)
         if epoch % self.file.every or epoch >= self.last:
             return False
-        self._warn_of_what_is_left_out(net)
+        left_out = [name for _, callback in net.callbacks_ for name in _learned(callback)[1]]
+        if left_out and not self._warned:
+            warnings.warn(
+                f"The checkpoint {self.file.path} cannot hold {', '.join(left_out)}: a training "
+                "that goes on from it does so without, and may end elsewhere.",
+                stacklevel=2,
+            )
+        self._warned = True
         drawn = None
         if may_draw(net.module_):
             drawn = global_generator_states(torch.device(net.device))
         self.file.save({**state_of(net), "global_generators": drawn})
         return True
 
-    def _warn_of_what_is_left_out(self, net: Any) -> None:
-        names = [name for _, callback in net.callbacks_ for name in _left_out(callback)]
-        if names and not self._warned:
-            warnings.warn(
-                f"The checkpoint {self.file.path} cannot hold {', '.join(names)}: a training that "
-                "goes on from it does so without, and may end elsewhere.",
-                stacklevel=2,
-            )
-        self._warned = True
-
 
 def place_of(device: torch.device, n_operations: float) -> dict[str, Any]:
-    """Versions and hardware on which the numbers of a training with such steps depend."""
+    """Hardware on which the rounding of a training with such steps depends."""
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device)}
     return {
@@ -169,7 +172,7 @@ def start_of(net: Any) -> dict[str, Any]:
 
 def state_of(net: Any) -> dict[str, Any]:
     """State of a net and what its callbacks have learned."""
-    callbacks = {name: _learned(callback) for name, callback in net.callbacks_}
+    callbacks = {name: _learned(callback)[0] for name, callback in net.callbacks_}
     return {**net.get_state(), "callbacks": callbacks}
 
 
@@ -198,7 +201,7 @@ def _restore_callbacks(net: Any, states: dict[str, Any]) -> list[str]:
                 setattr(callback, attribute, value)
                 continue
             try:  # an object that the callback has made as the training began
-                _set_state(getattr(callback, attribute, None), value)
+                _access(getattr(callback, attribute, None))[1](value)  # type: ignore[index]
             except ODD:
                 lost.append(f"{type(callback).__name__}.{attribute}")
     return lost
@@ -208,57 +211,33 @@ def _is_learned(name: Any) -> bool:
     return isinstance(name, str) and name.endswith("_") and not name.startswith("__")
 
 
-def _learned(callback: Any) -> dict[str, tuple[bool, Any]]:
+def _learned(callback: Any) -> tuple[dict[str, tuple[bool, Any]], list[str]]:
     """Attributes that a callback has learned: those that end with an underscore, as in skorch.
 
-    Each with whether it is the state of an object, one with a `state_dict` or a random number
-    generator, instead of the object itself. What a checkpoint cannot hold is left out.
+    Each with whether it is the state of an object instead of the object itself. Then the names of
+    those that a checkpoint cannot hold.
     """
-    learned = {}
+    learned, left_out = {}, []
     for name, value in vars(callback).items():
         if not _is_learned(name) or isinstance(value, NOT_LEARNED):
             continue
-        state = _state(value)
-        part = (False, value) if state is None else (True, state)
+        access = _access(value)
+        part = (False, value) if access is None else (True, access[0]())
         writer = Writer()
         writer.value(part, name)
-        if not writer.refused:
+        if writer.refused:
+            left_out.append(f"{type(callback).__name__}.{name}")
+        else:
             learned[name] = part
-    return learned
+    return learned, left_out
 
 
-def _left_out(callback: Any) -> list[str]:
-    """Names of what a callback has learned and a checkpoint cannot hold."""
-    held, kind = _learned(callback), type(callback).__name__
-    return [
-        f"{kind}.{name}"
-        for name, value in vars(callback).items()
-        if _is_learned(name) and name not in held and not isinstance(value, NOT_LEARNED)
-    ]
-
-
-def _state(value: Any) -> Any:
-    """State of a random number generator or of an object with a `state_dict`; else None."""
+def _access(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
+    """Functions that return and set the state of an object, such as a random number generator."""
     if isinstance(value, np.random.Generator):
-        return value.bit_generator.state
-    if isinstance(value, np.random.RandomState):
-        return value.get_state(legacy=False)
-    if isinstance(value, torch.Generator):
-        return value.get_state()
-    if isinstance(value, Random):
-        return value.getstate()
-    if hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
-        return value.state_dict()
+        generator = value.bit_generator
+        return lambda: generator.state, lambda state: setattr(generator, "state", state)
+    for names in ACCESSORS:
+        if all(hasattr(value, name) for name in names):
+            return getattr(value, names[0]), getattr(value, names[1])
     return None
-
-
-def _set_state(held: Any, state: Any) -> None:
-    """Set an object to what :func:`_state` has returned for one of its kind."""
-    if isinstance(held, np.random.Generator):
-        held.bit_generator.state = state
-    elif isinstance(held, np.random.RandomState | torch.Generator):
-        held.set_state(state)
-    elif isinstance(held, Random):
-        held.setstate(state)
-    else:
-        held.load_state_dict(state)
