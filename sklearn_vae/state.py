@@ -45,6 +45,7 @@ class Stateful:
         -------
         dict
             Without the parameters `checkpoint` and `memory`, which are places on this machine.
+            Values are the estimator's own: copy what is to be there after its next fit.
         """
         return state_of(self)
 
@@ -54,7 +55,7 @@ class Stateful:
         Parameters
         ----------
         state : dict
-            A parameter that is missing gets its default.
+            A parameter that is missing gets its default. Values are the estimator's from then on.
 
         Raises
         ------

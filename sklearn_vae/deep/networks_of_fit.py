@@ -85,7 +85,7 @@ def restored_net(model: Any, state: Any) -> VAENet:
         train_split=None,
     ).initialize()
     net.module = factory
-    net.set_state(state)
+    net.set_state(state, with_module=False)
     _check_noise(past, net)
     # An earlier version may not have had all of them.
     model._networks_of_fit = network_parameters(past)

@@ -173,6 +173,8 @@ class Reader:
 
     def value(self, tree: Tree, path: str) -> Any:
         """Value of a tree at a path."""
+        if tree is None or type(tree) in (bool, int, str):
+            return tree
         if self._depth >= MAX_DEPTH + 2:  # what is under a tag has a level of its own
             raise ValueError(f"{path} is nested too deeply.")
         self._depth += 1
@@ -180,10 +182,10 @@ class Reader:
             if isinstance(tree, list):
                 self.charge(0, path)
                 return [self.value(part, f"{path}[{i}]") for i, part in enumerate(tree)]
-            if not isinstance(tree, dict):
-                if isinstance(tree, float) and not math.isfinite(tree):
-                    raise ValueError(f"{path} is a number beyond every float.")
-                return tree
+            if isinstance(tree, float):
+                if math.isfinite(tree):
+                    return tree
+                raise ValueError(f"{path} is a number beyond every float.")
             if len(tree) != 1:
                 raise ValueError(f"{path} must have one tag, got {sorted(tree)}.")
             ((tag, content),) = tree.items()
@@ -225,12 +227,7 @@ class Reader:
             raise ValueError(f"{path} asks for tensor {name!r}, which is not in the file.")
         array = self._tensors[name]
         if tag == "array":
-            return self._once(
-                f"array {name} {axes}",
-                lambda: _back_in_place(
-                    array if array.flags.writeable else array.copy(), axes, path
-                ),
-            )
+            return self._once(f"array {name} {axes}", lambda: _back_in_place(array, axes, path))
         import torch
 
         self.charge(2 * array.nbytes, path)  # each time: whoever is given it may copy it
@@ -239,7 +236,10 @@ class Reader:
         def make() -> Any:
             # Cloned to where torch has its own numbers: their alignment decides how sums round.
             own = torch.from_numpy(array).clone()
-            return _back_in_place(own.to(available(device, self.device, own.dtype)), axes, path)
+            there = self._once(
+                f"place {device} {own.dtype}", lambda: available(device, self.device, own.dtype)
+            )
+            return _back_in_place(own.to(there), axes, path)
 
         return self._once(f"tensor {name} {axes} {device}", make)
 

@@ -32,6 +32,13 @@ FORMAT_VERSION = 2
 # Packages whose version may matter to who reads a file later.
 LIBRARIES = (FORMAT, "numpy", "scipy", "sklearn", "safetensors", "torch", "skorch")
 
+# Names of dtypes in safetensors files.
+DTYPES = {"BOOL": bool} | {
+    f"{name}{8 * size}": np.dtype(f"{kind}{size}")
+    for name, kind, sizes in (("U", "u", "1248"), ("I", "i", "1248"), ("F", "f", "248"))
+    for size in map(int, sizes)
+}
+
 # Bytes that say how long the header is, and of the longest header that safetensors reads.
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
@@ -103,17 +110,18 @@ def read_file(path: Any, kind: str) -> Contents:
     with open(path, "rb") as file:
         start = file.read(LENGTH_BYTES)
         start += file.read(_header_bytes(start, status.st_size))
-        metadata, n_bytes = _checked_header(start, kind)
+        header, metadata, n_bytes = _checked_header(start, kind)
         if n_bytes != status.st_size:
             raise ValueError(
                 f"{status.st_size - len(start)} bytes follow the header, its tensors claim "
                 f"{n_bytes - len(start)}: it is truncated, or damaged."
             )
         file.seek(0)
-        data = file.read(n_bytes + 1)
-    if len(data) != n_bytes or not data.startswith(start):
+        data = bytearray(n_bytes)  # which arrays of it may be written to
+        n_read = file.readinto(data)
+    if n_read != n_bytes or not data.startswith(start):
         raise ValueError("it was changed while it was read.")
-    tensors = _tensors(data)
+    tensors = _tensors(path, header, data, len(start))
     if metadata.pop("checksum", None) != checksum(metadata, tensors):
         raise ValueError("its checksum does not fit: it is damaged, or was changed.")
     libraries = _parsed(_entry(metadata, "libraries"), "its list of libraries", len(data))
@@ -151,8 +159,8 @@ def _header_bytes(start: bytes, n_bytes: int) -> int:
     return n_header
 
 
-def _checked_header(start: bytes, kind: str) -> tuple[dict[str, Any], int]:
-    """Metadata in the beginning of a file, and the bytes that the whole has by its tensors."""
+def _checked_header(start: bytes, kind: str) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Tensors and metadata in the beginning of a file, and the bytes that the whole must have."""
     try:
         text = start[LENGTH_BYTES:].decode("utf-8")
     except UnicodeDecodeError:
@@ -166,7 +174,7 @@ def _checked_header(start: bytes, kind: str) -> tuple[dict[str, Any], int]:
     if not text.rstrip(" ").endswith("}"):
         raise ValueError("its header ends in something else than spaces: it is damaged.")
     ends = [_end_of_tensor(name, entry) for name, entry in header.items()]
-    return metadata, len(start) + max(ends, default=0)
+    return header, metadata, len(start) + max(ends, default=0)
 
 
 def _end_of_tensor(name: str, entry: Any) -> int:
@@ -183,10 +191,21 @@ def _end_of_tensor(name: str, entry: Any) -> int:
     return int(max(offsets, default=0))
 
 
-def _tensors(data: bytes) -> dict[str, NDArray[Any]]:
+def _tensors(path: Any, header: dict[str, Any], data: bytearray, start: int) -> dict[str, Any]:
+    """Arrays of the tensors in a header, views of the data."""
     try:
-        tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        with safetensors.safe_open(path, framework="numpy"):
+            pass  # it has checked that the tensors fill the file, and do not overlap
+        tensors = {
+            name: np.frombuffer(
+                data,
+                DTYPES[entry["dtype"]],
+                math.prod(entry["shape"]),
+                start + entry["data_offsets"][0],
+            ).reshape(entry["shape"])
+            for name, entry in header.items()
+        }
+    except (safetensors.SafetensorError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"safetensors does not read it ({error}): it is truncated or damaged."
         ) from None

@@ -405,10 +405,17 @@ class VAENet(NeuralNet):
             "last_states": self.last_states_[-1:],
         }
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Set copies of what :meth:`get_state` has returned, of a net with such a module.
+    def set_state(self, state: dict[str, Any], *, with_module: bool = True) -> None:
+        """Set what :meth:`get_state` has returned, of a net with such a module.
 
-        Random numbers begin anew if they were drawn on another kind of device.
+        The state is the net's from then on: give a copy where another net has it, too. Random
+        numbers begin anew if they were drawn on another kind of device.
+
+        Parameters
+        ----------
+        state : dict
+        with_module : bool, default=True
+            False: the module has its numbers already.
 
         Raises
         ------
@@ -418,13 +425,14 @@ class VAENet(NeuralNet):
         check_net_state(state, self.module_, self.optimizer_)
         kind, drawn = state["generator"]
         self.seed, self.operations_ = state["seed"], state["operations"]
-        self.history_ = History(copy.deepcopy(state["history"]))
+        self.history_ = History(state["history"])
         self.generator_.manual_seed(self.seed + len(self.history))
         if kind == self.generator_.device.type:
             self.generator_.set_state(drawn)
-        self.module_.load_state_dict(state["module"])
+        if with_module:
+            self.module_.load_state_dict(state["module"])
         self.optimizer_.load_state_dict(adapted_to(self.optimizer_, state["optimizer"]))
-        self.beta_, self.last_states_ = state["beta"], copy.deepcopy(state["last_states"])
+        self.beta_, self.last_states_ = state["beta"], list(state["last_states"])
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:

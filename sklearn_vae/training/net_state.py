@@ -58,17 +58,13 @@ def check_module_state(values: Any, module: nn.Module) -> None:
 
 
 def adapted_to(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Copy of an optimizer's state with the settings of another that depend on its device."""
+    """State of an optimizer with the settings of another that depend on its device."""
     own = optimizer.state_dict()["param_groups"]
     groups = [
         {**group, **{name: mine[name] for name in OWN_SETTINGS & mine.keys()}}
         for group, mine in zip(state["param_groups"], own, strict=True)
     ]
-    tensors = {
-        index: {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
-        for index, values in state["state"].items()
-    }
-    return {"state": tensors, "param_groups": groups}
+    return {**state, "param_groups": groups}
 
 
 def _check_history(rows: Any) -> None:

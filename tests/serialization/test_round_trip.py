@@ -82,7 +82,7 @@ def test_a_state_that_does_not_fit_changes_nothing():
     net_state = copy.deepcopy(model.net_.get_state())
     with pytest.raises(ValueError, match="must have the shape"):
         model.net_.set_state({**net_state, "module": {
-            name: value[:0] for name, value in net_state["module"].items()
+            name: value[None] for name, value in net_state["module"].items()
         }})  # fmt: skip
     assert_same(net_state, model.net_.get_state())
 
