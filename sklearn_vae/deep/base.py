@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -17,6 +16,13 @@ from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import Tensor
 
+from sklearn_vae.deep.callbacks import (
+    callback_parameters,
+    callbacks_of_fit,
+    check_callbacks,
+    set_callback_parameters,
+    warn_of_failures,
+)
 from sklearn_vae.deep.checks import (
     check_network_parameters,
     check_training_parameters,
@@ -58,6 +64,7 @@ class DeepModel(
     a learning rate, do not depend on the units of X, and all results are in these units.
     """
 
+    callbacks: Any
     net_: VAENet
     mean_: Array
     scale_: Any
@@ -123,8 +130,41 @@ class DeepModel(
                 data.checkpoint.save(state_of(self.net_), finished=True)
             keep_snapshots(self, data)
             self.net_.last_states_ = []
+        warn_of_failures(self.net_)
         if diverged is not None:
             raise diverged
+        return self
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, with `deep` also callbacks and their parameters.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+
+        Returns
+        -------
+        dict
+            Callbacks are named as in skorch: "callbacks__EarlyStopping__patience".
+        """
+        params: dict[str, Any] = super().get_params(deep=deep)
+        return {**params, **callback_parameters(self.callbacks)} if deep else params
+
+    def set_params(self, **params: Any) -> Any:
+        """Set parameters, those of callbacks by names as in :meth:`get_params`.
+
+        Parameters
+        ----------
+        **params : dict
+
+        Returns
+        -------
+        self
+        """
+        of_callbacks = {name: v for name, v in params.items() if name.startswith("callbacks__")}
+        super().set_params(**{name: v for name, v in params.items() if name not in of_callbacks})
+        if of_callbacks:
+            self.callbacks = set_callback_parameters(self, of_callbacks)
         return self
 
     def transform(self, X: Any) -> Array:
@@ -240,6 +280,7 @@ class DeepModel(
         """Raise ValueError if a parameter is invalid, whatever the data."""
         check_network_parameters(self)
         check_training_parameters(self)
+        check_callbacks(self)
         check_checkpoint(self)
 
     def _check_samples(self, X: Any, **options: Any) -> Array:
@@ -276,7 +317,7 @@ class DeepModel(
         complete : bool
             Whether this call trained the net to the end.
         """
-        net, keeper, n_before = self.net_, None, len(self.net_.history)
+        net, keeper = self.net_, None
         n_epochs: int = self.max_epochs
         if data.checkpoint is not None:
             units = self.mean_, self.scale_
@@ -302,27 +343,28 @@ class DeepModel(
             if bar is not None:
                 bar.on_train_end(net)
             net.train_split = None  # which would hold the samples
+            net.verbose = 0
         net.drop_unfinished_epoch()
-        complete = net.stopped_early or len(net.history) - n_before >= self.max_epochs
-        if not (diverged or complete):
+        if not (diverged or net.complete_):
             warnings.warn(
                 f"Training was interrupted after {len(net.history)} epochs: "
                 f"{type(self).__name__} keeps what it had learned.",
                 stacklevel=3,
             )
-        return diverged, complete
+        return diverged, net.complete_
 
     def _set_up_net(self, data: TrainingData, bar: Progress | None) -> None:
         """Give the net the parameters of this training, and its callbacks."""
         net, valid = self.net_, data.valid
-        callbacks = [*copy.deepcopy(list(self.callbacks or [])), *self._training_callbacks()]
+        callbacks = [*callbacks_of_fit(self.callbacks), *self._training_callbacks()]
         if valid is not None:
             callbacks.append(StopEarly(self._n_warmup_epochs(), self.n_iter_no_change, self.tol))
         net.callbacks = callbacks if bar is None else [*callbacks, bar]
         for name, value in self._training_options().items():
             setattr(net, name, value)
         net.initialize_callbacks()
-        net.train_split = None if valid is None else predefined_split(Dataset(valid))
+        net.verbose = int(bool(self.callbacks))  # by which skorch's callbacks print, or do not
+        net.train_split = None if valid is None else predefined_split(Dataset(valid, valid))
         net.set_params(
             max_epochs=int(self.max_epochs),
             batch_size=min(int(self.batch_size), len(data.train)),

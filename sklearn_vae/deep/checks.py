@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from skorch.callbacks import Callback
 
 from sklearn_vae.nn.activations import ACTIVATIONS
 from sklearn_vae.nn.networks import check_network
@@ -68,11 +67,6 @@ def check_training_parameters(model: Any) -> None:
         check_flag(name, getattr(model, name))
     if not isinstance(model.verbose, bool):
         check_integer("verbose", model.verbose, at_least=0)
-    callbacks = [] if model.callbacks is None else model.callbacks
-    if not isinstance(callbacks, list | tuple) or not all(map(_is_callback, callbacks)):
-        raise ValueError(
-            f"callbacks must be None or a list of skorch callbacks, got {model.callbacks!r}."
-        )
     check_choice("precision", model.precision, PRECISIONS)
 
 
@@ -112,15 +106,3 @@ def check_noise(name: str, value: Any, *, per_feature: bool) -> None:
             f"{name} must be None, a positive float or an array of them, one per feature, got "
             f"{value!r}."
         )
-
-
-def without_name(callback: Any) -> Any:
-    """The callback of a pair (name, callback), or the callback itself."""
-    return callback[-1] if isinstance(callback, tuple) and callback else callback
-
-
-def _is_callback(callback: Any) -> bool:
-    callback = without_name(callback)
-    return isinstance(callback, Callback) or (
-        isinstance(callback, type) and issubclass(callback, Callback)
-    )

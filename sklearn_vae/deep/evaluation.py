@@ -24,6 +24,9 @@ Array = NDArray[Any]
 SAMPLES_PER_BLOCK = 2048
 NUMBERS_PER_BLOCK = 2**22
 
+# Entries of the history, for training samples and those held out, that callbacks of skorch read.
+LOSSES_AND_COUNTS = ("loss", "loss_best", "batch_count")
+
 
 def block_size(width: int) -> int:
     """Number of samples in a block whose widest array has `width` numbers per sample."""
@@ -76,7 +79,8 @@ def history_arrays(net: VAENet) -> dict[str, Array]:
     """History of a net, as arrays over its epochs."""
     rows = list(net.history)
     names = [*net.monitor.names, "beta", "seconds"]
-    hidden = {"batches", "epoch", "train_loss", "valid_loss", *names}
+    hidden = {"batches", "epoch", *names}
+    hidden |= {f"{phase}_{part}" for phase in ("train", "valid") for part in LOSSES_AND_COUNTS}
     names += dict.fromkeys(name for row in rows for name in row if name not in hidden)
     return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sklearn_vae.deep.checks import check_image_shape, check_memory_of_fit, without_name
+from sklearn_vae.deep.callbacks import named_callbacks
+from sklearn_vae.deep.checks import check_image_shape, check_memory_of_fit
 from sklearn_vae.deep.networks_of_fit import check_same_networks
 from sklearn_vae.serialization.checkpoint import Checkpoint, random_state_of
 from sklearn_vae.training.callbacks import Snapshot
@@ -104,7 +105,7 @@ def _shared_settings(model: Any, X: Array, start: dict[str, Any] | None) -> dict
     """
     parameters = model.get_params(deep=False)
     names = getattr(model, "feature_names_in_", None)
-    callbacks = map(without_name, model.callbacks or [])
+    callbacks = [callback for _, callback in named_callbacks(model.callbacks)]
     return {
         **{name: v for name, v in parameters.items() if name not in OWN_PARAMETERS},
         "n_features": X.shape[1],

@@ -307,7 +307,8 @@ class GaussianLikelihood(Likelihood):
         if self.update == "closed_form":
             share = -2.0 * self.rate / (self.n_features // log_variance.numel())
             gradient = self.log_variance.grad
-            assert gradient is not None
+            if gradient is None:  # a callback has frozen it
+                return
             self.log_variance.grad = None  # no optimiser does it
             if in_floats:
                 log_variance += math.log1p(gradient.item() * share)

@@ -42,7 +42,8 @@ class Adam(torch.optim.Adam):
         gradients: Any = [p.grad for p in group["params"]]
         plain = not any(group[name] for name in ("amsgrad", "capturable", "maximize"))
         complete = all(gradient is not None for gradient in gradients)
-        if not (complete and plain and KERNEL and len(self.param_groups) == 1):
+        known = complete and plain and KERNEL and len(self.param_groups) == 1
+        if not (known and (self._lists is not None or self._has_one_count(group["params"]))):
             self._write_counts()
             self._lists = None
             self.step()
@@ -67,6 +68,11 @@ class Adam(torch.optim.Adam):
             amsgrad=False,
             maximize=False,
         )
+
+    def _has_one_count(self, parameters: list[Tensor]) -> bool:
+        """Whether all parameters have taken as many steps: none was frozen meanwhile."""
+        counts = (self.state[p].get("step", 0) for p in parameters)
+        return len({float(count) for count in counts}) == 1
 
     def _collect(self, parameters: list[Tensor]) -> tuple[list[Any], ...]:
         count = torch.zeros((), dtype=torch.float32, device=parameters[0].device)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from skorch.callbacks import Callback, EarlyStopping
+from skorch.utils import noop
 from tqdm import tqdm
 
 from sklearn_vae.nn.objectives import warmed_up
@@ -26,12 +28,54 @@ class KLWarmup(Callback):
         net.beta_ = warmed_up(len(net.history) - 1, self.n_epochs, self.weight)
 
 
+class BestLosses(Callback):
+    """Records whether a loss is the best so far, as the default callbacks of skorch do."""
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Begin with the best losses of the history."""
+        self.best_ = {
+            name: min((row[name] for row in net.history if name in row), default=math.inf)
+            for name in ("train_loss", "valid_loss")
+        }
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Compare the losses of this epoch."""
+        row = net.history[-1]
+        for name in self.best_.keys() & row.keys():
+            net.history.record(f"{name}_best", row[name] < self.best_[name])
+            self.best_[name] = min(row[name], self.best_[name])
+
+
+class FrozenParameters(Callback):
+    """Remembers which parameters are frozen, for a training that resumes from a checkpoint."""
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Begin without any, until a checkpoint has set others."""
+        self.names_: list[str] = []
+        self.begun = False
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        """Freeze what a checkpoint says."""
+        for name in [] if self.begun else self.names_:
+            net.module_.get_parameter(name).requires_grad_(False)
+        self.begun = True
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Look which are frozen."""
+        named = net.module_.named_parameters()
+        self.names_ = [name for name, parameter in named if not parameter.requires_grad]
+
+
 class StopEarly(EarlyStopping):
     """skorch's, which waits for the end of a warm-up."""
 
     def __init__(self, warmup_epochs: int, patience: int, threshold: float) -> None:
         super().__init__(
-            patience=patience, threshold=threshold, threshold_mode="abs", load_best=True
+            patience=patience,
+            threshold=threshold,
+            threshold_mode="abs",
+            sink=noop,
+            load_best=True,
         )
         self.warmup_epochs = warmup_epochs
 

@@ -100,7 +100,8 @@ def _set_gradients_by_autograd(
     autocast = torch.autocast("cuda", torch.bfloat16, precision == "bf16", cache_enabled=False)
     with autocast, module.encoder.register_forward_hook(lambda *call: outputs.append(call[-1])):
         bound, reconstruction, kl = objective(module, x, noise, beta, **options)
-    bound.mean().neg().backward()
+    if bound.requires_grad:  # else all parameters are frozen
+        bound.mean().neg().backward()
     return reconstruction.detach().sum(), kl.detach().sum(), outputs[-1].detach()
 
 

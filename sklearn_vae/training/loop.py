@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EarlyStopping
+from skorch.callbacks import EarlyStopping, LRScheduler
+from skorch.dataset import Dataset
 from skorch.history import History
+from skorch.utils import open_file_like
 from torch import Tensor, nn
 
 from sklearn_vae.nn.networks import operations_of
 from sklearn_vae.nn.objectives import Objective
 from sklearn_vae.training.adam import Adam
+from sklearn_vae.training.batch_events import BatchEvents
 from sklearn_vae.training.batches import Batch, Batches
 from sklearn_vae.training.checkpointing import Keeper
 from sklearn_vae.training.cuda_graph import GRAPHS, CapturedStep
@@ -32,14 +36,15 @@ from sklearn_vae.training.devices import (
     threads_worth,
 )
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
-from sklearn_vae.training.fast_paths import Step, may_draw, training_step
+from sklearn_vae.training.fast_paths import may_draw, training_step
 from sklearn_vae.training.net_state import adapted_to, check_net_state
 from sklearn_vae.validation import all_or_nothing
 
 # torch's layers draw their first weights from its global generator, which is borrowed meanwhile.
 _GLOBAL_GENERATOR = threading.RLock()
 
-BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+# Attributes that a net has in training only.
+TRAINING_ONLY = {"batch_events_", "frozen_", "reducer_"}
 
 
 class VAENet(NeuralNet):
@@ -81,8 +86,14 @@ class VAENet(NeuralNet):
         Weight of the KL term in this epoch; callbacks change it.
     last_states_ : list of (int, dict)
         The number of epochs before each of the last two epochs, and the parameters then.
+    complete_ : bool
+        Whether the last training came to its end, or a callback ended it; False if interrupted.
+    failures_ : list of str
+        Errors of callbacks at the end of the last training, which do not undo it.
     reducer_ : Reducer
         Of the processes that train together; in training only.
+    batch_events_ : BatchEvents
+        What callbacks are told of batches; in training only.
     """
 
     def __init__(
@@ -107,6 +118,8 @@ class VAENet(NeuralNet):
         self.operations = operations
         self.beta_ = 1.0
         self.last_states_: list[tuple[int, dict[str, Tensor]]] = []
+        self.complete_ = False
+        self.failures_: list[str] = []
         super().__init__(module, criterion=nn.Identity, optimizer=Adam, **options_of_net)
 
     @property
@@ -168,10 +181,41 @@ class VAENet(NeuralNet):
             Of the processes that train together.
         """
         self.reducer_ = reducer  # for callbacks, too
+        self.complete_, self.failures_ = False, []
         try:
-            return super().partial_fit(X, epochs=epochs, keeper=keeper)
+            if len(self.history) and any(isinstance(c, LRScheduler) for _, c in self.callbacks_):
+                for group in self.optimizer_.param_groups:  # of an earlier fit without a schedule
+                    group.setdefault("initial_lr", group["lr"])
+            self.notify("on_train_begin", X=X, y=X)
+            self.batch_events_ = BatchEvents(self)
+            with suppress(KeyboardInterrupt):
+                self.fit_loop(X, epochs=epochs, keeper=keeper)
+            self._end_training(X)
         finally:
-            del self.reducer_
+            for name in TRAINING_ONLY:
+                self.__dict__.pop(name, None)
+        return self
+
+    def _end_training(self, X: Tensor) -> None:
+        """Call the `on_train_end` of every callback, whether or not others fail.
+
+        Those that restore the best parameters come first, so that the others see these.
+        """
+        row = self.history[-1] if len(self.history) else {"batches": [{}]}
+        if self.batch_events_.records and not row["batches"]:  # of an epoch just begun
+            self.history.new_batch()
+        interrupt = None
+        for name, callback in sorted(
+            self.callbacks_, key=lambda named: not isinstance(named[1], EarlyStopping)
+        ):
+            try:
+                callback.on_train_end(self, X=X, y=X)
+            except KeyboardInterrupt as error:
+                interrupt = error
+            except Exception as error:  # noqa: BLE001 - of code of others
+                self.failures_.append(f"{name} ({type(error).__name__}: {error})")
+        if interrupt is not None:
+            raise interrupt
 
     def fit_loop(
         self,
@@ -187,12 +231,16 @@ class VAENet(NeuralNet):
             step = self._make_step(X.device)
             if keeper is not None:
                 keeper.restore(self)
+            last = len(self.history) + epochs
             with self.reducer_.interrupts_as_errors():
                 try:
                     self._train_epochs(X, epochs, step, keeper)
                 except KeyboardInterrupt:
                     if not self.stopped_early:  # which skorch signals by an interrupt, too
                         raise
+                finally:
+                    n_epochs = len(self.history) - self.is_within_epoch
+                    self.complete_ = self.stopped_early or n_epochs >= last
         return self
 
     @contextmanager
@@ -217,55 +265,53 @@ class VAENet(NeuralNet):
     def _make_step(self, device: torch.device) -> CapturedStep:
         """A function that takes a step on a batch; captured if it can be."""
         average = self.reducer_.averaging(self.module_.parameters())
-        events = {
-            event
-            for event in BATCH_EVENTS
-            for _, callback in self.callbacks_
-            if getattr(type(callback), event) is not getattr(Callback, event)
-        }
+        events = self.batch_events_
 
         def update(x: Tensor) -> None:
             average(len(x))
-            if "on_grad_computed" in events:
-                self._notify_of_gradients(x)
+            if events.gradients:
+                events.tell_gradients(x)
+            for parameter in self.frozen_:
+                parameter.grad = None
             self.optimizer_.update()
             self.module_.after_step()
 
         step = training_step(self.module_, self.objective, self.options, update, self.precision)
-        if events:
-            step = partial(self._step_with_events, step)
-        can_capture = not events and self.reducer_.size == 1
+        can_capture = not (events.gradients or events.training) and self.reducer_.size == 1
         graph_type = GRAPHS.get(device.type) if can_capture else None
+        if events.training:
+            step = partial(events.take_step, step)
         return CapturedStep(step, lambda: self.optimizer_, graph_type)
-
-    def _step_with_events(self, step: Step, x: Tensor, noise: Tensor, beta: float) -> Any:
-        batch = x, noise
-        self.notify("on_batch_begin", batch=batch, training=True)
-        reconstruction, kl, h = step(x, noise, beta)
-        loss = (beta * kl - reconstruction) / len(x)
-        self.notify("on_batch_end", batch=batch, training=True, loss=loss, y_pred=h)
-        return reconstruction, kl, h
-
-    def _notify_of_gradients(self, x: Tensor) -> None:
-        trained = {id(parameter) for parameter in self.module_.trained_parameters()}
-        named = [(n, p) for n, p in self.module_.named_parameters() if id(p) in trained]
-        self.notify("on_grad_computed", named_parameters=named, batch=x, training=True)
 
     def _train_epochs(
         self, X: Tensor, epochs: int, step: CapturedStep, keeper: Keeper | None
     ) -> None:
         n_batches = self.reducer_.n_batches(len(X), self.batch_size)
         batches = Batches(X, self.batch_size, self.noise_shape, self.generator_, n_batches)
-        train, valid = self.get_split_datasets(X)
+        train, valid = self.get_split_datasets(X, X)
         for _ in range(epochs):
             self.notify("on_epoch_begin", dataset_train=train, dataset_valid=valid)
+            self.module_.train()  # a callback may have evaluated it
+            if self._find_frozen():
+                step.capture_anew()
             self.train_epoch(batches, step)
             if valid is not None:
                 self._validate(valid.X)
+            self.batch_events_.end_epoch()
             self.notify("on_epoch_end", dataset_train=train, dataset_valid=valid)
             if keeper is not None and keeper.after_epoch(self):
                 # A training that resumes here captures anew, too, and graphs may round otherwise.
                 step.capture_anew()
+
+    def get_split_datasets(self, X: Tensor, y: Any = None, **kwargs: Any) -> Any:
+        """Return the samples to train on, and those held out or None; both are their own y."""
+        return Dataset(X, y), self.train_split and self.train_split(X)[1]
+
+    def _find_frozen(self) -> bool:
+        """Find parameters that callbacks have excluded from training; whether these are others."""
+        before = getattr(self, "frozen_", [])
+        self.frozen_ = [p for p in self.module_.parameters() if not p.requires_grad]
+        return [id(p) for p in before] != [id(p) for p in self.frozen_]
 
     def train_epoch(self, batches: Batches, step: CapturedStep) -> None:
         """Train on all batches once, and record the epoch; FloatingPointError if it diverges."""
@@ -291,6 +337,7 @@ class VAENet(NeuralNet):
     ) -> tuple[tuple[float, float, float], bool]:
         """Number of samples, averages of reconstruction and KL; and whether all is finite."""
         self.monitor.begin()
+        self.history[-1]["batches"] = []
         sums = [self._take_chunk(chunk, step) for chunk in batches]
         self.reducer_.share(self.module_)
         totals = torch.stack(sums).cpu().double().sum(0).tolist()
@@ -303,6 +350,13 @@ class VAENet(NeuralNet):
         """Take steps on some batches; sums of reconstruction and KL over their samples."""
         steps = [step(x, noise, self.beta_) for x, noise in chunk]
         sums = [terms[:2] for terms in steps]
+        if self.batch_events_.records and not self.batch_events_.training:
+            sizes = [len(x) for x, _ in chunk]
+            losses = [
+                (self.beta_ * kl - reconstruction) / n
+                for n, (reconstruction, kl) in zip(sizes, sums, strict=True)
+            ]
+            self.batch_events_.record_batches(sizes, losses, training=True)
         with torch.no_grad():
             self.monitor.update(self.module_, torch.cat([h for _, _, h in steps]))
             if isinstance(sums[0][0], float):
@@ -314,13 +368,19 @@ class VAENet(NeuralNet):
         """Record objective and bound of samples, with the same noise in every epoch."""
         generator = torch.Generator(X.device).manual_seed(self.reducer_.own_seed(self.seed))
         draws, k = self.noise_shape
+        events = self.batch_events_
         self.module_.eval()
         objective, bound = X.new_zeros(2)
         for x in X.split(max(self.batch_size, 1024)):
             noise = torch.randn(
                 (draws, len(x), k), generator=generator, device=x.device, dtype=x.dtype
             )
+            y_pred = events.begin(x, training=False) if events.validation else None
             value, *parts = self.objective(self.module_, x, noise, self.beta_, **self.options)
+            if events.validation:
+                events.end(x, -value.mean(), y_pred, training=False)
+            elif events.records:
+                events.record_batches([len(x)], [-value.mean()], training=False)
             reconstruction, kl = parts
             objective += value.sum()
             bound += (reconstruction - kl).sum()
@@ -346,7 +406,7 @@ class VAENet(NeuralNet):
             before, state = self.last_states_.pop()
             epoch = before + 1
             self.module_.load_state_dict(state)
-            self._initialize_optimizer()  # whose averages are not finite either
+            self.initialize_optimizer()  # whose averages are not finite either
             del self.history[before:]
         return FloatingPointError(
             f"Training diverged: in epoch {epoch} the loss or a parameter became infinite or NaN, "
@@ -362,9 +422,14 @@ class VAENet(NeuralNet):
             for _, callback in self.callbacks_
         )
 
+    @property
+    def is_within_epoch(self) -> bool:
+        """Whether the last epoch of the history is not finished."""
+        return len(self.history) > 0 and "seconds" not in self.history[-1]
+
     def drop_unfinished_epoch(self) -> None:
         """Remove the epoch in which a training was interrupted from the history."""
-        if len(self.history) and "seconds" not in self.history[-1]:
+        if self.is_within_epoch:
             self.history.pop()
 
     def _save_epoch(self, exact: bool) -> Callable[[], None]:
@@ -384,6 +449,24 @@ class VAENet(NeuralNet):
                 set_global_generators(drawn, device)
 
         return restore
+
+    def save_params(
+        self,
+        f_params: Any = None,
+        f_optimizer: Any = None,
+        f_criterion: Any = None,
+        f_history: Any = None,
+        use_safetensors: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save parameters, optimizer and history as skorch does, which knows no arrays in these."""
+        if f_history is not None:
+            with open_file_like(f_history, "w") as file:
+                json.dump(list(self.history), file, default=lambda value: value.tolist())
+        files = {"f_params": f_params, "f_optimizer": f_optimizer, "f_criterion": f_criterion}
+        given = {name: file for name, file in {**files, **kwargs}.items() if file is not None}
+        if given:
+            super().save_params(use_safetensors=use_safetensors, **given)
 
     def get_state(self) -> dict[str, Any]:
         """Return what the next epoch depends on, except callbacks and torch's global generators.
@@ -463,6 +546,7 @@ class VAENet(NeuralNet):
     def __getstate__(self) -> dict[str, Any]:
         # skorch takes care of modules and optimizers of devices that are not here when it is read.
         state = {**super().__getstate__(), "last_states_": []}
+        state = {name: value for name, value in state.items() if name not in TRAINING_ONLY}
         if "generator_" in state:  # which cannot be pickled
             state["generator_"] = self.get_state()["generator"]
         return state
