@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from sklearn_vae.nn.networks import operations_of
 from sklearn_vae.nn.objectives import Objective
-from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.batches import Batch, Batches
 from sklearn_vae.training.checkpointing import Keeper
 from sklearn_vae.training.cuda_graph import GRAPHS, CapturedStep
@@ -32,7 +31,7 @@ from sklearn_vae.training.devices import (
     threads_worth,
 )
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
-from sklearn_vae.training.fast_paths import Step, may_draw, training_step
+from sklearn_vae.training.fast_paths import Adam, Step, may_draw, training_step
 from sklearn_vae.training.net_state import adapted_to, check_net_state
 from sklearn_vae.validation import all_or_nothing
 
