@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from sklearn_vae.nn.networks import operations_of
 from sklearn_vae.nn.objectives import Objective
-from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.batch_events import BatchEvents
 from sklearn_vae.training.batches import Batch, Batches
 from sklearn_vae.training.checkpointing import Keeper
@@ -36,7 +35,7 @@ from sklearn_vae.training.devices import (
     threads_worth,
 )
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
-from sklearn_vae.training.fast_paths import may_draw, training_step
+from sklearn_vae.training.fast_paths import Adam, may_draw, training_step
 from sklearn_vae.training.net_state import adapted_to, check_net_state
 from sklearn_vae.validation import all_or_nothing
 

@@ -12,7 +12,7 @@ from skorch.callbacks import Callback
 
 from sklearn_vae import PPCA, DeepGaussianVAE
 from sklearn_vae.deep.ppca_start import SHARE_FOR_NOISE, SLOPES, KeepStart, sum_of_deviations
-from sklearn_vae.training.adam import Adam
+from sklearn_vae.training.fast_paths import Adam
 from tests.deep.data import make_rows, parameters_of
 
 X = make_rows()

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, LinearVAE
-from sklearn_vae.training.adam import Adam
+from sklearn_vae.training.fast_paths import Adam
 
 DIGITS = load_digits().data
 ADAM = {"solver": "adam", "max_iter": 300, "learning_rate": 1e-2}

@@ -1,7 +1,8 @@
-"""Gradients by formula against autograd, and the modules that they are for."""
+"""Gradients by formula against autograd, the modules that they are for, and Adam against torch's."""
 
 import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.objectives import elbo, iwae, squared_error
 from sklearn_vae.nn.posteriors import DiagonalPosterior
 from sklearn_vae.training import fast_paths
-from sklearn_vae.training.fast_paths import gradients_by_formula, is_plain_mlp, may_draw
+from sklearn_vae.training.fast_paths import Adam, gradients_by_formula, is_plain_mlp, may_draw
 from tests.deep.data import MODELS, SMALL, VAES, make_rows, parameters_of
 from tests.nn.modules import (
     LIKELIHOODS,
@@ -239,3 +240,61 @@ def test_formulas_are_for_exact_types_and_objectives():
         assert not may_draw(custom)
     for posterior in set(POSTERIORS) - {"diagonal"}:
         assert gradients_by_formula(module_of("bernoulli", posterior), elbo, {}) is None
+
+
+def make_parameters():
+    torch.manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape)) for shape in [(3, 2), (4,), ()]]
+
+
+def take_adam_steps(optimizer, step, n, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    parameters = optimizer.param_groups[0]["params"]
+    for _ in range(n):
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        with torch.no_grad():
+            step()
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+@pytest.mark.parametrize("kernel", [fast_paths.KERNEL, None])
+def test_steps_of_adam_are_those_of_torch(kernel, monkeypatch):
+    monkeypatch.setattr(fast_paths, "KERNEL", kernel)
+    ours = Adam(make_parameters(), lr=0.1)
+    theirs = torch.optim.Adam(make_parameters(), lr=0.1, fused=True)
+    found, expected = take_adam_steps(ours, ours.update, 5), take_adam_steps(theirs, theirs.step, 5)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_state_of_adam_is_that_of_torch_and_goes_both_ways():
+    ours = Adam(make_parameters(), lr=0.1)
+    take_adam_steps(ours, ours.update, 3)
+    parameters = copy.deepcopy(ours.param_groups[0]["params"])
+    theirs = torch.optim.Adam(parameters, lr=0.1, fused=True)
+    theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
+    again = Adam(copy.deepcopy(parameters), lr=0.1)
+    again.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    expected = take_adam_steps(ours, ours.update, 2, seed=2)
+    for other, step in ((theirs, theirs.step), (again, again.update)):
+        for a, b in zip(take_adam_steps(other, step, 2, seed=2), expected, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_pickled_optimiser_goes_on():
+    ours = Adam(make_parameters(), lr=0.1)
+    take_adam_steps(ours, ours.update, 3)
+    other = pickle.loads(pickle.dumps(ours))
+    for a, b in zip(
+        take_adam_steps(ours, ours.update, 2), take_adam_steps(other, other.update, 2), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+def test_a_learning_rate_that_is_changed_is_used():
+    ours = Adam(make_parameters(), lr=0.1)
+    before = take_adam_steps(ours, ours.update, 1)
+    ours.param_groups[0]["lr"] = 0.0
+    for a, b in zip(take_adam_steps(ours, ours.update, 1), before, strict=True):
+        assert torch.equal(a, b)
