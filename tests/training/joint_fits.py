@@ -221,7 +221,7 @@ def lost(rank, folder):
             DeepGaussianVAE(3, **SMALL), bad if rank else SHARDS[0], processes
         )
         (folder / f"error {rank}").touch()
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not (folder / "error 0").exists() and time.monotonic() < until:
             time.sleep(0.05)
         found["both know"] = (folder / "error 0").exists()
