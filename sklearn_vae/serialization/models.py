@@ -34,13 +34,14 @@ RECORDS = {
     **PUBLIC_RECORDS,
 }
 
-# Steps of pipelines that are scikit-learn's, and their attributes with one number per feature.
-SCALERS = {
-    "MaxAbsScaler": ("scale_",),
-    "MinMaxScaler": ("min_", "scale_"),
-    "PowerTransformer": ("lambdas_",),
-    "RobustScaler": ("center_", "scale_"),
-    "StandardScaler": ("mean_", "scale_"),
+# Steps of pipelines that are scikit-learn's: attributes with one number per feature, and the
+# parameter with which a scaler does without.
+SCALERS: dict[str, dict[str, str | None]] = {
+    "MaxAbsScaler": {"scale_": None},
+    "MinMaxScaler": {"min_": None, "scale_": None},
+    "PowerTransformer": {"lambdas_": None},
+    "RobustScaler": {"center_": "with_centering", "scale_": "with_scaling"},
+    "StandardScaler": {"mean_": "with_mean", "scale_": "with_std"},
 }
 
 # Modules of the classes that files may name.
@@ -106,11 +107,13 @@ def _estimator(reader: ModelReader, kind: Any, state: dict[str, Any], path: str)
         return estimator
     set_state_of(estimator, state)
     expected = {
-        name: "any" if state.get(name, 0) is None else f"d finite{' positive' * (name == 'scale_')}"
-        for name in SCALERS[kind.__name__]
+        name: f"d finite{' positive' * (name == 'scale_')}" for name in SCALERS[kind.__name__]
     }
+    for name, parameter in SCALERS[kind.__name__].items():
+        if parameter and state.get(parameter) is False and state.get(name, 0) is None:
+            expected[name] = "any"
     check_fitted_state(estimator, {"n_features_in_": "count", **expected})
-    if is_fitted(estimator):
+    if kind.__name__ == "PowerTransformer" and is_fitted(estimator):
         _check_by_use(reader, estimator, path)
     return estimator
 
