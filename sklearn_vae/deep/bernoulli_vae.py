@@ -80,7 +80,11 @@ class DeepBernoulliVAE(DeepVAE):
         "auto": that of X on a CPU; float32 on CUDA, with TF32 products in training. "tf32" and
         "bf16" are for products in training on CUDA, and the module is float32.
     callbacks : list of skorch callbacks, default=None
-        Copied before each fit. :class:`Snapshot` keeps the models of some epochs.
+        Called as in skorch, with samples as the networks see them: `y` is x itself, and `y_pred`
+        its reconstruction. Those that monitor "valid_loss" need `early_stopping`. Copied before
+        each fit; one that cannot be copied is used as it is, with a warning. `set_params` takes
+        their parameters as `callbacks__EarlyStopping__patience`. An error in `on_train_end` is a
+        warning, and the model is kept. :class:`Snapshot` keeps the models of some epochs.
     warm_start : bool, default=False
         Go on from the last fit, its weights, optimiser and units, for `max_epochs` more.
     checkpoint : str or path-like, default=None

@@ -16,7 +16,6 @@ from skorch.callbacks import (
     EpochScoring,
     InputShapeSetter,
     LoadInitState,
-    LRScheduler,
     MlflowLogger,
     NeptuneLogger,
     PassthroughScoring,
@@ -149,7 +148,7 @@ def callbacks_of_fit(callbacks: Any) -> list[Any]:
             warnings.warn(
                 f"callbacks has {name}, which cannot be copied and is used as it is: it keeps what "
                 f"it learns in this fit ({type(error).__name__}: {error}).",
-                stacklevel=6,
+                stacklevel=5,
             )
             memo[id(callback)] = callback
             copies.append((name, callback))
@@ -239,11 +238,13 @@ def _need_of_held_out(callback: Any, kind: type) -> str:
         if getattr(callback, "save_model", True):
             return f"saves the best model by valid_loss: {hint}, or give it save_model=False"
         return ""
-    default = "valid_loss_best" if issubclass(kind, Checkpoint) else "valid_loss"
-    if not issubclass(kind, Checkpoint | EarlyStopping | LRScheduler):
+    policy = getattr(callback, "policy", None)
+    looks = getattr(policy, "__name__", policy) == "ReduceLROnPlateau"
+    if not (looks or issubclass(kind, Checkpoint | EarlyStopping)):
         return ""
-    monitor = getattr(callback, "monitor", "train_loss" if kind is LRScheduler else default)
-    if monitor not in HELD_OUT:
+    default = "valid_loss_best" if issubclass(kind, Checkpoint) else "valid_loss"
+    monitor = getattr(callback, "monitor", default)
+    if not (isinstance(monitor, str) and monitor in HELD_OUT):
         return ""
     if issubclass(kind, EarlyStopping):
         hint += " and stops by n_iter_no_change and tol"

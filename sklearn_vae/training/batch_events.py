@@ -1,4 +1,4 @@
-"""What callbacks of skorch are told of each batch, and what the history records of it."""
+"""Batches, as callbacks of skorch and the history see them."""
 
 from __future__ import annotations
 
@@ -93,11 +93,10 @@ class BatchEvents:
         named = [(n, p) for n, p in module.named_parameters() if id(p) in trained]
         self.net.notify("on_grad_computed", named_parameters=named, batch=(x, x), training=True)
 
-    def record_batches(self, sizes: list[int], losses: list[Any], training: bool) -> None:
-        """Record batches of which callbacks are not told."""
-        for size, loss in zip(sizes, losses, strict=True):
-            self.net.history.new_batch()
-            self._record(size, float(loss), training)
+    def record(self, x: Tensor, loss: Any, training: bool) -> None:
+        """Record a batch of which callbacks are not told."""
+        self.net.history.new_batch()
+        self._record(len(x), float(loss), training)
 
     def end_epoch(self) -> None:
         """Record the number of batches, and have loggers leave out what is not a number.

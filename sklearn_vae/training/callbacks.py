@@ -112,6 +112,30 @@ class Progress(Callback):
         return {key: value for key, value in vars(self).items() if key != "bar_"}
 
 
+def end_training(net: Any, X: torch.Tensor) -> None:
+    """Call `on_train_end` of every callback of a net, and collect what fails in `failures_`.
+
+    Callbacks that restore the best parameters come first, so that the others see these.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If there was one, after all have been called.
+    """
+    interrupt = None
+    for name, callback in sorted(
+        net.callbacks_, key=lambda named: not isinstance(named[1], EarlyStopping)
+    ):
+        try:
+            callback.on_train_end(net, X=X, y=X)
+        except KeyboardInterrupt as error:
+            interrupt = error
+        except Exception as error:  # noqa: BLE001 - of code of others
+            net.failures_.append(f"{name} ({type(error).__name__}: {error})")
+    if interrupt is not None:
+        raise interrupt
+
+
 class Snapshot(Callback):
     """Keeps the model as it was after some epochs: the fitted `snapshots_` of the estimator.
 

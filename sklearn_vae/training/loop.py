@@ -25,6 +25,7 @@ from sklearn_vae.nn.networks import operations_of
 from sklearn_vae.nn.objectives import Objective
 from sklearn_vae.training.batch_events import BatchEvents
 from sklearn_vae.training.batches import Batch, Batches
+from sklearn_vae.training.callbacks import end_training
 from sklearn_vae.training.checkpointing import Keeper
 from sklearn_vae.training.cuda_graph import GRAPHS, CapturedStep
 from sklearn_vae.training.devices import (
@@ -189,32 +190,13 @@ class VAENet(NeuralNet):
             self.batch_events_ = BatchEvents(self)
             with suppress(KeyboardInterrupt):
                 self.fit_loop(X, epochs=epochs, keeper=keeper)
-            self._end_training(X)
+            if self.batch_events_.records and len(self.history) and not self.history[-1]["batches"]:
+                self.history.new_batch()  # of an epoch that was interrupted at its begin
+            end_training(self, X)
         finally:
             for name in TRAINING_ONLY:
                 self.__dict__.pop(name, None)
         return self
-
-    def _end_training(self, X: Tensor) -> None:
-        """Call the `on_train_end` of every callback, whether or not others fail.
-
-        Those that restore the best parameters come first, so that the others see these.
-        """
-        row = self.history[-1] if len(self.history) else {"batches": [{}]}
-        if self.batch_events_.records and not row["batches"]:  # of an epoch just begun
-            self.history.new_batch()
-        interrupt = None
-        for name, callback in sorted(
-            self.callbacks_, key=lambda named: not isinstance(named[1], EarlyStopping)
-        ):
-            try:
-                callback.on_train_end(self, X=X, y=X)
-            except KeyboardInterrupt as error:
-                interrupt = error
-            except Exception as error:  # noqa: BLE001 - of code of others
-                self.failures_.append(f"{name} ({type(error).__name__}: {error})")
-        if interrupt is not None:
-            raise interrupt
 
     def fit_loop(
         self,
@@ -350,12 +332,9 @@ class VAENet(NeuralNet):
         steps = [step(x, noise, self.beta_) for x, noise in chunk]
         sums = [terms[:2] for terms in steps]
         if self.batch_events_.records and not self.batch_events_.training:
-            sizes = [len(x) for x, _ in chunk]
-            losses = [
-                (self.beta_ * kl - reconstruction) / n
-                for n, (reconstruction, kl) in zip(sizes, sums, strict=True)
-            ]
-            self.batch_events_.record_batches(sizes, losses, training=True)
+            for (x, _), (reconstruction, kl) in zip(chunk, sums, strict=True):
+                loss = (self.beta_ * kl - reconstruction) / len(x)
+                self.batch_events_.record(x, loss, training=True)
         with torch.no_grad():
             self.monitor.update(self.module_, torch.cat([h for _, _, h in steps]))
             if isinstance(sums[0][0], float):
@@ -379,7 +358,7 @@ class VAENet(NeuralNet):
             if events.validation:
                 events.end(x, -value.mean(), y_pred, training=False)
             elif events.records:
-                events.record_batches([len(x)], [-value.mean()], training=False)
+                events.record(x, -value.mean(), training=False)
             reconstruction, kl = parts
             objective += value.sum()
             bound += (reconstruction - kl).sum()

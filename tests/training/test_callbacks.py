@@ -45,6 +45,7 @@ from skorch.callbacks import (
 from skorch.utils import freeze_parameter
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
+from sklearn_vae.serialization import load, save
 from tests.deep.data import MODELS, SMALL, make_rows, parameters_of
 
 X = make_rows()
@@ -321,6 +322,15 @@ def test_freezer_holds_parameters_and_unfreezer_releases_them(model):
     assert 0 < change.max() <= 1.05 * 5 * model.learning_rate  # first steps of Adam
     everything = clone(model).set_params(callbacks=[Freezer("*")]).fit(X)
     np.testing.assert_array_equal(weights(everything, "encoder"), weights(start, "encoder"))
+
+
+def test_models_with_frozen_parameters_are_saved_and_pickled(tmp_path):
+    model = gaussian(Freezer("decoder*"), GradientNormClipping(1.0), warm_start=True).fit(X)
+    other = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(parameters_of(other.fit(X)), parameters_of(model.fit(X)))
+    save(model.set_params(callbacks=None), tmp_path / "model")
+    again = load(tmp_path / "model")
+    np.testing.assert_array_equal(parameters_of(again), parameters_of(model))
 
 
 def test_what_was_frozen_is_frozen_where_a_checkpoint_resumes(tmp_path):
