@@ -104,7 +104,7 @@ def main():
         X, common = load_rows(arguments.data)[:1000] / 255, 50
     else:
         X, common = load_digits().data, 20
-    spectrum = Spectrum.of_moments(Moments.of(X))
+    spectrum = Spectrum.from_moments(Moments.of(X))
     ks = list(range(min(350, spectrum.rank - 2) + 1))
     sigma2 = spectrum.noise_variance(common)
     curves = {

@@ -33,7 +33,7 @@ arguments = parser.parse_args()
 # zero. One zero column is moved in the plane of the fifth and the seventh eigenvector.
 X = load_digits().data
 model = PPCA(n_components=8).fit(X)
-spectrum = Spectrum.of_moments(Moments.of(X))
+spectrum = Spectrum.from_moments(Moments.of(X))
 values = spectrum.eigenvalues
 fifth, seventh = 4, 6
 panels = {

@@ -103,9 +103,6 @@ class LatentModel(EncoderDecoder, ABC):
 
     # "gaussian" or "bernoulli": the distribution of a feature given z.
     observation_family: str = "gaussian"
-    # Structure of the variance of p(x|z): "scalar", "diagonal" or, where it depends on z as it does
-    # with "bernoulli", "heteroscedastic".
-    noise_model: str = "scalar"
     # The noise variance that was held fixed; None where it was estimated.
     noise_variance: Any = None
     # The posterior is normal with independent dimensions, unless this is another family.
@@ -196,7 +193,7 @@ class LatentModel(EncoderDecoder, ABC):
     @property
     def shared_noise_variance(self) -> Any:
         """Noise variance for all z, a float or an array of shape (n_features,); None without."""
-        return None if self.noise_model == "heteroscedastic" else self.noise_variance_
+        return getattr(self, "noise_variance_", None)
 
     @property
     def feature_scale(self) -> Any:
@@ -254,8 +251,6 @@ class ForeignModel(LatentModel):
         Its `prior_variance_`, `noise_variance_`, `history_` and `image_shape` are used, if it has
         them.
     """
-
-    noise_model = "heteroscedastic"  # known through `conditional` alone
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator

@@ -89,10 +89,10 @@ def check_random_state(random_state: Any) -> np.random.RandomState:
         ) from error
 
 
-def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
+def checked_samples(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
     """X as a two-dimensional array of real numbers or sparse CSR or CSC; `reset` as validate_data.
 
-    float64 or float32, but for memory-mapped X, and arrays other than NumPy's under scikit-learn's
+    float64 or float32, except memory-mapped X, and arrays other than NumPy's under scikit-learn's
     `array_api_dispatch`, which keep their dtype. It is left to the caller to look for NaN and
     infinity.
     """
@@ -257,7 +257,7 @@ def check_latents(estimator: BaseEstimator, Z: Any, n_components: int) -> Any:
     return Z
 
 
-def check_same_place(estimator: BaseEstimator, X: Any, fitted: Any, method: str) -> None:
+def check_same_device(estimator: BaseEstimator, X: Any, fitted: Any, method: str) -> None:
     """Raise ValueError unless X is of the array library and on the device of a fitted array."""
     if not is_array_api_obj(X):  # sparse
         X = np.empty(0)
@@ -265,11 +265,12 @@ def check_same_place(estimator: BaseEstimator, X: Any, fitted: Any, method: str)
         return
     raise ValueError(
         f"Inputs passed to {type(estimator).__name__}.{method}() must use the same namespace and "
-        f"the same device as those passed to fit(), got {_place(X)} after {_place(fitted)}. (Under "
+        f"the same device as those passed to fit(), got {_namespace_and_device(X)} after "
+        f"{_namespace_and_device(fitted)}. (Under "
         "sklearn.config_context(array_api_dispatch=True) an array stays what it is; otherwise it "
         "becomes one of NumPy.)"
     )
 
 
-def _place(X: Any) -> str:
+def _namespace_and_device(X: Any) -> str:
     return f"{array_namespace(X).__name__} on device {device(X)}"

@@ -17,6 +17,7 @@ from sklearn_vae.diagnostics import (
     second_moments,
     tune_noise_variance,
 )
+from sklearn_vae.nn.likelihoods import NOISE_MODELS, HeteroscedasticLikelihood
 from sklearn_vae.plot import KLDisplay, PosteriorScaleDisplay
 from sklearn_vae.protocol import METHODS, EncoderDecoder, LatentModel, adapted, as_latent_model
 from tests.deep.data import SMALL, make_rows
@@ -145,6 +146,20 @@ def test_noise_that_depends_on_z_is_averaged_over_the_posterior():
     # One draw of each sample.
     error = 5 * np.std(entropies)
     assert entropy_bound(Plain(vae), X).decoder == pytest.approx(np.mean(entropies), abs=error)
+
+
+def test_a_new_noise_model_whose_noise_depends_on_z_is_diagnosed(monkeypatch):
+    X, options = make_rows(), {**SMALL, "random_state": 0}
+    monkeypatch.setitem(NOISE_MODELS, "new", type("New", (HeteroscedasticLikelihood,), {}))
+    vae, known = (
+        DeepGaussianVAE(2, noise_model=name, **options).fit(X)
+        for name in ("new", "heteroscedastic")
+    )
+    assert vae.shared_noise_variance is None
+    # Its gradients are by autograd, those of the known one by formula.
+    report, expected = diagnose(vae, X), diagnose(known, X)
+    assert report.categories == expected.categories
+    assert report.numbers["elbo"] == pytest.approx(expected.numbers["elbo"], rel=1e-3)
 
 
 def test_the_noise_of_a_plain_object_cannot_be_tuned():

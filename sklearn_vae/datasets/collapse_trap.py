@@ -13,7 +13,7 @@ _NOISE_OF_SOLUTION = 0.01
 
 
 class CollapseTrap(NamedTuple):
-    """What is known of the bound on the rows of :func:`make_collapse_trap`.
+    """Known values of the bound for the samples of :func:`make_collapse_trap`.
 
     Attributes
     ----------

@@ -97,11 +97,13 @@ def as_rows(X: np.ndarray, image_shape: Shape) -> np.ndarray:
     return np.ascontiguousarray(X).reshape(len(X), -1)
 
 
-def read_idx(of_images: Path, of_labels: Path) -> Pair:
+def read_idx(images_path: Path, labels_path: Path) -> Pair:
     """Images and labels of two idx files, plain or compressed by gzip."""
-    images, labels = _idx_array(of_images, 3), _idx_array(of_labels, 1)
+    images, labels = _idx_array(images_path, 3), _idx_array(labels_path, 1)
     if len(images) != len(labels):
-        raise ValueError(f"{of_images} has {len(images)} images, {of_labels} {len(labels)} labels.")
+        raise ValueError(
+            f"{images_path} has {len(images)} images, {labels_path} {len(labels)} labels."
+        )
     return images.reshape(len(images), -1), labels
 
 

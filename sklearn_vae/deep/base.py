@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
@@ -41,7 +40,7 @@ from sklearn_vae.protocol import EncoderDecoder, numbered
 from sklearn_vae.serialization.checkpoint import check_checkpoint
 from sklearn_vae.training.callbacks import Progress, StopEarly
 from sklearn_vae.training.checkpointing import Keeper, state_of
-from sklearn_vae.training.devices import place_of
+from sklearn_vae.training.devices import device_and_dtype
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Processes, Reducer
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.scaling import center_and_scale
@@ -50,9 +49,7 @@ from sklearn_vae.validation import all_or_nothing, check_latents, checked_data
 Array = NDArray[Any]
 
 
-class DeepModel(
-    EncoderDecoder, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
-):
+class DeepModel(EncoderDecoder, ABC):
     """Base class of the deep models.
 
     Subclasses define `_module_factory`, `_training_options`, `_set_diagnostics`, `_encode` and
@@ -416,7 +413,7 @@ class DeepModel(
         return (slice(start, start + step) for start in range(0, n_samples, step))
 
     def _as_tensor(self, array: Any) -> Tensor:
-        device, dtype = place_of(self.module_)
+        device, dtype = device_and_dtype(self.module_)
         return torch.as_tensor(array, dtype=dtype, device=device)
 
     def _in_data_units(self, mean: Tensor) -> Tensor:

@@ -162,7 +162,6 @@ class DeepBernoulliVAE(DeepVAE):
     """
 
     observation_family = "bernoulli"
-    noise_model = "heteroscedastic"
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.training.callbacks import Snapshot
-from sklearn_vae.training.devices import place_of, products_in, threads_worth
+from sklearn_vae.training.devices import device_and_dtype, products_in, threads_worth
 from sklearn_vae.training.loop import VAENet
 
 Array = NDArray[Any]
@@ -36,7 +36,7 @@ def block_size(width: int) -> int:
 @contextmanager
 def evaluating(net: VAENet) -> Iterator[None]:
     """Within this, torch has the threads that a block is worth, and on CUDA no TF32."""
-    on_cuda = place_of(net.module_)[0].type == "cuda"
+    on_cuda = device_and_dtype(net.module_)[0].type == "cuda"
     threads = threads_worth(net.operations_ * SAMPLES_PER_BLOCK)
     with threads, products_in("float32" if on_cuda else None):
         yield

@@ -50,7 +50,7 @@ class DeepGaussianVAE(DeepVAE):
     image_shape : tuple (channels, height, width), default=None
         Of the images that flat rows are: what "conv" and factories are given as shape.
     noise_model : {"scalar", "diagonal", "heteroscedastic"}, default="scalar"
-        One noise variance sigma2, one a feature, or one for each feature and z, from the decoder:
+        One noise variance sigma2, one per feature, or one for each feature and z, from the decoder:
         p(x|z) = N(mu(z), diag sigma2(z)).
     noise_variance : float or array of shape (d,), default=None
         sigma2 held fixed; an array with "diagonal" only. None: learned.

@@ -144,7 +144,7 @@ class KeepStart(Callback):
 
 @torch.no_grad()
 def sum_of_deviations(optimizer: torch.optim.Adam) -> float:
-    """Of the gradients of all weights, from batch to batch, by Adam's averages of their squares."""
+    """Sum over all weights of their gradients' standard deviations, by Adam's averages of squares."""
     decay = optimizer.param_groups[0]["betas"][1]
     states = optimizer.state_dict()["state"].values()
     steps = float(next(iter(states))["step"])
@@ -218,7 +218,7 @@ def fit_ppca(
     else:
         moments = _joint_moments(X, reducer)
         k, dtype = min(n_components, int(moments.n), moments.n_features), moments.mean.dtype
-        spectrum = Spectrum.of_moments(moments)
+        spectrum = Spectrum.from_moments(moments)
     sigma2 = spectrum.noise_variance(k) if noise_variance is None else noise_variance
     return spectrum.mean.astype(dtype), spectrum.loadings(k, sigma2, dtype)
 

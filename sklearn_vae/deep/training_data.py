@@ -17,7 +17,7 @@ from sklearn_vae.deep.networks_of_fit import check_same_networks
 from sklearn_vae.serialization.checkpoint import Checkpoint, random_state_of
 from sklearn_vae.training.callbacks import Snapshot
 from sklearn_vae.training.checkpointing import start_of
-from sklearn_vae.training.devices import choose_place, place_of
+from sklearn_vae.training.devices import choose_device, device_and_dtype
 from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.scaling import check_units, in_units
 
@@ -77,10 +77,10 @@ def prepare(model: Any, X: Any, warm: bool, reducer: Reducer) -> TrainingData:
     train, valid = _split(len(X), fraction, random_state)
     if warm:
         check_same_networks(model)
-        (device, dtype), products = place_of(model.module_), model.net_.precision
+        (device, dtype), products = device_and_dtype(model.module_), model.net_.precision
     else:
         model.mean_, model.scale_ = model._center_and_scale(X, train, reducer)
-        device, dtype, products = choose_place(model.device, model.precision, X.dtype)
+        device, dtype, products = choose_device(model.device, model.precision, X.dtype)
         check_units(model.mean_, model.scale_, dtype)
     units = model.mean_, model.scale_, device, dtype
     held_out = in_units(X, valid, *units) if model.early_stopping else None

@@ -244,7 +244,7 @@ class DeepVAE(LatentModel, DeepModel):
         noise_part = terms.log_prob + terms.entropy
         limits = {"noise variance": terms.at_limit, "posterior variance": averages.at_limit}
         active = tuple(name for name, at_limit in limits.items() if at_limit)
-        self.entropy_gap_ = EntropyGap.of_noise_part(noise_part, averages.second_moment, active)
+        self.entropy_gap_ = EntropyGap.from_noise_part(noise_part, averages.second_moment, active)
 
     def _set_noise_variance(self) -> None:
         """Set `noise_variance_`, if there is one noise variance for all z."""

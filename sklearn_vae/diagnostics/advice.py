@@ -66,7 +66,7 @@ def on_length(model: LatentModel) -> Iterator[str]:
 def _on_start(model: LatentModel) -> Iterator[str]:
     parameters = model.parameters
     at_ppca = _could_start_at_ppca(model)
-    is_learned = model.noise_variance is None and model.noise_model != "heteroscedastic"
+    is_learned = model.noise_variance is None and model.shared_noise_variance is not None
     by_gradient = is_learned and parameters.get("noise_update") == "gradient"
     if by_gradient:
         change = "set the noise variance to its optimum in each step"

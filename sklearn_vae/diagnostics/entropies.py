@@ -138,7 +138,7 @@ def compute_entropies(
     k = len(moment)
     prior = normal_entropy(k, 0.0)
     noise = terms.bound + terms.kl + terms.decoder_entropy
-    gap = EntropyGap.of_noise_part(noise, moment, active_bounds)
+    gap = EntropyGap.from_noise_part(noise, moment, active_bounds)
     noise_gain = _noise_gain(noise, terms)
     dimension_gains = 0.5 * (moment - 1.0 - np.log(moment))
     latent = np.full(k, 2.0 * (terms.posterior_entropy - prior) / max(k, 1))

@@ -56,20 +56,20 @@ class LinearBernoulliElbo:
         W, mu, V, D = p
         n = self.bits.shape[1]
         M = self.bits.T @ V.T - V @ self.mean
-        reconstruction, of_W, of_mu = 0.0, np.empty_like(W), np.empty_like(mu)
-        of_M, curvatures = -M, np.empty_like(mu)
+        reconstruction, grad_W, grad_mu = 0.0, np.empty_like(W), np.empty_like(mu)
+        grad_M, curvatures = -M, np.empty_like(mu)
         for block, A, (value, slope, curvature) in _feature_blocks(W, mu, M, D):
             x = self.bits[block]
             reconstruction += float(np.vdot(x, A)) - float(value.sum())
             residual = np.subtract(x, slope, out=slope)
-            of_W[block], of_mu[block] = residual @ M, residual.sum(axis=1)
-            of_M += residual.T @ W[block]
+            grad_W[block], grad_mu[block] = residual @ M, residual.sum(axis=1)
+            grad_M += residual.T @ W[block]
             curvatures[block] = curvature.sum(axis=1)
-        of_W -= curvatures[:, None] * D * W
-        of_V = (self.bits @ of_M).T - np.outer(of_M.sum(axis=0), self.mean)
-        of_D = 0.5 * (1.0 / D - 1.0 - curvatures @ W**2 / n)
+        grad_W -= curvatures[:, None] * D * W
+        grad_V = (self.bits @ grad_M).T - np.outer(grad_M.sum(axis=0), self.mean)
+        grad_D = 0.5 * (1.0 / D - 1.0 - curvatures @ W**2 / n)
         kl = 0.5 * float((np.square(M).mean(axis=0) + D - 1.0 - np.log(D)).sum())
-        gradients = BernoulliParameters(of_W / n, of_mu / n, of_V / n, of_D)
+        gradients = BernoulliParameters(grad_W / n, grad_mu / n, grad_V / n, grad_D)
         return reconstruction / n - kl, gradients
 
 
@@ -164,15 +164,15 @@ class SamplePosteriors:
         not count.
         """
         n = len(X)
-        total, of_W, of_mu = 0.0, np.zeros_like(self.W), np.zeros_like(self.mu)
+        total, grad_W, grad_mu = 0.0, np.zeros_like(self.W), np.zeros_like(self.mu)
         for rows in _row_blocks(*X.shape):
             m, s = M[rows], S[rows]
             bound, slope, curvature = self._solve(X[rows], m, s, _LOOSE_DECREMENT)
             residual = X[rows] - slope
             total += float(bound.sum())
-            of_W += residual.T @ m - (curvature.T @ np.square(s)) * self.W
-            of_mu += residual.sum(axis=0)
-        return total / n, of_W / n, of_mu / n
+            grad_W += residual.T @ m - (curvature.T @ np.square(s)) * self.W
+            grad_mu += residual.sum(axis=0)
+        return total / n, grad_W / n, grad_mu / n
 
     def _solve(
         self, X: np.ndarray, M: np.ndarray, S: np.ndarray, decrement: float
@@ -216,11 +216,11 @@ class SamplePosteriors:
         gradient = np.hstack([(X - slope) @ self.W - M, 1.0 / S - S - S * curvature])
         H = np.empty((n, 2 * k, 2 * k))
         blocks = zip((second, third, fourth), self._products, strict=True)
-        of_mm, of_ms, of_ss = ((c @ product).reshape(n, k, k) for c, product in blocks)
-        H[:, :k, :k] = of_mm
-        H[:, :k, k:] = of_ms * S[:, None, :]
+        H_mm, H_ms, H_ss = ((c @ product).reshape(n, k, k) for c, product in blocks)
+        H[:, :k, :k] = H_mm
+        H[:, :k, k:] = H_ms * S[:, None, :]
         H[:, k:, :k] = H[:, :k, k:].transpose(0, 2, 1)
-        H[:, k:, k:] = of_ss * S[:, None, :] * S[:, :, None]
+        H[:, k:, k:] = H_ss * S[:, None, :] * S[:, :, None]
         diagonal = np.einsum("nhh->nh", H)
         diagonal[:, :k] += 1.0
         diagonal[:, k:] += 1.0 + 1.0 / np.square(S) + curvature

@@ -56,10 +56,10 @@ class EntropyGap:
         active_bounds: tuple[str, ...] = (),
     ) -> "EntropyGap":
         """Compute it from E_q sum_j (x_j - mu_j(z))^2 / sigma2_j and m2_h, averaged."""
-        return cls.of_noise_part(0.5 * (n_features - squares), second_moment, active_bounds)
+        return cls.from_noise_part(0.5 * (n_features - squares), second_moment, active_bounds)
 
     @classmethod
-    def of_noise_part(
+    def from_noise_part(
         cls, noise: float, second_moment: Array, active_bounds: tuple[str, ...] = ()
     ) -> "EntropyGap":
         """Compute it from the part of the noise, E_q log p(x|z) + H[p(x|z)], and m2_h."""

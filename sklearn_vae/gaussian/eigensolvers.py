@@ -86,7 +86,7 @@ def decompose_summary(
     where weights count as repetitions. The last three parameters are those of PCA.
     """
     if isinstance(summary, Moments):
-        return Spectrum.of_moments(summary)
+        return Spectrum.from_moments(summary)
     n, d = summary.shape
     most = min(n_counted or n, d) - (solver == "arpack")
     if solver == "full":

@@ -106,9 +106,9 @@ def maximize(
     """
     n, d = data.values.shape
     k = parameters.loadings.shape[1]
-    place = pairs_of(k)[2]
+    position = pairs_of(k)[2]
     normal = np.empty((d, k + 1, k + 1))
-    normal[:, :k, :k] = np.moveaxis(sums.pairs[place], 2, 0)
+    normal[:, :k, :k] = np.moveaxis(sums.pairs[position], 2, 0)
     normal[:, :k, k] = normal[:, k, :k] = sums.latents.T
     normal[:, k, k] = sums.numbers
     right = np.concatenate([sums.products.T, sums.values[:, None]], axis=1)
@@ -119,7 +119,7 @@ def maximize(
         left = data.squares.sum() - float(np.sum(solution * right))
         noise_variance = max(left / data.n_observed.sum(), data.least_noise)
     centre = sums.all_latents / n
-    covariance = sums.all_pairs[place] / n - np.outer(centre, centre)
+    covariance = sums.all_pairs[position] / n - np.outer(centre, centre)
     return Parameters(W @ np.linalg.cholesky(covariance), mean + W @ centre, noise_variance)
 
 

@@ -23,7 +23,7 @@ class StationaryPoint:
     Parameters
     ----------
     spectrum : Spectrum
-        With all d eigenpairs; that of a fitted PPCA is `Spectrum.of_moments(ppca.moments_)`.
+        With all d eigenpairs, as `Spectrum.from_moments` gives it.
     kept : sequence of distinct ints
         For each column that is not zero the index of its eigenvector, 0 for the leading one.
     n_components : int
@@ -47,7 +47,7 @@ class StationaryPoint:
     --------
     >>> from sklearn.datasets import load_iris
     >>> from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
-    >>> spectrum = Spectrum.of_moments(Moments.of(load_iris().data))
+    >>> spectrum = Spectrum.from_moments(Moments.of(load_iris().data))
     >>> StationaryPoint(spectrum, [0, 2], n_components=2, noise_variance=0.05).unstable
     [(1, 1)]
     """

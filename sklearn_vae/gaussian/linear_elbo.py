@@ -93,12 +93,14 @@ class LinearElbo:
         sigma2, alpha2 = p.noise_variance, p.prior_variance
         if not isinstance(alpha2, float):
             alpha2 = alpha2[:, None]
-        of_W = (t.SV - p.W * p.D - p.W @ t.VSV) / sigma2
-        of_V = (self.times(p.W).T - t.WW @ t.SV.T) / sigma2 - t.SV.T / alpha2
-        of_D = 0.5 * (1.0 / p.D - 1.0 / p.prior_variance - t.lengths / sigma2)
-        of_noise = 0.5 * (float(t.residual) / sigma2 - self.n_features) / sigma2
-        of_prior = 0.5 * (t.second_moment / p.prior_variance - 1.0) / p.prior_variance
-        return self._value(p, t), LinearVAEParameters(of_W, of_V, of_D, of_noise, of_prior)
+        grad_W = (t.SV - p.W * p.D - p.W @ t.VSV) / sigma2
+        grad_V = (self.times(p.W).T - t.WW @ t.SV.T) / sigma2 - t.SV.T / alpha2
+        grad_D = 0.5 * (1.0 / p.D - 1.0 / p.prior_variance - t.lengths / sigma2)
+        grad_noise = 0.5 * (float(t.residual) / sigma2 - self.n_features) / sigma2
+        grad_prior = 0.5 * (t.second_moment / p.prior_variance - 1.0) / p.prior_variance
+        return self._value(p, t), LinearVAEParameters(
+            grad_W, grad_V, grad_D, grad_noise, grad_prior
+        )
 
     def best_along(
         self,

@@ -126,8 +126,8 @@ class IncompleteData:
         W, mean, sigma2 = parameters.loadings, parameters.mean, parameters.noise_variance
         k = W.shape[1]
         observed, rows, owner = block
-        i, j, place = pairs_of(k)
-        M = ((W[:, i] * W[:, j]).T @ observed.T)[place]
+        i, j, position = pairs_of(k)
+        M = ((W[:, i] * W[:, j]).T @ observed.T)[position]
         M[np.arange(k), np.arange(k)] += sigma2
         inverse, log_det = _inverse(M)
         X = self.values[rows]
@@ -225,9 +225,9 @@ def _patterns(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def pairs_of(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices i >= j of the pairs of k latents, and the place of each pair, shape (k, k)."""
     i, j = np.tril_indices(k)
-    place = np.zeros((k, k), dtype=int)
-    place[i, j] = place[j, i] = np.arange(len(i))
-    return i, j, place
+    position = np.zeros((k, k), dtype=int)
+    position[i, j] = position[j, i] = np.arange(len(i))
+    return i, j, position
 
 
 def _inverse(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -55,7 +55,7 @@ class Spectrum:
     rounded: Array | float = 0.0
 
     @classmethod
-    def of_moments(cls, moments: Moments) -> Spectrum:
+    def from_moments(cls, moments: Moments) -> Spectrum:
         """All d eigenpairs, by one symmetric eigendecomposition."""
         xp = array_namespace(moments.scatter)
         S, precision = moments.covariance, moments.precision

@@ -146,7 +146,6 @@ class BernoulliPPCA(LatentModel):
     """
 
     observation_family = "bernoulli"
-    noise_model = "heteroscedastic"
 
     _fitted_state: ClassVar = {
         "components_": "kd",

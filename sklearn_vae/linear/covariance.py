@@ -103,7 +103,7 @@ class TrainingCovariance:
     def spectrum(self) -> Spectrum:
         """All eigenpairs of S that n samples can have."""
         if self.moments is not None:
-            return Spectrum.of_moments(self.moments)
+            return Spectrum.from_moments(self.moments)
         data = centred_data(self.X, None, keep=False, wide=True)
         data.check_finite()
         return spectrum_of_gram(data, None)

@@ -22,7 +22,7 @@ from sklearn_vae.gaussian.arrays import check_weights
 from sklearn_vae.gaussian.centred import canonical
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.linear.checks import check_squares_fit, check_sums
-from sklearn_vae.validation import check_rows, is_dask
+from sklearn_vae.validation import checked_samples, is_dask
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -68,7 +68,7 @@ def as_dask_array(estimator: Any, X: Any, *, reset: bool, known_lengths: bool = 
     stand_in: Any = np.zeros((2, int(rows.shape[1])), dtype=rows.dtype)
     if hasattr(X, "columns"):
         stand_in = type(X._meta)(stand_in, columns=X.columns)
-    check_rows(estimator, stand_in, reset=reset)
+    checked_samples(estimator, stand_in, reset=reset)
     return rows
 
 
@@ -283,7 +283,7 @@ def _block_moments(block: Any, weights: Any, model: Any, labels: list[Runs] | No
     """Moments of the samples of positive weight in each part of a block."""
     if block.shape[0] == 0:
         return {}
-    X = check_rows(model, block, reset=False)
+    X = checked_samples(model, block, reset=False)
     X = canonical(X) if sparse.issparse(X) else X
     if weights is not None:
         weights = check_weights(weights, np.empty((X.shape[0], 0)), "sample_weight")

@@ -36,8 +36,8 @@ from sklearn_vae.validation import (
     check_integer,
     check_latents,
     check_random_state,
-    check_rows,
-    check_same_place,
+    check_same_device,
+    checked_samples,
     has_nan,
     is_dask,
 )
@@ -248,14 +248,14 @@ class ExactPosteriorModel(LatentModel):
         """X in the dtype to compute in, or as CSR; it may still have NaN and infinity."""
         if is_torch_array(X):
             X = X.detach()
-        X = check_matrix(check_rows(self, X, reset=reset, min_samples=min_samples))
+        X = check_matrix(checked_samples(self, X, reset=reset, min_samples=min_samples))
         if sparse.issparse(X):
             return canonical(X)
         return X if is_numpy_array(X) else array_namespace(X).astype(X, float_type(X), copy=False)
 
     def _check_new_samples(self, X: Any, method: str) -> Any:
         X = self._check_samples(X, reset=False)
-        check_same_place(self, X, self.mean_, method)
+        check_same_device(self, X, self.mean_, method)
         return X
 
     def _has_missing(self, X: Any) -> bool:
@@ -307,7 +307,7 @@ class ExactPosteriorModel(LatentModel):
 
     def _check_latents(self, Z: Any, method: str) -> Array:
         Z = check_latents(self, Z, self.n_components_)
-        check_same_place(self, Z, self.mean_, method)
+        check_same_device(self, Z, self.mean_, method)
         return array_namespace(Z).astype(Z, float_type(Z), copy=False)
 
     def _project(self, X: Any, A: Array) -> Array:

@@ -59,7 +59,7 @@ class MomentFolds:
             else:
                 pairs = list(self._merged(self._moments_of_parts(i, part), table))
             for training, held_out in pairs:
-                spectrum = Spectrum.of_moments(training)
+                spectrum = Spectrum.from_moments(training)
                 yield spectrum, *spectrum.variances_of(held_out)
 
     def _runs(self) -> Iterable[Plan]:
@@ -112,7 +112,7 @@ class MomentFolds:
         """Spectrum of all samples."""
         if self.moments is None:
             self.moments = self._moments_of(np.arange(self._X.shape[0]))
-        return Spectrum.of_moments(self.moments)
+        return Spectrum.from_moments(self.moments)
 
 
 class BlockFolds(MomentFolds):
@@ -139,8 +139,8 @@ class BlockFolds(MomentFolds):
         self.n = sum(part.n for part in self._moments[0])
         self.moments = None
         number = itertools.count()
-        for (*_, table), of_run in zip(self._plans, self._moments, strict=True):
-            n = np.array([part.n for part in of_run])
+        for (*_, table), run in zip(self._plans, self._moments, strict=True):
+            n = np.array([part.n for part in run])
             for roles, i in zip(table, number, strict=False):
                 for name, role in (("training", 1), ("held-out", 2)):
                     check_some_weight(n[roles == role], name, i)

@@ -33,7 +33,7 @@ from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.identity import digest
 from sklearn_vae.training.callbacks import Progress
 from sklearn_vae.training.checkpointing import Keeper, place_of
-from sklearn_vae.training.devices import choose_place, threads_worth
+from sklearn_vae.training.devices import choose_device, threads_worth
 from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.monitors import LatentMonitor
@@ -53,7 +53,7 @@ class Options(NamedTuple):
     noise_variance: float  # fixed, or where learning starts
     learn_noise: bool
     least_noise: float
-    unit_encoder: bool  # D = I and a learned prior, in place of a learned D
+    unit_encoder: bool  # D = I and a learned prior, instead of a learned D
     learning_rate: float
     max_iter: int  # steps of "adam", epochs of "stochastic"
     tol: float  # of "adam"
@@ -105,8 +105,8 @@ def by_bound(rows: TrainingCovariance, options: Options, file: Checkpoint | None
     spectrum, scale, d = rows.spectrum, rows.scale, rows.n_features
     present = spectrum.eigenvalues > spectrum.resolution
     eigenvalues, basis = spectrum.eigenvalues[present] / scale**2, spectrum.components[present]
-    place = choose_place(options.device, "float64", np.float64)[0]
-    bound = LinearElbo(torch.as_tensor(eigenvalues, device=place), n_features=d)
+    device = choose_device(options.device, "float64", np.float64)[0]
+    bound = LinearElbo(torch.as_tensor(eigenvalues, device=device), n_features=d)
     state = _State(bound.S.sqrt(), options)
     optimiser = Adam(state.learned, lr=options.learning_rate)
     history: list[tuple[float, float, float]] = []
@@ -122,11 +122,11 @@ def by_bound(rows: TrainingCovariance, options: Options, file: Checkpoint | None
             state = _State(bound.S.sqrt(), options)
             return _taken_back(saved, state, Adam(state.learned, lr=options.learning_rate))
 
-        found = file.resume(read, {"numbers": start}, **place_of(place, n_operations))
+        resumed = file.resume(read, {"numbers": start}, **place_of(device, n_operations))
         if file.finished:
-            return found
-        if found is not None:
-            state, optimiser, history, kept = found
+            return resumed
+        if resumed is not None:
+            state, optimiser, history, kept = resumed
     begun, bar_options = len(history), {"unit": "step", "disable": not options.verbose}
     bar = tqdm(total=options.max_iter, initial=max(begun - 1, 0), **bar_options)
     with torch.no_grad(), threads_worth(n_operations), bar:
@@ -231,7 +231,7 @@ class _State:
 def _to_save(
     state: _State, optimiser: Adam, history: list[tuple[float, float, float]], kept: list[Tensor]
 ) -> Any:
-    """All that the next step depends on."""
+    """Everything that the next step depends on."""
     parts = {"learned": state.copy(), "optimiser": optimiser.state_dict(), "kept": kept}
     return {**parts, "history": np.array(history)}
 
@@ -240,7 +240,7 @@ def _to_save(
 def _taken_back(
     saved: Any, state: _State, optimiser: Adam
 ) -> tuple[_State, Adam, list[tuple[float, float, float]], list[Tensor]]:
-    """What :func:`_to_save` was given; state and optimiser are new."""
+    """Restore a new state and optimizer from the result of :func:`_to_save`."""
     state.restore(saved["learned"])
     check_optimizer_state(saved["optimiser"], optimiser)
     optimiser.load_state_dict(adapted_to(optimiser, saved["optimiser"]))
@@ -281,8 +281,8 @@ def _diverged(step: int, kept: int, options: Options) -> FloatingPointError:
 def by_draws(data: TrainingCovariance, options: Options, file: Checkpoint | None) -> Training:
     """Train by draws z = V (x - mu) + sqrt(D) eps and mini-batches, with the deep models' loop."""
     n, d, scale = data.n_samples, data.n_features, data.scale
-    place, dtype, precision = choose_place(options.device, "auto", data.X.dtype)
-    x = in_units(data.X, np.arange(n), data.mean, scale, place, dtype)
+    device, dtype, precision = choose_device(options.device, "auto", data.X.dtype)
+    x = in_units(data.X, np.arange(n), data.mean, scale, device, dtype)
     monitor = LatentMonitor(d * math.log(scale), scale, GaussianLikelihood.recorded)
     net = VAENet(
         partial(_module, d, options, dtype),
@@ -296,7 +296,7 @@ def by_draws(data: TrainingCovariance, options: Options, file: Checkpoint | None
         max_epochs=options.max_iter,
         batch_size=options.batch_size or n,
         train_split=None,
-        device=str(place),
+        device=str(device),
         verbose=0,
     ).initialize()
     keeper, left = None, options.max_iter

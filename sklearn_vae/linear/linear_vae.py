@@ -395,14 +395,14 @@ class LinearVAE(LinearEncoderModel):
         """History of bound, sigma2 and sum of log D, from the start on, and the last iteration."""
         first = with_best_encoder(start[:, :k], self._noise() or rows.average_variance)
         history = [(rows.elbo.value(first), first.noise_variance, _sum_of_logs(first.D))]
-        found = None
+        resumed = None
         if file is not None:
-            found = file.resume(
+            resumed = file.resume(
                 lambda saved: _point(saved, rows.n_features, k),
                 {"numbers": digest(rows.elbo.times(start))},
             )
-        if found is not None:
-            history, last = found
+        if resumed is not None:
+            history, last = resumed
         finished = file is not None and file.finished
         for step in maximise(
             rows.elbo,
@@ -412,7 +412,7 @@ class LinearVAE(LinearEncoderModel):
             least_noise=NOISE_FLOOR * rows.average_variance,
             tol=self.tol,
             max_iter=0 if finished else self._max_iter() - len(history) + 1,
-            after=None if found is None else (last.directions, last.span),
+            after=None if resumed is None else (last.directions, last.span),
         ):
             last, p = step, step.parameters
             history.append((last.bound, p.noise_variance, _sum_of_logs(p.D)))

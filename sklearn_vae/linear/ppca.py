@@ -44,7 +44,7 @@ from sklearn_vae.validation import (
     check_integer,
     check_noise_variance,
     check_random_state,
-    check_same_place,
+    check_same_device,
     is_dask,
     is_integer,
     is_memory_mapped,
@@ -62,8 +62,8 @@ class Decomposition(NamedTuple):
     em: IncompleteFit | None = None  # where values are missing
 
     @classmethod
-    def of_moments(cls, moments: Moments, counted: int | None = None) -> Decomposition:
-        spectrum = Spectrum.of_moments(moments)
+    def from_moments(cls, moments: Moments, counted: int | None = None) -> Decomposition:
+        spectrum = Spectrum.from_moments(moments)
         return cls(spectrum, moments.n, moments.dtype, counted)
 
 
@@ -275,7 +275,7 @@ class PPCA(ExactPosteriorModel):
             counted = max(int(moments.count), round(moments.n))
             shape = (counted, moments.n_features)
             check_fits_together(shape, moments.n, self.n_components, "covariance_eigh")
-            return Decomposition.of_moments(moments, counted)
+            return Decomposition.from_moments(moments, counted)
         X = self._check_samples(X, reset=True, min_samples=2)
         kept, weights, count, n_samples = weighted_rows(X, sample_weight, at_least=2)
         mapped = is_memory_mapped(kept)
@@ -421,7 +421,7 @@ class PPCA(ExactPosteriorModel):
         with all_or_nothing(self):
             moments = self._moments_of_batch(X, sample_weight, first)
             moments = moments if first else self.moments_ + moments
-            self._set_fit(Decomposition.of_moments(moments))
+            self._set_fit(Decomposition.from_moments(moments))
             self.moments_ = moments
         return self
 
@@ -429,7 +429,7 @@ class PPCA(ExactPosteriorModel):
         is_lazy = is_dask(X)
         X = as_dask_array(self, X, reset=first) if is_lazy else self._check_samples(X, reset=first)
         if not first:
-            check_same_place(self, np.empty(0) if is_lazy else X, self.mean_, "partial_fit")
+            check_same_device(self, np.empty(0) if is_lazy else X, self.mean_, "partial_fit")
         self._check_at_most(X.shape[1])
         if is_lazy:
             return dask_moments(self, X, sample_weight, at_least=1)
@@ -475,7 +475,7 @@ class PPCA(ExactPosteriorModel):
             raise ValueError("moments must be those of at least one row, got n = 0.")
         model._check_at_most(moments.n_features)
         model.n_features_in_ = moments.n_features
-        model._set_fit(Decomposition.of_moments(moments))
+        model._set_fit(Decomposition.from_moments(moments))
         model.moments_ = moments
         return model
 

@@ -38,7 +38,7 @@ class DiagonalNormal:
         return -0.5 * (terms.sum(-1) + self.mean.shape[-1] * LOG_2PI)
 
     def kl_terms(self, prior: "DiagonalNormal") -> Tensor:
-        """Terms whose sum over the last axis is KL(self || prior): one a dimension."""
+        """Terms whose sum over the last axis is KL(self || prior), one per dimension."""
         ratio = self.log_variance - prior.log_variance
         distance = (self.mean - prior.mean).square() * torch.exp(-prior.log_variance)
         return 0.5 * (distance + torch.expm1(ratio) - ratio)

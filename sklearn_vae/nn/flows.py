@@ -75,12 +75,12 @@ class SylvesterFlow:
 
     @property
     def mean(self) -> Tensor:
-        """That of `marginals`."""
+        """Mean of `marginals`."""
         return self.marginals().mean
 
     @property
     def variance(self) -> Tensor:
-        """That of `marginals`."""
+        """Variance of `marginals`."""
         return self.marginals().variance
 
     def entropy(self) -> Tensor:

@@ -43,9 +43,9 @@ class LikelihoodTerms(NamedTuple):
 class Likelihood(ABC, nn.Module):
     """Base of the likelihoods p(x|z).
 
-    Subclasses define `n_inputs`, `forward` and `draw`. Those that learn their noise by other means
-    than the decoder's outputs override `start`, `trained_parameters`, `after_step` and
-    `set_optimum`; those with one noise variance for all z also `noise_variance`, `record`,
+    Subclasses define `n_inputs`, `forward` and `draw`, and `start` if they have noise. Those that
+    learn it by other means than the decoder's outputs override `trained_parameters`, `after_step`
+    and `set_optimum`; those with one noise variance for all z also `noise_variance`, `record`,
     `noise_variance_terms` and `set_noise_variance`.
 
     Parameters

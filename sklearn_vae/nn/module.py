@@ -61,13 +61,13 @@ class VAEModule(nn.Module):
         return self.posterior.n_fixed_draws(self.posterior.n_components)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """What the optimiser moves."""
+        """Parameters that the optimizer trains."""
         parts = (self.encoder, self.posterior, self.decoder, self.prior)
         learned = [p for part in parts for p in part.parameters() if p.requires_grad]
         return [*learned, *self.likelihood.trained_parameters()]
 
     def after_step(self) -> None:
-        """What is learned otherwise; after each step of the optimiser."""
+        """Update the parameters that the optimizer does not train, after each of its steps."""
         self.likelihood.after_step()
         if self._unit_name is not None:
             unit_columns_(self.decoder.get_parameter(self._unit_name))
@@ -104,7 +104,7 @@ class Autoencoder(nn.Module):
         self.decoder: Any = decoder
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """What the optimiser moves."""
+        """Parameters that the optimizer trains."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def after_step(self) -> None:

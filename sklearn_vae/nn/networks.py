@@ -224,13 +224,13 @@ def operations_of(module: nn.Module, n_inputs: int | None = None) -> float:
 
     try:
         # A copy, so that no mode, statistic or other thread's call is touched.
-        twin = copy.deepcopy(module).eval()
-        for part in twin.modules():
+        copied = copy.deepcopy(module).eval()
+        for part in copied.modules():
             if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 part.register_forward_hook(count)
-        parameter = next(twin.parameters())
+        parameter = next(copied.parameters())
         with torch.no_grad():
-            twin(torch.zeros(1, width, dtype=parameter.dtype, device=parameter.device))
+            copied(torch.zeros(1, width, dtype=parameter.dtype, device=parameter.device))
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):
         return n_weights  # a user's module may want more than rows: no reason to fail
     return float(sum(counts)) or n_weights
@@ -249,7 +249,7 @@ def _multiply_adds(layer: Any, inputs: Tensor, outputs: Tensor) -> int:
 
 
 def _n_inputs(module: nn.Module) -> int | None:
-    """What its first layer says about the width of rows."""
+    """Number of inputs that the first layer expects; None if it is not known."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             return part.in_features
@@ -277,9 +277,9 @@ def _made_by(
         raise TypeError(f"{form} must return a torch.nn.Module, got {network!r}.")
     network.eval()
     with torch.no_grad():
-        found = network(torch.zeros(2, n_inputs, dtype=_dtype_of(network)))
+        outputs = network(torch.zeros(2, n_inputs, dtype=_dtype_of(network)))
     network.train()
-    shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found)
+    shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs)
     if shape != (2, n_outputs):
         raise ValueError(
             f"{form} must return a Module that turns inputs of shape (2, {n_inputs}) into outputs "

@@ -1,4 +1,4 @@
-"""What is maximised, in nats per row, and the schedule of its KL weight."""
+"""Training objectives, in nats per sample, and the schedule of the KL weight."""
 
 import math
 from collections.abc import Callable

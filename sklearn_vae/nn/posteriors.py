@@ -212,8 +212,8 @@ class SylvesterPosterior(Posterior):
         """The distribution whose parameters are h, of shape (n, n_inputs)."""
         n, m = len(h), self.rank
         base = self.normal(h[:, : self.normal.n_inputs])
-        of_flows = h[:, self.normal.n_inputs :].reshape(n, self.n_flows, -1)
-        v, r, r_tilde, above, above_tilde, b = of_flows.split(self._sizes, dim=-1)
+        flows = h[:, self.normal.n_inputs :].reshape(n, self.n_flows, -1)
+        v, r, r_tilde, above, above_tilde, b = flows.split(self._sizes, dim=-1)
         v = v.reshape(n, self.n_flows, self.n_householder, self.n_components) + self.axes
         R = self._triangle(r, above)
         R_tilde = self._triangle(r_tilde + 1.0, above_tilde)

@@ -101,7 +101,7 @@ class LikelihoodSurfaceDisplay(Display):
             )
         refuse_dask(cls.__name__, X)
         moments = estimator.moments_ if X is None else Moments.of(on_host(X))
-        spectrum = Spectrum.of_moments(moments)
+        spectrum = Spectrum.from_moments(moments)
         k = int(estimator.n_components_)
         if k < 1:
             raise ValueError(f"{cls.__name__} moves a column of W, and n_components_ is {k}.")

@@ -27,7 +27,7 @@ _NUMBER_OF_THREADS = threading.Lock()
 _PRODUCTS = threading.RLock()
 
 
-def choose_place(
+def choose_device(
     device: Any, precision: str, dtype: Any
 ) -> tuple[torch.device, torch.dtype, str | None]:
     """Device, precision of the module, and of products in training if that is another.
@@ -42,25 +42,25 @@ def choose_place(
     try:
         if isinstance(device, str) and device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        found = torch.device(device)
+        chosen = torch.device(device)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"device must be 'auto' or a torch device, got {device!r}.") from error
-    if found.type == "meta":
+    if chosen.type == "meta":
         raise ValueError("device must hold numbers, got 'meta'.")
-    if found.type == "cuda" and not torch.cuda.is_available():
+    if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device={device!r} needs a CUDA device, and torch finds none here; device='auto' "
             "takes one where there is one."
         )
-    on_cuda = found.type == "cuda"
+    on_cuda = chosen.type == "cuda"
     if precision == "auto":
-        wide = found.type == "cpu" and dtype == np.float64
+        wide = chosen.type == "cpu" and dtype == np.float64
         precision = "float64" if wide else "tf32" if on_cuda else "float32"
     if on_cuda and precision != "float64":
-        return found, torch.float32, precision
+        return chosen, torch.float32, precision
     if precision in ("tf32", "bf16"):
         raise ValueError(f"precision={precision!r} needs a CUDA device, got device={device!r}.")
-    return found, getattr(torch, precision), None
+    return chosen, getattr(torch, precision), None
 
 
 def products_on(device: torch.device, precision: str, dtype: torch.dtype) -> str | None:
@@ -70,7 +70,7 @@ def products_on(device: torch.device, precision: str, dtype: torch.dtype) -> str
     return {"auto": "tf32", "float64": "float32"}.get(precision, precision)
 
 
-def place_of(module: Any) -> tuple[torch.device, torch.dtype]:
+def device_and_dtype(module: Any) -> tuple[torch.device, torch.dtype]:
     """Device and dtype of a module's parameters."""
     parameter = next(module.parameters())
     return parameter.device, parameter.dtype
@@ -102,7 +102,7 @@ def set_global_generators(states: list[Tensor], device: torch.device) -> None:
 
 
 def threads_for(n_operations: float) -> int:
-    """Of torch's threads, those that as many operations at once are worth: all, or one."""
+    """Number of threads for this many operations at once: all of torch's, or one."""
     return torch.get_num_threads() if n_operations >= WORTH_A_THREAD else 1
 
 

@@ -40,7 +40,7 @@ class Reducer:
         """Leave the group: there is none."""
 
     def meet(self, n: int = 0) -> None:
-        """Check that all processes are at the same place: there is one."""
+        """Check that all processes are at the same sum: there is one."""
 
     def sum(self, values: Any) -> Any:
         """Values as they are."""
@@ -141,13 +141,13 @@ class GroupReducer(Reducer):
 
         Of 0 at an epoch. Messages of different sizes are mixed up, or make gloo abort.
         """
-        found = torch.tensor([n, -n], device=self.device)
-        self._attempt(distributed.all_reduce, found, distributed.ReduceOp.MAX)
-        most, least = found[0].item(), -found[1].item()
+        extremes = torch.tensor([n, -n], device=self.device)
+        self._attempt(distributed.all_reduce, extremes, distributed.ReduceOp.MAX)
+        most, least = extremes[0].item(), -extremes[1].item()
         if most != least:
             own, other = (
-                f"a sum of {place} numbers" if place else "another epoch"
-                for place in (n, least if n == most else most)
+                f"a sum of {m} numbers" if m else "another epoch"
+                for m in (n, least if n == most else most)
             )
             raise RuntimeError(
                 "Processes must call fit and sum in the same order, with callbacks that stop all "
@@ -166,8 +166,8 @@ class GroupReducer(Reducer):
         """Values of every process, one row each."""
         table = np.zeros((self.size, len(values)))
         table[self.rank] = values
-        found: Array = self.sum(table)
-        return found
+        total: Array = self.sum(table)
+        return total
 
     def n_batches(self, n: int, batch_size: int) -> int | None:
         """Number of batches of an epoch, the same for all: that of the process with most rows."""
@@ -193,8 +193,8 @@ class GroupReducer(Reducer):
             parts = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([part.reshape(-1) for part in parts])
             self._attempt(distributed.broadcast, flat, 0)
-            for part, found in zip(parts, flat.split([p.numel() for p in parts]), strict=True):
-                part.copy_(found.view_as(part))
+            for part, shared in zip(parts, flat.split([p.numel() for p in parts]), strict=True):
+                part.copy_(shared.view_as(part))
 
     def averaging(self, parameters: Iterable[nn.Parameter]) -> Callable[[int], None]:
         """A function of n that makes each gradient the average over the rows of all processes.
@@ -292,7 +292,7 @@ class Processes:
     Attributes
     ----------
     rank : int
-        Of this process, from 0.
+        Rank of this process, from 0.
     size : int
         Number of processes; 1 without a launcher.
     reducer : Reducer
@@ -326,7 +326,7 @@ class Processes:
 
     @property
     def rank(self) -> int:
-        """Of this process, from 0."""
+        """Rank of this process, from 0."""
         return self.reducer.rank
 
     @property
@@ -336,7 +336,7 @@ class Processes:
 
     def __enter__(self) -> Self:
         check_real("timeout", self.timeout, above=0)
-        state = _place(self.timeout)
+        state = _accelerate_state(self.timeout)
         if state.num_processes > 1:
             self.reducer = GroupReducer(state, self.timeout)
         return self
@@ -364,8 +364,8 @@ class Processes:
         return self.reducer.sum(values)
 
 
-def _place(timeout: float) -> Any:
-    """What accelerate knows of the processes, after they have found each other."""
+def _accelerate_state(timeout: float) -> Any:
+    """State of accelerate, once the processes are connected."""
     try:
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env

@@ -87,6 +87,6 @@ def test_the_gap_has_a_part_for_the_decoder_and_one_for_each_dimension():
     assert normal.noise == 0.5
     np.testing.assert_allclose(normal.dimensions, [0, 0.2])
     assert normal.total == pytest.approx(0.7)
-    bernoulli = EntropyGap.of_noise_part(-0.25, moment)
+    bernoulli = EntropyGap.from_noise_part(-0.25, moment)
     assert (bernoulli.noise, bernoulli.active_bounds) == (-0.25, ())
     assert bernoulli.total == pytest.approx(-0.05)

@@ -114,7 +114,7 @@ def test_the_fit_of_ppca_is_the_stable_point():
     X = load_iris().data
     for noise_variance in (None, 0.05, 0.5):
         model = PPCA(2, noise_variance=noise_variance).fit(X)
-        spectrum = Spectrum.of_moments(Moments.of(X))
+        spectrum = Spectrum.from_moments(Moments.of(X))
         kept = [h for h in range(2) if h not in model.collapsed_dims_]
         point = StationaryPoint(spectrum, kept, 2, noise_variance)
         assert point.is_stable
@@ -125,7 +125,7 @@ def test_the_fit_of_ppca_is_the_stable_point():
 
 
 def test_a_zero_column_is_a_saddle_when_the_noise_is_learned():
-    spectrum = Spectrum.of_moments(Moments.of(load_iris().data))
+    spectrum = Spectrum.from_moments(Moments.of(load_iris().data))
     point = StationaryPoint(spectrum, [0], 2)
     assert (1, 1) in point.unstable
     assert not point.is_stable

@@ -34,7 +34,7 @@ def dense_model(X, k, noise_variance):
 
 def test_eigenpairs_of_moments(asarray):
     X = make_rows()
-    spectrum = Spectrum.of_moments(Moments.of(asarray(X)))
+    spectrum = Spectrum.from_moments(Moments.of(asarray(X)))
     S = np.cov(X.T, ddof=0)
     V, values = to_numpy(spectrum.components), to_numpy(spectrum.eigenvalues)
     assert array_namespace(spectrum.components) is array_namespace(asarray(X))
@@ -49,7 +49,7 @@ def test_eigenpairs_of_moments(asarray):
 @pytest.mark.parametrize("held_out", [False, True])
 def test_log_likelihood_of_every_pair_against_the_dense_gaussian(asarray, held_out):
     X, other = make_rows(), make_rows(seed=1)[:25]
-    spectrum = Spectrum.of_moments(Moments.of(asarray(X)))
+    spectrum = Spectrum.from_moments(Moments.of(asarray(X)))
     ks, sigmas = [0, 1, 3, 5, 6], [None, 1e-3, 0.7, 50.0]
     moments = Moments.of(asarray(other)) if held_out else None
     found = to_numpy(spectrum.log_likelihood(ks, sigmas, moments))
@@ -63,7 +63,7 @@ def test_log_likelihood_of_every_pair_against_the_dense_gaussian(asarray, held_o
 
 def test_log_likelihood_from_few_eigenpairs_is_that_from_all():
     X, other = make_rows(), Moments.of(make_rows(seed=1))
-    full = Spectrum.of_moments(Moments.of(X))
+    full = Spectrum.from_moments(Moments.of(X))
     cut = Spectrum(
         full.mean, full.eigenvalues[:3], full.components[:3], full.eigenvalues[3:].sum(), 1e-15
     )
@@ -79,7 +79,7 @@ def test_log_likelihood_from_few_eigenpairs_is_that_from_all():
 
 
 def test_the_maximum_likelihood_noise_is_a_maximum():
-    spectrum = Spectrum.of_moments(Moments.of(make_rows()))
+    spectrum = Spectrum.from_moments(Moments.of(make_rows()))
     for k in range(6):
         best = spectrum.noise_variance(k)
         at, below, above = spectrum.log_likelihood([k], [best, best * 0.99, best * 1.01])[0]
@@ -91,7 +91,7 @@ def test_the_maximum_likelihood_noise_is_a_maximum():
 def test_rank_deficient_data_have_no_noise_from_the_rank_on():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(50, 3)) @ rng.normal(size=(3, 8)) + 2.0
-    spectrum = Spectrum.of_moments(Moments.of(X))
+    spectrum = Spectrum.from_moments(Moments.of(X))
     assert spectrum.rank == 3
     assert [spectrum.noise_variance(k) > 0 for k in range(9)] == [True] * 3 + [False] * 6
     assert spectrum.noise_variance(3) == 0.0
@@ -102,7 +102,7 @@ def test_rank_deficient_data_have_no_noise_from_the_rank_on():
 
 
 def test_constant_rows_have_rank_zero():
-    spectrum = Spectrum.of_moments(Moments.of(np.full((4, 3), 7.0)))
+    spectrum = Spectrum.from_moments(Moments.of(np.full((4, 3), 7.0)))
     assert (spectrum.rank, spectrum.total_variance, spectrum.noise_variance(0)) == (0, 0.0, 0.0)
 
 
@@ -123,7 +123,7 @@ def test_components_for_ratio():
 def test_minka_dimension_against_scikit_learn(load):
     X = load().data
     moments = Moments.of(X)
-    spectrum = Spectrum.of_moments(moments)
+    spectrum = Spectrum.from_moments(moments)
     assert minka_dimension(spectrum, len(X)) == PCA("mle", svd_solver="full").fit(X).n_components_
 
 
@@ -134,4 +134,4 @@ def test_minka_dimension_against_the_sum_over_pairs(n, scale):
     X = rng.normal(size=(n, 4)) @ rng.normal(size=(4, 15)) + 0.3 * rng.normal(size=(n, 15))
     values = np.linalg.eigvalsh(np.cov(X.T))[::-1]
     oracle = 1 + np.argmax([_assess_dimension(values, k, n) for k in range(1, 15)])
-    assert minka_dimension(Spectrum.of_moments(Moments.of(scale * X)), n) == oracle
+    assert minka_dimension(Spectrum.from_moments(Moments.of(scale * X)), n) == oracle

@@ -187,7 +187,7 @@ def test_elbo_less_entropies_is_the_gap_at_random_parameters(likelihood, posteri
     moment = (draws.second_moment() / z_prior.variance).mean(0).numpy()
     if likelihood == "bernoulli":
         tilt = (p.logits * (x - p.mean)).sum(-1).mean().item()
-        gap = EntropyGap.of_noise_part(tilt, moment)
+        gap = EntropyGap.from_noise_part(tilt, moment)
     else:
         squares = ((x - p.mean).square() / p.variance).sum(-1).mean().item()
         gap = EntropyGap.of(D, squares, moment)

@@ -196,7 +196,7 @@ def test_what_does_not_fit_a_plane(options, words):
 
 
 def points():
-    spectrum = Spectrum.of_moments(MODEL.moments_)
+    spectrum = Spectrum.from_moments(MODEL.moments_)
     values = spectrum.eigenvalues
     return {
         "minimum": StationaryPoint(spectrum, [0, 2], 4, 0.5 * float(values[4])),
