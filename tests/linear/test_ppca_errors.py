@@ -202,10 +202,18 @@ def test_a_failed_fit_keeps_the_model():
     for rows in (X, X[:, :4], frame):
         with pytest.raises(ValueError, match="got 9"):
             model.fit(rows)
+    assert model.score(X) == before
+    assert not hasattr(model, "feature_names_in_")
+
+
+def test_a_failed_partial_fit_keeps_the_model():
+    model = PPCA(2).partial_fit(X)
+    before, moments = model.score(X), model.moments_
+    model.set_params(n_components=9)
     with pytest.raises(ValueError, match=r"at most n_features = 5, got 9"):
         model.partial_fit(X)
     assert model.score(X) == before
-    assert not hasattr(model, "feature_names_in_")
+    assert model.moments_ is moments
 
 
 def test_a_failed_first_fit_leaves_no_trace():
