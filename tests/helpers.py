@@ -1,5 +1,7 @@
 """What several test files need."""
 
+import re
+
 import array_api_strict
 import numpy as np
 import torch
@@ -13,3 +15,8 @@ def to_numpy(array):
     if array_namespace(array).__name__ == "array_api_strict":
         return np.from_dlpack(to_device(array, array_api_strict.Device("CPU_DEVICE")))
     return np.asarray(array)
+
+
+def name_of(value):
+    """Text of a test's parameter, the same in every process: without addresses."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))

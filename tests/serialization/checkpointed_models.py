@@ -1,7 +1,5 @@
 """Estimators that are trained, and whether two of them are the same to the last bit."""
 
-import re
-
 import numpy as np
 import torch
 from sklearn.base import clone
@@ -48,11 +46,6 @@ LINEAR = [
     ),
 ]
 TRAINED = DEEP + LINEAR
-
-
-def name_of(model):
-    """Text of a model, the same in every process: without addresses."""
-    return re.sub(r" at 0x[0-9a-f]+", "", str(model))
 
 
 def rows_of(model):

@@ -13,13 +13,13 @@ from skorch.callbacks import Callback
 from sklearn_vae import BernoulliPPCA, DeepAutoencoder, DeepGaussianVAE, LinearVAE
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.training.loop import VAENet
+from tests.helpers import name_of
 from tests.serialization.checkpointed_models import (
     DEEP,
     LINEAR,
     SMALL,
     TRAINED,
     X,
-    name_of,
     rows_of,
     same,
 )

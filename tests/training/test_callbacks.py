@@ -47,6 +47,7 @@ from skorch.utils import freeze_parameter
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
 from sklearn_vae.serialization import load, save
 from tests.deep.data import MODELS, SMALL, make_rows, parameters_of
+from tests.helpers import name_of
 
 X = make_rows()
 HELD_OUT = {**SMALL, "early_stopping": True}
@@ -521,7 +522,7 @@ def test_mlflow_logger(packages, given):
         (InputShapeSetter(), "InputShapeSetter, .*`encoder` and `decoder`"),
         (LoadInitState(Checkpoint(f_history=None)), "needs a checkpoint with `f_history`"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_what_cannot_work_is_refused_before_training(callback, message):
     model = gaussian(callback)
