@@ -302,9 +302,9 @@ class TestWide:
         assert full.noise_variance_ > 0
         assert model.noise_variance_ == pytest.approx(full.noise_variance_, rel=1e-6)
 
-    def test_partial_fit_says_what_fit_kept(self):
+    def test_partial_fit_after_fit_says_that_moments_are_missing(self):
         model = PPCA(2).fit(make_rows(20, 300))
-        with pytest.raises(ValueError, match="'covariance_eigh' and n_samples >= n_features"):
+        with pytest.raises(ValueError, match="moments_, which fit does not keep"):
             model.partial_fit(make_rows(20, 300))
 
     @pytest.mark.parametrize("smallest", [1e-3, 3e-4])
