@@ -59,12 +59,13 @@ class Decomposition(NamedTuple):
     n_samples: float  # or the sum of their weights
     dtype: str
     counted: int | None = None  # samples, weights counted as repetitions; None for a stream
+    moments: Moments | None = None  # to which partial_fit can add
     em: IncompleteFit | None = None  # where values are missing
 
     @classmethod
     def from_moments(cls, moments: Moments, counted: int | None = None) -> Decomposition:
         spectrum = Spectrum.from_moments(moments)
-        return cls(spectrum, moments.n, moments.dtype, counted)
+        return cls(spectrum, moments.n, moments.dtype, counted, moments)
 
 
 class PPCA(ExactPosteriorModel):
@@ -165,8 +166,9 @@ class PPCA(ExactPosteriorModel):
     feature_names_in_ : ndarray of shape (d,)
         Where X had feature names.
     moments_ : Moments
-        Number, mean and scatter of all samples seen, to which `partial_fit` adds. Set by
-        `partial_fit` and `from_moments`; `fit` does not keep these (d, d) numbers.
+        Number, mean and scatter of all samples seen, to which `partial_fit` adds: scikit-learn asks
+        that it can follow `fit`. Set by `partial_fit` and `from_moments`, and by `fit` with the
+        solver "covariance_eigh" where n >= d. Delete the attribute to save (d, d) numbers.
 
     See Also
     --------
@@ -299,7 +301,8 @@ class PPCA(ExactPosteriorModel):
         spectrum = decompose_summary(
             summary, self.n_components, solver, n_counted=counted, **self._solver_options()
         )
-        return Decomposition(spectrum, n_samples, float_name(X), counted)
+        kept_moments = summary.rescaled(n_samples) if isinstance(summary, Moments) else None
+        return Decomposition(spectrum, n_samples, float_name(X), counted, kept_moments)
 
     def _decompose_missing(self, X: Any, sample_weight: Any) -> Decomposition:
         if sample_weight is not None:
@@ -327,6 +330,8 @@ class PPCA(ExactPosteriorModel):
         noise_variance = fit.em.noise_variance or None if fit.em else self.noise_variance
         fitted = closed_form_attributes(fit.spectrum, k, n, fit.dtype, noise_variance)
         self.__dict__.update(fitted)
+        if fit.moments is not None:
+            self.moments_ = fit.moments
         if fit.em is not None:
             self.kl_per_dim_ = to_device_of(self.mean_, fit.em.kl_per_dim)
             self.entropy_bound_ = fit.em.entropy_bound
@@ -379,9 +384,9 @@ class PPCA(ExactPosteriorModel):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCA:
         """Add the samples of X to those seen before, and fit the model to all of them.
 
-        Exact: any split into batches gives the result of one `fit` to all samples. Keeps the (d, d)
-        scatter in `moments_` and decomposes it at each call, whatever `svd_solver` is;
-        `n_components=None` keeps all d components.
+        Exact: any split into batches, the first of which may be given to `fit`, gives the result of
+        one `fit` to all samples. Keeps the (d, d) scatter in `moments_` and decomposes it at each
+        call, whatever `svd_solver` is; `n_components=None` keeps all d components.
 
         Parameters
         ----------
@@ -401,8 +406,8 @@ class PPCA(ExactPosteriorModel):
         Raises
         ------
         ValueError
-            If a parameter or X is not valid, or the model comes from `fit`, which keeps no moments
-            to add to. What was learned before is kept.
+            If a parameter or X is not valid, or the model comes from a `fit` that kept no
+            moments to add to. What was learned before is kept.
         MemoryError
             Before anything is allocated, if the (d, d) matrices do not fit into memory.
         """
@@ -415,14 +420,14 @@ class PPCA(ExactPosteriorModel):
             )
         if not first and not hasattr(self, "moments_"):
             raise ValueError(
-                "partial_fit adds to moments_, which fit does not keep. Call partial_fit from the "
-                "start, on a clone."
+                "partial_fit adds to moments_, which fit keeps only with the solver "
+                "'covariance_eigh' and n_samples >= n_features. Set svd_solver='covariance_eigh' "
+                "before fit, or call partial_fit from the start, on a clone."
             )
         with all_or_nothing(self):
             moments = self._moments_of_batch(X, sample_weight, first)
             moments = moments if first else self.moments_ + moments
             self._set_fit(Decomposition.from_moments(moments))
-            self.moments_ = moments
         return self
 
     def _moments_of_batch(self, X: Any, sample_weight: Any, first: bool) -> Moments:
@@ -476,7 +481,6 @@ class PPCA(ExactPosteriorModel):
         model._check_at_most(moments.n_features)
         model.n_features_in_ = moments.n_features
         model._set_fit(Decomposition.from_moments(moments))
-        model.moments_ = moments
         return model
 
     def _check_at_most(self, n_features: int) -> None:

@@ -72,6 +72,8 @@ class PPCACV(ExactPosteriorModel):
         Number of splits.
     n_components_, noise_variance_ : int, float
         Of the chosen model, fitted to all rows.
+    moments_ : Moments
+        Moments of all samples, where n >= d.
     components_, mean_, loadings_ and all others that a fitted :class:`PPCA` has
 
     See Also
@@ -160,6 +162,9 @@ class PPCACV(ExactPosteriorModel):
             k, noise = self.best_params_["n_components"], self.best_params_["noise_variance"]
             spectrum, n, dtype = folds.spectrum(k), folds.n, folds.dtype
             self.__dict__.update(closed_form_attributes(spectrum, k, n, dtype, noise))
+            self.__dict__.pop("moments_", None)
+            if isinstance(folds, MomentFolds):
+                self.moments_ = folds.moments
         return self
 
     def _folds(self, X: Any, sample_weight: Any, splits: list[Split]) -> GramFolds | MomentFolds:

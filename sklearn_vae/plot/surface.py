@@ -80,8 +80,8 @@ class LikelihoodSurfaceDisplay(Display):
         estimator : PPCA or the like
             Gives k and, unless that is set, the noise variance.
         X : array-like of shape (n_samples, n_features), default=None
-            Samples whose likelihood is drawn. None: those of the fit, by `moments_` of an estimator
-            that `partial_fit` or `from_moments` fitted.
+            Samples whose likelihood is drawn. None: those of the fit, by `moments_` of the
+            estimator.
         noise_variance : float, default=None
             None: that of the estimator.
         directions, radius, n_grid

@@ -30,7 +30,7 @@ from sklearn_vae.plot.surface import _levels
 from tests.deep.data import make_rows
 
 X = make_rows(d=12)
-MODEL = PPCA(3).partial_fit(X)  # which keeps moments
+MODEL = PPCA(3).fit(X)
 
 
 def reconstructed(model, rows):
@@ -257,8 +257,8 @@ def test_what_has_no_surface():
     with pytest.raises(TypeError, match="StandardScaler has no n_components_ and no noise_var"):
         LikelihoodSurfaceDisplay.from_estimator(StandardScaler().fit(X), X)
     with pytest.raises(ValueError, match="n_components_ is 0"):
-        LikelihoodSurfaceDisplay.from_estimator(PPCA(0).fit(X), X)
-    pair = PPCA(1).partial_fit(X[:, :2])
+        LikelihoodSurfaceDisplay.from_estimator(PPCA(0).fit(X))
+    pair = PPCA(1).fit(X[:, :2])
     assert LikelihoodSurfaceDisplay.from_estimator(pair, n_grid=5).directions == (0, 1)
     point = StationaryPoint(points()["minimum"].spectrum, range(11), 12, 1e-6)
     with pytest.raises(ValueError, match="two eigenvectors that the point does not keep"):
