@@ -250,6 +250,8 @@ def check_results(model, found, n, d):
         arrays = value if isinstance(value, tuple) else (value,)
         for i, array in enumerate(arrays):
             array = array.toarray() if sparse.issparse(array) else np.asarray(array)
+            if name == "impute" and isinstance(model, PPCAImputer):
+                array = array[:, model._observed]  # in others what is missing stays NaN
             assert array.dtype in (np.float32, np.float64), (name, array.dtype)
             assert np.isfinite(array).all(), (name, array)
             assert name not in shapes or array.shape == shapes[name][i], (name, array.shape)
@@ -446,6 +448,7 @@ def test_bad_parameters_are_named_or_do(configuration):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:No checkpoint in")  # all configurations share a folder
 @fuzz(3000)
 @given(configurations())
 def test_three_thousand_bad_parameters_are_named_or_do(configuration):

@@ -218,13 +218,13 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         Returns
         -------
         X : array of shape (n_samples, n_features)
-            NaN in features that were never observed in `fit`.
+            Entries that are missing in a feature that was never observed in `fit` stay NaN.
         std : array of shape (n_samples, n_features)
-            0 for observed entries. Only with `return_std`.
+            0 for observed entries, NaN for those that stay missing. Only with `return_std`.
         """
         check_is_fitted(self)
         X = self._check_samples(X, reset=False)
-        filled, std = np.full((2, *X.shape), np.nan, dtype=X.dtype)
+        filled, std = X.copy(), np.where(np.isnan(X), X, 0)
         seen = self._observed
         if seen.any():
             filled[:, seen], std[:, seen] = self.ppca_.impute(X[:, seen], return_std=True)

@@ -35,6 +35,19 @@ def test_fills_as_ppca_and_better_than_neighbours():
     assert imputer.n_iter_ == imputer.ppca_.n_iter_ > 1
 
 
+def test_impute_leaves_features_alone_that_were_never_observed():
+    empty = Y.copy()
+    empty[:, 2] = np.nan
+    imputer = PPCAImputer(2).fit(empty)
+    seen = np.arange(7) != 2
+    empty[:5, 2] = X[:5, 2]  # observed now
+    filled, std = imputer.impute(empty, return_std=True)
+    np.testing.assert_array_equal(filled[:, seen], imputer.transform(empty))
+    np.testing.assert_array_equal(filled[:, 2], empty[:, 2])
+    assert (std[~np.isnan(empty)] == 0).all()
+    np.testing.assert_array_equal(np.isnan(std), np.isnan(filled))
+
+
 def test_components_by_default():
     assert PPCAImputer().fit(Y).n_components_ == 3
     assert PPCAImputer().fit(punched(make_rows(300, 50))).n_components_ == 10
