@@ -18,7 +18,7 @@ from sklearn_vae.training.distributed import Reducer
 
 Array = NDArray[Any]
 
-# Least number of draws over all samples together, unless these take more than so many operations.
+# Least number of draws over all samples together, unless they take more operations than the second.
 N_DRAWS = 16384
 N_OPERATIONS = 1e11
 

@@ -208,7 +208,7 @@ def fit_ppca(
 ) -> tuple[Array, Array]:
     """Mean (d,) and loadings (d, k) of pPCA, with no more components than the rows allow.
 
-    Of the rows of all processes that fit together.
+    The samples are those of all processes that fit together.
     """
     X = rows.cpu().numpy()
     if reducer.size == 1:
