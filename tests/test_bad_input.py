@@ -5,6 +5,7 @@ import re
 import warnings
 from contextlib import chdir
 from decimal import Decimal
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -380,7 +381,8 @@ def configurations(draw):
 def check_parameters(index, parameters):
     model = fitted(index).set_params(**parameters)
     kept = dict(vars(model))
-    with warnings.catch_warnings():
+    # A string may name a folder for checkpoints: a new one for each fit.
+    with TemporaryDirectory() as folder, chdir(folder), warnings.catch_warnings():
         warnings.simplefilter("error")
         for category, text in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", text, category)
@@ -409,13 +411,6 @@ def test_numbers_of_numpy_are_as_good_as_those_of_python(index):
     expected = fitted(index).transform(GOOD)
     found = clone(ESTIMATORS[index]).set_params(**as_numpy).fit(GOOD).transform(GOOD)
     np.testing.assert_array_equal(found, expected)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def elsewhere(tmp_path_factory):
-    """A text may be a folder for checkpoints."""
-    with chdir(tmp_path_factory.mktemp("bad_input")):
-        yield
 
 
 def fuzz(n_cases):
@@ -448,7 +443,6 @@ def test_bad_parameters_are_named_or_do(configuration):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:No checkpoint in")  # all configurations share a folder
 @fuzz(3000)
 @given(configurations())
 def test_three_thousand_bad_parameters_are_named_or_do(configuration):
