@@ -90,9 +90,8 @@ def odd_docstrings():
         finding = ODD.search(prose(text))
         if finding:
             yield path, line, f"{name or 'module'}: {finding.group()!r} in {prose(text)[:100]!r}"
-        elif isinstance(node, ast.FunctionDef) and not is_property(node):
-            if NO_VERB.match(text):
-                yield path, line, f"{name}: no verb first: {text.splitlines()[0]!r}"
+        elif isinstance(node, ast.FunctionDef) and NO_VERB.match(text) and not is_property(node):
+            yield path, line, f"{name}: no verb first: {text.splitlines()[0]!r}"
 
 
 def template(node):
