@@ -60,8 +60,9 @@ def check_integer(name: str, value: Any, *, at_least: int) -> None:
 
 def check_flag(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is True or False."""
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"{name} must be True or False, got {value!r}.")
+    if isinstance(value, bool | np.bool_):
+        return
+    raise ValueError(f"{name} must be True or False, got {value!r}.")
 
 
 def check_real(
