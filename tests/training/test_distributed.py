@@ -181,7 +181,7 @@ def test_parameters_that_differ_are_an_error_in_every_process(found):
 def test_models_that_differ_are_an_error_in_every_process(found):
     for name, part in zip(("DeepBernoulliVAE", "DeepGaussianVAE"), found, strict=True):
         assert part["differs"]["models"][0] == "ValueError"
-        assert f"has model='{name}', another one not." in part["differs"]["models"][1]
+        assert f"has model='{name}', unlike another one." in part["differs"]["models"][1]
 
 
 def test_callbacks_and_names_that_differ_are_an_error_in_every_process(found):
