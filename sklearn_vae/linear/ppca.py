@@ -22,7 +22,7 @@ from sklearn_vae.gaussian.eigensolvers import (
     choose_solver,
     count_components,
     decompose_summary,
-    summarise,
+    summarize,
 )
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
@@ -286,7 +286,7 @@ class PPCA(ExactPosteriorModel):
         if solver == "covariance_eigh":
             check_squares_fit(f"svd_solver={solver!r}", min(kept.shape), X=kept)
         weights = weights if weights is None else weights / scale_of(weights)
-        summary = summarise(kept, solver, weights, mapped=mapped)
+        summary = summarize(kept, solver, weights, mapped=mapped)
         # NaN shows in the sums, so that no pass over X is needed that looks for it.
         if not summary.is_finite:
             if not self._has_missing(X):

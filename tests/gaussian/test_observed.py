@@ -11,8 +11,8 @@ from sklearn_vae.gaussian.observed import (
     IncompleteData,
     Parameters,
     impute,
+    latent_pairs,
     log_likelihood,
-    pairs_of,
     posterior,
 )
 
@@ -104,7 +104,7 @@ class TestAgainstDenseMatrices:
         np.testing.assert_allclose(sums.pairs, np.einsum("nab,nj->abj", pairs, m)[i, j], **close)
         np.testing.assert_allclose(sums.latents, z.T @ m, **close)
         np.testing.assert_allclose(sums.products, z.T @ values, **close)
-        np.testing.assert_array_equal(sums.numbers, m.sum(axis=0))
+        np.testing.assert_array_equal(sums.counts, m.sum(axis=0))
         np.testing.assert_allclose(sums.values, values.sum(axis=0), **close)
         np.testing.assert_allclose(sums.all_pairs, pairs.sum(axis=0)[i, j], **close)
         np.testing.assert_allclose(sums.all_latents, z.sum(axis=0), **close)
@@ -156,7 +156,7 @@ def test_the_m_step_is_where_the_expected_likelihood_is_level():
     sums = Sums.of(rows, start)
     n = len(X)
     found = maximize(rows, sums, start, None)
-    place = pairs_of(2)[2]
+    place = latent_pairs(2)[2]
     mean_z = sums.all_latents / n
     root = np.linalg.cholesky(sums.all_pairs[place] / n - np.outer(mean_z, mean_z))
     W = found.loadings @ np.linalg.inv(root)
