@@ -11,7 +11,7 @@ from scipy import linalg, sparse
 from scipy.sparse.linalg import LinearOperator, svds
 
 from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
-from sklearn_vae.gaussian.centred import CentredData, DenseCentred, centred_data
+from sklearn_vae.gaussian.centered import CenteredData, DenseCentered, centered_data
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import Precision, rounded_along
 from sklearn_vae.gaussian.spectrum import (
@@ -58,7 +58,7 @@ def decompose(X: Any, n_components: float | str | None, solver: str, **options: 
 
 def summarize(
     X: Any, solver: str, weights: Array | None = None, *, mapped: bool = False
-) -> Moments | CentredData:
+) -> Moments | CenteredData:
     """Compute the moments or the centered data of X, depending on what the solver decomposes.
 
     The result is not finite if X is not. A memory-mapped X is not copied.
@@ -67,11 +67,11 @@ def summarize(
     if gram and X.shape[0] >= X.shape[1]:
         return Moments.of(X, weights, check_finite=False)
     keep = solver == "full" or not (gram or mapped)
-    return centred_data(X, weights, keep=keep, wide=gram)
+    return centered_data(X, weights, keep=keep, wide=gram)
 
 
 def decompose_summary(
-    summary: Moments | CentredData,
+    summary: Moments | CenteredData,
     n_components: float | str | None,
     solver: str,
     *,
@@ -142,7 +142,7 @@ def _full(data: Any) -> Spectrum:
     return _spectrum(data, S, V, 0.0)
 
 
-def spectrum_of_gram(data: CentredData, n_components: Any, K: Array | None = None) -> Spectrum:
+def spectrum_of_gram(data: CenteredData, n_components: Any, K: Array | None = None) -> Spectrum:
     """Compute the spectrum from K = R R', whose eigenvectors u give those of R'R as R'u.
 
     It holds only the components to keep, or all if the others may be rounding errors.
@@ -174,19 +174,19 @@ def eigh_of_gram(K: Array, n: float, precision: Precision) -> tuple[Array, Array
     return values, xp.flip(U, axis=1), resolution
 
 
-def components_of_gram(data: CentredData, U: Array) -> Array:
+def components_of_gram(data: CenteredData, U: Array) -> Array:
     """Compute orthonormal components (rows) from eigenvectors of R R'."""
     xp = array_namespace(U)
     Q = xp.linalg.qr(data.transposed_times(xp.astype(U, data.dtype)), mode="reduced")[0]
     return with_positive_peaks(Q.T)
 
 
-def _arpack(data: CentredData, k: int, random_state: np.random.RandomState) -> Spectrum:
+def _arpack(data: CenteredData, k: int, random_state: np.random.RandomState) -> Spectrum:
     start = random_state.uniform(-1, 1, min(data.shape))
     if data.squares == 0.0:  # ARPACK fails on a zero matrix
         V = np.eye(k, data.shape[1], dtype=data.dtype)
         return _spectrum(data, np.zeros(k, dtype=data.dtype), V, 0.0)
-    R = data.whole if isinstance(data, DenseCentred) else None
+    R = data.whole if isinstance(data, DenseCentered) else None
     if R is None:
         R = LinearOperator(
             data.shape,
@@ -201,7 +201,7 @@ def _arpack(data: CentredData, k: int, random_state: np.random.RandomState) -> S
 
 
 def _randomized(
-    data: CentredData,
+    data: CenteredData,
     k: int,
     iterated_power: int | str,
     n_oversamples: int,
@@ -231,7 +231,7 @@ def _randomized(
     return _truncated(data, V[:k, :] @ Q.T, S[:k])
 
 
-def _truncated(data: CentredData, V: Array, S: Array) -> Spectrum:
+def _truncated(data: CenteredData, V: Array, S: Array) -> Spectrum:
     """Build the spectrum from the leading right singular vectors and values of centered data."""
     xp = array_namespace(V)
     total = data.squares / data.n
@@ -253,7 +253,7 @@ def _truncated(data: CentredData, V: Array, S: Array) -> Spectrum:
     return spectrum
 
 
-def _spectrum(data: CentredData, S: Array, V: Array, rest: float) -> Spectrum:
+def _spectrum(data: CenteredData, S: Array, V: Array, rest: float) -> Spectrum:
     xp = array_namespace(V)
     values = xp.astype(xp.asarray(S), wide_float(V)) ** 2 / data.n
     error = data.precision.squared_singular_value_error(max(data.shape), float(values[0]))

@@ -112,9 +112,9 @@ def maximize(
     if noise_variance is None:
         left = data.squares.sum() - float(np.sum(solution * right))
         noise_variance = max(left / data.n_observed.sum(), data.least_noise)
-    centre = sums.all_latents / n
-    covariance = sums.all_pairs[position] / n - np.outer(centre, centre)
-    return Parameters(W @ np.linalg.cholesky(covariance), mean + W @ centre, noise_variance)
+    center = sums.all_latents / n
+    covariance = sums.all_pairs[position] / n - np.outer(center, center)
+    return Parameters(W @ np.linalg.cholesky(covariance), mean + W @ center, noise_variance)
 
 
 def expectation_maximization(

@@ -20,7 +20,7 @@ from sklearn_vae.gaussian.arrays import (
     wide_float,
 )
 from sklearn_vae.gaussian.bounds import best_noise_variance
-from sklearn_vae.gaussian.centred import CentredBlock, canonical, centred_blocks, dense, project
+from sklearn_vae.gaussian.centered import CenteredBlock, canonical, centered_blocks, dense, project
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,11 +179,11 @@ class LowRankGaussian:
             return LowRankGaussian(mean, loadings, self.noise_variance).log_prob(X)
         if sparse.issparse(X):
             X = canonical(X)
-        blocks = centred_blocks(X, self.mean, self._limit)
+        blocks = centered_blocks(X, self.mean, self._limit)
         distance = xp.concat([self._mahalanobis(block, X[rows, :]) for rows, block in blocks])
         return -0.5 * (distance + (self.log_det + self.n_features * math.log(2.0 * math.pi)))
 
-    def _mahalanobis(self, block: CentredBlock, X: Any) -> Array:
+    def _mahalanobis(self, block: CenteredBlock, X: Any) -> Array:
         """Compute (x - mean)' C^-1 (x - mean) of each sample by one product with `block`.
 
         It is (|x|^2 + |mean|^2 - 2 mean'x - |y|^2) / sigma2, with y as in `_whitener`. Where this

@@ -19,7 +19,7 @@ from sklearn_vae.gaussian.arrays import (
     scale_of,
     wide_float,
 )
-from sklearn_vae.gaussian.centred import SparseCentred
+from sklearn_vae.gaussian.centered import SparseCentered
 from sklearn_vae.gaussian.precision import Precision
 
 
@@ -173,7 +173,7 @@ class Moments:
         if n == 0.0:
             return cls(0.0, np.zeros(d), np.zeros((d, d)))
         count = X.shape[0] if weights is None else np.count_nonzero(weights)
-        data = SparseCentred(X, weights)
+        data = SparseCentered(X, weights)
         with np.errstate(invalid="ignore", over="ignore"):
             scatter = (n / data.n) * data.scatter()
         return cls(n, data.mean, scatter, float(count), float_name(X), Precision.of(X))

@@ -70,8 +70,8 @@ def _checked(variance: float) -> float:
     if SMALLEST < variance < np.inf:
         return variance
     raise ValueError(
-        "X must have samples that are not all the same and whose squares are finite in float64, got "
-        f"a total variance of {variance:.3g}."
+        "X must have samples that are not all the same and whose squares are finite in float64, "
+        f"got a total variance of {variance:.3g}."
     )
 
 

@@ -16,7 +16,7 @@ from sklearn_vae.gaussian.arrays import (
     scale_of,
     to_device_of,
 )
-from sklearn_vae.gaussian.centred import dense
+from sklearn_vae.gaussian.centered import dense
 from sklearn_vae.gaussian.eigensolvers import (
     SVD_SOLVERS,
     choose_solver,

@@ -189,7 +189,7 @@ class TestRouting:
     [
         (np.ones(79), r"sample_weight must have shape \(n_samples,\) = \(80,\), got \(79,\)\."),
         (np.ones((80, 1)), r"must have shape .* \(80,\), got \(80, 1\)\."),
-        (3.0, r"must have shape \(80,\).* got \(\)\."),
+        (3.0, r"must have shape .* \(80,\), got \(\)\."),
         (np.r_[np.ones(79), -0.5], r"must be finite and >= 0, got -0\.5 for sample 79\."),
         (np.r_[np.nan, np.ones(79)], r"must be finite and >= 0, got nan for sample 0\."),
         (np.r_[np.inf, np.ones(79)], r"must be finite and >= 0, got inf for sample 0\."),

@@ -25,7 +25,7 @@ from sklearn_vae.gaussian.precision import Precision
 ALL = slice(None)
 
 
-class CentredData(ABC):
+class CenteredData(ABC):
     """Centered, weighted data R = diag(w)^1/2 (X - 1 mean'); the covariance of X is R'R / n."""
 
     shape: tuple[int, int]
@@ -78,7 +78,7 @@ class CentredData(ABC):
         return left
 
 
-class DenseCentred(CentredData):
+class DenseCentered(CenteredData):
     """Centered dense data: a centered copy `whole` or, with `keep=False`, blocks on demand.
 
     The mean is subtracted twice, since the rounding error of a mean far from zero would otherwise
@@ -165,7 +165,7 @@ class DenseCentred(CentredData):
         return K
 
 
-class SparseCentred(CentredData):
+class SparseCentered(CenteredData):
     """Centered sparse data, whose mean is subtracted from products.
 
     This loses no digits if the mean of a column is not large relative to its spread, which holds
@@ -251,13 +251,13 @@ class SparseCentred(CentredData):
             yield R
 
 
-def centred_data(
+def centered_data(
     X: Any, weights: Array | None, *, keep: bool = True, wide: bool = False
-) -> CentredData:
+) -> CenteredData:
     """Center an array or sparse matrix; with `wide`, compute in the dtype for sums."""
     if sparse.issparse(X):
-        return SparseCentred(X, weights)
-    return DenseCentred(X, weights, keep=keep, dtype=wide_float(X) if wide else None)
+        return SparseCentered(X, weights)
+    return DenseCentered(X, weights, keep=keep, dtype=wide_float(X) if wide else None)
 
 
 def canonical(X: Any) -> sparse.csr_array:
@@ -282,7 +282,7 @@ def _column_moments(X: sparse.csr_array, w: np.ndarray) -> tuple[np.ndarray, np.
 
 
 @dataclass(frozen=True, eq=False)
-class CentredBlock:
+class CenteredBlock:
     """A block of X - mean that is copied only where subtraction after a product loses digits.
 
     `parts` are pairs of a matrix and its columns. Some columns are already centered, and `mean` is
@@ -293,7 +293,7 @@ class CentredBlock:
     mean: Array
 
     @classmethod
-    def of(cls, X: Any, mean: Array, limit: float) -> CentredBlock:
+    def of(cls, X: Any, mean: Array, limit: float) -> CenteredBlock:
         """Center the columns of X in which the mean is too large to be subtracted afterwards."""
         xp = array_namespace(mean)
         if _is_within(mean, limit):
@@ -318,19 +318,19 @@ class CentredBlock:
         )
 
 
-def centred_blocks(X: Any, mean: Array, limit: float) -> Iterator[tuple[slice, CentredBlock]]:
-    """Yield consecutive samples as `CentredBlock` objects in the dtype of the mean."""
+def centered_blocks(X: Any, mean: Array, limit: float) -> Iterator[tuple[slice, CenteredBlock]]:
+    """Yield consecutive samples as `CenteredBlock` objects in the dtype of the mean."""
     n, d = X.shape
     xp = array_namespace(mean)
     if sparse.issparse(X):
         X = sparse.csr_array(X)
         width = X.nnz // max(n, 1) + np.count_nonzero(abs(mean) > (limit / max(d, 1)) ** 0.5)
         for rows in row_blocks(n, width):
-            yield rows, CentredBlock.of(X[rows].astype(mean.dtype, copy=False), mean, limit)
+            yield rows, CenteredBlock.of(X[rows].astype(mean.dtype, copy=False), mean, limit)
     else:
         for rows in row_blocks(n, d):
             block = xp.astype(X[rows, :], mean.dtype, copy=False)
-            yield rows, CentredBlock.of(block, mean, limit)
+            yield rows, CenteredBlock.of(block, mean, limit)
 
 
 def project(X: Any, mean: Array, A: Array, limit: float) -> Array:
@@ -346,7 +346,7 @@ def project(X: Any, mean: Array, A: Array, limit: float) -> Array:
         Z -= mean @ A
         return Z
     Z = xp.empty((X.shape[0], A.shape[1]), dtype=dtype, device=device(A))
-    for rows, block in centred_blocks(X, mean, limit):
+    for rows, block in centered_blocks(X, mean, limit):
         Z[rows, :] = block.times(A) - block.mean @ A
     return Z
 
