@@ -204,7 +204,11 @@ class Moments:
         n = self.n + other.n
         with np.errstate(invalid="ignore", over="ignore"):
             delta = other.mean - self.mean
-            mean = self.mean + (other.n / n) * delta
+            # From the heavier mean: the lighter one may be so far away that it rounds more.
+            if other.n > self.n:
+                mean = other.mean - (self.n / n) * delta
+            else:
+                mean = self.mean + (other.n / n) * delta
             between = (self.n * other.n / n) * (delta[:, None] * delta[None, :])
             merged = Moments(
                 n,
@@ -276,7 +280,10 @@ def _shifted_blocks(
     dtype, wide = float_type(X), wide_float(X)
     limit = 10.0 if dtype == xp.float64 else 1.0
     shift: Array | None = origin
-    start, heaviest = 0, 0.0  # the largest average weight of a row in a block so far
+    start = 0
+    # The largest average weight of a row in a block so far, at first that in all of X: the first
+    # blocks may be light ones.
+    heaviest = 1.0 if weights is None or n_rows == 0 else float(xp.mean(weights))
     while start < max(n_rows, 1):
         # So many rows that adding up (d, d) products costs little beside making them; more
         # where they need not be copied.
