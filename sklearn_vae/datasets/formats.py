@@ -75,7 +75,7 @@ def _member_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def flatten_images(X: np.ndarray, image_shape: Shape) -> np.ndarray:
-    """Return images as a uint8 matrix with one flattened image per row, channels first."""
+    """Return flattened uint8 images with channels first, one per sample."""
     c, h, w = image_shape
     if X.ndim and not len(X):
         raise ValueError("X must contain images, got none")

@@ -34,7 +34,7 @@ def make_missing(
 ) -> np.ndarray:
     """Set values of X to NaN by a given mechanism.
 
-    Each row and each column keeps at least one value.
+    Each sample and each feature keeps at least one value.
 
     ==========================  ===================================================================
     mechanism                   missing values
@@ -53,7 +53,7 @@ def make_missing(
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        Samples. Existing NaN are kept, but each row and each column must have a value.
+        Samples. Existing NaN are kept, but each sample and each feature must have a value.
     fraction : float, default=0.1
         Fraction of the observed values in X that become missing. It is an expected value for the
         first two mechanisms, and exact up to ties and rounding for "threshold".
@@ -76,8 +76,8 @@ def make_missing(
     TypeError
         If X is a Dask array or DataFrame.
     ValueError
-        If a parameter or X is invalid, or if `fraction` is too large for each row and each column
-        to keep a value.
+        If a parameter or X is invalid, or if `fraction` is too large for each sample and each
+        feature to keep a value.
 
     See Also
     --------
@@ -85,10 +85,11 @@ def make_missing(
 
     Notes
     -----
-    If all values of a row or a column would be missing, one is kept: a random one, or for
+    If all values of a sample or a feature would be missing, one is kept: a random one, or for
     "threshold" the one nearest to its threshold in terms of ranks. The probabilities of
-    "completely_at_random" account for this in rows, but not in columns, where it is rare. With
+    "completely_at_random" account for this in samples, but not in features, where it is rare. With
     "threshold" the fraction becomes smaller.
+
     References
     ----------
     Rubin, "Inference and Missing Data", Biometrika 1976.

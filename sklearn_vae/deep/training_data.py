@@ -19,7 +19,7 @@ from sklearn_vae.training.callbacks import Snapshot
 from sklearn_vae.training.checkpointing import start_of
 from sklearn_vae.training.devices import choose_device, device_and_dtype
 from sklearn_vae.training.distributed import Reducer
-from sklearn_vae.training.scaling import check_units, in_units
+from sklearn_vae.training.scaling import check_units, standardize
 
 Array = NDArray[Any]
 
@@ -64,13 +64,13 @@ def prepare(model: Any, X: Any, warm: bool, reducer: Reducer) -> TrainingData:
         device, dtype, products = choose_device(model.device, model.precision, X.dtype)
         check_units(model.mean_, model.scale_, dtype)
     units = model.mean_, model.scale_, device, dtype
-    validation = in_units(X, valid, *units) if model.early_stopping else None
+    validation = standardize(X, valid, *units) if model.early_stopping else None
     if validation is not None and not torch.isfinite(validation.square().sum()):
         raise ValueError(
             "X contains outliers: the samples that early_stopping holds out differ so much from "
             f"the others that their squares overflow {dtype}."
         )
-    samples = in_units(X, train, *units)
+    samples = standardize(X, train, *units)
     return TrainingData(samples, validation, device, products, seed, checkpoint, reducer)
 
 
