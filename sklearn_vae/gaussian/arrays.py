@@ -56,8 +56,8 @@ def float_name(X: Any) -> str:
 def common_float_type(X: Any, model: Array) -> Any:
     """Return the dtype for products of X with the arrays of a model."""
     xp = array_namespace(model)
-    own = X.dtype if X.dtype in (xp.float32, xp.float64) else wide_float(model)
-    return xp.result_type(own, model.dtype)
+    dtype = X.dtype if X.dtype in (xp.float32, xp.float64) else wide_float(model)
+    return xp.result_type(dtype, model.dtype)
 
 
 def affine(Z: Array, A: Array, b: Array) -> Array:

@@ -63,9 +63,9 @@ class StationaryPoint:
     noise_variance: float | None = None
 
     def __post_init__(self) -> None:
-        d, held = self.spectrum.n_features, self.spectrum.eigenvalues.shape[0]
-        if held != d:
-            raise ValueError(f"spectrum must hold all {d} eigenpairs, got {held}.")
+        d, n_pairs = self.spectrum.n_features, self.spectrum.eigenvalues.shape[0]
+        if n_pairs != d:
+            raise ValueError(f"spectrum must hold all {d} eigenpairs, got {n_pairs}.")
         kept = [int(index) for index in self.kept]
         if len(set(kept)) != len(kept) or not all(0 <= index < d for index in kept):
             raise ValueError(f"kept must be distinct indices from 0 to {d - 1}, got {kept}.")
