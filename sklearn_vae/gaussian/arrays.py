@@ -112,7 +112,7 @@ def to_host(values: Array) -> np.ndarray:
 
 
 def scale_of(weights: Array) -> float:
-    """Return a power of 2 that scales the weights to below 2 without rounding them."""
+    """Return a power of 2; weights divided by it are below 2 and suffer no rounding."""
     xp = array_namespace(weights)
     largest = float(xp.max(weights)) if weights.shape[0] else 0.0
     return 2.0 ** (math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0

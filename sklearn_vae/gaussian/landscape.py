@@ -109,7 +109,7 @@ class StationaryPoint:
     def curvature(self, column: int, direction: int) -> float:
         """Compute the second derivative of the log-likelihood along an eigenvector.
 
-        Moving column i by t u_j changes the log-likelihood by t^2 / 2 times
+        If column i moves by t times eigenvector j, the derivative at t = 0 is
         (lambda_j / kappa_i - 1) / sigma2, where kappa_i is in `column_variances`.
 
         Parameters
@@ -122,7 +122,7 @@ class StationaryPoint:
         Returns
         -------
         float
-            Second derivative at t = 0, in nats per sample.
+            Second derivative, in nats per sample.
         """
         if not 0 <= column < self.n_components:
             raise ValueError(f"column must be from 0 to {self.n_components - 1}, got {column}.")

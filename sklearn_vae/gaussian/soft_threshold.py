@@ -346,7 +346,7 @@ class SoftThresholdElbo:
         """Compute the noise variance above which a decoder is worse than collapse, for k = 1.
 
         At the same sigma2 the collapsed solution has a higher bound than W and b of `p` with the
-        best posteriors if sigma2 is above this threshold, and a lower one below it. The cost
+        best posteriors if sigma2 is above this threshold, and a lower one below it. The cost ::
 
             g(sigma2) = min_q [E_q |x - pi(W z) - b|^2 + 2 sigma2 KL(q || p)],
 
