@@ -217,7 +217,11 @@ class Moments:
         n = self.n + other.n
         with np.errstate(invalid="ignore", over="ignore"):
             delta = other.mean - self.mean
-            mean = self.mean + (other.n / n) * delta
+            # From the heavier mean: the lighter one may be so far away that it rounds more.
+            if other.n > self.n:
+                mean = other.mean - (self.n / n) * delta
+            else:
+                mean = self.mean + (other.n / n) * delta
             between = (self.n * other.n / n) * (delta[:, None] * delta[None, :])
             merged = Moments(
                 n,
@@ -300,7 +304,9 @@ def _shifted_blocks(
     dtype, wide = float_type(X), wide_float(X)
     limit = 10.0 if dtype == xp.float64 else 1.0
     shift: Array | None = origin
-    start, heaviest = 0, 0.0  # heaviest: largest average weight in a block so far
+    # The largest average weight in a block so far; first that of X, since the first blocks may be
+    # light.
+    start, heaviest = 0, 1.0 if weights is None or n_rows == 0 else float(xp.mean(weights))
     while start < max(n_rows, 1):
         # Large enough for the sum of (d, d) products to be cheap; larger without a copy.
         size = min(max(2**18 // max(d, 1), 4096), 2**14) * (1 if shift is not None else 4)

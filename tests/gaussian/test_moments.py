@@ -146,6 +146,31 @@ def test_rows_of_tiny_weight_cost_no_digits(n_light, weight):
     assert_same(Moments.of(X, weights), *exact(X, weights), 1e8 + 10)
 
 
+@pytest.mark.parametrize("weight", [1e-3, 1e-20, 1e-300])
+@pytest.mark.parametrize("order", list(itertools.permutations("LlH")) + [("H", "L", "H")], ids=str)
+def test_blocks_of_light_rows_first_between_or_last_cost_no_digits(order, weight):
+    # A block has at most 16384 rows of 2 columns; light rows are near zero, others far from it.
+    rng = np.random.default_rng(0)
+    sizes = {"L": 20_000, "l": 3000, "H": 20_000}
+    rows = {"L": 0.0, "l": -3.0, "H": 1e8}
+    X = np.concatenate([rng.normal(size=(sizes[c], 2)) + rows[c] for c in order])
+    weights = np.concatenate([np.full(sizes[c], 1.0 if c == "H" else weight) for c in order])
+    mean, scatter = exact(X, weights)
+    assert_same(Moments.of(X, weights), mean, scatter, 1e8 + 5)
+    # Also where the light rows are a part of their own, on either side.
+    cuts = np.flatnonzero(np.diff(weights)) + 1
+    parts = zip(np.split(X, cuts), np.split(weights, cuts), strict=True)
+    merged = reduce(add, [Moments.of(*part) for part in parts])
+    assert_same(merged, mean, scatter, 1e8 + 5, merged=True)
+
+
+def test_a_sum_is_rounded_no_more_than_the_mean_of_the_heavier_part():
+    light = Moments(1e-20, np.array([1e8, -1e8]), 1e-20 * np.eye(2))
+    heavy = Moments(3.0, np.array([0.1, 0.7]), np.eye(2))
+    for total in (light + heavy, heavy + light):
+        assert np.abs(total.mean - heavy.mean).max() < 2e-12
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_blocks_are_shifted_by_the_mean_before_them_and_only_where_it_is_far(monkeypatch, weighted):
     rng = np.random.default_rng(0)
