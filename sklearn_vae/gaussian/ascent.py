@@ -36,8 +36,8 @@ def maximize(
     """Iterate to the global maximum; up to rounding the bound never falls.
 
     Coordinate ascent over encoder, decoder and sigma2 is a power iteration, which is slow if
-    eigenvalues are close. Each iteration here takes the Rayleigh-Ritz vectors of a span of the last
-    directions, their products with S, and the last change of the directions (Knyazev, "Toward the
+    eigenvalues are close. Each iteration here takes the Rayleigh-Ritz vectors of the span of three
+    sets: the last directions, their products with S, and their last change (Knyazev, "Toward the
     Optimal Preconditioned Eigensolver", 2001, algorithm 4.1). The m >= k columns of `start` must
     not be orthogonal to a leading eigenvector; m > k keeps the k-th column from stalling at a
     lower eigenvector. `after` holds the directions and the span of an iteration to continue from.

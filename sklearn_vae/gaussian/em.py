@@ -29,7 +29,7 @@ REMEMBERED = 5
 class Sums(NamedTuple):
     """Sums over posteriors for the M-step.
 
-    Sums per feature are over the samples in which it is observed. E[z z'] is packed as in
+    Sums per feature are over the samples in which the feature is observed. E[z z'] is packed as in
     `latent_pairs`.
     """
 

@@ -159,7 +159,7 @@ def posterior(
 
 
 def log_likelihood(X: np.ndarray, parameters: Parameters) -> np.ndarray:
-    """Compute the log-density of the observed values of each sample, in nats; 0 if none."""
+    """Compute the log-density of the observed values, in nats; 0 for samples without any."""
     values = np.empty(X.shape[0])
     for samples, _, q in _posteriors(X, parameters):
         values[samples] = q.log_likelihood
