@@ -60,8 +60,8 @@ class Spectrum:
     >>> spectrum = Spectrum.from_moments(Moments.of(load_iris().data))
     >>> round(spectrum.noise_variance(2), 3)
     0.051
-    >>> spectrum.log_likelihood([1, 2, 3]).round(2).ravel()
-    array([-2.77, -2.67, -2.53])
+    >>> spectrum.log_likelihood([1, 2, 3]).round(1).ravel().tolist()
+    [-3.1, -2.7, -2.5]
     """
 
     mean: Array
