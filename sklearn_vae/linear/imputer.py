@@ -26,8 +26,8 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     n_components : int or None, default=None
-        Number k of components, less than the number of features. None takes half of min(n, d),
-        but at most 10.
+        Number k of components, less than the number of features. None takes half of
+        min(n_samples, n_features), but at most 10.
     missing_values : float or np.nan, default=np.nan
         Placeholder for missing values.
     noise_variance : float or None, default=None
@@ -51,12 +51,10 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         Model of the features with observed values.
     indicator_ : MissingIndicator or None
         Indicator of missing values, if `add_indicator=True`.
-    n_components_ : int
-        Number k of components.
     n_iter_ : int
         Number of EM iterations.
-    n_features_in_ : int
-        Number d of features.
+    n_components_, n_features_in_ : int
+        Number k of components, and number d of features.
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had such names.
 
@@ -233,15 +231,6 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         std : array of shape (n_samples, n_features)
             Conditional standard deviation: 0 for observed entries, NaN for those that remain
             missing. Only if `return_std` is True.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sklearn_vae import PPCAImputer
-        >>> X = np.array([[1.0, 2.0], [2.0, 4.1], [3.0, np.nan], [4.0, 7.9], [5.0, 10.0]])
-        >>> filled, std = PPCAImputer(n_components=1).fit(X).impute(X, return_std=True)
-        >>> bool(std[2, 1] > 0), bool((std[:2] == 0).all())
-        (True, True)
         """
         check_is_fitted(self)
         X = self._check_samples(X, reset=False)
@@ -268,8 +257,8 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         input_features : array-like of str of shape (n_features,), default=None
-            Names of the input features. None takes `feature_names_in_` or, if there are none,
-            x0, x1, ...
+            Names of the input features. None takes `feature_names_in_`, or x0, x1, ... if X had
+            no feature names.
 
         Returns
         -------
