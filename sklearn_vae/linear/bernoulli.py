@@ -369,7 +369,9 @@ class BernoulliPPCA(LatentModel):
     def _check_state(self) -> None:
         super()._check_state()
         if hasattr(self, "encoder_weights_") != hasattr(self, "encoder_variance_"):
-            raise ValueError("encoder_weights_ and encoder_variance_ must both exist or both not.")
+            raise ValueError(
+                "encoder_weights_ and encoder_variance_ must both exist or both be missing."
+            )
         if hasattr(self, "mean_"):
             self._check_parameters()  # transform depends on them
 

@@ -477,7 +477,7 @@ class PPCA(ExactPosteriorModel):
         model = cls(**parameters)
         model._check_parameters()
         if moments.n == 0:
-            raise ValueError("moments must be of at least one sample, got n = 0.")
+            raise ValueError("moments must contain at least one sample, got n = 0.")
         model._check_at_most(moments.n_features)
         model.n_features_in_ = moments.n_features
         model._set_fit(Decomposition.from_moments(moments))

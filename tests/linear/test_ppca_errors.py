@@ -78,7 +78,7 @@ def test_parameters_of_partial_fit(parameters):
 
 @pytest.mark.parametrize("noise_variance", [1e-50, 1e50])
 def test_noise_beyond_the_precision_of_the_rows(noise_variance):
-    with pytest.raises(ValueError, match="within the range of float32, got 1e"):
+    with pytest.raises(ValueError, match="range of float32, the dtype of X, got 1e"):
         PPCA(2, noise_variance=noise_variance).fit(X.astype(np.float32))
 
 
