@@ -236,7 +236,7 @@ def test_variances_beyond_float32(scale, container):
 def test_moments_that_are_none():
     with pytest.raises(TypeError, match="moments must be a Moments object, got ndarray"):
         PPCA.from_moments(X)
-    with pytest.raises(ValueError, match="mean must be of a real floating dtype, got int64"):
+    with pytest.raises(ValueError, match="mean must have a real floating dtype, got int64"):
         Moments(3.0, np.arange(2), np.eye(2))
 
 
