@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.impute import MissingIndicator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
@@ -265,8 +265,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         names : ndarray of str
             Names of the output features.
         """
-        check_is_fitted(self)
-        names = _check_feature_names(self, input_features)
+        names = OneToOneFeatureMixin.get_feature_names_out(self, input_features)
         kept = names if self.keep_empty_features else names[self._observed]
         if self.indicator_ is None:
             return kept
@@ -281,17 +280,3 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
 
 def _is_nan(value: Any) -> bool:
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
-
-
-def _check_feature_names(estimator: Any, input_features: Any) -> np.ndarray:
-    """Return `input_features` if they are valid, or the default names."""
-    seen = getattr(estimator, "feature_names_in_", None)
-    d = estimator.n_features_in_
-    if input_features is None:
-        return np.asarray([f"x{i}" for i in range(d)] if seen is None else seen, dtype=object)
-    names = np.asarray(input_features, dtype=object)
-    if seen is not None and not np.array_equal(seen, names):
-        raise ValueError("input_features is not equal to feature_names_in_")
-    if len(names) != d:
-        raise ValueError(f"input_features should have length equal to {d}, got {len(names)}")
-    return names

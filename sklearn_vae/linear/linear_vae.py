@@ -269,8 +269,8 @@ class LinearVAE(LinearEncoderModel):
         self._check_parameters()
         with all_or_nothing(self):
             if is_dask(X) and self.solver == "em":
-                moments = dask_moments(self, as_dask_array(self, X, reset=True))
-                data = TrainingCovariance.from_moments(moments)
+                X = dask_moments(self, as_dask_array(self, X, reset=True))
+                data = TrainingCovariance.from_moments(X)
             else:
                 X = checked_data(self, X, ensure_min_samples=2)
                 data = TrainingCovariance.from_data(X)
