@@ -134,7 +134,7 @@ def test_names():
     imputer = PPCAImputer(2).fit(Y)
     assert list(imputer.get_feature_names_out()) == [f"x{i}" for i in range(7)]
     assert list(imputer.get_feature_names_out(list("abcdefg"))) == list("abcdefg")
-    with pytest.raises(ValueError, match="input_features should have length equal to 7, got 2"):
+    with pytest.raises(ValueError, match=r"length equal to number of features \(7\), got 2"):
         imputer.get_feature_names_out(["a", "b"])
     framed = PPCAImputer(2).fit(pd.DataFrame(Y, columns=list("abcdefg")))
     with pytest.raises(ValueError, match="input_features is not equal to feature_names_in_"):

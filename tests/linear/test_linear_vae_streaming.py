@@ -157,7 +157,7 @@ def test_a_stream_can_be_put_away_and_its_parameters_changed():
     straight.set_params(noise_variance=1.5).partial_fit(batches[0])
     assert stored.elbo_ == pytest.approx(straight.elbo_)
     np.testing.assert_array_equal(stored.encoder_variance_, 1.0)
-    with pytest.raises(ValueError, match="n_components must stay 4, as it was when the stream"):
+    with pytest.raises(ValueError, match="n_components must remain 4, its value when the stream"):
         stored.set_params(n_components=5).partial_fit(batches[0])
     assert stored.n_iter_ == 21
 
@@ -197,5 +197,5 @@ def test_a_bad_batch_leaves_what_was_learned():
     with pytest.raises(ValueError, match="not all the same"):
         forget()
     trained = LinearVAE(K, solver="adam", max_iter=1).fit(X).set_params(solver="em")
-    with pytest.raises(ValueError, match="the model was trained with another"):
+    with pytest.raises(ValueError, match="the model was trained with another solver"):
         trained.partial_fit(X)
