@@ -104,9 +104,9 @@ class CapturedStep:
     ) -> tuple[Result, bool]:
         """Run an epoch, and run it again with plain steps if captured steps fail.
 
-        `run` takes the steps of an epoch and returns a result and whether it is finite. `save(exact)`
-        saves the state before an epoch, without that of the optimizer unless `exact`, and returns a
-        function that restores it.
+        `run` takes the steps of an epoch and returns a result and whether it is finite.
+        `save(exact)` saves the state before an epoch, without that of the optimizer unless `exact`,
+        and returns a function that restores it.
 
         In the first epochs after a capture, an error or a non-finite result restores the state
         before the epoch. This and all further epochs then take plain steps, with a warning. In
