@@ -81,7 +81,7 @@ BAD_OF_VAE = [
     ),
     ({"image_shape": (8, 8)}, r"image_shape must be None or three integers .* got \(8, 8\)"),
     ({"image_shape": (1, 3, 3)}, r"image_shape=\(1, 3, 3\) has 9 pixels, but X has 8 features"),
-    ({"encoder": "conv"}, r"encoder='conv' needs images: set image_shape=.*rows of 8 features"),
+    ({"encoder": "conv"}, r"encoder='conv' needs images: set image_shape=.*samples with 8 features"),
     ({"n_mc_samples": 0}, "n_mc_samples must be an integer >= 1, got 0"),
     ({"kl_weight": -0.5}, "kl_weight must be a finite number >= 0, got -0.5"),
     ({"kl_warmup_epochs": -1}, "kl_warmup_epochs must be an integer >= 0, got -1"),
@@ -105,7 +105,7 @@ def test_bad_parameters_are_named_and_the_fitted_model_stays(model, parameters, 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
 def test_a_device_that_is_not_there_is_named(device):
-    with pytest.raises(ValueError, match=r"device=.*cuda.* needs a CUDA device, and torch finds"):
+    with pytest.raises(ValueError, match=r"device=.*cuda.* needs a CUDA device, but torch finds"):
         DeepAutoencoder(3, **SMALL, device=device).fit(X)
 
 
