@@ -51,8 +51,11 @@ class ConvEncoder:
             default="relu"
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
-        Shape of the images. If None, it is taken from the `input_shape` or `output_shape` that
-        the factory is called with.
+        Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    ConvDecoder : Decoder that mirrors this encoder.
 
     References
     ----------
@@ -105,8 +108,11 @@ class ConvDecoder:
             default="relu"
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
-        Shape of the images. If None, it is taken from the `input_shape` or `output_shape` that
-        the factory is called with.
+        Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    ConvEncoder : Encoder that this decoder mirrors.
 
     Examples
     --------
@@ -156,8 +162,11 @@ class PlainConvEncoder:
             default="relu"
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
-        Shape of the images. If None, it is taken from the `input_shape` or `output_shape` that
-        the factory is called with.
+        Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    PlainConvDecoder : Decoder that mirrors this encoder.
 
     References
     ----------
@@ -216,8 +225,11 @@ class PlainConvDecoder:
             default="relu"
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
-        Shape of the images. If None, it is taken from the `input_shape` or `output_shape` that
-        the factory is called with.
+        Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    PlainConvEncoder : Encoder that this decoder mirrors.
 
     Examples
     --------
@@ -277,8 +289,11 @@ class ResidualEncoder:
             default="relu"
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
-        Shape of the images. If None, it is taken from the `input_shape` or `output_shape` that
-        the factory is called with.
+        Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    ResidualDecoder : Decoder that mirrors this encoder.
 
     References
     ----------
@@ -345,8 +360,11 @@ class ResidualDecoder:
             default="relu"
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
-        Shape of the images. If None, it is taken from the `input_shape` or `output_shape` that
-        the factory is called with.
+        Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    ResidualEncoder : Encoder that this decoder mirrors.
 
     Examples
     --------
