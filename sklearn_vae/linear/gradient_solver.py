@@ -32,12 +32,12 @@ from sklearn_vae.nn.posteriors import (
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.identity import digest
 from sklearn_vae.training.callbacks import Progress
-from sklearn_vae.training.checkpointing import Keeper, place_of
+from sklearn_vae.training.checkpointing import Keeper, hardware_of
 from sklearn_vae.training.devices import choose_device, threads_worth
 from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.monitors import LatentMonitor
-from sklearn_vae.training.net_state import adapted_to, check_optimizer_state
+from sklearn_vae.training.net_state import checked_optimizer_state
 from sklearn_vae.training.scaling import standardize
 
 Array = NDArray[Any]
@@ -122,7 +122,7 @@ def train_exact(data: TrainingCovariance, options: Options, file: Checkpoint | N
             state = _State(bound.S.sqrt(), options)
             return _restore(saved, state, Adam(state.learned, lr=options.learning_rate))
 
-        resumed = file.resume(read, {"numbers": start}, **place_of(device, n_operations))
+        resumed = file.resume(read, {"numbers": start}, **hardware_of(device, n_operations))
         if file.finished:
             return resumed
         if resumed is not None:
@@ -246,8 +246,7 @@ def _restore(
 ) -> tuple[_State, Adam, list[tuple[float, float, float]], list[Tensor]]:
     """Restore a new state and optimizer from the result of `_saved`."""
     state.restore(saved["learned"])
-    check_optimizer_state(saved["optimizer"], optimizer)
-    optimizer.load_state_dict(adapted_to(optimizer, saved["optimizer"]))
+    optimizer.load_state_dict(checked_optimizer_state(saved["optimizer"], optimizer))
     history = [(float(a), float(b), float(c)) for a, b, c in saved["history"].tolist()]
     if [part.shape for part in saved["kept"]] != [part.shape for part in state.learned]:
         raise ValueError("kept parameters of another shape")
