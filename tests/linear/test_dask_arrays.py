@@ -3,6 +3,7 @@
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
+import cloudpickle
 import dask
 import dask.array as da
 import dask.dataframe as dd
@@ -250,6 +251,20 @@ class TestFit:
         with ThreadPoolExecutor(4) as pool, dask.config.set(pool=pool):
             found = PPCA(2).fit(rows)
         assert pickle.dumps(vars(found)) == pickle.dumps(vars(expected))
+
+
+    @pytest.mark.parametrize(
+        "model", [PPCA(2), PPCACV([1, 2], cv=3), LinearVAE(2), LinearVAE(2).partial_fit], ids=str
+    )
+    def test_a_task_carries_what_it_needs_and_no_moments(self, model):
+        d = 200
+        rows = np.random.default_rng(0).normal(size=(2 * d + 10, d)) * np.linspace(1, 3, d)
+        fitted = model(rows) if callable(model) else model.fit(rows)
+        blocks = in_blocks(rows, (d, d, 10))
+        for method in ("transform", "score_samples"):
+            graph = dict(getattr(fitted, method)(blocks).__dask_graph__())
+            own = {key: task for key, task in graph.items() if key not in blocks.__dask_graph__()}
+            assert 0 < len(cloudpickle.dumps(own)) < 3 * d * d
 
 
 class TestDataFrame:

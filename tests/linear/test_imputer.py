@@ -175,3 +175,14 @@ def test_impute_fills_all_columns_with_standard_deviations():
     assert np.isnan(filled[:, 2]).all()
     assert np.isnan(std[:, 2]).all()
     np.testing.assert_array_equal(std[:, [0, 1, 3]] > 0, X[:, [0, 1, 3]] == -1.0)
+
+
+@pytest.mark.parametrize("noise_variance", [None, 0.5])
+def test_the_model_within_has_the_parameters_that_were_given(noise_variance):
+    flat = np.outer(np.arange(1.0, 9), [1.0, 2.0, 3.0])  # for which none of pPCA's noise is left
+    options = {"noise_variance": noise_variance, "tol": 1e-5, "max_iter": 77, "random_state": 3}
+    for rows in (flat, Y):
+        imputer = PPCAImputer(1, **options).fit(rows)
+        expected = PPCA(1, **options).get_params()
+        assert imputer.ppca_.get_params() == expected
+        assert imputer.ppca_.noise_variance_ > 0
