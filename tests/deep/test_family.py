@@ -131,7 +131,7 @@ def test_the_matrix_that_is_scaled_is_the_one_that_z_meets_first():
     torch.testing.assert_close(first, torch.ones_like(first))
     assert not torch.allclose(last, torch.ones_like(last), atol=0.05)
     frozen = clone(vae).set_params(decoder=lambda k, shape: Decoder(trained=False))
-    with pytest.raises(ValueError, match="and a weight to be learned"):
+    with pytest.raises(ValueError, match="and a trainable weight"):
         frozen.fit(X)
 
 
@@ -274,7 +274,7 @@ def test_bits_are_those_of_the_threshold_and_bad_ones_are_named():
     np.testing.assert_array_equal(vae.transform(rows), plain.transform(rows > 0.3))
     drawn = vae.sample(50, random_state=0)[0]
     assert set(np.unique(drawn)) == {0.0, 1.0}
-    with pytest.raises(ValueError, match=r"X must have entries in \[0, 1\] where binarize is None"):
+    with pytest.raises(ValueError, match=r"X must have entries in \[0, 1\] if binarize is None"):
         DeepBernoulliVAE(2, **SMALL).fit(rows)
     with pytest.raises(ValueError, match="binarize must be a finite number, got 'high'"):
         DeepBernoulliVAE(2, **SMALL, binarize="high").fit(rows)

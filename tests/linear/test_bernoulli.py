@@ -468,7 +468,7 @@ def test_a_failed_fit_leaves_the_model_as_it_was():
 def test_entries_beyond_a_bit(entry):
     rows = X.copy()
     rows[3, 5] = entry
-    text = rf"in \[0, 1\] where binarize is None, got {entry} in row 3, column 5\. Set binarize"
+    text = rf"in \[0, 1\] if binarize is None, got {entry} in row 3, column 5\. Set binarize"
     for method in (clone(MODELS[0]).fit, FITTED[0].transform, FITTED[0].score):
         with pytest.raises(ValueError, match=text):
             method(rows)

@@ -601,7 +601,7 @@ class TestErrors:
             return
         with pytest.raises(TypeError, match="must be a Dask array or DataFrame, got Labelled"):
             PPCA(2).fit(Labelled())
-        with pytest.raises(TypeError, match="all of which BernoulliPPCA would gather here"):
+        with pytest.raises(TypeError, match="which BernoulliPPCA would load into memory"):
             BernoulliPPCA(2).fit(Labelled())
 
     def test_blocks_that_are_not_what_they_are_said_to_be(self):
@@ -691,6 +691,6 @@ def test_what_needs_all_rows_refuses_to_gather_them():
         make_missing,
     ]
     for call in calls:
-        with pytest.raises(TypeError, match=r"is a Dask Array, all of which \w+ would gather here"):
+        with pytest.raises(TypeError, match=r"is a Dask Array, which \w+ would load into memory"):
             call(loader.array)
         assert not loader.reads, call
