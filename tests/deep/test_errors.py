@@ -9,9 +9,10 @@ import torch
 from skorch.callbacks import Callback
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
-from tests.deep.data import MODELS, SMALL, make_rows, parameters_of
+from tests.deep.data import MODELS, SMALL, fitted, make_rows, parameters_of
 
 X = make_rows()
+VAE, AUTOENCODER = MODELS[0], MODELS[-1]
 
 BAD = [
     ({"n_components": 0}, "n_components must be an integer >= 1, got 0"),
@@ -103,11 +104,10 @@ BAD_OF_VAE = [
 
 @pytest.mark.parametrize(
     ("model", "parameters", "message"),
-    [(DeepAutoencoder(3, **SMALL), *bad) for bad in BAD]
-    + [(DeepGaussianVAE(3, **SMALL), *bad) for bad in BAD + BAD_OF_VAE],
+    [(AUTOENCODER, *bad) for bad in BAD] + [(VAE, *bad) for bad in BAD + BAD_OF_VAE],
 )
 def test_bad_parameters_are_named_and_the_fitted_model_stays(model, parameters, message):
-    model = copy.deepcopy(model).fit(X)
+    model = copy.deepcopy(fitted(model))
     before = parameters_of(model)
     with pytest.raises(ValueError, match=message):
         model.set_params(**parameters).fit(X)

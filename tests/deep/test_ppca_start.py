@@ -9,6 +9,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
+from skorch.history import History
 
 from sklearn_vae import PPCA, DeepGaussianVAE
 from sklearn_vae.deep.ppca_start import (
@@ -258,3 +259,58 @@ def test_an_interrupt_before_the_first_step_leaves_a_model_that_can_learn(monkey
     start = vae.elbo_
     vae.set_params(warm_start=True, max_epochs=5).fit(X)
     assert vae.elbo_ > start
+
+
+class StubNet:
+    """What `KeepStart` asks of a net: the history of bounds, and Adam after some gradients."""
+
+    def __init__(self, bounds, deviations, lr, max_epochs):
+        weights = torch.nn.Parameter(torch.zeros(len(deviations), dtype=torch.float64))
+        other = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        self.optimizer_ = torch.optim.Adam([{"params": [weights]}, {"params": [other]}])
+        for sign in (1.0, -1.0, 1.0):  # of which the average of squares is that of each
+            weights.grad = sign * torch.tensor(deviations, dtype=torch.float64)
+            other.grad = torch.zeros(1, dtype=torch.float64)
+            self.optimizer_.step()
+        self.lr, self.max_epochs = lr, max_epochs
+        self.history = History()
+        for bound in bounds:
+            self.history.new_epoch()
+            self.history.record("bound", bound)
+        self.history.new_epoch()
+
+    def rate(self, worth, before=0):
+        callback = LearningRateLimit(worth)
+        callback.first_epoch_ = before
+        callback.on_epoch_begin(self)
+        rate = self.history[-1]["learning_rate"]
+        assert [group["lr"] for group in self.optimizer_.param_groups] == [rate, rate]
+        return rate
+
+
+@pytest.mark.parametrize(
+    ("bounds", "won"),
+    [
+        ([-10.0] * 20, 0.0),
+        ([-10.0, -20.0] * 10, 0.0),  # below where it began
+        ([-10.0, *[-90.0] * 18, -4.0], 6.0),
+        ([-10.0, *[90.0] * 18, -4.0], 6.0),  # not of the best epoch
+    ],
+)
+def test_the_cap_of_the_rate_grows_with_what_was_won(bounds, won):
+    # (rate / 4) sum of deviations <= 0.05 worth + 0.5 won
+    for worth, deviations in [(8.0, [3.0, 1.0, 0.5]), (1.0, [100.0, 0.25])]:
+        net = StubNet(bounds, deviations, lr=1e6, max_epochs=100)
+        expected = 4 * (0.05 * worth + 0.5 * won) / sum(deviations)
+        assert net.rate(worth) == pytest.approx(expected, rel=1e-12)
+    assert StubNet(bounds, [3.0], lr=1e-4, max_epochs=100).rate(8.0) == 1e-4
+
+
+@pytest.mark.parametrize("before", [0, 7])
+@pytest.mark.parametrize("max_epochs", [1, 3, 10, 40])
+def test_the_rate_of_every_epoch_rises_and_falls(max_epochs, before):
+    falling = max(1.0, 0.2 * max_epochs)
+    for epoch in range(1, max_epochs + 1):
+        net = StubNet([0.0] * (before + epoch - 1), [1e-9], 1.0, max_epochs)
+        share = min(1.0, (before + epoch) / 5, (max_epochs - epoch + 1) / (falling + 1))
+        assert net.rate(1.0, before) == pytest.approx(share, rel=1e-12)

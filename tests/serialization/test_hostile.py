@@ -31,7 +31,8 @@ MODELS = ["ppca", "imputer", "deep-gaussian-arrays", "deep-autoencoder-conv"]
 # Of each of these files, damaged ones and hostile ones: a thousand of each kind.
 MUTATIONS = 250
 
-# Bytes that a load may take: so many times those of a file, and these. Seconds at most.
+# Bytes that a load may take: so many times those of a file, and these. Seconds of the thread's own
+# work at most, whatever else the machine does meanwhile.
 TIMES, FREE, SECONDS = 20, 2**25, 5.0
 
 # What a hostile file may have in the place of anything.
@@ -109,7 +110,7 @@ def outcome(path, data):
     path.write_bytes(data)
     if tracemalloc.is_tracing():
         tracemalloc.reset_peak()
-    start, before = time.perf_counter(), tracemalloc.get_traced_memory()[0]
+    start, before = time.thread_time(), tracemalloc.get_traced_memory()[0]
     with watched() as events:
         try:
             found = load(path)
@@ -117,7 +118,7 @@ def outcome(path, data):
             found = str(error)
     events = [event for event in events if not is_harmless(event)]
     assert not events
-    assert time.perf_counter() - start < SECONDS
+    assert time.thread_time() - start < SECONDS
     assert tracemalloc.get_traced_memory()[1] - before < TIMES * len(data) + FREE
     assert not (isinstance(found, str) and "can't allocate" in found)
     return found
@@ -350,7 +351,7 @@ METHODS = ["transform", "score_samples", "posterior", "sample", "inverse_transfo
 def test_what_is_missing_is_missed_when_a_file_is_loaded(name, tmp_path):
     path = tmp_path / "model"
     save(fitted(name), path)
-    whole, X = path.read_bytes(), np.asarray(CASES[name][1])
+    whole, X = path.read_bytes(), np.asarray(CASES[name][1])[:9]
     expected = {method: kind_of(fitted(name), method, X) for method in METHODS}
     n_refused = 0
     for i, place in enumerate(attributes_of(unpacked_model(whole))):
@@ -663,10 +664,10 @@ def test_files_that_are_larger_than_memory(has_limit, tmp_path, request):
         with path.open("wb") as file:
             file.write(data)
             file.truncate(2**38)  # of which nothing is on the disk
-        start = time.perf_counter()
+        start = time.thread_time()
         with pytest.raises(ValueError, match=text):
             load(path)
-        assert time.perf_counter() - start < SECONDS
+        assert time.thread_time() - start < SECONDS
 
 
 def test_a_file_that_is_written_to_while_it_is_read(tmp_path, monkeypatch):
@@ -718,7 +719,9 @@ def test_a_name_of_an_attribute_that_would_take_long(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["[]", "{}", '{"":0}', "[0]"])
-@pytest.mark.parametrize("times", [20_000, 300_000, 1_000_000])
+@pytest.mark.parametrize(
+    "times", [20_000, 300_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
+)
 def test_lists_that_are_small_in_a_file_and_large_in_memory(part, times, tmp_path):
     path = tmp_path / "model"
     save(fitted("ppca"), path)
