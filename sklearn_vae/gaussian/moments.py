@@ -304,8 +304,8 @@ def _shifted_blocks(
     dtype, wide = float_type(X), wide_float(X)
     limit = 10.0 if dtype == xp.float64 else 1.0
     shift: Array | None = origin
-    # The largest average weight in a block so far; first that of X, since the first blocks may be
-    # light.
+    # Largest average weight of a block so far. It starts at that of X, since the first blocks may
+    # be light.
     start, heaviest = 0, 1.0 if weights is None or n_rows == 0 else float(xp.mean(weights))
     while start < max(n_rows, 1):
         # Large enough for the sum of (d, d) products to be cheap; larger without a copy.
@@ -318,7 +318,7 @@ def _shifted_blocks(
         shifted_by = xp.zeros_like(origin) if shift is None else shift
         mean = xp.astype(shifted_by, wide) - xp.astype(origin, wide) + error
         yield count, mean, error, product
-        # A block of light rows may be anywhere: it does not tell where the next one is.
+        # The mean of a light block is no guide to that of the next one.
         weight = count / max(block.shape[0], 1)
         heaviest = max(heaviest, weight)
         if weight == 0.0 or weight < 0.5 * heaviest:
