@@ -72,7 +72,7 @@ class BernoulliPPCA(LatentModel):
     tol : float, default=1e-6
         Tolerance: L-BFGS stops when 10 iterations together improve the ELBO by less, in nats per
         sample.
-    checkpoint : str or path-like, default=None
+    checkpoint : str, path-like or None, default=None
         Folder in which `fit` saves its progress. After an interruption, `fit` with the same data
         and parameters resumes from there and gives the same model as an uninterrupted fit. Once
         finished, `fit` returns the saved model.
