@@ -37,7 +37,7 @@ from sklearn_vae.training.devices import (
 )
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.fast_paths import Adam, may_draw, training_step
-from sklearn_vae.training.net_state import adapted_to, check_net_state
+from sklearn_vae.training.net_state import checked_net_state
 from sklearn_vae.validation import all_or_nothing
 
 # Guards torch's global generator, from which its layers draw their initial weights.
@@ -426,7 +426,7 @@ class VAENet(NeuralNet):
         The module is skipped unless `with_module`. The generator is seeded if its state is from
         another kind of device.
         """
-        check_net_state(state, self.module_, self.optimizer_)
+        state = checked_net_state(state, self.module_, self.optimizer_)
         kind, drawn = state["generator"]
         self.seed, self.operations_ = state["seed"], state["operations"]
         self.history_ = History(state["history"])
@@ -435,7 +435,7 @@ class VAENet(NeuralNet):
             self.generator_.set_state(drawn)
         if with_module:
             self.module_.load_state_dict(state["module"])
-        self.optimizer_.load_state_dict(adapted_to(self.optimizer_, state["optimizer"]))
+        self.optimizer_.load_state_dict(state["optimizer"])
         self.beta_, self.last_states_ = state["beta"], list(state["last_states"])
 
     @contextmanager

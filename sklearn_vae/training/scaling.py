@@ -28,8 +28,13 @@ def center_and_scale(
         total = reducer.sum
         n = total(len(indices))
         mean = total(sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks)) / n
-        squares = total(sum(np.square(X[block] - mean).sum(axis=0) for block in blocks))
-    variance = squares / n
+        sums = np.zeros((2, X.shape[1]))
+        for block in blocks:
+            centered = X[block] - mean
+            sums += centered.sum(axis=0), np.square(centered).sum(axis=0)
+        error, squares = total(sums) / n
+        # The rounding error of the mean must not count as variance.
+        variance = np.maximum(squares - error**2, 0.0)
     counts = variance if per_feature else np.full_like(variance, variance.mean())
     if not np.isfinite(variance.sum()) or _has_underflowed(counts, X, indices):
         raise ValueError(
