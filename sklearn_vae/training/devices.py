@@ -42,7 +42,7 @@ def choose_device(
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"device must be 'auto' or a torch device, got {device!r}.") from error
     if chosen.type == "meta":
-        raise ValueError("device must be a device that stores values, got 'meta'.")
+        raise ValueError("device must be a device for computations, such as 'cpu', got 'meta'.")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device={device!r} needs a CUDA device, but torch finds none. device='auto' uses a "
