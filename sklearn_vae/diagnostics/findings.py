@@ -189,7 +189,7 @@ def unfinished(case: Evidence) -> Finding | None:
     else:
         rise, text = (
             np.nan,
-            f"Training took {len(case.history)} steps, too few to judge convergence.",
+            f"The history has only {len(case.history)} values, too few to judge convergence.",
         )
     return Finding(
         "unfinished",
