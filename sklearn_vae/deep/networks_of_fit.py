@@ -50,8 +50,8 @@ def state_of_net(model: Any) -> dict[str, Any]:
             "A net cannot be saved with another optimizer than its own Adam with one group of "
             f"parameters, got {optimizer!r}."
         )
-    state: dict[str, Any] = model.net_.get_state()
-    return state
+    # As in a pickle: the parameters before the last epoch matter only while it is trained.
+    return {**model.net_.get_state(), "last_states": []}
 
 
 def restored_net(model: Any, state: Any) -> VAENet:

@@ -451,9 +451,9 @@ class VAENet(NeuralNet):
 
         Returns
         -------
-        dict
-            Of tensors, numbers, text, lists and dicts. Tensors are the net's own: copy what is to
-            be there after the next step.
+        state : dict
+            Tensors, numbers, text, lists and dicts. Tensors are not copied: copy those that must
+            survive the next step.
         """
         return {
             "seed": self.seed,
@@ -467,37 +467,39 @@ class VAENet(NeuralNet):
         }
 
     def set_state(self, state: dict[str, Any], *, with_module: bool = True) -> None:
-        """Set what :meth:`get_state` has returned, of a net with such a module.
-
-        The state is the net's from then on: give a copy where another net has it, too. Random
-        numbers begin anew if they were drawn on another kind of device.
+        """Replace the state of a net with the same kind of module.
 
         Parameters
         ----------
         state : dict
+            Result of :meth:`get_state`. It is not copied. Random numbers are seeded anew if they
+            were drawn on another kind of device.
         with_module : bool, default=True
-            False: the module has its numbers already.
+            False if the module already has its numbers.
 
         Raises
         ------
         ValueError
-            If the state does not fit this net, which then stays as it was.
+            If the state does not fit this net, which then stays unchanged.
         """
         state = checked_net_state(state, self.module_, self.optimizer_)
-        kind, drawn = state["generator"]
         self.seed, self.operations_ = state["seed"], state["operations"]
         self.history_ = History(state["history"])
-        self.generator_.manual_seed(self.seed + len(self.history))
-        if kind == self.generator_.device.type:
-            self.generator_.set_state(drawn)
+        self._set_generator(*state["generator"])
         if with_module:
             self.module_.load_state_dict(state["module"])
         self.optimizer_.load_state_dict(state["optimizer"])
         self.beta_, self.last_states_ = state["beta"], list(state["last_states"])
 
+    def _set_generator(self, kind: str, drawn: Tensor) -> None:
+        """Restore the generator, or seed it if its state is of another kind of device."""
+        self.generator_ = torch.Generator(self.device).manual_seed(self.seed + len(self.history))
+        if kind == self.generator_.device.type:
+            self.generator_.set_state(drawn)
+
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
-        """Context in which an exception leaves the net as it was before."""
+        """Return a context in which an exception leaves the net as it was before."""
         before = copy.deepcopy(self.get_state())
         try:
             with all_or_nothing(self):
@@ -509,7 +511,11 @@ class VAENet(NeuralNet):
     def copy_at(
         self, epoch: int, state: dict[str, Tensor], reducer: Reducer = SINGLE_PROCESS
     ) -> VAENet:
-        """A copy that has the history up to an epoch, and the parameters of `state`."""
+        """Return a copy with the history up to an epoch and the parameters of `state`.
+
+        It has an optimizer and random numbers of its own: of the net's state only the history
+        would be left, so that get_state and set_state would not make it shorter.
+        """
         net = object.__new__(type(self))
         net.__dict__.update(self.__dict__, module_=copy.deepcopy(self.module_), callbacks=None)
         net.module_.load_state_dict(state)
@@ -522,18 +528,16 @@ class VAENet(NeuralNet):
         return net
 
     def __getstate__(self) -> dict[str, Any]:
-        # skorch takes care of modules and optimizers of devices that are not here when it is read.
+        # A pickle holds the module itself instead of get_state(): modules of the user may have more
+        # than their state_dict. skorch maps it to the devices available when it is read.
         state = {**super().__getstate__(), "last_states_": []}
         state = {name: value for name, value in state.items() if name not in TRAINING_ONLY}
-        if "generator_" in state:  # which cannot be pickled
+        if "generator_" in state:  # a generator cannot be pickled
             state["generator_"] = self.get_state()["generator"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        kind, drawn = state.pop("generator_", (None, None))
+        generator = state.pop("generator_", None)
         super().__setstate__(state)
-        if kind is None:
-            return
-        self.generator_ = torch.Generator(self.device).manual_seed(self.seed + len(self.history))
-        if kind == self.generator_.device.type:
-            self.generator_.set_state(drawn)
+        if generator is not None:
+            self._set_generator(*generator)
