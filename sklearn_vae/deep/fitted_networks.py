@@ -50,8 +50,8 @@ def state_of_net(model: Any) -> dict[str, Any]:
             "The optimizer of net_ must be its original Adam with one parameter group to be saved, "
             f"got {optimizer!r}."
         )
-    state: dict[str, Any] = model.net_.get_state()
-    return state
+    # As in a pickle: the parameters before the last epoch matter only while it is trained.
+    return {**model.net_.get_state(), "last_states": []}
 
 
 def restored_net(model: Any, state: Any) -> VAENet:
