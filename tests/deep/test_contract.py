@@ -236,7 +236,9 @@ def test_a_warm_start_with_other_networks_is_refused(changed):
     before = parameters_of(model)
     (name, value), *_ = changed.items()
     model.set_params(**changed)
-    with pytest.raises(ValueError, match=rf"of {name}=.*, got .*{value}.*; with warm_start=False"):
+    with pytest.raises(
+        ValueError, match=rf"which had {name}=.*, got .*{value}.*\. Set warm_start=False"
+    ):
         model.fit(X)
     np.testing.assert_array_equal(parameters_of(model), before)
     model.set_params(warm_start=False).fit(X)

@@ -154,7 +154,7 @@ def test_a_warm_start_goes_on_with_a_factory_of_any_kind():
 
     vae = DeepGaussianVAE(K, **SMALL, encoder=Factory(), warm_start=True).fit(X)
     assert vae.fit(X).n_iter_ == 6
-    with pytest.raises(ValueError, match="goes on with the networks of the last fit"):
+    with pytest.raises(ValueError, match="continues with the networks of the last fit"):
         vae.set_params(encoder=Factory()).fit(X)
 
 

@@ -524,7 +524,7 @@ def test_an_optimizer_of_other_networks(tmp_path):
         ("generator", ["cpu", 1], "generator must be"),
         ("last_states", [{"tuple": [1, 2]}], "module must be a dict"),
         ("optimizer", {"dict": []}, "optimizer must have"),
-        ("module", {"dict": []}, "must have a module"),
+        ("module", {"dict": []}, "must contain the tensors of its module"),
         ("other", 1, "the state of a net must have"),
     ],
 )
@@ -568,17 +568,17 @@ def test_a_position_of_random_numbers_that_is_out_of_bounds(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"n_components": 10**9}, "n_components must be that of the fit, 2, got 1000000000"),
+        ({"n_components": 10**9}, "n_components must equal n_components_=2, got 1000000000"),
         ({"n_components": 10**9, "n_components_": 10**9}, "must be an array of shape (1000000000,)"),
         ({"hidden_layer_sizes": [10**9, 10**9]}, "module['decoder.layers.2.bias'] is missing"),
         ({"hidden_layer_sizes": [10**9]}, "must have the shape"),
         ({"hidden_layer_sizes": [2**62]}, "calculation overflowed"),
-        ({"hidden_layer_sizes": [1] * 10**4}, "layers, the module has"),
+        ({"hidden_layer_sizes": [1] * 10**4}, "layers, but the module has"),
         ({"activation": "os.system"}, "activation must be one of"),
         ({"encoder": "os.system"}, "encoder must be 'mlp'"),
         ({"encoder": {"object": ["PlainConvEncoder", [
             ["convolutions_per_scale", 10**9], ["channels", None], ["activation", "relu"],
-            ["image_shape", [1, 2, 2]]]]}}, "layers, the module has"),
+            ["image_shape", [1, 2, 2]]]]}}, "layers, but the module has"),
         ({"encoder": {"object": ["ConvEncoder", [
             ["channels", [10**9]], ["dense", 10**9], ["activation", "relu"],
             ["image_shape", [1, 2, 2]]]]}}, "module["),
@@ -586,9 +586,9 @@ def test_a_position_of_random_numbers_that_is_out_of_bounds(tmp_path):
         ({"variational_family": "sylvester"}, "module["),
         ({"prior": "learned_variance"}, "is missing"),
         ({"noise_model": "heteroscedastic"}, "module["),
-        ({"image_shape": [1, 10**9, 10**9]}, "pixels"),
+        ({"image_shape": [1, 10**9, 10**9]}, "values, but X has"),
         ({"hidden_layer_sizes": {"range": [1, 2**62, 1]}}, "more than 65536 integers"),
-        ({"hidden_layer_sizes": {"range": [1, 2**16, 1]}}, "layers, the module has"),
+        ({"hidden_layer_sizes": {"range": [1, 2**16, 1]}}, "layers, but the module has"),
         ({"scale_": {"range": [1, 2**36, 1]}}, "more than 65536 integers"),
         ({"scale_": {"range": [1, 5, 1]}}, "scale_ must be a float > 0 or an array of shape (4,)"),
         ({"scale_": [1.0, 1.0, 1.0, 1.0]}, "scale_ must be a float > 0 or an array of shape (4,)"),
@@ -622,10 +622,10 @@ def test_a_net_where_none_can_be(tmp_path):
     save(fitted("ppca"), ppca)
     save(fitted("deep-gaussian"), deep)
     for path, name, tree, text in [
-        (deep, "net_", 1, "net_ must have a module"),
-        (deep, "net_", {"dict": [["module", 1]]}, "net_ must have a module"),
-        (deep, "net_", {"object": ["PPCA", []]}, "net_ must have a module"),
-        (deep, "_networks_of_fit", 1, "_networks_of_fit must be among"),
+        (deep, "net_", 1, "net_ must contain the tensors"),
+        (deep, "net_", {"dict": [["module", 1]]}, "net_ must contain the tensors"),
+        (deep, "net_", {"object": ["PPCA", []]}, "net_ must contain the tensors"),
+        (deep, "_networks_of_fit", 1, "_networks_of_fit must be a dict of parameters among"),
         (ppca, "_gaussian", {"dict": [["module", 1]]}, "_gaussian must be the Gaussian"),
     ]:
         before = path.read_bytes()

@@ -356,12 +356,14 @@ def test_stretches_of_bernoulli_ppca_end_at_the_same_maximum(tmp_path):
     assert model.fit(X).elbo_ == pytest.approx(whole.elbo_, abs=1e-7)
     assert model.n_iter_ > 30
     assert (np.diff(model.elbo_history_) >= -1e-12).all()
-    with pytest.warns(UserWarning, match="differs: max_iter=3000, now 70. Training begins anew"):
+    with pytest.warns(
+        UserWarning, match="differs: max_iter=3000, now 70. Training starts from scratch"
+    ):
         short = clone(model).set_params(max_iter=70).fit(X)
     assert short.n_iter_ == 70
     np.testing.assert_array_equal(short.elbo_history_, model.elbo_history_[:71])
     # Other stretches are another path, and another fit.
-    with pytest.warns(UserWarning, match="differs: checkpoint_every=30, now 50. Training begins"):
+    with pytest.warns(UserWarning, match="differs: checkpoint_every=30, now 50. Training starts"):
         other = clone(model).set_params(checkpoint_every=50).fit(X)
     assert not np.array_equal(other.elbo_history_[:71], model.elbo_history_[:71])
 
@@ -371,9 +373,9 @@ def test_stretches_of_bernoulli_ppca_end_at_the_same_maximum(tmp_path):
     ("name", "value", "match"),
     [
         ("checkpoint", 3, "checkpoint must be None or the path of a folder, got 3"),
-        ("checkpoint", "a\0b", "checkpoint must be a folder, or a path where one can be made"),
+        ("checkpoint", "a\0b", "checkpoint must be a folder or a path where one can be created"),
         ("checkpoint", "", "checkpoint must be None or the path of a folder, got ''"),
-        ("checkpoint", __file__, "checkpoint must be a folder, or a path where one can be made"),
+        ("checkpoint", __file__, "checkpoint must be a folder or a path where one can be created"),
         ("checkpoint_every", 0, "checkpoint_every must be an integer >= 1, got 0"),
         ("checkpoint_every", 1.5, "checkpoint_every must be an integer >= 1, got 1.5"),
     ],
