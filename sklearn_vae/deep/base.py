@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
@@ -414,6 +415,7 @@ class DeepModel(EncoderDecoder, ABC):
 
     def _as_tensor(self, array: Any) -> Tensor:
         device, dtype = device_and_dtype(self.module_)
+        array = np.require(array, requirements="CW")  # torch reads no other memory
         return torch.as_tensor(array, dtype=dtype, device=device)
 
     def _in_data_units(self, mean: Tensor) -> Tensor:

@@ -9,13 +9,13 @@ from array_api_compat import (
     array_namespace,
     device,
     is_array_api_obj,
-    is_array_api_strict_namespace,
     is_numpy_array,
     is_numpy_namespace,
     is_torch_array,
-    to_device,
 )
 from scipy import sparse
+
+from sklearn_vae.containers import to_host as to_host
 
 # Any array of an array-API namespace: the standard has no type for it yet.
 Array: TypeAlias = Any
@@ -103,14 +103,6 @@ def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
         row = int(xp.argmax(xp.astype(bad, xp.int64)))
         raise ValueError(f"{name} must be finite and >= 0, got {weights[row]} for row {row}.")
     return weights
-
-
-def to_host(values: Array) -> np.ndarray:
-    """A NumPy array from one of any library, on any device."""
-    if is_array_api_strict_namespace(array_namespace(values)):
-        host = array_namespace(values).__array_namespace_info__().default_device()
-        return np.from_dlpack(to_device(values, host))
-    return np.asarray(to_device(values, "cpu"))
 
 
 def scale_of(weights: Array) -> float:
