@@ -44,7 +44,7 @@ def readable(X: Any, name: str = "X") -> Any:
     if isinstance(X, list | tuple):
         X = _list_with_nan(X)
     if isinstance(X, np.ma.MaskedArray):
-        return X.astype(X.dtype if X.dtype.kind == "f" else np.float64).filled(np.nan)
+        return np.ma.filled(X.astype(X.dtype if X.dtype.kind == "f" else np.float64), np.nan)
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):
         return _frame_with_nan(X, name)
     if isinstance(X, np.ndarray) and X.dtype.kind in "mM":

@@ -415,7 +415,7 @@ class DeepModel(EncoderDecoder, ABC):
 
     def _as_tensor(self, array: Any) -> Tensor:
         device, dtype = device_and_dtype(self.module_)
-        array = np.require(array, requirements="CW")  # torch reads no other memory
+        array = np.require(array, requirements=("C", "W"))  # torch reads no other memory
         return torch.as_tensor(array, dtype=dtype, device=device)
 
     def _in_data_units(self, mean: Tensor) -> Tensor:
