@@ -51,8 +51,7 @@ class ConvEncoder:
             default="relu"
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
-        Shape of the images. If None, it is taken from the `input_shape` or `output_shape` that
-        the factory is called with.
+        Shape of the images. If None, the caller of the factory provides it.
 
     References
     ----------
@@ -105,8 +104,7 @@ class ConvDecoder:
             default="relu"
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
-        Shape of the images. If None, it is taken from the `input_shape` or `output_shape` that
-        the factory is called with.
+        Shape of the images. If None, the caller of the factory provides it.
 
     Examples
     --------
@@ -156,8 +154,7 @@ class PlainConvEncoder:
             default="relu"
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
-        Shape of the images. If None, it is taken from the `input_shape` or `output_shape` that
-        the factory is called with.
+        Shape of the images. If None, the caller of the factory provides it.
 
     References
     ----------
@@ -216,8 +213,7 @@ class PlainConvDecoder:
             default="relu"
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
-        Shape of the images. If None, it is taken from the `input_shape` or `output_shape` that
-        the factory is called with.
+        Shape of the images. If None, the caller of the factory provides it.
 
     Examples
     --------
@@ -277,8 +273,7 @@ class ResidualEncoder:
             default="relu"
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
-        Shape of the images. If None, it is taken from the `input_shape` or `output_shape` that
-        the factory is called with.
+        Shape of the images. If None, the caller of the factory provides it.
 
     References
     ----------
@@ -345,8 +340,7 @@ class ResidualDecoder:
             default="relu"
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
-        Shape of the images. If None, it is taken from the `input_shape` or `output_shape` that
-        the factory is called with.
+        Shape of the images. If None, the caller of the factory provides it.
 
     Examples
     --------

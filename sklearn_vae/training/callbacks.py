@@ -12,7 +12,7 @@ from skorch.callbacks import Callback, EarlyStopping
 from skorch.utils import noop
 from tqdm import tqdm
 
-from sklearn_vae.nn.objectives import warmed_up
+from sklearn_vae.nn.objectives import kl_weight
 from sklearn_vae.validation import is_integer
 
 
@@ -25,7 +25,7 @@ class KLWarmup(Callback):
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
         """Set the weight."""
-        net.beta_ = warmed_up(len(net.history) - 1, self.n_epochs, self.weight)
+        net.beta_ = kl_weight(len(net.history) - 1, self.n_epochs, self.weight)
 
 
 class BestLosses(Callback):

@@ -47,10 +47,10 @@ def choose_device(
         raise ValueError(f"device must be 'auto' or a torch device, got {device!r}.") from error
     if chosen.type == "meta":
         raise ValueError("device must hold numbers, got 'meta'.")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+    if not _is_available(chosen):
         raise ValueError(
-            f"device={device!r} needs a CUDA device, and torch finds none here; device='auto' "
-            "takes one where there is one."
+            f"device={device!r} is not available to torch on this machine. device='auto' takes a "
+            "CUDA device if there is one, and otherwise the CPU."
         )
     on_cuda = chosen.type == "cuda"
     if precision == "auto":
@@ -61,6 +61,15 @@ def choose_device(
     if precision in ("tf32", "bf16"):
         raise ValueError(f"precision={precision!r} needs a CUDA device, got device={device!r}.")
     return chosen, getattr(torch, precision), None
+
+
+def _is_available(device: torch.device) -> bool:
+    """Return whether torch can store numbers on a device."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError):
+        return False
+    return True
 
 
 def products_on(device: torch.device, precision: str, dtype: torch.dtype) -> str | None:

@@ -21,7 +21,7 @@ from skorch.history import History
 from skorch.utils import open_file_like
 from torch import Tensor, nn
 
-from sklearn_vae.nn.networks import operations_of
+from sklearn_vae.nn.networks import count_multiply_adds
 from sklearn_vae.nn.objectives import Objective
 from sklearn_vae.training.batch_events import BatchEvents
 from sklearn_vae.training.batches import Batch, Batches
@@ -132,7 +132,7 @@ class VAENet(NeuralNet):
             super().initialize_module()
         self.module_.eval()
         known = self.operations
-        self.operations_ = 2.0 * operations_of(self.module_) if known is None else known
+        self.operations_ = 2.0 * count_multiply_adds(self.module_) if known is None else known
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         return self
 

@@ -132,7 +132,7 @@ def test_the_matrix_that_is_scaled_is_the_one_that_z_meets_first():
     torch.testing.assert_close(first, torch.ones_like(first))
     assert not torch.allclose(last, torch.ones_like(last), atol=0.05)
     frozen = clone(vae).set_params(decoder=lambda k, shape: Decoder(trained=False))
-    with pytest.raises(ValueError, match="and a weight to be learned"):
+    with pytest.raises(ValueError, match="and a trainable weight"):
         frozen.fit(X)
 
 

@@ -87,7 +87,7 @@ def test_a_noise_variance_held_too_large_is_to_be_learned_from_ppca():
     assert report.categories == ("ii",)
     first, other = report.advice  # neither annealing nor init="ppca" while it is held
     assert settings(first) == {"noise_variance": None, "init": "ppca"}
-    assert other == "or hold it at pPCA's: 0.25"
+    assert other == "or fix it at that of pPCA: 0.25"
     cured = followed(model, first, max_epochs=60).fit(X)
     assert diagnose(cured, X).healthy
     # Of networks that cannot start at pPCA the noise is all.
@@ -98,8 +98,8 @@ def test_a_noise_variance_held_too_large_is_to_be_learned_from_ppca():
 def test_ppca_s_noise_is_named_in_units_of_the_features_where_each_has_its_own():
     X = 10.0 * spectrum()
     report = diagnose(clone(MODELS["held, a feature"]).set_params(noise_variance=500.0).fit(X), X)
-    (held,) = [text for text in report.advice if text.startswith("or hold")]
-    assert held.endswith("of each feature's variance")
+    (fixed,) = [text for text in report.advice if text.startswith("or fix")]
+    assert fixed.endswith("times the variance of each feature")
 
 
 def test_deep_networks_are_not_told_to_try_what_bought_nothing():
@@ -115,7 +115,7 @@ def test_deep_networks_are_not_told_to_try_what_bought_nothing():
         "noise_variance_init": None,
         "init": "ppca",
     }
-    assert second.startswith("fewer layers")
+    assert second.startswith("use fewer layers")
     assert third.startswith("fit a DeepAutoencoder")
     assert diagnose(followed(vae, first).fit(X), X).healthy
     # The closed form was worth it after a start at pPCA as well, without one fewer layers are more.
@@ -127,14 +127,14 @@ def test_deep_networks_are_not_told_to_try_what_bought_nothing():
     }
     tanh = diagnose(clone(deep).set_params(activation="tanh", noise_variance_init=None).fit(X), X)
     assert tanh.categories == ("v",)
-    assert tanh.advice[0].startswith("fewer layers")
+    assert tanh.advice[0].startswith("use fewer layers")
 
 
 def test_shallow_networks_are_told_of_annealing_and_other_seeds():
     vae = MODELS["untrained"].fit(spectrum())
     advice = "\n".join(sklearn_vae.diagnostics.advice.on_optimum(vae))
     assert "kl_warmup_epochs" in advice
-    assert "another random_state, or another learning_rate" in advice
+    assert "another random_state or learning_rate" in advice
 
 
 def test_free_bits_that_hide_collapse_are_to_be_switched_off():
