@@ -95,7 +95,7 @@ def check_random_state(random_state: Any) -> np.random.RandomState:
 
 
 def checked_samples(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
-    """Return X as a two-dimensional float array or a sparse CSR or CSC matrix.
+    """Return X as a two-dimensional float array or, if supported, a sparse CSR or CSC matrix.
 
     Memory-mapped arrays keep their dtype, and so do arrays of other libraries than NumPy under
     scikit-learn's `array_api_dispatch`. The caller must check for NaN and infinity.
@@ -105,7 +105,7 @@ def checked_samples(estimator: BaseEstimator, X: Any, *, reset: bool, min_sample
         estimator,
         X,
         reset=reset,
-        accept_sparse=("csr", "csc"),
+        accept_sparse=("csr", "csc") if utils.get_tags(estimator).input_tags.sparse else False,
         dtype="numeric" if keep_dtype else list(FLOAT_DTYPES),
         ensure_min_samples=min_samples,
         ensure_all_finite=False,

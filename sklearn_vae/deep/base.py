@@ -41,7 +41,7 @@ from sklearn_vae.protocol import EncoderDecoder, numbered
 from sklearn_vae.serialization.checkpoint import check_checkpoint
 from sklearn_vae.training.callbacks import Progress, StopEarly
 from sklearn_vae.training.checkpointing import Keeper, state_of
-from sklearn_vae.training.devices import device_and_dtype
+from sklearn_vae.training.devices import device_and_dtype, torch_defaults
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Processes, Reducer
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.scaling import center_and_scale
@@ -89,6 +89,7 @@ class DeepModel(EncoderDecoder, ABC):
         "precision",
     )
 
+    @torch_defaults()
     def fit(self, X: Any, y: Any = None, *, processes: Processes | None = None) -> Any:
         """Train the networks.
 

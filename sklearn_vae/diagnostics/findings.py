@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.diagnostics.advice import on_depth, on_length, on_noise, on_optimum
 from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, Evidence
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import Finding
-from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.protocol import Array, EncoderDecoder
 
 # Variances of p(x|z), relative to those of the features. A variance is near zero if it is below

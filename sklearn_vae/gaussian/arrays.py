@@ -15,7 +15,7 @@ from array_api_compat import (
 )
 from scipy import sparse
 
-from sklearn_vae.containers import to_host as to_host
+from sklearn_vae.containers import to_host
 
 # Any array of an array-API namespace: the standard has no type for it yet.
 Array: TypeAlias = Any

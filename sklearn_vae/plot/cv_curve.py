@@ -196,8 +196,8 @@ def _check_places(x: str, values: list[Any]) -> None:
     for value in values:
         if x == "n_components" and not is_integer(value):
             raise ValueError(
-                f"n_components must be integers to stand on an axis, got {value!r}. Set "
-                "x='noise_variance'."
+                f"n_components must be integers to be drawn on an axis, got {value!r}. Search over "
+                "the number that it stands for, or draw x='noise_variance' if that was varied."
             )
         if x == "noise_variance" and not (value is None or (is_real(value) and value > 0)):
             raise ValueError(

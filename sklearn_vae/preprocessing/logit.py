@@ -88,7 +88,11 @@ class LogitTransformer(InvertibleTransformer):
         # The distance from the nearer end, which keeps its digits.
         distance = (expit(-np.abs(X)) - self.alpha) / (1.0 - 2.0 * self.alpha)
         distance = np.maximum(distance, 0.0)
-        return np.where(X < 0, distance, 1.0 - distance)
+        values = np.where(X < 0, distance, 1.0 - distance)
+        if self.alpha == 0:  # whose ends the logit does not reach
+            precision = np.finfo(values.dtype)
+            values = np.clip(values, precision.tiny, 1.0 - precision.epsneg)
+        return values
 
     def log_abs_det_jacobian(self, X: Any) -> np.ndarray:
         check_is_fitted(self)

@@ -124,7 +124,9 @@ def test_units_do_not_matter():
     scaler = StandardScaler().fit(Y)
     expected, std = PPCA(2).fit(scaler.transform(Y)).impute(scaler.transform(Y), return_std=True)
     np.testing.assert_allclose(imputer.transform(Y), scaler.inverse_transform(expected), rtol=1e-6)
-    np.testing.assert_allclose(imputer.impute(Y, return_std=True)[1], std * scaler.scale_, rtol=1e-6)
+    np.testing.assert_allclose(
+        imputer.impute(Y, return_std=True)[1], std * scaler.scale_, rtol=1e-6
+    )
     np.testing.assert_allclose(imputer.scale_, scaler.scale_)
 
 
