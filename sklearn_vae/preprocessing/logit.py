@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.preprocessing.base import InvertibleTransformer
 from sklearn_vae.state import is_fitted
-from sklearn_vae.validation import FLOAT_DTYPES, is_real, refuse, refuse_dask
+from sklearn_vae.validation import checked_data, is_real, refuse
 
 
 class LogitTransformer(InvertibleTransformer):
@@ -119,8 +119,7 @@ class LogitTransformer(InvertibleTransformer):
         return alpha + slope * X, alpha + slope * (1.0 - X)
 
     def _check_unit(self, X: Any, *, reset: bool) -> np.ndarray:
-        refuse_dask(self, X)
-        X = validate_data(self, X, reset=reset, dtype=list(FLOAT_DTYPES))
+        X = checked_data(self, X, reset=reset)
         if self.alpha == 0:
             wrong, interval = (X <= 0.0) | (X >= 1.0), "(0, 1), where alpha = 0,"
         else:
