@@ -110,7 +110,7 @@ def test_after_its_minutes_a_study_leaves_with_a_status_of_its_own(command):
         text=True,
     )
     assert ran.returncode == 75, ran.stderr
-    assert "the same command goes on" in ran.stdout
+    assert "run the same command to resume" in ran.stdout
 
 
 def test_what_a_study_writes(command):

@@ -24,7 +24,7 @@ from sklearn_vae import (
     PPCAImputer,
 )
 from sklearn_vae.gaussian.observed import blas_threads, one_thread_for
-from sklearn_vae.training.devices import products_in, threads_worth
+from sklearn_vae.training.devices import matmul_precision, threads_worth
 from tests.deep.data import MODELS, make_rows
 
 X = make_rows(n=60)
@@ -169,12 +169,12 @@ def test_who_says_how_products_are_taken_waits_for_others():
     entered, leave, seen = threading.Event(), threading.Event(), []
 
     def look():
-        with products_in("float32"):
+        with matmul_precision("float32"):
             seen.append(torch.get_float32_matmul_precision())
 
     before = torch.get_float32_matmul_precision()
     with ThreadPoolExecutor(2) as threads:
-        done = threads.submit(within, products_in("tf32"), entered, leave)
+        done = threads.submit(within, matmul_precision("tf32"), entered, leave)
         assert entered.wait(60)
         assert torch.get_float32_matmul_precision() == "high"
         waits = threads.submit(look)

@@ -17,7 +17,7 @@ from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.training.callbacks import Snapshot
 from sklearn_vae.training.devices import (
     device_and_dtype,
-    products_in,
+    matmul_precision,
     threads_worth,
     torch_defaults,
 )
@@ -43,7 +43,7 @@ def evaluating(net: VAENet) -> Iterator[None]:
     """Within this, torch has the threads that a block is worth, and on CUDA no TF32."""
     on_cuda = device_and_dtype(net.module_)[0].type == "cuda"
     threads = threads_worth(net.operations_ * SAMPLES_PER_BLOCK)
-    with threads, products_in("float32" if on_cuda else None):
+    with threads, matmul_precision("float32" if on_cuda else None):
         yield
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sklearn_vae.deep.checks import check_image_shape, checked_layer_sizes
 from sklearn_vae.nn.posteriors import POSTERIORS
-from sklearn_vae.training.devices import products_on, torch_defaults
+from sklearn_vae.training.devices import matmul_precision_on, torch_defaults
 from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.net_state import check_module_state
@@ -77,7 +77,7 @@ def restored_net(model: Any, state: Any) -> VAENet:
         **past._training_options(),
         seed=0,
         operations=1.0,
-        precision=products_on(first.device, past.precision, first.dtype),
+        precision=matmul_precision_on(first.device, past.precision, first.dtype),
         lr=past.learning_rate,
         max_epochs=past.max_epochs,
         batch_size=past.batch_size,

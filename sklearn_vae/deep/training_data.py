@@ -19,7 +19,7 @@ from sklearn_vae.training.callbacks import Snapshot
 from sklearn_vae.training.checkpointing import start_of
 from sklearn_vae.training.devices import choose_device, device_and_dtype
 from sklearn_vae.training.distributed import Reducer
-from sklearn_vae.training.scaling import check_units, in_units
+from sklearn_vae.training.scaling import check_units, standardize
 
 Array = NDArray[Any]
 
@@ -83,13 +83,13 @@ def prepare(model: Any, X: Any, warm: bool, reducer: Reducer) -> TrainingData:
         device, dtype, products = choose_device(model.device, model.precision, X.dtype)
         check_units(model.mean_, model.scale_, dtype)
     units = model.mean_, model.scale_, device, dtype
-    held_out = in_units(X, valid, *units) if model.early_stopping else None
+    held_out = standardize(X, valid, *units) if model.early_stopping else None
     if held_out is not None and not torch.isfinite(held_out.square().sum()):
         raise ValueError(
             "X must have rows nearer to each other: those that early_stopping holds "
             f"out have squares beyond {dtype} in units of those to train on."
         )
-    samples = in_units(X, train, *units)
+    samples = standardize(X, train, *units)
     return TrainingData(samples, held_out, device, products, seed, checkpoint, reducer)
 
 

@@ -33,6 +33,10 @@ class Collapse:
     collapsed : ndarray of int
         Indices of the collapsed dimensions.
 
+    See Also
+    --------
+    collapse : Find the dimensions that have collapsed onto the prior.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -80,6 +84,11 @@ class CollapseCurve:
     criterion : {"share", "average"}
         Definition of collapse.
 
+    See Also
+    --------
+    collapse_curve : Compute the share of collapsed dimensions.
+    sklearn_vae.plot.CollapseDisplay : Plot of these curves.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -126,6 +135,10 @@ class ActiveUnits:
     active : ndarray of int
         Indices of the active dimensions.
 
+    See Also
+    --------
+    active_units : Find the dimensions whose posterior mean varies.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -158,6 +171,11 @@ def kl_per_dimension(estimator: LatentModel, X: Any) -> Array:
     -------
     ndarray of shape (n_components,)
         Average KL in nats.
+
+    See Also
+    --------
+    decompose_kl : Split the KL into mutual information and marginal KL.
+    sklearn_vae.plot.KLDisplay : Plot of the KL of each dimension.
 
     Examples
     --------
@@ -201,6 +219,12 @@ def collapse(
     -------
     Collapse
         Collapsed dimensions and the KL of each dimension.
+
+    See Also
+    --------
+    collapse_curve : Share of collapsed dimensions for every epsilon.
+    active_units : Dimensions whose posterior mean varies with the data.
+    diagnose : Causes and remedies of collapse.
 
     References
     ----------
@@ -247,6 +271,11 @@ def collapse_curve(
     CollapseCurve
         Exact step function.
 
+    See Also
+    --------
+    collapse : Collapsed dimensions for one epsilon.
+    sklearn_vae.plot.CollapseDisplay : Plot of these curves.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -279,6 +308,10 @@ def active_units(estimator: LatentModel, X: Any, threshold: float = 0.01) -> Act
     -------
     ActiveUnits
         Active dimensions and the variance of each dimension.
+
+    See Also
+    --------
+    collapse : Dimensions that have collapsed onto the prior.
 
     References
     ----------
@@ -316,6 +349,10 @@ def second_moments(estimator: LatentModel, X: Any) -> Array:
     -------
     ndarray of shape (n_components,)
         Second moments.
+
+    See Also
+    --------
+    entropy_bound : Sum of entropies, whose gap to the ELBO depends on these moments.
 
     Examples
     --------

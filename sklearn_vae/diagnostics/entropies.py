@@ -60,6 +60,11 @@ class Entropies:
         Causes of the gap, the most costly first, or "converged" if the total gain is at most the
         tolerance.
 
+    See Also
+    --------
+    entropy_bound : Compute the sum of three entropies.
+    sklearn_vae.plot.EntropyDisplay : Plot of entropies over training.
+
     References
     ----------
     Lücke, Forster and Dai, "The Evidence Lower Bound of Variational Autoencoders Converges to a Sum
@@ -135,6 +140,11 @@ def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) 
     ------
     ValueError
         If X has missing values, or if the noise variance is 0.
+
+    See Also
+    --------
+    tune_noise_variance : Set the noise variance to its optimum.
+    sklearn_vae.plot.EntropyDisplay : Plot of entropies over training.
 
     Examples
     --------

@@ -36,6 +36,10 @@ class KLDecomposition:
     n_samples : int
         Number of samples for which z was drawn.
 
+    See Also
+    --------
+    decompose_kl : Decompose the average KL.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -84,6 +88,10 @@ def decompose_kl(
     ------
     ValueError
         If the posteriors are not normal with independent dimensions, or have variances of 0.
+
+    See Also
+    --------
+    kl_per_dimension : Average KL of each latent dimension.
 
     References
     ----------

@@ -27,6 +27,10 @@ class TunedNoise:
         Copy of the model with sigma2*. Its `elbo_`, `kl_per_dim_`, `entropy_bound_` and
         `entropy_gap_` are those of the given data.
 
+    See Also
+    --------
+    tune_noise_variance : Find the optimal noise variance.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -74,6 +78,10 @@ def tune_noise_variance(estimator: LatentModel, X: Any) -> TunedNoise:
         If the estimator has no noise variance that is shared by all z.
     ValueError
         If sigma2* is 0, where the ELBO is unbounded.
+
+    See Also
+    --------
+    diagnose : Causes and remedies of collapse.
 
     References
     ----------

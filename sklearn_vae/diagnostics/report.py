@@ -36,6 +36,10 @@ class Finding:
     advice : tuple of str
         Suggested remedies, the most promising first.
 
+    See Also
+    --------
+    diagnose : Diagnose posterior collapse, and suggest remedies.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -79,6 +83,10 @@ class CollapseReport:
         Findings, the harmful one first.
     not_applicable : tuple of str
         Categories that cannot occur, with the reason.
+
+    See Also
+    --------
+    diagnose : Diagnose posterior collapse, and suggest remedies.
 
     Examples
     --------

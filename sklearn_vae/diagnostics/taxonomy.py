@@ -72,6 +72,11 @@ def diagnose(
         If X has missing values, a wrong number of features, or only identical samples, or if the
         noise variance of the model is 0.
 
+    See Also
+    --------
+    collapse : Dimensions that have collapsed onto the prior.
+    entropy_bound : Certificate of convergence.
+
     References
     ----------
     Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE Posterior Collapse" (2020),

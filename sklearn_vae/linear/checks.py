@@ -5,7 +5,7 @@ from typing import Any
 from array_api_compat import array_namespace, is_numpy_namespace
 from scipy import sparse
 
-from sklearn_vae.gaussian.centred import CentredData
+from sklearn_vae.gaussian.centered import CenteredData
 from sklearn_vae.gaussian.eigensolvers import components_wanted
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.validation import check_finite, check_memory, has_nan, is_integer, is_real
@@ -42,7 +42,7 @@ def check_mle(n_components: Any, n_samples: float, n_features: int) -> None:
         )
 
 
-def check_sums(sums: Moments | CentredData, X: Any, *, missing: str) -> None:
+def check_sums(sums: Moments | CenteredData, X: Any, *, missing: str) -> None:
     """Raise ValueError if sums over X are not finite, with the text `missing` for NaN."""
     if not sums.is_finite:
         if has_nan(X):

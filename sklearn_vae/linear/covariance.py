@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_vae.gaussian.centred import centred_data
+from sklearn_vae.gaussian.centered import centered_data
 from sklearn_vae.gaussian.eigensolvers import count_components, spectrum_of_gram
 from sklearn_vae.gaussian.linear_elbo import LinearElbo
 from sklearn_vae.gaussian.moments import Moments
@@ -104,7 +104,7 @@ class TrainingCovariance:
         """All eigenvalues and eigenvectors of S that n samples can determine."""
         if self.moments is not None:
             return Spectrum.from_moments(self.moments)
-        data = centred_data(self.X, None, keep=False, wide=True)
+        data = centered_data(self.X, None, keep=False, wide=True)
         data.check_finite()
         return spectrum_of_gram(data, None)
 

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import check_weights
-from sklearn_vae.gaussian.centred import canonical
+from sklearn_vae.gaussian.centered import canonical
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.linear.checks import check_squares_fit, check_sums
 from sklearn_vae.validation import checked_samples, is_dask

@@ -24,7 +24,7 @@ from sklearn_vae.gaussian.arrays import (
     to_device_of,
     wide_float,
 )
-from sklearn_vae.gaussian.centred import canonical, project
+from sklearn_vae.gaussian.centered import canonical, project
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.observed import Parameters
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score

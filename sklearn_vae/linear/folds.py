@@ -14,7 +14,7 @@ from array_api_compat import array_namespace, device, is_numpy_array
 from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import Array, float_name, row_blocks
-from sklearn_vae.gaussian.centred import CentredData, centred_data, dense
+from sklearn_vae.gaussian.centered import CenteredData, centered_data, dense
 from sklearn_vae.gaussian.eigensolvers import (
     components_of_gram,
     eigh_of_gram,
@@ -170,9 +170,9 @@ class GramFolds:
         self.n, self.dtype = _total(X, weights), float_name(X)
         self._K = self._data.gram()
 
-    def _centered(self, weights: Array | None, samples: np.ndarray | None = None) -> CentredData:
+    def _centered(self, weights: Array | None, samples: np.ndarray | None = None) -> CenteredData:
         X = self._X if samples is None else _take(self._X, samples)
-        data = centred_data(X, weights, keep=False, wide=True)
+        data = centered_data(X, weights, keep=False, wide=True)
         check_sums(data, X, missing=MISSING)
         return data
 

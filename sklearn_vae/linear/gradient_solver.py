@@ -38,7 +38,7 @@ from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.monitors import LatentMonitor
 from sklearn_vae.training.net_state import adapted_to, check_optimizer_state
-from sklearn_vae.training.scaling import in_units
+from sklearn_vae.training.scaling import standardize
 
 Array = NDArray[Any]
 
@@ -286,7 +286,7 @@ def train_stochastic(
     """Train by draws z = V (x - mu) + sqrt(D) eps and mini-batches, like the deep models."""
     n, d, scale = data.n_samples, data.n_features, data.scale
     device, dtype, precision = choose_device(options.device, "auto", data.X.dtype)
-    x = in_units(data.X, np.arange(n), data.mean, scale, device, dtype)
+    x = standardize(data.X, np.arange(n), data.mean, scale, device, dtype)
     monitor = LatentMonitor(d * math.log(scale), scale, GaussianLikelihood.recorded)
     net = VAENet(
         partial(_module, d, options, dtype),

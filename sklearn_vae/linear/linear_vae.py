@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 
-from sklearn_vae.gaussian.ascent import Ascent, maximise
+from sklearn_vae.gaussian.ascent import Ascent, maximize
 from sklearn_vae.gaussian.bounds import normal_entropy
 from sklearn_vae.gaussian.linear_elbo import (
     LinearElbo,
@@ -418,7 +418,7 @@ class LinearVAE(LinearEncoderModel):
         if resumed is not None:
             history, last = resumed
         finished = file is not None and file.finished
-        for step in maximise(
+        for step in maximize(
             data.elbo,
             start,
             k,

@@ -16,13 +16,13 @@ from sklearn_vae.gaussian.arrays import (
     scale_of,
     to_device_of,
 )
-from sklearn_vae.gaussian.centred import dense
+from sklearn_vae.gaussian.centered import dense
 from sklearn_vae.gaussian.eigensolvers import (
     SVD_SOLVERS,
     choose_solver,
     count_components,
     decompose_summary,
-    summarise,
+    summarize,
 )
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
@@ -285,7 +285,7 @@ class PPCA(ExactPosteriorModel):
         if solver == "covariance_eigh":
             check_squares_fit(f"svd_solver={solver!r}", min(kept.shape), X=kept)
         weights = weights if weights is None else weights / scale_of(weights)
-        summary = summarise(kept, solver, weights, mapped=mapped)
+        summary = summarize(kept, solver, weights, mapped=mapped)
         # NaN shows in the sums, which saves a pass over X.
         if not summary.is_finite:
             if not self._has_missing(X):

@@ -62,8 +62,8 @@ def fit_incomplete(
             f"{' and more' * (empty.size > 5)}."
         )
     with np.errstate(over="ignore", invalid="ignore"):
-        centre = np.nanmean(X, axis=0)
-        data = IncompleteData(X, centre, k)
+        center = np.nanmean(X, axis=0)
+        data = IncompleteData(X, center, k)
         least_noise = data.least_noise
     if not np.isfinite(data.squares.sum()):
         raise ValueError(
@@ -71,7 +71,7 @@ def fit_incomplete(
             "float64. Scale X."
         )
     if least_noise == 0.0:  # every feature is constant
-        return _fit_constant(data, centre, k, noise_variance)
+        return _fit_constant(data, center, k, noise_variance)
     start = _start(data, k, noise_variance, svd_solver, random_state=random_state, **options)
     try:
         parameters, history, converged = expectation_maximization(
@@ -90,7 +90,7 @@ def fit_incomplete(
     U, lengths, _ = np.linalg.svd(parameters.loadings, full_matrices=False)
     lengths = np.where(lengths**2 > COLLAPSED * sigma2, lengths, 0.0)
     V = with_positive_peaks(U.T)
-    mean, residual_variance = centre + parameters.mean, (X.shape[1] - k) * sigma2
+    mean, residual_variance = center + parameters.mean, (X.shape[1] - k) * sigma2
     spectrum = Spectrum(mean, lengths**2 + sigma2, V, residual_variance, 0.0)
     kl, entropies = _diagnose(data, Parameters(V.T * lengths, parameters.mean, sigma2))
     return IncompleteFit(spectrum, sigma2, kl, entropies, history)

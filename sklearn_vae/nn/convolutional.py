@@ -53,6 +53,10 @@ class ConvEncoder:
     image_shape : tuple of (channels, height, width), default=None
         Shape of the images. If None, the caller of the factory provides it.
 
+    See Also
+    --------
+    ConvDecoder : Decoder that mirrors this encoder.
+
     References
     ----------
     Higgins et al., "beta-VAE: Learning Basic Visual Concepts with a Constrained Variational
@@ -106,6 +110,10 @@ class ConvDecoder:
     image_shape : tuple of (channels, height, width), default=None
         Shape of the images. If None, the caller of the factory provides it.
 
+    See Also
+    --------
+    ConvEncoder : Encoder that this decoder mirrors.
+
     Examples
     --------
     >>> import torch
@@ -155,6 +163,10 @@ class PlainConvEncoder:
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
         Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    PlainConvDecoder : Decoder that mirrors this encoder.
 
     References
     ----------
@@ -215,6 +227,10 @@ class PlainConvDecoder:
     image_shape : tuple of (channels, height, width), default=None
         Shape of the images. If None, the caller of the factory provides it.
 
+    See Also
+    --------
+    PlainConvEncoder : Encoder that this decoder mirrors.
+
     Examples
     --------
     >>> import torch
@@ -274,6 +290,10 @@ class ResidualEncoder:
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
         Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    ResidualDecoder : Decoder that mirrors this encoder.
 
     References
     ----------
@@ -341,6 +361,10 @@ class ResidualDecoder:
         Activation function.
     image_shape : tuple of (channels, height, width), default=None
         Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    ResidualEncoder : Encoder that this decoder mirrors.
 
     Examples
     --------

@@ -28,7 +28,7 @@ class DiagonalNormal:
         return self.log_variance.exp()
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Compute mean + std * noise; noise of shape (S, n, k) gives S draws per sample."""
+        """Compute mean + std * noise, for noise of shape (n_draws, n_samples, n_components)."""
         return torch.addcmul(self.mean, torch.exp(0.5 * self.log_variance), noise)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class DiagonalNormal:
         return self
 
     def draw(self, noise: Tensor) -> "NormalDraws":
-        """Draw z from noise of shape (S, n, k)."""
+        """Draw z from noise of shape (n_draws, n_samples, n_components)."""
         return NormalDraws(self, self.rsample(noise))
 
     def marginals(self, noise: Tensor | None = None) -> "DiagonalNormal":
@@ -68,29 +68,29 @@ class DiagonalNormal:
 
 @dataclass(frozen=True, eq=False)
 class NormalDraws:
-    """Draws z of shape (S, n, k) from a normal q, whose KL and entropy have a closed form."""
+    """Draws z, (n_draws, n_samples, n_components), from a normal q with closed-form results."""
 
     q: DiagonalNormal
     z: Tensor
 
     def log_prob(self) -> Tensor:
-        """Compute log q(z|x) of each draw, of shape (S, n)."""
+        """Compute log q(z|x) of each draw, of shape (n_draws, n_samples)."""
         return self.q.log_prob(self.z)
 
     def kl_terms(self, prior: DiagonalNormal) -> Tensor:
-        """Compute KL(q(z_h|x) || p(z_h)) of each dimension, of shape (n, k)."""
+        """Compute KL(q(z_h|x) || p(z_h)) of each dimension, of shape (n_samples, n_components)."""
         return self.q.kl_terms(prior)
 
     def kl(self, prior: DiagonalNormal) -> Tensor:
-        """Compute KL(q(z|x) || p(z)), of shape (n,)."""
+        """Compute KL(q(z|x) || p(z)), of shape (n_samples,)."""
         return self.q.kl_terms(prior).sum(-1)
 
     def entropy(self) -> Tensor:
-        """Compute the entropy of q(z|x), of shape (n,)."""
+        """Compute the entropy of q(z|x), of shape (n_samples,)."""
         return self.q.entropy()
 
     def second_moment(self) -> Tensor:
-        """Compute E_q z_h^2, of shape (n, k)."""
+        """Compute E_q z_h^2, of shape (n_samples, n_components)."""
         return self.q.mean.square() + self.q.variance
 
 

@@ -18,7 +18,7 @@ class SylvesterFlow:
 
     Parameters
     ----------
-    base : DiagonalNormal of shape (n, k)
+    base : DiagonalNormal of shape (n_samples, n_components)
         Distribution before the flow.
     Q : Tensor of shape (n, F, k, m)
         Matrices with orthonormal columns.
@@ -41,7 +41,7 @@ class SylvesterFlow:
     fixed_noise: Tensor
 
     def draw(self, noise: Tensor) -> "FlowDraws":
-        """Draw z from noise of shape (S, n, k) or (S, 1, k)."""
+        """Draw z from noise of shape (n_draws, n_samples, n_components) or (S, 1, k)."""
         start = self.base.rsample(noise)
         z = start.permute(1, 2, 0)
         log_det = self.log_scale.sum()
@@ -58,7 +58,7 @@ class SylvesterFlow:
         return FlowDraws(self.base, noise, start, z, log_det.mT)
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Draw z of shape (S, n, k)."""
+        """Draw z of shape (n_draws, n_samples, n_components)."""
         return self.draw(noise).z
 
     def marginals(self, noise: Tensor | None = None) -> DiagonalNormal:
@@ -87,13 +87,13 @@ class SylvesterFlow:
         return self.marginals().variance
 
     def entropy(self) -> Tensor:
-        """Compute the entropy of q(z|x) over `fixed_noise`, of shape (n,)."""
+        """Compute the entropy of q(z|x) over `fixed_noise`, of shape (n_samples,)."""
         return self.draw(self.fixed_noise).entropy()
 
 
 @dataclass(frozen=True, eq=False)
 class FlowDraws:
-    """Draws z of shape (S, n, k) from a flow, and the draws `start` from its base.
+    """Draws z, (n_draws, n_samples, n_components), from a flow, and `start`, those from its base.
 
     Only the difference that the flow makes is averaged over draws; the part of `base` has a closed
     form. If the flow is the identity, the results are exactly those of `base`.
@@ -106,7 +106,7 @@ class FlowDraws:
     log_det: Tensor
 
     def log_prob(self) -> Tensor:
-        """Compute log q(z|x) of each draw, of shape (S, n)."""
+        """Compute log q(z|x) of each draw, of shape (n_draws, n_samples)."""
         # Uses the noise, because (start - nu) / tau would have the rounding error of start / tau.
         terms = self.noise.square() + self.base.log_variance + LOG_2PI
         return -0.5 * terms.sum(-1) - self.log_det
@@ -116,16 +116,16 @@ class FlowDraws:
         raise ValueError("free_bits must be 0 with a flow, whose KL is not a sum over dimensions.")
 
     def kl(self, prior: DiagonalNormal) -> Tensor:
-        """Compute KL(q(z|x) || p(z)), of shape (n,)."""
+        """Compute KL(q(z|x) || p(z)), of shape (n_samples,)."""
         change = prior.log_prob(self.start) - prior.log_prob(self.z) - self.log_det
         return self.base.kl_terms(prior).sum(-1) + change.mean(0)
 
     def entropy(self) -> Tensor:
-        """Compute the entropy of q(z|x), of shape (n,)."""
+        """Compute the entropy of q(z|x), of shape (n_samples,)."""
         return self.base.entropy() + self.log_det.mean(0)
 
     def second_moment(self) -> Tensor:
-        """Compute E_q z_h^2, of shape (n, k)."""
+        """Compute E_q z_h^2, of shape (n_samples, n_components)."""
         change = (self.z.square() - self.start.square()).mean(0)
         return self.base.mean.square() + self.base.variance + change
 

@@ -92,11 +92,11 @@ class Likelihood(ABC, nn.Module):
     @staticmethod
     @abstractmethod
     def draw(mean: Array, variance: Array, random_state: np.random.RandomState) -> Array:
-        """Draw x given the mean and variance of p(x|z), each of shape (n, d)."""
+        """Draw x given the mean and variance of p(x|z), each of shape (n_samples, n_features)."""
 
     @property
     def noise_variance(self) -> Tensor | None:
-        """Noise variance for all z, of shape () or (d,), in the units of the networks."""
+        """Noise variance for all z, of shape () or (n_features,), in the units of the networks."""
         return None
 
     def start(self, noise_variance: Array | None, residuals: Callable[[], Array]) -> None:
@@ -104,11 +104,11 @@ class Likelihood(ABC, nn.Module):
 
         Parameters
         ----------
-        noise_variance : array of shape () or (d,), or None
+        noise_variance : array of shape () or (n_features,), or None
             The user's initial or fixed value, in the units of the networks.
         residuals : callable
             Returns the mean squared residuals of pPCA with the same number of components, either
-            of each feature, (d,), or averaged, ().
+            of each feature, (n_features,), or averaged, ().
         """
 
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -121,7 +121,7 @@ class Likelihood(ABC, nn.Module):
     def statistics(self, p: Any, x: Tensor) -> Tensor:
         """Return the sums over samples and draws that `set_optimum` and `terms` need.
 
-        `p` is p(x|z) for S draws of z per sample, and x has the shape (n, d).
+        `p` is p(x|z) for S draws of z per sample, and x has the shape (n_samples, n_features).
         """
         return torch.stack([p.log_prob(x).sum(), p.entropy().sum()])
 
@@ -136,15 +136,15 @@ class Likelihood(ABC, nn.Module):
     def record(self, scale: Any, log_scale: float) -> dict[str, Any]:
         """Return entries of the training history at the end of an epoch, in data units.
 
-        `scale` is the divisor of the features, a float or of shape (d,), and `log_scale` the sum of
-        its logarithm over the features.
+        `scale` is the divisor of the features, a float or of shape (n_features,), and `log_scale`
+        is the sum of its logarithm over the features.
         """
         return {}
 
     def curvature(self, p: Any) -> Tensor | None:
-        """Return minus the second derivative of log p(x|z) in the scale of its logits, (S, n).
+        """Return minus the second derivative of log p(x|z) in the scale of the logits, if any.
 
-        None is returned by likelihoods without logits.
+        It has the shape (n_draws, n_samples).
         """
         return None
 
@@ -156,7 +156,7 @@ class GaussianLikelihood(Likelihood):
     ----------
     n_features : int
         Number of features.
-    noise_variance : Tensor of shape (), or (d,) in :class:`DiagonalGaussianLikelihood`, \
+    noise_variance : Tensor of shape (), or (n_features,) in :class:`DiagonalGaussianLikelihood`, \
             default=None
         Initial or fixed value. If None, it is 1 until `start` is called.
     update : {"closed_form", "gradient"} or None, default=None
@@ -350,7 +350,7 @@ class HeteroscedasticLikelihood(Likelihood):
 
     @property
     def initial_log_variance(self) -> Tensor:
-        """Log-variances of p(x|z) before training, of shape (d,)."""
+        """Log-variances of p(x|z) before training, of shape (n_features,)."""
         return self.offset.clamp(*self.limits)
 
     def start(self, noise_variance: Array | None, residuals: Callable[[], Array]) -> None:

@@ -17,11 +17,11 @@ class VAEModule(nn.Module):
     Parameters
     ----------
     encoder : Module
-        Maps x, (n, d), to (n, posterior.n_inputs).
+        Maps x, (n_samples, n_features), to (n_samples, posterior.n_inputs).
     posterior : Module
         Maps the encoder's outputs to q(z|x).
     decoder : Module
-        Maps z, (n, k), to (n, likelihood.n_inputs).
+        Maps z, (n_samples, n_components), to (n_samples, likelihood.n_inputs).
     likelihood : Module
         Maps the decoder's outputs to p(x|z).
     prior : Module
@@ -73,7 +73,7 @@ class VAEModule(nn.Module):
             unit_columns_(self.decoder.get_parameter(self._unit_name))
 
     def encode(self, x: Tensor) -> Any:
-        """Return q(z|x) for x of shape (n, d)."""
+        """Return q(z|x) for x of shape (n_samples, n_features)."""
         return self.posterior(_apply(self.encoder, x).to(x.dtype))
 
     def decode(self, z: Tensor) -> Any:
@@ -88,7 +88,7 @@ class VAEModule(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Deterministic autoencoder of an encoder, (n, d) to (n, k), and a decoder back to (n, d)."""
+    """Deterministic autoencoder of an encoder and a decoder."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -103,15 +103,15 @@ class Autoencoder(nn.Module):
         """Do nothing, because the optimizer trains all parameters."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return the latents of samples x, (n, k)."""
+        """Return the latents of x, of shape (n_samples, n_components)."""
         return _apply(self.encoder, x)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the reconstructions of latents z, (n, d)."""
+        """Return the reconstructions of z, of shape (n_samples, n_features)."""
         return _apply(self.decoder, z)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstruct x of shape (n, d)."""
+        """Reconstruct x of shape (n_samples, n_features)."""
         return self.decode(self.encode(x))
 
 
@@ -136,9 +136,9 @@ def build_vae(
 ) -> VAEModule:
     """Build a VAE with weights from torch's global generator.
 
-    `sample_shape` is (d,) or (channels, height, width). `likelihood`, `posterior` and `prior`
-    return the parts of the model; the last two are called with `n_components`. With on="meta" the
-    parameters of the networks have shapes and no values.
+    `sample_shape` is (n_features,) or (channels, height, width). `likelihood`, `posterior` and
+    `prior` return the parts of the model; the last two are called with `n_components`. With
+    on="meta" the parameters of the networks have shapes and no values.
     """
     q, p, prior_module = posterior(n_components), likelihood(), prior(n_components)
     networks = (hidden_layer_sizes, activation)
@@ -173,7 +173,7 @@ def build_autoencoder(
 
 
 def _first_weight(decoder: nn.Module, n_components: int) -> Any:
-    """Return the matrix by which the decoder first multiplies z; ValueError if there is none."""
+    """Return the trainable matrix by which the decoder first multiplies z, or raise ValueError."""
     z = torch.zeros(2, n_components, dtype=next(decoder.parameters()).dtype)
     first: list[nn.Linear] = []
 

@@ -40,6 +40,10 @@ class MLP(nn.Module):
     layers : ModuleList of Linear
         All layers, in order.
 
+    See Also
+    --------
+    sklearn_vae.ConvDecoder : Factory of convolutional decoders.
+
     Examples
     --------
     >>> import numpy as np
@@ -115,6 +119,10 @@ class SoftThresholdDecoder:
     ----------
     threshold : float, default=1.0
         Fixed threshold >= 0, in the units of the samples that the networks see.
+
+    See Also
+    --------
+    sklearn_vae.datasets.make_collapse_trap : Data with such a local optimum.
 
     References
     ----------
@@ -198,8 +206,8 @@ def check_network(name: str, network: Any) -> None:
         return
     remedy = f" Pass an instance, {network.__name__}()." if is_class else ""
     raise ValueError(
-        f"{name} must be 'mlp', 'conv' or a factory {FACTORY_FORMS[name]} that returns a new Module "
-        f"for each fit, got {network!r}.{remedy}"
+        f"{name} must be 'mlp', 'conv' or a factory {FACTORY_FORMS[name]} that returns a new "
+        f"Module for each fit, got {network!r}.{remedy}"
     )
 
 

@@ -21,9 +21,9 @@ def elbo(
     ----------
     module : VAEModule
         The model.
-    x : Tensor of shape (n, d)
+    x : Tensor of shape (n_samples, n_features)
         Samples.
-    noise : Tensor of shape (S, n, k)
+    noise : Tensor of shape (n_draws, n_samples, n_components)
         Standard normal noise.
     beta : float, default=1.0
         KL weight.
@@ -33,7 +33,7 @@ def elbo(
 
     Returns
     -------
-    objective, reconstruction, kl : Tensors of shape (n,)
+    objective, reconstruction, kl : Tensors of shape (n_samples,)
         Objective to maximize, E_q log p(x|z) and KL(q(z|x) || p(z)). Without `free_bits`, the
         objective is reconstruction - beta * kl.
     """
@@ -48,7 +48,7 @@ def elbo(
 
 
 def log_weights(module: VAEModule, x: Tensor, noise: Tensor) -> Tensor:
-    """Compute log p(x, z) - log q(z|x) of S draws per sample, of shape (S, n).
+    """Compute log p(x, z) - log q(z|x) of S draws per sample, of shape (n_draws, n_samples).
 
     The logarithm of the mean weight over draws is the importance-weighted bound, whose expectation
     rises toward log p(x) with S (Burda, Grosse and Salakhutdinov, "Importance Weighted
@@ -71,16 +71,16 @@ def iwae(
     ----------
     module : VAEModule
         The model.
-    x : Tensor of shape (n, d)
+    x : Tensor of shape (n_samples, n_features)
         Samples.
-    noise : Tensor of shape (K, n, k)
+    noise : Tensor of shape (n_draws, n_samples, n_components)
         Standard normal noise.
     beta : float, default=1.0
         KL weight. The objective is a bound on log p(x) only if it is 1.
 
     Returns
     -------
-    objective, reconstruction, kl : Tensors of shape (n,)
+    objective, reconstruction, kl : Tensors of shape (n_samples,)
         Objective to maximize, and the two terms of the ELBO for the same draws.
     """
     draws, prior = module.encode(x).draw(noise), module.prior()

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sklearn_vae.gaussian.observed import blas_in_use
+from sklearn_vae.serialization.codec import INVALID as ODD
 from sklearn_vae.serialization.codec import Reader, Writer
 from sklearn_vae.serialization.container import drafts_of, library_versions, read_file, write_file
 from sklearn_vae.serialization.identity import LIBRARY, digest
@@ -30,9 +31,6 @@ SUFFIX = ".safetensors"
 # Number of other files, the last written, of which fit names the most similar; and of characters of
 # a value that it names.
 N_COMPARED, MAX_TEXT = 8, 80
-
-# Errors that a state raises which is not the state of this training.
-ODD = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 # Digest and text of each thing that may differ.
 Identity: TypeAlias = dict[str, tuple[str, str]]
@@ -253,7 +251,7 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a file of :func:`write_checkpoint`; ValueError if it is damaged."""
     tree, tensors, _, n_bytes = read_file(path, "checkpoint")
-    content: Any = Reader(tensors, n_bytes).value(tree, "content")
+    content: Any = Reader(tensors, n_bytes).read(tree, "content")
     is_whole = isinstance(content, dict) and content.keys() == {*TYPES, "state"}
     if not (is_whole and all(isinstance(content[name], kind) for name, kind in TYPES.items())):
         raise ValueError("an entry is missing or of another type")

@@ -37,9 +37,10 @@ from sklearn_vae.diagnostics.reference import GaussianReference
 from tests.deep.data import SMALL
 from tests.diagnostics.models import rows, train, with_covariance
 
+DIGITS = load_digits().data[:600]
 DATA = {
-    "digits": (load_digits().data, 8, 60),
-    "breast cancer": (scale(load_breast_cancer().data), 4, 200),
+    "digits": (DIGITS, 8, 60),
+    "breast cancer": (scale(load_breast_cancer().data), 4, 100),
     "wine": (scale(load_wine().data), 3, 300),
 }
 
@@ -144,8 +145,8 @@ def test_category_iv_cannot_occur():
 
 
 def test_category_v_a_network_that_is_too_deep():
-    X = load_digits().data
-    deep = train(X, 8, hidden_layer_sizes=(64,) * 10, max_epochs=15, batch_size=128)
+    X = DIGITS
+    deep = train(X, 8, hidden_layer_sizes=(64,) * 10, max_epochs=15, batch_size=50)
     report = diagnose(deep, X)
     found = finding(report, "v")
     assert not report.healthy
@@ -200,18 +201,18 @@ def test_a_model_that_is_merely_untrained_is_not_called_a_bad_optimum():
 
 
 def test_another_objective_is_said():
-    X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25])
-    report = diagnose(train(X, 3, free_bits=3.0, max_epochs=200), X)
+    X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25], n=300)
+    report = diagnose(train(X, 3, free_bits=3.0, max_epochs=100), X)
     found = finding(report, "objective")
     assert "free_bits=3" in found.evidence[-1]
 
 
 def test_bits():
-    X = (load_digits().data > 7).astype(float)
-    linear = BernoulliPPCA(4, random_state=0).fit(X)
+    X = (DIGITS > 7).astype(float)
+    linear = BernoulliPPCA(2, random_state=0).fit(X)
     assert diagnose(linear, X).healthy
     options = {"hidden_layer_sizes": (64,) * 10, "max_epochs": 15, "random_state": 0}
-    report = diagnose(DeepBernoulliVAE(4, **options).fit(X), X, max_samples=500)
+    report = diagnose(DeepBernoulliVAE(2, **options).fit(X), X, max_samples=500)
     assert report.categories == ("v",)
     assert "logistic pPCA" in finding(report, "v").evidence[0]
 
@@ -282,8 +283,8 @@ def test_the_model_is_as_it_was():
 
 @pytest.mark.parametrize("noise_model", ["diagonal", "heteroscedastic"])
 def test_collapse_is_found_whatever_the_noise_model(noise_model):
-    X = load_digits().data
     options = {"noise_model": noise_model, "max_epochs": 30, "batch_size": 128}
+    X = DIGITS
     report = diagnose(train(X, 8, hidden_layer_sizes=(64,) * 10, **options), X)
     assert report.collapse.percent > 80
     assert not report.healthy

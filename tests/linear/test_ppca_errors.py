@@ -119,7 +119,7 @@ def test_rows_that_are_not_finite(solver, value, message):
 
 def test_batches_that_overflow_together():
     model = PPCA(1).partial_fit(X + 1e154)
-    with pytest.raises(ValueError, match=r"sum of moments must be finite, got .* in column 0"):
+    with pytest.raises(ValueError, match=r"sum of moments must be finite, got .* in feature 0"):
         model.partial_fit(X - 1e154)
 
 

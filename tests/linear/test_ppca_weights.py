@@ -187,12 +187,12 @@ class TestRouting:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (np.ones(79), r"sample_weight must have shape \(80,\), one a row of X, got \(79,\)\."),
-        (np.ones((80, 1)), r"must have shape \(80,\).* got \(80, 1\)\."),
-        (3.0, r"must have shape \(80,\).* got \(\)\."),
-        (np.r_[np.ones(79), -0.5], r"must be finite and >= 0, got -0\.5 for row 79\."),
-        (np.r_[np.nan, np.ones(79)], r"must be finite and >= 0, got nan for row 0\."),
-        (np.r_[np.inf, np.ones(79)], r"must be finite and >= 0, got inf for row 0\."),
+        (np.ones(79), r"sample_weight must have shape \(n_samples,\) = \(80,\), got \(79,\)\."),
+        (np.ones((80, 1)), r"must have shape .* \(80,\), got \(80, 1\)\."),
+        (3.0, r"must have shape .* \(80,\), got \(\)\."),
+        (np.r_[np.ones(79), -0.5], r"must be finite and >= 0, got -0\.5 for sample 79\."),
+        (np.r_[np.nan, np.ones(79)], r"must be finite and >= 0, got nan for sample 0\."),
+        (np.r_[np.inf, np.ones(79)], r"must be finite and >= 0, got inf for sample 0\."),
         (np.zeros(80), r"must have a finite sum above zero, got 0\.0\."),
         (np.full(80, 1e308), r"must have a finite sum above zero, got inf\."),
     ],

@@ -175,13 +175,13 @@ def test_parameters_that_differ_are_an_error_in_every_process(found):
     for rank, part in enumerate(found):
         kind, text = part["differs"]["parameters"]
         assert kind == "ValueError"
-        assert f"process {rank} has n_components={3 + rank}, another one not." in text
+        assert f"process {rank} has n_components={3 + rank}, unlike another one." in text
 
 
 def test_models_that_differ_are_an_error_in_every_process(found):
     for name, part in zip(("DeepBernoulliVAE", "DeepGaussianVAE"), found, strict=True):
         assert part["differs"]["models"][0] == "ValueError"
-        assert f"has model='{name}', another one not." in part["differs"]["models"][1]
+        assert f"has model='{name}', unlike another one." in part["differs"]["models"][1]
 
 
 def test_callbacks_and_names_that_differ_are_an_error_in_every_process(found):
@@ -217,8 +217,8 @@ def test_processes_with_too_few_rows_are_an_error_in_every_one(found):
     for part in found:
         kind, text = part["differs"]["few rows"]
         assert kind == "ValueError"
-        assert "each of the 5 batches that the process with most rows has in an epoch" in text
-        assert "got [2, 150] rows" in text
+        assert "X must have at least 5 training samples in every process" in text
+        assert "got [2, 150] samples" in text
 
 
 def test_what_is_not_finite_in_one_process_ends_the_training_in_all(found):
