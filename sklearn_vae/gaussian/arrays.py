@@ -48,7 +48,7 @@ def float_type(X: Any) -> Any:
 
 
 def float_name(X: Any) -> str:
-    """Return `float_type` of X by name, as all array libraries call it."""
+    """Return the name of `float_type`, which is the same in all array libraries."""
     xp: Any = np if sparse.issparse(X) else array_namespace(X)
     return "float32" if float_type(X) == xp.float32 else "float64"
 
@@ -56,8 +56,8 @@ def float_name(X: Any) -> str:
 def common_float_type(X: Any, model: Array) -> Any:
     """Return the dtype for products of X with the arrays of a model."""
     xp = array_namespace(model)
-    own = X.dtype if X.dtype in (xp.float32, xp.float64) else wide_float(model)
-    return xp.result_type(own, model.dtype)
+    dtype = X.dtype if X.dtype in (xp.float32, xp.float64) else wide_float(model)
+    return xp.result_type(dtype, model.dtype)
 
 
 def affine(Z: Array, A: Array, b: Array) -> Array:
@@ -104,7 +104,7 @@ def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
 
 
 def scale_of(weights: Array) -> float:
-    """Return a power of 2 that scales the weights to below 2 without rounding them."""
+    """Return the power of 2 by which weights can be divided to be below 2, without rounding."""
     xp = array_namespace(weights)
     largest = float(xp.max(weights)) if weights.shape[0] else 0.0
     return 2.0 ** (math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0

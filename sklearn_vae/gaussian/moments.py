@@ -223,8 +223,8 @@ class Moments:
         n = self.n + other.n
         with np.errstate(invalid="ignore", over="ignore"):
             delta = other.mean - self.mean
-            # From the heavier mean: the lighter one may be so far away that it rounds more.
-            if other.n > self.n:
+            # From the mean of the far heavier part: the other may be so far away that it rounds more.
+            if self.n < 1e-3 * other.n:
                 mean = other.mean - (self.n / n) * delta
             else:
                 mean = self.mean + (other.n / n) * delta

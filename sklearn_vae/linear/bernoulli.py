@@ -113,10 +113,8 @@ class BernoulliPPCA(LatentModel):
         the fit is from one.
     n_iter_ : int
         Number of L-BFGS iterations.
-    n_components_ : int
-        Number k of latent dimensions.
-    n_features_in_ : int
-        Number d of features.
+    n_components_, n_features_in_ : int
+        Number k of latent dimensions, and number d of features.
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had such names.
 
@@ -307,15 +305,6 @@ class BernoulliPPCA(LatentModel):
         ----------
         .. [1] Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016,
            eq. 8.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sklearn_vae import BernoulliPPCA
-        >>> X = np.random.default_rng(0).integers(0, 2, (50, 4))
-        >>> model = BernoulliPPCA(1, random_state=0).fit(X)
-        >>> model.log_likelihood(X, n_samples=10).shape
-        (50,)
         """
         check_integer("n_samples", n_samples, at_least=1)
         X = self._check_samples(X)
@@ -381,7 +370,9 @@ class BernoulliPPCA(LatentModel):
     def _check_state(self) -> None:
         super()._check_state()
         if hasattr(self, "encoder_weights_") != hasattr(self, "encoder_variance_"):
-            raise ValueError("encoder_weights_ and encoder_variance_ must both exist or both not.")
+            raise ValueError(
+                "encoder_weights_ and encoder_variance_ must both exist or both be missing."
+            )
         if hasattr(self, "mean_"):
             self._check_parameters()  # transform depends on them
 

@@ -6,7 +6,7 @@ import warnings
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.impute import MissingIndicator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
@@ -30,8 +30,8 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     n_components : int or None, default=None
-        Number k of components, less than the number of features. None takes half of min(n, d),
-        but at most 10.
+        Number k of components, less than the number of features. None takes half of
+        min(n_samples, n_features), but at most 10.
     missing_values : float or np.nan, default=np.nan
         Placeholder for missing values.
     noise_variance : float or None, default=None
@@ -62,12 +62,10 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         `standardize=False`.
     indicator_ : MissingIndicator or None
         Indicator of missing values, if `add_indicator=True`.
-    n_components_ : int
-        Number k of components.
     n_iter_ : int
         Number of EM iterations.
-    n_features_in_ : int
-        Number d of features.
+    n_components_, n_features_in_ : int
+        Number k of components, and number d of features.
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had such names.
 
@@ -257,15 +255,6 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         std : array of shape (n_samples, n_features)
             Conditional standard deviation: 0 for observed entries, NaN for those that remain
             missing. Only if `return_std` is True.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sklearn_vae import PPCAImputer
-        >>> X = np.array([[1.0, 2.0], [2.0, 4.1], [3.0, np.nan], [4.0, 7.9], [5.0, 10.0]])
-        >>> filled, std = PPCAImputer(n_components=1).fit(X).impute(X, return_std=True)
-        >>> bool(std[2, 1] > 0), bool((std[:2] == 0).all())
-        (True, True)
         """
         check_is_fitted(self)
         X = self._check_samples(X, reset=False)
@@ -311,16 +300,15 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         input_features : array-like of str of shape (n_features,), default=None
-            Names of the input features. None takes `feature_names_in_` or, if there are none,
-            x0, x1, ...
+            Names of the input features. None takes `feature_names_in_`, or x0, x1, ... if X had
+            no feature names.
 
         Returns
         -------
         names : ndarray of str
             Names of the output features.
         """
-        check_is_fitted(self)
-        names = _check_feature_names(self, input_features)
+        names = OneToOneFeatureMixin.get_feature_names_out(self, input_features)
         kept = names if self.keep_empty_features else names[self._observed]
         if self.indicator_ is None:
             return kept
@@ -346,17 +334,3 @@ def _spread(X: np.ndarray) -> np.ndarray:
 
 def _is_nan(value: Any) -> bool:
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
-
-
-def _check_feature_names(estimator: Any, input_features: Any) -> np.ndarray:
-    """Return `input_features` if they are valid, or the default names."""
-    seen = getattr(estimator, "feature_names_in_", None)
-    d = estimator.n_features_in_
-    if input_features is None:
-        return np.asarray([f"x{i}" for i in range(d)] if seen is None else seen, dtype=object)
-    names = np.asarray(input_features, dtype=object)
-    if seen is not None and not np.array_equal(seen, names):
-        raise ValueError("input_features is not equal to feature_names_in_")
-    if len(names) != d:
-        raise ValueError(f"input_features should have length equal to {d}, got {len(names)}")
-    return names

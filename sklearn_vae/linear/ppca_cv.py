@@ -30,7 +30,7 @@ SELECTIONS = ("best", "one_standard_error")
 
 
 class PPCACV(ExactPosteriorModel):
-    """pPCA with k and sigma2 chosen by the log-likelihood of held-out samples.
+    """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out samples.
 
     Equivalent to `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})`, with the
     same scores, but much faster. It needs about one pass over the data and one

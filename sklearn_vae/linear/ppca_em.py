@@ -80,7 +80,7 @@ def fit_incomplete(
     except np.linalg.LinAlgError as error:
         raise ValueError(
             "The EM algorithm met a matrix that is singular in float64. Scale the features of X "
-            "alike, use fewer n_components, or set a noise variance closer to their variances, "
+            "alike, use a smaller n_components, or set a noise variance closer to their variances, "
             f"got noise_variance={noise_variance}."
         ) from error
     sigma2 = parameters.noise_variance

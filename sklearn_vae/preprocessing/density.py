@@ -41,7 +41,7 @@ def _can_sample(self: Any) -> bool:
 
 
 class DensityPipeline(Stateful, Pipeline):
-    """Pipeline whose scores are densities of its input.
+    """Pipeline whose score is a log-density of its input.
 
     If the steps before the last map x to f(x), and the last step has the density p, the score is ::
 

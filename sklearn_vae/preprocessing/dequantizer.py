@@ -17,7 +17,7 @@ from sklearn_vae.validation import check_integer, check_random_state, checked_da
 
 
 class Dequantizer(InvertibleTransformer):
-    """Add uniform noise to whole numbers to make them continuous.
+    """Uniform noise that makes whole numbers continuous.
 
     The transformation is u = (x + U) / n_levels with U uniform in (0, 1). A density fitted to whole
     numbers can have arbitrarily high spikes at the levels; a density of u cannot. E log p(u) -

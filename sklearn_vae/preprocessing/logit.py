@@ -16,7 +16,7 @@ from sklearn_vae.validation import checked_data, is_real, refuse
 
 
 class LogitTransformer(InvertibleTransformer):
-    """Transform the unit interval to the real line by a logit.
+    """Logit transformation of the unit interval to the real line.
 
     The transformation is y = logit(v) with v = alpha + (1 - 2 alpha) x, and ::
 

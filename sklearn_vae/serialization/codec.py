@@ -98,7 +98,7 @@ class Writer:
         """Return the tree of a value that needs a tag."""
         kind, torch = type(value), sys.modules.get("torch")
         if kind in MAPPINGS:
-            at = [(k, v, f"[{shortened(repr(k))}]") for k, v in value.items()]
+            at = [(k, v, f"[{repr(k)[:MAX_NAME]}]") for k, v in value.items()]
             return {kind.__name__: [[self.value(k, a), self.value(v, a)] for k, v, a in at]}
         if kind in TAGS:
             tag = TAGS[kind]
@@ -193,9 +193,12 @@ class Reader:
             raise ValueError(f"unknown tag {tag!r}.")
         if tag in MAPPING_TAGS:
             keys = [self.value(key) for key, _ in content]
-            at = (f"[{shortened(repr(key))}]" for key in keys)
-            values = [self.value(part, next(at)) for _, part in content]
-            return FORMS[tag].make(list(zip(keys, values, strict=True)))
+            return FORMS[tag].make(
+                [
+                    (key, self.value(part, f"[{repr(key)[:MAX_NAME]}]"))
+                    for key, (_, part) in zip(keys, content, strict=True)
+                ]
+            )
         parts = self.value(content)
         try:
             return FORMS[tag].make(parts)
@@ -226,15 +229,10 @@ class Reader:
         # Cloned to torch's own memory: its alignment decides how sums round.
         with torch.inference_mode(False), torch.device("cpu"):  # whatever the user has set
             tensor = torch.from_numpy(array).clone()
-        key = f"device {device} {array.dtype}"
+        key = f"device {device} {array.dtype.char}"
         if key not in self._shared:
             self._shared[key] = available(torch.device(device), self.device, tensor.dtype)
         return tensor.to(self._shared[key])
-
-
-def shortened(name: str) -> str:
-    """Return the beginning of a long name."""
-    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
 
 
 def available(saved: Any, given: Any, dtype: Any) -> Any:
@@ -267,7 +265,7 @@ def _unique(kind: Any) -> Callable[[Any], Any]:
 
     def make(items: Any) -> Any:
         keys = [key for key, _ in items] if kind in MAPPINGS else items
-        if max(Counter(map(hash, keys)).values(), default=0) > MAX_SAME_HASHES:
+        if len(keys) > MAX_SAME_HASHES < max(Counter(map(hash, keys)).values()):
             raise ValueError("too many keys have the same hash.")
         if len(set(keys)) != len(keys):
             raise ValueError("a key occurs twice.")

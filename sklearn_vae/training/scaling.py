@@ -28,8 +28,13 @@ def center_and_scale(
         total = reducer.sum
         n = total(len(rows))
         mean = total(sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks)) / n
-        squares = total(sum(np.square(X[block] - mean).sum(axis=0) for block in blocks))
-    variance = squares / n
+        sums = np.zeros((2, X.shape[1]))
+        for block in blocks:
+            centred = X[block] - mean
+            sums += centred.sum(axis=0), np.square(centred).sum(axis=0)
+        rest, squares = total(sums) / n
+        # The rounding of the mean, over many rows, is no variance either.
+        variance = np.maximum(squares - rest**2, 0.0)
     counts = variance if per_feature else np.full_like(variance, variance.mean())
     if not np.isfinite(variance.sum()) or _has_underflowed(counts, X, rows):
         raise ValueError(

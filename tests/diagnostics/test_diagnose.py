@@ -380,7 +380,7 @@ def test_models_without_noise_are_an_error():
 )
 def test_strangers_are_an_error(stranger):
     X = scale(load_wine().data)
-    with pytest.raises(TypeError, match=f"diagnose needs .*{type(stranger).__name__} has no"):
+    with pytest.raises(TypeError, match=f"diagnose requires .*{type(stranger).__name__} has no"):
         diagnose(stranger.fit(X), X)
 
 

@@ -171,7 +171,7 @@ def test_names():
     imputer = PPCAImputer(2).fit(Y)
     assert list(imputer.get_feature_names_out()) == [f"x{i}" for i in range(7)]
     assert list(imputer.get_feature_names_out(list("abcdefg"))) == list("abcdefg")
-    with pytest.raises(ValueError, match="input_features should have length equal to 7, got 2"):
+    with pytest.raises(ValueError, match=r"length equal to number of features \(7\), got 2"):
         imputer.get_feature_names_out(["a", "b"])
     framed = PPCAImputer(2).fit(pd.DataFrame(Y, columns=list("abcdefg")))
     with pytest.raises(ValueError, match="input_features is not equal to feature_names_in_"):
@@ -213,3 +213,14 @@ def test_impute_fills_all_columns_with_standard_deviations():
     assert np.isnan(filled[:, 2]).all()
     assert np.isnan(std[:, 2]).all()
     np.testing.assert_array_equal(std[:, [0, 1, 3]] > 0, X[:, [0, 1, 3]] == -1.0)
+
+
+@pytest.mark.parametrize("noise_variance", [None, 0.5])
+def test_the_model_within_has_the_parameters_that_were_given(noise_variance):
+    flat = np.outer(np.arange(1.0, 9), [1.0, 2.0, 3.0])  # for which none of pPCA's noise is left
+    options = {"noise_variance": noise_variance, "tol": 1e-5, "max_iter": 77, "random_state": 3}
+    for rows in (flat, Y):
+        imputer = PPCAImputer(1, **options).fit(rows)
+        expected = PPCA(1, **options).get_params()
+        assert imputer.ppca_.get_params() == expected
+        assert imputer.ppca_.noise_variance_ > 0

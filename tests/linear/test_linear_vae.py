@@ -419,7 +419,7 @@ ERRORS = [
     ({"noise_variance_init": -1}, "noise_variance_init must be None or a positive float, got -1."),
     (
         {"noise_variance": 1.0, "noise_variance_init": 1.0},
-        "noise_variance_init is where learning starts, but noise_variance=1.0 holds it fixed",
+        "noise_variance_init must be None if noise_variance is fixed",
     ),
     ({"solver": "sgd"}, "solver must be one of 'em', 'adam', 'stochastic', got 'sgd'."),
     ({"parametrization": 2}, "parametrization must be one of 'standard', 'unit_encoder', got 2."),
@@ -450,7 +450,7 @@ def test_errors_of_rows():
     vae = LinearVAE(2)
     with pytest.raises(NotFittedError):
         vae.score(make_rows())
-    with pytest.raises(ValueError, match="X must have rows that are not all the same"):
+    with pytest.raises(ValueError, match="X must have samples that are not all the same"):
         vae.fit(np.full((5, 3), 0.1))
     with pytest.raises(ValueError, match="contains NaN"):
         vae.fit([[1.0, np.nan], [2.0, 3.0]])

@@ -169,7 +169,7 @@ class TestSparse:
 
     def test_what_does_not_fit(self):
         X = sparse.csr_array(make_sparse(TALL))
-        with pytest.raises(ValueError, match="for sparse X, which 'full' would make dense, got"):
+        with pytest.raises(ValueError, match="for sparse X, got 'full', which would"):
             PPCA(2, svd_solver="full").fit(X)
         broken = X.copy()
         broken.data[3] = np.nan

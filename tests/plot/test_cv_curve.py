@@ -87,7 +87,7 @@ def _shares(estimator, X, y):
     ("noise", "match"),
     [
         ([None, None], "got None only"),
-        ([0.0, 0.1], r"positive float to stand on an axis, got 0\.0"),
+        ([0.0, 0.1], r"positive float on the horizontal axis, got 0\.0"),
         (["free", 0.1], "got 'free'"),
     ],
 )

@@ -101,19 +101,27 @@ def test_an_infinite_kl_and_an_epsilon_of_zero():
         (
             lambda: KLDisplay.from_results({"b": made(2, 1), "a": made(0, 0)}),
             ValueError,
-            "at least one latent dimension, and that of 'a' has none",
+            "at least one latent dimension, but that of 'a' has none",
         ),
-        (lambda: KLDisplay.from_estimator([], X), ValueError, "estimator must be one or more"),
-        (lambda: KLDisplay.from_estimator({}, X), ValueError, "estimator must be one or more"),
+        (
+            lambda: KLDisplay.from_estimator([], X),
+            ValueError,
+            "estimator must contain at least one",
+        ),
+        (
+            lambda: KLDisplay.from_estimator({}, X),
+            ValueError,
+            "estimator must contain at least one",
+        ),
         (
             lambda: KLDisplay.from_estimator(PPCA(2).fit(X), X, names=["a", "b"]),
             ValueError,
-            "names must be 1, one a model",
+            "names must have one name per model",
         ),
         (
             lambda: KLDisplay.from_estimator({"a": PPCA(2).fit(X)}, X, names=["a"]),
             ValueError,
-            "names must be None for models in a dict",
+            "names must be None if estimator is a dict",
         ),
         (
             lambda: KLDisplay.from_estimator(DeepAutoencoder(2, **SMALL).fit(X), X),

@@ -118,7 +118,7 @@ def test_missing_values_are_gaps():
         (
             lambda: TrainingDisplay.from_estimator(PPCA(2).fit(X)),
             TypeError,
-            "PPCA has no history_ and no elbo_history_",
+            "PPCA has no history_ or elbo_history_",
         ),
         (lambda: TrainingDisplay.from_results({}), ValueError, "at least one model"),
         (lambda: TrainingDisplay.from_results([1]), TypeError, "dict of str to Mapping, got list"),
@@ -135,7 +135,7 @@ def test_missing_values_are_gaps():
         (
             lambda: TrainingDisplay.from_results({"a": {"bound": [1.0, 2.0], "kl": [1.0]}}),
             ValueError,
-            "of 'a' has bound of 2 and kl of 1",
+            "of 'a' has bound of length 2, kl of length 1",
         ),
     ],
 )
