@@ -280,8 +280,8 @@ class StubNet:
         self.history.new_epoch()
 
     def rate(self, worth, before=0):
-        callback = KeepStart(worth)
-        callback.before_ = before
+        callback = LearningRateLimit(worth)
+        callback.first_epoch_ = before
         callback.on_epoch_begin(self)
         rate = self.history[-1]["learning_rate"]
         assert [group["lr"] for group in self.optimizer_.param_groups] == [rate, rate]
