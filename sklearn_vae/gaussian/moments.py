@@ -10,6 +10,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from scipy import sparse
 
+from sklearn_vae.containers import readable
 from sklearn_vae.gaussian.arrays import (
     Array,
     check_matrix,
@@ -131,6 +132,8 @@ class Moments:
         ValueError
             If X is not finite, real and two-dimensional, or if `weights` are invalid.
         """
+        X = readable(X)
+        X = X.to_numpy() if hasattr(X, "to_numpy") else X
         is_sparse = sparse.issparse(check_matrix(X))
         moments = cls._of_sparse(X, weights) if is_sparse else cls._of_dense(X, weights)
         if check_finite:
@@ -201,6 +204,9 @@ class Moments:
     def _finite_columns(self) -> Array:
         xp = array_namespace(self.mean)
         return xp.isfinite(self.mean) & xp.isfinite(xp.linalg.diagonal(self.scatter))
+
+    def __radd__(self, other: Any) -> Moments:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # for sum()
 
     def __add__(self, other: Moments) -> Moments:
         if not isinstance(other, Moments):

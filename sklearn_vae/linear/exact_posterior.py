@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian import observed
 from sklearn_vae.gaussian.arrays import (
     Array,
@@ -21,7 +22,6 @@ from sklearn_vae.gaussian.arrays import (
     float_type,
     scale_of,
     to_device_of,
-    to_host,
     wide_float,
 )
 from sklearn_vae.gaussian.centered import canonical, project
