@@ -83,7 +83,7 @@ def go_on(command, folder, *options):
     return ran.stdout
 
 
-@pytest.mark.parametrize("options", [(), ("--jobs", "2")])
+@pytest.mark.parametrize("options", [(), pytest.param(("--jobs", "2"), marks=pytest.mark.slow)])
 def test_a_killed_study_goes_on_with_the_runs_that_are_missing(command, options):
     command, folder = command
     killed = subprocess.Popen([*command, folder], env=environment())

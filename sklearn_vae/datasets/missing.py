@@ -8,6 +8,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 from sklearn.utils import check_array
 
+from sklearn_vae.containers import readable
 from sklearn_vae.validation import (
     FLOAT_DTYPES,
     check_choice,
@@ -107,7 +108,7 @@ def make_missing(
     check_choice("side", side, SIDES)
     check_real("fraction", fraction, at_least=0)
     refuse_dask("make_missing", X)
-    X = check_array(X, dtype=list(FLOAT_DTYPES), ensure_all_finite="allow-nan", copy=True)
+    X = check_array(readable(X), dtype=list(FLOAT_DTYPES), ensure_all_finite="allow-nan", copy=True)
     observed = ~np.isnan(X)
     for axis, line in ((1, "row"), (0, "column")):
         for empty in np.flatnonzero(~observed.any(axis=axis)):

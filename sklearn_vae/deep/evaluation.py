@@ -15,7 +15,12 @@ from torch import Tensor
 
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.training.callbacks import Snapshot
-from sklearn_vae.training.devices import device_and_dtype, matmul_precision, threads_worth
+from sklearn_vae.training.devices import (
+    device_and_dtype,
+    matmul_precision,
+    threads_worth,
+    torch_defaults,
+)
 from sklearn_vae.training.loop import VAENet
 
 Array = NDArray[Any]
@@ -42,6 +47,7 @@ def evaluating(net: VAENet) -> Iterator[None]:
         yield
 
 
+@torch_defaults()
 @torch.no_grad()
 def evaluate_blocks(
     net: VAENet, blocks: Iterator[slice], function: Callable[[slice], Tensor], name: str

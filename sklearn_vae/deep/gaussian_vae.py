@@ -34,6 +34,11 @@ class DeepGaussianVAE(DeepVAE):
     otherwise it is the standard deviation of each feature. All parameters and results are in the
     units of X.
 
+    Noise variances are at least 1e-6 times the average feature variance (times the variance of each
+    feature, if they differ between features), which rules out the infinite likelihood of perfect
+    reconstructions. Posterior log-variances lie between -20 and 20. `entropy_gap_.active_bounds`
+    tells whether such a limit was reached.
+
     Parameters
     ----------
     n_components : int, default=16

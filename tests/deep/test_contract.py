@@ -2,7 +2,6 @@
 
 import copy
 import random
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn_vae import DeepAutoencoder, DeepBernoulliVAE, DeepGaussianVAE, Snapshot
 from sklearn_vae.deep.vae import DeepVAE
 from tests.deep.data import MODELS, SMALL, fitted, make_rows, parameters_of
+from tests.helpers import PeakMemory
 
 X = make_rows()
 
@@ -257,11 +257,9 @@ def test_x_is_copied_once():
     model = DeepGaussianVAE(2, **SMALL, early_stopping=True).set_params(max_epochs=1)
     model.set_params(batch_size=10_000)
     model.fit(rows[:100])  # imports
-    tracemalloc.start()
-    model.fit(rows)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1.6 * rows.nbytes
+    with PeakMemory() as memory:
+        model.fit(rows)
+    assert memory.peak < 1.6 * rows.nbytes
 
 
 def test_a_warm_start_wants_the_same_features():

@@ -41,7 +41,7 @@ BAD = [
     ({"verbose": "a"}, "verbose must be an integer >= 0, got 'a'"),
     ({"callbacks": Snapshot([1])}, "callbacks must be None or a list of skorch callbacks"),
     ({"callbacks": [3]}, r"callbacks must be None or a list of skorch callbacks, got \[3\]"),
-    ({"device": "meta"}, "device must be a device that stores values, got 'meta'"),
+    ({"device": "meta"}, "device must be a device for computations, such as 'cpu', got 'meta'"),
     (
         {"early_stopping": True, "validation_fraction": 0.999},
         "holds out 150 of the 150 samples in X",

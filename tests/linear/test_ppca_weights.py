@@ -1,7 +1,6 @@
 """PPCA of weighted rows."""
 
 import os
-import tracemalloc
 
 import array_api_strict
 import numpy as np
@@ -15,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, LowRankGaussian, Moments
+from tests.helpers import PeakMemory
 from tests.linear.data import CONTAINERS_AND_SOLVERS, SOLVERS, make_rows
 
 TALL, WIDE = {"n": 80, "d": 7}, {"n": 12, "d": 150}
@@ -276,15 +276,13 @@ def test_more_components_than_rows_where_weights_stand_for_more():
     X = make_rows(20, 2000)
     for solver in SOLVERS:
         parameters = {"n_components": 25, "svd_solver": solver, "random_state": 0}
-        tracemalloc.start()
-        model = PPCA(**parameters).fit(X, sample_weight=np.full(20, 2))
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+        with PeakMemory() as memory:
+            model = PPCA(**parameters).fit(X, sample_weight=np.full(20, 2))
         repeated = PPCA(**parameters).fit(np.repeat(X, 2, axis=0))
         assert model.n_components_ == repeated.n_components_ == 25
         np.testing.assert_allclose(model.transform(X), repeated.transform(X), atol=1e-9)
         np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(25), atol=1e-12)
-        assert peak < 2000**2 * 8 / 3
+        assert memory.peak < 2000**2 * 8 / 3
 
 
 @pytest.mark.parametrize(
