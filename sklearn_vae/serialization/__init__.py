@@ -53,6 +53,10 @@ def save(estimator: Any, path: Any) -> None:
     OSError
         If the file cannot be written. An existing file is then unchanged.
 
+    See Also
+    --------
+    load : Read an estimator from a file.
+
     Examples
     --------
     >>> import os, tempfile
@@ -111,6 +115,10 @@ def load(path: Any, *, device: Any = None) -> Any:
         :func:`save`; or if `device` is not available.
     OSError
         If the file does not exist or cannot be read.
+
+    See Also
+    --------
+    save : Write an estimator to a file.
 
     Examples
     --------

@@ -58,7 +58,7 @@ class Checkpoint:
     X : array
         Checked data.
     before : object, default=None
-        What the result depends on besides X and the parameters, such as the model of a warm start.
+        Something else that the result depends on, such as the model of a warm start.
     depends_on_every : bool, default=False
         Whether the result depends on `checkpoint_every`.
 
@@ -115,7 +115,7 @@ class Checkpoint:
             Digests of what the training starts from. If one differs, the state is not used, except
             that "numbers" may differ if the environment does.
         **environment : str or int
-            What rounding depends on besides versions: kind of device, number of threads.
+            Hardware that rounding depends on: kind of device, number of threads.
         """
         environment |= {**library_versions(), "machine": platform.machine(), "blas": blas_in_use()}
         self._start = start
@@ -267,7 +267,7 @@ def _made_folder(folder: Any) -> Path:
 def _identity(
     estimator: Any, generator: np.random.RandomState, with_every: bool
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the digest and a short text of everything, besides the data, that a fit depends on."""
+    """Return the digest and a short text of everything but the data that a fit depends on."""
     values = {"class": type(estimator), **estimator.get_params(deep=False)}
     values = {name: value for name, value in values.items() if name not in NOT_IN_IDENTITY}
     if with_every:

@@ -472,8 +472,8 @@ class VAENet(NeuralNet):
         Parameters
         ----------
         state : dict
-            Result of :meth:`get_state`. It is not copied. Random numbers are seeded anew if they
-            were drawn on another kind of device.
+            Result of :meth:`get_state`. It is not copied. The generator is seeded again if its state is of
+            another kind of device.
         with_module : bool, default=True
             False if the module already has its numbers.
 
