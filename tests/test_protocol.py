@@ -80,7 +80,7 @@ def test_a_latent_model_lacks_none_of_the_methods(missing):
     methods = {name: lambda self, X: X for name in METHODS if name != missing}
     with pytest.raises(TypeError, match=missing):
         type("Incomplete", (LatentModel,), methods)()
-    with pytest.raises(TypeError, match=f"needs a model .* Incomplete has no {missing}"):
+    with pytest.raises(TypeError, match=f"requires an estimator .* Incomplete has no {missing}"):
         as_latent_model(type("Incomplete", (), methods)(), "test")
 
 
@@ -170,5 +170,5 @@ def test_the_noise_of_a_plain_object_cannot_be_tuned():
 
 def test_other_estimators_are_refused():
     X = make_rows()
-    with pytest.raises(TypeError, match="PCA has no posterior and no conditional"):
+    with pytest.raises(TypeError, match="PCA has no posterior or conditional"):
         as_latent_model(PCA(2).fit(X), "test")

@@ -226,7 +226,9 @@ class Reader:
 
         array, device = parts
         # Cloned to torch's own memory: its alignment decides how sums round.
-        tensor, key = torch.from_numpy(array).clone(), f"device {device} {array.dtype.char}"
+        with torch.inference_mode(False), torch.device("cpu"):  # whatever the user has set
+            tensor = torch.from_numpy(array).clone()
+        key = f"device {device} {array.dtype.char}"
         if key not in self._shared:
             self._shared[key] = available(torch.device(device), self.device, tensor.dtype)
         return tensor.to(self._shared[key])
