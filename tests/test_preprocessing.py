@@ -646,3 +646,14 @@ def test_it_is_a_pipeline(tmp_path):
     np.testing.assert_array_equal(model.transform(X), plain.transform(X))
     assert list(model.get_feature_names_out()) == ["ppca0", "ppca1"]
     assert model.score(X) != plain.score(X)
+
+
+def test_a_sample_of_weight_zero_does_not_count_whatever_its_density():
+    X = np.random.default_rng(0).uniform(size=(50, 2))
+    model = density(StandardScaler(), KernelDensity(kernel="tophat")).fit(X)
+    rows = np.concatenate([X[:3], [[9.0, 9.0]]])
+    assert model.score_samples(rows)[3] == -np.inf
+    weights = np.array([1.0, 2.0, 0.5, 0.0])
+    expected = np.average(model.score_samples(X[:3]), weights=weights[:3])
+    assert model.score(rows, sample_weight=weights) == pytest.approx(expected, rel=1e-12)
+    assert model.score(rows, sample_weight=weights + 1e-9) == -np.inf

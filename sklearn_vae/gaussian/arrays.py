@@ -9,13 +9,13 @@ from array_api_compat import (
     array_namespace,
     device,
     is_array_api_obj,
-    is_array_api_strict_namespace,
     is_numpy_array,
     is_numpy_namespace,
     is_torch_array,
-    to_device,
 )
 from scipy import sparse
+
+from sklearn_vae.containers import to_host
 
 # An array of any array-API namespace; the standard does not define a type for it.
 Array: TypeAlias = Any
@@ -48,7 +48,7 @@ def float_type(X: Any) -> Any:
 
 
 def float_name(X: Any) -> str:
-    """Return `float_type` of X by name, as all array libraries call it."""
+    """Return the name of `float_type`, which is the same in all array libraries."""
     xp: Any = np if sparse.issparse(X) else array_namespace(X)
     return "float32" if float_type(X) == xp.float32 else "float64"
 
@@ -56,8 +56,8 @@ def float_name(X: Any) -> str:
 def common_float_type(X: Any, model: Array) -> Any:
     """Return the dtype for products of X with the arrays of a model."""
     xp = array_namespace(model)
-    own = X.dtype if X.dtype in (xp.float32, xp.float64) else wide_float(model)
-    return xp.result_type(own, model.dtype)
+    dtype = X.dtype if X.dtype in (xp.float32, xp.float64) else wide_float(model)
+    return xp.result_type(dtype, model.dtype)
 
 
 def affine(Z: Array, A: Array, b: Array) -> Array:
@@ -103,16 +103,8 @@ def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
     return weights
 
 
-def to_host(values: Array) -> np.ndarray:
-    """Convert an array of any library on any device to NumPy."""
-    if is_array_api_strict_namespace(array_namespace(values)):
-        host = array_namespace(values).__array_namespace_info__().default_device()
-        return np.from_dlpack(to_device(values, host))
-    return np.asarray(to_device(values, "cpu"))
-
-
 def scale_of(weights: Array) -> float:
-    """Return a power of 2 that scales the weights to below 2 without rounding them."""
+    """Return the power of 2 by which weights can be divided to be below 2, without rounding."""
     xp = array_namespace(weights)
     largest = float(xp.max(weights)) if weights.shape[0] else 0.0
     return 2.0 ** (math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0

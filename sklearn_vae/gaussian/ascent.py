@@ -36,8 +36,8 @@ def maximize(
     """Iterate to the global maximum; up to rounding the bound never falls.
 
     Coordinate ascent over encoder, decoder and sigma2 is a power iteration, which is slow if
-    eigenvalues are close. Each iteration here takes the Rayleigh-Ritz vectors of a span of the last
-    directions, their products with S, and the last change of the directions (Knyazev, "Toward the
+    eigenvalues are close. Each iteration here takes the Rayleigh-Ritz vectors of the span of three
+    sets: the last directions, their products with S, and their last change (Knyazev, "Toward the
     Optimal Preconditioned Eigensolver", 2001, algorithm 4.1). The m >= k columns of `start` must
     not be orthogonal to a leading eigenvector; m > k keeps the k-th column from stalling at a
     lower eigenvector. `after` holds the directions and the span of an iteration to continue from.
@@ -45,7 +45,7 @@ def maximize(
     k, m = n_components, start.shape[1]
     before, basis = (None, start) if after is None else after
     for _ in range(max_iter):
-        basis, whole = _orthonormal(elbo, basis)
+        basis, is_complete = _orthonormal(elbo, basis)
         S_basis = elbo.times(basis)
         values, E = _leading(basis.T @ S_basis, m)
         Q = basis @ E
@@ -56,8 +56,8 @@ def maximize(
         residuals = S_basis @ (E / unit) - Q * (values / unit)
         lengths = np.sqrt((residuals**2).sum(axis=0))
         lengths[lengths <= 4.0 * len(Q) ** 0.5 * np.finfo(float).eps] = 0.0
-        left = _left_to_gain(values / unit, lengths, k, p.noise_variance / unit)
-        done = whole or left < tol
+        gain = _remaining_gain(values / unit, lengths, k, p.noise_variance / unit)
+        done = is_complete or gain < tol
         basis = np.hstack([Q, residuals / np.where(lengths > 0.0, lengths, 1.0), added])
         yield Ascent(p, Q, values, elbo.value(p), done, basis)
         if done:
@@ -80,7 +80,7 @@ def _leading(A: Array, k: int) -> tuple[Array, Array]:
     return np.maximum(values[::-1][:k], 0.0), vectors[:, ::-1][:, :k]
 
 
-def _left_to_gain(values: Array, lengths: Array, k: int, noise_variance: float) -> float:
+def _remaining_gain(values: Array, lengths: Array, k: int, noise_variance: float) -> float:
     """Estimate how much the bound can still rise from the first k eigenpairs, in nats.
 
     An eigenvalue l exceeds its approximation by at most the length r of the residual, and by about

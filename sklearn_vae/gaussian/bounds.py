@@ -30,8 +30,9 @@ class EntropyGap:
     noise : float
         (d - E_q sum_j (x_j - mu_j(z))^2 / sigma2_j) / 2, which is minus the derivative of the ELBO
         with respect to the log-variance of the noise; positive if the noise variance is above its
-        optimum. For a Bernoulli decoder with logits a(z), E_q sum_j a_j (x_j - sigmoid(a_j)), the
-        derivative with respect to the log-scale of the logits.
+        optimum. For a Bernoulli decoder with logits a(z), E_q sum_j a_j (x_j - sigmoid(a_j)), which
+        is the derivative with respect to the scale of the logits; positive if p(x|z) has more
+        entropy than at the optimum.
     dimensions : array of shape (n_components,)
         (1 - m2_h) / 2, where m2_h is the mean of E_q z_h^2 in units of the prior variance;
         proportional to the derivative with respect to the scale of latent dimension h. 0 for a
@@ -83,7 +84,7 @@ class BoundTerms(NamedTuple):
     decoder_entropy: float  # E_q H[p(x|z)]
     second_moment: Any  # E_q z_h^2, (k,)
     # E_q sum_j a_j^2 Var[x_j|z] for a Bernoulli decoder with logits a_j, minus the second
-    # derivative of the bound with respect to their log-scale; None for a Gaussian decoder.
+    # derivative of the bound with respect to their scale; None for a Gaussian decoder.
     curvature: float | None
 
 

@@ -69,17 +69,17 @@ class CenteredData(ABC):
         """Return the variance that rounding may cause in each feature, shape (d,)."""
         return self.precision.rounding(self.mean, self.variances, self.shape[0])
 
-    def left_over(self, V: Array) -> Array:
+    def residual_squares(self, V: Array) -> Array:
         """Compute the squared lengths of the columns of R - R V'V, shape (d,)."""
         xp = array_namespace(V)
-        left = xp.zeros((self.shape[1],), dtype=wide_float(V), device=device(V))
+        squares = xp.zeros((self.shape[1],), dtype=wide_float(V), device=device(V))
         for R in self.blocks():
-            left += xp.sum((R - (R @ V.T) @ V) ** 2, axis=0, dtype=left.dtype)
-        return left
+            squares += xp.sum((R - (R @ V.T) @ V) ** 2, axis=0, dtype=squares.dtype)
+        return squares
 
 
 class DenseCentered(CenteredData):
-    """Centered dense data: a centered copy `whole` or, with `keep=False`, blocks on demand.
+    """Centered dense data: a centered copy `matrix` or, with `keep=False`, blocks on demand.
 
     The mean is subtracted twice, since the rounding error of a mean far from zero would otherwise
     stay in every sample and appear as a direction of variance.
@@ -90,7 +90,7 @@ class DenseCentered(CenteredData):
     ) -> None:
         xp = array_namespace(X)
         self.shape = X.shape
-        self.whole: Array | None = None
+        self.matrix: Array | None = None
         self._X = X
         self.dtype, self._wide = dtype or float_type(X), wide_float(X)
         self.precision = Precision.of(X, self.dtype)
@@ -101,20 +101,20 @@ class DenseCentered(CenteredData):
             self._high = xp.astype(self._column_means(), self.dtype)
             rest = self._column_means()
             self._low = xp.astype(rest, self.dtype)
-            whole = xp.empty(X.shape, dtype=self.dtype, device=device(X)) if keep else None
-            squares = self._column_squares(whole)
+            matrix = xp.empty(X.shape, dtype=self.dtype, device=device(X)) if keep else None
+            squares = self._column_squares(matrix)
             self.squares = float(xp.sum(squares))
-        self.whole = whole
+        self.matrix = matrix
         # The subtracted mean plus its rounding error.
         self.mean = xp.astype(self._high, self._wide) + rest
         self.variances = squares / self.n
 
     def _slices(self) -> Iterator[slice]:
-        return row_blocks(*self.shape) if self.whole is None else iter([ALL])
+        return row_blocks(*self.shape) if self.matrix is None else iter([ALL])
 
     def _block(self, rows: slice, columns: slice = ALL) -> Array:
-        if self.whole is not None:
-            return self.whole[rows, columns]
+        if self.matrix is not None:
+            return self.matrix[rows, columns]
         xp = array_namespace(self._X)
         R = xp.astype(self._X[rows, columns], self.dtype, copy=False) - self._high[columns]
         R -= self._low[columns]
@@ -135,15 +135,15 @@ class DenseCentered(CenteredData):
                 total += xp.astype(w @ block, self._wide)
         return total / self.n
 
-    def _column_squares(self, whole: Array | None) -> Array:
-        """Compute the squared length of each column of R, and write R into `whole`."""
+    def _column_squares(self, matrix: Array | None) -> Array:
+        """Compute the squared length of each column of R, and write R into `matrix`."""
         xp = array_namespace(self._X)
         total = xp.zeros((self.shape[1],), dtype=self._wide, device=device(self._X))
         for rows in self._slices():
             R = self._block(rows)
             total += xp.sum(R * R, axis=0, dtype=self._wide)
-            if whole is not None:
-                whole[rows, :] = R
+            if matrix is not None:
+                matrix[rows, :] = R
         return total
 
     def blocks(self) -> Iterator[Array]:
@@ -176,7 +176,7 @@ class SparseCentered(CenteredData):
 
     @np.errstate(over="ignore", invalid="ignore")
     def __init__(self, X: Any, weights: Array | None = None) -> None:
-        given = X
+        original = X
         X = canonical(X).astype(np.float64, copy=False)
         self.shape, self.dtype = X.shape, X.dtype
         w = np.ones(X.shape[0]) if weights is None else weights / scale_of(weights)
@@ -200,7 +200,7 @@ class SparseCentered(CenteredData):
         self._near_mean = np.where(is_far, 0.0, mean)
         self.mean, self._root, self._far = mean, root, far
         self._subtracted = float(self._near_mean @ self._near_mean)
-        self.precision = Precision.of(given, self.dtype, self._subtracted)
+        self.precision = Precision.of(original, self.dtype, self._subtracted)
         self.variances = squares / self.n
 
     def times(self, Q: Array) -> Array:

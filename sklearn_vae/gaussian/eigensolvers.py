@@ -38,13 +38,13 @@ def choose_solver(
     n, d = X.shape
     if svd_solver != "auto":
         return svd_solver
-    most = 2000 if mapped else 1000
-    if (d <= most and n >= 10 * d) or (n <= 1000 and d >= 10 * n):
+    max_features = 2000 if mapped else 1000
+    if (d <= max_features and n >= 10 * d) or (n <= 1000 and d >= 10 * n):
         return "covariance_eigh"
-    few = _is_count(n_components) and 1 <= n_components < 0.8 * min(n, d)
+    is_truncated = _is_count(n_components) and 1 <= n_components < 0.8 * min(n, d)
     if sparse.issparse(X):
-        return "arpack" if few and min(n, d) > 1000 else "covariance_eigh"
-    if few and max(n, d) > 500:
+        return "arpack" if is_truncated and min(n, d) > 1000 else "covariance_eigh"
+    if is_truncated and max(n, d) > 500:
         return "randomized"
     return "covariance_eigh" if mapped else "full"
 
@@ -88,34 +88,34 @@ def decompose_summary(
     if isinstance(summary, Moments):
         return Spectrum.from_moments(summary)
     n, d = summary.shape
-    most = min(n_counted or n, d) - (solver == "arpack")
+    max_components = min(n_counted or n, d) - (solver == "arpack")
     if solver == "full":
         spectrum = _full(summary)
     elif solver == "covariance_eigh":
         spectrum = spectrum_of_gram(summary, n_components)
     else:
-        k = min(most if n_components is None else int(n_components), min(n, d))
+        k = min(max_components if n_components is None else int(n_components), min(n, d))
         if solver == "arpack":
             spectrum = _arpack(summary, min(k, min(n, d) - 1), random_state)
         else:
             spectrum = _randomized(summary, k, iterated_power, n_oversamples, random_state)
-    return spectrum.padded(components_wanted(n_components, most))
+    return spectrum.padded(components_wanted(n_components, max_components))
 
 
-def components_wanted(n_components: Any, most: int) -> int:
+def components_wanted(n_components: Any, max_components: int) -> int:
     """Return how many eigenpairs the spectrum needs at least for `n_components`."""
     if _is_count(n_components):
         return int(n_components)
-    return 0 if n_components is not None and n_components != "mle" else most
+    return 0 if n_components is not None and n_components != "mle" else max_components
 
 
 def count_components(
-    spectrum: Spectrum, n_components: Any, n_samples: float, most: int | None = None
+    spectrum: Spectrum, n_components: Any, n_samples: float, max_components: int | None = None
 ) -> int:
-    """Return the k that `n_components` selects; None keeps up to `most` eigenpairs."""
-    held = spectrum.eigenvalues.shape[0]
+    """Return the k that `n_components` selects; None keeps up to `max_components` eigenpairs."""
+    n_pairs = spectrum.eigenvalues.shape[0]
     if n_components is None:
-        return held if most is None else min(held, most)
+        return n_pairs if max_components is None else min(n_pairs, max_components)
     if n_components == "mle":
         return minka_dimension(spectrum, n_samples)
     if _is_count(n_components):
@@ -128,7 +128,7 @@ def _is_count(n_components: Any) -> bool:
 
 
 def _full(data: Any) -> Spectrum:
-    R = data.whole
+    R = data.matrix
     xp = array_namespace(R)
     n, d = data.shape
     # The triangular factor of R has the same singular values and right singular vectors.
@@ -186,7 +186,7 @@ def _arpack(data: CenteredData, k: int, random_state: np.random.RandomState) -> 
     if data.squares == 0.0:  # ARPACK fails on a zero matrix
         V = np.eye(k, data.shape[1], dtype=data.dtype)
         return _spectrum(data, np.zeros(k, dtype=data.dtype), V, 0.0)
-    R = data.whole if isinstance(data, DenseCentered) else None
+    R = data.matrix if isinstance(data, DenseCentered) else None
     if R is None:
         R = LinearOperator(
             data.shape,
@@ -235,8 +235,8 @@ def _truncated(data: CenteredData, V: Array, S: Array) -> Spectrum:
     """Build the spectrum from the leading right singular vectors and values of centered data."""
     xp = array_namespace(V)
     total = data.squares / data.n
-    held = float(xp.sum(xp.astype(xp.asarray(S), wide_float(V)) ** 2)) / data.n
-    spectrum = _spectrum(data, S, V, total - held)
+    explained = float(xp.sum(xp.astype(xp.asarray(S), wide_float(V)) ** 2)) / data.n
+    spectrum = _spectrum(data, S, V, total - explained)
     # Variance per feature that the decomposition and the rounding of the data may cause.
     with np.errstate(over="ignore"):
         rounded = spectrum.resolution + data.rounding()
@@ -247,8 +247,8 @@ def _truncated(data: CenteredData, V: Array, S: Array) -> Spectrum:
         rounded = rounded + share * xp.sum(share * tilting)
     if spectrum.rest < max(data.precision.eps**0.5 * total, float(xp.sum(rounded))):
         # The difference has cancelled: compute the sum of squares of the residuals.
-        left = data.left_over(V) / data.n
-        rest = 0.0 if xp.all(left <= rounded) else float(xp.sum(left))
+        residual = data.residual_squares(V) / data.n
+        rest = 0.0 if xp.all(residual <= rounded) else float(xp.sum(residual))
         spectrum = replace(spectrum, rest=rest)
     return spectrum
 

@@ -29,7 +29,7 @@ REMEMBERED = 5
 class Sums(NamedTuple):
     """Sums over posteriors for the M-step.
 
-    Sums per feature are over the samples in which it is observed. E[z z'] is packed as in
+    Sums per feature are over the samples in which the feature is observed. E[z z'] is packed as in
     `latent_pairs`.
     """
 
@@ -110,8 +110,8 @@ def maximize(
         solution = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
     W, mean = solution[:, :k], solution[:, k]
     if noise_variance is None:
-        left = data.squares.sum() - float(np.sum(solution * right))
-        noise_variance = max(left / data.n_observed.sum(), data.least_noise)
+        residual = data.squares.sum() - float(np.sum(solution * right))
+        noise_variance = max(residual / data.n_observed.sum(), data.least_noise)
     center = sums.all_latents / n
     covariance = sums.all_pairs[position] / n - np.outer(center, center)
     return Parameters(W @ np.linalg.cholesky(covariance), mean + W @ center, noise_variance)

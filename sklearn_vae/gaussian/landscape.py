@@ -63,9 +63,9 @@ class StationaryPoint:
     noise_variance: float | None = None
 
     def __post_init__(self) -> None:
-        d, held = self.spectrum.n_features, self.spectrum.eigenvalues.shape[0]
-        if held != d:
-            raise ValueError(f"spectrum must hold all {d} eigenpairs, got {held}.")
+        d, n_pairs = self.spectrum.n_features, self.spectrum.eigenvalues.shape[0]
+        if n_pairs != d:
+            raise ValueError(f"spectrum must hold all {d} eigenpairs, got {n_pairs}.")
         kept = [int(index) for index in self.kept]
         if len(set(kept)) != len(kept) or not all(0 <= index < d for index in kept):
             raise ValueError(f"kept must be distinct indices from 0 to {d - 1}, got {kept}.")
@@ -109,7 +109,7 @@ class StationaryPoint:
     def curvature(self, column: int, direction: int) -> float:
         """Compute the second derivative of the log-likelihood along an eigenvector.
 
-        Moving column i by t u_j changes the log-likelihood by t^2 / 2 times
+        If column i moves by t times eigenvector j, the derivative at t = 0 is
         (lambda_j / kappa_i - 1) / sigma2, where kappa_i is in `column_variances`.
 
         Parameters
@@ -122,7 +122,7 @@ class StationaryPoint:
         Returns
         -------
         float
-            Second derivative at t = 0, in nats per sample.
+            Second derivative, in nats per sample.
         """
         if not 0 <= column < self.n_components:
             raise ValueError(f"column must be from 0 to {self.n_components - 1}, got {column}.")
@@ -163,10 +163,8 @@ class StationaryPoint:
             Index of the column w of W that moves.
         directions : tuple of (int, int)
             Indices p and q of two eigenvectors, kept or not.
-        a : array of shape (m,)
-            Steps along u_p; the column becomes w + a u_p + b u_q.
-        b : array of shape (l,)
-            Steps along u_q.
+        a, b : array of shape (m,) and (l,)
+            Steps along u_p and u_q; the column becomes w + a u_p + b u_q.
 
         Returns
         -------

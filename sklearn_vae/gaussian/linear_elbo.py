@@ -94,9 +94,9 @@ class LinearElbo:
     ) -> LinearVAEParameters:
         """Maximize the bound over decoders with columns along orthonormal directions.
 
-        The data are uncorrelated along them, with variances `values`, descending. A column of
-        W is zero if the variance along its direction does not exceed sigma2. sigma2 is at its
-        optimum, but at least `least_noise`, unless `noise_variance` fixes it.
+        The data are uncorrelated along them, with descending variances `values`. A column of W is
+        zero if the variance along its direction does not exceed sigma2. sigma2 is at its optimum,
+        but at least `least_noise`, unless `noise_variance` fixes it.
         """
         if noise_variance is None:
             noise_variance = max(
@@ -168,7 +168,7 @@ def residual_of_rows(R: Array, p: LinearVAEParameters) -> float:
 
 
 def with_best_encoder(W: Array, noise_variance: float) -> LinearVAEParameters:
-    """Add the best encoder, V = M^-1 W' and D = sigma2 / diag M with M = W'W + sigma2 I."""
+    """Add the encoder V = M^-1 W', D = sigma2 / diag M with M = W'W + sigma2 I, the best for W."""
     M = W.T @ W + noise_variance * np.eye(W.shape[1])
     return LinearVAEParameters(
         W, np.linalg.solve(M, W.T), noise_variance / np.diag(M), noise_variance

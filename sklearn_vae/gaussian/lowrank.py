@@ -9,6 +9,7 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array
 from scipy import sparse
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import (
     Array,
     affine,
@@ -16,7 +17,6 @@ from sklearn_vae.gaussian.arrays import (
     common_float_type,
     row_blocks,
     to_device_of,
-    to_host,
     wide_float,
 )
 from sklearn_vae.gaussian.bounds import best_noise_variance
@@ -133,8 +133,8 @@ class LowRankGaussian:
         root = self._factor[0]
         xp = array_namespace(root)
         log_det_m = 2.0 * float(xp.sum(xp.log(xp.abs(xp.linalg.diagonal(root)))))
-        spare = self.n_features - self.n_components
-        return log_det_m + (spare * math.log(self.noise_variance) if spare else 0.0)
+        n_left = self.n_features - self.n_components
+        return log_det_m + (n_left * math.log(self.noise_variance) if n_left else 0.0)
 
     @cached_property
     def _limit(self) -> float:

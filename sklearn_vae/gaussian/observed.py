@@ -98,9 +98,9 @@ class IncompleteData:
 
     def _blocks(self, size: int) -> Iterator[Block]:
         starts = np.concatenate([[0], np.cumsum(self._counts)])
-        single, few = np.searchsorted(self._counts, [1, 16], side="right")
-        edges = {0, single, few, *range(0, single, size), *range(single, few, size // 4)}
-        edges.update(range(few, len(self._counts) + 1))
+        single, rare = np.searchsorted(self._counts, [1, 16], side="right")
+        edges = {0, single, rare, *range(0, single, size), *range(single, rare, size // 4)}
+        edges.update(range(rare, len(self._counts) + 1))
         for a, b in itertools.pairwise(sorted(int(edge) for edge in edges)):
             rows = slice(int(starts[a]), int(starts[b]))
             owner = None if b <= single else self._pattern[rows] - a
@@ -121,8 +121,8 @@ class IncompleteData:
         Y = W.T @ X.T - block.repeated(shift)
         Z = _multiply(inverse, Y, owner)
         terms = self.squares[rows] - 2.0 * (X @ mean) + block.repeated(offset)
-        left = terms - np.einsum("ij,ij->j", Y, Z)
-        redo = np.flatnonzero(~(left >= CANCELLED * terms))
+        distance = terms - np.einsum("ij,ij->j", Y, Z)
+        redo = np.flatnonzero(~(distance >= CANCELLED * terms))
         if redo.size:
             # Compute the difference as the sum |r - W_o z|^2 + sigma2 |z|^2, and refine z once
             # because M is ill conditioned.
@@ -133,13 +133,13 @@ class IncompleteData:
             inverses = inverse if inverse.shape[2] == 1 else inverse[:, :, patterns]
             Z[:, redo] += _multiply(inverses, W.T @ R.T - sigma2 * Z[:, redo], None)
             R = centered - mask * (Z[:, redo].T @ W.T)
-            left[redo] = np.sum(R**2, axis=1) + sigma2 * np.sum(Z[:, redo] ** 2, axis=0)
+            distance[redo] = np.sum(R**2, axis=1) + sigma2 * np.sum(Z[:, redo] ** 2, axis=0)
         n_observed = self.n_observed[rows]
         log_likelihood = -0.5 * (
             n_observed * math.log(2.0 * math.pi)
             + (n_observed - k) * math.log(sigma2)
             + log_det
-            + left / sigma2
+            + distance / sigma2
         )
         log_likelihood[n_observed == 0] = 0.0
         return Posterior(Z, inverse, log_det, log_likelihood)
@@ -159,7 +159,7 @@ def posterior(
 
 
 def log_likelihood(X: np.ndarray, parameters: Parameters) -> np.ndarray:
-    """Compute the log-density of the observed values of each sample, in nats; 0 if none."""
+    """Compute the log-density of the observed values, in nats; 0 for samples without any."""
     values = np.empty(X.shape[0])
     for samples, _, q in _posteriors(X, parameters):
         values[samples] = q.log_likelihood

@@ -40,13 +40,13 @@ class RunningCovariance:
             variance = _checked(float(np.vdot(R, R)) / n)
         wide = n < d
         values, vectors = np.linalg.eigh((R @ R.T if wide else R.T @ R) / n)
-        held = min(n_directions, int((values > 1e-14 * values[-1]).sum()))
-        values, vectors = values[::-1][:held], vectors[:, ::-1][:, :held]
+        rank = min(n_directions, int((values > 1e-14 * values[-1]).sum()))
+        values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
         # Not coordinate axes, along which the data may have no variance.
-        spare = np.random.RandomState(0).standard_normal((d, n_directions - held))
+        random = np.random.RandomState(0).standard_normal((d, n_directions - rank))
         leading = R.T @ vectors / np.sqrt(n * values) if wide else vectors
-        directions = np.linalg.qr(np.hstack([leading, spare]))[0]
-        values = np.concatenate([values, np.zeros(n_directions - held)])
+        directions = np.linalg.qr(np.hstack([leading, random]))[0]
+        values = np.concatenate([values, np.zeros(n_directions - rank)])
         return cls(float(n), mean, directions, values, variance)
 
     def add(self, X: Array, forgetting: float = 1.0) -> RunningCovariance:
@@ -55,14 +55,14 @@ class RunningCovariance:
         n = before + n_rows
         between = before * n_rows / n
         with np.errstate(over="ignore", invalid="ignore"):
-            mean = X.mean(axis=0)
-            R, delta = X - mean, mean - self.mean
+            batch_mean = X.mean(axis=0)
+            R, delta = X - batch_mean, batch_mean - self.mean
             trace = before * self.total_variance + np.vdot(R, R) + between * (delta @ delta)
             variance = _checked(float(trace) / n)
         Y = before * (Q * self.values) + R.T @ (R @ Q) + between * np.outer(delta, delta @ Q)
         directions, values = _leading_pairs(Q, Y / n, variance)
-        moved = self.mean + (n_rows / n) * delta
-        return RunningCovariance(n, moved, directions, values, variance)
+        mean = self.mean + (n_rows / n) * delta
+        return RunningCovariance(n, mean, directions, values, variance)
 
 
 def _checked(variance: float) -> float:

@@ -64,10 +64,8 @@ class SoftThresholdParameters(NamedTuple):
         Offset b of the decoder.
     noise_variance : float
         Noise variance sigma2 > 0 of p(x|z).
-    means : ndarray of shape (n_samples, n_components)
-        Mean of q(z|x) for each sample.
-    variances : ndarray of shape (n_samples, n_components)
-        Variances of q(z|x) for each sample.
+    means, variances : ndarray of shape (n_samples, n_components)
+        Means and variances of q(z|x) for each sample.
 
     See Also
     --------
@@ -281,7 +279,7 @@ class SoftThresholdElbo:
         # Means in standard deviations and log-variances have the same scale for any sigma2.
         deviations = np.sqrt(start.variances)
 
-        def moved(vector: np.ndarray) -> SoftThresholdParameters:
+        def parameters_at(vector: np.ndarray) -> SoftThresholdParameters:
             values = {}
             for name in free:
                 before = np.asarray(getattr(start, name))
@@ -296,7 +294,7 @@ class SoftThresholdElbo:
             return p._replace(noise_variance=max(self.best_noise(p), floor))
 
         def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
-            p = moved(vector)
+            p = parameters_at(vector)
             gradient = self._gradient(p)
             gradient["means"] = gradient["means"] * deviations
             gradient["variances"] = gradient["variances"] * p.variances
@@ -308,7 +306,7 @@ class SoftThresholdElbo:
             bounds += [limits] * np.size(getattr(start, name))
         options = {"maxiter": 10_000, "maxfun": 20_000, "ftol": 1e-15, "gtol": 1e-10}
         method: dict[str, Any] = {"method": "L-BFGS-B", "jac": True, "options": options}
-        return moved(minimize(objective, np.zeros(len(bounds)), bounds=bounds, **method).x)
+        return parameters_at(minimize(objective, np.zeros(len(bounds)), bounds=bounds, **method).x)
 
     def best_posteriors(self, p: SoftThresholdParameters) -> SoftThresholdParameters:
         """Find the posteriors that maximize the bound, given W, b and sigma2, for k = 1.
@@ -346,7 +344,7 @@ class SoftThresholdElbo:
         """Compute the noise variance above which a decoder is worse than collapse, for k = 1.
 
         At the same sigma2 the collapsed solution has a higher bound than W and b of `p` with the
-        best posteriors if sigma2 is above this threshold, and a lower one below it. The cost
+        best posteriors if sigma2 is above this threshold, and a lower one below it. The cost ::
 
             g(sigma2) = min_q [E_q |x - pi(W z) - b|^2 + 2 sigma2 KL(q || p)],
 

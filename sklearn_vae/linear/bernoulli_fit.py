@@ -27,8 +27,8 @@ WINDOW = 10
 _MEMORY = 20
 # Status of SciPy's L-BFGS at the maximum number of iterations.
 _MAX_ITER = 1
-# L-BFGS stops at the first of these maximum norms of the gradient. If a line search fails below the
-# second one, only rounding errors are left to gain.
+# Maximum norms of the gradient: L-BFGS stops below the first one, and a failed line search counts as
+# convergence below the second one, where only rounding errors are left to gain.
 _GRADIENT = 1e-10
 _GRADIENT_OF_ROUNDING = 1e-6
 # Scale of the noise in the initial loadings, because a column of zeros is a stationary point.

@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian import observed
 from sklearn_vae.gaussian.arrays import (
     Array,
@@ -21,7 +22,6 @@ from sklearn_vae.gaussian.arrays import (
     float_type,
     scale_of,
     to_device_of,
-    to_host,
     wide_float,
 )
 from sklearn_vae.gaussian.centered import canonical, project
@@ -64,7 +64,7 @@ class ExactPosteriorModel(LatentModel):
     mutual_information_: float
     collapsed_dims_: Array
     _gaussian: LowRankGaussian | None
-    _takes_missing = False
+    _accepts_missing = False
     _fitted_state: ClassVar = {
         "_gaussian": "any",
         "collapsed_dims_": "any",
@@ -79,20 +79,6 @@ class ExactPosteriorModel(LatentModel):
     }
 
     def transform(self, X: Any) -> Array:
-        """Compute the latent coordinates of each sample.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Samples. For a model that accepts missing values, they may contain NaN.
-
-        Returns
-        -------
-        Z : array of shape (n_samples, n_components)
-            With `coordinates="posterior"` the posterior mean E[z|x] given the observed features;
-            with "principal" the projection on `components_`; with "whitened" that divided by the
-            square root of `explained_variance_`. The last two impute missing values first.
-        """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
         if is_dask(X):
@@ -107,20 +93,6 @@ class ExactPosteriorModel(LatentModel):
         return self._project(filled, self._encoder())
 
     def inverse_transform(self, Z: Any) -> Array:
-        """Map latent coordinates back to the features.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_components)
-            Latent coordinates as returned by `transform`.
-
-        Returns
-        -------
-        X : array of shape (n_samples, n_features)
-            With `coordinates="posterior"` the conditional mean E[x|z] = W z + mu, which shrinks a
-            reconstruction toward mu. With "principal" or "whitened" PCA's reconstruction: the
-            orthogonal projection of the sample.
-        """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
         if is_dask(Z):
@@ -158,27 +130,6 @@ class ExactPosteriorModel(LatentModel):
         return self._check_regular("sample").sample(n_samples, check_random_state(random_state))
 
     def score_samples(self, X: Any) -> Array:
-        """Compute the log-likelihood log p(x) of each sample; higher is better.
-
-        Only observed values count, so a sample without any has a log-likelihood of 0. PCA's
-        `score_samples` differs: it divides by n - 1, and overestimates the noise variance if
-        n < d.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        log_likelihood : array of shape (n_samples,)
-            Log-likelihood of each sample in nats.
-
-        Raises
-        ------
-        ValueError
-            If the noise variance is 0 and the covariance is singular.
-        """
         gaussian = self._check_regular("score_samples")
         if is_dask(X):
             return map_samples(self, "score_samples", X)
@@ -283,7 +234,7 @@ class ExactPosteriorModel(LatentModel):
         """Return whether X has missing values; raise ValueError if they are not allowed."""
         if not has_nan(X):
             return False
-        if not self._takes_missing:
+        if not self._accepts_missing:
             check_finite(X)
         if sparse.issparse(X):
             raise ValueError(
@@ -388,7 +339,7 @@ class ExactPosteriorModel(LatentModel):
         return xp.vecdot(self.loadings_.T, self.loadings_.T) + self.noise_variance_
 
     def _posterior_gain(self) -> Array:
-        """Return the (d, k) matrix A of E[z|x] = A'(x - mu)."""
+        """Return the matrix A of E[z|x] = A'(x - mu)."""
         xp = array_namespace(self.loadings_)
         kappa = self._model_variances()
         return self.loadings_ / xp.where(kappa > 0, kappa, xp.ones_like(kappa))
@@ -420,6 +371,6 @@ class ExactPosteriorModel(LatentModel):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.array_api_support = True
-        tags.input_tags.allow_nan = self._takes_missing
+        tags.input_tags.allow_nan = self._accepts_missing
         tags.input_tags.sparse = True
         return tags

@@ -183,7 +183,7 @@ class GramFolds:
         return _take(self._weights, samples)
 
     def _centered_gram(self, samples: np.ndarray, w: Array) -> tuple[Array, Array, float]:
-        """Center a Gram matrix at the mean m; return it with X m and |m|^2."""
+        """Center the weighted Gram matrix of samples at their mean m; return it, X m and |m|^2."""
         K = _take(_take(self._K, samples).T, samples)
         xp = array_namespace(K)
         offsets = K @ w / xp.sum(w)
@@ -248,7 +248,7 @@ class GramFolds:
             yield spectrum, variances, rest
 
     def _rounded(self, train: np.ndarray, values: Array, U: Array, resolution: float) -> Any:
-        """Return the variance by rounding along each component, if it may explain any of them."""
+        """Return the rounding variance of each component, or 0 if all components exceed it."""
         xp = array_namespace(values)
         # The training samples may vary more than all samples, and so have larger rounding errors.
         worst = 2.0 * self._X.shape[0] / len(train) * float(xp.max(self._data.rounding()))

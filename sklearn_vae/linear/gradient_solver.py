@@ -32,12 +32,12 @@ from sklearn_vae.nn.posteriors import (
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.identity import digest
 from sklearn_vae.training.callbacks import Progress
-from sklearn_vae.training.checkpointing import Keeper, place_of
-from sklearn_vae.training.devices import choose_device, threads_worth
+from sklearn_vae.training.checkpointing import Keeper, hardware_of
+from sklearn_vae.training.devices import choose_device, threads_worth, torch_defaults
 from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.monitors import LatentMonitor
-from sklearn_vae.training.net_state import adapted_to, check_optimizer_state
+from sklearn_vae.training.net_state import checked_optimizer_state
 from sklearn_vae.training.scaling import standardize
 
 Array = NDArray[Any]
@@ -65,7 +65,7 @@ class Options(NamedTuple):
 
 
 class Training(NamedTuple):
-    """Result of a training in units of the data, with what ended it early.
+    """Result of a training in units of the data, and the reason if it ended early.
 
     `log_variance` is the sum over the dimensions of log D, or of log alpha2 for a unit encoder.
     """
@@ -94,6 +94,7 @@ class Training(NamedTuple):
         return training
 
 
+@torch_defaults()
 def train_exact(data: TrainingCovariance, options: Options, file: Checkpoint | None) -> Training:
     """Train with Adam along the gradient of the exact ELBO.
 
@@ -122,7 +123,7 @@ def train_exact(data: TrainingCovariance, options: Options, file: Checkpoint | N
             state = _State(bound.S.sqrt(), options)
             return _restore(saved, state, Adam(state.learned, lr=options.learning_rate))
 
-        resumed = file.resume(read, {"numbers": start}, **place_of(device, n_operations))
+        resumed = file.resume(read, {"numbers": start}, **hardware_of(device, n_operations))
         if file.finished:
             return resumed
         if resumed is not None:
@@ -139,7 +140,11 @@ def train_exact(data: TrainingCovariance, options: Options, file: Checkpoint | N
                 value, gradients = bound.value_and_gradients(p)
                 if not math.isfinite(value):
                     del history[step - (step - 1) % STEPS_COMPARED :]
-                    raise _diverged(step, len(history) - 1, options)
+                    raise FloatingPointError(
+                        f"Training diverged: the bound became infinite or NaN after step {step}, "
+                        f"most likely because learning_rate={options.learning_rate} is too large. "
+                        f"The model keeps the parameters after step {len(history) - 1}."
+                    )
                 history.append((value, p.noise_variance, state.sum_of_logs()))
                 if step % STEPS_COMPARED == 0:
                     kept = state.copy()
@@ -182,7 +187,7 @@ class _State:
         rng = np.random.RandomState(options.seed)
         p = _start(scales * rng.standard_normal((r, k)) / math.sqrt(r), options)
         learned = (p.W / scales, p.V * scales.T, _log_variance(p, options))
-        # Contiguous, as the gradients must be: Adam's kernel goes through memory as it lies.
+        # Contiguous like the gradients, because Adam's kernel ignores strides.
         self.W, self.V, self.log_variance = (
             nn.Parameter(torch.tensor(np.ascontiguousarray(array), device=deviations.device))
             for array in learned
@@ -242,8 +247,7 @@ def _restore(
 ) -> tuple[_State, Adam, list[tuple[float, float, float]], list[Tensor]]:
     """Restore a new state and optimizer from the result of `_saved`."""
     state.restore(saved["learned"])
-    check_optimizer_state(saved["optimizer"], optimizer)
-    optimizer.load_state_dict(adapted_to(optimizer, saved["optimizer"]))
+    optimizer.load_state_dict(checked_optimizer_state(saved["optimizer"], optimizer))
     history = [(float(a), float(b), float(c)) for a, b, c in saved["history"].tolist()]
     if [part.shape for part in saved["kept"]] != [part.shape for part in state.learned]:
         raise ValueError("kept parameters of another shape")
@@ -262,7 +266,7 @@ def _log_variance(p: LinearVAEParameters, options: Options) -> Array:
 
 
 def _has_settled(history: list[tuple[float, float, float]], tol: float) -> bool:
-    """Return whether the average bounds of the last two stretches of steps agree to `tol`."""
+    """Return whether the average bounds of the last two hundreds of steps agree to `tol`."""
     values = [value for value, *_ in history[-2 * STEPS_COMPARED :]]
     if len(values) < 2 * STEPS_COMPARED:
         return False
@@ -270,14 +274,7 @@ def _has_settled(history: list[tuple[float, float, float]], tol: float) -> bool:
     return bool(abs(now.mean() - before.mean()) < tol)
 
 
-def _diverged(step: int, kept: int, options: Options) -> FloatingPointError:
-    return FloatingPointError(
-        f"Training diverged: the bound became infinite or NaN after step {step}, most likely "
-        f"because learning_rate={options.learning_rate} is too large. The model keeps the "
-        f"parameters after step {kept}."
-    )
-
-
+@torch_defaults()
 def train_stochastic(
     data: TrainingCovariance, options: Options, file: Checkpoint | None
 ) -> Training:

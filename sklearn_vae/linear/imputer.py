@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.impute import MissingIndicator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
@@ -13,6 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.state import Stateful, brief
 from sklearn_vae.validation import all_or_nothing, check_flag, checked_data, is_integer, is_real
+
+# Noise variance of standardized features that stands for none.
+LEAST_NOISE = 1e-9
 
 
 class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
@@ -26,12 +30,16 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     n_components : int or None, default=None
-        Number k of components, less than the number of features. None takes half of min(n, d),
-        but at most 10.
+        Number k of components, less than the number of features. None takes half of
+        min(n_samples, n_features), but at most 10.
     missing_values : float or np.nan, default=np.nan
         Placeholder for missing values.
     noise_variance : float or None, default=None
-        Fixed noise variance sigma2. If None, it is estimated.
+        Fixed noise variance sigma2 of the standardized features. If None, it is estimated.
+    standardize : bool, default=True
+        Whether to divide each feature by the standard deviation of its observed values before the
+        model is fitted. pPCA has the same noise variance for all features, so without it features
+        in small units are imputed poorly.
     tol : float, default=1e-6
         Tolerance of EM: it stops when an iteration improves the log-likelihood by less, in nats
         per sample.
@@ -48,15 +56,16 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
     Attributes
     ----------
     ppca_ : PPCA
-        Model of the features with observed values.
+        Model of the features with observed values, each divided by its `scale_`.
+    scale_ : ndarray of shape (n_features,)
+        Divisor of each feature: its standard deviation, or 1 if the feature is constant or
+        `standardize=False`.
     indicator_ : MissingIndicator or None
         Indicator of missing values, if `add_indicator=True`.
-    n_components_ : int
-        Number k of components.
     n_iter_ : int
         Number of EM iterations.
-    n_features_in_ : int
-        Number d of features.
+    n_components_, n_features_in_ : int
+        Number k of components, and number d of features.
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had such names.
 
@@ -86,6 +95,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         "n_components_": "count",
         "n_features_in_": "count",
         "ppca_": "any",
+        "scale_": "d finite positive",
     }
 
     def __init__(
@@ -94,6 +104,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         *,
         missing_values: Any = np.nan,
         noise_variance: float | None = None,
+        standardize: bool = True,
         tol: float = 1e-6,
         max_iter: int = 1000,
         add_indicator: bool = False,
@@ -103,6 +114,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         self.n_components = n_components
         self.missing_values = missing_values
         self.noise_variance = noise_variance
+        self.standardize = standardize
         self.tol = tol
         self.max_iter = max_iter
         self.add_indicator = add_indicator
@@ -129,12 +141,15 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         ValueError
             If a parameter or X is invalid.
         """
-        for name in ("add_indicator", "keep_empty_features"):
+        for name in ("add_indicator", "keep_empty_features", "standardize"):
             check_flag(name, getattr(self, name))
         with all_or_nothing(self):
             X = self._check_samples(X, reset=True)
             self._observed = ~np.isnan(X).all(axis=0)
-            kept = X[:, self._observed]
+            self.scale_ = np.ones(X.shape[1])
+            if self.standardize:
+                self.scale_[self._observed] = _spread(X[:, self._observed])
+            kept = self._scaled(X)
             model = PPCA(
                 min(min(kept.shape) // 2, 10) if self.n_components is None else self.n_components,
                 noise_variance=self.noise_variance,
@@ -149,11 +164,12 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
             model._check_parameters()
             if kept.shape[1]:
                 model.fit(kept)
-                if model.noise_variance_ == 0.0:
-                    # If the samples lie on a plane, the limit of a vanishing noise variance is
-                    # meant, which a noise variance much smaller than theirs approximates.
-                    spread = float(np.nanvar(kept, axis=0).mean())
-                    model.set_params(noise_variance=1e-9 * spread or 1.0).fit(kept)
+                if self._is_plane(model, kept):
+                    # The observed values determine the others. A small noise variance
+                    # approximates this limit, which does not depend on units.
+                    self.scale_[self._observed] = _spread(X[:, self._observed])
+                    kept = self._scaled(X)
+                    model.set_params(noise_variance=LEAST_NOISE).fit(kept)
                     model.set_params(noise_variance=self.noise_variance)
             self.ppca_ = model
             self.n_components_ = getattr(model, "n_components_", 0)
@@ -161,6 +177,13 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
             self.indicator_ = None
             if self.add_indicator:
                 self.indicator_ = MissingIndicator(error_on_new=False).fit(X)
+        if not (self._observed.all() or self.keep_empty_features):
+            names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
+            warnings.warn(
+                "Skipping features without any observed values: "
+                f"{names[~self._observed].tolist()}. Set keep_empty_features=True to keep them.",
+                stacklevel=2,
+            )
         return self
 
     def get_state(self) -> dict[str, Any]:
@@ -207,9 +230,8 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = self._check_samples(X, reset=False)
-        filled = np.zeros_like(X)
-        if self._observed.any():
-            filled[:, self._observed] = self.ppca_.impute(X[:, self._observed])
+        filled = self._impute(X)[0]
+        filled = np.where(np.isnan(filled), filled.dtype.type(0), filled)
         if not self.keep_empty_features:
             filled = filled[:, self._observed]
         if self.indicator_ is None:
@@ -233,23 +255,33 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         std : array of shape (n_samples, n_features)
             Conditional standard deviation: 0 for observed entries, NaN for those that remain
             missing. Only if `return_std` is True.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sklearn_vae import PPCAImputer
-        >>> X = np.array([[1.0, 2.0], [2.0, 4.1], [3.0, np.nan], [4.0, 7.9], [5.0, 10.0]])
-        >>> filled, std = PPCAImputer(n_components=1).fit(X).impute(X, return_std=True)
-        >>> bool(std[2, 1] > 0), bool((std[:2] == 0).all())
-        (True, True)
         """
         check_is_fitted(self)
         X = self._check_samples(X, reset=False)
-        filled, std = X.copy(), np.where(np.isnan(X), X, 0)
-        seen = self._observed
-        if seen.any():
-            filled[:, seen], std[:, seen] = self.ppca_.impute(X[:, seen], return_std=True)
+        filled, std = self._impute(X)
         return (filled, std) if return_std else filled
+
+    def _impute(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return X with imputed values and their standard deviations."""
+        filled, std = X.copy(), np.where(np.isnan(X), X, 0)
+        kept = self._observed
+        if kept.any():
+            mean, std[:, kept] = self.ppca_.impute(self._scaled(X), return_std=True)
+            std[:, kept] *= self.scale_[kept].astype(X.dtype)
+            mean = (mean * self.scale_[kept]).astype(X.dtype)
+            filled[:, kept] = np.where(np.isnan(X[:, kept]), mean, X[:, kept])
+        return filled, std
+
+    def _scaled(self, X: np.ndarray) -> np.ndarray:
+        """Return the features with observed values in the units of the model."""
+        return (X[:, self._observed] / self.scale_[self._observed]).astype(X.dtype, copy=False)
+
+    def _is_plane(self, model: PPCA, X: np.ndarray) -> bool:
+        """Return whether the model has no noise beyond rounding errors."""
+        if self.noise_variance is not None:
+            return False
+        least = LEAST_NOISE if self.standardize and not np.isnan(X).any() else 0.0
+        return bool(model.noise_variance_ <= least)
 
     def _check_samples(self, X: Any, *, reset: bool) -> np.ndarray:
         """Return X with NaN for missing values."""
@@ -268,16 +300,15 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         input_features : array-like of str of shape (n_features,), default=None
-            Names of the input features. None takes `feature_names_in_` or, if there are none,
-            x0, x1, ...
+            Names of the input features. None takes `feature_names_in_`, or x0, x1, ... if X had
+            no feature names.
 
         Returns
         -------
         names : ndarray of str
             Names of the output features.
         """
-        check_is_fitted(self)
-        names = _check_feature_names(self, input_features)
+        names = OneToOneFeatureMixin.get_feature_names_out(self, input_features)
         kept = names if self.keep_empty_features else names[self._observed]
         if self.indicator_ is None:
             return kept
@@ -290,19 +321,16 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         return tags
 
 
+def _spread(X: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of the observed values of each feature; 1 for constants."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviations = X - np.nanmean(X, axis=0, dtype=np.float64)
+        largest = np.nanmax(np.abs(deviations), axis=0)
+        unit = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
+        spread = unit * np.nanstd(deviations / unit, axis=0)
+        rounding = 8 * np.finfo(X.dtype).eps * np.nanmax(np.abs(X), axis=0)
+    return np.where(np.isfinite(spread) & (spread > rounding), spread, 1.0)
+
+
 def _is_nan(value: Any) -> bool:
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
-
-
-def _check_feature_names(estimator: Any, input_features: Any) -> np.ndarray:
-    """Return `input_features` if they are valid, or the default names."""
-    seen = getattr(estimator, "feature_names_in_", None)
-    d = estimator.n_features_in_
-    if input_features is None:
-        return np.asarray([f"x{i}" for i in range(d)] if seen is None else seen, dtype=object)
-    names = np.asarray(input_features, dtype=object)
-    if seen is not None and not np.array_equal(seen, names):
-        raise ValueError("input_features is not equal to feature_names_in_")
-    if len(names) != d:
-        raise ValueError(f"input_features should have length equal to {d}, got {len(names)}")
-    return names

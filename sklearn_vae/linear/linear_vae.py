@@ -84,10 +84,10 @@ class LinearVAE(LinearEncoderModel):
     ----------
     n_components : int, float, "mle" or None, default=2
         Number k of latent dimensions, as in :class:`PPCA`.
-    noise_variance : float, default=None
+    noise_variance : float or None, default=None
         Fixed noise variance sigma2 > 0. If None, it is estimated, but not below 1e-12 times the
         average variance of a feature.
-    noise_variance_init : float, default=None
+    noise_variance_init : float or None, default=None
         Initial noise variance of the "adam" and "stochastic" solvers. None takes the estimate of
         pPCA, or a tenth of the average variance if that is 0.
     solver : {"em", "adam", "stochastic"}, default="em"
@@ -100,14 +100,14 @@ class LinearVAE(LinearEncoderModel):
         alpha2 of p(z) = N(0, diag alpha2), which gives the same set of models.
     learning_rate : float, default=1e-3
         Learning rate of the "adam" and "stochastic" solvers, for data scaled to unit variance.
-    max_iter : int, default=None
+    max_iter : int or None, default=None
         Maximum number of iterations of "em", steps of "adam" or epochs of "stochastic". None
         takes 1000, 10000 and 200.
     tol : float, default=1e-10
         Tolerance in nats per sample. "em" stops when less is left to gain. "adam" stops when the
         average ELBO of 100 steps differs by less from that of the 100 steps before, which may be
         far from the maximum: see `entropy_gap_`.
-    batch_size : int, default=None
+    batch_size : int or None, default=None
         Mini-batch size of the "stochastic" solver. None takes all samples.
     n_mc_samples : int, default=1
         Number of draws of z per sample and step of the "stochastic" solver.
@@ -117,7 +117,7 @@ class LinearVAE(LinearEncoderModel):
     device : str or torch.device, default="auto"
         Device of the "adam" and "stochastic" solvers. "auto" prefers CUDA, where "stochastic"
         multiplies in TF32.
-    checkpoint : str or path-like, default=None
+    checkpoint : str, path-like or None, default=None
         Folder in which `fit` saves its progress. After an interruption, `fit` with the same data
         and parameters resumes from there and gives the same model as an uninterrupted fit. Once
         finished, `fit` returns the saved model. `partial_fit` ignores it.
@@ -168,10 +168,8 @@ class LinearVAE(LinearEncoderModel):
         p(x|z), in nats per sample.
     n_iter_ : int
         Number of iterations, steps or epochs, plus the batches of `partial_fit`.
-    n_components_ : int
-        Number k of latent dimensions.
-    n_features_in_ : int
-        Number d of features.
+    n_components_, n_features_in_ : int
+        Number k of latent dimensions, and number d of features.
     n_samples_ : float
         Number of training samples, or the sum of the weights of those that `partial_fit`
         remembers.
@@ -263,21 +261,16 @@ class LinearVAE(LinearEncoderModel):
         ValueError
             If a parameter or X is invalid.
         MemoryError
-            If the covariance or, if n < d, the (n, n) Gram matrix does not fit into memory.
+            If the covariance, or the Gram matrix if n < d, does not fit into memory.
         FloatingPointError
             If training diverges. The model then has the parameters of at most 100 steps or one
             epoch before, and can be used.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If "em" has not converged after `max_iter` iterations.
         """
         self._check_parameters()
         with all_or_nothing(self):
             if is_dask(X) and self.solver == "em":
-                moments = dask_moments(self, as_dask_array(self, X, reset=True))
-                data = TrainingCovariance.from_moments(moments)
+                X = dask_moments(self, as_dask_array(self, X, reset=True))
+                data = TrainingCovariance.from_moments(X)
             else:
                 X = checked_data(self, X, ensure_min_samples=2)
                 data = TrainingCovariance.from_data(X)
@@ -301,7 +294,7 @@ class LinearVAE(LinearEncoderModel):
         `entropy_bound_` tracks the log-likelihood of the data. For new samples it is too high by
         about the number of free parameters divided by the number of remembered samples, and it
         is meaningless for fewer than k + 2 remembered samples. :meth:`PPCA.partial_fit` is exact,
-        but keeps the (d, d) covariance and forgets nothing.
+        but keeps the whole covariance and forgets nothing.
 
         Parameters
         ----------
@@ -322,15 +315,6 @@ class LinearVAE(LinearEncoderModel):
             another solver. The model is then unchanged.
         AttributeError
             If `solver` is not "em".
-
-        Examples
-        --------
-        >>> from sklearn.datasets import load_iris
-        >>> from sklearn_vae import LinearVAE
-        >>> X = load_iris().data
-        >>> vae = LinearVAE(n_components=2)
-        >>> vae.partial_fit(X[:75]).partial_fit(X[75:]).n_samples_
-        150.0
         """
         self._check_parameters()
         first = not hasattr(self, "loadings_")

@@ -85,23 +85,25 @@ class PPCA(ExactPosteriorModel):
     `explained_variance_ratio_`, `singular_values_` and `mean_` are the same. `noise_variance_`,
     `score`, `score_samples`, `get_covariance` and `get_precision` differ, because they belong to
     the maximum likelihood model: PCA divides by n - 1 instead of n, and averages the noise over
-    min(n, d) - k instead of d - k directions.
+    too few directions if n < d. All methods except `partial_fit` accept NaN for missing values.
 
     Parameters
     ----------
     n_components : int, float, "mle" or None, default=None
         Number k of components. A float in (0, 1) is the share of the variance to explain, and
-        "mle" estimates k by Minka's method. None keeps min(n, d) components, or one less with
-        `svd_solver="arpack"` or if X has missing values.
-    noise_variance : float, default=None
+        "mle" estimates k by Minka's method. None keeps min(n_samples, n_features) components,
+        or one less with `svd_solver="arpack"` or if X has missing values.
+    noise_variance : float or None, default=None
         Fixed noise variance sigma2 > 0. If None, it is estimated.
     coordinates : {"posterior", "principal", "whitened"}, default="posterior"
         Latent coordinates that `transform` returns and `inverse_transform` expects: the posterior
-        mean E[z|x], PCA's coordinates, or those of `PCA(whiten=True)`.
+        mean E[z|x], PCA's coordinates, or those of `PCA(whiten=True)`. With "posterior",
+        `inverse_transform` returns E[x|z], which shrinks reconstructions toward the mean. Otherwise
+        it returns PCA's reconstructions.
     svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
         How the data are decomposed. "auto" chooses by the kind and shape of X. "full" uses the
         SVD of X, which must be dense. "covariance_eigh" decomposes the covariance, or the
-        (n, n) Gram matrix if n < d, and reads X once. "arpack" (NumPy arrays and sparse X) and
+        Gram matrix if n < d, and reads X once. "arpack" (NumPy arrays and sparse X) and
         "randomized" compute only k components. Only "randomized" is approximate.
     iterated_power : int or "auto", default="auto"
         Number of power iterations of the randomized solver.
@@ -150,12 +152,10 @@ class PPCA(ExactPosteriorModel):
     n_iter_ : int
         Number of EM iterations; 1 if X has no missing values.
     entropy_bound_ : float
-        Sum of three entropies in nats per sample. It equals `elbo_` at a maximum of the ELBO, and
-        differs if `noise_variance` is fixed at another value.
-    n_components_ : int
-        Number k of components.
-    n_features_in_ : int
-        Number d of features.
+        Sum of three entropies in nats per sample. It equals `elbo_`, unless `noise_variance` is
+        fixed at a value other than the maximum likelihood estimate.
+    n_components_, n_features_in_ : int
+        Number k of components, and number d of features.
     n_samples_ : int or float
         Number n of samples, or the sum of their weights.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -168,17 +168,7 @@ class PPCA(ExactPosteriorModel):
     --------
     sklearn.decomposition.PCA : Same components, but another noise variance and score.
     sklearn.decomposition.FactorAnalysis : Model with one noise variance per feature.
-    PPCACV : pPCA with k and sigma2 chosen by cross-validation.
-
-    Notes
-    -----
-    "auto" chooses as PCA does, except that it prefers "covariance_eigh" if n <= 1000 and
-    d >= 10 n, and for memory-mapped X with up to 2000 features and n >= 10 d. It never chooses
-    "full" for sparse or memory-mapped X.
-
-    Variances that are lost in rounding count as zero: below 16 max(n, d) eps^2 times the largest
-    one, or 4 sqrt(min(n, d)) eps times with "covariance_eigh", where eps is the machine epsilon of
-    the dtype of X.
+    PPCACV : Model with k and sigma2 chosen by cross-validation.
 
     References
     ----------
@@ -203,7 +193,7 @@ class PPCA(ExactPosteriorModel):
     """
 
     moments_: Moments
-    _takes_missing = True
+    _accepts_missing = True
 
     def __init__(
         self,
@@ -394,8 +384,8 @@ class PPCA(ExactPosteriorModel):
         """Update the model with a batch of samples.
 
         The update is exact: any sequence of batches, the first of which may be passed to `fit`,
-        gives the same model as one `fit` of all samples. Each call decomposes the (d, d) scatter
-        in `moments_`, whatever `svd_solver` is, and `n_components=None` keeps d components.
+        gives the same model as one `fit` of all samples. Each call decomposes the scatter matrix in
+        `moments_`, whatever `svd_solver` is, and `n_components=None` keeps d components.
 
         Parameters
         ----------
@@ -419,16 +409,7 @@ class PPCA(ExactPosteriorModel):
             If a parameter or X is invalid, or if the model was fitted without keeping `moments_`.
             The model is then unchanged.
         MemoryError
-            If the (d, d) matrices do not fit into memory.
-
-        Examples
-        --------
-        >>> from sklearn.datasets import load_iris
-        >>> from sklearn_vae import PPCA
-        >>> X = load_iris().data
-        >>> model = PPCA(2).partial_fit(X[:100]).partial_fit(X[100:])
-        >>> round(model.elbo_, 6) == round(PPCA(2).fit(X).elbo_, 6)
-        True
+            If the scatter matrix does not fit into memory.
         """
         self._check_parameters()
         first = not hasattr(self, "components_")
@@ -489,23 +470,14 @@ class PPCA(ExactPosteriorModel):
         TypeError
             If `moments` is not a :class:`Moments`.
         ValueError
-            If a parameter is invalid for these moments, or if they are of no sample.
-
-        Examples
-        --------
-        >>> from sklearn.datasets import load_iris
-        >>> from sklearn_vae import PPCA, Moments
-        >>> X = load_iris().data
-        >>> moments = Moments.of(X[:100]) + Moments.of(X[100:])
-        >>> PPCA.from_moments(moments, n_components=2).n_samples_
-        150
+            If a parameter is invalid for these moments, or if they contain no samples.
         """
         if not isinstance(moments, Moments):
             raise TypeError(f"moments must be a Moments object, got {type(moments).__name__}.")
         model = cls(**parameters)
         model._check_parameters()
         if moments.n == 0:
-            raise ValueError("moments must be of at least one sample, got n = 0.")
+            raise ValueError("moments must contain at least one sample, got n = 0.")
         model._check_at_most(moments.n_features)
         model.n_features_in_ = moments.n_features
         model._set_fit(Decomposition.from_moments(moments))

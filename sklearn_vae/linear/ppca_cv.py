@@ -12,7 +12,7 @@ from sklearn import get_config
 from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
-from sklearn_vae.gaussian.arrays import to_host
+from sklearn_vae.containers import to_host
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.dask_arrays import as_dask_array
 from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
@@ -30,7 +30,7 @@ SELECTIONS = ("best", "one_standard_error")
 
 
 class PPCACV(ExactPosteriorModel):
-    """pPCA with k and sigma2 chosen by the log-likelihood of held-out samples.
+    """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out samples.
 
     Equivalent to `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})`, with the
     same scores, but much faster. It needs about one pass over the data and one

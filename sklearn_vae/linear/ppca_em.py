@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_vae.gaussian.arrays import Array, to_host
+from sklearn_vae.containers import to_host
+from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
 from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
 from sklearn_vae.gaussian.em import averages, expectation_maximization
@@ -79,7 +80,7 @@ def fit_incomplete(
     except np.linalg.LinAlgError as error:
         raise ValueError(
             "The EM algorithm met a matrix that is singular in float64. Scale the features of X "
-            "alike, use fewer n_components, or set a noise variance closer to their variances, "
+            "alike, use a smaller n_components, or set a noise variance closer to their variances, "
             f"got noise_variance={noise_variance}."
         ) from error
     sigma2 = parameters.noise_variance

@@ -12,7 +12,7 @@ from sklearn_vae.validation import is_memory_mapped
 
 
 def check_sample_weight(sample_weight: Any, X: Any) -> Array:
-    """Return the weights of the samples of X as an array on the device of X."""
+    """Check the weights of the samples of X and return them on its device."""
     if sparse.issparse(X):
         X = np.empty((X.shape[0], 0))
     weights = check_weights(sample_weight, X, "sample_weight")

@@ -12,24 +12,11 @@ from sklearn_vae.nn.distributions import LOG_2PI, DiagonalNormal
 class SylvesterFlow:
     """Sylvester flow: F maps z + Q R tanh(R~ Q'z + b) of a draw from `base`, and a scaling.
 
-    The determinant of each map is the product of 1 + tanh'(.) r_ii r~_ii, because
-    I_k + Q R diag(h') R~ Q' has the determinant of the triangular matrix I_m + diag(h') R~ R (van
-    den Berg et al., "Sylvester Normalizing Flows for Variational Inference", 2018).
-
-    Parameters
-    ----------
-    base : DiagonalNormal of shape (n_samples, n_components)
-        Distribution before the flow.
-    Q : Tensor of shape (n, F, k, m)
-        Matrices with orthonormal columns.
-    R, R_tilde : Tensors of shape (n, F, m, m)
-        Upper triangular matrices with r_ii r~_ii > -1.
-    b : Tensor of shape (n, F, m)
-        Shifts.
-    log_scale : Tensor of shape (k,)
-        Logarithm of the final scaling of each dimension.
-    fixed_noise : Tensor of shape (S, 1, k)
-        Noise for moments, which have no closed form.
+    Q, of shape (n, F, k, m), has orthonormal columns. R and R~, (n, F, m, m), are upper triangular
+    with r_ii r~_ii > -1. The determinant of each map is the product of 1 + tanh'(.) r_ii r~_ii,
+    because I_k + Q R diag(h') R~ Q' has the determinant of the triangular matrix
+    I_m + diag(h') R~ R (van den Berg et al., "Sylvester Normalizing Flows for Variational
+    Inference", 2018). Moments, which have no closed form, are averages over `fixed_noise`.
     """
 
     base: DiagonalNormal

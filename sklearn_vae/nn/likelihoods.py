@@ -25,17 +25,7 @@ NOISE_START = 0.1
 
 
 class LikelihoodTerms(NamedTuple):
-    """Averages over samples and draws of z, in nats per sample.
-
-    Attributes
-    ----------
-    log_prob : float
-        E_q log p(x|z).
-    entropy : float
-        E_q H[p(x|z)].
-    at_limit : bool
-        Whether the noise variance is at a limit.
-    """
+    """E_q log p(x|z) and E_q H[p(x|z)] in nats per sample, and whether the noise is at a limit."""
 
     log_prob: float
     entropy: float
@@ -102,13 +92,8 @@ class Likelihood(ABC, nn.Module):
     def start(self, noise_variance: Array | None, residuals: Callable[[], Array]) -> None:
         """Initialize the noise before training.
 
-        Parameters
-        ----------
-        noise_variance : array of shape () or (n_features,), or None
-            The user's initial or fixed value, in the units of the networks.
-        residuals : callable
-            Returns the mean squared residuals of pPCA with the same number of components, either
-            of each feature, (n_features,), or averaged, ().
+        `noise_variance` is the user's initial or fixed value, in the units of the networks, and
+        `residuals` returns the mean squared residuals of pPCA with the same number of components.
         """
 
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -152,22 +137,10 @@ class Likelihood(ABC, nn.Module):
 class GaussianLikelihood(Likelihood):
     """p(x|z) = N(mu(z), sigma2 I), with the same sigma2 for every z.
 
-    Parameters
-    ----------
-    n_features : int
-        Number of features.
-    noise_variance : Tensor of shape (), or (n_features,) in :class:`DiagonalGaussianLikelihood`, \
-            default=None
-        Initial or fixed value. If None, it is 1 until `start` is called.
-    update : {"closed_form", "gradient"} or None, default=None
-        None keeps sigma2 fixed. "gradient" makes log sigma2 a parameter of the optimizer.
-        "closed_form" moves sigma2 after every step toward its optimum given all else, the batch
-        mean of E_q|x - mu(z)|^2 / d (Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for
-        VAE Posterior Collapse", eq. 9).
-    limits : pair of floats, default=(0, inf)
-        Least and largest learned variance.
-    rate : float, default=0.05
-        Fraction of the way to the optimum that a closed-form step covers.
+    With update="gradient", log sigma2 is a parameter of the optimizer. With "closed_form", sigma2
+    moves after every step by the fraction `rate` toward its optimum given all else, the batch mean
+    of E_q|x - mu(z)|^2 / d (Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE
+    Posterior Collapse", eq. 9). `limits` are those of learned variances.
     """
 
     is_normal = True
@@ -318,15 +291,8 @@ class DiagonalGaussianLikelihood(GaussianLikelihood):
 class HeteroscedasticLikelihood(Likelihood):
     """p(x|z) = N(mu(z), diag sigma2(z)); the decoder outputs mu and log sigma2.
 
-    Parameters
-    ----------
-    n_features : int
-        Number of features.
-    update : None
-        Ignored, because the decoder outputs the noise.
-    log_low : float, default=log(1e-6)
-        Least log-variance; the largest is 20. In between, the log-variance is the decoder's output
-        plus an offset, because the outputs of a new decoder are near 0.
+    Log-variances are decoder outputs plus an offset, because the outputs of a new decoder are near
+    0, and are clamped to [log_low, 20]. `update` is ignored.
     """
 
     per_feature = True

@@ -64,24 +64,9 @@ def iwae(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the importance-weighted bound from K draws per sample.
 
-    The objective is log (1/K) sum_k p(x|z_k) (p(z_k) / q(z_k|x))^beta. With K = 1 its expectation
-    is the ELBO with the same beta.
-
-    Parameters
-    ----------
-    module : VAEModule
-        The model.
-    x : Tensor of shape (n_samples, n_features)
-        Samples.
-    noise : Tensor of shape (n_draws, n_samples, n_components)
-        Standard normal noise.
-    beta : float, default=1.0
-        KL weight. The objective is a bound on log p(x) only if it is 1.
-
-    Returns
-    -------
-    objective, reconstruction, kl : Tensors of shape (n_samples,)
-        Objective to maximize, and the two terms of the ELBO for the same draws.
+    The arguments and results are those of :func:`elbo`. The objective is
+    log (1/K) sum_k p(x|z_k) (p(z_k) / q(z_k|x))^beta, a bound on log p(x) if beta is 1. With K = 1
+    its expectation is the ELBO with the same beta.
     """
     draws, prior = module.encode(x).draw(noise), module.prior()
     log_prob = module.decode(draws.z).log_prob(x)

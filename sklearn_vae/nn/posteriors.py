@@ -138,23 +138,13 @@ class SylvesterPosterior(Posterior):
     """q(z|x) as Sylvester flows of a diagonal normal; the encoder outputs all parameters.
 
     z_0 ~ N(nu(x), diag tau2(x)) is mapped `n_flows` times to z + Q R tanh(R~ Q'z + b). Q has `rank`
-    orthonormal columns, from Householder reflections; R and R~ are upper triangular with diagonals
-    in (-1, 1) (van den Berg et al., "Sylvester Normalizing Flows for Variational Inference", 2018).
-    Encoder outputs of 0 give R = 0 and a nonzero diagonal of R~, so each flow is the identity and
-    the gradient of R is not 0. In the end each dimension is multiplied by a learned number, the
-    same for all x. It makes the family closed under scaling, as diagonal posteriors are, so that
+    orthonormal columns, the product of `n_householder` reflections; R and R~ are upper triangular
+    with diagonals in (-1, 1) (van den Berg et al., "Sylvester Normalizing Flows for Variational
+    Inference", 2018). By default `rank` is min(k, 8), and so is `n_householder`, which allows any
+    Q. Encoder outputs of 0 give R = 0 and a nonzero diagonal of R~, so each flow is the identity
+    and the gradient of R is not 0. In the end each dimension is multiplied by a learned number,
+    the same for all x. It makes the family closed under scaling, as diagonal posteriors are, so
     E z_h^2 = 1 holds at stationary points.
-
-    Parameters
-    ----------
-    n_components : int
-        Number of latent dimensions, k.
-    n_flows : int, default=4
-        Number of flows.
-    rank : int, default=None
-        Number of columns of Q, at most k. If None, it is min(k, 8).
-    n_householder : int, default=None
-        Number of reflections whose product is Q. If None, it is `rank`, which allows any Q.
     """
 
     monitored = 64  # moments take `n_fixed_draws` draws per sample

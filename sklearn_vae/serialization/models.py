@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 
 from sklearn_vae.public import ESTIMATORS
 from sklearn_vae.public import RECORDS as PUBLIC_RECORDS
-from sklearn_vae.serialization.codec import Reader, Tree, Writer, shortened
+from sklearn_vae.serialization.codec import MAX_NAME, Reader, Tree, Writer
 from sklearn_vae.state import (
     REQUESTS,
     check_fitted_state,
@@ -89,7 +89,7 @@ class ModelReader(Reader):
         for name, part in pairs:
             if not isinstance(name, str) or name in state:
                 raise ValueError(f"a name must be text and occur once, got {name!r:.60}.")
-            state[name] = self.value(part, f".{shortened(name)}")
+            state[name] = self.value(part, f".{name[:MAX_NAME]}")
         self.charge(sum(getattr(value, "nbytes", 0) for value in state.values()))
         if issubclass(kind, BaseEstimator):
             return self._estimator(kind, state)

@@ -36,19 +36,9 @@ IGNORE_PREDICTIONS = {LRScheduler, ProgressBar, TensorBoard, *LOGGERS}
 class BatchEvents:
     """Notifies callbacks of batches and records batches in the history, if a callback needs it.
 
-    Most callbacks do not, and then no time is spent on it.
-
-    Parameters
-    ----------
-    net : VAENet
-        Net with its callbacks.
-
-    Attributes
-    ----------
-    gradients, training, validation : bool
-        Whether a callback handles gradients, training batches and validation batches.
-    records : bool
-        Whether a callback reads the batch records of the history.
+    Most callbacks do not, and then no time is spent on it. `gradients`, `training` and `validation`
+    tell whether a callback handles gradients, training batches and validation batches. `records`
+    tells whether a callback reads the batch records of the history.
     """
 
     def __init__(self, net: Any) -> None:

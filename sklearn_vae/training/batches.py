@@ -17,18 +17,8 @@ BYTES_AT_ONCE = 2**23
 class Batches:
     """Iterable over all samples in random order, in chunks of batches.
 
-    Parameters
-    ----------
-    X : Tensor of shape (n_samples, n_features)
-        Samples on the device.
-    batch_size : int
-        Number of samples per batch.
-    noise_shape : tuple (S, k)
-        Number of draws per sample and of latent dimensions.
-    generator : torch.Generator
-        Generator of the order and the noise, on the device of X.
-    n_batches : int, default=None
-        Number of batches of nearly equal size. If None, it follows from `batch_size`.
+    `noise_shape` holds the numbers of draws per sample and of latent dimensions. `n_batches`
+    batches have nearly equal sizes; by default their number follows from `batch_size`.
     """
 
     def __init__(

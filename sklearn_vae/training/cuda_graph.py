@@ -55,16 +55,8 @@ class CapturedStep:
     """Training step that is captured once and replayed for batches of the same shape.
 
     The first batches take plain steps, and so do batches of other shapes, such as the last of an
-    epoch. The learning rate is part of the graph, so a change leads to a new capture.
-
-    Parameters
-    ----------
-    step : function (x, noise, beta) -> (reconstruction, kl, h)
-        Plain step.
-    optimizer : function () -> Optimizer
-        Returns the current optimizer.
-    graph_type : type, default=None
-        A class such as :class:`CudaGraph`. If None, every step is plain.
+    epoch. The learning rate is part of the graph, so a change leads to a new capture. Without a
+    `graph_type` every step is plain.
     """
 
     def __init__(
@@ -112,19 +104,15 @@ class CapturedStep:
     ) -> tuple[Result, bool]:
         """Run an epoch, and run it again with plain steps if captured steps fail.
 
+        `run` takes the steps of an epoch and returns a result and whether it is finite.
+        `save(exact)` saves the state before an epoch, without that of the optimizer unless `exact`,
+        and returns a function that restores it.
+
         In the first epochs after a capture, an error or a non-finite result restores the state
         before the epoch. This and all further epochs then take plain steps, with a warning. In
         later epochs the optimizer state is not saved, to save time. An error then restores only the
         parameters, and a non-finite result is returned, because training has most likely diverged.
         If an error makes the device unusable, restoring the state raises it again.
-
-        Parameters
-        ----------
-        run : function () -> (result, is_finite)
-            Runs an epoch with this object's steps and waits for them.
-        save : function (exact) -> restore
-            Saves the state before an epoch, without that of the optimizer unless `exact`, and
-            returns a function that restores it.
         """
         if self.graph_type is None:
             return run()

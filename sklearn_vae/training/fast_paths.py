@@ -381,16 +381,8 @@ class Adam(torch.optim.Adam):
     """torch.optim.Adam(fused=True) with an `update` that has less overhead.
 
     For small networks on a CPU, torch spends more time on collecting lists and counting steps per
-    parameter than on arithmetic. `update` collects the lists once and keeps a single count.
-
-    Parameters
-    ----------
-    params : iterable of nn.Parameter
-        Parameters, all on one device and of one dtype.
-    lr : float, default=1e-3
-        Learning rate. Schedules can change it in `param_groups`.
-    capturable : bool, default=False
-        Whether steps can be captured into CUDA graphs. `update` is then torch's own step.
+    parameter than on arithmetic. `update` collects the lists once and keeps a single count. If
+    `capturable`, it is torch's own step, which CUDA graphs can capture.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ from sklearn_vae.training.devices import (
 )
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.fast_paths import Adam, may_draw, training_step
-from sklearn_vae.training.net_state import adapted_to, check_net_state
+from sklearn_vae.training.net_state import checked_net_state
 from sklearn_vae.validation import all_or_nothing
 
 # Guards torch's global generator, from which its layers draw their initial weights.
@@ -55,47 +55,11 @@ class VAENet(NeuralNet):
     ends. If several processes train together, each takes steps on its own samples, along the
     gradient averaged over the samples of all.
 
-    Parameters
-    ----------
-    module : callable
-        Returns the module.
-    objective : function of `sklearn_vae.nn.objectives`
-        Training objective.
-    options : dict
-        Keyword arguments of the objective.
-    monitor : object
-        Object with the methods of a class in `sklearn_vae.training.monitors`.
-    noise_shape : tuple (S, k)
-        Number of draws per sample in a step and of latent dimensions.
-    seed : int
-        Seed of the initial weights, the order of the samples and the noise.
-    precision : {None, "float32", "tf32", "bf16"}, default=None
-        Precision of matrix products in training on CUDA. None is that of the samples.
-    operations : float, default=None
-        Operations of the forward pass of one sample. If None, they are counted.
-    **net_options : dict
-        `max_epochs`, `batch_size`, `lr`, `device`, `train_split`, `callbacks`, `verbose`.
-
-    Attributes
-    ----------
-    module_, optimizer_, history, callbacks_ : objects
-        The same as in skorch.
-    generator_ : torch.Generator
-        Generator of the order of the samples and the noise.
-    operations_ : float
-        Operations of the forward pass of one sample.
-    beta_ : float
-        KL weight in this epoch, which callbacks change.
-    last_states_ : list of (int, dict)
-        Number of epochs and parameters before each of the last two epochs.
-    complete_ : bool
-        Whether the last training finished or a callback stopped it. False if it was interrupted.
-    failures_ : list of str
-        Errors of callbacks at the end of the last training.
-    reducer_ : Reducer
-        Sums over the processes that train together. Only present in training.
-    batch_events_ : BatchEvents
-        Notifications of callbacks. Only present in training.
+    `noise_shape` holds the numbers of draws per sample and of latent dimensions. `operations` is
+    the number of operations of the forward pass of one sample, which is counted by default.
+    `beta_` is the KL weight, which callbacks change. `last_states_` holds the number of epochs and
+    the parameters before each of the last two epochs. `complete_` is False after an interrupt, and
+    `failures_` lists errors of callbacks at the end of the last training.
     """
 
     def __init__(
@@ -462,17 +426,20 @@ class VAENet(NeuralNet):
         The module is skipped unless `with_module`. The generator is seeded if its state is from
         another kind of device.
         """
-        check_net_state(state, self.module_, self.optimizer_)
-        kind, drawn = state["generator"]
+        state = checked_net_state(state, self.module_, self.optimizer_)
         self.seed, self.operations_ = state["seed"], state["operations"]
         self.history_ = History(state["history"])
-        self.generator_.manual_seed(self.seed + len(self.history))
-        if kind == self.generator_.device.type:
-            self.generator_.set_state(drawn)
+        self._set_generator(*state["generator"])
         if with_module:
             self.module_.load_state_dict(state["module"])
-        self.optimizer_.load_state_dict(adapted_to(self.optimizer_, state["optimizer"]))
+        self.optimizer_.load_state_dict(state["optimizer"])
         self.beta_, self.last_states_ = state["beta"], list(state["last_states"])
+
+    def _set_generator(self, kind: str, drawn: Tensor) -> None:
+        """Restore the generator, or seed it if its state is of another kind of device."""
+        self.generator_ = torch.Generator(self.device).manual_seed(self.seed + len(self.history))
+        if kind == self.generator_.device.type:
+            self.generator_.set_state(drawn)
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
@@ -501,7 +468,8 @@ class VAENet(NeuralNet):
         return net
 
     def __getstate__(self) -> dict[str, Any]:
-        # skorch handles modules and optimizers on devices that are missing when it is unpickled.
+        # A pickle holds the module itself, since modules of the user may have more than their
+        # state_dict. skorch maps it to the devices that are available when it is read.
         state = {**super().__getstate__(), "last_states_": []}
         state = {name: value for name, value in state.items() if name not in TRAINING_ONLY}
         if "generator_" in state:  # generators cannot be pickled
@@ -509,10 +477,7 @@ class VAENet(NeuralNet):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        kind, drawn = state.pop("generator_", (None, None))
+        generator = state.pop("generator_", None)
         super().__setstate__(state)
-        if kind is None:
-            return
-        self.generator_ = torch.Generator(self.device).manual_seed(self.seed + len(self.history))
-        if kind == self.generator_.device.type:
-            self.generator_.set_state(drawn)
+        if generator is not None:
+            self._set_generator(*generator)

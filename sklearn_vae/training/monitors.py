@@ -16,15 +16,8 @@ class LatentMonitor:
 
     The values are averages over an epoch, in which the parameters change. Posteriors can restrict
     the number of samples whose latents are monitored. Noise is recorded at the end of the epoch.
-
-    Parameters
-    ----------
-    log_scale : float
-        Log-density in the units of the networks minus that in data units.
-    scale : float or array of shape (n_features,)
-        Divisor of the features from data units to those of the networks.
-    recorded : tuple of str, default=()
-        Names of the entries that the likelihood records.
+    `log_scale` is the log-density in the units of the networks minus that in data units, `scale`
+    is the divisor of the features, and `recorded` names the entries of the likelihood.
     """
 
     names: tuple[str, ...] = (

@@ -9,9 +9,15 @@ from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
+from skorch.history import History
 
 from sklearn_vae import PPCA, DeepGaussianVAE
-from sklearn_vae.deep.ppca_start import SHARE_FOR_NOISE, SLOPES, KeepStart, sum_of_deviations
+from sklearn_vae.deep.ppca_start import (
+    SHARE_OF_START,
+    SLOPES,
+    LearningRateLimit,
+    sum_of_deviations,
+)
 from sklearn_vae.training.fast_paths import Adam
 from tests.deep.data import make_rows, parameters_of
 
@@ -124,18 +130,18 @@ BAD = [
     ({"init": True}, r"init must be None or 'ppca', got True\."),
     (
         {"hidden_layer_sizes": (16, 5)},
-        r"hidden_layer_sizes of at least 6, two units for each of n_components=3, got \(16, 5\)",
+        r"hidden_layer_sizes of at least 6, two units per latent dimension, got \(16, 5\)",
     ),
     (
         {"activation": "tanh"},
         r"one of 'relu', 'leaky_relu', 'gelu', 'silu', 'softplus', got activation='tanh'\.",
     ),
     ({"activation": "elu"}, "f\\(a\\) - f\\(-a\\) is a multiple of a.*got activation='elu'"),
-    ({"encoder": "conv"}, "init='ppca' needs encoder='mlp', got 'conv'"),
-    ({"decoder": torch.nn.Linear}, "init='ppca' needs decoder='mlp', got <class"),
+    ({"encoder": "conv"}, "init='ppca' requires encoder='mlp', got 'conv'"),
+    ({"decoder": torch.nn.Linear}, "init='ppca' requires decoder='mlp', got <class"),
     (
         {"variational_family": "sylvester"},
-        "init='ppca' needs variational_family='diagonal', got 'sylvester'",
+        "init='ppca' requires variational_family='diagonal', got 'sylvester'",
     ),
 ]
 
@@ -177,7 +183,7 @@ def test_the_rate_rises_is_limited_by_noise_and_falls():
     vae = DeepGaussianVAE(10, hidden_layer_sizes=(64, 32), init="ppca", learning_rate=1.0)
     first = vae.set_params(max_epochs=1, random_state=0).fit(DIGITS).history_["learning_rate"][0]
     price = 5 * first * sum_of_deviations(vae.net_.optimizer_) / 4
-    assert price == pytest.approx(SHARE_FOR_NOISE * worth, rel=0.4)  # gradients have changed since
+    assert price == pytest.approx(SHARE_OF_START * worth, rel=0.4)  # gradients have changed since
     vae.set_params(max_epochs=10)
     rate = vae.fit(DIGITS).history_["learning_rate"]
     assert (np.diff(rate[:5]) > 0).all()
@@ -222,16 +228,16 @@ def test_seeds_pickles_and_warm_starts():
     plain = clone(vae).set_params(init=None).fit(X)
     plain.set_params(warm_start=True, init="ppca").fit(X)
     assert "learning_rate" not in plain.history_
-    assert not any(isinstance(c, KeepStart) for _, c in plain.net_.callbacks_)
+    assert not any(isinstance(c, LearningRateLimit) for _, c in plain.net_.callbacks_)
 
 
 def test_a_start_that_the_module_cannot_have_is_an_error():
     rows = make_rows(noise=0.0) @ np.diag([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
     rows = rows + 1e-9 * make_rows(seed=1)
-    with pytest.raises(ValueError, match="the noise variance is too small beside"):
+    with pytest.raises(ValueError, match="noise variance is too small for the data"):
         still(noise_variance=1e-12, noise_update="closed_form", rows=rows)
     noise = float(np.linalg.eigvalsh(np.cov(X.T, bias=True))[-2:].mean())
-    with pytest.raises(ValueError, match=r"as many directions .* as n_components=3, got 1"):
+    with pytest.raises(ValueError, match=r"n_components to be at most .* noise, 1, got 3"):
         still(prior="learned_variance", hidden_layer_sizes=(), noise_variance=noise)
 
 
@@ -253,3 +259,58 @@ def test_an_interrupt_before_the_first_step_leaves_a_model_that_can_learn(monkey
     start = vae.elbo_
     vae.set_params(warm_start=True, max_epochs=5).fit(X)
     assert vae.elbo_ > start
+
+
+class StubNet:
+    """What `KeepStart` asks of a net: the history of bounds, and Adam after some gradients."""
+
+    def __init__(self, bounds, deviations, lr, max_epochs):
+        weights = torch.nn.Parameter(torch.zeros(len(deviations), dtype=torch.float64))
+        other = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        self.optimizer_ = torch.optim.Adam([{"params": [weights]}, {"params": [other]}])
+        for sign in (1.0, -1.0, 1.0):  # of which the average of squares is that of each
+            weights.grad = sign * torch.tensor(deviations, dtype=torch.float64)
+            other.grad = torch.zeros(1, dtype=torch.float64)
+            self.optimizer_.step()
+        self.lr, self.max_epochs = lr, max_epochs
+        self.history = History()
+        for bound in bounds:
+            self.history.new_epoch()
+            self.history.record("bound", bound)
+        self.history.new_epoch()
+
+    def rate(self, worth, before=0):
+        callback = LearningRateLimit(worth)
+        callback.first_epoch_ = before
+        callback.on_epoch_begin(self)
+        rate = self.history[-1]["learning_rate"]
+        assert [group["lr"] for group in self.optimizer_.param_groups] == [rate, rate]
+        return rate
+
+
+@pytest.mark.parametrize(
+    ("bounds", "won"),
+    [
+        ([-10.0] * 20, 0.0),
+        ([-10.0, -20.0] * 10, 0.0),  # below where it began
+        ([-10.0, *[-90.0] * 18, -4.0], 6.0),
+        ([-10.0, *[90.0] * 18, -4.0], 6.0),  # not of the best epoch
+    ],
+)
+def test_the_cap_of_the_rate_grows_with_what_was_won(bounds, won):
+    # (rate / 4) sum of deviations <= 0.05 worth + 0.5 won
+    for worth, deviations in [(8.0, [3.0, 1.0, 0.5]), (1.0, [100.0, 0.25])]:
+        net = StubNet(bounds, deviations, lr=1e6, max_epochs=100)
+        expected = 4 * (0.05 * worth + 0.5 * won) / sum(deviations)
+        assert net.rate(worth) == pytest.approx(expected, rel=1e-12)
+    assert StubNet(bounds, [3.0], lr=1e-4, max_epochs=100).rate(8.0) == 1e-4
+
+
+@pytest.mark.parametrize("before", [0, 7])
+@pytest.mark.parametrize("max_epochs", [1, 3, 10, 40])
+def test_the_rate_of_every_epoch_rises_and_falls(max_epochs, before):
+    falling = max(1.0, 0.2 * max_epochs)
+    for epoch in range(1, max_epochs + 1):
+        net = StubNet([0.0] * (before + epoch - 1), [1e-9], 1.0, max_epochs)
+        share = min(1.0, (before + epoch) / 5, (max_epochs - epoch + 1) / (falling + 1))
+        assert net.rate(1.0, before) == pytest.approx(share, rel=1e-12)

@@ -90,7 +90,11 @@ def test_a_model_accepts_all_that_it_is_advised(name):
             new = settings(text).items()
             assert not new or any(model.get_params()[name] != value for name, value in new), text
             # That it helps is measured elsewhere: one epoch shows that it is accepted.
-            short = clone(model).set_params(max_epochs=1) if "max_epochs" in model.get_params() else model
+            short = (
+                clone(model).set_params(max_epochs=1)
+                if "max_epochs" in model.get_params()
+                else model
+            )
             followed(short, text).fit(spectrum())
 
 

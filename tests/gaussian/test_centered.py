@@ -63,7 +63,7 @@ def test_products_with_centered_rows(make, offset, weighted):
     np.testing.assert_allclose(rows.squares, float(c * (R**2).sum()), rtol=1e-7)
     V = np.linalg.qr(rng.normal(size=(9, 3)))[0].T
     left = c * ((R - (R @ V.T) @ V) ** 2).sum(axis=0)
-    np.testing.assert_allclose(rows.left_over(V), left.astype(float), **close)
+    np.testing.assert_allclose(rows.residual_squares(V), left.astype(float), **close)
     blocks = np.concatenate(list(rows.blocks()))
     np.testing.assert_allclose(blocks, (c**0.5 * R).astype(float), **close)
 

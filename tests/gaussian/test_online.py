@@ -99,3 +99,38 @@ def test_a_first_batch_of_few_rows_loses_nothing():
     running = follow(X, [2] + [10] * 39)
     kept = running.directions * running.values @ running.directions.T
     np.testing.assert_allclose(kept, Moments.of(X).covariance, atol=1e-8)
+
+
+def dense_step(running, batch, forgetting):
+    """The step of the class docstring with (d, d) matrices and a pseudo-inverse."""
+    Q, before, n_rows = running.directions, forgetting * running.n, len(batch)
+    delta = batch.mean(axis=0) - running.mean
+    apart = before * n_rows / (before + n_rows)
+    # Of the batch, and of what was: only its products with Q are known.
+    scatter = n_rows * np.cov(batch.T, bias=True) + apart * np.outer(delta, delta)
+    Y = (before * (Q * running.values) + scatter @ Q) / (before + n_rows)
+    trace = (before * running.total_variance + np.trace(scatter)) / (before + n_rows)
+    H = Q.T @ Y
+    S = Y @ np.linalg.pinv(0.5 * (H + H.T), rcond=1e-12, hermitian=True) @ Y.T
+    rest = max(trace - np.trace(S), 0.0) / max(D - Q.shape[1], 1)
+    U, values = leading(S + rest * (np.eye(D) - Q @ Q.T), Q.shape[1])
+    return (U * values) @ U.T
+
+
+@pytest.mark.parametrize("forgetting", [1.0, 0.7])
+@pytest.mark.parametrize("k", [1, K, D])
+@pytest.mark.parametrize("rank", [1, 2, 3, 6, D])
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_streams_of_any_rank_against_the_dense_recursion(scale, rank, k, forgetting):
+    X, sizes = scale * make_rows(200, rank=rank), [3, 10, 1, 25, 7, 40, 2]
+    if rank < K:  # a direction that comes later
+        X[50:] += scale * make_rows(150, seed=1, rank=1)
+    first, *others = np.split(X, np.cumsum(sizes))
+    running = RunningCovariance.of(first, k)
+    for batch in others:
+        expected = dense_step(running, batch, forgetting)
+        running = running.add(batch, forgetting)
+        kept = (running.directions * running.values) @ running.directions.T
+        np.testing.assert_allclose(kept, expected, atol=1e-9 * np.trace(expected))
+        gram = running.directions.T @ running.directions
+        np.testing.assert_allclose(gram, np.eye(k), atol=1e-12)

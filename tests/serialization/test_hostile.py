@@ -31,7 +31,8 @@ MODELS = ["ppca", "imputer", "deep-gaussian-arrays", "deep-autoencoder-conv"]
 # Of each of these files, damaged ones and hostile ones: a thousand of each kind.
 MUTATIONS = 250
 
-# Bytes that a load may take: so many times those of a file, and these. Seconds at most.
+# Bytes that a load may take: so many times those of a file, and these. Seconds of the thread's own
+# work at most, whatever else the machine does meanwhile.
 TIMES, FREE, SECONDS = 20, 2**25, 5.0
 
 # What a hostile file may have in the place of anything.
@@ -109,7 +110,7 @@ def outcome(path, data):
     path.write_bytes(data)
     if tracemalloc.is_tracing():
         tracemalloc.reset_peak()
-    start, before = time.perf_counter(), tracemalloc.get_traced_memory()[0]
+    start, before = time.thread_time(), tracemalloc.get_traced_memory()[0]
     with watched() as events:
         try:
             found = load(path)
@@ -117,7 +118,7 @@ def outcome(path, data):
             found = str(error)
     events = [event for event in events if not is_harmless(event)]
     assert not events
-    assert time.perf_counter() - start < SECONDS
+    assert time.thread_time() - start < SECONDS
     assert tracemalloc.get_traced_memory()[1] - before < TIMES * len(data) + FREE
     assert not (isinstance(found, str) and "can't allocate" in found)
     return found
@@ -350,7 +351,7 @@ METHODS = ["transform", "score_samples", "posterior", "sample", "inverse_transfo
 def test_what_is_missing_is_missed_when_a_file_is_loaded(name, tmp_path):
     path = tmp_path / "model"
     save(fitted(name), path)
-    whole, X = path.read_bytes(), np.asarray(CASES[name][1])
+    whole, X = path.read_bytes(), np.asarray(CASES[name][1])[:9]
     expected = {method: kind_of(fitted(name), method, X) for method in METHODS}
     n_refused = 0
     for i, place in enumerate(attributes_of(unpacked_model(whole))):
@@ -523,7 +524,7 @@ def test_an_optimizer_of_other_networks(tmp_path):
         ("generator", ["cpu", 1], "generator must be"),
         ("last_states", [{"tuple": [1, 2]}], "module must be a dict"),
         ("optimizer", {"dict": []}, "optimizer must have"),
-        ("module", {"dict": []}, "must have a module"),
+        ("module", {"dict": []}, "must contain the tensors of its module"),
         ("other", 1, "the state of a net must have"),
     ],
 )
@@ -567,17 +568,17 @@ def test_a_position_of_random_numbers_that_is_out_of_bounds(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"n_components": 10**9}, "n_components must be that of the fit, 2, got 1000000000"),
+        ({"n_components": 10**9}, "n_components must equal n_components_=2, got 1000000000"),
         ({"n_components": 10**9, "n_components_": 10**9}, "must be an array of shape (1000000000,)"),
         ({"hidden_layer_sizes": [10**9, 10**9]}, "module['decoder.layers.2.bias'] is missing"),
         ({"hidden_layer_sizes": [10**9]}, "must have the shape"),
         ({"hidden_layer_sizes": [2**62]}, "calculation overflowed"),
-        ({"hidden_layer_sizes": [1] * 10**4}, "layers, the module has"),
+        ({"hidden_layer_sizes": [1] * 10**4}, "layers, but the module has"),
         ({"activation": "os.system"}, "activation must be one of"),
         ({"encoder": "os.system"}, "encoder must be 'mlp'"),
         ({"encoder": {"object": ["PlainConvEncoder", [
             ["convolutions_per_scale", 10**9], ["channels", None], ["activation", "relu"],
-            ["image_shape", [1, 2, 2]]]]}}, "layers, the module has"),
+            ["image_shape", [1, 2, 2]]]]}}, "layers, but the module has"),
         ({"encoder": {"object": ["ConvEncoder", [
             ["channels", [10**9]], ["dense", 10**9], ["activation", "relu"],
             ["image_shape", [1, 2, 2]]]]}}, "module["),
@@ -585,9 +586,9 @@ def test_a_position_of_random_numbers_that_is_out_of_bounds(tmp_path):
         ({"variational_family": "sylvester"}, "module["),
         ({"prior": "learned_variance"}, "is missing"),
         ({"noise_model": "heteroscedastic"}, "module["),
-        ({"image_shape": [1, 10**9, 10**9]}, "pixels"),
+        ({"image_shape": [1, 10**9, 10**9]}, "values, but X has"),
         ({"hidden_layer_sizes": {"range": [1, 2**62, 1]}}, "more than 65536 integers"),
-        ({"hidden_layer_sizes": {"range": [1, 2**16, 1]}}, "layers, the module has"),
+        ({"hidden_layer_sizes": {"range": [1, 2**16, 1]}}, "layers, but the module has"),
         ({"scale_": {"range": [1, 2**36, 1]}}, "more than 65536 integers"),
         ({"scale_": {"range": [1, 5, 1]}}, "scale_ must be a float > 0 or an array of shape (4,)"),
         ({"scale_": [1.0, 1.0, 1.0, 1.0]}, "scale_ must be a float > 0 or an array of shape (4,)"),
@@ -621,10 +622,10 @@ def test_a_net_where_none_can_be(tmp_path):
     save(fitted("ppca"), ppca)
     save(fitted("deep-gaussian"), deep)
     for path, name, tree, text in [
-        (deep, "net_", 1, "net_ must have a module"),
-        (deep, "net_", {"dict": [["module", 1]]}, "net_ must have a module"),
-        (deep, "net_", {"object": ["PPCA", []]}, "net_ must have a module"),
-        (deep, "_networks_of_fit", 1, "_networks_of_fit must be among"),
+        (deep, "net_", 1, "net_ must contain the tensors"),
+        (deep, "net_", {"dict": [["module", 1]]}, "net_ must contain the tensors"),
+        (deep, "net_", {"object": ["PPCA", []]}, "net_ must contain the tensors"),
+        (deep, "_networks_of_fit", 1, "_networks_of_fit must be a dict of parameters among"),
         (ppca, "_gaussian", {"dict": [["module", 1]]}, "_gaussian must be the Gaussian"),
     ]:
         before = path.read_bytes()
@@ -663,10 +664,10 @@ def test_files_that_are_larger_than_memory(has_limit, tmp_path, request):
         with path.open("wb") as file:
             file.write(data)
             file.truncate(2**38)  # of which nothing is on the disk
-        start = time.perf_counter()
+        start = time.thread_time()
         with pytest.raises(ValueError, match=text):
             load(path)
-        assert time.perf_counter() - start < SECONDS
+        assert time.thread_time() - start < SECONDS
 
 
 def test_a_file_that_is_written_to_while_it_is_read(tmp_path, monkeypatch):
@@ -718,7 +719,9 @@ def test_a_name_of_an_attribute_that_would_take_long(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["[]", "{}", '{"":0}', "[0]"])
-@pytest.mark.parametrize("times", [20_000, 300_000, 1_000_000])
+@pytest.mark.parametrize(
+    "times", [20_000, 300_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
+)
 def test_lists_that_are_small_in_a_file_and_large_in_memory(part, times, tmp_path):
     path = tmp_path / "model"
     save(fitted("ppca"), path)

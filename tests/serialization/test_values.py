@@ -130,7 +130,7 @@ def test_parameters_that_were_changed_after_the_fit(tmp_path):
     loaded = there_and_back(model, tmp_path)
     assert_same(model.transform(IRIS), loaded.transform(IRIS))
     assert loaded.get_params() == model.get_params()
-    with pytest.raises(ValueError, match="warm_start=True goes on with the networks"):
+    with pytest.raises(ValueError, match="warm_start=True continues with the networks"):
         loaded.set_params(warm_start=True).fit(IRIS)
     with pytest.raises(ValueError, match="learning_rate must be"):
         save(model.set_params(learning_rate=-1), tmp_path / "other")

@@ -209,7 +209,7 @@ def test_processes_that_do_not_do_the_same_are_an_error_in_every_one(found):
             assert kind == "RuntimeError"
             assert text.startswith("Processes must call fit and sum in the same order")
             assert text.endswith(
-                f"process {rank} of 2 is at {at[rank]}, others are at {at[1 - rank]}."
+                f"process {rank} of 2 is at {at[rank]} and others are at {at[1 - rank]}."
             )
 
 
@@ -258,7 +258,7 @@ def test_after_an_error_the_processes_can_begin_again(found):
 
 
 def test_an_interrupt_of_one_process_is_an_error_in_all(found):
-    assert found[1]["interrupt"][1].startswith("This process was interrupted, which those that")
+    assert found[1]["interrupt"][1].startswith("This process was interrupted. The fit is discarded")
     assert found[0]["interrupt"][1].startswith("Process 0 of 2 has lost another one")
     assert not any(part["is fitted"] for part in found)
 
@@ -286,8 +286,8 @@ def test_a_process_that_the_others_do_not_join_does_not_wait_for_ever():
         check=False,
     )
     assert done.returncode == 1
-    assert "RuntimeError: Processes that a launcher has started must all enter" in done.stderr
-    assert "have not found each other within timeout=1 seconds." in done.stderr
+    assert "RuntimeError: The processes have not found each other within" in done.stderr
+    assert "timeout=1 seconds. All processes of the launcher must enter" in done.stderr
 
 
 def test_a_killed_process_ends_the_others_with_an_error(run):

@@ -143,3 +143,55 @@ def test_the_net_can_be_used_as_one_of_skorch(model):
     reconstructed = model.net_.predict(rows) * model.scale_ + model.mean_
     expected = model.inverse_transform(model.transform(X))
     np.testing.assert_allclose(reconstructed, expected, rtol=1e-10)
+
+
+class Dropping(torch.nn.Module):
+    """A network that drops half of its units in training."""
+
+    def __init__(self, input_shape, n_outputs):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Flatten(),
+            torch.nn.Linear(int(np.prod(input_shape)), 16),
+            torch.nn.Dropout(0.5),
+            torch.nn.Linear(16, n_outputs),
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class ByHand(Callback):
+    """Computes the bound of the samples held out after each epoch, in its own way."""
+
+    def __init__(self):
+        self.bounds, self.losses, self.modes = [], [], set()
+
+    def on_batch_begin(self, net, training, **kwargs):
+        self.modes.add((training, net.module_.training))
+
+    def on_epoch_end(self, net, dataset_valid, **kwargs):
+        module, generator = net.module_.eval(), torch.Generator().manual_seed(net.seed)
+        terms = []
+        with torch.no_grad():
+            for x in dataset_valid.X.split(1024):
+                noise = torch.randn((1, len(x), 3), generator=generator, dtype=x.dtype)
+                terms.append(torch.stack(elbo(module, x, noise, net.beta_)))
+        objective, reconstruction, kl = torch.cat(terms, dim=1).mean(dim=1).tolist()
+        self.bounds.append(reconstruction - kl)
+        self.losses.append(-objective)  # and the module is left in evaluation mode
+
+
+@pytest.mark.parametrize("n_rows", [150, 12_000])  # the latter in two batches of validation
+def test_the_bound_of_samples_held_out_is_that_without_dropout(n_rows):
+    rows = make_rows(n=n_rows)
+    options = {**SMALL, "batch_size": 32 if n_rows < 1000 else 1000, "early_stopping": True}
+    options |= {"kl_weight": 1.5, "kl_warmup_epochs": 2, "callbacks": [ByHand()]}
+    model = DeepGaussianVAE(3, encoder=Dropping, **options).fit(rows)
+    found = next(c for _, c in model.net_.callbacks_ if isinstance(c, ByHand))
+    bounds = np.array(found.bounds) - 8 * np.log(model.scale_)
+    np.testing.assert_allclose(model.history_["validation_bound"], bounds, rtol=1e-10)
+    losses = [row["valid_loss"] for row in model.net_.history]
+    np.testing.assert_allclose(losses, found.losses, rtol=1e-10)
+    assert found.modes == {(True, True), (False, False)}
+    assert not model.module_.training
