@@ -60,8 +60,8 @@ def evaluate_blocks(
         bad &= results != -np.inf
     if bad.any():
         raise ValueError(
-            f"{name} must be closer to the training data: sample {np.argwhere(bad)[0, 0]} gives "
-            f"{results[bad][0]} in {results.dtype}."
+            f"{name} must be closer to the training data: the networks return {results[bad][0]} for "
+            f"sample {np.argwhere(bad)[0, 0]} in {results.dtype}."
         )
     return results
 

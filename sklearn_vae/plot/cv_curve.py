@@ -33,7 +33,7 @@ class CVCurveDisplay(Display):
 
     There is one curve per value of the other parameter. Bands show one standard error of the mean
     over the splits. If further parameters were varied, the best candidate is plotted. With eight
-    scores or more, very low ones are cut off, and their curves are labeled "(below)". Of a halving
+    scores or more, very low ones are cut off, and their curves are labeled "(below)". For a halving
     search, the last round is plotted, because scores with fewer resources are not comparable.
 
     Parameters
