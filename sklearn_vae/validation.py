@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
+from array_api_compat import array_namespace, device, is_array_api_obj
 from scipy import sparse
 from sklearn import get_config, utils
 from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import check_array, validate_data
+
+from sklearn_vae.containers import is_non_numpy, readable, to_host
 
 FLOAT_DTYPES = (np.float64, np.float32)
 
@@ -93,17 +95,17 @@ def check_random_state(random_state: Any) -> np.random.RandomState:
 
 
 def checked_samples(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
-    """Return X as a two-dimensional float array or a sparse CSR or CSC matrix.
+    """Return X as a two-dimensional float array or, if supported, a sparse CSR or CSC matrix.
 
     Memory-mapped arrays keep their dtype, and so do arrays of other libraries than NumPy under
     scikit-learn's `array_api_dispatch`. The caller must check for NaN and infinity.
     """
-    keep_dtype = _is_non_numpy(X) or is_memory_mapped(X)
+    keep_dtype = _keeps_library(estimator, X) or is_memory_mapped(X)
     return checked_data(
         estimator,
         X,
         reset=reset,
-        accept_sparse=("csr", "csc"),
+        accept_sparse=("csr", "csc") if utils.get_tags(estimator).input_tags.sparse else False,
         dtype="numeric" if keep_dtype else list(FLOAT_DTYPES),
         ensure_min_samples=min_samples,
         ensure_all_finite=False,
@@ -113,6 +115,7 @@ def checked_samples(estimator: BaseEstimator, X: Any, *, reset: bool, min_sample
 def checked_data(estimator: BaseEstimator, X: Any, **options: Any) -> Any:
     """Call scikit-learn's validate_data without NumPy's warnings; default dtypes are floats."""
     refuse_dask(estimator, X)
+    X = _on_host_if_needed(estimator, readable(X))
     options = {"dtype": list(FLOAT_DTYPES), **options}
     if hasattr(X, "dtypes") and len(X.shape) == 2 and X.shape[1] == 0:
         X = np.empty(X.shape)  # validate_data fails on a frame without columns and thus dtypes
@@ -120,10 +123,16 @@ def checked_data(estimator: BaseEstimator, X: Any, **options: Any) -> Any:
         return validate_data(estimator, X, **options)
 
 
-def _is_non_numpy(X: Any) -> bool:
+def _keeps_library(estimator: BaseEstimator, X: Any) -> bool:
     """Return whether X belongs to another array library and is not converted to NumPy."""
-    other_library = is_array_api_obj(X) and not is_numpy_array(X)
-    return bool(other_library and get_config()["array_api_dispatch"])
+    if not (is_non_numpy(X) and get_config()["array_api_dispatch"]):
+        return False
+    return bool(utils.get_tags(estimator).array_api_support)
+
+
+def _on_host_if_needed(estimator: BaseEstimator, X: Any) -> Any:
+    """Return an array of another library as a NumPy array unless the estimator supports it."""
+    return to_host(X) if is_non_numpy(X) and not _keeps_library(estimator, X) else X
 
 
 def is_dask(X: Any) -> bool:
@@ -241,11 +250,12 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
 def check_latents(estimator: BaseEstimator, Z: Any, n_components: int) -> Any:
     """Return Z as a finite float array of shape (n_samples, n_components)."""
     refuse_dask(estimator, Z, "Z")
+    Z = _on_host_if_needed(estimator, readable(Z, "Z"))
     with np.errstate(invalid="ignore", over="ignore"):
         Z = check_array(
             Z,
             input_name="Z",
-            dtype="numeric" if _is_non_numpy(Z) else list(FLOAT_DTYPES),
+            dtype="numeric" if _keeps_library(estimator, Z) else list(FLOAT_DTYPES),
             ensure_min_features=min(n_components, 1),
         )
     if Z.shape[1] != n_components:

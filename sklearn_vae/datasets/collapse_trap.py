@@ -82,11 +82,6 @@ def make_collapse_trap(
     trap : CollapseTrap
         ELBO, trap and solution. Only returned if `return_trap=True`.
 
-    Raises
-    ------
-    ValueError
-        If a parameter is invalid, or all samples are equal.
-
     See Also
     --------
     make_ppca : Generate samples of probabilistic PCA.

@@ -8,6 +8,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 from sklearn.utils import check_array
 
+from sklearn_vae.containers import readable
 from sklearn_vae.validation import (
     FLOAT_DTYPES,
     check_choice,
@@ -42,9 +43,9 @@ def make_missing(
     ``"completely_at_random"``  All values have the same probability of being missing.
     ``"at_random"``             The log-odds of being missing increase with the value of the feature
                                 `depends_on`, by 2 per standard deviation. This feature is always
-                                observed. Given it, the other values have no influence. Maximum
-                                likelihood estimates are unbiased, but averages of the observed
-                                values are biased.
+                                observed. Given it, the other values have no influence. This
+                                biases averages of the observed values, but not maximum likelihood
+                                estimates.
     ``"threshold"``             In each feature, all values below its quantile of `fraction` are
                                 missing, as with a detection limit, or all values above its quantile
                                 of 1 - `fraction`. Models that ignore this mechanism are biased.
@@ -76,8 +77,7 @@ def make_missing(
     TypeError
         If X is a Dask array or DataFrame.
     ValueError
-        If a parameter or X is invalid, or if `fraction` is too large for each sample and each
-        feature to keep a value.
+        If `fraction` is too large for each sample and each feature to keep a value.
 
     See Also
     --------
@@ -108,7 +108,7 @@ def make_missing(
     check_choice("side", side, SIDES)
     check_real("fraction", fraction, at_least=0)
     refuse_dask("make_missing", X)
-    X = check_array(X, dtype=list(FLOAT_DTYPES), ensure_all_finite="allow-nan", copy=True)
+    X = check_array(readable(X), dtype=list(FLOAT_DTYPES), ensure_all_finite="allow-nan", copy=True)
     observed = ~np.isnan(X)
     for axis, line in ((1, "row"), (0, "column")):
         for empty in np.flatnonzero(~observed.any(axis=axis)):
@@ -141,9 +141,8 @@ def _check_number(number: float, observed: np.ndarray, kept: int) -> None:
     total = np.count_nonzero(observed)
     if number > (total - kept) * (1 + 1e-12):
         raise ValueError(
-            f"fraction must be at most {(total - kept) / total:.6g}, so that each row and column "
-            f"of X, of shape {observed.shape} with {total} values, keeps one, got "
-            f"{number / total:.6g}."
+            f"fraction must be at most {(total - kept) / total:.6g}, as each row and column of X "
+            f"keeps one of its {total} values in shape {observed.shape}, got {number / total:.6g}."
         )
 
 

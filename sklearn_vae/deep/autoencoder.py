@@ -250,7 +250,7 @@ class DeepAutoencoder(DeepModel):
             raise FloatingPointError("The reconstruction of the training samples is not finite.")
 
     def _encode(self, x: Tensor) -> Tensor:
-        return self.module_.encoder(x)
+        return self.module_.encode(x)
 
     def _decode(self, z: Tensor) -> Tensor:
-        return self.module_.decoder(z)
+        return self.module_.decode(z)

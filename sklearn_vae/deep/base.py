@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
@@ -40,7 +41,7 @@ from sklearn_vae.protocol import EncoderDecoder, numbered
 from sklearn_vae.serialization.checkpoint import check_checkpoint
 from sklearn_vae.training.callbacks import Progress, StopEarly
 from sklearn_vae.training.checkpointing import Keeper, state_of
-from sklearn_vae.training.devices import device_and_dtype
+from sklearn_vae.training.devices import device_and_dtype, torch_defaults
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Processes, Reducer
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.scaling import center_and_scale
@@ -84,6 +85,7 @@ class DeepModel(EncoderDecoder, ABC):
         "precision",
     )
 
+    @torch_defaults()
     def fit(self, X: Any, y: Any = None, *, processes: Processes | None = None) -> Any:
         """Train the networks.
 
@@ -372,6 +374,7 @@ class DeepModel(EncoderDecoder, ABC):
 
     def _as_tensor(self, array: Any) -> Tensor:
         device, dtype = device_and_dtype(self.module_)
+        array = np.require(array, requirements=("C", "W"))  # torch reads no other memory
         return torch.as_tensor(array, dtype=dtype, device=device)
 
     def _in_data_units(self, mean: Tensor) -> Tensor:

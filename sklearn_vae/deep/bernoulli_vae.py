@@ -37,8 +37,7 @@ class DeepBernoulliVAE(DeepVAE):
     encoder : {"mlp", "conv"} or callable, default="mlp"
         Encoder network. "conv" uses strided convolutions and requires `image_shape`. A callable
         `encoder(input_shape, n_outputs)` must return a module that maps samples to tensors of
-        shape (n_samples, n_outputs), the means and log-variances of a
-        diagonal posterior.
+        shape (n_samples, n_outputs). These are means and log-variances for a diagonal posterior.
     decoder : {"mlp", "conv"} or callable, default="mlp"
         Decoder network. "conv" mirrors the convolutional encoder. A callable
         `decoder(n_components, output_shape)` must return a module that maps latent vectors to

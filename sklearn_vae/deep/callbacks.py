@@ -201,7 +201,10 @@ def _reason_against(callback: Any, has_validation: bool) -> str:
         return "requires `scoring`, a scorer name of scikit-learn or a function (net, X, y)"
     if issubclass(kind, LoadInitState) and not isinstance(callback, type):
         if getattr(callback.checkpoint, "f_history", "") is None:
-            return "requires a checkpoint with `f_history`. The parameter `checkpoint` needs none"
+            return (
+                "requires a checkpoint with `f_history`. Use the parameter `checkpoint` of the model "
+                "to resume training"
+            )
         return ""
     return "" if has_validation else _reason_without_validation(callback, kind)
 

@@ -15,7 +15,12 @@ from torch import Tensor
 
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.training.callbacks import Snapshot
-from sklearn_vae.training.devices import device_and_dtype, matmul_precision, threads_worth
+from sklearn_vae.training.devices import (
+    device_and_dtype,
+    matmul_precision,
+    threads_worth,
+    torch_defaults,
+)
 from sklearn_vae.training.loop import VAENet
 
 Array = NDArray[Any]
@@ -42,6 +47,7 @@ def evaluating(net: VAENet) -> Iterator[None]:
         yield
 
 
+@torch_defaults()
 @torch.no_grad()
 def evaluate_blocks(
     net: VAENet, blocks: Iterator[slice], function: Callable[[slice], Tensor], name: str
@@ -54,8 +60,8 @@ def evaluate_blocks(
         bad &= results != -np.inf
     if bad.any():
         raise ValueError(
-            f"{name} must be closer to the training data: sample {np.argwhere(bad)[0, 0]} gives "
-            f"{results[bad][0]} in {results.dtype}."
+            f"{name} must be closer to the training data: the networks return {results[bad][0]} for "
+            f"sample {np.argwhere(bad)[0, 0]} in {results.dtype}."
         )
     return results
 

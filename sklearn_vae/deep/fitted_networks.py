@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sklearn_vae.deep.checks import check_image_shape, checked_layer_sizes
 from sklearn_vae.nn.posteriors import POSTERIORS
-from sklearn_vae.training.devices import matmul_precision_on
+from sklearn_vae.training.devices import matmul_precision_on, torch_defaults
 from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.net_state import check_module_state
@@ -50,10 +50,11 @@ def state_of_net(model: Any) -> dict[str, Any]:
             "The optimizer of net_ must be its original Adam with one parameter group to be saved, "
             f"got {optimizer!r}."
         )
-    state: dict[str, Any] = model.net_.get_state()
-    return state
+    # As in a pickle: the parameters before the last epoch matter only while it is trained.
+    return {**model.net_.get_state(), "last_states": []}
 
 
+@torch_defaults()
 def restored_net(model: Any, state: Any) -> VAENet:
     """Create the net of a model from a state; raise ValueError if it does not fit the model."""
     tensors = _module_tensors(state)

@@ -34,6 +34,11 @@ class DeepGaussianVAE(DeepVAE):
     otherwise it is the standard deviation of each feature. All parameters and results are in the
     units of X.
 
+    Noise variances are at least 1e-6 times the average feature variance (times the variance of each
+    feature, if they differ between features), which rules out the infinite likelihood of perfect
+    reconstructions. Posterior log-variances lie between -20 and 20. `entropy_gap_.active_bounds`
+    tells whether such a limit was reached.
+
     Parameters
     ----------
     n_components : int, default=16
@@ -47,8 +52,7 @@ class DeepGaussianVAE(DeepVAE):
     encoder : {"mlp", "conv"} or callable, default="mlp"
         Encoder network. "conv" uses strided convolutions and requires `image_shape`. A callable
         `encoder(input_shape, n_outputs)` must return a module that maps samples to tensors of
-        shape (n_samples, n_outputs), the means and log-variances of a
-        diagonal posterior.
+        shape (n_samples, n_outputs). These are means and log-variances for a diagonal posterior.
     decoder : {"mlp", "conv"} or callable, default="mlp"
         Decoder network. "conv" mirrors the convolutional encoder. A callable
         `decoder(n_components, output_shape)` must return a module that maps latent vectors to
@@ -68,8 +72,8 @@ class DeepGaussianVAE(DeepVAE):
     noise_update : {"closed_form", "gradient"}, default="closed_form"
         Method that learns the noise variance. "closed_form" follows a running average of its
         optimum given the networks and, unless `objective="iwae"`, ends at this optimum.
-        "gradient" optimizes log sigma2 together with the weights. Ignored if the noise is
-        "heteroscedastic".
+        "gradient" optimizes log sigma2 together with the weights. The variance stays above 1e-6
+        of the feature variance. Ignored if the noise is "heteroscedastic".
     init : {None, "ppca"}, default=None
         Initialization of the networks. None is random. "ppca" starts at the solution of pPCA,
         where the ELBO equals the log-likelihood of pPCA, and limits the learning rate of each

@@ -26,8 +26,7 @@ from sklearn_vae.training.distributed import Reducer
 SHARE_OF_START = 0.05
 SHARE_OF_GAIN = 0.5
 
-# Number of epochs at the start with a rising learning rate, and fraction at the end with a falling
-# one.
+# Number of epochs in which the learning rate rises, and final fraction in which it falls.
 RISING_EPOCHS = 5
 FALLING_SHARE = 0.2
 
@@ -248,7 +247,7 @@ def _ppca_with_noise(
 
 
 def _set_linear_map(network: MLP, first: Tensor, shift: Tensor, last: Tensor, bias: Tensor) -> None:
-    """Make the first outputs of a network last (first x + shift), and add `bias` to all."""
+    """Make the first outputs `last @ (first @ x + shift)`, and add `bias` to all outputs."""
     k = len(first)
     layers: Any = network.layers
     for layer in layers[:-1]:

@@ -258,6 +258,8 @@ class DeepVAE(LatentModel, DeepModel):
         variance = self.module_.likelihood.noise_variance
         if variance is not None:
             noise = variance.double().cpu().numpy() * self.scale_**2
+            if self.noise_variance is not None:  # which arithmetic would round
+                noise = np.broadcast_to(np.float64(self.noise_variance), noise.shape).copy()
             self.noise_variance_ = noise if np.ndim(noise) else float(noise)
 
     def _fixed_draws(self, x: Tensor) -> Iterator[tuple[float, Any, Any]]:

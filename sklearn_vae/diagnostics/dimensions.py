@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian import bounds
-from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.protocol import Array, LatentModel, as_latent_model
 from sklearn_vae.validation import check_choice, check_real, is_real

@@ -10,8 +10,8 @@ import numpy as np
 from array_api_compat import is_array_api_obj
 from scipy import sparse
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.diagnostics.dimensions import standard_posterior
-from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.gaussian.bounds import (
     BoundTerms,
     EntropyGap,

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.diagnostics.dimensions import Collapse, collapse
 from sklearn_vae.diagnostics.entropies import Entropies, entropy_bound
 from sklearn_vae.diagnostics.noise import with_tuned_noise
 from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianReference
-from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.protocol import Array, LatentModel
 
 # Shortfall from the reference that is tolerated: this share of the reference's gain over a model

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.diagnostics.advice import on_depth, on_length, on_noise, on_optimum
 from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, Evidence
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import Finding
-from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.protocol import Array, EncoderDecoder
 
 # Variances of p(x|z), relative to those of the features. A variance is near zero if it is below
@@ -97,10 +97,13 @@ def _count_repeated(rows: Array) -> int:
 # A noise variance above this multiple of that of pPCA is too large.
 NOISE_RATIO = 1.1
 
+# Average KL, in nats, up to which a dimension that has not collapsed carries next to nothing.
+WEAK_KL = 0.1
+
 
 def noise_too_large(case: Evidence) -> Finding | None:
     """Find a noise variance that is, or was, so large that it hides dimensions (category ii)."""
-    if case.noise is None or not case.n_collapsed:
+    if case.noise is None:
         return None
     beta, best = case.kl_weight, case.numbers["tuned_noise_variance"]
     effective, reference = beta * case.noise, case.numbers["reference_noise_variance"]
@@ -111,10 +114,11 @@ def noise_too_large(case: Evidence) -> Finding | None:
     # noise variance can hide dimensions that the data does not have.
     if case.fixed_noise is None and beta <= 1 and case.noise <= NOISE_RATIO * best:
         return None
-    if case.n_active >= case.reference.n_used:
-        return None
     eigenvalues = case.reference.eigenvalues
     hidden = int((eigenvalues <= effective).sum())
+    n_weak = int((case.collapse.kl_per_dim <= WEAK_KL).sum()) if hidden else case.n_collapsed
+    if not n_weak or case.k - n_weak >= case.reference.n_used:
+        return None
     evidence = [
         _noise_and_optimum(case),
         f"The ELBO {_difference(case)}. The noise variance of pPCA is {reference:.4g}.",
@@ -122,6 +126,11 @@ def noise_too_large(case: Evidence) -> Finding | None:
     if beta > 1:
         evidence.append(
             f"kl_weight={beta:g} acts like a noise variance that is {beta:g} times larger."
+        )
+    if n_weak > case.n_collapsed:
+        evidence.append(
+            f"{n_weak} dimensions have a KL of at most {WEAK_KL:g} nats on average, and "
+            f"{case.n_collapsed} of them have collapsed."
         )
     if hidden:
         evidence.append(
@@ -189,7 +198,7 @@ def unfinished(case: Evidence) -> Finding | None:
     else:
         rise, text = (
             np.nan,
-            f"Training took {len(case.history)} steps, too few to judge convergence.",
+            f"The history has only {len(case.history)} values, too few to judge convergence.",
         )
     return Finding(
         "unfinished",

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.diagnostics.dimensions import kl_per_dimension
 from sklearn_vae.diagnostics.entropies import TOLERANCE, as_complete_array, compute_entropies
-from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.protocol import LatentModel, as_latent_model
 
 

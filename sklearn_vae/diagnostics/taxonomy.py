@@ -11,12 +11,12 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.diagnostics.entropies import as_complete_array
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.findings import findings, worse_than_pca
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import CollapseReport
-from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.protocol import EncoderDecoder, LatentModel, adapted, as_latent_model
 from sklearn_vae.validation import FLOAT_DTYPES, check_integer
 

@@ -9,13 +9,13 @@ from array_api_compat import (
     array_namespace,
     device,
     is_array_api_obj,
-    is_array_api_strict_namespace,
     is_numpy_array,
     is_numpy_namespace,
     is_torch_array,
-    to_device,
 )
 from scipy import sparse
+
+from sklearn_vae.containers import to_host
 
 # An array of any array-API namespace; the standard does not define a type for it.
 Array: TypeAlias = Any
@@ -101,14 +101,6 @@ def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
         i = int(xp.argmax(xp.astype(bad, xp.int64)))
         raise ValueError(f"{name} must be finite and >= 0, got {weights[i]} for sample {i}.")
     return weights
-
-
-def to_host(values: Array) -> np.ndarray:
-    """Convert an array of any library on any device to NumPy."""
-    if is_array_api_strict_namespace(array_namespace(values)):
-        host = array_namespace(values).__array_namespace_info__().default_device()
-        return np.from_dlpack(to_device(values, host))
-    return np.asarray(to_device(values, "cpu"))
 
 
 def scale_of(weights: Array) -> float:

@@ -163,10 +163,8 @@ class StationaryPoint:
             Index of the column w of W that moves.
         directions : tuple of (int, int)
             Indices p and q of two eigenvectors, kept or not.
-        a : array of shape (m,)
-            Steps along u_p; the column becomes w + a u_p + b u_q.
-        b : array of shape (l,)
-            Steps along u_q.
+        a, b : array of shape (m,) and (l,)
+            Steps along u_p and u_q; the column becomes w + a u_p + b u_q.
 
         Returns
         -------

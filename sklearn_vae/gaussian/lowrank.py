@@ -9,6 +9,7 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array
 from scipy import sparse
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import (
     Array,
     affine,
@@ -16,7 +17,6 @@ from sklearn_vae.gaussian.arrays import (
     common_float_type,
     row_blocks,
     to_device_of,
-    to_host,
     wide_float,
 )
 from sklearn_vae.gaussian.bounds import best_noise_variance

@@ -10,6 +10,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from scipy import sparse
 
+from sklearn_vae.containers import readable
 from sklearn_vae.gaussian.arrays import (
     Array,
     check_matrix,
@@ -131,6 +132,8 @@ class Moments:
         ValueError
             If X is not finite, real and two-dimensional, or if `weights` are invalid.
         """
+        X = readable(X)
+        X = X.to_numpy() if hasattr(X, "to_numpy") else X
         is_sparse = sparse.issparse(check_matrix(X))
         moments = cls._of_sparse(X, weights) if is_sparse else cls._of_dense(X, weights)
         if check_finite:
@@ -201,6 +204,9 @@ class Moments:
     def _finite_columns(self) -> Array:
         xp = array_namespace(self.mean)
         return xp.isfinite(self.mean) & xp.isfinite(xp.linalg.diagonal(self.scatter))
+
+    def __radd__(self, other: Any) -> Moments:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # for sum()
 
     def __add__(self, other: Moments) -> Moments:
         if not isinstance(other, Moments):
@@ -304,8 +310,8 @@ def _shifted_blocks(
     dtype, wide = float_type(X), wide_float(X)
     limit = 10.0 if dtype == xp.float64 else 1.0
     shift: Array | None = origin
-    # The largest average weight in a block so far; first that of X, since the first blocks may be
-    # light.
+    # Largest average weight of a block so far. It starts at that of X, since the first blocks may
+    # be light.
     start, heaviest = 0, 1.0 if weights is None or n_rows == 0 else float(xp.mean(weights))
     while start < max(n_rows, 1):
         # Large enough for the sum of (d, d) products to be cheap; larger without a copy.
@@ -318,7 +324,7 @@ def _shifted_blocks(
         shifted_by = xp.zeros_like(origin) if shift is None else shift
         mean = xp.astype(shifted_by, wide) - xp.astype(origin, wide) + error
         yield count, mean, error, product
-        # A block of light rows may be anywhere: it does not tell where the next one is.
+        # The mean of a light block is no guide to that of the next one.
         weight = count / max(block.shape[0], 1)
         heaviest = max(heaviest, weight)
         if weight == 0.0 or weight < 0.5 * heaviest:

@@ -64,10 +64,8 @@ class SoftThresholdParameters(NamedTuple):
         Offset b of the decoder.
     noise_variance : float
         Noise variance sigma2 > 0 of p(x|z).
-    means : ndarray of shape (n_samples, n_components)
-        Mean of q(z|x) for each sample.
-    variances : ndarray of shape (n_samples, n_components)
-        Variances of q(z|x) for each sample.
+    means, variances : ndarray of shape (n_samples, n_components)
+        Means and variances of q(z|x) for each sample.
 
     See Also
     --------

@@ -289,10 +289,8 @@ class Spectrum:
             Second moments along the eigenvectors.
         rest : float
             Sum of the second moments orthogonal to the eigenvectors.
-        n_components : sequence of int
-            Values of k, at most the number of eigenpairs.
-        noise_variance : sequence of float or None
-            Positive values of sigma2. None means the maximum likelihood value for each k.
+        n_components, noise_variance : sequence
+            Values of k and sigma2, as in :meth:`log_likelihood`.
 
         Returns
         -------

@@ -72,7 +72,7 @@ class BernoulliPPCA(LatentModel):
     tol : float, default=1e-6
         Tolerance: L-BFGS stops when 10 iterations together improve the ELBO by less, in nats per
         sample.
-    checkpoint : str or path-like, default=None
+    checkpoint : str, path-like or None, default=None
         Folder in which `fit` saves its progress. After an interruption, `fit` with the same data
         and parameters resumes from there and gives the same model as an uninterrupted fit. Once
         finished, `fit` returns the saved model.
@@ -233,7 +233,7 @@ class BernoulliPPCA(LatentModel):
         for name in ("encoder_weights_", "encoder_variance_"):
             self.__dict__.pop(name, None)
         self.mean_ = X.mean(axis=0, dtype=np.float64)
-        self.loadings_, self.intercept_ = fit.W, fit.mu
+        self.loadings_, self.intercept_ = fit.W.astype(X.dtype), fit.mu.astype(X.dtype)
         if fit.V is not None and fit.D is not None:
             self.encoder_weights_, self.encoder_variance_ = fit.V, fit.D
         self.components_ = with_positive_peaks(np.linalg.svd(fit.W, full_matrices=False)[0].T)
@@ -276,7 +276,8 @@ class BernoulliPPCA(LatentModel):
         rng = check_random_state(random_state)
         Z = rng.standard_normal((n_samples, self.n_components_))
         p = self.inverse_transform(Z)
-        return (rng.uniform(size=p.shape) < p).astype(np.float64), Z
+        dtype = self.loadings_.dtype
+        return (rng.uniform(size=p.shape) < p).astype(dtype), Z.astype(dtype)
 
     def score_samples(self, X: Any) -> np.ndarray:
         X = self._check_samples(X)

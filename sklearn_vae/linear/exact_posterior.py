@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian import observed
 from sklearn_vae.gaussian.arrays import (
     Array,
@@ -21,7 +22,6 @@ from sklearn_vae.gaussian.arrays import (
     float_type,
     scale_of,
     to_device_of,
-    to_host,
     wide_float,
 )
 from sklearn_vae.gaussian.centered import canonical, project
@@ -64,7 +64,7 @@ class ExactPosteriorModel(LatentModel):
     mutual_information_: float
     collapsed_dims_: Array
     _gaussian: LowRankGaussian | None
-    _takes_missing = False
+    _accepts_missing = False
     _fitted_state: ClassVar = {
         "_gaussian": "any",
         "collapsed_dims_": "any",
@@ -234,7 +234,7 @@ class ExactPosteriorModel(LatentModel):
         """Return whether X has missing values; raise ValueError if they are not allowed."""
         if not has_nan(X):
             return False
-        if not self._takes_missing:
+        if not self._accepts_missing:
             check_finite(X)
         if sparse.issparse(X):
             raise ValueError(
@@ -371,6 +371,6 @@ class ExactPosteriorModel(LatentModel):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.array_api_support = True
-        tags.input_tags.allow_nan = self._takes_missing
+        tags.input_tags.allow_nan = self._accepts_missing
         tags.input_tags.sparse = True
         return tags

@@ -33,7 +33,7 @@ from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.identity import digest
 from sklearn_vae.training.callbacks import Progress
 from sklearn_vae.training.checkpointing import Keeper, hardware_of
-from sklearn_vae.training.devices import choose_device, threads_worth
+from sklearn_vae.training.devices import choose_device, threads_worth, torch_defaults
 from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.monitors import LatentMonitor
@@ -94,6 +94,7 @@ class Training(NamedTuple):
         return training
 
 
+@torch_defaults()
 def train_exact(data: TrainingCovariance, options: Options, file: Checkpoint | None) -> Training:
     """Train with Adam along the gradient of the exact ELBO.
 
@@ -273,6 +274,7 @@ def _has_settled(history: list[tuple[float, float, float]], tol: float) -> bool:
     return bool(abs(now.mean() - before.mean()) < tol)
 
 
+@torch_defaults()
 def train_stochastic(
     data: TrainingCovariance, options: Options, file: Checkpoint | None
 ) -> Training:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.state import Stateful, brief
 from sklearn_vae.validation import all_or_nothing, check_flag, checked_data, is_integer, is_real
+
+# Noise variance of standardized features that stands for none.
+LEAST_NOISE = 1e-9
 
 
 class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
@@ -31,7 +35,11 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
     missing_values : float or np.nan, default=np.nan
         Placeholder for missing values.
     noise_variance : float or None, default=None
-        Fixed noise variance sigma2. If None, it is estimated.
+        Fixed noise variance sigma2 of the standardized features. If None, it is estimated.
+    standardize : bool, default=True
+        Whether to divide each feature by the standard deviation of its observed values before the
+        model is fitted. pPCA has the same noise variance for all features, so without it features
+        in small units are imputed poorly.
     tol : float, default=1e-6
         Tolerance of EM: it stops when an iteration improves the log-likelihood by less, in nats
         per sample.
@@ -48,7 +56,10 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
     Attributes
     ----------
     ppca_ : PPCA
-        Model of the features with observed values.
+        Model of the features with observed values, each divided by its `scale_`.
+    scale_ : ndarray of shape (n_features,)
+        Divisor of each feature: its standard deviation, or 1 if the feature is constant or
+        `standardize=False`.
     indicator_ : MissingIndicator or None
         Indicator of missing values, if `add_indicator=True`.
     n_iter_ : int
@@ -84,6 +95,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         "n_components_": "count",
         "n_features_in_": "count",
         "ppca_": "any",
+        "scale_": "d finite positive",
     }
 
     def __init__(
@@ -92,6 +104,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         *,
         missing_values: Any = np.nan,
         noise_variance: float | None = None,
+        standardize: bool = True,
         tol: float = 1e-6,
         max_iter: int = 1000,
         add_indicator: bool = False,
@@ -101,6 +114,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         self.n_components = n_components
         self.missing_values = missing_values
         self.noise_variance = noise_variance
+        self.standardize = standardize
         self.tol = tol
         self.max_iter = max_iter
         self.add_indicator = add_indicator
@@ -127,12 +141,15 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         ValueError
             If a parameter or X is invalid.
         """
-        for name in ("add_indicator", "keep_empty_features"):
+        for name in ("add_indicator", "keep_empty_features", "standardize"):
             check_flag(name, getattr(self, name))
         with all_or_nothing(self):
             X = self._check_samples(X, reset=True)
             self._observed = ~np.isnan(X).all(axis=0)
-            kept = X[:, self._observed]
+            self.scale_ = np.ones(X.shape[1])
+            if self.standardize:
+                self.scale_[self._observed] = _spread(X[:, self._observed])
+            kept = self._scaled(X)
             model = PPCA(
                 min(min(kept.shape) // 2, 10) if self.n_components is None else self.n_components,
                 noise_variance=self.noise_variance,
@@ -147,11 +164,12 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
             model._check_parameters()
             if kept.shape[1]:
                 model.fit(kept)
-                if model.noise_variance_ == 0.0:
-                    # If the samples lie on a plane, the limit of a vanishing noise variance is
-                    # meant, which a noise variance much smaller than theirs approximates.
-                    spread = float(np.nanvar(kept, axis=0).mean())
-                    model.set_params(noise_variance=1e-9 * spread or 1.0).fit(kept)
+                if self._is_plane(model, kept):
+                    # The observed values determine the others. A small noise variance
+                    # approximates this limit, which does not depend on units.
+                    self.scale_[self._observed] = _spread(X[:, self._observed])
+                    kept = self._scaled(X)
+                    model.set_params(noise_variance=LEAST_NOISE).fit(kept)
                     model.set_params(noise_variance=self.noise_variance)
             self.ppca_ = model
             self.n_components_ = getattr(model, "n_components_", 0)
@@ -159,6 +177,13 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
             self.indicator_ = None
             if self.add_indicator:
                 self.indicator_ = MissingIndicator(error_on_new=False).fit(X)
+        if not (self._observed.all() or self.keep_empty_features):
+            names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
+            warnings.warn(
+                "Skipping features without any observed values: "
+                f"{names[~self._observed].tolist()}. Set keep_empty_features=True to keep them.",
+                stacklevel=2,
+            )
         return self
 
     def get_state(self) -> dict[str, Any]:
@@ -205,9 +230,8 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = self._check_samples(X, reset=False)
-        filled = np.zeros_like(X)
-        if self._observed.any():
-            filled[:, self._observed] = self.ppca_.impute(X[:, self._observed])
+        filled = self._impute(X)[0]
+        filled = np.where(np.isnan(filled), filled.dtype.type(0), filled)
         if not self.keep_empty_features:
             filled = filled[:, self._observed]
         if self.indicator_ is None:
@@ -234,11 +258,30 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = self._check_samples(X, reset=False)
-        filled, std = X.copy(), np.where(np.isnan(X), X, 0)
-        seen = self._observed
-        if seen.any():
-            filled[:, seen], std[:, seen] = self.ppca_.impute(X[:, seen], return_std=True)
+        filled, std = self._impute(X)
         return (filled, std) if return_std else filled
+
+    def _impute(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return X with imputed values and their standard deviations."""
+        filled, std = X.copy(), np.where(np.isnan(X), X, 0)
+        kept = self._observed
+        if kept.any():
+            mean, std[:, kept] = self.ppca_.impute(self._scaled(X), return_std=True)
+            std[:, kept] *= self.scale_[kept].astype(X.dtype)
+            mean = (mean * self.scale_[kept]).astype(X.dtype)
+            filled[:, kept] = np.where(np.isnan(X[:, kept]), mean, X[:, kept])
+        return filled, std
+
+    def _scaled(self, X: np.ndarray) -> np.ndarray:
+        """Return the features with observed values in the units of the model."""
+        return (X[:, self._observed] / self.scale_[self._observed]).astype(X.dtype, copy=False)
+
+    def _is_plane(self, model: PPCA, X: np.ndarray) -> bool:
+        """Return whether the model has no noise beyond rounding errors."""
+        if self.noise_variance is not None:
+            return False
+        least = LEAST_NOISE if self.standardize and not np.isnan(X).any() else 0.0
+        return bool(model.noise_variance_ <= least)
 
     def _check_samples(self, X: Any, *, reset: bool) -> np.ndarray:
         """Return X with NaN for missing values."""
@@ -276,6 +319,17 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         tags.input_tags.allow_nan = _is_nan(self.missing_values)
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _spread(X: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of the observed values of each feature; 1 for constants."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviations = X - np.nanmean(X, axis=0, dtype=np.float64)
+        largest = np.nanmax(np.abs(deviations), axis=0)
+        unit = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
+        spread = unit * np.nanstd(deviations / unit, axis=0)
+        rounding = 8 * np.finfo(X.dtype).eps * np.nanmax(np.abs(X), axis=0)
+    return np.where(np.isfinite(spread) & (spread > rounding), spread, 1.0)
 
 
 def _is_nan(value: Any) -> bool:

@@ -57,6 +57,10 @@ class LinearEncoderModel(LatentModel):
     def transform(self, X: Any) -> Any:
         if is_dask(X):
             return map_samples(self, "transform", X)
+        return self._posterior_mean(X)
+
+    def _posterior_mean(self, X: Any) -> Array:
+        """Return what `transform` returns without an output container."""
         X = self._check_samples(X)
         blocks = [
             (X[block].astype(np.float64) - self.mean_) @ self.encoder_weights_.T
@@ -73,7 +77,7 @@ class LinearEncoderModel(LatentModel):
 
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
         refuse_dask(self, X)
-        mean = self.transform(X)
+        mean = self._posterior_mean(X)
         variance = self.encoder_variance_.astype(mean.dtype)
         if return_cov:
             return mean, np.broadcast_to(np.diag(variance), (*mean.shape, len(variance)))
@@ -145,7 +149,8 @@ class LinearEncoderModel(LatentModel):
         self.components_ = with_positive_peaks(components).astype(dtype)
         self.encoder_variance_ = p.D
         self.prior_variance_ = np.broadcast_to(p.prior_variance, k).astype(np.float64)
-        self.noise_variance_ = float(p.noise_variance)
+        fixed = self.noise_variance  # which arithmetic would round
+        self.noise_variance_ = float(p.noise_variance if fixed is None else fixed)
 
     def _set_bound(
         self, residual: float, second_moment: Array, active_bounds: tuple[str, ...]

@@ -84,10 +84,10 @@ class LinearVAE(LinearEncoderModel):
     ----------
     n_components : int, float, "mle" or None, default=2
         Number k of latent dimensions, as in :class:`PPCA`.
-    noise_variance : float, default=None
+    noise_variance : float or None, default=None
         Fixed noise variance sigma2 > 0. If None, it is estimated, but not below 1e-12 times the
         average variance of a feature.
-    noise_variance_init : float, default=None
+    noise_variance_init : float or None, default=None
         Initial noise variance of the "adam" and "stochastic" solvers. None takes the estimate of
         pPCA, or a tenth of the average variance if that is 0.
     solver : {"em", "adam", "stochastic"}, default="em"
@@ -100,14 +100,14 @@ class LinearVAE(LinearEncoderModel):
         alpha2 of p(z) = N(0, diag alpha2), which gives the same set of models.
     learning_rate : float, default=1e-3
         Learning rate of the "adam" and "stochastic" solvers, for data scaled to unit variance.
-    max_iter : int, default=None
+    max_iter : int or None, default=None
         Maximum number of iterations of "em", steps of "adam" or epochs of "stochastic". None
         takes 1000, 10000 and 200.
     tol : float, default=1e-10
         Tolerance in nats per sample. "em" stops when less is left to gain. "adam" stops when the
         average ELBO of 100 steps differs by less from that of the 100 steps before, which may be
         far from the maximum: see `entropy_gap_`.
-    batch_size : int, default=None
+    batch_size : int or None, default=None
         Mini-batch size of the "stochastic" solver. None takes all samples.
     n_mc_samples : int, default=1
         Number of draws of z per sample and step of the "stochastic" solver.
@@ -117,7 +117,7 @@ class LinearVAE(LinearEncoderModel):
     device : str or torch.device, default="auto"
         Device of the "adam" and "stochastic" solvers. "auto" prefers CUDA, where "stochastic"
         multiplies in TF32.
-    checkpoint : str or path-like, default=None
+    checkpoint : str, path-like or None, default=None
         Folder in which `fit` saves its progress. After an interruption, `fit` with the same data
         and parameters resumes from there and gives the same model as an uninterrupted fit. Once
         finished, `fit` returns the saved model. `partial_fit` ignores it.

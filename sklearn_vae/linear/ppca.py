@@ -93,13 +93,13 @@ class PPCA(ExactPosteriorModel):
         Number k of components. A float in (0, 1) is the share of the variance to explain, and
         "mle" estimates k by Minka's method. None keeps min(n_samples, n_features) components,
         or one less with `svd_solver="arpack"` or if X has missing values.
-    noise_variance : float, default=None
+    noise_variance : float or None, default=None
         Fixed noise variance sigma2 > 0. If None, it is estimated.
     coordinates : {"posterior", "principal", "whitened"}, default="posterior"
         Latent coordinates that `transform` returns and `inverse_transform` expects: the posterior
         mean E[z|x], PCA's coordinates, or those of `PCA(whiten=True)`. With "posterior",
-        `inverse_transform` returns E[x|z], which shrinks reconstructions toward the mean; with the
-        others, it returns PCA's reconstructions.
+        `inverse_transform` returns E[x|z], which shrinks reconstructions toward the mean. Otherwise
+        it returns PCA's reconstructions.
     svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
         How the data are decomposed. "auto" chooses by the kind and shape of X. "full" uses the
         SVD of X, which must be dense. "covariance_eigh" decomposes the covariance, or the
@@ -152,8 +152,8 @@ class PPCA(ExactPosteriorModel):
     n_iter_ : int
         Number of EM iterations; 1 if X has no missing values.
     entropy_bound_ : float
-        Sum of three entropies in nats per sample. It equals `elbo_` at a maximum of the ELBO, and
-        differs if `noise_variance` is fixed at another value.
+        Sum of three entropies in nats per sample. It equals `elbo_`, unless `noise_variance` is
+        fixed at a value other than the maximum likelihood estimate.
     n_components_, n_features_in_ : int
         Number k of components, and number d of features.
     n_samples_ : int or float
@@ -193,7 +193,7 @@ class PPCA(ExactPosteriorModel):
     """
 
     moments_: Moments
-    _takes_missing = True
+    _accepts_missing = True
 
     def __init__(
         self,

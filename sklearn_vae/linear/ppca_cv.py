@@ -12,7 +12,7 @@ from sklearn import get_config
 from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
-from sklearn_vae.gaussian.arrays import to_host
+from sklearn_vae.containers import to_host
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.dask_arrays import as_dask_array
 from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_vae.gaussian.arrays import Array, to_host
+from sklearn_vae.containers import to_host
+from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
 from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
 from sklearn_vae.gaussian.em import averages, expectation_maximization

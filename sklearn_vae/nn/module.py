@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sklearn_vae.nn.networks import build_decoder, build_encoder
+from sklearn_vae.nn.networks import MLP, build_decoder, build_encoder
 from sklearn_vae.nn.posteriors import DiagonalPrior
 
 
@@ -74,11 +74,11 @@ class VAEModule(nn.Module):
 
     def encode(self, x: Tensor) -> Any:
         """Return q(z|x) for x of shape (n_samples, n_features)."""
-        return self.posterior(self.encoder(x).to(x.dtype))
+        return self.posterior(_apply(self.encoder, x).to(x.dtype))
 
     def decode(self, z: Tensor) -> Any:
         """Return p(x|z) for z of shape (..., k)."""
-        outputs = self.decoder(z.reshape(-1, z.shape[-1]))
+        outputs = _apply(self.decoder, z.reshape(-1, z.shape[-1]))
         return self.likelihood(outputs.to(z.dtype).view(*z.shape[:-1], -1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,9 +102,22 @@ class Autoencoder(nn.Module):
     def after_step(self) -> None:
         """Do nothing, because the optimizer trains all parameters."""
 
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the latents of x, of shape (n_samples, n_components)."""
+        return _apply(self.encoder, x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the reconstructions of z, of shape (n_samples, n_features)."""
+        return _apply(self.decoder, z)
+
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct x of shape (n_samples, n_features)."""
-        return self.decoder(self.encoder(x))
+        return self.decode(self.encode(x))
+
+
+def _apply(network: nn.Module, inputs: Tensor) -> Any:
+    """Apply a network, which may write to its inputs unless it is an MLP."""
+    return network(inputs if type(network) is MLP else inputs.clone())
 
 
 def build_vae(

@@ -201,11 +201,13 @@ FACTORY_FORMS = {
 def check_network(name: str, network: Any) -> None:
     """Raise ValueError unless `network` is the name of a network or a factory."""
     is_name = isinstance(network, str) and network in ("mlp", "conv")
-    if is_name or (callable(network) and not isinstance(network, nn.Module)):
+    is_class = isinstance(network, type) and not issubclass(network, nn.Module)
+    if is_name or (callable(network) and not (is_class or isinstance(network, nn.Module))):
         return
+    remedy = f" Pass an instance, {network.__name__}()." if is_class else ""
     raise ValueError(
         f"{name} must be 'mlp', 'conv' or a factory {FACTORY_FORMS[name]} that returns a new "
-        f"Module for each fit, got {network!r}."
+        f"Module for each fit, got {network!r}.{remedy}"
     )
 
 

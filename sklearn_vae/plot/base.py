@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.gaussian.arrays import to_host
+from sklearn_vae.containers import to_host
 
 Array = NDArray[Any]
 T = TypeVar("T")

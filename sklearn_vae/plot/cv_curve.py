@@ -33,7 +33,8 @@ class CVCurveDisplay(Display):
 
     There is one curve per value of the other parameter. Bands show one standard error of the mean
     over the splits. If further parameters were varied, the best candidate is plotted. With eight
-    scores or more, very low ones are cut off, and their curves are labeled "(below)".
+    scores or more, very low ones are cut off, and their curves are labeled "(below)". For a halving
+    search, the last round is plotted, because scores with fewer resources are not comparable.
 
     Parameters
     ----------
@@ -136,6 +137,8 @@ class CVCurveDisplay(Display):
         self.lines_ = {}
         for value, color in zip(curves, colors, strict=True):
             in_curve = np.array([candidate == value for candidate in other.values]) & self._drawn
+            if np.isnan(mean[in_curve]).all():
+                continue
             points = np.flatnonzero(in_curve & np.isfinite(x))
             points = points[np.argsort(x[points], kind="stable")]
             label = _label(other.name, value) if other.given else "mean of the splits"
@@ -215,8 +218,8 @@ def _check_numbers(x: str, values: list[Any]) -> None:
     for value in values:
         if x == "n_components" and not is_integer(value):
             raise ValueError(
-                f"n_components must be integers on the horizontal axis, got {value!r}. Set "
-                "x='noise_variance'."
+                f"n_components must be integers on the horizontal axis, got {value!r}. Search over "
+                "the number that it stands for, or set x='noise_variance' if that was varied."
             )
         if x == "noise_variance" and not (value is None or (is_real(value) and value > 0)):
             raise ValueError(
@@ -309,7 +312,10 @@ def _score_name(search: Any) -> str:
 
 def _mean_and_error(cv_results: Mapping[str, Any]) -> tuple[Array, Array | None]:
     """Return mean scores and, for two splits or more, their standard errors."""
-    mean = np.asarray(cv_results["mean_test_score"], dtype=np.float64)
+    # Scores of a halving search with fewer resources do not compare with those of its last round.
+    resources = np.asarray(cv_results.get("n_resources", 0))
+    hidden = np.where(resources == resources.max(), 0.0, np.nan)
+    mean = np.asarray(cv_results["mean_test_score"], dtype=np.float64) + hidden
     splits = [
         np.asarray(scores, dtype=np.float64)
         for key, scores in cv_results.items()
@@ -317,7 +323,7 @@ def _mean_and_error(cv_results: Mapping[str, Any]) -> tuple[Array, Array | None]
     ]
     if len(splits) < 2:
         return mean, None
-    return mean, np.std(splits, axis=0, ddof=1) / np.sqrt(len(splits))
+    return mean, np.std(splits, axis=0, ddof=1) / np.sqrt(len(splits)) + hidden
 
 
 def _colors(curves: list[Any]) -> list[Any]:

@@ -31,7 +31,9 @@ class KLDisplay(Display):
 
     This is KL(q(z_h|x) || p(z_h)) averaged over the samples. The axis is linear up to epsilon,
     which a dashed line marks, and logarithmic above. A single model is plotted as bars, on gray for
-    collapsed dimensions. Several models are plotted as steps, dotted for collapsed dimensions.
+    collapsed dimensions. Several models are plotted as steps, dotted for collapsed dimensions. With
+    `criterion="share"`, a dimension can be active although its average is below epsilon, if it
+    matters for a few samples; the legend counts these dimensions.
 
     Parameters
     ----------
@@ -155,7 +157,9 @@ class KLDisplay(Display):
         width = {"width": 0.8} if k <= MAX_WITH_GAPS else {"width": 1.0, "linewidth": 0}
         style = {"color": COLORS[0], **width, **options}
         self.bars_ = ax.bar(np.arange(1, k + 1), kl, **style)
-        self.bars_[0].set_label(f"active, {len(result.active)}")  # first in the legend
+        self.bars_[0].set_label(
+            f"active, {len(result.active)}{_below(result)}"
+        )  # first in the legend
         label = f"collapsed, {len(result.collapsed)}"
         for rank in np.flatnonzero(np.isin(order, result.collapsed)) + 1:
             ax.axvspan(rank - 0.5, rank + 0.5, color="0.85", linewidth=0, zorder=0, label=label)
@@ -175,7 +179,7 @@ class KLDisplay(Display):
             kl = np.minimum(result.kl_per_dim[order], high)
             is_collapsed = np.isin(order, result.collapsed)
             edges = np.arange(k + 1) + 0.5
-            label = f"{as_text(name)}, {len(result.active)} of {k} active"
+            label = f"{as_text(name)}, {len(result.active)} of {k} active{_below(result)}"
             style = {"color": color, "baseline": None, "linewidth": linewidth, **options}
             active = np.where(is_collapsed, np.nan, kl)
             self.steps_[name] = ax.stairs(active, edges, label=label, **style)
@@ -185,6 +189,12 @@ class KLDisplay(Display):
         if any(len(result.collapsed) for result in self.collapses.values()):
             ax.plot([], [], color="0.4", linestyle=(0, (1, 1)), label="collapsed")
         _count_from_one(ax, max(result.n_components for result in self.collapses.values()))
+
+
+def _below(result: Collapse) -> str:
+    """Describe how many active dimensions have an average KL below epsilon."""
+    n = int((result.kl_per_dim[result.active] <= result.epsilon).sum())
+    return f" ({n} below epsilon on average)" if n else ""
 
 
 def _largest_first(result: Collapse) -> Array:

@@ -35,7 +35,8 @@ class TrainingDisplay(Display):
 
     Each recorded quantity has a panel, and each model has a color. Values on held-out samples are
     dashed. If the noise differs between features, the line is the mean and the range is shaded. The
-    first values are cut off if they would hide changes in all others.
+    first values are cut off if they would hide changes in all others. Lines below equal ones are
+    wider, so that both are visible.
 
     Parameters
     ----------
@@ -159,6 +160,10 @@ class TrainingDisplay(Display):
                 low, high = values.min(axis=1), values.max(axis=1)
                 ax.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
                 values = values.mean(axis=1)
+            # Wider below an equal line, which would hide it.
+            for line in ax.lines:
+                if np.array_equal(line.get_xydata(), np.c_[steps, values], equal_nan=True):
+                    line.set_linewidth(line.get_linewidth() + 2.5)
             (lines[own_key],) = ax.plot(steps, values, **style)
 
 

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_is_fitted
 
+from sklearn_vae.containers import readable
 from sklearn_vae.state import Stateful
 from sklearn_vae.validation import FLOAT_DTYPES, refuse_dask
 
@@ -49,7 +50,7 @@ class InvertibleTransformer(Stateful, OneToOneFeatureMixin, TransformerMixin, Ba
         """
         check_is_fitted(self)
         refuse_dask(self, X)
-        X = check_array(X, dtype=list(FLOAT_DTYPES), input_name="X")
+        X = check_array(readable(X), dtype=list(FLOAT_DTYPES), input_name="X")
         if X.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"X has {X.shape[1]} features, but {type(self).__name__} was fitted with "

@@ -15,7 +15,8 @@ from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.gaussian.arrays import to_device_of, to_host, wide_float
+from sklearn_vae.containers import to_host
+from sklearn_vae.gaussian.arrays import to_device_of, wide_float
 from sklearn_vae.linear.sample_weights import check_sample_weight
 from sklearn_vae.preprocessing.log_determinants import (
     check_log_det,

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.preprocessing.base import InvertibleTransformer
 from sklearn_vae.state import is_fitted
-from sklearn_vae.validation import check_integer, check_random_state, refuse, refuse_dask
+from sklearn_vae.validation import check_integer, check_random_state, checked_data, refuse
 
 
 class Dequantizer(InvertibleTransformer):
@@ -129,8 +129,7 @@ class Dequantizer(InvertibleTransformer):
 
     def _check_levels(self, X: Any, *, reset: bool) -> tuple[np.ndarray, Any]:
         """Return X as contiguous uint16, and the floating dtype of the result."""
-        refuse_dask(self, X)
-        X = validate_data(self, X, reset=reset, dtype="numeric")
+        X = checked_data(self, X, reset=reset, dtype="numeric")
         if X.size and X.min() < 0:
             refuse(X, X < 0, f"Negative values in data: {self._requirement()}")
         # In float64, because float16 does not reach 65536.

@@ -17,7 +17,7 @@ from sklearn.preprocessing import (
 from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import validate_data
 
-from sklearn_vae.gaussian.arrays import to_host
+from sklearn_vae.containers import to_host
 from sklearn_vae.validation import refuse_dask
 
 

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.preprocessing.base import InvertibleTransformer
 from sklearn_vae.state import is_fitted
-from sklearn_vae.validation import FLOAT_DTYPES, is_real, refuse, refuse_dask
+from sklearn_vae.validation import checked_data, is_real, refuse
 
 
 class LogitTransformer(InvertibleTransformer):
@@ -97,7 +97,11 @@ class LogitTransformer(InvertibleTransformer):
         # The distance from the nearer end, which loses no digits.
         distance = (expit(-np.abs(X)) - self.alpha) / (1.0 - 2.0 * self.alpha)
         distance = np.maximum(distance, 0.0)
-        return np.where(X < 0, distance, 1.0 - distance)
+        values = np.where(X < 0, distance, 1.0 - distance)
+        if self.alpha == 0:  # whose ends the logit does not reach
+            precision = np.finfo(values.dtype)
+            values = np.clip(values, precision.tiny, 1.0 - precision.epsneg)
+        return values
 
     def log_abs_det_jacobian(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -124,8 +128,7 @@ class LogitTransformer(InvertibleTransformer):
         return alpha + slope * X, alpha + slope * (1.0 - X)
 
     def _check_unit(self, X: Any, *, reset: bool) -> np.ndarray:
-        refuse_dask(self, X)
-        X = validate_data(self, X, reset=reset, dtype=list(FLOAT_DTYPES))
+        X = checked_data(self, X, reset=reset)
         if self.alpha == 0:
             wrong, requirement = (X <= 0.0) | (X >= 1.0), "in (0, 1) if alpha is 0"
         else:

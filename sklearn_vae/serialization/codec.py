@@ -148,28 +148,31 @@ class Reader:
         self._tensors = tensors
         self._bytes_left = USES_PER_BYTE * n_bytes + FREE_BYTES
         self._shared: dict[str, Any] = {}
-        self._path: list[str] = []
+        self._path: list[Any] = []  # text, or the index or key of a part
 
     def read(self, tree: Tree, name: str) -> Any:
         """Return the value of a whole tree."""
         try:
             return self.value(tree, name)
         except INVALID as error:
-            raise ValueError(f"{''.join(self._path)}: {error}") from None
+            path = (
+                at if isinstance(at, str) else f"[{repr(at[0])[:MAX_NAME]}]" for at in self._path
+            )
+            raise ValueError(f"{''.join(path)}: {error}") from None
 
-    def value(self, tree: Tree, at: str = "") -> Any:
+    def value(self, tree: Tree, at: Any = "") -> Any:
         """Return the value of a tree; after an error, the path leads to the invalid one."""
-        if tree is None or type(tree) in (bool, int, str):
+        kind = type(tree)
+        if tree is None or kind in (bool, int, str) or (kind is float and math.isfinite(tree)):
             return tree
         self._path.append(at)
         if len(self._path) > MAX_DEPTH + 2:
             raise ValueError("nested too deeply.")
-        if isinstance(tree, list):
+        if kind is float:
+            raise ValueError("a number beyond every float.")
+        if kind is list:
             self.charge(0)
-            value: Any = [self.value(part, f"[{i}]") for i, part in enumerate(tree)]
-        elif isinstance(tree, float):
-            if not math.isfinite(value := tree):
-                raise ValueError("a number beyond every float.")
+            value: Any = [self.value(part, (i,)) for i, part in enumerate(tree)]
         else:
             if len(tree) != 1:
                 raise ValueError(f"an object must have one tag, got {sorted(tree)}.")
@@ -193,12 +196,8 @@ class Reader:
             raise ValueError(f"unknown tag {tag!r}.")
         if tag in MAPPING_TAGS:
             keys = [self.value(key) for key, _ in content]
-            return FORMS[tag].make(
-                [
-                    (key, self.value(part, f"[{repr(key)[:MAX_NAME]}]"))
-                    for key, (_, part) in zip(keys, content, strict=True)
-                ]
-            )
+            pairs = zip(keys, content, strict=True)
+            return FORMS[tag].make([(key, self.value(pair[1], (key,))) for key, pair in pairs])
         parts = self.value(content)
         try:
             return FORMS[tag].make(parts)
@@ -227,7 +226,9 @@ class Reader:
 
         array, device = parts
         # Cloned to torch's own memory: its alignment decides how sums round.
-        tensor, key = torch.from_numpy(array).clone(), f"device {device} {array.dtype.char}"
+        with torch.inference_mode(False), torch.device("cpu"):  # whatever the user has set
+            tensor = torch.from_numpy(array).clone()
+        key = f"device {device} {array.dtype.char}"
         if key not in self._shared:
             self._shared[key] = available(torch.device(device), self.device, tensor.dtype)
         return tensor.to(self._shared[key])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,11 @@ def choose_device(
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"device must be 'auto' or a torch device, got {device!r}.") from error
     if chosen.type == "meta":
-        raise ValueError("device must be a device that stores values, got 'meta'.")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device must be a device for computations, such as 'cpu', got 'meta'.")
+    if not _is_available(chosen):
         raise ValueError(
-            f"device={device!r} needs a CUDA device, but torch finds none. device='auto' uses a "
-            "CUDA device only if there is one."
+            f"device={device!r} is not available to torch on this machine. device='auto' uses a "
+            "CUDA device if there is one, and the CPU otherwise."
         )
     on_cuda = chosen.type == "cuda"
     if precision == "auto":
@@ -57,6 +57,15 @@ def choose_device(
     if precision in ("tf32", "bf16"):
         raise ValueError(f"precision={precision!r} needs a CUDA device, got device={device!r}.")
     return chosen, getattr(torch, precision), None
+
+
+def _is_available(device: torch.device) -> bool:
+    """Return whether torch can store numbers on a device."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError):
+        return False
+    return True
 
 
 def matmul_precision_on(device: torch.device, precision: str, dtype: torch.dtype) -> str | None:
@@ -70,6 +79,24 @@ def device_and_dtype(module: Any) -> tuple[torch.device, torch.dtype]:
     """Return the device and the dtype of a module's parameters."""
     parameter = next(module.parameters())
     return parameter.device, parameter.dtype
+
+
+@contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Give torch its own defaults: float32, the CPU, gradients and no inference mode.
+
+    So what a user has set for the whole process changes no result.
+    """
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        yield
 
 
 @contextmanager

@@ -87,7 +87,7 @@ class Reducer:
     def ending_on_error(self) -> Iterator[None]:
         """Leave the group on an error, which makes the other processes fail, too.
 
-        Training that diverges is no such error, since it diverges in all processes.
+        A FloatingPointError is an exception, because training diverges in all processes.
         """
         try:
             yield
@@ -282,8 +282,8 @@ class Processes:
     ImportError
         If the package accelerate is missing. The extra "distributed" installs it.
     RuntimeError
-        If the processes do not find each other on entry. Also from `fit` and on exit, if a process
-        was killed, has raised an error, is at another step or was silent for too long.
+        On entry, if the processes do not find each other. In `fit` and on exit, if a process was
+        killed, has raised an error, is at another step or was silent for too long.
 
     See Also
     --------

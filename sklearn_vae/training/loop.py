@@ -427,16 +427,19 @@ class VAENet(NeuralNet):
         another kind of device.
         """
         state = checked_net_state(state, self.module_, self.optimizer_)
-        kind, drawn = state["generator"]
         self.seed, self.operations_ = state["seed"], state["operations"]
         self.history_ = History(state["history"])
-        self.generator_.manual_seed(self.seed + len(self.history))
-        if kind == self.generator_.device.type:
-            self.generator_.set_state(drawn)
+        self._set_generator(*state["generator"])
         if with_module:
             self.module_.load_state_dict(state["module"])
         self.optimizer_.load_state_dict(state["optimizer"])
         self.beta_, self.last_states_ = state["beta"], list(state["last_states"])
+
+    def _set_generator(self, kind: str, drawn: Tensor) -> None:
+        """Restore the generator, or seed it if its state is of another kind of device."""
+        self.generator_ = torch.Generator(self.device).manual_seed(self.seed + len(self.history))
+        if kind == self.generator_.device.type:
+            self.generator_.set_state(drawn)
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
@@ -465,7 +468,8 @@ class VAENet(NeuralNet):
         return net
 
     def __getstate__(self) -> dict[str, Any]:
-        # skorch handles modules and optimizers on devices that are missing when it is unpickled.
+        # A pickle holds the module itself, since modules of the user may have more than their
+        # state_dict. skorch maps it to the devices that are available when it is read.
         state = {**super().__getstate__(), "last_states_": []}
         state = {name: value for name, value in state.items() if name not in TRAINING_ONLY}
         if "generator_" in state:  # generators cannot be pickled
@@ -473,10 +477,7 @@ class VAENet(NeuralNet):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        kind, drawn = state.pop("generator_", (None, None))
+        generator = state.pop("generator_", None)
         super().__setstate__(state)
-        if kind is None:
-            return
-        self.generator_ = torch.Generator(self.device).manual_seed(self.seed + len(self.history))
-        if kind == self.generator_.device.type:
-            self.generator_.set_state(drawn)
+        if generator is not None:
+            self._set_generator(*generator)

@@ -17,26 +17,26 @@ BLOCK_SIZE = 2**16
 
 
 def center_and_scale(
-    X: NDArray[Any], rows: NDArray[Any], per_feature: bool, reducer: Reducer = SINGLE_PROCESS
+    X: NDArray[Any], indices: NDArray[Any], per_feature: bool, reducer: Reducer = SINGLE_PROCESS
 ) -> tuple[NDArray[Any], Any]:
-    """Compute the mean and the standard deviation of X[rows] over all processes.
+    """Compute the mean and the standard deviation of X[indices] over all processes.
 
     The standard deviation is that of each feature, or else the root of the average variance.
     """
-    blocks = np.array_split(rows, -(-X.size // BLOCK_SIZE))
+    blocks = np.array_split(indices, -(-X.size // BLOCK_SIZE))
     with np.errstate(over="ignore", invalid="ignore"):
         total = reducer.sum
-        n = total(len(rows))
+        n = total(len(indices))
         mean = total(sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks)) / n
         sums = np.zeros((2, X.shape[1]))
         for block in blocks:
-            centred = X[block] - mean
-            sums += centred.sum(axis=0), np.square(centred).sum(axis=0)
-        rest, squares = total(sums) / n
-        # The rounding of the mean, over many rows, is no variance either.
-        variance = np.maximum(squares - rest**2, 0.0)
+            centered = X[block] - mean
+            sums += centered.sum(axis=0), np.square(centered).sum(axis=0)
+        error, squares = total(sums) / n
+        # The rounding error of the mean must not count as variance.
+        variance = np.maximum(squares - error**2, 0.0)
     counts = variance if per_feature else np.full_like(variance, variance.mean())
-    if not np.isfinite(variance.sum()) or _has_underflowed(counts, X, rows):
+    if not np.isfinite(variance.sum()) or _has_underflowed(counts, X, indices):
         raise ValueError(
             f"The variances of X must be within the range of float64, got {variance.max()}. "
             "Scale X."
@@ -49,10 +49,10 @@ def center_and_scale(
     return mean, math.sqrt(np.where(std > rounding, variance, 0.0).mean()) or 1.0
 
 
-def _has_underflowed(variance: NDArray[Any], X: NDArray[Any], rows: NDArray[Any]) -> bool:
+def _has_underflowed(variance: NDArray[Any], X: NDArray[Any], indices: NDArray[Any]) -> bool:
     """Return whether a variance is subnormal although the samples differ."""
     tiny = np.flatnonzero(variance < np.finfo(np.float64).tiny)
-    return bool(tiny.size and np.ptp(X[np.ix_(rows, tiny)], axis=0).any())
+    return bool(tiny.size and np.ptp(X[np.ix_(indices, tiny)], axis=0).any())
 
 
 def check_units(mean: NDArray[Any], scale: Any, dtype: torch.dtype) -> None:
@@ -70,17 +70,17 @@ def check_units(mean: NDArray[Any], scale: Any, dtype: torch.dtype) -> None:
 
 def standardize(
     X: NDArray[Any],
-    rows: NDArray[Any],
+    indices: NDArray[Any],
     mean: NDArray[Any],
     scale: Any,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return (X[rows] - mean) / scale on a device, the only copy of X in training."""
+    """Return (X[indices] - mean) / scale on a device, the only copy of X in training."""
     kind = np.float64 if dtype == torch.float64 else np.float32
-    standardized = np.empty((len(rows), X.shape[1]), dtype=kind)
-    for start in range(0, len(rows), step := max(1, BLOCK_SIZE // X.shape[1])):
+    standardized = np.empty((len(indices), X.shape[1]), dtype=kind)
+    for start in range(0, len(indices), step := max(1, BLOCK_SIZE // X.shape[1])):
         block = slice(start, start + step)
         with np.errstate(over="ignore"):
-            standardized[block] = (X[rows[block]] - mean) / scale
+            standardized[block] = (X[indices[block]] - mean) / scale
     return torch.from_numpy(standardized).to(device)

@@ -41,7 +41,7 @@ BAD = [
     ({"verbose": "a"}, "verbose must be an integer >= 0, got 'a'"),
     ({"callbacks": Snapshot([1])}, "callbacks must be None or a list of skorch callbacks"),
     ({"callbacks": [3]}, r"callbacks must be None or a list of skorch callbacks, got \[3\]"),
-    ({"device": "meta"}, "device must be a device that stores values, got 'meta'"),
+    ({"device": "meta"}, "device must be a device for computations, such as 'cpu', got 'meta'"),
     (
         {"early_stopping": True, "validation_fraction": 0.999},
         "holds out 150 of the 150 samples in X",
@@ -91,7 +91,10 @@ BAD_OF_VAE = [
     ),
     ({"image_shape": (8, 8)}, r"image_shape must be None or three integers .* got \(8, 8\)"),
     ({"image_shape": (1, 3, 3)}, r"image_shape=\(1, 3, 3\) has 9 values, but X has 8 features"),
-    ({"encoder": "conv"}, r"encoder='conv' needs images: set image_shape=.*samples with 8 features"),
+    (
+        {"encoder": "conv"},
+        r"encoder='conv' needs images: set image_shape=.*samples with 8 features",
+    ),
     ({"n_mc_samples": 0}, "n_mc_samples must be an integer >= 1, got 0"),
     ({"kl_weight": -0.5}, "kl_weight must be a finite number >= 0, got -0.5"),
     ({"kl_warmup_epochs": -1}, "kl_warmup_epochs must be an integer >= 0, got -1"),

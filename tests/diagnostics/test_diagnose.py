@@ -105,6 +105,19 @@ def test_category_ii_noise_variance_fixed_too_large(deep):
     assert diagnose(cured, X).healthy
 
 
+@pytest.mark.parametrize("max_epochs", [5, 60])
+def test_category_ii_although_every_dimension_counts_as_active(max_epochs):
+    # pPCA loses 3 of 8 dimensions at this noise variance; the VAE keeps all at a KL near 0.
+    X = DATA["breast cancer"][0]
+    variances = PPCA(8).fit(X).explained_variance_
+    sigma2 = float(variances[4:6].mean())
+    assert len(PPCA(8, noise_variance=sigma2).fit(X).collapsed_dims_) == 3
+    vae = DeepGaussianVAE(8, hidden_layer_sizes=(32,), noise_variance=sigma2, random_state=0)
+    report = diagnose(vae.set_params(max_epochs=max_epochs).fit(X), X)
+    assert [finding.category for finding in report.findings] == ["ii"]
+    assert "of them have collapsed" in " ".join(report.findings[0].evidence)
+
+
 def test_category_ii_by_the_weight_of_the_kl():
     X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25])
     report = diagnose(train(X, 3, kl_weight=20.0, max_epochs=100), X)

@@ -134,3 +134,15 @@ def test_errors_leave_no_figure(call, error, match):
     with pytest.raises(error, match=match):
         call()
     assert not plt.get_fignums()
+
+
+def test_active_dimensions_below_epsilon_on_average_are_counted_in_words():
+    # Active for more than 1 % of the samples, although the average lies below the dashed line.
+    kl = np.array([2.0, 0.005, 0.009, 0.0])
+    result = Collapse(0.01, 0.01, "share", kl, np.array([0.0, 0.9, 0.8, 1.0]), np.array([3]))
+    one = KLDisplay.from_results({"model": result})
+    labels = [text.get_text() for text in one.ax_.get_legend().get_texts()]
+    assert labels[0] == "active, 3 (2 below epsilon on average)"
+    both = KLDisplay.from_results({"a": result, "b": made(4, 2)})
+    labels = [" ".join(text.get_text().split()) for text in both.ax_.get_legend().get_texts()]
+    assert labels[:2] == ["a, 3 of 4 active (2 below epsilon on average)", "b, 2 of 4 active"]

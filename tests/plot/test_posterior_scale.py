@@ -82,5 +82,7 @@ def test_every_tick_says_where_it_is():
 
 def test_an_autoencoder_has_no_posterior():
     model = DeepAutoencoder(2, **SMALL).fit(X)
-    with pytest.raises(TypeError, match=r"PosteriorScaleDisplay requires .* DeepAutoencoder has no"):
+    with pytest.raises(
+        TypeError, match=r"PosteriorScaleDisplay requires .* DeepAutoencoder has no"
+    ):
         PosteriorScaleDisplay.from_estimator(model, X)
