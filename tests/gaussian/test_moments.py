@@ -147,7 +147,7 @@ def test_rows_of_tiny_weight_cost_no_digits(n_light, weight):
 
 
 @pytest.mark.parametrize("weight", [1e-3, 1e-20, 1e-300])
-@pytest.mark.parametrize("order", list(itertools.permutations("LlH")) + [("H", "L", "H")], ids=str)
+@pytest.mark.parametrize("order", [*itertools.permutations("LlH"), ("H", "L", "H")], ids=str)
 def test_blocks_of_light_rows_first_between_or_last_cost_no_digits(order, weight):
     # A block has at most 16384 rows of 2 columns; light rows are near zero, others far from it.
     rng = np.random.default_rng(0)

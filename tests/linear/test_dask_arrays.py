@@ -252,7 +252,6 @@ class TestFit:
             found = PPCA(2).fit(rows)
         assert pickle.dumps(vars(found)) == pickle.dumps(vars(expected))
 
-
     @pytest.mark.parametrize(
         "model", [PPCA(2), PPCACV([1, 2], cv=3), LinearVAE(2), LinearVAE(2).partial_fit], ids=str
     )

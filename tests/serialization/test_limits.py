@@ -28,7 +28,9 @@ def load_with(path, tree, **tensors):
 
 
 @pytest.mark.parametrize("place", [0, 1, -1])
-@pytest.mark.parametrize(("code", "is_one"), [(0x10FFFF, True), (0x110000, False), (2**32 - 1, False)])
+@pytest.mark.parametrize(
+    ("code", "is_one"), [(0x10FFFF, True), (0x110000, False), (2**32 - 1, False)]
+)
 def test_code_points_end_where_unicode_does(code, is_one, place, tmp_path):
     codes = np.full((2, 3), ord("a"), dtype=np.uint32)
     codes.reshape(-1)[place] = code
