@@ -1,19 +1,19 @@
-"""The bound of BernoulliPPCA, which the paper calls intractable, is exact, fast and soon climbed.
+"""The ELBO of BernoulliPPCA, which the paper calls intractable, is exact and fast to maximize.
 
-Lucas et al. (2019, appendix C.3) take draws for E_q log p(x|z) of Bernoulli pPCA. Here it is a sum
-of integrals of one dimension. Three parts:
+Lucas et al. (2019, appendix C.3) estimate E_q log p(x|z) of Bernoulli pPCA from draws. Here it is a
+sum of one-dimensional integrals. The script has three parts:
 
-- E softplus(a), a ~ N(m, s^2), by a mixture of 16 normals, against fine sums and Gauss-Hermite
-  quadrature of as many nodes. Claim: within 1e-10 for every spread, where Gauss-Hermite is not.
-- Seconds of the bound and its gradient for a linear encoder: by tables, by the mixture for every
-  entry, and one draw a row differentiated by torch. Claims: tables give the same to 1e-9 nats, in
-  less than a third of the time of the mixture, and cost less than 4 times the draw, whose bound
-  has a standard deviation that is printed.
-- A fit with "linear" and one with "per_sample" inference. Claims: the second bound is higher, both
-  lie below the estimate of the log-likelihood, and equal their sum of entropies.
+- E softplus(a) for a ~ N(m, s^2) by a mixture of 16 normals, compared with fine sums and with
+  Gauss-Hermite quadrature with 16 nodes. Claim: the mixture is exact to 1e-10 for every s, and
+  Gauss-Hermite is not.
+- The time of the ELBO and its gradient for a linear encoder, with tables, with the mixture for
+  every entry, and with one draw per sample in torch. Claims: tables agree with the mixture to 1e-9
+  nats, take less than a third of its time, and less than 4 times that of the draw.
+- Fits with "linear" and "per_sample" inference. Claims: the ELBO of the second is higher; both are
+  below the estimated log-likelihood and equal to their sum of entropies.
 
-The rows are the digits of scikit-learn, or with `--data` those of a file, divided by 255; half the
-range and more counts as 1.
+The data are scikit-learn's digits, or the images of `--data` with 256 levels. Pixels of at least
+half the range count as 1.
 """
 
 import time
@@ -29,13 +29,13 @@ from sklearn_vae.gaussian import softplus
 from sklearn_vae.gaussian.bernoulli_elbo import BernoulliParameters, LinearBernoulliElbo
 
 OPTIONS = {
-    "components": {"type": int, "default": 8, "help": "k of the fits"},
-    "rows": {"type": int, "default": 2000, "help": "of the fits, with --data"},
+    "components": {"type": int, "default": 8, "help": "number of components of the fits"},
+    "rows": {"type": int, "default": 2000, "help": "number of samples of the fits, with --data"},
 }
 
 
 def by_fine_sum(m, s):
-    """E softplus, E sigmoid, E sigmoid' by the trapezoidal rule: to 1e-13."""
+    """Compute E softplus, E sigmoid and E sigmoid' to 1e-13 by the trapezoidal rule."""
     h = min(0.2, 0.4 / s)
     t = h * np.arange(-int(9 / h), int(9 / h) + 1)
     a = m + s * t
@@ -45,7 +45,7 @@ def by_fine_sum(m, s):
 
 
 def accuracy(verdict):
-    """Largest errors for each spread."""
+    """Print the largest errors for each standard deviation."""
     t, w = np.polynomial.hermite_e.hermegauss(16)
     w = w / w.sum()
     means = np.concatenate([np.linspace(-12, 12, 97), [-1e4, -100, 100, 1e4]])
@@ -58,19 +58,19 @@ def accuracy(verdict):
         many = np.tile(np.linspace(-12, 12, 97), 100)[None]
         table = softplus.expected_softplus_of_features(many, np.array([s**2]))[0][0, :97]
         hermite = np.logaddexp(0, means[:, None] + s * t) @ w
-        of_hermite = np.abs(hermite - exact[0]).max()
-        of_table = np.abs(table - exact[0, :97]).max()
+        hermite_error = np.abs(hermite - exact[0]).max()
+        table_error = np.abs(table - exact[0, :97]).max()
         print(
-            f"  s = {s:<7g} {errors[0]:18.1e} {errors[1]:9.1e} {errors[2]:9.1e} {of_table:12.1e} "
-            f"{of_hermite:14.1e}"
+            f"  s = {s:<7g} {errors[0]:18.1e} {errors[1]:9.1e} {errors[2]:9.1e} "
+            f"{table_error:12.1e} {hermite_error:14.1e}"
         )
-        worst, others = max(worst, *errors, of_table), max(others, of_hermite)
-    verdict.claim(f"within 1e-10 for every spread ({worst:.1e})", worst < 1e-10)
+        worst, others = max(worst, *errors, table_error), max(others, hermite_error)
+    verdict.claim(f"exact to 1e-10 for every s ({worst:.1e})", worst < 1e-10)
     verdict.claim(f"Gauss-Hermite is not ({others:.1e})", others > 1e-3)
 
 
 def one_draw(X, p, seed=0):
-    """The same bound and gradient by one reparametrised draw a row and autograd."""
+    """Compute the ELBO and its gradient from one draw per sample with autograd."""
     torch.manual_seed(seed)
     W, mu, V, log_D = (torch.tensor(a, requires_grad=True) for a in (*p[:3], np.log(p.D)))
     M = (X - X.mean(0)) @ V.T
@@ -84,7 +84,7 @@ def one_draw(X, p, seed=0):
 
 
 def evaluation(X, k, repeats, verdict):
-    """Time of the bound and its gradient."""
+    """Time the ELBO and its gradient."""
     rng = np.random.default_rng(0)
     n, d = X.shape
     W, V = rng.normal(size=(d, k)), 0.1 * rng.normal(size=(k, d))
@@ -105,7 +105,7 @@ def evaluation(X, k, repeats, verdict):
     _, draw, against_draw = paired_times(lambda: bound.value(p), lambda: one_draw(rows, p), repeats)
     print(f"  tables {ours:.3f}, mixture {mixture:.3f}, one draw in torch {draw:.3f}")
     print(f"  one draw has a standard deviation of {draws:.3f} nats per sample")
-    verdict.claim(f"tables and mixture are {apart:.1e} nats per sample apart", apart < 1e-9)
+    verdict.claim(f"tables and mixture differ by {apart:.1e} nats per sample", apart < 1e-9)
     verdict.claim(f"tables take {ratio:.2f} of the mixture's time", ratio < 1 / 3, timing=True)
     verdict.claim(
         f"tables take {against_draw:.2f} of the draw's time", against_draw < 4, timing=True
@@ -113,9 +113,9 @@ def evaluation(X, k, repeats, verdict):
 
 
 def fits(X, k, tol, verdict):
-    """Both ways of inference on the same rows."""
+    """Fit the same samples with both kinds of inference."""
     print(f"\nfits, {X.shape[0]} x {X.shape[1]}, k={k}, tol={tol}: nats per sample")
-    print("              seconds  iterations      bound  log-likelihood   its gap  entropies")
+    print("              seconds  iterations       ELBO  log-likelihood       gap  entropies")
     models, tolerance = {}, 1e-3 if verdict.scale == "full" else 1e-2
     for inference in ("linear", "per_sample"):
         start = time.perf_counter()
@@ -129,17 +129,17 @@ def fits(X, k, tol, verdict):
             flush=True,
         )
         models[inference] = model
-        verdict.claim(f"{inference}: the bound is below the estimate", gap > 0)
+        verdict.claim(f"{inference}: the ELBO is below the estimated log-likelihood", gap > 0)
         apart = abs(model.entropy_bound_ - model.elbo_)
-        verdict.claim(f"{inference}: entropies are {apart:.1e} from the bound", apart < tolerance)
+        verdict.claim(f"{inference}: ELBO and entropies differ by {apart:.1e}", apart < tolerance)
     linear, free = models.values()
     other = BernoulliPPCA(k, inference="per_sample")
     other.__dict__.update({**vars(linear), "inference": "per_sample"})
     del other.encoder_weights_, other.encoder_variance_
     gap = other.score(X) - linear.elbo_
-    print(f"  amortisation gap of the linear fit: {gap:.4f} nats per sample")
-    verdict.claim("a posterior for each row has the higher bound", free.elbo_ > linear.elbo_)
-    verdict.claim("the amortisation gap is positive", gap > 0)
+    print(f"  amortization gap of the linear fit: {gap:.4f} nats per sample")
+    verdict.claim("per-sample inference has the higher ELBO", free.elbo_ > linear.elbo_)
+    verdict.claim("the amortization gap is positive", gap > 0)
 
 
 def main():

@@ -1,30 +1,31 @@
-"""What each remedy of `diagnose` buys a collapsed VAE that may not train longer than before.
+"""How much each remedy of `diagnose` improves a collapsed VAE in equal training time.
 
-Two settings whose latents collapse; held-out ELBO and dimensions that are left, for each remedy:
+In two settings the latents collapse. For each remedy the script reports the held-out ELBO and the
+number of active dimensions.
 
-- held: sigma2 held too large, category (ii) of `diagnose`. Logits of dequantised MNIST, as in
-  table 2 of Lucas et al. (2019).
-- deep: ten hidden layers, sigma2 learned by gradient from the variance of the data, category (v).
-  Dequantised Fashion-MNIST; figure 1 of Dai, Wang and Wipf (2020).
+- held: sigma2 is fixed at a value that is too large, category (ii) of `diagnose`. The data are
+  logits of dequantized MNIST, as in table 2 of Lucas et al. (2019).
+- deep: ten hidden layers, with sigma2 learned by gradient from the variance of the data, category
+  (v). The data are dequantized Fashion-MNIST; see figure 1 of Dai, Wang and Wipf (2020).
 
-Claims. In both settings `init="ppca"` with the default noise is the best remedy, brings every
-dimension back, ends above pPCA and leaves `diagnose` nothing to object to. Where sigma2 was held,
-what leaves it there gains little, annealing and `init="ppca"` alike; pPCA's sigma2, held or as a
-start, and the closed form gain most of what can be had, the gradient from where sigma2 was less.
-Where the networks are too deep to train, annealing, a smaller rate and sigma2 from pPCA's bring no
-dimension back, the closed form does by luck; fewer layers do, and `init="ppca"`.
+Claims: in both settings `init="ppca"` with the default noise is the best remedy. It recovers all
+dimensions, ends above pPCA, and `diagnose` finds no problem. In "held", remedies that keep sigma2
+gain little. Using the sigma2 of pPCA, fixed or as a start, and the closed form gain most of the
+possible improvement; the gradient gains less from the old sigma2. In "deep", annealing, a smaller
+learning rate and the sigma2 of pPCA recover no dimension, and the closed form does so only by luck.
+Fewer layers and `init="ppca"` recover them.
 
-Equal training time: the processor time (on a GPU: wall time) of an epoch, and of the rest of a fit,
-is measured first, all remedies in turn, the least of several rounds. Each remedy then gets as many
-epochs as come closest to the time of the untreated model. These counts are kept as the runs are, so
-that the same command goes on with the same study. Medians and ranges over `random_state`, beside
-pPCA with as many dimensions.
+Equal training time: the processor time (wall time on a GPU) of an epoch and of the rest of a fit is
+measured first, as the minimum over several rounds. Each remedy then gets the number of epochs that
+comes closest to the time of the untreated model. These numbers are stored with the runs, so a
+resumed study uses the same ones. Results are medians and ranges over `random_state`, compared with
+pPCA with the same number of dimensions.
 
     python benchmarks/collapse_remedies.py [--scale cpu] [--data MNIST.npz FASHION.npz]
         [--output FOLDER] [--jobs 2] [--minutes 9]
 
-The first of --data is for "held", the last for "deep"; held-out rows are others of the same file.
-Without --data: digits.
+The first file of --data is for "held", the last for "deep". Held-out samples come from the same
+file. Without --data, scikit-learn's digits are used.
 """
 
 import csv
@@ -34,7 +35,7 @@ import numpy as np
 from collapse_settings import BEST, UNTREATED, Setting, reconstruct, spread
 from study import Claims, Study, figure, write_report
 
-SCALES = {  # rows: for training, held out; measured: rounds, epochs of each fit
+SCALES = {  # rows: training and held-out samples; measured: rounds and epochs of each fit
     "smoke": {
         "common": {"rows": (1200, 597), "seeds": 1, "measured": (2, 3)},
         "held": {"k": 8, "layers": (32, 32), "rate": 3e-3, "epochs": 30, "noise": 7.0},
@@ -57,94 +58,94 @@ BLUE, ORANGE = "#0072b2", "#d55e00"
 
 
 def of_both(setting, claims, category):
-    """What is claimed of either setting."""
-    name, k, sick = setting.name, setting.how["k"], setting.found[UNTREATED]
+    """Check the claims about both settings."""
+    name, k, sick = setting.name, setting.how["k"], setting.results[UNTREATED]
     claims.add(
-        f"{name}: untreated, `diagnose` finds ({category}); dimensions left of {k}",
+        f"{name}: untreated, `diagnose` finds ({category}); active dimensions of {k}",
         "collapse",
         spread(setting.values(UNTREATED, "active")),
         all(category in run["categories"] and run["active"] < k for run in sick),
     )
     best = max(setting.remedies, key=setting.gain)
-    # The clock says how many epochs a cure has, and at smoke scale with them which one is ahead.
+    # The measured time determines the epochs and thereby, at smoke scale, the best remedy.
     claims.add(f"{name}: the best remedy", UNKNOWN, best, best == BEST, timing=True)
     for rows, what in (("training", "elbo"), ("held-out", "held_out")):
         above = setting.values(BEST, what) - setting.bars[what]
         claims.add(
-            f"{name}: {BEST}: nats above pPCA, {rows} rows",
+            f"{name}: {BEST}: nats above pPCA, {rows} samples",
             UNKNOWN,
             spread(above, "+.1f"),
             above.min() > 0,
-            decides=what == "elbo",  # of other rows it depends on what both overfit
+            decides=what == "elbo",  # held out, it depends on how much each model overfits
         )
     active = setting.values(BEST, "active")
     claims.add(
-        f"{name}: {BEST}: dimensions left of {k}", UNKNOWN, spread(active), active.min() == k
+        f"{name}: {BEST}: active dimensions of {k}", UNKNOWN, spread(active), active.min() == k
     )
     claims.add(
-        f"{name}: {BEST}: `diagnose` finds no harm",
+        f"{name}: {BEST}: `diagnose` finds no problem",
         UNKNOWN,
         setting.diagnosis(BEST) or "nothing",
-        all(run["healthy"] for run in setting.found[BEST]),
+        all(run["healthy"] for run in setting.results[BEST]),
     )
 
 
 def of_held(setting, claims):
-    """Where sigma2 was held too large."""
+    """Check the claims about sigma2 that is fixed and too large."""
     of_both(setting, claims, "ii")
     still = ("annealing", 'init="ppca"')
     claims.add(
-        "held: what leaves sigma2 there gains less than a fifth of the closed form",
+        "held: remedies that keep sigma2 gain less than a fifth of the closed form",
         "Lucas et al., figure 7: annealing is temporary relief",
         gains(setting, *still, "closed form"),
         max(map(setting.gain, still)) < 0.2 * setting.gain("closed form"),
     )
     good = ("held at pPCA's", "gradient, from pPCA's", "closed form")
     claims.add(
-        "held: pPCA's sigma2, held or as a start, and the closed form gain over half of the best",
-        f"Lucas et al., table 2, training rows: learned from 1 {published(1.0):+.1f}",
+        "held: pPCA's sigma2, fixed or as a start, and the closed form gain over half of the best",
+        f"Lucas et al., table 2, training samples: learned from 1 {published(1.0):+.1f}",
         gains(setting, *good, BEST),
         min(map(setting.gain, good)) > 0.5 * setting.gain(BEST),
         timing=True,
     )
     slow = ("gradient", "gradient, annealing")
     claims.add(
-        "held: learned by gradient from where it was, sigma2 gains less than in closed form",
-        f"Lucas et al., table 2, training rows: learned from 30 {published(30.0):+.1f}",
+        "held: the gradient from the old sigma2 gains less than the closed form",
+        f"Lucas et al., table 2, training samples: learned from 30 {published(30.0):+.1f}",
         gains(setting, *slow, "closed form"),
         max(map(setting.gain, slow)) < setting.gain("closed form"),
         timing=True,
     )
     claims.add(
-        "held: with these `diagnose` does not find (ii)",
+        "held: with these remedies `diagnose` does not find (ii)",
         UNKNOWN,
         "; ".join(f"{name}: {setting.diagnosis(name) or 'nothing'}" for name in good),
-        not any("ii" in run["categories"] for name in good for run in setting.found[name]),
+        not any("ii" in run["categories"] for name in good for run in setting.results[name]),
     )
 
 
 def of_deep(setting, claims, autoencoder):
-    """Where networks are too deep to train."""
+    """Check the claims about networks that are too deep to train."""
     of_both(setting, claims, "v")
     useless = ("annealing", "rate / 3", "gradient, from pPCA's")
     active = np.concatenate([setting.values(name, "active") for name in useless])
     claims.add(
-        "deep: dimensions left with annealing, a smaller rate, or sigma2 from pPCA's",
-        "Dai et al., figure 1: with a warm-up no better",
+        "deep: active dimensions with annealing, a smaller rate, or sigma2 from pPCA's",
+        "Dai et al., figure 1: a warm-up does not help",
         spread(active),
         active.max() == 0,
     )
     rules = ("closed form", "closed form, annealing")
     claims.add(
-        "deep: the closed form, with annealing or not, brings no dimension back",
+        "deep: the closed form, with or without annealing, recovers no dimension",
         UNKNOWN,
         "; ".join(spread(setting.values(name, "active")) for name in rules),
         max(setting.values(name, "active").max() for name in rules) == 0,
-        decides=False,  # it depends on the first weights
+        decides=False,  # it depends on the initial weights
     )
     few, active = "two hidden layers", setting.values("two hidden layers", "active")
     claims.add(
-        "deep: fewer layers bring over half of the dimensions back",
+        "deep: fewer layers recover over half of the dimensions",
         "Dai et al., figure 1: shallow networks do not fail",
         f"{spread(active)}, {gains(setting, few)} nats",
         active.min() > 0.5 * setting.how["k"] and setting.gain(few) > 0,
@@ -152,20 +153,20 @@ def of_deep(setting, claims, autoencoder):
     )
     error, bar = autoencoder["reconstruction_error"], autoencoder["pca_reconstruction_error"]
     claims.add(
-        "deep: the autoencoder of the same networks is worse than PCA, to `diagnose` as well",
-        "Dai et al., section 4: it is to blame",
+        "deep: the autoencoder of the same networks is worse than PCA, and `diagnose` finds it",
+        "Dai et al., section 4: the autoencoder is to blame",
         f"squared error {error:.3g}, PCA {bar:.3g}",
         "v" in autoencoder["categories"],
     )
 
 
 def gains(setting, *names):
-    """Of some remedies, in words."""
+    """Describe the gains of some remedies."""
     return ", ".join(f"{name} {setting.gain(name):+.1f}" for name in names)
 
 
 def published(start):
-    """Nats that sigma2 learned from `start` gains over sigma2 held at 30, Lucas et al., table 2."""
+    """Return the gain of sigma2 learned from `start` over sigma2 = 30, Lucas et al., table 2."""
     with open(PAPER, newline="", encoding="utf-8") as file:
         elbo = {
             (row["noise_variance"], float(row["init_noise_variance"])): float(row["elbo_mean"])
@@ -176,7 +177,7 @@ def published(start):
 
 
 def draw(settings):
-    """Held-out ELBO and dimensions left, by remedy."""
+    """Draw the held-out ELBO and the active dimensions of each remedy."""
     rows = [len(setting.remedies) + 1 for setting in settings]
     picture, axes = figure(
         len(settings),
@@ -186,8 +187,8 @@ def draw(settings):
         squeeze=False,
     )
     titles = {
-        "held": "held: sigma2 = {noise:g}, too large",
-        "deep": "deep: {layers} hidden layers, too many",
+        "held": "held: sigma2 = {noise:g} is too large",
+        "deep": "deep: {layers} hidden layers are too many",
     }
     for setting, (elbo, dimensions) in zip(settings, axes, strict=True):
         how = {**setting.how, "layers": len(setting.how["layers"])}
@@ -195,8 +196,8 @@ def draw(settings):
         _draw_elbo(setting, elbo)
         _draw_dimensions(setting, dimensions)
     picture.suptitle(
-        "In the time of the collapsed training, init='ppca' with sigma2 in closed form\n"
-        "cures either collapse; annealing cures neither (medians and ranges of the seeds)"
+        "In equal training time, init='ppca' with closed-form sigma2 cures both kinds of collapse\n"
+        "and annealing cures neither (medians and ranges over seeds)"
     )
     return picture
 
@@ -211,7 +212,7 @@ def _draw_elbo(setting, axes):
     bar, nothing = setting.bars["held_out"], medians[UNTREATED]
     top = max(*medians.values(), bar)
     span = top - nothing
-    # One that is far below would hide the others.
+    # A remedy far below the others is drawn as an arrow.
     least = max(
         min(setting.values(name).min() for name in names) - 0.06 * span, nothing - 0.6 * span
     )
@@ -268,11 +269,11 @@ def _draw_dimensions(setting, axes):
     axes.set_yticks([])
     axes.set_xlim(0, 1.15 * k)
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_xlabel(f"dimensions left of {k}")
+    axes.set_xlabel(f"active dimensions of {k}")
 
 
 def main():
-    """Both settings."""
+    """Run both settings."""
     study = Study(__doc__)
     scale, paths = SCALES[study.arguments.scale], study.arguments.data
     claims, settings = Claims(study.arguments.scale), []

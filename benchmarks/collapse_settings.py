@@ -24,9 +24,10 @@ FREE_BITS = 0.1
 
 
 def remedies(name, how, noise, variance):
-    """Of a setting: parameters of each remedy, and words of `diagnose` that advise just that.
+    """Return the parameters of each remedy and the words of `diagnose` that advise it.
 
-    `noise` is pPCA's noise variance, `variance` that of the data. A warm-up is a share of epochs.
+    `noise` is pPCA's noise variance, `variance` that of the data, and a KL warm-up is a fraction of
+    the epochs.
     """
     gradient, anneal = {"noise_update": "gradient"}, {"kl_warmup_epochs": 0.1}
     if name == "held":
@@ -62,28 +63,28 @@ def remedies(name, how, noise, variance):
 
 
 def now(device):
-    """Seconds of this process; on a GPU of the wall."""
+    """Return the processor time in seconds, or the wall time on a GPU."""
     on_gpu = torch.cuda.is_available() and str(device) != "cpu"
     return time.perf_counter() if on_gpu else time.process_time()
 
 
 class Clock(Callback):
-    """Records the seconds of each epoch."""
+    """Callback that records the time of each epoch."""
 
     def __init__(self, device):
         self.device = device
 
     def on_epoch_begin(self, net, **kwargs):
-        """Start."""
+        """Start the clock."""
         self.start = now(self.device)
 
     def on_epoch_end(self, net, **kwargs):
-        """Stop."""
+        """Record the time."""
         net.history.record("time", now(self.device) - self.start)
 
 
 def build(device, max_epochs, **parameters):
-    """The model, with a clock."""
+    """Build the model with a clock."""
     if "kl_warmup_epochs" in parameters:
         warmup = max(1, round(parameters["kl_warmup_epochs"] * max_epochs))
         parameters = {**parameters, "kl_warmup_epochs": warmup}
@@ -92,19 +93,19 @@ def build(device, max_epochs, **parameters):
 
 
 def measure(X, device, checkpoint, rounds, epochs, cases):
-    """Seconds of an epoch and of the rest of a fit, for each case; the least of all rounds."""
-    found = {name: ([], []) for name in cases}
+    """Measure the time of an epoch and of the rest of a fit, as minima over all rounds."""
+    times = {name: ([], []) for name in cases}
     for _ in range(rounds):
         for name, parameters in cases.items():
             vae, start = build(device, epochs, random_state=0, **parameters), now(device)
             taken = list(vae.fit(X).history_["time"])
-            found[name][0].extend(taken)
-            found[name][1].append(now(device) - start - sum(taken))
-    return {name: {"epoch": min(a), "rest": min(b)} for name, (a, b) in found.items()}
+            times[name][0].extend(taken)
+            times[name][1].append(now(device) - start - sum(taken))
+    return {name: {"epoch": min(a), "rest": min(b)} for name, (a, b) in times.items()}
 
 
 def equal_time(costs, epochs):
-    """Epochs of each remedy in the time that the untreated model takes for so many."""
+    """Return the epochs of each remedy in the time of `epochs` of the untreated model."""
     whole = costs[UNTREATED]["rest"] + epochs * costs[UNTREATED]["epoch"]
     return {
         name: max(1, round((whole - cost["rest"]) / cost["epoch"])) for name, cost in costs.items()
@@ -112,7 +113,7 @@ def equal_time(costs, epochs):
 
 
 def train(X, held_out, device, checkpoint, remedy, **parameters):
-    """Fit, score, diagnose."""
+    """Fit, score and diagnose a model."""
     vae = build(device, checkpoint=checkpoint, **parameters).fit(X)
     report = diagnose(vae, X)
     return {
@@ -128,30 +129,34 @@ def train(X, held_out, device, checkpoint, remedy, **parameters):
 
 
 def reconstruct(X, device, checkpoint, **parameters):
-    """What `diagnose` finds in an autoencoder."""
+    """Fit and diagnose an autoencoder."""
     model = DeepAutoencoder(device=device, checkpoint=checkpoint, **parameters).fit(X)
     report = diagnose(model, X)
     return {"categories": report.categories, **report.numbers}
 
 
 class Setting:
-    """Rows, remedies, epochs and results of a setting.
+    """Data, remedies, epochs and results of a setting.
 
     Attributes
     ----------
     bars : dict of str to float
-        pPCA's log-likelihood of the training rows ("elbo") and those held out ("held_out"); as all
-        scores that of pixels, in nats an image.
-    remedies, epochs, found : dict
-        Of remedies, in one order: parameters and words of advice, epochs, runs of each seed.
+        pPCA's log-likelihood of the training samples ("elbo") and the held-out samples
+        ("held_out"). All scores are densities of pixels, in nats per image.
+    remedies : dict
+        Parameters and words of advice of each remedy.
+    epochs : dict
+        Number of epochs of each remedy.
+    results : dict
+        Results of each remedy, one per seed.
     """
 
     def __init__(self, study, name, paths, rows, seeds, measured, **how):
         self.name, self.how = name, how
         self._load(paths, *rows)
-        # Rounded, since the last digits depend on the machine, and runs are found by settings.
-        found = (self.ppca.noise_variance_, self.X.var(axis=0).mean())
-        self.remedies = remedies(name, how, *(float(f"{value:.6g}") for value in found))
+        # Rounded, because the settings identify stored runs and must not depend on the machine.
+        variances = (self.ppca.noise_variance_, self.X.var(axis=0).mean())
+        self.remedies = remedies(name, how, *(float(f"{value:.6g}") for value in variances))
         self.networks = {
             "n_components": how["k"],
             "hidden_layer_sizes": how["layers"],
@@ -169,7 +174,7 @@ class Setting:
             for name, parameters in cases.items()
         ]
         runs = study.runs(train, settings, self.X, self.held_out)
-        self.found = {name: runs[i :: len(cases)] for i, name in enumerate(cases)}
+        self.results = {name: runs[i :: len(cases)] for i, name in enumerate(cases)}
 
     def _load(self, paths, n_train, n_test):
         images, _ = load_images(paths)
@@ -191,30 +196,31 @@ class Setting:
         }
 
     def values(self, remedy, what="held_out"):
-        """Of each seed."""
-        return np.array([run[what] for run in self.found[remedy]]) + self._shift.get(what, 0.0)
+        """Return a result of a remedy for each seed."""
+        return np.array([run[what] for run in self.results[remedy]]) + self._shift.get(what, 0.0)
 
     def gain(self, remedy):
-        """Nats of held-out rows over the untreated model, medians."""
+        """Return the gain in held-out ELBO over the untreated model, from medians."""
         return float(np.median(self.values(remedy)) - np.median(self.values(UNTREATED)))
 
     def diagnosis(self, remedy):
-        """Categories that `diagnose` finds in some of the runs."""
-        return ", ".join(sorted({name for run in self.found[remedy] for name in run["categories"]}))
+        """Return the categories that `diagnose` finds in at least one run."""
+        categories = {name for run in self.results[remedy] for name in run["categories"]}
+        return ", ".join(sorted(categories))
 
     def advises(self, remedy):
-        """Whether `diagnose` does, of the untreated model, in texts that set nothing else."""
+        """Return whether `diagnose` advises just this remedy for the untreated model."""
         _, *words = self.remedies[remedy]
         texts = [
             text
-            for run in self.found[UNTREATED]
+            for run in self.results[UNTREATED]
             for text in run["advice"]
             if set(re.findall(r"\w+=[^\s,]+", text)) <= set(words)
         ]
         return bool(words) and all(any(word in text for text in texts) for word in words)
 
     def table(self):
-        """All remedies, after pPCA."""
+        """Return a table of pPCA and all remedies."""
         table = Table(
             "remedy",
             "advised",
@@ -224,7 +230,7 @@ class Setting:
             "range",
             "gain",
             "training ELBO",
-            "dimensions left",
+            "active dimensions",
             "sigma2",
             "diagnosis",
         )
@@ -250,6 +256,6 @@ class Setting:
 
 
 def spread(values, form="g"):
-    """Least and greatest, in words."""
+    """Describe the range of values."""
     low, high = (f"{value:{form}}" for value in (np.min(values), np.max(values)))
     return low if low == high else f"{low} to {high}"

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: their options, paired timing, peak memory, verdicts."""
+"""Shared code of the benchmarks: options, paired timing, peak memory and verdicts."""
 
 import argparse
 import gc
@@ -11,19 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-# What scikit-learn's array_api_dispatch needs to be set before scipy is imported.
+# scikit-learn's array_api_dispatch requires it before scipy is imported.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
 
 def parse_arguments(doc, scales=("full", "smoke"), **options):
-    """--scale, --repeats and --data, and what `options` adds; `doc` is the script's claim.
+    """Parse --scale, --repeats, --data and further `options`.
 
-    The first of the scales is the one where none is said; `options` may have its own --data.
+    The first line of `doc` is the description, and the first scale is the default. `options` can
+    redefine --data.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--scale", choices=scales, default=scales[0])
-    parser.add_argument("--repeats", type=int, help="paired runs; the median is printed")
-    one_file = {"type": Path, "help": "an .npz file with the rows in X"}
+    parser.add_argument("--repeats", type=int, help="number of paired runs, for medians")
+    one_file = {"type": Path, "help": "an .npz file with the samples in X"}
     for name, keywords in {"data": one_file, **options}.items():
         parser.add_argument(f"--{name}", **keywords)
     arguments = parser.parse_args()
@@ -33,14 +34,14 @@ def parse_arguments(doc, scales=("full", "smoke"), **options):
 
 
 def load_rows(path):
-    """X of an .npz file as float64 rows, one a sample."""
+    """Load X of an .npz file as a float64 array of shape (n_samples, n_features)."""
     with np.load(path) as file:
         X = file["X"]
     return X.reshape(len(X), -1).astype(np.float64)
 
 
 def make_rows(n, d, k):
-    """k directions of standard deviation 10 to 1 in noise of 0.5, with a mean."""
+    """Draw samples with k directions of standard deviation 10 to 1 and noise of 0.5."""
     rng = np.random.default_rng(0)
     W = np.linalg.qr(rng.normal(size=(d, k)))[0] * np.geomspace(10, 1, k)
     X = rng.normal(size=(n, k)) @ W.T
@@ -49,7 +50,7 @@ def make_rows(n, d, k):
 
 
 def seconds(function, before=None):
-    """Wall time of one call, after one of `before`, which does not count."""
+    """Measure the wall time of one call; `before` is called first and does not count."""
     if before is not None:
         before()
     gc.collect()
@@ -59,10 +60,11 @@ def seconds(function, before=None):
 
 
 def paired_times(ours, theirs, repeats, before=None):
-    """Median seconds of both, and the median of their ratios, run in turn after one warm-up.
+    """Return the median times of two functions and the median of their ratios.
 
-    The order within a pair alternates, so that neither always finds the caches of the other. With
-    `before`, which is called before each, there is no warm-up.
+    They run in turn after one warm-up. The order within a pair alternates, because the second
+    function finds the caches of the first. With `before`, which is called before each run, there is
+    no warm-up.
     """
     if before is None:
         ours(), theirs()
@@ -78,7 +80,7 @@ def paired_times(ours, theirs, repeats, before=None):
 
 
 def peak_megabytes(function):
-    """Largest memory that Python and NumPy hold at once during one call, beyond the start."""
+    """Measure the peak memory of Python and NumPy during one call, in MiB above the start."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -89,9 +91,9 @@ def peak_megabytes(function):
 
 
 class Verdict:
-    """Collects claims; a failed one makes the script exit non-zero.
+    """Collection of claims; the script exits with status 1 if one fails.
 
-    At smoke scale a claim about time is printed and does not decide.
+    At smoke scale, claims about time are printed but cannot fail.
     """
 
     def __init__(self, scale):
@@ -106,7 +108,7 @@ class Verdict:
             self.failed.append(text)
 
     def exit(self):
-        """Leave with status 1 if a claim failed."""
+        """Exit with status 1 if a claim failed."""
         if self.failed:
-            sys.exit(f"{len(self.failed)} of the claims failed: " + "; ".join(self.failed))
-        print("every claim that decides at this scale holds")
+            sys.exit(f"{len(self.failed)} claims failed: " + "; ".join(self.failed))
+        print("all claims that are decided at this scale hold")

@@ -1,27 +1,27 @@
 """Dai, Wang and Wipf (2020), figures 1 and 2: networks too deep to train make a VAE collapse.
 
-Claims, about the errors of the training rows (mean squared error a feature):
+The claims are about errors of the training samples, the mean squared error per feature.
 
-- Figure 1: the error of a deterministic autoencoder rises where its networks are too deep, though
-  they contain the shallower ones. The error of a VAE with the same networks, in expectation over
-  q, is above the autoencoder's (eq. 8) and rises with it, and a warm-up of the KL does not change
-  that. Fully connected, plain convolutional and residual networks.
-- The implicit gamma* (eq. 10), the noise variance that is best given the networks, is that error of
-  the VAE: it grows with depth, and the autoencoder's error is its lower limit.
-- Figure 2: posterior standard deviations go toward 1 as depth grows.
-- Posteriors that are not Gaussian are no cure: importance-weighted bound, Sylvester flows.
-- Not in the paper: the rise is one of optimisation, since it depends on the first weights, and
-  with `init="ppca"`, which begins where the linear model ends, the deepest networks are better than
-  pPCA.
+- Figure 1: the error of a deterministic autoencoder rises if its networks are too deep, although
+  they contain the shallower ones. The expected error over q of a VAE with the same networks is
+  above the autoencoder's (eq. 8) and rises with it. A KL warm-up does not change that. The networks
+  are fully connected, plain convolutional or residual.
+- The implicit gamma* (eq. 10), the best noise variance for the networks, is that error of the VAE.
+  It grows with depth, and the autoencoder's error is its lower limit.
+- Figure 2: posterior standard deviations approach 1 as depth grows.
+- Other bounds and posteriors, the importance-weighted bound and Sylvester flows, are no cure.
+- Not in the paper: the rise is an optimization problem, because it depends on the initial weights.
+  With `init="ppca"`, which starts at the linear model, the deepest networks are better than pPCA.
 
     python benchmarks/dai2020_depth.py [--scale cpu] [--data FASHION.npz CIFAR.npz FACES.npz]
         [--only fc start variants conv residual] [--output FOLDER] [--jobs 2] [--minutes 9]
     python benchmarks/dai2020_depth.py --scale full \\
         --data fashion_mnist cifar10 cifar100 svhn celeba64
 
-The first of --data is for fully connected networks, the others (or it, alone) for convolutions, at
-most 32 pixels wide; names are those of `sklearn_vae.datasets.fetch_...`. The errors of convolutions
-are divided by that of the shallowest autoencoder and averaged over the sets. Without --data: digits.
+The first data set of --data is for fully connected networks, the others, if any, are for
+convolutions, reduced to at most 32 pixels. Names are those of `sklearn_vae.datasets.fetch_...`. The
+errors of convolutions are divided by that of the shallowest autoencoder and averaged over the data
+sets. Without --data, scikit-learn's digits are used.
 """
 
 import sys
@@ -38,19 +38,20 @@ from sklearn_vae import PPCA, datasets
 PARTS = ("fc", "start", "variants", "conv", "residual")
 CONV_MODELS = ("AE", "VAE")
 
-# What the paper's text leaves out is from its authors' public code of those years (TwoStageVAE): k,
-# batches, Adam's rate, log gamma a parameter that starts at 0 with pixels in [0, 1]. Channels,
-# epochs and the share of the KL warm-up are ours. At the scales below "full" the noise is learned in
-# closed form: at these rates log gamma could not move far enough in so few steps. In training it is
-# then held at pPCA's as long as the networks are worse than pPCA, and gamma* is found afterwards.
+# Settings that the paper does not give are from the authors' code of that time (TwoStageVAE): k,
+# batch size, Adam's learning rate, and log gamma as a parameter that starts at 0 for pixels in
+# [0, 1]. Channels, epochs and the length of the KL warm-up are ours. Below the scale "full", the
+# noise is learned in closed form, because log gamma could not move far enough in so few steps. It
+# then stays at that of pPCA while the networks are worse than pPCA, and gamma* is computed after
+# training.
 PAPER = {"n_components": 64, "batch_size": 64, "learning_rate": 1e-4, "random_state": 0}
 PAPER_NOISE = {"noise_update": "gradient", "noise_variance_init": 1.0}
 SMALL = {"n_components": 6, "batch_size": 32, "learning_rate": 3e-3, "random_state": 0}
 
 DEPTHS = (1, 2, 4, 6, 8, 10)
-# "n": images of the fully connected networks, and of each set for convolutions; "depths" of AE and
-# VAE, of the other models of figure 1, of other first weights, of other bounds and posteriors;
-# "convolutions" a scale; "residual": blocks a scale, and convolutions a block.
+# "n": images for the fully connected networks, and per data set for convolutions. "depths": of AE
+# and VAE, the other models of figure 1, other initial weights, and other bounds and posteriors.
+# "convolutions": per scale. "residual": blocks per scale, and convolutions per block.
 SCALES = {
     "full": {
         "n": (None, None),
@@ -87,9 +88,9 @@ SCALES = {
 
 
 def images(name, n, widest):
-    """n rows of pixels in [0, 1], float32, and the shape of an image; of a file, or fetched.
+    """Load or fetch n images of float32 pixels in [0, 1] and their shape.
 
-    Wider ones than `widest` become averages of 2 x 2 pixels, as often as it takes.
+    Images wider than `widest` are reduced by averages over 2 x 2 pixels.
     """
     fetch = getattr(datasets, f"fetch_{name}", None)
     if name is None or Path(name).exists():
@@ -98,7 +99,7 @@ def images(name, n, widest):
         found = fetch()
         X, shape = found.data, found.image_shape
     else:
-        sys.exit(f"--data must be .npz files or names of sets that can be fetched, got {name}.")
+        sys.exit(f"--data must be .npz files or names of data sets to fetch, got {name}.")
     largest = np.float32(16 if name is None else 255)
     blocks = []
     for rows in np.array_split(X[:n], range(1000, len(X[:n]), 1000)):
@@ -112,14 +113,14 @@ def images(name, n, widest):
 
 
 class Fits:
-    """Results by (data, family, model, start, blocks, depth), as runs of a study give them."""
+    """Results of runs by (data, family, model, start, blocks, depth)."""
 
     def __init__(self, study, settings):
         self.study, self.settings = study, settings
         self.found, self.variances = {}, {}
 
     def add(self, name, X, shape, family, points):
-        """Runs for one set of images; points are (model, start, blocks, depth)."""
+        """Add runs for one data set; points are (model, start, blocks, depth)."""
         common = {"family": family, "image_shape": shape}
         common |= self.settings["fc" if family == "fc" else "conv"]
         keys = ("model", "start", "blocks", "depth")
@@ -131,7 +132,7 @@ class Fits:
         }
 
     def shallowest(self, family):
-        """The error of the shallowest autoencoder, by set of images."""
+        """Return the error of the shallowest autoencoder for each data set."""
         errors = {}
         for (name, kind, *point, depth), result in self.found.items():
             if kind == family and point == ["AE", FIRST[family], 1]:
@@ -139,7 +140,7 @@ class Fits:
         return {name: by_depth[min(by_depth)] for name, by_depth in errors.items()}
 
     def curve(self, model, family="fc", start=None, blocks=1, what="error"):
-        """Values by depth; of convolutions averages of errors over the shallowest autoencoder's."""
+        """Return values by depth; those of convolutions are relative errors, averaged over data."""
         wanted, curves = [model, start or FIRST[family], blocks], {}
         units = self.shallowest(family)
         for (name, kind, *point, depth), result in self.found.items():
@@ -147,19 +148,19 @@ class Fits:
                 value = result[what] if family == "fc" else result[what] / units[name]
                 curves.setdefault(depth, []).append(value)
         curves = dict(sorted(curves.items()))
-        if family == "fc":  # of one set of images
+        if family == "fc":  # one data set only
             return {depth: value for depth, (value,) in curves.items()}
         return {depth: float(np.mean(values)) for depth, values in curves.items()}
 
     def error_of_the_mean(self, family):
-        """What the mean of the data has in place of the errors of `curve`."""
+        """Return the error of the mean of the data, in the units of `curve`."""
         units = self.shallowest(family)
         return float(np.mean([self.variances[name] / unit for name, unit in units.items()]))
 
     def table(self):
-        """All that was found."""
+        """Return a table of all results."""
         columns = ("error", "error_of_mean", "noise_variance", "elbo", "kl", "collapsed", "asleep")
-        named = (*columns[:-1], "scales above 0.9", "last noise variance in training")
+        named = (*columns[:-1], "scales above 0.9", "noise variance at the end of training")
         table = Table("data", "family", "model", "first weights", "blocks", "depth", *named)
         for key, result in self.found.items():
             (last,) = result.get("noise_variances", [None])[-1:]
@@ -168,27 +169,27 @@ class Fits:
 
 
 def started(model):
-    """The first weights of fully connected networks."""
+    """Return the initial weights of fully connected networks."""
     return "ppca" if model == CURE else FIRST["fc"]
 
 
 def text(curve):
-    """A curve in words."""
+    """Describe a curve."""
     return ", ".join(f"{value:.4f} ({depth})" for depth, value in curve.items())
 
 
 def rise(curve):
-    """The error of the deepest over the least of all that are not deeper."""
+    """Return the error of the deepest network divided by the smallest error."""
     values = list(curve.values())
     return values[-1] / min(values)
 
 
 def claim_fully_connected(fits, claims):
-    """Figure 1 (left), gamma* and figure 2."""
+    """Check the claims about figure 1 (left), gamma* and figure 2."""
     ae, vae, warm = (fits.curve(model) for model in MODELS if model != CURE)
     for model, curve in (("AE", ae), ("VAE", vae), ("VAE, KL warm-up", warm)):
         claims.add(
-            f"figure 1, fully connected: the error of the {model} rises in the end",
+            f"figure 1, fully connected: the error of the {model} rises with the largest depths",
             "falls, then rises",
             text(curve),
             rise(curve) > 1.1,
@@ -196,15 +197,15 @@ def claim_fully_connected(fits, claims):
     course = fits.curve("AE", what="errors")[max(ae)]
     fall = 1.0 - course[-1] / course[-1 - len(course) // 5]
     claims.add(
-        f"the AE with {max(ae)} layers is stuck: fall of its error in the last fifth of the epochs",
-        "a bad local minimum, or plateau",
+        f"the AE with {max(ae)} layers is stuck: decrease of its error in the last fifth of epochs",
+        "a bad local minimum or plateau",
         f"{100 * fall:.1f} %",
         fall < 0.01,
         decides=False,
     )
     ratios = {depth: min(vae[depth], warm.get(depth, np.inf)) / ae[depth] for depth in ae}
     claims.add(
-        "eq. 8: the VAE's error over the AE's, the lesser of with and without warm-up",
+        "eq. 8: the VAE's error divided by the AE's, with or without warm-up, whichever is smaller",
         "at least 1",
         text(ratios),
         min(ratios.values()) > 0.999,
@@ -226,17 +227,17 @@ def claim_fully_connected(fits, claims):
 
 
 def claim_cure(fits, claims, ppca):
-    """What `init="ppca"` does to the rise."""
+    """Check the claims about `init="ppca"`."""
     vae, start = (fits.curve(model, start=started(model)) for model in ("VAE", CURE))
     claims.add(
-        f"init='ppca': the error at each depth, beside pPCA's ({ppca.noise_variance_:.4f})",
+        f"init='ppca': the error at each depth, compared with pPCA's ({ppca.noise_variance_:.4f})",
         "not in the paper",
         text(start),
         max(start.values()) < ppca.noise_variance_,
     )
     deepest = max(start)
     claims.add(
-        "init='ppca': the error of the deepest VAE over that from random weights",
+        "init='ppca': the error of the deepest VAE divided by that from random weights",
         "not in the paper",
         f"{start[deepest] / vae[deepest]:.3f}",
         start[deepest] < vae[deepest],
@@ -244,24 +245,24 @@ def claim_cure(fits, claims, ppca):
 
 
 def claim_starts(fits, claims):
-    """What the first weights do to the rise."""
+    """Check the claim about initial weights."""
     curves = {start: fits.curve("AE", start=start) for start in ("torch", "glorot", "he")}
     deepest = max(curves["torch"])
     errors = {start: curve[deepest] for start, curve in curves.items() if deepest in curve}
     claims.add(
-        f"the rise is one of optimisation: the AE's error at depth {deepest}, by first weights",
-        "not in the paper; it contains the shallower ones",
+        f"the rise is an optimization problem: AE error at depth {deepest}, by initial weights",
+        "not in the paper; the network contains the shallower ones",
         ", ".join(f"{error:.4f} ({start})" for start, error in errors.items()),
         max(errors.values()) > 1.1 * min(errors.values()),
     )
 
 
 def claim_variants(fits, claims):
-    """The bound and the posteriors that are not those of figure 1."""
+    """Check the claims about other bounds and posteriors."""
     for model in VARIANTS:
         curve = fits.curve(model)
         claims.add(
-            f"supplement: the error of the VAE with {model} rises too",
+            f"supplement: the error of the VAE with {model} also rises",
             "no cure",
             text(curve),
             rise(curve) > 1.1,
@@ -269,18 +270,18 @@ def claim_variants(fits, claims):
 
 
 def claim_convolutions(fits, claims, decides):
-    """Figure 1, middle."""
+    """Check the claims about figure 1, middle."""
     ae, vae = (fits.curve(model, "conv") for model in CONV_MODELS)
     for model, curve in (("AE", ae), ("VAE", vae)):
         claims.add(
-            f"figure 1, convolutions: the normalised error of the {model} rises in the end",
+            f"figure 1, convolutions: the relative error of the {model} rises with the largest depths",
             "falls, then rises",
             text(curve),
             rise(curve) > 1.1,
             decides=decides,
         )
     claims.add(
-        "eq. 8, convolutions: the VAE's error over the AE's",
+        "eq. 8, convolutions: the VAE's error divided by the AE's",
         "at least 1",
         text({depth: vae[depth] / ae[depth] for depth in ae}),
         min(vae[depth] / ae[depth] for depth in ae) > 0.999,
@@ -289,12 +290,12 @@ def claim_convolutions(fits, claims, decides):
 
 
 def claim_residual(fits, claims, blocks, decides):
-    """Figure 1, right."""
+    """Check the claims about figure 1, right."""
     for n in blocks:
         curve = fits.curve("AE", "residual", blocks=n)
         claims.add(
-            f"figure 1, residual, {n} block(s) a scale: normalised error by convolutions a block",
-            "rises in the end",
+            f"figure 1, residual, {n} block(s) per scale: relative error by convolutions per block",
+            "rises with the largest depths",
             text(curve),
             rise(curve) > 1.02,
             decides=decides and n == max(blocks),
@@ -302,7 +303,7 @@ def claim_residual(fits, claims, blocks, decides):
 
 
 def run_parts(study, parts, X, names):
-    """Train what the parts need: X is for fully connected networks, `names` for the others."""
+    """Run the parts: X is for fully connected networks, `names` are data sets for the others."""
     settings = SCALES[study.arguments.scale]
     fits, depths = Fits(study, settings), settings["depths"]
     if "fc" in parts:
@@ -334,13 +335,13 @@ def run_parts(study, parts, X, names):
 
 
 def label(name):
-    """Of a set of images."""
+    """Return the name of a data set."""
     return "digits" if name is None else Path(name).stem
 
 
 def main():
-    """The parts that are asked for."""
-    chosen = {"nargs": "+", "choices": PARTS, "default": PARTS, "help": "all if not given"}
+    """Run the chosen parts."""
+    chosen = {"nargs": "+", "choices": PARTS, "default": PARTS, "help": "parts; by default all"}
     study = Study(__doc__, only=chosen)
     arguments = study.arguments
     parts, settings = arguments.only, SCALES[arguments.scale]

@@ -6,7 +6,7 @@ from study import figure
 
 from sklearn_vae.plot import PosteriorScaleDisplay
 
-# Okabe and Ito's colours; a marker as well, for print.
+# Colors of Okabe and Ito, with markers for print.
 STYLES = {
     "AE": ("#000000", "o-"),
     "VAE": ("#0072b2", "s-"),
@@ -24,7 +24,7 @@ BLOCK_COLORS = ("#0072b2", "#e69f00", "#009e73")
 
 
 def lines(ax, curves):
-    """Errors by depth; those of no depth are left out."""
+    """Draw errors by depth; empty curves are skipped."""
     depths = set()
     for curve, (color, style), label in curves:
         if curve:
@@ -34,13 +34,13 @@ def lines(ax, curves):
 
 
 def of_models(fits, models):
-    """Curves of fully connected networks."""
+    """Return the curves of fully connected networks."""
     for model in models:
         yield fits.curve(model, start="ppca" if model == CURE else None), STYLES[model], model
 
 
 def compared(ax, ppca, variance, what):
-    """A logarithmic axis of errors, with those of pPCA and of the mean."""
+    """Set up a logarithmic axis of errors, with those of pPCA and of the mean."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     ax.axhline(ppca.noise_variance_, color="0.45", linestyle=":", label=r"pPCA's $\sigma^2$")
@@ -53,14 +53,14 @@ def compared(ax, ppca, variance, what):
 
 
 def fully_connected(ax, fits, ppca, variance):
-    """Figure 1, left."""
+    """Draw figure 1, left."""
     lines(ax, of_models(fits, MODELS))
-    compared(ax, ppca, variance, "squared error a pixel, in training")
-    ax.set_title("Deeper networks are worse, though they\ncontain the shallower ones")
+    compared(ax, ppca, variance, "training error (squared, per pixel)")
+    ax.set_title("Deeper networks are worse, although they\ncontain the shallower ones")
 
 
 def implicit_noise(ax, fits, ppca, variance):
-    """gamma* of all VAEs above the autoencoder's error."""
+    """Draw gamma* of all VAEs above the autoencoder's error."""
     curves, floor = [*of_models(fits, ("VAE", *VARIANTS, CURE))], fits.curve("AE")
     lines(ax, curves)
     low = 0.7 * min(v for curve in (floor, *(c for c, *_ in curves)) for v in curve.values())
@@ -73,48 +73,48 @@ def implicit_noise(ax, fits, ppca, variance):
 
 
 def first_weights(ax, fits, ppca, variance):
-    """The same networks from other first weights."""
+    """Draw the errors of the same networks with other initial weights."""
     starts = [(fits.curve("AE", start=s), style, label) for s, (style, label) in STARTS.items()]
     lines(ax, [*starts, *of_models(fits, [CURE])])
-    compared(ax, ppca, variance, "squared error a pixel, in training")
-    ax.set_title("The rise depends on the first weights")
+    compared(ax, ppca, variance, "training error (squared, per pixel)")
+    ax.set_title("The rise depends on the initial weights")
 
 
 def convolutions(ax, fits):
-    """Figure 1, middle."""
+    """Draw figure 1, middle."""
     lines(ax, [(fits.curve(model, "conv"), STYLES[model], model) for model in ("AE", "VAE")])
     ax.axhline(fits.error_of_the_mean("conv"), color="0.7", zorder=0, label="mean of the data")
-    ax.set(xlabel="convolutions a scale", ylabel="training error / the shallowest AE's")
+    ax.set(xlabel="convolutions per scale", ylabel="training error / that of the shallowest AE")
     ax.set_title("Plain convolutions")
 
 
 def residual(ax, fits):
-    """Figure 1, right."""
+    """Draw figure 1, right."""
     numbers = sorted({blocks for _, family, _, _, blocks, _ in fits.found if family == "residual"})
     lines(
         ax,
         [
-            (fits.curve("AE", "residual", blocks=n), (color, "o-"), f"AE, {n} a scale")
+            (fits.curve("AE", "residual", blocks=n), (color, "o-"), f"AE, {n} per scale")
             for n, color in zip(numbers, BLOCK_COLORS, strict=False)
         ],
     )
-    ax.set(xlabel="convolutions a block", ylabel="training error / the shallowest AE's")
+    ax.set(xlabel="convolutions per block", ylabel="training error / that of the shallowest AE")
     ax.set_title("Residual blocks")
 
 
 def scales(ax, fits):
-    """Figure 2."""
+    """Draw figure 2."""
     curve = fits.curve("VAE", what="scales")
     depths = list(curve)
     shown = sorted({depths[0], depths[len(depths) // 2], depths[-1]})
     named = {f"{d} hidden layer{'s' if d > 1 else ''}": np.array(curve[d]) for d in shown}
     PosteriorScaleDisplay.from_results(named, ax=ax)
-    ax.get_legend().remove()  # among the bars there is room for it
-    ax.set_title("Posterior scales of the VAE go to the prior's")
+    ax.get_legend().remove()  # it fits between the bars instead
+    ax.set_title("Posterior scales of the VAE approach the prior's")
 
 
 def draw(fits, parts, ppca, variance):
-    """A panel for each part that was run."""
+    """Draw a panel for each part."""
     errors = (fits, ppca, variance)
     panels = []
     if "fc" in parts:
@@ -135,9 +135,9 @@ def draw(fits, parts, ppca, variance):
     for (panel, what), ax in zip(panels, axes.flat, strict=False):
         panel(ax, *what)
         if ax.get_legend() is None:
-            compared_with = ax.get_yscale() == "log"  # there is room for it above
+            compared_with = ax.get_yscale() == "log"  # these axes have room at the top
             place = {"loc": "upper left", "ncols": 2} if compared_with else {"loc": "best"}
             ax.legend(frameon=False, fontsize="small", **place)
-    title = "Networks too deep to train: errors rise, posteriors of the VAE widen to the prior"
+    title = "Networks too deep to train: errors rise and posteriors widen to the prior"
     drawn.suptitle(title, fontsize="x-large")
     return drawn

@@ -1,4 +1,4 @@
-"""What dai2020_depth.py trains: autoencoders and VAEs of any depth, and what is kept of them."""
+"""Models and results of dai2020_depth.py: autoencoders and VAEs of any depth."""
 
 import math
 from collections.abc import Callable
@@ -22,18 +22,18 @@ CURE = "VAE, init='ppca'"
 MODELS = ("AE", "VAE", "VAE, KL warm-up", CURE)
 VARIANTS = ("IWAE", "Sylvester")
 
-# Parameters of DeepGaussianVAE; epochs of warm-up as a share of all.
+# Parameters of DeepGaussianVAE; warm-up epochs are a fraction of all.
 VAES = {
     "VAE": {},
     "VAE, KL warm-up": {"kl_warmup_epochs": 0.25},
-    CURE: {"init": "ppca", "noise_variance_init": None},  # its own
+    CURE: {"init": "ppca", "noise_variance_init": None},
     "IWAE": {"objective": "iwae", "n_mc_samples": 5},
     "Sylvester": {"variational_family": "sylvester"},
 }
 
-# First weights; the biases are 0 then. "glorot" is what TensorFlow's layers, in which the authors'
-# later code is written, begin with. "torch" leaves all to torch: uniform on +-1/sqrt(m) for m inputs,
-# a sixth of the variance that "he" has, which keeps the size of a signal through a relu.
+# Initial weights, with biases of 0. "glorot" is TensorFlow's default, as in the authors' later code.
+# "he" preserves the scale of a signal through a relu. "torch" is torch's default for weights and
+# biases, uniform on +-1/sqrt(m) for m inputs, which has a sixth of the variance of "he".
 STARTS = {
     "glorot": nn.init.xavier_uniform_,
     "he": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
@@ -41,36 +41,36 @@ STARTS = {
     "ppca": None,
 }
 
-# Of each family, where nothing else is said. At scale "cpu" plain convolutions, two a scale, stayed
-# at the mean of the data for all 800 steps with Glorot's weights, and learned at once with He's.
+# Default of each family. At scale "cpu" with two plain convolutions per scale, networks with Glorot
+# weights stayed at the mean of the data for all 800 steps, and with He weights they learned at once.
 FIRST = {"fc": "glorot", "conv": "he", "residual": "glorot"}
 
-# Rows whose posterior scales are kept of a run; a scale that says that its dimension tells nothing.
+# Number of samples whose posterior scales are stored, and the scale of an inactive dimension.
 KEPT_ROWS = 50
 ASLEEP = 0.9
 
 
 @dataclass(frozen=True)
 class Dense:
-    """Factory of fully connected encoders and decoders with hidden layers of these widths."""
+    """Factory of fully connected encoders and decoders with given widths."""
 
     widths: tuple[int, ...]
 
     def __call__(self, before, after):
-        """A new Module; `before` and `after` are numbers of features, or shapes of images."""
+        """Build a module; `before` and `after` are numbers of features or image shapes."""
         n_inputs, n_outputs = (int(np.prod(shape)) for shape in (before, after))
         return MLP(n_inputs, self.widths, n_outputs)
 
 
 @dataclass(frozen=True)
 class Started:
-    """A factory whose networks start with other weights; `start` is one of `STARTS`."""
+    """Factory of networks with other initial weights; `start` is one of `STARTS`."""
 
     factory: Callable[..., nn.Module]
     start: str
 
     def __call__(self, *shapes):
-        """A new Module of the factory."""
+        """Build a module and initialize its weights."""
         network, draw = self.factory(*shapes), STARTS[self.start]
         for layer in network.modules() if draw else ():
             if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
@@ -80,9 +80,10 @@ class Started:
 
 
 def networks(family, depth, blocks, start, width, channels):
-    """Parameters `encoder` and `decoder`, or hidden_layer_sizes of the estimators' own MLPs.
+    """Return `encoder` and `decoder`, or `hidden_layer_sizes` of the estimators' MLPs.
 
-    `depth` counts hidden layers ("fc"), convolutions a scale ("conv") or of a block ("residual").
+    `depth` is the number of hidden layers ("fc"), convolutions per scale ("conv") or convolutions
+    per block ("residual").
     """
     if family == "fc" and STARTS[start] is None:
         return {"hidden_layer_sizes": (width,) * depth}
@@ -113,9 +114,9 @@ def train(
     noise=None,
     **parameters,
 ):
-    """One run: its training error in the units of X, and of a VAE what became of its latents.
+    """Train a model; return its training error in data units, and latents of a VAE.
 
-    `noise` are parameters of :class:`DeepGaussianVAE` of how the noise variance is learned.
+    `noise` are the parameters of :class:`DeepGaussianVAE` for the noise variance.
     """
     parameters |= networks(family, depth, blocks, start, width, channels)
     parameters |= {"image_shape": image_shape, "device": device, "checkpoint": checkpoint}
@@ -129,9 +130,9 @@ def train(
 
 
 def of_vae(vae, X):
-    """The implicit gamma*, E_q |x - mu(z)|^2 / d over the training rows, and the latent space.
+    """Return the implicit gamma*, E_q |x - mu(z)|^2 / d over training samples, and the latents.
 
-    gamma* is had from the noise part of the entropy gap, whose draws are those of `elbo_`.
+    gamma* follows from the noise part of the entropy gap, with the draws of `elbo_`.
     """
     d = vae.n_features_in_
     scales = np.sqrt(vae.posterior(X[:: max(1, len(X) // KEPT_ROWS)])[1])

@@ -1,26 +1,26 @@
 """Propositions 1 and 2 of Dai, Wang and Wipf (2020): a VAE caught at collapse, and its gamma'.
 
-Proposition 1: for every threshold alpha > 0 there are data of which the VAE with decoder
-pi_alpha(W z) + b, learned noise and free posteriors has a global minimum of minus the ELBO that
-reproduces them exactly, and beside it a bad local minimum: q(z|x) = p(z) and p(x) = N(mean,
-gammabar I). Here the data of `make_collapse_trap`: in closed form the minimum lies lower than
-anything in a ball about it, the decoder that made the data lower than both, and training by
-gradients from within the ball stays; with alpha = 0 it goes to probabilistic PCA.
+Proposition 1: consider a VAE with decoder pi_alpha(W z) + b, learned noise and free posteriors. For
+every threshold alpha > 0 there are data for which minus the ELBO has a global minimum that
+reproduces the data exactly, and also a bad local minimum with q(z|x) = p(z) and p(x) = N(mean,
+gammabar I). The script uses the data of `make_collapse_trap`. In closed form, the local minimum is
+lower than its surroundings in a ball, and the decoder that generated the data is lower than both.
+Gradient training that starts in the ball stays there. With alpha = 0 it reaches probabilistic PCA.
 
-Proposition 2: for a decoder whose expected error has Lipschitz gradients and grows with the
-deviations of q at some rate at least, there is a finite gamma' such that with the noise variance
-above it the trivial solution (the mean of the data, q = p) costs less. Here gamma' of the decoder
-that made the data, and the largest gamma' of any decoder of the family, found numerically for
-several alpha: for alpha = 0 that is the largest eigenvalue of the covariance, the noise above which
-pPCA collapses too; the more a decoder thresholds, the less noise makes it collapse. Training with
-the noise held fixed on either side of it shows the same.
+Proposition 2: consider a decoder whose expected error has Lipschitz gradients and grows at some
+minimal rate with the standard deviations of q. There is a finite gamma' such that the trivial
+solution (the mean of the data, q = p) is better if the noise variance is above it. The script
+computes gamma' of the decoder that generated the data, and numerically the largest gamma' of any
+decoder of the family for several alpha. For alpha = 0 it is the largest eigenvalue of the
+covariance, above which pPCA also collapses. The larger the threshold of a decoder, the less noise
+makes it collapse. Training with fixed noise below and above it shows the same.
 
-    python benchmarks/dai2020_trap.py [--scale cpu] [--data ROWS.npz] [--output FOLDER]
+    python benchmarks/dai2020_trap.py [--scale cpu] [--data SAMPLES.npz] [--output FOLDER]
         [--jobs 2] [--minutes 9]
 
---data takes other rows X, scaled to the average variance of the trap's: W of the data is then that
-of pPCA, and of the claims those that hold for any rows decide. A run is what one length |W|, one
-threshold or one training takes.
+--data takes other samples X, which are scaled to the average variance of the trap. W of the data is
+then that of pPCA, and only claims that hold for any data decide. A run covers one length |W|, one
+threshold or one training.
 """
 
 import math
@@ -41,12 +41,12 @@ SCALES = {  # directions, thresholds, ascents, epochs, seeds
     "cpu": (24, (0.0, 0.25, 0.5, 1.0, 2.0), 5, 2000, 3),
     "full": (90, (0.0, 0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0), 5, 4000, 10),
 }
-ALPHA = 1.0  # of the trap
+ALPHA = 1.0  # threshold of the trap
 BLUE, ORANGE = "#0072b2", "#d55e00"
 
 
 def directions(d, n):
-    """Unit vectors: in two dimensions round a half circle, else random."""
+    """Return unit vectors, on a half circle in two dimensions, otherwise random."""
     if d == 2:
         angles = np.linspace(0.0, np.pi, n, endpoint=False)
         return np.stack([np.cos(angles), np.sin(angles)], axis=1)[:, :, None]
@@ -55,7 +55,7 @@ def directions(d, n):
 
 
 def excess(elbo, W):
-    """Least minus ELBO of descents at this W, less that of collapse: noise, b and q are free."""
+    """Minimize -ELBO for this W over noise, b and q; return its excess over collapse."""
     best = -np.inf
     for share in (0.01, 0.1, 1.0):
         p = elbo.collapsed()._replace(loadings=W, noise_variance=share * elbo.average_variance)
@@ -65,18 +65,18 @@ def excess(elbo, W):
 
 
 def threshold_of(elbo, W):
-    """gamma' of a decoder, b at the mean of the rows; 0 where thresholds leave nothing of W z."""
+    """Compute gamma' of a decoder with b at the mean; 0 if the threshold makes W z vanish."""
     try:
         return elbo.collapse_threshold(elbo.collapsed()._replace(loadings=W))
-    except ValueError:  # W makes no difference
+    except ValueError:  # W has no effect
         return 0.0
 
 
 def largest_threshold(elbo, starts, n_ascents):
-    """The largest gamma' that ascents from the best of several decoders find, and its W.
+    """Find the largest gamma' and its W by ascents from the best of several decoders.
 
-    At gamma' of a decoder the best decoder is better than collapse, unless it is the same: so its
-    own gamma' is larger, and an ascent ends where no decoder nearby is better.
+    At gamma' of a decoder, any better decoder is better than collapse, so its own gamma' is larger.
+    An ascent ends if no decoder nearby is better.
     """
     found = []
     for W in sorted(starts, key=lambda W: -threshold_of(elbo, W))[:n_ascents]:
@@ -85,7 +85,7 @@ def largest_threshold(elbo, starts, n_ascents):
             there = elbo.best_posteriors(p._replace(noise_variance=gamma))
             p = elbo.maximise(there, hold=("noise_variance",))
             if np.linalg.norm(p.loadings) < 1e-3 * elbo.average_variance**0.5:
-                break  # the limit W -> 0, where rounding would decide
+                break  # in the limit W -> 0 rounding errors dominate
             before, gamma = gamma, elbo.collapse_threshold(p)
             if gamma < before * (1.0 + 1e-10):
                 break
@@ -94,19 +94,19 @@ def largest_threshold(elbo, starts, n_ascents):
 
 
 def about_collapse(X, ways, device, checkpoint, length):
-    """The excess of W of one length, for each direction."""
+    """Compute the excess over collapse of W with one length, for each direction."""
     elbo = SoftThresholdElbo(X, ALPHA)
     return {"excess": [excess(elbo, length * way) for way in ways]}
 
 
 def outlived(X, starts, device, checkpoint, threshold, n_ascents):
-    """The largest gamma' of any decoder with a threshold."""
+    """Find the largest gamma' of any decoder with a threshold."""
     gamma, length = largest_threshold(SoftThresholdElbo(X, threshold), starts, n_ascents)
     return {"gamma": gamma, "length": length}
 
 
 def train(X, W, device, checkpoint, threshold, epochs, seed, noise_variance=None):
-    """-ELBO of a VAE, its decoder from W on, its encoder a network; noise learned if not given."""
+    """Train a VAE whose decoder starts at W; return its -ELBO. Noise is learned by default."""
     scale = X.var(axis=0).mean() ** 0.5
 
     def decoder(n_components, output_shape):
@@ -137,12 +137,12 @@ def train(X, W, device, checkpoint, threshold, epochs, seed, noise_variance=None
 
 
 def proposition_1(study, elbo, made, ways, claims, known):
-    """The ball in closed form; the excess of each length over the directions."""
+    """Check proposition 1 in closed form; return the excess over collapse by length."""
     start = elbo.collapsed()._replace(means=elbo.rows[:, :1])
     still = start._replace(loadings=1e-2 * ways[0] * elbo.average_variance**0.5)
     moved = elbo.maximise(still, hold=("offset", "noise_variance", "means", "variances"))
     claims.add(
-        "P1: the gradient with respect to W vanishes near collapse",
+        "P1: the gradient in W vanishes near collapse",
         "a stationary point",
         f"W moves by {np.abs(moved.loadings - still.loadings).max():.1e}",
         np.array_equal(moved.loadings, still.loadings),
@@ -163,7 +163,7 @@ def proposition_1(study, elbo, made, ways, claims, known):
         own = elbo.best_posteriors(made._replace(noise_variance=noise * elbo.average_variance))
         bounds.append(-elbo.value(own))
     claims.add(
-        "P1: a decoder reproduces the data, its -ELBO unbounded as the noise goes to 0",
+        "P1: a decoder reproduces the data, and its -ELBO is unbounded as the noise goes to 0",
         "a global minimum that reproduces them",
         ", ".join(f"{bound:.3f}" for bound in bounds[1:])
         + f" at 1e-2, 1e-3, 1e-4 of gammabar; collapsed {bounds[0]:.3f}",
@@ -174,7 +174,7 @@ def proposition_1(study, elbo, made, ways, claims, known):
 
 
 def proposition_2(study, elbo, made, ways, claims, known):
-    """gamma' of one decoder, and the largest of all for each threshold."""
+    """Check proposition 2; return the largest gamma' for each threshold."""
     X, unit = elbo.rows, elbo.average_variance**0.5
     _, thresholds, n_ascents, *_ = SCALES[study.arguments.scale]
     gamma = elbo.collapse_threshold(made)
@@ -186,7 +186,7 @@ def proposition_2(study, elbo, made, ways, claims, known):
     ladder = gamma * np.geomspace(1e-2, 1e2, 20)
     gains = np.array([gain(noise) for noise in ladder])
     claims.add(
-        "P2: gamma' of one decoder (W of the data): collapse costs less above, and only there",
+        "P2: gamma' of one decoder (W of the data): collapse is better above it, and only there",
         "a finite gamma'",
         f"gamma' = {gamma:.6f}, {gamma / elbo.average_variance:.3f} gammabar",
         0.0 < gamma < math.inf and ((gains > 0) == (ladder < gamma)).all(),
@@ -202,20 +202,20 @@ def proposition_2(study, elbo, made, ways, claims, known):
     drawn = unit * np.random.default_rng(1).normal(size=(10 * len(ways), *made.loadings.shape))
     others = max(threshold_of(elbo, W) for W in [made.loadings, *drawn])
     claims.add(
-        f"P2: of the data's decoder and {len(drawn)} drawn at random none outlives the largest gamma'",
+        f"P2: gamma' of the data's decoder and {len(drawn)} random ones is not above the largest",
         "not published",
         f"{others:.6f} at most, the largest found {largest[ALPHA]:.6f}",
         others <= largest[ALPHA],
     )
     top = np.linalg.eigvalsh(np.cov(X.T, bias=True))[-1]
     claims.add(
-        "P2, section 4: with alpha = 0 every decoder has collapsed above the largest eigenvalue",
-        f"it does; lambda_1 computed: {top:.6f}",
+        "P2, section 4: with alpha = 0 every decoder collapses above the largest eigenvalue",
+        f"it does; computed lambda_1: {top:.6f}",
         f"{largest[0.0]:.6f}",
         abs(largest[0.0] / top - 1.0) < 1e-4,
     )
     claims.add(
-        "P2: gamma' over all decoders falls with alpha",
+        "P2: the largest gamma' of all decoders decreases with alpha",
         "not published",
         ", ".join(f"{value:.3f} ({alpha:g})" for alpha, value in largest.items()),
         bool((np.diff(list(largest.values())) < 0).all()),
@@ -225,7 +225,7 @@ def proposition_2(study, elbo, made, ways, claims, known):
 
 
 def training(study, elbo, made, largest, claims, known):
-    """What gradients do: from near collapse with and without threshold, and at fixed noise."""
+    """Check training that starts near collapse, with and without threshold, and at fixed noise."""
     X, scale = elbo.rows, study.arguments.scale
     *_, epochs, seeds = SCALES[scale]
     collapsed, ppca = -elbo.value(elbo.collapsed()), -PPCA(1, svd_solver="full").fit(X).score(X)
@@ -238,15 +238,15 @@ def training(study, elbo, made, largest, claims, known):
     losses = [run["loss"] for run in study.runs(train, near, X, short)]
     caught, free = losses[:seeds], losses[seeds:]
     claims.add(
-        f"P1: trained from |W| = 0.5 with alpha = {ALPHA:g} it stays collapsed",
-        f"a local minimum; -ELBO computed: {collapsed:.4f}",
+        f"P1: a VAE trained from |W| = 0.5 with alpha = {ALPHA:g} stays collapsed",
+        f"a local minimum; computed -ELBO: {collapsed:.4f}",
         f"{min(caught):.4f} to {max(caught):.4f}, {seeds} seeds",
         max(abs(value - collapsed) for value in caught) < 1e-3,
         decides=known,
     )
     claims.add(
-        "P1, section 4: with alpha = 0 training escapes, to pPCA, and no bad minimum is in the way",
-        f"no bad minimum; -log-likelihood of pPCA computed: {ppca:.4f}",
+        "P1, section 4: with alpha = 0 training escapes to pPCA",
+        f"no bad minimum; computed -log-likelihood of pPCA: {ppca:.4f}",
         f"{min(free):.4f} to {max(free):.4f}",
         max(abs(value - ppca) for value in free) < (0.3 if scale == "smoke" else 0.1),
         decides=known,
@@ -260,17 +260,17 @@ def training(study, elbo, made, largest, claims, known):
         for each, run in zip(held, study.runs(train, held, X, made.loadings), strict=True)
     ]
     claims.add(
-        "P2: trained from the W of the data, noise held at 0.5 and 1.2 of the largest gamma'",
+        "P2: training from the W of the data, with noise fixed at 0.5 and 1.2 of the largest gamma'",
         "above gamma' collapse is better",
-        f"ELBO less that of collapse {gains[0]:+.3f} (0.5), {gains[1]:+.3f} (1.2)",
+        f"ELBO minus that of collapse {gains[0]:+.3f} (0.5), {gains[1]:+.3f} (1.2)",
         gains[0] > 0.0 >= gains[1] - 1e-6,
         decides=known,
     )
 
 
 def tables(curve, family):
-    """Of the numbers behind the picture."""
-    ball = Table("|W|", "least -ELBO less that of collapse", "greatest, over the directions")
+    """Return tables of the numbers in the picture."""
+    ball = Table("|W|", "-ELBO minus that of collapse, best direction", "worst direction")
     for r, values in curve.items():
         ball.add(r, values.min(), values.max())
     gammas = Table("threshold", "largest gamma' of any decoder", "|W| there")
@@ -280,7 +280,7 @@ def tables(curve, family):
 
 
 def draw(curve, family, ladder, gains, gamma):
-    """The ball, the gain of a decoder against the noise, and gamma' against the threshold."""
+    """Draw the ball, a decoder's gain by noise variance, and gamma' by threshold."""
     picture, (ball, noise, thresholds) = figure(1, 3, figsize=(15, 4.6))
     lengths = np.array(list(curve))
     low, high = (1e4 * np.array([f(values) for values in curve.values()]) for f in (min, max))
@@ -288,13 +288,13 @@ def draw(curve, family, ladder, gains, gamma):
     ball.plot(lengths, low, "o-", color=BLUE, label="the best direction; shaded: all")
     ball.axhline(0, color="k", linewidth=0.8, linestyle=":")
     ball.set(xlim=(lengths[0], 1.0), ylim=(-10, 30), xlabel=f"|W|, threshold {ALPHA:g}")
-    ball.set_ylabel("-ELBO less that of collapse (1e-4 nats per row)")
+    ball.set_ylabel("-ELBO minus that of collapse (1e-4 nats per sample)")
     ball.set_title("Proposition 1: near W = 0 every W is worse than 0")
     noise.axvline(gamma, color=ORANGE, linestyle="--", label=f"$\\gamma'$ = {gamma:.2f}")
-    noise.semilogx(ladder, gains, "o-", color=BLUE, label="the W that made the data")
+    noise.semilogx(ladder, gains, "o-", color=BLUE, label="the W that generated the data")
     noise.axhline(0, color="k", linewidth=0.8, linestyle=":")
     noise.set_yscale("symlog", linthresh=1e-2)
-    noise.set(xlabel="noise variance, held", ylabel="ELBO less that of collapse (nats per row)")
+    noise.set(xlabel="fixed noise variance", ylabel="ELBO minus that of collapse (nats per sample)")
     noise.set_title("Proposition 2: above $\\gamma'$ collapse is better")
     largest = [run["gamma"] for run in family.values()]
     thresholds.plot(list(family), largest, "o-", color=BLUE)
@@ -307,14 +307,14 @@ def draw(curve, family, ladder, gains, gamma):
     )
     thresholds.set(xlabel=r"threshold $\alpha$", ylim=(0, None))
     thresholds.set_ylabel(r"largest $\gamma'$ of any decoder $\pi_\alpha(W z) + b$")
-    thresholds.set_title("... and sooner the more the decoder thresholds")
+    thresholds.set_title("A larger threshold lowers $\\gamma'$")
     ball.legend(loc="upper left")
     noise.legend(loc="lower left")
     return picture
 
 
 def main():
-    """Both propositions, on the trap or on given rows."""
+    """Check both propositions on the trap or on given samples."""
     study = Study(__doc__)
     claims, paths = Claims(study.arguments.scale), study.arguments.data
     known = not paths
@@ -323,7 +323,7 @@ def main():
         elbo, made = trap.elbo, trap.solution
     else:
         X = np.concatenate([load_rows(path) for path in paths])
-        X *= (20.0 / 3.0 / X.var(axis=0).mean()) ** 0.5  # that of the trap
+        X *= (20.0 / 3.0 / X.var(axis=0).mean()) ** 0.5  # average variance of the trap
         elbo = SoftThresholdElbo(X, ALPHA)
         made = elbo.collapsed()._replace(loadings=PPCA(1, svd_solver="full").fit(X).loadings_)
     ways = directions(X.shape[1], SCALES[study.arguments.scale][0])

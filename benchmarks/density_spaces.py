@@ -1,16 +1,15 @@
-"""Densities of pixels are those of the published tables, through one pipeline.
+"""A pipeline reproduces published densities of pixels.
 
-Lucas et al. (2019, tables 2 and 4) score 256-level pixels: u = (x + U[0, 1)) / 256, and in table 2
-y = logit(a + (1 - 2 a) u), a = 1e-6. Claims:
+Lucas et al. (2019, tables 2 and 4) score pixels with 256 levels: u = (x + U[0, 1)) / 256, and in
+table 2 y = logit(a + (1 - 2 a) u) with a = 1e-6. Claims:
 
 - With any seed the mean log-determinant of both maps is within 0.4 nats of its expectation, which
-  has a closed form; on MNIST's training images that is 272.18.
-- A score in the space of pixels is what scipy's normal density and the written-out derivatives
-  give, to 1e-8 of it.
-- On MNIST's training images (`--data mnist_train.npz`), pPCA comes within 0.5 nats of the values
-  known for it in either space, with sigma2 estimated and held fixed.
+  has a closed form. On MNIST's training images it is 272.18.
+- A score in pixel space agrees to 1e-8 with scipy's normal density and explicit derivatives.
+- On MNIST's training images (`--data mnist_train.npz`), pPCA is within 0.5 nats of its known values
+  in both spaces, with sigma2 estimated and fixed.
 
-Without `--data` the rows are the digits of scikit-learn, of 17 levels and with a = 0.05.
+Without `--data`, the data are scikit-learn's digits with 17 levels and a = 0.05.
 """
 
 import math
@@ -24,7 +23,7 @@ from sklearn.datasets import load_digits
 
 from sklearn_vae import PPCA, DensityPipeline, Dequantizer, LogitTransformer
 
-OPTIONS = {"alpha": {"type": float, "help": "of the logit; 1e-6 with --data, else 0.05"}}
+OPTIONS = {"alpha": {"type": float, "help": "a of the logit; 1e-6 with --data, otherwise 0.05"}}
 # pPCA of the 60000 training images of MNIST: (k, sigma2 or None) and nats per sample.
 LOGITS = {
     (0, None): -1705.0,
@@ -41,12 +40,12 @@ MNIST_LOG_DET = 272.18
 
 
 def is_mnist(X):
-    """Whether these are MNIST's training images."""
+    """Return whether X holds MNIST's training images."""
     return X.shape == (60000, 784) and abs(X.mean() - 33.3184) < 1e-3
 
 
 def expected_log_det(X, n_levels, alpha):
-    """Mean over rows and over the noise of the log-determinant, in closed form."""
+    """Compute the mean log-determinant over samples and noise in closed form."""
     v = alpha + (1 - 2 * alpha) * np.arange(n_levels + 1) / n_levels
 
     def integral(t):
@@ -60,12 +59,12 @@ def expected_log_det(X, n_levels, alpha):
 
 
 def log_determinants(X, n_levels, alpha, seeds, verdict):
-    """Of both maps, for several seeds."""
+    """Check the log-determinants of both maps for several seeds."""
     expected = expected_log_det(X, n_levels, alpha)
     print(f"mean log-determinant of {X.shape}, {n_levels} levels, alpha={alpha:g}: nats per sample")
     print(f"  expected {expected:9.3f}")
     if is_mnist(X):
-        verdict.claim(f"{MNIST_LOG_DET} is expected", abs(expected - MNIST_LOG_DET) < 0.01)
+        verdict.claim(f"the expectation is {MNIST_LOG_DET}", abs(expected - MNIST_LOG_DET) < 0.01)
     found = []
     for seed in seeds:
         maps = [("u", Dequantizer(n_levels, random_state=seed)), ("y", LogitTransformer(alpha))]
@@ -78,7 +77,7 @@ def log_determinants(X, n_levels, alpha, seeds, verdict):
 
 
 def directly(X, n_levels, alpha, verdict):
-    """A score beside the same number, written out."""
+    """Compare scores with explicit formulas."""
     maps = [("u", Dequantizer(n_levels, random_state=0)), ("y", LogitTransformer(alpha))]
     model = DensityPipeline([*maps, ("ppca", PPCA(5))]).fit(X)
     found = model.score_samples(X)
@@ -88,17 +87,18 @@ def directly(X, n_levels, alpha, verdict):
     expected = normal.logpdf(np.log(v / (1 - v))) + log_det
     apart = np.abs(found / expected - 1).max()
     print(
-        f"\n{len(X)} rows, k=5: {found.mean():.3f} nats, {model.bits_per_dim(X):.4f} bits a pixel"
+        f"\n{len(X)} samples, k=5: {found.mean():.3f} nats, {model.bits_per_dim(X):.4f} bits per "
+        "pixel"
     )
-    verdict.claim(f"scores are {apart:.1e} from those written out", apart < 1e-8)
+    verdict.claim(f"scores and explicit formulas differ by {apart:.1e}", apart < 1e-8)
     images, _ = model.sample(100, random_state=0)
     verdict.claim("samples are levels", set(np.unique(images)) <= set(range(n_levels)))
 
 
 def published(X, table, maps, verdict):
-    """pPCA of rows behind some maps, beside what is known of it."""
-    print(f"\npPCA behind {', '.join(name for name, _ in maps)}: nats per sample")
-    print("     k  sigma2       ours      known  difference  bits a pixel")
+    """Compare pPCA after some maps with known values."""
+    print(f"\npPCA after {', '.join(name for name, _ in maps)}: nats per sample")
+    print("     k  sigma2       ours      known  difference  bits / pixel")
     worst = 0.0
     for (k, noise), known in table.items():
         model = DensityPipeline([*maps, ("ppca", PPCA(k, noise_variance=noise))]).fit(X)
@@ -110,11 +110,11 @@ def published(X, table, maps, verdict):
             flush=True,
         )
         worst = max(worst, abs(score - known))
-    verdict.claim(f"within 0.5 nats of what is known: {worst:.2f}", worst < 0.5)
+    verdict.claim(f"within 0.5 nats of the known values: {worst:.2f}", worst < 0.5)
 
 
 def main():
-    """Run what the rows allow."""
+    """Run the parts that the data allow."""
     arguments = parse_arguments(__doc__, **OPTIONS)
     verdict, full = Verdict(arguments.scale), arguments.scale == "full"
     X, n_levels, alpha = load_digits().data, 17, 0.05

@@ -1,13 +1,13 @@
-"""Two processes that fit one deep VAE together, each on half the rows, against one on all of them.
+"""Two processes that fit one deep VAE on half of the samples each match one process on all.
 
-The script starts its processes with torchrun, on CPUs over gloo. Digits, 8 latent dimensions; ELBO
-of the training rows in nats per sample, means over seeds with standard errors.
+The script starts its processes with torchrun, on CPUs with gloo. The model has 8 latent dimensions
+and is fitted to digits. The ELBO of the training samples is in nats per sample, as a mean over seeds
+with its standard error.
 
-Claims: two processes with batches of 60 reach the ELBO of one with batches of 120, the rows of
-both, to three standard errors; both end with the same parameters to the last bit; where one is
-killed in the middle of a fit the run ends with an error within 30 seconds; and messages take less
-than half of a step of networks of 10^6 parameters: the time of a joint fit against that of both
-processes on their own, each with the same batches, at the same time.
+Claims: two processes with batches of 60 reach the ELBO of one with batches of 120 to three standard
+errors. Both end with exactly the same parameters. If one is killed during a fit, the run ends with
+an error within 30 seconds. Messages take less than half of a step of networks with 10^6 parameters;
+a joint fit is timed against independent fits of both processes at the same time.
 """
 
 import json
@@ -27,39 +27,39 @@ from skorch.callbacks import Callback
 from sklearn_vae import DeepGaussianVAE, Processes
 
 BATCH = 60
-OPTIONS = {"folder": {"type": Path, "help": "of what the processes tell; set by the script itself"}}
+OPTIONS = {"folder": {"type": Path, "help": "folder of results; set by the script itself"}}
 
-# Rows, features and hidden layers of the fits that are timed.
+# Samples, features and hidden layers of the timed fits.
 TIMED = [(4096, 64, (64,)), (2048, 784, (512, 256))]
 
 
 class KilledAfter(Callback):
-    """Kills its process at the end of an epoch."""
+    """Callback that kills its process at the end of an epoch."""
 
     def __init__(self, epoch, told):
         self.epoch, self.told = epoch, told
 
     def on_epoch_end(self, net, **kwargs):
-        """Do so, with the time."""
+        """Record the time and kill the process."""
         if len(net.history) == self.epoch:
             self.told.write_text(str(time.time()))
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def digits_vae(seed, epochs, **options):
-    """The model of the first claims."""
+    """Return the model of the first claims."""
     return DeepGaussianVAE(
         8, hidden_layer_sizes=(64,), max_epochs=epochs, random_state=seed, **options
     )
 
 
 def plan(scale):
-    """Seeds, epochs, and epochs that are timed."""
+    """Return seeds, epochs and timed epochs."""
     return (range(8), 40, 4) if scale == "full" else (range(2), 10, 2)
 
 
 def loss(processes, X, scale):
-    """Bounds of the joint fits, and whether all have the same parameters."""
+    """Return the ELBO of joint fits and whether all processes have the same parameters."""
     seeds, epochs, _ = plan(scale)
     bounds, same = [], True
     for seed in seeds:
@@ -73,7 +73,7 @@ def loss(processes, X, scale):
 
 
 def seconds_of_epochs(n, d, layers, epochs, seed, processes=None):
-    """Median seconds of an epoch of one process, batches in it, and parameters."""
+    """Return the median time of an epoch, its number of batches and that of parameters."""
     X = np.float32(make_rows(n, d, 16))
     vae = DeepGaussianVAE(
         16, hidden_layer_sizes=layers, batch_size=128, max_epochs=epochs + 1, random_state=seed
@@ -83,7 +83,7 @@ def seconds_of_epochs(n, d, layers, epochs, seed, processes=None):
 
 
 def work(arguments):
-    """What one of the processes does; in the end one is killed."""
+    """Do the work of one process, which is killed in the end if it is the last."""
     X = load_digits().data
     with Processes() as processes:
         told = loss(processes, X, arguments.scale)
@@ -95,7 +95,7 @@ def work(arguments):
                 together = seconds_of_epochs(
                     n, d, layers, plan(arguments.scale)[2], turn, processes
                 )
-            # Left by both at the same time: each now has the same work without messages.
+            # Both leave the context at the same time, then do the same work without messages.
             apart = seconds_of_epochs(n, d, layers, plan(arguments.scale)[2], turn)
             turns.append((together[0], apart[0]))
         told["times"].append((turns, *together[1:]))
@@ -107,7 +107,7 @@ def work(arguments):
 
 
 def run_two(folder, arguments):
-    """Two processes of this script; the exit status and what they wrote to stderr."""
+    """Start two processes of this script; return the exit status and stderr."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     own = [__file__, "--folder", str(folder), "--scale", arguments.scale]
     own += ["--repeats", str(arguments.repeats)]
@@ -119,7 +119,7 @@ def run_two(folder, arguments):
 
 
 def main(arguments):
-    """Print the claims."""
+    """Check the claims."""
     verdict = Verdict(arguments.scale)
     X, (seeds, epochs, _) = load_digits().data, plan(arguments.scale)
     alone = [digits_vae(seed, epochs, batch_size=2 * BATCH).fit(X).elbo_ for seed in seeds]
@@ -133,12 +133,12 @@ def main(arguments):
     means = [np.mean(bounds) for bounds in (told["bounds"], alone)]
     error = np.sqrt(sum(np.var(b, ddof=1) / len(b) for b in (told["bounds"], alone)))
     print(f"ELBO of two processes {means[0]:.2f}, of one {means[1]:.2f}, +- {error:.2f}")
-    # Of two seeds a standard error says little: then half a nat.
+    # The standard error of two seeds is unreliable, so the tolerance is then half a nat.
     tolerance = max(3 * error, 0.5)
     verdict.claim(
-        "the ELBO of one process with the rows of both", abs(means[0] - means[1]) < tolerance
+        "the ELBO is that of one process with all samples", abs(means[0] - means[1]) < tolerance
     )
-    verdict.claim("the same parameters in both, to the last bit", told["same"])
+    verdict.claim("both processes have exactly the same parameters", told["same"])
     found = "has lost another one" in errors or "SIGKILL" in errors
     verdict.claim(
         f"a killed process ends the run with an error: status {status}, {after:.1f} s later",
@@ -148,9 +148,9 @@ def main(arguments):
         together, apart = np.median(turns, axis=0)
         overhead = np.median([a / b for a, b in turns])
         print(
-            f"{d} features, hidden {layers}, {size} parameters: {1e3 * together / steps:.2f} ms a "
+            f"{d} features, hidden {layers}, {size} parameters: {1e3 * together / steps:.2f} ms per "
             f"step together, {1e3 * apart / steps:.2f} apart, {overhead:.2f}x; "
-            f"{4e-6 * size:.2f} MB each way a step and process"
+            f"{4e-6 * size:.2f} MB each way per step and process"
         )
     verdict.claim("messages take less than half of a large step", overhead < 2, timing=True)
     verdict.exit()

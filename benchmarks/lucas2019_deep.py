@@ -1,27 +1,27 @@
-"""What the scripts on the deep VAEs of Lucas et al. (2019) share: training, measures, tables.
+"""Shared code of the scripts on deep VAEs of Lucas et al. (2019): training, measures, tables.
 
-A run is one setting, trained and measured::
+A run trains and measures one setting::
 
     study.runs(train, settings, X)
 
-with X (n, d) the images as levels (uint8) and each setting a dict of `space`, `n_levels`, `alpha`,
-`random_state` and parameters of DeepGaussianVAE. In it
+X holds the images as uint8 levels, of shape (n_samples, n_features). A setting is a dict of
+`space`, `n_levels`, `alpha`, `random_state` and parameters of DeepGaussianVAE. `train` calls
 
-    model, rows = fit(X, device=..., checkpoint=..., **setting)     DensityPipeline, its training rows
-    found = measures(model, rows)                                    a dict that JSON can hold
+    model, samples = fit(X, device=..., checkpoint=..., **setting)   DensityPipeline, training samples
+    result = measures(model, samples)                                a dict for JSON
 
-so that a script with more to keep of a model (reconstructions, snapshots) calls these two, and
-returns DIVERGED where `fit` raises FloatingPointError. The search over learning rates and the trials
-with the best one are
+Scripts that store more (reconstructions, snapshots) call these two functions themselves, and return
+DIVERGED if `fit` raises FloatingPointError. The search over learning rates, and trials with the best
+one, are
 
-    results = searched(study, train, settings, rates, trials, X)     a list of Trials, one a setting
+    results = searched(study, train, settings, rates, trials, X)     a list of Trials, one per setting
 
-and `published(table)` gives the published rows, `comparison(...)` the table of both, and `references`
-is a run that gives pPCA in the same space.
+`published(table)` returns the published rows, `comparison(...)` the table of both, and `references`
+is a run for pPCA in the same space.
 
-Spaces: "logit" (tables 2 and 3: u = (level + U) / 256, y = logit(alpha + (1 - 2 alpha) u)), "unit"
-(tables 4 and 5: u), both scored as densities of 256-level pixels, and "scaled" (the workshop
-version: level / 255 without noise, scored as that).
+The spaces are "logit" (tables 2 and 3: u = (level + U) / 256, y = logit(alpha + (1 - 2 alpha) u)),
+"unit" (tables 4 and 5: u), both scored as densities of pixels with 256 levels, and "scaled" (the
+workshop version: level / 255 without noise, scored as such).
 """
 
 import csv
@@ -38,13 +38,13 @@ from sklearn_vae.diagnostics import collapse_curve
 
 NOISE_VARIANCES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-# Nats of KL that all but 1 % of the images have at most in dimensions that count as nearly collapsed:
-# Adam's steps keep idle ones between the published 0.01 and this for thousands of steps.
+# A dimension has nearly collapsed if its KL is at most this many nats for 99 % of the images. Adam
+# keeps inactive dimensions between the published 0.01 and this value for thousands of steps.
 NEARLY = 0.1
-# Of a run whose training diverges: any other rate is better.
+# Result of a run that diverges, which is worse than any other.
 DIVERGED = {"elbo": -np.inf}
 PAPER = Path(__file__).parent / "paper_tables" / "lucas2019_tables.csv"
-MEASURES = {  # of a run, and the columns of the published tables
+MEASURES = {  # measures of a run and columns of the published tables
     "elbo": ("ELBO", "elbo_mean", "elbo_std"),
     "tuned_elbo": ("tuned ELBO", "tuned_elbo_mean", "tuned_elbo_std"),
     "tuned_noise_variance": ("tuned sigma2", "tuned_noise_variance", None),
@@ -56,7 +56,7 @@ MEASURES = {  # of a run, and the columns of the published tables
 
 
 def published(table):
-    """Rows of a published table by ("fixed" or "learned", sigma2); numbers, or None."""
+    """Return the rows of a published table by ("fixed" or "learned", sigma2)."""
     with open(PAPER, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["table"] == str(table)]
     numbers = [name for columns in MEASURES.values() for name in columns[1:] if name]
@@ -69,15 +69,15 @@ def published(table):
 
 
 def of_paper(paper, kind, name):
-    """sigma2 and a column of the rows of a kind, in the order of the published table."""
+    """Return sigma2 and a column of the rows of a kind, in the order of the published table."""
     rows = [(noise, row[name]) for (of, noise), row in paper.items() if of == kind]
     return np.array(rows, dtype=float).T
 
 
 def pick(rows, kind, *names):
-    """sigma2 and measures, averaged over trials, or "rate", of the (kind, sigma2, Trials) of a kind.
+    """Return sigma2 and mean measures (or "rate") of the rows (kind, sigma2, Trials) of a kind.
 
-    An array (1 + names, rows of that kind).
+    The array has one row for sigma2 and one per name.
     """
     found = [
         [noise, *(trials.rate if name == "rate" else trials.mean(name) for name in names)]
@@ -88,10 +88,9 @@ def pick(rows, kind, *names):
 
 
 def digits_images(arguments):
-    """Rows of levels, and the parameters of their spaces: of --data, or else MNIST.
+    """Return the levels of --data or MNIST, and the parameters of their spaces.
 
-    At smoke scale scikit-learn's digits. Their few levels leave no room for a smaller alpha: their
-    logits would be far out.
+    At smoke scale they are scikit-learn's digits, whose few levels need a larger alpha.
     """
     if arguments.scale == "smoke" and not arguments.data:
         return load_images()[0], {"n_levels": 17, "alpha": 0.05}
@@ -100,17 +99,17 @@ def digits_images(arguments):
 
 
 def held(noise_variance):
-    """Parameters of DeepGaussianVAE for sigma2 held fixed."""
+    """Return parameters of DeepGaussianVAE for fixed sigma2."""
     return {"noise_variance": noise_variance}
 
 
 def learned(start, update="gradient"):
-    """Parameters of DeepGaussianVAE for sigma2 learned; the paper's way is the gradient."""
+    """Return parameters of DeepGaussianVAE for learned sigma2; the paper uses the gradient."""
     return {"noise_variance_init": start, "noise_update": update}
 
 
 def in_front(space, n_levels=256, alpha=1e-6, random_state=0):
-    """Steps of a pipeline from levels to what a model sees."""
+    """Return the steps of a pipeline before the model."""
     dequantizer = ("dequantizer", Dequantizer(n_levels, random_state=random_state))
     steps = {
         "logit": [dequantizer, ("logit", LogitTransformer(alpha))],
@@ -121,7 +120,7 @@ def in_front(space, n_levels=256, alpha=1e-6, random_state=0):
 
 
 def as_rows(X, space, n_levels=256):
-    """Levels in float32, which is what the networks then have; level / 255 where it is "scaled"."""
+    """Convert levels to float32, and divide them by the largest one in space "scaled"."""
     rows = np.asarray(X, dtype=np.float32)
     return rows / np.float32(n_levels - 1) if space == "scaled" else rows
 
@@ -137,10 +136,10 @@ def fit(
     random_state=0,
     **parameters,
 ):
-    """A fitted pipeline of a DeepGaussianVAE, and the rows that it has been fitted on.
+    """Fit a pipeline with a DeepGaussianVAE; return it and its training samples.
 
-    The noise of the levels is drawn once, the same for every setting and trial; `random_state` is
-    that of the training.
+    The dequantization noise is the same for every setting and trial. `random_state` is for the
+    training.
     """
     rows = as_rows(X, space, n_levels)
     vae = DeepGaussianVAE(
@@ -151,12 +150,11 @@ def fit(
 
 
 def measures(model, rows):
-    """What the tables and figures need of a fitted pipeline and its training rows.
+    """Compute the measures of the tables and figures for a fitted pipeline.
 
-    ELBO and the like in nats per sample, in the space of the rows; "bound" is that of each epoch.
-    The noise that would be best is that of `tune_noise_variance`, had from the noise part of the
-    entropy gap: over all rows and the draws of `elbo_`, where the function takes at least k + 1
-    draws of each row.
+    Bounds are in nats per sample, in the space of the samples; "bound" has one value per epoch. The
+    tuned noise is that of `tune_noise_variance`, computed from the noise part of the entropy gap
+    over all samples and the draws of `elbo_`. The function itself needs k + 1 draws per sample.
     """
     vae = model[-1]
     log_det = float(model.log_abs_det_jacobian(rows).mean()) if len(model) > 1 else 0.0
@@ -180,7 +178,7 @@ def measures(model, rows):
 
 
 def train(X, *, device, checkpoint, **setting):
-    """One run: what `measures` says of a setting, or DIVERGED."""
+    """Train a setting; return its `measures` or DIVERGED."""
     try:
         return measures(*fit(X, device=device, checkpoint=checkpoint, **setting))
     except FloatingPointError:
@@ -189,14 +187,16 @@ def train(X, *, device, checkpoint, **setting):
 
 @dataclass(frozen=True)
 class Trials:
-    """The results of one setting at its best rate.
+    """Results of one setting at its best learning rate.
 
     Attributes
     ----------
     setting : dict
+        The setting.
     rate : float
+        Best learning rate.
     results : list of dict
-        Of `train`, one a seed whose training did not diverge.
+        Results of `train`, one per seed, without runs that diverged.
     """
 
     setting: dict
@@ -204,20 +204,20 @@ class Trials:
     results: list
 
     def mean(self, name):
-        """Of a measure, over the trials."""
+        """Return the mean of a measure over the trials."""
         return statistics.fmean(result[name] for result in self.results)
 
     def std(self, name):
-        """Of a measure, over the trials; None of a single one."""
+        """Return the standard deviation of a measure over the trials; None if there is only one."""
         values = [result[name] for result in self.results]
         return statistics.stdev(values) if len(values) > 1 else None
 
 
 def searched(study, function, settings, rates, trials, *arrays):
-    """`Trials` of each setting, at the rate with the best training ELBO of seed 0.
+    """Return `Trials` of each setting, at the rate with the best training ELBO of seed 0.
 
-    A setting with a "learning_rate" is not searched for. FloatingPointError where the training of a
-    setting diverges at every rate.
+    Settings with a "learning_rate" are not searched. FloatingPointError is raised if a setting
+    diverges at every rate.
     """
     tried = [
         (setting["learning_rate"],) if "learning_rate" in setting else rates for setting in settings
@@ -240,21 +240,21 @@ def searched(study, function, settings, rates, trials, *arrays):
 
 
 def _complete(result):
-    """With the dimensions that have nearly collapsed, in per cent."""
+    """Add the percentage of nearly collapsed dimensions to a result."""
     least = np.array(result["thresholds"]["share"])
     return {**result, "nearly_collapsed_percent": 100.0 * float(np.mean(least <= NEARLY))}
 
 
 def _run(study, function, settings, pairs, seed, arrays):
-    """Of settings by their index, each with a rate."""
+    """Run settings, given as pairs of index and rate."""
     of_runs = [{**settings[i], "learning_rate": r, "random_state": seed} for i, r in pairs]
     return study.runs(function, of_runs, *arrays)
 
 
 def comparison(rows, paper=None, measured=tuple(MEASURES)):
-    """The Markdown and CSV table of settings beside what is published.
+    """Return a table of our and the published results.
 
-    `rows` are (kind, sigma2 or None, Trials), and `paper` is what `published` gives.
+    `rows` are (kind, sigma2 or None, Trials), and `paper` is a result of `published`.
     """
     heads = []
     for head, mean, _ in (MEASURES[name] for name in measured):
@@ -273,7 +273,7 @@ def comparison(rows, paper=None, measured=tuple(MEASURES)):
 
 
 def add_ppca(table, references):
-    """pPCA's rows to a table of `comparison`."""
+    """Add rows of pPCA to a table of `comparison`."""
     for (k, noise), found in references.items():
         cells = dict.fromkeys(table.head, "")
         cells["noise"] = f"pPCA, k = {k}" if k else "isotropic Gaussian"
@@ -286,7 +286,7 @@ def add_ppca(table, references):
 
 
 def with_spread(mean, std):
-    """A mean and, where there is one, its standard deviation over trials, as text."""
+    """Format a mean and, if there is one, the standard deviation over trials."""
     if mean is None:
         return ""
     form = ".1f" if abs(mean) >= 10 else ".4g"
@@ -294,12 +294,12 @@ def with_spread(mean, std):
 
 
 def references(X, *, device, checkpoint, space="logit", n_levels=256, alpha=1e-6, cases=()):
-    """pPCA in the space of the rows, for each (n_components, sigma2 or None): a dict each.
+    """Fit pPCA in a space for each (n_components, sigma2 or None); return a dict for each.
 
-    "elbo" is its log-likelihood, and "kl" the average KL of its exact posterior. To be run as
-    `train` is; it needs neither device nor checkpoint. The solvers are exact: "auto" may take
-    the randomized one, whose log-likelihood of 5000 images of MNIST was 1.3 nats too low (k = 200),
-    and 24 with sigma2 held at 0.1.
+    "elbo" is the log-likelihood, and "kl" the average KL of the exact posterior. The signature is
+    that of `train`; device and checkpoint are ignored. The solvers are exact, because "auto" may
+    choose the randomized one, whose log-likelihood of 5000 images of MNIST with k = 200 was 1.3 nats
+    too low, and 24 nats with sigma2 fixed at 0.1.
     """
     rows = as_rows(X, space, n_levels).astype(np.float64)
     log_det, steps = 0.0, in_front(space, n_levels, alpha)

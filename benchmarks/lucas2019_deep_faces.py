@@ -1,28 +1,29 @@
 """Convolutional VAEs of faces: too much noise collapses the posterior, and all faces become one.
 
-Tables 3 and 5 and figures 10 to 13 of Lucas et al. (2019): CelebA, 64 x 64 pixels in colour, 500
-latent dimensions, sigma2 held or learned by gradient from many values, in the space of logits
-(table 3) and of pixels (table 5). Claims, of the training images and in nats per image:
+Tables 3 and 5 and figures 10 to 13 of Lucas et al. (2019): CelebA, 64 x 64 color pixels, 500 latent
+dimensions, sigma2 fixed or learned by gradient from many values, in the space of logits (table 3)
+and of pixels (table 5). The claims are about the training images, in nats per image:
 
-- the larger the sigma2 held, the smaller the KL; the largest collapses more dimensions than others;
-- the largest has the greatest error, and is not the best once sigma2 is tuned afterwards;
-- learned, sigma2 ends within a factor of 2 from wherever Adam can reach it;
-- of the paper's own numbers: the rows of table 5 with sigma2 held are those of table 3, and higher
-  than any density of pixels with that noise can be.
+- A larger fixed sigma2 gives a smaller KL. The largest collapses more dimensions than the others.
+- The largest sigma2 has the largest error, and is not the best after sigma2 is tuned.
+- Learned sigma2 ends within a factor of 2 for all starts from which Adam can reach it.
+- The published rows of table 5 with fixed sigma2 are copies of table 3, and higher than any density
+  of pixels with that noise can be.
 
-With other faces only the trends can be compared. Beyond the paper: sigma2 in closed form, and pPCA of
-as many components at the same sigma2. (While it trains, the closed form stays at or below pPCA's own
-noise, which with 500 components of a few hundred images is next to none.)
+With other faces only the trends can be compared. Beyond the paper, the script runs closed-form
+sigma2, and pPCA with the same number of components at the same sigma2. (In training, closed-form
+sigma2 stays at or below that of pPCA, which is nearly 0 with 500 components of a few hundred images.)
 
     python benchmarks/lucas2019_deep_faces.py --scale full --device cuda [--data FOLDER]  CelebA
     python benchmarks/lucas2019_deep_faces.py --data FACES.npz [--scale cpu] any aligned faces
     python benchmarks/lucas2019_deep_faces.py --scale smoke                  patches of two photographs
 
-CelebA is read from FOLDER, or from where `fetch_celeba64` looks for it. The networks are "conv", those
-of Higgins et al.; at cpu scale with half the channels. Not published: alpha of the logits (0.05, what
-Papamakarios et al. have for colour images), batch size (128; cpu: 16), epochs on CelebA (ours: 100).
-The rows are centred and scaled by one number before the networks; sigma2 is in units of the space.
-All rows are in memory, four times as float32: 32 GB a job for the 162770 images of CelebA.
+CelebA is read from FOLDER or from the folder of `fetch_celeba64`. The networks are "conv", those of
+Higgins et al., with half the channels at cpu scale. The paper does not give alpha of the logits (here
+0.05, as in Papamakarios et al. for color images), the batch size (128; cpu: 16) and the epochs on
+CelebA (here 100). The data are centered and scaled by one number for the networks, and sigma2 is in
+units of the space. The data are in memory four times in float32, 32 GB per job for the 162770 images
+of CelebA.
 """
 
 import math
@@ -61,13 +62,13 @@ MEASURED = (
 )
 N_RECONSTRUCTED, N_SIDE = 8, 5
 FACE = (3, 64, 64)
-# In float64; more rows than 12288 dimensions, so that 162770 would change pPCA little.
+# Images for pPCA in float64. They outnumber the 12288 dimensions, so more change little.
 MOST_FOR_PPCA = 20000
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is done; `channels` None are those of Higgins et al., as "conv" has them."""
+    """Settings of a scale; `channels` None are those of "conv", from Higgins et al."""
 
     n_images: int | None
     channels: tuple | None
@@ -132,7 +133,7 @@ SCALES = {
 
 
 def train_on_images(X, *, device, checkpoint, channels, dense, **setting):
-    """One run: measures, reconstructions of the first images, and the plane through three."""
+    """Train a setting; return measures, reconstructions, and the plane through three images."""
     networks = {"channels": channels, "dense": dense}
     try:
         model, rows = fit(
@@ -157,7 +158,7 @@ def train_on_images(X, *, device, checkpoint, channels, dense, **setting):
 
 
 def patches(n, size=16):
-    """Tiles of scikit-learn's two photographs at half their size, as rows, and their shape."""
+    """Return flat tiles of scikit-learn's two photographs at half their size, and their shape."""
     tiles = []
     for photo in load_sample_images().images:
         half = photo[::2, ::2]
@@ -169,7 +170,7 @@ def patches(n, size=16):
 
 
 def load(arguments, scale):
-    """Images as rows of levels, their shape, and what they are."""
+    """Return flat images as levels, their shape and a description."""
     folder = arguments.data[0] if arguments.data and arguments.data[0].is_dir() else None
     if arguments.data and not folder:
         return *load_images(arguments.data), "given faces"
@@ -180,7 +181,7 @@ def load(arguments, scale):
 
 
 def settings_of(scale, shape, space):
-    """By (kind, sigma2) what a run is told."""
+    """Return the settings of the runs by (kind, sigma2)."""
     common = {
         "channels": scale.channels,
         "dense": scale.dense,
@@ -204,7 +205,7 @@ def settings_of(scale, shape, space):
 
 
 def fixed_claims(claims, rows, number):
-    """What sigma2 does that is held."""
+    """Check the claims about fixed sigma2."""
     names = ("kl", "tuned_elbo", "tuned_noise_variance", "nearly_collapsed_percent")
     noises, kl, tuned, error, collapsed = pick(rows, "fixed", *names)
     paper = [row for (kind, _), row in published(3).items() if kind == "fixed"]
@@ -215,27 +216,28 @@ def fixed_claims(claims, rows, number):
 
     order = spearmanr(noises, kl).statistic
     claims.add(
-        f"table {number}: the KL falls as the sigma2 held rises, rank correlation",
+        f"table {number}: the KL decreases with fixed sigma2, rank correlation",
         of_paper("kl_mean", lambda v: f"{spearmanr(NOISE_VARIANCES, v).statistic:.2f}"),
         f"{order:.2f}",
         order < -0.9,
     )
     claims.add(
-        f"table {number}: dimensions collapsed at {NEARLY:g} nats (published: at 0.01), at the "
-        "largest sigma2, and at most at others",
+        f"table {number}: dimensions collapsed at {NEARLY:g} nats (published: at 0.01), with the "
+        "largest sigma2, and the maximum over the others",
         of_paper("collapsed_percent", lambda v: f"{v[0]:.0f} %, {v[1:].max():.0f} %"),
         f"{collapsed[0]:.0f} %, {collapsed[1:].max():.0f} %",
         collapsed[0] > collapsed[1:].max(),
         decides=known,
     )
     claims.add(
-        f"table {number}: of the tuned bounds the best is that of sigma2 =",
+        f"table {number}: the best tuned bound is that of sigma2 =",
         of_paper("tuned_elbo_mean", lambda v: f"{NOISE_VARIANCES[v.argmax()]:g}"),
         f"{noises[tuned.argmax()]:g}, of {', '.join(f'{noise:g}' for noise in noises)}",
         noises[0] > noises[tuned.argmax()],
     )
     claims.add(
-        f"table {number}: mean squared error (tuned sigma2) at the largest sigma2, at most at others",
+        f"table {number}: mean squared error (tuned sigma2) with the largest sigma2, and the "
+        "maximum over the others",
         of_paper("tuned_noise_variance", lambda v: f"{v[0]:.3f}, {v[1:].max():.3f}"),
         f"{error[0]:.4f}, {error[1:].max():.4f}",
         error[0] > error[1:].max(),
@@ -243,7 +245,7 @@ def fixed_claims(claims, rows, number):
 
 
 def learned_claims(claims, rows, number, n_steps):
-    """What learning it does."""
+    """Check the claims about learned sigma2."""
     paper = published(number)
     names = ("noise_variance", "tuned_noise_variance", "elbo", "rate")
     starts, noise, tuned, elbo, rates = pick(rows, "learned", *names)
@@ -253,7 +255,7 @@ def learned_claims(claims, rows, number, n_steps):
     )
     if reach.sum() > 1:
         claims.add(
-            f"table {number}: where it starts within half of what Adam can move, sigma2 ends from, to",
+            f"table {number}: range of the final sigma2 for starts within half of Adam's reach",
             f"{theirs.min():.3f}, {theirs.max():.3f}, all starts",
             f"{noise[reach].min():.4f}, {noise[reach].max():.4f}, {reach.sum()} of {len(starts)}",
             noise[reach].max() < 2.0 * noise[reach].min(),
@@ -264,14 +266,14 @@ def learned_claims(claims, rows, number, n_steps):
         for kind in ("learned", "fixed")
     }
     claims.add(
-        f"table {number}: the best bound with sigma2 learned by gradient, and held",
+        f"table {number}: the best bound with sigma2 learned by gradient, and fixed",
         f"{best['learned']:.0f}, {best['fixed']:.0f}" if number == 3 else f"{best['learned']:.0f}",
         f"{elbo.max():.0f}, {fixed.max():.0f}",
         elbo.max() > fixed.max(),
         decides=False,
     )
     claims.add(
-        f"table {number}: the best bound with sigma2 in closed form, and held",
+        f"table {number}: the best bound with closed-form sigma2, and fixed",
         "not in the paper",
         f"{closed.max():.0f}, {fixed.max():.0f}",
         closed.max() > fixed.max(),
@@ -280,14 +282,14 @@ def learned_claims(claims, rows, number, n_steps):
 
 
 def paper_claims(claims, log_det, what, shape):
-    """What the published numbers themselves tell."""
+    """Check the claims about the published numbers."""
     three, five = published(3), published(5)
     held_rows = [key for key in three if key[0] == "fixed"]
     same = [key for key in held_rows if three[key] == five[key]]
     claims.add(
-        "the published rows of table 5 with sigma2 held are those of table 3, a slip of copying",
+        "the published rows of table 5 with fixed sigma2 are copies of table 3, a mistake",
         f"{len(same)} of {len(held_rows)} rows are the same in all columns",
-        "not shown as table 5's",
+        "not shown for table 5",
         len(same) == len(held_rows),
         decides=False,
     )
@@ -298,7 +300,7 @@ def paper_claims(claims, log_det, what, shape):
     }
     above = [noise for noise in most if five["fixed", noise]["elbo_mean"] > most[noise]]
     claims.add(
-        "and cannot be table 5's: no density of pixels with this noise is as high anywhere, at "
+        "they cannot belong to table 5: no density of pixels with this noise is that high, at "
         + ", ".join(f"{noise:g}" for noise in above),
         f"{five['fixed', 30.0]['elbo_mean']:.0f} at sigma2 = 30",
         f"at most {most[30.0]:.0f}",
@@ -313,7 +315,7 @@ def paper_claims(claims, log_det, what, shape):
         misfit = np.log(2.0 * np.pi * sigma2) + row["tuned_noise_variance"] / sigma2
         implied.append(row["elbo_mean"] + 0.5 * d * misfit + row["kl_mean"])
     claims.add(
-        "log-determinant of the logits that the rows of table 3 imply (nats), and ours",
+        "log-determinant of the logits implied by the rows of table 3 (nats), and ours",
         f"{np.median(implied):.0f}, the median of {len(implied)} rows",
         f"{log_det:.0f}, {what}, alpha = {ALPHA:g}",
         abs(log_det / np.median(implied) - 1.0) < 0.05,
@@ -322,7 +324,7 @@ def paper_claims(claims, log_det, what, shape):
 
 
 def main():
-    """Both tables, the claims and the pictures."""
+    """Run both tables, check the claims and draw the pictures."""
     study = Study(__doc__)
     scale = SCALES[study.arguments.scale]
     X, shape, what = load(study.arguments, scale)
@@ -338,7 +340,7 @@ def main():
         noises = getattr(scale, space)["fixed"]
         cases = [(0, None), (scale.n_components, None)]
         cases += [(scale.n_components, noise) for noise in noises]
-        # Each a run: of 12288 dimensions a decomposition takes minutes.
+        # One run each, because a decomposition of 12288 dimensions takes minutes.
         runs = [{"space": space, "alpha": ALPHA, "cases": [case]} for case in cases]
         of_ppca = study.runs(references, runs, X[:MOST_FOR_PPCA])
         references_of[space] = {case: of for case, (of,) in zip(cases, of_ppca, strict=True)}
@@ -359,13 +361,13 @@ def main():
 
 
 def paper_of(number, shape):
-    """Published rows that ours can stand beside: of faces, and of table 5 those learned."""
+    """Return the published rows to compare with: those of faces, and only learned in table 5."""
     rows = published(number) if shape == FACE else {}
     return {key: row for key, row in rows.items() if number == 3 or key[0] == "learned"}
 
 
 def ppca_table(found):
-    """pPCA of the same rows."""
+    """Return a table of pPCA of the same data."""
     table = Table("k", "sigma2", "log-likelihood", "sigma2 at the end", "zero columns %", "KL")
     for (k, noise), of in found.items():
         measured = (of[n] for n in ("elbo", "noise_variance", "collapsed_percent", "kl"))

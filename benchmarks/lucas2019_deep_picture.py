@@ -9,11 +9,11 @@ from sklearn_vae.plot import CollapseDisplay
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "0.45"
 FIXED, LEARNED = ("o-", BLUE), ("^-", ORANGE)
-AXIS = "sigma2: held, or where learning starts"
+AXIS = "sigma2, fixed or initial"
 
 
 def draw(r):
-    """Six panels, of what there is by now."""
+    """Draw six panels of the results so far."""
     fig, axes = figure(2, 3, figsize=(16.5, 9.4))
     bounds, collapse, kl, pixels, training, curves = axes.flat
     if "table_2" in r.results:
@@ -22,9 +22,9 @@ def draw(r):
         measure_panel(kl, r, "kl", "KL(q(z|x) || p(z)) (nats per image)")
         kl.set_yscale("symlog", linthresh=10.0)
         kl.set_ylim(bottom=0.0)
-        bounds.set_title("Table 2 (logits): the bound is best in the middle")
+        bounds.set_title("Table 2 (logits): the bound is best for medium sigma2")
         collapse.set_title("Table 2: too much noise collapses the posterior")
-        kl.set_title("Table 2: the KL falls as sigma2 rises")
+        kl.set_title("Table 2: the KL decreases with sigma2")
     if "table_4" in r.results:
         bounds_panel(pixels, r, "table_4", "unit", 4)
         pixels.set_title("Table 4 (pixels): sigma2 >= 0.1 gives about pPCA's bound")
@@ -44,7 +44,7 @@ def draw(r):
 
 
 def line(ax, ours, style, label, theirs=None):
-    """Ours, and hollow what is published."""
+    """Draw our values, and published values with hollow markers."""
     (form, color), hollow = style, {"mfc": "none", "ms": 8, "mew": 1.3, "zorder": 1}
     ax.plot(*ours, form, color=color, label=label)
     if theirs is not None:
@@ -52,11 +52,11 @@ def line(ax, ours, style, label, theirs=None):
 
 
 def bounds_panel(ax, r, name, space, number):
-    """ELBO, as trained and with sigma2 tuned, against sigma2."""
+    """Draw the ELBO, as trained and with tuned sigma2, against sigma2."""
     rows, ppca = r.results[name], r.references[space]
     for kind, measure, style, label in (
         ("fixed", "elbo", FIXED, "sigma2 held"),
-        ("fixed", "tuned_elbo", ("s--", GREEN), "held, tuned afterwards"),
+        ("fixed", "tuned_elbo", ("s--", GREEN), "fixed, then tuned"),
         ("learned", "elbo", LEARNED, "learned"),
     ):
         # The published tuned bounds of table 4 had not converged.
@@ -64,7 +64,7 @@ def bounds_panel(ax, r, name, space, number):
         theirs = of_paper(published(number), kind, f"{measure}_mean") if compare else None
         line(ax, pick(rows, kind, measure), style, label, theirs)
     held = ppca_held(r, space, "elbo")
-    ax.plot(*held, ":", color=GREY, label="pPCA, sigma2 held")
+    ax.plot(*held, ":", color=GREY, label="pPCA, fixed sigma2")
     best, isotropic = ppca[r.k, None]["elbo"], ppca[0, None]["elbo"]
     ax.axhline(best, color=GREY, lw=0.9, label=f"pPCA, k = {r.k}")
     ax.axhline(isotropic, color=GREY, lw=0.9, ls="-.", label="isotropic Gaussian")
@@ -76,13 +76,13 @@ def bounds_panel(ax, r, name, space, number):
 
 
 def ppca_held(r, space, name):
-    """A measure of pPCA with sigma2 held."""
+    """Return a measure of pPCA with fixed sigma2."""
     cases = r.references[space].items()
     return np.array([(noise, found[name]) for (_, noise), found in cases if noise]).T
 
 
 def measure_panel(ax, r, name, label):
-    """A measure against sigma2."""
+    """Draw a measure against sigma2."""
     column = {"kl": "kl_mean"}.get(name, name)
     for kind, style in (("fixed", FIXED), ("learned", LEARNED)):
         text = "sigma2 held" if kind == "fixed" else "learned"
@@ -91,30 +91,30 @@ def measure_panel(ax, r, name, label):
             ax.plot(*nearly, "x--", color=style[1], lw=0.8, label=f"{text}, at {NEARLY} nats")
         theirs = of_paper(published(2), kind, column) if r.is_mnist else None
         line(ax, pick(r.results["table_2"], kind, name), style, text, theirs)
-    ax.plot(*ppca_held(r, "logit", name), ":", color=GREY, label="pPCA, sigma2 held")
+    ax.plot(*ppca_held(r, "logit", name), ":", color=GREY, label="pPCA, fixed sigma2")
     ax.set(xscale="log", xlabel=AXIS, ylabel=label)
     ax.legend(fontsize=8)
 
 
 def curves_panel(ax, rows):
-    """Workshop figure 4, dimensions with at most so much average KL; the lines by setting."""
+    """Draw workshop figure 4, dimensions by their average KL; return the lines by setting."""
     curves = {}
     for kind, noise, trials in rows:
         thresholds = np.array(trials.results[0]["thresholds"]["average"])
-        name = f"{noise:g}, {'held' if kind == 'fixed' else 'learned from there'}"
+        name = f"{noise:g}, {'fixed' if kind == 'fixed' else 'initial'}"
         curves[name] = CollapseCurve(thresholds, 0.01, "average")
     lines = CollapseDisplay.from_results(curves, ax=ax).lines_
     for name, drawn in lines.items():
         drawn.set_linestyle("-" if name.endswith("held") else "--")
     ax.set(xlabel="epsilon: average KL of a dimension (nats)")
-    ax.set_title("Workshop, figure 4: dimensions with less KL than epsilon")
+    ax.set_title("Workshop, figure 4: dimensions with KL below epsilon")
     ax.set_xlim(left=1e-5)
     ax.legend(fontsize=8, title="sigma2", loc="center left")
     return lines
 
 
 def training_panel(ax, rows, lines):
-    """Workshop figure 3: the bound of each epoch."""
+    """Draw workshop figure 3, the bound of each epoch."""
     last = []
     for (*_, trials), (name, like) in zip(rows, lines.items(), strict=True):
         bound = trials.results[0]["bound"]
@@ -123,6 +123,6 @@ def training_panel(ax, rows, lines):
         last.append(bound[-1])
     span = max(last) - min(last)
     ax.set_ylim(min(last) - 0.5 * span, max(last) + 0.1 * span)
-    ax.set(xlabel="epoch", ylabel="ELBO of an epoch (nats, pixels / 255)")
+    ax.set(xlabel="epoch", ylabel="training ELBO (nats, pixels / 255)")
     ax.set_title("Workshop, figure 3: the bound in training")
     ax.legend(fontsize=8, title="sigma2")

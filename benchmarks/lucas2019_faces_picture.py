@@ -8,29 +8,31 @@ from study import figure
 
 from sklearn_vae.plot import LatentPlaneDisplay, ReconstructionDisplay
 
-KINDS = {  # marker, line, colour, what the legend says
+KINDS = {  # marker, line, color, legend
     "fixed": ("o", "-", "#0072b2", "sigma2 held"),
-    "learned": ("^", "-", "#d55e00", "learned from there by gradient"),
-    "closed form": ("s", "-", "k", "learned from there in closed form"),
+    "learned": ("^", "-", "#d55e00", "initial, gradient"),
+    "closed form": ("s", "-", "k", "initial, closed form"),
 }
 MOST_HELD = 4
 SPACES = {"logit": ("logits", 3), "unit": ("pixels", 5)}
 
 
 def as_text(levels):
-    """Images of whole levels as text, which JSON can hold."""
+    """Encode images of integer levels as text for JSON."""
     return base64.b64encode(levels.astype(np.uint8).tobytes()).decode()
 
 
 class Decoded:
-    """Images and what the models of a table decoded; of the first trial.
+    """Images, reconstructions and latent planes of the models of a table, from the first trial.
 
     Attributes
     ----------
-    images : ndarray of shape (n, d)
-    reconstructed : dict of str to ndarray of shape (n, d)
-        By sigma2 and how it came about.
-    planes : dict of str to ndarray of shape (m, m, d)
+    images : ndarray of shape (n_samples, n_features)
+        Images.
+    reconstructed : dict of str to ndarray of shape (n_samples, n_features)
+        Reconstructions by the name of the model.
+    planes : dict of str to ndarray of shape (m, m, n_features)
+        Decoded planes by the name of the model.
     """
 
     def __init__(self, rows, X, image_shape):
@@ -48,7 +50,7 @@ class Decoded:
 
 
 def chosen_of(rows):
-    """Of the sigma2 held some, the best learned by gradient, and one in closed form."""
+    """Choose some fixed sigma2, the best one learned by gradient, and one in closed form."""
     fixed, free, closed = ([row for row in rows if row[0] == kind] for kind in KINDS)
     some = np.unique(np.linspace(0, len(fixed) - 1, MOST_HELD).round().astype(int))
     return [
@@ -59,17 +61,17 @@ def chosen_of(rows):
 
 
 def as_levels(text, n_features):
-    """The images of `as_text`, (n, n_features)."""
+    """Decode the images of `as_text`."""
     return np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, n_features)
 
 
 def name_of(kind, noise):
-    """Of a model in the pictures."""
-    return f"{noise:g}, held" if kind == "fixed" else f"{kind} from {noise:g}"
+    """Return the name of a model in the pictures."""
+    return f"{noise:g}, fixed" if kind == "fixed" else f"{kind} from {noise:g}"
 
 
 def draw_tables(found, references, papers, told):
-    """Bound, collapse and KL against sigma2, in both spaces."""
+    """Draw bound, collapse and KL against sigma2 in both spaces."""
     fig, axes = figure(2, 3, figsize=(15.5, 8.6))
     for line, (space, rows) in zip(axes, found.items(), strict=True):
         words, number = SPACES[space]
@@ -77,7 +79,7 @@ def draw_tables(found, references, papers, told):
         bound, collapse, kl = line
         curves(bound, rows, "elbo")
         noises, tuned = pick(rows, "fixed", "tuned_elbo")
-        bound.plot(noises, tuned, "o--", color="#009e73", label="held, then tuned")
+        bound.plot(noises, tuned, "o--", color="#009e73", label="fixed, then tuned")
         isotropic = references[space][0, None]["elbo"]
         bound.axhline(isotropic, color="0.45", lw=0.9, ls="-.", label="isotropic Gaussian")
         top = max(trials.mean("tuned_elbo") for *_, trials in rows)
@@ -91,7 +93,7 @@ def draw_tables(found, references, papers, told):
         collapse.set_title("Large sigma2 collapses the posterior")
         curves(kl, rows, "kl")
         kl.set(yscale="log", ylabel="KL (nats per image)")
-        kl.set_title("The KL falls as sigma2 rises (none: below the frame)")
+        kl.set_title("The KL decreases with sigma2 (0: below the axes)")
         collapse.plot(
             list(ppca), [of["collapsed_percent"] for of in ppca.values()], ":", color="0.45"
         )
@@ -100,7 +102,7 @@ def draw_tables(found, references, papers, told):
         theirs(kl, papers[number], "kl_mean")
         kl.set_ylim(bottom=1.0)
         for ax in line:
-            ax.set(xscale="log", xlabel="sigma2 held, or where learning starts")
+            ax.set(xscale="log", xlabel="sigma2, fixed or initial")
     axes[0, 0].legend(fontsize="small", loc="lower center")
     axes[0, 2].legend(fontsize="small", loc="lower left")
     fig.suptitle(told + ("; hollow: published, CelebA" if papers[3] else ""))
@@ -108,13 +110,13 @@ def draw_tables(found, references, papers, told):
 
 
 def curves(ax, rows, name):
-    """A measure of each kind."""
+    """Draw a measure of each kind."""
     for kind, (marker, line, color, label) in KINDS.items():
         ax.plot(*pick(rows, kind, name), marker + line, color=color, label=label)
 
 
 def theirs(ax, paper, name):
-    """Published values, hollow."""
+    """Draw published values with hollow markers."""
     for kind, (marker, _, color, _) in KINDS.items():
         values = [(noise, row[name]) for (of, noise), row in paper.items() if of == kind]
         style = {"color": color, "mfc": "white", "alpha": 0.6, "lw": 0.8, "zorder": 1}
@@ -123,7 +125,7 @@ def theirs(ax, paper, name):
 
 
 def draw_reconstructions(decoded, told):
-    """Images above what each model makes of them."""
+    """Draw images and their reconstructions."""
     import matplotlib.pyplot as plt
 
     most = max(len(of.reconstructed) for of in decoded.values())
@@ -136,12 +138,12 @@ def draw_reconstructions(decoded, told):
         ax.set_anchor("N")
         ax.set_xlabel("numbers: root mean square error, in levels of 256", fontsize="small")
         part.suptitle(f"sigma2 in the space of {SPACES[space][0]}", fontsize="medium")
-    fig.suptitle(f"The more noise, the less is reconstructed: {told}")
+    fig.suptitle(f"More noise, fewer details: {told}")
     return fig
 
 
 def draw_planes(decoded, told):
-    """Planes through three images, of a large, a middle and a small sigma2 and a learned one."""
+    """Draw planes through three images for a large, medium, small and learned sigma2."""
     import matplotlib.pyplot as plt
 
     of = decoded["logit"]

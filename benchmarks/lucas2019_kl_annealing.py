@@ -1,24 +1,25 @@
-"""KL annealing relieves collapse for a while where sigma2 is held, and for good where it is learned.
+"""KL annealing relieves collapse temporarily if sigma2 is fixed, and permanently if it is learned.
 
-Figures 7 to 9 of Lucas et al. (2019): the weight of the KL rises from 0 to 1 over the first tenth of
-the epochs, in deep VAEs on the logits of MNIST. Claims:
+Figures 7 to 9 of Lucas et al. (2019): the KL weight rises from 0 to 1 over the first tenth of the
+epochs, in deep VAEs of the logits of MNIST. Claims:
 
-- sigma2 held: while the weight is below 1 (the paper's dashed curves, after 8 % of the epochs) fewer
-  dimensions have collapsed than without annealing; then they collapse, nearly as many;
-- sigma2 learned by gradient, from a start that is too large: with annealing it ends smaller, and
-  fewer dimensions have collapsed.
+- Fixed sigma2: while the KL weight is below 1 (the paper's dashed curves, after 8 % of the epochs),
+  fewer dimensions have collapsed than without annealing. Later, nearly as many collapse.
+- sigma2 learned by gradient from a value that is too large: with annealing it ends smaller, and fewer
+  dimensions have collapsed.
 
-The largest sigma2 decides: of smaller ones less collapses, and later. Beyond the paper: sigma2 in
-closed form, which forgets a start in an epoch, and pPCA of as many components at the same sigma2.
+The largest sigma2 decides, because smaller ones collapse less and later. Beyond the paper, the script
+runs closed-form sigma2, which forgets its start in an epoch, and pPCA with the same number of
+components at the same sigma2.
 
     python benchmarks/lucas2019_kl_annealing.py --data mnist_train.npz [--scale cpu] [--jobs 2]
     python benchmarks/lucas2019_kl_annealing.py --scale full --device cuda
     python benchmarks/lucas2019_kl_annealing.py --scale smoke          digits, 17 levels, small networks
 
-Without --data the images are MNIST, from where `fetch_mnist` looks for it or from OpenML. The network
-is the paper's at --scale full, 784-1024-512-200 and its mirror image, and 784-256-128-50 at cpu. Batch
-size and rate are not published for these figures: 128 (cpu: 50) and 1e-3. The rows are centred and
-scaled by one number before the networks; sigma2 is in the units of the logits.
+Without --data the images are MNIST, from the folder of `fetch_mnist` or from OpenML. The encoder is
+the paper's 784-1024-512-200 at --scale full, and 784-256-128-50 at cpu; the decoder mirrors it. The
+paper does not give batch size and learning rate for these figures (here 128, cpu: 50, and 1e-3). The
+data are centered and scaled by one number for the networks, and sigma2 is in the units of the logits.
 """
 
 from dataclasses import dataclass
@@ -31,16 +32,16 @@ from sklearn_vae import Snapshot
 from sklearn_vae.diagnostics import CollapseCurve, collapse_curve
 from sklearn_vae.plot import CollapseDisplay
 
-# The colours of CollapseDisplay, in its order.
+# Colors of CollapseDisplay, in its order.
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-# Snapshots, in shares of the epochs; the paper's dashed curves are at 8 %.
+# Snapshots, as fractions of the epochs; the paper's dashed curves are at 8 %.
 DASHED = 0.08
 SHARES = (0.02, 0.04, 0.06, DASHED, 0.1, 0.12, 0.16, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is done. The paper gives neither batch size nor, for these figures, the rate."""
+    """Settings of a scale; the paper does not give the batch size and the learning rate."""
 
     n_images: int | None
     widths: tuple
@@ -70,9 +71,10 @@ SCALES = {
 
 
 def train_in_snapshots(X, *, device, checkpoint, epochs, **setting):
-    """One run: measures at the end, and the curve of collapse after each of `epochs`.
+    """Train a setting; return measures and the collapse curve after each of `epochs`.
 
-    A checkpoint has all snapshots, a quarter of a gigabyte at full scale: twenty of them a run.
+    A checkpoint holds all snapshots, a quarter of a gigabyte at full scale, so there are only twenty
+    checkpoints per run.
     """
     model, rows = fit(
         X,
@@ -92,7 +94,7 @@ def train_in_snapshots(X, *, device, checkpoint, epochs, **setting):
 
 
 def settings_of(scale, logits):
-    """By (kind, sigma2, annealed or not) what a run is told."""
+    """Return the settings of the runs by (kind, sigma2, annealed or not)."""
     kinds = {
         **{("fixed", noise): held(noise) for noise in scale.fixed},
         **{("learned", noise): learned(noise) for noise in scale.starts},
@@ -107,7 +109,7 @@ def settings_of(scale, logits):
         "epochs": sorted({max(1, round(share * scale.epochs)) for share in SHARES}),
         **logits,
     }
-    # The largest sigma2 first, so that what matters most is there first.
+    # The largest sigma2 comes first, because it matters most.
     return {
         (kind, noise, annealed): {
             **every,
@@ -120,7 +122,7 @@ def settings_of(scale, logits):
 
 
 class Run:
-    """A result, and the collapse in it."""
+    """Result of a run and its collapse."""
 
     def __init__(self, result):
         self.result = result
@@ -131,30 +133,30 @@ class Run:
         return self.result[name]
 
     def dashed(self):
-        """The curve while the KL has not its whole weight."""
+        """Collapse curve while the KL weight is below 1."""
         return self.curves[int(np.argmin(abs(self.epochs - DASHED * self.epochs[-1])))]
 
     def shares(self):
-        """Of the dimensions, in per cent, after each of the epochs."""
+        """Percentage of collapsed dimensions after each of the epochs."""
         return np.array([100.0 * curve.at(NEARLY) for curve in self.curves])
 
     def early(self):
-        """The same while the KL has not its whole weight."""
+        """Return the percentage of collapsed dimensions while the KL weight is below 1."""
         return 100.0 * float(self.dashed().at(NEARLY))
 
     def late(self):
-        """The same at the end."""
+        """Return the percentage of collapsed dimensions at the end."""
         return float(self.shares()[-1])
 
 
 def pairs_of(runs, kind):
-    """(sigma2, without, with annealing) of a kind, the largest sigma2 first."""
+    """Return (sigma2, run without, run with annealing) of a kind, the largest sigma2 first."""
     noises = sorted({noise for of, noise, _ in runs if of == kind}, reverse=True)
     return [(noise, runs[kind, noise, False], runs[kind, noise, True]) for noise in noises]
 
 
 def told(pairs, values, form=".0f"):
-    """Of each pair "sigma2: annealed (not annealed)"."""
+    """Describe each pair as "sigma2: annealed (not annealed)"."""
     return ", ".join(
         f"{noise:g}: {values(with_it):{form}} ({values(without):{form}})"
         for noise, without, with_it in pairs
@@ -162,56 +164,57 @@ def told(pairs, values, form=".0f"):
 
 
 def claims_of(runs, scale_name):
-    """What the figures say, and what holds here."""
+    """Check the claims."""
     claims = Claims(scale_name)
     fixed, free = pairs_of(runs, "fixed"), pairs_of(runs, "learned")
     closed = pairs_of(runs, "closed form")
     worst = fixed[:1]
     relief = all(annealed.early() <= plain.early() for _, plain, annealed in fixed)
     claims.add(
-        "sigma2 held: fewer dimensions have collapsed after 8 % of the epochs than without annealing"
+        "fixed sigma2: after 8 % of the epochs fewer dimensions have collapsed than without annealing"
         f" (%, at {NEARLY:g} nats)",
         "figures 7, 9: temporary relief",
         told(fixed, Run.early),
         relief and all(annealed.early() < plain.early() for _, plain, annealed in worst),
     )
     claims.add(
-        "sigma2 held: the annealed model collapses once the KL has its weight (%, end; at 8 %)",
+        "fixed sigma2: the annealed model collapses later (%, at the end; after 8 %)",
         "figures 7, 9: collapsed again",
         ", ".join(f"{n:g}: {a.late():.0f} ({a.early():.0f})" for n, _, a in fixed),
         all(annealed.late() > annealed.early() for *_, annealed in fixed)
         and all(annealed.late() > annealed.early() + 20.0 for *_, annealed in worst),
     )
     claims.add(
-        f"sigma2 held at {worst[0][0]:g}: at the end it is nearer to the collapse without annealing "
-        "than to its own at 8 %",
+        f"sigma2 fixed at {worst[0][0]:g}: at the end the collapse is closer to that without "
+        "annealing than to its own after 8 %",
         "figures 7, 9: the collapsed solution",
         told(fixed, Run.late),
         all(a.late() > 0.5 * (a.early() + plain.late()) for _, plain, a in worst),
     )
     claims.add(
-        f"sigma2 learned from {free[0][0]:g}: annealing ends in smaller sigma2",
+        f"sigma2 learned from {free[0][0]:g}: annealing leads to smaller sigma2",
         "figure 8: smaller",
         told(free, lambda run: run["noise_variance"], ".3f"),
         all(a["noise_variance"] < p["noise_variance"] for _, p, a in free[:1]),
     )
     claims.add(
-        "sigma2 learned: annealing ends in a larger KL (nats)",
+        "learned sigma2: annealing leads to a larger KL (nats)",
         "not published",
         told(free, lambda run: run["kl"], ".1f"),
         all(a["kl"] > p["kl"] for _, p, a in free),
         decides=False,
     )
     claims.add(
-        f"sigma2 learned from {free[0][0]:g}: annealing ends in less collapse (%, at {NEARLY:g} nats)",
+        f"sigma2 learned from {free[0][0]:g}: annealing leads to less collapse (%, at {NEARLY:g} "
+        "nats)",
         "figures 8, 9: less",
         told(free, Run.late),
         all(annealed.late() < plain.late() for _, plain, annealed in free[:1]),
         decides=scale_name != "smoke",
     )
     claims.add(
-        f"sigma2 learned from {closed[0][0]:g}: in closed form, annealed or not, it ends smaller than by "
-        "gradient with annealing",
+        f"sigma2 learned from {closed[0][0]:g}: the closed form, annealed or not, leads to smaller "
+        "sigma2 than the gradient with annealing",
         "not in the paper",
         told(closed, lambda run: run["noise_variance"], ".3f"),
         all(
@@ -224,10 +227,10 @@ def claims_of(runs, scale_name):
 
 
 def table_of(runs, ppca):
-    """All that was measured."""
+    """Return a table of all measures."""
     table = Table(
         *("noise", "sigma2", "annealed", "ELBO", "tuned ELBO", "sigma2 at the end", "KL"),
-        *("collapsed %, 0.01", f"collapsed %, {NEARLY:g}", f"collapsed %, {NEARLY:g}, at 8 %"),
+        *("collapsed %, 0.01", f"collapsed %, {NEARLY:g}", f"collapsed %, {NEARLY:g}, after 8 %"),
     )
     for (kind, noise, annealed), run in runs.items():
         measured = (run[n] for n in ("elbo", "tuned_elbo", "noise_variance", "kl"))
@@ -240,7 +243,7 @@ def table_of(runs, ppca):
 
 
 def draw(runs, scale, title):
-    """Collapse over the epochs, its curves, and sigma2 in training."""
+    """Draw collapse over the epochs, its curves, and sigma2 in training."""
     fig, axes = figure(2, 2, figsize=(14, 9))
     (over_epochs, fixed_curves), (noises, free_curves) = axes
     for ax in (over_epochs, noises):
@@ -251,10 +254,10 @@ def draw(runs, scale, title):
         over_epochs.plot(plain.epochs, plain.shares(), ":", color=color)
     over_epochs.axvline(DASHED * scale.epochs, color="0.5", lw=0.8, ls="--")
     over_epochs.set(ylim=(-3, 103), ylabel=f"dimensions collapsed at {NEARLY:g} nats (%)")
-    over_epochs.set_title("sigma2 held: annealing puts collapse off")
+    over_epochs.set_title("fixed sigma2: annealing delays collapse")
     draw_noises(noises, runs)
-    curves(fixed_curves, pairs_of(runs, "fixed"), "sigma2 held: the plateaus come back")
-    curves(free_curves, pairs_of(runs, "learned"), "sigma2 learned: fewer are lost for good")
+    curves(fixed_curves, pairs_of(runs, "fixed"), "fixed sigma2: collapse returns")
+    curves(free_curves, pairs_of(runs, "learned"), "learned sigma2: fewer dimensions collapse")
     for left, right, name in (
         (over_epochs, fixed_curves, "sigma2"),
         (noises, free_curves, "start"),
@@ -269,7 +272,7 @@ def draw(runs, scale, title):
 
 
 def draw_noises(ax, runs):
-    """sigma2 in training."""
+    """Draw sigma2 in training."""
     lines = [
         (*pair, color, "") for color, pair in zip(COLORS, pairs_of(runs, "learned"), strict=False)
     ]
@@ -279,11 +282,11 @@ def draw_noises(ax, runs):
             values = [noise, *run["noise_variances"]]
             ax.plot(range(len(values)), values, style, color=color, label=label)
     ax.set(yscale="log", ylabel="sigma2")
-    ax.set_title("sigma2 learned: it ends smaller with annealing")
+    ax.set_title("learned sigma2: annealing makes it smaller")
 
 
 def curves(ax, pairs, title):
-    """Collapse at the end and, dashed, at 8 % of annealed runs; dotted that of the others."""
+    """Draw collapse of annealed runs at the end and after 8 % (dashed), and of others (dotted)."""
     CollapseDisplay.from_results(
         {f"{noise:g}": annealed.curves[-1] for noise, _, annealed in pairs},
         snapshots={f"{noise:g}": annealed.dashed() for noise, _, annealed in pairs},
@@ -312,8 +315,8 @@ def main():
     write_report(study, claims, runs=table)
     n_steps = scale.epochs * -(-len(X) // scale.batch_size)
     title = (
-        f"{len(X)} images, {scale.epochs} epochs ({n_steps} steps), k = {scale.n_components}: solid "
-        "with KL annealing over the first tenth (grey), dotted without"
+        f"{len(X)} images, {scale.epochs} epochs ({n_steps} steps), k = {scale.n_components}; solid: "
+        "with KL annealing over the first tenth (gray), dotted: without"
     )
     study.save(draw(runs, scale, title))
     claims.exit()

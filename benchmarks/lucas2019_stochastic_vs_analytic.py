@@ -1,17 +1,17 @@
-"""Lucas et al. (2019): a linear VAE trained on its bound in closed form, and on draws of z.
+"""Lucas et al. (2019): a linear VAE trained on its closed-form ELBO, and on draws of z.
 
-Adam, all rows in every step, sigma2 learned from 1, a range of learning rates; the maximum is the
-log-likelihood of pPCA. The bound in closed form is known after any training, so both are judged by
-it, not by their own estimates. "analytic" follows its gradient in the eigenbasis of the covariance,
-in units of the standard deviation along each eigenvector; "stochastic" that of one draw of z for
-each row, by the net of the deep models, in pixels: as each is used.
+Adam uses all samples in every step and learns sigma2 from 1, with a range of learning rates. The
+maximum is the log-likelihood of pPCA. Both solvers are judged by the closed-form ELBO and not by
+their own estimates. "analytic" follows its gradient in the eigenbasis of the covariance, in units of
+the standard deviation along each eigenvector. "stochastic" follows the gradient of one draw of z per
+sample, with the net of the deep models, in pixels. Both are the settings of practical use.
 
     python benchmarks/lucas2019_stochastic_vs_analytic.py --data mnist_train.npz [--output PICTURE]
 
-What is claimed: the best rate of the analytic bound ends within 0.2 nats of the maximum, no run
-above it, and rates too small to arrive do not: log sigma2 moves by about the rate a step. With the
-MNIST training images, of which the first 1000 are taken, k = 200 and the maximum is 962.38; without
-data, scikit-learn's digits, k = 10 and fewer steps.
+Claims: with its best learning rate the analytic ELBO ends within 0.2 nats of the maximum. No run is
+above it. Rates that are too small do not reach it, because a step changes log sigma2 by about the
+rate. With --data, the data are the first 1000 training images of MNIST, k = 200, and the maximum is
+962.38. Without, they are scikit-learn's digits, with k = 10 and fewer steps.
 """
 
 import math
@@ -26,7 +26,7 @@ SOLVERS = {"analytic": "adam", "stochastic": "stochastic"}
 
 
 def train(X, k, solver, rate, steps):
-    """A fitted model, and its seconds."""
+    """Fit a model; return it and the time."""
     start = time.perf_counter()
     vae = LinearVAE(
         k,
@@ -41,7 +41,7 @@ def train(X, k, solver, rate, steps):
 
 
 def draw(models, maximum, path):
-    """Gap to the maximum while training, for each rate."""
+    """Draw the gap to the maximum in training for each rate."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -60,8 +60,8 @@ def draw(models, maximum, path):
 
 
 def main():
-    """Train with each solver and rate, print where they end, check."""
-    arguments = parse_arguments(__doc__, output={"default": None, "help": "a picture to write"})
+    """Train with each solver and rate, and check the claims."""
+    arguments = parse_arguments(__doc__, output={"default": None, "help": "file of the picture"})
     verdict = Verdict(arguments.scale)
     full = arguments.scale == "full"
     if arguments.data:
@@ -76,13 +76,13 @@ def main():
         f"{X.shape[0]} x {X.shape[1]}, k = {k}, {steps} steps; pPCA: {ppca.elbo_:.3f} nats, "
         f"sigma2 {ppca.noise_variance_:.5f}, so log sigma2 must fall by {fall:.1f}"
     )
-    print("  solver        rate        bound       below      sigma2  ms a step")
+    print("  solver        rate         ELBO         gap      sigma2  ms / step")
     models = {}
     for solver in SOLVERS:
         for rate in rates:
             vae, seconds = train(X, k, solver, rate, steps)
             models[solver, rate] = vae
-            arrives = "" if rate * steps > fall else "   cannot arrive in these steps"
+            arrives = "" if rate * steps > fall else "   rate is too small"
             print(
                 f"  {solver:10s} {rate:7g} {vae.elbo_:12.3f} {ppca.elbo_ - vae.elbo_:11.3f} "
                 f"{vae.noise_variance_:11.5f} {1e3 * seconds / steps:10.2f}{arrives}",
@@ -91,15 +91,15 @@ def main():
     below = {key: ppca.elbo_ - vae.elbo_ for key, vae in models.items()}
     best = {name: min(below[name, rate] for rate in rates) for name in SOLVERS}
     least = min(below.values())
-    verdict.claim(f"no bound above the maximum (least gap {least:.1e})", least > -1e-8)
+    verdict.claim(f"no ELBO is above the maximum (smallest gap {least:.1e})", least > -1e-8)
     enough = full or not arguments.data
     verdict.claim(
-        f"the analytic bound's best rate ends {best['analytic']:.3f} nats below, at most 0.2",
+        f"the best rate of the analytic ELBO ends {best['analytic']:.3f} nats below (at most 0.2)",
         best["analytic"] < 0.2 or not enough,
     )
     late = [below["analytic", rate] for rate in rates if rate * steps < fall]
-    verdict.claim("rates that cannot arrive do not", all(gap > 0.2 for gap in late))
-    print(f"  the stochastic bound's best rate ends {best['stochastic']:.3f} nats below")
+    verdict.claim("rates that are too small end further below", all(gap > 0.2 for gap in late))
+    print(f"  the best rate of the stochastic ELBO ends {best['stochastic']:.3f} nats below")
     if arguments.output:
         draw(models, ppca.elbo_, arguments.output)
     verdict.exit()

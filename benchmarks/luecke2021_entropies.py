@@ -1,23 +1,28 @@
 """Figures 1 to 3 of Lücke, Forster and Dai: in training the ELBO becomes a sum of three entropies.
 
-At every stationary point of a Gaussian VAE the ELBO is H[q(z|x)] - H[p(z)] - H[p(x|z)], and near
-one, where training ends, nearly: |ELBO - entropies| / |ELBO| below 0.5 %, or of VAE-3 1 % with
-batches of 100 or Adam's rate at 0.005. Figure 1: the linear VAE on rows of pPCA, where both also
-become the log-likelihood of the maximum; with sigma held at a wrong value the noise part of the gap
-stays, d/2 (1 - sigma*^2 / sigma^2), sigma* the best for the networks. Figure 2: VAE-1 (one sigma)
-on MNIST. Figure 3: VAE-3 (a sigma for each feature and z) on the PCA ring.
+At every stationary point of a Gaussian VAE the ELBO is H[q(z|x)] - H[p(z)] - H[p(x|z)]. After
+training this holds approximately: |ELBO - entropies| / |ELBO| is below 0.5 %, or below 1 % for VAE-3
+with batches of 100 or a learning rate of 0.005.
+
+- Figure 1: the linear VAE on data of pPCA, where both also become the maximum log-likelihood. If
+  sigma is fixed at a wrong value, the noise part of the gap, d/2 (1 - sigma*^2 / sigma^2), remains;
+  sigma* is the best value for the networks.
+- Figure 2: VAE-1 (one sigma) on MNIST.
+- Figure 3: VAE-3 (sigma depends on the feature and on z) on the PCA ring.
 
     python benchmarks/luecke2021_entropies.py --scale smoke
     python benchmarks/luecke2021_entropies.py --data MNIST_TRAIN.npz [MNIST_TEST.npz]
     python benchmarks/luecke2021_entropies.py --scale full --data ... [--device cuda] [--minutes 9]
 
 Settings of the authors' code (Learning-with-Entropies/ELBO-Entropies-AISTATS23, verification/): 10000
-rows and as many held out, new in each run; H = 2, batches of 2000, 100 draws of z, Adam at 1e-3,
-hidden layers of 50 and 50; 1500 epochs (pPCA), 200 (60000 images), 3000 (ring); 10, 10 and 100 runs;
-the standard deviation of the noise starts at softplus(0) = 0.693, its variance so at 0.480. Images
-are in [0, 1]. Without --data they are scikit-learn's digits. Ours differ: the networks see rows
-centred and scaled, log-variances are learned (softplus of standard deviations there), and the linear
-VAE starts at a random decoder with the best encoder for it.
+training and 10000 held-out samples, new in each run; H = 2, batches of 2000, 100 draws of z, Adam at
+1e-3, hidden layers of 50 and 50; 1500 epochs (pPCA), 200 (60000 images), 3000 (ring); 10, 10 and 100
+runs. The noise variance starts at softplus(0)^2 = 0.480. Images are in [0, 1]; without --data they
+are scikit-learn's digits.
+
+Our models differ: the data are centered and scaled for the networks, log-variances are learned
+instead of softplus of standard deviations, and the linear VAE starts at a random decoder with its
+best encoder.
 """
 
 import math
@@ -30,15 +35,15 @@ from sklearn_vae import PPCA, DeepGaussianVAE, LinearVAE, Snapshot
 from sklearn_vae.datasets import make_ppca, make_ppca_ring
 from sklearn_vae.diagnostics import entropy_bound, tune_noise_variance
 
-START = math.log(2.0) ** 2  # the variance of the noise, from softplus(0)
-SIGMA = 0.1  # of the rows that are made
-WRONG = 0.5  # the sigma that the authors hold fixed
+START = math.log(2.0) ** 2  # initial noise variance, softplus(0)^2
+SIGMA = 0.1  # sigma of the generated data
+WRONG = 0.5  # fixed sigma of the authors
 AUTHORS = {"batch": 2000, "rate": 1e-3}
 RATE, BATCH = {"rate": 5e-3}, {"batch": 100}
 CLOSED = {"closed_form": True}
 
-# Runs, and what each is given; "others": runs of the settings below beside "main"; "share": of the
-# epochs, where batches are of 100.
+# Numbers of runs and their settings. "others": runs of the settings other than "main". "share":
+# fraction of the epochs for batches of 100.
 SCALES = {
     "full": {
         "pPCA": (10, {"rows": 10000, "epochs": 1500, "draws": 100, **AUTHORS}),
@@ -72,18 +77,18 @@ SETTINGS = {
     "images": {"main": {}, "closed form": CLOSED},
     "ring": {"main": {}, "rate 0.005": RATE, "batch 100": BATCH},
 }
-MODELS = {"pPCA": "linear VAE, pPCA rows", "images": "VAE-1, images", "ring": "VAE-3, PCA ring"}
+MODELS = {"pPCA": "linear VAE, pPCA data", "images": "VAE-1, images", "ring": "VAE-3, PCA ring"}
 
 
 def marks(epochs, n=25):
-    """Epochs at which a training is looked at, closer at its start."""
+    """Return the epochs to evaluate, more densely at the start of training."""
     return sorted({round(epochs ** (i / (n - 1))) for i in range(n)})
 
 
 def measured(model, X, draws):
-    """ELBO, sum of entropies and the parts that part them, of draws of z for each row of X.
+    """Estimate the ELBO, the sum of entropies and the parts of their gap from draws of z.
 
-    By what any model of q(z|x) and p(x|z) has; fresh draws for each row, as the authors do it.
+    The draws are fresh for each sample, as in the authors' code.
     """
     mean, variance = (array.astype(np.float64) for array in model.posterior(X))
     rng, (_, d) = np.random.default_rng(0), X.shape
@@ -105,7 +110,7 @@ def measured(model, X, draws):
 
 
 def exact(model, X):
-    """The same of a linear VAE, in closed form."""
+    """Compute the results of `measured` for a linear VAE in closed form."""
     found = entropy_bound(model, X)
     parts = {"noise": found.gap.noise, "dimensions": found.gap.dimensions}
     return {"elbo": found.elbo, "entropies": found.bound, **parts}
@@ -125,7 +130,7 @@ def run_linear(
     closed_form=False,
     followed=False,
 ):
-    """The linear VAE on rows of pPCA, W and mu of which are new."""
+    """Train the linear VAE on data of pPCA with new W and mu."""
     X, _, truth = make_ppca(2 * rows, noise_variance=SIGMA**2, return_model=True, random_state=seed)
     X, held_out = np.split(X.astype(np.float32), 2)
     model = LinearVAE(2, noise_variance=noise, checkpoint=checkpoint, random_state=seed)
@@ -154,7 +159,7 @@ def run_linear(
     if noise:
         there = PPCA(2, noise_variance=noise).fit(X)
         found["optimum"] = there.elbo_ - there.entropy_bound_
-    if followed:  # the models on the way are those of trainings that end there
+    if followed:  # intermediate models are those of shorter trainings
         found["on_the_way"] = []
         for epoch in marks(epochs, 9)[1:-1]:
             early = model.set_params(max_iter=epoch).fit(X)
@@ -164,7 +169,7 @@ def run_linear(
 
 
 def fit_deep(X, held_out, *, device, checkpoint, seed, epochs, batch, rate, draws, **options):
-    """A VAE, and what it is at the end."""
+    """Fit a VAE; return it and its results at the end."""
     model = DeepGaussianVAE(
         2,
         hidden_layer_sizes=(50, 50),
@@ -188,16 +193,16 @@ def fit_deep(X, held_out, *, device, checkpoint, seed, epochs, batch, rate, draw
 
 
 def curves(model):
-    """Bound and sum of entropies of each epoch, of the draws that it was trained on."""
+    """Return the ELBO and the sum of entropies of each epoch, from the draws in training."""
     history = model.history_
     of_z = history["posterior_entropy"] - history["prior_entropy"]
     n = len(of_z)
-    epochs = np.arange(n) + (n == model.n_iter_)  # the start may be recorded too
+    epochs = np.arange(n) + (n == model.n_iter_)  # the start may also be recorded
     return {"epochs": epochs, "bound": history["bound"], "sum": of_z - history["noise_entropy"]}
 
 
 def run_images(X, held_out, *, rows, closed_form=False, **settings):
-    """VAE-1, of as many images as `rows`; of the first run, what it decodes on a grid of z."""
+    """Train VAE-1 on `rows` images; the first run also decodes a grid of z."""
     update = "closed_form" if closed_form else "gradient"
     model, found = fit_deep(X, held_out, noise_update=update, **settings)
     found.update(curves(model))
@@ -208,7 +213,7 @@ def run_images(X, held_out, *, rows, closed_form=False, **settings):
 
 
 def run_ring(*, rows, seed, **settings):
-    """VAE-3, on rows whose W and mu are new; of the first run, where 400 rows lie."""
+    """Train VAE-3 on data with new W and mu; the first run also returns 400 posteriors."""
     X, Z = make_ppca_ring(2 * rows, noise_variance=SIGMA**2, random_state=seed)
     X, held_out = np.split(X.astype(np.float32), 2)
     callbacks = [Snapshot(epochs=marks(settings["epochs"]))]
@@ -229,7 +234,7 @@ def run_ring(*, rows, seed, **settings):
 
 
 def all_runs(study):
-    """Results by data set and setting, the main ones first."""
+    """Return results by data set and setting, the main ones first."""
     scale, results = SCALES[study.arguments.scale], {}
     images, shape = load_images(study.arguments.data)
     images = (images / images.max()).astype(np.float32)
@@ -251,17 +256,17 @@ def all_runs(study):
 
 
 def error(found):
-    """|ELBO - entropies| / |ELBO| in percent."""
+    """Return |ELBO - entropies| / |ELBO| in percent."""
     return 100.0 * abs(found["elbo"] - found["entropies"]) / abs(found["elbo"])
 
 
 def quartiles(values):
-    """The lower, the median, the upper."""
+    """Return the lower quartile, the median and the upper quartile."""
     return np.percentile(values, [25, 50, 75])
 
 
 def tables(results):
-    """Errors, and the gap in parts; medians over the runs."""
+    """Return tables of errors and of the parts of the gap, as medians over the runs."""
     errors = Table(
         *("model", "setting", "runs", "error, %", "lower quartile", "upper quartile"),
         *("held out, error, %", "ELBO", "entropies", "held out, ELBO", "pPCA, k = 2"),
@@ -282,7 +287,7 @@ def tables(results):
 
 
 def judge(results, claims, smoke):
-    """The paper's statements, and what holds exactly at any parameters."""
+    """Check the claims of the paper and those that hold for any parameters."""
     limits = {"main": 0.5, "rate 0.005": 1.0, "batch 100": 1.0}
     for (data, name), runs in results.items():
         if name in limits:
@@ -293,23 +298,23 @@ def judge(results, claims, smoke):
                 f"below {limits[name]} %" if known else "not published",
                 f"{median:.3f} % ({low:.3f} to {high:.3f})",
                 median < limits[name],
-                # That of VAE-3 trembles about its limit with Adam's steps, and the parts of VAE-1's
-                # gap are larger than their sum: a few short runs tell little.
+                # The error of VAE-3 fluctuates around its limit with Adam's steps, and the parts of
+                # VAE-1's gap cancel, so a few short runs cannot decide.
                 decides=claims.scale == "full" or (data == "pPCA" and not smoke),
             )
     most = max(error(run["fitted"]) for run in results["pPCA", "closed form"])
     claims.add(
-        "linear VAE, at its maximum by updates in closed form: relative error",
+        "linear VAE at its maximum, from closed-form updates: relative error",
         "0",
         f"{most:.1e} % at most",
-        most < 0.01,  # rows are float32
+        most < 0.01,  # the data are float32
     )
     for data, label in MODELS.items():
         runs = results[data, "main"]
         gaps = [np.abs(np.subtract(run["bound"], run["sum"])) for run in runs]
         most, last = (np.median([f(gap) for gap in gaps]) for f in (np.max, lambda gap: gap[-1]))
         claims.add(
-            f"{label}: |ELBO - entropies| at its largest and at the last epoch",
+            f"{label}: |ELBO - entropies|, largest value and last epoch",
             "becomes small",
             f"{most:.3g} and {last:.3g} nats",
             last < 0.1 * most,
@@ -324,7 +329,7 @@ def judge(results, claims, smoke):
         for key in ("elbo", "entropies")
     )
     claims.add(
-        "linear VAE: ELBO and entropies in closed form are those of draws, as the authors have them",
+        "linear VAE: closed-form ELBO and entropies agree with the authors' estimates from draws",
         "estimated by draws",
         f"within {apart:.2g} nats",
         apart < 0.02,
@@ -332,23 +337,23 @@ def judge(results, claims, smoke):
 
 
 def judge_likelihood(results, claims, smoke):
-    """ELBO, log-likelihood, that of the maximum and of the truth, on the rows and held out."""
+    """Compare ELBO and log-likelihood with those of the maximum and the truth."""
     runs = [run for name in ("main", "closed form") for run in results["pPCA", name]]
     rises = [
         np.diff([run["fitted"]["elbo"], run["likelihood"][0], run["best"][0]]).min() for run in runs
     ]
     short = [run["best"][0] - run["fitted"]["elbo"] for run in results["pPCA", "main"]]
     claims.add(
-        "linear VAE: ELBO <= log-likelihood <= that of the maximum, and the first nearly the last",
+        "linear VAE: ELBO <= log-likelihood <= maximum log-likelihood, all nearly equal",
         "the curves meet",
-        f"short by {np.median(short):.4f} nats, out of order by {max(0.0, -min(rises)):.1e} at most",
-        min(rises) > -1e-4 and (smoke or np.median(short) < 0.1),  # rows are float32
+        f"gap {np.median(short):.4f} nats, largest violation {max(0.0, -min(rises)):.1e}",
+        min(rises) > -1e-4 and (smoke or np.median(short) < 0.1),  # the data are float32
     )
     overfit = [run["best"][0] - run["truth"][0] for run in results["pPCA", "main"]]
     loss = [run["truth"][1] - run["best"][1] for run in results["pPCA", "main"]]
     claims.add(
-        "pPCA: the maximum is above the truth on the rows, below it on rows held out",
-        "they cannot be told apart",
+        "pPCA: the maximum is above the truth on training samples and below it on held-out samples",
+        "they are indistinguishable",
         f"by {np.median(overfit):.4f} and {np.median(loss):.4f} nats",
         min(*overfit, np.median(loss)) > 0.0,
     )
@@ -357,7 +362,7 @@ def judge_likelihood(results, claims, smoke):
         for data in ("images", "ring")
     }
     claims.add(
-        "VAE-1 and VAE-3: held-out ELBO less the log-likelihood of pPCA with k = 2",
+        "VAE-1 and VAE-3: held-out ELBO minus the log-likelihood of pPCA with k = 2",
         "not published",
         ", ".join(f"{gain:+.2f} ({data})" for data, gain in gains.items()),
         min(gains.values()) > 0.0,
@@ -366,27 +371,27 @@ def judge_likelihood(results, claims, smoke):
 
 
 def judge_fixed(runs, claims, smoke):
-    """What stays of the gap where sigma is held."""
+    """Check the claims about the gap that remains if sigma is fixed."""
     noise = np.array([run["fitted"]["noise"] for run in runs])
     expected = 5.0 * (1.0 - np.array([run["tuned"] for run in runs]) / WRONG**2)
     claims.add(
-        f"linear VAE, sigma held at {WRONG}: noise part of the gap against d/2 (1 - s*^2/sigma^2)",
-        "exact at any parameters",
-        f"{np.median(noise):.4f} nats, apart by at most {np.abs(noise - expected).max():.1e}",
+        f"linear VAE, sigma fixed at {WRONG}: noise part of the gap against d/2 (1 - s*^2/sigma^2)",
+        "exact for any parameters",
+        f"{np.median(noise):.4f} nats, difference at most {np.abs(noise - expected).max():.1e}",
         bool((np.abs(noise - expected) < 1e-5).all()),
     )
     whole = np.array([run["fitted"]["elbo"] - run["fitted"]["entropies"] for run in runs])
     optimum = np.array([run["optimum"] for run in runs])
     claims.add(
-        f"linear VAE, sigma held at {WRONG}: the gap at the end, and that of the best pPCA",
-        "stays open (dashed)",
+        f"linear VAE, sigma fixed at {WRONG}: the gap at the end, and that of the best pPCA",
+        "remains open (dashed)",
         f"{np.median(whole):.3f} and {np.median(optimum):.3f} nats",
         bool((whole > 1.0).all() and (smoke or np.allclose(whole, optimum, atol=0.1))),
     )
 
 
 def main():
-    """All runs, the claims, tables and the picture."""
+    """Do all runs, check the claims, write tables and the picture."""
     study = Study(__doc__)
     smoke = study.arguments.scale == "smoke"
     results, shape = all_runs(study)

@@ -1,4 +1,4 @@
-"""The picture of luecke2021_entropies.py: a column each for its figures 1, 2 and 3."""
+"""The picture of luecke2021_entropies.py, with one column per figure."""
 
 import numpy as np
 
@@ -9,20 +9,20 @@ SETTINGS = {"main": BLUE, "rate 0.005": ORANGE, "batch 100": VIOLET}
 
 
 def band(ax, x, runs, color, label, **style):
-    """Median over the runs, and the range of their middle half."""
+    """Draw the median and the quartiles over the runs."""
     low, median, high = np.percentile(runs, [25, 50, 75], axis=0)
     ax.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0)
     ax.plot(x, median, color=color, label=label, **style)
 
 
 def draw(results, shape, figure):
-    """Bounds and sums, their relative difference, and what the models see."""
+    """Draw bounds and sums of entropies, their relative difference, and the models."""
     page, axes = figure(3, 3, figsize=(13, 12.5), height_ratios=[1.1, 0.9, 1.4])
     page.suptitle("In training the ELBO becomes a sum of three entropies (Lücke et al.)")
     titles = [
-        "Figure 1: linear VAE on pPCA rows\n(less the log-likelihood of the pPCA maximum)",
+        "Figure 1: linear VAE on pPCA data\n(minus the maximum log-likelihood of pPCA)",
         "Figure 2: VAE-1 on images",
-        "Figure 3: VAE-3 on the PCA ring\n(less the log-likelihood of pPCA, k = 2)",
+        "Figure 3: VAE-3 on the PCA ring\n(minus the log-likelihood of pPCA, k = 2)",
     ]
     for ax, title, data in zip(axes[0], titles, ("pPCA", "images", "ring"), strict=True):
         curves(ax, results[data, "main"], data)
@@ -31,7 +31,7 @@ def draw(results, shape, figure):
     likelihoods(axes[0, 0], results["pPCA", "main"])
     reference = results["images", "main"][0]["best"][0]
     axes[0, 1].axhline(reference, color="k", linestyle=":", label="pPCA, k = 2")
-    axes[0, 0].set_ylabel("nats per row")
+    axes[0, 0].set_ylabel("nats per sample")
     for ax in axes[0]:
         below(ax, 3, -0.07)
     for ax, data in zip(axes[1], ("pPCA", "images", "ring"), strict=True):
@@ -45,7 +45,7 @@ def draw(results, shape, figure):
 
 
 def curves(ax, runs, data):
-    """Bound and sum of entropies; each run's less its pPCA where every run has its own rows."""
+    """Draw the ELBO and the sum of entropies, minus pPCA's value if runs have their own data."""
     x, zero = runs[0]["epochs"], np.array([[run["best"][0]] for run in runs])
     zero = 0.0 * zero if data == "images" else zero
     bound, total = (np.array([run[key] for run in runs]) - zero for key in ("bound", "sum"))
@@ -58,20 +58,20 @@ def curves(ax, runs, data):
 
 
 def below(ax, ncols, low):
-    """A legend under the axes, off the curves."""
+    """Draw a legend below the axes."""
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, low)}
     ax.legend(**place, ncols=ncols, fontsize="small", frameon=False)
 
 
 def fixed(ax, runs):
-    """Dashed: those with sigma held at a wrong value."""
+    """Draw the runs with sigma fixed at a wrong value, dashed."""
     x, zero = runs[0]["epochs"], np.array([[run["best"][0]] for run in runs])
     for key, color, label in (("bound", BLUE, "$\\sigma$ fixed at 0.5"), ("sum", ORANGE, None)):
         band(ax, x, np.array([run[key] for run in runs]) - zero, color, label, linestyle="--")
 
 
 def likelihoods(ax, runs):
-    """Log-likelihoods of the models on the way, of the maximum and of the truth."""
+    """Draw log-likelihoods in training, of the maximum and of the truth."""
     x = [epoch for epoch, *_ in runs[0]["on_the_way"]]
     for at, marker, label in ((0, "o", "log-likelihood"), (1, "x", "held out")):
         zero = np.array([[run["best"][0 if at == 0 else 1]] for run in runs])
@@ -84,12 +84,12 @@ def likelihoods(ax, runs):
 
 
 def errors(ax, results, data):
-    """Relative difference, median and middle half."""
+    """Draw the relative difference, median and quartiles."""
     for name, color in SETTINGS.items():
         if runs := results.get((data, name)):
             bound, total = (np.array([run[key] for run in runs]) for key in ("bound", "sum"))
             off = 100.0 * np.abs((bound - total) / bound[:, -1:])
-            some = slice(None, None, -(-off.shape[1] // 150))  # more would be a block of ink
+            some = slice(None, None, -(-off.shape[1] // 150))  # more points would overlap
             x, label = runs[0]["epochs"][some], f"{name} (runs: {len(runs)})"
             band(ax, x, off[:, some], color, label, linewidth=1.2)
     ax.axhline(0.5, color="k", linestyle=":", linewidth=0.8, label="0.5 %")
@@ -100,29 +100,29 @@ def errors(ax, results, data):
 
 
 def runs_of(results, data):
-    """Those of the main setting."""
+    """Return the runs of the main setting."""
     return results[data, "main"]
 
 
 def pictures(ax, run, shape):
-    """What the first run of VAE-1 decodes."""
+    """Draw the images that the first run of VAE-1 decodes."""
     decoded = np.array(run["decoded"]).reshape(9, 9, -1)
     labels = ("z = (-2, -2)", "(2, -2)", "(-2, 2)")
     LatentPlaneDisplay.from_results(decoded, labels=labels, image_shape=shape, ax=ax)
-    ax.set_title("VAE-1: what is decoded on the latent plane\n", fontsize="medium")
+    ax.set_title("VAE-1: decoded images on the latent plane\n", fontsize="medium")
 
 
 def latent(ax, run):
-    """Means of q(z|x), boxes of its standard deviations, by the angle that each row came from."""
+    """Draw means and standard deviations of q(z|x), colored by angle on the ring."""
     (mean, deviation), angle = map(np.array, run["latent"]), np.array(run["angle"])
     boxes(ax, mean, deviation, 150)
     ax.scatter(*mean.T, c=angle, cmap="hsv", s=8, zorder=2)
     ax.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
-    ax.set_title("VAE-3, latent space: $q(z|x)$, colour = angle on the ring", fontsize="medium")
+    ax.set_title("VAE-3, latent space: $q(z|x)$, color = angle on the ring", fontsize="medium")
 
 
 def plane(ax, run):
-    """Rows and what is decoded at the means, in the plane of the two principal components."""
+    """Draw samples and decoded means in the plane of the two principal components."""
     rows, decoded = map(np.array, run["plane"])
     ax.scatter(*rows.T, color="0.6", s=6, label="rows")
     boxes(ax, decoded, np.array(run["spread"]), 150)
@@ -132,7 +132,7 @@ def plane(ax, run):
 
 
 def boxes(ax, centres, deviations, n):
-    """Of plus and minus a standard deviation, about the first n."""
+    """Draw boxes of one standard deviation around the first n centers."""
     for (x, y), (a, b) in zip(centres[:n], deviations[:n], strict=True):
         box = ax.fill([x - a, x + a, x + a, x - a], [y - b, y - b, y + b, y + b])[0]
         box.set(facecolor="none", edgecolor=SKY, linewidth=0.5, zorder=1)

@@ -1,16 +1,16 @@
-"""How the noise variance of a deep VAE is best learned: the rules of DeepGaussianVAE side by side.
+"""The closed-form update learns the noise variance of a deep VAE better than the gradient.
 
-`noise_update="closed_form"` (the default: a running average of its optimum, held at or below the
-noise variance of pPCA with the same k, and set to the optimum at the end) against "gradient" (log
-sigma^2 as a parameter among the others, the setting of Lucas et al., 2019), each from the noise
-variance of pPCA, from a hundredth of it and from the variance of the data, and with KL warm-up.
-ELBO of the training rows and of held-out rows in nats per sample, and collapsed dimensions; means
-of up to three seeds.
+The default, `noise_update="closed_form"`, is a running average of the optimum that stays at or below
+the noise variance of pPCA with the same k, and is set to the optimum at the end. The alternative,
+"gradient", treats log sigma^2 as a parameter of the networks, as Lucas et al. (2019) do. Both start
+from the noise variance of pPCA, from a hundredth of it and from the variance of the data, and run
+with KL warm-up. The script prints the ELBO of training and held-out samples in nats per sample, and
+collapsed dimensions, as means of up to three seeds.
 
-Claims, on each of the data sets: the default reaches at least the training ELBO of the gradient,
-and depends less on where it starts. By default digits, patches of two
-photographs and the breast cancer table, all of scikit-learn; with `--data` the rows of a file,
-divided by 255, or with `--logit` dequantised and taken to logits as Lucas et al. do.
+Claims, for each data set: the default reaches at least the training ELBO of the gradient and depends
+less on its start. The default data are scikit-learn's digits, patches of two photographs and the
+breast cancer table. With `--data` they are those of a file divided by 255, or with `--logit`
+dequantized logits as in Lucas et al.
 """
 
 import numpy as np
@@ -26,19 +26,19 @@ OPTIONS = {
     "components": {"type": int, "default": 50, "help": "k, with --data"},
     "epochs": {"type": int, "default": 40, "help": "with --data"},
     "rows": {"type": int, "default": 12000, "help": "with --data"},
-    "logit": {"action": "store_true", "help": "with --data: logits of dequantised pixels"},
+    "logit": {"action": "store_true", "help": "with --data: logits of dequantized pixels"},
 }
 
 
 def logits(pixels):
-    """logit(a + (1 - 2 a) u) of u = (pixel + U[0, 1)) / 256, a = 1e-6."""
+    """Compute logit(a + (1 - 2 a) u) of u = (pixel + U[0, 1)) / 256 with a = 1e-6."""
     u = (pixels + np.random.default_rng(0).uniform(size=pixels.shape)) / 256
     u = 1e-6 + (1 - 2e-6) * u
     return np.log(u / (1 - u))
 
 
 def patches():
-    """Grey patches of 10 x 10 pixels."""
+    """Return gray patches of 10 x 10 pixels."""
     images = load_sample_images().images
     cut = [
         extract_patches_2d(i.mean(axis=2), (10, 10), max_patches=3000, random_state=0)
@@ -48,7 +48,7 @@ def patches():
 
 
 def data_sets(arguments):
-    """(name, rows, k, epochs, hidden layers) of each."""
+    """Yield (name, X, k, epochs, hidden layers) of each data set."""
     if arguments.data:
         X = load_rows(arguments.data)[: arguments.rows]
         X = logits(X) if arguments.logit else X / 255
@@ -64,7 +64,7 @@ def data_sets(arguments):
 
 
 def settings(noise, variance, epochs):
-    """Parameters of each rule."""
+    """Return the parameters of each rule."""
     return {
         "closed form": {},
         "closed form, from pPCA's / 100": {"noise_variance_init": noise / 100},
@@ -81,7 +81,7 @@ def settings(noise, variance, epochs):
 
 
 def run(name, X, k, epochs, hidden, repeats, verdict):
-    """Fit every rule on one data set, print a table, judge."""
+    """Fit every rule on one data set, print a table and check the claims."""
     train, test = train_test_split(X.astype(np.float32), test_size=1 / 6, random_state=1)
     ppca = PPCA(k).fit(train)
     print(f"\n{name}, {train.shape[0]} x {train.shape[1]}, k={k}, {epochs} epochs")
@@ -112,8 +112,8 @@ def run(name, X, k, epochs, hidden, repeats, verdict):
         elbo["closed form"] >= elbo["gradient"] - tolerance,
     )
     verdict.claim(
-        f"{name}: three starts end {apart['closed form']:.2f} nats apart with the default, "
-        f"{apart['gradient']:.2f} with the gradient",
+        f"{name}: the ELBO of three starts varies by {apart['closed form']:.2f} nats with the "
+        f"default, {apart['gradient']:.2f} with the gradient",
         apart["closed form"] <= apart["gradient"] + tolerance,
     )
 

@@ -1,19 +1,23 @@
 """PPCA of a file larger than memory takes under 1 GB, and at most 1.5 times one pass of X'X.
 
-The file is a memory-mapped .npy of float32 rows with a known model, written block by block from a
-seed. What is claimed: PPCA.fit and score hold less than 1 GB of anonymous resident memory (RssAnon
-of a fresh process, which the pages of a mapped file do not count in; Linux tells it); fit takes at
-most 1.5 times as long as a plain loop of chunk.T @ chunk in the file's precision over the same
-bytes, paired in one process, with the page cache dropped before each (cold), and with the whole
-file in it where it fits (warm); the bytes are read from disk once; the eigenvalues are those of a
-float64 scatter to 1e-6, and noise variance and subspace as near to the true ones as so many rows
-leave them; torch is not imported. Transform, sums of Moments, partial_fit and PPCACV are measured
-beside it.
+The file is a memory-mapped .npy of float32 samples from a known model, written block by block from a
+seed. Claims:
+
+- PPCA.fit and score use less than 1 GB of anonymous resident memory (RssAnon of a new process on
+  Linux, which excludes the pages of the mapped file).
+- fit takes at most 1.5 times as long as a plain loop of chunk.T @ chunk over the same file in its
+  precision. Both are paired in one process, with the page cache dropped before each (cold), and with
+  the whole file in it if it fits (warm).
+- The file is read from disk once, and torch is not imported.
+- The eigenvalues agree with those of a float64 scatter to 1e-6. Noise variance and subspace are as
+  close to the truth as the number of samples permits.
+
+Transform, sums of Moments, partial_fit and PPCACV are measured, too.
 
     python benchmarks/out_of_core.py [--scale smoke] [--gigabytes 20] [--folder big] [--data x.npy]
 
-A --folder keeps the file: writing goes on where it was killed, and what is there is not written
-again. With --data a file of yours takes its place, whose true model nobody knows.
+--folder keeps the file, and an interrupted write resumes. --data replaces it by another file, without
+a known model.
 """
 
 import multiprocessing
@@ -38,19 +42,19 @@ from sklearn_vae.validation import available_memory
 GIGABYTES = {"full": 2.0, "smoke": 0.05}
 FEATURES = {"full": 784, "smoke": 196}
 K = 20
-# Rows in a chunk of the plain loop, which takes the fastest.
+# Samples in a chunk of the plain loop, which uses the fastest of them.
 CHUNKS = (2048, 8192, 32768)
-# Rows in a block that is read without a map.
+# Samples in a block that is read without a memory map.
 BLOCK = 16384
 
 
 def mapped(path):
-    """The rows, of which nothing is read yet."""
+    """Memory-map the samples."""
     return np.load(path, mmap_mode="r")
 
 
 def plain_pass(path, chunk, n_rows=None):
-    """X'X of the rows as they are, in their precision."""
+    """Compute the uncentered X'X in the precision of the file."""
     X = mapped(path)[:n_rows]
     S = np.zeros((X.shape[1], X.shape[1]), dtype=X.dtype)
     for start in range(0, len(X), chunk):
@@ -60,12 +64,12 @@ def plain_pass(path, chunk, n_rows=None):
 
 
 def fit(path):
-    """PPCA, by the solver that it chooses."""
+    """Fit PPCA with its default solver."""
     return PPCA(K).fit(mapped(path))
 
 
 def blocks_of(path):
-    """The rows in memory, a block at a time."""
+    """Yield blocks of samples in memory."""
     X = mapped(path)
     with open(path, "rb") as file:
         file.seek(X.offset)
@@ -75,13 +79,13 @@ def blocks_of(path):
 
 
 def fit_moments(path):
-    """Of blocks that are in memory only one at a time, wherever they come from."""
+    """Fit PPCA to the sum of moments of blocks in memory."""
     nothing = Moments.of(mapped(path)[:0])
     return PPCA.from_moments(sum(map(Moments.of, blocks_of(path)), nothing), n_components=K)
 
 
 def fit_partially(path):
-    """The same with a model after every block."""
+    """Fit PPCA with partial_fit of blocks in memory."""
     model = PPCA(K)
     for block in blocks_of(path):
         model.partial_fit(block)
@@ -89,22 +93,22 @@ def fit_partially(path):
 
 
 def cross_validate(path):
-    """PPCACV over every k in five folds."""
+    """Fit PPCACV over every k in five folds."""
     return PPCACV().fit(mapped(path)).n_components_
 
 
 def score(path, model):
-    """Log-likelihood."""
+    """Compute the log-likelihood."""
     return model.score(mapped(path))
 
 
 def transform(path, model):
-    """Of which the result is in memory."""
+    """Transform the samples into an array in memory."""
     return model.transform(mapped(path)).shape
 
 
 def drop_cache(path):
-    """So that the file is read from disk, where the system can; no process may have it mapped."""
+    """Drop the page cache of a file, if the system can; no process may have the file mapped."""
     if not hasattr(os, "posix_fadvise"):
         return
     with open(path, "rb") as file:
@@ -113,7 +117,7 @@ def drop_cache(path):
 
 
 def of_process(name, file):
-    """A number that Linux tells of this process; nan where it does not."""
+    """Read a number about this process from Linux; nan if it is not available."""
     with suppress(OSError), open(f"/proc/self/{file}") as lines:
         for line in lines:
             if line.startswith(f"{name}:"):
@@ -122,7 +126,7 @@ def of_process(name, file):
 
 
 class AnonymousPeak(threading.Thread):
-    """Samples RssAnon every 2 ms, in MB, as long as the block within lasts."""
+    """Context that records the peak of RssAnon in MB, sampled every 2 ms."""
 
     def __enter__(self):
         self.peak = self.before = self._now()
@@ -144,7 +148,7 @@ class AnonymousPeak(threading.Thread):
 
 
 def measure(function, path):
-    """Result of a call, its seconds, RssAnon before and at its peak in MB, bytes read from disk."""
+    """Call a function; return its result, time, RssAnon before and at its peak, and bytes read."""
     found = []
     before = of_process("read_bytes", "io")
     with AnonymousPeak() as anonymous:
@@ -154,12 +158,12 @@ def measure(function, path):
 
 
 def is_torch_imported():
-    """Asked of the process that has fitted."""
+    """Return whether this process has imported torch."""
     return "torch" in sys.modules
 
 
 def report_memory(path, verdict):
-    """All methods, each after the page cache was dropped, in a process that does nothing else."""
+    """Measure all methods in processes of their own, each after the page cache was dropped."""
     size = path.stat().st_size
     context = multiprocessing.get_context("spawn")
     print("\n                          seconds   RssAnon in MB, before and peak   read / file")
@@ -170,11 +174,11 @@ def report_memory(path, verdict):
             result, duration, before, peak, read = process.submit(measure, function, path).result()
             print(f"  {name:20s} {duration:12.2f} {before:16.1f} {peak:14.1f} {read / size:12.3f}")
             if out_of_core and not np.isnan(peak):
-                # Of a small file, not even a copy; blocks may take 50 MB.
+                # For a small file even less than a copy; blocks may take 50 MB.
                 holds = peak < 1000 and peak - before < max(1e-6 * size, 50)
                 verdict.claim(f"{name}: less than 1 GB and less than a copy", holds)
-            if reads_once and read > 0.5 * size:  # not where a tmpfs or the system tells nothing
-                verdict.claim(f"{name}: bytes are read once", read < 1.05 * size)
+            if reads_once and read > 0.5 * size:  # a tmpfs or some systems report no reads
+                verdict.claim(f"{name}: the file is read once", read < 1.05 * size)
             return result
 
         model = report("PPCA.fit", fit)
@@ -182,7 +186,7 @@ def report_memory(path, verdict):
         verdict.claim("torch is not imported", not has_torch)
         found = report("score", partial(score, model=model))
         verdict.claim(
-            f"the average over all rows is elbo_: {found:.4f}, {model.elbo_:.4f} nats",
+            f"the average over all samples is elbo_: {found:.4f}, {model.elbo_:.4f} nats",
             abs(found - model.elbo_) < 1e-5 * abs(model.elbo_),
         )
         report("transform", partial(transform, model=model), out_of_core=False)
@@ -194,16 +198,16 @@ def report_memory(path, verdict):
         scale = np.sqrt(np.outer(scatter.diagonal(), scatter.diagonal()))
         error = max(np.abs((other - scatter) / scale).max() for other in others)
         error = max(error, abs(of_blocks[0].noise_variance_ / model.noise_variance_ - 1))
-        verdict.claim(f"blocks read without a map give the same: {error:.1e}", error < 1e-6)
+        verdict.claim(f"blocks read without a memory map agree: {error:.1e}", error < 1e-6)
         chosen = report("PPCACV, every k", cross_validate, out_of_core=False)
         print(f"  PPCACV chose k = {chosen}")
     if np.isnan(of_process("RssAnon", "status")):
-        print("  RssAnon is not available on this system: nothing is claimed of memory")
+        print("  RssAnon is not available on this system, so there are no claims about memory")
     return model
 
 
 def report_times(path, repeats, verdict):
-    """Fit against the plain loop, in pairs."""
+    """Time fit and the plain loop in pairs."""
     n_rows = 2**29 // (4 * mapped(path).shape[1])
     best = min(
         CHUNKS, key=lambda size: min(seconds(lambda: plain_pass(path, size, n_rows)) for _ in "ab")
@@ -211,10 +215,10 @@ def report_times(path, repeats, verdict):
     print(f"\nseconds of PPCA.fit, of X'X in chunks of {best} rows, and ratio; {repeats} pairs")
     ways = {"cold": partial(drop_cache, path), "warm": None}
     if not hasattr(os, "posix_fadvise"):
-        print("  cold: left out, this system drops no cache")
+        print("  cold: skipped, because this system cannot drop the cache")
         del ways["cold"]
     if path.stat().st_size > 0.5 * available_memory():
-        print("  warm: left out, the file does not fit into memory")
+        print("  warm: skipped, because the file does not fit into memory")
         del ways["warm"]
     for name, before in ways.items():
         a, b, ratio = paired_times(
@@ -223,31 +227,31 @@ def report_times(path, repeats, verdict):
         print(
             f"  {name:6s} {a:9.3f} {b:9.3f} {ratio:8.3f}   {path.stat().st_size / a / 1e9:.2f} GB/s"
         )
-        verdict.claim(f"{name}: at most 1.5 times: {ratio:.3f}", ratio <= 1.5, timing=True)
+        verdict.claim(f"{name}: at most 1.5 times X'X: {ratio:.3f}", ratio <= 1.5, timing=True)
 
 
 def compare_with_oracle(model, mean, covariance, verdict):
-    """Against moments summed up in float64."""
+    """Compare a model with moments in float64."""
     values = np.linalg.eigvalsh(covariance)[::-1]
     found = model.explained_variance_ * (1 - 1 / model.n_samples_)
     error = (np.abs(found - values[:K]) / values[:K]).max()
-    verdict.claim(f"eigenvalues are those of a float64 scatter: {error:.1e}", error < 1e-6)
+    verdict.claim(f"eigenvalues agree with a float64 scatter: {error:.1e}", error < 1e-6)
     error = np.abs((model.mean_ - mean) / np.diag(covariance) ** 0.5).max()
-    verdict.claim(f"so is the mean, in standard deviations: {error:.1e}", error < 1e-6)
+    verdict.claim(f"the mean agrees, in standard deviations: {error:.1e}", error < 1e-6)
     noise = values[K:].mean()
     error = abs(model.noise_variance_ / noise - 1)
-    verdict.claim(f"so is the noise variance: {error:.1e}", error < 1e-6)
+    verdict.claim(f"the noise variance agrees: {error:.1e}", error < 1e-6)
 
 
 def compare_with_truth(model, matrix, verdict):
-    """Against what is expected of so many rows, to first order in 1 / n."""
+    """Compare a model with the truth and its expected errors, to first order in 1 / n."""
     (n, d), sigma2 = matrix.shape, matrix.noise_variance
     lengths = np.sum(matrix.loadings**2, axis=0)
     expected = sigma2 * (1 - (1 + np.sum((lengths + sigma2) / lengths)) / n)
     deviation = sigma2 * (2 / (n * (d - K))) ** 0.5
     distance = (model.noise_variance_ - expected) / deviation
     verdict.claim(
-        f"noise variance {model.noise_variance_:.6f}, {sigma2} is true: {distance:+.1f} standard "
+        f"noise variance {model.noise_variance_:.6f} (truth {sigma2}): {distance:+.1f} standard "
         "errors from its expectation",
         abs(distance) < 5,
     )
@@ -257,18 +261,18 @@ def compare_with_truth(model, matrix, verdict):
     expected = (d - K) * np.sum((lengths + sigma2) * sigma2 / lengths**2) / n
     ratio = squared_sines / expected
     verdict.claim(
-        f"subspace: squared sines {squared_sines:.2e}, {ratio:.3f} of their expectation",
+        f"subspace: squared sines {squared_sines:.2e}, {ratio:.3f} times their expectation",
         0.7 < ratio < 1.4,
     )
 
 
 def main():
-    """Write, or find, the file; then memory, accuracy, time."""
+    """Write the file if needed, and check memory, accuracy and time."""
     arguments = parse_arguments(
         __doc__,
         gigabytes={"type": float, "help": "size of the file; by default 2, 0.05 at smoke scale"},
-        folder={"type": Path, "help": "for the file, which stays there"},
-        data={"type": Path, "help": "a .npy file with rows, to read in place of the written one"},
+        folder={"type": Path, "help": "folder in which to keep the file"},
+        data={"type": Path, "help": "a .npy file with samples, instead of the generated one"},
     )
     verdict, scale = Verdict(arguments.scale), arguments.scale
     threads = {pool["num_threads"] for pool in threadpool_info()}
@@ -284,7 +288,7 @@ def main():
             path = matrix.path
             start = time.perf_counter()
             mean, covariance = matrix.write()
-            print(f"written, or found, in {time.perf_counter() - start:.1f} s")
+            print(f"written or found in {time.perf_counter() - start:.1f} s")
         X = mapped(path)
         print(f"{X.shape} of {X.dtype}, {X.nbytes / 1e9:.2f} GB; k={K}, threads {threads}")
         del X

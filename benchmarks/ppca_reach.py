@@ -1,15 +1,17 @@
-"""PPCA of sparse, memory-mapped, wide and tensor data: the exact model, in less time than PCA.
+"""PPCA of sparse, memory-mapped, wide and tensor data is exact, in less time than PCA.
 
-What is claimed, as medians of paired runs in one process: of a sparse matrix PCA's components in
-no more than 1.2 times its time, and a randomized model that is no worse than by a thousandth; of
-a memory-mapped matrix the model of the whole, without a copy of it and faster than
-IncrementalPCA, which explains less of the variance; of a wide matrix the exact model at least
-twice as fast as PCA's approximate one; of torch tensors the model of NumPy arrays, on the device
-of the tensors.
+Times are medians of paired runs in one process. Claims:
+
+- Sparse matrix: PCA's components in at most 1.2 times its time, and a randomized model that is worse
+  by at most a thousandth.
+- Memory-mapped matrix: the model of the whole matrix without a copy, faster than IncrementalPCA,
+  which explains less variance.
+- Wide matrix: the exact model, at least twice as fast as PCA's approximate one.
+- Torch tensors: the model of NumPy arrays, on the device of the tensors.
 
     python benchmarks/ppca_reach.py [--scale smoke] [--device cuda] [--data nci60_64x6830.npz]
 
-With --data the rows of that file take the place of the made-up wide matrix.
+--data replaces the simulated wide matrix.
 """
 
 import tempfile
@@ -49,7 +51,7 @@ def report(name, ours, theirs, repeats):
 
 
 def compare_sparse(shape, repeats, verdict):
-    """A hundredth of the entries, in a few directions that many rows share."""
+    """Compare a sparse matrix with 1 % stored entries in a few common directions."""
     rng = np.random.default_rng(0)
     places = np.unique(rng.integers(0, shape[0] * shape[1], size=shape[0] * shape[1] // 100))
     X = sparse.csr_array((rng.uniform(size=len(places)), np.divmod(places, shape[1])), shape=shape)
@@ -65,7 +67,7 @@ def compare_sparse(shape, repeats, verdict):
     verdict.claim(f"at most 1.2 times PCA's time: {ratio:.3f}", ratio <= 1.2, timing=True)
     report("fit, randomized / arpack", lambda: quick.fit(X), lambda: theirs.fit(X), repeats)
     error = np.abs(same.components_ - theirs.components_).max()
-    verdict.claim(f"components are PCA's: {error:.1e}", error < 1e-6)
+    verdict.claim(f"components agree with PCA: {error:.1e}", error < 1e-6)
     loss = same.elbo_ - quick.elbo_
     verdict.claim(
         f"the randomized model has the likelihood of the exact one: {-loss:+.2e} nats of "
@@ -75,14 +77,14 @@ def compare_sparse(shape, repeats, verdict):
 
 
 def compare_mapped(shape, repeats, verdict):
-    """From a file, against the model of the same rows in memory."""
+    """Compare a memory-mapped file with the same data in memory."""
     rows = make_rows(*shape, 20)
     rows += np.linspace(0, 1, len(rows))[:, None]  # a drift
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npy"
         np.save(path, rows)
         X = np.load(path, mmap_mode="r")
-        print(f"\nmemory-mapped {shape}, k=20: milliseconds of PPCA, of theirs, and their ratio")
+        print(f"\nmemory-mapped {shape}, k=20: milliseconds of PPCA, of the other, and their ratio")
         ours, theirs = PPCA(20, coordinates="principal"), IncrementalPCA(20)
         ratio = report("fit / IncrementalPCA", lambda: ours.fit(X), lambda: theirs.fit(X), repeats)
         peak = peak_megabytes(lambda: ours.fit(X))
@@ -91,22 +93,22 @@ def compare_mapped(shape, repeats, verdict):
     verdict.claim(f"faster than IncrementalPCA: {ratio:.3f}", ratio < 1.0, timing=True)
     whole = PPCA(20).fit(rows)
     error = np.abs(ours.loadings_ - whole.loadings_).max()
-    verdict.claim(f"the model is that of the rows in memory: {error:.1e}", error < 1e-9)
+    verdict.claim(f"the model agrees with that of data in memory: {error:.1e}", error < 1e-9)
     kept = [model.explained_variance_.sum() for model in (ours, theirs)]
     verdict.claim(
-        f"explains no less variance than IncrementalPCA: {kept[0]:.6f} / {kept[1]:.6f}",
+        f"explains at least the variance of IncrementalPCA: {kept[0]:.6f} / {kept[1]:.6f}",
         np.var(rows @ ours.components_.T, axis=0).sum()
         >= np.var(rows @ theirs.components_.T, axis=0).sum() * (1 - 1e-12),
     )
     size = rows.nbytes / 2**20
     print(f"  peak of fit {peak:.1f} MiB, of {size:.1f} MiB in the file")
-    # The blocks are of 2**20 numbers: what is small is not read in blocks.
+    # Blocks have 2**20 entries, so a small file is a single block.
     if size > 100:
         verdict.claim(f"no copy is made: {peak:.1f} MiB", peak < size / 2)
 
 
 def compare_wide(X, repeats, verdict):
-    """Few rows of many features, through their Gram matrix."""
+    """Compare a matrix with fewer samples than features."""
     print(f"\nwide {X.shape}, k=20: milliseconds of PPCA, of PCA, and their ratio")
     ours, theirs = PPCA(20), PCA(20, random_state=0)
     ratio = report("fit / PCA, auto", lambda: ours.fit(X), lambda: theirs.fit(X), repeats)
@@ -119,7 +121,7 @@ def compare_wide(X, repeats, verdict):
 
 
 def compare_tensors(shape, device, repeats, verdict):
-    """Of torch, on a device."""
+    """Compare torch tensors on a device with NumPy arrays."""
     X = make_rows(*shape, 20).astype(np.float32)
     tensor = torch.asarray(X, device=device)
     print(f"\ntensors {shape}, k=20, float32, {device}: milliseconds of torch, of NumPy, ratio")
@@ -136,7 +138,7 @@ def compare_tensors(shape, device, repeats, verdict):
     with config_context(array_api_dispatch=True):
         score = model.score(tensor)
     error = abs(score - plain.score(X))
-    verdict.claim(f"the likelihood is NumPy's: {error:.1e} nats", error < 1e-5 * abs(score))
+    verdict.claim(f"the likelihood agrees with NumPy: {error:.1e} nats", error < 1e-5 * abs(score))
     verdict.claim("the model is on the device", model.loadings_.device == tensor.device)
 
 

@@ -1,14 +1,14 @@
-"""A deep VAE that begins as pPCA keeps what it begins with, at any rate, and ends above it.
+"""A deep VAE that starts at pPCA does not fall below it in training, at any learning rate.
 
-`DeepGaussianVAE(init="ppca")` against the default start, at three learning rates: the ELBO of the
-training rows after training, and the lowest ELBO of an epoch, as its rows were trained on, in nats
-per sample below pPCA's log-likelihood with the same k. Seed 0, or the means of up to three with
-`--repeats`.
+The script compares `DeepGaussianVAE(init="ppca")` with the default start at three learning rates. It
+prints the ELBO of the training samples after training, and the lowest ELBO of an epoch in nats per
+sample relative to pPCA's log-likelihood with the same k. Results are for seed 0, or means of up to
+three seeds with `--repeats`.
 
-Claims, on each of the data sets and at each rate: no epoch is further below pPCA than a tenth of
-the nats that its latents carry; training ends above pPCA; and above the default start. By default
-digits, the breast cancer table (standardised) and, with `--data`, the rows of a file, with
-`--logit` dequantised and taken to logits as Lucas et al. do (with networks as wide as k asks for).
+Claims, for each data set and rate: no epoch is further below pPCA than a tenth of the mutual
+information of its latents. Training ends above pPCA and above the default start. The data are
+scikit-learn's digits and breast cancer table (standardized), and the samples of `--data`, with
+`--logit` as dequantized logits as in Lucas et al. (with networks wide enough for k).
 """
 
 import numpy as np
@@ -24,12 +24,12 @@ OPTIONS = {
     "epochs": {"type": int, "default": 40, "help": "with --data"},
     "rows": {"type": int, "default": 10000, "help": "with --data"},
     "rates": {"type": float, "nargs": "+", "default": [3e-4, 1e-3, 3e-3], "help": "of Adam"},
-    "logit": {"action": "store_true", "help": "with --data: logits of dequantised pixels"},
+    "logit": {"action": "store_true", "help": "with --data: logits of dequantized pixels"},
 }
 
 
 def data_sets(arguments):
-    """(name, rows, k, epochs, hidden layers) of each."""
+    """Yield (name, X, k, epochs, hidden layers) of each data set."""
     if arguments.data:
         X = load_rows(arguments.data)[: arguments.rows]
         X = logits(X) if arguments.logit else X / 255
@@ -45,15 +45,15 @@ def data_sets(arguments):
 
 
 def run(name, X, k, epochs, hidden, rates, repeats, verdict):
-    """Train from both starts at each rate, print a table, judge."""
+    """Train from both starts at each rate, print a table and check the claims."""
     ppca = PPCA(k).fit(X)
     X = X.astype(np.float32)
     print(f"\n{name}, {X.shape[0]} x {X.shape[1]}, k={k}, {epochs} epochs")
     print(
-        f"  pPCA: log-likelihood {ppca.elbo_:.2f}, of which its latents carry "
+        f"  pPCA: log-likelihood {ppca.elbo_:.2f}, mutual information of its latents "
         f"{ppca.mutual_information_:.2f} nats"
     )
-    print(f"  {'rate':>8}{'start':>10}{'ELBO':>12}{'lowest, to pPCA':>18}")
+    print(f"  {'rate':>8}{'start':>10}{'ELBO':>12}{'lowest - pPCA':>18}")
     for rate in rates:
         final, lowest = {}, {}
         for init in (None, "ppca"):
@@ -68,7 +68,7 @@ def run(name, X, k, epochs, hidden, rates, repeats, verdict):
                 flush=True,
             )
         verdict.claim(
-            f"{name}, {rate:.0e}: no epoch is further below than a tenth of what latents carry",
+            f"{name}, {rate:.0e}: no epoch is below pPCA by a tenth of the mutual information",
             lowest["ppca"] > -0.1 * ppca.mutual_information_,
         )
         verdict.claim(

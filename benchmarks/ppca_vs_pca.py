@@ -1,14 +1,14 @@
 """PPCA fits as fast as scikit-learn's PCA and scores many times faster, at a higher likelihood.
 
-Both on the same data in one process, with svd_solver="auto" on both sides: fit, transform and
-score_samples, peak memory of the fit, and the log-likelihood of the training rows. What is
-claimed, as medians of paired runs: fit at most 1.05 times PCA's in float64 and 1.3 times in
-float32; score_samples 8 times faster with 784 features and 100 times with 5000; a log-likelihood
-that is never below PCA's.
+Both run on the same data in one process with svd_solver="auto". The script measures fit, transform
+and score_samples, the peak memory of fit, and the log-likelihood of the training samples. Claims, as
+medians of paired runs: fit takes at most 1.05 times as long as PCA in float64 and 1.3 times in
+float32. score_samples is 8 times faster with 784 features and 100 times with 5000. The
+log-likelihood is never below that of PCA.
 
     python benchmarks/ppca_vs_pca.py [--scale smoke] [--data mnist_train.npz]
 
-With --data the rows of that file take the place of the made-up 60000 x 784 matrix.
+--data replaces the simulated 60000 x 784 matrix.
 """
 
 import numpy as np
@@ -17,14 +17,14 @@ from sklearn.decomposition import PCA
 
 from sklearn_vae import PPCA, LowRankGaussian
 
-# n, d, k, and by how much score_samples has to be faster.
+# n, d, k and the required speedup of score_samples.
 CASES = {"full": [(60_000, 784, 50, 8), (2_000, 5_000, 20, 100), (200_000, 50, 10, None)]}
 CASES["smoke"] = [(n // 20, d // 10, k // 5, speedup) for n, d, k, speedup in CASES["full"]]
 FIT_RATIO = {np.float64: 1.05, np.float32: 1.3}
 
 
 def likelihood_reached(model, X):
-    """Average log-likelihood of X under the fitted parameters, evaluated in float64."""
+    """Compute the average log-likelihood of X under the fitted parameters in float64."""
     noise_variance = float(model.noise_variance_)
     if isinstance(model, PPCA):
         loadings = model.loadings_
@@ -35,7 +35,7 @@ def likelihood_reached(model, X):
 
 
 def compare(X, k, speedup, repeats, verdict):
-    """One matrix: a table of the three methods, memory and likelihood, and the claims."""
+    """Compare the methods, memory and likelihood on one matrix."""
     n, d = X.shape
     ours = PPCA(k, coordinates="principal", random_state=0)
     theirs = PCA(k, random_state=0)
@@ -59,7 +59,7 @@ def compare(X, k, speedup, repeats, verdict):
     print(f"  {'noise variance':14s} {ours.noise_variance_:10.4f} {theirs.noise_variance_:10.4f}")
 
     verdict.claim(
-        "PCA's log-likelihood as evaluated here is its own score_samples",
+        "PCA's log-likelihood, as evaluated here, agrees with its score_samples",
         abs(scores[1] - witness) <= 1e-6 * abs(witness),
     )
     limit = FIT_RATIO[X.dtype.type]
@@ -76,7 +76,7 @@ def compare(X, k, speedup, repeats, verdict):
             timing=True,
         )
     verdict.claim(
-        f"log-likelihood is not below PCA's: {scores[0] - scores[1]:+.2e} nats",
+        f"the log-likelihood is not below PCA's: {scores[0] - scores[1]:+.2e} nats",
         scores[0] >= scores[1],
     )
 

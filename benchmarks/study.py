@@ -1,4 +1,4 @@
-"""What the scripts that reproduce papers share: runs that are kept, claims, tables, pictures."""
+"""Shared code of the scripts that reproduce papers: stored runs, claims, tables and pictures."""
 
 import csv
 import functools
@@ -24,45 +24,46 @@ from joblib.externals.loky import get_reusable_executor
 
 from sklearn_vae.datasets import load_digit_images
 
-# EX_TEMPFAIL: the same command goes on.
+# EX_TEMPFAIL: the same command resumes the study.
 NOT_DONE = 75
 
 OPTIONS = {
-    "data": {"type": Path, "nargs": "+", "help": ".npz files with images or rows in X"},
-    "device": {"default": "auto", "help": "of the training; auto: a GPU where there is one"},
+    "data": {"type": Path, "nargs": "+", "help": ".npz files with images or samples in X"},
+    "device": {"default": "auto", "help": "device of the training; auto: a GPU if there is one"},
     "output": {"type": Path, "help": "folder of the runs, tables and the picture"},
     "minutes": {
         "type": float,
-        "help": f"stop after so long, with status {NOT_DONE}, to go on later",
+        "help": f"stop after this time with status {NOT_DONE}; the same command resumes",
     },
-    "jobs": {"type": int, "default": 1, "help": "runs at the same time"},
+    "jobs": {"type": int, "default": 1, "help": "number of parallel runs"},
 }
 
 
 class Study:
-    """The runs of one script: each is kept as soon as it is done, and then not done again.
+    """Runs of one script, each of which is stored when it is done and not repeated.
 
-    A run is a function of arrays and settings; its record, a JSON file, is found again by the
-    function's name, the settings and a checksum of the arrays, so that the script can be killed at
-    any time and the same command goes on. What it changes in its own code it does not see: remove
-    the folder then. Within a run the estimator's `checkpoint` folder does the same.
+    A run is a function of arrays and settings. Its record is a JSON file, identified by the name of
+    the function, the settings and a checksum of the arrays. The script can be killed at any time,
+    and the same command resumes. Changes of the code are not detected: remove the folder then.
+    Within a run, the `checkpoint` folder of the estimator has the same purpose.
 
     Parameters
     ----------
     doc : str
-        The script's docstring.
-    options : dict
-        Further options of the command line.
+        Docstring of the script.
+    **options : dict
+        Further command line options.
 
     Attributes
     ----------
     arguments : Namespace
+        Command line arguments.
     name : str
-        Of the script.
+        Name of the script.
     folder : Path
-        --output; else benchmark_results/NAME/SCALE, or at smoke scale one that is removed.
+        --output, or by default benchmark_results/NAME/SCALE. It is temporary at smoke scale.
     machines : dict
-        What the runs were done on, in words, in the order of the runs; a set.
+        Descriptions of the machines of the runs, in order, as keys.
     """
 
     def __init__(self, doc, **options):
@@ -76,8 +77,8 @@ class Study:
             self.folder = Path("benchmark_results") / self.name / self.arguments.scale
         self.folder.mkdir(parents=True, exist_ok=True)
         self.machines = {}
-        # In its workers joblib sets what is not set; torch takes the most that one of them says, and
-        # OpenBLAS its own, whose waiting threads use up the cores.
+        # joblib sets missing variables in its workers. torch takes the largest of them, and waiting
+        # threads of OpenBLAS occupy the cores.
         if threads := os.environ.get("OMP_NUM_THREADS"):
             os.environ.setdefault("MKL_NUM_THREADS", threads)
             os.environ.setdefault("OPENBLAS_NUM_THREADS", threads)
@@ -86,9 +87,9 @@ class Study:
             signal.setitimer(signal.ITIMER_REAL, 60.0 * self.arguments.minutes)
 
     def runs(self, function, settings, *arrays):
-        """Results of function(*arrays, device=, checkpoint=, **each), in the order of `settings`.
+        """Return function(*arrays, device=, checkpoint=, **setting) for each setting.
 
-        `settings` are dicts of what JSON can hold, and so are the results.
+        Settings and results are dicts that JSON can represent.
         """
         data = [_checksum(array) for array in arrays]
         paths = [self._path(function, each, data) for each in settings]
@@ -102,11 +103,12 @@ class Study:
             left = (time.perf_counter() - start) / (n + 1) * (len(missing) - n - 1) / 60.0
             record = json.loads(paths[index].read_text())
             each = settings[index].items()
-            told = ", ".join(
+            setting = ", ".join(
                 f"{name}={value}" for name, value in each if not isinstance(value, dict)
             )
             print(
-                f"  [{n + 1}/{len(missing)}] {record['seconds']:.0f} s, {left:.1f} min left: {told}",
+                f"  [{n + 1}/{len(missing)}] {record['seconds']:.0f} s, {left:.1f} min left: "
+                f"{setting}",
                 flush=True,
             )
         records = [json.loads(path.read_text()) for path in paths]
@@ -114,13 +116,13 @@ class Study:
         return [record["result"] for record in records]
 
     def write(self, name, text):
-        """A text file in the folder."""
+        """Write a text file to the folder."""
         path = self.folder / name
         path.write_text(text, encoding="utf-8")
         print(f"written: {path}")
 
     def save(self, figure, name=None):
-        """The picture."""
+        """Save a picture to the folder."""
         path = self.folder / (name or f"{self.name}.png")
         figure.savefig(path, dpi=110)
         print(f"written: {path}")
@@ -131,7 +133,7 @@ class Study:
         return self.folder / "runs" / f"{function.__name__}-{key}.json"
 
     def _leave(self, *_):
-        print("time is up; the same command goes on", flush=True)
+        print("time is up; run the same command to resume", flush=True)
         if self.arguments.jobs == 1:
             sys.exit(NOT_DONE)
         get_reusable_executor().shutdown(kill_workers=True)
@@ -139,7 +141,7 @@ class Study:
 
 
 def _run(function, device, owner, index, path, settings, arrays):
-    """Do one run and keep its record; its checkpoints are removed then."""
+    """Do one run, store its record and remove its checkpoints."""
     if os.getpid() != owner:
         _end_with(owner)
     checkpoint = path.parents[1] / "checkpoints" / path.stem
@@ -161,7 +163,7 @@ def _run(function, device, owner, index, path, settings, arrays):
 
 @functools.cache
 def _end_with(owner):
-    """End this worker when the script is gone, whose successor does the same run again."""
+    """End this worker when the script has ended, because the next script repeats the run."""
 
     def watch():
         while os.getppid() == owner:
@@ -172,7 +174,7 @@ def _end_with(owner):
 
 
 def _plain(value):
-    return value.tolist()  # arrays and numbers of NumPy
+    return value.tolist()  # NumPy arrays and scalars
 
 
 def _checksum(array):
@@ -182,35 +184,35 @@ def _checksum(array):
 
 
 def machine(device):
-    """What the runs ran on, in words."""
+    """Describe this machine."""
     on_gpu = torch.cuda.is_available() and str(device) != "cpu"
-    place = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()}, CPU"
+    processor = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()}, CPU"
     return (
-        f"{place}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"torch {torch.__version__}, scikit-learn {sklearn.__version__}"
     )
 
 
 class Table:
-    """Rows under a head, written as CSV with all digits and as Markdown with six."""
+    """Table that is written as CSV with all digits and as Markdown with six."""
 
     def __init__(self, *head):
         self.head, self.rows = head, []
 
     def add(self, *cells):
-        """One row."""
+        """Add a row."""
         if len(cells) != len(self.head):
             raise ValueError(f"a row needs {len(self.head)} cells, got {len(cells)}.")
         self.rows.append(cells)
 
     def markdown(self):
-        """As a Markdown table."""
+        """Return the table as Markdown."""
         rows = [self.head, ["---"] * len(self.head), *([_short(c) for c in r] for r in self.rows)]
         escaped = ([str(cell).replace("|", r"\|") for cell in row] for row in rows)
         return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
 
     def write_csv(self, path):
-        """As a CSV file."""
+        """Write the table as a CSV file."""
         with open(path, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([self.head, *self.rows])
 
@@ -222,14 +224,14 @@ def _short(cell):
 
 
 class Claims(Verdict):
-    """Statements with the published value, ours, and the verdict, as they are found to hold."""
+    """Statements with the published value, our value and the verdict."""
 
     def __init__(self, scale):
         super().__init__(scale)
         self.table = Table("statement", "published", "ours", "verdict")
 
     def add(self, statement, published, ours, holds, *, decides=True, timing=False):
-        """One statement; where it does not decide it is told and recorded only."""
+        """Add a statement, which can fail the script only if it `decides`."""
         self.table.add(statement, published, ours, "holds" if holds else "differs")
         if decides:
             self.claim(f"{statement}: {ours} (published: {published})", holds, timing=timing)
@@ -238,12 +240,12 @@ class Claims(Verdict):
 
 
 def write_report(study, claims, **tables):
-    """NAME.md with the command, what the runs were done on, the claims and all tables; CSV files.
+    """Write NAME.md with the command, machines, claims and tables, and the tables as CSV files.
 
-    Of the paths in the command only the names are told.
+    Paths in the command are shortened to file names.
     """
-    told = (re.sub(r"(^|=).*/(?=[^/])", r"\1", argument) for argument in sys.argv[1:])
-    command = " ".join([f"python benchmarks/{study.name}.py", *told])
+    shortened = (re.sub(r"(^|=).*/(?=[^/])", r"\1", argument) for argument in sys.argv[1:])
+    command = " ".join([f"python benchmarks/{study.name}.py", *shortened])
     machines = "; ".join(study.machines or [machine(study.arguments.device)])
     lines = [f"# {study.name}, scale {study.arguments.scale}\n", f"`{command}`, on"]
     lines += [f"{machines}.\n", claims.table.markdown()]
@@ -255,7 +257,7 @@ def write_report(study, claims, **tables):
 
 
 def figure(*args, **keywords):
-    """`matplotlib.pyplot.subplots` that needs no screen."""
+    """Call `matplotlib.pyplot.subplots` without a screen."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -265,10 +267,10 @@ def figure(*args, **keywords):
 
 
 def load_images(paths=None):
-    """Rows (n, channels * height * width) of uint8, one image a row, and that shape.
+    """Return images of shape (n_samples, channels * height * width) and (channels, height, width).
 
-    Of .npz files with X of shape (n, height, width) or (n, height, width, channels); else of
-    scikit-learn's digits, 8 x 8, with 17 levels instead of 256.
+    The .npz files have X of shape (n, height, width) or (n, height, width, channels). By default
+    the images are scikit-learn's digits, 8 x 8 with 17 levels instead of 256.
     """
     if not paths:
         digits = load_digit_images()

@@ -1,32 +1,32 @@
 """DeepGaussianVAE trains as fast as a torch loop with fused Adam, and faster than other loops.
 
-Every side trains the same network on the same float32 rows with Adam (learning rate 1e-3), one
-draw of z a row and batches of 128 in a new random order each epoch, for as many steps, in one
-process and with as many of torch's threads:
+All sides train the same network on the same float32 samples with Adam (learning rate 1e-3), one draw
+of z per sample and batches of 128 in a new random order each epoch, for the same number of steps, in
+one process and with the same number of torch threads:
 
-- ours: DeepGaussianVAE with its defaults. What is timed is `net_.partial_fit` on rows that lie on
-  the device, in units of the networks: the training in `fit`, epoch for epoch. One whole `fit` is
-  printed too: it also checks, scales, starts sigma2 at pPCA's and evaluates the diagnostics.
-- plain loop: as most people write it. A resident tensor indexed by randperm, autograd,
-  torch.optim.Adam, log sigma2 a parameter, the loss summed on the device and read once an epoch.
+- ours: DeepGaussianVAE with its defaults. The time is that of `net_.partial_fit` on scaled samples
+  on the device, which is the training in `fit`. The time of a whole `fit` is also printed; it
+  includes checks, scaling, the sigma2 of pPCA and diagnostics.
+- plain loop: the usual code. A tensor on the device is indexed by randperm, with autograd,
+  torch.optim.Adam and log sigma2 as a parameter. The loss is summed on the device and read once per
+  epoch.
 - fused loop: the same with torch.optim.Adam(fused=True).
-- skorch: NeuralNet with its defaults, but for shuffling and no validation split.
-- pythae, where installed: VAE and BaseTrainer, bar and log hidden; its sigma2 is 1, and the model
-  it writes in the end is left out.
+- skorch: NeuralNet with its defaults, except for shuffling and no validation split.
+- pythae, if installed: VAE and BaseTrainer without bar and log. Its sigma2 is 1, and it does not
+  write its final model.
 
-What is claimed, as medians of paired runs, their time divided by ours, on a CPU: against the fused
-loop 0.95 or more; on the small network (64-64-32-8, one thread) 1.25 against the plain loop, 2.3
-against skorch and 2.1 against pythae; on the large one (784-1024-512-200, all threads) 1.1 against
-the plain loop and 1.3 against pythae. And at every scale: with noise_update="gradient", which is
-what the plain loop does, ours and the plain loop, from other random draws, reach the same training
-bound in as many epochs, to 10 % of what the plain loop has gained since its first epoch.
+Claims, as medians over paired runs of their time divided by ours, on a CPU: at least 0.95 for the
+fused loop. For the small network (64-64-32-8, one thread) 1.25 for the plain loop, 2.3 for skorch and
+2.1 for pythae. For the large one (784-1024-512-200, all threads) 1.1 for the plain loop and 1.3 for
+pythae. At every scale, ours with noise_update="gradient" and the plain loop reach the same training
+ELBO after the same number of epochs, to 10 % of the plain loop's gain since its first epoch.
 
     python benchmarks/training_throughput.py [--scale smoke] [--data mnist_train.npz]
                                              [--device cuda]
 
-With --data, the first rows of that file are the large network's. On CUDA all sides multiply in
-TF32, times are printed with samples per second and the share of the device's peak, and nothing is
-claimed of them.
+With --data, the large network is trained on the first samples of that file. On CUDA all sides use
+TF32, and the script prints samples per second and the fraction of the device's peak, without claims
+about time.
 """
 
 import contextlib
@@ -52,13 +52,13 @@ TOLERANCE = 0.1
 
 
 class Case(NamedTuple):
-    """A network, its rows, and least ratios of times, theirs divided by ours."""
+    """Network, number of samples, and least ratios of times, theirs divided by ours."""
 
     n: int
     d: int
     hidden: tuple[int, ...]
     k: int
-    epochs: int  # of the comparison of bounds
+    epochs: int  # epochs of the comparison of bounds
     timed: int  # epochs of one timed run
     limits: dict[str, float]
 
@@ -78,7 +78,7 @@ CASES = {
 
 
 class PlainVAE(nn.Module):
-    """A VAE as most people write it; gives the loss of a batch."""
+    """VAE as usually written, which returns the loss of a batch."""
 
     def __init__(self, case, noise_variance):
         super().__init__()
@@ -87,7 +87,7 @@ class PlainVAE(nn.Module):
         self.log_sigma2 = nn.Parameter(torch.tensor(math.log(noise_variance)))
 
     def forward(self, x):
-        """Minus the evidence lower bound, averaged over the rows."""
+        """Compute minus the ELBO, averaged over the samples."""
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
         z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         squares = (x - self.decoder(z)).pow(2).sum(dim=1)
@@ -98,7 +98,7 @@ class PlainVAE(nn.Module):
 
 
 def mlp(*sizes):
-    """Linear layers with ReLU between them."""
+    """Build linear layers with ReLU between them."""
     layers = []
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
@@ -106,7 +106,7 @@ def mlp(*sizes):
 
 
 def make_ours(model, rows):
-    """`model`, already fitted, trained on."""
+    """Return a function that continues the training of a fitted model."""
 
     def train(epochs):
         model.net_.set_params(max_epochs=epochs)
@@ -117,7 +117,7 @@ def make_ours(model, rows):
 
 
 def make_loop(case, rows, noise_variance, **options):
-    """The plain loop, and with `options` of its optimiser."""
+    """Return the plain loop, with `options` of its optimizer."""
     torch.manual_seed(1)
     model = PlainVAE(case, noise_variance).to(rows.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, **options)
@@ -139,15 +139,15 @@ def make_loop(case, rows, noise_variance, **options):
 
 
 class SkorchVAE(NeuralNet):
-    """The module gives the loss itself."""
+    """skorch net of a module that returns the loss."""
 
     def get_loss(self, y_pred, y_true, *args, **kwargs):
-        """Of the batch."""
+        """Return the loss of a batch."""
         return y_pred
 
 
 def make_skorch(case, rows, noise_variance):
-    """skorch with its own defaults."""
+    """Return the loop of skorch with its defaults."""
     net = SkorchVAE(
         PlainVAE(case, noise_variance),
         criterion=nn.Identity,
@@ -170,7 +170,7 @@ def make_skorch(case, rows, noise_variance):
 
 
 def make_pythae(case, rows, folder):
-    """pythae's VAE and trainer; raises ImportError where it cannot be had."""
+    """Return the loop of pythae; ImportError if it is not installed."""
     from pythae.data.datasets import BaseDataset
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
@@ -197,7 +197,7 @@ def make_pythae(case, rows, folder):
 
     class Trainer(BaseTrainer):
         def save_model(self, model, dir_path):
-            """Leave it out."""
+            """Do not write the model."""
 
     logging.disable(logging.INFO)
     history = TrainHistoryCallback()
@@ -224,7 +224,7 @@ def make_pythae(case, rows, folder):
 
 
 def rows_of(name, case, data):
-    """Digits with replacement and jitter for the small network, made-up rows for the large one."""
+    """Return jittered digits for the small network and simulated data for the large one."""
     if name == "large":
         X = load_rows(data)[: case.n] if data else make_rows(case.n, case.d, case.k)
     else:
@@ -235,7 +235,7 @@ def rows_of(name, case, data):
 
 
 def same_bounds(case, ours, by_gradient, loop, verdict):
-    """Print training bounds in units of the networks, and claim that they agree."""
+    """Print training bounds in the units of the networks, and check that they agree."""
     gained = loop[-1] - loop[0]
     difference = by_gradient[-1] - loop[-1]
     print(
@@ -244,14 +244,14 @@ def same_bounds(case, ours, by_gradient, loop, verdict):
         f"ours {ours[0]:.2f}, {ours[-1]:.2f} nats"
     )
     verdict.claim(
-        f"ours by gradient and the plain loop reach the same bound to {TOLERANCE:.0%} of what that "
-        f"gained: {difference / gained:+.1%}",
+        f"ours by gradient and the plain loop reach the same ELBO to {TOLERANCE:.0%} of the gain: "
+        f"{difference / gained:+.1%}",
         abs(difference) <= TOLERANCE * gained,
     )
 
 
 def compare(name, case, X, arguments, verdict):
-    """One network: bounds, a table of times, and the claims."""
+    """Compare bounds and times on one network."""
     device = torch.device(arguments.device)
     model = DeepGaussianVAE(
         case.k,
@@ -283,13 +283,13 @@ def compare(name, case, X, arguments, verdict):
     with tempfile.TemporaryDirectory() as folder:
         try:
             theirs["pythae"] = make_pythae(case, rows, folder)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
+        except Exception as error:  # noqa: BLE001 - any error of pythae skips it
             print(f"  pythae cannot be run here: {type(error).__name__}: {error}")
         time_sides(name, case, ours, theirs, arguments, verdict)
 
 
 def time_sides(name, case, ours, theirs, arguments, verdict):
-    """The table of times, and what is claimed of them."""
+    """Print a table of times and check the claims about them."""
     on_cpu = arguments.device == "cpu"
     n_batches = math.ceil(case.n / BATCH)
     epochs = case.timed if on_cpu else max(case.timed, math.ceil(1000 / n_batches))
@@ -299,7 +299,7 @@ def time_sides(name, case, ours, theirs, arguments, verdict):
     def trained(side, train):
         return lambda: bounds.update({side: train(epochs)})
 
-    print(f"  microseconds a batch, {epochs * n_batches} batches: theirs, ours, theirs / ours")
+    print(f"  microseconds per batch, {epochs * n_batches} batches: theirs, ours, theirs / ours")
     for side, train in theirs.items():
         pair = (trained("ours", ours), trained(side, train))
         our_time, their_time, ratio = paired_times(*pair, arguments.repeats)
@@ -316,14 +316,14 @@ def time_sides(name, case, ours, theirs, arguments, verdict):
     for side, limit in case.limits.items() if on_cpu else ():
         if side in ratios:
             verdict.claim(
-                f"{name}: {side} / ours is {limit} or more: {ratios[side]:.2f}",
+                f"{name}: {side} / ours is at least {limit}: {ratios[side]:.2f}",
                 ratios[side] >= limit,
                 timing=True,
             )
 
 
 def print_rates(times, epochs, case, peak_tflops):
-    """Samples per second, and the share of the device's peak that 6 FLOP a weight and sample are."""
+    """Print samples per second and the fraction of peak, from 6 FLOP per weight and sample."""
     sizes = [case.d, *case.hidden]
     between = sum(a * b for a, b in pairwise(sizes))
     n_weights = 2 * between + 3 * case.k * case.hidden[-1]
@@ -334,13 +334,13 @@ def print_rates(times, epochs, case, peak_tflops):
 
 
 def main():
-    """Both networks."""
+    """Compare both networks."""
     device = {"choices": ["cpu", "cuda", "auto"], "default": "auto"}
     peak = {
         "type": float,
         "default": 494.0,
-        "help": "dense TF32 peak of the device; the default is an H200's: half of the 989 that "
-        "NVIDIA's data sheet gives with sparsity",
+        "help": "dense TF32 peak of the device; the default is that of an H200, half of the 989 in "
+        "NVIDIA's data sheet, which are with sparsity",
     }
     arguments = parse_arguments(__doc__, device=device, **{"peak-tflops": peak})
     if arguments.device == "auto":

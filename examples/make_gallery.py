@@ -1,9 +1,9 @@
 """
-The pictures of the README: what six examples draw, cut to the size of a page
-=============================================================================
+Make the gallery of the README from six examples
+================================================
 
-Runs the examples and takes the axes of one or two Displays from each, 640 pixels wide and in few
-colours, so that letters are large and files small.
+Runs the examples and crops some axes of each figure. The images are 640 pixels wide, with few
+colors, for large letters and small files.
 
     python examples/make_gallery.py [--output FOLDER] [--small]
 """
@@ -23,9 +23,9 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 HERE = Path(__file__).parent
-WIDTH, COLORS, MARGIN = 640, 96, 0.06  # pixels, in a file, inches
+WIDTH, COLORS, MARGIN = 640, 96, 0.06  # in pixels, per file, in inches
 
-# What is shown of plot_NAME.py, by the names of its variables.
+# Axes that are shown, given the variables of plot_NAME.py.
 PICTURES = {
     "ppca_replaces_pca": lambda example: example["right"].axes,
     "stationary_points": lambda example: example["axes"][1:2],
@@ -37,7 +37,7 @@ PICTURES = {
 
 
 def run(name, small):
-    """The variables of an example after it has run; its own picture is thrown away."""
+    """Run an example, and return its variables."""
     script, argv = str(HERE / f"plot_{name}.py"), sys.argv
     with tempfile.TemporaryDirectory() as folder:
         sys.argv = [script, "--output", f"{folder}/{name}.png", *(["--small"] if small else [])]
@@ -47,10 +47,10 @@ def run(name, small):
             sys.argv = argv
 
 
-def cut(figure, axes):
-    """An image of some axes of a figure, with all that is written about them."""
-    around = Bbox.union([ax.get_tightbbox() for ax in axes])
-    inches = around.transformed(figure.dpi_scale_trans.inverted()).padded(MARGIN)
+def crop(figure, axes):
+    """Return an image of some axes of a figure with their labels."""
+    box = Bbox.union([ax.get_tightbbox() for ax in axes])
+    inches = box.transformed(figure.dpi_scale_trans.inverted()).padded(MARGIN)
     file = io.BytesIO()
     figure.savefig(file, dpi=(WIDTH + 0.5) / inches.width, bbox_inches=inches)
     with Image.open(file) as image:
@@ -59,16 +59,16 @@ def cut(figure, axes):
 
 
 def main():
-    """Write all pictures."""
+    """Write all images."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--output", type=Path, default=HERE / "gallery", help="the folder")
-    parser.add_argument("--small", action="store_true", help="passed to the examples: a trial")
+    parser.add_argument("--output", type=Path, default=HERE / "gallery", help="output folder")
+    parser.add_argument("--small", action="store_true", help="run small versions of the examples")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     for name, choose in PICTURES.items():
         example = run(name, arguments.small)
         path = arguments.output / f"{name}.png"
-        cut(example["figure"], choose(example)).save(path, optimize=True)
+        crop(example["figure"], choose(example)).save(path, optimize=True)
         plt.close("all")
         print(f"-- {path.name}: {path.stat().st_size / 1024:.0f} kB")
 

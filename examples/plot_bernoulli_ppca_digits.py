@@ -1,12 +1,12 @@
 """
-BernoulliPPCA reconstructs bits by probabilities where PCA leaves their range
-=============================================================================
+BernoulliPPCA reconstructs binary pixels by probabilities, PCA by values outside [0, 1]
+=======================================================================================
 
-Pixels that are 0 or 1 have no Gaussian noise. PCA reconstructs them by values below 0 and above 1;
-Bernoulli pPCA, with as many latent dimensions, by the probability of a 1, closer to images that
-neither has seen, and what it draws are black and white images.
+Binary pixels have no Gaussian noise. PCA reconstructs them by values below 0 and above 1. Bernoulli
+pPCA with the same number of latent dimensions reconstructs them by probabilities, which are closer
+to held-out images. Its samples are binary images.
 
-    python examples/plot_bernoulli_ppca_digits.py [--output PICTURE] [--small]
+    python examples/plot_bernoulli_ppca_digits.py [--output PATH] [--small]
 """
 
 import argparse
@@ -26,20 +26,19 @@ from sklearn_vae import PPCA, BernoulliPPCA
 from sklearn_vae.plot import ReconstructionDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-parser.add_argument("--output", default="bernoulli_ppca_digits.png", help="the picture to write")
-parser.add_argument("--small", action="store_true", help="fewer models, fitted less closely")
+parser.add_argument("--output", default="bernoulli_ppca_digits.png", help="path of the figure")
+parser.add_argument("--small", action="store_true", help="fit fewer models with a larger tolerance")
 arguments = parser.parse_args()
 
 # %%
-# Pixels from 0 to 16; 8 and more count as 1.
+# Binarize pixels from 0 to 16: values of at least 8 become 1.
 X, digit = load_digits(return_X_y=True)
 X = (X >= 8).astype(float)
 train, test, _, test_digit = train_test_split(X, digit, random_state=0)
 
 # %%
-# A little apart from the likelihood: the nats that the bits of a held-out image cost under its
-# reconstruction. PCA's values must first be moved into (0, 1), by a margin; it is given the one
-# that suits it best here. BernoulliPPCA's are taken as they are.
+# Compute the cross-entropy of held-out images under their reconstructions. Those of PCA must be
+# clipped to (0, 1) for this. The margin is chosen to give PCA its lowest cross-entropy.
 sizes = [2, 8] if arguments.small else [1, 2, 4, 8, 16]
 tol = 1e-3 if arguments.small else 1e-6
 models = {
@@ -48,34 +47,35 @@ models = {
 }
 margins = {"PCA": np.geomspace(1e-5, 0.2, 30), "BernoulliPPCA": [0.0]}
 k, costs, values = 8, {}, {}
-print(f"of held-out images, k={k}:  outside [0, 1]  squared error  cross-entropy")
-for name, of_sizes in models.items():
+print(f"held-out images, k={k}:     outside [0, 1]  squared error  cross-entropy")
+for name, fitted in models.items():
     costs[name] = []
-    for model in of_sizes:
-        found = model.inverse_transform(model.transform(test))
-        choices = [np.clip(found, margin, 1 - margin) for margin in margins[name]]
+    for model in fitted:
+        decoded = model.inverse_transform(model.transform(test))
+        choices = [np.clip(decoded, margin, 1 - margin) for margin in margins[name]]
         nats = [-(xlogy(test, p) + xlog1py(1 - test, -p)).sum(axis=1) for p in choices]
         costs[name].append(np.mean(nats, axis=1).min())
         if model.n_components == k:
-            values[name] = found
-            outside, error = ((found < 0) | (found > 1)).mean(), np.square(found - test).mean()
+            values[name] = decoded
+            outside = ((decoded < 0) | (decoded > 1)).mean()
+            error = np.square(decoded - test).mean()
             print(f"{name:27s} {outside:12.1%} {error:14.4f} {costs[name][-1]:14.2f}")
-pca, ours = (of_sizes[sizes.index(k)] for of_sizes in models.values())
-bound, likelihood = ours.score(test), ours.log_likelihood(test).mean()
-print(f"BernoulliPPCA's bound {bound:.2f}, its log-likelihood about {likelihood:.2f} nats")
+pca, bernoulli = (fitted[sizes.index(k)] for fitted in models.values())
+bound, likelihood = bernoulli.score(test), bernoulli.log_likelihood(test).mean()
+print(f"BernoulliPPCA: ELBO {bound:.2f}, log-likelihood about {likelihood:.2f} nats per image")
 
 # %%
-# The picture. Values outside [0, 1] are coloured.
+# Plot the results, with colors for values outside [0, 1].
 originals = np.array([test[test_digit == d][0] for d in range(10)])
 reconstructions = {
     name: model.inverse_transform(model.transform(originals))
-    for name, model in {"PCA": pca, "BernoulliPPCA": ours}.items()
+    for name, model in {"PCA": pca, "BernoulliPPCA": bernoulli}.items()
 }
 samples = {
     name: model.sample(10, random_state=0)[0]
-    for name, model in {"PPCA": PPCA(k).fit(train), "BernoulliPPCA": ours}.items()
+    for name, model in {"PPCA": PPCA(k).fit(train), "BernoulliPPCA": bernoulli}.items()
 }
-colors = {"PCA": "#e69f00", "BernoulliPPCA": "#0072b2"}  # also apart without red or green
+colors = {"PCA": "#e69f00", "BernoulliPPCA": "#0072b2"}  # distinct for the color-blind
 stops = [(0, "#0090e0"), (0.25, "white"), (0.75, "black"), (1, "#ff6000")]
 shades = LinearSegmentedColormap.from_list("bits", stops)
 
@@ -93,8 +93,8 @@ cost.legend()
 for outside in ((-0.5, 0), (1, 1.5)):
     spread.axvspan(*outside, color="0.92", zorder=0)
 spread.set(yscale="log", xlim=(-0.5, 1.5), ylabel="pixels")
-spread.set(xlabel="reconstructed value (grey: below 0, above 1)")
-spread.set_title(f"What held-out pixels become, k = {k}")
+spread.set(xlabel="reconstructed value (gray: below 0 or above 1)")
+spread.set_title(f"Reconstructed pixels of held-out images, k = {k}")
 
 display = ReconstructionDisplay.from_results(
     originals,
@@ -108,10 +108,10 @@ display = ReconstructionDisplay.from_results(
 ticks = [-0.5, 0, 1, 1.5]
 image, bar = display.tiles_["data"][0], {"location": "bottom", "aspect": 50, "extend": "both"}
 right.colorbar(image, ax=display.ax_, ticks=ticks, **bar)
-right.suptitle(f"Reconstructions and new images from {k} numbers each")
+right.suptitle(f"Reconstructions and samples, k = {k}")
 figure.savefig(arguments.output, dpi=110)
-print(f"Picture written to {arguments.output}")
+print(f"Figure written to {arguments.output}")
 
 # %%
-# The picture shows PCA's reconstructions on both sides of [0, 1] and BernoulliPPCA's within, at a
-# lower cross-entropy for every number of dimensions, and draws in black and white without shades.
+# Reconstructions by PCA leave [0, 1] on both sides, those by BernoulliPPCA do not. BernoulliPPCA has
+# a lower cross-entropy for every number of dimensions, and its samples are black and white.

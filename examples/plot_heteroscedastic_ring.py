@@ -1,13 +1,13 @@
 """
-A decoder that gives its own variance finds how the noise changes along a ring
-==============================================================================
+A heteroscedastic decoder learns how the noise changes along a ring
+===================================================================
 
-Rows lie about a circle in a space of 8 features, with noise that grows tenfold from one side of it
-to the other. A VAE with one noise variance takes an average everywhere; one whose decoder gives a
-variance with each mean finds the noise of each place, and has the higher bound of held-out rows. As
-training converges, the ELBO of either comes to equal H[q(z|x)] - H[p(z)] - H[p(x|z)].
+Samples lie near a circle in 8 dimensions, with noise that increases tenfold from one side to the
+other. A VAE with a single noise variance learns an average. A VAE whose decoder predicts the
+variance learns the noise at each point, and has a higher ELBO on held-out samples. As training
+converges, the ELBO of both approaches the sum of entropies H[q(z|x)] - H[p(z)] - H[p(x|z)].
 
-    python examples/plot_heteroscedastic_ring.py [--output PICTURE] [--small]
+    python examples/plot_heteroscedastic_ring.py [--output PATH] [--small]
 """
 
 import argparse
@@ -24,18 +24,18 @@ from sklearn_vae import DeepGaussianVAE, Snapshot
 from sklearn_vae.plot import EntropyDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-parser.add_argument("--output", default="heteroscedastic_ring.png", help="the picture to write")
-parser.add_argument("--small", action="store_true", help="fewer epochs")
+parser.add_argument("--output", default="heteroscedastic_ring.png", help="path of the figure")
+parser.add_argument("--small", action="store_true", help="use fewer epochs")
 arguments = parser.parse_args()
 
 # %%
-# A circle of radius 3 in a random plane, and noise in all features.
+# Generate a circle of radius 3 in a random plane, with noise in all features.
 n, d, rng = 2000, 8, np.random.default_rng(0)
 plane = np.linalg.qr(rng.standard_normal((d, 2)))[0].T
 
 
 def ring(angle):
-    """Rows without noise, and the standard deviation of their noise, from 0.05 to 0.5."""
+    """Return points on the circle, and the standard deviation of their noise, from 0.05 to 0.5."""
     circle = 3 * np.column_stack([np.cos(angle), np.sin(angle)])
     return circle @ plane, 0.05 * 10 ** ((1 + np.cos(angle)) / 2)
 
@@ -45,10 +45,10 @@ X = mean + deviation[:, None] * rng.standard_normal((2 * n, d))
 train, test = X[:n], X[n:]
 
 # %%
-# A closed curve needs two latent dimensions. A KL that grows at first keeps both, and a learning
-# rate that falls lets training converge. Snapshots are the models on the way.
+# A closed curve needs two latent dimensions. KL annealing keeps both active, and the decreasing
+# learning rate helps convergence. Snapshots keep the models at these epochs.
 n_epochs = 60 if arguments.small else 600
-kept = np.unique(np.geomspace(1, n_epochs, 25).astype(int)).tolist()
+epochs = np.unique(np.geomspace(1, n_epochs, 25).astype(int)).tolist()
 models = {}
 for name in ("scalar", "heteroscedastic"):
     models[name] = DeepGaussianVAE(
@@ -59,15 +59,14 @@ for name in ("scalar", "heteroscedastic"):
         learning_rate=3e-3,
         max_epochs=n_epochs,
         batch_size=64,
-        callbacks=[Snapshot(epochs=kept), LRScheduler("CosineAnnealingLR", T_max=n_epochs)],
+        callbacks=[Snapshot(epochs=epochs), LRScheduler("CosineAnnealingLR", T_max=n_epochs)],
         random_state=0,
     ).fit(train)
 
 # %%
-# What each decoder says along the ring, and the entropies: H[q(z|x)] and H[p(z)] as the history
-# has them; H[p(x|z)] is what is left of their sum.
-along = np.linspace(0, 2 * np.pi, 201)
-circle, truth = ring(along)
+# Decode points along the ring, and compute the entropies. H[p(x|z)] follows from their sum.
+angles = np.linspace(0, 2 * np.pi, 201)
+circle, truth = ring(angles)
 decoded = {name: model.conditional(model.transform(circle)) for name, model in models.items()}
 deviations = {name: np.sqrt(variance.mean(axis=1)) for name, (_, variance) in decoded.items()}
 print("                  held-out   log-like-   sigma where the noise is")
@@ -76,16 +75,16 @@ for name, model in models.items():
     sigma = " ".join(f"{deviations[name][i]:8.2f}" for i in (0, 50, 100))
     likelihood = model.log_likelihood(test, n_samples=200).mean()
     print(f"{name:15s} {model.score(test):10.2f} {likelihood:11.2f} {sigma}")
-print("of the training rows,  H[q(z|x)] - H[p(z)] - H[p(x|z)] =    sum     ELBO      gap")
-for name, model in models.items():
-    q, p = (model.history_[f"{of}_entropy"][-1] for of in ("posterior", "prior"))
+print("training samples:      H[q(z|x)] - H[p(z)] - H[p(x|z)] =    sum     ELBO      gap")
+for label, model in models.items():
+    q, p = (model.history_[f"{name}_entropy"][-1] for name in ("posterior", "prior"))
     total, gap = model.entropy_bound_, model.entropy_gap_.total
-    print(f"{name:18s} {q:13.2f} {p:8.2f} {q - p - total:10.2f} ", end="")
+    print(f"{label:18s} {q:13.2f} {p:8.2f} {q - p - total:10.2f} ", end="")
     print(f"{total:11.2f} {model.elbo_:8.2f} {gap:8.3f}")
 
 # %%
-# The picture.
-colors = {"scalar": "#e69f00", "heteroscedastic": "#0072b2"}  # also apart without red or green
+# Plot the results.
+colors = {"scalar": "#e69f00", "heteroscedastic": "#0072b2"}  # distinct for the color-blind
 figure = plt.figure(figsize=(15, 8), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=[1, 1.1])
 above, below = left.subfigures(2, 1, height_ratios=[1, 1])
@@ -93,26 +92,26 @@ for panel, (name, (mean, variance)) in zip(above.subplots(1, 2), decoded.items()
     color = colors[name]
     panel.scatter(*(plane @ test.T), s=2, color="0.6")
     panel.plot(*(plane @ mean.T), color=color, linewidth=2)
-    axes = 4 * np.sqrt(variance @ plane.T**2)  # both sides of the mean
+    axes = 4 * np.sqrt(variance @ plane.T**2)  # full widths, two deviations to each side
     for i in range(0, 200, 10):
         panel.add_patch(Ellipse(plane @ mean[i], *axes[i], color=color, alpha=0.35, linewidth=0))
     panel.set(aspect="equal", title=name)
     panel.set(xlabel="first coordinate in the ring's plane", ylabel="second")
-above.suptitle("What is decoded: mean ± 2 standard deviations")
+above.suptitle("Decoder: mean ± 2 standard deviations")
 noise = below.subplots()
-noise.plot(np.degrees(along), truth, "k:", linewidth=3, label="truth")
+noise.plot(np.degrees(angles), truth, "k:", linewidth=3, label="truth")
 for name, sigma in deviations.items():
-    noise.plot(np.degrees(along), sigma, color=colors[name], label=name)
+    noise.plot(np.degrees(angles), sigma, color=colors[name], label=name)
 noise.set(xticks=range(0, 361, 90), xlabel="angle (degrees)", ylabel="standard deviation")
-noise.set(ylim=(0, 0.55), title="Noise that the decoder gives along the ring")
+noise.set(ylim=(0, 0.55), title="Decoder noise along the ring")
 noise.legend()
 display = EntropyDisplay.from_estimator(models, train, ax=right.subplots())
 for panel in display.ax_[0]:
     panel.set(xscale="log", ylim=(-12, 1))
-right.suptitle("The bound of the training rows, and the sum of three entropies")
+right.suptitle("ELBO of the training samples, and sum of three entropies")
 figure.savefig(arguments.output, dpi=110)
-print(f"Picture written to {arguments.output}")
+print(f"Figure written to {arguments.output}")
 
 # %%
-# The picture shows the ellipses of the heteroscedastic decoder follow the noise, those of the
-# scalar one not, and for both the sum of three entropies meet the bound as training converges.
+# The ellipses of the heteroscedastic decoder follow the noise, those of the scalar one do not. For
+# both, the sum of three entropies approaches the ELBO as training converges.

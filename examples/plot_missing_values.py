@@ -1,12 +1,12 @@
 """
-Missing values filled by PPCA come with error bars
-==================================================
+Missing values imputed by PPCA come with error bars
+===================================================
 
-A fifth of the measurements of 569 tumours is hidden, and imputed from what is left of each row.
-The conditional distribution of what is missing has a width as well: the truth lies within 1.96
-standard deviations nearly as often as it would if the measurements were Gaussian.
+A fifth of the measurements of 569 tumors is hidden, and imputed from the rest of each sample. The
+conditional distribution of the missing values has a width too. The truth is within 1.96 standard
+deviations nearly as often as for Gaussian measurements.
 
-    python examples/plot_missing_values.py [--output PICTURE] [--small]
+    python examples/plot_missing_values.py [--output PATH] [--small]
 """
 
 import argparse
@@ -24,12 +24,12 @@ from sklearn_vae import PPCA, PPCAImputer
 from sklearn_vae.plot import ImputationDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-parser.add_argument("--output", default="missing_values.png", help="the picture to write")
-parser.add_argument("--small", action="store_true", help="fewer shares of missing values")
+parser.add_argument("--output", default="missing_values.png", help="path of the figure")
+parser.add_argument("--small", action="store_true", help="use fewer shares of missing values")
 arguments = parser.parse_args()
 
 # %%
-# The logarithms of sizes are nearly Gaussian, which is what the model is about.
+# Take logarithms, which are closer to the Gaussian distribution that the model assumes.
 data = load_breast_cancer()
 truth = StandardScaler().fit_transform(np.log1p(data.data))
 rng = np.random.default_rng(0)
@@ -37,30 +37,30 @@ X = np.where(rng.uniform(size=truth.shape) < 0.2, np.nan, truth)
 
 model = PPCA(n_components=8).fit(X)
 filled, std = model.impute(X, return_std=True)
-gone = np.isnan(X)
+missing = np.isnan(X)
 inside = np.abs(truth - filled) < 1.96 * std
-print(f"{gone.sum()} values missing; EM took {model.n_iter_} iterations")
-print(f"within 1.96 standard deviations: {inside[gone].mean():.1%}, 95.0% if the model were true")
+print(f"{missing.sum()} missing values, {model.n_iter_} iterations of EM")
+print(f"within 1.96 standard deviations: {inside[missing].mean():.1%} (expected: 95.0%)")
 
 # %%
-# How far the imputers are from the truth, the more is missing.
+# Compare the errors of imputers for increasing shares of missing values.
 shares = [0.1, 0.3, 0.5] if arguments.small else [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 imputers = {"PPCAImputer": PPCAImputer(8), "KNNImputer": KNNImputer(), "mean": SimpleImputer()}
 errors = {name: [] for name in imputers}
 for share in shares:
-    rows = np.where(rng.uniform(size=truth.shape) < share, np.nan, truth)
-    hidden = np.isnan(rows)
+    X_missing = np.where(rng.uniform(size=truth.shape) < share, np.nan, truth)
+    hidden = np.isnan(X_missing)
     for name, imputer in imputers.items():
-        difference = (imputer.fit_transform(rows) - truth)[hidden]
+        difference = (imputer.fit_transform(X_missing) - truth)[hidden]
         errors[name].append(np.sqrt(np.mean(difference**2)))
 print("missing  " + "  ".join(f"{name:>11s}" for name in errors))
 for i, share in enumerate(shares):
     print(f"{share:7.0%}  " + "  ".join(f"{error[i]:11.3f}" for error in errors.values()))
 
 # %%
-# The two features of the narrowest and the widest error bars, and the errors.
+# Plot the features with the narrowest and the widest error bars, and the errors.
 figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
-width = np.where(gone, std, np.nan)
+width = np.where(missing, std, np.nan)
 by_width = np.argsort(np.nanmean(width, axis=0))
 for axis, feature in zip(axes, (by_width[0], by_width[-1]), strict=False):
     ImputationDisplay.from_estimator(model, X, truth, features=feature, max_cells=100, ax=axis)
@@ -73,6 +73,6 @@ axes[2].legend(loc="lower right")
 figure.savefig(arguments.output, dpi=110)
 
 # %%
-# The picture shows a feature that the others determine, with narrow error bars that hold; one
-# that they determine less, with wider ones, which its few outliers leave; and that PPCA's error
-# stays the smallest however much is missing.
+# The first feature is determined well by the others and has narrow error bars. The second one has
+# wider error bars, outside of which are a few outliers. The error of PPCA is the smallest for every
+# share of missing values.

@@ -1,11 +1,11 @@
 """
-PPCA replaces PCA and says how many components the data support
-===============================================================
+PPCA replaces PCA and shows how many components the data support
+================================================================
 
-On handwritten digits, PPCA finds PCA's components. Its log-likelihood of held-out images, which
-costs one line, says how many of them generalise; and being a density it can draw new images.
+On handwritten digits, PPCA finds the components of PCA. The log-likelihood of held-out images shows
+how many of them generalize. As a density, PPCA can also generate new images.
 
-    python examples/plot_ppca_replaces_pca.py [--output PICTURE] [--small]
+    python examples/plot_ppca_replaces_pca.py [--output PATH] [--small]
 """
 
 import argparse
@@ -23,23 +23,23 @@ from sklearn_vae import PPCA
 from sklearn_vae.plot import ReconstructionDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-parser.add_argument("--output", default="ppca_replaces_pca.png", help="the picture to write")
-parser.add_argument("--small", action="store_true", help="fewer numbers of components")
+parser.add_argument("--output", default="ppca_replaces_pca.png", help="path of the figure")
+parser.add_argument("--small", action="store_true", help="try fewer numbers of components")
 arguments = parser.parse_args()
 
 # %%
-# Pixels from 0 to 16, 64 of them. A little noise makes the grey levels continuous, so that a
-# density is meaningful, and no pixel constant.
+# Add noise to the discrete gray levels from 0 to 16: a density needs continuous values, and no
+# constant pixels.
 X, digit = load_digits(return_X_y=True)
 X = X + np.random.default_rng(0).uniform(-0.5, 0.5, X.shape)
 train, test, _, test_digit = train_test_split(X, digit, random_state=0)
 
 # %%
-# The same components, in one fit each; the likelihood of images that neither has seen. PPCA has
-# the larger likelihood of the training images; on others PCA, whose variances have the divisor
-# n - 1 and so are larger by 1 in 1347, is ahead by thousandths of a nat.
+# Compare the components, and the likelihood of held-out images. PPCA has the larger likelihood on
+# training images. On held-out images, PCA is ahead by thousandths of a nat, because its variances
+# have the divisor n - 1.
 print(" k   held-out log-likelihood   noise      components: largest")
-print("     PPCA        PCA           variance   difference to PCA")
+print("     PPCA        PCA           variance   difference from PCA")
 ks = [2, 10, 30, 50] if arguments.small else [1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60]
 scores, train_scores = [], []
 for k in ks:
@@ -52,10 +52,10 @@ for k in ks:
         f"{ppca.noise_variance_:8.3f}   {difference:.1e}"
     )
 best = ks[int(np.argmax(scores))]
-print(f"Held-out images are most likely with k = {best} components.")
+print(f"The held-out log-likelihood is highest for k = {best} components.")
 
 # %%
-# The picture: likelihood against k, reconstructions and samples.
+# Plot the likelihood against k, reconstructions and samples.
 model = PPCA(n_components=best).fit(train)
 originals = np.array([test[test_digit == d][0] for d in range(10)])
 few = PPCA(n_components=10, coordinates="principal").fit(train)
@@ -78,7 +78,7 @@ axes.annotate(
 axes.set(
     xlabel="components k",
     ylabel="log-likelihood (nats per image)",
-    title="How many components generalise",
+    title="Number of components that generalize",
 )
 ReconstructionDisplay.from_results(
     originals,
@@ -88,10 +88,10 @@ ReconstructionDisplay.from_results(
     limits=(0, 16),
     ax=right.subplots(),
 )
-right.suptitle("Reconstructions of held-out images, and new ones")
+right.suptitle("Reconstructions of held-out images, and samples")
 figure.savefig(arguments.output, dpi=120)
-print(f"Picture written to {arguments.output}")
+print(f"Figure written to {arguments.output}")
 
 # %%
-# On held-out images the log-likelihood has a maximum in the number of components; on the training
-# images it only ever grows, as the explained variance does.
+# The log-likelihood of held-out images has a maximum in the number of components. That of training
+# images always increases, like the explained variance.

@@ -1,13 +1,12 @@
 """
-A collapsed dimension is stable exactly where the noise exceeds what it could explain
-=====================================================================================
+A collapsed dimension is stable if the noise exceeds the variance it could explain
+==================================================================================
 
-At a stationary point of the likelihood of PPCA, columns of W that are zero stay zero under
-gradient ascent. Whether they return when pushed depends on the noise variance alone: this is
-figure 1 of Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (NeurIPS 2019), on
-handwritten digits.
+At a stationary point of the likelihood of PPCA, columns of W that are zero stay zero under gradient
+ascent. Their stability depends on the noise variance alone. This is figure 1 of Lucas, Tucker,
+Grosse and Norouzi, "Don't Blame the ELBO!" (NeurIPS 2019), for handwritten digits.
 
-    python examples/plot_stationary_points.py [--output PICTURE] [--small]
+    python examples/plot_stationary_points.py [--output PATH] [--small]
 """
 
 import argparse
@@ -24,13 +23,13 @@ from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
 from sklearn_vae.plot import LikelihoodSurfaceDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-parser.add_argument("--output", default="stationary_points.png", help="the picture to write")
-parser.add_argument("--small", action="store_true", help="a coarser grid")
+parser.add_argument("--output", default="stationary_points.png", help="path of the figure")
+parser.add_argument("--small", action="store_true", help="use a coarser grid")
 arguments = parser.parse_args()
 
 # %%
-# Eight latent dimensions, three of which keep the leading eigenvectors; the other columns are
-# zero. One zero column is moved in the plane of the fifth and the seventh eigenvector.
+# Three of the eight columns are the leading eigenvectors. The others are zero. One zero column
+# moves in the plane of the fifth and the seventh eigenvector.
 X = load_digits().data
 model = PPCA(n_components=8).fit(X)
 spectrum = Spectrum.from_moments(Moments.of(X))
@@ -43,7 +42,7 @@ panels = {
 }
 
 # %%
-# The point is stationary in each panel. Within the plane it is a minimum, a saddle and a maximum.
+# Plot the likelihood. In this plane, the stationary point is a minimum, a saddle or a maximum.
 radius = 1.3 * np.sqrt(values[fifth])
 figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
 print("noise variance   curvature along u5   along u7   stable in the plane   in all directions")
@@ -63,16 +62,14 @@ for axis, (title, sigma2) in zip(axes, panels.items(), strict=True):
         n_grid=25 if arguments.small else 101,
         ax=axis,
     )
-    display.colorbar_.set_label("")  # what the title of the picture says
+    display.colorbar_.set_label("")  # see the title of the figure
     axis.set_title(
         f"{title}: a {display.kind},\n{'stable' if stable else 'unstable'} in this plane"
     )
-figure.suptitle(
-    "Log-likelihood (nats per image) where a zero column of W is moved, less that at zero"
-)
+figure.suptitle("Gain in log-likelihood (nats per image) as a zero column of W moves")
 figure.savefig(arguments.output, dpi=120)
-print(f"Picture written to {arguments.output}")
+print(f"Figure written to {arguments.output}")
 
 # %%
-# From left to right the noise grows past both variances: the zero column turns from a minimum of
-# this plane, over a saddle, into a maximum, where the dimension stays collapsed.
+# From left to right, the noise variance increases beyond both eigenvalues. The zero column changes
+# from a minimum in this plane to a saddle and then to a maximum, where the dimension stays collapsed.

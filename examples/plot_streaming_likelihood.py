@@ -1,14 +1,14 @@
 """
-Online EM follows a stream that changes, and knows its likelihood without looking back
-======================================================================================
+Online EM follows a changing stream, and knows its likelihood without stored samples
+====================================================================================
 
-Rows arrive in batches; the directions in which they vary turn slowly, and midway their noise
-doubles. `LinearVAE.partial_fit` keeps k directions, a mean and a trace, and forgets. After each
-batch `entropy_bound_`, a sum of three entropies computed from k + 1 numbers, says what the
-log-likelihood is: of rows that the model has not seen, to a fraction of a nat, but for as long as
-its memory is when the noise jumps.
+Samples arrive in batches. Their principal directions rotate slowly, and their noise doubles halfway
+through. `LinearVAE.partial_fit` stores k directions, a mean and a trace, and can forget old
+batches. After each batch `entropy_bound_`, a sum of three entropies computed from k + 1 numbers,
+agrees with the log-likelihood of held-out samples to a fraction of a nat, except shortly after the
+noise has doubled.
 
-    python examples/plot_streaming_likelihood.py [--output PICTURE] [--small]
+    python examples/plot_streaming_likelihood.py [--output PATH] [--small]
 """
 
 import argparse
@@ -23,12 +23,12 @@ from sklearn_vae import LinearVAE
 from sklearn_vae.plot import TrainingDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-parser.add_argument("--output", default="streaming.png", help="the picture to write")
-parser.add_argument("--small", action="store_true", help="fewer batches")
+parser.add_argument("--output", default="streaming.png", help="path of the figure")
+parser.add_argument("--small", action="store_true", help="use fewer batches")
 arguments = parser.parse_args()
 
 # %%
-# A stream of 50 features, 5 of them latent.
+# Generate a stream of 50 features with 5 latent dimensions.
 d, k, size = 50, 5, 100
 n_batches = 120 if arguments.small else 400
 rng = np.random.default_rng(0)
@@ -37,14 +37,14 @@ noise = np.where(np.arange(n_batches) < n_batches // 2, 1.0, 2.0)
 
 
 def draw(t, n):
-    """n rows as they come at batch t."""
+    """Draw n samples from the distribution of batch t."""
     angle = 0.5 * np.pi * t / n_batches
     W = (np.cos(angle) * axes_before + np.sin(angle) * axes_after) * np.linspace(5, 2, k)
     return rng.normal(size=(n, k)) @ W.T + np.sqrt(noise[t]) * rng.normal(size=(n, d))
 
 
 # %%
-# Two models: one remembers about ten batches, the other all.
+# Fit two models. One remembers about ten batches, the other one remembers all.
 models = {"forgetting=0.9": LinearVAE(k, forgetting=0.9), "forgetting=1": LinearVAE(k)}
 bound, held_out, sigma2 = ({name: [] for name in models} for _ in range(3))
 for t in range(n_batches):
@@ -56,20 +56,20 @@ for t in range(n_batches):
         sigma2[name].append(model.noise_variance_)
 
 # %%
-# How far the bound is from the likelihood, where the memory has forgotten the last change.
+# Compare the ELBO with the likelihood, without the first batches and those after the change.
 memory = 10
-calm = np.r_[2 * memory : n_batches // 2, n_batches // 2 + 5 * memory : n_batches]
+steady = np.r_[2 * memory : n_batches // 2, n_batches // 2 + 5 * memory : n_batches]
 for name in models:
     gap = np.array(bound[name]) - np.array(held_out[name])
     last = np.mean(held_out[name][-memory:])
     print(
-        f"{name:15s} bound less held-out log-likelihood: mean {gap[calm].mean():6.2f}, largest "
-        f"{np.abs(gap[calm]).max():6.2f} nats; at the end {last:8.2f} nats, sigma2 "
+        f"{name:15s} ELBO minus held-out log-likelihood: mean {gap[steady].mean():6.2f}, largest "
+        f"{np.abs(gap[steady]).max():6.2f} nats; at the end {last:8.2f} nats, sigma2 "
         f"{sigma2[name][-1]:.2f}"
     )
 
 # %%
-# The picture.
+# Plot the results.
 histories = {
     name: {
         "epoch": range(n_batches),
@@ -85,21 +85,21 @@ upper, lower = display.ax_[:, 0]
 for name, lines in display.lines_.items():
     lines["validation_bound"].set(alpha=0.45, linewidth=4, linestyle="-")
     lines["noise_variance"].set_label(name)
-labels = {"validation_bound": "log-likelihood of rows not seen"}
-labels["bound"] = "sum of entropies, no rows at all"
-legend = upper.legend([lines[of] for of in labels], labels.values(), loc="upper right")
+labels = {"validation_bound": "log-likelihood of held-out samples"}
+labels["bound"] = "sum of entropies, without samples"
+legend = upper.legend([lines[key] for key in labels], labels.values(), loc="upper right")
 for handle in legend.legend_handles:
     handle.set_color("gray")
 lowest = min(min(values[memory:]) for values in held_out.values())
-upper.set(ylabel="nats per row", ylim=(lowest - 2, None))
+upper.set(ylabel="nats per sample", ylim=(lowest - 2, None))
 lower.step(np.arange(n_batches), noise, color="black", linestyle=":", label="truth")
 lower.legend(loc="upper left")
 lower.set(xlabel="batch", ylabel=r"noise variance $\sigma^2$")
-figure.suptitle("Online EM on a stream that turns, and whose noise doubles")
+figure.suptitle("Online EM on a stream that rotates and whose noise doubles")
 figure.savefig(arguments.output, dpi=110)
-print(f"Picture written to {arguments.output}")
+print(f"Figure written to {arguments.output}")
 
 # %%
-# The picture shows the bound of the model that forgets lie on its held-out likelihood, but for a
-# few memories after the jump; the model that does not forget falls behind, and its bound, which
-# is of all that it has seen, does not tell.
+# The sum of entropies of the forgetting model agrees with its held-out likelihood, except shortly
+# after the noise has doubled. The other model falls behind. Its sum of entropies, which describes
+# all past batches, does not show this.

@@ -1,6 +1,6 @@
-"""Latent Gaussian models with scikit-learn's manners.
+"""Latent Gaussian models with the scikit-learn interface.
 
-Public names are loaded on first use, so that a model that needs no torch does not import it.
+Public names are loaded on first use, so models that do not need torch do not import it.
 """
 
 from importlib import import_module
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [*MODULES, "__version__"]  # noqa: PLE0604 - they are strings
+__all__ = [*MODULES, "__version__"]  # noqa: PLE0604 - MODULES holds strings
 
 
 def __getattr__(name: str) -> Any:

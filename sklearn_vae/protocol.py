@@ -1,4 +1,4 @@
-"""The contract of models with a latent space, which diagnostics, plots and searches rely on."""
+"""Base classes that define the interface of models with a latent space."""
 
 from __future__ import annotations
 
@@ -20,68 +20,73 @@ METHODS = ("posterior", "conditional", "score_samples")
 
 
 class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """A model that maps samples to latent coordinates and back, with or without probabilities.
+    """Base class of models that map samples to latent coordinates and back."""
 
-    Parameters that a model does not have are class attributes here, with the value that stands for
-    their absence.
-    """
-
+    # Defaults for models without these parameters.
     image_shape: Any = None
 
     n_components_: int
 
     @abstractmethod
     def transform(self, X: Any) -> Any:
-        """Latent coordinates of each sample: the posterior mean, where the model has a posterior.
+        """Compute the latent coordinates of each sample.
+
+        For a model with a posterior these are the means of q(z|x).
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Samples to encode.
 
         Returns
         -------
         Z : array of shape (n_samples, n_components)
+            Latent coordinates.
         """
 
     @abstractmethod
     def inverse_transform(self, Z: Any) -> Any:
-        """Decode latent coordinates: the mean of p(x|z), where the model has one.
+        """Map latent coordinates back to the space of the features.
+
+        For a model with a likelihood the result is the mean of p(x|z).
 
         Parameters
         ----------
         Z : array-like of shape (n_samples, n_components)
+            Latent coordinates to decode.
 
         Returns
         -------
         X : array of shape (n_samples, n_features)
+            Decoded samples.
         """
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Parameters of the constructor by name."""
+        """Constructor parameters, by name."""
         return self.get_params(deep=False)
 
     @property
     def training_history(self) -> dict[str, Array] | None:
-        """Values recorded in each step of training, by name; None where there was no training.
+        """Values recorded at each training step, by name, or None without iterative training.
 
-        "bound" is the objective in nats per sample, "epoch" or "iteration" counts the steps.
+        "bound" is the objective in nats per sample. "epoch" or "iteration" is the step number.
         """
         return None
 
     @property
     def snapshots(self) -> Mapping[int, Any]:
-        """Fitted models kept during training, by epoch."""
+        """Copies of the fitted model saved during training, by epoch."""
         return {}
 
     @property
     def stopped_early(self) -> bool:
-        """Whether early stopping ended the training."""
+        """Whether training ended by early stopping."""
         return False
 
     @property
     def n_layers(self) -> int:
-        """Layers with weights of the deeper of encoder and decoder; 0 without networks."""
+        """Number of weight layers of the encoder or decoder, whichever is deeper; 0 without one."""
         return 0
 
     @property
@@ -95,19 +100,19 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 
 class LatentModel(EncoderDecoder, ABC):
-    """A model of data x with latent variables z ~ N(0, diag `prior_variance`).
+    """Base class of models of x with latent variables z ~ N(0, diag(`prior_variance`)).
 
-    Of a model of another library only `posterior`, `conditional` and `score_samples` are needed:
-    :func:`as_latent_model` answers all other questions with their defaults.
+    A model from another library needs only `posterior`, `conditional` and `score_samples`. Pass it
+    to :func:`as_latent_model` to get the defaults of this class for everything else.
     """
 
-    # "gaussian" or "bernoulli": the distribution of a feature given z.
+    # Distribution of each feature given z: "gaussian" or "bernoulli".
     observation_family: str = "gaussian"
-    # The noise variance that was held fixed; None where it was estimated.
+    # The noise variance if it is fixed, None if it is estimated.
     noise_variance: Any = None
-    # The posterior is normal with independent dimensions, unless this is another family.
+    # Posterior family: "diagonal" is a Gaussian with independent dimensions.
     variational_family: str = "diagonal"
-    # The objective was the bound itself, unless the KL had another weight or was free in part.
+    # With these defaults the training objective is the ELBO.
     kl_weight: float = 1.0
     free_bits: float = 0.0
 
@@ -115,56 +120,71 @@ class LatentModel(EncoderDecoder, ABC):
 
     @abstractmethod
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Any, Any]:
-        """Mean and variance of q(z|x) for each sample.
+        """Compute the mean and variance of q(z|x) for each sample.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Samples to encode.
         return_cov : bool, default=False
-            Return the covariance in place of the variance.
+            Whether to return full covariance matrices instead of variances.
 
         Returns
         -------
         mean : array of shape (n_samples, n_components)
-        variance : array of shape (n_samples, n_components), or covariance of shape \
+            Posterior means.
+        variance : array of shape (n_samples, n_components) or \
                 (n_samples, n_components, n_components)
-            A read-only view where it is the same for every sample.
+            Posterior variances, or covariances if `return_cov=True`. If they are the same for
+            every sample, this is a read-only view.
         """
 
     @abstractmethod
     def conditional(self, Z: Any) -> tuple[Any, Any]:
-        """Mean and variance of p(x|z) for each latent vector z.
+        """Compute the mean and variance of p(x|z) for each latent vector.
 
         Parameters
         ----------
         Z : array-like of shape (n_samples, n_components)
+            Latent coordinates to decode.
 
         Returns
         -------
-        mean, variance : arrays of shape (n_samples, n_features)
-            The variance is a read-only view where it is the same for every sample.
+        mean : array of shape (n_samples, n_features)
+            Conditional means.
+        variance : array of shape (n_samples, n_features)
+            Conditional variances. If they are the same for every sample, this is a read-only view.
         """
 
     @abstractmethod
     def score_samples(self, X: Any) -> Any:
-        """Log-likelihood of each sample, or its evidence lower bound, in nats; higher is better.
+        """Compute the log-likelihood of each sample, or its evidence lower bound (ELBO).
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Samples to score.
 
         Returns
         -------
-        array of shape (n_samples,)
+        scores : array of shape (n_samples,)
+            Log-likelihood or ELBO, in nats. Higher is better.
         """
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Average of `score_samples` over the samples, in nats per sample; higher is better.
+        """Compute the average of `score_samples` over the samples.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Samples to score.
         y : Ignored
+            Present for API consistency.
+
+        Returns
+        -------
+        score : float
+            Average score, in nats per sample. Higher is better.
         """
         return float(self.score_samples(X).mean())
 
@@ -175,81 +195,103 @@ class LatentModel(EncoderDecoder, ABC):
         Parameters
         ----------
         n_samples : int, default=1
+            Number of samples to draw.
         random_state : int, RandomState instance or None, default=None
-            None draws from NumPy's global generator.
+            Seed or generator of the draws. With None, NumPy's global generator is used.
 
         Returns
         -------
         X : array of shape (n_samples, n_features)
+            Samples.
         Z : array of shape (n_samples, n_components)
-            The latent vector that each sample was drawn from.
+            Latent vectors from which the samples were drawn.
         """
 
     @property
     def prior_variance(self) -> Any:
-        """Variances of p(z), a float or an array of shape (n_components,)."""
+        """Variance of p(z), a float or an array of shape (n_components,)."""
         return 1.0
 
     @property
     def shared_noise_variance(self) -> Any:
-        """Noise variance for all z, a float or an array of shape (n_features,); None without."""
+        """Noise variance if it does not depend on z, a float or an array of shape (n_features,)."""
         return getattr(self, "noise_variance_", None)
 
     @property
     def feature_scale(self) -> Any:
-        """Standard deviations of the features if each has its own noise variance, else 1."""
+        """Standard deviation of each feature if noise is estimated per feature, otherwise 1."""
         return 1.0
 
     @property
     def active_bounds(self) -> tuple[str, ...]:
-        """Variances, by name, that a bound held during training."""
+        """Names of the variances that reached one of their bounds during training."""
         return ()
 
     def observations(self, X: Any) -> Any:
-        """X as the likelihood sees it: of "bernoulli" models, in [0, 1]."""
-        return X
-
-    def bound_terms(self, X: Any) -> Any:
-        """Terms of the bound averaged over samples, in units of the prior.
+        """Return X as the likelihood sees it, for example binarized.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Samples.
 
         Returns
         -------
-        BoundTerms or None
-            None where they follow from the abstract methods alone.
+        X : array of shape (n_samples, n_features)
+            Observations, in [0, 1] for Bernoulli models.
+        """
+        return X
+
+    def bound_terms(self, X: Any) -> Any:
+        """Compute the terms of the ELBO, averaged over the samples, in units of the prior.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        terms : BoundTerms or None
+            Terms of the ELBO. None means that they follow from `posterior`, `conditional` and
+            `score_samples` alone.
         """
         return None
 
     def with_tuned_noise(self, X: Any) -> Self | None:
-        """A copy with the noise variance of the highest bound for X, all else as it is.
+        """Return a copy of the model with the noise variance that maximizes the ELBO of X.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Samples.
 
         Returns
         -------
-        LatentModel or None
-            None where there is no such method.
+        model : LatentModel or None
+            Copy with all other parameters unchanged, or None if the model does not support this.
         """
         return None
 
     def can_start_at_ppca(self) -> bool:
-        """Whether training could start at probabilistic PCA, with `init="ppca"`."""
+        """Return whether `init="ppca"` is possible for this model.
+
+        Returns
+        -------
+        possible : bool
+            True if training can start from the solution of probabilistic PCA.
+        """
         return False
 
 
 class ForeignModel(LatentModel):
-    """A model of another library as a :class:`LatentModel`.
+    """Adapter that gives a model from another library the interface of :class:`LatentModel`.
 
     Parameters
     ----------
     estimator : object with `posterior`, `conditional` and `score_samples`
-        Its `prior_variance_`, `noise_variance_`, `history_` and `image_shape` are used, if it has
-        them.
+        Model to adapt. Its attributes `prior_variance_`, `noise_variance_`, `history_` and
+        `image_shape` are used if present.
     """
 
     def __init__(self, estimator: Any) -> None:
@@ -260,24 +302,20 @@ class ForeignModel(LatentModel):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Parameters of the constructor by name, of an estimator in the sense of scikit-learn."""
         is_estimator = isinstance(self.estimator, BaseEstimator)
         return self.estimator.get_params(deep=False) if is_estimator else {}
 
     @property
     def training_history(self) -> dict[str, Array] | None:
-        """`history_` of the model, if it has one."""
         history = getattr(self.estimator, "history_", None)
         return None if history is None else numbered(history, "epoch", self.estimator.n_iter_)
 
     @property
     def prior_variance(self) -> Any:
-        """`prior_variance_` of the model, if it has one."""
         return getattr(self.estimator, "prior_variance_", 1.0)
 
     @property
     def shared_noise_variance(self) -> Any:
-        """`noise_variance_` of the model, if it has one."""
         return getattr(self.estimator, "noise_variance_", None)
 
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Any, Any]:
@@ -301,33 +339,39 @@ class ForeignModel(LatentModel):
 
 
 def adapted(estimator: Any) -> Any:
-    """The estimator if it is an :class:`EncoderDecoder`, else as a :class:`ForeignModel`."""
+    """Return the estimator itself if it follows the contract, else a :class:`ForeignModel`."""
     return estimator if isinstance(estimator, EncoderDecoder) else ForeignModel(estimator)
 
 
 def as_latent_model(estimator: Any, function: str) -> LatentModel:
-    """A fitted estimator as a :class:`LatentModel`.
+    """Return a fitted estimator as a :class:`LatentModel`.
 
     Parameters
     ----------
     estimator : object with `posterior`, `conditional` and `score_samples`
+        Fitted model.
     function : str
-        The caller, for error messages.
+        Name of the calling function, for error messages.
+
+    Returns
+    -------
+    model : LatentModel
+        The estimator itself, or an adapter if it is from another library.
 
     Raises
     ------
     TypeError
-        If a method is missing.
+        If one of the three methods is missing.
     NotFittedError
-        If the estimator follows scikit-learn and is not fitted.
+        If a scikit-learn estimator is not fitted.
     """
-    if isinstance(estimator, ForeignModel):  # checked when it was adapted
+    if isinstance(estimator, ForeignModel):  # already checked
         return estimator
     missing = [name for name in METHODS if not callable(getattr(estimator, name, None))]
     if missing:
         raise TypeError(
-            f"{function} needs a model with a latent distribution, and {type(estimator).__name__} "
-            f"has no {' and no '.join(missing)}."
+            f"{function} requires an estimator with the methods {', '.join(METHODS)}, but "
+            f"{type(estimator).__name__} has no {' or '.join(missing)}."
         )
     if isinstance(estimator, BaseEstimator):
         check_is_fitted(estimator)
@@ -335,9 +379,9 @@ def as_latent_model(estimator: Any, function: str) -> LatentModel:
 
 
 def numbered(history: Mapping[str, Any], step: str, n_iter: int) -> dict[str, Array]:
-    """A history as arrays, with the numbers of its steps under the name `step`.
+    """Convert a history to arrays and add the step numbers under the name `step`.
 
-    They begin at 0 where there are more than `n_iter` values: the start was recorded too.
+    Steps begin at 0 if there are more than `n_iter` values, as the initial value is then included.
     """
     arrays = {name: np.asarray(values) for name, values in history.items()}
     n = max(map(len, arrays.values()))

@@ -1,7 +1,7 @@
-"""The public names of the library and the modules, below `sklearn_vae`, that define them.
+"""Public names of the library and the modules of `sklearn_vae` that define them.
 
-To add an estimator, list it here and among the imports for type checkers in `sklearn_vae/__init__.py`.
-The package, the files of models and the tests read this list.
+To add an estimator, list it here and in the imports for type checkers in `sklearn_vae/__init__.py`.
+The package, the model files and the tests read these lists.
 """
 
 ESTIMATORS = {
@@ -18,7 +18,7 @@ ESTIMATORS = {
     "PPCAImputer": "linear.imputer",
 }
 
-# Classes whose objects are determined by the arguments of their constructor.
+# Classes whose instances are fully determined by the arguments of their constructor.
 RECORDS = {
     "ConvDecoder": "nn.convolutional",
     "ConvEncoder": "nn.convolutional",

@@ -1,4 +1,4 @@
-"""State of estimators: their parameters and fitted attributes, as files and copies have them."""
+"""State of estimators: parameters and fitted attributes, for files and copies."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sklearn import config_context
 
 from sklearn_vae.validation import all_or_nothing, is_integer, is_real
 
-# Parameters that say where to write and read: a place on one machine, no part of a state.
+# Parameters that name folders on this machine, which are not part of a state.
 PLACES = frozenset({"checkpoint", "memory"})
 
-# Where scikit-learn keeps what metadata the methods of an estimator request.
+# Attribute in which scikit-learn keeps the metadata that methods request.
 REQUESTS = "_metadata_request"
 
 # Attributes of every estimator.
@@ -27,71 +27,70 @@ COMMON = {
 
 
 class Stateful:
-    """Mixin of estimators whose state can be returned and set.
+    """Mixin for estimators whose state can be returned and set.
 
-    `_fitted_state` says what a fitted estimator of the class must have, by name of the attribute:
-    "count" (an integer >= 0), "number" (finite), "any", or the axes of an array, of k components
-    and d features, as in "kd"; "number|d" is one of both. Then follow conditions: "finite",
-    "nonnegative", "positive", and "optional" where it may be missing. Other attributes need no
-    entry.
+    `_fitted_state` maps the attributes that a fitted estimator must have to one of "count" (an
+    integer >= 0), "number" (finite), "any", or the axes of an array of k components and d features,
+    as in "kd". "number|d" allows both. Conditions may follow: "finite", "nonnegative", "positive",
+    "optional". Other attributes need no entry.
     """
 
     _fitted_state: ClassVar[dict[str, str]] = {}
 
     def get_state(self) -> dict[str, Any]:
-        """Return parameters and fitted attributes by name.
+        """Return the parameters and fitted attributes.
 
         Returns
         -------
-        dict
-            Without the parameters `checkpoint` and `memory`, which are places on this machine.
-            Values are the estimator's own: copy what is to be there after its next fit.
+        state : dict
+            Values by name, without the parameters `checkpoint` and `memory`. The values are not
+            copied: copy those that must survive the next fit.
         """
         return state_of(self)
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Set what :meth:`get_state` has returned, in place of all that there is.
+        """Replace all parameters and fitted attributes.
 
         Parameters
         ----------
         state : dict
-            A parameter that is missing gets its default. Values are the estimator's from then on.
+            Result of :meth:`get_state`. Values are not copied. A missing parameter gets its
+            default.
 
         Raises
         ------
         ValueError
-            If a name is unknown, or a fitted attribute is missing or does not fit the others.
+            If a name is unknown, or a fitted attribute is missing or inconsistent with the others.
         """
         with all_or_nothing(self):
             set_state_of(self, state)
             self._check_state()
 
     def _check_state(self) -> None:
-        """Raise ValueError unless fitted attributes are as methods need them."""
+        """Raise ValueError unless the fitted attributes are as methods need them."""
         check_fitted_state(self, self._fitted_state)
 
 
 def state_of(estimator: Any) -> dict[str, Any]:
-    """Parameters and attributes of an estimator by name, without places on this machine."""
-    state = {name: v for name, v in vars(estimator).items() if name not in PLACES}
+    """Return the parameters and attributes of an estimator, without folders on this machine."""
+    state = {name: value for name, value in vars(estimator).items() if name not in PLACES}
     if REQUESTS in state:
-        of_methods = vars(state[REQUESTS]).items()
-        requests = {name: getattr(request, "requests", None) for name, request in of_methods}
-        state[REQUESTS] = {n: dict(r) for n, r in requests.items() if isinstance(r, dict) and r}
+        methods = {n: getattr(r, "requests", None) for n, r in vars(state[REQUESTS]).items()}
+        state[REQUESTS] = {n: dict(r) for n, r in methods.items() if isinstance(r, dict) and r}
     return state
 
 
 def set_state_of(estimator: Any, state: dict[str, Any]) -> None:
-    """Set what :func:`state_of` has returned, in place of all that an estimator has."""
+    """Replace everything in an estimator by the result of :func:`state_of`."""
     kind: Any = type(estimator)
     parameters = parameters_of(kind) - PLACES
-    for name in state.keys() - parameters:
+    attributes = {name: value for name, value in state.items() if name not in parameters}
+    for name in attributes:
         if not is_attribute(kind, name):
             raise ValueError(
                 f"{kind.__name__} of this version has no parameter and cannot have an attribute "
-                f"{name[:50]!r}: upgrade sklearn-vae."
+                f"{name[:50]!r}. Upgrade sklearn-vae."
             )
-    attributes = {name: value for name, value in state.items() if name not in parameters}
     requests = attributes.pop(REQUESTS, {})
     vars(estimator).clear()
     try:
@@ -99,28 +98,33 @@ def set_state_of(estimator: Any, state: dict[str, Any]) -> None:
     except TypeError as error:
         raise ValueError(f"{kind.__name__} lacks a parameter: {error}") from None
     vars(estimator).update(attributes)
-    _set_requests(estimator, requests)
+    try:
+        for method, values in requests.items():
+            with config_context(enable_metadata_routing=True):
+                getattr(estimator, f"set_{method}_request")(**values)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{REQUESTS} is invalid: {error}") from None
 
 
 @cache
 def parameters_of(kind: Any) -> frozenset[str]:
-    """Names of the parameters of a class's constructor."""
+    """Return the names of the parameters of a class."""
     return frozenset(inspect.signature(kind).parameters)
 
 
 def is_attribute(kind: type, name: str) -> bool:
-    """Whether a fit may set it: a name with an underscore, and not a member of the class."""
+    """Return whether fit may set an attribute: it has an underscore and is no class member."""
     underscored = name.isidentifier() and (name.startswith("_") or name.endswith("_"))
     return underscored and not name.startswith("__") and not hasattr(kind, name)
 
 
 def is_fitted(estimator: Any) -> bool:
-    """Whether scikit-learn's `check_is_fitted` takes it for fitted, by its attributes alone."""
+    """Return whether scikit-learn's `check_is_fitted` accepts an estimator by its attributes."""
     return any(name.endswith("_") and not name.startswith("__") for name in vars(estimator))
 
 
 def check_fitted_state(estimator: Any, expected: dict[str, str]) -> None:
-    """Raise ValueError unless a fitted estimator's attributes are as :class:`Stateful` says."""
+    """Raise ValueError unless fitted attributes are as expected, see :class:`Stateful`."""
     state = vars(estimator)
     config = state.get("_sklearn_output_config", {})
     if not (isinstance(config, dict) and all(isinstance(v, str) for v in config.values())):
@@ -131,65 +135,48 @@ def check_fitted_state(estimator: Any, expected: dict[str, str]) -> None:
     for name, text in {**COMMON, **expected}.items():
         kinds, *conditions = text.split()
         if name in state:
-            _check_attribute(name, state[name], kinds.split("|"), conditions, sizes)
+            _check_attribute(name, state[name], kinds, conditions, sizes)
         elif "optional" not in conditions:
             raise ValueError(f"a fitted {type(estimator).__name__} must have {name}.")
 
 
 def brief(value: Any) -> str:
-    """Text of a value, shortened."""
+    """Return a short text of a value."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _check_attribute(
-    name: str, value: Any, kinds: list[str], conditions: list[str], sizes: dict[str, Any]
+    name: str, value: Any, kinds: str, conditions: list[str], sizes: dict[str, Any]
 ) -> None:
-    if kinds == ["any"]:
-        return
-    if kinds == ["count"]:
-        if not (is_integer(value) and value >= 0):
-            raise ValueError(f"{name} must be an integer >= 0, got {brief(value)}.")
-        return
+    """Raise ValueError unless a fitted attribute has one of the kinds and meets the conditions."""
     bound = " > 0" if "positive" in conditions else " >= 0" if "nonnegative" in conditions else ""
-    if "number" in kinds:
-        if is_real(value) and _is_within(value, bound):
+    floats = f" of finite floats{bound}" if "finite" in conditions else ""
+    allowed = []
+    for kind in kinds.split("|"):
+        if kind == "any":
             return
-        if len(kinds) == 1 or not is_array_api_obj(value):
-            more = f", or {sizes['d']} of them" if len(kinds) > 1 else ""
-            raise ValueError(f"{name} must be a float{bound}{more}, got {brief(value)}.")
-    expected = tuple(sizes[axis] for axis in kinds[-1])
-    shape = tuple(value.shape) if is_array_api_obj(value) else None
-    if shape != expected:
-        raise ValueError(
-            f"{name} must have the shape {expected} with n_components_={sizes['k']} and "
-            f"n_features_in_={sizes['d']}, got {shape}."
-        )
-    if "finite" in conditions and not (is_finite(value) and _is_within(value, bound)):
-        raise ValueError(f"{name} must be finite floats{bound}, got {brief(value)}.")
+        if kind == "count":
+            text, valid = "an integer >= 0", is_integer(value) and value >= 0
+        elif kind == "number":
+            text, valid = f"a float{bound}", is_real(value) and _within(value, bound)
+        else:
+            shape = tuple(sizes[axis] for axis in kind)
+            text = f"an array of shape {shape}{floats}"
+            valid = is_array_api_obj(value) and tuple(value.shape) == shape
+            valid = valid and (not floats or (is_finite(value) and _within(value, bound)))
+        if valid:
+            return
+        allowed.append(text)
+    raise ValueError(f"{name} must be {' or '.join(allowed)}, got {brief(value)}.")
 
 
 def is_finite(array: Any) -> bool:
-    """Whether an array has finite floats only."""
+    """Return whether an array contains only finite floats."""
     xp = array_namespace(array)
     return xp.isdtype(array.dtype, "real floating") and bool(xp.all(xp.isfinite(array)))
 
 
-def _is_within(value: Any, bound: str) -> bool:
+def _within(value: Any, bound: str) -> bool:
     inside = value > 0 if bound == " > 0" else value >= 0 if bound else True
     return bool(inside if isinstance(inside, bool) else inside.all())
-
-
-def _set_requests(estimator: Any, requests: Any) -> None:
-    """Set what metadata methods request, by the estimator's own methods for that."""
-    if not (isinstance(requests, dict) and all(isinstance(v, dict) for v in requests.values())):
-        raise ValueError(f"{REQUESTS} must have requests of methods.")
-    for method, values in requests.items():
-        request = getattr(estimator, f"set_{method}_request", None)
-        if request is None:
-            raise ValueError(f"{REQUESTS} has {method!r}, for which nothing can be requested.")
-        try:
-            with config_context(enable_metadata_routing=True):
-                request(**values)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"{REQUESTS} is not valid for {method!r}: {error}") from None

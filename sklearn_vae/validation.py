@@ -1,4 +1,4 @@
-"""Checks of parameters and input, with error texts that name offender, requirement and value."""
+"""Checks of parameters and data. Errors name the parameter, the requirement and the value."""
 
 import math
 import mmap
@@ -10,36 +10,38 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
+from array_api_compat import array_namespace, device, is_array_api_obj
 from scipy import sparse
 from sklearn import get_config, utils
 from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import check_array, validate_data
 
+from sklearn_vae.containers import is_non_numpy, readable, to_host
+
 FLOAT_DTYPES = (np.float64, np.float32)
 
-# Packages that Dask's collections come from.
+# Packages that define Dask collections.
 DASK = ("dask", "dask_expr")
 
 
 def is_integer(value: Any) -> bool:
-    """Whether `value` is an integer of any kind; a bool is a flag, not a number."""
+    """Return whether `value` is an integer; booleans do not count."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_real(value: Any) -> bool:
-    """Whether `value` is a finite real number, integers included."""
+    """Return whether `value` is a finite real number, including integers."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:
         return math.isfinite(float(value))
-    except OverflowError:  # an integer or fraction beyond every float
+    except OverflowError:  # an integer or fraction too large for a float
         return False
 
 
 def check_noise_variance(noise_variance: Any, name: str = "noise_variance") -> None:
-    """Raise ValueError unless None or a finite float > 0."""
+    """Raise ValueError unless `noise_variance` is None or a finite float > 0."""
     if noise_variance is None or (is_real(noise_variance) and float(noise_variance) > 0):
         return
     raise ValueError(f"{name} must be None or a positive float, got {noise_variance!r}.")
@@ -53,13 +55,13 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 
 def check_integer(name: str, value: Any, *, at_least: int) -> None:
-    """Raise ValueError unless an integer of at least `at_least`."""
+    """Raise ValueError unless `value` is an integer >= `at_least`."""
     if not (is_integer(value) and value >= at_least):
         raise ValueError(f"{name} must be an integer >= {at_least}, got {value!r}.")
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Raise ValueError unless True or False."""
+    """Raise ValueError unless `value` is True or False."""
     if isinstance(value, bool | np.bool_):
         return
     raise ValueError(f"{name} must be True or False, got {value!r}.")
@@ -68,9 +70,12 @@ def check_flag(name: str, value: Any) -> None:
 def check_real(
     name: str, value: Any, *, at_least: float | None = None, above: float | None = None
 ) -> None:
-    """Raise ValueError unless a finite real number, not below `at_least` and above `above`."""
-    low = at_least is None or (is_real(value) and value >= at_least)
-    if is_real(value) and low and (above is None or value > above):
+    """Raise ValueError unless `value` is a finite number >= `at_least` and > `above`."""
+    if (
+        is_real(value)
+        and (at_least is None or value >= at_least)
+        and (above is None or value > above)
+    ):
         return
     bound = (
         f" >= {at_least}" if at_least is not None else f" > {above}" if above is not None else ""
@@ -79,7 +84,7 @@ def check_real(
 
 
 def check_random_state(random_state: Any) -> np.random.RandomState:
-    """scikit-learn's check_random_state, with an error that names the parameter."""
+    """Call scikit-learn's check_random_state, with an error that names the parameter."""
     try:
         return utils.check_random_state(random_state)
     except ValueError as error:
@@ -90,18 +95,17 @@ def check_random_state(random_state: Any) -> np.random.RandomState:
 
 
 def checked_samples(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
-    """X as a two-dimensional array of real numbers or sparse CSR or CSC; `reset` as validate_data.
+    """Return X as a two-dimensional float array or, if supported, a sparse CSR or CSC matrix.
 
-    float64 or float32, except memory-mapped X, and arrays other than NumPy's under scikit-learn's
-    `array_api_dispatch`, which keep their dtype. It is left to the caller to look for NaN and
-    infinity.
+    Memory-mapped arrays keep their dtype, and so do arrays of other libraries than NumPy under
+    scikit-learn's `array_api_dispatch`. The caller must check for NaN and infinity.
     """
-    keep_dtype = _is_foreign(X) or is_memory_mapped(X)
+    keep_dtype = _keeps_library(estimator, X) or is_memory_mapped(X)
     return checked_data(
         estimator,
         X,
         reset=reset,
-        accept_sparse=("csr", "csc"),
+        accept_sparse=("csr", "csc") if utils.get_tags(estimator).input_tags.sparse else False,
         dtype="numeric" if keep_dtype else list(FLOAT_DTYPES),
         ensure_min_samples=min_samples,
         ensure_all_finite=False,
@@ -109,58 +113,62 @@ def checked_samples(estimator: BaseEstimator, X: Any, *, reset: bool, min_sample
 
 
 def checked_data(estimator: BaseEstimator, X: Any, **options: Any) -> Any:
-    """scikit-learn's validate_data, without warnings before its errors; float64 or float32."""
+    """Call scikit-learn's validate_data without NumPy's warnings; default dtypes are floats."""
     refuse_dask(estimator, X)
+    X = _on_host_if_needed(estimator, readable(X))
     options = {"dtype": list(FLOAT_DTYPES), **options}
     if hasattr(X, "dtypes") and len(X.shape) == 2 and X.shape[1] == 0:
-        X = np.empty(X.shape)  # a frame without columns has no dtype to look at
+        X = np.empty(X.shape)  # validate_data fails on a frame without columns and thus dtypes
     with np.errstate(invalid="ignore", over="ignore"):
         return validate_data(estimator, X, **options)
 
 
-def _is_foreign(X: Any) -> bool:
-    """Whether X is and stays an array of another library than NumPy."""
-    foreign = is_array_api_obj(X) and not is_numpy_array(X)
-    return bool(foreign and get_config()["array_api_dispatch"])
+def _keeps_library(estimator: BaseEstimator, X: Any) -> bool:
+    """Return whether X belongs to another array library and is not converted to NumPy."""
+    if not (is_non_numpy(X) and get_config()["array_api_dispatch"]):
+        return False
+    return bool(utils.get_tags(estimator).array_api_support)
+
+
+def _on_host_if_needed(estimator: BaseEstimator, X: Any) -> Any:
+    """Return an array of another library as a NumPy array unless the estimator supports it."""
+    return to_host(X) if is_non_numpy(X) and not _keeps_library(estimator, X) else X
 
 
 def is_dask(X: Any) -> bool:
-    """Whether X is one of Dask's collections, or made of them, without importing it."""
+    """Return whether X is a Dask collection or wraps one, without importing Dask."""
     if any(base.__module__.partition(".")[0] in DASK for base in type(X).__mro__):
         return True
-    # As xarray's are; those that hold arrays in memory have no graph.
+    # xarray objects wrap Dask collections; those that hold arrays in memory have no graph.
     return hasattr(type(X), "__dask_graph__") and X.__dask_graph__() is not None
 
 
 def refuse_dask(by: Any, X: Any, name: str = "X") -> None:
-    """Raise TypeError if X is one of Dask's collections, which NumPy would gather.
-
-    `by` is the estimator, or the name of the function, that would have it do so.
-    """
+    """Raise TypeError if X is a Dask collection; `by` is the estimator or function name."""
     if is_dask(X):
         who = by if isinstance(by, str) else type(by).__name__
         raise TypeError(
-            f"{name} is a Dask {type(X).__name__}, all of which {who} would gather here: pass "
-            f"{name}.compute() if it fits into memory. (PPCA, PPCACV and LinearVAE with "
-            "solver='em' fit Dask arrays, and transform and score them.)"
+            f"{name} is a Dask {type(X).__name__}, which {who} would load into memory as a whole: "
+            f"pass {name}.compute() if it fits. Dask arrays are supported by fit, transform and "
+            "score of PPCA, PPCACV and LinearVAE(solver='em')."
         )
 
 
 def is_memory_mapped(X: Any) -> bool:
-    """Whether X is a NumPy array whose numbers lie in a file."""
+    """Return whether X is a memory-mapped NumPy array or a view of one."""
     while isinstance(X, np.ndarray):
         X = X.base
     return isinstance(X, mmap.mmap)
 
 
 def available_memory() -> float:
-    """Bytes of memory that are free, or soon could be; infinity where nothing tells."""
+    """Return the available memory in bytes, or infinity if it is unknown."""
     limits = [math.inf]
     with suppress(OSError, StopIteration), open("/proc/meminfo") as file:
         line = next(line for line in file if line.startswith("MemAvailable:"))
         limits.append(1024 * int(line.split()[1]))
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container
-        with suppress(OSError, ValueError):  # "max" where there is none
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # limits of a container
+        with suppress(OSError, ValueError):  # "max" stands for no limit
             limits.append(int((Path("/sys/fs/cgroup") / limit).read_text()))
     if len(limits) == 1 and hasattr(os, "sysconf"):
         with suppress(OSError, ValueError):
@@ -169,7 +177,7 @@ def available_memory() -> float:
 
 
 def check_memory(n_bytes: float, what: str, instead: str) -> None:
-    """Raise MemoryError unless `n_bytes` are available; the text says what needs them."""
+    """Raise MemoryError unless `n_bytes` are available; `what` says what needs them."""
     available = available_memory()
     if n_bytes > available:
         raise MemoryError(
@@ -179,21 +187,21 @@ def check_memory(n_bytes: float, what: str, instead: str) -> None:
 
 
 def check_finite(X: Any, *, allow_nan: bool = False) -> None:
-    """Raise ValueError, and no warning before it, if X has NaN or infinity."""
+    """Raise ValueError, without NumPy's warnings, if X contains NaN or infinity."""
     with np.errstate(invalid="ignore", over="ignore"):
-        for block in _blocks_of(X):
+        for block in _row_blocks(X):
             assert_all_finite(block, input_name="X", allow_nan=allow_nan)
 
 
-def _blocks_of(X: Any) -> Iterator[Any]:
-    """Consecutive rows of an array, which may be a file, or of what is stored of a sparse one."""
+def _row_blocks(X: Any) -> Iterator[Any]:
+    """Yield blocks of rows of an array, or of the stored entries of a sparse one."""
     X = X.data if sparse.issparse(X) else X
     n, size = X.shape[0], max(2**20 // max(math.prod(X.shape[1:]), 1), 1)
     return (X[start : min(start + size, n), ...] for start in range(0, n, size))
 
 
 def has_nan(X: Any) -> bool:
-    """Whether an array, or what is stored of a sparse one, has NaN; ValueError if infinity."""
+    """Return whether X contains NaN; raise ValueError if it contains infinity."""
     X = X.data if sparse.issparse(X) else X
     xp = array_namespace(X)
     if not xp.isdtype(X.dtype, "real floating"):
@@ -202,34 +210,34 @@ def has_nan(X: Any) -> bool:
         if xp.isfinite(xp.sum(X)):
             return False
     check_finite(X, allow_nan=True)
-    return any(xp.any(xp.isnan(block)) for block in _blocks_of(X))
+    return any(xp.any(xp.isnan(block)) for block in _row_blocks(X))
 
 
 def check_bits(X: np.ndarray, binarize: Any) -> np.ndarray:
-    """X where `binarize` is None, of numbers in [0, 1]; else 1 where it is above that threshold."""
+    """Threshold X at `binarize`, or check that its entries are in [0, 1] if that is None."""
     if binarize is not None:
         check_real("binarize", binarize)
-        # In float64, whatever kind of number the threshold is.
+        # The comparison is in float64, whatever type the threshold has.
         return (np.float64(binarize) < X).astype(X.dtype)
     if X.min() >= 0.0 and X.max() <= 1.0:
         return X
     refuse(
         X,
         (X < 0.0) | (X > 1.0),
-        "X must have entries in [0, 1] where binarize is None",
-        " Set binarize to a threshold above which an entry counts as 1.",
+        "X must have entries in [0, 1] if binarize is None",
+        " Set binarize to a threshold above which entries become 1.",
     )
 
 
 def refuse(X: np.ndarray, wrong: np.ndarray, requirement: str, advice: str = "") -> NoReturn:
-    """Raise ValueError that names the first entry of X which is `wrong`."""
+    """Raise a ValueError that names the first entry of X that is `wrong`."""
     row, column = np.argwhere(wrong)[0]
     raise ValueError(f"{requirement}, got {X[row, column]} in row {row}, column {column}.{advice}")
 
 
 @contextmanager
 def all_or_nothing(estimator: Any) -> Iterator[None]:
-    """Within this, an exception leaves the estimator as it was before."""
+    """Restore the attributes of the estimator if the context raises an exception."""
     before = dict(vars(estimator))
     try:
         yield
@@ -240,25 +248,26 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
 
 
 def check_latents(estimator: BaseEstimator, Z: Any, n_components: int) -> Any:
-    """Z as a finite float array of shape (n, n_components)."""
+    """Return Z as a finite float array of shape (n_samples, n_components)."""
     refuse_dask(estimator, Z, "Z")
+    Z = _on_host_if_needed(estimator, readable(Z, "Z"))
     with np.errstate(invalid="ignore", over="ignore"):
         Z = check_array(
             Z,
             input_name="Z",
-            dtype="numeric" if _is_foreign(Z) else list(FLOAT_DTYPES),
+            dtype="numeric" if _keeps_library(estimator, Z) else list(FLOAT_DTYPES),
             ensure_min_features=min(n_components, 1),
         )
     if Z.shape[1] != n_components:
         raise ValueError(
-            f"Z must have {n_components} columns, one a latent dimension of "
+            f"Z must have {n_components} columns, one per latent dimension of "
             f"{type(estimator).__name__}, got {Z.shape[1]}."
         )
     return Z
 
 
 def check_same_device(estimator: BaseEstimator, X: Any, fitted: Any, method: str) -> None:
-    """Raise ValueError unless X is of the array library and on the device of a fitted array."""
+    """Raise ValueError unless X has the array library and the device of a fitted array."""
     if not is_array_api_obj(X):  # sparse
         X = np.empty(0)
     if array_namespace(X) is array_namespace(fitted) and device(X) == device(fitted):
@@ -266,9 +275,8 @@ def check_same_device(estimator: BaseEstimator, X: Any, fitted: Any, method: str
     raise ValueError(
         f"Inputs passed to {type(estimator).__name__}.{method}() must use the same namespace and "
         f"the same device as those passed to fit(), got {_namespace_and_device(X)} after "
-        f"{_namespace_and_device(fitted)}. (Under "
-        "sklearn.config_context(array_api_dispatch=True) an array stays what it is; otherwise it "
-        "becomes one of NumPy.)"
+        f"{_namespace_and_device(fitted)}. Arrays are converted to NumPy unless "
+        "sklearn.config_context(array_api_dispatch=True) is active."
     )
 
 

@@ -1,6 +1,8 @@
 """What several test files need."""
 
 import re
+import sys
+import tracemalloc
 
 import array_api_strict
 import numpy as np
@@ -15,6 +17,24 @@ def to_numpy(array):
     if array_namespace(array).__name__ == "array_api_strict":
         return np.from_dlpack(to_device(array, array_api_strict.Device("CPU_DEVICE")))
     return np.asarray(array)
+
+
+class PeakMemory:
+    """Within it, what Python and NumPy allocate is counted: the most at any time is `peak`, in bytes.
+
+    Debuggers and coverage see nothing of it, as what they allocate would count too.
+    """
+
+    def __enter__(self):
+        self.tracer = sys.gettrace()
+        sys.settrace(None)
+        tracemalloc.start()
+        return self
+
+    def __exit__(self, *_):
+        self.peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        sys.settrace(self.tracer)
 
 
 def name_of(value):

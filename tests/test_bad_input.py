@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.base import clone
@@ -365,7 +365,7 @@ ENDLESS = {"max_iter", "max_epochs", "iterated_power"}
 
 
 @st.composite
-def configurations(draw):
+def configurations(draw, indices=indices):
     """An estimator with one parameter or two of any kind."""
     index = draw(indices)
     names = sorted(ESTIMATORS[index].get_params())
@@ -423,6 +423,16 @@ def fuzz(n_cases):
     )
 
 
+# At length an estimator at a time, with cases of its own, so that workers share the work.
+at_length = pytest.mark.parametrize("index", range(len(ESTIMATORS)))
+
+
+def cases_of(index, n_cases, *strategies):
+    """Decorator of a check of one estimator: its share of so many cases."""
+    share = fuzz(n_cases // len(ESTIMATORS) + 1)
+    return lambda check: seed(index)(share(given(*strategies)(check)))
+
+
 @fuzz(300)
 @given(indices, tables())
 def test_bad_rows_give_a_right_answer_or_a_clear_error(index, X):
@@ -430,10 +440,13 @@ def test_bad_rows_give_a_right_answer_or_a_clear_error(index, X):
 
 
 @pytest.mark.slow
-@fuzz(10_000)
-@given(indices, tables())
-def test_ten_thousand_bad_rows_give_a_right_answer_or_a_clear_error(index, X):
-    check_fit(index, X)
+@at_length
+def test_ten_thousand_bad_rows_give_a_right_answer_or_a_clear_error(index):
+    @cases_of(index, 10_000, tables())
+    def check(X):
+        check_fit(index, X)
+
+    check()
 
 
 @fuzz(100)
@@ -443,10 +456,13 @@ def test_bad_parameters_are_named_or_do(configuration):
 
 
 @pytest.mark.slow
-@fuzz(3000)
-@given(configurations())
-def test_three_thousand_bad_parameters_are_named_or_do(configuration):
-    check_parameters(*configuration)
+@at_length
+def test_three_thousand_bad_parameters_are_named_or_do(index):
+    @cases_of(index, 3000, configurations(st.just(index)))
+    def check(configuration):
+        check_parameters(*configuration)
+
+    check()
 
 
 @st.composite
@@ -488,7 +504,10 @@ def test_rows_far_from_those_of_the_fit_give_no_nan(index, X):
 
 
 @pytest.mark.slow
-@fuzz(2000)
-@given(indices, far_rows())
-def test_two_thousand_rows_far_from_those_of_the_fit_give_no_nan(index, X):
-    check_far(index, X)
+@at_length
+def test_two_thousand_rows_far_from_those_of_the_fit_give_no_nan(index):
+    @cases_of(index, 2000, far_rows())
+    def check(X):
+        check_far(index, X)
+
+    check()

@@ -14,6 +14,7 @@ ROOT = Path(sklearn_vae.__file__).parent
 # From the bottom of the library to its top. `linear` and `deep` are siblings.
 PACKAGES = [
     "public",
+    "containers",
     "validation",
     "state",
     "protocol",
@@ -31,6 +32,7 @@ PACKAGES = [
 SIBLINGS = {"linear", "deep"}
 FORBIDDEN = {
     "public": {"torch", "sklearn", "skorch", "numpy"},
+    "containers": {"torch", "sklearn", "skorch"},
     "validation": {"torch", "skorch"},
     "state": {"torch", "skorch"},
     "protocol": {"torch", "skorch"},

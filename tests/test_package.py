@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 from sklearn.base import BaseEstimator
@@ -16,6 +18,7 @@ from sklearn_vae import plot, public
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def run_python(code, folder=None):
@@ -92,32 +95,54 @@ def test_type_checkers_see_the_public_names():
     assert imported == public.MODULES
 
 
-def test_readme_opens_with_code_that_runs(tmp_path):
-    blocks = [part.split("```")[0] for part in README.read_text().split("```python\n")[1:]]
-    assert len(blocks[0].strip().splitlines()) <= 10
-    # The blocks after it go on with what it has.
-    for code in (blocks[0], "".join(blocks)):
-        done = run_python(code, tmp_path)  # where it may leave files
-        assert done.returncode == 0, done.stderr
-        assert done.stdout
+def code_blocks():
+    """Each Python block of the README and the guides, as (where it is, code)."""
+    for page in PAGES:
+        for index, part in enumerate(page.read_text().split("```python\n")[1:]):
+            yield pytest.param(part.split("```")[0], id=f"{page.stem}-{index}")
 
 
-def test_readme_has_a_line_on_every_display():
-    named = re.findall(r"^\| `(\w+Display)` \|", README.read_text(), re.MULTILINE)
+@pytest.mark.parametrize("code", list(code_blocks()))
+def test_every_code_block_of_the_readme_and_the_guides_runs_alone(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where it may leave files
+    script = tmp_path / "block.py"
+    script.write_text(code)
+    matplotlib.use("Agg")
+    runpy.run_path(str(script), run_name="__main__")
+    plt.close("all")
+
+
+def test_readme_is_short_and_opens_with_ten_lines_of_code():
+    assert len(README.read_text().splitlines()) <= 150
+    first = README.read_text().split("```python\n")[1].split("```")[0]
+    assert len(first.strip().splitlines()) <= 10
+
+
+def test_links_of_the_readme_and_the_guides_lead_to_files():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), (page, target)
+
+
+def test_the_guide_has_a_line_on_every_display():
+    guide = (ROOT / "docs" / "diagnostics.md").read_text()
+    named = re.findall(r"^\| `(\w+Display)` \|", guide, re.MULTILINE)
     assert sorted(named) == sorted(plot.__all__)
 
 
-def test_readme_shows_the_pictures_of_the_gallery():
-    found = re.findall(
-        r"\[!\[(.+?)\]\(examples/gallery/(\w+)\.png\)\]\((.+?)\)<br>(.+?): \[.+?\]\((.+?)\)",
-        README.read_text(),
+def test_readme_and_guide_show_the_pictures_of_the_gallery():
+    links = re.compile(
+        r"\[!\[(.+?)\]\((?:\.\./)?examples/gallery/(\w+)\.png\)\]"
+        r"\((?:\.\./)?(.+?)\)<br>(.+?): \[.+?\]\((?:\.\./)?(.+?)\)"
     )
+    pages = (README, ROOT / "docs" / "examples.md")
+    found = [link for page in pages for link in links.findall(page.read_text())]
     for _, name, of_picture, _, of_caption in found:
         assert of_picture == of_caption == f"examples/plot_{name}.py"
         assert (ROOT / of_caption).exists()
     names = [name for _, name, *_ in found]
     made = runpy.run_path(str(ROOT / "examples" / "make_gallery.py"))
-    assert names == list(made["PICTURES"])
+    assert sorted(names) == sorted(made["PICTURES"])
     files = sorted((ROOT / "examples" / "gallery").iterdir())
     assert [file.name for file in files] == sorted(f"{name}.png" for name in names)
     assert sum(file.stat().st_size for file in files) < 200_000

@@ -159,7 +159,7 @@ def test_spikes_at_levels_win_nothing():
     [
         ([[1, 2], [3, 17]], r"0 to n_levels - 1 = 16, got 17 in row 1, column 1\."),
         ([[1, 2], [-1.0, 3]], r"Negative values in data: X must .* got -1\.0 in row 1, column 0"),
-        ([[0.5, 2]], r"X must hold whole numbers .* got 0\.5 in row 0, column 0"),
+        ([[0.5, 2]], r"X must contain whole numbers .* got 0\.5 in row 0, column 0"),
         ([[1e300, 2]], r"got 1e\+300 in row 0, column 0"),
         ([[np.nan, 2]], "NaN"),
     ],
@@ -183,7 +183,7 @@ def test_levels_of_what_lies_beyond_them():
     dequantizer = Dequantizer(4).fit([[0, 1]])
     found = dequantizer.inverse_transform([[-3.0, 0.26], [1.0, 55.0]])
     np.testing.assert_array_equal(found, [[0, 1], [3, 3]])
-    with pytest.raises(ValueError, match="X must have n_features_in_ = 2 columns, got 3"):
+    with pytest.raises(ValueError, match="X has 3 features, but Dequantizer was fitted with 2"):
         dequantizer.inverse_transform([[0.1, 0.2, 0.3]])
 
 
@@ -256,13 +256,13 @@ def test_logit_without_margin_follows_the_dequantizer():
         u = Dequantizer(17, random_state=0).fit_transform(rows.astype(dtype))
         assert np.isfinite(LogitTransformer(0).fit_transform(u)).all()
     for bad in [0.0, 1.0, 1.0 + 2.0**-52]:
-        with pytest.raises(ValueError, match=rf"entries in \(0, 1\), where alpha = 0,.* got {bad}"):
+        with pytest.raises(ValueError, match=rf"values in \(0, 1\) if alpha is 0, got {bad}"):
             LogitTransformer(0).fit([[0.5, bad]])
 
 
 @pytest.mark.parametrize("alpha", [-1e-9, 0.5, np.nan, "0.1", None, True])
 def test_margins_that_cannot_be(alpha):
-    with pytest.raises(ValueError, match=r"alpha must be a float >= 0 and below 0\.5, got"):
+    with pytest.raises(ValueError, match=r"alpha must be a float in \[0, 0\.5\), got"):
         LogitTransformer(alpha).fit(UNIT)
 
 
@@ -588,7 +588,7 @@ def test_clipping(scaler):
         assert scaler is MaxAbsScaler  # of older scikit-learn, which has no such option
         return
     name = scaler.__name__
-    with pytest.raises(ValueError, match=rf"'step0' \({name}\) must have clip=False, got True"):
+    with pytest.raises(ValueError, match=rf"'step0' \({name}\) must have clip=False, .* got True"):
         density(scaler(clip=True), PPCA(1)).fit(X)
 
 
@@ -605,7 +605,7 @@ def test_rows_that_do_not_fit_are_refused_as_the_steps_refuse_them(step):
 
 
 def test_scores_of_outliers_are_no_densities():
-    with pytest.raises(TypeError, match=r"'model' \(IsolationForest\), must have a score_samples"):
+    with pytest.raises(TypeError, match=r"'model' must be a log-density, but IsolationForest"):
         density(StandardScaler(), IsolationForest()).fit(X)
 
 
@@ -622,7 +622,7 @@ def test_metadata_routing():
     weights = np.arange(300.0)
     model = density(StandardScaler(), PPCA(1)).fit(X)
     plain, weighted = model.score(X), model.score(X, sample_weight=weights)
-    with pytest.raises(ValueError, match=r"score takes \['groups'\] only with metadata routing"):
+    with pytest.raises(ValueError, match=r"score accepts \['groups'\] only if metadata routing"):
         model.score(X, groups=weights)
     with config_context(enable_metadata_routing=True):
         model[-1].set_score_request(sample_weight=True)

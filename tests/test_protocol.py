@@ -80,7 +80,7 @@ def test_a_latent_model_lacks_none_of_the_methods(missing):
     methods = {name: lambda self, X: X for name in METHODS if name != missing}
     with pytest.raises(TypeError, match=missing):
         type("Incomplete", (LatentModel,), methods)()
-    with pytest.raises(TypeError, match=f"needs a model .* Incomplete has no {missing}"):
+    with pytest.raises(TypeError, match=f"requires an estimator .* Incomplete has no {missing}"):
         as_latent_model(type("Incomplete", (), methods)(), "test")
 
 
@@ -120,7 +120,7 @@ def test_a_report_of_a_plain_object():
     assert report.categories == ()
     assert report.numbers["elbo"] == pytest.approx(report.numbers["reference"])
     assert report.numbers["near_zero"] == 0
-    assert "Plain, 3 latent dimensions" in str(report)
+    assert "Plain with 3 latent dimensions" in str(report)
 
 
 def test_a_plain_object_that_has_lost_dimensions():
@@ -170,5 +170,5 @@ def test_the_noise_of_a_plain_object_cannot_be_tuned():
 
 def test_other_estimators_are_refused():
     X = make_rows()
-    with pytest.raises(TypeError, match="PCA has no posterior and no conditional"):
+    with pytest.raises(TypeError, match="PCA has no posterior or conditional"):
         as_latent_model(PCA(2).fit(X), "test")

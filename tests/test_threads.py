@@ -24,7 +24,7 @@ from sklearn_vae import (
     PPCAImputer,
 )
 from sklearn_vae.gaussian.observed import blas_threads, one_thread_for
-from sklearn_vae.training.devices import products_in, threads_worth
+from sklearn_vae.training.devices import matmul_precision, threads_worth
 from tests.deep.data import MODELS, make_rows
 
 X = make_rows(n=60)
@@ -85,7 +85,9 @@ def three_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_two_fits_in_two_threads_give_what_they_give_alone(alone, seed):
     order = np.random.default_rng(seed).permutation(len(JOBS))
     barrier = threading.Barrier(2)
@@ -169,12 +171,12 @@ def test_who_says_how_products_are_taken_waits_for_others():
     entered, leave, seen = threading.Event(), threading.Event(), []
 
     def look():
-        with products_in("float32"):
+        with matmul_precision("float32"):
             seen.append(torch.get_float32_matmul_precision())
 
     before = torch.get_float32_matmul_precision()
     with ThreadPoolExecutor(2) as threads:
-        done = threads.submit(within, products_in("tf32"), entered, leave)
+        done = threads.submit(within, matmul_precision("tf32"), entered, leave)
         assert entered.wait(60)
         assert torch.get_float32_matmul_precision() == "high"
         waits = threads.submit(look)

@@ -1,4 +1,4 @@
-"""Data sets: rows drawn from known models, values made missing, and images read from files."""
+"""Data sets: samples of known models, missing values, and images."""
 
 from sklearn_vae.datasets.collapse_trap import CollapseTrap, make_collapse_trap
 from sklearn_vae.datasets.generators import make_ppca, make_ppca_ring

@@ -1,4 +1,4 @@
-"""Data on which training of a VAE stays at a collapsed solution."""
+"""Data for which training of a VAE stays at a collapsed solution."""
 
 from typing import Any, NamedTuple
 
@@ -8,22 +8,33 @@ from sklearn.utils import check_array
 from sklearn_vae.gaussian.soft_threshold import SoftThresholdElbo, SoftThresholdParameters
 from sklearn_vae.validation import check_flag, check_integer, check_real
 
-# Noise of the solution, as a share of the average variance of a feature.
+# Noise variance of the solution, relative to the average feature variance.
 _NOISE_OF_SOLUTION = 0.01
 
 
 class CollapseTrap(NamedTuple):
-    """Known values of the bound for the samples of :func:`make_collapse_trap`.
+    """ELBO of the samples of :func:`make_collapse_trap`, and two points of interest.
 
-    Attributes
+    Parameters
     ----------
     elbo : SoftThresholdElbo
-        The bound in closed form, of any parameters; its `threshold` is that of the rows.
+        Closed form of the ELBO for arbitrary parameters.
     collapsed : SoftThresholdParameters
-        W = 0, q = p: the trap. `elbo.value(collapsed)` is the bound there, in nats per sample.
+        The trap: the local maximum with W = 0 and q(z|x) = p(z).
     solution : SoftThresholdParameters
-        W that made the rows, with its best posteriors near the z that did, at a noise variance of
-        1 % of the average variance of a feature. Below this the bound rises without limit.
+        True W with optimal posteriors near the true z, at a noise variance of 1 % of the average
+        feature variance. With smaller noise variances the ELBO increases without limit.
+
+    See Also
+    --------
+    make_collapse_trap : Generate the samples.
+
+    Examples
+    --------
+    >>> from sklearn_vae.datasets import make_collapse_trap
+    >>> X, Z, trap = make_collapse_trap(return_trap=True)
+    >>> bool(trap.elbo.value(trap.collapsed) < trap.elbo.value(trap.solution))
+    True
     """
 
     elbo: SoftThresholdElbo
@@ -39,45 +50,46 @@ def make_collapse_trap(
     latents: Any = None,
     return_trap: bool = False,
 ) -> tuple[Any, ...]:
-    """Rows ``x = pi(W z)``, ``pi(u) = sign(u) max(|u| - threshold, 0)``, without noise.
+    """Generate data for which a VAE has a collapsed local maximum worse than pPCA.
 
-    A VAE with the decoder that made them, ``pi(W z) + b``, can reproduce them exactly. Yet where it
-    ignores z (W = 0, q(z|x) = p(z)) it has a local maximum of its bound with threshold > 0, worse
-    than probabilistic PCA, and gradients do not lead away from there (Proposition 1 of the
-    reference); with threshold = 0 they do. So of the defaults, whose bound is higher at the
-    collapsed point than anywhere else with ``|W|`` up to 0.8 and noise within a factor of 100;
-    that it is so for other parameters `return_trap` lets you check.
+    The samples are ``x = pi(W z)`` with ``pi(u) = sign(u) max(|u| - threshold, 0)``, without noise.
+    A VAE with the decoder ``pi(W z) + b`` can reproduce them exactly. However, with a threshold
+    above 0 its ELBO has a local maximum at W = 0 and q(z|x) = p(z), from which gradients do not
+    lead away (Proposition 1 of the reference). For the default data, no other point with ``|W|`` up
+    to 0.8 and noise variances within a factor of 100 has a higher ELBO. Use `return_trap` to check
+    other data.
 
     Parameters
     ----------
     n_repeats : int, default=1
-        Times that each row is there, one copy of all after the other.
+        Number of copies of the data, one after the other.
     threshold : float, default=1.0
-        >= 0, in the units of X.
-    loadings : array-like of shape (d, k), default=None
-        W. None: [[2], [1]].
-    latents : array-like of shape (m, k), default=None
-        z of each row; where z and -z are among them the mean of X is 0. None: -3, -2, -1, 1, 2, 3.
+        Nonnegative threshold, in the units of X.
+    loadings : array-like of shape (n_features, n_components), default=None
+        Loadings W. None is [[2], [1]].
+    latents : array-like of shape (n_latents, n_components), default=None
+        Latent vectors z. If they include -z for each z, the mean of X is 0. None is
+        [[-3], [-2], [-1], [1], [2], [3]].
     return_trap : bool, default=False
-        Whether the bound, the trap and the solution are returned too.
+        Whether to return the ELBO, the trap and the solution as well.
 
     Returns
     -------
-    X : ndarray of shape (m n_repeats, d)
-    Z : ndarray of shape (m n_repeats, k)
+    X : ndarray of shape (n_latents * n_repeats, n_features)
+        Samples.
+    Z : ndarray of shape (n_latents * n_repeats, n_components)
+        Latent vectors of the samples.
     trap : CollapseTrap
-        With `return_trap`.
+        ELBO, trap and solution. Only returned if `return_trap=True`.
 
-    Raises
-    ------
-    ValueError
-        If a parameter is out of its range, the shapes do not fit, or all rows are the same.
+    See Also
+    --------
+    make_ppca : Generate samples of probabilistic PCA.
 
     Notes
     -----
-    Networks of :class:`DeepGaussianVAE` see rows divided by the root of the features' average
-    variance, s = ``X.var(axis=0).mean() ** 0.5``. The decoder is then
-    ``SoftThresholdDecoder(threshold / s)``.
+    :class:`DeepGaussianVAE` divides the samples by ``s = X.var(axis=0).mean() ** 0.5``. Its
+    decoder for these data is therefore ``SoftThresholdDecoder(threshold / s)``.
 
     References
     ----------
@@ -105,14 +117,14 @@ def make_collapse_trap(
     Z = np.tile(_matrix("latents", z), (n_repeats, 1))
     if Z.shape[1] != W.shape[1]:
         raise ValueError(
-            f"latents must have {W.shape[1]} columns, as loadings have, got {Z.shape[1]}."
+            f"latents must have {W.shape[1]} columns, like loadings, got {Z.shape[1]} columns."
         )
     u = Z @ W.T
     X = np.sign(u) * np.maximum(np.abs(u) - threshold, 0.0) + 0.0  # no negative zeros
     if not np.ptp(X, axis=0).any():
         raise ValueError(
-            f"The rows must not all be the same, got threshold={threshold!r} and no |W z| above "
-            f"{np.abs(u).max():.6g}."
+            f"All samples are equal with threshold={threshold!r} and a largest |W z| of "
+            f"{np.abs(u).max():.6g}. Use a smaller threshold, or other loadings or latents."
         )
     if not return_trap:
         return X, Z

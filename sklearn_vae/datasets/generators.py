@@ -1,4 +1,4 @@
-"""Samples from models whose parameters are known."""
+"""Generators of samples from known models."""
 
 from typing import Any
 
@@ -20,38 +20,44 @@ def make_ppca(
     return_model: bool = False,
     random_state: Any = None,
 ) -> tuple[Any, ...]:
-    """Rows of probabilistic PCA: ``z ~ N(0, I)``, ``x | z ~ N(W z + mu, sigma2 I)``.
+    """Generate samples of probabilistic PCA.
 
-    The defaults are the linear data of the experiments in the reference: d = 10, k = 2,
-    sigma = 0.1, and entries of W and mu uniform on [0, 1]. There were 10,000 rows of it.
+    The model is ``z ~ N(0, I)`` and ``x | z ~ N(W z + mu, sigma2 I)``. With the defaults it is that
+    of the linear data in the reference, of which there were 10,000 samples.
 
     Parameters
     ----------
     n_samples : int, default=100
-        n.
+        Number of samples.
     n_features : int or None, default=None
-        d. None: that of `loadings` or `mean`, else 10.
+        Number of features. None is the size of `loadings` or `mean` if given, otherwise 10.
     n_components : int or None, default=None
-        k. None: that of `loadings`, else 2.
+        Number of latent dimensions. None is the size of `loadings` if given, otherwise 2.
     noise_variance : float, default=0.01
-        sigma2 >= 0.
-    loadings : array-like of shape (d, k), default=None
-        W. None: uniform on [0, 1].
-    mean : array-like of shape (d,), default=None
-        mu. None: uniform on [0, 1].
+        Nonnegative noise variance sigma2.
+    loadings : array-like of shape (n_features, n_components), default=None
+        Loadings W. With None they are uniform on [0, 1].
+    mean : array-like of shape (n_features,), default=None
+        Mean mu. With None it is uniform on [0, 1].
     return_model : bool, default=False
-        Whether the distribution of the rows is returned too. It needs sigma2 > 0, or a W that is
-        square and of full rank.
+        Whether to return the distribution of x as well. This requires sigma2 > 0 or a square W of
+        full rank.
     random_state : int, RandomState instance or None, default=None
-        Of W, mu, z and the noise, drawn in this order.
+        Seed or generator of W, mu, z and the noise, drawn in this order.
 
     Returns
     -------
-    X : ndarray of shape (n, d)
-    Z : ndarray of shape (n, k)
-        The z that each row was drawn from.
+    X : ndarray of shape (n_samples, n_features)
+        Samples.
+    Z : ndarray of shape (n_samples, n_components)
+        Latent vectors from which the samples were drawn.
     model : LowRankGaussian
-        With `return_model`. `model.log_prob(X)` is the true log-likelihood of rows, in nats.
+        Distribution of x, with the true log-likelihood `model.log_prob(X)` in nats. Only returned
+        if `return_model=True`.
+
+    See Also
+    --------
+    make_ppca_ring : Generate samples with latent vectors on a ring.
 
     References
     ----------
@@ -88,37 +94,49 @@ def make_ppca_ring(
     mean: Any = None,
     random_state: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows about a ring: ``z = radius g / |g| + spread g``, ``x | z ~ N(W z + mu, sigma2 I)``.
+    """Generate linearly decoded samples with latent vectors on a ring.
 
-    Here g ~ N(0, I), so that z has a uniform direction, and lies at a distance of `radius` and
-    `spread` times a chi-distributed number from the origin: on a ring for k = 2, on a shell for
-    more. Neither p(z) nor p(x) is Gaussian, and a linear model cannot follow them. The defaults
-    are the PCA-ring data of the reference; there were 10,000 rows of it.
+    The model is ``z = radius g / |g| + spread g`` with ``g ~ N(0, I)``, and
+    ``x | z ~ N(W z + mu, sigma2 I)``. The z lie on a ring for two latent dimensions and on a shell
+    for more. Neither p(z) nor p(x) is Gaussian, so a linear Gaussian model cannot fit them. With
+    the defaults these are the PCA-ring data of the reference, of which there were 10,000 samples.
 
     Parameters
     ----------
-    n_samples, n_features, noise_variance, loadings, mean
-        As in :func:`make_ppca`.
+    n_samples : int, default=100
+        Number of samples.
+    n_features : int or None, default=None
+        Number of features. None is the size of `loadings` or `mean` if given, otherwise 10.
     n_components : int or None, default=None
-        k >= 1. None: that of `loadings`, else 2.
+        Number of latent dimensions. None is the size of `loadings` if given, otherwise 2.
+    noise_variance : float, default=0.01
+        Nonnegative noise variance sigma2.
     radius : float, default=1.0
-        The least distance from the origin, >= 0.
+        Smallest distance of z from the origin.
     spread : float, default=0.1
-        How far beyond it the z lie, >= 0.
+        Scale of the distances beyond `radius`, which follow a chi distribution.
+    loadings : array-like of shape (n_features, n_components), default=None
+        Loadings W. With None they are uniform on [0, 1].
+    mean : array-like of shape (n_features,), default=None
+        Mean mu. With None it is uniform on [0, 1].
     random_state : int, RandomState instance or None, default=None
-        Of W, mu, g and the noise, drawn in this order.
+        Seed or generator of W, mu, g and the noise, drawn in this order.
 
     Returns
     -------
-    X : ndarray of shape (n, d)
-    Z : ndarray of shape (n, k)
-        The z that each row was drawn from.
+    X : ndarray of shape (n_samples, n_features)
+        Samples.
+    Z : ndarray of shape (n_samples, n_components)
+        Latent vectors from which the samples were drawn.
+
+    See Also
+    --------
+    make_ppca : Generate samples of probabilistic PCA.
 
     References
     ----------
     Damm, Forster, Velychko, Dai, Fischer and Lücke, "The ELBO of Variational Autoencoders
-    Converges to a Sum of Three Entropies", AISTATS 2023, appendix C.1 and the authors' code, which
-    has these numbers.
+    Converges to a Sum of Three Entropies", AISTATS 2023, appendix C.1 and the authors' code.
 
     Examples
     --------
@@ -147,7 +165,7 @@ def _parameters(
     mean: Any,
     rng: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """W and mu, given or drawn."""
+    """Return W and mu, given or drawn."""
     check_integer("n_samples", n_samples, at_least=1)
     check_real("noise_variance", noise_variance, at_least=0)
     if loadings is not None:
@@ -157,7 +175,7 @@ def _parameters(
     if mean is not None:
         mean = check_array(mean, dtype=np.float64, ensure_2d=False, input_name="mean")
         if mean.ndim != 1:
-            raise ValueError(f"mean must have shape (d,), got {mean.shape}.")
+            raise ValueError(f"mean must have shape (n_features,), got {mean.shape}.")
     d, k = (10 if mean is None else len(mean), 2) if loadings is None else loadings.shape
     if n_features is not None:
         check_integer("n_features", n_features, at_least=1)
@@ -166,15 +184,17 @@ def _parameters(
         check_integer("n_components", n_components, at_least=0)
         k = n_components
     if loadings is not None and loadings.shape != (d, k):
+        expected = d, k
         raise ValueError(
-            f"loadings must have shape (n_features, n_components) = {(d, k)}, got {loadings.shape}."
+            f"loadings must have shape (n_features, n_components) = {expected}, got "
+            f"{loadings.shape}."
         )
     if mean is not None and len(mean) != d:
-        raise ValueError(f"mean must have shape ({d},), one number a feature, got {mean.shape}.")
+        raise ValueError(f"mean must have shape (n_features,) = ({d},), got {mean.shape}.")
     W = rng.uniform(size=(d, k)) if loadings is None else loadings
     return W, rng.uniform(size=d) if mean is None else mean
 
 
 def _decoded(Z: np.ndarray, W: np.ndarray, mu: np.ndarray, sigma2: float, rng: Any) -> np.ndarray:
-    """W z + mu and noise for each sample."""
+    """Return W z + mu plus noise for each sample."""
     return Z @ W.T + mu + sigma2**0.5 * rng.standard_normal((len(Z), len(mu)))

@@ -1,4 +1,4 @@
-"""Values made missing, by mechanisms whose consequences differ."""
+"""Generation of missing values by different mechanisms."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 from sklearn.utils import check_array
 
+from sklearn_vae.containers import readable
 from sklearn_vae.validation import (
     FLOAT_DTYPES,
     check_choice,
@@ -19,7 +20,7 @@ from sklearn_vae.validation import (
 
 MECHANISMS = ("completely_at_random", "at_random", "threshold")
 SIDES = ("below", "above")
-# Change of the log-odds of being missing with one standard deviation of the feature it depends on.
+# Change of the log-odds of being missing per standard deviation of the feature `depends_on`.
 SLOPE = 2.0
 
 
@@ -32,60 +33,62 @@ def make_missing(
     side: str = "below",
     random_state: Any = None,
 ) -> np.ndarray:
-    """A copy of X in which values are missing; no row and no column is wholly so.
+    """Set values of X to NaN by a given mechanism.
+
+    Each sample and each feature keeps at least one value.
 
     ==========================  ===================================================================
-    mechanism                   what is missing
+    mechanism                   missing values
     ==========================  ===================================================================
-    ``"completely_at_random"``  Every value with the same probability, whatever the values are.
-    ``"at_random"``             The log-odds of being missing grow linearly, by 2 a standard
-                                deviation, with the value of feature `depends_on`, which is always
-                                observed; given that one, they depend on no other. What is fitted
-                                by likelihood to the rest is not biased; averages of it are.
-    ``"threshold"``             Of each feature the values below its quantile of `fraction`, as
-                                below a limit of detection, or those above its quantile of
-                                1 - `fraction`. Nothing is drawn. Whether a value is missing
-                                depends on the value itself, so that any model that leaves this
-                                out is biased.
+    ``"completely_at_random"``  All values have the same probability of being missing.
+    ``"at_random"``             The log-odds of being missing increase with the value of the feature
+                                `depends_on`, by 2 per standard deviation. This feature is always
+                                observed. Given it, the other values have no influence. This
+                                biases averages of the observed values, but not maximum likelihood
+                                estimates.
+    ``"threshold"``             In each feature, all values below its quantile of `fraction` are
+                                missing, as with a detection limit, or all values above its quantile
+                                of 1 - `fraction`. Models that ignore this mechanism are biased.
     ==========================  ===================================================================
 
     Parameters
     ----------
-    X : array-like of shape (n, d)
-        NaN that it has are kept. Every row and every column must have a value.
+    X : array-like of shape (n_samples, n_features)
+        Samples. Existing NaN are kept, but each sample and each feature must have a value.
     fraction : float, default=0.1
-        The share of the observed values of X, all features together, that goes missing: expected
-        where it is drawn, reached up to ties and rounding by the threshold.
-    mechanism : {"completely_at_random", "at_random", "threshold"}
-        See above.
+        Fraction of the observed values in X that become missing. It is an expected value for the
+        first two mechanisms, and exact up to ties and rounding for "threshold".
+    mechanism : {"completely_at_random", "at_random", "threshold"}, default="completely_at_random"
+        Mechanism described above.
     depends_on : int, default=0
-        Index of the feature that being missing at random depends on, without NaN in X.
+        Index of a feature without NaN that determines the probabilities of "at_random".
     side : {"below", "above"}, default="below"
         Side of the threshold on which values are missing.
     random_state : int, RandomState instance or None, default=None
-        Of what is missing.
+        Seed or generator of the selection of missing values.
 
     Returns
     -------
-    ndarray of shape (n, d)
-        float32 where X is, else float64. ``np.isnan`` of it says what is missing.
+    X_missing : ndarray of shape (n_samples, n_features)
+        Copy of X with missing values, of dtype float32 if X is float32, otherwise float64.
 
     Raises
     ------
     TypeError
-        If X is a Dask array or DataFrame, all of which would be gathered.
+        If X is a Dask array or DataFrame.
     ValueError
-        If a parameter is out of its range, X has a row or column without a value, feature
-        `depends_on` has NaN or is constant, or so many cannot be missing where each row and each
-        column keeps one value.
+        If `fraction` is too large for each sample and each feature to keep a value.
+
+    See Also
+    --------
+    sklearn_vae.PPCA : Probabilistic PCA, which can be fitted to data with missing values.
 
     Notes
     -----
-    Of a row or column that would be wholly missing one value is kept. Drawn completely at random
-    it is any of them, and rows are allowed for, so that the expected share is `fraction` still; a
-    column is lost with a probability of about ``fraction ** n``, which is not. Under a threshold it
-    is the value of the row that is nearest to its threshold in the ranks of its feature, and the
-    share is smaller.
+    If all values of a sample or a feature would be missing, one is kept: a random one, or for
+    "threshold" the one nearest to its threshold in terms of ranks. The probabilities of
+    "completely_at_random" account for this in samples, but not in features, where it is rare. With
+    "threshold" the fraction becomes smaller.
 
     References
     ----------
@@ -105,17 +108,17 @@ def make_missing(
     check_choice("side", side, SIDES)
     check_real("fraction", fraction, at_least=0)
     refuse_dask("make_missing", X)
-    X = check_array(X, dtype=list(FLOAT_DTYPES), ensure_all_finite="allow-nan", copy=True)
+    X = check_array(readable(X), dtype=list(FLOAT_DTYPES), ensure_all_finite="allow-nan", copy=True)
     observed = ~np.isnan(X)
     for axis, line in ((1, "row"), (0, "column")):
         for empty in np.flatnonzero(~observed.any(axis=axis)):
             raise ValueError(
-                f"X must have a value in each row and column, {line} {empty} has none."
+                f"X must have a value in each row and column, but {line} {empty} has none."
             )
     number = fraction * np.count_nonzero(observed)
     if mechanism == "threshold":
         _check_number(number, observed, max(X.shape))
-        gone, key = _beyond_threshold(X, fraction, side)
+        missing, key = _beyond_threshold(X, fraction, side)
     else:
         key = check_random_state(random_state).uniform(size=X.shape)
         if mechanism == "completely_at_random":
@@ -128,26 +131,25 @@ def make_missing(
             _check_number(number, observed, most_kept)
             probability = _probability_given(driver, candidates, number)
             key[:, depends_on] = 1.0
-        gone = key < probability
-    X[_with_one_kept(gone, observed, key)] = np.nan
+        missing = key < probability
+    X[_keep_one(missing, observed, key)] = np.nan
     return X
 
 
 def _check_number(number: float, observed: np.ndarray, kept: int) -> None:
-    """Raise ValueError if so many cannot be missing where `kept` values are needed."""
+    """Raise ValueError if `number` values cannot be missing while `kept` values remain."""
     total = np.count_nonzero(observed)
     if number > (total - kept) * (1 + 1e-12):
         raise ValueError(
-            f"fraction must be at most {(total - kept) / total:.6g} for X of shape "
-            f"{observed.shape} with {total} values, where each row and column keeps one, got "
-            f"{number / total:.6g}."
+            f"fraction must be at most {(total - kept) / total:.6g}, as each row and column of X "
+            f"keeps one of its {total} values in shape {observed.shape}, got {number / total:.6g}."
         )
 
 
 def _constant_probability(observed: np.ndarray, number: float) -> float:
-    """Probability with which `number` values are missing on average.
+    """Return the probability with which `number` values are missing on average.
 
-    A row of m values loses m p - p^m of them: it keeps one where it would lose all.
+    A row of m values loses m p - p^m values on average, as it keeps one instead of losing all.
     """
     sizes, rows = np.unique(observed.sum(axis=1), return_counts=True)
 
@@ -158,48 +160,48 @@ def _constant_probability(observed: np.ndarray, number: float) -> float:
 
 
 def _driver(X: np.ndarray, depends_on: int) -> np.ndarray:
-    """The feature that being missing depends on, in standard deviations about its mean."""
+    """Return the standardized feature `depends_on`."""
     if not (is_integer(depends_on) and 0 <= depends_on < X.shape[1]):
         raise ValueError(
-            f"depends_on must be the index of one of the {X.shape[1]} features, got {depends_on!r}."
+            f"depends_on must be an index of one of the {X.shape[1]} features, got {depends_on!r}."
         )
     driver = X[:, depends_on].astype(np.float64)
     if np.isnan(driver).any() or np.ptp(driver) == 0.0:
         raise ValueError(
             "depends_on must be the index of a feature that varies and has no NaN, got "
-            f"{depends_on}, with values from {np.nanmin(driver)} to {np.nanmax(driver)} and "
+            f"{depends_on}, whose values are from {np.nanmin(driver)} to {np.nanmax(driver)}, with "
             f"{np.count_nonzero(np.isnan(driver))} NaN."
         )
     return (driver - driver.mean()) / driver.std()
 
 
 def _probability_given(driver: np.ndarray, candidates: np.ndarray, number: float) -> np.ndarray:
-    """Probabilities of shape (n, 1), logistic in the driver, with `number` expected to go."""
+    """Return probabilities, logistic in the driver, with which `number` values are missing."""
     sizes = candidates.sum(axis=1)
 
     def excess(intercept: float) -> float:
         return float(sizes @ expit(intercept + SLOPE * driver)) - number
 
-    # So far out that every probability is 0 or 1 to rounding.
+    # Far enough that every probability is rounded to 0 or 1.
     far = 40.0 + SLOPE * float(np.abs(driver).max())
     intercept = float(brentq(excess, -far, far)) if excess(-far) < 0.0 else -far
     return expit(intercept + SLOPE * driver)[:, None] if number else np.zeros((len(driver), 1))
 
 
 def _beyond_threshold(X: np.ndarray, fraction: float, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mask of the values beyond the thresholds of their features, and ranks as shares."""
+    """Return a mask of the values beyond the thresholds, and ranks relative to the largest."""
     Y = X if side == "below" else -X
-    gone = np.nanquantile(Y, fraction, axis=0, method="nearest") > Y
+    missing = np.nanquantile(Y, fraction, axis=0, method="nearest") > Y
     ranks = rankdata(Y, axis=0, nan_policy="omit")
-    return gone, ranks / np.nanmax(ranks, axis=0)
+    return missing, ranks / np.nanmax(ranks, axis=0)
 
 
-def _with_one_kept(gone: np.ndarray, observed: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """`gone`, less the value of the largest key of each row and column that would lose all."""
+def _keep_one(missing: np.ndarray, observed: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Unmask the value with the largest key in each row and column that would lose all."""
     key = np.where(observed, key, -1.0)
-    gone = gone & observed
+    missing = missing & observed
     for axis in (1, 0):
-        lost = np.flatnonzero(~(observed & ~gone).any(axis=axis))
+        lost = np.flatnonzero(~(observed & ~missing).any(axis=axis))
         kept = np.argmax(key, axis=axis)[lost]
-        gone[(lost, kept) if axis else (kept, lost)] = False
-    return gone
+        missing[(lost, kept) if axis else (kept, lost)] = False
+    return missing

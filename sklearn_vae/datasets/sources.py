@@ -1,4 +1,4 @@
-"""Published sets of images: their files, checksums and copies on OpenML."""
+"""Published image data sets: files, checksums and copies on OpenML."""
 
 import os
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from sklearn.datasets import fetch_openml, get_data_home
 from sklearn_vae.datasets.formats import (
     Pair,
     Shape,
-    as_rows,
     check_md5,
+    flatten_images,
     read_cifar_archive,
     read_cifar_batches,
     read_faces,
@@ -28,13 +28,13 @@ from sklearn_vae.datasets.formats import (
 
 @dataclass(frozen=True)
 class Source:
-    """Files that together have the images of a split, and their reader."""
+    """Files with the images of one split, and their reader."""
 
     paths: tuple[str, ...]  # relative to data_home
     read: Callable[..., Pair]  # of these paths
 
     def describe(self, folder: Path) -> str:
-        """Names of the files, and which are missing if only some are."""
+        """Return the names of the files, and which of them are missing if not all are."""
         missing = [path for path in self.paths if not (folder / path).exists()]
         some = len(missing) < len(self.paths)
         return ", ".join(self.paths) + (f" (of which {', '.join(missing)} is missing)" * some)
@@ -42,29 +42,29 @@ class Source:
 
 @dataclass(frozen=True)
 class OpenML:
-    """A data set of OpenML that begins with the training images in their usual order."""
+    """Data set of OpenML that begins with the training images in their original order."""
 
     name: str
     version: int
-    train_counts: tuple[int, ...]  # images per class: a check of the order
+    train_counts: tuple[int, ...]  # images per class, to verify the order
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A published set of images."""
+    """Published image data set."""
 
     name: str
     title: str
     home: str
     image_shape: Shape
-    sources: dict[str, list[Source]]  # of each split
-    md5: dict[str, str] = field(default_factory=dict)  # of a file with that name
-    whole: tuple[str, ...] = ("train", "test")  # the splits of "all"
+    sources: dict[str, list[Source]]  # by split
+    md5: dict[str, str] = field(default_factory=dict)  # by file name
+    whole: tuple[str, ...] = ("train", "test")  # splits in "all"
     openml: OpenML | None = None
 
 
 def load_split(images: ImageSet, split: str, data_home: Any, download: bool) -> tuple[Pair, str]:
-    """Images and labels of one split, and the files that they come from."""
+    """Load images and labels of one split, and return them with the names of their files."""
     home = folder_of(data_home)
     if home.is_file():
         return read_npz(home, images.image_shape), str(home)
@@ -80,29 +80,29 @@ def load_split(images: ImageSet, split: str, data_home: Any, download: bool) -> 
         return source.read(*paths), ", ".join(map(str, paths))
     why, error = "download_if_missing is False", None
     if download:
-        why = "no download of them is known here"
+        why = "they cannot be downloaded"
         if images.openml:
             try:
                 return download_split(images, images.openml, split, home)
-            except (OSError, HTTPException) as failure:
-                why, error = f"the download from OpenML failed ({failure})", failure
+            except (OSError, HTTPException) as caught:
+                why, error = f"the download from OpenML failed ({caught})", caught
     listed = "\n".join(f"  {source.describe(home)}" for source in sources)
     raise FileNotFoundError(
-        f"The {split} images of {images.title} are not in {home}, and {why}. Put one of these "
-        f"there (the .npz with the images in X and, if known, the labels in y; the others as "
-        f"published at {images.home}):\n{listed}"
+        f"The {split} images of {images.title} are not in {home}, and {why}. Add one of the "
+        f"following to that folder: an .npz file with images in X and optional labels in y, or "
+        f"files published at {images.home}.\n{listed}"
     ) from error
 
 
 def folder_of(data_home: Any) -> Path:
-    """The folder of the files."""
+    """Return the folder of the files."""
     if data_home is None:
         return Path(get_data_home()) / "sklearn_vae"
     return Path(data_home).expanduser()
 
 
 def download_split(images: ImageSet, openml: OpenML, split: str, home: Path) -> tuple[Pair, str]:
-    """Download both splits from OpenML, save those that have no .npz file, and return one."""
+    """Download both splits from OpenML, save them unless they exist, and return one."""
     bunch = fetch_openml(
         openml.name,
         version=openml.version,
@@ -110,24 +110,24 @@ def download_split(images: ImageSet, openml: OpenML, split: str, home: Path) -> 
         cache=False,
         parser="pandas" if find_spec("pandas") else "liac-arff",
     )
-    X = as_rows(np.asarray(bunch.data), images.image_shape)
+    X = flatten_images(np.asarray(bunch.data), images.image_shape)
     y = np.asarray(bunch.target).astype(np.int64)
     n = sum(openml.train_counts)
     if tuple(np.bincount(y[:n], minlength=len(openml.train_counts))) != openml.train_counts:
         raise ValueError(
-            f"The first {n} rows of OpenML's {openml.name}, version {openml.version}, are not the "
-            f"training images of {images.title}: its classes have other sizes."
+            f"The first {n} images of {openml.name}, version {openml.version}, on OpenML are not "
+            f"the training images of {images.title}: the sizes of the classes differ."
         )
-    parts = {"train": (X[:n], y[:n]), "test": (X[n:], y[n:])}
+    splits = {"train": (X[:n], y[:n]), "test": (X[n:], y[n:])}
     home.mkdir(parents=True, exist_ok=True)
-    for part, (rows, labels) in parts.items():
-        path = home / f"{images.name}_{part}.npz"
+    for name, (data, labels) in splits.items():
+        path = home / f"{images.name}_{name}.npz"
         if path.exists():
             continue
         unfinished = path.with_suffix(f".{os.getpid()}.npz")
-        np.savez_compressed(unfinished, X=rows, y=labels)
+        np.savez_compressed(unfinished, X=data, y=labels)
         unfinished.replace(path)
-    return parts[split], str(home / f"{images.name}_{split}.npz")
+    return splits[split], str(home / f"{images.name}_{split}.npz")
 
 
 def _idx_sources(folders: tuple[str, ...]) -> dict[str, list[Source]]:

@@ -1,1 +1,1 @@
-"""Estimators with deep networks, which hold a skorch net."""
+"""Estimators with deep networks, trained with skorch."""

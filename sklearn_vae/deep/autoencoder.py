@@ -1,4 +1,4 @@
-"""The deterministic baseline of the VAEs."""
+"""Deterministic autoencoder, the baseline of the VAEs."""
 
 from __future__ import annotations
 
@@ -18,87 +18,105 @@ from sklearn_vae.training.monitors import ErrorMonitor
 
 
 class DeepAutoencoder(DeepModel):
-    """Autoencoder with the networks of a VAE and no randomness: its baseline.
+    """Deterministic autoencoder, a baseline for VAEs with the same networks.
 
-    z = nu(x) and mu(z) with networks nu and mu, trained to minimise |x - mu(nu(x))|^2. What it
-    reconstructs far worse than PCA with as many components, a VAE of this shape will not either,
-    and the latent space is not to blame (Dai, Wang and Wipf, category (v)).
+    The encoder z = nu(x) and the decoder mu(z) are trained to minimize |x - mu(nu(x))|^2. If the
+    reconstruction is far worse than that of PCA with the same number of components, the networks
+    are at fault, and a VAE with them will fail for the same reason (Dai, Wang and Wipf,
+    category (v)).
 
-    The networks see rows centred and divided by the root of the average variance of a feature.
+    The networks see centered samples divided by the square root of the average feature variance.
 
     Parameters
     ----------
     n_components : int, default=16
-        Dimensions k of z.
+        Number of latent dimensions.
     hidden_layer_sizes : int or sequence of int, default=(512, 256)
-        Widths of the encoder's hidden layers; the decoder has them in reverse. Empty: linear.
+        Number of units in each hidden layer of the encoder. The decoder uses the reverse order.
+        With an empty sequence both networks are linear.
     activation : str, default="relu"
-        "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid" or "tanh".
-    encoder : "mlp", "conv" or callable, default="mlp"
-        "conv": strided convolutions, for `image_shape`. Else a factory `encoder(input_shape,
-        n_outputs)` of a Module from rows (n, d) to (n, k).
-    decoder : "mlp", "conv" or callable, default="mlp"
-        "conv": the mirror image. Else a factory `decoder(n_components, output_shape)` of a Module
-        from (n, k) to (n, d).
+        Activation function of the hidden layers: "relu", "leaky_relu", "elu", "gelu", "silu",
+        "softplus", "sigmoid" or "tanh".
+    encoder : {"mlp", "conv"} or callable, default="mlp"
+        Encoder network. "conv" uses strided convolutions and requires `image_shape`. A callable
+        `encoder(input_shape, n_outputs)` must return a module that maps samples to tensors of
+        shape (n_samples, n_outputs).
+    decoder : {"mlp", "conv"} or callable, default="mlp"
+        Decoder network. "conv" mirrors the convolutional encoder. A callable
+        `decoder(n_components, output_shape)` must return a module that maps latent vectors to
+        tensors of shape (n_samples, n_features).
     image_shape : tuple (channels, height, width), default=None
-        Of the images that flat rows are: what "conv" and factories are given as shape.
+        Shape of the images if each sample is a flattened image.
     learning_rate : float, default=1e-3
-        Of Adam.
+        Learning rate of the Adam optimizer.
     max_epochs : int, default=100
+        Maximum number of epochs.
     batch_size : int, default=128
+        Number of samples per batch.
     early_stopping : bool, default=False
-        Hold out rows, stop when their score has not risen by `tol` for `n_iter_no_change` epochs,
-        and take back the best parameters.
+        Whether to hold out validation samples and stop when the score on them has not
+        improved by `tol` for `n_iter_no_change` epochs. The best parameters are then
+        restored.
     validation_fraction : float, default=0.1
-        Share of rows held out, with `early_stopping`.
+        Fraction of the samples that early stopping holds out.
     n_iter_no_change : int, default=10
+        Number of epochs without improvement after which early stopping ends training.
     tol : float, default=1e-4
-        As a share of the average variance of a feature.
+        Smallest change that early stopping counts as an improvement, relative to the average
+        feature variance.
     device : str or torch.device, default="auto"
-        "auto": a CUDA device where there is one, else the CPU.
+        Device for the networks. "auto" selects CUDA if available and the CPU otherwise.
     precision : {"auto", "float32", "float64", "tf32", "bf16"}, default="auto"
-        "auto": that of X on a CPU; float32 on CUDA, with TF32 products in training.
+        Floating-point precision. "auto" uses the precision of X on the CPU, and float32 with TF32
+        matrix products on CUDA. "tf32" and "bf16" need CUDA, apply to matrix products in training
+        only, and keep the weights in float32.
     callbacks : list of skorch callbacks, default=None
-        Called as in skorch, with samples as the networks see them: `y` is x itself, and `y_pred`
-        its reconstruction. Those that monitor "valid_loss" need `early_stopping`. Copied before
-        each fit; one that cannot be copied is used as it is, with a warning. `set_params` takes
-        their parameters as `callbacks__EarlyStopping__patience`. An error in `on_train_end` is a
-        warning, and the model is kept. :class:`Snapshot` keeps the models of some epochs.
+        Callbacks for training. They are copied before each fit and see samples in the units of
+        the networks: `y` is x, and `y_pred` its reconstruction. Callbacks that monitor
+        "valid_loss" require `early_stopping`. Use :class:`Snapshot` to keep the models of
+        selected epochs.
     warm_start : bool, default=False
-        Go on from the last fit, its weights, optimiser and units, for `max_epochs` more.
+        Whether to continue from the result of the last fit, for `max_epochs` more epochs.
     checkpoint : str or path-like, default=None
-        Folder, made where it is missing, in which the training is saved: a fit that was killed
-        goes on with the next `fit` of the same data and parameters, and ends bit for bit as if it
-        had not been; of a finished one `fit` returns the model. One file for each data and
-        parameters (README, "Long trainings").
+        Folder in which the state of training is saved. If training is interrupted, the next `fit`
+        with the same data and parameters resumes it, and gives the same result as without the
+        interruption.
     checkpoint_every : int, default=10
-        Epochs between two writes.
+        Number of epochs between checkpoints.
     verbose : int, default=0
-        1: a bar over the epochs.
+        Verbosity level. With 1 or more a progress bar is shown.
     random_state : int, RandomState instance or None, default=None
-        Fixes first weights, held-out rows and order of rows.
+        Seed or generator for the initial weights, the validation split and the order of samples.
+        The global generators of torch are not changed.
 
     Attributes
     ----------
-    history_ : dict of arrays of shape (n_iter_,)
-        Of each epoch: "bound", the score averaged over its rows as they were trained on, "beta",
-        "seconds", with `early_stopping` "validation_bound", and what callbacks recorded.
-    snapshots_ : dict of int to DeepAutoencoder
-        Fitted models after the epochs that a :class:`Snapshot` asks for.
-    net_ : skorch.NeuralNet
-    n_components_ : int
-        Dimensions of z.
-    module_ : torch.nn.Module
-        Of `net_`; sees rows less `mean_`, over `scale_`.
-    mean_ : array of shape (d,)
-        Mean of the training rows.
+    mean_ : ndarray of shape (n_features,)
+        Mean of the training samples.
     scale_ : float
-        Root of the average variance of their features.
+        Square root of the average feature variance.
+    history_ : dict of ndarray of shape (n_iter_,)
+        Values recorded in each epoch: "bound" (the score, averaged over the training samples
+        during the epoch), "beta", "seconds", "validation_bound" with `early_stopping`, and values
+        recorded by callbacks.
+    snapshots_ : dict of int to DeepAutoencoder
+        Fitted models by epoch, if `callbacks` include :class:`Snapshot`.
+    net_ : skorch.NeuralNet
+        Net that trains and holds the module.
+    module_ : torch.nn.Module
+        Trained module, which takes (X - `mean_`) / `scale_`.
+    n_components_ : int
+        Number of latent dimensions.
     n_iter_ : int
-        Epochs trained.
+        Number of epochs trained.
     n_features_in_ : int
-    feature_names_in_ : array of shape (d,)
-        Where X has them.
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features seen during `fit`, if X has feature names that are all strings.
+
+    See Also
+    --------
+    DeepGaussianVAE : VAE with the same networks.
 
     References
     ----------
@@ -110,9 +128,11 @@ class DeepAutoencoder(DeepModel):
     >>> from sklearn.datasets import load_digits
     >>> from sklearn_vae import DeepAutoencoder
     >>> X = load_digits().data
-    >>> model = DeepAutoencoder(8, hidden_layer_sizes=(64,), max_epochs=20, random_state=0).fit(X)
-    >>> model.transform(X).shape, bool(model.score(X) > -8)
-    ((1797, 8), True)
+    >>> model = DeepAutoencoder(8, hidden_layer_sizes=(64,), max_epochs=5, random_state=0).fit(X)
+    >>> model.transform(X).shape
+    (1797, 8)
+    >>> bool(model.score(X) > -X.var(axis=0).mean())
+    True
     """
 
     def __init__(
@@ -163,32 +183,41 @@ class DeepAutoencoder(DeepModel):
         self.random_state = random_state
 
     def score_samples(self, X: Any) -> Array:
-        """Minus the mean squared error of each sample's reconstruction; higher is better.
+        """Compute the negative mean squared reconstruction error of each sample.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Samples to score.
 
         Returns
         -------
-        array of shape (n_samples,)
+        scores : ndarray of shape (n_samples,)
+            Negative errors, averaged over the features. Higher is better.
         """
         errors = self._map_samples(X, lambda x: squared_error(self.module_, x, x)[0])
         return errors.astype(np.float64) * self.scale_**2
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Minus the mean squared error of the reconstructions; higher is better.
+        """Compute the negative mean squared reconstruction error.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Samples to score.
         y : Ignored
+            Present for API consistency.
+
+        Returns
+        -------
+        score : float
+            Negative error, averaged over features and samples. Higher is better.
         """
         return float(self.score_samples(X).mean())
 
     @property
     def training_history(self) -> dict[str, Array]:
-        """`history_` with the numbers of its epochs; its bounds are scores."""
+        """`history_` with epoch numbers, and "score" instead of "bound"."""
         history = super().training_history
         return {name.replace("bound", "score"): values for name, values in history.items()}
 
@@ -214,14 +243,14 @@ class DeepAutoencoder(DeepModel):
 
     @torch.no_grad()
     def _set_diagnostics(self, samples: Tensor, reducer: Reducer) -> None:
-        """Only check that the reconstruction is finite: an autoencoder has no diagnostics."""
+        """Check that the reconstruction is finite; there are no diagnostics to set."""
         blocks = self._blocks(len(samples))
         finite = [bool(torch.isfinite(self.module_(samples[block]).sum())) for block in blocks]
         if reducer.sum(not all(finite)):
-            raise FloatingPointError("The reconstruction of the training rows is not finite.")
+            raise FloatingPointError("The reconstruction of the training samples is not finite.")
 
     def _encode(self, x: Tensor) -> Tensor:
-        return self.module_.encoder(x)
+        return self.module_.encode(x)
 
     def _decode(self, z: Tensor) -> Tensor:
-        return self.module_.decoder(z)
+        return self.module_.decode(z)

@@ -1,4 +1,4 @@
-"""Base class of the deep models: prepare the data, build the networks, train, evaluate."""
+"""Base class of the estimators with deep networks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
@@ -34,13 +35,13 @@ from sklearn_vae.deep.evaluation import (
     history_arrays,
     keep_snapshots,
 )
-from sklearn_vae.deep.networks_of_fit import network_parameters, restored_net, state_of_net
+from sklearn_vae.deep.fitted_networks import network_parameters, restored_net, state_of_net
 from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.protocol import EncoderDecoder, numbered
 from sklearn_vae.serialization.checkpoint import check_checkpoint
 from sklearn_vae.training.callbacks import Progress, StopEarly
 from sklearn_vae.training.checkpointing import Keeper, state_of
-from sklearn_vae.training.devices import device_and_dtype
+from sklearn_vae.training.devices import device_and_dtype, torch_defaults
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Processes, Reducer
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.scaling import center_and_scale
@@ -50,15 +51,11 @@ Array = NDArray[Any]
 
 
 class DeepModel(EncoderDecoder, ABC):
-    """Base class of the deep models.
+    """Base class of the estimators with deep networks.
 
-    Subclasses define `_module_factory`, `_training_options`, `_set_diagnostics`, `_encode` and
-    `_decode`; they may override `_check_parameters`, `_check_samples`, `_center_and_scale`,
-    `_set_start`, `_training_callbacks` and `_n_warmup_epochs`.
-
-    The networks see (X - mean_) / scale_, where scale_ is one number, the root of the average
-    variance of a feature, or the standard deviation of each feature. So a model, and the meaning of
-    a learning rate, do not depend on the units of X, and all results are in these units.
+    The networks see (X - mean_) / scale_, where scale_ is the square root of the average feature
+    variance, or the standard deviation of each feature. This makes the model and the learning rate
+    independent of the units of X. All results are in the units of X.
     """
 
     callbacks: Any
@@ -88,28 +85,29 @@ class DeepModel(EncoderDecoder, ABC):
         "precision",
     )
 
+    @torch_defaults()
     def fit(self, X: Any, y: Any = None, *, processes: Processes | None = None) -> Any:
         """Train the networks.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            float64 or float32; copied once. With `processes`, those of this process.
+            Training samples. With `processes`, the samples of this process.
         y : Ignored
+            Present for API consistency.
         processes : Processes, default=None
-            Processes that fit this model together, each on samples of its own. None: only this one.
+            Processes that train this model together, each on its own samples. With None, only
+            this process trains it.
 
         Returns
         -------
-        self
+        self : object
+            Fitted estimator.
 
         Raises
         ------
-        ValueError
-            If a parameter or X is invalid.
         FloatingPointError
-            If training diverges. The model then has the last finite parameters, and all its
-            methods work.
+            If training diverges. The estimator keeps its last finite parameters and can be used.
         """
         reducer = SINGLE_PROCESS if processes is None else processes.reducer
         with reducer.ending_on_error():
@@ -133,35 +131,39 @@ class DeepModel(EncoderDecoder, ABC):
         return self
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters, with `deep` also callbacks and their parameters.
+        """Return the parameters of the estimator.
 
         Parameters
         ----------
         deep : bool, default=True
+            Whether to include the callbacks and their parameters, named as in skorch, for example
+            "callbacks__EarlyStopping__patience".
 
         Returns
         -------
-        dict
-            Callbacks are named as in skorch: "callbacks__EarlyStopping__patience".
+        params : dict
+            Parameters by name.
         """
         params: dict[str, Any] = super().get_params(deep=deep)
         return {**params, **callback_parameters(self.callbacks)} if deep else params
 
     def set_params(self, **params: Any) -> Any:
-        """Set parameters, those of callbacks by names as in :meth:`get_params`.
+        """Set parameters of the estimator and of its callbacks.
 
         Parameters
         ----------
         **params : dict
+            Parameters by name. Use the names that :meth:`get_params` returns.
 
         Returns
         -------
-        self
+        self : object
+            Estimator.
         """
-        of_callbacks = {name: v for name, v in params.items() if name.startswith("callbacks__")}
-        super().set_params(**{name: v for name, v in params.items() if name not in of_callbacks})
-        if of_callbacks:
-            self.callbacks = set_callback_parameters(self, of_callbacks)
+        nested = {name: v for name, v in params.items() if name.startswith("callbacks__")}
+        super().set_params(**{name: v for name, v in params.items() if name not in nested})
+        if nested:
+            self.callbacks = set_callback_parameters(self, nested)
         return self
 
     def transform(self, X: Any) -> Array:
@@ -172,62 +174,37 @@ class DeepModel(EncoderDecoder, ABC):
 
     @property
     def module_(self) -> Any:
-        """The trained PyTorch module; it sees rows less `mean_`, over `scale_`."""
+        """Trained PyTorch module, which takes (X - `mean_`) / `scale_`."""
         if not hasattr(self, "net_"):
-            raise AttributeError(f"This {type(self).__name__} is not fitted and has no module_.")
+            raise AttributeError(
+                f"This {type(self).__name__} is not fitted yet and has no module_. Call fit first."
+            )
         return self.net_.module_
 
     @property
     def training_history(self) -> dict[str, Array]:
-        """`history_` with the numbers of its epochs."""
         return numbered(self.history_, "epoch", self.n_iter_)
 
     @property
     def snapshots(self) -> dict[int, Any]:
-        """`snapshots_`, or none."""
         return getattr(self, "snapshots_", {})
 
     @property
     def stopped_early(self) -> bool:
-        """Whether early stopping ended the training."""
         return bool(self.early_stopping) and self.n_iter_ < self.max_epochs
 
     @property
     def n_layers(self) -> int:
-        """Layers with a matrix of weights, of the deeper of encoder and decoder."""
         networks = (self.module_.encoder, self.module_.decoder)
         return max(sum(p.ndim >= 2 for p in network.parameters()) for network in networks)
 
     def get_state(self) -> dict[str, Any]:
-        """Return parameters and fitted attributes by name; of `net_` its own state.
-
-        Returns
-        -------
-        dict
-            Without the parameter `checkpoint`, which is a place on this machine.
-
-        Raises
-        ------
-        TypeError
-            If the optimizer of `net_` is not its own.
-        """
         state = super().get_state()
         if "net_" in state:
             state["net_"] = state_of_net(self)
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Set what :meth:`get_state` has returned, in place of all that there is.
-
-        Parameters
-        ----------
-        state : dict
-
-        Raises
-        ------
-        ValueError
-            If attributes, or the state of the net, do not fit the others.
-        """
         with all_or_nothing(self):
             super().set_state(state)
             if "net_" in state:
@@ -235,61 +212,52 @@ class DeepModel(EncoderDecoder, ABC):
 
     @abstractmethod
     def _module_factory(self, dtype: torch.dtype) -> Callable[..., torch.nn.Module]:
-        """Return a function that makes the untrained module.
-
-        Its keyword argument `on="meta"` makes networks that have shapes and no numbers.
-        """
+        """Return a function that builds the untrained module, without memory if `on="meta"`."""
 
     @abstractmethod
     def _training_options(self) -> dict[str, Any]:
-        """Return the `objective`, its `options`, the `monitor` and the `noise_shape` of `VAENet`."""
+        """Return the arguments `objective`, `options`, `monitor` and `noise_shape` of `VAENet`."""
 
     @abstractmethod
     def _set_diagnostics(self, samples: Tensor, reducer: Reducer) -> None:
-        """Set the attributes that follow from the parameters and the training samples.
-
-        Raises
-        ------
-        FloatingPointError
-            If a result for the samples is not finite.
-        """
+        """Set the diagnostic attributes; raise FloatingPointError if a result is not finite."""
 
     @abstractmethod
     def _encode(self, x: Tensor) -> Tensor:
-        """Latents of samples in the units of the networks, (n, k)."""
+        """Return the latent coordinates of samples, in the units of the networks."""
 
     @abstractmethod
     def _decode(self, z: Tensor) -> Tensor:
-        """Means of x, in the units of the networks, for latents z, (n, d)."""
+        """Return the means of p(x|z), in the units of the networks."""
 
     def _set_start(self, samples: Tensor, reducer: Reducer) -> None:
-        """Change the parameters of a new module, for these training samples."""
+        """Set initial parameters of a new module that depend on the training samples."""
 
     def _training_callbacks(self) -> list[Any]:
-        """Return callbacks for training, called after those of the user."""
+        """Return callbacks that are called after those of the user."""
         return []
 
     def _n_warmup_epochs(self) -> int:
-        """Number of epochs before early stopping can stop."""
+        """Return the number of epochs before early stopping begins to count."""
         return 0
 
     def _check_parameters(self) -> None:
-        """Raise ValueError if a parameter is invalid, whatever the data."""
+        """Raise ValueError if a parameter is invalid for any data."""
         check_network_parameters(self)
         check_training_parameters(self)
         check_callbacks(self)
         check_checkpoint(self)
 
     def _check_samples(self, X: Any, **options: Any) -> Array:
-        """X as float64 or float32."""
+        """Return X as a validated array of float64 or float32."""
         return checked_data(self, X, **options)
 
-    def _center_and_scale(self, X: Array, rows: Array, reducer: Reducer) -> tuple[Array, Any]:
-        """Return `mean_` and `scale_` from the given rows of X."""
-        return center_and_scale(X, rows, False, reducer)
+    def _center_and_scale(self, X: Array, indices: Array, reducer: Reducer) -> tuple[Array, Any]:
+        """Compute `mean_` and `scale_` from the samples of X with these indices."""
+        return center_and_scale(X, indices, False, reducer)
 
     def _build(self, data: TrainingData) -> None:
-        """Make a new net, with its parameters where training starts."""
+        """Create a new net with initial parameters."""
         self.net_ = VAENet(
             self._module_factory(data.train.dtype),
             **self._training_options(),
@@ -305,15 +273,7 @@ class DeepModel(EncoderDecoder, ABC):
         self._networks_of_fit = network_parameters(self)
 
     def _train(self, data: TrainingData) -> tuple[FloatingPointError | None, bool]:
-        """Train the net.
-
-        Returns
-        -------
-        diverged : FloatingPointError or None
-            The error if training diverged; the net then has the last finite parameters.
-        complete : bool
-            Whether this call trained the net to the end.
-        """
+        """Train the net; return the error if training diverged, and whether it was completed."""
         net, keeper = self.net_, None
         n_epochs: int = self.max_epochs
         if data.checkpoint is not None:
@@ -334,24 +294,24 @@ class DeepModel(EncoderDecoder, ABC):
                 net.partial_fit(data.train, epochs=n_epochs, keeper=keeper, reducer=data.reducer)
         except FloatingPointError as error:
             diverged = error
-        except KeyboardInterrupt:  # after the last epoch: skorch keeps those in it
+        except KeyboardInterrupt:  # skorch catches interrupts within epochs, not after the last
             pass
         finally:
             if bar is not None:
                 bar.on_train_end(net)
-            net.train_split = None  # which would hold the samples
+            net.train_split = None  # releases the validation samples
             net.verbose = 0
         net.drop_unfinished_epoch()
         if not (diverged or net.complete_):
             warnings.warn(
-                f"Training was interrupted after {len(net.history)} epochs: "
-                f"{type(self).__name__} keeps what it had learned.",
+                f"Training was interrupted after {len(net.history)} epochs. "
+                f"{type(self).__name__} keeps the parameters reached so far.",
                 stacklevel=3,
             )
         return diverged, net.complete_
 
     def _set_up_net(self, data: TrainingData, bar: Progress | None) -> None:
-        """Give the net the parameters of this training, and its callbacks."""
+        """Set the parameters and callbacks of the net for this training."""
         net, valid = self.net_, data.valid
         callbacks = [*callbacks_of_fit(self.callbacks), *self._training_callbacks()]
         if valid is not None:
@@ -360,7 +320,7 @@ class DeepModel(EncoderDecoder, ABC):
         for name, value in self._training_options().items():
             setattr(net, name, value)
         net.initialize_callbacks()
-        net.verbose = int(bool(self.callbacks))  # by which skorch's callbacks print, or do not
+        net.verbose = int(bool(self.callbacks))  # controls the printing of skorch's callbacks
         net.train_split = None if valid is None else predefined_split(Dataset(valid, valid))
         net.set_params(
             max_epochs=int(self.max_epochs),
@@ -379,7 +339,7 @@ class DeepModel(EncoderDecoder, ABC):
                     self._set_diagnostics(data.train, data.reducer)
                 return error
             except KeyboardInterrupt:
-                if interrupted:  # a second one gives up
+                if interrupted:  # give up at the second interrupt
                     raise
                 interrupted = True
             except FloatingPointError:
@@ -388,7 +348,7 @@ class DeepModel(EncoderDecoder, ABC):
                 error = self.net_.undo_divergence()
 
     def _map_samples(self, X: Any, function: Callable[[Tensor], Tensor]) -> Array:
-        """Apply a function to samples in the units of the networks, a block at a time."""
+        """Apply a function to samples in the units of the networks, block by block."""
         check_is_fitted(self)
         X = self._check_samples(X, reset=False)
 
@@ -398,14 +358,14 @@ class DeepModel(EncoderDecoder, ABC):
         return evaluate_blocks(self.net_, self._blocks(len(X)), evaluate, "X")
 
     def _map_latents(self, Z: Any, function: Callable[[Tensor], Tensor]) -> Array:
-        """Apply a function to latents, a block at a time."""
+        """Apply a function to latent coordinates, block by block."""
         check_is_fitted(self)
         Z = check_latents(self, Z, self.n_components_)
         blocks = self._blocks(len(Z))
         return evaluate_blocks(self.net_, blocks, lambda b: function(self._as_tensor(Z[b])), "Z")
 
     def _block_size(self, n_draws: int = 1) -> int:
-        """Samples in a block, if each has the latents of `n_draws` draws."""
+        """Return the number of samples per block if each has `n_draws` draws of z."""
         return block_size(max(self.n_features_in_, n_draws * self.n_components_))
 
     def _blocks(self, n_samples: int) -> Iterator[slice]:
@@ -414,6 +374,7 @@ class DeepModel(EncoderDecoder, ABC):
 
     def _as_tensor(self, array: Any) -> Tensor:
         device, dtype = device_and_dtype(self.module_)
+        array = np.require(array, requirements=("C", "W"))  # torch reads no other memory
         return torch.as_tensor(array, dtype=dtype, device=device)
 
     def _in_data_units(self, mean: Tensor) -> Tensor:
@@ -421,7 +382,7 @@ class DeepModel(EncoderDecoder, ABC):
 
     @property
     def _sample_shape(self) -> tuple[int, ...]:
-        """Shape of a sample: an image, or its features."""
+        """Shape of one sample, `image_shape` or (n_features,)."""
         if self.image_shape is None:
             return (self.n_features_in_,)
         return tuple(int(size) for size in self.image_shape)

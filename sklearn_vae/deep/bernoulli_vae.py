@@ -1,4 +1,4 @@
-"""A deep VAE of bits."""
+"""Deep VAE for binary data."""
 
 from __future__ import annotations
 
@@ -16,136 +16,149 @@ from sklearn_vae.validation import check_bits, check_real
 
 
 class DeepBernoulliVAE(DeepVAE):
-    """Variational autoencoder of bits.
+    """Variational autoencoder (VAE) for binary data.
 
-    p(z) = N(0, I), p(x_j = 1|z) = sigmoid(a_j(z)), q(z|x) = N(nu(x), diag tau2(x)), with networks a
-    and (nu, log tau2), trained on the evidence lower bound
+    The model is p(z) = N(0, I) and p(x_j = 1|z) = sigmoid(a_j(z)), with the approximate posterior
+    q(z|x) = N(nu(x), diag(tau2(x))). The networks a and (nu, log tau2) are trained to maximize the
+    evidence lower bound (ELBO)
 
-        log p(x) >= E_q log p(x|z) - KL(q(z|x) || p(z)).
+        log p(x) >= E_q[log p(x|z)] - KL(q(z|x) || p(z)).
 
     Parameters
     ----------
     n_components : int, default=16
-        Latent dimensions k.
+        Number of latent dimensions.
     hidden_layer_sizes : int or sequence of int, default=(512, 256)
-        Widths of the encoder's hidden layers; the decoder has them in reverse. Empty: linear, with
-        a sigmoid.
+        Number of units in each hidden layer of the encoder. The decoder uses the reverse order.
+        With an empty sequence both networks are linear.
     activation : str, default="relu"
-        "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid" or "tanh".
-    encoder : "mlp", "conv" or callable, default="mlp"
-        "conv": strided convolutions, for `image_shape`. Else a factory `encoder(input_shape,
-        n_outputs)` of a Module from rows (n, d) to (n, n_outputs): of a diagonal posterior, means
-        and log-variances.
-    decoder : "mlp", "conv" or callable, default="mlp"
-        "conv": the mirror image. Else a factory `decoder(n_components, output_shape)` of a Module
-        from (n, k) to (n, d): logits.
+        Activation function of the hidden layers: "relu", "leaky_relu", "elu", "gelu", "silu",
+        "softplus", "sigmoid" or "tanh".
+    encoder : {"mlp", "conv"} or callable, default="mlp"
+        Encoder network. "conv" uses strided convolutions and requires `image_shape`. A callable
+        `encoder(input_shape, n_outputs)` must return a module that maps samples to tensors of
+        shape (n_samples, n_outputs). These are means and log-variances for a diagonal posterior.
+    decoder : {"mlp", "conv"} or callable, default="mlp"
+        Decoder network. "conv" mirrors the convolutional encoder. A callable
+        `decoder(n_components, output_shape)` must return a module that maps latent vectors to
+        logits of shape (n_samples, n_features).
     image_shape : tuple (channels, height, width), default=None
-        Of the images that flat rows are: what "conv" and factories are given as shape.
+        Shape of the images if each sample is a flattened image.
     binarize : float or None, default=None
-        Threshold: an entry counts as 1 if it is above, else as 0. None takes entries in [0, 1] as
-        they are; one between is a soft bit, the probability of a 1.
+        Threshold above which a value counts as 1, otherwise as 0. With None the values must be in
+        [0, 1], and a value between 0 and 1 is treated as the probability of a 1.
     prior : {"standard", "learned_variance"}, default="standard"
-        p(z): N(0, I), or N(0, diag alpha2) with alpha2 learned; the columns of the decoder's first
-        weight matrix then have length 1, which fixes the scale of z.
+        Prior p(z): N(0, I), or N(0, diag(alpha2)) with learned alpha2. In the second case the
+        columns of the decoder's first weight matrix have length 1, which fixes the scale of z.
     variational_family : {"diagonal", "sylvester"}, default="diagonal"
-        q(z|x): a normal with independent dimensions, or Sylvester flows of one. With flows
-        `transform` and `posterior` are averages over fixed draws, the same for every row, and
-        `kl_per_dim_` is that of normals with the moments of each dimension.
+        Family of q(z|x): Gaussians with independent dimensions, or Sylvester flows of them. With
+        flows, `transform` and `posterior` are averages over fixed draws, and `kl_per_dim_` is
+        computed from Gaussians with the same moments.
     objective : {"elbo", "iwae"}, default="elbo"
-        What is maximised: the ELBO, or the importance-weighted bound of `n_mc_samples` draws.
-        `score` is the ELBO whatever it is.
+        Training objective: the ELBO, or the importance-weighted bound with `n_mc_samples` draws.
+        The method `score` returns the ELBO in both cases.
     n_mc_samples : int, default=1
-        Draws of z a row in each step.
+        Number of draws of z per sample in each training step.
     kl_weight : float, default=1.0
-        beta, the weight of the KL. Other than 1, the model is not trained on a bound.
+        Weight of the KL divergence, known as beta. The objective is the ELBO only if it is 1.
     kl_warmup_epochs : int, default=0
-        Epochs over which the weight rises linearly to `kl_weight`.
+        Number of epochs over which the KL weight increases linearly to `kl_weight`.
     free_bits : float, default=0.0
-        Nats that each dimension may use without a price.
+        KL per dimension, in nats, below which no penalty applies.
     learning_rate : float, default=1e-3
-        Of Adam.
+        Learning rate of the Adam optimizer.
     max_epochs : int, default=100
+        Maximum number of epochs.
     batch_size : int, default=128
+        Number of samples per batch.
     early_stopping : bool, default=False
-        Hold out rows, stop when what is maximised has not risen by `tol` on them for
-        `n_iter_no_change` epochs (counted after the warm-up), and take back the best parameters.
+        Whether to hold out validation samples and stop when the objective on them has not
+        improved by `tol` for `n_iter_no_change` epochs after the KL warm-up. The best parameters
+        are then restored.
     validation_fraction : float, default=0.1
-        Share of rows held out, with `early_stopping`.
+        Fraction of the samples that early stopping holds out.
     n_iter_no_change : int, default=10
+        Number of epochs without improvement after which early stopping ends training.
     tol : float, default=1e-4
-        In nats per sample.
+        Smallest change that early stopping counts as an improvement, in nats per sample.
     device : str or torch.device, default="auto"
-        "auto": a CUDA device where there is one, else the CPU.
+        Device for the networks. "auto" selects CUDA if available and the CPU otherwise.
     precision : {"auto", "float32", "float64", "tf32", "bf16"}, default="auto"
-        "auto": that of X on a CPU; float32 on CUDA, with TF32 products in training. "tf32" and
-        "bf16" are for products in training on CUDA, and the module is float32.
+        Floating-point precision. "auto" uses the precision of X on the CPU, and float32 with TF32
+        matrix products on CUDA. "tf32" and "bf16" need CUDA, apply to matrix products in training
+        only, and keep the weights in float32.
     callbacks : list of skorch callbacks, default=None
-        Called as in skorch, with samples as the networks see them: `y` is x itself, and `y_pred`
-        its reconstruction. Those that monitor "valid_loss" need `early_stopping`. Copied before
-        each fit; one that cannot be copied is used as it is, with a warning. `set_params` takes
-        their parameters as `callbacks__EarlyStopping__patience`. An error in `on_train_end` is a
-        warning, and the model is kept. :class:`Snapshot` keeps the models of some epochs.
+        Callbacks for training. They are copied before each fit and see samples in the units of
+        the networks: `y` is x, and `y_pred` its reconstruction. Callbacks that monitor
+        "valid_loss" require `early_stopping`. Use :class:`Snapshot` to keep the models of
+        selected epochs.
     warm_start : bool, default=False
-        Go on from the last fit, its weights, optimiser and units, for `max_epochs` more.
+        Whether to continue from the result of the last fit, for `max_epochs` more epochs.
     checkpoint : str or path-like, default=None
-        Folder, made where it is missing, in which the training is saved: a fit that was killed
-        goes on with the next `fit` of the same data and parameters, and ends bit for bit as if it
-        had not been; of a finished one `fit` returns the model. One file for each data and
-        parameters (README, "Long trainings").
+        Folder in which the state of training is saved. If training is interrupted, the next `fit`
+        with the same data and parameters resumes it, and gives the same result as without the
+        interruption.
     checkpoint_every : int, default=10
-        Epochs between two writes.
+        Number of epochs between checkpoints.
     verbose : int, default=0
-        1: a bar over the epochs.
+        Verbosity level. With 1 or more a progress bar is shown.
     random_state : int, RandomState instance or None, default=None
-        Fixes first weights, held-out rows, order of rows and draws. The global generators of torch
-        are not touched.
+        Seed or generator for the initial weights, the validation split, the order of samples and
+        the draws of z. The global generators of torch are not changed.
 
     Attributes
     ----------
-    kl_per_dim_ : array of shape (k,)
-        KL(q(z_h|x) || p(z_h)) averaged over the training rows, in nats.
-    collapsed_dims_ : array of int
-        Dimensions whose KL is at most 0.01 nats for at least 99 % of the training rows.
     elbo_ : float
-        Evidence lower bound of the training rows, in nats per sample; of 16384 draws of z or more,
-        fewer where these would take 1e11 operations, one or more a row.
+        ELBO of the training samples, in nats per sample. It is averaged over 16384 or more draws
+        of z in total, fewer if these would take more than 1e11 operations.
+    kl_per_dim_ : ndarray of shape (n_components,)
+        KL divergence of each latent dimension, averaged over the training samples, in nats.
+    collapsed_dims_ : ndarray of int
+        Indices of the dimensions whose KL divergence is at most 0.01 nats for at least 99 % of
+        the training samples.
     entropy_bound_ : float
-        H[q(z|x)] - H[p(z)] - E_q H[p(x|z)], in nats per sample: equals `elbo_` where training has
-        converged, with `objective` "elbo", `kl_weight` 1 and no `free_bits`.
+        H[q(z|x)] - H[p(z)] - E_q H[p(x|z)], in nats per sample. It equals `elbo_` at convergence
+        if `objective="elbo"`, `kl_weight=1` and `free_bits=0`.
     entropy_gap_ : EntropyGap
-        `elbo_` less `entropy_bound_`: `total`, its parts `noise` (of the scale of the logits) and
-        `dimensions` (k,), and `active_bounds` that are in the way of closing it.
-    prior_variance_ : array of shape (k,)
-        alpha2; ones unless learned.
-    history_ : dict of arrays of shape (n_iter_,)
-        Of each epoch, averaged over its rows as they were trained on: "bound" (ELBO), its parts
-        "reconstruction" and "kl", "posterior_entropy", in nats per sample, and "active_dims"; at
-        its end "prior_entropy"; "beta", "seconds", with `early_stopping` "validation_bound", the
-        ELBO of the rows held out, and what callbacks recorded.
-    snapshots_ : dict of int to DeepBernoulliVAE
-        Fitted models after the epochs that a :class:`Snapshot` asks for.
-    net_ : skorch.NeuralNet
-    n_components_ : int
-        Latent dimensions of the networks.
-    module_ : torch.nn.Module
-        Of `net_`; sees the bits.
-    mean_ : array of shape (d,)
+        `elbo_` minus `entropy_bound_`, split into its terms `noise` and `dimensions`. The field
+        `active_bounds` names the variances whose bounds keep the gap from closing.
+    prior_variance_ : ndarray of shape (n_components,)
+        Variances of p(z), ones unless `prior="learned_variance"`.
+    mean_ : ndarray of shape (n_features,)
+        Zeros, as the networks see the binary data themselves.
     scale_ : float
-        0 and 1: the networks see the bits themselves.
+        Scale of the features, always 1.
+    history_ : dict of ndarray of shape (n_iter_,)
+        Values recorded in each epoch. "bound" (the ELBO), "reconstruction", "kl" and
+        "posterior_entropy" are averages over the training samples during the epoch, in nats per
+        sample. Others are "active_dims", "prior_entropy", "beta" (the KL weight), "seconds",
+        "validation_bound" with `early_stopping`, and values recorded by callbacks.
+    snapshots_ : dict of int to DeepBernoulliVAE
+        Fitted models by epoch, if `callbacks` include :class:`Snapshot`.
+    net_ : skorch.NeuralNet
+        Net that trains and holds the module.
+    module_ : torch.nn.Module
+        Trained module, which takes the binarized X.
+    n_components_ : int
+        Number of latent dimensions.
     n_iter_ : int
-        Epochs trained.
+        Number of epochs trained.
     n_features_in_ : int
-    feature_names_in_ : array of shape (d,)
-        Where X has them.
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features seen during `fit`, if X has feature names that are all strings.
 
     See Also
     --------
-    BernoulliPPCA : The linear one, whose bound needs no draws.
+    BernoulliPPCA : Linear model for binary data, whose bound needs no draws.
+    DeepGaussianVAE : VAE for real-valued data.
 
     References
     ----------
     Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), eq. 10 and appendix C.1.
+
     Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders" (2016), eq. 8 ("iwae").
+
     van den Berg, Hasenclever, Tomczak and Welling, "Sylvester Normalizing Flows for Variational
     Inference" (2018), eq. 10 ("sylvester").
 
@@ -155,7 +168,7 @@ class DeepBernoulliVAE(DeepVAE):
     >>> from sklearn_vae import DeepBernoulliVAE
     >>> X = load_digits().data
     >>> vae = DeepBernoulliVAE(
-    ...     8, hidden_layer_sizes=(64,), binarize=7.5, max_epochs=20, random_state=0
+    ...     8, hidden_layer_sizes=(64,), binarize=7.5, max_epochs=5, random_state=0
     ... ).fit(X)
     >>> vae.inverse_transform(vae.transform(X)).max() <= 1.0
     np.True_
@@ -233,7 +246,6 @@ class DeepBernoulliVAE(DeepVAE):
         return p, p * (1 - p)
 
     def observations(self, X: Any) -> Array:
-        """X binarized, or as it is if its entries are in [0, 1]."""
         return check_bits(X, self.binarize)
 
     def _check_parameters(self) -> None:
@@ -244,7 +256,7 @@ class DeepBernoulliVAE(DeepVAE):
     def _check_samples(self, X: Any, **options: Any) -> Array:
         return check_bits(super()._check_samples(X, **options), self.binarize)
 
-    def _center_and_scale(self, X: Array, rows: Array, reducer: Reducer) -> tuple[Array, Any]:
+    def _center_and_scale(self, X: Array, indices: Array, reducer: Reducer) -> tuple[Array, Any]:
         return np.zeros(X.shape[1]), 1.0
 
     @property

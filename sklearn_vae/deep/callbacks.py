@@ -1,4 +1,4 @@
-"""The parameter `callbacks` of deep models: its checks, names, parameters, and copies for a fit."""
+"""Validation, names, parameters and copies of the callbacks of deep models."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from skorch.callbacks import (
 
 from sklearn_vae.training.callbacks import BestLosses, FrozenParameters
 
-# Entries of the history that only samples held out give.
-HELD_OUT = ("valid_loss", "valid_loss_best", "validation_bound")
+# Entries of the history that exist only with validation samples.
+VALIDATION_ENTRIES = ("valid_loss", "valid_loss_best", "validation_bound")
 
-# Attributes of loggers that hold where they log to, which a copy would take from the user.
-LOGS = {
+# Attributes of loggers with their targets, which copies must share with the user's callbacks.
+LOG_TARGETS = {
     MlflowLogger: ("client", "run"),
     NeptuneLogger: ("run",),
     SacredLogger: ("experiment",),
@@ -41,13 +41,7 @@ LOGS = {
 
 
 def named_callbacks(callbacks: Any) -> list[tuple[str, Any]]:
-    """Pairs of name and callback, named as skorch names them.
-
-    Parameters
-    ----------
-    callbacks : list or None
-        Callbacks, classes of them, or pairs (name, callback).
-    """
+    """Return pairs of name and callback, with the names that skorch uses."""
     pairs = [_with_name(callback) for callback in callbacks or []]
     counts, seen, named = Counter(name for name, _ in pairs), Counter[str](), []
     for name, callback in pairs:
@@ -57,7 +51,7 @@ def named_callbacks(callbacks: Any) -> list[tuple[str, Any]]:
 
 
 def callback_parameters(callbacks: Any) -> dict[str, Any]:
-    """Callbacks and their parameters by name, where the callbacks are valid."""
+    """Return callbacks and their parameters by name, or nothing if they are invalid."""
     params: dict[str, Any] = {}
     if not _are_callbacks(callbacks):
         return params
@@ -72,17 +66,7 @@ def callback_parameters(callbacks: Any) -> dict[str, Any]:
 def set_callback_parameters(model: Any, params: dict[str, Any]) -> list[Any]:
     """Set parameters of callbacks in place, and return the list of callbacks.
 
-    Parameters
-    ----------
-    model : DeepModel
-    params : dict
-        "callbacks__name": a callback in place of another, None for none;
-        "callbacks__name__parameter": a parameter.
-
-    Raises
-    ------
-    ValueError
-        If there is no callback of a name, or it has no such parameter.
+    "callbacks__name" replaces a callback, "callbacks__name__parameter" sets one of its parameters.
     """
     check_list(model)
     callbacks = list(model.callbacks or [])
@@ -92,7 +76,7 @@ def set_callback_parameters(model: Any, params: dict[str, Any]) -> list[Any]:
         name, _, parameter = key.removeprefix("callbacks__").partition("__")
         if name not in names:
             raise ValueError(
-                f"{key} is no parameter of {type(model).__name__}: its callbacks are "
+                f"{key} is not a parameter of {type(model).__name__}. Its callbacks are: "
                 f"{', '.join(names) or 'none'}."
             )
         index = names.index(name)
@@ -105,7 +89,7 @@ def set_callback_parameters(model: Any, params: dict[str, Any]) -> list[Any]:
         if isinstance(callback, type):
             callbacks[index] = (names[index], callback(**values))
         elif callback is None:
-            raise ValueError(f"callbacks has no {names[index]} with parameters: it is None.")
+            raise ValueError(f"callbacks__{names[index]} is None and has no parameters to set.")
         else:
             callback.set_params(**values)
     return callbacks
@@ -120,19 +104,18 @@ def check_list(model: Any) -> None:
 
 
 def check_callbacks(model: Any) -> None:
-    """Raise ValueError if `callbacks` is no list of callbacks, or one of them cannot work here."""
+    """Raise ValueError if `callbacks` is not a list of callbacks that work with this model."""
     check_list(model)
     for name, callback in named_callbacks(model.callbacks):
         reason = _reason_against(callback, bool(model.early_stopping))
         if reason:
-            raise ValueError(f"callbacks has {name}, which {reason}.")
+            raise ValueError(f"callbacks contains {name}, which {reason}.")
 
 
 def callbacks_of_fit(callbacks: Any) -> list[Any]:
-    """Copies of callbacks, after those of ours that give skorch's what they expect.
+    """Return copies of the callbacks, after two of our own that skorch's callbacks rely on.
 
-    What cannot be copied is used as it is, with a warning. The runs, writers and open files that
-    callbacks log to are not copied.
+    Runs, writers and open files to which callbacks log are shared, not copied.
     """
     if not callbacks:
         return []
@@ -140,19 +123,19 @@ def callbacks_of_fit(callbacks: Any) -> list[Any]:
     copies = []
     for name, callback in named_callbacks(callbacks):
         _share_logs(callback, memo)
-        trial = dict(memo)  # a copy that fails leaves parts of itself there
+        trial = dict(memo)  # a failed copy leaves entries in it
         try:
             copies.append((name, copy.deepcopy(callback, trial)))
             memo = trial
-        except Exception as error:  # noqa: BLE001 - of code of others
+        except Exception as error:  # noqa: BLE001 - raised by code of the user
             warnings.warn(
-                f"callbacks has {name}, which cannot be copied and is used as it is: it keeps what "
-                f"it learns in this fit ({type(error).__name__}: {error}).",
+                f"callbacks contains {name}, which cannot be copied ({type(error).__name__}: "
+                f"{error}). The original is used and may change during fit.",
                 stacklevel=5,
             )
             memo[id(callback)] = callback
             copies.append((name, callback))
-    for _, callback in copies:  # which a clone has separated from the one that is initialized
+    for _, callback in copies:  # the copied checkpoint is not the one that skorch initializes
         if isinstance(callback, LoadInitState) and isinstance(
             callback.checkpoint, TrainEndCheckpoint
         ):
@@ -161,10 +144,10 @@ def callbacks_of_fit(callbacks: Any) -> list[Any]:
 
 
 def warn_of_failures(net: Any) -> None:
-    """Warn of callbacks that have failed at the end of a training, which is kept."""
+    """Warn of callbacks that failed at the end of training."""
     if net.failures_:
         warnings.warn(
-            f"on_train_end of callbacks has failed, and the trained model is kept: "
+            "The trained model was kept, but callbacks failed in on_train_end: "
             f"{', '.join(net.failures_)}.",
             stacklevel=3,
         )
@@ -196,58 +179,57 @@ def _is_callback(callback: Any) -> bool:
 
 
 def _share_logs(callback: Any, memo: dict[int, Any]) -> None:
-    """Have a copy share what a callback logs to."""
-    names = next((names for kind, names in LOGS.items() if isinstance(callback, kind)), ())
+    """Add the targets to which a callback logs to `memo`, such that copies share them."""
+    names = next((names for kind, names in LOG_TARGETS.items() if isinstance(callback, kind)), ())
     shared = [getattr(callback, name) for name in names]
     attributes = {} if isinstance(callback, type) else getattr(callback, "__dict__", {})
     shared += [value for value in attributes.values() if isinstance(value, io.IOBase)]
     memo.update((id(value), value) for value in shared)
 
 
-def _reason_against(callback: Any, held_out: bool) -> str:
-    """Why a callback cannot work, and what does its job; empty if it can."""
+def _reason_against(callback: Any, has_validation: bool) -> str:
+    """Return why a callback cannot work and what to do, or an empty string."""
     kind = callback if isinstance(callback, type) else type(callback)
     if callback is None:
         return ""
     if issubclass(kind, InputShapeSetter):
         return (
-            "sets a parameter of a module that is made already: the networks have as many inputs "
-            "as X has features, and the functions `encoder` and `decoder` are given their shapes"
+            "sets the input size of the networks. Remove it: their size follows from X, and the "
+            "functions `encoder` and `decoder` receive it"
         )
     if issubclass(kind, EpochScoring | BatchScoring) and getattr(callback, "scoring", 0) is None:
-        return "needs `scoring`, a name of scikit-learn or a function (net, X, y)"
+        return "requires `scoring`, a scorer name of scikit-learn or a function (net, X, y)"
     if issubclass(kind, LoadInitState) and not isinstance(callback, type):
-        return _reason_against_load(callback)
-    return "" if held_out else _need_of_held_out(callback, kind)
+        if getattr(callback.checkpoint, "f_history", "") is None:
+            return (
+                "requires a checkpoint with `f_history`. Use the parameter `checkpoint` of the model "
+                "to resume training"
+            )
+        return ""
+    return "" if has_validation else _reason_without_validation(callback, kind)
 
 
-def _reason_against_load(callback: Any) -> str:
-    if getattr(callback.checkpoint, "f_history", "") is None:
-        return "needs a checkpoint with `f_history`; `checkpoint` resumes a training exactly"
-    return ""
-
-
-def _need_of_held_out(callback: Any, kind: type) -> str:
-    """Why a callback cannot work without samples held out; empty if it can."""
-    hint = "set early_stopping=True, which holds out validation_fraction of X"
+def _reason_without_validation(callback: Any, kind: type) -> str:
+    """Return why a callback cannot work without validation samples, or an empty string."""
+    hint = "Set early_stopping=True, which holds out validation_fraction of X"
     if issubclass(kind, EpochScoring | BatchScoring | PassthroughScoring):
         if not getattr(callback, "on_train", False):
-            return f"scores samples held out, and there are none: {hint}, or give it on_train=True"
+            return f"scores validation samples. {hint}, or set its on_train=True"
         return ""
     if issubclass(kind, WandbLogger):
         if getattr(callback, "save_model", True):
-            return f"saves the best model by valid_loss: {hint}, or give it save_model=False"
+            return f"saves the model with the best valid_loss. {hint}, or set its save_model=False"
         return ""
     policy = getattr(callback, "policy", None)
-    looks = getattr(policy, "__name__", policy) == "ReduceLROnPlateau"
-    if not (looks or issubclass(kind, Checkpoint | EarlyStopping)):
+    monitors = getattr(policy, "__name__", policy) == "ReduceLROnPlateau"
+    if not (monitors or issubclass(kind, Checkpoint | EarlyStopping)):
         return ""
     default = "valid_loss_best" if issubclass(kind, Checkpoint) else "valid_loss"
     monitor = getattr(callback, "monitor", default)
-    if not (isinstance(monitor, str) and monitor in HELD_OUT):
+    if not (isinstance(monitor, str) and monitor in VALIDATION_ENTRIES):
         return ""
     if issubclass(kind, EarlyStopping):
-        hint += " and stops by n_iter_no_change and tol"
+        hint += " and stops according to n_iter_no_change and tol"
     if issubclass(kind, Checkpoint):
-        hint += " and keeps the best parameters"
-    return f"monitors {monitor!r} of samples held out, and there are none: {hint}"
+        hint += " and restores the best parameters"
+    return f"monitors {monitor!r} of validation samples. {hint}"

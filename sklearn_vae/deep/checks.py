@@ -1,4 +1,4 @@
-"""Checks of the parameters of deep models."""
+"""Validation of the parameters of deep models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sklearn_vae.validation import (
     is_real,
 )
 
-# Arrays of the size of the weights: these, their gradient and Adam's two averages.
+# Weights, gradient, and the two moving averages of Adam.
 COPIES_OF_WEIGHTS = 4
 
 
@@ -38,29 +38,31 @@ def check_network_parameters(model: Any) -> None:
     sizes = isinstance(shape, list | tuple) and all(is_integer(s) and s >= 1 for s in shape)
     if shape is not None and not (sizes and len(shape) == 3):
         raise ValueError(
-            "image_shape must be None or three integers >= 1, (channels, height, width), got "
+            "image_shape must be None or three integers >= 1 (channels, height, width), got "
             f"{shape!r}."
         )
 
 
 def checked_layer_sizes(sizes: Any) -> tuple[int, ...]:
-    """`hidden_layer_sizes` as a tuple of int."""
+    """Return `hidden_layer_sizes` as a tuple of int."""
     given = (sizes,) if is_integer(sizes) else sizes
     is_array = isinstance(given, np.ndarray) and given.ndim == 1
     is_sequence = is_array or (isinstance(given, Sequence) and not isinstance(given, str))
     if not (is_sequence and all(is_integer(size) and size >= 1 for size in given)):
-        raise ValueError(f"hidden_layer_sizes must be integers >= 1, got {sizes!r}.")
+        raise ValueError(
+            f"hidden_layer_sizes must be an integer >= 1 or a sequence of them, got {sizes!r}."
+        )
     return tuple(int(size) for size in given)
 
 
 def check_training_parameters(model: Any) -> None:
-    """Raise ValueError if a parameter of the training is invalid."""
+    """Raise ValueError if a training parameter is invalid."""
     check_real("learning_rate", model.learning_rate, above=0)
     for name in ("max_epochs", "batch_size", "n_iter_no_change"):
         check_integer(name, getattr(model, name), at_least=1)
     if not (is_real(model.validation_fraction) and 0 < model.validation_fraction < 1):
         raise ValueError(
-            f"validation_fraction must be in (0, 1), got {model.validation_fraction!r}."
+            f"validation_fraction must be between 0 and 1, got {model.validation_fraction!r}."
         )
     check_real("tol", model.tol, at_least=0)
     for name in ("early_stopping", "warm_start"):
@@ -71,7 +73,7 @@ def check_training_parameters(model: Any) -> None:
 
 
 def check_memory_of_fit(model: Any, n_samples: int) -> None:
-    """Raise MemoryError where the weights of networks, or the draws of a step, do not fit."""
+    """Raise MemoryError if the weights or the draws of one step do not fit into memory."""
     k, d = int(model.n_components), model.n_features_in_
     widths = [d, *checked_layer_sizes(model.hidden_layer_sizes), k]
     n_networks = sum(isinstance(part, str) for part in (model.encoder, model.decoder))
@@ -79,23 +81,23 @@ def check_memory_of_fit(model: Any, n_samples: int) -> None:
     draws = int(getattr(model, "n_mc_samples", 1)) * min(int(model.batch_size), n_samples)
     check_memory(
         4 * (COPIES_OF_WEIGHTS * weights + draws * (k + d)),
-        f"The networks of hidden_layer_sizes={model.hidden_layer_sizes!r} and n_components={k} "
-        "need memory for their weights and for the draws of a step",
-        "Use smaller ones, or a smaller batch_size or n_mc_samples.",
+        f"Networks with hidden_layer_sizes={model.hidden_layer_sizes!r} and n_components={k} "
+        "require memory for their weights and the draws of a step",
+        "Use smaller networks, or a smaller batch_size or n_mc_samples.",
     )
 
 
 def check_image_shape(model: Any, sample_shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless images have as many pixels as X has features."""
+    """Raise ValueError unless `image_shape` matches the number of features."""
     if math.prod(sample_shape) != model.n_features_in_:
         raise ValueError(
-            f"image_shape={model.image_shape!r} has {math.prod(sample_shape)} pixels, but X "
-            f"has {model.n_features_in_} features."
+            f"image_shape={model.image_shape!r} has {math.prod(sample_shape)} values, but X has "
+            f"{model.n_features_in_} features."
         )
 
 
 def check_noise(name: str, value: Any, *, per_feature: bool) -> None:
-    """Raise ValueError unless None, a float > 0 or, with `per_feature`, an array of them."""
+    """Raise ValueError unless a noise variance is None, positive or an array if `per_feature`."""
     if value is None or is_real(value) or not per_feature:
         check_noise_variance(value, name)
         return
@@ -103,6 +105,6 @@ def check_noise(name: str, value: Any, *, per_feature: bool) -> None:
     numbers = array.ndim == 1 and array.dtype.kind in "fiu"
     if not (numbers and np.isfinite(array).all() and (array > 0).all()):
         raise ValueError(
-            f"{name} must be None, a positive float or an array of them, one per feature, got "
-            f"{value!r}."
+            f"{name} must be None, a positive float or an array of positive floats, one per "
+            f"feature, got {value!r}."
         )

@@ -1,4 +1,4 @@
-"""Evaluation of trained networks: on blocks of samples, and after each epoch."""
+"""Evaluation of trained networks."""
 
 from __future__ import annotations
 
@@ -15,79 +15,70 @@ from torch import Tensor
 
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.training.callbacks import Snapshot
-from sklearn_vae.training.devices import device_and_dtype, products_in, threads_worth
+from sklearn_vae.training.devices import (
+    device_and_dtype,
+    matmul_precision,
+    threads_worth,
+    torch_defaults,
+)
 from sklearn_vae.training.loop import VAENet
 
 Array = NDArray[Any]
 
-# Samples in a block at most, and numbers in its widest array.
+# Upper limits of the samples in a block and of the elements of its largest array.
 SAMPLES_PER_BLOCK = 2048
 NUMBERS_PER_BLOCK = 2**22
 
-# Entries of the history, for training samples and those held out, that callbacks of skorch read.
+# Entries of the history, of training and validation samples, that skorch's callbacks read.
 LOSSES_AND_COUNTS = ("loss", "loss_best", "batch_count")
 
 
 def block_size(width: int) -> int:
-    """Number of samples in a block whose widest array has `width` numbers per sample."""
+    """Return the number of samples in a block whose largest array has this width."""
     return max(1, min(SAMPLES_PER_BLOCK, NUMBERS_PER_BLOCK // width))
 
 
 @contextmanager
 def evaluating(net: VAENet) -> Iterator[None]:
-    """Within this, torch has the threads that a block is worth, and on CUDA no TF32."""
+    """Use few threads for small blocks, and no TF32 on CUDA, within this context."""
     on_cuda = device_and_dtype(net.module_)[0].type == "cuda"
     threads = threads_worth(net.operations_ * SAMPLES_PER_BLOCK)
-    with threads, products_in("float32" if on_cuda else None):
+    with threads, matmul_precision("float32" if on_cuda else None):
         yield
 
 
+@torch_defaults()
 @torch.no_grad()
 def evaluate_blocks(
     net: VAENet, blocks: Iterator[slice], function: Callable[[slice], Tensor], name: str
 ) -> Array:
-    """Results of a function of each block, concatenated.
-
-    Parameters
-    ----------
-    net : VAENet
-    blocks : iterator of slice
-    function : callable
-        Returns a tensor with one entry or row per sample of a block.
-    name : str
-        Name of the samples in error messages.
-
-    Raises
-    ------
-    ValueError
-        If a result is not finite; a bound may be -inf.
-    """
+    """Concatenate the results of a function of each block; raise ValueError if not finite."""
     with evaluating(net):
         results = torch.cat([function(block) for block in blocks]).cpu().numpy()
     bad = ~np.isfinite(results)
-    if results.ndim == 1:  # a bound may be below the range of its dtype
+    if results.ndim == 1:  # a log-density may be below the range of its dtype
         bad &= results != -np.inf
     if bad.any():
         raise ValueError(
-            f"{name} must have rows nearer to those of training: of row "
-            f"{np.argwhere(bad)[0, 0]} the networks make {results[bad][0]} in {results.dtype}."
+            f"{name} must be closer to the training data: the networks return {results[bad][0]} for "
+            f"sample {np.argwhere(bad)[0, 0]} in {results.dtype}."
         )
     return results
 
 
 def history_arrays(net: VAENet) -> dict[str, Array]:
-    """History of a net, as arrays over its epochs."""
-    rows = list(net.history)
+    """Return the history of a net as arrays over its epochs."""
+    epochs = list(net.history)
     names = [*net.monitor.names, "beta", "seconds"]
     hidden = {"batches", "epoch", *names}
     hidden |= {f"{phase}_{part}" for phase in ("train", "valid") for part in LOSSES_AND_COUNTS}
-    names += dict.fromkeys(name for row in rows for name in row if name not in hidden)
-    return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+    names += dict.fromkeys(name for epoch in epochs for name in epoch if name not in hidden)
+    return {name: np.array([epoch.get(name, np.nan) for epoch in epochs]) for name in names}
 
 
 def keep_snapshots(model: Any, data: TrainingData) -> None:
-    """Set `snapshots_` of a model to the models after the epochs that callbacks ask for."""
-    vars(model).pop("snapshots_", None)  # of an earlier fit
+    """Set `snapshots_` of a model from the states that :class:`Snapshot` callbacks saved."""
+    vars(model).pop("snapshots_", None)  # from an earlier fit
     callbacks = [c for _, c in model.net_.callbacks_ if isinstance(c, Snapshot)]
     if not callbacks:
         return
@@ -102,7 +93,7 @@ def keep_snapshots(model: Any, data: TrainingData) -> None:
                 snapshots[epoch] = snapshot
             except FloatingPointError:
                 warnings.warn(
-                    f"The model after epoch {epoch} gives no finite bound and is not kept.",
+                    f"The snapshot of epoch {epoch} was discarded, as its ELBO is not finite.",
                     stacklevel=3,
                 )
     for callback in callbacks:

@@ -1,4 +1,4 @@
-"""A deep VAE with Gaussian observations."""
+"""Deep VAE with Gaussian observations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.checks import check_noise
-from sklearn_vae.deep.ppca_start import KeepStart, check_init, ppca_residuals, start_at_ppca
+from sklearn_vae.deep.ppca_start import LearningRateLimit, check_init, ppca_residuals, start_at_ppca
 from sklearn_vae.deep.vae import DeepVAE
 from sklearn_vae.nn.likelihoods import NOISE_MODELS, NOISE_UPDATES, Likelihood
 from sklearn_vae.training.distributed import Reducer
@@ -21,185 +21,205 @@ from sklearn_vae.validation import check_choice
 
 
 class DeepGaussianVAE(DeepVAE):
-    """Variational autoencoder with Gaussian observations.
+    """Variational autoencoder (VAE) with Gaussian observations.
 
-    p(z) = N(0, I), p(x|z) = N(mu(z), sigma2 I), q(z|x) = N(nu(x), diag tau2(x)), with networks mu
-    and (nu, log tau2), trained on the evidence lower bound
+    The model is p(z) = N(0, I) and p(x|z) = N(mu(z), sigma2 I), with the approximate posterior
+    q(z|x) = N(nu(x), diag(tau2(x))). The networks mu and (nu, log tau2) are trained to maximize
+    the evidence lower bound (ELBO)
 
-        log p(x) >= E_q log p(x|z) - KL(q(z|x) || p(z)).
+        log p(x) >= E_q[log p(x|z)] - KL(q(z|x) || p(z)).
 
-    The networks see rows centred and divided by the root of the average variance of a feature
-    (unless the noise is "scalar" each feature by its own standard deviation), so that nothing
-    depends on the units of X; all parameters and results are in these units.
+    The networks see centered and scaled samples, so that results do not depend on the units of X.
+    With `noise_model="scalar"` the scale is the square root of the average feature variance,
+    otherwise it is the standard deviation of each feature. All parameters and results are in the
+    units of X.
+
+    Noise variances are at least 1e-6 times the average feature variance (times the variance of each
+    feature, if they differ between features), which rules out the infinite likelihood of perfect
+    reconstructions. Posterior log-variances lie between -20 and 20. `entropy_gap_.active_bounds`
+    tells whether such a limit was reached.
 
     Parameters
     ----------
     n_components : int, default=16
-        Latent dimensions k.
+        Number of latent dimensions.
     hidden_layer_sizes : int or sequence of int, default=(512, 256)
-        Widths of the encoder's hidden layers; the decoder has them in reverse. Empty: linear.
+        Number of units in each hidden layer of the encoder. The decoder uses the reverse order.
+        With an empty sequence both networks are linear.
     activation : str, default="relu"
-        "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid" or "tanh".
-    encoder : "mlp", "conv" or callable, default="mlp"
-        "conv": strided convolutions, for `image_shape`. Else a factory `encoder(input_shape,
-        n_outputs)` of a Module from rows (n, d) to (n, n_outputs): of a diagonal posterior, means
-        and log-variances.
-    decoder : "mlp", "conv" or callable, default="mlp"
-        "conv": the mirror image. Else a factory `decoder(n_components, output_shape)` of a Module
-        from (n, k) to (n, d), with "heteroscedastic" noise to (n, 2 d): means and log-variances.
+        Activation function of the hidden layers: "relu", "leaky_relu", "elu", "gelu", "silu",
+        "softplus", "sigmoid" or "tanh".
+    encoder : {"mlp", "conv"} or callable, default="mlp"
+        Encoder network. "conv" uses strided convolutions and requires `image_shape`. A callable
+        `encoder(input_shape, n_outputs)` must return a module that maps samples to tensors of
+        shape (n_samples, n_outputs). These are means and log-variances for a diagonal posterior.
+    decoder : {"mlp", "conv"} or callable, default="mlp"
+        Decoder network. "conv" mirrors the convolutional encoder. A callable
+        `decoder(n_components, output_shape)` must return a module that maps latent vectors to
+        tensors of shape (n_samples, n_features), or (n_samples, 2 * n_features) for the means
+        and log-variances of "heteroscedastic" noise.
     image_shape : tuple (channels, height, width), default=None
-        Of the images that flat rows are: what "conv" and factories are given as shape.
+        Shape of the images if each sample is a flattened image.
     noise_model : {"scalar", "diagonal", "heteroscedastic"}, default="scalar"
-        One noise variance sigma2, one per feature, or one for each feature and z, from the decoder:
-        p(x|z) = N(mu(z), diag sigma2(z)).
-    noise_variance : float or array of shape (d,), default=None
-        sigma2 held fixed; an array with "diagonal" only. None: learned.
-    noise_variance_init : float or array of shape (d,), default=None
-        Where learning starts. None: at the maximum likelihood noise variance of pPCA with the same
-        k; unless "scalar", at that model's mean squared residual of each feature. A warm start
-        has no use for it.
+        Observation noise: one variance sigma2, one variance per feature, or one per feature and z
+        from the decoder, p(x|z) = N(mu(z), diag(sigma2(z))). Latent dimensions collapse more
+        easily with "heteroscedastic" noise, against which `kl_warmup_epochs` helps.
+    noise_variance : float or array-like of shape (n_features,), default=None
+        Fixed noise variance. An array requires `noise_model="diagonal"`. With None it is learned.
+    noise_variance_init : float or array-like of shape (n_features,), default=None
+        Initial value of a learned noise variance. With None, the mean squared residuals of pPCA
+        with the same number of components are used. Ignored on a warm start.
     noise_update : {"closed_form", "gradient"}, default="closed_form"
-        How sigma2 is learned: as a running average of its optimum given the networks, while
-        training never above that of pPCA ("diagonal": above the feature's variance), and set to
-        the optimum after the last epoch unless `objective` is "iwae"; or log sigma2 as a parameter
-        among the others. Never below 1e-6 of the average variance of a feature ("diagonal": of the
-        feature's variance, which counts as 1 where it is 0). "heteroscedastic" noise is learned
-        with the decoder, and its variances are held between 1e-6 and e^20 of the feature's; there
-        a dimension is easily lost without `kl_warmup_epochs`.
+        Method that learns the noise variance. "closed_form" follows a running average of its
+        optimum given the networks and, unless `objective="iwae"`, ends at this optimum.
+        "gradient" optimizes log sigma2 together with the weights. The variance stays above 1e-6
+        of the feature variance. Ignored if the noise is "heteroscedastic".
     init : {None, "ppca"}, default=None
-        What the networks are before their first step: random, or probabilistic PCA of the rows as
-        they see them, whose log-likelihood the ELBO then equals. Of pPCA with the noise variance
-        that learning starts with, its own maximum likelihood one unless `noise_variance` or
-        `noise_variance_init` is given, or that were not above 1e-6 (then a tenth of the average
-        variance of a feature); further latents than the rank of X are collapsed at first. For MLPs
-        with a diagonal posterior, `hidden_layer_sizes` of at least 2 k, and the activation "relu",
-        "leaky_relu", "gelu", "silu" or "softplus": two units f(a), f(-a) carry a number through a
-        layer. Training then sets the rate of each epoch, whatever a scheduler among `callbacks`
-        does, as `history_["learning_rate"]`: at most `learning_rate`, lower where the trembling of
-        Adam's steps would cost more than 5 % of the nats that the latents carry and half of what
-        has been won; it rises over the first 5 epochs, and falls toward 0 over the last fifth of
-        `max_epochs`, if training does not stop before. What is kept is the ELBO: with another
-        `kl_weight` or `free_bits` something else is maximised. A warm start goes on from what it
-        has, with these rates or without, whatever `init` is by then.
+        Initialization of the networks. None is random. "ppca" starts at the solution of pPCA,
+        where the ELBO equals the log-likelihood of pPCA, and limits the learning rate of each
+        epoch (recorded in `history_`) such that training does not lose it. This requires "mlp"
+        networks with at least 2 * n_components units per hidden layer, the activation "relu",
+        "leaky_relu", "gelu", "silu" or "softplus", and `variational_family="diagonal"`.
     prior : {"standard", "learned_variance"}, default="standard"
-        p(z): N(0, I), or N(0, diag alpha2) with alpha2 learned; the columns of the decoder's first
-        weight matrix then have length 1, which fixes the scale of z.
+        Prior p(z): N(0, I), or N(0, diag(alpha2)) with learned alpha2. In the second case the
+        columns of the decoder's first weight matrix have length 1, which fixes the scale of z.
     variational_family : {"diagonal", "sylvester"}, default="diagonal"
-        q(z|x): a normal with independent dimensions, or Sylvester flows of one. With flows
-        `transform` and `posterior` are averages over fixed draws, the same for every row, and
-        `kl_per_dim_` is that of normals with the moments of each dimension.
+        Family of q(z|x): Gaussians with independent dimensions, or Sylvester flows of them. With
+        flows, `transform` and `posterior` are averages over fixed draws, and `kl_per_dim_` is
+        computed from Gaussians with the same moments.
     objective : {"elbo", "iwae"}, default="elbo"
-        What is maximised: the ELBO, or the importance-weighted bound of `n_mc_samples` draws.
-        `score` is the ELBO whatever it is.
+        Training objective: the ELBO, or the importance-weighted bound with `n_mc_samples` draws.
+        The method `score` returns the ELBO in both cases.
     n_mc_samples : int, default=1
-        Draws of z a row in each step.
+        Number of draws of z per sample in each training step.
     kl_weight : float, default=1.0
-        beta, the weight of the KL. Other than 1, the model is not trained on a bound.
+        Weight of the KL divergence, known as beta. The objective is the ELBO only if it is 1.
     kl_warmup_epochs : int, default=0
-        Epochs over which the weight rises linearly to `kl_weight`.
+        Number of epochs over which the KL weight increases linearly to `kl_weight`.
     free_bits : float, default=0.0
-        Nats that each dimension may use without a price.
+        KL per dimension, in nats, below which no penalty applies.
     learning_rate : float, default=1e-3
-        Of Adam.
+        Learning rate of the Adam optimizer.
     max_epochs : int, default=100
+        Maximum number of epochs.
     batch_size : int, default=128
+        Number of samples per batch.
     early_stopping : bool, default=False
-        Hold out rows, stop when what is maximised has not risen by `tol` on them for
-        `n_iter_no_change` epochs (counted after the warm-up), and take back the best parameters.
+        Whether to hold out validation samples and stop when the objective on them has not
+        improved by `tol` for `n_iter_no_change` epochs after the KL warm-up. The best parameters
+        are then restored.
     validation_fraction : float, default=0.1
-        Share of rows held out, with `early_stopping`.
+        Fraction of the samples that early stopping holds out.
     n_iter_no_change : int, default=10
+        Number of epochs without improvement after which early stopping ends training.
     tol : float, default=1e-4
-        In nats per sample.
+        Smallest change that early stopping counts as an improvement, in nats per sample.
     device : str or torch.device, default="auto"
-        "auto": a CUDA device where there is one, else the CPU.
+        Device for the networks. "auto" selects CUDA if available and the CPU otherwise.
     precision : {"auto", "float32", "float64", "tf32", "bf16"}, default="auto"
-        "auto": that of X on a CPU; float32 on CUDA, with TF32 products in training. "tf32" and
-        "bf16" are for products in training on CUDA, and the module is float32.
+        Floating-point precision. "auto" uses the precision of X on the CPU, and float32 with TF32
+        matrix products on CUDA. "tf32" and "bf16" need CUDA, apply to matrix products in training
+        only, and keep the weights in float32.
     callbacks : list of skorch callbacks, default=None
-        Called as in skorch, with samples as the networks see them: `y` is x itself, and `y_pred`
-        its reconstruction. Those that monitor "valid_loss" need `early_stopping`. Copied before
-        each fit; one that cannot be copied is used as it is, with a warning. `set_params` takes
-        their parameters as `callbacks__EarlyStopping__patience`. An error in `on_train_end` is a
-        warning, and the model is kept. :class:`Snapshot` keeps the models of some epochs.
+        Callbacks for training. They are copied before each fit and see samples in the units of
+        the networks: `y` is x, and `y_pred` its reconstruction. Callbacks that monitor
+        "valid_loss" require `early_stopping`. Use :class:`Snapshot` to keep the models of
+        selected epochs.
     warm_start : bool, default=False
-        Go on from the last fit, its weights, optimiser and units, for `max_epochs` more.
+        Whether to continue from the result of the last fit, for `max_epochs` more epochs.
     checkpoint : str or path-like, default=None
-        Folder, made where it is missing, in which the training is saved: a fit that was killed
-        goes on with the next `fit` of the same data and parameters, and ends bit for bit as if it
-        had not been; of a finished one `fit` returns the model. One file for each data and
-        parameters (README, "Long trainings").
+        Folder in which the state of training is saved. If training is interrupted, the next `fit`
+        with the same data and parameters resumes it, and gives the same result as without the
+        interruption.
     checkpoint_every : int, default=10
-        Epochs between two writes.
+        Number of epochs between checkpoints.
     verbose : int, default=0
-        1: a bar over the epochs.
+        Verbosity level. With 1 or more a progress bar is shown.
     random_state : int, RandomState instance or None, default=None
-        Fixes first weights, held-out rows, order of rows and draws. The global generators of torch
-        are not touched.
+        Seed or generator for the initial weights, the validation split, the order of samples and
+        the draws of z. The global generators of torch are not changed.
 
     Attributes
     ----------
-    kl_per_dim_ : array of shape (k,)
-        KL(q(z_h|x) || p(z_h)) averaged over the training rows, in nats.
-    collapsed_dims_ : array of int
-        Dimensions whose KL is at most 0.01 nats for at least 99 % of the training rows.
     elbo_ : float
-        Evidence lower bound of the training rows, in nats per sample; of 16384 draws of z or more,
-        fewer where these would take 1e11 operations, one or more a row.
+        ELBO of the training samples, in nats per sample. It is averaged over 16384 or more draws
+        of z in total, fewer if these would take more than 1e11 operations.
+    kl_per_dim_ : ndarray of shape (n_components,)
+        KL divergence of each latent dimension, averaged over the training samples, in nats.
+    collapsed_dims_ : ndarray of int
+        Indices of the dimensions whose KL divergence is at most 0.01 nats for at least 99 % of
+        the training samples.
     entropy_bound_ : float
-        Sum of three entropies, in nats per sample: equals `elbo_` where training has converged,
-        with `objective` "elbo", `kl_weight` 1, no `free_bits` and sigma2 learned.
+        Sum of three entropies, in nats per sample. It equals `elbo_` at convergence if
+        `objective="elbo"`, `kl_weight=1`, `free_bits=0` and sigma2 is learned.
     entropy_gap_ : EntropyGap
-        `elbo_` less `entropy_bound_`: `total`, its parts `noise` and `dimensions` (k,), and
-        `active_bounds` that are in the way of closing it.
-    prior_variance_ : array of shape (k,)
-        alpha2; ones unless learned.
-    noise_variance_ : float, or array of shape (d,) with "diagonal"
-        Not with "heteroscedastic".
-    history_ : dict of arrays of shape (n_iter_,)
-        Of each epoch, averaged over its rows as they were trained on: "bound" (ELBO), its parts
-        "reconstruction" and "kl", "posterior_entropy", in nats per sample, and "active_dims"; at
-        its end "prior_entropy" and, unless the noise is "heteroscedastic", "noise_variance"
-        ((n_iter_, d) with "diagonal") and "noise_entropy"; "beta", "seconds", with `early_stopping`
-        "validation_bound", the ELBO of the rows held out, and what callbacks recorded. With
-        "closed_form" the noise is set to its optimum afterwards, so that `elbo_` can be well above
-        the last bound.
+        `elbo_` minus `entropy_bound_`, split into its terms `noise` and `dimensions`. The field
+        `active_bounds` names the variances whose bounds keep the gap from closing.
+    prior_variance_ : ndarray of shape (n_components,)
+        Variances of p(z), ones unless `prior="learned_variance"`.
+    noise_variance_ : float or ndarray of shape (n_features,)
+        Noise variance, one per feature with "diagonal" noise. Not set with "heteroscedastic"
+        noise.
+    mean_ : ndarray of shape (n_features,)
+        Mean of the training samples.
+    scale_ : float or ndarray of shape (n_features,)
+        Square root of the average feature variance or, unless `noise_model="scalar"`, standard
+        deviation of each feature.
+    history_ : dict of ndarray of shape (n_iter_,)
+        Values recorded in each epoch. "bound" (the ELBO), "reconstruction", "kl" and
+        "posterior_entropy" are averages over the training samples during the epoch, in nats per
+        sample. Others are "active_dims", "prior_entropy", "noise_variance", "noise_entropy",
+        "beta" (the KL weight), "seconds", "validation_bound" with `early_stopping`, and values
+        recorded by callbacks. `elbo_` can be well above the last "bound", as "closed_form" sets
+        the noise variance to its optimum after the last epoch.
     snapshots_ : dict of int to DeepGaussianVAE
-        Fitted models after the epochs that a :class:`Snapshot` asks for.
+        Fitted models by epoch, if `callbacks` include :class:`Snapshot`.
     net_ : skorch.NeuralNet
-    n_components_ : int
-        Latent dimensions of the networks.
+        Net that trains and holds the module.
     module_ : torch.nn.Module
-        Of `net_`; sees rows less `mean_`, over `scale_`.
-    mean_ : array of shape (d,)
-        Mean of the training rows.
-    scale_ : float, or array of shape (d,) unless `noise_model` is "scalar"
-        Root of the average variance of their features, or their standard deviations.
+        Trained module, which takes (X - `mean_`) / `scale_`.
+    n_components_ : int
+        Number of latent dimensions.
     n_iter_ : int
-        Epochs trained.
+        Number of epochs trained.
     n_features_in_ : int
-    feature_names_in_ : array of shape (d,)
-        Where X has them.
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features seen during `fit`, if X has feature names that are all strings.
+
+    See Also
+    --------
+    DeepAutoencoder : Autoencoder with the same networks and no latent distribution.
+    DeepBernoulliVAE : VAE for binary data.
+    LinearVAE : Linear VAE with Gaussian observations.
+    PPCA : Probabilistic PCA, the linear model with an exact posterior.
 
     References
     ----------
     Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), eq. 10.
-    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019): collapse, and sigma2.
+
+    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019), on sigma2 and collapse.
+
     Lücke, Forster and Dai, "The Evidence Lower Bound of Variational Autoencoders Converges to a Sum
-    of Three Entropies", eq. 20 (learned prior), 25, 39 (noise from the decoder).
+    of Three Entropies", eq. 20 (learned prior), 25 and 39 ("heteroscedastic").
+
     Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders" (2016), eq. 8 ("iwae").
+
     van den Berg, Hasenclever, Tomczak and Welling, "Sylvester Normalizing Flows for Variational
     Inference" (2018), eq. 10 ("sylvester").
-    Higgins et al., "beta-VAE" (2017): the layers of "conv".
+
+    Higgins et al., "beta-VAE" (2017), for the layers of "conv".
 
     Examples
     --------
     >>> from sklearn.datasets import load_digits
     >>> from sklearn_vae import DeepGaussianVAE
     >>> X = load_digits().data
-    >>> vae = DeepGaussianVAE(8, hidden_layer_sizes=(64,), max_epochs=20, random_state=0).fit(X)
-    >>> vae.transform(X).shape, len(vae.collapsed_dims_)
-    ((1797, 8), 0)
+    >>> vae = DeepGaussianVAE(8, hidden_layer_sizes=(64,), max_epochs=5, random_state=0).fit(X)
+    >>> vae.transform(X).shape
+    (1797, 8)
+    >>> bool(vae.elbo_ > vae.history_["bound"][0])
+    True
     """
 
     def __init__(
@@ -287,12 +307,6 @@ class DeepGaussianVAE(DeepVAE):
         return mean, np.broadcast_to(np.asarray(self.noise_variance_, mean.dtype), mean.shape)
 
     def with_tuned_noise(self, X: Any) -> DeepGaussianVAE:
-        """Copy with the noise variance that is best for samples X, and all else as it is.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-        """
         likelihood = self.module_.likelihood
 
         def terms(x: Tensor) -> Tensor:
@@ -325,20 +339,20 @@ class DeepGaussianVAE(DeepVAE):
         likelihood = self._likelihood_class
         if self.noise_variance is not None and not likelihood.has_noise_variance:
             raise ValueError(
-                f"noise_variance must be None with noise_model={self.noise_model!r}, which has not "
-                f"one for all z, got {self.noise_variance!r}."
+                f"noise_variance must be None with noise_model={self.noise_model!r}, whose noise "
+                f"depends on z, got {self.noise_variance!r}."
             )
         for name in ("noise_variance", "noise_variance_init"):
             check_noise(name, getattr(self, name), per_feature=likelihood.per_feature)
         if self.noise_variance is not None and self.noise_variance_init is not None:
             raise ValueError(
-                "noise_variance_init is where learning starts, but noise_variance="
-                f"{self.noise_variance!r} holds it fixed: leave one of them None."
+                f"noise_variance_init must be None with noise_variance={self.noise_variance!r}, "
+                f"which fixes the noise variance, got {self.noise_variance_init!r}."
             )
         check_init(self, self._hidden_layer_sizes())
 
-    def _center_and_scale(self, X: Array, rows: Array, reducer: Reducer) -> tuple[Array, Any]:
-        return center_and_scale(X, rows, self._likelihood_class.per_feature, reducer)
+    def _center_and_scale(self, X: Array, indices: Array, reducer: Reducer) -> tuple[Array, Any]:
+        return center_and_scale(X, indices, self._likelihood_class.per_feature, reducer)
 
     def _set_start(self, samples: Tensor, reducer: Reducer) -> None:
         def residuals() -> Array:
@@ -346,12 +360,12 @@ class DeepGaussianVAE(DeepVAE):
             return ppca if self.init is None else ppca.mean()
 
         self.module_.likelihood.start(self._given_noise(samples.dtype), residuals)
-        self._worth_of_start = None
+        self._initial_nats = None
         if self.init == "ppca":
-            self._worth_of_start = start_at_ppca(self.module_, samples, reducer)
+            self._initial_nats = start_at_ppca(self.module_, samples, reducer)
 
     def _given_noise(self, dtype: torch.dtype) -> Array | None:
-        """Noise variance among the parameters, in the units of the networks, () or (d,)."""
+        """Return the `noise_variance` or `noise_variance_init` in the units of the networks."""
         name = "noise_variance_init" if self.noise_variance is None else "noise_variance"
         given, d = getattr(self, name), self.n_features_in_
         if given is None:
@@ -359,24 +373,24 @@ class DeepGaussianVAE(DeepVAE):
         numbers = np.asarray(given, dtype=np.float64)
         if numbers.ndim and numbers.shape != (d,):
             raise ValueError(
-                f"{name} must have one number per feature, n_features={d}, got {len(numbers)}."
+                f"{name} must have one value per feature, {d} for this X, got {len(numbers)}."
             )
         with np.errstate(over="ignore"):
             scaled: Array = numbers / self.scale_**2
         limits = torch.finfo(dtype)
         if not ((scaled >= limits.tiny) & (scaled <= limits.max)).all():
             raise ValueError(
-                f"{name} must be within the range of {dtype} when divided by the variance of the "
-                f"features, {np.mean(self.scale_**2):.3g}, got {given!r}."
+                f"{name} divided by the average feature variance, {np.mean(self.scale_**2):.3g}, "
+                f"must be within the range of {dtype}, got {name}={given!r}."
             )
         return scaled
 
     def _training_callbacks(self) -> list[Any]:
-        worth = self._worth_of_start
-        return [*super()._training_callbacks(), *([] if worth is None else [KeepStart(worth)])]
+        nats = self._initial_nats
+        limit = [] if nats is None else [LearningRateLimit(nats)]
+        return [*super()._training_callbacks(), *limit]
 
     def can_start_at_ppca(self) -> bool:
-        """Whether the networks could start at probabilistic PCA, with `init="ppca"`."""
         model = copy.copy(self)
         model.init = "ppca"
         try:

@@ -1,4 +1,4 @@
-"""Data of one fit of a deep model, checked, split and scaled."""
+"""Validation, splitting and scaling of the data of a fit."""
 
 from __future__ import annotations
 
@@ -13,55 +13,36 @@ from torch import Tensor
 
 from sklearn_vae.deep.callbacks import named_callbacks
 from sklearn_vae.deep.checks import check_image_shape, check_memory_of_fit
-from sklearn_vae.deep.networks_of_fit import check_same_networks
+from sklearn_vae.deep.fitted_networks import check_same_networks
 from sklearn_vae.serialization.checkpoint import Checkpoint, random_state_of
 from sklearn_vae.training.callbacks import Snapshot
 from sklearn_vae.training.checkpointing import start_of
 from sklearn_vae.training.devices import choose_device, device_and_dtype
 from sklearn_vae.training.distributed import Reducer
-from sklearn_vae.training.scaling import check_units, in_units
+from sklearn_vae.training.scaling import check_units, standardize
 
 Array = NDArray[Any]
 
-# Parameters that may differ between processes which fit together; but all save checkpoints, or
-# none, and all keep the same snapshots.
-OWN_PARAMETERS = ("callbacks", "checkpoint", "device", "random_state", "verbose")
+# Parameters that may differ between processes that train together. However, either all processes
+# save checkpoints or none, and all keep the same snapshots.
+LOCAL_PARAMETERS = ("callbacks", "checkpoint", "device", "random_state", "verbose")
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """Data of one fit, and where and with whom it runs.
-
-    Attributes
-    ----------
-    train : Tensor of shape (n_samples, n_features)
-        Samples to train on, in the units of the networks, on the device.
-    valid : Tensor of shape (n_valid, n_features) or None
-        Samples held out for early stopping.
-    device : torch.device
-    products : str or None
-        Precision of products in training, where that is not the precision of the samples.
-    seed : int
-        Fixes the first weights, the order of samples and the noise.
-    checkpoint : Checkpoint or None
-    reducer : Reducer
-        Of the processes that fit together.
-    """
+    """Data and settings of one fit, with samples in the units of the networks."""
 
     train: Tensor
     valid: Tensor | None
     device: torch.device
-    products: str | None
-    seed: int
+    products: str | None  # precision of matrix products if it is not that of the samples
+    seed: int  # of the initial weights, the order of samples and the draws
     checkpoint: Checkpoint | None
     reducer: Reducer
 
 
 def prepare(model: Any, X: Any, warm: bool, reducer: Reducer) -> TrainingData:
-    """Check the data, split off validation samples, and bring them to the units of the networks.
-
-    Sets `mean_` and `scale_` of the model unless this is a warm start.
-    """
+    """Validate, split and scale the data, and set `mean_` and `scale_` if not a warm start."""
     X = model._check_samples(X, ensure_min_samples=2, reset=not warm)
     check_image_shape(model, model._sample_shape)
     check_memory_of_fit(model, len(X))
@@ -83,31 +64,23 @@ def prepare(model: Any, X: Any, warm: bool, reducer: Reducer) -> TrainingData:
         device, dtype, products = choose_device(model.device, model.precision, X.dtype)
         check_units(model.mean_, model.scale_, dtype)
     units = model.mean_, model.scale_, device, dtype
-    held_out = in_units(X, valid, *units) if model.early_stopping else None
-    if held_out is not None and not torch.isfinite(held_out.square().sum()):
+    validation = standardize(X, valid, *units) if model.early_stopping else None
+    if validation is not None and not torch.isfinite(validation.square().sum()):
         raise ValueError(
-            "X must have rows nearer to each other: those that early_stopping holds "
-            f"out have squares beyond {dtype} in units of those to train on."
+            "X contains outliers: the samples that early_stopping holds out differ so much from "
+            f"the others that their squares overflow {dtype}."
         )
-    samples = in_units(X, train, *units)
-    return TrainingData(samples, held_out, device, products, seed, checkpoint, reducer)
+    samples = standardize(X, train, *units)
+    return TrainingData(samples, validation, device, products, seed, checkpoint, reducer)
 
 
 def _shared_settings(model: Any, X: Array, start: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what must be equal in all processes that fit together.
-
-    Parameters
-    ----------
-    model : DeepModel
-    X : array of shape (n_samples, n_features)
-    start : dict or None
-        State of the net at the beginning of a warm start.
-    """
+    """Return the settings that must be equal in all processes that train together."""
     parameters = model.get_params(deep=False)
     names = getattr(model, "feature_names_in_", None)
     callbacks = [callback for _, callback in named_callbacks(model.callbacks)]
     return {
-        **{name: v for name, v in parameters.items() if name not in OWN_PARAMETERS},
+        **{name: v for name, v in parameters.items() if name not in LOCAL_PARAMETERS},
         "n_features": X.shape[1],
         "feature_names": None if names is None else names.tolist(),
         "dtype": X.dtype.name,
@@ -118,23 +91,14 @@ def _shared_settings(model: Any, X: Array, start: dict[str, Any] | None) -> dict
 
 
 def _split(n: int, fraction: float | None, random_state: np.random.RandomState) -> tuple[Any, Any]:
-    """Indices of the samples to train on, and of those held out for early stopping.
-
-    Parameters
-    ----------
-    n : int
-        Number of samples.
-    fraction : float or None
-        Share to hold out. None: nothing is.
-    random_state : RandomState
-    """
+    """Return the indices of the training samples and of the validation samples."""
     if fraction is None:
         return np.arange(n), np.arange(0)
-    n_held_out = math.ceil(fraction * n)
-    if n_held_out > n - 2:
+    n_valid = math.ceil(fraction * n)
+    if n_valid > n - 2:
         raise ValueError(
-            f"early_stopping holds out {n_held_out} of {n} rows with "
-            f"validation_fraction={fraction!r}, and needs two to train on."
+            f"validation_fraction={fraction!r} holds out {n_valid} of the {n} samples in X for "
+            "early_stopping, but at least 2 must remain for training."
         )
     order = random_state.permutation(n)
-    return order[n_held_out:], order[:n_held_out]
+    return order[n_valid:], order[:n_valid]

@@ -1,4 +1,4 @@
-"""Base class of the deep VAEs: posteriors, densities, draws and diagnostics of a fit."""
+"""Base class of the deep VAEs."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class DeepVAE(LatentModel, DeepModel):
     @property
     @abstractmethod
     def _likelihood_class(self) -> type[Likelihood]:
-        """Class of the likelihood that the parameters ask for."""
+        """Class of p(x|z)."""
 
     @property
     def _noise_update(self) -> str | None:
-        """How the likelihood learns a noise variance that is the same for all z, if it has one."""
+        """Method by which the likelihood learns its noise variance, or None."""
         return None
 
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
@@ -79,21 +79,22 @@ class DeepVAE(LatentModel, DeepModel):
         return mean, variance
 
     def score_samples(self, X: Any) -> Array:
-        """Evidence lower bound of each sample, in nats; higher is better.
+        """Compute the evidence lower bound (ELBO) of each sample.
 
-        The ELBO, whatever `objective` and `kl_weight` the model was trained with, averaged over the
-        same fixed draws for every sample (32, or k + 1 if that is more, with mean 0 and covariance
-        I): every call gives the same numbers, in any order of the samples. Since the draws are
-        shared, their error does not average out over the samples: with two latents and noise that
-        depends on z it was up to 0.05 nats (`elbo_` uses separate draws for each sample).
+        The result is the ELBO for any training `objective` and `kl_weight`. It is an average over
+        max(32, n_components + 1) fixed draws of z that all samples share, so that repeated calls
+        agree. The error of shared draws does not average out over the samples. It was up to 0.05
+        nats with two latent dimensions and noise that depends on z. `elbo_` uses separate draws.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Samples to score.
 
         Returns
         -------
-        array of shape (n_samples,)
+        scores : ndarray of shape (n_samples,)
+            ELBO of each sample, in nats. Higher is better.
         """
         check_is_fitted(self)
 
@@ -106,21 +107,26 @@ class DeepVAE(LatentModel, DeepModel):
         return self._map_samples(X, bound).astype(np.float64) - self._log_scale()
 
     def log_likelihood(self, X: Any, n_samples: int = 100) -> Array:
-        """Importance-weighted estimate of log p(x) for each sample, in nats.
+        """Estimate log p(x) of each sample by importance sampling.
 
-        log (1/S) sum_s p(x, z_s) / q(z_s|x): in expectation a lower bound that rises with S toward
-        log p(x) (Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", eq. 8). The
-        draws are fixed, the same for every sample.
+        The estimate is log (1/S) sum_s p(x, z_s) / q(z_s|x). In expectation it is a lower bound
+        that increases with S toward log p(x). All samples share the same fixed draws.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Samples to score.
         n_samples : int, default=100
-            Number S of draws per sample.
+            Number S of draws of z per sample.
 
         Returns
         -------
-        array of shape (n_samples,)
+        log_likelihood : ndarray of shape (n_samples,)
+            Estimate for each sample, in nats.
+
+        References
+        ----------
+        Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders" (2016), eq. 8.
         """
         check_integer("n_samples", n_samples, at_least=1)
         check_is_fitted(self)
@@ -155,20 +161,20 @@ class DeepVAE(LatentModel, DeepModel):
         check_choice("prior", self.prior, PRIORS)
         check_choice("variational_family", self.variational_family, POSTERIORS)
         self._check_objective()
-        gone = len(self.net_.history) if self.warm_start and hasattr(self, "net_") else 0
-        if self.kl_warmup_epochs > gone + self.max_epochs:
+        n_done = len(self.net_.history) if self.warm_start and hasattr(self, "net_") else 0
+        if self.kl_warmup_epochs > n_done + self.max_epochs:
             warnings.warn(
-                f"kl_warmup_epochs={self.kl_warmup_epochs} is more than max_epochs="
-                f"{self.max_epochs}: the KL weight will not reach kl_weight={self.kl_weight}, and "
-                "the model is not trained on its bound.",
+                f"kl_warmup_epochs={self.kl_warmup_epochs} is greater than max_epochs="
+                f"{self.max_epochs}, so the KL weight will not reach kl_weight={self.kl_weight}. "
+                "Increase max_epochs or reduce kl_warmup_epochs.",
                 stacklevel=4,
             )
 
     def _check_objective(self) -> None:
-        """Raise ValueError if the objective does not allow the weight of the KL, or free bits."""
+        """Raise ValueError if `kl_weight` or `free_bits` does not fit the objective."""
         if self.objective == "iwae" and self.kl_weight != 1:
             raise ValueError(
-                f"kl_weight must be 1 with objective='iwae', whose KL is not a term, got "
+                "kl_weight must be 1 with objective='iwae', which has no separate KL term, got "
                 f"{self.kl_weight!r}."
             )
         is_sum = {
@@ -177,8 +183,8 @@ class DeepVAE(LatentModel, DeepModel):
         }
         for name in [name for name in is_sum if self.free_bits and not is_sum[name]]:
             raise ValueError(
-                f"free_bits must be 0 with {name}={getattr(self, name)!r}, whose KL is not a sum "
-                f"over dimensions, got {self.free_bits!r}."
+                f"free_bits must be 0 with {name}={getattr(self, name)!r}, where the KL is not a "
+                f"sum over the latent dimensions, got {self.free_bits!r}."
             )
 
     def _n_warmup_epochs(self) -> int:
@@ -227,7 +233,7 @@ class DeepVAE(LatentModel, DeepModel):
             self.net_.operations_,
             reducer,
         )
-        if self.objective == "elbo":  # another objective leaves the noise at another optimum
+        if self.objective == "elbo":  # the optimum of another objective is different
             likelihood.set_optimum(averages.statistics)
         terms = likelihood.terms(averages.statistics)
         self._set_noise_variance()
@@ -240,22 +246,24 @@ class DeepVAE(LatentModel, DeepModel):
         self.entropy_bound_ = sum_of_entropies(
             averages.posterior_entropy, prior.entropy().item(), terms.entropy + log_scale
         )
-        # Their sum is the derivative of the bound along the scale, or the log-variances, of p(x|z).
+        # The derivative of the ELBO with respect to the scale, or log-variances, of p(x|z).
         noise_part = terms.log_prob + terms.entropy
         limits = {"noise variance": terms.at_limit, "posterior variance": averages.at_limit}
         active = tuple(name for name, at_limit in limits.items() if at_limit)
         self.entropy_gap_ = EntropyGap.from_noise_part(noise_part, averages.second_moment, active)
 
     def _set_noise_variance(self) -> None:
-        """Set `noise_variance_`, if there is one noise variance for all z."""
-        self.__dict__.pop("noise_variance_", None)  # of an earlier fit
+        """Set `noise_variance_` if the noise does not depend on z."""
+        self.__dict__.pop("noise_variance_", None)  # from an earlier fit
         variance = self.module_.likelihood.noise_variance
         if variance is not None:
             noise = variance.double().cpu().numpy() * self.scale_**2
+            if self.noise_variance is not None:  # which arithmetic would round
+                noise = np.broadcast_to(np.float64(self.noise_variance), noise.shape).copy()
             self.noise_variance_ = noise if np.ndim(noise) else float(noise)
 
     def _fixed_draws(self, x: Tensor) -> Iterator[tuple[float, Any, Any]]:
-        """Parts of the draws that the score averages over: their share, z, and p(x|z)."""
+        """Yield chunks of the fixed draws: their fraction of all draws, z, and p(x|z)."""
         noise = self._as_tensor(fixed_draws(self.n_components_))
         q = self.module_.encode(x)
         for part in noise.split(self._n_draws(x)):
@@ -264,26 +272,17 @@ class DeepVAE(LatentModel, DeepModel):
 
     @property
     def prior_variance(self) -> Array:
-        """Variances of p(z)."""
         return self.prior_variance_
 
     @property
     def feature_scale(self) -> Any:
-        """Standard deviations of the features if each has its own noise variance, else 1."""
         return self.scale_ if np.ndim(self.scale_) else 1.0
 
     @property
     def active_bounds(self) -> tuple[str, ...]:
-        """Variances, by name, that a bound held during training."""
         return self.entropy_gap_.active_bounds
 
     def bound_terms(self, X: Any) -> BoundTerms:
-        """Return the terms of the bound that `score` gives, averaged over the same draws.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-        """
         module, prior, has_logits = self.module_, self.module_.prior(), False
 
         def terms(x: Tensor) -> Tensor:
@@ -313,9 +312,9 @@ class DeepVAE(LatentModel, DeepModel):
         )
 
     def _n_draws(self, x: Tensor) -> int:
-        """Draws of each of the samples x that together are as many as the samples of a block."""
+        """Return the number of draws per sample of x that fills one block."""
         return max(1, self._block_size() // len(x))
 
     def _log_scale(self) -> float:
-        """Difference of log densities in the units of the networks and in those of the data."""
+        """Return log p(x) in the units of the networks minus log p(x) in the units of X."""
         return float(np.log(np.broadcast_to(self.scale_, self.n_features_in_)).sum())

@@ -1,6 +1,6 @@
-"""What a fitted model did with its latent space, why, and what to do about it.
+"""Diagnostics of the latent space of a fitted model.
 
-Functions of an estimator and rows of data; what they return is plain and frozen.
+Each function takes a fitted estimator and data, and returns an array or a frozen dataclass.
 """
 
 from sklearn_vae.diagnostics.dimensions import (

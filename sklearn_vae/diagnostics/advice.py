@@ -1,4 +1,4 @@
-"""Advice that findings share, ordered by what helped in benchmarks/collapse_remedies.py."""
+"""Advice shared by several findings, in the order that benchmarks/collapse_remedies.py supports."""
 
 from __future__ import annotations
 
@@ -10,57 +10,57 @@ import numpy as np
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.protocol import EncoderDecoder, LatentModel
 
-# Least number of layers with weights, in encoder or decoder, of a network that should try fewer
-# layers rather than annealing, another seed or another rate.
+# Number of layers with weights, in encoder or decoder, from which on fewer layers help more than
+# annealing, another seed or another learning rate.
 DEEP = 4
 
 
 def on_noise(case: Evidence) -> Iterator[str]:
-    """Advice if the noise variance is at fault."""
+    """Yield advice on the noise variance."""
     model = case.model
-    if case.held is not None:
+    if case.fixed_noise is not None:
         if _could_start_at_ppca(model):
-            yield 'learn the noise variance, from a start at pPCA: noise_variance=None, init="ppca"'
+            yield 'learn the noise variance, starting at pPCA: noise_variance=None, init="ppca"'
         else:
             yield "learn the noise variance: noise_variance=None"
-        unit = " of each feature's variance" if np.ndim(case.reference.scale) else ""
-        yield f"or hold it at pPCA's: {case.numbers['reference_noise_variance']:.3g}{unit}"
+        unit = " times the variance of each feature" if np.ndim(case.reference.scale) else ""
+        yield f"or fix it at that of pPCA: {case.numbers['reference_noise_variance']:.3g}{unit}"
     if case.kl_weight > 1:
-        yield "weigh the KL by one: kl_weight=1"
+        yield "reduce the KL weight to 1: kl_weight=1"
     if model.free_bits:
-        yield "switch the free bits off, which hide collapse: free_bits=0"
-    # While the noise variance is held, another start or annealing helps little.
-    if case.held is None and case.is_trained:
+        yield "turn off free bits, which hide collapse: free_bits=0"
+    # With a fixed noise variance, another start or annealing helps little.
+    if case.fixed_noise is None and case.is_trained:
         yield from _on_start(model)
         yield from on_depth(model)
 
 
 def on_optimum(model: LatentModel) -> Iterator[str]:
-    """Advice if training has ended at a bad optimum."""
+    """Yield advice on bad local optima."""
     start, depth = _on_start(model), on_depth(model)
     at_ppca = model.parameters.get("init") is not None or _could_start_at_ppca(model)
     yield from chain(start, depth) if at_ppca else chain(depth, start)
     if model.n_layers:
         yield (
-            "fit a DeepAutoencoder of the same networks: where diagnose finds it worse than PCA, "
+            "fit a DeepAutoencoder with the same networks: if diagnose finds it worse than PCA, "
             "the networks are at fault"
         )
     names = [name for name in ("random_state", "learning_rate") if name in model.parameters]
     if names and not _is_deep(model):
-        yield ", or ".join(f"another {name}" for name in names)
+        yield f"try another {' or '.join(names)}"
 
 
 def on_depth(model: EncoderDecoder) -> Iterator[str]:
-    """Advice if networks may be too deep."""
+    """Yield advice on networks that may be too deep."""
     if _is_deep(model):
-        yield f"fewer layers: a network here has {model.n_layers} with weights"
+        yield f"use fewer layers: the deeper network has {model.n_layers}"
 
 
 def on_length(model: LatentModel) -> Iterator[str]:
-    """Advice if training has not ended."""
+    """Yield advice on training that has not converged."""
     steps = "max_epochs" if "max_epochs" in model.parameters else "max_iter"
-    faster = ", or a larger learning_rate" if "learning_rate" in model.parameters else ""
-    yield f"train longer: more {steps}{faster}"
+    faster = " or learning_rate" if "learning_rate" in model.parameters else ""
+    yield f"train longer: increase {steps}{faster}"
 
 
 def _on_start(model: LatentModel) -> Iterator[str]:
@@ -70,9 +70,9 @@ def _on_start(model: LatentModel) -> Iterator[str]:
     by_gradient = is_learned and parameters.get("noise_update") == "gradient"
     if by_gradient:
         change = "set the noise variance to its optimum in each step"
-        change += ", from a start at pPCA" if at_ppca else ""
+        change += ", starting at pPCA" if at_ppca else ""
     else:
-        change = "start at pPCA" if at_ppca else "start the noise variance at pPCA's"
+        change = "start at pPCA" if at_ppca else "start with the noise variance of pPCA"
     has_init = parameters.get("noise_variance_init") is not None
     settings = ['noise_update="closed_form"'] * by_gradient
     settings += ["noise_variance_init=None"] * has_init + ['init="ppca"'] * at_ppca
@@ -81,7 +81,7 @@ def _on_start(model: LatentModel) -> Iterator[str]:
     if parameters.get("kl_warmup_epochs") == 0 and not _is_deep(model):
         has_noise = parameters.get("noise_variance", 0) is None
         when = " while the noise variance is learned" if has_noise else ""
-        yield f"anneal the KL{when}: kl_warmup_epochs of a tenth of max_epochs"
+        yield f"anneal the KL{when}: set kl_warmup_epochs to a tenth of max_epochs"
 
 
 def _could_start_at_ppca(model: LatentModel) -> bool:

@@ -1,4 +1,4 @@
-"""Distance of a model from a stationary point of its bound, in parts."""
+"""Sum of three entropies, and its difference from the ELBO."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from array_api_compat import is_array_api_obj
 from scipy import sparse
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.diagnostics.dimensions import standard_posterior
-from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.gaussian.bounds import (
     BoundTerms,
     EntropyGap,
@@ -27,42 +27,58 @@ from sklearn_vae.validation import check_real, has_nan, refuse_dask
 # Nats per sample that a converged model may still gain.
 TOLERANCE = 0.1
 
-# Most verdicts in a text.
-NAMED = 5
+# Maximum number of verdicts in a text.
+MAX_VERDICTS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Entropies:
-    """The bound of some samples, and the sum of entropies that it has at a stationary point.
+    """Sum of three entropies, compared with the ELBO.
 
-    Nats per sample throughout.
+    The two are equal at a stationary point of the ELBO. All values are in nats per sample.
 
     Attributes
     ----------
     elbo : float
-        `estimator.score(X)`.
+        Evidence lower bound, `estimator.score(X)`.
     posterior, prior, decoder : float
-        H[q(z|x)], H[p(z)] and H[p(x|z)], averages over rows and draws of z.
+        Entropies H[q(z|x)], H[p(z)] and H[p(x|z)], averaged over samples and draws of z.
     bound : float
-        Their sum, posterior - prior - decoder.
+        Sum of entropies, posterior - prior - decoder.
     gap : EntropyGap
-        elbo - bound in parts.
+        The difference elbo - bound, split into its parts.
     noise_gain : float
-        Nats that one factor on all variances of p(x|z) (on the logits, of bits) would add.
-    dimension_gains : array of shape (n_components,)
-        Nats that another scale of each dimension would add.
+        Nats to be gained by rescaling all variances of p(x|z), or the logits of binary features.
+    dimension_gains : ndarray of shape (n_components,)
+        Nats to be gained by rescaling each latent dimension.
     log_latent_volume, log_data_volume : float
         Average log volumes of the boxes that q(z|x) and p(x|z) fill, in units of the prior's
-        standard deviation and of the data. NaN for bits.
+        standard deviation and of the data. The latter is NaN for binary features.
     tolerance : float
+        Total gain up to which the model counts as converged.
     verdicts : tuple of str
-        Causes of the gap, with numbers, the costliest first; "converged" alone if the sum of all
-        gains is at most the tolerance.
+        Causes of the gap, the most costly first, or "converged" if the total gain is at most the
+        tolerance.
+
+    See Also
+    --------
+    entropy_bound : Compute the sum of three entropies.
+    sklearn_vae.plot.EntropyDisplay : Plot of entropies over training.
 
     References
     ----------
     Lücke, Forster and Dai, "The Evidence Lower Bound of Variational Autoencoders Converges to a Sum
     of Three Entropies", eq. 20, 25, 33, 39, 41 and 42.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae import PPCA
+    >>> from sklearn_vae.diagnostics import entropy_bound
+    >>> X = load_iris().data
+    >>> result = entropy_bound(PPCA(2, noise_variance=1.0).fit(X), X)
+    >>> result.converged, result.bound < result.elbo, round(result.noise_gain, 1)
+    (False, True, 0.9)
     """
 
     elbo: float
@@ -80,49 +96,65 @@ class Entropies:
 
     @property
     def gain(self) -> float:
-        """Sum of the gains, in nats per sample."""
+        """Total gain of all rescalings, in nats per sample."""
         return self.noise_gain + float(self.dimension_gains.sum())
 
     @property
     def converged(self) -> bool:
-        """Whether no more than the tolerance is left to be gained along the scales."""
+        """Whether the total gain is at most the tolerance."""
         return self.gain <= self.tolerance
 
     def __str__(self) -> str:
         text = (
-            f"ELBO {self.elbo:.6g} nats per sample, sum of entropies {self.bound:.6g}: "
-            f"q(z|x) {self.posterior:.6g}, p(z) {self.prior:.6g}, p(x|z) {self.decoder:.6g}."
+            f"ELBO {self.elbo:.6g} nats per sample, sum of entropies {self.bound:.6g} "
+            f"(q(z|x) {self.posterior:.6g}, p(z) {self.prior:.6g}, p(x|z) {self.decoder:.6g})."
         )
-        points = [f"- {verdict}" for verdict in self.verdicts[:NAMED]]
-        if (more := len(self.verdicts) - NAMED) > 0:
+        points = [f"- {verdict}" for verdict in self.verdicts[:MAX_VERDICTS]]
+        if (more := len(self.verdicts) - MAX_VERDICTS) > 0:
             points.append(f"- and {more} more")
         return "\n".join([text, *points])
 
 
 def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) -> Entropies:
-    """Compute the sum of three entropies, and its difference from the bound in parts.
+    """Compute the sum of three entropies, and compare it with the ELBO.
 
-    The parts are derivatives of the bound along the noise variance and the scale of each dimension:
-    a certificate of convergence that needs no gradient. On samples that the model was not trained
-    on, they tell whether its scales fit these too.
+    The ELBO equals this sum if it is stationary in the observation noise and in the scale of each
+    latent dimension. Their difference therefore certifies convergence without gradients. On
+    held-out data, it shows whether the scales fit these samples too.
 
     Parameters
     ----------
     estimator : LatentModel
-        One of this library, or of another with a Gaussian p(x|z).
+        Fitted model of this library, or of another one with a Gaussian p(x|z).
     X : array-like of shape (n_samples, n_features)
-        Samples without missing values.
+        Data without missing values.
     tolerance : float, default=0.1
-        Nats per sample that other scales may add in all where the verdict is "converged".
+        Total gain by rescaling, in nats per sample, up to which the model counts as converged.
 
     Returns
     -------
     Entropies
+        Entropies, gap and verdicts.
 
     Raises
     ------
     ValueError
-        If X has missing values, or the noise variance is 0.
+        If X has missing values, or if the noise variance is 0.
+
+    See Also
+    --------
+    tune_noise_variance : Set the noise variance to its optimum.
+    sklearn_vae.plot.EntropyDisplay : Plot of entropies over training.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae import PPCA
+    >>> from sklearn_vae.diagnostics import entropy_bound
+    >>> X = load_iris().data
+    >>> result = entropy_bound(PPCA(2).fit(X), X)
+    >>> round(result.elbo, 6) == round(result.bound, 6)
+    True
     """
     model = as_latent_model(estimator, "entropy_bound")
     check_real("tolerance", tolerance, at_least=0)
@@ -132,7 +164,7 @@ def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) 
 def compute_entropies(
     model: LatentModel, X: Any, tolerance: float, active_bounds: tuple[str, ...]
 ) -> Entropies:
-    """Entropies of a checked model whose variances are held by the bounds named."""
+    """Compute the entropies of a checked model, given the active bounds on its variances."""
     terms = _bound_terms(model, X)
     moment, d = terms.second_moment, terms.n_features
     k = len(moment)
@@ -160,22 +192,22 @@ def compute_entropies(
 
 
 def _bound_terms(model: LatentModel, X: Any) -> BoundTerms:
-    """Terms of the bound averaged over samples, in units of the prior."""
-    rows = complete_rows(X, "entropy_bound")
+    """Compute the terms of the ELBO, averaged over samples, in units of the prior."""
+    X_array = as_complete_array(X, "entropy_bound")
     terms: BoundTerms | None = model.bound_terms(X)
     if terms is not None:
         return terms
     noise = model.shared_noise_variance
     if noise is not None and not np.all(np.asarray(noise) > 0):
         raise ValueError(
-            f"The noise variance must be above 0, and noise_variance_ is {noise}: use a smaller "
+            f"The noise variance must be positive, got noise_variance_ = {noise}. Use a smaller "
             "n_components, or set noise_variance."
         )
     mean, variance = standard_posterior(model, X)
     scores = np.asarray(to_host(model.score_samples(X)), dtype=np.float64)
     log_variance = np.log(variance).mean(axis=0)
     moment = (mean**2 + variance).mean(axis=0)
-    n_features = rows.shape[1]
+    n_features = X_array.shape[1]
     return BoundTerms(
         n_features=n_features,
         bound=float(scores.mean()),
@@ -188,29 +220,29 @@ def _bound_terms(model: LatentModel, X: Any) -> BoundTerms:
 
 
 def _log_noise(model: LatentModel, mean: Array, variance: Array, n_features: int) -> float:
-    """Sum over the features of the average log-variance of p(x|z), z from the posterior."""
+    """Compute the sum over features of the average log-variance of p(x|z), z from q(z|x)."""
     noise = model.shared_noise_variance
     if noise is not None:
         log_noise = np.log(np.asarray(noise, dtype=np.float64))
         return float(np.broadcast_to(log_noise, n_features).sum())
-    # Seeded apart from other streams: X may have been made with the same seed.
+    # A stream of its own: X may have been generated with the same seed.
     rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
     Z = mean + np.sqrt(variance) * rng.standard_normal(mean.shape)
     noise = to_host(model.conditional(Z * np.sqrt(model.prior_variance))[1])
     return float(np.log(noise, dtype=np.float64).sum(axis=1).mean())
 
 
-def complete_rows(X: Any, function: str) -> Any:
-    """X as an array; ValueError if it has missing values: their posteriors are correlated."""
+def as_complete_array(X: Any, function: str) -> Any:
+    """Convert X to an array; raise ValueError if values are missing."""
     refuse_dask(function, X)
-    rows = X if sparse.issparse(X) or is_array_api_obj(X) else np.asarray(X)
-    if has_nan(rows):
-        raise ValueError(f"{function} needs rows without missing values, and X contains NaN.")
-    return rows
+    array = X if sparse.issparse(X) or is_array_api_obj(X) else np.asarray(X)
+    if has_nan(array):
+        raise ValueError(f"X contains NaN, but {function} needs data without missing values.")
+    return array
 
 
 def _noise_gain(noise: float, terms: BoundTerms) -> float:
-    """Nats that the best factor on the noise variance, or on the logits, would add."""
+    """Compute the gain by rescaling the noise variance or the logits, in nats per sample."""
     if terms.curvature is not None:  # a Newton step
         return 0.5 * noise**2 / terms.curvature if terms.curvature > 0 else 0.0
     ratio = 1.0 - 2.0 * noise / terms.n_features
@@ -227,31 +259,30 @@ def _verdicts(
 ) -> tuple[str, ...]:
     total = noise_gain + float(dimension_gains.sum())
     if total <= tolerance:
-        verdicts = [f"converged: other scales would add {total:.2g} nats in all"]
+        verdicts = [f"converged: rescaling would add {total:.2g} nats in total"]
     else:
         gains = [noise_gain, *dimension_gains]
         texts = [_noise_verdict(model, terms, gap.noise, noise_gain)]
         for h, gain in enumerate(dimension_gains):
             texts.append(
                 f"dimension {h} not at its optimum: E z^2 is {terms.second_moment[h]:.3g} times "
-                f"the prior's variance, another scale would add {gain:.3g} nats"
+                f"the prior variance; rescaling would add {gain:.3g} nats"
             )
-        costliest = sorted(range(len(gains)), key=lambda i: -gains[i])
-        verdicts = [texts[i] for i in costliest if gains[i] > tolerance / len(gains)]
-    held = [f"a bound on log-variances is active: that of the {name}" for name in gap.active_bounds]
-    return (*verdicts, *held)
+        order = sorted(range(len(gains)), key=lambda i: -gains[i])
+        verdicts = [texts[i] for i in order if gains[i] > tolerance / len(gains)]
+    return (*verdicts, *(f"the {name} is at a bound" for name in gap.active_bounds))
 
 
 def _noise_verdict(model: LatentModel, terms: BoundTerms, noise: float, gain: float) -> str:
     if terms.curvature is not None:
         side = "too little" if noise < 0 else "too much"
         return (
-            f"scale of the logits not at its optimum: p(x|z) has {side} entropy, another would add "
-            f"about {gain:.3g} nats"
+            f"scale of the logits not at its optimum: p(x|z) has {side} entropy; rescaling would "
+            f"add about {gain:.3g} nats"
         )
     ratio = 1.0 / (1.0 - 2.0 * noise / terms.n_features)
-    held = " (held fixed)" if model.noise_variance is not None else ""
+    fixed = " (held fixed)" if model.noise_variance is not None else ""
     return (
-        f"noise variance not at its optimum{held}: it is {ratio:.4g} times that, which would add "
-        f"{gain:.3g} nats"
+        f"noise variance not at its optimum{fixed}: it is {ratio:.4g} times the optimum, which "
+        f"would add {gain:.3g} nats"
     )

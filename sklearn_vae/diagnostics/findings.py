@@ -1,24 +1,24 @@
 """The findings of `diagnose`: thresholds, texts and advice.
 
-A finding is a function of the evidence that returns a :class:`Finding` or None. To add one, write
-it here and put it into `FINDINGS`.
+Each function takes the evidence and returns a :class:`Finding` or None. To add one, write it here
+and list it in `FINDINGS`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.diagnostics.advice import on_depth, on_length, on_noise, on_optimum
 from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, Evidence
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import Finding
-from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.protocol import Array, EncoderDecoder
 
-# (iii) Variances of p(x|z), relative to those of the features. A variance is near zero if it is
-# below NEAR_ZERO and below FAR_BELOW times the median; the model degenerates if more than
+# Variances of p(x|z), relative to those of the features. A variance is near zero if it is below
+# NEAR_ZERO and below FAR_BELOW times the median. The decoder degenerates if more than
 # SHARE_NEAR_ZERO of them are. A sample has little noise if the geometric mean over its features is
-# below LITTLE_NOISE and SPREAD times below that of most samples.
+# below LITTLE_NOISE and SPREAD times below the median over samples.
 NEAR_ZERO = 1e-4
 FAR_BELOW = 1e-3
 SHARE_NEAR_ZERO = 0.01
@@ -27,44 +27,45 @@ SPREAD = 30.0
 
 
 def degenerate_variances(case: Evidence) -> Finding | None:
-    """(iii) A heteroscedastic decoder whose variances degenerate."""
-    if case.has_bits or case.noise is not None:
+    """Find degenerate variances of a heteroscedastic decoder (category iii)."""
+    if case.is_bernoulli or case.noise is not None:
         return None
     case.numbers |= _variance_numbers(case)
     geometric_means = _geometric_means(case)
     typical = float(np.exp(np.median(geometric_means)))
-    few = geometric_means < np.log(min(LITTLE_NOISE, typical / SPREAD))
+    has_little_noise = geometric_means < np.log(min(LITTLE_NOISE, typical / SPREAD))
     share = case.numbers["near_zero"]
-    if not few.any() and share <= SHARE_NEAR_ZERO:
+    if not has_little_noise.any() and share <= SHARE_NEAR_ZERO:
         return None
-    copies = _count_repeated(to_host(case.seen)[few])
+    copies = _count_repeated(to_host(case.subset)[has_little_noise])
     harmful = copies > 0 or share > SHARE_NEAR_ZERO
     evidence = [
         (
-            f"{share:.1%} of the variances of p(x|z) are near zero; over those of their "
-            f"features they go from {case.numbers['least_variance']:.2g} to "
+            f"{share:.1%} of the variances of p(x|z) are near zero. Relative to the variances of "
+            f"the features, they range from {case.numbers['least_variance']:.2g} to "
             f"{case.numbers['largest_variance']:.2g}, with a median of "
             f"{case.numbers['median_variance']:.2g}."
         )
     ]
-    if few.any():
+    n_few = int(has_little_noise.sum())
+    if n_few:
         evidence.append(
-            f"On {few.sum()} of {len(few)} rows their geometric mean is down to "
-            f"{np.exp(geometric_means.min()):.2g}, the median of all rows being {typical:.2g}; "
-            f"{copies} of these rows are equal to others of them."
+            f"For {n_few} of {len(geometric_means)} samples, the geometric mean of these ratios is "
+            f"as low as {np.exp(geometric_means.min()):.2g}, compared with a median of "
+            f"{typical:.2g} over all samples. {copies} of these samples are duplicates."
         )
     if harmful:
         evidence.append(
-            "A bound rises without limit where few numbers are reproduced without noise, whatever "
-            "it says of all others."
+            "The ELBO grows without limit if even a few values are reproduced without noise, "
+            "however badly all others are modeled."
         )
-    advice = ['one noise variance for all z: noise_model="scalar" or "diagonal"']
+    advice = ['use the same noise variance for all z: noise_model="scalar" or "diagonal"']
     if copies:
-        advice.append("remove repeated rows")
+        advice.append("remove repeated samples")
     if harmful:
-        advice.append("add the noise that rounding has hidden, as Dequantizer does")
-    title = "The decoder's variances degenerate." if harmful else "Some rows have little noise."
-    numbers = {"rows": int(few.sum()), "copies": copies, "near_zero": share}
+        advice.append("add noise to rounded values, for example with Dequantizer")
+    title = "The decoder variances degenerate." if harmful else "Some samples have little noise."
+    numbers = {"rows": n_few, "copies": copies, "near_zero": share}
     return Finding("iii", title, harmful, tuple(evidence), numbers, tuple(advice))
 
 
@@ -80,50 +81,62 @@ def _variance_numbers(case: Evidence) -> dict[str, float]:
 
 
 def _geometric_means(case: Evidence) -> Array:
-    """Logarithms, over the features of each sample, of variances over those of the features."""
+    """Compute log geometric means, per sample, of decoder variances over feature variances."""
     variance = case.decoded[1].astype(np.float64)
-    feature_variance = to_host(case.rows).var(axis=0, dtype=np.float64)
+    feature_variance = to_host(case.X).var(axis=0, dtype=np.float64)
     varying = feature_variance > 0
     return np.log(variance[:, varying] / feature_variance[varying]).mean(axis=1)
 
 
 def _count_repeated(rows: Array) -> int:
-    """Number of rows that are equal to another."""
+    """Count the rows that are equal to another one."""
     counts = np.unique(rows, axis=0, return_counts=True)[1]
     return int(counts[counts > 1].sum())
 
 
-# (ii) A noise variance above this multiple of pPCA's is too large.
+# A noise variance above this multiple of that of pPCA is too large.
 NOISE_RATIO = 1.1
+
+# Average KL, in nats, up to which a dimension that has not collapsed carries next to nothing.
+WEAK_KL = 0.1
 
 
 def noise_too_large(case: Evidence) -> Finding | None:
-    """(ii) A noise variance that is, or was, too large, and has hidden dimensions."""
-    if case.noise is None or not case.n_collapsed:
+    """Find a noise variance that is, or was, so large that it hides dimensions (category ii)."""
+    if case.noise is None:
         return None
     beta, best = case.kl_weight, case.numbers["tuned_noise_variance"]
     effective, reference = beta * case.noise, case.numbers["reference_noise_variance"]
-    lost = max(case.bar, case.numbers["tuned_elbo"]) - case.elbo
+    lost = max(case.reference_bound, case.numbers["tuned_elbo"]) - case.elbo
     if effective <= NOISE_RATIO * reference or lost <= case.margin:
         return None
-    # A learned noise variance at its optimum is the consequence of collapse, not its cause; and no
+    # A learned noise variance at its optimum is a consequence of collapse, not its cause. And no
     # noise variance can hide dimensions that the data does not have.
-    if case.held is None and beta <= 1 and case.noise <= NOISE_RATIO * best:
-        return None
-    if case.n_active >= case.reference.n_used:
+    if case.fixed_noise is None and beta <= 1 and case.noise <= NOISE_RATIO * best:
         return None
     eigenvalues = case.reference.eigenvalues
     hidden = int((eigenvalues <= effective).sum())
+    n_weak = int((case.collapse.kl_per_dim <= WEAK_KL).sum()) if hidden else case.n_collapsed
+    if not n_weak or case.k - n_weak >= case.reference.n_used:
+        return None
     evidence = [
-        f"The noise variance {_noise_and_best(case)}",
-        f"The bound is {_distance(case)}; pPCA's noise variance is {reference:.4g}.",
+        _noise_and_optimum(case),
+        f"The ELBO {_difference(case)}. The noise variance of pPCA is {reference:.4g}.",
     ]
     if beta > 1:
-        evidence.append(f"kl_weight={beta:g} acts on the networks as {beta:g} times this noise.")
+        evidence.append(
+            f"kl_weight={beta:g} acts like a noise variance that is {beta:g} times larger."
+        )
+    if n_weak > case.n_collapsed:
+        evidence.append(
+            f"{n_weak} dimensions have a KL of at most {WEAK_KL:g} nats on average, and "
+            f"{case.n_collapsed} of them have collapsed."
+        )
     if hidden:
         evidence.append(
-            f"{hidden} of the {len(eigenvalues)} largest eigenvalues of the data are below "
-            f"{effective:.4g}: there even the best linear model has none of these dimensions."
+            f"{hidden} of the {len(eigenvalues)} largest eigenvalues of the data covariance are "
+            f"below {effective:.4g}. With this noise variance, even the best linear model does "
+            "not use these dimensions."
         )
     numbers = {"effective_noise_variance": effective, "hidden_eigenvalues": hidden, "lost": lost}
     advice = tuple(on_noise(case)) or tuple(on_length(case.model))
@@ -131,42 +144,48 @@ def noise_too_large(case: Evidence) -> Finding | None:
 
 
 def another_objective(case: Evidence) -> Finding | None:
-    """Training that maximised something else than the bound."""
+    """Find harm done by a training objective other than the ELBO."""
     free_bits = case.model.free_bits
     is_bound = case.kl_weight == 1 and not free_bits
     if is_bound or (case.shortfall <= case.margin and not case.has_lost_dimensions):
         return None
     return Finding(
         "objective",
-        "Something else than the bound was maximised.",
+        "The training objective was not the ELBO.",
         True,
-        (_shortfall(case), f"With kl_weight={case.kl_weight:g} and free_bits={free_bits:g}."),
+        (
+            _shortfall(case),
+            f"The model was trained with kl_weight={case.kl_weight:g} and free_bits={free_bits:g}.",
+        ),
         {"short": case.shortfall},
-        ("train on the bound: kl_weight=1, free_bits=0",),
+        ("train on the ELBO: kl_weight=1, free_bits=0",),
     )
 
 
 def stopped_too_early(case: Evidence) -> Finding | None:
-    """Early stopping ended training below the linear model."""
+    """Find early stopping below the linear model."""
     if not _is_unfinished(case) or not case.model.stopped_early or case.n_collapsed:
         return None
     return Finding(
         "unfinished",
         "Early stopping ended training below the linear model.",
         False,
-        (_shortfall(case), "Of the rows held out it may be the better one: score them."),
+        (
+            _shortfall(case),
+            "On held-out samples, this model may be the better one: compare the scores.",
+        ),
         {"short": case.shortfall},
-        ("train longer, if it is not: a larger n_iter_no_change, a smaller tol",),
+        ("if it is not, train longer: increase n_iter_no_change or decrease tol",),
     )
 
 
-# Rise of the bound from the last tenth but one of the epochs to the last one, as a share of the
-# reference's gain, above which training has not ended.
+# Rise of the training ELBO between the last two tenths of the steps, as a share of the reference's
+# gain, above which training has not converged.
 STILL_RISING = 0.005
 
 
 def unfinished(case: Evidence) -> Finding | None:
-    """Training has not ended."""
+    """Find training that has not converged."""
     if not _is_unfinished(case) or case.model.stopped_early:
         return None
     tenth = len(case.history) // 10
@@ -175,12 +194,15 @@ def unfinished(case: Evidence) -> Finding | None:
         rise = float(np.mean(last) - np.mean(before))
         if rise <= STILL_RISING * case.gain:
             return None
-        text = f"It rose by {rise:.3g} nats from the last tenth of the steps but one on."
+        text = f"The ELBO rose by {rise:.3g} nats between the last two tenths of training."
     else:
-        rise, text = np.nan, f"There were {len(case.history)} epochs, too few to tell."
+        rise, text = (
+            np.nan,
+            f"The history has only {len(case.history)} values, too few to judge convergence.",
+        )
     return Finding(
         "unfinished",
-        "Training has not ended.",
+        "Training has not converged.",
         True,
         (_shortfall(case), text),
         {"rise": rise, "short": case.shortfall},
@@ -193,13 +215,13 @@ def _is_unfinished(case: Evidence) -> bool:
 
 
 def bad_optimum(case: Evidence) -> Finding | None:
-    """(v) A bad local optimum, below the linear model."""
+    """Find a bad local optimum, below the linear model (category v)."""
     stopped = case.model.stopped_early and not case.n_collapsed
     if case.shortfall <= case.margin or not case.is_trained or stopped:
         return None
     return Finding(
         "v",
-        "A bad local optimum: worse than the linear model of as many dimensions.",
+        "Bad local optimum: worse than the linear model with the same number of dimensions.",
         True,
         (_shortfall(case), *_errors(case)),
         {"short": case.shortfall},
@@ -208,16 +230,16 @@ def bad_optimum(case: Evidence) -> Finding | None:
 
 
 def noise_off(case: Evidence) -> Finding | None:
-    """The noise variance is far from its optimum."""
+    """Find a noise variance that is far from its optimum."""
     if case.noise is None or case.numbers["tuned_elbo"] - case.elbo <= case.margin:
         return None
-    if "noise variance" in case.entropies.gap.active_bounds:  # as near as it may come
+    if "noise variance" in case.entropies.gap.active_bounds:  # as close as allowed
         return None
-    evidence = [f"It {_noise_and_best(case)}"]
+    evidence = [_noise_and_optimum(case)]
     if free_bits := case.model.free_bits:
         evidence.append(
-            f"free_bits={free_bits:g} keeps dimensions from collapsing, whatever they are worth; "
-            f"the bound is {_distance(case)}."
+            f"free_bits={free_bits:g} keeps dimensions from collapsing, even useless ones. The ELBO "
+            f"{_difference(case)}."
         )
     return Finding(
         "noise",
@@ -225,21 +247,21 @@ def noise_off(case: Evidence) -> Finding | None:
         True,
         tuple(evidence),
         {"gain": case.numbers["tuned_elbo"] - case.elbo},
-        (*on_noise(case), "or keep the model and set it: tune_noise_variance"),
+        (*on_noise(case), "or set the noise variance of the fitted model: tune_noise_variance"),
     )
 
 
 def lost_dimensions(case: Evidence) -> Finding | None:
-    """(v) A bad local optimum that lacks dimensions which PCA has a use for."""
+    """Find a bad local optimum that lacks dimensions useful to PCA (category v)."""
     if not case.has_lost_dimensions or not case.n_collapsed:
         return None
     text = (
-        f"{case.n_active} of {case.k} dimensions are left, and {case.reference.n_used} "
-        "directions of the data stand out of its noise."
+        f"{case.n_active} of {case.k} dimensions are active, but {case.reference.n_used} "
+        "directions of the data exceed its noise."
     )
     return Finding(
         "v",
-        "A bad local optimum: dimensions have collapsed that PCA has a use for.",
+        "Bad local optimum: some collapsed dimensions are useful to PCA.",
         True,
         (text, *_errors(case)),
         {"active": case.n_active, "directions": case.reference.n_used},
@@ -248,24 +270,24 @@ def lost_dimensions(case: Evidence) -> Finding | None:
 
 
 def superfluous_dimensions(case: Evidence) -> Finding | None:
-    """(i) Superfluous dimensions were pruned."""
+    """Find superfluous dimensions that were pruned (category i)."""
     if not case.n_collapsed:
         return None
     text = (
-        f"{case.n_collapsed} of {case.k} dimensions tell nothing of the data, and the bound of "
-        f"{case.elbo:.6g} is {_distance(case)}, all {case.k}."
+        f"{case.n_collapsed} of {case.k} dimensions carry no information about the data. The ELBO "
+        f"{_difference(case)}."
     )
     return Finding(
         "i",
-        "Superfluous dimensions were pruned, which does no harm.",
+        "Superfluous dimensions were pruned, which is harmless.",
         False,
         (text, *_errors(case)),
         {"collapsed": case.n_collapsed, "active": case.n_active},
-        (f"drop them, for speed: n_components={max(case.n_active, 1)}",),
+        (f"drop them to save time: n_components={max(case.n_active, 1)}",),
     )
 
 
-# In this order; the search ends at the first harmful finding.
+# The search stops at the first harmful finding.
 FINDINGS = (
     degenerate_variances,
     noise_too_large,
@@ -280,7 +302,7 @@ FINDINGS = (
 
 
 def findings(case: Evidence) -> tuple[Finding, ...]:
-    """Findings about a model with a latent distribution, the harmful one first."""
+    """Collect the findings about a latent variable model, the harmful one first."""
     results: list[Finding] = []
     for find in FINDINGS:
         finding = find(case)
@@ -294,48 +316,50 @@ def findings(case: Evidence) -> tuple[Finding, ...]:
 def worse_than_pca(
     model: EncoderDecoder, error: float, reference: GaussianReference
 ) -> Finding | None:
-    """(v) An autoencoder at a bad local optimum: Dai et al., section 4."""
-    bar, spread = reference.error, reference.average_variance
-    if error - bar <= SHARE_OF_GAIN * (spread - bar):
+    """Find an autoencoder at a bad local optimum: Dai et al., section 4."""
+    pca_error, variance = reference.error, reference.average_variance
+    if error - pca_error <= SHARE_OF_GAIN * (variance - pca_error):
         return None
     text = (
-        f"The mean squared error of reconstructions is {error:.4g}, PCA's with as many "
-        f"dimensions {bar:.4g}, of a variance of {spread:.4g}. A VAE of these networks has no "
-        "reason to do better, and collapses where it cannot."
+        f"The mean squared reconstruction error is {error:.4g}, compared with {pca_error:.4g} for "
+        f"PCA with the same number of dimensions and a variance of {variance:.4g}. A VAE with "
+        "these networks is unlikely to do better, and may collapse."
     )
-    advice = (*on_depth(model), "train longer: more max_epochs")
-    title = "A bad local optimum: worse than PCA."
-    return Finding("v", title, True, (text,), {"short": error - bar}, advice)
+    advice = (*on_depth(model), "train longer: increase max_epochs")
+    title = "Bad local optimum: worse than PCA."
+    return Finding("v", title, True, (text,), {"short": error - pca_error}, advice)
 
 
-def _noise_and_best(case: Evidence) -> str:
-    held = "is held fixed at" if case.held is not None else "is now"
+def _noise_and_optimum(case: Evidence) -> str:
+    fixed = "fixed at " if case.fixed_noise is not None else ""
     return (
-        f"{held} {case.noise:.4g}; {case.numbers['tuned_noise_variance']:.4g} is the best for what "
-        f"was learned, and would add {case.numbers['tuned_elbo'] - case.elbo:.4g} nats."
+        f"The noise variance is {fixed}{case.noise:.4g}. With all other parameters unchanged, the "
+        f"optimum is {case.numbers['tuned_noise_variance']:.4g}, which would add "
+        f"{case.numbers['tuned_elbo'] - case.elbo:.4g} nats."
     )
 
 
-def _distance(case: Evidence) -> str:
-    return f"{case.elbo - case.bar:+.4g} nats from that of {case.linear_model}"
+def _difference(case: Evidence) -> str:
+    difference = case.elbo - case.reference_bound
+    return f"differs by {difference:+.4g} nats from that of {case.linear_model}"
 
 
 def _shortfall(case: Evidence) -> str:
-    same = "" if case.held is None else " and the same noise variance"
-    bar = case.own_bar if np.isfinite(case.own_bar) else case.bar
+    is_matched = bool(np.isfinite(case.matched_bound))
+    bound = case.matched_bound if is_matched else case.reference_bound
+    noise = " and noise variance" if case.fixed_noise is not None and is_matched else ""
     return (
-        f"The bound is {case.elbo:.6g}, that of {case.linear_model}{same} {bar:.6g}: "
-        f"{bar - case.elbo:.4g} nats more, where without latents it is "
-        f"{case.numbers['without_latents']:.6g}."
+        f"The ELBO is {case.elbo:.6g}, compared with {bound:.6g} ({bound - case.elbo:+.4g} nats) "
+        f"for {case.linear_model}{noise} and {case.numbers['without_latents']:.6g} for a model "
+        "without latent dimensions."
     )
 
 
 def _errors(case: Evidence) -> tuple[str, ...]:
-    """A sentence about reconstructions, except of bits."""
-    if case.has_bits:
+    """Describe the reconstructions, unless features are binary."""
+    if case.is_bernoulli:
         return ()
-    spread = case.numbers["variance"]
-    ours, pca = (case.numbers[f"{of}reconstruction_error"] for of in ("", "pca_"))
-    return (
-        f"Reconstructions leave {ours / spread:.3%} of the variance, PCA's {pca / spread:.3%}.",
-    )
+    numbers = case.numbers
+    share = numbers["reconstruction_error"] / numbers["variance"]
+    pca_share = numbers["pca_reconstruction_error"] / numbers["variance"]
+    return (f"Reconstructions lose {share:.3%} of the variance, those of PCA {pca_share:.3%}.",)

@@ -1,4 +1,4 @@
-"""Linear models that models with the same number of dimensions contain, and should beat."""
+"""Linear models, which models with the same number of latent dimensions should outperform."""
 
 from __future__ import annotations
 
@@ -17,124 +17,121 @@ from sklearn_vae.linear.bernoulli import BernoulliPPCA
 from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.protocol import Array
 
-# Least noise variance of the reference, as a share of the average variance of a feature, for data
-# that pPCA fits without noise.
+# Minimum noise variance of the reference, as a share of the average feature variance, for data of
+# low rank.
 LEAST_NOISE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianReference:
-    """pPCA fitted to all `rows`, and compared on those `seen`.
+    """pPCA fitted to `X` and evaluated on `subset`.
 
-    `scale` is 1, or the standard deviations of the features if the model has a noise variance for
-    each; the reference is then factor analysis, if that is better. Variances and errors are in
-    units of `scale`, bounds are those of the unscaled samples.
+    `scale` is 1, or the standard deviations of the features if the model has a noise variance per
+    feature. In the latter case, the better of pPCA and factor analysis is used. Variances and
+    errors are in units of `scale`. Bounds are those of the unscaled samples.
     """
 
-    rows: Array
-    seen: Array
+    X: Array
+    subset: Array
     n_components: int
     scale: Any = 1.0
 
     @cached_property
     def ppca(self) -> PPCA:
-        """pPCA of all rows, divided by `scale`."""
-        k = min(self.n_components, *self.rows.shape)
-        return PPCA(k, random_state=0).fit(self.rows / self.scale)
+        """pPCA of X / scale."""
+        k = min(self.n_components, *self.X.shape)
+        return PPCA(k, random_state=0).fit(self.X / self.scale)
 
     @cached_property
     def average_variance(self) -> float:
-        """Variance averaged over the features."""
-        return float((self.rows / self.scale).var(axis=0, dtype=np.float64).mean())
+        """Average variance of the features."""
+        return float((self.X / self.scale).var(axis=0, dtype=np.float64).mean())
 
     @property
     def eigenvalues(self) -> Array:
-        """The k largest eigenvalues of the covariance, divisor n."""
-        total = self.average_variance * self.rows.shape[1]
+        """The k largest eigenvalues of the covariance with divisor n."""
+        total = self.average_variance * self.X.shape[1]
         return self.ppca.explained_variance_ratio_.astype(np.float64) * total
 
     @property
     def noise_variance(self) -> float:
-        """Maximum likelihood noise variance, at least `LEAST_NOISE` of the average variance."""
+        """Maximum likelihood noise variance, with a lower limit."""
         return max(float(self.ppca.noise_variance_), LEAST_NOISE * self.average_variance)
 
     @property
     def n_used(self) -> int:
-        """Number of eigenvalues above those of noise alone.
-
-        With n samples these reach sigma2 (1 + sqrt(d / n))^2 (Marchenko and Pastur).
-        """
-        n, d = self.rows.shape
+        """Number of eigenvalues that exceed noise: sigma2 (1 + sqrt(d / n))^2, Marchenko-Pastur."""
+        n, d = self.X.shape
         return int((self.eigenvalues > self.noise_variance * (1.0 + (d / n) ** 0.5) ** 2).sum())
 
     @cached_property
     def bound(self) -> float:
-        """Log-likelihood of the samples seen, in nats per sample."""
+        """Log-likelihood of the subset, in nats per sample."""
         bound = self.bound_at(self.noise_variance)
         return max(bound, self._factor_analysis) if np.ndim(self.scale) else bound
 
     def bound_at(self, noise_variance: float) -> float:
-        """Log-likelihood of pPCA with this noise variance, all else at its optimum."""
+        """Compute the log-likelihood of pPCA with a fixed noise variance."""
         ppca = self.ppca
         if noise_variance != ppca.noise_variance_:
             k = ppca.n_components_
             ppca = PPCA(k, noise_variance=noise_variance, random_state=0)
-            ppca.fit(self.rows / self.scale)
-        return float(ppca.score(self.seen / self.scale)) - self._log_scale
+            ppca.fit(self.X / self.scale)
+        return float(ppca.score(self.subset / self.scale)) - self._log_scale
 
     @property
     def _factor_analysis(self) -> float:
-        """Log-likelihood with a noise variance per feature, each at least `LEAST_NOISE`."""
-        seen = (self.seen / self.scale).astype(np.float64)
+        """Log-likelihood of factor analysis."""
+        subset = (self.subset / self.scale).astype(np.float64)
         k = max(self.ppca.n_components_, 1)
-        with warnings.catch_warnings():  # a reference a little too low still is one
+        with warnings.catch_warnings():  # a slightly low reference is accepted
             warnings.simplefilter("ignore", ConvergenceWarning)
-            fa = FactorAnalysis(k, max_iter=100, random_state=0).fit(seen)
+            fa = FactorAnalysis(k, max_iter=100, random_state=0).fit(subset)
         std = np.sqrt(np.maximum(fa.noise_variance_, LEAST_NOISE))
         density = LowRankGaussian(fa.mean_ / std, (fa.components_ / std).T, 1.0)
-        return float(density.log_prob(seen / std).mean() - np.log(std).sum()) - self._log_scale
+        return float(density.log_prob(subset / std).mean() - np.log(std).sum()) - self._log_scale
 
     @property
     def baseline(self) -> float:
-        """Log-likelihood without latents, of a model whose dimensions have all collapsed."""
-        variance = (self.rows / self.scale).var(axis=0, dtype=np.float64)
+        """Log-likelihood of a model without latent dimensions."""
+        variance = (self.X / self.scale).var(axis=0, dtype=np.float64)
         if np.ndim(self.scale):
             variance = np.maximum(variance, LEAST_NOISE)
         else:
             variance = np.full(len(variance), variance.mean())
-        squares = ((self.seen / self.scale - self.ppca.mean_) ** 2).mean(axis=0, dtype=np.float64)
+        squares = ((self.subset / self.scale - self.ppca.mean_) ** 2).mean(axis=0, dtype=np.float64)
         terms = np.log(2.0 * np.pi * variance) + squares / variance
         return -0.5 * float(terms.sum()) - self._log_scale
 
     @property
     def error(self) -> float:
-        """Squared error of PCA on the samples seen, averaged over samples and features."""
-        centred = self.seen / self.scale - self.ppca.mean_
-        along = centred @ self.ppca.components_.T
-        return float(((centred - along @ self.ppca.components_) ** 2).mean())
+        """Mean squared reconstruction error of PCA on the subset."""
+        centered = self.subset / self.scale - self.ppca.mean_
+        scores = centered @ self.ppca.components_.T
+        return float(((centered - scores @ self.ppca.components_) ** 2).mean())
 
     @property
     def _log_scale(self) -> float:
-        return float(np.log(np.broadcast_to(self.scale, self.rows.shape[1])).sum())
+        return float(np.log(np.broadcast_to(self.scale, self.X.shape[1])).sum())
 
 
 @dataclass(frozen=True, eq=False)
 class BernoulliReference:
-    """Logistic pPCA of the samples `seen`, in [0, 1], which it is compared on."""
+    """Logistic pPCA fitted to and evaluated on `subset`, with values in [0, 1]."""
 
-    seen: Array
+    subset: Array
     n_components: int
 
     @cached_property
     def bound(self) -> float:
         """ELBO in nats per sample."""
-        k = min(self.n_components, self.seen.shape[1])
-        with warnings.catch_warnings():  # a reference a little too low still is one
+        k = min(self.n_components, self.subset.shape[1])
+        with warnings.catch_warnings():  # a slightly low reference is accepted
             warnings.simplefilter("ignore", ConvergenceWarning)
-            return float(BernoulliPPCA(k, max_iter=200, random_state=0).fit(self.seen).elbo_)
+            return float(BernoulliPPCA(k, max_iter=200, random_state=0).fit(self.subset).elbo_)
 
     @property
     def baseline(self) -> float:
-        """Log-likelihood of independent features."""
-        mean = self.seen.mean(axis=0, dtype=np.float64)
+        """Log-likelihood of a model without latent dimensions."""
+        mean = self.subset.mean(axis=0, dtype=np.float64)
         return -float((entr(mean) + entr(1.0 - mean)).sum())

@@ -1,4 +1,4 @@
-"""Reports of `diagnose`: findings with evidence and advice, as text, dict or HTML."""
+"""Reports of `diagnose` as text, dict and HTML."""
 
 from __future__ import annotations
 
@@ -12,28 +12,43 @@ from sklearn_vae.diagnostics.dimensions import Collapse
 from sklearn_vae.diagnostics.drawing import gap_chart, kl_chart
 from sklearn_vae.diagnostics.entropies import Entropies
 
-# Most dimensions that a text names.
-NAMED = 12
+# Maximum number of dimensions listed in a text.
+MAX_LISTED = 12
 
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """A finding about the latent space, with its evidence.
+    """Finding of :func:`diagnose` with evidence and advice.
 
     Attributes
     ----------
-    category : str
-        Roman numeral of the taxonomy of Dai et al., or a word for what it does not cover:
-        "unfinished", "objective", "noise".
+    category : {"i", "ii", "iii", "v", "unfinished", "objective", "noise"}
+        Category of Dai et al., or a word for findings outside their taxonomy: see
+        :func:`diagnose`.
     title : str
+        The finding in one sentence.
     harmful : bool
-        Whether the model is worse for it.
+        Whether it makes the model worse.
     evidence : tuple of str
-        Sentences.
+        Sentences that support the finding.
     numbers : dict of str to float
-        Numbers that they rest on.
+        Numbers that support the finding.
     advice : tuple of str
-        What to try, the most promising first.
+        Suggested remedies, the most promising first.
+
+    See Also
+    --------
+    diagnose : Diagnose posterior collapse, and suggest remedies.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae import PPCA
+    >>> from sklearn_vae.diagnostics import diagnose
+    >>> X = load_iris().data
+    >>> finding = diagnose(PPCA(2, noise_variance=1.0).fit(X), X).findings[0]
+    >>> finding.title, finding.advice[0]
+    ('The noise variance is too large.', 'learn the noise variance: noise_variance=None')
     """
 
     category: str
@@ -46,25 +61,42 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class CollapseReport:
-    """Report on the latent space of a fitted model.
+    """Report of :func:`diagnose` on a fitted model.
+
+    Printing it shows all findings. A notebook shows them as HTML with charts.
 
     Attributes
     ----------
     estimator : str
-        Name of its class.
+        Class name of the model.
     n_samples, n_features, n_components : int
+        Size of the data and of the latent space.
     collapse : Collapse or None
-        None for an autoencoder, which has no prior to collapse onto.
+        Collapsed dimensions. None for an autoencoder, which has no prior.
     entropies : Entropies or None
-        None for an autoencoder.
+        Sum of entropies and its gap to the ELBO. None for an autoencoder.
     numbers : dict of str to float
-        Numbers that the findings rest on: bounds in nats per sample, variances and errors in
-        squared units of the data; where the model has a noise variance for each feature, in units
-        of the features' variances.
+        Numbers that support the findings. Bounds are in nats per sample. Variances and errors are
+        in squared units of the data, or in units of the feature variances if the model has a noise
+        variance per feature.
     findings : tuple of Finding
-        The most harmful first.
+        Findings, the harmful one first.
     not_applicable : tuple of str
-        Categories that cannot occur, and why.
+        Categories that cannot occur, with the reason.
+
+    See Also
+    --------
+    diagnose : Diagnose posterior collapse, and suggest remedies.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae import PPCA
+    >>> from sklearn_vae.diagnostics import diagnose
+    >>> X = load_iris().data
+    >>> report = diagnose(PPCA(2).fit(X), X)
+    >>> report.healthy, report.findings, report.collapse.percent
+    (True, (), 0.0)
     """
 
     estimator: str
@@ -89,39 +121,45 @@ class CollapseReport:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """Advice of all findings, each piece once."""
+        """Advice of all findings without repetition."""
         return tuple(dict.fromkeys(text for finding in self.findings for text in finding.advice))
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as dicts, lists, strings and numbers, for JSON."""
-        return {**_plain(self), "healthy": self.healthy, "advice": list(self.advice)}
+        """Convert the report to built-in types that JSON can encode.
+
+        Returns
+        -------
+        dict
+            Fields of the report, "healthy" and "advice".
+        """
+        return {**_as_builtin(self), "healthy": self.healthy, "advice": list(self.advice)}
 
     def __str__(self) -> str:
         lines = [self._headline(), *self._state()]
         for finding in self.findings:
-            lines += ["", _titled(finding)]
+            lines += ["", _title(finding)]
             lines += [f"  {sentence}" for sentence in finding.evidence]
             lines += [f"  -> {text}" for text in finding.advice]
         return "\n".join([*lines, "", *self.not_applicable])
 
     def _repr_html_(self) -> str:
-        parts = [f"<h4>{_escaped(self._headline())}</h4>", _items("p", self._state())]
+        parts = [f"<h4>{_escape(self._headline())}</h4>", _elements("p", self._state())]
         if self.n_components and self.collapse is not None and self.entropies is not None:
             parts.append(f"<p>{kl_chart(self.collapse)} {gap_chart(self.entropies)}</p>")
         for finding in self.findings:
-            advice = "".join(f"<li>{_escaped(text)}</li>" for text in finding.advice)
+            advice = "".join(f"<li>{_escape(text)}</li>" for text in finding.advice)
             parts.append(
-                f"<details open><summary><b>{_escaped(_titled(finding))}</b></summary>"
-                f"{_items('p', finding.evidence)}<ul>{advice}</ul></details>"
+                f"<details open><summary><b>{_escape(_title(finding))}</b></summary>"
+                f"{_elements('p', finding.evidence)}<ul>{advice}</ul></details>"
             )
-        parts.append(_items("small", self.not_applicable))
+        parts.append(_elements("small", self.not_applicable))
         return f"<div>{''.join(parts)}</div>"
 
     def _headline(self) -> str:
         verdict = "healthy" if self.healthy else "not healthy"
         return (
-            f"{self.estimator}, {self.n_components} latent dimensions, on {self.n_samples} rows of "
-            f"{self.n_features} features: {verdict}."
+            f"{self.estimator} with {self.n_components} latent dimensions, {self.n_samples} "
+            f"samples, {self.n_features} features: {verdict}."
         )
 
     def _state(self) -> list[str]:
@@ -131,31 +169,31 @@ class CollapseReport:
         definition = f"(epsilon {self.collapse.epsilon}, delta {self.collapse.delta})"
         text = f"No dimension has collapsed {definition}."
         if n := len(collapsed):
-            names = ", ".join(map(str, collapsed[:NAMED])) + (", ..." * (n > NAMED))
-            text = f"{n} of {self.n_components} dimensions have collapsed {definition}: {names}."
+            listed = ", ".join(map(str, collapsed[:MAX_LISTED])) + (", ..." * (n > MAX_LISTED))
+            text = f"{n} of {self.n_components} dimensions have collapsed {definition}: {listed}."
         return [text, *str(self.entropies).splitlines()]
 
 
-def _titled(finding: Finding) -> str:
+def _title(finding: Finding) -> str:
     roman = set(finding.category) <= set("iv")
     return f"({finding.category}) {finding.title}" if roman else finding.title
 
 
-def _items(tag: str, texts: Any) -> str:
-    return "".join(f"<{tag}>{_escaped(text)}</{tag}>" for text in texts)
+def _elements(tag: str, texts: Any) -> str:
+    return "".join(f"<{tag}>{_escape(text)}</{tag}>" for text in texts)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def _plain(value: Any) -> Any:
+def _as_builtin(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: _as_builtin(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _as_builtin(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [_as_builtin(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return value

@@ -1,4 +1,4 @@
-"""Diagnosis of collapse by the taxonomy of Dai, Wang and Wipf."""
+"""Diagnosis of posterior collapse by the taxonomy of Dai, Wang and Wipf."""
 
 from __future__ import annotations
 
@@ -11,59 +11,71 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_vae.diagnostics.entropies import complete_rows
+from sklearn_vae.containers import to_host
+from sklearn_vae.diagnostics.entropies import as_complete_array
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.findings import findings, worse_than_pca
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import CollapseReport
-from sklearn_vae.gaussian.arrays import to_host
 from sklearn_vae.protocol import EncoderDecoder, LatentModel, adapted, as_latent_model
 from sklearn_vae.validation import FLOAT_DTYPES, check_integer
 
-# Most samples of bits, whose reference is slow to fit.
-ROWS_OF_BITS = 2000
+# Maximum number of binary samples, whose reference is slow to fit.
+MAX_BINARY_SAMPLES = 2000
 
 NOT_APPLICABLE = (
-    "(iv), a decoder that models x without z: not applicable to decoders that factorise over the "
-    "features, as those here do."
+    "(iv) A decoder that ignores z: cannot occur, because the decoder models the features as "
+    "independent given z."
 )
 
 
 def diagnose(
     estimator: Any, X: Any, max_samples: int = 10_000, random_state: int = 0
 ) -> CollapseReport:
-    """Report what a fitted model did with its latent space, why, and what to do about it.
+    """Diagnose posterior collapse, and suggest remedies.
 
-    Each finding is one of the categories of Dai et al.: (i) superfluous dimensions that were
-    pruned, which does no harm; (ii) a noise variance that is, or was, too large; (iii) a
-    heteroscedastic decoder that degenerates; (v) a bad local optimum, worse than the linear model
-    with as many dimensions (pPCA, factor analysis where each feature has its own noise, logistic
-    pPCA of bits), which the model contains or should beat. Other findings are training that has not
-    ended or maximised something else than the bound, and a noise variance far from its optimum.
+    The model is compared with the linear model with the same number of dimensions: pPCA, factor
+    analysis if there is a noise variance per feature, or logistic pPCA for binary features. The
+    categories of findings are, with numerals after Dai et al.:
+
+    - "i": superfluous dimensions were pruned, which is harmless;
+    - "ii": the noise variance is, or was, too large;
+    - "iii": the variances of a heteroscedastic decoder degenerate;
+    - "v": training ended at a bad local optimum, below the linear model;
+    - "unfinished": training has not converged;
+    - "objective": the training objective was not the ELBO;
+    - "noise": the noise variance is far from its optimum.
 
     Parameters
     ----------
-    estimator : PPCA, PPCACV, LinearVAE, BernoulliPPCA, DeepGaussianVAE, DeepBernoulliVAE, \
-            DeepAutoencoder, or any object with `posterior`, `conditional` and `score_samples`
-        Fitted.
+    estimator : LatentModel or DeepAutoencoder
+        Fitted model. Any object with `posterior`, `conditional` and `score_samples` is accepted.
     X : array-like of shape (n_samples, n_features)
-        The data that it was trained on, without missing values: pPCA is fitted to them, and on
-        other data the comparison would be unfair.
+        Training data without missing values. The linear model is fitted to them, so other data
+        would not give a fair comparison.
     max_samples : int, default=10000
-        Most samples, at random, that bounds are averaged over; of bits at most 2000.
+        Maximum number of samples over which bounds are averaged, chosen at random. For binary
+        features, at most 2000 are used.
     random_state : int, default=0
+        Seed of the choice of samples.
 
     Returns
     -------
     CollapseReport
+        Findings with evidence and advice.
 
     Raises
     ------
     TypeError
-        If the estimator is no such model.
+        If the estimator lacks one of the methods above.
     ValueError
-        If X has missing values, not the features of the fit, or rows that are all the same; or if
-        the model's noise variance is 0.
+        If X has missing values, a wrong number of features, or only identical samples, or if the
+        noise variance of the model is 0.
+
+    See Also
+    --------
+    collapse : Dimensions that have collapsed onto the prior.
+    entropy_bound : Certificate of convergence.
 
     References
     ----------
@@ -86,12 +98,12 @@ def diagnose(
         check_is_fitted(estimator)
     else:
         as_latent_model(estimator, "diagnose")
-    complete_rows(X, "diagnose")
-    X, model = _checked(adapted(estimator), X), adapted(_unnamed(estimator))
-    seen = _sampled(model, X, max_samples, random_state)
+    as_complete_array(X, "diagnose")
+    X, model = _check_data(adapted(estimator), X), adapted(_without_feature_names(estimator))
+    subset = _subsample(model, X, max_samples, random_state)
     if _is_autoencoder(model):
-        return _diagnose_autoencoder(model, X, seen)
-    case = Evidence(model, X, seen)
+        return _diagnose_autoencoder(model, X, subset)
+    case = Evidence(model, X, subset)
     return CollapseReport(
         type(estimator).__name__,
         n_samples=X.shape[0],
@@ -105,10 +117,10 @@ def diagnose(
     )
 
 
-def _diagnose_autoencoder(model: Any, X: Any, seen: Any) -> CollapseReport:
+def _diagnose_autoencoder(model: Any, X: Any, subset: Any) -> CollapseReport:
     k = int(model.n_components_)
-    reference = GaussianReference(X, seen, k)
-    error = -float(model.score(seen))
+    reference = GaussianReference(X, subset, k)
+    error = -float(model.score(subset))
     finding = worse_than_pca(model, error, reference)
     numbers = {
         "reconstruction_error": error,
@@ -124,7 +136,9 @@ def _diagnose_autoencoder(model: Any, X: Any, seen: Any) -> CollapseReport:
         entropies=None,
         numbers=numbers,
         findings=() if finding is None else (finding,),
-        not_applicable=("(i) to (iv): an autoencoder has neither a prior nor noise.",),
+        not_applicable=(
+            "Categories (i) to (iv) cannot occur: an autoencoder has no prior and no noise.",
+        ),
     )
 
 
@@ -132,17 +146,17 @@ def _is_autoencoder(estimator: Any) -> bool:
     return isinstance(estimator, EncoderDecoder) and not isinstance(estimator, LatentModel)
 
 
-def _unnamed(estimator: Any) -> Any:
-    """A copy that takes arrays without feature names, and does not warn."""
+def _without_feature_names(estimator: Any) -> Any:
+    """Return a copy that accepts arrays without feature names silently."""
     if not isinstance(estimator, BaseEstimator):
         return estimator
-    unnamed = copy.copy(estimator)
-    vars(unnamed).pop("feature_names_in_", None)
-    return unnamed
+    copied = copy.copy(estimator)
+    vars(copied).pop("feature_names_in_", None)
+    return copied
 
 
-def _checked(model: Any, X: Any) -> Any:
-    """X as an array of rows that differ, with the features of the fit."""
+def _check_data(model: Any, X: Any) -> Any:
+    """Validate X and return it as an array."""
     X = validate_data(
         model,
         X,
@@ -153,14 +167,14 @@ def _checked(model: Any, X: Any) -> Any:
     )
     X = X.toarray() if sparse.issparse(X) else X
     if not (to_host(X[:1]) != to_host(X)).any():
-        raise ValueError("X must have rows that are not all the same: diagnose compares them.")
+        raise ValueError(f"X must have samples that differ, got {X.shape[0]} identical samples.")
     return X
 
 
-def _sampled(model: Any, X: Any, max_samples: int, random_state: int) -> Any:
-    """At most `max_samples` rows of X, at random."""
-    has_bits = not _is_autoencoder(model) and model.observation_family == "bernoulli"
-    limit = min(max_samples, ROWS_OF_BITS) if has_bits else max_samples
+def _subsample(model: Any, X: Any, max_samples: int, random_state: int) -> Any:
+    """Choose at most `max_samples` samples at random."""
+    is_binary = not _is_autoencoder(model) and model.observation_family == "bernoulli"
+    limit = min(max_samples, MAX_BINARY_SAMPLES) if is_binary else max_samples
     if X.shape[0] <= limit:
         return X
     chosen = np.random.default_rng(random_state).choice(X.shape[0], limit, replace=False)

@@ -1,4 +1,4 @@
-"""Gaussian mathematics on arrays of any array-API namespace; knows no estimator."""
+"""Gaussian models and bounds on arrays of any array-API library, without estimators."""
 
 from sklearn_vae.gaussian.landscape import StationaryPoint
 from sklearn_vae.gaussian.lowrank import LowRankGaussian

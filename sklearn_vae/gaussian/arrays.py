@@ -1,4 +1,4 @@
-"""The few array operations that the array-API standard leaves to its users."""
+"""Array helpers that the array-API standard does not provide."""
 
 import math
 from collections.abc import Iterator
@@ -9,30 +9,29 @@ from array_api_compat import (
     array_namespace,
     device,
     is_array_api_obj,
-    is_array_api_strict_namespace,
     is_numpy_array,
     is_numpy_namespace,
     is_torch_array,
-    to_device,
 )
 from scipy import sparse
 
-# Any array of an array-API namespace: the standard has no type for it yet.
+from sklearn_vae.containers import to_host
+
+# An array of any array-API namespace; the standard does not define a type for it.
 Array: TypeAlias = Any
 
 
 def row_blocks(n_rows: int, n_columns: int, *, at_least: int = 8) -> Iterator[slice]:
-    """Slices of consecutive rows that cover `n_rows`; one empty slice where there are none.
+    """Yield slices of consecutive rows that cover `n_rows`; one empty slice if `n_rows` is 0.
 
-    A block holds about 2**20 numbers, so that what is computed from it is still in the cache
-    when the next operation reads it, but never fewer than `at_least` rows.
+    A block holds about 2**20 numbers, to fit in the cache, and at least `at_least` rows.
     """
     size = max(2**20 // max(n_columns, 1), at_least)
     return (slice(start, min(start + size, n_rows)) for start in range(0, max(n_rows, 1), size))
 
 
 def wide_float(X: Array) -> Any:
-    """The dtype for sums: float64, or float32 where X is on a device that has nothing wider."""
+    """Return the dtype for sums: float64, or float32 if the device of X does not support it."""
     xp = array_namespace(X)
     if is_numpy_namespace(xp):
         return xp.float64
@@ -41,7 +40,7 @@ def wide_float(X: Array) -> Any:
 
 
 def float_type(X: Any) -> Any:
-    """Dtype to compute in: that of X, which may be sparse, or if it is no float the wide one."""
+    """Return the dtype to compute in: that of X if it is a float dtype, else the dtype for sums."""
     if sparse.issparse(X):
         return X.dtype if X.dtype in (np.float32, np.float64) else np.dtype(np.float64)
     xp = array_namespace(X)
@@ -49,31 +48,33 @@ def float_type(X: Any) -> Any:
 
 
 def float_name(X: Any) -> str:
-    """The name of `float_type`, which all array libraries share; X may be sparse."""
+    """Return the name of `float_type`, which is the same in all array libraries."""
     xp: Any = np if sparse.issparse(X) else array_namespace(X)
     return "float32" if float_type(X) == xp.float32 else "float64"
 
 
 def common_float_type(X: Any, model: Array) -> Any:
-    """Dtype for products of X, which may be sparse, with the arrays of a model."""
+    """Return the dtype for products of X with the arrays of a model."""
     xp = array_namespace(model)
-    own = X.dtype if X.dtype in (xp.float32, xp.float64) else wide_float(model)
-    return xp.result_type(own, model.dtype)
+    dtype = X.dtype if X.dtype in (xp.float32, xp.float64) else wide_float(model)
+    return xp.result_type(dtype, model.dtype)
 
 
 def affine(Z: Array, A: Array, b: Array) -> Array:
-    """Z A + b, in the wider of the two precisions."""
+    """Compute Z A + b in the wider of the two precisions."""
     xp = array_namespace(Z, A, b)
     Z, A, b = (xp.astype(array, common_float_type(Z, b), copy=False) for array in (Z, A, b))
     return Z @ A + b
 
 
 def check_matrix(X: Any) -> Any:
-    """X, which must be a two-dimensional array or sparse matrix of real numbers."""
+    """Return X if it is a two-dimensional real array or sparse matrix, else raise."""
     if not hasattr(X, "ndim"):
-        raise TypeError(f"X must be an array of an array-API namespace, got {type(X).__name__}.")
+        raise TypeError(f"X must be an array-API array or sparse matrix, got {type(X).__name__}.")
     if X.ndim != 2:
-        raise ValueError(f"X must be two-dimensional, (n_samples, n_features), got {X.ndim}-d.")
+        raise ValueError(
+            f"X must be two-dimensional (n_samples, n_features), got a {X.ndim}D array."
+        )
     xp = array_namespace(X.data if sparse.issparse(X) else X)
     if xp.isdtype(X.dtype, "complex floating"):
         raise ValueError(f"X must be real, got dtype {X.dtype}.")
@@ -81,47 +82,36 @@ def check_matrix(X: Any) -> Any:
 
 
 def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
-    """`weights` as an array on the device of X, in its dtype for sums.
-
-    ValueError unless there is one for each row of X, finite and not negative.
-    """
+    """Convert `weights` to the library and device of X and check them."""
     xp = array_namespace(X)
     if is_torch_array(weights):
         weights = weights.detach()
     if not is_array_api_obj(weights) or is_numpy_array(weights):
-        # A copy: other libraries take no view of read-only or reversed memory.
+        # A copy, because torch cannot view read-only or reversed memory.
         weights = np.array(weights, dtype=np.float64)
     elif array_namespace(weights) is not xp:
         weights = np.array(to_host(weights))
     weights = xp.asarray(weights, dtype=wide_float(X), device=device(X))
     if tuple(weights.shape) != (X.shape[0],):
         raise ValueError(
-            f"{name} must have shape ({X.shape[0]},), one a row of X, got {tuple(weights.shape)}."
+            f"{name} must have shape (n_samples,) = ({X.shape[0]},), got {tuple(weights.shape)}."
         )
     bad = ~(xp.isfinite(weights) & (weights >= 0))
     if xp.any(bad):
-        row = int(xp.argmax(xp.astype(bad, xp.int64)))
-        raise ValueError(f"{name} must be finite and >= 0, got {weights[row]} for row {row}.")
+        i = int(xp.argmax(xp.astype(bad, xp.int64)))
+        raise ValueError(f"{name} must be finite and >= 0, got {weights[i]} for sample {i}.")
     return weights
 
 
-def to_host(values: Array) -> np.ndarray:
-    """A NumPy array from one of any library, on any device."""
-    if is_array_api_strict_namespace(array_namespace(values)):
-        host = array_namespace(values).__array_namespace_info__().default_device()
-        return np.from_dlpack(to_device(values, host))
-    return np.asarray(to_device(values, "cpu"))
-
-
 def scale_of(weights: Array) -> float:
-    """A power of 2: the weights divided by it are below 2, and round no differently."""
+    """Return the power of 2 by which weights can be divided to be below 2, without rounding."""
     xp = array_namespace(weights)
     largest = float(xp.max(weights)) if weights.shape[0] else 0.0
     return 2.0 ** (math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0
 
 
 def to_device_of(reference: Array, values: Any, dtype: Any = None) -> Array:
-    """`values` (NumPy array or sequence) beside `reference`, in its dtype or a given one."""
+    """Convert `values` to the library and device of `reference`, by default in its dtype."""
     xp = array_namespace(reference)
     dtype = reference.dtype if dtype is None else dtype
     return xp.asarray(np.asarray(values), dtype=dtype, device=device(reference))

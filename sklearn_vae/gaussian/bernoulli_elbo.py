@@ -1,4 +1,4 @@
-"""The evidence lower bound of Bernoulli pPCA, by integrals of one dimension: no draws."""
+"""Evidence lower bound of Bernoulli pPCA by one-dimensional integrals, without sampling."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scipy.special import expit, logsumexp
 from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.gaussian.softplus import expected_softplus, expected_softplus_of_features
 
-# Entries in a block: those of the few arrays computed from one stay in the cache.
+# Entries in a block, so that the arrays computed from one stay in the cache.
 _BLOCK = 2**17
-# Newton's method for the posterior of a sample ends where its decrement, twice what is left to
-# gain, is this small; the looser one while W and mu are being fitted.
+# Newton's method for the posterior of a sample stops when its decrement, twice the possible gain,
+# is this small; the looser one applies while W and mu are being fitted.
 _DECREMENT = 1e-20
 _LOOSE_DECREMENT = 1e-12
 _MAX_STEPS = 200
@@ -30,17 +30,12 @@ class BernoulliParameters(NamedTuple):
 
 
 class LinearBernoulliElbo:
-    """The bound for bits with a linear encoder, in nats per sample.
+    """ELBO of binary data with a linear encoder (Lucas et al., 2019, appendix C.3, eq. 33).
 
-    Under q the logit a_j = w_j'z + mu_j is normal, so E_q log p(x|z) = sum_j (x_j E a_j -
-    E softplus(a_j)) is a sum of integrals of one dimension, exact to 1e-10 of each. The variance of
-    a_j is the same for every sample, so that one table per feature serves all of them.
-
-    `bits` in [0, 1], of shape (n_features, n_samples): the bound is linear in them.
-
-    References
-    ----------
-    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019), appendix C.3, eq. 33.
+    Under q the logit a_j = w_j'z + mu_j is normal. Hence E_q log p(x|z) = sum_j (x_j E a_j -
+    E softplus(a_j)) is a sum of one-dimensional integrals, each exact to 1e-10. The variance of a_j
+    is the same for all samples, and one table per feature serves them all. `bits` has shape
+    (n_features, n_samples) and values in [0, 1].
     """
 
     def __init__(self, bits: np.ndarray) -> None:
@@ -48,11 +43,11 @@ class LinearBernoulliElbo:
         self.mean = bits.mean(axis=1)
 
     def value(self, p: BernoulliParameters) -> float:
-        """The bound."""
+        """Compute the bound, in nats per sample."""
         return self.value_and_gradients(p)[0]
 
     def value_and_gradients(self, p: BernoulliParameters) -> tuple[float, BernoulliParameters]:
-        """The bound and its derivatives with respect to each parameter, O(n d k)."""
+        """Compute the bound and its derivative with respect to each parameter in O(n d k)."""
         W, mu, V, D = p
         n = self.bits.shape[1]
         M = self.bits.T @ V.T - V @ self.mean
@@ -76,7 +71,7 @@ class LinearBernoulliElbo:
 def _feature_blocks(
     W: np.ndarray, mu: np.ndarray, M: np.ndarray, D: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray, tuple[np.ndarray, ...]]]:
-    """Blocks of features, means (b, n) of their logits, and expectations of :mod:`softplus`."""
+    """Yield blocks of features, means (b, n) of their logits, and softplus expectations."""
     size = max(_BLOCK // max(len(M), 1), 1)
     for start in range(0, len(W), size):
         block = slice(start, start + size)
@@ -87,8 +82,8 @@ def _feature_blocks(
 class SampleTerms(NamedTuple):
     """Terms of the bound of each sample, in nats.
 
-    `entropies` is H[q(z|x)] - H[p(z)] - E_q H[p(x|z)]: its mean over the samples is that of the
-    bound where the parameters are at a stationary point (Lücke, Forster and Dai).
+    `entropies` is H[q(z|x)] - H[p(z)] - E_q H[p(x|z)]. At a stationary point of the parameters it
+    has the same mean over the samples as the bound (Lücke, Forster and Dai).
     """
 
     bound: np.ndarray  # (n,)
@@ -99,40 +94,40 @@ class SampleTerms(NamedTuple):
 def sample_terms(
     X: np.ndarray, W: np.ndarray, mu: np.ndarray, M: np.ndarray, D: np.ndarray
 ) -> SampleTerms:
-    """Terms of the bound under q(z|x) = N(M, diag D), with D of shape (k,) or (n, k)."""
+    """Compute the terms of the bound for q(z|x) = N(M, diag D), where samples may share D."""
     log_D = np.log(D)
     kl = 0.5 * (np.square(M) + D - 1.0 - log_D)
     entropies = np.broadcast_to(0.5 * log_D.sum(axis=-1), len(M)).copy()
     bound = -kl.sum(axis=1)
-    for rows, features, A, variances, (value, slope, curvature) in _blocks(W, mu, M, D):
-        bound[rows] += (X[rows, features].T * A - value).sum(axis=0)
+    for samples, features, A, variances, (value, slope, curvature) in _blocks(W, mu, M, D):
+        bound[samples] += (X[samples, features].T * A - value).sum(axis=0)
         # By Stein's lemma E[a sigmoid(a)] = E a E sigmoid(a) + Var a E sigmoid'(a).
-        entropies[rows] -= (value - A * slope - variances * curvature).sum(axis=0)
+        entropies[samples] -= (value - A * slope - variances * curvature).sum(axis=0)
     return SampleTerms(bound, kl, entropies)
 
 
 def _blocks(
     W: np.ndarray, mu: np.ndarray, M: np.ndarray, D: np.ndarray
 ) -> Iterator[tuple[slice, slice, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]]:
-    """Blocks of samples and features: means, variances and expectations of their logits."""
+    """Yield blocks of samples and features with means, variances, expectations of the logits."""
     if D.ndim == 1:
         for block, A, expected in _feature_blocks(W, mu, M, D):
             yield slice(None), block, A, (W[block] ** 2 @ D)[:, None], expected
         return
-    for rows in _row_blocks(len(M), len(W)):
-        A, variances = W @ M[rows].T + mu[:, None], W**2 @ D[rows].T
-        yield rows, slice(None), A, variances, expected_softplus(A, variances)
+    for samples in _sample_blocks(len(M), len(W)):
+        A, variances = W @ M[samples].T + mu[:, None], W**2 @ D[samples].T
+        yield samples, slice(None), A, variances, expected_softplus(A, variances)
 
 
-def _row_blocks(n: int, d: int) -> Iterator[slice]:
+def _sample_blocks(n: int, d: int) -> Iterator[slice]:
     return row_blocks(n, d * (2**20 // _BLOCK))
 
 
 class SamplePosteriors:
-    """For each sample the normal N(m, diag s^2) of the highest bound.
+    """Posteriors N(m, diag s^2) of the highest bound, one per sample.
 
-    The bound is strictly concave in (m, s): Newton's method in these 2k numbers, with backtracking,
-    finds its only maximum.
+    The bound is strictly concave in (m, s), and Newton's method with backtracking finds its only
+    maximum.
     """
 
     def __init__(self, W: np.ndarray, mu: np.ndarray) -> None:
@@ -142,33 +137,34 @@ class SamplePosteriors:
         self._products = [(a[:, :, None] * b[:, None, :]).reshape(d, k * k) for a, b in pairs]
 
     def start(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Means 0 and the standard deviations that the curvature under the prior suggests."""
+        """Return means 0 and standard deviations from the curvature of the bound at the prior."""
         k = self.W.shape[1]
         curvature = expected_softplus(self.mu, self.squares.sum(axis=1))[2]
         s = 1.0 / np.sqrt(1.0 + curvature @ self.squares)
         return np.zeros((n, k)), np.broadcast_to(s, (n, k)).copy()
 
     def solve(self, X: np.ndarray, M: np.ndarray, S: np.ndarray) -> np.ndarray:
-        """Optimise means M and standard deviations S, (n, k) each, in place; return the bounds."""
+        """Optimize means M and standard deviations S in place; return the bounds."""
         bound = np.empty(len(X))
-        for rows in _row_blocks(*X.shape):
-            bound[rows] = self._solve(X[rows], M[rows], S[rows], _DECREMENT)[0]
+        for samples in _sample_blocks(*X.shape):
+            m, s = M[samples], S[samples]
+            bound[samples] = self._solve(X[samples], m, s, _DECREMENT)[0]
         return bound
 
     def value_and_gradients(
         self, X: np.ndarray, M: np.ndarray, S: np.ndarray
     ) -> tuple[float, np.ndarray, np.ndarray]:
-        """Bound of the best posteriors, in nats per sample, and its derivatives in W and mu.
+        """Compute the bound of the best posteriors and its derivatives in W and mu.
 
-        M and S are optimised in place; by the envelope theorem their dependence on W and mu does
-        not count.
+        M and S are optimized in place. By the envelope theorem their dependence on W and mu does
+        not contribute to the derivatives.
         """
         n = len(X)
         total, grad_W, grad_mu = 0.0, np.zeros_like(self.W), np.zeros_like(self.mu)
-        for rows in _row_blocks(*X.shape):
-            m, s = M[rows], S[rows]
-            bound, slope, curvature = self._solve(X[rows], m, s, _LOOSE_DECREMENT)
-            residual = X[rows] - slope
+        for samples in _sample_blocks(*X.shape):
+            m, s = M[samples], S[samples]
+            bound, slope, curvature = self._solve(X[samples], m, s, _LOOSE_DECREMENT)
+            residual = X[samples] - slope
             total += float(bound.sum())
             grad_W += residual.T @ m - (curvature.T @ np.square(s)) * self.W
             grad_mu += residual.sum(axis=0)
@@ -177,36 +173,36 @@ class SamplePosteriors:
     def _solve(
         self, X: np.ndarray, M: np.ndarray, S: np.ndarray, decrement: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """:meth:`solve` for one block of samples, with E sigmoid(a) and E sigmoid'(a)."""
+        """Run :meth:`solve` on one block; return also E sigmoid(a) and E sigmoid'(a)."""
         k = self.W.shape[1]
         bound, step = np.full(len(X), -np.inf), np.zeros((len(X), 2 * k))
         slope, curvature = np.empty(X.shape), np.empty(X.shape)
         gain, length = np.zeros(len(X)), np.zeros(len(X))
         trial = np.hstack([M, S])
-        rows = np.arange(len(X))
+        active = np.arange(len(X))
         for _ in range(_MAX_STEPS):
-            q = trial[rows]
-            value, gradient, H, *expected = self._derivatives(X[rows], q[:, :k], q[:, k:])
+            q = trial[active]
+            value, gradient, H, *expected = self._derivatives(X[active], q[:, :k], q[:, k:])
             slack = 1e-12 * (1.0 + np.abs(value))
-            good = value >= bound[rows] + 1e-4 * length[rows] * gain[rows] - slack
-            # Where the bound fell, the same step again, shorter.
-            length[rows[~good]] *= 0.25
-            taken = rows[good]
-            M[taken], S[taken], bound[taken] = q[good, :k], q[good, k:], value[good]
-            slope[taken], curvature[taken] = expected[0][good], expected[1][good]
-            step[taken] = np.linalg.solve(H[good], gradient[good][:, :, None])[:, :, 0]
-            gain[taken] = (step[taken] * gradient[good]).sum(axis=1)
-            # No standard deviation may fall to less than a tenth at once.
+            rose = value >= bound[active] + 1e-4 * length[active] * gain[active] - slack
+            # Backtrack where the bound fell.
+            length[active[~rose]] *= 0.25
+            taken = active[rose]
+            M[taken], S[taken], bound[taken] = q[rose, :k], q[rose, k:], value[rose]
+            slope[taken], curvature[taken] = expected[0][rose], expected[1][rose]
+            step[taken] = np.linalg.solve(H[rose], gradient[rose][:, :, None])[:, :, 0]
+            gain[taken] = (step[taken] * gradient[rose]).sum(axis=1)
+            # A standard deviation shrinks by a factor of at most 10 per step.
             shrink = (-step[taken, k:] / S[taken]).max(axis=1, initial=0.9)
             length[taken] = 0.9 / shrink
-            rows = rows[(gain[rows] > decrement) & (length[rows] > 1e-10)]
-            if not len(rows):
+            active = active[(gain[active] > decrement) & (length[active] > 1e-10)]
+            if not len(active):
                 break
-            trial[rows] = np.hstack([M[rows], S[rows]]) + length[rows, None] * step[rows]
+            trial[active] = np.hstack([M[active], S[active]]) + length[active, None] * step[active]
         return bound, slope, curvature
 
     def _derivatives(self, X: np.ndarray, M: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Bound, its gradient (n, 2k) in (m, s), minus its Hessian, E sigmoid(a), E sigmoid'(a)."""
+        """Compute bound, gradient (n, 2k), negative Hessian, E sigmoid(a) and E sigmoid'(a)."""
         n, k = M.shape
         A, variances = M @ self.W.T + self.mu, np.square(S) @ self.squares.T
         value, slope, second, third, fourth = expected_softplus(A, variances, order=4)
@@ -230,29 +226,29 @@ class SamplePosteriors:
 def importance_weighted_bound(
     X: np.ndarray, W: np.ndarray, mu: np.ndarray, M: np.ndarray, D: np.ndarray, draws: np.ndarray
 ) -> np.ndarray:
-    """log (1/S) sum_s p(x, z_s) / q(z_s|x) of each sample, in nats, z_s = m + sqrt(D) e_s.
+    """Compute log (1/S) sum_s p(x, z_s) / q(z_s|x) of each sample, with z_s = m + sqrt(D) e_s.
 
-    D is (k,) or (n, k); the standard normal `draws` e_s, (S, k), are the same for every sample.
+    All samples share D or have their own, and share the standard normal `draws` e_s.
     """
     n, d = X.shape
     D = np.broadcast_to(D, M.shape)
     bounds = np.empty(n)
-    for rows in row_blocks(n, d * len(draws), at_least=1):
-        m, std = M[rows], np.sqrt(D[rows])
+    for samples in row_blocks(n, d * len(draws), at_least=1):
+        m, std = M[samples], np.sqrt(D[samples])
         log_weights = np.empty((len(draws), len(m)))
         for block in row_blocks(len(draws), d * len(m), at_least=1):
             e = draws[block, None]
             Z = m + std * e
             A = Z @ W.T + mu
-            log_weights[block] = (X[rows] * A - np.maximum(A, 0.0)).sum(axis=2)
+            log_weights[block] = (X[samples] * A - np.maximum(A, 0.0)).sum(axis=2)
             log_weights[block] -= np.log1p(np.exp(-np.abs(A))).sum(axis=2)
             log_weights[block] += 0.5 * (np.square(e) - np.square(Z)).sum(axis=2)
-        bounds[rows] = logsumexp(log_weights, axis=0) + np.log(std).sum(axis=1)
+        bounds[samples] = logsumexp(log_weights, axis=0) + np.log(std).sum(axis=1)
     return bounds - np.log(len(draws))
 
 
 def laplace_posterior(W: np.ndarray, mu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Encoder V (k, d) and D (k,) that is best for the expansion of the bound about z = 0."""
+    """Return the encoder V and D that is best for the bound expanded about z = 0."""
     p = expit(mu)
     weighted = W.T * (p * (1.0 - p))
     precision = weighted @ W + np.eye(W.shape[1])

@@ -18,8 +18,8 @@ from sklearn_vae.gaussian.observed import (
     IncompleteData,
     Parameters,
     blas_threads,
+    latent_pairs,
     one_thread_for,
-    pairs_of,
 )
 
 # Number of iterations from which the fixed point of EM is extrapolated.
@@ -27,18 +27,19 @@ REMEMBERED = 5
 
 
 class Sums(NamedTuple):
-    """Sums over posteriors for the M-step; pairs of latents are packed as by `pairs_of`.
+    """Sums over posteriors for the M-step.
 
-    The first five are over the samples that observe feature j, for each j, the others over all.
+    Sums per feature are over the samples in which the feature is observed. E[z z'] is packed as in
+    `latent_pairs`.
     """
 
-    pairs: np.ndarray  # of E[z z'], (p, d)
-    latents: np.ndarray  # of E[z], (k, d)
-    products: np.ndarray  # of x_j E[z], (k, d)
-    numbers: np.ndarray  # of 1, (d,)
-    values: np.ndarray  # of x_j, (d,)
-    all_pairs: np.ndarray  # (p,)
-    all_latents: np.ndarray  # (k,)
+    pairs: np.ndarray  # sum of E[z z'], (p, d)
+    latents: np.ndarray  # sum of E[z], (k, d)
+    products: np.ndarray  # sum of x_j E[z], (k, d)
+    counts: np.ndarray  # number of samples, (d,)
+    values: np.ndarray  # sum of x_j, (d,)
+    all_pairs: np.ndarray  # sum of E[z z'] over all samples, (p,)
+    all_latents: np.ndarray  # sum of E[z] over all samples, (k,)
     log_likelihood: float
 
     @classmethod
@@ -48,40 +49,39 @@ class Sums(NamedTuple):
         def total(parts: Iterable[Sums]) -> Sums:
             return reduce(lambda a, b: cls(*map(add, a, b)), parts)
 
-        blocks = partial(cls._of_block, data, parameters=parameters)
+        from_block = partial(cls._from_block, data, parameters=parameters)
         if parameters.loadings.shape[1] <= SWEEP_UP_TO:
-            return total(map(blocks, data.blocks))
-        # Small matrices go through LAPACK, where the threads of BLAS would fight: instead each
-        # thread takes a block.
+            return total(map(from_block, data.blocks))
+        # BLAS threads slow down LAPACK on many small matrices: parallelize over blocks instead.
         n_threads = max([lib["num_threads"] for lib in blas_threads().info()], default=1)
         with (
             blas_threads().limit(limits=1, user_api="blas"),
             ThreadPoolExecutor(n_threads) as pool,
         ):
-            return total(pool.map(blocks, data.blocks))
+            return total(pool.map(from_block, data.blocks))
 
     @classmethod
-    def _of_block(cls, data: IncompleteData, block: Block, parameters: Parameters) -> Sums:
+    def _from_block(cls, data: IncompleteData, block: Block, parameters: Parameters) -> Sums:
         posterior = data.posterior(block, parameters)
         Z, X = posterior.mean, data.values[block.rows]
-        i, j, _ = pairs_of(Z.shape[0])
+        i, j, _ = latent_pairs(Z.shape[0])
         covariance = parameters.noise_variance * posterior.inverse[i, j]
         if block.owner is None:
-            pairs, latents, numbers = Z[i] * Z[j], Z, np.ones(len(X))
+            pairs, latents, counts = Z[i] * Z[j], Z, np.ones(len(X))
         elif len(block.observed) == 1:
             pairs, latents = (Z @ Z.T)[i, j][:, None], Z.sum(axis=1, keepdims=True)
-            numbers = np.array([float(len(X))])
+            counts = np.array([float(len(X))])
         else:
             starts = np.flatnonzero(np.diff(block.owner, prepend=-1))
             pairs = np.add.reduceat(Z[i] * Z[j], starts, axis=1)
             latents = np.add.reduceat(Z, starts, axis=1)
-            numbers = np.diff(starts, append=len(X)).astype(float)
-        pairs = pairs + numbers * covariance
+            counts = np.diff(starts, append=len(X)).astype(float)
+        pairs = pairs + counts * covariance
         return cls(
             pairs @ block.observed,
             latents @ block.observed,
             Z @ X,
-            numbers @ block.observed,
+            counts @ block.observed,
             X.sum(axis=0),
             pairs.sum(axis=1),
             latents.sum(axis=1),
@@ -92,35 +92,29 @@ class Sums(NamedTuple):
 def maximize(
     data: IncompleteData, sums: Sums, parameters: Parameters, noise_variance: float | None
 ) -> Parameters:
-    """M-step of PX-EM; the noise variance is maximised unless it is given.
+    """Run the M-step of PX-EM (Liu, Rubin and Wu, "Parameter expansion to accelerate EM", 1998).
 
-    It regresses what is observed of each feature on (z, 1). Then the covariance and mean of the
-    latents over all samples, which are I and 0 in the model, move into W and the mean: that raises
-    the likelihood as well, and saves most of the iterations.
-
-    References
-    ----------
-    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999, appendix B (EM);
-    Liu, Rubin and Wu, "Parameter expansion to accelerate EM: the PX-EM algorithm", Biometrika
-    1998.
+    The observed values of each feature are regressed on (z, 1) (Tipping and Bishop, 1999, appendix
+    B). Then W and the mean absorb the covariance and mean of the latents over all samples, which
+    the model assumes to be I and 0; this saves most of the iterations.
     """
     n, d = data.values.shape
     k = parameters.loadings.shape[1]
-    position = pairs_of(k)[2]
+    position = latent_pairs(k)[2]
     normal = np.empty((d, k + 1, k + 1))
     normal[:, :k, :k] = np.moveaxis(sums.pairs[position], 2, 0)
     normal[:, :k, k] = normal[:, k, :k] = sums.latents.T
-    normal[:, k, k] = sums.numbers
+    normal[:, k, k] = sums.counts
     right = np.concatenate([sums.products.T, sums.values[:, None]], axis=1)
     with one_thread_for(k):
         solution = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
     W, mean = solution[:, :k], solution[:, k]
     if noise_variance is None:
-        left = data.squares.sum() - float(np.sum(solution * right))
-        noise_variance = max(left / data.n_observed.sum(), data.least_noise)
-    centre = sums.all_latents / n
-    covariance = sums.all_pairs[position] / n - np.outer(centre, centre)
-    return Parameters(W @ np.linalg.cholesky(covariance), mean + W @ centre, noise_variance)
+        residual = data.squares.sum() - float(np.sum(solution * right))
+        noise_variance = max(residual / data.n_observed.sum(), data.least_noise)
+    center = sums.all_latents / n
+    covariance = sums.all_pairs[position] / n - np.outer(center, center)
+    return Parameters(W @ np.linalg.cholesky(covariance), mean + W @ center, noise_variance)
 
 
 def expectation_maximization(
@@ -131,20 +125,13 @@ def expectation_maximization(
     tol: float,
     max_iter: int,
 ) -> tuple[Parameters, np.ndarray, bool]:
-    """EM until an iteration raises the log-likelihood by less than `tol` nats per sample.
+    """Iterate EM until the log-likelihood rises by less than `tol` nats per sample.
 
-    The fixed point is extrapolated from the last iterations, and taken if its likelihood is higher
-    (Henderson and Varadhan, "Damped Anderson Acceleration with Restarts and Monotonicity Control
-    for Accelerating EM and EM-like Algorithms", Journal of Computational and Graphical Statistics
-    2019; here without damping).
-
-    Returns
-    -------
-    parameters : Parameters
-    history : array
-        Average log-likelihood, in nats per sample, before the first iteration and after each.
-    converged : bool
-        False also where rounding made the likelihood fall; then the parameters before are returned.
+    The fixed point is extrapolated from the last iterations, and accepted if its likelihood is
+    higher (Henderson and Varadhan, "Damped Anderson Acceleration with Restarts and Monotonicity
+    Control for Accelerating EM and EM-like Algorithms", 2019; here without damping). Returns the
+    parameters, the log-likelihood per sample at the start and after each iteration, and whether EM
+    converged. If rounding lets the likelihood fall, the parameters before are returned.
     """
     n = len(data.values)
     if noise_variance is not None:
@@ -152,7 +139,7 @@ def expectation_maximization(
     sums = Sums.of(data, parameters)
     history, converged = [sums.log_likelihood / n], False
     steps: list[tuple[np.ndarray, np.ndarray]] = []
-    # Loadings and means stand beside the logarithm of the noise in one vector: without a unit.
+    # Loadings and mean are scaled, to combine them with log sigma2 in one vector.
     unit = float(data.squares.sum() / data.n_observed.sum()) ** 0.5
     while not converged and len(history) <= max_iter:
         before, after = parameters, maximize(data, sums, parameters, noise_variance)
@@ -160,7 +147,7 @@ def expectation_maximization(
         parameters = after
         if len(steps) > 1:
             extrapolated = _extrapolate(steps, after, data.least_noise, unit)
-            with suppress(np.linalg.LinAlgError):  # they need not be parameters of a model
+            with suppress(np.linalg.LinAlgError):  # extrapolated parameters may be invalid
                 sums = Sums.of(data, extrapolated)
                 if sums.log_likelihood > n * history[-1]:
                     parameters = extrapolated
@@ -169,7 +156,7 @@ def expectation_maximization(
         if parameters is after:
             sums = Sums.of(data, after)
         rise = sums.log_likelihood / n - history[-1]
-        if rise < 0.0:  # which EM cannot do but by rounding
+        if rise < 0.0:  # only by rounding
             return before, np.array(history), -rise <= max(tol, 1e-7 * abs(history[-1]))
         history.append(sums.log_likelihood / n)
         converged = rise < tol
@@ -185,7 +172,7 @@ def _flat(parameters: Parameters, unit: float) -> np.ndarray:
 def _extrapolate(
     steps: list[tuple[np.ndarray, np.ndarray]], like: Parameters, least_noise: float, unit: float
 ) -> Parameters:
-    """Fixed point of the affine map that fits the last steps of EM."""
+    """Compute the fixed point of the affine map that fits the last steps of EM."""
     before, after = (np.array(side) for side in zip(*steps, strict=True))
     change = after - before
     weights = np.linalg.lstsq(np.diff(change, axis=0).T, change[-1], rcond=1e-8)[0]
@@ -193,7 +180,7 @@ def _extrapolate(
     d = len(like.mean)
     noise_variance = like.noise_variance
     if before[-1, -1] != after[-1, -1]:  # not held fixed
-        # By a factor of at most 10.
+        # The noise variance changes by a factor of at most 10.
         log_noise = min(max(flat[-1], after[-1, -1] - 2.3), after[-1, -1] + 2.3)
         noise_variance = max(math.exp(log_noise), least_noise)
     W, mean = unit * flat[: -d - 1], unit * flat[-d - 1 : -1]
@@ -201,9 +188,9 @@ def _extrapolate(
 
 
 def averages(data: IncompleteData, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
-    """Averages over samples of nu_h^2 + tau2_h and log tau2_h, (k,) each, and log det Cov[z|x_o].
+    """Average nu_h^2 + tau2_h, log tau2_h, both (k,), and log det Cov[z|x_o] over the samples.
 
-    nu and tau2 are posterior mean and variance of each latent dimension.
+    nu_h and tau2_h are the posterior mean and variance of latent dimension h.
     """
     n, k = len(data.values), parameters.loadings.shape[1]
     second_moment, log_variance, log_det = np.zeros(k), np.zeros(k), 0.0
@@ -211,7 +198,7 @@ def averages(data: IncompleteData, parameters: Parameters) -> tuple[np.ndarray, 
         for block in data.blocks:
             posterior = data.posterior(block, parameters)
             variance = parameters.noise_variance * np.einsum("aap->ap", posterior.inverse)
-            variance = block.over_rows(variance)
+            variance = block.repeated(variance)
             second_moment += np.sum(posterior.mean**2 + variance, axis=1)
             log_variance += np.sum(np.log(variance), axis=1)
             log_det += k * math.log(parameters.noise_variance) * len(posterior.log_det)

@@ -14,29 +14,34 @@ from sklearn_vae.gaussian.spectrum import Spectrum
 
 @dataclass(frozen=True, eq=False)
 class StationaryPoint:
-    r"""A stationary point W of the likelihood at noise variance sigma2.
+    r"""Stationary point of the likelihood of pPCA at a given noise variance.
 
-    Column i of W is sqrt(lambda - sigma2) times the eigenvector that it keeps, or zero. Up to
-    rotation of its columns every stationary point has this form: any set of at most k
-    eigenvectors with eigenvalues above sigma2.
+    Each column of W is sqrt(lambda_j - sigma2) u_j for a kept eigenpair (lambda_j, u_j) of the
+    covariance, or zero. Up to a rotation of the columns, every stationary point has this form, for
+    some set of at most k eigenvectors with eigenvalues above sigma2.
 
     Parameters
     ----------
     spectrum : Spectrum
-        With all d eigenpairs, as `Spectrum.from_moments` gives it.
-    kept : sequence of distinct ints
-        For each column that is not zero the index of its eigenvector, 0 for the leading one.
+        Spectrum with all d eigenpairs, such as that of :meth:`Spectrum.from_moments`.
+    kept : sequence of int
+        Distinct indices of the kept eigenvectors, one per nonzero column; 0 is the leading one.
     n_components : int
-        k, number of columns; those after the kept ones are zero.
+        Number k of columns of W. The columns after the kept ones are zero.
     noise_variance : float, default=None
-        sigma2. None takes the mean of the eigenvalues that are not kept, where the likelihood is
-        stationary in sigma2 as well.
+        Noise variance sigma2. None takes the mean of the eigenvalues that are not kept, at which
+        the likelihood is stationary in sigma2 as well.
 
     Raises
     ------
     ValueError
-        If the spectrum is not complete, `kept` does not fit it or `n_components`, or a kept
-        eigenvalue does not exceed sigma2 > 0.
+        If the spectrum lacks eigenpairs, if an index in `kept` is invalid or repeated, if
+        `n_components` is out of range, if sigma2 is not positive or if a kept eigenvalue does not
+        exceed it.
+
+    See Also
+    --------
+    sklearn_vae.plot.LikelihoodSurfaceDisplay : Plot the likelihood around a stationary point.
 
     References
     ----------
@@ -58,15 +63,15 @@ class StationaryPoint:
     noise_variance: float | None = None
 
     def __post_init__(self) -> None:
-        d, held = self.spectrum.n_features, self.spectrum.eigenvalues.shape[0]
-        if held != d:
-            raise ValueError(f"The spectrum must hold all {d} eigenpairs, got {held}.")
+        d, n_pairs = self.spectrum.n_features, self.spectrum.eigenvalues.shape[0]
+        if n_pairs != d:
+            raise ValueError(f"spectrum must hold all {d} eigenpairs, got {n_pairs}.")
         kept = [int(index) for index in self.kept]
         if len(set(kept)) != len(kept) or not all(0 <= index < d for index in kept):
             raise ValueError(f"kept must be distinct indices from 0 to {d - 1}, got {kept}.")
         if not len(kept) <= self.n_components <= d:
             raise ValueError(
-                f"n_components must be between the {len(kept)} kept and n_features = {d}, "
+                f"n_components must be between len(kept) = {len(kept)} and n_features = {d}, "
                 f"got {self.n_components}."
             )
         sigma2 = self.noise_variance
@@ -78,7 +83,7 @@ class StationaryPoint:
         for index in kept:
             if not float(self.spectrum.eigenvalues[index]) > sigma2:
                 raise ValueError(
-                    f"A kept eigenvalue must exceed noise_variance={sigma2:.6g}, got eigenvalue "
+                    f"kept eigenvalues must exceed noise_variance = {sigma2:.6g}, got "
                     f"{float(self.spectrum.eigenvalues[index]):.6g} at index {index}."
                 )
         object.__setattr__(self, "kept", tuple(kept))
@@ -91,35 +96,47 @@ class StationaryPoint:
 
     @property
     def loadings(self) -> Array:
-        """W of shape (d, k)."""
+        """Loadings W, array of shape (n_features, n_components)."""
         U = self.spectrum.components.T
         return U @ self._coordinates(range(self.spectrum.n_features))
 
     @property
     def column_variances(self) -> list[float]:
-        """k_i for each column: the eigenvalue that it keeps, or sigma2 where it is zero."""
+        """Variance of the model per column: the kept eigenvalue, or sigma2 for a zero column."""
         kept = [float(self.spectrum.eigenvalues[index]) for index in self.kept]
         return kept + [self._sigma2] * (self.n_components - len(kept))
 
     def curvature(self, column: int, direction: int) -> float:
-        """Second derivative of the log-likelihood along a direction that is not kept.
+        """Compute the second derivative of the log-likelihood along an eigenvector.
 
-        For column i moved by t times eigenvector j it is (lambda_j / k_i - 1) / sigma2 at t = 0,
-        in nats per sample.
+        If column i moves by t times eigenvector j, the derivative at t = 0 is
+        (lambda_j / kappa_i - 1) / sigma2, where kappa_i is in `column_variances`.
+
+        Parameters
+        ----------
+        column : int
+            Index i of the column of W.
+        direction : int
+            Index j of an eigenvector that is not kept.
+
+        Returns
+        -------
+        float
+            Second derivative, in nats per sample.
         """
         if not 0 <= column < self.n_components:
             raise ValueError(f"column must be from 0 to {self.n_components - 1}, got {column}.")
         if direction in self.kept or not 0 <= direction < self.spectrum.n_features:
             raise ValueError(
-                f"direction must be an eigenvector that is not kept, from 0 to "
-                f"{self.spectrum.n_features - 1}, got {direction}."
+                f"direction must be an index from 0 to {self.spectrum.n_features - 1} that is not "
+                f"in kept, got {direction}."
             )
         value = float(self.spectrum.eigenvalues[direction])
         return (value / self.column_variances[column] - 1.0) / self._sigma2
 
     @property
     def unstable(self) -> list[tuple[int, int]]:
-        """All pairs (column, direction) along which the likelihood rises."""
+        """Pairs (column, direction) along which the likelihood rises."""
         values = [float(value) for value in self.spectrum.eigenvalues]
         free = [j for j in range(len(values)) if j not in self.kept]
         return [
@@ -128,65 +145,68 @@ class StationaryPoint:
 
     @property
     def is_stable(self) -> bool:
-        """Whether no direction raises the likelihood: at fixed sigma2, the global maximum."""
+        """Whether no direction raises the likelihood; it is then the maximum at this sigma2."""
         return not self.unstable
 
     @property
     def log_likelihood(self) -> float:
-        """Average log-likelihood of the data of the spectrum, in nats per sample."""
-        rows = list(self.kept)
-        return float(self._log_likelihood_of(self._coordinates(rows)[None, ...], rows)[0])
+        """Log-likelihood of the data of the spectrum, in nats per sample."""
+        basis = list(self.kept)
+        return float(self._log_likelihood_of(self._coordinates(basis)[None, ...], basis)[0])
 
     def surface(self, column: int, directions: tuple[int, int], a: Array, b: Array) -> Array:
-        """Log-likelihood where `column` is moved in the plane of two eigenvectors.
+        """Compute the log-likelihood as one column moves in the plane of two eigenvectors.
 
         Parameters
         ----------
         column : int
-        directions : (int, int)
+            Index of the column w of W that moves.
+        directions : tuple of (int, int)
             Indices p and q of two eigenvectors, kept or not.
-        a, b : arrays of shape (m,) and (l,)
-            The column becomes w + a u_p + b u_q.
+        a, b : array of shape (m,) and (l,)
+            Steps along u_p and u_q; the column becomes w + a u_p + b u_q.
 
         Returns
         -------
         array of shape (m, l)
-            Nats per sample, the noise variance unchanged.
+            Log-likelihood in nats per sample, at the same noise variance.
         """
         p, q = directions
         d = self.spectrum.n_features
         if not 0 <= column < self.n_components:
             raise ValueError(f"column must be from 0 to {self.n_components - 1}, got {column}.")
         if p == q or not (0 <= p < d and 0 <= q < d):
-            raise ValueError(f"directions must be two indices from 0 to {d - 1}, got {directions}.")
+            raise ValueError(
+                f"directions must be two different indices from 0 to {d - 1}, got {directions}."
+            )
         xp = array_namespace(self.spectrum.eigenvalues)
-        rows = sorted({*self.kept, p, q})
-        W = xp.asarray(self._coordinates(rows), copy=True)
+        basis = sorted({*self.kept, p, q})
+        W = xp.asarray(self._coordinates(basis), copy=True)
         m, n = a.shape[0], b.shape[0]
         grid = xp.asarray(xp.broadcast_to(W, (m, n, *W.shape)), copy=True)
-        grid[:, :, rows.index(p), column] += a[:, None]
-        grid[:, :, rows.index(q), column] += b[None, :]
-        values = self._log_likelihood_of(xp.reshape(grid, (m * n, *W.shape)), rows)
+        grid[:, :, basis.index(p), column] += a[:, None]
+        grid[:, :, basis.index(q), column] += b[None, :]
+        values = self._log_likelihood_of(xp.reshape(grid, (m * n, *W.shape)), basis)
         return xp.reshape(values, (m, n))
 
-    def _coordinates(self, rows: Sequence[int]) -> Array:
-        """W in the basis of the eigenvectors `rows`, shape (len(rows), k)."""
+    def _coordinates(self, basis: Sequence[int]) -> Array:
+        """Return W in the basis of some eigenvectors, shape (len(basis), k)."""
         values = self.spectrum.eigenvalues
         xp = array_namespace(values)
-        W = xp.zeros((len(rows), self.n_components), dtype=values.dtype, device=device(values))
+        W = xp.zeros((len(basis), self.n_components), dtype=values.dtype, device=device(values))
         for column, index in enumerate(self.kept):
-            W[list(rows).index(index), column] = (values[index] - self._sigma2) ** 0.5
+            W[list(basis).index(index), column] = (values[index] - self._sigma2) ** 0.5
         return W
 
-    def _log_likelihood_of(self, W: Array, rows: Sequence[int]) -> Array:
-        """Log-likelihood for each W of shape (g, len(rows), k) in that basis, shape (g,)."""
+    def _log_likelihood_of(self, W: Array, basis: Sequence[int]) -> Array:
+        """Compute the log-likelihood of g loadings, (g, len(basis), k), in that basis."""
         values = self.spectrum.eigenvalues
         xp = array_namespace(values)
         d, k, sigma2 = self.spectrum.n_features, self.n_components, self._sigma2
-        at_rows = xp.stack([values[index] for index in rows]) if rows else values[:0]
+        in_basis = xp.stack([values[index] for index in basis]) if basis else values[:0]
         Wt = xp.matrix_transpose(W)
         M = Wt @ W + sigma2 * xp.eye(k, dtype=values.dtype, device=device(values))
-        explained = xp.linalg.solve(M, Wt @ (at_rows[:, None] * W)) if k else M
+        explained = xp.linalg.solve(M, Wt @ (in_basis[:, None] * W)) if k else M
         trace = (self.spectrum.total_variance - xp.linalg.trace(explained)) / sigma2
         log_det = xp.linalg.slogdet(M)[1] + (d - k) * math.log(sigma2)
         return -0.5 * (d * math.log(2.0 * math.pi) + log_det + trace)

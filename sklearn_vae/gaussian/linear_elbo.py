@@ -1,4 +1,4 @@
-"""The evidence lower bound of a linear VAE in closed form, a function of the covariance."""
+"""Closed-form evidence lower bound of a linear VAE."""
 
 from __future__ import annotations
 
@@ -23,28 +23,11 @@ class LinearVAEParameters(NamedTuple):
 
 
 class LinearElbo:
-    """The bound for data with covariance S about their mean mu, in nats per sample.
+    """ELBO of data with covariance S and mean mu, in nats per sample (Lucas et al., 2019, eq. 9).
 
-    Every method costs O(r k^2) where S is given by its eigenvalues, and W and V are in the basis of
-    its eigenvectors; O(d^2 k) where S is a matrix; O(n d k) where centred data are given. The
-    bound, its parts and gradients take arrays of any array-API library.
-
-    Parameters
-    ----------
-    S : array of shape (r,) or (d, d), default=None
-        Eigenvalues of the covariance (divisor n), or the covariance.
-    n_features : int, default=None
-        d, where only r < d eigenvalues are given.
-    rows : array of shape (n, d), default=None
-        In place of S: the data less their mean.
-    total_variance : float, default=None
-        Trace of S, where what is given is not all of it.
-
-    References
-    ----------
-    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019), eq. 9 and appendices B, C;
-    Lücke, Forster and Dai, "The Evidence Lower Bound of Variational Autoencoders Converges to a Sum
-    of Three Entropies", section 2.3.
+    The data are given as the covariance matrix `S` with divisor n, as a vector `S` of its first r
+    eigenvalues, with W and V in the basis of its eigenvectors, or as centered `rows`. A method
+    costs O(d^2 k), O(r k^2) and O(n d k) in these cases. `total_variance` is the trace of S.
     """
 
     def __init__(
@@ -67,27 +50,27 @@ class LinearElbo:
         self.total_variance = total_variance
 
     def times(self, A: Array) -> Array:
-        """S A for A of shape (d, k)."""
+        """Compute S A."""
         if self.S is None:
             return self.rows.T @ (self.rows @ A) / self.rows.shape[0]
         return self.S[:, None] * A if self.S.ndim == 1 else self.S @ A
 
     def residual(self, p: LinearVAEParameters) -> float:
-        """Average of E_q |x - W z - mu|^2 (Lucas et al., eq. 20)."""
+        """Compute the average of E_q |x - W z - mu|^2 (Lucas et al., eq. 20)."""
         return float(self._terms(p).residual)
 
     def second_moment(self, p: LinearVAEParameters) -> Array:
-        """Average of E_q z_h^2, shape (k,)."""
+        """Compute the average of E_q z_h^2, shape (k,)."""
         return self._terms(p).second_moment
 
     def value(self, p: LinearVAEParameters) -> float:
-        """The bound."""
+        """Compute the bound."""
         return self._value(p, self._terms(p))
 
     def value_and_gradients(self, p: LinearVAEParameters) -> tuple[float, LinearVAEParameters]:
-        """The bound and its derivatives with respect to each parameter (Lucas et al., eq. 21-23).
+        """Compute the bound and its derivative with respect to each parameter.
 
-        The derivative of W has W D where the paper prints D W.
+        See Lucas et al., eq. 21-23; for W the term is W D, not D W as printed.
         """
         t = self._terms(p)
         sigma2, alpha2 = p.noise_variance, p.prior_variance
@@ -109,23 +92,11 @@ class LinearElbo:
         noise_variance: float | None = None,
         least_noise: float = 0.0,
     ) -> LinearVAEParameters:
-        """The maximum among decoders with columns along given directions.
+        """Maximize the bound over decoders with columns along orthonormal directions.
 
-        Parameters
-        ----------
-        directions : array of shape (d, k)
-            Orthonormal; the data are uncorrelated along them.
-        values : array of shape (k,)
-            Variances along them, descending.
-        noise_variance : float, default=None
-            sigma2 held fixed; None takes the optimum, at least `least_noise`.
-        least_noise : float, default=0.0
-
-        Returns
-        -------
-        LinearVAEParameters
-            Columns in descending order of their length, orthogonal, so that the bound is the
-            likelihood. A column whose direction has no more variance than sigma2 is zero.
+        The data are uncorrelated along them, with descending variances `values`. A column of W is
+        zero if the variance along its direction does not exceed sigma2. sigma2 is at its optimum,
+        but at least `least_noise`, unless `noise_variance` fixes it.
         """
         if noise_variance is None:
             noise_variance = max(
@@ -139,7 +110,7 @@ class LinearElbo:
         WW, VSV = p.W.T @ p.W, p.V @ SV
         xp = array_namespace(SV)
         lengths = xp.linalg.diagonal(WW)
-        # R = tr S - 2 tr(W'SV') + tr(W V S V' W') + sum_h D_h |w_h|^2.
+        # residual = tr S - 2 tr(W'SV') + tr(W V S V' W') + sum_h D_h |w_h|^2.
         parts = xp.sum(WW * VSV) - 2.0 * xp.sum(p.W * SV) + xp.sum(p.D * lengths)
         moment = xp.linalg.diagonal(VSV) + p.D
         return _Terms(SV, WW, VSV, lengths, self.total_variance + parts, moment)
@@ -152,7 +123,7 @@ class LinearElbo:
 
 
 class _Terms(NamedTuple):
-    """Products that the bound and its gradients have in common."""
+    """Products shared by the bound and its gradients."""
 
     SV: Array
     WW: Array
@@ -163,10 +134,10 @@ class _Terms(NamedTuple):
 
 
 def _best_noise(values: Array, total: float, n_features: int) -> float:
-    """Best sigma2 for decoders along directions with these variances, descending.
+    """Return the best sigma2 for decoders along directions with descending variances.
 
-    It is the average of the variances left out, those of directions with no more than that
-    included. At least one direction is left out: the likelihood is the same with it in W.
+    It is the average of the variances that do not exceed it. At least one direction is excluded
+    from W, which does not change the likelihood.
     """
     for kept in range(min(len(values), n_features - 1), -1, -1):
         rest = max(total - float(values[:kept].sum()), 0.0)
@@ -177,16 +148,16 @@ def _best_noise(values: Array, total: float, n_features: int) -> float:
 
 
 def reconstruction_of(residual: float, noise_variance: float, n_features: int) -> float:
-    """Average of E_q log p(x|z), from the average of E_q |x - W z - mu|^2."""
+    """Compute the average of E_q log p(x|z) from that of E_q |x - W z - mu|^2."""
     log_noise = n_features * math.log(2.0 * math.pi * noise_variance)
     return -0.5 * (residual / noise_variance + log_noise)
 
 
 def residual_of_rows(R: Array, p: LinearVAEParameters) -> float:
-    """:meth:`LinearElbo.residual` of centred data, as a sum of squares.
+    """Compute :meth:`LinearElbo.residual` of centered data R as a sum of squares.
 
-    The covariance gives it as a difference, whose rounding error, some 1e-16 of the total variance,
-    may be many times sigma2.
+    From the covariance it is a difference, whose rounding error of some 1e-16 of the total variance
+    may exceed sigma2.
     """
     total = 0.0
     for block in row_blocks(*R.shape):
@@ -197,7 +168,7 @@ def residual_of_rows(R: Array, p: LinearVAEParameters) -> float:
 
 
 def with_best_encoder(W: Array, noise_variance: float) -> LinearVAEParameters:
-    """The best encoder of a decoder: V = M^-1 W', D = sigma2 / diag M, M = W'W + sigma2 I."""
+    """Add the encoder V = M^-1 W', D = sigma2 / diag M with M = W'W + sigma2 I, the best for W."""
     M = W.T @ W + noise_variance * np.eye(W.shape[1])
     return LinearVAEParameters(
         W, np.linalg.solve(M, W.T), noise_variance / np.diag(M), noise_variance
@@ -205,7 +176,7 @@ def with_best_encoder(W: Array, noise_variance: float) -> LinearVAEParameters:
 
 
 def with_unit_encoder(p: LinearVAEParameters) -> LinearVAEParameters:
-    """The same model and bound with D = I, each latent divided by the root of its D."""
+    """Rescale the latents to D = I, leaving model and bound unchanged."""
     root = p.D**0.5
     return p._replace(
         W=p.W * root, V=p.V / root[:, None], D=p.D / p.D, prior_variance=p.prior_variance / p.D
@@ -213,7 +184,7 @@ def with_unit_encoder(p: LinearVAEParameters) -> LinearVAEParameters:
 
 
 def with_latents(p: LinearVAEParameters, order: Array, signs: Array) -> LinearVAEParameters:
-    """The same model with its latents reordered, then multiplied by signs."""
+    """Reorder the latents and multiply them by signs, leaving the model unchanged."""
     prior = p.prior_variance if isinstance(p.prior_variance, float) else p.prior_variance[order]
     W, V = p.W[:, order] * signs, p.V[order] * signs[:, None]
     return LinearVAEParameters(W, V, p.D[order], p.noise_variance, prior)

@@ -1,4 +1,4 @@
-"""A Gaussian whose covariance is low rank plus isotropic noise."""
+"""Gaussian distribution with a covariance of low rank plus isotropic noise."""
 
 import math
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array
 from scipy import sparse
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import (
     Array,
     affine,
@@ -16,39 +17,42 @@ from sklearn_vae.gaussian.arrays import (
     common_float_type,
     row_blocks,
     to_device_of,
-    to_host,
     wide_float,
 )
 from sklearn_vae.gaussian.bounds import best_noise_variance
-from sklearn_vae.gaussian.centred import CentredBlock, canonical, centred_blocks, dense, project
+from sklearn_vae.gaussian.centered import CenteredBlock, canonical, centered_blocks, dense, project
 
 
 @dataclass(frozen=True, eq=False)
 class LowRankGaussian:
-    r"""The distribution N(mean, C) with C = W W' + sigma2 I, seen as a latent variable model.
+    r"""Gaussian N(mean, C) with C = W W' + sigma2 I, the marginal distribution of pPCA.
 
-    It is the marginal of `z ~ N(0, I)`, `x | z ~ N(W z + mean, sigma2 I)`, so it also has a
-    posterior over z. Nothing of size (d, d) is ever formed: every method goes through one
-    triangular factor R of the (k, k) matrix M = W'W + sigma2 I, computed on first use by a QR
-    decomposition of W stacked on sigma I, which does not square W's condition number.
+    The model is z ~ N(0, I), x | z ~ N(W z + mean, sigma2 I). No method forms a d x d matrix. All
+    share a triangular factor of M = W'W + sigma2 I, which is computed on first use.
 
     Parameters
     ----------
-    mean : array of shape (d,)
-    loadings : array of shape (d, k)
-        W. Its columns need not be orthogonal; any may be zero.
+    mean : array of shape (n_features,)
+        Mean of x.
+    loadings : array of shape (n_features, n_components)
+        Loadings W. The columns need not be orthogonal and may be zero.
     noise_variance : float
-        sigma2 >= 0. Zero only for square W of full rank, where C = W W' is invertible.
+        Noise variance sigma2 >= 0. It may be 0 only if W is square and of full rank.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit, or sigma2 is negative, not finite, or zero where C would be
-        singular.
+        If the shapes do not match, if an entry is not finite, or if `noise_variance` is negative,
+        not finite, or 0 although W W' is singular.
+
+    See Also
+    --------
+    PPCA : Estimator that fits this distribution to data.
 
     References
     ----------
-    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999, eq. 3 to 8;
+    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999, eq. 3 to 8.
+
     Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!", NeurIPS 2019, eq. 1, 5 and 6.
 
     Examples
@@ -69,8 +73,8 @@ class LowRankGaussian:
     def __post_init__(self) -> None:
         if self.loadings.ndim != 2 or tuple(self.mean.shape) != (self.loadings.shape[0],):
             raise ValueError(
-                "mean and loadings must have shapes (d,) and (d, k), got "
-                f"{tuple(self.mean.shape)} and {tuple(self.loadings.shape)}."
+                "mean and loadings must have shapes (n_features,) and (n_features, n_components), "
+                f"got {tuple(self.mean.shape)} and {tuple(self.loadings.shape)}."
             )
         xp = array_namespace(self.mean, self.loadings)
         if not (xp.all(xp.isfinite(self.mean)) and xp.all(xp.isfinite(self.loadings))):
@@ -81,23 +85,27 @@ class LowRankGaussian:
             )
         if self.noise_variance == 0.0 and self._is_singular():
             raise ValueError(
-                "noise_variance may be 0 only for square loadings of full rank, got shape "
-                f"{tuple(self.loadings.shape)}: the covariance would be singular."
+                "noise_variance can be 0 only for square loadings of full rank, got loadings of "
+                f"shape {tuple(self.loadings.shape)} and a singular covariance."
             )
 
     @property
     def n_features(self) -> int:
-        """Number d of dimensions of x."""
+        """Number of features."""
         return self.loadings.shape[0]
 
     @property
     def n_components(self) -> int:
-        """Number k of dimensions of z."""
+        """Number of latent dimensions."""
         return self.loadings.shape[1]
 
     @cached_property
     def _factor(self) -> tuple[Array, Array]:
-        """Upper triangular R of shape (k, k) with R'R = M, and Y = W R^-1 of shape (d, k)."""
+        """Upper triangular R with R'R = M, and W R^-1.
+
+        R is from a QR decomposition of W stacked on sigma I, since forming M would square the
+        condition number of W.
+        """
         W, k = self.loadings, self.n_components
         xp = array_namespace(W)
         noise = self.noise_variance**0.5 * xp.eye(k, dtype=W.dtype, device=device(W))
@@ -108,7 +116,7 @@ class LowRankGaussian:
 
     @cached_property
     def _inverse_root(self) -> Array:
-        """R^-1 of shape (k, k)."""
+        """Inverse of R."""
         root = self._factor[0]
         xp = array_namespace(root)
         identity = xp.eye(self.n_components, dtype=root.dtype, device=device(root))
@@ -116,27 +124,30 @@ class LowRankGaussian:
 
     @property
     def _whitener(self) -> Array:
-        # Takes x - mean to y with |y|^2 = (x - mean)' W M^-1 W' (x - mean).
+        # Maps x - mean to y with |y|^2 = (x - mean)' W M^-1 W' (x - mean).
         return self._factor[1]
 
     @cached_property
     def log_det(self) -> float:
-        """Log-determinant of C, by log det M + (d - k) log sigma2."""
+        """Log-determinant of C, computed as log det M + (d - k) log sigma2."""
         root = self._factor[0]
         xp = array_namespace(root)
         log_det_m = 2.0 * float(xp.sum(xp.log(xp.abs(xp.linalg.diagonal(root)))))
-        spare = self.n_features - self.n_components
-        return log_det_m + (spare * math.log(self.noise_variance) if spare else 0.0)
+        n_left = self.n_features - self.n_components
+        return log_det_m + (n_left * math.log(self.noise_variance) if n_left else 0.0)
 
     @cached_property
     def _limit(self) -> float:
         return mean_limit(self.loadings, self.noise_variance)
 
-    def _check_rows(self, X: Any) -> Any:
+    def _check_samples(self, X: Any) -> Any:
         if sparse.issparse(check_matrix(X)) and not is_numpy_array(self.mean):
-            raise TypeError("sparse X needs a mean and loadings that are NumPy arrays.")
+            raise TypeError(
+                "Sparse X requires NumPy arrays as mean and loadings, got "
+                f"{type(self.mean).__name__}."
+            )
         if X.shape[1] != self.n_features:
-            raise ValueError(f"X must have {self.n_features} columns, got {X.shape[1]}.")
+            raise ValueError(f"X must have {self.n_features} features, got {X.shape[1]}.")
         return X
 
     def _is_singular(self) -> bool:
@@ -148,8 +159,19 @@ class LowRankGaussian:
         return not bool(xp.all(scale > xp.finfo(scale.dtype).eps * xp.max(scale)))
 
     def log_prob(self, X: Any) -> Array:
-        """Log-density of each row of X, an array or sparse, in nats; shape (n,). O(n d k)."""
-        X = self._check_rows(X)
+        """Compute the log-density of each sample in O(n d k).
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        array of shape (n_samples,)
+            Log-density of each sample, in nats.
+        """
+        X = self._check_samples(X)
         xp = array_namespace(self.mean)
         dtype = common_float_type(X, self.mean)
         if dtype != self.mean.dtype:
@@ -157,15 +179,15 @@ class LowRankGaussian:
             return LowRankGaussian(mean, loadings, self.noise_variance).log_prob(X)
         if sparse.issparse(X):
             X = canonical(X)
-        blocks = centred_blocks(X, self.mean, self._limit)
+        blocks = centered_blocks(X, self.mean, self._limit)
         distance = xp.concat([self._mahalanobis(block, X[rows, :]) for rows, block in blocks])
         return -0.5 * (distance + (self.log_det + self.n_features * math.log(2.0 * math.pi)))
 
-    def _mahalanobis(self, block: CentredBlock, X: Any) -> Array:
-        """(x - mean)' C^-1 (x - mean) of each row of X, by one product with `block`.
+    def _mahalanobis(self, block: CenteredBlock, X: Any) -> Array:
+        """Compute (x - mean)' C^-1 (x - mean) of each sample by one product with `block`.
 
-        It is (|x - mean|^2 - |y|^2) / sigma2 with |x - mean|^2 = |x|^2 + |mean|^2 - 2 mean'x. Where
-        this cancels, it is computed again without differences.
+        It is (|x|^2 + |mean|^2 - 2 mean'x - |y|^2) / sigma2, with y as in `_whitener`. Where this
+        cancels, it is computed again without differences.
         """
         mean = block.mean
         xp = array_namespace(mean)
@@ -178,14 +200,14 @@ class LowRankGaussian:
         distance = (distance - xp.vecdot(Y, Y)) / self.noise_variance
         # The error is a few eps of the terms, and so at most a few eps^(3/4) of the distance.
         least = float(xp.finfo(mean.dtype).eps) ** 0.25 * terms
-        # Not "<": where the terms overflow, the distance is nan.
-        lost = ~(distance * self.noise_variance >= least)
-        if xp.any(lost):
-            distance[lost] = self._mahalanobis_by_sums(X[lost])
+        # Not "<", since the distance is nan if the terms overflow.
+        cancelled = ~(distance * self.noise_variance >= least)
+        if xp.any(cancelled):
+            distance[cancelled] = self._mahalanobis_by_sums(X[cancelled])
         return distance
 
     def _mahalanobis_by_sums(self, X: Any) -> Array:
-        """The same as a sum of positive terms: with r = x - mean, |r - W z|^2 / sigma2 + |z|^2."""
+        """Compute the same as |x - mean - W z|^2 / sigma2 + |z|^2 with z = E[z|x]."""
         xp = array_namespace(self.mean)
         distances = []
         for rows in row_blocks(*X.shape):
@@ -199,31 +221,63 @@ class LowRankGaussian:
         return xp.concat(distances)
 
     def posterior_mean(self, X: Array) -> Array:
-        """E[z|x] = M^-1 W' (x - mean) of each row of X, an array or sparse; shape (n, k)."""
+        """Compute the posterior mean E[z|x] = M^-1 W' (x - mean) of each sample.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        array of shape (n_samples, n_components)
+            Posterior means.
+        """
         gain = self._whitener @ self._inverse_root.T
-        return project(self._check_rows(X), self.mean, gain, self._limit)
+        return project(self._check_samples(X), self.mean, gain, self._limit)
 
     @property
     def posterior_covariance(self) -> Array:
-        """Cov[z|x] = sigma2 M^-1, shape (k, k): the same for every x."""
+        """Posterior covariance sigma2 M^-1, (n_components, n_components), for every x."""
         return self.noise_variance * (self._inverse_root @ self._inverse_root.T)
 
     def conditional_mean(self, Z: Array) -> Array:
-        """E[x|z] = W z + mean of each row, shape (n, d); Cov[x|z] = sigma2 I."""
+        """Compute the conditional mean E[x|z] = W z + mean of each latent vector.
+
+        Parameters
+        ----------
+        Z : array of shape (n_samples, n_components)
+            Latent vectors.
+
+        Returns
+        -------
+        array of shape (n_samples, n_features)
+            Conditional means; the conditional covariance is sigma2 I.
+        """
         return affine(Z, self.loadings.T, self.mean)
 
     def best_noise_variance(self, X: Array, components: Array) -> float:
-        """Noise variance of highest likelihood for X, with mean and loadings held fixed.
+        """Maximize the likelihood of X over the noise variance, with mean and loadings fixed.
 
-        The columns of the loadings are along the orthonormal rows of `components`.
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+            Samples.
+        components : array of shape (n_components, n_features)
+            Orthonormal directions of the columns of the loadings.
+
+        Returns
+        -------
+        float
+            Noise variance of the highest likelihood.
         """
         along = to_host(project(X, self.mean, components.T, self._limit)).astype(np.float64)
         loadings, d = to_host(self.loadings).astype(np.float64), self.n_features
         lengths, squares = (loadings**2).sum(axis=0), (along**2).mean(axis=0)
         n_left = d - len(lengths)
         sigma2, tail = self.noise_variance, 0.0
-        # The log-likelihood gives the squares outside of the components: the second time with a
-        # sigma2 near their mean, so that they are not lost.
+        # The log-likelihood gives the squares orthogonal to the components. The second pass uses a
+        # sigma2 near their mean, at which they do not cancel.
         for _ in range(2 if n_left else 0):
             model = LowRankGaussian(self.mean, self.loadings, sigma2)
             log_likelihood = float(to_host(model.log_prob(X)).mean(dtype=np.float64))
@@ -234,9 +288,21 @@ class LowRankGaussian:
         return best_noise_variance(lengths, squares, tail, d)
 
     def sample(self, n_samples: int, rng: Any) -> tuple[Array, Array]:
-        """Draw `n_samples` pairs (x, z), of shapes (n, d) and (n, k).
+        """Draw samples and the latent vectors that they are drawn from.
 
-        `rng` is anything with NumPy's `standard_normal(size)`: a Generator or a RandomState.
+        Parameters
+        ----------
+        n_samples : int
+            Number of samples.
+        rng : numpy.random.Generator or numpy.random.RandomState
+            Source of random numbers.
+
+        Returns
+        -------
+        X : array of shape (n_samples, n_features)
+            Samples.
+        Z : array of shape (n_samples, n_components)
+            Latent vectors.
         """
         Z = to_device_of(self.mean, rng.standard_normal((n_samples, self.n_components)))
         noise = to_device_of(self.mean, rng.standard_normal((n_samples, self.n_features)))
@@ -244,10 +310,9 @@ class LowRankGaussian:
 
 
 def mean_limit(loadings: Array, noise_variance: float) -> float:
-    """Ten times the trace of C = W W' + sigma2 I.
+    """Return the largest |mean|^2 for which subtracting it from products costs under a digit.
 
-    Up to this |mean|^2 the mean can be subtracted from products with x at the cost of less than a
-    digit.
+    It is ten times the trace of C = W W' + sigma2 I.
     """
     xp = array_namespace(loadings)
     trace = float(xp.sum(xp.astype(loadings, wide_float(loadings)) ** 2))

@@ -1,4 +1,4 @@
-"""Number, mean and scatter of a set of samples: sufficient for a Gaussian model."""
+"""First and second moments of data, which suffice to fit a Gaussian model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from scipy import sparse
 
+from sklearn_vae.containers import readable
 from sklearn_vae.gaussian.arrays import (
     Array,
     check_matrix,
@@ -19,44 +20,48 @@ from sklearn_vae.gaussian.arrays import (
     scale_of,
     wide_float,
 )
-from sklearn_vae.gaussian.centred import SparseCentred
+from sklearn_vae.gaussian.centered import SparseCentered
 from sklearn_vae.gaussian.precision import Precision
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """First and second moments of weighted rows. `a + b` are the moments of both sets of rows.
+    """Number, mean and scatter matrix of a set of weighted samples.
 
-    Addition is associative and commutative to rounding and has the moments of no rows as its
-    neutral element, so any splitting of the data, over batches, files or machines, gives the
-    moments of the whole. The scatter is always kept centred: no E[x^2] - E[x]^2 is ever
-    formed, and an offset of the data costs no digits.
+    ``a + b`` are the moments of two sets of samples together. Moments can therefore be computed per
+    batch, file or machine and added in any order. The scatter is always centered, and an offset of
+    the data costs no digits.
 
     Parameters
     ----------
     n : float
-        Number of rows, or sum of their weights.
-    mean : array of shape (d,)
-        Weighted mean; zeros where n is 0.
-    scatter : array of shape (d, d)
-        Sum over rows of w (x - mean)(x - mean)'. The covariance with divisor n is scatter / n.
+        Number of samples, or sum of their weights.
+    mean : array of shape (n_features,)
+        Weighted mean; zeros if n is 0.
+    scatter : array of shape (n_features, n_features)
+        Sum of w (x - mean)(x - mean)' over the samples.
     count : float, default=0.0
-        Number of samples with positive weight. 0 where n > 0 means that it is not known: then
-        max(n, d), since normalised weights may sum up to 1 whatever the number of samples.
+        Number of samples with positive weight. 0 means unknown if n > 0; it is then set to
+        max(n, n_features).
     dtype : {"float64", "float32", ""}, default=""
-        In which a model of the data is kept; "" is the dtype of the mean.
+        Dtype of a model that is fitted to the moments; "" means the dtype of the mean.
     precision : Precision, default=Precision()
-        How precisely the data were stored and multiplied; no more precisely than the mean is.
+        Precision in which the data were stored and multiplied. It is at best that of the mean.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit, or n or `count` are negative or not finite.
+        If the shapes do not match, if `n`, `count` or `precision` is negative or not finite, or if
+        a dtype is not supported.
+
+    See Also
+    --------
+    PPCA.from_moments : Fit pPCA to moments.
 
     References
     ----------
     Chan, Golub and LeVeque, "Algorithms for computing the sample variance", The American
-    Statistician 1983, eq. 2.1: the pairwise update, here for matrices and weights.
+    Statistician 1983, eq. 2.1 (the update of a sum of two sets).
 
     Examples
     --------
@@ -79,19 +84,19 @@ class Moments:
         d = self.mean.shape[0] if self.mean.ndim == 1 else -1
         if tuple(self.scatter.shape) != (d, d):
             raise ValueError(
-                "mean and scatter must have shapes (d,) and (d, d), got "
+                "mean and scatter must have shapes (n_features,) and (n_features, n_features), got "
                 f"{tuple(self.mean.shape)} and {tuple(self.scatter.shape)}."
             )
         xp = array_namespace(self.mean)
         if not xp.isdtype(self.mean.dtype, "real floating"):
-            raise ValueError(f"mean must be of a real floating dtype, got {self.mean.dtype}.")
+            raise ValueError(f"mean must have a real floating dtype, got {self.mean.dtype}.")
         if not 0.0 <= self.n < float("inf"):
             raise ValueError(f"n must be a finite number >= 0, got {self.n}.")
         for name, value in {"count": self.count, **vars(self.precision)}.items():
             if not 0.0 <= value < float("inf"):
                 raise ValueError(f"{name} must be a finite number >= 0, got {value}.")
         if self.dtype not in ("", "float64", "float32"):
-            raise ValueError(f"dtype must be 'float64' or 'float32', got {self.dtype!r}.")
+            raise ValueError(f"dtype must be 'float64', 'float32' or '', got {self.dtype!r}.")
         eps = float(xp.finfo(self.mean.dtype).eps)
         self.__dict__.update(  # the instance is frozen
             precision=self.precision.coarser(Precision(eps)),
@@ -101,29 +106,34 @@ class Moments:
 
     @classmethod
     def of(cls, X: Array, weights: Array | None = None, *, check_finite: bool = True) -> Moments:
-        """Moments of the rows of X, in one pass over blocks of rows.
+        """Compute the moments of samples in one pass over blocks of X.
 
-        Each block is shifted by the mean of the block before it, unless that is small against
-        the spread, and multiplied in X's precision; the sums are float64, or float32 on a device
-        without float64. X may be memory-mapped: no copy is made but of a block. Of a sparse X
-        only stored numbers are multiplied, and columns that are nearly full.
+        Products are in the precision of X, and sums in float64 if the device supports it.
 
         Parameters
         ----------
-        X : array or sparse matrix of shape (n, d)
-            Finite, of any array-API namespace; n may be 0. Numbers other than float64 and
-            float32 count as float64.
-        weights : array of shape (n,), default=None
-            Finite and not negative; fractions allowed. A weight of 2 counts a row twice, one of
-            0 leaves it out. None weighs every row 1.
+        X : array or sparse matrix of shape (n_samples, n_features)
+            Finite samples, in an array of any array-API library; it may be memory-mapped or empty.
+            Dtypes other than float64 and float32 are converted to float64.
+        weights : array of shape (n_samples,), default=None
+            Finite, nonnegative weights. A weight of 2 counts a sample twice, and 0 ignores it.
         check_finite : bool, default=True
-            Whether to raise if X is not finite; otherwise the moments are not finite either.
+            Whether to raise if X is not finite. Otherwise the moments are not finite either.
+
+        Returns
+        -------
+        Moments
+            Moments of the samples.
 
         Raises
         ------
+        TypeError
+            If X is neither an array nor a sparse matrix.
         ValueError
-            If X is not finite, not real or not two-dimensional, or the weights do not fit.
+            If X is not finite, real and two-dimensional, or if `weights` are invalid.
         """
+        X = readable(X)
+        X = X.to_numpy() if hasattr(X, "to_numpy") else X
         is_sparse = sparse.issparse(check_matrix(X))
         moments = cls._of_sparse(X, weights) if is_sparse else cls._of_dense(X, weights)
         if check_finite:
@@ -143,7 +153,7 @@ class Moments:
         scatter = xp.zeros((d, d), dtype=wide, device=device(X))
         counts, means, errors = [], [], []
         with np.errstate(invalid="ignore", over="ignore"):
-            # Means of blocks are kept relative to this: a large mean would round them.
+            # Means of blocks are relative to `origin`; a large mean would round them.
             origin = _rough_mean(X, weights, xp)
             for count, mean, error, product in _shifted_blocks(X, weights, origin, xp):
                 scatter += product
@@ -166,35 +176,44 @@ class Moments:
         if n == 0.0:
             return cls(0.0, np.zeros(d), np.zeros((d, d)))
         count = X.shape[0] if weights is None else np.count_nonzero(weights)
-        data = SparseCentred(X, weights)
+        data = SparseCentered(X, weights)
         with np.errstate(invalid="ignore", over="ignore"):
             scatter = (n / data.n) * data.scatter()
         return cls(n, data.mean, scatter, float(count), float_name(X), Precision.of(X))
 
     @property
     def is_finite(self) -> bool:
-        """Whether the samples are finite, with finite squares."""
+        """Whether the mean and the variances are finite."""
         return bool(array_namespace(self.mean).all(self._finite_columns))
 
     def check_finite(self, requirement: str = "X must be finite with finite squares") -> None:
-        """Raise ValueError that names the first column with NaN or infinity, if there is one."""
+        """Raise ValueError naming the first feature that is not finite, if there is one.
+
+        Parameters
+        ----------
+        requirement : str, default="X must be finite with finite squares"
+            Beginning of the error message.
+        """
         xp = array_namespace(self.mean)
         finite = self._finite_columns
         if not xp.all(finite):
             column = int(xp.argmin(xp.astype(finite, xp.int64)))
-            raise ValueError(f"{requirement}, got NaN, infinity or overflow in column {column}.")
+            raise ValueError(f"{requirement}, got NaN, infinity or overflow in feature {column}.")
 
     @property
     def _finite_columns(self) -> Array:
         xp = array_namespace(self.mean)
         return xp.isfinite(self.mean) & xp.isfinite(xp.linalg.diagonal(self.scatter))
 
+    def __radd__(self, other: Any) -> Moments:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # for sum()
+
     def __add__(self, other: Moments) -> Moments:
         if not isinstance(other, Moments):
             return NotImplemented
         if self.n_features != other.n_features:
             raise ValueError(
-                "Moments of different numbers of features cannot be added: got "
+                "Moments to add must have the same number of features, got "
                 f"{self.n_features} and {other.n_features}."
             )
         if other.n == 0:
@@ -222,7 +241,18 @@ class Moments:
         return merged
 
     def rescaled(self, n: float) -> Moments:
-        """The same mean and covariance, of weights that sum up to n."""
+        """Scale the weights to a given sum, keeping mean and covariance.
+
+        Parameters
+        ----------
+        n : float
+            New sum of the weights.
+
+        Returns
+        -------
+        Moments
+            Moments with the new sum.
+        """
         if n == self.n:
             return self
         with np.errstate(over="ignore"):
@@ -230,23 +260,23 @@ class Moments:
 
     @property
     def n_features(self) -> int:
-        """Number d of features."""
+        """Number of features."""
         return self.mean.shape[0]
 
     @property
     def covariance(self) -> Array:
-        """S of shape (d, d), with divisor n: the maximum likelihood estimate."""
+        """Covariance with divisor n, array of shape (n_features, n_features)."""
         if self.n == 0:
-            raise ValueError("The covariance of no rows is not defined: n is 0.")
+            raise ValueError("The covariance requires at least one sample, but n is 0.")
         return self.scatter / self.n
 
 
 def _join_blocks(
     counts: list[float], means: Array, errors: Array, scatter: Array
 ) -> tuple[Array, Array]:
-    """Mean and scatter of all blocks, from their weights, means, means minus shifts.
+    """Combine weights, means and shifted means (`errors`) of blocks into mean and scatter.
 
-    `scatter` is the sum of products about the shifts.
+    `scatter` is the sum of the scatters of the blocks about their shifts.
     """
     xp = array_namespace(means)
     w = xp.asarray(counts, dtype=means.dtype, device=device(means))[:, None]
@@ -256,7 +286,7 @@ def _join_blocks(
 
 
 def _rough_mean(X: Array, weights: Array | None, xp: Any) -> Array:
-    """Mean of the first rows of some weight, in X's precision; zeros where there are none."""
+    """Average the first rows with a substantial weight, in X's dtype; zeros if X is empty."""
     dtype = float_type(X)
     head = X
     if weights is not None and X.shape[0]:
@@ -271,22 +301,20 @@ def _rough_mean(X: Array, weights: Array | None, xp: Any) -> Array:
 def _shifted_blocks(
     X: Array, weights: Array | None, origin: Array, xp: Any
 ) -> Iterator[tuple[float, Array, Array, Array]]:
-    """For each block its weight, its mean minus the origin and minus its shift, its scatter.
+    """Yield for each block its weight, its mean minus origin and minus shift, and its scatter.
 
-    Shifting costs a copy of the block. Where no |mean| exceeds three standard deviations, one in
-    float32, not shifting the next block costs no more than a digit.
+    Shifting copies a block. The next block is not shifted if no |mean| exceeds three standard
+    deviations (one in float32), which costs at most one digit.
     """
     n_rows, d = X.shape
     dtype, wide = float_type(X), wide_float(X)
     limit = 10.0 if dtype == xp.float64 else 1.0
     shift: Array | None = origin
-    start = 0
-    # The largest average weight of a row in a block so far, at first that in all of X: the first
-    # blocks may be light ones.
-    heaviest = 1.0 if weights is None or n_rows == 0 else float(xp.mean(weights))
+    # Largest average weight of a block so far. It starts at that of X, since the first blocks may
+    # be light.
+    start, heaviest = 0, 1.0 if weights is None or n_rows == 0 else float(xp.mean(weights))
     while start < max(n_rows, 1):
-        # So many rows that adding up (d, d) products costs little beside making them; more
-        # where they need not be copied.
+        # Large enough for the sum of (d, d) products to be cheap; larger without a copy.
         size = min(max(2**18 // max(d, 1), 4096), 2**14) * (1 if shift is not None else 4)
         rows = slice(start, min(start + size, n_rows))
         start += size
@@ -296,7 +324,7 @@ def _shifted_blocks(
         shifted_by = xp.zeros_like(origin) if shift is None else shift
         mean = xp.astype(shifted_by, wide) - xp.astype(origin, wide) + error
         yield count, mean, error, product
-        # A block of light rows may be anywhere: it does not tell where the next one is.
+        # The mean of a light block is no guide to that of the next one.
         weight = count / max(block.shape[0], 1)
         heaviest = max(heaviest, weight)
         if weight == 0.0 or weight < 0.5 * heaviest:
@@ -309,7 +337,7 @@ def _shifted_blocks(
 def _moments_about(
     X: Array, weights: Array | None, shift: Array | None, xp: Any
 ) -> tuple[float, Array, Array]:
-    """Weight of a block, its mean and its scatter, both about the shift; None is zero."""
+    """Compute weight, mean and scatter of a block, both about the shift (None: zero)."""
     wide = wide_float(X)
     R = X if shift is None else X - shift
     if weights is None:

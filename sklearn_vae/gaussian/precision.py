@@ -1,4 +1,4 @@
-"""Precision of data and of products with them, and the variances that it resolves."""
+"""Precision of data and of products with them, and the rounding errors that follow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import Array, float_type
 
-# Below this the squares of float64 numbers lose their digits: no variance is resolved.
+# Below this value squares of float64 numbers lose digits, and no variance is resolved.
 SMALLEST = 2.0**-1000
 
 
@@ -19,13 +19,13 @@ SMALLEST = 2.0**-1000
 class Precision:
     """Relative precision of data X and of products with them."""
 
-    eps: float = 2.0**-52  # of products
-    stored: float = 0.0  # of the entries of X
-    subtracted: float = 0.0  # |m|^2 of a mean m that is subtracted from products instead of from X
+    eps: float = 2.0**-52  # precision of products
+    stored: float = 0.0  # precision of the entries of X
+    subtracted: float = 0.0  # |m|^2 of a mean m that is subtracted from products, not from X
 
     @classmethod
     def of(cls, X: Any, dtype: Any = None, subtracted: float = 0.0) -> Precision:
-        """Precision of X multiplied in `dtype`, by default that in which moments are computed."""
+        """Return the precision of X multiplied in `dtype`, by default the dtype of `Moments.of`."""
         xp: Any = np if sparse.issparse(X) else array_namespace(X)
         if dtype is None:
             dtype = xp.float64 if sparse.issparse(X) else float_type(X)
@@ -35,7 +35,7 @@ class Precision:
         return cls(float(xp.finfo(dtype).eps), stored, subtracted)
 
     def coarser(self, other: Precision) -> Precision:
-        """The coarser one in each respect."""
+        """Combine two precisions by taking the coarser value of each field."""
         return Precision(
             max(self.eps, other.eps),
             max(self.stored, other.stored),
@@ -43,29 +43,29 @@ class Precision:
         )
 
     def eigenvalue_error(self, order: int, largest: float) -> float:
-        """Bound of the error of the eigenvalues of a symmetric matrix of shape (order, order)."""
+        """Bound the error of the eigenvalues of a symmetric matrix of shape (order, order)."""
         return max(4.0 * order**0.5 * self.eps * (largest + self.subtracted), SMALLEST)
 
     def squared_singular_value_error(self, order: int, largest: float) -> float:
-        """Bound of the error of squared singular values, which are found to a few eps."""
+        """Bound the error of squared singular values."""
         return max(16.0 * order * self.eps**2 * (largest + self.subtracted), SMALLEST)
 
     def rounding(self, mean: Array, variances: Array, n: float) -> Array:
-        """Variance that rounding may give each column of n samples, shape (d,).
+        """Return the variance that rounding may cause in each feature of n samples, shape (d,).
 
-        An entry is rounded to the coarser of `eps` and `stored` times its size. Along their worst
-        direction, n x d independent errors of standard deviation 1 have the largest singular value
+        An entry is rounded by the coarser of `eps` and `stored` relative to its size. A matrix of
+        n x d independent errors of standard deviation 1 has largest singular value about
         sqrt(n) + sqrt(d).
         """
-        spread = max(self.eps, self.stored) * (1.0 + (mean.shape[0] / n) ** 0.5)
+        error = max(self.eps, self.stored) * (1.0 + (mean.shape[0] / n) ** 0.5)
         xp = array_namespace(mean)
         with np.errstate(over="ignore"):
-            rounding = (spread * mean) ** 2 + spread**2 * variances
-        # Finite, so that it is nothing along a direction without this column.
+            rounding = (error * mean) ** 2 + error**2 * variances
+        # Finite, so that 0 times it is 0 along a direction without this feature.
         return xp.clip(rounding, None, float(xp.finfo(rounding.dtype).max) / (4 * mean.shape[0]))
 
 
 def rounded_along(components: Array, columns: Array) -> Array:
-    """Variance along each component, of independent errors of given variance in each column."""
+    """Compute the variance along each component of independent errors in each feature."""
     xp = array_namespace(components)
     return xp.astype(components, columns.dtype) ** 2 @ columns

@@ -1,4 +1,4 @@
-"""The bound of a VAE whose decoder is soft-thresholded, in closed form, and where it collapses."""
+"""Closed-form bound of a VAE with a soft-thresholded decoder, and when it collapses."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from scipy.optimize import brentq, minimize
 from scipy.special import ndtr
 
-# Least noise variance, as a share of the average variance of a feature: where the decoder can
-# reproduce every sample the bound has no maximum.
+# Lower bound of the noise variance, as a share of the average variance of the features. Without it
+# the bound has no maximum if the decoder can reproduce every sample.
 _NOISE_FLOOR = 1e-6
-_MOST_STEPS = 200  # of Newton's method, which takes about 10
+_MAX_STEPS = 200  # Newton's method takes about 10
 # Range of the change of the logarithms of variances.
 _LOG_RANGE = (-40.0, 40.0)
 
@@ -23,13 +23,12 @@ _LOG_RANGE = (-40.0, 40.0)
 def expected_soft_threshold(
     mean: np.ndarray, variance: np.ndarray, threshold: float, order: int = 2
 ) -> tuple[np.ndarray, ...]:
-    """Moments of pi(a) = sign(a) max(|a| - threshold, 0), a ~ N(mean, variance), and derivatives.
+    """Compute moments of pi(a) = sign(a) max(|a| - threshold, 0) with a ~ N(mean, variance).
 
-    Returns E pi(a)^2, E pi(a), E pi'(a) (the probability that |a| > threshold), E pi''(a) (the
-    density of a at the threshold less that at its negative), and with order 4 two more. These are
-    derivatives with respect to the mean; the one with respect to the variance is half of the
-    second, and that of E pi(a)^2 is 2 E pi(a). At variance 0 they are limits, except where the mean
-    is on the threshold.
+    Returns E pi(a)^2, E pi(a), and the derivatives of the latter with respect to the mean up to
+    `order`: P(|a| > threshold), the density at the threshold minus that at its negative, and so on.
+    The derivative of E pi(a) with respect to the variance is half the second derivative, and that
+    of E pi(a)^2 with respect to the mean is 2 E pi(a).
     """
     deviation = np.sqrt(np.maximum(variance, np.finfo(float).tiny))
     shape = np.broadcast_shapes(mean.shape, variance.shape)
@@ -48,25 +47,39 @@ def expected_soft_threshold(
         moments[3] += sign * density
         if order > 2:
             moments[4] -= u * density / deviation
-            # Where u^2 is beyond float64 the density is 0.
+            # The density is 0 where u^2 overflows.
             curvature = np.minimum(u * u, 1e300) - 1.0
             moments[5] += sign * curvature * (density / deviation) / deviation
     return tuple(moments)
 
 
 class SoftThresholdParameters(NamedTuple):
-    """Parameters of a VAE with decoder pi(W z) + b and a free posterior for each row.
+    """Parameters of a VAE with decoder pi(W z) + b and a free posterior for each sample.
 
-    Attributes
+    Parameters
     ----------
-    loadings : array of shape (d, k)
-        W.
-    offset : array of shape (d,)
-        b.
+    loadings : ndarray of shape (n_features, n_components)
+        Weights W of the decoder.
+    offset : ndarray of shape (n_features,)
+        Offset b of the decoder.
     noise_variance : float
-        sigma2 > 0 of p(x|z); gamma in the paper.
-    means, variances : arrays of shape (n, k)
-        q(z|x_i) = N(means_i, diag variances_i).
+        Noise variance sigma2 > 0 of p(x|z).
+    means, variances : ndarray of shape (n_samples, n_components)
+        Means and variances of q(z|x) for each sample.
+
+    See Also
+    --------
+    SoftThresholdElbo : Compute and maximize the bound of these parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_vae.gaussian import SoftThresholdParameters
+    >>> p = SoftThresholdParameters(
+    ...     np.eye(2), np.zeros(2), 0.5, means=np.zeros((3, 2)), variances=np.ones((3, 2))
+    ... )
+    >>> p._replace(noise_variance=0.1).noise_variance
+    0.1
     """
 
     loadings: np.ndarray
@@ -77,45 +90,51 @@ class SoftThresholdParameters(NamedTuple):
 
 
 def _divergence(p: SoftThresholdParameters) -> np.ndarray:
-    """KL(q(z|x) || N(0, I)) of each row."""
+    """Compute KL(q(z|x) || N(0, I)) of each sample."""
     return 0.5 * (p.means**2 + p.variances - 1.0 - np.log(p.variances)).sum(axis=1)
 
 
 def _check_one_dimension(method: str, p: SoftThresholdParameters) -> None:
     if p.loadings.shape[1] != 1:
-        raise ValueError(f"{method} is for one latent dimension, got {p.loadings.shape[1]}.")
+        raise ValueError(
+            f"{method} requires p with one latent dimension, got {p.loadings.shape[1]}."
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class SoftThresholdElbo:
-    """Evidence lower bound of rows under p(x|z) = N(pi(W z) + b, sigma2 I), p(z) = N(0, I).
+    """Evidence lower bound of a VAE with a soft-thresholded linear decoder.
 
-    pi(u) = sign(u) max(|u| - threshold, 0) for each feature; q(z|x) is a diagonal normal with its
-    own mean and variances for each row, as an unlimited encoder could have. Since w_j' z is normal,
-    the bound and its gradient have a closed form for every k.
+    The model is p(x|z) = N(pi(W z) + b, sigma2 I) and p(z) = N(0, I), with pi(u) =
+    sign(u) max(|u| - threshold, 0) for each feature. q(z|x) is a diagonal normal with its own means
+    and variances for each sample, as an unlimited encoder could produce. The bound and its gradient
+    have a closed form, since w_j' z is normal.
 
-    At threshold 0 this is the linear VAE. With a threshold > 0 every derivative in W vanishes at
-    the collapsed point W = 0, q = p, and for some rows it is a local maximum, although they could
-    be reproduced exactly (Proposition 1 of the paper). A Hessian does not show it: compare bounds
-    within a ball.
+    At threshold 0 this is the linear VAE. With a threshold > 0 all derivatives with respect to W
+    vanish at the collapsed solution W = 0, q(z|x) = p(z). For some data this is a local maximum,
+    although the decoder could reproduce them exactly.
 
     Parameters
     ----------
-    rows : array of shape (n, d)
-        X.
+    rows : array-like of shape (n_samples, n_features)
+        Samples X.
     threshold : float, default=1.0
-        In the units of X.
+        Threshold of the decoder, in the units of X.
 
     Raises
     ------
     ValueError
-        If `rows` are not finite and two-dimensional, do not differ, or `threshold` is not a finite
-        number >= 0.
+        If `rows` is not a finite matrix, if all samples are equal, or if `threshold` is negative or
+        not finite.
+
+    See Also
+    --------
+    SoftThresholdParameters : Parameters of decoder and posteriors.
 
     References
     ----------
-    Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE Posterior Collapse" (2020),
-    eq. 4 (decoder), 9 (best noise), Propositions 1 and 2.
+    Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE Posterior Collapse", ICML
+    2020, eq. 4 (decoder), eq. 9 (best noise variance), Propositions 1 and 2.
 
     Examples
     --------
@@ -137,20 +156,34 @@ class SoftThresholdElbo:
     def __post_init__(self) -> None:
         X = np.asarray(self.rows, dtype=float)
         if X.ndim != 2 or not np.isfinite(X).all():
-            raise ValueError(f"rows must be a finite matrix (n, d), got shape {X.shape}.")
+            raise ValueError(
+                "rows must be a finite matrix of shape (n_samples, n_features), got shape "
+                f"{X.shape}."
+            )
         if not (X.size and np.ptp(X, axis=0).max() > 0.0):
-            raise ValueError(f"rows must differ from each other, got {len(X)} of one value.")
+            raise ValueError(f"rows must contain different samples, got {len(X)} equal ones.")
         if not 0.0 <= self.threshold < math.inf:
             raise ValueError(f"threshold must be a finite number >= 0, got {self.threshold!r}.")
         object.__setattr__(self, "rows", X)
 
     @cached_property
     def average_variance(self) -> float:
-        """Average variance of the features: the best noise variance where all is collapsed."""
+        """Average variance of the features, the best noise variance of a collapsed model."""
         return float(self.rows.var(axis=0).mean())
 
     def collapsed(self, n_components: int = 1) -> SoftThresholdParameters:
-        """W = 0, b the mean of the rows, q = p and the best sigma2: the trivial solution."""
+        """Return the collapsed solution: W = 0, q(z|x) = p(z) and the best b and sigma2.
+
+        Parameters
+        ----------
+        n_components : int, default=1
+            Number of latent dimensions.
+
+        Returns
+        -------
+        SoftThresholdParameters
+            Parameters of the collapsed solution.
+        """
         n, d = self.rows.shape
         return SoftThresholdParameters(
             np.zeros((d, n_components)),
@@ -161,19 +194,52 @@ class SoftThresholdElbo:
         )
 
     def squares(self, p: SoftThresholdParameters) -> np.ndarray:
-        """E_q |x - pi(W z) - b|^2 of each row, shape (n,)."""
+        """Compute the expected squared error E_q |x - pi(W z) - b|^2 of each sample.
+
+        Parameters
+        ----------
+        p : SoftThresholdParameters
+            Parameters of the model.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Expected squared error, summed over features.
+        """
         second, first, _, _ = self._moments(p)
         residual = self.rows - p.offset
         return (residual * (residual - 2.0 * first) + second).sum(axis=1)
 
     def value(self, p: SoftThresholdParameters) -> float:
-        """The bound, in nats per sample."""
+        """Compute the bound, averaged over the samples.
+
+        Parameters
+        ----------
+        p : SoftThresholdParameters
+            Parameters of the model.
+
+        Returns
+        -------
+        float
+            Bound in nats per sample.
+        """
         d, sigma2 = self.rows.shape[1], p.noise_variance
         fit = self.squares(p) / sigma2 + d * math.log(2.0 * math.pi * sigma2)
         return float(-(0.5 * fit + _divergence(p)).mean())
 
     def best_noise(self, p: SoftThresholdParameters) -> float:
-        """sigma2 of the highest bound, with all else held fixed (eq. 9)."""
+        """Compute the noise variance that maximizes the bound, given the other parameters (eq. 9).
+
+        Parameters
+        ----------
+        p : SoftThresholdParameters
+            Parameters of the model.
+
+        Returns
+        -------
+        float
+            Best noise variance.
+        """
         return float(self.squares(p).mean()) / self.rows.shape[1]
 
     def maximise(
@@ -183,43 +249,52 @@ class SoftThresholdElbo:
         *,
         least_noise: float | None = None,
     ) -> SoftThresholdParameters:
-        """A local maximum of the bound, by L-BFGS from a start.
-
-        sigma2 is at its optimum throughout, unless it is held.
+        """Find a local maximum of the bound by L-BFGS.
 
         Parameters
         ----------
         start : SoftThresholdParameters
-        hold : collection of str
-            Attributes of `start` that are held fixed.
+            Parameters to start from.
+        hold : collection of str, default=()
+            Names of the parameters that are held fixed.
         least_noise : float, default=None
-            Lower bound of sigma2. None: 1e-6 of the average variance.
+            Lower bound of the noise variance. None means 1e-6 times the average variance of the
+            features.
+
+        Returns
+        -------
+        SoftThresholdParameters
+            Parameters at the local maximum.
+
+        Raises
+        ------
+        ValueError
+            If `hold` contains an unknown name.
         """
         unknown = sorted(set(hold) - set(start._fields))
         if unknown:
-            raise ValueError(f"hold must be among {start._fields}, got {unknown[0]!r}.")
+            raise ValueError(f"hold must contain names from {start._fields}, got {unknown[0]!r}.")
         floor = _NOISE_FLOOR * self.average_variance if least_noise is None else least_noise
         free = [name for name in start._fields if name not in {*hold, "noise_variance"}]
-        # Standard deviations for means and logarithms for variances are of one scale whatever
-        # sigma2 is.
+        # Means in standard deviations and log-variances have the same scale for any sigma2.
         deviations = np.sqrt(start.variances)
 
-        def moved(vector: np.ndarray) -> SoftThresholdParameters:
-            parts = {}
+        def parameters_at(vector: np.ndarray) -> SoftThresholdParameters:
+            values = {}
             for name in free:
                 before = np.asarray(getattr(start, name))
                 step, vector = vector[: before.size].reshape(before.shape), vector[before.size :]
                 if name == "variances":
-                    parts[name] = before * np.exp(step)
+                    values[name] = before * np.exp(step)
                 else:
-                    parts[name] = before + (deviations * step if name == "means" else step)
-            p = start._replace(**parts)
+                    values[name] = before + (deviations * step if name == "means" else step)
+            p = start._replace(**values)
             if "noise_variance" in hold:
                 return p
             return p._replace(noise_variance=max(self.best_noise(p), floor))
 
         def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
-            p = moved(vector)
+            p = parameters_at(vector)
             gradient = self._gradient(p)
             gradient["means"] = gradient["means"] * deviations
             gradient["variances"] = gradient["variances"] * p.variances
@@ -231,14 +306,29 @@ class SoftThresholdElbo:
             bounds += [limits] * np.size(getattr(start, name))
         options = {"maxiter": 10_000, "maxfun": 20_000, "ftol": 1e-15, "gtol": 1e-10}
         method: dict[str, Any] = {"method": "L-BFGS-B", "jac": True, "options": options}
-        return moved(minimize(objective, np.zeros(len(bounds)), bounds=bounds, **method).x)
+        return parameters_at(minimize(objective, np.zeros(len(bounds)), bounds=bounds, **method).x)
 
     def best_posteriors(self, p: SoftThresholdParameters) -> SoftThresholdParameters:
-        """Posteriors of the highest bound given W, b and sigma2, for k = 1.
+        """Find the posteriors that maximize the bound, given W, b and sigma2, for k = 1.
 
-        Between the points where a feature crosses its threshold the decoder is affine. Newton's
-        method starts from the best posterior of each of these pieces, and from the prior's variance
-        there; the best result is taken for each row.
+        The decoder is affine between the points where a feature crosses its threshold. Newton's
+        method starts from the best posterior of each of these pieces, with its variance and with
+        that of the prior, and the best result is kept for each sample.
+
+        Parameters
+        ----------
+        p : SoftThresholdParameters
+            Parameters with one latent dimension; the posteriors are not used.
+
+        Returns
+        -------
+        SoftThresholdParameters
+            Parameters with the best posteriors.
+
+        Raises
+        ------
+        ValueError
+            If `p` has more than one latent dimension.
         """
         _check_one_dimension("best_posteriors", p)
         means, variances = self._best_of_pieces(p)
@@ -251,26 +341,32 @@ class SoftThresholdElbo:
         )
 
     def collapse_threshold(self, p: SoftThresholdParameters) -> float:
-        """gamma': the noise variance above which to collapse costs less than a decoder, for k = 1.
+        """Compute the noise variance above which a decoder is worse than collapse, for k = 1.
 
-        With sigma2 the same for both, the collapsed point has a higher bound above gamma' than W
-        and b of `p` with any posteriors, and a lower one below. The average over the rows of
+        At the same sigma2 the collapsed solution has a higher bound than W and b of `p` with the
+        best posteriors if sigma2 is above this threshold, and a lower one below it. The cost ::
 
-            g(sigma2) = min_q [E_q |x - pi(W z) - b|^2 + 2 sigma2 KL(q || p)]
+            g(sigma2) = min_q [E_q |x - pi(W z) - b|^2 + 2 sigma2 KL(q || p)],
 
-        is concave, rises toward the error of posteriors that are the prior, which is larger than
-        that of the mean of the rows, and so exceeds the latter from one sigma2 on: from 0.0 where
-        no codes reproduce the rows better than their mean.
+        averaged over the samples, is concave and increasing. It exceeds the squared error of the
+        mean of the samples from the threshold on.
 
-        Proposition 2 of the paper says that gamma' is finite for any decoder whose expected error
-        has Lipschitz gradients and grows with the deviations of q at some rate. The latter does not
-        hold for soft thresholds, and is not needed to compare costs.
+        Parameters
+        ----------
+        p : SoftThresholdParameters
+            Parameters with one latent dimension; the posteriors and sigma2 are not used.
+
+        Returns
+        -------
+        float
+            Noise variance gamma' of Proposition 2. 0 if no posteriors reproduce the samples better
+            than their mean.
 
         Raises
         ------
         ValueError
-            If W has not one column, or pi(W z) of draws z of the prior varies by less than 1e-12 of
-            the variance of the rows.
+            If `p` has more than one latent dimension, or if its decoder is constant up to 1e-12 of
+            the variance of the samples.
         """
         _check_one_dimension("collapse_threshold", p)
         trivial = self.collapsed()._replace(loadings=p.loadings, offset=p.offset)
@@ -278,13 +374,13 @@ class SoftThresholdElbo:
         rise = float(self.squares(trivial).mean()) - mean_error
         if not rise > 1e-12 * mean_error:
             raise ValueError(
-                "collapse_threshold is for a decoder that differs from the rows' mean, got one with "
-                f"loadings of length {np.linalg.norm(p.loadings):.3g}."
+                "collapse_threshold requires p with a decoder that differs from the mean of rows, "
+                f"got loadings of norm {np.linalg.norm(p.loadings):.3g}."
             )
 
         def excess(log_noise: float) -> float:
-            own = self.best_posteriors(p._replace(noise_variance=math.exp(log_noise)))
-            cost = self.squares(own) + 2.0 * own.noise_variance * _divergence(own)
+            best = self.best_posteriors(p._replace(noise_variance=math.exp(log_noise)))
+            cost = self.squares(best) + 2.0 * best.noise_variance * _divergence(best)
             return float(cost.mean()) - mean_error
 
         low = high = math.log(self.average_variance)
@@ -302,7 +398,7 @@ class SoftThresholdElbo:
         return expected_soft_threshold(p.means @ p.loadings.T, variances, self.threshold)
 
     def _gradient(self, p: SoftThresholdParameters) -> dict[str, np.ndarray]:
-        """Gradient of the bound with respect to all parameters except sigma2."""
+        """Compute the gradient of the bound with respect to all parameters except sigma2."""
         _, first, slope, bend = self._moments(p)
         n, W, residual = len(self.rows), p.loadings, self.rows - p.offset
         unit = 1.0 / (n * p.noise_variance)
@@ -316,7 +412,7 @@ class SoftThresholdElbo:
         }
 
     def _best_of_pieces(self, p: SoftThresholdParameters) -> tuple[np.ndarray, np.ndarray]:
-        """Best mean within each affine piece of the decoder, and variance, (n, pieces) each."""
+        """Return the best mean and variance in each affine piece of the decoder, (n, pieces)."""
         w = p.loadings[:, 0]
         crossings = self.threshold / np.abs(w[w != 0.0])
         ends = np.unique(np.concatenate([-crossings, [0.0], crossings]))
@@ -334,7 +430,7 @@ class SoftThresholdElbo:
     def _costs(
         self, p: SoftThresholdParameters, means: np.ndarray, variances: np.ndarray
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        """E |x - mu(z)|^2 / (2 sigma2) + KL, (n, starts), its two slopes and three curvatures.
+        """Compute E |x - mu(z)|^2 / (2 sigma2) + KL, (n, starts), two slopes, three curvatures.
 
         Derivatives are with respect to the mean in standard deviations and the log-variance.
         """
@@ -345,8 +441,8 @@ class SoftThresholdElbo:
         pi = expected_soft_threshold(a, variance, self.threshold, order=4)
         unit = 1.0 / p.noise_variance
         data = 0.5 * unit * (pi[0] - 2.0 * residual * pi[1]).sum(axis=-1)
-        # First to fourth derivative of it with respect to the mean of z; half of the second is the
-        # derivative with respect to its variance.
+        # First to fourth derivative of `data` with respect to the mean of z. Half the second is the
+        # derivative with respect to the variance.
         D = [unit * ((pi[i] - residual * pi[i + 1]) @ w**i) for i in range(1, 5)]
         deviations = np.sqrt(variances)
         cost = data + 0.5 * (means**2 + variances - 1.0 - np.log(variances))
@@ -362,27 +458,27 @@ class SoftThresholdElbo:
     def _descend(
         self, p: SoftThresholdParameters, means: np.ndarray, variances: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Newton's method with damping, (n, starts) at once: costs, means and variances."""
+        """Run damped Newton for all (n, starts); return costs, means and variances."""
         cost, slopes, curvatures = self._costs(p, means, variances)
         damping = np.ones_like(cost)
-        for _ in range(_MOST_STEPS):
+        for _ in range(_MAX_STEPS):
             a, c, b = curvatures
-            least = 0.5 * (a + b) - np.hypot(0.5 * (a - b), c)  # eigenvalue
-            shift = damping + np.maximum(1e-8 - least, 0.0)
+            least_eigenvalue = 0.5 * (a + b) - np.hypot(0.5 * (a - b), c)
+            shift = damping + np.maximum(1e-8 - least_eigenvalue, 0.0)
             a, b = a + shift, b + shift
             determinant = a * b - c * c
             along = (c * slopes[1] - b * slopes[0]) / determinant
             stretch = np.clip((c * slopes[0] - a * slopes[1]) / determinant, -2.0, 2.0)
-            there = means + np.sqrt(variances) * along, variances * np.exp(stretch)
-            tried = self._costs(p, *there)
-            better = tried[0] < cost
+            trial = means + np.sqrt(variances) * along, variances * np.exp(stretch)
+            trial_costs = self._costs(p, *trial)
+            better = trial_costs[0] < cost
             cost, means, variances = (
                 np.where(better, new, old)
-                for new, old in zip((tried[0], *there), (cost, means, variances), strict=True)
+                for new, old in zip((trial_costs[0], *trial), (cost, means, variances), strict=True)
             )
             slopes, curvatures = (
                 tuple(np.where(better, new, old) for new, old in zip(*pair, strict=True))
-                for pair in ((tried[1], slopes), (tried[2], curvatures))
+                for pair in ((trial_costs[1], slopes), (trial_costs[2], curvatures))
             )
             damping = np.clip(np.where(better, 0.1 * damping, 10.0 * damping), 1e-12, 1e12)
             steepness = np.maximum(np.abs(slopes[0]), np.abs(slopes[1]))

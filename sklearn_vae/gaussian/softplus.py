@@ -7,10 +7,10 @@ import math
 import numpy as np
 from scipy.special import ndtr
 
-# (variance c_i, weight w_i) of normals whose mixture is the logistic distribution with an error of
-# its density below 3e-11. That distribution is N(0, 4 K^2) with K distributed as in the test of
-# Kolmogorov and Smirnov: these are the nodes 4 K^2 and weights of the Gauss rule of 16 points, in
-# log K, for the density of K. With 14 points the error is 2e-10, with 12 it is 2e-9.
+# (variance c_i, weight w_i) of normals whose mixture approximates the logistic distribution, with
+# an error of its density below 3e-11. The logistic is N(0, 4 K^2) with K as in the Kolmogorov-
+# Smirnov test. These are the nodes 4 K^2 and weights of the 16-point Gauss rule in log K for the
+# density of K. With 14 points the error is 2e-10, with 12 it is 2e-9.
 _MIXTURE = (
     (0.23478233344591332, 5.671762360601604e-08),
     (0.32773035051596017, 1.1750853675535997e-05),
@@ -30,29 +30,23 @@ _MIXTURE = (
     (39.98734401860461, 3.059085195263456e-08),
 )
 
-# Spacing of tables at variance 0. It grows with the variance, nearly as its square root: if it grew
-# faster, the value would lose its tenth digit.
+# Spacing of tables at variance 0. It grows nearly with the square root of the variance; faster
+# growth would cost the tenth digit.
 _STEP = 0.0625
-# Overhead of a table, in entries.
+# Overhead of building a table, in entries.
 _TABLE_COST = 64
 
 
 def expected_softplus(
     mean: np.ndarray, variance: np.ndarray, order: int = 2
 ) -> tuple[np.ndarray, ...]:
-    """E softplus(a) of a ~ N(mean, variance), and its derivatives with respect to the mean.
+    """Compute E softplus(a) for a ~ N(mean, variance), and its derivatives in the mean.
 
-    Returns E softplus(a), E sigmoid(a), E sigmoid'(a), and E sigmoid''(a), E sigmoid'''(a) up to
-    the order. The sigmoid is a mixture of normal distribution functions, so each is a sum of 16
-    closed forms. The error of the first three is below 3e-11 for every mean and variance, since
-    averaging over a does not increase that at variance 0; all are exact derivatives of each other,
-    and half the second derivative is the one with respect to the variance.
-
-    References
-    ----------
-    Monahan and Stefanski, "Normal scale mixture approximations to F*(z) and computation of the
-    logistic-normal integral" (1992); Andrews and Mallows, "Scale mixtures of normal distributions"
-    (1974).
+    Returns E softplus(a), E sigmoid(a), E sigmoid'(a) and so on up to `order`. With the sigmoid as
+    a mixture of normal distribution functions (Monahan and Stefanski, "Normal scale mixture
+    approximations to F*(z) and computation of the logistic-normal integral", 1992), each is a sum
+    of 16 closed forms. The error of the first three is below 3e-11, and each is the exact
+    derivative of the one before. The derivative in the variance is half the second in the mean.
     """
     mean, variance = np.asarray(mean, dtype=float), np.asarray(variance, dtype=float)
     sums = [np.zeros(np.broadcast_shapes(mean.shape, variance.shape)) for _ in range(order + 1)]
@@ -77,11 +71,11 @@ def expected_softplus(
 def expected_softplus_of_features(
     means: np.ndarray, variances: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """E softplus(a), E sigmoid(a), E sigmoid'(a) for means (d, n) and one variance per feature.
+    """Run :func:`expected_softplus` for many means per feature with the same variance.
 
-    With many samples by quintic Hermite interpolation between multiples of a fixed step, so that
-    an entry does not depend on the others: within 1e-10 of :func:`expected_softplus`, the last
-    derivative within 1e-8, and again exact derivatives of each other.
+    With many samples it uses quintic Hermite interpolation between multiples of a fixed step, so
+    that an entry does not depend on the others. The error is below 1e-10, and below 1e-8 for
+    E sigmoid'(a).
     """
     steps = _STEP * (1.0 + variances) ** 0.4
     first = np.floor(means.min(axis=1) / steps)
@@ -97,7 +91,7 @@ def expected_softplus_of_features(
 
 
 def _table(first: np.ndarray, n_cells: int, steps: np.ndarray, variances: np.ndarray) -> np.ndarray:
-    """Coefficients of the powers of t in [0, 1] across each cell, shape (6, d, n_cells)."""
+    """Compute polynomial coefficients for t in [0, 1] in each cell, shape (6, d, n_cells)."""
     nodes = (first[:, None] + np.arange(n_cells + 1)) * steps[:, None]
     f, df, ddf = expected_softplus(nodes, variances[:, None])
     df, ddf = df * steps[:, None], 0.5 * ddf * steps[:, None] ** 2
@@ -111,7 +105,7 @@ def _table(first: np.ndarray, n_cells: int, steps: np.ndarray, variances: np.nda
 def _interpolate(
     means: np.ndarray, first: float, step: float, table: np.ndarray, out: np.ndarray
 ) -> None:
-    """Value and two derivatives at `means` of shape (n,) into `out` of shape (3, n)."""
+    """Write value and two derivatives at `means`, (n,), into `out`, (3, n)."""
     t = means / step
     t -= first
     cell = t.astype(np.intp)
@@ -121,7 +115,7 @@ def _interpolate(
     slope[:] = 0.0
     bend[:] = 0.0
     coefficient = np.empty_like(value)
-    # Horner's rule for a polynomial, its derivative and half its second one at once.
+    # Horner's rule for a polynomial, its derivative and half its second derivative.
     for power in range(4, -1, -1):
         bend *= t
         bend += slope

@@ -1,4 +1,4 @@
-"""The spectrum of a covariance, and every probabilistic PCA model that it contains."""
+"""Spectrum of a covariance, which contains every pPCA model of the data."""
 
 from __future__ import annotations
 
@@ -22,29 +22,46 @@ from sklearn_vae.gaussian.precision import rounded_along
 class Spectrum:
     """Leading eigenpairs of the covariance S (divisor n) of a data set, and the rest of its trace.
 
-    With all min(n, d) eigenpairs it holds every probabilistic PCA model of the data; cut at r
-    eigenpairs, those with at most r components.
+    With r eigenpairs it determines every pPCA model of the data with at most r components.
 
     Parameters
     ----------
-    mean : array of shape (d,)
-    eigenvalues : array of shape (r,), in the dtype for sums
-        Descending and >= 0.
-    components : array of shape (r, d)
-        Orthonormal rows; of shape (0, d) where only likelihoods of given variances are wanted.
+    mean : array of shape (n_features,)
+        Mean of the data.
+    eigenvalues : array of shape (r,)
+        Nonnegative eigenvalues in descending order.
+    components : array of shape (r, n_features)
+        Eigenvectors as orthonormal rows. They may be omitted, with shape (0, n_features), if only
+        the likelihood of given variances is needed.
     rest : float
-        Sum of the eigenvalues that are not held; 0.0 where they are rounding errors.
+        Sum of the other eigenvalues, or 0.0 if they are rounding errors.
     resolution : float
-        Eigenvalues up to here may be rounding errors of the decomposition: as a rank they count
-        as zero.
+        Largest eigenvalue that may be a rounding error of the decomposition. Smaller ones count as
+        zero.
     rounded : array of shape (r,) or float, default=0.0
-        Variance along each component that may come from the rounding of the rows, as
-        `rounded_along` gives it: an eigenvalue counts as zero up to that as well.
+        Variance along each component that may be a rounding error of the data. Smaller eigenvalues
+        count as zero.
+
+    See Also
+    --------
+    Moments : First and second moments of data.
+    StationaryPoint : Stationary points of the likelihood, built from a spectrum.
 
     References
     ----------
-    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999, eq. 7 and 8;
+    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999, eq. 7 and 8.
+
     Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!", NeurIPS 2019, appendix A.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae.gaussian import Moments, Spectrum
+    >>> spectrum = Spectrum.from_moments(Moments.of(load_iris().data))
+    >>> round(spectrum.noise_variance(2), 3)
+    0.051
+    >>> spectrum.log_likelihood([1, 2, 3]).round(1).ravel().tolist()
+    [-3.1, -2.7, -2.5]
     """
 
     mean: Array
@@ -56,11 +73,22 @@ class Spectrum:
 
     @classmethod
     def from_moments(cls, moments: Moments) -> Spectrum:
-        """All d eigenpairs, by one symmetric eigendecomposition."""
+        """Compute all eigenpairs from moments.
+
+        Parameters
+        ----------
+        moments : Moments
+            Moments of the data.
+
+        Returns
+        -------
+        Spectrum
+            Spectrum with all n_features eigenpairs.
+        """
         xp = array_namespace(moments.scatter)
         S, precision = moments.covariance, moments.precision
-        # Not scipy's eigh: the threads of its BLAS would fight with those of NumPy, which have just
-        # multiplied out the scatter and still spin.
+        # Not scipy's eigh, whose BLAS threads would compete with those of NumPy, which still spin
+        # after the product for the scatter.
         values, vectors = xp.linalg.eigh(S)
         values = xp.clip(xp.flip(values), 0.0, None)
         components = with_positive_peaks(xp.flip(vectors, axis=1).T)
@@ -71,27 +99,38 @@ class Spectrum:
 
     @property
     def n_features(self) -> int:
-        """Number d of features."""
+        """Number of features."""
         return self.mean.shape[0]
 
     @property
     def total_variance(self) -> float:
-        """Trace of S."""
+        """Trace of the covariance."""
         return float(self._tails[0])
 
     @property
     def rank(self) -> int:
-        """Number of eigenvalues, among those that are held, that are not rounding errors."""
+        """Number of eigenvalues that are not rounding errors."""
         xp = array_namespace(self.eigenvalues)
-        return int(xp.count_nonzero(self._present))
+        return int(xp.count_nonzero(self._is_resolved))
 
     @cached_property
-    def _present(self) -> Array:
-        """Which eigenvalues exceed the resolution and what rounding makes along them."""
+    def _is_resolved(self) -> Array:
+        """Mask of eigenvalues that are not rounding errors."""
         return (self.eigenvalues > self.resolution) & (self.eigenvalues > self.rounded)
 
     def like(self, reference: Array) -> Spectrum:
-        """Move the arrays to the library and device of `reference`, in its dtype for sums."""
+        """Move the arrays to the library and device of another array.
+
+        Parameters
+        ----------
+        reference : array
+            Array that determines the library and the device.
+
+        Returns
+        -------
+        Spectrum
+            Spectrum with arrays in the dtype for sums, float64 if the device supports it.
+        """
         mean, eigenvalues, components = (
             to_device_of(reference, array, dtype=wide_float(reference))
             for array in (self.mean, self.eigenvalues, self.components)
@@ -99,16 +138,29 @@ class Spectrum:
         return replace(self, mean=mean, eigenvalues=eigenvalues, components=components)
 
     def padded(self, r: int) -> Spectrum:
-        """Add eigenpairs without variance where fewer than r are held."""
+        """Add eigenpairs with eigenvalue 0 until there are r.
+
+        Parameters
+        ----------
+        r : int
+            Minimum number of eigenpairs.
+
+        Returns
+        -------
+        Spectrum
+            Spectrum with at least r eigenpairs.
+        """
         xp = array_namespace(self.components)
-        held = self.components.shape[0]
-        if held >= r:
+        n_pairs = self.components.shape[0]
+        if n_pairs >= r:
             return self
-        more = xp.eye(self.n_features, r - held, dtype=self.components.dtype)
-        more = xp.asarray(more, device=device(self.components))
-        stacked = xp.concat([self.components.T, more], axis=1)
-        complement = xp.linalg.qr(stacked, mode="reduced")[0][:, held:].T
-        zeros = xp.zeros((r - held,), dtype=self.eigenvalues.dtype, device=device(self.eigenvalues))
+        extra = xp.eye(self.n_features, r - n_pairs, dtype=self.components.dtype)
+        extra = xp.asarray(extra, device=device(self.components))
+        stacked = xp.concat([self.components.T, extra], axis=1)
+        complement = xp.linalg.qr(stacked, mode="reduced")[0][:, n_pairs:].T
+        zeros = xp.zeros(
+            (r - n_pairs,), dtype=self.eigenvalues.dtype, device=device(self.eigenvalues)
+        )
         return replace(
             self,
             eigenvalues=xp.concat([self.eigenvalues, zeros]),
@@ -119,43 +171,76 @@ class Spectrum:
     @cached_property
     def _tails(self) -> Array:
         """Sums of all eigenvalues after the first k, for k = 0, ..., r."""
-        # Each is its own sum: the trace less the sum of the first k would cancel.
+        # Not the trace minus the sum of the first k, which would cancel.
         xp = array_namespace(self.eigenvalues)
         return xp.flip(_prefix_sums(xp.flip(self.eigenvalues), self.rest))
 
     def _noise_variances(self, k: Array) -> Array:
-        """Maximum likelihood sigma2 for each number of components in an array."""
+        """Compute the maximum likelihood sigma2 for each number of components in an array."""
         xp = array_namespace(self.eigenvalues)
-        present = xp.astype(self._present, self.eigenvalues.dtype)
-        any_left = xp.take(xp.flip(_prefix_sums(xp.flip(present), self.rest)), k) > 0
-        spare = self.n_features - k
-        safe = xp.astype(xp.where(spare > 0, spare, xp.ones_like(spare)), present.dtype)
-        noise = xp.take(self._tails, k) / safe
-        return xp.where((spare > 0) & any_left, noise, xp.zeros_like(noise))
+        resolved = xp.astype(self._is_resolved, self.eigenvalues.dtype)
+        has_noise = xp.take(xp.flip(_prefix_sums(xp.flip(resolved), self.rest)), k) > 0
+        n_left = self.n_features - k
+        divisor = xp.astype(xp.where(n_left > 0, n_left, xp.ones_like(n_left)), resolved.dtype)
+        noise = xp.take(self._tails, k) / divisor
+        return xp.where((n_left > 0) & has_noise, noise, xp.zeros_like(noise))
 
     def noise_variance(self, k: int) -> float:
-        """Maximum likelihood sigma2 for k components: the mean of the other d - k eigenvalues.
+        """Return the maximum likelihood noise variance for k components.
 
-        0.0 where nothing is left but rounding error: where k reaches the rank.
+        Parameters
+        ----------
+        k : int
+            Number of components.
+
+        Returns
+        -------
+        float
+            Mean of the other n_features - k eigenvalues, or 0.0 if k reaches the rank.
         """
         xp = array_namespace(self.eigenvalues)
         return float(self._noise_variances(xp.asarray([k], device=device(self.eigenvalues)))[0])
 
     def model_variances(self, k: int, noise_variance: float) -> Array:
-        """kappa_h = max(lambda_h, sigma2), shape (k,): the model's variance along component h.
+        """Compute the variance max(lambda_h, sigma2) of the pPCA model along each component.
 
-        That is the optimum at any sigma2, the maximum likelihood one or another; an eigenvalue
-        that does not exceed sigma2 leaves its latent dimension collapsed. Without noise, an
-        eigenvalue below the resolution counts as 0.
+        An eigenvalue that does not exceed sigma2 belongs to a collapsed latent dimension.
+
+        Parameters
+        ----------
+        k : int
+            Number of components.
+        noise_variance : float
+            Noise variance sigma2. If it is 0, unresolved eigenvalues count as 0.
+
+        Returns
+        -------
+        array of shape (k,)
+            Variances along the components.
         """
         xp = array_namespace(self.eigenvalues)
         values = self.eigenvalues[:k]
         if noise_variance == 0.0:
-            return xp.where(self._present[:k], values, xp.zeros_like(values))
+            return xp.where(self._is_resolved[:k], values, xp.zeros_like(values))
         return xp.clip(values, noise_variance, None)
 
     def loadings(self, k: int, noise_variance: float, dtype: Any) -> Array:
-        """W of shape (d, k): component h times the root of its variance less the noise's."""
+        """Compute the loadings W of the pPCA model.
+
+        Parameters
+        ----------
+        k : int
+            Number of components.
+        noise_variance : float
+            Noise variance sigma2.
+        dtype : dtype
+            Dtype of the loadings.
+
+        Returns
+        -------
+        array of shape (n_features, k)
+            Each column is a component times the square root of its model variance minus sigma2.
+        """
         xp = array_namespace(self.eigenvalues)
         lengths = (self.model_variances(k, noise_variance) - noise_variance) ** 0.5
         components = xp.astype(self.components[:k, :], dtype)
@@ -167,25 +252,24 @@ class Spectrum:
         noise_variance: Sequence[float | None] = (None,),
         moments: Moments | None = None,
     ) -> Array:
-        """Average log-likelihood of every (k, sigma2) pair, from one spectrum.
+        """Compute the log-likelihood of pPCA for a grid of (k, sigma2) pairs.
 
-        Every term is a cumulative sum over components, so that a grid costs no more than its
-        largest k.
+        The grid costs no more than its largest k.
 
         Parameters
         ----------
-        n_components : sequence of m ints
-            Each k at most the number of eigenpairs held.
-        noise_variance : sequence of s floats > 0 or None
-            None is the maximum likelihood value of each k.
+        n_components : sequence of int
+            Values of k, at most the number of eigenpairs.
+        noise_variance : sequence of float or None, default=(None,)
+            Positive values of sigma2. None means the maximum likelihood value for each k.
         moments : Moments, default=None
-            Of the rows to score, which may be others than the spectrum's. None: the spectrum's.
+            Moments of the samples to score. None scores the data of the spectrum.
 
         Returns
         -------
-        array of shape (m, s)
-            Nats per sample. nan where the maximum likelihood noise is 0 and the rank below d:
-            there the likelihood is unbounded.
+        array of shape (len(n_components), len(noise_variance))
+            Nats per sample; nan where the likelihood is unbounded, because the maximum likelihood
+            noise variance is 0 and the rank is below n_features.
         """
         variances, rest = self.variances_of(moments)
         return self.log_likelihood_of(variances, rest, n_components, noise_variance)
@@ -197,14 +281,31 @@ class Spectrum:
         n_components: Sequence[int],
         noise_variance: Sequence[float | None],
     ) -> Array:
-        """:meth:`log_likelihood` of samples with given second moments about the model's mean.
+        """Compute :meth:`log_likelihood` from second moments about the mean of the spectrum.
 
-        `variances` (r,) are along each eigenvector, `rest` is their sum outside of all.
+        Parameters
+        ----------
+        variances : array of shape (r,)
+            Second moments along the eigenvectors.
+        rest : float
+            Sum of the second moments orthogonal to the eigenvectors.
+        n_components, noise_variance : sequence
+            Values of k and sigma2, as in :meth:`log_likelihood`.
+
+        Returns
+        -------
+        array of shape (len(n_components), len(noise_variance))
+            Nats per sample, as in :meth:`log_likelihood`.
+
+        Raises
+        ------
+        ValueError
+            If a value of `n_components` is negative or exceeds the number of eigenpairs.
         """
-        held = self.eigenvalues.shape[0]
-        if not all(0 <= k <= held for k in n_components):
+        n_pairs = self.eigenvalues.shape[0]
+        if not all(0 <= k <= n_pairs for k in n_components):
             raise ValueError(
-                f"n_components must be between 0 and the {held} components held, "
+                f"n_components must be between 0 and the number of eigenpairs, {n_pairs}, "
                 f"got {list(n_components)}."
             )
         xp = array_namespace(variances)
@@ -215,7 +316,20 @@ class Spectrum:
         return xp.stack(columns, axis=1)
 
     def variances_of(self, moments: Moments | None) -> tuple[Array, float]:
-        """Second moments about the model's mean along each component, and outside of all."""
+        """Compute second moments of other samples about the mean of the spectrum.
+
+        Parameters
+        ----------
+        moments : Moments or None
+            Moments of the samples. None means the data of the spectrum.
+
+        Returns
+        -------
+        variances : array of shape (r,)
+            Second moments along the eigenvectors.
+        rest : float
+            Sum of the second moments orthogonal to the eigenvectors.
+        """
         if moments is None:
             return self.eigenvalues, self.rest
         xp = array_namespace(moments.mean)
@@ -231,16 +345,16 @@ class Spectrum:
     def _log_likelihood_column(
         self, k: Array, noise_variance: float | None, t: Array, rest: float
     ) -> Array:
-        """-1/2 (d log 2pi + sum log kappa + (d-k) log sigma2 + sum t/kappa + tail/sigma2)."""
+        """Compute -(d log 2pi + sum log kappa + (d-k) log sigma2 + sum t/kappa + tail/sigma2)/2."""
         xp = array_namespace(t)
         d = self.n_features
-        spare = xp.astype(d - k, t.dtype)
+        n_left = xp.astype(d - k, t.dtype)
         if noise_variance is None:
             sigma2 = self._noise_variances(k)
-            # Below the rank kappa is lambda; beyond it sigma2 is 0 and the value undefined.
+            # Up to the rank kappa is lambda; beyond it sigma2 is 0 and the value is undefined.
             smallest = float(xp.finfo(t.dtype).smallest_normal)
             kappa = xp.clip(self.eigenvalues, smallest, None)
-            defined = (sigma2 > 0) | ((spare == 0) & (self.rank == d))
+            defined = (sigma2 > 0) | ((n_left == 0) & (self.rank == d))
             sigma2 = xp.where(sigma2 > 0, sigma2, xp.ones_like(sigma2))
         else:
             noise_variance = float(noise_variance)
@@ -248,11 +362,11 @@ class Spectrum:
             kappa = xp.clip(self.eigenvalues, noise_variance, None)
             defined = xp.ones_like(sigma2, dtype=xp.bool)
         tail = xp.flip(_prefix_sums(xp.flip(t), rest))
-        with np.errstate(over="ignore", invalid="ignore"):  # where it is not defined
+        with np.errstate(over="ignore", invalid="ignore"):  # in undefined values
             value = -0.5 * (
                 d * math.log(2.0 * math.pi)
                 + xp.take(_prefix_sums(xp.log(kappa)), k)
-                + spare * xp.log(sigma2)
+                + n_left * xp.log(sigma2)
                 + xp.take(_prefix_sums(t / kappa), k)
                 + xp.take(tail, k) / sigma2
             )
@@ -260,7 +374,7 @@ class Spectrum:
 
 
 def with_positive_peaks(components: Array) -> Array:
-    """Rows with their entry of largest magnitude made positive: PCA's sign convention."""
+    """Flip rows to make their entry of largest magnitude positive, as PCA does."""
     xp = array_namespace(components)
     r, d = components.shape
     starts = d * xp.arange(r, device=device(components))
@@ -269,37 +383,36 @@ def with_positive_peaks(components: Array) -> Array:
 
 
 def peak_signs(columns: np.ndarray) -> np.ndarray:
-    """Signs that make the entry of largest magnitude of each column positive."""
+    """Return signs that make the entry of largest magnitude of each column positive."""
     peaks = columns[np.abs(columns).argmax(axis=0), np.arange(columns.shape[1])]
     return np.where(peaks < 0, -1.0, 1.0)
 
 
 def _prefix_sums(values: Array, start: float = 0.0) -> Array:
-    """start, start + v_0, start + v_0 + v_1, ...: one entry more than `values`."""
+    """Return start, start + v_0, start + v_0 + v_1, ..., one entry more than `values`."""
     xp = array_namespace(values)
     first = xp.full((1,), start, dtype=values.dtype, device=device(values))
     return xp.cumulative_sum(xp.concat([first, values]))
 
 
 def components_for_ratio(eigenvalues: Array, total: float, ratio: float) -> int:
-    """Smallest k whose eigenvalues sum up to more than the share `ratio` of the total."""
+    """Return the smallest k whose eigenvalues sum to more than the share `ratio` of the total."""
     xp = array_namespace(eigenvalues)
     explained = xp.cumulative_sum(eigenvalues) / (total or 1.0)
-    enough = int(xp.count_nonzero(explained <= ratio)) + 1
-    return min(enough, explained.shape[0])
+    k = int(xp.count_nonzero(explained <= ratio)) + 1
+    return min(k, explained.shape[0])
 
 
 def minka_dimension(spectrum: Spectrum, n_samples: float) -> int:
-    """The number of components, between 1 and d - 1, of largest Bayesian evidence.
+    """Return the number of components from 1 to d - 1 with the largest Bayesian evidence.
 
-    Laplace's approximation of the evidence, for all numbers of components in O(d^2) (Minka,
-    "Automatic Choice of Dimensionality for PCA", NIPS 2000, eq. 30 and 31). The spectrum must hold
-    all d eigenvalues; those below its resolution, and smaller gaps between them, count as the
-    resolution.
+    The evidence is Laplace's approximation (Minka, "Automatic Choice of Dimensionality for PCA",
+    NIPS 2000, eq. 30 and 31), in O(d^2) for all k. The spectrum must hold all d eigenvalues.
+    Eigenvalues and gaps below its resolution are replaced by the resolution.
     """
     d = spectrum.n_features
     floor = max(spectrum.resolution, sys.float_info.min)
-    # A few hundred numbers: on the host, whatever the device of the data.
+    # On the host, because there are few numbers.
     values = np.maximum([float(value) for value in spectrum.eigenvalues], floor)
     k = np.arange(1, d)
     halves = (d - k + 1) / 2.0
@@ -319,10 +432,10 @@ def minka_dimension(spectrum: Spectrum, n_samples: float) -> int:
 
 
 def _log_curvature(values: np.ndarray, noise: np.ndarray, floor: float) -> np.ndarray:
-    """Minka's log det A_Z less its factors n_samples, for k = 1, ..., d - 1.
+    """Compute Minka's log det A_Z without its factors n_samples, for k = 1, ..., d - 1.
 
-    The sum over pairs i <= k, j > i of log((l_i - l_j)(1/m_j - 1/m_i)), with m_j = l_j for the
-    kept and the noise variance of that k for the others.
+    It is the sum over pairs i <= k, j > i of log((l_i - l_j)(1/m_j - 1/m_i)), where m_j is l_j for
+    j <= k and the noise variance of that k otherwise.
     """
     d = values.size
     k = np.arange(1, d)

@@ -1,4 +1,4 @@
-"""Probabilistic principal component analysis of bits."""
+"""Probabilistic PCA of binary features."""
 
 from __future__ import annotations
 
@@ -43,95 +43,94 @@ INFERENCES = ("linear", "per_sample")
 
 
 class BernoulliPPCA(LatentModel):
-    r"""Probabilistic principal component analysis of bits, fitted by a bound without draws.
+    r"""Probabilistic principal component analysis of binary features.
 
-    The latent variable model of binary features ::
+    The model is ::
 
         z ~ N(0, I_k),   x_j | z ~ Bernoulli(sigmoid(w_j' z + mu_j))
 
-    whose posterior is not Gaussian; q(z|x) = N(m, diag D) stands in for it, and the evidence lower
-    bound E_q log p(x|z) - KL(q || p) for the log-likelihood. The logit w_j' z + mu_j is normal
-    under q, so the bound is a sum of integrals of one dimension: it is computed to ten digits,
-    with its gradient, and climbed by L-BFGS, to a maximum that need not be the only one. Fits,
-    scores and posteriors are deterministic but for the little noise that is added to the first
-    loadings. With more features than rows the bound of the training data may be far above that of
-    others, as with any model of so many parameters: choose k by cross-validation.
+    Its posterior is not Gaussian. It is approximated by q(z|x) = N(m, diag D), and the model is
+    fitted by maximizing the evidence lower bound (ELBO), E_q log p(x|z) - KL(q || p). The logit
+    w_j' z + mu_j is normal under q, so the ELBO is a sum of one-dimensional integrals, which are
+    computed to ten digits without random draws. L-BFGS finds a local maximum. If there are more
+    features than samples, the ELBO of new data may be far below that of the training data: choose
+    k by cross-validation.
 
     Parameters
     ----------
     n_components : int, default=2
-        k, at least 1 and at most the number of features.
+        Number k of latent dimensions, from 1 to the number of features.
     inference : {"linear", "per_sample"}, default="linear"
-        What q(z|x) is. "linear": N(V (x - mean), diag D), an encoder shared by all rows. (V applies
-        to x less the mean of the data: any other offset the decoder's mu makes up for.)
-        "per_sample": means and variances of each row's own, the best for it, also for new rows in
-        `transform` and `score`. That closes the gap of the shared encoder, at several solutions
-        of 2k linear equations a row and ten times as long for each evaluation of the bound.
+        Form of q(z|x). "linear" is N(V (x - mean), diag D), an encoder shared by all samples.
+        "per_sample" optimizes mean and variances for each sample, also for new samples in
+        `transform` and `score`. This gives a higher ELBO, but takes about ten times as long.
     binarize : float or None, default=None
-        Threshold: an entry counts as 1 if it is above, else as 0. None takes entries in [0, 1] as
-        they are; one between is a soft bit, the probability of a 1.
+        Threshold above which a value counts as 1, and otherwise as 0. None requires values in
+        [0, 1] and treats a value in between as the probability of a 1.
     max_iter : int, default=1000
-        The most iterations of L-BFGS.
+        Maximum number of L-BFGS iterations.
     tol : float, default=1e-6
-        L-BFGS ends when 10 iterations together raise the bound by less, in nats per sample.
-    checkpoint : str or path-like, default=None
-        Folder, made where it is missing, in which the fit is saved: one that was killed goes on
-        with the next `fit` of the same data and parameters, and ends bit for bit as if it had not
-        been; of a finished one `fit` returns the model. One file for each data and parameters
-        (README, "Long trainings"). L-BFGS then begins without memory after each write, so that
-        what it ends with depends, within `tol`, on `checkpoint_every`.
+        Tolerance: L-BFGS stops when 10 iterations together improve the ELBO by less, in nats per
+        sample.
+    checkpoint : str, path-like or None, default=None
+        Folder in which `fit` saves its progress. After an interruption, `fit` with the same data
+        and parameters resumes from there and gives the same model as an uninterrupted fit. Once
+        finished, `fit` returns the saved model.
     checkpoint_every : int, default=100
-        Iterations between two writes.
+        Number of iterations between checkpoints. L-BFGS restarts its memory at each, so this
+        parameter changes the result within `tol`.
     random_state : int, RandomState instance or None, default=None
-        Of the noise added to the first loadings, which come from the Gaussian model.
+        Seed of the noise that is added to the initial loadings.
 
     Attributes
     ----------
-    mean_ : array of shape (d,)
-        Mean of the bits.
-    intercept_ : array of shape (d,)
-        mu, the logits at z = 0. Of a feature that is 0 or 1 in all n rows (to 1e-6 in their sum),
-        for which the bound has its maximum at infinity, the log-odds with half a count added to
-        both sides; such a feature has loadings 0.
-    loadings_ : array of shape (d, k)
-        W, columns by descending length, the largest entry of each positive.
-    components_ : array of shape (k, d)
-        Orthonormal rows with the span of W, its left singular vectors, the largest entry of each
+    mean_ : array of shape (n_features,)
+        Mean of the features.
+    intercept_ : array of shape (n_features,)
+        Logits mu at z = 0. For a constant feature, whose maximum is at infinity, the log-odds
+        with half a count added to both sides. Such a feature has loadings 0.
+    loadings_ : array of shape (n_features, n_components)
+        Loading matrix W, with columns sorted by decreasing length. The largest entry of each is
         positive.
-    encoder_weights_ : array of shape (k, d)
-        V. Only with `inference="linear"`, as the next.
-    encoder_variance_ : array of shape (k,)
-        D.
-    kl_per_dim_ : array of shape (k,)
-        KL(q(z_h|x) || p(z_h)) averaged over the training data, in nats.
+    components_ : array of shape (n_components, n_features)
+        Orthonormal basis of the span of W, its left singular vectors. The largest entry of each
+        is positive.
+    encoder_weights_ : array of shape (n_components, n_features)
+        Encoder weights V. Only with `inference="linear"`.
+    encoder_variance_ : array of shape (n_components,)
+        Posterior variances D. Only with `inference="linear"`.
+    kl_per_dim_ : array of shape (n_components,)
+        KL divergence of q(z_h|x) from the prior, averaged over the training data, in nats.
     collapsed_dims_ : array of int
-        Dimensions with a KL of at most 0.01 nats for all but 1 % of the training rows.
+        Indices of the dimensions with a KL of at most 0.01 nats for 99 % of the training samples.
     elbo_ : float
-        The bound of the training data, in nats per sample.
+        ELBO of the training data in nats per sample.
     elbo_history_ : array of shape (n_iter_ + 1,)
-        The same at the start and after each iteration; to rounding it never falls.
+        ELBO at the start and after each iteration. It never decreases, except by rounding.
     entropy_bound_ : float
-        H[q(z|x)] - H[p(z)] - E_q H[p(x|z)] averaged over the training data, in nats per sample
-        (of features that are constant E log p(x|z) in place of minus the entropy). Equal to
-        `elbo_` at a stationary point, so that the difference tells how far the fit is from one.
+        Sum of entropies H[q(z|x)] - H[p(z)] - E_q H[p(x|z)], averaged over the training data, in
+        nats per sample. It equals `elbo_` at a stationary point, so the difference shows how far
+        the fit is from one.
     n_iter_ : int
-        Iterations of L-BFGS, at least 1.
+        Number of L-BFGS iterations.
     n_components_, n_features_in_ : int
-        k and d.
-    feature_names_in_ : ndarray of shape (d,)
-        Where X had feature names.
+        Number k of latent dimensions, and number d of features.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if X had such names.
 
     See Also
     --------
-    PPCA : The same with Gaussian noise, where posterior and likelihood are exact.
-    sklearn.neural_network.BernoulliRBM : Another latent variable model of bits.
+    PPCA : Model with Gaussian noise, which has an exact posterior and likelihood.
+    DeepBernoulliVAE : Model with neural networks.
+    sklearn.neural_network.BernoulliRBM : Another latent variable model of binary features.
 
     References
     ----------
-    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO! A Linear VAE Perspective on Posterior
-    Collapse", NeurIPS 2019, appendix C.3 (eq. 33, whose expectation they call intractable; it
-    lacks the logarithm); Tipping, "Probabilistic Visualisation of High-Dimensional Binary Data",
-    NIPS 1998 (the model, by another bound).
+    .. [1] Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO! A Linear VAE Perspective on
+       Posterior Collapse", NeurIPS 2019, appendix C.3. Eq. 33 lacks the logarithm, and its
+       expectation, which the authors call intractable, is computed here.
+    .. [2] Tipping, "Probabilistic Visualisation of High-Dimensional Binary Data", NIPS 1998 (the
+       same model with another bound).
 
     Examples
     --------
@@ -141,8 +140,8 @@ class BernoulliPPCA(LatentModel):
     >>> model = BernoulliPPCA(n_components=2, binarize=7.5, random_state=0).fit(X)
     >>> print(f"{model.score(X):.2f} nats")
     -21.27 nats
-    >>> model.inverse_transform(model.transform(X[:1]))[0, 18:21].round(2)
-    array([0.8 , 0.59, 0.45])
+    >>> model.transform(X).shape
+    (300, 2)
     """
 
     observation_family = "bernoulli"
@@ -180,22 +179,24 @@ class BernoulliPPCA(LatentModel):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> BernoulliPPCA:
-        """Fit the model.
+        """Fit the model to X.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            At least two samples, with entries in [0, 1] unless `binarize` is set.
+            At least two samples, with values in [0, 1] unless `binarize` is set.
         y : Ignored
+            Not used, present for API consistency by convention.
 
         Returns
         -------
-        self
+        self : BernoulliPPCA
+            Fitted model.
 
         Raises
         ------
         ValueError
-            If a parameter is out of its range, alone or for the shape of X, or an entry of X is.
+            If a parameter or X is invalid.
 
         Warns
         -----
@@ -209,20 +210,19 @@ class BernoulliPPCA(LatentModel):
             k = self.n_components
             if k > X.shape[1]:
                 raise ValueError(
-                    f"n_components must be an integer between 1 and n_features={X.shape[1]}, "
-                    f"got {k}."
+                    f"n_components must be between 1 and n_features={X.shape[1]}, got {k}."
                 )
-            # L-BFGS forgets its past at each write.
+            # L-BFGS loses its memory at each checkpoint.
             file = Checkpoint.of(self, X, depends_on_every=True)
             rng = random_state_of(self, file)
             fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng, file)
             if not fit.converged:
                 last = fit.history[-1 - WINDOW :]
                 warnings.warn(
-                    f"BernoulliPPCA has not converged after {len(fit.history) - 1} iterations, of "
-                    f"max_iter={self.max_iter}: the last {len(last) - 1} raised the bound by "
-                    f"{last[-1] - last[0]:.2g} nats per sample, and tol={self.tol}. Increase "
-                    "max_iter or tol.",
+                    f"BernoulliPPCA has not converged after {len(fit.history) - 1} iterations "
+                    f"(max_iter={self.max_iter}): the last {len(last) - 1} raised the ELBO by "
+                    f"{last[-1] - last[0]:.2g} nats per sample (tol={self.tol}). Increase max_iter "
+                    "or tol.",
                     ConvergenceWarning,
                     stacklevel=2,
                 )
@@ -233,7 +233,7 @@ class BernoulliPPCA(LatentModel):
         for name in ("encoder_weights_", "encoder_variance_"):
             self.__dict__.pop(name, None)
         self.mean_ = X.mean(axis=0, dtype=np.float64)
-        self.loadings_, self.intercept_ = fit.W, fit.mu
+        self.loadings_, self.intercept_ = fit.W.astype(X.dtype), fit.mu.astype(X.dtype)
         if fit.V is not None and fit.D is not None:
             self.encoder_weights_, self.encoder_variance_ = fit.V, fit.D
         self.components_ = with_positive_peaks(np.linalg.svd(fit.W, full_matrices=False)[0].T)
@@ -276,28 +276,35 @@ class BernoulliPPCA(LatentModel):
         rng = check_random_state(random_state)
         Z = rng.standard_normal((n_samples, self.n_components_))
         p = self.inverse_transform(Z)
-        return (rng.uniform(size=p.shape) < p).astype(np.float64), Z
+        dtype = self.loadings_.dtype
+        return (rng.uniform(size=p.shape) < p).astype(dtype), Z.astype(dtype)
 
     def score_samples(self, X: Any) -> np.ndarray:
         X = self._check_samples(X)
         return self._terms(X, *self._encode(X)).bound
 
     def log_likelihood(self, X: Any, n_samples: int = 100) -> np.ndarray:
-        """Importance-weighted estimate of log p(x) of each sample, in nats.
+        """Compute an importance-weighted estimate of log p(x) for each sample.
 
-        log (1/S) sum_s p(x, z_s) / q(z_s|x): in expectation a lower bound that rises with S toward
-        log p(x) (Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", eq. 8). The
-        draws are fixed, the same for every sample.
+        In expectation, log (1/S) sum_s p(x, z_s) / q(z_s|x) is a lower bound of log p(x), to
+        which it converges as S increases [1]_. All samples share the same fixed draws.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Samples.
         n_samples : int, default=100
             Number S of draws per sample.
 
         Returns
         -------
-        array of shape (n_samples,)
+        log_likelihood : array of shape (n_samples,)
+            Estimated log-likelihood of each sample in nats.
+
+        References
+        ----------
+        .. [1] Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016,
+           eq. 8.
         """
         check_integer("n_samples", n_samples, at_least=1)
         X = self._check_samples(X)
@@ -307,7 +314,7 @@ class BernoulliPPCA(LatentModel):
         )
 
     def _encode(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Means (n, k) of q(z|x), and variances: (k,) where all samples share them, else (n, k)."""
+        """Return means and variances of q(z|x); shared variances have shape (k,)."""
         if not hasattr(self, "encoder_weights_"):
             posteriors = SamplePosteriors(self.loadings_, self.intercept_)
             M, S = posteriors.start(len(X))
@@ -329,7 +336,7 @@ class BernoulliPPCA(LatentModel):
         M, D = self._encode(X)
         terms = self._terms(X, M, D)
         k, log_variance = M.shape[1], np.broadcast_to(np.log(D), M.shape).mean(axis=0)
-        # A stream of its own: the data may have been made with the same seed.
+        # A separate stream, because the data may have been generated with the same seed.
         rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
         draws = rng.standard_normal(M.shape)
         curvature = 0.0
@@ -348,10 +355,10 @@ class BernoulliPPCA(LatentModel):
         )
 
     def _sum_of_entropies(self, X: np.ndarray, terms: SampleTerms) -> float:
-        # What features that were left out of the fit add to the bound less the entropies.
+        # The features left out of the fit add this to the ELBO minus the entropies.
         left_out = ~self.loadings_.any(axis=1)
-        off = (X.mean(axis=0, dtype=np.float64) - expit(self.intercept_)) * self.intercept_
-        return float(terms.entropies.mean() + off[left_out].sum())
+        difference = (X.mean(axis=0, dtype=np.float64) - expit(self.intercept_)) * self.intercept_
+        return float(terms.entropies.mean() + difference[left_out].sum())
 
     def _terms(self, X: np.ndarray, M: np.ndarray, D: np.ndarray) -> SampleTerms:
         return sample_terms(X, self.loadings_, self.intercept_, M, D)
@@ -363,9 +370,11 @@ class BernoulliPPCA(LatentModel):
     def _check_state(self) -> None:
         super()._check_state()
         if hasattr(self, "encoder_weights_") != hasattr(self, "encoder_variance_"):
-            raise ValueError("encoder_weights_ and encoder_variance_ must both be there, or none.")
+            raise ValueError(
+                "encoder_weights_ and encoder_variance_ must both exist or both be missing."
+            )
         if hasattr(self, "mean_"):
-            self._check_parameters()  # how long `transform` may take
+            self._check_parameters()  # transform depends on them
 
     def _check_parameters(self) -> None:
         check_integer("n_components", self.n_components, at_least=1)

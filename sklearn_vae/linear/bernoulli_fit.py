@@ -1,4 +1,4 @@
-"""Fit of Bernoulli pPCA by L-BFGS: its start, its coordinates and its end."""
+"""Fit of Bernoulli pPCA by L-BFGS."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.identity import digest
 
-# L-BFGS has converged where this many iterations together raise the bound by less than tol: one
-# may raise it by little and the next ones by more.
+# L-BFGS has converged if this many iterations together raise the bound by less than tol. A single
+# iteration may raise it by little and the next one by more.
 WINDOW = 10
 _MEMORY = 20
-# Status of L-BFGS where it has taken all iterations that it was allowed.
+# Status of SciPy's L-BFGS at the maximum number of iterations.
 _MAX_ITER = 1
-# Largest gradient at which nothing is left to gain, and at which a line search that fails counts as
-# being at the maximum, where rounding hides the rest.
+# Maximum norms of the gradient: L-BFGS stops below the first one, and a failed line search counts as
+# convergence below the second one, where only rounding errors are left to gain.
 _GRADIENT = 1e-10
 _GRADIENT_OF_ROUNDING = 1e-6
-# Scale of the noise of the first loadings: a column of zeros is a stationary point.
+# Scale of the noise in the initial loadings, because a column of zeros is a stationary point.
 _NOISE = 1e-2
-# Least sum of the bits of a feature, or of 1 - bits, for it not to be constant: soft bits may be as
-# small as a sigmoid makes them, and loadings grow with the odds.
+# A feature is constant if its sum, or that of 1 - x, is smaller. Soft bits can be as small as a
+# sigmoid, and the loadings grow with the odds.
 _LEAST_COUNT = 1e-6
-# Largest first loading: those of rare bits would be far too large.
-_LARGEST = 4.0
+# Maximum initial loading, because those of rare bits would be far too large.
+_MAX_LOADING = 4.0
 
 
 @dataclass(frozen=True, eq=False)
 class BernoulliFit:
-    """Parameters that maximise the bound; V and D are None without an encoder."""
+    """Parameters that maximize the bound; V and D are None without an encoder."""
 
     W: np.ndarray
     mu: np.ndarray
@@ -61,22 +61,22 @@ def fit_bernoulli(
     rng: Any,
     file: Checkpoint | None = None,
 ) -> BernoulliFit:
-    """Maximise the bound over decoder and encoder or posteriors, without constant features.
+    """Maximize the bound over decoder and encoder or posteriors, without constant features.
 
-    Loadings are returned by descending length, with the largest entry of each column positive.
+    Loadings are sorted by decreasing length, and the largest entry of each column is positive.
     """
     (n, d), k = X.shape, n_components
     mean = X.mean(axis=0, dtype=np.float64)
     varying = n * np.minimum(mean, 1.0 - mean) > _LEAST_COUNT
-    # Half a count: the maximum is at infinity.
+    # Half a count is added, because a constant feature has its maximum at infinity.
     mu = logit((n * mean + 0.5) / (n + 1.0))
     constant = mean[~varying] * mu[~varying] - np.logaddexp(0.0, mu[~varying])
     if not varying.any():
         V, D = (np.zeros((k, d)), np.ones(k)) if inference == "linear" else (None, None)
         return BernoulliFit(np.zeros((d, k)), mu, V, D, np.full(2, constant.sum()), True)
     bits = X[:, varying].T.astype(np.float64, order="C")
-    climb = _climb_linear if inference == "linear" else _climb_per_sample
-    p, history, converged = climb(bits, first_loadings(bits, k, rng), max_iter, tol, file)
+    fit = _fit_linear if inference == "linear" else _fit_per_sample
+    p, history, converged = fit(bits, initial_loadings(bits, k, rng), max_iter, tol, file)
     order = np.argsort(-np.square(p.W).sum(axis=0), kind="stable")
     signs = peak_signs(p.W)
     W = np.zeros((d, k))
@@ -90,10 +90,10 @@ def fit_bernoulli(
     return BernoulliFit(W, mu, V, p.D[order], history, converged)
 
 
-def first_loadings(bits: np.ndarray, n_components: int, rng: Any) -> np.ndarray:
-    """Loadings of the Gaussian model that approximates the Bernoulli one for small loadings.
+def initial_loadings(bits: np.ndarray, n_components: int, rng: Any) -> np.ndarray:
+    """Compute the loadings of the Gaussian model that approximates small Bernoulli loadings.
 
-    Bits less their mean p, divided by sqrt(p (1 - p)), have noise of variance 1 and loadings
+    The bits minus their mean p, divided by sqrt(p (1 - p)), have noise of variance 1 and loadings
     sqrt(p (1 - p)) W.
     """
     d, n = bits.shape
@@ -104,11 +104,11 @@ def first_loadings(bits: np.ndarray, n_components: int, rng: Any) -> np.ndarray:
     spectrum = decompose(standard, k, choose_solver(standard, k), random_state=rng)
     loadings = spectrum.loadings(k, 1.0, standard.dtype)
     W = _NOISE * rng.standard_normal((d, n_components))
-    W[:, :k] += np.clip(loadings / std[:, None], -_LARGEST, _LARGEST)
+    W[:, :k] += np.clip(loadings / std[:, None], -_MAX_LOADING, _MAX_LOADING)
     return W
 
 
-def _climb_linear(
+def _fit_linear(
     bits: np.ndarray, W: np.ndarray, max_iter: int, tol: float, file: Checkpoint | None
 ) -> tuple[BernoulliParameters, list[float], bool]:
     bound = LinearBernoulliElbo(bits)
@@ -132,45 +132,45 @@ def _climb_linear(
         )
 
     start = [(W * std[:, None]).ravel(), mu * std, (V @ dewhitener).ravel(), np.log(D)]
-    numbers, history, converged = maximise(objective, np.concatenate(start), max_iter, tol, file)
+    numbers, history, converged = maximize(objective, np.concatenate(start), max_iter, tol, file)
     return unpack(numbers), history, converged
 
 
-def _climb_per_sample(
+def _fit_per_sample(
     bits: np.ndarray, W: np.ndarray, max_iter: int, tol: float, file: Checkpoint | None
 ) -> tuple[BernoulliParameters, list[float], bool]:
     X = np.ascontiguousarray(bits.T)
     p, k = X.mean(axis=0), W.shape[1]
     std, mu = np.sqrt(p * (1.0 - p)), logit(p)
-    # The search for the posteriors starts at those of the parameters tried before.
+    # The search for the posteriors starts at those of the previous parameters.
     M, S = SamplePosteriors(W, mu).start(len(X))
 
     def unpack(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return numbers[: W.size].reshape(-1, k) / std[:, None], numbers[W.size :] / std
 
     def objective(numbers: np.ndarray) -> tuple[float, np.ndarray]:
-        value, of_W, of_mu = SamplePosteriors(*unpack(numbers)).value_and_gradients(X, M, S)
-        return value, np.concatenate([(of_W / std[:, None]).ravel(), of_mu / std])
+        value, grad_W, grad_mu = SamplePosteriors(*unpack(numbers)).value_and_gradients(X, M, S)
+        return value, np.concatenate([(grad_W / std[:, None]).ravel(), grad_mu / std])
 
     start = np.concatenate([(W * std[:, None]).ravel(), mu * std])
-    numbers, history, converged = maximise(objective, start, max_iter, tol, file, (M, S))
-    nothing = np.empty((k, 0)), np.empty(0)
-    return BernoulliParameters(*unpack(numbers), *nothing), history, converged
+    numbers, history, converged = maximize(objective, start, max_iter, tol, file, (M, S))
+    no_encoder = np.empty((k, 0)), np.empty(0)
+    return BernoulliParameters(*unpack(numbers), *no_encoder), history, converged
 
 
 def whitening(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """R with covariance I of R'(x - mean), and B with R'B = I, each (d, rank).
+    """Return R that whitens R'(x - mean), and B with R'B = I, both of shape (d, rank).
 
-    In the coordinates V = A R' the bound curves alike in every direction of A, and the encoder has
-    no part that the data do not determine.
+    With V = A R' the bound has similar curvature in every direction of A, and the encoder ignores
+    directions that the data do not determine.
     """
     d, n = bits.shape
-    centred = bits - bits.mean(axis=1)[:, None]
+    centered = bits - bits.mean(axis=1)[:, None]
     if d <= n:
-        values, U = np.linalg.eigh(centred @ centred.T / n)
+        values, U = np.linalg.eigh(centered @ centered.T / n)
     else:
-        values, E = np.linalg.eigh(centred.T @ centred / n)
-        U = centred @ E
+        values, E = np.linalg.eigh(centered.T @ centered / n)
+        U = centered @ E
         U /= np.maximum(np.linalg.norm(U, axis=0), np.finfo(float).tiny)
     p = bits.mean(axis=1)
     kept = values > 1e-10 * max(values[-1], float((p * (1.0 - p)).max()))
@@ -178,7 +178,7 @@ def whitening(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return U[:, kept] / scale, U[:, kept] * scale
 
 
-def maximise(
+def maximize(
     function: Callable[[np.ndarray], tuple[float, np.ndarray]],
     start: np.ndarray,
     max_iter: int,
@@ -186,45 +186,44 @@ def maximise(
     file: Checkpoint | None = None,
     memory: tuple[np.ndarray, ...] = (),
 ) -> tuple[np.ndarray, list[float], bool]:
-    """Maximise a function by L-BFGS: the last point, the history of values, whether it converged.
+    """Maximize a function by L-BFGS; return the last point, its history and whether it converged.
 
-    The memory of SciPy's L-BFGS cannot be saved. With a file it runs in stretches of `file.every`
-    iterations, each of which begins without memory, whether the fit is resumed or not. The function
-    returns a value and its gradient; the arrays of `memory` are what it remembers, in place, of its
-    last call.
+    The function returns a value and its gradient, and updates the arrays of `memory` in each call.
+    SciPy cannot save the memory of L-BFGS. With a checkpoint, L-BFGS therefore restarts without
+    memory every `file.every` iterations, even if the fit is not resumed.
     """
     numbers = start
     history: list[float] = []
     if file is not None:
-        found = file.resume(
-            lambda saved: _point(saved, start, None if file.finished else memory),
+        saved = file.resume(
+            lambda saved: _check_saved(saved, start, None if file.finished else memory),
             {"numbers": digest(start, memory)},
         )
-        if found is not None:
-            numbers, history = found["numbers"], found["history"].tolist()
+        if saved is not None:
+            numbers, history = saved["numbers"], saved["history"].tolist()
         if file.finished:
-            return numbers, history, found["converged"]
-        if found is not None:
-            for array, value in zip(memory, found["memory"], strict=True):
+            return numbers, history, saved["converged"]
+        if saved is not None:
+            for array, value in zip(memory, saved["memory"], strict=True):
                 array[...] = value
     while True:
-        left = max_iter - max(len(history) - 1, 0)
-        stretch = left if file is None else min(left, file.every)
-        result = _climb(function, numbers, stretch, tol, history)
+        remaining = max_iter - max(len(history) - 1, 0)
+        n_iter = remaining if file is None else min(remaining, file.every)
+        result = _run_lbfgs(function, numbers, n_iter, tol, history)
         numbers = result.x
-        if result.status != _MAX_ITER or result.nit < stretch or stretch == left:
+        if result.status != _MAX_ITER or result.nit < n_iter or n_iter == remaining:
             flat = bool(np.abs(result.jac).max(initial=0.0) < _GRADIENT_OF_ROUNDING)
             converged = flat or _has_settled(history, tol)
             if file is not None:
-                saved = {"numbers": numbers, "history": np.array(history), "converged": converged}
-                file.save(saved, finished=True)
+                state = {"numbers": numbers, "history": np.array(history), "converged": converged}
+                file.save(state, finished=True)
             return numbers, history, converged
         assert file is not None
         file.save({"numbers": numbers, "history": np.array(history), "memory": list(memory)})
 
 
-def _point(saved: Any, start: np.ndarray, memory: Any) -> Any:
-    """The saved state of an ascent, if it fits the start; `memory` is None at its end."""
+def _check_saved(saved: Any, start: np.ndarray, memory: Any) -> Any:
+    """Return a saved state if it fits the start; `memory` is None if the fit is finished."""
     if memory is None:
         fits = isinstance(saved["converged"], bool)
     else:
@@ -234,14 +233,14 @@ def _point(saved: Any, start: np.ndarray, memory: Any) -> Any:
     return saved
 
 
-def _climb(
+def _run_lbfgs(
     function: Callable[[np.ndarray], tuple[float, np.ndarray]],
     start: np.ndarray,
     max_iter: int,
     tol: float,
     history: list[float],
 ) -> Any:
-    """Run SciPy's L-BFGS, which appends to `history` and ends where it settles."""
+    """Run SciPy's L-BFGS until it settles, and append its values to `history`."""
 
     def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = function(numbers)
@@ -249,7 +248,7 @@ def _climb(
             history.append(value)
         return -value, -gradient
 
-    def look(intermediate_result: Any) -> None:
+    def record(intermediate_result: Any) -> None:
         history.append(-float(intermediate_result.fun))
         if _has_settled(history, tol):
             raise StopIteration
@@ -261,8 +260,9 @@ def _climb(
         "gtol": _GRADIENT,
         "maxcor": _MEMORY,
     }
-    return minimize(loss, start, jac=True, method="L-BFGS-B", callback=look, options=options)
+    return minimize(loss, start, jac=True, method="L-BFGS-B", callback=record, options=options)
 
 
 def _has_settled(history: list[float], tol: float) -> bool:
+    """Return whether the last iterations raised the bound by less than `tol`."""
     return len(history) > WINDOW and history[-1] - history[-1 - WINDOW] < tol

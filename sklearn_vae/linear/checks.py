@@ -5,22 +5,22 @@ from typing import Any
 from array_api_compat import array_namespace, is_numpy_namespace
 from scipy import sparse
 
-from sklearn_vae.gaussian.centred import CentredData
+from sklearn_vae.gaussian.centered import CenteredData
 from sklearn_vae.gaussian.eigensolvers import components_wanted
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.validation import check_finite, check_memory, has_nan, is_integer, is_real
 
-# Matrices of the size of the scatter that exist while it is decomposed, workspace included.
+# Number of matrices as large as the scatter that a decomposition holds at once.
 SQUARES_HELD = 7
 
 OTHER_SOLVERS = (
-    "Use fit with svd_solver='randomized' or 'arpack' and an integer n_components, which take "
-    "sparse and memory-mapped X too."
+    "Use fit with svd_solver='randomized' or 'arpack' and an integer n_components. Both accept "
+    "sparse and memory-mapped X."
 )
 
 
 def check_n_components(n_components: Any, *, at_least: int = 0) -> None:
-    """Raise ValueError unless PCA takes such an `n_components` for some data."""
+    """Raise ValueError unless `n_components` is valid for data of some shape."""
     if n_components is None or (isinstance(n_components, str) and n_components == "mle"):
         return
     if is_integer(n_components) and n_components >= at_least:
@@ -34,7 +34,7 @@ def check_n_components(n_components: Any, *, at_least: int = 0) -> None:
 
 
 def check_mle(n_components: Any, n_samples: float, n_features: int) -> None:
-    """Raise ValueError where `n_components` is "mle" and there are too few samples."""
+    """Raise ValueError if `n_components` is "mle" and there are too few samples."""
     if n_components == "mle" and (n_samples < n_features or n_features < 2):
         raise ValueError(
             "n_components='mle' needs n_samples >= n_features >= 2, "
@@ -42,8 +42,8 @@ def check_mle(n_components: Any, n_samples: float, n_features: int) -> None:
         )
 
 
-def check_sums(sums: Moments | CentredData, X: Any, *, missing: str) -> None:
-    """Raise ValueError if sums over X are not finite; `missing` is the error text for NaN."""
+def check_sums(sums: Moments | CenteredData, X: Any, *, missing: str) -> None:
+    """Raise ValueError if sums over X are not finite, with the text `missing` for NaN."""
     if not sums.is_finite:
         if has_nan(X):
             raise ValueError(missing)
@@ -54,7 +54,7 @@ def check_sums(sums: Moments | CentredData, X: Any, *, missing: str) -> None:
 def check_squares_fit(
     holder: str, size: int, *, X: Any = None, n_more: int = 0, instead: str = OTHER_SOLVERS
 ) -> None:
-    """Raise MemoryError where the (size, size) matrices of a decomposition do not fit here."""
+    """Raise MemoryError if the (size, size) matrices of a decomposition do not fit."""
     n_squares = SQUARES_HELD + n_more
     if X is None or sparse.issparse(X) or is_numpy_namespace(array_namespace(X)):
         check_memory(
@@ -93,7 +93,7 @@ def check_fits_together(
 
 
 def check_components_fit(shape: tuple[int, int], n_components: Any, solver: str) -> None:
-    """Raise MemoryError where the components that a solver holds do not fit into memory."""
+    """Raise MemoryError if the components of a solver do not fit into memory."""
     n, d = shape
     most = components_wanted(n_components, min(n, d) - (solver == "arpack"))
     instead = "Choose a smaller n_components."
@@ -101,15 +101,15 @@ def check_components_fit(shape: tuple[int, int], n_components: Any, solver: str)
 
 
 def check_solver_takes(X: Any, solver: str) -> None:
-    """Raise ValueError where a solver does not take arrays of X's kind."""
+    """Raise ValueError if a solver does not accept arrays like X."""
     if sparse.issparse(X):
         if solver == "full":
             raise ValueError(
                 "svd_solver must be 'auto', 'covariance_eigh', 'arpack' or 'randomized' for "
-                "sparse X, which 'full' would make dense, got 'full'."
+                "sparse X, got 'full', which would make X dense."
             )
     elif solver == "arpack" and not is_numpy_namespace(array_namespace(X)):
         raise ValueError(
-            "svd_solver must be 'auto', 'full', 'covariance_eigh' or 'randomized' for arrays "
-            f"other than NumPy's, got 'arpack' and {type(X).__name__}."
+            "svd_solver must be 'auto', 'full', 'covariance_eigh' or 'randomized' unless X is a "
+            f"NumPy array or sparse, got 'arpack' for {type(X).__name__}."
         )

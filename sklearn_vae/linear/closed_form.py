@@ -1,4 +1,4 @@
-"""Fitted attributes of probabilistic PCA in closed form, from the spectrum of the covariance."""
+"""Fitted attributes of pPCA in closed form, from the spectrum of the covariance."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from sklearn_vae.gaussian.spectrum import Spectrum
 def closed_form_attributes(
     spectrum: Spectrum, k: int, n_samples: float, dtype: str, noise_variance: float | None
 ) -> dict[str, Any]:
-    """Attributes of a fitted :class:`PPCA` with k components, by name.
+    """Compute the attributes of a fitted :class:`PPCA` with k components, by name.
 
-    `n_samples` may be a sum of weights; `noise_variance` is None where it is estimated. Raises
-    ValueError if variances are beyond the range of the dtype.
+    `n_samples` may be a sum of weights. `noise_variance` is None if it is estimated.
     """
     xp = array_namespace(spectrum.eigenvalues)
-    kept = getattr(xp, dtype)
+    float_dtype = getattr(xp, dtype)
     sigma2 = spectrum.noise_variance(k) if noise_variance is None else float(noise_variance)
     _check_range(spectrum, sigma2, dtype, is_fixed=noise_variance is not None)
     values, kappa = spectrum.eigenvalues[:k], spectrum.model_variances(k, sigma2)
     lengths = (kappa - sigma2) ** 0.5
     collapsed = lengths == 0
-    # A copy, so that the components that are not kept can be freed.
-    components = xp.asarray(spectrum.components[:k, :], dtype=kept, copy=True)
-    mean, loadings = xp.astype(spectrum.mean, kept), components.T * xp.astype(lengths, kept)
-    # A sum of weights below two is no number of samples.
+    # A copy, because a view would keep all components in memory.
+    components = xp.asarray(spectrum.components[:k, :], dtype=float_dtype, copy=True)
+    mean = xp.astype(spectrum.mean, float_dtype)
+    loadings = components.T * xp.astype(lengths, float_dtype)
+    # A sum of weights below 2 cannot be read as a number of samples.
     bessel = n_samples / (n_samples - 1) if n_samples >= 2 else 1.0
     is_regular = sigma2 > 0 or spectrum.rank == spectrum.n_features == k
     return {
@@ -42,12 +42,14 @@ def closed_form_attributes(
         "components_": components,
         "noise_variance_": sigma2,
         "loadings_": loadings,
-        "explained_variance_": xp.astype(values * bessel, kept),
-        "explained_variance_ratio_": xp.astype(values / (spectrum.total_variance or 1.0), kept),
-        "singular_values_": xp.astype(values**0.5 * n_samples**0.5, kept),
+        "explained_variance_": xp.astype(values * bessel, float_dtype),
+        "explained_variance_ratio_": xp.astype(
+            values / (spectrum.total_variance or 1.0), float_dtype
+        ),
+        "singular_values_": xp.astype(values**0.5 * n_samples**0.5, float_dtype),
         "collapsed_dims_": xp.nonzero(collapsed)[0],
         "_gaussian": LowRankGaussian(mean, loadings, sigma2) if is_regular else None,
-        **_bounds(spectrum, kappa, collapsed, sigma2, noise_variance, kept),
+        **_bounds(spectrum, kappa, collapsed, sigma2, noise_variance, float_dtype),
     }
 
 
@@ -57,13 +59,13 @@ def _check_range(spectrum: Spectrum, sigma2: float, dtype: str, *, is_fixed: boo
     smallest, largest = float(limits.smallest_normal), float(limits.max)
     if is_fixed and not smallest <= sigma2 <= largest:
         raise ValueError(
-            f"noise_variance must be within the range of the data's {dtype}, got {sigma2}."
+            f"noise_variance must be within the range of {dtype}, the dtype of X, got {sigma2}."
         )
     if spectrum.total_variance > largest or 0.0 < sigma2 < smallest:
         raise ValueError(
-            f"The variances of X must be within the range of its {dtype}, got "
-            f"{spectrum.total_variance} in all and a noise variance of {sigma2}. Scale X, or "
-            "pass it as float64."
+            f"The variances of X must be within the range of its dtype {dtype}, got a total "
+            f"variance of {spectrum.total_variance} and a noise variance of {sigma2}. Scale X or "
+            "convert it to float64."
         )
 
 
@@ -75,13 +77,13 @@ def _bounds(
     noise_variance: float | None,
     dtype: Any,
 ) -> dict[str, Any]:
-    """KL per dimension, mutual information, log-likelihood and entropy bound."""
+    """Compute KL per dimension, mutual information, log-likelihood and entropy bound."""
     xp = array_namespace(kappa)
-    # log of the posterior variance sigma2 / kappa; a collapsed one is the prior's, 1.
+    # The logarithm of the posterior variance sigma2 / kappa, or of the prior's 1 if collapsed.
     log_sigma2 = math.log(sigma2) if sigma2 > 0 else -math.inf
     safe = xp.where(collapsed, xp.ones_like(kappa), kappa)
     log_variance = xp.where(collapsed, xp.zeros_like(kappa), log_sigma2 - xp.log(safe))
-    # At the optimum the second moment of z_h over the data is 1, its variance in the prior.
+    # At the maximum the second moment of z_h over the data is 1, as under the prior.
     kl = kl_per_dimension(xp.ones_like(kappa), log_variance)
     k = kappa.shape[0]
     log_likelihood = float(spectrum.log_likelihood([k], [noise_variance])[0, 0])

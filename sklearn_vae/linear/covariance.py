@@ -1,4 +1,4 @@
-"""The covariance of training data, in the form that their shape makes cheapest."""
+"""Covariance of the training data, in the form that is cheapest for their shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_vae.gaussian.centred import centred_data
+from sklearn_vae.gaussian.centered import centered_data
 from sklearn_vae.gaussian.eigensolvers import count_components, spectrum_of_gram
 from sklearn_vae.gaussian.linear_elbo import LinearElbo
 from sklearn_vae.gaussian.moments import Moments
@@ -22,21 +22,21 @@ Array = NDArray[Any]
 
 
 def check_spread(variances: Array, mean: Array, dtype: Any) -> None:
-    """Raise ValueError unless samples with these moments differ by more than rounding."""
+    """Raise ValueError unless samples with these moments differ by more than rounding errors."""
     rounding = 4.0 * float(np.finfo(dtype).eps) * np.abs(mean)
     average = float(variances.mean())
     if not (SMALLEST < average < np.inf and (np.sqrt(np.maximum(variances, 0.0)) > rounding).any()):
         raise ValueError(
-            "X must have rows that are not all the same, with squares within the range of float64, "
-            f"got an average variance of {average:.3g} of {len(mean)} features."
+            "X must have samples that are not all the same and whose squares are finite in "
+            f"float64, got an average variance of {average:.3g} over {len(mean)} features."
         )
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingCovariance:
-    """Mean and covariance S (divisor n) of data X of shape (n_samples, n_features).
+    """Mean and covariance S (divisor n) of data X.
 
-    S is a matrix where n >= d or only moments are given, else the centred data stand for it.
+    S is a matrix if n >= d or only moments are given. Otherwise the centered data represent it.
     """
 
     X: Any
@@ -50,14 +50,14 @@ class TrainingCovariance:
             variances = np.diagonal(self.moments.covariance)
         else:
             with np.errstate(over="ignore"):
-                variances = np.einsum("ij,ij->j", self.centred, self.centred) / self.n_samples
+                variances = np.einsum("ij,ij->j", self.centered, self.centered) / self.n_samples
         check_spread(variances, self.mean, self.dtype)
 
     @classmethod
     def from_data(cls, X: Array) -> TrainingCovariance:
-        """Compute it in float64 from data in memory; MemoryError if it does not fit."""
+        """Compute the covariance in float64 from data in memory."""
         n, d = X.shape
-        instead = "partial_fit takes rows in batches and holds no such matrix."
+        instead = "Use partial_fit, which processes batches without such a matrix."
         check_squares_fit("LinearVAE", min(n, d), instead=instead)
         if n < d:
             return cls(X, X.mean(axis=0, dtype=np.float64), None, n, X.dtype)
@@ -66,7 +66,7 @@ class TrainingCovariance:
 
     @classmethod
     def from_moments(cls, moments: Moments) -> TrainingCovariance:
-        """Take it from the moments of data that are elsewhere."""
+        """Take the covariance from moments of data that are not in memory."""
         return cls(None, moments.mean, moments, int(moments.count), moments.dtype)
 
     @property
@@ -76,17 +76,17 @@ class TrainingCovariance:
 
     @property
     def average_variance(self) -> float:
-        """Trace of S over d."""
+        """Average variance of a feature, trace(S) / d."""
         return self.elbo.total_variance / self.n_features
 
     @property
     def scale(self) -> float:
-        """Root of the average variance."""
+        """Square root of the average variance."""
         return self.average_variance**0.5
 
     @cached_property
-    def centred(self) -> Array:
-        """X less its mean, in float64; without X, d vectors with the same covariance."""
+    def centered(self) -> Array:
+        """X minus its mean in float64, or d vectors with the same covariance."""
         if self.X is None:
             lengths = np.sqrt(self.n_features * self.spectrum.eigenvalues)
             return lengths[:, None] * self.spectrum.components
@@ -94,22 +94,22 @@ class TrainingCovariance:
 
     @cached_property
     def elbo(self) -> LinearElbo:
-        """Evidence lower bound of a linear VAE of the data."""
+        """ELBO of a linear VAE of the data as a function of its parameters."""
         if self.moments is None:
-            return LinearElbo(rows=self.centred)
+            return LinearElbo(rows=self.centered)
         return LinearElbo(self.moments.covariance)
 
     @cached_property
     def spectrum(self) -> Spectrum:
-        """All eigenpairs of S that n samples can have."""
+        """All eigenvalues and eigenvectors of S that n samples can determine."""
         if self.moments is not None:
             return Spectrum.from_moments(self.moments)
-        data = centred_data(self.X, None, keep=False, wide=True)
+        data = centered_data(self.X, None, keep=False, wide=True)
         data.check_finite()
         return spectrum_of_gram(data, None)
 
-    def count(self, n_components: Any) -> int:
-        """The k that `n_components` means; ValueError if it does not fit the data."""
+    def count_components(self, n_components: Any) -> int:
+        """Return the number k of components that `n_components` asks for."""
         most = min(self.n_samples, self.n_features)
         if is_integer(n_components) and not 1 <= n_components <= most:
             raise ValueError(

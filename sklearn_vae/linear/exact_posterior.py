@@ -1,4 +1,4 @@
-"""Base class of linear Gaussian models with exact posterior, whichever way they are fitted."""
+"""Base class of linear Gaussian models with exact posterior."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian import observed
 from sklearn_vae.gaussian.arrays import (
     Array,
@@ -21,14 +22,13 @@ from sklearn_vae.gaussian.arrays import (
     float_type,
     scale_of,
     to_device_of,
-    to_host,
     wide_float,
 )
-from sklearn_vae.gaussian.centred import canonical, project
+from sklearn_vae.gaussian.centered import canonical, project
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.observed import Parameters
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
-from sklearn_vae.linear.sample_weights import weighted_rows
+from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel
 from sklearn_vae.validation import (
     check_choice,
@@ -46,11 +46,11 @@ COORDINATES = ("posterior", "principal", "whitened")
 
 
 class ExactPosteriorModel(LatentModel):
-    """Methods of x | z ~ N(W z + mu, sigma2 I), z ~ N(0, I), with exact posterior.
+    """Linear Gaussian model x | z ~ N(W z + mu, sigma2 I), z ~ N(0, I), with exact posterior.
 
-    Subclasses set the attributes below, and have a parameter `coordinates`. The columns of
-    `loadings_` are orthogonal, along the components; `_gaussian` is the marginal of x, or None
-    where that is singular.
+    Subclasses set the attributes below and have a parameter `coordinates`. The columns of
+    `loadings_` are orthogonal, along the components. `_gaussian` is the marginal distribution of
+    x, or None if that is singular.
     """
 
     coordinates: str
@@ -64,7 +64,7 @@ class ExactPosteriorModel(LatentModel):
     mutual_information_: float
     collapsed_dims_: Array
     _gaussian: LowRankGaussian | None
-    _takes_missing = False
+    _accepts_missing = False
     _fitted_state: ClassVar = {
         "_gaussian": "any",
         "collapsed_dims_": "any",
@@ -79,20 +79,6 @@ class ExactPosteriorModel(LatentModel):
     }
 
     def transform(self, X: Any) -> Array:
-        """Latent coordinates of each sample, as the parameter `coordinates` says.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-
-        Returns
-        -------
-        Z : array of shape (n_samples, n_components)
-            "posterior": E[z|x]. "principal": the projection on `components_`. "whitened": that
-            divided by the square root of `explained_variance_`. For a sample with missing values
-            (NaN, which PPCA takes): E[z|x] given what is observed, 0 if nothing is; the other
-            coordinates after its missing values are imputed.
-        """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
         if is_dask(X):
@@ -107,19 +93,6 @@ class ExactPosteriorModel(LatentModel):
         return self._project(filled, self._encoder())
 
     def inverse_transform(self, Z: Any) -> Array:
-        """Decode latent coordinates, as the parameter `coordinates` says.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_components)
-
-        Returns
-        -------
-        X : array of shape (n_samples, n_features)
-            "posterior": the decoder's mean E[x|z] = W z + mu; applied to the transform of a sample
-            it shrinks the sample toward mu. "principal" and "whitened": PCA's reconstruction, the
-            nearest point to the sample among all W z + mu.
-        """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
         if is_dask(Z):
@@ -157,25 +130,6 @@ class ExactPosteriorModel(LatentModel):
         return self._check_regular("sample").sample(n_samples, check_random_state(random_state))
 
     def score_samples(self, X: Any) -> Array:
-        """Log-likelihood log p(x) of each sample, in nats; higher is better.
-
-        For a sample with missing values, that of what is observed; 0 if nothing is. PCA's
-        `score_samples` differs: it uses the divisor n - 1, and a noise variance that is too large
-        where n < d.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-
-        Returns
-        -------
-        array of shape (n_samples,)
-
-        Raises
-        ------
-        ValueError
-            If the noise variance is 0 and the covariance singular.
-        """
         gaussian = self._check_regular("score_samples")
         if is_dask(X):
             return map_samples(self, "score_samples", X)
@@ -185,32 +139,40 @@ class ExactPosteriorModel(LatentModel):
     def _log_likelihood(self, gaussian: LowRankGaussian, X: Any, method: str) -> Array:
         with np.errstate(invalid="ignore", over="ignore"):
             log_likelihood = gaussian.log_prob(X)
-        # A pass over X to look for NaN would cost a tenth of the time: it shows in the result.
+        # NaN shows in the result; a separate pass over X would take a tenth of the time.
         xp = array_namespace(log_likelihood)
         if not xp.all(xp.isfinite(log_likelihood)) and self._has_missing(X):
             return self._from_observed(observed.log_likelihood, X, method)[0]
         return log_likelihood
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Average of `score_samples` over the samples, in nats per sample; higher is better.
+        """Compute the average log-likelihood of the samples; higher is better.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples.
         y : Ignored
+            Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the average, >= 0 and not all 0.
+            Weights of the samples in the average, >= 0 and not all 0.
+
+        Returns
+        -------
+        score : float
+            Average of `score_samples` in nats per sample.
 
         Raises
         ------
         ValueError
-            If the noise variance is 0 and the covariance singular, or the weights do not fit.
+            If the noise variance is 0 and the covariance is singular, or if `sample_weight` is
+            invalid.
         """
         gaussian = self._check_regular("score")
         if is_dask(X):
             return mean_score(self, X, sample_weight)
         X = self._check_new_samples(X, "score")
-        X, weights, _, _ = weighted_rows(X, sample_weight, at_least=1)
+        X, weights, _, _ = drop_zero_weights(X, sample_weight, at_least=1)
         values = self._log_likelihood(gaussian, X, "score")
         xp = array_namespace(values)
         values = xp.astype(values, wide_float(values))
@@ -221,20 +183,30 @@ class ExactPosteriorModel(LatentModel):
         return float(xp.sum(weights * values) / xp.sum(weights))
 
     def get_covariance(self) -> Array:
-        """C = W W' + sigma2 I, shape (n_features, n_features), of the maximum likelihood model.
+        """Compute the covariance C = W W' + sigma2 I of the model.
 
-        PCA's differs: it has the divisor n - 1 and another noise variance.
+        PCA's `get_covariance` differs: it divides by n - 1 and has another noise variance.
+
+        Returns
+        -------
+        C : array of shape (n_features, n_features)
+            Covariance matrix of x.
         """
         check_is_fitted(self)
         return self.loadings_ @ self.loadings_.T + self._isotropic(self.noise_variance_)
 
     def get_precision(self) -> Array:
-        """Inverse of `get_covariance`, computed without inverting a matrix.
+        """Compute the inverse of the covariance without inverting a matrix.
+
+        Returns
+        -------
+        precision : array of shape (n_features, n_features)
+            Inverse of `get_covariance()`.
 
         Raises
         ------
         ValueError
-            If the noise variance is 0 and the covariance singular.
+            If the noise variance is 0 and the covariance is singular.
         """
         self._check_regular("get_precision")
         precisions = 1.0 / self._model_variances()
@@ -245,7 +217,7 @@ class ExactPosteriorModel(LatentModel):
         return (V.T * (precisions - noise_precision)) @ V + self._isotropic(noise_precision)
 
     def _check_samples(self, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
-        """X in the dtype to compute in, or as CSR; it may still have NaN and infinity."""
+        """Return X as a float array or CSR matrix, without checking for NaN and infinity."""
         if is_torch_array(X):
             X = X.detach()
         X = check_matrix(checked_samples(self, X, reset=reset, min_samples=min_samples))
@@ -259,27 +231,27 @@ class ExactPosteriorModel(LatentModel):
         return X
 
     def _has_missing(self, X: Any) -> bool:
-        """Whether X has NaN, and may have; ValueError if it may not, or has infinity."""
+        """Return whether X has missing values; raise ValueError if they are not allowed."""
         if not has_nan(X):
             return False
-        if not self._takes_missing:
+        if not self._accepts_missing:
             check_finite(X)
         if sparse.issparse(X):
             raise ValueError(
-                "Sparse X contains NaN: missing values are taken in dense X only, since what a "
-                "sparse one does not store counts as 0."
+                "Sparse X contains NaN. Missing values are supported only in dense X, because the "
+                "entries that a sparse matrix does not store are zeros."
             )
         return True
 
     def _from_observed(
         self, function: Callable[..., Any], X: Array, method: str, **options: Any
     ) -> tuple[Any, ...]:
-        """Results of a function of `gaussian.observed`: computed on the host, moved back."""
+        """Call a function of `gaussian.observed` on the host and move its results back."""
         if self.noise_variance_ == 0.0:
             raise ValueError(
-                f"{method} of rows with missing values needs a noise variance above 0, but with "
-                f"n_components={self.n_components_} the maximum likelihood one is 0. Set "
-                "noise_variance, or use a smaller n_components."
+                f"{method} of samples with missing values needs a noise variance above 0, but the "
+                f"maximum likelihood estimate with n_components={self.n_components_} is 0. Set "
+                "noise_variance or use a smaller n_components."
             )
         W, mean, host_X = (
             to_host(array).astype(np.float64) for array in (self.loadings_, self.mean_, X)
@@ -289,15 +261,15 @@ class ExactPosteriorModel(LatentModel):
                 result = function(host_X, Parameters(W, mean, self.noise_variance_), **options)
         except np.linalg.LinAlgError as error:
             raise ValueError(
-                f"{method} of rows with missing values met a matrix that is singular to the "
-                f"precision of float64: noise_variance_={self.noise_variance_:.2g} is too small "
-                "beside the loadings. Set noise_variance, or use a smaller n_components."
+                f"{method} of samples with missing values met a matrix that is singular in "
+                f"float64: noise_variance_={self.noise_variance_:.2g} is too small compared with "
+                "the loadings. Set noise_variance or use a smaller n_components."
             ) from error
         arrays = result if isinstance(result, tuple) else (result,)
         if any(array is not None and np.isnan(array).any() for array in arrays):
             raise ValueError(
-                f"X must have rows nearer to mean_ for {method}: squares of what is observed of one "
-                "are beyond the range of float64."
+                f"X must have samples closer to mean_ for {method}: the squares of observed values "
+                "overflow float64."
             )
         dtype = common_float_type(X, self.mean_)
         return tuple(
@@ -314,16 +286,15 @@ class ExactPosteriorModel(LatentModel):
         return project(X, self.mean_, A, mean_limit(self.loadings_, self.noise_variance_))
 
     def _projected(self, X: Any, A: Array) -> Array | None:
-        """(X - mu) A; None if X has NaN, and may have; ValueError if it may not, or has infinity.
+        """Compute (X - mu) A, or return None if X has missing values.
 
-        NaN and infinity show in the result, without a pass over X that looks for them, unless A
-        leaves a feature out.
+        NaN and infinity show in the result, which saves a pass over X, unless A ignores a feature.
         """
         with np.errstate(invalid="ignore", over="ignore"):
             Z = self._project(X, A)
             xp = array_namespace(Z)
-            takes_all = xp.all(xp.any(A != 0, axis=1))
-            if takes_all and xp.isfinite(xp.sum(Z)):
+            uses_all = xp.all(xp.any(A != 0, axis=1))
+            if uses_all and xp.isfinite(xp.sum(Z)):
                 return Z
         return None if self._has_missing(X) else Z
 
@@ -349,7 +320,7 @@ class ExactPosteriorModel(LatentModel):
         if not hasattr(self, "mean_"):
             return
         if getattr(self.collapsed_dims_, "ndim", 0) != 1:
-            raise ValueError("collapsed_dims_ must be an array of components.")
+            raise ValueError("collapsed_dims_ must be an array of indices of components.")
         if self._gaussian is None and self.noise_variance_ == 0:
             return
         if not (
@@ -363,12 +334,12 @@ class ExactPosteriorModel(LatentModel):
             )
 
     def _model_variances(self) -> Array:
-        """kappa_h = |w_h|^2 + sigma2, the variance along component h, shape (k,)."""
+        """Return kappa_h = |w_h|^2 + sigma2, the variance along each component."""
         xp = array_namespace(self.loadings_)
         return xp.vecdot(self.loadings_.T, self.loadings_.T) + self.noise_variance_
 
     def _posterior_gain(self) -> Array:
-        """A of shape (d, k) with E[z|x] = A'(x - mu)."""
+        """Return the matrix A of E[z|x] = A'(x - mu)."""
         xp = array_namespace(self.loadings_)
         kappa = self._model_variances()
         return self.loadings_ / xp.where(kappa > 0, kappa, xp.ones_like(kappa))
@@ -380,27 +351,26 @@ class ExactPosteriorModel(LatentModel):
             return self.components_.T
         xp = array_namespace(self.components_)
         scale = self.explained_variance_**0.5
-        # PCA's own guard of components without variance.
+        # The same guard against components without variance as in PCA.
         return self.components_.T / xp.clip(scale, float(xp.finfo(scale.dtype).eps), None)
 
     def _check_regular(self, method: str) -> LowRankGaussian:
         check_is_fitted(self)
         if self._gaussian is None:
             rank = self.n_components_ - len(self.collapsed_dims_)
-            fewer = " or use an n_components below it," if rank else ""
+            fewer = " use an n_components below the rank," if rank else ""
             raise ValueError(
-                f"{method} needs a noise variance above 0, but with n_components="
-                f"{self.n_components_} the maximum likelihood one is 0: to the precision of the "
-                f"fit the rank of the {self.n_samples_} training rows is {rank}, less than "
-                f"n_features={self.n_features_in_}, and the likelihood has no bound. Set "
-                f"noise_variance,{fewer} or, if smaller variances are meant to count, fit centred "
-                "rows in float64 with svd_solver='full'."
+                f"{method} needs a noise variance above 0, but the maximum likelihood estimate "
+                f"with n_components={self.n_components_} is 0: the rank of the {self.n_samples_} "
+                f"training samples is {rank}, less than n_features={self.n_features_in_}, so the "
+                f"likelihood is unbounded. Set noise_variance,{fewer} or, if the data vary too "
+                "little for their dtype, fit centered samples in float64 with svd_solver='full'."
             )
         return self._gaussian
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.array_api_support = True
-        tags.input_tags.allow_nan = self._takes_missing
+        tags.input_tags.allow_nan = self._accepts_missing
         tags.input_tags.sparse = True
         return tags

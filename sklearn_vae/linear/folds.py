@@ -1,4 +1,4 @@
-"""Spectra and variances of each cross-validation split, from little more than one pass."""
+"""Spectra and variances of all cross-validation splits, from little more than one pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from array_api_compat import array_namespace, device, is_numpy_array
 from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import Array, float_name, row_blocks
-from sklearn_vae.gaussian.centred import CentredData, centred_data, dense
+from sklearn_vae.gaussian.centered import CenteredData, centered_data, dense
 from sklearn_vae.gaussian.eigensolvers import (
     components_of_gram,
     eigh_of_gram,
@@ -27,23 +27,27 @@ from sklearn_vae.linear.checks import check_squares_fit, check_sums
 from sklearn_vae.linear.dask_arrays import check_memory_here, dask_moments_of_parts
 from sklearn_vae.validation import is_memory_mapped
 
-# Indices of the training and the held-out samples of one split.
+# Indices of the training and of the held-out samples of one split.
 Split: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 MISSING = (
-    "PPCACV takes no missing values, but X contains NaN: fill them with PPCAImputer, or choose among "
-    "PPCA, which takes them, with GridSearchCV."
+    "PPCACV does not accept missing values, but X contains NaN. Fill them with PPCAImputer, or "
+    "use GridSearchCV with PPCA, which accepts them."
 )
 
-# A run of splits, the part of the data that each sample is in, and its role in each split.
+# Consecutive splits, the index of the part of each sample, and the role of each part per split.
 Plan: TypeAlias = tuple[list[Split], np.ndarray, np.ndarray]
+
+# Roles of samples and parts in a split.
+UNUSED, TRAINING, HELD_OUT = 0, 1, 2
 
 
 class MomentFolds:
     """Spectrum of the training samples of each split, and variances of the held-out samples.
 
-    The data are read once for every run of splits whose held-out samples do not overlap: they
-    fall into parts that are wholly in or out of each split, whose moments add up.
+    The data are read once for each plan, consecutive splits whose held-out samples do not overlap.
+    The samples form parts that lie wholly inside or outside each split, and the moments of the
+    parts are added.
     """
 
     def __init__(self, X: Any, weights: Array | None, splits: list[Split]) -> None:
@@ -53,38 +57,40 @@ class MomentFolds:
         self.moments: Moments | None = None
 
     def __iter__(self) -> Iterator[tuple[Spectrum, Array, float]]:
-        for i, (run, part, table) in enumerate(self._runs()):
-            if table.shape[1] == 0:
-                pairs = [(self._moments_of(train), self._moments_of(test)) for train, test in run]
+        for i, (splits, parts, roles) in enumerate(self._plans()):
+            if roles.shape[1] == 0:
+                pairs = [
+                    (self._moments_of(train), self._moments_of(test)) for train, test in splits
+                ]
             else:
-                pairs = list(self._merged(self._moments_of_parts(i, part), table))
+                pairs = list(self._sum_parts(self._moments_of_parts(i, parts), roles))
             for training, held_out in pairs:
                 spectrum = Spectrum.from_moments(training)
                 yield spectrum, *spectrum.variances_of(held_out)
 
-    def _runs(self) -> Iterable[Plan]:
+    def _plans(self) -> Iterable[Plan]:
         n, d = self._X.shape
-        # Three lists of scatters are held for the parts of a run: no more than fit in 256 MiB.
-        return _plans(self._splits, n, max(2**28 // (24 * d**2), 10))
+        # Three lists of scatters are kept for the parts of a plan: limit them to 256 MiB.
+        return _make_plans(self._splits, n, max(2**28 // (24 * d**2), 10))
 
-    def _merged(
-        self, moments: list[Moments], table: np.ndarray
+    def _sum_parts(
+        self, moments: list[Moments], roles: np.ndarray
     ) -> Iterator[tuple[Moments, Moments]]:
-        """Moments of the training and of the held-out samples of each split of a run."""
+        """Sum the moments of the training and of the held-out samples of each split of a plan."""
         before = list(itertools.accumulate(moments))
         after = list(itertools.accumulate(reversed(moments), lambda a, b: b + a))[::-1]
         self.moments = before[-1]
-        for roles in table:
-            training = _merge(moments, before, after, roles == 1)
-            yield training, _merge(moments, before, after, roles == 2)
+        for split_roles in roles:
+            training = _sum_chosen(moments, before, after, split_roles == TRAINING)
+            yield training, _sum_chosen(moments, before, after, split_roles == HELD_OUT)
 
-    def _moments_of_parts(self, run: int, part: np.ndarray) -> list[Moments]:
-        """Moments of each part; `part` is the number of the part of every sample."""
-        # A file is read in blocks, for all parts at once: they may be shuffled.
-        n, size = len(part), self._block_size(2**24, len(part))
+    def _moments_of_parts(self, plan: int, parts: np.ndarray) -> list[Moments]:
+        """Compute the moments of each part."""
+        # A file is read in blocks for all parts at once, because the splits may be shuffled.
+        n, size = len(parts), self._block_size(2**24, len(parts))
         moments: dict[int, Moments] = {}
         for start in range(0, n, size):
-            block = part[start : start + size]
+            block = parts[start : start + size]
             order = start + np.argsort(block, kind="stable")
             for i, samples in enumerate(np.split(order, np.cumsum(np.bincount(block))[:-1])):
                 if len(samples):
@@ -96,7 +102,7 @@ class MomentFolds:
         return max(numbers // self._X.shape[1], 1) if is_memory_mapped(self._X) else max(n, 1)
 
     def _moments_of(self, samples: np.ndarray) -> Moments:
-        # A file is copied in blocks; what lies together is not copied.
+        # A file is copied block by block. Adjacent samples are not copied.
         size = self._block_size(2**22, len(samples))
         blocks = (samples[start : start + size] for start in range(0, len(samples), size))
         return reduce(add, map(self._moments_of_block, blocks))
@@ -109,62 +115,64 @@ class MomentFolds:
         return moments
 
     def spectrum(self, k: int) -> Spectrum:
-        """Spectrum of all samples."""
+        """Compute the spectrum of all samples."""
         if self.moments is None:
             self.moments = self._moments_of(np.arange(self._X.shape[0]))
         return Spectrum.from_moments(self.moments)
 
 
 class BlockFolds(MomentFolds):
-    """MomentFolds of a Dask array, whose blocks are read once for all runs of splits."""
+    """MomentFolds of a Dask array, whose blocks are read once for all plans."""
 
     def __init__(self, estimator: Any, X: Any, sample_weight: Any, splits: list[Split]) -> None:
         d = X.shape[1]
         self._X, self._splits = X, splits
-        self._plans = list(super()._runs())
-        if any(table.shape[1] == 0 for *_, table in self._plans):
-            raise ValueError("cv must not give a row more than once in a split of a Dask array.")
-        n_parts = sum(table.shape[1] for *_, table in self._plans)
+        self._all_plans = list(super()._plans())
+        if any(roles.shape[1] == 0 for *_, roles in self._all_plans):
+            raise ValueError(
+                "cv must not use a sample more than once in a split if X is a Dask array."
+            )
+        n_parts = sum(roles.shape[1] for *_, roles in self._all_plans)
         check_memory_here(estimator, d, n_more=3 * n_parts)
-        parts = [part for _, part, _ in self._plans]
+        parts = [parts for _, parts, _ in self._all_plans]
         moments = dask_moments_of_parts(estimator, X, sample_weight, parts)
         if not moments:
-            raise ValueError("sample_weight must be positive for some rows, got none.")
+            raise ValueError("sample_weight must be positive for some samples, got none.")
         self.dtype = reduce(add, moments.values()).dtype
-        none = Moments(0.0, np.zeros(d), np.zeros((d, d)))
+        empty = Moments(0.0, np.zeros(d), np.zeros((d, d)))
         self._moments = [
-            [moments.get((i, j), none) for j in range(table.shape[1])]
-            for i, (*_, table) in enumerate(self._plans)
+            [moments.get((i, j), empty) for j in range(roles.shape[1])]
+            for i, (*_, roles) in enumerate(self._all_plans)
         ]
         self.n = sum(part.n for part in self._moments[0])
         self.moments = None
-        number = itertools.count()
-        for (*_, table), run in zip(self._plans, self._moments, strict=True):
-            n = np.array([part.n for part in run])
-            for roles, i in zip(table, number, strict=False):
-                for name, role in (("training", 1), ("held-out", 2)):
-                    check_some_weight(n[roles == role], name, i)
+        split = itertools.count()
+        for (*_, roles), part_moments in zip(self._all_plans, self._moments, strict=True):
+            n = np.array([part.n for part in part_moments])
+            for split_roles, i in zip(roles, split, strict=False):
+                for name, role in (("training", TRAINING), ("held-out", HELD_OUT)):
+                    check_some_weight(n[split_roles == role], name, i)
 
-    def _runs(self) -> Iterable[Plan]:
-        return self._plans
+    def _plans(self) -> Iterable[Plan]:
+        return self._all_plans
 
-    def _moments_of_parts(self, run: int, part: np.ndarray) -> list[Moments]:
-        return self._moments[run]
+    def _moments_of_parts(self, plan: int, parts: np.ndarray) -> list[Moments]:
+        return self._moments[plan]
 
 
 class GramFolds:
-    """The same from the Gram matrix of all samples: each split's is a part of it, centred anew."""
+    """Spectra and variances from the Gram matrix of all samples, centered again for each split."""
 
     def __init__(self, X: Any, weights: Array | None, splits: list[Split]) -> None:
         check_squares_fit("PPCACV", X.shape[0], X=X)
         self._X, self._weights, self._splits = X, weights, splits
-        self._data = self._centred(None)
+        self._data = self._centered(None)
         self.n, self.dtype = _total(X, weights), float_name(X)
         self._K = self._data.gram()
 
-    def _centred(self, weights: Array | None, samples: np.ndarray | None = None) -> CentredData:
+    def _centered(self, weights: Array | None, samples: np.ndarray | None = None) -> CenteredData:
         X = self._X if samples is None else _take(self._X, samples)
-        data = centred_data(X, weights, keep=False, wide=True)
+        data = centered_data(X, weights, keep=False, wide=True)
         check_sums(data, X, missing=MISSING)
         return data
 
@@ -174,47 +182,49 @@ class GramFolds:
             return xp.ones((len(samples),), dtype=self._K.dtype, device=device(self._K))
         return _take(self._weights, samples)
 
-    def _centred_gram(self, samples: np.ndarray, w: Array) -> tuple[Array, Array, float]:
-        """Gram matrix of samples less their mean m, and products of m with each and with itself."""
+    def _centered_gram(self, samples: np.ndarray, w: Array) -> tuple[Array, Array, float]:
+        """Center the weighted Gram matrix of samples at their mean m; return it, X m and |m|^2."""
         K = _take(_take(self._K, samples).T, samples)
         xp = array_namespace(K)
         offsets = K @ w / xp.sum(w)
         length = float(w @ offsets / xp.sum(w))
         root = w**0.5
-        centred = K - offsets[:, None] - offsets[None, :] + length
-        return root[:, None] * centred * root[None, :], offsets, length
+        centered = K - offsets[:, None] - offsets[None, :] + length
+        return root[:, None] * centered * root[None, :], offsets, length
 
     def _split(self, train: np.ndarray, test: np.ndarray) -> tuple[Array, Array, Array, float]:
-        """Gram matrix of the training samples, products of the held-out ones with them and squares.
+        """Return the products of the samples of a split, centered at the training mean.
 
-        All less the mean of the training samples, which are weighted; and the squared length of
-        that mean.
+        These are the weighted Gram matrix of the training samples, the products of the held-out
+        samples with them, the squares of the held-out samples, and the squared length of the mean.
         """
         w = self._weights_of(train)
         xp = array_namespace(w)
-        K, offsets, length = self._centred_gram(train, w)
+        K, offsets, length = self._centered_gram(train, w)
         if length > 10.0 * float(xp.linalg.trace(K)) / float(xp.sum(w)):
-            return self._split_anew(train, test)
-        crossed = _take(_take(self._K, test).T, train).T
-        test_offsets = crossed @ w / xp.sum(w)
-        crossed = (crossed - test_offsets[:, None] - offsets[None, :] + length) * w[None, :] ** 0.5
+            return self._split_from_data(train, test)
+        products = _take(_take(self._K, test).T, train).T
+        test_offsets = products @ w / xp.sum(w)
+        products = products - test_offsets[:, None] - offsets[None, :] + length
         squares = _take(xp.linalg.diagonal(self._K), test) - 2.0 * test_offsets + length
-        return K, crossed, squares, length
+        return K, products * w[None, :] ** 0.5, squares, length
 
-    def _split_anew(self, train: np.ndarray, test: np.ndarray) -> tuple[Array, Array, Array, float]:
-        """The same from the data, where the mean is so far off that the differences cancel."""
+    def _split_from_data(
+        self, train: np.ndarray, test: np.ndarray
+    ) -> tuple[Array, Array, Array, float]:
+        """Compute the result of `_split` from X, if the mean is so large that digits cancel."""
         weights = None if self._weights is None else self._weights_of(train)
-        data = self._centred(weights, train)
+        data = self._centered(weights, train)
         K = data.gram()
         xp = array_namespace(K)
         scale = float(xp.sum(self._weights_of(train))) / data.n
-        crossed, squares = [], []
+        products, squares = [], []
         for block in row_blocks(len(test), data.shape[1]):
             held_out = dense(_take(self._X, test[block]))
             T = xp.astype(xp.astype(held_out, K.dtype) - data.mean, data.dtype)
-            crossed.append(data.times(T.T).T)
+            products.append(data.times(T.T).T)
             squares.append(xp.vecdot(T, T))
-        crossed = xp.astype(xp.concat(crossed), K.dtype) * scale**0.5
+        crossed = xp.astype(xp.concat(products), K.dtype) * scale**0.5
         return scale * K, crossed, xp.astype(xp.concat(squares), K.dtype), data.precision.subtracted
 
     def __iter__(self) -> Iterator[tuple[Spectrum, Array, float]]:
@@ -222,107 +232,108 @@ class GramFolds:
             w, v = self._weights_of(train), self._weights_of(test)
             xp = array_namespace(w)
             n = float(xp.sum(w))
-            K, crossed, squares, subtracted = self._split(train, test)
+            K, products, squares, subtracted = self._split(train, test)
             precision = replace(self._data.precision, subtracted=subtracted)
             values, U, resolution = eigh_of_gram(K, n, precision)
             present = values > resolution
             safe = xp.where(present, values, xp.ones_like(values))
-            Z = xp.where(present, crossed @ U / (n * safe) ** 0.5, xp.zeros_like(values))
+            Z = xp.where(present, products @ U / (n * safe) ** 0.5, xp.zeros_like(values))
             v = v / xp.sum(v)
             variances = v @ Z**2
             rest = max(float(v @ squares) - float(xp.sum(variances)), 0.0)
             rounded = self._rounded(train, values, U, resolution)
-            nothing = xp.empty((0, self._X.shape[1]), dtype=w.dtype, device=device(w))
+            no_components = xp.empty((0, self._X.shape[1]), dtype=w.dtype, device=device(w))
             mean = self._data.mean
-            yield Spectrum(mean, values, nothing, 0.0, resolution, rounded), variances, rest
+            spectrum = Spectrum(mean, values, no_components, 0.0, resolution, rounded)
+            yield spectrum, variances, rest
 
     def _rounded(self, train: np.ndarray, values: Array, U: Array, resolution: float) -> Any:
-        """Variance by rounding along each component, where it may be all of its variance."""
+        """Return the rounding variance of each component, or 0 if all components exceed it."""
         xp = array_namespace(values)
-        # Training samples may vary more than all, and be rounded more along some direction.
+        # The training samples may vary more than all samples, and so have larger rounding errors.
         worst = 2.0 * self._X.shape[0] / len(train) * float(xp.max(self._data.rounding()))
         if not xp.any((values > resolution) & (values <= worst)):
             return 0.0
         weights = None if self._weights is None else self._weights_of(train)
-        data = self._centred(weights, train)
+        data = self._centered(weights, train)
         return rounded_along(components_of_gram(data, U), data.rounding())
 
     def spectrum(self, k: int) -> Spectrum:
-        """Spectrum of all samples, with at least k components."""
-        data = self._data if self._weights is None else self._centred(self._weights)
+        """Compute the spectrum of all samples, with at least k components."""
+        data = self._data if self._weights is None else self._centered(self._weights)
         every = np.arange(self._X.shape[0])
         w = self._weights_of(every)
         xp = array_namespace(w)
-        K = self._centred_gram(every, w * (data.n / float(xp.sum(w))))[0]
+        K = self._centered_gram(every, w * (data.n / float(xp.sum(w))))[0]
         return spectrum_of_gram(data, k, K)
 
 
 def _take(array: Any, indices: np.ndarray) -> Any:
-    """Rows of an array of any library, or sparse; a view where they lie together."""
+    """Take samples from an array of any library or a sparse matrix; a view if they are adjacent."""
     n = len(indices)
-    together = n and indices[-1] - indices[0] == n - 1 and (np.diff(indices) == 1).all()
-    rows = slice(int(indices[0]), int(indices[-1]) + 1) if together else indices
+    adjacent = n and indices[-1] - indices[0] == n - 1 and (np.diff(indices) == 1).all()
+    chosen = slice(int(indices[0]), int(indices[-1]) + 1) if adjacent else indices
     if sparse.issparse(array) or is_numpy_array(array):
-        return array[rows]
-    if together:
-        return array[rows, ...]
+        return array[chosen]
+    if adjacent:
+        return array[chosen, ...]
     xp = array_namespace(array)
     return xp.take(array, xp.asarray(indices, device=device(array)), axis=0)
 
 
 def _total(X: Any, weights: Array | None) -> float:
-    """Number of samples, or sum of their weights."""
+    """Return the number of samples, or the sum of their weights."""
     return float(X.shape[0] if weights is None else array_namespace(weights).sum(weights))
 
 
 def check_some_weight(weights: np.ndarray, name: str, split: int) -> None:
-    """Raise ValueError where the `name` samples of a split have no weight."""
+    """Raise ValueError if the `name` samples of a split have no weight."""
     if not weights.any():
         raise ValueError(
-            f"sample_weight must be positive for some {name} rows of every split, got none in "
+            f"sample_weight must be positive for some {name} samples of every split, got none in "
             f"split {split}."
         )
 
 
-def _plans(splits: list[Split], n: int, most: int) -> Iterator[Plan]:
-    """Runs of at most `most` splits whose held-out samples do not overlap, each with its parts.
+def _make_plans(splits: list[Split], n: int, most: int) -> Iterator[Plan]:
+    """Group the splits into plans of at most `most` splits with disjoint held-out samples.
 
-    The role of a part in a split is 0 for neither, 1 for training and 2 for held-out samples. A
-    split that has a sample more than once has no parts.
+    A split that uses a sample more than once gets a plan without parts.
     """
-    run: list[Split] = []
+    group: list[Split] = []
     seen = np.zeros(n, dtype=bool)
     for split in splits:
-        if seen[split[1]].any() or len(run) == most:
-            yield from _planned(run, n)
-            run, seen = [], np.zeros(n, dtype=bool)
-        run.append(split)
+        if seen[split[1]].any() or len(group) == most:
+            yield from _plan(group, n)
+            group, seen = [], np.zeros(n, dtype=bool)
+        group.append(split)
         seen[split[1]] = True
-    yield from _planned(run, n)
+    yield from _plan(group, n)
 
 
-def _planned(run: list[Split], n: int) -> Iterator[Plan]:
-    roles = np.zeros((len(run), n), dtype=np.int8)
-    part = np.zeros(n, dtype=int)
+def _plan(splits: list[Split], n: int) -> Iterator[Plan]:
+    """Divide the samples into parts with the same role in each split."""
+    roles = np.full((len(splits), n), UNUSED, dtype=np.int8)
+    parts = np.zeros(n, dtype=int)
     repeated = False
-    for role, (train, test) in zip(roles, run, strict=True):
-        role[train], role[test] = 1, 2
-        repeated |= len(train) + len(test) != np.count_nonzero(role)
-        part = np.unique(3 * part + role, return_inverse=True)[1]
-    first = np.unique(part, return_index=True)[1]
-    if not repeated and len(first) <= 4 * (len(run) + 1):
-        yield run, part, roles[:, first]
-    elif len(run) > 1:
-        for split in run:
-            yield from _planned([split], n)
+    for split_roles, (train, test) in zip(roles, splits, strict=True):
+        split_roles[train], split_roles[test] = TRAINING, HELD_OUT
+        repeated |= len(train) + len(test) != np.count_nonzero(split_roles)
+        parts = np.unique(3 * parts + split_roles, return_inverse=True)[1]
+    first = np.unique(parts, return_index=True)[1]
+    if not repeated and len(first) <= 4 * (len(splits) + 1):
+        yield splits, parts, roles[:, first]
+    elif len(splits) > 1:
+        for split in splits:
+            yield from _plan([split], n)
     else:
-        yield run, part, roles[:, :0]
+        yield splits, parts, roles[:, :0]
 
 
-def _merge(
+def _sum_chosen(
     moments: list[Moments], before: list[Moments], after: list[Moments], chosen: np.ndarray
 ) -> Moments:
-    """Sum of the chosen moments, by the sums of the first ones and of the last ones."""
+    """Sum the chosen moments, with the help of the cumulative sums from both ends."""
     first = len(chosen) if chosen.all() else int(np.argmin(chosen))
     if first == len(chosen):
         return before[-1]

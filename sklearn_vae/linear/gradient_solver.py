@@ -1,4 +1,4 @@
-"""Linear VAEs by gradients: of the bound in closed form, or of draws and mini-batches."""
+"""Training of linear VAEs by gradients of the exact ELBO, or by draws and mini-batches."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from sklearn_vae.nn.posteriors import (
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.identity import digest
 from sklearn_vae.training.callbacks import Progress
-from sklearn_vae.training.checkpointing import Keeper, place_of
-from sklearn_vae.training.devices import choose_device, threads_worth
+from sklearn_vae.training.checkpointing import Keeper, hardware_of
+from sklearn_vae.training.devices import choose_device, threads_worth, torch_defaults
 from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.monitors import LatentMonitor
-from sklearn_vae.training.net_state import adapted_to, check_optimizer_state
-from sklearn_vae.training.scaling import in_units
+from sklearn_vae.training.net_state import checked_optimizer_state
+from sklearn_vae.training.scaling import standardize
 
 Array = NDArray[Any]
 
-# Steps of Adam after which it is seen whether they still raise the bound.
+# Number of Adam steps after which the training checks whether they still raise the bound.
 STEPS_COMPARED = 100
 
 
@@ -50,22 +50,22 @@ class Options(NamedTuple):
     """Options of both solvers; variances are shares of the average variance of a feature."""
 
     n_components: int
-    noise_variance: float  # fixed, or where learning starts
+    noise_variance: float  # fixed or initial value
     learn_noise: bool
     least_noise: float
     unit_encoder: bool  # D = I and a learned prior, instead of a learned D
     learning_rate: float
     max_iter: int  # steps of "adam", epochs of "stochastic"
     tol: float  # of "adam"
-    batch_size: int | None  # of "stochastic", as the next
-    n_mc_samples: int
+    batch_size: int | None  # of "stochastic"
+    n_mc_samples: int  # of "stochastic"
     device: Any
     verbose: int
     seed: int
 
 
 class Training(NamedTuple):
-    """Parameters, their history, and what ended the training early, in units of the data.
+    """Result of a training in units of the data, and the reason if it ended early.
 
     `log_variance` is the sum over the dimensions of log D, or of log alpha2 for a unit encoder.
     """
@@ -79,8 +79,8 @@ class Training(NamedTuple):
     active_bounds: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, saved: dict[str, Any], shape: tuple[int, int]) -> Training:
-        """Rebuild a complete training, with W of the given shape, from a checkpoint."""
+    def from_saved(cls, saved: dict[str, Any], shape: tuple[int, int]) -> Training:
+        """Restore a complete training, with W of the given shape, from a checkpoint."""
         training = cls(**{**saved, "parameters": LinearVAEParameters(**saved["parameters"])})
         p, bound = training.parameters, training.bound
         history = bound, training.noise_variance, training.log_variance
@@ -94,52 +94,57 @@ class Training(NamedTuple):
         return training
 
 
-def by_bound(rows: TrainingCovariance, options: Options, file: Checkpoint | None) -> Training:
-    """Train with Adam along the gradient of the bound in closed form.
+@torch_defaults()
+def train_exact(data: TrainingCovariance, options: Options, file: Checkpoint | None) -> Training:
+    """Train with Adam along the gradient of the exact ELBO.
 
-    W and V are in the eigenbasis of the covariance, where the solution has one entry in each
-    column; a step moves them in units of the standard deviation of the data along each
-    eigenvector, where these entries are of order 1. Training ends where the average bound of 100
-    steps and that of the 100 before differ by less than `options.tol`.
+    W and V are expressed in the eigenbasis of the covariance, where each column of the solution
+    has one nonzero entry. Steps are in units of the standard deviation of the data along each
+    eigenvector, where these entries are of order 1. Training stops when the average bounds of the
+    last 100 steps and of the 100 before differ by less than `options.tol`.
     """
-    spectrum, scale, d = rows.spectrum, rows.scale, rows.n_features
+    spectrum, scale, d = data.spectrum, data.scale, data.n_features
     present = spectrum.eigenvalues > spectrum.resolution
     eigenvalues, basis = spectrum.eigenvalues[present] / scale**2, spectrum.components[present]
     device = choose_device(options.device, "float64", np.float64)[0]
     bound = LinearElbo(torch.as_tensor(eigenvalues, device=device), n_features=d)
     state = _State(bound.S.sqrt(), options)
-    optimiser = Adam(state.learned, lr=options.learning_rate)
+    optimizer = Adam(state.learned, lr=options.learning_rate)
     history: list[tuple[float, float, float]] = []
     kept, interrupted = state.copy(), False
     error: FloatingPointError | None = None
     n_operations = 8.0 * len(eigenvalues) * options.n_components**2
     if file is not None:
-        start = digest(state.learned, eigenvalues, basis, rows.mean, scale)
+        start = digest(state.learned, eigenvalues, basis, data.mean, scale)
 
         def read(saved: Any) -> Any:
             if file.finished:
-                return Training.of(saved, (d, options.n_components))
+                return Training.from_saved(saved, (d, options.n_components))
             state = _State(bound.S.sqrt(), options)
-            return _taken_back(saved, state, Adam(state.learned, lr=options.learning_rate))
+            return _restore(saved, state, Adam(state.learned, lr=options.learning_rate))
 
-        resumed = file.resume(read, {"numbers": start}, **place_of(device, n_operations))
+        resumed = file.resume(read, {"numbers": start}, **hardware_of(device, n_operations))
         if file.finished:
             return resumed
         if resumed is not None:
-            state, optimiser, history, kept = resumed
-    begun, bar_options = len(history), {"unit": "step", "disable": not options.verbose}
-    bar = tqdm(total=options.max_iter, initial=max(begun - 1, 0), **bar_options)
+            state, optimizer, history, kept = resumed
+    n_resumed, bar_options = len(history), {"unit": "step", "disable": not options.verbose}
+    bar = tqdm(total=options.max_iter, initial=max(n_resumed - 1, 0), **bar_options)
     with torch.no_grad(), threads_worth(n_operations), bar:
         try:
             while True:
                 step = len(history)
-                if file is not None and step > begun and step % file.every == 0:
-                    file.save(_to_save(state, optimiser, history, kept))
+                if file is not None and step > n_resumed and step % file.every == 0:
+                    file.save(_saved(state, optimizer, history, kept))
                 p = state.parameters()
                 value, gradients = bound.value_and_gradients(p)
                 if not math.isfinite(value):
                     del history[step - (step - 1) % STEPS_COMPARED :]
-                    raise _diverged(step, len(history) - 1, options)
+                    raise FloatingPointError(
+                        f"Training diverged: the bound became infinite or NaN after step {step}, "
+                        f"most likely because learning_rate={options.learning_rate} is too large. "
+                        f"The model keeps the parameters after step {len(history) - 1}."
+                    )
                 history.append((value, p.noise_variance, state.sum_of_logs()))
                 if step % STEPS_COMPARED == 0:
                     kept = state.copy()
@@ -148,7 +153,7 @@ def by_bound(rows: TrainingCovariance, options: Options, file: Checkpoint | None
                 if step == options.max_iter:
                     break
                 state.set_gradients(p, gradients)
-                optimiser.update()
+                optimizer.update()
                 bar.update()
         except KeyboardInterrupt:
             interrupted = True
@@ -182,7 +187,7 @@ class _State:
         rng = np.random.RandomState(options.seed)
         p = _start(scales * rng.standard_normal((r, k)) / math.sqrt(r), options)
         learned = (p.W / scales, p.V * scales.T, _log_variance(p, options))
-        # Contiguous, as the gradients must be: Adam's kernel goes through memory as it lies.
+        # Contiguous like the gradients, because Adam's kernel ignores strides.
         self.W, self.V, self.log_variance = (
             nn.Parameter(torch.tensor(np.ascontiguousarray(array), device=deviations.device))
             for array in learned
@@ -193,7 +198,7 @@ class _State:
             self.learned.append(self.log_noise)
 
     def parameters(self) -> LinearVAEParameters:
-        """Parameters in the eigenbasis."""
+        """Return the parameters in the eigenbasis."""
         if self.options.learn_noise:
             self.log_noise.clamp_(min=math.log(self.options.least_noise))
         W, V = self.W * self.deviations[:, None], self.V / self.deviations
@@ -203,11 +208,11 @@ class _State:
         return LinearVAEParameters(W, V, variance, noise)
 
     def sum_of_logs(self) -> float:
-        """Sum of the logarithms of the learned variances of the latents."""
+        """Return the sum of the logarithms of the learned variances of the latent dimensions."""
         return float(self.log_variance.sum())
 
     def set_gradients(self, p: LinearVAEParameters, gradients: LinearVAEParameters) -> None:
-        """Set the gradients of minus the bound, from its derivatives."""
+        """Set the gradients of minus the bound from those of the bound."""
         self.W.grad = (-gradients.W * self.deviations[:, None]).contiguous()
         self.V.grad = (-gradients.V / self.deviations).contiguous()
         if self.options.unit_encoder:
@@ -219,50 +224,49 @@ class _State:
         self.log_noise.grad = torch.full_like(self.log_noise, -noise_slope)
 
     def copy(self) -> list[Tensor]:
-        """Copies of the learned tensors."""
+        """Copy the learned tensors."""
         return [parameter.detach().clone() for parameter in self.learned]
 
     def restore(self, kept: list[Tensor]) -> None:
-        """Set the learned tensors to those of :meth:`copy`."""
+        """Set the learned tensors to copies of them."""
         for parameter, value in zip(self.learned, kept, strict=True):
             parameter.copy_(value)
 
 
-def _to_save(
-    state: _State, optimiser: Adam, history: list[tuple[float, float, float]], kept: list[Tensor]
+def _saved(
+    state: _State, optimizer: Adam, history: list[tuple[float, float, float]], kept: list[Tensor]
 ) -> Any:
-    """Everything that the next step depends on."""
-    parts = {"learned": state.copy(), "optimiser": optimiser.state_dict(), "kept": kept}
+    """Return everything that the next step depends on."""
+    parts = {"learned": state.copy(), "optimizer": optimizer.state_dict(), "kept": kept}
     return {**parts, "history": np.array(history)}
 
 
 @torch.no_grad()
-def _taken_back(
-    saved: Any, state: _State, optimiser: Adam
+def _restore(
+    saved: Any, state: _State, optimizer: Adam
 ) -> tuple[_State, Adam, list[tuple[float, float, float]], list[Tensor]]:
-    """Restore a new state and optimizer from the result of :func:`_to_save`."""
+    """Restore a new state and optimizer from the result of `_saved`."""
     state.restore(saved["learned"])
-    check_optimizer_state(saved["optimiser"], optimiser)
-    optimiser.load_state_dict(adapted_to(optimiser, saved["optimiser"]))
+    optimizer.load_state_dict(checked_optimizer_state(saved["optimizer"], optimizer))
     history = [(float(a), float(b), float(c)) for a, b, c in saved["history"].tolist()]
     if [part.shape for part in saved["kept"]] != [part.shape for part in state.learned]:
-        raise ValueError("other parameters were kept")
-    return state, optimiser, history, saved["kept"]
+        raise ValueError("kept parameters of another shape")
+    return state, optimizer, history, saved["kept"]
 
 
 def _start(W: Array, options: Options) -> LinearVAEParameters:
-    """A decoder with the best encoder for it."""
+    """Return a decoder with its best encoder."""
     p = with_best_encoder(W, options.noise_variance)
     return with_unit_encoder(p) if options.unit_encoder else p
 
 
 def _log_variance(p: LinearVAEParameters, options: Options) -> Array:
-    """Log-variances of the posterior, or of the prior if that is learned."""
+    """Return the log-variances of the posterior, or of the prior if that is learned."""
     return np.log(p.prior_variance if options.unit_encoder else p.D)
 
 
 def _has_settled(history: list[tuple[float, float, float]], tol: float) -> bool:
-    """Whether the average bound of the last steps is that of the steps before, to `tol`."""
+    """Return whether the average bounds of the last two hundreds of steps agree to `tol`."""
     values = [value for value, *_ in history[-2 * STEPS_COMPARED :]]
     if len(values) < 2 * STEPS_COMPARED:
         return False
@@ -270,19 +274,14 @@ def _has_settled(history: list[tuple[float, float, float]], tol: float) -> bool:
     return bool(abs(now.mean() - before.mean()) < tol)
 
 
-def _diverged(step: int, kept: int, options: Options) -> FloatingPointError:
-    return FloatingPointError(
-        f"Training diverged: after step {step} the bound became infinite or NaN, most likely "
-        f"because learning_rate={options.learning_rate} is too large. The parameters after step "
-        f"{kept} are kept, and the model can be used."
-    )
-
-
-def by_draws(data: TrainingCovariance, options: Options, file: Checkpoint | None) -> Training:
-    """Train by draws z = V (x - mu) + sqrt(D) eps and mini-batches, with the deep models' loop."""
+@torch_defaults()
+def train_stochastic(
+    data: TrainingCovariance, options: Options, file: Checkpoint | None
+) -> Training:
+    """Train by draws z = V (x - mu) + sqrt(D) eps and mini-batches, like the deep models."""
     n, d, scale = data.n_samples, data.n_features, data.scale
     device, dtype, precision = choose_device(options.device, "auto", data.X.dtype)
-    x = in_units(data.X, np.arange(n), data.mean, scale, device, dtype)
+    x = standardize(data.X, np.arange(n), data.mean, scale, device, dtype)
     monitor = LatentMonitor(d * math.log(scale), scale, GaussianLikelihood.recorded)
     net = VAENet(
         partial(_module, d, options, dtype),
@@ -302,7 +301,7 @@ def by_draws(data: TrainingCovariance, options: Options, file: Checkpoint | None
     keeper, left = None, options.max_iter
     if file is not None:
         shape, units = (d, options.n_components), (data.mean, scale)
-        keeper = Keeper(file, net, left, units, lambda saved: Training.of(saved, shape))
+        keeper = Keeper(file, net, left, units, lambda saved: Training.from_saved(saved, shape))
         if file.finished:
             return keeper.state
         left = keeper.begin(net)
@@ -340,7 +339,7 @@ def by_draws(data: TrainingCovariance, options: Options, file: Checkpoint | None
 
 
 def _module(n_features: int, options: Options, dtype: torch.dtype) -> VAEModule:
-    """Networks without biases: the data are centred, and their mean is the best estimate of mu."""
+    """Build networks without biases, because the data are centered and their mean is optimal."""
     k = options.n_components
     noise = torch.tensor(options.noise_variance, dtype=torch.float64)
     update = "gradient" if options.learn_noise else None

@@ -1,11 +1,12 @@
-"""Missing values filled by probabilistic PCA."""
+"""Imputation of missing values by probabilistic PCA."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.impute import MissingIndicator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
@@ -14,55 +15,70 @@ from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.state import Stateful, brief
 from sklearn_vae.validation import all_or_nothing, check_flag, checked_data, is_integer, is_real
 
+# Noise variance of standardized features that stands for none.
+LEAST_NOISE = 1e-9
+
 
 class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
-    """Fills missing values with their mean under probabilistic PCA, given the rest of the row.
+    """Imputer that fills missing values with their conditional mean under probabilistic PCA.
 
-    All features are modelled together by ``x ~ N(mu, W W' + sigma2 I)``, fitted by EM to what is
-    observed (see :class:`PPCA`), so that a value is missing at random where whether it is missing
-    depends on what is observed only. Usable where :class:`sklearn.impute.KNNImputer` or
-    :class:`sklearn.impute.IterativeImputer` is.
+    All features are modeled jointly by ``x ~ N(mu, W W' + sigma2 I)``, which is fitted to the
+    observed values by EM (see :class:`PPCA`). Values are assumed to be missing at random: whether
+    a value is missing may depend only on observed values. The imputer can replace
+    :class:`sklearn.impute.KNNImputer` or :class:`sklearn.impute.IterativeImputer`.
 
     Parameters
     ----------
     n_components : int or None, default=None
-        k, below the number of features. None: half of min(n, d), and at most 10.
+        Number k of components, less than the number of features. None takes half of
+        min(n_samples, n_features), but at most 10.
     missing_values : float or np.nan, default=np.nan
-        What stands for a missing value.
+        Placeholder for missing values.
     noise_variance : float or None, default=None
-        sigma2; None estimates it.
+        Fixed noise variance sigma2 of the standardized features. If None, it is estimated.
+    standardize : bool, default=True
+        Whether to divide each feature by the standard deviation of its observed values before the
+        model is fitted. pPCA has the same noise variance for all features, so without it features
+        in small units are imputed poorly.
     tol : float, default=1e-6
-        EM ends when an iteration raises the log-likelihood by less, in nats per sample.
+        Tolerance of EM: it stops when an iteration improves the log-likelihood by less, in nats
+        per sample.
     max_iter : int, default=1000
-        The most iterations of EM.
+        Maximum number of EM iterations.
     add_indicator : bool, default=False
-        Append the columns of a :class:`sklearn.impute.MissingIndicator`.
+        Whether `transform` appends the columns of a :class:`sklearn.impute.MissingIndicator`.
     keep_empty_features : bool, default=False
-        Whether features that were never observed in `fit` are filled with 0; else they are
-        dropped.
+        Whether `transform` fills features without observed values in `fit` with 0 instead of
+        dropping them.
     random_state : int, RandomState instance or None, default=None
-        Of the decomposition that EM starts from, where that is a random one.
+        Seed of the decomposition that EM starts from, if it is randomized.
 
     Attributes
     ----------
     ppca_ : PPCA
-        The model of the features that were observed; `ppca_.impute` gives standard deviations.
+        Model of the features with observed values, each divided by its `scale_`.
+    scale_ : ndarray of shape (n_features,)
+        Divisor of each feature: its standard deviation, or 1 if the feature is constant or
+        `standardize=False`.
     indicator_ : MissingIndicator or None
-        With `add_indicator`.
-    n_components_ : int
-        k.
+        Indicator of missing values, if `add_indicator=True`.
     n_iter_ : int
-        Iterations of EM.
-    n_features_in_ : int
-        d.
-    feature_names_in_ : ndarray of shape (d,)
-        Where X had feature names.
+        Number of EM iterations.
+    n_components_, n_features_in_ : int
+        Number k of components, and number d of features.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if X had such names.
+
+    See Also
+    --------
+    PPCA : Model that `fit` and `transform` use.
 
     References
     ----------
-    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999, section 4.1;
-    Ilin and Raiko, "Practical Approaches to Principal Component Analysis in the Presence of
-    Missing Values", JMLR 2010, section 3.
+    .. [1] Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999,
+       section 4.1.
+    .. [2] Ilin and Raiko, "Practical Approaches to Principal Component Analysis in the Presence
+       of Missing Values", JMLR 2010, section 3.
 
     Examples
     --------
@@ -79,6 +95,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         "n_components_": "count",
         "n_features_in_": "count",
         "ppca_": "any",
+        "scale_": "d finite positive",
     }
 
     def __init__(
@@ -87,6 +104,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         *,
         missing_values: Any = np.nan,
         noise_variance: float | None = None,
+        standardize: bool = True,
         tol: float = 1e-6,
         max_iter: int = 1000,
         add_indicator: bool = False,
@@ -96,6 +114,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         self.n_components = n_components
         self.missing_values = missing_values
         self.noise_variance = noise_variance
+        self.standardize = standardize
         self.tol = tol
         self.max_iter = max_iter
         self.add_indicator = add_indicator
@@ -103,28 +122,34 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> PPCAImputer:
-        """Fit the model to what is observed of X.
+        """Fit the model to the observed values of X.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Data with missing values.
         y : Ignored
+            Not used, present for API consistency by convention.
 
         Returns
         -------
-        self
+        self : PPCAImputer
+            Fitted imputer.
 
         Raises
         ------
         ValueError
-            If a parameter is out of its range, or X is not a matrix of numbers.
+            If a parameter or X is invalid.
         """
-        for name in ("add_indicator", "keep_empty_features"):
+        for name in ("add_indicator", "keep_empty_features", "standardize"):
             check_flag(name, getattr(self, name))
         with all_or_nothing(self):
             X = self._check_samples(X, reset=True)
             self._observed = ~np.isnan(X).all(axis=0)
-            kept = X[:, self._observed]
+            self.scale_ = np.ones(X.shape[1])
+            if self.standardize:
+                self.scale_[self._observed] = _spread(X[:, self._observed])
+            kept = self._scaled(X)
             model = PPCA(
                 min(min(kept.shape) // 2, 10) if self.n_components is None else self.n_components,
                 noise_variance=self.noise_variance,
@@ -139,11 +164,12 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
             model._check_parameters()
             if kept.shape[1]:
                 model.fit(kept)
-                if model.noise_variance_ == 0.0:
-                    # Rows on a plane determine what is missing as far as they can: a noise that
-                    # is small beside their spread gives that limit.
-                    spread = float(np.nanvar(kept, axis=0).mean())
-                    model.set_params(noise_variance=1e-9 * spread or 1.0).fit(kept)
+                if self._is_plane(model, kept):
+                    # The observed values determine the others. A small noise variance
+                    # approximates this limit, which does not depend on units.
+                    self.scale_[self._observed] = _spread(X[:, self._observed])
+                    kept = self._scaled(X)
+                    model.set_params(noise_variance=LEAST_NOISE).fit(kept)
                     model.set_params(noise_variance=self.noise_variance)
             self.ppca_ = model
             self.n_components_ = getattr(model, "n_components_", 0)
@@ -151,22 +177,27 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
             self.indicator_ = None
             if self.add_indicator:
                 self.indicator_ = MissingIndicator(error_on_new=False).fit(X)
+        if not (self._observed.all() or self.keep_empty_features):
+            names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
+            warnings.warn(
+                "Skipping features without any observed values: "
+                f"{names[~self._observed].tolist()}. Set keep_empty_features=True to keep them.",
+                stacklevel=2,
+            )
         return self
 
     def get_state(self) -> dict[str, Any]:
-        """Return parameters and fitted attributes; of `indicator_`, which features it adds."""
-        state = super().get_state()
+        state = super().get_state()  # holds a mask of features instead of indicator_
         if isinstance(indicator := state.get("indicator_"), MissingIndicator):
             state["indicator_"] = np.isin(np.arange(self.n_features_in_), indicator.features_)
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Set what :meth:`get_state` has returned, in place of all that there is."""
-        missing = state.get("indicator_")
-        if missing is not None:
-            if not (isinstance(missing, np.ndarray) and missing.dtype == bool):
-                raise ValueError(f"indicator_ must be None or booleans, got {brief(missing)}.")
-            X = np.where(missing, np.nan, 0.0)[None]
+        mask = state.get("indicator_")
+        if mask is not None:
+            if not (isinstance(mask, np.ndarray) and mask.dtype == bool):
+                raise ValueError(f"indicator_ must be None or booleans, got {brief(mask)}.")
+            X = np.where(mask, np.nan, 0.0)[None]
             state = {**state, "indicator_": MissingIndicator(error_on_new=False).fit(X)}
         super().set_state(state)
 
@@ -180,26 +211,27 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         if not isinstance(ppca, PPCA) or getattr(ppca, "n_features_in_", 0) != observed.sum():
             raise ValueError(f"ppca_ must be a PPCA of the {observed.sum()} observed features.")
         if self.indicator_ is not None and self.indicator_.n_features_in_ != d:
-            raise ValueError(f"indicator_ must be None or booleans of the {d} features.")
+            raise ValueError(f"indicator_ must be None or one boolean for each of {d} features.")
 
     def transform(self, X: Any) -> np.ndarray:
-        """Fill missing values.
+        """Impute missing values.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Data with missing values.
 
         Returns
         -------
-        array of shape (n_samples, n_features_out)
-            Without the features never observed in `fit`, unless `keep_empty_features`; with the
-            columns of the indicator behind them, if there is one.
+        X : array of shape (n_samples, n_features_out)
+            Data without missing values and, unless `keep_empty_features=True`, without the
+            features that had no observed values in `fit`, followed by the columns of the
+            indicator.
         """
         check_is_fitted(self)
         X = self._check_samples(X, reset=False)
-        filled = np.zeros_like(X)
-        if self._observed.any():
-            filled[:, self._observed] = self.ppca_.impute(X[:, self._observed])
+        filled = self._impute(X)[0]
+        filled = np.where(np.isnan(filled), filled.dtype.type(0), filled)
         if not self.keep_empty_features:
             filled = filled[:, self._observed]
         if self.indicator_ is None:
@@ -207,31 +239,52 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         return np.hstack([filled, self.indicator_.transform(X)])
 
     def impute(self, X: Any, return_std: bool = False) -> Any:
-        """Fill missing values in all columns.
+        """Impute missing values and return all features in their order.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Data with missing values.
         return_std : bool, default=False
-            Return the conditional standard deviation as well.
+            Whether to return the conditional standard deviation too.
 
         Returns
         -------
         X : array of shape (n_samples, n_features)
-            Entries that are missing in a feature that was never observed in `fit` stay NaN.
+            Data without missing values, except NaN in features without observed values in `fit`.
         std : array of shape (n_samples, n_features)
-            0 for observed entries, NaN for those that stay missing. Only with `return_std`.
+            Conditional standard deviation: 0 for observed entries, NaN for those that remain
+            missing. Only if `return_std` is True.
         """
         check_is_fitted(self)
         X = self._check_samples(X, reset=False)
-        filled, std = X.copy(), np.where(np.isnan(X), X, 0)
-        seen = self._observed
-        if seen.any():
-            filled[:, seen], std[:, seen] = self.ppca_.impute(X[:, seen], return_std=True)
+        filled, std = self._impute(X)
         return (filled, std) if return_std else filled
 
+    def _impute(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return X with imputed values and their standard deviations."""
+        filled, std = X.copy(), np.where(np.isnan(X), X, 0)
+        kept = self._observed
+        if kept.any():
+            mean, std[:, kept] = self.ppca_.impute(self._scaled(X), return_std=True)
+            std[:, kept] *= self.scale_[kept].astype(X.dtype)
+            mean = (mean * self.scale_[kept]).astype(X.dtype)
+            filled[:, kept] = np.where(np.isnan(X[:, kept]), mean, X[:, kept])
+        return filled, std
+
+    def _scaled(self, X: np.ndarray) -> np.ndarray:
+        """Return the features with observed values in the units of the model."""
+        return (X[:, self._observed] / self.scale_[self._observed]).astype(X.dtype, copy=False)
+
+    def _is_plane(self, model: PPCA, X: np.ndarray) -> bool:
+        """Return whether the model has no noise beyond rounding errors."""
+        if self.noise_variance is not None:
+            return False
+        least = LEAST_NOISE if self.standardize and not np.isnan(X).any() else 0.0
+        return bool(model.noise_variance_ <= least)
+
     def _check_samples(self, X: Any, *, reset: bool) -> np.ndarray:
-        """X with NaN where a value is missing, and nowhere else."""
+        """Return X with NaN for missing values."""
         if not (is_real(self.missing_values) or _is_nan(self.missing_values)):
             raise ValueError(
                 f"missing_values must be a finite float or np.nan, got {self.missing_values!r}."
@@ -242,19 +295,20 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         return X if nan else np.where(self.missing_values == X, np.nan, X)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Names of the features that `transform` returns.
+        """Get the names of the features that `transform` returns.
 
         Parameters
         ----------
         input_features : array-like of str of shape (n_features,), default=None
-            None: `feature_names_in_`, or x0, x1, ... without such.
+            Names of the input features. None takes `feature_names_in_`, or x0, x1, ... if X had
+            no feature names.
 
         Returns
         -------
-        ndarray of str
+        names : ndarray of str
+            Names of the output features.
         """
-        check_is_fitted(self)
-        names = _check_feature_names(self, input_features)
+        names = OneToOneFeatureMixin.get_feature_names_out(self, input_features)
         kept = names if self.keep_empty_features else names[self._observed]
         if self.indicator_ is None:
             return kept
@@ -267,19 +321,16 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         return tags
 
 
+def _spread(X: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of the observed values of each feature; 1 for constants."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviations = X - np.nanmean(X, axis=0, dtype=np.float64)
+        largest = np.nanmax(np.abs(deviations), axis=0)
+        unit = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
+        spread = unit * np.nanstd(deviations / unit, axis=0)
+        rounding = 8 * np.finfo(X.dtype).eps * np.nanmax(np.abs(X), axis=0)
+    return np.where(np.isfinite(spread) & (spread > rounding), spread, 1.0)
+
+
 def _is_nan(value: Any) -> bool:
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
-
-
-def _check_feature_names(estimator: Any, input_features: Any) -> np.ndarray:
-    """`input_features` where they fit, or the names seen in fit, or x0, x1, ..."""
-    known = getattr(estimator, "feature_names_in_", None)
-    d = estimator.n_features_in_
-    if input_features is None:
-        return np.asarray([f"x{i}" for i in range(d)] if known is None else known, dtype=object)
-    names = np.asarray(input_features, dtype=object)
-    if known is not None and not np.array_equal(known, names):
-        raise ValueError("input_features is not equal to feature_names_in_")
-    if len(names) != d:
-        raise ValueError(f"input_features should have length equal to {d}, got {len(names)}")
-    return names

@@ -1,4 +1,4 @@
-"""Base class of linear Gaussian models with a linear encoder of their own."""
+"""Base class of linear Gaussian models with a linear encoder."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ Array = NDArray[Any]
 
 
 class LinearEncoderModel(LatentModel):
-    """Methods of z ~ N(0, diag alpha2), x | z ~ N(W z + mu, sigma2 I), q(z|x) = N(V (x - mu), D).
+    """Linear Gaussian model whose posterior is given by a linear encoder.
 
-    For subclasses that set `mean_`, `loadings_`, `encoder_weights_`, `encoder_variance_`,
-    `prior_variance_` and `noise_variance_`.
+    z ~ N(0, diag alpha2), x | z ~ N(W z + mu, sigma2 I) and q(z|x) = N(V (x - mu), diag D).
+    Subclasses set the fitted attributes.
     """
 
     _fitted_state: ClassVar = {
@@ -57,6 +57,10 @@ class LinearEncoderModel(LatentModel):
     def transform(self, X: Any) -> Any:
         if is_dask(X):
             return map_samples(self, "transform", X)
+        return self._posterior_mean(X)
+
+    def _posterior_mean(self, X: Any) -> Array:
+        """Return what `transform` returns without an output container."""
         X = self._check_samples(X)
         blocks = [
             (X[block].astype(np.float64) - self.mean_) @ self.encoder_weights_.T
@@ -73,7 +77,7 @@ class LinearEncoderModel(LatentModel):
 
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
         refuse_dask(self, X)
-        mean = self.transform(X)
+        mean = self._posterior_mean(X)
         variance = self.encoder_variance_.astype(mean.dtype)
         if return_cov:
             return mean, np.broadcast_to(np.diag(variance), (*mean.shape, len(variance)))
@@ -91,7 +95,7 @@ class LinearEncoderModel(LatentModel):
         dtype = self.loadings_.dtype
         return X.astype(dtype), (Z * np.sqrt(self.prior_variance_)).astype(dtype)
 
-    @np.errstate(invalid="ignore", over="ignore")  # a density may be below the range of float64
+    @np.errstate(invalid="ignore", over="ignore")  # a density may underflow
     def score_samples(self, X: Any) -> Any:
         if is_dask(X):
             return map_samples(self, "score_samples", X)
@@ -106,22 +110,30 @@ class LinearEncoderModel(LatentModel):
 
     @np.errstate(invalid="ignore", over="ignore")
     def log_likelihood(self, X: Any) -> Array:
-        """Exact log p(x) of each sample, in nats: x ~ N(mu, W diag(alpha2) W' + sigma2 I).
+        """Compute the exact log p(x) of each sample.
 
-        It exceeds the bound of `score_samples` by KL(q(z|x) || p(z|x)).
+        It exceeds the ELBO of `score_samples` by KL(q(z|x) || p(z|x)).
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Samples.
 
         Returns
         -------
-        array of shape (n_samples,)
+        log_likelihood : array of shape (n_samples,)
+            Log-likelihood of each sample in nats.
         """
         return self._marginal().log_prob(self._check_samples(X))
 
     def get_covariance(self) -> Array:
-        """C = W diag(alpha2) W' + sigma2 I, shape (d, d)."""
+        """Compute the covariance C = W diag(alpha2) W' + sigma2 I of x.
+
+        Returns
+        -------
+        C : array of shape (n_features, n_features)
+            Covariance matrix of x.
+        """
         check_is_fitted(self)
         W = self._marginal().loadings
         return W @ W.T + self.noise_variance_ * np.eye(len(W))
@@ -137,12 +149,13 @@ class LinearEncoderModel(LatentModel):
         self.components_ = with_positive_peaks(components).astype(dtype)
         self.encoder_variance_ = p.D
         self.prior_variance_ = np.broadcast_to(p.prior_variance, k).astype(np.float64)
-        self.noise_variance_ = float(p.noise_variance)
+        fixed = self.noise_variance  # which arithmetic would round
+        self.noise_variance_ = float(p.noise_variance if fixed is None else fixed)
 
     def _set_bound(
         self, residual: float, second_moment: Array, active_bounds: tuple[str, ...]
     ) -> None:
-        """Set the bound and its parts, from averages of E_q |x - W z - mu|^2 and of E_q z_h^2."""
+        """Set the ELBO and its parts from averages of E_q |x - W z - mu|^2 and of E_q z_h^2."""
         d, sigma2 = len(self.mean_), self.noise_variance_
         squares, moment = residual / sigma2, second_moment / self.prior_variance_
         log_ratio = np.log(self.encoder_variance_ / self.prior_variance_)
@@ -152,12 +165,12 @@ class LinearEncoderModel(LatentModel):
         self.entropy_gap_ = EntropyGap.of(d, squares, moment, active_bounds)
 
     def _collapsed(self, means: Array) -> Array:
-        """Indices of the dimensions that are collapsed, given posterior means of the data."""
+        """Return the indices of the collapsed dimensions, given posterior means of the data."""
         above = self._kl_terms(means) > COLLAPSE_KL
         return np.flatnonzero(above.mean(axis=0) <= COLLAPSE_SHARE)
 
     def _residuals_and_kl(self, X: Array) -> tuple[Array, Array]:
-        """E_q |x - W z - mu|^2 and KL(q(z|x) || p(z)) of each sample, (n,) each."""
+        """Compute E_q |x - W z - mu|^2 and KL(q(z|x) || p(z)) of each sample."""
         W = self.loadings_.astype(np.float64)
         spread = float(self.encoder_variance_ @ (W**2).sum(axis=0))
         residuals, kl = [], []
@@ -184,13 +197,13 @@ class LinearEncoderModel(LatentModel):
         return tuned
 
     def _kl_terms(self, means: Array) -> Array:
-        """KL(q(z_h|x) || p(z_h)) of samples with these posterior means, (n, k)."""
+        """Compute KL(q(z_h|x) || p(z_h)) for each sample and dimension from posterior means."""
         log_ratio = np.log(self.encoder_variance_ / self.prior_variance_)
         moment = (means**2 + self.encoder_variance_) / self.prior_variance_
         return kl_per_dimension(moment, log_ratio)
 
     def _marginal(self) -> LowRankGaussian:
-        """The distribution of x, in float64."""
+        """Return the marginal distribution of x in float64."""
         loadings = self.loadings_ * np.sqrt(self.prior_variance_)
         mean, loadings = (array.astype(np.float64) for array in (self.mean_, loadings))
         return LowRankGaussian(mean, loadings, self.noise_variance_)

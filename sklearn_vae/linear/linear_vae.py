@@ -1,4 +1,4 @@
-"""The linear variational autoencoder, whose bound is known in closed form."""
+"""Linear variational autoencoder, whose ELBO is known in closed form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 
-from sklearn_vae.gaussian.ascent import Ascent, maximise
+from sklearn_vae.gaussian.ascent import Ascent, maximize
 from sklearn_vae.gaussian.bounds import normal_entropy
 from sklearn_vae.gaussian.linear_elbo import (
     LinearElbo,
@@ -44,19 +44,19 @@ from sklearn_vae.validation import (
 
 Array = NDArray[Any]
 
-# With the iterations that each takes where `max_iter` is None.
+# Default numbers of iterations by solver.
 SOLVERS = {"em": 1000, "adam": 10000, "stochastic": 200}
 PARAMETRIZATIONS = ("standard", "unit_encoder")
 
-# Least noise variance that is learned, as a share of the average variance of a feature.
+# Smallest noise variance that is learned, as a share of the average variance of a feature.
 NOISE_FLOOR = 1e-12
 
-# Directions of the data that are followed in addition to those of W.
+# Number of directions of the data that are tracked in addition to those of W.
 SPARE_DIRECTIONS = 8
 
-# Start where pPCA with the same number of components leaves no noise, as the same share.
+# Initial noise variance, as the same share, if that of pPCA is 0.
 NOISE_START = 0.1
-# Beyond this ratio of a noise variance to that of the data products of the two overflow.
+# Beyond this ratio of the noise variance to that of the data, products of the two overflow.
 NOISE_RANGE = 1e100
 
 
@@ -64,128 +64,129 @@ def _has_online_em(model: LinearVAE) -> bool:
     if model.solver == "em":
         return True
     raise AttributeError(
-        f"partial_fit is online EM and needs solver='em', got solver={model.solver!r}."
+        f"partial_fit uses online EM and needs solver='em', got solver={model.solver!r}."
     )
 
 
 class LinearVAE(LinearEncoderModel):
-    r"""Variational autoencoder with linear encoder and decoder.
+    r"""Variational autoencoder (VAE) with linear encoder and decoder.
 
-    ::
+    The model is ::
 
         p(z) = N(0, I),   p(x|z) = N(W z + mu, sigma2 I),   q(z|x) = N(V (x - mu), diag D)
 
-    with mu the mean of the rows. Its evidence lower bound is a function of their covariance. At
-    the maximum it equals the log-likelihood of probabilistic PCA, and the columns of W are the
-    scaled principal components, each identified up to its sign: with a diagonal q no rotation of
-    the latent space is as good. Away from it the bound is below the log-likelihood.
+    where mu is the mean of the data. The evidence lower bound (ELBO) is a function of their
+    covariance. At its maximum it equals the log-likelihood of probabilistic PCA (pPCA), and the
+    columns of W are scaled principal components, unique up to their signs because the diagonal
+    posterior rules out other rotations. Elsewhere it is below the log-likelihood.
 
     Parameters
     ----------
     n_components : int, float, "mle" or None, default=2
-        k, as :class:`PPCA` takes it.
-    noise_variance : float, default=None
-        sigma2 > 0, held fixed. None estimates it, down to 1e-12 of the average variance of a
-        feature.
-    noise_variance_init : float, default=None
-        Where "adam" and "stochastic" start to learn sigma2; None: the maximum likelihood of pPCA
-        with as many components, or a tenth of the average variance where that is 0.
+        Number k of latent dimensions, as in :class:`PPCA`.
+    noise_variance : float or None, default=None
+        Fixed noise variance sigma2 > 0. If None, it is estimated, but not below 1e-12 times the
+        average variance of a feature.
+    noise_variance_init : float or None, default=None
+        Initial noise variance of the "adam" and "stochastic" solvers. None takes the estimate of
+        pPCA, or a tenth of the average variance if that is 0.
     solver : {"em", "adam", "stochastic"}, default="em"
-        "em": updates in closed form, of encoder, decoder, sigma2 and the rotation of the latent
-        space, each to its maximum; ends at the global one. "adam": along the gradient of the
-        bound, in the eigenbasis of the covariance; a step costs the same whatever the number of
-        rows. "stochastic": as deep VAEs are trained, on draws of z and mini-batches of rows.
+        "em" updates encoder, decoder, noise variance and rotation in closed form and reaches the
+        global maximum. "adam" follows the gradient of the exact ELBO at a cost per step that does
+        not depend on n. "stochastic" trains like a deep VAE, with random draws of z and
+        mini-batches.
     parametrization : {"standard", "unit_encoder"}, default="standard"
-        "unit_encoder": D = I, and p(z) = N(0, diag alpha2) with alpha2 learned, which is the same
-        set of models. (With D = I and p(z) = N(0, I) the bound does not reach the likelihood, and
-        every rotation is as good.)
+        "standard" fixes p(z) = N(0, I). "unit_encoder" fixes D = I and learns the variances
+        alpha2 of p(z) = N(0, diag alpha2), which gives the same set of models.
     learning_rate : float, default=1e-3
-        Of "adam" and "stochastic", for rows in units of their spread.
-    max_iter : int, default=None
-        Iterations of "em", steps of "adam", epochs of "stochastic"; None: 1000, 10000, 200.
+        Learning rate of the "adam" and "stochastic" solvers, for data scaled to unit variance.
+    max_iter : int or None, default=None
+        Maximum number of iterations of "em", steps of "adam" or epochs of "stochastic". None
+        takes 1000, 10000 and 200.
     tol : float, default=1e-10
-        "em" ends when less is left to gain, in nats per sample; "adam" when the average bound of
-        100 steps and that of the 100 before differ by less, which says nothing of how far the
-        maximum is: `entropy_gap_` does.
-    batch_size : int, default=None
-        Rows in a step of "stochastic"; None: all.
+        Tolerance in nats per sample. "em" stops when less is left to gain. "adam" stops when the
+        average ELBO of 100 steps differs by less from that of the 100 steps before, which may be
+        far from the maximum: see `entropy_gap_`.
+    batch_size : int or None, default=None
+        Mini-batch size of the "stochastic" solver. None takes all samples.
     n_mc_samples : int, default=1
-        Draws of z for each row in a step of "stochastic".
+        Number of draws of z per sample and step of the "stochastic" solver.
     forgetting : float, default=1.0
-        Of `partial_fit`, in (0, 1]: what all earlier rows count at each batch, of what they
-        counted before. Rows of about 1 / (1 - forgetting) batches are remembered.
+        Factor in (0, 1] by which `partial_fit` reduces the weight of all earlier samples at each
+        batch. The model remembers about 1 / (1 - forgetting) batches.
     device : str or torch.device, default="auto"
-        Of "adam" and "stochastic"; "auto" takes CUDA where there is one. There "stochastic"
+        Device of the "adam" and "stochastic" solvers. "auto" prefers CUDA, where "stochastic"
         multiplies in TF32.
-    checkpoint : str or path-like, default=None
-        Folder, made where it is missing, in which `fit` is saved: one that was killed goes on with
-        the next `fit` of the same data and parameters, and ends bit for bit as if it had not been;
-        of a finished one `fit` returns the model. One file for each data and parameters (README,
-        "Long trainings"). `partial_fit` has no use for it.
+    checkpoint : str, path-like or None, default=None
+        Folder in which `fit` saves its progress. After an interruption, `fit` with the same data
+        and parameters resumes from there and gives the same model as an uninterrupted fit. Once
+        finished, `fit` returns the saved model. `partial_fit` ignores it.
     checkpoint_every : int, default=100
-        Iterations, steps or epochs between two writes.
+        Number of iterations, steps or epochs between checkpoints.
     verbose : int, default=0
-        Above 0 "adam" and "stochastic" show their progress.
+        If positive, "adam" and "stochastic" show a progress bar.
     random_state : int, RandomState instance or None, default=None
-        Of the start, and of draws and batches.
+        Seed of the initial parameters, random draws and batches.
 
     Attributes
     ----------
-    mean_ : array of shape (d,)
-        mu, the mean of the rows.
-    loadings_ : array of shape (d, k)
-        W; longest column first, its largest entry positive.
-    components_ : array of shape (k, d)
-        Orthonormal rows that span the loadings: principal components where W is at its maximum.
-    encoder_weights_ : array of shape (k, d)
-        V.
-    encoder_variance_ : array of shape (k,)
-        D.
-    prior_variance_ : array of shape (k,)
-        alpha2; ones unless `parametrization` is "unit_encoder".
+    mean_ : array of shape (n_features,)
+        Mean mu of the data.
+    loadings_ : array of shape (n_features, n_components)
+        Decoder weights W, with columns sorted by decreasing length. The largest entry of each is
+        positive.
+    components_ : array of shape (n_components, n_features)
+        Orthonormal basis of the span of the loadings: the principal components, if W is at the
+        maximum.
+    encoder_weights_ : array of shape (n_components, n_features)
+        Encoder weights V.
+    encoder_variance_ : array of shape (n_components,)
+        Posterior variances D.
+    prior_variance_ : array of shape (n_components,)
+        Prior variances alpha2, which are 1 unless `parametrization="unit_encoder"`.
     noise_variance_ : float
-        sigma2.
-    kl_per_dim_ : array of shape (k,)
-        KL(q(z_h|x) || p(z_h)) averaged over the training rows, in nats.
+        Noise variance sigma2.
+    kl_per_dim_ : array of shape (n_components,)
+        KL divergence of q(z_h|x) from the prior, averaged over the training data, in nats.
     collapsed_dims_ : array of int
-        Of "em" and `partial_fit`: the columns that are exactly zero. Else those dimensions whose
-        KL exceeds 0.01 nats in at most 1 % of the training rows.
+        Indices of the collapsed dimensions: those with a zero column of W for "em", and for the
+        other solvers those with a KL of at most 0.01 nats for 99 % of the training samples.
     elbo_ : float
-        The bound of the training rows in closed form, in nats per sample; after `partial_fit` of
-        the rows that it remembers.
+        Exact ELBO of the training data in nats per sample. After `partial_fit`, that of the
+        remembered samples.
     entropy_bound_ : float
-        Sum of three entropies, from the k + 1 numbers |w_h|^2 / sigma2 (or D) and sigma2: equals
-        `elbo_` at any stationary point, and at the maximum the log-likelihood.
+        Sum of three entropies, a function of sigma2 and D (or alpha2). It equals `elbo_` at any
+        stationary point, and the log-likelihood at the maximum.
     entropy_gap_ : EntropyGap
-        `elbo_` less `entropy_bound_`, in parts.
+        Parts of the difference `elbo_ - entropy_bound_`.
     elbo_history_ : array of shape (n_iter_ + 1,) or (n_iter_,)
-        The bound at the start and after each iteration of "em" or step of "adam"; of "stochastic"
-        its estimate in each epoch. Each batch of `partial_fit` adds `elbo_`.
+        ELBO at the start and after each iteration of "em" or step of "adam"; its estimate in each
+        epoch of "stochastic"; `elbo_` after each batch of `partial_fit`.
     history_ : dict of arrays
-        That as "bound", and of the same steps "noise_variance" and the entropies, in nats per
-        sample, whose sum the bound comes to: "posterior_entropy" H[q(z|x)] less "prior_entropy"
-        H[p(z)] less "noise_entropy" H[p(x|z)]. Of "stochastic" H[q(z|x)] is an average over an
-        epoch, as the bound is; sigma2 and the other entropies are those at its end.
+        The values of `elbo_history_` as "bound", and for the same steps "noise_variance" and the
+        entropies "posterior_entropy", "prior_entropy" and "noise_entropy" of q(z|x), p(z) and
+        p(x|z), in nats per sample.
     n_iter_ : int
-        Iterations, steps or epochs, and batches of `partial_fit`.
+        Number of iterations, steps or epochs, plus the batches of `partial_fit`.
     n_components_, n_features_in_ : int
-        k and d.
+        Number k of latent dimensions, and number d of features.
     n_samples_ : float
-        Training rows, or the sum of the weights that `partial_fit` leaves to those seen.
-    feature_names_in_ : ndarray of shape (d,)
-        Where X had feature names.
+        Number of training samples, or the sum of the weights of those that `partial_fit`
+        remembers.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if X had such names.
 
     See Also
     --------
     PPCA : The maximum in closed form.
-    DeepGaussianVAE : Networks in the place of W and V.
+    DeepGaussianVAE : VAE with neural networks as encoder and decoder.
 
     References
     ----------
-    Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO! A Linear VAE Perspective on Posterior
-    Collapse", NeurIPS 2019, eq. 9, Theorem 1 and appendices B and C; Lücke, Forster and Dai, "The
-    Evidence Lower Bound of Variational Autoencoders Converges to a Sum of Three Entropies", eq. 33
-    and 44.
+    .. [1] Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO! A Linear VAE Perspective on
+       Posterior Collapse", NeurIPS 2019, eq. 9, theorem 1 and appendices B and C.
+    .. [2] Lücke, Forster and Dai, "The Evidence Lower Bound of Variational Autoencoders Converges
+       to a Sum of Three Entropies", eq. 33 and 44.
 
     Examples
     --------
@@ -193,10 +194,8 @@ class LinearVAE(LinearEncoderModel):
     >>> from sklearn_vae import PPCA, LinearVAE
     >>> X = load_iris().data
     >>> vae = LinearVAE(n_components=2, random_state=0).fit(X)
-    >>> print(f"{vae.elbo_:.8f} nats, of pPCA {PPCA(n_components=2).fit(X).elbo_:.8f}")
-    -2.69975187 nats, of pPCA -2.69975187
-    >>> vae.encoder_variance_.round(4)
-    array([0.0121, 0.2103])
+    >>> print(f"LinearVAE: {vae.elbo_:.6f} nats, PPCA: {PPCA(n_components=2).fit(X).elbo_:.6f}")
+    LinearVAE: -2.699752 nats, PPCA: -2.699752
     """
 
     n_iter_: int
@@ -240,31 +239,32 @@ class LinearVAE(LinearEncoderModel):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> LinearVAE:
-        """Fit the model.
+        """Fit the model to X.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            At least two samples, not all the same. With solver "em" also a Dask array or
-            DataFrame, of which only moments are gathered, as in :meth:`PPCA.fit`.
+            At least two samples that differ. With `solver="em"` also a Dask array or DataFrame,
+            which is read as in :meth:`PPCA.fit`.
         y : Ignored
+            Not used, present for API consistency by convention.
 
         Returns
         -------
-        self
+        self : LinearVAE
+            Fitted model.
 
         Raises
         ------
         TypeError
-            If X is a Dask array and the solver another than "em".
+            If X is a Dask collection and `solver` is not "em".
         ValueError
-            If a parameter is out of its range, alone or for the shape of X, or X is not a finite
-            matrix.
+            If a parameter or X is invalid.
         MemoryError
-            If the covariance, or where n < d the (n, n) Gram matrix, does not fit.
+            If the covariance, or the Gram matrix if n < d, does not fit into memory.
         FloatingPointError
-            If training diverges. The model then has finite parameters of at most 100 steps, or
-            one epoch, before, and all its methods work.
+            If training diverges. The model then has the parameters of at most 100 steps or one
+            epoch before, and can be used.
         """
         self._check_parameters()
         with all_or_nothing(self):
@@ -274,47 +274,45 @@ class LinearVAE(LinearEncoderModel):
             else:
                 X = checked_data(self, X, ensure_min_samples=2)
                 data = TrainingCovariance.from_data(X)
-            k = data.count(self.n_components)
+            k = data.count_components(self.n_components)
             file = Checkpoint.of(self, X)
             self.__dict__.pop("_stream", None)
             if self.solver == "em":
-                self._ascend(data, k, file)
+                self._fit_em(data, k, file)
                 return self
-            error = self._train(data, k, file)
+            error = self._fit_by_gradients(data, k, file)
         if error is not None:
             raise error
         return self
 
     @available_if(_has_online_em)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any = None) -> LinearVAE:
-        """Update the model with a batch of samples: online EM, in O(d k) memory.
+        """Update the model with a batch of samples by online EM.
 
-        Earlier samples are remembered by their mean, the trace of their covariance and k + 8 of
-        its eigenpairs, and count `forgetting` times what they counted before; for the first batch,
-        or a `fit` with solver "em", these are exact. `entropy_bound_` tracks the log-likelihood
-        without a second look at any sample: for samples to come, where the stream has not just
-        changed, it is too high by about the number of free parameters over that of the samples
-        remembered, half a nat for 500 samples of 30 features and k = 4. It means nothing while
-        fewer than k + 2 are remembered. Where the (d, d) covariance can be kept, and nothing has to
-        be forgotten, :meth:`PPCA.partial_fit` is exact.
-
-        `n_components` must stay the same; other parameters may change between batches.
+        The model remembers earlier samples by their mean, total variance and k + 8 leading
+        eigenpairs of their covariance, in O(d k) memory, and discounts them by `forgetting`.
+        `entropy_bound_` tracks the log-likelihood of the data. For new samples it is too high by
+        about the number of free parameters divided by the number of remembered samples, and it
+        is meaningless for fewer than k + 2 remembered samples. :meth:`PPCA.partial_fit` is exact,
+        but keeps the whole covariance and forgets nothing.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            One sample or more; in the first batch at least two, not all the same.
+            One or more samples. The first batch needs at least two that differ.
         y : Ignored
+            Not used, present for API consistency by convention.
 
         Returns
         -------
-        self
+        self : LinearVAE
+            Updated model.
 
         Raises
         ------
         ValueError
-            If a parameter or X is not valid, or the model comes from another solver. What was
-            learned before is kept.
+            If a parameter or X is invalid, `n_components` has changed, or the model was fitted by
+            another solver. The model is then unchanged.
         AttributeError
             If `solver` is not "em".
         """
@@ -322,8 +320,8 @@ class LinearVAE(LinearEncoderModel):
         first = not hasattr(self, "loadings_")
         if not first and not hasattr(self, "_stream"):
             raise ValueError(
-                "partial_fit goes on from a fit with solver='em', but the model was trained with "
-                "another. Call partial_fit from the start, on a clone."
+                "partial_fit can only update a fit with solver='em', but the model was trained "
+                "with another solver. Call partial_fit from the start on a clone."
             )
         with all_or_nothing(self):
             X = checked_data(self, X, ensure_min_samples=2 if first else 1, reset=first)
@@ -337,21 +335,21 @@ class LinearVAE(LinearEncoderModel):
             else:
                 stream = self._stream.add(batch, self.forgetting)
                 dtype = np.result_type(self.loadings_.dtype, X.dtype)
-            n_before, before = (0, {}) if first else (self.n_iter_, self.history_)
-            self._follow(stream, dtype, k)
-            # One of the two is ones.
+            n_before, history = (0, {}) if first else (self.n_iter_, self.history_)
+            self._fit_stream(stream, dtype, k)
+            # One of the two factors is 1.
             log_variance = _sum_of_logs(self.encoder_variance_ * self.prior_variance_)
-            self._set_history(self.elbo_, self.noise_variance_, log_variance, before)
+            self._set_history(self.elbo_, self.noise_variance_, log_variance, history)
             self.n_iter_ = n_before + 1
         return self
 
     def _count_of_stream(self, n_features: int, first: bool) -> int:
-        """k, which the first batch of a stream or the fit before it decides."""
+        """Return k, which the first batch or an earlier fit determines."""
         k: Any = self.n_components
         if not first:
             if is_integer(k) and k != self.n_components_:
                 raise ValueError(
-                    f"n_components must stay {self.n_components_}, as it was when the stream "
+                    f"n_components must remain {self.n_components_}, its value when the stream "
                     f"began, got {k}."
                 )
             return self.n_components_
@@ -362,26 +360,26 @@ class LinearVAE(LinearEncoderModel):
             f"partial_fit, got {k!r}."
         )
 
-    def _ascend(self, data: TrainingCovariance, k: int, file: Checkpoint | None) -> None:
-        """Fit by closed forms from a random start."""
+    def _fit_em(self, data: TrainingCovariance, k: int, file: Checkpoint | None) -> None:
+        """Fit the model by closed-form updates from a random start."""
         self._check_share(self._noise(), data.average_variance)
         random_state = random_state_of(self, file)
         m = min(k + SPARE_DIRECTIONS, data.n_samples, data.n_features)
         start = data.scale * random_state.standard_normal((data.n_features, m))
-        history, last = self._climb(data, start, k, file)
+        history, last = self._run_em(data, start, k, file)
         self.n_iter_ = len(history) - 1
         if not last.done:
             warnings.warn(
                 f"LinearVAE has not converged in max_iter={self.n_iter_} iterations: the last one "
-                f"raised the bound by {last.bound - history[-2][0]:.2g} nats. Raise max_iter or "
-                "tol.",
+                f"raised the ELBO by {last.bound - history[-2][0]:.2g} nats per sample. Increase "
+                "max_iter or tol.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
         p = self._in_parametrization(last.parameters, last.directions)
         self._set_fit(data, p, last.directions[:, :k].T, ())
         bound, noise, log_D = np.transpose(history)
-        unit_encoder = self.parametrization == "unit_encoder"  # then alpha2 is 1 / D
+        unit_encoder = self.parametrization == "unit_encoder"  # alpha2 is then 1 / D
         self._set_history(bound, noise, -log_D if unit_encoder else log_D)
         self.collapsed_dims_ = _empty_columns(p)
         total = data.elbo.total_variance
@@ -389,27 +387,27 @@ class LinearVAE(LinearEncoderModel):
             float(data.n_samples), data.mean, last.directions, last.values, total
         )
 
-    def _climb(
-        self, rows: TrainingCovariance, start: Array, k: int, file: Checkpoint | None
+    def _run_em(
+        self, data: TrainingCovariance, start: Array, k: int, file: Checkpoint | None
     ) -> tuple[list[tuple[float, float, float]], Ascent]:
-        """History of bound, sigma2 and sum of log D, from the start on, and the last iteration."""
-        first = with_best_encoder(start[:, :k], self._noise() or rows.average_variance)
-        history = [(rows.elbo.value(first), first.noise_variance, _sum_of_logs(first.D))]
+        """Return the history of bound, sigma2 and sum of log D, and the last iteration."""
+        first = with_best_encoder(start[:, :k], self._noise() or data.average_variance)
+        history = [(data.elbo.value(first), first.noise_variance, _sum_of_logs(first.D))]
         resumed = None
         if file is not None:
             resumed = file.resume(
-                lambda saved: _point(saved, rows.n_features, k),
-                {"numbers": digest(rows.elbo.times(start))},
+                lambda saved: _restore_em(saved, data.n_features, k),
+                {"numbers": digest(data.elbo.times(start))},
             )
         if resumed is not None:
             history, last = resumed
         finished = file is not None and file.finished
-        for step in maximise(
-            rows.elbo,
+        for step in maximize(
+            data.elbo,
             start,
             k,
             self._noise(),
-            least_noise=NOISE_FLOOR * rows.average_variance,
+            least_noise=NOISE_FLOOR * data.average_variance,
             tol=self.tol,
             max_iter=0 if finished else self._max_iter() - len(history) + 1,
             after=None if resumed is None else (last.directions, last.span),
@@ -423,18 +421,18 @@ class LinearVAE(LinearEncoderModel):
                 file.save({"history": history, "last": state}, finished=done)
         return history, last
 
-    def _train(
+    def _fit_by_gradients(
         self, data: TrainingCovariance, k: int, file: Checkpoint | None
     ) -> FloatingPointError | None:
-        """Fit by gradients; return the error if training diverged."""
-        from sklearn_vae.linear.gradient_solver import Options, by_bound, by_draws
+        """Fit the model by gradients; return the error if training diverged."""
+        from sklearn_vae.linear.gradient_solver import Options, train_exact, train_stochastic
 
         if self.solver == "stochastic":
-            in_a_step = min(self.batch_size or data.n_samples, data.n_samples)
+            batch_size = min(self.batch_size or data.n_samples, data.n_samples)
             check_memory(
-                8.0 * int(self.n_mc_samples) * int(in_a_step) * (k + data.n_features),
-                f"A step draws n_mc_samples={self.n_mc_samples} latents and rows for each of "
-                f"{in_a_step} rows",
+                8.0 * int(self.n_mc_samples) * int(batch_size) * (k + data.n_features),
+                f"A step draws n_mc_samples={self.n_mc_samples} latent vectors and samples for "
+                f"each of {batch_size} training samples",
                 "Use smaller n_mc_samples or batch_size.",
             )
         average = data.average_variance
@@ -459,7 +457,8 @@ class LinearVAE(LinearEncoderModel):
             verbose=self.verbose,
             seed=int(random_state.randint(np.iinfo(np.int32).max)),
         )
-        training = (by_bound if self.solver == "adam" else by_draws)(data, options, file)
+        train = train_exact if self.solver == "adam" else train_stochastic
+        training = train(data, options, file)
         complete = training.error is None and not training.interrupted
         if file is not None and complete and not file.finished:
             parameters = training.parameters._asdict()
@@ -467,8 +466,8 @@ class LinearVAE(LinearEncoderModel):
         self.n_iter_ = len(training.bound) - (self.solver == "adam")
         if training.interrupted:
             warnings.warn(
-                f"Training was interrupted after {self.n_iter_} iterations: LinearVAE keeps what "
-                "it had learned.",
+                f"Training was interrupted after {self.n_iter_} iterations. LinearVAE keeps the "
+                "parameters learned so far.",
                 stacklevel=3,
             )
         p = _by_length(training.parameters)
@@ -476,7 +475,7 @@ class LinearVAE(LinearEncoderModel):
         components = np.linalg.svd(W, full_matrices=False)[0].T
         self._set_fit(data, p, components, training.active_bounds)
         self._set_history(training.bound, training.noise_variance, training.log_variance)
-        self.collapsed_dims_ = self._collapsed(data.centred @ p.V.T)
+        self.collapsed_dims_ = self._collapsed(data.centered @ p.V.T)
         return training.error
 
     def _set_fit(
@@ -488,13 +487,13 @@ class LinearVAE(LinearEncoderModel):
     ) -> None:
         self._set_model(p, data.mean, data.dtype, components)
         bounds = self._floor_if_held(data.average_variance) + active_bounds
-        # Not that of the covariance, a difference, which loses digits.
-        residual = residual_of_rows(data.centred, p)
+        # The residual from the covariance is a difference that loses digits.
+        residual = residual_of_rows(data.centered, p)
         self._set_bound(residual, data.elbo.second_moment(p), bounds)
         self.n_samples_ = float(data.n_samples)
 
-    def _follow(self, stream: RunningCovariance, dtype: Any, k: int) -> None:
-        """Set the maximum for what is remembered of a stream."""
+    def _fit_stream(self, stream: RunningCovariance, dtype: Any, k: int) -> None:
+        """Set the maximum for the remembered part of a stream."""
         average, d = stream.total_variance / len(stream.mean), len(stream.mean)
         self._check_share(self._noise(), average)
         values, directions = stream.values[:k], stream.directions[:, :k]
@@ -510,14 +509,14 @@ class LinearVAE(LinearEncoderModel):
         self._stream = stream
 
     def _in_parametrization(self, p: LinearVAEParameters, directions: Array) -> LinearVAEParameters:
-        """Parameters with columns along `directions`, whose largest entries become positive."""
+        """Convert parameters along `directions` to the parametrization and fix the signs."""
         if self.parametrization == "unit_encoder":
             p = with_unit_encoder(p)
         k = len(p.D)
         return with_latents(p, np.arange(k), peak_signs(directions[:, :k]))
 
     def _floor_if_held(self, average_variance: float) -> tuple[str, ...]:
-        """Name of the bound of the noise variance, if it holds the fitted one."""
+        """Return the name of the bound on the noise variance, if it is active."""
         least = NOISE_FLOOR * average_variance * (1.0 + 1e-9)
         held = self.noise_variance is None and self.noise_variance_ <= least
         return ("noise variance",) if held else ()
@@ -527,7 +526,7 @@ class LinearVAE(LinearEncoderModel):
         bound: Any,
         noise_variance: Any,
         log_variance: Any,
-        before: dict[str, Any] | None = None,
+        earlier: dict[str, Any] | None = None,
     ) -> None:
         """Set the history; `log_variance` is the sum of log D, or log alpha2 for a unit encoder."""
         k, d = self.n_components_, self.n_features_in_
@@ -541,8 +540,8 @@ class LinearVAE(LinearEncoderModel):
             "prior_entropy": learned if is_unit else unit,
             "noise_entropy": normal_entropy(d, d * np.log(noise_variance)),
         }
-        if before is not None:
-            history = {name: np.append(before.get(name, []), history[name]) for name in history}
+        if earlier is not None:
+            history = {name: np.append(earlier.get(name, []), history[name]) for name in history}
         self.history_, self.elbo_history_ = history, history["bound"]
 
     @property
@@ -554,13 +553,13 @@ class LinearVAE(LinearEncoderModel):
         return None if self.noise_variance is None else float(self.noise_variance)
 
     def _check_share(self, noise_variance: Any, average_variance: float) -> None:
-        """Raise ValueError where products of noise variance and data variances overflow."""
+        """Raise ValueError if products of the noise variance and data variances overflow."""
         share = 1.0 if noise_variance is None else float(noise_variance) / average_variance
         if not 1.0 / NOISE_RANGE <= share <= NOISE_RANGE:
             name = "noise_variance" if self.noise_variance is not None else "noise_variance_init"
             raise ValueError(
-                f"{name} must be within {NOISE_RANGE:.0e} times the average variance of a feature, "
-                f"{average_variance:.3g}, and its inverse, got {noise_variance!r}."
+                f"{name} must differ by a factor of at most {NOISE_RANGE:.0e} from the average "
+                f"variance of a feature, {average_variance:.3g}, got {noise_variance!r}."
             )
 
     def _max_iter(self) -> int:
@@ -572,8 +571,8 @@ class LinearVAE(LinearEncoderModel):
         check_noise_variance(self.noise_variance_init, "noise_variance_init")
         if self.noise_variance is not None and self.noise_variance_init is not None:
             raise ValueError(
-                "noise_variance_init is where learning starts, but noise_variance="
-                f"{self.noise_variance!r} holds it fixed: leave one of them None."
+                "noise_variance_init must be None if noise_variance is fixed, got "
+                f"{self.noise_variance_init!r} with noise_variance={self.noise_variance!r}."
             )
         check_choice("solver", self.solver, SOLVERS)
         check_choice("parametrization", self.parametrization, PARAMETRIZATIONS)
@@ -590,8 +589,8 @@ class LinearVAE(LinearEncoderModel):
         check_checkpoint(self)
 
 
-def _point(saved: Any, d: int, k: int) -> tuple[list[tuple[float, float, float]], Ascent]:
-    """History and last iteration of an ascent, as saved in a checkpoint."""
+def _restore_em(saved: Any, d: int, k: int) -> tuple[list[tuple[float, float, float]], Ascent]:
+    """Return history and last iteration from a checkpoint."""
     history = [(float(a), float(b), float(c)) for a, b, c in saved["history"]]
     parameters = LinearVAEParameters(**saved["last"]["parameters"])
     last = Ascent(**{**saved["last"], "parameters": parameters})
@@ -602,7 +601,7 @@ def _point(saved: Any, d: int, k: int) -> tuple[list[tuple[float, float, float]]
 
 
 def _by_length(p: LinearVAEParameters) -> LinearVAEParameters:
-    """Parameters with columns by descending length, the largest entry of each positive."""
+    """Sort the columns by decreasing length and make the largest entry of each positive."""
     order = np.argsort(-(p.W**2).sum(axis=0) * p.prior_variance, kind="stable")
     return with_latents(p, order, peak_signs(p.W[:, order]))
 

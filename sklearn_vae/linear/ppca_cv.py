@@ -1,4 +1,4 @@
-"""Probabilistic PCA whose number of components and noise are chosen by cross-validation."""
+"""Probabilistic PCA with cross-validated number of components and noise variance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn import get_config
 from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
-from sklearn_vae.gaussian.arrays import to_host
+from sklearn_vae.containers import to_host
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.dask_arrays import as_dask_array
 from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
@@ -32,61 +32,61 @@ SELECTIONS = ("best", "one_standard_error")
 class PPCACV(ExactPosteriorModel):
     """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out samples.
 
-    Equivalent to `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})`, with scores
-    equal to rounding, at the cost of one pass over the data (for each run of splits that hold out
-    different samples) and one eigendecomposition per split: the moments of the folds add up to
-    those of the training samples, their eigenvalues hold every model, and each score is a
-    cumulative sum over components. With fewer samples than features, one Gram matrix takes the
-    place of the scatters. Then the chosen model is fitted to all samples.
+    Equivalent to `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})`, with the
+    same scores, but much faster. It needs about one pass over the data and one
+    eigendecomposition per split: the moments of the training samples are sums of the moments of
+    the folds, and all candidates share the eigenvalues. If n < d, one Gram matrix replaces the
+    moments. The chosen model is then fitted to all samples.
 
     Parameters
     ----------
     n_components : int, sequence of int or None, default=None
-        Candidates for k. None tries 0, 1, ... up to the most that every split can hold; 0, noise
-        without latent dimensions, is what pure noise gets.
+        Candidates for k. None tries all from 0, noise without latent dimensions, to the maximum
+        that every split allows.
     noise_variance : float, None or sequence of these, default=None
-        Candidates for sigma2; None is the maximum likelihood estimate.
+        Candidates for sigma2. None is the maximum likelihood estimate.
     cv : int, splitter or iterable, default=5
-        As in :class:`sklearn.model_selection.GridSearchCV`. `groups` are passed to `fit`.
+        Cross-validation as in :class:`sklearn.model_selection.GridSearchCV`. Pass `groups` to
+        `fit`.
     selection : {"best", "one_standard_error"}, default="best"
-        The candidate of the highest mean score, the first of equal ones; or the one of fewest
-        components whose mean score is within one standard error, over the splits, of the highest.
+        "best" selects the highest mean score. "one_standard_error" selects the smallest
+        `n_components` with a mean score within one standard error, over the splits, of the
+        highest.
     coordinates : {"posterior", "principal", "whitened"}, default="posterior"
-        As in :class:`PPCA`.
+        Latent coordinates as in :class:`PPCA`.
 
     Attributes
     ----------
     cv_results_ : dict of arrays
-        As GridSearchCV's: `params`, `param_n_components`, `param_noise_variance`,
-        `split0_test_score` and so on, `mean_test_score`, `std_test_score`, `rank_test_score`; in
-        nats per sample. A score is nan where the likelihood is unbounded: where the maximum
-        likelihood noise is 0. Scores that are equal to 12 digits rank equal. There are no columns
-        of times: candidates share their work.
+        Results as in GridSearchCV, without times: `params`, `param_n_components`,
+        `param_noise_variance`, `split0_test_score` and so on, `mean_test_score`,
+        `std_test_score` and `rank_test_score`. Scores are in nats per sample, and nan if the
+        likelihood is unbounded. Scores that agree to 12 digits have equal ranks.
     best_index_ : int
-        Row of `cv_results_` of the chosen candidate.
+        Index of the chosen candidate in `cv_results_`.
     best_params_ : dict
         Its `n_components` and `noise_variance`.
     best_score_ : float
         Its mean score.
     n_splits_ : int
         Number of splits.
-    n_components_, noise_variance_ : int, float
-        Of the chosen model, fitted to all rows.
     moments_ : Moments
-        Moments of all samples, where n >= d.
-    components_, mean_, loadings_ and all others that a fitted :class:`PPCA` has
+        Moments of all samples, if n >= d.
+    components_, mean_, loadings_ and the other attributes of :class:`PPCA`
+        Attributes of the chosen model, fitted to all samples.
 
     See Also
     --------
-    PPCA : The model.
-    sklearn.model_selection.GridSearchCV : Finds the same, one fit a candidate and fold.
+    PPCA : The model with given `n_components` and `noise_variance`.
+    sklearn.model_selection.GridSearchCV : Search that fits each candidate in each split.
 
     References
     ----------
-    Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999; Chan, Golub and
-    LeVeque, "Algorithms for computing the sample variance", The American Statistician 1983, eq.
-    2.1 (merging folds); Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning",
-    2009, section 7.10 (one standard error).
+    .. [1] Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999.
+    .. [2] Chan, Golub and LeVeque, "Algorithms for computing the sample variance", The American
+       Statistician 1983, eq. 2.1 (sums of moments).
+    .. [3] Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", 2009,
+       section 7.10 (one standard error).
 
     Examples
     --------
@@ -113,32 +113,34 @@ class PPCACV(ExactPosteriorModel):
         self.coordinates = coordinates
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, **params: Any) -> PPCACV:
-        """Score every candidate on held-out samples, and fit the chosen one to all samples.
+        """Score all candidates on held-out samples and fit the best one to all samples.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Finite. Each block of a Dask array, of known length, is read once for all splits, and
-            the moments of each part that splits tell apart are added up; so is a DataFrame, after
-            a pass that counts its samples.
+            Samples without missing values. The blocks of a Dask array, which must have known
+            lengths, are read once for all splits. A DataFrame needs one more pass to count its
+            samples.
         y : array-like of shape (n_samples,), default=None
-            For a splitter that stratifies; like `groups` in memory, whatever X is. For a Dask array
-            a splitter sees samples without features, and no split may have a sample twice.
+            Target for stratified splitters. It must be in memory.
         sample_weight : array-like or Dask array of shape (n_samples,), default=None
-            Weights in training and in the held-out average; as in :meth:`PPCA.fit`.
+            Weights in training and in the held-out average, as in :meth:`PPCA.fit`.
         **params : dict
-            `groups`, for a splitter that takes them; under metadata routing whatever the
+            `groups` for splitters that use them. With metadata routing enabled, anything that the
             splitter requests.
 
         Returns
         -------
-        self
+        self : PPCACV
+            Fitted model.
 
         Raises
         ------
+        TypeError
+            If `y` or `groups` is a Dask collection, or `params` contains unknown names.
         ValueError
-            If a parameter is out of its range or does not fit the splits, X is not finite, or no
-            candidate has a bounded likelihood in every split.
+            If a parameter is invalid or does not fit the splits, X is not finite, or the
+            likelihood of every candidate is unbounded in some split.
         """
         self._check_parameters()
         with all_or_nothing(self):
@@ -146,8 +148,8 @@ class PPCACV(ExactPosteriorModel):
                 for name, value in {"y": y, **params}.items():
                     if is_dask(value):
                         raise TypeError(
-                            f"{name} must be in memory, where cv splits rows, got a Dask "
-                            f"{type(value).__name__}: pass {name}.compute()."
+                            f"{name} must be in memory, because cv uses it to split the samples, "
+                            f"got a Dask {type(value).__name__}. Pass {name}.compute()."
                         )
                 X = as_dask_array(self, X, reset=True, known_lengths=True)
             else:
@@ -196,9 +198,9 @@ class PPCACV(ExactPosteriorModel):
 
     def _splits(self, X: Any, y: Any, sample_weight: Any, params: dict[str, Any]) -> list[Split]:
         try:
-            cv = check_cv(self.cv, y)  # before routing looks at it: it may be a generator
+            cv = check_cv(self.cv, y)  # before metadata routing would exhaust a generator
         except (TypeError, ValueError) as error:
-            raise self._bad_cv(error) from error
+            raise self._cv_error(error) from error
         if get_config()["enable_metadata_routing"]:
             if sample_weight is not None:
                 params = {**params, "sample_weight": sample_weight}
@@ -207,8 +209,9 @@ class PPCACV(ExactPosteriorModel):
             unknown = sorted(set(params) - {"groups"})
             if unknown:
                 raise TypeError(
-                    f"PPCACV.fit() takes 'groups' beside X, y and sample_weight, got {unknown}. "
-                    "Others need sklearn.set_config(enable_metadata_routing=True)."
+                    "PPCACV.fit() accepts only 'groups' in addition to X, y and sample_weight, got "
+                    f"{unknown}. Call sklearn.set_config(enable_metadata_routing=True) to pass "
+                    "others to the splitter."
                 )
         foreign = is_array_api_obj(X) and not is_numpy_array(X)
         every = np.arange(X.shape[0])
@@ -216,24 +219,24 @@ class PPCACV(ExactPosteriorModel):
             pairs = list(cv.split(np.empty((X.shape[0], 0)) if foreign else X, y, **params))
             splits = [(every[train], every[test]) for train, test in pairs]  # masks become indices
         except (TypeError, ValueError, IndexError) as error:
-            raise self._bad_cv(error) from error
+            raise self._cv_error(error) from error
         if not splits:
-            raise ValueError("cv must give at least one split, got none (or one used up).")
+            raise ValueError("cv must yield at least one split, got none or a used iterator.")
         for i, split in enumerate(splits):
             for name, part, least in zip(("training", "held-out"), split, (2, 1), strict=True):
                 if len(part) < least:
                     raise ValueError(
-                        f"cv must give every split at least {least} {name} row{'s' * (least - 1)}, "
-                        f"got {len(part)} in split {i}."
+                        f"cv must yield at least {least} {name} sample{'s' * (least - 1)} in every "
+                        f"split, got {len(part)} in split {i}."
                     )
         if self.selection == "one_standard_error" and len(splits) < 2:
             raise ValueError("selection='one_standard_error' needs at least 2 splits, got 1.")
         return splits
 
-    def _bad_cv(self, error: Exception) -> ValueError:
+    def _cv_error(self, error: Exception) -> ValueError:
         return ValueError(
             "cv must be an integer >= 2, a splitter that splits X, or pairs of indices of its "
-            f"rows, got {self.cv!r}: {error}"
+            f"samples, got {self.cv!r}: {error}"
         )
 
     def _candidates(
@@ -246,7 +249,7 @@ class PPCACV(ExactPosteriorModel):
         if max(ks) > most:
             raise ValueError(
                 f"n_components must be at most {most}, the smaller of n_features and the number "
-                f"of training rows of every split, got {max(ks)}."
+                f"of training samples of every split, got {max(ks)}."
             )
         return ks, _listed(self.noise_variance)
 
@@ -260,11 +263,12 @@ class PPCACV(ExactPosteriorModel):
             mean, std = scores.mean(axis=0), scores.std(axis=0)
         if np.isnan(mean).all():
             raise ValueError(
-                "No candidate has a bounded likelihood in every split: with n_components="
-                f"{self.n_components!r} and noise_variance={self.noise_variance!r} the maximum "
-                "likelihood noise is 0. Add smaller n_components, or a noise_variance."
+                "No candidate has a bounded likelihood in every split: the maximum likelihood "
+                f"noise variance is 0 with n_components={self.n_components!r} and "
+                f"noise_variance={self.noise_variance!r}. Add smaller n_components or a positive "
+                "noise_variance."
             )
-        # Scores that differ by rounding only, as those of collapsed dimensions do, are equal.
+        # Scores that differ by rounding only, as with collapsed dimensions, count as equal.
         rounded = np.array([float(f"{score:.11e}") for score in np.nan_to_num(mean, nan=-np.inf)])
         dtypes = {"n_components": int, "noise_variance": object if None in noises else float}
         self.cv_results_ = {
@@ -281,7 +285,7 @@ class PPCACV(ExactPosteriorModel):
         best = int(np.argmax(rounded))
         if self.selection == "one_standard_error":
             n_splits = len(scores)
-            # The standard deviation of a sample, which cv_results_ does not have.
+            # Sample standard deviation (divisor n - 1), unlike in cv_results_.
             error = (scores[:, best].var(ddof=1) / n_splits) ** 0.5
             within = np.flatnonzero(mean >= mean[best] - error)
             best = int(min(within, key=lambda i: (params[i]["n_components"], -mean[i])))
@@ -291,11 +295,12 @@ class PPCACV(ExactPosteriorModel):
         self.n_splits_ = len(scores)
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Which metadata go where: `sample_weight` to `fit`, `groups` to the splitter.
+        """Get the routing of metadata: `sample_weight` to `fit`, `groups` to the splitter.
 
         Returns
         -------
-        MetadataRouter
+        routing : MetadataRouter
+            Routing information.
         """
         to_split = MethodMapping().add(caller="fit", callee="split")
         router = MetadataRouter(owner=self).add_self_request(self)
@@ -303,7 +308,7 @@ class PPCACV(ExactPosteriorModel):
 
 
 def _listed(candidates: Any) -> list[Any]:
-    """One candidate, or a sequence or array of them, as a list."""
+    """Return one candidate, or a sequence or array of them, as a list."""
     if isinstance(candidates, np.ndarray):
         candidates = candidates.tolist()
     if candidates is None or isinstance(candidates, str) or not hasattr(candidates, "__len__"):

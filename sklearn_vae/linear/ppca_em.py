@@ -1,4 +1,4 @@
-"""Probabilistic PCA fitted to data with missing values."""
+"""pPCA fitted to data with missing values by the EM algorithm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_vae.gaussian.arrays import Array, to_host
+from sklearn_vae.containers import to_host
+from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
 from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
 from sklearn_vae.gaussian.em import averages, expectation_maximization
@@ -19,13 +20,13 @@ from sklearn_vae.gaussian.spectrum import Spectrum, with_positive_peaks
 from sklearn_vae.linear.checks import check_squares_fit
 from sklearn_vae.validation import check_memory, is_integer
 
-# A latent dimension whose column has less than this share of sigma2 carries nothing.
+# A dimension counts as collapsed if |w_h|^2 is at most this share of sigma2.
 COLLAPSED = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class IncompleteFit:
-    """A model fitted by EM, as a spectrum and a noise variance, with its diagnostics in nats."""
+    """Model fitted by EM, as a spectrum and a noise variance, with its diagnostics in nats."""
 
     spectrum: Spectrum
     noise_variance: float
@@ -45,14 +46,14 @@ def fit_incomplete(
     random_state: np.random.RandomState,
     **options: Any,
 ) -> IncompleteFit:
-    """Run EM from the spectrum of the covariance of X with missing values replaced by means."""
+    """Run EM, starting at the spectrum of X with missing values replaced by means."""
     check_memory(
         32 * X.shape[0] * X.shape[1],
         "The EM algorithm for missing values holds X four times in float64",
-        "Fit to fewer of the rows: the model takes the others a block at a time.",
+        "Fit to fewer samples: the methods of the fitted model process the others in blocks.",
     )
     X = to_host(X).astype(np.float64)
-    k = _count(n_components, X.shape)
+    k = _count_components(n_components, X.shape)
     empty = np.flatnonzero(np.isnan(X).all(axis=0))
     if empty.size:
         raise ValueError(
@@ -61,16 +62,16 @@ def fit_incomplete(
             f"{' and more' * (empty.size > 5)}."
         )
     with np.errstate(over="ignore", invalid="ignore"):
-        centre = np.nanmean(X, axis=0)
-        data = IncompleteData(X, centre, k)
+        center = np.nanmean(X, axis=0)
+        data = IncompleteData(X, center, k)
         least_noise = data.least_noise
     if not np.isfinite(data.squares.sum()):
         raise ValueError(
-            "X must have finite squares: those of what is observed, less the means, overflow "
+            "X must have observed values whose squared distances from the mean are finite in "
             "float64. Scale X."
         )
     if least_noise == 0.0:  # every feature is constant
-        return _constant(data, centre, k, noise_variance)
+        return _fit_constant(data, center, k, noise_variance)
     start = _start(data, k, noise_variance, svd_solver, random_state=random_state, **options)
     try:
         parameters, history, converged = expectation_maximization(
@@ -78,49 +79,56 @@ def fit_incomplete(
         )
     except np.linalg.LinAlgError as error:
         raise ValueError(
-            "EM met a matrix that is singular to the precision of float64: X must have features "
-            "that differ less in scale, fewer n_components, or a noise variance that is not so far "
-            f"from their variances, got noise_variance={noise_variance}."
+            "The EM algorithm met a matrix that is singular in float64. Scale the features of X "
+            "alike, use a smaller n_components, or set a noise variance closer to their variances, "
+            f"got noise_variance={noise_variance}."
         ) from error
     sigma2 = parameters.noise_variance
-    n_iter, warning = len(history) - 1, ""
-    if noise_variance is None and sigma2 <= least_noise:
-        warning = (
-            f"The noise variance fell to {sigma2:.2g}, the least that can be told from rounding: "
-            f"with n_components={k} the likelihood of what is observed has no bound, or features "
-            "differ too much in scale. Use fewer components, set noise_variance, or scale X."
-        )
-    elif not converged and n_iter < max_iter:
-        warning = (
-            f"EM stopped after {n_iter} iterations at the precision of float64, at a noise "
-            f"variance of {sigma2:.2g}. Scale X, use fewer components, or set noise_variance."
-        )
-    elif not converged:
-        warning = (
-            f"EM stopped after max_iter={max_iter} iterations, while the log-likelihood still rose "
-            f"by {history[-1] - history[-2]:.2g} nats per sample each; tol={tol}. Increase "
-            "max_iter or tol, or use fewer components."
-        )
-    if warning:
-        warnings.warn(warning, ConvergenceWarning, stacklevel=5)
+    at_limit = noise_variance is None and sigma2 <= least_noise
+    if at_limit or not converged:
+        _warn(k, sigma2, history, tol, max_iter, at_limit=at_limit)
     U, lengths, _ = np.linalg.svd(parameters.loadings, full_matrices=False)
     lengths = np.where(lengths**2 > COLLAPSED * sigma2, lengths, 0.0)
     V = with_positive_peaks(U.T)
-    d = X.shape[1]
-    mean = centre + parameters.mean
-    spectrum = Spectrum(mean, lengths**2 + sigma2, V, (d - k) * sigma2, 0.0)
+    mean, residual_variance = center + parameters.mean, (X.shape[1] - k) * sigma2
+    spectrum = Spectrum(mean, lengths**2 + sigma2, V, residual_variance, 0.0)
     kl, entropies = _diagnose(data, Parameters(V.T * lengths, parameters.mean, sigma2))
     return IncompleteFit(spectrum, sigma2, kl, entropies, history)
 
 
-def _count(n_components: Any, shape: tuple[int, int]) -> int:
+def _warn(
+    k: int, sigma2: float, history: np.ndarray, tol: float, max_iter: int, *, at_limit: bool
+) -> None:
+    """Warn that EM ended at the least noise variance or before it converged."""
+    n_iter = len(history) - 1
+    if at_limit:
+        text = (
+            f"The noise variance fell to {sigma2:.2g}, the smallest value that float64 resolves: "
+            f"with n_components={k} the likelihood has no bound, or the features differ too much "
+            "in scale. Use fewer components, set noise_variance, or scale X."
+        )
+    elif n_iter < max_iter:
+        text = (
+            f"EM stopped after {n_iter} iterations at the precision of float64, with a noise "
+            f"variance of {sigma2:.2g}. Scale X, use fewer components, or set noise_variance."
+        )
+    else:
+        text = (
+            f"EM has not converged after max_iter={max_iter} iterations: the last one raised the "
+            f"log-likelihood by {history[-1] - history[-2]:.2g} nats per sample, more than "
+            f"tol={tol}. Increase max_iter or tol, or use fewer components."
+        )
+    warnings.warn(text, ConvergenceWarning, stacklevel=6)
+
+
+def _count_components(n_components: Any, shape: tuple[int, int]) -> int:
     most = min(shape)
     if n_components is None:
-        # With d - 1 components and noise any covariance can be had.
+        # With the noise, d - 1 components can model any covariance.
         return max(most - 1, 0)
     if not is_integer(n_components):
         raise ValueError(
-            f"n_components must be None or an integer where X contains NaN, got {n_components!r}."
+            f"n_components must be None or an integer if X contains NaN, got {n_components!r}."
         )
     if n_components > most:
         raise ValueError(
@@ -141,15 +149,15 @@ def _start(
         check_squares_fit(f"svd_solver={solver!r}", min(X.shape))
     spectrum = decompose(X, k, solver, **options)
     sigma2 = noise_variance or max(spectrum.noise_variance(k), data.least_noise * 1e3)
-    # A column of zeros would stay one: there the likelihood is level.
+    # The gradient at a column of zeros is 0, so EM would not leave it.
     lengths = np.maximum(spectrum.eigenvalues[:k] - sigma2, 0.01 * sigma2) ** 0.5
     return Parameters(spectrum.components[:k].T * lengths, np.zeros(X.shape[1]), sigma2)
 
 
-def _constant(
+def _fit_constant(
     data: IncompleteData, mean: np.ndarray, k: int, noise_variance: float | None
 ) -> IncompleteFit:
-    """Fit to features that do not vary: all dimensions are collapsed."""
+    """Fit the model to constant features: all dimensions are collapsed."""
     d = len(mean)
     sigma2 = noise_variance or 0.0
     spectrum = Spectrum(mean, np.full(k, sigma2), np.eye(k, d), (d - k) * sigma2, 0.0)
@@ -161,11 +169,11 @@ def _constant(
 
 
 def _diagnose(data: IncompleteData, parameters: Parameters) -> tuple[np.ndarray, float]:
-    """Average KL of the posteriors' marginals, and the sum of three entropies.
+    """Compute the average KL of the marginal posteriors and the sum of three entropies.
 
-    At the optimum the average of E[z z'|x_o] over the samples is I, and sigma2 that of the expected
-    squared residuals over what is observed: the average ELBO is then
-    -1/2 (observed entries per sample) log(2 pi e sigma2) + 1/2 mean log det Cov[z|x_o].
+    At the maximum, E[z z'|x_o] averages to I over the samples, and the expected squared residuals
+    of the observed values average to sigma2. The average ELBO is then
+    -1/2 (observed values per sample) log(2 pi e sigma2) + 1/2 mean log det Cov[z|x_o].
     """
     second_moment, log_variance, log_det = averages(data, parameters)
     observed = float(data.n_observed.mean())

@@ -1,4 +1,4 @@
-"""PyTorch modules of latent Gaussian models; know no estimator."""
+"""PyTorch modules of latent Gaussian models, independent of the estimators."""
 
 from sklearn_vae.nn.networks import MLP
 

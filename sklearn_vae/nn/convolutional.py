@@ -1,8 +1,9 @@
-"""Convolutional and residual networks of images, as factories for `encoder=` and `decoder=`.
+"""Convolutional and residual networks for images, as factories for `encoder=` and `decoder=`.
 
-Rows stay flat, in the order (channel, height, width). The map that reads z, the encoder's last and
-the decoder's last are affine, with a bias, and without batch normalisation no row depends on
-another: the ELBO equals its entropies at convergence only so.
+Samples are flat, in the order (channel, height, width). The decoder's first layer and the last
+layers of encoder and decoder are affine with a bias, and there is no batch normalization, so
+samples do not depend on each other. The ELBO equals a sum of entropies at convergence only under
+these conditions.
 """
 
 from __future__ import annotations
@@ -21,36 +22,40 @@ from sklearn_vae.nn.images import (
     Shape,
     change_first,
     change_last,
-    channels_of_halvings,
-    channels_of_scales,
     check_parameters,
     double_size,
     down_scales,
-    image_of,
-    maps_of,
+    halving_channels,
+    map_shapes,
+    resolve_image_shape,
     same_size,
+    scale_channels,
     up_scales,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvEncoder:
-    """Factory of encoders: 4x4 convolutions of stride 2, a dense layer, an affine map.
+    """Factory of encoders with 4x4 convolutions of stride 2, a dense layer and an affine layer.
 
-    The "conv" of the estimators; with 64x64 images that of Higgins et al.
+    The estimators use it for `encoder="conv"`. For 64x64 images it is the encoder of Higgins et al.
 
     Parameters
     ----------
     channels : sequence of int, default=None
-        Of each convolution, which halves the image. None: as many of 32, 32, 64, 64 as leave maps
-        of 4x4 or larger: of 64x64 and 32x32 images 4x4, of 28x28 ones 7x7.
+        Output channels of each convolution. If None, the first of 32, 32, 64, 64 that leave maps
+        of at least 4x4 are used (7x7 for 28x28 images).
     dense : int, default=256
         Width of the dense layer.
-    activation : str, default="relu"
-        "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid" or "tanh"; after each
-        layer but the last.
-    image_shape : tuple (channels, height, width), default=None
-        Of the images in flat rows. None: as the factory is told when called.
+    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh"}, \
+            default="relu"
+        Activation function.
+    image_shape : tuple of (channels, height, width), default=None
+        Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    ConvDecoder : Decoder that mirrors this encoder.
 
     References
     ----------
@@ -60,7 +65,7 @@ class ConvEncoder:
     Examples
     --------
     >>> import torch
-    >>> from sklearn_vae.nn.convolutional import ConvEncoder
+    >>> from sklearn_vae import ConvEncoder
     >>> factory = ConvEncoder(channels=(8, 16), activation="silu")
     >>> encoder = factory(input_shape=(1, 28, 28), n_outputs=10)
     >>> encoder(torch.zeros(5, 784)).shape
@@ -73,23 +78,50 @@ class ConvEncoder:
     image_shape: Shape | None = None
 
     def __call__(self, input_shape: Shape, n_outputs: int) -> nn.Module:
-        """A new Module from rows (n, prod(input_shape)) to (n, n_outputs)."""
-        image = image_of(self, "input_shape", input_shape)
+        """Build a module that maps (n_samples, prod(input_shape)) to (n_samples, n_outputs)."""
+        image = resolve_image_shape(self, "input_shape", input_shape)
         check_parameters(self, "dense")
-        channels = channels_of_halvings(self, image)
+        channels = halving_channels(self, image)
         layers: Layers = [nn.Unflatten(1, image)]
         for before, after in pairwise([image[0], *channels]):
             layers += [nn.Conv2d(before, after, 4, 2, 1), Activate(self.activation)]
-        n_features = math.prod(maps_of(image, [image[0], *channels])[-1])
+        n_features = math.prod(map_shapes(image, [image[0], *channels])[-1])
         layers += [nn.Flatten(), nn.Linear(n_features, self.dense), Activate(self.activation)]
         return nn.Sequential(*layers, nn.Linear(self.dense, n_outputs))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvDecoder:
-    """Factory of decoders: two dense layers, 4x4 transposed convolutions of stride 2.
+    """Factory of decoders with two dense layers and 4x4 transposed convolutions of stride 2.
 
-    The mirror of :class:`ConvEncoder`, whose parameters it has, `channels` in the same order.
+    The estimators use it for `decoder="conv"`. It mirrors :class:`ConvEncoder`, with `channels`
+    in the encoder's order.
+
+    Parameters
+    ----------
+    channels : sequence of int, default=None
+        Channels of the encoder's convolutions, which are traversed backward. If None, the first
+        of 32, 32, 64, 64 that leave maps of at least 4x4 are used.
+    dense : int, default=256
+        Width of the dense layer.
+    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh"}, \
+            default="relu"
+        Activation function.
+    image_shape : tuple of (channels, height, width), default=None
+        Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    ConvEncoder : Encoder that this decoder mirrors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_vae import ConvDecoder
+    >>> factory = ConvDecoder(channels=(8, 16))
+    >>> decoder = factory(n_components=10, output_shape=(1, 28, 28))
+    >>> decoder(torch.zeros(5, 10)).shape
+    torch.Size([5, 784])
     """
 
     channels: Sequence[int] | None = None
@@ -98,15 +130,14 @@ class ConvDecoder:
     image_shape: Shape | None = None
 
     def __call__(self, n_components: int, output_shape: Shape) -> nn.Module:
-        """A new Module from z, (n, n_components), to rows (n, prod(output_shape)).
+        """Build a module that maps (n_samples, n_components) to (n_samples, prod(output_shape)).
 
-        An `output_shape` of (m, channels, height, width) is for m numbers a pixel, and gives rows
-        of m images one after the other.
+        If `output_shape` is (m, channels, height, width), each sample consists of m images.
         """
-        image = image_of(self, "output_shape", output_shape)
+        image = resolve_image_shape(self, "output_shape", output_shape)
         check_parameters(self, "dense")
-        channels = channels_of_halvings(self, image)
-        last, *larger = maps_of(image, [image[0], *channels])[::-1]
+        channels = halving_channels(self, image)
+        last, *larger = map_shapes(image, [image[0], *channels])[::-1]
         layers: Layers = [nn.Linear(n_components, self.dense), Activate(self.activation)]
         layers += [nn.Linear(self.dense, math.prod(last)), nn.Unflatten(1, last)]
         for before, after in pairwise([last, *larger]):
@@ -116,26 +147,40 @@ class ConvDecoder:
 
 @dataclass(frozen=True, kw_only=True)
 class PlainConvEncoder:
-    """Factory of encoders: 3x3 convolutions at each scale of an image, and an affine map.
+    """Factory of encoders with 3x3 convolutions at each scale and an affine layer.
 
     2x2 max-pooling leads from one scale to the next.
 
     Parameters
     ----------
     convolutions_per_scale : int, default=1
-        1 to 5 in the paper.
+        Number of convolutions at each scale; 1 to 5 in the paper.
     channels : sequence of int, default=None
-        Of each scale. None: as many of 16, 32, 64, 128 as leave maps of 4x4 or larger. (Section 6
-        of the paper does not give its own, nor the size of its kernels.)
-    activation : str, default="relu"
-        "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid" or "tanh".
-    image_shape : tuple (channels, height, width), default=None
-        Of the images in flat rows. None: as the factory is told when called.
+        Channels at each scale. If None, the first of 16, 32, 64, 128 that leave maps of at least
+        4x4 are used.
+    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh"}, \
+            default="relu"
+        Activation function.
+    image_shape : tuple of (channels, height, width), default=None
+        Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    PlainConvDecoder : Decoder that mirrors this encoder.
 
     References
     ----------
     Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE Posterior Collapse" (2020),
-    section 6.
+    section 6, which specifies neither channels nor kernel sizes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_vae import PlainConvEncoder
+    >>> factory = PlainConvEncoder(channels=(4, 8))
+    >>> encoder = factory(input_shape=(1, 28, 28), n_outputs=10)
+    >>> encoder(torch.zeros(5, 784)).shape
+    torch.Size([5, 10])
     """
 
     convolutions_per_scale: int = 1
@@ -144,19 +189,19 @@ class PlainConvEncoder:
     image_shape: Shape | None = None
 
     def __call__(self, input_shape: Shape, n_outputs: int) -> nn.Module:
-        """A new Module from rows (n, prod(input_shape)) to (n, n_outputs)."""
-        image = image_of(self, "input_shape", input_shape)
+        """Build a module that maps (n_samples, prod(input_shape)) to (n_samples, n_outputs)."""
+        image = resolve_image_shape(self, "input_shape", input_shape)
         check_parameters(self, "convolutions_per_scale")
-        channels = channels_of_scales(self, image)
+        channels = scale_channels(self, image)
 
-        def scale(before: int, after: int) -> Layers:
-            pairs = change_first(before, after, self.convolutions_per_scale)
+        def scale(n_inputs: int, n_outputs: int) -> Layers:
+            pairs = change_first(n_inputs, n_outputs, self.convolutions_per_scale)
             return [
                 layer for pair in pairs for layer in (same_size(*pair), Activate(self.activation))
             ]
 
         layers = down_scales([image[0], *channels], scale)
-        n_features = math.prod(maps_of(image, channels)[-1])
+        n_features = math.prod(map_shapes(image, channels)[-1])
         return nn.Sequential(
             nn.Unflatten(1, image), *layers, nn.Flatten(), nn.Linear(n_features, n_outputs)
         )
@@ -164,10 +209,36 @@ class PlainConvEncoder:
 
 @dataclass(frozen=True, kw_only=True)
 class PlainConvDecoder:
-    """Factory of decoders: an affine map, and 3x3 convolutions at each scale of an image.
+    """Factory of decoders with an affine layer and 3x3 convolutions at each scale.
 
-    4x4 transposed convolutions of stride 2 lead from one scale to the next. The mirror of
-    :class:`PlainConvEncoder`, whose parameters it has, `channels` in the same order.
+    4x4 transposed convolutions of stride 2 lead from one scale to the next. It mirrors
+    :class:`PlainConvEncoder`, with `channels` in the encoder's order.
+
+    Parameters
+    ----------
+    convolutions_per_scale : int, default=1
+        Number of convolutions at each scale; 1 to 5 in the paper.
+    channels : sequence of int, default=None
+        Channels at each scale. If None, the first of 16, 32, 64, 128 that leave maps of at least
+        4x4 are used.
+    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh"}, \
+            default="relu"
+        Activation function.
+    image_shape : tuple of (channels, height, width), default=None
+        Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    PlainConvEncoder : Encoder that this decoder mirrors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_vae import PlainConvDecoder
+    >>> factory = PlainConvDecoder(channels=(4, 8))
+    >>> decoder = factory(n_components=10, output_shape=(1, 28, 28))
+    >>> decoder(torch.zeros(5, 10)).shape
+    torch.Size([5, 784])
     """
 
     convolutions_per_scale: int = 1
@@ -176,17 +247,17 @@ class PlainConvDecoder:
     image_shape: Shape | None = None
 
     def __call__(self, n_components: int, output_shape: Shape) -> nn.Module:
-        """A new Module from z, (n, n_components), to rows (n, prod(output_shape)).
+        """Build a module that maps (n_samples, n_components) to (n_samples, prod(output_shape)).
 
-        As with :class:`ConvDecoder`, `output_shape` may be (m, channels, height, width).
+        If `output_shape` is (m, channels, height, width), each sample consists of m images.
         """
-        image = image_of(self, "output_shape", output_shape)
+        image = resolve_image_shape(self, "output_shape", output_shape)
         check_parameters(self, "convolutions_per_scale")
-        channels = channels_of_scales(self, image)
-        maps = maps_of(image, channels)
+        channels = scale_channels(self, image)
+        maps = map_shapes(image, channels)
 
-        def scale(before: int, after: int) -> Layers:
-            pairs = change_last(before, after, self.convolutions_per_scale)
+        def scale(n_inputs: int, n_outputs: int) -> Layers:
+            pairs = change_last(n_inputs, n_outputs, self.convolutions_per_scale)
             return [
                 layer for pair in pairs for layer in (Activate(self.activation), same_size(*pair))
             ]
@@ -201,28 +272,42 @@ class PlainConvDecoder:
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualEncoder:
-    """Factory of encoders: residual blocks at each scale of an image, and an affine map.
+    """Factory of encoders with residual blocks at each scale and an affine layer.
 
-    A 3x3 convolution comes before, 2x2 max-pooling leads from one scale to the next.
+    A 3x3 convolution comes first. 2x2 max-pooling leads from one scale to the next.
 
     Parameters
     ----------
     blocks_per_scale : int, default=1
-        1, 2 or 4 in the paper.
+        Number of residual blocks at each scale; 1, 2 or 4 in the paper.
     convolutions_per_block : int, default=2
-        2 to 5 in the paper.
+        Number of convolutions in each block; 2 to 5 in the paper.
     channels : sequence of int, default=None
-        Of each scale. None: as many of 16, 32, 64, 128 as leave maps of 4x4 or larger. (Section 6
-        of the paper does not give its own, nor the size of its kernels.)
-    activation : str, default="relu"
-        "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid" or "tanh".
-    image_shape : tuple (channels, height, width), default=None
-        Of the images in flat rows. None: as the factory is told when called.
+        Channels at each scale. If None, the first of 16, 32, 64, 128 that leave maps of at least
+        4x4 are used.
+    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh"}, \
+            default="relu"
+        Activation function.
+    image_shape : tuple of (channels, height, width), default=None
+        Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    ResidualDecoder : Decoder that mirrors this encoder.
 
     References
     ----------
     Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE Posterior Collapse" (2020),
-    section 6.
+    section 6, which specifies neither channels nor kernel sizes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_vae import ResidualEncoder
+    >>> factory = ResidualEncoder(channels=(4, 8))
+    >>> encoder = factory(input_shape=(1, 28, 28), n_outputs=10)
+    >>> encoder(torch.zeros(5, 784)).shape
+    torch.Size([5, 10])
     """
 
     blocks_per_scale: int = 1
@@ -232,16 +317,16 @@ class ResidualEncoder:
     image_shape: Shape | None = None
 
     def __call__(self, input_shape: Shape, n_outputs: int) -> nn.Module:
-        """A new Module from rows (n, prod(input_shape)) to (n, n_outputs)."""
-        image = image_of(self, "input_shape", input_shape)
+        """Build a module that maps (n_samples, prod(input_shape)) to (n_samples, n_outputs)."""
+        image = resolve_image_shape(self, "input_shape", input_shape)
         check_parameters(self, "blocks_per_scale", "convolutions_per_block")
-        channels = channels_of_scales(self, image)
+        channels = scale_channels(self, image)
 
-        def scale(before: int, after: int) -> Layers:
-            pairs = change_first(before, after, self.blocks_per_scale)
+        def scale(n_inputs: int, n_outputs: int) -> Layers:
+            pairs = change_first(n_inputs, n_outputs, self.blocks_per_scale)
             return [self._block(*pair) for pair in pairs]
 
-        n_features = math.prod(maps_of(image, channels)[-1])
+        n_features = math.prod(map_shapes(image, channels)[-1])
         return nn.Sequential(
             nn.Unflatten(1, image),
             same_size(image[0], channels[0]),
@@ -251,17 +336,44 @@ class ResidualEncoder:
             nn.Linear(n_features, n_outputs),
         )
 
-    def _block(self, before: int, after: int) -> ResidualBlock:
-        return ResidualBlock(before, after, self.convolutions_per_block, self.activation)
+    def _block(self, n_inputs: int, n_outputs: int) -> ResidualBlock:
+        return ResidualBlock(n_inputs, n_outputs, self.convolutions_per_block, self.activation)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualDecoder:
-    """Factory of decoders: an affine map, and residual blocks at each scale of an image.
+    """Factory of decoders with an affine layer and residual blocks at each scale.
 
-    4x4 transposed convolutions of stride 2 lead from one scale to the next, a 3x3 convolution comes
-    last. The mirror of :class:`ResidualEncoder`, whose parameters it has, `channels` in the same
-    order.
+    4x4 transposed convolutions of stride 2 lead from one scale to the next, and a 3x3 convolution
+    comes last. It mirrors :class:`ResidualEncoder`, with `channels` in the encoder's order.
+
+    Parameters
+    ----------
+    blocks_per_scale : int, default=1
+        Number of residual blocks at each scale; 1, 2 or 4 in the paper.
+    convolutions_per_block : int, default=2
+        Number of convolutions in each block; 2 to 5 in the paper.
+    channels : sequence of int, default=None
+        Channels at each scale. If None, the first of 16, 32, 64, 128 that leave maps of at least
+        4x4 are used.
+    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh"}, \
+            default="relu"
+        Activation function.
+    image_shape : tuple of (channels, height, width), default=None
+        Shape of the images. If None, the caller of the factory provides it.
+
+    See Also
+    --------
+    ResidualEncoder : Encoder that this decoder mirrors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_vae import ResidualDecoder
+    >>> factory = ResidualDecoder(channels=(4, 8))
+    >>> decoder = factory(n_components=10, output_shape=(1, 28, 28))
+    >>> decoder(torch.zeros(5, 10)).shape
+    torch.Size([5, 784])
     """
 
     blocks_per_scale: int = 1
@@ -271,17 +383,17 @@ class ResidualDecoder:
     image_shape: Shape | None = None
 
     def __call__(self, n_components: int, output_shape: Shape) -> nn.Module:
-        """A new Module from z, (n, n_components), to rows (n, prod(output_shape)).
+        """Build a module that maps (n_samples, n_components) to (n_samples, prod(output_shape)).
 
-        As with :class:`ConvDecoder`, `output_shape` may be (m, channels, height, width).
+        If `output_shape` is (m, channels, height, width), each sample consists of m images.
         """
-        image = image_of(self, "output_shape", output_shape)
+        image = resolve_image_shape(self, "output_shape", output_shape)
         check_parameters(self, "blocks_per_scale", "convolutions_per_block")
-        channels = channels_of_scales(self, image)
-        maps = maps_of(image, channels)
+        channels = scale_channels(self, image)
+        maps = map_shapes(image, channels)
 
-        def scale(before: int, after: int) -> Layers:
-            pairs = change_last(before, after, self.blocks_per_scale)
+        def scale(n_inputs: int, n_outputs: int) -> Layers:
+            pairs = change_last(n_inputs, n_outputs, self.blocks_per_scale)
             return [self._block(*pair) for pair in pairs]
 
         return nn.Sequential(
@@ -293,5 +405,5 @@ class ResidualDecoder:
             nn.Flatten(),
         )
 
-    def _block(self, before: int, after: int) -> ResidualBlock:
-        return ResidualBlock(before, after, self.convolutions_per_block, self.activation)
+    def _block(self, n_inputs: int, n_outputs: int) -> ResidualBlock:
+        return ResidualBlock(n_inputs, n_outputs, self.convolutions_per_block, self.activation)

@@ -1,8 +1,8 @@
-"""Distributions that networks give the parameters of; sums over the last axis, in nats.
+"""Distributions parametrized by network outputs. Results are sums over the last axis, in nats.
 
-Of q(z|x) an objective asks for `draw(noise)`, and of what that gives for `z`, `log_prob()`,
-`kl(prior)`, `entropy()` and `second_moment()`: in closed form where there is one, else averages
-over these draws. `marginals()` is a `DiagonalNormal`, for what is said of single dimensions.
+A posterior q(z|x) has `draw(noise)`, which returns an object with `z`, `log_prob()`, `kl(prior)`,
+`entropy()` and `second_moment()`, and `marginals()`, a `DiagonalNormal` of the single dimensions.
+Results without a closed form are averages over the draws.
 """
 
 import math
@@ -17,88 +17,88 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 @dataclass(frozen=True, eq=False)
 class DiagonalNormal:
-    """N(mean, diag(exp(log_variance))) over the last axis; the two broadcast."""
+    """N(mean, diag(exp(log_variance))) over the last axis; the parameters broadcast."""
 
     mean: Tensor
     log_variance: Tensor
 
     @property
     def variance(self) -> Tensor:
-        """Variances, in the shape of `log_variance`."""
+        """Variance, in the shape of `log_variance`."""
         return self.log_variance.exp()
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """mean + std * noise, differentiable; noise of shape (S, n, k) gives S draws of each."""
+        """Compute mean + std * noise, for noise of shape (n_draws, n_samples, n_components)."""
         return torch.addcmul(self.mean, torch.exp(0.5 * self.log_variance), noise)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), summed over the last axis."""
+        """Compute log p(x)."""
         squared = (x - self.mean).square()
         terms = squared * torch.exp(-self.log_variance) + self.log_variance
         return -0.5 * (terms.sum(-1) + self.mean.shape[-1] * LOG_2PI)
 
     def kl_terms(self, prior: "DiagonalNormal") -> Tensor:
-        """Terms whose sum over the last axis is KL(self || prior), one per dimension."""
+        """Compute KL(self || prior) of each dimension, without the sum over the last axis."""
         ratio = self.log_variance - prior.log_variance
         distance = (self.mean - prior.mean).square() * torch.exp(-prior.log_variance)
         return 0.5 * (distance + torch.expm1(ratio) - ratio)
 
     def entropy(self) -> Tensor:
-        """Entropy, summed over the last axis."""
+        """Compute the entropy."""
         log_variance = self.log_variance.expand(self.mean.shape)
         return 0.5 * (log_variance.sum(-1) + self.mean.shape[-1] * (LOG_2PI + 1.0))
 
     @property
     def base(self) -> "DiagonalNormal":
-        """The normal that draws start from: itself."""
+        """Normal distribution that draws start from: this one."""
         return self
 
     def draw(self, noise: Tensor) -> "NormalDraws":
-        """Draws from noise of shape (S, n, k), and what is known of q by them."""
+        """Draw z from noise of shape (n_draws, n_samples, n_components)."""
         return NormalDraws(self, self.rsample(noise))
 
     def marginals(self, noise: Tensor | None = None) -> "DiagonalNormal":
-        """The distribution of each dimension: itself, whatever the noise."""
+        """Return the distribution of each dimension, which is this one; the noise is ignored."""
         return self
 
     def covariance(self) -> Tensor:
-        """Matrices (n, k, k)."""
+        """Return the covariance matrices (n, k, k)."""
         return torch.diag_embed(self.variance.expand(self.mean.shape))
 
 
 @dataclass(frozen=True, eq=False)
 class NormalDraws:
-    """Draws z, (S, n, k), from a normal q; its KL and entropy do not depend on them."""
+    """Draws z, (n_draws, n_samples, n_components), from a normal q with closed-form results."""
 
     q: DiagonalNormal
     z: Tensor
 
     def log_prob(self) -> Tensor:
-        """log q(z|x) of each draw, (S, n)."""
+        """Compute log q(z|x) of each draw, of shape (n_draws, n_samples)."""
         return self.q.log_prob(self.z)
 
     def kl_terms(self, prior: DiagonalNormal) -> Tensor:
-        """KL(q(z_h|x) || p(z_h)), (n, k)."""
+        """Compute KL(q(z_h|x) || p(z_h)) of each dimension, of shape (n_samples, n_components)."""
         return self.q.kl_terms(prior)
 
     def kl(self, prior: DiagonalNormal) -> Tensor:
-        """KL(q(z|x) || p(z)), (n,)."""
+        """Compute KL(q(z|x) || p(z)), of shape (n_samples,)."""
         return self.q.kl_terms(prior).sum(-1)
 
     def entropy(self) -> Tensor:
-        """Entropy of q(z|x), (n,)."""
+        """Compute the entropy of q(z|x), of shape (n_samples,)."""
         return self.q.entropy()
 
     def second_moment(self) -> Tensor:
-        """E_q z_h^2, (n, k)."""
+        """Compute E_q z_h^2, of shape (n_samples, n_components)."""
         return self.q.mean.square() + self.q.variance
 
 
 @dataclass(frozen=True, eq=False)
 class BernoulliLogits:
-    """Independent x_j of {0, 1} with p(x_j = 1) = sigmoid(logits_j), over the last axis.
+    """Independent Bernoulli variables with p(x_j = 1) = sigmoid(logits_j), over the last axis.
 
-    The density is that of a binary x, continued linearly in x to all of [0, 1].
+    For x between 0 and 1, log p(x) is interpolated linearly.
     """
 
     logits: Tensor
@@ -114,38 +114,38 @@ class BernoulliLogits:
         return torch.sigmoid(self.logits) * torch.sigmoid(-self.logits)
 
     def sample(self, uniform: Tensor) -> Tensor:
-        """1 where numbers that are uniform on [0, 1) are below the mean, else 0."""
+        """Draw x from numbers that are uniform on [0, 1)."""
         return (uniform < self.mean).to(self.logits.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) = x logits - softplus(logits), summed over the last axis."""
+        """Compute log p(x), the sum of x logits - softplus(logits)."""
         logits, x = torch.broadcast_tensors(self.logits, x)
         terms = functional.binary_cross_entropy_with_logits(logits, x, reduction="none")
         return -terms.sum(-1)
 
     def entropy(self) -> Tensor:
-        """Entropy, summed over the last axis."""
-        # It is even in the logits, and of |logits| a sum of positive terms.
+        """Compute the entropy."""
+        # The entropy is even in the logits, and both terms are positive for |logits|.
         size = self.logits.abs()
         return (size * torch.sigmoid(-size) - functional.logsigmoid(size)).sum(-1)
 
 
-# Fixed draws that averages are over, at least.
+# Least number of fixed draws.
 FIXED_DRAWS = 32
 
 
-def n_draws_for(n_components: int) -> int:
-    """Fixed draws for a number of dimensions, enough for their covariance to be I."""
+def n_fixed_draws(n_components: int) -> int:
+    """Return the number of fixed draws, which must exceed k to have the covariance I."""
     return max(FIXED_DRAWS, n_components + 1)
 
 
 def fixed_draws(n_components: int) -> Tensor:
-    """Normal draws, (S, 1, k) in float64, moved so that their mean is 0 and covariance I.
+    """Return seeded normal draws (S, 1, k) with the exact mean 0 and covariance I, in float64.
 
-    Always the same; in pairs z, -z where their number allows, so that odd moments are 0 too.
+    If there are enough of them, they come in pairs z, -z, which makes odd moments 0, too.
     """
     generator = torch.Generator().manual_seed(0)
-    n_draws = n_draws_for(n_components)
+    n_draws = n_fixed_draws(n_components)
     paired = 2 * n_components <= n_draws
     shape = (n_draws // (1 + paired), n_components)
     draws = torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Layers of images in flat rows, and the shapes of their maps."""
+"""Layers of image networks and the shapes of their feature maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sklearn_vae.nn.activations import ACTIVATIONS
 Shape: TypeAlias = tuple[int, ...]
 Layers: TypeAlias = list[nn.Module]
 
-# Where the number of channels is left to us, maps have at least as many rows and columns.
+# Least height and width of feature maps with the default channels.
 SMALLEST_SIDE = 4
 
 CHANNELS_OF_CONV = (32, 32, 64, 64)
@@ -23,33 +23,25 @@ CHANNELS_OF_SCALES = (16, 32, 64, 128)
 
 
 class Activate(nn.Module):
-    """An activation, a key of `ACTIVATIONS`, as a layer."""
+    """Activation as a layer; `activation` is a key of `ACTIVATIONS`."""
 
     def __init__(self, activation: str) -> None:
         super().__init__()
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Activation of each entry."""
+        """Apply the activation to each entry."""
         return ACTIVATIONS[self.activation](x)
 
     def extra_repr(self) -> str:
-        """Its name."""
+        """Return the name of the activation."""
         return self.activation
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x), with f of 3x3 convolutions and `activation` before each.
+    """x + f(x), where f alternates the activation and 3x3 convolutions.
 
-    Where the number of channels changes, x goes through a 1x1 convolution.
-
-    Parameters
-    ----------
-    n_inputs, n_outputs : int
-        Channels.
-    n_convolutions : int
-    activation : str
-        A key of `ACTIVATIONS`.
+    If the number of channels changes, x passes through a 1x1 convolution.
     """
 
     def __init__(self, n_inputs: int, n_outputs: int, n_convolutions: int, activation: str) -> None:
@@ -62,27 +54,24 @@ class ResidualBlock(nn.Module):
         self.residual = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (n, n_outputs, height, width) from maps (n, n_inputs, height, width)."""
+        """Map (n, n_inputs, height, width) to (n, n_outputs, height, width)."""
         return self.shortcut(x) + self.residual(x)
 
 
-def same_size(before: int, after: int) -> nn.Conv2d:
-    """A 3x3 convolution that keeps height and width."""
-    return nn.Conv2d(before, after, 3, padding=1)
+def same_size(n_inputs: int, n_outputs: int) -> nn.Conv2d:
+    """Make a 3x3 convolution that keeps height and width."""
+    return nn.Conv2d(n_inputs, n_outputs, 3, padding=1)
 
 
-def double_size(before: int, after: Shape) -> nn.ConvTranspose2d:
-    """A 4x4 transposed convolution of stride 2 to maps of shape `after`.
-
-    From maps of half their height and width, rounded down.
-    """
-    channels, height, width = after
-    odd = (height % 2, width % 2)
-    return nn.ConvTranspose2d(before, channels, 4, 2, 1, output_padding=odd)
+def double_size(n_inputs: int, output_shape: Shape) -> nn.ConvTranspose2d:
+    """Make a 4x4 transposed convolution of stride 2 with outputs of `output_shape`."""
+    channels, height, width = output_shape
+    odd = (height % 2, width % 2)  # maps were halved with rounding down
+    return nn.ConvTranspose2d(n_inputs, channels, 4, 2, 1, output_padding=odd)
 
 
 def down_scales(channels: Sequence[int], scale: Callable[[int, int], Layers]) -> Layers:
-    """Layers of each scale, from channels[i] to channels[i + 1], and max-pooling between them."""
+    """Chain layers from channels[i] to channels[i + 1], with max-pooling between the scales."""
     first, *others = [scale(before, after) for before, after in pairwise(channels)]
     return [*first, *(layer for layers in others for layer in (nn.MaxPool2d(2), *layers))]
 
@@ -93,7 +82,7 @@ def up_scales(
     scale: Callable[[int, int], Layers],
     up: Callable[[Shape], Layers],
 ) -> Layers:
-    """Layers of each scale from the last of `maps` to the first, with `up` between them."""
+    """Chain the layers of each scale, from the last of `maps` to the first, with `up` between."""
     layers: Layers = []
     for smaller, larger in pairwise(maps[::-1]):
         layers += [*scale(smaller[0], larger[0]), *up(larger)]
@@ -101,29 +90,23 @@ def up_scales(
 
 
 def change_first(before: int, after: int, n: int) -> list[tuple[int, int]]:
-    """Channels before and after each of n layers, of which the first changes them."""
+    """Return input and output channels of n layers, the first of which changes them."""
     return [(before, after), *[(after, after)] * (n - 1)]
 
 
 def change_last(before: int, after: int, n: int) -> list[tuple[int, int]]:
-    """Channels before and after each of n layers, of which the last changes them."""
+    """Return input and output channels of n layers, the last of which changes them."""
     return [*[(before, before)] * (n - 1), (before, after)]
 
 
-def maps_of(image: Shape, channels: Sequence[int]) -> list[Shape]:
-    """Shapes (channels, height, width) of as many maps, each of half the size of the one before."""
+def map_shapes(image: Shape, channels: Sequence[int]) -> list[Shape]:
+    """Return the shapes (channels, height, width) of successively halved feature maps."""
     _, height, width = image
     return [(c, height >> i, width >> i) for i, c in enumerate(channels)]
 
 
-def image_of(factory: Any, name: str, shape: Shape) -> Shape:
-    """(channels, height, width), with the channels of all images that rows of a shape are made of.
-
-    Raises
-    ------
-    ValueError
-        If the shape is not that of images.
-    """
+def resolve_image_shape(factory: Any, name: str, shape: Shape) -> Shape:
+    """Return (channels, height, width), with the channels of all images in a sample."""
     label, image = type(factory).__name__, factory.image_shape
     if image is None:
         if len(shape) not in (3, 4):
@@ -140,52 +123,51 @@ def image_of(factory: Any, name: str, shape: Shape) -> Shape:
     own = 3 if len(shape) >= 3 else 1
     if shape[-own:] not in (image, (math.prod(image),)):
         raise ValueError(
-            f"{label} has image_shape={image}, of {math.prod(image)} numbers, got {name}={shape}."
+            f"{label} has image_shape={image} with {math.prod(image)} features, but was called "
+            f"with {name}={shape}."
         )
     return (math.prod(shape[:-own]) * image[0], *image[1:])
 
 
-def channels_of_halvings(factory: Any, image: Shape) -> tuple[int, ...]:
-    """Channels after each halving of an image."""
+def halving_channels(factory: Any, image: Shape) -> tuple[int, ...]:
+    """Return the channels after each halving of an image."""
     side = min(image[1:])
     if factory.channels is None and side < 2 * SMALLEST_SIDE:
         raise ValueError(
-            f"{type(factory).__name__} halves images of height and width >= {2 * SMALLEST_SIDE}, "
-            f"and smaller ones only where channels=... says how often, got (channels, height, "
-            f"width)={image}."
+            f"{type(factory).__name__} needs images of height and width >= {2 * SMALLEST_SIDE} "
+            f"unless channels is set, got (channels, height, width)={image}."
         )
     return _channels(factory, image, CHANNELS_OF_CONV, 0)
 
 
-def channels_of_scales(factory: Any, image: Shape) -> tuple[int, ...]:
-    """Channels of an image's scales, each of half the size of the one before."""
+def scale_channels(factory: Any, image: Shape) -> tuple[int, ...]:
+    """Return the channels at each scale of an image; each scale has half the size."""
     return _channels(factory, image, CHANNELS_OF_SCALES, 1)
 
 
-def _channels(factory: Any, image: Shape, default: Shape, at_full_size: int) -> tuple[int, ...]:
-    """Those that a factory asks for, `at_full_size` of them for maps of the image's own size."""
+def _channels(factory: Any, image: Shape, default: Shape, n_full_size: int) -> tuple[int, ...]:
+    """Return the factory's channels, the first `n_full_size` for maps of the image's size."""
     side = min(image[1:])
     channels = factory.channels
     if channels is None:
         n_halvings = max(0, (side // SMALLEST_SIDE).bit_length() - 1)
-        return default[: n_halvings + at_full_size]
+        return default[: n_halvings + n_full_size]
     label = type(factory).__name__
     if not _are_counts(channels):
         raise ValueError(
             f"channels of {label} must be None or one or more integers >= 1, got {channels!r}."
         )
-    n_halvings = len(channels) - at_full_size
+    n_halvings = len(channels) - n_full_size
     if side >> n_halvings < 1:
         raise ValueError(
-            f"channels={channels!r} of {label} halve an image {n_halvings} times, for which its "
-            f"height and width must be at least {2**n_halvings}, got (channels, height, width)="
-            f"{image}."
+            f"channels={channels!r} of {label} halve an image {n_halvings} times, so height and "
+            f"width must be at least {2**n_halvings}, got (channels, height, width)={image}."
         )
     return tuple(map(int, channels))
 
 
 def check_parameters(factory: Any, *counts: str) -> None:
-    """Raise ValueError unless `counts` are integers >= 1, and the activation is known."""
+    """Raise ValueError unless `counts` are integers >= 1 and the activation is known."""
     label = type(factory).__name__
     for name in counts:
         if not _is_count(value := getattr(factory, name)):

@@ -1,4 +1,4 @@
-"""Likelihoods p(x|z): distributions from a decoder's outputs, with the noise that belongs to them."""
+"""Likelihoods p(x|z), parametrized by a decoder's outputs, and their observation noise."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,29 +11,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sklearn_vae.nn.distributions import LOG_2PI, BernoulliLogits, DiagonalNormal
-from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, held_in_range
+from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, clamp_straight_through
 
 Array = NDArray[Any]
 
 NOISE_UPDATES = ("closed_form", "gradient")
 
-# Least noise variance that is learned, in the units of the networks.
+# Least learned noise variance, in the units of the networks.
 NOISE_FLOOR = 1e-6
 
-# Start where pPCA with the same number of components leaves no noise.
+# Initial noise variance if pPCA with the same number of components leaves no residuals.
 NOISE_START = 0.1
 
 
 class LikelihoodTerms(NamedTuple):
-    """Averages of p(x|z) over samples and draws of z.
-
-    Attributes
-    ----------
-    log_prob, entropy : float
-        E_q log p(x|z) and E_q H[p(x|z)], in nats per sample.
-    at_limit : bool
-        Whether a limit holds the noise.
-    """
+    """E_q log p(x|z) and E_q H[p(x|z)] in nats per sample, and whether the noise is at a limit."""
 
     log_prob: float
     entropy: float
@@ -41,27 +33,29 @@ class LikelihoodTerms(NamedTuple):
 
 
 class Likelihood(ABC, nn.Module):
-    """Base of the likelihoods p(x|z).
+    """Base class of likelihoods p(x|z).
 
-    Subclasses define `n_inputs`, `forward` and `draw`, and `start` if they have noise. Those that
-    learn it by other means than the decoder's outputs override `trained_parameters`, `after_step`
-    and `set_optimum`; those with one noise variance for all z also `noise_variance`, `record`,
-    `noise_variance_terms` and `set_noise_variance`.
+    Subclasses define `n_inputs`, `forward` and `draw`, and `start` if they have noise. If the noise
+    is learned but not output by the decoder, they also override `trained_parameters`, `after_step`
+    and `set_optimum`. If the noise variance is the same for all z, they override `noise_variance`,
+    `record`, `noise_variance_terms` and `set_noise_variance`, too.
 
     Parameters
     ----------
     n_features : int
+        Number of features.
     update : {"closed_form", "gradient"} or None, default=None
-        How a noise variance is learned. None: it is held fixed.
+        How the noise variance is learned. None keeps it fixed.
 
     Attributes
     ----------
     per_feature : bool
-        Whether the networks see each feature in units of its own standard deviation.
+        Whether each feature is scaled by its own standard deviation for the networks.
     is_normal : bool
-        Whether p(x|z) is normal with `initial_log_variance`, so that networks can start at pPCA.
+        Whether p(x|z) is normal with `initial_log_variance`, which allows networks to start at
+        pPCA.
     has_noise_variance : bool
-        Whether there is one noise variance for all z, which can be held fixed.
+        Whether the noise variance is the same for all z and can be fixed.
     recorded : tuple of str
         Keys of `record`.
     """
@@ -83,93 +77,70 @@ class Likelihood(ABC, nn.Module):
 
     @abstractmethod
     def forward(self, h: Tensor) -> Any:
-        """Distribution p(x|z) with parameters h, of shape (..., n_inputs)."""
+        """Return p(x|z) for decoder outputs h of shape (..., n_inputs)."""
 
     @staticmethod
     @abstractmethod
     def draw(mean: Array, variance: Array, random_state: np.random.RandomState) -> Array:
-        """Draw from p(x|z) with this mean and variance, each of shape (n, d)."""
+        """Draw x given the mean and variance of p(x|z), each of shape (n_samples, n_features)."""
 
     @property
     def noise_variance(self) -> Tensor | None:
-        """Noise variance for all z, of shape () or (d,), in the units of the networks."""
+        """Noise variance for all z, of shape () or (n_features,), in the units of the networks."""
         return None
 
     def start(self, noise_variance: Array | None, residuals: Callable[[], Array]) -> None:
-        """Set the noise to where training starts.
+        """Initialize the noise before training.
 
-        Parameters
-        ----------
-        noise_variance : array of shape () or (d,), or None
-            The start that the user gives, or the value held fixed, in the units of the networks.
-        residuals : callable
-            Returns the mean squared residuals of pPCA with the same number of components: of each
-            feature, (d,), or their average, ().
+        `noise_variance` is the user's initial or fixed value, in the units of the networks, and
+        `residuals` returns the mean squared residuals of pPCA with the same number of components.
         """
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Parameters that the optimizer trains."""
+        """Return the parameters that the optimizer trains."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def after_step(self) -> None:
         """Update the parameters that the optimizer does not train, after each of its steps."""
 
     def statistics(self, p: Any, x: Tensor) -> Tensor:
-        """Sums over samples and draws that `set_optimum` and `terms` need.
+        """Return the sums over samples and draws that `set_optimum` and `terms` need.
 
-        Parameters
-        ----------
-        p : distribution
-            p(x|z) for S draws of z for each of n samples, as `forward` returns it.
-        x : Tensor of shape (n, d)
+        `p` is p(x|z) for S draws of z per sample, and x has the shape (n_samples, n_features).
         """
         return torch.stack([p.log_prob(x).sum(), p.entropy().sum()])
 
     def set_optimum(self, averages: Array) -> None:
-        """Set noise that is learned in closed form to its optimum for averaged `statistics`."""
+        """Set noise with a closed-form update to its optimum for averaged `statistics`."""
 
     def terms(self, averages: Array) -> LikelihoodTerms:
-        """Return the terms of the bound from averaged `statistics`."""
+        """Return the terms of the ELBO for averaged `statistics`."""
         log_prob, entropy = averages.tolist()
         return LikelihoodTerms(log_prob, entropy)
 
     def record(self, scale: Any, log_scale: float) -> dict[str, Any]:
-        """Return the entries of the training history at the end of an epoch, in data units.
+        """Return entries of the training history at the end of an epoch, in data units.
 
-        Parameters
-        ----------
-        scale : float or array of shape (d,)
-            Divisor of the features, from data units to those of the networks.
-        log_scale : float
-            Sum over the features of its logarithm.
+        `scale` is the divisor of the features, a float or of shape (n_features,), and `log_scale`
+        is the sum of its logarithm over the features.
         """
         return {}
 
     def curvature(self, p: Any) -> Tensor | None:
-        """Minus the second derivative of log p(x|z) along the scale of its logits, (S, n).
+        """Return minus the second derivative of log p(x|z) in the scale of the logits, if any.
 
-        None for likelihoods without logits.
+        It has the shape (n_draws, n_samples).
         """
         return None
 
 
 class GaussianLikelihood(Likelihood):
-    """p(x|z) = N(mu(z), sigma2 I), with sigma2 the same for every z.
+    """p(x|z) = N(mu(z), sigma2 I), with the same sigma2 for every z.
 
-    Parameters
-    ----------
-    n_features : int
-    noise_variance : Tensor of shape (), or (d,) in :class:`DiagonalGaussianLikelihood`, \
-            default=None
-        The value held fixed, or the start. None: ones, until `start`.
-    update : {"closed_form", "gradient"} or None, default=None
-        None: fixed. "gradient": log sigma2 is a parameter of the optimizer. "closed_form": after
-        every step sigma2 moves the share `rate` of the way to the mean of E_q|x - mu(z)|^2 over
-        the batch, its optimum where all else is fixed (Dai, Wang and Wipf, "The Usual Suspects?
-        Reassessing Blame for VAE Posterior Collapse", eq. 9).
-    limits : pair of floats, default=(0, inf)
-        Least and largest variance that is learned.
-    rate : float, default=0.05
+    With update="gradient", log sigma2 is a parameter of the optimizer. With "closed_form", sigma2
+    moves after every step by the fraction `rate` toward its optimum given all else, the batch mean
+    of E_q|x - mu(z)|^2 / d (Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE
+    Posterior Collapse", eq. 9). `limits` are those of learned variances.
     """
 
     is_normal = True
@@ -205,27 +176,24 @@ class GaussianLikelihood(Likelihood):
 
     @property
     def n_inputs(self) -> int:
-        """Number of decoder outputs per sample."""
         return self.n_features
 
     @property
     def noise_variance(self) -> Tensor:
-        """sigma2, of shape () or (d,), in the units of the networks."""
         return self.log_variance.detach().exp()
 
     @property
     def initial_log_variance(self) -> Tensor:
-        """Log-variances of p(x|z) where learning starts."""
+        """Log-variances of p(x|z) before training."""
         return self.log_variance.detach()
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Parameters that the optimizer trains: not a variance in closed form."""
         return [] if self.update == "closed_form" else super().trained_parameters()
 
     def start(self, noise_variance: Array | None, residuals: Callable[[], Array]) -> None:
-        """Set sigma2 to where training starts, and the limits within which it is learned.
+        """Initialize sigma2 and its limits.
 
-        In closed form it never rises above that of pPCA, or above the variance of a feature.
+        Closed-form updates never raise sigma2 above that of pPCA or the variance of the feature.
         """
         limits = (0.0, math.inf)
         if self.update is not None:
@@ -243,19 +211,17 @@ class GaussianLikelihood(Likelihood):
         self._set_noise(torch.tensor(noise), limits)
 
     def statistics(self, p: DiagonalNormal, x: Tensor) -> Tensor:
-        """Sums over samples and draws of the squared residuals of each feature, (d,)."""
+        """Return the squared residuals of each feature, summed over samples and draws."""
         return (x - p.mean).square().sum((0, 1))
 
     @torch.no_grad()
     def set_optimum(self, averages: Array) -> None:
-        """Set a sigma2 that is learned in closed form to its optimum, within the lower limit."""
         if self.update == "closed_form":
             optimum = averages if self.per_feature else averages.mean()
             log_optimum = torch.log(torch.as_tensor(optimum).to(self.log_variance))
             self.log_variance.copy_(torch.maximum(log_optimum, self.log_low))
 
     def terms(self, averages: Array) -> LikelihoodTerms:
-        """Return the terms of the bound from the mean squared residuals, (d,)."""
         d, at_limit = self.n_features, False
         if self.update is not None:
             at_limit = bool((self.log_variance <= self.log_low + 1e-6).any())
@@ -265,7 +231,6 @@ class GaussianLikelihood(Likelihood):
         return LikelihoodTerms(-0.5 * (scaled + log_noise), 0.5 * (log_noise + d), at_limit)
 
     def record(self, scale: Any, log_scale: float) -> dict[str, Any]:
-        """Return sigma2 and the entropy of p(x|z), in data units."""
         log_variance = self.log_variance.detach().cpu().double().numpy()
         noise = np.exp(log_variance) * scale**2
         entropy = 0.5 * self.n_features * (LOG_2PI + 1.0 + log_variance.mean())
@@ -275,30 +240,28 @@ class GaussianLikelihood(Likelihood):
         }
 
     def noise_variance_terms(self, p: DiagonalNormal, x: Tensor) -> Tensor:
-        """Terms of shape (S, n, 1 or d) whose average is the optimum of sigma2."""
+        """Return terms of shape (S, n, 1 or d) whose average is the optimum of sigma2."""
         terms = (x - p.mean).square_()
         return terms if self.per_feature else terms.mean(-1, keepdim=True)
 
     @torch.no_grad()
     def set_noise_variance(self, noise_variance: Array) -> None:
-        """Set sigma2, (d,) or of one entry, in the units of the networks."""
+        """Set sigma2, an array with one or d entries, in the units of the networks."""
         log_variance = torch.from_numpy(np.log(noise_variance))
         self.log_variance.copy_(log_variance.view(self.log_variance.shape))
 
     @staticmethod
     def draw(mean: Array, variance: Array, random_state: np.random.RandomState) -> Array:
-        """Draw from N(mean, diag variance)."""
         return mean + np.sqrt(variance) * random_state.standard_normal(mean.shape)
 
     def forward(self, h: Tensor) -> DiagonalNormal:
-        """The distribution with mean h, of shape (..., d)."""
         return DiagonalNormal(h, self.log_variance.expand(h.shape[-1]))
 
     def after_step(self) -> None:
-        """Move sigma2 by `update` and hold it within its limits, after each step of the optimizer.
+        """Update sigma2 in closed form and clamp it to its limits.
 
-        In closed form from the gradient g of the loss with respect to log sigma2 of m features,
-        since the mean of E_q|x - mu(z)|^2 is sigma2 (1 - 2 g / m): a step of the natural gradient.
+        The gradient g of the loss in log sigma2 of m features gives the optimum
+        sigma2 (1 - 2 g / m), so the update is a step along the natural gradient.
         """
         if self.update is None:
             return
@@ -307,9 +270,9 @@ class GaussianLikelihood(Likelihood):
         if self.update == "closed_form":
             share = -2.0 * self.rate / (self.n_features // log_variance.numel())
             gradient = self.log_variance.grad
-            if gradient is None:  # a callback has frozen it
+            if gradient is None:  # a callback has frozen sigma2
                 return
-            self.log_variance.grad = None  # no optimiser does it
+            self.log_variance.grad = None  # the optimizer does not reset it
             if in_floats:
                 log_variance += math.log1p(gradient.item() * share)
             else:
@@ -320,22 +283,16 @@ class GaussianLikelihood(Likelihood):
 
 
 class DiagonalGaussianLikelihood(GaussianLikelihood):
-    """p(x|z) = N(mu(z), diag sigma2), with a sigma2 per feature, the same for every z."""
+    """p(x|z) = N(mu(z), diag sigma2), with one sigma2 per feature, the same for every z."""
 
     per_feature = True
 
 
 class HeteroscedasticLikelihood(Likelihood):
-    """p(x|z) = N(mu(z), diag sigma2(z)): the decoder gives mu and log sigma2, (..., 2 d).
+    """p(x|z) = N(mu(z), diag sigma2(z)); the decoder outputs mu and log sigma2.
 
-    Parameters
-    ----------
-    n_features : int
-    update : None
-        The decoder learns the noise, whatever is given here.
-    log_low : float, default=log(1e-6)
-        Least log-variance; the largest is 20. Between them it is the decoder's output plus an
-        offset, since the outputs of a new decoder are near 0.
+    Log-variances are decoder outputs plus an offset, because the outputs of a new decoder are near
+    0, and are clamped to [log_low, 20]. `update` is ignored.
     """
 
     per_feature = True
@@ -355,12 +312,11 @@ class HeteroscedasticLikelihood(Likelihood):
 
     @property
     def n_inputs(self) -> int:
-        """Number of decoder outputs per sample."""
         return 2 * self.n_features
 
     @property
     def initial_log_variance(self) -> Tensor:
-        """Log-variances of p(x|z) where learning starts, (d,)."""
+        """Log-variances of p(x|z) before training, of shape (n_features,)."""
         return self.offset.clamp(*self.limits)
 
     def start(self, noise_variance: Array | None, residuals: Callable[[], Array]) -> None:
@@ -371,48 +327,39 @@ class HeteroscedasticLikelihood(Likelihood):
         self.offset.copy_(torch.tensor(np.log(noise_variance)))
 
     def statistics(self, p: DiagonalNormal, x: Tensor) -> Tensor:
-        """Sums of log p(x|z), of H[p(x|z)], and of log-variances at a limit."""
+        """Return the sums of log p(x|z) and H[p(x|z)], and the number of variances at a limit."""
         low, high = self.limits
         at_limit = ((p.log_variance <= low) | (p.log_variance >= high)).to(x.dtype)
         return torch.stack([p.log_prob(x).sum(), p.entropy().sum(), at_limit.sum()])
 
     def terms(self, averages: Array) -> LikelihoodTerms:
-        """Return the terms of the bound from averaged `statistics`."""
         log_prob, entropy, at_limit = averages.tolist()
         return LikelihoodTerms(log_prob, entropy, at_limit > 0)
 
     draw = staticmethod(GaussianLikelihood.draw)
 
     def forward(self, h: Tensor) -> DiagonalNormal:
-        """The distribution whose parameters are h, of shape (..., 2 d)."""
         mean, log_variance = h.split(self.n_features, dim=-1)
-        return DiagonalNormal(mean, held_in_range(log_variance + self.offset, *self.limits))
+        return DiagonalNormal(
+            mean, clamp_straight_through(log_variance + self.offset, *self.limits)
+        )
 
 
 class BernoulliLikelihood(Likelihood):
-    """p(x_j = 1|z) = sigmoid(a_j(z)): the decoder gives the logits a, (..., d).
-
-    Parameters
-    ----------
-    n_features : int
-    """
+    """p(x_j = 1|z) = sigmoid(a_j(z)); the decoder outputs the logits a."""
 
     @property
     def n_inputs(self) -> int:
-        """Number of decoder outputs per sample."""
         return self.n_features
 
     def curvature(self, p: BernoulliLogits) -> Tensor:
-        """Minus the second derivative of log p(x|z) along the scale of its logits, (S, n)."""
         return (p.logits.square() * p.variance).sum(-1)
 
     @staticmethod
     def draw(mean: Array, variance: Array, random_state: np.random.RandomState) -> Array:
-        """Draw bits that are 1 with probability `mean`."""
         return (random_state.uniform(size=mean.shape) < mean).astype(mean.dtype)
 
     def forward(self, h: Tensor) -> BernoulliLogits:
-        """The distribution with logits h, of shape (..., d)."""
         return BernoulliLogits(h)
 
 

@@ -1,4 +1,4 @@
-"""Networks, distributions and prior together."""
+"""Modules that combine networks, distributions and a prior."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -7,28 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sklearn_vae.nn.networks import build_decoder, build_encoder
+from sklearn_vae.nn.networks import MLP, build_decoder, build_encoder
 from sklearn_vae.nn.posteriors import DiagonalPrior
 
 
 class VAEModule(nn.Module):
-    """A prior p(z), p(x|z) from a decoder and q(z|x) from an encoder.
+    """Variational autoencoder of a prior p(z), a likelihood p(x|z) and a posterior q(z|x).
 
     Parameters
     ----------
     encoder : Module
-        From x, (n, d), to the inputs of `posterior`, (n, posterior.n_inputs).
+        Maps x, (n_samples, n_features), to (n_samples, posterior.n_inputs).
     posterior : Module
-        From these to q(z|x).
+        Maps the encoder's outputs to q(z|x).
     decoder : Module
-        From z, (n, k), to the inputs of `likelihood`, (n, likelihood.n_inputs).
+        Maps z, (n_samples, n_components), to (n_samples, likelihood.n_inputs).
     likelihood : Module
-        From these to p(x|z).
+        Maps the decoder's outputs to p(x|z).
     prior : Module
-        p(z), of no input.
+        Returns p(z), without inputs.
     unit_first_weight : Parameter of shape (h, k), default=None
-        The decoder's first weight matrix, whose columns are then kept at length 1: without that
-        the scale of z and the variances of a `DiagonalPrior` are one parameter too many.
+        The decoder's first weight matrix. If given, its columns are kept at length 1, which makes
+        the variances of a `DiagonalPrior` identifiable.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class VAEModule(nn.Module):
         self.decoder: Any = decoder
         self.likelihood: Any = likelihood
         self.prior: Any = prior
-        # By name: a second reference would be a second entry of the state.
+        # Stored by name, because a second reference would be a second entry of the state.
         self._unit_name = next(
             (name for name, p in decoder.named_parameters() if p is unit_first_weight), None
         )
@@ -57,11 +57,11 @@ class VAEModule(nn.Module):
 
     @property
     def n_fixed_draws(self) -> int:
-        """Draws of each sample that the moments of q(z|x) are averages over; 1 in closed form."""
+        """Number of draws per sample for the moments of q(z|x); 1 if they have a closed form."""
         return self.posterior.n_fixed_draws(self.posterior.n_components)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Parameters that the optimizer trains."""
+        """Return the parameters that the optimizer trains."""
         parts = (self.encoder, self.posterior, self.decoder, self.prior)
         learned = [p for part in parts for p in part.parameters() if p.requires_grad]
         return [*learned, *self.likelihood.trained_parameters()]
@@ -73,30 +73,22 @@ class VAEModule(nn.Module):
             unit_columns_(self.decoder.get_parameter(self._unit_name))
 
     def encode(self, x: Tensor) -> Any:
-        """q(z|x) of rows x, (n, d)."""
-        return self.posterior(self.encoder(x).to(x.dtype))
+        """Return q(z|x) for x of shape (n_samples, n_features)."""
+        return self.posterior(_apply(self.encoder, x).to(x.dtype))
 
     def decode(self, z: Tensor) -> Any:
-        """p(x|z) for z of shape (..., k)."""
-        outputs = self.decoder(z.reshape(-1, z.shape[-1]))
+        """Return p(x|z) for z of shape (..., k)."""
+        outputs = _apply(self.decoder, z.reshape(-1, z.shape[-1]))
         return self.likelihood(outputs.to(z.dtype).view(*z.shape[:-1], -1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Decoder's mean at the posterior mean, and mean and variance of q(z|x)."""
+        """Return the decoder mean at the posterior mean, and the mean and variance of q(z|x)."""
         q = self.encode(x)
         return self.decode(q.mean).mean, q.mean, q.variance
 
 
 class Autoencoder(nn.Module):
-    """An encoder and a decoder without any randomness.
-
-    Parameters
-    ----------
-    encoder : Module
-        From x, (n, d), to z, (n, k).
-    decoder : Module
-        From z, (n, k), to the reconstruction of x, (n, d).
-    """
+    """Deterministic autoencoder of an encoder and a decoder."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -104,15 +96,28 @@ class Autoencoder(nn.Module):
         self.decoder: Any = decoder
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Parameters that the optimizer trains."""
+        """Return the parameters that the optimizer trains."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def after_step(self) -> None:
-        """Nothing is learned otherwise."""
+        """Do nothing, because the optimizer trains all parameters."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the latents of x, of shape (n_samples, n_components)."""
+        return _apply(self.encoder, x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the reconstructions of z, of shape (n_samples, n_features)."""
+        return _apply(self.decoder, z)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstruction of x, (n, d)."""
-        return self.decoder(self.encoder(x))
+        """Reconstruct x of shape (n_samples, n_features)."""
+        return self.decode(self.encode(x))
+
+
+def _apply(network: nn.Module, inputs: Tensor) -> Any:
+    """Apply a network, which may write to its inputs unless it is an MLP."""
+    return network(inputs if type(network) is MLP else inputs.clone())
 
 
 def build_vae(
@@ -129,22 +134,11 @@ def build_vae(
     dtype: torch.dtype,
     on: str | None = None,
 ) -> VAEModule:
-    """Make a new module, with weights from torch's global generator.
+    """Build a VAE with weights from torch's global generator.
 
-    Parameters
-    ----------
-    sample_shape : tuple of int
-        (d,), or (channels, height, width) of images.
-    n_components : int
-    likelihood, posterior, prior : callable
-        Return the parts; the last two are given `n_components`.
-    encoder, decoder : str or callable
-        As the estimators take them.
-    hidden_layer_sizes : sequence of int
-    activation : str
-    dtype : torch.dtype
-    on : {None, "meta"}, default=None
-        "meta": the networks have shapes and no numbers.
+    `sample_shape` is (n_features,) or (channels, height, width). `likelihood`, `posterior` and
+    `prior` return the parts of the model; the last two are called with `n_components`. With
+    on="meta" the parameters of the networks have shapes and no values.
     """
     q, p, prior_module = posterior(n_components), likelihood(), prior(n_components)
     networks = (hidden_layer_sizes, activation)
@@ -169,7 +163,7 @@ def build_autoencoder(
     dtype: torch.dtype,
     on: str | None = None,
 ) -> Autoencoder:
-    """Make a new autoencoder; the parameters are those of :func:`build_vae`."""
+    """Build an autoencoder with the parameters of :func:`build_vae`."""
     networks = (hidden_layer_sizes, activation)
     with nullcontext() if on is None else torch.device(on):
         return Autoencoder(
@@ -179,17 +173,17 @@ def build_autoencoder(
 
 
 def _first_weight(decoder: nn.Module, n_components: int) -> Any:
-    """Matrix that the decoder multiplies z by first; ValueError if there is none to learn."""
+    """Return the trainable matrix by which the decoder first multiplies z, or raise ValueError."""
     z = torch.zeros(2, n_components, dtype=next(decoder.parameters()).dtype)
     first: list[nn.Linear] = []
 
-    def look(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        # Tensors without numbers, on "meta", are all at the address 0.
+    def add_if_first(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+        # Tensors on "meta" all have the address 0.
         if inputs[0] is z or inputs[0].data_ptr() == z.data_ptr() != 0:
             first.append(layer)
 
     layers = [part for part in decoder.modules() if isinstance(part, nn.Linear)]
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(add_if_first) for layer in layers]
     try:
         with torch.no_grad():
             decoder(z)
@@ -200,15 +194,14 @@ def _first_weight(decoder: nn.Module, n_components: int) -> Any:
     if len(first) == 1 and id(first[0].weight) in trained:
         return first[0].weight
     raise ValueError(
-        "prior='learned_variance' needs a decoder that begins with an nn.Linear of n_components="
-        f"{n_components} inputs and a weight to be learned, whose columns then have length 1, got "
-        f"{decoder!r}."
+        "prior='learned_variance' needs a decoder whose first layer is an nn.Linear with "
+        f"n_components={n_components} inputs and a trainable weight, got {decoder!r}."
     )
 
 
 @torch.no_grad()
 def unit_columns_(weight: Tensor) -> None:
-    """Divide each column of a matrix by its length, in place; a zero column stays."""
+    """Divide each column of a matrix by its length, in place; zero columns stay zero."""
     if weight.ndim != 2:
         raise ValueError(f"weight must be a matrix, got shape {tuple(weight.shape)}.")
     length = torch.linalg.vector_norm(weight, dim=0)

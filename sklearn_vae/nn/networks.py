@@ -1,4 +1,4 @@
-"""Encoders and decoders: networks from rows to parameters of a distribution."""
+"""Encoders and decoders, which output the parameters of a distribution."""
 
 from __future__ import annotations
 
@@ -19,22 +19,30 @@ from sklearn_vae.nn.convolutional import ConvDecoder, ConvEncoder
 
 
 class MLP(nn.Module):
-    """Fully connected layers, with `activation` after each but the last.
+    """Multilayer perceptron, the network of the estimators' "mlp".
 
-    What the estimators' "mlp" is; for factories of networks that differ in something, such as the
-    first weights.
+    It is public for factories of modified networks, for example with other initial weights.
 
     Parameters
     ----------
-    n_inputs, n_outputs : int
+    n_inputs : int
+        Number of inputs.
     hidden_layer_sizes : sequence of int
-        Widths between them; an empty one gives an affine map.
-    activation : str
-        What the estimators' parameter of that name may be.
+        Widths of the hidden layers. An empty sequence gives an affine map.
+    n_outputs : int
+        Number of outputs.
+    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh"}, \
+            default="relu"
+        Activation function of the hidden layers.
 
     Attributes
     ----------
     layers : ModuleList of Linear
+        All layers, in order.
+
+    See Also
+    --------
+    sklearn_vae.ConvDecoder : Factory of convolutional decoders.
 
     Examples
     --------
@@ -42,8 +50,8 @@ class MLP(nn.Module):
     >>> from torch import nn
     >>> from sklearn_vae import DeepGaussianVAE
     >>> from sklearn_vae.nn import MLP
-    >>> def orthogonal(k, output_shape):
-    ...     network = MLP(k, (16, 32), int(np.prod(output_shape)), "tanh")
+    >>> def orthogonal(n_components, output_shape):
+    ...     network = MLP(n_components, (16, 32), int(np.prod(output_shape)), "tanh")
     ...     for layer in network.layers:
     ...         _ = nn.init.orthogonal_(layer.weight)
     ...     return network
@@ -66,7 +74,18 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs of shape (..., n_outputs) from inputs of shape (..., n_inputs)."""
+        """Apply the network.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., n_inputs)
+            Inputs.
+
+        Returns
+        -------
+        Tensor of shape (..., n_outputs)
+            Outputs.
+        """
         function = ACTIVATIONS[self.activation]
         *hidden, last = self.layers
         for layer in hidden:
@@ -75,14 +94,7 @@ class MLP(nn.Module):
 
 
 class SoftThreshold(nn.Module):
-    """pi(W z) + b with pi(u) = sign(u) max(|u| - threshold, 0).
-
-    Parameters
-    ----------
-    n_inputs, n_outputs : int
-    threshold : float
-        At 0 the map is affine.
-    """
+    """pi(W z) + b with pi(u) = sign(u) max(|u| - threshold, 0)."""
 
     def __init__(self, n_inputs: int, n_outputs: int, threshold: float) -> None:
         super().__init__()
@@ -90,35 +102,48 @@ class SoftThreshold(nn.Module):
         self.layer = nn.Linear(n_inputs, n_outputs)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Outputs of shape (..., n_outputs) from z of shape (..., n_inputs)."""
+        """Map z, (..., n_inputs), to (..., n_outputs)."""
         u = functional.linear(z, self.layer.weight)
         return functional.softshrink(u, self.threshold) + self.layer.bias
 
 
 @dataclass(frozen=True)
 class SoftThresholdDecoder:
-    """Factory of decoders mu(z) = pi(W z) + b, pi(u) = sign(u) max(|u| - threshold, 0).
+    """Factory of decoders with a soft threshold.
 
-    With `threshold` > 0 a VAE can be caught where it has collapsed, W = 0; with 0 it is linear, and
-    cannot.
+    The decoder is mu(z) = pi(W z) + b with pi(u) = sign(u) max(|u| - threshold, 0). If the
+    threshold is positive, the collapsed solution W = 0 is a local optimum of a VAE in which
+    training can get stuck. If it is 0, the decoder is linear and has no such optimum.
 
     Parameters
     ----------
     threshold : float, default=1.0
-        Not learned, >= 0, in the units of the rows that the networks see.
+        Fixed threshold >= 0, in the units of the samples that the networks see.
+
+    See Also
+    --------
+    sklearn_vae.datasets.make_collapse_trap : Data with such a local optimum.
 
     References
     ----------
     Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE Posterior Collapse" (2020),
     eq. 4 and Proposition 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_vae import SoftThresholdDecoder
+    >>> decoder = SoftThresholdDecoder(threshold=0.5)(n_components=2, output_shape=(8,))
+    >>> decoder(torch.zeros(5, 2)).shape
+    torch.Size([5, 8])
     """
 
     threshold: float = 1.0
 
     def __call__(self, n_components: int, output_shape: tuple[int, ...]) -> nn.Module:
-        """A new Module from z, (n, n_components), to rows (n, prod(output_shape))."""
-        number = isinstance(self.threshold, Real) and not isinstance(self.threshold, bool)
-        if not (number and 0 <= float(self.threshold) < math.inf):
+        """Build a module that maps (n_samples, n_components) to (n_samples, prod(output_shape))."""
+        is_number = isinstance(self.threshold, Real) and not isinstance(self.threshold, bool)
+        if not (is_number and 0 <= float(self.threshold) < math.inf):
             raise ValueError(
                 "threshold of SoftThresholdDecoder must be a finite number >= 0, got "
                 f"{self.threshold!r}."
@@ -133,15 +158,9 @@ def build_encoder(
     hidden_layer_sizes: Sequence[int],
     activation: str,
 ) -> nn.Module:
-    """The network that `encoder`, "mlp", "conv" or a factory (input_shape, n_outputs), means.
+    """Build an encoder, where `encoder` is "mlp", "conv" or a factory.
 
-    "conv" has layers of its own, not `hidden_layer_sizes`.
-
-    Raises
-    ------
-    ValueError
-        If `input_shape` is not (channels, height, width) with "conv", or a factory's network does
-        not turn rows of shape (n, d) into (n, n_outputs).
+    "conv" ignores `hidden_layer_sizes`.
     """
     d = math.prod(input_shape)
     if encoder == "mlp":
@@ -149,7 +168,7 @@ def build_encoder(
     if encoder == "conv":
         _check_images("encoder", input_shape)
         return ConvEncoder(activation=activation)(input_shape, n_outputs)
-    return _made_by("encoder", encoder, (input_shape, n_outputs), d, n_outputs)
+    return _call_factory("encoder", encoder, (input_shape, n_outputs), d, n_outputs)
 
 
 def build_decoder(
@@ -159,16 +178,9 @@ def build_decoder(
     hidden_layer_sizes: Sequence[int],
     activation: str,
 ) -> nn.Module:
-    """The network that `decoder`, "mlp", "conv" or a factory (k, output_shape), means.
+    """Build a decoder, where `decoder` is "mlp", "conv" or a factory.
 
-    Its MLP has `hidden_layer_sizes` in reverse: they are an encoder's. "conv" has layers of its
-    own.
-
-    Raises
-    ------
-    ValueError
-        If `output_shape` is not ([m,] channels, height, width) with "conv", or a factory's network
-        does not turn z of shape (n, k) into (n, prod(output_shape)).
+    The MLP has `hidden_layer_sizes` in reverse, since they are the encoder's. "conv" ignores them.
     """
     n_outputs = math.prod(output_shape)
     if decoder == "mlp":
@@ -177,7 +189,7 @@ def build_decoder(
         _check_images("decoder", output_shape)
         return ConvDecoder(activation=activation)(n_components, output_shape)
     arguments = (n_components, output_shape)
-    return _made_by("decoder", decoder, arguments, n_components, n_outputs)
+    return _call_factory("decoder", decoder, arguments, n_components, n_outputs)
 
 
 FACTORY_FORMS = {
@@ -187,29 +199,25 @@ FACTORY_FORMS = {
 
 
 def check_network(name: str, network: Any) -> None:
-    """Raise ValueError unless the name of a network or a factory."""
+    """Raise ValueError unless `network` is the name of a network or a factory."""
     is_name = isinstance(network, str) and network in ("mlp", "conv")
-    if is_name or (callable(network) and not isinstance(network, nn.Module)):
+    is_class = isinstance(network, type) and not issubclass(network, nn.Module)
+    if is_name or (callable(network) and not (is_class or isinstance(network, nn.Module))):
         return
+    remedy = f" Pass an instance, {network.__name__}()." if is_class else ""
     raise ValueError(
-        f"{name} must be 'mlp', 'conv' or a factory {FACTORY_FORMS[name]} that returns a new Module "
-        f"for each fit, got {network!r}."
+        f"{name} must be 'mlp', 'conv' or a factory {FACTORY_FORMS[name]} that returns a new "
+        f"Module for each fit, got {network!r}.{remedy}"
     )
 
 
-def operations_of(module: nn.Module, n_inputs: int | None = None) -> float:
-    """Multiply-adds that a row takes on its way forward through a module.
+def count_multiply_adds(module: nn.Module, n_inputs: int | None = None) -> float:
+    """Count the multiply-adds of a forward pass of one sample.
 
-    Without convolutions, where each weight is used once, the number of weights. With them those of
-    linear, convolutional and transposed convolutional layers, counted on a row of zeros that goes
-    through a copy; the number of weights where no row can.
-
-    Parameters
-    ----------
-    module : Module
-        From rows (n, n_inputs).
-    n_inputs : int, default=None
-        None: as a first linear layer or Unflatten says.
+    Without convolutions it is the number of weights, since each weight is used once. Otherwise the
+    operations of linear and convolutional layers are counted in a forward pass of zeros through a
+    copy. If that fails, the number of weights is returned. By default `n_inputs` is taken from the
+    first layer.
     """
     n_weights = float(sum(parameter.numel() for parameter in module.parameters()))
     if not any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in module.modules()):
@@ -223,7 +231,7 @@ def operations_of(module: nn.Module, n_inputs: int | None = None) -> float:
         counts.append(_multiply_adds(layer, inputs[0], outputs))
 
     try:
-        # A copy, so that no mode, statistic or other thread's call is touched.
+        # The copy protects the module's mode and statistics, and calls of other threads.
         copied = copy.deepcopy(module).eval()
         for part in copied.modules():
             if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
@@ -232,13 +240,13 @@ def operations_of(module: nn.Module, n_inputs: int | None = None) -> float:
         with torch.no_grad():
             copied(torch.zeros(1, width, dtype=parameter.dtype, device=parameter.device))
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):
-        return n_weights  # a user's module may want more than rows: no reason to fail
+        return n_weights  # a user's module may need other inputs, which is no reason to fail
     return float(sum(counts)) or n_weights
 
 
 def _multiply_adds(layer: Any, inputs: Tensor, outputs: Tensor) -> int:
-    # Each weight is used once for each position of the outputs, or of the inputs where these are
-    # spread; positions at the border count as any other.
+    """Count the multiply-adds of a layer, which uses each weight once per position."""
+    # Positions at the border of an image count in full.
     if isinstance(layer, nn.ConvTranspose2d):
         positions = inputs.numel() // layer.in_channels
     elif isinstance(layer, nn.Conv2d):
@@ -249,7 +257,7 @@ def _multiply_adds(layer: Any, inputs: Tensor, outputs: Tensor) -> int:
 
 
 def _n_inputs(module: nn.Module) -> int | None:
-    """Number of inputs that the first layer expects; None if it is not known."""
+    """Return the number of inputs that the first layer expects, or None if it is unknown."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             return part.in_features
@@ -263,30 +271,28 @@ def _n_inputs(module: nn.Module) -> int | None:
 def _check_images(name: str, shape: tuple[int, ...]) -> None:
     if len(shape) < 3:
         raise ValueError(
-            f"{name}='conv' needs images: set image_shape=(channels, height, width), got rows of "
-            f"{shape[-1]} features."
+            f"{name}='conv' needs images: set image_shape=(channels, height, width), got samples "
+            f"with {shape[-1]} features."
         )
 
 
-def _made_by(
+def _call_factory(
     name: str, factory: Any, arguments: tuple[Any, ...], n_inputs: int, n_outputs: int
 ) -> nn.Module:
+    """Call a factory and check the shape of the outputs of its network."""
     network = factory(*arguments)
-    form = f"{name}={factory!r}, called as {FACTORY_FORMS[name]} with {arguments},"
+    call = f"{name}={factory!r}, called as {FACTORY_FORMS[name]} with {arguments},"
     if not isinstance(network, nn.Module):
-        raise TypeError(f"{form} must return a torch.nn.Module, got {network!r}.")
+        raise TypeError(f"{call} must return a torch.nn.Module, got {network!r}.")
     network.eval()
+    dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
     with torch.no_grad():
-        outputs = network(torch.zeros(2, n_inputs, dtype=_dtype_of(network)))
+        outputs = network(torch.zeros(2, n_inputs, dtype=dtype))
     network.train()
     shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs)
     if shape != (2, n_outputs):
         raise ValueError(
-            f"{form} must return a Module that turns inputs of shape (2, {n_inputs}) into outputs "
-            f"of shape (2, {n_outputs}), got {shape}."
+            f"{call} must return a Module that maps inputs of shape (2, {n_inputs}) to outputs of "
+            f"shape (2, {n_outputs}), got {shape}."
         )
     return network
-
-
-def _dtype_of(network: nn.Module) -> torch.dtype:
-    return next((parameter.dtype for parameter in network.parameters()), torch.float32)

@@ -1,4 +1,4 @@
-"""Training objectives, in nats per sample, and the schedule of the KL weight."""
+"""Training objectives, in nats per sample, and the KL warm-up schedule."""
 
 import math
 from collections.abc import Callable
@@ -15,42 +15,43 @@ Objective: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
 def elbo(
     module: VAEModule, x: Tensor, noise: Tensor, beta: float | Tensor = 1.0, free_bits: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Evidence lower bound, from S draws of each row.
+    """Compute the evidence lower bound (ELBO) from S draws per sample.
 
     Parameters
     ----------
     module : VAEModule
-    x : Tensor of shape (n, d)
-    noise : Tensor of shape (S, n, k)
-        Standard normal.
+        The model.
+    x : Tensor of shape (n_samples, n_features)
+        Samples.
+    noise : Tensor of shape (n_draws, n_samples, n_components)
+        Standard normal noise.
     beta : float, default=1.0
-        Weight of KL(q(z|x) || p(z)).
+        KL weight.
     free_bits : float, default=0.0
-        Nats that each dimension may use without a price: where the average KL of the rows is
-        below, it counts as this constant (Kingma et al., "Improved Variational Inference with
-        Inverse Autoregressive Flow", eq. 15).
+        KL per dimension, averaged over the batch, below which no penalty applies (Kingma et al.,
+        "Improved Variational Inference with Inverse Autoregressive Flow", eq. 15).
 
     Returns
     -------
-    bound, reconstruction, kl : Tensors of shape (n,)
-        What to maximise, E_q log p(x|z) and KL(q(z|x) || p(z)). Without `free_bits`,
-        bound = reconstruction - beta * kl.
+    objective, reconstruction, kl : Tensors of shape (n_samples,)
+        Objective to maximize, E_q log p(x|z) and KL(q(z|x) || p(z)). Without `free_bits`, the
+        objective is reconstruction - beta * kl.
     """
     draws, prior = module.encode(x).draw(noise), module.prior()
     reconstruction = module.decode(draws.z).log_prob(x).mean(0)
-    kl = price = draws.kl(prior)
+    kl = penalty = draws.kl(prior)
     if free_bits > 0:
         terms = draws.kl_terms(prior)
         floor = torch.full_like(terms, free_bits)
-        price = torch.where(terms.mean(0) > free_bits, terms, floor).sum(-1)
-    return reconstruction - beta * price, reconstruction, kl
+        penalty = torch.where(terms.mean(0) > free_bits, terms, floor).sum(-1)
+    return reconstruction - beta * penalty, reconstruction, kl
 
 
 def log_weights(module: VAEModule, x: Tensor, noise: Tensor) -> Tensor:
-    """log p(x, z) - log q(z|x) of S draws of each row, shape (S, n).
+    """Compute log p(x, z) - log q(z|x) of S draws per sample, of shape (n_draws, n_samples).
 
-    The log of their mean over the draws is the importance-weighted bound, which rises in
-    expectation toward log p(x) with S (Burda, Grosse and Salakhutdinov, "Importance Weighted
+    The logarithm of the mean weight over draws is the importance-weighted bound, whose expectation
+    rises toward log p(x) with S (Burda, Grosse and Salakhutdinov, "Importance Weighted
     Autoencoders", eq. 8).
     """
     draws = module.encode(x).draw(noise)
@@ -61,25 +62,11 @@ def log_weights(module: VAEModule, x: Tensor, noise: Tensor) -> Tensor:
 def iwae(
     module: VAEModule, x: Tensor, noise: Tensor, beta: float | Tensor = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Importance-weighted bound, from K draws of each row.
+    """Compute the importance-weighted bound from K draws per sample.
 
-    log (1/K) sum_k p(x|z_k) (p(z_k) / q(z_k|x))^beta: with beta = 1 the log of the mean of
-    :func:`log_weights`, with K = 1 in expectation the ELBO of the same beta.
-
-    Parameters
-    ----------
-    module : VAEModule
-    x : Tensor of shape (n, d)
-    noise : Tensor of shape (K, n, k)
-        Standard normal.
-    beta : float, default=1.0
-        While it rises to 1, this is a warm-up; other than 1 it gives no bound.
-
-    Returns
-    -------
-    bound, reconstruction, kl : Tensors of shape (n,)
-        What to maximise, and the two parts of the ELBO of the same draws, which is below it in
-        expectation.
+    The arguments and results are those of :func:`elbo`. The objective is
+    log (1/K) sum_k p(x|z_k) (p(z_k) / q(z_k|x))^beta, a bound on log p(x) if beta is 1. With K = 1
+    its expectation is the ELBO with the same beta.
     """
     draws, prior = module.encode(x).draw(noise), module.prior()
     log_prob = module.decode(draws.z).log_prob(x)
@@ -92,11 +79,11 @@ def iwae(
 def squared_error(
     module: Autoencoder, x: Tensor, noise: Tensor, beta: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Minus |x - mu(z)|^2 / d of each row as bound and reconstruction, and no KL, each (n,)."""
+    """Return -|x - mu(z)|^2 / d twice, as objective and reconstruction, and a KL of 0."""
     error = (x - module(x)).square().mean(-1)
     return -error, -error, torch.zeros_like(error)
 
 
-def warmed_up(epoch: int, n_epochs: int, weight: float) -> float:
-    """KL weight in an epoch, counted from 0: rises linearly to `weight` in epoch n_epochs - 1."""
+def kl_weight(epoch: int, n_epochs: int, weight: float) -> float:
+    """Return the KL weight in an epoch, which rises linearly to `weight` in epoch n_epochs - 1."""
     return weight * min(1.0, (epoch + 1) / n_epochs) if n_epochs > 0 else weight

@@ -1,4 +1,4 @@
-"""Posteriors q(z|x): distributions from an encoder's outputs; and priors p(z)."""
+"""Posteriors q(z|x), parametrized by an encoder's outputs, and priors p(z)."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -6,19 +6,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sklearn_vae.nn.distributions import DiagonalNormal, fixed_draws, n_draws_for
+from sklearn_vae.nn.distributions import DiagonalNormal, fixed_draws, n_fixed_draws
 from sklearn_vae.nn.flows import SylvesterFlow, householder_columns
 
-# Log-variances are the network's outputs, exactly, on this range, and held to it beyond.
+# Log-variances are the network's outputs, clamped to this range.
 LOG_VARIANCE_RANGE = (-20.0, 20.0)
 
-
-# Of the triangles of a Sylvester flow: their product r r~ > -1 makes it invertible, and where tanh
-# rounds to 1 that product has to stay away from -1.
+# Largest diagonal entry of R and R~ in a Sylvester flow, which is invertible if r_ii r~_ii > -1.
+# tanh can round to 1, so a margin is needed.
 MAX_DIAGONAL = 0.999
 
 
-class _HeldInRange(torch.autograd.Function):
+class _Clamp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, low, high):  # type: ignore[no-untyped-def]
         return values.clamp(low, high)
@@ -28,13 +27,13 @@ class _HeldInRange(torch.autograd.Function):
         return gradient, None, None
 
 
-def held_in_range(
+def clamp_straight_through(
     log_variance: Tensor,
     low: float = LOG_VARIANCE_RANGE[0],
     high: float = LOG_VARIANCE_RANGE[1],
 ) -> Tensor:
-    """Clamps to [low, high] with the gradient of the identity, which leads back into it."""
-    return _HeldInRange.apply(log_variance, low, high)
+    """Clamp to [low, high] with the gradient of the identity, which can lead back inside."""
+    return _Clamp.apply(log_variance, low, high)
 
 
 class StandardPrior(nn.Module):
@@ -47,12 +46,12 @@ class StandardPrior(nn.Module):
         self.register_buffer("zero", torch.zeros(n_components), persistent=False)
 
     def forward(self) -> DiagonalNormal:
-        """The distribution, over z of shape (..., k)."""
+        """Return p(z)."""
         return DiagonalNormal(self.zero, self.zero)
 
 
 class DiagonalPrior(nn.Module):
-    """p(z) = N(0, diag alpha2) with alpha2 learned, from 1."""
+    """p(z) = N(0, diag alpha2), where alpha2 is learned, starting at 1."""
 
     zero: Tensor
 
@@ -62,22 +61,23 @@ class DiagonalPrior(nn.Module):
         self.log_variance = nn.Parameter(torch.zeros(n_components))
 
     def forward(self) -> DiagonalNormal:
-        """The distribution, over z of shape (..., k)."""
+        """Return p(z)."""
         return DiagonalNormal(self.zero, self.log_variance)
 
 
 class Posterior(ABC, nn.Module):
-    """Base of the posteriors q(z|x); subclasses define `n_inputs` and `forward`.
+    """Base class of posteriors q(z|x); subclasses define `n_inputs` and `forward`.
 
     Parameters
     ----------
     n_components : int
+        Number of latent dimensions.
 
     Attributes
     ----------
     monitored : int or None
-        Samples of each chunk of batches whose latents are recorded in training. None: all, for
-        posteriors whose moments cost little compared with a step.
+        Number of samples in each chunk of batches whose latents are recorded in training. None
+        means all, for posteriors whose moments are cheap.
     kl_is_sum : bool
         Whether KL(q(z|x) || p(z)) is a sum over dimensions in closed form.
     """
@@ -96,18 +96,18 @@ class Posterior(ABC, nn.Module):
 
     @abstractmethod
     def forward(self, h: Tensor) -> Any:
-        """Distribution q(z|x) with parameters h, of shape (n, n_inputs)."""
+        """Return q(z|x) for encoder outputs h of shape (n, n_inputs)."""
 
     @classmethod
     def n_fixed_draws(cls, n_components: int) -> int:
-        """Draws of each sample that the moments of q(z|x) are averages over; 1 in closed form."""
+        """Return the number of draws per sample for moments of q(z|x); 1 in closed form."""
         return 1
 
 
 class SharedPosterior(Posterior):
-    """q(z|x) = N(nu(x), diag D), D the same for every x: the encoder gives nu, (n, k).
+    """q(z|x) = N(nu(x), diag D), with the same D for every x; the encoder outputs nu.
 
-    D is learned, from 1; or it is I.
+    D starts at I and is learned if `learned` is True.
     """
 
     def __init__(self, n_components: int, *, learned: bool = True) -> None:
@@ -116,50 +116,38 @@ class SharedPosterior(Posterior):
 
     @property
     def n_inputs(self) -> int:
-        """Number of encoder outputs per sample."""
         return self.n_components
 
     def forward(self, h: Tensor) -> DiagonalNormal:
-        """The distribution with mean h, of shape (n, k)."""
-        return DiagonalNormal(h, held_in_range(self.log_variance).expand(h.shape))
+        return DiagonalNormal(h, clamp_straight_through(self.log_variance).expand(h.shape))
 
 
 class DiagonalPosterior(Posterior):
-    """q(z|x) = N(nu(x), diag tau2(x)): the encoder gives nu and log tau2, (n, 2 k)."""
+    """q(z|x) = N(nu(x), diag tau2(x)); the encoder outputs nu and log tau2."""
 
     @property
     def n_inputs(self) -> int:
-        """Number of encoder outputs per sample."""
         return 2 * self.n_components
 
     def forward(self, h: Tensor) -> DiagonalNormal:
-        """The distribution whose parameters are h, of shape (n, 2 k)."""
         mean, log_variance = h.split(self.n_components, dim=-1)
-        return DiagonalNormal(mean, held_in_range(log_variance))
+        return DiagonalNormal(mean, clamp_straight_through(log_variance))
 
 
 class SylvesterPosterior(Posterior):
-    """q(z|x) by Sylvester flows of a diagonal normal, their parameters the encoder's outputs.
+    """q(z|x) as Sylvester flows of a diagonal normal; the encoder outputs all parameters.
 
-    z_0 ~ N(nu(x), diag tau2(x)), then `n_flows` times z + Q R tanh(R~ Q'z + b), with Q of `rank`
-    orthonormal columns by Householder reflections, R and R~ upper triangular with diagonals in
-    (-1, 1) (van den Berg et al., "Sylvester Normalizing Flows for Variational Inference", 2018).
-    Where the outputs are 0, R is and the diagonal of R~ is not: each flow is the identity, and the
-    gradient of R is not 0. Last each dimension is multiplied by a number, the same for all x, from
-    1: so a stationary point has E z_h^2 = 1 as it has with a diagonal posterior, whose family is
-    closed under scaling as flows alone are not.
-
-    Parameters
-    ----------
-    n_components : int
-    n_flows : int, default=4
-    rank : int, default=None
-        Columns of Q, at most k. None: min(k, 8).
-    n_householder : int, default=None
-        Reflections that Q is made of. None: `rank`, which give any Q.
+    z_0 ~ N(nu(x), diag tau2(x)) is mapped `n_flows` times to z + Q R tanh(R~ Q'z + b). Q has `rank`
+    orthonormal columns, the product of `n_householder` reflections; R and R~ are upper triangular
+    with diagonals in (-1, 1) (van den Berg et al., "Sylvester Normalizing Flows for Variational
+    Inference", 2018). By default `rank` is min(k, 8), and so is `n_householder`, which allows any
+    Q. Encoder outputs of 0 give R = 0 and a nonzero diagonal of R~, so each flow is the identity
+    and the gradient of R is not 0. In the end each dimension is multiplied by a learned number,
+    the same for all x. It makes the family closed under scaling, as diagonal posteriors are, so
+    E z_h^2 = 1 holds at stationary points.
     """
 
-    monitored = 64  # each takes `n_fixed_draws` draws
+    monitored = 64  # moments take `n_fixed_draws` draws per sample
     kl_is_sum = False
 
     strict: Tensor
@@ -186,7 +174,7 @@ class SylvesterPosterior(Posterior):
         rows, columns = torch.triu_indices(self.rank, self.rank, offset=1)
         axes = torch.eye(n_components)[torch.arange(self.n_householder) % n_components]
         for name, buffer in [
-            ("strict", rows * self.rank + columns),  # places in the flattened triangle
+            ("strict", rows * self.rank + columns),  # indices into the flattened triangle
             ("axes", axes),
             ("fixed_noise", fixed_draws(n_components)),
         ]:
@@ -194,22 +182,19 @@ class SylvesterPosterior(Posterior):
 
     @property
     def n_inputs(self) -> int:
-        """Number of encoder outputs per sample."""
         return self.normal.n_inputs + self.n_flows * sum(self._sizes)
 
     @classmethod
     def n_fixed_draws(cls, n_components: int) -> int:
-        """Draws of each sample that the moments of q(z|x) are averages over."""
-        return n_draws_for(n_components)
+        return n_fixed_draws(n_components)
 
     @property
     def _sizes(self) -> tuple[int, ...]:
-        """Sizes of the inputs of one flow: reflections; diagonals of R and R~; above these, R and R~; b."""
+        """Sizes of reflections, diagonals and strict triangles of R and R~, and b of one flow."""
         m, above = self.rank, len(self.strict)
         return self.n_householder * self.n_components, m, m, above, above, m
 
     def forward(self, h: Tensor) -> SylvesterFlow:
-        """The distribution whose parameters are h, of shape (n, n_inputs)."""
         n, m = len(h), self.rank
         base = self.normal(h[:, : self.normal.n_inputs])
         flows = h[:, self.normal.n_inputs :].reshape(n, self.n_flows, -1)
@@ -233,7 +218,7 @@ def _at_least_one(name: str, value: int) -> int:
     return value
 
 
-# Values of the parameters `variational_family` and `prior` of the VAEs.
+# Values of the parameters `variational_family` and `prior` of the deep VAEs.
 POSTERIORS: dict[str, type[Posterior]] = {
     "diagonal": DiagonalPosterior,
     "sylvester": SylvesterPosterior,

@@ -1,8 +1,8 @@
-"""Displays of what a latent space did, as scikit-learn has them.
+"""Displays of fitted models, in the style of scikit-learn.
 
-Each class has `from_estimator`, which computes results and draws them, `from_results`, which draws
-results that have been computed, and `plot`, which sets `ax_`, the matplotlib Axes or an array of
-them, and `figure_`. matplotlib is imported on the first `plot`.
+`from_estimator` computes results and plots them, `from_results` plots results that have been
+computed, and `plot` draws again. They set `figure_` and `ax_`, the matplotlib Axes or an array of
+them. matplotlib is imported on the first plot.
 """
 
 from sklearn_vae.plot.collapse import CollapseDisplay

@@ -1,4 +1,4 @@
-"""Collapsed latent dimensions against the threshold of their definition."""
+"""Display of collapsed dimensions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.plot.base import (
     Array,
     Display,
+    add_legend,
     as_text,
     check_by_name,
     colored,
-    legend_off_the_data,
     named,
 )
 from sklearn_vae.protocol import adapted
@@ -25,29 +25,47 @@ from sklearn_vae.validation import check_real
 
 @dataclass(eq=False, repr=False)
 class CollapseDisplay(Display):
-    """Share of collapsed dimensions against epsilon, one curve per model.
+    """Plot of the share of collapsed dimensions as a function of epsilon.
 
     A dimension has collapsed if KL(q(z_h|x) || p(z_h)) is at most epsilon for all samples except a
-    share delta. Snapshots of a model are dashed, in its colour.
+    share delta. Each model has one curve. Snapshots have the same color and are dashed.
 
     Parameters
     ----------
     curves : dict of str to CollapseCurve
-        By the name of the model.
+        Curves by model name.
     snapshots : dict of str to CollapseCurve, default=None
-        Curves at earlier epochs, by the names of the models in `curves`.
+        Curves at an earlier epoch by model name.
     snapshot_label : str, default="earlier"
         Label of the snapshots in the legend.
     epsilon : float, default=0.01
-        Epsilon in the definition of `collapsed_dims_`, marked by a thin line.
+        Threshold that is marked by a thin line.
 
     Attributes
     ----------
     lines_ : dict of str to matplotlib Line2D
+        Curves by model name.
+    ax_, figure_ : matplotlib Axes and Figure
+        Set by `plot`.
+
+    See Also
+    --------
+    KLDisplay : KL of each dimension.
+    sklearn_vae.diagnostics.collapse_curve : Compute the curves.
 
     References
     ----------
     Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019), figures 3 and 9.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae import PPCA
+    >>> from sklearn_vae.plot import CollapseDisplay
+    >>> X = load_iris().data
+    >>> display = CollapseDisplay.from_estimator(PPCA(3).fit(X), X)
+    >>> list(display.lines_)
+    ['PPCA']
     """
 
     curves: Mapping[str, CollapseCurve]
@@ -69,18 +87,31 @@ class CollapseDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Compute the curves of fitted models, and draw them.
+        """Compute the curves of fitted models, and plot them.
 
         Parameters
         ----------
-        estimator, X, names, ax
-            As in :meth:`PosteriorScaleDisplay.from_estimator`.
+        estimator : estimator, list of estimators, or dict of str to estimator
+            Fitted models.
+        X : array-like of shape (n_samples, n_features)
+            Data.
+        names : list of str, default=None
+            Names of the models in a list. By default, their class names.
         snapshot : int, default=None
-            An epoch in the models' `snapshots_`, drawn dashed.
-        delta, criterion
-            As in :func:`~sklearn_vae.diagnostics.collapse`.
-        **options
-            Options of matplotlib's lines.
+            Epoch in the models' `snapshots_` that is plotted dashed.
+        delta : float, default=0.01
+            Share of the samples that may exceed epsilon.
+        criterion : {"share", "average"}, default="share"
+            Definition of collapse, see :func:`~sklearn_vae.diagnostics.collapse`.
+        ax : matplotlib Axes, default=None
+            Axes to draw on. By default, a new figure is created.
+        **options : dict
+            Matplotlib options of the lines.
+
+        Returns
+        -------
+        CollapseDisplay
+            The plotted display.
         """
         models = named(estimator, names)
         curves = {
@@ -107,18 +138,18 @@ class CollapseDisplay(Display):
 
     def _draw(self, axes: Array, **options: Any) -> None:
         ax = axes[0, 0]
-        every = [*self.curves.values(), *(self.snapshots or {}).values()]
-        thresholds = np.concatenate([curve.thresholds for curve in every])
+        curves = [*self.curves.values(), *(self.snapshots or {}).values()]
+        thresholds = np.concatenate([curve.thresholds for curve in curves])
         positive = thresholds[(thresholds > 0) & np.isfinite(thresholds)]
         low = min([self.epsilon, *positive]) / 3.0
         high = max([self.epsilon, *positive]) * 3.0
         self.lines_ = {}
         for color, name, curve in colored(self.curves):
             style = {"label": as_text(name), "color": color, **options}
-            self.lines_[name] = _step(ax, curve, low, high, style)
+            self.lines_[name] = _plot_steps(ax, curve, low, high, style)
             if self.snapshots and name in self.snapshots:
                 dashed = {**style, "label": "_nolegend_", "linestyle": "--"}
-                _step(ax, self.snapshots[name], low, high, dashed)
+                _plot_steps(ax, self.snapshots[name], low, high, dashed)
         ax.axvline(self.epsilon, color="0.6", linewidth=0.8, zorder=0)
         ax.set(
             xscale="log",
@@ -129,10 +160,10 @@ class CollapseDisplay(Display):
         )
         if self.snapshots:
             ax.plot([], [], "--", color="0.4", label=self.snapshot_label)
-        legend_off_the_data(ax)
+        add_legend(ax)
 
 
-def _step(ax: Any, curve: CollapseCurve, low: float, high: float, style: Any) -> Any:
+def _plot_steps(ax: Any, curve: CollapseCurve, low: float, high: float, style: Any) -> Any:
     steps = np.unique(np.clip(curve.thresholds, low, high))
     epsilon = np.concatenate([[low], steps, [high]])
     (line,) = ax.plot(epsilon, 100 * curve.at(epsilon), **{"drawstyle": "steps-post", **style})
@@ -143,7 +174,7 @@ def _snapshot(model: Any, epoch: int | None) -> Any:
     snapshots = adapted(model).snapshots
     if epoch not in snapshots:
         raise ValueError(
-            f"snapshot must be one of the epochs in snapshots_ of {type(model).__name__}, "
+            f"snapshot must be an epoch in snapshots_ of {type(model).__name__}, "
             f"{sorted(snapshots)}, got {epoch!r}."
         )
     return snapshots[epoch]

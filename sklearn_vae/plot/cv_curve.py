@@ -1,4 +1,4 @@
-"""Scores of cross-validation against the parameters that it varied."""
+"""Display of cross-validation scores."""
 
 from __future__ import annotations
 
@@ -9,51 +9,67 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import clone
 
-from sklearn_vae.plot.base import COLORS, SEQUENTIAL, Array, Display, legend_off_the_data
+from sklearn_vae.plot.base import COLORS, SEQUENTIAL, Array, Display, add_legend
 from sklearn_vae.validation import check_choice, is_integer, is_real
 
 NAMES = {"n_components": "k", "noise_variance": r"$\sigma^2$"}
 
-# Most curves in a legend.
-MOST_LABELS = 8
+# Maximum number of curves in a legend.
+MAX_LABELS = 8
 
-# Most values of a curve that have a marker each.
-FEW = 40
+# Maximum number of values of a curve with a marker each.
+MAX_MARKERS = 40
 
-# Least number of scores of which those far down leave the picture.
-MANY = 8
+# Minimum number of scores for which very low ones are cut off.
+MIN_TO_CUT = 8
 
-# Unit of the scores of models without another scoring.
+# Default unit of the scores.
 NATS = "nats per sample"
 
 
 @dataclass(eq=False, repr=False)
 class CVCurveDisplay(Display):
-    """Mean score of held-out samples against k, one curve per noise variance; or the reverse.
+    """Plot of held-out scores against the number of components or the noise variance.
 
-    Bands are one standard error of the mean over the splits to each side. Where other parameters
-    were varied too, the best candidate of each place is drawn. With eight scores or more, the
-    picture ends a little below their lower quartile, or a far too small noise variance would hide
-    the rest. The legend says which curves lie further down.
+    There is one curve per value of the other parameter. Bands show one standard error of the mean
+    over the splits. If further parameters were varied, the best candidate is plotted. With eight
+    scores or more, very low ones are cut off, and their curves are labeled "(below)". For a halving
+    search, the last round is plotted, because scores with fewer resources are not comparable.
 
     Parameters
     ----------
     cv_results : dict of arrays
-        As `cv_results_` of PPCACV or GridSearchCV, with `param_n_components` or
-        `param_noise_variance`, or both, in a pipeline behind the names of its steps.
+        `cv_results_` of PPCACV or GridSearchCV. They must contain `param_n_components` or
+        `param_noise_variance`, possibly prefixed by the steps of a pipeline.
     best_index : int, default=None
-        The candidate that is marked.
+        Index of the candidate that is marked.
     x : {"n_components", "noise_variance"}, default=None
-        Parameter of the horizontal axis. None: k, unless it has one value only and the noise
-        variance more. On an axis of noise variances the maximum likelihood one, whose value differs
-        between splits, is a dashed horizontal line.
+        Parameter of the horizontal axis. By default "n_components", unless only the noise variance
+        has several values. An estimated noise variance is shown as a dashed horizontal line,
+        because its value differs between splits.
     score : str, default="nats per sample"
-        Name of the scores, in brackets on the vertical axis; "" leaves it out.
+        Unit or name of the scores in the label of the vertical axis.
 
     Attributes
     ----------
     lines_ : dict of value to matplotlib Line2D
-        By the noise variance of the curve, or by its k.
+        Curves by value of the other parameter.
+    ax_, figure_ : matplotlib Axes and Figure
+        Set by `plot`.
+
+    See Also
+    --------
+    sklearn_vae.PPCACV : Probabilistic PCA with cross-validated parameters.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae import PPCACV
+    >>> from sklearn_vae.plot import CVCurveDisplay
+    >>> search = PPCACV([1, 2, 3]).fit(load_iris().data)
+    >>> display = CVCurveDisplay.from_estimator(search)
+    >>> display.ax_.get_xlabel()
+    'latent dimensions k'
     """
 
     cv_results: Mapping[str, Any]
@@ -66,174 +82,181 @@ class CVCurveDisplay(Display):
     def from_estimator(
         cls, estimator: Any, X: Any = None, *, x: str | None = None, ax: Any = None, **options: Any
     ) -> Self:
-        """Draw the scores of a fitted PPCACV, or of a search such as GridSearchCV.
+        """Plot the scores of a fitted PPCACV, or of a search such as GridSearchCV.
 
-        Where a list of grids leaves a parameter out, its value is that of the search's estimator.
-        The axis says nats per sample unless the search has a `scoring`, or an estimator whose score
-        is not the mean of `score_samples`.
+        If a list of grids omits a parameter, its value is that of the search's estimator.
 
         Parameters
         ----------
-        estimator : estimator with `cv_results_`
+        estimator : PPCACV or GridSearchCV
+            Fitted estimator with `cv_results_`.
         X : Ignored
-            The scores are those of the fit.
-        x
-            As in the class.
+            Not used, present for API consistency.
+        x : {"n_components", "noise_variance"}, default=None
+            Parameter of the horizontal axis.
         ax : matplotlib Axes, default=None
-        **options
-            Options of matplotlib's lines.
+            Axes to draw on. By default, a new figure is created.
+        **options : dict
+            Matplotlib options of the lines.
+
+        Returns
+        -------
+        CVCurveDisplay
+            The plotted display.
         """
         if not hasattr(estimator, "cv_results_"):
             raise TypeError(
-                f"{cls.__name__} needs a fitted PPCACV or search, and "
+                f"{cls.__name__} needs a fitted PPCACV or search, but "
                 f"{type(estimator).__name__} has no cv_results_."
             )
         best = getattr(estimator, "best_index_", None)
-        return cls.from_results(
-            _filled(estimator), best_index=best, x=x, score=_score(estimator), ax=ax, **options
-        )
+        parameters = {"best_index": best, "x": x, "score": _score_name(estimator)}
+        return cls.from_results(_complete_results(estimator), ax=ax, **parameters, **options)
 
     def _prepare(self) -> None:
-        self._along, self._other = self._parameters()
+        self._on_axis, self._other = self._parameters()
         self._scores = mean, error = _mean_and_error(self.cv_results)
-        self._drawn = _best_of_each_place(self._along.values, self._other.values, mean)
-        self._low = _lowest(mean, error, self._drawn)
+        self._drawn = _best_of_each_point(self._on_axis.values, self._other.values, mean)
+        self._low = _lower_limit(mean, error, self._drawn)
         i = self.best_index
-        # A score without bound cannot be marked.
+        # An infinite score cannot be marked.
         self._best = i if i is not None and np.isfinite(mean[i]) else None
         if self._best is not None:
             self._low = min(self._low, mean[self._best])
 
     def _draw(self, axes: Array, **options: Any) -> None:
         ax = axes[0, 0]
-        along, other, low = self._along, self._other, self._low
+        on_axis, other, low = self._on_axis, self._other, self._low
         mean, error = self._scores
-        places = np.array([np.nan if value is None else float(value) for value in along.values])
-        # Numbers before words, and None last.
+        x = np.array([np.nan if value is None else float(value) for value in on_axis.values])
+        # Numbers before strings, and None last.
         curves = sorted(set(other.values), key=lambda v: (v is None, isinstance(v, str), v or 0))
         colors = _colors(curves)
         chosen_curve = None if self._best is None else other.values[self._best]
-        labelled = _some(curves, chosen_curve)
+        labeled = _labeled_curves(curves, chosen_curve)
         self.lines_ = {}
         for value, color in zip(curves, colors, strict=True):
-            of_curve = np.array([candidate == value for candidate in other.values]) & self._drawn
-            chosen = np.flatnonzero(of_curve & np.isfinite(places))
-            chosen = chosen[np.argsort(places[chosen], kind="stable")]
+            in_curve = np.array([candidate == value for candidate in other.values]) & self._drawn
+            if np.isnan(mean[in_curve]).all():
+                continue
+            points = np.flatnonzero(in_curve & np.isfinite(x))
+            points = points[np.argsort(x[points], kind="stable")]
             label = _label(other.name, value) if other.given else "mean of the splits"
-            if not np.nanmax(mean[of_curve], initial=-np.inf) >= low:
+            if not np.nanmax(mean[in_curve], initial=-np.inf) >= low:
                 label += " (below)"
-            label = label if value in labelled else "_"
+            label = label if value in labeled else "_"
             style = {"color": color, "label": label, "linewidth": 1.5, **options}
-            if len(chosen) == 1 or (len(chosen) <= FEW and len(curves) <= MOST_LABELS):
+            if len(points) == 1 or (len(points) <= MAX_MARKERS and len(curves) <= MAX_LABELS):
                 style = {"marker": "o", "markersize": 3, **style}
-            (self.lines_[value],) = ax.plot(places[chosen], mean[chosen], **style)
+            (self.lines_[value],) = ax.plot(x[points], mean[points], **style)
             if error is not None:
-                band = (mean[chosen] - error[chosen], mean[chosen] + error[chosen])
-                ax.fill_between(places[chosen], *band, color=color, alpha=0.15, linewidth=0)
-                if len(chosen) == 1:
-                    ax.errorbar(places[chosen], mean[chosen], error[chosen], color=color, capsize=3)
-            for i in np.flatnonzero(of_curve & np.isnan(places)):
-                best = i == self._best
-                label = _label(along.name, None) + (" (chosen)" if best else "")
-                label = label if best or len(curves) == 1 else "_"
+                band = (mean[points] - error[points], mean[points] + error[points])
+                ax.fill_between(x[points], *band, color=color, alpha=0.15, linewidth=0)
+                if len(points) == 1:
+                    ax.errorbar(x[points], mean[points], error[points], color=color, capsize=3)
+            for i in np.flatnonzero(in_curve & np.isnan(x)):
+                is_best = i == self._best
+                label = _label(on_axis.name, None) + (" (chosen)" if is_best else "")
+                label = label if is_best or len(curves) == 1 else "_"
                 ax.axhline(mean[i], color=color, linestyle="--", label=label)
-        if self._best is not None and not np.isnan(places[self._best]):
-            label = f"chosen: {_label(along.name, along.values[self._best])}"
+        if self._best is not None and not np.isnan(x[self._best]):
+            label = f"chosen: {_label(on_axis.name, on_axis.values[self._best])}"
             style = {"color": "black", "zorder": 4, "label": label, "markerfacecolor": "none"}
-            ax.plot(places[self._best], mean[self._best], "o", markersize=9, **style)
-        _finish(ax, along.name, places, self.score)
+            ax.plot(x[self._best], mean[self._best], "o", markersize=9, **style)
+        _finish(ax, on_axis.name, x, self.score)
         shown = (mean >= low) & self._drawn
         highest = (mean if error is None else mean + error)[shown].max()
         if highest > low:
             ax.set_ylim(low - 0.04 * (highest - low), highest + 0.04 * (highest - low))
 
     def _parameters(self) -> tuple[_Parameter, _Parameter]:
-        """Parameters of the horizontal axis and of the curves."""
+        """Return the parameters of the horizontal axis and of the curves."""
         check_choice("x", self.x or "n_components", list(NAMES))
         if "mean_test_score" not in self.cv_results:
-            raise ValueError("cv_results must have mean_test_score, of one score; it has not.")
+            raise ValueError(
+                "cv_results must have mean_test_score, from a search with a single score."
+            )
         varied = {name: _parameter(self.cv_results, name) for name in NAMES}
         if not any(parameter.given for parameter in varied.values()):
             keys = sorted(key for key in self.cv_results if key.startswith("param_"))
             raise ValueError(
                 "cv_results must have param_n_components or param_noise_variance, got "
-                f"{', '.join(keys) or 'neither'}."
+                f"{', '.join(keys) or 'no parameter'}."
             )
         i, n = self.best_index, len(self.cv_results["mean_test_score"])
         if not (i is None or (is_integer(i) and 0 <= i < n)):
             raise ValueError(f"best_index must be from 0 to {n - 1}, got {i!r}.")
-        numbers = {name: len(set(parameter.values)) for name, parameter in varied.items()}
+        counts = {name: len(set(parameter.values)) for name, parameter in varied.items()}
         x = self.x
         if x is None:
-            single = numbers["n_components"] == 1 < numbers["noise_variance"]
-            absent = not varied["n_components"].given
-            x = "noise_variance" if single or absent else "n_components"
+            is_constant = counts["n_components"] == 1 < counts["noise_variance"]
+            is_absent = not varied["n_components"].given
+            x = "noise_variance" if is_constant or is_absent else "n_components"
         if not varied[x].given:
-            raise ValueError(f"x is {x!r}, and cv_results has no param_{x}.")
-        _check_places(x, varied[x].values)
-        (rest,) = set(NAMES) - {x}
-        return varied[x], varied[rest]
+            raise ValueError(f"x is {x!r}, but cv_results has no param_{x}.")
+        _check_numbers(x, varied[x].values)
+        (other,) = set(NAMES) - {x}
+        return varied[x], varied[other]
 
 
-def _best_of_each_place(along: list[Any], other: list[Any], mean: Array) -> Array:
-    """Mask of the candidates with the best mean among those that share both parameters."""
+def _best_of_each_point(on_axis: list[Any], other: list[Any], mean: Array) -> Array:
+    """Return the mask of the best candidates among those that share both parameters."""
     best: dict[Any, int] = {}
     scores = np.where(np.isnan(mean), -np.inf, mean)
-    for i, place in enumerate(zip(along, other, strict=True)):
-        if place not in best or scores[i] > scores[best[place]]:
-            best[place] = i
+    for i, point in enumerate(zip(on_axis, other, strict=True)):
+        if point not in best or scores[i] > scores[best[point]]:
+            best[point] = i
     drawn = np.zeros(len(mean), dtype=bool)
     drawn[list(best.values())] = True
     return drawn
 
 
-def _check_places(x: str, values: list[Any]) -> None:
-    """Raise ValueError unless values of the parameter x have places on an axis."""
+def _check_numbers(x: str, values: list[Any]) -> None:
+    """Check that the parameter x can be the horizontal axis."""
     if x == "noise_variance" and all(value is None for value in values):
-        raise ValueError(
-            "x='noise_variance' must have a number to stand on an axis, got None only."
-        )
+        raise ValueError("x='noise_variance' needs at least one number, got None only.")
     for value in values:
         if x == "n_components" and not is_integer(value):
             raise ValueError(
-                f"n_components must be integers to stand on an axis, got {value!r}. Set "
-                "x='noise_variance'."
+                f"n_components must be integers on the horizontal axis, got {value!r}. Search over "
+                "the number that it stands for, or set x='noise_variance' if that was varied."
             )
         if x == "noise_variance" and not (value is None or (is_real(value) and value > 0)):
             raise ValueError(
-                f"noise_variance must be None or a positive float to stand on an axis, got {value!r}."
+                "noise_variance must be None or a positive float on the horizontal axis, got "
+                f"{value!r}."
             )
 
 
-def _lowest(mean: Array, error: Array | None, drawn: Array) -> float:
-    """Lower end of the picture."""
+def _lower_limit(mean: Array, error: Array | None, drawn: Array) -> float:
+    """Compute the lower limit of the vertical axis."""
     finite = np.isfinite(mean) & drawn
     if not finite.any():
         raise ValueError("cv_results must have a finite mean_test_score, got none.")
-    end = (mean if error is None else mean - error)[finite].min()
-    if finite.sum() < MANY:
-        return float(end)
-    best, quarter = mean[finite].max(), np.quantile(mean[finite], 0.25)
-    return float(end if quarter == best else max(end, best - 1.5 * (best - quarter)))
+    lowest = (mean if error is None else mean - error)[finite].min()
+    if finite.sum() < MIN_TO_CUT:
+        return float(lowest)
+    best, quartile = mean[finite].max(), np.quantile(mean[finite], 0.25)
+    return float(lowest if quartile == best else max(lowest, best - 1.5 * (best - quartile)))
 
 
-def _finish(ax: Any, x: str, places: Array, score: str) -> None:
+def _finish(ax: Any, name: str, x: Array, score: str) -> None:
     """Set scale, labels and legend."""
-    if x == "noise_variance":
+    if name == "noise_variance":
         ax.set_xscale("log")
         ax.set_xlabel(r"noise variance $\sigma^2$")
     else:
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         ax.set_xlabel("latent dimensions k")
-        if len(set(places)) == 1:
-            ax.set_xlim(places[0] - 1, places[0] + 1)
+        if len(set(x)) == 1:
+            ax.set_xlim(x[0] - 1, x[0] + 1)
     ax.set_ylabel(f"held-out score ({score})" if score else "held-out score")
-    legend_off_the_data(ax)
+    add_legend(ax)
 
 
 @dataclass
 class _Parameter:
-    """Values of a parameter of all candidates, None where it was not varied."""
+    """Values of a parameter for all candidates, None if it was not varied."""
 
     name: str
     values: list[Any]
@@ -243,26 +266,26 @@ class _Parameter:
 def _parameter(cv_results: Mapping[str, Any], name: str) -> _Parameter:
     keys = _keys(cv_results, name)
     if len(keys) > 1:
-        raise ValueError(f"cv_results must have one {name}, got {', '.join(keys)}.")
+        raise ValueError(f"cv_results must have a single {name}, got {', '.join(keys)}.")
     n = len(cv_results["mean_test_score"])
     if not keys:
         return _Parameter(name, [None] * n, given=False)
     column = cv_results[keys[0]]
     if masked := int(np.ma.getmaskarray(column).sum()):
         raise ValueError(
-            f"cv_results must have {name} of every candidate, and {keys[0]} is masked in "
-            f"{masked} of {n}. CVCurveDisplay.from_estimator takes it from the search's estimator."
+            f"cv_results must have {name} for every candidate, but {keys[0]} is masked in "
+            f"{masked} of {n}. Use CVCurveDisplay.from_estimator, which fills the gaps."
         )
     return _Parameter(name, np.ma.getdata(column).tolist(), given=True)
 
 
 def _keys(cv_results: Mapping[str, Any], name: str) -> list[str]:
-    """Keys of a parameter, also of a step of a pipeline."""
+    """Return the keys of a parameter, including those of pipeline steps."""
     return [key for key in cv_results if key == f"param_{name}" or key.endswith(f"__{name}")]
 
 
-def _filled(search: Any) -> Mapping[str, Any]:
-    """`cv_results_`, with the estimator's own value where a candidate leaves a parameter out."""
+def _complete_results(search: Any) -> Mapping[str, Any]:
+    """Return `cv_results_` with omitted parameters filled from the search's estimator."""
     results = dict(search.cv_results_)
     for key in [key for name in NAMES for key in _keys(results, name)]:
         gaps = np.flatnonzero(np.ma.getmaskarray(results[key]))
@@ -270,7 +293,7 @@ def _filled(search: Any) -> Mapping[str, Any]:
             continue
         column: Any = np.ma.array(results[key], dtype=object)
         for i in gaps:
-            # With all else of the candidate, which may replace whole steps.
+            # The candidate may replace whole steps.
             model = clone(search.estimator).set_params(**clone(results["params"][i], safe=False))
             own = model.get_params()
             if (name := key.removeprefix("param_")) in own:
@@ -279,8 +302,8 @@ def _filled(search: Any) -> Mapping[str, Any]:
     return results
 
 
-def _score(search: Any) -> str:
-    """Name of the scores of a search."""
+def _score_name(search: Any) -> str:
+    """Return the name or unit of the scores of a search."""
     scoring = getattr(search, "scoring", None)
     if scoring is None:
         return NATS if hasattr(getattr(search, "estimator", search), "score_samples") else ""
@@ -288,8 +311,11 @@ def _score(search: Any) -> str:
 
 
 def _mean_and_error(cv_results: Mapping[str, Any]) -> tuple[Array, Array | None]:
-    """Mean score of each candidate and, for two splits or more, its standard error."""
-    mean = np.asarray(cv_results["mean_test_score"], dtype=np.float64)
+    """Return mean scores and, for two splits or more, their standard errors."""
+    # Scores of a halving search with fewer resources do not compare with those of its last round.
+    resources = np.asarray(cv_results.get("n_resources", 0))
+    hidden = np.where(resources == resources.max(), 0.0, np.nan)
+    mean = np.asarray(cv_results["mean_test_score"], dtype=np.float64) + hidden
     splits = [
         np.asarray(scores, dtype=np.float64)
         for key, scores in cv_results.items()
@@ -297,25 +323,25 @@ def _mean_and_error(cv_results: Mapping[str, Any]) -> tuple[Array, Array | None]
     ]
     if len(splits) < 2:
         return mean, None
-    return mean, np.std(splits, axis=0, ddof=1) / np.sqrt(len(splits))
+    return mean, np.std(splits, axis=0, ddof=1) / np.sqrt(len(splits)) + hidden
 
 
 def _colors(curves: list[Any]) -> list[Any]:
-    """From dark to pale along the values; the maximum likelihood noise in a colour of its own."""
+    """Return colors from dark to light by value, and a separate one for estimated noise."""
     from matplotlib.pyplot import get_cmap
 
     numbers = [value for value in curves if value is not None]
     shades = np.linspace(0.0, 0.85, max(len(numbers), 2))[: len(numbers)]
-    of_numbers = [*get_cmap(SEQUENTIAL)(shades)] if len(curves) > 1 else [COLORS[0]] * len(numbers)
-    alone = COLORS[0] if len(curves) == 1 else COLORS[5]
-    return of_numbers + [alone] * (len(curves) - len(numbers))
+    if len(curves) == 1:
+        return [COLORS[0]]
+    return [*get_cmap(SEQUENTIAL)(shades)] + [COLORS[5]] * (len(curves) - len(numbers))
 
 
-def _some(curves: list[Any], best: Any) -> list[Any]:
-    """At most MOST_LABELS of the curves, evenly, the best and the maximum likelihood among them."""
-    if len(curves) <= MOST_LABELS:
+def _labeled_curves(curves: list[Any], best: Any) -> list[Any]:
+    """Choose at most MAX_LABELS curves for the legend, including the best and the last one."""
+    if len(curves) <= MAX_LABELS:
         return curves
-    evenly = np.linspace(0, len(curves) - 1, MOST_LABELS - 1).round().astype(int)
+    evenly = np.linspace(0, len(curves) - 1, MAX_LABELS - 1).round().astype(int)
     return [curves[i] for i in evenly] + [best]
 
 

@@ -1,4 +1,4 @@
-"""Bound and sum of entropies over training."""
+"""Display of ELBO and entropies over training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sklearn_vae.plot.base import (
     COLORS,
     Array,
     Display,
+    add_legend,
     as_text,
     check_by_name,
-    legend_off_the_data,
     named,
 )
 from sklearn_vae.plot.histories import (
@@ -29,50 +29,67 @@ from sklearn_vae.plot.histories import (
 )
 from sklearn_vae.protocol import adapted
 
-# By name in a history: the name in `Entropies`, label, colour and panel.
+# By key of the history: attribute of `Entropies`, label, color and panel.
 LINES = {
-    "bound": ("elbo", "bound", COLORS[0], 0),
+    "bound": ("elbo", "ELBO", COLORS[0], 0),
     "entropy_bound": ("bound", "sum of entropies", COLORS[1], 0),
     "prior_entropy": ("prior", "$H[p(z)]$", COLORS[6], 1),
     "posterior_entropy": ("posterior", "$H[q(z|x)]$", COLORS[2], 1),
     "noise_entropy": ("decoder", "$H[p(x|z)]$", COLORS[3], 2),
 }
-LABELS = ("bound", "entropies", "$H[p(x|z)]$", "parts")
+LABELS = ("ELBO", "entropies", "$H[p(x|z)]$", "parts")
 
-# Most dimensions whose bars stand apart.
-APART = 50
+# Maximum number of bars with gaps between them.
+MAX_WITH_GAPS = 50
 
 
 @dataclass(eq=False, repr=False)
 class EntropyDisplay(Display):
-    """The bound and H[q(z|x)] - H[p(z)] - H[p(x|z)] over training, and their difference at its end.
+    """Plot of the ELBO and the sum of three entropies over training.
 
-    Panels from the top: bound and sum; the entropies of z; the entropy of p(x|z); the parts of
-    bound less sum. Each model has a column. Lines are values that training recorded, circles are
-    values on the samples given, after training and at snapshots. A model that did not record an
-    entropy has circles alone.
+    The sum is H[q(z|x)] - H[p(z)] - H[p(x|z)]. The panels show, from the top, the ELBO and the sum,
+    the entropies of z, the entropy of p(x|z), and the parts of the final difference ELBO minus sum.
+    Each model has a column. Lines show values recorded in training. Circles show values on the
+    given data, after training and at snapshots.
 
     Parameters
     ----------
     histories : dict of str to dict of arrays
-        By the name of the model, as its `history_` or `elbo_history_`: "bound" and, if recorded,
-        "posterior_entropy", "prior_entropy" and "noise_entropy", in nats per sample. "epoch" or
-        "iteration" numbers the values, which else count from 1.
+        Histories by model name, such as `history_` or {"bound": `elbo_history_`}. The key "bound"
+        is required. "posterior_entropy", "prior_entropy" and "noise_entropy" are optional. All
+        values are in nats per sample. "epoch" or "iteration" number the values, which are otherwise
+        counted from 1.
     entropies : dict of str to dict of int to Entropies
-        By the name of the model and the epoch, for samples without missing values. The last epoch
-        gives the parts.
+        Entropies of given data, by model name and epoch.
 
     Attributes
     ----------
     lines_ : dict of str to dict of str to matplotlib Line2D
-        By the model, and the name in its history; "entropy_bound" is the sum.
+        Lines by model name and key of the history. The key of the sum is "entropy_bound".
     bars_ : dict of str to matplotlib BarContainer
-        Parts of the noise and of the dimensions.
+        Parts of the difference, by model name: noise and latent dimensions.
+    ax_, figure_ : ndarray of matplotlib Axes, and Figure
+        Set by `plot`.
+
+    See Also
+    --------
+    TrainingDisplay : Bound, KL and noise variance over training.
+    sklearn_vae.diagnostics.entropy_bound : Compute the sum of three entropies.
 
     References
     ----------
     Lücke, Forster and Dai, "The Evidence Lower Bound of Variational Autoencoders Converges to a Sum
     of Three Entropies", figures 1 to 3.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae import LinearVAE
+    >>> from sklearn_vae.plot import EntropyDisplay
+    >>> X = load_iris().data
+    >>> display = EntropyDisplay.from_estimator(LinearVAE(2).fit(X), X)
+    >>> display.ax_.shape
+    (4, 1)
     """
 
     _height_ratios = (1.2, 0.9, 0.9, 1.0)
@@ -90,6 +107,26 @@ class EntropyDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
+        """Compute the entropies of fitted models, and plot them.
+
+        Parameters
+        ----------
+        estimator : estimator, list of estimators, or dict of str to estimator
+            Fitted models.
+        X : array-like of shape (n_samples, n_features)
+            Data without missing values.
+        names : list of str, default=None
+            Names of the models in a list. By default, their class names.
+        ax : matplotlib Axes, default=None
+            Axes to draw on. By default, a new figure is created.
+        **options : dict
+            Matplotlib options of the lines.
+
+        Returns
+        -------
+        EntropyDisplay
+            The plotted display.
+        """
         histories, entropies = {}, {}
         for name, model in named(estimator, names).items():
             histories[name] = history_of(model, cls.__name__)
@@ -109,7 +146,7 @@ class EntropyDisplay(Display):
         for name, by_epoch in self.entropies.items():
             check_by_name(f"entropies of {name!r}", by_epoch, Entropies, "int")
             if "bound" not in self.histories[name]:
-                raise ValueError(f"histories must have a bound, and that of {name!r} has none.")
+                raise ValueError(f"histories must have a bound, but that of {name!r} has none.")
         n = len(self.histories)
         self._panels = (4, n)
         self._size = (max(1.0, 0.66 * n), 2.3)
@@ -117,14 +154,14 @@ class EntropyDisplay(Display):
     def _draw(self, axes: Array, **options: Any) -> None:
         self.lines_: dict[str, dict[str, Any]] = {}
         self.bars_ = {}
-        several = len(self.histories) > 1
+        has_several = len(self.histories) > 1
         for column, name in zip(axes.T, self.histories, strict=True):
             end = self.entropies[name][max(self.entropies[name])]
             self.lines_[name] = self._draw_column(column[:3], name, options)
-            self.bars_[name] = _draw_parts(column[3], end, several)
-            own = {"title": as_text(name), "alignment": "left", "ncols": 1} if several else {}
-            legend_off_the_data(column[0], **own)
-            legend_off_the_data(column[1])
+            self.bars_[name] = _draw_parts(column[3], end, has_several)
+            title = {"title": as_text(name), "alignment": "left", "ncols": 1} if has_several else {}
+            add_legend(column[0], **title)
+            add_legend(column[1])
         for ax, label in zip(axes[:, 0], LABELS, strict=True):
             ax.set_ylabel(f"{label}\n(nats)")
         self.figure_.align_ylabels(axes[:, 0])
@@ -150,12 +187,12 @@ class EntropyDisplay(Display):
             ax.plot([*by_epoch], values, color=color, label=label, markersize=5, **circles)
         for ax in column:
             limit_values(ax)
-        label = "rows given, after training" if len(by_epoch) == 1 else "rows given, at snapshots"
+        label = "given data, after training" if len(by_epoch) == 1 else "given data, at snapshots"
         column[0].plot([], [], color="0.3", label=label, markersize=5, **circles)
         return lines
 
     def _curves(self, name: str) -> dict[str, Array]:
-        """Values of the history that are drawn, and the sum if all three entropies are there."""
+        """Return the plotted values of a history, with the sum if all entropies are recorded."""
         history = self.histories[name]
         curves = {key: np.asarray(history[key], float) for key in LINES if key in history}
         if {"posterior_entropy", "prior_entropy", "noise_entropy"} <= curves.keys():
@@ -165,38 +202,38 @@ class EntropyDisplay(Display):
 
 
 def _in_own_units(model: Any, X: Any) -> Entropies:
-    """Entropies with z in the model's units, as its history has them, not in those of the prior."""
+    """Compute entropies with z in units of the model, as in its history."""
     result = entropy_bound(model, X)
     variance = np.broadcast_to(adapted(model).prior_variance, len(result.dimension_gains))
     shift = 0.5 * float(np.log(variance).sum())
     return replace(result, posterior=result.posterior + shift, prior=result.prior + shift)
 
 
-def _draw_parts(ax: Any, entropies: Entropies, several: bool) -> Any:
-    """Draw the parts of the gap as bars, the noise at the left."""
+def _draw_parts(ax: Any, entropies: Entropies, has_several: bool) -> Any:
+    """Draw the parts of the gap as bars, with the noise on the left."""
     gap, k = entropies.gap, len(entropies.dimension_gains)
-    wide = max(0.8, 0.04 * k)
-    width = np.append(wide, np.full(k, 0.8 if k <= APART else 1.0))
-    at = np.append(-1.0 - wide, np.arange(k))
+    noise_width = max(0.8, 0.04 * k)
+    widths = np.append(noise_width, np.full(k, 0.8 if k <= MAX_WITH_GAPS else 1.0))
+    x = np.append(-1.0 - noise_width, np.arange(k))
     heights = np.append(gap.noise, gap.dimensions)
-    bars = ax.bar(at, heights, width, color=[COLORS[3], *[COLORS[0]] * k], linewidth=0)
+    bars = ax.bar(x, heights, widths, color=[COLORS[3], *[COLORS[0]] * k], linewidth=0)
     ax.axhline(0.0, color="0.4", linewidth=0.8)
-    # Bars far below the tolerance should look like nothing.
+    # Gaps far below the tolerance should look like 0.
     low, high = ax.get_ylim()
     least = 0.1 * entropies.tolerance
     ax.set_ylim(min(low, -least), max(high, least))
-    n_ticks = 5 if several else 10
+    n_ticks = 5 if has_several else 10
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, k) if k <= n_ticks * s)
     ticks = range(0 if step == 1 else step, k, step)
-    ax.set_xticks([at[0], *ticks], ["noise", *map(str, ticks)])
-    spare = 0.3 + max(0, 4 - k)  # a bar alone would be as wide as the axes
-    ax.set_xlim(at[0] - 0.7 * wide, k - 0.5 + spare)
+    ax.set_xticks([x[0], *ticks], ["noise", *map(str, ticks)])
+    margin = 0.3 + max(0, 4 - k)  # against very wide bars
+    ax.set_xlim(x[0] - 0.7 * noise_width, k - 0.5 + margin)
     ax.set_xlabel("latent dimension")
     total, noise, dimensions = (
         f"{v:+.3f}" if abs(v) < 100 else f"{v:+.4g}"
         for v in (gap.total, gap.noise, float(gap.dimensions.sum()))
     )
-    text = f"bound - sum {total} = noise {noise}, dimensions {dimensions}"
-    text = text.replace(" = ", "\n= ") if several else text
+    text = f"ELBO - sum {total} = noise {noise}, dimensions {dimensions}"
+    text = text.replace(" = ", "\n= ") if has_several else text
     ax.set_title(text.replace("-", "\N{MINUS SIGN}"), loc="left", fontsize="small")
     return bars

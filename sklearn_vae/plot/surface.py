@@ -1,4 +1,4 @@
-"""Likelihood of probabilistic PCA around a stationary point."""
+"""Display of the likelihood of probabilistic PCA around a stationary point."""
 
 from __future__ import annotations
 
@@ -10,41 +10,61 @@ import numpy as np
 
 from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
 from sklearn_vae.gaussian.arrays import to_device_of
-from sklearn_vae.plot.base import DIVERGING, Array, Display, check_methods, on_host
+from sklearn_vae.plot.base import DIVERGING, Array, Display, as_float64, check_methods
 from sklearn_vae.validation import check_integer, check_real, is_integer, refuse_dask
 
-# Number of contours, with equal area between neighbours of the same sign.
+# Number of contour levels. Areas between neighboring levels of one sign are equal.
 LEVELS = 16
 
 
 @dataclass(eq=False, repr=False)
 class LikelihoodSurfaceDisplay(Display):
-    """Log-likelihood gained by moving one column of a stationary point W.
+    """Contour plot of the likelihood of probabilistic PCA around a stationary point.
 
-    The column moves in the plane of two eigenvectors of the covariance of the data. The point is
-    a dot where nothing in that plane raises the likelihood, a cross where something does, and a
-    star where it keeps one of the two eigenvectors: then `kind` is None.
+    One column of W moves in the plane of two eigenvectors of the data covariance. The point is
+    marked by a dot if it is a maximum in this plane, and by a cross if the likelihood increases in
+    some direction. It is marked by an asterisk if W already contains one of the two eigenvectors.
 
     Parameters
     ----------
     surface : ndarray of shape (n_a, n_b)
-        Nats per sample, 0 at the point.
-    a, b : ndarray of shape (n_a,) and (n_b,)
-        Distances along the first and the second eigenvector, in the units of the data.
+        Log-likelihood minus that of the point, in nats per sample.
+    a : ndarray of shape (n_a,)
+        Distances along the first eigenvector, in units of the data.
+    b : ndarray of shape (n_b,)
+        Distances along the second eigenvector, in units of the data.
     point : StationaryPoint
+        Stationary point.
     column : int
-        Index of the column that moved.
-    directions : (int, int)
-        Indices of the eigenvectors, 0 for the leading one; the picture counts them from 1.
+        Index of the column of W that moves.
+    directions : tuple of int
+        Indices of the two eigenvectors, counted from 0. The axis labels count from 1.
 
     Attributes
     ----------
     contours_ : matplotlib QuadContourSet
+        Contours.
     colorbar_ : matplotlib Colorbar
+        Scale of the contours.
+    ax_, figure_ : matplotlib Axes and Figure
+        Set by `plot`.
+
+    See Also
+    --------
+    sklearn_vae.gaussian.StationaryPoint : Stationary point of the likelihood.
 
     References
     ----------
     Lucas, Tucker, Grosse and Norouzi, "Don't Blame the ELBO!" (2019), figure 1.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae import PPCA
+    >>> from sklearn_vae.plot import LikelihoodSurfaceDisplay
+    >>> ppca = PPCA(2).fit(load_iris().data)
+    >>> LikelihoodSurfaceDisplay.from_estimator(ppca, n_grid=21).kind
+    'minimum'
     """
 
     _size = (1.0, 1.05)
@@ -70,43 +90,54 @@ class LikelihoodSurfaceDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Set the last column of a fitted PPCA to zero, move it, and draw the likelihood.
+        """Plot the likelihood around a stationary point whose last column of W is zero.
 
-        The other columns keep the leading eigenvectors, as far as their eigenvalues exceed the
-        noise variance.
+        The other columns are the leading eigenvectors whose eigenvalues exceed the noise variance.
 
         Parameters
         ----------
-        estimator : PPCA or the like
-            Gives k and, unless that is set, the noise variance.
+        estimator : PPCA
+            Fitted model. It determines the number of columns and the noise variance.
         X : array-like of shape (n_samples, n_features), default=None
-            Samples whose likelihood is drawn. None: those of the fit, by `moments_` of the
-            estimator.
+            Data. By default, the training data, summarized by `moments_` of the estimator.
         noise_variance : float, default=None
-            None: that of the estimator.
-        directions, radius, n_grid
-            As in `from_results`.
+            Noise variance. By default, that of the estimator.
+        directions : tuple of int, default=None
+            Indices of the two eigenvectors, by default the first two that W does not contain.
+        radius : float, default=None
+            Half width of the plane in units of the data. By default, it is chosen to show the
+            maxima.
+        n_grid : int, default=101
+            Number of grid points per axis, at least 3.
         ax : matplotlib Axes, default=None
-        **options
-            Options of matplotlib's `contourf`.
+            Axes to draw on. By default, a new figure is created.
+        **options : dict
+            Matplotlib options of the `contourf`.
+
+        Returns
+        -------
+        LikelihoodSurfaceDisplay
+            The plotted display.
         """
         check_methods(estimator, cls.__name__, "fit")
-        needed = ["n_components_", "noise_variance_"] + ["moments_"] * (X is None)
-        missing = [name for name in needed if not hasattr(estimator, name)]
+        attributes = ["n_components_", "noise_variance_"] + ["moments_"] * (X is None)
+        missing = [name for name in attributes if not hasattr(estimator, name)]
         if missing:
-            hint = " Give it X." if missing == ["moments_"] else ""
+            hint = " Pass X." if missing == ["moments_"] else ""
             raise TypeError(
-                f"{cls.__name__} needs a fitted PPCA, and {type(estimator).__name__} has no "
-                f"{' and no '.join(missing)}.{hint}"
+                f"{cls.__name__} requires a fitted PPCA, but {type(estimator).__name__} has no "
+                f"{' or '.join(missing)}.{hint}"
             )
         refuse_dask(cls.__name__, X)
-        moments = estimator.moments_ if X is None else Moments.of(on_host(X))
+        moments = estimator.moments_ if X is None else Moments.of(as_float64(X))
         spectrum = Spectrum.from_moments(moments)
         k = int(estimator.n_components_)
         if k < 1:
-            raise ValueError(f"{cls.__name__} moves a column of W, and n_components_ is {k}.")
+            raise ValueError(
+                f"{cls.__name__} needs at least one component, but n_components_ is {k}."
+            )
         sigma2 = estimator.noise_variance_ if noise_variance is None else noise_variance
-        above = int(np.sum(on_host(spectrum.eigenvalues) > float(sigma2)))
+        above = int(np.sum(as_float64(spectrum.eigenvalues) > float(sigma2)))
         point = StationaryPoint(spectrum, range(min(k - 1, above)), k, float(sigma2))
         return cls.from_results(
             point, directions=directions, radius=radius, n_grid=n_grid, ax=ax, **options
@@ -124,33 +155,40 @@ class LikelihoodSurfaceDisplay(Display):
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Move a column of a stationary point, and draw the likelihood.
+        """Plot the likelihood around a stationary point.
 
         Parameters
         ----------
         point : StationaryPoint
+            Stationary point of the likelihood.
         column : int, default=None
-            The column of W that is moved; None: the last.
-        directions : (int, int), default=None
-            Indices of two eigenvectors; None: the two leading ones that the point does not keep.
+            Index of the column of W that moves, by default the last one.
+        directions : tuple of int, default=None
+            Indices of the two eigenvectors, by default the first two that W does not contain.
         radius : float, default=None
-            Distance that the column moves to each side, in the units of the data. None: 1.3 times
-            the root of the larger eigenvalue, which leaves no maximum outside.
+            Half width of the plane in units of the data. The default is 1.3 times the root of the
+            larger eigenvalue, which includes all maxima.
         n_grid : int, default=101
-            Points on each side.
+            Number of grid points per axis, at least 3.
         ax : matplotlib Axes, default=None
-        **options
-            Options of matplotlib's `contourf`.
+            Axes to draw on. By default, a new figure is created.
+        **options : dict
+            Matplotlib options of the `contourf`.
+
+        Returns
+        -------
+        LikelihoodSurfaceDisplay
+            The plotted display.
         """
         d = point.spectrum.n_features
         if directions is None:
-            free = [j for j in range(d) if j not in point.kept]
-            if len(free) < 2:
+            others = [j for j in range(d) if j not in point.kept]
+            if len(others) < 2:
                 raise ValueError(
-                    f"{cls.__name__} needs two eigenvectors that the point does not keep, and it "
-                    f"keeps {len(point.kept)} of {d}. Set directions, or keep fewer."
+                    f"{cls.__name__} needs two eigenvectors that the point does not keep, but it "
+                    f"keeps {len(point.kept)} of {d}. Set directions, or use fewer components."
                 )
-            directions = (free[0], free[1])
+            directions = (others[0], others[1])
         check_integer("n_grid", n_grid, at_least=3)
         column = point.n_components - 1 if column is None else column
         if not (is_integer(column) and 0 <= column < point.n_components):
@@ -158,7 +196,7 @@ class LikelihoodSurfaceDisplay(Display):
         p, q = directions
         if not (p != q and 0 <= p < d and 0 <= q < d):
             raise ValueError(f"directions must be two indices from 0 to {d - 1}, got {directions}.")
-        values = on_host(point.spectrum.eigenvalues)
+        values = as_float64(point.spectrum.eigenvalues)
         if radius is None:
             largest = max(values[p], values[q])
             radius = 1.3 * math.sqrt(largest if largest > 0.0 else point.column_variances[column])
@@ -170,7 +208,7 @@ class LikelihoodSurfaceDisplay(Display):
 
     @property
     def kind(self) -> str | None:
-        """ "minimum", "saddle" or "maximum" in the plane; None if it keeps an eigenvector of it."""
+        """Kind of the point in this plane: "minimum", "saddle", "maximum" or None if unknown."""
         if set(self.directions) & set(self.point.kept):
             return None
         signs = [self.point.curvature(self.column, j) > 0.0 for j in self.directions]
@@ -183,35 +221,35 @@ class LikelihoodSurfaceDisplay(Display):
         levels, shades = _levels(self.surface)
         colors = get_cmap(options.pop("cmap", DIVERGING))(shades)
         values = np.clip(self.surface.T, levels[0], levels[-1])
-        where = (self.a, self.b, values, levels)
-        self.contours_ = ax.contourf(*where, **{"colors": colors, **options})
-        ax.contour(*where, colors="k", linewidths=0.3, linestyles="solid")
+        surface = (self.a, self.b, values, levels)
+        self.contours_ = ax.contourf(*surface, **{"colors": colors, **options})
+        ax.contour(*surface, colors="k", linewidths=0.3, linestyles="solid")
         marker = {"maximum": "o", None: "*"}.get(self.kind, "X")
         style = {"color": "black", "markeredgecolor": "white", "markersize": 8, "linestyle": ""}
         ax.plot(0.0, 0.0, marker, **style)
         p, q = self.directions
-        lambdas = on_host(self.point.spectrum.eigenvalues)
+        lambdas = as_float64(self.point.spectrum.eigenvalues)
         ax.set(
-            xlabel=rf"moved along $u_{{{p + 1}}}$  ($\lambda_{{{p + 1}}}$ = {lambdas[p]:.3g})",
-            ylabel=rf"moved along $u_{{{q + 1}}}$  ($\lambda_{{{q + 1}}}$ = {lambdas[q]:.3g})",
+            xlabel=rf"distance along $u_{{{p + 1}}}$  ($\lambda_{{{p + 1}}}$ = {lambdas[p]:.3g})",
+            ylabel=rf"distance along $u_{{{q + 1}}}$  ($\lambda_{{{q + 1}}}$ = {lambdas[q]:.3g})",
             box_aspect=1,
         )
         kind = "" if self.kind is None else f": a {self.kind} in this plane"
         ax.set_title(rf"$\sigma^2$ = {self.point.noise_variance:.4g}{kind}", fontsize="medium")
-        beside = ax.inset_axes((1.04, 0.0, 0.05, 1.0))  # as high as the axes, in any figure
-        self.colorbar_ = ax.figure.colorbar(self.contours_, cax=beside, spacing="uniform")
-        zero, every = int(np.argmin(np.abs(levels))), max(1, len(levels) // 7)
-        ticks = levels[zero % every :: every]
+        colorbar_axes = ax.inset_axes((1.04, 0.0, 0.05, 1.0))  # as high as the axes
+        self.colorbar_ = ax.figure.colorbar(self.contours_, cax=colorbar_axes, spacing="uniform")
+        zero, step = int(np.argmin(np.abs(levels))), max(1, len(levels) // 7)
+        ticks = levels[zero % step :: step]
         labels = [f"{tick:.3g}".replace("-", "\N{MINUS SIGN}") for tick in ticks]
         self.colorbar_.set_ticks(ticks, labels=labels)
-        self.colorbar_.set_label("log-likelihood gained (nats per sample)")
+        self.colorbar_.set_label("gain in log-likelihood (nats per sample)")
 
 
 def _levels(surface: Array) -> tuple[Array, Array]:
-    """Levels of contours, 0 among them, and places of the bands between them in a map of colours.
+    """Compute contour levels, including 0, and the shades between them.
 
-    Levels are quantiles of each sign: the surface may be a steep hole in a plain, or a plain with
-    low hills.
+    Levels are quantiles of each sign, because the surface may be a steep hole or a plain with low
+    hills.
     """
     rounding = 1e-9 * float(np.abs(surface).max())
     down, up = surface[surface < -rounding], surface[surface > rounding]
@@ -228,23 +266,24 @@ def _levels(surface: Array) -> tuple[Array, Array]:
 
 
 def _evenly(values: Array) -> Array:
-    """Evenly spaced shades for the values, from pale to full."""
+    """Return evenly spaced shades, one per value, from light to dark."""
     return (np.arange(len(values)) + 0.5) / max(len(values), 1)
 
 
 def _surface(
     point: StationaryPoint, column: int, directions: tuple[int, int], grid: Array
 ) -> Array:
-    """Log-likelihood gained at each point of the grid.
+    """Compute the gain in log-likelihood at each point of the grid.
 
-    Columns that neither move nor keep one of the two eigenvectors add the same everywhere. They
-    are left out, so that the cost does not depend on k.
+    Columns that neither move nor keep one of the two eigenvectors contribute a constant. They are
+    omitted, so the cost does not depend on k.
     """
     kept = [j for i, j in enumerate(point.kept) if i == column or j in directions]
-    moves_zero = column >= len(point.kept)
+    moves_zero_column = column >= len(point.kept)
     small = StationaryPoint(
-        point.spectrum, kept, len(kept) + moves_zero, noise_variance=point.noise_variance
+        point.spectrum, kept, len(kept) + moves_zero_column, noise_variance=point.noise_variance
     )
-    own = len(kept) if moves_zero else kept.index(point.kept[column])
-    at = to_device_of(point.spectrum.eigenvalues, grid)
-    return on_host(small.surface(own, directions, at, at)) - small.log_likelihood
+    new_column = len(kept) if moves_zero_column else kept.index(point.kept[column])
+    distances = to_device_of(point.spectrum.eigenvalues, grid)
+    surface = small.surface(new_column, directions, distances, distances)
+    return as_float64(surface) - small.log_likelihood

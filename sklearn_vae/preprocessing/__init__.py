@@ -1,4 +1,4 @@
-"""Transformers that know their log-determinant, and densities in the space of the data."""
+"""Transformers with a log-determinant, and pipelines with a density of their input."""
 
 from sklearn_vae.preprocessing.density import DensityPipeline
 from sklearn_vae.preprocessing.dequantizer import Dequantizer

@@ -1,4 +1,4 @@
-"""Base class of transformers of each feature that know their log-determinant."""
+"""Base class of elementwise transformers with a log-determinant."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_is_fitted
 
+from sklearn_vae.containers import readable
 from sklearn_vae.state import Stateful
 from sklearn_vae.validation import FLOAT_DTYPES, refuse_dask
 
 
 class InvertibleTransformer(Stateful, OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
-    """A transformer of each feature with an inverse and a log-determinant."""
+    """Elementwise transformer with an inverse and a log-determinant."""
 
     n_features_in_: int
 
@@ -26,50 +27,54 @@ class InvertibleTransformer(Stateful, OneToOneFeatureMixin, TransformerMixin, Ba
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Data to transform.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            float32 for float32, else float64.
+            Transformed data, in float32 if X is float32 and in float64 otherwise.
         """
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """Invert `transform`; values beyond its range belong to the nearest end.
+        """Invert `transform`, clipping values outside its range.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Transformed data.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            float32 for float32, else float64.
+            Original data, in float32 if X is float32 and in float64 otherwise.
         """
         check_is_fitted(self)
         refuse_dask(self, X)
-        X = check_array(X, dtype=list(FLOAT_DTYPES), input_name="X")
+        X = check_array(readable(X), dtype=list(FLOAT_DTYPES), input_name="X")
         if X.shape[1] != self.n_features_in_:
             raise ValueError(
-                f"X must have n_features_in_ = {self.n_features_in_} columns, got {X.shape[1]}."
+                f"X has {X.shape[1]} features, but {type(self).__name__} was fitted with "
+                f"{self.n_features_in_}."
             )
         return self._inverse(X)
 
     @abstractmethod
     def _inverse(self, X: np.ndarray) -> np.ndarray:
-        """Invert the transformation of an array that has been checked."""
+        """Invert the transformation of a checked array."""
 
     @abstractmethod
     def log_abs_det_jacobian(self, X: Any) -> np.ndarray:
-        """log |det J| of `transform` for each sample, in nats.
+        """Compute log |det J| of `transform` for each sample.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Data before the transformation.
 
         Returns
         -------
         ndarray of shape (n_samples,)
-            float64.
+            Log-determinant of the Jacobian, in nats, in float64.
         """
 
     def __sklearn_tags__(self) -> Tags:

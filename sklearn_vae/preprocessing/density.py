@@ -1,4 +1,4 @@
-"""Pipelines with a density in the space of their input."""
+"""Pipelines with a density of their input."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.gaussian.arrays import to_device_of, to_host, wide_float
+from sklearn_vae.containers import to_host
+from sklearn_vae.gaussian.arrays import to_device_of, wide_float
 from sklearn_vae.linear.sample_weights import check_sample_weight
 from sklearn_vae.preprocessing.log_determinants import (
     check_log_det,
     is_identity,
-    pushed,
     shape_of,
+    transform_with_log_det,
 )
 from sklearn_vae.state import Stateful
 
 
 def _final_has(method: str) -> Callable[[Any], bool]:
     def check(self: Any) -> bool:
-        getattr(self._final_estimator, method)  # its own AttributeError says what lacks
+        getattr(self._final_estimator, method)  # raises an AttributeError that names the method
         return True
 
     return check
@@ -40,38 +41,47 @@ def _can_sample(self: Any) -> bool:
 
 
 class DensityPipeline(Stateful, Pipeline):
-    """A pipeline with a density of its input, whatever its steps do.
+    """Pipeline whose score is a log-density of its input.
 
-    With the map f of all steps before the last, whose model has the density p ::
+    If the steps before the last map x to f(x), and the last step has the density p, the score is ::
 
-        log p(x) = log p(f(x)) + sum over steps of log |det J_step|
+        log p(f(x)) + sum over steps of log |det J_step|
 
-    So scores of pipelines with different preprocessing can be compared, and searched over. As
-    :class:`sklearn.pipeline.Pipeline` otherwise, with its parameters.
+    Scores of pipelines with different preprocessing are therefore comparable, for example in a
+    search. Otherwise it behaves like :class:`sklearn.pipeline.Pipeline`.
 
-    A step must know its log-determinant. `Dequantizer`, `LogitTransformer` and any other step
-    with a method ``log_abs_det_jacobian(X) -> (n,)`` do; known as well are scikit-learn's
+    Every step before the last needs a log-determinant. The supported steps are those with a method
+    ``log_abs_det_jacobian(X)``, such as `Dequantizer` and `LogitTransformer`, scikit-learn's
     `StandardScaler`, `MinMaxScaler`, `MaxAbsScaler`, `RobustScaler` and `PowerTransformer`,
-    "passthrough", and pipelines of these. The density of a sample with missing values, where the
-    last step takes them, is that of its observed values.
+    "passthrough", and pipelines of these. If the last step supports missing values, the density of
+    a sample is that of its observed values.
 
-    With whole numbers and a `Dequantizer`, the result is in expectation a lower bound on the
-    log-probability of the levels, at one draw of the noise. It is a bound as well where the last
-    step's `score_samples` is one.
+    With a `Dequantizer` the score is, in expectation over the noise, a lower bound on the
+    log-probability of the levels. It is also a lower bound if the score of the last step is one.
 
     Parameters
     ----------
-    steps : list of (str, estimator)
-        The last one with `score_samples`, a log-density in nats.
-    transform_input, memory, verbose
-        As in Pipeline.
+    steps : list of tuples
+        Pairs (name, estimator). The last estimator has a method `score_samples` that returns
+        log-densities in nats.
+    transform_input : list of str, default=None
+        Names of metadata to transform, as in Pipeline.
+    memory : str or joblib.Memory, default=None
+        Cache of fitted steps, as in Pipeline.
+    verbose : bool, default=False
+        Whether to print the time of each step.
 
     Attributes
     ----------
     named_steps : Bunch
-        The steps by name.
+        Steps by name.
     n_features_in_ : int
-        d, of the first step.
+        Number of features seen by the first step during `fit`.
+
+    See Also
+    --------
+    Dequantizer : Make whole numbers continuous.
+    LogitTransformer : Transform the unit interval to the real line.
 
     References
     ----------
@@ -93,28 +103,28 @@ class DensityPipeline(Stateful, Pipeline):
     """
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> DensityPipeline:
-        """Fit every step, as Pipeline does.
+        """Fit all steps.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Input of the first step.
         y : array-like, default=None
-            Passed to every step.
+            Target passed to every step.
         **params : dict
-            As in Pipeline.
+            Parameters of the steps, as in Pipeline.
 
         Returns
         -------
-        self
+        DensityPipeline
+            Fitted pipeline.
 
         Raises
         ------
         TypeError
-            Before anything is fitted, if a step has no log-determinant, or the scores of the last
-            one are no densities.
+            If a step has no log-determinant, or if the last step is an outlier detector.
         ValueError
-            If a scaler has clip=True.
+            If a scaler has ``clip=True``.
         """
         self._check_steps()
         super().fit(X, y, **params)
@@ -122,37 +132,40 @@ class DensityPipeline(Stateful, Pipeline):
 
     @available_if(_final_has("score_samples"))  # type: ignore[untyped-decorator]
     def score_samples(self, X: Any) -> Any:
-        """Log-density of each sample, in the space of X.
+        """Compute the log-density of each sample.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Input of the first step.
 
         Returns
         -------
         array of shape (n_samples,)
-            Nats, higher is better.
+            Log-density of X in nats; higher is better.
         """
         return self._score_samples(X, process_routing(self, "score"))
 
     @available_if(_final_has("score_samples"))  # type: ignore[untyped-decorator]
     def score(self, X: Any, y: Any = None, sample_weight: Any = None, **params: Any) -> float:
-        """Log-density averaged over the samples of X, in the space of X.
+        """Average the log-density over the samples.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-        y : Ignored
+            Input of the first step.
+        y : None
+            Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the average, >= 0 and not all 0. Where metadata routing is enabled, the
-            last step must request them, as in Pipeline.
+            Nonnegative weights, not all 0. If metadata routing is enabled, the last step must
+            request them.
         **params : dict
-            With metadata routing: what the steps request.
+            Metadata that the steps request, if metadata routing is enabled.
 
         Returns
         -------
         float
-            Nats per sample, higher is better.
+            Log-density of X in nats per sample; higher is better.
         """
         if get_config()["enable_metadata_routing"]:
             if sample_weight is not None:
@@ -160,7 +173,10 @@ class DensityPipeline(Stateful, Pipeline):
             routed = process_routing(self, "score", **params)
             sample_weight = routed[self.steps[-1][0]].score.get("sample_weight")
         elif params:
-            raise ValueError(f"score takes {sorted(params)} only with metadata routing enabled.")
+            raise ValueError(
+                f"score accepts {sorted(params)} only if metadata routing is enabled. Call "
+                "sklearn.set_config(enable_metadata_routing=True) to enable it."
+            )
         else:
             routed = process_routing(self, "score")
         values = to_host(self._score_samples(X, routed))
@@ -171,57 +187,61 @@ class DensityPipeline(Stateful, Pipeline):
 
     @available_if(_final_has("score_samples"))  # type: ignore[untyped-decorator]
     def bits_per_dim(self, X: Any) -> float:
-        """Minus `score` in bits for each of the d features, ``-score / (d log 2)``.
+        """Compute the negative score in bits per feature, ``-score / (n_features * log(2))``.
 
-        For whole numbers with a `Dequantizer` it is in expectation at least the bits per entry of a
-        code made from the model.
+        With a `Dequantizer` it is, in expectation, an upper bound on the bits per feature that a
+        code based on the model needs.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Input of the first step.
 
         Returns
         -------
         float
-            Lower is better.
+            Bits per feature; lower is better.
         """
         return -self.score(X) / (shape_of(X)[1] * math.log(2.0))
 
     def log_abs_det_jacobian(self, X: Any) -> np.ndarray:
-        """log |det J| of the map to the space of the model, for each sample.
+        """Compute log |det J| of the transformations for each sample.
 
-        The last step counts unless it has `score_samples`.
+        The last step is included unless it has a method `score_samples`.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Input of the first step.
 
         Returns
         -------
         ndarray of shape (n_samples,)
-            Nats: the difference between `score_samples` here and that of the last step.
+            Log-determinant in nats, which `score_samples` adds to the scores of the last step.
         """
         check_is_fitted(self)
         self._check_steps()
         has_density = hasattr(self._final_estimator, "score_samples")
-        maps = self.steps[:-1] if has_density else self.steps
-        return pushed(maps, X, process_routing(self, "score"))[1]
+        steps = self.steps[:-1] if has_density else self.steps
+        return transform_with_log_det(steps, X, process_routing(self, "score"))[1]
 
     @available_if(_can_sample)  # type: ignore[untyped-decorator]
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Any]:
-        """Draw from the model of the last step, and map back to the space of the input.
+        """Draw samples from the last step and invert the transformations.
 
         Parameters
         ----------
         n_samples : int, default=1
+            Number of samples.
         random_state : int, RandomState instance or None, default=None
+            Random state of the draws.
 
         Returns
         -------
-        X : array of shape (n_samples, d)
-            Whole numbers where the first step is a `Dequantizer`.
-        Z : array of shape (n_samples, k)
-            The latent variables, as the last step's `sample` gives them.
+        X : array of shape (n_samples, n_features)
+            Samples in the space of the input.
+        Z : array of shape (n_samples, n_components) or None
+            Latent variables, if the last step returns them.
         """
         check_is_fitted(self)
         drawn = self._final_estimator.sample(n_samples, random_state=random_state)
@@ -244,14 +264,14 @@ class DensityPipeline(Stateful, Pipeline):
         final = self.steps[-1][1] if self.steps else None
         if hasattr(final, "score_samples") and is_outlier_detector(final):
             raise TypeError(
-                f"The last step, {self.steps[-1][0]!r} ({type(final).__name__}), must have a "
-                "score_samples that is a log-density; that of an outlier detector is none."
+                f"The score_samples of the last step {self.steps[-1][0]!r} must be a log-density, "
+                f"but {type(final).__name__} is an outlier detector."
             )
 
     def _score_samples(self, X: Any, routed: Any) -> Any:
         check_is_fitted(self)
         self._check_steps()
-        Xt, log_det = pushed(self.steps[:-1], X, routed)
+        Xt, log_det = transform_with_log_det(self.steps[:-1], X, routed)
         values = self._final_estimator.score_samples(Xt)
         xp, dtype = array_namespace(values), wide_float(values)
         return xp.astype(values, dtype) + to_device_of(values, log_det, dtype)

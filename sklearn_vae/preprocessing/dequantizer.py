@@ -1,4 +1,4 @@
-"""Noise that makes whole numbers continuous."""
+"""Uniform dequantization of whole numbers."""
 
 from __future__ import annotations
 
@@ -8,51 +8,55 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.preprocessing.base import InvertibleTransformer
 from sklearn_vae.state import is_fitted
-from sklearn_vae.validation import check_integer, check_random_state, refuse, refuse_dask
+from sklearn_vae.validation import check_integer, check_random_state, checked_data, refuse
 
 
 class Dequantizer(InvertibleTransformer):
-    """Uniform noise that makes whole numbers continuous: u = (x + U) / n_levels, U in (0, 1).
+    """Uniform noise that makes whole numbers continuous.
 
-    A density of whole numbers is unbounded: it can have arbitrarily high spikes at the levels. The
-    density of u cannot, and E log p(u) - d log(n_levels) is a lower bound on the log-probability of
-    the levels, which is the density integrated over the cell of each level. `inverse_transform`
-    gives the levels back exactly.
+    The transformation is u = (x + U) / n_levels with U uniform in (0, 1). A density fitted to whole
+    numbers can have arbitrarily high spikes at the levels; a density of u cannot. E log p(u) -
+    d log(n_levels) is a lower bound on the log-probability of the levels. `inverse_transform`
+    restores the levels exactly.
 
-    The noise is a function of the seed and of the whole of X. So the same X always gets the same
-    noise, `fit_transform` is `transform`, and a score can be repeated; but a part of X, or another
-    data set, gets different noise. Noise that depended on the position of a sample, or on its
-    values, would be the same in training and test data, and a model of many components would be
-    rewarded for having learned it; with noise that depended on the values, frequent samples (blank
-    patches of images) would be spikes again.
+    The noise depends on the seed and on all of X. Thus the same X always gets the same noise, and
+    scores are reproducible, but a subset of X gets different noise. Noise that depended on the
+    index or the values of a sample would repeat in test data, where a flexible model could exploit
+    it.
 
     Parameters
     ----------
     n_levels : int, default=256
-        X holds whole numbers from 0 to n_levels - 1; from 2 to 65536.
+        Number of levels, from 2 to 65536. X contains whole numbers from 0 to n_levels - 1.
     random_state : int, RandomState instance or None, default=None
-        Generator that `fit` draws `seed_` from. None: NumPy's global generator; then the noise
-        differs between calls of `fit`.
+        Random state from which `fit` draws `seed_`. Pass an int for reproducible results.
 
     Attributes
     ----------
     seed_ : int
         Seed of the noise.
     n_features_in_ : int
-        d.
-    feature_names_in_ : ndarray of shape (d,)
-        Where X had feature names.
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if X had names during `fit`.
+
+    See Also
+    --------
+    LogitTransformer : Transform the unit interval to the real line.
+    DensityPipeline : Pipeline that accounts for the log-determinant.
 
     References
     ----------
     Uria, Murray and Larochelle, "RNADE: The real-valued neural autoregressive density-estimator",
-    NIPS 2013 (uniform noise); Theis, van den Oord and Bethge, "A note on the evaluation
-    of generative models", ICLR 2016, section 3.1 (the bound).
+    NIPS 2013 (uniform noise).
+
+    Theis, van den Oord and Bethge, "A note on the evaluation of generative models", ICLR 2016,
+    section 3.1 (lower bound).
 
     Examples
     --------
@@ -81,11 +85,13 @@ class Dequantizer(InvertibleTransformer):
         ----------
         X : array-like of shape (n_samples, n_features)
             Whole numbers from 0 to n_levels - 1, of any dtype.
-        y : Ignored
+        y : None
+            Ignored.
 
         Returns
         -------
-        self
+        Dequantizer
+            Fitted transformer.
         """
         self._check_parameters()
         self._check_levels(X, reset=True)
@@ -118,16 +124,15 @@ class Dequantizer(InvertibleTransformer):
     def _check_parameters(self) -> None:
         check_integer("n_levels", self.n_levels, at_least=2)
         if self.n_levels > 2**16:
-            # float32 would have no room for noise beside the level.
+            # In float32 there would be no digits left for the noise.
             raise ValueError(f"n_levels must be at most 65536, got {self.n_levels!r}.")
 
     def _check_levels(self, X: Any, *, reset: bool) -> tuple[np.ndarray, Any]:
-        """X as whole numbers in one layout and dtype, and the floating dtype of the result."""
-        refuse_dask(self, X)
-        X = validate_data(self, X, reset=reset, dtype="numeric")
+        """Return X as contiguous uint16, and the floating dtype of the result."""
+        X = checked_data(self, X, reset=reset, dtype="numeric")
         if X.size and X.min() < 0:
             refuse(X, X < 0, f"Negative values in data: {self._requirement()}")
-        # In float64: float16 does not reach 65536.
+        # In float64, because float16 does not reach 65536.
         wrong = np.float64(self.n_levels) <= X
         if X.dtype.kind == "f":
             wrong |= np.floor(X) != X
@@ -137,7 +142,7 @@ class Dequantizer(InvertibleTransformer):
         return np.ascontiguousarray(X, dtype="<u2"), dtype
 
     def _requirement(self) -> str:
-        return f"X must hold whole numbers from 0 to n_levels - 1 = {self.n_levels - 1}"
+        return f"X must contain whole numbers from 0 to n_levels - 1 = {self.n_levels - 1}"
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -148,8 +153,8 @@ class Dequantizer(InvertibleTransformer):
 
 
 def _dequantized(levels: np.ndarray, n: int, rng: np.random.Generator, dtype: Any) -> np.ndarray:
-    """Levels with uniform noise in [0, 1], over n, and within their cells as rounded."""
-    # From (0, 1] rather than [0, 1): then the step below keeps u away from 0 and from 1.
+    """Add uniform noise to levels and divide by n, staying within their cells after rounding."""
+    # Noise in (0, 1] rather than [0, 1), which together with the loop keeps u inside (0, 1).
     u: np.ndarray = ((levels + (1.0 - rng.random(levels.shape))) / n).astype(dtype)
     while (outside := _cells(u, n) != levels).any():
         middle = ((levels[outside] + 0.5) / n).astype(dtype)

@@ -1,4 +1,4 @@
-"""From the unit interval to the real line."""
+"""Logit transformation from the unit interval to the real line."""
 
 from __future__ import annotations
 
@@ -7,41 +7,48 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.preprocessing.base import InvertibleTransformer
 from sklearn_vae.state import is_fitted
-from sklearn_vae.validation import FLOAT_DTYPES, is_real, refuse, refuse_dask
+from sklearn_vae.validation import checked_data, is_real, refuse
 
 
 class LogitTransformer(InvertibleTransformer):
-    """From the unit interval to the real line: y = logit(alpha + (1 - 2 alpha) x).
+    """Logit transformation of the unit interval to the real line.
 
-    The density of x that a Gaussian of y gives integrates to at most 1: only the mass beyond
-    logit(alpha) and logit(1 - alpha), the images of 0 and 1, is lost. With
-    v = alpha + (1 - 2 alpha) x, ::
+    The transformation is y = logit(v) with v = alpha + (1 - 2 alpha) x, and ::
 
         log |det dy/dx| = sum_j [log(1 - 2 alpha) - log v_j - log(1 - v_j)]
+
+    A density of y gives a density of x that integrates to at most 1: the mass of y below
+    logit(alpha) and above logit(1 - alpha) is lost.
 
     Parameters
     ----------
     alpha : float, default=1e-6
-        Distance from 0 and 1 that is kept before the logit, in [0, 0.5). Published densities of
-        MNIST have 1e-6, those of natural images 0.05. With 0, x must lie within (0, 1).
+        Margin in [0, 0.5) that keeps v away from 0 and 1. Published densities use 1e-6 for MNIST
+        and 0.05 for natural images. With 0, X must be in the open interval (0, 1).
 
     Attributes
     ----------
     n_features_in_ : int
-        d.
-    feature_names_in_ : ndarray of shape (d,)
-        Where X had feature names.
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if X had names during `fit`.
+
+    See Also
+    --------
+    Dequantizer : Make whole numbers continuous before the logit.
+    DensityPipeline : Pipeline that accounts for the log-determinant.
 
     References
     ----------
     Papamakarios, Pavlakou and Murray, "Masked Autoregressive Flow for Density Estimation", NIPS
-    2017, section 4.3; Dinh, Sohl-Dickstein and Bengio, "Density estimation using Real NVP", ICLR
-    2017, section 4.1.
+    2017, section 4.3.
+
+    Dinh, Sohl-Dickstein and Bengio, "Density estimation using Real NVP", ICLR 2017, section 4.1.
 
     Examples
     --------
@@ -59,17 +66,19 @@ class LogitTransformer(InvertibleTransformer):
         self.alpha = alpha
 
     def fit(self, X: Any, y: Any = None) -> LogitTransformer:
-        """Check the parameter and X; there is nothing to learn.
+        """Validate the parameter and X; nothing is learned.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            In [0, 1]; with alpha = 0 within (0, 1).
-        y : Ignored
+            Values in [0, 1], or in (0, 1) if `alpha` is 0.
+        y : None
+            Ignored.
 
         Returns
         -------
-        self
+        LogitTransformer
+            Fitted transformer.
         """
         self._check_parameters()
         self._check_unit(X, reset=True)
@@ -85,10 +94,14 @@ class LogitTransformer(InvertibleTransformer):
         return Y
 
     def _inverse(self, X: np.ndarray) -> np.ndarray:
-        # The distance from the nearer end, which keeps its digits.
+        # The distance from the nearer end, which loses no digits.
         distance = (expit(-np.abs(X)) - self.alpha) / (1.0 - 2.0 * self.alpha)
         distance = np.maximum(distance, 0.0)
-        return np.where(X < 0, distance, 1.0 - distance)
+        values = np.where(X < 0, distance, 1.0 - distance)
+        if self.alpha == 0:  # whose ends the logit does not reach
+            precision = np.finfo(values.dtype)
+            values = np.clip(values, precision.tiny, 1.0 - precision.epsneg)
+        return values
 
     def log_abs_det_jacobian(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -106,23 +119,22 @@ class LogitTransformer(InvertibleTransformer):
 
     def _check_parameters(self) -> None:
         if not (is_real(self.alpha) and 0.0 <= self.alpha < 0.5):
-            raise ValueError(f"alpha must be a float >= 0 and below 0.5, got {self.alpha!r}.")
+            raise ValueError(f"alpha must be a float in [0, 0.5), got {self.alpha!r}.")
 
     def _from_ends(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """v and 1 - v, each to its own relative precision."""
+        """Compute v and 1 - v, both to full relative precision."""
         alpha = float(self.alpha)
         slope = 1.0 - 2.0 * alpha
         return alpha + slope * X, alpha + slope * (1.0 - X)
 
     def _check_unit(self, X: Any, *, reset: bool) -> np.ndarray:
-        refuse_dask(self, X)
-        X = validate_data(self, X, reset=reset, dtype=list(FLOAT_DTYPES))
+        X = checked_data(self, X, reset=reset)
         if self.alpha == 0:
-            wrong, interval = (X <= 0.0) | (X >= 1.0), "(0, 1), where alpha = 0,"
+            wrong, requirement = (X <= 0.0) | (X >= 1.0), "in (0, 1) if alpha is 0"
         else:
-            # MinMaxScaler takes its extremes to the ends but for rounding.
+            # MinMaxScaler may exceed [0, 1] by rounding.
             rounding = 4 * np.finfo(X.dtype).eps
-            wrong, interval = (-rounding > X) | (1.0 + rounding < X), "[0, 1]"
+            wrong, requirement = (-rounding > X) | (1.0 + rounding < X), "in [0, 1]"
         if wrong.any():
-            refuse(X, wrong, f"X must have entries in {interval}")
+            refuse(X, wrong, f"X must have values {requirement}")
         return X if X.min() >= 0.0 and X.max() <= 1.0 else np.clip(X, 0.0, 1.0)

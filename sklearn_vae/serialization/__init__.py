@@ -1,17 +1,17 @@
-"""Estimators in files that hold numbers, text and nothing that could be executed.
+"""Model files that contain numbers and text, and nothing that could be executed.
 
-A file is a safetensors file: arrays are its tensors, everything else is JSON in its metadata (see
-``sklearn_vae.serialization.container``). The tree of a model is the name of its class and its state,
-``estimator.get_state()``: its parameters and what a fit has set. Only the classes in
-``sklearn_vae.serialization.models`` are made, by name: this library's, and the scalers of
-scikit-learn that are steps of a ``DensityPipeline``.
+A file is a safetensors file: arrays are its tensors, everything else is JSON in its metadata. It
+holds the name of the estimator's class and the estimator's state, ``estimator.get_state()``: its
+parameters and fitted attributes. Loading creates only the classes listed in
+``sklearn_vae.serialization.models``: those of this library, and the scalers of scikit-learn that
+may be steps of a ``DensityPipeline``.
 
-- A parameter that a file does not have, since it is older than the parameter, has its default. So a
-  default means what was done before, or the format gets another number.
-- A parameter, class or tag that is unknown is an error, never left out. So is an attribute that has
-  become a method or property of the class. Any other attribute is set.
-- A fitted attribute that methods need (``_fitted_state`` of the class) must be there and fit the
-  others.
+- A parameter that is missing from a file, because it was added later, gets its default. A default
+  therefore always means what was done before the parameter existed.
+- An unknown parameter, class or tag is an error. So is an attribute whose name is a method or
+  property of the class. Any other attribute is set.
+- Fitted attributes that methods need (``_fitted_state`` of the class) must be present and
+  consistent.
 """
 
 from __future__ import annotations
@@ -22,37 +22,36 @@ import numpy as np
 
 from sklearn_vae.public import ESTIMATORS
 from sklearn_vae.serialization.container import read_file, write_file
-from sklearn_vae.serialization.models import LIBRARY, ModelReader, ModelWriter
+from sklearn_vae.serialization.models import ModelReader, ModelWriter
 
 __all__ = ["load", "save"]
 
 
 def save(estimator: Any, path: Any) -> None:
-    """Write an estimator to a file, whole or not at all.
+    """Write an estimator to a file.
 
-    Fitted or not: :func:`load` returns its parameters and fitted attributes. For deep models the
-    optimizer, the history and the state of random numbers are stored too, so that `partial_fit` and
-    warm starts continue as if there had been no file.
-
-    The folders of `checkpoint` and a pipeline's `memory` are not stored: they belong to this machine.
+    The file contains parameters and fitted attributes; for deep models also the optimizer, the
+    history and the state of the random number generator, so that warm starts continue as if the
+    model had never been saved. The parameters `checkpoint` and `memory` are not stored, since they
+    are folders on this machine.
 
     Parameters
     ----------
     estimator : estimator of this library
-        Not of a subclass.
+        Fitted or not. Subclasses are not supported.
     path : str or os.PathLike
-        A file of this name is replaced once the new one is complete, which has its permissions.
+        An existing file is replaced once the new one is complete, and its permissions are kept.
 
     Raises
     ------
     TypeError
-        If it is of another class, or has something that only code could make again: a network
-        factory of your own, a callback, a splitter. The text names each.
+        If the estimator is of another class, or contains something that only code can restore,
+        such as a custom network factory, a callback or a cross-validation splitter.
     ValueError
-        If a fitted model has parameters that no fit takes, or lacks an attribute of a fit, or has
-        far more short lists than numbers.
+        If the parameters of a fitted deep model are invalid, a fitted attribute is missing, or the
+        estimator contains far more short lists than numbers.
     OSError
-        If there is no such folder, or it cannot be written to.
+        If the file cannot be written. An existing file is then unchanged.
 
     Examples
     --------
@@ -66,67 +65,73 @@ def save(estimator: Any, path: Any) -> None:
     ...     path = os.path.join(folder, "ppca.safetensors")
     ...     save(ppca, path)
     ...     loaded = load(path)
-    >>> loaded, loaded.score(X) == ppca.score(X)
-    (PPCA(n_components=2), True)
+    >>> loaded.score(X) == ppca.score(X)
+    True
     """
     name, writer = type(estimator).__name__, ModelWriter()
-    tree = writer.value(estimator, "")
+    tree = writer.value(estimator)
     if name not in ESTIMATORS or not isinstance(tree, dict):
         raise TypeError(
-            f"save takes an estimator of {', '.join(ESTIMATORS)}, and no subclass of one, got "
+            f"estimator must be an instance of {', '.join(ESTIMATORS)} and not of a subclass, got "
             f"{estimator!r}."
         )
     if writer.refused:
         raise TypeError(
-            f"{name} cannot be saved without code: {'; '.join(writer.refused)}. A file holds plain "
-            "values, arrays, this library's own classes and some scalers. Give what only a fit "
-            "needs (callbacks, cv) another value with set_params before saving; a model with "
-            "networks of your own needs pickle, and trust in who wrote it."
+            f"{name} cannot be saved without code: {'; '.join(writer.refused)}. Before saving, use "
+            "set_params to replace what only fit needs (callbacks, cv). A model with custom "
+            "networks needs pickle."
         )
     write_file(path, "model", tree, writer.tensors)
 
 
 def load(path: Any, *, device: Any = None) -> Any:
-    """Read an estimator from a file that :func:`save` has written.
+    """Read an estimator from a file written by :func:`save`.
 
-    No code is executed, whoever wrote the file: it holds numbers and names, and only classes that
-    are listed are made of them. Its header is checked before more of it is read, its checksum before
-    anything is made of it, and no more memory is taken than some times its size.
+    Files from untrusted sources are safe to load: no code is executed, and memory is bounded by a
+    multiple of the file size.
 
     Parameters
     ----------
     path : str or os.PathLike
+        Path of the file.
     device : str or torch.device, default=None
-        Device of a deep model's networks, and of tensors that a model was fitted to. None: the one
-        that they were on, or the CPU if that is not here.
+        Device for the networks of a deep model, and for tensors in a model that was fitted to
+        tensors. None selects the device that was in use when the model was saved, or the CPU if it
+        is not available. The estimator's own parameter `device` is used by `fit` only.
 
     Returns
     -------
-    estimator
-        Gives the same numbers, to the last bit on the same machine, as the one that was saved.
+    estimator : estimator of this library
+        On the machine that saved it, its results are identical to the last bit.
 
     Raises
     ------
     ValueError
-        If the file is truncated, damaged, changed, of a later format, or not what `save` writes;
-        or there is no such `device`. The text says what is wrong.
+        If the file is truncated, damaged, modified, of another format, or not a file written by
+        :func:`save`; or if `device` is not available.
     OSError
-        If there is no such file.
+        If the file does not exist or cannot be read.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from sklearn_vae import PPCA
+    >>> from sklearn_vae.serialization import load, save
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "ppca.safetensors")
+    ...     save(PPCA(n_components=2), path)
+    ...     load(path)
+    PPCA(n_components=2)
     """
+    wrote = ""
     try:
-        contents = read_file(path, "model")
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} cannot be loaded: {error}") from None
-    try:
-        reader = ModelReader(contents.tensors, contents.n_bytes, device)
-        with np.errstate(all="ignore"):  # for numbers that no fit has
-            estimator = reader.value(contents.tree, "model")
+        tree, tensors, written_by, n_bytes = read_file(path, "model")
+        wrote = f", written by {written_by.partition(',')[0][:50]},"
+        with np.errstate(all="ignore"):  # for numbers that no fit produces
+            estimator = ModelReader(tensors, n_bytes, device).read(tree, "model")
+        if type(estimator).__name__ not in ESTIMATORS:
+            raise ValueError("it does not hold an estimator.")
     except ValueError as error:
         what = str(error) if len(str(error)) <= 1000 else f"{str(error)[:1000]}..."
-        wrote = contents.libraries.get(LIBRARY, "of an unknown version")
-        raise ValueError(
-            f"{str(path)!r}, written by {LIBRARY} {wrote}, cannot be loaded: {what}"
-        ) from None
-    if type(estimator).__name__ not in ESTIMATORS:
-        raise ValueError(f"{str(path)!r} cannot be loaded: it holds no estimator.")
+        raise ValueError(f"{str(path)!r}{wrote} cannot be loaded: {what}") from None
     return estimator

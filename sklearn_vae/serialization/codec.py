@@ -1,8 +1,8 @@
-"""Values as a tree of JSON, with the numbers of arrays as tensors next to it, and back.
+"""Values as JSON trees with arrays in tensors next to them, and back.
 
-None, booleans, integers, finite floats, text and lists are themselves; any other value is an object
-with one key, a tag, which says how to read what is under it. Nothing in a tree names code: there is
-one function that reads each tag.
+None, booleans, integers, finite floats, text and lists stand for themselves. Any other value is an
+object with one key, a tag of the table `FORMS`, and the simpler values from which it is made.
+Nothing in a tree names code.
 """
 
 from __future__ import annotations
@@ -11,261 +11,234 @@ import math
 import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Tree: TypeAlias = Any
 
-# How deep values may be nested.
 MAX_DEPTH = 50
 
-# Bounds of a range and how many integers it may have: a list may be made of it.
-MAX_BOUND = 2**62
-MAX_RANGE = 2**16
+# A list may be made of a range.
+MAX_RANGE, MAX_BOUND = 2**16, 2**62
 
-# Characters of a key that are part of a path: one is made for every value under the key.
+# Characters of a key in a path: a path may be needed for every value under the key.
 MAX_NAME = 50
 
 # Python refuses to write or read integers of more digits.
 MAX_BITS = 10_000
 
-STORED_KINDS = "biuf"
-MAX_CODE_POINT = 0x10FFFF
+# Bytes of arrays from which values may be built, relative to the size of the file and in addition.
+USES_PER_BYTE, FREE_BYTES = 16, 2**24
 
-# What values may be built from, in bytes of arrays: a file's tensors are to be used about once each.
-USES_OF_FILE = 16
-FREE_BYTES = 2**24
+# Number of keys that may share a hash: each is compared with all others. Some tuples share one.
+MAX_SAME_HASHES = 32
 
-# Keys that may have one hash: each is compared with all before it. (Some tuples have that of -1, -2.)
-SAME_HASHES = 32
+# Tags of which equal contents mean one and the same object.
+SHARED = {"array", "tensor", "text", "RandomState"}
+
+# Errors of values that do not fit.
+INVALID = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+class NotStorableError(ValueError):
+    """Error for a value without a tree; the text says what the value is."""
 
 
 class Writer:
-    """Makes a tree of values, and collects tensors and what cannot be stored.
-
-    Attributes
-    ----------
-    tensors : dict of str to array
-    refused : list of str
-        Where there is what cannot be stored, and what it is.
-    """
+    """Converts values to trees, and collects the tensors and the values that cannot be stored."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, NDArray[Any]] = {}
-        self.refused: list[str] = []
-        self._refused_objects: list[Any] = []
-        # Trees, and names of tensors, by id: with the object, so that its id is not given to another.
-        self._seen: dict[int, tuple[Any, Any]] = {}
-        self._depth = 0
+        self.refused: list[str] = []  # "path is value"
+        self._path: list[str] = []
+        # Trees by the id of their value; the value is kept so that its id stays its own.
+        self._seen: dict[int, tuple[Any, Tree]] = {}
 
-    def value(self, value: Any, path: str) -> Tree:
-        """Tree of a value at a path like "best_params_['n_components']"."""
-        if value is None or type(value) in (bool, str):
+    def value(self, value: Any, at: str = "") -> Tree:
+        """Return the tree of a value; `at` is its place in the value that contains it."""
+        kind = type(value)
+        if value is None or kind in (bool, str) or (kind is float and math.isfinite(value)):
             return value
-        if self._depth >= MAX_DEPTH:
-            return self.refuse(path, "nested too deeply")
-        self._depth += 1
+        if kind is int and value.bit_length() < MAX_BITS:
+            return value
+        self._path.append(at)
         try:
-            if type(value) is list:
-                return [self.value(part, f"{path}[{i}]") for i, part in enumerate(value)]
-            if type(value) in MAPPINGS:
-                at = [(k, v, f"{path}[{shortened(repr(k))}]") for k, v in value.items()]
-                items = [[self.value(k, where), self.value(v, where)] for k, v, where in at]
-                return {type(value).__name__: items}
-            return self._other(value, path)
+            if len(self._path) > MAX_DEPTH:
+                raise NotStorableError("nested too deeply")
+            if kind is list:
+                return [self.value(part, f"[{i}]") for i, part in enumerate(value)]
+            if id(value) not in self._seen:
+                self._seen[id(value)] = value, ...
+                self._seen[id(value)] = value, self.tagged(value)
+            if (tree := self._seen[id(value)][1]) is ...:
+                raise NotStorableError("a value that contains itself")
+            return tree
         except NotStorableError as error:
-            return self.refuse(path, str(error))
+            self._seen[id(value)] = value, None  # so that it is named once
+            self.refuse(str(error))
         finally:
-            self._depth -= 1
+            self._path.pop()
 
-    def object(self, value: Any, path: str) -> Tree:
-        """Tree of what is no plain value: none."""
-        if not any(value is other for other in self._refused_objects):
-            self._refused_objects.append(value)
-            self.refuse(path, f"{value!r}")
-
-    def refuse(self, path: str, what: str) -> None:
-        """Remember that what is at a path cannot be stored."""
+    def refuse(self, what: str, at: str = "") -> None:
+        """Record that the value at the current path cannot be stored."""
+        path = "".join([*self._path, at]).lstrip(".")
         self.refused.append(f"{path} is {what if len(what) <= 200 else f'{what[:200]}...'}")
 
-    def _other(self, value: Any, path: str) -> Tree:
+    def tagged(self, value: Any) -> Tree:
+        """Return the tree of a value that needs a tag."""
         kind, torch = type(value), sys.modules.get("torch")
-        if kind is int:
-            if value.bit_length() < MAX_BITS:
-                return value
-            raise NotStorableError("an integer of many digits")
-        if kind is float:
-            return value if math.isfinite(value) else {"float": str(value)}
-        if kind in PARTS:
-            if id(value) not in self._seen:
-                tree = {kind.__name__: self.value(PARTS[kind](value), path)}
-                self._seen[id(value)] = value, tree
-            return self._seen[id(value)][1]
-        if isinstance(value, np.generic):
-            return {"scalar": self._array(np.asarray(value), value, path)}
-        if kind in (np.ndarray, np.memmap):
-            return self._array(np.asarray(value), value, path)
-        if torch is not None and kind is torch.device:
-            return {"device": str(value)}
-        if torch is not None and isinstance(value, torch.Tensor):
-            return self._tensor(value)
-        return self.object(value, path)
+        if kind in MAPPINGS:
+            at = [(k, v, f"[{repr(k)[:MAX_NAME]}]") for k, v in value.items()]
+            return {kind.__name__: [[self.value(k, a), self.value(v, a)] for k, v, a in at]}
+        if kind in TAGS:
+            tag = TAGS[kind]
+        elif isinstance(value, np.generic):
+            tag = "scalar"
+        elif torch is not None and isinstance(value, torch.Tensor | torch.device):
+            tag = "tensor" if isinstance(value, torch.Tensor) else "device"
+        else:
+            raise NotStorableError("a large integer" if kind is int else repr(value))
+        if tag == "array":
+            value = np.asarray(value)
+            tag = {"O": "objects", "U": "text"}.get(value.dtype.kind, tag)
+        if tag == "array":
+            return {"array": self._stored(value)}
+        return {tag: self.value(FORMS[tag].parts(value))}
 
-    def _array(self, array: NDArray[Any], of: Any, path: str) -> Tree:
-        """Tree of an array: a tensor; text as the code points it has, objects as a list."""
-        if array.dtype.kind == "O":
-            return {"objects": self.value([list(array.shape), array.ravel().tolist()], path)}
-        if array.dtype.kind == "U":
-            codes = np.array(array, dtype=array.dtype.newbyteorder("="), order="C", ndmin=1)
-            codes = codes.view(np.uint32).reshape(*array.shape, array.dtype.itemsize // 4)
-            return {"text": self._array(codes, of, path)}
-        return {"array": [*self._stored(array, of)]}
+    def _stored(self, array: NDArray[Any]) -> list[Any]:
+        """Store an array; return the name of its tensor, and the order of its axes in memory.
 
-    def _tensor(self, value: Any) -> Tree:
-        if value.requires_grad:
-            raise NotStorableError("a torch tensor that requires a gradient")
-        try:
-            array = value.detach().cpu().numpy()
-        except (TypeError, RuntimeError):
-            raise NotStorableError(f"a torch tensor of {value.dtype}") from None
-        return {"tensor": [*self._stored(array, value), str(value.device)]}
-
-    def _stored(self, array: NDArray[Any], of: Any) -> tuple[Any, list[int] | None]:
-        """Name of the tensor of an array, the same each time for one object `of`, and its axes."""
-        if array.dtype.kind not in STORED_KINDS or array.dtype.itemsize > 8:
-            raise NotStorableError(f"a {type(of).__name__} of dtype {array.dtype}")
-        ordered, axes = _in_order(array)
-        if id(of) not in self._seen:
-            name = f"t{len(self.tensors)}"
-            self.tensors[name] = ordered
-            self._seen[id(of)] = of, name
-        return self._seen[id(of)][1], axes
-
-
-# Errors of values that do not fit.
-ODD = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-
-
-class NotStorableError(Exception):
-    """A value that no tree has; the text says what it is."""
+        The order is kept because it decides how matrix products round.
+        """
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+            raise NotStorableError(f"an array of dtype {array.dtype}")
+        name, axes = f"t{len(self.tensors)}", None
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        if not array.flags.c_contiguous:
+            axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+            array = np.array(array.transpose(axes), order="C")
+        self.tensors[name] = array
+        return [name, None if axes == sorted(axes or []) else axes]
 
 
 class Reader:
-    """Makes values of a tree and tensors; ValueError where something is not what it must be.
+    """Makes values of trees and tensors; :meth:`read` raises ValueError for invalid ones.
 
     Parameters
     ----------
     tensors : dict of str to array
     n_bytes : int
-        Of the file.
+        Size of the file.
     device : str, torch.device or None
-        Where tensors are put. None: where they were, or the CPU.
+        Device of torch tensors. None: the device they were on, if it is available, else the CPU.
     """
 
     def __init__(self, tensors: dict[str, NDArray[Any]], n_bytes: int, device: Any = None) -> None:
         self.device = device
         self._tensors = tensors
-        self._left = USES_OF_FILE * n_bytes + FREE_BYTES
-        self._made: dict[str, Any] = {}
-        self._depth = 0
+        self._bytes_left = USES_PER_BYTE * n_bytes + FREE_BYTES
+        self._shared: dict[str, Any] = {}
+        self._path: list[Any] = []  # text, or the index or key of a part
 
-    def value(self, tree: Tree, path: str) -> Any:
-        """Value of a tree at a path."""
-        if tree is None or type(tree) in (bool, int, str):
+    def read(self, tree: Tree, name: str) -> Any:
+        """Return the value of a whole tree."""
+        try:
+            return self.value(tree, name)
+        except INVALID as error:
+            path = (
+                at if isinstance(at, str) else f"[{repr(at[0])[:MAX_NAME]}]" for at in self._path
+            )
+            raise ValueError(f"{''.join(path)}: {error}") from None
+
+    def value(self, tree: Tree, at: Any = "") -> Any:
+        """Return the value of a tree; after an error, the path leads to the invalid one."""
+        kind = type(tree)
+        if tree is None or kind in (bool, int, str) or (kind is float and math.isfinite(tree)):
             return tree
-        if self._depth >= MAX_DEPTH + 2:  # what is under a tag has a level of its own
-            raise ValueError(f"{path} is nested too deeply.")
-        self._depth += 1
-        try:
-            if isinstance(tree, list):
-                self.charge(0, path)
-                return [self.value(part, f"{path}[{i}]") for i, part in enumerate(tree)]
-            if isinstance(tree, float):
-                if math.isfinite(tree):
-                    return tree
-                raise ValueError(f"{path} is a number beyond every float.")
-            if len(tree) != 1:
-                raise ValueError(f"{path} must have one tag, got {sorted(tree)}.")
-            ((tag, content),) = tree.items()
-            return self.tagged(tag, content, path)
-        finally:
-            self._depth -= 1
-
-    def tagged(self, tag: str, content: Tree, path: str) -> Any:
-        """Value of what is under a tag."""
-        if tag in ("array", "tensor"):
-            return self._array(tag, content, path)
-        if tag not in MAKERS:
-            raise ValueError(f"{path} has the tag {tag!r}, which stands for nothing.")
-        if tag in MAPPING_TAGS:
-            items = [listed(pair, path, 2) for pair in listed(content, path)]
-            keys = [self.value(key, path) for key, _ in items]
-            at = [f"{path}[{shortened(repr(key))}]" for key in keys]
-            values = [self.value(items[i][1], where) for i, where in enumerate(at)]
-            parts: Any = list(zip(keys, values, strict=True))
+        self._path.append(at)
+        if len(self._path) > MAX_DEPTH + 2:
+            raise ValueError("nested too deeply.")
+        if kind is float:
+            raise ValueError("a number beyond every float.")
+        if kind is list:
+            self.charge(0)
+            value: Any = [self.value(part, (i,)) for i, part in enumerate(tree)]
         else:
-            parts = self.value(content, path)
-        try:
-            if tag not in ("RandomState", "text"):
-                return MAKERS[tag](parts)
-            return self._once(f"{tag} {content}", lambda: MAKERS[tag](parts))
-        except ODD as error:
-            raise ValueError(f"{path} is no valid {tag}: {error}") from None
+            if len(tree) != 1:
+                raise ValueError(f"an object must have one tag, got {sorted(tree)}.")
+            ((tag, content),) = tree.items()
+            key = f"{tag} {content}" if tag in SHARED else ""
+            value = self._shared[key] if key in self._shared else self.tagged(tag, content)
+            if tag == "tensor":  # may be copied each time it is used
+                self.charge(2 * value.nbytes)
+            if key:
+                self._shared[key] = value
+        self._path.pop()
+        return value
 
-    def charge(self, n_bytes: float, path: str) -> None:
-        """Raise ValueError where a file makes far more of what it has than models do."""
-        self._left -= int(n_bytes) + 100
-        if self._left < 0:
-            raise ValueError(f"{path} would take far more memory than the file has bytes.")
-
-    def _array(self, tag: str, content: Tree, path: str) -> Any:
-        """Array or torch tensor, one and the same object for the same content."""
-        name, axes, *rest = listed(content, path, 3 if tag == "tensor" else 2)
-        if not isinstance(name, str) or name not in self._tensors:
-            raise ValueError(f"{path} asks for tensor {name!r}, which is not in the file.")
-        array = self._tensors[name]
+    def tagged(self, tag: str, content: Tree) -> Any:
+        """Return the value of the content of a tag."""
         if tag == "array":
-            return self._once(f"array {name} {axes}", lambda: _back_in_place(array, axes, path))
+            return self._array(content)
+        if tag == "tensor":
+            return self._tensor(self.value(content))
+        if tag not in FORMS:
+            raise ValueError(f"unknown tag {tag!r}.")
+        if tag in MAPPING_TAGS:
+            keys = [self.value(key) for key, _ in content]
+            pairs = zip(keys, content, strict=True)
+            return FORMS[tag].make([(key, self.value(pair[1], (key,))) for key, pair in pairs])
+        parts = self.value(content)
+        try:
+            return FORMS[tag].make(parts)
+        except INVALID as error:
+            raise ValueError(f"invalid content of {tag!r}: {error}") from None
+
+    def charge(self, n_bytes: int) -> None:
+        """Raise ValueError if values take far more memory than the file has bytes."""
+        self._bytes_left -= n_bytes + 100
+        if self._bytes_left < 0:
+            raise ValueError("would take far more memory than the file has bytes.")
+
+    def _array(self, content: Tree) -> NDArray[Any]:
+        name, axes = content
+        if not isinstance(name, str) or name not in self._tensors:
+            raise ValueError(f"needs tensor {name!r}, which is not in the file.")
+        array = self._tensors[name]
+        if axes is None:
+            return array
+        if sorted(axes) != list(range(array.ndim)):
+            raise ValueError(f"an array must have its {array.ndim} axes in some order, got {axes}.")
+        return array.transpose([axes.index(axis) for axis in range(array.ndim)])
+
+    def _tensor(self, parts: Any) -> Any:
         import torch
 
-        self.charge(2 * array.nbytes, path)  # each time: whoever is given it may copy it
-        device = self.tagged("device", rest[0], path)
-
-        def make() -> Any:
-            # Cloned to where torch has its own numbers: their alignment decides how sums round.
-            own = torch.from_numpy(array).clone()
-            there = self._once(
-                f"place {device} {own.dtype}", lambda: available(device, self.device, own.dtype)
-            )
-            return _back_in_place(own.to(there), axes, path)
-
-        return self._once(f"tensor {name} {axes} {device}", make)
-
-    def _once(self, key: str, make: Callable[[], Any]) -> Any:
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+        array, device = parts
+        # Cloned to torch's own memory: its alignment decides how sums round.
+        with torch.inference_mode(False), torch.device("cpu"):  # whatever the user has set
+            tensor = torch.from_numpy(array).clone()
+        key = f"device {device} {array.dtype.char}"
+        if key not in self._shared:
+            self._shared[key] = available(torch.device(device), self.device, tensor.dtype)
+        return tensor.to(self._shared[key])
 
 
-def listed(tree: Tree, path: str, length: int | None = None) -> list[Any]:
-    """A list, of some length."""
-    if isinstance(tree, list) and length in (None, len(tree)):
-        return tree
-    raise ValueError(f"{path} must be a list{'' if length is None else f' of {length}'}.")
-
-
-def shortened(name: str) -> str:
-    """The beginning of a long name."""
-    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
-
-
-def available(wanted: Any, given: Any, dtype: Any) -> Any:
-    """The device that is given, or one that is wanted, and then the CPU if it is not here."""
+def available(saved: Any, given: Any, dtype: Any) -> Any:
+    """Return the device that is given, else the one that was saved if it is available, or the CPU."""
     import torch
 
-    chosen = wanted if given is None else given
+    chosen = saved if given is None else given
     if isinstance(chosen, str) and chosen == "auto":
         chosen = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -273,41 +246,34 @@ def available(wanted: Any, given: Any, dtype: Any) -> Any:
         return torch.device(chosen)
     except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
         if given is not None:
-            raise ValueError(f"device={given!r} is not here: {error}") from None
+            raise ValueError(f"device={given!r} is not available: {error}") from None
     return torch.device("cpu")
 
 
-def _of_unique(kind: Any) -> Callable[[Any], Any]:
+def _of_tensor(value: Any) -> list[Any]:
+    if value.requires_grad:
+        raise NotStorableError("a torch tensor that requires a gradient")
+    try:
+        return [value.detach().cpu().numpy(), str(value.device)]
+    except (TypeError, RuntimeError):
+        raise NotStorableError(f"a torch tensor of {value.dtype}") from None
+
+
+def _unique(kind: Any) -> Callable[[Any], Any]:
+    """Return a function that makes a set or mapping of unique keys."""
+
     def make(items: Any) -> Any:
-        is_mapping = kind in MAPPINGS
-        keys = [key for key, _ in items] if is_mapping else listed(items, "it")
-        if max(Counter(map(hash, keys)).values(), default=0) > SAME_HASHES:
-            raise ValueError("too many keys of the same hash.")
+        keys = [key for key, _ in items] if kind in MAPPINGS else items
+        if len(keys) > MAX_SAME_HASHES < max(Counter(map(hash, keys)).values()):
+            raise ValueError("too many keys have the same hash.")
         if len(set(keys)) != len(keys):
-            raise ValueError("a key that comes twice.")
-        return kind(dict(items)) if is_mapping else kind(items)
+            raise ValueError("a key occurs twice.")
+        return kind(dict(items) if kind in MAPPINGS else items)
 
     return make
 
 
-def _integer(value: Any, low: int, high: int) -> int:
-    if type(value) is int and low <= value <= high:
-        return value
-    raise ValueError(f"it must have an integer between {low} and {high}, got {value!r}.")
-
-
-def _deque(parts: Any) -> deque[Any]:
-    length, items = listed(parts, "it", 2)
-    return deque(listed(items, "it"), None if length is None else _integer(length, 0, MAX_BOUND))
-
-
-def _float(parts: Any) -> float:
-    if parts in ("nan", "inf", "-inf"):
-        return float(parts)
-    raise ValueError(f"it must be nan, inf or -inf, got {parts!r}.")
-
-
-def _parts_of_range(value: range) -> list[int]:
+def _of_range(value: range) -> list[int]:
     bounds = [value.start, value.stop, value.step]
     if value[MAX_RANGE:] or max(map(abs, bounds)) > MAX_BOUND:
         raise NotStorableError(f"{value!r}, more than {MAX_RANGE} integers or beyond 2**62")
@@ -315,30 +281,30 @@ def _parts_of_range(value: range) -> list[int]:
 
 
 def _range(parts: Any) -> range:
-    integers = range(*(_integer(part, -MAX_BOUND, MAX_BOUND) for part in listed(parts, "it", 3)))
-    if integers[MAX_RANGE:]:
-        raise ValueError(f"a range of more than {MAX_RANGE} integers.")
-    return integers
+    _of_range(value := range(*parts))
+    return value
+
+
+def _of_text(array: NDArray[Any]) -> NDArray[Any]:
+    codes = np.array(array, dtype=array.dtype.newbyteorder("="), order="C", ndmin=1)
+    return codes.view(np.uint32).reshape(*array.shape, array.dtype.itemsize // 4)
 
 
 def _text(codes: Any) -> NDArray[Any]:
     if codes.dtype != np.uint32 or codes.ndim == 0 or codes.shape[-1] == 0:
-        raise ValueError("no array of text.")
-    if codes.size and codes.max() > MAX_CODE_POINT:
-        raise ValueError("characters that do not exist.")
+        raise ValueError("it must be an array of code points.")
+    if codes.size and codes.max() > sys.maxunicode:
+        raise ValueError("a code point is not a character.")
     flat = np.ascontiguousarray(codes).reshape(-1)
     return flat.view(f"<U{codes.shape[-1]}").reshape(codes.shape[:-1])
 
 
 def _objects(parts: Any) -> NDArray[Any]:
-    shape, items = listed(parts, "it", 2)
-    sizes = [_integer(size, 0, 2**40) for size in listed(shape, "its shape")]
-    if len(sizes) > 32 or math.prod(sizes) != len(listed(items, "it")):
-        raise ValueError(f"{len(items)} objects for the shape {sizes}.")
+    shape, items = parts
     array = np.empty(len(items), dtype=object)
     for i, item in enumerate(items):
         array[i] = item
-    return array.reshape(sizes)
+    return array.reshape(shape)
 
 
 def _scalar(array: Any) -> Any:
@@ -347,22 +313,19 @@ def _scalar(array: Any) -> Any:
     return array[()]
 
 
+def _of_masked(value: Any) -> list[Any]:
+    return [np.asarray(value.data), None if value.mask is np.ma.nomask else np.asarray(value.mask)]
+
+
 def _masked(parts: Any) -> Any:
-    data, mask = listed(parts, "it", 2)
-    if isinstance(data, np.ndarray) and mask is None:
-        return np.ma.array(data)
-    both = isinstance(data, np.ndarray) and isinstance(mask, np.ndarray)
-    if both and mask.dtype == bool and mask.shape == data.shape:
-        return np.ma.array(data, mask=mask)
-    raise ValueError("it must be an array and a mask of its shape, or none.")
+    data, mask = parts
+    has_mask = isinstance(mask, np.ndarray) and mask.dtype == bool and mask.shape == data.shape
+    if not isinstance(data, np.ndarray) or not (mask is None or has_mask):
+        raise ValueError("it must be an array, and None or a mask of its shape.")
+    return np.ma.array(data, mask=mask if has_mask else np.ma.nomask)
 
 
-def _parts_of_masked(value: Any) -> list[Any]:
-    mask = None if value.mask is np.ma.nomask else np.asarray(value.mask)
-    return [np.asarray(value.data), mask]
-
-
-def _parts_of_random_state(value: np.random.RandomState) -> list[Any]:
+def _of_random_state(value: np.random.RandomState) -> list[Any]:
     state: Any = value.get_state(legacy=False)
     if state["bit_generator"] != "MT19937":
         raise NotStorableError(f"{value!r}, a RandomState of {state['bit_generator']}")
@@ -371,71 +334,54 @@ def _parts_of_random_state(value: np.random.RandomState) -> list[Any]:
 
 
 def _random_state(parts: Any) -> np.random.RandomState:
-    key, pos, has_gauss, gauss = listed(parts, "it", 4)
-    if key.dtype != np.uint32 or key.shape != (624,) or not isinstance(gauss, float):
-        raise ValueError("no state of a RandomState.")
-    # NumPy itself takes any position, and reads from there.
-    pos, has_gauss = _integer(pos, 0, 624), _integer(has_gauss, 0, 1)
-    made = np.random.RandomState(0)
-    made.set_state(("MT19937", key, pos, has_gauss, gauss))
-    return made
+    key, pos, has_gauss, gauss = parts
+    is_key = isinstance(key, np.ndarray) and (key.dtype, key.shape) == (np.uint32, (624,))
+    # NumPy accepts any position, and reads from there.
+    if not (is_key and type(pos) is int and 0 <= pos <= 624 and type(gauss) is float):
+        raise ValueError("it must have 624 numbers of MT19937 and a position among them.")
+    generator = np.random.RandomState(0)
+    generator.set_state(("MT19937", key, pos, int(has_gauss == 1), gauss))
+    return generator
 
 
-def _device(parts: Any) -> Any:
+def _device(name: Any) -> Any:
     import torch
 
-    if isinstance(parts, str):
-        return torch.device(parts)
-    raise ValueError(f"it must be a torch device, got {parts!r}.")
+    return torch.device(name)
+
+
+class Form(NamedTuple):
+    """How a value is taken apart into simpler ones, and made of these again."""
+
+    parts: Callable[[Any], Any]
+    make: Callable[[Any], Any]
 
 
 MAPPINGS: tuple[Any, ...] = (dict, OrderedDict, Counter)
 MAPPING_TAGS = {kind.__name__ for kind in MAPPINGS}
+FLOATS = {str(value): value for value in (math.nan, math.inf, -math.inf)}
 
-# Plainer values that stand for values of a type; the tag is the name of the type.
-PARTS: dict[type, Callable[[Any], Any]] = {
-    tuple: list,
-    **dict.fromkeys((set, frozenset), lambda value: sorted(value, key=repr)),
-    deque: lambda value: [value.maxlen, list(value)],
-    range: _parts_of_range,
-    np.ma.MaskedArray: _parts_of_masked,
-    np.random.RandomState: _parts_of_random_state,
+FORMS = {
+    **{kind.__name__: Form(dict.items, _unique(kind)) for kind in MAPPINGS},
+    "MaskedArray": Form(_of_masked, _masked),
+    "RandomState": Form(_of_random_state, _random_state),
+    "deque": Form(lambda value: [list(value), value.maxlen], lambda parts: deque(*parts)),
+    "device": Form(str, _device),
+    "float": Form(str, FLOATS.__getitem__),
+    "frozenset": Form(lambda value: sorted(value, key=repr), _unique(frozenset)),
+    "objects": Form(lambda value: [list(value.shape), value.ravel().tolist()], _objects),
+    "range": Form(_of_range, _range),
+    "scalar": Form(np.asarray, _scalar),
+    "set": Form(lambda value: sorted(value, key=repr), _unique(set)),
+    "tensor": Form(_of_tensor, list),
+    "text": Form(_of_text, _text),
+    "tuple": Form(list, tuple),
 }
 
-# Functions that make the value of a tag from what is under it.
-MAKERS: dict[str, Callable[[Any], Any]] = {
-    **{kind.__name__: _of_unique(kind) for kind in (*MAPPINGS, set, frozenset)},
-    "MaskedArray": _masked,
-    "RandomState": _random_state,
-    "deque": _deque,
-    "device": _device,
-    "float": _float,
-    "objects": _objects,
-    "range": _range,
-    "scalar": _scalar,
-    "text": _text,
-    "tuple": lambda parts: tuple(listed(parts, "it")),
+TAGS: dict[type, str] = {
+    **{kind: kind.__name__ for kind in (tuple, set, frozenset, deque, range, float)},
+    np.ndarray: "array",
+    np.memmap: "array",
+    np.ma.MaskedArray: "MaskedArray",
+    np.random.RandomState: "RandomState",
 }
-
-
-def _in_order(array: NDArray[Any]) -> tuple[NDArray[Any], list[int] | None]:
-    """Contiguous numbers, and the axes that they have in the order of memory, unless as named.
-
-    The order is kept because products of matrices round otherwise in another one.
-    """
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.flags.c_contiguous:
-        return array, None
-    axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-    ordered = np.array(array.transpose(axes), order="C")
-    return ordered, None if axes == sorted(axes) else axes
-
-
-def _back_in_place(array: Any, axes: Any, path: str) -> Any:
-    if axes is None:
-        return array
-    known = isinstance(axes, list) and all(type(axis) is int for axis in axes)
-    if not (known and sorted(axes) == list(range(array.ndim))):
-        raise ValueError(f"{path} must have its {array.ndim} axes in some order, got {axes!r}.")
-    places = [axes.index(axis) for axis in range(array.ndim)]
-    return array.permute(places) if hasattr(array, "permute") else array.transpose(places)

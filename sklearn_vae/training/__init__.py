@@ -1,1 +1,1 @@
-"""Training of PyTorch modules: loop, batches, devices, checkpoints; knows no estimator."""
+"""Training loop, batches, devices and checkpoints of PyTorch modules."""

@@ -1,4 +1,4 @@
-"""Batches, as callbacks of skorch and the history see them."""
+"""Batch events for skorch callbacks and batch records in the history."""
 
 from __future__ import annotations
 
@@ -24,50 +24,43 @@ from skorch.callbacks import (
 )
 from torch import Tensor
 
-# Callbacks that read records of batches without being told of the batches.
+# Callbacks that read batch records but do not handle batch events.
 READERS = Checkpoint, TrainEndCheckpoint, LoadInitState, PassthroughScoring
 LOGGERS = MlflowLogger, NeptuneLogger, SacredLogger
 SCORES = BatchScoring, EpochScoring
 
-# Callbacks that do not look at the reconstruction of a batch.
-BLIND = {LRScheduler, ProgressBar, TensorBoard, *LOGGERS}
+# Callbacks that ignore the reconstruction of a batch.
+IGNORE_PREDICTIONS = {LRScheduler, ProgressBar, TensorBoard, *LOGGERS}
 
 
 class BatchEvents:
-    """Tells callbacks of batches, and records these in the history, as far as callbacks ask for it.
+    """Notifies callbacks of batches and records batches in the history, if a callback needs it.
 
-    Nobody asks in most trainings, which then spend no time on it.
-
-    Parameters
-    ----------
-    net : VAENet
-        With its callbacks.
-
-    Attributes
-    ----------
-    gradients, training, validation : bool
-        Whether a callback is told of gradients, of batches in training, and of those held out.
-    records : bool
-        Whether a callback reads what the history records of batches.
+    Most callbacks do not, and then no time is spent on it. `gradients`, `training` and `validation`
+    tell whether a callback handles gradients, training batches and validation batches. `records`
+    tells whether a callback reads the batch records of the history.
     """
 
     def __init__(self, net: Any) -> None:
         callbacks = [callback for _, callback in net.callbacks_]
         self.net = net
         self.gradients = any(_has_own(c, "on_grad_computed") for c in callbacks)
-        self.training = any(_hears(c, training=True) for c in callbacks)
-        self.validation = any(_hears(c, training=False) for c in callbacks)
+        self.training = any(_handles_batches(c, training=True) for c in callbacks)
+        self.validation = any(_handles_batches(c, training=False) for c in callbacks)
         readers = any(isinstance(c, READERS) for c in callbacks)
         self.records = readers or self.training or self.validation
-        self._reconstructed = {
-            training: any(_hears(c, training) and type(c) not in BLIND for c in callbacks)
+        self._needs_predictions = {
+            training: any(
+                _handles_batches(c, training) and type(c) not in IGNORE_PREDICTIONS
+                for c in callbacks
+            )
             for training in (True, False)
         }
 
     def take_step(
         self, step: Callable[..., Any], x: Tensor, noise: Tensor, beta: float
     ) -> tuple[Any, Any, Any]:
-        """Take a step on a batch, and tell callbacks of it."""
+        """Take a step on a batch and notify the callbacks."""
         self.net.module_.train()  # a callback may have evaluated it
         y_pred = self.begin(x, training=True)
         reconstruction, kl, h = step(x, noise, beta)
@@ -76,33 +69,30 @@ class BatchEvents:
         return reconstruction, kl, h
 
     def begin(self, x: Tensor, training: bool) -> Tensor | None:
-        """Tell callbacks that a batch begins; its reconstruction, if one of them looks at it."""
+        """Notify callbacks of the begin of a batch; return its reconstruction if one needs it."""
         self.net.notify("on_batch_begin", batch=(x, x), training=training)
-        return self._reconstruct(x) if self._reconstructed[training] else None
+        return self._reconstruct(x) if self._needs_predictions[training] else None
 
     def end(self, x: Tensor, loss: Any, y_pred: Tensor | None, training: bool) -> None:
-        """Record a batch, and tell callbacks that it ends."""
+        """Record a batch and notify callbacks of its end."""
         loss = torch.as_tensor(loss, dtype=x.dtype)
         self._record(len(x), loss.item(), training)
         self.net.notify("on_batch_end", batch=(x, x), training=training, loss=loss, y_pred=y_pred)
 
-    def tell_gradients(self, x: Tensor) -> None:
-        """Tell callbacks that the gradients of a batch are computed."""
+    def notify_gradients(self, x: Tensor) -> None:
+        """Notify callbacks that the gradients of a batch have been computed."""
         module = self.net.module_
         trained = {id(parameter) for parameter in module.trained_parameters()}
         named = [(n, p) for n, p in module.named_parameters() if id(p) in trained]
         self.net.notify("on_grad_computed", named_parameters=named, batch=(x, x), training=True)
 
     def record(self, x: Tensor, loss: Any, training: bool) -> None:
-        """Record a batch of which callbacks are not told."""
+        """Record a batch without notifying callbacks."""
         self.net.history.new_batch()
         self._record(len(x), float(loss), training)
 
     def end_epoch(self) -> None:
-        """Record the number of batches, and have loggers leave out what is not a number.
-
-        They stumble over the noise of each feature.
-        """
+        """Record the number of batches, and make loggers ignore arrays, on which they fail."""
         row = self.net.history[-1]
         for phase in ("train", "valid") if self.records else ():
             count = sum(f"{phase}_loss" in batch for batch in row["batches"])
@@ -120,7 +110,7 @@ class BatchEvents:
 
     @torch.no_grad()
     def _reconstruct(self, x: Tensor) -> Tensor:
-        """Means of x, as the net predicts them; without a trace in a module in training."""
+        """Reconstruct x in evaluation mode."""
         module = self.net.module_
         was_training = module.training
         module.eval()
@@ -129,8 +119,8 @@ class BatchEvents:
         return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
-def _hears(callback: Any, training: bool) -> bool:
-    """Whether a callback does something at batches, in training or of samples held out."""
+def _handles_batches(callback: Any, training: bool) -> bool:
+    """Return whether a callback handles training batches, or else validation batches."""
     kind = type(callback)
     if kind is LRScheduler:
         return training and callback.step_every != "epoch"

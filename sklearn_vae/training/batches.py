@@ -1,4 +1,4 @@
-"""Batches of rows that lie on the device already, each with the noise of its draws."""
+"""Batches of samples that are already on the device, each with the noise of its draws."""
 
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -8,26 +8,17 @@ from torch import Tensor
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 
-# Rows and noise are gathered for many batches at once, so that a batch costs two views: these many
-# batches at most, of this many bytes together.
+# Samples and noise are gathered for chunks of batches, because a batch then costs only two views.
+# These are the largest numbers of batches and bytes in a chunk.
 BATCHES_AT_ONCE = 32
 BYTES_AT_ONCE = 2**23
 
 
 class Batches:
-    """All rows once in random order, in chunks of batches.
+    """Iterable over all samples in random order, in chunks of batches.
 
-    Parameters
-    ----------
-    X : Tensor of shape (n, d)
-        On the device.
-    batch_size : int
-    noise_shape : (S, k)
-        Draws of a row, and latent dimensions.
-    generator : torch.Generator
-        On the device of X; gives the order of rows and the noise, anew at each iteration.
-    n_batches : int, default=None
-        As equal as can be. None: as many as there are of `batch_size` rows.
+    `noise_shape` holds the numbers of draws per sample and of latent dimensions. `n_batches`
+    batches have nearly equal sizes; by default their number follows from `batch_size`.
     """
 
     def __init__(
@@ -48,30 +39,30 @@ class Batches:
         self.at_once = max(1, min(BATCHES_AT_ONCE, BYTES_AT_ONCE // batch_bytes))
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Return the number of batches."""
         return len(self._sizes())
 
     def _sizes(self) -> list[int]:
-        """Rows of each batch; a last one of a single row, which has no variance, is joined."""
+        """Return the batch sizes; a last batch of one sample, without variance, is merged."""
         n, size = len(self.X), self.batch_size
         if self.n_batches is not None:
-            least, more = divmod(n, self.n_batches)
-            return more * [least + 1] + (self.n_batches - more) * [least]
+            least, n_larger = divmod(n, self.n_batches)
+            return n_larger * [least + 1] + (self.n_batches - n_larger) * [least]
         sizes = [min(size, n - start) for start in range(0, n, size)]
         if len(sizes) > 1 and sizes[-1] == 1:
             sizes[-2:] = [size + 1]
         return sizes
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """Lists of (rows of shape (b, d), noise of shape (S, b, k))."""
+        """Yield lists of (samples of shape (b, d), noise of shape (S, b, k))."""
         X, draws, k = self.X, *self.noise_shape
         order = torch.randperm(len(X), generator=self.generator, device=X.device)
         sizes, done = self._sizes(), 0
         for first in range(0, len(sizes), self.at_once):
             chunk = sizes[first : first + self.at_once]
-            rows = X.index_select(0, order[done : done + sum(chunk)])
-            done += len(rows)
-            size = (len(rows), draws * k)
+            samples = X.index_select(0, order[done : done + sum(chunk)])
+            done += len(samples)
+            size = (len(samples), draws * k)
             noise = torch.randn(size, generator=self.generator, device=X.device, dtype=X.dtype)
-            parts = zip(rows.split(chunk), noise.split(chunk), strict=True)
-            yield [(x, part.view(draws, len(x), k)) for x, part in parts]
+            pairs = zip(samples.split(chunk), noise.split(chunk), strict=True)
+            yield [(x, part.view(draws, len(x), k)) for x, part in pairs]

@@ -1,4 +1,4 @@
-"""What happens between epochs: KL warm-up, early stopping, progress, snapshots."""
+"""Callbacks at the end of epochs: KL warm-up, early stopping, progress and snapshots."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from skorch.callbacks import Callback, EarlyStopping
 from skorch.utils import noop
 from tqdm import tqdm
 
-from sklearn_vae.nn.objectives import warmed_up
+from sklearn_vae.nn.objectives import kl_weight
 from sklearn_vae.validation import is_integer
 
 
 class KLWarmup(Callback):
-    """Sets the KL weight of each epoch: rises linearly to `weight` over `n_epochs`."""
+    """Raises the KL weight linearly to `weight` over `n_epochs`."""
 
     def __init__(self, n_epochs: int, weight: float) -> None:
         self.n_epochs = n_epochs
         self.weight = weight
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
-        """Set the weight."""
-        net.beta_ = warmed_up(len(net.history) - 1, self.n_epochs, self.weight)
+        """Set the KL weight of this epoch."""
+        net.beta_ = kl_weight(len(net.history) - 1, self.n_epochs, self.weight)
 
 
 class BestLosses(Callback):
-    """Records whether a loss is the best so far, as the default callbacks of skorch do."""
+    """Records whether a loss is the best so far, as skorch's default callbacks do."""
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        """Begin with the best losses of the history."""
+        """Read the best losses from the history."""
         self.best_ = {
             name: min((row[name] for row in net.history if name in row), default=math.inf)
             for name in ("train_loss", "valid_loss")
         }
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        """Compare the losses of this epoch."""
+        """Compare the losses of this epoch with the best ones."""
         row = net.history[-1]
         for name in self.best_.keys() & row.keys():
             net.history.record(f"{name}_best", row[name] < self.best_[name])
@@ -47,27 +47,27 @@ class BestLosses(Callback):
 
 
 class FrozenParameters(Callback):
-    """Remembers which parameters are frozen, for a training that resumes from a checkpoint."""
+    """Stores the names of frozen parameters, which a resumed training freezes again."""
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        """Begin without any, until a checkpoint has set others."""
+        """Reset the names; a checkpoint may set `names_` afterwards."""
         self.names_: list[str] = []
         self.begun = False
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
-        """Freeze what a checkpoint says."""
+        """Freeze the parameters that were frozen in the checkpoint."""
         for name in [] if self.begun else self.names_:
             net.module_.get_parameter(name).requires_grad_(False)
         self.begun = True
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        """Look which are frozen."""
+        """Store the names of the frozen parameters."""
         named = net.module_.named_parameters()
         self.names_ = [name for name, parameter in named if not parameter.requires_grad]
 
 
 class StopEarly(EarlyStopping):
-    """skorch's, which waits for the end of a warm-up."""
+    """skorch's EarlyStopping, starting after the KL warm-up."""
 
     def __init__(self, warmup_epochs: int, patience: int, threshold: float) -> None:
         super().__init__(
@@ -80,13 +80,13 @@ class StopEarly(EarlyStopping):
         self.warmup_epochs = warmup_epochs
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        """Stop where there was no improvement for `patience` epochs after the warm-up."""
+        """Stop if there was no improvement for `patience` epochs after the warm-up."""
         if len(net.history) >= self.warmup_epochs:
             super().on_epoch_end(net, **kwargs)
 
 
 class Progress(Callback):
-    """A bar over epochs with the bound, KL, noise variance and active dimensions."""
+    """Progress bar over epochs that shows values of the monitor."""
 
     def __init__(self, n_epochs: int, done: int = 0) -> None:
         self.n_epochs = n_epochs
@@ -97,7 +97,7 @@ class Progress(Callback):
         self.bar_ = tqdm(total=self.n_epochs, initial=self.done, unit="epoch")
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        """One epoch more."""
+        """Advance the bar."""
         row = net.history[-1]
         shown = {name: np.mean(row[name]) for name in net.monitor.shown if name in row}
         self.bar_.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
@@ -113,14 +113,10 @@ class Progress(Callback):
 
 
 def end_training(net: Any, X: torch.Tensor) -> None:
-    """Call `on_train_end` of every callback of a net, and collect what fails in `failures_`.
+    """Call `on_train_end` of every callback of a net, and collect errors in `failures_`.
 
-    Callbacks that restore the best parameters come first, so that the others see these.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        If there was one, after all have been called.
+    Early stopping comes first, because it restores the best parameters, which the others then see.
+    A KeyboardInterrupt is raised again after all callbacks have been called.
     """
     interrupt = None
     for name, callback in sorted(
@@ -130,19 +126,25 @@ def end_training(net: Any, X: torch.Tensor) -> None:
             callback.on_train_end(net, X=X, y=X)
         except KeyboardInterrupt as error:
             interrupt = error
-        except Exception as error:  # noqa: BLE001 - of code of others
+        except Exception as error:  # noqa: BLE001 - a user's callback can raise anything
             net.failures_.append(f"{name} ({type(error).__name__}: {error})")
     if interrupt is not None:
         raise interrupt
 
 
 class Snapshot(Callback):
-    """Keeps the model as it was after some epochs: the fitted `snapshots_` of the estimator.
+    """Callback that keeps copies of the model after given epochs.
+
+    The estimator offers the fitted copies as `snapshots_`, a dict with the epochs as keys.
 
     Parameters
     ----------
     epochs : collection of int
-        After which epochs, counted from 1.
+        Epochs after which to copy the model, counted from 1.
+
+    See Also
+    --------
+    DeepGaussianVAE : VAE whose parameter `callbacks` accepts snapshots.
 
     Examples
     --------
@@ -159,7 +161,13 @@ class Snapshot(Callback):
         self.epochs = epochs
 
     def initialize(self) -> Snapshot:
-        """Forget what was kept."""
+        """Check the parameters and reset the state.
+
+        Returns
+        -------
+        Snapshot
+            This callback.
+        """
         epochs = self.epochs if isinstance(self.epochs, Iterable) else [None]
         if not all(is_integer(epoch) and epoch >= 1 for epoch in epochs):
             raise ValueError(f"epochs must be a list of integers >= 1, got {self.epochs!r}.")
@@ -167,7 +175,15 @@ class Snapshot(Callback):
         return self
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        """Keep the parameters if this is one of the epochs."""
+        """Copy the parameters of the model after one of the given epochs.
+
+        Parameters
+        ----------
+        net : NeuralNet
+            Net in training.
+        **kwargs : dict
+            Ignored.
+        """
         epoch = len(net.history)
         if epoch in self.epochs:
             state = net.module_.state_dict()

@@ -1,4 +1,4 @@
-"""A training step as one CUDA graph, with plain steps behind it."""
+"""Training steps as CUDA graphs, with plain steps as a fallback."""
 
 from __future__ import annotations
 
@@ -12,25 +12,19 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-# Plain steps before a capture, on a stream of their own, as torch asks for.
+# Number of plain steps before a capture, on a separate stream, as torch requires.
 WARM_UP_STEPS = 3
 
-# Epochs after a capture in which a failure is undone exactly.
+# Number of epochs after a capture in which a failure is undone exactly.
 TRIAL_EPOCHS = 3
 
 
 class CudaGraph:
-    """The kernels that a function launches, captured once.
-
-    Parameters
-    ----------
-    function : function () -> tuple of Tensors
-        Its inputs are tensors that stay where they are.
-    """
+    """Captured kernels of a function without arguments, which reads tensors at fixed addresses."""
 
     def __init__(self, function: Callable[[], tuple[Tensor, ...]]) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        # The outer context gives back the current stream where a capture fails before it ends.
+        # The outer context restores the current stream if the capture fails.
         with (
             torch.cuda.stream(torch.cuda.current_stream()),
             torch.cuda.graph(self.graph, capture_error_mode="thread_local"),
@@ -38,13 +32,13 @@ class CudaGraph:
             self.outputs = function()
 
     def replay(self) -> tuple[Tensor, ...]:
-        """Launch the kernels; outputs, which the next replay overwrites."""
+        """Launch the kernels and return the outputs, which the next replay overwrites."""
         self.graph.replay()
         return self.outputs
 
     @staticmethod
     def warm_up(function: Callable[[], Result]) -> Result:
-        """Call a function on a stream of its own."""
+        """Call a function on a separate stream."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -53,24 +47,16 @@ class CudaGraph:
         return result
 
 
-# Graphs by kind of device; on others, steps are taken as they are.
+# Graphs by type of device.
 GRAPHS: dict[str, Any] = {"cuda": CudaGraph}
 
 
 class CapturedStep:
-    """A training step that is captured once, and replayed for each batch of the same shape.
+    """Training step that is captured once and replayed for batches of the same shape.
 
-    The first steps are taken plainly, and so are those of another shape (the last batch of an
-    epoch). A learning rate that changes is captured anew, since it is part of the graph.
-
-    Parameters
-    ----------
-    step : function (x, noise, beta) -> (reconstruction, kl, h)
-        A plain step.
-    optimizer : function () -> Optimizer
-        The optimizer in use.
-    graph_type : type, default=None
-        As :class:`CudaGraph`. None: every step is plain.
+    The first batches take plain steps, and so do batches of other shapes, such as the last of an
+    epoch. The learning rate is part of the graph, so a change leads to a new capture. Without a
+    `graph_type` every step is plain.
     """
 
     def __init__(
@@ -82,10 +68,10 @@ class CapturedStep:
         self.step = step
         self.optimizer = optimizer
         self.graph_type = graph_type
-        self.capture_anew()
+        self.reset()
 
-    def capture_anew(self) -> None:
-        """Forget the graph, and begin with plain steps again."""
+    def reset(self) -> None:
+        """Discard the graph and start with plain steps again."""
         self.graph: Any = None
         self.inputs: tuple[Tensor, Tensor, Tensor] | None = None
         self.learning_rate: Any = None
@@ -93,7 +79,7 @@ class CapturedStep:
         self.good_epochs = 0
 
     def __call__(self, x: Tensor, noise: Tensor, beta: float) -> Any:
-        """Take a step; sums of reconstruction and KL over the samples, outputs of the encoder."""
+        """Take a step; return the sums of reconstruction and KL, and the encoder outputs."""
         if self.graph_type is None:
             return self.step(x, noise, beta)
         if self.inputs is None:
@@ -116,26 +102,17 @@ class CapturedStep:
         run: Callable[[], tuple[Result, bool]],
         save: Callable[[bool], Callable[[], None]],
     ) -> tuple[Result, bool]:
-        """Take the steps of an epoch, and take them plainly where captured ones fail.
+        """Run an epoch, and run it again with plain steps if captured steps fail.
 
-        In the first epochs after a capture, an error or a result that is not finite leads back to
-        the state before the epoch. This and all further epochs then take plain steps, with a
-        warning. In later epochs the state of the optimizer is not saved, which would cost time:
-        an error leads back to the parameters alone, and a result that is not finite is returned,
-        since training has most likely diverged. An error after which the process cannot use the
-        device, such as an illegal memory access, is raised again where the state is restored.
+        `run` takes the steps of an epoch and returns a result and whether it is finite.
+        `save(exact)` saves the state before an epoch, without that of the optimizer unless `exact`,
+        and returns a function that restores it.
 
-        Parameters
-        ----------
-        run : function () -> (result, is_finite)
-            Takes the steps of an epoch by this object, and waits for them.
-        save : function (exact) -> restore
-            Saves the state that an epoch depends on; where not `exact`, without the optimizer's.
-            `restore` is a function without arguments.
-
-        Returns
-        -------
-        result, is_finite
+        In the first epochs after a capture, an error or a non-finite result restores the state
+        before the epoch. This and all further epochs then take plain steps, with a warning. In
+        later epochs the optimizer state is not saved, to save time. An error then restores only the
+        parameters, and a non-finite result is returned, because training has most likely diverged.
+        If an error makes the device unusable, restoring the state raises it again.
         """
         if self.graph_type is None:
             return run()
@@ -144,7 +121,7 @@ class CapturedStep:
         try:
             result, is_finite = run()
         except Exception as error:  # noqa: BLE001 - plain steps raise what is not due to the graph
-            # The end of a capture raises an error of its own; the first one says what happened.
+            # The end of a capture raises a second error; the first one tells what happened.
             failure = " after ".join(
                 f"{type(e).__name__}: {e}" for e in (error, error.__context__) if e is not None
             )
@@ -154,13 +131,13 @@ class CapturedStep:
                 return result, is_finite
             failure = "the loss or a parameter became infinite or NaN"
         self.graph_type = None
-        self.capture_anew()
+        self.reset()
         restore()
         result, is_finite = run()
         if is_finite:
             warnings.warn(
-                "Training steps cannot be captured into a CUDA graph and are taken kernel by "
-                f"kernel, which is slower: {failure}",
+                "Training steps cannot be captured into a CUDA graph and run without one, which "
+                f"is slower: {failure}",
                 stacklevel=2,
             )
         return result, is_finite

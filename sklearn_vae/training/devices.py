@@ -1,10 +1,10 @@
-"""Where and how torch computes: device, precision, threads, and its global generators."""
+"""Device, precision, threads and global generators of torch."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,31 +13,27 @@ from torch import Tensor
 
 PRECISIONS = ("auto", "float32", "float64", "tf32", "bf16")
 
-# Of products of float32 matrices, in torch's words.
-PRODUCTS = {"tf32": "high", "float32": "highest"}
+# Torch's names of the precision of float32 matrix products.
+MATMUL_PRECISIONS = {"tf32": "high", "float32": "highest"}
 
-# Below this many operations at once a second thread costs more than it brings: twice to a hundred
-# times as much where other processes use the cores.
+# With fewer operations a second thread slows torch down, 2 to 100 times if other processes use the
+# cores.
 WORTH_A_THREAD = 2e8
 
-# A thread that begins takes the number that torch was given last, by any of them.
+# Torch's number of threads is local to a thread, but a new thread takes the last one set by any.
 _NUMBER_OF_THREADS = threading.Lock()
 
-# How products are taken holds for the whole process: who says how, has the device to himself.
-_PRODUCTS = threading.RLock()
+# The precision of products is global in the process, so only one thread at a time can change it.
+_MATMUL_PRECISION = threading.RLock()
 
 
 def choose_device(
     device: Any, precision: str, dtype: Any
 ) -> tuple[torch.device, torch.dtype, str | None]:
-    """Device, precision of the module, and of products in training if that is another.
+    """Return the device, the dtype of the module, and the precision of products in training.
 
-    Of the parameters `device` and `precision` of an estimator, for rows of a dtype.
-
-    Raises
-    ------
-    ValueError
-        If there is no such device, or it does not have the precision.
+    `device` and `precision` are parameters of an estimator, `dtype` is that of X. The precision of
+    products is None unless it differs from the dtype.
     """
     try:
         if isinstance(device, str) and device == "auto":
@@ -46,11 +42,11 @@ def choose_device(
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"device must be 'auto' or a torch device, got {device!r}.") from error
     if chosen.type == "meta":
-        raise ValueError("device must hold numbers, got 'meta'.")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device must be a device for computations, such as 'cpu', got 'meta'.")
+    if not _is_available(chosen):
         raise ValueError(
-            f"device={device!r} needs a CUDA device, and torch finds none here; device='auto' "
-            "takes one where there is one."
+            f"device={device!r} is not available to torch on this machine. device='auto' uses a "
+            "CUDA device if there is one, and the CPU otherwise."
         )
     on_cuda = chosen.type == "cuda"
     if precision == "auto":
@@ -63,22 +59,49 @@ def choose_device(
     return chosen, getattr(torch, precision), None
 
 
-def products_on(device: torch.device, precision: str, dtype: torch.dtype) -> str | None:
-    """Precision of products in training on a device, where that is not `dtype`."""
+def _is_available(device: torch.device) -> bool:
+    """Return whether torch can store numbers on a device."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError):
+        return False
+    return True
+
+
+def matmul_precision_on(device: torch.device, precision: str, dtype: torch.dtype) -> str | None:
+    """Return the precision of products in training on a device, or None if it is `dtype`."""
     if device.type != "cuda" or dtype == torch.float64:
         return None
     return {"auto": "tf32", "float64": "float32"}.get(precision, precision)
 
 
 def device_and_dtype(module: Any) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype of a module's parameters."""
+    """Return the device and the dtype of a module's parameters."""
     parameter = next(module.parameters())
     return parameter.device, parameter.dtype
 
 
 @contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Give torch its own defaults: float32, the CPU, gradients and no inference mode.
+
+    So what a user has set for the whole process changes no result.
+    """
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        yield
+
+
+@contextmanager
 def global_generators(device: torch.device, seed: int) -> Iterator[None]:
-    """Within this, torch's global generators begin at a seed; after it they are as before."""
+    """Seed torch's global generators within the context, and restore them afterwards."""
     on_cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_cuda else []):
         torch.default_generator.manual_seed(seed)
@@ -88,29 +111,29 @@ def global_generators(device: torch.device, seed: int) -> Iterator[None]:
 
 
 def global_generator_states(device: torch.device) -> list[Tensor]:
-    """States of torch's global generators, on the CPU and on a CUDA device."""
+    """Return the states of torch's global generators, on the CPU and on a CUDA device."""
     on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return [torch.get_rng_state(), *on_device]
 
 
 def set_global_generators(states: list[Tensor], device: torch.device) -> None:
-    """Set torch's global generators to what :func:`global_generator_states` returned."""
+    """Set torch's global generators to states from :func:`global_generator_states`."""
     torch.set_rng_state(states[0])
-    if device.type == "cuda":  # maybe not where the states were saved
+    if device.type == "cuda":  # the states may come from another kind of device
         for state in states[1:]:
             torch.cuda.set_rng_state(state, device)
 
 
 def threads_for(n_operations: float) -> int:
-    """Number of threads for this many operations at once: all of torch's, or one."""
+    """Return the number of threads for a number of operations: all of torch's, or one."""
     return torch.get_num_threads() if n_operations >= WORTH_A_THREAD else 1
 
 
 @contextmanager
 def threads_worth(n_operations: float) -> Iterator[None]:
-    """Within this, torch uses one thread if as many operations at once are not worth more.
+    """Let torch use a single thread within the context if there are few operations.
 
-    In this thread: others, and those that begin meanwhile, keep their number.
+    Other Python threads, including those started meanwhile, keep their number.
     """
     with _NUMBER_OF_THREADS:
         before = torch.get_num_threads()
@@ -129,27 +152,27 @@ def threads_worth(n_operations: float) -> Iterator[None]:
 
 
 @contextmanager
-def products_in(precision: str | None) -> Iterator[None]:
-    """Within this, products of float32 matrices are taken as a precision says; None: as before.
+def matmul_precision(precision: str | None) -> Iterator[None]:
+    """Set the precision of float32 matrix products within the context; None changes nothing.
 
-    Other threads that would say so wait until it ends.
+    Other threads that want to set it wait until the context ends.
     """
     if precision is None:
         yield
         return
-    with _PRODUCTS, _products_in(precision):
+    with _MATMUL_PRECISION, _matmul_precision(precision):
         yield
 
 
 @contextmanager
-def _products_in(precision: str) -> Iterator[None]:
-    if precision not in PRODUCTS:
+def _matmul_precision(precision: str) -> Iterator[None]:
+    if precision not in MATMUL_PRECISIONS:
         yield
         return
     cudnn = torch.backends.cudnn
     before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic
-    torch.set_float32_matmul_precision(PRODUCTS[precision])
-    # Convolutions have switches of their own: by default TF32, and sums in any order.
+    torch.set_float32_matmul_precision(MATMUL_PRECISIONS[precision])
+    # Convolutions have switches of their own. By default they use TF32 and are not deterministic.
     cudnn.allow_tf32, cudnn.deterministic = precision == "tf32", True
     try:
         yield

@@ -1,4 +1,4 @@
-"""Sums over the processes that fit a model together, or over the only one."""
+"""Sums over the processes that fit a model together."""
 
 from __future__ import annotations
 
@@ -19,57 +19,57 @@ from sklearn_vae.validation import check_real
 
 Array = NDArray[Any]
 
-# Hexadecimal digits of a digest that a float64 holds.
+# Number of hexadecimal digits of a digest that a float64 represents exactly.
 DIGITS = 12
 
-# Seeds of processes lie this far apart, modulo 2^32, beyond which torch's generators on a CPU do
-# not look: the golden ratio's multiples stay away from each other, and from seeds of epochs.
+# Distance of the seeds of consecutive processes, modulo 2^32, the range of torch's CPU generators.
+# Multiples of the golden ratio stay away from each other and from the seeds of epochs.
 BETWEEN_SEEDS = 2654435769
 
 
 class Reducer:
-    """Sums over the processes that train together; here over one, which has them already.
+    """Sums over the processes that train together, here over a single one.
 
-    Whatever trains is given one. Every method is called in all processes, in the same order.
+    Every method must be called in all processes, in the same order.
     """
 
     rank = 0
     size = 1
 
     def end(self) -> None:
-        """Leave the group: there is none."""
+        """Leave the group."""
 
-    def meet(self, n: int = 0) -> None:
-        """Check that all processes are at the same sum: there is one."""
+    def synchronize(self, n: int = 0) -> None:
+        """Check that all processes are at the same sum of n numbers, or epoch if n is 0."""
 
     def sum(self, values: Any) -> Any:
-        """Values as they are."""
+        """Return the sum over the processes of a float, list of floats or array, in its type."""
         return values
 
     def table(self, *values: float) -> Array:
-        """Values as a table of one row."""
+        """Return the values of every process as rows of a table."""
         return np.array([values], dtype=np.float64)
 
     def n_batches(self, n: int, batch_size: int) -> int | None:
-        """None: as many as `n` rows make."""
+        """Return the number of batches per epoch, or None if it follows from n."""
 
     def share(self, module: nn.Module) -> None:
-        """Nothing to share."""
+        """Copy the parameters of a module from the first process."""
 
     def averaging(self, parameters: Iterable[nn.Parameter]) -> Callable[[int], None]:
-        """A function that leaves gradients as they are."""
-        return _leave
+        """Return a function of n that averages gradients over the samples of all processes."""
+        return _do_nothing
 
     def own_seed(self, seed: int) -> int:
-        """A seed for this process; that of the first is the seed itself."""
+        """Return a seed for this process, which is `seed` in the first one."""
         return (seed + self.rank * BETWEEN_SEEDS) % 2**32 if self.rank else seed
 
     def digests(self, *values: Any) -> Array:
-        """Numbers that tell values apart, of every process, one row each."""
+        """Return digests of the values of every process as rows of a table."""
         return self.table(*(int(digest(value)[:DIGITS], 16) for value in values))
 
     def check_same(self, values: dict[str, Any]) -> None:
-        """Raise ValueError, in every process, unless named values are the same in all."""
+        """Raise ValueError in every process unless named values are the same in all."""
         if self.size == 1:
             return
         digests = self.digests(*values.values())
@@ -79,15 +79,15 @@ class Reducer:
         ]
         if named:
             raise ValueError(
-                "Processes that fit one model need the same parameters and kind of rows: process "
-                f"{self.rank} has {', '.join(named)}, another one not."
+                "Processes that fit one model must have the same parameters and type of data, but "
+                f"process {self.rank} has {', '.join(named)}, unlike another one."
             )
 
     @contextmanager
     def ending_on_error(self) -> Iterator[None]:
-        """Context in which an error of one process is one in the others, even where it is caught.
+        """Leave the group on an error, which makes the other processes fail, too.
 
-        Except for a training that diverges, as it does in all of them.
+        A FloatingPointError is an exception, because training diverges in all processes.
         """
         try:
             yield
@@ -99,50 +99,39 @@ class Reducer:
 
     @contextmanager
     def interrupts_as_errors(self) -> Iterator[None]:
-        """Context in which an interrupt is an error, where other processes train too."""
+        """Convert a KeyboardInterrupt to an error if several processes train together."""
         try:
             yield
         except KeyboardInterrupt as interrupt:
             if self.size == 1:
                 raise
             raise RuntimeError(
-                "This process was interrupted, which those that fit together with it cannot know: "
-                "nothing of the fit is kept."
+                "This process was interrupted. The fit is discarded, because the other processes "
+                "that take part in it cannot stop at the same epoch."
             ) from interrupt
 
 
 class GroupReducer(Reducer):
-    """Sums over several processes.
-
-    Parameters
-    ----------
-    state : PartialState
-        Of accelerate.
-    timeout : float
-        In seconds.
-    """
+    """Sums over several processes, connected by accelerate's `state`; `timeout` in seconds."""
 
     def __init__(self, state: Any, timeout: float) -> None:
         self.rank, self.size = int(state.process_index), int(state.num_processes)
         self.timeout = timeout
         self.device: torch.device = state.device
-        # A group of its own: it can end, with an error for the others, while theirs goes on.
-        with _finding_each_other(timeout):
+        # A separate group can end, with an error in the other processes, while accelerate's stays.
+        with _connecting(timeout):
             self.group: Any = distributed.new_group(timeout=timedelta(seconds=timeout))
 
     def end(self) -> None:
-        """Hang up, if not yet: what the others are at, or begin, is an error."""
+        """Leave the group, which makes collective operations of the others fail."""
         group, self.group = self.group, None
         if group is not None:
             distributed.destroy_process_group(group)
 
-    def meet(self, n: int = 0) -> None:
-        """Raise RuntimeError, in every process, unless all are at a sum of n numbers.
-
-        Of 0 at an epoch. Messages of different sizes are mixed up, or make gloo abort.
-        """
+    def synchronize(self, n: int = 0) -> None:
+        # Messages of different sizes would be mixed up or make gloo abort.
         extremes = torch.tensor([n, -n], device=self.device)
-        self._attempt(distributed.all_reduce, extremes, distributed.ReduceOp.MAX)
+        self._run(distributed.all_reduce, extremes, distributed.ReduceOp.MAX)
         most, least = extremes[0].item(), -extremes[1].item()
         if most != least:
             own, other = (
@@ -151,60 +140,52 @@ class GroupReducer(Reducer):
             )
             raise RuntimeError(
                 "Processes must call fit and sum in the same order, with callbacks that stop all "
-                f"of them and values of the same shape: process {self.rank} of {self.size} is at "
-                f"{own}, others are at {other}."
+                f"of them and values of the same shape, but process {self.rank} of {self.size} is "
+                f"at {own} and others are at {other}."
             )
 
     def sum(self, values: Any) -> Any:
-        """Sum over the processes of a number, list of numbers or array, as what it is given."""
         total = torch.tensor(np.asarray(values, dtype=np.float64), device=self.device)
-        self.meet(total.numel())
-        self._attempt(distributed.all_reduce, total)
+        self.synchronize(total.numel())
+        self._run(distributed.all_reduce, total)
         return total.cpu().numpy() if isinstance(values, np.ndarray) else total.tolist()
 
     def table(self, *values: float) -> Array:
-        """Values of every process, one row each."""
         table = np.zeros((self.size, len(values)))
         table[self.rank] = values
         total: Array = self.sum(table)
         return total
 
     def n_batches(self, n: int, batch_size: int) -> int | None:
-        """Number of batches of an epoch, the same for all: that of the process with most rows."""
         counts, batches = self.table(n, -(-n // batch_size)).astype(int).T.tolist()
         most = max(batches)
         if min(counts) < most:
             raise ValueError(
-                f"X must have a row for each of the {most} batches that the process with most rows "
-                f"has in an epoch, in every process, got {counts} rows to train on."
+                f"X must have at least {most} training samples in every process, one for each "
+                f"batch of the process with most samples, got {counts} samples."
             )
         return int(most)
 
     @torch.no_grad()
     def share(self, module: nn.Module) -> None:
-        """Give a module the numbers that it has in the first process."""
         tensors = list(module.state_dict().values())
         if tensors[0].device.type != self.device.type:
             raise ValueError(
-                f"device must be of the kind {self.device.type!r} that the processes were "
-                f"started for, got {tensors[0].device.type!r}."
+                f"device must be {self.device.type!r}, for which the processes were started, got "
+                f"{tensors[0].device.type!r}."
             )
         for dtype in {tensor.dtype: None for tensor in tensors}:
             parts = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([part.reshape(-1) for part in parts])
-            self._attempt(distributed.broadcast, flat, 0)
+            self._run(distributed.broadcast, flat, 0)
             for part, shared in zip(parts, flat.split([p.numel() for p in parts]), strict=True):
                 part.copy_(shared.view_as(part))
 
     def averaging(self, parameters: Iterable[nn.Parameter]) -> Callable[[int], None]:
-        """A function of n that makes each gradient the average over the rows of all processes.
-
-        Before it each is the average over n rows, those of this one. All go in one message.
-        """
         learned = [parameter for parameter in parameters if parameter.requires_grad]
         sizes = [parameter.numel() for parameter in learned]
-        # With the number of rows at the end. Each part lies as its parameter does, which Adam's
-        # kernel needs.
+        # All gradients and the number of samples are one message. Each gradient has the strides of
+        # its parameter, which Adam's kernel needs.
         flat = torch.empty(sum(sizes) + 1, dtype=learned[0].dtype, device=learned[0].device)
         parts = [
             flat.as_strided(p.shape, p.stride(), start)
@@ -220,74 +201,72 @@ class GroupReducer(Reducer):
                     torch.mul(parameter.grad, n, out=part)
                 parameter.grad = part
             flat[-1] = n
-            self._attempt(distributed.all_reduce, flat)
+            self._run(distributed.all_reduce, flat)
             flat.div_(flat[-1].clone())
 
         return average
 
-    def _attempt(self, collective: Callable[..., Any], *arguments: Any) -> None:
+    def _run(self, collective: Callable[..., Any], *arguments: Any) -> None:
+        """Run a collective operation in the group."""
         if self.group is None:
             raise RuntimeError(
-                "Processes do something together only within their context, and there until fit "
-                "raises an error in one of them: begin another one."
+                "The processes are no longer connected, because their context has ended or fit has "
+                "raised an error. Enter a new Processes context."
             )
         try:
             collective(*arguments, group=self.group)
         except RuntimeError as error:
             raise RuntimeError(
                 f"Process {self.rank} of {self.size} has lost another one: it was killed, has "
-                f"raised an error of its own, or was silent for timeout={self.timeout} seconds. "
-                f"What they do together ends here. ({error})"
+                f"raised an error or was silent for timeout={self.timeout} seconds. ({error})"
             ) from error
 
 
 @contextmanager
-def _finding_each_other(timeout: float) -> Iterator[None]:
+def _connecting(timeout: float) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         raise RuntimeError(
-            "Processes that a launcher has started must all enter the context, and have not found "
-            f"each other within timeout={timeout} seconds. ({error})"
+            f"The processes have not found each other within timeout={timeout} seconds. All "
+            f"processes of the launcher must enter the Processes context. ({error})"
         ) from error
 
 
-def _leave(n: int) -> None:
-    """Nothing; a net that holds it can be pickled."""
+def _do_nothing(n: int) -> None:
+    """Do nothing; unlike a lambda it can be pickled."""
 
 
 SINGLE_PROCESS = Reducer()
 
 
 class Processes:
-    """Processes that fit one deep model, each on rows of its own.
+    """Context in which several processes fit one deep model, each on its own samples.
 
-    Within the context, `fit(X, processes=processes)` of :class:`DeepGaussianVAE`,
-    :class:`DeepBernoulliVAE` and :class:`DeepAutoencoder` is called in every process, with the same
-    parameters and other rows, which lie on its device; all end with the same model, that of the
-    rows of all. Without `processes` a fit is that of its own process.
+    Within the context, every process calls `fit(X, processes=processes)` of a
+    :class:`DeepGaussianVAE`, :class:`DeepBernoulliVAE` or :class:`DeepAutoencoder`, with the same
+    parameters and its own part of the data. All processes end with the same model.
 
-    A step takes up to `batch_size` rows of each process and moves the parameters along the gradient
-    averaged over all these rows, as one process does with a batch of them all. Units, pPCA, the
-    noise variance, early stopping, `history_` and what is told of the fitted model are those of all
-    rows too. Weights and seed are those of the first process; order of rows, rows held out, draws
-    and the files of `checkpoint` are each one's own, and what `free_bits` and a network's own
-    layers average over a batch is of its own rows. `score` and all other methods are of the rows
-    that they are given.
+    A step uses up to `batch_size` samples of each process and follows the gradient averaged over
+    all of them. Scaling, the pPCA start, the noise variance, early stopping, `history_` and the
+    fitted attributes are also based on the samples of all processes. The initial weights and the
+    seed are those of the first process. Each process has its own order of samples, held-out
+    samples, draws and checkpoint files. `free_bits` and layers such as batch normalization use
+    averages over the process's own batch. Methods other than `fit` are not distributed.
 
-    A launcher starts the processes, one a GPU where there are any, else on CPUs over gloo::
+    A launcher starts the processes, one per GPU or, without GPUs, on CPUs with gloo::
 
         accelerate launch --multi_gpu --num_processes 4 train.py
         torchrun --nproc_per_node 4 train.py
 
-    A step sends 2 (N - 1) / N times the size of the parameters from each of N processes, and waits
-    for the slowest. Where the noise variance is learned, or `init` is "ppca", each process holds
-    (d, d) moments of the rows as the training begins. On CUDA steps are not captured into graphs.
+    In a step each of N processes sends 2 (N - 1) / N times the size of the parameters. If the noise
+    variance is learned or `init` is "ppca", each process needs memory for a matrix of d x d moments
+    before the training. On CUDA steps are not captured into graphs.
 
     Parameters
     ----------
     timeout : float, default=600.0
-        Seconds after which a process that is silent counts as lost.
+        Time in seconds after which a silent process counts as lost.
 
     Attributes
     ----------
@@ -296,16 +275,19 @@ class Processes:
     size : int
         Number of processes; 1 without a launcher.
     reducer : Reducer
-        Sums over them, for whatever trains.
+        Sums over the processes, for internal use.
 
     Raises
     ------
     ImportError
-        Without the package accelerate, of the extra "distributed".
+        If the package accelerate is missing. The extra "distributed" installs it.
     RuntimeError
-        On entry if the launcher's processes do not find each other; from `fit`, and on the way
-        out, if one of them was killed, has raised an error, does something else or was silent for
-        too long. What they do together has then ended, and another context can begin.
+        On entry, if the processes do not find each other. In `fit` and on exit, if a process was
+        killed, has raised an error, is at another step or was silent for too long.
+
+    See Also
+    --------
+    DeepGaussianVAE : VAE whose `fit` accepts `processes`.
 
     Examples
     --------
@@ -313,9 +295,9 @@ class Processes:
     >>> from sklearn_vae import DeepGaussianVAE, Processes
     >>> X = load_digits().data
     >>> with Processes() as processes:
-    ...     rows = X[processes.rank :: processes.size]
+    ...     X_process = X[processes.rank :: processes.size]
     ...     vae = DeepGaussianVAE(2, hidden_layer_sizes=(16,), max_epochs=2)
-    ...     vae = vae.fit(rows, processes=processes)
+    ...     vae = vae.fit(X_process, processes=processes)
     >>> processes.size
     1
     """
@@ -343,45 +325,45 @@ class Processes:
 
     def __exit__(self, kind: type[BaseException] | None, *error_and_trace: object) -> None:
         try:
-            if kind is None:  # none leaves while another may still fail
+            if kind is None:  # wait, because another process may still fail
                 self.sum(0.0)
         finally:
             self.reducer.end()
 
     def sum(self, values: Any) -> Any:
-        """Sum over the processes of what each one has; to be called in all of them, as `fit` is.
+        """Sum values over the processes, all of which must call this method.
 
         Parameters
         ----------
-        values : float, list of floats or array
-            Of the same shape in every process.
+        values : float, list of floats or ndarray
+            Values of this process, of the same shape in every process.
 
         Returns
         -------
-        float, list of floats or array
-            As `values` are, in float64.
+        float, list of floats or ndarray
+            Sum in the type of `values`, in float64.
         """
         return self.reducer.sum(values)
 
 
 def _accelerate_state(timeout: float) -> Any:
-    """State of accelerate, once the processes are connected."""
+    """Connect the processes and return accelerate's state."""
     try:
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
     except ImportError as error:
         raise ImportError(
-            "Processes needs accelerate, which is not installed: pip install "
+            "Processes needs accelerate, which is not installed. Run pip install "
             "'sklearn-vae[distributed]'."
         ) from error
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-    with _finding_each_other(timeout):
+    with _connecting(timeout):
         state = PartialState(cpu=on_cpu, timeout=timedelta(seconds=timeout))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != state.num_processes:
         raise RuntimeError(
             f"The launcher has started {started} processes, but accelerate has set up "
-            f"{state.num_processes} in this one: an Accelerator or PartialState was made before, "
-            "on CPUs to be made with cpu=True."
+            f"{state.num_processes}. Enter the Processes context before you create an Accelerator "
+            "or PartialState, or on CPUs create it with cpu=True."
         )
     return state

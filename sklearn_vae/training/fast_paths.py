@@ -1,9 +1,8 @@
-"""Steps of training with little overhead: gradients by formula, and Adam by one call of its kernel.
+"""Training steps with little overhead: explicit gradients, and Adam with a single kernel call.
 
 On a CPU, the bookkeeping of autograd and of torch's optimizers takes longer than the arithmetic of
-small networks. The functions here give the same numbers without it. The formulas are for fully
-connected networks with a diagonal posterior, and for autoencoders of such networks; everything else
-is left to autograd.
+small networks. The functions here give the same numbers without it. The formulas cover MLPs with a
+diagonal posterior and autoencoders of MLPs; autograd does the rest.
 """
 
 from __future__ import annotations
@@ -38,15 +37,14 @@ from sklearn_vae.nn.posteriors import (
 # (x, noise, beta) -> sums of reconstruction and KL over the samples, and outputs of the encoder.
 Step: TypeAlias = Callable[..., tuple[Any, Any, Any]]
 
-# Forward passes give a value and a function that takes the gradient back through them.
+# Forward passes return a value and a function that propagates the gradient backward.
 Forward: TypeAlias = Callable[..., tuple[Any, Callable[..., Any]]]
 
-# What torch keeps there changes what a module computes or what autograd does; torch has no public
-# name for it. Without these names nothing is known, and autograd is used.
+# Hooks change the results of a module or its gradients. Torch has no public names for them, so
+# autograd is used if these attributes do not exist.
 MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-# The kernel of torch.optim.Adam(fused=True), which has no public name either; without it, torch's own
-# step is taken.
+# Kernel of torch.optim.Adam(fused=True), which has no public name. Without it torch's step is used.
 KERNEL: Any = getattr(torch, "_fused_adam_", None)
 
 
@@ -57,24 +55,11 @@ def training_step(
     update: Callable[[Tensor], None],
     precision: str | None = None,
 ) -> Step:
-    """A function that takes one step of training.
+    """Return a function that takes a training step on a batch.
 
-    Parameters
-    ----------
-    module : VAEModule or Autoencoder
-    objective : function of `sklearn_vae.nn.objectives`
-    options : dict
-        Its keyword arguments.
-    update : function (x)
-        Moves the parameters along the gradients of -mean(bound) over a batch x; called without
-        autograd.
-    precision : str, default=None
-        "bf16": networks compute in bfloat16 on CUDA.
-
-    Returns
-    -------
-    step : function (x, noise, beta) -> (reconstruction, kl, h)
-        Sums over the samples of x, floats or Tensors of shape (), and the outputs of the encoder.
+    `options` are keyword arguments of the objective. `update` is called with the batch and without
+    autograd, and moves the parameters along the gradients of minus the mean objective. With "bf16"
+    the networks compute in bfloat16 on CUDA.
     """
     set_gradients = gradients_by_formula(module, objective, options) or partial(
         _set_gradients_by_autograd, module, objective, options, precision
@@ -101,11 +86,11 @@ def _set_gradients_by_autograd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     outputs: list[Tensor] = []
     module.zero_grad()
-    # No cache: the weights that it would keep in bfloat16 change with every step.
+    # A cache would keep weights in bfloat16, but they change with every step.
     autocast = torch.autocast("cuda", torch.bfloat16, precision == "bf16", cache_enabled=False)
     with autocast, module.encoder.register_forward_hook(lambda *call: outputs.append(call[-1])):
         bound, reconstruction, kl = objective(module, x, noise, beta, **options)
-    if bound.requires_grad:  # else all parameters are frozen
+    if bound.requires_grad:  # False if all parameters are frozen
         bound.mean().neg().backward()
     return reconstruction.detach().sum(), kl.detach().sum(), outputs[-1].detach()
 
@@ -113,22 +98,21 @@ def _set_gradients_by_autograd(
 def gradients_by_formula(
     module: nn.Module, objective: Objective, options: dict[str, Any]
 ) -> Step | None:
-    """A function that sets the gradients of -mean(objective) without autograd.
+    """Return a function that sets the gradients of minus the mean objective without autograd.
 
-    None where the module or the objective is not known, or the module is not on a CPU. Options of
-    an objective are 0 where they are not used.
+    None is returned if there is no formula for the module or the objective, if an option of the
+    objective is not 0, or if the module is not on a CPU.
     """
-    known = objective in FORMULAS and _is_known(module) and not any(options.values())
-    if not known or next(module.parameters()).device.type != "cpu":
+    supported = objective in FORMULAS and _is_supported(module) and not any(options.values())
+    if not supported or next(module.parameters()).device.type != "cpu":
         return None
     return torch.no_grad()(FORMULAS[objective](module))
 
 
 def is_plain_mlp(network: nn.Module) -> bool:
-    """Whether a network computes what :class:`MLP` does from parameters of its own.
+    """Return whether a network is an unmodified :class:`MLP` with parameters of its own.
 
-    Not so with subclasses, hooks, weights that are computed from others (as weight_norm has it),
-    and layers that share a weight.
+    Subclasses, hooks, parametrized weights (such as weight_norm) and shared weights are excluded.
     """
     if type(network) is not MLP or type(network.layers) is not nn.ModuleList:
         return False
@@ -138,17 +122,17 @@ def is_plain_mlp(network: nn.Module) -> bool:
     parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
     plain = all(type(p) is nn.Parameter and not _has_hooks(p) for p in parameters)
     distinct = len({id(p) for p in parameters}) == len(parameters)
-    return plain and distinct and not any(map(_is_changed, network.modules()))
+    return plain and distinct and not any(map(_is_modified, network.modules()))
 
 
 def may_draw(module: nn.Module) -> bool:
-    """Whether networks may draw from torch's global generators, as dropout does."""
+    """Return whether networks may draw from torch's global generators, as dropout does."""
     networks: Any = module.encoder, module.decoder
     return not all(map(is_plain_mlp, networks))
 
 
-def _is_changed(part: nn.Module) -> bool:
-    """Whether an instance does something else than its class."""
+def _is_modified(part: nn.Module) -> bool:
+    """Return whether an instance may behave differently from its class."""
     return "forward" in vars(part) or any(getattr(part, name, True) for name in MODULE_HOOKS)
 
 
@@ -156,8 +140,8 @@ def _has_hooks(parameter: Tensor) -> bool:
     return bool(getattr(parameter, "_backward_hooks", True))
 
 
-def _is_known(module: nn.Module) -> bool:
-    """Whether all parts of a module are of the very classes that the formulas are for."""
+def _is_supported(module: nn.Module) -> bool:
+    """Return whether the formulas apply to all parts of a module."""
     if type(module) is VAEModule:
         parts = [module, module.posterior, module.likelihood, module.prior]
         kinds = (DiagonalPosterior, *LIKELIHOODS, StandardPrior, DiagonalPrior)
@@ -166,14 +150,14 @@ def _is_known(module: nn.Module) -> bool:
     else:
         return False
     networks: Any = module.encoder, module.decoder
-    if not all(type(part) in kinds for part in parts[1:]) or any(map(_is_changed, parts)):
+    if not all(type(part) in kinds for part in parts[1:]) or any(map(_is_modified, parts)):
         return False
     shared = {id(p) for p in networks[0].parameters()} & {id(p) for p in networks[1].parameters()}
     return not shared and all(map(is_plain_mlp, networks))
 
 
 def _elbo(module: VAEModule) -> Step:
-    """Gradients of -mean(:func:`elbo`)."""
+    """Return a function that sets the gradients of -mean(elbo)."""
     encode, decode = _network(module.encoder), _network(module.decoder)
     draw = _posterior(module.posterior, module.prior)
     log_density = LIKELIHOODS[type(module.likelihood)](module.likelihood)
@@ -192,7 +176,7 @@ def _elbo(module: VAEModule) -> Step:
 
 
 def _squared_error(module: Autoencoder) -> Step:
-    """Gradients of -mean(:func:`squared_error`); z takes the place of h."""
+    """Return a function that sets the gradients of -mean(squared_error); its h is z."""
     encode, decode = _network(module.encoder), _network(module.decoder)
 
     def set_gradients(x: Tensor, noise: Tensor, beta: float) -> tuple[float, float, Tensor]:
@@ -209,12 +193,12 @@ def _squared_error(module: Autoencoder) -> Step:
 
 
 def _network(mlp: MLP) -> Forward:
-    """Outputs of a network for x of shape (n, n_inputs).
+    """Return the forward pass of a network for x of shape (n, n_inputs).
 
-    `backward` takes a gradient with respect to them, overwrites it, sets those of all parameters
-    and returns that of x; without `to_input` it leaves out the last.
+    `backward` overwrites the gradient of the outputs, sets those of all parameters and, if
+    `to_input`, returns that of x.
     """
-    # torch looks a parameter up by name at every use, which small networks would feel.
+    # Lists avoid torch's look-up of parameters by name, which takes time in small networks.
     modules: Any = mlp.layers
     layers = [(layer.weight, layer.bias) for layer in modules]
     activation = IN_PLACE.get(mlp.activation) or ACTIVATIONS[mlp.activation]
@@ -245,10 +229,10 @@ def _network(mlp: MLP) -> Forward:
 
 
 def _posterior(posterior: DiagonalPosterior, prior: StandardPrior | DiagonalPrior) -> Forward:
-    """Draws z of shape (S n, k) for h of shape (n, 2 k), and the sum of KL(q(z|x) || p(z)).
+    """Return a function that draws z, (S n, k), given h, (n, 2 k), and sums KL(q(z|x) || p(z)).
 
-    Log-variances in h are clamped in place. `backward` takes the gradients with respect to z and
-    to the sum, returns that of h and sets that of the prior's log-variances.
+    It clamps the log-variances in h in place. `backward` maps the gradients of z and of the sum to
+    that of h and sets that of the prior's log-variances.
     """
     k = posterior.n_components
     learned = prior.log_variance if isinstance(prior, DiagonalPrior) else None
@@ -288,9 +272,9 @@ def _posterior(posterior: DiagonalPosterior, prior: StandardPrior | DiagonalPrio
     return forward
 
 
-# Of each likelihood: log p(x|z) summed over draws and samples, for outputs of the decoder of shape
-# (S n, n_inputs), which are overwritten. `backward` takes the gradient with respect to the sum,
-# returns that of the outputs and sets that of the likelihood's own parameter.
+# The forward pass of a likelihood sums log p(x|z) over draws and samples and overwrites the decoder
+# outputs, of shape (S n, n_inputs). `backward` maps the gradient of the sum to that of the outputs
+# and sets that of the likelihood's parameter.
 
 
 def _gaussian(likelihood: GaussianLikelihood) -> Forward:
@@ -307,7 +291,7 @@ def _gaussian(likelihood: GaussianLikelihood) -> Forward:
             scaled = torch.linalg.vecdot(residual, residual, dim=0).mul_(precision)
             log_prob = -0.5 * (scaled.sum().item() + n * (log_variance.sum().item() + d * LOG_2PI))
         else:
-            # Python's floats: a kernel for each of these sums would take longer.
+            # Arithmetic with Python floats is faster than torch kernels for single numbers.
             value = log_variance.item()
             precision, flat = math.exp(-value), residual.view(-1)
             scaled = torch.dot(flat, flat).item() * precision
@@ -349,7 +333,7 @@ def _heteroscedastic(likelihood: HeteroscedasticLikelihood) -> Forward:
 def _bernoulli(likelihood: BernoulliLikelihood) -> Forward:
     def forward(outputs: Tensor, x: Tensor) -> tuple[float, Callable[[float], Tensor]]:
         logits = outputs.view(-1, *x.shape)
-        # Summed after x a - softplus(a), whose parts may be far larger than their difference.
+        # x a and softplus(a) can be far larger than their difference, so they are not summed apart.
         log_prob = -functional.binary_cross_entropy_with_logits(
             logits, x.expand_as(logits), reduction="sum"
         ).item()
@@ -371,7 +355,7 @@ LIKELIHOODS: dict[type[nn.Module], Callable[..., Forward]] = {
 }
 FORMULAS: dict[Objective, Callable[..., Step]] = {elbo: _elbo, squared_error: _squared_error}
 
-# Activations whose derivative needs the output only, so that the input can be overwritten.
+# Activations whose derivative only needs the output, so the input can be overwritten.
 IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu_,
     "sigmoid": torch.sigmoid_,
@@ -380,7 +364,7 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
 
 aten = torch.ops.aten
 
-# (gradient of the output, input, output) -> gradient of the input; may overwrite the first.
+# (gradient of the output, input, output) -> gradient of the input; the first may be overwritten.
 DERIVATIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "relu": lambda g, x, y: aten.threshold_backward.grad_input(g, y, 0, grad_input=g),
     "leaky_relu": lambda g, x, y: aten.leaky_relu_backward(g, x, 0.01, False),
@@ -394,20 +378,11 @@ DERIVATIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam(fused=True) with an `update` that has less to do around its kernel.
+    """torch.optim.Adam(fused=True) with an `update` that has less overhead.
 
-    At every step of a small network on a CPU, torch spends more time on collecting its lists, and
-    on a count of steps for each parameter, than on the arithmetic: here the lists are collected
-    once, and there is one count.
-
-    Parameters
-    ----------
-    params : iterable of nn.Parameter
-        All on one device and of one dtype.
-    lr : float, default=1e-3
-        Read from `param_groups` at every step, as schedules expect.
-    capturable : bool, default=False
-        For CUDA graphs; `update` is then torch's own step.
+    For small networks on a CPU, torch spends more time on collecting lists and counting steps per
+    parameter than on arithmetic. `update` collects the lists once and keeps a single count. If
+    `capturable`, it is torch's own step, which CUDA graphs can capture.
     """
 
     def __init__(
@@ -415,17 +390,17 @@ class Adam(torch.optim.Adam):
     ) -> None:
         super().__init__(params, lr=lr, fused=True, capturable=capturable)
         self._lists: tuple[list[Any], ...] | None = None
-        # Else torch warns of steps that are taken before a capture, as they are on purpose.
+        # Suppresses torch's warning about steps before a capture, which are intended.
         self._warned_capturable_if_run_uncaptured = True
 
     def update(self) -> None:
-        """Take a step as `step` does, without its hooks; to be called under no_grad."""
+        """Take a step as `step` does, without its hooks; requires no_grad."""
         group = self.param_groups[0]
         gradients: Any = [p.grad for p in group["params"]]
         plain = not any(group[name] for name in ("amsgrad", "capturable", "maximize"))
         complete = all(gradient is not None for gradient in gradients)
-        known = complete and plain and KERNEL and len(self.param_groups) == 1
-        if not (known and (self._lists is not None or self._has_one_count(group["params"]))):
+        supported = complete and plain and KERNEL and len(self.param_groups) == 1
+        if not (supported and (self._lists is not None or self._has_one_count(group["params"]))):
             self._write_counts()
             self._lists = None
             self.step()
@@ -434,7 +409,7 @@ class Adam(torch.optim.Adam):
             self._lists = self._collect(group["params"])
         parameters, averages, squares, counts = self._lists
         counts[0] += 1
-        self._opt_called = True  # torch's schedules look for it
+        self._opt_called = True  # torch's schedulers check it
         KERNEL(
             parameters,
             gradients,
@@ -452,7 +427,7 @@ class Adam(torch.optim.Adam):
         )
 
     def _has_one_count(self, parameters: list[Tensor]) -> bool:
-        """Whether all parameters have taken the same number of steps: none was frozen."""
+        """Return whether all parameters have taken the same number of steps."""
         counts = (self.state[p].get("step", 0) for p in parameters)
         return len({float(count) for count in counts}) == 1
 
@@ -474,13 +449,13 @@ class Adam(torch.optim.Adam):
         )
 
     def _write_counts(self) -> None:
-        """Write the count of steps of each parameter to where torch looks for it."""
+        """Write the count of steps to the state of each parameter, where torch expects it."""
         if self._lists is not None:
             for state in self.state.values():
                 state["step"].copy_(self._lists[-1][0])
 
     def state_dict(self) -> dict[str, Any]:
-        """State in the form of torch.optim.Adam; each can load that of the other."""
+        """Return the state in the form of torch.optim.Adam."""
         self._write_counts()
         return super().state_dict()
 

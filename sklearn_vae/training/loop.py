@@ -1,4 +1,4 @@
-"""The training loop: a skorch net with its batches on the device and one look at the loss per epoch."""
+"""Training loop: a skorch net with batches on the device that reads the loss once per epoch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from skorch.history import History
 from skorch.utils import open_file_like
 from torch import Tensor, nn
 
-from sklearn_vae.nn.networks import operations_of
+from sklearn_vae.nn.networks import count_multiply_adds
 from sklearn_vae.nn.objectives import Objective
 from sklearn_vae.training.batch_events import BatchEvents
 from sklearn_vae.training.batches import Batch, Batches
@@ -31,69 +31,35 @@ from sklearn_vae.training.cuda_graph import GRAPHS, CapturedStep
 from sklearn_vae.training.devices import (
     global_generator_states,
     global_generators,
-    products_in,
+    matmul_precision,
     set_global_generators,
     threads_worth,
 )
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.fast_paths import Adam, may_draw, training_step
-from sklearn_vae.training.net_state import adapted_to, check_net_state
+from sklearn_vae.training.net_state import checked_net_state
 from sklearn_vae.validation import all_or_nothing
 
-# torch's layers draw their first weights from its global generator, which is borrowed meanwhile.
+# Guards torch's global generator, from which its layers draw their initial weights.
 _GLOBAL_GENERATOR = threading.RLock()
 
-# Attributes that a net has in training only.
+# Attributes that a net only has in training.
 TRAINING_ONLY = {"batch_events_", "frozen_", "reducer_"}
 
 
 class VAENet(NeuralNet):
-    """A skorch net whose module is trained on an objective of its samples, without targets.
+    """skorch net that trains a module on an objective without targets.
 
-    skorch gives it parameters, callbacks, history and pickling; the loop over epochs and batches is
-    its own. Batches are views of tensors on the device, and losses stay there until the epoch ends.
-    Of processes that train together, each takes steps on samples of its own, along the gradient
-    averaged over those of all.
+    Parameters, callbacks, history and pickling are skorch's, and the loop over epochs and batches
+    is replaced. Batches are views of tensors on the device, and losses stay there until the epoch
+    ends. If several processes train together, each takes steps on its own samples, along the
+    gradient averaged over the samples of all.
 
-    Parameters
-    ----------
-    module : callable
-        Returns the module.
-    objective : function of `sklearn_vae.nn.objectives`
-    options : dict
-        Keyword arguments of the objective.
-    monitor : object
-        With `update` and `record`, as in `sklearn_vae.training.monitors`.
-    noise_shape : (S, k)
-        Draws per sample in a step, and latent dimensions.
-    seed : int
-        Fixes the first weights, the order of the samples and the noise.
-    precision : {None, "float32", "tf32", "bf16"}, default=None
-        Precision of matrix products in training, on CUDA; None: that of the samples.
-    operations : float, default=None
-        Operations of the forward pass of one sample; None: counted.
-    **options_of_net
-        `max_epochs`, `batch_size`, `lr`, `device`, `train_split`, `callbacks`, `verbose`.
-
-    Attributes
-    ----------
-    module_, optimizer_, history, callbacks_ : as skorch has them
-    generator_ : torch.Generator
-        Gives the order of the samples and the noise.
-    operations_ : float
-        Operations of the forward pass of one sample.
-    beta_ : float
-        Weight of the KL term in this epoch; callbacks change it.
-    last_states_ : list of (int, dict)
-        The number of epochs before each of the last two epochs, and the parameters then.
-    complete_ : bool
-        Whether the last training came to its end, or a callback ended it; False if interrupted.
-    failures_ : list of str
-        Errors of callbacks at the end of the last training, which do not undo it.
-    reducer_ : Reducer
-        Of the processes that train together; in training only.
-    batch_events_ : BatchEvents
-        What callbacks are told of batches; in training only.
+    `noise_shape` holds the numbers of draws per sample and of latent dimensions. `operations` is
+    the number of operations of the forward pass of one sample, which is counted by default.
+    `beta_` is the KL weight, which callbacks change. `last_states_` holds the number of epochs and
+    the parameters before each of the last two epochs. `complete_` is False after an interrupt, and
+    `failures_` lists errors of callbacks at the end of the last training.
     """
 
     def __init__(
@@ -107,7 +73,7 @@ class VAENet(NeuralNet):
         seed: int,
         precision: str | None = None,
         operations: float | None = None,
-        **options_of_net: Any,
+        **net_options: Any,
     ) -> None:
         self.objective = objective
         self.options = options
@@ -120,24 +86,25 @@ class VAENet(NeuralNet):
         self.last_states_: list[tuple[int, dict[str, Tensor]]] = []
         self.complete_ = False
         self.failures_: list[str] = []
-        super().__init__(module, criterion=nn.Identity, optimizer=Adam, **options_of_net)
+        super().__init__(module, criterion=nn.Identity, optimizer=Adam, **net_options)
 
     @property
     def _default_callbacks(self) -> list[Any]:
         return []
 
     def initialize_module(self) -> VAENet:
-        """Make the module, with weights from `seed`, and the generator of order and noise."""
+        """Make the module, with weights from `seed`, and the generator."""
         with _GLOBAL_GENERATOR, global_generators(torch.device("cpu"), self.seed):
             super().initialize_module()
         self.module_.eval()
-        known = self.operations
-        self.operations_ = 2.0 * operations_of(self.module_) if known is None else known
+        self.operations_ = (
+            2.0 * count_multiply_adds(self.module_) if self.operations is None else self.operations
+        )
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         return self
 
     def initialize_optimizer(self, triggered_directly: bool | None = None) -> VAENet:
-        """Make an Adam optimizer of the parameters that are learned by gradient."""
+        """Make an Adam optimizer for the trained parameters."""
         parameters = self.module_.trained_parameters()
         self.optimizer_ = Adam(
             parameters, lr=self.lr, capturable=self.generator_.device.type == "cuda"
@@ -146,11 +113,11 @@ class VAENet(NeuralNet):
 
     @property
     def operations_per_step(self) -> float:
-        """Operations of a step: forward, and twice as many backward."""
+        """Number of operations of a step, whose backward pass takes two thirds."""
         return 3 * self.operations_ * self.batch_size * self.noise_shape[0]
 
     def separate_draws(self, reducer: Reducer) -> None:
-        """Reseed the generator where several processes would draw the same numbers."""
+        """Reseed the generator if several processes would draw the same numbers."""
         if reducer.size == 1:
             return
         states = reducer.digests(self.generator_.get_state().numpy())
@@ -166,32 +133,23 @@ class VAENet(NeuralNet):
         keeper: Keeper | None = None,
         reducer: Reducer = SINGLE_PROCESS,
     ) -> Any:
-        """Train for some epochs.
+        """Train for some epochs, `max_epochs` by default.
 
-        Parameters
-        ----------
-        X : Tensor of shape (n_samples, n_features)
-            On the device.
-        y : Ignored
-        epochs : int, default=None
-            None: `max_epochs`.
-        keeper : Keeper, default=None
-            Saves the net after some epochs, and first restores what it has saved.
-        reducer : Reducer, default=SINGLE_PROCESS
-            Of the processes that train together.
+        X is on the device. The keeper restores the saved state and saves the net after some epochs.
         """
-        self.reducer_ = reducer  # for callbacks, too
+        self.reducer_ = reducer  # callbacks use it, too
         self.complete_, self.failures_ = False, []
         try:
             if len(self.history) and any(isinstance(c, LRScheduler) for _, c in self.callbacks_):
-                for group in self.optimizer_.param_groups:  # of an earlier fit without a schedule
+                for group in self.optimizer_.param_groups:
+                    # Schedulers need it, and an earlier fit without a schedule has not set it.
                     group.setdefault("initial_lr", group["lr"])
             self.notify("on_train_begin", X=X, y=X)
             self.batch_events_ = BatchEvents(self)
             with suppress(KeyboardInterrupt):
                 self.fit_loop(X, epochs=epochs, keeper=keeper)
             if self.batch_events_.records and len(self.history) and not self.history[-1]["batches"]:
-                self.history.new_batch()  # of an epoch that was interrupted at its begin
+                self.history.new_batch()  # the epoch was interrupted before its first batch
             end_training(self, X)
         finally:
             for name in TRAINING_ONLY:
@@ -217,7 +175,7 @@ class VAENet(NeuralNet):
                 try:
                     self._train_epochs(X, epochs, step, keeper)
                 except KeyboardInterrupt:
-                    if not self.stopped_early:  # which skorch signals by an interrupt, too
+                    if not self.stopped_early:  # skorch's EarlyStopping raises an interrupt
                         raise
                 finally:
                     n_epochs = len(self.history) - self.is_within_epoch
@@ -226,12 +184,12 @@ class VAENet(NeuralNet):
 
     @contextmanager
     def _training(self, device: torch.device) -> Iterator[None]:
-        """Context with the module in training mode, and torch's threads and precision set."""
+        """Set training mode, threads, precision and global generators within the context."""
         self.module_.train()
         seed = self.reducer_.own_seed(self.seed + len(self.history))
         with ExitStack() as stack:
             stack.enter_context(threads_worth(self.operations_per_step))
-            stack.enter_context(products_in(self.precision))
+            stack.enter_context(matmul_precision(self.precision))
             if device.type == "cuda":
                 stack.enter_context(torch.cuda.device(device))
             if may_draw(self.module_):
@@ -244,14 +202,14 @@ class VAENet(NeuralNet):
                 self.module_.eval()
 
     def _make_step(self, device: torch.device) -> CapturedStep:
-        """A function that takes a step on a batch; captured if it can be."""
+        """Return a function that takes a step on a batch, captured if possible."""
         average = self.reducer_.averaging(self.module_.parameters())
         events = self.batch_events_
 
         def update(x: Tensor) -> None:
             average(len(x))
             if events.gradients:
-                events.tell_gradients(x)
+                events.notify_gradients(x)
             for parameter in self.frozen_:
                 parameter.grad = None
             self.optimizer_.update()
@@ -274,29 +232,29 @@ class VAENet(NeuralNet):
             self.notify("on_epoch_begin", dataset_train=train, dataset_valid=valid)
             self.module_.train()  # a callback may have evaluated it
             if self._find_frozen():
-                step.capture_anew()
+                step.reset()
             self.train_epoch(batches, step)
             if valid is not None:
                 self._validate(valid.X)
             self.batch_events_.end_epoch()
             self.notify("on_epoch_end", dataset_train=train, dataset_valid=valid)
             if keeper is not None and keeper.after_epoch(self):
-                # A training that resumes here captures anew, too, and graphs may round otherwise.
-                step.capture_anew()
+                # A training that resumes here captures a new graph, which can round differently.
+                step.reset()
 
     def get_split_datasets(self, X: Tensor, y: Any = None, **kwargs: Any) -> Any:
-        """Return the samples to train on, and those held out or None; both are their own y."""
+        """Return the training samples and the held-out samples or None, as their own targets."""
         return Dataset(X, y), self.train_split and self.train_split(X)[1]
 
     def _find_frozen(self) -> bool:
-        """Find parameters that callbacks have excluded from training; whether these are others."""
+        """Find the parameters that callbacks have frozen; return whether they have changed."""
         before = getattr(self, "frozen_", [])
         self.frozen_ = [p for p in self.module_.parameters() if not p.requires_grad]
         return [id(p) for p in before] != [id(p) for p in self.frozen_]
 
     def train_epoch(self, batches: Batches, step: CapturedStep) -> None:
-        """Train on all batches once, and record the epoch; FloatingPointError if it diverges."""
-        self.reducer_.meet()
+        """Train for one epoch and record it; raise FloatingPointError if training diverges."""
+        self.reducer_.synchronize()
         start = time.perf_counter()
         state = {name: t.clone() for name, t in self.module_.state_dict().items()}
         self.last_states_ = [*self.last_states_[-1:], (len(self.history) - 1, state)]
@@ -316,7 +274,7 @@ class VAENet(NeuralNet):
     def _take_steps(
         self, batches: Batches, step: CapturedStep
     ) -> tuple[tuple[float, float, float], bool]:
-        """Number of samples, averages of reconstruction and KL; and whether all is finite."""
+        """Train for one epoch; return (n, reconstruction, KL) and whether all is finite."""
         self.monitor.begin()
         self.history[-1]["batches"] = []
         sums = [self._take_chunk(chunk, step) for chunk in batches]
@@ -328,7 +286,7 @@ class VAENet(NeuralNet):
         return (n, reconstruction, kl), is_finite
 
     def _take_chunk(self, chunk: list[Batch], step: CapturedStep) -> Tensor:
-        """Take steps on some batches; sums of reconstruction and KL over their samples."""
+        """Take steps on some batches; return the sums of reconstruction and KL."""
         steps = [step(x, noise, self.beta_) for x, noise in chunk]
         sums = [terms[:2] for terms in steps]
         if self.batch_events_.records and not self.batch_events_.training:
@@ -343,7 +301,7 @@ class VAENet(NeuralNet):
 
     @torch.no_grad()
     def _validate(self, X: Tensor) -> None:
-        """Record objective and bound of samples, with the same noise in every epoch."""
+        """Record the loss and the ELBO of held-out samples, with the same noise in every epoch."""
         generator = torch.Generator(X.device).manual_seed(self.reducer_.own_seed(self.seed))
         draws, k = self.noise_shape
         events = self.batch_events_
@@ -368,7 +326,7 @@ class VAENet(NeuralNet):
         self.history.record("validation_bound", self.monitor.in_data_units(totals[1] / n))
 
     def is_finite(self) -> bool:
-        """Whether every parameter is finite, and the noise variance, the exponential of one."""
+        """Return whether all parameters and the noise variance are finite."""
         sums = [parameter.detach().sum() for parameter in self.module_.parameters()]
         likelihood: Any = getattr(self.module_, "likelihood", None)
         if getattr(likelihood, "noise_variance", None) is not None:
@@ -376,7 +334,7 @@ class VAENet(NeuralNet):
         return bool(torch.isfinite(torch.stack(sums)).all())
 
     def undo_divergence(self) -> FloatingPointError:
-        """Restore the parameters from before the last epoch; returns the error that says so."""
+        """Restore the parameters from before the last epoch and return the error to raise."""
         with_noise = "noise_variance" in self.monitor.names
         noise = " or noise_variance too small for the data" if with_noise else ""
         epoch = len(self.history)
@@ -384,7 +342,7 @@ class VAENet(NeuralNet):
             before, state = self.last_states_.pop()
             epoch = before + 1
             self.module_.load_state_dict(state)
-            self.initialize_optimizer()  # whose averages are not finite either
+            self.initialize_optimizer()  # its averages are not finite
             del self.history[before:]
         return FloatingPointError(
             f"Training diverged: in epoch {epoch} the loss or a parameter became infinite or NaN, "
@@ -394,7 +352,7 @@ class VAENet(NeuralNet):
 
     @property
     def stopped_early(self) -> bool:
-        """Whether a callback has ended the training, and not an interrupt, whose sign it uses."""
+        """Whether early stopping, and not an interrupt by the user, has ended the training."""
         return any(
             isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
             for _, callback in self.callbacks_
@@ -406,12 +364,12 @@ class VAENet(NeuralNet):
         return len(self.history) > 0 and "seconds" not in self.history[-1]
 
     def drop_unfinished_epoch(self) -> None:
-        """Remove the epoch in which a training was interrupted from the history."""
+        """Remove an unfinished epoch from the history."""
         if self.is_within_epoch:
             self.history.pop()
 
     def _save_epoch(self, exact: bool) -> Callable[[], None]:
-        """Save what an epoch depends on, as `with_fallback` asks; a function that restores it."""
+        """Save the state before an epoch; return a function that restores it."""
         _, parameters = self.last_states_[-1]
         optimizer = copy.deepcopy(self.optimizer_.state_dict()) if exact else None
         generator, device = self.generator_.get_state(), self.generator_.device
@@ -419,7 +377,7 @@ class VAENet(NeuralNet):
 
         def restore() -> None:
             self.module_.load_state_dict(parameters)
-            self.module_.zero_grad()  # of a step that was not finished
+            self.module_.zero_grad()  # a step may be unfinished
             if optimizer is not None:
                 self.optimizer_.load_state_dict(optimizer)
             self.generator_.set_state(generator)
@@ -437,7 +395,7 @@ class VAENet(NeuralNet):
         use_safetensors: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Save parameters, optimizer and history as skorch does, which knows no arrays in these."""
+        """Save parameters, optimizer and history as skorch does, with arrays in the history."""
         if f_history is not None:
             with open_file_like(f_history, "w") as file:
                 json.dump(list(self.history), file, default=lambda value: value.tolist())
@@ -447,13 +405,9 @@ class VAENet(NeuralNet):
             super().save_params(use_safetensors=use_safetensors, **given)
 
     def get_state(self) -> dict[str, Any]:
-        """Return what the next epoch depends on, except callbacks and torch's global generators.
+        """Return the state on which the next epoch depends.
 
-        Returns
-        -------
-        dict
-            Of tensors, numbers, text, lists and dicts. Tensors are the net's own: copy what is to
-            be there after the next step.
+        It excludes callbacks and torch's global generators. Tensors are not copied.
         """
         return {
             "seed": self.seed,
@@ -467,37 +421,29 @@ class VAENet(NeuralNet):
         }
 
     def set_state(self, state: dict[str, Any], *, with_module: bool = True) -> None:
-        """Set what :meth:`get_state` has returned, of a net with such a module.
+        """Set a state from :meth:`get_state`, without a copy; ValueError if it does not fit.
 
-        The state is the net's from then on: give a copy where another net has it, too. Random
-        numbers begin anew if they were drawn on another kind of device.
-
-        Parameters
-        ----------
-        state : dict
-        with_module : bool, default=True
-            False: the module has its numbers already.
-
-        Raises
-        ------
-        ValueError
-            If the state does not fit this net, which then stays as it was.
+        The module is skipped unless `with_module`. The generator is seeded if its state is from
+        another kind of device.
         """
-        check_net_state(state, self.module_, self.optimizer_)
-        kind, drawn = state["generator"]
+        state = checked_net_state(state, self.module_, self.optimizer_)
         self.seed, self.operations_ = state["seed"], state["operations"]
         self.history_ = History(state["history"])
-        self.generator_.manual_seed(self.seed + len(self.history))
-        if kind == self.generator_.device.type:
-            self.generator_.set_state(drawn)
+        self._set_generator(*state["generator"])
         if with_module:
             self.module_.load_state_dict(state["module"])
-        self.optimizer_.load_state_dict(adapted_to(self.optimizer_, state["optimizer"]))
+        self.optimizer_.load_state_dict(state["optimizer"])
         self.beta_, self.last_states_ = state["beta"], list(state["last_states"])
+
+    def _set_generator(self, kind: str, drawn: Tensor) -> None:
+        """Restore the generator, or seed it if its state is of another kind of device."""
+        self.generator_ = torch.Generator(self.device).manual_seed(self.seed + len(self.history))
+        if kind == self.generator_.device.type:
+            self.generator_.set_state(drawn)
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
-        """Context in which an exception leaves the net as it was before."""
+        """Restore the net if the context raises an exception."""
         before = copy.deepcopy(self.get_state())
         try:
             with all_or_nothing(self):
@@ -509,7 +455,7 @@ class VAENet(NeuralNet):
     def copy_at(
         self, epoch: int, state: dict[str, Tensor], reducer: Reducer = SINGLE_PROCESS
     ) -> VAENet:
-        """A copy that has the history up to an epoch, and the parameters of `state`."""
+        """Return a copy with the history up to an epoch and the parameters of `state`."""
         net = object.__new__(type(self))
         net.__dict__.update(self.__dict__, module_=copy.deepcopy(self.module_), callbacks=None)
         net.module_.load_state_dict(state)
@@ -522,18 +468,16 @@ class VAENet(NeuralNet):
         return net
 
     def __getstate__(self) -> dict[str, Any]:
-        # skorch takes care of modules and optimizers of devices that are not here when it is read.
+        # A pickle holds the module itself, since modules of the user may have more than their
+        # state_dict. skorch maps it to the devices that are available when it is read.
         state = {**super().__getstate__(), "last_states_": []}
         state = {name: value for name, value in state.items() if name not in TRAINING_ONLY}
-        if "generator_" in state:  # which cannot be pickled
+        if "generator_" in state:  # generators cannot be pickled
             state["generator_"] = self.get_state()["generator"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        kind, drawn = state.pop("generator_", (None, None))
+        generator = state.pop("generator_", None)
         super().__setstate__(state)
-        if kind is None:
-            return
-        self.generator_ = torch.Generator(self.device).manual_seed(self.seed + len(self.history))
-        if kind == self.generator_.device.type:
-            self.generator_.set_state(drawn)
+        if generator is not None:
+            self._set_generator(*generator)

@@ -1,4 +1,4 @@
-"""Monitors: what the training history records of each epoch, summed on the device."""
+"""Monitors, which compute the entries of the training history with sums on the device."""
 
 from __future__ import annotations
 
@@ -12,20 +12,12 @@ from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 
 
 class LatentMonitor:
-    """Records the bound and its parts, entropies, active dimensions, and the likelihood's noise.
+    """Monitor of the ELBO and its terms, entropies, active dimensions and observation noise.
 
-    Bound and latents are averages over the samples of an epoch, while the parameters change; with
-    flows, the latents of 64 samples of each chunk of batches. The likelihood says what it records
-    of its noise at the end of the epoch.
-
-    Parameters
-    ----------
-    log_scale : float
-        Difference of log densities in the units of the networks and in those of the data.
-    scale : float or array of shape (d,)
-        Divisor of the features, from data units to those of the networks.
-    recorded : tuple of str, default=()
-        Names of what the likelihood records.
+    The values are averages over an epoch, in which the parameters change. Posteriors can restrict
+    the number of samples whose latents are monitored. Noise is recorded at the end of the epoch.
+    `log_scale` is the log-density in the units of the networks minus that in data units, `scale`
+    is the divisor of the features, and `recorded` names the entries of the likelihood.
     """
 
     names: tuple[str, ...] = (
@@ -50,13 +42,13 @@ class LatentMonitor:
         self.n_seen = 0
 
     def in_data_units(self, bound: float) -> float:
-        """A bound of rows as the networks see them, as one of the data."""
+        """Convert a bound from the units of the networks to data units."""
         return bound - self.log_scale
 
     def update(self, module: Any, h: Tensor) -> None:
-        """Take in what the encoder gave for some rows."""
+        """Add encoder outputs h of some samples."""
         prior = module.prior()
-        h = h[: module.posterior.monitored].to(prior.mean.dtype)  # an encoder may give bfloat16
+        h = h[: module.posterior.monitored].to(prior.mean.dtype)  # h may be bfloat16
         q = module.posterior(h)
         terms = q.marginals().kl_terms(prior)
         above = (terms > COLLAPSE_KL).sum(0)
@@ -71,7 +63,7 @@ class LatentMonitor:
         kl: float,
         reducer: Reducer = SINGLE_PROCESS,
     ) -> dict[str, Any]:
-        """Values of an epoch of n rows; `reconstruction` and `kl` are averages."""
+        """Return the entries of an epoch of n samples; `reconstruction` and `kl` are averages."""
         sums = torch.stack(self.sums).sum(0).tolist()
         n_seen, entropy, *above = reducer.sum([self.n_seen, *sums])
         return {
@@ -86,7 +78,7 @@ class LatentMonitor:
 
 
 class ErrorMonitor:
-    """Minus the mean squared error, in the units of the data; an autoencoder's."""
+    """Monitor of an autoencoder: minus the mean squared error, in data units."""
 
     names = shown = ("bound",)
 
@@ -94,14 +86,14 @@ class ErrorMonitor:
         self.scale = scale
 
     def begin(self) -> None:
-        """Nothing to begin."""
+        """Do nothing."""
 
     def in_data_units(self, bound: float) -> float:
-        """Minus an error of rows as the networks see them, as one of the data."""
+        """Convert a squared error from the units of the networks to data units."""
         return bound * self.scale**2
 
     def update(self, module: Any, h: Tensor) -> None:
-        """Nothing to take in."""
+        """Do nothing."""
 
     def record(
         self,
@@ -111,5 +103,5 @@ class ErrorMonitor:
         kl: float,
         reducer: Reducer = SINGLE_PROCESS,
     ) -> dict[str, Any]:
-        """Values of an epoch of n rows."""
+        """Return the entry of an epoch."""
         return {"bound": self.in_data_units(reconstruction)}

@@ -1,4 +1,4 @@
-"""Rows as the networks see them: centred, and in units of their own spread."""
+"""Centering and scaling of the samples for the networks."""
 
 from __future__ import annotations
 
@@ -12,41 +12,36 @@ from torch import Tensor
 
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 
-# Numbers that are moved to other units at once: in the cache.
-MOVED_AT_ONCE = 2**16
+# Number of entries that are standardized at once, which fit into the cache.
+BLOCK_SIZE = 2**16
 
 
 def center_and_scale(
-    X: NDArray[Any], rows: NDArray[Any], per_feature: bool, reducer: Reducer = SINGLE_PROCESS
+    X: NDArray[Any], indices: NDArray[Any], per_feature: bool, reducer: Reducer = SINGLE_PROCESS
 ) -> tuple[NDArray[Any], Any]:
-    """Mean of chosen rows, and the root of their features' average variance or of each variance.
+    """Compute the mean and the standard deviation of X[indices] over all processes.
 
-    Of those of all processes that fit together.
-
-    Raises
-    ------
-    ValueError
-        If the variances are beyond float64.
+    The standard deviation is that of each feature, or else the root of the average variance.
     """
-    blocks = np.array_split(rows, -(-X.size // MOVED_AT_ONCE))
+    blocks = np.array_split(indices, -(-X.size // BLOCK_SIZE))
     with np.errstate(over="ignore", invalid="ignore"):
         total = reducer.sum
-        n = total(len(rows))
+        n = total(len(indices))
         mean = total(sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks)) / n
         sums = np.zeros((2, X.shape[1]))
         for block in blocks:
-            centred = X[block] - mean
-            sums += centred.sum(axis=0), np.square(centred).sum(axis=0)
-        rest, squares = total(sums) / n
-        # The rounding of the mean, over many rows, is no variance either.
-        variance = np.maximum(squares - rest**2, 0.0)
+            centered = X[block] - mean
+            sums += centered.sum(axis=0), np.square(centered).sum(axis=0)
+        error, squares = total(sums) / n
+        # The rounding error of the mean must not count as variance.
+        variance = np.maximum(squares - error**2, 0.0)
     counts = variance if per_feature else np.full_like(variance, variance.mean())
-    if not np.isfinite(variance.sum()) or _has_underflowed(counts, X, rows):
+    if not np.isfinite(variance.sum()) or _has_underflowed(counts, X, indices):
         raise ValueError(
             f"The variances of X must be within the range of float64, got {variance.max()}. "
             "Scale X."
         )
-    # What rounding alone can leave of rows that are all the same is no scale.
+    # Below this, a constant feature can have a nonzero standard deviation by rounding alone.
     rounding = 4.0 * float(np.finfo(X.dtype).eps) * np.abs(mean)
     std = np.sqrt(variance)
     if per_feature:
@@ -54,14 +49,14 @@ def center_and_scale(
     return mean, math.sqrt(np.where(std > rounding, variance, 0.0).mean()) or 1.0
 
 
-def _has_underflowed(variance: NDArray[Any], X: NDArray[Any], rows: NDArray[Any]) -> bool:
-    """Whether a variance is too small for its digits, though the rows differ."""
+def _has_underflowed(variance: NDArray[Any], X: NDArray[Any], indices: NDArray[Any]) -> bool:
+    """Return whether a variance is subnormal although the samples differ."""
     tiny = np.flatnonzero(variance < np.finfo(np.float64).tiny)
-    return bool(tiny.size and np.ptp(X[np.ix_(rows, tiny)], axis=0).any())
+    return bool(tiny.size and np.ptp(X[np.ix_(indices, tiny)], axis=0).any())
 
 
 def check_units(mean: NDArray[Any], scale: Any, dtype: torch.dtype) -> None:
-    """Raise ValueError unless means and variances can be given back in the networks' precision."""
+    """Raise ValueError unless means and variances can be represented in `dtype`."""
     kind, variances = torch.finfo(dtype), np.square(scale)
     means = float(np.abs(mean).max())
     if means <= kind.max and np.min(variances) >= kind.tiny and np.max(variances) <= kind.max:
@@ -69,23 +64,23 @@ def check_units(mean: NDArray[Any], scale: Any, dtype: torch.dtype) -> None:
     raise ValueError(
         f"The means and variances of X must be within the range of {dtype}, got means up to "
         f"{means:.3g} and variances from {np.min(variances):.3g} to {np.max(variances):.3g}. Scale "
-        "X, or have it in float64 with precision='auto'."
+        "X, or pass X in float64 with precision='auto'."
     )
 
 
-def in_units(
+def standardize(
     X: NDArray[Any],
-    rows: NDArray[Any],
+    indices: NDArray[Any],
     mean: NDArray[Any],
     scale: Any,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """(X - mean) / scale of chosen rows, on a device: the one copy of X that there is."""
+    """Return (X[indices] - mean) / scale on a device, the only copy of X in training."""
     kind = np.float64 if dtype == torch.float64 else np.float32
-    units = np.empty((len(rows), X.shape[1]), dtype=kind)
-    for start in range(0, len(rows), step := max(1, MOVED_AT_ONCE // X.shape[1])):
+    standardized = np.empty((len(indices), X.shape[1]), dtype=kind)
+    for start in range(0, len(indices), step := max(1, BLOCK_SIZE // X.shape[1])):
         block = slice(start, start + step)
         with np.errstate(over="ignore"):
-            units[block] = (X[rows[block]] - mean) / scale
-    return torch.from_numpy(units).to(device)
+            standardized[block] = (X[indices[block]] - mean) / scale
+    return torch.from_numpy(standardized).to(device)

@@ -51,8 +51,8 @@ def test_what_is_known_of_the_trap():
         ({"n_repeats": 0}, r"n_repeats must be an integer >= 1, got 0\."),
         ({"threshold": -1.0}, r"threshold must be a finite number >= 0, got -1\.0\."),
         ({"return_trap": 1}, "return_trap must be True or False, got 1"),
-        ({"loadings": np.ones((3, 2))}, "latents must have 2 columns, as loadings have, got 1"),
-        ({"threshold": 6}, r"must not all be the same, got threshold=6 and no \|W z\| above 6\."),
+        ({"loadings": np.ones((3, 2))}, "latents must have 2 columns, like loadings, got 1"),
+        ({"threshold": 6}, r"samples are equal with threshold=6 and a largest \|W z\| of 6\."),
         ({"loadings": [[np.nan]]}, "loadings contains NaN"),
     ],
 )

@@ -75,8 +75,11 @@ class TestPPCA:
             ({"n_components": -1}, "n_components must be an integer >= 0, got -1"),
             ({"noise_variance": -1.0}, "noise_variance must be a finite number >= 0, got -1.0"),
             ({"return_model": 1}, "return_model must be True or False, got 1"),
-            ({"mean": [[1.0]]}, r"mean must have shape \(d,\), got \(1, 1\)"),
-            ({"mean": [1.0], "n_features": 2}, r"mean must have shape \(2,\), .* got \(1,\)"),
+            ({"mean": [[1.0]]}, r"mean must have shape \(n_features,\), got \(1, 1\)"),
+            (
+                {"mean": [1.0], "n_features": 2},
+                r"mean must have shape \(n_features,\) = \(2,\), got \(1,\)",
+            ),
             (
                 {"loadings": np.ones((4, 2)), "n_features": 5},
                 r"loadings must have shape .* \(5, 2\), got \(4, 2\)",

@@ -1,6 +1,9 @@
 """Rows and small models for tests."""
 
+import functools
+
 import numpy as np
+from sklearn.base import clone
 
 from sklearn_vae import (
     ConvDecoder,
@@ -52,6 +55,16 @@ def make_rows(n=150, d=8, k=3, seed=0, noise=0.3):
     Z = rng.normal(size=(n, k))
     X = np.tanh(Z @ rng.normal(size=(k, 2 * d))) @ rng.normal(size=(2 * d, d))
     return X + noise * rng.normal(size=(n, d)) + rng.normal(size=d)
+
+
+@functools.cache
+def _fitted(index):
+    return clone(MODELS[index]).fit(make_rows())
+
+
+def fitted(model):
+    """One of MODELS fitted to `make_rows()`, once for all tests: a test that changes it copies it."""
+    return _fitted(next(i for i, each in enumerate(MODELS) if each is model))
 
 
 def parameters_of(model):

@@ -2,7 +2,6 @@
 
 import copy
 import random
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import DeepAutoencoder, DeepBernoulliVAE, DeepGaussianVAE, Snapshot
 from sklearn_vae.deep.vae import DeepVAE
-from tests.deep.data import MODELS, SMALL, make_rows, parameters_of
+from tests.deep.data import MODELS, SMALL, fitted, make_rows, parameters_of
+from tests.helpers import PeakMemory
 
 X = make_rows()
 
@@ -27,7 +27,7 @@ each_model = pytest.mark.parametrize("model", MODELS, ids=str)
 
 @each_model
 def test_the_same_seed_gives_the_same_model_bit_for_bit(model):
-    one, two, other = clone(model).fit(X), clone(model).fit(X), clone(model)
+    one, two, other = fitted(model), clone(model).fit(X), clone(model)
     np.testing.assert_array_equal(parameters_of(one), parameters_of(two))
     np.testing.assert_array_equal(one.transform(X), two.transform(X))
     other.set_params(random_state=1).fit(X)
@@ -72,7 +72,7 @@ def test_networks_that_draw_are_reproducible_and_leave_the_global_generators_alo
 
 @each_model
 def test_fits_in_threads_are_those_of_one_alone(model):
-    expected = parameters_of(clone(model).fit(X))
+    expected = parameters_of(fitted(model))
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda model: model.fit(X), [clone(model) for _ in range(4)]):
             np.testing.assert_array_equal(parameters_of(found), expected)
@@ -82,7 +82,7 @@ def test_fits_in_threads_are_those_of_one_alone(model):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_scores_depend_on_neither_order_nor_company_of_rows(model, dtype):
     rows = X.astype(dtype)
-    model = clone(model).fit(rows)
+    model = fitted(model) if dtype == np.float64 else clone(model).fit(rows)
     scores = model.score_samples(rows)
     order = np.random.default_rng(0).permutation(len(X))
     tolerance = {"rtol": 1e-11} if dtype == np.float64 else {"rtol": 1e-5}
@@ -95,7 +95,7 @@ def test_scores_depend_on_neither_order_nor_company_of_rows(model, dtype):
 
 @each_model
 def test_blocks_of_rows_do_not_show(model, monkeypatch):
-    model = clone(model).fit(X)
+    model = fitted(model)
     whole = model.transform(X), model.score_samples(X), model.inverse_transform(X[:, :3])
     monkeypatch.setattr("sklearn_vae.deep.evaluation.SAMPLES_PER_BLOCK", 50)
     blocks = model.transform(X), model.score_samples(X), model.inverse_transform(X[:, :3])
@@ -114,7 +114,7 @@ def test_units_of_the_data_do_not_matter(model):
         for name in ("noise_variance", "noise_variance_init")
         if (value := model.get_params().get(name)) is not None
     }
-    one, other = clone(model).fit(X), clone(model).set_params(**factor).fit(X * scale)
+    one, other = fitted(model), clone(model).set_params(**factor).fit(X * scale)
     np.testing.assert_array_equal(parameters_of(one), parameters_of(other))
     np.testing.assert_array_equal(one.transform(X), other.transform(X * scale))
     moved = one.score(X) - d * np.log(scale)
@@ -146,16 +146,16 @@ def test_extreme_units_and_offsets_are_finite(model, scale):
 def test_data_frames_in_and_out(model):
     names = [f"x{j}" for j in range(X.shape[1])]
     frames = pd.DataFrame(X, columns=names), pl.DataFrame(X, schema=names)
-    expected = clone(model).fit(X).transform(X)
+    expected = fitted(model).transform(X)
     prefix = type(model).__name__.lower()
     for frame, container in zip(frames, ("pandas", "polars"), strict=True):
-        fitted = clone(model).set_output(transform=container).fit(frame)
-        assert fitted.feature_names_in_.tolist() == names
-        found = fitted.transform(frame)
+        of_frame = clone(model).set_output(transform=container).fit(frame)
+        assert of_frame.feature_names_in_.tolist() == names
+        found = of_frame.transform(frame)
         assert isinstance(found, type(frame))
         assert list(found.columns) == [f"{prefix}{h}" for h in range(3)]
         np.testing.assert_allclose(found.to_numpy(), expected, rtol=1e-12)
-        assert fitted.score(frame) == pytest.approx(clone(model).fit(X).score(X), rel=1e-12)
+        assert of_frame.score(frame) == pytest.approx(fitted(model).score(X), rel=1e-12)
 
 
 @each_model
@@ -165,7 +165,7 @@ def test_rows_are_not_written_to_and_may_be_read_only(model):
     found = clone(model).fit(rows)
     found.score(rows)
     np.testing.assert_array_equal(rows, X)
-    np.testing.assert_array_equal(parameters_of(found), parameters_of(clone(model).fit(X)))
+    np.testing.assert_array_equal(parameters_of(found), parameters_of(fitted(model)))
     ordered = clone(model).fit(np.asfortranarray(X))
     np.testing.assert_allclose(parameters_of(found), parameters_of(ordered), rtol=1e-9)
 
@@ -211,7 +211,7 @@ def test_a_warm_start_goes_on_in_its_own_precision(model):
 
 @each_model
 def test_a_fitted_model_stays_what_it_is_when_parameters_are_set(model):
-    model = clone(model).fit(X)
+    model = copy.deepcopy(fitted(model))
     Z, score = model.transform(X), model.score(X)
     model.set_params(n_components=2, hidden_layer_sizes=(4,))
     np.testing.assert_array_equal(model.transform(X), Z)
@@ -236,7 +236,9 @@ def test_a_warm_start_with_other_networks_is_refused(changed):
     before = parameters_of(model)
     (name, value), *_ = changed.items()
     model.set_params(**changed)
-    with pytest.raises(ValueError, match=rf"of {name}=.*, got .*{value}.*; with warm_start=False"):
+    with pytest.raises(
+        ValueError, match=rf"which had {name}=.*, got .*{value}.*\. Set warm_start=False"
+    ):
         model.fit(X)
     np.testing.assert_array_equal(parameters_of(model), before)
     model.set_params(warm_start=False).fit(X)
@@ -255,11 +257,9 @@ def test_x_is_copied_once():
     model = DeepGaussianVAE(2, **SMALL, early_stopping=True).set_params(max_epochs=1)
     model.set_params(batch_size=10_000)
     model.fit(rows[:100])  # imports
-    tracemalloc.start()
-    model.fit(rows)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1.6 * rows.nbytes
+    with PeakMemory() as memory:
+        model.fit(rows)
+    assert memory.peak < 1.6 * rows.nbytes
 
 
 def test_a_warm_start_wants_the_same_features():
@@ -273,7 +273,7 @@ def test_a_warm_start_wants_the_same_features():
 def test_pipelines_and_grid_search(model):
     pipeline = make_pipeline(StandardScaler(), clone(model))
     name = type(model).__name__.lower()
-    grid = {f"{name}__n_components": [1, 3], f"{name}__learning_rate": [1e-3, 1e-2]}
+    grid = [{f"{name}__n_components": [1]}, {f"{name}__learning_rate": [1e-2]}]
     search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2).fit(X)
     alone = GridSearchCV(pipeline, grid, cv=2).fit(X)
     np.testing.assert_array_equal(
@@ -324,7 +324,7 @@ def test_networks_may_be_linear_and_sizes_one_number(model):
     linear = clone(model).set_params(hidden_layer_sizes=()).fit(X)
     assert len(linear.module_.encoder.layers) == 1
     one = clone(model).set_params(hidden_layer_sizes=16).fit(X)
-    np.testing.assert_array_equal(parameters_of(one), parameters_of(clone(model).fit(X)))
+    np.testing.assert_array_equal(parameters_of(one), parameters_of(fitted(model)))
 
 
 @each_model

@@ -9,16 +9,20 @@ import torch
 from skorch.callbacks import Callback
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
-from tests.deep.data import MODELS, SMALL, make_rows, parameters_of
+from tests.deep.data import MODELS, SMALL, fitted, make_rows, parameters_of
 
 X = make_rows()
+VAE, AUTOENCODER = MODELS[0], MODELS[-1]
 
 BAD = [
     ({"n_components": 0}, "n_components must be an integer >= 1, got 0"),
     ({"n_components": 2.0}, "n_components must be an integer >= 1, got 2.0"),
-    ({"hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes must be integers >= 1, got \(8, 0\)"),
-    ({"hidden_layer_sizes": "8"}, "hidden_layer_sizes must be integers >= 1, got '8'"),
-    ({"hidden_layer_sizes": None}, "hidden_layer_sizes must be integers >= 1, got None"),
+    (
+        {"hidden_layer_sizes": (8, 0)},
+        r"hidden_layer_sizes must be an integer >= 1 or .*, got \(8, 0\)",
+    ),
+    ({"hidden_layer_sizes": "8"}, "hidden_layer_sizes must be an integer >= 1 or .*, got '8'"),
+    ({"hidden_layer_sizes": None}, "hidden_layer_sizes must be an integer >= 1 or .*, got None"),
     ({"activation": "rellu"}, "activation must be one of 'relu', .*, got 'rellu'"),
     ({"encoder": "conv2"}, "encoder must be 'mlp', 'conv' or a factory"),
     ({"decoder": torch.nn.Linear(2, 8)}, "decoder must be 'mlp', 'conv' or a factory"),
@@ -26,7 +30,7 @@ BAD = [
     ({"learning_rate": np.nan}, "learning_rate must be a finite number > 0, got nan"),
     ({"max_epochs": 0}, "max_epochs must be an integer >= 1, got 0"),
     ({"batch_size": 1.5}, "batch_size must be an integer >= 1, got 1.5"),
-    ({"validation_fraction": 1.0}, r"validation_fraction must be in \(0, 1\), got 1.0"),
+    ({"validation_fraction": 1.0}, r"validation_fraction must be between 0 and 1, got 1.0"),
     ({"n_iter_no_change": 0}, "n_iter_no_change must be an integer >= 1, got 0"),
     ({"tol": -1.0}, "tol must be a finite number >= 0, got -1.0"),
     ({"device": "gpu7"}, "device must be 'auto' or a torch device, got 'gpu7'"),
@@ -37,8 +41,11 @@ BAD = [
     ({"verbose": "a"}, "verbose must be an integer >= 0, got 'a'"),
     ({"callbacks": Snapshot([1])}, "callbacks must be None or a list of skorch callbacks"),
     ({"callbacks": [3]}, r"callbacks must be None or a list of skorch callbacks, got \[3\]"),
-    ({"device": "meta"}, "device must hold numbers, got 'meta'"),
-    ({"early_stopping": True, "validation_fraction": 0.999}, "holds out 150 of 150 rows"),
+    ({"device": "meta"}, "device must be a device for computations, such as 'cpu', got 'meta'"),
+    (
+        {"early_stopping": True, "validation_fraction": 0.999},
+        "holds out 150 of the 150 samples in X",
+    ),
 ]
 
 BAD_OF_VAE = [
@@ -49,19 +56,22 @@ BAD_OF_VAE = [
     ({"noise_update": "adam"}, "noise_update must be one of 'closed_form', 'gradient'"),
     ({"noise_variance": 0.0}, "noise_variance must be None or a positive float, got 0.0"),
     ({"noise_variance": [1.0] * 8}, "noise_variance must be None or a positive float"),
-    ({"noise_variance": 1e-320}, "noise_variance must be within the range of torch.float64"),
+    (
+        {"noise_variance": 1e-320},
+        "must be within the range of torch.float64, got noise_variance=1e-320",
+    ),
     ({"noise_variance_init": -1}, "noise_variance_init must be None or a positive float"),
     (
         {"noise_model": "diagonal", "noise_variance": [1.0, -1.0]},
-        "noise_variance must be None, a positive float or an array of them, one per feature",
+        "noise_variance must be None, a positive float or an array of positive floats, one per",
     ),
     (
         {"noise_model": "diagonal", "noise_variance_init": [1.0, 1.0]},
-        "noise_variance_init must have one number per feature, n_features=8, got 2",
+        "noise_variance_init must have one value per feature, 8 for this X, got 2",
     ),
     (
         {"noise_variance": 1.0, "noise_variance_init": 2.0},
-        "noise_variance_init is where learning starts, but noise_variance=1.0 holds it fixed",
+        "noise_variance_init must be None with noise_variance=1.0, which fixes .*, got 2.0",
     ),
     ({"objective": "vae"}, "objective must be one of 'elbo', 'iwae', got 'vae'"),
     ({"prior": "flat"}, "prior must be one of 'standard', 'learned_variance', got 'flat'"),
@@ -80,8 +90,11 @@ BAD_OF_VAE = [
         "noise_variance must be None with noise_model='heteroscedastic'.*0.5",
     ),
     ({"image_shape": (8, 8)}, r"image_shape must be None or three integers .* got \(8, 8\)"),
-    ({"image_shape": (1, 3, 3)}, r"image_shape=\(1, 3, 3\) has 9 pixels, but X has 8 features"),
-    ({"encoder": "conv"}, r"encoder='conv' needs images: set image_shape=.*rows of 8 features"),
+    ({"image_shape": (1, 3, 3)}, r"image_shape=\(1, 3, 3\) has 9 values, but X has 8 features"),
+    (
+        {"encoder": "conv"},
+        r"encoder='conv' needs images: set image_shape=.*samples with 8 features",
+    ),
     ({"n_mc_samples": 0}, "n_mc_samples must be an integer >= 1, got 0"),
     ({"kl_weight": -0.5}, "kl_weight must be a finite number >= 0, got -0.5"),
     ({"kl_warmup_epochs": -1}, "kl_warmup_epochs must be an integer >= 0, got -1"),
@@ -91,11 +104,10 @@ BAD_OF_VAE = [
 
 @pytest.mark.parametrize(
     ("model", "parameters", "message"),
-    [(DeepAutoencoder(3, **SMALL), *bad) for bad in BAD]
-    + [(DeepGaussianVAE(3, **SMALL), *bad) for bad in BAD + BAD_OF_VAE],
+    [(AUTOENCODER, *bad) for bad in BAD] + [(VAE, *bad) for bad in BAD + BAD_OF_VAE],
 )
 def test_bad_parameters_are_named_and_the_fitted_model_stays(model, parameters, message):
-    model = copy.deepcopy(model).fit(X)
+    model = copy.deepcopy(fitted(model))
     before = parameters_of(model)
     with pytest.raises(ValueError, match=message):
         model.set_params(**parameters).fit(X)
@@ -105,7 +117,7 @@ def test_bad_parameters_are_named_and_the_fitted_model_stays(model, parameters, 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
 def test_a_device_that_is_not_there_is_named(device):
-    with pytest.raises(ValueError, match=r"device=.*cuda.* needs a CUDA device, and torch finds"):
+    with pytest.raises(ValueError, match=r"device=.*cuda.* needs a CUDA device, but torch finds"):
         DeepAutoencoder(3, **SMALL, device=device).fit(X)
 
 
@@ -133,13 +145,13 @@ def test_rows_and_latents_of_the_wrong_size_are_refused():
         model.fit(X[:1])
     with pytest.raises(ValueError, match="within the range of float64"):
         model.fit(X * 1e300)
-    with pytest.raises(AttributeError, match="not fitted and has no module_"):
+    with pytest.raises(AttributeError, match="not fitted yet and has no module_"):
         _ = DeepGaussianVAE().module_
 
 
 def test_a_warm_up_that_does_not_end_warns():
     model = DeepGaussianVAE(3, **SMALL, kl_warmup_epochs=4)
-    with pytest.warns(UserWarning, match="kl_warmup_epochs=4 is more than max_epochs=3"):
+    with pytest.warns(UserWarning, match="kl_warmup_epochs=4 is greater than max_epochs=3"):
         model.fit(X)
     model.set_params(kl_warmup_epochs=3).fit(X)
     assert model.history_["beta"][-1] == 1.0

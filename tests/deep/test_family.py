@@ -19,7 +19,7 @@ from sklearn_vae import (
     SoftThresholdDecoder,
 )
 from sklearn_vae.nn.objectives import log_weights
-from tests.deep.data import SMALL, VAES, make_rows
+from tests.deep.data import SMALL, VAES, fitted, make_rows
 
 X = make_rows()
 D, K = X.shape[1], 3
@@ -38,8 +38,7 @@ def bits_of(model, rows):
 @each_vae
 def test_scores_are_the_average_log_weight_of_draws(model):
     # E_q [log p(x, z) - log q(z|x)], of draws of its own.
-    model = clone(model).fit(X)
-    rows = X[:20]
+    model, rows = fitted(model), X[:20]
     x = torch.from_numpy((bits_of(model, rows) - model.mean_) / model.scale_)
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn((4000, len(x), K), generator=generator, dtype=torch.float64)
@@ -69,7 +68,7 @@ def test_the_gap_is_exact_and_has_the_moments_of_the_posterior(model):
 
 @each_vae
 def test_what_is_said_of_rows_and_latents(model):
-    model = clone(model).fit(X)
+    model = fitted(model)
     mean, variance = model.posterior(X)
     np.testing.assert_array_equal(model.transform(X), mean)
     same_mean, covariance = model.posterior(X, return_cov=True)
@@ -85,7 +84,7 @@ def test_what_is_said_of_rows_and_latents(model):
 
 @each_vae
 def test_draws_have_the_moments_of_the_model(model):
-    model = clone(model).fit(X)
+    model = fitted(model)
     rows, Z = model.sample(40_000, random_state=0)
     scale = np.sqrt(model.prior_variance_)
     np.testing.assert_allclose(np.cov((Z / scale).T), np.eye(K), atol=0.04)
@@ -132,7 +131,7 @@ def test_the_matrix_that_is_scaled_is_the_one_that_z_meets_first():
     torch.testing.assert_close(first, torch.ones_like(first))
     assert not torch.allclose(last, torch.ones_like(last), atol=0.05)
     frozen = clone(vae).set_params(decoder=lambda k, shape: Decoder(trained=False))
-    with pytest.raises(ValueError, match="and a weight to be learned"):
+    with pytest.raises(ValueError, match="and a trainable weight"):
         frozen.fit(X)
 
 
@@ -155,7 +154,7 @@ def test_a_warm_start_goes_on_with_a_factory_of_any_kind():
 
     vae = DeepGaussianVAE(K, **SMALL, encoder=Factory(), warm_start=True).fit(X)
     assert vae.fit(X).n_iter_ == 6
-    with pytest.raises(ValueError, match="goes on with the networks of the last fit"):
+    with pytest.raises(ValueError, match="continues with the networks of the last fit"):
         vae.set_params(encoder=Factory()).fit(X)
 
 
@@ -230,7 +229,7 @@ def test_flows_raise_the_bound_where_latents_depend_on_each_other():
         return layer
 
     options = {"decoder": decoder, "noise_variance": 0.09, "hidden_layer_sizes": (16,)}
-    options |= {"max_epochs": 150, "learning_rate": 3e-3, "batch_size": 50, "random_state": 0}
+    options |= {"max_epochs": 50, "learning_rate": 1e-2, "batch_size": 50, "random_state": 0}
     normal = DeepGaussianVAE(2, **options).fit(rows)
     flow = DeepGaussianVAE(2, **options, **SYLVESTER).fit(rows)
     assert flow.elbo_ > normal.elbo_ + 0.3
@@ -259,9 +258,9 @@ def test_bits_of_a_linear_network_reach_bernoulli_ppca():
     rows = (make_rows() > 0).astype(float)
     exact = BernoulliPPCA(2, random_state=0, inference="per_sample").fit(rows).elbo_
     vae = DeepBernoulliVAE(2, hidden_layer_sizes=(), n_mc_samples=32, batch_size=150)
-    for learning_rate in (1e-2, 1e-3):
+    for learning_rate in (1e-1, 1e-2, 1e-3):
         vae.set_params(learning_rate=learning_rate, warm_start=True, random_state=0)
-        vae.set_params(max_epochs=1500).fit(rows)
+        vae.set_params(max_epochs=250).fit(rows)
     # A linear encoder with variances of its own: between the shared ones and the best.
     shared = BernoulliPPCA(2, random_state=0).fit(rows).elbo_
     assert shared - 0.01 < vae.elbo_ < exact + 0.01
@@ -275,7 +274,7 @@ def test_bits_are_those_of_the_threshold_and_bad_ones_are_named():
     np.testing.assert_array_equal(vae.transform(rows), plain.transform(rows > 0.3))
     drawn = vae.sample(50, random_state=0)[0]
     assert set(np.unique(drawn)) == {0.0, 1.0}
-    with pytest.raises(ValueError, match=r"X must have entries in \[0, 1\] where binarize is None"):
+    with pytest.raises(ValueError, match=r"X must have entries in \[0, 1\] if binarize is None"):
         DeepBernoulliVAE(2, **SMALL).fit(rows)
     with pytest.raises(ValueError, match="binarize must be a finite number, got 'high'"):
         DeepBernoulliVAE(2, **SMALL, binarize="high").fit(rows)
@@ -311,12 +310,12 @@ RESIDUAL = {"encoder": ResidualEncoder(channels=(8,)), "decoder": ResidualDecode
     ids=lambda model: type(model).__name__,
 )
 def test_networks_of_images_learn(model, networks):
-    rows = DIGITS[:400].astype(np.float32)
+    rows = DIGITS[:200].astype(np.float32)
     model = clone(model).set_params(**IMAGES, **networks)
     first = clone(model).set_params(max_epochs=1).fit(rows).score(rows)
     later = model.set_params(max_epochs=8).fit(rows).score(rows)
     assert later > first
-    assert model.transform(rows).shape == (400, 4)
+    assert model.transform(rows).shape == (200, 4)
 
 
 def test_a_soft_threshold_of_zero_is_a_linear_decoder():

@@ -12,7 +12,12 @@ from skorch.callbacks import Callback
 from skorch.history import History
 
 from sklearn_vae import PPCA, DeepGaussianVAE
-from sklearn_vae.deep.ppca_start import SHARE_FOR_NOISE, SLOPES, KeepStart, sum_of_deviations
+from sklearn_vae.deep.ppca_start import (
+    SHARE_OF_START,
+    SLOPES,
+    LearningRateLimit,
+    sum_of_deviations,
+)
 from sklearn_vae.training.fast_paths import Adam
 from tests.deep.data import make_rows, parameters_of
 
@@ -125,18 +130,18 @@ BAD = [
     ({"init": True}, r"init must be None or 'ppca', got True\."),
     (
         {"hidden_layer_sizes": (16, 5)},
-        r"hidden_layer_sizes of at least 6, two units for each of n_components=3, got \(16, 5\)",
+        r"hidden_layer_sizes of at least 6, two units per latent dimension, got \(16, 5\)",
     ),
     (
         {"activation": "tanh"},
         r"one of 'relu', 'leaky_relu', 'gelu', 'silu', 'softplus', got activation='tanh'\.",
     ),
     ({"activation": "elu"}, "f\\(a\\) - f\\(-a\\) is a multiple of a.*got activation='elu'"),
-    ({"encoder": "conv"}, "init='ppca' needs encoder='mlp', got 'conv'"),
-    ({"decoder": torch.nn.Linear}, "init='ppca' needs decoder='mlp', got <class"),
+    ({"encoder": "conv"}, "init='ppca' requires encoder='mlp', got 'conv'"),
+    ({"decoder": torch.nn.Linear}, "init='ppca' requires decoder='mlp', got <class"),
     (
         {"variational_family": "sylvester"},
-        "init='ppca' needs variational_family='diagonal', got 'sylvester'",
+        "init='ppca' requires variational_family='diagonal', got 'sylvester'",
     ),
 ]
 
@@ -178,7 +183,7 @@ def test_the_rate_rises_is_limited_by_noise_and_falls():
     vae = DeepGaussianVAE(10, hidden_layer_sizes=(64, 32), init="ppca", learning_rate=1.0)
     first = vae.set_params(max_epochs=1, random_state=0).fit(DIGITS).history_["learning_rate"][0]
     price = 5 * first * sum_of_deviations(vae.net_.optimizer_) / 4
-    assert price == pytest.approx(SHARE_FOR_NOISE * worth, rel=0.4)  # gradients have changed since
+    assert price == pytest.approx(SHARE_OF_START * worth, rel=0.4)  # gradients have changed since
     vae.set_params(max_epochs=10)
     rate = vae.fit(DIGITS).history_["learning_rate"]
     assert (np.diff(rate[:5]) > 0).all()
@@ -223,16 +228,16 @@ def test_seeds_pickles_and_warm_starts():
     plain = clone(vae).set_params(init=None).fit(X)
     plain.set_params(warm_start=True, init="ppca").fit(X)
     assert "learning_rate" not in plain.history_
-    assert not any(isinstance(c, KeepStart) for _, c in plain.net_.callbacks_)
+    assert not any(isinstance(c, LearningRateLimit) for _, c in plain.net_.callbacks_)
 
 
 def test_a_start_that_the_module_cannot_have_is_an_error():
     rows = make_rows(noise=0.0) @ np.diag([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
     rows = rows + 1e-9 * make_rows(seed=1)
-    with pytest.raises(ValueError, match="the noise variance is too small beside"):
+    with pytest.raises(ValueError, match="noise variance is too small for the data"):
         still(noise_variance=1e-12, noise_update="closed_form", rows=rows)
     noise = float(np.linalg.eigvalsh(np.cov(X.T, bias=True))[-2:].mean())
-    with pytest.raises(ValueError, match=r"as many directions .* as n_components=3, got 1"):
+    with pytest.raises(ValueError, match=r"n_components to be at most .* noise, 1, got 3"):
         still(prior="learned_variance", hidden_layer_sizes=(), noise_variance=noise)
 
 
@@ -275,8 +280,8 @@ class StubNet:
         self.history.new_epoch()
 
     def rate(self, worth, before=0):
-        callback = KeepStart(worth)
-        callback.before_ = before
+        callback = LearningRateLimit(worth)
+        callback.first_epoch_ = before
         callback.on_epoch_begin(self)
         rate = self.history[-1]["learning_rate"]
         assert [group["lr"] for group in self.optimizer_.param_groups] == [rate, rate]

@@ -129,7 +129,7 @@ def test_a_model_that_is_not_fitted_is_an_error(function):
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 def test_an_autoencoder_has_no_latent_distribution(function):
     model = DeepAutoencoder(3, **SMALL).fit(rows())
-    with pytest.raises(TypeError, match=f"{function.__name__} needs .* has no posterior"):
+    with pytest.raises(TypeError, match=f"{function.__name__} requires .* has no posterior"):
         function(model, rows())
 
 

@@ -50,7 +50,7 @@ def test_posteriors_apart_tell_the_row_and_the_prior_tells_nothing():
 
 
 def test_draws_of_some_rows_have_no_bias(monkeypatch):
-    monkeypatch.setattr(information, "AT_ONCE", 1000)  # in several blocks
+    monkeypatch.setattr(information, "BLOCK_SIZE", 1000)  # in several blocks
     rng = np.random.default_rng(0)
     model = Stranger(rng.normal(size=(500, 2)), np.full((500, 2), 0.2))
     whole = decompose_kl(model, None)
@@ -63,7 +63,7 @@ def test_draws_of_some_rows_have_no_bias(monkeypatch):
 
 
 def test_beyond_the_limit_fewer_rows_are_drawn_for(monkeypatch):
-    monkeypatch.setattr(information, "DENSITIES", 10_000)
+    monkeypatch.setattr(information, "MAX_DENSITIES", 10_000)
     model = Stranger(np.zeros((500, 2)), np.ones((500, 2)))
     assert decompose_kl(model, None).n_samples == 20
 

@@ -127,7 +127,7 @@ def test_an_autoencoder_has_no_noise():
 def test_rows_without_residual_are_an_error():
     model = LinearVAE(1).fit(rows())
     model.encoder_variance_ *= 0
-    with pytest.raises(ValueError, match="noise_variance must be above 0, but the best one"):
+    with pytest.raises(ValueError, match="optimal noise variance for X is"):
         tune_noise_variance(model, np.tile(model.mean_, (3, 1)))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sklearn_vae import PPCA
-from sklearn_vae.gaussian.ascent import maximise
+from sklearn_vae.gaussian.ascent import maximize
 from sklearn_vae.gaussian.bounds import EntropyGap
 from sklearn_vae.gaussian.linear_elbo import LinearElbo, LinearVAEParameters
 from tests.gaussian.test_linear_elbo import (
@@ -34,7 +34,7 @@ def test_iterations_climb_faster_than_coordinate_ascent_and_end_at_ppca(learn_no
     S, rng = covariance(X), np.random.default_rng(seed)
     ppca = PPCA(K, noise_variance=noise).fit(X)
     bound = LinearElbo(S)
-    steps = list(maximise(bound, rng.normal(size=(D, m)), K, noise))
+    steps = list(maximize(bound, rng.normal(size=(D, m)), K, noise))
     climbed = [step.bound for step in steps]
     assert (np.diff(climbed) >= -1e-12).all()
     for now, following in zip(steps, climbed[1:], strict=False):
@@ -60,7 +60,7 @@ def test_close_eigenvalues_cost_no_accuracy(k):
     # Coordinate ascent needs thousands of steps here: ratios of neighbours are 0.999.
     values = np.concatenate([5.0 * 0.999 ** np.arange(60), np.full(90, 0.5)])
     start = np.random.default_rng(0).normal(size=(150, k + 8))
-    steps = list(maximise(LinearElbo(values), start, k))
+    steps = list(maximize(LinearElbo(values), start, k))
     sigma2 = values[k:].mean()
     W = np.eye(150)[:, :k] * np.sqrt(values[:k] - sigma2)
     assert steps[-1].done
@@ -77,7 +77,7 @@ def test_the_next_eigenvalue_may_be_as_close_as_it_likes(ratio):
     best = log_likelihood(np.diag(values), W, sigma2)
     for seed in range(30):
         start = np.random.default_rng(seed).normal(size=(102, 9))
-        *_, last = maximise(LinearElbo(values), start, 1)
+        *_, last = maximize(LinearElbo(values), start, 1)
         assert last.done
         assert last.bound == pytest.approx(best, abs=1e-9)
 
@@ -89,14 +89,14 @@ def test_a_large_eigenvalue_does_not_hide_the_others():
     best = log_likelihood(np.diag(values), W, sigma2)
     for seed in range(20):
         start = np.random.default_rng(seed).normal(size=(151, 10))
-        *_, last = maximise(LinearElbo(values), start, 2)
+        *_, last = maximize(LinearElbo(values), start, 2)
         assert last.bound == pytest.approx(best, abs=1e-8)
 
 
 @pytest.mark.parametrize("scale", [1e-280, 1e-140, 1e140, 1e280])
 def test_variances_of_any_size(scale):
     values = scale * np.linspace(10.0, 1.0, 100)
-    *_, last = maximise(LinearElbo(values), np.random.default_rng(0).normal(size=(100, 10)), 2)
+    *_, last = maximize(LinearElbo(values), np.random.default_rng(0).normal(size=(100, 10)), 2)
     lengths = np.sqrt((last.parameters.W**2).sum(axis=0))
     sigma2 = values[2:].mean()
     np.testing.assert_allclose(lengths, np.sqrt(values[:2] - sigma2), rtol=1e-9)
@@ -104,7 +104,7 @@ def test_variances_of_any_size(scale):
 
 def test_the_noise_is_the_best_where_a_direction_has_less_variance_than_it():
     S = np.diag([0.1, 5.0, 5.0, 5.0])  # a start in the direction without much variance
-    first = next(maximise(LinearElbo(S), np.eye(4)[:, :1], 1)).parameters
+    first = next(maximize(LinearElbo(S), np.eye(4)[:, :1], 1)).parameters
     assert first.noise_variance == pytest.approx(np.trace(S) / 4)
     np.testing.assert_array_equal(first.W, 0)
 
@@ -114,7 +114,7 @@ def test_noise_above_the_variances_of_the_start_is_not_mistaken_for_the_end():
     values = np.concatenate([[100.0], np.full(99_999, 5.0)])
     values[1:] += np.linspace(0.0, 1.0, 99_999)
     start = np.random.default_rng(0).normal(size=(100_000, 1))
-    steps = list(maximise(LinearElbo(values), start, 1, 60.0))
+    steps = list(maximize(LinearElbo(values), start, 1, 60.0))
     assert steps[0].bound == pytest.approx(steps[1].bound, rel=1e-14)
     assert steps[-1].done
     assert abs(steps[-1].parameters.W[0, 0]) == pytest.approx(np.sqrt(40.0), rel=1e-6)

@@ -37,7 +37,7 @@ def means_of(X, p):
 
 
 def log_likelihood_by_quadrature(X, W, mu, n_nodes=32):
-    """Gauss-Hermite centred and scaled at the mode of each row's posterior."""
+    """Gauss-Hermite centered and scaled at the mode of each row's posterior."""
     k = W.shape[1]
     t, w = np.polynomial.hermite_e.hermegauss(n_nodes)
     nodes = np.stack(np.meshgrid(*[t] * k, indexing="ij"), axis=-1).reshape(-1, k)

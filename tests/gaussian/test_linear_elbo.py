@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from sklearn_vae.gaussian import Moments
-from sklearn_vae.gaussian.ascent import maximise
+from sklearn_vae.gaussian.ascent import maximize
 from sklearn_vae.gaussian.bounds import entropy_bound, kl_per_dimension
 from sklearn_vae.gaussian.linear_elbo import (
     LinearElbo,
@@ -221,7 +221,7 @@ def test_entropies_are_the_bound_and_not_the_likelihood_at_a_saddle():
     assert entropies_of(p) == pytest.approx(bound.value(p), abs=1e-12)
     assert log_likelihood(np.diag(S), W, 1.0) == pytest.approx(-13.163678732, abs=1e-9)
     # From the saddle itself, by its span alone.
-    best = next(maximise(bound, W, 2)).bound
+    best = next(maximize(bound, W, 2)).bound
     assert best == pytest.approx(-13.143267735, abs=1e-9)
 
     # Not a maximum: a rotation that brings the columns nearer to orthogonal raises the bound.

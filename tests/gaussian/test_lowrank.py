@@ -140,7 +140,7 @@ def test_float32_stays_float32(asarray):
 @pytest.mark.parametrize("method", ["log_prob", "posterior_mean"])
 def test_rows_are_checked(method):
     gaussian = LowRankGaussian(np.full(3, 1e6), np.ones((3, 1)), 1.0)
-    with pytest.raises(ValueError, match=r"3 columns, got 1\."):
+    with pytest.raises(ValueError, match=r"3 features, got 1\."):
         getattr(gaussian, method)(np.zeros((4, 1)))
     with pytest.raises(ValueError, match="two-dimensional"):
         getattr(gaussian, method)(np.zeros(3))
@@ -154,13 +154,23 @@ def test_rows_are_checked(method):
 @pytest.mark.parametrize(
     ("mean", "W", "noise_variance", "message"),
     [
-        (np.zeros(3), np.zeros((2, 1)), 1.0, r"\(d,\) and \(d, k\), got \(3,\) and \(2, 1\)"),
-        (np.zeros(3), np.zeros(3), 1.0, r"\(d,\) and \(d, k\), got \(3,\) and \(3,\)"),
+        (np.zeros(3), np.zeros((2, 1)), 1.0, r"n_components\), got \(3,\) and \(2, 1\)"),
+        (np.zeros(3), np.zeros(3), 1.0, r"n_components\), got \(3,\) and \(3,\)"),
         (np.zeros(2), np.full((2, 1), np.nan), 1.0, "must be finite, got NaN"),
         (np.zeros(2), np.ones((2, 1)), -1.0, "float >= 0, got -1.0"),
         (np.zeros(2), np.ones((2, 1)), np.nan, "float >= 0, got nan"),
-        (np.zeros(2), np.ones((2, 1)), 0.0, r"square loadings of full rank, got shape \(2, 1\)"),
-        (np.zeros(2), np.ones((2, 2)), 0.0, r"square loadings of full rank, got shape \(2, 2\)"),
+        (
+            np.zeros(2),
+            np.ones((2, 1)),
+            0.0,
+            r"square loadings of full rank, got loadings of shape \(2, 1\)",
+        ),
+        (
+            np.zeros(2),
+            np.ones((2, 2)),
+            0.0,
+            r"square loadings of full rank, got loadings of shape \(2, 2\)",
+        ),
     ],
 )
 def test_errors(mean, W, noise_variance, message):

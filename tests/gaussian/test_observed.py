@@ -11,8 +11,8 @@ from sklearn_vae.gaussian.observed import (
     IncompleteData,
     Parameters,
     impute,
+    latent_pairs,
     log_likelihood,
-    pairs_of,
     posterior,
 )
 
@@ -90,21 +90,21 @@ class TestAgainstDenseMatrices:
 
     def test_sums_of_the_e_step(self, case):
         X, parameters = make_case(**case)
-        centre = np.nan_to_num(np.nanmean(X, axis=0))
-        relative = Parameters(parameters.loadings, parameters.mean - centre, 0.4)
-        sums = Sums.of(IncompleteData(X, centre, parameters.loadings.shape[1]), relative)
+        center = np.nan_to_num(np.nanmean(X, axis=0))
+        relative = Parameters(parameters.loadings, parameters.mean - center, 0.4)
+        sums = Sums.of(IncompleteData(X, center, parameters.loadings.shape[1]), relative)
         density, z, covariance, *_ = map(
             np.array, zip(*[dense(x, parameters) for x in X], strict=True)
         )
         k = z.shape[1]
         pairs = covariance + z[:, :, None] * z[:, None, :]
         i, j = np.tril_indices(k)
-        m, values = ~np.isnan(X), np.nan_to_num(X - centre)
+        m, values = ~np.isnan(X), np.nan_to_num(X - center)
         close = {"rtol": 1e-9, "atol": 1e-8}
         np.testing.assert_allclose(sums.pairs, np.einsum("nab,nj->abj", pairs, m)[i, j], **close)
         np.testing.assert_allclose(sums.latents, z.T @ m, **close)
         np.testing.assert_allclose(sums.products, z.T @ values, **close)
-        np.testing.assert_array_equal(sums.numbers, m.sum(axis=0))
+        np.testing.assert_array_equal(sums.counts, m.sum(axis=0))
         np.testing.assert_allclose(sums.values, values.sum(axis=0), **close)
         np.testing.assert_allclose(sums.all_pairs, pairs.sum(axis=0)[i, j], **close)
         np.testing.assert_allclose(sums.all_latents, z.sum(axis=0), **close)
@@ -137,11 +137,11 @@ def test_the_likelihood_never_falls(seed, share, noise_variance):
         assert parameters.noise_variance == noise_variance
     # A maximum: no parameters nearby have more.
     rng = np.random.default_rng(0)
-    centre = np.nanmean(X, axis=0)
+    center = np.nanmean(X, axis=0)
     for _ in range(30):
         nearby = Parameters(
             parameters.loadings + 0.01 * rng.normal(size=(8, 3)),
-            centre + parameters.mean + 0.01 * rng.normal(size=8),
+            center + parameters.mean + 0.01 * rng.normal(size=8),
             parameters.noise_variance * (1 if noise_variance else np.exp(0.02 * rng.normal())),
         )
         assert log_likelihood(X, nearby).mean() < history[-1] + 1e-6
@@ -151,22 +151,22 @@ def test_the_m_step_is_where_the_expected_likelihood_is_level():
     # Without the expansion, by finite differences of E log p(x_o, z).
     X, start = make_case(n=50, d=5, k=2, share=0.3)
     X[:5] = np.nan_to_num(X[:5])
-    centre = np.nanmean(X, axis=0)
-    rows = IncompleteData(X, centre, 2)
+    center = np.nanmean(X, axis=0)
+    rows = IncompleteData(X, center, 2)
     sums = Sums.of(rows, start)
     n = len(X)
     found = maximize(rows, sums, start, None)
-    place = pairs_of(2)[2]
+    place = latent_pairs(2)[2]
     mean_z = sums.all_latents / n
     root = np.linalg.cholesky(sums.all_pairs[place] / n - np.outer(mean_z, mean_z))
     W = found.loadings @ np.linalg.inv(root)
     mean = found.mean - W @ mean_z
 
-    full = Parameters(start.loadings, start.mean + centre, start.noise_variance)
+    full = Parameters(start.loadings, start.mean + center, start.noise_variance)
     z, covariance = posterior(X, full, return_cov=True)
     pairs = covariance + z[:, :, None] * z[:, None, :]
     seen = ~np.isnan(X)
-    Y = np.nan_to_num(X - centre)
+    Y = np.nan_to_num(X - center)
 
     def expected(W, mean, sigma2):
         fit = (Y - mean) ** 2 - 2 * (Y - mean) * (z @ W.T) + np.einsum("nab,ja,jb->nj", pairs, W, W)

@@ -275,14 +275,16 @@ def test_errors_name_what_is_wrong():
         SoftThresholdElbo(X, -1.0)
     with pytest.raises(ValueError, match=r"rows must be a finite matrix .* got shape \(6,\)"):
         SoftThresholdElbo(X[:, 0])
-    with pytest.raises(ValueError, match="rows must differ from each other, got 3 of one value"):
+    with pytest.raises(ValueError, match="rows must contain different samples, got 3 equal ones"):
         SoftThresholdElbo(np.ones((3, 2)))
-    with pytest.raises(ValueError, match=r"hold must be among .* got 'weights'"):
+    with pytest.raises(ValueError, match=r"hold must contain names from .* got 'weights'"):
         TRAP.maximise(TRAP.collapsed(), hold=("weights",))
     two = TRAP.collapsed(2)._replace(loadings=np.ones((2, 2)))
     with pytest.raises(ValueError, match="one latent dimension, got 2"):
         TRAP.best_posteriors(two)
     with pytest.raises(ValueError, match="one latent dimension, got 2"):
         TRAP.collapse_threshold(two)
-    with pytest.raises(ValueError, match=r"differs from the rows' mean, got one with .* 0.01"):
+    with pytest.raises(
+        ValueError, match=r"differs from the mean of rows, got loadings of norm 0.01"
+    ):
         TRAP.collapse_threshold(TRAP.collapsed()._replace(loadings=np.full((2, 1), 0.0071)))

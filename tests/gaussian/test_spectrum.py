@@ -74,7 +74,7 @@ def test_log_likelihood_from_few_eigenpairs_is_that_from_all():
         )
     assert cut.noise_variance(2) == pytest.approx(full.noise_variance(2), rel=1e-12)
     assert cut.total_variance == pytest.approx(full.total_variance, rel=1e-12)
-    with pytest.raises(ValueError, match=r"between 0 and the 3 components held, got \[4\]"):
+    with pytest.raises(ValueError, match=r"between 0 and the number of eigenpairs, 3, got \[4\]"):
         cut.log_likelihood([4])
 
 

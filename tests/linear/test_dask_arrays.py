@@ -192,7 +192,7 @@ class TestFit:
         model = PPCA(3).fit(rows[kept], sample_weight=weights[kept])
         some = X[:, 0] > 10.0
         assert_same_model(model, PPCA(3).fit(X[some], sample_weight=WEIGHTS[some]))
-        with pytest.raises(ValueError, match="must be a Dask array with a block for each one of X"):
+        with pytest.raises(ValueError, match="must be a Dask array with the blocks of X"):
             PPCA(3).fit(rows[kept], sample_weight=WEIGHTS[some])
 
     def test_weights_count_as_rows(self):
@@ -335,13 +335,13 @@ class TestReads:
         assert watching.given[2] < 500
 
     def test_the_sums_are_a_tree(self, monkeypatch):
-        sizes, merged = [], dask_arrays._merged
+        sizes, merged = [], dask_arrays._sum_parts
 
         def counted(found):
             sizes.append(len(found))
             return merged(found)
 
-        monkeypatch.setattr(dask_arrays, "_merged", counted)
+        monkeypatch.setattr(dask_arrays, "_sum_parts", counted)
         with dask.config.set(scheduler="synchronous"):
             PPCA(2).fit(in_blocks(chunks=(1,) * FAN_IN**3 + (N - FAN_IN**3,)))
         assert max(sizes) == FAN_IN
@@ -403,7 +403,7 @@ class TestMethods:
             model.transform(loader.array[:, :5])
         with pytest.raises(ValueError, match=r"Z must have 2 columns.*got 7"):
             model.inverse_transform(loader.array)
-        with pytest.raises(ValueError, match="Z must not be cut along its columns"):
+        with pytest.raises(ValueError, match="Z must not be split along its columns"):
             model.inverse_transform(loader.array[:, :2].rechunk((20, 1)))
         with pytest.raises(ValueError, match="needs a noise variance above 0"):
             PPCA().fit(X[:5]).score(loader.array)
@@ -469,17 +469,17 @@ class TestFolds:
     @pytest.mark.parametrize(
         ("options", "given", "text"),
         [
-            ({"cv": [([0, 0, 1], [2])]}, {}, "must not give a row more than once"),
-            ({}, {"sample_weight": np.zeros(N)}, "positive for some rows, got none"),
+            ({"cv": [([0, 0, 1], [2])]}, {}, "must not use a sample more than once"),
+            ({}, {"sample_weight": np.zeros(N)}, "positive for some samples, got none"),
             (
                 {},
                 {"sample_weight": np.arange(N) > 50},
-                "held-out rows of every split, got none in split 0",
+                "held-out samples of every split, got none in split 0",
             ),
             (
                 {"cv": [([1, 2], [5])]},
                 {"sample_weight": np.arange(N) > 3},
-                "training rows of every split",
+                "training samples of every split",
             ),
             ({"cv": 300}, {}, "cv must be"),
             ({"n_components": 8}, {}, "n_components must be at most 7"),
@@ -511,7 +511,7 @@ class TestFolds:
     def test_unknown_lengths(self):
         rows = in_blocks()
         rows = rows[rows[:, 0] > -1e9]
-        with pytest.raises(ValueError, match=r"X\.compute_chunk_sizes\(\) counts them"):
+        with pytest.raises(ValueError, match=r"X\.compute_chunk_sizes\(\) computes"):
             PPCACV().fit(rows)
         assert_same_model(PPCACV().fit(rows.compute_chunk_sizes()), PPCACV().fit(X))
 
@@ -568,7 +568,7 @@ class TestLinearVAE:
     def test_errors(self):
         with pytest.raises(ValueError, match=r"between 1 and min\(n_samples, n_features\) = 7"):
             LinearVAE(8).fit(in_blocks())
-        with pytest.raises(ValueError, match="rows that are not all the same"):
+        with pytest.raises(ValueError, match="samples that are not all the same"):
             LinearVAE(1).fit(in_blocks(np.ones((20, 3)), (10, 10)))
 
 
@@ -582,8 +582,8 @@ class TestErrors:
             (dask.delayed(X), TypeError, "must be a Dask array or DataFrame, got Delayed"),
             (in_blocks()[:, da.arange(D) > 2], ValueError, "known number of features, got nan"),
             (in_blocks()[:, :0], ValueError, r"0 feature\(s\)"),
-            (in_blocks()[:1], ValueError, "X must have at least 2 rows, got 1"),
-            (in_blocks()[:0], ValueError, "X must have at least 2 rows, got 0"),
+            (in_blocks()[:1], ValueError, "X must have at least 2 samples, got 1"),
+            (in_blocks()[:0], ValueError, "X must have at least 2 samples, got 0"),
             (in_blocks(X.astype(complex)), ValueError, "Complex data"),
             (in_blocks(X.astype("U5")), ValueError, "could not convert"),
             (in_blocks(np.where(X[60, 3] == X, np.nan, X)), ValueError, "Block 1 of X: .*NaN"),
@@ -615,7 +615,7 @@ class TestErrors:
             return
         with pytest.raises(TypeError, match="must be a Dask array or DataFrame, got Labelled"):
             PPCA(2).fit(Labelled())
-        with pytest.raises(TypeError, match="all of which BernoulliPPCA would gather here"):
+        with pytest.raises(TypeError, match="which BernoulliPPCA would load into memory"):
             BernoulliPPCA(2).fit(Labelled())
 
     def test_blocks_that_are_not_what_they_are_said_to_be(self):
@@ -625,23 +625,24 @@ class TestErrors:
         ):
             PPCA(2).fit(wrong)
         short = da.from_delayed(dask.delayed(np.ones)((3, D)), (9, D), float)
-        with pytest.raises(
-            ValueError, match="Block 0 of X: It must have the length that X tells, 9"
-        ):
+        with pytest.raises(ValueError, match="Block 0 of X: It must have 9 samples"):
             PPCACV([1], cv=2).fit(short)
 
     @pytest.mark.parametrize(
         ("weights", "text"),
         [
-            (np.ones(200), r"must have shape \(203,\)"),
-            (da.ones(200, chunks=200), r"one weight a row of X.*got shape \(200,\) in 1 blocks"),
+            (np.ones(200), r"must have shape .* \(203,\), got \(200,\)"),
+            (
+                da.ones(200, chunks=200),
+                r"one weight per sample, in the blocks.*got shape \(200,\) in 1 blocks",
+            ),
             (da.ones((N, 1)), "sample_weight must have 1 dimension, got 2"),
             (
                 -da.ones(N, chunks=50),
                 r"Block \d of X: sample_weight must be finite and >= 0, got -1",
             ),
-            (da.zeros(N, chunks=50), "positive for at least 2 rows, got 0"),
-            (np.arange(N) == 3, "positive for at least 2 rows, got 1"),
+            (da.zeros(N, chunks=50), "positive for at least 2 samples, got 0"),
+            (np.arange(N) == 3, "positive for at least 2 samples, got 1"),
         ],
     )
     def test_weights(self, weights, text):
@@ -650,9 +651,9 @@ class TestErrors:
 
     def test_scores_of_nothing(self):
         model = PPCA(2).fit(X)
-        with pytest.raises(ValueError, match="the sum of sample_weight must be finite and above 0"):
+        with pytest.raises(ValueError, match="sum of sample_weight must be finite and above 0"):
             model.score(in_blocks(), sample_weight=np.zeros(N))
-        with pytest.raises(ValueError, match="the number of rows must be finite and above 0"):
+        with pytest.raises(ValueError, match="number of samples of X must be finite and above 0"):
             model.score(in_blocks()[:0])
 
     def test_k_beyond_the_rows(self):
@@ -705,6 +706,6 @@ def test_what_needs_all_rows_refuses_to_gather_them():
         make_missing,
     ]
     for call in calls:
-        with pytest.raises(TypeError, match=r"is a Dask Array, all of which \w+ would gather here"):
+        with pytest.raises(TypeError, match=r"is a Dask Array, which \w+ would load into memory"):
             call(loader.array)
         assert not loader.reads, call

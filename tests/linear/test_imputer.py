@@ -10,6 +10,7 @@ from sklearn.impute import KNNImputer, MissingIndicator, SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, PPCAImputer
 from tests.linear.data import make_rows
@@ -25,20 +26,21 @@ def error(filled):
 
 
 def test_fills_as_ppca_and_better_than_neighbours():
-    imputer = PPCAImputer(2)
+    imputer = PPCAImputer(2, standardize=False)
     filled = imputer.fit_transform(Y)
     np.testing.assert_allclose(filled, PPCA(2).fit(Y).impute(Y))
     np.testing.assert_array_equal(filled[~GONE], Y[~GONE])
     assert error(filled) < error(KNNImputer().fit_transform(Y))
     assert error(filled) < 0.6 * error(SimpleImputer().fit_transform(Y))
-    np.testing.assert_allclose(imputer.ppca_.impute(Y, return_std=True)[0], filled)
+    np.testing.assert_allclose(imputer.ppca_.impute(Y), filled)
     assert imputer.n_iter_ == imputer.ppca_.n_iter_ > 1
 
 
 def test_impute_leaves_features_alone_that_were_never_observed():
     empty = Y.copy()
     empty[:, 2] = np.nan
-    imputer = PPCAImputer(2).fit(empty)
+    with pytest.warns(UserWarning, match=r"without any observed values: \[2\]"):
+        imputer = PPCAImputer(2).fit(empty)
     seen = np.arange(7) != 2
     empty[:5, 2] = X[:5, 2]  # observed now
     filled, std = imputer.impute(empty, return_std=True)
@@ -105,9 +107,44 @@ def test_empty_features_and_indicator_as_scikit_learn_has_them(indicator, keep):
         np.testing.assert_array_equal(columns, of_all)
     kept = np.delete(rows, 4, axis=1)
     names = list("abcdfg")
-    np.testing.assert_allclose(found[names], PPCA(2).fit(kept).impute(kept))
+    np.testing.assert_allclose(found[names], PPCAImputer(2).fit_transform(kept))
+    rows[:5, 4] = 3.0  # observed now, as in scikit-learn's test of the same parameter
+    frame = pd.DataFrame(rows, columns=list("abcdefg"))
+    if keep:
+        np.testing.assert_array_equal(ours.transform(frame)["e"], theirs.transform(frame)["e"])
 
 
+UNITS = 10.0 ** np.array([-12, 3, 0, 12, -6, 7, 1])
+
+
+def test_units_do_not_matter():
+    filled = PPCAImputer(2).fit_transform(Y * UNITS) / UNITS
+    np.testing.assert_allclose(filled, PPCAImputer(2).fit_transform(Y), rtol=1e-6)
+    imputer = PPCAImputer(2).fit(Y)
+    scaler = StandardScaler().fit(Y)
+    expected, std = PPCA(2).fit(scaler.transform(Y)).impute(scaler.transform(Y), return_std=True)
+    np.testing.assert_allclose(imputer.transform(Y), scaler.inverse_transform(expected), rtol=1e-6)
+    np.testing.assert_allclose(
+        imputer.impute(Y, return_std=True)[1], std * scaler.scale_, rtol=1e-6
+    )
+    np.testing.assert_allclose(imputer.scale_, scaler.scale_)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("unit", [1e-12, 1e-6, 1.0, 1e5, 1e6, 1e12])
+def test_rows_on_a_line_determine_what_is_missing_in_any_units(unit, standardize):
+    x = np.random.default_rng(0).normal(size=50)
+    imputer = PPCAImputer(1, standardize=standardize).fit(np.c_[x * unit, x])
+    np.testing.assert_allclose(imputer.transform([[np.nan, 2.0]]), [[2 * unit, 2.0]], rtol=1e-7)
+    np.testing.assert_allclose(imputer.transform([[unit, np.nan]]), [[unit, 1.0]], rtol=1e-7)
+
+
+def test_features_that_vary_by_rounding_are_constant():
+    X = np.c_[np.full(30, 0.1) * (1 + 1e-16 * np.arange(30)), np.arange(30.0)]
+    np.testing.assert_array_equal(PPCAImputer(1).fit(X).scale_, [1.0, np.arange(30).std()])
+
+
+@pytest.mark.filterwarnings("ignore:Skipping features without any observed values")
 def test_nothing_observed_at_all():
     rows = np.full((5, 3), np.nan)
     assert PPCAImputer().fit_transform(rows).shape == (5, 0)
@@ -134,7 +171,7 @@ def test_names():
     imputer = PPCAImputer(2).fit(Y)
     assert list(imputer.get_feature_names_out()) == [f"x{i}" for i in range(7)]
     assert list(imputer.get_feature_names_out(list("abcdefg"))) == list("abcdefg")
-    with pytest.raises(ValueError, match="input_features should have length equal to 7, got 2"):
+    with pytest.raises(ValueError, match=r"length equal to number of features \(7\), got 2"):
         imputer.get_feature_names_out(["a", "b"])
     framed = PPCAImputer(2).fit(pd.DataFrame(Y, columns=list("abcdefg")))
     with pytest.raises(ValueError, match="input_features is not equal to feature_names_in_"):
@@ -168,7 +205,8 @@ def test_impute_fills_all_columns_with_standard_deviations():
     X = np.random.default_rng(0).normal(size=(40, 4)) + 3.0
     X[::3, 1] = -1.0
     X[:, 2] = -1.0
-    imputer = PPCAImputer(1, missing_values=-1.0).fit(X)
+    with pytest.warns(UserWarning, match=r"without any observed values: \[2\]"):
+        imputer = PPCAImputer(1, missing_values=-1.0).fit(X)
     filled, std = imputer.impute(X, return_std=True)
     np.testing.assert_array_equal(filled, imputer.impute(X))
     np.testing.assert_array_equal(filled[:, [0, 1, 3]], imputer.transform(X))

@@ -1,5 +1,6 @@
 """The estimator LinearVAE: each solver against pPCA, Monte Carlo and the bound's own formulas."""
 
+import functools
 import pickle
 import re
 import warnings
@@ -31,6 +32,17 @@ def make_rows(n=200, d=8, k=3, seed=0):
     rng = np.random.default_rng(seed)
     W = np.linalg.qr(rng.normal(size=(d, k)))[0] * [4.0, 3.0, 2.0][:k]
     return rng.normal(size=(n, k)) @ W.T + rng.normal(size=(n, d)) + 3.0
+
+
+@functools.cache
+def _fitted(index):
+    return clone((MODELS + WITH_FIXED_NOISE)[index]).fit(make_rows())
+
+
+def fitted(model):
+    """One of MODELS or WITH_FIXED_NOISE fitted to `make_rows()`, once: not to be changed."""
+    models = MODELS + WITH_FIXED_NOISE
+    return _fitted(next(i for i, each in enumerate(models) if each is model))
 
 
 @pytest.mark.parametrize("parameters", [{}, UNIT])
@@ -122,8 +134,7 @@ def test_components_can_be_counted_as_in_pca():
 
 @pytest.mark.parametrize("model", MODELS + WITH_FIXED_NOISE)
 def test_the_bound_is_below_the_likelihood_and_is_its_average_over_draws(model):
-    X = make_rows()
-    vae = clone(model).fit(X)
+    X, vae = make_rows(), fitted(model)
     bound, likelihood = vae.score_samples(X), vae.log_likelihood(X)
     assert (bound <= likelihood + 1e-9).all()
     assert vae.score(X) == pytest.approx(vae.elbo_, abs=1e-9)
@@ -145,7 +156,7 @@ def test_the_bound_is_below_the_likelihood_and_is_its_average_over_draws(model):
 
 @pytest.mark.parametrize("model", MODELS + WITH_FIXED_NOISE)
 def test_the_entropy_gap_is_exact_at_any_parameters(model):
-    vae = clone(model).fit(make_rows())
+    vae = fitted(model)
     assert vae.entropy_gap_.total == pytest.approx(vae.elbo_ - vae.entropy_bound_, abs=1e-9)
     k = vae.n_components_
     log_ratio = np.log(vae.encoder_variance_ / vae.prior_variance_)
@@ -156,8 +167,7 @@ def test_the_entropy_gap_is_exact_at_any_parameters(model):
 
 @pytest.mark.parametrize("model", MODELS + WITH_FIXED_NOISE)
 def test_attributes_follow_the_contract(model):
-    X = make_rows()
-    vae = clone(model).fit(X)
+    X, vae = make_rows(), fitted(model)
     np.testing.assert_allclose(vae.components_ @ vae.components_.T, np.eye(3), atol=1e-12)
     spanned = vae.components_.T @ (vae.components_ @ vae.loadings_)
     np.testing.assert_allclose(spanned, vae.loadings_, atol=1e-9)
@@ -293,7 +303,7 @@ def test_noise_has_a_floor_and_the_gap_says_so():
 @pytest.mark.parametrize("model", MODELS)
 def test_nothing_depends_on_units_or_offsets(model):
     X = make_rows()
-    vae, other = clone(model).fit(X), clone(model).fit(2.0**20 * X - 2.0**23)
+    vae, other = fitted(model), clone(model).fit(2.0**20 * X - 2.0**23)
     tolerance = 1e-3 if model.solver == "stochastic" else 1e-6
     moved = other.elbo_ + 8 * 20 * np.log(2.0)
     assert moved == pytest.approx(vae.elbo_, abs=tolerance)
@@ -325,7 +335,7 @@ def test_dtype_pickle_and_feature_names(model):
 
 @pytest.mark.parametrize("model", [MODELS[0], MODELS[1]])
 def test_draws_have_the_covariance_of_the_model(model):
-    vae = clone(model).fit(make_rows())
+    vae = fitted(model)
     X, Z = vae.sample(200_000, random_state=0)
     C = vae.get_covariance()
     np.testing.assert_allclose(np.cov(X.T), C, atol=0.02 * np.abs(C).max())
@@ -419,7 +429,7 @@ ERRORS = [
     ({"noise_variance_init": -1}, "noise_variance_init must be None or a positive float, got -1."),
     (
         {"noise_variance": 1.0, "noise_variance_init": 1.0},
-        "noise_variance_init is where learning starts, but noise_variance=1.0 holds it fixed",
+        "noise_variance_init must be None if noise_variance is fixed",
     ),
     ({"solver": "sgd"}, "solver must be one of 'em', 'adam', 'stochastic', got 'sgd'."),
     ({"parametrization": 2}, "parametrization must be one of 'standard', 'unit_encoder', got 2."),
@@ -450,7 +460,7 @@ def test_errors_of_rows():
     vae = LinearVAE(2)
     with pytest.raises(NotFittedError):
         vae.score(make_rows())
-    with pytest.raises(ValueError, match="X must have rows that are not all the same"):
+    with pytest.raises(ValueError, match="X must have samples that are not all the same"):
         vae.fit(np.full((5, 3), 0.1))
     with pytest.raises(ValueError, match="contains NaN"):
         vae.fit([[1.0, np.nan], [2.0, 3.0]])

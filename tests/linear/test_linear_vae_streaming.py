@@ -157,7 +157,7 @@ def test_a_stream_can_be_put_away_and_its_parameters_changed():
     straight.set_params(noise_variance=1.5).partial_fit(batches[0])
     assert stored.elbo_ == pytest.approx(straight.elbo_)
     np.testing.assert_array_equal(stored.encoder_variance_, 1.0)
-    with pytest.raises(ValueError, match="n_components must stay 4, as it was when the stream"):
+    with pytest.raises(ValueError, match="n_components must remain 4, its value when the stream"):
         stored.set_params(n_components=5).partial_fit(batches[0])
     assert stored.n_iter_ == 21
 
@@ -183,19 +183,19 @@ def test_a_bad_batch_leaves_what_was_learned():
         vae.partial_fit(np.full((2, D), np.nan))
     with pytest.raises(ValueError, match="30 features"):
         vae.partial_fit(X[:, :5])
-    with pytest.raises(ValueError, match="squares within the range of float64"):
+    with pytest.raises(ValueError, match=r"squares .*float64"):
         vae.partial_fit(X * 1e200)
     assert vae.score(X) == before
     assert vae.n_iter_ == 1
-    with pytest.raises(ValueError, match="rows that are not all the same"):
+    with pytest.raises(ValueError, match="not all the same"):
         LinearVAE(K).partial_fit(np.full((3, D), 0.1))
 
     def forget():
         for _ in range(300):
             vae.set_params(forgetting=1e-4).partial_fit(X[:1])
 
-    with pytest.raises(ValueError, match="rows that are not all the same"):
+    with pytest.raises(ValueError, match="not all the same"):
         forget()
     trained = LinearVAE(K, solver="adam", max_iter=1).fit(X).set_params(solver="em")
-    with pytest.raises(ValueError, match="the model was trained with another"):
+    with pytest.raises(ValueError, match="the model was trained with another solver"):
         trained.partial_fit(X)

@@ -1,7 +1,5 @@
 """Rows in a file: read once, a block at a time, and never searched for NaN without a sign of it."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from scipy import sparse
@@ -11,6 +9,7 @@ from sklearn_vae import PPCA, PPCACV
 from sklearn_vae.gaussian.eigensolvers import choose_solver
 from sklearn_vae.linear.folds import MomentFolds
 from sklearn_vae.validation import check_finite, has_nan, is_memory_mapped
+from tests.helpers import PeakMemory
 from tests.linear.data import make_rows
 
 # The last feature is 0 everywhere, and so in every component.
@@ -100,13 +99,11 @@ class TestNaNIsFound:
 def test_where_it_is_found_no_copy_is_made():
     rows = np.ones((40_000, 200), dtype=np.float32)
     rows[-1, -1] = np.nan
-    tracemalloc.start()
-    assert has_nan(rows)
-    with pytest.raises(ValueError, match="contains NaN"):
-        check_finite(rows)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < rows.size / 2  # one byte a number would be twice as much
+    with PeakMemory() as memory:
+        assert has_nan(rows)
+        with pytest.raises(ValueError, match="contains NaN"):
+            check_finite(rows)
+    assert memory.peak < rows.size / 2  # one byte a number would be twice as much
 
 
 def test_rows_with_missing_values_that_do_not_fit_into_memory(tmp_path, monkeypatch):

@@ -310,7 +310,7 @@ class TestRouting:
             model.fit(X)
 
     def test_what_is_not_asked_for(self):
-        with pytest.raises(TypeError, match=r"takes 'groups' beside .* got \['colour'\]"):
+        with pytest.raises(TypeError, match=r"accepts only 'groups' .* got \['colour'\]"):
             PPCACV().fit(make_rows(), colour=1)
 
 
@@ -373,9 +373,15 @@ class TestResults:
         ({"coordinates": "white"}, r"coordinates must be one of .*, got 'white'\."),
         ({"n_components": 8}, r"at most 7, the smaller of n_features and .*, got 8\."),
         ({"n_components": 30, "cv": 2}, r"at most 7, "),
-        ({"cv": []}, r"cv must give at least one split, got none"),
-        ({"cv": [(np.arange(3), [])]}, r"at least 1 held-out row, got 0 in split 0\."),
-        ({"cv": [([3], np.arange(3))]}, r"at least 2 training rows, got 1 in split 0\."),
+        ({"cv": []}, r"cv must yield at least one split, got none"),
+        (
+            {"cv": [(np.arange(3), [])]},
+            r"at least 1 held-out sample in every split, got 0 in split 0\.",
+        ),
+        (
+            {"cv": [([3], np.arange(3))]},
+            r"at least 2 training samples in every split, got 1 in split 0\.",
+        ),
         (
             {"cv": [(np.arange(9), np.arange(9, 12))], "selection": "one_standard_error"},
             r"selection='one_standard_error' needs at least 2 splits, got 1\.",
@@ -411,5 +417,7 @@ class TestWhatDoesNotFit:
         X = make_rows(*shape)
         weights = np.ones(len(X))
         weights[: len(X) // 5] = 0.0
-        with pytest.raises(ValueError, match="positive for some held-out rows of every split, got"):
+        with pytest.raises(
+            ValueError, match="positive for some held-out samples of every split, got"
+        ):
             PPCACV([1]).fit(X, sample_weight=weights)

@@ -78,7 +78,7 @@ def test_parameters_of_partial_fit(parameters):
 
 @pytest.mark.parametrize("noise_variance", [1e-50, 1e50])
 def test_noise_beyond_the_precision_of_the_rows(noise_variance):
-    with pytest.raises(ValueError, match="within the range of the data's float32, got 1e"):
+    with pytest.raises(ValueError, match="range of float32, the dtype of X, got 1e"):
         PPCA(2, noise_variance=noise_variance).fit(X.astype(np.float32))
 
 
@@ -119,7 +119,7 @@ def test_rows_that_are_not_finite(solver, value, message):
 
 def test_batches_that_overflow_together():
     model = PPCA(1).partial_fit(X + 1e154)
-    with pytest.raises(ValueError, match=r"sum of moments must be finite, got .* in column 0"):
+    with pytest.raises(ValueError, match=r"sum of moments must be finite, got .* in feature 0"):
         model.partial_fit(X - 1e154)
 
 
@@ -229,14 +229,14 @@ def test_a_failed_first_fit_leaves_no_trace():
 @pytest.mark.parametrize("scale", [1e-30, 1e22])
 def test_variances_beyond_float32(scale, container):
     rows = (scale * X).astype(np.float32)
-    with pytest.raises(ValueError, match=r"overflow float32|range of its float32|bound"):
+    with pytest.raises(ValueError, match=r"overflow float32|range of its dtype float32|bound"):
         PPCA(2).fit(container(rows)).score(container(rows))
 
 
 def test_moments_that_are_none():
-    with pytest.raises(TypeError, match="moments must be Moments, got ndarray"):
+    with pytest.raises(TypeError, match="moments must be a Moments object, got ndarray"):
         PPCA.from_moments(X)
-    with pytest.raises(ValueError, match="mean must be of a real floating dtype, got int64"):
+    with pytest.raises(ValueError, match="mean must have a real floating dtype, got int64"):
         Moments(3.0, np.arange(2), np.eye(2))
 
 

@@ -306,7 +306,9 @@ class TestWarnings:
         model = PPCA(1).fit(rows)
         assert model.noise_variance_ == 0.0
         np.testing.assert_array_equal(model.mean_, np.ones(3))
-        with pytest.raises(ValueError, match="transform of rows with missing values needs a noise"):
+        with pytest.raises(
+            ValueError, match="transform of samples with missing values needs a noise"
+        ):
             model.transform(rows)
         held = PPCA(1, noise_variance=0.1).fit(rows)
         np.testing.assert_allclose(held.impute(rows), np.ones((5, 3)))
@@ -322,9 +324,7 @@ class TestWarnings:
 class TestErrors:
     @pytest.mark.parametrize("n_components", [0.5, "mle"])
     def test_n_components_must_be_a_number(self, n_components):
-        with pytest.raises(
-            ValueError, match="must be None or an integer where X contains NaN, got"
-        ):
+        with pytest.raises(ValueError, match="must be None or an integer if X contains NaN, got"):
             PPCA(n_components).fit(Y)
 
     @pytest.mark.parametrize(
@@ -354,17 +354,19 @@ class TestErrors:
             getattr(PPCA(3) if method == "fit" else model, method)(rows)
 
     def test_where_missing_values_are_not_taken(self, model):
-        with pytest.raises(ValueError, match="sample_weight must be None where X contains NaN"):
+        with pytest.raises(ValueError, match="sample_weight must be None if X contains NaN"):
             PPCA(2).fit(Y, sample_weight=np.ones(300))
-        with pytest.raises(ValueError, match="partial_fit takes no missing values, but X contains"):
+        with pytest.raises(ValueError, match="partial_fit does not accept missing values, but X"):
             PPCA(2).partial_fit(Y)
-        with pytest.raises(ValueError, match="which a fit to rows with missing values does not"):
+        with pytest.raises(ValueError, match="which a fit to X with missing values does not"):
             PPCA(2).fit(Y).partial_fit(X)
         with pytest.raises(ValueError, match="Sparse X contains NaN"):
             PPCA(2).fit(sparse.csr_array(Y))
         with pytest.raises(ValueError, match="Sparse X contains NaN"):
             model.transform(sparse.csr_array(Y))
-        with pytest.raises(ValueError, match=r"PPCACV takes no missing values.* PPCAImputer"):
+        with pytest.raises(
+            ValueError, match=r"PPCACV does not accept missing values.* PPCAImputer"
+        ):
             PPCACV().fit(Y)
 
     def test_a_failed_fit_keeps_the_model(self):

@@ -52,15 +52,15 @@ class TestNoNoise:
         np.testing.assert_allclose(model.inverse_transform(Z), X, atol=tolerance)
         assert (model.conditional(Z)[1] == 0).all()
         remedy = (
-            f"n_components={min(n, d)} the maximum likelihood one is 0: to the precision of the "
-            f"fit the rank of the {n} training rows is {rank}, less than n_features={d}"
+            f"n_components={min(n, d)} is 0: the rank of the {n} training samples is {rank}, "
+            f"less than n_features={d}"
         )
         for method in (model.score, model.score_samples, model.posterior):
             with pytest.raises(ValueError, match=remedy):
                 method(X)
         for method in (model.sample, model.get_precision):
             with pytest.raises(
-                ValueError, match="Set noise_variance, or use an n_components below it, or"
+                ValueError, match="Set noise_variance, use an n_components below the rank, or"
             ):
                 method()
         assert np.isfinite(PPCA(rank - 1, svd_solver=solver, random_state=0).fit(X).score(X))
@@ -92,7 +92,7 @@ class TestNoNoise:
         model = PPCA(n - 1, svd_solver=solver, random_state=0).fit(X)
         assert model.noise_variance_ == 0.0
         assert model.elbo_ == np.inf
-        with pytest.raises(ValueError, match=f"the {n} training rows is {n - 1}, less than"):
+        with pytest.raises(ValueError, match=f"the {n} training samples is {n - 1}, less than"):
             model.score(X)
 
     @pytest.mark.parametrize("solver", SOLVERS)
@@ -132,7 +132,7 @@ class TestNoNoise:
     @pytest.mark.parametrize("solver", SOLVERS)
     def test_variances_beyond_all_digits_count_as_zero(self, solver):
         X = 1e-160 * make_rows()
-        with pytest.raises(ValueError, match="rank of the 80 training rows is 0"):
+        with pytest.raises(ValueError, match="rank of the 80 training samples is 0"):
             PPCA(2, svd_solver=solver, random_state=0).fit(X).score(X)
 
     @pytest.mark.parametrize("value", [0.1, 2.0])
@@ -142,7 +142,7 @@ class TestNoNoise:
         model = PPCA(2, svd_solver=solver, random_state=0).fit(X)
         np.testing.assert_array_equal(model.collapsed_dims_, [0, 1])
         np.testing.assert_allclose(model.transform(X + 0.1), 0.0, atol=1e-12)
-        with pytest.raises(ValueError, match="rank of the 500 training rows is 0"):
+        with pytest.raises(ValueError, match="rank of the 500 training samples is 0"):
             model.score(X)
 
     def test_constant_data(self):
@@ -151,7 +151,7 @@ class TestNoNoise:
         assert (model.explained_variance_ratio_ == 0).all()
         np.testing.assert_array_equal(model.collapsed_dims_, [0, 1])
         np.testing.assert_array_equal(model.inverse_transform(model.transform(X)), X)
-        with pytest.raises(ValueError, match="rank of the 5 training rows is 0"):
+        with pytest.raises(ValueError, match="rank of the 5 training samples is 0"):
             model.score(X)
         assert np.isfinite(PPCA(2, noise_variance=1.0).fit(X).score(X))
 

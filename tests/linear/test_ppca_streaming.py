@@ -32,7 +32,7 @@ class TestPartialFit:
         assert model.components_.shape == (3, 7)
         assert (model.explained_variance_ == 0).all()
         assert np.isfinite(model.transform(X)).all()
-        with pytest.raises(ValueError, match="rank of the 1 training rows is 0"):
+        with pytest.raises(ValueError, match="rank of the 1 training samples is 0"):
             model.score(X)
         model.partial_fit(X[1:2]).partial_fit(X[2:])
         assert model.score(X) == pytest.approx(PPCA(3).fit(X).score(X), rel=1e-12)

@@ -1,7 +1,6 @@
 """PPCA of weighted rows."""
 
 import os
-import tracemalloc
 
 import array_api_strict
 import numpy as np
@@ -15,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, LowRankGaussian, Moments
+from tests.helpers import PeakMemory
 from tests.linear.data import CONTAINERS_AND_SOLVERS, SOLVERS, make_rows
 
 TALL, WIDE = {"n": 80, "d": 7}, {"n": 12, "d": 150}
@@ -187,14 +187,14 @@ class TestRouting:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (np.ones(79), r"sample_weight must have shape \(80,\), one a row of X, got \(79,\)\."),
-        (np.ones((80, 1)), r"must have shape \(80,\).* got \(80, 1\)\."),
-        (3.0, r"must have shape \(80,\).* got \(\)\."),
-        (np.r_[np.ones(79), -0.5], r"must be finite and >= 0, got -0\.5 for row 79\."),
-        (np.r_[np.nan, np.ones(79)], r"must be finite and >= 0, got nan for row 0\."),
-        (np.r_[np.inf, np.ones(79)], r"must be finite and >= 0, got inf for row 0\."),
-        (np.zeros(80), r"must have a finite sum above zero, got 0\.0\."),
-        (np.full(80, 1e308), r"must have a finite sum above zero, got inf\."),
+        (np.ones(79), r"sample_weight must have shape \(n_samples,\) = \(80,\), got \(79,\)\."),
+        (np.ones((80, 1)), r"must have shape .* \(80,\), got \(80, 1\)\."),
+        (3.0, r"must have shape .* \(80,\), got \(\)\."),
+        (np.r_[np.ones(79), -0.5], r"must be finite and >= 0, got -0\.5 for sample 79\."),
+        (np.r_[np.nan, np.ones(79)], r"must be finite and >= 0, got nan for sample 0\."),
+        (np.r_[np.inf, np.ones(79)], r"must be finite and >= 0, got inf for sample 0\."),
+        (np.zeros(80), r"must have a finite sum above 0, got 0\.0\."),
+        (np.full(80, 1e308), r"must have a finite sum above 0, got inf\."),
     ],
 )
 def test_weights_that_do_not_fit(weights, message):
@@ -211,7 +211,7 @@ def test_at_least_two_rows_of_weight():
     X = make_rows()
     weights = np.zeros(80)
     weights[3] = 5.0
-    with pytest.raises(ValueError, match="must be positive for at least 2 rows, got 1"):
+    with pytest.raises(ValueError, match="must be positive for at least 2 samples, got 1"):
         PPCA(2).fit(X, sample_weight=weights)
     assert PPCA(2).partial_fit(X, sample_weight=weights).moments_.n == 5
 
@@ -276,15 +276,13 @@ def test_more_components_than_rows_where_weights_stand_for_more():
     X = make_rows(20, 2000)
     for solver in SOLVERS:
         parameters = {"n_components": 25, "svd_solver": solver, "random_state": 0}
-        tracemalloc.start()
-        model = PPCA(**parameters).fit(X, sample_weight=np.full(20, 2))
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+        with PeakMemory() as memory:
+            model = PPCA(**parameters).fit(X, sample_weight=np.full(20, 2))
         repeated = PPCA(**parameters).fit(np.repeat(X, 2, axis=0))
         assert model.n_components_ == repeated.n_components_ == 25
         np.testing.assert_allclose(model.transform(X), repeated.transform(X), atol=1e-9)
         np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(25), atol=1e-12)
-        assert peak < 2000**2 * 8 / 3
+        assert memory.peak < 2000**2 * 8 / 3
 
 
 @pytest.mark.parametrize(

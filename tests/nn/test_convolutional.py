@@ -341,8 +341,8 @@ def test_flat_rows_need_the_shape_of_their_images():
 @pytest.mark.parametrize(
     ("parameters", "shape", "message"),
     [
-        ({"image_shape": (1, 13, 11)}, (286,), "of 143 numbers, got .*_shape=.286,."),
-        ({"image_shape": (2, 11, 13)}, IMAGE, r"has image_shape=\(2, 11, 13\), of 286 numbers"),
+        ({"image_shape": (1, 13, 11)}, (286,), "with 143 features, but .*_shape=.286,."),
+        ({"image_shape": (2, 11, 13)}, IMAGE, r"has image_shape=\(2, 11, 13\) with 286 features"),
         ({"image_shape": (13, 11)}, IMAGE, r"three integers >= 1 .* got \(13, 11\)"),
         ({"image_shape": (2, 13, 0)}, IMAGE, r"three integers >= 1 .* got \(2, 13, 0\)"),
         ({"image_shape": 13}, IMAGE, "three integers >= 1 .* got 13"),
@@ -377,7 +377,7 @@ def test_counts_are_positive(name, factories, value):
 
 def test_small_images_are_halved_where_asked_only():
     for factory in (ConvEncoder, ConvDecoder):
-        message = r"halves images of height and width >= 8, .* got .*=\(1, 9, 7\)"
+        message = r"needs images of height and width >= 8 unless .* got .*=\(1, 9, 7\)"
         with pytest.raises(ValueError, match=message):
             make(factory(), (1, 9, 7))
         network = make(factory(channels=(2, 2)), (1, 9, 7))

@@ -19,7 +19,7 @@ from sklearn_vae.nn.networks import (
     build_decoder,
     build_encoder,
     check_network,
-    operations_of,
+    count_multiply_adds,
 )
 from tests.nn.modules import D, K, make_module
 
@@ -137,9 +137,9 @@ def test_soft_threshold_decoders_are_values():
 
 
 def test_operations_without_convolutions_are_the_weights():
-    assert operations_of(MLP(5, (4, 3), 2)) == 5 * 4 + 4 * 3 + 3 * 2 + (4 + 3 + 2)
-    assert operations_of(SoftThresholdDecoder(1.0)(3, (7,))) == 3 * 7 + 7
-    assert operations_of(nn.LSTM(2, 3)) == 4 * 3 * (2 + 3 + 2)
+    assert count_multiply_adds(MLP(5, (4, 3), 2)) == 5 * 4 + 4 * 3 + 3 * 2 + (4 + 3 + 2)
+    assert count_multiply_adds(SoftThresholdDecoder(1.0)(3, (7,))) == 3 * 7 + 7
+    assert count_multiply_adds(nn.LSTM(2, 3)) == 4 * 3 * (2 + 3 + 2)
 
 
 def test_operations_of_convolutions_are_counted():
@@ -148,29 +148,31 @@ def test_operations_of_convolutions_are_counted():
     layers = [(3, 32, 32), (32, 32, 16), (32, 64, 8), (64, 64, 4)]
     convolutions = sum(16 * before * after * side**2 for before, after, side in layers)
     dense = 64 * 4 * 4 * 256 + 256 * 10
-    assert operations_of(ConvEncoder()(image, 10)) == convolutions + dense
-    assert operations_of(ConvDecoder()(10, image)) == convolutions + dense
+    assert count_multiply_adds(ConvEncoder()(image, 10)) == convolutions + dense
+    assert count_multiply_adds(ConvDecoder()(10, image)) == convolutions + dense
     # 8 x 8 and 4 x 4 pixels; the transposed convolution meets the smaller.
     decoder = PlainConvDecoder(channels=(3, 5))(2, (1, 8, 8))
-    assert operations_of(decoder) == 2 * 80 + 9 * 5 * 3 * 16 + 16 * 3 * 3 * 16 + 9 * 3 * 1 * 64
+    assert (
+        count_multiply_adds(decoder) == 2 * 80 + 9 * 5 * 3 * 16 + 16 * 3 * 3 * 16 + 9 * 3 * 1 * 64
+    )
     block = nn.Sequential(nn.Unflatten(1, (2, 4, 5)), ResidualBlock(2, 3, 1, "relu"))
-    assert operations_of(block) == (9 + 1) * 2 * 3 * 20
+    assert count_multiply_adds(block) == (9 + 1) * 2 * 3 * 20
     grouped = nn.Sequential(nn.Unflatten(1, (4, 6, 6)), nn.Conv2d(4, 8, 3, groups=2))
-    assert operations_of(grouped) == 9 * 2 * 8 * 16
+    assert count_multiply_adds(grouped) == 9 * 2 * 8 * 16
 
 
 def test_operations_of_a_vae_are_those_of_its_networks():
     module = make_module()
     n_weights = sum(parameter.numel() for parameter in module.parameters())
-    assert operations_of(module) == n_weights
+    assert count_multiply_adds(module) == n_weights
     image = (D, 1, 1)
     module.decoder = PlainConvDecoder(channels=(2,))(K, image).double()
     decoder = K * 2 + 9 * 2 * D
-    assert operations_of(module.decoder) == decoder
+    assert count_multiply_adds(module.decoder) == decoder
     encoder = sum(layer.weight.numel() for layer in module.encoder.layers)
-    assert operations_of(module) == operations_of(module, D) == encoder + decoder
+    assert count_multiply_adds(module) == count_multiply_adds(module, D) == encoder + decoder
     module.encoder = PlainConvEncoder(channels=(2,))(image, 2 * K).double()
-    assert operations_of(module) == 9 * D * 2 + 2 * 2 * K + decoder
+    assert count_multiply_adds(module) == 9 * D * 2 + 2 * 2 * K + decoder
 
 
 class _Images(nn.Module):
@@ -188,16 +190,16 @@ class _Images(nn.Module):
 def test_operations_that_cannot_be_counted_are_the_weights():
     module = _Images()
     n_weights = 9 * 2 + 2 + 4
-    assert operations_of(module) == n_weights
-    assert operations_of(module, 24) == n_weights
-    assert operations_of(module, 25) == 9 * 2 * 9
+    assert count_multiply_adds(module) == n_weights
+    assert count_multiply_adds(module, 24) == n_weights
+    assert count_multiply_adds(module, 25) == 9 * 2 * 9
 
 
 def test_counting_changes_nothing():
     module = _Images()
     module.norm.eval()
     before = copy.deepcopy(module.state_dict())
-    assert operations_of(module, 25) == 162
+    assert count_multiply_adds(module, 25) == 162
     assert module.training
     assert not module.norm.training
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())

@@ -10,9 +10,9 @@ from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.objectives import (
     elbo,
     iwae,
+    kl_weight,
     log_weights,
     squared_error,
-    warmed_up,
 )
 from tests.nn.modules import POSTERIORS, D, K, gradients, make_module, make_rows, module_of
 
@@ -148,5 +148,5 @@ def test_one_importance_weighted_draw_has_the_weight_of_the_elbo():
 
 
 def test_the_kl_weight_rises_linearly_and_stays():
-    assert [warmed_up(epoch, 4, 2.0) for epoch in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
-    assert [warmed_up(epoch, 0, 2.0) for epoch in range(2)] == [2.0, 2.0]
+    assert [kl_weight(epoch, 4, 2.0) for epoch in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert [kl_weight(epoch, 0, 2.0) for epoch in range(2)] == [2.0, 2.0]

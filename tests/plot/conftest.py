@@ -11,5 +11,6 @@ def drawn_without_warnings():
         warnings.simplefilter("error")
         yield
         for number in plt.get_fignums():
-            plt.figure(number).canvas.draw()
+            if plt.figure(number).stale:  # else it was drawn in the test, as it is
+                plt.figure(number).canvas.draw()
     plt.close("all")

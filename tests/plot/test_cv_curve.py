@@ -3,8 +3,9 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from sklearn_vae import PPCA, PPCACV
@@ -87,7 +88,7 @@ def _shares(estimator, X, y):
     ("noise", "match"),
     [
         ([None, None], "got None only"),
-        ([0.0, 0.1], r"positive float to stand on an axis, got 0\.0"),
+        ([0.0, 0.1], r"positive float on the horizontal axis, got 0\.0"),
         (["free", 0.1], "got 'free'"),
     ],
 )
@@ -132,3 +133,23 @@ def test_the_bar_of_one_point_is_a_standard_error_to_each_side():
     (bar,) = display.ax_.containers[0].lines[2][0].get_segments()
     error = np.sqrt(7.0 / 3.0)  # of the mean: the variance of the splits is 7
     np.testing.assert_allclose(bar[:, 1], [-3.0 - error, -3.0 + error])
+
+
+def test_a_halving_search_shows_its_last_round():
+    search = HalvingGridSearchCV(
+        PPCA(),
+        {"n_components": [1, 2, 3, 4, 5], "noise_variance": [None, 1.0]},
+        cv=2,
+        random_state=0,
+        min_resources=40,
+        factor=2,
+    ).fit(make_rows(300))
+    results = search.cv_results_
+    last = results["n_resources"] == results["n_resources"].max()
+    assert 0 < last.sum() < len(last)
+    display = CVCurveDisplay.from_estimator(search)
+    drawn = np.concatenate([line.get_ydata() for line in display.lines_.values()])
+    expected = np.asarray(results["mean_test_score"])[last]
+    np.testing.assert_allclose(np.sort(drawn[~np.isnan(drawn)]), np.sort(expected))
+    (marked,) = [line for line in display.ax_.lines if "chosen" in str(line.get_label())]
+    assert marked.get_ydata()[0] == search.best_score_

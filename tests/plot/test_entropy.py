@@ -112,7 +112,7 @@ def test_errors_leave_no_figure():
         (
             lambda: EntropyDisplay.from_results({"a": {"kl": [1.0]}}, {"a": end}),
             ValueError,
-            "must have a bound, and that of 'a' has none",
+            "must have a bound, but that of 'a' has none",
         ),
         (
             lambda: EntropyDisplay.from_results({"a": history}, {"a": {1: 2.0}}),

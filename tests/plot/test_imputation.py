@@ -32,8 +32,8 @@ def test_the_legend_has_the_shares():
     display = ImputationDisplay.from_results(IMPUTED, STD, FEATURES, truth=TRUTH)
     expected = 100 * math.erfc(math.sqrt(2.0))  # of a normal beyond two standard deviations
     assert [text.get_text() for text in display.ax_.get_legend().get_texts()] == [
-        "80.0% of 5 intervals hold the truth",
-        f"20.0% miss it ({expected:.1f}% if the model were true)",
+        "80.0% of 5 intervals contain the truth",
+        f"20.0% miss it (expected: {expected:.1f}%)",
     ]
 
 
@@ -57,7 +57,10 @@ def test_lists_draw_by_feature_too():
         ({"imputed": [np.inf, 1.0]}, "imputed must be finite, got inf"),
         ({"std": [1.0, -2.0]}, r"std must be finite and at least 0, got -2\.0"),
         ({"std": [1.0, np.nan]}, "std must be finite and at least 0, got nan"),
-        ({"features": [0, 2]}, "features must be integers from 0 to 1, one a name, got 2"),
+        (
+            {"features": [0, 2]},
+            "features must be integers from 0 to 1, the indices of feature_names, got 2",
+        ),
         ({"features": [0, -1]}, "got -1"),
         (
             {"features": [0, 0.5], "feature_names": None},

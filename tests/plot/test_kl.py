@@ -101,19 +101,27 @@ def test_an_infinite_kl_and_an_epsilon_of_zero():
         (
             lambda: KLDisplay.from_results({"b": made(2, 1), "a": made(0, 0)}),
             ValueError,
-            "at least one latent dimension, and that of 'a' has none",
+            "at least one latent dimension, but that of 'a' has none",
         ),
-        (lambda: KLDisplay.from_estimator([], X), ValueError, "estimator must be one or more"),
-        (lambda: KLDisplay.from_estimator({}, X), ValueError, "estimator must be one or more"),
+        (
+            lambda: KLDisplay.from_estimator([], X),
+            ValueError,
+            "estimator must contain at least one",
+        ),
+        (
+            lambda: KLDisplay.from_estimator({}, X),
+            ValueError,
+            "estimator must contain at least one",
+        ),
         (
             lambda: KLDisplay.from_estimator(PPCA(2).fit(X), X, names=["a", "b"]),
             ValueError,
-            "names must be 1, one a model",
+            "names must have one name per model",
         ),
         (
             lambda: KLDisplay.from_estimator({"a": PPCA(2).fit(X)}, X, names=["a"]),
             ValueError,
-            "names must be None for models in a dict",
+            "names must be None if estimator is a dict",
         ),
         (
             lambda: KLDisplay.from_estimator(DeepAutoencoder(2, **SMALL).fit(X), X),
@@ -126,3 +134,15 @@ def test_errors_leave_no_figure(call, error, match):
     with pytest.raises(error, match=match):
         call()
     assert not plt.get_fignums()
+
+
+def test_active_dimensions_below_epsilon_on_average_are_counted_in_words():
+    # Active for more than 1 % of the samples, although the average lies below the dashed line.
+    kl = np.array([2.0, 0.005, 0.009, 0.0])
+    result = Collapse(0.01, 0.01, "share", kl, np.array([0.0, 0.9, 0.8, 1.0]), np.array([3]))
+    one = KLDisplay.from_results({"model": result})
+    labels = [text.get_text() for text in one.ax_.get_legend().get_texts()]
+    assert labels[0] == "active, 3 (2 below epsilon on average)"
+    both = KLDisplay.from_results({"a": result, "b": made(4, 2)})
+    labels = [" ".join(text.get_text().split()) for text in both.ax_.get_legend().get_texts()]
+    assert labels[:2] == ["a, 3 of 4 active (2 below epsilon on average)", "b, 2 of 4 active"]

@@ -113,15 +113,15 @@ def test_all_that_is_missing_has_no_error():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"n": 0}, "n must be an integer from 1 to the 150 rows, got 0"),
+        ({"n": 0}, "n must be an integer from 1 to n_samples=150, got 0"),
         ({"n": 151}, "got 151"),
-        ({"image_shape": (3, 5)}, "has 15 numbers, but X has 12 features"),
+        ({"image_shape": (3, 5)}, "has 15 values, but X has 12 features"),
         ({"image_shape": (2, 2, 3)}, "1 or 3 channels, got 2"),
         ({"image_shape": 12}, "image_shape must be"),
         ({"image_shape": (12, 1.0)}, "image_shape must be"),
-        ({"samples": True}, "set image_shape"),
+        ({"samples": True}, "Set image_shape"),
         ({"limits": (1, 0)}, "limits must be"),
-        ({"names": ["a", "b"]}, "names must be 1"),
+        ({"names": ["a", "b"]}, "names must have one name per model"),
     ],
 )
 def test_what_does_not_fit_a_reconstruction(options, words):
@@ -130,7 +130,7 @@ def test_what_does_not_fit_a_reconstruction(options, words):
 
 
 def test_no_model_is_called_as_the_data():
-    with pytest.raises(ValueError, match="No model can be called 'data'"):
+    with pytest.raises(ValueError, match="Model names must not be 'data'"):
         ReconstructionDisplay.from_estimator({"data": MODEL}, X)
 
 
@@ -149,7 +149,7 @@ def test_models_of_torch_tensors():
 
 
 def test_reconstructions_of_another_shape():
-    with pytest.raises(ValueError, match=r"Rows of 'a' must have the shape \(150, 12\)"):
+    with pytest.raises(ValueError, match=r"reconstructions of 'a' must have .* \(150, 12\)"):
         ReconstructionDisplay.from_results(X, {"a": X[:, :3]})
 
 
@@ -170,7 +170,7 @@ def test_a_plane_of_latent_space(shape):
     middle = MODEL.inverse_transform(((z2 + z3) / 2)[None])[0]
     np.testing.assert_allclose(display.decoded[1, 1], middle)
     labels = [text.get_text() for text in display.ax_.texts]
-    assert labels == ["row 5", "row 9", "row 2", "extrapolated"]
+    assert labels == ["sample 5", "sample 9", "sample 2", "extrapolated"]
     if shape:
         drawn = np.array([[tile.get_array().ravel() for tile in line] for line in display.tiles_])
         np.testing.assert_array_equal(drawn, display.decoded)
@@ -187,7 +187,7 @@ def test_a_plane_of_latent_space(shape):
         ({"rows": (0, 1)}, "rows must be three indices from 0 to 149"),
         ({"rows": (0, 1, 150)}, "rows must be three"),
         ({"n": 1}, "n must be an integer >= 2, got 1"),
-        ({"image_shape": (5, 5)}, "has 25 numbers"),
+        ({"image_shape": (5, 5)}, "has 25 values"),
     ],
 )
 def test_what_does_not_fit_a_plane(options, words):
@@ -252,9 +252,9 @@ def test_a_fitted_model_keeps_what_is_above_its_noise():
 
 
 def test_what_has_no_surface():
-    with pytest.raises(TypeError, match=r"PCA has no moments_\. Give it X"):
+    with pytest.raises(TypeError, match=r"PCA has no moments_\. Pass X"):
         LikelihoodSurfaceDisplay.from_estimator(PCA(3).fit(X))
-    with pytest.raises(TypeError, match="StandardScaler has no n_components_ and no noise_var"):
+    with pytest.raises(TypeError, match="StandardScaler has no n_components_ or noise_var"):
         LikelihoodSurfaceDisplay.from_estimator(StandardScaler().fit(X), X)
     with pytest.raises(ValueError, match="n_components_ is 0"):
         LikelihoodSurfaceDisplay.from_estimator(PPCA(0).fit(X))
@@ -367,7 +367,7 @@ def test_what_has_no_scores():
     scores = {"mean_test_score": np.zeros(1)}
     with pytest.raises(ValueError, match="got param_tol"):
         CVCurveDisplay.from_results({**scores, "param_tol": [1]})
-    with pytest.raises(ValueError, match="integers to stand on an axis, got 'mle'"):
+    with pytest.raises(ValueError, match="integers on the horizontal axis, got 'mle'"):
         CVCurveDisplay.from_results({**scores, "param_n_components": np.array(["mle"])})
     with pytest.raises(ValueError, match="x must be one of"):
         CVCurveDisplay.from_results({**scores, "param_n_components": [1]}, x="k")
@@ -462,13 +462,13 @@ def test_what_is_not_imputed():
         ImputationDisplay.from_estimator(KNNImputer().fit(HOLES), HOLES)
     with pytest.raises(ValueError, match="X must have missing values"):
         ImputationDisplay.from_estimator(FITTED, X)
-    with pytest.raises(ValueError, match=r"X_true must have the shape \(150, 12\)"):
+    with pytest.raises(ValueError, match=r"X_true must have the shape of X, \(150, 12\)"):
         ImputationDisplay.from_estimator(FITTED, HOLES, X[:3])
     with pytest.raises(ValueError, match="features must be indices from 0 to 11, got 12"):
         ImputationDisplay.from_estimator(FITTED, HOLES, features=12)
     with pytest.raises(ValueError, match="max_cells must be an integer >= 1"):
         ImputationDisplay.from_estimator(FITTED, HOLES, max_cells=0)
-    with pytest.raises(ValueError, match="must be as long"):
+    with pytest.raises(ValueError, match="must have the same length"):
         ImputationDisplay.from_results(np.ones(3), np.ones(3), np.ones(2))
 
 
@@ -485,7 +485,7 @@ def test_what_is_wrong_is_said_before_there_is_a_figure():
         lambda: LatentPlaneDisplay.from_results(np.ones((2, 3))),
         lambda: LatentPlaneDisplay.from_results(np.ones((2, 2, 3)), labels=["a", "b"]),
     ):
-        with pytest.raises(ValueError, match=r"must be|has 25"):
+        with pytest.raises(ValueError, match=r"must be|must have|has 25"):
             wrong()
     with pytest.raises(TypeError, match="reconstructions must be a dict of str to ndarray"):
         ReconstructionDisplay.from_results(X, X)

@@ -59,7 +59,7 @@ def test_what_is_no_scale(wrong):
 
 
 def test_no_dimension_has_no_scale():
-    with pytest.raises(ValueError, match="at least one latent dimension, and those of 'b' have"):
+    with pytest.raises(ValueError, match="at least one latent dimension, but those of 'b' have"):
         PosteriorScaleDisplay.from_results({"a": np.ones((2, 2)), "b": np.empty((3, 0))})
     assert not plt.get_fignums()
 
@@ -82,5 +82,7 @@ def test_every_tick_says_where_it_is():
 
 def test_an_autoencoder_has_no_posterior():
     model = DeepAutoencoder(2, **SMALL).fit(X)
-    with pytest.raises(TypeError, match=r"PosteriorScaleDisplay needs .* DeepAutoencoder has no"):
+    with pytest.raises(
+        TypeError, match=r"PosteriorScaleDisplay requires .* DeepAutoencoder has no"
+    ):
         PosteriorScaleDisplay.from_estimator(model, X)

@@ -118,7 +118,7 @@ def test_missing_values_are_gaps():
         (
             lambda: TrainingDisplay.from_estimator(PPCA(2).fit(X)),
             TypeError,
-            "PPCA has no history_ and no elbo_history_",
+            "PPCA has no history_ or elbo_history_",
         ),
         (lambda: TrainingDisplay.from_results({}), ValueError, "at least one model"),
         (lambda: TrainingDisplay.from_results([1]), TypeError, "dict of str to Mapping, got list"),
@@ -135,7 +135,7 @@ def test_missing_values_are_gaps():
         (
             lambda: TrainingDisplay.from_results({"a": {"bound": [1.0, 2.0], "kl": [1.0]}}),
             ValueError,
-            "of 'a' has bound of 2 and kl of 1",
+            "of 'a' has bound of length 2, kl of length 1",
         ),
     ],
 )
@@ -143,3 +143,13 @@ def test_errors_leave_no_figure(call, error, match):
     with pytest.raises(error, match=match):
         call()
     assert not plt.get_fignums()
+
+
+def test_equal_lines_are_both_visible():
+    history = {"bound": np.arange(5.0), "active_dims": np.array([3.0, np.nan, 3, 3, 3])}
+    other = {**history, "bound": np.arange(5.0) + 1}
+    lines = TrainingDisplay.from_results({"a": history, "b": other, "c": history}).lines_
+    for key, equal in [("bound", ["a", "c"]), ("active_dims", ["a", "b", "c"])]:
+        widths = [lines[name][key].get_linewidth() for name in equal]
+        assert (np.diff(widths) <= -2).all()  # the later ones are above
+    assert lines["b"]["bound"].get_linewidth() == lines["c"]["bound"].get_linewidth()

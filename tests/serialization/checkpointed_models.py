@@ -11,7 +11,8 @@ from tests.deep import data
 from tests.deep.data import make_rows
 
 X, WIDE = make_rows(d=8), make_rows(d=40, n=100)
-SMALL = {**data.SMALL, "max_epochs": 7, "checkpoint_every": 2}
+SHORT = {"max_epochs": 7, "checkpoint_every": 2, "batch_size": 64}
+SMALL = {**data.SMALL, **SHORT}
 
 
 def drawing_encoder(shape, n_outputs):
@@ -21,7 +22,7 @@ def drawing_encoder(shape, n_outputs):
 
 
 DEEP = [
-    *(model.set_params(max_epochs=7, checkpoint_every=2) for model in map(clone, data.MODELS)),
+    *(model.set_params(**SHORT) for model in map(clone, data.MODELS)),
     DeepGaussianVAE(3, **SMALL, kl_warmup_epochs=5, callbacks=[Snapshot([1, 3, 7])]),
     DeepGaussianVAE(
         3, **{**SMALL, "max_epochs": 40}, early_stopping=True, n_iter_no_change=2, tol=0.05

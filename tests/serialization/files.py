@@ -1,10 +1,6 @@
 """Files taken apart and put together again, with a checksum that fits."""
 
 import json
-import re
-
-import safetensors.numpy
-from safetensors import SafetensorError
 
 from sklearn_vae.serialization import container
 
@@ -25,14 +21,11 @@ def packed(header, payload):
 
 
 def sealed(data):
-    """The same with the checksum that it must have, if there is something to compute it from."""
-    try:
-        header, _ = unpacked(data)
-        metadata = {k: v for k, v in header["__metadata__"].items() if k != "checksum"}
-        digits = container.checksum(metadata, safetensors.numpy.load(data))
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError, SafetensorError):
+    """The same with the checksum that it must have, if it has one."""
+    if container.CHECKSUM_KEY not in data:
         return data
-    return re.sub(rb'"checksum":"[0-9a-f]{64}"', f'"checksum":"{digits}"'.encode(), data)
+    at, digits = container.checksum(data)
+    return data[:at] + digits + data[at + len(digits) :]
 
 
 def changed(data, of_tree=None, **metadata):

@@ -46,8 +46,8 @@ CONTENT = {
 
 def content_of(state, **others):
     """What a file contains that has such a state."""
-    dicts = {key: {} for key in ("identity", "start", "place")}
-    return {**dicts, "data": "", "finished": False, "random_state": None, "state": state, **others}
+    dicts = {key: {} for key in ("digests", "texts", "start", "environment")}
+    return {**dicts, "finished": False, "random_state": None, "state": state, **others}
 
 
 def test_what_is_written_is_what_is_read(tmp_path):
@@ -113,7 +113,7 @@ def test_a_damaged_file_is_not_resumed(model, damage, tmp_path):
         match = "could not be written|is damaged"
     else:
         path.write_bytes({"flip": data, "cut": data[:-1000], "empty": b""}[damage])
-        match = f"{path.name} is damaged .* not resumed: training begins anew"
+        match = f"{path.name} is damaged .* training starts from scratch"
     with pytest.warns(UserWarning, match=match):
         assert same(clone(model).fit(X), expected)
     if damage != "folder":  # and another is in its place
@@ -123,11 +123,11 @@ def test_a_damaged_file_is_not_resumed(model, damage, tmp_path):
 def odd_contents(content):
     """Contents in which something is missing or of another kind."""
     state = content["state"]
-    yield from ({}, {**content, "place": {"torch": 1}}, {**content, "finished": "yes"})
-    for name in ("identity", "start", "place", "data", "finished", "random_state"):
+    yield from ({}, {**content, "environment": {"torch": 1}}, {**content, "finished": "yes"})
+    for name in ("digests", "texts", "start", "environment", "finished", "random_state"):
         yield {**content, name: [1]}
         yield {key: value for key, value in content.items() if key != name}
-    for name in ("identity", "start", "place"):
+    for name in ("digests", "texts", "start", "environment"):
         yield {**content, name: {**content[name], **dict.fromkeys(content[name], np.ones(2))}}
         yield {**content, name: {**content[name], 3: ("a", "b")}}
     yield {**content, "random_state": {"a": 1}}
@@ -144,10 +144,10 @@ def odd_contents(content):
 @EACH_KIND
 @pytest.mark.parametrize("finished", [True, False])
 def test_odd_content_is_not_resumed(model, finished, monkeypatch, tmp_path):
-    X = rows_of(model)
-    model = clone(model).set_params(checkpoint=tmp_path)
-    if isinstance(model, BernoulliPPCA):
-        model.set_params(max_iter=9)
+    # Every content is followed by a fit: the shortest that writes twice, of one batch an epoch.
+    X = rows_of(model)[:60]
+    n_iter = "max_epochs" if "max_epochs" in model.get_params() else "max_iter"
+    model = clone(model).set_params(checkpoint=tmp_path, checkpoint_every=1, **{n_iter: 2})
     files = files_of_writes(monkeypatch)
     expected = clone(model).fit(X)
     (path,) = tmp_path.iterdir()
@@ -156,11 +156,11 @@ def test_odd_content_is_not_resumed(model, finished, monkeypatch, tmp_path):
     assert content["finished"] == finished
     for odd in odd_contents(content):
         write_checkpoint(path, odd)
-        with pytest.warns(UserWarning, match="is not resumed: training begins anew"):
+        with pytest.warns(UserWarning, match="training starts from scratch"):
             assert same(clone(model).fit(X), expected)
     for data in (b"hello", b"", pickle.dumps(1), b'{"a": 1}'):
         path.write_bytes(data)
-        with pytest.warns(UserWarning, match="is damaged .* not resumed: training begins anew"):
+        with pytest.warns(UserWarning, match="is damaged .* training starts from scratch"):
             assert same(clone(model).fit(X), expected)
 
 
@@ -225,7 +225,7 @@ def test_the_file_of_another_fit_is_not_resumed(tmp_path):
     clone(model).fit(X + 1.0)
     (other,) = set(tmp_path.iterdir()) - {path}
     os.replace(other, path)
-    with pytest.warns(UserWarning, match="is that of another fit, under a new name"):
+    with pytest.warns(UserWarning, match="belongs to another fit and was renamed"):
         assert same(clone(model).fit(X), expected)
 
 
@@ -249,7 +249,9 @@ def test_what_was_written_elsewhere_is_resumed_with_a_warning(name, monkeypatch,
     path.write_bytes(files[0])
     monkeypatch.setattr(name, value)
     epochs = epochs_trained(monkeypatch)
-    with pytest.warns(UserWarning, match=rf"elsewhere \({match}\) and is resumed: the last") as w:
+    with pytest.warns(
+        UserWarning, match=rf"another environment \({match}\)\. Training resumes"
+    ) as w:
         assert same(clone(model).fit(X), expected)
     assert (len(w), len(epochs)) == (1, 5)
     assert same(clone(model).fit(X), expected)  # the file is of this place now
@@ -266,7 +268,7 @@ def test_linear_models_resume_elsewhere(model, monkeypatch, tmp_path):
     path.write_bytes(files[0])
     monkeypatch.setattr("scipy.__version__", "0.0")
     with pytest.warns(
-        UserWarning, match=r"written elsewhere \(scipy=1.*, now 0.0\) and is resumed"
+        UserWarning, match=r"another environment \(scipy=1.*, now 0.0\)\. Training resumes"
     ):
         assert same(clone(model).fit(X), expected)
     assert len(files) == 2 * n_writes - 1
@@ -284,7 +286,7 @@ def test_a_start_that_rounds_otherwise_elsewhere_is_resumed(monkeypatch, tmp_pat
     monkeypatch.setattr(DeepGaussianVAE, "_center_and_scale", moved)
     monkeypatch.setattr("scipy.__version__", "0.0")
     epochs = epochs_trained(monkeypatch)
-    with pytest.warns(UserWarning, match="written elsewhere .* and is resumed"):
+    with pytest.warns(UserWarning, match=r"another environment .*\. Training resumes"):
         clone(model).fit(X)
     assert not epochs
 
@@ -341,7 +343,7 @@ def test_an_edited_factory_is_told(monkeypatch, tmp_path):
     epochs = epochs_trained(monkeypatch)
     assert same(fit(8), first)
     assert not epochs
-    match = "data differs: encoder has another source or other values. Training begins anew"
+    match = "data differs: encoder has another source or other values. Training starts from scratch"
     with pytest.warns(UserWarning, match=match) as caught:
         fit(16)
     assert (len(caught), len(epochs), len(list(folder.iterdir()))) == (1, 7, 2)
@@ -362,20 +364,22 @@ def test_what_differs_in_the_nearest_file_is_told_in_one_line(model, monkeypatch
             other.fit(X)
         return [str(warning.message) for warning in caught]
 
-    begin = f"No checkpoint in {tmp_path} is of this fit; one of the same class and data differs: "
+    begin = f"No checkpoint in {tmp_path} matches this fit. The closest one of the same class and data differs: "
     texts = told(clone(model).set_params(**{name: 2, "random_state": 3}))
-    assert texts == [f"{begin}{name}={before}, now 2; random_state=0, now 3. Training begins anew."]
+    assert texts == [
+        f"{begin}{name}={before}, now 2; random_state=0, now 3. Training starts from scratch."
+    ]
     assert told(clone(model).set_params(**{name: 2, "random_state": 3})) == []
     assert told(clone(model), X[:-1]) == []
     (text,) = told(clone(model).set_params(random_state=3))  # nearest of two
     assert text in [
-        f"{begin}random_state=0, now 3. Training begins anew.",
-        f"{begin}{name}=2, now {before}. Training begins anew.",
+        f"{begin}random_state=0, now 3. Training starts from scratch.",
+        f"{begin}{name}=2, now {before}. Training starts from scratch.",
     ]
     monkeypatch.setattr(sklearn_vae, "__version__", "9.9.9")
     (text,) = told(clone(model))
     assert text.startswith(f"{begin}sklearn_vae=")
-    assert text.endswith(", now 9.9.9. Training begins anew.")
+    assert text.endswith(", now 9.9.9. Training starts from scratch.")
 
 
 def encoder_of(activation, width=8):
@@ -465,7 +469,7 @@ def test_networks_that_differ_in_what_a_name_does_not_tell_are_not_resumed(monke
     clone(model).fit(X)
     monkeypatch.setitem(SLOPE, "of", 0.2)
     expected = clone(model).set_params(checkpoint=None).fit(X)
-    with pytest.warns(UserWarning, match="began with other networks and is not resumed"):
+    with pytest.warns(UserWarning, match="starts from different networks, so training starts"):
         assert same(clone(model).fit(X), expected)
     assert len(list(tmp_path.iterdir())) == 1
 

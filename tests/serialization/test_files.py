@@ -1,6 +1,5 @@
 """Files: written whole or not at all, and read by any reader of safetensors."""
 
-import json
 import os
 import stat
 import subprocess
@@ -51,7 +50,7 @@ def test_a_file_is_as_others_are(tmp_path):
         load(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     for special in (tmp_path / "pipe", "/dev/zero"):
-        with pytest.raises(ValueError, match="no regular file"):
+        with pytest.raises(ValueError, match="not a regular file"):
             load(special)
 
 
@@ -93,7 +92,7 @@ def test_any_reader_of_safetensors_reads_it(tmp_path):
     header, _ = unpacked(path.read_bytes())
     metadata = header["__metadata__"]
     assert (metadata["format"], metadata["format_version"]) == ("sklearn_vae", "2")
-    assert json.loads(metadata["libraries"])["sklearn_vae"] == sklearn_vae.__version__
+    assert metadata["written_by"].startswith(f"sklearn_vae {sklearn_vae.__version__}, numpy ")
     means = [t for t in load_tensors(path.read_bytes()).values() if t.shape == (4,)]
     assert any((t == fitted("ppca").mean_).all() for t in means)
 

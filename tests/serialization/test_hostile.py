@@ -31,7 +31,8 @@ MODELS = ["ppca", "imputer", "deep-gaussian-arrays", "deep-autoencoder-conv"]
 # Of each of these files, damaged ones and hostile ones: a thousand of each kind.
 MUTATIONS = 250
 
-# Bytes that a load may take: so many times those of a file, and these. Seconds at most.
+# Bytes that a load may take: so many times those of a file, and these. Seconds of the thread's own
+# work at most, whatever else the machine does meanwhile.
 TIMES, FREE, SECONDS = 20, 2**25, 5.0
 
 # What a hostile file may have in the place of anything.
@@ -44,7 +45,7 @@ POOL = [
     {"MaskedArray": [{"array": ["t0", None]}, None]}, {"set": [[1]]}, {"device": "meta"},
     {"tensor": ["t0", None, "meta"]}, {"object": ["Dequantizer", []]},
     {"object": ["DeepGaussianVAE", [["net_", {"dict": []}]]]}, {"Counter": [["t0", -1]]},
-    {"deque": [0, [1, 2]]}, {"OrderedDict": [[0, {}]]},
+    {"deque": [[1, 2], 0]}, {"OrderedDict": [[0, {}]]},
     {"object": ["Moments", []]}, {"object": ["PPCA", []]}, {"os.system": "true"},
     {"object": ["ConvEncoder", [["channels", None], ["dense", 10**12], ["activation", "relu"],
                                 ["image_shape", None]]]},
@@ -109,7 +110,7 @@ def outcome(path, data):
     path.write_bytes(data)
     if tracemalloc.is_tracing():
         tracemalloc.reset_peak()
-    start, before = time.perf_counter(), tracemalloc.get_traced_memory()[0]
+    start, before = time.thread_time(), tracemalloc.get_traced_memory()[0]
     with watched() as events:
         try:
             found = load(path)
@@ -117,7 +118,7 @@ def outcome(path, data):
             found = str(error)
     events = [event for event in events if not is_harmless(event)]
     assert not events
-    assert time.perf_counter() - start < SECONDS
+    assert time.thread_time() - start < SECONDS
     assert tracemalloc.get_traced_memory()[1] - before < TIMES * len(data) + FREE
     assert not (isinstance(found, str) and "can't allocate" in found)
     return found
@@ -235,45 +236,43 @@ def assert_known(value, seen):
 @pytest.mark.parametrize(
     ("tree", "text"),
     [
-        ({"os.system": "true"}, "tag 'os.system', which stands for nothing"),
+        ({"os.system": "true"}, "unknown tag 'os.system'"),
         ({"__reduce__": ["os.system", ["true"]]}, "tag '__reduce__'"),
-        ({"object": ["os.system", []]}, "class 'os.system', which this version"),
-        ({"object": [["PPCA"], []]}, "of the class ['PPCA'], which"),
+        ({"object": ["os.system", []]}, "does not load the class 'os.system'"),
+        ({"object": [["PPCA"], []]}, "does not load the class ['PPCA']"),
         ({"object": ["subprocess.Popen", [["args", "true"]]]}, "class 'subprocess.Popen'"),
         ({"object": ["DeepVAE", []]}, "class 'DeepVAE'"),
         ({"object": ["VAENet", []]}, "class 'VAENet'"),
-        ({"object": ["PPCA", [["tol", 1], ["tol", 2]]]}, "a name that comes twice"),
+        ({"object": ["PPCA", [["tol", 1], ["tol", 2]]]}, "occur once, got 'tol'"),
         ({"object": ["DensityPipeline", []]}, "lacks a parameter"),
         ({"object": ["DensityPipeline", [["steps", 1]]]}, "steps must be a list of pairs"),
         ({"object": ["Moments", [["n", 1.0]]]}, "missing 2 required"),
-        (
-            {"object": ["Moments", [["n", "x"], ["mean", 1], ["scatter", 2]]]},
-            "not what it must be",
-        ),
+        ({"object": ["Moments", [["n", "x"], ["mean", 1], ["scatter", 2]]]}, "no attribute 'ndim'"),
         (
             {"object": ["Snapshot", [["epochs", 1], ["on_epoch_end", 2]]]},
             "parameter 'on_epoch_end'",
         ),
-        ({"array": ["none", None]}, "asks for tensor 'none', which is not in the file"),
+        ({"array": ["none", None]}, "needs tensor 'none', which is not in the file"),
         ({"array": ["t0", [0, 0]]}, "axes in some order"),
-        ({"array": "t0"}, "must be a list of 2"),
-        ({"objects": [[2**39, 2**39], []]}, "0 objects for the shape"),
-        ({"text": {"array": ["t0", None]}}, "no array of text"),
+        ({"array": "t0"}, "needs tensor 't', which is not in the file"),
+        ({"array": ["t0"]}, "not enough values to unpack"),
+        ({"objects": [[2**39, 2**39], []]}, "cannot reshape array of size 0"),
+        ({"text": {"array": ["t0", None]}}, "must be an array of code points"),
         ({"scalar": {"array": ["t0", None]}}, "must be one number"),
-        ({"float": "1"}, "must be nan, inf or -inf"),
+        ({"float": "1"}, "invalid content of 'float': '1'"),
         ({"range": [0, 1, 0]}, "arg 3 must not be zero"),
         ({"range": [1, 2**62, 1]}, "more than 65536 integers"),
         ({"range": [-(2**62), 2**62, 1]}, "more than 65536 integers"),
         ({"range": [2**62, 0, -1]}, "more than 65536 integers"),
         ({"set": [[]]}, "unhashable type"),
-        ({"dict": [[1, 2], [True, 3]]}, "a key that comes twice"),
+        ({"dict": [[1, 2], [True, 3]]}, "a key occurs twice"),
         (
             {"RandomState": [{"array": ["t0", None]}, 0, 0, 0.0]},
-            "no state of a RandomState",
+            "must have 624 numbers of MT19937",
         ),
-        ({"device": "mars"}, "is no valid device"),
+        ({"device": "mars"}, "invalid content of 'device'"),
         ({"Counter": [[[], 1]]}, "unhashable type"),
-        ({"deque": [-1, []]}, "an integer between 0 and"),
+        ({"deque": [[], -1]}, "maxlen must be non-negative"),
         ({"tuple": 1, "set": 2}, "one tag"),
         ({}, "one tag"),
         (10**400, None),
@@ -322,10 +321,10 @@ def test_names_that_no_attribute_can_have(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "tree", "text"),
     [
-        ("mean_", {"array": ["t1", None]}, "mean_ must have the shape"),
-        ("mean_", 1.0, "mean_ must have the shape"),
-        ("components_", {"object": ["PPCA", []]}, "components_ must have the shape"),
-        ("n_components_", 10**9, "must have the shape (1000000000,"),
+        ("mean_", {"array": ["t1", None]}, "mean_ must be an array of shape"),
+        ("mean_", 1.0, "mean_ must be an array of shape"),
+        ("components_", {"object": ["PPCA", []]}, "components_ must be an array of shape"),
+        ("n_components_", 10**9, "must be an array of shape (1000000000,"),
         ("n_features_in_", "4", "must be an integer >= 0"),
         ("n_features_in_", -1, "must be an integer >= 0"),
     ],
@@ -352,7 +351,7 @@ METHODS = ["transform", "score_samples", "posterior", "sample", "inverse_transfo
 def test_what_is_missing_is_missed_when_a_file_is_loaded(name, tmp_path):
     path = tmp_path / "model"
     save(fitted(name), path)
-    whole, X = path.read_bytes(), np.asarray(CASES[name][1])
+    whole, X = path.read_bytes(), np.asarray(CASES[name][1])[:9]
     expected = {method: kind_of(fitted(name), method, X) for method in METHODS}
     n_refused = 0
     for i, place in enumerate(attributes_of(unpacked_model(whole))):
@@ -457,15 +456,15 @@ def test_requests_that_are_none(requests, tmp_path):
 
 
 def test_scalers_are_steps_only(tmp_path):
-    with pytest.raises(TypeError, match="save takes an estimator of"):
+    with pytest.raises(TypeError, match="estimator must be an instance of"):
         save(StandardScaler(), tmp_path / "model")
     path = tmp_path / "model"
     save(fitted("ppca"), path)
     for tree, text in [
-        ({"object": ["StandardScaler", []]}, "it holds no estimator"),
+        ({"object": ["StandardScaler", []]}, "does not hold an estimator"),
         ({"object": ["Moments", [["n", 1.0], ["mean", 1.0], ["scatter", 1.0]]]}, None),
-        ({"object": ["Binarizer", []]}, "of the class 'Binarizer', which this version"),
-        ([], "it holds no estimator"),
+        ({"object": ["Binarizer", []]}, "does not load the class 'Binarizer'"),
+        ([], "does not hold an estimator"),
     ]:
         change(path, lambda _, tree=tree: tree)
         with pytest.raises(ValueError, match=text):
@@ -479,7 +478,7 @@ def test_booleans_that_are_none(tmp_path):
     header, payload = unpacked(path.read_bytes())
     at = next(v for v in header.values() if v.get("dtype") == "BOOL")["data_offsets"][0]
     path.write_bytes(packed(header, payload[:at] + b"\x02" + payload[at + 1 :]))
-    with pytest.raises(ValueError, match="booleans has other numbers than 0 and 1"):
+    with pytest.raises(ValueError, match="booleans contains values other than 0 and 1"):
         load(path)
 
 
@@ -508,7 +507,7 @@ def test_an_optimizer_of_other_networks(tmp_path):
         with pytest.raises(ValueError, match="of parameter 0 does not fit it"):
             load(path)
     header, payload = unpacked(whole)
-    tensor = header[averages(unpacked_model(whole))[0][-1][1]["tensor"][0]]
+    tensor = header[averages(unpacked_model(whole))[0][-1][1]["tensor"][0]["array"][0]]
     tensor["dtype"] = tensor["dtype"].replace("F", "I")
     path.write_bytes(packed(header, payload))
     with pytest.raises(ValueError, match="of parameter 0 does not fit it"):
@@ -525,7 +524,7 @@ def test_an_optimizer_of_other_networks(tmp_path):
         ("generator", ["cpu", 1], "generator must be"),
         ("last_states", [{"tuple": [1, 2]}], "module must be a dict"),
         ("optimizer", {"dict": []}, "optimizer must have"),
-        ("module", {"dict": []}, "must have a module"),
+        ("module", {"dict": []}, "must contain the tensors of its module"),
         ("other", 1, "the state of a net must have"),
     ],
 )
@@ -562,24 +561,24 @@ def test_a_position_of_random_numbers_that_is_out_of_bounds(tmp_path):
         return model
 
     change(path, move)
-    with pytest.raises(ValueError, match="integer between 0 and 624"):
+    with pytest.raises(ValueError, match="a position among them"):
         load(path)
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"n_components": 10**9}, "n_components must be that of the fit, 2, got 1000000000"),
-        ({"n_components": 10**9, "n_components_": 10**9}, "must have the shape (1000000000,)"),
+        ({"n_components": 10**9}, "n_components must equal n_components_=2, got 1000000000"),
+        ({"n_components": 10**9, "n_components_": 10**9}, "must be an array of shape (1000000000,)"),
         ({"hidden_layer_sizes": [10**9, 10**9]}, "module['decoder.layers.2.bias'] is missing"),
         ({"hidden_layer_sizes": [10**9]}, "must have the shape"),
         ({"hidden_layer_sizes": [2**62]}, "calculation overflowed"),
-        ({"hidden_layer_sizes": [1] * 10**4}, "layers, the module has"),
+        ({"hidden_layer_sizes": [1] * 10**4}, "layers, but the module has"),
         ({"activation": "os.system"}, "activation must be one of"),
         ({"encoder": "os.system"}, "encoder must be 'mlp'"),
         ({"encoder": {"object": ["PlainConvEncoder", [
             ["convolutions_per_scale", 10**9], ["channels", None], ["activation", "relu"],
-            ["image_shape", [1, 2, 2]]]]}}, "layers, the module has"),
+            ["image_shape", [1, 2, 2]]]]}}, "layers, but the module has"),
         ({"encoder": {"object": ["ConvEncoder", [
             ["channels", [10**9]], ["dense", 10**9], ["activation", "relu"],
             ["image_shape", [1, 2, 2]]]]}}, "module["),
@@ -587,12 +586,12 @@ def test_a_position_of_random_numbers_that_is_out_of_bounds(tmp_path):
         ({"variational_family": "sylvester"}, "module["),
         ({"prior": "learned_variance"}, "is missing"),
         ({"noise_model": "heteroscedastic"}, "module["),
-        ({"image_shape": [1, 10**9, 10**9]}, "pixels"),
+        ({"image_shape": [1, 10**9, 10**9]}, "values, but X has"),
         ({"hidden_layer_sizes": {"range": [1, 2**62, 1]}}, "more than 65536 integers"),
-        ({"hidden_layer_sizes": {"range": [1, 2**16, 1]}}, "layers, the module has"),
+        ({"hidden_layer_sizes": {"range": [1, 2**16, 1]}}, "layers, but the module has"),
         ({"scale_": {"range": [1, 2**36, 1]}}, "more than 65536 integers"),
-        ({"scale_": {"range": [1, 5, 1]}}, "scale_ must be a float > 0, or 4 of them"),
-        ({"scale_": [1.0, 1.0, 1.0, 1.0]}, "scale_ must be a float > 0, or 4 of them"),
+        ({"scale_": {"range": [1, 5, 1]}}, "scale_ must be a float > 0 or an array of shape (4,)"),
+        ({"scale_": [1.0, 1.0, 1.0, 1.0]}, "scale_ must be a float > 0 or an array of shape (4,)"),
         ({"scale_": {"array": ["none", None]}}, "not in the file"),
         ({"noise_variance_": {"range": [1, 5, 1]}}, "noise_variance_ must be a float > 0"),
         ({"noise_variance_": None}, "noise_variance_ must be a float > 0"),
@@ -623,10 +622,10 @@ def test_a_net_where_none_can_be(tmp_path):
     save(fitted("ppca"), ppca)
     save(fitted("deep-gaussian"), deep)
     for path, name, tree, text in [
-        (deep, "net_", 1, "net_ must have a module"),
-        (deep, "net_", {"dict": [["module", 1]]}, "net_ must have a module"),
-        (deep, "net_", {"object": ["PPCA", []]}, "net_ must have a module"),
-        (deep, "_networks_of_fit", 1, "_networks_of_fit must be among"),
+        (deep, "net_", 1, "net_ must contain the tensors"),
+        (deep, "net_", {"dict": [["module", 1]]}, "net_ must contain the tensors"),
+        (deep, "net_", {"object": ["PPCA", []]}, "net_ must contain the tensors"),
+        (deep, "_networks_of_fit", 1, "_networks_of_fit must be a dict of parameters among"),
         (ppca, "_gaussian", {"dict": [["module", 1]]}, "_gaussian must be the Gaussian"),
     ]:
         before = path.read_bytes()
@@ -652,35 +651,36 @@ def test_one_tensor_in_the_place_of_many(tmp_path, traced):
     assert "far more memory" in outcome(path, path.read_bytes())
 
 
-def test_files_that_are_larger_than_memory(tmp_path, limited):
+@pytest.mark.parametrize("has_limit", [False, True])
+def test_files_that_are_larger_than_memory(has_limit, tmp_path, request):
     path = tmp_path / "model"
     save(fitted("ppca"), path)
+    text = "safetensors cannot read it"
+    if has_limit:
+        request.getfixturevalue("limited")
+        text = f"its {2**38} bytes do not fit into memory"
     header, payload = unpacked(path.read_bytes())
-    for data, text in [
-        (b"", "no valid JSON"),
-        (packed(header, payload), "follow the header"),
-        (packed({}, b""), "no file of sklearn_vae"),
-    ]:
+    for data in (b"", packed(header, payload), packed({}, b"")):
         with path.open("wb") as file:
             file.write(data)
             file.truncate(2**38)  # of which nothing is on the disk
-        start = time.perf_counter()
+        start = time.thread_time()
         with pytest.raises(ValueError, match=text):
             load(path)
-        assert time.perf_counter() - start < SECONDS
+        assert time.thread_time() - start < SECONDS
 
 
 def test_a_file_that_is_written_to_while_it_is_read(tmp_path, monkeypatch):
     path = tmp_path / "model"
     save(fitted("deep-gaussian-conv"), path)  # larger than what is read ahead
-    check = container._checked_header
+    check = container._check_metadata
 
     def change_meanwhile(*args):
         path.write_bytes(path.read_bytes()[:-8])
         return check(*args)
 
-    monkeypatch.setattr(container, "_checked_header", change_meanwhile)
-    with pytest.raises(ValueError, match="while it was read"):
+    monkeypatch.setattr(container, "_check_metadata", change_meanwhile)
+    with pytest.raises(ValueError, match="checksum is wrong"):
         load(path)
 
 
@@ -690,10 +690,10 @@ def test_a_file_that_is_written_to_while_it_is_read(tmp_path, monkeypatch):
         # The key would stand in the path of every number.
         ({"dict": [["x" * 2_000_000, [0] * 200_000]]}, None),
         # All of one hash, so that each is compared with all others.
-        ({"set": [(2**61 - 1) * i for i in range(60_000)]}, "keys of the same hash"),
+        ({"set": [(2**61 - 1) * i for i in range(60_000)]}, "keys have the same hash"),
         ({"dict": [[(2.0**61 - 1) * 2.0**i, i] for i in range(900)]}, None),
-        ({"dict": [[(2**61 - 1) * i, 0] for i in range(60_000)]}, "keys of the same hash"),
-        ({"set": [{"tuple": [(2**61 - 1) * i]} for i in range(20_000)]}, "keys of the same hash"),
+        ({"dict": [[(2**61 - 1) * i, 0] for i in range(60_000)]}, "keys have the same hash"),
+        ({"set": [{"tuple": [(2**61 - 1) * i]} for i in range(20_000)]}, "keys have the same hash"),
         ({"set": [{"tuple": [-1 - i // 2**j % 2 for j in range(5)]} for i in range(32)]}, None),
     ],
     ids=["path", "set", "floats", "dict", "tuples", "few"],
@@ -719,7 +719,9 @@ def test_a_name_of_an_attribute_that_would_take_long(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["[]", "{}", '{"":0}', "[0]"])
-@pytest.mark.parametrize("times", [20_000, 300_000, 1_000_000])
+@pytest.mark.parametrize(
+    "times", [20_000, 300_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
+)
 def test_lists_that_are_small_in_a_file_and_large_in_memory(part, times, tmp_path):
     path = tmp_path / "model"
     save(fitted("ppca"), path)
@@ -727,14 +729,14 @@ def test_lists_that_are_small_in_a_file_and_large_in_memory(part, times, tmp_pat
     header, payload = unpacked(whole)
     many = "[" + ",".join([part] * times) + "]"
     model = header["__metadata__"]["tree"].replace("null", many, 1)
-    other = packed({**header, "__metadata__": {**header["__metadata__"], "model": model}}, payload)
+    other = packed({**header, "__metadata__": {**header["__metadata__"], "tree": model}}, payload)
     text = json.dumps(header, separators=(",", ":"))[:-1] + f',"z":{many}}}'
     tracemalloc.start()
     try:
-        for data in (other, packed(text.encode(), payload)):
-            found = outcome(path, data)
-            assert isinstance(found, PPCA | str)
-            assert times < 300_000 or "far more lists than" in found
+        found = outcome(path, other)
+        assert isinstance(found, PPCA | str)
+        assert times < 300_000 or "far more lists than" in found
+        assert "safetensors cannot read it" in outcome(path, packed(text.encode(), payload))
     finally:
         tracemalloc.stop()
 
@@ -751,7 +753,7 @@ def test_trees_that_are_too_deep(tmp_path):
             load(path)
         nested = b'{"__metadata__":' + b"[" * depth + b"]" * depth + b"}"
         path.write_bytes(packed(nested, b""))
-        with pytest.raises(ValueError, match=r"nested too deeply|metadata do not say so"):
+        with pytest.raises(ValueError, match="safetensors cannot read it"):
             load(path)
 
 
@@ -761,35 +763,35 @@ TENSOR = {"dtype": "F64", "shape": [2], "data_offsets": [0, 16]}
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda d, h, p: b"", "it has 0 bytes"),
-        (lambda d, h, p: d[:5], "it has 5 bytes"),
-        (lambda d, h, p: d[:100], "but 92 follow"),
+        (lambda d, h, p: b"", "safetensors cannot read it"),
+        (lambda d, h, p: d[:5], "safetensors cannot read it"),
+        (lambda d, h, p: d[:100], "safetensors cannot read it"),
         (lambda d, h, p: d[:-1], "truncated"),
-        (lambda d, h, p: d + b"x", "follow the header"),
-        (lambda d, h, p: (2**63).to_bytes(8, "little") + d[8:], "reads at most 100000000"),
-        (lambda d, h, p: (99_999_999).to_bytes(8, "little") + d[8:], "claims a header of 99999999"),
-        (lambda d, h, p: b"\x80\x04K\x01." + bytes(99), "claims a header"),
-        (lambda d, h, p: d.replace(b'"t0"', b'"t1"', 1), "comes twice"),
-        (lambda d, h, p: d.replace(b'"t0"', b'"\xff0"', 1), "is no text"),
-        (lambda d, h, p: packed(b"[]", p), "no file of sklearn_vae"),
-        (lambda d, h, p: packed(b'{"a":NaN}', p), "NaN, which JSON does not have"),
-        (lambda d, h, p: packed({}, b""), "no file of sklearn_vae"),
-        (lambda d, h, p: packed({"x": TENSOR}, bytes(16)), "no file of sklearn_vae"),
-        (lambda d, h, p: packed({**h, "x": {}}, p), "no valid shape or data_offsets"),
-        (lambda d, h, p: packed({**h, "x": {**TENSOR, "dtype": "BF16"}}, p), "safetensors does not read it"),
-        (lambda d, h, p: packed({**h, "x": {**TENSOR, "dtype": []}}, p), "safetensors does not read it"),
-        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [-2]}}, p), "no valid shape"),
-        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [2.0]}}, p), "no valid shape"),
-        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [True] * 2}}, p), "no valid shape"),
-        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [1] * 33}}, p), "no valid shape"),
-        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [2**32] * 2}}, p), "beyond all memory"),
-        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [0, 2**61]}}, p), "beyond all memory"),
-        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [3]}}, p), "safetensors does not read it"),
-        (lambda d, h, p: packed({**h, "x": {**TENSOR, "data_offsets": [16, 0]}}, p), "safetensors does not read it"),
-        (lambda d, h, p: packed({**h, "x": TENSOR}, p), "safetensors does not read it"),
-        (lambda d, h, p: packed(h, p + bytes(8)), "its tensors claim"),
-        (lambda d, h, p: d[:-1] + bytes([d[-1] ^ 1]), "checksum does not fit"),
-        (lambda d, h, p: d.replace(b'"checksum"', b'"checksux"'), "checksum does not fit"),
+        (lambda d, h, p: d + b"x", "safetensors cannot read it"),
+        (lambda d, h, p: (2**63).to_bytes(8, "little") + d[8:], "safetensors cannot read it"),
+        (lambda d, h, p: (99_999_999).to_bytes(8, "little") + d[8:], "safetensors cannot read it"),
+        (lambda d, h, p: b"\x80\x04K\x01." + bytes(99), "safetensors cannot read it"),
+        (lambda d, h, p: d.replace(b'"t0"', b'"t1"', 1), "safetensors cannot read it"),
+        (lambda d, h, p: d.replace(b'"t0"', b'"\xff0"', 1), "safetensors cannot read it"),
+        (lambda d, h, p: packed(b"[]", p), "safetensors cannot read it"),
+        (lambda d, h, p: packed(b'{"a":NaN}', p), "safetensors cannot read it"),
+        (lambda d, h, p: packed({}, b""), "not a file of sklearn_vae"),
+        (lambda d, h, p: packed({"x": TENSOR}, bytes(16)), "not a file of sklearn_vae"),
+        (lambda d, h, p: packed({**h, "x": {}}, p), "safetensors cannot read it"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "dtype": "BF16"}}, p), "safetensors cannot read it"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "dtype": []}}, p), "safetensors cannot read it"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [-2]}}, p), "safetensors cannot read it"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [2.0]}}, p), "safetensors cannot read it"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [True] * 2}}, p), "safetensors cannot read it"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [1] * 33}}, p), "safetensors cannot read it"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [2**32] * 2}}, p), "safetensors cannot read it"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [0, 2**61]}}, p), "safetensors cannot read it"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "shape": [3]}}, p), "safetensors cannot read it"),
+        (lambda d, h, p: packed({**h, "x": {**TENSOR, "data_offsets": [16, 0]}}, p), "safetensors cannot read it"),
+        (lambda d, h, p: packed({**h, "x": TENSOR}, p), "safetensors cannot read it"),
+        (lambda d, h, p: packed(h, p + bytes(8)), "safetensors cannot read it"),
+        (lambda d, h, p: d[:-1] + bytes([d[-1] ^ 1]), "checksum is wrong"),
+        (lambda d, h, p: d.replace(b'"checksum"', b'"checksux"'), "checksum is wrong"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file(make, text, tmp_path):

@@ -102,18 +102,24 @@ def test_nesting_without_end(tmp_path):
     endless.append(endless)
     with pytest.raises(TypeError, match="nested too deeply"):
         save(PPCA(endless), tmp_path / "model")
+    endless = {}
+    endless["itself"] = endless, [endless]
+    with pytest.raises(
+        TypeError, match=r"n_components.'itself'..0. is a value that contains itself"
+    ):
+        save(PPCA(endless), tmp_path / "model")
 
 
 @pytest.mark.parametrize("what", [Own(2), PPCA, Moments.of(IRIS), KFold(), None, "PPCA"])
 def test_only_estimators_of_this_library_are_saved(what, tmp_path):
-    with pytest.raises(TypeError, match=r"save takes an estimator of .*PPCACV.*no subclass"):
+    with pytest.raises(TypeError, match=r"estimator must be an instance of .*PPCACV.* subclass"):
         save(what, tmp_path / "model")
 
 
 def test_an_attribute_that_no_fit_sets_is_named(tmp_path):
     model = model_of("ppca")
     model.note = 1
-    with pytest.raises(TypeError, match="note is 1, no attribute that a fit sets"):
+    with pytest.raises(TypeError, match="note is 1, not an attribute that fit sets"):
         save(model, tmp_path / "model")
 
 
@@ -124,7 +130,7 @@ def test_parameters_that_were_changed_after_the_fit(tmp_path):
     loaded = there_and_back(model, tmp_path)
     assert_same(model.transform(IRIS), loaded.transform(IRIS))
     assert loaded.get_params() == model.get_params()
-    with pytest.raises(ValueError, match="warm_start=True goes on with the networks"):
+    with pytest.raises(ValueError, match="warm_start=True continues with the networks"):
         loaded.set_params(warm_start=True).fit(IRIS)
     with pytest.raises(ValueError, match="learning_rate must be"):
         save(model.set_params(learning_rate=-1), tmp_path / "other")

@@ -512,15 +512,15 @@ def test_mlflow_logger(packages, given):
     [
         (EarlyStopping(), "EarlyStopping, which monitors 'valid_loss'.* early_stopping=True"),
         (EarlyStopping, "EarlyStopping, which monitors 'valid_loss'.* early_stopping=True"),
-        (("cp", Checkpoint()), "callbacks has cp, .*'valid_loss_best'.* early_stopping=True"),
+        (("cp", Checkpoint()), "callbacks contains cp, .*'valid_loss_best'.* early_stopping=True"),
         (LRScheduler("ReduceLROnPlateau", monitor="valid_loss"), "early_stopping=True"),
         (EpochScoring("r2"), "early_stopping=True.*on_train=True"),
         (BatchScoring("r2"), "early_stopping=True.*on_train=True"),
         (PassthroughScoring("valid_loss"), "early_stopping=True.*on_train=True"),
         (WandbLogger(None), "early_stopping=True.*save_model=False"),
-        (EpochScoring(None, on_train=True), "EpochScoring, which needs `scoring`"),
+        (EpochScoring(None, on_train=True), "EpochScoring, which requires `scoring`"),
         (InputShapeSetter(), "InputShapeSetter, .*`encoder` and `decoder`"),
-        (LoadInitState(Checkpoint(f_history=None)), "needs a checkpoint with `f_history`"),
+        (LoadInitState(Checkpoint(f_history=None)), "requires a checkpoint with `f_history`"),
     ],
     ids=name_of,
 )
@@ -550,7 +550,7 @@ def test_a_callback_that_cannot_be_copied_is_used_as_it_is(tmp_path):
     with open(tmp_path / "log", "w") as file:
         logger, counted = Logger(file), Snapshot([1])
         model = gaussian(("log", logger), counted)
-        with pytest.warns(UserWarning, match="callbacks has log, which cannot be copied"):
+        with pytest.warns(UserWarning, match="callbacks contains log, which cannot be copied"):
             model.fit(X)
         assert logger.n_epochs_ == 3
         assert not hasattr(counted, "states_")
@@ -601,7 +601,7 @@ def test_parameters_of_callbacks_are_set_by_name():
     assert "dur" in model.history_
     assert clone(model).get_params().keys() == model.get_params().keys()
     for name in ("callbacks__none__patience", "callbacks__none"):
-        with pytest.raises(ValueError, match=f"{name} is no parameter of DeepGaussianVAE: its"):
+        with pytest.raises(ValueError, match=f"{name} is not a parameter of DeepGaussianVAE"):
             model.set_params(**{name: 1})
     with pytest.raises(ValueError, match="Invalid parameter 'none'"):
         model.set_params(callbacks__Snapshot_1__none=1)
@@ -640,7 +640,7 @@ def test_an_error_at_the_end_of_training_keeps_the_model(model, tmp_path):
     assert seen.getvalue() == "end"
     np.testing.assert_array_equal(parameters_of(model), parameters_of(plain))
     np.testing.assert_array_equal(model.score_samples(X), plain.score_samples(X))
-    with pytest.raises(UserWarning, match="the trained model is kept"):  # an error by a filter
+    with pytest.raises(UserWarning, match="The trained model was kept"):  # an error by a filter
         clone(model).set_params(checkpoint=None).fit(X)
     again = clone(model).fit(X)  # of the checkpoint
     np.testing.assert_array_equal(parameters_of(again), parameters_of(plain))

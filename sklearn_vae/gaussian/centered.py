@@ -1,4 +1,4 @@
-"""Centred data matrices as operators: in memory, on disk or sparse."""
+"""Centered data matrices as linear operators: in memory, on disk or sparse."""
 
 from __future__ import annotations
 
@@ -25,64 +25,64 @@ from sklearn_vae.gaussian.precision import Precision
 ALL = slice(None)
 
 
-class CentredData(ABC):
-    """R = diag(w)^1/2 (X - 1 mean'), with which the covariance of X is R'R / n."""
+class CenteredData(ABC):
+    """Centered, weighted data R = diag(w)^1/2 (X - 1 mean'); the covariance of X is R'R / n."""
 
     shape: tuple[int, int]
-    n: float  # sum of the weights w, scaled by a power of 2; without weights the number of samples
+    n: float  # sum of the weights, scaled by a power of 2; without weights the number of samples
     mean: Array  # weighted mean of X, in the dtype for sums
     squares: float  # squared Frobenius norm of R: n times the trace of the covariance
-    variances: Array  # of each column of X, in the dtype for sums
+    variances: Array  # variance of each feature, in the dtype for sums
     precision: Precision
-    dtype: Any  # of products
+    dtype: Any  # dtype of products
 
     @abstractmethod
     def times(self, Q: Array) -> Array:
-        """R Q, of shape (n, s)."""
+        """Compute R Q."""
 
     @abstractmethod
     def transposed_times(self, Y: Array) -> Array:
-        """R'Y, of shape (d, s)."""
+        """Compute R'Y."""
 
     @abstractmethod
     def gram(self) -> Array:
-        """R R', of shape (n, n), in the dtype for sums."""
+        """Compute R R' in the dtype for sums."""
 
     @abstractmethod
     def blocks(self) -> Iterator[Array]:
-        """Consecutive rows of R, as dense arrays."""
+        """Yield consecutive rows of R as dense arrays."""
 
     @property
     def is_finite(self) -> bool:
-        """Whether X is finite, with finite squares."""
+        """Whether the squares of the centered data have a finite sum."""
         return math.isfinite(self.squares)
 
     def check_finite(self) -> None:
-        """Raise ValueError unless X is finite, with finite squares."""
+        """Raise ValueError unless `is_finite`."""
         if not self.is_finite:
             raise ValueError(
-                "X must be finite with finite squares: those of its centred rows are NaN or "
-                f"overflow {self.dtype}."
+                "X must be finite with finite squares, but the squares of the centered data are "
+                f"NaN or overflow {self.dtype}."
             )
 
     def rounding(self) -> Array:
-        """Variance that rounding may give each column, shape (d,)."""
+        """Return the variance that rounding may cause in each feature, shape (d,)."""
         return self.precision.rounding(self.mean, self.variances, self.shape[0])
 
-    def left_over(self, V: Array) -> Array:
-        """Squared lengths of the columns of R less its projection on the rows of V, shape (d,)."""
+    def residual_squares(self, V: Array) -> Array:
+        """Compute the squared lengths of the columns of R - R V'V, shape (d,)."""
         xp = array_namespace(V)
-        left = xp.zeros((self.shape[1],), dtype=wide_float(V), device=device(V))
+        squares = xp.zeros((self.shape[1],), dtype=wide_float(V), device=device(V))
         for R in self.blocks():
-            left += xp.sum((R - (R @ V.T) @ V) ** 2, axis=0, dtype=left.dtype)
-        return left
+            squares += xp.sum((R - (R @ V.T) @ V) ** 2, axis=0, dtype=squares.dtype)
+        return squares
 
 
-class DenseCentred(CentredData):
-    """An array as a centred copy `whole` or, with `keep=False`, centred in blocks as needed.
+class DenseCentered(CenteredData):
+    """Centered dense data: a centered copy `matrix` or, with `keep=False`, blocks on demand.
 
-    The rounding error of a mean far from zero would stay in every centred row as a direction of its
-    own: the mean is subtracted a second time.
+    The mean is subtracted twice, since the rounding error of a mean far from zero would otherwise
+    stay in every sample and appear as a direction of variance.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class DenseCentred(CentredData):
     ) -> None:
         xp = array_namespace(X)
         self.shape = X.shape
-        self.whole: Array | None = None
+        self.matrix: Array | None = None
         self._X = X
         self.dtype, self._wide = dtype or float_type(X), wide_float(X)
         self.precision = Precision.of(X, self.dtype)
@@ -101,20 +101,20 @@ class DenseCentred(CentredData):
             self._high = xp.astype(self._column_means(), self.dtype)
             rest = self._column_means()
             self._low = xp.astype(rest, self.dtype)
-            whole = xp.empty(X.shape, dtype=self.dtype, device=device(X)) if keep else None
-            squares = self._column_squares(whole)
+            matrix = xp.empty(X.shape, dtype=self.dtype, device=device(X)) if keep else None
+            squares = self._column_squares(matrix)
             self.squares = float(xp.sum(squares))
-        self.whole = whole
-        # The mean as it was subtracted, and what may be left of it.
+        self.matrix = matrix
+        # The subtracted mean plus its rounding error.
         self.mean = xp.astype(self._high, self._wide) + rest
         self.variances = squares / self.n
 
     def _slices(self) -> Iterator[slice]:
-        return row_blocks(*self.shape) if self.whole is None else iter([ALL])
+        return row_blocks(*self.shape) if self.matrix is None else iter([ALL])
 
     def _block(self, rows: slice, columns: slice = ALL) -> Array:
-        if self.whole is not None:
-            return self.whole[rows, columns]
+        if self.matrix is not None:
+            return self.matrix[rows, columns]
         xp = array_namespace(self._X)
         R = xp.astype(self._X[rows, columns], self.dtype, copy=False) - self._high[columns]
         R -= self._low[columns]
@@ -123,7 +123,7 @@ class DenseCentred(CentredData):
         return R
 
     def _column_means(self) -> Array:
-        """Weighted means of X - `_high`, in the dtype for sums."""
+        """Compute the weighted means of X - `_high`, in the dtype for sums."""
         xp = array_namespace(self._X)
         total = xp.zeros((self.shape[1],), dtype=self._wide, device=device(self._X))
         for rows in self._slices():
@@ -135,15 +135,15 @@ class DenseCentred(CentredData):
                 total += xp.astype(w @ block, self._wide)
         return total / self.n
 
-    def _column_squares(self, whole: Array | None) -> Array:
-        """Squared length of each column of R; R is written into `whole`."""
+    def _column_squares(self, matrix: Array | None) -> Array:
+        """Compute the squared length of each column of R, and write R into `matrix`."""
         xp = array_namespace(self._X)
         total = xp.zeros((self.shape[1],), dtype=self._wide, device=device(self._X))
         for rows in self._slices():
             R = self._block(rows)
             total += xp.sum(R * R, axis=0, dtype=self._wide)
-            if whole is not None:
-                whole[rows, :] = R
+            if matrix is not None:
+                matrix[rows, :] = R
         return total
 
     def blocks(self) -> Iterator[Array]:
@@ -165,18 +165,18 @@ class DenseCentred(CentredData):
         return K
 
 
-class SparseCentred(CentredData):
-    """A sparse matrix, whose mean is subtracted from products with it.
+class SparseCentered(CenteredData):
+    """Centered sparse data, whose mean is subtracted from products.
 
-    That costs no digits where the mean of a column is not large against its spread, and so always
-    where more than an eleventh of its entries are zero. The other columns are nearly full: they are
-    centred in a dense array, which holds at most 1.1 times their stored numbers. Computes in
-    float64, whatever the precision of X: the time goes into finding the numbers.
+    This loses no digits if the mean of a column is not large relative to its spread, which holds
+    whenever more than an eleventh of its entries are zero. The other ("far") columns are nearly
+    full and are centered in a dense array of at most 1.1 times their stored entries. Products are
+    in float64 for every dtype of X: indexing dominates their cost.
     """
 
     @np.errstate(over="ignore", invalid="ignore")
     def __init__(self, X: Any, weights: Array | None = None) -> None:
-        given = X
+        original = X
         X = canonical(X).astype(np.float64, copy=False)
         self.shape, self.dtype = X.shape, X.dtype
         w = np.ones(X.shape[0]) if weights is None else weights / scale_of(weights)
@@ -191,7 +191,7 @@ class SparseCentred(CentredData):
         mean[is_far] += rest
         squares[is_far] = np.sum(far**2, axis=0)
         self.squares = float(squares.sum())
-        # R is near - root near_mean', with far in place of the far columns, which are 0 there.
+        # R = near - root near_mean' outside the far columns, which are zero in `near`.
         data = X.data if weights is None else X.data * np.repeat(root, np.diff(X.indptr))
         self._near = sparse.csr_array((data, X.indices, X.indptr), shape=X.shape)
         if far.size:
@@ -200,7 +200,7 @@ class SparseCentred(CentredData):
         self._near_mean = np.where(is_far, 0.0, mean)
         self.mean, self._root, self._far = mean, root, far
         self._subtracted = float(self._near_mean @ self._near_mean)
-        self.precision = Precision.of(given, self.dtype, self._subtracted)
+        self.precision = Precision.of(original, self.dtype, self._subtracted)
         self.variances = squares / self.n
 
     def times(self, Q: Array) -> Array:
@@ -214,7 +214,7 @@ class SparseCentred(CentredData):
 
     @property
     def _is_full(self) -> bool:
-        """Whether products of dense blocks are faster."""
+        """Whether products of dense blocks are faster than sparse products."""
         return self._near.nnz > 0.1 * self.shape[0] * self.shape[1]
 
     def gram(self) -> Array:
@@ -233,7 +233,7 @@ class SparseCentred(CentredData):
         return K + self._far @ self._far.T
 
     def scatter(self) -> Array:
-        """R'R, of shape (d, d)."""
+        """Compute R'R."""
         if self._is_full:
             return sum(R.T @ R for R in self.blocks())
         S = (self._near_T @ self._near).toarray()
@@ -251,17 +251,17 @@ class SparseCentred(CentredData):
             yield R
 
 
-def centred_data(
+def centered_data(
     X: Any, weights: Array | None, *, keep: bool = True, wide: bool = False
-) -> CentredData:
-    """Centred data of an array or sparse matrix; with `wide` computed in the dtype for sums."""
+) -> CenteredData:
+    """Center an array or sparse matrix; with `wide`, compute in the dtype for sums."""
     if sparse.issparse(X):
-        return SparseCentred(X, weights)
-    return DenseCentred(X, weights, keep=keep, dtype=wide_float(X) if wide else None)
+        return SparseCentered(X, weights)
+    return DenseCentered(X, weights, keep=keep, dtype=wide_float(X) if wide else None)
 
 
 def canonical(X: Any) -> sparse.csr_array:
-    """X as a CSR array in which each stored place occurs once; shares memory where it can."""
+    """Convert X to a CSR array without duplicate entries, sharing memory if possible."""
     X = sparse.csr_array(X)
     if not X.has_canonical_format:
         X = X.copy()
@@ -270,11 +270,11 @@ def canonical(X: Any) -> sparse.csr_array:
 
 
 def _column_moments(X: sparse.csr_array, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted mean of each column, and the sum of weighted squares about it."""
+    """Compute the weighted mean of each column and the sum of weighted squares about it."""
     n, d = X.shape
     stored = np.repeat(w, np.diff(X.indptr))
     mean = np.bincount(X.indices, stored * X.data, minlength=d) / w.sum()
-    # A difference of sums, but exactly 0 for the columns that are full.
+    # Exactly 0 for full columns, for which the difference of sums may leave a rounding error.
     full = np.bincount(X.indices, minlength=d) == n
     absent = np.where(full, 0.0, w.sum() - np.bincount(X.indices, stored, minlength=d))
     squares = np.bincount(X.indices, stored * (X.data - mean[X.indices]) ** 2, minlength=d)
@@ -282,19 +282,19 @@ def _column_moments(X: sparse.csr_array, w: np.ndarray) -> tuple[np.ndarray, np.
 
 
 @dataclass(frozen=True, eq=False)
-class CentredBlock:
-    """Rows x - mean for products without a centred copy, where that costs no digits.
+class CenteredBlock:
+    """A block of X - mean that is copied only where subtraction after a product loses digits.
 
-    The mean of some columns is subtracted from the `parts`, pairs of a matrix and its columns;
-    `mean` is left to subtract from products, and 0 for those columns.
+    `parts` are pairs of a matrix and its columns. Some columns are already centered, and `mean` is
+    0 there; for the others `mean` is to be subtracted from products.
     """
 
     parts: list[tuple[Any, Any]]
     mean: Array
 
     @classmethod
-    def of(cls, X: Any, mean: Array, limit: float) -> CentredBlock:
-        """Keep the mean apart where its squares sum up to at most `limit`."""
+    def of(cls, X: Any, mean: Array, limit: float) -> CenteredBlock:
+        """Center the columns of X in which the mean is too large to be subtracted afterwards."""
         xp = array_namespace(mean)
         if _is_within(mean, limit):
             return cls([(X, ALL)], mean)
@@ -305,11 +305,11 @@ class CentredBlock:
         return cls([(X[:, ~far], ~far), (shifted, far)], np.where(far, 0.0, mean))
 
     def times(self, A: Array) -> Array:
-        """Product with A of shape (d, s), before what is left of the mean is subtracted."""
+        """Multiply by A without subtracting `mean`."""
         return sum(_product(part, A[columns, :]) for part, columns in self.parts)
 
     def squares(self) -> Array:
-        """Squared length of each row, before what is left of the mean is subtracted."""
+        """Compute the squared length of each row without subtracting `mean`."""
         return sum(
             part.multiply(part).sum(axis=1)
             if sparse.issparse(part)
@@ -318,26 +318,25 @@ class CentredBlock:
         )
 
 
-def centred_blocks(X: Any, mean: Array, limit: float) -> Iterator[tuple[slice, CentredBlock]]:
-    """Consecutive rows of X, each block as `CentredBlock` in the mean's dtype."""
+def centered_blocks(X: Any, mean: Array, limit: float) -> Iterator[tuple[slice, CenteredBlock]]:
+    """Yield consecutive samples as `CenteredBlock` objects in the dtype of the mean."""
     n, d = X.shape
     xp = array_namespace(mean)
     if sparse.issparse(X):
         X = sparse.csr_array(X)
         width = X.nnz // max(n, 1) + np.count_nonzero(abs(mean) > (limit / max(d, 1)) ** 0.5)
         for rows in row_blocks(n, width):
-            yield rows, CentredBlock.of(X[rows].astype(mean.dtype, copy=False), mean, limit)
+            yield rows, CenteredBlock.of(X[rows].astype(mean.dtype, copy=False), mean, limit)
     else:
         for rows in row_blocks(n, d):
             block = xp.astype(X[rows, :], mean.dtype, copy=False)
-            yield rows, CentredBlock.of(block, mean, limit)
+            yield rows, CenteredBlock.of(block, mean, limit)
 
 
 def project(X: Any, mean: Array, A: Array, limit: float) -> Array:
-    """(X - mean) A, of shape (n, k), in the wider of the two precisions.
+    """Compute (X - mean) A in the wider of the two precisions.
 
-    Where |mean|^2 <= `limit` the mean is subtracted after the product, which needs no copy of X;
-    otherwise before it, so that an offset cancels.
+    If |mean|^2 <= `limit`, the mean is subtracted after the product, which needs no copy of X.
     """
     xp = array_namespace(mean, A)
     dtype = common_float_type(X, mean)
@@ -347,18 +346,18 @@ def project(X: Any, mean: Array, A: Array, limit: float) -> Array:
         Z -= mean @ A
         return Z
     Z = xp.empty((X.shape[0], A.shape[1]), dtype=dtype, device=device(A))
-    for rows, block in centred_blocks(X, mean, limit):
+    for rows, block in centered_blocks(X, mean, limit):
         Z[rows, :] = block.times(A) - block.mean @ A
     return Z
 
 
 def dense(X: Any) -> Array:
-    """A sparse matrix as an array; an array as it is."""
+    """Convert a sparse matrix to an array; return an array unchanged."""
     return X.toarray() if sparse.issparse(X) else X
 
 
 def _is_within(mean: Array, limit: float) -> bool:
-    """Whether |mean|^2 <= limit, also where the squares overflow the dtype of the mean."""
+    """Return whether |mean|^2 <= limit, also if the squares overflow the dtype of the mean."""
     xp = array_namespace(mean)
     radius = limit**0.5
     if not 0.0 < radius < math.inf:
@@ -367,7 +366,7 @@ def _is_within(mean: Array, limit: float) -> bool:
 
 
 def _product(X: Any, A: Array) -> Array:
-    # Few columns of many terms: in float64 BLAS is a fifth faster where they are rows.
+    # For few long columns float64 BLAS is a fifth faster on the transposed product.
     if not sparse.issparse(X) and X.shape[1] >= 512 and X.dtype == array_namespace(X).float64:
         return (A.T @ X.T).T
     return X @ A

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 
 from sklearn_vae import LowRankGaussian, Moments
-from sklearn_vae.gaussian.centred import DenseCentred, SparseCentred, project
+from sklearn_vae.gaussian.centered import DenseCentered, SparseCentered, project
 from tests.helpers import to_numpy
 
 EPS = 2.0**-52
@@ -38,14 +38,14 @@ def scale_between(rows, X, weights):
 @pytest.mark.parametrize(
     "make",
     [
-        DenseCentred,
-        lambda X, w: DenseCentred(X, w, keep=False),
-        lambda X, w: SparseCentred(sparse.csr_array(X), w),
-        lambda X, w: SparseCentred(sparse.csc_matrix(X), w),
+        DenseCentered,
+        lambda X, w: DenseCentered(X, w, keep=False),
+        lambda X, w: SparseCentered(sparse.csr_array(X), w),
+        lambda X, w: SparseCentered(sparse.csc_matrix(X), w),
     ],
     ids=["kept", "blocks", "csr", "csc"],
 )
-def test_products_with_centred_rows(make, offset, weighted):
+def test_products_with_centered_rows(make, offset, weighted):
     rng = np.random.default_rng(1)
     X = make_sparse(offset=offset)
     weights = rng.choice([0.0, 0.3, 1.0, 4.0], size=len(X)) if weighted else None
@@ -63,7 +63,7 @@ def test_products_with_centred_rows(make, offset, weighted):
     np.testing.assert_allclose(rows.squares, float(c * (R**2).sum()), rtol=1e-7)
     V = np.linalg.qr(rng.normal(size=(9, 3)))[0].T
     left = c * ((R - (R @ V.T) @ V) ** 2).sum(axis=0)
-    np.testing.assert_allclose(rows.left_over(V), left.astype(float), **close)
+    np.testing.assert_allclose(rows.residual_squares(V), left.astype(float), **close)
     blocks = np.concatenate(list(rows.blocks()))
     np.testing.assert_allclose(blocks, (c**0.5 * R).astype(float), **close)
 
@@ -74,10 +74,10 @@ def test_many_blocks_of_any_dtype(dtype, keep):
     rng = np.random.default_rng(0)
     X = (10 * rng.normal(size=(90_000, 30)) + 40).astype(dtype)
     R, mean = exact(X[:, :3])
-    rows = DenseCentred(X, keep=keep)
+    rows = DenseCentered(X, keep=keep)
     single = dtype == np.float32
     assert rows.dtype == (np.float32 if single else np.float64)
-    # In float32 the centred rows are rounded, whose mean is what is left.
+    # In float32 the centered rows are rounded, whose mean is what is left.
     np.testing.assert_allclose(rows.mean[:3], mean.astype(float), rtol=1e-9 if single else 1e-14)
     Q = np.eye(30, 3, dtype=rows.dtype)
     tolerance = 1e-5 if single else 1e-12

@@ -1,0 +1,129 @@
+"""Containers of other libraries, as arrays that scikit-learn's checks read correctly."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from array_api_compat import (
+    array_namespace,
+    is_array_api_obj,
+    is_array_api_strict_namespace,
+    is_numpy_array,
+    to_device,
+)
+
+# Names of the dtypes of dates and times in pandas, polars and pyarrow begin like this.
+TIMES = ("date", "duration", "period", "time")
+
+
+def readable(X: Any, name: str = "X") -> Any:
+    """Return X with NaN for missing values of every kind; leave all other containers as they are.
+
+    The entries under a mask, and None, pandas.NA and NaT among objects, become NaN.
+
+    Parameters
+    ----------
+    X : object
+        What a user gave as data.
+    name : str, default="X"
+        Its name in error messages.
+
+    Raises
+    ------
+    TypeError
+        If X is a container of another kind, which has to be converted first.
+    ValueError
+        If X contains dates or times.
+    """
+    _refuse_containers(X, name)
+    if getattr(X, "requires_grad", False):
+        X = X.detach()
+    if isinstance(X, list | tuple):
+        X = _list_with_nan(X)
+    if isinstance(X, np.ma.MaskedArray):
+        return np.ma.filled(X.astype(X.dtype if X.dtype.kind == "f" else np.float64), np.nan)
+    if hasattr(X, "columns") and hasattr(X, "to_numpy"):
+        return _frame_with_nan(X, name)
+    if isinstance(X, np.ndarray) and X.dtype.kind in "mM":
+        raise _times_error(name, X.dtype)
+    if isinstance(X, np.ndarray) and X.dtype.kind == "O":
+        return _objects_with_nan(X, name)
+    return X
+
+
+def to_host(values: Any) -> np.ndarray:
+    """Return an array of any library, on any device, as a NumPy array."""
+    if is_array_api_strict_namespace(array_namespace(values)):
+        host = array_namespace(values).__array_namespace_info__().default_device()
+        return np.from_dlpack(to_device(values, host))
+    return np.asarray(to_device(values, "cpu"))
+
+
+def is_non_numpy(X: Any) -> bool:
+    """Return whether X is an array of another library than NumPy."""
+    return bool(is_array_api_obj(X) and not is_numpy_array(X))
+
+
+def _refuse_containers(X: Any, name: str) -> None:
+    """Raise TypeError for a container that cannot be read, with the conversion to make."""
+    kind, remedy = type(X).__name__, None
+    if "LazyFrame" in kind:
+        remedy = f"{name}.collect()"
+    elif is_array_api_obj(X) and str(getattr(X, "layout", "torch.strided")) != "torch.strided":
+        kind, remedy = f"sparse {kind}", f"{name}.to_dense() or a sparse matrix of SciPy"
+    elif any(base.__module__.startswith("torch.utils.data") for base in type(X).__mro__):
+        remedy = "its samples as one array of shape (n_samples, n_features)"
+    if remedy is not None:
+        raise TypeError(f"{name} must be an array or a DataFrame, got a {kind}. Pass {remedy}.")
+
+
+def _times_error(name: str, dtype: Any, column: str = "") -> ValueError:
+    return ValueError(
+        f"{name} must contain real numbers, got {dtype}{column}. Convert dates and times to "
+        "numbers, for example to days since a fixed date."
+    )
+
+
+def _list_with_nan(X: Any) -> Any:
+    """Return a list as an array of objects or times if it contains such; else as it is."""
+    with suppress(TypeError, ValueError, RuntimeError):  # left to scikit-learn
+        array = np.asarray(X)
+        if array.ndim == 2 and array.dtype.kind in "mMO":
+            return array
+    return X
+
+
+def _is_missing(value: Any) -> bool:
+    if value is None or (isinstance(value, np.datetime64 | np.timedelta64) and np.isnat(value)):
+        return True
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and (value is pandas.NA or value is pandas.NaT)
+
+
+def _objects_with_nan(X: np.ndarray, name: str) -> np.ndarray:
+    """Return an array of objects with NaN for what is missing."""
+    X = X.copy()
+    for index, value in np.ndenumerate(X):
+        if _is_missing(value):
+            X[index] = np.nan
+        elif isinstance(value, np.datetime64 | np.timedelta64) or hasattr(value, "isoformat"):
+            place = f" in row {index[0]}, column {index[1]}" if len(index) == 2 else ""
+            raise _times_error(name, type(value).__name__, place)
+    return X
+
+
+def _frame_with_nan(X: Any, name: str) -> Any:
+    """Return a DataFrame with NaN for missing values in columns of objects."""
+    dtypes = list(X.dtypes)
+    for column, dtype in zip(X.columns, dtypes, strict=True):
+        if str(dtype).lower().startswith(TIMES):
+            raise _times_error(name, dtype, f" in column {column!r}")
+    if not any(dtype == object for dtype in dtypes):
+        return X
+    values = _objects_with_nan(X.to_numpy(dtype=object), name)
+    with suppress(TypeError, ValueError):  # left to scikit-learn
+        return type(X)(values.astype(np.float64), columns=X.columns, index=X.index)
+    return X

@@ -1,0 +1,177 @@
+"""What a user has set for the whole process changes no result, and stays as it was."""
+
+import contextlib
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn import config_context, get_config
+from sklearn.base import clone
+
+from sklearn_vae import (
+    PPCA,
+    PPCACV,
+    BernoulliPPCA,
+    DeepAutoencoder,
+    DeepBernoulliVAE,
+    DeepGaussianVAE,
+    LinearVAE,
+    PPCAImputer,
+)
+from sklearn_vae.diagnostics import diagnose
+from sklearn_vae.serialization import load, save
+from tests.deep.data import make_rows
+from tests.helpers import name_of
+
+X = make_rows(60).astype(np.float32)
+FIT = {"hidden_layer_sizes": (8,), "max_epochs": 3, "batch_size": 16, "random_state": 0}
+
+
+class OwnNumbers(torch.nn.Module):
+    """A network that makes tensors of its own while it computes."""
+
+    def __init__(self, input_shape, n_outputs):
+        super().__init__()
+        self.layer = torch.nn.Linear(input_shape[0], n_outputs)
+
+    def forward(self, x):
+        return self.layer(x + torch.linspace(0, 1, x.shape[1]))
+
+
+ESTIMATORS = [
+    PPCA(2),
+    PPCACV([1, 2], cv=2),
+    PPCAImputer(1),
+    LinearVAE(2, random_state=0),
+    LinearVAE(2, solver="adam", max_iter=20, random_state=0),
+    LinearVAE(2, solver="stochastic", max_iter=2, random_state=0),
+    BernoulliPPCA(1, binarize=0.0, random_state=0),
+    DeepGaussianVAE(2, **FIT),
+    DeepGaussianVAE(2, **FIT, encoder=OwnNumbers, noise_model="heteroscedastic"),
+    DeepGaussianVAE(2, **FIT, init="ppca", early_stopping=True),
+    DeepGaussianVAE(2, **FIT, variational_family="sylvester", objective="iwae", n_mc_samples=2),
+    DeepBernoulliVAE(2, **FIT, binarize=0.0),
+    DeepAutoencoder(2, **FIT),
+]
+
+
+@contextlib.contextmanager
+def changed(get, set_, value):
+    before = get()
+    set_(value)
+    try:
+        yield
+    finally:
+        assert get() == value or isinstance(value, dict)
+        set_(before)
+
+
+@contextlib.contextmanager
+def random_numbers():
+    """Other states of the global generators, which must not move."""
+    np.random.seed(7)  # noqa: NPY002
+    torch.manual_seed(7)
+    states = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    yield
+    np.testing.assert_array_equal(np.random.get_state()[1], states[0])  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), states[1])
+
+
+SETTINGS = {
+    "float64": lambda: changed(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
+    "bfloat16": lambda: changed(torch.get_default_dtype, torch.set_default_dtype, torch.bfloat16),
+    "device": lambda: torch.device("meta"),
+    "inference_mode": torch.inference_mode,
+    "no_grad": torch.no_grad,
+    "deterministic": lambda: changed(
+        torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True
+    ),
+    "one thread": lambda: changed(torch.get_num_threads, torch.set_num_threads, 1),
+    "errstate": lambda: np.errstate(all="raise"),
+    "printoptions": lambda: np.printoptions(precision=1, threshold=3),
+    "warnings": warnings.catch_warnings,
+    "generators": random_numbers,
+    "pandas output": lambda: config_context(transform_output="pandas"),
+    "assume_finite": lambda: config_context(assume_finite=True),
+    "working memory": lambda: config_context(working_memory=1),
+}
+
+
+def results(estimator, path):
+    model = clone(estimator).fit(X)
+    values = [np.asarray(model.transform(X))]
+    if hasattr(model, "score_samples"):
+        Z = values[0]
+        values += [model.score_samples(X), model.inverse_transform(Z)]
+    if hasattr(model, "posterior"):
+        values += [*model.posterior(X), *model.conditional(Z), *model.sample(3, random_state=0)]
+    if isinstance(model, DeepGaussianVAE) and model.encoder == "mlp":
+        values += [np.array(str(diagnose(model, X)))]
+        save(model, path)
+        values += [load(path).score_samples(X)]
+    return values
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    cache = {}
+
+    def of(index):
+        if index not in cache:
+            folder = tmp_path_factory.mktemp("model")
+            cache[index] = results(ESTIMATORS[index], folder / "model.safetensors")
+        return cache[index]
+
+    return of
+
+
+@pytest.mark.parametrize("setting", list(SETTINGS))
+@pytest.mark.parametrize("index", range(len(ESTIMATORS)), ids=lambda i: name_of(ESTIMATORS[i]))
+def test_settings_of_the_process_change_nothing(index, setting, expected, tmp_path):
+    plain = expected(index)
+    config = get_config()
+    with SETTINGS[setting]():
+        found = results(ESTIMATORS[index], tmp_path / "model.safetensors")
+    assert get_config() == config
+    for ours, theirs in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+FIXED = [
+    DeepGaussianVAE(2, **FIT, noise_variance=10.0),
+    DeepGaussianVAE(2, **FIT, noise_variance=0.1, noise_model="diagonal"),
+    DeepGaussianVAE(
+        2, **FIT, noise_variance=np.linspace(0.1, 0.3, X.shape[1]), noise_model="diagonal"
+    ),
+    LinearVAE(2, noise_variance=0.1),
+    LinearVAE(2, noise_variance=0.1, solver="adam", max_iter=10, random_state=0),
+    LinearVAE(2, noise_variance=0.1, solver="stochastic", max_iter=2, random_state=0),
+    PPCA(2, noise_variance=0.1),
+    PPCACV(2, noise_variance=[0.1], cv=2),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("estimator", FIXED, ids=name_of)
+def test_a_fixed_noise_variance_is_reported_as_it_was_given(estimator, dtype):
+    data = X.astype(dtype)
+    model = clone(estimator).fit(data)
+    given = np.ravel(estimator.noise_variance).astype(float)
+    np.testing.assert_array_equal(model.noise_variance_, given if given.size > 1 else given[0])
+    if np.ndim(model.noise_variance_) == 0:
+        assert model.noise_variance_ == given[0]
+    _, variance = model.conditional(model.transform(data[:2]))
+    np.testing.assert_array_equal(variance, np.broadcast_to(given.astype(dtype), variance.shape))
+
+
+def test_a_fixed_noise_variance_of_incomplete_data_is_reported_as_given():
+    holes = np.where(np.random.default_rng(0).uniform(size=X.shape) < 0.1, np.nan, X)
+    assert PPCA(2, noise_variance=0.1).fit(holes).noise_variance_ == 0.1
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "hpu", "cuda:99", "vulkan", "meta"])
+@pytest.mark.parametrize("model", [DeepGaussianVAE(2), LinearVAE(2, solver="adam")], ids=name_of)
+def test_devices_that_are_not_there_are_errors_that_say_so(model, device):
+    with pytest.raises(ValueError, match=f"device.*{device}"):
+        clone(model).set_params(device=device).fit(X)

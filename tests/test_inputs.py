@@ -1,0 +1,272 @@
+"""Data in the containers that users bring, and output in those that they ask for."""
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from scipy import sparse
+from sklearn import config_context
+from sklearn.base import clone
+from torch.utils.data import DataLoader, TensorDataset
+
+from sklearn_vae import (
+    PPCA,
+    PPCACV,
+    BernoulliPPCA,
+    DeepAutoencoder,
+    DeepBernoulliVAE,
+    DeepGaussianVAE,
+    DensityPipeline,
+    Dequantizer,
+    LinearVAE,
+    LogitTransformer,
+    Moments,
+    PPCAImputer,
+)
+from sklearn_vae.datasets import make_missing
+from tests.helpers import name_of
+
+rng = np.random.default_rng(0)
+X = rng.integers(1, 9, (40, 4)) / 10 + 0.01 * rng.uniform(size=(40, 4))
+COLUMNS = ["a", "b", "c", "d"]
+SMALL = {"hidden_layer_sizes": (4,), "max_epochs": 2, "batch_size": 16, "random_state": 0}
+
+ESTIMATORS = [
+    PPCA(2),
+    PPCA(2, coordinates="principal", svd_solver="arpack", random_state=0),
+    PPCACV([1, 2], cv=2),
+    PPCAImputer(1),
+    LinearVAE(2),
+    LinearVAE(2, solver="stochastic", max_iter=2, random_state=0),
+    BernoulliPPCA(1, binarize=0.45, random_state=0),
+    DeepGaussianVAE(2, **SMALL),
+    DeepBernoulliVAE(2, **SMALL),
+    DeepAutoencoder(2, **SMALL),
+    LogitTransformer(),
+    DensityPipeline([("logit", LogitTransformer()), ("model", PPCA(1))]),
+]
+# Estimators that take missing values.
+INCOMPLETE = [PPCA(1), PPCAImputer(1)]
+MISSING = np.zeros(X.shape, dtype=bool)
+MISSING[3, 1] = MISSING[7, 0] = MISSING[20, 3] = True
+HOLES = np.where(MISSING, np.nan, X)
+
+
+def frame_of(values, nothing):
+    """DataFrame of objects in which missing values are `nothing`."""
+    objects = values.astype(object)
+    objects[MISSING] = nothing
+    return pd.DataFrame(objects, columns=COLUMNS)
+
+
+def with_missing(values):
+    """The same data with missing values, in each of the containers that have some."""
+    arrow = pd.DataFrame(values, columns=COLUMNS).astype("Float64").mask(MISSING, pd.NA)
+    nothing = [
+        [None if MISSING[i, j] else x for j, x in enumerate(row)]
+        for i, row in enumerate(values.tolist())
+    ]
+    return {
+        "masked": np.ma.array(np.where(MISSING, -999.0, values), mask=MISSING),
+        "nullable": arrow,
+        "objects with None": frame_of(values, None),
+        "objects with NA": frame_of(values, pd.NA),
+        "objects with NaT": frame_of(values, pd.NaT),
+        "object array": frame_of(values, pd.NA).to_numpy(),
+        "list with None": nothing,
+        "polars": pl.DataFrame(nothing, schema=COLUMNS, orient="row"),
+    }
+
+
+@pytest.mark.parametrize("kind", list(with_missing(X)))
+@pytest.mark.parametrize("estimator", INCOMPLETE, ids=name_of)
+def test_missing_values_of_every_kind_are_nan(estimator, kind):
+    expected = clone(estimator).fit(HOLES)
+    data = with_missing(X)[kind]
+    model = clone(estimator).fit(data)
+    np.testing.assert_allclose(model.impute(data), expected.impute(HOLES), rtol=1e-10)
+    np.testing.assert_allclose(model.transform(data), expected.transform(HOLES), rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", list(with_missing(X)))
+@pytest.mark.parametrize(
+    "estimator", [e for e in ESTIMATORS if type(e) not in (PPCA, PPCAImputer)], ids=name_of
+)
+def test_missing_values_of_every_kind_are_errors_elsewhere(estimator, kind):
+    with pytest.raises(ValueError, match="NaN"):
+        clone(estimator).fit(with_missing(X)[kind])
+    with pytest.raises(ValueError, match="NaN"):
+        Moments.of(with_missing(np.ones_like(X))["masked"])
+
+
+def test_a_mask_that_hides_nothing_changes_nothing():
+    model = PPCA(2).fit(np.ma.array(X))
+    np.testing.assert_array_equal(model.components_, PPCA(2).fit(X).components_)
+    whole = np.ma.masked_equal(np.arange(12).reshape(6, 2), 99)  # integers
+    np.testing.assert_array_equal(PPCA(1).fit(whole).mean_, [5.0, 6.0])
+
+
+def test_masked_blocks_of_dask_are_missing_values():
+    da = pytest.importorskip("dask.array")
+    blocks = da.ma.masked_equal(da.from_array(np.where(MISSING, -9.0, X), chunks=(10, 4)), -9.0)
+    with pytest.raises(ValueError, match="NaN"):
+        PPCA(1).fit(blocks)
+
+
+def test_make_missing_reads_masks():
+    holes = make_missing(with_missing(X)["masked"], 0.1, random_state=0)
+    assert np.isnan(holes[MISSING]).all()
+
+
+TIMES = {
+    "pandas": pd.DataFrame({"a": X[:, 0], "when": pd.to_datetime(["2020-01-01", None] * 20)}),
+    "time zone": pd.DataFrame({"when": pd.date_range("2020", periods=40, tz="UTC"), "b": 1.0}),
+    "objects": pd.DataFrame({"when": [pd.Timestamp("2020")] * 40, "b": X[:, 0]}, dtype=object),
+    "timedelta": pd.DataFrame({"when": pd.to_timedelta(np.arange(40), "D"), "b": X[:, 0]}),
+    "polars": pl.DataFrame({"when": [pd.Timestamp("2020").date()] * 40, "b": X[:, 0]}),
+    "numpy": np.array([["2020-01-01", "2020-01-02"]] * 40, dtype="datetime64[D]"),
+}
+
+
+@pytest.mark.parametrize("kind", list(TIMES))
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=name_of)
+def test_dates_are_an_error_that_names_the_column(estimator, kind):
+    where = {"numpy": "datetime64", "objects": "column 0"}.get(kind, "column 'when'")
+    with pytest.raises(ValueError, match=f"X must contain real numbers.*{where}.*Convert dates"):
+        clone(estimator).fit(TIMES[kind])
+
+
+UNREADABLE = {
+    "LazyFrame": (lambda: pl.DataFrame(X).lazy(), r"LazyFrame\. Pass X\.collect\(\)"),
+    "sparse tensor": (lambda: torch.tensor(X).to_sparse(), r"sparse Tensor\. Pass X\.to_dense"),
+    "Dataset": (lambda: TensorDataset(torch.tensor(X)), "TensorDataset. Pass its samples"),
+    "DataLoader": (lambda: DataLoader(TensorDataset(torch.tensor(X))), "DataLoader. Pass its"),
+}
+
+
+@pytest.mark.parametrize("kind", list(UNREADABLE))
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=name_of)
+def test_containers_that_cannot_be_read_say_what_to_give_instead(estimator, kind):
+    make, message = UNREADABLE[kind]
+    with pytest.raises(TypeError, match=message):
+        clone(estimator).fit(make())
+
+
+LAYOUTS = {
+    "reversed": lambda A: A[::-1, ::-1].copy()[::-1, ::-1],
+    "read-only": lambda A: np.frombuffer(A.tobytes()).reshape(A.shape),
+    "Fortran": np.asfortranarray,
+    "strided": lambda A: np.repeat(A, 2, axis=1)[:, ::2],
+    "big-endian": lambda A: A.astype(">f8"),
+    "list": lambda A: A.tolist(),
+    "pandas": pd.DataFrame,
+    "polars": lambda A: pl.DataFrame(A, schema=[f"x{j}" for j in range(A.shape[1])]),
+    "tensor": torch.tensor,
+    "tensor with gradient": lambda A: torch.tensor(A, requires_grad=True),
+    "masked": np.ma.array,
+}
+MODELS = [e for e in ESTIMATORS if hasattr(e, "n_components") and not isinstance(e, PPCAImputer)]
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+@pytest.mark.parametrize("estimator", MODELS, ids=name_of)
+@pytest.mark.filterwarnings("ignore:X (does not have|has) .*feature names")
+def test_layouts_of_samples_and_latents_do_not_matter(estimator, layout):
+    change = LAYOUTS[layout]
+    expected = clone(estimator).fit(X)
+    model = clone(estimator).fit(change(X))
+    np.testing.assert_allclose(
+        model.score_samples(change(X)), expected.score_samples(X), rtol=1e-10
+    )
+    Z = expected.transform(X)
+    np.testing.assert_allclose(model.transform(change(X)), Z, rtol=1e-8, atol=1e-12)
+    before = Z.copy()
+    np.testing.assert_allclose(
+        model.inverse_transform(change(Z)), model.inverse_transform(Z), rtol=1e-10
+    )
+    if hasattr(model, "conditional"):
+        pairs = zip(model.conditional(change(Z)), model.conditional(Z), strict=True)
+        for ours, theirs in pairs:
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+    np.testing.assert_array_equal(Z, before)
+
+
+@pytest.mark.parametrize("estimator", MODELS, ids=name_of)
+def test_half_precision_is_widened(estimator):
+    half = X.astype(np.float16)
+    model = clone(estimator).fit(half)
+    expected = clone(estimator).fit(half.astype(np.float64))
+    np.testing.assert_array_equal(model.score_samples(half), expected.score_samples(half))
+    Z = np.float16([[0.5, -0.25][: model.n_components_]])
+    np.testing.assert_array_equal(
+        model.inverse_transform(Z), model.inverse_transform(Z.astype(np.float64))
+    )
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=name_of)
+def test_tensors_under_dispatch_give_the_same_numbers(estimator):
+    expected = clone(estimator).fit(X).transform(X)
+    with config_context(array_api_dispatch=True):
+        found = clone(estimator).fit(torch.tensor(X)).transform(torch.tensor(X))
+    np.testing.assert_allclose(np.abs(np.asarray(found)), np.abs(expected), rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=name_of)
+def test_output_containers_change_no_other_method(estimator, library):
+    frame = pd.DataFrame(X, columns=COLUMNS)
+    expected = clone(estimator).fit(frame)
+    with config_context(transform_output=library):
+        model = clone(estimator).fit(frame)
+        outputs = {name: call(model, frame) for name, call in calls(model).items()}
+        assert type(model.transform(frame)).__module__.startswith(library)
+        Z = np.asarray(model.transform(frame))
+    np.testing.assert_array_equal(Z, expected.transform(frame))
+    for name, call in calls(expected).items():
+        for ours, theirs in zip(outputs[name], call(expected, frame), strict=True):
+            assert type(ours) is type(theirs), name
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
+def calls(model):
+    """Methods other than transform, each as a function that returns a tuple of arrays."""
+    inner = getattr(model, "steps", [("", model)])[-1][1]
+    latents = np.zeros((2, getattr(inner, "n_components_", 4)))
+    methods = {
+        "posterior": lambda m, X: m.posterior(X),
+        "score_samples": lambda m, X: (m.score_samples(X),),
+        "score": lambda m, X: (m.score(X),),
+        "conditional": lambda m, _: m.conditional(latents),
+        "inverse_transform": lambda m, _: (np.asarray(m.inverse_transform(latents)),),
+        "sample": lambda m, _: m.sample(3, random_state=0),
+        "log_likelihood": lambda m, X: (m.log_likelihood(X),),
+        "impute": lambda m, X: (m.impute(X),),
+        "bits_per_dim": lambda m, X: (m.bits_per_dim(X),),
+        "log_abs_det_jacobian": lambda m, X: (m.log_abs_det_jacobian(X),),
+    }
+    return {name: call for name, call in methods.items() if hasattr(model, name)}
+
+
+def test_dequantizer_reads_the_same_containers():
+    levels = np.random.default_rng(0).integers(0, 4, (20, 3)).astype(float)
+    expected = Dequantizer(4, random_state=0).fit(levels).transform(levels)
+    found = Dequantizer(4, random_state=0).fit(levels).transform(pl.DataFrame(levels).to_numpy())
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="NaN"):
+        Dequantizer(4).fit(np.ma.masked_equal(levels, 3))
+
+
+def test_linear_vae_refuses_sparse_blocks_as_it_refuses_sparse_data():
+    da = pytest.importorskip("dask.array")
+    blocks = da.from_array(X, chunks=(10, 4)).map_blocks(sparse.csr_array)
+    assert PPCA(1).fit(blocks).score(blocks) == pytest.approx(PPCA(1).fit(X).score(X))
+    with pytest.raises(TypeError, match="Sparse data was passed"):
+        LinearVAE(1).fit(blocks)
+
+
+def test_moments_of_frames_and_their_plain_sum():
+    moments = sum([Moments.of(pd.DataFrame(X[:10])), Moments.of(pl.DataFrame(X[10:]))])
+    np.testing.assert_allclose(moments.scatter, Moments.of(X).scatter)
+    with pytest.raises(TypeError):
+        _ = 1 + moments
