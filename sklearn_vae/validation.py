@@ -148,9 +148,9 @@ def refuse_dask(by: Any, X: Any, name: str = "X") -> None:
     if is_dask(X):
         who = by if isinstance(by, str) else type(by).__name__
         raise TypeError(
-            f"{name} is a Dask {type(X).__name__}, which {who} would load into memory as a whole: "
-            f"pass {name}.compute() if it fits. Dask arrays are supported by fit, transform and "
-            "score of PPCA, PPCACV and LinearVAE(solver='em')."
+            f"{name} is a Dask {type(X).__name__}, which {who} would load into memory as a whole. "
+            f"Pass {name}.compute() if it fits into memory. Dask arrays are supported by fit, "
+            "transform and score of PPCA, PPCACV and LinearVAE(solver='em')."
         )
 
 

@@ -83,8 +83,9 @@ class DeepVAE(LatentModel, DeepModel):
 
         The result is the ELBO for any training `objective` and `kl_weight`. It is an average over
         max(32, n_components + 1) fixed draws of z that all samples share, so that repeated calls
-        agree. The error of shared draws does not average out over the samples. It was up to 0.05
-        nats with two latent dimensions and noise that depends on z. `elbo_` uses separate draws.
+        agree. The error of shared draws does not average out over the samples. In tests it was up
+        to 0.05 nats, with two latent dimensions and noise that depends on z. `elbo_` uses separate
+        draws.
 
         Parameters
         ----------
@@ -258,7 +259,7 @@ class DeepVAE(LatentModel, DeepModel):
         variance = self.module_.likelihood.noise_variance
         if variance is not None:
             noise = variance.double().cpu().numpy() * self.scale_**2
-            if self.noise_variance is not None:  # which arithmetic would round
+            if self.noise_variance is not None:  # arithmetic would round it
                 noise = np.broadcast_to(np.float64(self.noise_variance), noise.shape).copy()
             self.noise_variance_ = noise if np.ndim(noise) else float(noise)
 

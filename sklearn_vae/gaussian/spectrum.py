@@ -254,7 +254,7 @@ class Spectrum:
     ) -> Array:
         """Compute the log-likelihood of pPCA for a grid of (k, sigma2) pairs.
 
-        The grid costs no more than its largest k.
+        The whole grid costs as much as its largest k.
 
         Parameters
         ----------

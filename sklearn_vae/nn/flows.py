@@ -80,10 +80,10 @@ class SylvesterFlow:
 
 @dataclass(frozen=True, eq=False)
 class FlowDraws:
-    """Draws z, (n_draws, n_samples, n_components), from a flow, and `start`, those from its base.
+    """Draws z, (n_draws, n_samples, n_components), from a flow, and `start`, the draws of its base.
 
-    Only the difference that the flow makes is averaged over draws; the part of `base` has a closed
-    form. If the flow is the identity, the results are exactly those of `base`.
+    Only the contribution of the flow is averaged over draws. The contribution of `base` has a
+    closed form. If the flow is the identity, the results are exactly those of `base`.
     """
 
     base: DiagonalNormal

@@ -1,7 +1,7 @@
 """Values as JSON trees with arrays in tensors next to them, and back.
 
-None, booleans, integers, finite floats, text and lists stand for themselves. Any other value is an
-object with one key, a tag of the table `FORMS`, and the simpler values from which it is made.
+None, booleans, integers, finite floats, text and lists are stored as they are. Any other value is
+an object with one key, a tag of the table `FORMS`, and the simpler values from which it is made.
 Nothing in a tree names code.
 """
 
@@ -20,25 +20,25 @@ Tree: TypeAlias = Any
 
 MAX_DEPTH = 50
 
-# A list may be made of a range.
+# Limits of a range, which the user of a file may convert to a list.
 MAX_RANGE, MAX_BOUND = 2**16, 2**62
 
-# Characters of a key in a path: a path may be needed for every value under the key.
+# Maximum number of characters of a key in a path, which every value under the key may need.
 MAX_NAME = 50
 
 # Python refuses to write or read integers of more digits.
 MAX_BITS = 10_000
 
-# Bytes of arrays from which values may be built, relative to the size of the file and in addition.
+# Maximum bytes of arrays that are used to build values: per byte of the file, plus a constant.
 USES_PER_BYTE, FREE_BYTES = 16, 2**24
 
 # Number of keys that may share a hash: each is compared with all others. Some tuples share one.
 MAX_SAME_HASHES = 32
 
-# Tags of which equal contents mean one and the same object.
+# Tags whose equal contents refer to the same object.
 SHARED = {"array", "tensor", "text", "RandomState"}
 
-# Errors of values that do not fit.
+# Errors that invalid values raise.
 INVALID = (
     ArithmeticError,
     AssertionError,
@@ -51,7 +51,7 @@ INVALID = (
 
 
 class NotStorableError(ValueError):
-    """Error for a value without a tree; the text says what the value is."""
+    """Error for a value that cannot be stored; the message describes the value."""
 
 
 class Writer:
@@ -61,11 +61,12 @@ class Writer:
         self.tensors: dict[str, NDArray[Any]] = {}
         self.refused: list[str] = []  # "path is value"
         self._path: list[str] = []
-        # Trees by the id of their value; the value is kept so that its id stays its own.
+        # Trees by the id of their value. The value is kept, because its id could be reused
+        # otherwise.
         self._seen: dict[int, tuple[Any, Tree]] = {}
 
     def value(self, value: Any, at: str = "") -> Tree:
-        """Return the tree of a value; `at` is its place in the value that contains it."""
+        """Return the tree of a value; `at` is its position in the value that contains it."""
         kind = type(value)
         if value is None or kind in (bool, str) or (kind is float and math.isfinite(value)):
             return value
@@ -84,7 +85,7 @@ class Writer:
                 raise NotStorableError("a value that contains itself")
             return tree
         except NotStorableError as error:
-            self._seen[id(value)] = value, None  # so that it is named once
+            self._seen[id(value)] = value, None  # it is reported only once
             self.refuse(str(error))
         finally:
             self._path.pop()
@@ -118,7 +119,7 @@ class Writer:
     def _stored(self, array: NDArray[Any]) -> list[Any]:
         """Store an array; return the name of its tensor, and the order of its axes in memory.
 
-        The order is kept because it decides how matrix products round.
+        The order is kept because it affects how matrix products round.
         """
         if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
             raise NotStorableError(f"an array of dtype {array.dtype}")
@@ -132,7 +133,7 @@ class Writer:
 
 
 class Reader:
-    """Makes values of trees and tensors; :meth:`read` raises ValueError for invalid ones.
+    """Converts trees and tensors to values; :meth:`read` raises ValueError if they are invalid.
 
     Parameters
     ----------
@@ -140,7 +141,8 @@ class Reader:
     n_bytes : int
         Size of the file.
     device : str, torch.device or None
-        Device of torch tensors. None: the device they were on, if it is available, else the CPU.
+        Device of torch tensors. None selects their device when they were saved, or the CPU if it is
+        not available.
     """
 
     def __init__(self, tensors: dict[str, NDArray[Any]], n_bytes: int, device: Any = None) -> None:
@@ -161,7 +163,7 @@ class Reader:
             raise ValueError(f"{''.join(path)}: {error}") from None
 
     def value(self, tree: Tree, at: Any = "") -> Any:
-        """Return the value of a tree; after an error, the path leads to the invalid one."""
+        """Return the value of a tree; after an error, the path leads to the invalid value."""
         kind = type(tree)
         if tree is None or kind in (bool, int, str) or (kind is float and math.isfinite(tree)):
             return tree
@@ -169,7 +171,7 @@ class Reader:
         if len(self._path) > MAX_DEPTH + 2:
             raise ValueError("nested too deeply.")
         if kind is float:
-            raise ValueError("a number beyond every float.")
+            raise ValueError("a number is too large for a float.")
         if kind is list:
             self.charge(0)
             value: Any = [self.value(part, (i,)) for i, part in enumerate(tree)]
@@ -225,7 +227,7 @@ class Reader:
         import torch
 
         array, device = parts
-        # Cloned to torch's own memory: its alignment decides how sums round.
+        # Cloned to torch's own memory, because its alignment affects how sums round.
         with torch.inference_mode(False), torch.device("cpu"):  # whatever the user has set
             tensor = torch.from_numpy(array).clone()
         key = f"device {device} {array.dtype.char}"
@@ -235,7 +237,7 @@ class Reader:
 
 
 def available(saved: Any, given: Any, dtype: Any) -> Any:
-    """Return the device that is given, else the one that was saved if it is available, or the CPU."""
+    """Return the given device or, if None, the saved device if available and else the CPU."""
     import torch
 
     chosen = saved if given is None else given
@@ -260,7 +262,7 @@ def _of_tensor(value: Any) -> list[Any]:
 
 
 def _unique(kind: Any) -> Callable[[Any], Any]:
-    """Return a function that makes a set or mapping of unique keys."""
+    """Return a function that creates a set or mapping of unique keys."""
 
     def make(items: Any) -> Any:
         keys = [key for key, _ in items] if kind in MAPPINGS else items
@@ -351,7 +353,7 @@ def _device(name: Any) -> Any:
 
 
 class Form(NamedTuple):
-    """How a value is taken apart into simpler ones, and made of these again."""
+    """Functions that split a value into simpler values, and rebuild it from them."""
 
     parts: Callable[[Any], Any]
     make: Callable[[Any], Any]
