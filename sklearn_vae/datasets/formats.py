@@ -121,8 +121,10 @@ def _idx_array(path: Path, ndim: int) -> np.ndarray:
         # One extra byte, to detect files that are too long.
         content = file.read(min(n_bytes, size * (DEFLATE_RATIO if compressed else 1)) + 1)
         if len(content) != n_bytes:
-            which = "more" if len(content) > n_bytes else f"{len(content)} bytes"
-            raise ValueError(f"its header requires {n_bytes} bytes for {shape}, but it has {which}")
+            actual = "more" if len(content) > n_bytes else f"{len(content)} bytes"
+            raise ValueError(
+                f"its header requires {n_bytes} bytes for {shape}, but it has {actual}"
+            )
     return np.frombuffer(content, np.uint8).reshape(shape).copy()  # a view of bytes is read-only
 
 

@@ -63,7 +63,7 @@ class Sums(NamedTuple):
     @classmethod
     def _from_block(cls, data: IncompleteData, block: Block, parameters: Parameters) -> Sums:
         posterior = data.posterior(block, parameters)
-        Z, X = posterior.mean, data.values[block.rows]
+        Z, X = posterior.mean, data.values[block.samples]
         i, j, _ = latent_pairs(Z.shape[0])
         covariance = parameters.noise_variance * posterior.inverse[i, j]
         if block.owner is None:

@@ -326,7 +326,7 @@ class LinearVAE(LinearEncoderModel):
             )
         with all_or_nothing(self):
             X = checked_data(self, X, ensure_min_samples=2 if first else 1, reset=first)
-            k = self._count_of_stream(X.shape[1], first)
+            k = self._count_stream_components(X.shape[1], first)
             batch = X.astype(np.float64, copy=False)
             if first:
                 with np.errstate(over="ignore"):
@@ -344,7 +344,7 @@ class LinearVAE(LinearEncoderModel):
             self.n_iter_ = n_before + 1
         return self
 
-    def _count_of_stream(self, n_features: int, first: bool) -> int:
+    def _count_stream_components(self, n_features: int, first: bool) -> int:
         """Return the number k of components, which the first batch or an earlier fit determines."""
         k: Any = self.n_components
         if not first:

@@ -232,11 +232,11 @@ class Reader:
             tensor = torch.from_numpy(array).clone()
         key = f"device {device} {array.dtype.char}"
         if key not in self._shared:
-            self._shared[key] = available(torch.device(device), self.device, tensor.dtype)
+            self._shared[key] = usable_device(torch.device(device), self.device, tensor.dtype)
         return tensor.to(self._shared[key])
 
 
-def available(saved: Any, given: Any, dtype: Any) -> Any:
+def usable_device(saved: Any, given: Any, dtype: Any) -> Any:
     """Return the given device or, if None, the saved device if available and else the CPU."""
     import torch
 
@@ -252,7 +252,7 @@ def available(saved: Any, given: Any, dtype: Any) -> Any:
     return torch.device("cpu")
 
 
-def _of_tensor(value: Any) -> list[Any]:
+def _split_tensor(value: Any) -> list[Any]:
     if value.requires_grad:
         raise NotStorableError("a torch tensor that requires a gradient")
     try:
@@ -275,7 +275,7 @@ def _unique(kind: Any) -> Callable[[Any], Any]:
     return make
 
 
-def _of_range(value: range) -> list[int]:
+def _split_range(value: range) -> list[int]:
     bounds = [value.start, value.stop, value.step]
     if value[MAX_RANGE:] or max(map(abs, bounds)) > MAX_BOUND:
         raise NotStorableError(f"{value!r}, more than {MAX_RANGE} integers or beyond 2**62")
@@ -283,11 +283,11 @@ def _of_range(value: range) -> list[int]:
 
 
 def _range(parts: Any) -> range:
-    _of_range(value := range(*parts))
+    _split_range(value := range(*parts))
     return value
 
 
-def _of_text(array: NDArray[Any]) -> NDArray[Any]:
+def _split_text(array: NDArray[Any]) -> NDArray[Any]:
     codes = np.array(array, dtype=array.dtype.newbyteorder("="), order="C", ndmin=1)
     return codes.view(np.uint32).reshape(*array.shape, array.dtype.itemsize // 4)
 
@@ -315,7 +315,7 @@ def _scalar(array: Any) -> Any:
     return array[()]
 
 
-def _of_masked(value: Any) -> list[Any]:
+def _split_masked(value: Any) -> list[Any]:
     return [np.asarray(value.data), None if value.mask is np.ma.nomask else np.asarray(value.mask)]
 
 
@@ -327,7 +327,7 @@ def _masked(parts: Any) -> Any:
     return np.ma.array(data, mask=mask if has_mask else np.ma.nomask)
 
 
-def _of_random_state(value: np.random.RandomState) -> list[Any]:
+def _split_random_state(value: np.random.RandomState) -> list[Any]:
     state: Any = value.get_state(legacy=False)
     if state["bit_generator"] != "MT19937":
         raise NotStorableError(f"{value!r}, a RandomState of {state['bit_generator']}")
@@ -365,18 +365,18 @@ FLOATS = {str(value): value for value in (math.nan, math.inf, -math.inf)}
 
 FORMS = {
     **{kind.__name__: Form(dict.items, _unique(kind)) for kind in MAPPINGS},
-    "MaskedArray": Form(_of_masked, _masked),
-    "RandomState": Form(_of_random_state, _random_state),
+    "MaskedArray": Form(_split_masked, _masked),
+    "RandomState": Form(_split_random_state, _random_state),
     "deque": Form(lambda value: [list(value), value.maxlen], lambda parts: deque(*parts)),
     "device": Form(str, _device),
     "float": Form(str, FLOATS.__getitem__),
     "frozenset": Form(lambda value: sorted(value, key=repr), _unique(frozenset)),
     "objects": Form(lambda value: [list(value.shape), value.ravel().tolist()], _objects),
-    "range": Form(_of_range, _range),
+    "range": Form(_split_range, _range),
     "scalar": Form(np.asarray, _scalar),
     "set": Form(lambda value: sorted(value, key=repr), _unique(set)),
-    "tensor": Form(_of_tensor, list),
-    "text": Form(_of_text, _text),
+    "tensor": Form(_split_tensor, list),
+    "text": Form(_split_text, _text),
     "tuple": Form(list, tuple),
 }
 
