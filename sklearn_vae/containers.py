@@ -20,7 +20,7 @@ TIMES = ("date", "duration", "period", "time")
 
 
 def readable(X: Any, name: str = "X") -> Any:
-    """Return X with NaN for missing values of every kind; leave all other containers as they are.
+    """Return X with NaN for missing values of every kind; return all other containers unchanged.
 
     The entries under a mask, and None, pandas.NA and NaT among objects, become NaN.
 

@@ -168,7 +168,7 @@ def available_memory() -> float:
         line = next(line for line in file if line.startswith("MemAvailable:"))
         limits.append(1024 * int(line.split()[1]))
     for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # limits of a container
-        with suppress(OSError, ValueError):  # "max" stands for no limit
+        with suppress(OSError, ValueError):  # "max" means no limit
             limits.append(int((Path("/sys/fs/cgroup") / limit).read_text()))
     if len(limits) == 1 and hasattr(os, "sysconf"):
         with suppress(OSError, ValueError):

@@ -227,7 +227,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def read_svhn(path: Path, image_shape: Shape) -> Pair:
-    """Read images and labels 0 to 9 from a .mat file, where the label 10 stands for 0."""
+    """Read images and labels 0 to 9 from a .mat file, where the label 10 means 0."""
     with _naming_errors(path), path.open("rb") as file:
         arrays = {name: (shape, kind) for name, shape, kind in whosmat(file)}
         shape, kind = arrays.get("X", ((), "nothing"))

@@ -120,8 +120,8 @@ class FlowDraws:
 def householder_columns(v: Tensor, n_columns: int) -> Tensor:
     """Return the first columns, (..., k, n_columns), of the product of I - 2 v v'/|v|^2.
 
-    `v` has the shape (..., H, k), and a zero vector stands for the identity. With the unit vectors
-    as columns of U, the product is I - U (I/2 + triu(U'U, 1))^-1 U' (Joffrain et al., "Accumulating
+    `v` has the shape (..., H, k), and a zero vector means the identity. With the unit vectors as
+    columns of U, the product is I - U (I/2 + triu(U'U, 1))^-1 U' (Joffrain et al., "Accumulating
     Householder Transformations, Revisited", 2006).
     """
     H, k = v.shape[-2:]

@@ -54,6 +54,10 @@ def save(estimator: Any, path: Any) -> None:
     OSError
         If the file cannot be written. An existing file is then unchanged.
 
+    See Also
+    --------
+    load : Read the estimator from the file.
+
     Examples
     --------
     >>> import os, tempfile
@@ -112,6 +116,10 @@ def load(path: Any, *, device: Any = None) -> Any:
         :func:`save`; or if `device` is not available.
     OSError
         If the file does not exist or cannot be read.
+
+    See Also
+    --------
+    save : Write an estimator to a file.
 
     Examples
     --------

@@ -268,7 +268,7 @@ def _made_folder(folder: Any) -> Path:
 def _identity(
     estimator: Any, generator: np.random.RandomState, with_every: bool
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the digest and a short text of everything, besides the data, that a fit depends on."""
+    """Return the digest and a short text of everything except the data that a fit depends on."""
     values = {"class": type(estimator), **estimator.get_params(deep=False)}
     values = {name: value for name, value in values.items() if name not in NOT_IN_IDENTITY}
     if with_every:

@@ -1,7 +1,7 @@
 """Values as JSON trees with arrays in tensors next to them, and back.
 
-None, booleans, integers, finite floats, text and lists are stored as they are. Any other value is
-an object with one key, a tag of the table `FORMS`, and the simpler values from which it is made.
+None, booleans, integers, finite floats, text and lists are stored unchanged. Any other value is an
+object with one key, a tag of the table `FORMS`, and the simpler values from which it is made.
 Nothing in a tree names code.
 """
 
@@ -228,7 +228,7 @@ class Reader:
 
         array, device = parts
         # Cloned to torch's own memory, because its alignment affects how sums round.
-        with torch.inference_mode(False), torch.device("cpu"):  # whatever the user has set
+        with torch.inference_mode(False), torch.device("cpu"):  # independent of the user's settings
             tensor = torch.from_numpy(array).clone()
         key = f"device {device} {array.dtype.char}"
         if key not in self._shared:

@@ -178,7 +178,7 @@ def _is_own(code: Any) -> bool:
 
 
 def _source(code: Any) -> tuple[Any, ...]:
-    """Return the source of a function or class, or nothing if there is none."""
+    """Return the source of a function or class, or an empty tuple if it is not available."""
     with suppress(OSError, TypeError, ValueError):
         if getattr(code, "__name__", "") == "<lambda>":
             return _source_of_lambda(code.__code__)

@@ -135,7 +135,7 @@ class Keeper:
         self.state = None
 
     def after_epoch(self, net: Any) -> bool:
-        """Save the net if this epoch is due and not the last; return whether it was saved."""
+        """Save the net after every `every` epochs except the last; return whether it was saved."""
         epoch = len(net.history)
         if epoch % self.file.every or epoch >= self.last:
             return False

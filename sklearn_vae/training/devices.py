@@ -172,7 +172,7 @@ def _matmul_precision(precision: str) -> Iterator[None]:
     cudnn = torch.backends.cudnn
     before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic
     torch.set_float32_matmul_precision(MATMUL_PRECISIONS[precision])
-    # Convolutions have switches of their own. By default they use TF32 and are not deterministic.
+    # Convolutions have separate switches. By default they use TF32 and are not deterministic.
     cudnn.allow_tf32, cudnn.deterministic = precision == "tf32", True
     try:
         yield
