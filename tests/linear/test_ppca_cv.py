@@ -379,7 +379,7 @@ class TestResults:
         ({"noise_variance": "mle"}, r"noise_variance must be None or a positive .* got 'mle'\."),
         ({"selection": "first"}, r"selection must be one of 'best', 'one_standard_error', got"),
         ({"coordinates": "white"}, r"coordinates must be one of .*, got 'white'\."),
-        ({"n_components": 8}, r"at most 7, the smaller of n_features and .*, got 8\."),
+        ({"n_components": 8}, r"at most 7, the minimum of n_features and .*, got 8\."),
         ({"n_components": 30, "cv": 2}, r"at most 7, "),
         ({"cv": []}, r"cv must yield at least one split, got none"),
         (

@@ -90,7 +90,7 @@ def test_normalised_weights_keep_all_components(total, n_components):
 
 
 def test_the_weighted_maximum_of_the_likelihood():
-    # The weighted log-likelihood is what is maximised: no other covariance nearby has more.
+    # The weighted log-likelihood is what is maximized: no other covariance nearby has more.
     rng = np.random.default_rng(0)
     X, weights = make_rows(), rng.uniform(0, 3, size=80)
     model = PPCA(2).fit(X, sample_weight=weights)
