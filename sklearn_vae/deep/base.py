@@ -101,7 +101,7 @@ class DeepModel(EncoderDecoder, ABC):
         X : array-like of shape (n_samples, n_features)
             Training samples. With `processes`, the samples of this process.
         y : Ignored
-            Present for API consistency.
+            Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
             Finite weights >= 0, of which at least two are positive. The contribution of a sample
             to the training objective and to every average over the samples is multiplied by its

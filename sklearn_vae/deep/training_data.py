@@ -76,15 +76,15 @@ def prepare(model: Any, X: Any, sample_weight: Any, warm: bool, reducer: Reducer
     if validation is not None and not torch.isfinite(validation.square().sum()):
         raise ValueError(
             "X contains outliers: the samples that early_stopping holds out differ so much from "
-            f"the others that their squares overflow {dtype}."
+            f"the others that their squares overflow {dtype}. Remove or clip the outliers."
         )
     samples = standardize(X, train, *units)
-    weights_of_parts = (
-        None if w is None else torch.from_numpy(w).to(device, samples.dtype)
-        for w in (train_weights, valid_weights)
+    w, w_valid = (
+        None if array is None else torch.from_numpy(array).to(device, samples.dtype)
+        for array in (train_weights, valid_weights)
     )
     settings = device, products, seed, checkpoint, reducer
-    return TrainingData(samples, validation, *weights_of_parts, *settings)
+    return TrainingData(samples, validation, w, w_valid, *settings)
 
 
 def _weighted_samples(X: Array, sample_weight: Any, reducer: Reducer) -> tuple[Array, Any]:

@@ -111,7 +111,8 @@ def check_sample_weight(sample_weight: Any, X: Any) -> Array:
     with np.errstate(over="ignore"):
         weights_sum = float(array_namespace(weights).sum(weights))
     if not 0.0 < weights_sum < math.inf:
-        raise ValueError(f"sample_weight must have a finite nonzero sum, got {weights_sum}.")
+        # scikit-learn looks for the word "zero".
+        raise ValueError(f"sample_weight must have a finite sum above zero, got {weights_sum}.")
     return weights
 
 
@@ -137,7 +138,7 @@ def mean_of_samples(values: np.ndarray, sample_weight: Any = None) -> float:
 
 
 def scale_of(weights: Array) -> float:
-    """Return the power of 2 by which weights can be divided to be below 2, without rounding."""
+    """Return the power of 2 that scales weights below 2 when they are divided by it."""
     xp = array_namespace(weights)
     largest = float(xp.max(weights)) if weights.shape[0] else 0.0
     return 2.0 ** (math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0

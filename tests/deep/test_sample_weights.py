@@ -300,8 +300,8 @@ BAD = [
     (np.r_[np.ones(149), -0.5], r"sample_weight must be .* >= 0, got -0\.5 for sample 149\."),
     (np.r_[np.nan, np.ones(149)], r"sample_weight must be .* got nan for sample 0\."),
     (np.r_[np.inf, np.ones(149)], r"sample_weight must be .* got inf for sample 0\."),
-    (np.zeros(150), r"sample_weight must have a finite nonzero sum, got 0\.0\."),
-    (np.full(150, 1e308), r"sample_weight must have a finite nonzero sum, got inf\."),
+    (np.zeros(150), r"sample_weight must have a finite sum above zero, got 0\.0\."),
+    (np.full(150, 1e308), r"sample_weight must have a finite sum above zero, got inf\."),
 ]
 
 
