@@ -153,7 +153,7 @@ def test_weights_in_one_process_only_are_an_error(found):
     for part, own in zip(found, ("None", "'an array'"), strict=True):
         kind, text = part["differs"]["weights"]
         assert kind == "ValueError"
-        assert f"has sample_weight={own}, unlike another one." in text
+        assert f"has sample_weight={own}, unlike another process." in text
 
 
 def test_a_matrix_may_lie_by_columns(found, monkeypatch):
