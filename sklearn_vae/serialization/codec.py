@@ -226,7 +226,7 @@ class Reader:
 
         array, device = parts
         # Cloned to torch's own memory: its alignment decides how sums round.
-        with torch.inference_mode(False), torch.device("cpu"):  # whatever the user has set
+        with torch.inference_mode(False):  # from_numpy depends on no other default
             tensor = torch.from_numpy(array).clone()
         key = f"device {device} {array.dtype.char}"
         if key not in self._shared:
