@@ -163,7 +163,7 @@ def is_torch_imported():
 
 
 def report_memory(path, verdict):
-    """Measure all methods in processes of their own, each after the page cache was dropped."""
+    """Measure each method in a separate process, after the page cache was dropped."""
     size = path.stat().st_size
     context = multiprocessing.get_context("spawn")
     print("\n                          seconds   RssAnon in MB, before and peak   read / file")

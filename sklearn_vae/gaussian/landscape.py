@@ -145,7 +145,7 @@ class StationaryPoint:
 
     @property
     def is_stable(self) -> bool:
-        """Whether no direction raises the likelihood, which makes the point a maximum at this sigma2."""
+        """Whether the likelihood rises in no direction; the point is then a maximum at this sigma2."""
         return not self.unstable
 
     @property

@@ -248,8 +248,8 @@ class LikelihoodSurfaceDisplay(Display):
 def _levels(surface: Array) -> tuple[Array, Array]:
     """Compute contour levels, including 0, and the shades between them.
 
-    Levels are quantiles of each sign, because the surface may be a steep hole or a plain with low
-    hills.
+    Levels are quantiles of each sign, because the surface may have a steep minimum, or be flat with
+    low maxima.
     """
     rounding = 1e-9 * float(np.abs(surface).max())
     down, up = surface[surface < -rounding], surface[surface > rounding]

@@ -57,7 +57,8 @@ class DensityPipeline(Stateful, Pipeline):
     a sample is that of its observed values.
 
     With a `Dequantizer` the score is, in expectation over the noise, a lower bound on the
-    log-probability of the levels. It is also a lower bound if the score of the last step is one.
+    log-probability of the levels. It is also a lower bound if the last step's score is a lower
+    bound.
 
     Parameters
     ----------

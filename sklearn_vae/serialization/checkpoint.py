@@ -22,7 +22,7 @@ from sklearn_vae.validation import check_integer, check_random_state
 # Parameters that do not change the result of a fit.
 NOT_IN_IDENTITY = ("checkpoint", "checkpoint_every", "verbose")
 
-# Hexadecimal digits of each digest in the name of a file. The file contains all of them.
+# Number of hexadecimal digits of each digest in a file name. The file contains the whole digests.
 DIGITS_OF_NAME = 16
 
 SUFFIX = ".safetensors"

@@ -232,7 +232,7 @@ def _posterior(posterior: DiagonalPosterior, prior: StandardPrior | DiagonalPrio
     """Return a function that draws z, (S n, k), given h, (n, 2 k), and sums KL(q(z|x) || p(z)).
 
     It clamps the log-variances in h in place. `backward` maps the gradients of z and of the sum to
-    that of h and sets that of the prior's log-variances.
+    the gradient of h, and sets the gradient of the prior's log-variances.
     """
     k = posterior.n_components
     learned = prior.log_variance if isinstance(prior, DiagonalPrior) else None
@@ -333,7 +333,8 @@ def _heteroscedastic(likelihood: HeteroscedasticLikelihood) -> Forward:
 def _bernoulli(likelihood: BernoulliLikelihood) -> Forward:
     def forward(outputs: Tensor, x: Tensor) -> tuple[float, Callable[[float], Tensor]]:
         logits = outputs.view(-1, *x.shape)
-        # x a and softplus(a) can be far larger than their difference, so they are not summed apart.
+        # x a and softplus(a) can be far larger than their difference, so they are not summed
+        # separately.
         log_prob = -functional.binary_cross_entropy_with_logits(
             logits, x.expand_as(logits), reduction="sum"
         ).item()
