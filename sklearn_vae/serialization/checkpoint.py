@@ -186,7 +186,7 @@ class Checkpoint:
         except FileNotFoundError:
             self._warn_of_differences(pattern)
         except (OSError, ValueError) as error:
-            self._reject(f"is damaged ({error})")
+            self._reject(f"is damaged ({error!s:.200})")
         return None
 
     def _warn_of_differences(self, pattern: str) -> None:

@@ -104,6 +104,8 @@ class Keeper:
             _set_net(net, state)
             if not len(before["history"]) < len(net.history) <= self.last:
                 raise ValueError(f"a history of {len(net.history)} epochs")
+            if not net.is_finite():
+                raise ValueError("parameters that are not finite")
             for name in {name for row in net.history for name in row}:
                 dtype = float if name in net.monitor.names else None
                 np.array([row.get(name, np.nan) for row in net.history], dtype=dtype)

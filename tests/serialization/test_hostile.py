@@ -571,7 +571,7 @@ def test_a_position_of_random_numbers_that_is_out_of_bounds(tmp_path):
         ({"n_components": 10**9}, "n_components must equal n_components_=2, got 1000000000"),
         ({"n_components": 10**9, "n_components_": 10**9}, "must be an array of shape (1000000000,)"),
         ({"hidden_layer_sizes": [10**9, 10**9]}, "module['decoder.layers.2.bias'] is missing"),
-        ({"hidden_layer_sizes": [10**9]}, "must have the shape"),
+        ({"hidden_layer_sizes": [10**9]}, "must have shape"),
         ({"hidden_layer_sizes": [2**62]}, "calculation overflowed"),
         ({"hidden_layer_sizes": [1] * 10**4}, "layers, but the module has"),
         ({"activation": "os.system"}, "activation must be one of"),
