@@ -216,7 +216,7 @@ class Checkpoint:
 
 
 def random_state_of(estimator: Any, checkpoint: Checkpoint | None) -> np.random.RandomState:
-    """Return the generator of a fit: the estimator's, or that of the fit that is resumed."""
+    """Return the generator of a fit: of the estimator, or of the fit that is resumed."""
     if checkpoint is None:
         return check_random_state(estimator.random_state)
     return checkpoint.random_state
