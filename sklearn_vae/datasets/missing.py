@@ -65,7 +65,7 @@ def make_missing(
     side : {"below", "above"}, default="below"
         Side of the threshold on which values are missing.
     random_state : int, RandomState instance or None, default=None
-        Seed or generator of the selection of missing values.
+        Seed or generator for the selection of missing values.
 
     Returns
     -------
@@ -141,8 +141,9 @@ def _check_number(number: float, observed: np.ndarray, kept: int) -> None:
     total = np.count_nonzero(observed)
     if number > (total - kept) * (1 + 1e-12):
         raise ValueError(
-            f"fraction must be at most {(total - kept) / total:.6g}, as each row and column of X "
-            f"keeps one of its {total} values in shape {observed.shape}, got {number / total:.6g}."
+            f"fraction must be at most {(total - kept) / total:.6g} for X of shape "
+            f"{observed.shape} with {total} values, because each row and column keeps a value, "
+            f"got {number / total:.6g}."
         )
 
 
@@ -176,7 +177,7 @@ def _driver(X: np.ndarray, depends_on: int) -> np.ndarray:
 
 
 def _probability_given(driver: np.ndarray, candidates: np.ndarray, number: float) -> np.ndarray:
-    """Return probabilities, logistic in the driver, with which `number` values are missing."""
+    """Return probabilities, logistic in the driver, for `number` missing values on average."""
     sizes = candidates.sum(axis=1)
 
     def excess(intercept: float) -> float:

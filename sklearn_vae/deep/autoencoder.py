@@ -20,10 +20,9 @@ from sklearn_vae.training.monitors import ErrorMonitor
 class DeepAutoencoder(DeepModel):
     """Deterministic autoencoder, a baseline for VAEs with the same networks.
 
-    The encoder z = nu(x) and the decoder mu(z) are trained to minimize |x - mu(nu(x))|^2. If the
-    reconstruction is far worse than that of PCA with the same number of components, the networks
-    are at fault, and a VAE with them will fail for the same reason (Dai, Wang and Wipf,
-    category (v)).
+    The encoder z = nu(x) and the decoder mu(z) are trained to minimize |x - mu(nu(x))|^2. If it
+    reconstructs samples far worse than PCA with the same number of components, the networks are at
+    fault, and a VAE with them will fail for the same reason (Dai, Wang and Wipf, category (v)).
 
     The networks see centered samples divided by the square root of the average feature variance.
 
@@ -111,7 +110,7 @@ class DeepAutoencoder(DeepModel):
         Number of epochs trained.
     n_features_in_ : int
         Number of features seen during `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features seen during `fit`, if X has feature names that are all strings.
 
     See Also
@@ -206,7 +205,7 @@ class DeepAutoencoder(DeepModel):
         X : array-like of shape (n_samples, n_features)
             Samples to score.
         y : Ignored
-            Present for API consistency.
+            Not used, present for API consistency by convention.
 
         Returns
         -------

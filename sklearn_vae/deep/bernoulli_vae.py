@@ -44,8 +44,8 @@ class DeepBernoulliVAE(DeepVAE):
         logits of shape (n_samples, n_features).
     image_shape : tuple (channels, height, width), default=None
         Shape of the images if each sample is a flattened image.
-    binarize : float or None, default=None
-        Threshold above which a value counts as 1, otherwise as 0. With None the values must be in
+    binarize : float, default=None
+        Threshold above which a value counts as 1, otherwise as 0. If None, the values must be in
         [0, 1], and a value between 0 and 1 is treated as the probability of a 1.
     prior : {"standard", "learned_variance"}, default="standard"
         Prior p(z): N(0, I), or N(0, diag(alpha2)) with learned alpha2. In the second case the
@@ -145,7 +145,7 @@ class DeepBernoulliVAE(DeepVAE):
         Number of epochs trained.
     n_features_in_ : int
         Number of features seen during `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features seen during `fit`, if X has feature names that are all strings.
 
     See Also

@@ -113,7 +113,7 @@ def check_callbacks(model: Any) -> None:
 
 
 def callbacks_of_fit(callbacks: Any) -> list[Any]:
-    """Return copies of the callbacks, after two of our own that skorch's callbacks rely on.
+    """Return copies of the callbacks, after two of this library that skorch's callbacks rely on.
 
     Runs, writers and open files to which callbacks log are shared, not copied.
     """
@@ -179,7 +179,7 @@ def _is_callback(callback: Any) -> bool:
 
 
 def _share_logs(callback: Any, memo: dict[int, Any]) -> None:
-    """Add the targets to which a callback logs to `memo`, such that copies share them."""
+    """Add the log targets of a callback to `memo`, so that copies share them."""
     names = next((names for kind, names in LOG_TARGETS.items() if isinstance(callback, kind)), ())
     shared = [getattr(callback, name) for name in names]
     attributes = {} if isinstance(callback, type) else getattr(callback, "__dict__", {})

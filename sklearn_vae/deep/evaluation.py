@@ -93,7 +93,7 @@ def keep_snapshots(model: Any, data: TrainingData) -> None:
                 snapshots[epoch] = snapshot
             except FloatingPointError:
                 warnings.warn(
-                    f"The snapshot of epoch {epoch} was discarded, as its ELBO is not finite.",
+                    f"The snapshot of epoch {epoch} was discarded, because its ELBO is not finite.",
                     stacklevel=3,
                 )
     for callback in callbacks:

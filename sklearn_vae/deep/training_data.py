@@ -35,7 +35,7 @@ class TrainingData:
     train: Tensor
     valid: Tensor | None
     device: torch.device
-    products: str | None  # precision of matrix products if it is not that of the samples
+    products: str | None  # precision of matrix products if it differs from the dtype
     seed: int  # of the initial weights, the order of samples and the draws
     checkpoint: Checkpoint | None
     reducer: Reducer
@@ -68,7 +68,7 @@ def prepare(model: Any, X: Any, warm: bool, reducer: Reducer) -> TrainingData:
     if validation is not None and not torch.isfinite(validation.square().sum()):
         raise ValueError(
             "X contains outliers: the samples that early_stopping holds out differ so much from "
-            f"the others that their squares overflow {dtype}."
+            f"the others that their squares overflow {dtype}. Remove or clip the outliers."
         )
     samples = standardize(X, train, *units)
     return TrainingData(samples, validation, device, products, seed, checkpoint, reducer)

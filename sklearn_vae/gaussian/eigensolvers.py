@@ -29,7 +29,7 @@ SVD_SOLVERS = ("auto", "full", "covariance_eigh", "arpack", "randomized")
 def choose_solver(
     X: Any, n_components: Any, svd_solver: str = "auto", *, mapped: bool = False
 ) -> str:
-    """Return the solver for `svd_solver`, which is itself unless it is "auto".
+    """Return `svd_solver`, or the solver that "auto" selects for X.
 
     "auto" follows scikit-learn's PCA, except for wide X with few samples (small Gram matrix), and
     for sparse and memory-mapped X ("full" would make a dense copy, "randomized" would read X some
@@ -83,7 +83,7 @@ def decompose_summary(
     """Compute the spectrum of the covariance from the result of :func:`summarize`.
 
     `n_components` must be valid for the shape of X and the solver. `n_counted` is the number of
-    samples if weights count as repetitions. The last three parameters are those of PCA.
+    samples if weights count as repetitions. The last three parameters are as in PCA.
     """
     if isinstance(summary, Moments):
         return Spectrum.from_moments(summary)
@@ -103,7 +103,7 @@ def decompose_summary(
 
 
 def components_wanted(n_components: Any, max_components: int) -> int:
-    """Return how many eigenpairs the spectrum needs at least for `n_components`."""
+    """Return the minimum number of eigenpairs that `n_components` requires."""
     if _is_count(n_components):
         return int(n_components)
     return 0 if n_components is not None and n_components != "mle" else max_components
@@ -143,7 +143,7 @@ def _full(data: Any) -> Spectrum:
 
 
 def spectrum_of_gram(data: CenteredData, n_components: Any, K: Array | None = None) -> Spectrum:
-    """Compute the spectrum from K = R R', whose eigenvectors u give those of R'R as R'u.
+    """Compute the spectrum from K = R R': for each eigenvector u of K, R'u is one of R'R.
 
     It holds only the components to keep, or all if the others may be rounding errors.
     """

@@ -63,7 +63,7 @@ class Sums(NamedTuple):
     @classmethod
     def _from_block(cls, data: IncompleteData, block: Block, parameters: Parameters) -> Sums:
         posterior = data.posterior(block, parameters)
-        Z, X = posterior.mean, data.values[block.rows]
+        Z, X = posterior.mean, data.values[block.samples]
         i, j, _ = latent_pairs(Z.shape[0])
         covariance = parameters.noise_variance * posterior.inverse[i, j]
         if block.owner is None:
@@ -131,7 +131,7 @@ def expectation_maximization(
     higher (Henderson and Varadhan, "Damped Anderson Acceleration with Restarts and Monotonicity
     Control for Accelerating EM and EM-like Algorithms", 2019; here without damping). Returns the
     parameters, the log-likelihood per sample at the start and after each iteration, and whether EM
-    converged. If rounding lets the likelihood fall, the parameters before are returned.
+    converged. If the likelihood falls by rounding, the previous parameters are returned.
     """
     n = len(data.values)
     if noise_variance is not None:
@@ -179,7 +179,7 @@ def _extrapolate(
     flat = after[-1] - weights @ np.diff(after, axis=0)
     d = len(like.mean)
     noise_variance = like.noise_variance
-    if before[-1, -1] != after[-1, -1]:  # not held fixed
+    if before[-1, -1] != after[-1, -1]:  # sigma2 is not fixed
         # The noise variance changes by a factor of at most 10.
         log_noise = min(max(flat[-1], after[-1, -1] - 2.3), after[-1, -1] + 2.3)
         noise_variance = max(math.exp(log_noise), least_noise)

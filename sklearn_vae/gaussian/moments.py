@@ -28,9 +28,9 @@ from sklearn_vae.gaussian.precision import Precision
 class Moments:
     """Number, mean and scatter matrix of a set of weighted samples.
 
-    ``a + b`` are the moments of two sets of samples together. Moments can therefore be computed per
-    batch, file or machine and added in any order. The scatter is always centered, and an offset of
-    the data costs no digits.
+    ``a + b`` holds the moments of two sets of samples together. Moments can therefore be computed
+    per batch, file or machine and added in any order. The scatter is centered, so a large mean of
+    the data costs no precision.
 
     Parameters
     ----------
@@ -46,7 +46,8 @@ class Moments:
     dtype : {"float64", "float32", ""}, default=""
         Dtype of a model that is fitted to the moments; "" means the dtype of the mean.
     precision : Precision, default=Precision()
-        Precision in which the data were stored and multiplied. It is at best that of the mean.
+        Precision in which the data were stored and multiplied. It cannot exceed the precision of
+        the mean.
 
     Raises
     ------
@@ -223,7 +224,8 @@ class Moments:
         n = self.n + other.n
         with np.errstate(invalid="ignore", over="ignore"):
             delta = other.mean - self.mean
-            # From the mean of the far heavier part: the other may be so far away that it rounds more.
+            # Start at the mean of the much heavier set. The other mean may be far away and round
+            # more.
             if self.n < 1e-3 * other.n:
                 mean = other.mean - (self.n / n) * delta
             else:
@@ -286,7 +288,7 @@ def _join_blocks(
 
 
 def _rough_mean(X: Array, weights: Array | None, xp: Any) -> Array:
-    """Average the first rows with a substantial weight, in X's dtype; zeros if X is empty."""
+    """Average the first samples with a substantial weight, in X's dtype; zeros if X is empty."""
     dtype = float_type(X)
     head = X
     if weights is not None and X.shape[0]:
@@ -310,8 +312,8 @@ def _shifted_blocks(
     dtype, wide = float_type(X), wide_float(X)
     limit = 10.0 if dtype == xp.float64 else 1.0
     shift: Array | None = origin
-    # Largest average weight of a block so far. It starts at that of X, since the first blocks may
-    # be light.
+    # Largest average weight of a block so far. It starts at the average weight of X, since the
+    # first blocks may be light.
     start, heaviest = 0, 1.0 if weights is None or n_rows == 0 else float(xp.mean(weights))
     while start < max(n_rows, 1):
         # Large enough for the sum of (d, d) products to be cheap; larger without a copy.

@@ -98,7 +98,7 @@ def dask_moments_of_parts(
 def check_memory_here(estimator: Any, d: int, *, n_more: int = 0) -> None:
     """Raise MemoryError if the matrices of a fit do not fit into memory on this machine."""
     check_squares_fit(
-        f"Next to the scheduler, {type(estimator).__name__} of a Dask array",
+        f"On this machine, {type(estimator).__name__} of a Dask array",
         d,
         n_more=n_more,
         instead="Use fewer features, or fit PPCA(svd_solver='randomized'), which needs no such "
@@ -358,6 +358,6 @@ def _naming_block(name: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        # The constructors of some subclasses need more than a text.
+        # The constructors of some subclasses need other arguments than a message.
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{name}: {error}") from error

@@ -78,8 +78,8 @@ class PPCA(ExactPosteriorModel):
 
     Its maximum likelihood solution is PCA: the columns of W are the leading eigenvectors of the
     covariance S (divisor n), scaled to length sqrt(lambda_h - sigma2), and sigma2 is the mean of
-    the d - k remaining eigenvalues. If sigma2 is held fixed, the columns with lambda_h <= sigma2
-    are exactly zero: those latent dimensions have collapsed.
+    the d - k remaining eigenvalues. If sigma2 is fixed, the columns with lambda_h <= sigma2 are
+    exactly zero, and the corresponding latent dimensions have collapsed.
 
     `PPCA` can replace :class:`sklearn.decomposition.PCA`: `components_`, `explained_variance_`,
     `explained_variance_ratio_`, `singular_values_` and `mean_` are the same. `noise_variance_`,
@@ -89,15 +89,15 @@ class PPCA(ExactPosteriorModel):
 
     Parameters
     ----------
-    n_components : int, float, "mle" or None, default=None
-        Number k of components. A float in (0, 1) is the share of the variance to explain, and
-        "mle" estimates k by Minka's method. None keeps min(n_samples, n_features) components,
-        or one less with `svd_solver="arpack"` or if X has missing values.
-    noise_variance : float or None, default=None
+    n_components : int, float, "mle", default=None
+        Number k of components. A float in (0, 1) is the share of the variance to explain, and "mle"
+        estimates k by Minka's method. If None, k is min(n_samples, n_features), or one less with
+        `svd_solver="arpack"` or if X has missing values.
+    noise_variance : float, default=None
         Fixed noise variance sigma2 > 0. If None, it is estimated.
     coordinates : {"posterior", "principal", "whitened"}, default="posterior"
         Latent coordinates that `transform` returns and `inverse_transform` expects: the posterior
-        mean E[z|x], PCA's coordinates, or those of `PCA(whiten=True)`. With "posterior",
+        mean E[z|x], PCA's coordinates, or the coordinates of `PCA(whiten=True)`. With "posterior",
         `inverse_transform` returns E[x|z], which shrinks reconstructions toward the mean. Otherwise
         it returns PCA's reconstructions.
     svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
@@ -110,25 +110,25 @@ class PPCA(ExactPosteriorModel):
     n_oversamples : int, default=10
         Number of additional random vectors of the randomized solver.
     tol : float, default=1e-6
-        Tolerance of the EM algorithm, which is used if X has missing values: it stops when an
-        iteration improves the log-likelihood by less, in nats per sample.
+        Tolerance in nats per sample of the EM algorithm, which is used if X has missing values. EM
+        stops when an iteration improves the log-likelihood by less than `tol`.
     max_iter : int, default=1000
         Maximum number of EM iterations.
     random_state : int, RandomState instance or None, default=None
-        Seed of the "arpack" and "randomized" solvers.
+        Seed or generator for the "arpack" and "randomized" solvers.
 
     Attributes
     ----------
     components_ : array of shape (n_components, n_features)
-        Orthonormal principal axes, sorted by decreasing variance. The largest entry of each is
-        positive.
+        Orthonormal principal axes, sorted by decreasing variance. In each axis the entry of largest
+        magnitude is positive.
     mean_ : array of shape (n_features,)
         Mean mu of the data.
     loadings_ : array of shape (n_features, n_components)
         Loading matrix W. The columns of collapsed dimensions are exactly zero.
     noise_variance_ : float
-        Noise variance sigma2. An estimate is 0.0 if k reaches the rank of the data; unless k = d,
-        methods that need a density then raise ValueError.
+        Noise variance sigma2. The estimate is 0.0 if k reaches the rank of the data. Methods that
+        need a density then raise ValueError, unless k = d.
     explained_variance_ : array of shape (n_components,)
         Variance along each component, with divisor n - 1 (n if the weights sum to less than 2).
     explained_variance_ratio_ : array of shape (n_components,)
@@ -155,11 +155,11 @@ class PPCA(ExactPosteriorModel):
         Sum of three entropies in nats per sample. It equals `elbo_`, unless `noise_variance` is
         fixed at a value other than the maximum likelihood estimate.
     n_components_, n_features_in_ : int
-        Number k of components, and number d of features.
+        Number k of components, and number d of features seen during `fit`.
     n_samples_ : int or float
         Number n of samples, or the sum of their weights.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, if X had such names.
+        Names of the features seen during `fit`, if X has feature names that are all strings.
     moments_ : Moments
         Number, mean and scatter of the samples, which `partial_fit` updates. `fit` sets them only
         with the solver "covariance_eigh" and n >= d. Delete the attribute to free d^2 numbers.
@@ -249,8 +249,8 @@ class PPCA(ExactPosteriorModel):
             sparse or a Dask array, if there are weights, or if `n_components` is neither None nor
             an integer.
         MemoryError
-            If the matrix that "covariance_eigh" decomposes does not fit into memory, or with
-            missing values four copies of X in float64.
+            If the matrix that "covariance_eigh" decomposes does not fit into memory or, with
+            missing values, if four copies of X in float64 do not.
         """
         self._check_parameters()
         with all_or_nothing(self):
@@ -276,7 +276,7 @@ class PPCA(ExactPosteriorModel):
             check_squares_fit(f"svd_solver={solver!r}", min(kept.shape), X=kept)
         weights = weights if weights is None else weights / scale_of(weights)
         summary = summarize(kept, solver, weights, mapped=mapped)
-        # NaN shows in the sums, which saves a pass over X.
+        # NaN in X shows up in the sums, which saves a pass over X.
         if not summary.is_finite:
             if not self._has_missing(X):
                 summary.check_finite()
@@ -395,8 +395,8 @@ class PPCA(ExactPosteriorModel):
         y : Ignored
             Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights as in `fit`, at least one of them positive. Their scale matters relative to
-            the other batches. None gives each sample a weight of 1.
+            Weights as in `fit`, at least one of them positive. Their scale matters relative to the
+            other batches. If None, each sample has a weight of 1.
 
         Returns
         -------
@@ -456,14 +456,14 @@ class PPCA(ExactPosteriorModel):
         Parameters
         ----------
         moments : Moments
-            Moments of at least one sample, for example the sum of those of several files.
+            Moments of at least one sample, for example the sum of the moments of several files.
         **parameters
             Parameters of the constructor.
 
         Returns
         -------
         PPCA
-            Model fitted as by `partial_fit` to all the samples. `partial_fit` can add more.
+            Model that `partial_fit` would give for the samples. `partial_fit` can add more samples.
 
         Raises
         ------
@@ -484,7 +484,7 @@ class PPCA(ExactPosteriorModel):
         return model
 
     def _check_at_most(self, n_features: int) -> None:
-        # A stream may begin with fewer samples than components, so only d is a limit.
+        # A stream may begin with fewer samples than components, so only d limits k.
         k: Any = self.n_components
         if is_integer(k) and k > n_features:
             raise ValueError(f"n_components must be at most n_features = {n_features}, got {k}.")

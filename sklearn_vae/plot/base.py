@@ -213,8 +213,8 @@ def check_by_name(parameter: str, results: Any, kind: type, key: str = "str") ->
     wrong = wrong or [result for result in results.values() if not isinstance(result, kind)]
     if wrong:
         raise TypeError(
-            f"{parameter} must be a dict of {key} to {kind.__name__}, got {type(wrong[0]).__name__}"
-            f"{' in it' if isinstance(results, Mapping) else ''}."
+            f"{parameter} must be a dict of {key} to {kind.__name__}, got "
+            f"{type(wrong[0]).__name__}{' as a value' if isinstance(results, Mapping) else ''}."
         )
     if not results:
         item = "model" if key == "str" else "epoch"
@@ -269,7 +269,7 @@ def _wrap(label: str, width: int) -> str:
 
 
 def _moved_axes(ax: Any, right: float, up: float) -> Any:
-    """Return the transform of the axes moved by inches, whatever layout they get."""
+    """Return the transform of the axes, moved by some inches in any layout."""
     from matplotlib.transforms import ScaledTranslation
 
     return ax.transAxes + ScaledTranslation(right, up, ax.figure.dpi_scale_trans)

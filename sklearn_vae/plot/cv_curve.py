@@ -84,14 +84,14 @@ class CVCurveDisplay(Display):
     ) -> Self:
         """Plot the scores of a fitted PPCACV, or of a search such as GridSearchCV.
 
-        If a list of grids omits a parameter, its value is that of the search's estimator.
+        If a list of grids omits a parameter, its value is taken from the search's estimator.
 
         Parameters
         ----------
         estimator : PPCACV or GridSearchCV
             Fitted estimator with `cv_results_`.
         X : Ignored
-            Not used, present for API consistency.
+            Not used, present for API consistency by convention.
         x : {"n_components", "noise_variance"}, default=None
             Parameter of the horizontal axis.
         ax : matplotlib Axes, default=None
@@ -218,8 +218,8 @@ def _check_numbers(x: str, values: list[Any]) -> None:
     for value in values:
         if x == "n_components" and not is_integer(value):
             raise ValueError(
-                f"n_components must be integers on the horizontal axis, got {value!r}. Search over "
-                "the number that it stands for, or set x='noise_variance' if that was varied."
+                f"n_components must be integers on the horizontal axis, got {value!r}. Search "
+                "over integers, or set x='noise_variance' if the noise variance was varied."
             )
         if x == "noise_variance" and not (value is None or (is_real(value) and value > 0)):
             raise ValueError(
@@ -312,7 +312,7 @@ def _score_name(search: Any) -> str:
 
 def _mean_and_error(cv_results: Mapping[str, Any]) -> tuple[Array, Array | None]:
     """Return mean scores and, for two splits or more, their standard errors."""
-    # Scores of a halving search with fewer resources do not compare with those of its last round.
+    # Scores of a halving search with fewer resources are not comparable with its last round.
     resources = np.asarray(cv_results.get("n_resources", 0))
     hidden = np.where(resources == resources.max(), 0.0, np.nan)
     mean = np.asarray(cv_results["mean_test_score"], dtype=np.float64) + hidden

@@ -1,13 +1,12 @@
 """Model files that contain numbers and text, and nothing that could be executed.
 
 A file is a safetensors file: arrays are its tensors, everything else is JSON in its metadata. It
-holds the name of the estimator's class and the estimator's state, ``estimator.get_state()``: its
-parameters and fitted attributes. Loading creates only the classes listed in
-``sklearn_vae.serialization.models``: those of this library, and the scalers of scikit-learn that
-may be steps of a ``DensityPipeline``.
+holds the name of the estimator's class and ``estimator.get_state()``, its parameters and fitted
+attributes. Loading creates only the classes listed in ``sklearn_vae.serialization.models``: those
+of this library, and the scalers of scikit-learn that may be steps of a ``DensityPipeline``.
 
-- A parameter that is missing from a file, because it was added later, gets its default. A default
-  therefore always means what was done before the parameter existed.
+- A parameter that is missing from a file, because it was added later, gets its default. The
+  default of a new parameter must therefore keep the previous behavior.
 - An unknown parameter, class or tag is an error. So is an attribute whose name is a method or
   property of the class. Any other attribute is set.
 - Fitted attributes that methods need (``_fitted_state`` of the class) must be present and
@@ -38,9 +37,10 @@ def save(estimator: Any, path: Any) -> None:
     Parameters
     ----------
     estimator : estimator of this library
-        Fitted or not. Subclasses are not supported.
+        Estimator, fitted or not. Subclasses are not supported.
     path : str or os.PathLike
-        An existing file is replaced once the new one is complete, and its permissions are kept.
+        Path of the file. An existing file is replaced once the new one is complete, and its
+        permissions are kept.
 
     Raises
     ------
@@ -52,6 +52,10 @@ def save(estimator: Any, path: Any) -> None:
         estimator contains far more short lists than numbers.
     OSError
         If the file cannot be written. An existing file is then unchanged.
+
+    See Also
+    --------
+    load : Read the estimator from the file.
 
     Examples
     --------
@@ -77,9 +81,9 @@ def save(estimator: Any, path: Any) -> None:
         )
     if writer.refused:
         raise TypeError(
-            f"{name} cannot be saved without code: {'; '.join(writer.refused)}. Before saving, use "
-            "set_params to replace what only fit needs (callbacks, cv). A model with custom "
-            "networks needs pickle."
+            f"{name} cannot be saved without code: {'; '.join(writer.refused)}. Before saving, "
+            "use set_params to replace parameters that only fit needs (callbacks, cv). Use "
+            "pickle for a model with custom networks."
         )
     write_file(path, "model", tree, writer.tensors)
 
@@ -96,13 +100,13 @@ def load(path: Any, *, device: Any = None) -> Any:
         Path of the file.
     device : str or torch.device, default=None
         Device for the networks of a deep model, and for tensors in a model that was fitted to
-        tensors. None selects the device that was in use when the model was saved, or the CPU if it
-        is not available. The estimator's own parameter `device` is used by `fit` only.
+        tensors. If None, it is the device that the model used when it was saved, or the CPU if that
+        device is not available. The estimator's own parameter `device` is used by `fit` only.
 
     Returns
     -------
     estimator : estimator of this library
-        On the machine that saved it, its results are identical to the last bit.
+        Estimator. On the machine that saved it, its results are identical to the last bit.
 
     Raises
     ------
@@ -111,6 +115,10 @@ def load(path: Any, *, device: Any = None) -> Any:
         :func:`save`; or if `device` is not available.
     OSError
         If the file does not exist or cannot be read.
+
+    See Also
+    --------
+    save : Write an estimator to a file.
 
     Examples
     --------

@@ -97,11 +97,11 @@ def test_an_infinite_kl_and_an_epsilon_of_zero():
     [
         (lambda: KLDisplay.from_results({}), ValueError, "collapses must have at least one model"),
         (lambda: KLDisplay.from_results(made(2, 1)), TypeError, "dict of str to Collapse, got Col"),
-        (lambda: KLDisplay.from_results({"a": np.ones(2)}), TypeError, "got ndarray in it"),
+        (lambda: KLDisplay.from_results({"a": np.ones(2)}), TypeError, "got ndarray as a value"),
         (
             lambda: KLDisplay.from_results({"b": made(2, 1), "a": made(0, 0)}),
             ValueError,
-            "at least one latent dimension, but that of 'a' has none",
+            "at least one latent dimension, but 'a' has none",
         ),
         (
             lambda: KLDisplay.from_estimator([], X),
