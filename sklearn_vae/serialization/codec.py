@@ -228,7 +228,7 @@ class Reader:
 
         array, device = parts
         # Cloned to torch's own memory, because its alignment affects how sums round.
-        with torch.inference_mode(False), torch.device("cpu"):  # independent of the user's settings
+        with torch.inference_mode(False):  # from_numpy depends on no other default
             tensor = torch.from_numpy(array).clone()
         key = f"device {device} {array.dtype.char}"
         if key not in self._shared:
