@@ -63,7 +63,7 @@ def fit_bernoulli(
 ) -> BernoulliFit:
     """Maximize the bound over decoder and encoder or posteriors, without constant features.
 
-    Loadings are sorted by decreasing length, and the largest entry of each column is positive.
+    Loadings are sorted by decreasing length, with a positive peak in each column.
     """
     (n, d), k = X.shape, n_components
     mean = X.mean(axis=0, dtype=np.float64)
