@@ -38,7 +38,7 @@ class TrainingData:
     weights: Tensor | None  # of the training samples, averaging to 1, unless all are equal
     valid_weights: Tensor | None
     device: torch.device
-    products: str | None  # precision of matrix products if it is not that of the samples
+    products: str | None  # precision of matrix products if it differs from the dtype
     seed: int  # of the initial weights, the order of samples and the draws
     checkpoint: Checkpoint | None
     reducer: Reducer

@@ -25,7 +25,7 @@ class TunedNoise:
         ELBO before and after tuning, in nats per sample.
     estimator : estimator
         Copy of the model with sigma2*. Its `elbo_`, `kl_per_dim_`, `entropy_bound_` and
-        `entropy_gap_` are those of the given data.
+        `entropy_gap_` refer to the given data.
 
     See Also
     --------
@@ -123,7 +123,8 @@ def with_tuned_noise(model: LatentModel, X: Any) -> LatentModel | None:
         tuned = model.with_tuned_noise(X)
     if tuned is not None and not np.all(tuned.noise_variance_ > 0):
         raise ValueError(
-            f"The optimal noise variance for X is {tuned.noise_variance_}, but it must be positive. "
-            "The model reproduces X, or some of its features, without error."
+            f"The optimal noise variance for X is {tuned.noise_variance_}, but it must be "
+            "positive. The model reproduces X, or some of its features, without error: use a "
+            "smaller n_components."
         )
     return tuned

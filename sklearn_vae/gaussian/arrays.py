@@ -40,7 +40,7 @@ def wide_float(X: Array) -> Any:
 
 
 def float_type(X: Any) -> Any:
-    """Return the dtype to compute in: that of X if it is a float dtype, else the dtype for sums."""
+    """Return the dtype for products: the dtype of X if it is float, else the dtype for sums."""
     if sparse.issparse(X):
         return X.dtype if X.dtype in (np.float32, np.float64) else np.dtype(np.float64)
     xp = array_namespace(X)
@@ -138,7 +138,7 @@ def mean_of_samples(values: np.ndarray, sample_weight: Any = None) -> float:
 
 
 def scale_of(weights: Array) -> float:
-    """Return the power of 2 that scales weights below 2 when they are divided by it."""
+    """Return a power of 2 such that the weights divided by it are below 2."""
     xp = array_namespace(weights)
     largest = float(xp.max(weights)) if weights.shape[0] else 0.0
     return 2.0 ** (math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0

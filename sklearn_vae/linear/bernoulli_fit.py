@@ -63,7 +63,7 @@ def fit_bernoulli(
 ) -> BernoulliFit:
     """Maximize the bound over decoder and encoder or posteriors, without constant features.
 
-    Loadings are sorted by decreasing length, and the largest entry of each column is positive.
+    Loadings are sorted by decreasing length, with a positive peak in each column.
     """
     (n, d), k = X.shape, n_components
     mean = X.mean(axis=0, dtype=np.float64)
@@ -142,7 +142,7 @@ def _fit_per_sample(
     X = np.ascontiguousarray(bits.T)
     p, k = X.mean(axis=0), W.shape[1]
     std, mu = np.sqrt(p * (1.0 - p)), logit(p)
-    # The search for the posteriors starts at those of the previous parameters.
+    # The search for the posteriors starts at the posteriors of the previous parameters.
     M, S = SamplePosteriors(W, mu).start(len(X))
 
     def unpack(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

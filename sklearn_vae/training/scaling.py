@@ -25,7 +25,7 @@ def center_and_scale(
 ) -> tuple[NDArray[Any], Any]:
     """Compute the mean and the standard deviation of X[indices] over all processes.
 
-    The standard deviation is that of each feature, or else the root of the average variance. The
+    The standard deviation is computed per feature, or is the root of the average variance. The
     weights of these samples must average to 1.
     """
     n_blocks = -(-X.size // BLOCK_SIZE)
