@@ -17,6 +17,7 @@ from sklearn_vae.deep import fit_averages, ppca_start
 from sklearn_vae.deep.training_data import prepare
 from sklearn_vae.training import batches, cuda_graph, fast_paths, loop
 from sklearn_vae.training.distributed import SINGLE_PROCESS
+from sklearn_vae.training.monitors import LatentMonitor
 from tests.deep.data import MODELS, SMALL, VAES, fitted, make_rows, parameters_of
 
 X = make_rows()
@@ -241,6 +242,22 @@ def test_one_heavy_sample_leaves_the_noise_finite(noise_model):
     model.set_params(batch_size=2, learning_rate=0.01).fit(X, sample_weight=weights)
     assert np.isfinite(model.history_["bound"]).all()
     assert (np.asarray(model.noise_variance_) > 0).all()
+
+
+@pytest.mark.parametrize("weight", [0.01, 1.0, 100.0])
+def test_active_dimensions_of_an_epoch_are_weighted(weight):
+    # 2 of 100 samples use the first dimension, 50 the second and none the third.
+    h = torch.zeros(100, 6, dtype=torch.float64)
+    h[:2, 0] = h[:50, 1] = 3.0
+    weights = torch.cat([torch.full((2,), weight), torch.ones(98)]).double()
+    module = fitted(MODELS[0]).module_
+    monitor = LatentMonitor(0.0, 1.0, module.likelihood.recorded)
+    for part, w in zip(h.split(60), weights.split(60), strict=True):
+        monitor.update(module, part, w)
+    found = monitor.record(module, 100, 0.0, 0.0)
+    assert found["active_dims"] == 1 + (weight >= 1.0)
+    entropy = module.posterior(h).entropy()[0].item()  # the same for all samples
+    assert found["posterior_entropy"] == pytest.approx(entropy, rel=1e-12)
 
 
 class Graph:
