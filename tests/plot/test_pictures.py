@@ -432,6 +432,7 @@ def test_intervals_by_feature_where_the_truth_is_not_known(d):
         assert (np.diff(y[np.round(x) == feature]) >= 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:Skipping features without any observed values")
 def test_an_imputer_with_its_own_mark_and_a_feature_never_seen():
     table = pd.DataFrame(np.where(GONE, -1.0, X), columns=[f"f{i}" for i in range(12)])
     table["f3"] = -1.0
