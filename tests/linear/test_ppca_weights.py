@@ -193,8 +193,8 @@ class TestRouting:
         (np.r_[np.ones(79), -0.5], r"must be finite and >= 0, got -0\.5 for sample 79\."),
         (np.r_[np.nan, np.ones(79)], r"must be finite and >= 0, got nan for sample 0\."),
         (np.r_[np.inf, np.ones(79)], r"must be finite and >= 0, got inf for sample 0\."),
-        (np.zeros(80), r"must have a finite sum above 0, got 0\.0\."),
-        (np.full(80, 1e308), r"must have a finite sum above 0, got inf\."),
+        (np.zeros(80), r"must have a finite nonzero sum, got 0\.0\."),
+        (np.full(80, 1e308), r"must have a finite nonzero sum, got inf\."),
     ],
 )
 def test_weights_that_do_not_fit(weights, message):
