@@ -1,4 +1,4 @@
-"""Check the English of the library: odd phrases, numpydoc sections, examples.
+"""Check the English of the library: odd phrases and names, numpydoc sections, examples.
 
     python .ci/words.py                         # counts; fails above the limits
     python .ci/words.py --list sklearn_vae/nn   # each finding below a path
@@ -13,8 +13,10 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import itertools
 import re
 import sys
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -30,8 +32,8 @@ PACKAGES = [
     ),
     "sklearn_vae.serialization",
 ]
-# Shares of docstrings and of messages that may have a phrase of the list, in percent.
-LIMITS = {"docstrings": 5.0, "messages": 2.0}
+# Maximum shares of texts with a phrase of the list, and of names in a list, in percent.
+LIMITS = {"docstrings": 1.0, "messages": 0.5, "comments": 1.0, "names": 0.0}
 
 UNIT = "batch|call|column|component|dimension|epoch|feature|fold|image|name|row|sample|step|unit"
 OPENINGS = r"(?:^|(?<=[.:;] ))(?:Of|What|That of|Those|Which|As many|As much|Whose|Not [a-z]+:)\b"
@@ -47,10 +49,29 @@ PHRASES = [
     rf"\b(?:one|numbers?|values?|nats|entry|entries|times|once|seconds?|parameters?) an? (?:{UNIT})\b",
     r"\b(?:content|value|file|text|name)s? (?:is|are) odd\b|\bodd (?:content|value|text)\b",
     r"\bno (?:place|room) (?:for|to)\b|\btakes? (?:its|their) place\b|\bin the place of\b",
-    r"\([nkd], [nkd]\)(?!`)",  # shapes are (n_samples, n_features)
     r"\brows? of (?:data|the data|X)\b|\bthe rows (?:given|seen|held out)\b|\bper row\b|\ba row\b",
+    r"\b(?:held fixed|holds? \S+ fixed|from which on|to be gained|had learned|begin of)\b",
+    r"\b(?:of (?:its|our|their) own|as it is|as they are|stands? for)\b(?! in\b)",
+    r"\b(?:unlike|lost|has) another one\b|\bmet an?\b|\b(?:goes|went) wrong\b",
+    r"\b(?:maximis|minimis|optimis|normalis|initialis|standardis|regularis|parametris)\w*|\bcentred\b",
+    r"\b(?:colour|behaviour|neighbour|grey|towards|whilst|learnt)\w*",
 ]
+# Names that do not say what a variable, an argument or a function holds or does.
+NAMES = {
+    "found",
+    "told",
+    "said",
+    "twin",
+    "place",
+    "places",
+    "whose",
+    "which",
+    "thing",
+    "both",
+    "such",
+}
 ODD = re.compile("|".join(PHRASES), re.MULTILINE)
+SHORT_SHAPE = re.compile(r"\([nkd], [nkd]\)(?!`)")  # in docstrings, (n_samples, n_features)
 NO_VERB = re.compile(
     r"(?:An?|All|And|As|At|Both|By|Each|For|From|How|If|Its?|In|Is|No|Not|Of|On|One|Only|Or|Same"
     r"|Some|Such|That|The|These|They|This|Those|To|What|When|Where|Whether|Which|Whose?|With|Yes)\b"
@@ -87,7 +108,7 @@ def is_property(node):
 def odd_docstrings():
     """Yield path, line and finding of each docstring that has a phrase of the list."""
     for path, line, name, node, text in docstrings():
-        finding = ODD.search(prose(text))
+        finding = ODD.search(prose(text)) or SHORT_SHAPE.search(prose(text))
         if finding:
             yield path, line, f"{name or 'module'}: {finding.group()!r} in {prose(text)[:100]!r}"
         elif isinstance(node, ast.FunctionDef) and NO_VERB.match(text) and not is_property(node):
@@ -129,6 +150,50 @@ def odd_messages():
         finding = ODD.search(text)
         if finding:
             yield path, line, f"{finding.group()!r} in {text!r}"
+
+
+def comments():
+    """Yield path, line and text of every comment, consecutive lines joined."""
+    for path in sorted((ROOT / "sklearn_vae").rglob("*.py")):
+        first, last, words = 0, -2, []
+        with path.open("rb") as file:
+            tokens = [t for t in tokenize.tokenize(file.readline) if t.type == tokenize.COMMENT]
+        for token in tokens:
+            line, text = token.start[0], token.string.lstrip("# ")
+            if line != last + 1 and words:
+                yield path, first, " ".join(words)
+                words = []
+            first, last = first if words else line, line
+            words.append(text)
+        if words:
+            yield path, first, " ".join(words)
+
+
+def odd_comments():
+    """Yield path, line and finding of each comment that has a phrase of the list."""
+    for path, line, text in comments():
+        finding = ODD.search(text)
+        if finding:
+            yield path, line, f"comment: {finding.group()!r} in {text!r}"
+
+
+def names():
+    """Yield path, line and name of every function, class, argument and assigned variable."""
+    for path in sorted((ROOT / "sklearn_vae").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                yield path, node.lineno, node.name
+            elif isinstance(node, ast.arg):
+                yield path, node.lineno, node.arg
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield path, node.lineno, node.id
+
+
+def odd_names():
+    """Yield path, line and finding of each name in the list."""
+    for path, line, name in names():
+        if name.strip("_") in NAMES:
+            yield path, line, f"name: {name}"
 
 
 def exports():
@@ -209,20 +274,26 @@ def main():
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
     checks = set(config["tool"]["numpydoc_validation"]["checks"])
     public = list(dict.fromkeys(public_findings(checks)))
-    odd = {"docstrings": list(odd_docstrings()), "messages": list(odd_messages())}
+    odd = {
+        "docstrings": list(odd_docstrings()),
+        "messages": list(odd_messages()),
+        "comments": list(odd_comments()),
+        "names": list(odd_names()),
+    }
     if arguments.list:
         below = (ROOT / arguments.list).resolve()
-        for path, line, text in [*odd["docstrings"], *odd["messages"], *public]:
+        for path, line, text in [*itertools.chain(*odd.values()), *public]:
             if path.resolve().is_relative_to(below):
                 print(f"{path.resolve().relative_to(ROOT.resolve())}:{line}: {text}")
         return 0
-    totals = {"docstrings": len(list(docstrings())), "messages": len(list(messages()))}
+    texts = {"docstrings": docstrings, "messages": messages, "comments": comments, "names": names}
+    totals = {kind: len(list(function())) for kind, function in texts.items()}
     failed = bool(public)
     for kind, limit in LIMITS.items():
         share = 100 * len(odd[kind]) / totals[kind]
         failed |= share > limit
         print(
-            f"{kind} with an odd phrase: {len(odd[kind])} of {totals[kind]}, "
+            f"{kind} with an odd word or phrase: {len(odd[kind])} of {totals[kind]}, "
             f"{share:.1f} % (at most {limit} %)"
         )
     for code in ("RT01", "EX01"):

@@ -59,7 +59,7 @@ def excess(elbo, W):
     best = -np.inf
     for share in (0.01, 0.1, 1.0):
         p = elbo.collapsed()._replace(loadings=W, noise_variance=share * elbo.average_variance)
-        found = elbo.maximise(elbo.best_posteriors(p), hold=("loadings",), least_noise=share / 10)
+        found = elbo.maximize(elbo.best_posteriors(p), hold=("loadings",), least_noise=share / 10)
         best = max(best, elbo.value(found))
     return elbo.value(elbo.collapsed()) - best
 
@@ -83,7 +83,7 @@ def largest_threshold(elbo, starts, n_ascents):
         p, gamma = elbo.collapsed()._replace(loadings=W), threshold_of(elbo, W)
         for _ in range(100):
             there = elbo.best_posteriors(p._replace(noise_variance=gamma))
-            p = elbo.maximise(there, hold=("noise_variance",))
+            p = elbo.maximize(there, hold=("noise_variance",))
             if np.linalg.norm(p.loadings) < 1e-3 * elbo.average_variance**0.5:
                 break  # in the limit W -> 0 rounding errors dominate
             before, gamma = gamma, elbo.collapse_threshold(p)
@@ -138,9 +138,9 @@ def train(X, W, device, checkpoint, threshold, epochs, seed, noise_variance=None
 
 def proposition_1(study, elbo, made, ways, claims, known):
     """Check proposition 1 in closed form; return the excess over collapse by length."""
-    start = elbo.collapsed()._replace(means=elbo.rows[:, :1])
+    start = elbo.collapsed()._replace(means=elbo.X[:, :1])
     still = start._replace(loadings=1e-2 * ways[0] * elbo.average_variance**0.5)
-    moved = elbo.maximise(still, hold=("offset", "noise_variance", "means", "variances"))
+    moved = elbo.maximize(still, hold=("offset", "noise_variance", "means", "variances"))
     claims.add(
         "P1: the gradient in W vanishes near collapse",
         "a stationary point",
@@ -148,7 +148,7 @@ def proposition_1(study, elbo, made, ways, claims, known):
         np.array_equal(moved.loadings, still.loadings),
         decides=known,
     )
-    found = study.runs(about_collapse, [{"length": r} for r in LENGTHS], elbo.rows, ways)
+    found = study.runs(about_collapse, [{"length": r} for r in LENGTHS], elbo.X, ways)
     curve = {r: np.array(run["excess"]) for r, run in zip(LENGTHS, found, strict=True)}
     inside = min(values.min() for r, values in curve.items() if r <= BALL)
     claims.add(
@@ -175,7 +175,7 @@ def proposition_1(study, elbo, made, ways, claims, known):
 
 def proposition_2(study, elbo, made, ways, claims, known):
     """Check proposition 2; return the largest gamma' for each threshold."""
-    X, unit = elbo.rows, elbo.average_variance**0.5
+    X, unit = elbo.X, elbo.average_variance**0.5
     _, thresholds, n_ascents, *_ = SCALES[study.arguments.scale]
     gamma = elbo.collapse_threshold(made)
 
@@ -226,7 +226,7 @@ def proposition_2(study, elbo, made, ways, claims, known):
 
 def training(study, elbo, made, largest, claims, known):
     """Check training that starts near collapse, with and without threshold, and at fixed noise."""
-    X, scale = elbo.rows, study.arguments.scale
+    X, scale = elbo.X, study.arguments.scale
     *_, epochs, seeds = SCALES[scale]
     collapsed, ppca = -elbo.value(elbo.collapsed()), -PPCA(1, svd_solver="full").fit(X).score(X)
     near = [

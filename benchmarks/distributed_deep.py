@@ -139,7 +139,7 @@ def main(arguments):
         "the ELBO is that of one process with all samples", abs(means[0] - means[1]) < tolerance
     )
     verdict.claim("both processes have exactly the same parameters", told["same"])
-    found = "has lost another one" in errors or "SIGKILL" in errors
+    found = "has lost another process" in errors or "SIGKILL" in errors
     verdict.claim(
         f"a killed process ends the run with an error: status {status}, {after:.1f} s later",
         status != 0 and found and after < 30,

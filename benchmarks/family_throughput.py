@@ -43,7 +43,7 @@ MODELS = {
 def make_loop(model, rows):
     """Return the plain loop, which trains the module of a fitted model."""
     net, module = model.net_, model.module_
-    optimiser = torch.optim.Adam(module.trained_parameters(), lr=model.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(module.trained_parameters(), lr=model.learning_rate, fused=True)
     draws = (model.n_mc_samples, model.n_components)
 
     def train(epochs):
@@ -54,9 +54,9 @@ def make_loop(model, rows):
             for index in torch.randperm(len(rows), device=rows.device).split(BATCH):
                 noise = torch.randn(draws[0], len(index), draws[1], device=rows.device)
                 bound, reconstruction, kl = net.objective(module, rows[index], noise)
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 bound.mean().neg().backward()
-                optimiser.step()
+                optimizer.step()
                 module.after_step()
                 total += (reconstruction - kl).detach().sum()
             bounds.append(total.item() / len(rows))

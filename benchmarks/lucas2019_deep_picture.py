@@ -7,7 +7,7 @@ from study import figure
 from sklearn_vae.diagnostics import CollapseCurve
 from sklearn_vae.plot import CollapseDisplay
 
-BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "0.45"
+BLUE, ORANGE, GREEN, GRAY = "#0072b2", "#d55e00", "#009e73", "0.45"
 FIXED, LEARNED = ("o-", BLUE), ("^-", ORANGE)
 AXIS = "sigma2, fixed or initial"
 
@@ -64,10 +64,10 @@ def bounds_panel(ax, r, name, space, number):
         theirs = of_paper(published(number), kind, f"{measure}_mean") if compare else None
         line(ax, pick(rows, kind, measure), style, label, theirs)
     held = ppca_held(r, space, "elbo")
-    ax.plot(*held, ":", color=GREY, label="pPCA, fixed sigma2")
+    ax.plot(*held, ":", color=GRAY, label="pPCA, fixed sigma2")
     best, isotropic = ppca[r.k, None]["elbo"], ppca[0, None]["elbo"]
-    ax.axhline(best, color=GREY, lw=0.9, label=f"pPCA, k = {r.k}")
-    ax.axhline(isotropic, color=GREY, lw=0.9, ls="-.", label="isotropic Gaussian")
+    ax.axhline(best, color=GRAY, lw=0.9, label=f"pPCA, k = {r.k}")
+    ax.axhline(isotropic, color=GRAY, lw=0.9, ls="-.", label="isotropic Gaussian")
     tuned = pick(rows, "fixed", "tuned_elbo")[1]
     top, low = max(best, tuned.max()), min(isotropic, held[1][held[0].argmax()])
     ax.set(xscale="log", xlabel=AXIS, ylabel="ELBO (nats per image)")
@@ -91,7 +91,7 @@ def measure_panel(ax, r, name, label):
             ax.plot(*nearly, "x--", color=style[1], lw=0.8, label=f"{text}, at {NEARLY} nats")
         theirs = of_paper(published(2), kind, column) if r.is_mnist else None
         line(ax, pick(r.results["table_2"], kind, name), style, text, theirs)
-    ax.plot(*ppca_held(r, "logit", name), ":", color=GREY, label="pPCA, fixed sigma2")
+    ax.plot(*ppca_held(r, "logit", name), ":", color=GRAY, label="pPCA, fixed sigma2")
     ax.set(xscale="log", xlabel=AXIS, ylabel=label)
     ax.legend(fontsize=8)
 

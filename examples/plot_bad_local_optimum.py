@@ -46,7 +46,7 @@ def energies(elbo, direction, lengths):
         noise = 0.1**j * elbo.average_variance
         p = trap.collapsed._replace(loadings=lengths[i] * direction, noise_variance=noise)
         p, lower_limit = elbo.best_posteriors(p), ppca.noise_variance_
-        minima[i, j] = -elbo.value(elbo.maximise(p, hold=("loadings",), least_noise=lower_limit))
+        minima[i, j] = -elbo.value(elbo.maximize(p, hold=("loadings",), least_noise=lower_limit))
     return minima.min(axis=1)
 
 

@@ -1,4 +1,4 @@
-"""Containers of other libraries, as arrays that scikit-learn's checks read correctly."""
+"""Conversion of containers of other libraries to arrays that scikit-learn can check."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ TIMES = ("date", "duration", "period", "time")
 
 
 def readable(X: Any, name: str = "X") -> Any:
-    """Return X with NaN for missing values of every kind; leave all other containers as they are.
+    """Return X with NaN for missing values of every kind; return all other containers unchanged.
 
     The entries under a mask, and None, pandas.NA and NaT among objects, become NaN.
 
     Parameters
     ----------
     X : object
-        What a user gave as data.
+        Data passed by the user.
     name : str, default="X"
         Its name in error messages.
 
     Raises
     ------
     TypeError
-        If X is a container of another kind, which has to be converted first.
+        If X is a container that must be converted first.
     ValueError
         If X contains dates or times.
     """
@@ -88,7 +88,7 @@ def _times_error(name: str, dtype: Any, column: str = "") -> ValueError:
 
 
 def _list_with_nan(X: Any) -> Any:
-    """Return a list as an array of objects or times if it contains such; else as it is."""
+    """Convert a list of objects or times to an array; return other lists unchanged."""
     with suppress(TypeError, ValueError, RuntimeError):  # left to scikit-learn
         array = np.asarray(X)
         if array.ndim == 2 and array.dtype.kind in "mMO":
@@ -104,14 +104,14 @@ def _is_missing(value: Any) -> bool:
 
 
 def _objects_with_nan(X: np.ndarray, name: str) -> np.ndarray:
-    """Return an array of objects with NaN for what is missing."""
+    """Return an array of objects with NaN for missing values."""
     X = X.copy()
     for index, value in np.ndenumerate(X):
         if _is_missing(value):
             X[index] = np.nan
         elif isinstance(value, np.datetime64 | np.timedelta64) or hasattr(value, "isoformat"):
-            place = f" in row {index[0]}, column {index[1]}" if len(index) == 2 else ""
-            raise _times_error(name, type(value).__name__, place)
+            position = f" in row {index[0]}, column {index[1]}" if len(index) == 2 else ""
+            raise _times_error(name, type(value).__name__, position)
     return X
 
 

@@ -179,7 +179,7 @@ class LatentModel(EncoderDecoder, ABC):
         X : array-like of shape (n_samples, n_features)
             Samples to score.
         y : Ignored
-            Present for API consistency.
+            Not used, present for API consistency by convention.
 
         Returns
         -------
@@ -197,7 +197,7 @@ class LatentModel(EncoderDecoder, ABC):
         n_samples : int, default=1
             Number of samples to draw.
         random_state : int, RandomState instance or None, default=None
-            Seed or generator of the draws. With None, NumPy's global generator is used.
+            Seed or generator for the draws. With None, NumPy's global generator is used.
 
         Returns
         -------

@@ -12,7 +12,7 @@ from sklearn import config_context
 from sklearn_vae.validation import all_or_nothing, is_integer, is_real
 
 # Parameters that name folders on this machine, which are not part of a state.
-PLACES = frozenset({"checkpoint", "memory"})
+FOLDER_PARAMETERS = frozenset({"checkpoint", "memory"})
 
 # Attribute in which scikit-learn keeps the metadata that methods request.
 REQUESTS = "_metadata_request"
@@ -67,13 +67,15 @@ class Stateful:
             self._check_state()
 
     def _check_state(self) -> None:
-        """Raise ValueError unless the fitted attributes are as methods need them."""
+        """Raise ValueError unless the fitted attributes are valid."""
         check_fitted_state(self, self._fitted_state)
 
 
 def state_of(estimator: Any) -> dict[str, Any]:
     """Return the parameters and attributes of an estimator, without folders on this machine."""
-    state = {name: value for name, value in vars(estimator).items() if name not in PLACES}
+    state = {
+        name: value for name, value in vars(estimator).items() if name not in FOLDER_PARAMETERS
+    }
     if REQUESTS in state:
         methods = {n: getattr(r, "requests", None) for n, r in vars(state[REQUESTS]).items()}
         state[REQUESTS] = {n: dict(r) for n, r in methods.items() if isinstance(r, dict) and r}
@@ -83,7 +85,7 @@ def state_of(estimator: Any) -> dict[str, Any]:
 def set_state_of(estimator: Any, state: dict[str, Any]) -> None:
     """Replace everything in an estimator by the result of :func:`state_of`."""
     kind: Any = type(estimator)
-    parameters = parameters_of(kind) - PLACES
+    parameters = parameters_of(kind) - FOLDER_PARAMETERS
     attributes = {name: value for name, value in state.items() if name not in parameters}
     for name in attributes:
         if not is_attribute(kind, name):
@@ -141,7 +143,7 @@ def check_fitted_state(estimator: Any, expected: dict[str, str]) -> None:
 
 
 def brief(value: Any) -> str:
-    """Return a short text of a value."""
+    """Return the repr of a value, cut to 100 characters."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
 

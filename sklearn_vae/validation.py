@@ -148,9 +148,9 @@ def refuse_dask(by: Any, X: Any, name: str = "X") -> None:
     if is_dask(X):
         who = by if isinstance(by, str) else type(by).__name__
         raise TypeError(
-            f"{name} is a Dask {type(X).__name__}, which {who} would load into memory as a whole: "
-            f"pass {name}.compute() if it fits. Dask arrays are supported by fit, transform and "
-            "score of PPCA, PPCACV and LinearVAE(solver='em')."
+            f"{name} is a Dask {type(X).__name__}, which {who} would load into memory as a whole. "
+            f"Pass {name}.compute() if it fits into memory. Dask arrays are supported by fit, "
+            "transform and score of PPCA, PPCACV and LinearVAE(solver='em')."
         )
 
 
@@ -168,7 +168,7 @@ def available_memory() -> float:
         line = next(line for line in file if line.startswith("MemAvailable:"))
         limits.append(1024 * int(line.split()[1]))
     for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # limits of a container
-        with suppress(OSError, ValueError):  # "max" stands for no limit
+        with suppress(OSError, ValueError):  # "max" means no limit
             limits.append(int((Path("/sys/fs/cgroup") / limit).read_text()))
     if len(limits) == 1 and hasattr(os, "sysconf"):
         with suppress(OSError, ValueError):

@@ -37,16 +37,20 @@ def run_python(code, folder=None):
     )
 
 
-def test_ppca_does_not_import_torch():
+def test_linear_models_and_datasets_do_not_import_torch():
     done = run_python(
         "import sys\n"
         "from sklearn_vae import PPCA, PPCACV, PPCAImputer, Moments, LowRankGaussian\n"
         "from sklearn_vae import BernoulliPPCA, LinearVAE\n"
         "LinearVAE(1).fit([[0.0, 1.0], [1.0, 0.0], [2.0, 5.0]])\n"
         "PPCA(1).fit([[0.0, 1.0], [1.0, 3.0], [2.0, 2.0]]).score([[0.0, 1.0]])\n"
+        "BernoulliPPCA(1).fit([[0, 1], [1, 0], [1, 1.0]])\n"
         "assert 'sklearn_vae.linear.ppca' in sys.modules\n"
-        "heavy = {'torch', 'skorch', 'matplotlib', 'dask'} & set(sys.modules)\n"
+        "from sklearn_vae import datasets\n"
+        "datasets.load_digit_images(), datasets.make_missing(datasets.make_ppca()[0])\n"
+        "heavy = {'torch', 'skorch', 'matplotlib', 'dask', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
+        "assert all(hasattr(datasets, name) for name in datasets.__all__)\n"
     )
     assert done.returncode == 0, done.stderr
 

@@ -120,7 +120,7 @@ def test_a_report_of_a_plain_object():
     assert report.categories == ()
     assert report.numbers["elbo"] == pytest.approx(report.numbers["reference"])
     assert report.numbers["near_zero"] == 0
-    assert "Plain, 3 latent dimensions" in str(report)
+    assert "Plain with 3 latent dimensions" in str(report)
 
 
 def test_a_plain_object_that_has_lost_dimensions():

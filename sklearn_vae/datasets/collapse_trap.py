@@ -82,11 +82,6 @@ def make_collapse_trap(
     trap : CollapseTrap
         ELBO, trap and solution. Only returned if `return_trap=True`.
 
-    Raises
-    ------
-    ValueError
-        If a parameter is invalid, or all samples are equal.
-
     See Also
     --------
     make_ppca : Generate samples of probabilistic PCA.
@@ -137,7 +132,7 @@ def make_collapse_trap(
     noise = _NOISE_OF_SOLUTION * elbo.average_variance
     variances = np.broadcast_to(noise / (noise + (W**2).sum(axis=0)), Z.shape)
     start = SoftThresholdParameters(W, np.zeros(len(W)), noise, Z, variances)
-    solution = elbo.maximise(start, hold=("loadings", "offset", "noise_variance"))
+    solution = elbo.maximize(start, hold=("loadings", "offset", "noise_variance"))
     return X, Z, CollapseTrap(elbo, elbo.collapsed(W.shape[1]), solution)
 
 

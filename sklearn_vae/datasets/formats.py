@@ -121,8 +121,10 @@ def _idx_array(path: Path, ndim: int) -> np.ndarray:
         # One extra byte, to detect files that are too long.
         content = file.read(min(n_bytes, size * (DEFLATE_RATIO if compressed else 1)) + 1)
         if len(content) != n_bytes:
-            which = "more" if len(content) > n_bytes else f"{len(content)} bytes"
-            raise ValueError(f"its header requires {n_bytes} bytes for {shape}, but it has {which}")
+            actual = "more" if len(content) > n_bytes else f"{len(content)} bytes"
+            raise ValueError(
+                f"its header requires {n_bytes} bytes for {shape}, but it has {actual}"
+            )
     return np.frombuffer(content, np.uint8).reshape(shape).copy()  # a view of bytes is read-only
 
 
@@ -225,7 +227,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def read_svhn(path: Path, image_shape: Shape) -> Pair:
-    """Read images and labels 0 to 9 from a .mat file, where the label 10 stands for 0."""
+    """Read images and labels 0 to 9 from a .mat file, where the label 10 means 0."""
     with _naming_errors(path), path.open("rb") as file:
         arrays = {name: (shape, kind) for name, shape, kind in whosmat(file)}
         shape, kind = arrays.get("X", ((), "nothing"))

@@ -22,16 +22,16 @@ def make_ppca(
 ) -> tuple[Any, ...]:
     """Generate samples of probabilistic PCA.
 
-    The model is ``z ~ N(0, I)`` and ``x | z ~ N(W z + mu, sigma2 I)``. With the defaults it is that
-    of the linear data in the reference, of which there were 10,000 samples.
+    The model is ``z ~ N(0, I)`` and ``x | z ~ N(W z + mu, sigma2 I)``. The defaults are those of
+    the linear data in the reference, which have 10,000 samples.
 
     Parameters
     ----------
     n_samples : int, default=100
         Number of samples.
-    n_features : int or None, default=None
+    n_features : int, default=None
         Number of features. None is the size of `loadings` or `mean` if given, otherwise 10.
-    n_components : int or None, default=None
+    n_components : int, default=None
         Number of latent dimensions. None is the size of `loadings` if given, otherwise 2.
     noise_variance : float, default=0.01
         Nonnegative noise variance sigma2.
@@ -43,7 +43,7 @@ def make_ppca(
         Whether to return the distribution of x as well. This requires sigma2 > 0 or a square W of
         full rank.
     random_state : int, RandomState instance or None, default=None
-        Seed or generator of W, mu, z and the noise, drawn in this order.
+        Seed or generator for W, mu, z and the noise, drawn in this order.
 
     Returns
     -------
@@ -96,18 +96,18 @@ def make_ppca_ring(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Generate linearly decoded samples with latent vectors on a ring.
 
-    The model is ``z = radius g / |g| + spread g`` with ``g ~ N(0, I)``, and
-    ``x | z ~ N(W z + mu, sigma2 I)``. The z lie on a ring for two latent dimensions and on a shell
-    for more. Neither p(z) nor p(x) is Gaussian, so a linear Gaussian model cannot fit them. With
-    the defaults these are the PCA-ring data of the reference, of which there were 10,000 samples.
+    The model is ``z = radius g / |g| + spread g`` with ``g ~ N(0, I)``, and ``x | z ~ N(W z + mu,
+    sigma2 I)``. The z lie on a ring for two latent dimensions and on a shell for more. Neither p(z)
+    nor p(x) is Gaussian, so a linear Gaussian model cannot fit them. The defaults give the PCA-ring
+    data of the reference, which have 10,000 samples.
 
     Parameters
     ----------
     n_samples : int, default=100
         Number of samples.
-    n_features : int or None, default=None
+    n_features : int, default=None
         Number of features. None is the size of `loadings` or `mean` if given, otherwise 10.
-    n_components : int or None, default=None
+    n_components : int, default=None
         Number of latent dimensions. None is the size of `loadings` if given, otherwise 2.
     noise_variance : float, default=0.01
         Nonnegative noise variance sigma2.
@@ -120,7 +120,7 @@ def make_ppca_ring(
     mean : array-like of shape (n_features,), default=None
         Mean mu. With None it is uniform on [0, 1].
     random_state : int, RandomState instance or None, default=None
-        Seed or generator of W, mu, g and the noise, drawn in this order.
+        Seed or generator for W, mu, g and the noise, drawn in this order.
 
     Returns
     -------

@@ -43,9 +43,9 @@ def make_missing(
     ``"completely_at_random"``  All values have the same probability of being missing.
     ``"at_random"``             The log-odds of being missing increase with the value of the feature
                                 `depends_on`, by 2 per standard deviation. This feature is always
-                                observed. Given it, the other values have no influence. Maximum
-                                likelihood estimates are unbiased, but averages of the observed
-                                values are biased.
+                                observed. Given it, the other values have no influence. This
+                                biases averages of the observed values, but not maximum likelihood
+                                estimates.
     ``"threshold"``             In each feature, all values below its quantile of `fraction` are
                                 missing, as with a detection limit, or all values above its quantile
                                 of 1 - `fraction`. Models that ignore this mechanism are biased.
@@ -65,7 +65,7 @@ def make_missing(
     side : {"below", "above"}, default="below"
         Side of the threshold on which values are missing.
     random_state : int, RandomState instance or None, default=None
-        Seed or generator of the selection of missing values.
+        Seed or generator for the selection of missing values.
 
     Returns
     -------
@@ -77,8 +77,7 @@ def make_missing(
     TypeError
         If X is a Dask array or DataFrame.
     ValueError
-        If a parameter or X is invalid, or if `fraction` is too large for each sample and each
-        feature to keep a value.
+        If `fraction` is too large for each sample and each feature to keep a value.
 
     See Also
     --------
@@ -142,9 +141,9 @@ def _check_number(number: float, observed: np.ndarray, kept: int) -> None:
     total = np.count_nonzero(observed)
     if number > (total - kept) * (1 + 1e-12):
         raise ValueError(
-            f"fraction must be at most {(total - kept) / total:.6g}, so that each row and column "
-            f"of X, of shape {observed.shape} with {total} values, keeps one, got "
-            f"{number / total:.6g}."
+            f"fraction must be at most {(total - kept) / total:.6g} for X of shape "
+            f"{observed.shape} with {total} values, because each row and column keeps a value, "
+            f"got {number / total:.6g}."
         )
 
 

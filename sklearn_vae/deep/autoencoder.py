@@ -111,7 +111,7 @@ class DeepAutoencoder(DeepModel):
         Number of epochs trained.
     n_features_in_ : int
         Number of features seen during `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features seen during `fit`, if X has feature names that are all strings.
 
     See Also
@@ -206,7 +206,7 @@ class DeepAutoencoder(DeepModel):
         X : array-like of shape (n_samples, n_features)
             Samples to score.
         y : Ignored
-            Present for API consistency.
+            Not used, present for API consistency by convention.
 
         Returns
         -------

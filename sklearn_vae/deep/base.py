@@ -94,7 +94,7 @@ class DeepModel(EncoderDecoder, ABC):
         X : array-like of shape (n_samples, n_features)
             Training samples. With `processes`, the samples of this process.
         y : Ignored
-            Present for API consistency.
+            Not used, present for API consistency by convention.
         processes : Processes, default=None
             Processes that train this model together, each on its own samples. With None, only
             this process trains it.

@@ -37,15 +37,14 @@ class DeepBernoulliVAE(DeepVAE):
     encoder : {"mlp", "conv"} or callable, default="mlp"
         Encoder network. "conv" uses strided convolutions and requires `image_shape`. A callable
         `encoder(input_shape, n_outputs)` must return a module that maps samples to tensors of
-        shape (n_samples, n_outputs), the means and log-variances of a
-        diagonal posterior.
+        shape (n_samples, n_outputs). These are means and log-variances for a diagonal posterior.
     decoder : {"mlp", "conv"} or callable, default="mlp"
         Decoder network. "conv" mirrors the convolutional encoder. A callable
         `decoder(n_components, output_shape)` must return a module that maps latent vectors to
         logits of shape (n_samples, n_features).
     image_shape : tuple (channels, height, width), default=None
         Shape of the images if each sample is a flattened image.
-    binarize : float or None, default=None
+    binarize : float, default=None
         Threshold above which a value counts as 1, otherwise as 0. With None the values must be in
         [0, 1], and a value between 0 and 1 is treated as the probability of a 1.
     prior : {"standard", "learned_variance"}, default="standard"
@@ -146,7 +145,7 @@ class DeepBernoulliVAE(DeepVAE):
         Number of epochs trained.
     n_features_in_ : int
         Number of features seen during `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features seen during `fit`, if X has feature names that are all strings.
 
     See Also

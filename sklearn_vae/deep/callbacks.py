@@ -113,7 +113,7 @@ def check_callbacks(model: Any) -> None:
 
 
 def callbacks_of_fit(callbacks: Any) -> list[Any]:
-    """Return copies of the callbacks, after two of our own that skorch's callbacks rely on.
+    """Return copies of the callbacks, after two of this library that skorch's callbacks rely on.
 
     Runs, writers and open files to which callbacks log are shared, not copied.
     """
@@ -179,7 +179,7 @@ def _is_callback(callback: Any) -> bool:
 
 
 def _share_logs(callback: Any, memo: dict[int, Any]) -> None:
-    """Add the targets to which a callback logs to `memo`, such that copies share them."""
+    """Add the log targets of a callback to `memo`, so that copies share them."""
     names = next((names for kind, names in LOG_TARGETS.items() if isinstance(callback, kind)), ())
     shared = [getattr(callback, name) for name in names]
     attributes = {} if isinstance(callback, type) else getattr(callback, "__dict__", {})
@@ -201,7 +201,10 @@ def _reason_against(callback: Any, has_validation: bool) -> str:
         return "requires `scoring`, a scorer name of scikit-learn or a function (net, X, y)"
     if issubclass(kind, LoadInitState) and not isinstance(callback, type):
         if getattr(callback.checkpoint, "f_history", "") is None:
-            return "requires a checkpoint with `f_history`. The parameter `checkpoint` needs none"
+            return (
+                "requires a checkpoint with `f_history`. Use the parameter `checkpoint` of the model "
+                "to resume training"
+            )
         return ""
     return "" if has_validation else _reason_without_validation(callback, kind)
 

@@ -50,7 +50,8 @@ def checked_layer_sizes(sizes: Any) -> tuple[int, ...]:
     is_sequence = is_array or (isinstance(given, Sequence) and not isinstance(given, str))
     if not (is_sequence and all(is_integer(size) and size >= 1 for size in given)):
         raise ValueError(
-            f"hidden_layer_sizes must be an integer >= 1 or a sequence of them, got {sizes!r}."
+            "hidden_layer_sizes must be an integer >= 1 or a sequence of integers >= 1, got "
+            f"{sizes!r}."
         )
     return tuple(int(size) for size in given)
 
@@ -97,7 +98,7 @@ def check_image_shape(model: Any, sample_shape: tuple[int, ...]) -> None:
 
 
 def check_noise(name: str, value: Any, *, per_feature: bool) -> None:
-    """Raise ValueError unless a noise variance is None, positive or an array if `per_feature`."""
+    """Raise ValueError unless a noise variance is None, positive or, if `per_feature`, an array."""
     if value is None or is_real(value) or not per_feature:
         check_noise_variance(value, name)
         return

@@ -60,8 +60,8 @@ def evaluate_blocks(
         bad &= results != -np.inf
     if bad.any():
         raise ValueError(
-            f"{name} must be closer to the training data: sample {np.argwhere(bad)[0, 0]} gives "
-            f"{results[bad][0]} in {results.dtype}."
+            f"{name} must be closer to the training data: the networks return {results[bad][0]} for "
+            f"sample {np.argwhere(bad)[0, 0]} in {results.dtype}."
         )
     return results
 
@@ -93,7 +93,7 @@ def keep_snapshots(model: Any, data: TrainingData) -> None:
                 snapshots[epoch] = snapshot
             except FloatingPointError:
                 warnings.warn(
-                    f"The snapshot of epoch {epoch} was discarded, as its ELBO is not finite.",
+                    f"The snapshot of epoch {epoch} was discarded, because its ELBO is not finite.",
                     stacklevel=3,
                 )
     for callback in callbacks:

@@ -37,7 +37,7 @@ class DeepGaussianVAE(DeepVAE):
     Noise variances are at least 1e-6 times the average feature variance (times the variance of each
     feature, if they differ between features), which rules out the infinite likelihood of perfect
     reconstructions. Posterior log-variances lie between -20 and 20. `entropy_gap_.active_bounds`
-    tells whether such a limit was reached.
+    names the limits that were reached.
 
     Parameters
     ----------
@@ -52,8 +52,7 @@ class DeepGaussianVAE(DeepVAE):
     encoder : {"mlp", "conv"} or callable, default="mlp"
         Encoder network. "conv" uses strided convolutions and requires `image_shape`. A callable
         `encoder(input_shape, n_outputs)` must return a module that maps samples to tensors of
-        shape (n_samples, n_outputs), the means and log-variances of a
-        diagonal posterior.
+        shape (n_samples, n_outputs). These are means and log-variances for a diagonal posterior.
     decoder : {"mlp", "conv"} or callable, default="mlp"
         Decoder network. "conv" mirrors the convolutional encoder. A callable
         `decoder(n_components, output_shape)` must return a module that maps latent vectors to
@@ -62,9 +61,9 @@ class DeepGaussianVAE(DeepVAE):
     image_shape : tuple (channels, height, width), default=None
         Shape of the images if each sample is a flattened image.
     noise_model : {"scalar", "diagonal", "heteroscedastic"}, default="scalar"
-        Observation noise: one variance sigma2, one variance per feature, or one per feature and z
-        from the decoder, p(x|z) = N(mu(z), diag(sigma2(z))). Latent dimensions collapse more
-        easily with "heteroscedastic" noise, against which `kl_warmup_epochs` helps.
+        Observation noise: one variance sigma2, one variance per feature, or variances that the
+        decoder computes from z, p(x|z) = N(mu(z), diag(sigma2(z))). Latent dimensions collapse more
+        easily with "heteroscedastic" noise; `kl_warmup_epochs` helps to prevent this.
     noise_variance : float or array-like of shape (n_features,), default=None
         Fixed noise variance. An array requires `noise_model="diagonal"`. With None it is learned.
     noise_variance_init : float or array-like of shape (n_features,), default=None
@@ -73,14 +72,14 @@ class DeepGaussianVAE(DeepVAE):
     noise_update : {"closed_form", "gradient"}, default="closed_form"
         Method that learns the noise variance. "closed_form" follows a running average of its
         optimum given the networks and, unless `objective="iwae"`, ends at this optimum.
-        "gradient" optimizes log sigma2 together with the weights. Ignored if the noise is
-        "heteroscedastic".
+        "gradient" optimizes log sigma2 together with the weights. The variance stays above 1e-6
+        of the feature variance. Ignored if the noise is "heteroscedastic".
     init : {None, "ppca"}, default=None
-        Initialization of the networks. None is random. "ppca" starts at the solution of pPCA,
-        where the ELBO equals the log-likelihood of pPCA, and limits the learning rate of each
-        epoch (recorded in `history_`) such that training does not lose it. This requires "mlp"
-        networks with at least 2 * n_components units per hidden layer, the activation "relu",
-        "leaky_relu", "gelu", "silu" or "softplus", and `variational_family="diagonal"`.
+        Initialization of the networks. None is random. "ppca" starts at the solution of pPCA, where
+        the ELBO equals the log-likelihood of pPCA, and limits the learning rate of each epoch
+        (recorded in `history_`) so that training keeps this ELBO. It requires "mlp" networks with
+        at least 2 * n_components units per hidden layer, the activation "relu", "leaky_relu",
+        "gelu", "silu" or "softplus", and `variational_family="diagonal"`.
     prior : {"standard", "learned_variance"}, default="standard"
         Prior p(z): N(0, I), or N(0, diag(alpha2)) with learned alpha2. In the second case the
         columns of the decoder's first weight matrix have length 1, which fixes the scale of z.
@@ -185,7 +184,7 @@ class DeepGaussianVAE(DeepVAE):
         Number of epochs trained.
     n_features_in_ : int
         Number of features seen during `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features seen during `fit`, if X has feature names that are all strings.
 
     See Also

@@ -26,8 +26,8 @@ from sklearn_vae.training.distributed import Reducer
 SHARE_OF_START = 0.05
 SHARE_OF_GAIN = 0.5
 
-# Number of epochs at the start with a rising learning rate, and fraction at the end with a falling
-# one.
+# Number of first epochs in which the learning rate rises, and fraction of last epochs in which it
+# falls.
 RISING_EPOCHS = 5
 FALLING_SHARE = 0.2
 
@@ -69,7 +69,7 @@ def check_init(vae: Any, hidden_layer_sizes: tuple[int, ...]) -> None:
 
 
 class LearningRateLimit(Callback):
-    """Callback that limits the learning rate such that training does not lose its initial ELBO.
+    """Callback that limits the learning rate so that training does not lose the initial ELBO.
 
     Adam moves every weight by up to its rate r. At a maximum of the ELBO this lowers the ELBO by
     (r / 4) sum_i s_i nats, where s_i is the standard deviation of gradient i between batches. With
@@ -248,7 +248,7 @@ def _ppca_with_noise(
 
 
 def _set_linear_map(network: MLP, first: Tensor, shift: Tensor, last: Tensor, bias: Tensor) -> None:
-    """Make the first outputs of a network last (first x + shift), and add `bias` to all."""
+    """Set the first outputs to `last @ (first @ x + shift)`, and add `bias` to all outputs."""
     k = len(first)
     layers: Any = network.layers
     for layer in layers[:-1]:

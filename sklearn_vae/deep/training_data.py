@@ -68,7 +68,7 @@ def prepare(model: Any, X: Any, warm: bool, reducer: Reducer) -> TrainingData:
     if validation is not None and not torch.isfinite(validation.square().sum()):
         raise ValueError(
             "X contains outliers: the samples that early_stopping holds out differ so much from "
-            f"the others that their squares overflow {dtype}."
+            f"the others that their squares overflow {dtype}. Remove or clip the outliers."
         )
     samples = standardize(X, train, *units)
     return TrainingData(samples, validation, device, products, seed, checkpoint, reducer)

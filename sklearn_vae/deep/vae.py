@@ -60,22 +60,22 @@ class DeepVAE(LatentModel, DeepModel):
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
         k = self.n_components_
 
-        def both(x: Tensor) -> Tensor:
+        def moments(x: Tensor) -> Tensor:
             q = self.module_.encode(x)
             marginals = q.marginals()
             spread = q.covariance().flatten(1) if return_cov else marginals.variance
             return torch.cat([marginals.mean, spread], dim=1)
 
-        mean, spread = np.split(self._map_samples(X, both), [k], axis=1)
+        mean, spread = np.split(self._map_samples(X, moments), [k], axis=1)
         return mean, spread.reshape(-1, k, k) if return_cov else spread
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
-        def both(z: Tensor) -> Tensor:
+        def moments(z: Tensor) -> Tensor:
             p = self.module_.decode(z)
             variance = p.variance * self._as_tensor(self.scale_).square()
             return torch.cat([self._in_data_units(p.mean), variance], dim=1)
 
-        mean, variance = np.split(self._map_latents(Z, both), 2, axis=1)
+        mean, variance = np.split(self._map_latents(Z, moments), 2, axis=1)
         return mean, variance
 
     def score_samples(self, X: Any) -> Array:
@@ -83,8 +83,9 @@ class DeepVAE(LatentModel, DeepModel):
 
         The result is the ELBO for any training `objective` and `kl_weight`. It is an average over
         max(32, n_components + 1) fixed draws of z that all samples share, so that repeated calls
-        agree. The error of shared draws does not average out over the samples. It was up to 0.05
-        nats with two latent dimensions and noise that depends on z. `elbo_` uses separate draws.
+        agree. The error of shared draws does not average out over the samples. In tests it was up
+        to 0.05 nats, with two latent dimensions and noise that depends on z. `elbo_` uses separate
+        draws.
 
         Parameters
         ----------
@@ -258,7 +259,7 @@ class DeepVAE(LatentModel, DeepModel):
         variance = self.module_.likelihood.noise_variance
         if variance is not None:
             noise = variance.double().cpu().numpy() * self.scale_**2
-            if self.noise_variance is not None:  # which arithmetic would round
+            if self.noise_variance is not None:  # arithmetic would round it
                 noise = np.broadcast_to(np.float64(self.noise_variance), noise.shape).copy()
             self.noise_variance_ = noise if np.ndim(noise) else float(noise)
 

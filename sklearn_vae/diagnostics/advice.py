@@ -10,7 +10,7 @@ import numpy as np
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.protocol import EncoderDecoder, LatentModel
 
-# Number of layers with weights, in encoder or decoder, from which on fewer layers help more than
+# Minimum number of layers with weights, in encoder or decoder, at which fewer layers help more than
 # annealing, another seed or another learning rate.
 DEEP = 4
 

@@ -165,7 +165,7 @@ def kl_per_dimension(estimator: LatentModel, X: Any) -> Array:
     estimator : LatentModel
         Fitted model.
     X : array-like of shape (n_samples, n_features)
-        Data.
+        Samples.
 
     Returns
     -------
@@ -204,7 +204,7 @@ def collapse(
     estimator : LatentModel
         Fitted model.
     X : array-like of shape (n_samples, n_features)
-        Data.
+        Samples.
     epsilon : float, default=0.01
         Threshold of the KL in nats, at least 0.
     delta : float, default=0.01
@@ -260,7 +260,7 @@ def collapse_curve(
     estimator : LatentModel
         Fitted model.
     X : array-like of shape (n_samples, n_features)
-        Data.
+        Samples.
     delta : float, default=0.01
         Share of the samples that may exceed epsilon, in [0, 1).
     criterion : {"share", "average"}, default="share"
@@ -299,7 +299,7 @@ def active_units(estimator: LatentModel, X: Any, threshold: float = 0.01) -> Act
     estimator : LatentModel
         Fitted model.
     X : array-like of shape (n_samples, n_features)
-        Data.
+        Samples.
     threshold : float, default=0.01
         Variance of the posterior mean over the samples, in units of the prior variance, above
         which a dimension is active.
@@ -343,7 +343,7 @@ def second_moments(estimator: LatentModel, X: Any) -> Array:
     estimator : LatentModel
         Fitted model.
     X : array-like of shape (n_samples, n_features)
-        Data.
+        Samples.
 
     Returns
     -------

@@ -63,7 +63,7 @@ def gap_chart(entropies: Entropies) -> str:
     low, high = min(-least, heights.min()), max(least, heights.max())
     scale = (BOTTOM - TOP) / (high - low)
     zero = TOP + high * scale
-    # The noise bar is separate, and stays visible beside many dimensions.
+    # The noise bar is separate, and stays visible next to many dimensions.
     noise_width = min(MAX_BAR_WIDTH, max(12.0, 0.8 * (RIGHT - LEFT) / (k + 2.0)))
     width = (RIGHT - LEFT - 1.5 * noise_width) / max(k, 1)
     ends = zero - scale * heights

@@ -46,11 +46,11 @@ class Entropies:
     bound : float
         Sum of entropies, posterior - prior - decoder.
     gap : EntropyGap
-        The difference elbo - bound, split into its parts.
+        The difference elbo - bound, split into its terms.
     noise_gain : float
-        Nats to be gained by rescaling all variances of p(x|z), or the logits of binary features.
+        Gain, in nats, from rescaling all variances of p(x|z), or the logits of binary features.
     dimension_gains : ndarray of shape (n_components,)
-        Nats to be gained by rescaling each latent dimension.
+        Gain, in nats, from rescaling each latent dimension.
     log_latent_volume, log_data_volume : float
         Average log volumes of the boxes that q(z|x) and p(x|z) fill, in units of the prior's
         standard deviation and of the data. The latter is NaN for binary features.
@@ -127,7 +127,7 @@ def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) 
     estimator : LatentModel
         Fitted model of this library, or of another one with a Gaussian p(x|z).
     X : array-like of shape (n_samples, n_features)
-        Data without missing values.
+        Samples without missing values.
     tolerance : float, default=0.1
         Total gain by rescaling, in nats per sample, up to which the model counts as converged.
 
@@ -225,7 +225,7 @@ def _log_noise(model: LatentModel, mean: Array, variance: Array, n_features: int
     if noise is not None:
         log_noise = np.log(np.asarray(noise, dtype=np.float64))
         return float(np.broadcast_to(log_noise, n_features).sum())
-    # A stream of its own: X may have been generated with the same seed.
+    # A separate stream, because X may have been generated with the same seed.
     rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
     Z = mean + np.sqrt(variance) * rng.standard_normal(mean.shape)
     noise = to_host(model.conditional(Z * np.sqrt(model.prior_variance))[1])
@@ -281,7 +281,7 @@ def _noise_verdict(model: LatentModel, terms: BoundTerms, noise: float, gain: fl
             f"add about {gain:.3g} nats"
         )
     ratio = 1.0 / (1.0 - 2.0 * noise / terms.n_features)
-    fixed = " (held fixed)" if model.noise_variance is not None else ""
+    fixed = " (fixed)" if model.noise_variance is not None else ""
     return (
         f"noise variance not at its optimum{fixed}: it is {ratio:.4g} times the optimum, which "
         f"would add {gain:.3g} nats"

@@ -80,7 +80,7 @@ class Evidence:
 
     @property
     def has_lost_dimensions(self) -> bool:
-        """Whether useful dimensions have collapsed, to the cost of reconstructions."""
+        """Whether useful dimensions have collapsed, which makes reconstructions worse."""
         if self.is_bernoulli or self.n_active >= self.reference.n_used:
             return False
         excess = self.numbers["reconstruction_error"] - self.numbers["pca_reconstruction_error"]

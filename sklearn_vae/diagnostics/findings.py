@@ -88,9 +88,9 @@ def _geometric_means(case: Evidence) -> Array:
     return np.log(variance[:, varying] / feature_variance[varying]).mean(axis=1)
 
 
-def _count_repeated(rows: Array) -> int:
-    """Count the rows that are equal to another one."""
-    counts = np.unique(rows, axis=0, return_counts=True)[1]
+def _count_repeated(samples: Array) -> int:
+    """Count the samples that are equal to another sample."""
+    counts = np.unique(samples, axis=0, return_counts=True)[1]
     return int(counts[counts > 1].sum())
 
 

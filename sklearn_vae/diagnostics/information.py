@@ -72,7 +72,7 @@ def decompose_kl(
     estimator : LatentModel
         Fitted model whose posteriors are normal with independent dimensions.
     X : array-like of shape (n_samples, n_features)
-        Data.
+        Samples.
     n_samples : int, default=None
         Number of samples for which z is drawn. By default all, or fewer for more than 10^4 samples,
         to limit the number of densities to 10^8.
@@ -124,7 +124,7 @@ def decompose_kl(
         n_samples = max(1, min(n, MAX_DENSITIES // n))
     check_integer("n_samples", n_samples, at_least=1)
     check_integer("random_state", random_state, at_least=0)
-    # A stream of its own: X may have been generated with the same seed.
+    # A separate stream, because X may have been generated with the same seed.
     rng = np.random.default_rng(np.random.SeedSequence(random_state, spawn_key=(0,)))
     chosen = np.arange(n) if n_samples >= n else rng.choice(n, n_samples, replace=False)
     z = mean[chosen] + np.sqrt(variance[chosen]) * rng.standard_normal((len(chosen), mean.shape[1]))

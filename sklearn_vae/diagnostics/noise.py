@@ -65,7 +65,7 @@ def tune_noise_variance(estimator: LatentModel, X: Any) -> TunedNoise:
     estimator : PPCA, PPCACV, LinearVAE or DeepGaussianVAE
         Fitted model whose noise variance is the same for all z.
     X : array-like of shape (n_samples, n_features)
-        Data without missing values.
+        Samples without missing values.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def tune_noise_variance(estimator: LatentModel, X: Any) -> TunedNoise:
 
 
 def with_tuned_noise(model: LatentModel, X: Any) -> LatentModel | None:
-    """Return a copy with the optimal noise variance, or None if the model has no shared one."""
+    """Return a copy with the optimal noise variance, or None if the noise depends on z."""
     if model.shared_noise_variance is None:
         return None
     as_complete_array(X, "tune_noise_variance")

@@ -167,7 +167,7 @@ def _check_data(model: Any, X: Any) -> Any:
     )
     X = X.toarray() if sparse.issparse(X) else X
     if not (to_host(X[:1]) != to_host(X)).any():
-        raise ValueError(f"X must have samples that differ, got {X.shape[0]} identical samples.")
+        raise ValueError(f"X must contain different samples, got {X.shape[0]} identical samples.")
     return X
 
 

@@ -33,7 +33,7 @@ def maximize(
     max_iter: int = 1000,
     after: tuple[Array, Array] | None = None,
 ) -> Iterator[Ascent]:
-    """Iterate to the global maximum; up to rounding the bound never falls.
+    """Iterate to the global maximum of the bound, which never falls except by rounding.
 
     Coordinate ascent over encoder, decoder and sigma2 is a power iteration, which is slow if
     eigenvalues are close. Each iteration here takes the Rayleigh-Ritz vectors of the span of three
@@ -67,8 +67,8 @@ def maximize(
 
 def _orthonormal(elbo: LinearElbo, A: Array) -> tuple[Array, bool]:
     """Return an orthonormal basis of the span of A, and whether it contains all data."""
-    if elbo.rows is not None and A.shape[1] >= len(elbo.rows):
-        return np.linalg.qr(elbo.rows.T)[0], True
+    if elbo.centered is not None and A.shape[1] >= len(elbo.centered):
+        return np.linalg.qr(elbo.centered.T)[0], True
     if A.shape[1] >= len(A):
         return np.eye(len(A)), True
     return np.linalg.qr(A)[0], False

@@ -14,7 +14,7 @@ from sklearn_vae.gaussian.softplus import expected_softplus, expected_softplus_o
 # Entries in a block, so that the arrays computed from one stay in the cache.
 _BLOCK = 2**17
 # Newton's method for the posterior of a sample stops when its decrement, twice the possible gain,
-# is this small; the looser one applies while W and mu are being fitted.
+# is below this value. The looser value applies while W and mu are fitted.
 _DECREMENT = 1e-20
 _LOOSE_DECREMENT = 1e-12
 _MAX_STEPS = 200
@@ -133,7 +133,7 @@ def _sample_blocks(n: int, d: int) -> Iterator[slice]:
 
 
 class SamplePosteriors:
-    """Posteriors N(m, diag s^2) of the highest bound, one per sample.
+    """Posteriors N(m, diag s^2) that maximize the bound, one per sample.
 
     The bound is strictly concave in (m, s), and Newton's method with backtracking finds its only
     maximum.
@@ -146,7 +146,7 @@ class SamplePosteriors:
         self._products = [(a[:, :, None] * b[:, None, :]).reshape(d, k * k) for a, b in pairs]
 
     def start(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return means 0 and standard deviations from the curvature of the bound at the prior."""
+        """Return means 0, and standard deviations from the curvature of the bound at the prior."""
         k = self.W.shape[1]
         curvature = expected_softplus(self.mu, self.squares.sum(axis=1))[2]
         s = 1.0 / np.sqrt(1.0 + curvature @ self.squares)
@@ -260,7 +260,7 @@ def importance_weighted_bound(
 
 
 def laplace_posterior(W: np.ndarray, mu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the encoder V and D that is best for the bound expanded about z = 0."""
+    """Return the encoder V and D that maximizes the bound after an expansion about z = 0."""
     p = expit(mu)
     weighted = W.T * (p * (1.0 - p))
     precision = weighted @ W + np.eye(W.shape[1])

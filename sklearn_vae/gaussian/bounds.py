@@ -22,21 +22,21 @@ class EntropyGap:
 
     The split is exact for any parameters. Each term is 0 at a maximum of the ELBO over its
     parameters. It may differ from 0 if another objective was maximized (a KL weight other than 1,
-    free bits, an importance-weighted bound), if the noise variance was held fixed, or if a bound
-    in `active_bounds` was reached.
+    free bits, an importance-weighted bound), if the noise variance was fixed, or if a bound in
+    `active_bounds` was reached.
 
     Attributes
     ----------
     noise : float
-        (d - E_q sum_j (x_j - mu_j(z))^2 / sigma2_j) / 2, which is minus the derivative of the ELBO
-        with respect to the log-variance of the noise; positive if the noise variance is above its
-        optimum. For a Bernoulli decoder with logits a(z), E_q sum_j a_j (x_j - sigmoid(a_j)), which
-        is the derivative with respect to the scale of the logits; positive if p(x|z) has more
+        (d - E_q sum_j (x_j - mu_j(z))^2 / sigma2_j) / 2, the negative derivative of the ELBO with
+        respect to the log-variance of the noise. It is positive if the noise variance is above its
+        optimum. For a Bernoulli decoder with logits a(z) it is E_q sum_j a_j (x_j - sigmoid(a_j)),
+        the derivative with respect to the scale of the logits. It is positive if p(x|z) has more
         entropy than at the optimum.
     dimensions : array of shape (n_components,)
-        (1 - m2_h) / 2, where m2_h is the mean of E_q z_h^2 in units of the prior variance;
-        proportional to the derivative with respect to the scale of latent dimension h. 0 for a
-        collapsed dimension.
+        (1 - m2_h) / 2, where m2_h is the mean of E_q z_h^2 in units of the prior variance. It is
+        proportional to the derivative of the ELBO with respect to the scale of latent dimension h,
+        and 0 for a collapsed dimension.
     active_bounds : tuple of str
         Which of "noise variance" and "posterior variance" are at a bound.
     total : float

@@ -283,7 +283,7 @@ def _column_moments(X: sparse.csr_array, w: np.ndarray) -> tuple[np.ndarray, np.
 
 @dataclass(frozen=True, eq=False)
 class CenteredBlock:
-    """A block of X - mean that is copied only where subtraction after a product loses digits.
+    """Block of X - mean, copied only where subtracting the mean after a product loses digits.
 
     `parts` are pairs of a matrix and its columns. Some columns are already centered, and `mean` is
     0 there; for the others `mean` is to be subtracted from products.

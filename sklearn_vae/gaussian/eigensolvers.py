@@ -29,7 +29,7 @@ SVD_SOLVERS = ("auto", "full", "covariance_eigh", "arpack", "randomized")
 def choose_solver(
     X: Any, n_components: Any, svd_solver: str = "auto", *, mapped: bool = False
 ) -> str:
-    """Return the solver for `svd_solver`, which is itself unless it is "auto".
+    """Return `svd_solver`, or the solver that "auto" selects for X.
 
     "auto" follows scikit-learn's PCA, except for wide X with few samples (small Gram matrix), and
     for sparse and memory-mapped X ("full" would make a dense copy, "randomized" would read X some
@@ -109,7 +109,7 @@ def decompose_summary(
 
 
 def components_wanted(n_components: Any, max_components: int) -> int:
-    """Return how many eigenpairs the spectrum needs at least for `n_components`."""
+    """Return the minimum number of eigenpairs that `n_components` requires."""
     if _is_count(n_components):
         return int(n_components)
     return 0 if n_components is not None and n_components != "mle" else max_components

@@ -63,8 +63,8 @@ class Sums(NamedTuple):
     @classmethod
     def _from_block(cls, data: IncompleteData, block: Block, parameters: Parameters) -> Sums:
         posterior = data.posterior(block, parameters)
-        Z, X = posterior.mean, data.values[block.rows]
-        w = None if data.weights is None else data.weights[block.rows]
+        Z, X = posterior.mean, data.values[block.samples]
+        w = None if data.weights is None else data.weights[block.samples]
         weighted = Z if w is None else w * Z
         i, j, _ = latent_pairs(Z.shape[0])
         covariance = parameters.noise_variance * posterior.inverse[i, j]
@@ -89,10 +89,10 @@ class Sums(NamedTuple):
             latents @ block.observed,
             weighted @ X,
             counts @ block.observed,
-            data.sum(X, block.rows),
+            data.sum(X, block.samples),
             pairs.sum(axis=1),
             latents.sum(axis=1),
-            float(data.sum(posterior.log_likelihood, block.rows)),
+            float(data.sum(posterior.log_likelihood, block.samples)),
         )
 
 
@@ -138,7 +138,7 @@ def expectation_maximization(
     higher (Henderson and Varadhan, "Damped Anderson Acceleration with Restarts and Monotonicity
     Control for Accelerating EM and EM-like Algorithms", 2019; here without damping). Returns the
     parameters, the log-likelihood per sample at the start and after each iteration, and whether EM
-    converged. If rounding lets the likelihood fall, the parameters before are returned.
+    converged. If the likelihood falls by rounding, the previous parameters are returned.
     """
     n = data.n
     if noise_variance is not None:
@@ -186,7 +186,7 @@ def _extrapolate(
     flat = after[-1] - weights @ np.diff(after, axis=0)
     d = len(like.mean)
     noise_variance = like.noise_variance
-    if before[-1, -1] != after[-1, -1]:  # not held fixed
+    if before[-1, -1] != after[-1, -1]:  # sigma2 is not fixed
         # The noise variance changes by a factor of at most 10.
         log_noise = min(max(flat[-1], after[-1, -1] - 2.3), after[-1, -1] + 2.3)
         noise_variance = max(math.exp(log_noise), least_noise)
@@ -211,10 +211,10 @@ def averages(data: IncompleteData, parameters: Parameters) -> tuple[np.ndarray, 
                 second_moment += np.sum(posterior.mean**2 + variance, axis=1)
                 log_variance += np.sum(np.log(variance), axis=1)
             else:
-                w = data.weights[block.rows]
+                w = data.weights[block.samples]
                 weight = w.sum()
                 second_moment += (posterior.mean**2 + variance) @ w
                 log_variance += np.log(variance) @ w
             log_det += k * math.log(parameters.noise_variance) * weight
-            log_det -= float(data.sum(posterior.log_det, block.rows))
+            log_det -= float(data.sum(posterior.log_det, block.samples))
     return second_moment / n, log_variance / n, log_det / n

@@ -36,8 +36,8 @@ class StationaryPoint:
     ------
     ValueError
         If the spectrum lacks eigenpairs, if an index in `kept` is invalid or repeated, if
-        `n_components` is out of range, if sigma2 is not positive or if a kept eigenvalue does not
-        exceed it.
+        `n_components` is out of range, or if sigma2 is not positive or not below every kept
+        eigenvalue.
 
     See Also
     --------
@@ -145,7 +145,7 @@ class StationaryPoint:
 
     @property
     def is_stable(self) -> bool:
-        """Whether no direction raises the likelihood; it is then the maximum at this sigma2."""
+        """Whether no direction raises the likelihood, which makes the point a maximum at this sigma2."""
         return not self.unstable
 
     @property

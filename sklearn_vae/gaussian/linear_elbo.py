@@ -26,7 +26,7 @@ class LinearElbo:
     """ELBO of data with covariance S and mean mu, in nats per sample (Lucas et al., 2019, eq. 9).
 
     The data are given as the covariance matrix `S` with divisor n, as a vector `S` of its first r
-    eigenvalues, with W and V in the basis of its eigenvectors, or as centered `rows`. A method
+    eigenvalues, with W and V in the basis of its eigenvectors, or as `centered` samples. A method
     costs O(d^2 k), O(r k^2) and O(n d k) in these cases. `total_variance` is the trace of S.
     """
 
@@ -35,12 +35,12 @@ class LinearElbo:
         S: Array = None,
         *,
         n_features: int | None = None,
-        rows: Array = None,
+        centered: Array = None,
         total_variance: float | None = None,
     ) -> None:
         self.S = S
-        self.rows = rows
-        A = rows if S is None else S
+        self.centered = centered
+        A = centered if S is None else S
         xp = array_namespace(A)
         self.n_features = n_features or A.shape[-1]
         if total_variance is None and S is None:
@@ -52,7 +52,7 @@ class LinearElbo:
     def times(self, A: Array) -> Array:
         """Compute S A."""
         if self.S is None:
-            return self.rows.T @ (self.rows @ A) / self.rows.shape[0]
+            return self.centered.T @ (self.centered @ A) / self.centered.shape[0]
         return self.S[:, None] * A if self.S.ndim == 1 else self.S @ A
 
     def residual(self, p: LinearVAEParameters) -> float:
@@ -153,7 +153,7 @@ def reconstruction_of(residual: float, noise_variance: float, n_features: int) -
     return -0.5 * (residual / noise_variance + log_noise)
 
 
-def residual_of_rows(R: Array, p: LinearVAEParameters) -> float:
+def residual_of_samples(R: Array, p: LinearVAEParameters) -> float:
     """Compute :meth:`LinearElbo.residual` of centered data R as a sum of squares.
 
     From the covariance it is a difference, whose rounding error of some 1e-16 of the total variance

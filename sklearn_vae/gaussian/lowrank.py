@@ -28,7 +28,7 @@ class LowRankGaussian:
     r"""Gaussian N(mean, C) with C = W W' + sigma2 I, the marginal distribution of pPCA.
 
     The model is z ~ N(0, I), x | z ~ N(W z + mean, sigma2 I). No method forms a d x d matrix. All
-    share a triangular factor of M = W'W + sigma2 I, which is computed on first use.
+    methods share a triangular factor of M = W'W + sigma2 I, which is computed on first use.
 
     Parameters
     ----------
@@ -85,8 +85,8 @@ class LowRankGaussian:
             )
         if self.noise_variance == 0.0 and self._is_singular():
             raise ValueError(
-                "noise_variance can be 0 only for square loadings of full rank, got loadings of "
-                f"shape {tuple(self.loadings.shape)} and a singular covariance."
+                "noise_variance must be > 0 unless loadings are square and of full rank, got 0 "
+                f"with loadings of shape {tuple(self.loadings.shape)} and a singular covariance."
             )
 
     @property
@@ -269,7 +269,7 @@ class LowRankGaussian:
         Returns
         -------
         float
-            Noise variance of the highest likelihood.
+            Noise variance with the highest likelihood.
         """
         along = to_host(project(X, self.mean, components.T, self._limit)).astype(np.float64)
         loadings, d = to_host(self.loadings).astype(np.float64), self.n_features
@@ -288,7 +288,7 @@ class LowRankGaussian:
         return best_noise_variance(lengths, squares, tail, d)
 
     def sample(self, n_samples: int, rng: Any) -> tuple[Array, Array]:
-        """Draw samples and the latent vectors that they are drawn from.
+        """Draw samples from the model.
 
         Parameters
         ----------
@@ -310,7 +310,7 @@ class LowRankGaussian:
 
 
 def mean_limit(loadings: Array, noise_variance: float) -> float:
-    """Return the largest |mean|^2 for which subtracting it from products costs under a digit.
+    """Return the largest |mean|^2 that can be subtracted from products at the cost of one digit.
 
     It is ten times the trace of C = W W' + sigma2 I.
     """

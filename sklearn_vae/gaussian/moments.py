@@ -28,9 +28,9 @@ from sklearn_vae.gaussian.precision import Precision
 class Moments:
     """Number, mean and scatter matrix of a set of weighted samples.
 
-    ``a + b`` are the moments of two sets of samples together. Moments can therefore be computed per
-    batch, file or machine and added in any order. The scatter is always centered, and an offset of
-    the data costs no digits.
+    ``a + b`` holds the moments of two sets of samples together. Moments can therefore be computed
+    per batch, file or machine and added in any order. The scatter is centered, so a large mean of
+    the data costs no precision.
 
     Parameters
     ----------
@@ -223,7 +223,8 @@ class Moments:
         n = self.n + other.n
         with np.errstate(invalid="ignore", over="ignore"):
             delta = other.mean - self.mean
-            # From the mean of the far heavier part: the other may be so far away that it rounds more.
+            # Start at the mean of the much heavier set. The other mean may be far away and round
+            # more.
             if self.n < 1e-3 * other.n:
                 mean = other.mean - (self.n / n) * delta
             else:
@@ -286,7 +287,7 @@ def _join_blocks(
 
 
 def _rough_mean(X: Array, weights: Array | None, xp: Any) -> Array:
-    """Average the first rows with a substantial weight, in X's dtype; zeros if X is empty."""
+    """Average the first samples with a substantial weight, in X's dtype; zeros if X is empty."""
     dtype = float_type(X)
     head = X
     if weights is not None and X.shape[0]:

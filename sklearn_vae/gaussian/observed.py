@@ -42,7 +42,7 @@ class Block(NamedTuple):
     """Patterns of observed features, and the samples that have them."""
 
     observed: np.ndarray  # (p, d), of 0.0 and 1.0
-    rows: slice  # of `IncompleteData.values`
+    samples: slice  # of `IncompleteData.values`
     owner: np.ndarray | None  # pattern of each sample; None if every sample has its own
 
     def repeated(self, values: np.ndarray) -> np.ndarray:
@@ -127,25 +127,25 @@ class IncompleteData:
         edges = {0, single, rare, *range(0, single, size), *range(single, rare, size // 4)}
         edges.update(range(rare, len(self._counts) + 1))
         for a, b in itertools.pairwise(sorted(int(edge) for edge in edges)):
-            rows = slice(int(starts[a]), int(starts[b]))
-            owner = None if b <= single else self._pattern[rows] - a
-            yield Block(self._observed[a:b].astype(float), rows, owner)
+            samples = slice(int(starts[a]), int(starts[b]))
+            owner = None if b <= single else self._pattern[samples] - a
+            yield Block(self._observed[a:b].astype(float), samples, owner)
 
     def posterior(self, block: Block, parameters: Parameters) -> Posterior:
         """Compute E[z|x_o] = M^-1 W_o'(x_o - mean_o) with M = W_o'W_o + sigma2 I for a block."""
         W, mean, sigma2 = parameters.loadings, parameters.mean, parameters.noise_variance
         k = W.shape[1]
-        observed, rows, owner = block
+        observed, samples, owner = block
         i, j, position = latent_pairs(k)
         M = ((W[:, i] * W[:, j]).T @ observed.T)[position]
         M[np.arange(k), np.arange(k)] += sigma2
         inverse, log_det = _inverse(M)
-        X = self.values[rows]
+        X = self.values[samples]
         shift, offset = (W * mean[:, None]).T @ observed.T, mean**2 @ observed.T
         log_det = block.repeated(log_det)
         Y = W.T @ X.T - block.repeated(shift)
         Z = _multiply(inverse, Y, owner)
-        terms = self.squares[rows] - 2.0 * (X @ mean) + block.repeated(offset)
+        terms = self.squares[samples] - 2.0 * (X @ mean) + block.repeated(offset)
         distance = terms - np.einsum("ij,ij->j", Y, Z)
         redo = np.flatnonzero(~(distance >= CANCELLED * terms))
         if redo.size:
@@ -159,7 +159,7 @@ class IncompleteData:
             Z[:, redo] += _multiply(inverses, W.T @ R.T - sigma2 * Z[:, redo], None)
             R = centered - mask * (Z[:, redo].T @ W.T)
             distance[redo] = np.sum(R**2, axis=1) + sigma2 * np.sum(Z[:, redo] ** 2, axis=0)
-        n_observed = self.n_observed[rows]
+        n_observed = self.n_observed[samples]
         log_likelihood = -0.5 * (
             n_observed * math.log(2.0 * math.pi)
             + (n_observed - k) * math.log(sigma2)
@@ -216,10 +216,14 @@ def _posteriors(
     k = parameters.loadings.shape[1]
     relative = replace(parameters, mean=np.zeros_like(parameters.mean))
     with one_thread_for(k):
-        for rows in row_blocks(*X.shape):
-            data = IncompleteData(X[rows], parameters.mean, k)
+        for samples in row_blocks(*X.shape):
+            data = IncompleteData(X[samples], parameters.mean, k)
             for block in data.blocks:
-                yield rows.start + data.order[block.rows], block, data.posterior(block, relative)
+                yield (
+                    samples.start + data.order[block.samples],
+                    block,
+                    data.posterior(block, relative),
+                )
 
 
 def _patterns(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

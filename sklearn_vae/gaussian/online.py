@@ -21,7 +21,7 @@ class RunningCovariance:
         S = Y H^-1 Y' + s (I - Q Q'),   Y = S Q,   H = Q' Y,
 
     with s from the trace. The M-step takes its leading eigenvectors, which lie in the span of Q and
-    Y, in O(d k^2). A few directions more than the model has track those that may become leading.
+    Y, in O(d k^2). A few more directions than the model has track those that may become leading.
     """
 
     n: float  # sum of the weights of the samples
@@ -80,8 +80,8 @@ def _checked(variance: float) -> float:
     if SMALLEST < variance < np.inf:
         return variance
     raise ValueError(
-        "X must have samples that are not all the same and whose squares are finite in float64, "
-        f"got a total variance of {variance:.3g}."
+        "X must contain at least two different samples, whose squares are finite in float64, got "
+        f"a total variance of {variance:.3g}."
     )
 
 

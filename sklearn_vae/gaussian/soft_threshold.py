@@ -116,15 +116,15 @@ class SoftThresholdElbo:
 
     Parameters
     ----------
-    rows : array-like of shape (n_samples, n_features)
-        Samples X.
+    X : array-like of shape (n_samples, n_features)
+        Samples.
     threshold : float, default=1.0
         Threshold of the decoder, in the units of X.
 
     Raises
     ------
     ValueError
-        If `rows` is not a finite matrix, if all samples are equal, or if `threshold` is negative or
+        If `X` is not a finite matrix, if all samples are equal, or if `threshold` is negative or
         not finite.
 
     See Also
@@ -145,31 +145,30 @@ class SoftThresholdElbo:
     >>> round(elbo.value(elbo.collapsed()), 6)
     -4.734997
     >>> W = np.array([[0.5], [0.2]])
-    >>> best = elbo.maximise(elbo.collapsed()._replace(loadings=W), hold=("loadings",))
+    >>> best = elbo.maximize(elbo.collapsed()._replace(loadings=W), hold=("loadings",))
     >>> bool(elbo.value(best) < elbo.value(elbo.collapsed()))
     True
     """
 
-    rows: np.ndarray
+    X: np.ndarray
     threshold: float = 1.0
 
     def __post_init__(self) -> None:
-        X = np.asarray(self.rows, dtype=float)
+        X = np.asarray(self.X, dtype=float)
         if X.ndim != 2 or not np.isfinite(X).all():
             raise ValueError(
-                "rows must be a finite matrix of shape (n_samples, n_features), got shape "
-                f"{X.shape}."
+                f"X must be a finite matrix of shape (n_samples, n_features), got shape {X.shape}."
             )
         if not (X.size and np.ptp(X, axis=0).max() > 0.0):
-            raise ValueError(f"rows must contain different samples, got {len(X)} equal ones.")
+            raise ValueError(f"X must contain different samples, got {len(X)} equal ones.")
         if not 0.0 <= self.threshold < math.inf:
             raise ValueError(f"threshold must be a finite number >= 0, got {self.threshold!r}.")
-        object.__setattr__(self, "rows", X)
+        object.__setattr__(self, "X", X)
 
     @cached_property
     def average_variance(self) -> float:
         """Average variance of the features, the best noise variance of a collapsed model."""
-        return float(self.rows.var(axis=0).mean())
+        return float(self.X.var(axis=0).mean())
 
     def collapsed(self, n_components: int = 1) -> SoftThresholdParameters:
         """Return the collapsed solution: W = 0, q(z|x) = p(z) and the best b and sigma2.
@@ -184,10 +183,10 @@ class SoftThresholdElbo:
         SoftThresholdParameters
             Parameters of the collapsed solution.
         """
-        n, d = self.rows.shape
+        n, d = self.X.shape
         return SoftThresholdParameters(
             np.zeros((d, n_components)),
-            self.rows.mean(axis=0),
+            self.X.mean(axis=0),
             self.average_variance,
             np.zeros((n, n_components)),
             np.ones((n, n_components)),
@@ -207,7 +206,7 @@ class SoftThresholdElbo:
             Expected squared error, summed over features.
         """
         second, first, _, _ = self._moments(p)
-        residual = self.rows - p.offset
+        residual = self.X - p.offset
         return (residual * (residual - 2.0 * first) + second).sum(axis=1)
 
     def value(self, p: SoftThresholdParameters) -> float:
@@ -223,7 +222,7 @@ class SoftThresholdElbo:
         float
             Bound in nats per sample.
         """
-        d, sigma2 = self.rows.shape[1], p.noise_variance
+        d, sigma2 = self.X.shape[1], p.noise_variance
         fit = self.squares(p) / sigma2 + d * math.log(2.0 * math.pi * sigma2)
         return float(-(0.5 * fit + _divergence(p)).mean())
 
@@ -240,9 +239,9 @@ class SoftThresholdElbo:
         float
             Best noise variance.
         """
-        return float(self.squares(p).mean()) / self.rows.shape[1]
+        return float(self.squares(p).mean()) / self.X.shape[1]
 
-    def maximise(
+    def maximize(
         self,
         start: SoftThresholdParameters,
         hold: Collection[str] = (),
@@ -256,7 +255,7 @@ class SoftThresholdElbo:
         start : SoftThresholdParameters
             Parameters to start from.
         hold : collection of str, default=()
-            Names of the parameters that are held fixed.
+            Names of the parameters that stay fixed.
         least_noise : float, default=None
             Lower bound of the noise variance. None means 1e-6 times the average variance of the
             features.
@@ -349,7 +348,7 @@ class SoftThresholdElbo:
             g(sigma2) = min_q [E_q |x - pi(W z) - b|^2 + 2 sigma2 KL(q || p)],
 
         averaged over the samples, is concave and increasing. It exceeds the squared error of the
-        mean of the samples from the threshold on.
+        mean of the samples above the threshold.
 
         Parameters
         ----------
@@ -370,11 +369,11 @@ class SoftThresholdElbo:
         """
         _check_one_dimension("collapse_threshold", p)
         trivial = self.collapsed()._replace(loadings=p.loadings, offset=p.offset)
-        mean_error = self.rows.shape[1] * self.average_variance
+        mean_error = self.X.shape[1] * self.average_variance
         rise = float(self.squares(trivial).mean()) - mean_error
         if not rise > 1e-12 * mean_error:
             raise ValueError(
-                "collapse_threshold requires p with a decoder that differs from the mean of rows, "
+                "collapse_threshold requires p with a decoder that differs from the mean of X, "
                 f"got loadings of norm {np.linalg.norm(p.loadings):.3g}."
             )
 
@@ -400,7 +399,7 @@ class SoftThresholdElbo:
     def _gradient(self, p: SoftThresholdParameters) -> dict[str, np.ndarray]:
         """Compute the gradient of the bound with respect to all parameters except sigma2."""
         _, first, slope, bend = self._moments(p)
-        n, W, residual = len(self.rows), p.loadings, self.rows - p.offset
+        n, W, residual = len(self.X), p.loadings, self.X - p.offset
         unit = 1.0 / (n * p.noise_variance)
         by_mean = unit * (residual * slope - first)
         by_variance = 0.5 * unit * (residual * bend - slope)
@@ -422,7 +421,7 @@ class SoftThresholdElbo:
         slope = np.where(beyond, w, 0.0)
         shift = np.where(beyond, -np.sign(u) * self.threshold, 0.0)
         precision = 1.0 + (slope**2).sum(axis=1) / p.noise_variance
-        pull = (self.rows - p.offset) @ slope.T - (shift * slope).sum(axis=1)
+        pull = (self.X - p.offset) @ slope.T - (shift * slope).sum(axis=1)
         means = pull / p.noise_variance / precision
         means = np.clip(means, np.append(-np.inf, ends), np.append(ends, np.inf))
         return means, np.broadcast_to(1.0 / precision, means.shape)
@@ -434,7 +433,7 @@ class SoftThresholdElbo:
 
         Derivatives are with respect to the mean in standard deviations and the log-variance.
         """
-        w, residual = p.loadings[:, 0], (self.rows - p.offset)[:, None, :]
+        w, residual = p.loadings[:, 0], (self.X - p.offset)[:, None, :]
         active = w != 0.0
         w, residual = w[active], residual[..., active]
         a, variance = means[..., None] * w, variances[..., None] * w**2

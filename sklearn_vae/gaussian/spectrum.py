@@ -254,7 +254,7 @@ class Spectrum:
     ) -> Array:
         """Compute the log-likelihood of pPCA for a grid of (k, sigma2) pairs.
 
-        The grid costs no more than its largest k.
+        The cost of the grid is that of its largest k.
 
         Parameters
         ----------

@@ -65,37 +65,37 @@ class BernoulliPPCA(LatentModel):
         Form of q(z|x). "linear" is N(V (x - mean), diag D), an encoder shared by all samples.
         "per_sample" optimizes mean and variances for each sample, also for new samples in
         `transform` and `score`. This gives a higher ELBO, but takes about ten times as long.
-    binarize : float or None, default=None
+    binarize : float, default=None
         Threshold above which a value counts as 1, and otherwise as 0. None requires values in
         [0, 1] and treats a value in between as the probability of a 1.
     max_iter : int, default=1000
         Maximum number of L-BFGS iterations.
     tol : float, default=1e-6
-        Tolerance: L-BFGS stops when 10 iterations together improve the ELBO by less, in nats per
-        sample.
-    checkpoint : str, path-like or None, default=None
+        Tolerance in nats per sample. L-BFGS stops when its last 10 iterations together improve the
+        ELBO by less than `tol`.
+    checkpoint : str or path-like, default=None
         Folder in which `fit` saves its progress. After an interruption, `fit` with the same data
         and parameters resumes from there and gives the same model as an uninterrupted fit. Once
         finished, `fit` returns the saved model.
     checkpoint_every : int, default=100
-        Number of iterations between checkpoints. L-BFGS restarts its memory at each, so this
-        parameter changes the result within `tol`.
+        Number of iterations between checkpoints. L-BFGS loses its memory at each checkpoint, so
+        this parameter changes the result within `tol`.
     random_state : int, RandomState instance or None, default=None
-        Seed of the noise that is added to the initial loadings.
+        Seed or generator for the noise that is added to the initial loadings.
 
     Attributes
     ----------
     mean_ : array of shape (n_features,)
         Mean of the features.
     intercept_ : array of shape (n_features,)
-        Logits mu at z = 0. For a constant feature, whose maximum is at infinity, the log-odds
-        with half a count added to both sides. Such a feature has loadings 0.
+        Logits mu at z = 0. The optimal logit of a constant feature is infinite. It is replaced by
+        the log-odds with half a count added to each outcome, and the loadings of the feature are 0.
     loadings_ : array of shape (n_features, n_components)
-        Loading matrix W, with columns sorted by decreasing length. The largest entry of each is
-        positive.
+        Loading matrix W, with columns sorted by decreasing length. In each column the entry of
+        largest magnitude is positive.
     components_ : array of shape (n_components, n_features)
-        Orthonormal basis of the span of W, its left singular vectors. The largest entry of each
-        is positive.
+        Orthonormal basis of the span of W, its left singular vectors. In each vector the entry of
+        largest magnitude is positive.
     encoder_weights_ : array of shape (n_components, n_features)
         Encoder weights V. Only with `inference="linear"`.
     encoder_variance_ : array of shape (n_components,)
@@ -115,9 +115,9 @@ class BernoulliPPCA(LatentModel):
     n_iter_ : int
         Number of L-BFGS iterations.
     n_components_, n_features_in_ : int
-        Number k of latent dimensions, and number d of features.
+        Number k of latent dimensions, and number d of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, if X had such names.
+        Names of the features seen during `fit`, if X has feature names that are all strings.
 
     See Also
     --------
@@ -366,7 +366,7 @@ class BernoulliPPCA(LatentModel):
         M, D = self._encode(X)
         terms = self._terms(X, M, D)
         k, log_variance = M.shape[1], np.broadcast_to(np.log(D), M.shape).mean(axis=0)
-        # A separate stream, because the data may have been generated with the same seed.
+        # A separate stream, because X may have been generated with the same seed.
         rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
         draws = rng.standard_normal(M.shape)
         curvature = 0.0
@@ -387,7 +387,7 @@ class BernoulliPPCA(LatentModel):
     def _sum_of_entropies(
         self, X: np.ndarray, terms: SampleTerms, weights: np.ndarray | None = None
     ) -> float:
-        # The features left out of the fit add this to the ELBO minus the entropies.
+        # Contribution of the features that the fit left out to the ELBO minus the entropies.
         left_out = ~self.loadings_.any(axis=1)
         mean = weighted_mean(X, weights, np.float64)
         difference = (mean - expit(self.intercept_)) * self.intercept_

@@ -29,16 +29,16 @@ WINDOW = 10
 _MEMORY = 20
 # Status of SciPy's L-BFGS at the maximum number of iterations.
 _MAX_ITER = 1
-# Maximum norms of the gradient: L-BFGS stops below the first one, and a failed line search counts as
-# convergence below the second one, where only rounding errors are left to gain.
+# Maximum norms of the gradient: L-BFGS stops below the first one, and a failed line search counts
+# as convergence below the second one, where rounding errors prevent further progress.
 _GRADIENT = 1e-10
 _GRADIENT_OF_ROUNDING = 1e-6
 # Scale of the noise in the initial loadings, because a column of zeros is a stationary point.
 _NOISE = 1e-2
-# A feature is constant if its sum, or that of 1 - x, is smaller. Soft bits can be as small as a
-# sigmoid, and the loadings grow with the odds.
+# A feature counts as constant if its sum, or the sum of 1 - x, is below this value. Soft bits can
+# be as small as a sigmoid, and the loadings grow with the odds.
 _LEAST_COUNT = 1e-6
-# Maximum initial loading, because those of rare bits would be far too large.
+# Maximum initial loading, because the loadings of rare bits would be far too large.
 _MAX_LOADING = 4.0
 
 

@@ -29,8 +29,8 @@ def check_spread(variances: Array, mean: Array, dtype: Any) -> None:
     average = float(variances.mean())
     if not (SMALLEST < average < np.inf and (np.sqrt(np.maximum(variances, 0.0)) > rounding).any()):
         raise ValueError(
-            "X must have samples that are not all the same and whose squares are finite in "
-            f"float64, got an average variance of {average:.3g} over {len(mean)} features."
+            "X must contain at least two different samples, whose squares are finite in float64, "
+            f"got an average variance of {average:.3g} over {len(mean)} features."
         )
 
 
@@ -110,7 +110,7 @@ class TrainingCovariance:
     def elbo(self) -> LinearElbo:
         """ELBO of a linear VAE of the data as a function of its parameters."""
         if self.moments is None:
-            return LinearElbo(rows=self.centered)
+            return LinearElbo(centered=self.centered)
         return LinearElbo(self.moments.covariance)
 
     @cached_property
@@ -123,7 +123,7 @@ class TrainingCovariance:
         return spectrum_of_gram(data, None)
 
     def count_components(self, n_components: Any) -> int:
-        """Return the number k of components that `n_components` asks for."""
+        """Return the number k of components that `n_components` specifies."""
         most = min(self.n_samples, self.n_features)
         if is_integer(n_components) and not 1 <= n_components <= most:
             raise ValueError(

@@ -98,7 +98,7 @@ def dask_moments_of_parts(
 def check_memory_here(estimator: Any, d: int, *, n_more: int = 0) -> None:
     """Raise MemoryError if the matrices of a fit do not fit into memory on this machine."""
     check_squares_fit(
-        f"Next to the scheduler, {type(estimator).__name__} of a Dask array",
+        f"On this machine, {type(estimator).__name__} of a Dask array",
         d,
         n_more=n_more,
         instead="Use fewer features, or fit PPCA(svd_solver='randomized'), which needs no such "

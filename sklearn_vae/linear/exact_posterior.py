@@ -139,7 +139,7 @@ class ExactPosteriorModel(LatentModel):
     def _log_likelihood(self, gaussian: LowRankGaussian, X: Any, method: str) -> Array:
         with np.errstate(invalid="ignore", over="ignore"):
             log_likelihood = gaussian.log_prob(X)
-        # NaN shows in the result; a separate pass over X would take a tenth of the time.
+        # NaN in X shows up in the result. A separate check would add a tenth to the time.
         xp = array_namespace(log_likelihood)
         if not xp.all(xp.isfinite(log_likelihood)) and self._has_missing(X):
             return self._from_observed(observed.log_likelihood, X, method)[0]
@@ -261,9 +261,9 @@ class ExactPosteriorModel(LatentModel):
                 result = function(host_X, Parameters(W, mean, self.noise_variance_), **options)
         except np.linalg.LinAlgError as error:
             raise ValueError(
-                f"{method} of samples with missing values met a matrix that is singular in "
-                f"float64: noise_variance_={self.noise_variance_:.2g} is too small compared with "
-                "the loadings. Set noise_variance or use a smaller n_components."
+                f"{method} of samples with missing values led to a matrix that is singular in "
+                f"float64, because noise_variance_={self.noise_variance_:.2g} is too small "
+                "compared with the loadings. Set noise_variance or use a smaller n_components."
             ) from error
         arrays = result if isinstance(result, tuple) else (result,)
         if any(array is not None and np.isnan(array).any() for array in arrays):

@@ -1,4 +1,4 @@
-"""Spectra and variances of all cross-validation splits, from little more than one pass."""
+"""Spectra and variances of all cross-validation splits, from about one pass over the data."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def _total(X: Any, weights: Array | None) -> float:
 
 
 def check_some_weight(weights: np.ndarray, name: str, split: int) -> None:
-    """Raise ValueError if the `name` samples of a split have no weight."""
+    """Raise ValueError unless some `name` samples of a split have positive weight."""
     if not weights.any():
         raise ValueError(
             f"sample_weight must be positive for some {name} samples of every split, got none in "
@@ -333,7 +333,7 @@ def _plan(splits: list[Split], n: int) -> Iterator[Plan]:
 def _sum_chosen(
     moments: list[Moments], before: list[Moments], after: list[Moments], chosen: np.ndarray
 ) -> Moments:
-    """Sum the chosen moments, with the help of the cumulative sums from both ends."""
+    """Sum the chosen moments, using cumulative sums from both ends."""
     first = len(chosen) if chosen.all() else int(np.argmin(chosen))
     if first == len(chosen):
         return before[-1]

@@ -1,4 +1,4 @@
-"""Training of linear VAEs by gradients of the exact ELBO, or by draws and mini-batches."""
+"""Gradient training of linear VAEs: with the exact ELBO, or with random draws and mini-batches."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def _log_variance(p: LinearVAEParameters, options: Options) -> Array:
 
 
 def _has_settled(history: list[tuple[float, float, float]], tol: float) -> bool:
-    """Return whether the average bounds of the last two hundreds of steps agree to `tol`."""
+    """Return whether the average bounds of the last two periods of 100 steps agree to `tol`."""
     values = [value for value, *_ in history[-2 * STEPS_COMPARED :]]
     if len(values) < 2 * STEPS_COMPARED:
         return False
@@ -278,7 +278,7 @@ def _has_settled(history: list[tuple[float, float, float]], tol: float) -> bool:
 def train_stochastic(
     data: TrainingCovariance, options: Options, file: Checkpoint | None
 ) -> Training:
-    """Train by draws z = V (x - mu) + sqrt(D) eps and mini-batches, like the deep models."""
+    """Train with draws z = V (x - mu) + sqrt(D) eps and mini-batches, like the deep models."""
     n, d, scale = data.n_samples, data.n_features, data.scale
     device, dtype, precision = choose_device(options.device, "auto", data.X.dtype)
     x = standardize(data.X, np.arange(n), data.mean, scale, device, dtype)

@@ -17,7 +17,7 @@ from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.state import Stateful, brief
 from sklearn_vae.validation import all_or_nothing, check_flag, checked_data, is_integer, is_real
 
-# Noise variance of standardized features that stands for none.
+# Noise variance of standardized features that approximates the limit of no noise.
 LEAST_NOISE = 1e-9
 
 
@@ -31,20 +31,20 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_components : int or None, default=None
+    n_components : int, default=None
         Number k of components, less than the number of features. None takes half of
         min(n_samples, n_features), but at most 10.
     missing_values : float or np.nan, default=np.nan
         Placeholder for missing values.
-    noise_variance : float or None, default=None
+    noise_variance : float, default=None
         Fixed noise variance sigma2 of the standardized features. If None, it is estimated.
     standardize : bool, default=True
         Whether to divide each feature by the standard deviation of its observed values before the
-        model is fitted. pPCA has the same noise variance for all features, so without it features
-        in small units are imputed poorly.
+        model is fitted. pPCA has the same noise variance for all features, so features of small
+        variance are imputed poorly with `standardize=False`.
     tol : float, default=1e-6
-        Tolerance of EM: it stops when an iteration improves the log-likelihood by less, in nats
-        per sample.
+        Tolerance in nats per sample. EM stops when an iteration improves the log-likelihood by less
+        than `tol`.
     max_iter : int, default=1000
         Maximum number of EM iterations.
     add_indicator : bool, default=False
@@ -53,7 +53,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         Whether `transform` fills features without observed values in `fit` with 0 instead of
         dropping them.
     random_state : int, RandomState instance or None, default=None
-        Seed of the decomposition that EM starts from, if it is randomized.
+        Seed or generator for the decomposition that EM starts from, if it is randomized.
 
     Attributes
     ----------
@@ -67,9 +67,9 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
     n_iter_ : int
         Number of EM iterations.
     n_components_, n_features_in_ : int
-        Number k of components, and number d of features.
+        Number k of components, and number d of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, if X had such names.
+        Names of the features seen during `fit`, if X has feature names that are all strings.
 
     See Also
     --------
@@ -174,8 +174,8 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
             if kept.shape[1]:
                 model.fit(kept, sample_weight=weights)
                 if self._is_plane(model, kept):
-                    # The observed values determine the others. A small noise variance
-                    # approximates this limit, which does not depend on units.
+                    # The observed values determine the missing ones. A small noise variance
+                    # approximates this limit, which does not depend on the units of X.
                     self.scale_[self._observed] = _spread(X[:, self._observed], weights)
                     kept = self._scaled(X)
                     model.set_params(noise_variance=LEAST_NOISE).fit(kept, sample_weight=weights)
@@ -248,7 +248,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         return np.hstack([filled, self.indicator_.transform(X)])
 
     def impute(self, X: Any, return_std: bool = False) -> Any:
-        """Impute missing values and return all features in their order.
+        """Impute missing values and return all features in their original order.
 
         Parameters
         ----------
@@ -286,7 +286,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         return (X[:, self._observed] / self.scale_[self._observed]).astype(X.dtype, copy=False)
 
     def _is_plane(self, model: PPCA, X: np.ndarray) -> bool:
-        """Return whether the model has no noise beyond rounding errors."""
+        """Return whether the noise of the model is only a rounding error."""
         if self.noise_variance is not None:
             return False
         least = LEAST_NOISE if self.standardize and not np.isnan(X).any() else 0.0

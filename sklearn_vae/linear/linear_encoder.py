@@ -61,7 +61,7 @@ class LinearEncoderModel(LatentModel):
         return self._posterior_mean(X)
 
     def _posterior_mean(self, X: Any) -> Array:
-        """Return what `transform` returns without an output container."""
+        """Compute the result of `transform` as an array, whatever `set_output` requests."""
         X = self._check_samples(X)
         blocks = [
             (X[block].astype(np.float64) - self.mean_) @ self.encoder_weights_.T
@@ -177,13 +177,13 @@ class LinearEncoderModel(LatentModel):
         self.components_ = with_positive_peaks(components).astype(dtype)
         self.encoder_variance_ = p.D
         self.prior_variance_ = np.broadcast_to(p.prior_variance, k).astype(np.float64)
-        fixed = self.noise_variance  # which arithmetic would round
+        fixed = self.noise_variance  # arithmetic would round it
         self.noise_variance_ = float(p.noise_variance if fixed is None else fixed)
 
     def _set_bound(
         self, residual: float, second_moment: Array, active_bounds: tuple[str, ...]
     ) -> None:
-        """Set the ELBO and its parts from averages of E_q |x - W z - mu|^2 and of E_q z_h^2."""
+        """Set the ELBO and its terms from averages of E_q |x - W z - mu|^2 and of E_q z_h^2."""
         d, sigma2 = len(self.mean_), self.noise_variance_
         squares, moment = residual / sigma2, second_moment / self.prior_variance_
         log_ratio = np.log(self.encoder_variance_ / self.prior_variance_)

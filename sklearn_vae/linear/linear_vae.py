@@ -15,7 +15,7 @@ from sklearn_vae.gaussian.bounds import normal_entropy
 from sklearn_vae.gaussian.linear_elbo import (
     LinearElbo,
     LinearVAEParameters,
-    residual_of_rows,
+    residual_of_samples,
     with_best_encoder,
     with_latents,
     with_unit_encoder,
@@ -55,9 +55,10 @@ NOISE_FLOOR = 1e-12
 # Number of directions of the data that are tracked in addition to those of W.
 SPARE_DIRECTIONS = 8
 
-# Initial noise variance, as the same share, if that of pPCA is 0.
+# Initial noise variance if the estimate of pPCA is 0, as the same share.
 NOISE_START = 0.1
-# Beyond this ratio of the noise variance to that of the data, products of the two overflow.
+# Beyond this ratio between the noise variance and the variance of the data, their products
+# overflow.
 NOISE_RANGE = 1e100
 
 
@@ -85,10 +86,10 @@ class LinearVAE(LinearEncoderModel):
     ----------
     n_components : int, float, "mle" or None, default=2
         Number k of latent dimensions, as in :class:`PPCA`.
-    noise_variance : float or None, default=None
+    noise_variance : float, default=None
         Fixed noise variance sigma2 > 0. If None, it is estimated, but not below 1e-12 times the
         average variance of a feature.
-    noise_variance_init : float or None, default=None
+    noise_variance_init : float, default=None
         Initial noise variance of the "adam" and "stochastic" solvers. None takes the estimate of
         pPCA, or a tenth of the average variance if that is 0.
     solver : {"em", "adam", "stochastic"}, default="em"
@@ -101,14 +102,14 @@ class LinearVAE(LinearEncoderModel):
         alpha2 of p(z) = N(0, diag alpha2), which gives the same set of models.
     learning_rate : float, default=1e-3
         Learning rate of the "adam" and "stochastic" solvers, for data scaled to unit variance.
-    max_iter : int or None, default=None
+    max_iter : int, default=None
         Maximum number of iterations of "em", steps of "adam" or epochs of "stochastic". None
         takes 1000, 10000 and 200.
     tol : float, default=1e-10
-        Tolerance in nats per sample. "em" stops when less is left to gain. "adam" stops when the
-        average ELBO of 100 steps differs by less from that of the 100 steps before, which may be
-        far from the maximum: see `entropy_gap_`.
-    batch_size : int or None, default=None
+        Tolerance in nats per sample. "em" stops when the ELBO can rise by less than `tol`. "adam"
+        stops when the average ELBO of the last 100 steps and that of the 100 steps before differ by
+        less than `tol`. This may be far from the maximum, as `entropy_gap_` shows.
+    batch_size : int, default=None
         Mini-batch size of the "stochastic" solver. None takes all samples.
     n_mc_samples : int, default=1
         Number of draws of z per sample and step of the "stochastic" solver.
@@ -116,26 +117,26 @@ class LinearVAE(LinearEncoderModel):
         Factor in (0, 1] by which `partial_fit` reduces the weight of all earlier samples at each
         batch. The model remembers about 1 / (1 - forgetting) batches.
     device : str or torch.device, default="auto"
-        Device of the "adam" and "stochastic" solvers. "auto" prefers CUDA, where "stochastic"
-        multiplies in TF32.
-    checkpoint : str, path-like or None, default=None
+        Device of the "adam" and "stochastic" solvers. "auto" selects CUDA if available and the CPU
+        otherwise. On CUDA, "stochastic" multiplies matrices in TF32.
+    checkpoint : str or path-like, default=None
         Folder in which `fit` saves its progress. After an interruption, `fit` with the same data
         and parameters resumes from there and gives the same model as an uninterrupted fit. Once
         finished, `fit` returns the saved model. `partial_fit` ignores it.
     checkpoint_every : int, default=100
         Number of iterations, steps or epochs between checkpoints.
     verbose : int, default=0
-        If positive, "adam" and "stochastic" show a progress bar.
+        Verbosity level. With 1 or more, "adam" and "stochastic" show a progress bar.
     random_state : int, RandomState instance or None, default=None
-        Seed of the initial parameters, random draws and batches.
+        Seed or generator for the initial parameters, the random draws and the batches.
 
     Attributes
     ----------
     mean_ : array of shape (n_features,)
         Mean mu of the data.
     loadings_ : array of shape (n_features, n_components)
-        Decoder weights W, with columns sorted by decreasing length. The largest entry of each is
-        positive.
+        Decoder weights W, with columns sorted by decreasing length. In each column the entry of
+        largest magnitude is positive.
     components_ : array of shape (n_components, n_features)
         Orthonormal basis of the span of the loadings: the principal components, if W is at the
         maximum.
@@ -153,13 +154,13 @@ class LinearVAE(LinearEncoderModel):
         Indices of the collapsed dimensions: those with a zero column of W for "em", and for the
         other solvers those with a KL of at most 0.01 nats for 99 % of the training samples.
     elbo_ : float
-        Exact ELBO of the training data in nats per sample. After `partial_fit`, that of the
+        Exact ELBO of the training data in nats per sample. After `partial_fit`, the ELBO of the
         remembered samples.
     entropy_bound_ : float
         Sum of three entropies, a function of sigma2 and D (or alpha2). It equals `elbo_` at any
         stationary point, and the log-likelihood at the maximum.
     entropy_gap_ : EntropyGap
-        Parts of the difference `elbo_ - entropy_bound_`.
+        `elbo_` minus `entropy_bound_`, split into its terms.
     elbo_history_ : array of shape (n_iter_ + 1,) or (n_iter_,)
         ELBO at the start and after each iteration of "em" or step of "adam"; its estimate in each
         epoch of "stochastic"; `elbo_` after each batch of `partial_fit`.
@@ -170,12 +171,12 @@ class LinearVAE(LinearEncoderModel):
     n_iter_ : int
         Number of iterations, steps or epochs, plus the batches of `partial_fit`.
     n_components_, n_features_in_ : int
-        Number k of latent dimensions, and number d of features.
+        Number k of latent dimensions, and number d of features seen during `fit`.
     n_samples_ : float
         Number of training samples, or the sum of their weights. After `partial_fit`, that of the
         remembered samples.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, if X had such names.
+        Names of the features seen during `fit`, if X has feature names that are all strings.
 
     See Also
     --------
@@ -269,8 +270,8 @@ class LinearVAE(LinearEncoderModel):
         MemoryError
             If the covariance, or the Gram matrix if n < d, does not fit into memory.
         FloatingPointError
-            If training diverges. The model then has the parameters of at most 100 steps or one
-            epoch before, and can be used.
+            If training diverges. The model keeps parameters from at most 100 steps or one epoch
+            before the divergence, and can be used.
         """
         self._check_parameters()
         with all_or_nothing(self):
@@ -299,9 +300,9 @@ class LinearVAE(LinearEncoderModel):
         The model remembers earlier samples by their mean, total variance and k + 8 leading
         eigenpairs of their covariance, in O(d k) memory, and discounts them by `forgetting`.
         `entropy_bound_` tracks the log-likelihood of the data. For new samples it is too high by
-        about the number of free parameters divided by the number of remembered samples, and it
-        is meaningless for fewer than k + 2 remembered samples. :meth:`PPCA.partial_fit` is exact,
-        but keeps the whole covariance and forgets nothing.
+        about the number of free parameters divided by the number of remembered samples. It is
+        meaningless for fewer than k + 2 remembered samples. :meth:`PPCA.partial_fit` is exact, but
+        keeps the whole covariance and cannot forget.
 
         Parameters
         ----------
@@ -337,7 +338,7 @@ class LinearVAE(LinearEncoderModel):
             least = 2 if first else 1
             X = checked_data(self, X, ensure_min_samples=least, reset=first)
             X, weights, _, _ = drop_zero_weights(X, sample_weight, at_least=least, copy_mapped=True)
-            k = self._count_of_stream(X.shape[1], first)
+            k = self._count_stream_components(X.shape[1], first)
             batch = X.astype(np.float64, copy=False)
             if first:
                 with np.errstate(over="ignore"):
@@ -356,8 +357,8 @@ class LinearVAE(LinearEncoderModel):
             self.n_iter_ = n_before + 1
         return self
 
-    def _count_of_stream(self, n_features: int, first: bool) -> int:
-        """Return k, which the first batch or an earlier fit determines."""
+    def _count_stream_components(self, n_features: int, first: bool) -> int:
+        """Return the number k of components, which the first batch or an earlier fit determines."""
         k: Any = self.n_components
         if not first:
             if is_integer(k) and k != self.n_components_:
@@ -383,9 +384,9 @@ class LinearVAE(LinearEncoderModel):
         self.n_iter_ = len(history) - 1
         if not last.done:
             warnings.warn(
-                f"LinearVAE has not converged in max_iter={self.n_iter_} iterations: the last one "
-                f"raised the ELBO by {last.bound - history[-2][0]:.2g} nats per sample. Increase "
-                "max_iter or tol.",
+                f"LinearVAE has not converged after max_iter={self.n_iter_} iterations: the last "
+                f"one raised the ELBO by {last.bound - history[-2][0]:.2g} nats per sample. "
+                "Increase max_iter or tol.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -500,14 +501,14 @@ class LinearVAE(LinearEncoderModel):
         active_bounds: tuple[str, ...],
     ) -> None:
         self._set_model(p, data.mean, data.dtype, components)
-        bounds = self._floor_if_held(data.average_variance) + active_bounds
-        # The residual from the covariance is a difference that loses digits.
-        residual = residual_of_rows(data.centered, p)
+        bounds = self._active_noise_bound(data.average_variance) + active_bounds
+        # Computed from the covariance, the residual would be a difference that loses digits.
+        residual = residual_of_samples(data.centered, p)
         self._set_bound(residual, data.elbo.second_moment(p), bounds)
         self.n_samples_ = data.n
 
     def _fit_stream(self, stream: RunningCovariance, dtype: Any, k: int) -> None:
-        """Set the maximum for the remembered part of a stream."""
+        """Set the model that maximizes the ELBO of the remembered samples of a stream."""
         average, d = stream.total_variance / len(stream.mean), len(stream.mean)
         self._check_share(self._noise(), average)
         values, directions = stream.values[:k], stream.directions[:, :k]
@@ -516,7 +517,7 @@ class LinearVAE(LinearEncoderModel):
         p = self._in_parametrization(p, directions)
         W, V = directions @ p.W, p.V @ directions.T
         self._set_model(p._replace(W=W, V=V), stream.mean, dtype, directions.T)
-        bounds = self._floor_if_held(average)
+        bounds = self._active_noise_bound(average)
         self._set_bound(elbo.residual(p), elbo.second_moment(p), bounds)
         self.collapsed_dims_ = _empty_columns(p)
         self.n_samples_ = stream.n
@@ -529,11 +530,11 @@ class LinearVAE(LinearEncoderModel):
         k = len(p.D)
         return with_latents(p, np.arange(k), peak_signs(directions[:, :k]))
 
-    def _floor_if_held(self, average_variance: float) -> tuple[str, ...]:
-        """Return the name of the bound on the noise variance, if it is active."""
+    def _active_noise_bound(self, average_variance: float) -> tuple[str, ...]:
+        """Return ("noise variance",) if a learned noise variance is at its lower bound, else ()."""
         least = NOISE_FLOOR * average_variance * (1.0 + 1e-9)
-        held = self.noise_variance is None and self.noise_variance_ <= least
-        return ("noise variance",) if held else ()
+        at_bound = self.noise_variance is None and self.noise_variance_ <= least
+        return ("noise variance",) if at_bound else ()
 
     def _set_history(
         self,

@@ -78,8 +78,8 @@ class PPCA(ExactPosteriorModel):
 
     Its maximum likelihood solution is PCA: the columns of W are the leading eigenvectors of the
     covariance S (divisor n), scaled to length sqrt(lambda_h - sigma2), and sigma2 is the mean of
-    the d - k remaining eigenvalues. If sigma2 is held fixed, the columns with lambda_h <= sigma2
-    are exactly zero: those latent dimensions have collapsed.
+    the d - k remaining eigenvalues. If sigma2 is fixed, the columns with lambda_h <= sigma2 are
+    exactly zero, and the corresponding latent dimensions have collapsed.
 
     `PPCA` can replace :class:`sklearn.decomposition.PCA`: `components_`, `explained_variance_`,
     `explained_variance_ratio_`, `singular_values_` and `mean_` are the same. `noise_variance_`,
@@ -89,11 +89,11 @@ class PPCA(ExactPosteriorModel):
 
     Parameters
     ----------
-    n_components : int, float, "mle" or None, default=None
-        Number k of components. A float in (0, 1) is the share of the variance to explain, and
-        "mle" estimates k by Minka's method. None keeps min(n_samples, n_features) components,
-        or one less with `svd_solver="arpack"` or if X has missing values.
-    noise_variance : float or None, default=None
+    n_components : int, float, "mle", default=None
+        Number k of components. A float in (0, 1) is the share of the variance to explain, and "mle"
+        estimates k by Minka's method. None keeps min(n_samples, n_features) components, or one
+        fewer with `svd_solver="arpack"` or if X has missing values.
+    noise_variance : float, default=None
         Fixed noise variance sigma2 > 0. If None, it is estimated.
     coordinates : {"posterior", "principal", "whitened"}, default="posterior"
         Latent coordinates that `transform` returns and `inverse_transform` expects: the posterior
@@ -110,25 +110,25 @@ class PPCA(ExactPosteriorModel):
     n_oversamples : int, default=10
         Number of additional random vectors of the randomized solver.
     tol : float, default=1e-6
-        Tolerance of the EM algorithm, which is used if X has missing values: it stops when an
-        iteration improves the log-likelihood by less, in nats per sample.
+        Tolerance in nats per sample of the EM algorithm, which is used if X has missing values. EM
+        stops when an iteration improves the log-likelihood by less than `tol`.
     max_iter : int, default=1000
         Maximum number of EM iterations.
     random_state : int, RandomState instance or None, default=None
-        Seed of the "arpack" and "randomized" solvers.
+        Seed or generator for the "arpack" and "randomized" solvers.
 
     Attributes
     ----------
     components_ : array of shape (n_components, n_features)
-        Orthonormal principal axes, sorted by decreasing variance. The largest entry of each is
-        positive.
+        Orthonormal principal axes, sorted by decreasing variance. In each axis the entry of largest
+        magnitude is positive.
     mean_ : array of shape (n_features,)
         Mean mu of the data.
     loadings_ : array of shape (n_features, n_components)
         Loading matrix W. The columns of collapsed dimensions are exactly zero.
     noise_variance_ : float
-        Noise variance sigma2. An estimate is 0.0 if k reaches the rank of the data; unless k = d,
-        methods that need a density then raise ValueError.
+        Noise variance sigma2. The estimate is 0.0 if k reaches the rank of the data. Methods that
+        need a density then raise ValueError, unless k = d.
     explained_variance_ : array of shape (n_components,)
         Variance along each component, with divisor n - 1 (n if the weights sum to less than 2).
     explained_variance_ratio_ : array of shape (n_components,)
@@ -155,11 +155,11 @@ class PPCA(ExactPosteriorModel):
         Sum of three entropies in nats per sample. It equals `elbo_`, unless `noise_variance` is
         fixed at a value other than the maximum likelihood estimate.
     n_components_, n_features_in_ : int
-        Number k of components, and number d of features.
+        Number k of components, and number d of features seen during `fit`.
     n_samples_ : int or float
         Number n of samples, or the sum of their weights.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, if X had such names.
+        Names of the features seen during `fit`, if X has feature names that are all strings.
     moments_ : Moments
         Number, mean and scatter of the samples, which `partial_fit` updates. `fit` sets them only
         with the solver "covariance_eigh" and n >= d. Delete the attribute to free d^2 numbers.
@@ -248,8 +248,8 @@ class PPCA(ExactPosteriorModel):
             If a parameter, X or `sample_weight` is invalid. With missing values also if X is
             sparse or a Dask array, or if `n_components` is neither None nor an integer.
         MemoryError
-            If the matrix that "covariance_eigh" decomposes does not fit into memory, or with
-            missing values four copies of X in float64.
+            If the matrix that "covariance_eigh" decomposes does not fit into memory or, with
+            missing values, if four copies of X in float64 do not.
         """
         self._check_parameters()
         with all_or_nothing(self):
@@ -275,7 +275,7 @@ class PPCA(ExactPosteriorModel):
             check_squares_fit(f"svd_solver={solver!r}", min(kept.shape), X=kept)
         weights = weights if weights is None else weights / scale_of(weights)
         summary = summarize(kept, solver, weights, mapped=mapped)
-        # NaN shows in the sums, which saves a pass over X.
+        # NaN in X shows up in the sums, which saves a pass over X.
         if not summary.is_finite:
             if not self._has_missing(kept):
                 summary.check_finite()
@@ -460,7 +460,7 @@ class PPCA(ExactPosteriorModel):
         Returns
         -------
         PPCA
-            Model fitted as by `partial_fit` to all the samples. `partial_fit` can add more.
+            Model that `partial_fit` would give for the samples. `partial_fit` can add more samples.
 
         Raises
         ------
@@ -481,7 +481,7 @@ class PPCA(ExactPosteriorModel):
         return model
 
     def _check_at_most(self, n_features: int) -> None:
-        # A stream may begin with fewer samples than components, so only d is a limit.
+        # A stream may begin with fewer samples than components, so only d limits k.
         k: Any = self.n_components
         if is_integer(k) and k > n_features:
             raise ValueError(f"n_components must be at most n_features = {n_features}, got {k}.")

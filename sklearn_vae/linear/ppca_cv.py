@@ -40,9 +40,9 @@ class PPCACV(ExactPosteriorModel):
 
     Parameters
     ----------
-    n_components : int, sequence of int or None, default=None
-        Candidates for k. None tries all from 0, noise without latent dimensions, to the maximum
-        that every split allows.
+    n_components : int, sequence of int, default=None
+        Candidates for k. None tries every number from 0 (noise without latent dimensions) to the
+        maximum that every split allows.
     noise_variance : float, None or sequence of these, default=None
         Candidates for sigma2. None is the maximum likelihood estimate.
     cv : int, splitter or iterable, default=5
@@ -65,9 +65,9 @@ class PPCACV(ExactPosteriorModel):
     best_index_ : int
         Index of the chosen candidate in `cv_results_`.
     best_params_ : dict
-        Its `n_components` and `noise_variance`.
+        `n_components` and `noise_variance` of the chosen candidate.
     best_score_ : float
-        Its mean score.
+        Mean score of the chosen candidate.
     n_splits_ : int
         Number of splits.
     moments_ : Moments
@@ -185,7 +185,7 @@ class PPCACV(ExactPosteriorModel):
         for k in _listed(self.n_components):
             if not (k is None and self.n_components is None) and not (is_integer(k) and k >= 0):
                 raise ValueError(
-                    "n_components must be None, an integer >= 0 or a sequence of those, "
+                    "n_components must be None, an integer >= 0 or a sequence of integers >= 0, "
                     f"got {self.n_components!r}."
                 )
         for noise in _listed(self.noise_variance):
@@ -221,7 +221,9 @@ class PPCACV(ExactPosteriorModel):
         except (TypeError, ValueError, IndexError) as error:
             raise self._cv_error(error) from error
         if not splits:
-            raise ValueError("cv must yield at least one split, got none or a used iterator.")
+            raise ValueError(
+                "cv must yield at least one split, got none. An iterator can be used only once."
+            )
         for i, split in enumerate(splits):
             for name, part, least in zip(("training", "held-out"), split, (2, 1), strict=True):
                 if len(part) < least:
@@ -248,8 +250,8 @@ class PPCACV(ExactPosteriorModel):
         ks = [int(k) for k in _listed(self.n_components)]
         if max(ks) > most:
             raise ValueError(
-                f"n_components must be at most {most}, the smaller of n_features and the number "
-                f"of training samples of every split, got {max(ks)}."
+                f"n_components must be at most {most}, the minimum of n_features and the number "
+                f"of training samples in each split, got {max(ks)}."
             )
         return ks, _listed(self.noise_variance)
 

@@ -54,7 +54,7 @@ def fit_incomplete(
     """
     check_memory(
         32 * X.shape[0] * X.shape[1],
-        "The EM algorithm for missing values holds X four times in float64",
+        "The EM algorithm for missing values holds four copies of X in float64",
         "Fit to fewer samples: the methods of the fitted model process the others in blocks.",
     )
     X = to_host(X).astype(np.float64)
@@ -92,9 +92,9 @@ def fit_incomplete(
         )
     except np.linalg.LinAlgError as error:
         raise ValueError(
-            "The EM algorithm met a matrix that is singular in float64. Scale the features of X "
-            "alike, use a smaller n_components, or set a noise variance closer to their variances, "
-            f"got noise_variance={noise_variance}."
+            "EM led to a matrix that is singular in float64. Scale the features of X to similar "
+            "variances, use a smaller n_components, or set a noise_variance closer to the "
+            f"variances of X, got noise_variance={noise_variance}."
         ) from error
     sigma2 = parameters.noise_variance
     at_limit = noise_variance is None and sigma2 <= least_noise
@@ -117,7 +117,7 @@ def _warn(
     if at_limit:
         text = (
             f"The noise variance fell to {sigma2:.2g}, the smallest value that float64 resolves: "
-            f"with n_components={k} the likelihood has no bound, or the features differ too much "
+            f"with n_components={k} the likelihood is unbounded, or the features differ too much "
             "in scale. Use fewer components, set noise_variance, or scale X."
         )
     elif n_iter < max_iter:

@@ -19,7 +19,8 @@ def check_sample_weight(sample_weight: Any, X: Any) -> Array:
     with np.errstate(over="ignore"):
         weights_sum = float(array_namespace(weights).sum(weights))
     if not 0.0 < weights_sum < math.inf:
-        raise ValueError(f"sample_weight must have a finite nonzero sum, got {weights_sum}.")
+        # scikit-learn looks for the word "zero".
+        raise ValueError(f"sample_weight must have a finite sum above zero, got {weights_sum}.")
     return weights
 
 

@@ -130,7 +130,7 @@ class BernoulliLogits:
         return (size * torch.sigmoid(-size) - functional.logsigmoid(size)).sum(-1)
 
 
-# Least number of fixed draws.
+# Minimum number of fixed draws.
 FIXED_DRAWS = 32
 
 
@@ -142,7 +142,7 @@ def n_fixed_draws(n_components: int) -> int:
 def fixed_draws(n_components: int) -> Tensor:
     """Return seeded normal draws (S, 1, k) with the exact mean 0 and covariance I, in float64.
 
-    If there are enough of them, they come in pairs z, -z, which makes odd moments 0, too.
+    If there are enough draws, they come in pairs z, -z, which makes odd moments 0 too.
     """
     generator = torch.Generator().manual_seed(0)
     n_draws = n_fixed_draws(n_components)

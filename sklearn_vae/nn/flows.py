@@ -80,10 +80,10 @@ class SylvesterFlow:
 
 @dataclass(frozen=True, eq=False)
 class FlowDraws:
-    """Draws z, (n_draws, n_samples, n_components), from a flow, and `start`, those from its base.
+    """Draws z, (n_draws, n_samples, n_components), from a flow, and `start`, the draws of its base.
 
-    Only the difference that the flow makes is averaged over draws; the part of `base` has a closed
-    form. If the flow is the identity, the results are exactly those of `base`.
+    Only the contribution of the flow is averaged over draws. The contribution of `base` has a
+    closed form. If the flow is the identity, the results are exactly those of `base`.
     """
 
     base: DiagonalNormal
@@ -120,8 +120,8 @@ class FlowDraws:
 def householder_columns(v: Tensor, n_columns: int) -> Tensor:
     """Return the first columns, (..., k, n_columns), of the product of I - 2 v v'/|v|^2.
 
-    `v` has the shape (..., H, k), and a zero vector stands for the identity. With the unit vectors
-    as columns of U, the product is I - U (I/2 + triu(U'U, 1))^-1 U' (Joffrain et al., "Accumulating
+    `v` has the shape (..., H, k), and a zero vector means the identity. With the unit vectors as
+    columns of U, the product is I - U (I/2 + triu(U'U, 1))^-1 U' (Joffrain et al., "Accumulating
     Householder Transformations, Revisited", 2006).
     """
     H, k = v.shape[-2:]

@@ -15,7 +15,7 @@ from sklearn_vae.nn.activations import ACTIVATIONS
 Shape: TypeAlias = tuple[int, ...]
 Layers: TypeAlias = list[nn.Module]
 
-# Least height and width of feature maps with the default channels.
+# Minimum height and width of feature maps with the default channels.
 SMALLEST_SIDE = 4
 
 CHANNELS_OF_CONV = (32, 32, 64, 64)
@@ -59,12 +59,12 @@ class ResidualBlock(nn.Module):
 
 
 def same_size(n_inputs: int, n_outputs: int) -> nn.Conv2d:
-    """Make a 3x3 convolution that keeps height and width."""
+    """Create a 3x3 convolution that keeps height and width."""
     return nn.Conv2d(n_inputs, n_outputs, 3, padding=1)
 
 
 def double_size(n_inputs: int, output_shape: Shape) -> nn.ConvTranspose2d:
-    """Make a 4x4 transposed convolution of stride 2 with outputs of `output_shape`."""
+    """Create a 4x4 transposed convolution of stride 2 with outputs of `output_shape`."""
     channels, height, width = output_shape
     odd = (height % 2, width % 2)  # maps were halved with rounding down
     return nn.ConvTranspose2d(n_inputs, channels, 4, 2, 1, output_padding=odd)

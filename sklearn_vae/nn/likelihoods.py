@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 NOISE_UPDATES = ("closed_form", "gradient")
 
-# Least learned noise variance, in the units of the networks.
+# Minimum of a learned noise variance, in the units of the networks.
 NOISE_FLOOR = 1e-6
 
 # Initial noise variance if pPCA with the same number of components leaves no residuals.
@@ -44,7 +44,7 @@ class Likelihood(ABC, nn.Module):
     ----------
     n_features : int
         Number of features.
-    update : {"closed_form", "gradient"} or None, default=None
+    update : {"closed_form", "gradient"}, default=None
         How the noise variance is learned. None keeps it fixed.
 
     Attributes
@@ -138,8 +138,8 @@ class GaussianLikelihood(Likelihood):
     """p(x|z) = N(mu(z), sigma2 I), with the same sigma2 for every z.
 
     With update="gradient", log sigma2 is a parameter of the optimizer. With "closed_form", sigma2
-    moves after every step by the fraction `rate` toward its optimum given all else, the batch mean
-    of E_q|x - mu(z)|^2 / d (Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE
+    moves after every step by the fraction `rate` toward its optimum given the networks, the batch
+    mean of E_q|x - mu(z)|^2 / d (Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE
     Posterior Collapse", eq. 9). `limits` are those of learned variances.
     """
 

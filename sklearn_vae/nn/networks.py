@@ -19,9 +19,9 @@ from sklearn_vae.nn.convolutional import ConvDecoder, ConvEncoder
 
 
 class MLP(nn.Module):
-    """Multilayer perceptron, the network of the estimators' "mlp".
+    """Multilayer perceptron, which estimators use for "mlp".
 
-    It is public for factories of modified networks, for example with other initial weights.
+    Use it in your own factories to modify networks, for example their initial weights.
 
     Parameters
     ----------

@@ -142,9 +142,9 @@ class SylvesterPosterior(Posterior):
     with diagonals in (-1, 1) (van den Berg et al., "Sylvester Normalizing Flows for Variational
     Inference", 2018). By default `rank` is min(k, 8), and so is `n_householder`, which allows any
     Q. Encoder outputs of 0 give R = 0 and a nonzero diagonal of R~, so each flow is the identity
-    and the gradient of R is not 0. In the end each dimension is multiplied by a learned number,
-    the same for all x. It makes the family closed under scaling, as diagonal posteriors are, so
-    E z_h^2 = 1 holds at stationary points.
+    and the gradient of R is not 0. Finally, each dimension is multiplied by a learned factor that
+    is the same for all x. The factors make the family closed under scaling, like diagonal
+    posteriors, so E z_h^2 = 1 holds at stationary points.
     """
 
     monitored = 64  # moments take `n_fixed_draws` draws per sample

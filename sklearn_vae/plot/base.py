@@ -213,8 +213,8 @@ def check_by_name(parameter: str, results: Any, kind: type, key: str = "str") ->
     wrong = wrong or [result for result in results.values() if not isinstance(result, kind)]
     if wrong:
         raise TypeError(
-            f"{parameter} must be a dict of {key} to {kind.__name__}, got {type(wrong[0]).__name__}"
-            f"{' in it' if isinstance(results, Mapping) else ''}."
+            f"{parameter} must be a dict of {key} to {kind.__name__}, got "
+            f"{type(wrong[0]).__name__}{' as a value' if isinstance(results, Mapping) else ''}."
         )
     if not results:
         item = "model" if key == "str" else "epoch"

@@ -131,8 +131,8 @@ class CollapseDisplay(Display):
             check_by_name("snapshots", self.snapshots, CollapseCurve)
             if unknown := [name for name in self.snapshots if name not in self.curves]:
                 raise ValueError(
-                    f"snapshots must be of the models in curves, {list(self.curves)}, got "
-                    f"{unknown[0]!r}."
+                    f"snapshots must have model names that are in curves, {list(self.curves)}, "
+                    f"got {unknown[0]!r}."
                 )
         check_real("epsilon", self.epsilon, above=0.0)
 

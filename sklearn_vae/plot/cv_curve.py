@@ -33,7 +33,7 @@ class CVCurveDisplay(Display):
 
     There is one curve per value of the other parameter. Bands show one standard error of the mean
     over the splits. If further parameters were varied, the best candidate is plotted. With eight
-    scores or more, very low ones are cut off, and their curves are labeled "(below)". Of a halving
+    scores or more, very low ones are cut off, and their curves are labeled "(below)". For a halving
     search, the last round is plotted, because scores with fewer resources are not comparable.
 
     Parameters
@@ -91,7 +91,7 @@ class CVCurveDisplay(Display):
         estimator : PPCACV or GridSearchCV
             Fitted estimator with `cv_results_`.
         X : Ignored
-            Not used, present for API consistency.
+            Not used, present for API consistency by convention.
         x : {"n_components", "noise_variance"}, default=None
             Parameter of the horizontal axis.
         ax : matplotlib Axes, default=None
@@ -218,8 +218,8 @@ def _check_numbers(x: str, values: list[Any]) -> None:
     for value in values:
         if x == "n_components" and not is_integer(value):
             raise ValueError(
-                f"n_components must be integers on the horizontal axis, got {value!r}. Search over "
-                "the number that it stands for, or set x='noise_variance' if that was varied."
+                f"n_components must be integers on the horizontal axis, got {value!r}. Search "
+                "over integers, or set x='noise_variance' if the noise variance was varied."
             )
         if x == "noise_variance" and not (value is None or (is_real(value) and value > 0)):
             raise ValueError(

@@ -140,13 +140,15 @@ class EntropyDisplay(Display):
         check_by_name("entropies", self.entropies, Mapping)
         if self.histories.keys() != self.entropies.keys():
             raise ValueError(
-                f"entropies must be of the models in histories, {list(self.histories)}, got "
-                f"{list(self.entropies)}."
+                f"entropies must have the same model names as histories, {list(self.histories)}, "
+                f"got {list(self.entropies)}."
             )
         for name, by_epoch in self.entropies.items():
             check_by_name(f"entropies of {name!r}", by_epoch, Entropies, "int")
             if "bound" not in self.histories[name]:
-                raise ValueError(f"histories must have a bound, but that of {name!r} has none.")
+                raise ValueError(
+                    f"histories must have a bound, but the history of {name!r} has none."
+                )
         n = len(self.histories)
         self._panels = (4, n)
         self._size = (max(1.0, 0.66 * n), 2.3)

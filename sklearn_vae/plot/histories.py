@@ -40,10 +40,15 @@ def check_histories(histories: Any) -> None:
     for name, history in histories.items():
         lengths = {key: len(values) for key, values in history.items()}
         if not any(lengths.values()):
-            raise ValueError(f"histories must have values, but that of {name!r} has no values.")
+            raise ValueError(
+                f"histories must have values, but the history of {name!r} has no values."
+            )
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{key} of length {n}" for key, n in lengths.items())
-            raise ValueError(f"histories must have one length, but that of {name!r} has {listed}.")
+            raise ValueError(
+                f"histories must have values of the same length, but the history of {name!r} has "
+                f"{listed}."
+            )
 
 
 def steps_of(history: Mapping[str, Any]) -> Array:

@@ -62,7 +62,7 @@ class ImputationDisplay(Display):
         Maximum number of values that are plotted, chosen at random. The coverage is that of all
         values.
     random_state : int, RandomState instance or None, default=0
-        Seed of the choice of values.
+        Seed or generator for the choice of values.
 
     Attributes
     ----------
@@ -125,12 +125,12 @@ class ImputationDisplay(Display):
         X_true : array-like of shape (n_samples, n_features), default=None
             True values, or NaN if unknown.
         features : int or sequence of int, default=None
-            Indices of the features that are plotted, by default all. A single feature is plotted
-            in its own units, several ones are standardized by their observed values.
+            Indices of the features that are plotted, by default all. A single feature is plotted in
+            its own units. Several features are standardized by their observed values.
         max_cells : int, default=300
             Maximum number of values that are plotted, chosen at random.
         random_state : int, RandomState instance or None, default=0
-            Seed of the choice of values.
+            Seed or generator for the choice of values.
         ax : matplotlib Axes, default=None
             Axes to draw on. By default, a new figure is created.
         **options : dict

@@ -29,7 +29,7 @@ from sklearn_vae.validation import is_integer
 # Width and height of a name to the left of images, and maximum width of an image, in inches.
 NAME_WIDTH, NAME_HEIGHT, MAX_TILE_WIDTH = 1.0, 0.2, 0.9
 
-# Height of images, relative to their width, from which on gaps are wider, for the numbers below.
+# Ratio of height to width of images above which gaps are wider, to fit the numbers below.
 MAX_ASPECT = 6.0
 
 # Maximum number of images in a line.
@@ -124,7 +124,7 @@ class ReconstructionDisplay(Display):
         samples : bool, default=False
             Whether to show n images sampled from each model.
         random_state : int, RandomState instance or None, default=0
-            Seed of the sampled images.
+            Seed or generator for the sampled images.
         ax : matplotlib Axes, default=None
             Axes to draw on. By default, a new figure is created.
         **options : dict
@@ -187,7 +187,7 @@ class ReconstructionDisplay(Display):
         }
 
     def _as_arrays(self, parameter: str, results: Any) -> dict[str, Array]:
-        """Convert samples by name to float: differences of unsigned integers would wrap."""
+        """Convert samples by name to float, because differences of unsigned integers would wrap."""
         if not isinstance(results, Mapping):
             raise TypeError(
                 f"{parameter} must be a dict of str to ndarray, got {type(results).__name__}."

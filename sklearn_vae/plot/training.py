@@ -87,7 +87,7 @@ class TrainingDisplay(Display):
         estimator : estimator, list of estimators, or dict of str to estimator
             Fitted models.
         X : Ignored
-            Not used, present for API consistency.
+            Not used, present for API consistency by convention.
         names : list of str, default=None
             Names of the models in a list. By default, their class names.
         ax : matplotlib Axes, default=None
@@ -109,8 +109,8 @@ class TrainingDisplay(Display):
         for name, history in self.histories.items():
             if not PANELS.keys() & history.keys():
                 raise ValueError(
-                    f"histories must have one of {', '.join(PANELS)}, but that of {name!r} has "
-                    f"{', '.join(history) or 'no key'}."
+                    f"histories must have one of {', '.join(PANELS)}, but the history of {name!r} "
+                    f"has {', '.join(history) or 'no key'}."
                 )
         rows = len(self._recorded_keys())
         self._panels = (rows, 1)

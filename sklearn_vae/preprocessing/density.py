@@ -48,7 +48,7 @@ class DensityPipeline(Stateful, Pipeline):
         log p(f(x)) + sum over steps of log |det J_step|
 
     Scores of pipelines with different preprocessing are therefore comparable, for example in a
-    search. Otherwise it behaves like :class:`sklearn.pipeline.Pipeline`.
+    search. In all other respects it behaves like :class:`sklearn.pipeline.Pipeline`.
 
     Every step before the last needs a log-determinant. The supported steps are those with a method
     ``log_abs_det_jacobian(X)``, such as `Dequantizer` and `LogitTransformer`, scikit-learn's
@@ -154,8 +154,8 @@ class DensityPipeline(Stateful, Pipeline):
         ----------
         X : array-like of shape (n_samples, n_features)
             Input of the first step.
-        y : None
-            Ignored.
+        y : Ignored
+            Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
             Nonnegative weights, not all 0. If metadata routing is enabled, the last step must
             request them.
@@ -234,7 +234,7 @@ class DensityPipeline(Stateful, Pipeline):
         n_samples : int, default=1
             Number of samples.
         random_state : int, RandomState instance or None, default=None
-            Random state of the draws.
+            Seed or generator for the draws.
 
         Returns
         -------

@@ -24,17 +24,17 @@ class Dequantizer(InvertibleTransformer):
     d log(n_levels) is a lower bound on the log-probability of the levels. `inverse_transform`
     restores the levels exactly.
 
-    The noise depends on the seed and on all of X. Thus the same X always gets the same noise, and
-    scores are reproducible, but a subset of X gets different noise. Noise that depended on the
-    index or the values of a sample would repeat in test data, where a flexible model could exploit
-    it.
+    The noise depends on the seed and on all of X. The same X therefore always gets the same noise,
+    which makes scores reproducible, but a subset of X gets different noise. If the noise depended
+    on the index or the values of a sample, it would repeat in test data, and a flexible model could
+    exploit that.
 
     Parameters
     ----------
     n_levels : int, default=256
         Number of levels, from 2 to 65536. X contains whole numbers from 0 to n_levels - 1.
     random_state : int, RandomState instance or None, default=None
-        Random state from which `fit` draws `seed_`. Pass an int for reproducible results.
+        Seed or generator from which `fit` draws `seed_`. Pass an int for reproducible results.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Dequantizer(InvertibleTransformer):
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, if X had names during `fit`.
+        Names of the features seen during `fit`, if X has feature names that are all strings.
 
     See Also
     --------
@@ -85,8 +85,8 @@ class Dequantizer(InvertibleTransformer):
         ----------
         X : array-like of shape (n_samples, n_features)
             Whole numbers from 0 to n_levels - 1, of any dtype.
-        y : None
-            Ignored.
+        y : Ignored
+            Not used, present for API consistency by convention.
 
         Returns
         -------

@@ -36,7 +36,7 @@ class LogitTransformer(InvertibleTransformer):
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, if X had names during `fit`.
+        Names of the features seen during `fit`, if X has feature names that are all strings.
 
     See Also
     --------
@@ -66,14 +66,14 @@ class LogitTransformer(InvertibleTransformer):
         self.alpha = alpha
 
     def fit(self, X: Any, y: Any = None) -> LogitTransformer:
-        """Validate the parameter and X; nothing is learned.
+        """Validate the parameter and X, without learning anything.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Values in [0, 1], or in (0, 1) if `alpha` is 0.
-        y : None
-            Ignored.
+        y : Ignored
+            Not used, present for API consistency by convention.
 
         Returns
         -------

@@ -38,9 +38,10 @@ def save(estimator: Any, path: Any) -> None:
     Parameters
     ----------
     estimator : estimator of this library
-        Fitted or not. Subclasses are not supported.
+        Estimator, fitted or not. Subclasses are not supported.
     path : str or os.PathLike
-        An existing file is replaced once the new one is complete, and its permissions are kept.
+        Path of the file. An existing file is replaced once the new one is complete, and its
+        permissions are kept.
 
     Raises
     ------
@@ -52,6 +53,10 @@ def save(estimator: Any, path: Any) -> None:
         estimator contains far more short lists than numbers.
     OSError
         If the file cannot be written. An existing file is then unchanged.
+
+    See Also
+    --------
+    load : Read the estimator from the file.
 
     Examples
     --------
@@ -77,9 +82,9 @@ def save(estimator: Any, path: Any) -> None:
         )
     if writer.refused:
         raise TypeError(
-            f"{name} cannot be saved without code: {'; '.join(writer.refused)}. Before saving, use "
-            "set_params to replace what only fit needs (callbacks, cv). A model with custom "
-            "networks needs pickle."
+            f"{name} cannot be saved without code: {'; '.join(writer.refused)}. Before saving, "
+            "use set_params to replace parameters that only fit needs (callbacks, cv). Use "
+            "pickle for a model with custom networks."
         )
     write_file(path, "model", tree, writer.tensors)
 
@@ -102,7 +107,7 @@ def load(path: Any, *, device: Any = None) -> Any:
     Returns
     -------
     estimator : estimator of this library
-        On the machine that saved it, its results are identical to the last bit.
+        Estimator. On the machine that saved it, its results are identical to the last bit.
 
     Raises
     ------
@@ -111,6 +116,10 @@ def load(path: Any, *, device: Any = None) -> Any:
         :func:`save`; or if `device` is not available.
     OSError
         If the file does not exist or cannot be read.
+
+    See Also
+    --------
+    save : Write an estimator to a file.
 
     Examples
     --------

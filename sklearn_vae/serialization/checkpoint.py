@@ -1,4 +1,4 @@
-"""Files from which a training that was killed resumes, bit for bit."""
+"""Files from which an interrupted training resumes, with identical results to the last bit."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ DIGITS_OF_NAME = 16
 
 SUFFIX = ".safetensors"
 
-# Number of other files, the last written, that are compared with a new fit, and of characters of a
-# value in a warning.
+# Number of most recent files that are compared with a new fit, and maximum number of characters of
+# a value in a warning.
 N_COMPARED, MAX_TEXT = 8, 80
 
-# Entries of a file besides the state: those that map text to text, and the types of the others.
+# Entries of a file in addition to the state: those that map text to text, and types of the others.
 TEXTS = ("digests", "texts", "start", "environment")
 TYPES: dict[str, Any] = {"random_state": np.random.RandomState | None, "finished": bool}
 
@@ -45,20 +45,20 @@ def check_checkpoint(estimator: Any) -> None:
 
 
 class Checkpoint:
-    """The file in which the training of one fit is saved every few epochs.
+    """File in which the training of one fit is saved every few epochs.
 
-    Its name is made of digests of the class, the data, the parameters and the version of this
+    Its name consists of digests of the class, the data, the parameters and the version of this
     library. If it does not exist, but a file of the same class and data does, a warning says what
     differs.
 
     Parameters
     ----------
     estimator : BaseEstimator
-        With `checkpoint`, `checkpoint_every` and `random_state`.
+        Estimator with the parameters `checkpoint`, `checkpoint_every` and `random_state`.
     X : array
         Checked data.
     before : object, default=None
-        What the result depends on besides X and the parameters, such as the model of a warm start.
+        Anything else that the result depends on, such as the model of a warm start.
     depends_on_every : bool, default=False
         Whether the result depends on `checkpoint_every`.
 
@@ -68,9 +68,9 @@ class Checkpoint:
     every : int
         Number of epochs between two writes.
     random_state : RandomState
-        That of the estimator; if it is None, that of the fit that is resumed.
+        Generator of the estimator or, if its `random_state` is None, of the fit that is resumed.
     finished : bool
-        Whether `resume` has returned the end of a training.
+        Whether `resume` has returned the state of a finished training.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Checkpoint:
             Digests of what the training starts from. If one differs, the state is not used, except
             that "numbers" may differ if the environment does.
         **environment : str or int
-            What rounding depends on besides versions: kind of device, number of threads.
+            Causes of different rounding other than versions: kind of device, number of threads.
         """
         environment |= {**library_versions(), "machine": platform.machine(), "blas": blas_in_use()}
         self._start = start
@@ -123,7 +123,8 @@ class Checkpoint:
         saved, self._saved = self._saved, None
         if saved is None:
             return None
-        # Packages that only one has imported do not count, nor does one that changes no number.
+        # Ignore packages that only one process has imported, and safetensors, which affects no
+        # result.
         names = self._environment.keys() & saved["environment"].keys() - {"safetensors"}
         then, now = ({n: e[n] for n in names} for e in (saved["environment"], self._environment))
         changes = "; ".join(_differences(then, now, then, now))
@@ -151,7 +152,7 @@ class Checkpoint:
         Parameters
         ----------
         state : object
-            Values that have a tree (`sklearn_vae.serialization.codec`).
+            Values that `sklearn_vae.serialization.codec` can store.
         finished : bool, default=False
             Whether this is the end of the training.
         """
@@ -175,7 +176,7 @@ class Checkpoint:
             self._has_failed = True
 
     def _read(self, pattern: str, has_random_state: bool) -> Any:
-        """Return the content of the file, or None without one of this fit."""
+        """Return the content of the file, or None if there is no file of this fit."""
         try:
             saved = read_checkpoint(self.path)
             has_same = (saved["random_state"] is not None) == has_random_state
@@ -185,11 +186,11 @@ class Checkpoint:
         except FileNotFoundError:
             self._warn_of_differences(pattern)
         except (OSError, ValueError) as error:
-            self._reject(f"is damaged ({error})")
+            self._reject(f"is damaged ({error!s:.200})")
         return None
 
     def _warn_of_differences(self, pattern: str) -> None:
-        """Warn of what differs in the most similar of the files of this class and data."""
+        """Warn of the differences from the most similar file of the same class and data."""
         differences: list[list[str]] = []
         with suppress(OSError):
             paths = sorted(self.path.parent.glob(pattern), key=os.path.getmtime, reverse=True)
@@ -248,7 +249,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not all(isinstance(text, str) for pair in texts.items() for text in pair):
             raise ValueError(f"{name} must map text to text")
     if not all(isinstance(content[name], kind) for name, kind in TYPES.items()):
-        raise ValueError(f"{' or '.join(TYPES)} has another type")
+        raise ValueError(f"{' or '.join(TYPES)} has an invalid type")
     return content
 
 
@@ -267,7 +268,7 @@ def _made_folder(folder: Any) -> Path:
 def _identity(
     estimator: Any, generator: np.random.RandomState, with_every: bool
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the digest and a short text of everything, besides the data, that a fit depends on."""
+    """Return the digest and a short text of everything except the data that a fit depends on."""
     values = {"class": type(estimator), **estimator.get_params(deep=False)}
     values = {name: value for name, value in values.items() if name not in NOT_IN_IDENTITY}
     if with_every:

@@ -1,6 +1,6 @@
 """Values as JSON trees with arrays in tensors next to them, and back.
 
-None, booleans, integers, finite floats, text and lists stand for themselves. Any other value is an
+None, booleans, integers, finite floats, text and lists are stored unchanged. Any other value is an
 object with one key, a tag of the table `FORMS`, and the simpler values from which it is made.
 Nothing in a tree names code.
 """
@@ -20,25 +20,25 @@ Tree: TypeAlias = Any
 
 MAX_DEPTH = 50
 
-# A list may be made of a range.
+# Limits of a range, which the user of a file may convert to a list.
 MAX_RANGE, MAX_BOUND = 2**16, 2**62
 
-# Characters of a key in a path: a path may be needed for every value under the key.
+# Maximum number of characters of a key in a path, which every value under the key may need.
 MAX_NAME = 50
 
 # Python refuses to write or read integers of more digits.
 MAX_BITS = 10_000
 
-# Bytes of arrays from which values may be built, relative to the size of the file and in addition.
+# Maximum bytes of arrays that are used to build values: per byte of the file, plus a constant.
 USES_PER_BYTE, FREE_BYTES = 16, 2**24
 
 # Number of keys that may share a hash: each is compared with all others. Some tuples share one.
 MAX_SAME_HASHES = 32
 
-# Tags of which equal contents mean one and the same object.
+# Tags whose equal contents refer to the same object.
 SHARED = {"array", "tensor", "text", "RandomState"}
 
-# Errors of values that do not fit.
+# Errors that invalid values raise.
 INVALID = (
     ArithmeticError,
     AssertionError,
@@ -51,7 +51,7 @@ INVALID = (
 
 
 class NotStorableError(ValueError):
-    """Error for a value without a tree; the text says what the value is."""
+    """Error for a value that cannot be stored; the message describes the value."""
 
 
 class Writer:
@@ -61,11 +61,12 @@ class Writer:
         self.tensors: dict[str, NDArray[Any]] = {}
         self.refused: list[str] = []  # "path is value"
         self._path: list[str] = []
-        # Trees by the id of their value; the value is kept so that its id stays its own.
+        # Trees by the id of their value. The value is kept, because its id could be reused
+        # otherwise.
         self._seen: dict[int, tuple[Any, Tree]] = {}
 
     def value(self, value: Any, at: str = "") -> Tree:
-        """Return the tree of a value; `at` is its place in the value that contains it."""
+        """Return the tree of a value; `at` is its position in the value that contains it."""
         kind = type(value)
         if value is None or kind in (bool, str) or (kind is float and math.isfinite(value)):
             return value
@@ -84,7 +85,7 @@ class Writer:
                 raise NotStorableError("a value that contains itself")
             return tree
         except NotStorableError as error:
-            self._seen[id(value)] = value, None  # so that it is named once
+            self._seen[id(value)] = value, None  # it is reported only once
             self.refuse(str(error))
         finally:
             self._path.pop()
@@ -118,7 +119,7 @@ class Writer:
     def _stored(self, array: NDArray[Any]) -> list[Any]:
         """Store an array; return the name of its tensor, and the order of its axes in memory.
 
-        The order is kept because it decides how matrix products round.
+        The order is kept because it affects how matrix products round.
         """
         if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
             raise NotStorableError(f"an array of dtype {array.dtype}")
@@ -132,7 +133,7 @@ class Writer:
 
 
 class Reader:
-    """Makes values of trees and tensors; :meth:`read` raises ValueError for invalid ones.
+    """Converts trees and tensors to values; :meth:`read` raises ValueError if they are invalid.
 
     Parameters
     ----------
@@ -140,7 +141,8 @@ class Reader:
     n_bytes : int
         Size of the file.
     device : str, torch.device or None
-        Device of torch tensors. None: the device they were on, if it is available, else the CPU.
+        Device of torch tensors. None selects their device when they were saved, or the CPU if it is
+        not available.
     """
 
     def __init__(self, tensors: dict[str, NDArray[Any]], n_bytes: int, device: Any = None) -> None:
@@ -161,7 +163,7 @@ class Reader:
             raise ValueError(f"{''.join(path)}: {error}") from None
 
     def value(self, tree: Tree, at: Any = "") -> Any:
-        """Return the value of a tree; after an error, the path leads to the invalid one."""
+        """Return the value of a tree; after an error, the path leads to the invalid value."""
         kind = type(tree)
         if tree is None or kind in (bool, int, str) or (kind is float and math.isfinite(tree)):
             return tree
@@ -169,7 +171,7 @@ class Reader:
         if len(self._path) > MAX_DEPTH + 2:
             raise ValueError("nested too deeply.")
         if kind is float:
-            raise ValueError("a number beyond every float.")
+            raise ValueError("a number is too large for a float.")
         if kind is list:
             self.charge(0)
             value: Any = [self.value(part, (i,)) for i, part in enumerate(tree)]
@@ -225,17 +227,17 @@ class Reader:
         import torch
 
         array, device = parts
-        # Cloned to torch's own memory: its alignment decides how sums round.
-        with torch.inference_mode(False), torch.device("cpu"):  # whatever the user has set
+        # Cloned to torch's own memory, because its alignment affects how sums round.
+        with torch.inference_mode(False), torch.device("cpu"):  # independent of the user's settings
             tensor = torch.from_numpy(array).clone()
         key = f"device {device} {array.dtype.char}"
         if key not in self._shared:
-            self._shared[key] = available(torch.device(device), self.device, tensor.dtype)
+            self._shared[key] = usable_device(torch.device(device), self.device, tensor.dtype)
         return tensor.to(self._shared[key])
 
 
-def available(saved: Any, given: Any, dtype: Any) -> Any:
-    """Return the device that is given, else the one that was saved if it is available, or the CPU."""
+def usable_device(saved: Any, given: Any, dtype: Any) -> Any:
+    """Return the given device or, if None, the saved device if available and else the CPU."""
     import torch
 
     chosen = saved if given is None else given
@@ -250,7 +252,7 @@ def available(saved: Any, given: Any, dtype: Any) -> Any:
     return torch.device("cpu")
 
 
-def _of_tensor(value: Any) -> list[Any]:
+def _split_tensor(value: Any) -> list[Any]:
     if value.requires_grad:
         raise NotStorableError("a torch tensor that requires a gradient")
     try:
@@ -260,7 +262,7 @@ def _of_tensor(value: Any) -> list[Any]:
 
 
 def _unique(kind: Any) -> Callable[[Any], Any]:
-    """Return a function that makes a set or mapping of unique keys."""
+    """Return a function that creates a set or mapping of unique keys."""
 
     def make(items: Any) -> Any:
         keys = [key for key, _ in items] if kind in MAPPINGS else items
@@ -273,7 +275,7 @@ def _unique(kind: Any) -> Callable[[Any], Any]:
     return make
 
 
-def _of_range(value: range) -> list[int]:
+def _split_range(value: range) -> list[int]:
     bounds = [value.start, value.stop, value.step]
     if value[MAX_RANGE:] or max(map(abs, bounds)) > MAX_BOUND:
         raise NotStorableError(f"{value!r}, more than {MAX_RANGE} integers or beyond 2**62")
@@ -281,11 +283,11 @@ def _of_range(value: range) -> list[int]:
 
 
 def _range(parts: Any) -> range:
-    _of_range(value := range(*parts))
+    _split_range(value := range(*parts))
     return value
 
 
-def _of_text(array: NDArray[Any]) -> NDArray[Any]:
+def _split_text(array: NDArray[Any]) -> NDArray[Any]:
     codes = np.array(array, dtype=array.dtype.newbyteorder("="), order="C", ndmin=1)
     return codes.view(np.uint32).reshape(*array.shape, array.dtype.itemsize // 4)
 
@@ -313,7 +315,7 @@ def _scalar(array: Any) -> Any:
     return array[()]
 
 
-def _of_masked(value: Any) -> list[Any]:
+def _split_masked(value: Any) -> list[Any]:
     return [np.asarray(value.data), None if value.mask is np.ma.nomask else np.asarray(value.mask)]
 
 
@@ -325,7 +327,7 @@ def _masked(parts: Any) -> Any:
     return np.ma.array(data, mask=mask if has_mask else np.ma.nomask)
 
 
-def _of_random_state(value: np.random.RandomState) -> list[Any]:
+def _split_random_state(value: np.random.RandomState) -> list[Any]:
     state: Any = value.get_state(legacy=False)
     if state["bit_generator"] != "MT19937":
         raise NotStorableError(f"{value!r}, a RandomState of {state['bit_generator']}")
@@ -351,7 +353,7 @@ def _device(name: Any) -> Any:
 
 
 class Form(NamedTuple):
-    """How a value is taken apart into simpler ones, and made of these again."""
+    """Functions that split a value into simpler values, and rebuild it from them."""
 
     parts: Callable[[Any], Any]
     make: Callable[[Any], Any]
@@ -363,18 +365,18 @@ FLOATS = {str(value): value for value in (math.nan, math.inf, -math.inf)}
 
 FORMS = {
     **{kind.__name__: Form(dict.items, _unique(kind)) for kind in MAPPINGS},
-    "MaskedArray": Form(_of_masked, _masked),
-    "RandomState": Form(_of_random_state, _random_state),
+    "MaskedArray": Form(_split_masked, _masked),
+    "RandomState": Form(_split_random_state, _random_state),
     "deque": Form(lambda value: [list(value), value.maxlen], lambda parts: deque(*parts)),
     "device": Form(str, _device),
     "float": Form(str, FLOATS.__getitem__),
     "frozenset": Form(lambda value: sorted(value, key=repr), _unique(frozenset)),
     "objects": Form(lambda value: [list(value.shape), value.ravel().tolist()], _objects),
-    "range": Form(_of_range, _range),
+    "range": Form(_split_range, _range),
     "scalar": Form(np.asarray, _scalar),
     "set": Form(lambda value: sorted(value, key=repr), _unique(set)),
-    "tensor": Form(_of_tensor, list),
-    "text": Form(_of_text, _text),
+    "tensor": Form(_split_tensor, list),
+    "text": Form(_split_text, _text),
     "tuple": Form(list, tuple),
 }
 

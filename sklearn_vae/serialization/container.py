@@ -1,6 +1,6 @@
 """Files that hold values: safetensors files with a JSON tree in their metadata.
 
-A file is written completely or not at all, is used only if its checksum is right, and contains
+A file is written completely or not at all, is used only if its checksum is correct, and contains
 nothing that could be executed.
 """
 
@@ -161,7 +161,7 @@ def _replace(path: Any, data: bytes | bytearray) -> None:
         raise IsADirectoryError(errno.EISDIR, "Is a directory", os.fspath(path))
     name = f"{_draft_prefix(target)}{uuid.uuid4().hex}.tmp"
     draft, exists = os.path.join(os.path.dirname(target), name), os.path.exists(target)
-    mode = 0o600 if exists else 0o666  # nobody reads it who could not read the file before
+    mode = 0o600 if exists else 0o666  # private until it has the permissions of the old file
     try:
         with open(draft, "xb", opener=lambda file, flags: os.open(file, flags, mode)) as file:
             if exists:
@@ -180,6 +180,6 @@ def _replace(path: Any, data: bytes | bytearray) -> None:
 
 
 def _draft_prefix(target: Any) -> str:
-    """Return the first part of the names of a file's drafts; its own name may be too long."""
+    """Return the prefix of the names of a file's drafts, a digest of its name to limit the length."""
     name = os.fsencode(os.path.basename(target))
     return f".{hashlib.sha256(name).hexdigest()[:16]}-"

@@ -40,12 +40,12 @@ def digest(*values: Any) -> str:
 
 
 class _Digester:
-    """Computes digests; a value that contains itself counts there by its distance."""
+    """Computes digests; a value inside itself is represented by its depth."""
 
     def __init__(self) -> None:
         self.depths: dict[int, int] = {}  # of the values that contain the current one, by id
-        # Digests by id; the value is kept so that its id stays its own. Values on a cycle are
-        # missing: their digest depends on where the cycle was entered.
+        # Digests by id; the value is kept, because its id could be reused otherwise. Values on a
+        # cycle are missing, because their digest depends on where the cycle was entered.
         self.known: dict[int, tuple[Any, bytes]] = {}
         self.outermost: float = inf  # least depth of a value that was met inside itself
 
@@ -111,12 +111,12 @@ class _Digester:
         if isinstance(value, CodeType):
             names = value.co_names, value.co_varnames, value.co_flags
             return self.parts("code", [*value.co_consts, names, value.co_code])
-        if callable(value) and hasattr(value, "__qualname__"):  # written in C
+        if callable(value) and hasattr(value, "__qualname__"):  # a function written in C
             return self.parts("named", [getattr(value, "__wrapped__", None)], _name(value))
         if hasattr(value, "__dict__"):
             kept = {str(k): v for k, v in vars(value).items() if not _is_learned(str(k))}
             return self.parts("object", [type(value), dict(sorted(kept.items()))])
-        reduced = None  # of a lock, for example: all are alike
+        reduced = None  # for example for locks, which all count as equal
         with suppress(AttributeError, PickleError, RuntimeError, TypeError, ValueError):
             reduced = value.__reduce_ex__(4)
         return self.parts("object", [type(value), reduced])
@@ -150,7 +150,7 @@ class _Digester:
 
 
 def _hash(*parts: str | bytes) -> bytes:
-    """Return the digest of texts and bytes, each with its length so that none runs into the next."""
+    """Return the digest of texts and bytes, each preceded by its length to keep them apart."""
     whole = blake2b(digest_size=32)
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
@@ -178,7 +178,7 @@ def _is_own(code: Any) -> bool:
 
 
 def _source(code: Any) -> tuple[Any, ...]:
-    """Return the source of a function or class, or nothing if there is none."""
+    """Return the source of a function or class, or an empty tuple if it is not available."""
     with suppress(OSError, TypeError, ValueError):
         if getattr(code, "__name__", "") == "<lambda>":
             return _source_of_lambda(code.__code__)

@@ -1,4 +1,4 @@
-"""Estimators, and the objects of this library in them, as trees and back."""
+"""Conversion of estimators, and of the library's objects in them, to trees and back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sklearn_vae.state import (
 
 LIBRARY = __name__.partition(".")[0]
 
-# Classes of which the arguments of the constructor determine an object; the first three are
+# Classes whose objects are determined by the arguments of the constructor; the first three are
 # attributes of fitted models.
 RECORDS = {
     "EntropyGap": "gaussian.bounds",
@@ -55,7 +55,7 @@ class ModelWriter(Writer):
     """A writer that knows the classes of this library."""
 
     def tagged(self, value: Any) -> Tree:
-        """Return the tree of a value; of an object the name of its class and its state."""
+        """Return the tree of a value; for an object, the name of its class and its state."""
         kind = type(value)
         if kind is not _class(kind.__name__):
             return super().tagged(value)
@@ -75,7 +75,7 @@ class ModelReader(Reader):
     """A reader that knows the classes of this library."""
 
     def tagged(self, tag: str, content: Tree) -> Any:
-        """Return the value of the content of a tag; of an object from its class and state."""
+        """Return the value of the content of a tag; for an object, build it from class and state."""
         if tag != "object":
             return super().tagged(tag, content)
         class_name, pairs = content

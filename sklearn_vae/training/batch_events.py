@@ -36,9 +36,9 @@ IGNORE_PREDICTIONS = {LRScheduler, ProgressBar, TensorBoard, *LOGGERS}
 class BatchEvents:
     """Notifies callbacks of batches and records batches in the history, if a callback needs it.
 
-    Most callbacks do not, and then no time is spent on it. `gradients`, `training` and `validation`
-    tell whether a callback handles gradients, training batches and validation batches. `records`
-    tells whether a callback reads the batch records of the history.
+    Most callbacks need neither, and then no time is spent on them. `gradients`, `training` and
+    `validation` tell whether a callback handles gradients, training batches and validation batches.
+    `records` tells whether a callback reads the batch records of the history.
     """
 
     def __init__(self, net: Any) -> None:
@@ -69,12 +69,12 @@ class BatchEvents:
         return reconstruction, kl, h
 
     def begin(self, x: Tensor, training: bool) -> Tensor | None:
-        """Notify callbacks of the begin of a batch; return its reconstruction if one needs it."""
+        """Notify callbacks that a batch begins; return its reconstruction if one needs it."""
         self.net.notify("on_batch_begin", batch=(x, x), training=training)
         return self._reconstruct(x) if self._needs_predictions[training] else None
 
     def end(self, x: Tensor, loss: Any, y_pred: Tensor | None, training: bool) -> None:
-        """Record a batch and notify callbacks of its end."""
+        """Record a batch and notify callbacks that it has ended."""
         loss = torch.as_tensor(loss, dtype=x.dtype)
         self._record(len(x), loss.item(), training)
         self.net.notify("on_batch_end", batch=(x, x), training=training, loss=loss, y_pred=y_pred)

@@ -43,7 +43,7 @@ class Batches:
         return len(self._sizes())
 
     def _sizes(self) -> list[int]:
-        """Return the batch sizes; a last batch of one sample, without variance, is merged."""
+        """Return the batch sizes; merge a last batch of one sample, which has no variance."""
         n, size = len(self.X), self.batch_size
         if self.n_batches is not None:
             least, n_larger = divmod(n, self.n_batches)

@@ -41,7 +41,7 @@ class Keeper:
     ----------
     file : Checkpoint
     net : VAENet
-        As training begins.
+        Net at the beginning of training.
     max_epochs : int
         Number of epochs of this training.
     units : object
@@ -50,7 +50,7 @@ class Keeper:
         Reads the last state of a finished training (:meth:`Checkpoint.resume`), if that is not a
         state of the net.
     reducer : Reducer, default=SINGLE_PROCESS
-        Of the processes that train together.
+        Reducer of the processes that train together.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class Keeper:
             if self.state is not None:
                 warnings.warn(
                     f"The checkpoint {self.file.path} is not resumed, because other processes "
-                    "have none of the same epoch: training starts from scratch.",
+                    "have no checkpoint of the same epoch. Training starts from scratch.",
                     stacklevel=2,
                 )
             self.state, self.file.finished = None, False
 
     def _checked(self, net: Any, state: Any) -> Any:
-        """Return a state that the net can take; the net itself stays as it is."""
+        """Return a state after checking that it fits the net, which does not change."""
         for name, learned in state["callbacks"].items():
             if not all(type(part) is tuple and len(part) == 2 for part in learned.values()):
                 raise ValueError(f"callback {name}")
@@ -104,6 +104,8 @@ class Keeper:
             _set_net(net, state)
             if not len(before["history"]) < len(net.history) <= self.last:
                 raise ValueError(f"a history of {len(net.history)} epochs")
+            if not net.is_finite():
+                raise ValueError("parameters that are not finite")
             for name in {name for row in net.history for name in row}:
                 dtype = float if name in net.monitor.names else None
                 np.array([row.get(name, np.nan) for row in net.history], dtype=dtype)
@@ -123,7 +125,7 @@ class Keeper:
             return
         _set_net(net, self.state)
         lost = _restore_callbacks(net, self.state["callbacks"])
-        if lost and not self.file.finished:  # a finished training needs none of it
+        if lost and not self.file.finished:  # a finished training does not need it
             warnings.warn(
                 f"Cannot restore the state of {', '.join(lost)}, because no such object exists "
                 "when training begins. Training continues without it, and its result may differ.",
@@ -135,7 +137,7 @@ class Keeper:
         self.state = None
 
     def after_epoch(self, net: Any) -> bool:
-        """Save the net if this epoch is due and not the last; return whether it was saved."""
+        """Save the net after every `every` epochs except the last; return whether it was saved."""
         epoch = len(net.history)
         if epoch % self.file.every or epoch >= self.last:
             return False
@@ -155,7 +157,7 @@ class Keeper:
 
 
 def hardware_of(device: torch.device, n_operations: float) -> dict[str, Any]:
-    """Return the hardware on which the rounding of such training steps depends."""
+    """Return the hardware on which the rounding of training steps depends."""
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device)}
     return {

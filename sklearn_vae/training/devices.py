@@ -20,7 +20,7 @@ MATMUL_PRECISIONS = {"tf32": "high", "float32": "highest"}
 # cores.
 WORTH_A_THREAD = 2e8
 
-# Torch's number of threads is local to a thread, but a new thread takes the last one set by any.
+# Each thread has its own number of torch threads, but a new thread takes the number set last.
 _NUMBER_OF_THREADS = threading.Lock()
 
 # The precision of products is global in the process, so only one thread at a time can change it.
@@ -85,7 +85,7 @@ def device_and_dtype(module: Any) -> tuple[torch.device, torch.dtype]:
 def torch_defaults() -> Iterator[None]:
     """Give torch its own defaults: float32, the CPU, gradients and no inference mode.
 
-    So what a user has set for the whole process changes no result.
+    Settings of the user for the whole process therefore do not change any result.
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
@@ -172,7 +172,7 @@ def _matmul_precision(precision: str) -> Iterator[None]:
     cudnn = torch.backends.cudnn
     before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic
     torch.set_float32_matmul_precision(MATMUL_PRECISIONS[precision])
-    # Convolutions have switches of their own. By default they use TF32 and are not deterministic.
+    # Convolutions have separate switches. By default they use TF32 and are not deterministic.
     cudnn.allow_tf32, cudnn.deterministic = precision == "tf32", True
     try:
         yield

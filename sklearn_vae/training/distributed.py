@@ -79,15 +79,15 @@ class Reducer:
         ]
         if named:
             raise ValueError(
-                "Processes that fit one model must have the same parameters and type of data, but "
-                f"process {self.rank} has {', '.join(named)}, unlike another one."
+                "Processes that fit one model must have the same parameters and type of data, "
+                f"but process {self.rank} has {', '.join(named)}, unlike another process."
             )
 
     @contextmanager
     def ending_on_error(self) -> Iterator[None]:
-        """Leave the group on an error, which makes the other processes fail, too.
+        """Leave the group on an error, which makes the other processes fail too.
 
-        A FloatingPointError is an exception, because training diverges in all processes.
+        After a FloatingPointError the group stays, because training diverges in all processes.
         """
         try:
             yield
@@ -139,9 +139,9 @@ class GroupReducer(Reducer):
                 for m in (n, least if n == most else most)
             )
             raise RuntimeError(
-                "Processes must call fit and sum in the same order, with callbacks that stop all "
-                f"of them and values of the same shape, but process {self.rank} of {self.size} is "
-                f"at {own} and others are at {other}."
+                "Processes must call fit and sum in the same order, with values of the same "
+                f"shape, and callbacks must stop all processes at once, but process {self.rank} "
+                f"of {self.size} is at {own} and others are at {other}."
             )
 
     def sum(self, values: Any) -> Any:
@@ -217,8 +217,8 @@ class GroupReducer(Reducer):
             collective(*arguments, group=self.group)
         except RuntimeError as error:
             raise RuntimeError(
-                f"Process {self.rank} of {self.size} has lost another one: it was killed, has "
-                f"raised an error or was silent for timeout={self.timeout} seconds. ({error})"
+                f"Process {self.rank} of {self.size} has lost another process, which was killed, "
+                f"has raised an error or was silent for timeout={self.timeout} seconds. ({error})"
             ) from error
 
 

@@ -110,7 +110,7 @@ def gradients_by_formula(
 
 
 def is_plain_mlp(network: nn.Module) -> bool:
-    """Return whether a network is an unmodified :class:`MLP` with parameters of its own.
+    """Return whether a network is an unmodified :class:`MLP` that shares no parameters.
 
     Subclasses, hooks, parametrized weights (such as weight_norm) and shared weights are excluded.
     """

@@ -93,7 +93,7 @@ class VAENet(NeuralNet):
         return []
 
     def initialize_module(self) -> VAENet:
-        """Make the module, with weights from `seed`, and the generator."""
+        """Create the module, with weights from `seed`, and the generator."""
         with _GLOBAL_GENERATOR, global_generators(torch.device("cpu"), self.seed):
             super().initialize_module()
         self.module_.eval()
@@ -104,7 +104,7 @@ class VAENet(NeuralNet):
         return self
 
     def initialize_optimizer(self, triggered_directly: bool | None = None) -> VAENet:
-        """Make an Adam optimizer for the trained parameters."""
+        """Create an Adam optimizer for the trained parameters."""
         parameters = self.module_.trained_parameters()
         self.optimizer_ = Adam(
             parameters, lr=self.lr, capturable=self.generator_.device.type == "cuda"
@@ -113,7 +113,7 @@ class VAENet(NeuralNet):
 
     @property
     def operations_per_step(self) -> float:
-        """Number of operations of a step, whose backward pass takes two thirds."""
+        """Number of operations of a step, two thirds of which are in the backward pass."""
         return 3 * self.operations_ * self.batch_size * self.noise_shape[0]
 
     def separate_draws(self, reducer: Reducer) -> None:
@@ -421,7 +421,7 @@ class VAENet(NeuralNet):
         }
 
     def set_state(self, state: dict[str, Any], *, with_module: bool = True) -> None:
-        """Set a state from :meth:`get_state`, without a copy; ValueError if it does not fit.
+        """Set a state from :meth:`get_state`, without a copy; raise ValueError if it does not fit.
 
         The module is skipped unless `with_module`. The generator is seeded if its state is from
         another kind of device.

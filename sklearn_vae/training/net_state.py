@@ -12,7 +12,7 @@ from sklearn_vae.validation import is_integer, is_real
 
 KEYS = {"seed", "operations", "module", "optimizer", "generator", "history", "beta", "last_states"}
 
-# State that Adam keeps for a parameter besides the number of its steps; the last one is optional.
+# Averages that Adam keeps for a parameter in addition to its number of steps. The last is optional.
 AVERAGES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 # Settings that depend on the device and the version of torch: an optimizer keeps its own.
@@ -96,7 +96,9 @@ def _check_adam(state: dict[Any, Any], groups: list[Any], optimizer: Adam) -> No
             shape = () if name == "step" else parameters[index].shape
             is_float = isinstance(value, Tensor) and value.is_floating_point()
             if not (is_float and value.shape == shape):
-                raise ValueError(f"optimizer's {name!r} of parameter {index} does not fit it.")
+                raise ValueError(
+                    f"optimizer has {name!r} of another shape or type than parameter {index}."
+                )
 
 
 def _is_list_of(kind: type, values: Any) -> bool:

@@ -1,7 +1,6 @@
 """Sets of images from files as they are published, and what is said where there are none."""
 
 import hashlib
-import subprocess
 import sys
 import zipfile
 from dataclasses import replace
@@ -319,16 +318,3 @@ def test_digits():
     np.testing.assert_array_equal(y, digits.target)
     with pytest.raises(ValueError, match="return_X_y must be True or False, got 2"):
         load_digit_images(return_X_y=2)
-
-
-def test_datasets_do_not_import_torch():
-    code = (
-        "import sys\n"
-        "from sklearn_vae import datasets\n"
-        "datasets.load_digit_images(), datasets.make_missing(datasets.make_ppca()[0])\n"
-        "heavy = {'torch', 'skorch', 'matplotlib', 'PIL'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-        "assert all(hasattr(datasets, name) for name in datasets.__all__)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

@@ -399,7 +399,7 @@ def test_strangers_are_an_error(stranger):
 
 def test_rows_that_are_all_the_same_are_an_error():
     X = np.ones((20, 3))
-    with pytest.raises(ValueError, match="X must have samples that differ, got 20"):
+    with pytest.raises(ValueError, match="X must contain different samples, got 20"):
         diagnose(PPCA(1, noise_variance=1.0).fit(X), X)
 
 

@@ -102,7 +102,7 @@ def test_a_noise_variance_held_at_a_wrong_value_is_named(factor, words):
     held.fit(rows()).noise_variance_ *= factor  # all else at its optimum
     found = entropy_bound(held, rows())
     assert not found.converged
-    assert found.verdicts[0].startswith("noise variance not at its optimum (held fixed): it is")
+    assert found.verdicts[0].startswith("noise variance not at its optimum (fixed): it is")
     assert words in found.verdicts[0]
     # What is promised is what is had.
     assert found.noise_gain == pytest.approx(best.elbo_ - found.elbo, rel=1e-6)

@@ -208,14 +208,14 @@ def test_rows_of_little_noise_are_those_of_the_geometric_mean_over_features_that
     assert found[0].numbers["rows"] == 0
 
 
-@pytest.mark.parametrize("factor", [0.5, 2.0])
+@pytest.mark.parametrize("factor", [0.5, 0.97, 1.03, 2.0])
 def test_the_side_that_a_verdict_names_is_that_of_the_entropy(factor):
     bits = (rows() > rows().mean(axis=0)).astype(float)
     best = BernoulliPPCA(3, tol=1e-8, max_iter=500, random_state=0).fit(bits)
     before = entropy_bound(best, bits).decoder
     best.loadings_ *= factor
     best.intercept_ *= factor
-    found = entropy_bound(best, bits)
+    found = entropy_bound(best, bits, tolerance=0.0)
     side = "too little" if found.decoder < before else "too much"
     assert (found.decoder < before) == (factor > 1)
     (verdict,) = [text for text in found.verdicts if "logits" in text]
@@ -248,3 +248,15 @@ def test_a_report_names_so_many_collapsed_dimensions(n):
     names = [str(h) for h in range(2, 2 + n)]
     assert f"{n} of {n + 2}" in text
     assert text.endswith(": " + ", ".join(names[:12]) + (", ..." if n > 12 else "") + ".")
+
+
+def test_noise_that_depends_on_z_hides_no_dimension():
+    # Of which no noise variance can be said to be too large, whatever has collapsed.
+    data = np.random.default_rng(0).normal(size=(100, 4))
+    model = Uneven(np.full((100, 4), 2.0))
+    model.mean[:, 1], model.variance[:, 1] = 0.0, 1.0
+    report = diagnose(model, data)
+    assert report.collapse.collapsed.tolist() == [1]
+    assert report.categories == ("i",)
+    assert report.findings[0].numbers == {"collapsed": 1, "active": 1}
+    assert any("n_components=1" in text for text in report.findings[0].advice)

@@ -13,7 +13,7 @@ from sklearn_vae.gaussian.linear_elbo import (
     LinearElbo,
     LinearVAEParameters,
     reconstruction_of,
-    residual_of_rows,
+    residual_of_samples,
     with_best_encoder,
     with_unit_encoder,
 )
@@ -167,7 +167,7 @@ def test_a_rotation_of_two_columns_raises_the_bound_and_not_the_likelihood():
 def test_rows_stand_for_their_covariance():
     X, p = make_rows(n=4), random_parameters()
     R = X - X.mean(axis=0)
-    there, here = LinearElbo(rows=R), LinearElbo(covariance(X))
+    there, here = LinearElbo(centered=R), LinearElbo(covariance(X))
     assert there.value(p) == pytest.approx(here.value(p), rel=1e-12)
     np.testing.assert_allclose(
         there.value_and_gradients(p)[1].W, here.value_and_gradients(p)[1].W, rtol=1e-9
@@ -271,12 +271,12 @@ def test_the_unit_encoder_alone_falls_short_by_what_the_formula_says(noise_varia
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
-def test_the_residual_of_rows_is_that_of_their_covariance(scale):
+def test_the_residual_of_samples_is_that_of_their_covariance(scale):
     X, p = make_rows(), random_parameters()
     R = X - X.mean(axis=0)
     p = p._replace(W=scale * p.W)
     expected = LinearElbo(covariance(X)).residual(p)
-    assert residual_of_rows(R, p) == pytest.approx(expected, rel=1e-12)
+    assert residual_of_samples(R, p) == pytest.approx(expected, rel=1e-12)
 
 
 def test_moments_are_enough():

@@ -163,13 +163,13 @@ def test_rows_are_checked(method):
             np.zeros(2),
             np.ones((2, 1)),
             0.0,
-            r"square loadings of full rank, got loadings of shape \(2, 1\)",
+            r"loadings are square and of full rank, got 0 with loadings of shape \(2, 1\)",
         ),
         (
             np.zeros(2),
             np.ones((2, 2)),
             0.0,
-            r"square loadings of full rank, got loadings of shape \(2, 2\)",
+            r"loadings are square and of full rank, got 0 with loadings of shape \(2, 2\)",
         ),
     ],
 )

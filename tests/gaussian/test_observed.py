@@ -213,11 +213,13 @@ def test_rows_of_one_pattern_share_their_work():
     blocks = list(rows.blocks)
     n_patterns = len(np.unique(np.isnan(X), axis=0))
     assert sum(len(block.observed) for block in blocks) == n_patterns < 50
-    assert [block.rows.start for block in blocks[1:]] == [block.rows.stop for block in blocks[:-1]]
-    assert blocks[-1].rows.stop == 3000
+    assert [block.samples.start for block in blocks[1:]] == [
+        block.samples.stop for block in blocks[:-1]
+    ]
+    assert blocks[-1].samples.stop == 3000
     for block in blocks:
         owner = block.owner if block.owner is not None else np.arange(len(block.observed))
-        observed = ~np.isnan(X[rows.order[block.rows]])
+        observed = ~np.isnan(X[rows.order[block.samples]])
         np.testing.assert_array_equal(block.observed[owner], observed)
 
 

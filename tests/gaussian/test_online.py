@@ -134,3 +134,13 @@ def test_streams_of_any_rank_against_the_dense_recursion(scale, rank, k, forgett
         np.testing.assert_allclose(kept, expected, atol=1e-9 * np.trace(expected))
         gram = running.directions.T @ running.directions
         np.testing.assert_allclose(gram, np.eye(k), atol=1e-12)
+
+
+def test_directions_of_hardly_any_variance_carry_none_of_what_the_others_have():
+    # Of 1e-20 of the variance: what it has in common with others is left over rounding.
+    Q, scales = np.eye(D)[:, [0, 1, D - 1]], np.array([2.0, *[1.0] * (D - 2), 1e-10])
+    running = RunningCovariance(60.0, np.zeros(D), Q, np.array([4.0, 1.0, 1e-20]), 14.0)
+    batch = np.random.default_rng(0).normal(size=(40, D)) * scales
+    values = np.linalg.eigvalsh(dense_step(running, batch, 1.0))[:-4:-1]
+    # The third is that of all directions that are not kept: any of them is as good.
+    np.testing.assert_allclose(running.add(batch).values, values, rtol=1e-9)

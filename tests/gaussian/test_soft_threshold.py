@@ -144,7 +144,7 @@ def below_collapse(elbo, W, noises=(1e-3, 0.1, 1.0)):
     best = -np.inf
     for noise in noises:
         start = elbo.collapsed()._replace(loadings=W, noise_variance=noise * elbo.average_variance)
-        found = elbo.maximise(elbo.best_posteriors(start), hold=("loadings",), least_noise=1e-2)
+        found = elbo.maximize(elbo.best_posteriors(start), hold=("loadings",), least_noise=1e-2)
         best = max(best, elbo.value(found))
     return elbo.value(elbo.collapsed()) - best
 
@@ -174,7 +174,7 @@ def test_the_good_solution_has_a_higher_bound(noise, known):
     variances = np.full((6, 1), 1.0)
     start = SoftThresholdParameters(W, np.zeros(2), noise, z, noise / 5 * variances)
     hold = ("loadings", "offset", "noise_variance", "means")
-    assert -TRAP.value(TRAP.maximise(start, hold)) == pytest.approx(known, abs=2e-3)
+    assert -TRAP.value(TRAP.maximize(start, hold)) == pytest.approx(known, abs=2e-3)
     best = TRAP.best_posteriors(start)
     assert TRAP.value(best) > -known
     np.testing.assert_allclose(best.means, z, atol=0.01)
@@ -182,18 +182,18 @@ def test_the_good_solution_has_a_higher_bound(noise, known):
 
 def test_with_threshold_0_the_maximum_is_that_of_ppca():
     near = LINEAR.collapsed()._replace(loadings=1e-3 * W, means=1e-2 * X[:, :1])
-    found = LINEAR.maximise(near)
+    found = LINEAR.maximize(near)
     ppca = PPCA(n_components=1).fit(X)
     assert LINEAR.value(found) == pytest.approx(ppca.score(X), abs=1e-10)
     assert found.noise_variance == pytest.approx(ppca.noise_variance_, rel=1e-4)
-    stuck = TRAP.maximise(near)
+    stuck = TRAP.maximize(near)
     assert TRAP.value(stuck) == pytest.approx(-COLLAPSED, abs=1e-9)
     np.testing.assert_array_equal(stuck.loadings, near.loadings)
 
 
 def test_what_is_held_stays_and_the_rest_is_stationary():
     p = random_parameters(6, 2, 2)
-    found = TRAP.maximise(p, hold=("offset", "noise_variance"))
+    found = TRAP.maximize(p, hold=("offset", "noise_variance"))
     assert found.offset is p.offset
     assert found.noise_variance == p.noise_variance
     gradient = TRAP._gradient(found)
@@ -201,7 +201,7 @@ def test_what_is_held_stays_and_the_rest_is_stationary():
     for name in ("loadings", "means", "variances"):
         assert np.abs(gradient[name]).max() < 1e-5
     assert TRAP.best_noise(found) != pytest.approx(found.noise_variance)
-    freed = TRAP.maximise(found, hold=("offset",))
+    freed = TRAP.maximize(found, hold=("offset",))
     assert TRAP.best_noise(freed) == pytest.approx(freed.noise_variance, rel=1e-9)
     assert TRAP.value(freed) > TRAP.value(found)
 
@@ -209,7 +209,7 @@ def test_what_is_held_stays_and_the_rest_is_stationary():
 def test_the_noise_has_a_floor():
     z = np.array([[-3.0], [-2.0], [-1.0], [1.0], [2.0], [3.0]])
     start = SoftThresholdParameters(W, np.zeros(2), 1e-2, z, np.full((6, 1), 1e-3))
-    assert TRAP.maximise(start, ("loadings",), least_noise=1e-3).noise_variance == 1e-3
+    assert TRAP.maximize(start, ("loadings",), least_noise=1e-3).noise_variance == 1e-3
 
 
 @pytest.mark.parametrize("noise", [1e-3, 0.05, 1.0, 20.0])
@@ -273,18 +273,16 @@ def test_a_decoder_that_is_never_better_has_the_threshold_0():
 def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match=r"threshold must be a finite number >= 0, got -1\.0"):
         SoftThresholdElbo(X, -1.0)
-    with pytest.raises(ValueError, match=r"rows must be a finite matrix .* got shape \(6,\)"):
+    with pytest.raises(ValueError, match=r"X must be a finite matrix .* got shape \(6,\)"):
         SoftThresholdElbo(X[:, 0])
-    with pytest.raises(ValueError, match="rows must contain different samples, got 3 equal ones"):
+    with pytest.raises(ValueError, match="X must contain different samples, got 3 equal ones"):
         SoftThresholdElbo(np.ones((3, 2)))
     with pytest.raises(ValueError, match=r"hold must contain names from .* got 'weights'"):
-        TRAP.maximise(TRAP.collapsed(), hold=("weights",))
+        TRAP.maximize(TRAP.collapsed(), hold=("weights",))
     two = TRAP.collapsed(2)._replace(loadings=np.ones((2, 2)))
     with pytest.raises(ValueError, match="one latent dimension, got 2"):
         TRAP.best_posteriors(two)
     with pytest.raises(ValueError, match="one latent dimension, got 2"):
         TRAP.collapse_threshold(two)
-    with pytest.raises(
-        ValueError, match=r"differs from the mean of rows, got loadings of norm 0.01"
-    ):
+    with pytest.raises(ValueError, match=r"differs from the mean of X, got loadings of norm 0.01"):
         TRAP.collapse_threshold(TRAP.collapsed()._replace(loadings=np.full((2, 1), 0.0071)))

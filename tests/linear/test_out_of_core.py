@@ -111,7 +111,7 @@ def test_rows_with_missing_values_that_do_not_fit_into_memory(tmp_path, monkeypa
     rows[7, 3] = np.nan
     monkeypatch.setattr("sklearn_vae.validation.available_memory", lambda: 32 * X.size - 1.0)
     model = PPCA(2)
-    with pytest.raises(MemoryError, match="holds X four times in float64, together"):
+    with pytest.raises(MemoryError, match="holds four copies of X in float64, together"):
         model.fit(mapped_from(tmp_path, rows))
     assert not hasattr(model, "n_features_in_")
     monkeypatch.setattr("sklearn_vae.validation.available_memory", lambda: 32.0 * X.size)

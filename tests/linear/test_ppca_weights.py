@@ -90,7 +90,7 @@ def test_normalised_weights_keep_all_components(total, n_components):
 
 
 def test_the_weighted_maximum_of_the_likelihood():
-    # The weighted log-likelihood is what is maximised: no other covariance nearby has more.
+    # The weighted log-likelihood is what is maximized: no other covariance nearby has more.
     rng = np.random.default_rng(0)
     X, weights = make_rows(), rng.uniform(0, 3, size=80)
     model = PPCA(2).fit(X, sample_weight=weights)
@@ -193,8 +193,8 @@ class TestRouting:
         (np.r_[np.ones(79), -0.5], r"must be finite and >= 0, got -0\.5 for sample 79\."),
         (np.r_[np.nan, np.ones(79)], r"must be finite and >= 0, got nan for sample 0\."),
         (np.r_[np.inf, np.ones(79)], r"must be finite and >= 0, got inf for sample 0\."),
-        (np.zeros(80), r"must have a finite nonzero sum, got 0\.0\."),
-        (np.full(80, 1e308), r"must have a finite nonzero sum, got inf\."),
+        (np.zeros(80), r"must have a finite sum above zero, got 0\.0\."),
+        (np.full(80, 1e308), r"must have a finite sum above zero, got inf\."),
     ],
 )
 def test_weights_that_do_not_fit(weights, message):

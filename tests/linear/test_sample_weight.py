@@ -274,8 +274,8 @@ class TestPartialFit:
         (lambda w: np.r_[w[1:], -0.5], r"sample_weight must be finite and >= 0, got -0\.5 for"),
         (lambda w: np.r_[np.nan, w[1:]], r"sample_weight must be finite and >= 0, got nan for"),
         (lambda w: np.r_[np.inf, w[1:]], r"sample_weight must be finite and >= 0, got inf for"),
-        (lambda w: 0.0 * w, r"sample_weight must have a finite nonzero sum, got 0\.0"),
-        (lambda w: 1e308 * w, r"sample_weight must have a finite nonzero sum, got inf"),
+        (lambda w: 0.0 * w, r"sample_weight must have a finite sum above zero, got 0\.0"),
+        (lambda w: 1e308 * w, r"sample_weight must have a finite sum above zero, got inf"),
     ],
 )
 def test_invalid_weights(case, change, message):

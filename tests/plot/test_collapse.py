@@ -57,8 +57,8 @@ def test_the_definition_is_passed_on(definition):
     [
         ({"curves": {}}, ValueError, "curves must have at least one model"),
         ({"curves": 3}, TypeError, "curves must be a dict of str to CollapseCurve, got int"),
-        ({"curves": {"a": 3}}, TypeError, "got int in it"),
-        ({"snapshots": {"b": CURVE}}, ValueError, r"models in curves, \['a'\], got 'b'"),
+        ({"curves": {"a": 3}}, TypeError, "got int as a value"),
+        ({"snapshots": {"b": CURVE}}, ValueError, r"names that are in curves, \['a'\], got 'b'"),
         ({"epsilon": 0.0}, ValueError, "epsilon must be a finite number > 0"),
         ({"epsilon": -1.0}, ValueError, "epsilon must be"),
         ({"epsilon": np.nan}, ValueError, "epsilon must be"),

@@ -99,6 +99,7 @@ def test_a_new_figure_and_axes_given(cls):
     assert all(ax.figure is display.figure_ for ax in axes)
     assert display.plot() is display
     assert display.figure_ is not axes[0].figure
+    plt.close("all")  # the next test draws them
     size = 2 * display.figure_.get_size_inches()
     figure, given = plt.subplots(2, 2, layout="constrained", figsize=size)
     display = from_estimator(given[1, 0])
@@ -143,6 +144,7 @@ LINES = (CollapseDisplay, EntropyDisplay, TrainingDisplay, ReconstructionDisplay
 @pytest.mark.parametrize("cls", LINES, ids=lambda cls: cls.__name__)
 def test_options_replace_what_is_drawn_by_default(cls):
     display = CASES[cls][0](None)
+    plt.close(display.figure_)
     display.plot(lw=7.0, c="red", ls=":", label="mine")
     lines = [line for ax in np.ravel(display.ax_) for line in ax.get_lines()]
     changed = [line for line in lines if line.get_linewidth() == 7.0]
@@ -169,6 +171,7 @@ def test_the_figure_of_a_subfigure_is_the_whole(cls, tmp_path):
     display = CASES[cls][0](ax)
     assert display.figure_ is figure
     display.figure_.savefig(tmp_path / "picture.png")
+    plt.close(figure)  # which is drawn now
 
 
 @pytest.mark.parametrize(

@@ -107,17 +107,17 @@ def test_errors_leave_no_figure():
         (
             lambda: EntropyDisplay.from_results({"a": history}, {"b": end}),
             ValueError,
-            r"models in histories, \['a'\], got \['b'\]",
+            r"model names as histories, \['a'\], got \['b'\]",
         ),
         (
             lambda: EntropyDisplay.from_results({"a": {"kl": [1.0]}}, {"a": end}),
             ValueError,
-            "must have a bound, but that of 'a' has none",
+            "must have a bound, but the history of 'a' has none",
         ),
         (
             lambda: EntropyDisplay.from_results({"a": history}, {"a": {1: 2.0}}),
             TypeError,
-            "entropies of 'a' must be a dict of int to Entropies, got float in it",
+            "entropies of 'a' must be a dict of int to Entropies, got float as a value",
         ),
     ]
     for call, error, match in cases:

@@ -97,7 +97,7 @@ def test_an_infinite_kl_and_an_epsilon_of_zero():
     [
         (lambda: KLDisplay.from_results({}), ValueError, "collapses must have at least one model"),
         (lambda: KLDisplay.from_results(made(2, 1)), TypeError, "dict of str to Collapse, got Col"),
-        (lambda: KLDisplay.from_results({"a": np.ones(2)}), TypeError, "got ndarray in it"),
+        (lambda: KLDisplay.from_results({"a": np.ones(2)}), TypeError, "got ndarray as a value"),
         (
             lambda: KLDisplay.from_results({"b": made(2, 1), "a": made(0, 0)}),
             ValueError,

@@ -47,7 +47,7 @@ def test_code_points_end_where_unicode_does(code, is_one, place, tmp_path):
 def test_a_tensor_may_be_named_some_times_and_not_many(n_bytes, tmp_path):
     # 16 times the file, and 16 MiB; each mention counts for two of the tensor's size.
     numbers = np.zeros(n_bytes // 8)
-    tensor = {"tensor": ["numbers", None, "cpu"]}
+    tensor = {"tensor": [{"array": ["numbers", None]}, "cpu"]}
     most = (16 * n_bytes + 2**24) // (2 * n_bytes)
     for times in (1, most - 1):
         found = load_with(tmp_path / "model", [tensor] * times, numbers=numbers)
@@ -65,7 +65,7 @@ def test_many_small_values_count_for_what_they_take(n_bytes, part, monkeypatch):
     monkeypatch.setattr(codec, "FREE_BYTES", 2**17)
 
     def read(times):
-        return codec.Reader({}, n_bytes).value([part] * times, "numbers")
+        return codec.Reader({}, n_bytes).read([part] * times, "numbers")
 
     most = (16 * n_bytes + 2**17) // 100
     assert len(read(most // 2)) == most // 2

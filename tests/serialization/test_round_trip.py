@@ -80,7 +80,7 @@ def test_a_state_that_does_not_fit_changes_nothing():
             model.set_state({**state, name: value})
         assert vars(model) == before
     net_state = copy.deepcopy(model.net_.get_state())
-    with pytest.raises(ValueError, match="must have the shape"):
+    with pytest.raises(ValueError, match="must have shape"):
         model.net_.set_state({**net_state, "module": {
             name: value[None] for name, value in net_state["module"].items()
         }})  # fmt: skip

@@ -175,13 +175,13 @@ def test_parameters_that_differ_are_an_error_in_every_process(found):
     for rank, part in enumerate(found):
         kind, text = part["differs"]["parameters"]
         assert kind == "ValueError"
-        assert f"process {rank} has n_components={3 + rank}, unlike another one." in text
+        assert f"process {rank} has n_components={3 + rank}, unlike another process." in text
 
 
 def test_models_that_differ_are_an_error_in_every_process(found):
     for name, part in zip(("DeepBernoulliVAE", "DeepGaussianVAE"), found, strict=True):
         assert part["differs"]["models"][0] == "ValueError"
-        assert f"has model='{name}', unlike another one." in part["differs"]["models"][1]
+        assert f"has model='{name}', unlike another process." in part["differs"]["models"][1]
 
 
 def test_callbacks_and_names_that_differ_are_an_error_in_every_process(found):
@@ -248,7 +248,7 @@ def test_an_error_in_one_process_is_one_in_the_others(found):
     kind, text = found[0]["error"]
     assert kind == "RuntimeError"
     assert text.startswith(
-        "Process 0 of 2 has lost another one: it was killed, has raised an error"
+        "Process 0 of 2 has lost another process, which was killed, has raised an error"
     )
 
 
@@ -259,7 +259,7 @@ def test_after_an_error_the_processes_can_begin_again(found):
 
 def test_an_interrupt_of_one_process_is_an_error_in_all(found):
     assert found[1]["interrupt"][1].startswith("This process was interrupted. The fit is discarded")
-    assert found[0]["interrupt"][1].startswith("Process 0 of 2 has lost another one")
+    assert found[0]["interrupt"][1].startswith("Process 0 of 2 has lost another process")
     assert not any(part["is fitted"] for part in found)
 
 
@@ -293,7 +293,7 @@ def test_a_process_that_the_others_do_not_join_does_not_wait_for_ever():
 def test_a_killed_process_ends_the_others_with_an_error(run):
     seconds, status, error = run[1]
     assert status == 1
-    assert "RuntimeError: Process 0 of 2 has lost another one: it was killed" in error
+    assert "RuntimeError: Process 0 of 2 has lost another process, which was killed" in error
     assert seconds < 30
 
 

@@ -54,6 +54,17 @@ def test_training_is_that_of_a_plain_loop(model):
             torch.testing.assert_close(found, value, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("batch_size", [4, 5, 149])  # of which 32 are made at a time
+def test_every_batch_counts_and_is_taken_once(batch_size):
+    model = DeepGaussianVAE(3, **{**SMALL, "batch_size": batch_size}).fit(X)
+    rows = torch.from_numpy((X - model.mean_) / model.scale_)
+    module, bounds = plain_training(copy.deepcopy(model), rows)
+    offset = np.log(np.broadcast_to(model.scale_, X.shape[1])).sum()
+    np.testing.assert_allclose(model.history_["bound"], np.array(bounds) - offset, rtol=1e-9)
+    found = dict(model.module_.named_parameters())["decoder.layers.0.weight"]
+    torch.testing.assert_close(found, module.decoder.layers[0].weight, rtol=1e-7, atol=1e-9)
+
+
 class Counter(Callback):
     def __init__(self):
         self.batches = self.gradients = self.epochs = 0

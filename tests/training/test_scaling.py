@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_vae.training.scaling import MOVED_AT_ONCE, center_and_scale, check_units, in_units
+from sklearn_vae.training.scaling import BLOCK_SIZE, center_and_scale, check_units, standardize
 
 
 def drifting_rows(dtype, n=9, d=5):
     """Samples of n * d blocks, of which every one has another mean and another scale."""
-    n_rows = n * MOVED_AT_ONCE // d
+    n_rows = n * BLOCK_SIZE // d
     t = np.linspace(0.0, 1.0, n_rows)[:, None]
     rng = np.random.default_rng(0)
     X = (1.0 + 4.0 * t) * rng.normal(size=(n_rows, d)) * np.arange(1.0, d + 1) + 20.0 * t - 3.0
@@ -31,7 +31,7 @@ def test_all_blocks_count(dtype, per_feature, chosen):
     np.testing.assert_allclose(scale, np.sqrt(expected).astype(float), rtol=1e-11)
     assert np.shape(scale) == ((5,) if per_feature else ())
     kind = torch.float64 if dtype is np.float64 else torch.float32
-    units = in_units(X, rows, mean, scale, torch.device("cpu"), kind)
+    units = standardize(X, rows, mean, scale, torch.device("cpu"), kind)
     assert units.dtype == kind
     expected = (X[rows].astype(np.float64) - mean) / scale
     np.testing.assert_allclose(units.numpy(), expected, rtol=1e-5, atol=1e-5)
@@ -39,12 +39,12 @@ def test_all_blocks_count(dtype, per_feature, chosen):
 
 @pytest.mark.parametrize("per_feature", [False, True])
 def test_more_features_than_are_moved_at_once(per_feature):
-    X = np.random.default_rng(0).normal(size=(3, MOVED_AT_ONCE + 1)) + 5.0
+    X = np.random.default_rng(0).normal(size=(3, BLOCK_SIZE + 1)) + 5.0
     mean, scale = center_and_scale(X, np.arange(3), per_feature)
     np.testing.assert_allclose(mean, X.mean(axis=0), rtol=1e-12)
     std = X.std(axis=0) if per_feature else np.sqrt(X.var(axis=0).mean())
     np.testing.assert_allclose(scale, std, rtol=1e-12)
-    units = in_units(X, np.arange(3), mean, scale, torch.device("cpu"), torch.float64)
+    units = standardize(X, np.arange(3), mean, scale, torch.device("cpu"), torch.float64)
     np.testing.assert_allclose(units.numpy(), (X - mean) / scale, rtol=1e-12)
 
 
