@@ -35,7 +35,7 @@ def remedies(name, how, noise, variance):
         learned = {**gradient, "noise_variance_init": how["noise"]}
         learn = ("noise_variance=None",)
         own = {
-            "held at pPCA's": ({"noise_variance": noise}, "or hold it at"),
+            "held at pPCA's": ({"noise_variance": noise}, "or fix it at"),
             "gradient": (learned,),
             "gradient, annealing": ({**learned, **anneal},),
         }

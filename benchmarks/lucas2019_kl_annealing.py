@@ -4,7 +4,7 @@ Figures 7 to 9 of Lucas et al. (2019): the KL weight rises from 0 to 1 over the 
 epochs, in deep VAEs of the logits of MNIST. Claims:
 
 - Fixed sigma2: while the KL weight is below 1 (the paper's dashed curves, after 8 % of the epochs),
-  fewer dimensions have collapsed than without annealing. Later, nearly as many collapse.
+  fewer dimensions have collapsed than without annealing. Later, nearly the same number collapses.
 - sigma2 learned by gradient from a value that is too large: with annealing it ends smaller, and fewer
   dimensions have collapsed.
 

@@ -131,8 +131,8 @@ def plane(ax, run):
     ax.set_title("VAE-3, data space: $p(x|z)$ at the means", fontsize="medium")
 
 
-def boxes(ax, centres, deviations, n):
+def boxes(ax, centers, deviations, n):
     """Draw boxes of one standard deviation around the first n centers."""
-    for (x, y), (a, b) in zip(centres[:n], deviations[:n], strict=True):
+    for (x, y), (a, b) in zip(centers[:n], deviations[:n], strict=True):
         box = ax.fill([x - a, x + a, x + a, x - a], [y - b, y - b, y + b, y + b])[0]
         box.set(facecolor="none", edgecolor=SKY, linewidth=0.5, zorder=1)

@@ -163,7 +163,7 @@ def is_torch_imported():
 
 
 def report_memory(path, verdict):
-    """Measure all methods in processes of their own, each after the page cache was dropped."""
+    """Measure each method in a separate process, after the page cache was dropped."""
     size = path.stat().st_size
     context = multiprocessing.get_context("spawn")
     print("\n                          seconds   RssAnon in MB, before and peak   read / file")
@@ -212,7 +212,7 @@ def report_times(path, repeats, verdict):
     best = min(
         CHUNKS, key=lambda size: min(seconds(lambda: plain_pass(path, size, n_rows)) for _ in "ab")
     )
-    print(f"\nseconds of PPCA.fit, of X'X in chunks of {best} rows, and ratio; {repeats} pairs")
+    print(f"\nseconds of PPCA.fit, of X'X in chunks of {best} samples, and ratio; {repeats} pairs")
     ways = {"cold": partial(drop_cache, path), "warm": None}
     if not hasattr(os, "posix_fadvise"):
         print("  cold: skipped, because this system cannot drop the cache")

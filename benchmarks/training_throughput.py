@@ -356,7 +356,7 @@ def main():
         torch.set_num_threads(1 if one else all_threads)
         sizes = "-".join(str(size) for size in (case.d, *case.hidden, case.k))
         threads = f", torch threads: {torch.get_num_threads()}"
-        print(f"\n{name}: {sizes}, {case.n} rows, {arguments.device}{threads}")
+        print(f"\n{name}: {sizes}, {case.n} samples, {arguments.device}{threads}")
         compare(name, case, X, arguments, verdict)
     verdict.exit()
 

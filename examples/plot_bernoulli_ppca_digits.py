@@ -37,8 +37,8 @@ X = (X >= 8).astype(float)
 train, test, _, test_digit = train_test_split(X, digit, random_state=0)
 
 # %%
-# Compute the cross-entropy of held-out images under their reconstructions. Those of PCA must be
-# clipped to (0, 1) for this. The margin is chosen to give PCA its lowest cross-entropy.
+# Compute the cross-entropy of held-out images under their reconstructions. For PCA these must be
+# clipped to (0, 1). The margin is chosen to give PCA its lowest cross-entropy.
 sizes = [2, 8] if arguments.small else [1, 2, 4, 8, 16]
 tol = 1e-3 if arguments.small else 1e-6
 models = {

@@ -93,5 +93,5 @@ figure.savefig(arguments.output, dpi=120)
 print(f"Figure written to {arguments.output}")
 
 # %%
-# The log-likelihood of held-out images has a maximum in the number of components. That of training
-# images always increases, like the explained variance.
+# The log-likelihood of held-out images has a maximum in the number of components. On training
+# images it always increases, like the explained variance.

@@ -197,7 +197,7 @@ class LatentModel(EncoderDecoder, ABC):
         n_samples : int, default=1
             Number of samples to draw.
         random_state : int, RandomState instance or None, default=None
-            Seed or generator for the draws. With None, NumPy's global generator is used.
+            Seed or generator for the draws. If None, NumPy's global generator is used.
 
         Returns
         -------
@@ -253,8 +253,8 @@ class LatentModel(EncoderDecoder, ABC):
         Returns
         -------
         terms : BoundTerms or None
-            Terms of the ELBO. None means that they follow from `posterior`, `conditional` and
-            `score_samples` alone.
+            Terms of the ELBO, or None if they follow from `posterior`, `conditional` and
+            `score_samples`.
         """
         return None
 

@@ -121,7 +121,7 @@ def is_attribute(kind: type, name: str) -> bool:
 
 
 def is_fitted(estimator: Any) -> bool:
-    """Return whether scikit-learn's `check_is_fitted` accepts an estimator by its attributes."""
+    """Return whether the attributes of an estimator satisfy scikit-learn's `check_is_fitted`."""
     return any(name.endswith("_") and not name.startswith("__") for name in vars(estimator))
 
 
@@ -139,7 +139,7 @@ def check_fitted_state(estimator: Any, expected: dict[str, str]) -> None:
         if name in state:
             _check_attribute(name, state[name], kinds, conditions, sizes)
         elif "optional" not in conditions:
-            raise ValueError(f"a fitted {type(estimator).__name__} must have {name}.")
+            raise ValueError(f"A fitted {type(estimator).__name__} must have {name}.")
 
 
 def brief(value: Any) -> str:

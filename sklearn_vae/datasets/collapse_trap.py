@@ -66,9 +66,9 @@ def make_collapse_trap(
     threshold : float, default=1.0
         Nonnegative threshold, in the units of X.
     loadings : array-like of shape (n_features, n_components), default=None
-        Loadings W. None is [[2], [1]].
+        Loadings W. If None, [[2], [1]].
     latents : array-like of shape (n_latents, n_components), default=None
-        Latent vectors z. If they include -z for each z, the mean of X is 0. None is
+        Latent vectors z. If they include -z for each z, the mean of X is 0. If None,
         [[-3], [-2], [-1], [1], [2], [3]].
     return_trap : bool, default=False
         Whether to return the ELBO, the trap and the solution as well.

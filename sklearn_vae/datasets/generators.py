@@ -30,15 +30,15 @@ def make_ppca(
     n_samples : int, default=100
         Number of samples.
     n_features : int, default=None
-        Number of features. None is the size of `loadings` or `mean` if given, otherwise 10.
+        Number of features. If None, the size of `loadings` or `mean`, or 10 without these.
     n_components : int, default=None
-        Number of latent dimensions. None is the size of `loadings` if given, otherwise 2.
+        Number of latent dimensions. If None, the size of `loadings`, or 2 without these.
     noise_variance : float, default=0.01
         Nonnegative noise variance sigma2.
     loadings : array-like of shape (n_features, n_components), default=None
-        Loadings W. With None they are uniform on [0, 1].
+        Loadings W. If None, they are drawn uniformly from [0, 1].
     mean : array-like of shape (n_features,), default=None
-        Mean mu. With None it is uniform on [0, 1].
+        Mean mu. If None, it is drawn uniformly from [0, 1].
     return_model : bool, default=False
         Whether to return the distribution of x as well. This requires sigma2 > 0 or a square W of
         full rank.
@@ -106,9 +106,9 @@ def make_ppca_ring(
     n_samples : int, default=100
         Number of samples.
     n_features : int, default=None
-        Number of features. None is the size of `loadings` or `mean` if given, otherwise 10.
+        Number of features. If None, the size of `loadings` or `mean`, or 10 without these.
     n_components : int, default=None
-        Number of latent dimensions. None is the size of `loadings` if given, otherwise 2.
+        Number of latent dimensions. If None, the size of `loadings`, or 2 without these.
     noise_variance : float, default=0.01
         Nonnegative noise variance sigma2.
     radius : float, default=1.0
@@ -116,9 +116,9 @@ def make_ppca_ring(
     spread : float, default=0.1
         Scale of the distances beyond `radius`, which follow a chi distribution.
     loadings : array-like of shape (n_features, n_components), default=None
-        Loadings W. With None they are uniform on [0, 1].
+        Loadings W. If None, they are drawn uniformly from [0, 1].
     mean : array-like of shape (n_features,), default=None
-        Mean mu. With None it is uniform on [0, 1].
+        Mean mu. If None, it is drawn uniformly from [0, 1].
     random_state : int, RandomState instance or None, default=None
         Seed or generator for W, mu, g and the noise, drawn in this order.
 

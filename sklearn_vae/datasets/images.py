@@ -84,8 +84,8 @@ def fetch_mnist(
     split : {"train", "test", "all"}, default="train"
         Part of the data. "all" is "train" followed by "test".
     data_home : str or path-like, default=None
-        Folder with the files, or an ``.npz`` file that is read for every split. With None it is
-        the folder `sklearn_vae` in :func:`sklearn.datasets.get_data_home`.
+        Folder with the files, or an ``.npz`` file that is read for every split. If None, the
+        folder `sklearn_vae` in :func:`sklearn.datasets.get_data_home` is used.
     download_if_missing : bool, default=True
         Whether to download missing images from OpenML. They are saved in `data_home`.
     return_X_y : bool, default=False
@@ -151,8 +151,8 @@ def fetch_fashion_mnist(
     split : {"train", "test", "all"}, default="train"
         Part of the data. "all" is "train" followed by "test".
     data_home : str or path-like, default=None
-        Folder with the files, or an ``.npz`` file that is read for every split. With None it is
-        the folder `sklearn_vae` in :func:`sklearn.datasets.get_data_home`.
+        Folder with the files, or an ``.npz`` file that is read for every split. If None, the
+        folder `sklearn_vae` in :func:`sklearn.datasets.get_data_home` is used.
     download_if_missing : bool, default=True
         Whether to download missing images from OpenML. They are saved in `data_home`.
     return_X_y : bool, default=False
@@ -210,8 +210,8 @@ def fetch_cifar10(
     split : {"train", "test", "all"}, default="train"
         Part of the data. "all" is "train" followed by "test".
     data_home : str or path-like, default=None
-        Folder with the files, or an ``.npz`` file that is read for every split. With None it is
-        the folder `sklearn_vae` in :func:`sklearn.datasets.get_data_home`.
+        Folder with the files, or an ``.npz`` file that is read for every split. If None, the
+        folder `sklearn_vae` in :func:`sklearn.datasets.get_data_home` is used.
     download_if_missing : bool, default=True
         Whether to download missing images from OpenML. They are saved in `data_home`.
     return_X_y : bool, default=False
@@ -268,8 +268,8 @@ def fetch_cifar100(
     split : {"train", "test", "all"}, default="train"
         Part of the data. "all" is "train" followed by "test".
     data_home : str or path-like, default=None
-        Folder with the files, or an ``.npz`` file that is read for every split. With None it is
-        the folder `sklearn_vae` in :func:`sklearn.datasets.get_data_home`.
+        Folder with the files, or an ``.npz`` file that is read for every split. If None, the
+        folder `sklearn_vae` in :func:`sklearn.datasets.get_data_home` is used.
     download_if_missing : bool, default=True
         Has no effect, as OpenML does not provide these images.
     return_X_y : bool, default=False
@@ -326,8 +326,8 @@ def fetch_svhn(
         Part of the data. "extra" has 531,131 additional, easier images. "all" is "train" followed
         by "test".
     data_home : str or path-like, default=None
-        Folder with the files, or an ``.npz`` file that is read for every split. With None it is
-        the folder `sklearn_vae` in :func:`sklearn.datasets.get_data_home`.
+        Folder with the files, or an ``.npz`` file that is read for every split. If None, the
+        folder `sklearn_vae` in :func:`sklearn.datasets.get_data_home` is used.
     download_if_missing : bool, default=True
         Has no effect, as OpenML does not provide these images.
     return_X_y : bool, default=False
@@ -389,8 +389,8 @@ def fetch_celeba64(
         Part of the data. The first images are for training (162,770), the next for validation
         (19,867), and the last for testing (19,962). "all" contains all of them.
     data_home : str or path-like, default=None
-        Folder with the files, or an ``.npz`` file that is read for every split. With None it is
-        the folder `sklearn_vae` in :func:`sklearn.datasets.get_data_home`.
+        Folder with the files, or an ``.npz`` file that is read for every split. If None, the
+        folder `sklearn_vae` in :func:`sklearn.datasets.get_data_home` is used.
     download_if_missing : bool, default=True
         Has no effect, as OpenML does not provide these images.
     return_X_y : bool, default=False

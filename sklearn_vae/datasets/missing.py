@@ -177,7 +177,7 @@ def _driver(X: np.ndarray, depends_on: int) -> np.ndarray:
 
 
 def _probability_given(driver: np.ndarray, candidates: np.ndarray, number: float) -> np.ndarray:
-    """Return probabilities, logistic in the driver, with which `number` values are missing."""
+    """Return probabilities, logistic in the driver, for `number` missing values on average."""
     sizes = candidates.sum(axis=1)
 
     def excess(intercept: float) -> float:

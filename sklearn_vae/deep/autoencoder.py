@@ -20,10 +20,9 @@ from sklearn_vae.training.monitors import ErrorMonitor
 class DeepAutoencoder(DeepModel):
     """Deterministic autoencoder, a baseline for VAEs with the same networks.
 
-    The encoder z = nu(x) and the decoder mu(z) are trained to minimize |x - mu(nu(x))|^2. If the
-    reconstruction is far worse than that of PCA with the same number of components, the networks
-    are at fault, and a VAE with them will fail for the same reason (Dai, Wang and Wipf,
-    category (v)).
+    The encoder z = nu(x) and the decoder mu(z) are trained to minimize |x - mu(nu(x))|^2. If it
+    reconstructs samples far worse than PCA with the same number of components, the networks are at
+    fault, and a VAE with them will fail for the same reason (Dai, Wang and Wipf, category (v)).
 
     The networks see centered samples divided by the square root of the average feature variance.
 

@@ -96,8 +96,8 @@ class DeepModel(EncoderDecoder, ABC):
         y : Ignored
             Not used, present for API consistency by convention.
         processes : Processes, default=None
-            Processes that train this model together, each on its own samples. With None, only
-            this process trains it.
+            Processes that train this model together, each on its own samples. If None, only this
+            process trains it.
 
         Returns
         -------
@@ -234,7 +234,7 @@ class DeepModel(EncoderDecoder, ABC):
         """Set initial parameters of a new module that depend on the training samples."""
 
     def _training_callbacks(self) -> list[Any]:
-        """Return callbacks that are called after those of the user."""
+        """Return callbacks that are called after the user's callbacks."""
         return []
 
     def _n_warmup_epochs(self) -> int:

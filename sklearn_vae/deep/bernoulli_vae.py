@@ -45,7 +45,7 @@ class DeepBernoulliVAE(DeepVAE):
     image_shape : tuple (channels, height, width), default=None
         Shape of the images if each sample is a flattened image.
     binarize : float, default=None
-        Threshold above which a value counts as 1, otherwise as 0. With None the values must be in
+        Threshold above which a value counts as 1, otherwise as 0. If None, the values must be in
         [0, 1], and a value between 0 and 1 is treated as the probability of a 1.
     prior : {"standard", "learned_variance"}, default="standard"
         Prior p(z): N(0, I), or N(0, diag(alpha2)) with learned alpha2. In the second case the

@@ -65,20 +65,20 @@ class DeepGaussianVAE(DeepVAE):
         decoder computes from z, p(x|z) = N(mu(z), diag(sigma2(z))). Latent dimensions collapse more
         easily with "heteroscedastic" noise; `kl_warmup_epochs` helps to prevent this.
     noise_variance : float or array-like of shape (n_features,), default=None
-        Fixed noise variance. An array requires `noise_model="diagonal"`. With None it is learned.
+        Fixed noise variance. An array requires `noise_model="diagonal"`. If None, it is learned.
     noise_variance_init : float or array-like of shape (n_features,), default=None
-        Initial value of a learned noise variance. With None, the mean squared residuals of pPCA
-        with the same number of components are used. Ignored on a warm start.
+        Initial value of a learned noise variance. If None, the mean squared residuals of pPCA with
+        the same number of components are used. Ignored on a warm start.
     noise_update : {"closed_form", "gradient"}, default="closed_form"
         Method that learns the noise variance. "closed_form" follows a running average of its
         optimum given the networks and, unless `objective="iwae"`, ends at this optimum.
         "gradient" optimizes log sigma2 together with the weights. The variance stays above 1e-6
         of the feature variance. Ignored if the noise is "heteroscedastic".
     init : {None, "ppca"}, default=None
-        Initialization of the networks. None is random. "ppca" starts at the solution of pPCA, where
-        the ELBO equals the log-likelihood of pPCA, and limits the learning rate of each epoch
-        (recorded in `history_`) so that training keeps this ELBO. It requires "mlp" networks with
-        at least 2 * n_components units per hidden layer, the activation "relu", "leaky_relu",
+        Initialization of the networks, which is random if None. "ppca" starts at the solution of
+        pPCA, where the ELBO equals the log-likelihood of pPCA, and limits the learning rate of each
+        epoch (recorded in `history_`) so that training keeps this ELBO. It requires "mlp" networks
+        with at least 2 * n_components units per hidden layer, the activation "relu", "leaky_relu",
         "gelu", "silu" or "softplus", and `variational_family="diagonal"`.
     prior : {"standard", "learned_variance"}, default="standard"
         Prior p(z): N(0, I), or N(0, diag(alpha2)) with learned alpha2. In the second case the

@@ -35,7 +35,7 @@ class TrainingData:
     train: Tensor
     valid: Tensor | None
     device: torch.device
-    products: str | None  # precision of matrix products if it is not that of the samples
+    products: str | None  # precision of matrix products if it differs from the dtype
     seed: int  # of the initial weights, the order of samples and the draws
     checkpoint: Checkpoint | None
     reducer: Reducer

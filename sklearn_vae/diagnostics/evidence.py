@@ -66,7 +66,7 @@ class Evidence:
 
     @property
     def shortfall(self) -> float:
-        """ELBO of the reference minus that of the model, at the same noise variance."""
+        """ELBO of the reference minus the ELBO of the model, at the same noise variance."""
         return self.matched_bound - self.elbo
 
     @property

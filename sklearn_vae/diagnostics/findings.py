@@ -94,10 +94,10 @@ def _count_repeated(samples: Array) -> int:
     return int(counts[counts > 1].sum())
 
 
-# A noise variance above this multiple of that of pPCA is too large.
+# A noise variance above this multiple of pPCA's noise variance is too large.
 NOISE_RATIO = 1.1
 
-# Average KL, in nats, up to which a dimension that has not collapsed carries next to nothing.
+# Average KL, in nats, up to which a dimension that has not collapsed carries little information.
 WEAK_KL = 0.1
 
 

@@ -25,7 +25,7 @@ class TunedNoise:
         ELBO before and after tuning, in nats per sample.
     estimator : estimator
         Copy of the model with sigma2*. Its `elbo_`, `kl_per_dim_`, `entropy_bound_` and
-        `entropy_gap_` are those of the given data.
+        `entropy_gap_` refer to the given data.
 
     See Also
     --------

@@ -40,7 +40,7 @@ def wide_float(X: Array) -> Any:
 
 
 def float_type(X: Any) -> Any:
-    """Return the dtype to compute in: that of X if it is a float dtype, else the dtype for sums."""
+    """Return the dtype for products: the dtype of X if it is float, else the dtype for sums."""
     if sparse.issparse(X):
         return X.dtype if X.dtype in (np.float32, np.float64) else np.dtype(np.float64)
     xp = array_namespace(X)

@@ -89,7 +89,7 @@ def decompose_summary(
     """Compute the spectrum of the covariance from the result of :func:`summarize`.
 
     `n_components` must be valid for the shape of X and the solver. `n_counted` is the number of
-    samples if weights count as repetitions. The last three parameters are those of PCA.
+    samples if weights count as repetitions. The last three parameters are as in PCA.
     """
     if isinstance(summary, Moments):
         return Spectrum.from_moments(summary)
@@ -149,7 +149,7 @@ def _full(data: Any) -> Spectrum:
 
 
 def spectrum_of_gram(data: CenteredData, n_components: Any, K: Array | None = None) -> Spectrum:
-    """Compute the spectrum from K = R R', whose eigenvectors u give those of R'R as R'u.
+    """Compute the spectrum from K = R R': for each eigenvector u of K, R'u is one of R'R.
 
     It holds only the components to keep, or all if the others may be rounding errors.
     """

@@ -23,13 +23,13 @@ class StationaryPoint:
     Parameters
     ----------
     spectrum : Spectrum
-        Spectrum with all d eigenpairs, such as that of :meth:`Spectrum.from_moments`.
+        Spectrum with all d eigenpairs, for example from :meth:`Spectrum.from_moments`.
     kept : sequence of int
         Distinct indices of the kept eigenvectors, one per nonzero column; 0 is the leading one.
     n_components : int
         Number k of columns of W. The columns after the kept ones are zero.
     noise_variance : float, default=None
-        Noise variance sigma2. None takes the mean of the eigenvalues that are not kept, at which
+        Noise variance sigma2. If None, it is the mean of the eigenvalues that are not kept, where
         the likelihood is stationary in sigma2 as well.
 
     Raises
@@ -145,7 +145,7 @@ class StationaryPoint:
 
     @property
     def is_stable(self) -> bool:
-        """Whether no direction raises the likelihood, which makes the point a maximum at this sigma2."""
+        """Whether no direction raises the likelihood; the point is then a maximum at this sigma2."""
         return not self.unstable
 
     @property

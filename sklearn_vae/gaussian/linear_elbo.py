@@ -148,7 +148,7 @@ def _best_noise(values: Array, total: float, n_features: int) -> float:
 
 
 def reconstruction_of(residual: float, noise_variance: float, n_features: int) -> float:
-    """Compute the average of E_q log p(x|z) from that of E_q |x - W z - mu|^2."""
+    """Compute the average of E_q log p(x|z) from the average of E_q |x - W z - mu|^2."""
     log_noise = n_features * math.log(2.0 * math.pi * noise_variance)
     return -0.5 * (residual / noise_variance + log_noise)
 

@@ -46,7 +46,8 @@ class Moments:
     dtype : {"float64", "float32", ""}, default=""
         Dtype of a model that is fitted to the moments; "" means the dtype of the mean.
     precision : Precision, default=Precision()
-        Precision in which the data were stored and multiplied. It is at best that of the mean.
+        Precision in which the data were stored and multiplied. It cannot exceed the precision of
+        the mean.
 
     Raises
     ------
@@ -311,8 +312,8 @@ def _shifted_blocks(
     dtype, wide = float_type(X), wide_float(X)
     limit = 10.0 if dtype == xp.float64 else 1.0
     shift: Array | None = origin
-    # Largest average weight of a block so far. It starts at that of X, since the first blocks may
-    # be light.
+    # Largest average weight of a block so far. It starts at the average weight of X, since the
+    # first blocks may be light.
     start, heaviest = 0, 1.0 if weights is None or n_rows == 0 else float(xp.mean(weights))
     while start < max(n_rows, 1):
         # Large enough for the sum of (d, d) products to be cheap; larger without a copy.

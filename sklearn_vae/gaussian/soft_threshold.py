@@ -257,7 +257,7 @@ class SoftThresholdElbo:
         hold : collection of str, default=()
             Names of the parameters that stay fixed.
         least_noise : float, default=None
-            Lower bound of the noise variance. None means 1e-6 times the average variance of the
+            Lower bound of the noise variance. If None, it is 1e-6 times the average variance of the
             features.
 
         Returns

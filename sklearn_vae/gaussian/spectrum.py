@@ -254,16 +254,16 @@ class Spectrum:
     ) -> Array:
         """Compute the log-likelihood of pPCA for a grid of (k, sigma2) pairs.
 
-        The cost of the grid is that of its largest k.
+        The grid costs no more time than its largest k alone.
 
         Parameters
         ----------
         n_components : sequence of int
             Values of k, at most the number of eigenpairs.
         noise_variance : sequence of float or None, default=(None,)
-            Positive values of sigma2. None means the maximum likelihood value for each k.
+            Positive values of sigma2, or None for the maximum likelihood value at each k.
         moments : Moments, default=None
-            Moments of the samples to score. None scores the data of the spectrum.
+            Moments of the samples to score. If None, the data of the spectrum are scored.
 
         Returns
         -------
@@ -321,7 +321,7 @@ class Spectrum:
         Parameters
         ----------
         moments : Moments or None
-            Moments of the samples. None means the data of the spectrum.
+            Moments of the samples. If None, the data of the spectrum are used.
 
         Returns
         -------

@@ -54,8 +54,8 @@ class BernoulliPPCA(LatentModel):
     fitted by maximizing the evidence lower bound (ELBO), E_q log p(x|z) - KL(q || p). The logit
     w_j' z + mu_j is normal under q, so the ELBO is a sum of one-dimensional integrals, which are
     computed to ten digits without random draws. L-BFGS finds a local maximum. If there are more
-    features than samples, the ELBO of new data may be far below that of the training data: choose
-    k by cross-validation.
+    features than samples, the ELBO of new data may be far below the ELBO of the training data:
+    choose k by cross-validation.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ class BernoulliPPCA(LatentModel):
         "per_sample" optimizes mean and variances for each sample, also for new samples in
         `transform` and `score`. This gives a higher ELBO, but takes about ten times as long.
     binarize : float, default=None
-        Threshold above which a value counts as 1, and otherwise as 0. None requires values in
-        [0, 1] and treats a value in between as the probability of a 1.
+        Threshold above which a value counts as 1, and otherwise as 0. If None, the values must be
+        in [0, 1], and a value between 0 and 1 is treated as the probability of a 1.
     max_iter : int, default=1000
         Maximum number of L-BFGS iterations.
     tol : float, default=1e-6

@@ -163,7 +163,7 @@ def _fit_per_sample(
     X = np.ascontiguousarray(bits.T)
     p, k = weighted_mean(X, weights), W.shape[1]
     std, mu = np.sqrt(p * (1.0 - p)), logit(p)
-    # The search for the posteriors starts at those of the previous parameters.
+    # The search for the posteriors starts at the posteriors of the previous parameters.
     M, S = SamplePosteriors(W, mu).start(len(X))
 
     def unpack(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -358,6 +358,6 @@ def _naming_block(name: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        # The constructors of some subclasses need more than a text.
+        # The constructors of some subclasses need other arguments than a message.
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{name}: {error}") from error

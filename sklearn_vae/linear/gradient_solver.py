@@ -212,7 +212,7 @@ class _State:
         return float(self.log_variance.sum())
 
     def set_gradients(self, p: LinearVAEParameters, gradients: LinearVAEParameters) -> None:
-        """Set the gradients of minus the bound from those of the bound."""
+        """Set the gradients of minus the bound from the gradients of the bound."""
         self.W.grad = (-gradients.W * self.deviations[:, None]).contiguous()
         self.V.grad = (-gradients.V / self.deviations).contiguous()
         if self.options.unit_encoder:

@@ -32,7 +32,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     n_components : int, default=None
-        Number k of components, less than the number of features. None takes half of
+        Number k of components, less than the number of features. If None, it is half of
         min(n_samples, n_features), but at most 10.
     missing_values : float or np.nan, default=np.nan
         Placeholder for missing values.
@@ -309,8 +309,8 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         input_features : array-like of str of shape (n_features,), default=None
-            Names of the input features. None takes `feature_names_in_`, or x0, x1, ... if X had
-            no feature names.
+            Names of the input features. If None, `feature_names_in_` is used, or x0, x1, ... if X
+            had no feature names.
 
         Returns
         -------

@@ -90,8 +90,8 @@ class LinearVAE(LinearEncoderModel):
         Fixed noise variance sigma2 > 0. If None, it is estimated, but not below 1e-12 times the
         average variance of a feature.
     noise_variance_init : float, default=None
-        Initial noise variance of the "adam" and "stochastic" solvers. None takes the estimate of
-        pPCA, or a tenth of the average variance if that is 0.
+        Initial noise variance of the "adam" and "stochastic" solvers. If None, it is the estimate
+        of pPCA, or a tenth of the average variance if the estimate is 0.
     solver : {"em", "adam", "stochastic"}, default="em"
         "em" updates encoder, decoder, noise variance and rotation in closed form and reaches the
         global maximum. "adam" follows the gradient of the exact ELBO at a cost per step that does
@@ -103,14 +103,14 @@ class LinearVAE(LinearEncoderModel):
     learning_rate : float, default=1e-3
         Learning rate of the "adam" and "stochastic" solvers, for data scaled to unit variance.
     max_iter : int, default=None
-        Maximum number of iterations of "em", steps of "adam" or epochs of "stochastic". None
-        takes 1000, 10000 and 200.
+        Maximum number of iterations of "em", steps of "adam" or epochs of "stochastic". If None, it
+        is 1000, 10000 or 200, respectively.
     tol : float, default=1e-10
         Tolerance in nats per sample. "em" stops when the ELBO can rise by less than `tol`. "adam"
         stops when the average ELBO of the last 100 steps and that of the 100 steps before differ by
         less than `tol`. This may be far from the maximum, as `entropy_gap_` shows.
     batch_size : int, default=None
-        Mini-batch size of the "stochastic" solver. None takes all samples.
+        Mini-batch size of the "stochastic" solver. If None, each batch has all samples.
     n_mc_samples : int, default=1
         Number of draws of z per sample and step of the "stochastic" solver.
     forgetting : float, default=1.0

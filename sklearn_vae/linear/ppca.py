@@ -91,13 +91,13 @@ class PPCA(ExactPosteriorModel):
     ----------
     n_components : int, float, "mle", default=None
         Number k of components. A float in (0, 1) is the share of the variance to explain, and "mle"
-        estimates k by Minka's method. None keeps min(n_samples, n_features) components, or one
-        fewer with `svd_solver="arpack"` or if X has missing values.
+        estimates k by Minka's method. If None, k is min(n_samples, n_features), or one less with
+        `svd_solver="arpack"` or if X has missing values.
     noise_variance : float, default=None
         Fixed noise variance sigma2 > 0. If None, it is estimated.
     coordinates : {"posterior", "principal", "whitened"}, default="posterior"
         Latent coordinates that `transform` returns and `inverse_transform` expects: the posterior
-        mean E[z|x], PCA's coordinates, or those of `PCA(whiten=True)`. With "posterior",
+        mean E[z|x], PCA's coordinates, or the coordinates of `PCA(whiten=True)`. With "posterior",
         `inverse_transform` returns E[x|z], which shrinks reconstructions toward the mean. Otherwise
         it returns PCA's reconstructions.
     svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
@@ -392,8 +392,8 @@ class PPCA(ExactPosteriorModel):
         y : Ignored
             Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights as in `fit`, at least one of them positive. Their scale matters relative to
-            the other batches. None gives each sample a weight of 1.
+            Weights as in `fit`, at least one of them positive. Their scale matters relative to the
+            other batches. If None, each sample has a weight of 1.
 
         Returns
         -------
@@ -453,7 +453,7 @@ class PPCA(ExactPosteriorModel):
         Parameters
         ----------
         moments : Moments
-            Moments of at least one sample, for example the sum of those of several files.
+            Moments of at least one sample, for example the sum of the moments of several files.
         **parameters
             Parameters of the constructor.
 

@@ -41,10 +41,10 @@ class PPCACV(ExactPosteriorModel):
     Parameters
     ----------
     n_components : int, sequence of int, default=None
-        Candidates for k. None tries every number from 0 (noise without latent dimensions) to the
-        maximum that every split allows.
+        Candidates for k. If None, they are all numbers from 0 (noise without latent dimensions) to
+        the maximum that every split allows.
     noise_variance : float, None or sequence of these, default=None
-        Candidates for sigma2. None is the maximum likelihood estimate.
+        Candidates for sigma2, where None is the maximum likelihood estimate.
     cv : int, splitter or iterable, default=5
         Cross-validation as in :class:`sklearn.model_selection.GridSearchCV`. Pass `groups` to
         `fit`.

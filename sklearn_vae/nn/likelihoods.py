@@ -45,7 +45,7 @@ class Likelihood(ABC, nn.Module):
     n_features : int
         Number of features.
     update : {"closed_form", "gradient"}, default=None
-        How the noise variance is learned. None keeps it fixed.
+        How the noise variance is learned. If None, it is fixed.
 
     Attributes
     ----------
@@ -140,7 +140,7 @@ class GaussianLikelihood(Likelihood):
     With update="gradient", log sigma2 is a parameter of the optimizer. With "closed_form", sigma2
     moves after every step by the fraction `rate` toward its optimum given the networks, the batch
     mean of E_q|x - mu(z)|^2 / d (Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE
-    Posterior Collapse", eq. 9). `limits` are those of learned variances.
+    Posterior Collapse", eq. 9). `limits` apply to learned variances.
     """
 
     is_normal = True
@@ -193,7 +193,8 @@ class GaussianLikelihood(Likelihood):
     def start(self, noise_variance: Array | None, residuals: Callable[[], Array]) -> None:
         """Initialize sigma2 and its limits.
 
-        Closed-form updates never raise sigma2 above that of pPCA or the variance of the feature.
+        Closed-form updates never raise sigma2 above the noise variance of pPCA or the variance of
+        the feature.
         """
         limits = (0.0, math.inf)
         if self.update is not None:

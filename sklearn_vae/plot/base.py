@@ -269,7 +269,7 @@ def _wrap(label: str, width: int) -> str:
 
 
 def _moved_axes(ax: Any, right: float, up: float) -> Any:
-    """Return the transform of the axes moved by inches, whatever layout they get."""
+    """Return the transform of the axes, moved by some inches in any layout."""
     from matplotlib.transforms import ScaledTranslation
 
     return ax.transAxes + ScaledTranslation(right, up, ax.figure.dpi_scale_trans)

@@ -84,7 +84,7 @@ class CVCurveDisplay(Display):
     ) -> Self:
         """Plot the scores of a fitted PPCACV, or of a search such as GridSearchCV.
 
-        If a list of grids omits a parameter, its value is that of the search's estimator.
+        If a list of grids omits a parameter, its value is taken from the search's estimator.
 
         Parameters
         ----------
@@ -312,7 +312,7 @@ def _score_name(search: Any) -> str:
 
 def _mean_and_error(cv_results: Mapping[str, Any]) -> tuple[Array, Array | None]:
     """Return mean scores and, for two splits or more, their standard errors."""
-    # Scores of a halving search with fewer resources do not compare with those of its last round.
+    # Scores of a halving search with fewer resources are not comparable with its last round.
     resources = np.asarray(cv_results.get("n_resources", 0))
     hidden = np.where(resources == resources.max(), 0.0, np.nan)
     mean = np.asarray(cv_results["mean_test_score"], dtype=np.float64) + hidden

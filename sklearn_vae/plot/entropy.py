@@ -48,7 +48,7 @@ class EntropyDisplay(Display):
     """Plot of the ELBO and the sum of three entropies over training.
 
     The sum is H[q(z|x)] - H[p(z)] - H[p(x|z)]. The panels show, from the top, the ELBO and the sum,
-    the entropies of z, the entropy of p(x|z), and the parts of the final difference ELBO minus sum.
+    the entropies of z, the entropy of p(x|z), and the terms of the final difference ELBO minus sum.
     Each model has a column. Lines show values recorded in training. Circles show values on the
     given data, after training and at snapshots.
 
@@ -60,7 +60,7 @@ class EntropyDisplay(Display):
         values are in nats per sample. "epoch" or "iteration" number the values, which are otherwise
         counted from 1.
     entropies : dict of str to dict of int to Entropies
-        Entropies of given data, by model name and epoch.
+        Entropies of the given data, by model name and epoch.
 
     Attributes
     ----------

@@ -59,7 +59,7 @@ class ImputationDisplay(Display):
     standardized : bool, default=False
         Whether values are in standard deviations of their feature, for the axis labels.
     max_cells : int, default=300
-        Maximum number of values that are plotted, chosen at random. The coverage is that of all
+        Maximum number of values that are plotted, chosen at random. The coverage refers to all
         values.
     random_state : int, RandomState instance or None, default=0
         Seed or generator for the choice of values.

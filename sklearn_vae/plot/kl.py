@@ -122,8 +122,7 @@ class KLDisplay(Display):
         for name, result in self.collapses.items():
             if not result.n_components:
                 raise ValueError(
-                    f"collapses must have at least one latent dimension, but that of {name!r} "
-                    "has none."
+                    f"collapses must have at least one latent dimension, but {name!r} has none."
                 )
 
     def _draw(self, axes: Array, **options: Any) -> None:

@@ -106,10 +106,10 @@ class LatentPlaneDisplay(Display):
         n : int, default=7
             Number of points on each side, at least 2.
         image_shape : tuple of int, default=None
-            Shape of images. By default, that of the model, if any.
+            Shape of images. By default, the `image_shape` of the model, if any.
         limits : tuple of float, default=None
             Lowest and highest value of the gray scale or axis. By default, the range of the three
-            samples for images, and that of the decoded points for curves.
+            samples for images, and the range of the decoded points for curves.
         ax : matplotlib Axes, default=None
             Axes to draw on. By default, a new figure is created.
         **options : dict

@@ -108,13 +108,11 @@ class PosteriorScaleDisplay(Display):
         for name, scales in self.scales.items():
             if scales.ndim == 2 and not scales.shape[1]:
                 raise ValueError(
-                    f"scales must have at least one latent dimension, but those of {name!r} have "
-                    "none."
+                    f"scales must have at least one latent dimension, but {name!r} has none."
                 )
             if not (scales.size and np.isfinite(scales).all() and (scales >= 0).all()):
                 raise ValueError(
-                    f"scales must be finite standard deviations of at least 0, but those of "
-                    f"{name!r} are not."
+                    f"scales must be finite and >= 0, but the scales of {name!r} are not."
                 )
 
     def _draw(self, axes: Array, **options: Any) -> None:

@@ -56,7 +56,7 @@ class ReconstructionDisplay(Display):
         default, samples are plotted as curves.
     limits : tuple of float, default=None
         Lowest and highest value of the gray scale or axis. By default, the range of the originals
-        for images, and that of originals and reconstructions for curves.
+        for images, and the range of originals and reconstructions for curves.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class ReconstructionDisplay(Display):
         n : int, default=None
             Number of samples. By default, at most 8 images or 4 curves.
         image_shape : tuple of int, default=None
-            Shape of images. By default, that of the first model that has one.
+            Shape of images. By default, the `image_shape` of the first model that has one.
         limits : tuple of float, default=None
             Lowest and highest value of the gray scale or axis.
         samples : bool, default=False

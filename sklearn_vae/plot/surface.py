@@ -28,7 +28,7 @@ class LikelihoodSurfaceDisplay(Display):
     Parameters
     ----------
     surface : ndarray of shape (n_a, n_b)
-        Log-likelihood minus that of the point, in nats per sample.
+        Log-likelihood minus the log-likelihood of the point, in nats per sample.
     a : ndarray of shape (n_a,)
         Distances along the first eigenvector, in units of the data.
     b : ndarray of shape (n_b,)
@@ -101,7 +101,7 @@ class LikelihoodSurfaceDisplay(Display):
         X : array-like of shape (n_samples, n_features), default=None
             Data. By default, the training data, summarized by `moments_` of the estimator.
         noise_variance : float, default=None
-            Noise variance. By default, that of the estimator.
+            Noise variance. By default, `noise_variance_` of the estimator.
         directions : tuple of int, default=None
             Indices of the two eigenvectors, by default the first two that W does not contain.
         radius : float, default=None
@@ -248,8 +248,8 @@ class LikelihoodSurfaceDisplay(Display):
 def _levels(surface: Array) -> tuple[Array, Array]:
     """Compute contour levels, including 0, and the shades between them.
 
-    Levels are quantiles of each sign, because the surface may be a steep hole or a plain with low
-    hills.
+    Levels are quantiles of each sign, because the surface may have a steep minimum, or be flat with
+    low maxima.
     """
     rounding = 1e-9 * float(np.abs(surface).max())
     down, up = surface[surface < -rounding], surface[surface > rounding]

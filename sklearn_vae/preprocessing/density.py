@@ -53,11 +53,12 @@ class DensityPipeline(Stateful, Pipeline):
     Every step before the last needs a log-determinant. The supported steps are those with a method
     ``log_abs_det_jacobian(X)``, such as `Dequantizer` and `LogitTransformer`, scikit-learn's
     `StandardScaler`, `MinMaxScaler`, `MaxAbsScaler`, `RobustScaler` and `PowerTransformer`,
-    "passthrough", and pipelines of these. If the last step supports missing values, the density of
-    a sample is that of its observed values.
+    "passthrough", and pipelines of these. If the last step supports missing values, the score of a
+    sample is the density of its observed values.
 
     With a `Dequantizer` the score is, in expectation over the noise, a lower bound on the
-    log-probability of the levels. It is also a lower bound if the score of the last step is one.
+    log-probability of the levels. It is also a lower bound if the last step's score is a lower
+    bound.
 
     Parameters
     ----------

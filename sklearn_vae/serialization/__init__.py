@@ -1,13 +1,12 @@
 """Model files that contain numbers and text, and nothing that could be executed.
 
 A file is a safetensors file: arrays are its tensors, everything else is JSON in its metadata. It
-holds the name of the estimator's class and the estimator's state, ``estimator.get_state()``: its
-parameters and fitted attributes. Loading creates only the classes listed in
-``sklearn_vae.serialization.models``: those of this library, and the scalers of scikit-learn that
-may be steps of a ``DensityPipeline``.
+holds the name of the estimator's class and ``estimator.get_state()``, its parameters and fitted
+attributes. Loading creates only the classes listed in ``sklearn_vae.serialization.models``: those
+of this library, and the scalers of scikit-learn that may be steps of a ``DensityPipeline``.
 
-- A parameter that is missing from a file, because it was added later, gets its default. A default
-  therefore always means what was done before the parameter existed.
+- A parameter that is missing from a file, because it was added later, gets its default. The
+  default of a new parameter must therefore keep the previous behavior.
 - An unknown parameter, class or tag is an error. So is an attribute whose name is a method or
   property of the class. Any other attribute is set.
 - Fitted attributes that methods need (``_fitted_state`` of the class) must be present and
@@ -101,8 +100,8 @@ def load(path: Any, *, device: Any = None) -> Any:
         Path of the file.
     device : str or torch.device, default=None
         Device for the networks of a deep model, and for tensors in a model that was fitted to
-        tensors. None selects the device that was in use when the model was saved, or the CPU if it
-        is not available. The estimator's own parameter `device` is used by `fit` only.
+        tensors. If None, it is the device that the model used when it was saved, or the CPU if that
+        device is not available. The estimator's own parameter `device` is used by `fit` only.
 
     Returns
     -------

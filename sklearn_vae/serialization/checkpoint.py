@@ -22,7 +22,7 @@ from sklearn_vae.validation import check_integer, check_random_state
 # Parameters that do not change the result of a fit.
 NOT_IN_IDENTITY = ("checkpoint", "checkpoint_every", "verbose")
 
-# Hexadecimal digits of each digest in the name of a file. The file contains all of them.
+# Number of hexadecimal digits of each digest in a file name. The file contains the whole digests.
 DIGITS_OF_NAME = 16
 
 SUFFIX = ".safetensors"
@@ -216,7 +216,7 @@ class Checkpoint:
 
 
 def random_state_of(estimator: Any, checkpoint: Checkpoint | None) -> np.random.RandomState:
-    """Return the generator of a fit: the estimator's, or that of the fit that is resumed."""
+    """Return the generator of a fit: of the estimator, or of the fit that is resumed."""
     if checkpoint is None:
         return check_random_state(estimator.random_state)
     return checkpoint.random_state

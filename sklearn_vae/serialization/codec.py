@@ -1,8 +1,8 @@
-"""Values as JSON trees with arrays in tensors next to them, and back.
+"""Conversion of values to JSON trees, with arrays as tensors, and back.
 
-None, booleans, integers, finite floats, text and lists are stored unchanged. Any other value is an
-object with one key, a tag of the table `FORMS`, and the simpler values from which it is made.
-Nothing in a tree names code.
+None, booleans, integers, finite floats, text and lists are stored unchanged. Any other value is a
+JSON object with one key: a tag of the table `FORMS`, for simpler values from which it can be
+rebuilt. Nothing in a tree names code.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ class Reader:
     n_bytes : int
         Size of the file.
     device : str, torch.device or None
-        Device of torch tensors. None selects their device when they were saved, or the CPU if it is
-        not available.
+        Device of torch tensors. None selects the device from which they were saved, or the CPU if
+        it is not available.
     """
 
     def __init__(self, tensors: dict[str, NDArray[Any]], n_bytes: int, device: Any = None) -> None:
@@ -228,7 +228,7 @@ class Reader:
 
         array, device = parts
         # Cloned to torch's own memory, because its alignment affects how sums round.
-        with torch.inference_mode(False), torch.device("cpu"):  # independent of the user's settings
+        with torch.inference_mode(False):  # from_numpy depends on no other default
             tensor = torch.from_numpy(array).clone()
         key = f"device {device} {array.dtype.char}"
         if key not in self._shared:

@@ -180,6 +180,6 @@ def _replace(path: Any, data: bytes | bytearray) -> None:
 
 
 def _draft_prefix(target: Any) -> str:
-    """Return the prefix of the names of a file's drafts, a digest of its name to limit the length."""
+    """Return the prefix of the names of a file's drafts: a digest, to limit the length."""
     name = os.fsencode(os.path.basename(target))
     return f".{hashlib.sha256(name).hexdigest()[:16]}-"

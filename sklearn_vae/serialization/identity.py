@@ -188,7 +188,7 @@ def _source(code: Any) -> tuple[Any, ...]:
 
 
 def _source_of_lambda(code: CodeType) -> tuple[Any, ...]:
-    """Return the argument names and the body alone: a line may hold more than one lambda."""
+    """Return the argument names and the body only, because a line may contain several lambdas."""
     lines = [line.encode() for line in inspect.findsource(code)[0]]
     spans: list[Any] = [at for at in code.co_positions() if None not in at and at[2:] != (0, 0)]
     first, start = min((line, column) for line, _, column, _ in spans)

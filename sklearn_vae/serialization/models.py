@@ -34,8 +34,8 @@ RECORDS = {
     **PUBLIC_RECORDS,
 }
 
-# Scalers of scikit-learn that may be steps of a pipeline: attributes with one number per feature,
-# and the parameter that turns an attribute off.
+# Scalers of scikit-learn that may be steps of a pipeline: their attributes with one number per
+# feature, and for each the parameter that turns it off, if any.
 SCALERS: dict[str, dict[str, str | None]] = {
     "MaxAbsScaler": {"scale_": None},
     "MinMaxScaler": {"min_": None, "scale_": None},
@@ -75,7 +75,7 @@ class ModelReader(Reader):
     """A reader that knows the classes of this library."""
 
     def tagged(self, tag: str, content: Tree) -> Any:
-        """Return the value of the content of a tag; for an object, build it from class and state."""
+        """Return the value of the content of a tag; build an object from its class and state."""
         if tag != "object":
             return super().tagged(tag, content)
         class_name, pairs = content

@@ -23,7 +23,7 @@ from sklearn_vae.training.devices import (
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.fast_paths import may_draw
 
-# Types of attributes of callbacks that hold nothing learned.
+# Types of callback attributes that are not learned.
 NOT_LEARNED = type | io.IOBase | tqdm
 
 # Names of methods that return and set the state of an object.
@@ -193,7 +193,7 @@ def _restore_callbacks(net: Any, states: dict[str, Any]) -> list[str]:
             if not has_state:
                 setattr(callback, attribute, value)
                 continue
-            try:  # an object that the callback has made as training began
+            try:  # an object that the callback created when training began
                 _accessors(getattr(callback, attribute, None))[1](value)  # type: ignore[index]
             except INVALID:
                 lost.append(f"{type(callback).__name__}.{attribute}")

@@ -136,7 +136,7 @@ class CapturedStep:
         result, is_finite = run()
         if is_finite:
             warnings.warn(
-                "Training steps cannot be captured into a CUDA graph and run without one, which "
+                "Training steps cannot be captured in a CUDA graph. They run without one, which "
                 f"is slower: {failure}",
                 stacklevel=2,
             )

@@ -43,7 +43,7 @@ class Reducer:
         """Check that all processes are at the same sum of n numbers, or epoch if n is 0."""
 
     def sum(self, values: Any) -> Any:
-        """Return the sum over the processes of a float, list of floats or array, in its type."""
+        """Sum a float, a list of floats or an array over the processes, keeping its type."""
         return values
 
     def table(self, *values: float) -> Array:
@@ -261,7 +261,7 @@ class Processes:
 
     In a step each of N processes sends 2 (N - 1) / N times the size of the parameters. If the noise
     variance is learned or `init` is "ppca", each process needs memory for a matrix of d x d moments
-    before the training. On CUDA steps are not captured into graphs.
+    before the training. On CUDA steps are not captured in graphs.
 
     Parameters
     ----------

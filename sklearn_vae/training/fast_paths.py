@@ -100,7 +100,7 @@ def gradients_by_formula(
 ) -> Step | None:
     """Return a function that sets the gradients of minus the mean objective without autograd.
 
-    None is returned if there is no formula for the module or the objective, if an option of the
+    Return None if there is no formula for the module or the objective, if an option of the
     objective is not 0, or if the module is not on a CPU.
     """
     supported = objective in FORMULAS and _is_supported(module) and not any(options.values())
@@ -195,8 +195,8 @@ def _squared_error(module: Autoencoder) -> Step:
 def _network(mlp: MLP) -> Forward:
     """Return the forward pass of a network for x of shape (n, n_inputs).
 
-    `backward` overwrites the gradient of the outputs, sets those of all parameters and, if
-    `to_input`, returns that of x.
+    `backward` overwrites the gradient of the outputs, sets the gradients of all parameters and, if
+    `to_input`, returns the gradient of x.
     """
     # Lists avoid torch's look-up of parameters by name, which takes time in small networks.
     modules: Any = mlp.layers
@@ -232,7 +232,7 @@ def _posterior(posterior: DiagonalPosterior, prior: StandardPrior | DiagonalPrio
     """Return a function that draws z, (S n, k), given h, (n, 2 k), and sums KL(q(z|x) || p(z)).
 
     It clamps the log-variances in h in place. `backward` maps the gradients of z and of the sum to
-    that of h and sets that of the prior's log-variances.
+    the gradient of h, and sets the gradient of the prior's log-variances.
     """
     k = posterior.n_components
     learned = prior.log_variance if isinstance(prior, DiagonalPrior) else None
@@ -273,8 +273,8 @@ def _posterior(posterior: DiagonalPosterior, prior: StandardPrior | DiagonalPrio
 
 
 # The forward pass of a likelihood sums log p(x|z) over draws and samples and overwrites the decoder
-# outputs, of shape (S n, n_inputs). `backward` maps the gradient of the sum to that of the outputs
-# and sets that of the likelihood's parameter.
+# outputs, of shape (S n, n_inputs). `backward` maps the gradient of the sum to the gradient of the
+# outputs, and sets the gradient of the likelihood's parameter.
 
 
 def _gaussian(likelihood: GaussianLikelihood) -> Forward:
@@ -333,7 +333,8 @@ def _heteroscedastic(likelihood: HeteroscedasticLikelihood) -> Forward:
 def _bernoulli(likelihood: BernoulliLikelihood) -> Forward:
     def forward(outputs: Tensor, x: Tensor) -> tuple[float, Callable[[float], Tensor]]:
         logits = outputs.view(-1, *x.shape)
-        # x a and softplus(a) can be far larger than their difference, so they are not summed apart.
+        # x a and softplus(a) can be far larger than their difference, so they are not summed
+        # separately.
         log_prob = -functional.binary_cross_entropy_with_logits(
             logits, x.expand_as(logits), reduction="sum"
         ).item()

@@ -118,7 +118,7 @@ def _is_generator(values: Any) -> bool:
 
 
 def _is_like(value: Any, own: Any) -> bool:
-    """Return whether a setting is of the kind that an optimizer has."""
+    """Return whether a setting has the type of an optimizer's own setting."""
     if isinstance(own, tuple):
         return isinstance(value, tuple) and len(value) == len(own) and all(map(is_real, value))
     if isinstance(own, bool):

@@ -21,7 +21,7 @@ def center_and_scale(
 ) -> tuple[NDArray[Any], Any]:
     """Compute the mean and the standard deviation of X[indices] over all processes.
 
-    The standard deviation is that of each feature, or else the root of the average variance.
+    The standard deviation is computed per feature, or is the root of the average variance.
     """
     blocks = np.array_split(indices, -(-X.size // BLOCK_SIZE))
     with np.errstate(over="ignore", invalid="ignore"):

@@ -15,7 +15,7 @@ from tests.helpers import name_of
 
 X = make_rows(60)
 BITS = (X.mean(axis=0) < X).astype(float)
-FIT = {"max_epochs": 3, "batch_size": 16, "random_state": 0}
+FIT = {"hidden_layer_sizes": (8,), "max_epochs": 3, "batch_size": 16, "random_state": 0}
 
 
 class Network(nn.Module):

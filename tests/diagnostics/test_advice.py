@@ -103,7 +103,7 @@ def test_a_noise_variance_held_too_large_is_to_be_learned_from_ppca():
     assert report.categories == ("ii",)
     first, other = report.advice  # neither annealing nor init="ppca" while it is held
     assert settings(first) == {"noise_variance": None, "init": "ppca"}
-    assert other == "or fix it at that of pPCA: 0.25"
+    assert other == "or fix it at the value of pPCA: 0.25"
     cured = followed(model, first, max_epochs=60).fit(X)
     assert diagnose(cured, X).healthy
     # Of networks that cannot start at pPCA the noise is all.

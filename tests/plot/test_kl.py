@@ -101,7 +101,7 @@ def test_an_infinite_kl_and_an_epsilon_of_zero():
         (
             lambda: KLDisplay.from_results({"b": made(2, 1), "a": made(0, 0)}),
             ValueError,
-            "at least one latent dimension, but that of 'a' has none",
+            "at least one latent dimension, but 'a' has none",
         ),
         (
             lambda: KLDisplay.from_estimator([], X),

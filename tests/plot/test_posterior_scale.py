@@ -53,7 +53,7 @@ def test_scales_above_two_count_in_the_last_bin():
 
 @pytest.mark.parametrize("wrong", [np.array([[np.nan]]), np.array([[-1.0]]), np.empty((0, 2))])
 def test_what_is_no_scale(wrong):
-    with pytest.raises(ValueError, match="those of 'b' are not"):
+    with pytest.raises(ValueError, match="scales of 'b' are not"):
         PosteriorScaleDisplay.from_results({"a": np.ones((2, 2)), "b": wrong})
     assert not plt.get_fignums()
 

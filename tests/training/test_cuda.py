@@ -38,7 +38,7 @@ class LooksAtNumbers(nn.Linear):
 def test_steps_that_cannot_be_captured_are_taken_kernel_by_kernel(monkeypatch):
     model = DeepGaussianVAE(3, encoder=lambda shape, n: LooksAtNumbers(shape[0], n), device="cuda")
     model.set_params(precision="float32", max_epochs=3, random_state=0)
-    with pytest.warns(UserWarning, match="cannot be captured into a CUDA graph") as caught:
+    with pytest.warns(UserWarning, match="cannot be captured in a CUDA graph") as caught:
         fallen_back = clone(model).fit(X)
     assert len(caught) == 1
     monkeypatch.setattr(loop, "GRAPHS", {})

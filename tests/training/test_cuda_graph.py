@@ -159,7 +159,7 @@ def test_a_failure_leads_back_to_plain_steps(name, graph):
     model, messages, (captures, _) = fitted(name, graph)
     assert_same_fit(model, expected)
     (message,) = [message for message in messages if message not in others]
-    assert message.startswith("Training steps cannot be captured into a CUDA graph")
+    assert message.startswith("Training steps cannot be captured in a CUDA graph")
     assert FAILURES[graph] in message
     assert captures <= 2 or name in ("ppca", "schedule")
 
