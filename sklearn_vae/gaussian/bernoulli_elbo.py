@@ -165,8 +165,8 @@ class SamplePosteriors:
     ) -> tuple[float, np.ndarray, np.ndarray]:
         """Compute the bound of the best posteriors and its derivatives in W and mu.
 
-        M and S are optimized in place. The `weights` of the samples have mean 1. By the envelope theorem their dependence on W and mu does
-        not contribute to the derivatives.
+        M and S are optimized in place. By the envelope theorem their dependence on W and mu does
+        not contribute to the derivatives. The `weights` of the samples have mean 1.
         """
         n = len(X)
         total, grad_W, grad_mu = 0.0, np.zeros_like(self.W), np.zeros_like(self.mu)
