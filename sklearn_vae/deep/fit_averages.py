@@ -18,7 +18,7 @@ from sklearn_vae.training.distributed import Reducer
 
 Array = NDArray[Any]
 
-# Minimal number of draws over all samples, unless they need more operations than N_OPERATIONS.
+# Minimum number of draws over all samples, unless they need more operations than N_OPERATIONS.
 N_DRAWS = 16384
 N_OPERATIONS = 1e11
 

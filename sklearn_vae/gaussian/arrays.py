@@ -104,7 +104,7 @@ def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
 
 
 def scale_of(weights: Array) -> float:
-    """Return the power of 2 that scales weights below 2 when they are divided by it."""
+    """Return a power of 2 such that the weights divided by it are below 2."""
     xp = array_namespace(weights)
     largest = float(xp.max(weights)) if weights.shape[0] else 0.0
     return 2.0 ** (math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0

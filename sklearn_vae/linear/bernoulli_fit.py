@@ -66,8 +66,8 @@ def fit_bernoulli(
 ) -> BernoulliFit:
     """Maximize the bound over decoder and encoder or posteriors, without constant features.
 
-    Loadings are sorted by decreasing length, and the largest entry of each column is positive.
-    The weights are positive.
+    Loadings are sorted by decreasing length, with a positive peak in each column. Weights must be
+    positive.
     """
     (n, d), k = X.shape, n_components
     mean = weighted_mean(X, weights, np.float64)

@@ -616,7 +616,7 @@ def _restore_em(saved: Any, d: int, k: int) -> tuple[list[tuple[float, float, fl
 
 
 def _by_length(p: LinearVAEParameters) -> LinearVAEParameters:
-    """Sort the columns by decreasing length and make the largest entry of each positive."""
+    """Sort the columns by decreasing length and make the peak of each positive."""
     order = np.argsort(-(p.W**2).sum(axis=0) * p.prior_variance, kind="stable")
     return with_latents(p, order, peak_signs(p.W[:, order]))
 

@@ -55,7 +55,7 @@ class NotStorableError(ValueError):
 
 
 class Writer:
-    """Converts values to trees, and collects the tensors and the values that cannot be stored."""
+    """Converter of values to trees, with the tensors and the values that cannot be stored."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, NDArray[Any]] = {}
@@ -133,7 +133,7 @@ class Writer:
 
 
 class Reader:
-    """Converts trees and tensors to values; :meth:`read` raises ValueError if they are invalid.
+    """Converter of trees and tensors to values; :meth:`read` raises ValueError if they are invalid.
 
     Parameters
     ----------

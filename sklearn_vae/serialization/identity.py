@@ -40,7 +40,7 @@ def digest(*values: Any) -> str:
 
 
 class _Digester:
-    """Computes digests; a value inside itself is represented by its depth."""
+    """Computation of digests; a value inside itself is represented by its depth."""
 
     def __init__(self) -> None:
         self.depths: dict[int, int] = {}  # of the values that contain the current one, by id

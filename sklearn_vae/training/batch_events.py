@@ -34,7 +34,7 @@ IGNORE_PREDICTIONS = {LRScheduler, ProgressBar, TensorBoard, *LOGGERS}
 
 
 class BatchEvents:
-    """Notifies callbacks of batches and records batches in the history, if a callback needs it.
+    """Notifier of callbacks about batches, and recorder of batches, if a callback needs it.
 
     Most callbacks need neither, and then no time is spent on them. `gradients`, `training` and
     `validation` tell whether a callback handles gradients, training batches and validation batches.

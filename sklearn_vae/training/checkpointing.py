@@ -35,7 +35,7 @@ ACCESSORS = (
 
 
 class Keeper:
-    """Saves a net every few epochs of a training, and restores it.
+    """Keeper of a net, which it saves every few epochs of a training and restores.
 
     Parameters
     ----------
