@@ -282,12 +282,11 @@ def train_stochastic(
     n, d, scale = data.n_samples, data.n_features, data.scale
     device, dtype, precision = choose_device(options.device, "auto", data.X.dtype)
     x = standardize(data.X, np.arange(n), data.mean, scale, device, dtype)
-    if data.weights is not None:
-        x = torch.cat([x, torch.as_tensor(data.weights).to(x)[:, None]], dim=1)
+    weights = None if data.weights is None else torch.as_tensor(data.weights).to(x)
     monitor = LatentMonitor(d * math.log(scale), scale, GaussianLikelihood.recorded)
     net = VAENet(
         partial(_module, d, options, dtype),
-        objective=elbo if data.weights is None else _weighted_elbo,
+        objective=elbo,
         options={},
         monitor=monitor,
         noise_shape=(options.n_mc_samples, options.n_components),
@@ -312,7 +311,7 @@ def train_stochastic(
         net.initialize_callbacks()
     error: FloatingPointError | None = None
     try:
-        net.partial_fit(x, epochs=left, keeper=keeper)
+        net.partial_fit(x, epochs=left, keeper=keeper, weights=weights)
     except FloatingPointError as diverged:
         error = diverged
     net.drop_unfinished_epoch()
@@ -338,14 +337,6 @@ def train_stochastic(
     bounds = ("posterior variance",) if held else ()
     history = bound, noise, log_variance
     return Training(_in_units_of_data(parameters, scale), *history, error, interrupted, bounds)
-
-
-def _weighted_elbo(
-    module: VAEModule, x: Tensor, noise: Tensor, beta: float | Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the ELBO and its terms, times the weights in the last column of x."""
-    objective, reconstruction, kl = elbo(module, x[:, :-1], noise, beta)
-    return x[:, -1] * objective, x[:, -1] * reconstruction, x[:, -1] * kl
 
 
 def _module(n_features: int, options: Options, dtype: torch.dtype) -> VAEModule:
