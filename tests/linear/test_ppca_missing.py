@@ -354,8 +354,6 @@ class TestErrors:
             getattr(PPCA(3) if method == "fit" else model, method)(rows)
 
     def test_where_missing_values_are_not_taken(self, model):
-        with pytest.raises(ValueError, match="sample_weight must be None if X contains NaN"):
-            PPCA(2).fit(Y, sample_weight=np.ones(300))
         with pytest.raises(ValueError, match="partial_fit does not accept missing values, but X"):
             PPCA(2).partial_fit(Y)
         with pytest.raises(ValueError, match="which a fit to X with missing values does not"):
