@@ -12,8 +12,10 @@ from array_api_compat import (
     is_array_api_obj,
     is_array_api_strict_namespace,
     is_numpy_array,
+    is_torch_array,
     to_device,
 )
+from scipy import sparse
 
 # Names of the dtypes of dates and times in pandas, polars and pyarrow begin like this.
 TIMES = ("date", "duration", "period", "time")
@@ -43,15 +45,27 @@ def readable(X: Any, name: str = "X") -> Any:
         X = X.detach()
     if isinstance(X, list | tuple):
         X = _list_with_nan(X)
-    if isinstance(X, np.ma.MaskedArray):
-        return np.ma.filled(X.astype(X.dtype if X.dtype.kind == "f" else np.float64), np.nan)
+    if type(X).__module__.partition(".")[0] == "pyarrow" and hasattr(X, "to_pandas"):
+        X = X.to_pandas()
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):
         return _frame_with_nan(X, name)
-    if isinstance(X, np.ndarray) and X.dtype.kind in "mM":
+    if getattr(getattr(X, "dtype", None), "kind", "") in ("m", "M"):
         raise _times_error(name, X.dtype)
+    if isinstance(X, np.ma.MaskedArray):
+        X = _masked_with_nan(X)
     if isinstance(X, np.ndarray) and X.dtype.kind == "O":
         return _objects_with_nan(X, name)
     return X
+
+
+def to_array(X: Any, name: str = "X") -> Any:
+    """Return X as an array or sparse matrix, with NaN for missing values of every kind."""
+    X = readable(X, name)
+    if hasattr(X, "columns") and hasattr(X, "to_numpy"):
+        if all(isinstance(dtype, np.dtype) for dtype in X.dtypes) or not hasattr(X, "iloc"):
+            return X.to_numpy()
+        return X.to_numpy(dtype=np.float64, na_value=np.nan)
+    return X if sparse.issparse(X) or is_array_api_obj(X) else np.asarray(X)
 
 
 def to_host(values: Any) -> np.ndarray:
@@ -59,6 +73,9 @@ def to_host(values: Any) -> np.ndarray:
     if is_array_api_strict_namespace(array_namespace(values)):
         host = array_namespace(values).__array_namespace_info__().default_device()
         return np.from_dlpack(to_device(values, host))
+    if is_torch_array(values):  # NumPy has neither lazy signs nor bfloat16
+        values = values.detach().resolve_conj().resolve_neg()
+        values = values.float() if str(values.dtype) == "torch.bfloat16" else values
     return np.asarray(to_device(values, "cpu"))
 
 
@@ -88,12 +105,24 @@ def _times_error(name: str, dtype: Any, column: str = "") -> ValueError:
 
 
 def _list_with_nan(X: Any) -> Any:
-    """Convert a list of objects or times to an array; return other lists unchanged."""
+    """Convert a list of objects, times or masked arrays to an array; return other lists unchanged.
+
+    NumPy would ignore the masks.
+    """
+    if any(isinstance(row, np.ma.MaskedArray) for row in X):
+        return np.ma.array(X)
     with suppress(TypeError, ValueError, RuntimeError):  # left to scikit-learn
         array = np.asarray(X)
         if array.ndim == 2 and array.dtype.kind in "mMO":
             return array
     return X
+
+
+def _masked_with_nan(X: Any) -> np.ndarray:
+    """Return a masked array with NaN in place of masked values."""
+    if X.dtype.kind not in "fc":
+        X = X.astype(np.float64 if X.dtype.kind in "biu" else object)
+    return np.ma.filled(X, np.nan)
 
 
 def _is_missing(value: Any) -> bool:
@@ -119,6 +148,7 @@ def _frame_with_nan(X: Any, name: str) -> Any:
     """Return a DataFrame with NaN for missing values in columns of objects."""
     dtypes = list(X.dtypes)
     for column, dtype in zip(X.columns, dtypes, strict=True):
+        dtype = getattr(getattr(dtype, "categories", None), "dtype", dtype)
         if str(dtype).lower().startswith(TIMES):
             raise _times_error(name, dtype, f" in column {column!r}")
     if not any(dtype == object for dtype in dtypes):

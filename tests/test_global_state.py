@@ -39,6 +39,18 @@ class OwnNumbers(torch.nn.Module):
         return self.layer(x + torch.linspace(0, 1, x.shape[1]))
 
 
+class Convolutions(torch.nn.Module):
+    """A network whose products are those of convolutions."""
+
+    def __init__(self, input_shape, n_outputs):
+        super().__init__()
+        self.maps = torch.nn.Conv2d(1, 4, 3, padding=1)
+        self.layer = torch.nn.Linear(4 * input_shape[0], n_outputs)
+
+    def forward(self, x):
+        return self.layer(self.maps(x.view(len(x), 1, 2, -1)).flatten(1))
+
+
 ESTIMATORS = [
     PPCA(2),
     PPCACV([1, 2], cv=2),
@@ -52,6 +64,7 @@ ESTIMATORS = [
     DeepGaussianVAE(2, **FIT, init="ppca", early_stopping=True),
     DeepGaussianVAE(2, **FIT, variational_family="sylvester", objective="iwae", n_mc_samples=2),
     DeepBernoulliVAE(2, **FIT, binarize=0.0),
+    DeepGaussianVAE(2, **FIT, encoder=Convolutions),
     DeepAutoencoder(2, **FIT),
 ]
 
@@ -84,6 +97,11 @@ SETTINGS = {
     "device": lambda: torch.device("meta"),
     "inference_mode": torch.inference_mode,
     "no_grad": torch.no_grad,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "products": lambda: changed(
+        torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "medium"
+    ),
+    "save_on_cpu": torch.autograd.graph.save_on_cpu,
     "deterministic": lambda: changed(
         torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True
     ),

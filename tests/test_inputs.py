@@ -1,13 +1,16 @@
 """Data in the containers that users bring, and output in those that they ask for."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 from torch.utils.data import DataLoader, TensorDataset
 
 from sklearn_vae import (
@@ -23,7 +26,9 @@ from sklearn_vae import (
     LogitTransformer,
     Moments,
     PPCAImputer,
+    plot,
 )
+from sklearn_vae import diagnostics as diag
 from sklearn_vae.datasets import make_missing
 from tests.helpers import name_of
 
@@ -75,6 +80,9 @@ def with_missing(values):
         "objects with NaT": frame_of(values, pd.NaT),
         "object array": frame_of(values, pd.NA).to_numpy(),
         "list with None": nothing,
+        "list of masked rows": list(np.ma.array(np.where(MISSING, -999.0, values), mask=MISSING)),
+        "masked objects": np.ma.array(values.astype(object), mask=MISSING),
+        "pyarrow": pa.Table.from_pandas(arrow),
         "polars": pl.DataFrame(nothing, schema=COLUMNS, orient="row"),
     }
 
@@ -96,8 +104,61 @@ def test_missing_values_of_every_kind_are_nan(estimator, kind):
 def test_missing_values_of_every_kind_are_errors_elsewhere(estimator, kind):
     with pytest.raises(ValueError, match="NaN"):
         clone(estimator).fit(with_missing(X)[kind])
+
+
+@pytest.mark.filterwarnings("ignore:X has feature names")
+def test_no_function_reads_what_a_mask_hides():
+    kinds = with_missing(X)
+    for kind in ("masked", "nullable", "objects with NA", "polars", "pyarrow"):
+        with pytest.raises(ValueError, match="NaN"):
+            Moments.of(kinds[kind])
+        for function in (diag.diagnose, diag.entropy_bound, diag.active_units, diag.collapse):
+            with pytest.raises(ValueError, match="NaN"):
+                function(LinearVAE(2).fit(X), kinds[kind])
+    autoencoder = DeepAutoencoder(2, **SMALL).fit(X)
     with pytest.raises(ValueError, match="NaN"):
-        Moments.of(with_missing(np.ones_like(X))["masked"])
+        diag.diagnose(autoencoder, kinds["masked"])
+    pipeline = DensityPipeline([("logit", LogitTransformer()), ("model", PPCA(1))]).fit(X)
+    for method in (pipeline.score, pipeline.transform, pipeline.bits_per_dim):
+        with pytest.raises(ValueError, match="NaN"):
+            method(kinds["masked"])
+
+
+@pytest.mark.parametrize("kind", list(with_missing(X)))
+@pytest.mark.filterwarnings("ignore:X (does not have|has) .*feature names")
+def test_pictures_of_missing_values_of_every_kind(kind):
+    expected = plot.ImputationDisplay.from_estimator(PPCA(1).fit(HOLES), HOLES, X)
+    data = with_missing(X)[kind]
+    display = plot.ImputationDisplay.from_estimator(PPCA(1).fit(HOLES), data, X)
+    np.testing.assert_allclose(display.imputed, expected.imputed, rtol=1e-10)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("hidden", [-999.0, -1.0, 0.5])
+def test_masks_are_missing_whatever_the_placeholder_is(hidden):
+    masked = np.ma.array(np.where(MISSING, hidden, X), mask=MISSING)
+    found = PPCAImputer(1, missing_values=-1).fit_transform(masked)
+    np.testing.assert_array_equal(found, PPCAImputer(1).fit_transform(HOLES))
+    both = masked.copy()
+    both[0, 0] = -1.0  # the placeholder, not masked
+    holes = HOLES.copy()
+    holes[0, 0] = np.nan
+    found = PPCAImputer(1, missing_values=-1).fit_transform(both)
+    np.testing.assert_array_equal(found, PPCAImputer(1).fit_transform(holes))
+
+
+@pytest.mark.parametrize("estimator", [PPCA(1), LinearVAE(1), BernoulliPPCA(1, binarize=0.4)])
+def test_masked_weights_are_errors(estimator):
+    weights = np.ma.array(np.ones(len(X)), mask=np.arange(len(X)) == 3)
+    with pytest.raises(ValueError, match=r"sample_weight must be finite.* for sample 3"):
+        clone(estimator).fit(X, sample_weight=weights)
+
+
+@pytest.mark.parametrize("dtype", [complex, "datetime64[D]"])
+def test_masks_do_not_hide_what_is_no_real_number(dtype):
+    masked = np.ma.array(np.arange(8).reshape(4, 2).astype(dtype), mask=np.eye(4, 2) == 1)
+    with pytest.raises(ValueError, match=r"Complex data|must contain real numbers"):
+        PPCA(1).fit(masked)
 
 
 def test_a_mask_that_hides_nothing_changes_nothing():
@@ -125,6 +186,8 @@ TIMES = {
     "objects": pd.DataFrame({"when": [pd.Timestamp("2020")] * 40, "b": X[:, 0]}, dtype=object),
     "timedelta": pd.DataFrame({"when": pd.to_timedelta(np.arange(40), "D"), "b": X[:, 0]}),
     "polars": pl.DataFrame({"when": [pd.Timestamp("2020").date()] * 40, "b": X[:, 0]}),
+    "pyarrow": pa.table({"when": pa.array(pd.date_range("2020", periods=40)), "b": X[:, 0]}),
+    "category": pd.DataFrame({"when": pd.Categorical(pd.to_datetime(["2020"] * 40)), "b": 1.0}),
     "numpy": np.array([["2020-01-01", "2020-01-02"]] * 40, dtype="datetime64[D]"),
 }
 
@@ -204,6 +267,15 @@ def test_half_precision_is_widened(estimator):
     )
 
 
+@pytest.mark.parametrize("estimator", MODELS, ids=name_of)
+def test_tensors_that_numpy_cannot_view(estimator):
+    brain = torch.tensor(X).bfloat16()
+    expected = clone(estimator).fit(brain.float().numpy())
+    assert clone(estimator).fit(brain).score(brain) == expected.score(brain.float().numpy())
+    lazy = torch.complex(torch.tensor(X), -torch.tensor(X)).conj().imag  # its sign is only marked
+    assert clone(estimator).fit(lazy).score(lazy) == clone(estimator).fit(X).score(X)
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=name_of)
 def test_tensors_under_dispatch_give_the_same_numbers(estimator):
     expected = clone(estimator).fit(X).transform(X)
@@ -227,6 +299,86 @@ def test_output_containers_change_no_other_method(estimator, library):
         for ours, theirs in zip(outputs[name], call(expected, frame), strict=True):
             assert type(ours) is type(theirs), name
             np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
+# Every function and Display of a model, each with its arguments after the data.
+OF_A_MODEL = {
+    **{name: getattr(diag, name) for name in diag.__all__ if name[0].islower()},
+    **{
+        name: getattr(plot, name).from_estimator
+        for name in plot.__all__
+        if name not in ("CVCurveDisplay", "ImputationDisplay")
+    },
+}
+VIEWED = [PPCA(3), LinearVAE(3, solver="adam", max_iter=5), DeepGaussianVAE(3, **SMALL)]
+VIEWED += [DeepAutoencoder(3, **SMALL)]
+
+
+NOT_COMPARED = ("ax_", "figure_", "seconds", "_sklearn_output_config")
+
+
+def values_of(result):
+    """All numbers and texts of a result and of what is in it, except times and settings."""
+    if isinstance(result, dict):
+        kept = [value for name, value in result.items() if name not in NOT_COMPARED]
+        return [x for value in kept for x in values_of(value)]
+    if isinstance(result, tuple | list):
+        return [x for value in result for x in values_of(value)]
+    if type(result).__module__.startswith("sklearn_vae") and hasattr(result, "__dict__"):
+        return values_of(vars(result))
+    if isinstance(result, np.ndarray | float | int | str):
+        return [np.asarray(result)]
+    return []
+
+
+def values_or_error(function, model, data):
+    try:
+        return values_of(function(model, data)), ""
+    except (TypeError, ValueError, AttributeError) as error:
+        return [], f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("by", ["config", "set_output"])
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("estimator", VIEWED, ids=name_of)
+@pytest.mark.filterwarnings(
+    "ignore:.*feature names", "ignore::sklearn.exceptions.ConvergenceWarning"
+)
+def test_output_containers_change_no_diagnostic_and_no_picture(estimator, library, by):
+    frame = pd.DataFrame(X, columns=COLUMNS)
+    plain = clone(estimator).set_params(random_state=0).fit(frame)
+    model = clone(estimator).set_params(random_state=0)
+    if by == "set_output":
+        model.set_output(transform=library)
+    compared = 0
+    with config_context(transform_output=library if by == "config" else "default"):
+        model.fit(frame)
+        for name, function in OF_A_MODEL.items():
+            with config_context(transform_output="default"):
+                expected, error = values_or_error(function, plain, frame)
+            found, ours = values_or_error(function, model, frame)
+            assert ours == error, name  # not every function is for every model
+            plt.close("all")
+            assert len(found) == len(expected) > 0 or error, name
+            for ours, theirs in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(ours, theirs, err_msg=name)
+            compared += not error
+    assert compared >= (3 if isinstance(model, DeepAutoencoder) else len(OF_A_MODEL) - 4), compared
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_output_containers_change_no_picture_of_imputation_and_search(library):
+    frame, holes = (pd.DataFrame(values, columns=COLUMNS) for values in (X, HOLES))
+    with config_context(transform_output=library):
+        for model in INCOMPLETE:
+            fitted = clone(model).fit(holes)
+            display = plot.ImputationDisplay.from_estimator(fitted, holes, frame)
+            np.testing.assert_array_equal(display.features, np.nonzero(MISSING)[1])
+        search = GridSearchCV(PPCA(), {"n_components": [1, 2]}, cv=2).fit(frame)
+        display = plot.CVCurveDisplay.from_estimator(search)
+        assert isinstance(display.best_index, int | np.integer)
+        plot.CVCurveDisplay.from_estimator(PPCACV([1, 2], cv=2).fit(frame))
+    plt.close("all")
 
 
 def calls(model):

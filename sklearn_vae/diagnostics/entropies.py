@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_array_api_obj
-from scipy import sparse
 
-from sklearn_vae.containers import to_host
+from sklearn_vae.containers import to_array, to_host
 from sklearn_vae.diagnostics.dimensions import standard_posterior
 from sklearn_vae.gaussian.bounds import (
     BoundTerms,
@@ -235,7 +233,7 @@ def _log_noise(model: LatentModel, mean: Array, variance: Array, n_features: int
 def as_complete_array(X: Any, function: str) -> Any:
     """Convert X to an array; raise ValueError if values are missing."""
     refuse_dask(function, X)
-    array = X if sparse.issparse(X) or is_array_api_obj(X) else np.asarray(X)
+    array = to_array(X)
     if has_nan(array):
         raise ValueError(f"X contains NaN, but {function} needs data without missing values.")
     return array

@@ -11,7 +11,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_vae.containers import to_host
+from sklearn_vae.containers import readable, to_host
 from sklearn_vae.diagnostics.entropies import as_complete_array
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.findings import findings, worse_than_pca
@@ -159,7 +159,7 @@ def _check_data(model: Any, X: Any) -> Any:
     """Validate X and return it as an array."""
     X = validate_data(
         model,
-        X,
+        readable(X),
         reset=False,
         accept_sparse=True,
         dtype="numeric" if is_torch_array(X) else list(FLOAT_DTYPES),

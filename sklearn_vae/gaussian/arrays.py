@@ -11,11 +11,10 @@ from array_api_compat import (
     is_array_api_obj,
     is_numpy_array,
     is_numpy_namespace,
-    is_torch_array,
 )
 from scipy import sparse
 
-from sklearn_vae.containers import to_host
+from sklearn_vae.containers import readable, to_host
 
 # An array of any array-API namespace; the standard does not define a type for it.
 Array: TypeAlias = Any
@@ -84,8 +83,7 @@ def check_matrix(X: Any) -> Any:
 def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
     """Convert `weights` to the library and device of X and check them."""
     xp = array_namespace(X)
-    if is_torch_array(weights):
-        weights = weights.detach()
+    weights = readable(weights, name)
     if not is_array_api_obj(weights) or is_numpy_array(weights):
         # A copy, because torch cannot view read-only or reversed memory.
         weights = np.array(weights, dtype=np.float64)

@@ -10,7 +10,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from scipy import sparse
 
-from sklearn_vae.containers import readable
+from sklearn_vae.containers import readable, to_array
 from sklearn_vae.gaussian.arrays import (
     Array,
     check_matrix,
@@ -133,8 +133,7 @@ class Moments:
         ValueError
             If X is not finite, real and two-dimensional, or if `weights` are invalid.
         """
-        X = readable(X)
-        X = X.to_numpy() if hasattr(X, "to_numpy") else X
+        X = to_array(X) if hasattr(X, "columns") else readable(X)
         is_sparse = sparse.issparse(check_matrix(X))
         moments = cls._of_sparse(X, weights) if is_sparse else cls._of_dense(X, weights)
         if check_finite:

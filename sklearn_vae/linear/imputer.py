@@ -298,10 +298,12 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"missing_values must be a finite float or np.nan, got {self.missing_values!r}."
             )
-        nan = _is_nan(self.missing_values)
+        nan, placeholder = _is_nan(self.missing_values), self.missing_values
         finite, least = "allow-nan" if nan else True, 2 if reset else 1
+        if isinstance(X, np.ma.MaskedArray) and not nan:  # what a mask hides is missing too
+            X = np.ma.filled(X.astype(X.dtype if X.dtype.kind in "fcmMO" else float), placeholder)
         X = checked_data(self, X, reset=reset, ensure_min_samples=least, ensure_all_finite=finite)
-        return X if nan else np.where(self.missing_values == X, np.nan, X)
+        return X if nan else np.where(placeholder == X, np.nan, X)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Get the names of the features that `transform` returns.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.containers import to_host
+from sklearn_vae.containers import to_array, to_host
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -202,6 +202,7 @@ def select_samples(X: Any, indices: Sequence[int] | slice) -> Any:
 
 def as_float64(values: Any) -> Array:
     """Convert an array of any library, or a data frame, to NumPy's float64."""
+    values = to_array(values, "values")
     if sparse.issparse(values):
         values = values.toarray()
     return np.asarray(to_host(values) if is_array_api_obj(values) else values, dtype=np.float64)

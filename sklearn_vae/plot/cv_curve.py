@@ -194,8 +194,8 @@ class CVCurveDisplay(Display):
             x = "noise_variance" if is_constant or is_absent else "n_components"
         if not varied[x].given:
             raise ValueError(f"x is {x!r}, but cv_results has no param_{x}.")
-        _check_numbers(x, varied[x].values)
         (other,) = set(NAMES) - {x}
+        _check_numbers(x, varied[x].values, other if counts[other] > 1 else None)
         return varied[x], varied[other]
 
 
@@ -211,15 +211,16 @@ def _best_of_each_point(on_axis: list[Any], other: list[Any], mean: Array) -> Ar
     return drawn
 
 
-def _check_numbers(x: str, values: list[Any]) -> None:
+def _check_numbers(x: str, values: list[Any], other: str | None) -> None:
     """Check that the parameter x can be the horizontal axis."""
     if x == "noise_variance" and all(value is None for value in values):
         raise ValueError("x='noise_variance' needs at least one number, got None only.")
     for value in values:
         if x == "n_components" and not is_integer(value):
+            alternative = "" if other is None else f", or set x={other!r}"
             raise ValueError(
                 f"n_components must be integers on the horizontal axis, got {value!r}. Search "
-                "over integers, or set x='noise_variance' if the noise variance was varied."
+                f"over integers{alternative}."
             )
         if x == "noise_variance" and not (value is None or (is_real(value) and value > 0)):
             raise ValueError(

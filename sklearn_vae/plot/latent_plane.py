@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from array_api_compat import is_array_api_obj
 
+from sklearn_vae.containers import to_array
 from sklearn_vae.gaussian.arrays import to_device_of
 from sklearn_vae.plot import tiles
 from sklearn_vae.plot.base import (
@@ -121,7 +122,7 @@ class LatentPlaneDisplay(Display):
             The plotted display.
         """
         check_methods(estimator, cls.__name__, "transform", "inverse_transform")
-        X = X if hasattr(X, "shape") else np.asarray(X)
+        X = X if hasattr(X, "shape") else to_array(X)
         n_samples, chosen = X.shape[0], list(rows)
         if not (len(chosen) == 3 and all(is_integer(i) and 0 <= i < n_samples for i in chosen)):
             raise ValueError(f"rows must be three indices from 0 to {n_samples - 1}, got {rows!r}.")

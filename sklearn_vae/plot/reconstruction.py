@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from sklearn_vae.containers import to_array
 from sklearn_vae.plot import tiles
 from sklearn_vae.plot.base import (
     HEIGHT,
@@ -142,7 +143,7 @@ class ReconstructionDisplay(Display):
         if image_shape is None:
             shapes = (adapted(model).image_shape for model in models.values())
             image_shape = next((shape for shape in shapes if shape is not None), None)
-        X = X if hasattr(X, "shape") else np.asarray(X)
+        X = X if hasattr(X, "shape") else to_array(X)
         n = min(4 if image_shape is None else 8, X.shape[0]) if n is None else n
         if not (is_integer(n) and 1 <= n <= X.shape[0]):
             raise ValueError(f"n must be an integer from 1 to n_samples={X.shape[0]}, got {n!r}.")

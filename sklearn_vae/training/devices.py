@@ -83,7 +83,7 @@ def device_and_dtype(module: Any) -> tuple[torch.device, torch.dtype]:
 
 @contextmanager
 def torch_defaults() -> Iterator[None]:
-    """Give torch its own defaults: float32, the CPU, gradients and no inference mode.
+    """Give torch its own defaults: float32, the CPU, gradients, no inference mode, no autocast.
 
     Settings of the user for the whole process therefore do not change any result.
     """
@@ -91,6 +91,9 @@ def torch_defaults() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         if dtype != torch.float32:
@@ -153,13 +156,15 @@ def threads_worth(n_operations: float) -> Iterator[None]:
 
 @contextmanager
 def matmul_precision(precision: str | None) -> Iterator[None]:
-    """Set the precision of float32 matrix products within the context; None changes nothing.
+    """Set the precision of float32 matrix products within the context; None is torch's default.
 
     Other threads that want to set it wait until the context ends.
     """
     if precision is None:
-        yield
-        return
+        if torch.get_float32_matmul_precision() == "highest":
+            yield
+            return
+        precision = "float32"
     with _MATMUL_PRECISION, _matmul_precision(precision):
         yield
 

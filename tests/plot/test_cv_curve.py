@@ -153,3 +153,13 @@ def test_a_halving_search_shows_its_last_round():
     np.testing.assert_allclose(np.sort(drawn[~np.isnan(drawn)]), np.sort(expected))
     (marked,) = [line for line in display.ax_.lines if "chosen" in str(line.get_label())]
     assert marked.get_ydata()[0] == search.best_score_
+
+
+def test_the_advice_names_only_parameters_of_the_grid():
+    grid = {"n_components": [1, 2, None]}
+    search = GridSearchCV(PPCA(), grid, cv=2).fit(X)
+    with pytest.raises(ValueError, match=r"got None\. Search over integers\.$"):
+        CVCurveDisplay.from_estimator(search)
+    search = GridSearchCV(PPCA(), {**grid, "noise_variance": [0.1, 0.5]}, cv=2).fit(X)
+    with pytest.raises(ValueError, match=r"Search over integers, or set x='noise_variance'\.$"):
+        CVCurveDisplay.from_estimator(search)
