@@ -422,3 +422,16 @@ def test_moments_of_frames_and_their_plain_sum():
     np.testing.assert_allclose(moments.scatter, Moments.of(X).scatter)
     with pytest.raises(TypeError):
         _ = 1 + moments
+
+
+@pytest.mark.parametrize("n_levels", [np.inf, np.nan, 0, 2**62])
+def test_levels_set_after_fit_are_checked_before_a_loop_reads_them(n_levels):
+    levels = np.random.default_rng(0).integers(0, 4, (20, 3)).astype(float)
+    steps = [("levels", Dequantizer(4)), ("logit", LogitTransformer()), ("model", PPCA(1))]
+    pipeline = DensityPipeline(steps).fit(levels).set_params(levels__n_levels=n_levels)
+    step = pipeline.steps[0][1]
+    for call in (pipeline.score, pipeline.transform, step.inverse_transform):
+        with pytest.raises(ValueError, match="n_levels must be"):
+            call(levels)
+    with pytest.raises(ValueError, match="n_levels must be"):
+        pipeline.sample(3)

@@ -93,7 +93,6 @@ class Dequantizer(InvertibleTransformer):
         Dequantizer
             Fitted transformer.
         """
-        self._check_parameters()
         self._check_levels(X, reset=True)
         self.seed_ = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         return self
@@ -109,6 +108,7 @@ class Dequantizer(InvertibleTransformer):
         return u
 
     def _inverse(self, X: np.ndarray) -> np.ndarray:
+        self._check_parameters()
         return np.clip(_cells(X, self.n_levels), 0, self.n_levels - 1).astype(X.dtype)
 
     def log_abs_det_jacobian(self, X: Any) -> np.ndarray:
@@ -129,6 +129,7 @@ class Dequantizer(InvertibleTransformer):
 
     def _check_levels(self, X: Any, *, reset: bool) -> tuple[np.ndarray, Any]:
         """Return X as contiguous uint16, and the floating dtype of the result."""
+        self._check_parameters()  # they may have been set since fit
         X = checked_data(self, X, reset=reset, dtype="numeric")
         if X.size and X.min() < 0:
             refuse(X, X < 0, f"Negative values in data: {self._requirement()}")
