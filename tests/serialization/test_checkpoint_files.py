@@ -379,7 +379,7 @@ def test_what_differs_in_the_nearest_file_is_told_in_one_line(model, monkeypatch
     monkeypatch.setattr(sklearn_vae, "__version__", "9.9.9")
     (text,) = told(clone(model))
     assert text.startswith(f"{begin}sklearn_vae=")
-    assert text.endswith(", now 9.9.9. Training starts from scratch.")
+    assert text.endswith(", now '9.9.9'. Training starts from scratch.")
 
 
 def encoder_of(activation, width=8):
