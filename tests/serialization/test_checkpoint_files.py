@@ -139,6 +139,12 @@ def odd_contents(content):
             yield {**content, "state": {**state, name: "odd"}}
             yield {**content, "state": {**state, name: {"odd": (1,)}}}
             yield {**content, "state": {n: s for n, s in state.items() if n != name}}
+    if isinstance(state.get("net"), dict):
+        for name in state["net"]:
+            for net in ({name: "odd"}, {name: {"odd": (1,)}}):
+                yield {**content, "state": {**state, "net": {**state["net"], **net}}}
+            net = {n: s for n, s in state["net"].items() if n != name}
+            yield {**content, "state": {**state, "net": net}}
 
 
 @EACH_KIND
