@@ -19,17 +19,13 @@ from sklearn_vae.serialization.container import drafts_of, library_versions, rea
 from sklearn_vae.serialization.identity import LIBRARY, digest
 from sklearn_vae.validation import check_integer, check_random_state
 
-# Parameters that do not change the result of a fit.
-NOT_IN_IDENTITY = ("checkpoint", "checkpoint_every", "verbose")
-
 # Number of hexadecimal digits of each digest in a file name. The file contains the whole digests.
 DIGITS_OF_NAME = 16
 
 SUFFIX = ".safetensors"
 
-# Number of most recent files that are compared with a new fit, and maximum number of characters of
-# a value in a warning.
-N_COMPARED, MAX_TEXT = 8, 80
+# Maximum number of characters of a value in a warning.
+MAX_TEXT = 80
 
 # Entries of a file in addition to the state: those that map text to text, and types of the others.
 TEXTS = ("digests", "texts", "start", "environment")
@@ -56,7 +52,14 @@ class Checkpoint:
     def __init__(
         self, estimator: Any, X: Any, before: Any = None, *, depends_on_every: bool = False
     ) -> None:
-        folder = _made_folder(estimator.checkpoint)
+        folder = Path(estimator.checkpoint).absolute()  # a callback may change the current folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                "checkpoint must be a folder or a path where one can be created, got "
+                f"{estimator.checkpoint!r}: {error}"
+            ) from error
         # The generator of the estimator or, if its random_state is None, of the resumed fit.
         self.random_state = check_random_state(estimator.random_state)
         self.every = int(estimator.checkpoint_every)
@@ -74,9 +77,9 @@ class Checkpoint:
         for draft in drafts_of(self.path):
             with suppress(OSError):
                 draft.unlink()
-        self._saved = self._read(f"{stem}-*{SUFFIX}", estimator.random_state is None)
+        self._saved = self._read(f"{stem}-*{SUFFIX}")
         if estimator.random_state is None:
-            if self._saved is not None:
+            if self._saved is not None and self._saved["random_state"] is not None:
                 self.random_state = self._saved["random_state"]
             self._content["random_state"] = copy.deepcopy(self.random_state)
 
@@ -99,8 +102,7 @@ class Checkpoint:
         saved, self._saved = self._saved, None
         if saved is None:
             return None
-        # Ignore packages that only one process has imported, and safetensors, which affects no
-        # result.
+        # Packages that only one process has imported, and safetensors, do not affect the result.
         names = environment.keys() & saved["environment"].keys() - {"safetensors"}
         then, now = ({n: e[n] for n in names} for e in (saved["environment"], environment))
         changes = "; ".join(_differences((then, then), (now, now)))
@@ -128,18 +130,14 @@ class Checkpoint:
             write_checkpoint(self.path, {**self._content, "finished": finished, "state": state})
         except (OSError, TypeError, ValueError) as error:
             if not self._has_failed:
-                self._warn(
-                    "could not be written. The previous one, if any, is kept, and training "
-                    f"continues: {error}"
-                )
+                self._warn(f"could not be written, but training continues: {error}")
             self._has_failed = True
 
-    def _read(self, pattern: str, has_random_state: bool) -> Any:
+    def _read(self, pattern: str) -> Any:
         """Return the content of the file, or None if there is no file of this fit."""
         try:
             saved = read_checkpoint(self.path)
-            has_same = (saved["random_state"] is not None) == has_random_state
-            if saved["digests"] == self._content["digests"] and has_same:
+            if saved["digests"] == self._content["digests"]:
                 return saved
             self._reject("belongs to another fit and was renamed")
         except FileNotFoundError:
@@ -153,7 +151,7 @@ class Checkpoint:
         differences: list[list[str]] = []
         with suppress(OSError):
             paths = sorted(self.path.parent.glob(pattern), key=os.path.getmtime, reverse=True)
-            for path in paths[:N_COMPARED]:
+            for path in paths[:8]:  # reading more would take long
                 with suppress(ValueError):
                     saved = read_checkpoint(path)
                     pairs = ((c["digests"], c["texts"]) for c in (saved, self._content))
@@ -208,24 +206,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _made_folder(folder: Any) -> Path:
-    try:
-        path = Path(folder).absolute()  # a callback may change the current folder
-        path.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"checkpoint must be a folder or a path where one can be created, got {folder!r}: "
-            f"{error}"
-        ) from error
-    return path
-
-
 def _identity(
     estimator: Any, generator: np.random.RandomState, with_every: bool
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return the digest and a short text of everything except the data that a fit depends on."""
     values = {"class": type(estimator), **estimator.get_params(deep=False)}
-    values = {name: value for name, value in values.items() if name not in NOT_IN_IDENTITY}
+    for name in ("checkpoint", "checkpoint_every", "verbose"):  # they do not change the result
+        values.pop(name, None)
     values[LIBRARY] = library_versions()[LIBRARY]
     if with_every:
         values["checkpoint_every"] = int(estimator.checkpoint_every)

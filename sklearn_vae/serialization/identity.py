@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import sysconfig
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -22,7 +21,6 @@ from scipy import sparse
 BLOCK_BYTES = 2**24
 
 LIBRARY = __name__.partition(".")[0]
-STANDARD_LIBRARY = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
 
 
@@ -44,16 +42,14 @@ class _Digester:
     def __init__(self) -> None:
         self.path: list[int] = []  # ids of the values that contain the current one
         self.n_cycles = 0  # number of values met inside themselves
-        # Digests by id. The value is kept, because its id could be reused otherwise.
+        # Digests by the id of their value, which is kept so that its id is not reused.
         self.known: dict[int, tuple[Any, bytes]] = {}
 
     def value(self, value: Any) -> bytes:
         """Return the digest of a value."""
         if isinstance(value, np.generic):
             value = value.item()
-        if isinstance(value, int) and not isinstance(value, bool):
-            return _hash("int", f"{value:x}")
-        if value is None or isinstance(value, bool | float | str | bytes):
+        if value is None or isinstance(value, bool | int | float | str | bytes):
             return _hash(type(value).__name__, repr(value))
         key = id(value)
         if key in self.path:
@@ -121,10 +117,8 @@ class _Digester:
         if array.dtype.hasobject:
             return self.parts("objects", array.ravel().tolist(), array.shape)
         numbers = blake2b(digest_size=32)
-        rows = np.atleast_1d(array)
-        step = max(1, BLOCK_BYTES * len(rows) // max(1, array.nbytes))
-        for start in range(0, len(rows), step):
-            numbers.update(rows[start : start + step].tobytes())
+        for rows in np.array_split(np.atleast_1d(array), array.nbytes // BLOCK_BYTES + 1):
+            numbers.update(rows.tobytes())
         return _hash("array", array.dtype.str, str(array.shape), numbers.digest())
 
     def _class(self, value: type) -> bytes:
@@ -159,12 +153,10 @@ def _name(code: Any) -> str:
 def _is_own(code: Any) -> bool:
     """Return whether a function or class is the user's, not a package's or this library's."""
     name = str(code.__module__)
-    if name.partition(".")[0] == LIBRARY:
+    if name.partition(".")[0] in {LIBRARY, *sys.stdlib_module_names}:
         return False
-    file = getattr(sys.modules.get(name), "__file__", None)
-    if file is None:
-        return name not in sys.stdlib_module_names
-    return not (file.startswith(STANDARD_LIBRARY) or PACKAGE_FOLDERS & set(Path(file).parts))
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return not PACKAGE_FOLDERS & set(Path(file).parts)
 
 
 def _source(value: Any) -> Any:

@@ -23,9 +23,6 @@ from sklearn_vae.training.devices import (
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.fast_paths import may_draw
 
-# Types of callback attributes that are not learned.
-NOT_LEARNED = type | io.IOBase | tqdm
-
 # Names of methods that return and set the state of an object.
 ACCESSORS = (
     ("state_dict", "load_state_dict"),
@@ -114,8 +111,7 @@ class Keeper:
                 "when training begins. Training continues without it, and its result may differ.",
                 stacklevel=2,
             )
-        drawn = self.state.get("global_generators")
-        if drawn is not None:
+        if (drawn := self.state.get("global_generators")) is not None:
             set_global_generators(drawn, torch.device(net.device))
         self.state = None
 
@@ -132,11 +128,9 @@ class Keeper:
                 stacklevel=2,
             )
         self._has_warned = True
-        drawn = None
-        if may_draw(net.module_):
-            drawn = global_generator_states(torch.device(net.device))
-        state = {"net": net.get_state(), "callbacks": callbacks, "global_generators": drawn}
-        self.file.save(state)
+        device = torch.device(net.device)
+        drawn = global_generator_states(device) if may_draw(net.module_) else None
+        self.file.save({"net": net.get_state(), "callbacks": callbacks, "global_generators": drawn})
         return True
 
 
@@ -193,7 +187,7 @@ def _callback_states(net: Any) -> tuple[dict[str, Any], list[str]]:
     for name, callback in net.callbacks_:
         states[name] = {}
         for attribute, value in vars(callback).items():
-            if not _is_learned(attribute) or isinstance(value, NOT_LEARNED):
+            if not _is_learned(attribute) or isinstance(value, type | io.IOBase | tqdm):
                 continue
             accessors, writer = _accessors(value), Writer()
             part = (False, value) if accessors is None else (True, accessors[0]())
