@@ -72,9 +72,7 @@ class Stateful:
 
 def state_of(estimator: Any) -> dict[str, Any]:
     """Return the parameters and attributes of an estimator, without folders on this machine."""
-    state = {
-        name: value for name, value in vars(estimator).items() if name not in FOLDER_PARAMETERS
-    }
+    state = {name: v for name, v in vars(estimator).items() if name not in FOLDER_PARAMETERS}
     if REQUESTS in state:
         methods = {n: getattr(r, "requests", None) for n, r in vars(state[REQUESTS]).items()}
         state[REQUESTS] = {n: dict(r) for n, r in methods.items() if isinstance(r, dict) and r}
@@ -151,15 +149,13 @@ def _check_attribute(
         if kind == "count":
             text, valid = "an integer >= 0", is_integer(value) and value >= 0
         elif kind == "number":
-            text, valid = (
-                f"a float{bound}",
-                is_real(value) and _is_within(np.asarray(float(value)), bound),
-            )
+            text = f"a float{bound}"
+            valid = is_real(value) and _is_within(np.asarray(float(value)), bound)
         else:
             shape = tuple(sizes[axis] for axis in kind)
             text = f"an array of shape {shape}{floats}"
-            valid = is_array_api_obj(value) and tuple(value.shape) == shape
-            valid = valid and (not floats or _is_within(value, bound))
+            has_shape = is_array_api_obj(value) and tuple(value.shape) == shape
+            valid = has_shape and (not floats or _is_within(value, bound))
         if valid:
             return
         allowed.append(text)

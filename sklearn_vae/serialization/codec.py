@@ -157,6 +157,8 @@ class Reader:
         self._path.append(at)
         if len(self._path) > MAX_DEPTH + 2:
             raise ValueError("nested too deeply.")
+        if kind is float:
+            raise ValueError("a number is too large for a float.")
         if kind is list:
             self.charge(0)
             value: Any = [self.value(part, (i,)) for i, part in enumerate(tree)]
@@ -218,7 +220,8 @@ class Reader:
             tensor = torch.from_numpy(array).clone()
         try:
             moved = tensor.to(device if self.device is None else self.device)
-            moved.new_zeros(1).cpu()  # fails on the device "meta", which has no numbers
+            if moved.is_meta:
+                raise RuntimeError("it holds no numbers")
             return moved
         except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
             if self.device is not None:

@@ -101,10 +101,8 @@ class ModelReader(Reader):
             positive = " positive" if name == "scale_" else ""
             expected[name] = "any" if is_off else f"d finite{positive}"
         check_fitted_state(estimator, expected)
-        scales = (
-            kind.__name__ == "PowerTransformer" and is_fitted(estimator) and estimator.standardize
-        )
-        if scales and type(state.get("_scaler")).__name__ != "StandardScaler":
+        needs_scaler = is_fitted(estimator) and getattr(estimator, "standardize", False)
+        if needs_scaler and type(state.get("_scaler")).__name__ != "StandardScaler":
             raise ValueError("_scaler must be a StandardScaler.")
         return estimator
 
