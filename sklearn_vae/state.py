@@ -149,23 +149,23 @@ def _check_attribute(
         if kind == "count":
             text, valid = "an integer >= 0", is_integer(value) and value >= 0
         elif kind == "number":
-            text = f"a float{bound}"
-            valid = is_real(value) and _is_within(np.asarray(float(value)), bound)
+            text, valid = f"a float{bound}", is_real(value) and _is_within(value, bound)
         else:
             shape = tuple(sizes[axis] for axis in kind)
             text = f"an array of shape {shape}{floats}"
-            has_shape = is_array_api_obj(value) and tuple(value.shape) == shape
-            valid = has_shape and (not floats or _is_within(value, bound))
+            valid = is_array_api_obj(value) and tuple(value.shape) == shape
+            if valid and floats:
+                valid = _is_finite(value) and bool(_is_within(value, bound).all())
         if valid:
             return
         allowed.append(text)
     raise ValueError(f"{name} must be {' or '.join(allowed)}, got {value!r:.100}.")
 
 
-def _is_within(array: Any, bound: str) -> bool:
-    """Return whether an array contains only finite floats within a bound."""
+def _is_finite(array: Any) -> bool:
     xp = array_namespace(array)
-    if not xp.isdtype(array.dtype, "real floating"):
-        return False
-    inside = array > 0 if bound == " > 0" else array >= 0 if bound else True
-    return bool(xp.all(xp.isfinite(array) & inside))
+    return xp.isdtype(array.dtype, "real floating") and bool(xp.all(xp.isfinite(array)))
+
+
+def _is_within(value: Any, bound: str) -> Any:
+    return value > 0 if bound == " > 0" else value >= 0 if bound else value < np.inf
