@@ -25,7 +25,7 @@ TINY = {"hidden_layer_sizes": (8,), "max_epochs": 2, "random_state": 0}
 SEARCHES = [
     (PPCA(2), {"n_components": [1, 2, 3], "noise_variance": [None, 1.0]}),
     (DeepGaussianVAE(2, **TINY), {"noise_variance": [None, 0.1, 1.0]}),
-    (DeepAutoencoder(2, **TINY), {"n_components": [1, 2]}),
+    pytest.param(DeepAutoencoder(2, **TINY), {"n_components": [1, 2]}, marks=pytest.mark.slow),
 ]
 
 
@@ -87,7 +87,11 @@ def numbers_of(model):
 
 @pytest.mark.parametrize(
     "estimator",
-    [PPCA(3), PPCACV(cv=3), LinearVAE(3, random_state=0)],
+    [
+        PPCA(3),
+        pytest.param(PPCACV(cv=3), marks=pytest.mark.slow),
+        pytest.param(LinearVAE(3, random_state=0), marks=pytest.mark.slow),
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_a_worker_that_is_killed_does_not_change_the_model(stored, estimator):

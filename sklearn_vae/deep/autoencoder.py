@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array, DeepModel
+from sklearn_vae.deep.training_data import TrainingData
+from sklearn_vae.gaussian.arrays import mean_of_samples
 from sklearn_vae.nn.module import Autoencoder, build_autoencoder
 from sklearn_vae.nn.objectives import squared_error
-from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.monitors import ErrorMonitor
 
 
@@ -197,7 +198,7 @@ class DeepAutoencoder(DeepModel):
         errors = self._map_samples(X, lambda x: squared_error(self.module_, x, x)[0])
         return errors.astype(np.float64) * self.scale_**2
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Compute the negative mean squared reconstruction error.
 
         Parameters
@@ -206,13 +207,15 @@ class DeepAutoencoder(DeepModel):
             Samples to score.
         y : Ignored
             Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the average, >= 0 and not all 0.
 
         Returns
         -------
         score : float
             Negative error, averaged over features and samples. Higher is better.
         """
-        return float(self.score_samples(X).mean())
+        return mean_of_samples(self.score_samples(X), sample_weight)
 
     @property
     def training_history(self) -> dict[str, Array]:
@@ -241,11 +244,11 @@ class DeepAutoencoder(DeepModel):
         }
 
     @torch.no_grad()
-    def _set_diagnostics(self, samples: Tensor, reducer: Reducer) -> None:
+    def _set_diagnostics(self, data: TrainingData) -> None:
         """Check that the reconstruction is finite; there are no diagnostics to set."""
-        blocks = self._blocks(len(samples))
-        finite = [bool(torch.isfinite(self.module_(samples[block]).sum())) for block in blocks]
-        if reducer.sum(not all(finite)):
+        blocks = self._blocks(len(data.train))
+        finite = [bool(torch.isfinite(self.module_(data.train[block]).sum())) for block in blocks]
+        if data.reducer.sum(not all(finite)):
             raise FloatingPointError("The reconstruction of the training samples is not finite.")
 
     def _encode(self, x: Tensor) -> Tensor:

@@ -86,7 +86,14 @@ class DeepModel(EncoderDecoder, ABC):
     )
 
     @torch_defaults()
-    def fit(self, X: Any, y: Any = None, *, processes: Processes | None = None) -> Any:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        processes: Processes | None = None,
+    ) -> Any:
         """Train the networks.
 
         Parameters
@@ -95,6 +102,12 @@ class DeepModel(EncoderDecoder, ABC):
             Training samples. With `processes`, the samples of this process.
         y : Ignored
             Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Finite weights >= 0, of which at least two are positive. The contribution of a sample
+            to the training objective and to every average over the samples is multiplied by its
+            weight, so that a weight of 2 counts it twice, and 0 leaves it out. The scale of the
+            weights does not matter. `batch_size`, `validation_fraction` and `callbacks` ignore
+            the weights.
         processes : Processes, default=None
             Processes that train this model together, each on its own samples. If None, only this
             process trains it.
@@ -106,6 +119,8 @@ class DeepModel(EncoderDecoder, ABC):
 
         Raises
         ------
+        ValueError
+            If a parameter, X or `sample_weight` is invalid.
         FloatingPointError
             If training diverges. The estimator keeps its last finite parameters and can be used.
         """
@@ -115,7 +130,7 @@ class DeepModel(EncoderDecoder, ABC):
         warm = self.warm_start and hasattr(self, "net_")
         keep_net = self.net_.all_or_nothing() if warm else nullcontext()
         with reducer.ending_on_error(), all_or_nothing(self), keep_net:
-            data = prepare(self, X, warm, reducer)
+            data = prepare(self, X, sample_weight, warm, reducer)
             if not warm:
                 self._build(data)
             self.net_.separate_draws(reducer)
@@ -219,7 +234,7 @@ class DeepModel(EncoderDecoder, ABC):
         """Return the arguments `objective`, `options`, `monitor` and `noise_shape` of `VAENet`."""
 
     @abstractmethod
-    def _set_diagnostics(self, samples: Tensor, reducer: Reducer) -> None:
+    def _set_diagnostics(self, data: TrainingData) -> None:
         """Set the diagnostic attributes; raise FloatingPointError if a result is not finite."""
 
     @abstractmethod
@@ -230,7 +245,7 @@ class DeepModel(EncoderDecoder, ABC):
     def _decode(self, z: Tensor) -> Tensor:
         """Return the means of p(x|z), in the units of the networks."""
 
-    def _set_start(self, samples: Tensor, reducer: Reducer) -> None:
+    def _set_start(self, data: TrainingData) -> None:
         """Set initial parameters of a new module that depend on the training samples."""
 
     def _training_callbacks(self) -> list[Any]:
@@ -252,9 +267,11 @@ class DeepModel(EncoderDecoder, ABC):
         """Return X as a validated array of float64 or float32."""
         return checked_data(self, X, **options)
 
-    def _center_and_scale(self, X: Array, indices: Array, reducer: Reducer) -> tuple[Array, Any]:
-        """Compute `mean_` and `scale_` from the samples of X with these indices."""
-        return center_and_scale(X, indices, False, reducer)
+    def _center_and_scale(
+        self, X: Array, indices: Array, reducer: Reducer, weights: Array | None
+    ) -> tuple[Array, Any]:
+        """Compute `mean_` and `scale_` from the samples of X with these indices and weights."""
+        return center_and_scale(X, indices, False, reducer, weights)
 
     def _build(self, data: TrainingData) -> None:
         """Create a new net with initial parameters."""
@@ -267,7 +284,7 @@ class DeepModel(EncoderDecoder, ABC):
             device=str(data.device),
             verbose=0,
         ).initialize()
-        self._set_start(data.train, data.reducer)
+        self._set_start(data)
         data.reducer.share(self.module_)
         self.n_components_ = int(self.n_components)
         self._networks_of_fit = network_parameters(self)
@@ -291,7 +308,14 @@ class DeepModel(EncoderDecoder, ABC):
         diverged = None
         try:
             with data.reducer.interrupts_as_errors():
-                net.partial_fit(data.train, epochs=n_epochs, keeper=keeper, reducer=data.reducer)
+                net.partial_fit(
+                    data.train,
+                    epochs=n_epochs,
+                    keeper=keeper,
+                    reducer=data.reducer,
+                    weights=data.weights,
+                    valid_weights=data.valid_weights,
+                )
         except FloatingPointError as error:
             diverged = error
         except KeyboardInterrupt:  # skorch catches interrupts within epochs, not after the last
@@ -336,7 +360,7 @@ class DeepModel(EncoderDecoder, ABC):
                 self.history_ = history_arrays(self.net_)
                 self.n_iter_ = len(self.net_.history)
                 with evaluating(self.net_), data.reducer.interrupts_as_errors():
-                    self._set_diagnostics(data.train, data.reducer)
+                    self._set_diagnostics(data)
                 return error
             except KeyboardInterrupt:
                 if interrupted:  # give up at the second interrupt

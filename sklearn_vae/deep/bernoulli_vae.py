@@ -256,7 +256,9 @@ class DeepBernoulliVAE(DeepVAE):
     def _check_samples(self, X: Any, **options: Any) -> Array:
         return check_bits(super()._check_samples(X, **options), self.binarize)
 
-    def _center_and_scale(self, X: Array, indices: Array, reducer: Reducer) -> tuple[Array, Any]:
+    def _center_and_scale(
+        self, X: Array, indices: Array, reducer: Reducer, weights: Array | None
+    ) -> tuple[Array, Any]:
         return np.zeros(X.shape[1]), 1.0
 
     @property

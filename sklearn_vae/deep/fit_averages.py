@@ -18,7 +18,7 @@ from sklearn_vae.training.distributed import Reducer
 
 Array = NDArray[Any]
 
-# Minimal number of draws over all samples, unless they need more operations than N_OPERATIONS.
+# Minimum number of draws over all samples, unless they need more operations than N_OPERATIONS.
 N_DRAWS = 16384
 N_OPERATIONS = 1e11
 
@@ -32,7 +32,7 @@ class FitAverages:
     posterior_entropy: float
     second_moment: Array  # E_q z_h^2 / Var_p z_h
     kl_per_dim: Array
-    share_above: Array  # fraction of samples with a KL above the threshold of collapse
+    share_above: Array  # (weighted) fraction of samples with a KL above the threshold of collapse
     at_limit: bool  # whether a log-variance of the posterior is at its limit
 
 
@@ -40,6 +40,7 @@ class FitAverages:
 def fit_averages(
     module: VAEModule,
     samples: Tensor,
+    weights: Tensor | None,
     blocks: Iterator[slice],
     n_draws_of: Callable[[Tensor], int],
     operations: float,
@@ -47,7 +48,7 @@ def fit_averages(
 ) -> FitAverages:
     """Average over the training samples of all processes and over draws of z.
 
-    `n_draws_of` returns the number of draws per sample of a block that fit into memory, and
+    The weights of the samples, if any, must average to 1. `n_draws_of` returns the number of draws per sample of a block that fit into memory, and
     `operations` is the cost of one draw. Raise FloatingPointError if an average is not finite.
     """
     n, prior = int(reducer.sum(len(samples))), module.prior()
@@ -56,10 +57,10 @@ def fit_averages(
     per_dim, statistics, moment, kl_and_entropy = 4 * [np.zeros(1)]
     at_limit = False
     for block in blocks:
-        x = samples[block]
+        x, w = samples[block], None if weights is None else weights[block]
         q = module.encode(x)
         terms = q.marginals().kl_terms(prior)
-        per_dim = per_dim + _host_sums(terms, terms > COLLAPSE_KL) / n
+        per_dim = per_dim + _host_sums(w, terms, terms > COLLAPSE_KL) / n
         at_limit |= bool((q.base.log_variance.abs() >= LOG_VARIANCE_RANGE[1]).any())
         step = n_draws_of(x)
         for start in range(0, n_draws, step):
@@ -68,10 +69,11 @@ def fit_averages(
             noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
             draws = q.draw(noise)
             share = size / (n_draws * n)
-            moment = moment + share * _host_sums(draws.second_moment() / prior.variance)[0]
-            kl_and_entropy = kl_and_entropy + share * _host_sums(draws.kl(prior), draws.entropy())
-            sums = module.likelihood.statistics(module.decode(draws.z), x)
-            statistics = statistics + _to_host(sums) / (n_draws * n)
+            moment = moment + share * _host_sums(w, draws.second_moment() / prior.variance)[0]
+            sums = _host_sums(w, draws.kl(prior), draws.entropy())
+            kl_and_entropy = kl_and_entropy + share * sums
+            statistics_sums = module.likelihood.statistics(module.decode(draws.z), x, w)
+            statistics = statistics + _to_host(statistics_sums) / (n_draws * n)
     per_dim, statistics, moment, kl_and_entropy, at_limit = map(
         reducer.sum, (per_dim, statistics, moment, kl_and_entropy, at_limit)
     )
@@ -82,9 +84,12 @@ def fit_averages(
     return FitAverages(statistics, kl, entropy, moment, kl_per_dim, share_above, bool(at_limit))
 
 
-def _host_sums(*terms: Tensor) -> Array:
+def _host_sums(weights: Tensor | None, *terms: Tensor) -> Array:
     """Stack terms of one shape and sum them over the samples, on the host."""
-    return _to_host(torch.stack([t.to(terms[0].dtype) for t in terms]).sum(1))
+    stacked = torch.stack([t.to(terms[0].dtype) for t in terms])
+    if weights is not None:
+        stacked *= weights.view(-1, *(stacked.ndim - 2) * (1,))
+    return _to_host(stacked.sum(1))
 
 
 def _to_host(values: Tensor) -> Array:

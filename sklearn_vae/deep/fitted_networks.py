@@ -47,7 +47,7 @@ def state_of_net(model: Any) -> dict[str, Any]:
     optimizer = model.net_.optimizer_
     if type(optimizer) is not Adam or len(optimizer.param_groups) != 1:
         raise TypeError(
-            "The optimizer of net_ must be its original Adam with one parameter group to be saved, "
+            "To be saved, net_ must have its original Adam optimizer with one parameter group, "
             f"got {optimizer!r}."
         )
     # As in a pickle: the parameters before the last epoch matter only while it is trained.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.checks import check_noise
 from sklearn_vae.deep.ppca_start import LearningRateLimit, check_init, ppca_residuals, start_at_ppca
+from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.deep.vae import DeepVAE
 from sklearn_vae.nn.likelihoods import NOISE_MODELS, NOISE_UPDATES, Likelihood
 from sklearn_vae.training.distributed import Reducer
@@ -351,18 +352,22 @@ class DeepGaussianVAE(DeepVAE):
             )
         check_init(self, self._hidden_layer_sizes())
 
-    def _center_and_scale(self, X: Array, indices: Array, reducer: Reducer) -> tuple[Array, Any]:
-        return center_and_scale(X, indices, self._likelihood_class.per_feature, reducer)
+    def _center_and_scale(
+        self, X: Array, indices: Array, reducer: Reducer, weights: Array | None
+    ) -> tuple[Array, Any]:
+        return center_and_scale(X, indices, self._likelihood_class.per_feature, reducer, weights)
 
-    def _set_start(self, samples: Tensor, reducer: Reducer) -> None:
+    def _set_start(self, data: TrainingData) -> None:
+        samples, reducer, weights = data.train, data.reducer, data.weights
+
         def residuals() -> Array:
-            ppca = ppca_residuals(samples, self.n_components, reducer)
+            ppca = ppca_residuals(samples, self.n_components, reducer, weights)
             return ppca if self.init is None else ppca.mean()
 
         self.module_.likelihood.start(self._given_noise(samples.dtype), residuals)
         self._initial_nats = None
         if self.init == "ppca":
-            self._initial_nats = start_at_ppca(self.module_, samples, reducer)
+            self._initial_nats = start_at_ppca(self.module_, samples, reducer, weights)
 
     def _given_noise(self, dtype: torch.dtype) -> Array | None:
         """Return the `noise_variance` or `noise_variance_init` in the units of the networks."""

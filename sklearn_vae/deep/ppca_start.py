@@ -11,7 +11,7 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from sklearn_vae.deep.base import Array
-from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
+from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose_summary, summarize
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.nn.likelihoods import NOISE_MODELS
@@ -104,17 +104,21 @@ class LearningRateLimit(Callback):
     def _accumulate_gradients(self, net: Any, X: Tensor) -> None:
         # A different seed from that of the epochs, so that their first batch is not used twice.
         generator = torch.Generator(X.device).manual_seed(net.reducer_.own_seed(net.seed + 1))
+        weights, options = net.weights_, net.options
         average = net.reducer_.averaging(net.module_.parameters())
         size, (draws, k) = min(net.batch_size, len(X)), net.noise_shape
         with threads_worth(3 * net.operations_ * size * draws):
             for _ in range(N_WARMUP_BATCHES):
-                x = X[torch.randperm(len(X), generator=generator, device=X.device)[:size]]
+                chosen = torch.randperm(len(X), generator=generator, device=X.device)[:size]
+                x, w = X[chosen], None if weights is None else weights[chosen]
                 shape = (draws, size, k)
                 noise = torch.randn(shape, generator=generator, device=X.device, dtype=X.dtype)
                 net.module_.zero_grad()
+                if w is not None:
+                    options = {**net.options, "weights": w}
                 with torch.enable_grad():
-                    bound = net.objective(net.module_, x, noise, 1.0, **net.options)[0]
-                    bound.mean().neg().backward()
+                    bound = net.objective(net.module_, x, noise, 1.0, **options)[0]
+                    (bound if w is None else w * bound).mean().neg().backward()
                 average(size)
                 with torch.no_grad():
                     net.optimizer_.update()
@@ -151,7 +155,9 @@ def sum_of_deviations(optimizer: torch.optim.Adam) -> float:
 
 
 @torch.no_grad()
-def start_at_ppca(module: VAEModule, samples: Tensor, reducer: Reducer) -> float:
+def start_at_ppca(
+    module: VAEModule, samples: Tensor, reducer: Reducer, weights: Tensor | None = None
+) -> float:
     """Set the networks and the prior of a module to pPCA, and return max(1, I(x; z)) in nats.
 
     The loadings maximize the likelihood given the noise variance of the module. If it differs
@@ -160,7 +166,7 @@ def start_at_ppca(module: VAEModule, samples: Tensor, reducer: Reducer) -> float
     """
     noise = module.likelihood.initial_log_variance.cpu().double().exp().numpy()
     k = module.posterior.n_components
-    W, A, tau2, mean = _ppca_with_noise(samples, k, noise, reducer)
+    W, A, tau2, mean = _ppca_with_noise(samples, k, noise, reducer, weights)
     least = math.exp(LOG_VARIANCE_RANGE[0])
     if not (tau2 > least).all():
         raise ValueError(
@@ -192,38 +198,55 @@ def start_at_ppca(module: VAEModule, samples: Tensor, reducer: Reducer) -> float
 
 
 def fit_ppca(
-    samples: Tensor, n_components: int, reducer: Reducer, noise_variance: float | None = None
+    samples: Tensor,
+    n_components: int,
+    reducer: Reducer,
+    weights: Tensor | None = None,
+    noise_variance: float | None = None,
 ) -> tuple[Array, Array]:
     """Fit pPCA to the samples of all processes and return its mean and loadings.
 
     The number of loadings is limited by `n_components`, the samples and the features.
     """
-    X = samples.cpu().numpy()
+    X, w = samples.cpu().numpy(), None if weights is None else _on_host(weights)
     if reducer.size == 1:
         k, dtype = min(n_components, *X.shape), X.dtype
         solver = choose_solver(X, k)
-        spectrum = decompose(X, k, solver, random_state=np.random.RandomState(0))
+        summary = summarize(X, solver, w)
+        summary.check_finite()
+        spectrum = decompose_summary(summary, k, solver, random_state=np.random.RandomState(0))
     else:
-        moments = _joint_moments(X, reducer)
-        k, dtype = min(n_components, int(moments.n), moments.n_features), moments.mean.dtype
+        moments = _joint_moments(X, reducer, w)
+        k, dtype = min(n_components, round(moments.n), moments.n_features), moments.mean.dtype
         spectrum = Spectrum.from_moments(moments)
     sigma2 = spectrum.noise_variance(k) if noise_variance is None else noise_variance
     return spectrum.mean.astype(dtype), spectrum.loadings(k, sigma2, dtype)
 
 
-def ppca_residuals(samples: Tensor, n_components: int, reducer: Reducer) -> Array:
+def ppca_residuals(
+    samples: Tensor, n_components: int, reducer: Reducer, weights: Tensor | None = None
+) -> Array:
     """Compute E_q (x_j - mu_j(z))^2 of pPCA for each feature, averaged over the samples.
 
     The mean over the features is the noise variance of pPCA.
     """
-    loadings, x = fit_ppca(samples, n_components, reducer)[1], samples.cpu().numpy()
-    variance = reducer.sum(np.einsum("ij,ij->j", x, x)) / reducer.sum(len(x))
+    loadings = fit_ppca(samples, n_components, reducer, weights)[1]
+    x = samples.cpu().numpy()
+    if weights is None:
+        squares = np.einsum("ij,ij->j", x, x)
+    else:
+        squares = np.einsum("i,ij,ij->j", _on_host(weights), x, x)
+    variance = reducer.sum(squares) / reducer.sum(len(x))
     return np.maximum(variance - (loadings**2).sum(axis=1), 0)
 
 
-def _joint_moments(X: Array, reducer: Reducer) -> Moments:
+def _on_host(weights: Tensor) -> Array:
+    return weights.cpu().double().numpy()
+
+
+def _joint_moments(X: Array, reducer: Reducer, weights: Array | None) -> Moments:
     """Combine the moments of the samples of all processes."""
-    own = Moments.of(X)
+    own = Moments.of(X, weights)
     n = reducer.sum(own.n)
     mean = reducer.sum(own.n * own.mean) / n
     shift = own.mean - mean
@@ -232,7 +255,7 @@ def _joint_moments(X: Array, reducer: Reducer) -> Moments:
 
 
 def _ppca_with_noise(
-    samples: Tensor, k: int, noise: Array, reducer: Reducer
+    samples: Tensor, k: int, noise: Array, reducer: Reducer, weights: Tensor | None
 ) -> tuple[Array, Array, Array, Array]:
     """Compute the loadings W, M^-1 W', posterior variances and mean of pPCA with given noise.
 
@@ -240,7 +263,7 @@ def _ppca_with_noise(
     """
     root = np.sqrt(np.broadcast_to(noise, samples.shape[1]))
     scaled = samples.cpu() / torch.from_numpy(root).to(samples.dtype)
-    mean, loadings = fit_ppca(scaled, k, reducer, noise_variance=1.0)
+    mean, loadings = fit_ppca(scaled, k, reducer, weights, noise_variance=1.0)
     W = np.zeros((samples.shape[1], k))
     W[:, : loadings.shape[1]] = loadings
     tau2 = 1.0 / (1.0 + np.square(W).sum(axis=0))

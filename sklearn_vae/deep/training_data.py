@@ -14,6 +14,7 @@ from torch import Tensor
 from sklearn_vae.deep.callbacks import named_callbacks
 from sklearn_vae.deep.checks import check_image_shape, check_memory_of_fit
 from sklearn_vae.deep.fitted_networks import check_same_networks
+from sklearn_vae.gaussian.arrays import check_sample_weight, positive_weights, scale_of
 from sklearn_vae.serialization.checkpoint import Checkpoint, random_state_of
 from sklearn_vae.training.callbacks import Snapshot
 from sklearn_vae.training.checkpointing import start_of
@@ -34,6 +35,8 @@ class TrainingData:
 
     train: Tensor
     valid: Tensor | None
+    weights: Tensor | None  # of the training samples, averaging to 1, unless all are equal
+    valid_weights: Tensor | None
     device: torch.device
     products: str | None  # precision of matrix products if it differs from the dtype
     seed: int  # of the initial weights, the order of samples and the draws
@@ -41,26 +44,31 @@ class TrainingData:
     reducer: Reducer
 
 
-def prepare(model: Any, X: Any, warm: bool, reducer: Reducer) -> TrainingData:
+def prepare(model: Any, X: Any, sample_weight: Any, warm: bool, reducer: Reducer) -> TrainingData:
     """Validate, split and scale the data, and set `mean_` and `scale_` if not a warm start."""
     X = model._check_samples(X, ensure_min_samples=2, reset=not warm)
     check_image_shape(model, model._sample_shape)
     check_memory_of_fit(model, len(X))
     start = start_of(model.net_) if warm else None
+    given = None if sample_weight is None else "an array"
     reducer.check_same({"model": type(model).__name__})
-    reducer.check_same(_shared_settings(model, X, start))
+    reducer.check_same({**_shared_settings(model, X, start), "sample_weight": given})
+    X, weights = _weighted_samples(X, sample_weight, reducer)
+    before: Any = start if weights is None else (start, weights)
     checkpoint = Checkpoint.of(
-        model, X, (start, reducer.rank, reducer.size) if reducer.size > 1 else start
+        model, X, (before, reducer.rank, reducer.size) if reducer.size > 1 else before
     )
     random_state = random_state_of(model, checkpoint)
     seed = int(reducer.table(random_state.randint(np.iinfo(np.int32).max))[0, 0])
     fraction = model.validation_fraction if model.early_stopping else None
     train, valid = _split(len(X), fraction, random_state)
+    train_weights = _normalized(weights, train, reducer)
+    valid_weights = _normalized(weights, valid, reducer) if model.early_stopping else None
     if warm:
         check_same_networks(model)
         (device, dtype), products = device_and_dtype(model.module_), model.net_.precision
     else:
-        model.mean_, model.scale_ = model._center_and_scale(X, train, reducer)
+        model.mean_, model.scale_ = model._center_and_scale(X, train, reducer, train_weights)
         device, dtype, products = choose_device(model.device, model.precision, X.dtype)
         check_units(model.mean_, model.scale_, dtype)
     units = model.mean_, model.scale_, device, dtype
@@ -71,7 +79,34 @@ def prepare(model: Any, X: Any, warm: bool, reducer: Reducer) -> TrainingData:
             f"the others that their squares overflow {dtype}. Remove or clip the outliers."
         )
     samples = standardize(X, train, *units)
-    return TrainingData(samples, validation, device, products, seed, checkpoint, reducer)
+    w, w_valid = (
+        None if array is None else torch.from_numpy(array).to(device, samples.dtype)
+        for array in (train_weights, valid_weights)
+    )
+    settings = device, products, seed, checkpoint, reducer
+    return TrainingData(samples, validation, w, w_valid, *settings)
+
+
+def _weighted_samples(X: Array, sample_weight: Any, reducer: Reducer) -> tuple[Array, Any]:
+    """Return the samples of positive weight and their weights, None if all processes have equal."""
+    if sample_weight is None:
+        return X, None
+    weights = check_sample_weight(sample_weight, X)
+    positive, count = positive_weights(weights, at_least=2)
+    if count < len(X):
+        X, weights = X[positive], weights[positive]
+    extremes = reducer.table(weights.min(), weights.max())
+    return X, None if extremes.min() == extremes.max() else weights
+
+
+def _normalized(weights: Array | None, indices: Array, reducer: Reducer) -> Array | None:
+    """Return the weights of some samples, divided by their average over all processes."""
+    if weights is None:
+        return None
+    chosen = weights[indices]
+    chosen = chosen / scale_of(reducer.table(chosen.max()).ravel())  # the sum may be subnormal
+    n, total = reducer.sum([float(len(chosen)), float(chosen.sum())])
+    return chosen * (n / total)
 
 
 def _shared_settings(model: Any, X: Array, start: dict[str, Any] | None) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from sklearn_vae.deep.base import Array, DeepModel
 from sklearn_vae.deep.fit_averages import fit_averages
+from sklearn_vae.deep.training_data import TrainingData
+from sklearn_vae.gaussian.arrays import mean_of_samples
 from sklearn_vae.gaussian.bounds import (
     COLLAPSE_SHARE,
     BoundTerms,
@@ -29,7 +31,6 @@ from sklearn_vae.nn.objectives import elbo, iwae, log_weights
 from sklearn_vae.nn.posteriors import POSTERIORS, PRIORS
 from sklearn_vae.protocol import LatentModel
 from sklearn_vae.training.callbacks import KLWarmup
-from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.monitors import LatentMonitor
 from sklearn_vae.validation import check_choice, check_integer, check_random_state, check_real
 
@@ -106,6 +107,25 @@ class DeepVAE(LatentModel, DeepModel):
             return total
 
         return self._map_samples(X, bound).astype(np.float64) - self._log_scale()
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Compute the average evidence lower bound (ELBO) of the samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples to score.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the average, >= 0 and not all 0.
+
+        Returns
+        -------
+        score : float
+            Average of `score_samples`, in nats per sample. Higher is better.
+        """
+        return mean_of_samples(self.score_samples(X), sample_weight)
 
     def log_likelihood(self, X: Any, n_samples: int = 100) -> Array:
         """Estimate log p(x) of each sample by importance sampling.
@@ -224,15 +244,16 @@ class DeepVAE(LatentModel, DeepModel):
     def _decode(self, z: Tensor) -> Tensor:
         return self.module_.decode(z).mean
 
-    def _set_diagnostics(self, samples: Tensor, reducer: Reducer) -> None:
+    def _set_diagnostics(self, data: TrainingData) -> None:
         module, likelihood = self.module_, self.module_.likelihood
         averages = fit_averages(
             module,
-            samples,
-            self._blocks(len(samples)),
+            data.train,
+            data.weights,
+            self._blocks(len(data.train)),
             self._n_draws,
             self.net_.operations_,
-            reducer,
+            data.reducer,
         )
         if self.objective == "elbo":  # the optimum of another objective is different
             likelihood.set_optimum(averages.statistics)

@@ -24,7 +24,8 @@ def on_noise(case: Evidence) -> Iterator[str]:
         else:
             yield "learn the noise variance: noise_variance=None"
         unit = " times the variance of each feature" if np.ndim(case.reference.scale) else ""
-        yield f"or fix it at the value of pPCA: {case.numbers['reference_noise_variance']:.3g}{unit}"
+        value = case.numbers["reference_noise_variance"]
+        yield f"or fix it at the value of pPCA: {value:.3g}{unit}"
     if case.kl_weight > 1:
         yield "reduce the KL weight to 1: kl_weight=1"
     if model.free_bits:

@@ -123,7 +123,8 @@ def with_tuned_noise(model: LatentModel, X: Any) -> LatentModel | None:
         tuned = model.with_tuned_noise(X)
     if tuned is not None and not np.all(tuned.noise_variance_ > 0):
         raise ValueError(
-            f"The optimal noise variance for X is {tuned.noise_variance_}, but it must be positive. "
-            "The model reproduces X, or some of its features, without error."
+            f"The optimal noise variance for X is {tuned.noise_variance_}, but it must be "
+            "positive. The model reproduces X, or some of its features, without error: use a "
+            "smaller n_components."
         )
     return tuned

@@ -103,8 +103,42 @@ def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
     return weights
 
 
+def check_sample_weight(sample_weight: Any, X: Any) -> Array:
+    """Check the weights of the samples of X and return them on its device."""
+    if sparse.issparse(X):
+        X = np.empty((X.shape[0], 0))
+    weights = check_weights(sample_weight, X, "sample_weight")
+    with np.errstate(over="ignore"):
+        weights_sum = float(array_namespace(weights).sum(weights))
+    if not 0.0 < weights_sum < math.inf:
+        # scikit-learn looks for the word "zero".
+        raise ValueError(f"sample_weight must have a finite sum above zero, got {weights_sum}.")
+    return weights
+
+
+def positive_weights(weights: Array, *, at_least: int) -> tuple[Array, int]:
+    """Return which weights are positive and their number, or raise ValueError if too few are."""
+    positive = weights > 0
+    count = int(array_namespace(weights).count_nonzero(positive))
+    if count < at_least:
+        raise ValueError(
+            f"sample_weight must be positive for at least {at_least} samples, got {count}."
+        )
+    return positive, count
+
+
+def mean_of_samples(values: np.ndarray, sample_weight: Any = None) -> float:
+    """Average one value per sample, with weights if they are given."""
+    if sample_weight is None:
+        return float(values.mean())
+    weights = check_sample_weight(sample_weight, values[:, None])
+    positive = weights > 0  # a sample without weight may have an infinite value
+    weights = weights[positive] / scale_of(weights)
+    return float(np.average(values[positive], weights=weights))
+
+
 def scale_of(weights: Array) -> float:
-    """Return the power of 2 that scales weights below 2 when they are divided by it."""
+    """Return a power of 2 such that the weights divided by it are below 2."""
     xp = array_namespace(weights)
     largest = float(xp.max(weights)) if weights.shape[0] else 0.0
     return 2.0 ** (math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0

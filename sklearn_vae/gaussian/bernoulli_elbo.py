@@ -35,12 +35,13 @@ class LinearBernoulliElbo:
     Under q the logit a_j = w_j'z + mu_j is normal. Hence E_q log p(x|z) = sum_j (x_j E a_j -
     E softplus(a_j)) is a sum of one-dimensional integrals, each exact to 1e-10. The variance of a_j
     is the same for all samples, and one table per feature serves them all. `bits` has shape
-    (n_features, n_samples) and values in [0, 1].
+    (n_features, n_samples) and values in [0, 1]. The `weights` of the samples have mean 1.
     """
 
-    def __init__(self, bits: np.ndarray) -> None:
+    def __init__(self, bits: np.ndarray, weights: np.ndarray | None = None) -> None:
         self.bits = bits
-        self.mean = bits.mean(axis=1)
+        self.weights = weights
+        self.mean = bits.mean(axis=1) if weights is None else bits @ weights / len(weights)
 
     def value(self, p: BernoulliParameters) -> float:
         """Compute the bound, in nats per sample."""
@@ -49,21 +50,29 @@ class LinearBernoulliElbo:
     def value_and_gradients(self, p: BernoulliParameters) -> tuple[float, BernoulliParameters]:
         """Compute the bound and its derivative with respect to each parameter in O(n d k)."""
         W, mu, V, D = p
-        n = self.bits.shape[1]
+        n, weights = self.bits.shape[1], self.weights
         M = self.bits.T @ V.T - V @ self.mean
         reconstruction, grad_W, grad_mu = 0.0, np.empty_like(W), np.empty_like(mu)
-        grad_M, curvatures = -M, np.empty_like(mu)
+        grad_M = -M if weights is None else -weights[:, None] * M
+        squares = np.square(M)
+        second_moment = squares.mean(axis=0) if weights is None else weights @ squares / n
+        curvatures = np.empty_like(mu)
         for block, A, (value, slope, curvature) in _feature_blocks(W, mu, M, D):
             x = self.bits[block]
-            reconstruction += float(np.vdot(x, A)) - float(value.sum())
             residual = np.subtract(x, slope, out=slope)
+            if weights is None:
+                reconstruction += float(np.vdot(x, A)) - float(value.sum())
+                curvatures[block] = curvature.sum(axis=1)
+            else:
+                reconstruction += float((x * A - value).sum(axis=0) @ weights)
+                curvatures[block] = curvature @ weights
+                residual *= weights
             grad_W[block], grad_mu[block] = residual @ M, residual.sum(axis=1)
             grad_M += residual.T @ W[block]
-            curvatures[block] = curvature.sum(axis=1)
         grad_W -= curvatures[:, None] * D * W
         grad_V = (self.bits @ grad_M).T - np.outer(grad_M.sum(axis=0), self.mean)
         grad_D = 0.5 * (1.0 / D - 1.0 - curvatures @ W**2 / n)
-        kl = 0.5 * float((np.square(M).mean(axis=0) + D - 1.0 - np.log(D)).sum())
+        kl = 0.5 * float((second_moment + D - 1.0 - np.log(D)).sum())
         gradients = BernoulliParameters(grad_W / n, grad_mu / n, grad_V / n, grad_D)
         return reconstruction / n - kl, gradients
 
@@ -152,12 +161,12 @@ class SamplePosteriors:
         return bound
 
     def value_and_gradients(
-        self, X: np.ndarray, M: np.ndarray, S: np.ndarray
+        self, X: np.ndarray, M: np.ndarray, S: np.ndarray, weights: np.ndarray | None = None
     ) -> tuple[float, np.ndarray, np.ndarray]:
         """Compute the bound of the best posteriors and its derivatives in W and mu.
 
         M and S are optimized in place. By the envelope theorem their dependence on W and mu does
-        not contribute to the derivatives.
+        not contribute to the derivatives. The `weights` of the samples have mean 1.
         """
         n = len(X)
         total, grad_W, grad_mu = 0.0, np.zeros_like(self.W), np.zeros_like(self.mu)
@@ -165,6 +174,9 @@ class SamplePosteriors:
             m, s = M[samples], S[samples]
             bound, slope, curvature = self._solve(X[samples], m, s, _LOOSE_DECREMENT)
             residual = X[samples] - slope
+            if weights is not None:
+                w = weights[samples, None]
+                bound, residual, curvature = bound * w[:, 0], residual * w, curvature * w
             total += float(bound.sum())
             grad_W += residual.T @ m - (curvature.T @ np.square(s)) * self.W
             grad_mu += residual.sum(axis=0)

@@ -49,9 +49,15 @@ def choose_solver(
     return "covariance_eigh" if mapped else "full"
 
 
-def decompose(X: Any, n_components: float | str | None, solver: str, **options: Any) -> Spectrum:
+def decompose(
+    X: Any,
+    n_components: float | str | None,
+    solver: str,
+    weights: Array | None = None,
+    **options: Any,
+) -> Spectrum:
     """Compute the spectrum of the covariance of X."""
-    summary = summarize(X, solver)
+    summary = summarize(X, solver, weights)
     summary.check_finite()
     return decompose_summary(summary, n_components, solver, **options)
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial, reduce
 from operator import add
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,7 @@ REMEMBERED = 5
 
 
 class Sums(NamedTuple):
-    """Sums over posteriors for the M-step.
+    """Sums over posteriors for the M-step, weighted if the samples are.
 
     Sums per feature are over the samples in which the feature is observed. E[z z'] is packed as in
     `latent_pairs`.
@@ -64,28 +64,35 @@ class Sums(NamedTuple):
     def _from_block(cls, data: IncompleteData, block: Block, parameters: Parameters) -> Sums:
         posterior = data.posterior(block, parameters)
         Z, X = posterior.mean, data.values[block.samples]
+        w = None if data.weights is None else data.weights[block.samples]
+        weighted = Z if w is None else w * Z
         i, j, _ = latent_pairs(Z.shape[0])
         covariance = parameters.noise_variance * posterior.inverse[i, j]
         if block.owner is None:
-            pairs, latents, counts = Z[i] * Z[j], Z, np.ones(len(X))
+            pairs, latents = weighted[i] * Z[j], weighted
+            counts = np.ones(len(X)) if w is None else w
         elif len(block.observed) == 1:
-            pairs, latents = (Z @ Z.T)[i, j][:, None], Z.sum(axis=1, keepdims=True)
-            counts = np.array([float(len(X))])
+            pairs = (weighted @ Z.T)[i, j][:, None]
+            latents = weighted.sum(axis=1, keepdims=True)
+            counts = np.array([float(len(X)) if w is None else w.sum()])
         else:
             starts = np.flatnonzero(np.diff(block.owner, prepend=-1))
-            pairs = np.add.reduceat(Z[i] * Z[j], starts, axis=1)
-            latents = np.add.reduceat(Z, starts, axis=1)
-            counts = np.diff(starts, append=len(X)).astype(float)
+            pairs = np.add.reduceat(weighted[i] * Z[j], starts, axis=1)
+            latents = np.add.reduceat(weighted, starts, axis=1)
+            if w is None:
+                counts = np.diff(starts, append=len(X)).astype(float)
+            else:
+                counts = np.add.reduceat(w, starts)
         pairs = pairs + counts * covariance
         return cls(
             pairs @ block.observed,
             latents @ block.observed,
-            Z @ X,
+            weighted @ X,
             counts @ block.observed,
-            X.sum(axis=0),
+            data.sum(X, block.samples),
             pairs.sum(axis=1),
             latents.sum(axis=1),
-            float(posterior.log_likelihood.sum()),
+            float(data.sum(posterior.log_likelihood, block.samples)),
         )
 
 
@@ -98,7 +105,7 @@ def maximize(
     B). Then W and the mean absorb the covariance and mean of the latents over all samples, which
     the model assumes to be I and 0; this saves most of the iterations.
     """
-    n, d = data.values.shape
+    n, d = data.n, data.values.shape[1]
     k = parameters.loadings.shape[1]
     position = latent_pairs(k)[2]
     normal = np.empty((d, k + 1, k + 1))
@@ -110,8 +117,8 @@ def maximize(
         solution = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
     W, mean = solution[:, :k], solution[:, k]
     if noise_variance is None:
-        residual = data.squares.sum() - float(np.sum(solution * right))
-        noise_variance = max(residual / data.n_observed.sum(), data.least_noise)
+        residual = data.sum(data.squares) - float(np.sum(solution * right))
+        noise_variance = max(residual / data.n_values, data.least_noise)
     center = sums.all_latents / n
     covariance = sums.all_pairs[position] / n - np.outer(center, center)
     return Parameters(W @ np.linalg.cholesky(covariance), mean + W @ center, noise_variance)
@@ -133,14 +140,14 @@ def expectation_maximization(
     parameters, the log-likelihood per sample at the start and after each iteration, and whether EM
     converged. If the likelihood falls by rounding, the previous parameters are returned.
     """
-    n = len(data.values)
+    n = data.n
     if noise_variance is not None:
         parameters = Parameters(parameters.loadings, parameters.mean, noise_variance)
     sums = Sums.of(data, parameters)
     history, converged = [sums.log_likelihood / n], False
     steps: list[tuple[np.ndarray, np.ndarray]] = []
     # Loadings and mean are scaled, to combine them with log sigma2 in one vector.
-    unit = float(data.squares.sum() / data.n_observed.sum()) ** 0.5
+    unit = float(data.sum(data.squares) / data.n_values) ** 0.5
     while not converged and len(history) <= max_iter:
         before, after = parameters, maximize(data, sums, parameters, noise_variance)
         steps = [*steps[-REMEMBERED:], (_flat(parameters, unit), _flat(after, unit))]
@@ -192,15 +199,22 @@ def averages(data: IncompleteData, parameters: Parameters) -> tuple[np.ndarray, 
 
     nu_h and tau2_h are the posterior mean and variance of latent dimension h.
     """
-    n, k = len(data.values), parameters.loadings.shape[1]
+    n, k = data.n, parameters.loadings.shape[1]
     second_moment, log_variance, log_det = np.zeros(k), np.zeros(k), 0.0
     with one_thread_for(k):
         for block in data.blocks:
             posterior = data.posterior(block, parameters)
             variance = parameters.noise_variance * np.einsum("aap->ap", posterior.inverse)
             variance = block.repeated(variance)
-            second_moment += np.sum(posterior.mean**2 + variance, axis=1)
-            log_variance += np.sum(np.log(variance), axis=1)
-            log_det += k * math.log(parameters.noise_variance) * len(posterior.log_det)
-            log_det -= float(np.sum(posterior.log_det))
+            if data.weights is None:
+                weight: Any = len(posterior.log_det)
+                second_moment += np.sum(posterior.mean**2 + variance, axis=1)
+                log_variance += np.sum(np.log(variance), axis=1)
+            else:
+                w = data.weights[block.samples]
+                weight = w.sum()
+                second_moment += (posterior.mean**2 + variance) @ w
+                log_variance += np.log(variance) @ w
+            log_det += k * math.log(parameters.noise_variance) * weight
+            log_det -= float(data.sum(posterior.log_det, block.samples))
     return second_moment / n, log_variance / n, log_det / n

@@ -145,7 +145,7 @@ class StationaryPoint:
 
     @property
     def is_stable(self) -> bool:
-        """Whether no direction raises the likelihood; the point is then a maximum at this sigma2."""
+        """Whether no direction raises the likelihood, as at the maximum for this sigma2."""
         return not self.unstable
 
     @property

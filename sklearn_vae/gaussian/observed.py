@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -64,10 +64,16 @@ class IncompleteData:
 
     Samples with the same pattern share their posterior covariance. `order` are the indices of the
     sorted samples, and `values` are X - center in this order, 0 where missing. The mean of
-    `Parameters` is relative to `center`.
+    `Parameters` is relative to `center`. The positive `weights` are sorted, too.
     """
 
-    def __init__(self, X: np.ndarray, center: np.ndarray, n_components: int) -> None:
+    def __init__(
+        self,
+        X: np.ndarray,
+        center: np.ndarray,
+        n_components: int,
+        weights: np.ndarray | None = None,
+    ) -> None:
         self._center = center
         observed = ~np.isnan(X)
         first, pattern, counts = _patterns(observed)
@@ -77,6 +83,7 @@ class IncompleteData:
         self.order = np.argsort(pattern, kind="stable")
         self.values = np.where(observed, X - center, 0.0)[self.order]
         self.squares = np.einsum("ij,ij->i", self.values, self.values)
+        self.weights = None if weights is None else weights[self.order]
         self._pattern = pattern[self.order]
         self._counts = counts[by_count]
         self._observed = observed[first[by_count]]
@@ -85,15 +92,33 @@ class IncompleteData:
         self.blocks = list(self._blocks(size))
 
     @cached_property
+    def n(self) -> float:
+        """Number of samples, or the sum of their weights."""
+        return float(len(self.values) if self.weights is None else self.weights.sum())
+
+    @cached_property
+    def n_values(self) -> float:
+        """Number of observed values, or the sum of their weights."""
+        return float(self.sum(self.n_observed))
+
+    def sum(self, values: np.ndarray, samples: slice = slice(None)) -> Any:
+        """Sum values of consecutive samples, along the first axis, with their weights."""
+        return values.sum(axis=0) if self.weights is None else self.weights[samples] @ values
+
+    @cached_property
     def least_noise(self) -> float:
         """Lower bound of sigma2 in EM, set by rounding errors; 0 if no feature varies."""
-        n_observed = np.maximum(self._counts @ self._observed, 1)
-        variances = np.sum(self.values**2, axis=0) / n_observed
+        if self.weights is None:
+            n_observed = self._counts @ self._observed
+        else:
+            totals = np.bincount(self._pattern, self.weights, len(self._counts))
+            n_observed = totals @ self._observed
+        variances = self.sum(self.values**2) / np.where(n_observed > 0, n_observed, 1)
         # A constant feature may have a variance from rounding.
         varies = variances > (8.0 * 2.0**-52 * self._center) ** 2
         if not varies.any():
             return 0.0
-        rounding = 8.0 * 2.0**-52 * float(self.squares.sum()) / n_observed.sum()
+        rounding = 8.0 * 2.0**-52 * float(self.sum(self.squares)) / self.n_values
         return max(LEAST_NOISE * float(variances[varies].min()), rounding)
 
     def _blocks(self, size: int) -> Iterator[Block]:

@@ -31,14 +31,13 @@ class RunningCovariance:
     total_variance: float  # trace of S, exact for the weighted samples
 
     @classmethod
-    def of(cls, X: Array, n_directions: int) -> RunningCovariance:
+    def of(cls, X: Array, n_directions: int, weights: Array | None = None) -> RunningCovariance:
         """Start from a batch, with random directions if its rank is below `n_directions`."""
-        n, d = X.shape
+        d = X.shape[1]
         with np.errstate(over="ignore", invalid="ignore"):
-            mean = X.mean(axis=0)
-            R = X - mean
+            n, mean, R = _centered(X, weights)
             variance = _checked(float(np.vdot(R, R)) / n)
-        wide = n < d
+        wide = len(X) < d
         values, vectors = np.linalg.eigh((R @ R.T if wide else R.T @ R) / n)
         rank = min(n_directions, int((values > 1e-14 * values[-1]).sum()))
         values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
@@ -47,22 +46,33 @@ class RunningCovariance:
         leading = R.T @ vectors / np.sqrt(n * values) if wide else vectors
         directions = np.linalg.qr(np.hstack([leading, random]))[0]
         values = np.concatenate([values, np.zeros(n_directions - rank)])
-        return cls(float(n), mean, directions, values, variance)
+        return cls(n, mean, directions, values, variance)
 
-    def add(self, X: Array, forgetting: float = 1.0) -> RunningCovariance:
+    def add(
+        self, X: Array, forgetting: float = 1.0, weights: Array | None = None
+    ) -> RunningCovariance:
         """Add a batch after scaling the weights of all earlier samples by `forgetting`."""
-        Q, before, n_rows = self.directions, forgetting * self.n, len(X)
-        n = before + n_rows
-        between = before * n_rows / n
+        Q, before = self.directions, forgetting * self.n
         with np.errstate(over="ignore", invalid="ignore"):
-            batch_mean = X.mean(axis=0)
-            R, delta = X - batch_mean, batch_mean - self.mean
+            n_batch, batch_mean, R = _centered(X, weights)
+            n = before + n_batch
+            between, delta = before * n_batch / n, batch_mean - self.mean
             trace = before * self.total_variance + np.vdot(R, R) + between * (delta @ delta)
             variance = _checked(float(trace) / n)
         Y = before * (Q * self.values) + R.T @ (R @ Q) + between * np.outer(delta, delta @ Q)
         directions, values = _leading_pairs(Q, Y / n, variance)
-        mean = self.mean + (n_rows / n) * delta
+        mean = self.mean + (n_batch / n) * delta
         return RunningCovariance(n, mean, directions, values, variance)
+
+
+def _centered(X: Array, weights: Array | None) -> tuple[float, Array, Array]:
+    """Return the sum of the weights, the mean, and X minus it times the roots of the weights."""
+    if weights is None:
+        mean = X.mean(axis=0)
+        return float(len(X)), mean, X - mean
+    n = float(weights.sum())
+    mean = (weights / n) @ X
+    return n, mean, weights[:, None] ** 0.5 * (X - mean)
 
 
 def _checked(variance: float) -> float:

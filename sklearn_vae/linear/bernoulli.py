@@ -26,6 +26,7 @@ from sklearn_vae.gaussian.bounds import (
 )
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.bernoulli_fit import WINDOW, BernoulliFit, fit_bernoulli
+from sklearn_vae.linear.sample_weights import drop_zero_weights, weighted_mean
 from sklearn_vae.protocol import LatentModel, numbered
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.validation import (
@@ -178,7 +179,7 @@ class BernoulliPPCA(LatentModel):
         self.checkpoint_every = checkpoint_every
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> BernoulliPPCA:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> BernoulliPPCA:
         """Fit the model to X.
 
         Parameters
@@ -187,6 +188,10 @@ class BernoulliPPCA(LatentModel):
             At least two samples, with values in [0, 1] unless `binarize` is set.
         y : Ignored
             Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Finite weights >= 0, of which at least two are positive. A weight of 2 counts a sample
+            twice, 0 ignores it. The scale of the weights changes only the logits of constant
+            features, which depend on the number of samples.
 
         Returns
         -------
@@ -196,7 +201,7 @@ class BernoulliPPCA(LatentModel):
         Raises
         ------
         ValueError
-            If a parameter or X is invalid.
+            If a parameter, X or `sample_weight` is invalid.
 
         Warns
         -----
@@ -212,10 +217,11 @@ class BernoulliPPCA(LatentModel):
                 raise ValueError(
                     f"n_components must be between 1 and n_features={X.shape[1]}, got {k}."
                 )
+            X, weights, _, _ = drop_zero_weights(X, sample_weight, at_least=2, copy_mapped=True)
             # L-BFGS loses its memory at each checkpoint.
-            file = Checkpoint.of(self, X, depends_on_every=True)
+            file = Checkpoint.of(self, X, weights, depends_on_every=True)
             rng = random_state_of(self, file)
-            fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng, file)
+            fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng, file, weights)
             if not fit.converged:
                 last = fit.history[-1 - WINDOW :]
                 warnings.warn(
@@ -226,13 +232,13 @@ class BernoulliPPCA(LatentModel):
                     ConvergenceWarning,
                     stacklevel=2,
                 )
-            self._set_model(X, fit)
+            self._set_model(X, fit, weights)
         return self
 
-    def _set_model(self, X: np.ndarray, fit: BernoulliFit) -> None:
+    def _set_model(self, X: np.ndarray, fit: BernoulliFit, weights: np.ndarray | None) -> None:
         for name in ("encoder_weights_", "encoder_variance_"):
             self.__dict__.pop(name, None)
-        self.mean_ = X.mean(axis=0, dtype=np.float64)
+        self.mean_ = weighted_mean(X, weights, np.float64)
         self.loadings_, self.intercept_ = fit.W.astype(X.dtype), fit.mu.astype(X.dtype)
         if fit.V is not None and fit.D is not None:
             self.encoder_weights_, self.encoder_variance_ = fit.V, fit.D
@@ -240,12 +246,11 @@ class BernoulliPPCA(LatentModel):
         self.n_components_ = fit.W.shape[1]
         M, D = self._encode(X)
         terms = self._terms(X, M, D)
-        self.kl_per_dim_ = terms.kl.mean(axis=0)
-        self.collapsed_dims_ = np.flatnonzero(
-            (terms.kl > COLLAPSE_KL).mean(axis=0) <= COLLAPSE_SHARE
-        )
-        self.elbo_ = float(terms.bound.mean())
-        self.entropy_bound_ = self._sum_of_entropies(X, terms)
+        self.kl_per_dim_ = weighted_mean(terms.kl, weights)
+        above = weighted_mean(terms.kl > COLLAPSE_KL, weights)
+        self.collapsed_dims_ = np.flatnonzero(above <= COLLAPSE_SHARE)
+        self.elbo_ = float(weighted_mean(terms.bound, weights))
+        self.entropy_bound_ = self._sum_of_entropies(X, terms, weights)
         self.elbo_history_ = fit.history
         self.n_iter_ = len(fit.history) - 1
 
@@ -282,6 +287,31 @@ class BernoulliPPCA(LatentModel):
     def score_samples(self, X: Any) -> np.ndarray:
         X = self._check_samples(X)
         return self._terms(X, *self._encode(X)).bound
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Compute the average evidence lower bound of the samples; higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the average, >= 0 and not all 0.
+
+        Returns
+        -------
+        score : float
+            Average of `score_samples` in nats per sample.
+
+        Raises
+        ------
+        ValueError
+            If X or `sample_weight` is invalid.
+        """
+        X, weights, _, _ = drop_zero_weights(self._check_samples(X), sample_weight, at_least=1)
+        return float(weighted_mean(self._terms(X, *self._encode(X)).bound, weights))
 
     def log_likelihood(self, X: Any, n_samples: int = 100) -> np.ndarray:
         """Compute an importance-weighted estimate of log p(x) for each sample.
@@ -354,11 +384,14 @@ class BernoulliPPCA(LatentModel):
             curvature=curvature,
         )
 
-    def _sum_of_entropies(self, X: np.ndarray, terms: SampleTerms) -> float:
+    def _sum_of_entropies(
+        self, X: np.ndarray, terms: SampleTerms, weights: np.ndarray | None = None
+    ) -> float:
         # Contribution of the features that the fit left out to the ELBO minus the entropies.
         left_out = ~self.loadings_.any(axis=1)
-        difference = (X.mean(axis=0, dtype=np.float64) - expit(self.intercept_)) * self.intercept_
-        return float(terms.entropies.mean() + difference[left_out].sum())
+        mean = weighted_mean(X, weights, np.float64)
+        difference = (mean - expit(self.intercept_)) * self.intercept_
+        return float(weighted_mean(terms.entropies, weights) + difference[left_out].sum())
 
     def _terms(self, X: np.ndarray, M: np.ndarray, D: np.ndarray) -> SampleTerms:
         return sample_terms(X, self.loadings_, self.intercept_, M, D)

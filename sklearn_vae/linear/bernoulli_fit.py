@@ -10,6 +10,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logit
 
+from sklearn_vae.gaussian.arrays import scale_of
 from sklearn_vae.gaussian.bernoulli_elbo import (
     BernoulliParameters,
     LinearBernoulliElbo,
@@ -18,6 +19,7 @@ from sklearn_vae.gaussian.bernoulli_elbo import (
 )
 from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
 from sklearn_vae.gaussian.spectrum import peak_signs
+from sklearn_vae.linear.sample_weights import weighted_mean
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.identity import digest
 
@@ -60,14 +62,20 @@ def fit_bernoulli(
     tol: float,
     rng: Any,
     file: Checkpoint | None = None,
+    weights: np.ndarray | None = None,
 ) -> BernoulliFit:
     """Maximize the bound over decoder and encoder or posteriors, without constant features.
 
-    Loadings are sorted by decreasing length, and the largest entry of each column is positive.
+    Loadings are sorted by decreasing length, with a positive peak in each column. Weights must be
+    positive.
     """
     (n, d), k = X.shape, n_components
-    mean = X.mean(axis=0, dtype=np.float64)
+    mean = weighted_mean(X, weights, np.float64)
     varying = n * np.minimum(mean, 1.0 - mean) > _LEAST_COUNT
+    if weights is not None:
+        n = max(n, round(float(weights.sum())))  # weights count as repetitions
+        weights = weights / scale_of(weights)
+        weights = weights / weights.mean()
     # Half a count is added, because a constant feature has its maximum at infinity.
     mu = logit((n * mean + 0.5) / (n + 1.0))
     constant = mean[~varying] * mu[~varying] - np.logaddexp(0.0, mu[~varying])
@@ -76,7 +84,8 @@ def fit_bernoulli(
         return BernoulliFit(np.zeros((d, k)), mu, V, D, np.full(2, constant.sum()), True)
     bits = X[:, varying].T.astype(np.float64, order="C")
     fit = _fit_linear if inference == "linear" else _fit_per_sample
-    p, history, converged = fit(bits, initial_loadings(bits, k, rng), max_iter, tol, file)
+    start = initial_loadings(bits, k, rng, weights)
+    p, history, converged = fit(bits, start, max_iter, tol, file, weights)
     order = np.argsort(-np.square(p.W).sum(axis=0), kind="stable")
     signs = peak_signs(p.W)
     W = np.zeros((d, k))
@@ -90,18 +99,20 @@ def fit_bernoulli(
     return BernoulliFit(W, mu, V, p.D[order], history, converged)
 
 
-def initial_loadings(bits: np.ndarray, n_components: int, rng: Any) -> np.ndarray:
+def initial_loadings(
+    bits: np.ndarray, n_components: int, rng: Any, weights: np.ndarray | None = None
+) -> np.ndarray:
     """Compute the loadings of the Gaussian model that approximates small Bernoulli loadings.
 
     The bits minus their mean p, divided by sqrt(p (1 - p)), have noise of variance 1 and loadings
     sqrt(p (1 - p)) W.
     """
     d, n = bits.shape
-    p = bits.mean(axis=1)
+    p = weighted_mean(bits.T, weights)
     std = np.sqrt(p * (1.0 - p))
     k = min(n_components, d, n)
     standard = ((bits - p[:, None]) / std[:, None]).T
-    spectrum = decompose(standard, k, choose_solver(standard, k), random_state=rng)
+    spectrum = decompose(standard, k, choose_solver(standard, k), weights, random_state=rng)
     loadings = spectrum.loadings(k, 1.0, standard.dtype)
     W = _NOISE * rng.standard_normal((d, n_components))
     W[:, :k] += np.clip(loadings / std[:, None], -_MAX_LOADING, _MAX_LOADING)
@@ -109,14 +120,19 @@ def initial_loadings(bits: np.ndarray, n_components: int, rng: Any) -> np.ndarra
 
 
 def _fit_linear(
-    bits: np.ndarray, W: np.ndarray, max_iter: int, tol: float, file: Checkpoint | None
+    bits: np.ndarray,
+    W: np.ndarray,
+    max_iter: int,
+    tol: float,
+    file: Checkpoint | None,
+    weights: np.ndarray | None,
 ) -> tuple[BernoulliParameters, list[float], bool]:
-    bound = LinearBernoulliElbo(bits)
+    bound = LinearBernoulliElbo(bits, weights)
     p, k = bound.mean, W.shape[1]
     std = np.sqrt(p * (1.0 - p))
     mu = logit(p)
     V, D = laplace_posterior(W, mu)
-    whitener, dewhitener = whitening(bits)
+    whitener, dewhitener = whitening(bits, weights)
     sizes = np.cumsum([W.size, mu.size, k * whitener.shape[1]])
 
     def unpack(numbers: np.ndarray) -> BernoulliParameters:
@@ -137,10 +153,15 @@ def _fit_linear(
 
 
 def _fit_per_sample(
-    bits: np.ndarray, W: np.ndarray, max_iter: int, tol: float, file: Checkpoint | None
+    bits: np.ndarray,
+    W: np.ndarray,
+    max_iter: int,
+    tol: float,
+    file: Checkpoint | None,
+    weights: np.ndarray | None,
 ) -> tuple[BernoulliParameters, list[float], bool]:
     X = np.ascontiguousarray(bits.T)
-    p, k = X.mean(axis=0), W.shape[1]
+    p, k = weighted_mean(X, weights), W.shape[1]
     std, mu = np.sqrt(p * (1.0 - p)), logit(p)
     # The search for the posteriors starts at the posteriors of the previous parameters.
     M, S = SamplePosteriors(W, mu).start(len(X))
@@ -149,7 +170,8 @@ def _fit_per_sample(
         return numbers[: W.size].reshape(-1, k) / std[:, None], numbers[W.size :] / std
 
     def objective(numbers: np.ndarray) -> tuple[float, np.ndarray]:
-        value, grad_W, grad_mu = SamplePosteriors(*unpack(numbers)).value_and_gradients(X, M, S)
+        posteriors = SamplePosteriors(*unpack(numbers))
+        value, grad_W, grad_mu = posteriors.value_and_gradients(X, M, S, weights)
         return value, np.concatenate([(grad_W / std[:, None]).ravel(), grad_mu / std])
 
     start = np.concatenate([(W * std[:, None]).ravel(), mu * std])
@@ -158,21 +180,23 @@ def _fit_per_sample(
     return BernoulliParameters(*unpack(numbers), *no_encoder), history, converged
 
 
-def whitening(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def whitening(bits: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return R that whitens R'(x - mean), and B with R'B = I, both of shape (d, rank).
 
     With V = A R' the bound has similar curvature in every direction of A, and the encoder ignores
     directions that the data do not determine.
     """
     d, n = bits.shape
-    centered = bits - bits.mean(axis=1)[:, None]
+    p = weighted_mean(bits.T, weights)
+    centered = bits - p[:, None]
+    if weights is not None:
+        centered *= weights**0.5
     if d <= n:
         values, U = np.linalg.eigh(centered @ centered.T / n)
     else:
         values, E = np.linalg.eigh(centered.T @ centered / n)
         U = centered @ E
         U /= np.maximum(np.linalg.norm(U, axis=0), np.finfo(float).tiny)
-    p = bits.mean(axis=1)
     kept = values > 1e-10 * max(values[-1], float((p * (1.0 - p)).max()))
     scale = np.sqrt(values[kept])
     return U[:, kept] / scale, U[:, kept] * scale

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_vae.gaussian.arrays import scale_of
 from sklearn_vae.gaussian.centered import centered_data
 from sklearn_vae.gaussian.eigensolvers import count_components, spectrum_of_gram
 from sklearn_vae.gaussian.linear_elbo import LinearElbo
@@ -16,6 +17,7 @@ from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import SMALLEST
 from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.linear.checks import check_mle, check_squares_fit
+from sklearn_vae.linear.sample_weights import weighted_mean
 from sklearn_vae.validation import is_integer
 
 Array = NDArray[Any]
@@ -34,16 +36,19 @@ def check_spread(variances: Array, mean: Array, dtype: Any) -> None:
 
 @dataclass(frozen=True, eq=False)
 class TrainingCovariance:
-    """Mean and covariance S (divisor n) of data X.
+    """Mean and covariance S (divisor n) of data X, weighted if the samples have weights.
 
     S is a matrix if n >= d or only moments are given. Otherwise the centered data represent it.
+    `n` is the number of samples or the sum of their weights. The positive `weights` have mean 1.
     """
 
     X: Any
     mean: Array
     moments: Moments | None
     n_samples: int
+    n: float
     dtype: Any
+    weights: Array | None = None
 
     def __post_init__(self) -> None:
         if self.moments is not None:
@@ -54,20 +59,25 @@ class TrainingCovariance:
         check_spread(variances, self.mean, self.dtype)
 
     @classmethod
-    def from_data(cls, X: Array) -> TrainingCovariance:
-        """Compute the covariance in float64 from data in memory."""
+    def from_data(cls, X: Array, weights: Array | None = None) -> TrainingCovariance:
+        """Compute the covariance in float64 from data in memory, with positive weights."""
         n, d = X.shape
         instead = "Use partial_fit, which processes batches without such a matrix."
         check_squares_fit("LinearVAE", min(n, d), instead=instead)
+        weights_sum = float(n)
+        if weights is not None:
+            weights_sum, weights = float(weights.sum()), weights / scale_of(weights)
+            weights = weights / weights.mean()
         if n < d:
-            return cls(X, X.mean(axis=0, dtype=np.float64), None, n, X.dtype)
-        moments = Moments.of(X)
-        return cls(X, moments.mean, moments, n, X.dtype)
+            mean = weighted_mean(X, weights, np.float64)
+            return cls(X, mean, None, n, weights_sum, X.dtype, weights)
+        moments = Moments.of(X, weights)
+        return cls(X, moments.mean, moments, n, weights_sum, X.dtype, weights)
 
     @classmethod
     def from_moments(cls, moments: Moments) -> TrainingCovariance:
         """Take the covariance from moments of data that are not in memory."""
-        return cls(None, moments.mean, moments, int(moments.count), moments.dtype)
+        return cls(None, moments.mean, moments, int(moments.count), moments.n, moments.dtype)
 
     @property
     def n_features(self) -> int:
@@ -86,11 +96,15 @@ class TrainingCovariance:
 
     @cached_property
     def centered(self) -> Array:
-        """X minus its mean in float64, or d vectors with the same covariance."""
+        """X minus its mean in float64, or other vectors with the same covariance.
+
+        Samples with weights are multiplied by their roots.
+        """
         if self.X is None:
             lengths = np.sqrt(self.n_features * self.spectrum.eigenvalues)
             return lengths[:, None] * self.spectrum.components
-        return self.X.astype(np.float64) - self.mean
+        R = self.X.astype(np.float64) - self.mean
+        return R if self.weights is None else self.weights[:, None] ** 0.5 * R
 
     @cached_property
     def elbo(self) -> LinearElbo:
@@ -104,7 +118,7 @@ class TrainingCovariance:
         """All eigenvalues and eigenvectors of S that n samples can determine."""
         if self.moments is not None:
             return Spectrum.from_moments(self.moments)
-        data = centered_data(self.X, None, keep=False, wide=True)
+        data = centered_data(self.X, self.weights, keep=False, wide=True)
         data.check_finite()
         return spectrum_of_gram(data, None)
 
@@ -118,5 +132,5 @@ class TrainingCovariance:
             )
         if is_integer(n_components):
             return int(n_components)
-        check_mle(n_components, self.n_samples, self.n_features)
-        return min(count_components(self.spectrum, n_components, self.n_samples), most)
+        check_mle(n_components, self.n, self.n_features)
+        return min(count_components(self.spectrum, n_components, self.n), most)

@@ -282,6 +282,7 @@ def train_stochastic(
     n, d, scale = data.n_samples, data.n_features, data.scale
     device, dtype, precision = choose_device(options.device, "auto", data.X.dtype)
     x = standardize(data.X, np.arange(n), data.mean, scale, device, dtype)
+    weights = None if data.weights is None else torch.as_tensor(data.weights).to(x)
     monitor = LatentMonitor(d * math.log(scale), scale, GaussianLikelihood.recorded)
     net = VAENet(
         partial(_module, d, options, dtype),
@@ -310,7 +311,7 @@ def train_stochastic(
         net.initialize_callbacks()
     error: FloatingPointError | None = None
     try:
-        net.partial_fit(x, epochs=left, keeper=keeper)
+        net.partial_fit(x, epochs=left, keeper=keeper, weights=weights)
     except FloatingPointError as diverged:
         error = diverged
     net.drop_unfinished_epoch()

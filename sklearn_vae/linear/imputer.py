@@ -11,7 +11,9 @@ from sklearn.impute import MissingIndicator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_vae.gaussian.arrays import scale_of
 from sklearn_vae.linear.ppca import PPCA
+from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.state import Stateful
 from sklearn_vae.validation import all_or_nothing, check_flag, checked_data, is_integer, is_real
 
@@ -121,7 +123,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         self.keep_empty_features = keep_empty_features
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> PPCAImputer:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCAImputer:
         """Fit the model to the observed values of X.
 
         Parameters
@@ -130,6 +132,9 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
             Data with missing values.
         y : Ignored
             Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Finite weights >= 0, of which at least two are positive. A weight of 2 counts a sample
+            twice, 0 ignores it. The scale of the weights does not change the model.
 
         Returns
         -------
@@ -139,19 +144,23 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter or X is invalid.
+            If a parameter, X or `sample_weight` is invalid.
         """
         for name in ("add_indicator", "keep_empty_features", "standardize"):
             check_flag(name, getattr(self, name))
         with all_or_nothing(self):
             X = self._check_samples(X, reset=True)
+            X, weights, count, total = drop_zero_weights(
+                X, sample_weight, at_least=2, copy_mapped=True
+            )
             self._observed = ~np.isnan(X).all(axis=0)
             self.scale_ = np.ones(X.shape[1])
             if self.standardize:
-                self.scale_[self._observed] = _spread(X[:, self._observed])
+                self.scale_[self._observed] = _spread(X[:, self._observed], weights)
             kept = self._scaled(X)
+            most = min(max(count, round(total)), kept.shape[1])  # weights count as repetitions
             model = PPCA(
-                min(min(kept.shape) // 2, 10) if self.n_components is None else self.n_components,
+                min(most // 2, 10) if self.n_components is None else self.n_components,
                 noise_variance=self.noise_variance,
                 tol=self.tol,
                 max_iter=self.max_iter,
@@ -163,13 +172,13 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
                 )
             model._check_parameters()
             if kept.shape[1]:
-                model.fit(kept)
+                model.fit(kept, sample_weight=weights)
                 if self._is_plane(model, kept):
                     # The observed values determine the missing ones. A small noise variance
                     # approximates this limit, which does not depend on the units of X.
-                    self.scale_[self._observed] = _spread(X[:, self._observed])
+                    self.scale_[self._observed] = _spread(X[:, self._observed], weights)
                     kept = self._scaled(X)
-                    model.set_params(noise_variance=LEAST_NOISE).fit(kept)
+                    model.set_params(noise_variance=LEAST_NOISE).fit(kept, sample_weight=weights)
                     model.set_params(noise_variance=self.noise_variance)
             self.ppca_ = model
             self.n_components_ = getattr(model, "n_components_", 0)
@@ -321,15 +330,29 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         return tags
 
 
-def _spread(X: np.ndarray) -> np.ndarray:
+def _spread(X: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Return the standard deviation of the observed values of each feature; 1 for constants."""
     with np.errstate(over="ignore", invalid="ignore"):
-        deviations = X - np.nanmean(X, axis=0, dtype=np.float64)
+        if weights is None:
+            mean = np.nanmean(X, axis=0, dtype=np.float64)
+        else:
+            weights = weights / scale_of(weights)
+            mean = _observed_mean(X, weights)
+        deviations = X - mean
         largest = np.nanmax(np.abs(deviations), axis=0)
         unit = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
-        spread = unit * np.nanstd(deviations / unit, axis=0)
+        if weights is None:
+            spread = unit * np.nanstd(deviations / unit, axis=0)
+        else:
+            spread = unit * np.sqrt(_observed_mean((deviations / unit) ** 2, weights))
         rounding = 8 * np.finfo(X.dtype).eps * np.nanmax(np.abs(X), axis=0)
     return np.where(np.isfinite(spread) & (spread > rounding), spread, 1.0)
+
+
+def _observed_mean(X: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the weighted mean of the observed values of each feature."""
+    observed = ~np.isnan(X)
+    return weights @ np.where(observed, X, 0.0) / (weights @ observed)
 
 
 def _is_nan(value: Any) -> bool:

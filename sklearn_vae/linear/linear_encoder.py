@@ -22,6 +22,7 @@ from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters, reconstruction
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
+from sklearn_vae.linear.sample_weights import drop_zero_weights, weighted_mean
 from sklearn_vae.protocol import LatentModel
 from sklearn_vae.validation import (
     check_integer,
@@ -95,18 +96,45 @@ class LinearEncoderModel(LatentModel):
         dtype = self.loadings_.dtype
         return X.astype(dtype), (Z * np.sqrt(self.prior_variance_)).astype(dtype)
 
-    @np.errstate(invalid="ignore", over="ignore")  # a density may underflow
     def score_samples(self, X: Any) -> Any:
         if is_dask(X):
             return map_samples(self, "score_samples", X)
-        X = self._check_samples(X)
+        return self._bounds(self._check_samples(X))
+
+    @np.errstate(invalid="ignore", over="ignore")  # a density may underflow
+    def _bounds(self, X: Array) -> Array:
+        """Compute the ELBO of each sample."""
         sigma2 = self.noise_variance_
         log_noise = X.shape[1] * (math.log(2.0 * math.pi) + math.log(sigma2))
         residuals, kl = self._residuals_and_kl(X)
         return -0.5 * (residuals / sigma2 + log_noise) - kl
 
-    def score(self, X: Any, y: Any = None) -> float:
-        return mean_score(self, X) if is_dask(X) else super().score(X)
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Compute the average evidence lower bound of the samples; higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the average, >= 0 and not all 0.
+
+        Returns
+        -------
+        score : float
+            Average of `score_samples` in nats per sample.
+
+        Raises
+        ------
+        ValueError
+            If X or `sample_weight` is invalid.
+        """
+        if is_dask(X):
+            return mean_score(self, X, sample_weight)
+        X, weights, _, _ = drop_zero_weights(self._check_samples(X), sample_weight, at_least=1)
+        return float(weighted_mean(self._bounds(X), weights))
 
     @np.errstate(invalid="ignore", over="ignore")
     def log_likelihood(self, X: Any) -> Array:
@@ -164,10 +192,10 @@ class LinearEncoderModel(LatentModel):
         self.entropy_bound_ = entropy_bound(d, sigma2, log_ratio)
         self.entropy_gap_ = EntropyGap.of(d, squares, moment, active_bounds)
 
-    def _collapsed(self, means: Array) -> Array:
+    def _collapsed(self, means: Array, weights: Array | None) -> Array:
         """Return the indices of the collapsed dimensions, given posterior means of the data."""
         above = self._kl_terms(means) > COLLAPSE_KL
-        return np.flatnonzero(above.mean(axis=0) <= COLLAPSE_SHARE)
+        return np.flatnonzero(weighted_mean(above, weights) <= COLLAPSE_SHARE)
 
     def _residuals_and_kl(self, X: Array) -> tuple[Array, Array]:
         """Compute E_q |x - W z - mu|^2 and KL(q(z|x) || p(z)) of each sample."""

@@ -26,6 +26,7 @@ from sklearn_vae.linear.checks import check_n_components
 from sklearn_vae.linear.covariance import TrainingCovariance, check_spread
 from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments
 from sklearn_vae.linear.linear_encoder import LinearEncoderModel
+from sklearn_vae.linear.sample_weights import drop_zero_weights, weighted_mean
 from sklearn_vae.protocol import numbered
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.serialization.identity import digest
@@ -172,8 +173,8 @@ class LinearVAE(LinearEncoderModel):
     n_components_, n_features_in_ : int
         Number k of latent dimensions, and number d of features seen during `fit`.
     n_samples_ : float
-        Number of training samples, or the sum of the weights of those that `partial_fit`
-        remembers.
+        Number of training samples, or the sum of their weights. After `partial_fit`, that of the
+        remembered samples.
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features seen during `fit`, if X has feature names that are all strings.
 
@@ -239,7 +240,7 @@ class LinearVAE(LinearEncoderModel):
         self.verbose = verbose
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> LinearVAE:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> LinearVAE:
         """Fit the model to X.
 
         Parameters
@@ -249,6 +250,11 @@ class LinearVAE(LinearEncoderModel):
             which is read as in :meth:`PPCA.fit`.
         y : Ignored
             Not used, present for API consistency by convention.
+        sample_weight : array-like or Dask array of shape (n_samples,), default=None
+            Finite weights >= 0, of which at least two are positive. A weight of 2 counts a sample
+            twice, 0 ignores it. The scale of the weights does not change the model, unless
+            `n_components="mle"`. "stochastic" draws batches without regard to the weights and
+            multiplies the ELBO of each sample by its weight.
 
         Returns
         -------
@@ -260,7 +266,7 @@ class LinearVAE(LinearEncoderModel):
         TypeError
             If X is a Dask collection and `solver` is not "em".
         ValueError
-            If a parameter or X is invalid.
+            If a parameter, X or `sample_weight` is invalid.
         MemoryError
             If the covariance, or the Gram matrix if n < d, does not fit into memory.
         FloatingPointError
@@ -270,13 +276,14 @@ class LinearVAE(LinearEncoderModel):
         self._check_parameters()
         with all_or_nothing(self):
             if is_dask(X) and self.solver == "em":
-                X = dask_moments(self, as_dask_array(self, X, reset=True))
-                data = TrainingCovariance.from_moments(X)
+                X = dask_moments(self, as_dask_array(self, X, reset=True), sample_weight)
+                data, weights = TrainingCovariance.from_moments(X), None
             else:
                 X = checked_data(self, X, ensure_min_samples=2)
-                data = TrainingCovariance.from_data(X)
+                X, weights, _, _ = drop_zero_weights(X, sample_weight, at_least=2, copy_mapped=True)
+                data = TrainingCovariance.from_data(X, weights)
             k = data.count_components(self.n_components)
-            file = Checkpoint.of(self, X)
+            file = Checkpoint.of(self, X, weights)
             self.__dict__.pop("_stream", None)
             if self.solver == "em":
                 self._fit_em(data, k, file)
@@ -287,7 +294,7 @@ class LinearVAE(LinearEncoderModel):
         return self
 
     @available_if(_has_online_em)  # type: ignore[untyped-decorator]
-    def partial_fit(self, X: Any, y: Any = None) -> LinearVAE:
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> LinearVAE:
         """Update the model with a batch of samples by online EM.
 
         The model remembers earlier samples by their mean, total variance and k + 8 leading
@@ -303,6 +310,9 @@ class LinearVAE(LinearEncoderModel):
             One or more samples. The first batch needs at least two that differ.
         y : Ignored
             Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights as in `fit`, at least one of them positive, or two in the first batch. Their
+            scale matters relative to the other batches. None gives each sample a weight of 1.
 
         Returns
         -------
@@ -312,8 +322,8 @@ class LinearVAE(LinearEncoderModel):
         Raises
         ------
         ValueError
-            If a parameter or X is invalid, `n_components` has changed, or the model was fitted by
-            another solver. The model is then unchanged.
+            If a parameter, X or `sample_weight` is invalid, `n_components` has changed, or the
+            model was fitted by another solver. The model is then unchanged.
         AttributeError
             If `solver` is not "em".
         """
@@ -325,16 +335,19 @@ class LinearVAE(LinearEncoderModel):
                 "with another solver. Call partial_fit from the start on a clone."
             )
         with all_or_nothing(self):
-            X = checked_data(self, X, ensure_min_samples=2 if first else 1, reset=first)
+            least = 2 if first else 1
+            X = checked_data(self, X, ensure_min_samples=least, reset=first)
+            X, weights, _, _ = drop_zero_weights(X, sample_weight, at_least=least, copy_mapped=True)
             k = self._count_stream_components(X.shape[1], first)
             batch = X.astype(np.float64, copy=False)
             if first:
                 with np.errstate(over="ignore"):
-                    check_spread(batch.var(axis=0), batch.mean(axis=0), X.dtype)
+                    mean = weighted_mean(batch, weights)
+                    check_spread(weighted_mean((batch - mean) ** 2, weights), mean, X.dtype)
                 m = min(k + SPARE_DIRECTIONS, X.shape[1])
-                stream, dtype = RunningCovariance.of(batch, m), X.dtype
+                stream, dtype = RunningCovariance.of(batch, m, weights), X.dtype
             else:
-                stream = self._stream.add(batch, self.forgetting)
+                stream = self._stream.add(batch, self.forgetting, weights)
                 dtype = np.result_type(self.loadings_.dtype, X.dtype)
             n_before, history = (0, {}) if first else (self.n_iter_, self.history_)
             self._fit_stream(stream, dtype, k)
@@ -384,9 +397,7 @@ class LinearVAE(LinearEncoderModel):
         self._set_history(bound, noise, -log_D if unit_encoder else log_D)
         self.collapsed_dims_ = _empty_columns(p)
         total = data.elbo.total_variance
-        self._stream = RunningCovariance(
-            float(data.n_samples), data.mean, last.directions, last.values, total
-        )
+        self._stream = RunningCovariance(data.n, data.mean, last.directions, last.values, total)
 
     def _run_em(
         self, data: TrainingCovariance, start: Array, k: int, file: Checkpoint | None
@@ -476,7 +487,10 @@ class LinearVAE(LinearEncoderModel):
         components = np.linalg.svd(W, full_matrices=False)[0].T
         self._set_fit(data, p, components, training.active_bounds)
         self._set_history(training.bound, training.noise_variance, training.log_variance)
-        self.collapsed_dims_ = self._collapsed(data.centered @ p.V.T)
+        means = data.centered @ p.V.T
+        if data.weights is not None:
+            means /= data.weights[:, None] ** 0.5
+        self.collapsed_dims_ = self._collapsed(means, data.weights)
         return training.error
 
     def _set_fit(
@@ -491,7 +505,7 @@ class LinearVAE(LinearEncoderModel):
         # Computed from the covariance, the residual would be a difference that loses digits.
         residual = residual_of_samples(data.centered, p)
         self._set_bound(residual, data.elbo.second_moment(p), bounds)
-        self.n_samples_ = float(data.n_samples)
+        self.n_samples_ = data.n
 
     def _fit_stream(self, stream: RunningCovariance, dtype: Any, k: int) -> None:
         """Set the model that maximizes the ELBO of the remembered samples of a stream."""
@@ -602,7 +616,7 @@ def _restore_em(saved: Any, d: int, k: int) -> tuple[list[tuple[float, float, fl
 
 
 def _by_length(p: LinearVAEParameters) -> LinearVAEParameters:
-    """Sort the columns by decreasing length and make the largest entry of each positive."""
+    """Sort the columns by decreasing length and make the peak of each positive."""
     order = np.argsort(-(p.W**2).sum(axis=0) * p.prior_variance, kind="stable")
     return with_latents(p, order, peak_signs(p.W[:, order]))
 

@@ -246,8 +246,7 @@ class PPCA(ExactPosteriorModel):
         ------
         ValueError
             If a parameter, X or `sample_weight` is invalid. With missing values also if X is
-            sparse or a Dask array, if there are weights, or if `n_components` is neither None nor
-            an integer.
+            sparse or a Dask array, or if `n_components` is neither None nor an integer.
         MemoryError
             If the matrix that "covariance_eigh" decomposes does not fit into memory or, with
             missing values, if four copies of X in float64 do not.
@@ -269,7 +268,7 @@ class PPCA(ExactPosteriorModel):
             return Decomposition.from_moments(moments, counted)
         X = self._check_samples(X, reset=True, min_samples=2)
         kept, weights, count, n_samples = drop_zero_weights(X, sample_weight, at_least=2)
-        mapped = is_memory_mapped(kept)
+        counted, mapped = max(count, round(n_samples)), is_memory_mapped(kept)
         solver = choose_solver(kept, self.n_components, self.svd_solver, mapped=mapped)
         check_solver_takes(kept, solver)
         if solver == "covariance_eigh":
@@ -278,11 +277,10 @@ class PPCA(ExactPosteriorModel):
         summary = summarize(kept, solver, weights, mapped=mapped)
         # NaN in X shows up in the sums, which saves a pass over X.
         if not summary.is_finite:
-            if not self._has_missing(X):
+            if not self._has_missing(kept):
                 summary.check_finite()
             del summary
-            return self._decompose_missing(X, sample_weight)
-        counted = max(count, round(n_samples))
+            return self._decompose_missing(kept, weights, counted, n_samples)
         shape = (counted, X.shape[1])
         check_fits_together(shape, n_samples, self.n_components, solver)
         if not isinstance(summary, Moments):
@@ -293,22 +291,21 @@ class PPCA(ExactPosteriorModel):
         kept_moments = summary.rescaled(n_samples) if isinstance(summary, Moments) else None
         return Decomposition(spectrum, n_samples, float_name(X), counted, kept_moments)
 
-    def _decompose_missing(self, X: Any, sample_weight: Any) -> Decomposition:
-        if sample_weight is not None:
-            raise ValueError(
-                "sample_weight must be None if X contains NaN: samples with missing values cannot "
-                "be weighted."
-            )
+    def _decompose_missing(
+        self, X: Any, weights: Any, n_counted: int, n_samples: float
+    ) -> Decomposition:
         em = fit_incomplete(
             X,
             self.n_components,
             self.noise_variance,
+            weights,
+            n_counted=n_counted,
             svd_solver=self.svd_solver,
             tol=self.tol,
             max_iter=self.max_iter,
             **self._solver_options(),
         )
-        return Decomposition(em.spectrum.like(X), X.shape[0], float_name(X), em=em)
+        return Decomposition(em.spectrum.like(X), n_samples, float_name(X), em=em)
 
     def _set_fit(self, fit: Decomposition) -> None:
         """Choose k and set all fitted attributes."""

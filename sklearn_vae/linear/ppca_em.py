@@ -39,21 +39,29 @@ def fit_incomplete(
     X: Array,
     n_components: Any,
     noise_variance: float | None,
+    weights: Array | None,
     *,
+    n_counted: int,
     svd_solver: str,
     tol: float,
     max_iter: int,
     random_state: np.random.RandomState,
     **options: Any,
 ) -> IncompleteFit:
-    """Run EM, starting at the spectrum of X with missing values replaced by means."""
+    """Run EM, starting at the spectrum of X with missing values replaced by means.
+
+    `n_counted` is the number of samples if weights count as repetitions.
+    """
     check_memory(
         32 * X.shape[0] * X.shape[1],
         "The EM algorithm for missing values holds four copies of X in float64",
         "Fit to fewer samples: the methods of the fitted model process the others in blocks.",
     )
     X = to_host(X).astype(np.float64)
-    k = _count_components(n_components, X.shape)
+    if weights is not None:
+        weights = to_host(weights).astype(np.float64)
+        X, weights = X[weights > 0], weights[weights > 0]
+    k = _count_components(n_components, (n_counted, X.shape[1]))
     empty = np.flatnonzero(np.isnan(X).all(axis=0))
     if empty.size:
         raise ValueError(
@@ -62,8 +70,12 @@ def fit_incomplete(
             f"{' and more' * (empty.size > 5)}."
         )
     with np.errstate(over="ignore", invalid="ignore"):
-        center = np.nanmean(X, axis=0)
-        data = IncompleteData(X, center, k)
+        if weights is None:
+            center = np.nanmean(X, axis=0)
+        else:
+            center = weights @ np.nan_to_num(X, posinf=np.inf, neginf=-np.inf)
+            center /= weights @ ~np.isnan(X)
+        data = IncompleteData(X, center, k, weights)
         least_noise = data.least_noise
     if not np.isfinite(data.squares.sum()):
         raise ValueError(
@@ -72,7 +84,8 @@ def fit_incomplete(
         )
     if least_noise == 0.0:  # every feature is constant
         return _fit_constant(data, center, k, noise_variance)
-    start = _start(data, k, noise_variance, svd_solver, random_state=random_state, **options)
+    options |= {"random_state": random_state, "n_counted": n_counted}
+    start = _start(data, k, noise_variance, svd_solver, **options)
     try:
         parameters, history, converged = expectation_maximization(
             data, start, noise_variance=noise_variance, tol=tol, max_iter=max_iter
@@ -143,11 +156,11 @@ def _start(
 ) -> Parameters:
     X = data.values
     solver = choose_solver(X, k, svd_solver)
-    if k in (0, min(X.shape)) and solver in ("arpack", "randomized"):
+    if (k == 0 or k >= min(X.shape)) and solver in ("arpack", "randomized"):
         solver = "full"
     if solver == "covariance_eigh":
         check_squares_fit(f"svd_solver={solver!r}", min(X.shape))
-    spectrum = decompose(X, k, solver, **options)
+    spectrum = decompose(X, k, solver, weights=data.weights, **options)
     sigma2 = noise_variance or max(spectrum.noise_variance(k), data.least_noise * 1e3)
     # The gradient at a column of zeros is 0, so EM would not leave it.
     lengths = np.maximum(spectrum.eigenvalues[:k] - sigma2, 0.01 * sigma2) ** 0.5
@@ -163,7 +176,7 @@ def _fit_constant(
     spectrum = Spectrum(mean, np.full(k, sigma2), np.eye(k, d), (d - k) * sigma2, 0.0)
     if sigma2 == 0.0:
         return IncompleteFit(spectrum, 0.0, np.zeros(k), math.inf, np.array([math.inf]))
-    observed = float(data.n_observed.mean())
+    observed = data.n_values / data.n
     best = -0.5 * observed * (math.log(2 * math.pi) + math.log(sigma2))
     return IncompleteFit(spectrum, sigma2, np.zeros(k), best - 0.5 * observed, np.array([best]))
 
@@ -176,6 +189,6 @@ def _diagnose(data: IncompleteData, parameters: Parameters) -> tuple[np.ndarray,
     -1/2 (observed values per sample) log(2 pi e sigma2) + 1/2 mean log det Cov[z|x_o].
     """
     second_moment, log_variance, log_det = averages(data, parameters)
-    observed = float(data.n_observed.mean())
+    observed = data.n_values / data.n
     entropies = 0.5 * log_det - observed * normal_entropy(1, math.log(parameters.noise_variance))
     return kl_per_dimension(second_moment, log_variance), entropies

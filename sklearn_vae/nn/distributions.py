@@ -15,6 +15,11 @@ from torch.nn import functional
 LOG_2PI = math.log(2.0 * math.pi)
 
 
+def weighted_sum(terms: Tensor, weights: Tensor | None) -> Tensor:
+    """Sum terms of shape (..., n_samples), with the weights of the samples if they are given."""
+    return terms.sum() if weights is None else (weights * terms).sum()
+
+
 @dataclass(frozen=True, eq=False)
 class DiagonalNormal:
     """N(mean, diag(exp(log_variance))) over the last axis; the parameters broadcast."""

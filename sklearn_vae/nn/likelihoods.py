@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sklearn_vae.nn.distributions import LOG_2PI, BernoulliLogits, DiagonalNormal
+from sklearn_vae.nn.distributions import LOG_2PI, BernoulliLogits, DiagonalNormal, weighted_sum
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, clamp_straight_through
 
 Array = NDArray[Any]
@@ -22,6 +22,10 @@ NOISE_FLOOR = 1e-6
 
 # Initial noise variance if pPCA with the same number of components leaves no residuals.
 NOISE_START = 0.1
+
+
+# Largest relative decrease of sigma2 in a closed-form update; only samples of large weight reach it.
+LARGEST_DECREASE = 0.5
 
 
 class LikelihoodTerms(NamedTuple):
@@ -103,12 +107,12 @@ class Likelihood(ABC, nn.Module):
     def after_step(self) -> None:
         """Update the parameters that the optimizer does not train, after each of its steps."""
 
-    def statistics(self, p: Any, x: Tensor) -> Tensor:
-        """Return the sums over samples and draws that `set_optimum` and `terms` need.
+    def statistics(self, p: Any, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the weighted sums over samples and draws that `set_optimum` and `terms` need.
 
         `p` is p(x|z) for S draws of z per sample, and x has the shape (n_samples, n_features).
         """
-        return torch.stack([p.log_prob(x).sum(), p.entropy().sum()])
+        return torch.stack([weighted_sum(terms, weights) for terms in (p.log_prob(x), p.entropy())])
 
     def set_optimum(self, averages: Array) -> None:
         """Set noise with a closed-form update to its optimum for averaged `statistics`."""
@@ -211,9 +215,12 @@ class GaussianLikelihood(Likelihood):
         noise = np.broadcast_to(noise_variance, tuple(self.log_variance.shape))
         self._set_noise(torch.tensor(noise), limits)
 
-    def statistics(self, p: DiagonalNormal, x: Tensor) -> Tensor:
+    def statistics(self, p: DiagonalNormal, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the squared residuals of each feature, summed over samples and draws."""
-        return (x - p.mean).square().sum((0, 1))
+        squares = (x - p.mean).square()
+        if weights is not None:
+            squares *= weights[:, None]
+        return squares.sum((0, 1))
 
     @torch.no_grad()
     def set_optimum(self, averages: Array) -> None:
@@ -262,7 +269,8 @@ class GaussianLikelihood(Likelihood):
         """Update sigma2 in closed form and clamp it to its limits.
 
         The gradient g of the loss in log sigma2 of m features gives the optimum
-        sigma2 (1 - 2 g / m), so the update is a step along the natural gradient.
+        sigma2 (1 - 2 g / m), so the update is a step along the natural gradient. If samples have
+        weights, so has the step, and the steps of an epoch average to the weighted optimum.
         """
         if self.update is None:
             return
@@ -270,14 +278,15 @@ class GaussianLikelihood(Likelihood):
         in_floats = log_variance.device.type == "cpu" and not log_variance.ndim
         if self.update == "closed_form":
             share = -2.0 * self.rate / (self.n_features // log_variance.numel())
+            least = -max(self.rate, LARGEST_DECREASE)
             gradient = self.log_variance.grad
             if gradient is None:  # a callback has frozen sigma2
                 return
             self.log_variance.grad = None  # the optimizer does not reset it
             if in_floats:
-                log_variance += math.log1p(gradient.item() * share)
+                log_variance += math.log1p(max(gradient.item() * share, least))
             else:
-                log_variance += torch.log1p(gradient * share)
+                log_variance += torch.log1p((gradient * share).clamp_(min=least))
         if in_floats and self.log_low.item() <= log_variance.item() <= self.log_high.item():
             return
         torch.clamp(log_variance, self.log_low, self.log_high, out=log_variance)
@@ -327,11 +336,11 @@ class HeteroscedasticLikelihood(Likelihood):
             noise_variance = np.where(ppca > NOISE_FLOOR, ppca, NOISE_START)
         self.offset.copy_(torch.tensor(np.log(noise_variance)))
 
-    def statistics(self, p: DiagonalNormal, x: Tensor) -> Tensor:
+    def statistics(self, p: DiagonalNormal, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the sums of log p(x|z) and H[p(x|z)], and the number of variances at a limit."""
         low, high = self.limits
         at_limit = ((p.log_variance <= low) | (p.log_variance >= high)).to(x.dtype)
-        return torch.stack([p.log_prob(x).sum(), p.entropy().sum(), at_limit.sum()])
+        return torch.stack([*super().statistics(p, x, weights), at_limit.sum()])
 
     def terms(self, averages: Array) -> LikelihoodTerms:
         log_prob, entropy, at_limit = averages.tolist()

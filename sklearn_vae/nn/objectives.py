@@ -13,7 +13,12 @@ Objective: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def elbo(
-    module: VAEModule, x: Tensor, noise: Tensor, beta: float | Tensor = 1.0, free_bits: float = 0.0
+    module: VAEModule,
+    x: Tensor,
+    noise: Tensor,
+    beta: float | Tensor = 1.0,
+    free_bits: float = 0.0,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the evidence lower bound (ELBO) from S draws per sample.
 
@@ -30,6 +35,8 @@ def elbo(
     free_bits : float, default=0.0
         KL per dimension, averaged over the batch, below which no penalty applies (Kingma et al.,
         "Improved Variational Inference with Inverse Autoregressive Flow", eq. 15).
+    weights : Tensor of shape (n_samples,), default=None
+        Weights of the samples in this average. The results are not multiplied by them.
 
     Returns
     -------
@@ -43,7 +50,12 @@ def elbo(
     if free_bits > 0:
         terms = draws.kl_terms(prior)
         floor = torch.full_like(terms, free_bits)
-        penalty = torch.where(terms.mean(0) > free_bits, terms, floor).sum(-1)
+        if weights is None:
+            average = terms.mean(0)
+        else:
+            total = weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+            average = (weights[:, None] * terms).sum(0) / total
+        penalty = torch.where(average > free_bits, terms, floor).sum(-1)
     return reconstruction - beta * penalty, reconstruction, kl
 
 
@@ -60,11 +72,15 @@ def log_weights(module: VAEModule, x: Tensor, noise: Tensor) -> Tensor:
 
 
 def iwae(
-    module: VAEModule, x: Tensor, noise: Tensor, beta: float | Tensor = 1.0
+    module: VAEModule,
+    x: Tensor,
+    noise: Tensor,
+    beta: float | Tensor = 1.0,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the importance-weighted bound from K draws per sample.
 
-    The arguments and results are those of :func:`elbo`. The objective is
+    The arguments and results are those of :func:`elbo`; `weights` are ignored. The objective is
     log (1/K) sum_k p(x|z_k) (p(z_k) / q(z_k|x))^beta, a bound on log p(x) if beta is 1. With K = 1
     its expectation is the ELBO with the same beta.
     """
@@ -77,7 +93,11 @@ def iwae(
 
 
 def squared_error(
-    module: Autoencoder, x: Tensor, noise: Tensor, beta: float = 1.0
+    module: Autoencoder,
+    x: Tensor,
+    noise: Tensor,
+    beta: float = 1.0,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return -|x - mu(z)|^2 / d twice, as objective and reconstruction, and a KL of 0."""
     error = (x - module(x)).square().mean(-1)

@@ -16,8 +16,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.containers import to_host
-from sklearn_vae.gaussian.arrays import to_device_of, wide_float
-from sklearn_vae.linear.sample_weights import check_sample_weight
+from sklearn_vae.gaussian.arrays import mean_of_samples, to_device_of, wide_float
 from sklearn_vae.preprocessing.log_determinants import (
     check_log_det,
     is_identity,
@@ -180,11 +179,7 @@ class DensityPipeline(Stateful, Pipeline):
             )
         else:
             routed = process_routing(self, "score")
-        values = to_host(self._score_samples(X, routed))
-        if sample_weight is None:
-            return float(values.mean())
-        weights = to_host(check_sample_weight(sample_weight, values[:, None]))
-        return float(np.average(values[weights > 0], weights=weights[weights > 0]))
+        return mean_of_samples(to_host(self._score_samples(X, routed)), sample_weight)
 
     @available_if(_final_has("score_samples"))  # type: ignore[untyped-decorator]
     def bits_per_dim(self, X: Any) -> float:

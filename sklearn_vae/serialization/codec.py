@@ -48,7 +48,7 @@ class NotStorableError(ValueError):
 
 
 class Writer:
-    """Converts values to trees, and collects the tensors and the values that cannot be stored."""
+    """Converter of values to trees, with the tensors and the values that cannot be stored."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, NDArray[Any]] = {}
@@ -126,7 +126,7 @@ class Writer:
 
 
 class Reader:
-    """Converts trees and tensors of a file of `n_bytes` to values.
+    """Converter of trees and tensors of a file of `n_bytes` bytes to values.
 
     Torch tensors are created on `device` or, if that is None, on the device from which they were
     saved if it is available and else on the CPU.

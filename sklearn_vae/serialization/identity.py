@@ -37,7 +37,7 @@ def digest(*values: Any) -> str:
 
 
 class _Digester:
-    """Computes digests; a value inside itself is represented by its depth."""
+    """Computation of digests; a value inside itself is represented by its depth."""
 
     def __init__(self) -> None:
         self.path: list[int] = []  # ids of the values that contain the current one

@@ -34,7 +34,7 @@ IGNORE_PREDICTIONS = {LRScheduler, ProgressBar, TensorBoard, *LOGGERS}
 
 
 class BatchEvents:
-    """Notifies callbacks of batches and records batches in the history, if a callback needs it.
+    """Notifier of callbacks about batches, and recorder of batches, if a callback needs it.
 
     Most callbacks need neither, and then no time is spent on them. `gradients`, `training` and
     `validation` tell whether a callback handles gradients, training batches and validation batches.
@@ -58,12 +58,12 @@ class BatchEvents:
         }
 
     def take_step(
-        self, step: Callable[..., Any], x: Tensor, noise: Tensor, beta: float
+        self, step: Callable[..., Any], x: Tensor, noise: Tensor, beta: float, *weights: Tensor
     ) -> tuple[Any, Any, Any]:
         """Take a step on a batch and notify the callbacks."""
         self.net.module_.train()  # a callback may have evaluated it
         y_pred = self.begin(x, training=True)
-        reconstruction, kl, h = step(x, noise, beta)
+        reconstruction, kl, h = step(x, noise, beta, *weights)
         loss = (beta * kl - reconstruction) / len(x)
         self.end(x, loss, y_pred, training=True)
         return reconstruction, kl, h

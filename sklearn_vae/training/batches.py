@@ -6,7 +6,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-Batch: TypeAlias = tuple[Tensor, Tensor]
+# Samples, noise and, if samples have weights, the weights.
+Batch: TypeAlias = tuple[Tensor, ...]
 
 # Samples and noise are gathered for chunks of batches, because a batch then costs only two views.
 # These are the largest numbers of batches and bytes in a chunk.
@@ -18,7 +19,8 @@ class Batches:
     """Iterable over all samples in random order, in chunks of batches.
 
     `noise_shape` holds the numbers of draws per sample and of latent dimensions. `n_batches`
-    batches have nearly equal sizes; by default their number follows from `batch_size`.
+    batches have nearly equal sizes; by default their number follows from `batch_size`. `weights`
+    are those of the samples, if any.
     """
 
     def __init__(
@@ -28,8 +30,10 @@ class Batches:
         noise_shape: tuple[int, int],
         generator: torch.Generator,
         n_batches: int | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         self.X = X
+        self.weights = weights
         self.batch_size = min(batch_size, len(X))
         self.noise_shape = noise_shape
         self.generator = generator
@@ -54,15 +58,19 @@ class Batches:
         return sizes
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """Yield lists of (samples of shape (b, d), noise of shape (S, b, k))."""
+        """Yield lists of (samples of shape (b, d), noise of shape (S, b, k), *weights)."""
         X, draws, k = self.X, *self.noise_shape
         order = torch.randperm(len(X), generator=self.generator, device=X.device)
         sizes, done = self._sizes(), 0
         for first in range(0, len(sizes), self.at_once):
             chunk = sizes[first : first + self.at_once]
-            samples = X.index_select(0, order[done : done + sum(chunk)])
+            chosen = order[done : done + sum(chunk)]
+            samples = X.index_select(0, chosen)
             done += len(samples)
             size = (len(samples), draws * k)
             noise = torch.randn(size, generator=self.generator, device=X.device, dtype=X.dtype)
-            pairs = zip(samples.split(chunk), noise.split(chunk), strict=True)
-            yield [(x, part.view(draws, len(x), k)) for x, part in pairs]
+            parts = [samples.split(chunk), noise.split(chunk)]
+            if self.weights is not None:
+                parts.append(self.weights.index_select(0, chosen).split(chunk))
+            batches = zip(*parts, strict=True)
+            yield [(x, part.view(draws, len(x), k), *weights) for x, part, *weights in batches]

@@ -17,7 +17,7 @@ from sklearn_vae.validation import is_integer
 
 
 class KLWarmup(Callback):
-    """Raises the KL weight linearly to `weight` over `n_epochs`."""
+    """Callback that raises the KL weight linearly to `weight` over `n_epochs`."""
 
     def __init__(self, n_epochs: int, weight: float) -> None:
         self.n_epochs = n_epochs
@@ -29,7 +29,7 @@ class KLWarmup(Callback):
 
 
 class BestLosses(Callback):
-    """Records whether a loss is the best so far, as skorch's default callbacks do."""
+    """Callback that records whether a loss is the best so far, as skorch's default callbacks do."""
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Read the best losses from the history."""
@@ -47,7 +47,7 @@ class BestLosses(Callback):
 
 
 class FrozenParameters(Callback):
-    """Stores the names of frozen parameters, which a resumed training freezes again."""
+    """Callback that stores the names of frozen parameters, which are frozen again on resuming."""
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Reset the names; a checkpoint may set `names_` afterwards."""

@@ -32,7 +32,7 @@ ACCESSORS = (
 
 
 class Keeper:
-    """Saves a net every few epochs of a training of at most `max_epochs`, and restores it.
+    """Checkpoints of a net that is trained for at most `max_epochs` epochs.
 
     `units` convert the data to the net's samples. `read` reads the last state of a finished
     training if that is not a state of the net.

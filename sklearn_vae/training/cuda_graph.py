@@ -73,26 +73,28 @@ class CapturedStep:
     def reset(self) -> None:
         """Discard the graph and start with plain steps again."""
         self.graph: Any = None
-        self.inputs: tuple[Tensor, Tensor, Tensor] | None = None
+        self.inputs: tuple[Tensor, ...] | None = None
         self.learning_rate: Any = None
         self.steps_before = WARM_UP_STEPS
         self.good_epochs = 0
 
-    def __call__(self, x: Tensor, noise: Tensor, beta: float) -> Any:
+    def __call__(self, x: Tensor, noise: Tensor, beta: float, *weights: Tensor) -> Any:
         """Take a step; return the sums of reconstruction and KL, and the encoder outputs."""
         if self.graph_type is None:
-            return self.step(x, noise, beta)
+            return self.step(x, noise, beta, *weights)
         if self.inputs is None:
-            weight = torch.full((), beta, device=x.device, dtype=x.dtype)
-            self.inputs = x.clone(), noise.clone(), weight
+            kl_weight = torch.full((), beta, device=x.device, dtype=x.dtype)
+            self.inputs = x.clone(), noise.clone(), kl_weight, *(w.clone() for w in weights)
         if x.shape != self.inputs[0].shape:
-            return self.step(x, noise, beta)
+            return self.step(x, noise, beta, *weights)
         if self.steps_before:
             self.steps_before -= 1
-            return self.graph_type.warm_up(partial(self.step, x, noise, beta))
+            return self.graph_type.warm_up(partial(self.step, x, noise, beta, *weights))
         self.inputs[0].copy_(x)
         self.inputs[1].copy_(noise)
         self.inputs[2].fill_(beta)
+        for own, given in zip(self.inputs[3:], weights, strict=True):
+            own.copy_(given)
         if not self._is_up_to_date():
             self._capture(self.inputs)
         return tuple(output.clone() for output in self.graph.replay())

@@ -2,7 +2,7 @@
 
 On a CPU, the bookkeeping of autograd and of torch's optimizers takes longer than the arithmetic of
 small networks. The functions here give the same numbers without it. The formulas cover MLPs with a
-diagonal posterior and autoencoders of MLPs; autograd does the rest.
+diagonal posterior and autoencoders of MLPs, without weights of the samples; autograd does the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sklearn_vae.nn.activations import ACTIVATIONS
-from sklearn_vae.nn.distributions import LOG_2PI
+from sklearn_vae.nn.distributions import LOG_2PI, weighted_sum
 from sklearn_vae.nn.likelihoods import (
     BernoulliLikelihood,
     DiagonalGaussianLikelihood,
@@ -34,7 +34,8 @@ from sklearn_vae.nn.posteriors import (
     StandardPrior,
 )
 
-# (x, noise, beta) -> sums of reconstruction and KL over the samples, and outputs of the encoder.
+# (x, noise, beta) -> sums of reconstruction and KL over the samples, and outputs of the encoder. With
+# weights of the samples as a fourth argument, the sums and the mean objective are weighted.
 Step: TypeAlias = Callable[..., tuple[Any, Any, Any]]
 
 # Forward passes return a value and a function that propagates the gradient backward.
@@ -61,12 +62,13 @@ def training_step(
     autograd, and moves the parameters along the gradients of minus the mean objective. With "bf16"
     the networks compute in bfloat16 on CUDA.
     """
-    set_gradients = gradients_by_formula(module, objective, options) or partial(
-        _set_gradients_by_autograd, module, objective, options, precision
-    )
+    by_formula = gradients_by_formula(module, objective, options)
+    by_autograd = partial(_set_gradients_by_autograd, module, objective, options, precision)
+    unweighted = by_formula or by_autograd
 
-    def step(x: Tensor, noise: Tensor, beta: Any) -> tuple[Any, Any, Any]:
-        terms = set_gradients(x, noise, beta)
+    def step(x: Tensor, noise: Tensor, beta: Any, *weights: Tensor) -> tuple[Any, Any, Any]:
+        set_gradients = by_autograd if weights else unweighted
+        terms = set_gradients(x, noise, beta, *weights)
         with torch.no_grad():
             update(x)
         return terms
@@ -83,16 +85,20 @@ def _set_gradients_by_autograd(
     x: Tensor,
     noise: Tensor,
     beta: float | Tensor,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     outputs: list[Tensor] = []
+    if weights is not None:
+        options = {**options, "weights": weights}
     module.zero_grad()
     # A cache would keep weights in bfloat16, but they change with every step.
     autocast = torch.autocast("cuda", torch.bfloat16, precision == "bf16", cache_enabled=False)
     with autocast, module.encoder.register_forward_hook(lambda *call: outputs.append(call[-1])):
         bound, reconstruction, kl = objective(module, x, noise, beta, **options)
     if bound.requires_grad:  # False if all parameters are frozen
-        bound.mean().neg().backward()
-    return reconstruction.detach().sum(), kl.detach().sum(), outputs[-1].detach()
+        (bound if weights is None else weights * bound).mean().neg().backward()
+    reconstruction, kl = (weighted_sum(part.detach(), weights) for part in (reconstruction, kl))
+    return reconstruction, kl, outputs[-1].detach()
 
 
 def gradients_by_formula(

@@ -21,6 +21,7 @@ from skorch.history import History
 from skorch.utils import open_file_like
 from torch import Tensor, nn
 
+from sklearn_vae.nn.distributions import weighted_sum
 from sklearn_vae.nn.networks import count_multiply_adds
 from sklearn_vae.nn.objectives import Objective
 from sklearn_vae.training.batch_events import BatchEvents
@@ -44,7 +45,7 @@ from sklearn_vae.validation import all_or_nothing
 _GLOBAL_GENERATOR = threading.RLock()
 
 # Attributes that a net only has in training.
-TRAINING_ONLY = {"batch_events_", "frozen_", "reducer_"}
+TRAINING_ONLY = {"batch_events_", "frozen_", "reducer_", "valid_weights_", "weights_"}
 
 
 class VAENet(NeuralNet):
@@ -59,7 +60,8 @@ class VAENet(NeuralNet):
     the number of operations of the forward pass of one sample, which is counted by default.
     `beta_` is the KL weight, which callbacks change. `last_states_` holds the number of epochs and
     the parameters before each of the last two epochs. `complete_` is False after an interrupt, and
-    `failures_` lists errors of callbacks at the end of the last training.
+    `failures_` lists errors of callbacks at the end of the last training. In training, `weights_`
+    and `valid_weights_` are the weights of training and validation samples, or None.
     """
 
     def __init__(
@@ -132,12 +134,16 @@ class VAENet(NeuralNet):
         epochs: int | None = None,
         keeper: Keeper | None = None,
         reducer: Reducer = SINGLE_PROCESS,
+        weights: Tensor | None = None,
+        valid_weights: Tensor | None = None,
     ) -> Any:
         """Train for some epochs, `max_epochs` by default.
 
         X is on the device. The keeper restores the saved state and saves the net after some epochs.
+        Weights must average to 1 over the samples of all processes.
         """
-        self.reducer_ = reducer  # callbacks use it, too
+        self.reducer_ = reducer  # callbacks use it and the weights, too
+        self.weights_, self.valid_weights_ = weights, valid_weights
         self.complete_, self.failures_ = False, []
         try:
             if len(self.history) and any(isinstance(c, LRScheduler) for _, c in self.callbacks_):
@@ -226,7 +232,9 @@ class VAENet(NeuralNet):
         self, X: Tensor, epochs: int, step: CapturedStep, keeper: Keeper | None
     ) -> None:
         n_batches = self.reducer_.n_batches(len(X), self.batch_size)
-        batches = Batches(X, self.batch_size, self.noise_shape, self.generator_, n_batches)
+        batches = Batches(
+            X, self.batch_size, self.noise_shape, self.generator_, n_batches, self.weights_
+        )
         train, valid = self.get_split_datasets(X, X)
         for _ in range(epochs):
             self.notify("on_epoch_begin", dataset_train=train, dataset_valid=valid)
@@ -287,14 +295,15 @@ class VAENet(NeuralNet):
 
     def _take_chunk(self, chunk: list[Batch], step: CapturedStep) -> Tensor:
         """Take steps on some batches; return the sums of reconstruction and KL."""
-        steps = [step(x, noise, self.beta_) for x, noise in chunk]
+        steps = [step(x, noise, self.beta_, *weights) for x, noise, *weights in chunk]
         sums = [terms[:2] for terms in steps]
         if self.batch_events_.records and not self.batch_events_.training:
-            for (x, _), (reconstruction, kl) in zip(chunk, sums, strict=True):
+            for (x, *_), (reconstruction, kl) in zip(chunk, sums, strict=True):
                 loss = (self.beta_ * kl - reconstruction) / len(x)
                 self.batch_events_.record(x, loss, training=True)
         with torch.no_grad():
-            self.monitor.update(self.module_, torch.cat([h for _, _, h in steps]))
+            weights = [torch.cat(parts) for parts in list(zip(*chunk, strict=True))[2:]]
+            self.monitor.update(self.module_, torch.cat([h for _, _, h in steps]), *weights)
             if isinstance(sums[0][0], float):
                 return torch.tensor(sums, dtype=torch.float64).sum(0)
             return torch.stack([torch.stack(pair) for pair in sums]).sum(0)
@@ -307,19 +316,25 @@ class VAENet(NeuralNet):
         events = self.batch_events_
         self.module_.eval()
         objective, bound = X.new_zeros(2)
-        for x in X.split(max(self.batch_size, 1024)):
+        weights, step = self.valid_weights_, max(self.batch_size, 1024)
+        for start in range(0, len(X), step):
+            x, w, options = X[start : start + step], None, self.options
+            if weights is not None:
+                w = weights[start : start + step]
+                options = {**options, "weights": w}
             noise = torch.randn(
                 (draws, len(x), k), generator=generator, device=x.device, dtype=x.dtype
             )
             y_pred = events.begin(x, training=False) if events.validation else None
-            value, *parts = self.objective(self.module_, x, noise, self.beta_, **self.options)
+            value, *parts = self.objective(self.module_, x, noise, self.beta_, **options)
+            loss = -(value if w is None else w * value).mean()
             if events.validation:
-                events.end(x, -value.mean(), y_pred, training=False)
+                events.end(x, loss, y_pred, training=False)
             elif events.records:
-                events.record(x, -value.mean(), training=False)
+                events.record(x, loss, training=False)
             reconstruction, kl = parts
-            objective += value.sum()
-            bound += (reconstruction - kl).sum()
+            objective += weighted_sum(value, w)
+            bound += weighted_sum(reconstruction - kl, w)
         self.module_.train()
         n, *totals = self.reducer_.sum([len(X), objective.item(), bound.item()])
         self.history.record("valid_loss", -totals[0] / n)

@@ -39,21 +39,28 @@ class LatentMonitor:
     def begin(self) -> None:
         """Begin an epoch."""
         self.sums: list[Tensor] = []
-        self.n_seen = 0
+        self.n_seen: Any = 0  # or the sum of their weights
 
     def in_data_units(self, bound: float) -> float:
         """Convert a bound from the units of the networks to data units."""
         return bound - self.log_scale
 
-    def update(self, module: Any, h: Tensor) -> None:
-        """Add encoder outputs h of some samples."""
+    def update(self, module: Any, h: Tensor, weights: Tensor | None = None) -> None:
+        """Add encoder outputs h of some samples, with their weights if they have any."""
         prior = module.prior()
         h = h[: module.posterior.monitored].to(prior.mean.dtype)  # h may be bfloat16
         q = module.posterior(h)
         terms = q.marginals().kl_terms(prior)
-        above = (terms > COLLAPSE_KL).sum(0)
-        self.sums.append(torch.cat([q.entropy().sum()[None], above]))
-        self.n_seen += len(h)
+        above = terms > COLLAPSE_KL
+        if weights is None:
+            self.sums.append(torch.cat([q.entropy().sum()[None], above.sum(0)]))
+            self.n_seen += len(h)
+            return
+        weights = weights[: module.posterior.monitored]
+        # Not as products of matrices, which may be in TF32.
+        weighted_above = (weights[:, None] * above).sum(0)
+        self.sums.append(torch.cat([(weights * q.entropy()).sum()[None], weighted_above]))
+        self.n_seen += weights.sum()
 
     def record(
         self,
@@ -65,7 +72,7 @@ class LatentMonitor:
     ) -> dict[str, Any]:
         """Return the entries of an epoch of n samples; `reconstruction` and `kl` are averages."""
         sums = torch.stack(self.sums).sum(0).tolist()
-        n_seen, entropy, *above = reducer.sum([self.n_seen, *sums])
+        n_seen, entropy, *above = reducer.sum([float(self.n_seen), *sums])
         return {
             "bound": self.in_data_units(reconstruction - kl),
             "reconstruction": self.in_data_units(reconstruction),
@@ -92,7 +99,7 @@ class ErrorMonitor:
         """Convert a squared error from the units of the networks to data units."""
         return bound * self.scale**2
 
-    def update(self, module: Any, h: Tensor) -> None:
+    def update(self, module: Any, h: Tensor, weights: Tensor | None = None) -> None:
         """Do nothing."""
 
     def record(

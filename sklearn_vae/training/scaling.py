@@ -17,21 +17,29 @@ BLOCK_SIZE = 2**16
 
 
 def center_and_scale(
-    X: NDArray[Any], indices: NDArray[Any], per_feature: bool, reducer: Reducer = SINGLE_PROCESS
+    X: NDArray[Any],
+    indices: NDArray[Any],
+    per_feature: bool,
+    reducer: Reducer = SINGLE_PROCESS,
+    weights: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], Any]:
     """Compute the mean and the standard deviation of X[indices] over all processes.
 
-    The standard deviation is computed per feature, or is the root of the average variance.
+    The standard deviation is computed per feature, or is the root of the average variance. The
+    weights of these samples must average to 1.
     """
-    blocks = np.array_split(indices, -(-X.size // BLOCK_SIZE))
+    n_blocks = -(-X.size // BLOCK_SIZE)
+    blocks = np.array_split(indices, n_blocks)
+    parts = n_blocks * [None] if weights is None else np.array_split(weights, n_blocks)
+    pairs = list(zip(blocks, parts, strict=True))
     with np.errstate(over="ignore", invalid="ignore"):
         total = reducer.sum
         n = total(len(indices))
-        mean = total(sum(X[block].sum(axis=0, dtype=np.float64) for block in blocks)) / n
+        mean = total(sum(_sum(X[block], w) for block, w in pairs)) / n
         sums = np.zeros((2, X.shape[1]))
-        for block in blocks:
+        for block, w in pairs:
             centered = X[block] - mean
-            sums += centered.sum(axis=0), np.square(centered).sum(axis=0)
+            sums += _sum(centered, w), _sum(np.square(centered), w)
         error, squares = total(sums) / n
         # The rounding error of the mean must not count as variance.
         variance = np.maximum(squares - error**2, 0.0)
@@ -47,6 +55,11 @@ def center_and_scale(
     if per_feature:
         return mean, np.where(std > rounding, std, 1.0)
     return mean, math.sqrt(np.where(std > rounding, variance, 0.0).mean()) or 1.0
+
+
+def _sum(values: NDArray[Any], weights: NDArray[Any] | None) -> Any:
+    """Sum over the samples in float64, with their weights if they are given."""
+    return values.sum(axis=0, dtype=np.float64) if weights is None else weights @ values
 
 
 def _has_underflowed(variance: NDArray[Any], X: NDArray[Any], indices: NDArray[Any]) -> bool:

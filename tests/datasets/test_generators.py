@@ -89,7 +89,7 @@ class TestPPCA:
                 r"loadings must have shape .* \(4, 3\), got \(4, 2\)",
             ),
             ({"loadings": [[np.nan]]}, "loadings contains NaN"),
-            ({"noise_variance": 0.0, "return_model": True}, "covariance would be singular"),
+            ({"noise_variance": 0.0, "return_model": True}, "and a singular covariance"),
         ],
     )
     def test_errors(self, keywords, message):

@@ -233,7 +233,7 @@ def test_an_interrupt_where_nothing_is_finite_keeps_what_was(model, epoch):
 
 
 def test_two_interrupts_after_training_give_up(monkeypatch):
-    def interrupted(self, rows, reducer):
+    def interrupted(self, data):
         raise KeyboardInterrupt
 
     model = DeepGaussianVAE(3, **SMALL)
@@ -306,11 +306,11 @@ def test_an_interrupt_after_training_keeps_it(model, monkeypatch):
     np.testing.assert_array_equal(parameters_of(late), expected)
     calls, diagnose = [], type(model)._set_diagnostics
 
-    def interrupted(self, rows, reducer):
+    def interrupted(self, data):
         calls.append(0)
         if len(calls) == 1:
             raise KeyboardInterrupt
-        diagnose(self, rows, reducer)
+        diagnose(self, data)
 
     monkeypatch.setattr(type(model), "_set_diagnostics", interrupted)
     later = copy.deepcopy(model).fit(X)

@@ -109,7 +109,9 @@ def test_a_learned_prior_has_the_moments_of_the_posterior_and_unit_columns():
 
 
 def test_a_learned_prior_needs_a_matrix_to_scale():
-    with pytest.raises(ValueError, match=r"begins with an nn\.Linear of n_components=3 inputs"):
+    with pytest.raises(
+        ValueError, match=r"first layer is an nn\.Linear with n_components=3 inputs"
+    ):
         DeepGaussianVAE(3, **SMALL, **LEARNED, decoder=_no_linear).fit(X)
 
 

@@ -304,6 +304,8 @@ def test_the_cap_of_the_rate_grows_with_what_was_won(bounds, won):
         expected = 4 * (0.05 * worth + 0.5 * won) / sum(deviations)
         assert net.rate(worth) == pytest.approx(expected, rel=1e-12)
     assert StubNet(bounds, [3.0], lr=1e-4, max_epochs=100).rate(8.0) == 1e-4
+    first = StubNet([], [3.0], lr=1e6, max_epochs=100).rate(8.0)  # in which the rate rises
+    assert first == pytest.approx(4 * 0.05 * 8.0 / 3.0 / 5, rel=1e-12)
 
 
 @pytest.mark.parametrize("before", [0, 7])

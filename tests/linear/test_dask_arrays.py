@@ -185,6 +185,12 @@ class TestFit:
         assert_same_model(model, expected)
         score = model.score(in_blocks(), sample_weight=weights)
         assert score == pytest.approx(expected.score(X, sample_weight=WEIGHTS), rel=1e-12)
+        vae = LinearVAE(3, random_state=0)
+        model = clone(vae).fit(in_blocks(), sample_weight=weights)
+        expected = vae.fit(X, sample_weight=WEIGHTS)
+        assert_same_model(model, expected)
+        score = model.score(in_blocks(), sample_weight=weights)
+        assert score == pytest.approx(expected.score(X, sample_weight=WEIGHTS), rel=1e-12)
 
     def test_weights_of_blocks_of_unknown_lengths(self):
         rows, weights = in_blocks(), da.from_array(WEIGHTS, chunks=((50, 50, 50, 53),))
@@ -646,8 +652,9 @@ class TestErrors:
         ],
     )
     def test_weights(self, weights, text):
-        with pytest.raises(ValueError, match=text):
-            PPCA(2).fit(in_blocks(), sample_weight=weights)
+        for estimator in (PPCA(2), LinearVAE(2)):
+            with pytest.raises(ValueError, match=text):
+                estimator.fit(in_blocks(), sample_weight=weights)
 
     def test_scores_of_nothing(self):
         model = PPCA(2).fit(X)

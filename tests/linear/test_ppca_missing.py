@@ -272,7 +272,7 @@ class TestWarnings:
     def test_no_noise_left(self):
         rng = np.random.default_rng(0)
         flat = punched(rng.normal(size=(60, 2)) @ rng.normal(size=(2, 6)), 0.1)
-        with pytest.warns(ConvergenceWarning, match="n_components=3 the likelihood .* no bound"):
+        with pytest.warns(ConvergenceWarning, match="n_components=3 the likelihood is unbounded"):
             model = PPCA(3).fit(flat)
         assert np.isfinite(model.impute(flat)).all()
         assert (np.diff(model.loglike_history_) >= 0).all()
@@ -354,8 +354,6 @@ class TestErrors:
             getattr(PPCA(3) if method == "fit" else model, method)(rows)
 
     def test_where_missing_values_are_not_taken(self, model):
-        with pytest.raises(ValueError, match="sample_weight must be None if X contains NaN"):
-            PPCA(2).fit(Y, sample_weight=np.ones(300))
         with pytest.raises(ValueError, match="partial_fit does not accept missing values, but X"):
             PPCA(2).partial_fit(Y)
         with pytest.raises(ValueError, match="which a fit to X with missing values does not"):

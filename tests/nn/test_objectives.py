@@ -150,3 +150,21 @@ def test_one_importance_weighted_draw_has_the_weight_of_the_elbo():
 def test_the_kl_weight_rises_linearly_and_stays():
     assert [kl_weight(epoch, 4, 2.0) for epoch in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
     assert [kl_weight(epoch, 0, 2.0) for epoch in range(2)] == [2.0, 2.0]
+
+
+def test_free_bits_of_weighted_samples_are_those_of_repeated_samples():
+    module, (x, noise) = make_module(), make_rows()
+    counts = torch.arange(len(x)) % 4
+    with torch.no_grad():
+        terms = module.encode(x).kl_terms(module.prior())
+        averages = torch.stack([terms.mean(0), counts.double() @ terms / counts.sum()])
+        # Between the two averages of a dimension, which is penalized in one case only.
+        for free_bits in averages.mean(0).tolist():
+            weights = 0.3 * counts.double()
+            values = elbo(module, x, noise, 0.7, free_bits, weights)
+            repeated = (part.repeat_interleave(counts, dim) for part, dim in ((x, 0), (noise, 1)))
+            expected = elbo(module, *repeated, 0.7, free_bits)
+            for value, other in zip(values, expected, strict=True):
+                torch.testing.assert_close(value.repeat_interleave(counts), other)
+            unweighted = elbo(module, x, noise, 0.7, free_bits)[0]
+            assert not torch.allclose(values[0], unweighted)

@@ -435,7 +435,8 @@ def test_intervals_by_feature_where_the_truth_is_not_known(d):
 def test_an_imputer_with_its_own_mark_and_a_feature_never_seen():
     table = pd.DataFrame(np.where(GONE, -1.0, X), columns=[f"f{i}" for i in range(12)])
     table["f3"] = -1.0
-    imputer = PPCAImputer(2, missing_values=-1.0).fit(table)
+    with pytest.warns(UserWarning, match="features without any observed values: .'f3'"):
+        imputer = PPCAImputer(2, missing_values=-1.0).fit(table)
     display = ImputationDisplay.from_estimator(imputer, table, X)
     assert 3 not in display.features
     gone = GONE.copy()

@@ -59,7 +59,7 @@ def test_what_is_no_scale(wrong):
 
 
 def test_no_dimension_has_no_scale():
-    with pytest.raises(ValueError, match="at least one latent dimension, but those of 'b' have"):
+    with pytest.raises(ValueError, match="at least one latent dimension, but 'b' has none"):
         PosteriorScaleDisplay.from_results({"a": np.ones((2, 2)), "b": np.empty((3, 0))})
     assert not plt.get_fignums()
 

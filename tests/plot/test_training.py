@@ -125,7 +125,7 @@ def test_missing_values_are_gaps():
         (
             lambda: TrainingDisplay.from_results({"a": {"seconds": [1.0]}}),
             ValueError,
-            "that of 'a' has seconds",
+            "the history of 'a' has seconds",
         ),
         (
             lambda: TrainingDisplay.from_results({"a": {"bound": []}}),

@@ -285,8 +285,8 @@ def test_a_start_that_rounds_otherwise_elsewhere_is_resumed(monkeypatch, tmp_pat
     clone(model).fit(X)
     units = DeepGaussianVAE._center_and_scale
 
-    def moved(self, X, rows, reducer):
-        center, scale = units(self, X, rows, reducer)
+    def moved(self, X, rows, reducer, weights):
+        center, scale = units(self, X, rows, reducer, weights)
         return np.nextafter(center, np.inf), scale
 
     monkeypatch.setattr(DeepGaussianVAE, "_center_and_scale", moved)

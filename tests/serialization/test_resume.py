@@ -252,8 +252,8 @@ def test_units_that_differ_are_another_start(monkeypatch, tmp_path):
     clone(model).fit(X)
     units = DeepAutoencoder._center_and_scale
 
-    def moved(self, X, rows, reducer):
-        center, scale = units(self, X, rows, reducer)
+    def moved(self, X, rows, reducer, weights):
+        center, scale = units(self, X, rows, reducer, weights)
         return np.nextafter(center, np.inf), scale  # which no network knows
 
     monkeypatch.setattr(DeepAutoencoder, "_center_and_scale", moved)

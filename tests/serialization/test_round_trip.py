@@ -206,7 +206,9 @@ def test_an_optimiser_of_somebody_else(tmp_path):
     loaded = there_and_back(model, tmp_path).net_.optimizer_.param_groups[0]
     assert (loaded["lr"], loaded["betas"]) == (0.5, (0.8, 0.9))
     model.net_.optimizer_ = torch.optim.SGD(model.module_.parameters(), lr=1.0)
-    with pytest.raises(TypeError, match="must be its original Adam with one parameter group"):
+    with pytest.raises(
+        TypeError, match="must have its original Adam optimizer with one parameter group"
+    ):
         save(model, tmp_path / "other")
 
 

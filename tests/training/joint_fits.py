@@ -30,6 +30,9 @@ from tests.deep.data import MODELS, SMALL, make_rows
 SIZE = 2
 X = make_rows()
 SHARDS = [X[:90], X[90:]]
+WEIGHTS = np.random.default_rng(0).integers(0, 3, size=len(X)) * np.r_[np.ones(90), np.full(60, 4)]
+WEIGHTS_OF_SHARDS = [WEIGHTS[:90], WEIGHTS[90:]]
+WEIGHTED = [MODELS[0], MODELS[1], MODELS[7], MODELS[-1]]
 
 # Ends where it begins: at pPCA.
 START = DeepGaussianVAE(3, **SMALL, init="ppca", noise_variance=0.5, learning_rate=1e-12)
@@ -45,10 +48,10 @@ def told(model):
     return {**found, **state, "history": history}
 
 
-def error_of(model, rows, processes):
+def error_of(model, rows, processes, weights=None):
     """The error of a fit."""
     try:
-        model.fit(rows, processes=processes)
+        model.fit(rows, sample_weight=weights, processes=processes)
     except (ValueError, FloatingPointError, RuntimeError) as error:
         return type(error).__name__, str(error)
     return None
@@ -130,6 +133,15 @@ def what_else(rank, folder):
         found["start"], found["seen"] = told(start), sum_of_deviations(start.net_.optimizer_)
         kept = clone(vae).set_params(callbacks=[Snapshot([1, 2])]).fit(rows, processes=processes)
         found["snapshots"] = {epoch: told(model) for epoch, model in kept.snapshots_.items()}
+        own = WEIGHTS_OF_SHARDS[rank]
+        found["weighted"] = [
+            told(clone(model).fit(rows, sample_weight=own, processes=processes))
+            for model in WEIGHTED
+        ]
+        equal = clone(vae).fit(rows, sample_weight=np.full(len(rows), 3.0), processes=processes)
+        found["equal weights"] = told(equal)
+        weighted_start = clone(START).fit(rows, sample_weight=own, processes=processes)
+        found["weighted start"] = told(weighted_start)
         again = (
             clone(vae)
             .set_params(warm_start=True, early_stopping=True)
@@ -156,6 +168,7 @@ def what_differs(rank, folder):
         "parameters": (DeepGaussianVAE(3 + rank, **SMALL), rows),
         "models": ((DeepGaussianVAE if rank else DeepBernoulliVAE)(3, **SMALL), rows > 0),
         "feature names": (vae, pd.DataFrame(rows, columns=names[:: 1 - 2 * rank])),
+        "weights": (vae, rows),
         "few rows": (DeepGaussianVAE(1, **SMALL), X if rank else X[:2]),
         "checkpoint": (DeepGaussianVAE(3, **SMALL, checkpoint=folder if rank else None), rows),
         "snapshots": (DeepGaussianVAE(3, **SMALL, callbacks=[Snapshot([1])] if rank else []), rows),
@@ -164,7 +177,8 @@ def what_differs(rank, folder):
     found = {}
     for name, (model, own) in fits.items():
         with suppress(RuntimeError), Processes() as processes:
-            found[name] = error_of(model, own, processes)
+            weights = np.ones(len(own)) if name == "weights" and rank else None
+            found[name] = error_of(model, own, processes, weights)
     try:
         with Processes() as processes:
             if rank == 0:

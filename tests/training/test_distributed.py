@@ -17,7 +17,16 @@ from sklearn_vae.training import loop as net
 from sklearn_vae.training.batches import Batches
 from sklearn_vae.training.distributed import BETWEEN_SEEDS
 from tests.deep.data import MODELS, SMALL, parameters_of
-from tests.training.joint_fits import SHARDS, SIZE, START, X, by_columns, told
+from tests.training.joint_fits import (
+    SHARDS,
+    SIZE,
+    START,
+    WEIGHTED,
+    WEIGHTS,
+    X,
+    by_columns,
+    told,
+)
 
 pytest.importorskip("accelerate")
 
@@ -65,28 +74,36 @@ def test_all_processes_end_with_the_same_model(found, i):
 class BatchesOfAll:
     """Batches of two processes as one process would have them, with the noise of both."""
 
-    def __init__(self, X, batch_size, noise_shape, generator, n_batches=None):
+    def __init__(self, X, batch_size, noise_shape, generator, n_batches=None, weights=None):
         assert n_batches is None
         self.X = X
-        shards = X.split([len(rows) for rows in SHARDS])
-        n_batches = -(-max(map(len, shards)) // batch_size)
+        sizes = [len(rows) for rows in SHARDS]
+        parts = 2 * [None]
+        if weights is not None:
+            sizes = [(WEIGHTS[:90] > 0).sum(), (WEIGHTS[90:] > 0).sum()]
+            parts = weights.split(sizes)
+        shards = X.split(sizes)
+        n_batches = -(-max(sizes) // batch_size)
         seeds = [generator.initial_seed() + rank * BETWEEN_SEEDS for rank in range(SIZE)]
         self.parts = [
-            Batches(rows, batch_size, noise_shape, torch.Generator().manual_seed(s), n_batches)
-            for rows, s in zip(shards, seeds, strict=True)
+            Batches(rows, batch_size, noise_shape, torch.Generator().manual_seed(s), n_batches, w)
+            for rows, s, w in zip(shards, seeds, parts, strict=True)
         ]
 
     def __iter__(self):
         for chunks in zip(*self.parts, strict=True):
             yield [
-                (torch.cat([x for x, _ in pair]), torch.cat([noise for _, noise in pair], 1))
+                tuple(
+                    torch.cat(part, int(i == 1)) for i, part in enumerate(zip(*pair, strict=True))
+                )
                 for pair in zip(*chunks, strict=True)
             ]
 
 
-def assert_is_that_of_one_process(model, joint):
+def assert_is_that_of_one_process(model, joint, weights=None):
     """The same parameters and history; to be called with `BatchesOfAll`."""
-    expected, joint = told(clone(model).fit(X)), {**joint, "history": dict(joint["history"])}
+    expected = told(clone(model).fit(X, sample_weight=weights))
+    joint = {**joint, "history": dict(joint["history"])}
     if getattr(model, "variational_family", None) == "sylvester":
         for history in (expected["history"], joint["history"]):
             del history["posterior_entropy"], history["active_dims"]  # of 64 rows of a chunk
@@ -111,6 +128,32 @@ PLAIN = [
 def test_two_processes_do_what_one_does_with_the_batches_of_both(found, i, monkeypatch):
     monkeypatch.setattr(net, "Batches", BatchesOfAll)
     assert_is_that_of_one_process(MODELS[i], found[0]["models"][i])
+
+
+@pytest.mark.parametrize("i", range(len(WEIGHTED)), ids=[str(model) for model in WEIGHTED])
+def test_weights_of_two_processes_are_those_of_one(found, i, monkeypatch):
+    assert_same(found[0]["weighted"][i], found[1]["weighted"][i])
+    monkeypatch.setattr(net, "Batches", BatchesOfAll)
+    assert_is_that_of_one_process(WEIGHTED[i], found[0]["weighted"][i], WEIGHTS)
+
+
+def test_equal_weights_of_all_processes_are_none(found):
+    assert_same(found[0]["equal weights"], found[0]["models"][0])
+
+
+def test_a_weighted_start_is_ppca_of_all_rows(found):
+    one = clone(START).fit(X, sample_weight=WEIGHTS)
+    for name, expected in one.module_.state_dict().items():
+        np.testing.assert_allclose(
+            found[0]["weighted start"][name], expected, rtol=1e-6, atol=1e-6, err_msg=name
+        )
+
+
+def test_weights_in_one_process_only_are_an_error(found):
+    for part, own in zip(found, ("None", "'an array'"), strict=True):
+        kind, text = part["differs"]["weights"]
+        assert kind == "ValueError"
+        assert f"has sample_weight={own}, unlike another process." in text
 
 
 def test_a_matrix_may_lie_by_columns(found, monkeypatch):

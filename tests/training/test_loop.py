@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def plain_training(model, rows):
     untrained = copy.deepcopy(model.set_params(max_epochs=1))
     net = untrained.fit(X).net_
     net.initialize()
-    untrained._set_start(rows, SINGLE_PROCESS)
+    untrained._set_start(SimpleNamespace(train=rows, weights=None, reducer=SINGLE_PROCESS))
     module = net.module_
     optimizer = torch.optim.Adam(module.trained_parameters(), lr=model.learning_rate)
     bounds = []
