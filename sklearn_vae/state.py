@@ -6,6 +6,7 @@ import inspect
 from functools import cache
 from typing import Any, ClassVar
 
+import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj
 from sklearn import config_context
 
@@ -20,9 +21,7 @@ REQUESTS = "_metadata_request"
 # Attributes of every estimator.
 COMMON = {
     "feature_names_in_": "d optional",
-    "n_components_": "count optional",
-    "n_features_in_": "count optional",
-    "n_iter_": "count optional",
+    **dict.fromkeys(("n_components_", "n_features_in_", "n_iter_"), "count optional"),
 }
 
 
@@ -73,9 +72,7 @@ class Stateful:
 
 def state_of(estimator: Any) -> dict[str, Any]:
     """Return the parameters and attributes of an estimator, without folders on this machine."""
-    state = {
-        name: value for name, value in vars(estimator).items() if name not in FOLDER_PARAMETERS
-    }
+    state = {name: v for name, v in vars(estimator).items() if name not in FOLDER_PARAMETERS}
     if REQUESTS in state:
         methods = {n: getattr(r, "requests", None) for n, r in vars(state[REQUESTS]).items()}
         state[REQUESTS] = {n: dict(r) for n, r in methods.items() if isinstance(r, dict) and r}
@@ -95,10 +92,7 @@ def set_state_of(estimator: Any, state: dict[str, Any]) -> None:
             )
     requests = attributes.pop(REQUESTS, {})
     vars(estimator).clear()
-    try:
-        estimator.__init__(**{name: state[name] for name in parameters & state.keys()})
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__} lacks a parameter: {error}") from None
+    estimator.__init__(**{name: state[name] for name in parameters & state.keys()})
     vars(estimator).update(attributes)
     try:
         for method, values in requests.items():
@@ -142,12 +136,6 @@ def check_fitted_state(estimator: Any, expected: dict[str, str]) -> None:
             raise ValueError(f"A fitted {type(estimator).__name__} must have {name}.")
 
 
-def brief(value: Any) -> str:
-    """Return the repr of a value, cut to 100 characters."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
-
-
 def _check_attribute(
     name: str, value: Any, kinds: str, conditions: list[str], sizes: dict[str, Any]
 ) -> None:
@@ -161,24 +149,23 @@ def _check_attribute(
         if kind == "count":
             text, valid = "an integer >= 0", is_integer(value) and value >= 0
         elif kind == "number":
-            text, valid = f"a float{bound}", is_real(value) and _within(value, bound)
+            text, valid = f"a float{bound}", is_real(value) and _is_within(value, bound)
         else:
             shape = tuple(sizes[axis] for axis in kind)
             text = f"an array of shape {shape}{floats}"
             valid = is_array_api_obj(value) and tuple(value.shape) == shape
-            valid = valid and (not floats or (is_finite(value) and _within(value, bound)))
+            if valid and floats:
+                valid = _is_finite(value) and bool(_is_within(value, bound).all())
         if valid:
             return
         allowed.append(text)
-    raise ValueError(f"{name} must be {' or '.join(allowed)}, got {brief(value)}.")
+    raise ValueError(f"{name} must be {' or '.join(allowed)}, got {value!r:.100}.")
 
 
-def is_finite(array: Any) -> bool:
-    """Return whether an array contains only finite floats."""
+def _is_finite(array: Any) -> bool:
     xp = array_namespace(array)
     return xp.isdtype(array.dtype, "real floating") and bool(xp.all(xp.isfinite(array)))
 
 
-def _within(value: Any, bound: str) -> bool:
-    inside = value > 0 if bound == " > 0" else value >= 0 if bound else True
-    return bool(inside if isinstance(inside, bool) else inside.all())
+def _is_within(value: Any, bound: str) -> Any:
+    return value > 0 if bound == " > 0" else value >= 0 if bound else value < np.inf

@@ -95,27 +95,35 @@ def check_random_state(random_state: Any) -> np.random.RandomState:
 
 
 def checked_samples(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
-    """Return X as a two-dimensional float array or, if supported, a sparse CSR or CSC matrix.
+    """Return X as a two-dimensional float array or a sparse CSR or CSC matrix.
 
     Memory-mapped arrays keep their dtype, and so do arrays of other libraries than NumPy under
     scikit-learn's `array_api_dispatch`. The caller must check for NaN and infinity.
     """
-    keep_dtype = _keeps_library(estimator, X) or is_memory_mapped(X)
+    keep_dtype = _is_dispatched(X) or is_memory_mapped(X)
     return checked_data(
         estimator,
         X,
+        keep_library=True,
         reset=reset,
-        accept_sparse=("csr", "csc") if utils.get_tags(estimator).input_tags.sparse else False,
+        accept_sparse=("csr", "csc"),
         dtype="numeric" if keep_dtype else list(FLOAT_DTYPES),
         ensure_min_samples=min_samples,
         ensure_all_finite=False,
     )
 
 
-def checked_data(estimator: BaseEstimator, X: Any, **options: Any) -> Any:
-    """Call scikit-learn's validate_data without NumPy's warnings; default dtypes are floats."""
+def checked_data(
+    estimator: BaseEstimator, X: Any, *, keep_library: bool = False, **options: Any
+) -> Any:
+    """Call scikit-learn's validate_data without NumPy's warnings; default dtypes are floats.
+
+    Arrays of other libraries become NumPy arrays unless `keep_library` and `array_api_dispatch`.
+    """
     refuse_dask(estimator, X)
-    X = _on_host_if_needed(estimator, readable(X))
+    X = readable(X)
+    if is_non_numpy(X) and not (keep_library and _is_dispatched(X)):
+        X = to_host(X)
     options = {"dtype": list(FLOAT_DTYPES), **options}
     if hasattr(X, "dtypes") and len(X.shape) == 2 and X.shape[1] == 0:
         X = np.empty(X.shape)  # validate_data fails on a frame without columns and thus dtypes
@@ -123,16 +131,9 @@ def checked_data(estimator: BaseEstimator, X: Any, **options: Any) -> Any:
         return validate_data(estimator, X, **options)
 
 
-def _keeps_library(estimator: BaseEstimator, X: Any) -> bool:
-    """Return whether X belongs to another array library and is not converted to NumPy."""
-    if not (is_non_numpy(X) and get_config()["array_api_dispatch"]):
-        return False
-    return bool(utils.get_tags(estimator).array_api_support)
-
-
-def _on_host_if_needed(estimator: BaseEstimator, X: Any) -> Any:
-    """Return an array of another library as a NumPy array unless the estimator supports it."""
-    return to_host(X) if is_non_numpy(X) and not _keeps_library(estimator, X) else X
+def _is_dispatched(X: Any) -> bool:
+    """Return whether X belongs to another array library that scikit-learn dispatches to."""
+    return is_non_numpy(X) and bool(get_config()["array_api_dispatch"])
 
 
 def is_dask(X: Any) -> bool:
@@ -250,12 +251,14 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
 def check_latents(estimator: BaseEstimator, Z: Any, n_components: int) -> Any:
     """Return Z as a finite float array of shape (n_samples, n_components)."""
     refuse_dask(estimator, Z, "Z")
-    Z = _on_host_if_needed(estimator, readable(Z, "Z"))
+    Z = readable(Z, "Z")
+    keep_library = _is_dispatched(Z) and utils.get_tags(estimator).array_api_support
+    Z = to_host(Z) if is_non_numpy(Z) and not keep_library else Z
     with np.errstate(invalid="ignore", over="ignore"):
         Z = check_array(
             Z,
             input_name="Z",
-            dtype="numeric" if _keeps_library(estimator, Z) else list(FLOAT_DTYPES),
+            dtype="numeric" if keep_library else list(FLOAT_DTYPES),
             ensure_min_features=min(n_components, 1),
         )
     if Z.shape[1] != n_components:

@@ -276,7 +276,11 @@ def test_tensors_that_numpy_cannot_view(estimator):
     assert clone(estimator).fit(lazy).score(lazy) == clone(estimator).fit(X).score(X)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=name_of)
+@pytest.mark.parametrize(
+    "estimator",
+    [e for e in ESTIMATORS if getattr(e, "svd_solver", "") != "arpack"],  # which refuses them
+    ids=name_of,
+)
 def test_tensors_under_dispatch_give_the_same_numbers(estimator):
     expected = clone(estimator).fit(X).transform(X)
     with config_context(array_api_dispatch=True):
@@ -413,7 +417,7 @@ def test_linear_vae_refuses_sparse_blocks_as_it_refuses_sparse_data():
     da = pytest.importorskip("dask.array")
     blocks = da.from_array(X, chunks=(10, 4)).map_blocks(sparse.csr_array)
     assert PPCA(1).fit(blocks).score(blocks) == pytest.approx(PPCA(1).fit(X).score(X))
-    with pytest.raises(TypeError, match="Sparse data was passed"):
+    with pytest.raises(TypeError, match="LinearVAE needs dense data"):
         LinearVAE(1).fit(blocks)
 
 

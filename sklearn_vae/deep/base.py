@@ -40,7 +40,7 @@ from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.protocol import EncoderDecoder, numbered
 from sklearn_vae.serialization.checkpoint import check_checkpoint
 from sklearn_vae.training.callbacks import Progress, StopEarly
-from sklearn_vae.training.checkpointing import Keeper, state_of
+from sklearn_vae.training.checkpointing import Keeper, last_state_of
 from sklearn_vae.training.devices import device_and_dtype, torch_defaults
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Processes, Reducer
 from sklearn_vae.training.loop import VAENet
@@ -137,7 +137,7 @@ class DeepModel(EncoderDecoder, ABC):
             diverged, complete = self._train(data)
             diverged = self._evaluate(data) or diverged
             if data.checkpoint is not None and complete and diverged is None:
-                data.checkpoint.save(state_of(self.net_), finished=True)
+                data.checkpoint.save(last_state_of(self.net_), finished=True)
             keep_snapshots(self, data)
             self.net_.last_states_ = []
         warn_of_failures(self.net_)
@@ -296,7 +296,7 @@ class DeepModel(EncoderDecoder, ABC):
         if data.checkpoint is not None:
             units = self.mean_, self.scale_
             keeper = Keeper(data.checkpoint, net, n_epochs, units, reducer=data.reducer)
-            n_epochs = keeper.begin(net)
+            n_epochs = keeper.epochs_left
         bar = None
         if self.verbose and data.reducer.rank == 0:
             bar = Progress(self.max_epochs, self.max_epochs - n_epochs)

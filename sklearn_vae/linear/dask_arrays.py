@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import numpy as np
 from scipy import sparse
+from sklearn.utils import get_tags
 
 from sklearn_vae.gaussian.arrays import check_weights
 from sklearn_vae.gaussian.centered import canonical
@@ -281,6 +282,8 @@ def _block_moments(block: Any, weights: Any, model: Any, labels: list[Runs] | No
     """Compute the moments of the samples of positive weight in each part of a block."""
     if block.shape[0] == 0:
         return {}
+    if sparse.issparse(block) and not get_tags(model).input_tags.sparse:
+        raise TypeError(f"{type(model).__name__} needs dense data, got a sparse block.")
     X = checked_samples(model, block, reset=False)
     X = canonical(X) if sparse.issparse(X) else X
     if weights is not None:

@@ -305,7 +305,7 @@ def train_stochastic(
         keeper = Keeper(file, net, left, units, lambda saved: Training.from_saved(saved, shape))
         if file.finished:
             return keeper.state
-        left = keeper.begin(net)
+        left = keeper.epochs_left
     if options.verbose:
         net.callbacks = [Progress(options.max_iter, options.max_iter - left)]
         net.initialize_callbacks()

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_vae.gaussian.arrays import scale_of
 from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.linear.sample_weights import drop_zero_weights
-from sklearn_vae.state import Stateful, brief
+from sklearn_vae.state import Stateful
 from sklearn_vae.validation import all_or_nothing, check_flag, checked_data, is_integer, is_real
 
 # Noise variance of standardized features that approximates the limit of no noise.
@@ -205,7 +205,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
         mask = state.get("indicator_")
         if mask is not None:
             if not (isinstance(mask, np.ndarray) and mask.dtype == bool):
-                raise ValueError(f"indicator_ must be None or booleans, got {brief(mask)}.")
+                raise ValueError(f"indicator_ must be None or booleans, got {mask!r:.100}.")
             X = np.where(mask, np.nan, 0.0)[None]
             state = {**state, "indicator_": MissingIndicator(error_on_new=False).fit(X)}
         super().set_state(state)
@@ -216,7 +216,7 @@ class PPCAImputer(Stateful, TransformerMixin, BaseEstimator):
             return
         d, observed, ppca = self.n_features_in_, self._observed, self.ppca_
         if observed.dtype != bool:
-            raise ValueError(f"_observed must be booleans, got {brief(observed)}.")
+            raise ValueError(f"_observed must be booleans, got {observed!r:.100}.")
         if not isinstance(ppca, PPCA) or getattr(ppca, "n_features_in_", 0) != observed.sum():
             raise ValueError(f"ppca_ must be a PPCA of the {observed.sum()} observed features.")
         if self.indicator_ is not None and self.indicator_.n_features_in_ != d:

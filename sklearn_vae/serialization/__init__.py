@@ -5,12 +5,8 @@ holds the name of the estimator's class and ``estimator.get_state()``, its param
 attributes. Loading creates only the classes listed in ``sklearn_vae.serialization.models``: those
 of this library, and the scalers of scikit-learn that may be steps of a ``DensityPipeline``.
 
-- A parameter that is missing from a file, because it was added later, gets its default. The
-  default of a new parameter must therefore keep the previous behavior.
-- An unknown parameter, class or tag is an error. So is an attribute whose name is a method or
-  property of the class. Any other attribute is set.
-- Fitted attributes that methods need (``_fitted_state`` of the class) must be present and
-  consistent.
+A parameter that is missing from a file, because it was added later, gets its default. The default
+of a new parameter must therefore keep the previous behavior.
 """
 
 from __future__ import annotations
@@ -140,6 +136,5 @@ def load(path: Any, *, device: Any = None) -> Any:
         if type(estimator).__name__ not in ESTIMATORS:
             raise ValueError("it does not hold an estimator.")
     except ValueError as error:
-        what = str(error) if len(str(error)) <= 1000 else f"{str(error)[:1000]}..."
-        raise ValueError(f"{str(path)!r}{wrote} cannot be loaded: {what}") from None
+        raise ValueError(f"{str(path)!r}{wrote} cannot be loaded: {error!s:.1000}") from None
     return estimator

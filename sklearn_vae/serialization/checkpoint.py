@@ -19,17 +19,13 @@ from sklearn_vae.serialization.container import drafts_of, library_versions, rea
 from sklearn_vae.serialization.identity import LIBRARY, digest
 from sklearn_vae.validation import check_integer, check_random_state
 
-# Parameters that do not change the result of a fit.
-NOT_IN_IDENTITY = ("checkpoint", "checkpoint_every", "verbose")
-
 # Number of hexadecimal digits of each digest in a file name. The file contains the whole digests.
 DIGITS_OF_NAME = 16
 
 SUFFIX = ".safetensors"
 
-# Number of most recent files that are compared with a new fit, and maximum number of characters of
-# a value in a warning.
-N_COMPARED, MAX_TEXT = 8, 80
+# Maximum number of characters of a value in a warning.
+MAX_TEXT = 80
 
 # Entries of a file in addition to the state: those that map text to text, and types of the others.
 TEXTS = ("digests", "texts", "start", "environment")
@@ -49,54 +45,43 @@ class Checkpoint:
 
     Its name consists of digests of the class, the data, the parameters and the version of this
     library. If it does not exist, but a file of the same class and data does, a warning says what
-    differs.
-
-    Parameters
-    ----------
-    estimator : BaseEstimator
-        Estimator with the parameters `checkpoint`, `checkpoint_every` and `random_state`.
-    X : array
-        Checked data.
-    before : object, default=None
-        Anything else that the result depends on, such as the model of a warm start.
-    depends_on_every : bool, default=False
-        Whether the result depends on `checkpoint_every`.
-
-    Attributes
-    ----------
-    path : Path
-    every : int
-        Number of epochs between two writes.
-    random_state : RandomState
-        Generator of the estimator or, if its `random_state` is None, of the fit that is resumed.
-    finished : bool
-        Whether `resume` has returned the state of a finished training.
+    differs. `before` is anything else that the result depends on, such as the model of a warm
+    start; `depends_on_every` means that the result depends on `checkpoint_every`.
     """
 
     def __init__(
         self, estimator: Any, X: Any, before: Any = None, *, depends_on_every: bool = False
     ) -> None:
-        folder = _made_folder(estimator.checkpoint)
+        folder = Path(estimator.checkpoint).absolute()  # a callback may change the current folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                "checkpoint must be a folder or a path where one can be created, got "
+                f"{estimator.checkpoint!r}: {error}"
+            ) from error
+        # The generator of the estimator or, if its random_state is None, of the resumed fit.
         self.random_state = check_random_state(estimator.random_state)
         self.every = int(estimator.checkpoint_every)
-        self.finished = False
-        data = digest(X, before)
-        self._digests, self._texts = _identity(estimator, self.random_state, depends_on_every)
-        stem = f"{type(estimator).__name__}-{data[:DIGITS_OF_NAME]}"
-        self.path = folder / f"{stem}-{digest(self._digests)[:DIGITS_OF_NAME]}{SUFFIX}"
-        self._digests["data"] = data
-        self._start: dict[str, str] = {}
-        self._environment: dict[str, str] = {}
+        self.finished = False  # whether `resume` has returned the state of a finished training
         self._has_failed = False
+        data = digest(X, before)
+        digests, texts = _identity(estimator, self.random_state, depends_on_every)
+        stem = f"{type(estimator).__name__}-{data[:DIGITS_OF_NAME]}"
+        self.path = folder / f"{stem}-{digest(digests)[:DIGITS_OF_NAME]}{SUFFIX}"
+        self._content: dict[str, Any] = {
+            "digests": {**digests, "data": data},
+            "texts": texts,
+            "random_state": None,
+        }
         for draft in drafts_of(self.path):
             with suppress(OSError):
                 draft.unlink()
-        self._saved = self._read(f"{stem}-*{SUFFIX}", estimator.random_state is None)
-        self._first_random_state = None
+        self._saved = self._read(f"{stem}-*{SUFFIX}")
         if estimator.random_state is None:
-            if self._saved is not None:
+            if self._saved is not None and self._saved["random_state"] is not None:
                 self.random_state = self._saved["random_state"]
-            self._first_random_state = copy.deepcopy(self.random_state)
+            self._content["random_state"] = copy.deepcopy(self.random_state)
 
     @classmethod
     def of(cls, estimator: Any, X: Any, before: Any = None, **options: Any) -> Checkpoint | None:
@@ -106,28 +91,21 @@ class Checkpoint:
     def resume(self, read: Callable[[Any], Any], start: dict[str, str], **environment: Any) -> Any:
         """Return `read(state)` for the state that was saved, or None if training must start.
 
-        Parameters
-        ----------
-        read : callable
-            Converts a state, with `finished` set before. It raises one of `INVALID`, and changes
-            nothing, if the state does not belong to this training.
-        start : dict of str to str
-            Digests of what the training starts from. If one differs, the state is not used, except
-            that "numbers" may differ if the environment does.
-        **environment : str or int
-            Causes of different rounding other than versions: kind of device, number of threads.
+        `read` is called after `finished` was set. It raises one of `INVALID`, and changes nothing,
+        if the state does not belong to this training. `start` has digests of what the training
+        starts from, which must be the same, except that "numbers" may differ if the environment
+        does: versions, and other causes of different rounding given by name.
         """
         environment |= {**library_versions(), "machine": platform.machine(), "blas": blas_in_use()}
-        self._start = start
-        self._environment = {name: str(value) for name, value in environment.items()}
+        environment = {name: str(value) for name, value in environment.items()}
+        self._content |= {"start": start, "environment": environment}
         saved, self._saved = self._saved, None
         if saved is None:
             return None
-        # Ignore packages that only one process has imported, and safetensors, which affects no
-        # result.
-        names = self._environment.keys() & saved["environment"].keys() - {"safetensors"}
-        then, now = ({n: e[n] for n in names} for e in (saved["environment"], self._environment))
-        changes = "; ".join(_differences(then, now, then, now))
+        # Packages that only one process has imported, and safetensors, do not affect the result.
+        names = environment.keys() & saved["environment"].keys() - {"safetensors"}
+        then, now = ({n: e[n] for n in names} for e in (saved["environment"], environment))
+        changes = "; ".join(_differences((then, then), (now, now)))
         other = [name for name in start if saved["start"].get(name) != start[name]]
         if other and not (changes and other == ["numbers"]):
             self._reject(f"starts from different {' and '.join(other)}")
@@ -147,40 +125,19 @@ class Checkpoint:
         return state
 
     def save(self, state: Any, *, finished: bool = False) -> None:
-        """Write the state of the training, or warn once if that fails.
-
-        Parameters
-        ----------
-        state : object
-            Values that `sklearn_vae.serialization.codec` can store.
-        finished : bool, default=False
-            Whether this is the end of the training.
-        """
-        content = {
-            "digests": self._digests,
-            "texts": self._texts,
-            "start": self._start,
-            "environment": self._environment,
-            "random_state": self._first_random_state,
-            "finished": finished,
-            "state": state,
-        }
+        """Write the state of the training, or warn once if that fails."""
         try:
-            write_checkpoint(self.path, content)
+            write_checkpoint(self.path, {**self._content, "finished": finished, "state": state})
         except (OSError, TypeError, ValueError) as error:
             if not self._has_failed:
-                self._warn(
-                    "could not be written. The previous one, if any, is kept, and training "
-                    f"continues: {error}"
-                )
+                self._warn(f"could not be written, but training continues: {error}")
             self._has_failed = True
 
-    def _read(self, pattern: str, has_random_state: bool) -> Any:
+    def _read(self, pattern: str) -> Any:
         """Return the content of the file, or None if there is no file of this fit."""
         try:
             saved = read_checkpoint(self.path)
-            has_same = (saved["random_state"] is not None) == has_random_state
-            if saved["digests"] == self._digests and has_same:
+            if saved["digests"] == self._content["digests"]:
                 return saved
             self._reject("belongs to another fit and was renamed")
         except FileNotFoundError:
@@ -194,17 +151,16 @@ class Checkpoint:
         differences: list[list[str]] = []
         with suppress(OSError):
             paths = sorted(self.path.parent.glob(pattern), key=os.path.getmtime, reverse=True)
-            for path in paths[:N_COMPARED]:
+            for path in paths[:8]:  # reading more would take long
                 with suppress(ValueError):
                     saved = read_checkpoint(path)
-                    then, old = saved["digests"], saved["texts"]
-                    differences.append(_differences(then, self._digests, old, self._texts))
+                    pairs = ((c["digests"], c["texts"]) for c in (saved, self._content))
+                    differences.append(_differences(*pairs))
         if differences:
             closest = min(differences, key=len)
             warnings.warn(
                 f"No checkpoint in {self.path.parent} matches this fit. The closest one of the "
-                f"same class and data differs: {'; '.join(closest)}. Training "
-                "starts from scratch.",
+                f"same class and data differs: {'; '.join(closest)}. Training starts from scratch.",
                 stacklevel=2,
             )
 
@@ -228,14 +184,11 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     tree = writer.value(content)
     if writer.refused:
         raise TypeError(f"a checkpoint cannot hold {'; '.join(writer.refused)}.")
-    for attempt in range(2):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, "checkpoint", tree, writer.tensors)
-            return
-        except FileNotFoundError:  # the same fit in another process has removed the draft
-            if attempt:
-                raise
+    try:
+        write_file(path, "checkpoint", tree, writer.tensors)
+    except FileNotFoundError:  # the folder is gone, or another process has removed the draft
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, "checkpoint", tree, writer.tensors)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -253,32 +206,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _made_folder(folder: Any) -> Path:
-    try:
-        path = Path(folder).absolute()  # a callback may change the current folder
-        path.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"checkpoint must be a folder or a path where one can be created, got {folder!r}: "
-            f"{error}"
-        ) from error
-    return path
-
-
 def _identity(
     estimator: Any, generator: np.random.RandomState, with_every: bool
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return the digest and a short text of everything except the data that a fit depends on."""
     values = {"class": type(estimator), **estimator.get_params(deep=False)}
-    values = {name: value for name, value in values.items() if name not in NOT_IN_IDENTITY}
+    for name in ("checkpoint", "checkpoint_every", "verbose"):  # they do not change the result
+        values.pop(name, None)
+    values[LIBRARY] = library_versions()[LIBRARY]
     if with_every:
         values["checkpoint_every"] = int(estimator.checkpoint_every)
     texts = {name: _text(value) for name, value in values.items()}
     if isinstance(estimator.random_state, np.random.RandomState):
         values["random_state"] = generator.get_state(legacy=False)
-    version = library_versions()[LIBRARY]
-    digests = {name: digest(value) for name, value in values.items()}
-    return {**digests, LIBRARY: version}, {**texts, LIBRARY: version}
+    return {name: digest(value) for name, value in values.items()}, texts
 
 
 def _text(value: Any) -> str:
@@ -290,16 +231,15 @@ def _text(value: Any) -> str:
     return type(value).__name__ if " at 0x" in text else " ".join(text.split())
 
 
-def _differences(
-    then: dict[str, str], now: dict[str, str], old: dict[str, str], new: dict[str, str]
-) -> list[str]:
-    """Return a text for each name whose digests, then and now, differ, with old and new values."""
-    texts = []
-    for name in sorted(then.keys() | now.keys()):
-        before, after = (values.get(name, "unset") for values in (old, new))
-        change = f"={before:.{MAX_TEXT}}, now {after:.{MAX_TEXT}}"
-        if before == after:
-            change = " has another source or other values"
-        if then.get(name) != now.get(name):
-            texts.append(f"{name:.{MAX_TEXT}}{change}")
-    return texts
+def _differences(then: tuple[dict[str, str], ...], now: tuple[dict[str, str], ...]) -> list[str]:
+    """Return a text for each name whose digest differs; `then` and `now` are digests and texts."""
+    (old_digests, old_texts), (digests, texts) = then, now
+    differences = []
+    for name in sorted(old_digests.keys() | digests.keys()):
+        if old_digests.get(name) == digests.get(name):
+            continue
+        old, new = old_texts.get(name, "unset"), texts.get(name, "unset")
+        change = f"={old:.{MAX_TEXT}}, now {new:.{MAX_TEXT}}"
+        change = change if old != new else " has another source or other values"
+        differences.append(f"{name:.{MAX_TEXT}}{change}")
+    return differences

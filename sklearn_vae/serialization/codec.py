@@ -11,17 +11,16 @@ import math
 import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Tree: TypeAlias = Any
-
 MAX_DEPTH = 50
 
-# Limits of a range, which the user of a file may convert to a list.
-MAX_RANGE, MAX_BOUND = 2**16, 2**62
+# Maximum length of a range, which the user of a file may convert to a list.
+MAX_RANGE = 2**16
 
 # Maximum number of characters of a key in a path, which every value under the key may need.
 MAX_NAME = 50
@@ -40,14 +39,8 @@ SHARED = {"array", "tensor", "text", "RandomState"}
 
 # Errors that invalid values raise.
 INVALID = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
+)  # fmt: skip
 
 
 class NotStorableError(ValueError):
@@ -61,11 +54,10 @@ class Writer:
         self.tensors: dict[str, NDArray[Any]] = {}
         self.refused: list[str] = []  # "path is value"
         self._path: list[str] = []
-        # Trees by the id of their value. The value is kept, because its id could be reused
-        # otherwise.
-        self._seen: dict[int, tuple[Any, Tree]] = {}
+        # Trees by the id of their value, which is kept so that its id is not reused.
+        self._seen: dict[int, tuple[Any, Any]] = {}
 
-    def value(self, value: Any, at: str = "") -> Tree:
+    def value(self, value: Any, at: str = "") -> Any:
         """Return the tree of a value; `at` is its position in the value that contains it."""
         kind = type(value)
         if value is None or kind in (bool, str) or (kind is float and math.isfinite(value)):
@@ -95,7 +87,7 @@ class Writer:
         path = "".join([*self._path, at]).lstrip(".")
         self.refused.append(f"{path} is {what if len(what) <= 200 else f'{what[:200]}...'}")
 
-    def tagged(self, value: Any) -> Tree:
+    def tagged(self, value: Any) -> Any:
         """Return the tree of a value that needs a tag."""
         kind, torch = type(value), sys.modules.get("torch")
         if kind in MAPPINGS:
@@ -114,7 +106,8 @@ class Writer:
             tag = {"O": "objects", "U": "text"}.get(value.dtype.kind, tag)
         if tag == "array":
             return {"array": self._stored(value)}
-        return {tag: self.value(FORMS[tag].parts(value))}
+        split, _ = FORMS[tag]
+        return {tag: self.value(split(value))}
 
     def _stored(self, array: NDArray[Any]) -> list[Any]:
         """Store an array; return the name of its tensor, and the order of its axes in memory.
@@ -133,16 +126,10 @@ class Writer:
 
 
 class Reader:
-    """Converter of trees and tensors to values; :meth:`read` raises ValueError if they are invalid.
+    """Converter of trees and tensors of a file of `n_bytes` bytes to values.
 
-    Parameters
-    ----------
-    tensors : dict of str to array
-    n_bytes : int
-        Size of the file.
-    device : str, torch.device or None
-        Device of torch tensors. None selects the device from which they were saved, or the CPU if
-        it is not available.
+    Torch tensors are created on `device` or, if that is None, on the device from which they were
+    saved if it is available and else on the CPU.
     """
 
     def __init__(self, tensors: dict[str, NDArray[Any]], n_bytes: int, device: Any = None) -> None:
@@ -152,8 +139,8 @@ class Reader:
         self._shared: dict[str, Any] = {}
         self._path: list[Any] = []  # text, or the index or key of a part
 
-    def read(self, tree: Tree, name: str) -> Any:
-        """Return the value of a whole tree."""
+    def read(self, tree: Any, name: str) -> Any:
+        """Return the value of a whole tree, or raise ValueError if it is invalid."""
         try:
             return self.value(tree, name)
         except INVALID as error:
@@ -162,7 +149,7 @@ class Reader:
             )
             raise ValueError(f"{''.join(path)}: {error}") from None
 
-    def value(self, tree: Tree, at: Any = "") -> Any:
+    def value(self, tree: Any, at: Any = "") -> Any:
         """Return the value of a tree; after an error, the path leads to the invalid value."""
         kind = type(tree)
         if tree is None or kind in (bool, int, str) or (kind is float and math.isfinite(tree)):
@@ -188,7 +175,7 @@ class Reader:
         self._path.pop()
         return value
 
-    def tagged(self, tag: str, content: Tree) -> Any:
+    def tagged(self, tag: str, content: Any) -> Any:
         """Return the value of the content of a tag."""
         if tag == "array":
             return self._array(content)
@@ -196,13 +183,14 @@ class Reader:
             return self._tensor(self.value(content))
         if tag not in FORMS:
             raise ValueError(f"unknown tag {tag!r}.")
+        _, make = FORMS[tag]
         if tag in MAPPING_TAGS:
             keys = [self.value(key) for key, _ in content]
             pairs = zip(keys, content, strict=True)
-            return FORMS[tag].make([(key, self.value(pair[1], (key,))) for key, pair in pairs])
+            return make([(key, self.value(pair[1], (key,))) for key, pair in pairs])
         parts = self.value(content)
         try:
-            return FORMS[tag].make(parts)
+            return make(parts)
         except INVALID as error:
             raise ValueError(f"invalid content of {tag!r}: {error}") from None
 
@@ -212,7 +200,7 @@ class Reader:
         if self._bytes_left < 0:
             raise ValueError("would take far more memory than the file has bytes.")
 
-    def _array(self, content: Tree) -> NDArray[Any]:
+    def _array(self, content: Any) -> NDArray[Any]:
         name, axes = content
         if not isinstance(name, str) or name not in self._tensors:
             raise ValueError(f"needs tensor {name!r}, which is not in the file.")
@@ -230,26 +218,15 @@ class Reader:
         # Cloned to torch's own memory, because its alignment affects how sums round.
         with torch.inference_mode(False):  # from_numpy depends on no other default
             tensor = torch.from_numpy(array).clone()
-        key = f"device {device} {array.dtype.char}"
-        if key not in self._shared:
-            self._shared[key] = usable_device(torch.device(device), self.device, tensor.dtype)
-        return tensor.to(self._shared[key])
-
-
-def usable_device(saved: Any, given: Any, dtype: Any) -> Any:
-    """Return the given device or, if None, the saved device if available and else the CPU."""
-    import torch
-
-    chosen = saved if given is None else given
-    if isinstance(chosen, str) and chosen == "auto":
-        chosen = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=chosen, dtype=dtype).cpu()  # "meta" holds no numbers
-        return torch.device(chosen)
-    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
-        if given is not None:
-            raise ValueError(f"device={given!r} is not available: {error}") from None
-    return torch.device("cpu")
+        try:
+            moved = tensor.to(device if self.device is None else self.device)
+            if moved.is_meta:
+                raise RuntimeError("it holds no numbers")
+            return moved
+        except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+            if self.device is not None:
+                raise ValueError(f"device={self.device!r} is not available: {error}") from None
+        return tensor
 
 
 def _split_tensor(value: Any) -> list[Any]:
@@ -276,10 +253,9 @@ def _unique(kind: Any) -> Callable[[Any], Any]:
 
 
 def _split_range(value: range) -> list[int]:
-    bounds = [value.start, value.stop, value.step]
-    if value[MAX_RANGE:] or max(map(abs, bounds)) > MAX_BOUND:
-        raise NotStorableError(f"{value!r}, more than {MAX_RANGE} integers or beyond 2**62")
-    return bounds
+    if value[MAX_RANGE:]:
+        raise NotStorableError(f"{value!r}, more than {MAX_RANGE} integers")
+    return [value.start, value.stop, value.step]
 
 
 def _range(parts: Any) -> range:
@@ -346,44 +322,30 @@ def _random_state(parts: Any) -> np.random.RandomState:
     return generator
 
 
-def _device(name: Any) -> Any:
-    import torch
-
-    return torch.device(name)
-
-
-class Form(NamedTuple):
-    """Functions that split a value into simpler values, and rebuild it from them."""
-
-    parts: Callable[[Any], Any]
-    make: Callable[[Any], Any]
-
-
 MAPPINGS: tuple[Any, ...] = (dict, OrderedDict, Counter)
 MAPPING_TAGS = {kind.__name__ for kind in MAPPINGS}
 FLOATS = {str(value): value for value in (math.nan, math.inf, -math.inf)}
 
-FORMS = {
-    **{kind.__name__: Form(dict.items, _unique(kind)) for kind in MAPPINGS},
-    "MaskedArray": Form(_split_masked, _masked),
-    "RandomState": Form(_split_random_state, _random_state),
-    "deque": Form(lambda value: [list(value), value.maxlen], lambda parts: deque(*parts)),
-    "device": Form(str, _device),
-    "float": Form(str, FLOATS.__getitem__),
-    "frozenset": Form(lambda value: sorted(value, key=repr), _unique(frozenset)),
-    "objects": Form(lambda value: [list(value.shape), value.ravel().tolist()], _objects),
-    "range": Form(_split_range, _range),
-    "scalar": Form(np.asarray, _scalar),
-    "set": Form(lambda value: sorted(value, key=repr), _unique(set)),
-    "tensor": Form(_split_tensor, list),
-    "text": Form(_split_text, _text),
-    "tuple": Form(list, tuple),
+# Functions that split a value into simpler values, and rebuild it from them.
+FORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    **{kind.__name__: (dict.items, _unique(kind)) for kind in MAPPINGS},
+    "MaskedArray": (_split_masked, _masked),
+    "RandomState": (_split_random_state, _random_state),
+    "deque": (lambda value: [list(value), value.maxlen], lambda parts: deque(*parts)),
+    "device": (str, lambda name: import_module("torch").device(name)),
+    "float": (str, FLOATS.__getitem__),
+    "frozenset": (lambda value: sorted(value, key=repr), _unique(frozenset)),
+    "objects": (lambda value: [list(value.shape), value.ravel().tolist()], _objects),
+    "range": (_split_range, _range),
+    "scalar": (np.asarray, _scalar),
+    "set": (lambda value: sorted(value, key=repr), _unique(set)),
+    "tensor": (_split_tensor, list),
+    "text": (_split_text, _text),
+    "tuple": (list, tuple),
 }
 
+BUILTINS = (tuple, set, frozenset, deque, range, float)
 TAGS: dict[type, str] = {
-    **{kind: kind.__name__ for kind in (tuple, set, frozenset, deque, range, float)},
-    np.ndarray: "array",
-    np.memmap: "array",
-    np.ma.MaskedArray: "MaskedArray",
-    np.random.RandomState: "RandomState",
+    **{kind: kind.__name__ for kind in (*BUILTINS, np.ma.MaskedArray, np.random.RandomState)},
+    **dict.fromkeys((np.ndarray, np.memmap), "array"),
 }

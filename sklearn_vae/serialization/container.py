@@ -6,7 +6,6 @@ nothing that could be executed.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -42,15 +41,6 @@ LIST_BYTES, OBJECT_BYTES = 80, 200
 LISTS_PER_BYTE, FREE_LISTS = 8, 2**23
 
 
-class Contents(NamedTuple):
-    """Contents of a file: a JSON tree, arrays by name, the writer's versions and the file size."""
-
-    tree: Any
-    tensors: dict[str, NDArray[Any]]
-    written_by: str
-    n_bytes: int
-
-
 def write_file(path: Any, kind: str, tree: Any, tensors: dict[str, NDArray[Any]]) -> None:
     """Write a file of a kind ("model" or "checkpoint"), replacing an existing one when complete."""
     metadata = {
@@ -68,12 +58,10 @@ def write_file(path: Any, kind: str, tree: Any, tensors: dict[str, NDArray[Any]]
     _replace(path, data)
 
 
-def read_file(path: Any, kind: str) -> Contents:
-    """Return the contents of a file, or raise ValueError unless it is a valid file of this kind."""
+def read_file(path: Any, kind: str) -> tuple[Any, dict[str, NDArray[Any]], str, int]:
+    """Return the tree, tensors, writer's versions and size of a file; raise ValueError if invalid."""
     status = os.stat(path)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "Is a directory", os.fspath(path))
-    if not stat.S_ISREG(status.st_mode):
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise ValueError("it is not a regular file.")
     with open(path, "rb") as file:
         try:
@@ -86,20 +74,21 @@ def read_file(path: Any, kind: str) -> Contents:
             if data[at : at + CHECKSUM_DIGITS] != digits:
                 raise ValueError("its checksum is wrong: the file is damaged or was modified.")
             tensors = safetensors.numpy.load(data)
+            _check_lists(metadata["tree"], kind, len(data))
+            tree = json.loads(metadata["tree"])
         except MemoryError:
             raise ValueError(f"its {status.st_size} bytes do not fit into memory.") from None
+        except RecursionError:
+            raise ValueError(f"its {kind} is nested too deeply.") from None
         except (safetensors.SafetensorError, LookupError, TypeError) as error:
             raise ValueError(
                 f"safetensors cannot read it ({error}): it is truncated, damaged or not a "
                 "safetensors file."
             ) from None
     for name, tensor in tensors.items():
-        if tensor.dtype.kind not in "biuf":
-            raise ValueError(f"tensor {name!r} must have real numbers, got {tensor.dtype}.")
         if tensor.dtype == bool and tensor.size and tensor.view(np.uint8).max() > 1:
             raise ValueError(f"tensor {name!r} of booleans contains values other than 0 and 1.")
-    tree = _parsed(metadata.get("tree", ""), kind, len(data))
-    return Contents(tree, tensors, metadata.get("written_by", "an unknown version"), len(data))
+    return tree, tensors, metadata.get("written_by", "an unknown version"), len(data)
 
 
 def checksum(data: bytes | bytearray) -> tuple[int, bytes]:
@@ -136,17 +125,6 @@ def _check_metadata(metadata: dict[str, str], kind: str) -> None:
         )
 
 
-def _parsed(text: str, what: str, n_bytes: int) -> Any:
-    """Parse the JSON text of a file of some size."""
-    _check_lists(text, what, n_bytes)
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError(f"its {what} is nested too deeply.") from None
-    except ValueError as error:
-        raise ValueError(f"its {what} is not valid JSON ({error}).") from None
-
-
 def _check_lists(text: str, what: str, n_bytes: int) -> None:
     """Raise ValueError if JSON text would take far more memory than a file of some size."""
     size = LIST_BYTES * text.count("[") + OBJECT_BYTES * text.count("{")
@@ -157,8 +135,6 @@ def _check_lists(text: str, what: str, n_bytes: int) -> None:
 def _replace(path: Any, data: bytes | bytearray) -> None:
     """Replace a file by data in one step, and keep its permissions."""
     target = os.path.realpath(path)
-    if os.path.isdir(target):
-        raise IsADirectoryError(errno.EISDIR, "Is a directory", os.fspath(path))
     name = f"{_draft_prefix(target)}{uuid.uuid4().hex}.tmp"
     draft, exists = os.path.join(os.path.dirname(target), name), os.path.exists(target)
     mode = 0o600 if exists else 0o666  # private until it has the permissions of the old file

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-import sysconfig
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
-from math import inf
 from pathlib import Path
 from pickle import PickleError
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,6 @@ from scipy import sparse
 BLOCK_BYTES = 2**24
 
 LIBRARY = __name__.partition(".")[0]
-STANDARD_LIBRARY = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
 
 
@@ -43,38 +40,30 @@ class _Digester:
     """Computation of digests; a value inside itself is represented by its depth."""
 
     def __init__(self) -> None:
-        self.depths: dict[int, int] = {}  # of the values that contain the current one, by id
-        # Digests by id; the value is kept, because its id could be reused otherwise. Values on a
-        # cycle are missing, because their digest depends on where the cycle was entered.
+        self.path: list[int] = []  # ids of the values that contain the current one
+        self.n_cycles = 0  # number of values met inside themselves
+        # Digests by the id of their value, which is kept so that its id is not reused.
         self.known: dict[int, tuple[Any, bytes]] = {}
-        self.outermost: float = inf  # least depth of a value that was met inside itself
 
     def value(self, value: Any) -> bytes:
         """Return the digest of a value."""
-        if value is None or isinstance(value, bool | np.bool_):
-            return _hash("constant", str(value))
-        if isinstance(value, str | bytes):
-            return _hash("str" if isinstance(value, str) else "bytes", value)
-        if isinstance(value, int | np.integer):
-            return _hash("int", f"{int(value):x}")
-        if isinstance(value, float | np.floating):
-            return _hash("float", float(value).hex())
-        key, depth = id(value), len(self.depths)
-        if key in self.depths:
-            self.outermost = min(self.outermost, self.depths[key])
-            return _hash("within", str(depth - self.depths[key]))
-        if key not in self.known:
-            before, self.outermost, self.depths[key] = self.outermost, inf, depth
-            result = self._compound(value)
-            del self.depths[key]
-            is_on_cycle, self.outermost = (
-                self.outermost < inf,
-                min(before, self.outermost if self.outermost < depth else inf),
-            )
-            if is_on_cycle:
-                return result
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is None or isinstance(value, bool | int | float | str | bytes):
+            return _hash(type(value).__name__, repr(value))
+        key = id(value)
+        if key in self.path:
+            self.n_cycles += 1
+            return _hash("within", str(len(self.path) - self.path.index(key)))
+        if key in self.known:
+            return self.known[key][1]
+        n_cycles = self.n_cycles
+        self.path.append(key)
+        result = self._compound(value)
+        self.path.pop()
+        if self.n_cycles == n_cycles:  # otherwise it depends on where the cycle was entered
             self.known[key] = value, result
-        return self.known[key][1]
+        return result
 
     def parts(self, kind: str, parts: Iterable[Any], *marks: Any) -> bytes:
         """Return the digest of a kind of value from its parts and texts that mark it."""
@@ -84,14 +73,14 @@ class _Digester:
         if isinstance(value, list | tuple):
             return self.parts("list", value)
         if isinstance(value, Mapping):
-            return self.parts("mapping", [part for pair in value.items() for part in pair])
+            return self.parts("mapping", value.items())
         if isinstance(value, AbstractSet):
             return _hash("set", *sorted(map(self.value, value)))
         if sparse.issparse(value):
             entries = value.tocsr().copy()
             entries.sum_duplicates()
             return self.parts(
-                "sparse", [entries.indptr, entries.indices, entries.data], value.shape
+                "sparse", [entries.indptr, entries.indices, entries.data, value.shape]
             )
         if isinstance(value, type):
             return self._class(value)
@@ -104,16 +93,13 @@ class _Digester:
             given = [value.__defaults__, value.__kwdefaults__, vars(value), closure]
             code = _source(value) or value.__code__ if _is_own(value) else None
             return self.parts("function", [*given, code], _name(value))
-        if isinstance(value, MethodType):
-            return self.parts("method", [value.__func__, value.__self__])
-        if isinstance(value, partial):
-            return self.parts("partial", [value.func, value.args, value.keywords])
         if isinstance(value, CodeType):
             names = value.co_names, value.co_varnames, value.co_flags
             return self.parts("code", [*value.co_consts, names, value.co_code])
-        if callable(value) and hasattr(value, "__qualname__"):  # a function written in C
-            return self.parts("named", [getattr(value, "__wrapped__", None)], _name(value))
-        if hasattr(value, "__dict__"):
+        if callable(value) and hasattr(value, "__qualname__"):  # a method or a function in C
+            inner = [getattr(value, n, None) for n in ("__wrapped__", "__func__", "__self__")]
+            return self.parts("named", inner, _name(value))
+        if hasattr(value, "__dict__") and not isinstance(value, partial):
             kept = {str(k): v for k, v in vars(value).items() if not _is_learned(str(k))}
             return self.parts("object", [type(value), dict(sorted(kept.items()))])
         reduced = None  # for example for locks, which all count as equal
@@ -131,10 +117,8 @@ class _Digester:
         if array.dtype.hasobject:
             return self.parts("objects", array.ravel().tolist(), array.shape)
         numbers = blake2b(digest_size=32)
-        rows = array.reshape(1) if array.ndim == 0 else array
-        step = max(1, BLOCK_BYTES * len(rows) // max(1, array.nbytes))
-        for start in range(0, len(rows), step):
-            numbers.update(rows[start : start + step].tobytes())
+        for rows in np.array_split(np.atleast_1d(array), array.nbytes // BLOCK_BYTES + 1):
+            numbers.update(rows.tobytes())
         return _hash("array", array.dtype.str, str(array.shape), numbers.digest())
 
     def _class(self, value: type) -> bytes:
@@ -144,7 +128,7 @@ class _Digester:
         members = _source(value) or {
             name: getattr(member, "__func__", getattr(member, "fget", member))
             for name, member in sorted(vars(value).items())
-            if not (_is_learned(name) or name in ("__dict__", "__weakref__"))
+            if not _is_learned(name) and name not in ("__dict__", "__weakref__")
         }
         return self.parts("class", [*bases, members], _name(value))
 
@@ -169,32 +153,26 @@ def _name(code: Any) -> str:
 def _is_own(code: Any) -> bool:
     """Return whether a function or class is the user's, not a package's or this library's."""
     name = str(code.__module__)
-    if name.partition(".")[0] == LIBRARY:
+    if name.partition(".")[0] in {LIBRARY, *sys.stdlib_module_names}:
         return False
-    file = getattr(sys.modules.get(name), "__file__", None)
-    if file is None:
-        return name not in sys.stdlib_module_names
-    return not (file.startswith(STANDARD_LIBRARY) or PACKAGE_FOLDERS & set(Path(file).parts))
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return not PACKAGE_FOLDERS & set(Path(file).parts)
 
 
-def _source(code: Any) -> tuple[Any, ...]:
-    """Return the source of a function or class, or an empty tuple if it is not available."""
+def _source(value: Any) -> Any:
+    """Return the source of a function or class, or None if it is not available."""
+    code: Any = getattr(value, "__code__", value)  # getsource of a function follows __wrapped__
     with suppress(OSError, TypeError, ValueError):
-        if getattr(code, "__name__", "") == "<lambda>":
-            return _source_of_lambda(code.__code__)
-        # The code of a function, since getsource follows __wrapped__.
-        return (inspect.getsource(getattr(code, "__code__", code)),)
-    return ()
-
-
-def _source_of_lambda(code: CodeType) -> tuple[Any, ...]:
-    """Return the argument names and the body only, because a line may contain several lambdas."""
-    lines = [line.encode() for line in inspect.findsource(code)[0]]
-    spans: list[Any] = [at for at in code.co_positions() if None not in at and at[2:] != (0, 0)]
-    first, start = min((line, column) for line, _, column, _ in spans)
-    last, end = max((line, column) for _, line, _, column in spans)
-    body = b"".join([*lines[first - 1 : last - 1], lines[last - 1][:end]])[start:]
-    return code.co_varnames, code.co_argcount, code.co_kwonlyargcount, body
+        if value.__name__ != "<lambda>":
+            return inspect.getsource(code)
+        # The argument names and the body only, because a line may contain several lambdas.
+        lines = [line.encode() for line in inspect.findsource(code)[0]]
+        spans = [at for at in code.co_positions() if None not in at and at[2:] != (0, 0)]
+        first, start = min((line, column) for line, _, column, _ in spans)
+        last, end = max((line, column) for _, line, _, column in spans)
+        body = b"".join([*lines[first - 1 : last - 1], lines[last - 1][:end]])[start:]
+        return code.co_varnames, code.co_argcount, code.co_kwonlyargcount, body
+    return None
 
 
 def _contents(cell: Any) -> Any:

@@ -23,9 +23,6 @@ from sklearn_vae.training.devices import (
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.fast_paths import may_draw
 
-# Types of callback attributes that are not learned.
-NOT_LEARNED = type | io.IOBase | tqdm
-
 # Names of methods that return and set the state of an object.
 ACCESSORS = (
     ("state_dict", "load_state_dict"),
@@ -35,22 +32,10 @@ ACCESSORS = (
 
 
 class Keeper:
-    """Keeper of a net, which it saves every few epochs of a training and restores.
+    """Checkpoints of a net that is trained for at most `max_epochs` epochs.
 
-    Parameters
-    ----------
-    file : Checkpoint
-    net : VAENet
-        Net at the beginning of training.
-    max_epochs : int
-        Number of epochs of this training.
-    units : object
-        Means and scales that convert the data to the net's samples.
-    read : callable, default=None
-        Reads the last state of a finished training (:meth:`Checkpoint.resume`), if that is not a
-        state of the net.
-    reducer : Reducer, default=SINGLE_PROCESS
-        Reducer of the processes that train together.
+    `units` convert the data to the net's samples. `read` reads the last state of a finished
+    training if that is not a state of the net.
     """
 
     def __init__(
@@ -70,18 +55,22 @@ class Keeper:
             environment["checkpoint_every"] = file.every
         # Layers as text and as code: a factory may hide anything in them.
         networks = digest(repr(net.module_), {type(part) for part in net.module_.modules()})
+        before = copy.deepcopy(net.get_state())
         self.state: Any = file.resume(
-            lambda state: read(state) if file.finished and read else self._checked(net, state),
+            lambda state: read(state) if file.finished and read else self._restored(net, state),
             {"networks": networks, "numbers": digest(start_of(net), units)},
             **environment,
         )
         self._has_warned = False
         if reducer.size > 1:
             self._agree(reducer)
+        if self.state is None:
+            net.set_state(before)
+        self.epochs_left = 0 if file.finished else self.last - len(net.history)
 
     def _agree(self, reducer: Reducer) -> None:
         """Let all processes start from scratch unless they can resume from the same epoch."""
-        epoch = -1 if self.state is None else len(self.state["history"])
+        epoch = -1 if self.state is None else len(self.state["net"]["history"])
         epochs = reducer.table(epoch, self.file.finished)
         if (epochs != epochs[0]).any():
             if self.state is not None:
@@ -92,38 +81,29 @@ class Keeper:
                 )
             self.state, self.file.finished = None, False
 
-    def _checked(self, net: Any, state: Any) -> Any:
-        """Return a state after checking that it fits the net, which does not change."""
+    def _restored(self, net: Any, state: Any) -> Any:
+        """Restore the net, and return the state; raise an error if it does not fit."""
         for name, learned in state["callbacks"].items():
             if not all(type(part) is tuple and len(part) == 2 for part in learned.values()):
                 raise ValueError(f"callback {name}")
         for drawn in (state.get("global_generators") or [])[:1]:
             torch.Generator().set_state(drawn)
-        before = copy.deepcopy(net.get_state())
-        try:
-            _set_net(net, state)
-            if not len(before["history"]) < len(net.history) <= self.last:
-                raise ValueError(f"a history of {len(net.history)} epochs")
-            if not net.is_finite():
-                raise ValueError("parameters that are not finite")
-            for name in {name for row in net.history for name in row}:
-                dtype = float if name in net.monitor.names else None
-                np.array([row.get(name, np.nan) for row in net.history], dtype=dtype)
-        finally:
-            net.set_state(before)
+        n_epochs = len(net.history)
+        net.set_state(state["net"])
+        if not n_epochs < len(net.history) <= self.last:
+            raise ValueError(f"a history of {len(net.history)} epochs")
+        if not net.is_finite():
+            raise ValueError("parameters that are not finite")
+        for name in {name for row in net.history for name in row}:
+            dtype = float if name in net.monitor.names else None
+            np.array([row.get(name, np.nan) for row in net.history], dtype=dtype)
         return state
-
-    def begin(self, net: Any) -> int:
-        """Restore the net if it was saved, and return the number of epochs left."""
-        if self.state is not None:
-            _set_net(net, self.state)
-        return 0 if self.file.finished else self.last - len(net.history)
 
     def restore(self, net: Any) -> None:
         """Restore the net and its callbacks, after `on_train_begin` of the callbacks."""
         if self.state is None:
             return
-        _set_net(net, self.state)
+        net.set_state(self.state["net"])
         lost = _restore_callbacks(net, self.state["callbacks"])
         if lost and not self.file.finished:  # a finished training does not need it
             warnings.warn(
@@ -131,8 +111,7 @@ class Keeper:
                 "when training begins. Training continues without it, and its result may differ.",
                 stacklevel=2,
             )
-        drawn = self.state.get("global_generators")
-        if drawn is not None:
+        if (drawn := self.state.get("global_generators")) is not None:
             set_global_generators(drawn, torch.device(net.device))
         self.state = None
 
@@ -141,7 +120,7 @@ class Keeper:
         epoch = len(net.history)
         if epoch % self.file.every or epoch >= self.last:
             return False
-        left_out = [name for _, callback in net.callbacks_ for name in _learned(callback)[1]]
+        callbacks, left_out = _callback_states(net)
         if left_out and not self._has_warned:
             warnings.warn(
                 f"The checkpoint {self.file.path} cannot hold {', '.join(left_out)}. A training "
@@ -149,10 +128,9 @@ class Keeper:
                 stacklevel=2,
             )
         self._has_warned = True
-        drawn = None
-        if may_draw(net.module_):
-            drawn = global_generator_states(torch.device(net.device))
-        self.file.save({**state_of(net), "global_generators": drawn})
+        device = torch.device(net.device)
+        drawn = global_generator_states(device) if may_draw(net.module_) else None
+        self.file.save({"net": net.get_state(), "callbacks": callbacks, "global_generators": drawn})
         return True
 
 
@@ -172,15 +150,9 @@ def start_of(net: Any) -> dict[str, Any]:
     return {**net.get_state(), "history": len(net.history), "last_states": None}
 
 
-def state_of(net: Any) -> dict[str, Any]:
-    """Return the state of a net and of its callbacks."""
-    callbacks = {name: _learned(callback)[0] for name, callback in net.callbacks_}
-    return {**net.get_state(), "callbacks": callbacks}
-
-
-def _set_net(net: Any, state: dict[str, Any]) -> None:
-    """Set a net, without its callbacks, to a result of :func:`state_of`."""
-    net.set_state({k: v for k, v in state.items() if k not in ("callbacks", "global_generators")})
+def last_state_of(net: Any) -> dict[str, Any]:
+    """Return the state of a net, and of its callbacks, at the end of its training."""
+    return {"net": net.get_state(), "callbacks": _callback_states(net)[0]}
 
 
 def _restore_callbacks(net: Any, states: dict[str, Any]) -> list[str]:
@@ -204,24 +176,27 @@ def _is_learned(name: Any) -> bool:
     return isinstance(name, str) and name.endswith("_") and not name.startswith("__")
 
 
-def _learned(callback: Any) -> tuple[dict[str, tuple[bool, Any]], list[str]]:
-    """Return the learned attributes of a callback, and the names of those that cannot be stored.
+def _callback_states(net: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the learned attributes of callbacks, and the names of those that cannot be stored.
 
     As in skorch, these end with an underscore. Each comes with whether it is the state of an object
     instead of the object itself.
     """
-    learned, left_out = {}, []
-    for name, value in vars(callback).items():
-        if not _is_learned(name) or isinstance(value, NOT_LEARNED):
-            continue
-        accessors, writer = _accessors(value), Writer()
-        part = (False, value) if accessors is None else (True, accessors[0]())
-        writer.value(part)
-        if writer.refused:
-            left_out.append(f"{type(callback).__name__}.{name}")
-        else:
-            learned[name] = part
-    return learned, left_out
+    states: dict[str, Any] = {}
+    left_out = []
+    for name, callback in net.callbacks_:
+        states[name] = {}
+        for attribute, value in vars(callback).items():
+            if not _is_learned(attribute) or isinstance(value, type | io.IOBase | tqdm):
+                continue
+            accessors, writer = _accessors(value), Writer()
+            part = (False, value) if accessors is None else (True, accessors[0]())
+            writer.value(part)
+            if writer.refused:
+                left_out.append(f"{type(callback).__name__}.{attribute}")
+            else:
+                states[name][attribute] = part
+    return states, left_out
 
 
 def _accessors(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:

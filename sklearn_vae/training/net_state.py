@@ -106,21 +106,17 @@ def _is_list_of(kind: type, values: Any) -> bool:
 
 
 def _is_generator(values: Any) -> bool:
-    is_pair = isinstance(values, list) and len(values) == 2
-    if not (is_pair and isinstance(values[0], str) and isinstance(values[1], Tensor)):
+    try:
+        kind, drawn = values
+        if kind == "cpu":
+            torch.Generator().set_state(drawn)
+    except (RuntimeError, TypeError, ValueError):
         return False
-    if values[0] == "cpu":
-        try:
-            torch.Generator().set_state(values[1])
-        except (RuntimeError, TypeError):
-            return False
-    return True
+    return isinstance(kind, str) and isinstance(drawn, Tensor)
 
 
 def _is_like(value: Any, own: Any) -> bool:
     """Return whether a setting has the type of an optimizer's own setting."""
     if isinstance(own, tuple):
         return isinstance(value, tuple) and len(value) == len(own) and all(map(is_real, value))
-    if isinstance(own, bool):
-        return isinstance(value, bool)
     return is_real(value) if is_real(own) else type(value) is type(own)

@@ -171,7 +171,7 @@ def test_a_tensor_without_dispatch_becomes_an_array():
 
 
 def test_what_other_libraries_do_not_have(place):
-    with pytest.raises(ValueError, match=r"svd_solver must be .* got 'arpack' and"):
+    with pytest.raises(ValueError, match=r"svd_solver must be .* got 'arpack' for"):
         PPCA(2, svd_solver="arpack").fit(place(make_rows()))
     X = make_rows()
     X[3, 2] = np.inf

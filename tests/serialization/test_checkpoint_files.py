@@ -139,6 +139,12 @@ def odd_contents(content):
             yield {**content, "state": {**state, name: "odd"}}
             yield {**content, "state": {**state, name: {"odd": (1,)}}}
             yield {**content, "state": {n: s for n, s in state.items() if n != name}}
+    if isinstance(state.get("net"), dict):
+        for name in state["net"]:
+            for net in ({name: "odd"}, {name: {"odd": (1,)}}):
+                yield {**content, "state": {**state, "net": {**state["net"], **net}}}
+            net = {n: s for n, s in state["net"].items() if n != name}
+            yield {**content, "state": {**state, "net": net}}
 
 
 @EACH_KIND
@@ -379,7 +385,7 @@ def test_what_differs_in_the_nearest_file_is_told_in_one_line(model, monkeypatch
     monkeypatch.setattr(sklearn_vae, "__version__", "9.9.9")
     (text,) = told(clone(model))
     assert text.startswith(f"{begin}sklearn_vae=")
-    assert text.endswith(", now 9.9.9. Training starts from scratch.")
+    assert text.endswith(", now '9.9.9'. Training starts from scratch.")
 
 
 def encoder_of(activation, width=8):

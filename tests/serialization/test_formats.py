@@ -79,7 +79,10 @@ def test_what_a_later_version_has_is_not_left_out(tmp_path):
         (["robust", True], "no parameter and cannot have an attribute 'robust'. Upgrade"),
         (["later_", {"quaternion": [1, 0, 0, 0]}], "unknown tag 'quaternion'"),
         (["later_", {"object": ["Later", []]}], "does not load the class 'Later'"),
-        (["later_", {"object": ["EntropyGap", [["later", 1]]]}], "no parameter 'later'. Upgrade"),
+        (
+            ["later_", {"object": ["EntropyGap", [["later", 1]]]}],
+            "unexpected keyword argument 'later'",
+        ),
         (["score", 1.0], "cannot have an attribute 'score'"),
     ]:
         save(fitted("ppca"), path)

@@ -19,7 +19,7 @@ from tests.serialization.models import IRIS, assert_same, gaussian, model_of, th
     "value",
     [
         math.nan, -math.inf, -0.0, 5e-324, 10**30, True, "", "é\ud800\n\"checksum\":\"", b"x"[0:0].decode(),
-        (1, [2, (3,)], {4: {"a": None, (5, 6): set()}}), {1, 2}, frozenset({"a"}), range(9, 0, -2), range(2**16),
+        (1, [2, (3,)], {4: {"a": None, (5, 6): set()}}), {1, 2}, frozenset({"a"}), range(9, 0, -2), range(2**16), range(2**70, 2**70 + 2),
         np.float32(0.1), np.int8(-3), np.bool_(True), np.float64("nan"),
         np.array(["a", "longer", ""]), np.array([["é"]]), np.array([], dtype="U3"),
         np.array([1, "a", None, (2,)], dtype=object), np.empty((0, 3)), np.zeros((2, 0, 4), np.uint8),
@@ -89,7 +89,7 @@ def test_what_needs_code_is_named_and_not_saved(model, named, fit, tmp_path):
     "value",
     [int, np.random.default_rng(0), 1j, np.array([1j]), np.array([b"x"]), np.longdouble(1), PPCA.fit,
      np.datetime64("2020"), np.array(["2020"], dtype="M8[D]"), torch.ones(1, requires_grad=True),
-     torch.ones(1, dtype=torch.bfloat16), Own(1), 10**9000, {"a": {object(): 1}}, np.matrix([1]), range(2**16 + 1), range(2**63, 2**63 + 1)],
+     torch.ones(1, dtype=torch.bfloat16), Own(1), 10**9000, {"a": {object(): 1}}, np.matrix([1]), range(2**16 + 1), range(2**70)],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_values_that_cannot_be_stored(value, tmp_path):
