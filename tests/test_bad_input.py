@@ -88,6 +88,7 @@ EXPECTED_WARNINGS = [
     (UserWarning, "kl_warmup_epochs="),
     (ConvergenceWarning, ".*"),
     (UserWarning, "X (has|does not have valid) feature"),
+    (UserWarning, "Skipping features without any observed values"),
 ]
 
 

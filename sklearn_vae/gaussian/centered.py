@@ -104,10 +104,10 @@ class DenseCentered(CenteredData):
             matrix = xp.empty(X.shape, dtype=self.dtype, device=device(X)) if keep else None
             squares = self._column_squares(matrix)
             self.squares = float(xp.sum(squares))
+            # The subtracted mean plus its rounding error.
+            self.mean = xp.astype(self._high, self._wide) + rest
+            self.variances = squares / self.n
         self.matrix = matrix
-        # The subtracted mean plus its rounding error.
-        self.mean = xp.astype(self._high, self._wide) + rest
-        self.variances = squares / self.n
 
     def _slices(self) -> Iterator[slice]:
         return row_blocks(*self.shape) if self.matrix is None else iter([ALL])

@@ -261,7 +261,7 @@ class PPCACV(ExactPosteriorModel):
             {"n_components": k, "noise_variance": noise}
             for k, noise in itertools.product(ks, noises)
         ]
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # a score may be -inf
             mean, std = scores.mean(axis=0), scores.std(axis=0)
         if np.isnan(mean).all():
             raise ValueError(
