@@ -171,6 +171,14 @@ class LinearEncoderModel(LatentModel):
     ) -> None:
         """Set the fitted parameters, in the precision of the data."""
         k = p.W.shape[1]
+        with np.errstate(over="ignore"):
+            numbers = (p.W, p.V, np.float64(p.noise_variance))
+            is_finite = all(np.isfinite(value.astype(dtype)).all() for value in numbers)
+        if not is_finite:
+            raise ValueError(
+                f"X must have another scale: the model of X is beyond the range of {dtype}. "
+                "Scale X, or pass float64."
+            )
         self.n_components_ = k
         self.mean_ = mean.astype(dtype)
         self.loadings_, self.encoder_weights_ = p.W.astype(dtype), p.V.astype(dtype)

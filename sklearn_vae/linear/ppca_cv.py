@@ -270,6 +270,12 @@ class PPCACV(ExactPosteriorModel):
                 f"noise_variance={self.noise_variance!r}. Add smaller n_components or a positive "
                 "noise_variance."
             )
+        if not np.isfinite(mean).any():
+            raise ValueError(
+                "X must have samples nearer to each other, or noise_variance a larger value than "
+                f"{self.noise_variance!r}: with every candidate the log-likelihood of a held-out "
+                "sample is below the range of float64."
+            )
         # Scores that differ by rounding only, as with collapsed dimensions, count as equal.
         rounded = np.array([float(f"{score:.11e}") for score in np.nan_to_num(mean, nan=-np.inf)])
         dtypes = {"n_components": int, "noise_variance": object if None in noises else float}
