@@ -202,7 +202,7 @@ def checkpoints(rows, folder, rank):
 
     def stop_in_epoch_4(file, state, **options):
         save(file, state, **options)
-        if len(state["history"]) == 4:
+        if len(state["net"]["history"]) == 4:
             raise Stopped
 
     def count(net, *arguments):
