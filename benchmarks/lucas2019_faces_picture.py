@@ -9,7 +9,7 @@ from study import figure
 from sklearn_vae.plot import LatentPlaneDisplay, ReconstructionDisplay
 
 KINDS = {  # marker, line, color, legend
-    "fixed": ("o", "-", "#0072b2", "sigma2 held"),
+    "fixed": ("o", "-", "#0072b2", "sigma2 fixed"),
     "learned": ("^", "-", "#d55e00", "initial, gradient"),
     "closed form": ("s", "-", "k", "initial, closed form"),
 }
@@ -147,8 +147,8 @@ def draw_planes(decoded, told):
     import matplotlib.pyplot as plt
 
     of = decoded["logit"]
-    held = [name for name in of.planes if "held" in name]
-    chosen = [held[0], held[len(held) // 2], held[-1], list(of.planes)[-1]]
+    fixed = [name for name in of.planes if "fixed" in name]
+    chosen = [fixed[0], fixed[len(fixed) // 2], fixed[-1], list(of.planes)[-1]]
     fig = plt.figure(figsize=(4.1 * len(chosen), 4.9), layout="constrained")
     for part, name in zip(fig.subfigures(1, len(chosen)), chosen, strict=True):
         ax = part.subplots()
