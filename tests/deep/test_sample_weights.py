@@ -168,8 +168,9 @@ def test_a_dimension_of_few_weights_has_collapsed():
 
 @each_model
 def test_equal_weights_are_none(model):
-    assert_same(clone(model).fit(X, sample_weight=np.full(len(X), 0.3)), fitted(model), rtol=0)
-    assert_same(clone(model).fit(X, None, None), fitted(model), rtol=0)
+    expected = clone(model).fit(X)  # a cached fit may come from a test without draws
+    assert_same(clone(model).fit(X, sample_weight=np.full(len(X), 0.3)), expected, rtol=0)
+    assert_same(clone(model).fit(X, None, None), expected, rtol=0)
 
 
 @each_model
