@@ -171,7 +171,7 @@ class LatentModel(EncoderDecoder, ABC):
             Log-likelihood or ELBO, in nats. Higher is better.
         """
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Compute the average of `score_samples` over the samples.
 
         Parameters
@@ -180,13 +180,18 @@ class LatentModel(EncoderDecoder, ABC):
             Samples to score.
         y : Ignored
             Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the average, >= 0 and not all 0.
 
         Returns
         -------
         score : float
             Average score, in nats per sample. Higher is better.
         """
-        return float(self.score_samples(X).mean())
+        values = self.score_samples(X)
+        if sample_weight is None:
+            return float(values.mean())
+        return float(np.average(np.asarray(values), weights=sample_weight))
 
     @abstractmethod
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Any]:

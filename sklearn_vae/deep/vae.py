@@ -109,22 +109,6 @@ class DeepVAE(LatentModel, DeepModel):
         return self._map_samples(X, bound).astype(np.float64) - self._log_scale()
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Compute the average evidence lower bound (ELBO) of the samples.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples to score.
-        y : Ignored
-            Not used, present for API consistency by convention.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the samples in the average, >= 0 and not all 0.
-
-        Returns
-        -------
-        score : float
-            Average of `score_samples`, in nats per sample. Higher is better.
-        """
         return mean_of_samples(self.score_samples(X), sample_weight)
 
     def log_likelihood(self, X: Any, n_samples: int = 100) -> Array:

@@ -110,27 +110,6 @@ class LinearEncoderModel(LatentModel):
         return -0.5 * (residuals / sigma2 + log_noise) - kl
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Compute the average evidence lower bound of the samples; higher is better.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples.
-        y : Ignored
-            Not used, present for API consistency by convention.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the samples in the average, >= 0 and not all 0.
-
-        Returns
-        -------
-        score : float
-            Average of `score_samples` in nats per sample.
-
-        Raises
-        ------
-        ValueError
-            If X or `sample_weight` is invalid.
-        """
         if is_dask(X):
             return mean_score(self, X, sample_weight)
         X, weights, _, _ = drop_zero_weights(self._check_samples(X), sample_weight, at_least=1)
