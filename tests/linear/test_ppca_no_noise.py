@@ -52,9 +52,7 @@ class TestNoNoise:
         np.testing.assert_allclose(model.inverse_transform(Z), X, atol=tolerance)
         assert (model.conditional(Z)[1] == 0).all()
         model.set_params(coordinates="principal")
-        np.testing.assert_allclose(
-            model.inverse_transform(model.transform(X)), X, atol=tolerance
-        )
+        np.testing.assert_allclose(model.inverse_transform(model.transform(X)), X, atol=tolerance)
         remedy = (
             f"n_components={min(n, d)} is 0: the rank of the {n} training samples is {rank}, "
             f"less than n_features={d}"
