@@ -62,8 +62,8 @@ class LikelihoodSurfaceDisplay(Display):
     >>> from sklearn.datasets import load_iris
     >>> from sklearn_vae import PPCA
     >>> from sklearn_vae.plot import LikelihoodSurfaceDisplay
-    >>> ppca = PPCA(2).fit(load_iris().data)
-    >>> LikelihoodSurfaceDisplay.from_estimator(ppca, n_grid=21).kind
+    >>> X = load_iris().data
+    >>> LikelihoodSurfaceDisplay.from_estimator(PPCA(2).fit(X), X, n_grid=21).kind
     'minimum'
     """
 
@@ -99,7 +99,8 @@ class LikelihoodSurfaceDisplay(Display):
         estimator : PPCA
             Fitted model. It determines the number of columns and the noise variance.
         X : array-like of shape (n_samples, n_features), default=None
-            Data. By default, the training data, summarized by `moments_` of the estimator.
+            Training data. Optional if `partial_fit` or `from_moments` fitted the model, which
+            then has `moments_`.
         noise_variance : float, default=None
             Noise variance. By default, `noise_variance_` of the estimator.
         directions : tuple of int, default=None

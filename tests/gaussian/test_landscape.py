@@ -114,7 +114,7 @@ def test_the_fit_of_ppca_is_the_stable_point():
     X = load_iris().data
     for noise_variance in (None, 0.05, 0.5):
         model = PPCA(2, noise_variance=noise_variance).fit(X)
-        spectrum = Spectrum.from_moments(model.moments_)
+        spectrum = Spectrum.from_moments(Moments.of(X))
         kept = [h for h in range(2) if h not in model.collapsed_dims_]
         point = StationaryPoint(spectrum, kept, 2, noise_variance)
         assert point.is_stable

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, PPCACV, PPCAImputer
-from sklearn_vae.gaussian import Spectrum, StationaryPoint
+from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
 from sklearn_vae.plot import (
     CVCurveDisplay,
     ImputationDisplay,
@@ -196,7 +196,7 @@ def test_what_does_not_fit_a_plane(options, words):
 
 
 def points():
-    spectrum = Spectrum.from_moments(MODEL.moments_)
+    spectrum = Spectrum.from_moments(Moments.of(X))
     values = spectrum.eigenvalues
     return {
         "minimum": StationaryPoint(spectrum, [0, 2], 4, 0.5 * float(values[4])),
@@ -240,26 +240,27 @@ def test_columns_that_are_kept_may_move(column, directions):
 
 
 def test_a_fitted_model_keeps_what_is_above_its_noise():
-    display = LikelihoodSurfaceDisplay.from_estimator(MODEL, n_grid=5)
+    display = LikelihoodSurfaceDisplay.from_estimator(MODEL, X, n_grid=5)
     assert display.point.kept == (0, 1)
     assert (display.column, display.directions) == (2, (2, 3))
     assert display.point.noise_variance == MODEL.noise_variance_
-    of_rows = LikelihoodSurfaceDisplay.from_estimator(MODEL, X, n_grid=5)
-    np.testing.assert_allclose(of_rows.surface, display.surface, rtol=1e-6)
-    noisy = LikelihoodSurfaceDisplay.from_estimator(MODEL, noise_variance=1e3, n_grid=5)
+    streamed = LikelihoodSurfaceDisplay.from_estimator(PPCA(3).partial_fit(X), n_grid=5)
+    np.testing.assert_allclose(streamed.surface, display.surface, rtol=1e-6)
+    noisy = LikelihoodSurfaceDisplay.from_estimator(MODEL, X, noise_variance=1e3, n_grid=5)
     assert noisy.point.kept == ()
     assert noisy.kind == "maximum"
 
 
 def test_what_has_no_surface():
-    with pytest.raises(TypeError, match=r"PCA has no moments_\. Pass X"):
-        LikelihoodSurfaceDisplay.from_estimator(PCA(3).fit(X))
+    for fitted in (PCA(3).fit(X), MODEL):
+        with pytest.raises(TypeError, match=r"PCA has no moments_\. Pass X"):
+            LikelihoodSurfaceDisplay.from_estimator(fitted)
     with pytest.raises(TypeError, match="StandardScaler has no n_components_ or noise_var"):
         LikelihoodSurfaceDisplay.from_estimator(StandardScaler().fit(X), X)
     with pytest.raises(ValueError, match="n_components_ is 0"):
-        LikelihoodSurfaceDisplay.from_estimator(PPCA(0).fit(X))
+        LikelihoodSurfaceDisplay.from_estimator(PPCA(0).fit(X), X)
     pair = PPCA(1).fit(X[:, :2])
-    assert LikelihoodSurfaceDisplay.from_estimator(pair, n_grid=5).directions == (0, 1)
+    assert LikelihoodSurfaceDisplay.from_estimator(pair, X[:, :2], n_grid=5).directions == (0, 1)
     point = StationaryPoint(points()["minimum"].spectrum, range(11), 12, 1e-6)
     with pytest.raises(ValueError, match="two eigenvectors that the point does not keep"):
         LikelihoodSurfaceDisplay.from_results(point)
