@@ -394,12 +394,12 @@ class PPCA(ExactPosteriorModel):
         """Update the model with a batch of samples.
 
         The update is exact: any sequence of batches gives the same model as one `fit` of all
-        samples. Each call decomposes the scatter matrix in `moments_`, whatever `svd_solver` is.
+        samples. Each call decomposes the scatter matrix in `moments_`. `svd_solver` is ignored.
 
         `partial_fit` continues a model that `partial_fit` or `from_moments` began. A model from
-        `fit` has no `partial_fit`, whatever the solver and the shape of X: `fit` does not keep the
-        d x d scatter matrix, which most solvers do not compute and which would make a fitted model
-        much larger than PCA's. Pass the first samples to `partial_fit` instead.
+        `fit` has no `partial_fit`, for any solver and any shape of X: `fit` does not keep the d x d
+        scatter matrix, which most solvers do not compute and which would make a fitted model much
+        larger than PCA's. Pass the first samples to `partial_fit` instead.
 
         Parameters
         ----------
