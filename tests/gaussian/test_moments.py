@@ -281,7 +281,6 @@ class TestWhatIsKnownOfTheData:
         for both in (coarse + fine, fine + coarse):
             assert (both.count, both.dtype) == (9, "float64")
             assert both.precision == coarse.precision != fine.precision
-        assert coarse.rescaled(8.0).count == 4
         nothing = Moments(0.0, np.zeros(2), np.zeros((2, 2)))
         assert nothing.count == 0
         assert (coarse + nothing).dtype == (nothing + coarse).dtype == "float32"
