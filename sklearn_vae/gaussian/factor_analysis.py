@@ -7,6 +7,7 @@ which is maximized numerically.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ FLOOR = 1e-6
 LOG_FLOOR = math.log(FLOOR)
 # Largest change of a log noise variance in a Newton step.
 LONGEST_STEP = 2.0
+# Rounding error of the loss, in nats per sample.
+ROUNDING = 1e-11
 # Up to this number of features the Hessian costs less than the iterations that it saves.
 MOST_FOR_NEWTON = 256
 # Noise variance of features without variance, as in scikit-learn's FactorAnalysis.
@@ -91,7 +94,8 @@ class Correlation(ABC):
             S = to_host(summary.covariance).astype(np.float64, copy=False)
             return CorrelationMatrix(S[np.ix_(varies, varies)] / (roots[:, None] * roots))
         blocks = [to_host(R)[:, varies].astype(np.float64) for R in summary.blocks()]
-        return CorrelationFactor(np.concatenate(blocks) / (summary.n**0.5 * roots))
+        Y = np.concatenate(blocks) / (summary.n**0.5 * roots)
+        return CorrelationMatrix(Y.T @ Y) if len(roots) <= MOST_FOR_NEWTON else CorrelationFactor(Y)
 
 
 class CorrelationMatrix(Correlation):
@@ -216,7 +220,7 @@ def fit_factors(
     *,
     noise_variance: np.ndarray | None = None,
     start: np.ndarray | None = None,
-    tol: float = 1e-6,
+    tol: float = 1e-8,
     max_iter: int = 1000,
 ) -> FactorModel:
     """Fit a factor model by maximum likelihood.
@@ -232,7 +236,7 @@ def fit_factors(
     start : array of shape (n_features,), default=None
         Noise variances at which the search starts. If None, two starts are tried and the better
         maximum is returned.
-    tol : float, default=1e-6
+    tol : float, default=1e-8
         Largest derivative of the log-likelihood by the log of a noise variance at convergence, in
         nats per sample.
     max_iter : int, default=1000
@@ -324,10 +328,12 @@ def _newton(profile: ProfileLikelihood, log_psi: np.ndarray, tol: float, max_ite
     """Take projected Newton steps, with a positive definite matrix where the Hessian is not."""
     loss, gradient = profile.loss(log_psi)
     history, converged = [loss], False
-    while True:
+    for n_iter in itertools.count():
         free = _is_free(log_psi, gradient)
-        converged = bool(np.abs(gradient[free]).max(initial=0.0) <= tol)
-        if converged or len(history) > max_iter:
+        norm = float(np.abs(gradient[free]).max(initial=0.0))
+        # One more step after convergence squares the error.
+        was_converged, converged = converged, norm <= tol
+        if norm == 0.0 or (was_converged and converged) or n_iter == max_iter:
             break
         hessian, scoring = (H[np.ix_(free, free)] for H in profile.curvature(log_psi))
         try:
@@ -343,12 +349,17 @@ def _newton(profile: ProfileLikelihood, log_psi: np.ndarray, tol: float, max_ite
             new_loss, new_gradient = profile.loss(new)
             if new_loss <= loss + 1e-4 * (gradient @ (new - log_psi)):
                 break
+            # Where the loss is rounded, the gradient still tells.
+            ratio = np.linalg.norm(new_gradient[free]) / np.linalg.norm(gradient[free])
+            if new_loss <= loss + ROUNDING and ratio < 0.5:
+                break
             step *= 0.25
         else:  # rounding errors leave no step downhill
             converged = True
             break
         log_psi, loss, gradient = new, new_loss, new_gradient
-        history.append(loss)
+        if loss < history[-1] - ROUNDING:
+            history.append(loss)
     return _Search(log_psi, loss, np.where(free, gradient, 0.0), history, converged)
 
 

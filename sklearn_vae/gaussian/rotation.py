@@ -10,7 +10,7 @@ from scipy import linalg
 
 ORTHOGONAL = ("varimax", "quartimax")
 OBLIQUE = ("oblimin", "promax")
-ROTATIONS = (None, *ORTHOGONAL, *OBLIQUE)
+ROTATIONS = (*ORTHOGONAL, *OBLIQUE)
 
 # Exponent of promax, as in Hendrickson and White and in most programs.
 PROMAX_POWER = 4

@@ -120,6 +120,8 @@ def test_planted_parameters_are_recovered():
 def test_both_optimizers_and_both_forms_agree(k, monkeypatch):
     X = planted(90, 9, 2, seed=3)[0]
     newton = fit_factors(Moments.of(X), k)
+    with_matrix = fit_factors(centered_data(X, None), k)
+    np.testing.assert_allclose(with_matrix.noise_variance, newton.noise_variance, rtol=1e-9)
     monkeypatch.setattr(factor_analysis, "MOST_FOR_NEWTON", 0)
     others = [fit_factors(Moments.of(X), k), fit_factors(centered_data(X, None), k)]
     for other in others:
@@ -127,7 +129,8 @@ def test_both_optimizers_and_both_forms_agree(k, monkeypatch):
         np.testing.assert_allclose(other.noise_variance, newton.noise_variance, rtol=2e-3)
 
 
-def test_wide_data_use_their_samples_only():
+def test_wide_data_use_their_samples_only(monkeypatch):
+    monkeypatch.setattr(factor_analysis, "MOST_FOR_NEWTON", 0)
     X = planted(30, 200, 2)[0]
     model = fit_factors(centered_data(X, None), 2)
     assert model.log_likelihood == pytest.approx(dense_log_likelihood(model, X), abs=1e-8)
@@ -202,7 +205,7 @@ def test_the_history_rises_and_the_limit_of_iterations_is_reported(most, monkeyp
     moments = Moments.of(data("breast_cancer"))
     model = fit_factors(moments, 5)
     assert (np.diff(model.history) >= 0).all()
-    assert model.history[-1] == pytest.approx(model.log_likelihood, abs=1e-12)
+    assert model.history[-1] == pytest.approx(model.log_likelihood, abs=1e-10)
     stopped = fit_factors(moments, 5, max_iter=3)
     assert not stopped.converged
     assert len(stopped.history) == 4

@@ -18,7 +18,7 @@ def simple_structure(seed=0, correlation=0.4):
     return simple, phi, simple @ root
 
 
-@pytest.mark.parametrize("method", ROTATIONS)
+@pytest.mark.parametrize("method", [None, *ROTATIONS])
 def test_a_rotation_keeps_the_covariance(method):
     A = np.random.default_rng(1).normal(size=(9, 3))
     L, phi = rotate(A, method)
@@ -72,7 +72,7 @@ def test_oblique_rotations_find_a_simple_structure(method, atol):
     np.testing.assert_allclose(found[np.ix_(order, order)], expected, atol=2 * atol)
 
 
-@pytest.mark.parametrize("method", ROTATIONS)
+@pytest.mark.parametrize("method", [None, *ROTATIONS])
 @pytest.mark.parametrize("k", [0, 1])
 def test_a_single_factor_is_not_rotated(method, k):
     A = np.ones((4, k))
