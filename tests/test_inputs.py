@@ -22,6 +22,7 @@ from sklearn_vae import (
     DeepGaussianVAE,
     DensityPipeline,
     Dequantizer,
+    FactorAnalysis,
     LinearVAE,
     LogitTransformer,
     Moments,
@@ -42,6 +43,7 @@ ESTIMATORS = [
     PPCA(2, coordinates="principal", svd_solver="arpack", random_state=0),
     PPCACV([1, 2], cv=2),
     PPCAImputer(1),
+    FactorAnalysis(1),
     LinearVAE(2),
     LinearVAE(2, solver="stochastic", max_iter=2, random_state=0),
     BernoulliPPCA(1, binarize=0.45, random_state=0),
@@ -52,7 +54,7 @@ ESTIMATORS = [
     DensityPipeline([("logit", LogitTransformer()), ("model", PPCA(1))]),
 ]
 # Estimators that take missing values.
-INCOMPLETE = [PPCA(1), PPCAImputer(1)]
+INCOMPLETE = [PPCA(1), PPCAImputer(1), FactorAnalysis(1)]
 MISSING = np.zeros(X.shape, dtype=bool)
 MISSING[3, 1] = MISSING[7, 0] = MISSING[20, 3] = True
 HOLES = np.where(MISSING, np.nan, X)

@@ -8,7 +8,7 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_vae import PPCA, BernoulliPPCA, LinearVAE, PPCAImputer
+from sklearn_vae import PPCA, BernoulliPPCA, FactorAnalysis, LinearVAE, PPCAImputer
 from sklearn_vae.gaussian.bernoulli_elbo import (
     BernoulliParameters,
     LinearBernoulliElbo,
@@ -54,6 +54,8 @@ CASES = {
     "PPCAImputer of fixed noise": (PPCAImputer(2, noise_variance=0.6, **EM), INCOMPLETE),
     "PPCAImputer without scales": (PPCAImputer(2, standardize=False, **EM), INCOMPLETE),
     "PPCAImputer of complete data": (PPCAImputer(2), COMPLETE),
+    "FactorAnalysis": (FactorAnalysis(2), COMPLETE),
+    "FactorAnalysis of missing values": (FactorAnalysis(2, tol=1e-13), INCOMPLETE),
     "LinearVAE": (LinearVAE(**SEED), COMPLETE),
     "LinearVAE of fixed noise": (LinearVAE(noise_variance=3.0, **SEED), COMPLETE),
     "LinearVAE of all components": (
@@ -81,7 +83,14 @@ scored = pytest.mark.parametrize("case", [name for name in CASES | RANDOM if "Im
 
 # These count samples, as PCA does, or iterations.
 OF_THE_NUMBER = {"explained_variance_", "singular_values_", "n_samples_"}
-OF_THE_PATH = {"n_iter_", "loglike_history_", "elbo_history_", "history_", "entropy_gap_"}
+OF_THE_PATH = {
+    "n_iter_",
+    "loglike_history_",
+    "elbo_history_",
+    "history_",
+    "loglike_",
+    "entropy_gap_",
+}
 
 
 def case_of(name):
