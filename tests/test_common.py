@@ -125,6 +125,7 @@ def test_no_parameter_carries_the_name_of_a_public_method(estimator):
     assert not methods & set(inspect.signature(estimator).parameters)
 
 
+@pytest.mark.filterwarnings("ignore:The noise variance of feature")  # Heywood cases
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failed_checks)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)

@@ -56,7 +56,7 @@ ESTIMATORS = [
     PPCA(2),
     PPCACV([1, 2], cv=2),
     PPCAImputer(1),
-    FactorAnalysis(2),
+    FactorAnalysis(1, noise_variance=0.5),
     LinearVAE(2, random_state=0),
     LinearVAE(2, solver="adam", max_iter=20, random_state=0),
     LinearVAE(2, solver="stochastic", max_iter=2, random_state=0),

@@ -54,8 +54,11 @@ CASES = {
     "PPCAImputer of fixed noise": (PPCAImputer(2, noise_variance=0.6, **EM), INCOMPLETE),
     "PPCAImputer without scales": (PPCAImputer(2, standardize=False, **EM), INCOMPLETE),
     "PPCAImputer of complete data": (PPCAImputer(2), COMPLETE),
-    "FactorAnalysis": (FactorAnalysis(2), COMPLETE),
-    "FactorAnalysis of missing values": (FactorAnalysis(2, tol=1e-13), INCOMPLETE),
+    "FactorAnalysis": (FactorAnalysis(2, noise_variance=1.0), COMPLETE),
+    "FactorAnalysis of missing values": (
+        FactorAnalysis(2, noise_variance=1.0, tol=1e-13),
+        INCOMPLETE,
+    ),
     "LinearVAE": (LinearVAE(**SEED), COMPLETE),
     "LinearVAE of fixed noise": (LinearVAE(noise_variance=3.0, **SEED), COMPLETE),
     "LinearVAE of all components": (
@@ -82,7 +85,7 @@ all_cases = pytest.mark.parametrize("case", CASES | RANDOM)
 scored = pytest.mark.parametrize("case", [name for name in CASES | RANDOM if "Imputer" not in name])
 
 # These count samples, as PCA does, or iterations.
-OF_THE_NUMBER = {"explained_variance_", "singular_values_", "n_samples_"}
+OF_THE_NUMBER = {"explained_variance_", "singular_values_", "n_samples_", "loglike_"}
 OF_THE_PATH = {
     "n_iter_",
     "loglike_history_",

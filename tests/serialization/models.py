@@ -77,7 +77,7 @@ LINEAR = {
     "ppca-float32": (PPCA(2, coordinates="whitened"), DIGITS.astype(np.float32)),
     "ppca-fixed": (PPCA(2, noise_variance=np.float32(0.5)), IRIS),
     "ppca-mle": (PPCA("mle", svd_solver="full"), IRIS),
-    "factors": (FactorAnalysis(2, rotation="oblimin"), HOLES),
+    "factors": (FactorAnalysis(2, noise_variance=0.1, rotation="oblimin"), HOLES),
     "ppca-none": (PPCA(0), IRIS),
     "ppca-without-noise": (PPCA(), IRIS[:3]),
     "ppca-random": (PPCA(3, svd_solver="randomized", random_state=random_state()), DIGITS),
