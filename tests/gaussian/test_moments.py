@@ -2,10 +2,8 @@ import itertools
 from functools import reduce
 from operator import add
 
-import array_api_strict
 import numpy as np
 import pytest
-import torch
 from array_api_compat import array_namespace
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +12,6 @@ from scipy import sparse
 
 from sklearn_vae import Moments
 from sklearn_vae.gaussian import moments as moments_module
-from sklearn_vae.gaussian.arrays import check_weights
 from sklearn_vae.gaussian.precision import Precision
 from tests.helpers import to_numpy
 
@@ -252,24 +249,6 @@ def test_neutral_element_and_integers():
 def test_errors(X, weights, message):
     with pytest.raises(ValueError, match=message):
         Moments.of(X, weights)
-
-
-@pytest.mark.parametrize("of_samples", [np.asarray, torch.tensor, array_api_strict.asarray])
-@pytest.mark.parametrize(
-    "of_weights",
-    [
-        list, np.asarray, lambda w: np.array(w[::-1])[::-1], torch.tensor,
-        lambda w: torch.tensor(w, requires_grad=True), array_api_strict.asarray,
-    ],
-)  # fmt: skip
-def test_weights_of_another_library_are_converted(of_samples, of_weights):
-    X = of_samples([[1.0, 2.0], [3.0, -1.0], [0.5, 8.0]])
-    values = [1.0, 0.25, 3.0]
-    weights = check_weights(of_weights(values), X)
-    assert array_namespace(weights) is array_namespace(X)
-    assert weights.dtype == array_namespace(X).float64
-    np.testing.assert_array_equal(to_numpy(weights), values)
-    assert Moments.of(X, weights).n == Moments.of(X, of_weights(values)).n == 4.25
 
 
 def test_only_moments_of_the_same_features_add():
