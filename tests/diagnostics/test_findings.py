@@ -123,6 +123,16 @@ def test_training_is_unfinished_if_the_last_tenth_rose_by_a_share_of_the_gain(te
         assert found.numbers["rise"] == pytest.approx(0.005 * gain * slack)
 
 
+def test_training_that_stands_still_has_ended_even_where_nothing_can_be_gained():
+    noise = np.random.default_rng(0).normal(size=(300, 4))
+    for seed in range(9):  # of some samples the best line explains less than no line
+        report = diagnose(Posing(1).fit(noise).pose(latent=8.0, history=LEVEL), noise, 20, seed)
+        if report.numbers["reference"] < report.numbers["without_latents"]:
+            break
+    assert report.numbers["margin"] == 0.1
+    assert report.categories == ("v",)
+
+
 class Uneven(Stranger):
     """A model of another library, with these variances of p(x|z) about decoded means of 0."""
 
