@@ -91,8 +91,8 @@ class PPCA(ExactPosteriorModel):
     ----------
     n_components : int, float, "mle", default=None
         Number k of components. A float in (0, 1) is the share of the variance to explain, and "mle"
-        estimates k by Minka's method. If None, k is min(n_samples, n_features), or one less with
-        `svd_solver="arpack"` or if X has missing values.
+        estimates k by Minka's method [3]_. If None, k is min(n_samples, n_features), or one less
+        with `svd_solver="arpack"` or if X has missing values.
     noise_variance : float, default=None
         Fixed noise variance sigma2 > 0. If None, it is estimated.
     coordinates : {"posterior", "principal", "whitened"}, default="posterior"
