@@ -96,6 +96,30 @@ class Spectrum:
         rounded = rounded_along(components, columns)
         return cls(moments.mean, values, components, 0.0, error, rounded)
 
+    def check(self) -> None:
+        """Raise ValueError unless shapes match and variances are finite and nonnegative."""
+        try:
+            r, d = self.components.shape
+            xp = array_namespace(self.mean, self.eigenvalues, self.components)
+            rounded = self.rounded + 0.0 * self.eigenvalues
+            valid = (
+                tuple(self.mean.shape) == (d,)
+                and tuple(self.eigenvalues.shape) == tuple(rounded.shape) == (r,)
+                and bool(xp.all(xp.isfinite(self.mean)))
+                and all(
+                    bool(xp.all(xp.isfinite(values) & (values >= 0.0)))
+                    for values in (self.eigenvalues, rounded)
+                )
+                and all(0.0 <= value < math.inf for value in (self.rest, self.resolution))
+            )
+        except (AttributeError, TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise ValueError(
+                "A spectrum must have a finite mean of shape (n_features,), finite eigenvalues >= 0 "
+                "of shape (r,), components of shape (r, n_features), and finite variances >= 0."
+            )
+
     @property
     def n_features(self) -> int:
         """Number of features."""
@@ -135,6 +159,29 @@ class Spectrum:
             for array in (self.mean, self.eigenvalues, self.components)
         )
         return replace(self, mean=mean, eigenvalues=eigenvalues, components=components)
+
+    def leading(self, k: int) -> Spectrum:
+        """Keep the leading eigenpairs, and the sum of the other eigenvalues.
+
+        Parameters
+        ----------
+        k : int
+            Number of eigenpairs to keep.
+
+        Returns
+        -------
+        Spectrum
+            Spectrum with k eigenpairs, of the same models with at most k components.
+        """
+        xp = array_namespace(self.eigenvalues)
+        has_rest = self.rest > 0.0 or bool(xp.any(self._is_resolved[k:]))
+        return replace(
+            self,
+            eigenvalues=self.eigenvalues[:k],
+            components=self.components[:k, :],
+            rest=float(self._tails[k]) if has_rest else 0.0,
+            rounded=(self.rounded + 0.0 * self.eigenvalues)[:k],
+        )
 
     def padded(self, r: int) -> Spectrum:
         """Add eigenpairs with eigenvalue 0 until there are r.

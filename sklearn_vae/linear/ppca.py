@@ -91,8 +91,8 @@ class PPCA(ExactPosteriorModel):
     ----------
     n_components : int, float, "mle", default=None
         Number k of components. A float in (0, 1) is the share of the variance to explain, and "mle"
-        estimates k by Minka's method [3]_. If None, k is min(n_samples, n_features), or one less
-        with `svd_solver="arpack"` or if X has missing values.
+        estimates k by Minka's method. If None, k is min(n_samples, n_features), or one less with
+        `svd_solver="arpack"` or if X has missing values.
     noise_variance : float, default=None
         Fixed noise variance sigma2 > 0. If None, it is estimated.
     coordinates : {"posterior", "principal", "whitened"}, default="posterior"
@@ -154,6 +154,9 @@ class PPCA(ExactPosteriorModel):
     entropy_bound_ : float
         Sum of three entropies in nats per sample. It equals `elbo_`, unless `noise_variance` is
         fixed at a value other than the maximum likelihood estimate.
+    spectrum_ : Spectrum
+        Eigenpairs of the covariance S that the model keeps, and the sum of the other eigenvalues.
+        `StationaryPoint(spectrum_, ...)` is a stationary point of the likelihood.
     n_components_, n_features_in_ : int
         Number k of components, and number d of features seen during `fit`.
     n_samples_ : int or float
