@@ -3,6 +3,7 @@
 from sklearn_vae.gaussian.landscape import StationaryPoint
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.sample_spectrum import sample_spectrum
 from sklearn_vae.gaussian.soft_threshold import SoftThresholdElbo, SoftThresholdParameters
 from sklearn_vae.gaussian.spectrum import Spectrum
 
@@ -13,4 +14,5 @@ __all__ = [
     "SoftThresholdParameters",
     "Spectrum",
     "StationaryPoint",
+    "sample_spectrum",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -48,6 +49,7 @@ def closed_form_attributes(
         ),
         "singular_values_": xp.astype(values**0.5 * n_samples**0.5, float_dtype),
         "collapsed_dims_": xp.nonzero(collapsed)[0],
+        "_spectrum": replace(spectrum.leading(k), components=components),
         "_gaussian": LowRankGaussian(mean, loadings, sigma2) if is_regular else None,
         **_bounds(spectrum, kappa, collapsed, sigma2, noise_variance, float_dtype),
     }

@@ -154,6 +154,9 @@ class PPCA(ExactPosteriorModel):
     entropy_bound_ : float
         Sum of three entropies in nats per sample. It equals `elbo_`, unless `noise_variance` is
         fixed at a value other than the maximum likelihood estimate.
+    spectrum_ : Spectrum
+        Eigenpairs of the covariance S that the model keeps, and the sum of the other eigenvalues.
+        `StationaryPoint(spectrum_, ...)` is a stationary point of the likelihood.
     n_components_, n_features_in_ : int
         Number k of components, and number d of features seen during `fit`.
     n_samples_ : int or float

@@ -2,17 +2,9 @@ import numpy as np
 import pytest
 from array_api_compat import array_namespace
 from scipy.stats import multivariate_normal
-from sklearn.datasets import load_digits, load_iris, load_wine
-from sklearn.decomposition import PCA
-from sklearn.decomposition._pca import _assess_dimension
 
 from sklearn_vae import Moments
-from sklearn_vae.gaussian.spectrum import (
-    Spectrum,
-    components_for_ratio,
-    minka_dimension,
-    with_positive_peaks,
-)
+from sklearn_vae.gaussian.spectrum import Spectrum, components_for_ratio, with_positive_peaks
 from tests.helpers import to_numpy
 
 
@@ -117,21 +109,3 @@ def test_components_for_ratio():
     # "More than": at a tie one component more, as PCA counts.
     ratios = {0.1: 1, 0.4: 2, 0.5: 2, 0.75: 3, 0.95: 4, 0.999999: 4}
     assert {ratio: components_for_ratio(values, 10.0, ratio) for ratio in ratios} == ratios
-
-
-@pytest.mark.parametrize("load", [load_iris, load_wine, load_digits])
-def test_minka_dimension_against_scikit_learn(load):
-    X = load().data
-    moments = Moments.of(X)
-    spectrum = Spectrum.from_moments(moments)
-    assert minka_dimension(spectrum, len(X)) == PCA("mle", svd_solver="full").fit(X).n_components_
-
-
-@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
-@pytest.mark.parametrize("n", [20, 40, 300])
-def test_minka_dimension_against_the_sum_over_pairs(n, scale):
-    rng = np.random.default_rng(n)
-    X = rng.normal(size=(n, 4)) @ rng.normal(size=(4, 15)) + 0.3 * rng.normal(size=(n, 15))
-    values = np.linalg.eigvalsh(np.cov(X.T))[::-1]
-    oracle = 1 + np.argmax([_assess_dimension(values, k, n) for k in range(1, 15)])
-    assert minka_dimension(Spectrum.from_moments(Moments.of(scale * X)), n) == oracle
