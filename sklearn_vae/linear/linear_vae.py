@@ -63,11 +63,17 @@ NOISE_RANGE = 1e100
 
 
 def _has_online_em(model: LinearVAE) -> bool:
-    if model.solver == "em":
-        return True
-    raise AttributeError(
-        f"partial_fit uses online EM and needs solver='em', got solver={model.solver!r}."
-    )
+    if model.solver != "em":
+        raise AttributeError(
+            f"partial_fit uses online EM and needs solver='em', got solver={model.solver!r}."
+        )
+    if hasattr(model, "loadings_") and not hasattr(model, "_stream"):
+        raise AttributeError(
+            "partial_fit cannot continue a model that another solver than 'em' trained, because it "
+            "keeps no directions of its samples. Call partial_fit on a clone, with those samples "
+            "as the first batch."
+        )
+    return True
 
 
 class LinearVAE(LinearEncoderModel):
@@ -304,6 +310,9 @@ class LinearVAE(LinearEncoderModel):
         meaningless for fewer than k + 2 remembered samples. :meth:`PPCA.partial_fit` is exact, but
         keeps the whole covariance and cannot forget.
 
+        `partial_fit` also continues a model from `fit`, which keeps the same directions for every
+        shape of X.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -322,18 +331,13 @@ class LinearVAE(LinearEncoderModel):
         Raises
         ------
         ValueError
-            If a parameter, X or `sample_weight` is invalid, `n_components` has changed, or the
-            model was fitted by another solver. The model is then unchanged.
+            If a parameter, X or `sample_weight` is invalid, or `n_components` has changed. The
+            model is then unchanged.
         AttributeError
-            If `solver` is not "em".
+            If `solver` is not "em", or another solver fitted the model.
         """
         self._check_parameters()
-        first = not hasattr(self, "loadings_")
-        if not first and not hasattr(self, "_stream"):
-            raise ValueError(
-                "partial_fit can only update a fit with solver='em', but the model was trained "
-                "with another solver. Call partial_fit from the start on a clone."
-            )
+        first = not hasattr(self, "_stream")
         with all_or_nothing(self):
             least = 2 if first else 1
             X = checked_data(self, X, ensure_min_samples=least, reset=first)

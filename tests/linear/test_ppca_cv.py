@@ -357,13 +357,6 @@ class TestResults:
         names = nested.best_estimator_.get_feature_names_out()
         assert list(names) == [f"ppcacv{i}" for i in range(len(names))]
 
-    def test_moments_are_kept_where_they_were_made(self):
-        X = make_rows()
-        assert PPCACV().fit(X).moments_.n == 80
-        wide = PPCACV().fit(X)
-        wide.fit(make_rows(20, 50))
-        assert not hasattr(wide, "moments_")
-
 
 @pytest.mark.parametrize(
     ("parameters", "message"),

@@ -50,7 +50,10 @@ CASES = {
     "PPCA": (PPCA(2, **EM), INCOMPLETE),
     "PPCA of fixed noise": (PPCA(2, noise_variance=0.6, **EM), INCOMPLETE),
     "PPCA of all components": (PPCA(**EM), INCOMPLETE),
-    "PPCA of few patterns": (PPCA(17, noise_variance=0.25, **EM), SEVERAL_PATTERNS),
+    "PPCA of few patterns": (
+        PPCA(17, noise_variance=0.25, coordinates="posterior", **EM),
+        SEVERAL_PATTERNS,
+    ),
     "PPCA without components": (PPCA(0), INCOMPLETE),
     "PPCAImputer": (PPCAImputer(**EM), 10.0 ** np.arange(-3, 4) * INCOMPLETE),
     "PPCAImputer of fixed noise": (PPCAImputer(2, noise_variance=0.6, **EM), INCOMPLETE),
@@ -128,8 +131,6 @@ def fitted(model, X):
         ppca = vars(values.pop("ppca_"))
         values |= {f"ppca_.{name}": value for name, value in ppca.items() if name.endswith("_")}
         values.pop("indicator_")
-    for name in ("moments_", "ppca_.moments_"):
-        values.pop(name, None)
     return {**values, "transform": model.transform(X)}
 
 
