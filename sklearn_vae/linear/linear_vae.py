@@ -116,7 +116,7 @@ class LinearVAE(LinearEncoderModel):
         stops when the average ELBO of the last 100 steps and that of the 100 steps before differ by
         less than `tol`. This may be far from the maximum, as `entropy_gap_` shows.
     batch_size : int, default=None
-        Mini-batch size of the "stochastic" solver. If None, each batch has all samples.
+        Maximum mini-batch size of the "stochastic" solver. If None, each batch has all samples.
     n_mc_samples : int, default=1
         Number of draws of z per sample and step of the "stochastic" solver.
     forgetting : float, default=1.0

@@ -232,9 +232,7 @@ class VAENet(NeuralNet):
         self, X: Tensor, epochs: int, step: CapturedStep, keeper: Keeper | None
     ) -> None:
         n_batches = self.reducer_.n_batches(len(X), self.batch_size)
-        batches = Batches(
-            X, self.batch_size, self.noise_shape, self.generator_, n_batches, self.weights_
-        )
+        batches = Batches(X, n_batches, self.noise_shape, self.generator_, self.weights_)
         train, valid = self.get_split_datasets(X, X)
         for _ in range(epochs):
             self.notify("on_epoch_begin", dataset_train=train, dataset_valid=valid)

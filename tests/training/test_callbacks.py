@@ -52,7 +52,7 @@ from tests.helpers import name_of
 X = make_rows()
 HELD_OUT = {**SMALL, "early_stopping": True}
 N_TRAIN, N_VALID = 135, 15
-BATCHES = [32, 32, 32, 32, 22]
+BATCHES = [30] * 5
 
 
 def gaussian(*callbacks, **params):
@@ -208,7 +208,7 @@ def test_scores_by_a_name_of_scikit_learn():
     np.testing.assert_allclose(model.history_["whole"], model.history_["parts"], rtol=1e-6)
     assert np.isfinite(model.history_["train"]).all()
     rows = model.net_.history[-1, "batches", :, ("train_batch_size", "train")]
-    assert [size for size, _ in rows] == [32, 32, 32, 32, 7]
+    assert [size for size, _ in rows] == [27] * 5
 
 
 def test_scores_leave_batch_norm_and_dropout_alone():

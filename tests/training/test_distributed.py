@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from sklearn_vae import DeepGaussianVAE, LinearVAE, Processes
 from sklearn_vae.training import loop as net
-from sklearn_vae.training.batches import Batches
+from sklearn_vae.training.batches import Batches, count_batches
 from sklearn_vae.training.distributed import BETWEEN_SEEDS
 from tests.deep.data import MODELS, SMALL, parameters_of
 from tests.helpers import made_once
@@ -81,8 +81,8 @@ def test_all_processes_end_with_the_same_model(found, i):
 class BatchesOfAll:
     """Batches of two processes as one process would have them, with the noise of both."""
 
-    def __init__(self, X, batch_size, noise_shape, generator, n_batches=None, weights=None):
-        assert n_batches is None
+    def __init__(self, X, n_batches, noise_shape, generator, weights=None):
+        assert n_batches == count_batches(len(X), SMALL["batch_size"])
         self.X = X
         sizes = [len(rows) for rows in SHARDS]
         parts = 2 * [None]
@@ -90,10 +90,10 @@ class BatchesOfAll:
             sizes = [(WEIGHTS[:90] > 0).sum(), (WEIGHTS[90:] > 0).sum()]
             parts = weights.split(sizes)
         shards = X.split(sizes)
-        n_batches = -(-max(sizes) // batch_size)
+        n_batches = count_batches(max(sizes), SMALL["batch_size"])
         seeds = [generator.initial_seed() + rank * BETWEEN_SEEDS for rank in range(SIZE)]
         self.parts = [
-            Batches(rows, batch_size, noise_shape, torch.Generator().manual_seed(s), n_batches, w)
+            Batches(rows, n_batches, noise_shape, torch.Generator().manual_seed(s), w)
             for rows, s, w in zip(shards, seeds, parts, strict=True)
         ]
 

@@ -11,7 +11,7 @@ from skorch.callbacks import Callback, GradientNormClipping, LRScheduler
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
 from sklearn_vae.nn.objectives import elbo
-from sklearn_vae.training.batches import Batches
+from sklearn_vae.training.batches import Batches, count_batches
 from sklearn_vae.training.distributed import SINGLE_PROCESS
 from tests.deep.data import MODELS, SMALL, VAES, make_rows, parameters_of
 
@@ -29,7 +29,8 @@ def plain_training(model, rows):
     bounds = []
     for _ in range(3):
         total = 0.0
-        for chunk in Batches(rows, model.batch_size, net.noise_shape, net.generator_):
+        n_batches = count_batches(len(rows), model.batch_size)
+        for chunk in Batches(rows, n_batches, net.noise_shape, net.generator_):
             for x, noise in chunk:
                 bound, _, _ = elbo(module, x, noise, 1.0)
                 optimizer.zero_grad()
