@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sklearn_vae import PPCA, Moments
+from tests.helpers import RECORDS
 from tests.linear.data import make_rows
 
 
@@ -20,7 +21,7 @@ class TestPartialFit:
             model.partial_fit(X[start : start + size])
             start += size
         for name in sorted(vars(whole)):
-            if name.endswith("_"):
+            if name.endswith("_") and name not in RECORDS:
                 np.testing.assert_allclose(
                     getattr(model, name), getattr(whole, name), rtol=1e-10, atol=1e-10, err_msg=name
                 )
