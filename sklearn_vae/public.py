@@ -21,6 +21,7 @@ ESTIMATORS = {
 
 # Classes whose instances are fully determined by the arguments of their constructor.
 RECORDS = {
+    "Certificate": "gaussian.certificate",
     "ConvDecoder": "nn.convolutional",
     "ConvEncoder": "nn.convolutional",
     "LowRankGaussian": "gaussian.lowrank",

@@ -11,6 +11,9 @@ import torch
 from array_api_compat import array_namespace, to_device
 from filelock import FileLock
 
+# Fitted attributes that are records, not arrays or numbers.
+RECORDS = {"moments_", "certificate_"}
+
 
 def to_numpy(array):
     """Back to NumPy from whatever namespace, at full precision."""

@@ -15,11 +15,7 @@ from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import Array, float_name, row_blocks
 from sklearn_vae.gaussian.centered import CenteredData, centered_data, dense
-from sklearn_vae.gaussian.eigensolvers import (
-    components_of_gram,
-    eigh_of_gram,
-    spectrum_of_gram,
-)
+from sklearn_vae.gaussian.gram import components_of_gram, eigh_of_gram, spectrum_of_gram
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import rounded_along
 from sklearn_vae.gaussian.spectrum import Spectrum

@@ -30,6 +30,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, PPCACV, Moments
 from sklearn_vae.linear import folds
+from tests.helpers import RECORDS
 from tests.linear.data import make_rows
 
 TALL, WIDE = (60, 8), (40, 90)
@@ -107,7 +108,7 @@ class TestAgainstBruteForce:
         assert_same_search(model, search)
         whole = PPCA(**search.best_params_, svd_solver="full").fit(X, sample_weight=weights)
         for name, value in vars(whole).items():
-            if name.endswith("_"):
+            if name.endswith("_") and name not in RECORDS:
                 found = getattr(model, name)
                 np.testing.assert_allclose(found, value, rtol=1e-8, atol=1e-8, err_msg=name)
         assert model.score(X) == pytest.approx(whole.score(X), rel=1e-9)

@@ -13,7 +13,7 @@ from sklearn.preprocessing import MaxAbsScaler
 from sklearn_vae import PPCA
 from sklearn_vae.gaussian.eigensolvers import choose_solver
 from sklearn_vae.validation import is_memory_mapped
-from tests.helpers import PeakMemory
+from tests.helpers import RECORDS, PeakMemory
 from tests.linear.data import make_rows, random_sparse
 
 SPARSE_SOLVERS = ["auto", "covariance_eigh", "arpack", "randomized"]
@@ -33,7 +33,7 @@ def make_sparse(shape, offset=0.0, seed=0):
 
 def assert_same_model(found, expected, rtol=1e-9, atol=1e-9):
     for name in sorted(vars(expected)):
-        if name.endswith("_"):
+        if name.endswith("_") and name not in RECORDS:
             np.testing.assert_allclose(
                 getattr(found, name), getattr(expected, name), rtol=rtol, atol=atol, err_msg=name
             )

@@ -17,6 +17,7 @@ from sklearn_vae.gaussian.bernoulli_elbo import (
     SamplePosteriors,
 )
 from sklearn_vae.linear.bernoulli_fit import whitening
+from tests.helpers import RECORDS
 from tests.linear.data import make_rows
 
 
@@ -131,6 +132,8 @@ def fitted(model, X):
         ppca = vars(values.pop("ppca_"))
         values |= {f"ppca_.{name}": value for name, value in ppca.items() if name.endswith("_")}
         values.pop("indicator_")
+    for name in (*RECORDS, *(f"ppca_.{name}" for name in RECORDS)):
+        values.pop(name, None)
     return {**values, "transform": model.transform(X)}
 
 
