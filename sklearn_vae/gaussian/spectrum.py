@@ -14,6 +14,7 @@ from array_api_compat import array_namespace, device
 from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
 from sklearn_vae.gaussian.certificate import Accuracy, Certificate, certify
+from sklearn_vae.gaussian.graded import eigh_of_covariance
 from sklearn_vae.gaussian.minka import log_evidence
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import rounded_along
@@ -91,11 +92,9 @@ class Spectrum:
         """
         xp = array_namespace(moments.scatter)
         S, precision = moments.covariance, moments.precision
-        # Not scipy's eigh, whose BLAS threads would compete with those of NumPy, which still spin
-        # after the product for the scatter.
-        values, vectors = xp.linalg.eigh(S)
-        values = xp.clip(xp.flip(values), 0.0, None)
-        components = with_positive_peaks(xp.flip(vectors, axis=1).T)
+        values, vectors = eigh_of_covariance(S)
+        values = xp.clip(values, 0.0, None)
+        components = with_positive_peaks(vectors.T)
         error = precision.eigenvalue_error(moments.n_features, float(values[0]))
         columns = precision.rounding(moments.mean, xp.linalg.diagonal(S), moments.count)
         rounded = rounded_along(components, columns)
