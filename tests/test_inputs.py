@@ -45,7 +45,7 @@ ESTIMATORS = [
     PPCAImputer(1),
     FactorAnalysis(1, noise_variance=0.01),
     LinearVAE(2),
-    LinearVAE(2, solver="stochastic", max_iter=2, random_state=0),
+    LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, random_state=0),
     BernoulliPPCA(1, binarize=0.45, random_state=0),
     DeepGaussianVAE(2, **SMALL),
     DeepBernoulliVAE(2, **SMALL),
@@ -318,7 +318,7 @@ OF_A_MODEL = {
         if name not in ("CVCurveDisplay", "ImputationDisplay")
     },
 }
-VIEWED = [PPCA(3), LinearVAE(3, solver="adam", max_iter=5), DeepGaussianVAE(3, **SMALL)]
+VIEWED = [PPCA(3), LinearVAE(3, solver="adam", max_iter=5, tol=1e3), DeepGaussianVAE(3, **SMALL)]
 VIEWED += [DeepAutoencoder(3, **SMALL)]
 
 

@@ -28,6 +28,7 @@ RECORDS = {
     "Precision": "gaussian.precision",
     "RunningCovariance": "gaussian.online",
     "Spectrum": "gaussian.spectrum",
+    "Stationarity": "gaussian.stationarity",
     **PUBLIC_RECORDS,
 }
 

@@ -20,6 +20,9 @@ from sklearn_vae import PPCA, LinearVAE
 from sklearn_vae.training.fast_paths import Adam
 
 DIGITS = load_digits().data
+# Of the few steps of the fits by gradients.
+pytestmark = pytest.mark.filterwarnings("ignore:LinearVAE .*below its maximum")
+
 ADAM = {"solver": "adam", "max_iter": 300, "learning_rate": 1e-2}
 STOCHASTIC = {"solver": "stochastic", "max_iter": 3, "batch_size": 32, "learning_rate": 1e-2}
 SOLVERS = [{}, ADAM, STOCHASTIC]
