@@ -1,6 +1,5 @@
 """What several test files need."""
 
-import os
 import re
 import sys
 import tracemalloc
@@ -9,7 +8,6 @@ import array_api_strict
 import numpy as np
 import torch
 from array_api_compat import array_namespace, to_device
-from filelock import FileLock
 
 # Fitted attributes that are records, not arrays or numbers.
 RECORDS = {"moments_", "certificate_"}
@@ -45,17 +43,3 @@ class PeakMemory:
 def name_of(value):
     """Text of a test's parameter, the same in every process: without addresses."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
-
-
-def made_once(tmp_path_factory, name, make):
-    """Folder that `make(folder)` has filled, in one of the workers of pytest-xdist for all of them."""
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent
-    folder, done = root / name, root / f"{name}.done"
-    with FileLock(root / f"{name}.lock"):
-        if not done.exists():
-            folder.mkdir()
-            make(folder)
-            done.touch()
-    return folder

@@ -51,7 +51,7 @@ def test_scores_are_the_average_log_weight_of_draws(model):
 
 @each_vae
 def test_the_gap_is_exact_and_has_the_moments_of_the_posterior(model):
-    rows = make_rows(n=1000)
+    rows = make_rows(n=500)
     model = clone(model).set_params(early_stopping=False, max_epochs=5).fit(rows)
     gap = model.entropy_gap_
     assert model.elbo_ - model.entropy_bound_ == pytest.approx(gap.total, abs=1e-9)
@@ -267,7 +267,7 @@ def test_the_importance_weighted_objective_raises_its_own_bound():
 def test_bits_of_a_linear_network_reach_bernoulli_ppca():
     rows = (make_rows() > 0).astype(float)
     exact = BernoulliPPCA(2, random_state=0, inference="per_sample").fit(rows).elbo_
-    vae = DeepBernoulliVAE(2, hidden_layer_sizes=(), n_mc_samples=32, batch_size=150)
+    vae = DeepBernoulliVAE(2, hidden_layer_sizes=(), n_mc_samples=16, batch_size=150)
     for learning_rate in (1e-1, 1e-2, 1e-3):
         vae.set_params(learning_rate=learning_rate, warm_start=True, random_state=0)
         vae.set_params(max_epochs=250).fit(rows)
@@ -320,12 +320,12 @@ RESIDUAL = {"encoder": ResidualEncoder(channels=(8,)), "decoder": ResidualDecode
     ids=lambda model: type(model).__name__,
 )
 def test_networks_of_images_learn(model, networks):
-    rows = DIGITS[:200].astype(np.float32)
-    model = clone(model).set_params(**IMAGES, **networks)
+    rows = DIGITS[:100].astype(np.float32)
+    model = clone(model).set_params(**IMAGES, **networks, batch_size=50)
     first = clone(model).set_params(max_epochs=1).fit(rows).score(rows)
-    later = model.set_params(max_epochs=8).fit(rows).score(rows)
+    later = model.set_params(max_epochs=5).fit(rows).score(rows)
     assert later > first
-    assert model.transform(rows).shape == (200, 4)
+    assert model.transform(rows).shape == (100, 4)
 
 
 def test_a_soft_threshold_of_zero_is_a_linear_decoder():

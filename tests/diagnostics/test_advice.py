@@ -1,7 +1,6 @@
 """What reports advise is what the model accepts, and what has been measured to help."""
 
 import ast
-import functools
 import re
 
 import numpy as np
@@ -21,6 +20,7 @@ from sklearn_vae import (
 )
 from sklearn_vae.diagnostics import diagnose
 from tests.diagnostics.models import train, with_covariance
+from tests.sharing import shared
 
 SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 40, "batch_size": 50, "learning_rate": 3e-3}
 SMALL |= {"random_state": 0}
@@ -55,13 +55,13 @@ def spectrum():
     return with_covariance([9, 4, 1, 0.25, 0.25, 0.25]) @ rotation
 
 
-@functools.cache
+@shared
 def fitted(name):
     """One of MODELS, fitted to `spectrum()`: not to be changed."""
     return clone(MODELS[name]).fit(spectrum())
 
 
-@functools.cache
+@shared
 def report_of(name):
     """Its diagnosis."""
     return diagnose(fitted(name), spectrum())

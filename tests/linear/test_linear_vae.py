@@ -1,6 +1,5 @@
 """The estimator LinearVAE: each solver against pPCA, Monte Carlo and the bound's own formulas."""
 
-import functools
 import pickle
 import re
 import warnings
@@ -18,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, LinearVAE
 from sklearn_vae.training.fast_paths import Adam
+from tests.sharing import shared
 
 DIGITS = load_digits().data
 # Of the few steps of the fits by gradients.
@@ -37,7 +37,7 @@ def make_rows(n=200, d=8, k=3, seed=0):
     return rng.normal(size=(n, k)) @ W.T + rng.normal(size=(n, d)) + 3.0
 
 
-@functools.cache
+@shared
 def _fitted(index):
     return clone((MODELS + WITH_FIXED_NOISE)[index]).fit(make_rows())
 

@@ -1,7 +1,5 @@
 """Sample weights of the linear models that are not fitted in closed form."""
 
-import functools
-
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -20,6 +18,7 @@ from sklearn_vae.gaussian.stationarity import Stationarity
 from sklearn_vae.linear.bernoulli_fit import whitening
 from tests.helpers import RECORDS
 from tests.linear.data import make_rows
+from tests.sharing import shared
 
 
 def make_incomplete(n=90, d=7):
@@ -115,14 +114,14 @@ def weights_for(X, fractional=False):
     return rng.uniform(0.1, 3.0, size=len(X)) if fractional else rng.integers(0, 4, size=len(X))
 
 
-@functools.cache
+@shared
 def unweighted(case):
     """Model of a case without weights: not to be changed."""
     model, X = case_of(case)
     return clone(model).fit(X)
 
 
-@functools.cache
+@shared
 def weighted(case):
     """Model of a case with fractional weights, and these: not to be changed."""
     model, X = case_of(case)

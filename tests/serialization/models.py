@@ -3,7 +3,6 @@
 import copy
 import math
 import os
-from functools import cache
 
 import numpy as np
 import sklearn
@@ -46,6 +45,7 @@ from sklearn_vae.public import ESTIMATORS
 from sklearn_vae.serialization import load, save
 from sklearn_vae.serialization.models import RECORDS, SCALERS
 from sklearn_vae.training.loop import VAENet
+from tests.sharing import shared
 
 DIGITS = load_digits().data[:200]
 IRIS = load_iris().data
@@ -198,7 +198,7 @@ DEEP = {
 CASES = {**LINEAR, **{f"deep-{name}": case for name, case in DEEP.items()}}
 
 
-@cache
+@shared
 def fitted(name):
     model, X = CASES[name]
     return copy.deepcopy(model).fit(X) if isinstance(model, BaseEstimator) else model()

@@ -1,6 +1,5 @@
 """A fit that was stopped ends as one that was not."""
 
-import functools
 import random
 from collections import deque
 
@@ -24,6 +23,7 @@ from tests.serialization.checkpointed_models import (
     rows_of,
     same,
 )
+from tests.sharing import shared
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has not converged")
 
@@ -61,7 +61,7 @@ def uninterrupted(model, tmp_path):
     return clone(model).fit(rows_of(model))
 
 
-@functools.cache
+@shared
 def without_files(index):
     """One of TRAINED, fitted once for all tests: not to be changed."""
     return clone(TRAINED[index]).fit(rows_of(TRAINED[index]))

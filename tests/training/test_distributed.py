@@ -15,7 +15,7 @@ from sklearn_vae.training import loop as net
 from sklearn_vae.training.batches import Batches, count_batches
 from sklearn_vae.training.distributed import BETWEEN_SEEDS
 from tests.deep.data import MODELS, SMALL, parameters_of
-from tests.helpers import made_once
+from tests.sharing import made_once
 from tests.training.joint_fits import (
     SHARDS,
     SIZE,
