@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
-from sklearn.decomposition import PCA, FactorAnalysis
+from sklearn.decomposition import FactorAnalysis
 
 from sklearn_vae import BernoulliPPCA
 from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianReference
