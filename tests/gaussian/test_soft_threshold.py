@@ -251,6 +251,19 @@ def test_slopes_and_curvatures_are_those_of_the_cost(loadings):
         np.testing.assert_allclose(found, difference, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("off", ["means", "variances"])
+def test_descent_goes_on_until_both_slopes_vanish(off):
+    # Of a linear decoder the best posterior is known.
+    p = LINEAR.collapsed()._replace(loadings=W, noise_variance=0.7)
+    precision = 1.0 + float(np.sum(W**2)) / 0.7
+    best = (X - p.offset) @ W / 0.7 / precision, np.full((6, 1), 1.0 / precision)
+    start = [best[0], best[1]]
+    start[off == "variances"] = start[off == "variances"] + 0.3
+    _, means, variances = LINEAR._descend(p, *start)
+    np.testing.assert_allclose(means, best[0], atol=1e-9)
+    np.testing.assert_allclose(variances, best[1], atol=1e-9)
+
+
 @pytest.mark.parametrize("noise", [1e-3, 1.0, 20.0])
 def test_the_best_posteriors_take_few_steps(noise, monkeypatch):
     costs, calls = SoftThresholdElbo._costs, []

@@ -46,6 +46,7 @@ from skorch.utils import freeze_parameter
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
 from sklearn_vae.serialization import load, save
+from sklearn_vae.training.callbacks import Progress
 from tests.deep.data import MODELS, SMALL, make_rows, parameters_of
 from tests.helpers import name_of
 
@@ -270,6 +271,24 @@ def test_progress_bar_counts_the_batches_of_each_epoch():
 
 
 # Schedules, gradients and parameters
+
+
+def test_the_bar_of_verbose_counts_epochs_and_shows_their_last_values():
+    net = types.SimpleNamespace(
+        monitor=types.SimpleNamespace(shown=("bound", "kl")),
+        history=[{"bound": 9.0}, {"bound": np.array([-1.0, -2.0]), "other": 3.0}],
+    )
+    bar = Progress(5, done=2)
+    bar.on_train_begin(net)
+    assert (bar.bar_.n, bar.bar_.total, bar.bar_.unit) == (2, 5, "epoch")
+    bar.on_epoch_end(net)
+    assert bar.bar_.n == 3
+    assert bar.bar_.postfix == "bound=-1.5"
+    copied = pickle.loads(pickle.dumps(bar))  # an open bar cannot be pickled
+    assert vars(copied) == {"n_epochs": 5, "done": 2}
+    bar.on_train_end(net)
+    assert bar.bar_.disable
+    copied.on_train_end(net)
 
 
 def test_schedulers_set_the_rates_and_record_them():
