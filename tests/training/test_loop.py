@@ -26,8 +26,8 @@ def plain_training(model, rows):
     untrained._set_start(SimpleNamespace(train=rows, weights=None, reducer=SINGLE_PROCESS))
     module = net.module_
     optimizer = torch.optim.Adam(module.trained_parameters(), lr=model.learning_rate)
-    bounds = []
-    for _ in range(3):
+    bounds, start = [], module.likelihood.noise_variance
+    for epoch in range(3):
         total = 0.0
         n_batches = count_batches(len(rows), model.batch_size)
         for chunk in Batches(rows, n_batches, net.noise_shape, net.generator_):
@@ -38,6 +38,11 @@ def plain_training(model, rows):
                 optimizer.step()
                 module.after_step()
                 total += bound.sum().item()
+            rise = (module.likelihood.noise_variance / start).log().mean().exp().item()
+            if epoch == 0 and rise > 2:  # one chunk is an epoch
+                for state in optimizer.state.values():
+                    state["exp_avg"] /= rise
+                    state["exp_avg_sq"] /= rise**2
         bounds.append(total / len(rows))
     return module, bounds
 
