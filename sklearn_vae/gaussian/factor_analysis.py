@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import linalg, optimize
@@ -69,19 +69,28 @@ class FactorModel:
     at_floor: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
 
 
+class Pairs(NamedTuple):
+    """Eigenpairs of which the first `n_kept` are factors with eigenvalues above 1."""
+
+    values: np.ndarray
+    vectors: np.ndarray
+    n_kept: int
+
+    @property
+    def kept(self) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues and eigenvectors of the factors."""
+        return self.values[: self.n_kept], self.vectors[:, : self.n_kept]
+
+
 class Correlation(ABC):
     """Correlation matrix of the features that vary, in the form that is cheapest for its rank."""
 
     n_features: int
-    has_curvature = False
+    has_all = False  # whether `eigenpairs` returns all eigenpairs
 
     @abstractmethod
-    def leading(self, scale: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the k leading eigenpairs, descending, of diag(scale) R diag(scale)."""
-
-    def eigenpairs(self, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute all eigenpairs, ascending, of diag(scale) R diag(scale)."""
-        raise NotImplementedError
+    def eigenpairs(self, scale: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Compute eigenpairs, descending, of diag(scale) R diag(scale): at least the first k."""
 
     @abstractmethod
     def inverse_diagonal(self) -> np.ndarray | None:
@@ -99,21 +108,22 @@ class Correlation(ABC):
 
 
 class CorrelationMatrix(Correlation):
-    """Correlations as a matrix R, for n >= d."""
+    """Correlations as a matrix R, for n >= d or few features."""
 
     def __init__(self, R: np.ndarray) -> None:
         self._R, self.n_features = R, R.shape[0]
-        self.has_curvature = self.n_features <= MOST_FOR_NEWTON
+        self.has_all = self.n_features <= MOST_FOR_NEWTON
 
-    def leading(self, scale: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def eigenpairs(self, scale: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         d = self.n_features
         A = self._R * (scale[:, None] * scale)
-        values, vectors = linalg.eigh(A, subset_by_index=(d - k, d - 1), check_finite=False)
+        if self.has_all:
+            values, vectors = np.linalg.eigh(A)
+        elif k == 0:
+            return np.empty(0), np.empty((d, 0))
+        else:
+            values, vectors = linalg.eigh(A, subset_by_index=(d - k, d - 1), check_finite=False)
         return values[::-1], vectors[:, ::-1]
-
-    def eigenpairs(self, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, vectors = np.linalg.eigh(self._R * (scale[:, None] * scale))
-        return values, vectors
 
     def inverse_diagonal(self) -> np.ndarray | None:
         try:
@@ -131,13 +141,13 @@ class CorrelationFactor(Correlation):
     def __init__(self, Y: np.ndarray) -> None:
         self._Y, self.n_features = Y, Y.shape[1]
 
-    def leading(self, scale: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        n = self._Y.shape[0]
+    def eigenpairs(self, scale: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         Y = self._Y * scale
-        k = min(k, n)
-        values, vectors = linalg.eigh(Y @ Y.T, subset_by_index=(n - k, n - 1), check_finite=False)
-        vectors = linalg.qr(Y.T @ vectors[:, ::-1], mode="economic", check_finite=False)[0]
-        return values[::-1], vectors
+        values, vectors = np.linalg.eigh(Y @ Y.T)
+        # Eigenvalues up to 1 are not needed, and the others are not rounding errors.
+        k = min(k, int(np.count_nonzero(values > 1.0)))
+        values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
+        return values, Y.T @ (vectors / values**0.5)
 
     def inverse_diagonal(self) -> np.ndarray | None:
         return None
@@ -149,18 +159,22 @@ class ProfileLikelihood:
     def __init__(self, correlation: Correlation, n_components: int) -> None:
         self.correlation = correlation
         self.n_components = min(n_components, correlation.n_features)
+        self._last: tuple[bytes, Pairs] | None = None
 
-    def kept(self, log_psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return eigenvalues above 1 and eigenvectors of R in units of the noise."""
-        if self.n_components == 0:
-            return np.empty(0), np.empty((len(log_psi), 0))
-        values, vectors = self.correlation.leading(np.exp(-0.5 * log_psi), self.n_components)
-        return values[values > 1.0], vectors[:, values > 1.0]
+    def pairs(self, log_psi: np.ndarray) -> Pairs:
+        """Return eigenpairs of R in units of the noise, remembering the last ones."""
+        key = log_psi.tobytes()
+        if self._last is None or self._last[0] != key:
+            scale = np.exp(-0.5 * log_psi)
+            values, vectors = self.correlation.eigenpairs(scale, self.n_components)
+            n_kept = int(np.count_nonzero(values[: self.n_components] > 1.0))
+            self._last = key, Pairs(values, vectors, n_kept)
+        return self._last[1]
 
     def loss(self, log_psi: np.ndarray) -> tuple[float, np.ndarray]:
         """Compute the negative log-likelihood without its constant, and its gradient."""
+        values, vectors = self.pairs(log_psi).kept
         total = np.exp(-log_psi)  # diagonal of R in units of the noise
-        values, vectors = self.kept(log_psi)
         explained = vectors**2 @ (values - 1.0)
         log_det = float(log_psi.sum() + np.log(values).sum())
         # The eigenvalues that are not kept sum to the trace minus the others.
@@ -175,21 +189,18 @@ class ProfileLikelihood:
         sums of u_m u_m' and theta_m u_m u_m', and c_jm = (1 - theta_m)(theta_m + theta_j) /
         (theta_j - theta_m). The first term is the Fisher information if the model is true.
         """
-        scale = np.exp(-0.5 * log_psi)
-        values, vectors = self.correlation.eigenpairs(scale)
-        n_kept = int(np.count_nonzero(values[len(values) - self.n_components :] > 1.0))
-        n_rest = len(values) - n_kept
-        theta, U = values[:n_rest], vectors[:, :n_rest]
+        values, vectors, n_kept = self.pairs(log_psi)
+        theta, U = values[n_kept:], vectors[:, n_kept:]
         scoring = 0.5 * (U @ U.T) * ((U * theta) @ U.T)
         hessian = scoring.copy()
-        for theta_j, u in zip(values[n_rest:], vectors[:, n_rest:].T, strict=True):
+        for theta_j, u in zip(values[:n_kept], vectors[:, :n_kept].T, strict=True):
             c = (1.0 - theta) * (theta + theta_j) / (theta_j - theta)
             hessian += 0.5 * (u[:, None] * u) * ((U * c) @ U.T)
         return hessian, scoring
 
     def loadings(self, log_psi: np.ndarray) -> np.ndarray:
         """Return the best loadings, with zero columns for collapsed dimensions."""
-        values, vectors = self.kept(log_psi)
+        values, vectors = self.pairs(log_psi).kept
         W = np.zeros((len(log_psi), self.n_components))
         W[:, : len(values)] = np.exp(0.5 * log_psi)[:, None] * vectors * (values - 1.0) ** 0.5
         return with_positive_peaks(W.T).T
@@ -208,9 +219,9 @@ class ProfileLikelihood:
         if inverse is not None:
             share = (1.0 - 0.5 * k / d) / inverse
         else:
-            values, vectors = self.correlation.leading(np.ones(d), k)
-            noise = max((d - values.sum()) / max(d - k, 1), 0.0)
-            share = 1.0 - vectors**2 @ (values - noise).clip(0.0)
+            values, vectors = self.pairs(np.zeros(d)).kept
+            noise = max((d - values.sum()) / max(d - len(values), 1), 0.0)
+            share = 1.0 - vectors**2 @ (values - noise)
         return [np.log(share.clip(1e-3, 1.0)), np.full(d, math.log(0.5))]
 
 
@@ -314,7 +325,7 @@ def _search(profile: ProfileLikelihood, log_psi: np.ndarray, tol: float, max_ite
     log_psi = log_psi.clip(LOG_FLOOR, 0.0)
     if len(log_psi) == 0:
         return _Search(log_psi, 0.0, log_psi, [0.0], True)
-    method = _newton if profile.correlation.has_curvature else _quasi_newton
+    method = _newton if profile.correlation.has_all else _quasi_newton
     return method(profile, log_psi, tol, max_iter)
 
 
