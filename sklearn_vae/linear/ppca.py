@@ -34,10 +34,10 @@ from sklearn_vae.linear.checks import (
     check_solver_takes,
     check_squares_fit,
 )
-from sklearn_vae.linear.closed_form import closed_form_attributes
+from sklearn_vae.linear.closed_form import closed_form_attributes, warn_unless_converged
 from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments, map_samples
 from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
-from sklearn_vae.linear.ppca_em import IncompleteFit, fit_incomplete
+from sklearn_vae.linear.ppca_em import EM_TOLERANCE, IncompleteFit, fit_incomplete
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.validation import (
     all_or_nothing,
@@ -116,17 +116,23 @@ class PPCA(ExactPosteriorModel):
         Otherwise it returns PCA's reconstructions. `posterior`, `conditional` and `sample` always
         use the latent variables z.
     svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
-        How the data are decomposed. "auto" chooses by the kind and shape of X. "full" uses the
+        How the data are decomposed. "auto" is exact and chooses by the kind and shape of X. If both
+        sides of X exceed 4000, it iterates until the residuals of the eigenpairs are below 1e-9
+        times the largest eigenvalue. "full" uses the
         SVD of X, which must be dense. "covariance_eigh" decomposes the covariance, or the
         Gram matrix if n < d, and reads X once. "arpack" (NumPy arrays and sparse X) and
-        "randomized" compute only k components. Only "randomized" is approximate.
+        "randomized" compute only k components. Only "randomized" without `tol` is approximate: it
+        is PCA's algorithm, with PCA's random numbers. `certificate_` bounds the errors.
     iterated_power : int or "auto", default="auto"
         Number of power iterations of the randomized solver.
     n_oversamples : int, default=10
         Number of additional random vectors of the randomized solver.
-    tol : float, default=1e-6
-        Tolerance in nats per sample of the EM algorithm, which is used if X has missing values. EM
-        stops when an iteration improves the log-likelihood by less than `tol`.
+    tol : float, default=None
+        Tolerance of iterations. "randomized" and "arpack" stop when the norm of S v - lambda v is
+        at most `tol` times the largest eigenvalue for each component v, and a ConvergenceWarning is
+        raised if they do not reach it. If None, they run as in PCA. If X has missing values, `tol`
+        is instead the tolerance of the EM algorithm in nats per sample: EM stops when an iteration
+        improves the log-likelihood by less than `tol`, or 1e-6 if `tol` is None.
     max_iter : int, default=1000
         Maximum number of EM iterations.
     random_state : int, RandomState instance or None, default=None
@@ -166,9 +172,17 @@ class PPCA(ExactPosteriorModel):
         values.
     n_iter_ : int
         Number of EM iterations; 1 if X has no missing values.
+    certificate_ : Certificate
+        Bounds on the distance from the exact solution: enclosures of the eigenvalues, the angle
+        between the span of the components and the leading eigenvectors, variance that was missed,
+        and nats per sample below the maximum of the likelihood. `print` shows it as a sentence. If
+        X has missing values, nothing is certified, because the likelihood may have other maxima.
     entropy_bound_ : float
         Sum of three entropies in nats per sample. It equals `elbo_`, unless `noise_variance` is
         fixed at a value other than the maximum likelihood estimate.
+    spectrum_ : Spectrum
+        Eigenpairs of the covariance S that the model keeps, and the sum of the other eigenvalues.
+        `StationaryPoint(spectrum_, ...)` is a stationary point of the likelihood.
     n_components_, n_features_in_ : int
         Number k of components, and number d of features seen during `fit`.
     n_samples_ : int or float
@@ -219,7 +233,7 @@ class PPCA(ExactPosteriorModel):
         svd_solver: str = "auto",
         iterated_power: int | str = "auto",
         n_oversamples: int = 10,
-        tol: float = 1e-6,
+        tol: float | None = None,
         max_iter: int = 1000,
         random_state: Any = None,
     ) -> None:
@@ -301,8 +315,14 @@ class PPCA(ExactPosteriorModel):
         if not isinstance(summary, Moments):
             check_components_fit(shape, self.n_components, solver)
         spectrum = decompose_summary(
-            summary, self.n_components, solver, n_counted=counted, **self._solver_options()
+            summary,
+            self.n_components,
+            solver,
+            n_counted=counted,
+            tol=self.tol,
+            **self._solver_options(),
         )
+        warn_unless_converged(spectrum, self.n_components, solver, self.tol)
         return Decomposition(spectrum, n_samples, float_name(X), counted)
 
     def _decompose_missing(
@@ -315,7 +335,7 @@ class PPCA(ExactPosteriorModel):
             weights,
             n_counted=n_counted,
             svd_solver=self.svd_solver,
-            tol=self.tol,
+            tol=EM_TOLERANCE if self.tol is None else self.tol,
             max_iter=self.max_iter,
             **self._solver_options(),
         )
@@ -505,8 +525,8 @@ class PPCA(ExactPosteriorModel):
             check_integer("iterated_power", self.iterated_power, at_least=0)
         check_integer("n_oversamples", self.n_oversamples, at_least=1)
         check_integer("max_iter", self.max_iter, at_least=1)
-        if not (is_real(self.tol) and self.tol >= 0):
-            raise ValueError(f"tol must be a float >= 0, got {self.tol!r}.")
+        if self.tol is not None and not (is_real(self.tol) and self.tol >= 0):
+            raise ValueError(f"tol must be None or a float >= 0, got {self.tol!r}.")
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -17,7 +17,8 @@ from sklearn_vae.gaussian.arrays import check_sample_weight
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.dask_arrays import as_dask_array
 from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
-from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds, Split, check_some_weight
+from sklearn_vae.linear.fold_factors import Split
+from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds, check_some_weight
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,

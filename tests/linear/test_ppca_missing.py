@@ -332,8 +332,8 @@ class TestErrors:
         ("parameters", "message"),
         [
             ({"n_components": 9}, r"between 0 and min\(n_samples, n_features\) = 8.*got 9"),
-            ({"tol": -1.0}, r"tol must be a float >= 0, got -1\.0\."),
-            ({"tol": "small"}, r"tol must be a float >= 0, got 'small'\."),
+            ({"tol": -1.0}, r"tol must be None or a float >= 0, got -1\.0\."),
+            ({"tol": "small"}, r"tol must be None or a float >= 0, got 'small'\."),
             ({"max_iter": 0}, r"max_iter must be an integer >= 1, got 0\."),
         ],
     )

@@ -13,6 +13,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wi
 from sklearn.decomposition import PCA
 
 from sklearn_vae import PPCA, PPCACV, LinearVAE, Moments
+from tests.helpers import RECORDS
 from tests.linear.data import SOLVERS, make_rows
 
 
@@ -29,7 +30,7 @@ class TestPartialFit:
             model.partial_fit(X[start : start + size])
             start += size
         for name in sorted(vars(whole)):
-            if name.endswith("_"):
+            if name.endswith("_") and name not in RECORDS:
                 np.testing.assert_allclose(
                     getattr(model, name), getattr(whole, name), rtol=1e-10, atol=1e-10, err_msg=name
                 )

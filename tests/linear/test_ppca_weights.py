@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, LowRankGaussian, Moments
-from tests.helpers import PeakMemory
+from tests.helpers import RECORDS, PeakMemory
 from tests.linear.data import CONTAINERS_AND_SOLVERS, SOLVERS, make_rows
 
 TALL, WIDE = {"n": 80, "d": 7}, {"n": 12, "d": 150}
@@ -25,7 +25,7 @@ def fitted(model):
 
 
 # What follows PCA's conventions, in which n counts.
-OF_THE_SCALE = {"explained_variance_", "singular_values_", "n_samples_"}
+OF_THE_SCALE = {"explained_variance_", "singular_values_", "n_samples_", *RECORDS}
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,9 @@ class TestAsRepeatedRows:
         model = PPCA(**parameters).fit(container(X), sample_weight=weights)
         repeated = PPCA(**parameters).fit(container(X.repeat(weights, axis=0)))
         for name, value in fitted(repeated).items():
-            found = getattr(model, name)
-            np.testing.assert_allclose(found, value, rtol=1e-8, atol=1e-8, err_msg=name)
+            if name not in RECORDS:
+                found = getattr(model, name)
+                np.testing.assert_allclose(found, value, rtol=1e-8, atol=1e-8, err_msg=name)
 
     def test_a_row_of_no_weight_is_absent(self, container, shape, noise_variance, solver):
         X = make_rows(**shape)
@@ -55,8 +56,9 @@ class TestAsRepeatedRows:
         model = PPCA(**parameters, svd_solver=solver).fit(container(X), sample_weight=weights)
         absent = PPCA(**parameters, svd_solver=solver).fit(container(X[weights > 0]))
         for name, value in fitted(absent).items():
-            found = getattr(model, name)
-            np.testing.assert_allclose(found, value, rtol=1e-9, atol=1e-9, err_msg=name)
+            if name not in RECORDS:
+                found = getattr(model, name)
+                np.testing.assert_allclose(found, value, rtol=1e-9, atol=1e-9, err_msg=name)
 
     @pytest.mark.parametrize("scale", [1e-200, 1 / 47.3, 1e6, 1e200])
     def test_their_scale_changes_nothing(self, container, shape, noise_variance, solver, scale):

@@ -170,8 +170,8 @@ def test_an_unfitted_estimator(name, tmp_path):
 
 
 def test_a_model_of_a_device_that_is_not_here(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     model = model_of("deep-gaussian-float32")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for of_fit in (model, model._networks_of_fit):
         setattr(of_fit, "device", "cuda:0") if of_fit is model else of_fit.update(device="cuda:0")
     model.set_params(precision="tf32")
