@@ -419,7 +419,7 @@ class Spectrum:
             return self.eigenvalues, self.rest
         xp = array_namespace(moments.mean)
         V = xp.astype(self.components, self.eigenvalues.dtype)
-        offset = moments.mean - self.mean
+        offset = (moments.mean - self.mean) + moments.remainder
         S = moments.covariance
         variances = xp.vecdot(V @ S, V) + (V @ offset) ** 2
         if V.shape[0] == self.n_features:
