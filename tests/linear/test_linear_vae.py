@@ -260,7 +260,7 @@ def test_draws_come_near_ppca(parameters):
     X = make_rows()
     ppca = PPCA(3).fit(X)
     start = LinearVAE(3, **STOCHASTIC, **parameters, random_state=0).fit(X)
-    vae = clone(start).set_params(max_iter=200).fit(X)
+    vae = clone(start).set_params(max_iter=100, batch_size=50, learning_rate=0.03).fit(X)
     assert start.elbo_ < ppca.elbo_ - 0.5
     assert ppca.elbo_ - 0.2 < vae.elbo_ <= ppca.elbo_ + 1e-10
     # An epoch's own estimate, of parameters that move meanwhile.
@@ -275,9 +275,9 @@ def test_columns_collapse_where_the_noise_is_held_too_large(solver):
     noise = float(np.sqrt(values[1] * values[2]))
     vae = LinearVAE(3, noise_variance=noise, **solver, random_state=0)
     if vae.solver == "adam":
-        vae.set_params(max_iter=3000)
+        vae.set_params(max_iter=1000, learning_rate=0.03)
     elif vae.solver == "stochastic":
-        vae.set_params(max_iter=300, learning_rate=3e-3, n_mc_samples=10)
+        vae.set_params(max_iter=100, learning_rate=0.01, n_mc_samples=10)
     vae.fit(X)
     assert vae.collapsed_dims_.tolist() == [2]
     assert vae.elbo_ <= PPCA(3, noise_variance=noise).fit(X).elbo_ + 1e-10
