@@ -20,7 +20,8 @@ class Batches:
 
     `noise_shape` holds the numbers of draws per sample and of latent dimensions. `n_batches`
     batches have nearly equal sizes; by default their number follows from `batch_size`. `weights`
-    are those of the samples, if any.
+    are those of the samples, if any. With `antithetic`, half of the draws have the opposite noise of
+    the others.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Batches:
         generator: torch.Generator,
         n_batches: int | None = None,
         weights: Tensor | None = None,
+        antithetic: bool = False,
     ) -> None:
         self.X = X
         self.weights = weights
@@ -38,6 +40,8 @@ class Batches:
         self.noise_shape = noise_shape
         self.generator = generator
         self.n_batches = n_batches
+        self.antithetic = antithetic
+        self.n_drawn = noise_shape[0] // 2 if antithetic else noise_shape[0]
         draws, k = noise_shape
         batch_bytes = self.batch_size * (X.shape[1] + draws * k) * X.element_size()
         self.at_once = max(1, min(BATCHES_AT_ONCE, BYTES_AT_ONCE // batch_bytes))
@@ -67,10 +71,15 @@ class Batches:
             chosen = order[done : done + sum(chunk)]
             samples = X.index_select(0, chosen)
             done += len(samples)
-            size = (len(samples), draws * k)
+            size = (len(samples), self.n_drawn * k)
             noise = torch.randn(size, generator=self.generator, device=X.device, dtype=X.dtype)
             parts = [samples.split(chunk), noise.split(chunk)]
             if self.weights is not None:
                 parts.append(self.weights.index_select(0, chosen).split(chunk))
             batches = zip(*parts, strict=True)
-            yield [(x, part.view(draws, len(x), k), *weights) for x, part, *weights in batches]
+            yield [(x, self._draws(part, len(x)), *weights) for x, part, *weights in batches]
+
+    def _draws(self, noise: Tensor, n: int) -> Tensor:
+        """Return the noise of a batch with shape (S, n, k)."""
+        draws = noise.view(self.n_drawn, n, self.noise_shape[1])
+        return torch.cat([draws, -draws]) if self.antithetic else draws
