@@ -107,7 +107,8 @@ class LearningRateLimit(Callback):
         generator = torch.Generator(X.device).manual_seed(net.reducer_.own_seed(net.seed + 1))
         weights, options = net.weights_, net.options
         average = net.reducer_.averaging(net.module_.parameters())
-        size, (draws, k) = min(net.batch_size, len(X)), net.noise_shape
+        size = -(-len(X) // net.reducer_.n_batches(len(X), net.batch_size))
+        draws, k = net.noise_shape
         with threads_worth(3 * net.operations_ * size * draws):
             for _ in range(N_WARMUP_BATCHES):
                 chosen = torch.randperm(len(X), generator=generator, device=X.device)[:size]

@@ -1,5 +1,7 @@
 """Rows less their mean, against the definition in extended precision."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -181,6 +183,27 @@ def test_density_of_a_square_model_of_sparse_rows():
     gaussian = LowRankGaussian(X.mean(axis=0), W, 0.0)
     sparse_X = sparse.csr_array(X)
     np.testing.assert_allclose(gaussian.log_prob(sparse_X), gaussian.log_prob(X), rtol=1e-10)
+
+
+@pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize(
+    ("limit", "size", "loses_digits"),
+    [
+        (0.0, 1e8, False), (1e15, 1e8, False), (1e17, 1e8, True), (math.inf, 1e8, True),
+        (1e300, 2.0**660, False), (math.inf, 2.0**660, True), (0.0, 0.0, False), (math.inf, 0.0, False),
+    ],
+)  # fmt: skip
+def test_a_mean_beyond_the_limit_is_subtracted_first(container, limit, size, loses_digits):
+    # Exact differences: small multiples of a unit in the last place of the mean.
+    rng = np.random.default_rng(0)
+    unit = 2.0**-20 * (size or 1.0)
+    R, mean = unit * rng.integers(-9, 10, size=(30, 3)), np.full(3, size)
+    A = rng.normal(size=(3, 2))
+    found = project(container(R + mean), mean, A, limit)
+    error = np.abs(found - R @ A).max() / unit
+    assert error < (1e-3 if loses_digits else 1e-13)
+    if loses_digits:  # without a copy of the samples
+        assert error > 1e-12
 
 
 @pytest.mark.parametrize("dtypes", [("f4", "f8"), ("f8", "f4"), ("i4", "f4"), ("i4", "f8")])
