@@ -29,7 +29,8 @@ class Batches:
 
     The sizes of the `n_batches` batches differ by at most 1, because a step on a small batch has
     the size of the others. `noise_shape` holds the numbers of draws per sample and of latent
-    dimensions. `weights` are those of the samples, if any.
+    dimensions. `weights` are those of the samples, if any. With `antithetic`, half of the draws
+    have the opposite noise of the others.
     """
 
     def __init__(
@@ -39,11 +40,14 @@ class Batches:
         noise_shape: tuple[int, int],
         generator: torch.Generator,
         weights: Tensor | None = None,
+        antithetic: bool = False,
     ) -> None:
         self.X = X
         self.weights = weights
         self.noise_shape = noise_shape
         self.generator = generator
+        self.antithetic = antithetic
+        self.n_drawn = noise_shape[0] // 2 if antithetic else noise_shape[0]
         least, n_larger = divmod(len(X), n_batches)
         self.sizes = n_larger * [least + 1] + (n_batches - n_larger) * [least]
         draws, k = noise_shape
@@ -64,10 +68,15 @@ class Batches:
             chosen = order[done : done + sum(chunk)]
             samples = X.index_select(0, chosen)
             done += len(samples)
-            size = (len(samples), draws * k)
+            size = (len(samples), self.n_drawn * k)
             noise = torch.randn(size, generator=self.generator, device=X.device, dtype=X.dtype)
             parts = [samples.split(chunk), noise.split(chunk)]
             if self.weights is not None:
                 parts.append(self.weights.index_select(0, chosen).split(chunk))
             batches = zip(*parts, strict=True)
-            yield [(x, part.view(draws, len(x), k), *weights) for x, part, *weights in batches]
+            yield [(x, self._draws(part, len(x)), *weights) for x, part, *weights in batches]
+
+    def _draws(self, noise: Tensor, n: int) -> Tensor:
+        """Return the noise of a batch with shape (S, n, k)."""
+        draws = noise.view(self.n_drawn, n, self.noise_shape[1])
+        return torch.cat([draws, -draws]) if self.antithetic else draws

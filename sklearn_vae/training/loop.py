@@ -59,7 +59,8 @@ class VAENet(NeuralNet):
     ends. If several processes train together, each takes steps on its own samples, along the
     gradient averaged over the samples of all.
 
-    `noise_shape` holds the numbers of draws per sample and of latent dimensions. `operations` is
+    `noise_shape` holds the numbers of draws per sample and of latent dimensions; with `antithetic`,
+    half of the draws have the opposite noise of the others. `operations` is
     the number of operations of the forward pass of one sample, which is counted by default.
     `beta_` is the KL weight, which callbacks change. `last_states_` holds the number of epochs and
     the parameters before each of the last two epochs. `complete_` is False after an interrupt, and
@@ -78,6 +79,7 @@ class VAENet(NeuralNet):
         seed: int,
         precision: str | None = None,
         operations: float | None = None,
+        antithetic: bool = False,
         **net_options: Any,
     ) -> None:
         self.objective = objective
@@ -87,6 +89,7 @@ class VAENet(NeuralNet):
         self.seed = seed
         self.precision = precision
         self.operations = operations
+        self.antithetic = antithetic
         self.beta_ = 1.0
         self.last_states_: list[tuple[int, dict[str, Tensor]]] = []
         self.complete_ = False
@@ -235,7 +238,9 @@ class VAENet(NeuralNet):
         self, X: Tensor, epochs: int, step: CapturedStep, keeper: Keeper | None
     ) -> None:
         n_batches = self.reducer_.n_batches(len(X), self.batch_size)
-        batches = Batches(X, n_batches, self.noise_shape, self.generator_, self.weights_)
+        batches = Batches(
+            X, n_batches, self.noise_shape, self.generator_, self.weights_, self.antithetic
+        )
         train, valid = self.get_split_datasets(X, X)
         for _ in range(epochs):
             self.notify("on_epoch_begin", dataset_train=train, dataset_valid=valid)
