@@ -16,6 +16,7 @@ from sklearn_vae import (
     DeepAutoencoder,
     DeepBernoulliVAE,
     DeepGaussianVAE,
+    FactorAnalysis,
     LinearVAE,
     PPCAImputer,
 )
@@ -55,6 +56,7 @@ ESTIMATORS = [
     PPCA(2),
     PPCACV([1, 2], cv=2),
     PPCAImputer(1),
+    FactorAnalysis(1, noise_variance=0.5),
     LinearVAE(2, random_state=0),
     LinearVAE(2, solver="adam", max_iter=20, tol=1e3, random_state=0),
     LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, random_state=0),

@@ -18,6 +18,7 @@ from sklearn_vae.gaussian.arrays import (
     float_type,
     row_blocks,
     scale_of,
+    two_sum,
     wide_float,
 )
 from sklearn_vae.gaussian.precision import Precision
@@ -43,6 +44,10 @@ class CenteredData(ABC):
     @abstractmethod
     def transposed_times(self, Y: Array) -> Array:
         """Compute R'Y."""
+
+    def scatter_times(self, Q: Array) -> Array:
+        """Compute R'R Q."""
+        return self.transposed_times(self.times(Q))
 
     @abstractmethod
     def gram(self) -> Array:
@@ -155,6 +160,13 @@ class DenseCentered(CenteredData):
     def transposed_times(self, Y: Array) -> Array:
         return sum(self._block(rows).T @ Y[rows, :] for rows in self._slices())
 
+    def scatter_times(self, Q: Array) -> Array:
+        # A file is read once, and a block is freed before the next one is read.
+        def of_block(R: Array) -> Array:
+            return R.T @ (R @ Q)
+
+        return sum(of_block(self._block(rows)) for rows in self._slices())
+
     def gram(self) -> Array:
         xp = array_namespace(self._X)
         n, d = self.shape
@@ -188,7 +200,8 @@ class SparseCentered(CenteredData):
         far = X[:, is_far].toarray() - mean[is_far]
         rest = w @ far / self.n
         far = root[:, None] * (far - rest)
-        mean[is_far] += rest
+        self.remainder = np.zeros_like(mean)
+        mean[is_far], self.remainder[is_far] = two_sum(mean[is_far], rest)
         squares[is_far] = np.sum(far**2, axis=0)
         self.squares = float(squares.sum())
         # R = near - root near_mean' outside the far columns, which are zero in `near`.

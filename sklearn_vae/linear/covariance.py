@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from sklearn_vae.gaussian.arrays import scale_of
 from sklearn_vae.gaussian.centered import centered_data
-from sklearn_vae.gaussian.eigensolvers import count_components, decompose, spectrum_of_gram
+from sklearn_vae.gaussian.eigensolvers import count_components, decompose
+from sklearn_vae.gaussian.gram import spectrum_of_gram
 from sklearn_vae.gaussian.linear_elbo import UNRESOLVED, LinearElbo
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import SMALLEST

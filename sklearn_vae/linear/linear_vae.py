@@ -72,11 +72,17 @@ NOISE_RANGE = 1e100
 
 
 def _has_online_em(model: LinearVAE) -> bool:
-    if model.solver == "em":
-        return True
-    raise AttributeError(
-        f"partial_fit uses online EM and needs solver='em', got solver={model.solver!r}."
-    )
+    if model.solver != "em":
+        raise AttributeError(
+            f"partial_fit uses online EM and needs solver='em', got solver={model.solver!r}."
+        )
+    if hasattr(model, "loadings_") and not hasattr(model, "_stream"):
+        raise AttributeError(
+            "partial_fit cannot continue a model that another solver than 'em' trained, because it "
+            "keeps no directions of its samples. Call partial_fit on a clone, with those samples "
+            "as the first batch."
+        )
+    return True
 
 
 class LinearVAE(LinearEncoderModel):
@@ -119,7 +125,7 @@ class LinearVAE(LinearEncoderModel):
         stops when the average ELBO of the last 100 steps and that of the 100 steps before differ by
         less than `tol`. This may be far from the maximum, as `entropy_gap_` shows.
     batch_size : int, default=None
-        Mini-batch size of the "stochastic" solver. If None, each batch has all samples.
+        Maximum mini-batch size of the "stochastic" solver. If None, each batch has all samples.
     n_mc_samples : int, default=1
         Number of draws of z per sample and step of the "stochastic" solver.
     forgetting : float, default=1.0
@@ -327,6 +333,9 @@ class LinearVAE(LinearEncoderModel):
         meaningless for fewer than k + 2 remembered samples. :meth:`PPCA.partial_fit` is exact, but
         keeps the whole covariance and cannot forget.
 
+        `partial_fit` also continues a model from `fit`, which keeps the same directions for every
+        shape of X.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -345,18 +354,13 @@ class LinearVAE(LinearEncoderModel):
         Raises
         ------
         ValueError
-            If a parameter, X or `sample_weight` is invalid, `n_components` has changed, or the
-            model was fitted by another solver. The model is then unchanged.
+            If a parameter, X or `sample_weight` is invalid, or `n_components` has changed. The
+            model is then unchanged.
         AttributeError
-            If `solver` is not "em".
+            If `solver` is not "em", or another solver fitted the model.
         """
         self._check_parameters()
-        first = not hasattr(self, "loadings_")
-        if not first and not hasattr(self, "_stream"):
-            raise ValueError(
-                "partial_fit can only update a fit with solver='em', but the model was trained "
-                "with another solver. Call partial_fit from the start on a clone."
-            )
+        first = not hasattr(self, "_stream")
         with all_or_nothing(self):
             least = 2 if first else 1
             X = checked_data(self, X, ensure_min_samples=least, reset=first)

@@ -27,6 +27,7 @@ RECORDS = {
     "EntropyGap": "gaussian.bounds",
     "Precision": "gaussian.precision",
     "RunningCovariance": "gaussian.online",
+    "Spectrum": "gaussian.spectrum",
     "Stationarity": "gaussian.stationarity",
     **PUBLIC_RECORDS,
 }

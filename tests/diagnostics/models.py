@@ -1,7 +1,5 @@
 """Rows and fitted models for tests."""
 
-import functools
-
 import numpy as np
 from sklearn.base import BaseEstimator
 
@@ -14,6 +12,7 @@ from sklearn_vae import (
     LinearVAE,
 )
 from tests.deep.data import SMALL, VAES, make_rows
+from tests.sharing import shared
 
 LINEAR = [
     PPCA(3),
@@ -66,7 +65,7 @@ def rows(seed=0):
     return make_rows(seed=seed)
 
 
-@functools.cache
+@shared
 def _fitted(index):
     return MODELS[index].fit(rows())
 

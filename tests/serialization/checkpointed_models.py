@@ -34,9 +34,9 @@ DEEP = [
 ]
 LINEAR = [
     LinearVAE(2, solver="em", max_iter=9, tol=0.0, checkpoint_every=2, random_state=0),
-    LinearVAE(2, solver="adam", max_iter=190, tol=1e3, checkpoint_every=80, random_state=0),
+    LinearVAE(2, solver="adam", max_iter=60, tol=1e3, checkpoint_every=18, random_state=0),
     LinearVAE(
-        2, solver="adam", max_iter=120, parametrization="unit_encoder", checkpoint_every=40
+        2, solver="adam", max_iter=60, parametrization="unit_encoder", checkpoint_every=20
     ).set_params(tol=1e3, random_state=0),
     LinearVAE(
         2, solver="stochastic", max_iter=7, batch_size=32, checkpoint_every=2, random_state=0
@@ -102,4 +102,5 @@ def learned(callback):
 
 def fitted(model):
     """What a fit has set."""
-    return {k: v for k, v in vars(model).items() if k not in model.get_params()}
+    parameters = model.get_params()
+    return {k: v for k, v in vars(model).items() if k not in parameters}
