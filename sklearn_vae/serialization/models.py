@@ -21,14 +21,13 @@ from sklearn_vae.state import (
     state_of,
 )
 
-# Classes whose objects are determined by the arguments of the constructor; the first four are
+# Classes whose objects are determined by the arguments of the constructor; the first three are
 # attributes of fitted models.
 RECORDS = {
     "EntropyGap": "gaussian.bounds",
     "Precision": "gaussian.precision",
     "RunningCovariance": "gaussian.online",
     "Spectrum": "gaussian.spectrum",
-    "Stationarity": "gaussian.stationarity",
     **PUBLIC_RECORDS,
 }
 
