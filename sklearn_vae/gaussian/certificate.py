@@ -154,7 +154,9 @@ def certify(
     theta, d = np.maximum(values[:k], 0.0), n_features
     if accuracy.method == "EM" or accuracy.method == "none":
         return _no_certificate(k, accuracy.method)
-    outside = min(accuracy.outside, float(rest)) if len(values) < d else 0.0
+    outside = accuracy.outside if len(values) < d else 0.0
+    if 0.0 < rest < outside:
+        outside = float(rest)
     if len(values) > k:
         outside = max(float(values[k]), outside) + accuracy.residual
     base = np.maximum(theta, outside)

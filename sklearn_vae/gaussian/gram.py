@@ -56,6 +56,16 @@ class Leading(NamedTuple):
         values = xp.clip(self.values, 0.0, None) / n
         return self._replace(values=values, residual=self.residual / n, outside=self.outside / n)
 
+    def rest(self, total: float, resolution: float, rounded: float) -> float | None:
+        """Return the sum of the other eigenvalues, given the sum of all.
+
+        None if they may be rounding errors of the decomposition or the data, so that all
+        eigenvalues are needed.
+        """
+        rest = total - float(array_namespace(self.values).sum(self.values))
+        is_clear = self.outside > max(4.0 * resolution, rounded) and rest > LEAST_REST * total
+        return rest if is_clear else None
+
     def accuracy(self, rounding: float) -> Accuracy:
         """Return the accuracy as eigenpairs of a covariance with this rounding error."""
         return Accuracy(self.residual, self.residual, self.outside, rounding, method=self.method)
@@ -68,7 +78,7 @@ def leading_eigenpairs(K: Array, k: int | None) -> Leading:
     Sturm sequences (LAPACK), or K minus the found part is below a bound by a factorization.
     """
     xp, m = array_namespace(K), K.shape[0]
-    if k is None or m <= ALL_PAIRS or k > MANY * m:
+    if k is None or m <= ALL_PAIRS or k >= MANY * m:
         return _all(K)
     if m > SOME_PAIRS and (leading := _by_lanczos(K, k)) is not None:
         return leading
@@ -168,32 +178,26 @@ def spectrum_of_moments(moments: Moments, n_components: Any = None) -> Spectrum:
     """Compute the spectrum from moments, with all eigenpairs or at least `n_components`."""
     d = moments.n_features
     k = int(n_components) if isinstance(n_components, Integral) else d
-    if k > MANY * d or d <= ALL_PAIRS:
+    if k >= MANY * d or d <= ALL_PAIRS:
         return Spectrum.from_moments(moments)
     xp, S = array_namespace(moments.scatter), moments.covariance
     leading, total = leading_eigenpairs(S, k), float(xp.linalg.trace(S))
-    rest = _rest(leading, total)
-    if rest is None:
-        return Spectrum.from_moments(moments)
     largest, precision = leading.largest, moments.precision
     columns = precision.rounding(moments.mean, xp.linalg.diagonal(S), moments.count)
+    resolution = precision.eigenvalue_error(d, largest)
+    rest = leading.rest(total, resolution, float(xp.max(columns)))
+    if rest is None:
+        return Spectrum.from_moments(moments)
     rounding = accuracy_of_moments(moments, largest, total).rounding
     return Spectrum(
         moments.mean,
         leading.values,
         with_positive_peaks(leading.vectors),
         rest,
-        precision.eigenvalue_error(d, largest),
+        resolution,
         rounded_along(leading.vectors, columns),
         leading.accuracy(rounding),
     )
-
-
-def _rest(leading: Leading, total: float) -> float | None:
-    """Return the sum of the other eigenvalues; None if the difference of sums may be a rounding."""
-    xp = array_namespace(leading.values)
-    rest = total - float(xp.sum(leading.values))
-    return rest if rest > LEAST_REST * total else None
 
 
 def spectrum_of_gram(data: CenteredData, n_components: Any, K: Array | None = None) -> Spectrum:
@@ -207,16 +211,14 @@ def spectrum_of_gram(data: CenteredData, n_components: Any, K: Array | None = No
     total = float(xp.linalg.trace(K)) / data.n
     leading = leading_eigenpairs(K, k).divided(data.n)
     resolution = data.precision.eigenvalue_error(n, leading.largest)
-    rest = _rest(leading, total) or 0.0
-    if leading.values.shape[0] < n and (
-        rest == 0.0 or leading.outside <= max(4.0 * resolution, rounded)
-    ):
+    rest = leading.rest(total, resolution, rounded)
+    if rest is None:
         leading = _all(K).divided(data.n)
     accuracy = leading.accuracy(
         data.precision.product_error(data.shape[1], leading.largest, total, n) + rounded
     )
     values, U = leading.values, leading.vectors.T
-    if values.shape[0] == n:
+    if rest is None or values.shape[0] == n:
         if k is None:
             k = n
             if n_components is not None and not isinstance(n_components, str):

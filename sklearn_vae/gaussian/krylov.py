@@ -101,7 +101,8 @@ class _Basis:
         D = self.used
         T = self.matrix[:D, :D]
         values, Y = linalg.eigh(T, subset_by_index=[D - r, D - 1], check_finite=False)
-        return values[::-1].copy(), Y[:, ::-1].copy()  # torch refuses negative strides
+        # Inverse iteration leaves vectors of close eigenvalues orthogonal to 1e-13 only.
+        return values[::-1].copy(), np.linalg.qr(Y[:, ::-1])[0]
 
     def rotate(self, Y: np.ndarray) -> Array:
         return to_device_of(self.reference, Y.T) @ self.rows[: self.used, :]
@@ -196,7 +197,7 @@ def largest_outside(
         deflated, V, size, 1, block=block, tol=-1.0, max_products=n_products,
         max_dimension=min(block * n_products, size), rng=rng, n_extra=0,
     )  # fmt: skip
-    if block * pairs.n_products >= rest:
+    if block * pairs.n_products >= size:  # the space is complete
         return float(pairs.values[0])
     return float(pairs.values[0]) * (1.0 + _excess(block, pairs.n_products, rest))
 

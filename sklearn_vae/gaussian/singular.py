@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from array_api_compat import array_namespace, is_numpy_namespace
 from scipy import linalg
-from scipy.sparse.linalg import LinearOperator, svds
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, svds
 
 from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
@@ -49,7 +49,10 @@ def by_full_svd(data: Any) -> Spectrum:
 def by_arpack(
     data: CenteredData, k: int, random_state: np.random.RandomState, tol: float | None = None
 ) -> Spectrum:
-    """Compute singular vectors with ARPACK, by default to machine precision."""
+    """Compute singular vectors with ARPACK, by default to machine precision.
+
+    It fails on some matrices with repeated singular values, where block iteration takes its place.
+    """
     start = random_state.uniform(-1, 1, min(data.shape))
     if data.squares == 0.0:  # ARPACK fails on a zero matrix
         V = np.eye(k, data.shape[1], dtype=data.dtype)
@@ -64,7 +67,10 @@ def by_arpack(
             matmat=data.times,
             rmatmat=data.transposed_times,
         )
-    _, S, V = svds(R, k=k, v0=start, tol=tol or 0.0)
+    try:
+        _, S, V = svds(R, k=k, v0=start, tol=tol or 0.0)
+    except ArpackNoConvergence:
+        return by_iteration(data, k, tol or 0.0)
     return _truncated(data, np.ascontiguousarray(V[::-1, :]), S[::-1])
 
 

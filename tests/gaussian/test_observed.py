@@ -246,6 +246,40 @@ def test_least_noise_is_a_share_of_the_least_variance_or_the_rounding_of_squares
     assert least(np.array([0.0, 0.0, 0.0, 0.0, 1.0])) == 0.0
 
 
+@pytest.mark.parametrize(
+    "case",
+    [{}, {"patterns": 5}, {"n": 300, "patterns": 60}, {"n": 60, "d": 30, "k": 20}],
+    ids=str,
+)
+@pytest.mark.parametrize("noise_variance", [None, 0.3])
+def test_weights_are_repetitions(case, noise_variance):
+    X, parameters = make_case(**case)
+    weights = np.random.default_rng(1).integers(1, 4, size=len(X))
+    about = Parameters(parameters.loadings, 0 * parameters.mean, parameters.noise_variance)
+    k = parameters.loadings.shape[1]
+    once = IncompleteData(X, parameters.mean, k, weights.astype(float))
+    repeated = IncompleteData(np.repeat(X, weights, axis=0), parameters.mean, k)
+    assert (once.n, once.n_values) == (repeated.n, repeated.n_values)
+    one, other = Sums.of(once, about), Sums.of(repeated, about)
+    for found, expected in zip(one, other, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    for found, expected in zip(averages(once, about), averages(repeated, about), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    step = maximize(once, one, about, noise_variance)
+    expected = maximize(repeated, other, about, noise_variance)
+    np.testing.assert_allclose(step.loadings, expected.loadings, atol=1e-7)
+    np.testing.assert_allclose(step.mean, expected.mean, atol=1e-7)
+    assert step.noise_variance == pytest.approx(expected.noise_variance, rel=1e-7)
+
+
+@pytest.mark.parametrize("size", [2, 20])
+def test_inverses_need_positive_definite_matrices(size):
+    M = np.eye(size)
+    M[-1, -1] = -1.0
+    with pytest.raises(np.linalg.LinAlgError):
+        observed._inverse(np.stack([np.eye(size), M], axis=2))
+
+
 def test_threads_of_blas_are_given_back():
     before = [lib["num_threads"] for lib in ThreadpoolController().info()]
     X, parameters = make_case(n=600, d=30, k=20)
