@@ -223,7 +223,7 @@ class BernoulliPPCA(LatentModel):
                     f"n_components must be between 1 and n_features={X.shape[1]}, got {k}."
                 )
             X, weights, _, _ = drop_zero_weights(X, sample_weight, at_least=2, copy_mapped=True)
-            # The derivatives are computed anew at each checkpoint.
+            # The derivatives are computed again at each checkpoint.
             file = Checkpoint.of(self, X, weights, depends_on_every=True)
             rng = random_state_of(self, file)
             fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng, file, weights)

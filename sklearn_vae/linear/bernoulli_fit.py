@@ -182,7 +182,7 @@ def maximize(
     """Maximize a function by Newton's method; return the last point, its history and certificate.
 
     The function updates the arrays of `memory` in each call. With a checkpoint, the derivatives are
-    computed anew every `file.every` iterations, even if the fit is not resumed, because their last
+    computed again every `file.every` iterations, even if the fit is not resumed, because their last
     digits depend on the calls before.
     """
     numbers, radius, history = start, None, []
