@@ -262,6 +262,14 @@ def test_sums_start_at_0():
         Moments(1.0, np.zeros(2, dtype=np.int64), np.zeros((2, 2)))
 
 
+def test_moments_of_no_samples_and_of_other_dtypes():
+    nothing = Moments(0.0, np.zeros(2), np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="requires at least one sample, but n is 0"):
+        nothing.covariance  # noqa: B018
+    with pytest.raises(ValueError, match="dtype must be 'float64', 'float32' or '', got 'int8'"):
+        Moments(1.0, np.zeros(2), np.zeros((2, 2)), dtype="int8")
+
+
 def test_only_moments_of_the_same_features_add():
     with pytest.raises(ValueError, match="same number of features, got 2 and 3"):
         Moments.of(np.zeros((1, 2))) + Moments.of(np.zeros((1, 3)))

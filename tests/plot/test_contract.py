@@ -109,17 +109,11 @@ def test_a_new_figure_and_axes_given(cls):
 
 
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
-def test_results_draw_the_same_picture(cls):
+def test_results_draw_the_same_picture_and_what_is_said_is_in_it_and_covers_no_axes(cls):
     from_estimator, from_results = CASES[cls]
     display = from_estimator(None)
     assert np.array_equal(_pixels(display), _pixels(from_results(display)))
-
-
-@pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
-def test_what_is_said_is_in_the_picture_and_covers_no_axes(cls):
-    display = CASES[cls][0](None)
     figure = display.figure_
-    figure.canvas.draw()
     whole = figure.get_tightbbox(figure.canvas.get_renderer())  # inches
     width, height = figure.get_size_inches()
     assert whole.x0 > -0.01
