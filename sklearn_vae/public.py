@@ -11,6 +11,7 @@ ESTIMATORS = {
     "DeepGaussianVAE": "deep.gaussian_vae",
     "DensityPipeline": "preprocessing.density",
     "Dequantizer": "preprocessing.dequantizer",
+    "FactorAnalysis": "linear.factor_analysis",
     "LinearVAE": "linear.linear_vae",
     "LogitTransformer": "preprocessing.logit",
     "PPCA": "linear.ppca",

@@ -4,6 +4,7 @@ from sklearn_vae.gaussian.certificate import Certificate
 from sklearn_vae.gaussian.landscape import StationaryPoint
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.sample_spectrum import sample_spectrum
 from sklearn_vae.gaussian.soft_threshold import SoftThresholdElbo, SoftThresholdParameters
 from sklearn_vae.gaussian.spectrum import Spectrum
 
@@ -15,4 +16,5 @@ __all__ = [
     "SoftThresholdParameters",
     "Spectrum",
     "StationaryPoint",
+    "sample_spectrum",
 ]

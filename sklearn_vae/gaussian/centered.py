@@ -18,6 +18,7 @@ from sklearn_vae.gaussian.arrays import (
     float_type,
     row_blocks,
     scale_of,
+    two_sum,
     wide_float,
 )
 from sklearn_vae.gaussian.precision import Precision
@@ -199,7 +200,8 @@ class SparseCentered(CenteredData):
         far = X[:, is_far].toarray() - mean[is_far]
         rest = w @ far / self.n
         far = root[:, None] * (far - rest)
-        mean[is_far] += rest
+        self.remainder = np.zeros_like(mean)
+        mean[is_far], self.remainder[is_far] = two_sum(mean[is_far], rest)
         squares[is_far] = np.sum(far**2, axis=0)
         self.squares = float(squares.sum())
         # R = near - root near_mean' outside the far columns, which are zero in `near`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,11 +10,12 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
-from scipy.special import gammaln
 
 from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
 from sklearn_vae.gaussian.certificate import Accuracy, Certificate, certify
+from sklearn_vae.gaussian.graded import eigh_of_covariance
+from sklearn_vae.gaussian.minka import log_evidence
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import rounded_along
 
@@ -92,11 +92,9 @@ class Spectrum:
         """
         xp = array_namespace(moments.scatter)
         S, precision = moments.covariance, moments.precision
-        # Not scipy's eigh, whose BLAS threads would compete with those of NumPy, which still spin
-        # after the product for the scatter.
-        values, vectors = xp.linalg.eigh(S)
-        values = xp.clip(xp.flip(values), 0.0, None)
-        components = with_positive_peaks(xp.flip(vectors, axis=1).T)
+        values, vectors = eigh_of_covariance(S)
+        values = xp.clip(values, 0.0, None)
+        components = with_positive_peaks(vectors.T)
         error = precision.eigenvalue_error(moments.n_features, float(values[0]))
         columns = precision.rounding(moments.mean, xp.linalg.diagonal(S), moments.count)
         rounded = rounded_along(components, columns)
@@ -135,6 +133,30 @@ class Spectrum:
         )
         is_bounded = sigma2 > 0.0 or k == self.rank == self.n_features
         return certificate if is_bounded else replace(certificate, max_shortfall=None)
+
+    def check(self) -> None:
+        """Raise ValueError unless shapes match and variances are finite and nonnegative."""
+        try:
+            r, d = self.components.shape
+            xp = array_namespace(self.mean, self.eigenvalues, self.components)
+            rounded = self.rounded + 0.0 * self.eigenvalues
+            valid = (
+                tuple(self.mean.shape) == (d,)
+                and tuple(self.eigenvalues.shape) == tuple(rounded.shape) == (r,)
+                and bool(xp.all(xp.isfinite(self.mean)))
+                and all(
+                    bool(xp.all(xp.isfinite(values) & (values >= 0.0)))
+                    for values in (self.eigenvalues, rounded)
+                )
+                and all(0.0 <= value < math.inf for value in (self.rest, self.resolution))
+            )
+        except (AttributeError, TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise ValueError(
+                "A spectrum must have a finite mean of shape (n_features,), finite eigenvalues >= 0 "
+                "of shape (r,), components of shape (r, n_features), and finite variances >= 0."
+            )
 
     @property
     def n_features(self) -> int:
@@ -175,6 +197,29 @@ class Spectrum:
             for array in (self.mean, self.eigenvalues, self.components)
         )
         return replace(self, mean=mean, eigenvalues=eigenvalues, components=components)
+
+    def leading(self, k: int) -> Spectrum:
+        """Keep the leading eigenpairs, and the sum of the other eigenvalues.
+
+        Parameters
+        ----------
+        k : int
+            Number of eigenpairs to keep.
+
+        Returns
+        -------
+        Spectrum
+            Spectrum with k eigenpairs, of the same models with at most k components.
+        """
+        xp = array_namespace(self.eigenvalues)
+        has_rest = self.rest > 0.0 or bool(xp.any(self._is_resolved[k:]))
+        return replace(
+            self,
+            eigenvalues=self.eigenvalues[:k],
+            components=self.components[:k, :],
+            rest=float(self._tails[k]) if has_rest else 0.0,
+            rounded=(self.rounded + 0.0 * self.eigenvalues)[:k],
+        )
 
     def padded(self, r: int) -> Spectrum:
         """Add eigenpairs with eigenvalue 0 until there are r.
@@ -374,7 +419,7 @@ class Spectrum:
             return self.eigenvalues, self.rest
         xp = array_namespace(moments.mean)
         V = xp.astype(self.components, self.eigenvalues.dtype)
-        offset = moments.mean - self.mean
+        offset = (moments.mean - self.mean) + moments.remainder
         S = moments.covariance
         variances = xp.vecdot(V @ S, V) + (V @ offset) ** 2
         if V.shape[0] == self.n_features:
@@ -460,50 +505,19 @@ def components_for_ratio(eigenvalues: Array, total: float, ratio: float) -> int:
 
 
 def minka_dimension(spectrum: Spectrum, n_samples: float) -> int:
-    """Return the number of components from 1 to d - 1 with the largest Bayesian evidence.
+    """Return the number of components with the largest Bayesian evidence.
 
-    The evidence is Laplace's approximation (Minka, "Automatic Choice of Dimensionality for PCA",
-    NIPS 2000, eq. 30 and 31), in O(d^2) for all k. The spectrum must hold all d eigenvalues.
-    Eigenvalues and gaps below its resolution are replaced by the resolution.
+    The spectrum must hold all d eigenvalues. The evidence is unbounded where the noise variance is
+    0. If the rank is below both d and n_samples - 1, the samples lie exactly in a subspace, and
+    the rank is returned. Otherwise k is below the rank: n samples have rank n - 1 at most, since
+    they are centered, and this is no evidence that the noise variance is 0.
     """
-    d = spectrum.n_features
-    floor = max(spectrum.resolution, sys.float_info.min)
+    rank, d = spectrum.rank, spectrum.n_features
+    # The sum of weights that count samples may be rounded.
+    if rank < min(d, n_samples - 1.5):
+        return rank
+    if rank <= 2:
+        return 1
     # On the host, because there are few numbers.
-    values = np.maximum([float(value) for value in spectrum.eigenvalues], floor)
-    k = np.arange(1, d)
-    halves = (d - k + 1) / 2.0
-    log_frames = np.cumsum(gammaln(halves) - halves * math.log(math.pi)) - k * math.log(2.0)
-    noise = np.cumsum(values[:0:-1])[::-1] / (d - k)
-    log_fit = np.cumsum(np.log(values[:-1])) + (d - k) * np.log(noise)
-    n_free = d * k - k * (k + 1) / 2.0
-    log_evidence = (
-        log_frames
-        - n_samples / 2.0 * log_fit
-        + (n_free + k) / 2.0 * math.log(2.0 * math.pi)
-        - (n_free + k) / 2.0 * math.log(n_samples)
-        - 0.5 * _log_curvature(values, noise, floor)
-    )
-    log_evidence[values[:-1] <= floor] = -np.inf
-    return int(np.argmax(log_evidence)) + 1
-
-
-def _log_curvature(values: np.ndarray, noise: np.ndarray, floor: float) -> np.ndarray:
-    """Compute Minka's log det A_Z without its factors n_samples, for k = 1, ..., d - 1.
-
-    It is the sum over pairs i <= k, j > i of log((l_i - l_j)(1/m_j - 1/m_i)), where m_j is l_j for
-    j <= k and the noise variance of that k otherwise.
-    """
-    d = values.size
-    k = np.arange(1, d)
-    gaps = np.triu(np.log(np.maximum(values[:, None] - values, floor)), 1)
-    any_later = np.cumsum(gaps.sum(axis=1))[:-1]
-    both_kept = np.cumsum(gaps.sum(axis=0))[:-1]
-    logs = np.cumsum(np.log(values))[:-1]
-    above_noise = np.log(np.maximum(values[:-1, None] - noise, floor))
-    kept_above_noise = np.triu(above_noise).sum(axis=0)
-    return (
-        any_later
-        + both_kept
-        - (k - 1) * logs
-        + (d - k) * (kept_above_noise - k * np.log(noise) - logs)
-    )
+    values = np.array([float(value) for value in spectrum.eigenvalues])
+    return int(np.argmax(log_evidence(values, n_samples, rank - 1))) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -51,6 +52,7 @@ def closed_form_attributes(
         ),
         "singular_values_": xp.astype(values**0.5 * n_samples**0.5, float_dtype),
         "collapsed_dims_": xp.nonzero(collapsed)[0],
+        "_spectrum": replace(spectrum.leading(k), components=components),
         "certificate_": spectrum.certificate(k, noise_variance, dtype),
         "_gaussian": LowRankGaussian(mean, loadings, sigma2) if is_regular else None,
         **_bounds(spectrum, kappa, collapsed, sigma2, noise_variance, float_dtype),
