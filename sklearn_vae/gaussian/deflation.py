@@ -32,7 +32,9 @@ class _Level(NamedTuple):
 
 
 def is_vague(spectrum: Spectrum, k: int, eps: float) -> bool:
-    """Return whether the k-th variance or the noise variance is close to rounding errors."""
+    """Return whether the k-th variance or the noise variance may be close to rounding errors."""
+    if len(spectrum.eigenvalues) < spectrum.n_features and spectrum.rest == 0.0:
+        return True
     limit = (VAGUE if eps < 1e-10 else VAGUE_FLOAT32) * spectrum.resolution
     smallest = float(spectrum.eigenvalues[k - 1]) if k > 0 else float("inf")
     if k < spectrum.n_features:
@@ -51,7 +53,8 @@ def refined(data: CenteredData, spectrum: Spectrum, k: int) -> Spectrum:
     values = np.asarray(to_host(spectrum.eigenvalues), dtype=np.float64)
     kept = min(max(int(np.count_nonzero(values > LEAST_SHARE * values[0])), 1), k)
     V = array_namespace(data.mean).astype(spectrum.components[:kept, :], data.dtype)
-    level = _Level(V, float("inf"))
+    known = spectrum.accuracy.outside + spectrum.accuracy.rounding
+    level = _Level(V, float(values[kept]) if kept < len(values) else known)
     while level.components.shape[0] < k:
         deeper = _next_level(data, level, k)
         if deeper is None:

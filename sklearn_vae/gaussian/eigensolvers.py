@@ -98,14 +98,14 @@ def decompose_summary(
     from rounding errors, they are computed from the data.
     """
     if isinstance(summary, Moments):
-        spectrum = spectrum_of_moments(summary, n_components)
+        spectrum = spectrum_of_moments(summary, n_components, vague=refine is not None)
         return _refined(spectrum, n_components, summary.precision, refine)
     n, d = summary.shape
     max_components = min(n_counted or n, d) - (solver == "arpack")
     if solver == "full":
         spectrum = by_full_svd(summary)
     elif solver == "covariance_eigh":
-        spectrum = spectrum_of_gram(summary, n_components)
+        spectrum = spectrum_of_gram(summary, n_components, vague=refine is not None)
         spectrum = _refined(spectrum, n_components, summary.precision, refine)
     else:
         k = min(max_components if n_components is None else int(n_components), min(n, d))
