@@ -41,6 +41,8 @@ class Spectrum:
     rounded : array of shape (r,) or float, default=0.0
         Variance along each component that may be a rounding error of the data. Smaller eigenvalues
         count as zero.
+    remainder : array of shape (n_features,), default=None
+        Exact mean minus its rounding `mean`. If None, it is zero.
 
     See Also
     --------
@@ -70,6 +72,7 @@ class Spectrum:
     rest: float
     resolution: float
     rounded: Array | float = 0.0
+    remainder: Array | None = None
 
     @classmethod
     def from_moments(cls, moments: Moments) -> Spectrum:
@@ -93,7 +96,7 @@ class Spectrum:
         error = precision.eigenvalue_error(moments.n_features, float(values[0]))
         columns = precision.rounding(moments.mean, xp.linalg.diagonal(S), moments.count)
         rounded = rounded_along(components, columns)
-        return cls(moments.mean, values, components, 0.0, error, rounded)
+        return cls(moments.mean, values, components, 0.0, error, rounded, moments.remainder)
 
     def check(self) -> None:
         """Raise ValueError unless shapes match and variances are finite and nonnegative."""
@@ -103,6 +106,7 @@ class Spectrum:
             rounded = self.rounded + 0.0 * self.eigenvalues
             valid = (
                 tuple(self.mean.shape) == (d,)
+                and (self.remainder is None or tuple(self.remainder.shape) == (d,))
                 and tuple(self.eigenvalues.shape) == tuple(rounded.shape) == (r,)
                 and bool(xp.all(xp.isfinite(self.mean)))
                 and all(
@@ -380,6 +384,8 @@ class Spectrum:
         xp = array_namespace(moments.mean)
         V = xp.astype(self.components, self.eigenvalues.dtype)
         offset = (moments.mean - self.mean) + moments.remainder
+        if self.remainder is not None:
+            offset = offset - self.remainder
         S = moments.covariance
         variances = xp.vecdot(V @ S, V) + (V @ offset) ** 2
         if V.shape[0] == self.n_features:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -291,6 +292,7 @@ class PPCA(ExactPosteriorModel):
         spectrum = decompose_summary(
             summary, self.n_components, solver, n_counted=counted, **self._solver_options()
         )
+        spectrum = replace(spectrum, remainder=summary.remainder)
         kept_moments = summary.rescaled(n_samples) if isinstance(summary, Moments) else None
         return Decomposition(spectrum, n_samples, float_name(X), counted, kept_moments)
 
