@@ -18,7 +18,6 @@ from pathlib import Path
 import joblib
 import numpy as np
 import sklearn
-import torch
 from common import Verdict, parse_arguments
 from joblib.externals.loky import get_reusable_executor
 
@@ -185,6 +184,8 @@ def _checksum(array):
 
 def machine(device):
     """Describe this machine."""
+    import torch  # here, since it takes seconds and a study that is done needs none
+
     on_gpu = torch.cuda.is_available() and str(device) != "cpu"
     processor = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()}, CPU"
     return (

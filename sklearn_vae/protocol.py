@@ -31,7 +31,8 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
     def transform(self, X: Any) -> Any:
         """Compute the latent coordinates of each sample.
 
-        For a model with a posterior these are the means of q(z|x).
+        For a model with a posterior these are the means of q(z|x), unless it has a parameter
+        `coordinates`.
 
         Parameters
         ----------
@@ -48,7 +49,8 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
     def inverse_transform(self, Z: Any) -> Any:
         """Map latent coordinates back to the space of the features.
 
-        For a model with a likelihood the result is the mean of p(x|z).
+        For a model with a likelihood the result is the mean of p(x|z), unless it has a parameter
+        `coordinates`.
 
         Parameters
         ----------

@@ -10,6 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.sharing import watch_patches
+
+
+def pytest_sessionstart():
+    watch_patches(pytest.MonkeyPatch)  # after those that pytest makes itself
+
 
 @pytest.fixture(params=["numpy", "torch", "array_api_strict"])
 def asarray(request):

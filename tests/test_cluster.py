@@ -22,10 +22,22 @@ N_BLOCKS = 12
 SECONDS = 120
 
 TINY = {"hidden_layer_sizes": (8,), "max_epochs": 2, "random_state": 0}
+LINEAR_SEARCH = PPCA(2), {"n_components": [1, 2, 3], "noise_variance": [None, 1.0]}
+DEEP_SEARCH = DeepGaussianVAE(2, **TINY), {"noise_variance": [None, 0.1, 1.0]}
+AUTOENCODER_SEARCH = DeepAutoencoder(2, **TINY), {"n_components": [1, 2]}
+# Processes of joblib also fit in tests/deep/test_contract.py and tests/linear/test_ppca_ecosystem.py.
 SEARCHES = [
-    (PPCA(2), {"n_components": [1, 2, 3], "noise_variance": [None, 1.0]}),
-    (DeepGaussianVAE(2, **TINY), {"noise_variance": [None, 0.1, 1.0]}),
-    pytest.param(DeepAutoencoder(2, **TINY), {"n_components": [1, 2]}, marks=pytest.mark.slow),
+    pytest.param(*LINEAR_SEARCH, "dask"),
+    *(
+        pytest.param(*search, backend, marks=pytest.mark.slow)
+        for search, backend in (
+            (LINEAR_SEARCH, "loky"),
+            (DEEP_SEARCH, "loky"),
+            (DEEP_SEARCH, "dask"),
+            (AUTOENCODER_SEARCH, "loky"),
+            (AUTOENCODER_SEARCH, "dask"),
+        )
+    ),
 ]
 
 
@@ -130,8 +142,11 @@ def test_an_error_of_a_worker_comes_back(stored):
         PPCA(3).fit(rows)
 
 
-@pytest.mark.parametrize("backend", ["loky", "dask"])
-@pytest.mark.parametrize(("model", "grid"), SEARCHES, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    ("model", "grid", "backend"),
+    SEARCHES,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 def test_a_grid_search_finds_what_one_process_finds(model, grid, backend):
     rows = make_curved_rows(n=60)
     expected = GridSearchCV(model, grid, cv=2).fit(rows)

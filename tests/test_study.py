@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -40,28 +42,40 @@ write_report(study, claims, parts=table)
 '''
 
 
-def command_in(folder):
-    """The command of the script, but for the folder, which it is given last."""
+def arguments_of(folder, *options):
+    """Command line of the script, which takes the folder of its traces from the end."""
     script = folder / "three_runs.py"
     script.write_text(SCRIPT)
-    return [sys.executable, script, "--output", folder / "out", "--device", "cpu"]
+    paths = [script, "--output", folder / "out", "--device", "cpu", *options, folder]
+    return [str(path) for path in paths]
 
 
-@pytest.fixture
-def command(tmp_path):
-    return command_in(tmp_path), tmp_path
+def start(folder, *options, **keywords):
+    """Start the script in a process of its own."""
+    path = os.pathsep.join([str(BENCHMARKS), *sys.path])
+    command = [sys.executable, *arguments_of(folder, *options)]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, **keywords)
+
+
+def run(folder, *options):
+    """Run the script in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        patch.setattr(sys, "argv", arguments_of(folder, *options))
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def go_on(folder, *options):
+    (folder / "go_on").touch()
+    run(folder, *options)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Folder of a study that is done: not to be changed."""
     folder = tmp_path_factory.mktemp("finished")
-    go_on(command_in(folder), folder)
+    go_on(folder)
     return folder
-
-
-def environment():
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(BENCHMARKS), *sys.path])}
 
 
 def begun(folder):
@@ -69,60 +83,50 @@ def begun(folder):
     return path.read_text() if path.exists() else ""
 
 
-def go_on(command, folder, *options):
-    (folder / "go_on").touch()
-    ran = subprocess.run(
-        [*command, *options, folder],
-        check=False,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
-
-
-@pytest.mark.parametrize("options", [(), pytest.param(("--jobs", "2"), marks=pytest.mark.slow)])
-def test_a_killed_study_goes_on_with_the_runs_that_are_missing(command, options):
-    command, folder = command
-    killed = subprocess.Popen([*command, folder], env=environment())
-    while begun(folder) != "12":
-        assert killed.poll() is None
+def kill_when(study, reached):
+    while not reached():
+        assert study.poll() is None
         time.sleep(0.01)
-    killed.kill()
+    study.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--jobs", "2")])
+def test_a_killed_study_goes_on_with_the_runs_that_are_missing(options, tmp_path, capsys):
+    killed = start(tmp_path)
+    kill_when(killed, lambda: begun(tmp_path) == "12")
     killed.wait()
-    out = go_on(command, folder, *options)
-    assert "1 of 3 runs are done" in out
-    assert sorted(begun(folder)) == ["1", "2", "2", "3"]
+    go_on(tmp_path, *options)
+    assert "1 of 3 runs are done" in capsys.readouterr().out
+    assert sorted(begun(tmp_path)) == ["1", "2", "2", "3"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a killed parent leaves its pipes otherwise")
-def test_workers_of_a_killed_study_end_with_it(command):
-    command, folder = command
-    options = ("--jobs", "2", folder)
-    killed = subprocess.Popen([*command, *options], env=environment(), stdout=subprocess.PIPE)
-    while "2" not in begun(folder):
-        assert killed.poll() is None
-        time.sleep(0.01)
-    killed.kill()
+def test_workers_of_a_killed_study_end_with_it_and_the_next_goes_on(tmp_path, capsys):
+    killed = start(tmp_path, "--jobs", "2", stdout=subprocess.PIPE)
+    # The first and the last run are done by one worker, and the second waits in the other.
+    kill_when(killed, lambda: len(list(tmp_path.glob("out/runs/*.json"))) == 2)
     try:
         killed.communicate(timeout=30)  # until nobody has the pipe any more
     finally:
-        (folder / "go_on").touch()
+        (tmp_path / "go_on").touch()
+    assert sorted(begun(tmp_path)) == ["1", "2", "3"]
+    run(tmp_path)
+    assert "2 of 3 runs are done" in capsys.readouterr().out
+    assert sorted(begun(tmp_path)) == ["1", "2", "2", "3"]
+    assert len(list(tmp_path.glob("out/runs/*.json"))) == 3
 
 
-def test_after_its_minutes_a_study_leaves_with_a_status_of_its_own(command):
-    command, folder = command
-    ran = subprocess.run(
-        [*command, "--minutes", "0.1", folder],
-        check=False,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 75, ran.stderr
-    assert "run the same command to resume" in ran.stdout
+def test_after_its_minutes_a_study_leaves_with_a_status_of_its_own(tmp_path, capsys):
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        with pytest.raises(SystemExit) as left:
+            run(tmp_path, "--minutes", "0.005")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert left.value.code == 75
+    assert "run the same command to resume" in capsys.readouterr().out
 
 
 def test_what_a_study_writes(finished):
@@ -145,14 +149,16 @@ def test_what_a_study_writes(finished):
     assert f"{record['machine']}.\n" in text
 
 
-def test_a_finished_study_does_nothing_again_and_names_the_machines_of_its_runs(command, finished):
-    command, folder = command
-    shutil.copytree(finished, folder, dirs_exist_ok=True)
-    first, *_ = sorted((folder / "out" / "runs").glob("*.json"))
+def test_a_finished_study_does_nothing_again_and_names_the_machines_of_its_runs(
+    finished, tmp_path, capsys
+):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    first, *_ = sorted((tmp_path / "out" / "runs").glob("*.json"))
     record = json.loads(first.read_text())
     first.write_text(json.dumps({**record, "machine": "another one"}))
-    assert "0 of 3" not in go_on(command, folder)
-    assert sorted(begun(folder)) == ["1", "2", "3"]
-    told = (folder / "out" / "three_runs.md").read_text().split("\n\n")[1]
+    go_on(tmp_path)
+    assert "of 3 runs are done" not in capsys.readouterr().out
+    assert sorted(begun(tmp_path)) == ["1", "2", "3"]
+    told = (tmp_path / "out" / "three_runs.md").read_text().split("\n\n")[1]
     assert "another one" in told
     assert record["machine"] in told

@@ -70,7 +70,8 @@ class DeepBernoulliVAE(DeepVAE):
     max_epochs : int, default=100
         Maximum number of epochs.
     batch_size : int, default=128
-        Number of samples per batch.
+        Maximum number of samples per batch. An epoch has as few batches as possible, whose sizes
+        differ by at most 1.
     early_stopping : bool, default=False
         Whether to hold out validation samples and stop when the objective on them has not
         improved by `tol` for `n_iter_no_change` epochs after the KL warm-up. The best parameters

@@ -80,12 +80,13 @@ class LearningRateLimit(Callback):
       serve as upper bounds of s_i.
     - Adam averages squared gradients over `N_WARMUP_BATCHES` batches before its first step, which
       would otherwise have size r for every weight.
-    - r rises over the first `RISING_EPOCHS` epochs and falls toward 0 over the last epochs, which
-      recovers the loss.
+    - r rises over the first `RISING_EPOCHS` epochs and, if `falls`, decreases toward 0 over the last
+      epochs, which recovers the loss.
     """
 
-    def __init__(self, initial_nats: float) -> None:
+    def __init__(self, initial_nats: float, falls: bool = True) -> None:
         self.initial_nats = initial_nats
+        self.falls = falls
 
     def on_train_begin(self, net: Any, X: Any = None, **kwargs: Any) -> None:
         """Initialize Adam's averages of squared gradients if Adam is new."""
@@ -106,7 +107,8 @@ class LearningRateLimit(Callback):
         generator = torch.Generator(X.device).manual_seed(net.reducer_.own_seed(net.seed + 1))
         weights, options = net.weights_, net.options
         average = net.reducer_.averaging(net.module_.parameters())
-        size, (draws, k) = min(net.batch_size, len(X)), net.noise_shape
+        size = -(-len(X) // net.reducer_.n_batches(len(X), net.batch_size))
+        draws, k = net.noise_shape
         with threads_worth(3 * net.operations_ * size * draws):
             for _ in range(N_WARMUP_BATCHES):
                 chosen = torch.randperm(len(X), generator=generator, device=X.device)[:size]
@@ -133,7 +135,9 @@ class LearningRateLimit(Callback):
         epoch = len(net.history)
         last = self.first_epoch_ + net.max_epochs
         falling = max(1.0, FALLING_SHARE * net.max_epochs)
-        ramp = min(1.0, epoch / RISING_EPOCHS, (last - epoch + 1) / (falling + 1))
+        ramp = min(1.0, epoch / RISING_EPOCHS)
+        if self.falls:
+            ramp = min(ramp, (last - epoch + 1) / (falling + 1))
         bounds = [row["bound"] for row in net.history[:-1]]
         gained = max(0.0, bounds[-1] - bounds[0]) if bounds else 0.0
         loss = SHARE_OF_START * self.initial_nats + SHARE_OF_GAIN * gained

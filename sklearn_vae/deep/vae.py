@@ -192,6 +192,12 @@ class DeepVAE(LatentModel, DeepModel):
                 f"sum over the latent dimensions, got {self.free_bits!r}."
             )
 
+    def _can_start_linear(self) -> bool:
+        return bool(
+            (self.objective, self.kl_weight, self.kl_warmup_epochs) == ("elbo", 1, 0)
+            and not self.free_bits
+        )
+
     def _n_warmup_epochs(self) -> int:
         return self.kl_warmup_epochs
 
@@ -217,6 +223,7 @@ class DeepVAE(LatentModel, DeepModel):
             "options": {"free_bits": float(self.free_bits)} if self.objective == "elbo" else {},
             "monitor": LatentMonitor(self._log_scale(), self.scale_, recorded),
             "noise_shape": (int(self.n_mc_samples), int(self.n_components)),
+            "antithetic": self._starts_linear and self.n_mc_samples % 2 == 0,
         }
 
     def _training_callbacks(self) -> list[Any]:

@@ -1,5 +1,6 @@
 """Gaussian models and bounds on arrays of any array-API library, without estimators."""
 
+from sklearn_vae.gaussian.certificate import Certificate
 from sklearn_vae.gaussian.landscape import StationaryPoint
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.moments import Moments
@@ -8,6 +9,7 @@ from sklearn_vae.gaussian.soft_threshold import SoftThresholdElbo, SoftThreshold
 from sklearn_vae.gaussian.spectrum import Spectrum
 
 __all__ = [
+    "Certificate",
     "LowRankGaussian",
     "Moments",
     "SoftThresholdElbo",

@@ -45,6 +45,10 @@ class CenteredData(ABC):
     def transposed_times(self, Y: Array) -> Array:
         """Compute R'Y."""
 
+    def scatter_times(self, Q: Array) -> Array:
+        """Compute R'R Q."""
+        return self.transposed_times(self.times(Q))
+
     @abstractmethod
     def gram(self) -> Array:
         """Compute R R' in the dtype for sums."""
@@ -164,6 +168,13 @@ class DenseCentered(CenteredData):
 
     def transposed_times(self, Y: Array) -> Array:
         return sum(self._block(rows).T @ Y[rows, :] for rows in self._slices())
+
+    def scatter_times(self, Q: Array) -> Array:
+        # A file is read once, and a block is freed before the next one is read.
+        def of_block(R: Array) -> Array:
+            return R.T @ (R @ Q)
+
+        return sum(of_block(self._block(rows)) for rows in self._slices())
 
     def gram(self) -> Array:
         xp = array_namespace(self._X)

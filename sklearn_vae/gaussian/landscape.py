@@ -219,7 +219,7 @@ class StationaryPoint:
             )
         xp = array_namespace(self.spectrum.eigenvalues)
         basis = sorted({*self.kept, p, q})
-        W = xp.asarray(self._coordinates(basis), copy=True)
+        W = self._coordinates(basis)
         m, n = a.shape[0], b.shape[0]
         grid = xp.asarray(xp.broadcast_to(W, (m, n, *W.shape)), copy=True)
         grid[:, :, basis.index(p), column] += a[:, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -258,24 +258,6 @@ class Moments:
             )
         merged.check_finite("The sum of moments must be finite")
         return merged
-
-    def rescaled(self, n: float) -> Moments:
-        """Scale the weights to a given sum, keeping mean and covariance.
-
-        Parameters
-        ----------
-        n : float
-            New sum of the weights.
-
-        Returns
-        -------
-        Moments
-            Moments with the new sum.
-        """
-        if n == self.n:
-            return self
-        with np.errstate(over="ignore"):
-            return replace(self, n=n, scatter=self.scatter * (n / self.n))
 
     @property
     def n_features(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from sklearn_vae.containers import readable, to_array
 from sklearn_vae.gaussian.arrays import Array, check_matrix, check_sample_weight
 from sklearn_vae.gaussian.centered import centered_data
-from sklearn_vae.gaussian.eigensolvers import spectrum_of_gram
+from sklearn_vae.gaussian.gram import spectrum_of_gram
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
 

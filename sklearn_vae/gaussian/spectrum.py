@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
+from sklearn_vae.gaussian.certificate import Accuracy, Certificate, certify
 from sklearn_vae.gaussian.graded import eigh_of_covariance
 from sklearn_vae.gaussian.minka import log_evidence
 from sklearn_vae.gaussian.moments import Moments
@@ -41,6 +43,8 @@ class Spectrum:
     rounded : array of shape (r,) or float, default=0.0
         Variance along each component that may be a rounding error of the data. Smaller eigenvalues
         count as zero.
+    accuracy : Accuracy, default=Accuracy()
+        What is known about the errors of the eigenpairs. By default nothing is.
     remainder : array of shape (n_features,), default=None
         Exact mean minus its rounding `mean`. If None, it is zero.
 
@@ -72,6 +76,7 @@ class Spectrum:
     rest: float
     resolution: float
     rounded: Array | float = 0.0
+    accuracy: Accuracy = field(default_factory=Accuracy)
     remainder: Array | None = None
 
     @classmethod
@@ -96,7 +101,42 @@ class Spectrum:
         error = precision.eigenvalue_error(moments.n_features, float(values[0]))
         columns = precision.rounding(moments.mean, xp.linalg.diagonal(S), moments.count)
         rounded = rounded_along(components, columns)
-        return cls(moments.mean, values, components, 0.0, error, rounded, moments.remainder)
+        accuracy = accuracy_of_moments(moments, float(values[0]), float(xp.linalg.trace(S)))
+        remainder = moments.remainder
+        return cls(moments.mean, values, components, 0.0, error, rounded, accuracy, remainder)
+
+    def certificate(
+        self, k: int, noise_variance: float | None = None, dtype: str = "float64"
+    ) -> Certificate:
+        """Bound the distance of the pPCA model with k components from the exact solution.
+
+        Parameters
+        ----------
+        k : int
+            Number of components.
+        noise_variance : float or None, default=None
+            Fixed noise variance, or None for the maximum likelihood value.
+        dtype : {"float64", "float32"}, default="float64"
+            Dtype of the components of the model.
+
+        Returns
+        -------
+        Certificate
+            Bounds on eigenvalues, angle, missed variance and log-likelihood.
+        """
+        sigma2 = self.noise_variance(k) if noise_variance is None else float(noise_variance)
+        certificate = certify(
+            np.asarray(to_host(self.eigenvalues), dtype=np.float64),
+            k,
+            self.n_features,
+            self.rest,
+            self.accuracy,
+            noise_variance=sigma2,
+            is_fixed=noise_variance is not None,
+            eps=float(np.finfo(dtype).eps),
+        )
+        is_bounded = sigma2 > 0.0 or k == self.rank == self.n_features
+        return certificate if is_bounded else replace(certificate, max_shortfall=None)
 
     def check(self) -> None:
         """Raise ValueError unless shapes match and variances are finite and nonnegative."""
@@ -114,6 +154,11 @@ class Spectrum:
                     for values in (self.eigenvalues, rounded)
                 )
                 and all(0.0 <= value < math.inf for value in (self.rest, self.resolution))
+                and isinstance(self.accuracy, Accuracy)
+                and all(
+                    isinstance(value, str) if name == "method" else value >= 0.0
+                    for name, value in vars(self.accuracy).items()
+                )
             )
         except (AttributeError, TypeError, ValueError):
             valid = False
@@ -177,6 +222,11 @@ class Spectrum:
             Spectrum with k eigenpairs, of the same models with at most k components.
         """
         xp = array_namespace(self.eigenvalues)
+        r, accuracy = self.eigenvalues.shape[0], self.accuracy
+        if r == self.n_features:
+            accuracy = replace(accuracy, outside=0.0)
+        if k < r:
+            accuracy = accuracy.with_fewer_pairs(float(self.eigenvalues[k]))
         has_rest = self.rest > 0.0 or bool(xp.any(self._is_resolved[k:]))
         return replace(
             self,
@@ -184,6 +234,7 @@ class Spectrum:
             components=self.components[:k, :],
             rest=float(self._tails[k]) if has_rest else 0.0,
             rounded=(self.rounded + 0.0 * self.eigenvalues)[:k],
+            accuracy=accuracy,
         )
 
     def padded(self, r: int) -> Spectrum:
@@ -215,6 +266,7 @@ class Spectrum:
             eigenvalues=xp.concat([self.eigenvalues, zeros]),
             components=xp.concat([self.components, with_positive_peaks(complement)]),
             rounded=xp.concat([self.rounded + 0.0 * self.eigenvalues, zeros]),
+            accuracy=self.accuracy.with_extra_pairs(),
         )
 
     @cached_property
@@ -422,6 +474,22 @@ class Spectrum:
                 + xp.take(tail, k) / sigma2
             )
         return xp.where(defined, value, xp.full_like(value, xp.nan))
+
+
+def accuracy_of_moments(moments: Moments, largest: float, total: float) -> Accuracy:
+    """Return the accuracy of a full eigendecomposition of the covariance in `moments`.
+
+    The products are about the mean of a block, up to sqrt(10) standard deviations in float64 and
+    one in float32, which multiplies the squares; see `Moments.of`.
+    """
+    precision, xp = moments.precision, array_namespace(moments.mean)
+    is_double = precision.eps < 1e-10
+    n_terms = moments.count if is_double else min(moments.count, 2.0**16)
+    shifted = (11.0 if is_double else 2.0) * total
+    rounding = precision.product_error(n_terms, largest, shifted, moments.n_features)
+    variances = xp.linalg.diagonal(moments.covariance)
+    rounding += float(xp.max(precision.rounding(moments.mean, variances, moments.count)))
+    return Accuracy(outside=0.0, rounding=rounding, method="full eigendecomposition")
 
 
 def with_positive_peaks(components: Array) -> Array:

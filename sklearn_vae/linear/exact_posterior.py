@@ -43,7 +43,7 @@ from sklearn_vae.validation import (
     is_dask,
 )
 
-COORDINATES = ("posterior", "principal", "whitened")
+COORDINATES = ("principal", "whitened", "posterior")
 
 
 class ExactPosteriorModel(LatentModel):
@@ -82,6 +82,19 @@ class ExactPosteriorModel(LatentModel):
     }
 
     def transform(self, X: Any) -> Array:
+        """Compute the coordinates of each sample that the parameter `coordinates` selects.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples to encode. In samples with missing values, "principal" and "whitened" are the
+            coordinates of the conditional mean of the sample given its observed values.
+
+        Returns
+        -------
+        Z : array of shape (n_samples, n_components)
+            Coordinates. The means of the latent variables are `posterior(X)[0]`.
+        """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
         if is_dask(X):
@@ -96,6 +109,18 @@ class ExactPosteriorModel(LatentModel):
         return self._project(filled, self._encoder())
 
     def inverse_transform(self, Z: Any) -> Array:
+        """Map coordinates that the parameter `coordinates` selects back to the features.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Coordinates as `transform` returns them. Pass latent variables to `conditional`.
+
+        Returns
+        -------
+        X : array of shape (n_samples, n_features)
+            Decoded samples.
+        """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
         if is_dask(Z):

@@ -14,12 +14,8 @@ from array_api_compat import array_namespace, device
 
 from sklearn_vae.gaussian.arrays import Array, float_name, row_blocks
 from sklearn_vae.gaussian.centered import CenteredData, centered_data, dense
-from sklearn_vae.gaussian.eigensolvers import (
-    components_of_gram,
-    eigh_of_gram,
-    spectrum_of_gram,
-)
 from sklearn_vae.gaussian.graded import loses_digits
+from sklearn_vae.gaussian.gram import components_of_gram, eigh_of_gram, spectrum_of_gram
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import rounded_along
 from sklearn_vae.gaussian.scatter_factor import triangular_factor

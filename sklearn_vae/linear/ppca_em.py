@@ -13,12 +13,19 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
+from sklearn_vae.gaussian.certificate import Accuracy
 from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
 from sklearn_vae.gaussian.em import averages, expectation_maximization
 from sklearn_vae.gaussian.observed import IncompleteData, Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum, with_positive_peaks
 from sklearn_vae.linear.checks import check_squares_fit
 from sklearn_vae.validation import check_memory, is_integer
+
+# The likelihood of incomplete data may have several maxima: nothing is known about the others.
+BY_EM = Accuracy(method="EM")
+
+# Default tolerance of EM in nats per sample.
+EM_TOLERANCE = 1e-6
 
 # A dimension counts as collapsed if |w_h|^2 is at most this share of sigma2.
 COLLAPSED = 1e-6
@@ -104,7 +111,7 @@ def fit_incomplete(
     lengths = np.where(lengths**2 > COLLAPSED * sigma2, lengths, 0.0)
     V = with_positive_peaks(U.T)
     mean, residual_variance = center + parameters.mean, (X.shape[1] - k) * sigma2
-    spectrum = Spectrum(mean, lengths**2 + sigma2, V, residual_variance, 0.0)
+    spectrum = Spectrum(mean, lengths**2 + sigma2, V, residual_variance, 0.0, accuracy=BY_EM)
     kl, entropies = _diagnose(data, Parameters(V.T * lengths, parameters.mean, sigma2))
     return IncompleteFit(spectrum, sigma2, kl, entropies, history)
 
@@ -173,7 +180,9 @@ def _fit_constant(
     """Fit the model to constant features: all dimensions are collapsed."""
     d = len(mean)
     sigma2 = noise_variance or 0.0
-    spectrum = Spectrum(mean, np.full(k, sigma2), np.eye(k, d), (d - k) * sigma2, 0.0)
+    spectrum = Spectrum(
+        mean, np.full(k, sigma2), np.eye(k, d), (d - k) * sigma2, 0.0, accuracy=BY_EM
+    )
     if sigma2 == 0.0:
         return IncompleteFit(spectrum, 0.0, np.zeros(k), math.inf, np.array([math.inf]))
     observed = data.n_values / data.n

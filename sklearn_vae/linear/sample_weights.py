@@ -21,7 +21,7 @@ def drop_zero_weights(
     weights = check_sample_weight(sample_weight, X)
     positive, count = positive_weights(weights, at_least=at_least)
     xp = array_namespace(weights)
-    weights_sum = float(xp.sum(weights))
+    weights_sum = float(xp.sum(weights[positive]))  # zeros would change the rounding
     if count < X.shape[0] and (copy_mapped or not is_memory_mapped(X)):
         X, weights = X[positive], weights[positive]
     return X, None if xp.all(weights == 1.0) else weights, count, weights_sum

@@ -1,7 +1,5 @@
 """Rows and small models for tests."""
 
-import functools
-
 import numpy as np
 from sklearn.base import clone
 
@@ -13,6 +11,7 @@ from sklearn_vae import (
     DeepGaussianVAE,
 )
 from sklearn_vae.deep.vae import DeepVAE
+from tests.sharing import shared
 
 SMALL = {"hidden_layer_sizes": (16,), "max_epochs": 3, "batch_size": 32, "random_state": 0}
 
@@ -57,7 +56,7 @@ def make_rows(n=150, d=8, k=3, seed=0, noise=0.3):
     return X + noise * rng.normal(size=(n, d)) + rng.normal(size=d)
 
 
-@functools.cache
+@shared
 def _fitted(index):
     return clone(MODELS[index]).fit(make_rows())
 

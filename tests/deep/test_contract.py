@@ -22,6 +22,9 @@ from tests.helpers import PeakMemory
 
 X = make_rows()
 
+# Of each estimator one, with convolutions and options of its own.
+BY_PROCESSES = [MODELS[0], *MODELS[-3:]]
+
 each_model = pytest.mark.parametrize("model", MODELS, ids=str)
 
 
@@ -73,8 +76,8 @@ def test_networks_that_draw_are_reproducible_and_leave_the_global_generators_alo
 @each_model
 def test_fits_in_threads_are_those_of_one_alone(model):
     expected = parameters_of(fitted(model))
-    with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda model: model.fit(X), [clone(model) for _ in range(4)]):
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda model: model.fit(X), [clone(model) for _ in range(2)]):
             np.testing.assert_array_equal(parameters_of(found), expected)
 
 
@@ -274,12 +277,13 @@ def test_pipelines_and_grid_search(model):
     pipeline = make_pipeline(StandardScaler(), clone(model))
     name = type(model).__name__.lower()
     grid = [{f"{name}__n_components": [1]}, {f"{name}__learning_rate": [1e-2]}]
-    search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2).fit(X)
     alone = GridSearchCV(pipeline, grid, cv=2).fit(X)
-    np.testing.assert_array_equal(
-        search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"]
-    )
-    assert np.isfinite(search.score(X))
+    assert np.isfinite(alone.score(X))
+    scores = alone.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).all()
+    if model in BY_PROCESSES:
+        search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2).fit(X)
+        np.testing.assert_array_equal(search.cv_results_["mean_test_score"], scores)
 
 
 def test_grid_search_over_the_noise_variance():
@@ -305,12 +309,12 @@ def test_early_stopping_takes_back_the_best_and_waits_for_the_warm_up(model):
         early_stopping=True, max_epochs=200, n_iter_no_change=2, learning_rate=0.03
     )
     if "kl_warmup_epochs" in model.get_params():
-        model.set_params(kl_warmup_epochs=12)
+        model.set_params(kl_warmup_epochs=6)
     model.fit(X)
-    bounds = model.history_["validation_bound"]
-    assert len(bounds) == model.n_iter_ < 200
-    after = 11 if "kl_warmup_epochs" in model.get_params() else 0
-    best = after + int(np.argmax(bounds[after:]))
+    objective = -np.array(model.net_.history[:, "valid_loss"])
+    assert len(objective) == model.n_iter_ < 200
+    after = 5 if "kl_warmup_epochs" in model.get_params() else 0
+    best = after + int(np.argmax(objective[after:]))
     assert model.n_iter_ >= after + 1 + 2
     assert best < model.n_iter_ - 1
     # What is left is the model of the best epoch.

@@ -1,7 +1,5 @@
 """Rows and fitted models for tests."""
 
-import functools
-
 import numpy as np
 from sklearn.base import BaseEstimator
 
@@ -14,6 +12,7 @@ from sklearn_vae import (
     LinearVAE,
 )
 from tests.deep.data import SMALL, VAES, make_rows
+from tests.sharing import shared
 
 LINEAR = [
     PPCA(3),
@@ -22,7 +21,7 @@ LINEAR = [
     LinearVAE(3),
     LinearVAE(3, noise_variance=2.0),
     LinearVAE(3, parametrization="unit_encoder"),
-    LinearVAE(3, solver="adam", max_iter=30),
+    LinearVAE(3, solver="adam", max_iter=30, tol=1e3),
     BernoulliPPCA(3, binarize=0.0, random_state=0),
     BernoulliPPCA(2, binarize=0.0, inference="per_sample", random_state=0),
 ]
@@ -66,7 +65,7 @@ def rows(seed=0):
     return make_rows(seed=seed)
 
 
-@functools.cache
+@shared
 def _fitted(index):
     return MODELS[index].fit(rows())
 

@@ -70,6 +70,27 @@ def test_log_likelihood_from_few_eigenpairs_is_that_from_all():
         cut.log_likelihood([4])
 
 
+@pytest.mark.parametrize("r", [1, 2, 4, 6])
+def test_padded_with_eigenvalues_of_0_and_an_orthonormal_complement(asarray, r):
+    X = make_rows()
+    every = Spectrum.from_moments(Moments.of(asarray(X)))
+    first = Spectrum(
+        every.mean, every.eigenvalues[:2], every.components[:2, :], 3.0, 1e-9, every.rounded[:2]
+    )
+    found = first.padded(r)
+    if r <= 2:
+        assert found is first
+        return
+    values, V = to_numpy(found.eigenvalues), to_numpy(found.components)
+    np.testing.assert_array_equal(values[:2], to_numpy(first.eigenvalues))
+    np.testing.assert_array_equal(values[2:], np.zeros(r - 2))
+    np.testing.assert_array_equal(V[:2], to_numpy(first.components))
+    np.testing.assert_allclose(V @ V.T, np.eye(r), atol=1e-13)
+    assert (np.take_along_axis(V, np.abs(V).argmax(axis=1)[:, None], axis=1) > 0).all()
+    np.testing.assert_array_equal(to_numpy(found.rounded)[2:], np.zeros(r - 2))
+    assert (found.rest, found.rank, found.total_variance) == (3.0, 2, first.total_variance)
+
+
 def test_the_maximum_likelihood_noise_is_a_maximum():
     spectrum = Spectrum.from_moments(Moments.of(make_rows()))
     for k in range(6):

@@ -13,7 +13,7 @@ from sklearn.preprocessing import MaxAbsScaler
 from sklearn_vae import PPCA
 from sklearn_vae.gaussian.eigensolvers import choose_solver
 from sklearn_vae.validation import is_memory_mapped
-from tests.helpers import PeakMemory
+from tests.helpers import RECORDS, PeakMemory
 from tests.linear.data import make_rows, random_sparse
 
 SPARSE_SOLVERS = ["auto", "covariance_eigh", "arpack", "randomized"]
@@ -33,7 +33,7 @@ def make_sparse(shape, offset=0.0, seed=0):
 
 def assert_same_model(found, expected, rtol=1e-9, atol=1e-9):
     for name in sorted(vars(expected)):
-        if name.endswith("_") and name != "moments_":
+        if name.endswith("_") and name not in RECORDS:
             np.testing.assert_allclose(
                 getattr(found, name), getattr(expected, name), rtol=rtol, atol=atol, err_msg=name
             )
@@ -181,8 +181,8 @@ class TestSparse:
 
     def test_a_heavy_column_of_float32_does_not_hide_the_others(self):
         rng = np.random.default_rng(0)
-        X = random_sparse((2000, 1500), 0.01).toarray()
-        X[:, 7] = 1e4 * rng.exponential(size=2000)
+        X = random_sparse((1000, 600), 0.02).toarray()
+        X[:, 7] = 1e4 * rng.exponential(size=1000)
         for solver in ("covariance_eigh", "arpack"):
             models = [
                 PPCA(3, svd_solver=solver, random_state=0).fit(sparse.csr_array(X.astype(dtype)))
@@ -239,8 +239,17 @@ class TestMemoryMapped:
         in_memory = PPCA(**parameters).fit(X, sample_weight=sample_weight)
         assert weighted.score(mapped) == pytest.approx(in_memory.score(X), rel=close)
 
-    @pytest.mark.parametrize("dtype", ["float64", "uint8"])
-    @pytest.mark.parametrize("shape", [(50_000, 100), (100, 50_000), (2500, 2000)])
+    @pytest.mark.parametrize(
+        ("shape", "dtype"),
+        [
+            ((50_000, 100), "uint8"),
+            ((100, 50_000), "float64"),
+            ((2500, 2000), "uint8"),
+            pytest.param((50_000, 100), "float64", marks=pytest.mark.slow),
+            pytest.param((100, 50_000), "uint8", marks=pytest.mark.slow),
+            pytest.param((2500, 2000), "float64", marks=pytest.mark.slow),
+        ],
+    )
     def test_no_copy_is_made(self, tmp_path, shape, dtype):
         path = tmp_path / "rows.npy"
         rows = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
@@ -276,7 +285,6 @@ class TestWide:
         X = make_rows(50, 700, k=6, offset=offset).astype(dtype)
         model = PPCA(n_components).fit(X)
         full = PPCA(n_components, svd_solver="full").fit(X)
-        assert not hasattr(model, "moments_")
         close = (
             {"rtol": 1e-8, "atol": 1e-8} if dtype == np.float64 else {"rtol": 0.01, "atol": 0.01}
         )
@@ -302,11 +310,6 @@ class TestWide:
         full = PPCA(28, svd_solver="full").fit(X)
         assert full.noise_variance_ > 0
         assert model.noise_variance_ == pytest.approx(full.noise_variance_, rel=1e-6)
-
-    def test_partial_fit_says_what_fit_kept(self):
-        model = PPCA(2).fit(make_rows(20, 300))
-        with pytest.raises(ValueError, match="'covariance_eigh' and n_samples >= n_features"):
-            model.partial_fit(make_rows(20, 300))
 
     @pytest.mark.parametrize("smallest", [1e-3, 3e-4])
     def test_float32_is_multiplied_in_float64(self, smallest):

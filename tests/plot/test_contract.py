@@ -1,7 +1,5 @@
 """What every Display does, by the list of them."""
 
-import functools
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -21,12 +19,13 @@ from sklearn_vae.plot import (
     TrainingDisplay,
 )
 from tests.deep.data import SMALL, make_rows
+from tests.sharing import shared
 
 X = make_rows()
 HOLES = np.where(np.random.default_rng(0).uniform(size=X.shape) < 0.1, np.nan, X)
 
 
-@functools.cache
+@shared
 def vae():
     return DeepGaussianVAE(3, **SMALL).fit(X)
 
@@ -54,7 +53,7 @@ CASES = {
         lambda display: TrainingDisplay.from_results(display.histories),
     ),
     LikelihoodSurfaceDisplay: (
-        lambda ax: LikelihoodSurfaceDisplay.from_estimator(PPCA(3).fit(X), n_grid=5, ax=ax),
+        lambda ax: LikelihoodSurfaceDisplay.from_estimator(PPCA(3).fit(X), X, n_grid=5, ax=ax),
         lambda display: LikelihoodSurfaceDisplay.from_results(display.point, n_grid=5),
     ),
     ReconstructionDisplay: (

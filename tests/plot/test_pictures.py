@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, PPCACV, PPCAImputer
-from sklearn_vae.gaussian import Spectrum, StationaryPoint
+from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
 from sklearn_vae.plot import (
     CVCurveDisplay,
     ImputationDisplay,
@@ -196,7 +196,7 @@ def test_what_does_not_fit_a_plane(options, words):
 
 
 def points():
-    spectrum = Spectrum.from_moments(MODEL.moments_)
+    spectrum = Spectrum.from_moments(Moments.of(X))
     values = spectrum.eigenvalues
     return {
         "minimum": StationaryPoint(spectrum, [0, 2], 4, 0.5 * float(values[4])),

@@ -7,6 +7,7 @@ file there, so that no port has to be free.
 import os
 import pickle
 import signal
+import socket
 import sys
 import time
 import warnings
@@ -17,6 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
 from sklearn.base import clone
 from skorch.callbacks import Callback, EarlyStopping
 from torch import distributed, nn
@@ -151,7 +153,7 @@ def what_else(rank, folder):
         again.net_.generator_.manual_seed(0)
         found["warm start"] = told(again.fit(rows, processes=processes))
         found["draws"] = again.net_.generator_.initial_seed()
-        linear = LinearVAE(2, solver="stochastic", max_iter=3, random_state=0)
+        linear = LinearVAE(2, solver="stochastic", max_iter=3, tol=1e3, random_state=0)
         found["linear"] = linear.fit(rows).loadings_
         poison = [Poison(2)] if rank == 1 else None
         found["not finite"] = error_of(clone(vae).set_params(callbacks=poison), rows, processes)
@@ -253,6 +255,22 @@ def lost(rank, folder):
     return found
 
 
+def not_joined():
+    """The error of a process that enters as the first of two and stays alone."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    first = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    try:
+        with patch.dict(os.environ, first):
+            Processes(timeout=1).__enter__()
+    except RuntimeError as error:
+        return type(error).__name__, str(error)
+    finally:
+        PartialState._reset_state()  # as in a process that has not tried
+    return None
+
+
 def end_with_a_kill(rank, folder):
     """The second process is killed in the middle of a fit."""
 
@@ -278,10 +296,11 @@ def main(rank, folder):
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "1",
     }
+    alone = not_joined()  # in both, since torch counts the groups
     store = f"file://{folder / 'store'}"
     distributed.init_process_group("gloo", store, world_size=SIZE, rank=rank)
     found = {"models": all_models(rank), **what_else(rank, folder), **lost(rank, folder)}
-    found["differs"] = what_differs(rank, folder)
+    found |= {"differs": what_differs(rank, folder), "not joined": alone}
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
     end_with_a_kill(rank, folder)
 

@@ -46,13 +46,14 @@ from skorch.utils import freeze_parameter
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
 from sklearn_vae.serialization import load, save
+from sklearn_vae.training.callbacks import Progress
 from tests.deep.data import MODELS, SMALL, make_rows, parameters_of
 from tests.helpers import name_of
 
 X = make_rows()
 HELD_OUT = {**SMALL, "early_stopping": True}
 N_TRAIN, N_VALID = 135, 15
-BATCHES = [32, 32, 32, 32, 22]
+BATCHES = [30] * 5
 
 
 def gaussian(*callbacks, **params):
@@ -208,7 +209,7 @@ def test_scores_by_a_name_of_scikit_learn():
     np.testing.assert_allclose(model.history_["whole"], model.history_["parts"], rtol=1e-6)
     assert np.isfinite(model.history_["train"]).all()
     rows = model.net_.history[-1, "batches", :, ("train_batch_size", "train")]
-    assert [size for size, _ in rows] == [32, 32, 32, 32, 7]
+    assert [size for size, _ in rows] == [27] * 5
 
 
 def test_scores_leave_batch_norm_and_dropout_alone():
@@ -270,6 +271,24 @@ def test_progress_bar_counts_the_batches_of_each_epoch():
 
 
 # Schedules, gradients and parameters
+
+
+def test_the_bar_of_verbose_counts_epochs_and_shows_their_last_values():
+    net = types.SimpleNamespace(
+        monitor=types.SimpleNamespace(shown=("bound", "kl")),
+        history=[{"bound": 9.0}, {"bound": np.array([-1.0, -2.0]), "other": 3.0}],
+    )
+    bar = Progress(5, done=2)
+    bar.on_train_begin(net)
+    assert (bar.bar_.n, bar.bar_.total, bar.bar_.unit) == (2, 5, "epoch")
+    bar.on_epoch_end(net)
+    assert bar.bar_.n == 3
+    assert bar.bar_.postfix == "bound=-1.5"
+    copied = pickle.loads(pickle.dumps(bar))  # an open bar cannot be pickled
+    assert vars(copied) == {"n_epochs": 5, "done": 2}
+    bar.on_train_end(net)
+    assert bar.bar_.disable
+    copied.on_train_end(net)
 
 
 def test_schedulers_set_the_rates_and_record_them():
