@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -324,6 +325,7 @@ class PPCA(ExactPosteriorModel):
             tol=self.tol,
             **self._solver_options(),
         )
+        spectrum = replace(spectrum, remainder=summary.remainder)
         warn_unless_converged(spectrum, self.n_components, solver, self.tol)
         return Decomposition(spectrum, n_samples, float_name(X), counted)
 
