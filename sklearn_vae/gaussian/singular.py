@@ -56,7 +56,7 @@ def by_arpack(
     start = random_state.uniform(-1, 1, min(data.shape))
     if data.squares == 0.0:  # ARPACK fails on a zero matrix
         V = np.eye(k, data.shape[1], dtype=data.dtype)
-        return _truncated(data, V, np.zeros(k, dtype=data.dtype))
+        return _verified_spectrum(data, V, np.zeros(k, dtype=data.dtype))
     R = data.matrix if isinstance(data, DenseCentered) else None
     if R is None:
         R = LinearOperator(
@@ -71,7 +71,7 @@ def by_arpack(
         _, S, V = svds(R, k=k, v0=start, tol=tol or 0.0)
     except ArpackNoConvergence:
         return by_iteration(data, k, tol or 0.0)
-    return _truncated(data, np.ascontiguousarray(V[::-1, :]), S[::-1])
+    return _verified_spectrum(data, np.ascontiguousarray(V[::-1, :]), S[::-1])
 
 
 def by_iteration(
@@ -94,7 +94,7 @@ def by_iteration(
     )  # fmt: skip
     V = pairs.vectors if n >= d else components_of_gram(data, pairs.vectors.T)
     _, S, W = array_namespace(V).linalg.svd(data.times(V.T), full_matrices=False)
-    return _truncated(data, W @ V, S)
+    return _verified_spectrum(data, W @ V, S)
 
 
 def by_random_subspace(
@@ -127,10 +127,15 @@ def by_random_subspace(
     _, S, V = xp.linalg.svd(data.times(Q), full_matrices=False)
     V = V[:k, :] @ Q.T
     del Q  # as large as all further vectors together
-    return _truncated(data, V, S[:k])
+    return _verified_spectrum(data, V, S[:k])
 
 
-def _truncated(data: CenteredData, V: Array, S: Array) -> Spectrum:
+def _verified_spectrum(data: CenteredData, V: Array, S: Array) -> Spectrum:
+    spectrum = truncated_spectrum(data, V, S)
+    return replace(spectrum, accuracy=_verified(data, spectrum))
+
+
+def truncated_spectrum(data: CenteredData, V: Array, S: Array) -> Spectrum:
     """Build the spectrum from the leading right singular vectors and values of centered data."""
     xp = array_namespace(V)
     total = data.squares / data.n
@@ -149,7 +154,7 @@ def _truncated(data: CenteredData, V: Array, S: Array) -> Spectrum:
         residual = data.residual_squares(V) / data.n
         rest = 0.0 if xp.all(residual <= rounded) else float(xp.sum(residual))
         spectrum = replace(spectrum, rest=rest)
-    return replace(spectrum, accuracy=_verified(data, spectrum))
+    return spectrum
 
 
 def _verified(data: CenteredData, spectrum: Spectrum) -> Accuracy:

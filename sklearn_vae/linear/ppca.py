@@ -24,6 +24,7 @@ from sklearn_vae.gaussian.eigensolvers import (
     choose_solver,
     count_components,
     decompose_summary,
+    recentered,
     summarize,
 )
 from sklearn_vae.gaussian.moments import Moments
@@ -317,12 +318,14 @@ class PPCA(ExactPosteriorModel):
         check_fits_together(shape, n_samples, self.n_components, solver)
         if not isinstance(summary, Moments):
             check_components_fit(shape, self.n_components, solver)
+        is_auto = self.svd_solver == "auto"
         spectrum = decompose_summary(
             summary,
             self.n_components,
             solver,
             n_counted=counted,
             tol=self.tol,
+            refine=recentered(kept, summary, weights, mapped=mapped) if is_auto else None,
             **self._solver_options(),
         )
         spectrum = replace(spectrum, remainder=summary.remainder)
