@@ -404,3 +404,14 @@ def test_a_constant_column_beside_as_many_components_as_rows_gives_no_warning_of
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = PPCA().fit(X)
     assert np.isfinite(model.score(X))
+
+
+def test_observed_values_whose_squares_overflow():
+    X = punched(make_rows())
+    model = PPCA(2).fit(X)
+    far = X.copy()
+    row = np.flatnonzero(np.isnan(X).any(axis=1))[0]
+    far[row] = np.where(np.isnan(far[row]), np.nan, 1e308)
+    for method in ("score_samples", "transform", "impute"):
+        with pytest.raises(ValueError, match=f"samples closer to mean_ for {method}: the squares"):
+            getattr(model, method)(far)
