@@ -175,6 +175,11 @@ class TestFit:
         np.testing.assert_allclose(model.transform(blocks), expected.transform(rows), atol=1e-12)
         assert model.score(blocks) == pytest.approx(expected.score(rows), rel=1e-12)
 
+    def test_sparse_blocks_for_a_model_of_dense_data(self):
+        blocks = in_blocks(np.eye(N, D)).map_blocks(sparse.csr_array)
+        with pytest.raises(TypeError, match="LinearVAE needs dense data, got a sparse block"):
+            LinearVAE(2).fit(blocks)
+
     @pytest.mark.parametrize(
         "weights",
         [WEIGHTS, list(WEIGHTS), da.from_array(WEIGHTS, chunks=50), da.from_array(WEIGHTS, 11)],
