@@ -282,7 +282,7 @@ class DeepModel(EncoderDecoder, ABC):
         """Return whether the number of epochs is found by validation, from a linear start."""
         if not is_auto(self.max_epochs) or self.early_stopping:
             return False
-        model = with_values(self, chosen_values(1, 1, int(self.n_components)))
+        model = with_values(self, chosen_values(1, 1, int(self.n_components), self._linear_init))
         return bool(model.init == self._linear_init and model._can_start_linear())
 
     def _choose(self, X: Any, sample_weight: Any) -> tuple[Any, EpochSearch]:
@@ -290,7 +290,7 @@ class DeepModel(EncoderDecoder, ABC):
         probe = copy.copy(self)
         X = probe._check_samples(X, ensure_min_samples=2, reset=True)
         weights = None if sample_weight is None else check_sample_weight(sample_weight, X)
-        chosen = chosen_values(*X.shape, int(self.n_components))
+        chosen = chosen_values(*X.shape, int(self.n_components), self._linear_init)
         model = with_values(self, chosen)
         # The same in every fit of these data, so that a checkpoint is found again.
         fixed = 0 if self.random_state is None else copy.deepcopy(self.random_state)

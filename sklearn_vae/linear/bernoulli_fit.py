@@ -10,16 +10,10 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logit
 
-from sklearn_vae.gaussian.arrays import scale_of
-from sklearn_vae.gaussian.bernoulli_elbo import (
-    BernoulliParameters,
-    LinearBernoulliElbo,
-    SamplePosteriors,
-    laplace_posterior,
-)
-from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
+from sklearn_vae.gaussian.arrays import scale_of, weighted_mean
+from sklearn_vae.gaussian.bernoulli_bound import LinearBernoulliBound, initial_loadings
+from sklearn_vae.gaussian.bernoulli_elbo import BernoulliParameters, SamplePosteriors
 from sklearn_vae.gaussian.spectrum import peak_signs
-from sklearn_vae.linear.sample_weights import weighted_mean
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.identity import digest
 
@@ -33,13 +27,9 @@ _MAX_ITER = 1
 # as convergence below the second one, where rounding errors prevent further progress.
 _GRADIENT = 1e-10
 _GRADIENT_OF_ROUNDING = 1e-6
-# Scale of the noise in the initial loadings, because a column of zeros is a stationary point.
-_NOISE = 1e-2
 # A feature counts as constant if its sum, or the sum of 1 - x, is below this value. Soft bits can
 # be as small as a sigmoid, and the loadings grow with the odds.
 _LEAST_COUNT = 1e-6
-# Maximum initial loading, because the loadings of rare bits would be far too large.
-_MAX_LOADING = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,26 +89,6 @@ def fit_bernoulli(
     return BernoulliFit(W, mu, V, p.D[order], history, converged)
 
 
-def initial_loadings(
-    bits: np.ndarray, n_components: int, rng: Any, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Compute the loadings of the Gaussian model that approximates small Bernoulli loadings.
-
-    The bits minus their mean p, divided by sqrt(p (1 - p)), have noise of variance 1 and loadings
-    sqrt(p (1 - p)) W.
-    """
-    d, n = bits.shape
-    p = weighted_mean(bits.T, weights)
-    std = np.sqrt(p * (1.0 - p))
-    k = min(n_components, d, n)
-    standard = ((bits - p[:, None]) / std[:, None]).T
-    spectrum = decompose(standard, k, choose_solver(standard, k), weights, random_state=rng)
-    loadings = spectrum.loadings(k, 1.0, standard.dtype)
-    W = _NOISE * rng.standard_normal((d, n_components))
-    W[:, :k] += np.clip(loadings / std[:, None], -_MAX_LOADING, _MAX_LOADING)
-    return W
-
-
 def _fit_linear(
     bits: np.ndarray,
     W: np.ndarray,
@@ -127,29 +97,11 @@ def _fit_linear(
     file: Checkpoint | None,
     weights: np.ndarray | None,
 ) -> tuple[BernoulliParameters, list[float], bool]:
-    bound = LinearBernoulliElbo(bits, weights)
-    p, k = bound.mean, W.shape[1]
-    std = np.sqrt(p * (1.0 - p))
-    mu = logit(p)
-    V, D = laplace_posterior(W, mu)
-    whitener, dewhitener = whitening(bits, weights)
-    sizes = np.cumsum([W.size, mu.size, k * whitener.shape[1]])
-
-    def unpack(numbers: np.ndarray) -> BernoulliParameters:
-        W, mu, A, log_D = np.split(numbers, sizes)
-        V = A.reshape(k, -1) @ whitener.T
-        return BernoulliParameters(W.reshape(-1, k) / std[:, None], mu / std, V, np.exp(log_D))
-
-    def objective(numbers: np.ndarray) -> tuple[float, np.ndarray]:
-        p = unpack(numbers)
-        value, g = bound.value_and_gradients(p)
-        return value, np.concatenate(
-            [(g.W / std[:, None]).ravel(), g.mu / std, (g.V @ whitener).ravel(), g.D * p.D]
-        )
-
-    start = [(W * std[:, None]).ravel(), mu * std, (V @ dewhitener).ravel(), np.log(D)]
-    numbers, history, converged = maximize(objective, np.concatenate(start), max_iter, tol, file)
-    return unpack(numbers), history, converged
+    bound = LinearBernoulliBound(bits, W, weights)
+    numbers, history, converged = maximize(
+        bound.value_and_gradient, bound.start, max_iter, tol, file
+    )
+    return bound.parameters(numbers), history, converged
 
 
 def _fit_per_sample(
@@ -178,28 +130,6 @@ def _fit_per_sample(
     numbers, history, converged = maximize(objective, start, max_iter, tol, file, (M, S))
     no_encoder = np.empty((k, 0)), np.empty(0)
     return BernoulliParameters(*unpack(numbers), *no_encoder), history, converged
-
-
-def whitening(bits: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return R that whitens R'(x - mean), and B with R'B = I, both of shape (d, rank).
-
-    With V = A R' the bound has similar curvature in every direction of A, and the encoder ignores
-    directions that the data do not determine.
-    """
-    d, n = bits.shape
-    p = weighted_mean(bits.T, weights)
-    centered = bits - p[:, None]
-    if weights is not None:
-        centered *= weights**0.5
-    if d <= n:
-        values, U = np.linalg.eigh(centered @ centered.T / n)
-    else:
-        values, E = np.linalg.eigh(centered.T @ centered / n)
-        U = centered @ E
-        U /= np.maximum(np.linalg.norm(U, axis=0), np.finfo(float).tiny)
-    kept = values > 1e-10 * max(values[-1], float((p * (1.0 - p)).max()))
-    scale = np.sqrt(values[kept])
-    return U[:, kept] / scale, U[:, kept] * scale
 
 
 def maximize(
