@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array, DeepModel
+from sklearn_vae.deep.epoch_search import mean_objective
 from sklearn_vae.deep.linear_starts import start_at_pca
 from sklearn_vae.deep.ppca_start import LearningRateLimit, check_linear_networks
 from sklearn_vae.deep.training_data import TrainingData
@@ -282,6 +283,10 @@ class DeepAutoencoder(DeepModel):
         finite = [bool(torch.isfinite(self.module_(data.train[block]).sum())) for block in blocks]
         if data.reducer.sum(not all(finite)):
             raise FloatingPointError("The reconstruction of the training samples is not finite.")
+
+    def _bounds_of_fit(self, data: TrainingData) -> tuple[float, float]:
+        error = mean_objective(self.net_, data.train, data.weights)
+        return error * self.scale_**2, -float(self.scale_**2)
 
     def _encode(self, x: Tensor) -> Tensor:
         return self.module_.encode(x)

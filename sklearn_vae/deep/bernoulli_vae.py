@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from sklearn_vae.deep.base import Array
@@ -274,6 +275,11 @@ class DeepBernoulliVAE(DeepVAE):
             self._initial_nats = start_at_logistic_ppca(
                 self.module_, data.train, data.weights, data.seed
             )
+
+    def _bound_without_latents(self, data: TrainingData) -> float:
+        x, w = data.train, data.weights
+        p = (x if w is None else w[:, None] * x).mean(0).double().clamp(0.0, 1.0)
+        return float((torch.special.entr(p) + torch.special.entr(1.0 - p)).sum().neg())
 
     def _training_callbacks(self) -> list[Any]:
         nats = vars(self).get("_initial_nats")

@@ -68,7 +68,8 @@ def values_of_fit(model: Any) -> dict[str, Any]:
 
 def adopt(model: Any, explicit: Any) -> None:
     """Give a model the fitted attributes of a copy, and keep its own parameters."""
-    names = parameters_of(type(model))
+    kind: Any = type(model)
+    names = parameters_of(kind)
     own = {name: value for name, value in vars(model).items() if name in names}
     fitted = {name: value for name, value in vars(explicit).items() if name not in names}
     vars(model).clear()

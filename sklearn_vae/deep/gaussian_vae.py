@@ -16,6 +16,7 @@ from sklearn_vae.deep.ppca_start import (
     LearningRateLimit,
     can_start,
     check_init,
+    factor_noise,
     ppca_residuals,
     start_at_ppca,
 )
@@ -368,6 +369,8 @@ class DeepGaussianVAE(DeepVAE):
         samples, reducer, weights = data.train, data.reducer, data.weights
 
         def residuals() -> Array:
+            if self._starts_linear and self._likelihood_class.per_feature:
+                return factor_noise(samples, int(self.n_components), weights)
             ppca = ppca_residuals(samples, self.n_components, reducer, weights)
             return ppca if self.init is None else ppca.mean()
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.checks import checked_layer_sizes
 from sklearn_vae.deep.choices import values_of_fit, with_values
+from sklearn_vae.gaussian.centered import centered_data
 from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose_summary, summarize
+from sklearn_vae.gaussian.factor_analysis import fit_factors
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.nn.likelihoods import NOISE_MODELS
@@ -32,6 +34,9 @@ SHARE_OF_GAIN = 0.5
 # falls.
 RISING_EPOCHS = 5
 FALLING_SHARE = 0.2
+
+# Largest derivative of the log-likelihood of factor analysis at convergence, in nats per sample.
+FACTOR_TOL = 1e-5
 
 # Number of batches from which Adam estimates gradient variances before its first step.
 N_WARMUP_BATCHES = 16
@@ -260,6 +265,14 @@ def ppca_residuals(
         squares = np.einsum("i,ij,ij->j", _on_host(weights), x, x)
     variance = reducer.sum(squares) / reducer.sum(len(x))
     return np.maximum(variance - (loadings**2).sum(axis=1), 0)
+
+
+def factor_noise(samples: Tensor, n_components: int, weights: Tensor | None = None) -> Array:
+    """Compute the noise variances of factor analysis, by maximum likelihood."""
+    X, w = samples.cpu().double().numpy(), None if weights is None else _on_host(weights)
+    n, d = X.shape
+    summary = Moments.of(X, w) if d <= n else centered_data(X, w)
+    return fit_factors(summary, min(n_components, d, n - 1), tol=FACTOR_TOL).noise_variance
 
 
 def _on_host(weights: Tensor) -> Array:
