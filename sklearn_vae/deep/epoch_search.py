@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.gaussian.arrays import positive_weights
-from sklearn_vae.nn.distributions import weighted_sum
+from sklearn_vae.nn.distributions import fixed_draws, weighted_sum
 from sklearn_vae.training.distributed import SINGLE_PROCESS
 from sklearn_vae.training.scaling import standardize
 
@@ -166,16 +166,15 @@ def entries_of_start(net: Any, data: TrainingData) -> dict[str, Any]:
     """Return the history entries of a net that was not trained, averaged over the samples."""
     module, x, weights = net.module_, data.train, data.weights
     net.monitor.begin()
-    generator = torch.Generator(x.device).manual_seed(0)
+    k = net.noise_shape[1]
+    draws = (fixed_draws(k) if k else torch.zeros(1, 1, 0)).to(x)
     totals = np.zeros(2)
-    step = max(1, NUMBERS_PER_PART // x.shape[1])
+    step = max(1, NUMBERS_PER_PART // (len(draws) * x.shape[1]))
     for start in range(0, len(x), step):
         part = x[start : start + step]
         w = None if weights is None else weights[start : start + step]
-        noise = torch.randn(
-            (1, len(part), net.noise_shape[1]), generator=generator, device=x.device, dtype=x.dtype
-        )
-        terms = net.objective(module, part, torch.cat([noise, -noise]), 1.0, **net.options)[1:]
+        noise = draws.expand(-1, len(part), -1)
+        terms = net.objective(module, part, noise, 1.0, **net.options)[1:]
         totals += [float(weighted_sum(term, w)) for term in terms]
         net.monitor.update(module, module.encoder(part), *([] if w is None else [w]))
     entries = net.monitor.record(module, len(x), *(totals / len(x)))
