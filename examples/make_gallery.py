@@ -27,7 +27,7 @@ WIDTH, COLORS, MARGIN = 640, 96, 0.06  # in pixels, per file, in inches
 
 # Axes that are shown, given the variables of plot_NAME.py.
 PICTURES = {
-    "ppca_replaces_pca": lambda example: example["right"].axes,
+    "ppca_replaces_pca": lambda example: example["left"].axes,
     "stationary_points": lambda example: example["axes"][1:2],
     "deep_vae_digits": lambda example: example["left"].axes,
     "heteroscedastic_ring": lambda example: example["right"].axes,

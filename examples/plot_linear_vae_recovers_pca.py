@@ -11,6 +11,7 @@ log-likelihood of probabilistic PCA. For the autoencoder, all rotations are equi
 """
 
 import argparse
+import warnings
 
 import matplotlib
 
@@ -18,6 +19,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae import PPCA, DeepAutoencoder, LinearVAE
 from sklearn_vae.plot import ReconstructionDisplay, TrainingDisplay
@@ -35,9 +37,14 @@ ppca = PPCA(n_components=k, svd_solver="full").fit(X)
 settings = {"n_components": k, "random_state": 0}
 start = {**settings, "noise_variance_init": X.var()}
 n_steps, n_epochs = (2000, 30) if arguments.small else (20000, 500)
-vae = LinearVAE(solver="adam", max_iter=n_steps, learning_rate=3e-3, **start).fit(X)
+vae = LinearVAE(solver="adam", max_iter=n_steps, learning_rate=3e-3, **start)
 draws = {"solver": "stochastic", "batch_size": 128, "n_mc_samples": 5}
-drawn = LinearVAE(max_iter=n_epochs, **draws, **start).fit(X)
+drawn = LinearVAE(max_iter=n_epochs, **draws, **start)
+with warnings.catch_warnings():
+    # The table below has the distance from the maximum.
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    vae.fit(X)
+    drawn.fit(X)
 autoencoder = DeepAutoencoder(hidden_layer_sizes=(), max_epochs=n_epochs, **settings).fit(X)
 
 

@@ -18,8 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
 
-from sklearn_vae import PPCA
-from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
+from sklearn_vae.gaussian import StationaryPoint, sample_spectrum
 from sklearn_vae.plot import LikelihoodSurfaceDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
@@ -31,8 +30,7 @@ arguments = parser.parse_args()
 # Three of the eight columns are the leading eigenvectors. The others are zero. One zero column
 # moves in the plane of the fifth and the seventh eigenvector.
 X = load_digits().data
-model = PPCA(n_components=8).fit(X)
-spectrum = Spectrum.from_moments(Moments.of(X))
+spectrum = sample_spectrum(X)
 values = spectrum.eigenvalues
 fifth, seventh = 4, 6
 panels = {

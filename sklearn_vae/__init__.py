@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from sklearn_vae.deep.autoencoder import DeepAutoencoder as DeepAutoencoder
     from sklearn_vae.deep.bernoulli_vae import DeepBernoulliVAE as DeepBernoulliVAE
     from sklearn_vae.deep.gaussian_vae import DeepGaussianVAE as DeepGaussianVAE
+    from sklearn_vae.gaussian.certificate import Certificate as Certificate
     from sklearn_vae.gaussian.lowrank import LowRankGaussian as LowRankGaussian
     from sklearn_vae.gaussian.moments import Moments as Moments
+    from sklearn_vae.gaussian.stationarity import Stationarity as Stationarity
     from sklearn_vae.linear.bernoulli import BernoulliPPCA as BernoulliPPCA
+    from sklearn_vae.linear.factor_analysis import FactorAnalysis as FactorAnalysis
     from sklearn_vae.linear.imputer import PPCAImputer as PPCAImputer
     from sklearn_vae.linear.linear_vae import LinearVAE as LinearVAE
     from sklearn_vae.linear.ppca import PPCA as PPCA

@@ -31,7 +31,8 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
     def transform(self, X: Any) -> Any:
         """Compute the latent coordinates of each sample.
 
-        For a model with a posterior these are the means of q(z|x).
+        For a model with a posterior these are the means of q(z|x), unless it has a parameter
+        `coordinates`.
 
         Parameters
         ----------
@@ -48,7 +49,8 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
     def inverse_transform(self, Z: Any) -> Any:
         """Map latent coordinates back to the space of the features.
 
-        For a model with a likelihood the result is the mean of p(x|z).
+        For a model with a likelihood the result is the mean of p(x|z), unless it has a parameter
+        `coordinates`.
 
         Parameters
         ----------
@@ -82,6 +84,11 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
     @property
     def stopped_early(self) -> bool:
         """Whether training ended by early stopping."""
+        return False
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the networks are those of the linear model at which training began."""
         return False
 
     @property

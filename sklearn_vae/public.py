@@ -11,6 +11,7 @@ ESTIMATORS = {
     "DeepGaussianVAE": "deep.gaussian_vae",
     "DensityPipeline": "preprocessing.density",
     "Dequantizer": "preprocessing.dequantizer",
+    "FactorAnalysis": "linear.factor_analysis",
     "LinearVAE": "linear.linear_vae",
     "LogitTransformer": "preprocessing.logit",
     "PPCA": "linear.ppca",
@@ -20,6 +21,7 @@ ESTIMATORS = {
 
 # Classes whose instances are fully determined by the arguments of their constructor.
 RECORDS = {
+    "Certificate": "gaussian.certificate",
     "ConvDecoder": "nn.convolutional",
     "ConvEncoder": "nn.convolutional",
     "LowRankGaussian": "gaussian.lowrank",
@@ -30,6 +32,7 @@ RECORDS = {
     "ResidualEncoder": "nn.convolutional",
     "Snapshot": "training.callbacks",
     "SoftThresholdDecoder": "nn.networks",
+    "Stationarity": "gaussian.stationarity",
 }
 
 MODULES = {**ESTIMATORS, **RECORDS, "Processes": "training.distributed"}

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from array_api_compat import array_namespace, to_device
 
+# Fitted attributes that are records, not arrays or numbers.
+RECORDS = {"moments_", "certificate_"}
+
 
 def to_numpy(array):
     """Back to NumPy from whatever namespace, at full precision."""

@@ -23,6 +23,7 @@ from sklearn_vae import (
     DeepAutoencoder,
     DeepBernoulliVAE,
     DeepGaussianVAE,
+    FactorAnalysis,
     LinearVAE,
     PPCAImputer,
 )
@@ -46,6 +47,10 @@ LINEAR = [
     PPCA(1, max_iter=20),
     PPCACV(cv=2),
     PPCACV([0, 1], noise_variance=[None, 0.5], cv=2, selection="one_standard_error"),
+    FactorAnalysis(),
+    FactorAnalysis(1, max_iter=20, rotation="varimax"),
+    FactorAnalysis(2, max_iter=20, rotation="oblimin"),
+    FactorAnalysis(1, noise_variance=0.5),
     PPCAImputer(max_iter=20),
     PPCAImputer(1, add_indicator=True, keep_empty_features=True, max_iter=20),
     PPCAImputer(1, missing_values=-1.0, noise_variance=0.5, max_iter=20),

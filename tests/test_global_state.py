@@ -16,6 +16,7 @@ from sklearn_vae import (
     DeepAutoencoder,
     DeepBernoulliVAE,
     DeepGaussianVAE,
+    FactorAnalysis,
     LinearVAE,
     PPCAImputer,
 )
@@ -55,9 +56,10 @@ ESTIMATORS = [
     PPCA(2),
     PPCACV([1, 2], cv=2),
     PPCAImputer(1),
+    FactorAnalysis(1, noise_variance=0.5),
     LinearVAE(2, random_state=0),
-    LinearVAE(2, solver="adam", max_iter=20, random_state=0),
-    LinearVAE(2, solver="stochastic", max_iter=2, random_state=0),
+    LinearVAE(2, solver="adam", max_iter=20, tol=1e3, random_state=0),
+    LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, random_state=0),
     BernoulliPPCA(1, binarize=0.0, random_state=0),
     DeepGaussianVAE(2, **FIT),
     DeepGaussianVAE(2, **FIT, encoder=OwnNumbers, noise_model="heteroscedastic"),
@@ -163,8 +165,8 @@ FIXED = [
         2, **FIT, noise_variance=np.linspace(0.1, 0.3, X.shape[1]), noise_model="diagonal"
     ),
     LinearVAE(2, noise_variance=0.1),
-    LinearVAE(2, noise_variance=0.1, solver="adam", max_iter=10, random_state=0),
-    LinearVAE(2, noise_variance=0.1, solver="stochastic", max_iter=2, random_state=0),
+    LinearVAE(2, noise_variance=0.1, solver="adam", max_iter=10, tol=1e3, random_state=0),
+    LinearVAE(2, noise_variance=0.1, solver="stochastic", max_iter=2, tol=1e3, random_state=0),
     PPCA(2, noise_variance=0.1),
     PPCACV(2, noise_variance=[0.1], cv=2),
 ]

@@ -5,7 +5,14 @@ import pytest
 from sklearn.decomposition import PCA
 
 import sklearn_vae
-from sklearn_vae import PPCA, DeepAutoencoder, DeepGaussianVAE, LinearVAE, public
+from sklearn_vae import (
+    PPCA,
+    DeepAutoencoder,
+    DeepGaussianVAE,
+    FactorAnalysis,
+    LinearVAE,
+    public,
+)
 from sklearn_vae.diagnostics import (
     active_units,
     collapse,
@@ -43,7 +50,13 @@ class Plain:
         return self.model.score_samples(X)
 
 
-MODELS = [PPCA(3), PPCA(3, noise_variance=5.0), LinearVAE(2), DeepGaussianVAE(3, **SMALL)]
+MODELS = [
+    PPCA(3),
+    PPCA(3, noise_variance=5.0),
+    FactorAnalysis(1),
+    LinearVAE(2),
+    DeepGaussianVAE(3, **SMALL),
+]
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
@@ -61,7 +74,7 @@ def test_questions_have_answers_before_and_after_a_fit(model):
     np.testing.assert_array_equal(model.shared_noise_variance, model.noise_variance_)
     assert not model.active_bounds
     history = model.training_history
-    assert (history is None) == isinstance(model, PPCA)
+    assert (history is None) == isinstance(model, PPCA | FactorAnalysis)
     if history is not None:
         assert {"epoch", "iteration"} & history.keys()
         assert len(set(map(len, history.values()))) == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
+from skorch.history import History
 from torch import Tensor
 
 from sklearn_vae.deep.callbacks import (
@@ -28,6 +31,22 @@ from sklearn_vae.deep.checks import (
     check_training_parameters,
     checked_layer_sizes,
 )
+from sklearn_vae.deep.choices import (
+    PLAIN,
+    adopt,
+    chosen_values,
+    is_auto,
+    values_of_fit,
+    with_values,
+)
+from sklearn_vae.deep.epoch_search import (
+    RATE_OF_AVERAGE,
+    AveragedParameters,
+    EpochSearch,
+    entries_of_start,
+    mean_objective,
+    search_epochs,
+)
 from sklearn_vae.deep.evaluation import (
     block_size,
     evaluate_blocks,
@@ -36,7 +55,9 @@ from sklearn_vae.deep.evaluation import (
     keep_snapshots,
 )
 from sklearn_vae.deep.fitted_networks import network_parameters, restored_net, state_of_net
+from sklearn_vae.deep.outcome import warn_of_outcome
 from sklearn_vae.deep.training_data import TrainingData, prepare
+from sklearn_vae.gaussian.arrays import check_sample_weight
 from sklearn_vae.protocol import EncoderDecoder, numbered
 from sklearn_vae.serialization.checkpoint import check_checkpoint
 from sklearn_vae.training.callbacks import Progress, StopEarly
@@ -45,7 +66,12 @@ from sklearn_vae.training.devices import device_and_dtype, torch_defaults
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Processes, Reducer
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.scaling import center_and_scale
-from sklearn_vae.validation import all_or_nothing, check_latents, checked_data
+from sklearn_vae.validation import (
+    all_or_nothing,
+    check_latents,
+    check_random_state,
+    checked_data,
+)
 
 Array = NDArray[Any]
 
@@ -59,6 +85,8 @@ class DeepModel(EncoderDecoder, ABC):
     """
 
     callbacks: Any
+    random_state: Any
+    is_linear_: bool
     net_: VAENet
     mean_: Array
     scale_: Any
@@ -72,6 +100,9 @@ class DeepModel(EncoderDecoder, ABC):
         "net_": "any",
         "scale_": "number|d finite positive",
     }
+
+    # Value of `init` that starts at the linear model.
+    _linear_init: ClassVar[str] = "ppca"
 
     # Parameters that a warm start cannot change.
     _network_parameters: tuple[str, ...] = (
@@ -125,24 +156,17 @@ class DeepModel(EncoderDecoder, ABC):
             If training diverges. The estimator keeps its last finite parameters and can be used.
         """
         reducer = SINGLE_PROCESS if processes is None else processes.reducer
+        search = None
         with reducer.ending_on_error():
-            self._check_parameters()
-        warm = self.warm_start and hasattr(self, "net_")
-        keep_net = self.net_.all_or_nothing() if warm else nullcontext()
-        with reducer.ending_on_error(), all_or_nothing(self), keep_net:
-            data = prepare(self, X, sample_weight, warm, reducer)
-            if not warm:
-                self._build(data)
-            self.net_.separate_draws(reducer)
-            diverged, complete = self._train(data)
-            diverged = self._evaluate(data) or diverged
-            if data.checkpoint is not None and complete and diverged is None:
-                data.checkpoint.save(last_state_of(self.net_), finished=True)
-            keep_snapshots(self, data)
-            self.net_.last_states_ = []
-        warn_of_failures(self.net_)
-        if diverged is not None:
-            raise diverged
+            warm = self.warm_start and hasattr(self, "net_")
+            explicit = with_values(self, values_of_fit(self) if warm else PLAIN)
+            explicit._check_parameters()
+            if not warm and reducer.size == 1 and self._is_automatic():
+                explicit, search = self._choose(X, sample_weight)
+        try:
+            explicit._fit(X, sample_weight, warm, reducer, search)
+        finally:
+            adopt(self, explicit)
         return self
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -206,7 +230,11 @@ class DeepModel(EncoderDecoder, ABC):
 
     @property
     def stopped_early(self) -> bool:
-        return bool(self.early_stopping) and self.n_iter_ < self.max_epochs
+        return bool(self.early_stopping) and self.n_iter_ < values_of_fit(self)["max_epochs"]
+
+    @property
+    def is_linear(self) -> bool:
+        return bool(vars(self).get("is_linear_"))
 
     @property
     def n_layers(self) -> int:
@@ -238,6 +266,10 @@ class DeepModel(EncoderDecoder, ABC):
         """Set the diagnostic attributes; raise FloatingPointError if a result is not finite."""
 
     @abstractmethod
+    def _bounds_of_fit(self, data: TrainingData) -> tuple[float, float]:
+        """Return the bounds of the training samples for the model, and without latents."""
+
+    @abstractmethod
     def _encode(self, x: Tensor) -> Tensor:
         """Return the latent coordinates of samples, in the units of the networks."""
 
@@ -255,6 +287,111 @@ class DeepModel(EncoderDecoder, ABC):
     def _n_warmup_epochs(self) -> int:
         """Return the number of epochs before early stopping begins to count."""
         return 0
+
+    def _is_automatic(self) -> bool:
+        """Return whether the number of epochs is found by validation, from a linear start."""
+        if not is_auto(self.max_epochs) or self.early_stopping:
+            return False
+        model = with_values(self, chosen_values(1, 1, int(self.n_components), self._linear_init))
+        return bool(model.init == self._linear_init and model._can_start_linear())
+
+    def _choose(self, X: Any, sample_weight: Any) -> tuple[Any, EpochSearch]:
+        """Return a copy with the chosen values of all parameters, and the search of the epochs."""
+        probe = copy.copy(self)
+        X = probe._check_samples(X, ensure_min_samples=2, reset=True)
+        weights = None if sample_weight is None else check_sample_weight(sample_weight, X)
+        n, d = X.shape
+        chosen = chosen_values(n, d, int(self.n_components), self._linear_init)
+        model = with_values(self, chosen)
+        # The same in every fit of these data, so that a checkpoint is found again.
+        fixed = 0 if self.random_state is None else copy.deepcopy(self.random_state)
+        seed = int(check_random_state(fixed).randint(np.iinfo(np.int32).max // 2))
+        search = search_epochs(model, X, weights, seed)
+        model.max_epochs = search.n_epochs
+        return model, search
+
+    def _fit(
+        self, X: Any, sample_weight: Any, warm: bool, reducer: Reducer, search: EpochSearch | None
+    ) -> None:
+        """Train the networks of a model without parameters that are "auto"."""
+        keep_net = self.net_.all_or_nothing() if warm else nullcontext()
+        with reducer.ending_on_error(), all_or_nothing(self), keep_net:
+            self._set_chosen_values(search)
+            data = prepare(self, X, sample_weight, warm, reducer)
+            if not warm:
+                self._build(data)
+            self.net_.separate_draws(reducer)
+            if search is None:
+                diverged, complete = self._train(data)
+            else:
+                diverged, complete = self._train_from_linear(data)
+            diverged = self._evaluate(data) or diverged
+            if search is not None:
+                self._record_search(search, data)
+            if data.checkpoint is not None and complete and diverged is None:
+                data.checkpoint.save(last_state_of(self.net_), finished=True)
+            keep_snapshots(self, data)
+            self.net_.last_states_ = []
+        warn_of_failures(self.net_)
+        if diverged is not None:
+            raise diverged
+        linear = vars(self).get("_linear_bound")
+        bound, baseline = self._bounds_of_fit(data)
+        warn_of_outcome(self, bound, linear, baseline, search)
+        if self.is_linear_ and self.verbose and reducer.rank == 0:
+            print(
+                f"{type(self).__name__} keeps its linear start, because no epoch of training "
+                "improved it on validation samples.",
+                file=sys.stderr,
+            )
+
+    def _set_chosen_values(self, search: EpochSearch | None) -> None:
+        """Set the attributes with the values that this fit uses."""
+        self._automatic, self.is_linear_ = search is not None, False
+        for name in PLAIN.keys() & vars(self).keys():
+            setattr(self, f"{name}_", getattr(self, name))
+        if search is not None:
+            self.max_epochs_ = search.max_epochs
+        self.hidden_layer_sizes_ = self._hidden_layer_sizes()
+
+    def _train_from_linear(self, data: TrainingData) -> tuple[FloatingPointError | None, bool]:
+        """Train the net, and return to the linear start if training lowers its objective."""
+        self.is_linear_ = True
+        if not self.max_epochs:
+            self._set_up_net(data, None)
+            self.net_.train_split = None
+            return None, False
+        start = {name: t.clone() for name, t in self.net_.module_.state_dict().items()}
+        bound = mean_objective(self.net_, data.train, data.weights)
+        diverged, complete = self._train(data)
+        self.is_linear_ = mean_objective(self.net_, data.train, data.weights) < bound
+        if self.is_linear_:
+            self.net_.module_.load_state_dict(start)
+            self.net_.history_ = History()
+        return diverged, complete and not self.is_linear_
+
+    def _record_search(self, search: EpochSearch, data: TrainingData) -> None:
+        """Add the bounds of the search to the history, which is that of the start if linear."""
+        first = 1
+        if self.is_linear_:
+            first = 0
+            entries = entries_of_start(self.net_, data)
+            self.history_ = {name: np.array([value]) for name, value in entries.items()}
+        n = len(next(iter(self.history_.values())))
+        evaluated = search.epochs < first + n
+        bounds = np.full(first + n, np.nan)
+        bounds[search.epochs[evaluated]] = search.bounds[evaluated]
+        self.history_["validation_bound"] = bounds[first:]
+        self.history_["linear_validation_bound"] = np.full(n, bounds[0])
+
+    @property
+    def _starts_linear(self) -> bool:
+        """Whether this fit starts at the linear model, for a number of epochs that was found."""
+        return bool(vars(self).get("_automatic"))
+
+    def _can_start_linear(self) -> bool:
+        """Return whether the networks can represent the linear model, and its objective is used."""
+        return False
 
     def _check_parameters(self) -> None:
         """Raise ValueError if a parameter is invalid for any data."""
@@ -330,14 +467,18 @@ class DeepModel(EncoderDecoder, ABC):
             warnings.warn(
                 f"Training was interrupted after {len(net.history)} epochs. "
                 f"{type(self).__name__} keeps the parameters reached so far.",
-                stacklevel=3,
+                stacklevel=4,
             )
         return diverged, net.complete_
 
-    def _set_up_net(self, data: TrainingData, bar: Progress | None) -> None:
+    def _set_up_net(
+        self, data: TrainingData, bar: Progress | None, further: Sequence[Any] = ()
+    ) -> None:
         """Set the parameters and callbacks of the net for this training."""
         net, valid = self.net_, data.valid
-        callbacks = [*callbacks_of_fit(self.callbacks), *self._training_callbacks()]
+        callbacks = [*callbacks_of_fit(self.callbacks), *self._training_callbacks(), *further]
+        if self._starts_linear and not further:
+            callbacks.append(AveragedParameters(RATE_OF_AVERAGE))
         if valid is not None:
             callbacks.append(StopEarly(self._n_warmup_epochs(), self.n_iter_no_change, self.tol))
         net.callbacks = callbacks if bar is None else [*callbacks, bar]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sklearn_vae.deep.checks import check_image_shape, checked_layer_sizes
+from sklearn_vae.deep.choices import values_of_fit, with_values
 from sklearn_vae.nn.posteriors import POSTERIORS
 from sklearn_vae.training.devices import matmul_precision_on, torch_defaults
 from sklearn_vae.training.fast_paths import Adam
@@ -102,7 +103,7 @@ def _module_tensors(state: Any) -> dict[str, Tensor]:
 
 def _model_of_fit(model: Any) -> Any:
     """Return an unfitted copy of a model with the parameters of its networks, validated."""
-    past, values = copy.copy(model), model._networks_of_fit
+    past, values = with_values(model, values_of_fit(model)), model._networks_of_fit
     if not isinstance(values, dict) or not set(values) <= set(model._network_parameters):
         raise ValueError(
             "_networks_of_fit must be a dict of parameters among "

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.checks import check_noise
-from sklearn_vae.deep.ppca_start import LearningRateLimit, check_init, ppca_residuals, start_at_ppca
+from sklearn_vae.deep.ppca_start import (
+    LearningRateLimit,
+    can_start,
+    check_init,
+    factor_noise,
+    ppca_residuals,
+    start_at_ppca,
+)
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.deep.vae import DeepVAE
 from sklearn_vae.nn.likelihoods import NOISE_MODELS, NOISE_UPDATES, Likelihood
@@ -104,7 +111,8 @@ class DeepGaussianVAE(DeepVAE):
     max_epochs : int, default=100
         Maximum number of epochs.
     batch_size : int, default=128
-        Number of samples per batch.
+        Maximum number of samples per batch. An epoch has as few batches as possible, whose sizes
+        differ by at most 1.
     early_stopping : bool, default=False
         Whether to hold out validation samples and stop when the objective on them has not
         improved by `tol` for `n_iter_no_change` epochs after the KL warm-up. The best parameters
@@ -227,8 +235,8 @@ class DeepGaussianVAE(DeepVAE):
         self,
         n_components: int = 16,
         *,
-        hidden_layer_sizes: int | Sequence[int] = (512, 256),
-        activation: str = "relu",
+        hidden_layer_sizes: int | Sequence[int] | str = "auto",
+        activation: str = "auto",
         encoder: str | Callable[..., nn.Module] = "mlp",
         decoder: str | Callable[..., nn.Module] = "mlp",
         image_shape: tuple[int, int, int] | None = None,
@@ -236,19 +244,19 @@ class DeepGaussianVAE(DeepVAE):
         noise_variance: Any = None,
         noise_variance_init: Any = None,
         noise_update: str = "closed_form",
-        init: str | None = None,
+        init: str | None = "auto",
         prior: str = "standard",
         variational_family: str = "diagonal",
         objective: str = "elbo",
-        n_mc_samples: int = 1,
+        n_mc_samples: int | str = "auto",
         kl_weight: float = 1.0,
         kl_warmup_epochs: int = 0,
         free_bits: float = 0.0,
-        learning_rate: float = 1e-3,
-        max_epochs: int = 100,
-        batch_size: int = 128,
+        learning_rate: float | str = "auto",
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
         early_stopping: bool = False,
-        validation_fraction: float = 0.1,
+        validation_fraction: float | str = "auto",
         n_iter_no_change: int = 10,
         tol: float = 1e-4,
         device: Any = "auto",
@@ -361,6 +369,8 @@ class DeepGaussianVAE(DeepVAE):
         samples, reducer, weights = data.train, data.reducer, data.weights
 
         def residuals() -> Array:
+            if self._starts_linear and self._likelihood_class.per_feature:
+                return factor_noise(samples, int(self.n_components), weights)
             ppca = ppca_residuals(samples, self.n_components, reducer, weights)
             return ppca if self.init is None else ppca.mean()
 
@@ -391,15 +401,13 @@ class DeepGaussianVAE(DeepVAE):
         return scaled
 
     def _training_callbacks(self) -> list[Any]:
-        nats = self._initial_nats
-        limit = [] if nats is None else [LearningRateLimit(nats)]
+        nats = vars(self).get("_initial_nats")
+        limit = [] if nats is None else [LearningRateLimit(nats, falls=not self._starts_linear)]
         return [*super()._training_callbacks(), *limit]
 
+    def _can_start_linear(self) -> bool:
+        is_free = self.noise_variance_init is None
+        return is_free and super()._can_start_linear() and can_start(self)
+
     def can_start_at_ppca(self) -> bool:
-        model = copy.copy(self)
-        model.init = "ppca"
-        try:
-            check_init(model, model._hidden_layer_sizes())
-        except ValueError:
-            return False
-        return True
+        return can_start(self)

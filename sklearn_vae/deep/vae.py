@@ -24,7 +24,7 @@ from sklearn_vae.gaussian.bounds import (
     EntropyGap,
     sum_of_entropies,
 )
-from sklearn_vae.nn.distributions import fixed_draws
+from sklearn_vae.nn.distributions import LOG_2PI, fixed_draws
 from sklearn_vae.nn.likelihoods import Likelihood
 from sklearn_vae.nn.module import VAEModule, build_vae
 from sklearn_vae.nn.objectives import elbo, iwae, log_weights
@@ -192,6 +192,12 @@ class DeepVAE(LatentModel, DeepModel):
                 f"sum over the latent dimensions, got {self.free_bits!r}."
             )
 
+    def _can_start_linear(self) -> bool:
+        return bool(
+            (self.objective, self.kl_weight, self.kl_warmup_epochs) == ("elbo", 1, 0)
+            and not self.free_bits
+        )
+
     def _n_warmup_epochs(self) -> int:
         return self.kl_warmup_epochs
 
@@ -217,6 +223,7 @@ class DeepVAE(LatentModel, DeepModel):
             "options": {"free_bits": float(self.free_bits)} if self.objective == "elbo" else {},
             "monitor": LatentMonitor(self._log_scale(), self.scale_, recorded),
             "noise_shape": (int(self.n_mc_samples), int(self.n_components)),
+            "antithetic": self._starts_linear and self.n_mc_samples % 2 == 0,
         }
 
     def _training_callbacks(self) -> list[Any]:
@@ -257,6 +264,13 @@ class DeepVAE(LatentModel, DeepModel):
         limits = {"noise variance": terms.at_limit, "posterior variance": averages.at_limit}
         active = tuple(name for name, at_limit in limits.items() if at_limit)
         self.entropy_gap_ = EntropyGap.from_noise_part(noise_part, averages.second_moment, active)
+
+    def _bounds_of_fit(self, data: TrainingData) -> tuple[float, float]:
+        return self.elbo_, self._bound_without_latents(data)
+
+    def _bound_without_latents(self, data: TrainingData) -> float:
+        """Return the log-likelihood of a model without latent dimensions: here, unit normals."""
+        return -0.5 * self.n_features_in_ * (LOG_2PI + 1.0) - self._log_scale()
 
     def _set_noise_variance(self) -> None:
         """Set `noise_variance_` if the noise does not depend on z."""

@@ -142,8 +142,25 @@ def scale_of(weights: Array) -> float:
     return 2.0 ** (math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0
 
 
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return the rounded sum of two arrays and its rounding error (Knuth), or 0 if that is nan."""
+    xp = array_namespace(a)
+    total = a + b
+    part = total - a
+    error = (a - (total - part)) + (b - part)
+    return total, xp.where(xp.isfinite(error), error, xp.zeros_like(error))
+
+
 def to_device_of(reference: Array, values: Any, dtype: Any = None) -> Array:
     """Convert `values` to the library and device of `reference`, by default in its dtype."""
     xp = array_namespace(reference)
     dtype = reference.dtype if dtype is None else dtype
     return xp.asarray(np.asarray(values), dtype=dtype, device=device(reference))
+
+
+def weighted_mean(values: Array, weights: Array | None, dtype: Any = None) -> Any:
+    """Average values over samples, the first axis, with positive weights or without weights."""
+    if weights is None:
+        return values.mean(axis=0, dtype=dtype)
+    weights = weights / scale_of(weights)
+    return weights @ values / weights.sum()

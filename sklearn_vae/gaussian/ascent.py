@@ -17,7 +17,9 @@ class Ascent(NamedTuple):
     parameters: LinearVAEParameters
     directions: Array  # (d, m), orthonormal; the first k are the directions of W's columns
     values: Array  # (m,), variances of the data along the directions, descending
+    rest: float  # sum of the variances of the data orthogonal to the directions
     bound: float
+    gain: float  # estimate of how much the bound can still rise
     done: bool  # whether the bound can rise by less than the tolerance
     span: Array  # basis of the search space of the next iteration
 
@@ -31,7 +33,7 @@ def maximize(
     least_noise: float = 0.0,
     tol: float = 1e-10,
     max_iter: int = 1000,
-    after: tuple[Array, Array] | None = None,
+    after: Ascent | None = None,
 ) -> Iterator[Ascent]:
     """Iterate to the global maximum of the bound, which never falls except by rounding.
 
@@ -40,29 +42,52 @@ def maximize(
     sets: the last directions, their products with S, and their last change (Knyazev, "Toward the
     Optimal Preconditioned Eigensolver", 2001, algorithm 4.1). The m >= k columns of `start` must
     not be orthogonal to a leading eigenvector; m > k keeps the k-th column from stalling at a
-    lower eigenvector. `after` holds the directions and the span of an iteration to continue from.
+    lower eigenvector. `after` is an iteration to continue from.
     """
     k, m = n_components, start.shape[1]
-    before, basis = (None, start) if after is None else after
+    before, basis = None, start
+    if after is not None:
+        before, basis = after.directions, after.span
+        elbo = elbo.resolving(after.parameters.noise_variance)
     for _ in range(max_iter):
         basis, is_complete = _orthonormal(elbo, basis)
-        S_basis = elbo.times(basis)
-        values, E = _leading(basis.T @ S_basis, m)
-        Q = basis @ E
+        *spectrum, p = _best_in_span(elbo, basis, k, m, noise_variance, least_noise)
+        precise = elbo.resolving(p.noise_variance)
+        if precise is not elbo:
+            elbo = precise
+            *spectrum, p = _best_in_span(elbo, basis, k, m, noise_variance, least_noise)
+        values, Q, SQ, rest = spectrum
         added = Q[:, :0] if before is None else Q - before @ (before.T @ Q)
-        p = elbo.best_along(Q[:, :k], values[:k], noise_variance, least_noise)
         # In units of the largest eigenvalue, because its square may overflow.
         unit = values[0] if values[0] > 0.0 else 1.0
-        residuals = S_basis @ (E / unit) - Q * (values / unit)
+        residuals = SQ / unit - Q * (values / unit)
         lengths = np.sqrt((residuals**2).sum(axis=0))
-        lengths[lengths <= 4.0 * len(Q) ** 0.5 * np.finfo(float).eps] = 0.0
+        rounding = 4.0 * len(Q) ** 0.5 * np.finfo(float).eps
+        if elbo.centered is not None:
+            rounding = rounding * np.sqrt(values / unit)
+        lengths[lengths <= rounding] = 0.0
         gain = _remaining_gain(values / unit, lengths, k, p.noise_variance / unit)
         done = is_complete or gain < tol
         basis = np.hstack([Q, residuals / np.where(lengths > 0.0, lengths, 1.0), added])
-        yield Ascent(p, Q, values, elbo.value(p), done, basis)
+        yield Ascent(p, Q, values, rest, elbo.value(p), 0.0 if is_complete else gain, done, basis)
         if done:
             return
         before = Q
+
+
+def _best_in_span(
+    elbo: LinearElbo,
+    basis: Array,
+    k: int,
+    m: int,
+    noise_variance: float | None,
+    least_noise: float,
+) -> tuple[Array, Array, Array, float, LinearVAEParameters]:
+    """Return :meth:`LinearElbo.leading`, and the best parameters with W in the span of a basis."""
+    values, Q, SQ, rest = elbo.leading(basis, m)
+    others = rest + float(values[k:].sum())
+    p = elbo.best_along(Q[:, :k], values[:k], others, noise_variance, least_noise)
+    return values, Q, SQ, rest, p
 
 
 def _orthonormal(elbo: LinearElbo, A: Array) -> tuple[Array, bool]:
@@ -72,12 +97,6 @@ def _orthonormal(elbo: LinearElbo, A: Array) -> tuple[Array, bool]:
     if A.shape[1] >= len(A):
         return np.eye(len(A)), True
     return np.linalg.qr(A)[0], False
-
-
-def _leading(A: Array, k: int) -> tuple[Array, Array]:
-    """Return the k largest eigenvalues of a symmetric matrix, descending, and eigenvectors."""
-    values, vectors = np.linalg.eigh(A)
-    return np.maximum(values[::-1][:k], 0.0), vectors[:, ::-1][:, :k]
 
 
 def _remaining_gain(values: Array, lengths: Array, k: int, noise_variance: float) -> float:

@@ -23,9 +23,11 @@ class StationaryPoint:
     Parameters
     ----------
     spectrum : Spectrum
-        Spectrum with all d eigenpairs, for example from :meth:`Spectrum.from_moments`.
+        Spectrum of the covariance of the data: all eigenpairs from :func:`sample_spectrum` or
+        :meth:`Spectrum.from_moments`, or those that a fitted model keeps, `PPCA.spectrum_`.
     kept : sequence of int
-        Distinct indices of the kept eigenvectors, one per nonzero column; 0 is the leading one.
+        Distinct indices of the kept eigenvectors, one per nonzero column; 0 is the leading one. The
+        spectrum must contain them.
     n_components : int
         Number k of columns of W. The columns after the kept ones are zero.
     noise_variance : float, default=None
@@ -35,9 +37,8 @@ class StationaryPoint:
     Raises
     ------
     ValueError
-        If the spectrum lacks eigenpairs, if an index in `kept` is invalid or repeated, if
-        `n_components` is out of range, or if sigma2 is not positive or not below every kept
-        eigenvalue.
+        If an index in `kept` is invalid or repeated, if `n_components` is out of range, or if
+        sigma2 is not positive or not below every kept eigenvalue.
 
     See Also
     --------
@@ -51,10 +52,14 @@ class StationaryPoint:
     Examples
     --------
     >>> from sklearn.datasets import load_iris
-    >>> from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
-    >>> spectrum = Spectrum.from_moments(Moments.of(load_iris().data))
-    >>> StationaryPoint(spectrum, [0, 2], n_components=2, noise_variance=0.05).unstable
+    >>> from sklearn_vae import PPCA
+    >>> from sklearn_vae.gaussian import StationaryPoint, sample_spectrum
+    >>> X = load_iris().data
+    >>> StationaryPoint(sample_spectrum(X), [0, 2], n_components=2, noise_variance=0.05).unstable
     [(1, 1)]
+    >>> model = PPCA(2).fit(X)
+    >>> StationaryPoint(model.spectrum_, [0, 1], 2, model.noise_variance_).is_stable
+    True
     """
 
     spectrum: Spectrum
@@ -63,12 +68,12 @@ class StationaryPoint:
     noise_variance: float | None = None
 
     def __post_init__(self) -> None:
-        d, n_pairs = self.spectrum.n_features, self.spectrum.eigenvalues.shape[0]
-        if n_pairs != d:
-            raise ValueError(f"spectrum must hold all {d} eigenpairs, got {n_pairs}.")
+        d, n_pairs = self.spectrum.n_features, self._n_pairs
         kept = [int(index) for index in self.kept]
-        if len(set(kept)) != len(kept) or not all(0 <= index < d for index in kept):
-            raise ValueError(f"kept must be distinct indices from 0 to {d - 1}, got {kept}.")
+        if len(set(kept)) != len(kept) or not all(0 <= index < n_pairs for index in kept):
+            raise ValueError(
+                f"kept must be distinct indices from 0 to {n_pairs - 1}{self._remedy}, got {kept}."
+            )
         if not len(kept) <= self.n_components <= d:
             raise ValueError(
                 f"n_components must be between len(kept) = {len(kept)} and n_features = {d}, "
@@ -76,8 +81,8 @@ class StationaryPoint:
             )
         sigma2 = self.noise_variance
         if sigma2 is None:
-            rest = [float(self.spectrum.eigenvalues[j]) for j in range(d) if j not in kept]
-            sigma2 = sum(rest) / len(rest) if rest else 0.0
+            others = [float(self.spectrum.eigenvalues[j]) for j in range(n_pairs) if j not in kept]
+            sigma2 = (sum(others) + self.spectrum.rest) / max(d - len(kept), 1)
         if not 0.0 < sigma2 < math.inf:
             raise ValueError(f"noise_variance must be a finite float > 0, got {sigma2}.")
         for index in kept:
@@ -95,10 +100,22 @@ class StationaryPoint:
         return self.noise_variance
 
     @property
+    def _n_pairs(self) -> int:
+        return self.spectrum.eigenvalues.shape[0]
+
+    @property
+    def _remedy(self) -> str:
+        """End of a sentence on indices of eigenvectors, if the spectrum does not hold all."""
+        d = self.spectrum.n_features
+        if self._n_pairs == d:
+            return ""
+        return f" for a spectrum with {self._n_pairs} of {d} eigenpairs"
+
+    @property
     def loadings(self) -> Array:
         """Loadings W, array of shape (n_features, n_components)."""
         U = self.spectrum.components.T
-        return U @ self._coordinates(range(self.spectrum.n_features))
+        return U @ self._coordinates(range(self._n_pairs))
 
     @property
     def column_variances(self) -> list[float]:
@@ -117,7 +134,7 @@ class StationaryPoint:
         column : int
             Index i of the column of W.
         direction : int
-            Index j of an eigenvector that is not kept.
+            Index j of an eigenvector in the spectrum that is not kept.
 
         Returns
         -------
@@ -126,17 +143,17 @@ class StationaryPoint:
         """
         if not 0 <= column < self.n_components:
             raise ValueError(f"column must be from 0 to {self.n_components - 1}, got {column}.")
-        if direction in self.kept or not 0 <= direction < self.spectrum.n_features:
+        if direction in self.kept or not 0 <= direction < self._n_pairs:
             raise ValueError(
-                f"direction must be an index from 0 to {self.spectrum.n_features - 1} that is not "
-                f"in kept, got {direction}."
+                f"direction must be an index from 0 to {self._n_pairs - 1} that is not in kept"
+                f"{self._remedy}, got {direction}."
             )
         value = float(self.spectrum.eigenvalues[direction])
         return (value / self.column_variances[column] - 1.0) / self._sigma2
 
     @property
     def unstable(self) -> list[tuple[int, int]]:
-        """Pairs (column, direction) along which the likelihood rises."""
+        """Pairs (column, direction) along which the likelihood rises, in the spectrum."""
         values = [float(value) for value in self.spectrum.eigenvalues]
         free = [j for j in range(len(values)) if j not in self.kept]
         return [
@@ -145,8 +162,28 @@ class StationaryPoint:
 
     @property
     def is_stable(self) -> bool:
-        """Whether no direction raises the likelihood, as at the maximum for this sigma2."""
-        return not self.unstable
+        """Whether no direction raises the likelihood, as at the maximum for this sigma2.
+
+        It raises ValueError if the spectrum lacks the eigenvalue that decides.
+        """
+        n_left = self.spectrum.n_features - self._n_pairs
+        variances = self.column_variances
+        if self.unstable or not (n_left and variances):
+            return not self.unstable
+        # The eigenvalues after the first r are at least their mean, at most their sum, and at most
+        # the r-th.
+        rest, least = self.spectrum.rest, min(variances)
+        largest = rest
+        if self._n_pairs:
+            largest = min(rest, float(self.spectrum.eigenvalues[-1]))
+        if largest <= least:
+            return True
+        if rest / n_left > least:
+            return False
+        raise ValueError(
+            f"is_stable needs the eigenvalues after the first {self._n_pairs}, the largest of which "
+            f"may be above or below the model variance {least:.6g}. Use sample_spectrum(X)."
+        )
 
     @property
     def log_likelihood(self) -> float:
@@ -162,7 +199,7 @@ class StationaryPoint:
         column : int
             Index of the column w of W that moves.
         directions : tuple of (int, int)
-            Indices p and q of two eigenvectors, kept or not.
+            Indices p and q of two eigenvectors in the spectrum, kept or not.
         a, b : array of shape (m,) and (l,)
             Steps along u_p and u_q; the column becomes w + a u_p + b u_q.
 
@@ -172,16 +209,17 @@ class StationaryPoint:
             Log-likelihood in nats per sample, at the same noise variance.
         """
         p, q = directions
-        d = self.spectrum.n_features
+        r = self._n_pairs
         if not 0 <= column < self.n_components:
             raise ValueError(f"column must be from 0 to {self.n_components - 1}, got {column}.")
-        if p == q or not (0 <= p < d and 0 <= q < d):
+        if p == q or not (0 <= p < r and 0 <= q < r):
             raise ValueError(
-                f"directions must be two different indices from 0 to {d - 1}, got {directions}."
+                f"directions must be two different indices from 0 to {r - 1}{self._remedy}, got "
+                f"{directions}."
             )
         xp = array_namespace(self.spectrum.eigenvalues)
         basis = sorted({*self.kept, p, q})
-        W = xp.asarray(self._coordinates(basis), copy=True)
+        W = self._coordinates(basis)
         m, n = a.shape[0], b.shape[0]
         grid = xp.asarray(xp.broadcast_to(W, (m, n, *W.shape)), copy=True)
         grid[:, :, basis.index(p), column] += a[:, None]

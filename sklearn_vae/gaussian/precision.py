@@ -50,6 +50,30 @@ class Precision:
         """Bound the error of squared singular values."""
         return max(16.0 * order * self.eps**2 * (largest + self.subtracted), SMALLEST)
 
+    def product_error(self, n_terms: float, largest: float, total: float, order: int) -> float:
+        """Bound the error of the eigenvalues of a computed covariance of trace `total`.
+
+        Each entry of the covariance is a sum of `n_terms` products. With independent errors, the
+        error of a sum grows like its square root (Higham and Mary, "A new approach to probabilistic
+        rounding error analysis", SIAM Journal on Scientific Computing 2019). Errors of unequal
+        entries add like those of a random matrix, and those of equal ones like the entries
+        themselves: both are below the geometric mean of the largest eigenvalue and the trace. The
+        eigensolver, in the precision for sums, adds its own error.
+        """
+        largest = max(largest, 0.0) + self.subtracted
+        total = max(total + self.subtracted, largest)
+        products = 2.0 * (8.0 + n_terms**0.5) * self.eps * total**0.5 * largest**0.5
+        return products + max(4.0 * order**0.5 * 2.0**-52 * largest, SMALLEST)
+
+    def singular_value_error(self, shape: tuple[int, int], largest: float, total: float) -> float:
+        """Bound the error of singular values divided by sqrt(n), from variances.
+
+        Centering rounds every entry, and the decomposition adds a multiple of the largest one.
+        """
+        largest = max(largest, 0.0) + self.subtracted
+        total = max(total + self.subtracted, largest)
+        return self.eps * (total**0.5 + 8.0 * max(shape) ** 0.5 * largest**0.5) + SMALLEST**0.5
+
     def rounding(self, mean: Array, variances: Array, n: float) -> Array:
         """Return the variance that rounding may cause in each feature of n samples, shape (d,).
 

@@ -69,8 +69,8 @@ def expected_softplus(
 
 
 def expected_softplus_of_features(
-    means: np.ndarray, variances: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    means: np.ndarray, variances: np.ndarray, order: int = 2
+) -> tuple[np.ndarray, ...]:
     """Run :func:`expected_softplus` for many means per feature with the same variance.
 
     With many samples it uses quintic Hermite interpolation between multiples of a fixed step, so
@@ -81,13 +81,12 @@ def expected_softplus_of_features(
     first = np.floor(means.min(axis=1) / steps)
     n_cells = np.floor(means.max(axis=1) / steps) - first + 1.0
     if n_cells.max() + _TABLE_COST > means.shape[1]:
-        value, slope, curvature = expected_softplus(means, variances[:, None])
-        return value, slope, curvature
+        return expected_softplus(means, variances[:, None], order)
     table = _table(first, int(n_cells.max()), steps, variances)
-    expectations = np.empty((3, *means.shape))
+    expectations = np.empty((order + 1, *means.shape))
     for j, row in enumerate(means):
         _interpolate(row, first[j], steps[j], table[:, j], expectations[:, j])
-    return expectations[0], expectations[1], expectations[2]
+    return tuple(expectations)
 
 
 def _table(first: np.ndarray, n_cells: int, steps: np.ndarray, variances: np.ndarray) -> np.ndarray:
@@ -105,23 +104,20 @@ def _table(first: np.ndarray, n_cells: int, steps: np.ndarray, variances: np.nda
 def _interpolate(
     means: np.ndarray, first: float, step: float, table: np.ndarray, out: np.ndarray
 ) -> None:
-    """Write value and two derivatives at `means`, (n,), into `out`, (3, n)."""
+    """Write value and derivatives at `means`, (n,), into `out`, (order + 1, n)."""
     t = means / step
     t -= first
     cell = t.astype(np.intp)
     t -= cell
-    value, slope, bend = out
-    np.take(table[5], cell, out=value, mode="clip")
-    slope[:] = 0.0
-    bend[:] = 0.0
-    coefficient = np.empty_like(value)
-    # Horner's rule for a polynomial, its derivative and half its second derivative.
+    np.take(table[5], cell, out=out[0], mode="clip")
+    out[1:] = 0.0
+    coefficient = np.empty_like(t)
+    # Horner's rule for a polynomial and its derivatives over factorials.
     for power in range(4, -1, -1):
-        bend *= t
-        bend += slope
-        slope *= t
-        slope += value
-        value *= t
-        value += np.take(table[power], cell, out=coefficient, mode="clip")
-    slope /= step
-    bend *= 2.0 / step**2
+        for order in range(len(out) - 1, 0, -1):
+            out[order] *= t
+            out[order] += out[order - 1]
+        out[0] *= t
+        out[0] += np.take(table[power], cell, out=coefficient, mode="clip")
+    for order in range(1, len(out)):
+        out[order] *= math.factorial(order) / step**order

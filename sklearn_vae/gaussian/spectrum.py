@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
-from scipy.special import gammaln
 
+from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
+from sklearn_vae.gaussian.certificate import Accuracy, Certificate, certify
+from sklearn_vae.gaussian.graded import eigh_of_covariance
+from sklearn_vae.gaussian.minka import log_evidence
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import rounded_along
 
@@ -41,6 +43,10 @@ class Spectrum:
     rounded : array of shape (r,) or float, default=0.0
         Variance along each component that may be a rounding error of the data. Smaller eigenvalues
         count as zero.
+    accuracy : Accuracy, default=Accuracy()
+        What is known about the errors of the eigenpairs. By default nothing is.
+    remainder : array of shape (n_features,), default=None
+        Exact mean minus its rounding `mean`. If None, it is zero.
 
     See Also
     --------
@@ -70,6 +76,8 @@ class Spectrum:
     rest: float
     resolution: float
     rounded: Array | float = 0.0
+    accuracy: Accuracy = field(default_factory=Accuracy)
+    remainder: Array | None = None
 
     @classmethod
     def from_moments(cls, moments: Moments) -> Spectrum:
@@ -87,15 +95,78 @@ class Spectrum:
         """
         xp = array_namespace(moments.scatter)
         S, precision = moments.covariance, moments.precision
-        # Not scipy's eigh, whose BLAS threads would compete with those of NumPy, which still spin
-        # after the product for the scatter.
-        values, vectors = xp.linalg.eigh(S)
-        values = xp.clip(xp.flip(values), 0.0, None)
-        components = with_positive_peaks(xp.flip(vectors, axis=1).T)
+        values, vectors = eigh_of_covariance(S)
+        values = xp.clip(values, 0.0, None)
+        components = with_positive_peaks(vectors.T)
         error = precision.eigenvalue_error(moments.n_features, float(values[0]))
         columns = precision.rounding(moments.mean, xp.linalg.diagonal(S), moments.count)
         rounded = rounded_along(components, columns)
-        return cls(moments.mean, values, components, 0.0, error, rounded)
+        accuracy = accuracy_of_moments(moments, float(values[0]), float(xp.linalg.trace(S)))
+        remainder = moments.remainder
+        return cls(moments.mean, values, components, 0.0, error, rounded, accuracy, remainder)
+
+    def certificate(
+        self, k: int, noise_variance: float | None = None, dtype: str = "float64"
+    ) -> Certificate:
+        """Bound the distance of the pPCA model with k components from the exact solution.
+
+        Parameters
+        ----------
+        k : int
+            Number of components.
+        noise_variance : float or None, default=None
+            Fixed noise variance, or None for the maximum likelihood value.
+        dtype : {"float64", "float32"}, default="float64"
+            Dtype of the components of the model.
+
+        Returns
+        -------
+        Certificate
+            Bounds on eigenvalues, angle, missed variance and log-likelihood.
+        """
+        sigma2 = self.noise_variance(k) if noise_variance is None else float(noise_variance)
+        certificate = certify(
+            np.asarray(to_host(self.eigenvalues), dtype=np.float64),
+            k,
+            self.n_features,
+            self.rest,
+            self.accuracy,
+            noise_variance=sigma2,
+            is_fixed=noise_variance is not None,
+            eps=float(np.finfo(dtype).eps),
+        )
+        is_bounded = sigma2 > 0.0 or k == self.rank == self.n_features
+        return certificate if is_bounded else replace(certificate, max_shortfall=None)
+
+    def check(self) -> None:
+        """Raise ValueError unless shapes match and variances are finite and nonnegative."""
+        try:
+            r, d = self.components.shape
+            xp = array_namespace(self.mean, self.eigenvalues, self.components)
+            rounded = self.rounded + 0.0 * self.eigenvalues
+            valid = (
+                tuple(self.mean.shape) == (d,)
+                and (self.remainder is None or tuple(self.remainder.shape) == (d,))
+                and tuple(self.eigenvalues.shape) == tuple(rounded.shape) == (r,)
+                and bool(xp.all(xp.isfinite(self.mean)))
+                and all(
+                    bool(xp.all(xp.isfinite(values) & (values >= 0.0)))
+                    for values in (self.eigenvalues, rounded)
+                )
+                and all(0.0 <= value < math.inf for value in (self.rest, self.resolution))
+                and isinstance(self.accuracy, Accuracy)
+                and all(
+                    isinstance(value, str) if name == "method" else value >= 0.0
+                    for name, value in vars(self.accuracy).items()
+                )
+            )
+        except (AttributeError, TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise ValueError(
+                "A spectrum must have a finite mean of shape (n_features,), finite eigenvalues >= 0 "
+                "of shape (r,), components of shape (r, n_features), and finite variances >= 0."
+            )
 
     @property
     def n_features(self) -> int:
@@ -137,6 +208,35 @@ class Spectrum:
         )
         return replace(self, mean=mean, eigenvalues=eigenvalues, components=components)
 
+    def leading(self, k: int) -> Spectrum:
+        """Keep the leading eigenpairs, and the sum of the other eigenvalues.
+
+        Parameters
+        ----------
+        k : int
+            Number of eigenpairs to keep.
+
+        Returns
+        -------
+        Spectrum
+            Spectrum with k eigenpairs, of the same models with at most k components.
+        """
+        xp = array_namespace(self.eigenvalues)
+        r, accuracy = self.eigenvalues.shape[0], self.accuracy
+        if r == self.n_features:
+            accuracy = replace(accuracy, outside=0.0)
+        if k < r:
+            accuracy = accuracy.with_fewer_pairs(float(self.eigenvalues[k]))
+        has_rest = self.rest > 0.0 or bool(xp.any(self._is_resolved[k:]))
+        return replace(
+            self,
+            eigenvalues=self.eigenvalues[:k],
+            components=self.components[:k, :],
+            rest=float(self._tails[k]) if has_rest else 0.0,
+            rounded=(self.rounded + 0.0 * self.eigenvalues)[:k],
+            accuracy=accuracy,
+        )
+
     def padded(self, r: int) -> Spectrum:
         """Add eigenpairs with eigenvalue 0 until there are r.
 
@@ -166,6 +266,7 @@ class Spectrum:
             eigenvalues=xp.concat([self.eigenvalues, zeros]),
             components=xp.concat([self.components, with_positive_peaks(complement)]),
             rounded=xp.concat([self.rounded + 0.0 * self.eigenvalues, zeros]),
+            accuracy=self.accuracy.with_extra_pairs(),
         )
 
     @cached_property
@@ -334,7 +435,9 @@ class Spectrum:
             return self.eigenvalues, self.rest
         xp = array_namespace(moments.mean)
         V = xp.astype(self.components, self.eigenvalues.dtype)
-        offset = moments.mean - self.mean
+        offset = (moments.mean - self.mean) + moments.remainder
+        if self.remainder is not None:
+            offset = offset - self.remainder
         S = moments.covariance
         variances = xp.vecdot(V @ S, V) + (V @ offset) ** 2
         if V.shape[0] == self.n_features:
@@ -373,6 +476,22 @@ class Spectrum:
         return xp.where(defined, value, xp.full_like(value, xp.nan))
 
 
+def accuracy_of_moments(moments: Moments, largest: float, total: float) -> Accuracy:
+    """Return the accuracy of a full eigendecomposition of the covariance in `moments`.
+
+    The products are about the mean of a block, up to sqrt(10) standard deviations in float64 and
+    one in float32, which multiplies the squares; see `Moments.of`.
+    """
+    precision, xp = moments.precision, array_namespace(moments.mean)
+    is_double = precision.eps < 1e-10
+    n_terms = moments.count if is_double else min(moments.count, 2.0**16)
+    shifted = (11.0 if is_double else 2.0) * total
+    rounding = precision.product_error(n_terms, largest, shifted, moments.n_features)
+    variances = xp.linalg.diagonal(moments.covariance)
+    rounding += float(xp.max(precision.rounding(moments.mean, variances, moments.count)))
+    return Accuracy(outside=0.0, rounding=rounding, method="full eigendecomposition")
+
+
 def with_positive_peaks(components: Array) -> Array:
     """Flip rows to make their entry of largest magnitude positive, as PCA does."""
     xp = array_namespace(components)
@@ -404,50 +523,19 @@ def components_for_ratio(eigenvalues: Array, total: float, ratio: float) -> int:
 
 
 def minka_dimension(spectrum: Spectrum, n_samples: float) -> int:
-    """Return the number of components from 1 to d - 1 with the largest Bayesian evidence.
+    """Return the number of components with the largest Bayesian evidence.
 
-    The evidence is Laplace's approximation (Minka, "Automatic Choice of Dimensionality for PCA",
-    NIPS 2000, eq. 30 and 31), in O(d^2) for all k. The spectrum must hold all d eigenvalues.
-    Eigenvalues and gaps below its resolution are replaced by the resolution.
+    The spectrum must hold all d eigenvalues. The evidence is unbounded where the noise variance is
+    0. If the rank is below both d and n_samples - 1, the samples lie exactly in a subspace, and
+    the rank is returned. Otherwise k is below the rank: n samples have rank n - 1 at most, since
+    they are centered, and this is no evidence that the noise variance is 0.
     """
-    d = spectrum.n_features
-    floor = max(spectrum.resolution, sys.float_info.min)
+    rank, d = spectrum.rank, spectrum.n_features
+    # The sum of weights that count samples may be rounded.
+    if rank < min(d, n_samples - 1.5):
+        return rank
+    if rank <= 2:
+        return 1
     # On the host, because there are few numbers.
-    values = np.maximum([float(value) for value in spectrum.eigenvalues], floor)
-    k = np.arange(1, d)
-    halves = (d - k + 1) / 2.0
-    log_frames = np.cumsum(gammaln(halves) - halves * math.log(math.pi)) - k * math.log(2.0)
-    noise = np.cumsum(values[:0:-1])[::-1] / (d - k)
-    log_fit = np.cumsum(np.log(values[:-1])) + (d - k) * np.log(noise)
-    n_free = d * k - k * (k + 1) / 2.0
-    log_evidence = (
-        log_frames
-        - n_samples / 2.0 * log_fit
-        + (n_free + k) / 2.0 * math.log(2.0 * math.pi)
-        - (n_free + k) / 2.0 * math.log(n_samples)
-        - 0.5 * _log_curvature(values, noise, floor)
-    )
-    log_evidence[values[:-1] <= floor] = -np.inf
-    return int(np.argmax(log_evidence)) + 1
-
-
-def _log_curvature(values: np.ndarray, noise: np.ndarray, floor: float) -> np.ndarray:
-    """Compute Minka's log det A_Z without its factors n_samples, for k = 1, ..., d - 1.
-
-    It is the sum over pairs i <= k, j > i of log((l_i - l_j)(1/m_j - 1/m_i)), where m_j is l_j for
-    j <= k and the noise variance of that k otherwise.
-    """
-    d = values.size
-    k = np.arange(1, d)
-    gaps = np.triu(np.log(np.maximum(values[:, None] - values, floor)), 1)
-    any_later = np.cumsum(gaps.sum(axis=1))[:-1]
-    both_kept = np.cumsum(gaps.sum(axis=0))[:-1]
-    logs = np.cumsum(np.log(values))[:-1]
-    above_noise = np.log(np.maximum(values[:-1, None] - noise, floor))
-    kept_above_noise = np.triu(above_noise).sum(axis=0)
-    return (
-        any_later
-        + both_kept
-        - (k - 1) * logs
-        + (d - k) * (kept_above_noise - k * np.log(noise) - logs)
-    )
+    values = np.array([float(value) for value in spectrum.eigenvalues])
+    return int(np.argmax(log_evidence(values, n_samples, rank - 1))) + 1

@@ -79,10 +79,10 @@ def check_fits_together(
                 f"n_components must be an integer or None with svd_solver={solver!r}, "
                 f"got {n_components!r}."
             )
-        if n_components is None and highest < lowest:
+        if highest < lowest:
             raise ValueError(
-                f"svd_solver={solver!r} needs min(n_samples, n_features) >= 2, got X of shape "
-                f"({n}, {d})."
+                f"svd_solver={solver!r} needs at least 2 samples and 2 features, got n_samples={n} "
+                f"and n_features={d}."
             )
     if is_integer(n_components) and not lowest <= n_components <= highest:
         bound = "min(n_samples, n_features)" + " - 1" * (solver == "arpack")

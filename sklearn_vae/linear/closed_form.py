@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
+from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.bounds import entropy_bound, kl_per_dimension
+from sklearn_vae.gaussian.eigensolvers import TOLERANCE
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import Spectrum
 
@@ -29,7 +34,7 @@ def closed_form_attributes(
     collapsed = lengths == 0
     # A copy, because a view would keep all components in memory.
     components = xp.asarray(spectrum.components[:k, :], dtype=float_dtype, copy=True)
-    mean = xp.astype(spectrum.mean, float_dtype)
+    mean, remainder = _rounded_mean(spectrum, float_dtype)
     loadings = components.T * xp.astype(lengths, float_dtype)
     # A sum of weights below 2 cannot be read as a number of samples.
     bessel = n_samples / (n_samples - 1) if n_samples >= 2 else 1.0
@@ -48,9 +53,48 @@ def closed_form_attributes(
         ),
         "singular_values_": xp.astype(values**0.5 * n_samples**0.5, float_dtype),
         "collapsed_dims_": xp.nonzero(collapsed)[0],
-        "_gaussian": LowRankGaussian(mean, loadings, sigma2) if is_regular else None,
+        "_spectrum": replace(spectrum.leading(k), components=components),
+        "certificate_": spectrum.certificate(k, noise_variance, dtype),
+        "_gaussian": LowRankGaussian(mean, loadings, sigma2, remainder) if is_regular else None,
         **_bounds(spectrum, kappa, collapsed, sigma2, noise_variance, float_dtype),
     }
+
+
+def _rounded_mean(spectrum: Spectrum, dtype: Any) -> tuple[Array, Array | None]:
+    """Round the mean; return its remainder too, or None if the mean is not far from zero."""
+    xp = array_namespace(spectrum.mean)
+    mean = xp.astype(spectrum.mean, dtype, copy=False)
+    with np.errstate(over="ignore"):
+        is_far = float(xp.vecdot(spectrum.mean, spectrum.mean)) > 10.0 * spectrum.total_variance
+    if not is_far:
+        return mean, None
+    remainder = spectrum.remainder
+    if mean.dtype != spectrum.mean.dtype:
+        low = spectrum.mean - xp.astype(mean, spectrum.mean.dtype)
+        remainder = xp.astype(low if remainder is None else low + remainder, dtype)
+    return mean, remainder
+
+
+def warn_unless_converged(
+    spectrum: Spectrum, n_components: Any, solver: str, tol: float | None
+) -> None:
+    """Warn if the residuals of an iterative solver exceed its tolerance."""
+    if solver == "lanczos":
+        tol = TOLERANCE
+    if tol is None or solver not in ("lanczos", "arpack", "randomized"):
+        return
+    accuracy = spectrum.accuracy
+    largest = float(spectrum.eigenvalues[0])
+    if accuracy.largest_residual <= max(tol * largest, 2.0 * accuracy.rounding):
+        return
+    warnings.warn(
+        f"The eigenpairs have not converged: the residuals are {accuracy.largest_residual / largest:.2g} "
+        f"times the largest eigenvalue, more than tol={tol:g}, with n_components={n_components!r}. "
+        "See certificate_ for what this means. Increase tol, use fewer components, or choose "
+        "svd_solver='covariance_eigh' or 'full', which do not iterate.",
+        ConvergenceWarning,
+        stacklevel=4,
+    )
 
 
 def _check_range(spectrum: Spectrum, sigma2: float, dtype: str, *, is_fixed: bool) -> None:

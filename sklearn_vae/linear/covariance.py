@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_vae.gaussian.arrays import scale_of
+from sklearn_vae.gaussian.arrays import scale_of, weighted_mean
 from sklearn_vae.gaussian.centered import centered_data
-from sklearn_vae.gaussian.eigensolvers import count_components, spectrum_of_gram
-from sklearn_vae.gaussian.linear_elbo import LinearElbo
+from sklearn_vae.gaussian.eigensolvers import count_components, decompose
+from sklearn_vae.gaussian.gram import spectrum_of_gram
+from sklearn_vae.gaussian.linear_elbo import UNRESOLVED, LinearElbo
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import SMALLEST
 from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.linear.checks import check_mle, check_squares_fit
-from sklearn_vae.linear.sample_weights import weighted_mean
 from sklearn_vae.validation import is_integer
 
 Array = NDArray[Any]
@@ -111,7 +111,18 @@ class TrainingCovariance:
         """ELBO of a linear VAE of the data as a function of its parameters."""
         if self.moments is None:
             return LinearElbo(centered=self.centered)
-        return LinearElbo(self.moments.covariance)
+        return LinearElbo(self.moments.covariance, factor=lambda: self.factor)
+
+    @cached_property
+    def factor(self) -> Array:
+        """Vectors with covariance S, no more than features, which resolve its small eigenvalues."""
+        R, d = self.centered, self.n_features
+        return R if len(R) <= d else np.linalg.qr(R, mode="r") * (d / len(R)) ** 0.5
+
+    @cached_property
+    def samples(self) -> LinearElbo:
+        """The same ELBO from the samples, which resolve all variances."""
+        return LinearElbo(centered=self.centered)
 
     @cached_property
     def spectrum(self) -> Spectrum:
@@ -121,6 +132,18 @@ class TrainingCovariance:
         data = centered_data(self.X, self.weights, keep=False, wide=True)
         data.check_finite()
         return spectrum_of_gram(data, None)
+
+    def resolved_spectrum(self, k: int) -> Spectrum:
+        """Return the spectrum, with all digits of the eigenvalues after the first k."""
+        limit = UNRESOLVED * self.elbo.total_variance
+        if self.X is None or self.spectrum.noise_variance(k) > limit:
+            return self.spectrum
+        return self._spectrum_of_samples
+
+    @cached_property
+    def _spectrum_of_samples(self) -> Spectrum:
+        """Eigenpairs of S from a singular value decomposition of the samples."""
+        return decompose(self.X.astype(np.float64), None, "full", self.weights)
 
     def count_components(self, n_components: Any) -> int:
         """Return the number k of components that `n_components` specifies."""

@@ -24,9 +24,10 @@ from sklearn_vae.gaussian.arrays import (
     to_device_of,
     wide_float,
 )
-from sklearn_vae.gaussian.centered import canonical, project
+from sklearn_vae.gaussian.centered import canonical, project, subtract_mean
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.observed import Parameters
+from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel
@@ -42,7 +43,7 @@ from sklearn_vae.validation import (
     is_dask,
 )
 
-COORDINATES = ("posterior", "principal", "whitened")
+COORDINATES = ("principal", "whitened", "posterior")
 
 
 class ExactPosteriorModel(LatentModel):
@@ -64,9 +65,11 @@ class ExactPosteriorModel(LatentModel):
     mutual_information_: float
     collapsed_dims_: Array
     _gaussian: LowRankGaussian | None
+    _spectrum: Spectrum
     _accepts_missing = False
     _fitted_state: ClassVar = {
         "_gaussian": "any",
+        "_spectrum": "any",
         "collapsed_dims_": "any",
         "components_": "kd",
         "explained_variance_": "k",
@@ -79,6 +82,19 @@ class ExactPosteriorModel(LatentModel):
     }
 
     def transform(self, X: Any) -> Array:
+        """Compute the coordinates of each sample that the parameter `coordinates` selects.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples to encode. In samples with missing values, "principal" and "whitened" are the
+            coordinates of the conditional mean of the sample given its observed values.
+
+        Returns
+        -------
+        Z : array of shape (n_samples, n_components)
+            Coordinates. The means of the latent variables are `posterior(X)[0]`.
+        """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
         if is_dask(X):
@@ -93,6 +109,18 @@ class ExactPosteriorModel(LatentModel):
         return self._project(filled, self._encoder())
 
     def inverse_transform(self, Z: Any) -> Array:
+        """Map coordinates that the parameter `coordinates` selects back to the features.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Coordinates as `transform` returns them. Pass latent variables to `conditional`.
+
+        Returns
+        -------
+        X : array of shape (n_samples, n_features)
+            Decoded samples.
+        """
         check_is_fitted(self)
         check_choice("coordinates", self.coordinates, COORDINATES)
         if is_dask(Z):
@@ -182,6 +210,17 @@ class ExactPosteriorModel(LatentModel):
         values = xp.where(weights > 0, values, xp.zeros_like(values))
         return float(xp.sum(weights * values) / xp.sum(weights))
 
+    @property
+    def spectrum_(self) -> Spectrum:
+        """Eigenpairs of the covariance S that the model keeps, and the sum of the other variances.
+
+        It determines the likelihood of every pPCA model with at most `n_components_` components,
+        for :meth:`Spectrum.log_likelihood` and :class:`StationaryPoint`. After a fit to missing
+        values, S is the covariance of the fitted model.
+        """
+        check_is_fitted(self)
+        return self._spectrum
+
     def get_covariance(self) -> Array:
         """Compute the covariance C = W W' + sigma2 I of the model.
 
@@ -256,6 +295,12 @@ class ExactPosteriorModel(LatentModel):
         W, mean, host_X = (
             to_host(array).astype(np.float64) for array in (self.loadings_, self.mean_, X)
         )
+        remainder = None if self._gaussian is None else self._gaussian.remainder
+        center = np.zeros_like(mean)
+        if remainder is not None:  # as in the density of complete samples
+            low = to_host(remainder).astype(np.float64)
+            host_X = subtract_mean(host_X, mean, low)
+            center, mean = mean + low, center
         try:
             with np.errstate(invalid="ignore", over="ignore"):
                 result = function(host_X, Parameters(W, mean, self.noise_variance_), **options)
@@ -266,6 +311,8 @@ class ExactPosteriorModel(LatentModel):
                 "compared with the loadings. Set noise_variance or use a smaller n_components."
             ) from error
         arrays = result if isinstance(result, tuple) else (result,)
+        if function is observed.impute:
+            arrays = (arrays[0] + center, *arrays[1:])
         if any(array is not None and np.isnan(array).any() for array in arrays):
             raise ValueError(
                 f"X must have samples closer to mean_ for {method}: the squares of observed values "
@@ -309,7 +356,9 @@ class ExactPosteriorModel(LatentModel):
         tuned = copy.copy(self)
         sigma2 = gaussian.best_noise_variance(X, self.components_)
         tuned.noise_variance_ = sigma2
-        tuned._gaussian = LowRankGaussian(gaussian.mean, gaussian.loadings, sigma2)
+        tuned._gaussian = LowRankGaussian(
+            gaussian.mean, gaussian.loadings, sigma2, gaussian.remainder
+        )
         if sigma2 > 0:
             lengths = (to_host(self.loadings_).astype(np.float64) ** 2).sum(axis=0)
             tuned.mutual_information_ = 0.5 * float(np.log1p(lengths / sigma2).sum())
@@ -321,6 +370,7 @@ class ExactPosteriorModel(LatentModel):
             return
         if getattr(self.collapsed_dims_, "ndim", 0) != 1:
             raise ValueError("collapsed_dims_ must be an array of indices of components.")
+        self._check_spectrum()
         if self._gaussian is None and self.noise_variance_ == 0:
             return
         if not (
@@ -332,6 +382,13 @@ class ExactPosteriorModel(LatentModel):
             raise ValueError(
                 "_gaussian must be the Gaussian of mean_, loadings_ and noise_variance_."
             )
+
+    def _check_spectrum(self) -> None:
+        """Raise ValueError unless `spectrum_` is valid and has the components of the model."""
+        spectrum = self._spectrum
+        if not (isinstance(spectrum, Spectrum) and spectrum.components is self.components_):
+            raise ValueError("_spectrum must be a spectrum with the components of the model.")
+        spectrum.check()
 
     def _model_variances(self) -> Array:
         """Return kappa_h = |w_h|^2 + sigma2, the variance along each component."""

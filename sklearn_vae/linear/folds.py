@@ -5,30 +5,33 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from typing import Any, TypeAlias
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_numpy_array
-from scipy import sparse
+from array_api_compat import array_namespace, device
 
 from sklearn_vae.gaussian.arrays import Array, float_name, row_blocks
 from sklearn_vae.gaussian.centered import CenteredData, centered_data, dense
-from sklearn_vae.gaussian.eigensolvers import (
-    components_of_gram,
-    eigh_of_gram,
-    spectrum_of_gram,
-)
+from sklearn_vae.gaussian.graded import loses_digits
+from sklearn_vae.gaussian.gram import components_of_gram, eigh_of_gram, spectrum_of_gram
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import rounded_along
+from sklearn_vae.gaussian.scatter_factor import triangular_factor
 from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.linear.checks import check_squares_fit, check_sums
 from sklearn_vae.linear.dask_arrays import check_memory_here, dask_moments_of_parts
+from sklearn_vae.linear.fold_factors import (
+    HELD_OUT,
+    TRAINING,
+    UNUSED,
+    FoldFactors,
+    Split,
+    is_dense_in_memory,
+    samples_at,
+)
 from sklearn_vae.validation import is_memory_mapped
-
-# Indices of the training and of the held-out samples of one split.
-Split: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 MISSING = (
     "PPCACV does not accept missing values, but X contains NaN. Fill them with PPCAImputer, or "
@@ -37,9 +40,6 @@ MISSING = (
 
 # Consecutive splits, the index of the part of each sample, and the role of each part per split.
 Plan: TypeAlias = tuple[list[Split], np.ndarray, np.ndarray]
-
-# Roles of samples and parts in a split.
-UNUSED, TRAINING, HELD_OUT = 0, 1, 2
 
 
 class MomentFolds:
@@ -64,9 +64,13 @@ class MomentFolds:
                 ]
             else:
                 pairs = list(self._sum_parts(self._moments_of_parts(i, parts), roles))
-            for training, held_out in pairs:
+            factors = FoldFactors(self._X, self._weights, splits, parts, roles)
+            for split, (training, held_out) in enumerate(pairs):
                 spectrum = Spectrum.from_moments(training)
-                yield spectrum, *spectrum.variances_of(held_out)
+                if factors.are_needed(training, spectrum):
+                    yield factors.split(split, training, spectrum)
+                else:
+                    yield spectrum, *spectrum.variances_of(held_out)
 
     def _plans(self) -> Iterable[Plan]:
         n, d = self._X.shape
@@ -108,8 +112,8 @@ class MomentFolds:
         return reduce(add, map(self._moments_of_block, blocks))
 
     def _moments_of_block(self, samples: np.ndarray) -> Moments:
-        weights = None if self._weights is None else _take(self._weights, samples)
-        X = _take(self._X, samples)
+        weights = None if self._weights is None else samples_at(self._weights, samples)
+        X = samples_at(self._X, samples)
         moments = Moments.of(X, weights, check_finite=False)
         check_sums(moments, X, missing=MISSING)
         return moments
@@ -126,7 +130,7 @@ class BlockFolds(MomentFolds):
 
     def __init__(self, estimator: Any, X: Any, sample_weight: Any, splits: list[Split]) -> None:
         d = X.shape[1]
-        self._X, self._splits = X, splits
+        self._X, self._weights, self._splits = X, None, splits
         self._all_plans = list(super()._plans())
         if any(roles.shape[1] == 0 for *_, roles in self._all_plans):
             raise ValueError(
@@ -171,7 +175,7 @@ class GramFolds:
         self._K = self._data.gram()
 
     def _centered(self, weights: Array | None, samples: np.ndarray | None = None) -> CenteredData:
-        X = self._X if samples is None else _take(self._X, samples)
+        X = self._X if samples is None else samples_at(self._X, samples)
         data = centered_data(X, weights, keep=False, wide=True)
         check_sums(data, X, missing=MISSING)
         return data
@@ -180,11 +184,11 @@ class GramFolds:
         xp = array_namespace(self._K)
         if self._weights is None:
             return xp.ones((len(samples),), dtype=self._K.dtype, device=device(self._K))
-        return _take(self._weights, samples)
+        return samples_at(self._weights, samples)
 
     def _centered_gram(self, samples: np.ndarray, w: Array) -> tuple[Array, Array, float]:
         """Center the weighted Gram matrix of samples at their mean m; return it, X m and |m|^2."""
-        K = _take(_take(self._K, samples).T, samples)
+        K = samples_at(samples_at(self._K, samples).T, samples)
         xp = array_namespace(K)
         offsets = K @ w / xp.sum(w)
         length = float(w @ offsets / xp.sum(w))
@@ -203,10 +207,10 @@ class GramFolds:
         K, offsets, length = self._centered_gram(train, w)
         if length > 10.0 * float(xp.linalg.trace(K)) / float(xp.sum(w)):
             return self._split_from_data(train, test)
-        products = _take(_take(self._K, test).T, train).T
+        products = samples_at(samples_at(self._K, test).T, train).T
         test_offsets = products @ w / xp.sum(w)
         products = products - test_offsets[:, None] - offsets[None, :] + length
-        squares = _take(xp.linalg.diagonal(self._K), test) - 2.0 * test_offsets + length
+        squares = samples_at(xp.linalg.diagonal(self._K), test) - 2.0 * test_offsets + length
         return K, products * w[None, :] ** 0.5, squares, length
 
     def _split_from_data(
@@ -220,12 +224,38 @@ class GramFolds:
         scale = float(xp.sum(self._weights_of(train))) / data.n
         products, squares = [], []
         for block in row_blocks(len(test), data.shape[1]):
-            held_out = dense(_take(self._X, test[block]))
+            held_out = dense(samples_at(self._X, test[block]))
             T = xp.astype(xp.astype(held_out, K.dtype) - data.mean, data.dtype)
             products.append(data.times(T.T).T)
             squares.append(xp.vecdot(T, T))
         crossed = xp.astype(xp.concat(products), K.dtype) * scale**0.5
         return scale * K, crossed, xp.astype(xp.concat(squares), K.dtype), data.precision.subtracted
+
+    @cached_property
+    def _coordinates(self) -> Array | None:
+        """Coordinates of the centered samples in their subspace, or None if X is not in memory."""
+        if not is_dense_in_memory(self._X):
+            return None
+        R = array_namespace(self._K).concat(list(self._data.blocks()))
+        return triangular_factor(R.T).T
+
+    def _split_accurately(
+        self, train: np.ndarray, test: np.ndarray
+    ) -> tuple[Array, Array, Array, Array]:
+        """Decompose the training samples without squaring them.
+
+        Returns the eigenvalues, the eigenvectors of the Gram matrix, the held-out samples along the
+        components, and their squared distances from the components.
+        """
+        C, w = self._coordinates, self._weights_of(train)
+        xp = array_namespace(w)
+        n, A = float(xp.sum(w)), samples_at(C, train)
+        mean = w @ A / n
+        U, roots, V = xp.linalg.svd(w[:, None] ** 0.5 * (A - mean), full_matrices=False)
+        T = samples_at(C, test) - mean
+        Z = T @ V.T
+        residuals = T - Z @ V
+        return roots**2 / n, U, Z, xp.vecdot(residuals, residuals)
 
     def __iter__(self) -> Iterator[tuple[Spectrum, Array, float]]:
         for train, test in self._splits:
@@ -236,11 +266,15 @@ class GramFolds:
             precision = replace(self._data.precision, subtracted=subtracted)
             values, U, resolution = eigh_of_gram(K, n, precision)
             present = values > resolution
-            safe = xp.where(present, values, xp.ones_like(values))
-            Z = xp.where(present, products @ U / (n * safe) ** 0.5, xp.zeros_like(values))
             v = v / xp.sum(v)
-            variances = v @ Z**2
-            rest = max(float(v @ squares) - float(xp.sum(variances)), 0.0)
+            if self._coordinates is not None and loses_digits(values, values[0], present):
+                values, U, Z, residuals = self._split_accurately(train, test)
+                variances, rest = v @ Z**2, float(v @ residuals)
+            else:
+                safe = xp.where(present, values, xp.ones_like(values))
+                Z = xp.where(present, products @ U / (n * safe) ** 0.5, xp.zeros_like(values))
+                variances = v @ Z**2
+                rest = max(float(v @ squares) - float(xp.sum(variances)), 0.0)
             rounded = self._rounded(train, values, U, resolution)
             no_components = xp.empty((0, self._X.shape[1]), dtype=w.dtype, device=device(w))
             mean = self._data.mean
@@ -265,20 +299,7 @@ class GramFolds:
         w = self._weights_of(every)
         xp = array_namespace(w)
         K = self._centered_gram(every, w * (data.n / float(xp.sum(w))))[0]
-        return spectrum_of_gram(data, k, K)
-
-
-def _take(array: Any, indices: np.ndarray) -> Any:
-    """Take samples from an array of any library or a sparse matrix; a view if they are adjacent."""
-    n = len(indices)
-    adjacent = n and indices[-1] - indices[0] == n - 1 and (np.diff(indices) == 1).all()
-    chosen = slice(int(indices[0]), int(indices[-1]) + 1) if adjacent else indices
-    if sparse.issparse(array) or is_numpy_array(array):
-        return array[chosen]
-    if adjacent:
-        return array[chosen, ...]
-    xp = array_namespace(array)
-    return xp.take(array, xp.asarray(indices, device=device(array)), axis=0)
+        return replace(spectrum_of_gram(data, k, K), remainder=data.remainder)
 
 
 def _total(X: Any, weights: Array | None) -> float:

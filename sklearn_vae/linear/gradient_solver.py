@@ -77,6 +77,7 @@ class Training(NamedTuple):
     error: FloatingPointError | None
     interrupted: bool
     active_bounds: tuple[str, ...] = ()
+    settled: bool = False  # whether "adam" stopped by `tol`
 
     @classmethod
     def from_saved(cls, saved: dict[str, Any], shape: tuple[int, int]) -> Training:
@@ -86,6 +87,7 @@ class Training(NamedTuple):
         history = bound, training.noise_variance, training.log_variance
         fits = p.W.shape == p.V.shape[::-1] == shape and p.D.shape == shape[1:]
         is_complete = saved["error"] is None and saved["interrupted"] is False
+        is_complete &= isinstance(saved["settled"], bool)
         if not (is_complete and isinstance(saved["active_bounds"], tuple)):
             raise ValueError("no complete training")
         same_length = {array.shape for array in history} == {(len(bound),)}
@@ -103,7 +105,8 @@ def train_exact(data: TrainingCovariance, options: Options, file: Checkpoint | N
     eigenvector, where these entries are of order 1. Training stops when the average bounds of the
     last 100 steps and of the 100 before differ by less than `options.tol`.
     """
-    spectrum, scale, d = data.spectrum, data.scale, data.n_features
+    scale, d = data.scale, data.n_features
+    spectrum = data.resolved_spectrum(options.n_components)
     present = spectrum.eigenvalues > spectrum.resolution
     eigenvalues, basis = spectrum.eigenvalues[present] / scale**2, spectrum.components[present]
     device = choose_device(options.device, "float64", np.float64)[0]
@@ -111,7 +114,7 @@ def train_exact(data: TrainingCovariance, options: Options, file: Checkpoint | N
     state = _State(bound.S.sqrt(), options)
     optimizer = Adam(state.learned, lr=options.learning_rate)
     history: list[tuple[float, float, float]] = []
-    kept, interrupted = state.copy(), False
+    kept, interrupted, settled = state.copy(), False, False
     error: FloatingPointError | None = None
     n_operations = 8.0 * len(eigenvalues) * options.n_components**2
     if file is not None:
@@ -148,7 +151,8 @@ def train_exact(data: TrainingCovariance, options: Options, file: Checkpoint | N
                 history.append((value, p.noise_variance, state.sum_of_logs()))
                 if step % STEPS_COMPARED == 0:
                     kept = state.copy()
-                    if _has_settled(history, options.tol):
+                    settled = _has_settled(history, options.tol)
+                    if settled:
                         break
                 if step == options.max_iter:
                     break
@@ -174,6 +178,7 @@ def train_exact(data: TrainingCovariance, options: Options, file: Checkpoint | N
         log_variance,
         error,
         interrupted,
+        settled=settled,
     )
 
 

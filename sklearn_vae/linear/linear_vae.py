@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 
+from sklearn_vae.gaussian.arrays import weighted_mean
 from sklearn_vae.gaussian.ascent import Ascent, maximize
 from sklearn_vae.gaussian.bounds import normal_entropy
 from sklearn_vae.gaussian.linear_elbo import (
     LinearElbo,
     LinearVAEParameters,
-    residual_of_samples,
+    maximum_of_bound,
     with_best_encoder,
     with_latents,
     with_unit_encoder,
 )
 from sklearn_vae.gaussian.online import RunningCovariance
 from sklearn_vae.gaussian.spectrum import peak_signs
+from sklearn_vae.gaussian.stationarity import Stationarity
 from sklearn_vae.linear.checks import check_n_components
 from sklearn_vae.linear.covariance import TrainingCovariance, check_spread
 from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments
 from sklearn_vae.linear.linear_encoder import LinearEncoderModel
-from sklearn_vae.linear.sample_weights import drop_zero_weights, weighted_mean
+from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import numbered
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.serialization.identity import digest
@@ -43,6 +45,9 @@ from sklearn_vae.validation import (
     is_real,
 )
 
+if TYPE_CHECKING:
+    from sklearn_vae.linear.gradient_solver import Training
+
 Array = NDArray[Any]
 
 # Default numbers of iterations by solver.
@@ -57,17 +62,28 @@ SPARE_DIRECTIONS = 8
 
 # Initial noise variance if the estimate of pPCA is 0, as the same share.
 NOISE_START = 0.1
+
+# Distance from the maximum, in nats per sample, up to which a training by gradients counts as
+# converged, unless "adam" ran out of steps or `tol` is larger.
+SHORTFALL = 0.01
+
 # Beyond this ratio between the noise variance and the variance of the data, their products
 # overflow.
 NOISE_RANGE = 1e100
 
 
 def _has_online_em(model: LinearVAE) -> bool:
-    if model.solver == "em":
-        return True
-    raise AttributeError(
-        f"partial_fit uses online EM and needs solver='em', got solver={model.solver!r}."
-    )
+    if model.solver != "em":
+        raise AttributeError(
+            f"partial_fit uses online EM and needs solver='em', got solver={model.solver!r}."
+        )
+    if hasattr(model, "loadings_") and not hasattr(model, "_stream"):
+        raise AttributeError(
+            "partial_fit cannot continue a model that another solver than 'em' trained, because it "
+            "keeps no directions of its samples. Call partial_fit on a clone, with those samples "
+            "as the first batch."
+        )
+    return True
 
 
 class LinearVAE(LinearEncoderModel):
@@ -110,7 +126,7 @@ class LinearVAE(LinearEncoderModel):
         stops when the average ELBO of the last 100 steps and that of the 100 steps before differ by
         less than `tol`. This may be far from the maximum, as `entropy_gap_` shows.
     batch_size : int, default=None
-        Mini-batch size of the "stochastic" solver. If None, each batch has all samples.
+        Maximum mini-batch size of the "stochastic" solver. If None, each batch has all samples.
     n_mc_samples : int, default=1
         Number of draws of z per sample and step of the "stochastic" solver.
     forgetting : float, default=1.0
@@ -172,6 +188,13 @@ class LinearVAE(LinearEncoderModel):
         Number of iterations, steps or epochs, plus the batches of `partial_fit`.
     n_components_, n_features_in_ : int
         Number k of latent dimensions, and number d of features seen during `fit`.
+    certificate_ : Stationarity
+        Distance from the maximum: `remaining_gain` in nats per sample and `gradient_norm`, with a
+        summary by `print`. For "adam" and "stochastic" the gain is exact, because the maximum is
+        that of :class:`PPCA`. For "em" it is an estimate. The gradient is with respect to W and V
+        in units of the standard deviations along the eigenvectors of the covariance, and the
+        logarithms of D (or alpha2) and sigma2. Not set by `partial_fit`, whose model is the
+        maximum for the remembered samples.
     n_samples_ : float
         Number of training samples, or the sum of their weights. After `partial_fit`, that of the
         remembered samples.
@@ -272,6 +295,13 @@ class LinearVAE(LinearEncoderModel):
         FloatingPointError
             If training diverges. The model keeps parameters from at most 100 steps or one epoch
             before the divergence, and can be used.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If "em" or "adam" reaches `max_iter` before `tol`, or if "stochastic", or "adam" with
+            `tol` reached, ends more than 0.01 nats per sample (and more than `tol`) below the
+            maximum.
         """
         self._check_parameters()
         with all_or_nothing(self):
@@ -304,6 +334,9 @@ class LinearVAE(LinearEncoderModel):
         meaningless for fewer than k + 2 remembered samples. :meth:`PPCA.partial_fit` is exact, but
         keeps the whole covariance and cannot forget.
 
+        `partial_fit` also continues a model from `fit`, which keeps the same directions for every
+        shape of X.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -322,18 +355,13 @@ class LinearVAE(LinearEncoderModel):
         Raises
         ------
         ValueError
-            If a parameter, X or `sample_weight` is invalid, `n_components` has changed, or the
-            model was fitted by another solver. The model is then unchanged.
+            If a parameter, X or `sample_weight` is invalid, or `n_components` has changed. The
+            model is then unchanged.
         AttributeError
-            If `solver` is not "em".
+            If `solver` is not "em", or another solver fitted the model.
         """
         self._check_parameters()
-        first = not hasattr(self, "loadings_")
-        if not first and not hasattr(self, "_stream"):
-            raise ValueError(
-                "partial_fit can only update a fit with solver='em', but the model was trained "
-                "with another solver. Call partial_fit from the start on a clone."
-            )
+        first = not hasattr(self, "_stream")
         with all_or_nothing(self):
             least = 2 if first else 1
             X = checked_data(self, X, ensure_min_samples=least, reset=first)
@@ -384,20 +412,20 @@ class LinearVAE(LinearEncoderModel):
         self.n_iter_ = len(history) - 1
         if not last.done:
             warnings.warn(
-                f"LinearVAE has not converged after max_iter={self.n_iter_} iterations: the last "
-                f"one raised the ELBO by {last.bound - history[-2][0]:.2g} nats per sample. "
-                "Increase max_iter or tol.",
+                f"LinearVAE has not converged after max_iter={self.n_iter_} iterations: the ELBO "
+                f"can still rise by about {last.gain:.2g} nats per sample, more than "
+                f"tol={self.tol}. Increase max_iter or tol.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
         p = self._in_parametrization(last.parameters, last.directions)
         self._set_fit(data, p, last.directions[:, :k].T, ())
+        self._certify(data, p, last.gain, last.done, is_exact=False)
         bound, noise, log_D = np.transpose(history)
         unit_encoder = self.parametrization == "unit_encoder"  # alpha2 is then 1 / D
         self._set_history(bound, noise, -log_D if unit_encoder else log_D)
         self.collapsed_dims_ = _empty_columns(p)
-        total = data.elbo.total_variance
-        self._stream = RunningCovariance(data.n, data.mean, last.directions, last.values, total)
+        self._stream = RunningCovariance(data.n, data.mean, last.directions, last.values, last.rest)
 
     def _run_em(
         self, data: TrainingCovariance, start: Array, k: int, file: Checkpoint | None
@@ -422,7 +450,7 @@ class LinearVAE(LinearEncoderModel):
             least_noise=NOISE_FLOOR * data.average_variance,
             tol=self.tol,
             max_iter=0 if finished else self._max_iter() - len(history) + 1,
-            after=None if resumed is None else (last.directions, last.span),
+            after=None if resumed is None else last,
         ):
             last, p = step, step.parameters
             history.append((last.bound, p.noise_variance, _sum_of_logs(p.D)))
@@ -450,7 +478,7 @@ class LinearVAE(LinearEncoderModel):
         average = data.average_variance
         start = self._noise() or self.noise_variance_init
         if start is None:
-            start = data.spectrum.noise_variance(k)
+            start = data.resolved_spectrum(k).noise_variance(k)
             start = start if start > NOISE_FLOOR * average else NOISE_START * average
         self._check_share(start, average)
         random_state = random_state_of(self, file)
@@ -476,12 +504,19 @@ class LinearVAE(LinearEncoderModel):
             parameters = training.parameters._asdict()
             file.save({**training._asdict(), "parameters": parameters}, finished=True)
         self.n_iter_ = len(training.bound) - (self.solver == "adam")
+        self._set_training(data, training)
         if training.interrupted:
             warnings.warn(
                 f"Training was interrupted after {self.n_iter_} iterations. LinearVAE keeps the "
                 "parameters learned so far.",
                 stacklevel=3,
             )
+        elif training.error is None and not self.certificate_.converged:
+            self._warn_of_shortfall(settled=training.settled)
+        return training.error
+
+    def _set_training(self, data: TrainingCovariance, training: Training) -> None:
+        """Set the model and diagnostics from the result of a training."""
         p = _by_length(training.parameters)
         W = p.W * np.sqrt(p.prior_variance)
         components = np.linalg.svd(W, full_matrices=False)[0].T
@@ -491,7 +526,51 @@ class LinearVAE(LinearEncoderModel):
         if data.weights is not None:
             means /= data.weights[:, None] ** 0.5
         self.collapsed_dims_ = self._collapsed(means, data.weights)
-        return training.error
+        k, least_noise = len(p.D), NOISE_FLOOR * data.average_variance
+        spectrum = data.resolved_spectrum(k)
+        values, rest = spectrum.eigenvalues[:k], float(spectrum.eigenvalues[k:].sum())
+        best = maximum_of_bound(values, rest, data.n_features, self._noise(), least_noise)
+        gain = max(best - self.elbo_, 0.0)
+        goes_by_tol = self.solver == "adam" and not training.settled
+        limit = self.tol if goes_by_tol else max(self.tol, SHORTFALL)
+        complete = training.error is None and not training.interrupted
+        self._certify(data, p, gain, complete and gain <= limit, is_exact=True)
+
+    def _warn_of_shortfall(self, *, settled: bool) -> None:
+        short = (
+            f"the ELBO is {self.certificate_.remaining_gain:.2g} nats per sample below its maximum"
+        )
+        if self.solver == "stochastic":
+            text = (
+                f"has not converged after {self.n_iter_} epochs: {short}. Increase max_iter, "
+                "n_mc_samples or batch_size, "
+            )
+        elif settled:
+            text = f"stopped after {self.n_iter_} steps by tol={self.tol}: {short}. Decrease tol, "
+        else:
+            text = (
+                f"has not converged after max_iter={self.n_iter_} steps: {short}, more than "
+                f"tol={self.tol}. Increase max_iter, tol or learning_rate, "
+            )
+        text = f"LinearVAE {text}or use solver='em', which reaches the maximum."
+        warnings.warn(text, ConvergenceWarning, stacklevel=4)
+
+    def _certify(
+        self,
+        data: TrainingCovariance,
+        p: LinearVAEParameters,
+        gain: float,
+        converged: bool,
+        *,
+        is_exact: bool,
+    ) -> None:
+        at_bound = self._active_noise_bound(data.average_variance)
+        norm = data.elbo.resolving(p.noise_variance).gradient_norm(
+            p,
+            fixed_noise=self.noise_variance is not None or bool(at_bound),
+            fixed_D=self.parametrization == "unit_encoder",
+        )
+        self.certificate_ = Stationarity(gain, norm, converged, is_exact, "ELBO")
 
     def _set_fit(
         self,
@@ -502,9 +581,7 @@ class LinearVAE(LinearEncoderModel):
     ) -> None:
         self._set_model(p, data.mean, data.dtype, components)
         bounds = self._active_noise_bound(data.average_variance) + active_bounds
-        # Computed from the covariance, the residual would be a difference that loses digits.
-        residual = residual_of_samples(data.centered, p)
-        self._set_bound(residual, data.elbo.second_moment(p), bounds)
+        self._set_bound(*data.samples.moments(p), bounds)
         self.n_samples_ = data.n
 
     def _fit_stream(self, stream: RunningCovariance, dtype: Any, k: int) -> None:
@@ -512,13 +589,15 @@ class LinearVAE(LinearEncoderModel):
         average, d = stream.total_variance / len(stream.mean), len(stream.mean)
         self._check_share(self._noise(), average)
         values, directions = stream.values[:k], stream.directions[:, :k]
-        elbo = LinearElbo(values, n_features=d, total_variance=stream.total_variance)
-        p = elbo.best_along(np.eye(k), values, self._noise(), NOISE_FLOOR * average)
+        rest = stream.rest + float(stream.values[k:].sum())
+        elbo = LinearElbo(values, n_features=d, rest=rest)
+        p = elbo.best_along(np.eye(k), values, rest, self._noise(), NOISE_FLOOR * average)
         p = self._in_parametrization(p, directions)
         W, V = directions @ p.W, p.V @ directions.T
         self._set_model(p._replace(W=W, V=V), stream.mean, dtype, directions.T)
         bounds = self._active_noise_bound(average)
-        self._set_bound(elbo.residual(p), elbo.second_moment(p), bounds)
+        self._set_bound(*elbo.moments(p), bounds)
+        self.__dict__.pop("certificate_", None)
         self.collapsed_dims_ = _empty_columns(p)
         self.n_samples_ = stream.n
         self._stream = stream

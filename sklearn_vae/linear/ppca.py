@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
 from sklearn.utils import Tags
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian import observed
@@ -22,6 +24,7 @@ from sklearn_vae.gaussian.eigensolvers import (
     choose_solver,
     count_components,
     decompose_summary,
+    recentered,
     summarize,
 )
 from sklearn_vae.gaussian.moments import Moments
@@ -33,10 +36,10 @@ from sklearn_vae.linear.checks import (
     check_solver_takes,
     check_squares_fit,
 )
-from sklearn_vae.linear.closed_form import closed_form_attributes
+from sklearn_vae.linear.closed_form import closed_form_attributes, warn_unless_converged
 from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments, map_samples
 from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
-from sklearn_vae.linear.ppca_em import IncompleteFit, fit_incomplete
+from sklearn_vae.linear.ppca_em import EM_TOLERANCE, IncompleteFit, fit_incomplete
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.validation import (
     all_or_nothing,
@@ -58,15 +61,24 @@ class Decomposition(NamedTuple):
     spectrum: Spectrum
     n_samples: float  # or the sum of the sample weights
     dtype: str
-    counted: int | None = None  # samples, with weights as repetitions; None for a stream
-    moments: Moments | None = None  # for later calls of partial_fit
+    counted: int  # samples, with weights as repetitions
     em: IncompleteFit | None = None  # if X has missing values
 
     @classmethod
-    def from_moments(cls, moments: Moments, counted: int | None = None) -> Decomposition:
+    def from_moments(cls, moments: Moments) -> Decomposition:
         """Decompose the covariance in `moments`."""
-        spectrum = Spectrum.from_moments(moments)
-        return cls(spectrum, moments.n, moments.dtype, counted, moments)
+        counted = max(int(moments.count), round(moments.n))
+        return cls(Spectrum.from_moments(moments), moments.n, moments.dtype, counted)
+
+
+def _can_continue(model: PPCA) -> bool:
+    if hasattr(model, "moments_") or not hasattr(model, "components_"):
+        return True
+    raise AttributeError(
+        "partial_fit cannot continue a model from fit, which does not keep the d x d scatter "
+        "matrix of its samples. Call partial_fit on a clone, with those samples as the first "
+        "batch, or add their moments: PPCA.from_moments(Moments.of(X) + Moments.of(X_new))."
+    )
 
 
 class PPCA(ExactPosteriorModel):
@@ -81,11 +93,12 @@ class PPCA(ExactPosteriorModel):
     the d - k remaining eigenvalues. If sigma2 is fixed, the columns with lambda_h <= sigma2 are
     exactly zero, and the corresponding latent dimensions have collapsed.
 
-    `PPCA` can replace :class:`sklearn.decomposition.PCA`: `components_`, `explained_variance_`,
-    `explained_variance_ratio_`, `singular_values_` and `mean_` are the same. `noise_variance_`,
-    `score`, `score_samples`, `get_covariance` and `get_precision` differ, because they belong to
-    the maximum likelihood model: PCA divides by n - 1 instead of n, and averages the noise over
-    too few directions if n < d. All methods except `partial_fit` accept NaN for missing values.
+    `PPCA` can replace :class:`sklearn.decomposition.PCA`: `fit_transform`, `transform`,
+    `inverse_transform`, `components_`, `explained_variance_`, `explained_variance_ratio_`,
+    `singular_values_` and `mean_` are the same. `noise_variance_`, `score`, `score_samples`,
+    `get_covariance` and `get_precision` differ, because they belong to the maximum likelihood
+    model: PCA divides by n - 1 instead of n, and averages the noise over too few directions if
+    n < d. All methods except `partial_fit` accept NaN for missing values.
 
     Parameters
     ----------
@@ -94,24 +107,34 @@ class PPCA(ExactPosteriorModel):
         estimates k by Minka's method. If None, k is min(n_samples, n_features), or one less with
         `svd_solver="arpack"` or if X has missing values.
     noise_variance : float, default=None
-        Fixed noise variance sigma2 > 0. If None, it is estimated.
-    coordinates : {"posterior", "principal", "whitened"}, default="posterior"
-        Latent coordinates that `transform` returns and `inverse_transform` expects: the posterior
-        mean E[z|x], PCA's coordinates, or the coordinates of `PCA(whiten=True)`. With "posterior",
-        `inverse_transform` returns E[x|z], which shrinks reconstructions toward the mean. Otherwise
-        it returns PCA's reconstructions.
+        Fixed noise variance sigma2 > 0. If None, it is estimated. It changes the density, but not
+        the components, so that "principal" and "whitened" coordinates of complete samples do not
+        depend on it. Choose it by the log-likelihood, with `GridSearchCV` and the default `score`
+        or with :class:`PPCACV`.
+    coordinates : {"principal", "whitened", "posterior"}, default="principal"
+        Coordinates that `transform` returns and `inverse_transform` expects: those of PCA, those of
+        `PCA(whiten=True)`, or the posterior mean E[z|x] of the latent variables. With "posterior",
+        `inverse_transform` returns E[x|z], which shrinks reconstructions toward the mean.
+        Otherwise it returns PCA's reconstructions. `posterior`, `conditional` and `sample` always
+        use the latent variables z.
     svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
-        How the data are decomposed. "auto" chooses by the kind and shape of X. "full" uses the
+        How the data are decomposed. "auto" is exact and chooses by the kind and shape of X. If both
+        sides of X exceed 4000, it iterates until the residuals of the eigenpairs are below 1e-9
+        times the largest eigenvalue. "full" uses the
         SVD of X, which must be dense. "covariance_eigh" decomposes the covariance, or the
         Gram matrix if n < d, and reads X once. "arpack" (NumPy arrays and sparse X) and
-        "randomized" compute only k components. Only "randomized" is approximate.
+        "randomized" compute only k components. Only "randomized" without `tol` is approximate: it
+        is PCA's algorithm, with PCA's random numbers. `certificate_` bounds the errors.
     iterated_power : int or "auto", default="auto"
         Number of power iterations of the randomized solver.
     n_oversamples : int, default=10
         Number of additional random vectors of the randomized solver.
-    tol : float, default=1e-6
-        Tolerance in nats per sample of the EM algorithm, which is used if X has missing values. EM
-        stops when an iteration improves the log-likelihood by less than `tol`.
+    tol : float, default=None
+        Tolerance of iterations. "randomized" and "arpack" stop when the norm of S v - lambda v is
+        at most `tol` times the largest eigenvalue for each component v, and a ConvergenceWarning is
+        raised if they do not reach it. If None, they run as in PCA. If X has missing values, `tol`
+        is instead the tolerance of the EM algorithm in nats per sample: EM stops when an iteration
+        improves the log-likelihood by less than `tol`, or 1e-6 if `tol` is None.
     max_iter : int, default=1000
         Maximum number of EM iterations.
     random_state : int, RandomState instance or None, default=None
@@ -151,9 +174,19 @@ class PPCA(ExactPosteriorModel):
         values.
     n_iter_ : int
         Number of EM iterations; 1 if X has no missing values.
+    certificate_ : Certificate or Stationarity
+        Bounds on the distance from the exact solution: enclosures of the eigenvalues, the angle
+        between the span of the components and the leading eigenvectors, variance that was missed,
+        and nats per sample below the maximum of the likelihood. `print` shows it as a sentence. If
+        X has missing values, it has `remaining_gain`, which EM predicts up to the nearest maximum,
+        in nats per sample, and `gradient_norm`. The gradient is with respect to W and the mean,
+        divided by the root mean square of the centered values, and log sigma2.
     entropy_bound_ : float
         Sum of three entropies in nats per sample. It equals `elbo_`, unless `noise_variance` is
         fixed at a value other than the maximum likelihood estimate.
+    spectrum_ : Spectrum
+        Eigenpairs of the covariance S that the model keeps, and the sum of the other eigenvalues.
+        `StationaryPoint(spectrum_, ...)` is a stationary point of the likelihood.
     n_components_, n_features_in_ : int
         Number k of components, and number d of features seen during `fit`.
     n_samples_ : int or float
@@ -161,8 +194,8 @@ class PPCA(ExactPosteriorModel):
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features seen during `fit`, if X has feature names that are all strings.
     moments_ : Moments
-        Number, mean and scatter of the samples, which `partial_fit` updates. `fit` sets them only
-        with the solver "covariance_eigh" and n >= d. Delete the attribute to free d^2 numbers.
+        Number, mean and scatter of the samples, which `partial_fit` updates. Only after
+        `partial_fit` and `from_moments`.
 
     See Also
     --------
@@ -200,11 +233,11 @@ class PPCA(ExactPosteriorModel):
         n_components: float | str | None = None,
         *,
         noise_variance: float | None = None,
-        coordinates: str = "posterior",
+        coordinates: str = "principal",
         svd_solver: str = "auto",
         iterated_power: int | str = "auto",
         n_oversamples: int = 10,
-        tol: float = 1e-6,
+        tol: float | None = None,
         max_iter: int = 1000,
         random_state: Any = None,
     ) -> None:
@@ -262,10 +295,10 @@ class PPCA(ExactPosteriorModel):
         if is_dask(X):
             X = as_dask_array(self, X, reset=True)
             moments = dask_moments(self, X, sample_weight)
-            counted = max(int(moments.count), round(moments.n))
-            shape = (counted, moments.n_features)
+            fit = Decomposition.from_moments(moments)
+            shape = (fit.counted, moments.n_features)
             check_fits_together(shape, moments.n, self.n_components, "covariance_eigh")
-            return Decomposition.from_moments(moments, counted)
+            return fit
         X = self._check_samples(X, reset=True, min_samples=2)
         kept, weights, count, n_samples = drop_zero_weights(X, sample_weight, at_least=2)
         counted, mapped = max(count, round(n_samples)), is_memory_mapped(kept)
@@ -285,11 +318,19 @@ class PPCA(ExactPosteriorModel):
         check_fits_together(shape, n_samples, self.n_components, solver)
         if not isinstance(summary, Moments):
             check_components_fit(shape, self.n_components, solver)
+        is_auto = self.svd_solver == "auto"
         spectrum = decompose_summary(
-            summary, self.n_components, solver, n_counted=counted, **self._solver_options()
+            summary,
+            self.n_components,
+            solver,
+            n_counted=counted,
+            tol=self.tol,
+            refine=recentered(kept, summary, weights, mapped=mapped) if is_auto else None,
+            **self._solver_options(),
         )
-        kept_moments = summary.rescaled(n_samples) if isinstance(summary, Moments) else None
-        return Decomposition(spectrum, n_samples, float_name(X), counted, kept_moments)
+        spectrum = replace(spectrum, remainder=summary.remainder)
+        warn_unless_converged(spectrum, self.n_components, solver, self.tol)
+        return Decomposition(spectrum, n_samples, float_name(X), counted)
 
     def _decompose_missing(
         self, X: Any, weights: Any, n_counted: int, n_samples: float
@@ -301,25 +342,24 @@ class PPCA(ExactPosteriorModel):
             weights,
             n_counted=n_counted,
             svd_solver=self.svd_solver,
-            tol=self.tol,
+            tol=EM_TOLERANCE if self.tol is None else self.tol,
             max_iter=self.max_iter,
             **self._solver_options(),
         )
-        return Decomposition(em.spectrum.like(X), n_samples, float_name(X), em=em)
+        return Decomposition(em.spectrum.like(X), n_samples, float_name(X), n_counted, em)
 
     def _set_fit(self, fit: Decomposition) -> None:
         """Choose k and set all fitted attributes."""
         n, d, n_components = fit.n_samples, fit.spectrum.n_features, self.n_components
         if n_components == "mle" and n < max(d, 2):
-            n_components = None  # too few samples so far: keep all d
+            n_components = None  # too few samples so far
         k = count_components(fit.spectrum, n_components, n, fit.counted)
         noise_variance = fit.em.noise_variance or None if fit.em else self.noise_variance
         fitted = closed_form_attributes(fit.spectrum, k, n, fit.dtype, noise_variance)
         self.__dict__.update(fitted)
-        if fit.moments is not None:
-            self.moments_ = fit.moments
         if fit.em is not None:
             self.kl_per_dim_ = to_device_of(self.mean_, fit.em.kl_per_dim)
+            self.certificate_ = fit.em.certificate
             self.entropy_bound_ = fit.em.entropy_bound
             self.elbo_ = float(fit.em.history[-1])
             self.loglike_history_ = to_device_of(fit.spectrum.mean, fit.em.history)
@@ -377,18 +417,24 @@ class PPCA(ExactPosteriorModel):
             std = xp.zeros_like(filled)
         return (filled, std) if return_std else filled
 
+    @available_if(_can_continue)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCA:
         """Update the model with a batch of samples.
 
-        The update is exact: any sequence of batches, the first of which may be passed to `fit`,
-        gives the same model as one `fit` of all samples. Each call decomposes the scatter matrix in
-        `moments_`, whatever `svd_solver` is, and `n_components=None` keeps d components.
+        The update is exact: any sequence of batches gives the same model as one `fit` of all
+        samples. Each call decomposes the scatter matrix in `moments_`. `svd_solver` is ignored.
+
+        `partial_fit` continues a model that `partial_fit` or `from_moments` began. A model from
+        `fit` has no `partial_fit`, for any solver and any shape of X: `fit` does not keep the d x d
+        scatter matrix, which most solvers do not compute and which would make a fitted model much
+        larger than PCA's. Pass the first samples to `partial_fit` instead.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             One or more samples without missing values. Dask arrays are read as in `fit`. While
             fewer samples than components have been seen, the surplus components have variance 0.
+            With `n_components=None` the number of components grows up to n_features.
         y : Ignored
             Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -403,28 +449,19 @@ class PPCA(ExactPosteriorModel):
         Raises
         ------
         ValueError
-            If a parameter or X is invalid, or if the model was fitted without keeping `moments_`.
-            The model is then unchanged.
+            If a parameter or X is invalid. The model is then unchanged.
+        AttributeError
+            If the model was fitted by `fit`.
         MemoryError
             If the scatter matrix does not fit into memory.
         """
         self._check_parameters()
-        first = not hasattr(self, "components_")
-        if hasattr(self, "loglike_history_"):
-            raise ValueError(
-                "partial_fit updates moments_, which a fit to X with missing values does not "
-                "compute. Fit all samples at once, or call partial_fit from the start on a clone."
-            )
-        if not first and not hasattr(self, "moments_"):
-            raise ValueError(
-                "partial_fit updates moments_, which fit keeps only with the solver "
-                "'covariance_eigh' and n_samples >= n_features. Set svd_solver='covariance_eigh' "
-                "before fit, or call partial_fit from the start on a clone."
-            )
+        first = not hasattr(self, "moments_")
         with all_or_nothing(self):
             moments = self._moments_of_batch(X, sample_weight, first)
             moments = moments if first else self.moments_ + moments
             self._set_fit(Decomposition.from_moments(moments))
+            self.moments_ = moments
         return self
 
     def _moments_of_batch(self, X: Any, sample_weight: Any, first: bool) -> Moments:
@@ -478,6 +515,7 @@ class PPCA(ExactPosteriorModel):
         model._check_at_most(moments.n_features)
         model.n_features_in_ = moments.n_features
         model._set_fit(Decomposition.from_moments(moments))
+        model.moments_ = moments
         return model
 
     def _check_at_most(self, n_features: int) -> None:
@@ -495,8 +533,8 @@ class PPCA(ExactPosteriorModel):
             check_integer("iterated_power", self.iterated_power, at_least=0)
         check_integer("n_oversamples", self.n_oversamples, at_least=1)
         check_integer("max_iter", self.max_iter, at_least=1)
-        if not (is_real(self.tol) and self.tol >= 0):
-            raise ValueError(f"tol must be a float >= 0, got {self.tol!r}.")
+        if self.tol is not None and not (is_real(self.tol) and self.tol >= 0):
+            raise ValueError(f"tol must be None or a float >= 0, got {self.tol!r}.")
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -17,7 +17,8 @@ from sklearn_vae.gaussian.arrays import check_sample_weight
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.dask_arrays import as_dask_array
 from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
-from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds, Split, check_some_weight
+from sklearn_vae.linear.fold_factors import Split
+from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds, check_some_weight
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
@@ -52,8 +53,8 @@ class PPCACV(ExactPosteriorModel):
         "best" selects the highest mean score. "one_standard_error" selects the smallest
         `n_components` with a mean score within one standard error, over the splits, of the
         highest.
-    coordinates : {"posterior", "principal", "whitened"}, default="posterior"
-        Latent coordinates as in :class:`PPCA`.
+    coordinates : {"principal", "whitened", "posterior"}, default="principal"
+        Coordinates of `transform` and `inverse_transform`, as in :class:`PPCA`.
 
     Attributes
     ----------
@@ -70,8 +71,6 @@ class PPCACV(ExactPosteriorModel):
         Mean score of the chosen candidate.
     n_splits_ : int
         Number of splits.
-    moments_ : Moments
-        Moments of all samples, if n >= d.
     components_, mean_, loadings_ and the other attributes of :class:`PPCA`
         Attributes of the chosen model, fitted to all samples.
 
@@ -104,7 +103,7 @@ class PPCACV(ExactPosteriorModel):
         noise_variance: Any = None,
         cv: Any = 5,
         selection: str = "best",
-        coordinates: str = "posterior",
+        coordinates: str = "principal",
     ) -> None:
         self.n_components = n_components
         self.noise_variance = noise_variance
@@ -164,9 +163,6 @@ class PPCACV(ExactPosteriorModel):
             k, noise = self.best_params_["n_components"], self.best_params_["noise_variance"]
             spectrum, n, dtype = folds.spectrum(k), folds.n, folds.dtype
             self.__dict__.update(closed_form_attributes(spectrum, k, n, dtype, noise))
-            self.__dict__.pop("moments_", None)
-            if isinstance(folds, MomentFolds):
-                self.moments_ = folds.moments
         return self
 
     def _folds(self, X: Any, sample_weight: Any, splits: list[Split]) -> GramFolds | MomentFolds:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
+from sklearn_vae.gaussian import Spectrum, StationaryPoint, sample_spectrum
 from sklearn_vae.gaussian.arrays import to_device_of
 from sklearn_vae.plot.base import DIVERGING, Array, Display, as_float64, check_methods
 from sklearn_vae.validation import check_integer, check_real, is_integer, refuse_dask
@@ -62,8 +62,8 @@ class LikelihoodSurfaceDisplay(Display):
     >>> from sklearn.datasets import load_iris
     >>> from sklearn_vae import PPCA
     >>> from sklearn_vae.plot import LikelihoodSurfaceDisplay
-    >>> ppca = PPCA(2).fit(load_iris().data)
-    >>> LikelihoodSurfaceDisplay.from_estimator(ppca, n_grid=21).kind
+    >>> X = load_iris().data
+    >>> LikelihoodSurfaceDisplay.from_estimator(PPCA(2).fit(X), X, n_grid=21).kind
     'minimum'
     """
 
@@ -99,7 +99,9 @@ class LikelihoodSurfaceDisplay(Display):
         estimator : PPCA
             Fitted model. It determines the number of columns and the noise variance.
         X : array-like of shape (n_samples, n_features), default=None
-            Data. By default, the training data, summarized by `moments_` of the estimator.
+            Data. By default, the training data, summarized by `moments_` of the estimator or, after
+            `fit`, by `spectrum_`. The latter contains only the eigenvectors of the model, from
+            which `directions` must then be chosen.
         noise_variance : float, default=None
             Noise variance. By default, `noise_variance_` of the estimator.
         directions : tuple of int, default=None
@@ -120,17 +122,16 @@ class LikelihoodSurfaceDisplay(Display):
             The plotted display.
         """
         check_methods(estimator, cls.__name__, "fit")
-        attributes = ["n_components_", "noise_variance_"] + ["moments_"] * (X is None)
+        attributes = ["n_components_", "noise_variance_"] + ["spectrum_"] * (X is None)
         missing = [name for name in attributes if not hasattr(estimator, name)]
         if missing:
-            hint = " Pass X." if missing == ["moments_"] else ""
+            hint = " Pass X." if missing == ["spectrum_"] else ""
             raise TypeError(
                 f"{cls.__name__} requires a fitted PPCA, but {type(estimator).__name__} has no "
                 f"{' or '.join(missing)}.{hint}"
             )
         refuse_dask(cls.__name__, X)
-        moments = estimator.moments_ if X is None else Moments.of(as_float64(X))
-        spectrum = Spectrum.from_moments(moments)
+        spectrum = _spectrum(estimator) if X is None else sample_spectrum(as_float64(X))
         k = int(estimator.n_components_)
         if k < 1:
             raise ValueError(
@@ -180,13 +181,16 @@ class LikelihoodSurfaceDisplay(Display):
         LikelihoodSurfaceDisplay
             The plotted display.
         """
-        d = point.spectrum.n_features
+        r = point.spectrum.eigenvalues.shape[0]
         if directions is None:
-            others = [j for j in range(d) if j not in point.kept]
+            others = [j for j in range(r) if j not in point.kept]
             if len(others) < 2:
+                is_all = r == point.spectrum.n_features
+                remedy = "use fewer components" if is_all else "pass X for the others"
                 raise ValueError(
                     f"{cls.__name__} needs two eigenvectors that the point does not keep, but it "
-                    f"keeps {len(point.kept)} of {d}. Set directions, or use fewer components."
+                    f"keeps {len(point.kept)} of the {r} in its spectrum. Set directions, or "
+                    f"{remedy}."
                 )
             directions = (others[0], others[1])
         check_integer("n_grid", n_grid, at_least=3)
@@ -194,8 +198,8 @@ class LikelihoodSurfaceDisplay(Display):
         if not (is_integer(column) and 0 <= column < point.n_components):
             raise ValueError(f"column must be from 0 to {point.n_components - 1}, got {column!r}.")
         p, q = directions
-        if not (p != q and 0 <= p < d and 0 <= q < d):
-            raise ValueError(f"directions must be two indices from 0 to {d - 1}, got {directions}.")
+        if not (p != q and 0 <= p < r and 0 <= q < r):
+            raise ValueError(f"directions must be two indices from 0 to {r - 1}, got {directions}.")
         values = as_float64(point.spectrum.eigenvalues)
         if radius is None:
             largest = max(values[p], values[q])
@@ -243,6 +247,13 @@ class LikelihoodSurfaceDisplay(Display):
         labels = [f"{tick:.3g}".replace("-", "\N{MINUS SIGN}") for tick in ticks]
         self.colorbar_.set_ticks(ticks, labels=labels)
         self.colorbar_.set_label("gain in log-likelihood (nats per sample)")
+
+
+def _spectrum(estimator: Any) -> Spectrum:
+    """Return the spectrum of the training data, with all eigenpairs if the estimator has them."""
+    if hasattr(estimator, "moments_"):
+        return Spectrum.from_moments(estimator.moments_)
+    return estimator.spectrum_
 
 
 def _levels(surface: Array) -> tuple[Array, Array]:

@@ -21,12 +21,14 @@ from sklearn_vae.state import (
     state_of,
 )
 
-# Classes whose objects are determined by the arguments of the constructor; the first three are
+# Classes whose objects are determined by the arguments of the constructor; the first five are
 # attributes of fitted models.
 RECORDS = {
+    "Accuracy": "gaussian.certificate",
     "EntropyGap": "gaussian.bounds",
     "Precision": "gaussian.precision",
     "RunningCovariance": "gaussian.online",
+    "Spectrum": "gaussian.spectrum",
     **PUBLIC_RECORDS,
 }
 

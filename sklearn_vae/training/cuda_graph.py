@@ -51,12 +51,29 @@ class CudaGraph:
 GRAPHS: dict[str, Any] = {"cuda": CudaGraph}
 
 
-class CapturedStep:
-    """Training step that is captured once and replayed for batches of the same shape.
+class Captured:
+    """Steps on batches of one shape: their inputs at fixed addresses and, later, their graph."""
 
-    The first batches take plain steps, and so do batches of other shapes, such as the last of an
-    epoch. The learning rate is part of the graph, so a change leads to a new capture. Without a
-    `graph_type` every step is plain.
+    def __init__(self, x: Tensor, noise: Tensor, beta: float, weights: tuple[Tensor, ...]) -> None:
+        kl_weight = torch.full((), beta, device=x.device, dtype=x.dtype)
+        self.inputs = x.clone(), noise.clone(), kl_weight, *(w.clone() for w in weights)
+        self.steps_before = WARM_UP_STEPS
+        self.graph: Any = None
+
+    def set_inputs(self, x: Tensor, noise: Tensor, beta: float, *weights: Tensor) -> None:
+        """Copy a batch to the inputs."""
+        self.inputs[0].copy_(x)
+        self.inputs[1].copy_(noise)
+        self.inputs[2].fill_(beta)
+        for own, given in zip(self.inputs[3:], weights, strict=True):
+            own.copy_(given)
+
+
+class CapturedStep:
+    """Training step that is captured once per shape of batches and replayed.
+
+    The first batches of each shape take plain steps. The learning rate is part of the graphs, so a
+    change leads to new captures. Without a `graph_type` every step is plain.
     """
 
     def __init__(
@@ -71,33 +88,27 @@ class CapturedStep:
         self.reset()
 
     def reset(self) -> None:
-        """Discard the graph and start with plain steps again."""
-        self.graph: Any = None
-        self.inputs: tuple[Tensor, ...] | None = None
+        """Discard the graphs and start with plain steps again."""
+        self.captured: dict[torch.Size, Captured] = {}
         self.learning_rate: Any = None
-        self.steps_before = WARM_UP_STEPS
         self.good_epochs = 0
 
     def __call__(self, x: Tensor, noise: Tensor, beta: float, *weights: Tensor) -> Any:
         """Take a step; return the sums of reconstruction and KL, and the encoder outputs."""
         if self.graph_type is None:
             return self.step(x, noise, beta, *weights)
-        if self.inputs is None:
-            kl_weight = torch.full((), beta, device=x.device, dtype=x.dtype)
-            self.inputs = x.clone(), noise.clone(), kl_weight, *(w.clone() for w in weights)
-        if x.shape != self.inputs[0].shape:
-            return self.step(x, noise, beta, *weights)
-        if self.steps_before:
-            self.steps_before -= 1
+        if x.shape not in self.captured:
+            self.captured[x.shape] = Captured(x, noise, beta, weights)
+        own = self.captured[x.shape]
+        if own.steps_before:
+            own.steps_before -= 1
             return self.graph_type.warm_up(partial(self.step, x, noise, beta, *weights))
-        self.inputs[0].copy_(x)
-        self.inputs[1].copy_(noise)
-        self.inputs[2].fill_(beta)
-        for own, given in zip(self.inputs[3:], weights, strict=True):
-            own.copy_(given)
-        if not self._is_up_to_date():
-            self._capture(self.inputs)
-        return tuple(output.clone() for output in self.graph.replay())
+        own.set_inputs(x, noise, beta, *weights)
+        self._discard_outdated()
+        if own.graph is None:
+            self.good_epochs = 0
+            own.graph = self.graph_type(partial(self.step, *own.inputs))
+        return tuple(output.clone() for output in own.graph.replay())
 
     def with_fallback(
         self,
@@ -145,12 +156,15 @@ class CapturedStep:
         return result, is_finite
 
     def _is_up_to_date(self) -> bool:
-        return self.graph is not None and self.learning_rate == self._current_learning_rate()
+        graphs = [own.graph for own in self.captured.values()]
+        return None not in graphs and self.learning_rate == self._current_learning_rate()
 
     def _current_learning_rate(self) -> Any:
         return self.optimizer().param_groups[0]["lr"]
 
-    def _capture(self, inputs: tuple[Tensor, ...]) -> None:
-        self.graph, self.good_epochs = None, 0
-        self.learning_rate = self._current_learning_rate()
-        self.graph = self.graph_type(partial(self.step, *inputs))
+    def _discard_outdated(self) -> None:
+        """Discard the graphs of another learning rate."""
+        if self.learning_rate != self._current_learning_rate():
+            self.learning_rate = self._current_learning_rate()
+            for own in self.captured.values():
+                own.graph = None

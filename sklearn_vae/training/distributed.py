@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import distributed, nn
 
 from sklearn_vae.serialization.identity import digest
+from sklearn_vae.training.batches import count_batches
 from sklearn_vae.validation import check_real
 
 Array = NDArray[Any]
@@ -50,8 +51,9 @@ class Reducer:
         """Return the values of every process as rows of a table."""
         return np.array([values], dtype=np.float64)
 
-    def n_batches(self, n: int, batch_size: int) -> int | None:
-        """Return the number of batches per epoch, or None if it follows from n."""
+    def n_batches(self, n: int, batch_size: int) -> int:
+        """Return the number of batches per epoch, which is the same in all processes."""
+        return count_batches(n, batch_size)
 
     def share(self, module: nn.Module) -> None:
         """Copy the parameters of a module from the first process."""
@@ -156,8 +158,8 @@ class GroupReducer(Reducer):
         total: Array = self.sum(table)
         return total
 
-    def n_batches(self, n: int, batch_size: int) -> int | None:
-        counts, batches = self.table(n, -(-n // batch_size)).astype(int).T.tolist()
+    def n_batches(self, n: int, batch_size: int) -> int:
+        counts, batches = self.table(n, count_batches(n, batch_size)).astype(int).T.tolist()
         most = max(batches)
         if min(counts) < most:
             raise ValueError(

@@ -433,6 +433,14 @@ class Adam(torch.optim.Adam):
             maximize=False,
         )
 
+    @torch.no_grad()
+    def rescale_gradients(self, factor: float) -> None:
+        """Rescale the averages as if all gradients so far had been multiplied by a factor."""
+        for state in self.state.values():
+            for name, power in (("exp_avg", 1), ("exp_avg_sq", 2), ("max_exp_avg_sq", 2)):
+                if name in state:
+                    state[name].mul_(factor**power)
+
     def _has_one_count(self, parameters: list[Tensor]) -> bool:
         """Return whether all parameters have taken the same number of steps."""
         counts = (self.state[p].get("step", 0) for p in parameters)

@@ -44,6 +44,9 @@ from sklearn_vae.validation import all_or_nothing
 # Guards torch's global generator, from which its layers draw their initial weights.
 _GLOBAL_GENERATOR = threading.RLock()
 
+# Rise of the noise variance, within some steps of the first epoch, that rescales Adam's averages.
+LARGE_RISE = 2.0
+
 # Attributes that a net only has in training.
 TRAINING_ONLY = {"batch_events_", "frozen_", "reducer_", "valid_weights_", "weights_"}
 
@@ -56,7 +59,8 @@ class VAENet(NeuralNet):
     ends. If several processes train together, each takes steps on its own samples, along the
     gradient averaged over the samples of all.
 
-    `noise_shape` holds the numbers of draws per sample and of latent dimensions. `operations` is
+    `noise_shape` holds the numbers of draws per sample and of latent dimensions; with `antithetic`,
+    half of the draws have the opposite noise of the others. `operations` is
     the number of operations of the forward pass of one sample, which is counted by default.
     `beta_` is the KL weight, which callbacks change. `last_states_` holds the number of epochs and
     the parameters before each of the last two epochs. `complete_` is False after an interrupt, and
@@ -75,6 +79,7 @@ class VAENet(NeuralNet):
         seed: int,
         precision: str | None = None,
         operations: float | None = None,
+        antithetic: bool = False,
         **net_options: Any,
     ) -> None:
         self.objective = objective
@@ -84,6 +89,7 @@ class VAENet(NeuralNet):
         self.seed = seed
         self.precision = precision
         self.operations = operations
+        self.antithetic = antithetic
         self.beta_ = 1.0
         self.last_states_: list[tuple[int, dict[str, Tensor]]] = []
         self.complete_ = False
@@ -233,7 +239,7 @@ class VAENet(NeuralNet):
     ) -> None:
         n_batches = self.reducer_.n_batches(len(X), self.batch_size)
         batches = Batches(
-            X, self.batch_size, self.noise_shape, self.generator_, n_batches, self.weights_
+            X, n_batches, self.noise_shape, self.generator_, self.weights_, self.antithetic
         )
         train, valid = self.get_split_datasets(X, X)
         for _ in range(epochs):
@@ -285,7 +291,10 @@ class VAENet(NeuralNet):
         """Train for one epoch; return (n, reconstruction, KL) and whether all is finite."""
         self.monitor.begin()
         self.history[-1]["batches"] = []
-        sums = [self._take_chunk(chunk, step) for chunk in batches]
+        sums, noise = [], self._log_noise()
+        for chunk in batches:
+            sums.append(self._take_chunk(chunk, step))
+            noise = self._follow_noise(noise)
         self.reducer_.share(self.module_)
         totals = torch.stack(sums).cpu().double().sum(0).tolist()
         n, reconstruction, kl = self.reducer_.sum([len(batches.X), *totals])
@@ -307,6 +316,25 @@ class VAENet(NeuralNet):
             if isinstance(sums[0][0], float):
                 return torch.tensor(sums, dtype=torch.float64).sum(0)
             return torch.stack([torch.stack(pair) for pair in sums]).sum(0)
+
+    def _log_noise(self) -> float:
+        """Return the average logarithm of the noise variance in the first epoch, and 0 later."""
+        likelihood: Any = getattr(self.module_, "likelihood", None)
+        noise = None if likelihood is None else likelihood.noise_variance
+        return 0.0 if noise is None or len(self.history) > 1 else noise.log().mean().item()
+
+    def _follow_noise(self, before: float) -> float:
+        """Rescale Adam's averages if the noise variance has risen from a start that is too small.
+
+        Gradients are inversely proportional to it while it is too small, and the averages of their
+        squares remember the first gradients for a thousand steps. `before` and the result are the
+        logarithms of the noise variance to which the averages belong.
+        """
+        after = self._log_noise()
+        if after - before <= math.log(LARGE_RISE):
+            return before
+        self.optimizer_.rescale_gradients(math.exp(before - after))
+        return after
 
     @torch.no_grad()
     def _validate(self, X: Tensor) -> None:

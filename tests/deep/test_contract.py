@@ -311,10 +311,10 @@ def test_early_stopping_takes_back_the_best_and_waits_for_the_warm_up(model):
     if "kl_warmup_epochs" in model.get_params():
         model.set_params(kl_warmup_epochs=6)
     model.fit(X)
-    bounds = model.history_["validation_bound"]
-    assert len(bounds) == model.n_iter_ < 200
+    objective = -np.array(model.net_.history[:, "valid_loss"])
+    assert len(objective) == model.n_iter_ < 200
     after = 5 if "kl_warmup_epochs" in model.get_params() else 0
-    best = after + int(np.argmax(bounds[after:]))
+    best = after + int(np.argmax(objective[after:]))
     assert model.n_iter_ >= after + 1 + 2
     assert best < model.n_iter_ - 1
     # What is left is the model of the best epoch.

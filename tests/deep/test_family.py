@@ -95,15 +95,16 @@ def test_draws_have_the_moments_of_the_model(model):
 
 
 def test_a_learned_prior_has_the_moments_of_the_posterior_and_unit_columns():
-    # A step of Adam moves alpha2 by a share: many are needed, few rows will do.
-    vae = DeepGaussianVAE(2, hidden_layer_sizes=(16,), **LEARNED, learning_rate=4e-3)
-    vae.set_params(max_epochs=200, random_state=0, warm_start=True).fit(X)
-    vae.set_params(learning_rate=3e-4, n_mc_samples=8).fit(X)
+    # A step of Adam moves alpha2 by a share: many are needed, few rows will do, and large networks
+    # would still change the moments.
+    vae = DeepGaussianVAE(2, hidden_layer_sizes=(4,), **LEARNED, learning_rate=1e-2)
+    vae.set_params(max_epochs=300, random_state=0, warm_start=True).fit(X)
+    vae.set_params(learning_rate=1e-3, n_mc_samples=8).fit(X)
     weight = vae.module_.decoder.layers[0].weight.detach().numpy()
     np.testing.assert_allclose(np.linalg.norm(weight, axis=0), 1.0, rtol=1e-12)
     assert not np.allclose(vae.prior_variance_, 1.0, atol=0.2)
-    np.testing.assert_allclose(vae.entropy_gap_.dimensions, 0, atol=0.05)
-    other = clone(vae).set_params(prior="standard", max_epochs=400).fit(X)
+    np.testing.assert_allclose(vae.entropy_gap_.dimensions, 0, atol=0.02)
+    other = clone(vae).set_params(prior="standard", max_epochs=600).fit(X)
     np.testing.assert_array_equal(other.prior_variance_, 1.0)
     assert vae.elbo_ > other.elbo_ - 0.7
 
@@ -216,8 +217,11 @@ def test_noise_of_the_decoder_starts_at_the_residuals_of_ppca_or_where_it_is_tol
     assert np.abs(ratio.mean(axis=0)).max() < 1.0
 
 
-def test_flows_raise_the_bound_where_latents_depend_on_each_other():
-    # A linear decoder whose columns are not orthogonal, held fixed, leaves a correlated posterior.
+def correlated():
+    """Samples of a linear decoder whose columns are not orthogonal, and fits that hold it fixed.
+
+    The posterior is correlated, so that diagonal ones have a loose ELBO.
+    """
     W = np.array([[2.0, 1.9], [0.0, 0.5], [1.0, 1.0]])
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(400, 2)) @ W.T + 0.3 * rng.normal(size=(400, 3))
@@ -231,7 +235,12 @@ def test_flows_raise_the_bound_where_latents_depend_on_each_other():
         return layer
 
     options = {"decoder": decoder, "noise_variance": 0.09, "hidden_layer_sizes": (16,)}
-    options |= {"max_epochs": 25, "learning_rate": 2e-2, "batch_size": 50, "random_state": 0}
+    options |= {"max_epochs": 50, "learning_rate": 1e-2, "batch_size": 50, "random_state": 0}
+    return rows, W, options
+
+
+def test_flows_raise_the_bound_where_latents_depend_on_each_other():
+    rows, W, options = correlated()
     normal = DeepGaussianVAE(2, **options).fit(rows)
     flow = DeepGaussianVAE(2, **options, **SYLVESTER).fit(rows)
     assert flow.elbo_ > normal.elbo_ + 0.3
@@ -245,15 +254,14 @@ def test_flows_raise_the_bound_where_latents_depend_on_each_other():
 
 
 def test_the_importance_weighted_objective_raises_its_own_bound():
-    settings = {"hidden_layer_sizes": (32,), "max_epochs": 60, "learning_rate": 3e-3}
-    settings |= {"n_mc_samples": 20, "random_state": 0, "noise_variance": 4.0}
-    rows = DIGITS[:500]
+    rows, _, options = correlated()
     vae, iwae = (
-        DeepGaussianVAE(4, **settings, objective=name).fit(rows) for name in ("elbo", "iwae")
+        DeepGaussianVAE(2, **options, n_mc_samples=20, objective=name).fit(rows)
+        for name in ("elbo", "iwae")
     )
     of_vae, of_iwae = (model.log_likelihood(rows, 20).mean() for model in (vae, iwae))
-    assert of_iwae > of_vae
-    assert iwae.score(rows) < of_iwae  # the ELBO, whatever was trained
+    assert of_iwae > of_vae + 0.5  # with other seeds 0.9 to 1.6
+    assert iwae.score(rows) < vae.score(rows)  # the ELBO, whatever was trained
 
 
 def test_bits_of_a_linear_network_reach_bernoulli_ppca():

@@ -232,6 +232,18 @@ def test_learning_starts_where_it_is_told():
         assert found == pytest.approx(0.125) if update == "gradient" else 0.125 < found < 1
 
 
+@pytest.mark.parametrize("noise_model", ["scalar", "diagonal"])
+def test_a_bad_start_of_the_noise_is_forgotten(noise_model):
+    ppca = PPCA(K).fit(X).noise_variance_
+    model = DeepGaussianVAE(K, **SMALL, noise_model=noise_model)
+    model.set_params(max_epochs=30, learning_rate=1e-2)
+    elbos = [
+        clone(model).set_params(noise_variance_init=factor * ppca).fit(X).elbo_
+        for factor in (1e-4, 1e-2, 1, 1e2)
+    ]
+    assert np.ptp(elbos) < 0.6  # 4 to 5 if Adam remembers the first gradients
+
+
 def test_the_noise_in_closed_form_is_never_above_that_of_ppca_while_training():
     model = DeepGaussianVAE(K, **SMALL, noise_variance_init=1e-3).set_params(max_epochs=30).fit(X)
     limit = PPCA(K).fit(X).noise_variance_

@@ -21,7 +21,7 @@ LINEAR = [
     LinearVAE(3),
     LinearVAE(3, noise_variance=2.0),
     LinearVAE(3, parametrization="unit_encoder"),
-    LinearVAE(3, solver="adam", max_iter=30),
+    LinearVAE(3, solver="adam", max_iter=30, tol=1e3),
     BernoulliPPCA(3, binarize=0.0, random_state=0),
     BernoulliPPCA(2, binarize=0.0, inference="per_sample", random_state=0),
 ]

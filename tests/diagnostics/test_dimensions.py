@@ -139,13 +139,31 @@ def test_an_autoencoder_has_no_latent_distribution(function):
         (collapse, {"epsilon": -1}, "epsilon must be a finite number >= 0, got -1"),
         (collapse, {"delta": 1.0}, r"delta must be in \[0, 1\), got 1.0"),
         (collapse, {"criterion": "mean"}, "criterion must be one of 'share', 'average'"),
+        (collapse, {"delta": -1e-9}, r"delta must be in \[0, 1\), got -1e-09"),
         (collapse_curve, {"delta": "a"}, "delta must be in"),
         (active_units, {"threshold": None}, "threshold must be a finite number >= 0"),
+        (active_units, {"threshold": -1e-9}, "threshold must be a finite number >= 0"),
         (decompose_kl, {"n_samples": 0}, "n_samples must be an integer >= 1, got 0"),
+        (decompose_kl, {"random_state": -1}, "random_state must be an integer >= 0, got -1"),
         (entropy_bound, {"tolerance": -1}, "tolerance must be a finite number >= 0, got -1"),
         (diagnose, {"max_samples": 1}, "max_samples must be an integer >= 2, got 1"),
+        (diagnose, {"random_state": -1}, "random_state must be an integer >= 0, got -1"),
     ],
 )
 def test_parameters_out_of_range(function, options, message):
     with pytest.raises(ValueError, match=message):
         function(fitted(MODELS[0]), rows(), **options)
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (collapse, {"epsilon": 0, "delta": 0}),
+        (active_units, {"threshold": 0}),
+        (decompose_kl, {"n_samples": 1, "random_state": 0}),
+        (entropy_bound, {"tolerance": 0}),
+        (diagnose, {"max_samples": 2, "random_state": 0}),
+    ],
+)
+def test_parameters_at_the_ends_of_their_ranges(function, options):
+    function(fitted(MODELS[0]), rows(), **options)

@@ -97,6 +97,50 @@ def test_numbers_of_findings_are_those_of_the_spectrum():
     assert numbers["pca_reconstruction_error"] == pytest.approx(0.75 / 6)
 
 
+def sentences(model, data=X):
+    """Evidence of all findings of a model."""
+    return " ".join(text for found in diagnose(model, data).findings for text in found.evidence)
+
+
+@pytest.mark.parametrize(
+    ("noise_variance", "free_bits", "optimum"),
+    # Half of the directions have an average square of 0.25, the others of the noise variance.
+    [(None, 0.0, 0.25), (0.01, 0.0, 0.13), (0.01, 0.5, 0.13)],
+)
+def test_a_noise_that_is_off_is_said_to_be_fixed_and_free_bits_to_hide_collapse(
+    noise_variance, free_bits, optimum
+):
+    model = Posing(3, noise_variance=noise_variance).fit(X)
+    model.pose(noise=1.0 if noise_variance else 0.04, free_bits=free_bits)
+    assert [found.category for found in diagnose(model, X).findings] == ["noise"]
+    text = sentences(model)
+    assert ("The noise variance is fixed at 0.01." in text) == (noise_variance is not None)
+    assert ("The noise variance is 0.01." in text) == (noise_variance is None)
+    assert f"the optimum is {optimum}, which would add" in text
+    assert ("free_bits=0.5 keeps dimensions from collapsing" in text) == (free_bits > 0)
+
+
+@pytest.mark.parametrize("noise_variance", [None, 0.25])
+def test_a_shortfall_is_said_to_be_at_the_same_noise_variance_if_that_is_fixed(noise_variance):
+    model = Posing(3, noise_variance=noise_variance).fit(X)
+    text = sentences(model.pose(latent=8.0, history=LEVEL))
+    same = "pPCA with the same number of dimensions and noise variance and"
+    assert (same in text) == (noise_variance is not None)
+    assert ("pPCA with the same number of dimensions and -" in text) == (noise_variance is None)
+
+
+@pytest.mark.parametrize("weak", [0, 1])
+def test_dimensions_of_little_kl_are_counted_with_those_that_have_collapsed(weak):
+    model = Posing(3).fit(X).pose(collapsed=[1], noise=9.0, history=RISING)
+    if weak:  # a posterior near the prior: a KL of 0.045 nats
+        model.encoder_variance_[2], model.encoder_weights_[2] = 0.9, 0.0
+        model.encoder_weights_[2, 2] = 0.3
+    (found,) = diagnose(model, X).findings
+    assert found.category == "ii"
+    text = "2 dimensions have a KL of at most 0.1 nats on average, and 1 of them have collapsed."
+    assert (text in found.evidence) == bool(weak)
+
+
 @pytest.mark.parametrize("weight", [1.15, 3.9, 4.1, 50.0])
 def test_hidden_eigenvalues_are_those_below_the_weighted_noise(weight):
     model = Posing(3).fit(X).pose(collapsed=[2], history=RISING, kl_weight=weight)
@@ -121,6 +165,16 @@ def test_training_is_unfinished_if_the_last_tenth_rose_by_a_share_of_the_gain(te
     assert found.category == ("unfinished" if slack > 1 else "v")
     if slack > 1:
         assert found.numbers["rise"] == pytest.approx(0.005 * gain * slack)
+
+
+def test_training_that_stands_still_has_ended_even_where_nothing_can_be_gained():
+    noise = np.random.default_rng(0).normal(size=(300, 4))
+    for seed in range(9):  # of some samples the best line explains less than no line
+        report = diagnose(Posing(1).fit(noise).pose(latent=8.0, history=LEVEL), noise, 20, seed)
+        if report.numbers["reference"] < report.numbers["without_latents"]:
+            break
+    assert report.numbers["margin"] == 0.1
+    assert report.categories == ("v",)
 
 
 class Uneven(Stranger):

@@ -150,6 +150,13 @@ def test_best_noise_variance_by_brute_force(seed):
     assert cost(found) <= min(cost(found * 1.001), cost(found / 1.001))
 
 
+@pytest.mark.parametrize("square", [0.5, 5.0])
+def test_the_best_noise_variance_may_be_that_of_almost_all_features(square):
+    # One direction of 10^9 + 1 has another optimum, square - 0.1.
+    n, tail = 10**9, 2.0 + 1e-9 * (square - 2.1) * 2.0**2 / 2.1**2
+    assert best_noise_variance([0.1], [square], 2.0 * n, n + 1) == pytest.approx(tail, rel=1e-14)
+
+
 def test_without_room_for_noise_the_best_is_none():
     assert best_noise_variance(np.array([4.0, 2.0]), np.array([3.0, 1.0]), 0.0, 2) == 0.0
     # Where all of it is known, its own formula.

@@ -138,6 +138,19 @@ def test_other_diagnostics_of_data_in_other_units(X, model, categories, units):
         np.testing.assert_allclose(found, diagnostic(one, X), rtol=1e-7, atol=1e-12)
 
 
+def test_a_fixed_noise_variance_is_in_units_of_the_data_also_where_features_have_their_own():
+    # The reference of these models has a noise variance per feature in units of its scale, with
+    # which neither of them compares.
+    models = [
+        DeepGaussianVAE(3, **SMALL, noise_model="diagonal", noise_variance=value, kl_weight=2.0)
+        for value in (0.4, np.full(8, 0.4))
+    ]
+    one, other = (diagnose(model.fit(rows()), rows()) for model in models)
+    assert str(one) == str(other)
+    assert one.numbers == other.numbers
+    assert "objective" not in one.categories
+
+
 @pytest.mark.parametrize("noise_model", ["scalar", "diagonal", "heteroscedastic"])
 def test_errors_and_variances_are_those_of_the_formula(noise_model):
     X = rows() * np.geomspace(1, 100, 8)

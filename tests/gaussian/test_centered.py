@@ -1,11 +1,18 @@
 """Rows less their mean, against the definition in extended precision."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import sparse
 
 from sklearn_vae import LowRankGaussian, Moments
-from sklearn_vae.gaussian.centered import DenseCentered, SparseCentered, project
+from sklearn_vae.gaussian.centered import (
+    DenseCentered,
+    SparseCentered,
+    centered_data,
+    project,
+)
 from tests.helpers import to_numpy
 
 EPS = 2.0**-52
@@ -175,12 +182,61 @@ def test_density_and_posterior_of_sparse_rows(container, noise_variance, offset)
     np.testing.assert_allclose(gaussian.posterior_mean(container(X)), posterior, atol=1e-8)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+@pytest.mark.parametrize("density", [0.02, 0.5])  # products of sparse and of dense blocks
+def test_products_of_sparse_rows_with_each_other(density, offset, weighted):
+    X = make_sparse(density=density, offset=offset, d=90)
+    X[:, 3] += 0.5 * (offset == 0.0)  # a mean that is subtracted from products
+    weights = np.random.default_rng(1).choice([0.3, 1.0, 4.0], size=len(X)) if weighted else None
+    rows = centered_data(sparse.csr_array(X), weights)
+    assert isinstance(rows, SparseCentered)
+    assert rows._is_full == (density > 0.1)
+    R, _ = exact(X, weights)
+    c = scale_between(rows, X, weights)
+    close = {"rtol": 0, "atol": 1e-12 * max(1.0, offset) ** 0.5 + 16 * EPS * offset}
+    np.testing.assert_allclose(rows.gram(), (c * R @ R.T).astype(float), **close)
+    np.testing.assert_allclose(rows.scatter(), (c * R.T @ R).astype(float), **close)
+
+
+def test_squares_that_overflow_are_an_error():
+    for X in (np.array([[1e200], [-1e200]]), np.array([[1.0], [np.nan]])):
+        rows = centered_data(X, None)
+        assert not rows.is_finite
+        with pytest.raises(ValueError, match="centered data are NaN or overflow float64"):
+            rows.check_finite()
+    assert isinstance(rows, DenseCentered)
+    assert centered_data(np.eye(2, dtype=np.float32), None, wide=True).dtype == np.float64
+    assert centered_data(np.eye(2, dtype=np.float32), None).dtype == np.float32
+
+
 def test_density_of_a_square_model_of_sparse_rows():
     X = make_sparse(4000, d=9)
     W = np.random.default_rng(0).normal(size=(9, 9))
     gaussian = LowRankGaussian(X.mean(axis=0), W, 0.0)
     sparse_X = sparse.csr_array(X)
     np.testing.assert_allclose(gaussian.log_prob(sparse_X), gaussian.log_prob(X), rtol=1e-10)
+
+
+@pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize(
+    ("limit", "size", "loses_digits"),
+    [
+        (0.0, 1e8, False), (1e15, 1e8, False), (1e17, 1e8, True), (math.inf, 1e8, True),
+        (1e300, 2.0**660, False), (math.inf, 2.0**660, True), (0.0, 0.0, False), (math.inf, 0.0, False),
+    ],
+)  # fmt: skip
+def test_a_mean_beyond_the_limit_is_subtracted_first(container, limit, size, loses_digits):
+    # Exact differences: small multiples of a unit in the last place of the mean.
+    rng = np.random.default_rng(0)
+    unit = 2.0**-20 * (size or 1.0)
+    R, mean = unit * rng.integers(-9, 10, size=(30, 3)), np.full(3, size)
+    A = rng.normal(size=(3, 2))
+    found = project(container(R + mean), mean, A, limit)
+    error = np.abs(found - R @ A).max() / unit
+    assert error < (1e-3 if loses_digits else 1e-13)
+    if loses_digits:  # without a copy of the samples
+        assert error > 1e-12
 
 
 @pytest.mark.parametrize("dtypes", [("f4", "f8"), ("f8", "f4"), ("i4", "f4"), ("i4", "f8")])

@@ -1,13 +1,15 @@
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 from scipy.stats import multivariate_normal
 from sklearn.datasets import load_iris
 
 from sklearn_vae import PPCA
-from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
+from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint, sample_spectrum
 from tests.helpers import to_numpy
 
 EIGENVALUES = np.array([5.0, 3.0, 1.7, 0.8, 0.3])
@@ -114,7 +116,7 @@ def test_the_fit_of_ppca_is_the_stable_point():
     X = load_iris().data
     for noise_variance in (None, 0.05, 0.5):
         model = PPCA(2, noise_variance=noise_variance).fit(X)
-        spectrum = Spectrum.from_moments(model.moments_)
+        spectrum = sample_spectrum(X)
         kept = [h for h in range(2) if h not in model.collapsed_dims_]
         point = StationaryPoint(spectrum, kept, 2, noise_variance)
         assert point.is_stable
@@ -160,6 +162,72 @@ def test_errors_of_methods():
             call()
     with pytest.raises(ValueError, match=r"two different indices from 0 to 4, got \(1, 1\)"):
         point.surface(1, (1, 1), zero, zero)
-    cut = Spectrum(spectrum.mean, spectrum.eigenvalues[:3], spectrum.components[:3], 1.1, 0.0)
-    with pytest.raises(ValueError, match="all 5 eigenpairs, got 3"):
-        StationaryPoint(cut, [0], 2, 0.5)
+    cut = spectrum.leading(3)
+    with pytest.raises(ValueError, match="from 0 to 2 for a spectrum with 3 of 5 eigenpairs, got"):
+        StationaryPoint(cut, [3], 2, 0.5)
+    point = StationaryPoint(cut, [0], 2, 0.5)
+    with pytest.raises(
+        ValueError, match="not in kept for a spectrum with 3 of 5 eigenpairs, got 3"
+    ):
+        point.curvature(1, 3)
+    with pytest.raises(
+        ValueError, match=r"0 to 2 for a spectrum with 3 of 5 eigenpairs, got \(1, 3"
+    ):
+        point.surface(1, (1, 3), zero, zero)
+
+
+@pytest.mark.parametrize("r", range(D + 1))
+@pytest.mark.parametrize(("kept", "sigma2"), POINTS)
+def test_leading_eigenpairs_give_the_same_point(kept, sigma2, r):
+    whole = StationaryPoint(make_spectrum(), kept, K, sigma2)
+    if r <= max(kept, default=-1):
+        with pytest.raises(ValueError, match="kept must be distinct indices"):
+            StationaryPoint(make_spectrum().leading(r), kept, K, sigma2)
+        return
+    point = StationaryPoint(make_spectrum().leading(r), kept, K, sigma2)
+    assert point.noise_variance == pytest.approx(whole.noise_variance, rel=1e-15)
+    assert point.log_likelihood == pytest.approx(whole.log_likelihood, rel=1e-14)
+    np.testing.assert_allclose(point.loadings, whole.loadings, rtol=1e-14)
+    assert point.unstable == [(i, j) for i, j in whole.unstable if j < r]
+    least, unknown = min(whole.column_variances), EIGENVALUES[r:]
+    largest = min(unknown.sum(), EIGENVALUES[r - 1] if r else np.inf)
+    if not point.unstable and r < D and unknown.mean() <= least < largest:
+        with pytest.raises(ValueError, match=f"after the first {r}"):
+            _ = point.is_stable
+    else:
+        assert point.is_stable == whole.is_stable
+
+
+def test_spectrum_of_samples(asarray):
+    rng = np.random.default_rng(0)
+    weights = np.array([1.0, 0.0, 2.0, 0.5, 3.0, 1.0, 1.0])
+    for d in (4, 7, 30):
+        X = rng.normal(size=(7, d)) + 5.0
+        for w in (None, weights):
+            spectrum = sample_spectrum(asarray(X), None if w is None else asarray(w))
+            S = np.cov(X.T, ddof=0, aweights=w)
+            V, values = to_numpy(spectrum.components), to_numpy(spectrum.eigenvalues)
+            assert V.shape == (min(7, d), d)
+            np.testing.assert_allclose((V.T * values) @ V, S, atol=1e-13)
+            np.testing.assert_allclose(V @ V.T, np.eye(len(V)), atol=1e-13)
+            np.testing.assert_allclose(to_numpy(spectrum.mean), np.average(X, axis=0, weights=w))
+            assert spectrum.rank == min((6 if w is None else 5), d)
+
+
+def test_spectrum_of_samples_in_other_containers():
+    frame = pd.DataFrame(load_iris().data)
+    expected = sample_spectrum(frame.to_numpy()).eigenvalues
+    np.testing.assert_array_equal(sample_spectrum(frame).eigenvalues, expected)
+    for X in (sparse.csr_array(frame), sparse.csr_array(frame.T)):
+        values = np.linalg.eigvalsh(np.cov(X.toarray().T, ddof=0))[::-1]
+        np.testing.assert_allclose(sample_spectrum(X).eigenvalues[:4], values[:4], atol=1e-12)
+    for X, weights, message in [
+        (np.empty((0, 3)), None, r"at least one sample, got shape \(0, 3\)"),
+        (np.full((2, 3), np.nan), None, "X must be finite"),
+        (np.full((3, 2), np.inf), None, "X must be finite"),
+        (np.ones((3, 2)), [0, 0, 0], "sample_weight must have a finite sum above zero"),
+        (np.ones((2, 3)), [1, -1], "sample_weight must be finite and >= 0"),
+        (np.ones(3), None, "X must be two-dimensional"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            sample_spectrum(X, weights)

@@ -194,7 +194,7 @@ def test_arrays_of_torch_give_the_same():
 
 def test_columns_collapse_where_the_noise_is_held_above_their_variance():
     S = np.array([9.0, 4.0, 0.9, 0.5, 0.2, 0.1])
-    p = LinearElbo(S).best_along(np.eye(D)[:, :K], S[:K], 1.0)
+    p = LinearElbo(S).best_along(np.eye(D)[:, :K], S[:K], S[K:].sum(), 1.0)
     np.testing.assert_allclose((p.W**2).sum(axis=0), [8.0, 3.0, 0.0], atol=1e-12)
     np.testing.assert_allclose(p.D, [1 / 9, 1 / 4, 1.0])
     np.testing.assert_allclose(kl_of(LinearElbo(S), p)[2], 0, atol=1e-12)

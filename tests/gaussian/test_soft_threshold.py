@@ -227,6 +227,56 @@ def test_best_posteriors_beat_a_grid(noise, seed):
     assert max(np.abs(slope).max() for slope in slopes) < 1e-5
 
 
+@pytest.mark.parametrize("loadings", [W, np.array([[0.5], [-3.0]]), np.array([[0.0], [1.3]])])
+def test_slopes_and_curvatures_are_those_of_the_cost(loadings):
+    p = TRAP.collapsed()._replace(loadings=loadings, noise_variance=0.7)
+    rng = np.random.default_rng(0)
+    means, variances = rng.normal(size=(6, 9)), rng.uniform(0.05, 2.0, size=(6, 9))
+
+    def cost(a=0.0, b=0.0):
+        # Means moved by a standard deviations of before, and log-variances by b.
+        moved = means + a * np.sqrt(variances), variances * np.exp(b)
+        return TRAP._costs(p, *moved)[0]
+
+    h = 1e-3
+    _, slopes, curvatures = TRAP._costs(p, means, variances)
+    expected = [
+        (cost(h) - cost(-h)) / (2 * h),
+        (cost(0, h) - cost(0, -h)) / (2 * h),
+        (cost(h) - 2 * cost() + cost(-h)) / h**2,
+        (cost(h, h) - cost(h, -h) - cost(-h, h) + cost(-h, -h)) / (4 * h**2),
+        (cost(0, h) - 2 * cost() + cost(0, -h)) / h**2,
+    ]
+    for found, difference in zip([*slopes, *curvatures], expected, strict=True):
+        np.testing.assert_allclose(found, difference, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("off", ["means", "variances"])
+def test_descent_goes_on_until_both_slopes_vanish(off):
+    # Of a linear decoder the best posterior is known.
+    p = LINEAR.collapsed()._replace(loadings=W, noise_variance=0.7)
+    precision = 1.0 + float(np.sum(W**2)) / 0.7
+    best = (X - p.offset) @ W / 0.7 / precision, np.full((6, 1), 1.0 / precision)
+    start = [best[0], best[1]]
+    start[off == "variances"] = start[off == "variances"] + 0.3
+    _, means, variances = LINEAR._descend(p, *start)
+    np.testing.assert_allclose(means, best[0], atol=1e-9)
+    np.testing.assert_allclose(variances, best[1], atol=1e-9)
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1.0, 20.0])
+def test_the_best_posteriors_take_few_steps(noise, monkeypatch):
+    costs, calls = SoftThresholdElbo._costs, []
+
+    def counted(*arguments):
+        calls.append(costs(*arguments))
+        return calls[-1]
+
+    monkeypatch.setattr(SoftThresholdElbo, "_costs", counted)
+    TRAP.best_posteriors(TRAP.collapsed()._replace(loadings=W, noise_variance=noise))
+    assert 3 < len(calls) < 40
+
+
 @pytest.mark.parametrize("noise", [1e-3, 1.0])
 def test_best_posteriors_of_many_rows_are_stationary(noise):
     rows = load_iris().data * 2.4

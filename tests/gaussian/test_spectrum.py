@@ -2,17 +2,9 @@ import numpy as np
 import pytest
 from array_api_compat import array_namespace
 from scipy.stats import multivariate_normal
-from sklearn.datasets import load_digits, load_iris, load_wine
-from sklearn.decomposition import PCA
-from sklearn.decomposition._pca import _assess_dimension
 
 from sklearn_vae import Moments
-from sklearn_vae.gaussian.spectrum import (
-    Spectrum,
-    components_for_ratio,
-    minka_dimension,
-    with_positive_peaks,
-)
+from sklearn_vae.gaussian.spectrum import Spectrum, components_for_ratio, with_positive_peaks
 from tests.helpers import to_numpy
 
 
@@ -78,6 +70,27 @@ def test_log_likelihood_from_few_eigenpairs_is_that_from_all():
         cut.log_likelihood([4])
 
 
+@pytest.mark.parametrize("r", [1, 2, 4, 6])
+def test_padded_with_eigenvalues_of_0_and_an_orthonormal_complement(asarray, r):
+    X = make_rows()
+    every = Spectrum.from_moments(Moments.of(asarray(X)))
+    first = Spectrum(
+        every.mean, every.eigenvalues[:2], every.components[:2, :], 3.0, 1e-9, every.rounded[:2]
+    )
+    found = first.padded(r)
+    if r <= 2:
+        assert found is first
+        return
+    values, V = to_numpy(found.eigenvalues), to_numpy(found.components)
+    np.testing.assert_array_equal(values[:2], to_numpy(first.eigenvalues))
+    np.testing.assert_array_equal(values[2:], np.zeros(r - 2))
+    np.testing.assert_array_equal(V[:2], to_numpy(first.components))
+    np.testing.assert_allclose(V @ V.T, np.eye(r), atol=1e-13)
+    assert (np.take_along_axis(V, np.abs(V).argmax(axis=1)[:, None], axis=1) > 0).all()
+    np.testing.assert_array_equal(to_numpy(found.rounded)[2:], np.zeros(r - 2))
+    assert (found.rest, found.rank, found.total_variance) == (3.0, 2, first.total_variance)
+
+
 def test_the_maximum_likelihood_noise_is_a_maximum():
     spectrum = Spectrum.from_moments(Moments.of(make_rows()))
     for k in range(6):
@@ -117,21 +130,3 @@ def test_components_for_ratio():
     # "More than": at a tie one component more, as PCA counts.
     ratios = {0.1: 1, 0.4: 2, 0.5: 2, 0.75: 3, 0.95: 4, 0.999999: 4}
     assert {ratio: components_for_ratio(values, 10.0, ratio) for ratio in ratios} == ratios
-
-
-@pytest.mark.parametrize("load", [load_iris, load_wine, load_digits])
-def test_minka_dimension_against_scikit_learn(load):
-    X = load().data
-    moments = Moments.of(X)
-    spectrum = Spectrum.from_moments(moments)
-    assert minka_dimension(spectrum, len(X)) == PCA("mle", svd_solver="full").fit(X).n_components_
-
-
-@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
-@pytest.mark.parametrize("n", [20, 40, 300])
-def test_minka_dimension_against_the_sum_over_pairs(n, scale):
-    rng = np.random.default_rng(n)
-    X = rng.normal(size=(n, 4)) @ rng.normal(size=(4, 15)) + 0.3 * rng.normal(size=(n, 15))
-    values = np.linalg.eigvalsh(np.cov(X.T))[::-1]
-    oracle = 1 + np.argmax([_assess_dimension(values, k, n) for k in range(1, 15)])
-    assert minka_dimension(Spectrum.from_moments(Moments.of(scale * X)), n) == oracle

@@ -20,6 +20,9 @@ from sklearn_vae.training.fast_paths import Adam
 from tests.sharing import shared
 
 DIGITS = load_digits().data
+# Of the few steps of the fits by gradients.
+pytestmark = pytest.mark.filterwarnings("ignore:LinearVAE .*below its maximum")
+
 ADAM = {"solver": "adam", "max_iter": 300, "learning_rate": 1e-2}
 STOCHASTIC = {"solver": "stochastic", "max_iter": 3, "batch_size": 32, "learning_rate": 1e-2}
 SOLVERS = [{}, ADAM, STOCHASTIC]
@@ -62,7 +65,7 @@ def test_em_is_ppca(k, parameters):
 
 def test_columns_are_scaled_principal_components_identified_up_to_sign():
     X = make_rows()
-    ppca = PPCA(3).fit(X)
+    ppca = PPCA(3, coordinates="posterior").fit(X)
     for seed in range(4):
         vae = LinearVAE(3, random_state=seed).fit(X)
         np.testing.assert_allclose(vae.loadings_, ppca.loadings_, atol=1e-6)
@@ -468,3 +471,29 @@ def test_errors_of_rows():
         vae.fit(make_rows() * 1e200)
     with pytest.raises(ValueError, match="Z must have 2 columns"):
         vae.fit(make_rows()).inverse_transform(np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e20])  # the encoder, and the noise variance
+def test_models_beyond_the_range_of_their_dtype(scale):
+    X = (scale * make_rows(6, 8)).astype(np.float32)
+    vae = LinearVAE(2).fit(make_rows())
+    before = vae.encoder_weights_
+    with pytest.raises(ValueError, match=r"model of X is beyond the range of float32\. Scale"):
+        vae.fit(X)
+    assert vae.encoder_weights_ is before
+    assert np.isfinite(LinearVAE(2).fit(X.astype(float)).score(X.astype(float)))
+
+
+@pytest.mark.parametrize("factor", [1e-101, 1e101])
+def test_a_noise_variance_too_far_from_those_of_the_data(factor):
+    X = make_rows()
+    value = factor * X.var(axis=0).mean()
+    message = r"must differ by a factor of at most 1e\+100 from the average variance of a feature"
+    with pytest.raises(ValueError, match=f"noise_variance {message}"):
+        LinearVAE(2, noise_variance=value).fit(X)
+    with pytest.raises(ValueError, match=f"noise_variance_init {message}"):
+        LinearVAE(2, solver="adam", noise_variance_init=value, max_iter=1).fit(X)
+    with pytest.raises(ValueError, match=f"noise_variance {message}"):
+        LinearVAE(2, noise_variance=value).partial_fit(X)
+    within = LinearVAE(2, noise_variance=value / factor**0.02).fit(X)
+    assert np.isfinite(within.score(X))

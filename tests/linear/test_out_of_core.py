@@ -121,9 +121,10 @@ def test_rows_with_missing_values_that_do_not_fit_into_memory(tmp_path, monkeypa
 def test_a_file_is_not_read_twenty_times(tmp_path):
     path = tmp_path / "rows.npy"  # a file without blocks on disk: nothing of it is read
     for shape, mapped, in_memory in [
-        ((20_000, 2000), "covariance_eigh", "randomized"),
-        ((20_010, 2001), "randomized", "randomized"),
-        ((19_999, 2000), "randomized", "randomized"),
+        ((20_000, 2000), "covariance_eigh", "covariance_eigh"),
+        ((4_000, 1001), "lanczos", "covariance_eigh"),
+        ((4_004, 1001), "covariance_eigh", "covariance_eigh"),
+        ((20_000, 4001), "lanczos", "lanczos"),
         ((10_000, 1000), "covariance_eigh", "covariance_eigh"),
     ]:
         rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)

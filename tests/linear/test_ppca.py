@@ -237,7 +237,8 @@ def test_rescaled_data_give_the_rescaled_model(scale):
     model, scaled = PPCA(3).fit(X), PPCA(3).fit(scale * X)
     assert scaled.noise_variance_ == pytest.approx(scale**2 * model.noise_variance_, rel=1e-9)
     assert scaled.score(scale * X) == pytest.approx(model.score(X) - 7 * np.log(scale), rel=1e-9)
-    np.testing.assert_allclose(scaled.transform(scale * X), model.transform(X), rtol=1e-8)
+    np.testing.assert_allclose(scaled.transform(scale * X), scale * model.transform(X), rtol=1e-8)
+    np.testing.assert_allclose(scaled.posterior(scale * X)[0], model.posterior(X)[0], rtol=1e-8)
     np.testing.assert_allclose(scaled.kl_per_dim_, model.kl_per_dim_, rtol=1e-9)
 
 

@@ -148,7 +148,7 @@ def test_precisions_meet(place, fitted, given):
 
 def test_a_model_stays_where_it_was_fitted(place):
     X = make_rows()
-    model = PPCA(2).fit(place(X))
+    model = PPCA(2).partial_fit(place(X))
     for name in ("transform", "score", "score_samples", "posterior", "partial_fit"):
         with pytest.raises(ValueError, match=rf"PPCA\.{name}\(\) must use the same namespace"):
             getattr(model, name)(X)

@@ -14,7 +14,7 @@ class TestNoNoise:
 
     def test_full_rank_is_the_empirical_gaussian(self):
         X = load_iris().data
-        model = PPCA().fit(X)
+        model = PPCA(coordinates="posterior").fit(X)
         assert model.n_components_ == 4
         assert model.noise_variance_ == 0.0
         S = np.cov(X.T, ddof=0)
@@ -39,7 +39,7 @@ class TestNoNoise:
         X = rng.normal(size=(n, rank or d)) @ rng.normal(size=(rank or d, d)) + 3.0
         X = X.astype(dtype)
         rank = rank or n - 1
-        model = PPCA(svd_solver=solver, random_state=0).fit(X)
+        model = PPCA(svd_solver=solver, random_state=0, coordinates="posterior").fit(X)
         assert model.n_components_ == min(n, d)
         assert model.noise_variance_ == 0.0
         assert model.elbo_ == model.entropy_bound_ == np.inf
@@ -51,6 +51,8 @@ class TestNoNoise:
         tolerance = 1e-9 if dtype == np.float64 else 1e-2
         np.testing.assert_allclose(model.inverse_transform(Z), X, atol=tolerance)
         assert (model.conditional(Z)[1] == 0).all()
+        model.set_params(coordinates="principal")
+        np.testing.assert_allclose(model.inverse_transform(model.transform(X)), X, atol=tolerance)
         remedy = (
             f"n_components={min(n, d)} is 0: the rank of the {n} training samples is {rank}, "
             f"less than n_features={d}"
@@ -139,7 +141,7 @@ class TestNoNoise:
     @pytest.mark.parametrize("solver", SOLVERS)
     def test_equal_rows(self, solver, value):
         X = np.full((500, 4), value)
-        model = PPCA(2, svd_solver=solver, random_state=0).fit(X)
+        model = PPCA(2, svd_solver=solver, random_state=0, coordinates="posterior").fit(X)
         np.testing.assert_array_equal(model.collapsed_dims_, [0, 1])
         np.testing.assert_allclose(model.transform(X + 0.1), 0.0, atol=1e-12)
         with pytest.raises(ValueError, match="rank of the 500 training samples is 0"):

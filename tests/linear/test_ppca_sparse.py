@@ -13,7 +13,7 @@ from sklearn.preprocessing import MaxAbsScaler
 from sklearn_vae import PPCA
 from sklearn_vae.gaussian.eigensolvers import choose_solver
 from sklearn_vae.validation import is_memory_mapped
-from tests.helpers import PeakMemory
+from tests.helpers import RECORDS, PeakMemory
 from tests.linear.data import make_rows, random_sparse
 
 SPARSE_SOLVERS = ["auto", "covariance_eigh", "arpack", "randomized"]
@@ -33,7 +33,7 @@ def make_sparse(shape, offset=0.0, seed=0):
 
 def assert_same_model(found, expected, rtol=1e-9, atol=1e-9):
     for name in sorted(vars(expected)):
-        if name.endswith("_") and name != "moments_":
+        if name.endswith("_") and name not in RECORDS:
             np.testing.assert_allclose(
                 getattr(found, name), getattr(expected, name), rtol=rtol, atol=atol, err_msg=name
             )
@@ -285,7 +285,6 @@ class TestWide:
         X = make_rows(50, 700, k=6, offset=offset).astype(dtype)
         model = PPCA(n_components).fit(X)
         full = PPCA(n_components, svd_solver="full").fit(X)
-        assert not hasattr(model, "moments_")
         close = (
             {"rtol": 1e-8, "atol": 1e-8} if dtype == np.float64 else {"rtol": 0.01, "atol": 0.01}
         )
@@ -311,11 +310,6 @@ class TestWide:
         full = PPCA(28, svd_solver="full").fit(X)
         assert full.noise_variance_ > 0
         assert model.noise_variance_ == pytest.approx(full.noise_variance_, rel=1e-6)
-
-    def test_partial_fit_says_what_fit_kept(self):
-        model = PPCA(2).fit(make_rows(20, 300))
-        with pytest.raises(ValueError, match="'covariance_eigh' and n_samples >= n_features"):
-            model.partial_fit(make_rows(20, 300))
 
     @pytest.mark.parametrize("smallest", [1e-3, 3e-4])
     def test_float32_is_multiplied_in_float64(self, smallest):

@@ -8,13 +8,15 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_vae import PPCA, BernoulliPPCA, LinearVAE, PPCAImputer
+from sklearn_vae import PPCA, BernoulliPPCA, FactorAnalysis, LinearVAE, PPCAImputer
+from sklearn_vae.gaussian.bernoulli_bound import whitening
 from sklearn_vae.gaussian.bernoulli_elbo import (
     BernoulliParameters,
     LinearBernoulliElbo,
     SamplePosteriors,
 )
-from sklearn_vae.linear.bernoulli_fit import whitening
+from sklearn_vae.gaussian.stationarity import Stationarity
+from tests.helpers import RECORDS
 from tests.linear.data import make_rows
 from tests.sharing import shared
 
@@ -44,17 +46,25 @@ SEVERAL_PATTERNS = np.where(HIDDEN, np.nan, make_rows(90, 20, 17))
 
 EM = {"tol": 1e-13, "max_iter": 5000}
 SEED = {"random_state": 0}
-STOCHASTIC = {"solver": "stochastic", "max_iter": 5, "learning_rate": 1e-2, **SEED}
+STOCHASTIC = {"solver": "stochastic", "max_iter": 5, "tol": 1e3, "learning_rate": 1e-2, **SEED}
 CASES = {
     "PPCA": (PPCA(2, **EM), INCOMPLETE),
     "PPCA of fixed noise": (PPCA(2, noise_variance=0.6, **EM), INCOMPLETE),
     "PPCA of all components": (PPCA(**EM), INCOMPLETE),
-    "PPCA of few patterns": (PPCA(17, noise_variance=0.25, **EM), SEVERAL_PATTERNS),
+    "PPCA of few patterns": (
+        PPCA(17, noise_variance=0.25, coordinates="posterior", **EM),
+        SEVERAL_PATTERNS,
+    ),
     "PPCA without components": (PPCA(0), INCOMPLETE),
     "PPCAImputer": (PPCAImputer(**EM), 10.0 ** np.arange(-3, 4) * INCOMPLETE),
     "PPCAImputer of fixed noise": (PPCAImputer(2, noise_variance=0.6, **EM), INCOMPLETE),
     "PPCAImputer without scales": (PPCAImputer(2, standardize=False, **EM), INCOMPLETE),
     "PPCAImputer of complete data": (PPCAImputer(2), COMPLETE),
+    "FactorAnalysis": (FactorAnalysis(2, noise_variance=1.0), COMPLETE),
+    "FactorAnalysis of missing values": (
+        FactorAnalysis(2, noise_variance=1.0, tol=1e-13),
+        INCOMPLETE,
+    ),
     "LinearVAE": (LinearVAE(**SEED), COMPLETE),
     "LinearVAE of fixed noise": (LinearVAE(noise_variance=3.0, **SEED), COMPLETE),
     "LinearVAE of all components": (
@@ -62,8 +72,11 @@ CASES = {
         COMPLETE,
     ),
     "LinearVAE of wide data": (LinearVAE(3, **SEED), WIDE),
-    "LinearVAE by Adam": (LinearVAE(solver="adam", max_iter=200, **SEED), COMPLETE),
-    "LinearVAE by Adam of wide data": (LinearVAE(solver="adam", max_iter=20, **SEED), WIDE),
+    "LinearVAE by Adam": (LinearVAE(solver="adam", max_iter=190, tol=1e3, **SEED), COMPLETE),
+    "LinearVAE by Adam of wide data": (
+        LinearVAE(solver="adam", max_iter=20, tol=1e3, **SEED),
+        WIDE,
+    ),
     "BernoulliPPCA": (BernoulliPPCA(tol=1e-12, **SEED), BITS),
     "BernoulliPPCA per sample": (BernoulliPPCA(tol=1e-12, inference="per_sample", **SEED), BITS),
 }
@@ -81,8 +94,15 @@ all_cases = pytest.mark.parametrize("case", CASES | RANDOM)
 scored = pytest.mark.parametrize("case", [name for name in CASES | RANDOM if "Imputer" not in name])
 
 # These count samples, as PCA does, or iterations.
-OF_THE_NUMBER = {"explained_variance_", "singular_values_", "n_samples_"}
-OF_THE_PATH = {"n_iter_", "loglike_history_", "elbo_history_", "history_", "entropy_gap_"}
+OF_THE_NUMBER = {"explained_variance_", "singular_values_", "n_samples_", "loglike_"}
+OF_THE_PATH = {
+    "n_iter_",
+    "loglike_history_",
+    "elbo_history_",
+    "history_",
+    "loglike_",
+    "entropy_gap_",
+}
 
 
 def case_of(name):
@@ -115,8 +135,11 @@ def fitted(model, X):
         ppca = vars(values.pop("ppca_"))
         values |= {f"ppca_.{name}": value for name, value in ppca.items() if name.endswith("_")}
         values.pop("indicator_")
-    for name in ("moments_", "ppca_.moments_"):
+    for name in (*RECORDS, *(f"ppca_.{name}" for name in RECORDS)):
         values.pop(name, None)
+    for name in values.keys() & {"certificate_", "ppca_.certificate_"}:
+        if isinstance(values[name], Stationarity):
+            values[name] = values[name].remaining_gain
     return {**values, "transform": model.transform(X)}
 
 
@@ -321,6 +344,7 @@ def test_samples_of_zero_weight_in_a_file(name, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*has not converged")
+@pytest.mark.filterwarnings("ignore:LinearVAE .*below its maximum")
 @pytest.mark.parametrize("case", ["LinearVAE", "LinearVAE by Adam", *RANDOM, "BernoulliPPCA"])
 def test_a_checkpoint_is_of_the_weights(case, tmp_path):
     model, X = case_of(case)

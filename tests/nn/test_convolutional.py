@@ -176,6 +176,27 @@ def test_plain_networks_have_as_many_convolutions_at_each_scale(convolutions_per
     assert sum(isinstance(layer, Activate) for layer in decoder) == 3 * convolutions_per_scale + 2
 
 
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+@pytest.mark.parametrize(
+    ("side", "channels"),
+    [
+        (1, [16]), (7, [16]), (8, [16, 32]), (15, [16, 32]), (16, [16, 32, 64]),
+        (31, [16, 32, 64]), (32, [16, 32, 64, 128]), (70, [16, 32, 64, 128]),
+    ],
+)  # fmt: skip
+def test_channels_double_at_each_scale_down_to_maps_of_4x4(kind, side, channels):
+    image = (2, side + 1, side)
+    encoder, decoder = (make(replace(f, channels=None), image) for f in PAIRS[kind])
+    assert [after for _, after in _changes(encoder)] == channels
+    assert [before for before, _ in _changes(decoder)] == channels[::-1]
+
+
+def _changes(network):
+    """Channels before and after each convolution of 3x3 that changes them."""
+    layers = [(a, b) for a, b, kernel in convolutions(network, nn.Conv2d) if kernel == (3, 3)]
+    return [(before, after) for before, after in layers if before != after]
+
+
 @pytest.mark.parametrize(("blocks", "depth"), [(1, 2), (2, 5), (4, 1)])
 def test_residual_networks_have_as_many_blocks_at_each_scale(blocks, depth):
     parameters = {

@@ -53,7 +53,7 @@ CASES = {
         lambda display: TrainingDisplay.from_results(display.histories),
     ),
     LikelihoodSurfaceDisplay: (
-        lambda ax: LikelihoodSurfaceDisplay.from_estimator(PPCA(3).fit(X), n_grid=5, ax=ax),
+        lambda ax: LikelihoodSurfaceDisplay.from_estimator(PPCA(3).fit(X), X, n_grid=5, ax=ax),
         lambda display: LikelihoodSurfaceDisplay.from_results(display.point, n_grid=5),
     ),
     ReconstructionDisplay: (

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, PPCACV, PPCAImputer
-from sklearn_vae.gaussian import Spectrum, StationaryPoint
+from sklearn_vae.gaussian import Moments, Spectrum, StationaryPoint
 from sklearn_vae.plot import (
     CVCurveDisplay,
     ImputationDisplay,
@@ -196,7 +196,7 @@ def test_what_does_not_fit_a_plane(options, words):
 
 
 def points():
-    spectrum = Spectrum.from_moments(MODEL.moments_)
+    spectrum = Spectrum.from_moments(Moments.of(X))
     values = spectrum.eigenvalues
     return {
         "minimum": StationaryPoint(spectrum, [0, 2], 4, 0.5 * float(values[4])),
@@ -240,26 +240,28 @@ def test_columns_that_are_kept_may_move(column, directions):
 
 
 def test_a_fitted_model_keeps_what_is_above_its_noise():
-    display = LikelihoodSurfaceDisplay.from_estimator(MODEL, n_grid=5)
+    display = LikelihoodSurfaceDisplay.from_estimator(MODEL, X, n_grid=5)
     assert display.point.kept == (0, 1)
     assert (display.column, display.directions) == (2, (2, 3))
     assert display.point.noise_variance == MODEL.noise_variance_
-    of_rows = LikelihoodSurfaceDisplay.from_estimator(MODEL, X, n_grid=5)
-    np.testing.assert_allclose(of_rows.surface, display.surface, rtol=1e-6)
-    noisy = LikelihoodSurfaceDisplay.from_estimator(MODEL, noise_variance=1e3, n_grid=5)
+    stream = PPCA(**MODEL.get_params()).partial_fit(X)
+    from_moments = LikelihoodSurfaceDisplay.from_estimator(stream, n_grid=5)
+    np.testing.assert_allclose(from_moments.surface, display.surface, rtol=1e-6)
+    noisy = LikelihoodSurfaceDisplay.from_estimator(MODEL, X, noise_variance=1e3, n_grid=5)
     assert noisy.point.kept == ()
     assert noisy.kind == "maximum"
 
 
 def test_what_has_no_surface():
-    with pytest.raises(TypeError, match=r"PCA has no moments_\. Pass X"):
+    with pytest.raises(TypeError, match=r"PCA has no spectrum_\. Pass X"):
         LikelihoodSurfaceDisplay.from_estimator(PCA(3).fit(X))
     with pytest.raises(TypeError, match="StandardScaler has no n_components_ or noise_var"):
         LikelihoodSurfaceDisplay.from_estimator(StandardScaler().fit(X), X)
     with pytest.raises(ValueError, match="n_components_ is 0"):
         LikelihoodSurfaceDisplay.from_estimator(PPCA(0).fit(X))
     pair = PPCA(1).fit(X[:, :2])
-    assert LikelihoodSurfaceDisplay.from_estimator(pair, n_grid=5).directions == (0, 1)
+    display = LikelihoodSurfaceDisplay.from_estimator(pair, X[:, :2], n_grid=5)
+    assert display.directions == (0, 1)
     point = StationaryPoint(points()["minimum"].spectrum, range(11), 12, 1e-6)
     with pytest.raises(ValueError, match="two eigenvectors that the point does not keep"):
         LikelihoodSurfaceDisplay.from_results(point)
@@ -275,6 +277,19 @@ def test_what_has_no_surface():
         LikelihoodSurfaceDisplay.from_results(points()["saddle"], column=4)
     with pytest.raises(ValueError, match="column must be from 0 to 3, got -1"):
         LikelihoodSurfaceDisplay.from_results(points()["saddle"], column=-1)
+
+
+@pytest.mark.parametrize("svd_solver", ["full", "arpack", "randomized"])
+def test_surface_in_the_plane_of_two_eigenvectors_of_the_model(svd_solver):
+    model = PPCA(3, svd_solver=svd_solver, random_state=0).fit(X)
+    options = {"directions": (1, 2), "n_grid": 5}
+    with pytest.raises(ValueError, match=r"keeps 2 of the 3 in its spectrum\. Set .* or pass X"):
+        LikelihoodSurfaceDisplay.from_estimator(model)
+    display = LikelihoodSurfaceDisplay.from_estimator(model, **options)
+    whole = LikelihoodSurfaceDisplay.from_estimator(model, X, **options)
+    np.testing.assert_allclose(display.surface, whole.surface, rtol=1e-6, atol=1e-9)
+    wide = PPCA(3).fit(X[:8, :])
+    assert LikelihoodSurfaceDisplay.from_estimator(wide, X[:8, :], n_grid=5).directions == (2, 3)
 
 
 def test_levels_of_surfaces_without_relief():

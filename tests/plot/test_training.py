@@ -23,8 +23,8 @@ CASES = {
     "one epoch": (DeepGaussianVAE(1, **{**SMALL, "max_epochs": 1}), 4, "epoch", 1),
     "bits": (DeepBernoulliVAE(3, **SMALL, binarize=0.0), 3, "epoch", 1),
     "em": (LinearVAE(2), 2, "iteration", 0),
-    "adam": (LinearVAE(2, solver="adam", max_iter=30), 2, "iteration", 0),
-    "stochastic": (LinearVAE(2, solver="stochastic", max_iter=3), 2, "epoch", 1),
+    "adam": (LinearVAE(2, solver="adam", max_iter=30, tol=1e3), 2, "iteration", 0),
+    "stochastic": (LinearVAE(2, solver="stochastic", max_iter=3, tol=1e3), 2, "epoch", 1),
     "logistic": (BernoulliPPCA(2, binarize=0.0), 1, "iteration", 0),
 }
 

@@ -29,6 +29,7 @@ from sklearn_vae import (
     DeepGaussianVAE,
     DensityPipeline,
     Dequantizer,
+    FactorAnalysis,
     LinearVAE,
     LogitTransformer,
     Moments,
@@ -76,6 +77,7 @@ LINEAR = {
     "ppca-float32": (PPCA(2, coordinates="whitened"), DIGITS.astype(np.float32)),
     "ppca-fixed": (PPCA(2, noise_variance=np.float32(0.5)), IRIS),
     "ppca-mle": (PPCA("mle", svd_solver="full"), IRIS),
+    "factors": (FactorAnalysis(2, noise_variance=0.1, rotation="oblimin"), HOLES),
     "ppca-none": (PPCA(0), IRIS),
     "ppca-without-noise": (PPCA(), IRIS[:3]),
     "ppca-random": (PPCA(3, svd_solver="randomized", random_state=random_state()), DIGITS),
@@ -117,8 +119,8 @@ LINEAR = {
     ),
     "linear": (LinearVAE(2, random_state=0), NAMED),
     "linear-unit": (LinearVAE(2, parametrization="unit_encoder", noise_variance=0.1), IRIS),
-    "linear-adam": (LinearVAE(2, solver="adam", max_iter=20, random_state=0), IRIS),
-    "linear-draws": (LinearVAE(2, solver="stochastic", max_iter=2, device="cpu"), IRIS),
+    "linear-adam": (LinearVAE(2, solver="adam", max_iter=20, tol=1e3, random_state=0), IRIS),
+    "linear-draws": (LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, device="cpu"), IRIS),
     "linear-stream": (lambda: LinearVAE(2).partial_fit(IRIS[:70]).partial_fit(IRIS[70:]), IRIS),
 }
 if os.environ.get("SCIPY_ARRAY_API") != "1":  # without which scikit-learn takes no tensors

@@ -436,6 +436,29 @@ def test_a_gaussian_of_something_else(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "new"),
+    [("components", None), ("eigenvalues", 1.0), ("mean", {"array": ["other", None]}),
+     ("resolution", "0"), ("rest", -1.0), ("rounded", None)],
+)  # fmt: skip
+def test_a_spectrum_of_something_else(name, new, tmp_path):
+    path = tmp_path / "model"
+    save(fitted("ppca"), path)
+
+    def contradict(model):
+        state = dict(map(tuple, part_of(model, "_spectrum")[1]["object"][1]))
+        assert name in state
+        part_of(model, "_spectrum")[1]["object"][1][list(state).index(name)][1] = new
+        return model
+
+    change(path, contradict)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load(path)
+    change(path, lambda model: set_part(model, "_spectrum", {"dict": []}))
+    with pytest.raises(ValueError, match="_spectrum must be a spectrum with the components of"):
+        load(path)
+
+
+@pytest.mark.parametrize(
     "requests",
     [1, None, {"dict": [["score", 1]]}, {"dict": [["fly", {"dict": []}]]},
      {"dict": [["score", {"dict": [["wings", True]]}]]},

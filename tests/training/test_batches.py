@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from sklearn_vae.training import batches
-from sklearn_vae.training.batches import Batches
+from sklearn_vae.training.batches import Batches, count_batches
 
 
 def make(n=50, batch_size=8, noise_shape=(2, 3), seed=0):
-    X = torch.arange(float(n)).view(n, 1)
-    return Batches(X, batch_size, noise_shape, torch.Generator().manual_seed(seed))
+    X, n_batches = torch.arange(float(n)).view(n, 1), count_batches(n, batch_size)
+    return Batches(X, n_batches, noise_shape, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 32])
@@ -17,7 +17,7 @@ def test_every_row_comes_once_with_noise_of_its_own(at_once, monkeypatch):
     chunks = list(found)
     assert max(map(len, chunks)) <= at_once
     pairs = [pair for chunk in chunks for pair in chunk]
-    assert [len(x) for x, _ in pairs] == [8] * 6 + [2]
+    assert [len(x) for x, _ in pairs] == [8] + [7] * 6
     assert len(found) == len(pairs)
     assert all(noise.shape == (2, len(x), 3) for x, noise in pairs)
     rows = torch.cat([x for x, _ in pairs]).ravel()
@@ -38,16 +38,20 @@ def test_an_epoch_depends_on_the_generator_and_each_is_another():
 
 def test_wide_rows_come_in_smaller_chunks():
     X = torch.zeros(64, 2**16 - 1)
-    chunks = list(Batches(X, 8, (1, 1), torch.Generator()))
+    chunks = list(Batches(X, 8, (1, 1), torch.Generator()))  # 8 samples in each
     assert [len(chunk) for chunk in chunks] == [4, 4]
 
 
-def test_a_batch_is_never_larger_than_the_data():
-    assert make(n=5, batch_size=1000).batch_size == 5
-
-
-def test_a_single_row_at_the_end_joins_the_batch_before():
-    pairs = [pair for chunk in make(n=25) for pair in chunk]
-    assert [len(x) for x, _ in pairs] == [8, 8, 9]
-    assert len(make(n=25)) == 3
-    assert [len(x) for chunk in make(n=1) for x, _ in chunk] == [1]
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 25, 128, 129, 1797])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 128, 1000])
+def test_sizes_are_as_large_as_they_may_be_and_differ_by_one(n, batch_size):
+    sizes = make(n, batch_size).sizes
+    assert sum(sizes) == n
+    assert max(sizes) - min(sizes) <= 1
+    if batch_size > 1 and n > 1:
+        assert min(sizes) >= 2
+    if batch_size == 2 and n > 1:
+        assert len(sizes) == n // 2  # one has three samples if n is odd
+    else:
+        assert max(sizes) <= batch_size
+        assert len(sizes) == -(-n // batch_size)

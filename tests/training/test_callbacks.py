@@ -45,14 +45,16 @@ from skorch.callbacks import (
 from skorch.utils import freeze_parameter
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
+from sklearn_vae.deep.callbacks import check_callbacks
 from sklearn_vae.serialization import load, save
+from sklearn_vae.training.callbacks import Progress
 from tests.deep.data import MODELS, SMALL, fitted, make_rows, parameters_of
 from tests.helpers import name_of
 
 X = make_rows()
 HELD_OUT = {**SMALL, "early_stopping": True}
 N_TRAIN, N_VALID = 135, 15
-BATCHES = [32, 32, 32, 32, 22]
+BATCHES = [30] * 5
 
 
 def gaussian(*callbacks, **params):
@@ -208,7 +210,7 @@ def test_scores_by_a_name_of_scikit_learn():
     np.testing.assert_allclose(model.history_["whole"], model.history_["parts"], rtol=1e-6)
     assert np.isfinite(model.history_["train"]).all()
     rows = model.net_.history[-1, "batches", :, ("train_batch_size", "train")]
-    assert [size for size, _ in rows] == [32, 32, 32, 32, 7]
+    assert [size for size, _ in rows] == [27] * 5
 
 
 def test_scores_leave_batch_norm_and_dropout_alone():
@@ -270,6 +272,24 @@ def test_progress_bar_counts_the_batches_of_each_epoch():
 
 
 # Schedules, gradients and parameters
+
+
+def test_the_bar_of_verbose_counts_epochs_and_shows_their_last_values():
+    net = types.SimpleNamespace(
+        monitor=types.SimpleNamespace(shown=("bound", "kl")),
+        history=[{"bound": 9.0}, {"bound": np.array([-1.0, -2.0]), "other": 3.0}],
+    )
+    bar = Progress(5, done=2)
+    bar.on_train_begin(net)
+    assert (bar.bar_.n, bar.bar_.total, bar.bar_.unit) == (2, 5, "epoch")
+    bar.on_epoch_end(net)
+    assert bar.bar_.n == 3
+    assert bar.bar_.postfix == "bound=-1.5"
+    copied = pickle.loads(pickle.dumps(bar))  # an open bar cannot be pickled
+    assert vars(copied) == {"n_epochs": 5, "done": 2}
+    bar.on_train_end(net)
+    assert bar.bar_.disable
+    copied.on_train_end(net)
 
 
 def test_schedulers_set_the_rates_and_record_them():
@@ -529,6 +549,56 @@ def test_what_cannot_work_is_refused_before_training(callback, message):
     with pytest.raises(ValueError, match=message):
         model.fit(X)
     assert not hasattr(model, "net_")
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        EpochScoring("r2", on_train=True),
+        BatchScoring("r2", on_train=True),
+        PassthroughScoring("train_loss", on_train=True),
+        WandbLogger(None, save_model=False),
+        Checkpoint(monitor="train_loss_best"),
+        Checkpoint(monitor=None),
+        EarlyStopping(monitor="bound"),
+        LRScheduler("ReduceLROnPlateau", monitor="train_loss"),
+        LRScheduler("StepLR"),
+        LoadInitState(Checkpoint(monitor=None)),
+        LoadInitState,
+        ("none", None),
+    ],
+    ids=name_of,
+)
+def test_what_needs_no_samples_held_out_is_accepted(callback):
+    check_callbacks(types.SimpleNamespace(callbacks=[callback], early_stopping=False))
+
+
+@pytest.mark.parametrize("callback", [Checkpoint(), EpochScoring("r2"), WandbLogger(None)])
+def test_what_needs_samples_held_out_is_accepted_with_them(callback):
+    check_callbacks(types.SimpleNamespace(callbacks=[callback], early_stopping=True))
+
+
+@pytest.mark.parametrize(
+    "callbacks", [3, "stop", EpochTimer(), [3], [("a",)], [(1, EpochTimer())], [int], [("a", 3)]]
+)
+def test_what_is_no_list_of_callbacks(callbacks):
+    model = gaussian().set_params(callbacks=callbacks)
+    assert not [name for name in model.get_params() if name.startswith("callbacks__")]
+    with pytest.raises(ValueError, match="callbacks must be None or a list of skorch callbacks"):
+        model.fit(X)
+
+
+def test_a_callback_that_is_none_has_no_parameters():
+    model = gaussian(("stop", None))
+    with pytest.raises(ValueError, match="callbacks__stop is None and has no parameters to set"):
+        model.set_params(callbacks__stop__patience=1)
+    stop = EarlyStopping()
+    assert model.set_params(callbacks__stop=stop).callbacks == [("stop", stop)]
+    model.set_params(callbacks__stop__patience=3)
+    assert stop.patience == 3
+    by_class = gaussian(EarlyStopping).set_params(callbacks__EarlyStopping__patience=4)
+    ((name, made),) = by_class.callbacks
+    assert (name, made.patience) == ("EarlyStopping", 4)
 
 
 # Copies, names and errors

@@ -247,12 +247,12 @@ def make_parameters():
     return [torch.nn.Parameter(torch.randn(shape)) for shape in [(3, 2), (4,), ()]]
 
 
-def take_adam_steps(optimizer, step, n, seed=1):
+def take_adam_steps(optimizer, step, n, seed=1, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     parameters = optimizer.param_groups[0]["params"]
     for _ in range(n):
         for parameter in parameters:
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
         with torch.no_grad():
             step()
     return [parameter.detach().clone() for parameter in parameters]
@@ -290,6 +290,22 @@ def test_a_pickled_optimiser_goes_on():
         take_adam_steps(ours, ours.update, 2), take_adam_steps(other, other.update, 2), strict=True
     ):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_rescaled_averages_are_those_of_rescaled_gradients(amsgrad):
+    ours, other = (Adam(make_parameters(), lr=0.1) for _ in range(2))
+    for optimizer, scale in ((ours, 1.0), (other, 2.0**-9)):
+        optimizer.param_groups[0].update(amsgrad=amsgrad, eps=0.0)
+        take_adam_steps(optimizer, optimizer.update, 3, scale=scale)
+    ours.rescale_gradients(2.0**-9)
+    states = [optimizer.state_dict()["state"] for optimizer in (ours, other)]
+    torch.testing.assert_close(*states, rtol=1e-6, atol=0)
+    found, expected = (
+        take_adam_steps(o, o.update, 2, seed=2, scale=2.0**-9) for o in (ours, other)
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_a_learning_rate_that_is_changed_is_used():

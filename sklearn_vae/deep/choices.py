@@ -1,0 +1,96 @@
+"""Values of the parameters that are "auto"."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+from sklearn_vae.state import parameters_of
+
+# Values of "auto" where the automatic training does not apply.
+PLAIN: dict[str, Any] = {
+    "hidden_layer_sizes": (512, 256),
+    "activation": "relu",
+    "init": None,
+    "n_mc_samples": 1,
+    "learning_rate": 1e-3,
+    "max_epochs": 100,
+    "batch_size": 128,
+    "validation_fraction": 0.1,
+}
+
+# Widths and learning rates of the automatic training by the number of samples from which they apply,
+# see benchmarks/defaults.py.
+SMALL_WIDTH = 64
+LARGE_WIDTH = 256
+LARGE_SAMPLES = 5000
+LEARNING_RATE = 1e-2
+LARGE_LEARNING_RATE = 2e-3
+
+# Range of the batch size, and number of batches per epoch that it aims at.
+BATCH_SIZES = (64, 128)
+BATCHES_PER_EPOCH = 4
+
+# Draws of z per sample, in pairs of opposite noise.
+N_DRAWS = 2
+
+# Maximum number of epochs of the automatic training.
+MAX_EPOCHS = 100
+
+# Fraction of the samples in a validation set.
+VALIDATION_FRACTION = 0.2
+
+
+def is_auto(value: Any) -> bool:
+    """Return whether a parameter has the value "auto"."""
+    return isinstance(value, str) and value == "auto"
+
+
+def automatic_parameters(model: Any) -> list[str]:
+    """Return the names of the parameters that are "auto" and that a fit chooses."""
+    return [name for name in PLAIN if name in vars(model) and is_auto(getattr(model, name))]
+
+
+def with_values(model: Any, values: dict[str, Any]) -> Any:
+    """Return a copy of a model in which `values` replace the parameters that are "auto"."""
+    explicit = copy.copy(model)
+    for name in automatic_parameters(model):
+        setattr(explicit, name, values[name])
+    return explicit
+
+
+def values_of_fit(model: Any) -> dict[str, Any]:
+    """Return the values of a fitted model, for a warm start or for its saved state."""
+    fitted = vars(model)
+    return {name: fitted.get(f"{name}_", value) for name, value in PLAIN.items()}
+
+
+def adopt(model: Any, explicit: Any) -> None:
+    """Give a model the fitted attributes of a copy, and keep its own parameters."""
+    kind: Any = type(model)
+    names = parameters_of(kind)
+    own = {name: value for name, value in vars(model).items() if name in names}
+    fitted = {name: value for name, value in vars(explicit).items() if name not in names}
+    vars(model).clear()
+    vars(model).update(own | fitted)
+
+
+def chosen_values(n_samples: int, n_features: int, n_components: int, init: str) -> dict[str, Any]:
+    """Choose the values of the automatic training from the size of the data.
+
+    `init` is the value of the parameter that starts at the linear model.
+    """
+    is_large = n_samples >= LARGE_SAMPLES
+    width = max(LARGE_WIDTH if is_large else SMALL_WIDTH, 2 * n_components)
+    size = 2 ** round(math.log2(max(1.0, n_samples / BATCHES_PER_EPOCH)))
+    return {
+        "hidden_layer_sizes": (width,),
+        "activation": "silu",
+        "init": init,
+        "n_mc_samples": N_DRAWS,
+        "learning_rate": LARGE_LEARNING_RATE if is_large else LEARNING_RATE,
+        "max_epochs": MAX_EPOCHS,
+        "batch_size": min(max(size, BATCH_SIZES[0]), BATCH_SIZES[1]),
+        "validation_fraction": VALIDATION_FRACTION,
+    }

@@ -1,0 +1,209 @@
+"""EM for factor analysis of data with missing values."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+
+from sklearn_vae.gaussian.em import Sums
+from sklearn_vae.gaussian.factor_analysis import (
+    CONSTANT_NOISE,
+    FLOOR,
+    LOG_2PI,
+    FactorModel,
+    fit_factors,
+)
+from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.observed import IncompleteData, Parameters, latent_pairs, one_thread_for
+from sklearn_vae.gaussian.spectrum import with_positive_peaks
+
+# Number of iterations from which the fixed point of EM is extrapolated.
+REMEMBERED = 5
+# Largest change of a log noise variance by extrapolation.
+LONGEST_STEP = 2.3
+
+
+class Factors(NamedTuple):
+    """Parameters of a factor model in units of the observed standard deviations."""
+
+    loadings: np.ndarray  # (d, k)
+    mean: np.ndarray  # (d,)
+    noise_variance: np.ndarray  # (d,)
+
+    @property
+    def flat(self) -> np.ndarray:
+        """All parameters as a vector, with log noise variances at the end."""
+        return np.concatenate([self.loadings.ravel(), self.mean, np.log(self.noise_variance)])
+
+    def from_flat(self, flat: np.ndarray) -> Factors:
+        """Return the parameters in a vector like `flat`, with noise variances near these."""
+        d = len(self.mean)
+        log_psi = np.log(self.noise_variance)
+        log_psi = np.clip(flat[-d:], log_psi - LONGEST_STEP, log_psi + LONGEST_STEP)
+        W = flat[: -2 * d].reshape(self.loadings.shape)
+        return Factors(W, flat[-2 * d : -d], np.maximum(np.exp(log_psi), FLOOR))
+
+
+class IncompleteFactors:
+    """Log-likelihood and EM steps of a factor model of data with missing values."""
+
+    def __init__(
+        self, X: np.ndarray, n_components: int, weights: np.ndarray | None, is_fixed: bool
+    ) -> None:
+        zeros = np.zeros(X.shape[1])
+        self._data = IncompleteData(X, zeros, n_components, weights)
+        self._values, self.is_fixed = self._data.values, is_fixed
+        self.n = self._data.n
+
+    def sums(self, factors: Factors) -> tuple[Sums, float]:
+        """Run the E-step; return its sums in units of the noise, and the log-likelihood."""
+        scale = np.sqrt(factors.noise_variance)
+        data = self._data
+        data.values = self._values / scale
+        data.squares = np.einsum("ij,ij->i", data.values, data.values)
+        scaled = Parameters(factors.loadings / scale[:, None], factors.mean / scale, 1.0)
+        sums = Sums.of(data, scaled)
+        total = sums.log_likelihood - float(sums.counts @ np.log(scale))
+        return sums, total / self.n
+
+    def step(self, sums: Sums, factors: Factors) -> Factors:
+        """Run the M-step of PX-EM (Liu, Rubin and Wu, 1998), as for pPCA in `gaussian.em`."""
+        d, k = factors.loadings.shape
+        position = latent_pairs(k)[2]
+        scale = np.sqrt(factors.noise_variance)
+        normal = np.empty((d, k + 1, k + 1))
+        normal[:, :k, :k] = np.moveaxis(sums.pairs[position], 2, 0)
+        normal[:, :k, k] = normal[:, k, :k] = sums.latents.T
+        normal[:, k, k] = sums.counts
+        right = np.concatenate([sums.products.T, sums.values[:, None]], axis=1)
+        with one_thread_for(k):
+            solution = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
+        psi = factors.noise_variance
+        if not self.is_fixed:
+            squares = self._data.sum((self._values / scale) ** 2)
+            residual = squares - np.sum(solution * right, axis=1)
+            psi = np.maximum(residual / sums.counts * psi, FLOOR)
+        W, mean = solution[:, :k] * scale[:, None], solution[:, k] * scale
+        center = sums.all_latents / self.n
+        covariance = sums.all_pairs[position] / self.n - np.outer(center, center)
+        return Factors(W @ np.linalg.cholesky(covariance), mean + W @ center, psi)
+
+
+def fit_incomplete_factors(
+    X: np.ndarray,
+    n_components: int,
+    weights: np.ndarray | None = None,
+    *,
+    noise_variance: np.ndarray | None = None,
+    start: np.ndarray | None = None,
+    tol: float = 1e-8,
+    max_iter: int = 1000,
+) -> tuple[FactorModel, np.ndarray]:
+    """Fit a factor model to data with missing values by EM with extrapolation.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        Samples in float64, with NaN for missing values. Each feature must have an observed value.
+    n_components : int
+        Number k of factors.
+    weights : array of shape (n_samples,), default=None
+        Positive weights.
+    noise_variance, start : array of shape (n_features,), default=None
+        Fixed noise variances, or noise variances at which EM starts. The default start is the
+        model of the data with missing values replaced by means.
+    tol : float, default=1e-8
+        EM ends when an iteration raises the log-likelihood by less, in nats per sample.
+    max_iter : int, default=1000
+        Maximum number of iterations.
+
+    Returns
+    -------
+    model : FactorModel
+        Fitted model. Its gradient norm is that of the last step of EM in the log noise variances.
+    mean : array of shape (n_features,)
+        Mean of the model.
+
+    References
+    ----------
+    Rubin and Thayer, "EM algorithms for ML factor analysis", Psychometrika 1982.
+    """
+    w = np.ones(len(X)) if weights is None else weights
+    seen = ~np.isnan(X)
+    counts, n = w @ seen, float(w.sum())
+    center = w @ np.where(seen, X, 0.0) / counts
+    center += w @ np.where(seen, X - center, 0.0) / counts
+    variances = w @ np.where(seen, X - center, 0.0) ** 2 / counts
+    varies = variances > (4.0 * 2.0**-52 * center) ** 2
+    psi = np.where(varies, variances, CONSTANT_NOISE) if noise_variance is None else noise_variance
+    if n_components == 0 or not varies.any():
+        spread = np.where(varies, variances, 0.0) / psi
+        value = -0.5 * float(counts @ (LOG_2PI + np.log(psi) + spread)) / n
+        return FactorModel(np.zeros((len(psi), n_components)), psi, value, 0.0, [value]), center
+    k, unit = min(n_components, int(varies.sum())), np.sqrt(variances[varies])
+    Y = (X[:, varies] - center[varies]) / unit
+    fixed, first = (
+        None if value is None else value[varies] / unit**2 for value in (noise_variance, start)
+    )
+    filled = Moments.of(np.nan_to_num(Y), weights)
+    initial = fit_factors(filled, k, noise_variance=fixed, start=first, tol=1e-3)
+    factors = Factors(initial.loadings, np.zeros(len(unit)), initial.noise_variance)
+    data = IncompleteFactors(Y, k, weights, is_fixed=fixed is not None)
+    factors, history, converged, norm = _iterate(data, factors, tol, max_iter)
+    # Constant features have only their noise, and units change the density.
+    shift = -float(counts[varies] @ np.log(unit)) / n
+    shift -= 0.5 * float(counts[~varies] @ (LOG_2PI + np.log(psi[~varies]))) / n
+    scale = np.sqrt(factors.noise_variance)
+    # Orient the factors so that they are uncorrelated given x, with falling lengths.
+    U, lengths, _ = np.linalg.svd(factors.loadings / scale[:, None], full_matrices=False)
+    W = np.zeros((len(psi), n_components))
+    W[varies, :k] = with_positive_peaks((U * lengths * (scale * unit)[:, None]).T).T
+    at_floor = np.flatnonzero(varies)[factors.noise_variance <= FLOOR * (1.0 + 1e-9)]
+    if fixed is None:
+        psi[varies] = factors.noise_variance * unit**2
+    else:
+        at_floor = at_floor[:0]
+    center[varies] += factors.mean * unit
+    history = [value + shift for value in history]
+    return FactorModel(W, psi, history[-1], norm, history, converged, at_floor), center
+
+
+def _iterate(
+    data: IncompleteFactors, factors: Factors, tol: float, max_iter: int
+) -> tuple[Factors, list[float], bool, float]:
+    """Iterate EM; an extrapolated point is accepted if its likelihood is higher."""
+    sums, value = data.sums(factors)
+    history, converged, norm = [value], False, 0.0
+    steps: list[tuple[np.ndarray, np.ndarray]] = []
+    while not converged and len(history) <= max_iter:
+        after = data.step(sums, factors)
+        steps = [*steps[-REMEMBERED:], (factors.flat, after.flat)]
+        norm = 0.5 * float(np.abs(np.log(after.noise_variance / factors.noise_variance)).max())
+        accepted = None
+        if len(steps) > 1:
+            extrapolated = after.from_flat(_fixed_point(steps))
+            if data.is_fixed:
+                extrapolated = extrapolated._replace(noise_variance=after.noise_variance)
+            with suppress(np.linalg.LinAlgError):  # extrapolated parameters may be invalid
+                sums, value = data.sums(extrapolated)
+                if value > history[-1]:
+                    accepted = extrapolated
+        if accepted is None:
+            steps, accepted = [], after
+            sums, value = data.sums(after)
+        if value < history[-1]:  # only by rounding
+            return factors, history, True, norm
+        converged = value - history[-1] < tol
+        factors = accepted
+        history.append(value)
+    return factors, history, converged, norm
+
+
+def _fixed_point(steps: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return the fixed point of the affine map that fits the last steps."""
+    before, after = (np.array(side) for side in zip(*steps, strict=True))
+    change = after - before
+    weights = np.linalg.lstsq(np.diff(change, axis=0).T, change[-1], rcond=1e-8)[0]
+    return after[-1] - weights @ np.diff(after, axis=0)

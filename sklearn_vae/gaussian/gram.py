@@ -1,0 +1,259 @@
+"""Leading eigenpairs of covariances and Gram matrices that fit into memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_numpy_namespace
+from scipy import linalg
+
+from sklearn_vae.gaussian.arrays import Array
+from sklearn_vae.gaussian.centered import CenteredData
+from sklearn_vae.gaussian.certificate import Accuracy
+from sklearn_vae.gaussian.krylov import RitzPairs, block_lanczos
+from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.precision import Precision, rounded_along
+from sklearn_vae.gaussian.spectrum import (
+    Spectrum,
+    accuracy_of_moments,
+    components_for_ratio,
+    with_positive_peaks,
+)
+
+# Largest order for which all eigenpairs are computed; largest order for which LAPACK computes some.
+ALL_PAIRS, SOME_PAIRS = 200, 1200
+
+# A share of all eigenpairs above which all of them are computed.
+MANY = 0.15
+
+# A share of the trace below which the eigenvalues that were not computed are not a difference.
+LEAST_REST = 1e-3
+
+# Residuals of Lanczos iterations, relative to the largest eigenvalue.
+TOLERANCE = 1e-12
+
+
+class Leading(NamedTuple):
+    """Leading eigenpairs of a symmetric matrix, in descending order, and what bounds the others."""
+
+    values: Array  # shape (r,)
+    vectors: Array  # rows, shape (r, order)
+    residual: float  # norm of K V' - V' diag(values)
+    outside: float  # largest eigenvalue of the others
+    method: str
+
+    @property
+    def largest(self) -> float:
+        """Largest eigenvalue, or a bound on it if none was computed."""
+        return float(self.values[0]) if self.values.shape[0] else self.outside
+
+    def divided(self, n: float) -> Leading:
+        """Return the eigenpairs of K / n, whose eigenvalues are not negative."""
+        xp = array_namespace(self.values)
+        values = xp.clip(self.values, 0.0, None) / n
+        return self._replace(values=values, residual=self.residual / n, outside=self.outside / n)
+
+    def rest(self, total: float, resolution: float, rounded: float) -> float | None:
+        """Return the sum of the other eigenvalues, given the sum of all.
+
+        None if they may be rounding errors of the decomposition or the data, so that all
+        eigenvalues are needed.
+        """
+        rest = total - float(array_namespace(self.values).sum(self.values))
+        is_clear = self.outside > max(4.0 * resolution, rounded) and rest > LEAST_REST * total
+        return rest if is_clear else None
+
+    def accuracy(self, rounding: float) -> Accuracy:
+        """Return the accuracy as eigenpairs of a covariance with this rounding error."""
+        return Accuracy(self.residual, self.residual, self.outside, rounding, method=self.method)
+
+
+def leading_eigenpairs(K: Array, k: int | None) -> Leading:
+    """Compute at least k eigenpairs of a positive semidefinite matrix K, and no others if it pays.
+
+    If k is None, all are computed. Which eigenvalues are the largest is certain: they are counted by
+    Sturm sequences (LAPACK), or K minus the found part is below a bound by a factorization.
+    """
+    xp, m = array_namespace(K), K.shape[0]
+    if k is None or m <= ALL_PAIRS or k >= MANY * m:
+        return _all(K)
+    if m > SOME_PAIRS and (leading := _by_lanczos(K, k)) is not None:
+        return leading
+    return _some(K, k) if is_numpy_namespace(xp) else _all(K)
+
+
+def _all(K: Array) -> Leading:
+    xp = array_namespace(K)
+    # Not scipy's eigh, whose BLAS threads would compete with those of NumPy, which still spin
+    # after the product for K.
+    values, U = xp.linalg.eigh(K)
+    return Leading(xp.flip(values), xp.flip(U, axis=1).T, 0.0, 0.0, "full eigendecomposition")
+
+
+def _some(K: np.ndarray, k: int) -> Leading:
+    """Compute k + 1 eigenvalues by bisection, and eigenvectors by inverse iteration."""
+    m = K.shape[0]
+    try:
+        values, U = linalg.eigh(K, subset_by_index=[m - k - 1, m - 1], check_finite=False)
+    except linalg.LinAlgError:
+        return _all(K)
+    V = np.linalg.qr(U[:, :0:-1])[0].T
+    T = V @ K
+    values = np.append(np.vecdot(V, T), values[0])
+    order = np.argsort(-values[:k], kind="stable")
+    V, values[:k] = V[order], values[:k][order]
+    residual = float(np.linalg.norm(T[order] - values[:k, None] * V))
+    return Leading(values[:k], V, residual, float(values[k]), "Sturm counts")
+
+
+def _by_lanczos(K: Array, k: int) -> Leading | None:
+    """Iterate and verify by a factorization; return None if one of the two fails."""
+    m, outside = K.shape[0], None
+    # The second block is wide enough for eigenvalues that are repeated k times.
+    for block in (4, k + 8):
+        pairs = block_lanczos(
+            lambda V: V @ K, K, m, k, block=block, tol=TOLERANCE, max_products=m // 8,
+            max_dimension=m // 3, rng=np.random.default_rng(0),
+        )  # fmt: skip
+        if not pairs.converged:
+            return None
+        outside = _outside(K, k, pairs)
+        if outside is not None:
+            break
+    else:
+        return None
+    xp = array_namespace(K)
+    values = xp.asarray(pairs.values[:k], dtype=K.dtype, device=device(K))
+    residual = float(np.linalg.norm(pairs.residuals[:k]))
+    return Leading(values, pairs.vectors[:k, :], residual, outside, "Cholesky factorization")
+
+
+def _outside(K: Array, k: int, pairs: RitzPairs) -> float | None:
+    """Find a bound on the eigenvalues of K outside k eigenvectors that a factorization proves."""
+    smallest, following = float(pairs.values[k - 1]), float(pairs.values[k])
+    following += float(pairs.residuals[k])
+    margin = 1e-14 * K.shape[0] ** 0.5 * float(pairs.values[0])
+    bounds = [smallest + margin]
+    if following + 8.0 * margin < smallest:
+        bounds.insert(0, following + 0.25 * (smallest - following))
+    for bound in bounds:
+        excess = _proven_excess(K, k, pairs, bound)
+        if excess is not None:
+            return bound + excess
+    return None
+
+
+def _proven_excess(K: Array, k: int, pairs: RitzPairs, bound: float) -> float | None:
+    """Return e such that no eigenvalue outside exceeds `bound` + e, or None if not proven.
+
+    If the Cholesky factorization of M succeeds, the smallest eigenvalue of M is above -e with
+    e = (m + 2) eps trace(M) (Rump, "Verification of positive definiteness", BIT 2006, eq. 2.4). M
+    is `bound` I - K plus the k pairs, whose residuals bound the rest of the difference.
+    """
+    xp, m = array_namespace(K), K.shape[0]
+    V = pairs.vectors[:k, :]
+    values = xp.asarray(pairs.values[:k], dtype=K.dtype, device=device(K))
+    M = _shift((V.T * values) @ V - K, bound)
+    try:
+        factor = xp.linalg.cholesky(M)
+    except (np.linalg.LinAlgError, RuntimeError):  # torch raises a RuntimeError
+        return None
+    if not bool(xp.all(xp.isfinite(xp.linalg.diagonal(factor)))):
+        return None
+    eps = float(xp.finfo(K.dtype).eps)
+    trace = float(xp.linalg.trace(M))
+    residual = float(np.linalg.norm(pairs.residuals[:k]))
+    return (m + 2) * eps * trace + residual + 8.0 * m**0.5 * eps * float(pairs.values[0])
+
+
+def _shift(M: Array, bound: float) -> Array:
+    """Add `bound` to the diagonal of M."""
+    xp = array_namespace(M)
+    if is_numpy_namespace(xp):
+        M.flat[:: M.shape[0] + 1] += bound
+        return M
+    return M + bound * xp.eye(M.shape[0], dtype=M.dtype, device=device(M))
+
+
+def spectrum_of_moments(
+    moments: Moments, n_components: Any = None, *, vague: bool = False
+) -> Spectrum:
+    """Compute the spectrum from moments, with all eigenpairs or at least `n_components`.
+
+    With `vague` the sum of the other eigenvalues may consist of rounding errors.
+    """
+    d = moments.n_features
+    k = int(n_components) if isinstance(n_components, Integral) else d
+    if k >= MANY * d or d <= ALL_PAIRS:
+        return Spectrum.from_moments(moments)
+    xp, S = array_namespace(moments.scatter), moments.covariance
+    leading, total = leading_eigenpairs(S, k), float(xp.linalg.trace(S))
+    largest, precision = leading.largest, moments.precision
+    columns = precision.rounding(moments.mean, xp.linalg.diagonal(S), moments.count)
+    resolution = precision.eigenvalue_error(d, largest)
+    rest = leading.rest(total, resolution, float(xp.max(columns)))
+    if rest is None and not vague:
+        return Spectrum.from_moments(moments)
+    rounding = accuracy_of_moments(moments, largest, total).rounding
+    return Spectrum(
+        moments.mean,
+        leading.values,
+        with_positive_peaks(leading.vectors),
+        rest or 0.0,
+        resolution,
+        rounded_along(leading.vectors, columns),
+        leading.accuracy(rounding),
+    )
+
+
+def spectrum_of_gram(
+    data: CenteredData, n_components: Any, K: Array | None = None, *, vague: bool = False
+) -> Spectrum:
+    """Compute the spectrum from K = R R': for each eigenvector u of K, R'u is one of R'R.
+
+    It holds only the components to keep, or all if the others may be rounding errors. With `vague`
+    the sum of the others may consist of rounding errors.
+    """
+    K = data.gram() if K is None else K
+    xp, n, rounded = array_namespace(K), K.shape[0], float(array_namespace(K).max(data.rounding()))
+    k = min(int(n_components), n) if isinstance(n_components, Integral) else None
+    total = float(xp.linalg.trace(K)) / data.n
+    leading = leading_eigenpairs(K, k).divided(data.n)
+    resolution = data.precision.eigenvalue_error(n, leading.largest)
+    rest = leading.rest(total, resolution, rounded)
+    if rest is None and not vague:
+        leading = _all(K).divided(data.n)
+    accuracy = leading.accuracy(
+        data.precision.product_error(data.shape[1], leading.largest, total, n) + rounded
+    )
+    values, U = leading.values, leading.vectors.T
+    if values.shape[0] == n:
+        if k is None:
+            k = n
+            if n_components is not None and not isinstance(n_components, str):
+                k = components_for_ratio(values, float(xp.sum(values)), n_components)
+        if k < n and resolution < float(values[k]) <= rounded:
+            k = n
+        following = float(values[k]) if k < n else 0.0
+        rest = float(xp.sum(values[k:])) if following > resolution else 0.0
+        accuracy = replace(accuracy, outside=following)
+    V = components_of_gram(data, U[:, :k])
+    along = rounded_along(V, data.rounding())
+    return Spectrum(data.mean, values[:k], V, rest or 0.0, resolution, along, accuracy)
+
+
+def eigh_of_gram(K: Array, n: float, precision: Precision) -> tuple[Array, Array, float]:
+    """Return eigenvalues of R'R / n, descending, eigenvectors of K = R R', and resolution."""
+    leading = _all(K).divided(n)
+    resolution = precision.eigenvalue_error(K.shape[0], leading.largest)
+    return leading.values, leading.vectors.T, resolution
+
+
+def components_of_gram(data: CenteredData, U: Array) -> Array:
+    """Compute orthonormal components (rows) from eigenvectors of R R'."""
+    xp = array_namespace(U)
+    Q = xp.linalg.qr(data.transposed_times(xp.astype(U, data.dtype)), mode="reduced")[0]
+    return with_positive_peaks(Q.T)

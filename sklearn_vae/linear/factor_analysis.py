@@ -1,0 +1,708 @@
+"""Factor analysis, fitted by maximum likelihood."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_vae.containers import to_host
+from sklearn_vae.gaussian import observed
+from sklearn_vae.gaussian.arrays import affine, float_name, row_blocks, weighted_mean
+from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
+from sklearn_vae.gaussian.centered import CenteredData, centered_data
+from sklearn_vae.gaussian.factor_analysis import FLOOR, FactorModel, fit_factors
+from sklearn_vae.gaussian.factor_em import fit_incomplete_factors
+from sklearn_vae.gaussian.lowrank import LowRankGaussian
+from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.observed import Parameters
+from sklearn_vae.gaussian.rotation import ROTATIONS, rotate
+from sklearn_vae.linear.checks import check_squares_fit
+from sklearn_vae.linear.dask_arrays import (
+    as_dask_array,
+    dask_moments,
+    map_latents,
+    map_samples,
+    mean_score,
+)
+from sklearn_vae.linear.sample_weights import drop_zero_weights
+from sklearn_vae.protocol import LatentModel
+from sklearn_vae.validation import (
+    all_or_nothing,
+    check_choice,
+    check_integer,
+    check_latents,
+    check_memory,
+    check_random_state,
+    check_real,
+    checked_data,
+    has_nan,
+    is_dask,
+    is_integer,
+    is_memory_mapped,
+    refuse_dask,
+)
+
+Array = NDArray[Any]
+
+SVD_METHODS = ("lapack", "randomized")
+WIDE = "Use fit with fewer samples than features: it decomposes the n x n matrix of products."
+
+
+def _can_continue(model: FactorAnalysis) -> bool:
+    if hasattr(model, "moments_") or not hasattr(model, "loadings_"):
+        return True
+    raise AttributeError(
+        "partial_fit cannot continue a model from fit, which does not keep the d x d scatter "
+        "matrix of its samples. Call partial_fit on a clone, with those samples as the first "
+        "batch, or add their moments: FactorAnalysis.from_moments(Moments.of(X) + "
+        "Moments.of(X_new))."
+    )
+
+
+class FactorAnalysis(LatentModel):
+    r"""Factor analysis: probabilistic PCA with one noise variance per feature.
+
+    The model is ::
+
+        z ~ N(0, Phi),   x | z ~ N(W z + mu, diag(psi)),   so   x ~ N(mu, W Phi W' + diag(psi))
+
+    Phi is the identity unless the rotation is oblique. For given noise variances psi the best
+    loadings W are known in closed form; what is left is a smooth function of log psi, which Newton's
+    method or, for many features, L-BFGS maximizes. Only the covariance of the data is needed.
+
+    `FactorAnalysis` can replace :class:`sklearn.decomposition.FactorAnalysis`, which takes the
+    steps of the EM algorithm: `components_`, `noise_variance_` and `transform` agree where that has
+    converged. The model does not depend on the units of the features.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Number k of factors, at least 0. If None, it is n_features.
+    noise_variance : float or array-like of shape (n_features,), default=None
+        Fixed noise variances psi > 0. If None, they are estimated.
+    rotation : {None, "varimax", "quartimax", "oblimin", "promax"}, default=None
+        Rotation of the loadings. It does not change the distribution of x. If None, the factors are
+        uncorrelated given x and have falling lengths in units of the noise. "varimax" and
+        "quartimax" keep the factors uncorrelated. "oblimin" (with gamma = 0) and "promax" do not;
+        see `factor_correlation_`.
+    tol : float, default=1e-8
+        Largest derivative of the log-likelihood by the log of a noise variance at which the search
+        ends, in nats per sample. With missing values EM ends when an iteration raises the
+        log-likelihood by less, in nats per sample.
+    max_iter : int, default=1000
+        Maximum number of iterations.
+    noise_variance_init : array-like of shape (n_features,), default=None
+        Noise variances at which the search starts. If None, two starts are tried, because the
+        likelihood can have several maxima.
+    copy : bool, default=True
+        Not used, present for compatibility with scikit-learn. X is never changed.
+    svd_method : {"lapack", "randomized"}, default="randomized"
+        Not used, present for compatibility with scikit-learn. The decomposition is always exact.
+    iterated_power : int, default=3
+        Not used, present for compatibility with scikit-learn.
+    random_state : int, RandomState instance or None, default=0
+        Not used, present for compatibility with scikit-learn.
+
+    Attributes
+    ----------
+    n_components_ : int
+        Number k of factors.
+    components_ : ndarray of shape (n_components, n_features)
+        Transposed loadings W', as in scikit-learn. The rows are not orthonormal.
+    loadings_ : ndarray of shape (n_features, n_components)
+        Loadings W. Columns of collapsed factors are zero.
+    noise_variance_ : ndarray of shape (n_features,)
+        Noise variance psi of each feature, at least 1e-6 of its variance; 1e-12 if it is constant.
+    mean_ : ndarray of shape (n_features,)
+        Mean mu of the data.
+    factor_correlation_ : ndarray of shape (n_components, n_components)
+        Covariance Phi of the factors, with unit diagonal.
+    heywood_features_ : ndarray of int
+        Indices of features whose noise variance is at its lower bound (Heywood cases).
+    collapsed_dims_ : ndarray of int
+        Indices of factors with zero loadings.
+    kl_per_dim_ : ndarray of shape (n_components,)
+        Average KL divergence between the posterior of each factor and N(0, 1), in nats.
+    elbo_ : float
+        Average log-likelihood of the training data, in nats per sample.
+    entropy_bound_ : float
+        Sum of three entropies in nats per sample, which equals `elbo_` at a stationary point.
+    gradient_norm_ : float
+        Largest absolute derivative of the log-likelihood by the log of a noise variance that is not
+        at a bound, in nats per sample.
+    loglike_ : list of float
+        Log-likelihood of all training samples, in nats, at the start and after each iteration.
+    n_iter_ : int
+        Number of iterations.
+    n_samples_ : int or float
+        Number of training samples or, if it is no integer, the sum of their weights.
+    n_features_in_ : int
+        Number d of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features seen during `fit`, if X has feature names that are all strings.
+    moments_ : Moments
+        Number, mean and scatter of the samples, which `partial_fit` updates. Only after
+        `partial_fit` and `from_moments`.
+
+    See Also
+    --------
+    PPCA : Model with the same noise variance for all features, in closed form.
+    sklearn.decomposition.FactorAnalysis : The same model, fitted by EM.
+
+    References
+    ----------
+    .. [1] Joereskog, "Some contributions to maximum likelihood factor analysis", Psychometrika 1967,
+       eq. 16 to 26.
+    .. [2] Lawley and Maxwell, "Factor Analysis as a Statistical Method", 1971, chapter 4.
+    .. [3] Bernaards and Jennrich, "Gradient projection algorithms and software for arbitrary
+       rotation criteria in factor analysis", Educational and Psychological Measurement 2005.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn_vae import PPCA, FactorAnalysis
+    >>> X = load_wine().data
+    >>> model = FactorAnalysis(2).fit(X)
+    >>> print(f"{model.score(X):.2f} nats, pPCA {PPCA(2).fit(X).score(X):.2f} nats")
+    -19.53 nats, pPCA -29.19 nats
+    >>> model.communalities_.shape
+    (13,)
+    """
+
+    n_samples_: float
+    moments_: Moments
+    _fitted_state: ClassVar = {
+        "collapsed_dims_": "any",
+        "components_": "kd finite",
+        "factor_correlation_": "kk finite",
+        "loadings_": "dk finite",
+        "mean_": "d finite",
+        "n_components_": "count",
+        "n_features_in_": "count",
+        "n_samples_": "number",
+        "noise_variance_": "d finite positive",
+    }
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        noise_variance: Any = None,
+        rotation: str | None = None,
+        tol: float = 1e-8,
+        max_iter: int = 1000,
+        noise_variance_init: Any = None,
+        copy: bool = True,
+        svd_method: str = "randomized",
+        iterated_power: int = 3,
+        random_state: Any = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.noise_variance = noise_variance
+        self.rotation = rotation
+        self.tol = tol
+        self.max_iter = max_iter
+        self.noise_variance_init = noise_variance_init
+        self.copy = copy
+        self.svd_method = svd_method
+        self.iterated_power = iterated_power
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FactorAnalysis:
+        """Fit the model to X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            At least two samples. NaN marks a missing value: the model is then fitted to the
+            observed values by EM, and each feature needs at least one. Memory-mapped X without
+            missing values is read in blocks. Each block of a Dask array or DataFrame is read once;
+            it must have all features and no missing values.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        sample_weight : array-like or Dask array of shape (n_samples,), default=None
+            Finite weights >= 0, of which at least two are positive. A weight of 2 counts a sample
+            twice, 0 ignores it. The scale of the weights does not change the model.
+
+        Returns
+        -------
+        self : FactorAnalysis
+            Fitted model.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X or `sample_weight` is invalid.
+        MemoryError
+            If the covariance does not fit into memory.
+        """
+        self._check_parameters()
+        with all_or_nothing(self):
+            self.__dict__.pop("moments_", None)
+            if is_dask(X):
+                X = as_dask_array(self, X, reset=True)
+                moments = dask_moments(self, X, sample_weight)
+                count = max(int(moments.count), round(moments.n))
+                self._check_count((count, moments.n_features))
+                self._set_fit(moments, moments.n, moments.dtype)
+                return self
+            X = self._check_samples(X, reset=True, min_samples=2)
+            kept, weights, count, n_samples = drop_zero_weights(X, sample_weight, at_least=2)
+            self._check_count((max(count, round(n_samples)), X.shape[1]))
+            check_squares_fit("fit", min(kept.shape), X=kept, instead="Use fewer features.")
+            if has_nan(kept):
+                self._fit_missing(kept, weights, n_samples)
+                return self
+            summary: Moments | CenteredData
+            if kept.shape[0] >= kept.shape[1] or is_memory_mapped(kept):
+                summary = Moments.of(kept, weights, check_finite=False)
+            else:
+                summary = centered_data(kept, weights)
+            summary.check_finite()
+            self._set_fit(summary, n_samples, float_name(X))
+        return self
+
+    @available_if(_can_continue)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FactorAnalysis:
+        """Update the model with a batch of samples.
+
+        The moments of the samples are updated exactly, and the search starts at the last noise
+        variances. `partial_fit` continues a model that `partial_fit` or `from_moments` began.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            One or more samples. Dask arrays are read as in `fit`.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights as in `fit`, at least one of them positive. Their scale matters relative to the
+            other batches. If None, each sample has a weight of 1.
+
+        Returns
+        -------
+        self : FactorAnalysis
+            Updated model.
+
+        Raises
+        ------
+        AttributeError
+            If `fit` fitted the model.
+        ValueError
+            If a parameter or X is invalid. The model is then unchanged.
+        MemoryError
+            If the scatter matrix does not fit into memory.
+        """
+        self._check_parameters()
+        first = not hasattr(self, "moments_")
+        with all_or_nothing(self):
+            if is_dask(X):
+                X = as_dask_array(self, X, reset=first)
+                moments = dask_moments(self, X, sample_weight, at_least=1)
+            else:
+                X = self._check_samples(X, reset=first)
+                check_squares_fit("partial_fit", X.shape[1], X=X, instead=WIDE)
+                X, weights, _, _ = drop_zero_weights(X, sample_weight, at_least=1)
+                moments = Moments.of(X, weights)
+            start = None if first else self.noise_variance_.astype(np.float64)
+            self.moments_ = moments if first else self.moments_ + moments
+            self._set_fit(self.moments_, self.moments_.n, self.moments_.dtype, start)
+        return self
+
+    @classmethod
+    def from_moments(cls, moments: Moments, **parameters: Any) -> FactorAnalysis:
+        """Fit the model to the moments of samples.
+
+        Parameters
+        ----------
+        moments : Moments
+            Moments of at least one sample, for example the sum of the moments of several files.
+        **parameters
+            Parameters of the constructor.
+
+        Returns
+        -------
+        FactorAnalysis
+            Fitted model, which `partial_fit` can update.
+
+        Raises
+        ------
+        TypeError
+            If `moments` is not a :class:`Moments`.
+        ValueError
+            If a parameter is invalid for these moments, or if they contain no samples.
+        """
+        if not isinstance(moments, Moments):
+            raise TypeError(f"moments must be a Moments object, got {type(moments).__name__}.")
+        model = cls(**parameters)
+        model._check_parameters()
+        if moments.n == 0:
+            raise ValueError("moments must contain at least one sample, got n = 0.")
+        model.n_features_in_ = moments.n_features
+        model.moments_ = moments
+        model._set_fit(moments, moments.n, moments.dtype)
+        return model
+
+    def _set_fit(
+        self,
+        summary: Moments | CenteredData,
+        n_samples: float,
+        dtype: str,
+        start: Array | None = None,
+    ) -> None:
+        k, options = self._options(summary.mean.shape[0], start)
+        model = fit_factors(summary, k, **options)
+        self._set_model(model, to_host(summary.mean), n_samples, dtype)
+
+    def _fit_missing(self, X: Array, weights: Array | None, n_samples: float) -> None:
+        check_memory(
+            32 * X.shape[0] * X.shape[1],
+            "The EM algorithm for missing values holds four copies of X in float64",
+            "Fit to fewer samples: the methods of the fitted model process the others in blocks.",
+        )
+        k, options = self._options(X.shape[1])
+        if weights is not None:
+            X, weights = X[weights > 0], weights[weights > 0].astype(np.float64)
+        empty = np.flatnonzero(np.isnan(X).all(axis=0))
+        if empty.size:
+            raise ValueError(
+                f"X must have an observed value in every feature, got only NaN in column {empty[0]}."
+            )
+        model, mean = fit_incomplete_factors(X.astype(np.float64), k, weights, **options)
+        self._set_model(model, mean, n_samples, float_name(X))
+
+    def _options(self, d: int, start: Array | None = None) -> tuple[int, dict[str, Any]]:
+        """Return k and the options of a fit to d features."""
+        k = d if self.n_components is None else int(self.n_components)
+        if k > d:
+            raise ValueError(f"n_components must be at most n_features = {d}, got {k}.")
+        return k, {
+            "noise_variance": self._variances_of("noise_variance", self.noise_variance, d),
+            "start": self._variances_of("noise_variance_init", self.noise_variance_init, d, start),
+            "tol": self.tol,
+            "max_iter": self.max_iter,
+        }
+
+    def _set_model(self, model: FactorModel, mean: Array, n_samples: float, dtype: str) -> None:
+        self._warn(model)
+        self.n_samples_ = int(n_samples) if float(n_samples).is_integer() else n_samples
+        self.loglike_ = [n_samples * value for value in model.history]
+        k, psi = model.loadings.shape[1], model.noise_variance
+        is_kept = (model.loadings != 0.0).any(axis=0)
+        rotated = rotate(model.loadings[:, is_kept], self.rotation)
+        loadings, correlation = np.zeros_like(model.loadings), np.eye(k)
+        loadings[:, is_kept] = rotated.loadings
+        correlation[np.ix_(is_kept, is_kept)] = rotated.factor_correlation
+        with np.errstate(over="ignore", under="ignore"):
+            converted = (mean.astype(dtype), loadings.astype(dtype), psi.astype(dtype))
+        if not all(np.isfinite(array).all() for array in converted) or not converted[2].all():
+            raise ValueError(
+                f"The variances of X must be within the range of its dtype {dtype}, got noise "
+                f"variances from {psi.min():.3g} to {psi.max():.3g}. Scale X or convert it to "
+                "float64."
+            )
+        self.n_components_ = k
+        self.n_iter_ = max(len(model.history) - 1, 1)
+        self.mean_, self.loadings_, self.noise_variance_ = converted
+        self.components_ = np.ascontiguousarray(self.loadings_.T)
+        self.factor_correlation_ = correlation
+        self.collapsed_dims_ = np.flatnonzero(~is_kept)
+        self.heywood_features_ = model.at_floor
+        self.gradient_norm_ = model.gradient_norm
+        self.elbo_ = model.log_likelihood
+        covariance = self._posterior_covariance()
+        log_variance = np.log(np.diagonal(covariance))
+        # At the maximum the second moment of a factor over the data is its prior variance 1.
+        self.kl_per_dim_ = kl_per_dimension(np.ones(k), log_variance).astype(dtype)
+        log_ratio = np.linalg.slogdet(covariance)[1] - np.linalg.slogdet(correlation)[1]
+        self.entropy_bound_ = float(
+            0.5 * log_ratio - sum(normal_entropy(1, value) for value in np.log(psi))
+        )
+
+    def _warn(self, model: FactorModel) -> None:
+        if model.at_floor.size:
+            names = getattr(self, "feature_names_in_", None)
+            first = [str(j) if names is None else repr(names[j]) for j in model.at_floor[:5]]
+            more = f" and {model.at_floor.size - 5} more" * (model.at_floor.size > 5)
+            warnings.warn(
+                f"The noise variance of feature {', '.join(first)}{more} fell to {FLOOR:g} of the "
+                "variance of the feature, where it was stopped (a Heywood case): the factors "
+                "explain it completely. Use fewer factors, or remove features that are linear "
+                "functions of others.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        if not model.converged:
+            warnings.warn(
+                f"The search stopped after max_iter={self.max_iter} iterations with a gradient of "
+                f"{model.gradient_norm:.2g} nats per sample, more than tol={self.tol:g}. Increase "
+                "max_iter.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+
+    def transform(self, X: Any) -> Any:
+        """Compute the posterior mean E[z|x] of the factors (regression scores).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples. NaN marks a missing value.
+
+        Returns
+        -------
+        Z : array of shape (n_samples, n_components)
+            Factor scores.
+        """
+        check_is_fitted(self)
+        if is_dask(X):
+            return map_samples(self, "transform", X)
+        return self._posterior_mean(self._check_samples(X))
+
+    def inverse_transform(self, Z: Any) -> Any:
+        check_is_fitted(self)
+        if is_dask(Z):
+            return map_latents(self, "inverse_transform", Z)
+        return affine(check_latents(self, Z, self.n_components_), self.loadings_.T, self.mean_)
+
+    def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
+        check_is_fitted(self)
+        refuse_dask(self, X)
+        X = self._check_samples(X)
+        k = self.n_components_
+        if has_nan(X):
+            mean, covariance = np.empty((len(X), k)), np.empty((len(X), k, k))
+            for rows, scaled in self._scaled_blocks(X):
+                result = observed.posterior(scaled, self._scaled_parameters(), return_cov=True)
+                mean[rows], covariance[rows] = result
+            root = self._factor_root()
+            mean, covariance = mean @ root.T, root @ covariance @ root.T
+        else:
+            mean = self._posterior_mean(X)
+            covariance = np.broadcast_to(self._posterior_covariance(), (len(X), k, k))
+        if not return_cov:
+            covariance = np.diagonal(covariance, axis1=1, axis2=2)
+        dtype = np.result_type(X.dtype, self.loadings_.dtype)
+        return mean.astype(dtype, copy=False), covariance.astype(dtype, copy=False)
+
+    def conditional(self, Z: Any) -> tuple[Array, Array]:
+        refuse_dask(self, Z, "Z")
+        mean = self.inverse_transform(Z)
+        return mean, np.broadcast_to(self.noise_variance_.astype(mean.dtype), mean.shape)
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Array, Array]:
+        check_is_fitted(self)
+        check_integer("n_samples", n_samples, at_least=1)
+        rng = check_random_state(random_state)
+        Z = rng.standard_normal((n_samples, self.n_components_)) @ self._factor_root().T
+        noise = rng.standard_normal((n_samples, self.n_features_in_))
+        X = affine(Z, self.loadings_.T, self.mean_) + self.noise_variance_**0.5 * noise
+        return X.astype(self.loadings_.dtype), Z.astype(self.loadings_.dtype)
+
+    def score_samples(self, X: Any) -> Any:
+        """Compute the log-likelihood of each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples. NaN marks a missing value, which the likelihood ignores.
+
+        Returns
+        -------
+        scores : array of shape (n_samples,)
+            Log-likelihood of each sample, in nats.
+        """
+        check_is_fitted(self)
+        if is_dask(X):
+            return map_samples(self, "score_samples", X)
+        return self._log_likelihood(self._check_samples(X))
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        check_is_fitted(self)
+        if is_dask(X):
+            return mean_score(self, X, sample_weight)
+        X, weights, _, _ = drop_zero_weights(self._check_samples(X), sample_weight, at_least=1)
+        return float(weighted_mean(self._log_likelihood(X).astype(np.float64), weights))
+
+    def impute(self, X: Any, return_std: bool = False) -> Any:
+        """Replace missing values by their conditional mean given the observed ones.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data with NaN for missing values.
+        return_std : bool, default=False
+            Whether to return the conditional standard deviation too.
+
+        Returns
+        -------
+        X : array of shape (n_samples, n_features)
+            Data without missing values.
+        std : array of shape (n_samples, n_features)
+            Conditional standard deviation, 0 for observed entries. Only if `return_std` is True.
+        """
+        check_is_fitted(self)
+        if is_dask(X) and not return_std:
+            return map_samples(self, "impute", X)
+        X = self._check_samples(X)
+        filled, std = X.astype(np.result_type(X.dtype, self.mean_.dtype)), np.zeros(X.shape)
+        if has_nan(X):
+            scale = np.sqrt(self.noise_variance_.astype(np.float64))
+            for rows, scaled in self._scaled_blocks(X):
+                values, spread = observed.impute(scaled, self._scaled_parameters(), return_std=True)
+                values = values * scale + self.mean_
+                filled[rows] = np.where(np.isnan(X[rows]), values, filled[rows])
+                std[rows] = spread * scale
+        return (filled, std.astype(filled.dtype)) if return_std else filled
+
+    def get_covariance(self) -> Array:
+        """Compute the covariance C = W Phi W' + diag(psi) of the model.
+
+        Returns
+        -------
+        C : array of shape (n_features, n_features)
+            Covariance matrix of x.
+        """
+        check_is_fitted(self)
+        W = self.loadings_ @ self._factor_root().astype(self.loadings_.dtype)
+        return W @ W.T + np.diag(self.noise_variance_)
+
+    def get_precision(self) -> Array:
+        """Compute the inverse of the covariance.
+
+        Returns
+        -------
+        precision : array of shape (n_features, n_features)
+            Inverse of `get_covariance()`.
+        """
+        check_is_fitted(self)
+        C = self.get_covariance().astype(np.float64)
+        # In units of the standard deviations: less rounding than by k x k matrices if psi is small.
+        scale = np.sqrt(np.diagonal(C))
+        root = linalg.cho_factor(C / scale / scale[:, None], check_finite=False)
+        precision = linalg.cho_solve(root, np.eye(len(C)), check_finite=False)
+        return (precision / scale / scale[:, None]).astype(self.loadings_.dtype)
+
+    @property
+    def communalities_(self) -> Array:
+        """Share of the variance of each feature that the factors explain, (n_features,)."""
+        W = self.loadings_ @ self._factor_root().astype(self.loadings_.dtype)
+        common = np.sum(W**2, axis=1)
+        return common / (common + self.noise_variance_)
+
+    @property
+    def uniquenesses_(self) -> Array:
+        """Share of the variance of each feature that is noise, (n_features,)."""
+        W = self.loadings_ @ self._factor_root().astype(self.loadings_.dtype)
+        return self.noise_variance_ / (np.sum(W**2, axis=1) + self.noise_variance_)
+
+    @property
+    def feature_scale(self) -> Array:
+        W = self.loadings_ @ self._factor_root().astype(self.loadings_.dtype)
+        return np.sqrt(np.sum(W**2, axis=1) + self.noise_variance_)
+
+    def _factor_root(self) -> Array:
+        """Return B with B B' = Phi, so that factors are B z with z ~ N(0, I)."""
+        return np.linalg.cholesky(self.factor_correlation_)
+
+    def _gaussian(self) -> LowRankGaussian:
+        """Return the distribution of (x - mu) / sqrt(psi), with noise variance 1."""
+        W = (self.loadings_.astype(np.float64) @ self._factor_root()) / self._noise_scale()[:, None]
+        return LowRankGaussian(np.zeros(len(W)), W, 1.0)
+
+    def _noise_scale(self) -> Array:
+        return np.sqrt(self.noise_variance_.astype(np.float64))
+
+    def _scaled_parameters(self) -> Parameters:
+        gaussian = self._gaussian()
+        return Parameters(gaussian.loadings, gaussian.mean, 1.0)
+
+    def _scaled_blocks(self, X: Array) -> Any:
+        """Yield blocks of (x - mu) / sqrt(psi) in float64, in which the noise variance is 1."""
+        mean, scale = self.mean_.astype(np.float64), self._noise_scale()
+        for rows in row_blocks(*X.shape):
+            with np.errstate(invalid="ignore", over="ignore"):
+                yield rows, (X[rows].astype(np.float64) - mean) / scale
+
+    def _posterior_covariance(self) -> Array:
+        root = self._factor_root()
+        return root @ self._gaussian().posterior_covariance @ root.T
+
+    def _posterior_mean(self, X: Array) -> Array:
+        gaussian, root = self._gaussian(), self._factor_root()
+        parameters = self._scaled_parameters()
+        Z = np.empty((len(X), self.n_components_))
+        for rows, scaled in self._scaled_blocks(X):
+            if np.isnan(scaled).any():
+                Z[rows] = observed.posterior(scaled, parameters)[0] @ root.T
+            else:
+                Z[rows] = gaussian.posterior_mean(scaled) @ root.T
+        return Z.astype(np.result_type(X.dtype, self.loadings_.dtype), copy=False)
+
+    def _log_likelihood(self, X: Array) -> Array:
+        gaussian, parameters = self._gaussian(), self._scaled_parameters()
+        log_scale = np.log(self._noise_scale())
+        values = np.empty(len(X))
+        for rows, scaled in self._scaled_blocks(X):
+            missing = np.isnan(scaled)
+            if missing.any():
+                values[rows] = observed.log_likelihood(scaled, parameters) - ~missing @ log_scale
+            else:
+                values[rows] = gaussian.log_prob(scaled) - log_scale.sum()
+        return values.astype(np.result_type(X.dtype, self.loadings_.dtype), copy=False)
+
+    def _check_samples(self, X: Any, *, reset: bool = False, min_samples: int = 1) -> Array:
+        return checked_data(
+            self,
+            X,
+            reset=reset,
+            ensure_min_samples=min_samples,
+            ensure_all_finite="allow-nan",
+        )
+
+    def _check_count(self, shape: tuple[int, int]) -> None:
+        k: Any = self.n_components
+        if is_integer(k) and k > min(shape):
+            raise ValueError(
+                f"n_components must be between 0 and min(n_samples, n_features) = {min(shape)}, "
+                f"got {k}."
+            )
+
+    def _check_parameters(self) -> None:
+        k = self.n_components
+        if not (k is None or (is_integer(k) and k >= 0)):
+            raise ValueError(f"n_components must be None or an integer >= 0, got {k!r}.")
+        if self.rotation is not None:
+            check_choice("rotation", self.rotation, ROTATIONS)
+        check_choice("svd_method", self.svd_method, SVD_METHODS)
+        check_real("tol", self.tol, at_least=0.0)
+        check_integer("max_iter", self.max_iter, at_least=1)
+
+    def _variances_of(
+        self, name: str, value: Any, d: int, default: Array | None = None
+    ) -> Array | None:
+        """Return a parameter as an array of shape (d,), or the default if it is None."""
+        if value is None:
+            return default
+        array = np.asarray(value, dtype=np.float64)
+        if array.ndim == 0 and name == "noise_variance":
+            array = np.full(d, float(array))
+        if array.shape != (d,) or not ((array > 0).all() and np.isfinite(array).all()):
+            kind = "a positive float or " * (name == "noise_variance")
+            raise ValueError(
+                f"{name} must be None or {kind}{d} positive floats, one per feature, got {value!r}."
+            )
+        return array
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
