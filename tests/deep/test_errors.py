@@ -282,6 +282,7 @@ class Interrupt(Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.filterwarnings("ignore:The model overfits")
 @pytest.mark.parametrize("model", MODELS, ids=str)
 @pytest.mark.parametrize("batch", [2, 8])
 def test_an_interrupt_keeps_what_was_learned(model, batch):
