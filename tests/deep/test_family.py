@@ -308,16 +308,23 @@ PLAIN = {"encoder": PlainConvEncoder(channels=(8,)), "decoder": PlainConvDecoder
 RESIDUAL = {"encoder": ResidualEncoder(channels=(8,)), "decoder": ResidualDecoder(channels=(8,))}
 
 
-@pytest.mark.parametrize("networks", [CONV, PLAIN, RESIDUAL])
+MODELS_OF_IMAGES = [
+    DeepGaussianVAE(4, random_state=0, **HETERO),
+    DeepGaussianVAE(4, random_state=0),
+    DeepBernoulliVAE(4, random_state=0, binarize=7.5),
+    DeepAutoencoder(4, random_state=0),
+]
+
+
 @pytest.mark.parametrize(
-    "model",
+    ("networks", "model"),
     [
-        DeepGaussianVAE(4, random_state=0),
-        DeepGaussianVAE(4, random_state=0, **HETERO),
-        DeepBernoulliVAE(4, random_state=0, binarize=7.5),
-        DeepAutoencoder(4, random_state=0),
+        # All networks with one model, and all models with one kind of networks.
+        pytest.param(networks, model, marks=() if i == 0 or j == 0 else pytest.mark.slow)
+        for i, networks in enumerate([CONV, PLAIN, RESIDUAL])
+        for j, model in enumerate(MODELS_OF_IMAGES)
     ],
-    ids=lambda model: type(model).__name__,
+    ids=lambda value: type(value).__name__,
 )
 def test_networks_of_images_learn(model, networks):
     rows = DIGITS[:100].astype(np.float32)
