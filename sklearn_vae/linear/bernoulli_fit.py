@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logit
 
-from sklearn_vae.gaussian.arrays import scale_of
+from sklearn_vae.gaussian.arrays import scale_of, weighted_mean
 from sklearn_vae.gaussian.bernoulli_elbo import (
     BernoulliParameters,
     SamplePosteriors,
@@ -19,7 +19,6 @@ from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
 from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.gaussian.stationarity import Stationarity
 from sklearn_vae.gaussian.trust_region import Function, ascend
-from sklearn_vae.linear.sample_weights import weighted_mean
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.identity import digest
 
