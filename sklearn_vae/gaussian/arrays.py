@@ -163,11 +163,3 @@ def to_device_of(reference: Array, values: Any, dtype: Any = None) -> Array:
     xp = array_namespace(reference)
     dtype = reference.dtype if dtype is None else dtype
     return xp.asarray(np.asarray(values), dtype=dtype, device=device(reference))
-
-
-def weighted_mean(values: Array, weights: Array | None, dtype: Any = None) -> Any:
-    """Average values over samples, the first axis, with positive weights or without weights."""
-    if weights is None:
-        return values.mean(axis=0, dtype=dtype)
-    weights = weights / scale_of(weights)
-    return weights @ values / weights.sum()

@@ -38,7 +38,7 @@ def test_entropies_by_monte_carlo(model):
     posterior, prior, (decoder, error) = monte_carlo(model, X, 100)
     # Both in units of the prior's standard deviations.
     assert found.posterior - found.prior == pytest.approx(posterior - prior, abs=1e-5)
-    # Deep models have the same 32 draws for all rows: their own error is larger than this one.
+    # Deep models have the same points for all rows, with an error of their own.
     assert abs(found.decoder - decoder) < 5 * error + 0.02
     assert found.bound == found.posterior - found.prior - found.decoder
 
