@@ -80,8 +80,10 @@ def leading_eigenpairs(K: Array, k: int | None) -> Leading:
     xp, m = array_namespace(K), K.shape[0]
     if k is None or m <= ALL_PAIRS or k >= MANY * m:
         return _all(K)
-    if m > SOME_PAIRS and (leading := _by_lanczos(K, k)) is not None:
-        return leading
+    if m > SOME_PAIRS and k > 0:
+        unit = float(xp.max(xp.linalg.diagonal(K))) or 1.0  # squares could overflow
+        if (leading := _by_lanczos(K / unit, k)) is not None:
+            return leading.divided(1.0 / unit)
     return _some(K, k) if is_numpy_namespace(xp) else _all(K)
 
 
@@ -105,7 +107,8 @@ def _some(K: np.ndarray, k: int) -> Leading:
     values = np.append(np.vecdot(V, T), values[0])
     order = np.argsort(-values[:k], kind="stable")
     V, values[:k] = V[order], values[:k][order]
-    residual = float(np.linalg.norm(T[order] - values[:k, None] * V))
+    scale = float(values[0]) or 1.0  # squares could overflow
+    residual = scale * float(np.linalg.norm((T[order] - values[:k, None] * V) / scale))
     return Leading(values[:k], V, residual, float(values[k]), "Sturm counts")
 
 

@@ -161,12 +161,13 @@ def _verified(data: CenteredData, spectrum: Spectrum) -> Accuracy:
     """Bound the errors of eigenpairs by a few more products with the data."""
     xp = array_namespace(data.mean)
     V, values = spectrum.components, np.asarray(to_host(spectrum.eigenvalues), dtype=np.float64)
-    R = data.scatter_times(V.T).T / data.n
-    R -= xp.astype(spectrum.eigenvalues, V.dtype)[:, None] * V
-    norms = np.asarray(to_host(xp.linalg.vector_norm(R, axis=1)), dtype=np.float64)
+    scale = _trace(data)
+    R = data.scatter_times(V.T).T / (scale * data.n)
+    R -= xp.astype(spectrum.eigenvalues / scale, V.dtype)[:, None] * V
+    norms = scale * np.asarray(to_host(xp.linalg.vector_norm(R, axis=1)), dtype=np.float64)
     rounding, singular = _rounding(data, float(values[0] * data.n) ** 0.5)
     return Accuracy(
-        float(np.linalg.norm(norms)),
+        scale * float(np.linalg.norm(norms / scale)),
         float(norms.max()),
         _outside(data, V, values, norms),
         rounding,
@@ -184,21 +185,27 @@ def _outside(data: CenteredData, V: Array, values: np.ndarray, norms: np.ndarray
     """
     n, d = data.shape
     options = {"block": CHECK_BLOCK, "n_products": CHECK_PRODUCTS}
-    rng, operator = np.random.default_rng(1), _covariance(data)
+    rng, operator, scale = np.random.default_rng(1), _covariance(data), _trace(data)
     if n >= d:
-        return largest_outside(operator, V, d, rng=rng, **options)
+        return scale * largest_outside(operator, V, d, rng=rng, **options)
     present = int(np.count_nonzero(values > 1e-10 * values[0]))
     scores = data.times(V[:present, :].T)
     U = array_namespace(V).linalg.qr(scores, mode="reduced")[0].T
-    excess = float(np.sum(norms[:present] ** 2 / values[:present]))
-    return largest_outside(operator, U, n, rng=rng, **options) + excess
+    excess = float(np.sum(norms[:present] * (norms[:present] / values[:present])))
+    return scale * largest_outside(operator, U, n, rng=rng, **options) + excess
 
 
 def _covariance(data: CenteredData) -> Operator:
-    """Return the product of rows with R'R / n or R R' / n, whichever matrix is smaller."""
+    """Return the product of rows with R'R or R R', whichever is smaller, divided by its trace."""
+    trace = data.n * _trace(data)
     if data.shape[0] >= data.shape[1]:
-        return lambda V: data.scatter_times(V.T).T / data.n
-    return lambda V: data.times(data.transposed_times(V.T)).T / data.n
+        return lambda V: data.scatter_times(V.T).T / trace
+    return lambda V: data.times(data.transposed_times(V.T)).T / trace
+
+
+def _trace(data: CenteredData) -> float:
+    """Return the trace of the covariance, or 1 if it is 0."""
+    return data.squares / data.n or 1.0
 
 
 def _rounding(data: CenteredData, largest: float) -> tuple[float, float]:
