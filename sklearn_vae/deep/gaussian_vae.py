@@ -12,10 +12,17 @@ from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.checks import check_noise
-from sklearn_vae.deep.choices import values_of_fit, with_values
-from sklearn_vae.deep.ppca_start import LearningRateLimit, check_init, ppca_residuals, start_at_ppca
+from sklearn_vae.deep.ppca_start import (
+    LearningRateLimit,
+    can_start,
+    check_init,
+    factor_noise,
+    ppca_residuals,
+    start_at_ppca,
+)
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.deep.vae import DeepVAE
+from sklearn_vae.nn.distributions import average
 from sklearn_vae.nn.likelihoods import NOISE_MODELS, NOISE_UPDATES, Likelihood
 from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.scaling import center_and_scale
@@ -314,8 +321,8 @@ class DeepGaussianVAE(DeepVAE):
 
         def terms(x: Tensor) -> Tensor:
             parts = (
-                share * likelihood.noise_variance_terms(p, x).mean(0)
-                for share, _, p in self._fixed_draws(x)
+                share * average(likelihood.noise_variance_terms(p, x), weights)
+                for share, weights, _, p in self._draws(x)
             )
             return sum(parts, torch.zeros(()))
 
@@ -363,6 +370,8 @@ class DeepGaussianVAE(DeepVAE):
         samples, reducer, weights = data.train, data.reducer, data.weights
 
         def residuals() -> Array:
+            if self._starts_linear and self._likelihood_class.per_feature:
+                return factor_noise(samples, int(self.n_components), weights)
             ppca = ppca_residuals(samples, self.n_components, reducer, weights)
             return ppca if self.init is None else ppca.mean()
 
@@ -393,19 +402,13 @@ class DeepGaussianVAE(DeepVAE):
         return scaled
 
     def _training_callbacks(self) -> list[Any]:
-        nats = self._initial_nats
+        nats = vars(self).get("_initial_nats")
         limit = [] if nats is None else [LearningRateLimit(nats, falls=not self._starts_linear)]
         return [*super()._training_callbacks(), *limit]
 
     def _can_start_linear(self) -> bool:
         is_free = self.noise_variance_init is None
-        return is_free and super()._can_start_linear() and self.can_start_at_ppca()
+        return is_free and super()._can_start_linear() and can_start(self)
 
     def can_start_at_ppca(self) -> bool:
-        model = with_values(self, values_of_fit(self))
-        model.init = "ppca"
-        try:
-            check_init(model, model._hidden_layer_sizes())
-        except ValueError:
-            return False
-        return True
+        return can_start(self)

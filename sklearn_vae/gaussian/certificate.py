@@ -30,6 +30,10 @@ class Accuracy:
         """Return the accuracy after orthonormal rows with eigenvalue 0 were added to V."""
         return replace(self, residual=self.residual + self.outside)
 
+    def with_fewer_pairs(self, dropped: float) -> Accuracy:
+        """Return the accuracy after pairs were dropped, of which `dropped` is the largest value."""
+        return replace(self, outside=max(dropped, self.outside) + self.residual)
+
     def divided(self, scale: float) -> Accuracy:
         """Return the accuracy of the covariance divided by `scale`."""
         return replace(
@@ -177,7 +181,7 @@ def certify(
     base = np.maximum(theta, outside)
     gaps = np.maximum(theta - outside, 0.0)
     rho = accuracy.residual
-    quadratic = 2.0 * rho**2 / np.maximum(gaps + np.sqrt(gaps**2 + 4.0 * rho**2), 1e-300)
+    quadratic = 2.0 * rho * (rho / np.maximum(gaps + np.hypot(gaps, 2.0 * rho), 1e-300))
     lower, upper = accuracy.shrink(theta), accuracy.grow(base + np.minimum(quadratic, rho))
     most_outside = float(accuracy.grow(outside)) if k < d else 0.0
     return Certificate(

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.gaussian.arrays import affine, row_blocks
+from sklearn_vae.gaussian.arrays import affine, row_blocks, weighted_mean
 from sklearn_vae.gaussian.bernoulli_elbo import (
     SamplePosteriors,
     SampleTerms,
@@ -26,7 +26,7 @@ from sklearn_vae.gaussian.bounds import (
 )
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.bernoulli_fit import BernoulliFit, fit_bernoulli
-from sklearn_vae.linear.sample_weights import drop_zero_weights, weighted_mean
+from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel, numbered
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.validation import (
@@ -35,6 +35,7 @@ from sklearn_vae.validation import (
     check_choice,
     check_integer,
     check_latents,
+    check_memory,
     check_random_state,
     check_real,
     checked_data,
@@ -207,6 +208,8 @@ class BernoulliPPCA(LatentModel):
         ------
         ValueError
             If a parameter, X or `sample_weight` is invalid.
+        MemoryError
+            If the data and their derivatives, 32 bytes per entry of X, do not fit into memory.
 
         Warns
         -----
@@ -223,6 +226,11 @@ class BernoulliPPCA(LatentModel):
                     f"n_components must be between 1 and n_features={X.shape[1]}, got {k}."
                 )
             X, weights, _, _ = drop_zero_weights(X, sample_weight, at_least=2, copy_mapped=True)
+            check_memory(
+                32 * X.shape[0] * X.shape[1],
+                "The fit holds X in float64 and its derivatives",
+                "Fit to fewer samples: the methods of the fitted model process the others in blocks.",
+            )
             # The derivatives are computed again at each checkpoint.
             file = Checkpoint.of(self, X, weights, depends_on_every=True)
             rng = random_state_of(self, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -173,11 +174,13 @@ class PPCA(ExactPosteriorModel):
         values.
     n_iter_ : int
         Number of EM iterations; 1 if X has no missing values.
-    certificate_ : Certificate
+    certificate_ : Certificate or Stationarity
         Bounds on the distance from the exact solution: enclosures of the eigenvalues, the angle
         between the span of the components and the leading eigenvectors, variance that was missed,
         and nats per sample below the maximum of the likelihood. `print` shows it as a sentence. If
-        X has missing values, nothing is certified, because the likelihood may have other maxima.
+        X has missing values, it has `remaining_gain`, which EM predicts up to the nearest maximum,
+        in nats per sample, and `gradient_norm`. The gradient is with respect to W and the mean,
+        divided by the root mean square of the centered values, and log sigma2.
     entropy_bound_ : float
         Sum of three entropies in nats per sample. It equals `elbo_`, unless `noise_variance` is
         fixed at a value other than the maximum likelihood estimate.
@@ -325,6 +328,7 @@ class PPCA(ExactPosteriorModel):
             refine=recentered(kept, summary, weights, mapped=mapped) if is_auto else None,
             **self._solver_options(),
         )
+        spectrum = replace(spectrum, remainder=summary.remainder)
         warn_unless_converged(spectrum, self.n_components, solver, self.tol)
         return Decomposition(spectrum, n_samples, float_name(X), counted)
 
@@ -355,6 +359,7 @@ class PPCA(ExactPosteriorModel):
         self.__dict__.update(fitted)
         if fit.em is not None:
             self.kl_per_dim_ = to_device_of(self.mean_, fit.em.kl_per_dim)
+            self.certificate_ = fit.em.certificate
             self.entropy_bound_ = fit.em.entropy_bound
             self.elbo_ = float(fit.em.history[-1])
             self.loglike_history_ = to_device_of(fit.spectrum.mean, fit.em.history)

@@ -21,7 +21,7 @@ from sklearn_vae.state import (
     state_of,
 )
 
-# Classes whose objects are determined by the arguments of the constructor; the first six are
+# Classes whose objects are determined by the arguments of the constructor; the first five are
 # attributes of fitted models.
 RECORDS = {
     "Accuracy": "gaussian.certificate",
@@ -29,7 +29,6 @@ RECORDS = {
     "Precision": "gaussian.precision",
     "RunningCovariance": "gaussian.online",
     "Spectrum": "gaussian.spectrum",
-    "Stationarity": "gaussian.stationarity",
     **PUBLIC_RECORDS,
 }
 

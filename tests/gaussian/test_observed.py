@@ -6,7 +6,7 @@ from scipy.stats import multivariate_normal
 from threadpoolctl import ThreadpoolController
 
 from sklearn_vae.gaussian import observed
-from sklearn_vae.gaussian.em import Sums, averages, expectation_maximization, maximize
+from sklearn_vae.gaussian.em import Sums, averages, expectation_maximization, gradient, maximize
 from sklearn_vae.gaussian.observed import (
     IncompleteData,
     Parameters,
@@ -128,11 +128,13 @@ def test_the_likelihood_never_falls(seed, share, noise_variance):
     X, start = make_case(n=80, d=8, k=3, share=share, seed=seed)
     X[:8] = np.where(np.isnan(X[:8]), 1.0, X[:8])  # something of every feature
     rows = IncompleteData(X, np.nanmean(X, axis=0), 3)
-    parameters, history, converged = expectation_maximization(
+    parameters, history, certificate = expectation_maximization(
         rows, start, noise_variance=noise_variance, tol=1e-9, max_iter=3000
     )
     assert (np.diff(history) >= -1e-12).all()
-    assert converged
+    assert certificate.converged
+    assert 0.0 <= certificate.remaining_gain < 1e-7
+    assert certificate.gradient_norm < 1e-3
     if noise_variance is not None:
         assert parameters.noise_variance == noise_variance
     # A maximum: no parameters nearby have more.
@@ -307,3 +309,35 @@ def test_small_noise_costs_no_digits(noise, n_patterns, far):
         log_det = 2 * np.log(np.abs(np.diag(R))).sum() + (o.sum() - 2) * np.log(noise**2)
         expected = -0.5 * (distance + log_det + o.sum() * np.log(2 * np.pi))
         assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_is_that_of_differences(weighted):
+    X, at = make_case(n=40, d=5, k=2, share=0.3, seed=0)
+    weights = np.linspace(0.5, 2.0, len(X)) if weighted else None
+    rows = IncompleteData(X, np.nanmean(X, axis=0), 2, weights)
+
+    def value(W, mean, log_noise):
+        parameters = Parameters(W, mean, float(np.exp(log_noise)))
+        return Sums.of(rows, parameters).log_likelihood / rows.n
+
+    here = (at.loadings, at.mean, np.log(at.noise_variance))
+    derivatives = gradient(rows, Sums.of(rows, at), at)
+    rng = np.random.default_rng(0)
+    for i, derivative in enumerate(derivatives):
+        step = 1e-5 * rng.normal(size=np.shape(here[i]))
+        ends = [[*here[:i], here[i] + sign * step, *here[i + 1 :]] for sign in (1.0, -1.0)]
+        difference = 0.5 * (value(*ends[0]) - value(*ends[1]))
+        assert np.sum(derivative * step) == pytest.approx(difference, rel=1e-6)
+
+
+@pytest.mark.parametrize("noise_variance", [None, 0.5])
+@pytest.mark.parametrize("max_iter", [2, 6])
+def test_the_certificate_of_em_is_near_what_is_left(max_iter, noise_variance):
+    X, start = make_case(n=80, d=8, k=3, share=0.3, seed=0)
+    rows = IncompleteData(X, np.nanmean(X, axis=0), 3)
+    options = {"noise_variance": noise_variance, "tol": 1e-13}
+    best = expectation_maximization(rows, start, max_iter=5000, **options)[1][-1]
+    _, history, certificate = expectation_maximization(rows, start, max_iter=max_iter, **options)
+    assert not certificate.converged
+    assert 0.1 < certificate.remaining_gain / (best - history[-1]) < 3.0
