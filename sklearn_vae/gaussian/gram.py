@@ -74,8 +74,8 @@ class Leading(NamedTuple):
 def leading_eigenpairs(K: Array, k: int | None) -> Leading:
     """Compute at least k eigenpairs of a positive semidefinite matrix K, and no others if it pays.
 
-    If k is None, all are computed. Which eigenvalues are the largest is certain: they are counted by
-    Sturm sequences (LAPACK), or K minus the found part is below a bound by a factorization.
+    If k is None, all are computed. None of the largest is missed: LAPACK
+    counts them by Sturm sequences, or a factorization bounds K minus the part of these pairs.
     """
     xp, m = array_namespace(K), K.shape[0]
     if k is None or m <= ALL_PAIRS or k >= MANY * m:

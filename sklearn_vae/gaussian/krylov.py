@@ -82,7 +82,7 @@ class _Basis:
             X, R = xp.linalg.qr(X.T, mode="reduced")
             lengths = xp.linalg.diagonal(R)
             X = (X * xp.where(lengths < 0, -xp.ones_like(lengths), xp.ones_like(lengths))).T
-            # Twice is enough (Kahan and Parlett), unless much of a row was subtracted.
+            # Twice is enough (Kahan and Parlett), unless most of a vector was subtracted.
             if float(xp.min(xp.abs(lengths))) > 0.5:
                 break
         return X

@@ -51,7 +51,7 @@ def by_arpack(
 ) -> Spectrum:
     """Compute singular vectors with ARPACK, by default to machine precision.
 
-    It fails on some matrices with repeated singular values, where block iteration takes its place.
+    It fails on some matrices with repeated singular values, for which block iteration is used.
     """
     start = random_state.uniform(-1, 1, min(data.shape))
     if data.squares == 0.0:  # ARPACK fails on a zero matrix
