@@ -87,6 +87,11 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
         return False
 
     @property
+    def is_linear(self) -> bool:
+        """Whether the networks are those of the linear model at which training began."""
+        return False
+
+    @property
     def n_layers(self) -> int:
         """Number of weight layers of the encoder or decoder, whichever is deeper; 0 without one."""
         return 0

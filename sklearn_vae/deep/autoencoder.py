@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array, DeepModel
+from sklearn_vae.deep.epoch_search import mean_objective
+from sklearn_vae.deep.linear_starts import start_at_pca
+from sklearn_vae.deep.ppca_start import LearningRateLimit, check_linear_networks
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.arrays import mean_of_samples
 from sklearn_vae.nn.module import Autoencoder, build_autoencoder
@@ -140,16 +144,17 @@ class DeepAutoencoder(DeepModel):
         self,
         n_components: int = 16,
         *,
-        hidden_layer_sizes: int | Sequence[int] = (512, 256),
-        activation: str = "relu",
+        hidden_layer_sizes: int | Sequence[int] | str = "auto",
+        activation: str = "auto",
         encoder: str | Callable[..., nn.Module] = "mlp",
         decoder: str | Callable[..., nn.Module] = "mlp",
         image_shape: tuple[int, int, int] | None = None,
-        learning_rate: float = 1e-3,
-        max_epochs: int = 100,
-        batch_size: int = 128,
+        init: str | None = "auto",
+        learning_rate: float | str = "auto",
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
         early_stopping: bool = False,
-        validation_fraction: float = 0.1,
+        validation_fraction: float | str = "auto",
         n_iter_no_change: int = 10,
         tol: float = 1e-4,
         device: Any = "auto",
@@ -167,6 +172,7 @@ class DeepAutoencoder(DeepModel):
         self.encoder = encoder
         self.decoder = decoder
         self.image_shape = image_shape
+        self.init = init
         self.learning_rate = learning_rate
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -224,6 +230,32 @@ class DeepAutoencoder(DeepModel):
         history = super().training_history
         return {name.replace("bound", "score"): values for name, values in history.items()}
 
+    _linear_init = "pca"
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        if self.init is None:
+            return
+        if not (isinstance(self.init, str) and self.init == "pca"):
+            raise ValueError(f"init must be 'auto', None or 'pca', got {self.init!r}.")
+        check_linear_networks(self, self._hidden_layer_sizes())
+
+    def _can_start_linear(self) -> bool:
+        try:
+            check_linear_networks(self, self._hidden_layer_sizes())
+        except ValueError:
+            return False
+        return True
+
+    def _set_start(self, data: TrainingData) -> None:
+        if self.init == "pca":
+            k = int(self.n_components)
+            start_at_pca(self.module_, data.train, k, data.reducer, data.weights)
+
+    def _training_callbacks(self) -> list[Any]:
+        limit = LearningRateLimit(math.inf, falls=not self._starts_linear)
+        return [*super()._training_callbacks(), *([limit] if self.init == "pca" else [])]
+
     def _module_factory(self, dtype: torch.dtype) -> Callable[..., Autoencoder]:
         return partial(
             build_autoencoder,
@@ -251,6 +283,10 @@ class DeepAutoencoder(DeepModel):
         finite = [bool(torch.isfinite(self.module_(data.train[block]).sum())) for block in blocks]
         if data.reducer.sum(not all(finite)):
             raise FloatingPointError("The reconstruction of the training samples is not finite.")
+
+    def _bounds_of_fit(self, data: TrainingData) -> tuple[float, float]:
+        error = mean_objective(self.net_, data.train, data.weights)
+        return error * self.scale_**2, -float(self.scale_**2)
 
     def _encode(self, x: Tensor) -> Tensor:
         return self.module_.encode(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,7 @@ from sklearn_vae.deep.evaluation import (
     keep_snapshots,
 )
 from sklearn_vae.deep.fitted_networks import network_parameters, restored_net, state_of_net
+from sklearn_vae.deep.outcome import warn_of_outcome
 from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.gaussian.arrays import check_sample_weight
 from sklearn_vae.protocol import EncoderDecoder, numbered
@@ -231,6 +233,10 @@ class DeepModel(EncoderDecoder, ABC):
         return bool(self.early_stopping) and self.n_iter_ < values_of_fit(self)["max_epochs"]
 
     @property
+    def is_linear(self) -> bool:
+        return bool(vars(self).get("is_linear_"))
+
+    @property
     def n_layers(self) -> int:
         networks = (self.module_.encoder, self.module_.decoder)
         return max(sum(p.ndim >= 2 for p in network.parameters()) for network in networks)
@@ -260,6 +266,10 @@ class DeepModel(EncoderDecoder, ABC):
         """Set the diagnostic attributes; raise FloatingPointError if a result is not finite."""
 
     @abstractmethod
+    def _bounds_of_fit(self, data: TrainingData) -> tuple[float, float]:
+        """Return the bounds of the training samples for the model, and without latents."""
+
+    @abstractmethod
     def _encode(self, x: Tensor) -> Tensor:
         """Return the latent coordinates of samples, in the units of the networks."""
 
@@ -282,7 +292,7 @@ class DeepModel(EncoderDecoder, ABC):
         """Return whether the number of epochs is found by validation, from a linear start."""
         if not is_auto(self.max_epochs) or self.early_stopping:
             return False
-        model = with_values(self, chosen_values(1, 1, int(self.n_components)))
+        model = with_values(self, chosen_values(1, 1, int(self.n_components), self._linear_init))
         return bool(model.init == self._linear_init and model._can_start_linear())
 
     def _choose(self, X: Any, sample_weight: Any) -> tuple[Any, EpochSearch]:
@@ -290,7 +300,8 @@ class DeepModel(EncoderDecoder, ABC):
         probe = copy.copy(self)
         X = probe._check_samples(X, ensure_min_samples=2, reset=True)
         weights = None if sample_weight is None else check_sample_weight(sample_weight, X)
-        chosen = chosen_values(*X.shape, int(self.n_components))
+        n, d = X.shape
+        chosen = chosen_values(n, d, int(self.n_components), self._linear_init)
         model = with_values(self, chosen)
         # The same in every fit of these data, so that a checkpoint is found again.
         fixed = 0 if self.random_state is None else copy.deepcopy(self.random_state)
@@ -324,10 +335,19 @@ class DeepModel(EncoderDecoder, ABC):
         warn_of_failures(self.net_)
         if diverged is not None:
             raise diverged
+        linear = vars(self).get("_linear_bound")
+        bound, baseline = self._bounds_of_fit(data)
+        warn_of_outcome(self, bound, linear, baseline, search)
+        if self.is_linear_ and self.verbose and reducer.rank == 0:
+            print(
+                f"{type(self).__name__} keeps its linear start, because no epoch of training "
+                "improved it on validation samples.",
+                file=sys.stderr,
+            )
 
     def _set_chosen_values(self, search: EpochSearch | None) -> None:
         """Set the attributes with the values that this fit uses."""
-        self._automatic = search is not None
+        self._automatic, self.is_linear_ = search is not None, False
         for name in PLAIN.keys() & vars(self).keys():
             setattr(self, f"{name}_", getattr(self, name))
         if search is not None:

@@ -6,9 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from sklearn_vae.deep.base import Array
+from sklearn_vae.deep.linear_starts import start_at_logistic_ppca
+from sklearn_vae.deep.ppca_start import LearningRateLimit, can_start, check_init
+from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.deep.vae import DeepVAE
 from sklearn_vae.nn.likelihoods import BernoulliLikelihood, Likelihood
 from sklearn_vae.training.distributed import Reducer
@@ -181,24 +185,25 @@ class DeepBernoulliVAE(DeepVAE):
         self,
         n_components: int = 16,
         *,
-        hidden_layer_sizes: int | Sequence[int] = (512, 256),
-        activation: str = "relu",
+        hidden_layer_sizes: int | Sequence[int] | str = "auto",
+        activation: str = "auto",
         encoder: str | Callable[..., nn.Module] = "mlp",
         decoder: str | Callable[..., nn.Module] = "mlp",
         image_shape: tuple[int, int, int] | None = None,
         binarize: float | None = None,
+        init: str | None = "auto",
         prior: str = "standard",
         variational_family: str = "diagonal",
         objective: str = "elbo",
-        n_mc_samples: int = 1,
+        n_mc_samples: int | str = "auto",
         kl_weight: float = 1.0,
         kl_warmup_epochs: int = 0,
         free_bits: float = 0.0,
-        learning_rate: float = 1e-3,
-        max_epochs: int = 100,
-        batch_size: int = 128,
+        learning_rate: float | str = "auto",
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
         early_stopping: bool = False,
-        validation_fraction: float = 0.1,
+        validation_fraction: float | str = "auto",
         n_iter_no_change: int = 10,
         tol: float = 1e-4,
         device: Any = "auto",
@@ -217,6 +222,7 @@ class DeepBernoulliVAE(DeepVAE):
         self.decoder = decoder
         self.image_shape = image_shape
         self.binarize = binarize
+        self.init = init
         self.prior = prior
         self.variational_family = variational_family
         self.objective = objective
@@ -253,9 +259,32 @@ class DeepBernoulliVAE(DeepVAE):
         super()._check_parameters()
         if self.binarize is not None:
             check_real("binarize", self.binarize)
+        check_init(self, self._hidden_layer_sizes())
 
     def _check_samples(self, X: Any, **options: Any) -> Array:
         return check_bits(super()._check_samples(X, **options), self.binarize)
+
+    def _can_start_linear(self) -> bool:
+        return super()._can_start_linear() and can_start(self)
+
+    def _set_start(self, data: TrainingData) -> None:
+        self._initial_nats = None
+        if self.init == "ppca":
+            if data.reducer.size > 1:
+                raise ValueError("init='ppca' requires a single process, got `processes`.")
+            self._initial_nats = start_at_logistic_ppca(
+                self.module_, data.train, data.weights, data.seed
+            )
+
+    def _bound_without_latents(self, data: TrainingData) -> float:
+        x, w = data.train, data.weights
+        p = (x if w is None else w[:, None] * x).mean(0).double().clamp(0.0, 1.0)
+        return float((torch.special.entr(p) + torch.special.entr(1.0 - p)).sum().neg())
+
+    def _training_callbacks(self) -> list[Any]:
+        nats = vars(self).get("_initial_nats")
+        limit = [] if nats is None else [LearningRateLimit(nats, falls=not self._starts_linear)]
+        return [*super()._training_callbacks(), *limit]
 
     def _center_and_scale(
         self, X: Array, indices: Array, reducer: Reducer, weights: Array | None

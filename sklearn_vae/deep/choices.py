@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 from sklearn_vae.state import parameters_of
-from sklearn_vae.validation import is_integer
 
 # Values of "auto" where the automatic training does not apply.
 PLAIN: dict[str, Any] = {
@@ -69,31 +68,29 @@ def values_of_fit(model: Any) -> dict[str, Any]:
 
 def adopt(model: Any, explicit: Any) -> None:
     """Give a model the fitted attributes of a copy, and keep its own parameters."""
-    names = parameters_of(type(model))
+    kind: Any = type(model)
+    names = parameters_of(kind)
     own = {name: value for name, value in vars(model).items() if name in names}
     fitted = {name: value for name, value in vars(explicit).items() if name not in names}
     vars(model).clear()
     vars(model).update(own | fitted)
 
 
-def chosen_values(n_samples: int, n_features: int, n_components: int) -> dict[str, Any]:
-    """Choose the values of the automatic training from the size of the data."""
+def chosen_values(n_samples: int, n_features: int, n_components: int, init: str) -> dict[str, Any]:
+    """Choose the values of the automatic training from the size of the data.
+
+    `init` is the value of the parameter that starts at the linear model.
+    """
     is_large = n_samples >= LARGE_SAMPLES
     width = max(LARGE_WIDTH if is_large else SMALL_WIDTH, 2 * n_components)
     size = 2 ** round(math.log2(max(1.0, n_samples / BATCHES_PER_EPOCH)))
     return {
         "hidden_layer_sizes": (width,),
         "activation": "silu",
-        "init": "ppca",
+        "init": init,
         "n_mc_samples": N_DRAWS,
         "learning_rate": LARGE_LEARNING_RATE if is_large else LEARNING_RATE,
         "max_epochs": MAX_EPOCHS,
         "batch_size": min(max(size, BATCH_SIZES[0]), BATCH_SIZES[1]),
         "validation_fraction": VALIDATION_FRACTION,
     }
-
-
-def smallest_width(sizes: Any) -> float:
-    """Return the smallest of the hidden layer sizes, infinite without hidden layers."""
-    given = (sizes,) if is_integer(sizes) else tuple(sizes)
-    return min(given, default=math.inf)

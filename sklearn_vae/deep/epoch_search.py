@@ -47,6 +47,9 @@ EPOCHS_AT_ONCE = 5
 VALIDATION_DRAWS = 4096
 DRAWS_PER_SAMPLE = (2, 32)
 
+# Number of draws per sample, in pairs, for the history entries of a model that is not trained.
+DRAWS_OF_START = 32
+
 # Approximate number of entries of the decoder outputs that are evaluated at once.
 NUMBERS_PER_PART = 2**21
 
@@ -166,16 +169,16 @@ def entries_of_start(net: Any, data: TrainingData) -> dict[str, Any]:
     """Return the history entries of a net that was not trained, averaged over the samples."""
     module, x, weights = net.module_, data.train, data.weights
     net.monitor.begin()
-    generator = torch.Generator(x.device).manual_seed(0)
+    k = net.noise_shape[1]
+    half = torch.randn((DRAWS_OF_START // 2, 1, k), generator=torch.Generator().manual_seed(0))
+    draws = torch.cat([half, -half]).to(x) if k else torch.zeros(1, 1, 0).to(x)
     totals = np.zeros(2)
-    step = max(1, NUMBERS_PER_PART // x.shape[1])
+    step = max(1, NUMBERS_PER_PART // (len(draws) * x.shape[1]))
     for start in range(0, len(x), step):
         part = x[start : start + step]
         w = None if weights is None else weights[start : start + step]
-        noise = torch.randn(
-            (1, len(part), net.noise_shape[1]), generator=generator, device=x.device, dtype=x.dtype
-        )
-        terms = net.objective(module, part, torch.cat([noise, -noise]), 1.0, **net.options)[1:]
+        noise = draws.expand(-1, len(part), -1)
+        terms = net.objective(module, part, noise, 1.0, **net.options)[1:]
         totals += [float(weighted_sum(term, w)) for term in terms]
         net.monitor.update(module, module.encoder(part), *([] if w is None else [w]))
     entries = net.monitor.record(module, len(x), *(totals / len(x)))

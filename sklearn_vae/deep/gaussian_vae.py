@@ -12,10 +12,17 @@ from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.checks import check_noise
-from sklearn_vae.deep.choices import values_of_fit, with_values
-from sklearn_vae.deep.ppca_start import LearningRateLimit, check_init, ppca_residuals, start_at_ppca
+from sklearn_vae.deep.ppca_start import (
+    LearningRateLimit,
+    can_start,
+    check_init,
+    factor_noise,
+    ppca_residuals,
+    start_at_ppca,
+)
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.deep.vae import DeepVAE
+from sklearn_vae.nn.distributions import average
 from sklearn_vae.nn.likelihoods import NOISE_MODELS, NOISE_UPDATES, Likelihood
 from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.scaling import center_and_scale
@@ -37,8 +44,8 @@ class DeepGaussianVAE(DeepVAE):
     units of X.
 
     Noise variances are at least 1e-6 times the average feature variance (times the variance of each
-    feature, if they differ between features), which rules out the infinite likelihood of perfect
-    reconstructions. Posterior log-variances lie between -20 and 20. `entropy_gap_.active_bounds`
+    feature, if they differ between features), or 1e-3 times the noise variance of pPCA if that is
+    less, which rules out the infinite likelihood of perfect reconstructions. Posterior log-variances lie between -20 and 20. `entropy_gap_.active_bounds`
     names the limits that were reached.
 
     Parameters
@@ -74,8 +81,7 @@ class DeepGaussianVAE(DeepVAE):
     noise_update : {"closed_form", "gradient"}, default="closed_form"
         Method that learns the noise variance. "closed_form" follows a running average of its
         optimum given the networks and, unless `objective="iwae"`, ends at this optimum.
-        "gradient" optimizes log sigma2 together with the weights. The variance stays above 1e-6
-        of the feature variance. Ignored if the noise is "heteroscedastic".
+        "gradient" optimizes log sigma2 together with the weights. Ignored if the noise is "heteroscedastic".
     init : {None, "ppca"}, default=None
         Initialization of the networks, which is random if None. "ppca" starts at the solution of
         pPCA, where the ELBO equals the log-likelihood of pPCA, and limits the learning rate of each
@@ -314,8 +320,8 @@ class DeepGaussianVAE(DeepVAE):
 
         def terms(x: Tensor) -> Tensor:
             parts = (
-                share * likelihood.noise_variance_terms(p, x).mean(0)
-                for share, _, p in self._fixed_draws(x)
+                share * average(likelihood.noise_variance_terms(p, x), weights)
+                for share, weights, _, p in self._draws(x)
             )
             return sum(parts, torch.zeros(()))
 
@@ -363,10 +369,15 @@ class DeepGaussianVAE(DeepVAE):
         samples, reducer, weights = data.train, data.reducer, data.weights
 
         def residuals() -> Array:
+            if self._starts_linear and self._likelihood_class.per_feature:
+                return factor_noise(samples, int(self.n_components), weights)
             ppca = ppca_residuals(samples, self.n_components, reducer, weights)
             return ppca if self.init is None else ppca.mean()
 
-        self.module_.likelihood.start(self._given_noise(samples.dtype), residuals)
+        noise, n = self._given_noise(samples.dtype), reducer.sum(float(len(samples)))
+        # Residuals have (n - 1 - k) (d - k) degrees of freedom.
+        excess = n / max(n - 1 - self.n_components, 1e-9)
+        self.module_.likelihood.start(noise, residuals, excess)
         self._initial_nats = None
         if self.init == "ppca":
             self._initial_nats = start_at_ppca(self.module_, samples, reducer, weights)
@@ -393,19 +404,13 @@ class DeepGaussianVAE(DeepVAE):
         return scaled
 
     def _training_callbacks(self) -> list[Any]:
-        nats = self._initial_nats
+        nats = vars(self).get("_initial_nats")
         limit = [] if nats is None else [LearningRateLimit(nats, falls=not self._starts_linear)]
         return [*super()._training_callbacks(), *limit]
 
     def _can_start_linear(self) -> bool:
         is_free = self.noise_variance_init is None
-        return is_free and super()._can_start_linear() and self.can_start_at_ppca()
+        return is_free and super()._can_start_linear() and can_start(self)
 
     def can_start_at_ppca(self) -> bool:
-        model = with_values(self, values_of_fit(self))
-        model.init = "ppca"
-        try:
-            check_init(model, model._hidden_layer_sizes())
-        except ValueError:
-            return False
-        return True
+        return can_start(self)

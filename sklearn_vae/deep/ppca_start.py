@@ -11,7 +11,11 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from sklearn_vae.deep.base import Array
+from sklearn_vae.deep.checks import checked_layer_sizes
+from sklearn_vae.deep.choices import values_of_fit, with_values
+from sklearn_vae.gaussian.centered import centered_data
 from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose_summary, summarize
+from sklearn_vae.gaussian.factor_analysis import fit_factors
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.nn.likelihoods import NOISE_MODELS
@@ -31,8 +35,14 @@ SHARE_OF_GAIN = 0.5
 RISING_EPOCHS = 5
 FALLING_SHARE = 0.2
 
+# Largest derivative of the log-likelihood of factor analysis at convergence, in nats per sample.
+FACTOR_TOL = 1e-5
+
 # Number of batches from which Adam estimates gradient variances before its first step.
 N_WARMUP_BATCHES = 16
+
+# Largest number of elements of samples that are copied to float64.
+LARGEST_IN_FLOAT64 = 2**27
 
 # Slopes c of the activations with f(a) - f(-a) = c a. For these, two units pass a value through a
 # layer unchanged.
@@ -40,31 +50,47 @@ SLOPES = {"relu": 1.0, "leaky_relu": 1.01, "gelu": 1.0, "silu": 1.0, "softplus":
 
 
 def check_init(vae: Any, hidden_layer_sizes: tuple[int, ...]) -> None:
-    """Raise ValueError unless `init` is None, or "ppca" and the networks can represent it."""
+    """Raise ValueError unless `init` is None, or the networks can represent the linear model."""
     if vae.init is None:
         return
     if not (isinstance(vae.init, str) and vae.init == "ppca"):
-        raise ValueError(f"init must be None or 'ppca', got {vae.init!r}.")
+        raise ValueError(f"init must be 'auto', None or 'ppca', got {vae.init!r}.")
+    check_linear_networks(vae, hidden_layer_sizes)
+    noise_model = getattr(vae, "noise_model", "scalar")
+    if not NOISE_MODELS[noise_model].is_normal:
+        raise ValueError(f"init='ppca' requires Gaussian noise, got noise_model={noise_model!r}.")
+
+
+def can_start(vae: Any) -> bool:
+    """Return whether `init` may be "ppca"."""
+    model = with_values(vae, values_of_fit(vae))
+    model.init = "ppca"
+    try:
+        check_init(model, checked_layer_sizes(model.hidden_layer_sizes))
+    except ValueError:
+        return False
+    return True
+
+
+def check_linear_networks(model: Any, hidden_layer_sizes: tuple[int, ...]) -> None:
+    """Raise ValueError unless the networks of a model can represent linear maps of its latents."""
+    start = f"init={model.init!r}"
     required = {"encoder": "mlp", "decoder": "mlp", "variational_family": "diagonal"}
     for name, value in required.items():
-        if getattr(vae, name) != value:
-            raise ValueError(f"init='ppca' requires {name}={value!r}, got {getattr(vae, name)!r}.")
-    if not NOISE_MODELS[vae.noise_model].is_normal:
-        raise ValueError(
-            f"init='ppca' requires Gaussian noise, got noise_model={vae.noise_model!r}."
-        )
+        if getattr(model, name, value) != value:
+            raise ValueError(f"{start} requires {name}={value!r}, got {getattr(model, name)!r}.")
     if not hidden_layer_sizes:
         return
-    if vae.activation not in SLOPES:
+    if model.activation not in SLOPES:
         names = ", ".join(map(repr, SLOPES))
         raise ValueError(
-            "init='ppca' requires an activation f for which f(a) - f(-a) is a multiple of a, "
-            f"one of {names}, got activation={vae.activation!r}."
+            f"{start} requires an activation f for which f(a) - f(-a) is a multiple of a, "
+            f"one of {names}, got activation={model.activation!r}."
         )
-    if min(hidden_layer_sizes) < 2 * vae.n_components:
+    if min(hidden_layer_sizes) < 2 * model.n_components:
         raise ValueError(
-            f"init='ppca' requires hidden_layer_sizes of at least {2 * vae.n_components}, two "
-            f"units per latent dimension, got {vae.hidden_layer_sizes!r}."
+            f"{start} requires hidden_layer_sizes of at least {2 * model.n_components}, two "
+            f"units per latent dimension, got {model.hidden_layer_sizes!r}."
         )
 
 
@@ -192,12 +218,12 @@ def start_at_ppca(
 
     eye = np.eye(k)
     constant = tensor(np.concatenate([np.zeros(k), np.log(tau2)]))
-    _set_linear_map(module.encoder, tensor(A), tensor(-A @ mean), tensor(eye), constant)
+    set_linear_map(module.encoder, tensor(A), tensor(-A @ mean), tensor(eye), constant)
     shift = torch.zeros_like(module.decoder.layers[-1].bias)
     shift[: len(mean)] = tensor(mean)
-    _set_linear_map(module.decoder, tensor(eye), tensor(np.zeros(k)), tensor(W), shift)
+    set_linear_map(module.decoder, tensor(eye), tensor(np.zeros(k)), tensor(W), shift)
     if isinstance(module.prior, DiagonalPrior):
-        _normalize_columns(module)
+        normalize_columns(module)
     return max(1.0, float(-0.5 * np.log(tau2).sum()))
 
 
@@ -212,7 +238,7 @@ def fit_ppca(
 
     The number of loadings is limited by `n_components`, the samples and the features.
     """
-    X, w = samples.cpu().numpy(), None if weights is None else _on_host(weights)
+    X, w = _in_float64(samples), None if weights is None else _on_host(weights)
     if reducer.size == 1:
         k, dtype = min(n_components, *X.shape), X.dtype
         solver = choose_solver(X, k)
@@ -235,13 +261,30 @@ def ppca_residuals(
     The mean over the features is the noise variance of pPCA.
     """
     loadings = fit_ppca(samples, n_components, reducer, weights)[1]
-    x = samples.cpu().numpy()
+    x = _in_float64(samples)
     if weights is None:
         squares = np.einsum("ij,ij->j", x, x)
     else:
         squares = np.einsum("i,ij,ij->j", _on_host(weights), x, x)
     variance = reducer.sum(squares) / reducer.sum(len(x))
     return np.maximum(variance - (loadings**2).sum(axis=1), 0)
+
+
+def factor_noise(samples: Tensor, n_components: int, weights: Tensor | None = None) -> Array:
+    """Compute the noise variances of factor analysis, by maximum likelihood."""
+    X, w = samples.cpu().double().numpy(), None if weights is None else _on_host(weights)
+    n, d = X.shape
+    summary = Moments.of(X, w) if d <= n else centered_data(X, w)
+    return fit_factors(summary, min(n_components, d, n - 1), tol=FACTOR_TOL).noise_variance
+
+
+def _in_float64(samples: Tensor) -> Array:
+    """Return samples on the host, in float64 if that takes at most 1 GiB.
+
+    Float32 cannot tell the noise of pPCA from rounding if it is less than 1e-6 of the variance.
+    """
+    X: Array = samples.cpu().numpy()
+    return X.astype(np.float64, copy=False) if X.size <= LARGEST_IN_FLOAT64 else X
 
 
 def _on_host(weights: Tensor) -> Array:
@@ -266,7 +309,8 @@ def _ppca_with_noise(
     Columns of W beyond the rank of the samples are 0.
     """
     root = np.sqrt(np.broadcast_to(noise, samples.shape[1]))
-    scaled = samples.cpu() / torch.from_numpy(root).to(samples.dtype)
+    X = _in_float64(samples)
+    scaled = torch.from_numpy((X / root).astype(X.dtype, copy=False))
     mean, loadings = fit_ppca(scaled, k, reducer, weights, noise_variance=1.0)
     W = np.zeros((samples.shape[1], k))
     W[:, : loadings.shape[1]] = loadings
@@ -274,7 +318,7 @@ def _ppca_with_noise(
     return root[:, None] * W, tau2[:, None] * W.T / root, tau2, root * mean
 
 
-def _set_linear_map(network: MLP, first: Tensor, shift: Tensor, last: Tensor, bias: Tensor) -> None:
+def set_linear_map(network: MLP, first: Tensor, shift: Tensor, last: Tensor, bias: Tensor) -> None:
     """Set the first outputs to `last @ (first @ x + shift)`, and add `bias` to all outputs."""
     k = len(first)
     layers: Any = network.layers
@@ -296,7 +340,7 @@ def _set_first_units(layer: Any, weight: Tensor, bias: Tensor) -> None:
     layer.bias[: len(bias)] = bias
 
 
-def _normalize_columns(module: VAEModule) -> None:
+def normalize_columns(module: VAEModule) -> None:
     """Normalize the columns of the decoder's first matrix and move their lengths to the prior."""
     weight, k = module.decoder.layers[0].weight, module.posterior.n_components
     length = torch.linalg.vector_norm(weight, dim=0)

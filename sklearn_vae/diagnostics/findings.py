@@ -287,6 +287,20 @@ def superfluous_dimensions(case: Evidence) -> Finding | None:
     )
 
 
+def kept_linear(case: Evidence) -> Finding | None:
+    """Find a deep model that is its linear start."""
+    return linear_start(case.model, case.linear_model)
+
+
+def linear_start(model: EncoderDecoder, linear_model: str) -> Finding | None:
+    """Find a model that kept its linear start, because training did not improve on it."""
+    if not model.is_linear:
+        return None
+    text = "No epoch of training improved the linear model on validation samples, so it was kept."
+    advice = ("use the linear estimator, which is faster, or fit more samples",)
+    return Finding("linear", f"The model is {linear_model}.", False, (text,), {}, advice)
+
+
 # The search stops at the first harmful finding.
 FINDINGS = (
     degenerate_variances,
@@ -298,6 +312,7 @@ FINDINGS = (
     noise_off,
     lost_dimensions,
     superfluous_dimensions,
+    kept_linear,
 )
 
 

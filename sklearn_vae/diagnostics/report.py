@@ -22,7 +22,7 @@ class Finding:
 
     Attributes
     ----------
-    category : {"i", "ii", "iii", "v", "unfinished", "objective", "noise"}
+    category : {"i", "ii", "iii", "v", "unfinished", "objective", "noise", "linear"}
         Category of Dai et al., or a word for findings outside their taxonomy: see
         :func:`diagnose`.
     title : str

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sklearn_vae.containers import readable, to_host
 from sklearn_vae.diagnostics.entropies import as_complete_array
 from sklearn_vae.diagnostics.evidence import Evidence
-from sklearn_vae.diagnostics.findings import findings, worse_than_pca
+from sklearn_vae.diagnostics.findings import findings, linear_start, worse_than_pca
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import CollapseReport
 from sklearn_vae.protocol import EncoderDecoder, LatentModel, adapted, as_latent_model
@@ -44,7 +44,8 @@ def diagnose(
     - "v": training ended at a bad local optimum, below the linear model;
     - "unfinished": training has not converged;
     - "objective": the training objective was not the ELBO;
-    - "noise": the noise variance is far from its optimum.
+    - "noise": the noise variance is far from its optimum;
+    - "linear": a deep model is its linear start, because training did not improve on it.
 
     Parameters
     ----------
@@ -122,6 +123,7 @@ def _diagnose_autoencoder(model: Any, X: Any, subset: Any) -> CollapseReport:
     reference = GaussianReference(X, subset, k)
     error = -float(model.score(subset))
     finding = worse_than_pca(model, error, reference)
+    finding = finding or linear_start(model, "PCA with the same number of dimensions")
     numbers = {
         "reconstruction_error": error,
         "pca_reconstruction_error": reference.error,

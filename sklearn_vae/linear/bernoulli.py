@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.gaussian.arrays import affine, row_blocks
+from sklearn_vae.gaussian.arrays import affine, row_blocks, weighted_mean
 from sklearn_vae.gaussian.bernoulli_elbo import (
     SamplePosteriors,
     SampleTerms,
@@ -26,7 +26,7 @@ from sklearn_vae.gaussian.bounds import (
 )
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.bernoulli_fit import BernoulliFit, fit_bernoulli
-from sklearn_vae.linear.sample_weights import drop_zero_weights, weighted_mean
+from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel, numbered
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.validation import (

@@ -8,28 +8,19 @@ from typing import Any
 import numpy as np
 from scipy.special import logit
 
-from sklearn_vae.gaussian.arrays import scale_of
-from sklearn_vae.gaussian.bernoulli_elbo import (
-    BernoulliParameters,
-    SamplePosteriors,
-    laplace_posterior,
-)
-from sklearn_vae.gaussian.bernoulli_newton import LinearEncoderBound, PosteriorsBound
-from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
+from sklearn_vae.gaussian.arrays import scale_of, weighted_mean
+from sklearn_vae.gaussian.bernoulli_bound import initial_loadings, linear_bound
+from sklearn_vae.gaussian.bernoulli_elbo import BernoulliParameters, SamplePosteriors
+from sklearn_vae.gaussian.bernoulli_newton import PosteriorsBound
 from sklearn_vae.gaussian.spectrum import peak_signs
 from sklearn_vae.gaussian.stationarity import Stationarity
 from sklearn_vae.gaussian.trust_region import Function, ascend
-from sklearn_vae.linear.sample_weights import weighted_mean
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.identity import digest
 
-# Scale of the noise in the initial loadings, because a column of zeros is a stationary point.
-_NOISE = 1e-2
 # A feature counts as constant if its sum, or the sum of 1 - x, is below this value. Soft bits can
 # be as small as a sigmoid, and the loadings grow with the odds.
 _LEAST_COUNT = 1e-6
-# Maximum initial loading, because the loadings of rare bits would be far too large.
-_MAX_LOADING = 4.0
 # Certificate of a fit without parameters.
 _AT_MAXIMUM = Stationarity(0.0, 0.0, converged=True, is_exact=True, objective="ELBO")
 
@@ -91,26 +82,6 @@ def fit_bernoulli(
     return BernoulliFit(W, mu, V, p.D[order], history, certificate)
 
 
-def initial_loadings(
-    bits: np.ndarray, n_components: int, rng: Any, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Compute the loadings of the Gaussian model that approximates small Bernoulli loadings.
-
-    The bits minus their mean p, divided by sqrt(p (1 - p)), have noise of variance 1 and loadings
-    sqrt(p (1 - p)) W.
-    """
-    d, n = bits.shape
-    p = weighted_mean(bits.T, weights)
-    std = np.sqrt(p * (1.0 - p))
-    k = min(n_components, d, n)
-    standard = ((bits - p[:, None]) / std[:, None]).T
-    spectrum = decompose(standard, k, choose_solver(standard, k), weights, random_state=rng)
-    loadings = spectrum.loadings(k, 1.0, standard.dtype)
-    W = _NOISE * rng.standard_normal((d, n_components))
-    W[:, :k] += np.clip(loadings / std[:, None], -_MAX_LOADING, _MAX_LOADING)
-    return W
-
-
 def _fit_linear(
     bits: np.ndarray,
     W: np.ndarray,
@@ -119,12 +90,7 @@ def _fit_linear(
     file: Checkpoint | None,
     weights: np.ndarray | None,
 ) -> tuple[BernoulliParameters, list[float], Stationarity]:
-    p = weighted_mean(bits.T, weights)
-    std, mu = np.sqrt(p * (1.0 - p)), logit(p)
-    V, D = laplace_posterior(W, mu)
-    whitener, dewhitener = whitening(bits, weights)
-    bound = LinearEncoderBound(bits, whitener, std, W.shape[1], weights)
-    start = bound.pack(W, mu, V @ dewhitener, np.log(D))
+    bound, start = linear_bound(bits, W, weights)
     numbers, history, certificate = maximize(bound, start, max_iter, tol, file)
     return bound.parameters(numbers), history, certificate
 
@@ -147,28 +113,6 @@ def _fit_per_sample(
     numbers, history, certificate = maximize(bound, start, max_iter, tol, file, (M, S))
     no_encoder = np.empty((W.shape[1], 0)), np.empty(0)
     return BernoulliParameters(*bound.unpack(numbers), *no_encoder), history, certificate
-
-
-def whitening(bits: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return R that whitens R'(x - mean), and B with R'B = I, both of shape (d, rank).
-
-    With V = A R' the bound has similar curvature in every direction of A, and the encoder ignores
-    directions that the data do not determine.
-    """
-    d, n = bits.shape
-    p = weighted_mean(bits.T, weights)
-    centered = bits - p[:, None]
-    if weights is not None:
-        centered *= weights**0.5
-    if d <= n:
-        values, U = np.linalg.eigh(centered @ centered.T / n)
-    else:
-        values, E = np.linalg.eigh(centered.T @ centered / n)
-        U = centered @ E
-        U /= np.maximum(np.linalg.norm(U, axis=0), np.finfo(float).tiny)
-    kept = values > 1e-10 * max(values[-1], float((p * (1.0 - p)).max()))
-    scale = np.sqrt(values[kept])
-    return U[:, kept] / scale, U[:, kept] * scale
 
 
 def maximize(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_vae.gaussian.arrays import scale_of
+from sklearn_vae.gaussian.arrays import scale_of, weighted_mean
 from sklearn_vae.gaussian.centered import centered_data
 from sklearn_vae.gaussian.eigensolvers import count_components, decompose
 from sklearn_vae.gaussian.gram import spectrum_of_gram
@@ -18,7 +18,6 @@ from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import SMALLEST
 from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.linear.checks import check_mle, check_squares_fit
-from sklearn_vae.linear.sample_weights import weighted_mean
 from sklearn_vae.validation import is_integer
 
 Array = NDArray[Any]

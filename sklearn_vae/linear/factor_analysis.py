@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian import observed
-from sklearn_vae.gaussian.arrays import affine, float_name, row_blocks
+from sklearn_vae.gaussian.arrays import affine, float_name, row_blocks, weighted_mean
 from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
 from sklearn_vae.gaussian.centered import CenteredData, centered_data
 from sklearn_vae.gaussian.factor_analysis import FLOOR, FactorModel, fit_factors
@@ -32,7 +32,7 @@ from sklearn_vae.linear.dask_arrays import (
     map_samples,
     mean_score,
 )
-from sklearn_vae.linear.sample_weights import drop_zero_weights, weighted_mean
+from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel
 from sklearn_vae.validation import (
     all_or_nothing,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.gaussian.arrays import affine, row_blocks
+from sklearn_vae.gaussian.arrays import affine, row_blocks, weighted_mean
 from sklearn_vae.gaussian.bounds import (
     COLLAPSE_KL,
     COLLAPSE_SHARE,
@@ -22,7 +22,7 @@ from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters, reconstruction
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
-from sklearn_vae.linear.sample_weights import drop_zero_weights, weighted_mean
+from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel
 from sklearn_vae.validation import (
     check_integer,

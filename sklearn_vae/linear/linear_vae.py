@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 
+from sklearn_vae.gaussian.arrays import weighted_mean
 from sklearn_vae.gaussian.ascent import Ascent, maximize
 from sklearn_vae.gaussian.bounds import normal_entropy
 from sklearn_vae.gaussian.linear_elbo import (
@@ -27,7 +28,7 @@ from sklearn_vae.linear.checks import check_n_components
 from sklearn_vae.linear.covariance import TrainingCovariance, check_spread
 from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments
 from sklearn_vae.linear.linear_encoder import LinearEncoderModel
-from sklearn_vae.linear.sample_weights import drop_zero_weights, weighted_mean
+from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import numbered
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
 from sklearn_vae.serialization.identity import digest

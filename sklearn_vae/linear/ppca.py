@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from sklearn_vae.gaussian.eigensolvers import (
     choose_solver,
     count_components,
     decompose_summary,
+    recentered,
     summarize,
 )
 from sklearn_vae.gaussian.moments import Moments
@@ -316,14 +318,17 @@ class PPCA(ExactPosteriorModel):
         check_fits_together(shape, n_samples, self.n_components, solver)
         if not isinstance(summary, Moments):
             check_components_fit(shape, self.n_components, solver)
+        is_auto = self.svd_solver == "auto"
         spectrum = decompose_summary(
             summary,
             self.n_components,
             solver,
             n_counted=counted,
             tol=self.tol,
+            refine=recentered(kept, summary, weights, mapped=mapped) if is_auto else None,
             **self._solver_options(),
         )
+        spectrum = replace(spectrum, remainder=summary.remainder)
         warn_unless_converged(spectrum, self.n_components, solver, self.tol)
         return Decomposition(spectrum, n_samples, float_name(X), counted)
 

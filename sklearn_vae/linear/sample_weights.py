@@ -4,7 +4,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from sklearn_vae.gaussian.arrays import Array, check_sample_weight, positive_weights, scale_of
+from sklearn_vae.gaussian.arrays import Array, check_sample_weight, positive_weights
 from sklearn_vae.validation import is_memory_mapped
 
 
@@ -25,11 +25,3 @@ def drop_zero_weights(
     if count < X.shape[0] and (copy_mapped or not is_memory_mapped(X)):
         X, weights = X[positive], weights[positive]
     return X, None if xp.all(weights == 1.0) else weights, count, weights_sum
-
-
-def weighted_mean(values: Array, weights: Array | None, dtype: Any = None) -> Any:
-    """Average values over samples, the first axis, with positive weights or without weights."""
-    if weights is None:
-        return values.mean(axis=0, dtype=dtype)
-    weights = weights / scale_of(weights)
-    return weights @ values / weights.sum()

@@ -60,7 +60,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Yield lists of (samples of shape (b, d), noise of shape (S, b, k), *weights)."""
-        X, draws, k = self.X, *self.noise_shape
+        X, k = self.X, self.noise_shape[1]
         order = torch.randperm(len(X), generator=self.generator, device=X.device)
         done = 0
         for first in range(0, len(self.sizes), self.at_once):

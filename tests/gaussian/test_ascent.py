@@ -26,6 +26,18 @@ def one_step_of_coordinate_ascent(S, W, sigma2, learn_noise):
     return p._replace(noise_variance=LinearElbo(S).residual(p) / D if learn_noise else sigma2)
 
 
+def test_without_tolerance_iterations_go_on_to_the_last():
+    rng = np.random.default_rng(0)
+    elbo = LinearElbo(np.diag(np.geomspace(9.0, 0.1, 40)))
+    start = rng.normal(size=(40, K))
+    steps = list(maximize(elbo, start, K, 0.1, tol=0.0, max_iter=60))
+    assert [step.done for step in steps] == [False] * 60
+    tolerant = list(maximize(elbo, start, K, 0.1, tol=1e-6, max_iter=60))
+    assert [step.done for step in tolerant] == [False] * (len(tolerant) - 1) + [True]
+    assert len(tolerant) < 60
+    assert steps[-1].bound == pytest.approx(tolerant[-1].bound, abs=1e-6)
+
+
 @pytest.mark.parametrize(("n", "m"), [(4, 4), (4, 5), (60, D)])
 def test_a_start_with_as_many_columns_as_samples_or_features_is_complete(n, m):
     X = make_rows()[:n]

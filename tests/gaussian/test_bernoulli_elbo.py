@@ -206,6 +206,23 @@ def test_posteriors_are_stationary_and_unique(scale):
                 assert (moved <= best + 1e-11 * max(scale, 1)).all()
 
 
+@pytest.mark.parametrize(("scale", "most"), [(0.3, 5), (1.0, 7), (5.0, 11), (20.0, 13)])
+def test_posteriors_take_few_steps_of_newton(scale, most):
+    for seed in range(3):
+        X, p = make_bits(seed=seed), make_parameters(seed, scale=scale)
+        posteriors, sizes = SamplePosteriors(p.W, p.mu), []
+        derivatives = posteriors._derivatives
+
+        def counted(bits, *others, derivatives=derivatives, sizes=sizes):
+            sizes.append(len(bits))
+            return derivatives(bits, *others)
+
+        posteriors._derivatives = counted
+        posteriors.solve(X, *posteriors.start(len(X)))
+        assert 3 < len(sizes) <= most
+        assert sizes == sorted(sizes, reverse=True)  # those that have ended are left out
+
+
 def test_derivatives_of_rows_are_those_of_differences():
     X, p = make_bits(10), make_parameters()
     posteriors, rng, h = SamplePosteriors(p.W, p.mu), np.random.default_rng(0), 1e-4

@@ -9,7 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sklearn_vae.gaussian import gram
-from sklearn_vae.gaussian.eigensolvers import decompose
+from sklearn_vae.gaussian.eigensolvers import (
+    decompose,
+    decompose_summary,
+    recentered,
+    summarize,
+)
 
 KINDS = {
     "noise": lambda m: np.ones(m),
@@ -20,7 +25,8 @@ KINDS = {
     "rank deficient": lambda m: np.where(np.arange(m) < max(m // 2, 1), 1.0, 0.0),
     "one": lambda m: np.where(np.arange(m) < 1, 1.0, 0.0),
 }
-SOLVERS = ["full", "all", "some", "lanczos of the matrix", "lanczos", "randomized", "arpack", "tol"]
+MATRIX_SOLVERS = {"all": (10**6, 10**6), "some": (0, 10**6), "lanczos of the matrix": (0, 0)}
+SOLVERS = [*MATRIX_SOLVERS, "full", "lanczos", "randomized", "arpack", "tol", "refined"]
 
 
 def make_matrix(kind, n, d, seed, dtype):
@@ -53,9 +59,12 @@ def truth(X, weights=None):
 def decomposed(X, k, solver, weights=None, seed=0):
     """The spectrum by one way of computing it, however small X is."""
     rng = np.random.RandomState(seed)
-    limits = {"all": (10**6, 10**6), "some": (0, 10**6), "lanczos of the matrix": (0, 0)}
-    if solver in limits:
-        sizes = dict(zip(("ALL_PAIRS", "SOME_PAIRS"), limits[solver], strict=True))
+    if solver == "refined":
+        summary = summarize(X, "covariance_eigh", weights)
+        refine = recentered(X, summary, weights)
+        return decompose_summary(summary, k, "covariance_eigh", refine=refine)
+    if solver in MATRIX_SOLVERS:
+        sizes = dict(zip(("ALL_PAIRS", "SOME_PAIRS"), MATRIX_SOLVERS[solver], strict=True))
         with patch.multiple(gram, MANY=1.0, **sizes):
             return decompose(X, k, "covariance_eigh", weights)
     if solver == "tol":

@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Binarizer
 
 from sklearn_vae.gaussian import bernoulli_elbo
+from sklearn_vae.gaussian.bernoulli_bound import whitening
 from sklearn_vae.gaussian.bernoulli_elbo import (
     BernoulliParameters,
     LinearBernoulliElbo,
@@ -26,7 +27,7 @@ from sklearn_vae.gaussian.bernoulli_elbo import (
 from sklearn_vae.gaussian.trust_region import Point
 from sklearn_vae.linear import bernoulli_fit
 from sklearn_vae.linear.bernoulli import BernoulliPPCA
-from sklearn_vae.linear.bernoulli_fit import maximize, whitening
+from sklearn_vae.linear.bernoulli_fit import maximize
 from tests.gaussian.test_bernoulli_elbo import log_likelihood_by_quadrature
 
 RNG = np.random.default_rng(0)

@@ -471,3 +471,29 @@ def test_errors_of_rows():
         vae.fit(make_rows() * 1e200)
     with pytest.raises(ValueError, match="Z must have 2 columns"):
         vae.fit(make_rows()).inverse_transform(np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e20])  # the encoder, and the noise variance
+def test_models_beyond_the_range_of_their_dtype(scale):
+    X = (scale * make_rows(6, 8)).astype(np.float32)
+    vae = LinearVAE(2).fit(make_rows())
+    before = vae.encoder_weights_
+    with pytest.raises(ValueError, match=r"model of X is beyond the range of float32\. Scale"):
+        vae.fit(X)
+    assert vae.encoder_weights_ is before
+    assert np.isfinite(LinearVAE(2).fit(X.astype(float)).score(X.astype(float)))
+
+
+@pytest.mark.parametrize("factor", [1e-101, 1e101])
+def test_a_noise_variance_too_far_from_those_of_the_data(factor):
+    X = make_rows()
+    value = factor * X.var(axis=0).mean()
+    message = r"must differ by a factor of at most 1e\+100 from the average variance of a feature"
+    with pytest.raises(ValueError, match=f"noise_variance {message}"):
+        LinearVAE(2, noise_variance=value).fit(X)
+    with pytest.raises(ValueError, match=f"noise_variance_init {message}"):
+        LinearVAE(2, solver="adam", noise_variance_init=value, max_iter=1).fit(X)
+    with pytest.raises(ValueError, match=f"noise_variance {message}"):
+        LinearVAE(2, noise_variance=value).partial_fit(X)
+    within = LinearVAE(2, noise_variance=value / factor**0.02).fit(X)
+    assert np.isfinite(within.score(X))

@@ -421,3 +421,14 @@ def test_the_certificate_of_em_says_how_far_it_is():
     assert f"by about {gain:.2g} nats per sample (tol=1e-12)" in str(seen[0].message)
     expected = f"Not converged: the log-likelihood can rise by about {gain:.2g} nats per sample"
     assert str(early.certificate_).startswith(expected)
+
+
+def test_observed_values_whose_squares_overflow():
+    X = punched(make_rows())
+    model = PPCA(2).fit(X)
+    far = X.copy()
+    row = np.flatnonzero(np.isnan(X).any(axis=1))[0]
+    far[row] = np.where(np.isnan(far[row]), np.nan, 1e308)
+    for method in ("score_samples", "transform", "impute"):
+        with pytest.raises(ValueError, match=f"samples closer to mean_ for {method}: the squares"):
+            getattr(model, method)(far)

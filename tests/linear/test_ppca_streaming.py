@@ -192,6 +192,13 @@ def test_any_batches_of_any_data_give_the_model_of_fit(name, n_components, data)
     assert_agree(model, whole, X)
 
 
+@pytest.mark.parametrize("n_components", [None, 1, 2])
+@pytest.mark.parametrize("name", DATA)
+def test_so_does_fit_as_it_comes(name, n_components):
+    X = DATA[name]
+    assert_agree(PPCA(n_components).fit(X), fitted_at_once(name, n_components), X)
+
+
 def assert_agree(model, whole, X, tolerance=1e-9):
     """Compare models relative to the largest variance, and scores absolutely."""
     assert model.n_components_ == whole.n_components_

@@ -9,13 +9,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, BernoulliPPCA, FactorAnalysis, LinearVAE, PPCAImputer
+from sklearn_vae.gaussian.bernoulli_bound import whitening
 from sklearn_vae.gaussian.bernoulli_elbo import (
     BernoulliParameters,
     LinearBernoulliElbo,
     SamplePosteriors,
 )
 from sklearn_vae.gaussian.stationarity import Stationarity
-from sklearn_vae.linear.bernoulli_fit import whitening
 from tests.helpers import RECORDS
 from tests.linear.data import make_rows
 from tests.sharing import shared

@@ -99,12 +99,12 @@ def test_a_new_figure_and_axes_given(cls):
     assert display.plot() is display
     assert display.figure_ is not axes[0].figure
     plt.close("all")  # the next test draws them
-    size = 2 * display.figure_.get_size_inches()
-    figure, given = plt.subplots(2, 2, layout="constrained", figsize=size)
-    display = from_estimator(given[1, 0])
+    width, height = display.figure_.get_size_inches()
+    figure, given = plt.subplots(1, 2, layout="constrained", figsize=(2 * width, height))
+    display = from_estimator(given[1])
     assert display.figure_ is figure
     if np.ravel(display.ax_).size == 1:
-        assert display.ax_ is given[1, 0]
+        assert display.ax_ is given[1]
     figure.canvas.draw()
 
 
