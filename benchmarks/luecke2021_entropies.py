@@ -225,7 +225,7 @@ def run_ring(*, rows, seed, **settings):
     if seed == 0:
         mean, variance = model.posterior(X[:400])
         decoded, noise = model.conditional(mean)
-        plane = PPCA(2, coordinates="principal").fit(X)
+        plane = PPCA(2).fit(X)
         found["latent"] = [mean, np.sqrt(variance)]
         found["angle"] = np.arctan2(*Z[: len(mean)].T[::-1])
         found["plane"] = [plane.transform(X[:400]), plane.transform(decoded)]

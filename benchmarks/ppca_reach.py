@@ -85,7 +85,7 @@ def compare_mapped(shape, repeats, verdict):
         np.save(path, rows)
         X = np.load(path, mmap_mode="r")
         print(f"\nmemory-mapped {shape}, k=20: milliseconds of PPCA, of the other, and their ratio")
-        ours, theirs = PPCA(20, coordinates="principal"), IncrementalPCA(20)
+        ours, theirs = PPCA(20), IncrementalPCA(20)
         ratio = report("fit / IncrementalPCA", lambda: ours.fit(X), lambda: theirs.fit(X), repeats)
         peak = peak_megabytes(lambda: ours.fit(X))
         randomized = PPCA(20, svd_solver="randomized", iterated_power=2, random_state=0)

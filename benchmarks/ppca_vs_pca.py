@@ -37,7 +37,7 @@ def likelihood_reached(model, X):
 def compare(X, k, speedup, repeats, verdict):
     """Compare the methods, memory and likelihood on one matrix."""
     n, d = X.shape
-    ours = PPCA(k, coordinates="principal", random_state=0)
+    ours = PPCA(k, random_state=0)
     theirs = PCA(k, random_state=0)
     print(f"\n{n} x {d}, k={k}, {X.dtype}: milliseconds of PPCA, of PCA, and their ratio")
     ratios = {}

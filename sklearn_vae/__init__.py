@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sklearn_vae.gaussian.certificate import Certificate as Certificate
     from sklearn_vae.gaussian.lowrank import LowRankGaussian as LowRankGaussian
     from sklearn_vae.gaussian.moments import Moments as Moments
+    from sklearn_vae.gaussian.stationarity import Stationarity as Stationarity
     from sklearn_vae.linear.bernoulli import BernoulliPPCA as BernoulliPPCA
     from sklearn_vae.linear.factor_analysis import FactorAnalysis as FactorAnalysis
     from sklearn_vae.linear.imputer import PPCAImputer as PPCAImputer

@@ -32,6 +32,7 @@ RECORDS = {
     "ResidualEncoder": "nn.convolutional",
     "Snapshot": "training.callbacks",
     "SoftThresholdDecoder": "nn.networks",
+    "Stationarity": "gaussian.stationarity",
 }
 
 MODULES = {**ESTIMATORS, **RECORDS, "Processes": "training.distributed"}

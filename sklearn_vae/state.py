@@ -44,7 +44,14 @@ class Stateful:
         state : dict
             Values by name, without the parameters `checkpoint` and `memory`. The values are not
             copied: copy those that must survive the next fit.
+
+        Raises
+        ------
+        ValueError
+            If :meth:`set_state` would refuse the state, because a parameter has been set to an
+            invalid value or an attribute has been changed.
         """
+        self._check_state()
         return state_of(self)
 
     def set_state(self, state: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from sklearn_vae import (
     PPCAImputer,
 )
 from tests.deep.data import MODELS, make_rows, parameters_of
+from tests.sharing import shared
 
 EPS = float(np.finfo(np.float64).eps)
 UP, DOWN = 2.0**40, 2.0**-40  # about 1e12 and 1e-12
@@ -239,11 +240,15 @@ def deep_as_of(model, Y, c=1.0):
     return found
 
 
-@pytest.mark.parametrize("model", OF_ROWS, ids=name_of)
+@shared
+def deep_as_it_is(index):
+    return deep_as_of(OF_ROWS[index], make_rows())
+
+
+@pytest.mark.parametrize("index", range(len(OF_ROWS)), ids=[name_of(model) for model in OF_ROWS])
 @pytest.mark.parametrize("c", [DOWN, UP, 1e-12, 1e12])
-def test_deep_models_do_not_depend_on_the_unit(model, c):
-    rows = make_rows()
-    expected, found = deep_as_of(model, rows), deep_as_of(model, c * rows, c)
+def test_deep_models_do_not_depend_on_the_unit(index, c):
+    expected, found = deep_as_it_is(index), deep_as_of(OF_ROWS[index], c * make_rows(), c)
     # A power of 2 changes no digit of what the networks see, but a noise variance through its
     # logarithm. Else a gradient is off by some eps, a step of Adam by that over its own epsilon.
     tolerance = STEPS * RATE * 100 * EPS / ADAM_EPS
@@ -273,8 +278,17 @@ def test_deep_models_of_extreme_rows_are_finite(model, kind):
 
 
 @pytest.mark.parametrize("model", [*MODELS, *(model for model, _ in TRAINED)], ids=name_of)
-@pytest.mark.parametrize("learning_rate", [0.1, 1.0, 10.0])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("learning_rate", "dtype"),
+    [
+        (0.1, np.float64),
+        (1.0, np.float32),
+        (10.0, np.float64),
+        pytest.param(0.1, np.float32, marks=pytest.mark.slow),
+        pytest.param(1.0, np.float64, marks=pytest.mark.slow),
+        pytest.param(10.0, np.float32, marks=pytest.mark.slow),
+    ],
+)
 def test_any_learning_rate_ends_in_the_error_or_a_finite_model(model, learning_rate, dtype):
     rows = make_rows().astype(dtype)
     model = clone(model).set_params(learning_rate=learning_rate)

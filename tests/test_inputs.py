@@ -32,6 +32,7 @@ from sklearn_vae import (
 from sklearn_vae import diagnostics as diag
 from sklearn_vae.datasets import make_missing
 from tests.helpers import name_of
+from tests.sharing import shared
 
 rng = np.random.default_rng(0)
 X = rng.integers(1, 9, (40, 4)) / 10 + 0.01 * rng.uniform(size=(40, 4))
@@ -344,17 +345,34 @@ def values_or_error(function, model, data):
         return values_of(function(model, data)), ""
     except (TypeError, ValueError, AttributeError) as error:
         return [], f"{type(error).__name__}: {error}"
+    finally:
+        plt.close("all")
 
 
-@pytest.mark.parametrize("by", ["config", "set_output"])
-@pytest.mark.parametrize("library", ["pandas", "polars"])
+@shared
+def views_of_arrays(index):
+    """Results of all functions for one of VIEWED whose output is an array, or their errors."""
+    frame = pd.DataFrame(X, columns=COLUMNS)
+    plain = clone(VIEWED[index]).set_params(random_state=0).fit(frame)
+    return {name: values_or_error(function, plain, frame) for name, function in OF_A_MODEL.items()}
+
+
+@pytest.mark.parametrize(
+    ("library", "by"),
+    [
+        ("pandas", "set_output"),
+        ("polars", "config"),
+        pytest.param("pandas", "config", marks=pytest.mark.slow),
+        pytest.param("polars", "set_output", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("estimator", VIEWED, ids=name_of)
 @pytest.mark.filterwarnings(
     "ignore:.*feature names", "ignore::sklearn.exceptions.ConvergenceWarning"
 )
 def test_output_containers_change_no_diagnostic_and_no_picture(estimator, library, by):
     frame = pd.DataFrame(X, columns=COLUMNS)
-    plain = clone(estimator).set_params(random_state=0).fit(frame)
+    views = views_of_arrays(VIEWED.index(estimator))
     model = clone(estimator).set_params(random_state=0)
     if by == "set_output":
         model.set_output(transform=library)
@@ -362,11 +380,9 @@ def test_output_containers_change_no_diagnostic_and_no_picture(estimator, librar
     with config_context(transform_output=library if by == "config" else "default"):
         model.fit(frame)
         for name, function in OF_A_MODEL.items():
-            with config_context(transform_output="default"):
-                expected, error = values_or_error(function, plain, frame)
+            expected, error = views[name]
             found, ours = values_or_error(function, model, frame)
             assert ours == error, name  # not every function is for every model
-            plt.close("all")
             assert len(found) == len(expected) > 0 or error, name
             for ours, theirs in zip(found, expected, strict=True):
                 np.testing.assert_array_equal(ours, theirs, err_msg=name)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sklearn_vae import PPCA, PPCACV, DeepAutoencoder, DeepGaussianVAE, LinearVAE
+from sklearn_vae import PPCA, PPCACV, BernoulliPPCA, DeepAutoencoder, DeepGaussianVAE, LinearVAE
 from tests.deep.data import SMALL, make_rows
 
 X = make_rows(n=40, d=6)
@@ -24,6 +24,8 @@ CASES = [
     (lambda: PPCA(3, svd_solver="arpack", random_state=0).fit(X), 16 * 3 * 6),
     (lambda: PPCA(svd_solver="arpack", random_state=0).fit(WIDE), 16 * 4 * 30),
     (lambda: PPCA(2).fit(GAPS), 32 * 240),
+    (lambda: BernoulliPPCA(2, binarize=0.0).fit(X), 32 * 240),
+    (lambda: BernoulliPPCA(2, binarize=0.0, inference="per_sample").fit(X), 32 * 240),
     (lambda: LinearVAE(2).fit(X), 8 * SQUARES * 6**2),
     (lambda: LinearVAE(2).fit(WIDE), 8 * SQUARES * 5**2),
     (

@@ -24,7 +24,7 @@ from torch import Tensor
 from sklearn_vae.deep.choices import count_folds
 from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.gaussian.arrays import positive_weights
-from sklearn_vae.nn.distributions import fixed_draws, weighted_sum
+from sklearn_vae.nn.distributions import weighted_sum
 from sklearn_vae.training.distributed import SINGLE_PROCESS
 from sklearn_vae.training.scaling import standardize
 
@@ -49,6 +49,9 @@ EPOCHS_AT_ONCE = 5
 # Approximate number of draws of z over all validation samples of a fold, and limits per sample.
 VALIDATION_DRAWS = 4096
 DRAWS_PER_SAMPLE = (2, 32)
+
+# Number of draws per sample, in pairs, for the history entries of a model that is not trained.
+DRAWS_OF_START = 32
 
 # Approximate number of entries of the decoder outputs that are evaluated at once.
 NUMBERS_PER_PART = 2**21
@@ -172,7 +175,8 @@ def entries_of_start(net: Any, data: TrainingData) -> dict[str, Any]:
     module, x, weights = net.module_, data.train, data.weights
     net.monitor.begin()
     k = net.noise_shape[1]
-    draws = (fixed_draws(k) if k else torch.zeros(1, 1, 0)).to(x)
+    half = torch.randn((DRAWS_OF_START // 2, 1, k), generator=torch.Generator().manual_seed(0))
+    draws = torch.cat([half, -half]).to(x) if k else torch.zeros(1, 1, 0).to(x)
     totals = np.zeros(2)
     step = max(1, NUMBERS_PER_PART // (len(draws) * x.shape[1]))
     for start in range(0, len(x), step):

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL
+from sklearn_vae.nn.cubature import cubature, n_points
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE
 from sklearn_vae.training.distributed import Reducer
 
 Array = NDArray[Any]
 
-# Minimum number of draws over all samples, unless they need more operations than N_OPERATIONS.
-N_DRAWS = 16384
+# Largest number of operations of averages over draws, unless one draw per sample needs more.
 N_OPERATIONS = 1e11
 
 
@@ -48,11 +48,14 @@ def fit_averages(
 ) -> FitAverages:
     """Average over the training samples of all processes and over draws of z.
 
-    The weights of the samples, if any, must average to 1. `n_draws_of` returns the number of draws per sample of a block that fit into memory, and
-    `operations` is the cost of one draw. Raise FloatingPointError if an average is not finite.
+    The draws are at the points of `cubature`, as in scores, or random and fewer where these would
+    take too long. The weights of the samples, if any, must average to 1. `n_draws_of` returns the
+    number of draws per sample of a block that fit into memory, and `operations` is the cost of one
+    draw. Raise FloatingPointError if an average is not finite.
     """
-    n, prior = int(reducer.sum(len(samples))), module.prior()
-    n_draws = max(1, min(-(-N_DRAWS // n), int(N_OPERATIONS / (operations * n))))
+    n, prior, k = int(reducer.sum(len(samples))), module.prior(), module.posterior.n_components
+    n_draws = max(1, int(N_OPERATIONS / (operations * n)))
+    points = cubature(k) if n_draws >= n_points(k) else None
     generator = torch.Generator(samples.device).manual_seed(reducer.own_seed(0))
     per_dim, statistics, moment, kl_and_entropy = 4 * [np.zeros(1)]
     at_limit = False
@@ -62,18 +65,18 @@ def fit_averages(
         terms = q.marginals().kl_terms(prior)
         per_dim = per_dim + _host_sums(w, terms, terms > COLLAPSE_KL) / n
         at_limit |= bool((q.base.log_variance.abs() >= LOG_VARIANCE_RANGE[1]).any())
-        step = n_draws_of(x)
-        for start in range(0, n_draws, step):
-            size = min(step, n_draws - start)
-            shape = (size, len(x), module.posterior.n_components)
-            noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
-            draws = q.draw(noise)
-            share = size / (n_draws * n)
+        for noise, w_draws in (
+            _random_draws(n_draws, n_draws_of(x), (len(x), k), generator, x)
+            if points is None
+            else zip(*(part.to(x).split(n_draws_of(x)) for part in points), strict=True)
+        ):
+            draws, share = q.draw(noise, w_draws / w_draws.sum()), float(w_draws.sum()) / n
             moment = moment + share * _host_sums(w, draws.second_moment() / prior.variance)[0]
             sums = _host_sums(w, draws.kl(prior), draws.entropy())
             kl_and_entropy = kl_and_entropy + share * sums
-            statistics_sums = module.likelihood.statistics(module.decode(draws.z), x, w)
-            statistics = statistics + _to_host(statistics_sums) / (n_draws * n)
+            both = w_draws[:, None] * (torch.ones_like(x[:, 0]) if w is None else w)
+            statistics_sums = module.likelihood.statistics(module.decode(draws.z), x, both)
+            statistics = statistics + _to_host(statistics_sums) / n
     per_dim, statistics, moment, kl_and_entropy, at_limit = map(
         reducer.sum, (per_dim, statistics, moment, kl_and_entropy, at_limit)
     )
@@ -82,6 +85,17 @@ def fit_averages(
     kl, entropy = kl_and_entropy.tolist()
     kl_per_dim, share_above = per_dim
     return FitAverages(statistics, kl, entropy, moment, kl_per_dim, share_above, bool(at_limit))
+
+
+def _random_draws(
+    n_draws: int, at_once: int, shape: tuple[int, int], generator: torch.Generator, like: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield parts of the noise of n_draws draws per sample, and their equal weights."""
+    device, dtype = like.device, like.dtype
+    for start in range(0, n_draws, at_once):
+        size = min(at_once, n_draws - start)
+        noise = torch.randn((size, *shape), generator=generator, device=device, dtype=dtype)
+        yield noise, torch.full((size,), 1.0 / n_draws, device=device, dtype=dtype)
 
 
 def _host_sums(weights: Tensor | None, *terms: Tensor) -> Array:

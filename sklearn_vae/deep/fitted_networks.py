@@ -21,7 +21,7 @@ from sklearn_vae.training.net_state import check_module_state
 from sklearn_vae.validation import is_integer
 
 # Number of elements that the fixed draws may have in excess of the size of the networks.
-DRAWS_ALLOWANCE = 2**18
+DRAWS_ALLOWANCE = 2**20
 
 
 def network_parameters(model: Any) -> dict[str, Any]:

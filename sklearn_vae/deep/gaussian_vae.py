@@ -22,6 +22,7 @@ from sklearn_vae.deep.ppca_start import (
 )
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.deep.vae import DeepVAE
+from sklearn_vae.nn.distributions import average
 from sklearn_vae.nn.likelihoods import NOISE_MODELS, NOISE_UPDATES, Likelihood
 from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.scaling import center_and_scale
@@ -320,8 +321,8 @@ class DeepGaussianVAE(DeepVAE):
 
         def terms(x: Tensor) -> Tensor:
             parts = (
-                share * likelihood.noise_variance_terms(p, x).mean(0)
-                for share, _, p in self._fixed_draws(x)
+                share * average(likelihood.noise_variance_terms(p, x), weights)
+                for share, weights, _, p in self._draws(x)
             )
             return sum(parts, torch.zeros(()))
 

@@ -6,19 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from scipy.special import logit
 from torch import Tensor
 
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.ppca_start import fit_ppca, normalize_columns, set_linear_map
-from sklearn_vae.gaussian.bernoulli_bound import LinearBernoulliBound, initial_loadings
+from sklearn_vae.gaussian.bernoulli_bound import initial_loadings, linear_bound
+from sklearn_vae.gaussian.trust_region import ascend
 from sklearn_vae.nn.module import Autoencoder, VAEModule
 from sklearn_vae.nn.posteriors import DiagonalPrior
 from sklearn_vae.training.distributed import Reducer
 
-# Iterations of L-BFGS, after which logistic pPCA of 8 x 8 digits is 0.02 nats below its optimum, and
-# largest number of values to which it is fitted.
+# Tolerance in nats per sample and largest number of Newton steps of logistic pPCA, and largest number
+# of values to which it is fitted.
+TOLERANCE = 1e-2
 MAX_ITER = 30
 MAX_VALUES = 2**21
 
@@ -74,15 +75,11 @@ def fit_logistic_ppca(
     if not varying.any():
         return W, mu, V, D
     bits = X[:, varying].T.copy()
-    bound = LinearBernoulliBound(bits, initial_loadings(bits, k, rng, weights), weights)
-
-    def loss(numbers: Array) -> tuple[float, Array]:
-        value, gradient = bound.value_and_gradient(numbers)
-        return -value, -gradient
-
-    options = {"maxiter": MAX_ITER, "maxcor": 20}
-    result = minimize(loss, bound.start, jac=True, method="L-BFGS-B", options=options)
-    p = bound.parameters(result.x)
+    bound, start = linear_bound(bits, initial_loadings(bits, k, rng, weights), weights)
+    for state in ascend(bound, start, TOLERANCE):
+        if state.n_steps == MAX_ITER:
+            break
+    p = bound.parameters(state.x)
     W[varying], mu[varying], V[:, varying] = p.W, p.mu, p.V
     return W, mu, V, p.D
 

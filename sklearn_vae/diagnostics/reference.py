@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 from scipy.special import entr
-from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
+from sklearn_vae.gaussian.centered import centered_data
+from sklearn_vae.gaussian.factor_analysis import fit_factors
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
+from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.linear.bernoulli import BernoulliPPCA
 from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.protocol import Array
@@ -83,12 +85,11 @@ class GaussianReference:
     def _factor_analysis(self) -> float:
         """Log-likelihood of factor analysis."""
         subset = (self.subset / self.scale).astype(np.float64)
-        k = max(self.ppca.n_components_, 1)
-        with warnings.catch_warnings():  # a slightly low reference is accepted
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            fa = FactorAnalysis(k, max_iter=100, random_state=0).fit(subset)
-        std = np.sqrt(np.maximum(fa.noise_variance_, LEAST_NOISE))
-        density = LowRankGaussian(fa.mean_ / std, (fa.components_ / std).T, 1.0)
+        is_wide = subset.shape[0] < subset.shape[1]
+        summary = centered_data(subset, None) if is_wide else Moments.of(subset)
+        model = fit_factors(summary, self.ppca.n_components_, tol=1e-4)
+        std = np.sqrt(np.maximum(model.noise_variance, LEAST_NOISE))
+        density = LowRankGaussian(summary.mean / std, model.loadings / std[:, None], 1.0)
         return float(density.log_prob(subset / std).mean() - np.log(std).sum()) - self._log_scale
 
     @property

@@ -128,11 +128,18 @@ def positive_weights(weights: Array, *, at_least: int) -> tuple[Array, int]:
 def mean_of_samples(values: np.ndarray, sample_weight: Any = None) -> float:
     """Average one value per sample, with weights if they are given."""
     if sample_weight is None:
-        return float(values.mean())
+        return float(weighted_mean(values))
     weights = check_sample_weight(sample_weight, values[:, None])
     positive = weights > 0  # a sample without weight may have an infinite value
-    weights = weights[positive] / scale_of(weights)
-    return float(np.average(values[positive], weights=weights))
+    return float(weighted_mean(values[positive], weights[positive]))
+
+
+def weighted_mean(values: Array, weights: Array | None = None, dtype: Any = None) -> Any:
+    """Average values over samples, the first axis, with positive weights or without weights."""
+    if weights is None:
+        return values.mean(axis=0, dtype=dtype)
+    weights = weights / scale_of(weights)
+    return weights @ values / weights.sum()
 
 
 def scale_of(weights: Array) -> float:
@@ -142,16 +149,17 @@ def scale_of(weights: Array) -> float:
     return 2.0 ** (math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0
 
 
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return the rounded sum of two arrays and its rounding error (Knuth), or 0 if that is nan."""
+    xp = array_namespace(a)
+    total = a + b
+    part = total - a
+    error = (a - (total - part)) + (b - part)
+    return total, xp.where(xp.isfinite(error), error, xp.zeros_like(error))
+
+
 def to_device_of(reference: Array, values: Any, dtype: Any = None) -> Array:
     """Convert `values` to the library and device of `reference`, by default in its dtype."""
     xp = array_namespace(reference)
     dtype = reference.dtype if dtype is None else dtype
     return xp.asarray(np.asarray(values), dtype=dtype, device=device(reference))
-
-
-def weighted_mean(values: Array, weights: Array | None, dtype: Any = None) -> Any:
-    """Average values over samples, the first axis, with positive weights or without weights."""
-    if weights is None:
-        return values.mean(axis=0, dtype=dtype)
-    weights = weights / scale_of(weights)
-    return weights @ values / weights.sum()

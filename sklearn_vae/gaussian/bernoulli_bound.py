@@ -1,4 +1,4 @@
-"""Bound of Bernoulli pPCA with a linear encoder as a function of one vector, for optimizers."""
+"""Start of the search for the maximum of the bound of Bernoulli pPCA."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import numpy as np
 from scipy.special import logit
 
 from sklearn_vae.gaussian.arrays import weighted_mean
-from sklearn_vae.gaussian.bernoulli_elbo import (
-    BernoulliParameters,
-    LinearBernoulliElbo,
-    laplace_posterior,
-)
+from sklearn_vae.gaussian.bernoulli_elbo import laplace_posterior
+from sklearn_vae.gaussian.bernoulli_newton import LinearEncoderBound
 from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
 
 # Scale of the noise in the initial loadings, because a column of zeros is a stationary point.
@@ -21,38 +18,20 @@ _NOISE = 1e-2
 _MAX_LOADING = 4.0
 
 
-class LinearBernoulliBound:
-    """Bound as a function of a vector in which the bound has similar curvature in all directions.
+def linear_bound(
+    bits: np.ndarray, W: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[LinearEncoderBound, np.ndarray]:
+    """Return the bound with a linear encoder, and the vector at which a search starts.
 
-    `bits` has shape (n_features, n_samples), values in [0, 1] and no constant features. `start` is
-    the vector of the initial loadings W, of shape (n_features, n_components).
+    `bits` has shape (n_features, n_samples), values in [0, 1] and no constant features. The start
+    has the initial loadings W, of shape (n_features, n_components), and their Laplace posteriors.
     """
-
-    def __init__(self, bits: np.ndarray, W: np.ndarray, weights: np.ndarray | None = None) -> None:
-        self._bound = LinearBernoulliElbo(bits, weights)
-        p, self._k = self._bound.mean, W.shape[1]
-        self._std = np.sqrt(p * (1.0 - p))
-        mu = logit(p)
-        V, D = laplace_posterior(W, mu)
-        self._whitener, dewhitener = whitening(bits, weights)
-        self._sizes = np.cumsum([W.size, mu.size, self._k * self._whitener.shape[1]])
-        parts = [W * self._std[:, None], mu * self._std, V @ dewhitener, np.log(D)]
-        self.start = np.concatenate([part.ravel() for part in parts])
-
-    def parameters(self, numbers: np.ndarray) -> BernoulliParameters:
-        """Return the parameters of a vector."""
-        W, mu, A, log_D = np.split(numbers, self._sizes)
-        V = A.reshape(self._k, -1) @ self._whitener.T
-        W = W.reshape(-1, self._k) / self._std[:, None]
-        return BernoulliParameters(W, mu / self._std, V, np.exp(log_D))
-
-    def value_and_gradient(self, numbers: np.ndarray) -> tuple[float, np.ndarray]:
-        """Compute the bound, in nats per sample, and its gradient in the vector."""
-        p = self.parameters(numbers)
-        value, g = self._bound.value_and_gradients(p)
-        std = self._std
-        parts = [g.W / std[:, None], g.mu / std, g.V @ self._whitener, g.D * p.D]
-        return value, np.concatenate([part.ravel() for part in parts])
+    p = weighted_mean(bits.T, weights)
+    std, mu = np.sqrt(p * (1.0 - p)), logit(p)
+    V, D = laplace_posterior(W, mu)
+    whitener, dewhitener = whitening(bits, weights)
+    bound = LinearEncoderBound(bits, whitener, std, W.shape[1], weights)
+    return bound, bound.pack(W, mu, V @ dewhitener, np.log(D))
 
 
 def initial_loadings(

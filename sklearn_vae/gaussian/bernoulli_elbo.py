@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,10 @@ _BLOCK = 2**17
 _DECREMENT = 1e-20
 _LOOSE_DECREMENT = 1e-12
 _MAX_STEPS = 200
+
+
+# Receives a block and arrays of it.
+Record = Callable[..., None]
 
 
 class BernoulliParameters(NamedTuple):
@@ -47,8 +51,14 @@ class LinearBernoulliElbo:
         """Compute the bound, in nats per sample."""
         return self.value_and_gradients(p)[0]
 
-    def value_and_gradients(self, p: BernoulliParameters) -> tuple[float, BernoulliParameters]:
-        """Compute the bound and its derivative with respect to each parameter in O(n d k)."""
+    def value_and_gradients(
+        self, p: BernoulliParameters, record: Record | None = None
+    ) -> tuple[float, BernoulliParameters]:
+        """Compute the bound and its derivative with respect to each parameter in O(n d k).
+
+        `record` receives blocks of features with their residuals x - E sigmoid(a), (b, n), and the
+        next three derivatives of E softplus(a).
+        """
         W, mu, V, D = p
         n, weights = self.bits.shape[1], self.weights
         M = self.bits.T @ V.T - V @ self.mean
@@ -57,9 +67,12 @@ class LinearBernoulliElbo:
         squares = np.square(M)
         second_moment = squares.mean(axis=0) if weights is None else weights @ squares / n
         curvatures = np.empty_like(mu)
-        for block, A, (value, slope, curvature) in _feature_blocks(W, mu, M, D):
-            x = self.bits[block]
+        order = 2 if record is None else 4
+        for block, A, (value, slope, *higher) in _feature_blocks(W, mu, M, D, order):
+            x, curvature = self.bits[block], higher[0]
             residual = np.subtract(x, slope, out=slope)
+            if record is not None:
+                record(block, residual, *higher)
             if weights is None:
                 reconstruction += float(np.vdot(x, A)) - float(value.sum())
                 curvatures[block] = curvature.sum(axis=1)
@@ -78,14 +91,14 @@ class LinearBernoulliElbo:
 
 
 def _feature_blocks(
-    W: np.ndarray, mu: np.ndarray, M: np.ndarray, D: np.ndarray
+    W: np.ndarray, mu: np.ndarray, M: np.ndarray, D: np.ndarray, order: int = 2
 ) -> Iterator[tuple[slice, np.ndarray, tuple[np.ndarray, ...]]]:
     """Yield blocks of features, means (b, n) of their logits, and softplus expectations."""
     size = max(_BLOCK // max(len(M), 1), 1)
     for start in range(0, len(W), size):
         block = slice(start, start + size)
         A = W[block] @ M.T + mu[block, None]
-        yield block, A, expected_softplus_of_features(A, W[block] ** 2 @ D)
+        yield block, A, expected_softplus_of_features(A, W[block] ** 2 @ D, order)
 
 
 class SampleTerms(NamedTuple):
@@ -161,19 +174,28 @@ class SamplePosteriors:
         return bound
 
     def value_and_gradients(
-        self, X: np.ndarray, M: np.ndarray, S: np.ndarray, weights: np.ndarray | None = None
+        self,
+        X: np.ndarray,
+        M: np.ndarray,
+        S: np.ndarray,
+        weights: np.ndarray | None = None,
+        record: Record | None = None,
     ) -> tuple[float, np.ndarray, np.ndarray]:
         """Compute the bound of the best posteriors and its derivatives in W and mu.
 
         M and S are optimized in place. By the envelope theorem their dependence on W and mu does
-        not contribute to the derivatives. The `weights` of the samples have mean 1.
+        not contribute to the derivatives. The `weights` of the samples have mean 1. `record`
+        receives blocks of samples with their residuals x - E sigmoid(a), (b, d), the next three
+        derivatives of E softplus(a), and the negative Hessian of the bound in (m, s), (b, 2k, 2k).
         """
         n = len(X)
         total, grad_W, grad_mu = 0.0, np.zeros_like(self.W), np.zeros_like(self.mu)
         for samples in _sample_blocks(*X.shape):
             m, s = M[samples], S[samples]
-            bound, slope, curvature = self._solve(X[samples], m, s, _LOOSE_DECREMENT)
-            residual = X[samples] - slope
+            bound, H, (slope, *higher) = self._solve(X[samples], m, s, _LOOSE_DECREMENT)
+            residual, curvature = X[samples] - slope, higher[0]
+            if record is not None:
+                record(samples, residual, *higher, H)
             if weights is not None:
                 w = weights[samples, None]
                 bound, residual, curvature = bound * w[:, 0], residual * w, curvature * w
@@ -185,23 +207,25 @@ class SamplePosteriors:
     def _solve(
         self, X: np.ndarray, M: np.ndarray, S: np.ndarray, decrement: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Run :meth:`solve` on one block; return also E sigmoid(a) and E sigmoid'(a)."""
+        """Run :meth:`solve` on one block; return also the results of `_derivatives` there."""
         k = self.W.shape[1]
         bound, step = np.full(len(X), -np.inf), np.zeros((len(X), 2 * k))
-        slope, curvature = np.empty(X.shape), np.empty(X.shape)
+        hessians, expectations = np.empty((len(X), 2 * k, 2 * k)), np.empty((4, *X.shape))
         gain, length = np.zeros(len(X)), np.zeros(len(X))
         trial = np.hstack([M, S])
         active = np.arange(len(X))
         for _ in range(_MAX_STEPS):
             q = trial[active]
-            value, gradient, H, *expected = self._derivatives(X[active], q[:, :k], q[:, k:])
+            value, gradient, H, expected = self._derivatives(X[active], q[:, :k], q[:, k:])
             slack = 1e-12 * (1.0 + np.abs(value))
             rose = value >= bound[active] + 1e-4 * length[active] * gain[active] - slack
             # Backtrack where the bound fell.
             length[active[~rose]] *= 0.25
             taken = active[rose]
             M[taken], S[taken], bound[taken] = q[rose, :k], q[rose, k:], value[rose]
-            slope[taken], curvature[taken] = expected[0][rose], expected[1][rose]
+            hessians[taken] = H[rose]
+            for kept, array in zip(expectations, expected, strict=True):
+                kept[taken] = array[rose]
             step[taken] = np.linalg.solve(H[rose], gradient[rose][:, :, None])[:, :, 0]
             gain[taken] = (step[taken] * gradient[rose]).sum(axis=1)
             # A standard deviation shrinks by a factor of at most 10 per step.
@@ -211,10 +235,12 @@ class SamplePosteriors:
             if not len(active):
                 break
             trial[active] = np.hstack([M[active], S[active]]) + length[active, None] * step[active]
-        return bound, slope, curvature
+        return bound, hessians, expectations
 
-    def _derivatives(self, X: np.ndarray, M: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Compute bound, gradient (n, 2k), negative Hessian, E sigmoid(a) and E sigmoid'(a)."""
+    def _derivatives(
+        self, X: np.ndarray, M: np.ndarray, S: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+        """Compute bound, gradient (n, 2k), negative Hessian, and derivatives of E softplus(a)."""
         n, k = M.shape
         A, variances = M @ self.W.T + self.mu, np.square(S) @ self.squares.T
         value, slope, second, third, fourth = expected_softplus(A, variances, order=4)
@@ -232,7 +258,7 @@ class SamplePosteriors:
         diagonal = np.einsum("nhh->nh", H)
         diagonal[:, :k] += 1.0
         diagonal[:, k:] += 1.0 + 1.0 / np.square(S) + curvature
-        return bound, gradient, H, slope, second
+        return bound, gradient, H, (slope, second, third, fourth)
 
 
 def importance_weighted_bound(

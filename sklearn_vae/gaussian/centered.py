@@ -18,6 +18,7 @@ from sklearn_vae.gaussian.arrays import (
     float_type,
     row_blocks,
     scale_of,
+    two_sum,
     wide_float,
 )
 from sklearn_vae.gaussian.precision import Precision
@@ -55,6 +56,11 @@ class CenteredData(ABC):
     @abstractmethod
     def blocks(self) -> Iterator[Array]:
         """Yield consecutive rows of R as dense arrays."""
+
+    @property
+    @abstractmethod
+    def remainder(self) -> Array:
+        """Exact mean minus its rounding `mean`."""
 
     @property
     def is_finite(self) -> bool:
@@ -103,15 +109,19 @@ class DenseCentered(CenteredData):
         self._high = self._low = xp.zeros((X.shape[1],), dtype=self.dtype, device=device(X))
         with np.errstate(invalid="ignore", over="ignore"):
             self._high = xp.astype(self._column_means(), self.dtype)
-            rest = self._column_means()
-            self._low = xp.astype(rest, self.dtype)
+            self._rest = self._column_means()
+            self._low = xp.astype(self._rest, self.dtype, copy=False)
             matrix = xp.empty(X.shape, dtype=self.dtype, device=device(X)) if keep else None
             squares = self._column_squares(matrix)
             self.squares = float(xp.sum(squares))
             # The subtracted mean plus its rounding error.
-            self.mean = xp.astype(self._high, self._wide) + rest
+            self.mean = xp.astype(self._high, self._wide) + self._rest
             self.variances = squares / self.n
         self.matrix = matrix
+
+    @property
+    def remainder(self) -> Array:
+        return two_sum(array_namespace(self.mean).astype(self._high, self._wide), self._rest)[1]
 
     def _slices(self) -> Iterator[slice]:
         return row_blocks(*self.shape) if self.matrix is None else iter([ALL])
@@ -199,7 +209,8 @@ class SparseCentered(CenteredData):
         far = X[:, is_far].toarray() - mean[is_far]
         rest = w @ far / self.n
         far = root[:, None] * (far - rest)
-        mean[is_far] += rest
+        self._remainder = np.zeros_like(mean)
+        mean[is_far], self._remainder[is_far] = two_sum(mean[is_far], rest)
         squares[is_far] = np.sum(far**2, axis=0)
         self.squares = float(squares.sum())
         # R = near - root near_mean' outside the far columns, which are zero in `near`.
@@ -213,6 +224,10 @@ class SparseCentered(CenteredData):
         self._subtracted = float(self._near_mean @ self._near_mean)
         self.precision = Precision.of(original, self.dtype, self._subtracted)
         self.variances = squares / self.n
+
+    @property
+    def remainder(self) -> Array:
+        return self._remainder
 
     def times(self, Q: Array) -> Array:
         Y = self._near @ Q - self._root[:, None] * (self._near_mean @ Q)
@@ -304,15 +319,19 @@ class CenteredBlock:
     mean: Array
 
     @classmethod
-    def of(cls, X: Any, mean: Array, limit: float) -> CenteredBlock:
-        """Center the columns of X in which the mean is too large to be subtracted afterwards."""
+    def of(cls, X: Any, mean: Array, limit: float, remainder: Array | None = None) -> CenteredBlock:
+        """Center the columns of X in which the mean is too large to be subtracted afterwards.
+
+        `remainder` is the rounding error of the mean, if it is not zero.
+        """
         xp = array_namespace(mean)
         if _is_within(mean, limit):
             return cls([(X, ALL)], mean)
         if not sparse.issparse(X):
-            return cls([(X - mean, ALL)], xp.zeros_like(mean))
+            return cls([(subtract_mean(X, mean, remainder), ALL)], xp.zeros_like(mean))
         far = abs(mean) > (limit / mean.shape[0]) ** 0.5
-        shifted = X[:, far].toarray() - mean[far]
+        low = None if remainder is None else remainder[far]
+        shifted = subtract_mean(X[:, far].toarray(), mean[far], low)
         return cls([(X[:, ~far], ~far), (shifted, far)], np.where(far, 0.0, mean))
 
     def times(self, A: Array) -> Array:
@@ -329,7 +348,17 @@ class CenteredBlock:
         )
 
 
-def centered_blocks(X: Any, mean: Array, limit: float) -> Iterator[tuple[slice, CenteredBlock]]:
+def subtract_mean(X: Array, mean: Array, remainder: Array | None) -> Array:
+    """Return X - mean - remainder."""
+    R = X - mean
+    if remainder is not None:
+        R -= remainder
+    return R
+
+
+def centered_blocks(
+    X: Any, mean: Array, limit: float, remainder: Array | None = None
+) -> Iterator[tuple[slice, CenteredBlock]]:
     """Yield consecutive samples as `CenteredBlock` objects in the dtype of the mean."""
     n, d = X.shape
     xp = array_namespace(mean)
@@ -337,11 +366,12 @@ def centered_blocks(X: Any, mean: Array, limit: float) -> Iterator[tuple[slice, 
         X = sparse.csr_array(X)
         width = X.nnz // max(n, 1) + np.count_nonzero(abs(mean) > (limit / max(d, 1)) ** 0.5)
         for rows in row_blocks(n, width):
-            yield rows, CenteredBlock.of(X[rows].astype(mean.dtype, copy=False), mean, limit)
+            block = X[rows].astype(mean.dtype, copy=False)
+            yield rows, CenteredBlock.of(block, mean, limit, remainder)
     else:
         for rows in row_blocks(n, d):
             block = xp.astype(X[rows, :], mean.dtype, copy=False)
-            yield rows, CenteredBlock.of(block, mean, limit)
+            yield rows, CenteredBlock.of(block, mean, limit, remainder)
 
 
 def project(X: Any, mean: Array, A: Array, limit: float) -> Array:

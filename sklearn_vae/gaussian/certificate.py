@@ -30,6 +30,21 @@ class Accuracy:
         """Return the accuracy after orthonormal rows with eigenvalue 0 were added to V."""
         return replace(self, residual=self.residual + self.outside)
 
+    def with_fewer_pairs(self, dropped: float) -> Accuracy:
+        """Return the accuracy after pairs were dropped, of which `dropped` is the largest value."""
+        return replace(self, outside=max(dropped, self.outside) + self.residual)
+
+    def divided(self, scale: float) -> Accuracy:
+        """Return the accuracy of the covariance divided by `scale`."""
+        return replace(
+            self,
+            residual=self.residual / scale,
+            largest_residual=self.largest_residual / scale,
+            outside=self.outside / scale,
+            rounding=self.rounding / scale,
+            singular=self.singular / scale**0.5,
+        )
+
     def grow(self, value: FloatArray | float) -> FloatArray:
         """Return an upper bound on exact eigenvalues with these computed values."""
         return (np.sqrt(value) + self.singular) ** 2 + self.rounding
@@ -151,23 +166,29 @@ def certify(
     `values` are all r computed eigenvalues, and `rest` is the sum of the others. `eps` is the
     precision of the components.
     """
-    theta, d = np.maximum(values[:k], 0.0), n_features
-    if accuracy.method == "EM" or accuracy.method == "none":
+    if accuracy.method in ("EM", "none"):
         return _no_certificate(k, accuracy.method)
-    outside = min(accuracy.outside, float(rest)) if len(values) < d else 0.0
+    # In units of a power of 4 near the largest eigenvalue, because squares could overflow.
+    unit = 4.0 ** (math.frexp(float(values[0]) if len(values) else rest)[1] // 2)
+    values, rest, accuracy = values / unit, rest / unit, accuracy.divided(unit)
+    noise_variance = noise_variance / unit
+    theta, d = np.maximum(values[:k], 0.0), n_features
+    outside = accuracy.outside if len(values) < d else 0.0
+    if 0.0 < rest < outside:
+        outside = float(rest)
     if len(values) > k:
         outside = max(float(values[k]), outside) + accuracy.residual
     base = np.maximum(theta, outside)
     gaps = np.maximum(theta - outside, 0.0)
     rho = accuracy.residual
-    quadratic = 2.0 * rho**2 / np.maximum(gaps + np.sqrt(gaps**2 + 4.0 * rho**2), 1e-300)
+    quadratic = 2.0 * rho * (rho / np.maximum(gaps + np.hypot(gaps, 2.0 * rho), 1e-300))
     lower, upper = accuracy.shrink(theta), accuracy.grow(base + np.minimum(quadratic, rho))
     most_outside = float(accuracy.grow(outside)) if k < d else 0.0
     return Certificate(
-        lower,
-        upper,
-        most_outside,
-        float((upper - lower).sum()),
+        unit * lower,
+        unit * upper,
+        unit * most_outside,
+        unit * float((upper - lower).sum()),
         _max_sine(theta, outside, d, accuracy, eps),
         _max_shortfall(values, k, d, rest, lower, upper, noise_variance, is_fixed=is_fixed),
         accuracy.delta,

@@ -1,5 +1,6 @@
 """Solvers for the spectrum of the covariance of a data matrix."""
 
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
@@ -7,8 +8,10 @@ from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.centered import CenteredData, centered_data
+from sklearn_vae.gaussian.deflation import is_vague, refined
 from sklearn_vae.gaussian.gram import spectrum_of_gram, spectrum_of_moments
 from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.precision import Precision
 from sklearn_vae.gaussian.singular import by_arpack, by_full_svd, by_iteration, by_random_subspace
 from sklearn_vae.gaussian.spectrum import Spectrum, components_for_ratio, minka_dimension
 
@@ -83,22 +86,27 @@ def decompose_summary(
     n_oversamples: int = 10,
     random_state: Any = None,
     tol: float | None = None,
+    refine: Callable[[], CenteredData] | None = None,
 ) -> Spectrum:
     """Compute the spectrum of the covariance from the result of :func:`summarize`.
 
     `n_components` must be valid for the shape of X and the solver. `n_counted` is the number of
     samples if weights count as repetitions. The next three parameters are as in PCA. `tol` limits
     the residuals of "arpack", "randomized" and "lanczos" relative to the largest eigenvalue. If it
-    is None, "randomized" is PCA's algorithm.
+    is None, "randomized" is PCA's algorithm. `refine` returns the centered data, in the dtype for
+    sums; if it is given and "covariance_eigh" cannot tell the n_components-th variance or the noise
+    from rounding errors, they are computed from the data.
     """
     if isinstance(summary, Moments):
-        return spectrum_of_moments(summary, n_components)
+        spectrum = spectrum_of_moments(summary, n_components, vague=refine is not None)
+        return _refined(spectrum, n_components, summary.precision, refine)
     n, d = summary.shape
     max_components = min(n_counted or n, d) - (solver == "arpack")
     if solver == "full":
         spectrum = by_full_svd(summary)
     elif solver == "covariance_eigh":
-        spectrum = spectrum_of_gram(summary, n_components)
+        spectrum = spectrum_of_gram(summary, n_components, vague=refine is not None)
+        spectrum = _refined(spectrum, n_components, summary.precision, refine)
     else:
         k = min(max_components if n_components is None else int(n_components), min(n, d))
         if solver == "arpack":
@@ -110,6 +118,33 @@ def decompose_summary(
         else:
             spectrum = by_random_subspace(summary, k, iterated_power, n_oversamples, random_state)
     return spectrum.padded(components_wanted(n_components, max_components))
+
+
+def _refined(
+    spectrum: Spectrum,
+    n_components: Any,
+    precision: Precision,
+    refine: Callable[[], CenteredData] | None,
+) -> Spectrum:
+    """Compute small variances from the data if the covariance does not resolve them."""
+    if refine is None or not _is_count(n_components) or n_components == 0:
+        return spectrum
+    k = min(int(n_components), spectrum.eigenvalues.shape[0])
+    if spectrum.total_variance == 0.0 or not is_vague(spectrum, k, precision.eps):
+        return spectrum
+    return refined(refine(), spectrum, k)
+
+
+def recentered(
+    X: Any, summary: Moments | CenteredData, weights: Array | None = None, *, mapped: bool = False
+) -> Callable[[], CenteredData] | None:
+    """Return `refine` of :func:`decompose_summary` for the result of :func:`summarize`.
+
+    It is None if the deflated data would be a large dense copy.
+    """
+    if isinstance(summary, Moments):
+        return lambda: centered_data(X, weights, keep=False, wide=True)
+    return None if mapped or sparse.issparse(X) else lambda: summary
 
 
 def components_wanted(n_components: Any, max_components: int) -> int:

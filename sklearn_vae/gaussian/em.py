@@ -21,6 +21,7 @@ from sklearn_vae.gaussian.observed import (
     latent_pairs,
     one_thread_for,
 )
+from sklearn_vae.gaussian.stationarity import Stationarity
 
 # Number of iterations from which the fixed point of EM is extrapolated.
 REMEMBERED = 5
@@ -131,14 +132,14 @@ def expectation_maximization(
     noise_variance: float | None,
     tol: float,
     max_iter: int,
-) -> tuple[Parameters, np.ndarray, bool]:
+) -> tuple[Parameters, np.ndarray, Stationarity]:
     """Iterate EM until the log-likelihood rises by less than `tol` nats per sample.
 
     The fixed point is extrapolated from the last iterations, and accepted if its likelihood is
     higher (Henderson and Varadhan, "Damped Anderson Acceleration with Restarts and Monotonicity
     Control for Accelerating EM and EM-like Algorithms", 2019; here without damping). Returns the
-    parameters, the log-likelihood per sample at the start and after each iteration, and whether EM
-    converged. If the likelihood falls by rounding, the previous parameters are returned.
+    parameters, the log-likelihood per sample at the start and after each iteration, and a
+    certificate. If the likelihood falls by rounding, the previous parameters are returned.
     """
     n = data.n
     if noise_variance is not None:
@@ -164,10 +165,64 @@ def expectation_maximization(
             sums = Sums.of(data, after)
         rise = sums.log_likelihood / n - history[-1]
         if rise < 0.0:  # only by rounding
-            return before, np.array(history), -rise <= max(tol, 1e-7 * abs(history[-1]))
+            converged = -rise <= max(tol, 1e-7 * abs(history[-1]))
+            parameters, sums = before, Sums.of(data, before)
+            break
         history.append(sums.log_likelihood / n)
         converged = rise < tol
-    return parameters, np.array(history), converged
+    certificate = _certify(data, sums, parameters, steps, noise_variance, unit, converged)
+    return parameters, np.array(history), certificate
+
+
+def gradient(
+    data: IncompleteData, sums: Sums, parameters: Parameters
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Compute the derivatives of the log-likelihood per sample in W, the mean and log sigma2.
+
+    By Fisher's identity they are those of E log p(x_o, z) under the posteriors.
+    """
+    W, mean, sigma2 = parameters.loadings, parameters.mean, parameters.noise_variance
+    position = latent_pairs(W.shape[1])[2]
+    pairs = np.moveaxis(sums.pairs[position], 2, 0)
+    explained = (pairs @ W[:, :, None])[:, :, 0] + mean[:, None] * sums.latents.T
+    offset = np.einsum("jh,hj->j", W, sums.latents)
+    grad_W, grad_mean = sums.products.T - explained, sums.values - sums.counts * mean - offset
+    # sum_j E |x_j - w_j'z - mean_j|^2 over the observed values.
+    residual = float(data.sum(data.squares)) - float(
+        np.sum(W * sums.products.T) + mean @ sums.values
+    )
+    residual -= float(np.sum(W * grad_W) + mean @ grad_mean)
+    grad_noise = 0.5 * (residual / sigma2 - data.n_values)
+    return grad_W / (sigma2 * data.n), grad_mean / (sigma2 * data.n), grad_noise / data.n
+
+
+def _certify(
+    data: IncompleteData,
+    sums: Sums,
+    parameters: Parameters,
+    steps: list[tuple[np.ndarray, np.ndarray]],
+    noise_variance: float | None,
+    unit: float,
+    converged: bool,
+) -> Stationarity:
+    """Predict the rise up to the fixed point that the last iterations of EM point to.
+
+    Near a maximum it is half the product of the gradient and the way to the maximum.
+    """
+    grad_W, grad_mean, grad_noise = gradient(data, sums, parameters)
+    if noise_variance is not None or parameters.noise_variance <= data.least_noise:
+        grad_noise = 0.0
+    slope = np.concatenate([unit * grad_W.ravel(), unit * grad_mean, [grad_noise]])
+    after = maximize(data, sums, parameters, noise_variance)
+    here = _flat(parameters, unit)
+    steps = [*steps[-REMEMBERED:], (here, _flat(after, unit))]
+    ends = [steps[-1][1]]
+    if len(steps) > 1:
+        ends.append(_flat(_extrapolate(steps, after, data.least_noise, unit), unit))
+    gain = max(0.5 * float(slope @ (end - here)) for end in ends)
+    return Stationarity(
+        max(gain, 0.0), float(np.linalg.norm(slope)), converged, False, "log-likelihood"
+    )
 
 
 def _flat(parameters: Parameters, unit: float) -> np.ndarray:

@@ -30,10 +30,10 @@ ALL_PAIRS, SOME_PAIRS = 200, 1200
 MANY = 0.15
 
 # A share of the trace below which the eigenvalues that were not computed are not a difference.
-LEAST_REST = 1e-6
+LEAST_REST = 1e-3
 
 # Residuals of Lanczos iterations, relative to the largest eigenvalue.
-TOLERANCE = 1e-13
+TOLERANCE = 1e-12
 
 
 class Leading(NamedTuple):
@@ -56,6 +56,16 @@ class Leading(NamedTuple):
         values = xp.clip(self.values, 0.0, None) / n
         return self._replace(values=values, residual=self.residual / n, outside=self.outside / n)
 
+    def rest(self, total: float, resolution: float, rounded: float) -> float | None:
+        """Return the sum of the other eigenvalues, given the sum of all.
+
+        None if they may be rounding errors of the decomposition or the data, so that all
+        eigenvalues are needed.
+        """
+        rest = total - float(array_namespace(self.values).sum(self.values))
+        is_clear = self.outside > max(4.0 * resolution, rounded) and rest > LEAST_REST * total
+        return rest if is_clear else None
+
     def accuracy(self, rounding: float) -> Accuracy:
         """Return the accuracy as eigenpairs of a covariance with this rounding error."""
         return Accuracy(self.residual, self.residual, self.outside, rounding, method=self.method)
@@ -64,14 +74,16 @@ class Leading(NamedTuple):
 def leading_eigenpairs(K: Array, k: int | None) -> Leading:
     """Compute at least k eigenpairs of a positive semidefinite matrix K, and no others if it pays.
 
-    If k is None, all are computed. Which eigenvalues are the largest is certain: they are counted by
-    Sturm sequences (LAPACK), or K minus the found part is below a bound by a factorization.
+    If k is None, all are computed. None of the largest is missed: LAPACK
+    counts them by Sturm sequences, or a factorization bounds K minus the part of these pairs.
     """
     xp, m = array_namespace(K), K.shape[0]
-    if k is None or m <= ALL_PAIRS or k > MANY * m:
+    if k is None or m <= ALL_PAIRS or k >= MANY * m:
         return _all(K)
-    if m > SOME_PAIRS and (leading := _by_lanczos(K, k)) is not None:
-        return leading
+    if m > SOME_PAIRS and k > 0:
+        unit = float(xp.max(xp.linalg.diagonal(K))) or 1.0  # squares could overflow
+        if (leading := _by_lanczos(K / unit, k)) is not None:
+            return leading.divided(1.0 / unit)
     return _some(K, k) if is_numpy_namespace(xp) else _all(K)
 
 
@@ -95,21 +107,26 @@ def _some(K: np.ndarray, k: int) -> Leading:
     values = np.append(np.vecdot(V, T), values[0])
     order = np.argsort(-values[:k], kind="stable")
     V, values[:k] = V[order], values[:k][order]
-    residual = float(np.linalg.norm(T[order] - values[:k, None] * V))
+    scale = float(values[0]) or 1.0  # squares could overflow
+    residual = scale * float(np.linalg.norm((T[order] - values[:k, None] * V) / scale))
     return Leading(values[:k], V, residual, float(values[k]), "Sturm counts")
 
 
 def _by_lanczos(K: Array, k: int) -> Leading | None:
     """Iterate and verify by a factorization; return None if one of the two fails."""
-    m = K.shape[0]
-    pairs = block_lanczos(
-        lambda V: V @ K, K, m, k, block=8, tol=TOLERANCE, max_products=m,
-        max_dimension=m // 3, rng=np.random.RandomState(0),
-    )  # fmt: skip
-    if not pairs.converged:
-        return None
-    outside = _outside(K, k, pairs)
-    if outside is None:
+    m, outside = K.shape[0], None
+    # The second block is wide enough for eigenvalues that are repeated k times.
+    for block in (4, k + 8):
+        pairs = block_lanczos(
+            lambda V: V @ K, K, m, k, block=block, tol=TOLERANCE, max_products=m // 8,
+            max_dimension=m // 3, rng=np.random.default_rng(0),
+        )  # fmt: skip
+        if not pairs.converged:
+            return None
+        outside = _outside(K, k, pairs)
+        if outside is not None:
+            break
+    else:
         return None
     xp = array_namespace(K)
     values = xp.asarray(pairs.values[:k], dtype=K.dtype, device=device(K))
@@ -164,42 +181,44 @@ def _shift(M: Array, bound: float) -> Array:
     return M + bound * xp.eye(M.shape[0], dtype=M.dtype, device=device(M))
 
 
-def spectrum_of_moments(moments: Moments, n_components: Any = None) -> Spectrum:
-    """Compute the spectrum from moments, with all eigenpairs or at least `n_components`."""
+def spectrum_of_moments(
+    moments: Moments, n_components: Any = None, *, vague: bool = False
+) -> Spectrum:
+    """Compute the spectrum from moments, with all eigenpairs or at least `n_components`.
+
+    With `vague` the sum of the other eigenvalues may consist of rounding errors.
+    """
     d = moments.n_features
     k = int(n_components) if isinstance(n_components, Integral) else d
-    if k > MANY * d or d <= ALL_PAIRS:
+    if k >= MANY * d or d <= ALL_PAIRS:
         return Spectrum.from_moments(moments)
     xp, S = array_namespace(moments.scatter), moments.covariance
     leading, total = leading_eigenpairs(S, k), float(xp.linalg.trace(S))
-    rest = _rest(leading, total)
-    if rest is None:
-        return Spectrum.from_moments(moments)
     largest, precision = leading.largest, moments.precision
     columns = precision.rounding(moments.mean, xp.linalg.diagonal(S), moments.count)
+    resolution = precision.eigenvalue_error(d, largest)
+    rest = leading.rest(total, resolution, float(xp.max(columns)))
+    if rest is None and not vague:
+        return Spectrum.from_moments(moments)
     rounding = accuracy_of_moments(moments, largest, total).rounding
     return Spectrum(
         moments.mean,
         leading.values,
         with_positive_peaks(leading.vectors),
-        rest,
-        precision.eigenvalue_error(d, largest),
+        rest or 0.0,
+        resolution,
         rounded_along(leading.vectors, columns),
         leading.accuracy(rounding),
     )
 
 
-def _rest(leading: Leading, total: float) -> float | None:
-    """Return the sum of the other eigenvalues; None if the difference of sums may be a rounding."""
-    xp = array_namespace(leading.values)
-    rest = total - float(xp.sum(leading.values))
-    return rest if rest > LEAST_REST * total else None
-
-
-def spectrum_of_gram(data: CenteredData, n_components: Any, K: Array | None = None) -> Spectrum:
+def spectrum_of_gram(
+    data: CenteredData, n_components: Any, K: Array | None = None, *, vague: bool = False
+) -> Spectrum:
     """Compute the spectrum from K = R R': for each eigenvector u of K, R'u is one of R'R.
 
-    It holds only the components to keep, or all if the others may be rounding errors.
+    It holds only the components to keep, or all if the others may be rounding errors. With `vague`
+    the sum of the others may consist of rounding errors.
     """
     K = data.gram() if K is None else K
     xp, n, rounded = array_namespace(K), K.shape[0], float(array_namespace(K).max(data.rounding()))
@@ -207,10 +226,8 @@ def spectrum_of_gram(data: CenteredData, n_components: Any, K: Array | None = No
     total = float(xp.linalg.trace(K)) / data.n
     leading = leading_eigenpairs(K, k).divided(data.n)
     resolution = data.precision.eigenvalue_error(n, leading.largest)
-    rest = _rest(leading, total) or 0.0
-    if leading.values.shape[0] < n and (
-        rest == 0.0 or leading.outside <= max(4.0 * resolution, rounded)
-    ):
+    rest = leading.rest(total, resolution, rounded)
+    if rest is None and not vague:
         leading = _all(K).divided(data.n)
     accuracy = leading.accuracy(
         data.precision.product_error(data.shape[1], leading.largest, total, n) + rounded
@@ -228,7 +245,7 @@ def spectrum_of_gram(data: CenteredData, n_components: Any, K: Array | None = No
         accuracy = replace(accuracy, outside=following)
     V = components_of_gram(data, U[:, :k])
     along = rounded_along(V, data.rounding())
-    return Spectrum(data.mean, values[:k], V, rest, resolution, along, accuracy)
+    return Spectrum(data.mean, values[:k], V, rest or 0.0, resolution, along, accuracy)
 
 
 def eigh_of_gram(K: Array, n: float, precision: Precision) -> tuple[Array, Array, float]:

@@ -45,24 +45,22 @@ class _Basis:
         self.used = 0
 
     def draw(self, n: int) -> Array:
-        """Draw n random rows."""
-        return to_device_of(self.reference, self.rng.standard_normal((n, self.size)))
+        """Draw n random rows of a length of about 1."""
+        rows = self.rng.standard_normal((n, self.size)) / self.size**0.5
+        return to_device_of(self.reference, rows)
 
-    def orthogonal(self, W: Array) -> tuple[Array, np.ndarray]:
+    def orthogonal(self, W: Array) -> tuple[Array, Array]:
         """Subtract the projection of rows W on the basis; return its coefficients too."""
         Q = self.rows[: self.used, :]
-        total = 0.0
-        for _ in range(2):  # twice is enough (Kahan and Parlett)
-            H = W @ Q.T
-            W = W - H @ Q
-            total = total + H
-        return W, np.asarray(to_host(total), dtype=np.float64)
+        H = W @ Q.T
+        return W - H @ Q, H
 
     def next_block(self, W: Array, least: float) -> tuple[Array, np.ndarray]:
         """Return orthonormal rows X, orthogonal to the basis, and B with W = B X.
 
-        Directions of W with a length of at most `least` are rounding errors: the basis spans an
-        invariant subspace. Random directions replace them, so that no eigenvector stays unseen.
+        W is orthogonal to the basis up to rounding errors, of at most `least`. Directions of W that
+        are not longer are rounding errors themselves: the basis spans an invariant subspace. Random
+        directions replace them, so that no eigenvector stays unseen.
         """
         xp = array_namespace(W)
         n = min(W.shape[0], self.size - self.used)
@@ -74,34 +72,38 @@ class _Basis:
         B[:, n_kept:] = 0.0
         if n_kept < n:
             X = xp.concat([X[:n_kept, :], self.draw(n - n_kept)])
-        return self._orthonormal(X[:n, :], n_kept), B[:, :n]
+        return self.orthonormal(X[:n, :]), B[:, :n]
 
-    def _orthonormal(self, X: Array, n_kept: int) -> Array:
-        """Make rows orthonormal and orthogonal to the basis, keeping the first `n_kept`."""
+    def orthonormal(self, X: Array) -> Array:
+        """Make rows orthonormal and orthogonal to the basis, the first ones first."""
         xp = array_namespace(X)
-        for _ in range(2):
+        for _ in range(4 if X.shape[0] else 0):
             X = self.orthogonal(X)[0] if self.used else X
             X, R = xp.linalg.qr(X.T, mode="reduced")
-            signs = xp.sign(xp.linalg.diagonal(R))
-            X = (X * xp.where(signs == 0, xp.ones_like(signs), signs)).T
+            lengths = xp.linalg.diagonal(R)
+            X = (X * xp.where(lengths < 0, -xp.ones_like(lengths), xp.ones_like(lengths))).T
+            # Twice is enough (Kahan and Parlett), unless most of a vector was subtracted.
+            if float(xp.min(xp.abs(lengths))) > 0.5:
+                break
         return X
 
     def append(self, X: Array) -> None:
         self.rows[self.used : self.used + X.shape[0], :] = X
         self.used += X.shape[0]
 
-    def set_products(self, H: np.ndarray) -> None:
+    def set_products(self, H: Array) -> None:
         """Store the products of the last rows with the basis."""
-        n, self_used = H.shape[0], self.used
-        self.matrix[self_used - n : self_used, :self_used] = H
-        self.matrix[:self_used, self_used - n : self_used] = H.T
+        n, used = H.shape[0], self.used
+        self.matrix[used - n : used, :used] = to_host(H)
+        self.matrix[:used, used - n : used] = self.matrix[used - n : used, :used].T
 
     def ritz(self, r: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the r largest eigenvalues of T, descending, and their eigenvectors (columns)."""
         D = self.used
         T = self.matrix[:D, :D]
         values, Y = linalg.eigh(T, subset_by_index=[D - r, D - 1], check_finite=False)
-        return values[::-1].copy(), Y[:, ::-1].copy()  # torch refuses negative strides
+        # Inverse iteration leaves vectors of close eigenvalues orthogonal to 1e-13 only.
+        return values[::-1].copy(), np.linalg.qr(Y[:, ::-1])[0]
 
     def rotate(self, Y: np.ndarray) -> Array:
         return to_device_of(self.reference, Y.T) @ self.rows[: self.used, :]
@@ -139,13 +141,13 @@ def block_lanczos(
     kept = min(r + block, size)
     capacity = min(max(max_dimension, kept + 2 * block), size)
     basis = _Basis(reference, size, capacity, rng)
-    X = basis._orthonormal(basis.draw(min(block, size)), 0)
+    X = basis.orthonormal(basis.draw(min(block, size)))
     check_at, n_products, eps = max(2 * r, 4 * block), 0, _eps(reference)
     while True:
         basis.append(X)
         W, H = basis.orthogonal(apply(X))
         n_products += 1
-        basis.set_products(H[:, : basis.used])
+        basis.set_products(H)
         X, B = basis.next_block(W, 8.0 * eps * max(basis.matrix.max(), 0.0))
         complete = basis.used == size
         full = basis.used + X.shape[0] > capacity
@@ -196,7 +198,7 @@ def largest_outside(
         deflated, V, size, 1, block=block, tol=-1.0, max_products=n_products,
         max_dimension=min(block * n_products, size), rng=rng, n_extra=0,
     )  # fmt: skip
-    if block * pairs.n_products >= rest:
+    if block * pairs.n_products >= size:  # the space is complete
         return float(pairs.values[0])
     return float(pairs.values[0]) * (1.0 + _excess(block, pairs.n_products, rest))
 

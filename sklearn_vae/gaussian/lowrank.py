@@ -20,7 +20,14 @@ from sklearn_vae.gaussian.arrays import (
     wide_float,
 )
 from sklearn_vae.gaussian.bounds import best_noise_variance
-from sklearn_vae.gaussian.centered import CenteredBlock, canonical, centered_blocks, dense, project
+from sklearn_vae.gaussian.centered import (
+    CenteredBlock,
+    canonical,
+    centered_blocks,
+    dense,
+    project,
+    subtract_mean,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +45,9 @@ class LowRankGaussian:
         Loadings W. The columns need not be orthogonal and may be zero.
     noise_variance : float
         Noise variance sigma2 >= 0. It may be 0 only if W is square and of full rank.
+    remainder : array of shape (n_features,), default=None
+        Exact mean minus its rounding `mean`, for the density of samples far from zero. If None, it
+        is zero.
 
     Raises
     ------
@@ -69,6 +79,7 @@ class LowRankGaussian:
     mean: Array
     loadings: Array
     noise_variance: float
+    remainder: Array | None = None
 
     def __post_init__(self) -> None:
         if self.loadings.ndim != 2 or tuple(self.mean.shape) != (self.loadings.shape[0],):
@@ -79,6 +90,11 @@ class LowRankGaussian:
         xp = array_namespace(self.mean, self.loadings)
         if not (xp.all(xp.isfinite(self.mean)) and xp.all(xp.isfinite(self.loadings))):
             raise ValueError("mean and loadings must be finite, got NaN or infinity.")
+        if self.remainder is not None and not (
+            tuple(self.remainder.shape) == tuple(self.mean.shape)
+            and xp.all(xp.isfinite(self.remainder))
+        ):
+            raise ValueError("remainder must be None or finite and of the shape of mean.")
         if not (0.0 <= self.noise_variance < math.inf):
             raise ValueError(
                 f"noise_variance must be a finite float >= 0, got {self.noise_variance}."
@@ -176,10 +192,11 @@ class LowRankGaussian:
         dtype = common_float_type(X, self.mean)
         if dtype != self.mean.dtype:
             mean, loadings = xp.astype(self.mean, dtype), xp.astype(self.loadings, dtype)
-            return LowRankGaussian(mean, loadings, self.noise_variance).log_prob(X)
+            remainder = None if self.remainder is None else xp.astype(self.remainder, dtype)
+            return LowRankGaussian(mean, loadings, self.noise_variance, remainder).log_prob(X)
         if sparse.issparse(X):
             X = canonical(X)
-        blocks = centered_blocks(X, self.mean, self._limit)
+        blocks = centered_blocks(X, self.mean, self._limit, self.remainder)
         distance = xp.concat([self._mahalanobis(block, X[rows, :]) for rows, block in blocks])
         return -0.5 * (distance + (self.log_det + self.n_features * math.log(2.0 * math.pi)))
 
@@ -211,7 +228,8 @@ class LowRankGaussian:
         xp = array_namespace(self.mean)
         distances = []
         for rows in row_blocks(*X.shape):
-            R = xp.astype(dense(X[rows, :]), self.mean.dtype, copy=False) - self.mean
+            R = xp.astype(dense(X[rows, :]), self.mean.dtype, copy=False)
+            R = subtract_mean(R, self.mean, self.remainder)
             Z = (R @ self._whitener) @ self._inverse_root.T
             distance = xp.vecdot(Z, Z)
             if self.noise_variance > 0.0:
@@ -279,7 +297,7 @@ class LowRankGaussian:
         # The log-likelihood gives the squares orthogonal to the components. The second pass uses a
         # sigma2 near their mean, at which they do not cancel.
         for _ in range(2 if n_left else 0):
-            model = LowRankGaussian(self.mean, self.loadings, sigma2)
+            model = LowRankGaussian(self.mean, self.loadings, sigma2, self.remainder)
             log_likelihood = float(to_host(model.log_prob(X)).mean(dtype=np.float64))
             terms = np.log(lengths + sigma2) + squares / (lengths + sigma2)
             log_noise = n_left * np.log(sigma2) + d * np.log(2.0 * np.pi)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from sklearn_vae.gaussian.arrays import (
     float_name,
     float_type,
     scale_of,
+    two_sum,
     wide_float,
 )
 from sklearn_vae.gaussian.centered import SparseCentered
@@ -48,6 +49,9 @@ class Moments:
     precision : Precision, default=Precision()
         Precision in which the data were stored and multiplied. It cannot exceed the precision of
         the mean.
+    remainder : array of shape (n_features,), default=None
+        Exact mean minus its rounding `mean`. It keeps the digits of a mean far from zero when many
+        sets of samples are added. If None, it is zero.
 
     Raises
     ------
@@ -80,6 +84,7 @@ class Moments:
     count: float = 0.0
     dtype: str = ""
     precision: Precision = field(default_factory=Precision)
+    remainder: Array | None = None
 
     def __post_init__(self) -> None:
         d = self.mean.shape[0] if self.mean.ndim == 1 else -1
@@ -91,6 +96,11 @@ class Moments:
         xp = array_namespace(self.mean)
         if not xp.isdtype(self.mean.dtype, "real floating"):
             raise ValueError(f"mean must have a real floating dtype, got {self.mean.dtype}.")
+        remainder = xp.zeros_like(self.mean) if self.remainder is None else self.remainder
+        if tuple(remainder.shape) != (d,):
+            raise ValueError(
+                f"remainder must have the shape ({d},) of mean, got {tuple(remainder.shape)}."
+            )
         if not 0.0 <= self.n < float("inf"):
             raise ValueError(f"n must be a finite number >= 0, got {self.n}.")
         for name, value in {"count": self.count, **vars(self.precision)}.items():
@@ -101,6 +111,7 @@ class Moments:
         eps = float(xp.finfo(self.mean.dtype).eps)
         self.__dict__.update(  # the instance is frozen
             precision=self.precision.coarser(Precision(eps)),
+            remainder=remainder,
             dtype=self.dtype or float_name(self.mean),
             count=self.count or (float(max(self.n, d)) if self.n else 0.0),
         )
@@ -164,8 +175,9 @@ class Moments:
             mean, scatter = _join_blocks(counts, xp.stack(means), xp.stack(errors), scatter)
             if scale != 1.0:
                 scatter *= scale
-            mean += origin
-        return cls(n, mean, scatter, float(n_positive), float_name(X), Precision.of(X))
+            mean, remainder = two_sum(origin, mean)
+        dtype, precision = float_name(X), Precision.of(X)
+        return cls(n, mean, scatter, float(n_positive), dtype, precision, remainder)
 
     @classmethod
     def _of_sparse(cls, X: Any, weights: Array | None) -> Moments:
@@ -179,7 +191,8 @@ class Moments:
         data = SparseCentered(X, weights)
         with np.errstate(invalid="ignore", over="ignore"):
             scatter = (n / data.n) * data.scatter()
-        return cls(n, data.mean, scatter, float(count), float_name(X), Precision.of(X))
+        dtype, precision = float_name(X), Precision.of(X)
+        return cls(n, data.mean, scatter, float(count), dtype, precision, data.remainder)
 
     @property
     def is_finite(self) -> bool:
@@ -222,13 +235,17 @@ class Moments:
             return other
         n = self.n + other.n
         with np.errstate(invalid="ignore", over="ignore"):
-            delta = other.mean - self.mean
+            delta, error = two_sum(other.mean, -self.mean)
+            delta = delta + (error + other.remainder - self.remainder)
             # Start at the mean of the much heavier set. The other mean may be far away and round
             # more.
             if self.n < 1e-3 * other.n:
-                mean = other.mean - (self.n / n) * delta
+                mean, error = two_sum(other.mean, -(self.n / n) * delta)
+                remainder = other.remainder + error
             else:
-                mean = self.mean + (other.n / n) * delta
+                mean, error = two_sum(self.mean, (other.n / n) * delta)
+                remainder = self.remainder + error
+            mean, remainder = two_sum(mean, remainder)
             between = (self.n * other.n / n) * (delta[:, None] * delta[None, :])
             merged = Moments(
                 n,
@@ -237,27 +254,10 @@ class Moments:
                 self.count + other.count,
                 max(self.dtype, other.dtype),  # float64 if either is
                 self.precision.coarser(other.precision),
+                remainder,
             )
         merged.check_finite("The sum of moments must be finite")
         return merged
-
-    def rescaled(self, n: float) -> Moments:
-        """Scale the weights to a given sum, keeping mean and covariance.
-
-        Parameters
-        ----------
-        n : float
-            New sum of the weights.
-
-        Returns
-        -------
-        Moments
-            Moments with the new sum.
-        """
-        if n == self.n:
-            return self
-        with np.errstate(over="ignore"):
-            return replace(self, n=n, scatter=self.scatter * (n / self.n))
 
     @property
     def n_features(self) -> int:

@@ -62,7 +62,7 @@ class Precision:
         """
         largest = max(largest, 0.0) + self.subtracted
         total = max(total + self.subtracted, largest)
-        products = 2.0 * (8.0 + n_terms**0.5) * self.eps * (total * largest) ** 0.5
+        products = 2.0 * (8.0 + n_terms**0.5) * self.eps * total**0.5 * largest**0.5
         return products + max(4.0 * order**0.5 * 2.0**-52 * largest, SMALLEST)
 
     def singular_value_error(self, shape: tuple[int, int], largest: float, total: float) -> float:

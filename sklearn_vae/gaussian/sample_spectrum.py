@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sklearn_vae.containers import readable, to_array
 from sklearn_vae.gaussian.arrays import Array, check_matrix, check_sample_weight
 from sklearn_vae.gaussian.centered import centered_data
@@ -57,4 +59,4 @@ def sample_spectrum(X: Array, sample_weight: Array | None = None) -> Spectrum:
         return Spectrum.from_moments(Moments.of(X, weights))
     data = centered_data(X, weights, keep=False, wide=True)
     data.check_finite()
-    return spectrum_of_gram(data, None)
+    return replace(spectrum_of_gram(data, None), remainder=data.remainder)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from array_api_compat import array_namespace, is_numpy_namespace
 from scipy import linalg
-from scipy.sparse.linalg import LinearOperator, svds
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, svds
 
 from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
@@ -49,11 +49,14 @@ def by_full_svd(data: Any) -> Spectrum:
 def by_arpack(
     data: CenteredData, k: int, random_state: np.random.RandomState, tol: float | None = None
 ) -> Spectrum:
-    """Compute singular vectors with ARPACK, by default to machine precision."""
+    """Compute singular vectors with ARPACK, by default to machine precision.
+
+    It fails on some matrices with repeated singular values, for which block iteration is used.
+    """
     start = random_state.uniform(-1, 1, min(data.shape))
     if data.squares == 0.0:  # ARPACK fails on a zero matrix
         V = np.eye(k, data.shape[1], dtype=data.dtype)
-        return _truncated(data, V, np.zeros(k, dtype=data.dtype))
+        return _verified_spectrum(data, V, np.zeros(k, dtype=data.dtype))
     R = data.matrix if isinstance(data, DenseCentered) else None
     if R is None:
         R = LinearOperator(
@@ -64,8 +67,11 @@ def by_arpack(
             matmat=data.times,
             rmatmat=data.transposed_times,
         )
-    _, S, V = svds(R, k=k, v0=start, tol=tol or 0.0)
-    return _truncated(data, np.ascontiguousarray(V[::-1, :]), S[::-1])
+    try:
+        _, S, V = svds(R, k=k, v0=start, tol=tol or 0.0)
+    except ArpackNoConvergence:
+        return by_iteration(data, k, tol or 0.0)
+    return _verified_spectrum(data, np.ascontiguousarray(V[::-1, :]), S[::-1])
 
 
 def by_iteration(
@@ -88,7 +94,7 @@ def by_iteration(
     )  # fmt: skip
     V = pairs.vectors if n >= d else components_of_gram(data, pairs.vectors.T)
     _, S, W = array_namespace(V).linalg.svd(data.times(V.T), full_matrices=False)
-    return _truncated(data, W @ V, S)
+    return _verified_spectrum(data, W @ V, S)
 
 
 def by_random_subspace(
@@ -121,10 +127,15 @@ def by_random_subspace(
     _, S, V = xp.linalg.svd(data.times(Q), full_matrices=False)
     V = V[:k, :] @ Q.T
     del Q  # as large as all further vectors together
-    return _truncated(data, V, S[:k])
+    return _verified_spectrum(data, V, S[:k])
 
 
-def _truncated(data: CenteredData, V: Array, S: Array) -> Spectrum:
+def _verified_spectrum(data: CenteredData, V: Array, S: Array) -> Spectrum:
+    spectrum = truncated_spectrum(data, V, S)
+    return replace(spectrum, accuracy=_verified(data, spectrum))
+
+
+def truncated_spectrum(data: CenteredData, V: Array, S: Array) -> Spectrum:
     """Build the spectrum from the leading right singular vectors and values of centered data."""
     xp = array_namespace(V)
     total = data.squares / data.n
@@ -143,19 +154,20 @@ def _truncated(data: CenteredData, V: Array, S: Array) -> Spectrum:
         residual = data.residual_squares(V) / data.n
         rest = 0.0 if xp.all(residual <= rounded) else float(xp.sum(residual))
         spectrum = replace(spectrum, rest=rest)
-    return replace(spectrum, accuracy=_verified(data, spectrum))
+    return spectrum
 
 
 def _verified(data: CenteredData, spectrum: Spectrum) -> Accuracy:
     """Bound the errors of eigenpairs by a few more products with the data."""
     xp = array_namespace(data.mean)
     V, values = spectrum.components, np.asarray(to_host(spectrum.eigenvalues), dtype=np.float64)
-    R = data.scatter_times(V.T).T / data.n
-    R -= xp.astype(spectrum.eigenvalues, V.dtype)[:, None] * V
-    norms = np.asarray(to_host(xp.linalg.vector_norm(R, axis=1)), dtype=np.float64)
+    scale = _trace(data)
+    R = data.scatter_times(V.T).T / (scale * data.n)
+    R -= xp.astype(spectrum.eigenvalues / scale, V.dtype)[:, None] * V
+    norms = scale * np.asarray(to_host(xp.linalg.vector_norm(R, axis=1)), dtype=np.float64)
     rounding, singular = _rounding(data, float(values[0] * data.n) ** 0.5)
     return Accuracy(
-        float(np.linalg.norm(norms)),
+        scale * float(np.linalg.norm(norms / scale)),
         float(norms.max()),
         _outside(data, V, values, norms),
         rounding,
@@ -173,21 +185,27 @@ def _outside(data: CenteredData, V: Array, values: np.ndarray, norms: np.ndarray
     """
     n, d = data.shape
     options = {"block": CHECK_BLOCK, "n_products": CHECK_PRODUCTS}
-    rng, operator = np.random.default_rng(1), _covariance(data)
+    rng, operator, scale = np.random.default_rng(1), _covariance(data), _trace(data)
     if n >= d:
-        return largest_outside(operator, V, d, rng=rng, **options)
+        return scale * largest_outside(operator, V, d, rng=rng, **options)
     present = int(np.count_nonzero(values > 1e-10 * values[0]))
     scores = data.times(V[:present, :].T)
     U = array_namespace(V).linalg.qr(scores, mode="reduced")[0].T
-    excess = float(np.sum(norms[:present] ** 2 / values[:present]))
-    return largest_outside(operator, U, n, rng=rng, **options) + excess
+    excess = float(np.sum(norms[:present] * (norms[:present] / values[:present])))
+    return scale * largest_outside(operator, U, n, rng=rng, **options) + excess
 
 
 def _covariance(data: CenteredData) -> Operator:
-    """Return the product of rows with R'R / n or R R' / n, whichever matrix is smaller."""
+    """Return the product of rows with R'R or R R', whichever is smaller, divided by its trace."""
+    trace = data.n * _trace(data)
     if data.shape[0] >= data.shape[1]:
-        return lambda V: data.scatter_times(V.T).T / data.n
-    return lambda V: data.times(data.transposed_times(V.T)).T / data.n
+        return lambda V: data.scatter_times(V.T).T / trace
+    return lambda V: data.times(data.transposed_times(V.T)).T / trace
+
+
+def _trace(data: CenteredData) -> float:
+    """Return the trace of the covariance, or 1 if it is 0."""
+    return data.squares / data.n or 1.0
 
 
 def _rounding(data: CenteredData, largest: float) -> tuple[float, float]:

@@ -45,6 +45,8 @@ class Spectrum:
         count as zero.
     accuracy : Accuracy, default=Accuracy()
         What is known about the errors of the eigenpairs. By default nothing is.
+    remainder : array of shape (n_features,), default=None
+        Exact mean minus its rounding `mean`. If None, it is zero.
 
     See Also
     --------
@@ -75,6 +77,7 @@ class Spectrum:
     resolution: float
     rounded: Array | float = 0.0
     accuracy: Accuracy = field(default_factory=Accuracy)
+    remainder: Array | None = None
 
     @classmethod
     def from_moments(cls, moments: Moments) -> Spectrum:
@@ -99,7 +102,8 @@ class Spectrum:
         columns = precision.rounding(moments.mean, xp.linalg.diagonal(S), moments.count)
         rounded = rounded_along(components, columns)
         accuracy = accuracy_of_moments(moments, float(values[0]), float(xp.linalg.trace(S)))
-        return cls(moments.mean, values, components, 0.0, error, rounded, accuracy)
+        remainder = moments.remainder
+        return cls(moments.mean, values, components, 0.0, error, rounded, accuracy, remainder)
 
     def certificate(
         self, k: int, noise_variance: float | None = None, dtype: str = "float64"
@@ -142,6 +146,7 @@ class Spectrum:
             rounded = self.rounded + 0.0 * self.eigenvalues
             valid = (
                 tuple(self.mean.shape) == (d,)
+                and (self.remainder is None or tuple(self.remainder.shape) == (d,))
                 and tuple(self.eigenvalues.shape) == tuple(rounded.shape) == (r,)
                 and bool(xp.all(xp.isfinite(self.mean)))
                 and all(
@@ -149,6 +154,11 @@ class Spectrum:
                     for values in (self.eigenvalues, rounded)
                 )
                 and all(0.0 <= value < math.inf for value in (self.rest, self.resolution))
+                and isinstance(self.accuracy, Accuracy)
+                and all(
+                    isinstance(value, str) if name == "method" else value >= 0.0
+                    for name, value in vars(self.accuracy).items()
+                )
             )
         except (AttributeError, TypeError, ValueError):
             valid = False
@@ -212,6 +222,11 @@ class Spectrum:
             Spectrum with k eigenpairs, of the same models with at most k components.
         """
         xp = array_namespace(self.eigenvalues)
+        r, accuracy = self.eigenvalues.shape[0], self.accuracy
+        if r == self.n_features:
+            accuracy = replace(accuracy, outside=0.0)
+        if k < r:
+            accuracy = accuracy.with_fewer_pairs(float(self.eigenvalues[k]))
         has_rest = self.rest > 0.0 or bool(xp.any(self._is_resolved[k:]))
         return replace(
             self,
@@ -219,6 +234,7 @@ class Spectrum:
             components=self.components[:k, :],
             rest=float(self._tails[k]) if has_rest else 0.0,
             rounded=(self.rounded + 0.0 * self.eigenvalues)[:k],
+            accuracy=accuracy,
         )
 
     def padded(self, r: int) -> Spectrum:
@@ -419,7 +435,9 @@ class Spectrum:
             return self.eigenvalues, self.rest
         xp = array_namespace(moments.mean)
         V = xp.astype(self.components, self.eigenvalues.dtype)
-        offset = moments.mean - self.mean
+        offset = (moments.mean - self.mean) + moments.remainder
+        if self.remainder is not None:
+            offset = offset - self.remainder
         S = moments.covariance
         variances = xp.vecdot(V @ S, V) + (V @ offset) ** 2
         if V.shape[0] == self.n_features:

@@ -26,7 +26,7 @@ class Stationarity:
 
     Examples
     --------
-    >>> from sklearn_vae.gaussian.stationarity import Stationarity
+    >>> from sklearn_vae import Stationarity
     >>> print(Stationarity(0.16, 0.3, converged=False, is_exact=True, objective="ELBO"))
     Not converged: the ELBO is 0.16 nats per sample below its maximum (gradient norm 0.3).
     """

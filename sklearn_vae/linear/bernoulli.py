@@ -25,7 +25,7 @@ from sklearn_vae.gaussian.bounds import (
     normal_entropy,
 )
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
-from sklearn_vae.linear.bernoulli_fit import WINDOW, BernoulliFit, fit_bernoulli
+from sklearn_vae.linear.bernoulli_fit import BernoulliFit, fit_bernoulli
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel, numbered
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
@@ -35,6 +35,7 @@ from sklearn_vae.validation import (
     check_choice,
     check_integer,
     check_latents,
+    check_memory,
     check_random_state,
     check_real,
     checked_data,
@@ -53,7 +54,7 @@ class BernoulliPPCA(LatentModel):
     Its posterior is not Gaussian. It is approximated by q(z|x) = N(m, diag D), and the model is
     fitted by maximizing the evidence lower bound (ELBO), E_q log p(x|z) - KL(q || p). The logit
     w_j' z + mu_j is normal under q, so the ELBO is a sum of one-dimensional integrals, which are
-    computed to ten digits without random draws. L-BFGS finds a local maximum. If there are more
+    computed to ten digits without random draws. Newton's method finds a local maximum. If there are more
     features than samples, the ELBO of new data may be far below the ELBO of the training data:
     choose k by cross-validation.
 
@@ -69,17 +70,17 @@ class BernoulliPPCA(LatentModel):
         Threshold above which a value counts as 1, and otherwise as 0. If None, the values must be
         in [0, 1], and a value between 0 and 1 is treated as the probability of a 1.
     max_iter : int, default=1000
-        Maximum number of L-BFGS iterations.
+        Maximum number of iterations of Newton's method.
     tol : float, default=1e-6
-        Tolerance in nats per sample. L-BFGS stops when its last 10 iterations together improve the
-        ELBO by less than `tol`.
+        Tolerance in nats per sample. The fit stops when Newton's method predicts that the ELBO can
+        rise by less than `tol`.
     checkpoint : str or path-like, default=None
         Folder in which `fit` saves its progress. After an interruption, `fit` with the same data
         and parameters resumes from there and gives the same model as an uninterrupted fit. Once
         finished, `fit` returns the saved model.
-    checkpoint_every : int, default=100
-        Number of iterations between checkpoints. L-BFGS loses its memory at each checkpoint, so
-        this parameter changes the result within `tol`.
+    checkpoint_every : int, default=10
+        Number of iterations between checkpoints. This parameter changes the result by rounding
+        errors.
     random_state : int, RandomState instance or None, default=None
         Seed or generator for the noise that is added to the initial loadings.
 
@@ -113,7 +114,12 @@ class BernoulliPPCA(LatentModel):
         nats per sample. It equals `elbo_` at a stationary point, so the difference shows how far
         the fit is from one.
     n_iter_ : int
-        Number of L-BFGS iterations.
+        Number of iterations.
+    certificate_ : Stationarity
+        Distance from the maximum: `remaining_gain` in nats per sample, which Newton's method
+        predicts, and `gradient_norm`, with a summary by `print`. The gradient is with respect to W
+        and the logits mu times the standard deviations of the features, and, with
+        `inference="linear"`, to V in units in which the data are white, and log D.
     n_components_, n_features_in_ : int
         Number k of latent dimensions, and number d of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -167,7 +173,7 @@ class BernoulliPPCA(LatentModel):
         max_iter: int = 1000,
         tol: float = 1e-6,
         checkpoint: Any = None,
-        checkpoint_every: int = 100,
+        checkpoint_every: int = 10,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -202,11 +208,13 @@ class BernoulliPPCA(LatentModel):
         ------
         ValueError
             If a parameter, X or `sample_weight` is invalid.
+        MemoryError
+            If the data and their derivatives, 32 bytes per entry of X, do not fit into memory.
 
         Warns
         -----
         ConvergenceWarning
-            If L-BFGS has not converged after `max_iter` iterations.
+            If the fit has not converged after `max_iter` iterations.
         """
         self._check_parameters()
         with all_or_nothing(self):
@@ -218,17 +226,21 @@ class BernoulliPPCA(LatentModel):
                     f"n_components must be between 1 and n_features={X.shape[1]}, got {k}."
                 )
             X, weights, _, _ = drop_zero_weights(X, sample_weight, at_least=2, copy_mapped=True)
-            # L-BFGS loses its memory at each checkpoint.
+            check_memory(
+                32 * X.shape[0] * X.shape[1],
+                "The fit holds X in float64 and its derivatives",
+                "Fit to fewer samples: the methods of the fitted model process the others in blocks.",
+            )
+            # The derivatives are computed again at each checkpoint.
             file = Checkpoint.of(self, X, weights, depends_on_every=True)
             rng = random_state_of(self, file)
             fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng, file, weights)
-            if not fit.converged:
-                last = fit.history[-1 - WINDOW :]
+            if not fit.certificate.converged:
                 warnings.warn(
                     f"BernoulliPPCA has not converged after {len(fit.history) - 1} iterations "
-                    f"(max_iter={self.max_iter}): the last {len(last) - 1} raised the ELBO by "
-                    f"{last[-1] - last[0]:.2g} nats per sample (tol={self.tol}). Increase max_iter "
-                    "or tol.",
+                    f"(max_iter={self.max_iter}): the ELBO can still rise by about "
+                    f"{fit.certificate.remaining_gain:.2g} nats per sample (tol={self.tol}). "
+                    "Increase max_iter or tol.",
                     ConvergenceWarning,
                     stacklevel=2,
                 )
@@ -253,6 +265,7 @@ class BernoulliPPCA(LatentModel):
         self.entropy_bound_ = self._sum_of_entropies(X, terms, weights)
         self.elbo_history_ = fit.history
         self.n_iter_ = len(fit.history) - 1
+        self.certificate_ = fit.certificate
 
     def transform(self, X: Any) -> np.ndarray:
         return self.posterior(X)[0]

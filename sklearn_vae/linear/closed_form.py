@@ -7,6 +7,7 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 from sklearn.exceptions import ConvergenceWarning
 
@@ -33,7 +34,7 @@ def closed_form_attributes(
     collapsed = lengths == 0
     # A copy, because a view would keep all components in memory.
     components = xp.asarray(spectrum.components[:k, :], dtype=float_dtype, copy=True)
-    mean = xp.astype(spectrum.mean, float_dtype)
+    mean, remainder = _rounded_mean(spectrum, float_dtype)
     loadings = components.T * xp.astype(lengths, float_dtype)
     # A sum of weights below 2 cannot be read as a number of samples.
     bessel = n_samples / (n_samples - 1) if n_samples >= 2 else 1.0
@@ -54,9 +55,24 @@ def closed_form_attributes(
         "collapsed_dims_": xp.nonzero(collapsed)[0],
         "_spectrum": replace(spectrum.leading(k), components=components),
         "certificate_": spectrum.certificate(k, noise_variance, dtype),
-        "_gaussian": LowRankGaussian(mean, loadings, sigma2) if is_regular else None,
+        "_gaussian": LowRankGaussian(mean, loadings, sigma2, remainder) if is_regular else None,
         **_bounds(spectrum, kappa, collapsed, sigma2, noise_variance, float_dtype),
     }
+
+
+def _rounded_mean(spectrum: Spectrum, dtype: Any) -> tuple[Array, Array | None]:
+    """Round the mean; return its remainder too, or None if the mean is not far from zero."""
+    xp = array_namespace(spectrum.mean)
+    mean = xp.astype(spectrum.mean, dtype, copy=False)
+    with np.errstate(over="ignore"):
+        is_far = float(xp.vecdot(spectrum.mean, spectrum.mean)) > 10.0 * spectrum.total_variance
+    if not is_far:
+        return mean, None
+    remainder = spectrum.remainder
+    if mean.dtype != spectrum.mean.dtype:
+        low = spectrum.mean - xp.astype(mean, spectrum.mean.dtype)
+        remainder = xp.astype(low if remainder is None else low + remainder, dtype)
+    return mean, remainder
 
 
 def warn_unless_converged(

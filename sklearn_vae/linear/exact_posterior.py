@@ -24,7 +24,7 @@ from sklearn_vae.gaussian.arrays import (
     to_device_of,
     wide_float,
 )
-from sklearn_vae.gaussian.centered import canonical, project
+from sklearn_vae.gaussian.centered import canonical, project, subtract_mean
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.observed import Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum
@@ -295,6 +295,12 @@ class ExactPosteriorModel(LatentModel):
         W, mean, host_X = (
             to_host(array).astype(np.float64) for array in (self.loadings_, self.mean_, X)
         )
+        remainder = None if self._gaussian is None else self._gaussian.remainder
+        center = np.zeros_like(mean)
+        if remainder is not None:  # as in the density of complete samples
+            low = to_host(remainder).astype(np.float64)
+            host_X = subtract_mean(host_X, mean, low)
+            center, mean = mean + low, center
         try:
             with np.errstate(invalid="ignore", over="ignore"):
                 result = function(host_X, Parameters(W, mean, self.noise_variance_), **options)
@@ -305,6 +311,8 @@ class ExactPosteriorModel(LatentModel):
                 "compared with the loadings. Set noise_variance or use a smaller n_components."
             ) from error
         arrays = result if isinstance(result, tuple) else (result,)
+        if function is observed.impute:
+            arrays = (arrays[0] + center, *arrays[1:])
         if any(array is not None and np.isnan(array).any() for array in arrays):
             raise ValueError(
                 f"X must have samples closer to mean_ for {method}: the squares of observed values "
@@ -348,7 +356,9 @@ class ExactPosteriorModel(LatentModel):
         tuned = copy.copy(self)
         sigma2 = gaussian.best_noise_variance(X, self.components_)
         tuned.noise_variance_ = sigma2
-        tuned._gaussian = LowRankGaussian(gaussian.mean, gaussian.loadings, sigma2)
+        tuned._gaussian = LowRankGaussian(
+            gaussian.mean, gaussian.loadings, sigma2, gaussian.remainder
+        )
         if sigma2 > 0:
             lengths = (to_host(self.loadings_).astype(np.float64) ** 2).sum(axis=0)
             tuned.mutual_information_ = 0.5 * float(np.log1p(lengths / sigma2).sum())

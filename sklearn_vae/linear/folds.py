@@ -299,7 +299,7 @@ class GramFolds:
         w = self._weights_of(every)
         xp = array_namespace(w)
         K = self._centered_gram(every, w * (data.n / float(xp.sum(w))))[0]
-        return spectrum_of_gram(data, k, K)
+        return replace(spectrum_of_gram(data, k, K), remainder=data.remainder)
 
 
 def _total(X: Any, weights: Array | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from sklearn_vae.gaussian.eigensolvers import (
     choose_solver,
     count_components,
     decompose_summary,
+    recentered,
     summarize,
 )
 from sklearn_vae.gaussian.moments import Moments
@@ -172,11 +174,13 @@ class PPCA(ExactPosteriorModel):
         values.
     n_iter_ : int
         Number of EM iterations; 1 if X has no missing values.
-    certificate_ : Certificate
+    certificate_ : Certificate or Stationarity
         Bounds on the distance from the exact solution: enclosures of the eigenvalues, the angle
         between the span of the components and the leading eigenvectors, variance that was missed,
         and nats per sample below the maximum of the likelihood. `print` shows it as a sentence. If
-        X has missing values, nothing is certified, because the likelihood may have other maxima.
+        X has missing values, it has `remaining_gain`, which EM predicts up to the nearest maximum,
+        in nats per sample, and `gradient_norm`. The gradient is with respect to W and the mean,
+        divided by the root mean square of the centered values, and log sigma2.
     entropy_bound_ : float
         Sum of three entropies in nats per sample. It equals `elbo_`, unless `noise_variance` is
         fixed at a value other than the maximum likelihood estimate.
@@ -314,14 +318,17 @@ class PPCA(ExactPosteriorModel):
         check_fits_together(shape, n_samples, self.n_components, solver)
         if not isinstance(summary, Moments):
             check_components_fit(shape, self.n_components, solver)
+        is_auto = self.svd_solver == "auto"
         spectrum = decompose_summary(
             summary,
             self.n_components,
             solver,
             n_counted=counted,
             tol=self.tol,
+            refine=recentered(kept, summary, weights, mapped=mapped) if is_auto else None,
             **self._solver_options(),
         )
+        spectrum = replace(spectrum, remainder=summary.remainder)
         warn_unless_converged(spectrum, self.n_components, solver, self.tol)
         return Decomposition(spectrum, n_samples, float_name(X), counted)
 
@@ -352,6 +359,7 @@ class PPCA(ExactPosteriorModel):
         self.__dict__.update(fitted)
         if fit.em is not None:
             self.kl_per_dim_ = to_device_of(self.mean_, fit.em.kl_per_dim)
+            self.certificate_ = fit.em.certificate
             self.entropy_bound_ = fit.em.entropy_bound
             self.elbo_ = float(fit.em.history[-1])
             self.loglike_history_ = to_device_of(fit.spectrum.mean, fit.em.history)
@@ -414,12 +422,12 @@ class PPCA(ExactPosteriorModel):
         """Update the model with a batch of samples.
 
         The update is exact: any sequence of batches gives the same model as one `fit` of all
-        samples. Each call decomposes the scatter matrix in `moments_`, whatever `svd_solver` is.
+        samples. Each call decomposes the scatter matrix in `moments_`. `svd_solver` is ignored.
 
         `partial_fit` continues a model that `partial_fit` or `from_moments` began. A model from
-        `fit` has no `partial_fit`, whatever the solver and the shape of X: `fit` does not keep the
-        d x d scatter matrix, which most solvers do not compute and which would make a fitted model
-        much larger than PCA's. Pass the first samples to `partial_fit` instead.
+        `fit` has no `partial_fit`, for any solver and any shape of X: `fit` does not keep the d x d
+        scatter matrix, which most solvers do not compute and which would make a fitted model much
+        larger than PCA's. Pass the first samples to `partial_fit` instead.
 
         Parameters
         ----------

@@ -18,6 +18,7 @@ from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose
 from sklearn_vae.gaussian.em import averages, expectation_maximization
 from sklearn_vae.gaussian.observed import IncompleteData, Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum, with_positive_peaks
+from sklearn_vae.gaussian.stationarity import Stationarity
 from sklearn_vae.linear.checks import check_squares_fit
 from sklearn_vae.validation import check_memory, is_integer
 
@@ -26,6 +27,9 @@ BY_EM = Accuracy(method="EM")
 
 # Default tolerance of EM in nats per sample.
 EM_TOLERANCE = 1e-6
+
+# Certificate of constant features.
+_AT_MAXIMUM = Stationarity(0.0, 0.0, converged=True, is_exact=True, objective="log-likelihood")
 
 # A dimension counts as collapsed if |w_h|^2 is at most this share of sigma2.
 COLLAPSED = 1e-6
@@ -40,6 +44,7 @@ class IncompleteFit:
     kl_per_dim: np.ndarray  # of the marginals of the posteriors
     entropy_bound: float
     history: np.ndarray  # average log-likelihood before each iteration and at the end
+    certificate: Stationarity
 
 
 def fit_incomplete(
@@ -94,7 +99,7 @@ def fit_incomplete(
     options |= {"random_state": random_state, "n_counted": n_counted}
     start = _start(data, k, noise_variance, svd_solver, **options)
     try:
-        parameters, history, converged = expectation_maximization(
+        parameters, history, certificate = expectation_maximization(
             data, start, noise_variance=noise_variance, tol=tol, max_iter=max_iter
         )
     except np.linalg.LinAlgError as error:
@@ -105,22 +110,22 @@ def fit_incomplete(
         ) from error
     sigma2 = parameters.noise_variance
     at_limit = noise_variance is None and sigma2 <= least_noise
-    if at_limit or not converged:
-        _warn(k, sigma2, history, tol, max_iter, at_limit=at_limit)
+    if at_limit or not certificate.converged:
+        gain = certificate.remaining_gain
+        _warn(k, sigma2, len(history) - 1, gain, tol, max_iter, at_limit=at_limit)
     U, lengths, _ = np.linalg.svd(parameters.loadings, full_matrices=False)
     lengths = np.where(lengths**2 > COLLAPSED * sigma2, lengths, 0.0)
     V = with_positive_peaks(U.T)
     mean, residual_variance = center + parameters.mean, (X.shape[1] - k) * sigma2
     spectrum = Spectrum(mean, lengths**2 + sigma2, V, residual_variance, 0.0, accuracy=BY_EM)
     kl, entropies = _diagnose(data, Parameters(V.T * lengths, parameters.mean, sigma2))
-    return IncompleteFit(spectrum, sigma2, kl, entropies, history)
+    return IncompleteFit(spectrum, sigma2, kl, entropies, history, certificate)
 
 
 def _warn(
-    k: int, sigma2: float, history: np.ndarray, tol: float, max_iter: int, *, at_limit: bool
+    k: int, sigma2: float, n_iter: int, gain: float, tol: float, max_iter: int, *, at_limit: bool
 ) -> None:
     """Warn that EM ended at the least noise variance or before it converged."""
-    n_iter = len(history) - 1
     if at_limit:
         text = (
             f"The noise variance fell to {sigma2:.2g}, the smallest value that float64 resolves: "
@@ -134,9 +139,9 @@ def _warn(
         )
     else:
         text = (
-            f"EM has not converged after max_iter={max_iter} iterations: the last one raised the "
-            f"log-likelihood by {history[-1] - history[-2]:.2g} nats per sample, more than "
-            f"tol={tol}. Increase max_iter or tol, or use fewer components."
+            f"EM has not converged after max_iter={max_iter} iterations: the log-likelihood can "
+            f"still rise by about {gain:.2g} nats per sample (tol={tol}). Increase max_iter or tol, "
+            "or use fewer components."
         )
     warnings.warn(text, ConvergenceWarning, stacklevel=6)
 
@@ -184,10 +189,12 @@ def _fit_constant(
         mean, np.full(k, sigma2), np.eye(k, d), (d - k) * sigma2, 0.0, accuracy=BY_EM
     )
     if sigma2 == 0.0:
-        return IncompleteFit(spectrum, 0.0, np.zeros(k), math.inf, np.array([math.inf]))
+        history = np.array([math.inf])
+        return IncompleteFit(spectrum, 0.0, np.zeros(k), math.inf, history, _AT_MAXIMUM)
     observed = data.n_values / data.n
     best = -0.5 * observed * (math.log(2 * math.pi) + math.log(sigma2))
-    return IncompleteFit(spectrum, sigma2, np.zeros(k), best - 0.5 * observed, np.array([best]))
+    entropies, history = best - 0.5 * observed, np.array([best])
+    return IncompleteFit(spectrum, sigma2, np.zeros(k), entropies, history, _AT_MAXIMUM)
 
 
 def _diagnose(data: IncompleteData, parameters: Parameters) -> tuple[np.ndarray, float]:

@@ -1,8 +1,8 @@
 """Distributions parametrized by network outputs. Results are sums over the last axis, in nats.
 
-A posterior q(z|x) has `draw(noise)`, which returns an object with `z`, `log_prob()`, `kl(prior)`,
-`entropy()` and `second_moment()`, and `marginals()`, a `DiagonalNormal` of the single dimensions.
-Results without a closed form are averages over the draws.
+A posterior q(z|x) has `draw(noise, weights)`, which returns an object with `z`, `log_prob()`,
+`kl(prior)`, `entropy()` and `second_moment()`, and `marginals()`, a `DiagonalNormal` of the single
+dimensions. Results without a closed form are averages over the draws, with their weights if given.
 """
 
 import math
@@ -18,6 +18,11 @@ LOG_2PI = math.log(2.0 * math.pi)
 def weighted_sum(terms: Tensor, weights: Tensor | None) -> Tensor:
     """Sum terms of shape (..., n_samples), with the weights of the samples if they are given."""
     return terms.sum() if weights is None else (weights * terms).sum()
+
+
+def average(terms: Tensor, weights: Tensor | None) -> Tensor:
+    """Average terms of shape (n_draws, ...) over draws, with weights whose sum is 1 if given."""
+    return terms.mean(0) if weights is None else torch.tensordot(weights, terms, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +63,8 @@ class DiagonalNormal:
         """Normal distribution that draws start from: this one."""
         return self
 
-    def draw(self, noise: Tensor) -> "NormalDraws":
-        """Draw z from noise of shape (n_draws, n_samples, n_components)."""
+    def draw(self, noise: Tensor, weights: Tensor | None = None) -> "NormalDraws":
+        """Draw z from noise of shape (n_draws, n_samples, n_components); weights are ignored."""
         return NormalDraws(self, self.rsample(noise))
 
     def marginals(self, noise: Tensor | None = None) -> "DiagonalNormal":
@@ -133,29 +138,3 @@ class BernoulliLogits:
         # The entropy is even in the logits, and both terms are positive for |logits|.
         size = self.logits.abs()
         return (size * torch.sigmoid(-size) - functional.logsigmoid(size)).sum(-1)
-
-
-# Minimum number of fixed draws.
-FIXED_DRAWS = 32
-
-
-def n_fixed_draws(n_components: int) -> int:
-    """Return the number of fixed draws, which must exceed k to have the covariance I."""
-    return max(FIXED_DRAWS, n_components + 1)
-
-
-def fixed_draws(n_components: int) -> Tensor:
-    """Return seeded normal draws (S, 1, k) with the exact mean 0 and covariance I, in float64.
-
-    If there are enough draws, they come in pairs z, -z, which makes odd moments 0 too.
-    """
-    generator = torch.Generator().manual_seed(0)
-    n_draws = n_fixed_draws(n_components)
-    paired = 2 * n_components <= n_draws
-    shape = (n_draws // (1 + paired), n_components)
-    draws = torch.randn(shape, generator=generator, dtype=torch.float64)
-    if not paired:
-        draws -= draws.mean(0)
-    factor = torch.linalg.cholesky(draws.mT @ draws / len(draws))
-    draws = torch.linalg.solve_triangular(factor, draws.mT, upper=False).mT
-    return (torch.cat([draws, -draws]) if paired else draws)[:, None]

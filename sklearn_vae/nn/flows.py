@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sklearn_vae.nn.distributions import LOG_2PI, DiagonalNormal
+from sklearn_vae.nn.distributions import LOG_2PI, DiagonalNormal, average
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +16,8 @@ class SylvesterFlow:
     with r_ii r~_ii > -1. The determinant of each map is the product of 1 + tanh'(.) r_ii r~_ii,
     because I_k + Q R diag(h') R~ Q' has the determinant of the triangular matrix
     I_m + diag(h') R~ R (van den Berg et al., "Sylvester Normalizing Flows for Variational
-    Inference", 2018). Moments, which have no closed form, are averages over `fixed_noise`.
+    Inference", 2018). Moments, which have no closed form, are averages over `fixed_noise` with
+    `fixed_weights`.
     """
 
     base: DiagonalNormal
@@ -26,8 +27,9 @@ class SylvesterFlow:
     b: Tensor
     log_scale: Tensor
     fixed_noise: Tensor
+    fixed_weights: Tensor
 
-    def draw(self, noise: Tensor) -> "FlowDraws":
+    def draw(self, noise: Tensor, weights: Tensor | None = None) -> "FlowDraws":
         """Draw z from noise of shape (n_draws, n_samples, n_components) or (S, 1, k)."""
         start = self.base.rsample(noise)
         z = start.permute(1, 2, 0)
@@ -42,7 +44,7 @@ class SylvesterFlow:
                 log_det = log_det + torch.log1p((1.0 - height.square()) * rr).sum(1)
                 z = z + torch.matmul(B, height)
         z = z.permute(2, 0, 1) * torch.exp(self.log_scale)
-        return FlowDraws(self.base, noise, start, z, log_det.mT)
+        return FlowDraws(self.base, noise, start, z, log_det.mT, weights)
 
     def rsample(self, noise: Tensor) -> Tensor:
         """Draw z of shape (n_draws, n_samples, n_components)."""
@@ -54,14 +56,16 @@ class SylvesterFlow:
         By default the draws are those of `fixed_noise`, for which the identity gives `base`.
         """
         z = self.draw(self.fixed_noise if noise is None else noise).z
-        variance, mean = torch.var_mean(z, 0, correction=0)
+        weights = self.fixed_weights if noise is None else None
+        mean = average(z, weights)
+        variance = average((z - mean).square(), weights)
         return DiagonalNormal(mean, variance.clamp_min(torch.finfo(z.dtype).tiny).log())
 
     def covariance(self) -> Tensor:
         """Compute the covariance matrices (n, k, k) over `fixed_noise`."""
         z = self.draw(self.fixed_noise).z
-        z = (z - z.mean(0)).permute(1, 2, 0)
-        return z @ z.mT / z.shape[-1]
+        z = (z - average(z, self.fixed_weights)).permute(1, 2, 0)
+        return (self.fixed_weights * z) @ z.mT
 
     @property
     def mean(self) -> Tensor:
@@ -75,7 +79,7 @@ class SylvesterFlow:
 
     def entropy(self) -> Tensor:
         """Compute the entropy of q(z|x) over `fixed_noise`, of shape (n_samples,)."""
-        return self.draw(self.fixed_noise).entropy()
+        return self.draw(self.fixed_noise, self.fixed_weights).entropy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +95,7 @@ class FlowDraws:
     start: Tensor
     z: Tensor
     log_det: Tensor
+    weights: Tensor | None
 
     def log_prob(self) -> Tensor:
         """Compute log q(z|x) of each draw, of shape (n_draws, n_samples)."""
@@ -105,15 +110,15 @@ class FlowDraws:
     def kl(self, prior: DiagonalNormal) -> Tensor:
         """Compute KL(q(z|x) || p(z)), of shape (n_samples,)."""
         change = prior.log_prob(self.start) - prior.log_prob(self.z) - self.log_det
-        return self.base.kl_terms(prior).sum(-1) + change.mean(0)
+        return self.base.kl_terms(prior).sum(-1) + average(change, self.weights)
 
     def entropy(self) -> Tensor:
         """Compute the entropy of q(z|x), of shape (n_samples,)."""
-        return self.base.entropy() + self.log_det.mean(0)
+        return self.base.entropy() + average(self.log_det, self.weights)
 
     def second_moment(self) -> Tensor:
         """Compute E_q z_h^2, of shape (n_samples, n_components)."""
-        change = (self.z.square() - self.start.square()).mean(0)
+        change = average(self.z.square() - self.start.square(), self.weights)
         return self.base.mean.square() + self.base.variance + change
 
 

@@ -110,7 +110,8 @@ class Likelihood(ABC, nn.Module):
     def statistics(self, p: Any, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the weighted sums over samples and draws that `set_optimum` and `terms` need.
 
-        `p` is p(x|z) for S draws of z per sample, and x has the shape (n_samples, n_features).
+        `p` is p(x|z) for S draws of z per sample, and x has the shape (n_samples, n_features). The
+        weights have the shape (n_samples,) or (S, n_samples).
         """
         return torch.stack([weighted_sum(terms, weights) for terms in (p.log_prob(x), p.entropy())])
 
@@ -219,7 +220,7 @@ class GaussianLikelihood(Likelihood):
         """Return the squared residuals of each feature, summed over samples and draws."""
         squares = (x - p.mean).square()
         if weights is not None:
-            squares *= weights[:, None]
+            squares *= weights[..., None]
         return squares.sum((0, 1))
 
     @torch.no_grad()

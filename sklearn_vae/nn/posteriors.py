@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sklearn_vae.nn.distributions import DiagonalNormal, fixed_draws, n_fixed_draws
+from sklearn_vae.nn.cubature import cubature, n_points
+from sklearn_vae.nn.distributions import DiagonalNormal
 from sklearn_vae.nn.flows import SylvesterFlow, householder_columns
 
 # Log-variances are the network's outputs, clamped to this range.
@@ -153,6 +154,7 @@ class SylvesterPosterior(Posterior):
     strict: Tensor
     axes: Tensor
     fixed_noise: Tensor
+    fixed_weights: Tensor
 
     def __init__(
         self,
@@ -173,10 +175,12 @@ class SylvesterPosterior(Posterior):
         self.log_scale = nn.Parameter(torch.zeros(n_components))
         rows, columns = torch.triu_indices(self.rank, self.rank, offset=1)
         axes = torch.eye(n_components)[torch.arange(self.n_householder) % n_components]
+        fixed_noise, fixed_weights = cubature(n_components)
         for name, buffer in [
             ("strict", rows * self.rank + columns),  # indices into the flattened triangle
             ("axes", axes),
-            ("fixed_noise", fixed_draws(n_components)),
+            ("fixed_noise", fixed_noise),
+            ("fixed_weights", fixed_weights),
         ]:
             self.register_buffer(name, buffer, persistent=False)
 
@@ -186,7 +190,7 @@ class SylvesterPosterior(Posterior):
 
     @classmethod
     def n_fixed_draws(cls, n_components: int) -> int:
-        return n_fixed_draws(n_components)
+        return n_points(n_components)
 
     @property
     def _sizes(self) -> tuple[int, ...]:
@@ -202,8 +206,9 @@ class SylvesterPosterior(Posterior):
         v = v.reshape(n, self.n_flows, self.n_householder, self.n_components) + self.axes
         R = self._triangle(r, above)
         R_tilde = self._triangle(r_tilde + 1.0, above_tilde)
-        Q, fixed_noise = householder_columns(v, m), self.fixed_noise.to(h.dtype)
-        return SylvesterFlow(base, Q, R, R_tilde, b, self.log_scale, fixed_noise)
+        Q = householder_columns(v, m)
+        fixed = self.fixed_noise.to(h.dtype), self.fixed_weights.to(h.dtype)
+        return SylvesterFlow(base, Q, R, R_tilde, b, self.log_scale, *fixed)
 
     def _triangle(self, diagonal: Tensor, above: Tensor) -> Tensor:
         m = self.rank

@@ -44,8 +44,8 @@ def save(estimator: Any, path: Any) -> None:
         If the estimator is of another class, or contains something that only code can restore,
         such as a custom network factory, a callback or a cross-validation splitter.
     ValueError
-        If the parameters of a fitted deep model are invalid, a fitted attribute is missing, or the
-        estimator contains far more short lists than numbers.
+        If a parameter that the fitted model needs is invalid, a fitted attribute is missing or
+        invalid, or the estimator contains far more short lists than numbers.
     OSError
         If the file cannot be written. An existing file is then unchanged.
 

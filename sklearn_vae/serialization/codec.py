@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 MAX_DEPTH = 50
 
+# Maximum number of values in a tree, where a list counts each time that it occurs.
+MAX_VALUES = 2**24
+
 # Maximum length of a range, which the user of a file may convert to a list.
 MAX_RANGE = 2**16
 
@@ -54,33 +57,46 @@ class Writer:
         self.tensors: dict[str, NDArray[Any]] = {}
         self.refused: list[str] = []  # "path is value"
         self._path: list[str] = []
-        # Trees by the id of their value, which is kept so that its id is not reused.
-        self._seen: dict[int, tuple[Any, Any]] = {}
+        # Trees and their numbers of values by the id of their value, which is kept so that its id
+        # is not reused.
+        self._seen: dict[int, tuple[Any, Any, int]] = {}
+        self._n_values = 0
 
     def value(self, value: Any, at: str = "") -> Any:
         """Return the tree of a value; `at` is its position in the value that contains it."""
         kind = type(value)
+        self._n_values += 1
         if value is None or kind in (bool, str) or (kind is float and math.isfinite(value)):
             return value
         if kind is int and value.bit_length() < MAX_BITS:
             return value
         self._path.append(at)
+        before = self._n_values
         try:
             if len(self._path) > MAX_DEPTH:
                 raise NotStorableError("nested too deeply")
-            if kind is list:
-                return [self.value(part, f"[{i}]") for i, part in enumerate(value)]
             if id(value) not in self._seen:
-                self._seen[id(value)] = value, ...
-                self._seen[id(value)] = value, self.tagged(value)
+                self._seen[id(value)] = value, ..., 0
+                self._seen[id(value)] = value, self.container(value), self._n_values - before
+            else:
+                self._n_values += self._seen[id(value)][2]
             if (tree := self._seen[id(value)][1]) is ...:
                 raise NotStorableError("a value that contains itself")
+            if self._n_values > MAX_VALUES:
+                raise NotStorableError("a list of lists that occur too often")
             return tree
         except NotStorableError as error:
-            self._seen[id(value)] = value, None  # it is reported only once
+            self._seen[id(value)] = value, None, 0  # it is reported only once
+            self._n_values = before
             self.refuse(str(error))
         finally:
             self._path.pop()
+
+    def container(self, value: Any) -> Any:
+        """Return the tree of a value that is not a plain number or text."""
+        if type(value) is list:
+            return [self.value(part, f"[{i}]") for i, part in enumerate(value)]
+        return self.tagged(value)
 
     def refuse(self, what: str, at: str = "") -> None:
         """Record that the value at the current path cannot be stored."""

@@ -21,14 +21,14 @@ from sklearn_vae.state import (
     state_of,
 )
 
-# Classes whose objects are determined by the arguments of the constructor; the first four are
+# Classes whose objects are determined by the arguments of the constructor; the first five are
 # attributes of fitted models.
 RECORDS = {
+    "Accuracy": "gaussian.certificate",
     "EntropyGap": "gaussian.bounds",
     "Precision": "gaussian.precision",
     "RunningCovariance": "gaussian.online",
     "Spectrum": "gaussian.spectrum",
-    "Stationarity": "gaussian.stationarity",
     **PUBLIC_RECORDS,
 }
 

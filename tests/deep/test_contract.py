@@ -303,6 +303,7 @@ def test_processes_of_joblib_give_what_one_gives():
         np.testing.assert_array_equal(parameters_of(there), parameters_of(clone(model).fit(X)))
 
 
+@pytest.mark.filterwarnings("ignore:The model overfits")
 @each_model
 def test_early_stopping_takes_back_the_best_and_waits_for_the_warm_up(model):
     model = clone(model).set_params(

@@ -258,8 +258,12 @@ def test_fits_within_fits_and_batch_norm():
     np.testing.assert_array_equal(model.score_samples(X), model.score_samples(X))
 
 
+# Of smaller ones see tests/test_extremes.py.
 @pytest.mark.parametrize("model", MODELS, ids=str)
-@pytest.mark.parametrize("learning_rate", [1.0, 10.0, 1e4])
+@pytest.mark.parametrize(
+    "learning_rate",
+    [1e4, *(pytest.param(rate, marks=pytest.mark.slow) for rate in (1.0, 10.0))],
+)
 def test_large_learning_rates_end_in_the_error_or_a_finite_model(model, learning_rate):
     model = copy.deepcopy(model).set_params(learning_rate=learning_rate, max_epochs=8)
     with suppress(FloatingPointError):
@@ -278,6 +282,7 @@ class Interrupt(Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.filterwarnings("ignore:The model overfits")
 @pytest.mark.parametrize("model", MODELS, ids=str)
 @pytest.mark.parametrize("batch", [2, 8])
 def test_an_interrupt_keeps_what_was_learned(model, batch):

@@ -9,7 +9,7 @@ from sklearn.base import clone
 from torch import nn
 
 from sklearn_vae import ConvEncoder, DeepAutoencoder, DeepBernoulliVAE, DeepGaussianVAE
-from sklearn_vae.nn.distributions import fixed_draws
+from sklearn_vae.nn.cubature import cubature
 from tests.deep.data import make_rows
 from tests.helpers import name_of
 
@@ -107,16 +107,16 @@ def elbo_oracle(model, data):
     """ELBO of each sample from posterior and conditional alone, with the draws of `score`."""
     mean, variance = model.posterior(data)
     total = np.zeros(len(data))
-    draws = np.asarray(fixed_draws(model.n_components_)).reshape(-1, model.n_components_)
-    for draw in draws:
+    points, weights = map(np.asarray, cubature(model.n_components_))
+    for draw, weight in zip(points[:, 0], weights, strict=True):
         p, spread = model.conditional(mean + np.sqrt(variance) * draw)
         if isinstance(model, DeepBernoulliVAE):
-            total += (data * np.log(p) + (1 - data) * np.log1p(-p)).sum(axis=1)
+            total += weight * (data * np.log(p) + (1 - data) * np.log1p(-p)).sum(axis=1)
         else:
             terms = np.log(2 * np.pi * spread) + (data - p) ** 2 / spread
-            total -= 0.5 * terms.sum(axis=1)
+            total -= 0.5 * weight * terms.sum(axis=1)
     kl = 0.5 * (mean**2 + variance - 1 - np.log(variance)).sum(axis=1)
-    return total / len(draws) - kl
+    return total - kl
 
 
 @pytest.mark.parametrize("network", [Network, CenteredInPlace, RectifiedInPlace, Normalized])

@@ -91,7 +91,7 @@ def test_category_i_of_the_linear_model():
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_category_ii_noise_variance_fixed_too_large(deep):
-    X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25])
+    X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25], n=300)
     model = train(X, 3, noise_variance=5.0, max_epochs=60) if deep else PPCA(3, noise_variance=5.0)
     report = diagnose(model.fit(X), X)
     found = finding(report, "ii")
@@ -359,7 +359,7 @@ def test_rows_with_little_noise_of_their_own_are_no_harm():
 
 
 def test_numbers_that_are_reproduced_without_noise_are_found_in_any_row():
-    X = load_digits().data  # pixels that are 0 in nearly all images
+    X = DIGITS  # pixels that are 0 in nearly all images
     options = {
         "noise_model": "heteroscedastic",
         "kl_warmup_epochs": 10,

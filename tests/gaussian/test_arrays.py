@@ -47,6 +47,7 @@ def test_no_rows_are_one_empty_block_and_a_block_has_some_rows_at_least():
     [
         list, np.asarray, lambda w: np.array(w[::-1])[::-1], torch.tensor,
         lambda w: torch.tensor(w, requires_grad=True), array_api_strict.asarray,
+        lambda w: array_api_strict.asarray(w, device=array_api_strict.Device("device1")),
     ],
 )  # fmt: skip
 def test_weights_of_another_library_are_converted(of_samples, of_weights):

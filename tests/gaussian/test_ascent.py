@@ -26,6 +26,35 @@ def one_step_of_coordinate_ascent(S, W, sigma2, learn_noise):
     return p._replace(noise_variance=LinearElbo(S).residual(p) / D if learn_noise else sigma2)
 
 
+def test_without_tolerance_iterations_go_on_to_the_last():
+    rng = np.random.default_rng(0)
+    elbo = LinearElbo(np.diag(np.geomspace(9.0, 0.1, 40)))
+    start = rng.normal(size=(40, K))
+    steps = list(maximize(elbo, start, K, 0.1, tol=0.0, max_iter=60))
+    assert [step.done for step in steps] == [False] * 60
+    tolerant = list(maximize(elbo, start, K, 0.1, tol=1e-6, max_iter=60))
+    assert [step.done for step in tolerant] == [False] * (len(tolerant) - 1) + [True]
+    assert len(tolerant) < 60
+    assert steps[-1].bound == pytest.approx(tolerant[-1].bound, abs=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m"), [(4, 4), (4, 5), (60, D)])
+def test_a_start_with_as_many_columns_as_samples_or_features_is_complete(n, m):
+    X = make_rows()[:n]
+    R = X - X.mean(axis=0)
+    elbo = LinearElbo(centered=R) if n < D else LinearElbo(R.T @ R / n)
+    start = np.random.default_rng(0).normal(size=(D, m))
+    (found,) = maximize(elbo, start, 2, 0.1)
+    assert found.done
+    values, U = np.linalg.eigh(R.T @ R / n)
+    np.testing.assert_allclose(found.values[:2], values[::-1][:2], rtol=1e-9)
+    np.testing.assert_allclose(
+        np.abs(U[:, -2:].T @ found.directions[:, :2]), np.eye(2)[::-1], atol=1e-7
+    )
+    expected = PPCA(2, noise_variance=0.1).fit(X).score(X)
+    assert found.bound == pytest.approx(expected, rel=1e-8)
+
+
 @pytest.mark.parametrize("learn_noise", [True, False])
 @pytest.mark.parametrize("m", [3, 4])
 @pytest.mark.parametrize("seed", range(4))

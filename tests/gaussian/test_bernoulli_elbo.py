@@ -79,6 +79,23 @@ def test_terms_are_those_of_draws():
     assert (np.abs(entropy.mean(0).numpy() - expected) < 5 * error).all()
 
 
+@pytest.mark.parametrize("n", [40, 1500])
+def test_weights_are_repetitions(n):
+    X, p = make_bits(n), make_parameters()
+    counts = np.random.default_rng(1).integers(1, 4, size=n)
+    weights, repeated = counts / counts.mean(), np.repeat(X, counts, axis=0)
+    found, gradients = LinearBernoulliElbo(X.T.copy(), weights).value_and_gradients(p)
+    expected, others = LinearBernoulliElbo(repeated.T.copy()).value_and_gradients(p)
+    assert found == pytest.approx(expected, rel=1e-8)
+    for gradient, other in zip(gradients, others, strict=True):
+        np.testing.assert_allclose(gradient, other, rtol=1e-6, atol=1e-8)
+    each = SamplePosteriors(p.W, p.mu)
+    found = each.value_and_gradients(X, *each.start(n), weights)
+    expected = each.value_and_gradients(repeated, *each.start(len(repeated)))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("n", [40, 3000])
 def test_gradients_are_those_of_differences(n):
     # Of many rows those of tables.
@@ -187,6 +204,23 @@ def test_posteriors_are_stationary_and_unique(scale):
                 log_moved = np.square(S * np.exp(sign * h * np.eye(K)[axis]))
                 moved = sample_terms(X, p.W, p.mu, M, log_moved).bound
                 assert (moved <= best + 1e-11 * max(scale, 1)).all()
+
+
+@pytest.mark.parametrize(("scale", "most"), [(0.3, 5), (1.0, 7), (5.0, 11), (20.0, 13)])
+def test_posteriors_take_few_steps_of_newton(scale, most):
+    for seed in range(3):
+        X, p = make_bits(seed=seed), make_parameters(seed, scale=scale)
+        posteriors, sizes = SamplePosteriors(p.W, p.mu), []
+        derivatives = posteriors._derivatives
+
+        def counted(bits, *others, derivatives=derivatives, sizes=sizes):
+            sizes.append(len(bits))
+            return derivatives(bits, *others)
+
+        posteriors._derivatives = counted
+        posteriors.solve(X, *posteriors.start(len(X)))
+        assert 3 < len(sizes) <= most
+        assert sizes == sorted(sizes, reverse=True)  # those that have ended are left out
 
 
 def test_derivatives_of_rows_are_those_of_differences():

@@ -7,7 +7,12 @@ import pytest
 from scipy import sparse
 
 from sklearn_vae import LowRankGaussian, Moments
-from sklearn_vae.gaussian.centered import DenseCentered, SparseCentered, project
+from sklearn_vae.gaussian.centered import (
+    DenseCentered,
+    SparseCentered,
+    centered_data,
+    project,
+)
 from tests.helpers import to_numpy
 
 EPS = 2.0**-52
@@ -175,6 +180,34 @@ def test_density_and_posterior_of_sparse_rows(container, noise_variance, offset)
     np.testing.assert_allclose(gaussian.log_prob(container(X)), dense, rtol=1e-9)
     posterior = gaussian.posterior_mean(X)
     np.testing.assert_allclose(gaussian.posterior_mean(container(X)), posterior, atol=1e-8)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+@pytest.mark.parametrize("density", [0.02, 0.5])  # products of sparse and of dense blocks
+def test_products_of_sparse_rows_with_each_other(density, offset, weighted):
+    X = make_sparse(density=density, offset=offset, d=90)
+    X[:, 3] += 0.5 * (offset == 0.0)  # a mean that is subtracted from products
+    weights = np.random.default_rng(1).choice([0.3, 1.0, 4.0], size=len(X)) if weighted else None
+    rows = centered_data(sparse.csr_array(X), weights)
+    assert isinstance(rows, SparseCentered)
+    assert rows._is_full == (density > 0.1)
+    R, _ = exact(X, weights)
+    c = scale_between(rows, X, weights)
+    close = {"rtol": 0, "atol": 1e-12 * max(1.0, offset) ** 0.5 + 16 * EPS * offset}
+    np.testing.assert_allclose(rows.gram(), (c * R @ R.T).astype(float), **close)
+    np.testing.assert_allclose(rows.scatter(), (c * R.T @ R).astype(float), **close)
+
+
+def test_squares_that_overflow_are_an_error():
+    for X in (np.array([[1e200], [-1e200]]), np.array([[1.0], [np.nan]])):
+        rows = centered_data(X, None)
+        assert not rows.is_finite
+        with pytest.raises(ValueError, match="centered data are NaN or overflow float64"):
+            rows.check_finite()
+    assert isinstance(rows, DenseCentered)
+    assert centered_data(np.eye(2, dtype=np.float32), None, wide=True).dtype == np.float64
+    assert centered_data(np.eye(2, dtype=np.float32), None).dtype == np.float32
 
 
 def test_density_of_a_square_model_of_sparse_rows():

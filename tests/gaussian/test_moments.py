@@ -251,6 +251,25 @@ def test_errors(X, weights, message):
         Moments.of(X, weights)
 
 
+def test_sums_start_at_0():
+    X = np.random.default_rng(0).normal(size=(9, 2))
+    found, whole = sum([Moments.of(X[:4]), Moments.of(X[4:])]), Moments.of(X)
+    assert found.n == 9
+    np.testing.assert_allclose(found.scatter, whole.scatter)
+    with pytest.raises(TypeError):
+        1 + Moments.of(X)
+    with pytest.raises(ValueError, match="mean must have a real floating dtype, got int64"):
+        Moments(1.0, np.zeros(2, dtype=np.int64), np.zeros((2, 2)))
+
+
+def test_moments_of_no_samples_and_of_other_dtypes():
+    nothing = Moments(0.0, np.zeros(2), np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="requires at least one sample, but n is 0"):
+        nothing.covariance  # noqa: B018
+    with pytest.raises(ValueError, match="dtype must be 'float64', 'float32' or '', got 'int8'"):
+        Moments(1.0, np.zeros(2), np.zeros((2, 2)), dtype="int8")
+
+
 def test_only_moments_of_the_same_features_add():
     with pytest.raises(ValueError, match="same number of features, got 2 and 3"):
         Moments.of(np.zeros((1, 2))) + Moments.of(np.zeros((1, 3)))
@@ -281,7 +300,6 @@ class TestWhatIsKnownOfTheData:
         for both in (coarse + fine, fine + coarse):
             assert (both.count, both.dtype) == (9, "float64")
             assert both.precision == coarse.precision != fine.precision
-        assert coarse.rescaled(8.0).count == 4
         nothing = Moments(0.0, np.zeros(2), np.zeros((2, 2)))
         assert nothing.count == 0
         assert (coarse + nothing).dtype == (nothing + coarse).dtype == "float32"

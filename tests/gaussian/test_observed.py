@@ -6,7 +6,7 @@ from scipy.stats import multivariate_normal
 from threadpoolctl import ThreadpoolController
 
 from sklearn_vae.gaussian import observed
-from sklearn_vae.gaussian.em import Sums, averages, expectation_maximization, maximize
+from sklearn_vae.gaussian.em import Sums, averages, expectation_maximization, gradient, maximize
 from sklearn_vae.gaussian.observed import (
     IncompleteData,
     Parameters,
@@ -128,11 +128,13 @@ def test_the_likelihood_never_falls(seed, share, noise_variance):
     X, start = make_case(n=80, d=8, k=3, share=share, seed=seed)
     X[:8] = np.where(np.isnan(X[:8]), 1.0, X[:8])  # something of every feature
     rows = IncompleteData(X, np.nanmean(X, axis=0), 3)
-    parameters, history, converged = expectation_maximization(
+    parameters, history, certificate = expectation_maximization(
         rows, start, noise_variance=noise_variance, tol=1e-9, max_iter=3000
     )
     assert (np.diff(history) >= -1e-12).all()
-    assert converged
+    assert certificate.converged
+    assert 0.0 <= certificate.remaining_gain < 1e-7
+    assert certificate.gradient_norm < 1e-3
     if noise_variance is not None:
         assert parameters.noise_variance == noise_variance
     # A maximum: no parameters nearby have more.
@@ -246,6 +248,40 @@ def test_least_noise_is_a_share_of_the_least_variance_or_the_rounding_of_squares
     assert least(np.array([0.0, 0.0, 0.0, 0.0, 1.0])) == 0.0
 
 
+@pytest.mark.parametrize(
+    "case",
+    [{}, {"patterns": 5}, {"n": 300, "patterns": 60}, {"n": 60, "d": 30, "k": 20}],
+    ids=str,
+)
+@pytest.mark.parametrize("noise_variance", [None, 0.3])
+def test_weights_are_repetitions(case, noise_variance):
+    X, parameters = make_case(**case)
+    weights = np.random.default_rng(1).integers(1, 4, size=len(X))
+    about = Parameters(parameters.loadings, 0 * parameters.mean, parameters.noise_variance)
+    k = parameters.loadings.shape[1]
+    once = IncompleteData(X, parameters.mean, k, weights.astype(float))
+    repeated = IncompleteData(np.repeat(X, weights, axis=0), parameters.mean, k)
+    assert (once.n, once.n_values) == (repeated.n, repeated.n_values)
+    one, other = Sums.of(once, about), Sums.of(repeated, about)
+    for found, expected in zip(one, other, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    for found, expected in zip(averages(once, about), averages(repeated, about), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    step = maximize(once, one, about, noise_variance)
+    expected = maximize(repeated, other, about, noise_variance)
+    np.testing.assert_allclose(step.loadings, expected.loadings, atol=1e-7)
+    np.testing.assert_allclose(step.mean, expected.mean, atol=1e-7)
+    assert step.noise_variance == pytest.approx(expected.noise_variance, rel=1e-7)
+
+
+@pytest.mark.parametrize("size", [2, 20])
+def test_inverses_need_positive_definite_matrices(size):
+    M = np.eye(size)
+    M[-1, -1] = -1.0
+    with pytest.raises(np.linalg.LinAlgError):
+        observed._inverse(np.stack([np.eye(size), M], axis=2))
+
+
 def test_threads_of_blas_are_given_back():
     before = [lib["num_threads"] for lib in ThreadpoolController().info()]
     X, parameters = make_case(n=600, d=30, k=20)
@@ -273,3 +309,35 @@ def test_small_noise_costs_no_digits(noise, n_patterns, far):
         log_det = 2 * np.log(np.abs(np.diag(R))).sum() + (o.sum() - 2) * np.log(noise**2)
         expected = -0.5 * (distance + log_det + o.sum() * np.log(2 * np.pi))
         assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_is_that_of_differences(weighted):
+    X, at = make_case(n=40, d=5, k=2, share=0.3, seed=0)
+    weights = np.linspace(0.5, 2.0, len(X)) if weighted else None
+    rows = IncompleteData(X, np.nanmean(X, axis=0), 2, weights)
+
+    def value(W, mean, log_noise):
+        parameters = Parameters(W, mean, float(np.exp(log_noise)))
+        return Sums.of(rows, parameters).log_likelihood / rows.n
+
+    here = (at.loadings, at.mean, np.log(at.noise_variance))
+    derivatives = gradient(rows, Sums.of(rows, at), at)
+    rng = np.random.default_rng(0)
+    for i, derivative in enumerate(derivatives):
+        step = 1e-5 * rng.normal(size=np.shape(here[i]))
+        ends = [[*here[:i], here[i] + sign * step, *here[i + 1 :]] for sign in (1.0, -1.0)]
+        difference = 0.5 * (value(*ends[0]) - value(*ends[1]))
+        assert np.sum(derivative * step) == pytest.approx(difference, rel=1e-6)
+
+
+@pytest.mark.parametrize("noise_variance", [None, 0.5])
+@pytest.mark.parametrize("max_iter", [2, 6])
+def test_the_certificate_of_em_is_near_what_is_left(max_iter, noise_variance):
+    X, start = make_case(n=80, d=8, k=3, share=0.3, seed=0)
+    rows = IncompleteData(X, np.nanmean(X, axis=0), 3)
+    options = {"noise_variance": noise_variance, "tol": 1e-13}
+    best = expectation_maximization(rows, start, max_iter=5000, **options)[1][-1]
+    _, history, certificate = expectation_maximization(rows, start, max_iter=max_iter, **options)
+    assert not certificate.converged
+    assert 0.1 < certificate.remaining_gain / (best - history[-1]) < 3.0

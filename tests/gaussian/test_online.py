@@ -56,6 +56,29 @@ def test_weight_mean_and_trace_are_exact(forgetting):
     assert (np.diff(running.values) <= 0).all()
 
 
+def test_weights_are_repetitions():
+    X, Y = make_rows(30), make_rows(25, seed=1)
+    rng = np.random.default_rng(2)
+    w, v = rng.integers(1, 4, size=30), rng.integers(1, 4, size=25)
+    found = RunningCovariance.of(X, K, w.astype(float)).add(Y, 0.9, v.astype(float))
+    expected = RunningCovariance.of(np.repeat(X, w, axis=0), K).add(np.repeat(Y, v, axis=0), 0.9)
+    assert found.n == pytest.approx(expected.n)
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-10)
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-9)
+    assert distance(found.directions, expected.directions) < 1e-9
+    assert found.total_variance == pytest.approx(expected.total_variance)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e160])
+def test_variances_are_above_0_and_finite(size):
+    X = size * make_rows(5)
+    with pytest.raises(ValueError, match="squares are finite in float64, got a total variance of"):
+        RunningCovariance.of(X, K)
+    if size:
+        with pytest.raises(ValueError, match="got a total variance of inf"):
+            RunningCovariance.of(make_rows(5), K).add(X)
+
+
 def test_rows_of_no_more_dimensions_than_are_kept_lose_nothing():
     X = make_rows(60, rank=K)
     running, moments = follow(X, [7, 20, 13]), Moments.of(X)

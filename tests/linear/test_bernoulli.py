@@ -8,6 +8,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from scipy.linalg import subspace_angles
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -23,6 +24,7 @@ from sklearn_vae.gaussian.bernoulli_elbo import (
     SamplePosteriors,
     sample_terms,
 )
+from sklearn_vae.gaussian.trust_region import Point
 from sklearn_vae.linear import bernoulli_fit
 from sklearn_vae.linear.bernoulli import BernoulliPPCA
 from sklearn_vae.linear.bernoulli_fit import maximize
@@ -288,40 +290,65 @@ def test_whitening(shape):
 def test_what_is_climbed_has_the_gradient_of_differences(model, monkeypatch):
     def check(function, start, *options):
         at = start + 0.1 * np.random.default_rng(0).normal(size=len(start))
-        gradient, h = function(at)[1], 1e-4
+        gradient, h = function(at).gradient, 1e-4
         for i, found in enumerate(gradient):
             step = h * (np.arange(len(at)) == i)
-            expected = (function(at + step)[0] - function(at - step)[0]) / (2 * h)
+            expected = (function(at + step).value - function(at - step).value) / (2 * h)
             assert found == pytest.approx(expected, abs=1e-7)
+        # Products with the Hessian, in short precision, and the curve that a step follows.
+        u, h = np.random.default_rng(1).normal(size=len(at)), 1e-4
+        ahead, behind = (function(function.move(at, sign * h * u)) for sign in (1.0, -1.0))
+        point = function(at)
+        assert point.gradient @ u == pytest.approx((ahead.value - behind.value) / (2 * h), rel=1e-5)
+        ahead, behind = function(at + h * u).gradient, function(at - h * u).gradient
+        product = function(at).curvature(u)
+        np.testing.assert_allclose(product, (behind - ahead) / (2 * h), atol=2e-5)
+        assert np.abs(product).max() > 0.1
+        inverse = np.stack([point.precondition(e) for e in np.eye(len(at))])
+        np.testing.assert_allclose(inverse, inverse.T, rtol=1e-4, atol=1e-6)
+        assert np.linalg.eigvalsh(inverse + inverse.T).min() > 0.0
         return maximize(function, start, *options)
 
     monkeypatch.setattr(bernoulli_fit, "maximize", check)
     clone(model).fit(X[:40, :6])
 
 
-def test_climbing_ends_where_it_says():
-    def bowl(x):
-        return -0.5 * x @ (scales * x), -scales * x
+class Bowl:
+    """-x'Sx / 2 with a diagonal S."""
 
-    scales = np.geomspace(1, 1e3, 30)
-    x, history, converged = maximize(bowl, np.ones(30), 1000, 1e-9)
-    assert converged
-    assert history[0] == pytest.approx(-0.5 * scales.sum())
-    assert -1e-7 < history[-1] <= 0
-    assert history[-1] == bowl(x)[0]
-    assert len(history) < 300
-    _, history, converged = maximize(bowl, np.ones(30), 12, 1e-9)
-    assert not converged
-    assert len(history) == 13
+    def __init__(self, scales):
+        self.scales = scales
+
+    def __call__(self, x):
+        value, gradient = -0.5 * x @ (self.scales * x), -self.scales * x
+        return Point(value, gradient, lambda u: self.scales * u, lambda u: u)
+
+    def move(self, x, step):
+        return x + step
+
+
+def test_climbing_ends_where_it_says():
+    bowl = Bowl(np.geomspace(1, 1e3, 30))
+    x, history, certificate = maximize(bowl, np.ones(30), 1000, 1e-9)
+    assert certificate.converged
+    assert history[0] == pytest.approx(-0.5 * bowl.scales.sum())
+    assert -1e-9 <= history[-1] <= 0
+    assert certificate.remaining_gain == pytest.approx(-history[-1], rel=0.05)
+    assert history[-1] == bowl(x).value
+    assert certificate.gradient_norm == np.linalg.norm(bowl.scales * x)
+    assert len(history) < 30
+    _, history, certificate = maximize(bowl, np.ones(30), 2, 1e-9)
+    assert not certificate.converged
+    assert len(history) == 3
 
 
 @each_model
 def test_a_fit_that_ends_early_says_so(model):
-    model = clone(model).set_params(max_iter=5)
-    text = r"not converged after 5 iterations \(max_iter=5\): the last 5 raised .* \(tol=1e-06\)"
+    model = clone(model).set_params(max_iter=3)
+    text = r"not converged after 3 iterations \(max_iter=3\): .* by about .* nats .* \(tol=1e-06\)"
     with pytest.warns(ConvergenceWarning, match=text):
         model.fit(X)
-    assert model.n_iter_ == 5
+    assert model.n_iter_ == 3
     # A warning that is an error is one before the model of an earlier fit is gone.
     with warnings.catch_warnings(action="error"), pytest.raises(ConvergenceWarning):
         model.fit(X[:, :5])
@@ -439,12 +466,12 @@ def test_a_feature_that_is_almost_constant(model, entry):
 
 @pytest.mark.parametrize("sign", [-1.0, np.nan])
 def test_a_search_that_fails_is_not_taken_for_the_end(sign):
-    def function(numbers):
-        value = -float(((numbers - 1.0) ** 2).sum())
-        return value, sign * -2.0 * (numbers - 1.0)
+    class Wrong(Bowl):
+        def __call__(self, x):
+            point = super().__call__(x - 1.0)
+            return point._replace(gradient=sign * point.gradient)
 
-    converged = maximize(function, np.zeros(3), 100, 1e-9)[2]
-    assert not converged
+    assert not maximize(Wrong(np.ones(3)), np.zeros(3), 100, 1e-9)[2].converged
 
 
 @pytest.mark.parametrize("kind", [float, np.float32, np.float64])
@@ -498,3 +525,50 @@ def test_methods_ask_for_a_fit_and_for_what_fits():
         FITTED[0].sample(0)
     with pytest.raises(ValueError, match=r"n_samples must be an integer >= 1, got 0\."):
         FITTED[0].log_likelihood(X, 0)
+
+
+def climb_by_lbfgs(model, rows):
+    """The maximum from a fitted model by L-BFGS, over V and the logarithm of D."""
+    W, mu = model.loadings_, model.intercept_
+    elbo, sizes = LinearBernoulliElbo(rows.T.copy()), np.cumsum([W.size, mu.size, W.size])
+    start = [W.ravel(), mu, model.encoder_weights_.ravel(), np.log(model.encoder_variance_)]
+
+    def loss(x):
+        W_, mu_, V, log_D = np.split(x, sizes)
+        D = np.exp(log_D)
+        p = BernoulliParameters(W_.reshape(W.shape), mu_, V.reshape(W.T.shape), D)
+        value, g = elbo.value_and_gradients(p)
+        return -value, -np.concatenate([g.W.ravel(), g.mu, g.V.ravel(), g.D * D])
+
+    options = {"maxiter": 5000, "maxfun": 20000, "ftol": 0.0, "gtol": 1e-9, "maxcor": 30}
+    return -minimize(loss, np.concatenate(start), jac=True, method="L-BFGS-B", options=options).fun
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_certificate_is_what_lbfgs_still_finds(k):
+    model = BernoulliPPCA(k, random_state=0).fit(X)
+    best = climb_by_lbfgs(model, X)
+    assert model.certificate_.converged
+    assert not model.certificate_.is_exact
+    assert -1e-10 < best - model.elbo_ < 2e-6
+    loose = BernoulliPPCA(k, tol=2e-4, random_state=0).fit(X)
+    gain = loose.certificate_.remaining_gain
+    assert 1e-7 < gain < 2e-4
+    assert gain == pytest.approx(climb_by_lbfgs(loose, X) - loose.elbo_, rel=0.3)
+    assert f"can rise by about {gain:.2g} nats per sample" in str(loose.certificate_)
+    assert loose.certificate_.gradient_norm > model.certificate_.gradient_norm
+
+
+def test_few_iterations_suffice_if_bits_can_be_predicted_exactly():
+    # The loadings and a valley of transformed latents extend to infinity.
+    rows = (np.random.default_rng(0).uniform(size=(40, 60)) < 0.3).astype(float)
+    model = BernoulliPPCA(4, random_state=0).fit(rows)
+    assert model.n_iter_ < 60
+    assert climb_by_lbfgs(model, rows) - model.elbo_ < 1e-4
+
+
+@each_model
+def test_a_spare_latent_does_not_stop_the_ascent(model):
+    model = clone(model).set_params(n_components=5).fit(X)
+    assert model.n_iter_ < 60
+    assert model.elbo_ > FITTED[model.inference == "per_sample"].elbo_ + 0.05

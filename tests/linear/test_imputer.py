@@ -224,3 +224,37 @@ def test_the_model_within_has_the_parameters_that_were_given(noise_variance):
         expected = PPCA(1, **options).get_params()
         assert imputer.ppca_.get_params() == expected
         assert imputer.ppca_.noise_variance_ > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("indicator_", 3, "indicator_ must be None or booleans, got 3"),
+        ("indicator_", np.ones(7), "indicator_ must be None or booleans"),
+        (
+            "indicator_",
+            np.ones(6, bool),
+            "indicator_ must be None or one boolean for each of 7 fea",
+        ),
+        ("_observed", np.ones(7), "_observed must be booleans"),
+        ("_observed", np.arange(7) > 0, "ppca_ must be a PPCA of the 6 observed features"),
+        ("ppca_", 3, "ppca_ must be a PPCA of the 7 observed features"),
+        ("ppca_", PPCA(1), "ppca_ must be a PPCA of the 7 observed features"),
+        ("ppca_", PPCAImputer(1), "ppca_ must be a PPCA of the 7 observed features"),
+    ],
+)
+def test_states_that_do_not_fit(name, value, message):
+    state = PPCAImputer(2, add_indicator=True, max_iter=5, tol=1.0).fit(Y).get_state()
+    imputer = PPCAImputer()
+    imputer.set_state(state)
+    with pytest.raises(ValueError, match=message):
+        imputer.set_state({**state, name: value})
+    imputer.set_state({**state, "indicator_": None})
+    assert imputer.transform(Y).shape == Y.shape
+
+
+def test_nothing_observed_is_a_model_of_nothing():
+    with pytest.warns(UserWarning, match="Skipping features without any observed values"):
+        imputer = PPCAImputer().fit(np.full((4, 3), np.nan))
+    assert (imputer.n_components_, imputer.n_iter_) == (0, 1)
+    assert imputer.transform(np.ones((2, 3))).shape == (2, 0)

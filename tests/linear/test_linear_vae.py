@@ -260,7 +260,7 @@ def test_draws_come_near_ppca(parameters):
     X = make_rows()
     ppca = PPCA(3).fit(X)
     start = LinearVAE(3, **STOCHASTIC, **parameters, random_state=0).fit(X)
-    vae = clone(start).set_params(max_iter=200).fit(X)
+    vae = clone(start).set_params(max_iter=100, batch_size=50, learning_rate=0.03).fit(X)
     assert start.elbo_ < ppca.elbo_ - 0.5
     assert ppca.elbo_ - 0.2 < vae.elbo_ <= ppca.elbo_ + 1e-10
     # An epoch's own estimate, of parameters that move meanwhile.
@@ -275,9 +275,9 @@ def test_columns_collapse_where_the_noise_is_held_too_large(solver):
     noise = float(np.sqrt(values[1] * values[2]))
     vae = LinearVAE(3, noise_variance=noise, **solver, random_state=0)
     if vae.solver == "adam":
-        vae.set_params(max_iter=3000)
+        vae.set_params(max_iter=1000, learning_rate=0.03)
     elif vae.solver == "stochastic":
-        vae.set_params(max_iter=300, learning_rate=3e-3, n_mc_samples=10)
+        vae.set_params(max_iter=100, learning_rate=0.01, n_mc_samples=10)
     vae.fit(X)
     assert vae.collapsed_dims_.tolist() == [2]
     assert vae.elbo_ <= PPCA(3, noise_variance=noise).fit(X).elbo_ + 1e-10
@@ -471,3 +471,29 @@ def test_errors_of_rows():
         vae.fit(make_rows() * 1e200)
     with pytest.raises(ValueError, match="Z must have 2 columns"):
         vae.fit(make_rows()).inverse_transform(np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e20])  # the encoder, and the noise variance
+def test_models_beyond_the_range_of_their_dtype(scale):
+    X = (scale * make_rows(6, 8)).astype(np.float32)
+    vae = LinearVAE(2).fit(make_rows())
+    before = vae.encoder_weights_
+    with pytest.raises(ValueError, match=r"model of X is beyond the range of float32\. Scale"):
+        vae.fit(X)
+    assert vae.encoder_weights_ is before
+    assert np.isfinite(LinearVAE(2).fit(X.astype(float)).score(X.astype(float)))
+
+
+@pytest.mark.parametrize("factor", [1e-101, 1e101])
+def test_a_noise_variance_too_far_from_those_of_the_data(factor):
+    X = make_rows()
+    value = factor * X.var(axis=0).mean()
+    message = r"must differ by a factor of at most 1e\+100 from the average variance of a feature"
+    with pytest.raises(ValueError, match=f"noise_variance {message}"):
+        LinearVAE(2, noise_variance=value).fit(X)
+    with pytest.raises(ValueError, match=f"noise_variance_init {message}"):
+        LinearVAE(2, solver="adam", noise_variance_init=value, max_iter=1).fit(X)
+    with pytest.raises(ValueError, match=f"noise_variance {message}"):
+        LinearVAE(2, noise_variance=value).partial_fit(X)
+    within = LinearVAE(2, noise_variance=value / factor**0.02).fit(X)
+    assert np.isfinite(within.score(X))

@@ -404,3 +404,31 @@ def test_a_constant_column_beside_as_many_components_as_rows_gives_no_warning_of
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = PPCA().fit(X)
     assert np.isfinite(model.score(X))
+
+
+def test_the_certificate_of_em_says_how_far_it_is():
+    X = np.random.default_rng(0).normal(size=(60, 3)) @ np.random.default_rng(1).normal(size=(3, 6))
+    X[np.random.default_rng(2).uniform(size=X.shape) < 0.2] = np.nan
+    X += np.random.default_rng(3).normal(size=X.shape)
+    best = PPCA(2, tol=1e-12, max_iter=5000).fit(X)
+    assert best.certificate_.converged
+    assert best.certificate_.remaining_gain < 1e-10
+    early = PPCA(2, tol=1e-12, max_iter=3)
+    with pytest.warns(ConvergenceWarning, match=r"can still rise by about .* nats") as seen:
+        early.fit(X)
+    gain = early.certificate_.remaining_gain
+    assert 0.1 < gain / (best.elbo_ - early.elbo_) < 3.0
+    assert f"by about {gain:.2g} nats per sample (tol=1e-12)" in str(seen[0].message)
+    expected = f"Not converged: the log-likelihood can rise by about {gain:.2g} nats per sample"
+    assert str(early.certificate_).startswith(expected)
+
+
+def test_observed_values_whose_squares_overflow():
+    X = punched(make_rows())
+    model = PPCA(2).fit(X)
+    far = X.copy()
+    row = np.flatnonzero(np.isnan(X).any(axis=1))[0]
+    far[row] = np.where(np.isnan(far[row]), np.nan, 1e308)
+    for method in ("score_samples", "transform", "impute"):
+        with pytest.raises(ValueError, match=f"samples closer to mean_ for {method}: the squares"):
+            getattr(model, method)(far)

@@ -42,6 +42,10 @@ def test_every_fit_is_a_stable_point(n, noise_variance):
         np.testing.assert_allclose(spectrum.eigenvalues, whole.eigenvalues[:K], rtol=1e-9)
         assert spectrum.total_variance == pytest.approx(whole.total_variance, rel=1e-9), name
         assert spectrum.noise_variance(K) == pytest.approx(whole.noise_variance(K), rel=1e-8), name
+        found = vars(spectrum.certificate(K, noise_variance))
+        for field, value in vars(model.certificate_).items():
+            if field != "method":
+                assert found[field] == pytest.approx(value, rel=1e-6, abs=1e-12), (name, field)
         assert point.is_stable
         assert point.noise_variance == pytest.approx(sigma2, rel=1e-12), name
         assert point.log_likelihood == pytest.approx(model.elbo_, rel=1e-11), name

@@ -9,7 +9,8 @@ from torch.autograd.functional import jacobian
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
 
 from sklearn_vae.gaussian.bounds import EntropyGap, sum_of_entropies
-from sklearn_vae.nn.distributions import BernoulliLogits, DiagonalNormal, fixed_draws
+from sklearn_vae.nn.cubature import cubature, reference_points
+from sklearn_vae.nn.distributions import BernoulliLogits, DiagonalNormal
 from sklearn_vae.nn.likelihoods import NOISE_MODELS, BernoulliLikelihood, Likelihood
 from sklearn_vae.nn.objectives import elbo
 from sklearn_vae.nn.posteriors import POSTERIORS as POSTERIOR_CLASSES
@@ -229,7 +230,7 @@ def test_the_noise_part_of_the_gap_is_a_derivative_along_the_last_layer(likeliho
 def test_the_other_parts_of_the_gap_are_derivatives_along_scales_of_z(posterior, prior):
     module = module_of("scalar", posterior, prior)
     x, _ = make_rows()
-    noise = fixed_draws(K).expand(-1, N, K)  # mean 0, covariance I: like the closed forms
+    noise = reference_points(K)[0].expand(-1, N, K)  # mean 0, covariance I: like the closed forms
 
     def bound(h, t):
         """With z_h times e^t and what the decoder does undone."""
@@ -355,7 +356,7 @@ def test_every_posterior_keeps_the_contract(kind):
     q = posterior(torch.randn((N, posterior.n_inputs), dtype=torch.float64))
     assert q.marginals().mean.shape == (N, K)
     prior = DiagonalNormal(*torch.zeros((2, K), dtype=torch.float64))
-    draws = q.draw(fixed_draws(K))
+    draws = q.draw(*cubature(K))
     assert draws.kl(prior).shape == (N,)
     if kind.kl_is_sum:
         torch.testing.assert_close(draws.kl_terms(prior).sum(-1), draws.kl(prior))

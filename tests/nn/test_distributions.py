@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from sklearn_vae.nn.distributions import BernoulliLogits, DiagonalNormal, fixed_draws
+from sklearn_vae.nn.distributions import BernoulliLogits, DiagonalNormal
 
 
 @pytest.fixture
@@ -85,14 +85,3 @@ def test_bernoulli_draws_have_its_mean():
     assert set(x.flatten().tolist()) == {0.0, 1.0}
     error = 5 * (p.variance / len(x)).sqrt()
     assert ((x.mean(0) - p.mean).abs() < error).all()
-
-
-@pytest.mark.parametrize(("k", "n_draws"), [(1, 32), (16, 32), (17, 32), (50, 51)])
-def test_fixed_draws_have_mean_zero_and_covariance_one(k, n_draws):
-    draws = fixed_draws(k)
-    assert draws.shape == (n_draws, 1, k)
-    draws = draws[:, 0]
-    zero, eye = torch.zeros(k, dtype=torch.float64), torch.eye(k, dtype=torch.float64)
-    torch.testing.assert_close(draws.mean(0), zero, rtol=0, atol=1e-12)
-    torch.testing.assert_close(draws.T @ draws / n_draws, eye, rtol=0, atol=1e-9)
-    assert torch.equal(draws, fixed_draws(k)[:, 0])

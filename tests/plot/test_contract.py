@@ -99,27 +99,21 @@ def test_a_new_figure_and_axes_given(cls):
     assert display.plot() is display
     assert display.figure_ is not axes[0].figure
     plt.close("all")  # the next test draws them
-    size = 2 * display.figure_.get_size_inches()
-    figure, given = plt.subplots(2, 2, layout="constrained", figsize=size)
-    display = from_estimator(given[1, 0])
+    width, height = display.figure_.get_size_inches()
+    figure, given = plt.subplots(1, 2, layout="constrained", figsize=(2 * width, height))
+    display = from_estimator(given[1])
     assert display.figure_ is figure
     if np.ravel(display.ax_).size == 1:
-        assert display.ax_ is given[1, 0]
+        assert display.ax_ is given[1]
     figure.canvas.draw()
 
 
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
-def test_results_draw_the_same_picture(cls):
+def test_results_draw_the_same_picture_and_what_is_said_is_in_it_and_covers_no_axes(cls):
     from_estimator, from_results = CASES[cls]
     display = from_estimator(None)
     assert np.array_equal(_pixels(display), _pixels(from_results(display)))
-
-
-@pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
-def test_what_is_said_is_in_the_picture_and_covers_no_axes(cls):
-    display = CASES[cls][0](None)
     figure = display.figure_
-    figure.canvas.draw()
     whole = figure.get_tightbbox(figure.canvas.get_renderer())  # inches
     width, height = figure.get_size_inches()
     assert whole.x0 > -0.01

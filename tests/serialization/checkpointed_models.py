@@ -41,9 +41,9 @@ LINEAR = [
     LinearVAE(
         2, solver="stochastic", max_iter=7, batch_size=32, checkpoint_every=2, random_state=0
     ).set_params(tol=1e3),
-    BernoulliPPCA(2, binarize=0.0, checkpoint_every=4, random_state=0),
+    BernoulliPPCA(2, binarize=0.0, checkpoint_every=1, random_state=0),
     BernoulliPPCA(
-        1, binarize=0.0, inference="per_sample", max_iter=14, checkpoint_every=4, random_state=0
+        1, binarize=0.0, inference="per_sample", max_iter=14, checkpoint_every=1, random_state=0
     ),
 ]
 TRAINED = DEEP + LINEAR

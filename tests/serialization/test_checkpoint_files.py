@@ -26,7 +26,14 @@ from sklearn_vae.serialization.checkpoint import (
     write_checkpoint,
 )
 from sklearn_vae.training.loop import VAENet
-from tests.serialization.checkpointed_models import LINEAR, SMALL, X, rows_of, same
+from tests.serialization.checkpointed_models import (
+    LINEAR,
+    SMALL,
+    X,
+    drawing_encoder,
+    rows_of,
+    same,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has not converged")
 
@@ -180,6 +187,27 @@ def files_of_writes(monkeypatch):
 
     monkeypatch.setattr(checkpoint, "write_file", write_and_keep)
     return files
+
+
+def test_generator_states_of_another_device_are_left_out(monkeypatch, tmp_path):
+    # A checkpoint of a CUDA device also holds the state of its generator, of another size.
+    model = clone(MODEL).set_params(
+        encoder=drawing_encoder, checkpoint=tmp_path, checkpoint_every=1, max_epochs=3
+    )
+    files = files_of_writes(monkeypatch)
+    expected = clone(model).fit(X)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(files[1])
+    content = read_checkpoint(path)
+    content["state"]["global_generators"].append(torch.zeros(16, dtype=torch.uint8))
+    write_checkpoint(path, content)
+    n_files = len(files)
+    assert same(clone(model).fit(X), expected)
+    assert len(files) == n_files + 1  # that of the last epoch
+    content["state"]["global_generators"].insert(0, torch.zeros(16, dtype=torch.uint8))
+    write_checkpoint(path, content)
+    with pytest.warns(UserWarning, match="training starts from scratch"):
+        assert same(clone(model).fit(X), expected)
 
 
 class Dump(Callback):

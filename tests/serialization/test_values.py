@@ -1,5 +1,6 @@
 """Which values are stored, and how those are named that are not."""
 
+import copy
 import math
 import os
 
@@ -11,7 +12,7 @@ from sklearn.model_selection import KFold
 from skorch.callbacks import EarlyStopping
 
 from sklearn_vae import PPCA, PPCACV, Moments, Snapshot
-from sklearn_vae.serialization import save
+from sklearn_vae.serialization import load, save
 from tests.serialization.models import IRIS, assert_same, gaussian, model_of, there_and_back
 
 
@@ -98,16 +99,52 @@ def test_values_that_cannot_be_stored(value, tmp_path):
 
 
 def test_nesting_without_end(tmp_path):
-    endless = []
-    endless.append(endless)
-    with pytest.raises(TypeError, match="nested too deeply"):
-        save(PPCA(endless), tmp_path / "model")
+    for times in (1, 2):  # twice would make 2^50 paths
+        endless = []
+        endless += [endless] * times
+        with pytest.raises(TypeError, match=r"n_components\[0\] is a value that contains itself"):
+            save(PPCA(endless), tmp_path / "model")
     endless = {}
     endless["itself"] = endless, [endless]
     with pytest.raises(
         TypeError, match=r"n_components.'itself'..0. is a value that contains itself"
     ):
         save(PPCA(endless), tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "text"),
+    [
+        ("bernoulli-rows", {"tol": -1.0}, "tol must be a finite number >= 0, got -1"),
+        ("dequantizer", {"n_levels": 1}, "n_levels must be an integer >= 2, got 1"),
+        ("logit", {"alpha": 2.0}, r"alpha must be a float in \[0, 0.5\), got 2"),
+        ("pipeline", {"steps": None}, "steps must be a list of pairs"),
+    ],
+)
+def test_a_parameter_that_load_would_refuse(name, parameters, text, tmp_path):
+    path = tmp_path / "model"
+    model = copy.deepcopy(model_of(name))
+    save(model, path)
+    before = path.read_bytes()
+    valid = {key: getattr(model, key) for key in parameters}
+    with pytest.raises(ValueError, match=text):
+        save(model.set_params(**parameters), path)
+    assert path.read_bytes() == before
+    save(model.set_params(**valid), path)  # nothing learned is lost
+    assert_same(load(path).get_state(), model.get_state())
+
+
+@pytest.mark.parametrize("pair", [lambda a: [a, a], lambda a: {"a": a, "b": a}])
+def test_a_list_that_occurs_many_times(pair, tmp_path):
+    nested = [1.0]
+    for _ in range(8):
+        nested = pair(nested)
+    save(PPCA(nested), tmp_path / "model")
+    assert load(tmp_path / "model").n_components == nested
+    for _ in range(32):
+        nested = pair(nested)
+    with pytest.raises(TypeError, match="is a list of lists that occur too often"):
+        save(PPCA(nested), tmp_path / "model")
 
 
 @pytest.mark.parametrize("what", [Own(2), PPCA, Moments.of(IRIS), KFold(), None, "PPCA"])

@@ -45,9 +45,10 @@ from skorch.callbacks import (
 from skorch.utils import freeze_parameter
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
+from sklearn_vae.deep.callbacks import check_callbacks
 from sklearn_vae.serialization import load, save
 from sklearn_vae.training.callbacks import Progress
-from tests.deep.data import MODELS, SMALL, make_rows, parameters_of
+from tests.deep.data import MODELS, SMALL, fitted, make_rows, parameters_of
 from tests.helpers import name_of
 
 X = make_rows()
@@ -100,8 +101,8 @@ def test_train_end_checkpoint_leaves_files_that_load_params_reads(model, tmp_pat
         def on_train_end(self, net, **kwargs):
             seen.append(copy.deepcopy(net.module_.state_dict()))
 
+    plain = fitted(model)
     model = clone(model).set_params(callbacks=[TrainEndCheckpoint(dirname=str(tmp_path)), Last()])
-    plain = clone(model).set_params(callbacks=None).fit(X)
     model.fit(X)
     np.testing.assert_array_equal(parameters_of(model), parameters_of(plain))
     net = all_files(model, tmp_path, "train_end_")
@@ -548,6 +549,56 @@ def test_what_cannot_work_is_refused_before_training(callback, message):
     with pytest.raises(ValueError, match=message):
         model.fit(X)
     assert not hasattr(model, "net_")
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        EpochScoring("r2", on_train=True),
+        BatchScoring("r2", on_train=True),
+        PassthroughScoring("train_loss", on_train=True),
+        WandbLogger(None, save_model=False),
+        Checkpoint(monitor="train_loss_best"),
+        Checkpoint(monitor=None),
+        EarlyStopping(monitor="bound"),
+        LRScheduler("ReduceLROnPlateau", monitor="train_loss"),
+        LRScheduler("StepLR"),
+        LoadInitState(Checkpoint(monitor=None)),
+        LoadInitState,
+        ("none", None),
+    ],
+    ids=name_of,
+)
+def test_what_needs_no_samples_held_out_is_accepted(callback):
+    check_callbacks(types.SimpleNamespace(callbacks=[callback], early_stopping=False))
+
+
+@pytest.mark.parametrize("callback", [Checkpoint(), EpochScoring("r2"), WandbLogger(None)])
+def test_what_needs_samples_held_out_is_accepted_with_them(callback):
+    check_callbacks(types.SimpleNamespace(callbacks=[callback], early_stopping=True))
+
+
+@pytest.mark.parametrize(
+    "callbacks", [3, "stop", EpochTimer(), [3], [("a",)], [(1, EpochTimer())], [int], [("a", 3)]]
+)
+def test_what_is_no_list_of_callbacks(callbacks):
+    model = gaussian().set_params(callbacks=callbacks)
+    assert not [name for name in model.get_params() if name.startswith("callbacks__")]
+    with pytest.raises(ValueError, match="callbacks must be None or a list of skorch callbacks"):
+        model.fit(X)
+
+
+def test_a_callback_that_is_none_has_no_parameters():
+    model = gaussian(("stop", None))
+    with pytest.raises(ValueError, match="callbacks__stop is None and has no parameters to set"):
+        model.set_params(callbacks__stop__patience=1)
+    stop = EarlyStopping()
+    assert model.set_params(callbacks__stop=stop).callbacks == [("stop", stop)]
+    model.set_params(callbacks__stop__patience=3)
+    assert stop.patience == 3
+    by_class = gaussian(EarlyStopping).set_params(callbacks__EarlyStopping__patience=4)
+    ((name, made),) = by_class.callbacks
+    assert (name, made.patience) == ("EarlyStopping", 4)
 
 
 # Copies, names and errors

@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn_vae import DeepGaussianVAE, LinearVAE, Processes
 from sklearn_vae.training import loop as net
 from sklearn_vae.training.batches import Batches, count_batches
-from sklearn_vae.training.distributed import BETWEEN_SEEDS
+from sklearn_vae.training.distributed import BETWEEN_SEEDS, Reducer
 from tests.deep.data import MODELS, SMALL, parameters_of
 from tests.sharing import made_once
 from tests.training.joint_fits import (
@@ -28,6 +28,18 @@ from tests.training.joint_fits import (
 )
 
 pytest.importorskip("accelerate")
+
+
+def test_seeds_of_processes_differ_and_fit_into_32_bits():
+    class Process(Reducer):
+        def __init__(self, rank):
+            self.rank = rank
+
+    seeds = {Process(rank).own_seed(epoch) for rank in range(64) for epoch in range(300)}
+    assert len(seeds) == 64 * 300
+    assert 0 <= min(seeds) < max(seeds) < 2**32
+    assert Process(0).own_seed(2**40) == 2**40
+    assert 0 <= Process(5).own_seed(2**40) < 2**32
 
 
 def fit_jointly(folder):
