@@ -17,6 +17,7 @@ from sklearn_vae.deep.ppca_start import (
     can_start,
     check_init,
     factor_noise,
+    noise_of_full_rank,
     ppca_residuals,
     start_at_ppca,
 )
@@ -375,6 +376,8 @@ class DeepGaussianVAE(DeepVAE):
             return ppca if self.init is None else ppca.mean()
 
         noise, n = self._given_noise(samples.dtype), reducer.sum(float(len(samples)))
+        if noise is None and self._starts_linear and not self._likelihood_class.per_feature:
+            noise = noise_of_full_rank(samples, int(self.n_components), weights)
         # Residuals have (n - 1 - k) (d - k) degrees of freedom.
         excess = n / max(n - 1 - self.n_components, 1e-9)
         self.module_.likelihood.start(noise, residuals, excess)

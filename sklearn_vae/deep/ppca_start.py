@@ -18,12 +18,12 @@ from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose_summary, 
 from sklearn_vae.gaussian.factor_analysis import fit_factors
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
-from sklearn_vae.nn.likelihoods import NOISE_MODELS
+from sklearn_vae.nn.likelihoods import LEAST_OF_PPCA, NOISE_MODELS
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
 from sklearn_vae.training.devices import threads_worth
-from sklearn_vae.training.distributed import Reducer
+from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 
 # Loss of ELBO that gradient noise may cause, relative to the information in z at the start and to
 # the gain in ELBO since then.
@@ -276,6 +276,19 @@ def factor_noise(samples: Tensor, n_components: int, weights: Tensor | None = No
     n, d = X.shape
     summary = Moments.of(X, w) if d <= n else centered_data(X, w)
     return fit_factors(summary, min(n_components, d, n - 1), tol=FACTOR_TOL).noise_variance
+
+
+def noise_of_full_rank(samples: Tensor, k: int, weights: Tensor | None = None) -> Array | None:
+    """Return a noise variance with which the covariance of pPCA is that of the data, if k >= d.
+
+    Every noise variance up to the smallest eigenvalue has this property. Return None if k < d or
+    the covariance is singular.
+    """
+    if k < samples.shape[1]:
+        return None
+    loadings = fit_ppca(samples, k, SINGLE_PROCESS, weights, noise_variance=0.0)[1]
+    least = np.square(loadings).sum(axis=0).min() if len(loadings) == loadings.shape[1] else 0.0
+    return np.asarray(0.5 * least) if least > LEAST_OF_PPCA else None
 
 
 def _in_float64(samples: Tensor) -> Array:
