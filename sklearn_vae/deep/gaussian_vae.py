@@ -378,8 +378,10 @@ class DeepGaussianVAE(DeepVAE):
         noise, n = self._given_noise(samples.dtype), reducer.sum(float(len(samples)))
         if noise is None and self._starts_linear and not self._likelihood_class.per_feature:
             noise = noise_of_full_rank(samples, int(self.n_components), weights)
-        # Residuals have (n - 1 - k) (d - k) degrees of freedom.
-        excess = n / max(n - 1 - self.n_components, 1e-9)
+        # Residuals have (n - 1 - k) (d - k) degrees of freedom. Where n > d, repeated samples must
+        # count as weights do, and k cannot be near n.
+        freedom = max(n - 1 - self.n_components, 1e-9)
+        excess = n / freedom if n <= self.n_features_in_ else 1.0
         self.module_.likelihood.start(noise, residuals, excess)
         self._initial_nats = None
         if self.init == "ppca":
