@@ -119,22 +119,22 @@ class PPCA(ExactPosteriorModel):
         use the latent variables z.
     svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
         How the data are decomposed. "auto" is exact and chooses by the kind and shape of X. If both
-        sides of X exceed 4000, it iterates until the residuals of the eigenpairs are below 1e-9
-        times the largest eigenvalue. "full" uses the
-        SVD of X, which must be dense. "covariance_eigh" decomposes the covariance, or the
-        Gram matrix if n < d, and reads X once. "arpack" (NumPy arrays and sparse X) and
-        "randomized" compute only k components. Only "randomized" without `tol` is approximate: it
-        is PCA's algorithm, with PCA's random numbers. `certificate_` bounds the errors.
+        sides of X exceed 4000 (1000 if X is sparse), it iterates until the residuals of the
+        eigenpairs are at most 1e-9 times the largest eigenvalue, whatever `tol` is. "full" uses the
+        SVD of X, which must be dense. "covariance_eigh" decomposes the covariance, or the Gram
+        matrix if n < d, and reads X once. "arpack" (NumPy arrays and sparse X) and "randomized"
+        compute only k components, up to `tol`. Without `tol`, "arpack" is exact, and "randomized"
+        is PCA's approximate algorithm with PCA's random numbers. `certificate_` bounds the errors.
     iterated_power : int or "auto", default="auto"
         Number of power iterations of the randomized solver.
     n_oversamples : int, default=10
         Number of additional random vectors of the randomized solver.
     tol : float, default=None
-        Tolerance of iterations. "randomized" and "arpack" stop when the norm of S v - lambda v is
-        at most `tol` times the largest eigenvalue for each component v, and a ConvergenceWarning is
-        raised if they do not reach it. If None, they run as in PCA. If X has missing values, `tol`
-        is instead the tolerance of the EM algorithm in nats per sample: EM stops when an iteration
-        improves the log-likelihood by less than `tol`, or 1e-6 if `tol` is None.
+        Tolerance of the "randomized" and "arpack" solvers: the norm of S v - lambda v is at most
+        `tol` times the largest eigenvalue for each component v, or a ConvergenceWarning is raised.
+        If None, they run as in PCA. If X has missing values, `tol` is instead the tolerance of the
+        EM algorithm in nats per sample: EM stops when an iteration improves the log-likelihood by
+        less than `tol`, or 1e-6 if `tol` is None.
     max_iter : int, default=1000
         Maximum number of EM iterations.
     random_state : int, RandomState instance or None, default=None
@@ -283,6 +283,12 @@ class PPCA(ExactPosteriorModel):
         MemoryError
             If the matrix that "covariance_eigh" decomposes does not fit into memory or, with
             missing values, if four copies of X in float64 do not.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the residuals of an iterative solver exceed its tolerance or, with missing values, if
+            EM has not converged.
         """
         self._check_parameters()
         with all_or_nothing(self):
