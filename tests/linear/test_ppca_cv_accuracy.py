@@ -167,3 +167,15 @@ def test_arrays_of_other_libraries(name, asarray):
     found = PPCACV([0, 2, 5]).fit(asarray(X)).cv_results_
     for key in ("mean_test_score", "std_test_score"):
         np.testing.assert_allclose(to_numpy(found[key]), expected[key], rtol=1e-9)
+
+
+def test_default_solver_has_the_digits_of_the_full_decomposition():
+    X = load_breast_cancer().data
+    train, test = next(iter(KFold(5).split(X)))
+    methods = set()
+    for k in (1, 5, 10, 20, 29):
+        model, full = (PPCA(k, svd_solver=s).fit(X[train]) for s in ("auto", "full"))
+        methods.add(model.certificate_.method)
+        assert model.noise_variance_ == pytest.approx(full.noise_variance_, rel=1e-11)
+        assert model.score(X[test]) == pytest.approx(full.score(X[test]), rel=1e-11)
+    assert "deflated covariances" in methods
