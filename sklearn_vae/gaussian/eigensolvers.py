@@ -99,14 +99,14 @@ def decompose_summary(
     """
     if isinstance(summary, Moments):
         spectrum = spectrum_of_moments(summary, n_components, vague=refine is not None)
-        return _refined(spectrum, n_components, summary.precision, refine)
+        return with_small_variances(spectrum, n_components, summary.precision, refine)
     n, d = summary.shape
     max_components = min(n_counted or n, d) - (solver == "arpack")
     if solver == "full":
         spectrum = by_full_svd(summary)
     elif solver == "covariance_eigh":
         spectrum = spectrum_of_gram(summary, n_components, vague=refine is not None)
-        spectrum = _refined(spectrum, n_components, summary.precision, refine)
+        spectrum = with_small_variances(spectrum, n_components, summary.precision, refine)
     else:
         k = min(max_components if n_components is None else int(n_components), min(n, d))
         if solver == "arpack":
@@ -120,13 +120,16 @@ def decompose_summary(
     return spectrum.padded(components_wanted(n_components, max_components))
 
 
-def _refined(
+def with_small_variances(
     spectrum: Spectrum,
     n_components: Any,
     precision: Precision,
     refine: Callable[[], CenteredData] | None,
 ) -> Spectrum:
-    """Compute small variances from the data if the covariance does not resolve them."""
+    """Compute small variances from the data if the covariance does not resolve them.
+
+    `refine` returns the centered data in the dtype for sums, or is None if they are not available.
+    """
     if refine is None or not _is_count(n_components) or n_components == 0:
         return spectrum
     k = min(int(n_components), spectrum.eigenvalues.shape[0])
