@@ -10,10 +10,11 @@ from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.centered import CenteredData, centered_data
 from sklearn_vae.gaussian.deflation import is_vague, refined
 from sklearn_vae.gaussian.gram import spectrum_of_gram, spectrum_of_moments
+from sklearn_vae.gaussian.minka import minka_dimension
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import Precision
 from sklearn_vae.gaussian.singular import by_arpack, by_full_svd, by_iteration, by_random_subspace
-from sklearn_vae.gaussian.spectrum import Spectrum, components_for_ratio, minka_dimension
+from sklearn_vae.gaussian.spectrum import Spectrum, components_for_ratio
 
 # Largest order of a covariance or Gram matrix that "auto" computes to find a few eigenpairs.
 MAX_ORDER = 4000
