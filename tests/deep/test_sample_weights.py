@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import DeepAutoencoder, DeepBernoulliVAE, DeepGaussianVAE, Snapshot
 from sklearn_vae.deep import fit_averages, ppca_start
+from sklearn_vae.deep.choices import PLAIN, with_values
 from sklearn_vae.deep.training_data import prepare
 from sklearn_vae.training import batches, cuda_graph, fast_paths, loop
 from sklearn_vae.training.distributed import SINGLE_PROCESS
@@ -83,7 +84,7 @@ def test_a_fit_is_that_of_repeated_samples(model, monkeypatch):
 @each_model
 def test_the_start_is_that_of_repeated_samples(model):
     def built(rows, weights):
-        started = as_one_batch(model)
+        started = with_values(as_one_batch(model), PLAIN)
         data = prepare(started, rows, weights, False, SINGLE_PROCESS)
         started._build(data)
         return started
@@ -139,7 +140,7 @@ def test_diagnostics_are_those_of_repeated_samples(model, monkeypatch):
     take_noise_away(monkeypatch)
 
     def evaluated(rows, weights):
-        found = copy.deepcopy(known).set_params(early_stopping=False)
+        found = with_values(copy.deepcopy(known).set_params(early_stopping=False), PLAIN)
         found._set_diagnostics(prepare(found, rows, weights, True, SINGLE_PROCESS))
         return found
 
@@ -156,7 +157,7 @@ def test_a_dimension_of_few_weights_has_collapsed():
     rows = np.random.default_rng(0).normal(size=(150, 4)) * 0.01
     rows[:3] += 100.0
     weights = np.r_[np.full(3, 0.1), np.ones(147)]
-    model = DeepGaussianVAE(1, **SMALL, noise_variance=1.0).fit(rows)
+    model = with_values(DeepGaussianVAE(1, **SMALL, noise_variance=1.0).fit(rows), PLAIN)
     module = model.module_
     with torch.no_grad():
         for parameter in module.encoder.parameters():
