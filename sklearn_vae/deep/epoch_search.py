@@ -2,7 +2,8 @@
 
 Networks that start at the linear model are trained on folds of the samples. The best number of
 epochs is that of the highest bound of the validation samples, on average over the folds. It is 0,
-the linear model itself, unless the gain over the linear model exceeds its standard error.
+the linear model itself, unless the gain over the linear model exceeds its standard error and does
+not depend on a few samples.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from skorch.callbacks import Callback
 from torch import Tensor
 
+from sklearn_vae.deep.choices import count_folds
 from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.gaussian.arrays import positive_weights
 from sklearn_vae.nn.distributions import weighted_sum
@@ -31,14 +33,15 @@ Array = NDArray[Any]
 # Weight of an epoch in the moving average of the parameters.
 RATE_OF_AVERAGE = 0.1
 
-# Folds are added until their validation samples exceed this number, up to a maximum of folds.
-VALIDATION_SAMPLES = 300
-MAX_FOLDS = 3
-
 # The search ends if the best epoch is older than both of these: a number of epochs, and a multiple
 # of the best epoch.
 PATIENCE = 15
 PATIENCE_SHARE = 0.5
+
+# Fraction of the samples that are trimmed at each end, and share of the gain that must remain. A gain
+# that depends on a few outliers is often lost on others.
+TRIMMED = 0.05
+TRIMMED_SHARE = 0.5
 
 # Number of epochs that a fold trains before the next fold does.
 EPOCHS_AT_ONCE = 5
@@ -69,12 +72,14 @@ class EpochSearch:
     max_epochs: int  # limit of the search
     best: int  # index of the highest bound
     error: float  # standard error of the gain of the best epoch over the start
+    trimmed: float  # mean of the gain without the samples that gain most and least
 
     @property
     def n_epochs(self) -> int:
-        """Number of epochs to train, 0 if the gain does not exceed its standard error."""
+        """Number of epochs to train, 0 if the gain over the start may be due to chance."""
         gain = self.bounds[self.best] - self.bounds[0]
-        return int(self.epochs[self.best]) if gain > self.error else 0
+        accepted = gain > self.error and self.trimmed > TRIMMED_SHARE * gain
+        return int(self.epochs[self.best]) if accepted else 0
 
 
 class AveragedParameters(Callback):
@@ -235,7 +240,7 @@ def search_epochs(model: Any, X: Array, weights: Array | None, seed: int) -> Epo
         positive, _ = positive_weights(weights, at_least=2)
         X, weights = X[positive], weights[positive]
     if len(X) < LEAST_SAMPLES:
-        return EpochSearch(np.zeros(1, int), np.full(1, np.nan), 0, 0, math.inf)
+        return EpochSearch(np.zeros(1, int), np.full(1, np.nan), 0, 0, math.inf, 0.0)
     folds = [
         Fold(model, X, weights, held_out, seed + i)
         for i, held_out in enumerate(_held_out(len(X), model.validation_fraction, seed))
@@ -256,7 +261,7 @@ def search_epochs(model: Any, X: Array, weights: Array | None, seed: int) -> Epo
 def _held_out(n: int, fraction: float, seed: int) -> list[Array]:
     """Return the indices of the validation samples of each fold."""
     size = max(1, round(fraction * n))
-    n_folds = min(math.ceil(VALIDATION_SAMPLES / size), n // size, MAX_FOLDS)
+    n_folds = count_folds(n, fraction)
     order = np.random.RandomState(seed).permutation(n)
     return np.array_split(order[: n_folds * size], n_folds)
 
@@ -276,4 +281,6 @@ def _result(
     w = w / w.sum()
     mean = float(w @ gains)
     error = math.sqrt(float(w**2 @ (gains - mean) ** 2))
-    return EpochSearch(np.array(epochs[:n]), curve, max_epochs, best, error)
+    kept = np.argsort(gains)[int(TRIMMED * len(gains)) : len(gains) - int(TRIMMED * len(gains))]
+    trimmed = float(np.average(gains[kept], weights=w[kept]))
+    return EpochSearch(np.array(epochs[:n]), curve, max_epochs, best, error, trimmed)

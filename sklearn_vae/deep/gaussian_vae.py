@@ -17,6 +17,7 @@ from sklearn_vae.deep.ppca_start import (
     can_start,
     check_init,
     factor_noise,
+    noise_of_full_rank,
     ppca_residuals,
     start_at_ppca,
 )
@@ -44,8 +45,8 @@ class DeepGaussianVAE(DeepVAE):
     units of X.
 
     Noise variances are at least 1e-6 times the average feature variance (times the variance of each
-    feature, if they differ between features), which rules out the infinite likelihood of perfect
-    reconstructions. Posterior log-variances lie between -20 and 20. `entropy_gap_.active_bounds`
+    feature, if they differ between features), or 1e-3 times the noise variance of pPCA if that is
+    less, which rules out the infinite likelihood of perfect reconstructions. Posterior log-variances lie between -20 and 20. `entropy_gap_.active_bounds`
     names the limits that were reached.
 
     Parameters
@@ -81,8 +82,7 @@ class DeepGaussianVAE(DeepVAE):
     noise_update : {"closed_form", "gradient"}, default="closed_form"
         Method that learns the noise variance. "closed_form" follows a running average of its
         optimum given the networks and, unless `objective="iwae"`, ends at this optimum.
-        "gradient" optimizes log sigma2 together with the weights. The variance stays above 1e-6
-        of the feature variance. Ignored if the noise is "heteroscedastic".
+        "gradient" optimizes log sigma2 together with the weights. Ignored if the noise is "heteroscedastic".
     init : {None, "ppca"}, default=None
         Initialization of the networks, which is random if None. "ppca" starts at the solution of
         pPCA, where the ELBO equals the log-likelihood of pPCA, and limits the learning rate of each
@@ -375,7 +375,14 @@ class DeepGaussianVAE(DeepVAE):
             ppca = ppca_residuals(samples, self.n_components, reducer, weights)
             return ppca if self.init is None else ppca.mean()
 
-        self.module_.likelihood.start(self._given_noise(samples.dtype), residuals)
+        noise, n = self._given_noise(samples.dtype), reducer.sum(float(len(samples)))
+        if noise is None and self._starts_linear and not self._likelihood_class.per_feature:
+            noise = noise_of_full_rank(samples, int(self.n_components), weights)
+        # Residuals have (n - 1 - k) (d - k) degrees of freedom. Where n > d, repeated samples must
+        # count as weights do, and k cannot be near n.
+        freedom = max(n - 1 - self.n_components, 1e-9)
+        excess = n / freedom if n <= self.n_features_in_ else 1.0
+        self.module_.likelihood.start(noise, residuals, excess)
         self._initial_nats = None
         if self.init == "ppca":
             self._initial_nats = start_at_ppca(self.module_, samples, reducer, weights)

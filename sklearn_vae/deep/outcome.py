@@ -19,8 +19,9 @@ NATS = 0.1
 LOST_SHARE = 0.5
 
 # Training has not converged if the validation bound rises by this share of its whole rise in the
-# last fifth of the epochs that are allowed.
+# last fifth of the epochs that are allowed, and by more than some nats per sample.
 RISING_SHARE = 0.1
+RISING_NATS = 0.1
 
 
 def warn_of_outcome(
@@ -70,7 +71,7 @@ def _still_rises(model: Any, search: EpochSearch | None) -> str:
     if search is None or search.n_epochs < search.max_epochs:
         return ""
     rise = search.bounds[-1] - np.interp(0.8 * search.max_epochs, search.epochs, search.bounds)
-    if rise <= RISING_SHARE * (search.bounds[-1] - search.bounds[0]):
+    if rise <= max(RISING_NATS, RISING_SHARE * (search.bounds[-1] - search.bounds[0])):
         return ""
     return (
         "Training has not converged: the bound of validation samples still rose by "

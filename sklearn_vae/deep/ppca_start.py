@@ -18,12 +18,12 @@ from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose_summary, 
 from sklearn_vae.gaussian.factor_analysis import fit_factors
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
-from sklearn_vae.nn.likelihoods import NOISE_MODELS
+from sklearn_vae.nn.likelihoods import LEAST_OF_PPCA, NOISE_MODELS
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
 from sklearn_vae.training.devices import threads_worth
-from sklearn_vae.training.distributed import Reducer
+from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 
 # Loss of ELBO that gradient noise may cause, relative to the information in z at the start and to
 # the gain in ELBO since then.
@@ -40,6 +40,9 @@ FACTOR_TOL = 1e-5
 
 # Number of batches from which Adam estimates gradient variances before its first step.
 N_WARMUP_BATCHES = 16
+
+# Largest number of elements of samples that are copied to float64.
+LARGEST_IN_FLOAT64 = 2**27
 
 # Slopes c of the activations with f(a) - f(-a) = c a. For these, two units pass a value through a
 # layer unchanged.
@@ -235,7 +238,7 @@ def fit_ppca(
 
     The number of loadings is limited by `n_components`, the samples and the features.
     """
-    X, w = samples.cpu().numpy(), None if weights is None else _on_host(weights)
+    X, w = _in_float64(samples), None if weights is None else _on_host(weights)
     if reducer.size == 1:
         k, dtype = min(n_components, *X.shape), X.dtype
         solver = choose_solver(X, k)
@@ -258,7 +261,7 @@ def ppca_residuals(
     The mean over the features is the noise variance of pPCA.
     """
     loadings = fit_ppca(samples, n_components, reducer, weights)[1]
-    x = samples.cpu().numpy()
+    x = _in_float64(samples)
     if weights is None:
         squares = np.einsum("ij,ij->j", x, x)
     else:
@@ -273,6 +276,28 @@ def factor_noise(samples: Tensor, n_components: int, weights: Tensor | None = No
     n, d = X.shape
     summary = Moments.of(X, w) if d <= n else centered_data(X, w)
     return fit_factors(summary, min(n_components, d, n - 1), tol=FACTOR_TOL).noise_variance
+
+
+def noise_of_full_rank(samples: Tensor, k: int, weights: Tensor | None = None) -> Array | None:
+    """Return a noise variance with which the covariance of pPCA is that of the data, if k >= d.
+
+    Every noise variance up to the smallest eigenvalue has this property. Return None if k < d or
+    the covariance is singular.
+    """
+    if k < samples.shape[1]:
+        return None
+    loadings = fit_ppca(samples, k, SINGLE_PROCESS, weights, noise_variance=0.0)[1]
+    least = np.square(loadings).sum(axis=0).min() if len(loadings) == loadings.shape[1] else 0.0
+    return np.asarray(0.5 * least) if least > LEAST_OF_PPCA else None
+
+
+def _in_float64(samples: Tensor) -> Array:
+    """Return samples on the host, in float64 if that takes at most 1 GiB.
+
+    Float32 cannot tell the noise of pPCA from rounding if it is less than 1e-6 of the variance.
+    """
+    X: Array = samples.cpu().numpy()
+    return X.astype(np.float64, copy=False) if X.size <= LARGEST_IN_FLOAT64 else X
 
 
 def _on_host(weights: Tensor) -> Array:
@@ -297,7 +322,8 @@ def _ppca_with_noise(
     Columns of W beyond the rank of the samples are 0.
     """
     root = np.sqrt(np.broadcast_to(noise, samples.shape[1]))
-    scaled = samples.cpu() / torch.from_numpy(root).to(samples.dtype)
+    X = _in_float64(samples)
+    scaled = torch.from_numpy((X / root).astype(X.dtype, copy=False))
     mean, loadings = fit_ppca(scaled, k, reducer, weights, noise_variance=1.0)
     W = np.zeros((samples.shape[1], k))
     W[:, : loadings.shape[1]] = loadings

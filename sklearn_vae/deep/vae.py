@@ -266,7 +266,8 @@ class DeepVAE(LatentModel, DeepModel):
             self.net_.operations_,
             data.reducer,
         )
-        if self.objective == "elbo":  # the optimum of another objective is different
+        # The optimum of another objective is different, and validation has chosen the noise, too.
+        if self.objective == "elbo" and not self._starts_linear:
             likelihood.set_optimum(averages.statistics)
         terms = likelihood.terms(averages.statistics)
         self._set_noise_variance()

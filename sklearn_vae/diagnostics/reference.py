@@ -20,8 +20,9 @@ from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.protocol import Array
 
 # Minimum noise variance of the reference, as a share of the average feature variance, for data of
-# low rank.
+# low rank, and the largest noise variance of pPCA that is rounding.
 LEAST_NOISE = 1e-6
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +58,9 @@ class GaussianReference:
 
     @property
     def noise_variance(self) -> float:
-        """Maximum likelihood noise variance, with a lower limit."""
-        return max(float(self.ppca.noise_variance_), LEAST_NOISE * self.average_variance)
+        """Maximum likelihood noise variance, or a small one for data of low rank."""
+        noise, average = float(self.ppca.noise_variance_), self.average_variance
+        return noise if noise > ROUNDING * average else LEAST_NOISE * average
 
     @property
     def n_used(self) -> int:

@@ -33,7 +33,7 @@ class _Level(NamedTuple):
 
 def is_vague(spectrum: Spectrum, k: int, eps: float) -> bool:
     """Return whether the k-th variance or the noise variance may be close to rounding errors."""
-    if len(spectrum.eigenvalues) < spectrum.n_features and spectrum.rest == 0.0:
+    if spectrum.eigenvalues.shape[0] < spectrum.n_features and spectrum.rest == 0.0:
         return True
     limit = (VAGUE if eps < 1e-10 else VAGUE_FLOAT32) * spectrum.resolution
     smallest = float(spectrum.eigenvalues[k - 1]) if k > 0 else float("inf")

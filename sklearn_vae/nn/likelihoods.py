@@ -17,8 +17,11 @@ Array = NDArray[Any]
 
 NOISE_UPDATES = ("closed_form", "gradient")
 
-# Minimum of a learned noise variance, in the units of the networks.
+# Minimum of a learned noise variance, in the units of the networks. A noise variance for all features
+# may be a share of that of pPCA, if float64 can tell that from rounding.
 NOISE_FLOOR = 1e-6
+SHARE_OF_PPCA = 1e-3
+LEAST_OF_PPCA = 1e-12
 
 # Initial noise variance if pPCA with the same number of components leaves no residuals.
 NOISE_START = 0.1
@@ -93,11 +96,14 @@ class Likelihood(ABC, nn.Module):
         """Noise variance for all z, of shape () or (n_features,), in the units of the networks."""
         return None
 
-    def start(self, noise_variance: Array | None, residuals: Callable[[], Array]) -> None:
+    def start(
+        self, noise_variance: Array | None, residuals: Callable[[], Array], excess: float = 1.0
+    ) -> None:
         """Initialize the noise before training.
 
         `noise_variance` is the user's initial or fixed value, in the units of the networks, and
         `residuals` returns the mean squared residuals of pPCA with the same number of components.
+        `excess` is the expected ratio of the residuals of new samples to these.
         """
 
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -195,26 +201,33 @@ class GaussianLikelihood(Likelihood):
     def trained_parameters(self) -> list[nn.Parameter]:
         return [] if self.update == "closed_form" else super().trained_parameters()
 
-    def start(self, noise_variance: Array | None, residuals: Callable[[], Array]) -> None:
+    def start(
+        self, noise_variance: Array | None, residuals: Callable[[], Array], excess: float = 1.0
+    ) -> None:
         """Initialize sigma2 and its limits.
 
-        Closed-form updates never raise sigma2 above the noise variance of pPCA or the variance of
-        the feature.
+        Closed-form updates never raise sigma2 above the noise variance of pPCA for new samples or
+        the variance of the feature.
         """
         limits = (0.0, math.inf)
-        if self.update is not None:
-            cap = 1.0 if self.per_feature else math.inf
-            capped = self.update == "closed_form"
-            if noise_variance is None or (capped and not self.per_feature):
-                ppca = residuals() if self.per_feature else residuals().mean()
-                if not self.per_feature and ppca > NOISE_FLOOR:
-                    cap = float(ppca)
-                if noise_variance is None:
-                    noise_variance = np.where(ppca > NOISE_FLOOR, ppca, NOISE_START)
-            limits = (NOISE_FLOOR, cap if capped else math.inf)
+        if self.update is not None and self.per_feature:
+            limits = (NOISE_FLOOR, 1.0)
+            if noise_variance is None:
+                ppca = residuals()
+                noise_variance = np.where(ppca > NOISE_FLOOR, ppca, NOISE_START)
+        elif self.update is not None:
+            ppca = residuals().mean()
+            limits = (NOISE_FLOOR, math.inf)
+            if ppca > LEAST_OF_PPCA:
+                least = max(LEAST_OF_PPCA, SHARE_OF_PPCA * ppca)
+                limits = (min(NOISE_FLOOR, least), max(ppca, min(1.0, excess * ppca)))
+            if noise_variance is None:
+                noise_variance = np.asarray(ppca if ppca > LEAST_OF_PPCA else NOISE_START)
+        if self.update == "gradient":
+            limits = (limits[0], math.inf)
         assert noise_variance is not None
         noise = np.broadcast_to(noise_variance, tuple(self.log_variance.shape))
-        self._set_noise(torch.tensor(noise), limits)
+        self._set_noise(torch.tensor(noise, dtype=torch.float64), limits)
 
     def statistics(self, p: DiagonalNormal, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the squared residuals of each feature, summed over samples and draws."""
@@ -330,7 +343,9 @@ class HeteroscedasticLikelihood(Likelihood):
         """Log-variances of p(x|z) before training, of shape (n_features,)."""
         return self.offset.clamp(*self.limits)
 
-    def start(self, noise_variance: Array | None, residuals: Callable[[], Array]) -> None:
+    def start(
+        self, noise_variance: Array | None, residuals: Callable[[], Array], excess: float = 1.0
+    ) -> None:
         """Set the log-variances for decoder outputs of 0."""
         if noise_variance is None:
             ppca = residuals()

@@ -276,6 +276,17 @@ def test_the_noise_in_closed_form_is_never_above_that_of_ppca_while_training():
     assert model.noise_variance_ > limit
 
 
+def test_noise_may_exceed_that_of_ppca_where_components_are_as_many_as_samples():
+    rows = np.random.default_rng(0).normal(size=(30, 40))
+    for k, excess in ((20, 30 / 9), (28, 30), (29, np.inf), (35, np.inf)):
+        model = DeepGaussianVAE(k, hidden_layer_sizes=(80,), max_epochs=1, random_state=0)
+        model.set_params(noise_variance_init=10.0).fit(rows)
+        ppca = PPCA(min(k, 29)).fit(rows).noise_variance_
+        limit = model.module_.likelihood.log_high.exp().item() * model.scale_**2
+        expected = min(excess * ppca, rows.var(axis=0).mean()) if k < 29 else np.inf
+        assert limit == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("n_components", [8, 12])
 @pytest.mark.parametrize("noise_model", ["scalar", "diagonal"])
 def test_as_many_components_as_features(n_components, noise_model):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 from skorch.history import History
@@ -327,3 +327,25 @@ def test_the_rate_of_every_epoch_rises_and_falls(max_epochs, before):
         net = StubNet([0.0] * (before + epoch - 1), [1e-9], 1.0, max_epochs)
         share = min(1.0, (before + epoch) / 5, (max_epochs - epoch + 1) / (falling + 1))
         assert net.rate(1.0, before) == pytest.approx(share, rel=1e-12)
+
+
+# pPCA's noise is down to 1.6e-7 of the average variance of the features of raw tables.
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("k", [1, 5, 10])
+@pytest.mark.parametrize("load", [load_wine, load_breast_cancer, load_digits])
+def test_raw_tables_start_at_the_likelihood_of_ppca(load, k, dtype):
+    rows = load().data
+    model = DeepGaussianVAE(k, init="ppca", hidden_layer_sizes=(32,), random_state=0)
+    model.set_params(max_epochs=1, learning_rate=1e-12).fit(rows.astype(dtype))
+    ppca = PPCA(k).fit(rows)
+    assert model.score(rows.astype(dtype)) == pytest.approx(ppca.score(rows), abs=1e-3)
+    assert model.noise_variance_ == pytest.approx(ppca.noise_variance_, rel=1e-4)
+
+
+def test_noise_far_below_the_average_variance_can_be_learned():
+    rows = load_breast_cancer().data
+    model = DeepGaussianVAE(10, init="ppca", hidden_layer_sizes=(32,), random_state=0)
+    model.set_params(max_epochs=20).fit(rows)
+    assert model.noise_variance_ < 2e-7 * rows.var(axis=0).mean()
+    assert model.entropy_gap_.active_bounds == ()
+    assert model.elbo_ > PPCA(10).fit(rows).score(rows)

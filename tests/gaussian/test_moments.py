@@ -262,6 +262,12 @@ def test_sums_start_at_0():
         Moments(1.0, np.zeros(2, dtype=np.int64), np.zeros((2, 2)))
 
 
+def test_moments_of_no_features():
+    moments = Moments.of(np.zeros((5, 0)), np.arange(5.0))
+    assert (moments.n, moments.count, moments.n_features) == (10.0, 4, 0)
+    assert moments.scatter.shape == (0, 0)
+
+
 def test_moments_of_no_samples_and_of_other_dtypes():
     nothing = Moments(0.0, np.zeros(2), np.zeros((2, 2)))
     with pytest.raises(ValueError, match="requires at least one sample, but n is 0"):

@@ -236,6 +236,7 @@ class TestCertificate:
         X[3, 2] = np.nan
         certificate = PPCA(2).fit(X).certificate_
         assert isinstance(certificate, Stationarity)
+        assert certificate.converged
         spectrum = PPCA(2).fit(X).spectrum_
         assert "Nothing is certified" in str(spectrum.certificate(2))
         full = clone(PPCA(2)).fit(np.nan_to_num(X)).certificate_

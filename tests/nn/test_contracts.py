@@ -318,7 +318,7 @@ def test_the_optimum_of_the_noise_has_the_highest_log_density(kind):
 def test_noise_starts_where_it_is_given(kind, update):
     likelihood = kind(D, update=update).double()
     given = np.linspace(0.2, 0.4, D) if kind.per_feature else np.array(0.3)
-    likelihood.start(given, never if kind.per_feature or update != "closed_form" else given.mean)
+    likelihood.start(given, never if kind.per_feature or update is None else given.mean)
     variance = likelihood(torch.zeros(1, likelihood.n_inputs, dtype=torch.float64)).variance
     np.testing.assert_allclose(np.broadcast_to(variance.numpy(), (1, D))[0], given, rtol=1e-12)
 
