@@ -233,6 +233,11 @@ class DeepModel(EncoderDecoder, ABC):
         return bool(self.early_stopping) and self.n_iter_ < values_of_fit(self)["max_epochs"]
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """Constructor parameters by name, with the values of this fit for "auto"."""
+        return with_values(self, values_of_fit(self)).get_params(deep=False)
+
+    @property
     def is_linear(self) -> bool:
         return bool(vars(self).get("is_linear_"))
 

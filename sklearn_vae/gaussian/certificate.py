@@ -140,7 +140,7 @@ class Certificate:
                 "The model has no components, and the variance in any direction is at most "
                 f"{self.outside:.4g}{checked}"
             )
-        found = f"The {k} largest eigenvalues are" if k > 1 else "The largest eigenvalue is"
+        values = f"The {k} largest eigenvalues are" if k > 1 else "The largest eigenvalue is"
         error = float((self.upper - self.lower).max()) / max(float(self.upper.max()), 1e-300)
         short = "the likelihood is unbounded"
         if self.max_shortfall is not None:
@@ -148,7 +148,7 @@ class Certificate:
                 f"the log-likelihood is at most {self.max_shortfall:.1e} nats per sample too low"
             )
         return (
-            f"{found} known to {error:.1e} of the largest, {self._describe_angle()}, at most "
+            f"{values} known to {error:.1e} of the largest, {self._describe_angle()}, at most "
             f"{self.missed_variance:.1e} of variance was missed, and {short}{checked}"
         )
 

@@ -31,9 +31,10 @@ def choose_solver(
     """Return `svd_solver`, or the solver that "auto" selects for X.
 
     "auto" is exact. It selects "covariance_eigh" where the covariance or the Gram matrix is small,
-    "lanczos", which iterates to a tolerance, where it is not, and "full" for small X and where PCA
-    does, but never for sparse or memory-mapped X (it would make a dense copy). For memory-mapped X
-    a matrix that is not much smaller than X does not count as small.
+    "lanczos", which iterates to a tolerance, where it is not, or "arpack" if X is sparse. It
+    selects "full" for small X and where PCA does, but never for sparse or memory-mapped X (it would
+    make a dense copy). For memory-mapped X a matrix that is not much smaller than X does not count
+    as small.
     """
     n, d = X.shape
     if svd_solver != "auto":
@@ -43,7 +44,7 @@ def choose_solver(
         return "covariance_eigh"
     is_truncated = _is_count(n_components) and 1 <= n_components < 0.8 * order
     if sparse.issparse(X):
-        return "lanczos" if is_truncated and order > 1000 else "covariance_eigh"
+        return "arpack" if is_truncated and order > 1000 else "covariance_eigh"
     if is_truncated and max(n, d) > 500:
         is_small = order <= MAX_ORDER and (max(n, d) >= 4 * order or not mapped)
         return "covariance_eigh" if is_small else "lanczos"

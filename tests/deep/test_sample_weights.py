@@ -158,7 +158,7 @@ def test_a_dimension_of_few_weights_has_collapsed():
     rows = np.random.default_rng(0).normal(size=(150, 4)) * 0.01
     rows[:3] += 100.0
     weights = np.r_[np.full(3, 0.1), np.ones(147)]
-    model = DeepGaussianVAE(1, **SMALL, noise_variance=1.0).fit(rows)
+    model = with_values(DeepGaussianVAE(1, **SMALL, noise_variance=1.0).fit(rows), PLAIN)
     module = model.module_
     with torch.no_grad():
         for parameter in module.encoder.parameters():

@@ -108,6 +108,14 @@ class TestAuto:
         fits = [PPCA(20, random_state=seed).fit(X) for seed in (0, 1)]
         np.testing.assert_array_equal(fits[0].components_, fits[1].components_)
 
+    def test_no_seed_or_tolerance_matters_for_sparse_data(self):
+        X = sparse.random_array((1100, 1050), density=0.01, rng=np.random.default_rng(0)).tocsr()
+        assert eigensolvers.choose_solver(X, 3) == "arpack"
+        model = PPCA(3).fit(X)
+        other = PPCA(3, tol=0.9, random_state=1).fit(X)
+        np.testing.assert_array_equal(model.components_, other.components_)
+        assert error_of(model, X.toarray()) < 1e-13
+
     def test_passes_over_a_file(self, tmp_path, monkeypatch):
         np.save(tmp_path / "X.npy", noise("tall"))
         X = np.load(tmp_path / "X.npy", mmap_mode="r")
@@ -257,5 +265,7 @@ class TestCertificate:
         certificate = PPCA(2).fit(X).certificate_
         assert isinstance(certificate, Stationarity)
         assert certificate.converged
+        spectrum = PPCA(2).fit(X).spectrum_
+        assert "Nothing is certified" in str(spectrum.certificate(2))
         full = clone(PPCA(2)).fit(np.nan_to_num(X)).certificate_
         assert np.isfinite(full.upper).all()
