@@ -21,7 +21,7 @@ from sklearn_vae.gaussian.spectrum import Spectrum
 LEAST_SHARE = 1e-7
 
 # Multiples of the resolution of a covariance in float64 and float32 below which a variance is vague.
-VAGUE, VAGUE_FLOAT32 = 1e6, 30.0
+VAGUE, VAGUE_FLOAT32 = 1e7, 30.0
 
 
 class _Level(NamedTuple):

@@ -429,8 +429,11 @@ class PPCA(ExactPosteriorModel):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCA:
         """Update the model with a batch of samples.
 
-        The update is exact: any sequence of batches gives the same model as one `fit` of all
-        samples. Each call decomposes the scatter matrix in `moments_`. `svd_solver` is ignored.
+        The update is exact up to rounding errors: any sequence of batches gives the same model as
+        one `fit` of all samples. Each call decomposes the scatter matrix in `moments_`, whose
+        rounding errors are relative to its largest eigenvalue: variances below 1e-7 of it lose
+        digits, unless they are those of single features, while the default solver of `fit`
+        computes them from the samples. `svd_solver` is ignored.
 
         `partial_fit` continues a model that `partial_fit` or `from_moments` began. A model from
         `fit` has no `partial_fit`, for any solver and any shape of X: `fit` does not keep the d x d

@@ -96,6 +96,16 @@ class TestAuto:
         if offset == 0.0:
             assert abs(plain.explained_variance_ * (599 / 600) / values[:k] - 1).max() > 0.1
 
+    @pytest.mark.parametrize("smallest", [1e-3, 1e-4, 1e-5])
+    def test_moderate_variances(self, smallest):
+        for seed in range(8):
+            rng = np.random.default_rng(seed)
+            Q = np.linalg.qr(rng.standard_normal((20, 20)))[0]
+            X = (rng.standard_normal((300, 20)) * np.geomspace(1.0, smallest, 20)) @ Q
+            model, full = PPCA(18).fit(X), PPCA(18, svd_solver="full").fit(X)
+            assert model.noise_variance_ == pytest.approx(full.noise_variance_, rel=1e-9)
+            assert model.elbo_ == pytest.approx(full.elbo_, abs=1e-9)
+
     def test_the_maximum_is_not_exceeded(self):
         X = noise("tall")[:400, :60]
         vae = LinearVAE(10, random_state=0, max_iter=20_000, tol=1e-14).fit(X)
