@@ -62,13 +62,21 @@ class DeepAutoencoder(DeepModel):
         tensors of shape (n_samples, n_features).
     image_shape : tuple (channels, height, width), default=None
         Shape of the images if each sample is a flattened image.
-    learning_rate : float, default=1e-3
-        Learning rate of the Adam optimizer.
-    max_epochs : int, default=100
-        Maximum number of epochs.
-    batch_size : int, default=128
+    init : {"auto", None, "pca"}, default="auto"
+        Initialization of the networks, which is random if None. "auto" is "pca" in automatic
+        training, and None otherwise. "pca" starts at PCA. It requires "mlp" networks with at least
+        2 * n_components units per hidden layer, and the activation "relu", "leaky_relu", "gelu",
+        "silu" or "softplus".
+    learning_rate : float or "auto", default="auto"
+        Learning rate of the Adam optimizer. "auto" is 1e-2, and 2e-3 from 5000 samples on. Without
+        automatic training it is 1e-3.
+    max_epochs : int or "auto", default="auto"
+        Maximum number of epochs. "auto" trains automatically, see above. Where that does not apply
+        it is 100.
+    batch_size : int or "auto", default="auto"
         Maximum number of samples per batch. An epoch has as few batches as possible, whose sizes
-        differ by at most 1.
+        differ by at most 1. "auto" is about a quarter of the samples, between 64 and 128. Without
+        automatic training it is 128.
     early_stopping : bool, default=False
         Whether to hold out validation samples and stop when the score on them has not
         improved by `tol` for `n_iter_no_change` epochs. The best parameters are then

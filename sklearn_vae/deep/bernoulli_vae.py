@@ -28,9 +28,9 @@ class DeepBernoulliVAE(DeepVAE):
 
         log p(x) >= E_q[log p(x|z)] - KL(q(z|x) || p(z)).
 
-    Training is automatic if `max_epochs="auto"`. The networks start at logistic pPCA, are trained with all
-    "auto" parameters chosen from the size of the data, and their parameters are averaged over
-    epochs. The number of epochs is the one that is best for validation samples, on up to three
+    Training is automatic if `max_epochs="auto"`. The networks start at logistic pPCA, are trained
+    with all "auto" parameters chosen from the size of the data, and their parameters are averaged
+    over epochs. The number of epochs is the one that is best for validation samples, on up to three
     folds. If its gain over the linear model is not above its standard error, or depends on few
     samples, the model is the linear one, fitted to all samples. It is so as well if training worsens
     the ELBO of the training samples. `is_linear_` tells this. Training is not automatic on a warm
@@ -89,13 +89,16 @@ class DeepBernoulliVAE(DeepVAE):
         Number of epochs over which the KL weight increases linearly to `kl_weight`.
     free_bits : float, default=0.0
         KL per dimension, in nats, below which no penalty applies.
-    learning_rate : float, default=1e-3
-        Learning rate of the Adam optimizer.
-    max_epochs : int, default=100
-        Maximum number of epochs.
-    batch_size : int, default=128
+    learning_rate : float or "auto", default="auto"
+        Learning rate of the Adam optimizer. "auto" is 1e-2, and 2e-3 from 5000 samples on. Without
+        automatic training it is 1e-3.
+    max_epochs : int or "auto", default="auto"
+        Maximum number of epochs. "auto" trains automatically, see above. Where that does not apply
+        it is 100.
+    batch_size : int or "auto", default="auto"
         Maximum number of samples per batch. An epoch has as few batches as possible, whose sizes
-        differ by at most 1.
+        differ by at most 1. "auto" is about a quarter of the samples, between 64 and 128. Without
+        automatic training it is 128.
     early_stopping : bool, default=False
         Whether to hold out validation samples and stop when the objective on them has not
         improved by `tol` for `n_iter_no_change` epochs after the KL warm-up. The best parameters

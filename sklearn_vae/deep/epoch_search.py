@@ -73,7 +73,7 @@ class EpochSearch:
 
     @property
     def n_epochs(self) -> int:
-        """Number of epochs to train, 0 if the gain over the start is uncertain."""
+        """Number of epochs to train, 0 if the gain over the start may be chance."""
         gain = self.bounds[self.best] - self.bounds[0]
         accepted = gain > self.error and self.trimmed > TRIMMED_SHARE * gain
         return int(self.epochs[self.best]) if accepted else 0

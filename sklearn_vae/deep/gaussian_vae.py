@@ -123,13 +123,16 @@ class DeepGaussianVAE(DeepVAE):
         Number of epochs over which the KL weight increases linearly to `kl_weight`.
     free_bits : float, default=0.0
         KL per dimension, in nats, below which no penalty applies.
-    learning_rate : float, default=1e-3
-        Learning rate of the Adam optimizer.
-    max_epochs : int, default=100
-        Maximum number of epochs.
-    batch_size : int, default=128
+    learning_rate : float or "auto", default="auto"
+        Learning rate of the Adam optimizer. "auto" is 1e-2, and 2e-3 from 5000 samples on. Without
+        automatic training it is 1e-3.
+    max_epochs : int or "auto", default="auto"
+        Maximum number of epochs. "auto" trains automatically, see above. Where that does not apply
+        it is 100.
+    batch_size : int or "auto", default="auto"
         Maximum number of samples per batch. An epoch has as few batches as possible, whose sizes
-        differ by at most 1.
+        differ by at most 1. "auto" is about a quarter of the samples, between 64 and 128. Without
+        automatic training it is 128.
     early_stopping : bool, default=False
         Whether to hold out validation samples and stop when the objective on them has not
         improved by `tol` for `n_iter_no_change` epochs after the KL warm-up. The best parameters
@@ -400,8 +403,10 @@ class DeepGaussianVAE(DeepVAE):
         noise, n = self._given_noise(samples.dtype), reducer.sum(float(len(samples)))
         if noise is None and self._starts_linear and not self._likelihood_class.per_feature:
             noise = noise_of_full_rank(samples, int(self.n_components), weights)
-        # Residuals have (n - 1 - k) (d - k) degrees of freedom.
-        excess = n / max(n - 1 - self.n_components, 1e-9)
+        # Residuals have (n - 1 - k) (d - k) degrees of freedom. Where n > d, repeated samples must
+        # count as weights do, and k cannot be near n.
+        freedom = max(n - 1 - self.n_components, 1e-9)
+        excess = n / freedom if n <= self.n_features_in_ else 1.0
         self.module_.likelihood.start(noise, residuals, excess)
         self._initial_nats = None
         if self.init == "ppca":

@@ -42,7 +42,7 @@ def choose_solver(
         return "covariance_eigh"
     is_truncated = _is_count(n_components) and 1 <= n_components < 0.8 * order
     if sparse.issparse(X):
-        return "lanczos" if is_truncated and order > 1000 else "covariance_eigh"
+        return "arpack" if is_truncated and order > 1000 else "covariance_eigh"
     if is_truncated and max(n, d) > 500:
         is_small = order <= MAX_ORDER and (max(n, d) >= 4 * order or not mapped)
         return "covariance_eigh" if is_small else "lanczos"

@@ -32,7 +32,7 @@ _MIXTURE = (
 
 # Spacing of tables at variance 0. It grows nearly with the square root of the variance; faster
 # growth would cost the tenth digit.
-_STEP = 0.25
+_STEP = 0.1875
 # Overhead of building a table, in entries.
 _TABLE_COST = 64
 # Entries that are interpolated at once, so that their arrays stay in the cache.

@@ -1,4 +1,4 @@
-"""Weighted points that stand for the normal distribution N(0, I) in averages over draws of z.
+"""Weighted points that replace draws from N(0, I) in averages over z.
 
 All samples share the points, so that the scores of a sample do not depend on the other samples. The
 points have the mean 0 and the covariance I, which makes averages of quadratic functions exact.

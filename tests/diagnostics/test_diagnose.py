@@ -365,7 +365,7 @@ def test_numbers_that_are_reproduced_without_noise_are_found_in_any_row():
         "kl_warmup_epochs": 10,
         "hidden_layer_sizes": (64,),
     }
-    report = diagnose(train(X, 8, max_epochs=100, **options), X)
+    report = diagnose(train(X, 8, max_epochs=200, **options), X)
     assert report.numbers["near_zero"] > 0.01
     assert finding(report, "iii").harmful
 

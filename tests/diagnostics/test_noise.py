@@ -182,3 +182,13 @@ def test_a_bound_that_held_the_noise_does_not_hold_the_tuned_one():
     twin = tune_noise_variance(model, low + rng.normal(size=low.shape)).estimator
     assert twin.entropy_gap_.active_bounds == ()
     assert model.entropy_gap_.active_bounds == ("noise variance",)
+
+
+@pytest.mark.parametrize("model", NOISY, ids=str)
+def test_the_copy_scores_as_it_was_tuned(model):
+    tuned = tune_noise_variance(fitted(model), rows())
+    assert tuned.estimator.score(rows()) == pytest.approx(tuned.tuned_elbo, rel=1e-6)
+    likelihood = getattr(getattr(tuned.estimator, "module_", None), "likelihood", None)
+    if likelihood is not None:
+        noise = likelihood.noise_variance.detach().numpy() * np.square(tuned.estimator.scale_)
+        np.testing.assert_allclose(noise, tuned.noise_variance, rtol=1e-6)

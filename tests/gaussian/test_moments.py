@@ -262,6 +262,30 @@ def test_sums_start_at_0():
         Moments(1.0, np.zeros(2, dtype=np.int64), np.zeros((2, 2)))
 
 
+@pytest.mark.parametrize(("d", "size"), [(1, 16384), (40, 6553), (90, 4096)])
+def test_blocks_fit_in_the_cache_and_are_larger_where_none_is_copied(d, size, monkeypatch):
+    blocks, about = [], moments_module._moments_about
+
+    def counted(X, weights, shift, xp):
+        blocks.append((len(X), shift is not None))
+        return about(X, weights, shift, xp)
+
+    monkeypatch.setattr(moments_module, "_moments_about", counted)
+    Moments.of(np.zeros((70_000, d)))  # about the first mean, and then as they are
+    assert blocks[0] == (size, True)
+    assert {n for n, _ in blocks[1:-1]} <= {4 * size}
+    assert blocks[-1] == (70_000 - sum(n for n, _ in blocks[:-1]), False)
+    blocks.clear()
+    Moments.of(np.ones((70_000, d)))  # far from 0, about the mean before
+    assert set(blocks[:-1]) == {(size, True)}
+
+
+def test_moments_of_no_features():
+    moments = Moments.of(np.zeros((5, 0)), np.arange(5.0))
+    assert (moments.n, moments.count, moments.n_features) == (10.0, 4, 0)
+    assert moments.scatter.shape == (0, 0)
+
+
 def test_moments_of_no_samples_and_of_other_dtypes():
     nothing = Moments(0.0, np.zeros(2), np.zeros((2, 2)))
     with pytest.raises(ValueError, match="requires at least one sample, but n is 0"):

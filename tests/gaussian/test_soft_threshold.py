@@ -326,7 +326,8 @@ def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match=r"X must be a finite matrix .* got shape \(6,\)"):
         SoftThresholdElbo(X[:, 0])
     with pytest.raises(ValueError, match="X must contain different samples, got 3 equal ones"):
-        SoftThresholdElbo(np.ones((3, 2)))
+        SoftThresholdElbo(np.tile([1.0, 2.0], (3, 1)))
+    assert SoftThresholdElbo(np.repeat([[1.0], [2.0]], 3, axis=1)).average_variance == 0.25
     with pytest.raises(ValueError, match=r"hold must contain names from .* got 'weights'"):
         TRAP.maximize(TRAP.collapsed(), hold=("weights",))
     two = TRAP.collapsed(2)._replace(loadings=np.ones((2, 2)))

@@ -159,7 +159,7 @@ def test_nothing_observed_at_all():
         ({"n_components": 0.5}, r"n_components must be None or an integer >= 0, got 0\.5\."),
         ({"n_components": "mle"}, "n_components must be None or an integer >= 0, got 'mle'"),
         ({"noise_variance": -1}, "noise_variance must be None or a positive float, got -1"),
-        ({"tol": -1}, "tol must be a float >= 0, got -1"),
+        ({"tol": -1}, "tol must be None or a float >= 0, got -1"),
     ],
 )
 def test_parameters(parameters, message, rows):

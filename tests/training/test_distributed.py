@@ -93,7 +93,7 @@ def test_all_processes_end_with_the_same_model(found, i):
 class BatchesOfAll:
     """Batches of two processes as one process would have them, with the noise of both."""
 
-    def __init__(self, X, n_batches, noise_shape, generator, weights=None):
+    def __init__(self, X, n_batches, noise_shape, generator, weights=None, antithetic=False):
         assert n_batches == count_batches(len(X), SMALL["batch_size"])
         self.X = X
         sizes = [len(rows) for rows in SHARDS]
@@ -105,7 +105,7 @@ class BatchesOfAll:
         n_batches = count_batches(max(sizes), SMALL["batch_size"])
         seeds = [generator.initial_seed() + rank * BETWEEN_SEEDS for rank in range(SIZE)]
         self.parts = [
-            Batches(rows, n_batches, noise_shape, torch.Generator().manual_seed(s), w)
+            Batches(rows, n_batches, noise_shape, torch.Generator().manual_seed(s), w, antithetic)
             for rows, s, w in zip(shards, seeds, parts, strict=True)
         ]
 
