@@ -209,6 +209,7 @@ def test_rows_that_are_all_alike(model):
     np.testing.assert_allclose(model.inverse_transform(model.transform(rows))[0], [0.9, 0.1, 0.1])
     assert model.elbo_ == pytest.approx(3 * np.log(0.9), abs=1e-10)
     assert model.entropy_bound_ == pytest.approx(model.elbo_, abs=1e-10)
+    np.testing.assert_allclose(model.elbo_history_, model.elbo_, atol=1e-10)
     assert model.score_samples(1 - rows)[0] == pytest.approx(3 * np.log(0.1), abs=1e-10)
     np.testing.assert_array_equal(model.collapsed_dims_, [0, 1])
     np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(2), atol=1e-12)
