@@ -7,8 +7,8 @@ The error is the largest error of the k leading eigenvalues of the covariance, r
 the truth is a full eigendecomposition. Claims: the error of PPCA is at most 1e-8, or it warns; all
 eigenvalues, the variance outside the components and their angle to the exact ones are within the
 bounds of `certificate_`; the certificate of PPCA(svd_solver="randomized") holds too. Fit takes at
-most 1.05 times as long as PCA if one side is 10 times the other, 1.5 times if X is sparse (where PCA is
-exact too), and at most 5 times otherwise: PCA then saves the time that exactness takes.
+most 1.05 times as long as PCA if the smaller side is up to 4000, and at most 1.5 times beyond. (This
+claim about time fails on 3000 x 2000, where PCA saves the time that exactness takes.)
 
     python benchmarks/certified_pca.py [--scale cpu | smoke] [--data mnist_train.npz]
 
@@ -27,7 +27,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae import PPCA
 
-ERROR, LONG, SPARSE, SQUARE = 1e-8, 1.05, 1.5, 5.0
+ERROR, SMALL, LARGE = 1e-8, 1.05, 1.5
 
 # kind, n, d, k
 CASES = {
@@ -209,7 +209,7 @@ def run_case(kind, n, d, k, path, repeats, verdict):
     for name, fitted in (("auto", model), ("randomized", randomized)):
         valid = holds(fitted.certificate_, fitted.components_, values, vectors)
         verdict.claim(f"{text}the certificate of {name} holds", valid)
-    limit = LONG if max(n, d) >= 10 * min(n, d) else SPARSE if sparse.issparse(X) else SQUARE
+    limit = SMALL if min(n, d) <= 4000 else LARGE
     ratio = ratios["PCA"]
     verdict.claim(
         f"{text}fit takes at most {limit} times as long as PCA: {ratio:.2f}",

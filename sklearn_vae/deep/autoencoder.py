@@ -31,16 +31,27 @@ class DeepAutoencoder(DeepModel):
 
     The networks see centered samples divided by the square root of the average feature variance.
 
+    Training is automatic if `max_epochs="auto"`. The networks start at PCA, are trained with all
+    "auto" parameters chosen from the size of the data, and their parameters are averaged over
+    epochs. The number of epochs is the one that is best for validation samples, on up to three
+    folds. If its gain over the linear model is not above its standard error, or depends on few
+    samples, the model is the linear one, fitted to all samples. It is so as well if training worsens
+    the squared error of the training samples. `is_linear_` tells this. Training is not automatic on a warm
+    start, with `processes`, with `early_stopping`, or unless `init` is "auto" or "pca". It requires
+    "mlp" networks, and an activation and widths that
+    `init="pca"` allows. Otherwise each "auto" has a fixed value.
+
     Parameters
     ----------
     n_components : int, default=16
         Number of latent dimensions.
-    hidden_layer_sizes : int or sequence of int, default=(512, 256)
+    hidden_layer_sizes : int or sequence of int or "auto", default="auto"
         Number of units in each hidden layer of the encoder. The decoder uses the reverse order.
-        With an empty sequence both networks are linear.
-    activation : str, default="relu"
+        With an empty sequence both networks are linear. "auto" is one layer of 64 units, 256 from
+        5000 samples on, and at least 2 * n_components. Without automatic training it is (512, 256).
+    activation : str, default="auto"
         Activation function of the hidden layers: "relu", "leaky_relu", "elu", "gelu", "silu",
-        "softplus", "sigmoid" or "tanh".
+        "softplus", "sigmoid" or "tanh". "auto" is "silu". Without automatic training it is "relu".
     encoder : {"mlp", "conv"} or callable, default="mlp"
         Encoder network. "conv" uses strided convolutions and requires `image_shape`. A callable
         `encoder(input_shape, n_outputs)` must return a module that maps samples to tensors of
@@ -51,19 +62,28 @@ class DeepAutoencoder(DeepModel):
         tensors of shape (n_samples, n_features).
     image_shape : tuple (channels, height, width), default=None
         Shape of the images if each sample is a flattened image.
-    learning_rate : float, default=1e-3
-        Learning rate of the Adam optimizer.
-    max_epochs : int, default=100
-        Maximum number of epochs.
-    batch_size : int, default=128
+    init : {"auto", None, "pca"}, default="auto"
+        Initialization of the networks, which is random if None. "auto" is "pca" in automatic
+        training, and None otherwise. "pca" starts at PCA. It requires "mlp" networks with at least
+        2 * n_components units per hidden layer, and the activation "relu", "leaky_relu", "gelu",
+        "silu" or "softplus".
+    learning_rate : float or "auto", default="auto"
+        Learning rate of the Adam optimizer. "auto" is 1e-2, and 2e-3 from 5000 samples on. Without
+        automatic training it is 1e-3.
+    max_epochs : int or "auto", default="auto"
+        Maximum number of epochs. "auto" trains automatically, see above. Where that does not apply
+        it is 100.
+    batch_size : int or "auto", default="auto"
         Maximum number of samples per batch. An epoch has as few batches as possible, whose sizes
-        differ by at most 1.
+        differ by at most 1. "auto" is about a quarter of the samples, between 64 and 128. Without
+        automatic training it is 128.
     early_stopping : bool, default=False
         Whether to hold out validation samples and stop when the score on them has not
         improved by `tol` for `n_iter_no_change` epochs. The best parameters are then
         restored.
-    validation_fraction : float, default=0.1
-        Fraction of the samples that early stopping holds out.
+    validation_fraction : float or "auto", default="auto"
+        Fraction of the samples that early stopping, or each fold of automatic training, holds out.
+        "auto" is 0.2. Without automatic training it is 0.1.
     n_iter_no_change : int, default=10
         Number of epochs without improvement after which early stopping ends training.
     tol : float, default=1e-4
@@ -113,7 +133,12 @@ class DeepAutoencoder(DeepModel):
     n_components_ : int
         Number of latent dimensions.
     n_iter_ : int
-        Number of epochs trained.
+        Number of epochs trained, 0 if the model is the linear one.
+    is_linear_ : bool
+        Whether automatic training kept the linear model.
+    hidden_layer_sizes_, activation_, init_, learning_rate_, batch_size_, max_epochs_, \
+    validation_fraction_ : int, float, str or tuple
+        Values that this fit used. `max_epochs_` is the limit of the search for automatic training.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features,)

@@ -383,9 +383,8 @@ class DeepModel(EncoderDecoder, ABC):
             entries = entries_of_start(self.net_, data)
             self.history_ = {name: np.array([value]) for name, value in entries.items()}
         n = len(next(iter(self.history_.values())))
-        evaluated = search.epochs < first + n
-        bounds = np.full(first + n, np.nan)
-        bounds[search.epochs[evaluated]] = search.bounds[evaluated]
+        # Between the epochs that the search has evaluated, interpolate.
+        bounds = np.interp(np.arange(first + n), search.epochs, search.bounds)
         self.history_["validation_bound"] = bounds[first:]
         self.history_["linear_validation_bound"] = np.full(n, bounds[0])
 

@@ -37,7 +37,7 @@ N_DRAWS = 2
 
 # Number of epochs of the automatic training, over all folds and the final fit. It keeps the time of
 # small data below that of 100 epochs of the default networks of earlier versions.
-TOTAL_EPOCHS = 240
+TOTAL_EPOCHS = 320
 
 # Fraction of the samples in a validation set. Folds are added until their validation samples exceed
 # a number, up to a maximum of folds.

@@ -50,9 +50,6 @@ EPOCHS_AT_ONCE = 5
 VALIDATION_DRAWS = 4096
 DRAWS_PER_SAMPLE = (2, 32)
 
-# Number of draws per sample, in pairs, for the history entries of a model that is not trained.
-DRAWS_OF_START = 32
-
 # Approximate number of entries of the decoder outputs that are evaluated at once.
 NUMBERS_PER_PART = 2**21
 
@@ -76,7 +73,7 @@ class EpochSearch:
 
     @property
     def n_epochs(self) -> int:
-        """Number of epochs to train, 0 if the gain over the start may be due to chance."""
+        """Number of epochs to train, 0 if the gain over the start may be chance."""
         gain = self.bounds[self.best] - self.bounds[0]
         accepted = gain > self.error and self.trimmed > TRIMMED_SHARE * gain
         return int(self.epochs[self.best]) if accepted else 0
@@ -175,8 +172,8 @@ def entries_of_start(net: Any, data: TrainingData) -> dict[str, Any]:
     module, x, weights = net.module_, data.train, data.weights
     net.monitor.begin()
     k = net.noise_shape[1]
-    half = torch.randn((DRAWS_OF_START // 2, 1, k), generator=torch.Generator().manual_seed(0))
-    draws = torch.cat([half, -half]).to(x) if k else torch.zeros(1, 1, 0).to(x)
+    axes = math.sqrt(k) * torch.eye(max(k, 1), k)[:, None].to(x)
+    draws = torch.cat([axes, -axes])  # with mean 0 and covariance I, exact for linear networks
     totals = np.zeros(2)
     step = max(1, NUMBERS_PER_PART // (len(draws) * x.shape[1]))
     for start in range(0, len(x), step):

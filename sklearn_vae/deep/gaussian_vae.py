@@ -49,16 +49,29 @@ class DeepGaussianVAE(DeepVAE):
     less, which rules out the infinite likelihood of perfect reconstructions. Posterior log-variances lie between -20 and 20. `entropy_gap_.active_bounds`
     names the limits that were reached.
 
+    Training is automatic if `max_epochs="auto"`. The networks start at pPCA (factor analysis, unless
+    `noise_model="scalar"`), are trained with all
+    "auto" parameters chosen from the size of the data, and their parameters are averaged over
+    epochs. The number of epochs is the one that is best for validation samples, on up to three
+    folds. If its gain over the linear model is not above its standard error, or depends on few
+    samples, the model is the linear one, fitted to all samples. It is so as well if training worsens
+    the ELBO of the training samples. `is_linear_` tells this. Training is not automatic on a warm
+    start, with `processes`, with `early_stopping`, or unless `init` is "auto" or "ppca". It requires
+    "mlp" networks, the ELBO as objective (`kl_weight=1`, no KL
+    warm-up, no `free_bits`), no `noise_variance_init`, `variational_family="diagonal"`, and an activation and widths that
+    `init="ppca"` allows. Otherwise each "auto" has a fixed value.
+
     Parameters
     ----------
     n_components : int, default=16
         Number of latent dimensions.
-    hidden_layer_sizes : int or sequence of int, default=(512, 256)
+    hidden_layer_sizes : int or sequence of int or "auto", default="auto"
         Number of units in each hidden layer of the encoder. The decoder uses the reverse order.
-        With an empty sequence both networks are linear.
-    activation : str, default="relu"
+        With an empty sequence both networks are linear. "auto" is one layer of 64 units, 256 from
+        5000 samples on, and at least 2 * n_components. Without automatic training it is (512, 256).
+    activation : str, default="auto"
         Activation function of the hidden layers: "relu", "leaky_relu", "elu", "gelu", "silu",
-        "softplus", "sigmoid" or "tanh".
+        "softplus", "sigmoid" or "tanh". "auto" is "silu". Without automatic training it is "relu".
     encoder : {"mlp", "conv"} or callable, default="mlp"
         Encoder network. "conv" uses strided convolutions and requires `image_shape`. A callable
         `encoder(input_shape, n_outputs)` must return a module that maps samples to tensors of
@@ -83,8 +96,9 @@ class DeepGaussianVAE(DeepVAE):
         Method that learns the noise variance. "closed_form" follows a running average of its
         optimum given the networks and, unless `objective="iwae"`, ends at this optimum.
         "gradient" optimizes log sigma2 together with the weights. Ignored if the noise is "heteroscedastic".
-    init : {None, "ppca"}, default=None
-        Initialization of the networks, which is random if None. "ppca" starts at the solution of
+    init : {"auto", None, "ppca"}, default="auto"
+        Initialization of the networks, which is random if None. "auto" is "ppca" in automatic
+        training, and None otherwise. "ppca" starts at the solution of
         pPCA, where the ELBO equals the log-likelihood of pPCA, and limits the learning rate of each
         epoch (recorded in `history_`) so that training keeps this ELBO. It requires "mlp" networks
         with at least 2 * n_components units per hidden layer, the activation "relu", "leaky_relu",
@@ -99,27 +113,33 @@ class DeepGaussianVAE(DeepVAE):
     objective : {"elbo", "iwae"}, default="elbo"
         Training objective: the ELBO, or the importance-weighted bound with `n_mc_samples` draws.
         The method `score` returns the ELBO in both cases.
-    n_mc_samples : int, default=1
-        Number of draws of z per sample in each training step.
+    n_mc_samples : int or "auto", default="auto"
+        Number of draws of z per sample in each training step. "auto" is 2, with opposite noise.
+        Without automatic training it is 1. In automatic training an even number has pairs of
+        opposite noise.
     kl_weight : float, default=1.0
         Weight of the KL divergence, known as beta. The objective is the ELBO only if it is 1.
     kl_warmup_epochs : int, default=0
         Number of epochs over which the KL weight increases linearly to `kl_weight`.
     free_bits : float, default=0.0
         KL per dimension, in nats, below which no penalty applies.
-    learning_rate : float, default=1e-3
-        Learning rate of the Adam optimizer.
-    max_epochs : int, default=100
-        Maximum number of epochs.
-    batch_size : int, default=128
+    learning_rate : float or "auto", default="auto"
+        Learning rate of the Adam optimizer. "auto" is 1e-2, and 2e-3 from 5000 samples on. Without
+        automatic training it is 1e-3.
+    max_epochs : int or "auto", default="auto"
+        Maximum number of epochs. "auto" trains automatically, see above. Where that does not apply
+        it is 100.
+    batch_size : int or "auto", default="auto"
         Maximum number of samples per batch. An epoch has as few batches as possible, whose sizes
-        differ by at most 1.
+        differ by at most 1. "auto" is about a quarter of the samples, between 64 and 128. Without
+        automatic training it is 128.
     early_stopping : bool, default=False
         Whether to hold out validation samples and stop when the objective on them has not
         improved by `tol` for `n_iter_no_change` epochs after the KL warm-up. The best parameters
         are then restored.
-    validation_fraction : float, default=0.1
-        Fraction of the samples that early stopping holds out.
+    validation_fraction : float or "auto", default="auto"
+        Fraction of the samples that early stopping, or each fold of automatic training, holds out.
+        "auto" is 0.2. Without automatic training it is 0.1.
     n_iter_no_change : int, default=10
         Number of epochs without improvement after which early stopping ends training.
     tol : float, default=1e-4
@@ -191,7 +211,12 @@ class DeepGaussianVAE(DeepVAE):
     n_components_ : int
         Number of latent dimensions.
     n_iter_ : int
-        Number of epochs trained.
+        Number of epochs trained, 0 if the model is the linear one.
+    is_linear_ : bool
+        Whether automatic training kept the linear model.
+    hidden_layer_sizes_, activation_, init_, learning_rate_, batch_size_, max_epochs_, \
+    validation_fraction_, n_mc_samples_ : int, float, str or tuple
+        Values that this fit used. `max_epochs_` is the limit of the search for automatic training.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features,)

@@ -158,8 +158,8 @@ class LinearEncoderBound:
 def _feature_blocks(seconds: Array, M: Array, weights: Array, spread: Array, std: Array) -> Product:
     """Return products with the inverses of the negative Hessians of (w_j, mu_j), given q.
 
-    `seconds` (d, n) are the derivatives of E sigmoid(a), and `spread` (d, k) their averages times
-    the variances of the latents.
+    `seconds`, of shape (n_features, n_samples), are the derivatives of E sigmoid(a). `spread`, of
+    shape (n_features, k), are their averages times the variances of the latents.
     """
     (d, k), n = spread.shape, len(M)
     M = np.hstack([M, np.ones((n, 1), M.dtype)])

@@ -90,6 +90,7 @@ class Certificate:
     See Also
     --------
     PPCA : Its attribute `certificate_` holds a certificate.
+    Stationarity : Distance of an iterative fit from a maximum.
     Spectrum : Leading eigenpairs of a covariance.
 
     Notes
@@ -132,21 +133,35 @@ class Certificate:
         if math.isinf(self.outside):
             return f"Nothing is certified about this model, which was fitted by {self.method}."
         k = len(self.lower)
-        widths = (self.upper - self.lower) / max(float(self.upper.max(initial=0.0)), 1e-300)
-        error = float(widths.max(initial=0.0))
-        angle = "have no unique span, because the next eigenvalue is not smaller within the bounds"
-        if self.max_sine is not None:
-            angle = f"are at most {self.max_sine:.1e} (sine of the angle) from the exact ones"
+        chance = "" if self.delta == 0.0 else f", except with probability {self.delta:.0e}"
+        checked = f"{chance} (checked by {self.method})."
+        if k == 0:
+            return (
+                "The model has no components, and the variance in any direction is at most "
+                f"{self.outside:.4g}{checked}"
+            )
+        values = f"The {k} largest eigenvalues are" if k > 1 else "The largest eigenvalue is"
+        error = float((self.upper - self.lower).max()) / max(float(self.upper.max()), 1e-300)
         short = "the likelihood is unbounded"
         if self.max_shortfall is not None:
             short = (
                 f"the log-likelihood is at most {self.max_shortfall:.1e} nats per sample too low"
             )
-        chance = "" if self.delta == 0.0 else f", except with probability {self.delta:.0e}"
         return (
-            f"The {k} largest eigenvalues are known to {error:.1e} of the largest, the components "
-            f"{angle}, at most {self.missed_variance:.1e} of variance was missed, and {short}"
-            f"{chance} (checked by {self.method})."
+            f"{values} known to {error:.1e} of the largest, {self._describe_angle()}, at most "
+            f"{self.missed_variance:.1e} of variance was missed, and {short}{checked}"
+        )
+
+    def _describe_angle(self) -> str:
+        is_one = len(self.lower) == 1
+        if self.max_sine is None:
+            span = (
+                "component has no unique direction" if is_one else "components have no unique span"
+            )
+            return f"the {span}, because the next eigenvalue is not smaller within the bounds"
+        subject, exact = ("component is", "one") if is_one else ("components are", "ones")
+        return (
+            f"the {subject} at most {self.max_sine:.1e} (sine of the angle) from the exact {exact}"
         )
 
 

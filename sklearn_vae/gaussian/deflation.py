@@ -1,4 +1,4 @@
-"""Small variances beside large ones, which a covariance loses to rounding."""
+"""Small variances next to large ones, which a covariance loses to rounding."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refined(data: CenteredData, spectrum: Spectrum, k: int) -> Spectrum:
     The eigenvectors of a covariance resolve variances above the precision eps times the largest.
     Once the data are projected on the complement of the leading ones, the covariance of the rest
     resolves variances above eps times its own largest. A few such levels reach eps^2, the limit of
-    the SVD, and each costs about as much as a covariance.
+    the SVD, and each costs about one covariance.
     """
     values = np.asarray(to_host(spectrum.eigenvalues), dtype=np.float64)
     kept = min(max(int(np.count_nonzero(values > LEAST_SHARE * values[0])), 1), k)

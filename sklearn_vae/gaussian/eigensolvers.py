@@ -10,10 +10,11 @@ from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.centered import CenteredData, centered_data
 from sklearn_vae.gaussian.deflation import is_vague, refined
 from sklearn_vae.gaussian.gram import spectrum_of_gram, spectrum_of_moments
+from sklearn_vae.gaussian.minka import minka_dimension
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import Precision
 from sklearn_vae.gaussian.singular import by_arpack, by_full_svd, by_iteration, by_random_subspace
-from sklearn_vae.gaussian.spectrum import Spectrum, components_for_ratio, minka_dimension
+from sklearn_vae.gaussian.spectrum import Spectrum, components_for_ratio
 
 # Largest order of a covariance or Gram matrix that "auto" computes to find a few eigenpairs.
 MAX_ORDER = 4000
@@ -30,9 +31,10 @@ def choose_solver(
     """Return `svd_solver`, or the solver that "auto" selects for X.
 
     "auto" is exact. It selects "covariance_eigh" where the covariance or the Gram matrix is small,
-    "lanczos", which iterates to a tolerance, where it is not, and "full" for small X and where PCA
-    does, but never for sparse or memory-mapped X (it would make a dense copy). For memory-mapped X
-    a matrix that is not much smaller than X does not count as small.
+    "lanczos", which iterates to a tolerance, where it is not, or "arpack" if X is sparse. It
+    selects "full" for small X and where PCA does, but never for sparse or memory-mapped X (it would
+    make a dense copy). For memory-mapped X a matrix that is not much smaller than X does not count
+    as small.
     """
     n, d = X.shape
     if svd_solver != "auto":
@@ -99,14 +101,14 @@ def decompose_summary(
     """
     if isinstance(summary, Moments):
         spectrum = spectrum_of_moments(summary, n_components, vague=refine is not None)
-        return _refined(spectrum, n_components, summary.precision, refine)
+        return with_small_variances(spectrum, n_components, summary.precision, refine)
     n, d = summary.shape
     max_components = min(n_counted or n, d) - (solver == "arpack")
     if solver == "full":
         spectrum = by_full_svd(summary)
     elif solver == "covariance_eigh":
         spectrum = spectrum_of_gram(summary, n_components, vague=refine is not None)
-        spectrum = _refined(spectrum, n_components, summary.precision, refine)
+        spectrum = with_small_variances(spectrum, n_components, summary.precision, refine)
     else:
         k = min(max_components if n_components is None else int(n_components), min(n, d))
         if solver == "arpack":
@@ -120,13 +122,16 @@ def decompose_summary(
     return spectrum.padded(components_wanted(n_components, max_components))
 
 
-def _refined(
+def with_small_variances(
     spectrum: Spectrum,
     n_components: Any,
     precision: Precision,
     refine: Callable[[], CenteredData] | None,
 ) -> Spectrum:
-    """Compute small variances from the data if the covariance does not resolve them."""
+    """Compute small variances from the data if the covariance does not resolve them.
+
+    `refine` returns the centered data in the dtype for sums, or is None if they are not available.
+    """
     if refine is None or not _is_count(n_components) or n_components == 0:
         return spectrum
     k = min(int(n_components), spectrum.eigenvalues.shape[0])

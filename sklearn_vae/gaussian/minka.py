@@ -5,9 +5,30 @@ import math
 import numpy as np
 from scipy.special import gammaln
 
+from sklearn_vae.gaussian.spectrum import Spectrum
+
 # An eigenvector is determined up to its sign, so each angle of a rotation has a range of pi. The
 # width (2 pi / A)^(1/2) of a Gaussian in an angle therefore counts up to the curvature A = 2 / pi.
 LEAST_CURVATURE = 2.0 / math.pi
+
+
+def minka_dimension(spectrum: Spectrum, n_samples: float) -> int:
+    """Return the number of components with the largest Bayesian evidence.
+
+    The spectrum must hold all d eigenvalues. The evidence is unbounded where the noise variance is
+    0. If the rank is below both d and n_samples - 1, the samples lie exactly in a subspace, and
+    the rank is returned. Otherwise k is below the rank: n samples have rank n - 1 at most, since
+    they are centered, and this is no evidence that the noise variance is 0.
+    """
+    rank, d = spectrum.rank, spectrum.n_features
+    # The sum of weights that count samples may be rounded.
+    if rank < min(d, n_samples - 1.5):
+        return rank
+    if rank <= 2:
+        return 1
+    # On the host, because there are few numbers.
+    values = np.array([float(value) for value in spectrum.eigenvalues])
+    return int(np.argmax(log_evidence(values, n_samples, rank - 1))) + 1
 
 
 def log_evidence(eigenvalues: np.ndarray, n_samples: float, most: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
 from sklearn_vae.gaussian.centered import CenteredData, DenseCentered
 from sklearn_vae.gaussian.certificate import Accuracy
-from sklearn_vae.gaussian.gram import components_of_gram
+from sklearn_vae.gaussian.gram import LEAST_REST, components_of_gram
 from sklearn_vae.gaussian.krylov import DELTA, Operator, block_lanczos, largest_outside
 from sklearn_vae.gaussian.precision import rounded_along
 from sklearn_vae.gaussian.spectrum import Spectrum, with_positive_peaks
@@ -149,8 +149,8 @@ def truncated_spectrum(data: CenteredData, V: Array, S: Array) -> Spectrum:
         share = xp.sum(V**2, axis=0, dtype=rounded.dtype)
         tilting = xp.minimum(rounded, data.shape[1] * data.variances + spectrum.resolution)
         rounded = rounded + share * xp.sum(share * tilting)
-    if spectrum.rest < max(data.precision.eps**0.5 * total, float(xp.sum(rounded))):
-        # The difference has cancelled: compute the sum of squares of the residuals.
+    if spectrum.rest < max(LEAST_REST * total, float(xp.sum(rounded))):
+        # The difference loses digits: compute the sum of squares of the residuals.
         residual = data.residual_squares(V) / data.n
         rest = 0.0 if xp.all(residual <= rounded) else float(xp.sum(residual))
         spectrum = replace(spectrum, rest=rest)

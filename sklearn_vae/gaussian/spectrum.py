@@ -15,7 +15,6 @@ from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
 from sklearn_vae.gaussian.certificate import Accuracy, Certificate, certify
 from sklearn_vae.gaussian.graded import eigh_of_covariance
-from sklearn_vae.gaussian.minka import log_evidence
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import rounded_along
 
@@ -522,22 +521,3 @@ def components_for_ratio(eigenvalues: Array, total: float, ratio: float) -> int:
     explained = xp.cumulative_sum(eigenvalues) / (total or 1.0)
     k = int(xp.count_nonzero(explained <= ratio)) + 1
     return min(k, explained.shape[0])
-
-
-def minka_dimension(spectrum: Spectrum, n_samples: float) -> int:
-    """Return the number of components with the largest Bayesian evidence.
-
-    The spectrum must hold all d eigenvalues. The evidence is unbounded where the noise variance is
-    0. If the rank is below both d and n_samples - 1, the samples lie exactly in a subspace, and
-    the rank is returned. Otherwise k is below the rank: n samples have rank n - 1 at most, since
-    they are centered, and this is no evidence that the noise variance is 0.
-    """
-    rank, d = spectrum.rank, spectrum.n_features
-    # The sum of weights that count samples may be rounded.
-    if rank < min(d, n_samples - 1.5):
-        return rank
-    if rank <= 2:
-        return 1
-    # On the host, because there are few numbers.
-    values = np.array([float(value) for value in spectrum.eigenvalues])
-    return int(np.argmax(log_evidence(values, n_samples, rank - 1))) + 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Stationarity:
     """Distance of an iterative fit from a maximum of its objective.
 
-    Attributes
+    Parameters
     ----------
     remaining_gain : float
         Nats per sample by which the objective can still rise. It is exact if `is_exact`, and
@@ -23,6 +23,10 @@ class Stationarity:
         Whether the maximum is known in closed form.
     objective : str
         Name of the objective, "ELBO" or "log-likelihood".
+
+    See Also
+    --------
+    Certificate : Bounds on the distance of a fit in closed form from the exact solution.
 
     Examples
     --------

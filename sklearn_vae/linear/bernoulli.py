@@ -54,8 +54,8 @@ class BernoulliPPCA(LatentModel):
     Its posterior is not Gaussian. It is approximated by q(z|x) = N(m, diag D), and the model is
     fitted by maximizing the evidence lower bound (ELBO), E_q log p(x|z) - KL(q || p). The logit
     w_j' z + mu_j is normal under q, so the ELBO is a sum of one-dimensional integrals, which are
-    computed to ten digits without random draws. Newton's method finds a local maximum. If there are more
-    features than samples, the ELBO of new data may be far below the ELBO of the training data:
+    computed to ten digits without random draws. Newton's method finds a local maximum. If there are
+    more features than samples, the ELBO of new data may be far below the ELBO of the training data:
     choose k by cross-validation.
 
     Parameters

@@ -79,8 +79,8 @@ def warn_unless_converged(
     spectrum: Spectrum, n_components: Any, solver: str, tol: float | None
 ) -> None:
     """Warn if the residuals of an iterative solver exceed its tolerance."""
-    if solver == "lanczos":
-        tol = TOLERANCE
+    is_own = solver == "lanczos" or (solver == "arpack" and tol is None)
+    tol = TOLERANCE if is_own else tol
     if tol is None or solver not in ("lanczos", "arpack", "randomized"):
         return
     accuracy = spectrum.accuracy
@@ -89,8 +89,9 @@ def warn_unless_converged(
         return
     warnings.warn(
         f"The eigenpairs have not converged: the residuals are {accuracy.largest_residual / largest:.2g} "
-        f"times the largest eigenvalue, more than tol={tol:g}, with n_components={n_components!r}. "
-        "See certificate_ for what this means. Increase tol, use fewer components, or choose "
+        f"times the largest eigenvalue, more than {'' if is_own else 'tol='}{tol:g}, with "
+        f"n_components={n_components!r}. certificate_ bounds the errors. "
+        f"{'Use' if is_own else 'Increase tol, use'} fewer components, or choose "
         "svd_solver='covariance_eigh' or 'full', which do not iterate.",
         ConvergenceWarning,
         stacklevel=4,

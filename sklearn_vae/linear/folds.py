@@ -14,6 +14,7 @@ from array_api_compat import array_namespace, device
 
 from sklearn_vae.gaussian.arrays import Array, float_name, row_blocks
 from sklearn_vae.gaussian.centered import CenteredData, centered_data, dense
+from sklearn_vae.gaussian.eigensolvers import recentered, with_small_variances
 from sklearn_vae.gaussian.graded import loses_digits
 from sklearn_vae.gaussian.gram import components_of_gram, eigh_of_gram, spectrum_of_gram
 from sklearn_vae.gaussian.moments import Moments
@@ -122,7 +123,12 @@ class MomentFolds:
         """Compute the spectrum of all samples."""
         if self.moments is None:
             self.moments = self._moments_of(np.arange(self._X.shape[0]))
-        return Spectrum.from_moments(self.moments)
+        refine = None
+        if is_dense_in_memory(self._X):
+            refine = recentered(self._X, self.moments, self._weights)
+        spectrum = Spectrum.from_moments(self.moments)
+        refined = with_small_variances(spectrum, k, self.moments.precision, refine)
+        return replace(refined, remainder=self.moments.remainder)
 
 
 class BlockFolds(MomentFolds):
@@ -299,7 +305,10 @@ class GramFolds:
         w = self._weights_of(every)
         xp = array_namespace(w)
         K = self._centered_gram(every, w * (data.n / float(xp.sum(w))))[0]
-        return replace(spectrum_of_gram(data, k, K), remainder=data.remainder)
+        refine = (lambda: data) if is_dense_in_memory(self._X) else None
+        spectrum = spectrum_of_gram(data, k, K, vague=refine is not None)
+        refined = with_small_variances(spectrum, k, data.precision, refine)
+        return replace(refined, remainder=data.remainder)
 
 
 def _total(X: Any, weights: Array | None) -> float:

@@ -118,23 +118,23 @@ class PPCA(ExactPosteriorModel):
         Otherwise it returns PCA's reconstructions. `posterior`, `conditional` and `sample` always
         use the latent variables z.
     svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
-        How the data are decomposed. "auto" is exact and chooses by the kind and shape of X. If both
-        sides of X exceed 4000, it iterates until the residuals of the eigenpairs are below 1e-9
-        times the largest eigenvalue. "full" uses the
-        SVD of X, which must be dense. "covariance_eigh" decomposes the covariance, or the
-        Gram matrix if n < d, and reads X once. "arpack" (NumPy arrays and sparse X) and
-        "randomized" compute only k components. Only "randomized" without `tol` is approximate: it
-        is PCA's algorithm, with PCA's random numbers. `certificate_` bounds the errors.
+        How the data are decomposed. "auto" is exact, whatever `tol` and `random_state` are, and
+        chooses by the kind and shape of X. If both sides of X exceed 4000, it iterates until the
+        residuals of the eigenpairs are at most 1e-9 times the largest eigenvalue. For sparse X of
+        which both sides exceed 1000 it uses ARPACK. "full" uses the SVD of X, which must be dense. "covariance_eigh" decomposes the covariance, or the Gram
+        matrix if n < d, and reads X once. "arpack" (NumPy arrays and sparse X) and "randomized"
+        compute only k components, up to `tol`. Without `tol`, "arpack" is exact, and "randomized"
+        is PCA's approximate algorithm with PCA's random numbers. `certificate_` bounds the errors.
     iterated_power : int or "auto", default="auto"
         Number of power iterations of the randomized solver.
     n_oversamples : int, default=10
         Number of additional random vectors of the randomized solver.
     tol : float, default=None
-        Tolerance of iterations. "randomized" and "arpack" stop when the norm of S v - lambda v is
-        at most `tol` times the largest eigenvalue for each component v, and a ConvergenceWarning is
-        raised if they do not reach it. If None, they run as in PCA. If X has missing values, `tol`
-        is instead the tolerance of the EM algorithm in nats per sample: EM stops when an iteration
-        improves the log-likelihood by less than `tol`, or 1e-6 if `tol` is None.
+        Tolerance of the "randomized" and "arpack" solvers: the norm of S v - lambda v is at most
+        `tol` times the largest eigenvalue for each component v, or a ConvergenceWarning is raised.
+        If None, they run as in PCA. If X has missing values, `tol` is instead the tolerance of the
+        EM algorithm in nats per sample: EM stops when an iteration improves the log-likelihood by
+        less than `tol`, or 1e-6 if `tol` is None.
     max_iter : int, default=1000
         Maximum number of EM iterations.
     random_state : int, RandomState instance or None, default=None
@@ -283,6 +283,12 @@ class PPCA(ExactPosteriorModel):
         MemoryError
             If the matrix that "covariance_eigh" decomposes does not fit into memory or, with
             missing values, if four copies of X in float64 do not.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the residuals of an iterative solver exceed its tolerance or, with missing values, if
+            EM has not converged.
         """
         self._check_parameters()
         with all_or_nothing(self):
@@ -318,18 +324,20 @@ class PPCA(ExactPosteriorModel):
         check_fits_together(shape, n_samples, self.n_components, solver)
         if not isinstance(summary, Moments):
             check_components_fit(shape, self.n_components, solver)
-        is_auto = self.svd_solver == "auto"
+        is_auto, tol, options = self.svd_solver == "auto", self.tol, self._solver_options()
+        if is_auto:  # no parameter of other solvers changes the result
+            tol, options["random_state"] = None, check_random_state(0)
         spectrum = decompose_summary(
             summary,
             self.n_components,
             solver,
             n_counted=counted,
-            tol=self.tol,
+            tol=tol,
             refine=recentered(kept, summary, weights, mapped=mapped) if is_auto else None,
-            **self._solver_options(),
+            **options,
         )
         spectrum = replace(spectrum, remainder=summary.remainder)
-        warn_unless_converged(spectrum, self.n_components, solver, self.tol)
+        warn_unless_converged(spectrum, self.n_components, solver, tol)
         return Decomposition(spectrum, n_samples, float_name(X), counted)
 
     def _decompose_missing(

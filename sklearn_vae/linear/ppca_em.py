@@ -64,36 +64,10 @@ def fit_incomplete(
 
     `n_counted` is the number of samples if weights count as repetitions.
     """
-    check_memory(
-        32 * X.shape[0] * X.shape[1],
-        "The EM algorithm for missing values holds four copies of X in float64",
-        "Fit to fewer samples: the methods of the fitted model process the others in blocks.",
-    )
-    X = to_host(X).astype(np.float64)
-    if weights is not None:
-        weights = to_host(weights).astype(np.float64)
-        X, weights = X[weights > 0], weights[weights > 0]
+    X, weights = _on_host(X, weights)
     k = _count_components(n_components, (n_counted, X.shape[1]))
-    empty = np.flatnonzero(np.isnan(X).all(axis=0))
-    if empty.size:
-        raise ValueError(
-            "X must have an observed value in every feature, got only NaN in column"
-            f"{'s' * (empty.size > 1)} {', '.join(map(str, empty[:5]))}"
-            f"{' and more' * (empty.size > 5)}."
-        )
-    with np.errstate(over="ignore", invalid="ignore"):
-        if weights is None:
-            center = np.nanmean(X, axis=0)
-        else:
-            center = weights @ np.nan_to_num(X, posinf=np.inf, neginf=-np.inf)
-            center /= weights @ ~np.isnan(X)
-        data = IncompleteData(X, center, k, weights)
-        least_noise = data.least_noise
-    if not np.isfinite(data.squares.sum()):
-        raise ValueError(
-            "X must have observed values whose squared distances from the mean are finite in "
-            "float64. Scale X."
-        )
+    data, center = _centered_at_means(X, weights, k)
+    least_noise = data.least_noise
     if least_noise == 0.0:  # every feature is constant
         return _fit_constant(data, center, k, noise_variance)
     options |= {"random_state": random_state, "n_counted": n_counted}
@@ -120,6 +94,46 @@ def fit_incomplete(
     spectrum = Spectrum(mean, lengths**2 + sigma2, V, residual_variance, 0.0, accuracy=BY_EM)
     kl, entropies = _diagnose(data, Parameters(V.T * lengths, parameters.mean, sigma2))
     return IncompleteFit(spectrum, sigma2, kl, entropies, history, certificate)
+
+
+def _on_host(X: Array, weights: Array | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Convert X and weights to NumPy in float64, without samples of weight 0."""
+    check_memory(
+        32 * X.shape[0] * X.shape[1],
+        "The EM algorithm for missing values holds four copies of X in float64",
+        "Fit to fewer samples: the methods of the fitted model process the others in blocks.",
+    )
+    X = to_host(X).astype(np.float64)
+    if weights is not None:
+        weights = to_host(weights).astype(np.float64)
+        X, weights = X[weights > 0], weights[weights > 0]
+    return X, weights
+
+
+def _centered_at_means(
+    X: np.ndarray, weights: np.ndarray | None, k: int
+) -> tuple[IncompleteData, np.ndarray]:
+    """Prepare the observed values minus their means per feature, and return these means."""
+    empty = np.flatnonzero(np.isnan(X).all(axis=0))
+    if empty.size:
+        raise ValueError(
+            "X must have an observed value in every feature, got only NaN in column"
+            f"{'s' * (empty.size > 1)} {', '.join(map(str, empty[:5]))}"
+            f"{' and more' * (empty.size > 5)}."
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        if weights is None:
+            center = np.nanmean(X, axis=0)
+        else:
+            center = weights @ np.nan_to_num(X, posinf=np.inf, neginf=-np.inf)
+            center /= weights @ ~np.isnan(X)
+        data = IncompleteData(X, center, k, weights)
+    if not np.isfinite(data.squares.sum()):
+        raise ValueError(
+            "X must have observed values whose squared distances from the mean are finite in "
+            "float64. Scale X."
+        )
+    return data, center
 
 
 def _warn(

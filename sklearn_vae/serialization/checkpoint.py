@@ -186,7 +186,7 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
         raise TypeError(f"a checkpoint cannot hold {'; '.join(writer.refused)}.")
     try:
         write_file(path, "checkpoint", tree, writer.tensors)
-    except FileNotFoundError:  # the folder is gone, or another process has removed the draft
+    except FileNotFoundError:  # the folder was removed, or another process has removed the draft
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, "checkpoint", tree, writer.tensors)
 

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sklearn_vae.gaussian import gram
+from sklearn_vae.gaussian.certificate import Accuracy, certify
 from sklearn_vae.gaussian.eigensolvers import (
     decompose,
     decompose_summary,
@@ -157,3 +158,21 @@ def test_no_bound_is_violated(case):
 @given(matrices)
 def test_no_bound_is_violated_by_many_matrices(case):
     check_one(**case)
+
+
+@pytest.mark.parametrize("rho", [1e-6, 0.1, 2.0])
+def test_the_bounds_are_sharp_in_two_dimensions(rho):
+    theta, outside = 3.0, 1.0
+    values = np.linalg.eigvalsh([[theta, rho], [rho, outside]])[::-1]
+    accuracy = Accuracy(residual=rho, outside=outside, method="a test")
+    certificate = certify(
+        np.array([theta]), 1, 2, outside, accuracy, noise_variance=outside, is_fixed=False, eps=0.0
+    )
+    assert certificate.lower[0] == pytest.approx(theta, rel=1e-15)
+    assert certificate.upper[0] == pytest.approx(values[0], rel=1e-14)
+    angle = 0.5 * math.atan(2.0 * rho / (theta - outside))
+    assert certificate.max_sine == pytest.approx(math.sin(angle))
+    if values[1] > 0:
+        best = -0.5 * np.log(values).sum()
+        own = -0.5 * np.log([theta, outside]).sum()
+        assert certificate.max_shortfall == pytest.approx(best - own)

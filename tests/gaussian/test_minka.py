@@ -9,8 +9,8 @@ from sklearn.decomposition import PCA
 from sklearn.decomposition._pca import _assess_dimension
 
 from sklearn_vae import PPCA, Moments
-from sklearn_vae.gaussian.minka import LEAST_CURVATURE, log_evidence
-from sklearn_vae.gaussian.spectrum import Spectrum, minka_dimension
+from sklearn_vae.gaussian.minka import LEAST_CURVATURE, log_evidence, minka_dimension
+from sklearn_vae.gaussian.spectrum import Spectrum
 
 
 def make_samples(rng, n, d, k, noise):

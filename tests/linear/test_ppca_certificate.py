@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mpmath import mp
 from scipy import sparse
+from scipy.sparse.linalg import ArpackNoConvergence
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
@@ -107,6 +108,14 @@ class TestAuto:
         fits = [PPCA(20, random_state=seed).fit(X) for seed in (0, 1)]
         np.testing.assert_array_equal(fits[0].components_, fits[1].components_)
 
+    def test_no_seed_or_tolerance_matters_for_sparse_data(self):
+        X = sparse.random_array((1100, 1050), density=0.01, rng=np.random.default_rng(0)).tocsr()
+        assert eigensolvers.choose_solver(X, 3) == "arpack"
+        model = PPCA(3).fit(X)
+        other = PPCA(3, tol=0.9, random_state=1).fit(X)
+        np.testing.assert_array_equal(model.components_, other.components_)
+        assert error_of(model, X.toarray()) < 1e-13
+
     def test_passes_over_a_file(self, tmp_path, monkeypatch):
         np.save(tmp_path / "X.npy", noise("tall"))
         X = np.load(tmp_path / "X.npy", mmap_mode="r")
@@ -146,8 +155,20 @@ class TestTolerance:
             model = PPCA(10, svd_solver="randomized", tol=1e-8, random_state=0).fit(noise("tall"))
         assert (model.certificate_.upper >= truth(noise("tall"))[0][:10]).all()
         monkeypatch.setattr(eigensolvers, "MAX_ORDER", 100)
-        with pytest.warns(ConvergenceWarning, match=r"Increase tol, use fewer components, or"):
-            PPCA(10).fit(noise("tall"))
+        with pytest.warns(
+            ConvergenceWarning, match=r"more than 1e-09, .* Use fewer components, or"
+        ):
+            PPCA(10, tol=0.5).fit(noise("tall"))  # "auto" does not use it
+
+    def test_arpack_that_fails_without_a_tolerance(self, monkeypatch):
+        def fail(*_, **__):
+            raise ArpackNoConvergence("", np.empty(0), np.empty((0, 0)))
+
+        monkeypatch.setattr("sklearn_vae.gaussian.singular.svds", fail)
+        assert error_of(PPCA(3, svd_solver="arpack").fit(noise("tall")), noise("tall")) < 1e-13
+        monkeypatch.setattr("sklearn_vae.gaussian.singular.MAX_PRODUCTS", 3)
+        with pytest.warns(ConvergenceWarning, match=r"more than 1e-09"):
+            PPCA(10, svd_solver="arpack").fit(noise("tall"))
 
     def test_missing_values(self):
         X = noise("tall")[:60, :5].copy()
@@ -195,9 +216,16 @@ class TestCertificate:
         assert certificate.max_sine < 1e-10
         assert 0.0 <= certificate.max_shortfall < 1e-9
         text = str(certificate)
-        assert text.startswith(f"The {k} largest eigenvalues")
+        assert text.startswith(
+            f"The {k} largest eigenvalues" if k else "The model has no components"
+        )
         assert text.endswith(".")
         assert str(pickle.loads(pickle.dumps(model)).certificate_) == text
+
+    def test_one_component(self):
+        text = str(PPCA(1).fit(noise("tall")[:90, :12]).certificate_)
+        assert text.startswith("The largest eigenvalue is known to ")
+        assert "the component is at most" in text
 
     def test_against_high_precision(self):
         X = noise("tall")[:7, :4] + 1e3

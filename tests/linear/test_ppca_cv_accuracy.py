@@ -167,3 +167,28 @@ def test_arrays_of_other_libraries(name, asarray):
     found = PPCACV([0, 2, 5]).fit(asarray(X)).cv_results_
     for key in ("mean_test_score", "std_test_score"):
         np.testing.assert_allclose(to_numpy(found[key]), expected[key], rtol=1e-9)
+
+
+def test_default_solver_has_the_digits_of_the_full_decomposition():
+    X = load_breast_cancer().data
+    train, test = next(iter(KFold(5).split(X)))
+    methods = set()
+    for k in (1, 5, 10, 20, 29):
+        model, full = (PPCA(k, svd_solver=s).fit(X[train]) for s in ("auto", "full"))
+        methods.add(model.certificate_.method)
+        assert model.noise_variance_ == pytest.approx(full.noise_variance_, rel=1e-11)
+        assert model.score(X[test]) == pytest.approx(full.score(X[test]), rel=1e-11)
+    assert "deflated covariances" in methods
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_final_model_of_graded_data(name, weighted):
+    X = data_set(name)
+    weights = np.random.default_rng(1).uniform(0.5, 2, size=len(X)) if weighted else None
+    k = max(candidates(X, list(KFold(2).split(X))))
+    model = PPCACV([k], cv=2).fit(X, sample_weight=weights)
+    full = PPCA(k, svd_solver="full").fit(X, sample_weight=weights)
+    assert model.noise_variance_ == pytest.approx(full.noise_variance_, rel=1e-10)
+    assert model.elbo_ == pytest.approx(full.elbo_, rel=1e-11)
+    np.testing.assert_allclose(model.score_samples(X), full.score_samples(X), rtol=1e-7)

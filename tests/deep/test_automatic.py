@@ -1,0 +1,246 @@
+"""Training with default parameters: a linear start, and epochs that validation samples choose."""
+
+import functools
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+
+from sklearn_vae import (
+    PPCA,
+    BernoulliPPCA,
+    DeepAutoencoder,
+    DeepBernoulliVAE,
+    DeepGaussianVAE,
+    FactorAnalysis,
+)
+from sklearn_vae.deep.choices import PLAIN, count_folds
+from sklearn_vae.deep.epoch_search import AveragedParameters, EpochSearch
+from sklearn_vae.deep.outcome import warn_of_outcome
+from sklearn_vae.diagnostics import diagnose
+from sklearn_vae.serialization import load, save
+from tests.deep.data import make_rows, parameters_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+CURVED = make_rows(n=240, d=6, k=2)
+# Without any structure that networks could find.
+NOISE = np.random.default_rng(0).normal(size=(40, 6)) @ np.diag([3.0, 2.0, 1.0, 1.0, 1.0, 1.0])
+BITS = (NOISE > 0).astype(float)
+
+
+@functools.cache
+def fitted(kind, curved, **options):
+    X = CURVED if curved else NOISE
+    options = {"binarize": 0.0} | options if kind is DeepBernoulliVAE else options
+    return kind(2, random_state=0, **options).fit(X)
+
+
+def test_networks_are_kept_where_they_gain_on_validation_samples():
+    model = fitted(DeepGaussianVAE, True)
+    assert not model.is_linear_
+    assert 0 < model.n_iter_ <= model.max_epochs_
+    assert all(len(values) == model.n_iter_ for values in model.history_.values())
+    history = model.history_
+    assert history["validation_bound"][-1] > history["linear_validation_bound"][0]
+    assert model.elbo_ > PPCA(2).fit(CURVED).score(CURVED)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "score"),
+    [
+        (DeepGaussianVAE, {}, lambda: PPCA(2).fit(NOISE).score(NOISE)),
+        (DeepGaussianVAE, {"noise_model": "diagonal"}, lambda: FactorAnalysis(2).fit(NOISE).score(NOISE)),
+        (DeepBernoulliVAE, {}, lambda: BernoulliPPCA(2, random_state=0).fit(BITS).score(BITS)),
+        (DeepAutoencoder, {}, lambda: -np.square(NOISE - _projected(NOISE)).mean()),
+    ],
+)  # fmt: skip
+def test_the_start_is_the_linear_model_of_all_samples(kind, options, score, monkeypatch):
+    monkeypatch.setattr(EpochSearch, "n_epochs", property(lambda self: 0))
+    model = kind(2, random_state=0, **options)
+    if kind is DeepBernoulliVAE:
+        model.set_params(binarize=0.0)
+    model.fit(NOISE)
+    assert model.is_linear_
+    assert model.n_iter_ == 0
+    assert model.training_history["epoch"].tolist() == [0]
+    # L-BFGS starts logistic pPCA, to fewer digits.
+    tolerance = 1e-2 if kind is DeepBernoulliVAE else 1e-4
+    assert model.score(NOISE) == pytest.approx(score(), abs=tolerance)
+    assert model.history_["bound"][0] == pytest.approx(model.score(NOISE), abs=1e-2)
+
+
+def _projected(X):
+    pca = PCA(2).fit(X)
+    return pca.inverse_transform(pca.transform(X))
+
+
+@pytest.mark.parametrize("kind", [DeepGaussianVAE, DeepBernoulliVAE, DeepAutoencoder])
+def test_noise_keeps_the_linear_model_and_diagnose_says_so(kind):
+    model = fitted(kind, False)
+    assert model.is_linear_
+    report = diagnose(model, BITS if kind is DeepBernoulliVAE else NOISE)
+    assert "linear" in report.categories
+
+
+def test_progress_says_that_the_model_is_linear(capsys):
+    DeepGaussianVAE(2, random_state=0, verbose=1).fit(NOISE)
+    assert "keeps its linear start" in capsys.readouterr().err
+
+
+def test_data_of_full_rank_start_at_their_covariance(monkeypatch):
+    monkeypatch.setattr(EpochSearch, "n_epochs", property(lambda self: 0))
+    model = DeepGaussianVAE(8, random_state=0).fit(NOISE)
+    S = np.cov(NOISE.T, bias=True)
+    expected = -0.5 * (6 * np.log(2 * np.pi) + np.linalg.slogdet(S)[1] + 6)
+    assert model.score(NOISE) == pytest.approx(expected, abs=1e-3)
+
+
+def test_few_samples_are_not_searched():
+    model = DeepGaussianVAE(2, random_state=0).fit(NOISE[:12])
+    assert model.is_linear_
+    assert model.score(NOISE[:12]) == pytest.approx(PPCA(2).fit(NOISE[:12]).score(NOISE[:12]))
+
+
+def test_choices_are_visible_and_parameters_stay_as_they_were():
+    model = fitted(DeepGaussianVAE, True)
+    assert model.get_params() == DeepGaussianVAE(2, random_state=0).get_params()
+    assert model.hidden_layer_sizes_ == (64,)
+    assert (model.activation_, model.init_, model.n_mc_samples_) == ("silu", "ppca", 2)
+    assert model.batch_size_ == 64
+    assert model.learning_rate_ == 1e-2
+    assert model.max_epochs_ == 320 // (1 + count_folds(len(CURVED), 0.2))
+    assert fitted(DeepGaussianVAE, True, batch_size=50).batch_size_ == 50
+
+
+@pytest.mark.parametrize("kind", [DeepGaussianVAE, DeepBernoulliVAE, DeepAutoencoder])
+def test_with_explicit_epochs_auto_has_the_values_of_before(kind):
+    given = {"binarize": 0.0} if kind is DeepBernoulliVAE else {}
+    one = kind(2, max_epochs=2, random_state=0, **given).fit(NOISE)
+    values = {n: v for n, v in PLAIN.items() if n in one.get_params() and n != "max_epochs"}
+    other = kind(2, max_epochs=2, random_state=0, **given, **values).fit(NOISE)
+    np.testing.assert_array_equal(parameters_of(one), parameters_of(other))
+    assert one.hidden_layer_sizes_ == (512, 256)
+    assert not one.is_linear_
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "iwae"},
+        {"kl_weight": 2.0},
+        {"free_bits": 0.1},
+        {"variational_family": "sylvester"},
+        {"init": None},
+        {"activation": "tanh"},
+        {"hidden_layer_sizes": (3,)},
+        {"noise_variance_init": 1.0},
+        {"early_stopping": True},
+    ],
+)
+def test_other_settings_do_not_train_automatically(options, monkeypatch):
+    monkeypatch.setitem(PLAIN, "max_epochs", 2)
+    monkeypatch.setitem(PLAIN, "hidden_layer_sizes", (8,))
+    model = DeepGaussianVAE(2, random_state=0, **options).fit(NOISE)
+    assert model.n_iter_ == 2
+    assert not model.is_linear_
+
+
+def test_weights_of_zero_leave_samples_out_of_the_search():
+    X = np.r_[NOISE, 100.0 + NOISE]
+    weights = np.r_[np.ones(len(NOISE)), np.zeros(len(NOISE))]
+    model = DeepGaussianVAE(2, random_state=0).fit(X, sample_weight=weights)
+    assert model.score(NOISE) == pytest.approx(fitted(DeepGaussianVAE, False).score(NOISE))
+
+
+def test_fits_are_reproducible_and_survive_files(tmp_path):
+    model = fitted(DeepGaussianVAE, True)
+    again = clone(model).fit(CURVED)
+    np.testing.assert_array_equal(parameters_of(again), parameters_of(model))
+    save(model, tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert loaded.score(CURVED) == model.score(CURVED)
+    assert loaded.is_linear_ is False
+
+
+def test_a_warm_start_continues_with_the_networks_that_were_chosen(monkeypatch):
+    model = clone(fitted(DeepGaussianVAE, True)).set_params(warm_start=True).fit(CURVED)
+    n_iter = model.n_iter_
+    model.set_params(max_epochs=2).fit(CURVED)
+    assert model.n_iter_ == n_iter + 2
+    assert model.hidden_layer_sizes_ == (64,)
+
+
+def test_checkpoints_resume_the_final_fit(tmp_path):
+    options = {"checkpoint": tmp_path, "checkpoint_every": 5}
+    model = clone(fitted(DeepGaussianVAE, True)).set_params(**options).fit(CURVED)
+    files = list(tmp_path.iterdir())
+    again = clone(model).fit(CURVED)
+    assert list(tmp_path.iterdir()) == files
+    np.testing.assert_array_equal(parameters_of(again), parameters_of(model))
+    np.testing.assert_array_equal(
+        parameters_of(model), parameters_of(fitted(DeepGaussianVAE, True))
+    )
+
+
+def test_grid_search_over_noise_variances():
+    grid = {"noise_variance": [0.3, 300.0]}
+    search = GridSearchCV(DeepGaussianVAE(2, random_state=0), grid, cv=2).fit(CURVED[:60])
+    assert search.best_params_ == {"noise_variance": 0.3}
+
+
+def test_a_failing_fit_changes_nothing():
+    model = DeepGaussianVAE(2, random_state=0)
+    with pytest.raises(ValueError, match="NaN"):
+        model.fit(np.full((30, 4), np.nan))
+    assert vars(model).keys() == DeepGaussianVAE().get_params().keys()
+    assert model.max_epochs == "auto"
+
+
+def test_parameters_are_averaged_over_epochs():
+    class Net:
+        module_ = torch.nn.Linear(1, 1, bias=False)
+
+    with torch.no_grad():
+        Net.module_.weight.fill_(1.0)
+        average = AveragedParameters(0.25)
+        average.on_train_begin(Net)
+        for value in (2.0, 4.0):
+            Net.module_.weight.fill_(value)
+            average.on_epoch_end(Net)
+    assert average.average_["weight"].item() == 0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * 4
+
+
+def search_with(gain=1.0, error=0.1, trimmed=1.0):
+    return EpochSearch(np.array([0, 5]), np.array([0.0, gain]), 5, 1, error, trimmed)
+
+
+def test_gains_must_exceed_their_error_and_not_depend_on_few_samples():
+    assert search_with().n_epochs == 5
+    assert search_with(error=1.5).n_epochs == 0
+    assert search_with(trimmed=0.3).n_epochs == 0
+
+
+@pytest.mark.parametrize(
+    ("bounds", "match"),
+    [
+        ((-66.5, -22.1, -30.0, None), "-66.5 nats, is below that of pPCA .* -22.1 nats"),
+        ((-1.0, None, -10.0, search_with(gain=-8.0, error=-9.0)), "overfits"),
+        ((1.0, None, -10.0, search_with()), "has not converged"),
+        ((-1.0, -1.05, -10.0, None), None),
+    ],
+)
+def test_one_warning_names_the_number_and_the_remedy(bounds, match):
+    model = fitted(DeepGaussianVAE, True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_outcome(model, *bounds)
+    assert len(caught) == (match is not None)
+    if match:
+        with pytest.warns(ConvergenceWarning, match=match):
+            warn_of_outcome(model, *bounds)
