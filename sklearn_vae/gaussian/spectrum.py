@@ -495,6 +495,8 @@ def with_positive_peaks(components: Array) -> Array:
     """Flip rows to make their entry of largest magnitude positive, as PCA does."""
     xp = array_namespace(components)
     r, d = components.shape
+    if d == 0:
+        return components
     starts = d * xp.arange(r, device=device(components))
     peaks = xp.take(xp.reshape(components, (-1,)), starts + xp.argmax(xp.abs(components), axis=1))
     return xp.where((peaks < 0)[:, None], -components, components)

@@ -156,6 +156,30 @@ def test_batches_give_the_model_of_all_samples():
     assert "partial_fit cannot continue a model from fit" in str(error.value.__cause__)
 
 
+def test_equal_samples_have_noise_only():
+    X = np.full((3, 4), 2.5)
+    for model in (
+        FactorAnalysis(2).fit(X),
+        FactorAnalysis(2).partial_fit(X[:1]),
+        FactorAnalysis.from_moments(Moments.of(X[:1]), n_components=2),
+    ):
+        assert (model.noise_variance_ == 1e-12).all()
+        assert (model.loadings_ == 0.0).all()
+        np.testing.assert_array_equal(model.transform(X), np.zeros((3, 2)))
+        expected = -2.0 * np.log(2.0 * np.pi * 1e-12)
+        np.testing.assert_allclose(model.score_samples(X), expected)
+
+
+@pytest.mark.filterwarnings("ignore:The noise variance of feature")  # of the first batch
+def test_a_stream_may_begin_with_one_sample_or_constant_features():
+    X = WINE.copy()
+    X[:60, [1, 5]] = X[0, [1, 5]]
+    expected = FactorAnalysis(2).fit(X).noise_variance_
+    for first in (1, 60):
+        model = FactorAnalysis(2).partial_fit(X[:first]).partial_fit(X[first:])
+        np.testing.assert_allclose(model.noise_variance_, expected, rtol=1e-6)
+
+
 def test_dask_blocks_give_the_same_model():
     da = pytest.importorskip("dask.array")
     X = da.from_array(WINE, chunks=(50, 13))

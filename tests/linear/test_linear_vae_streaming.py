@@ -138,6 +138,18 @@ def test_errors_of_parameters(parameters, message):
         LinearVAE(**parameters).partial_fit(next(stream(1))[0])
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_the_first_batch_needs_two_samples_and_the_others_one(method):
+    X = next(stream(1))[0]
+    vae, weights = LinearVAE(K), np.zeros(len(X))
+    with pytest.raises(ValueError, match="a minimum of 2 is required by LinearVAE"):
+        getattr(vae, method)(X[:1])
+    weights[3] = 0.5
+    with pytest.raises(ValueError, match="sample_weight must be positive for at least 2 samples"):
+        getattr(vae, method)(X, sample_weight=weights)
+    assert vae.partial_fit(X).partial_fit(X[:1]).partial_fit(X, sample_weight=weights).n_iter_ == 3
+
+
 def test_other_solvers_have_no_partial_fit():
     vae = LinearVAE(K, solver="adam")
     assert not hasattr(vae, "partial_fit")
