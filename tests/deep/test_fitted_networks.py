@@ -169,7 +169,7 @@ def test_outliers_among_the_samples_held_out_are_an_error():
 def test_only_normal_noise_can_start_at_ppca(monkeypatch):
     odd = types.SimpleNamespace(is_normal=False)
     monkeypatch.setitem(ppca_start.NOISE_MODELS, "odd", odd)
-    model = DeepGaussianVAE(3, init="ppca", noise_model="odd")
+    model = DeepGaussianVAE(3, init="ppca", noise_model="odd", activation="relu")
     with pytest.raises(ValueError, match="init='ppca' requires Gaussian noise, got noise_model='o"):
         check_init(model, (8,))
     check_init(model.set_params(init=None), (8,))
