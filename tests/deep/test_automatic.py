@@ -229,10 +229,9 @@ def test_gains_must_exceed_their_error_and_not_depend_on_few_samples():
 @pytest.mark.parametrize(
     ("bounds", "match"),
     [
-        ((-66.5, -22.1, -30.0, None), "-66.5 nats, is below that of pPCA .* -22.1 nats"),
-        ((-1.0, None, -10.0, search_with(gain=-8.0, error=-9.0)), "overfits"),
-        ((1.0, None, -10.0, search_with()), "has not converged"),
-        ((-1.0, -1.05, -10.0, None), None),
+        ((-1.0, -10.0, search_with(gain=-8.0, error=-9.0)), "overfits"),
+        ((1.0, -10.0, search_with()), "has not converged"),
+        ((-1.0, -10.0, None), None),
     ],
 )
 def test_one_warning_names_the_number_and_the_remedy(bounds, match):
