@@ -48,7 +48,7 @@ def _overfits(model: Any, bound: float, baseline: float, search: EpochSearch | N
 
 
 def _still_rises(model: Any, search: EpochSearch | None) -> str:
-    if search is None or search.n_epochs < search.max_epochs:
+    if search is None or not search.n_epochs or search.n_epochs < search.max_epochs:
         return ""
     rise = search.bounds[-1] - np.interp(0.8 * search.max_epochs, search.epochs, search.bounds)
     if rise <= max(RISING_NATS, RISING_SHARE * (search.bounds[-1] - search.bounds[0])):

@@ -237,7 +237,7 @@ def test_learning_starts_at_the_residual_of_ppca(noise_model):
     model.set_params(learning_rate=1e-12, max_epochs=1).fit(X)
     scale = X.std(axis=0) if noise_model == "diagonal" else 1.0
     rows = X / scale
-    ppca = PPCA(K).fit(rows)
+    ppca = PPCA(K, coordinates="posterior").fit(rows)
     mean, variance = ppca.posterior(rows)
     squares = ((rows - ppca.inverse_transform(mean)) ** 2).mean(axis=0)
     squares = squares + variance.mean(axis=0) @ (ppca.loadings_.T**2)
