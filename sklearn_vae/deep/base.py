@@ -340,9 +340,8 @@ class DeepModel(EncoderDecoder, ABC):
         warn_of_failures(self.net_)
         if diverged is not None:
             raise diverged
-        linear = vars(self).get("_linear_bound")
         bound, baseline = self._bounds_of_fit(data)
-        warn_of_outcome(self, bound, linear, baseline, search)
+        warn_of_outcome(self, bound, baseline, search)
         if self.is_linear_ and self.verbose and reducer.rank == 0:
             print(
                 f"{type(self).__name__} keeps its linear start, because no epoch of training "

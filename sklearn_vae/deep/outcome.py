@@ -1,4 +1,4 @@
-"""Warning of a fit that is worse than its linear counterpart, overfits or has not converged."""
+"""Warning of a fit that overfits or has not converged."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.deep.epoch_search import EpochSearch
 
-# Shortfall from the linear model that is tolerated: a share of its bound, and nats per sample.
-SHARE = 0.01
-NATS = 0.1
-
 # A fit overfits if validation samples lose this share of what training samples gain over a model
-# without latent dimensions.
+# without latent dimensions. Gains below some nats per sample count as these.
 LOST_SHARE = 0.5
+LEAST_GAIN = 0.1
 
 # Training has not converged if the validation bound rises by this share of its whole rise in the
 # last fifth of the epochs that are allowed, and by more than some nats per sample.
@@ -24,32 +21,15 @@ RISING_SHARE = 0.1
 RISING_NATS = 0.1
 
 
-def warn_of_outcome(
-    model: Any, bound: float, linear: float | None, baseline: float, search: EpochSearch | None
-) -> None:
+def warn_of_outcome(model: Any, bound: float, baseline: float, search: EpochSearch | None) -> None:
     """Issue at most one ConvergenceWarning, in the order of severity.
 
-    `bound`, `linear` and `baseline` are the bounds of the training samples for the model, for its
-    linear counterpart if that is known, and for a model without latent dimensions.
+    `bound` and `baseline` are the bounds of the training samples for the model, and for a model
+    without latent dimensions.
     """
-    text = _worse_than_linear(model, bound, linear)
-    text = text or _overfits(model, bound, baseline, search) or _still_rises(model, search)
+    text = _overfits(model, bound, baseline, search) or _still_rises(model, search)
     if text:
         warnings.warn(text, ConvergenceWarning, stacklevel=5)
-
-
-def _worse_than_linear(model: Any, bound: float, linear: float | None) -> str:
-    if linear is None or bound >= linear - SHARE * abs(linear) - NATS:
-        return ""
-    remedy = (
-        'use the default max_epochs="auto", which starts at the linear model'
-        if model._can_start_linear()
-        else "increase max_epochs, or use networks and settings that can start at pPCA"
-    )
-    return (
-        f"The ELBO of the training samples, {bound:.4g} nats, is below that of pPCA with the same "
-        f"number of dimensions, {linear:.4g} nats: {remedy}."
-    )
 
 
 def _overfits(model: Any, bound: float, baseline: float, search: EpochSearch | None) -> str:
@@ -58,7 +38,7 @@ def _overfits(model: Any, bound: float, baseline: float, search: EpochSearch | N
     else:
         bounds = model.history_.get("validation_bound", [np.nan])
         validation = float(np.max(bounds)) if model.stopped_early else np.nan
-    if not bound - validation > LOST_SHARE * max(bound - baseline, NATS):
+    if not bound - validation > LOST_SHARE * max(bound - baseline, LEAST_GAIN):
         return ""
     return (
         f"The model overfits: the bound of the training samples, {bound:.4g}, is far above that of "
@@ -68,7 +48,7 @@ def _overfits(model: Any, bound: float, baseline: float, search: EpochSearch | N
 
 
 def _still_rises(model: Any, search: EpochSearch | None) -> str:
-    if search is None or search.n_epochs < search.max_epochs:
+    if search is None or not search.n_epochs or search.n_epochs < search.max_epochs:
         return ""
     rise = search.bounds[-1] - np.interp(0.8 * search.max_epochs, search.epochs, search.bounds)
     if rise <= max(RISING_NATS, RISING_SHARE * (search.bounds[-1] - search.bounds[0])):

@@ -73,7 +73,7 @@ class Begin(Callback):
 def test_noise_in_closed_form_begins_there_too_and_encodes_as_ppca(objective):
     vae = DeepGaussianVAE(K, hidden_layer_sizes=(8, 8), init="ppca", max_epochs=2, random_state=0)
     vae.set_params(objective=objective, callbacks=[Begin()]).fit(X)
-    ppca = PPCA(K).fit(X)
+    ppca = PPCA(K, coordinates="posterior").fit(X)
     begun = pickle.loads(vae.net_.begun_)
     noise = begun.likelihood.noise_variance.item() * vae.scale_**2
     assert noise == pytest.approx(ppca.noise_variance_, rel=1e-12)
@@ -132,13 +132,14 @@ def test_spare_units_are_random_and_learn():
     one, two = still(), still(random_state=1)
     assert not np.array_equal(parameters_of(one), parameters_of(two))
     np.testing.assert_allclose(one.score_samples(X), two.score_samples(X), atol=1e-8)
-    vae = DeepGaussianVAE(K, hidden_layer_sizes=(16,), init="ppca", random_state=0).fit(X)
+    vae = DeepGaussianVAE(K, hidden_layer_sizes=(16,), init="ppca", max_epochs=20, random_state=0)
+    vae.fit(X)
     assert (vae.module_.decoder.layers[-1].weight[:, 2 * K :].abs() > 1e-3).any()
 
 
 BAD = [
-    ({"init": "pca"}, r"init must be None or 'ppca', got 'pca'\."),
-    ({"init": True}, r"init must be None or 'ppca', got True\."),
+    ({"init": "pca"}, r"init must be 'auto', None or 'ppca', got 'pca'\."),
+    ({"init": True}, r"init must be 'auto', None or 'ppca', got True\."),
     (
         {"hidden_layer_sizes": (16, 5)},
         r"hidden_layer_sizes of at least 6, two units per latent dimension, got \(16, 5\)",

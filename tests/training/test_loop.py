@@ -10,6 +10,7 @@ import torch
 from skorch.callbacks import Callback, GradientNormClipping, LRScheduler
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
+from sklearn_vae.deep.choices import values_of_fit, with_values
 from sklearn_vae.nn.objectives import elbo
 from sklearn_vae.training.batches import Batches, count_batches
 from sklearn_vae.training.distributed import SINGLE_PROCESS
@@ -23,9 +24,10 @@ def plain_training(model, rows):
     untrained = copy.deepcopy(model.set_params(max_epochs=1))
     net = untrained.fit(X).net_
     net.initialize()
-    untrained._set_start(SimpleNamespace(train=rows, weights=None, reducer=SINGLE_PROCESS))
+    explicit = with_values(untrained, values_of_fit(untrained))
+    explicit._set_start(SimpleNamespace(train=rows, weights=None, reducer=SINGLE_PROCESS))
     module = net.module_
-    optimizer = torch.optim.Adam(module.trained_parameters(), lr=model.learning_rate)
+    optimizer = torch.optim.Adam(module.trained_parameters(), lr=model.learning_rate_)
     bounds, start = [], module.likelihood.noise_variance
     for epoch in range(3):
         total = 0.0
