@@ -21,9 +21,9 @@ from scipy.special import expit, logit
 from sklearn.datasets import load_digits
 
 from sklearn_vae import BernoulliPPCA
+from sklearn_vae.gaussian.bernoulli_bound import initial_loadings, whitening
 from sklearn_vae.gaussian.bernoulli_elbo import laplace_posterior
 from sklearn_vae.gaussian.bernoulli_newton import LinearEncoderBound
-from sklearn_vae.linear.bernoulli_fit import initial_loadings, whitening
 
 TOL, WINDOW = 1e-6, 10
 
