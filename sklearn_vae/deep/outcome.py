@@ -36,9 +36,14 @@ def _overfits(model: Any, bound: float, baseline: float, search: EpochSearch | N
     if search is not None:
         validation = float(search.bounds[search.best if search.n_epochs else 0])
     else:
-        bounds = model.history_.get("validation_bound", [np.nan])
-        validation = float(np.max(bounds)) if model.stopped_early else np.nan
-    if not bound - validation > LOST_SHARE * max(bound - baseline, LEAST_GAIN):
+        if not model.stopped_early:
+            return ""
+        # Both of the same epoch: the noise variance of the final model is set after training.
+        bounds = model.history_["validation_bound"]
+        best = int(np.argmax(bounds))
+        bound, validation = float(model.history_["bound"][best]), float(bounds[best])
+    gain = bound - baseline  # a fit that gains nothing is not trained enough to overfit
+    if not (gain > 0 and bound - validation > LOST_SHARE * max(gain, LEAST_GAIN)):
         return ""
     return (
         f"The model overfits: the bound of the training samples, {bound:.4g}, is far above that of "

@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -248,3 +249,20 @@ def test_one_warning_names_the_number_and_the_remedy(bounds, match):
     if match:
         with pytest.warns(ConvergenceWarning, match=match):
             warn_of_outcome(model, *bounds)
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "warns"),
+    [(-9.0, -8.0, False), (-4.0, -8.0, True), (-11.0, -20.0, False)],
+)
+def test_overfitting_is_judged_at_the_best_epoch(training, validation, warns, recwarn):
+    # The final bound, -1, is that with a noise variance which is set after training. Without latent
+    # dimensions the bound is -10.
+    bounds = {
+        "bound": np.array([training, -1.0]),
+        "validation_bound": np.array([validation, -30.0]),
+    }
+    model = SimpleNamespace(stopped_early=True, history_=bounds, n_components_=3)
+    warnings.simplefilter("always")
+    warn_of_outcome(model, -1.0, -10.0, None)
+    assert [w.category for w in recwarn] == warns * [ConvergenceWarning]
