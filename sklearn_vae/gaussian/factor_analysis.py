@@ -203,7 +203,7 @@ class ProfileLikelihood:
         values, vectors = self.pairs(log_psi).kept
         W = np.zeros((len(log_psi), self.n_components))
         W[:, : len(values)] = np.exp(0.5 * log_psi)[:, None] * vectors * (values - 1.0) ** 0.5
-        return with_positive_peaks(W.T).T
+        return with_positive_peaks(W.T).T if len(W) else W
 
     @cached_property
     def starts(self) -> list[np.ndarray]:

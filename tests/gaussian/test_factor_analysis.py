@@ -223,3 +223,9 @@ def test_a_heywood_case_converges_although_its_loss_is_rounded():
         assert len(model.at_floor) == 1
         assert model.gradient_norm < 1e-10
     np.testing.assert_allclose(fits[0].noise_variance, fits[1].noise_variance, rtol=1e-9)
+
+
+def test_features_that_are_all_constant():
+    model = fit_factors(Moments.of(np.ones((4, 3))), 2)
+    assert not model.loadings.any()
+    assert (model.noise_variance == CONSTANT_NOISE).all()
