@@ -30,6 +30,9 @@ from sklearn_vae import (
 from sklearn_vae.validation import is_integer
 from tests.sharing import shared
 
+# The fits stop after few steps.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
 NET = {"hidden_layer_sizes": (4,), "max_epochs": 2, "batch_size": 4, "random_state": 0}
 GRADIENT = {"max_iter": 3, "random_state": 0}
 

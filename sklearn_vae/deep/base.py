@@ -60,6 +60,7 @@ from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.gaussian.arrays import check_sample_weight
 from sklearn_vae.protocol import EncoderDecoder, numbered
 from sklearn_vae.serialization.checkpoint import check_checkpoint
+from sklearn_vae.state import is_fitted
 from sklearn_vae.training.callbacks import Progress, StopEarly
 from sklearn_vae.training.checkpointing import Keeper, last_state_of
 from sklearn_vae.training.devices import device_and_dtype, torch_defaults
@@ -234,8 +235,9 @@ class DeepModel(EncoderDecoder, ABC):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Constructor parameters by name, with the values of this fit for "auto"."""
-        return with_values(self, values_of_fit(self)).get_params(deep=False)
+        """Constructor parameters by name; after a fit, with its values for "auto"."""
+        explicit = with_values(self, values_of_fit(self)) if is_fitted(self) else self
+        return explicit.get_params(deep=False)
 
     @property
     def is_linear(self) -> bool:

@@ -27,7 +27,7 @@ FLOOR = 1e-6
 LOG_FLOOR = math.log(FLOOR)
 # Largest change of a log noise variance in a Newton step.
 LONGEST_STEP = 2.0
-# Rounding error of the loss, in nats per sample.
+# Rounding error of the loss, in nats per sample, where no noise variance is tiny.
 ROUNDING = 1e-11
 # Ratio of noise standard deviations from which the small ones cost digits.
 GRADED = 30.0
@@ -215,7 +215,7 @@ class ProfileLikelihood:
         values, vectors = self.pairs(log_psi).kept
         W = np.zeros((len(log_psi), self.n_components))
         W[:, : len(values)] = np.exp(0.5 * log_psi)[:, None] * vectors * (values - 1.0) ** 0.5
-        return with_positive_peaks(W.T).T
+        return with_positive_peaks(W.T).T if len(W) else W
 
     @cached_property
     def starts(self) -> list[np.ndarray]:
@@ -347,6 +347,11 @@ def _is_free(log_psi: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     return ~at_floor & ~((log_psi >= 0.0) & (gradient < 0.0))
 
 
+def _rounding(log_psi: np.ndarray) -> float:
+    """Return the rounding error of the loss, which grows with R in units of the noise."""
+    return ROUNDING + len(log_psi) * 2.0**-52 * float(np.exp(-log_psi.min()))
+
+
 def _newton(profile: ProfileLikelihood, log_psi: np.ndarray, tol: float, max_iter: int) -> _Search:
     """Take projected Newton steps, with a positive definite matrix where the Hessian is not."""
     loss, gradient = profile.loss(log_psi)
@@ -374,13 +379,14 @@ def _newton(profile: ProfileLikelihood, log_psi: np.ndarray, tol: float, max_ite
                 break
             # Where the loss is rounded, the gradient still tells.
             ratio = np.linalg.norm(new_gradient[free]) / np.linalg.norm(gradient[free])
-            if new_loss <= loss + ROUNDING and ratio < 0.5:
+            if new_loss <= loss + _rounding(new) and ratio < 0.5:
                 break
             step *= 0.25
         else:  # rounding errors leave no step downhill
             converged = True
             break
-        log_psi, loss, gradient = new, new_loss, new_gradient
+        # A rise is a rounding error.
+        log_psi, loss, gradient = new, min(loss, new_loss), new_gradient
         if loss < history[-1] - ROUNDING:
             history.append(loss)
     return _Search(log_psi, loss, np.where(free, gradient, 0.0), history, converged)

@@ -210,3 +210,22 @@ def test_the_history_rises_and_the_limit_of_iterations_is_reported(most, monkeyp
     assert not stopped.converged
     assert len(stopped.history) == 4
     assert stopped.gradient_norm > 1e-6
+
+
+def test_a_heywood_case_converges_although_its_loss_is_rounded():
+    # At the floor, R in units of the noise has an eigenvalue of 1e6, and the loss an error of 1e-9.
+    rng = np.random.RandomState(42)
+    X = rng.rand(15, 30)
+    rng.randint(0, 3, size=15)
+    copies = X.repeat(rng.randint(0, 5, size=15), axis=0)
+    fits = [fit_factors(Moments.of(x), 2) for x in (copies, rng.permutation(copies))]
+    for model in fits:
+        assert len(model.at_floor) == 1
+        assert model.gradient_norm < 1e-10
+    np.testing.assert_allclose(fits[0].noise_variance, fits[1].noise_variance, rtol=1e-9)
+
+
+def test_features_that_are_all_constant():
+    model = fit_factors(Moments.of(np.ones((4, 3))), 2)
+    assert not model.loadings.any()
+    assert (model.noise_variance == CONSTANT_NOISE).all()
