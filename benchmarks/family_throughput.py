@@ -43,8 +43,8 @@ MODELS = {
 def make_loop(model, rows):
     """Return the plain loop, which trains the module of a fitted model."""
     net, module = model.net_, model.module_
-    optimizer = torch.optim.Adam(module.trained_parameters(), lr=model.learning_rate, fused=True)
-    draws = (model.n_mc_samples, model.n_components)
+    optimizer = torch.optim.Adam(module.trained_parameters(), lr=model.learning_rate_, fused=True)
+    draws = (model.n_mc_samples_, model.n_components)
 
     def train(epochs):
         module.train()
