@@ -206,7 +206,8 @@ class ProfileLikelihood:
         scoring = 0.5 * (U @ U.T) * ((U * theta) @ U.T)
         hessian = scoring.copy()
         for theta_j, u in zip(values[:n_kept], vectors[:, :n_kept].T, strict=True):
-            c = (1.0 - theta) * (theta + theta_j) / (theta_j - theta)
+            gap = np.maximum(theta_j - theta, 2.0**-52 * theta_j)  # eigenvalues may be equal
+            c = (1.0 - theta) * (theta + theta_j) / gap
             hessian += 0.5 * (u[:, None] * u) * ((U * c) @ U.T)
         return hessian, scoring
 

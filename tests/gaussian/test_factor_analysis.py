@@ -229,3 +229,11 @@ def test_features_that_are_all_constant():
     model = fit_factors(Moments.of(np.ones((4, 3))), 2)
     assert not model.loadings.any()
     assert (model.noise_variance == CONSTANT_NOISE).all()
+
+
+def test_equal_eigenvalues_of_a_factor_and_of_none():
+    profile = ProfileLikelihood(CorrelationMatrix(np.kron(np.eye(3), [[1.0, 0.5], [0.5, 1.0]])), 2)
+    log_psi = np.full(6, np.log(0.5))
+    values, _, n_kept = profile.pairs(log_psi)
+    values[n_kept] = values[n_kept - 1]
+    assert np.isfinite(profile.curvature(log_psi)).all()

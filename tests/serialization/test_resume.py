@@ -122,6 +122,7 @@ class Interrupt(Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.filterwarnings("ignore:The model overfits")
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_what_was_interrupted_goes_on(early_stopping, tmp_path, monkeypatch):
     model = clone(MODEL).set_params(callbacks=[Interrupt()], early_stopping=early_stopping)
