@@ -90,6 +90,8 @@ for name, color in zip(labels, ("#0072b2", "#e69f00"), strict=True):
 axes.axvline(X.shape[1], color="0.6", linestyle=":")
 axes.annotate("n = d", (X.shape[1], axes.get_ylim()[0]), (4, 4), textcoords="offset points")
 axes.legend()
+axes.set_xticks(sizes, labels=sizes)
+axes.minorticks_off()
 axes.set(
     xlabel="training images n",
     ylabel="held-out log-likelihood (nats per image)",
