@@ -36,7 +36,8 @@ def _overfits(model: Any, bound: float, baseline: float, search: EpochSearch | N
     if search is not None:
         validation = float(search.bounds[search.best if search.n_epochs else 0])
     else:
-        if not model.stopped_early:
+        # An interrupted fit may have no bound of the validation samples.
+        if not model.stopped_early or "validation_bound" not in model.history_:
             return ""
         # Both of the same epoch: the noise variance of the final model is set after training.
         bounds = model.history_["validation_bound"]
