@@ -69,6 +69,7 @@ from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.scaling import center_and_scale
 from sklearn_vae.validation import (
     all_or_nothing,
+    check_flag,
     check_latents,
     check_random_state,
     checked_data,
@@ -159,6 +160,7 @@ class DeepModel(EncoderDecoder, ABC):
         reducer = SINGLE_PROCESS if processes is None else processes.reducer
         search = None
         with reducer.ending_on_error():
+            check_flag("warm_start", self.warm_start)
             warm = self.warm_start and hasattr(self, "net_")
             explicit = with_values(self, values_of_fit(self) if warm else PLAIN)
             explicit._check_parameters()

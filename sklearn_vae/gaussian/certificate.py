@@ -47,11 +47,13 @@ class Accuracy:
 
     def grow(self, value: FloatArray | float) -> FloatArray:
         """Return an upper bound on exact eigenvalues with these computed values."""
-        return (np.sqrt(value) + self.singular) ** 2 + self.rounding
+        return (np.sqrt(np.maximum(value, 0.0)) + self.singular) ** 2 + self.rounding
 
     def shrink(self, value: FloatArray | float) -> FloatArray:
         """Return a lower bound on exact eigenvalues with these computed values."""
-        least = np.maximum(np.sqrt(value) - self.singular, 0.0) ** 2 - self.rounding
+        least = (
+            np.maximum(np.sqrt(np.maximum(value, 0.0)) - self.singular, 0.0) ** 2 - self.rounding
+        )
         return np.maximum(least, 0.0)
 
 
@@ -256,8 +258,11 @@ def _max_shortfall(
     if is_fixed:
         kappa = np.maximum(theta, sigma2)
         best = np.maximum(upper, sigma2)
-        gains = (upper - theta) / sigma2 - np.log(best / kappa) - (upper / best - theta / kappa)
-        return float(0.5 * (gains + (theta - lower) * (1.0 / sigma2 - 1.0 / kappa)).sum())
+        with np.errstate(over="ignore", invalid="ignore"):
+            gains = (upper - theta) / sigma2 - np.log(best / kappa)
+            gains -= upper / best - theta / kappa
+            total = float(0.5 * (gains + (theta - lower) * (1.0 / sigma2 - 1.0 / kappa)).sum())
+        return total if math.isfinite(total) else math.inf
     if k == d:
         return float(0.5 * (np.log(theta / lower) + (upper - theta) / theta).sum())
     tail = float(np.sum(values[k:])) + rest

@@ -121,7 +121,7 @@ def _by_lanczos(K: Array, k: int) -> Leading | None:
             lambda V: V @ K, K, m, k, block=block, tol=TOLERANCE, max_products=m // 8,
             max_dimension=m // 3, rng=np.random.default_rng(0),
         )  # fmt: skip
-        if not pairs.converged:
+        if not pairs.converged or len(pairs.values) <= k:
             return None
         outside = _outside(K, k, pairs)
         if outside is not None:

@@ -101,7 +101,10 @@ class _Basis:
         """Return the r largest eigenvalues of T, descending, and their eigenvectors (columns)."""
         D = self.used
         T = self.matrix[:D, :D]
-        values, Y = linalg.eigh(T, subset_by_index=[D - r, D - 1], check_finite=False)
+        try:
+            values, Y = linalg.eigh(T, subset_by_index=[D - r, D - 1], check_finite=False)
+        except linalg.LinAlgError:  # LAPACK's solver for some eigenvalues may fail
+            values, Y = (part[..., D - r :] for part in np.linalg.eigh(T))
         # Inverse iteration leaves vectors of close eigenvalues orthogonal to 1e-13 only.
         return values[::-1].copy(), np.linalg.qr(Y[:, ::-1])[0]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -359,7 +361,8 @@ class FactorAnalysis(LatentModel):
         start: Array | None = None,
     ) -> None:
         k, options = self._options(summary.mean.shape[0], start)
-        model = fit_factors(summary, k, **options)
+        with self._within_range():
+            model = fit_factors(summary, k, **options)
         self._set_model(model, to_host(summary.mean), n_samples, dtype)
 
     def _fit_missing(self, X: Array, weights: Array | None, n_samples: float) -> None:
@@ -376,8 +379,22 @@ class FactorAnalysis(LatentModel):
             raise ValueError(
                 f"X must have an observed value in every feature, got only NaN in column {empty[0]}."
             )
-        model, mean = fit_incomplete_factors(X.astype(np.float64), k, weights, **options)
+        with self._within_range():
+            model, mean = fit_incomplete_factors(X.astype(np.float64), k, weights, **options)
         self._set_model(model, mean, n_samples, float_name(X))
+
+    @contextmanager
+    def _within_range(self) -> Iterator[None]:
+        """Raise ValueError if a fit leads to numbers beyond the range of float64."""
+        try:
+            with np.errstate(over="raise", invalid="raise", divide="raise"):
+                yield
+        except (FloatingPointError, np.linalg.LinAlgError) as error:
+            raise ValueError(
+                "The variances of X in units of the noise must be within the range of float64, "
+                f"got noise_variance={self.noise_variance!r}. Scale X, or set another "
+                "noise_variance."
+            ) from error
 
     def _options(self, d: int, start: Array | None = None) -> tuple[int, dict[str, Any]]:
         """Return k and the options of a fit to d features."""
@@ -584,11 +601,15 @@ class FactorAnalysis(LatentModel):
             Inverse of `get_covariance()`.
         """
         check_is_fitted(self)
-        C = self.get_covariance().astype(np.float64)
-        # In units of the standard deviations: less rounding than by k x k matrices if psi is small.
-        scale = np.sqrt(np.diagonal(C))
-        root = linalg.cho_factor(C / scale / scale[:, None], check_finite=False)
-        precision = linalg.cho_solve(root, np.eye(len(C)), check_finite=False)
+        gaussian, scale = self._gaussian(), self._noise_scale()
+        W, identity = gaussian.loadings, np.eye(len(scale))
+        C = identity + W @ W.T
+        unit = np.sqrt(np.diagonal(C))  # less rounding than in units of small noise
+        try:
+            root = linalg.cho_factor(C / unit / unit[:, None], check_finite=False)
+            precision = linalg.cho_solve(root, identity, check_finite=False) / unit / unit[:, None]
+        except linalg.LinAlgError:  # the loadings are too large in units of the noise
+            precision = identity - W @ gaussian.posterior_covariance @ W.T
         return (precision / scale / scale[:, None]).astype(self.loadings_.dtype)
 
     @property
@@ -692,7 +713,10 @@ class FactorAnalysis(LatentModel):
         """Return a parameter as an array of shape (d,), or the default if it is None."""
         if value is None:
             return default
-        array = np.asarray(value, dtype=np.float64)
+        try:
+            array = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError):
+            array = np.empty(0)
         if array.ndim == 0 and name == "noise_variance":
             array = np.full(d, float(array))
         if array.shape != (d,) or not ((array > 0).all() and np.isfinite(array).all()):

@@ -13,7 +13,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_vae import BernoulliPPCA, DeepGaussianVAE, LinearVAE
+from sklearn_vae import DeepGaussianVAE, LinearVAE
 from tests.serialization.checkpointed_models import SMALL, X, rows_of, same
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
@@ -24,9 +24,6 @@ LONG = [
         3, **{**SMALL, "max_epochs": 60, "checkpoint_every": 1}, noise_model="diagonal"
     ),
     LinearVAE(2, solver="adam", max_iter=3000, tol=0.0, checkpoint_every=50, random_state=0),
-    BernoulliPPCA(
-        2, binarize=0.0, inference="per_sample", tol=0.0, max_iter=30, checkpoint_every=1
-    ).set_params(random_state=0),
 ]
 
 
