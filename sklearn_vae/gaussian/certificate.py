@@ -190,7 +190,8 @@ def certify(
     values, rest, accuracy = values / unit, rest / unit, accuracy.divided(unit)
     noise_variance = noise_variance / unit
     theta, d = np.maximum(values[:k], 0.0), n_features
-    outside = accuracy.outside if len(values) < d else 0.0
+    # Rounding can leave a small eigenvalue below 0.
+    outside = max(accuracy.outside, 0.0) if len(values) < d else 0.0
     if 0.0 < rest < outside:
         outside = float(rest)
     if len(values) > k:
