@@ -25,6 +25,8 @@ from sklearn_vae.gaussian.stationarity import Stationarity
 
 # Number of iterations from which the fixed point of EM is extrapolated.
 REMEMBERED = 5
+# Largest change of a log noise variance by extrapolation: a factor of 10.
+LONGEST_STEP = 2.3
 
 
 class Sums(NamedTuple):
@@ -106,23 +108,38 @@ def maximize(
     B). Then W and the mean absorb the covariance and mean of the latents over all samples, which
     the model assumes to be I and 0; this saves most of the iterations.
     """
-    n, d = data.n, data.values.shape[1]
-    k = parameters.loadings.shape[1]
-    position = latent_pairs(k)[2]
+    solution, explained = regress_on_latents(sums)
+    if noise_variance is None:
+        residual = data.sum(data.squares) - float(np.sum(explained))
+        noise_variance = max(residual / data.n_values, data.least_noise)
+    W, mean = absorb_latents(solution[:, :-1], solution[:, -1], sums, data.n)
+    return Parameters(W, mean, noise_variance)
+
+
+def regress_on_latents(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
+    """Regress the observed values of each feature on (z, 1), by the sums of the E-step.
+
+    Returns the coefficients, (d, k + 1), and their products with the right-hand side, whose sum
+    over a feature is the explained sum of squares.
+    """
+    k, d = sums.latents.shape
     normal = np.empty((d, k + 1, k + 1))
-    normal[:, :k, :k] = np.moveaxis(sums.pairs[position], 2, 0)
+    normal[:, :k, :k] = np.moveaxis(sums.pairs[latent_pairs(k)[2]], 2, 0)
     normal[:, :k, k] = normal[:, k, :k] = sums.latents.T
     normal[:, k, k] = sums.counts
     right = np.concatenate([sums.products.T, sums.values[:, None]], axis=1)
     with one_thread_for(k):
         solution = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
-    W, mean = solution[:, :k], solution[:, k]
-    if noise_variance is None:
-        residual = data.sum(data.squares) - float(np.sum(solution * right))
-        noise_variance = max(residual / data.n_values, data.least_noise)
+    return solution, solution * right
+
+
+def absorb_latents(
+    W: np.ndarray, mean: np.ndarray, sums: Sums, n: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return W and the mean after they absorbed the covariance and mean of the latents."""
     center = sums.all_latents / n
-    covariance = sums.all_pairs[position] / n - np.outer(center, center)
-    return Parameters(W @ np.linalg.cholesky(covariance), mean + W @ center, noise_variance)
+    covariance = sums.all_pairs[latent_pairs(W.shape[1])[2]] / n - np.outer(center, center)
+    return W @ np.linalg.cholesky(covariance), mean + W @ center
 
 
 def expectation_maximization(
@@ -231,19 +248,24 @@ def _flat(parameters: Parameters, unit: float) -> np.ndarray:
     return np.concatenate([W.ravel(), mean, [log_noise]])
 
 
-def _extrapolate(
-    steps: list[tuple[np.ndarray, np.ndarray]], like: Parameters, least_noise: float, unit: float
-) -> Parameters:
-    """Compute the fixed point of the affine map that fits the last steps of EM."""
+def fixed_point(steps: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return the fixed point of the affine map that fits the last steps of EM."""
     before, after = (np.array(side) for side in zip(*steps, strict=True))
     change = after - before
     weights = np.linalg.lstsq(np.diff(change, axis=0).T, change[-1], rcond=1e-8)[0]
-    flat = after[-1] - weights @ np.diff(after, axis=0)
+    return after[-1] - weights @ np.diff(after, axis=0)
+
+
+def _extrapolate(
+    steps: list[tuple[np.ndarray, np.ndarray]], like: Parameters, least_noise: float, unit: float
+) -> Parameters:
+    """Compute the parameters at the fixed point, near those of the last step."""
+    flat = fixed_point(steps)
+    before, after = (side[-1] for side in steps[-1])
     d = len(like.mean)
     noise_variance = like.noise_variance
-    if before[-1, -1] != after[-1, -1]:  # sigma2 is not fixed
-        # The noise variance changes by a factor of at most 10.
-        log_noise = min(max(flat[-1], after[-1, -1] - 2.3), after[-1, -1] + 2.3)
+    if before != after:  # sigma2 is not fixed
+        log_noise = min(max(flat[-1], after - LONGEST_STEP), after + LONGEST_STEP)
         noise_variance = max(math.exp(log_noise), least_noise)
     W, mean = unit * flat[: -d - 1], unit * flat[-d - 1 : -1]
     return Parameters(W.reshape(like.loadings.shape), mean, noise_variance)

@@ -396,7 +396,7 @@ def _newton(profile: ProfileLikelihood, log_psi: np.ndarray, tol: float, max_ite
 def _quasi_newton(
     profile: ProfileLikelihood, log_psi: np.ndarray, tol: float, max_iter: int
 ) -> _Search:
-    """Minimize by L-BFGS-B, for so many features that the Hessian is expensive."""
+    """Minimize by L-BFGS-B, without the Hessian, which is expensive for many features."""
     history = [profile.loss(log_psi)[0]]
 
     def record(intermediate_result: Any) -> None:

@@ -7,7 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sklearn_vae.gaussian.em import Sums
+from sklearn_vae.gaussian.em import (
+    LONGEST_STEP,
+    REMEMBERED,
+    Sums,
+    absorb_latents,
+    fixed_point,
+    regress_on_latents,
+)
 from sklearn_vae.gaussian.factor_analysis import (
     CONSTANT_NOISE,
     FLOOR,
@@ -16,13 +23,8 @@ from sklearn_vae.gaussian.factor_analysis import (
     fit_factors,
 )
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.observed import IncompleteData, Parameters, latent_pairs, one_thread_for
+from sklearn_vae.gaussian.observed import IncompleteData, Parameters
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
-
-# Number of iterations from which the fixed point of EM is extrapolated.
-REMEMBERED = 5
-# Largest change of a log noise variance by extrapolation.
-LONGEST_STEP = 2.3
 
 
 class Factors(NamedTuple):
@@ -70,25 +72,15 @@ class IncompleteFactors:
 
     def step(self, sums: Sums, factors: Factors) -> Factors:
         """Run the M-step of PX-EM (Liu, Rubin and Wu, 1998), as for pPCA in `gaussian.em`."""
-        d, k = factors.loadings.shape
-        position = latent_pairs(k)[2]
         scale = np.sqrt(factors.noise_variance)
-        normal = np.empty((d, k + 1, k + 1))
-        normal[:, :k, :k] = np.moveaxis(sums.pairs[position], 2, 0)
-        normal[:, :k, k] = normal[:, k, :k] = sums.latents.T
-        normal[:, k, k] = sums.counts
-        right = np.concatenate([sums.products.T, sums.values[:, None]], axis=1)
-        with one_thread_for(k):
-            solution = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
+        solution, explained = regress_on_latents(sums)
         psi = factors.noise_variance
         if not self.is_fixed:
             squares = self._data.sum((self._values / scale) ** 2)
-            residual = squares - np.sum(solution * right, axis=1)
+            residual = squares - np.sum(explained, axis=1)
             psi = np.maximum(residual / sums.counts * psi, FLOOR)
-        W, mean = solution[:, :k] * scale[:, None], solution[:, k] * scale
-        center = sums.all_latents / self.n
-        covariance = sums.all_pairs[position] / self.n - np.outer(center, center)
-        return Factors(W @ np.linalg.cholesky(covariance), mean + W @ center, psi)
+        W, mean = solution[:, :-1] * scale[:, None], solution[:, -1] * scale
+        return Factors(*absorb_latents(W, mean, sums, self.n), psi)
 
 
 def fit_incomplete_factors(
@@ -183,7 +175,7 @@ def _iterate(
         norm = 0.5 * float(np.abs(np.log(after.noise_variance / factors.noise_variance)).max())
         accepted = None
         if len(steps) > 1:
-            extrapolated = after.from_flat(_fixed_point(steps))
+            extrapolated = after.from_flat(fixed_point(steps))
             if data.is_fixed:
                 extrapolated = extrapolated._replace(noise_variance=after.noise_variance)
             with suppress(np.linalg.LinAlgError):  # extrapolated parameters may be invalid
@@ -199,11 +191,3 @@ def _iterate(
         factors = accepted
         history.append(value)
     return factors, history, converged, norm
-
-
-def _fixed_point(steps: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Return the fixed point of the affine map that fits the last steps."""
-    before, after = (np.array(side) for side in zip(*steps, strict=True))
-    change = after - before
-    weights = np.linalg.lstsq(np.diff(change, axis=0).T, change[-1], rcond=1e-8)[0]
-    return after[-1] - weights @ np.diff(after, axis=0)

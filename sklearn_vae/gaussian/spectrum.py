@@ -43,7 +43,7 @@ class Spectrum:
         Variance along each component that may be a rounding error of the data. Smaller eigenvalues
         count as zero.
     accuracy : Accuracy, default=Accuracy()
-        What is known about the errors of the eigenpairs. By default nothing is.
+        Bounds on the errors of the eigenpairs. By default none are known.
     remainder : array of shape (n_features,), default=None
         Exact mean minus its rounding `mean`. If None, it is zero.
 

@@ -589,7 +589,7 @@ class FactorAnalysis(LatentModel):
             Covariance matrix of x.
         """
         check_is_fitted(self)
-        W = self.loadings_ @ self._factor_root().astype(self.loadings_.dtype)
+        W = self._uncorrelated_loadings()
         return W @ W.T + np.diag(self.noise_variance_)
 
     def get_precision(self) -> Array:
@@ -615,24 +615,28 @@ class FactorAnalysis(LatentModel):
     @property
     def communalities_(self) -> Array:
         """Share of the variance of each feature that the factors explain, (n_features,)."""
-        W = self.loadings_ @ self._factor_root().astype(self.loadings_.dtype)
+        W = self._uncorrelated_loadings()
         common = np.sum(W**2, axis=1)
         return common / (common + self.noise_variance_)
 
     @property
     def uniquenesses_(self) -> Array:
         """Share of the variance of each feature that is noise, (n_features,)."""
-        W = self.loadings_ @ self._factor_root().astype(self.loadings_.dtype)
+        W = self._uncorrelated_loadings()
         return self.noise_variance_ / (np.sum(W**2, axis=1) + self.noise_variance_)
 
     @property
     def feature_scale(self) -> Array:
-        W = self.loadings_ @ self._factor_root().astype(self.loadings_.dtype)
+        W = self._uncorrelated_loadings()
         return np.sqrt(np.sum(W**2, axis=1) + self.noise_variance_)
 
     def _factor_root(self) -> Array:
         """Return B with B B' = Phi, so that factors are B z with z ~ N(0, I)."""
         return np.linalg.cholesky(self.factor_correlation_)
+
+    def _uncorrelated_loadings(self) -> Array:
+        """Return W B, the loadings of the factors z ~ N(0, I)."""
+        return self.loadings_ @ self._factor_root().astype(self.loadings_.dtype)
 
     def _gaussian(self) -> LowRankGaussian:
         """Return the distribution of (x - mu) / sqrt(psi), with noise variance 1."""
