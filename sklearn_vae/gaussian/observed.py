@@ -115,7 +115,7 @@ class IncompleteData:
             n_observed = totals @ self._observed
         variances = self.sum(self.values**2) / np.where(n_observed > 0, n_observed, 1)
         # A constant feature may have a variance from rounding.
-        varies = variances > (8.0 * 2.0**-52 * self._center) ** 2
+        varies = np.sqrt(variances) > 8.0 * 2.0**-52 * np.abs(self._center)
         if not varies.any():
             return 0.0
         rounding = 8.0 * 2.0**-52 * float(self.sum(self.squares)) / self.n_values
