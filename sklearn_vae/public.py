@@ -14,6 +14,7 @@ ESTIMATORS = {
     "FactorAnalysis": "linear.factor_analysis",
     "LinearVAE": "linear.linear_vae",
     "LogitTransformer": "preprocessing.logit",
+    "OutlierDetector": "outliers.detector",
     "PPCA": "linear.ppca",
     "PPCACV": "linear.ppca_cv",
     "PPCAImputer": "linear.imputer",

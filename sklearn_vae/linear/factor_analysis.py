@@ -35,7 +35,7 @@ from sklearn_vae.linear.dask_arrays import (
     mean_score,
 )
 from sklearn_vae.linear.sample_weights import drop_zero_weights
-from sklearn_vae.protocol import LatentModel
+from sklearn_vae.protocol import LatentModel, LinearGaussian
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
@@ -629,6 +629,12 @@ class FactorAnalysis(LatentModel):
     def feature_scale(self) -> Array:
         W = self._uncorrelated_loadings()
         return np.sqrt(np.sum(W**2, axis=1) + self.noise_variance_)
+
+    def linear_gaussian(self) -> LinearGaussian:
+        check_is_fitted(self)
+        W = self.loadings_.astype(np.float64) @ self._factor_root()
+        mean, psi = (a.astype(np.float64) for a in (self.mean_, self.noise_variance_))
+        return LinearGaussian(mean, W, psi)
 
     def _factor_root(self) -> Array:
         """Return B with B B' = Phi, so that factors are B z with z ~ N(0, I)."""
