@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sklearn_vae.gaussian.arrays import row_blocks
+from sklearn_vae.gaussian.observed import patterns
 
 
 class Distances(NamedTuple):
@@ -23,11 +24,24 @@ class Distances(NamedTuple):
 
 
 class Basis(NamedTuple):
-    """Orthonormal basis U of the span of Psi^-1/2 W, and the variances along it."""
+    """Orthonormal basis U of the span of Psi^-1/2 W for observed features of the same samples."""
 
-    directions: np.ndarray  # (n_observed, rank)
-    variances: np.ndarray  # (rank,)
+    rows: Any  # indices of the samples
+    cells: Any  # indices of their observed values
+    mean: np.ndarray  # (n_observed,)
     scale: np.ndarray  # standard deviations of the noise, (n_observed,)
+    directions: np.ndarray  # U, (n_observed, rank)
+    variances: np.ndarray  # along the directions, (rank,)
+
+    def project(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return scaled values, their coordinates in the basis, and what is orthogonal to it."""
+        scaled = (X[self.cells] - self.mean) / self.scale
+        y = scaled @ self.directions
+        if self.directions.shape[0] == self.directions.shape[1]:
+            return scaled, y, np.zeros_like(scaled)
+        residual = scaled - y @ self.directions.T
+        # A second projection, because the first leaves rounding errors of the size of y.
+        return scaled, y, residual - (residual @ self.directions) @ self.directions.T
 
 
 def distances(
@@ -39,15 +53,15 @@ def distances(
     loadings, t2 is sum_h (u_h' xs)^2 / kappa_h and spe is |xs - U U' xs|^2. NaN marks missing
     values, which are left out together with their rows of W.
     """
-    n = len(X)
-    t2, spe, t2_dof, spe_dof = np.zeros((4, n))
-    for rows, observed, basis in _patterns(X, loadings, noise_variance):
-        y, residual = _project(X[np.ix_(rows, observed)], mean[observed], basis)
-        t2[rows] = np.sum(y**2 / basis.variances, axis=1)
-        spe[rows] = np.sum(residual**2, axis=1)
-        t2_dof[rows] = len(basis.variances)
-        spe_dof[rows] = len(basis.scale) - len(basis.variances)
-    return Distances(t2, spe, t2_dof, spe_dof)
+    parts = Distances(*np.zeros((4, len(X))))
+    for basis in _bases(X, mean, loadings, noise_variance):
+        _, y, residual = basis.project(X)
+        rank = len(basis.variances)
+        parts.t2[basis.rows] = np.sum(y**2 / basis.variances, axis=1)
+        parts.spe[basis.rows] = np.sum(residual**2, axis=1)
+        parts.t2_dof[basis.rows] = rank
+        parts.spe_dof[basis.rows] = len(basis.mean) - rank
+    return parts
 
 
 def contributions(
@@ -59,54 +73,42 @@ def contributions(
     The sum over both parts is r_j (C^-1 r)_j = r_j (x_j - E[x_j|x_-j]) / Var[x_j|x_-j], where x_-j
     are the other observed features.
     """
-    t2, spe = np.zeros(X.shape), np.zeros(X.shape)
-    for rows, observed, basis in _patterns(X, loadings, noise_variance):
-        cells = np.ix_(rows, observed)
-        centered = (X[cells] - mean[observed]) / basis.scale
-        y, residual = _project(X[cells], mean[observed], basis)
-        t2[cells] = centered * ((y / basis.variances) @ basis.directions.T)
-        spe[cells] = centered * residual
+    t2, spe = np.zeros((2, *X.shape))
+    for basis in _bases(X, mean, loadings, noise_variance):
+        scaled, y, residual = basis.project(X)
+        t2[basis.cells] = scaled * ((y / basis.variances) @ basis.directions.T)
+        spe[basis.cells] = scaled * residual
     return t2, spe
 
 
-def _project(X: np.ndarray, mean: np.ndarray, basis: Basis) -> tuple[np.ndarray, np.ndarray]:
-    """Return coordinates of the scaled samples along the basis, and what is orthogonal to it."""
-    centered = (X - mean) / basis.scale
-    y = centered @ basis.directions
-    if basis.directions.shape[0] == basis.directions.shape[1]:
-        return y, np.zeros_like(centered)
-    residual = centered - y @ basis.directions.T
-    # A second projection, because the first leaves rounding errors of the size of y.
-    return y, residual - (residual @ basis.directions) @ basis.directions.T
-
-
-def _patterns(
-    X: np.ndarray, loadings: np.ndarray, noise_variance: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray, Basis]]:
-    """Yield rows of X with the same observed features, these features, and their basis."""
-    complete: Basis | None = None
+def _bases(
+    X: np.ndarray, mean: np.ndarray, loadings: np.ndarray, noise_variance: np.ndarray
+) -> Iterator[Basis]:
+    """Yield the basis of each set of observed features; samples without any have none."""
+    complete = None
     for block in row_blocks(*X.shape):
-        masks, pattern = np.unique(~np.isnan(X[block]), axis=0, return_inverse=True)
-        by_pattern = np.split(
-            np.argsort(pattern.ravel(), kind="stable"),
-            np.cumsum(np.bincount(pattern.ravel(), minlength=len(masks)))[:-1],
-        )
-        for mask, rows in zip(masks, by_pattern, strict=True):
-            observed = np.flatnonzero(mask)
-            if observed.size == 0:
-                continue
-            if observed.size < X.shape[1]:
-                basis = _basis(loadings[observed], noise_variance[observed])
-            else:
-                basis = complete = complete or _basis(loadings, noise_variance)
-            yield block.start + rows, observed, basis
+        is_observed = ~np.isnan(X[block])
+        if is_observed.all():
+            complete = complete or _decompose(mean, loadings, noise_variance)
+            yield Basis(block, block, *complete)
+            continue
+        first, pattern, counts = patterns(is_observed)
+        groups = np.split(np.argsort(pattern, kind="stable"), np.cumsum(counts)[:-1])
+        for row, group in zip(first, groups, strict=True):
+            seen, rows = np.flatnonzero(is_observed[row]), block.start + group
+            if seen.size:
+                parameters = mean[seen], loadings[seen], noise_variance[seen]
+                yield Basis(rows, np.ix_(rows, seen), *_decompose(*parameters))
 
 
-def _basis(loadings: np.ndarray, noise_variance: np.ndarray) -> Basis:
+def _decompose(
+    mean: np.ndarray, loadings: np.ndarray, noise_variance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean, scale, directions and variances of a basis."""
     # Without noise the loadings have full row rank, so that nothing is orthogonal to them.
     has_noise = bool(noise_variance.all())
     scale = np.sqrt(noise_variance) if has_noise else np.ones(len(loadings))
     directions, lengths, _ = np.linalg.svd(loadings / scale[:, None], full_matrices=False)
     limit = max(loadings.shape) * np.finfo(float).eps * lengths.max(initial=0.0)
     kept = lengths > limit
-    return Basis(directions[:, kept], lengths[kept] ** 2 + has_noise, scale)
+    return mean, scale, directions[:, kept], lengths[kept] ** 2 + has_noise

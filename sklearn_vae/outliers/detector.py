@@ -246,9 +246,13 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
             share = np.ones(len(test)) if weights is None else weights[test] / total * len(held_out)
             self.calibration_scores_.append(scores[order])
             self.calibration_weights_.append(share[order])
-            ratios.append(parts and (_ratio(parts.t2, parts.t2_dof), _ratio(parts.spe, parts.spe_dof)))
+            ratios.append(
+                parts and (_ratio(parts.t2, parts.t2_dof), _ratio(parts.spe, parts.spe_dof))
+            )
         if all(ratio is not None for ratio in ratios):
-            self.calibration_t2_, self.calibration_spe_ = map(np.concatenate, zip(*ratios, strict=True))
+            self.calibration_t2_, self.calibration_spe_ = map(
+                np.concatenate, zip(*ratios, strict=True)
+            )
         self.smallest_p_value_ = smallest_p_value(self.calibration_scores_)
         attainable = self.level >= self.smallest_p_value_
         self.offset_ = float(np.nextafter(np.log(self.level), np.inf)) if attainable else -np.inf
@@ -454,13 +458,13 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
         )
 
     def _check_samples(self, X: Any, *, reset: bool = False, min_samples: int = 1) -> Array:
-        allow_nan = get_tags(self._estimator()).input_tags.allow_nan
+        # The model refuses missing values itself, because a pipeline does not tell whether it does.
         return checked_data(
             self,
             X,
             reset=reset,
             ensure_min_samples=min_samples,
-            ensure_all_finite="allow-nan" if allow_nan else True,
+            ensure_all_finite="allow-nan",
         )
 
     def _check_state(self) -> None:
