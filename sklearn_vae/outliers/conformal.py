@@ -49,3 +49,15 @@ def conformal_p_values(
 def smallest_p_value(calibration: Sequence[np.ndarray]) -> float:
     """Return the smallest p-value that is possible with these calibration scores."""
     return 1.0 / (1.0 + sum(map(len, calibration)))
+
+
+def limit_of(ratios: np.ndarray, weights: Sequence[np.ndarray], level: float) -> float:
+    """Return the value above which the p-value is at most `level`, or inf if none is.
+
+    High values are unusual. `weights` are those of the calibration samples, fold by fold.
+    """
+    order = np.argsort(-ratios, kind="stable")
+    share = np.concatenate(weights)[order]
+    p_values = (1.0 + np.cumsum(share) - share) / (1.0 + len(share))
+    is_below = p_values <= level
+    return float(ratios[order][is_below][-1]) if is_below.any() else float("inf")
