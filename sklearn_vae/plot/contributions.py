@@ -144,7 +144,7 @@ class ContributionDisplay(Display):
         ax.set_yticks(y, names, fontsize="small")
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.set_xlabel("contribution")
-        add_legend(ax)
+        add_legend(ax, ncols=1)  # names of features leave little width
 
 
 def _checked_index(sample: Any, n: int) -> int:

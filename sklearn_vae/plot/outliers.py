@@ -55,11 +55,11 @@ class OutlierDisplay(Display):
 
     Examples
     --------
-    >>> from sklearn.datasets import load_wine
-    >>> from sklearn_vae import FactorAnalysis, OutlierDetector
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_vae import OutlierDetector
     >>> from sklearn_vae.plot import OutlierDisplay
-    >>> X, y = load_wine(return_X_y=True)
-    >>> detector = OutlierDetector(FactorAnalysis(2), level=0.05, random_state=0).fit(X[y == 1])
+    >>> X, y = load_digits(return_X_y=True)
+    >>> detector = OutlierDetector(level=0.05, random_state=0).fit(X[y == 1])
     >>> display = OutlierDisplay.from_estimator(detector, X[y == 0])
     >>> bool(display.is_outlier.mean() > 0.9)
     True
@@ -135,8 +135,8 @@ class OutlierDisplay(Display):
         ax = axes[0, 0]
         points = as_float64(self.t2), as_float64(self.spe)
         is_outlier = np.asarray(self.is_outlier, dtype=bool)
-        usual_too = (np.empty(0), np.empty(0)) if self.calibration is None else self.calibration
-        usual_too = tuple(map(as_float64, usual_too))
+        given = (np.empty(0), np.empty(0)) if self.calibration is None else self.calibration
+        usual_too = [as_float64(values) for values in given]
         limits = (self.t2_limit, self.spe_limit)
         ranges = [
             _set_axis(ax, axis, np.concatenate(values), limit)
