@@ -22,26 +22,26 @@ def arpack_eigenpairs(
     k: int,
     *,
     tol: float,
-    n_vectors: int | None = None,
     max_restarts: int | None = None,
     n_attempts: int = 1,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Compute k eigenvalues of a symmetric matrix, descending, and eigenvectors as rows.
 
-    `start` (N,) is the first vector of the Krylov space, which has up to `n_vectors` dimensions
-    between restarts; None leaves both limits to ARPACK. It stops when the residuals are at most
-    `tol` times each eigenvalue; 0 means the machine precision. ARPACK may fail to converge or to
-    find shifts ("No shifts could be applied"), and more so in a small space: each further attempt
-    doubles the space and starts from a random vector. Returns None if all attempts fail or k = N.
+    `start` (N,) is the first vector of the Krylov space. The iteration stops when the residuals are
+    at most `tol` times each eigenvalue; 0 means the machine precision. ARPACK may fail to converge
+    or to find shifts ("No shifts could be applied"), and more so in a small space: each further
+    attempt doubles the space and starts from a random vector. Returns None if all attempts fail or
+    k = N.
     """
     size, rng = len(start), np.random.default_rng(0)
     if k >= size:
         return None
     operator = LinearOperator((size, size), matvec=apply, dtype=start.dtype)
     options = {"rng": rng} if _HAS_RNG else {}
+    n_vectors = min(2 * k + 20, size)
     for attempt in range(n_attempts):
         if attempt > 0:
-            n_vectors = min(2 * (n_vectors or max(2 * k + 1, 20)), size)
+            n_vectors = min(2 * n_vectors, size)
             start = rng.uniform(-1.0, 1.0, size).astype(start.dtype)
         try:
             values, vectors = eigsh(

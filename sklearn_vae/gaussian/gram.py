@@ -11,8 +11,8 @@ from array_api_compat import array_namespace, device, is_numpy_namespace
 from scipy import linalg
 from scipy.linalg import blas, lapack
 
-from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.arpack import arpack_eigenpairs
+from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.centered import CenteredData
 from sklearn_vae.gaussian.certificate import Accuracy
 from sklearn_vae.gaussian.krylov import RitzPairs, block_lanczos
@@ -126,7 +126,9 @@ def _iterated(K: Array, k: int) -> Leading | None:
             xp = array_namespace(K)
             values = xp.asarray(pairs.values[:k], dtype=K.dtype, device=device(K))
             residual = float(np.linalg.norm(pairs.residuals[:k]))
-            return Leading(values, pairs.vectors[:k, :], residual, outside, "Cholesky factorization")
+            return Leading(
+                values, pairs.vectors[:k, :], residual, outside, "Cholesky factorization"
+            )
     return None
 
 
@@ -136,11 +138,10 @@ def _by_arpack(K: np.ndarray, k: int) -> RitzPairs | None:
     # With the largest diagonal entry of K, 1, added, tolerances are relative to the largest pair.
     pairs = arpack_eigenpairs(
         lambda v: blas.dsymv(1.0, K.T, v, beta=1.0, y=v),
-        np.random.default_rng(0).standard_normal(m),
+        np.random.default_rng(0).standard_normal((m,)),
         k + 1,
         tol=TOLERANCE,
-        n_vectors=min(2 * k + 10, m),
-        max_restarts=1 + m // (2 * (k + 10)),
+        max_restarts=1 + m // (2 * (k + 20)),
     )
     return None if pairs is None else _rayleigh_quotients(K, pairs[1])
 

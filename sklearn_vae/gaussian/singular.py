@@ -11,8 +11,8 @@ from array_api_compat import array_namespace, is_numpy_namespace
 from scipy import linalg
 
 from sklearn_vae.containers import to_host
-from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
 from sklearn_vae.gaussian.arpack import arpack_eigenpairs
+from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
 from sklearn_vae.gaussian.centered import CenteredData
 from sklearn_vae.gaussian.certificate import Accuracy
 from sklearn_vae.gaussian.gram import LEAST_REST, components_of_gram
@@ -59,7 +59,9 @@ def by_arpack(
         V = np.eye(k, d, dtype=data.dtype)
         return _verified_spectrum(data, V, np.zeros(k, dtype=data.dtype))
     apply = _covariance(data)
-    pairs = arpack_eigenpairs(lambda v: apply(v[None, :])[0], start, k, tol=tol or 0.0, n_attempts=3)
+    pairs = arpack_eigenpairs(
+        lambda v: apply(v[None, :])[0], start, k, tol=tol or 0.0, n_attempts=3
+    )
     if pairs is None:
         return by_iteration(data, k, tol or 0.0)
     Q = np.linalg.qr(pairs[1].T)[0]
