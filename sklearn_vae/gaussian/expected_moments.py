@@ -175,21 +175,26 @@ def maximize_expected(
     """
     here, best, ascent = _flat(start, data.unit), -math.inf, None
     steps: list[tuple[np.ndarray, np.ndarray]] = []
-    converged = False
+    stretch, converged = 1.0, False
     for _ in range(max_iter):
         moments = _moments(here, len(start.mean), data.unit)
         fit = model.fit(moments.covariance)
         if model.is_unbounded(fit):
             return Fixed(moments, fit, converged=True, is_bounded=False)
         expected = data.expect(moments.mean, fit)
+        if ascent is not None and expected.log_likelihood < best - 1e-13 * abs(best):
+            # Near a saddle point the extrapolation leads to it: go away in longer and longer steps.
+            stretch = 2.0 * stretch if len(steps) > 1 else 1.0
+            here, steps = ascent, []
+            continue
         change = _flat(expected, data.unit) - here
         after = here + _lengthened(change, fit, data.share_missing)
         steps = [*steps[-REMEMBERED:], (here, after)]
-        if ascent is not None and expected.log_likelihood < best - 1e-13 * abs(best):
-            here = ascent
-            continue
         best, ascent = expected.log_likelihood, here + change
-        ahead = after if len(steps) == 1 else fixed_point(steps)
+        if len(steps) == 1:
+            ahead = here + stretch * (after - here)
+        else:
+            ahead = fixed_point(steps)
         converged = float(np.abs(ahead - here).max()) <= tol
         here = ahead
         if converged:
