@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -244,6 +245,7 @@ def fit_factors(
     *,
     noise_variance: np.ndarray | None = None,
     start: np.ndarray | None = None,
+    more_starts: Sequence[np.ndarray] = (),
     tol: float = 1e-8,
     max_iter: int = 1000,
 ) -> FactorModel:
@@ -260,6 +262,8 @@ def fit_factors(
     start : array of shape (n_features,), default=None
         Noise variances at which the search starts. If None, two starts are tried and the better
         maximum is returned.
+    more_starts : sequence of arrays of shape (n_features,), default=()
+        Noise variances of further starts.
     tol : float, default=1e-8
         Largest derivative of the log-likelihood by the log of a noise variance at convergence, in
         nats per sample.
@@ -288,6 +292,7 @@ def fit_factors(
         starts = profile.starts
         if start is not None:
             starts = [np.log(start[varies] / variances[varies])]
+        starts = [*starts, *(np.log(more[varies] / variances[varies]) for more in more_starts)]
         searches = [_search(profile, log_psi, tol, max_iter) for log_psi in starts]
         best = min(searches, key=lambda search: search.loss)
     psi = np.full(len(variances), CONSTANT_NOISE)

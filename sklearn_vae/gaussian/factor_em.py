@@ -15,6 +15,7 @@ from sklearn_vae.gaussian.em import (
     fixed_point,
     regress_on_latents,
 )
+from sklearn_vae.gaussian.expected_moments import LowRankFit
 from sklearn_vae.gaussian.factor_analysis import (
     CONSTANT_NOISE,
     FLOOR,
@@ -81,6 +82,28 @@ class IncompleteFactors:
             psi = np.maximum(residual / sums.counts * psi, FLOOR)
         W, mean = solution[:, :-1] * scale[:, None], solution[:, -1] * scale
         return Factors(*absorb_latents(W, mean, sums, self.n), psi)
+
+
+class FactorUpdate:
+    """Factor model of expected moments; each fit starts at the noise variances of the last one."""
+
+    def __init__(self, n_components: int) -> None:
+        self._n_components = n_components
+        self._noise_variance: np.ndarray | None = None
+
+    def fit(self, covariance: np.ndarray) -> LowRankFit:
+        """Fit the model by maximum likelihood."""
+        moments = Moments(1.0, np.zeros(len(covariance)), covariance)
+        model = fit_factors(moments, self._n_components, start=self._noise_variance)
+        self._noise_variance = model.noise_variance
+        scale = np.sqrt(model.noise_variance)
+        values, vectors = np.linalg.eigh(covariance / scale / scale[:, None])
+        W = model.loadings / scale[:, None]
+        return LowRankFit(W, 1.0, values[::-1], vectors[:, ::-1], scale)
+
+    def is_unbounded(self, fit: LowRankFit) -> bool:
+        """Return False, because noise variances have a lower bound."""
+        return False
 
 
 def fit_incomplete_factors(

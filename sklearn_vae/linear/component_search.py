@@ -18,6 +18,7 @@ from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import Array, check_sample_weight
 from sklearn_vae.linear.fold_factors import Split
 from sklearn_vae.linear.folds import check_some_weight
+from sklearn_vae.linear.incomplete_folds import IncompleteSplits
 from sklearn_vae.validation import check_choice, is_integer
 
 SELECTIONS = ("best", "one_standard_error")
@@ -59,6 +60,19 @@ class ComponentSearch(BaseEstimator):
                 check_some_weight(on_host[train], "training", i)
                 check_some_weight(on_host[test], "held-out", i)
         return weights
+
+    def _incomplete_splits(
+        self, X: Any, y: Any, sample_weight: Any, params: dict[str, Any]
+    ) -> IncompleteSplits:
+        """Return splits of X for EM, because entries are missing or held out."""
+        host, of_entries = to_host(X).astype(np.float64), self.held_out == "entries"
+        splits = (
+            self._entry_splits(host) if of_entries else self._splits(X, y, sample_weight, params)
+        )
+        weights = self._checked_weights(X, sample_weight, splits)
+        if weights is not None:
+            weights = to_host(weights).astype(np.float64)
+        return IncompleteSplits(host, weights, splits, of_entries)
 
     def _entry_splits(self, X: np.ndarray) -> list[Split]:
         """Split the observed entries of X, in the order of its rows."""
@@ -179,6 +193,12 @@ class ComponentSearch(BaseEstimator):
         self.best_params_ = params[best]
         self.best_score_ = float(mean[best])
         self.n_splits_ = len(scores)
+
+    def _take(self, best: Any, X: Any, sample_weight: Any) -> None:
+        """Fit the best model to all samples and take over its attributes."""
+        best.fit(X, sample_weight=sample_weight)
+        own = best.get_params(deep=False)
+        self.__dict__.update({name: v for name, v in vars(best).items() if name not in own})
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Get the routing of metadata: `sample_weight` to `fit`, `groups` to the splitter.

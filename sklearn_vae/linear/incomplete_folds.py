@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -28,8 +29,7 @@ Others: TypeAlias = tuple[Any, ...]
 MakeModel: TypeAlias = Callable[[int, Others, float], Model]
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
+class Part(NamedTuple):
     """Training data of a split with NaN for what is held out, and the data that score a model.
 
     The score is the log-likelihood of `evaluated` minus, if entries are held out, that of the
@@ -44,37 +44,61 @@ class Part:
     is_conditional: bool
 
 
-def sample_parts(
-    X: np.ndarray, weights: np.ndarray | None, splits: Iterable[Split]
-) -> Iterator[Part]:
-    """Hold out samples."""
-    for train, test in splits:
-        train_weights, test_weights = None, None
-        total = float(len(test))
-        if weights is not None:
-            train, test = train[weights[train] > 0], test[weights[test] > 0]
-            train_weights, test_weights = weights[train], weights[test]
-            total = float(test_weights.sum())
-        yield Part(X[train], train_weights, X[test], test_weights, total, is_conditional=False)
+@dataclass(frozen=True, eq=False)
+class IncompleteSplits:
+    """Splits of samples, or of observed entries in the order of the rows of X."""
+
+    X: np.ndarray
+    weights: np.ndarray | None
+    splits: list[Split]
+    of_entries: bool
+
+    def part(self, split: int) -> Part:
+        """Return the data of a split."""
+        train, test = self.splits[split]
+        if self.of_entries:
+            return self._entries(train, test)
+        X, w = self.X, self.weights
+        if w is None:
+            return Part(X[train], None, X[test], None, float(len(test)), is_conditional=False)
+        train, test = train[w[train] > 0], test[w[test] > 0]
+        total = float(w[test].sum())
+        return Part(X[train], w[train], X[test], w[test], total, is_conditional=False)
+
+    def _entries(self, train: np.ndarray, test: np.ndarray) -> Part:
+        rows, columns = self._at
+        training, evaluated = np.full_like(self.X, np.nan), np.full_like(self.X, np.nan)
+        for entries, arrays in ((train, (training, evaluated)), (test, (evaluated,))):
+            at = rows[entries], columns[entries]
+            for array in arrays:
+                array[at] = self.X[at]
+        w = self.weights
+        if w is None:
+            return Part(training, None, evaluated, None, float(len(test)), is_conditional=True)
+        total, kept = float(w[rows[test]].sum()), w > 0
+        return Part(training[kept], w[kept], evaluated[kept], w[kept], total, is_conditional=True)
+
+    @cached_property
+    def _at(self) -> tuple[np.ndarray, np.ndarray]:
+        rows, columns = np.nonzero(~np.isnan(self.X))
+        return rows, columns
+
+    def log_scale(self, scale: np.ndarray) -> np.ndarray:
+        """Return the change of the score of each split if the features are divided by `scale`."""
+        changes = []
+        for split in range(len(self.splits)):
+            part = self.part(split)
+            seen = (~np.isnan(part.evaluated)).astype(float)
+            if part.is_conditional:
+                seen -= ~np.isnan(part.training)
+            w = part.evaluated_weights
+            counts = seen.sum(axis=0) if w is None else w @ seen
+            changes.append(counts @ np.log(scale) / part.total)
+        return np.array(changes)
 
 
-def entry_parts(
-    X: np.ndarray, weights: np.ndarray | None, splits: Iterable[Split]
-) -> Iterator[Part]:
-    """Hold out observed entries, which are counted in the order of the rows of X."""
-    rows, columns = np.nonzero(~np.isnan(X))
-    for train, test in splits:
-        training, evaluated = np.full_like(X, np.nan), np.full_like(X, np.nan)
-        at = rows[train], columns[train]
-        training[at] = evaluated[at] = X[at]
-        at = rows[test], columns[test]
-        evaluated[at] = X[at]
-        total = float(len(test) if weights is None else weights[rows[test]].sum())
-        yield Part(training, weights, evaluated, weights, total, is_conditional=True)
-
-
-def score_parts(
-    parts: Iterable[Part], ks: Sequence[int], others: Sequence[Others], make_model: MakeModel
+def score_splits(
+    splits: IncompleteSplits, ks: Sequence[int], others: Sequence[Others], make_model: MakeModel
 ) -> tuple[np.ndarray, int]:
     """Score all candidates in all splits.
 
@@ -82,18 +106,19 @@ def score_parts(
     unbounded, and the number of fits that have not converged.
     """
 
-    def scores_of(numbered: tuple[int, Part]) -> tuple[np.ndarray, int]:
-        return _PartSearch(*numbered, ks, others, make_model).scores()
+    def scores_of(split: int) -> tuple[np.ndarray, int]:
+        return _PartSearch(split, splits.part(split), ks, others, make_model).scores()
 
     n_threads = max([lib["num_threads"] for lib in blas_threads().info()], default=1)
+    numbers = range(len(splits.splits))
     if n_threads == 1:
-        results = [scores_of(part) for part in enumerate(parts)]
+        results = list(map(scores_of, numbers))
     else:
         with (
             blas_threads().limit(limits=1, user_api="blas"),
             ThreadPoolExecutor(n_threads) as pool,
         ):
-            results = list(pool.map(scores_of, enumerate(parts)))
+            results = list(pool.map(scores_of, numbers))
     scores, failures = zip(*results, strict=True)
     return np.stack(scores), sum(failures)
 

@@ -15,7 +15,7 @@ from sklearn_vae.linear.dask_arrays import as_dask_array
 from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
 from sklearn_vae.linear.fold_factors import Split, is_dense_in_memory
 from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds
-from sklearn_vae.linear.incomplete_folds import entry_parts, sample_parts, score_parts
+from sklearn_vae.linear.incomplete_folds import score_splits
 from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.validation import (
     all_or_nothing,
@@ -182,23 +182,16 @@ class PPCACV(ComponentSearch, ExactPosteriorModel):
 
     def _fit_by_em(self, X: Any, sample_weight: Any, y: Any, params: dict[str, Any]) -> None:
         """Score all candidates by EM, because entries are missing or held out."""
-        host = to_host(X).astype(np.float64)
-        if self.held_out == "entries":
-            splits, make_parts = self._entry_splits(host), entry_parts
-        else:
-            splits, make_parts = self._splits(X, y, sample_weight, params), sample_parts
-        weights = self._checked_weights(X, sample_weight, splits)
-        host_weights = None if weights is None else to_host(weights).astype(np.float64)
-        ks, noises = self._candidate_components(host.shape[1], splits), listed(self.noise_variance)
-        scores, n_failed = score_parts(
-            make_parts(host, host_weights, splits), ks, [(noise,) for noise in noises], _model
+        splits = self._incomplete_splits(X, y, sample_weight, params)
+        ks, noises = (
+            self._candidate_components(X.shape[1], splits.splits),
+            listed(self.noise_variance),
         )
+        scores, n_failed = score_splits(splits, ks, [(noise,) for noise in noises], _model)
         if n_failed:
             warn_not_converged(n_failed, scores.size)
-        self._set_results(self._grid(ks), scores.reshape(len(splits), -1))
-        best = PPCA(**self.best_params_).fit(X, sample_weight=sample_weight)
-        own = self.get_params(deep=False)
-        self.__dict__.update({n: v for n, v in vars(best).items() if n not in own})
+        self._set_results(self._grid(ks), scores.reshape(len(scores), -1))
+        self._take(PPCA(**self.best_params_), X, sample_weight)
 
     def _grid(self, ks: list[int]) -> list[dict[str, Any]]:
         """Return the candidates as parameters of PPCA."""
