@@ -183,6 +183,9 @@ def maximize_expected(
             return Fixed(moments, fit, converged=True, is_bounded=False)
         expected = data.expect(moments.mean, fit)
         if ascent is not None and expected.log_likelihood < best - 1e-13 * abs(best):
+            if here is ascent:  # a step of EM lowers the likelihood by rounding errors only
+                converged = True
+                break
             # Near a saddle point the extrapolation leads to it: go away in longer and longer steps.
             stretch = 2.0 * stretch if len(steps) > 1 else 1.0
             here, steps = ascent, []
@@ -191,10 +194,7 @@ def maximize_expected(
         after = here + _lengthened(change, fit, data.share_missing)
         steps = [*steps[-REMEMBERED:], (here, after)]
         best, ascent = expected.log_likelihood, here + change
-        if len(steps) == 1:
-            ahead = here + stretch * (after - here)
-        else:
-            ahead = fixed_point(steps)
+        ahead = here + stretch * (after - here) if len(steps) == 1 else fixed_point(steps)
         converged = float(np.abs(ahead - here).max()) <= tol
         here = ahead
         if converged:
