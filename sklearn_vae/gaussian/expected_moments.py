@@ -16,6 +16,8 @@ import numpy as np
 from sklearn_vae.gaussian.em import fixed_point
 from sklearn_vae.gaussian.observed import IncompleteData, Parameters, latent_pairs, one_thread_for
 
+# Up to this number of features the d x d matrices cost less than the iterations that they save.
+MOST_FOR_MOMENTS = 300
 # Number of earlier steps from which the fixed point of EM is extrapolated.
 REMEMBERED = 8
 # Largest estimate of the share by which a step of EM falls short.
@@ -158,6 +160,7 @@ class Fixed:
     fit: LowRankFit
     converged: bool
     is_bounded: bool  # whether the likelihood is
+    history: list[float]  # log-likelihoods per sample, which rise
 
 
 def maximize_expected(
@@ -176,11 +179,12 @@ def maximize_expected(
     here, best, ascent = _flat(start, data.unit), -math.inf, None
     steps: list[tuple[np.ndarray, np.ndarray]] = []
     stretch, converged = 1.0, False
+    history: list[float] = []
     for _ in range(max_iter):
         moments = _moments(here, len(start.mean), data.unit)
         fit = model.fit(moments.covariance)
         if model.is_unbounded(fit):
-            return Fixed(moments, fit, converged=True, is_bounded=False)
+            return Fixed(moments, fit, True, False, history)
         expected = data.expect(moments.mean, fit)
         if ascent is not None and expected.log_likelihood < best - 1e-13 * abs(best):
             if here is ascent:  # a step of EM lowers the likelihood by rounding errors only
@@ -193,15 +197,53 @@ def maximize_expected(
         change = _flat(expected, data.unit) - here
         after = here + _lengthened(change, fit, data.share_missing)
         steps = [*steps[-REMEMBERED:], (here, after)]
-        best, ascent = expected.log_likelihood, here + change
+        best, ascent = max(best, expected.log_likelihood), here + change
+        history.append(best)
         ahead = here + stretch * (after - here) if len(steps) == 1 else fixed_point(steps)
         converged = float(np.abs(ahead - here).max()) <= tol
         here = ahead
         if converged:
             break
+    if not converged and ascent is not None:
+        here = ascent
     moments = _moments(here, len(start.mean), data.unit)
     fit = model.fit(moments.covariance)
-    return Fixed(moments, fit, converged, not model.is_unbounded(fit))
+    return Fixed(moments, fit, converged, not model.is_unbounded(fit), history)
+
+
+class Slope(NamedTuple):
+    """Log-likelihood per sample at the end of EM, and what is left to the maximum."""
+
+    log_likelihood: float
+    by_log_noise: np.ndarray  # derivatives by the log noise variances of the features, (d,)
+    remaining_gain: float
+
+
+def slope_at(data: IncompleteMoments, model: Model, end: Fixed) -> Slope:
+    """Run one more E-step, to predict the rise of the log-likelihood up to the maximum.
+
+    Near a maximum it is half the product of the gradient and the way to the maximum, to which a
+    lengthened step of EM leads. By Fisher's identity the gradient is that of the expected
+    log-likelihood of the complete data.
+    """
+    here, fit = end.expected, end.fit
+    expected = data.expect(here.mean, fit)
+    change = _flat(expected, data.unit) - _flat(here, data.unit)
+    after = _flat(here, data.unit) + _lengthened(change, fit, data.share_missing)
+    ahead = _moments(after, len(here.mean), data.unit)
+    C, shift = _covariance(fit), expected.mean - here.mean
+    precision = np.linalg.inv(C)
+    gradient = 0.5 * precision @ (expected.covariance + np.outer(shift, shift) - C) @ precision
+    gain = float(np.sum(gradient * (_covariance(model.fit(ahead.covariance)) - C)))
+    gain += float(shift @ precision @ (ahead.mean - here.mean))
+    noise = fit.noise_variance * (1.0 if fit.scale is None else fit.scale**2)
+    return Slope(expected.log_likelihood, np.diagonal(gradient) * noise, max(0.5 * gain, 0.0))
+
+
+def _covariance(fit: LowRankFit) -> np.ndarray:
+    W = fit.loadings
+    C = W @ W.T + fit.noise_variance * np.eye(len(W))
+    return C if fit.scale is None else C * fit.scale * fit.scale[:, None]
 
 
 def _flat(moments: Expected, unit: float) -> np.ndarray:

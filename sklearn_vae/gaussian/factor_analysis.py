@@ -61,6 +61,8 @@ class FactorModel:
         Whether the gradient norm is at most the tolerance, or rounding errors prevent any progress.
     at_floor : array of int, default=empty
         Features whose noise variance is at its floor (Heywood cases).
+    remaining_gain : float, default=0.0
+        Predicted rise of the log-likelihood up to the maximum, in nats per sample.
     """
 
     loadings: np.ndarray
@@ -70,6 +72,7 @@ class FactorModel:
     history: list[float] = field(default_factory=list)
     converged: bool = True
     at_floor: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+    remaining_gain: float = 0.0
 
 
 class Pairs(NamedTuple):
@@ -212,6 +215,14 @@ class ProfileLikelihood:
             hessian += 0.5 * (u[:, None] * u) * ((U * c) @ U.T)
         return hessian, scoring
 
+    def scoring(self, log_psi: np.ndarray) -> np.ndarray:
+        """Return the diagonal of the positive semidefinite part of the Hessian of the loss."""
+        values, vectors = self.pairs(log_psi).kept
+        squares = vectors**2
+        unexplained = np.exp(-log_psi) - squares @ values  # sum of theta_m u_m^2
+        scoring = 0.5 * (1.0 - squares.sum(axis=1)) * unexplained
+        return np.maximum(scoring, ROUNDING)
+
     def loadings(self, log_psi: np.ndarray) -> np.ndarray:
         """Return the best loadings, with zero columns for collapsed dimensions."""
         values, vectors = self.pairs(log_psi).kept
@@ -312,6 +323,7 @@ def fit_factors(
         [-(loss + constant) for loss in best.history],
         best.converged,
         at_floor if noise_variance is None else np.empty(0, dtype=int),
+        0.5 * float(best.gradient @ (best.gradient / profile.scoring(best.log_psi))),
     )
 
 

@@ -214,7 +214,9 @@ class ComponentSearch(BaseEstimator):
 
 
 def warn_not_converged(n_failed: int, n_fits: int) -> None:
-    """Warn that EM has not converged in some splits."""
+    """Warn if EM has not converged in some splits."""
+    if n_failed == 0:
+        return
     warnings.warn(
         f"EM has not converged in {n_failed} of {n_fits} fits of cross-validation, so that their "
         "scores are too low. Use fewer components, or scale X.",

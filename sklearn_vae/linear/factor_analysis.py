@@ -20,6 +20,7 @@ from sklearn_vae.gaussian.factor_analysis import FLOOR, FactorModel, fit_factors
 from sklearn_vae.gaussian.factor_em import fit_incomplete_factors
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.rotation import ROTATIONS, rotate
+from sklearn_vae.gaussian.stationarity import Stationarity
 from sklearn_vae.linear.checks import check_squares_fit
 from sklearn_vae.linear.dask_arrays import (
     as_dask_array,
@@ -84,8 +85,8 @@ class FactorAnalysis(FactorModelMethods):
         see `factor_correlation_`.
     tol : float, default=1e-8
         Largest derivative of the log-likelihood by the log of a noise variance at which the search
-        ends, in nats per sample. With missing values EM ends when an iteration raises the
-        log-likelihood by less, in nats per sample.
+        ends, in nats per sample. With missing values EM ends when its steps predict that the
+        maximum is about `tol` nats per sample higher.
     max_iter : int, default=1000
         Maximum number of iterations.
     noise_variance_init : array-like of shape (n_features,), default=None
@@ -124,9 +125,10 @@ class FactorAnalysis(FactorModelMethods):
         Average log-likelihood of the training data, in nats per sample.
     entropy_bound_ : float
         Sum of three entropies in nats per sample, which equals `elbo_` at a stationary point.
-    gradient_norm_ : float
-        Largest absolute derivative of the log-likelihood by the log of a noise variance that is not
-        at a bound, in nats per sample.
+    certificate_ : Stationarity
+        Distance of the log-likelihood from its maximum. `print` shows it in a sentence. The gradient
+        norm is the largest absolute derivative by the log of a noise variance that is not at a
+        bound, and `remaining_gain` is a prediction, both in nats per sample.
     loglike_ : list of float
         Log-likelihood of all training samples, in nats, at the start and after each iteration.
     n_iter_ : int
@@ -408,7 +410,9 @@ class FactorAnalysis(FactorModelMethods):
         self.factor_correlation_ = correlation
         self.collapsed_dims_ = np.flatnonzero(~is_kept)
         self.heywood_features_ = model.at_floor
-        self.gradient_norm_ = model.gradient_norm
+        self.certificate_ = Stationarity(
+            model.remaining_gain, model.gradient_norm, model.converged, False, "log-likelihood"
+        )
         self.elbo_ = model.log_likelihood
         covariance = self._posterior_covariance()
         log_variance = np.log(np.diagonal(covariance))

@@ -8,6 +8,7 @@ import numpy as np
 
 from sklearn_vae.gaussian.arrays import weighted_mean
 from sklearn_vae.gaussian.centered import centered_data
+from sklearn_vae.gaussian.expected_moments import MOST_FOR_MOMENTS
 from sklearn_vae.gaussian.factor_analysis import fit_factors
 from sklearn_vae.gaussian.factor_em import FactorUpdate
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
@@ -17,7 +18,7 @@ from sklearn_vae.linear.component_search import ComponentSearch, warn_not_conver
 from sklearn_vae.linear.factor_analysis import FactorAnalysis
 from sklearn_vae.linear.factor_model import Array, FactorModelMethods
 from sklearn_vae.linear.fold_factors import Split
-from sklearn_vae.linear.incomplete_folds import score_splits
+from sklearn_vae.linear.incomplete_folds import score_estimators, score_splits
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
@@ -185,10 +186,13 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
         unit = np.where((unit > 0.0) & np.isfinite(unit), unit, 1.0)
         splits = self._incomplete_splits(X / unit, y, sample_weight, params)
         ks = self._candidate_factors(X.shape[1], splits.splits)
-        scores, n_failed = score_splits(splits, ks, [()], lambda k, *_: FactorUpdate(k))
-        if n_failed:
-            warn_not_converged(n_failed, scores.size)
-        return ks, scores[:, :, 0] - splits.log_scale(unit)[:, None]
+        if X.shape[1] > MOST_FOR_MOMENTS:
+            scores = score_estimators(splits, [FactorAnalysis(k) for k in ks])
+        else:
+            by_noise, n_failed = score_splits(splits, ks, [()], lambda k, *_: FactorUpdate(k))
+            warn_not_converged(n_failed, by_noise.size)
+            scores = by_noise[:, :, 0]
+        return ks, scores - splits.log_scale(unit)[:, None]
 
 
 def _complete_scores(X: Array, weights: Any, split: Split, ks: list[int]) -> list[float]:

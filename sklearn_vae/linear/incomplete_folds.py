@@ -20,9 +20,6 @@ from sklearn_vae.gaussian.expected_moments import (
 from sklearn_vae.gaussian.observed import blas_threads
 from sklearn_vae.linear.fold_factors import Split
 
-# The d x d matrices of expected moments cost more than the steps that they save in more features.
-MOST_FEATURES = 300
-
 # Values of the parameters of a candidate after the first, n_components.
 Others: TypeAlias = tuple[Any, ...]
 # Returns the model of k components and other parameters, for data with a least noise variance.
@@ -121,6 +118,26 @@ def score_splits(
             results = list(pool.map(scores_of, numbers))
     scores, failures = zip(*results, strict=True)
     return np.stack(scores), sum(failures)
+
+
+def score_estimators(splits: IncompleteSplits, estimators: Sequence[Any]) -> np.ndarray:
+    """Score estimators by one fit per split, (n_splits, n_estimators), for many features."""
+    scores = np.full((len(splits.splits), len(estimators)), np.nan)
+    for split in range(len(splits.splits)):
+        part = splits.part(split)
+        check_observed(part.training, split)
+        for i, estimator in enumerate(estimators):
+            estimator.fit(part.training, sample_weight=part.training_weights)
+            value = _total_score(estimator, part.evaluated, part.evaluated_weights)
+            if part.is_conditional:
+                value -= _total_score(estimator, part.training, part.training_weights)
+            scores[split, i] = value / part.total
+    return scores
+
+
+def _total_score(estimator: Any, X: np.ndarray, weights: np.ndarray | None) -> float:
+    values = estimator.score_samples(X)
+    return float(values.sum() if weights is None else weights @ values)
 
 
 def check_observed(X: np.ndarray, split: int) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from sklearn_vae.containers import to_host
-from sklearn_vae.gaussian.expected_moments import PPCAModel
+from sklearn_vae.gaussian.expected_moments import MOST_FOR_MOMENTS, PPCAModel
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.component_search import ComponentSearch, listed, warn_not_converged
 from sklearn_vae.linear.dask_arrays import as_dask_array
 from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
 from sklearn_vae.linear.fold_factors import Split, is_dense_in_memory
 from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds
-from sklearn_vae.linear.incomplete_folds import score_splits
+from sklearn_vae.linear.incomplete_folds import score_estimators, score_splits
 from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.validation import (
     all_or_nothing,
@@ -180,17 +180,20 @@ class PPCACV(ComponentSearch, ExactPosteriorModel):
         spectrum, n, dtype = folds.spectrum(k), folds.n, folds.dtype
         self.__dict__.update(closed_form_attributes(spectrum, k, n, dtype, noise))
 
-    def _fit_by_em(self, X: Any, sample_weight: Any, y: Any, params: dict[str, Any]) -> None:
+    def _fit_by_em(self, X: Any, sample_weight: Any, y: Any, options: dict[str, Any]) -> None:
         """Score all candidates by EM, because entries are missing or held out."""
-        splits = self._incomplete_splits(X, y, sample_weight, params)
+        splits = self._incomplete_splits(X, y, sample_weight, options)
         ks, noises = (
             self._candidate_components(X.shape[1], splits.splits),
             listed(self.noise_variance),
         )
-        scores, n_failed = score_splits(splits, ks, [(noise,) for noise in noises], _model)
-        if n_failed:
+        if X.shape[1] > MOST_FOR_MOMENTS:
+            scores = score_estimators(splits, [PPCA(**params) for params in self._grid(ks)])
+        else:
+            scores, n_failed = score_splits(splits, ks, [(noise,) for noise in noises], _model)
+            scores = scores.reshape(len(scores), -1)
             warn_not_converged(n_failed, scores.size)
-        self._set_results(self._grid(ks), scores.reshape(len(scores), -1))
+        self._set_results(self._grid(ks), scores)
         self._take(PPCA(**self.best_params_), X, sample_weight)
 
     def _grid(self, ks: list[int]) -> list[dict[str, Any]]:
