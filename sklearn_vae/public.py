@@ -12,6 +12,7 @@ ESTIMATORS = {
     "DensityPipeline": "preprocessing.density",
     "Dequantizer": "preprocessing.dequantizer",
     "FactorAnalysis": "linear.factor_analysis",
+    "FactorAnalysisCV": "linear.factor_analysis_cv",
     "LinearVAE": "linear.linear_vae",
     "LogitTransformer": "preprocessing.logit",
     "OutlierDetector": "outliers.detector",
