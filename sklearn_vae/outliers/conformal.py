@@ -46,6 +46,20 @@ def conformal_p_values(
     return p_values, np.log(p_values) + extra
 
 
+def p_values_among(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the p-value of each sample among all of these: the share with at most its score.
+
+    Scores may be nan, and their p-values then are nan, too.
+    """
+    is_given = ~np.isnan(scores)
+    order = np.argsort(scores[is_given], kind="stable")
+    usual, share = scores[is_given][order], np.cumsum(weights[is_given][order])
+    p_values = np.full(len(scores), np.nan)
+    last = np.searchsorted(usual, scores[is_given], side="right") - 1
+    p_values[is_given] = share[last] / share[-1]
+    return p_values
+
+
 def smallest_p_value(calibration: Sequence[np.ndarray]) -> float:
     """Return the smallest p-value that is possible with these calibration scores."""
     return 1.0 / (1.0 + sum(map(len, calibration)))

@@ -92,7 +92,7 @@ def distances(estimator: Any, X: Any) -> Distances:
     -----
     For x ~ N(mu, W W' + Psi) let r = Psi^-1/2 (x - mu), and let u_h be the orthonormal left singular
     vectors of Psi^-1/2 W with singular values s_h. Then T2 is the sum of (u_h'r)^2 / (1 + s_h^2),
-    and SPE is |r|^2 minus the sum of (u_h'r)^2. Missing values are left out of x, mu, W and Psi.
+    and SPE is |r|^2 minus the sum of (u_h'r)^2. x, mu, W and Psi are those of the observed features.
 
     For other models T2 is the squared distance of E[z|x] from the posterior mean of the sample
     E[x|z=0], in units of the prior, and SPE is the sum of (x_j - E[x_j|z])^2 / Var[x_j|z] at

@@ -16,7 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_vae.gaussian.arrays import check_sample_weight, positive_weights
 from sklearn_vae.gaussian.mahalanobis import Distances
 from sklearn_vae.linear.ppca_cv import PPCACV
-from sklearn_vae.outliers.conformal import conformal_p_values, limit_of, smallest_p_value
+from sklearn_vae.outliers.conformal import (
+    conformal_p_values,
+    limit_of,
+    p_values_among,
+    smallest_p_value,
+)
 from sklearn_vae.outliers.decomposition import (
     Contributions,
     contributions,
@@ -93,6 +98,10 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
     t2_limit_, spe_limit_ : float
         Limits of T2 and SPE, divided by their degrees of freedom: conformal p-values of either one
         are at most `level` above its limit. They are inf if no p-value is that low.
+    training_p_values_ : ndarray of shape (n_samples,)
+        p-values of the samples of `fit` by the models that have not seen them: the share of the
+        samples held out that are at least as unusual. nan for samples that are never held out or
+        have no weight.
     smallest_p_value_ : float
         Smallest possible p-value, 1 / (1 + number of calibration samples).
     offset_ : float
@@ -150,6 +159,7 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
     smallest_p_value_: float
     offset_: float
     statistic_: str
+    training_p_values_: Array
     n_features_in_: int
 
     _fitted_state: ClassVar = {
@@ -161,6 +171,7 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
         "offset_": "any",
         "smallest_p_value_": "number positive",
         "statistic_": "any",
+        "training_p_values_": "any",
     }
 
     def __init__(
@@ -215,10 +226,14 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
             for name in CHANGING:
                 self.__dict__.pop(name, None)
             X = self._check_samples(X, reset=True, min_samples=2)
-            weights = None if sample_weight is None else check_sample_weight(sample_weight, X)
-            if weights is not None:
-                X, weights = X[weights > 0], weights[positive_weights(weights, at_least=2)[0]]
-            self._calibrate(X, weights, split_samples(self.cv, X, self.random_state))
+            weights, used = None, np.ones(len(X), dtype=bool)
+            if sample_weight is not None:
+                weights = check_sample_weight(sample_weight, X)
+                used, _ = positive_weights(weights, at_least=2)
+                X, weights = X[used], weights[used]
+            self.training_p_values_ = np.full(len(used), np.nan)
+            splits = split_samples(self.cv, X, self.random_state)
+            self.training_p_values_[used] = self._calibrate(X, weights, splits)
             if self.level < self.smallest_p_value_:
                 self._warn_of_level()
         return self
@@ -238,16 +253,18 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
         self.statistic_ = automatic if self.statistic == "auto" else self.statistic
         return models
 
-    def _calibrate(self, X: Array, weights: Array | None, splits: list[Split]) -> None:
+    def _calibrate(self, X: Array, weights: Array | None, splits: list[Split]) -> Array:
+        """Fit and calibrate the models, and return the p-values of the samples held out."""
         models, ratios = self._fit_models(X, weights, splits), []
         self.calibration_scores_, self.calibration_weights_ = [], []
         held_out = np.concatenate([test for _, test in splits])
         shares = np.ones(len(X))
         if weights is not None:
             shares = weights / weights[held_out].mean()
+        pooled = np.full(len(X), np.nan)
         for model, (_, test) in zip(models, splits, strict=True):
             parts = parts_if_possible(model, X[test], self.statistic_)
-            scores = score_by(model, X[test], self.statistic_, parts)
+            pooled[test] = scores = score_by(model, X[test], self.statistic_, parts)
             order = np.argsort(scores, kind="stable")
             self.calibration_scores_.append(scores[order])
             self.calibration_weights_.append(shares[test][order])
@@ -262,6 +279,7 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
         self.smallest_p_value_ = smallest_p_value(self.calibration_scores_)
         attainable = self.level >= self.smallest_p_value_
         self.offset_ = float(np.nextafter(np.log(self.level), np.inf)) if attainable else -np.inf
+        return p_values_among(pooled, shares)
 
     def p_values(self, X: Any) -> Array:
         """Compute the conformal p-value of each sample.
@@ -269,7 +287,7 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples, which should not be those of `fit`: the model has seen most of these.
+            Samples, which should not be those of `fit`. Their p-values are `training_p_values_`.
 
         Returns
         -------

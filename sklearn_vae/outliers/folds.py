@@ -62,7 +62,7 @@ def split_samples(cv: Any, X: Array, random_state: Any) -> list[Split]:
 
 
 def fit_model(model: Any, X: Array, weights: Array | None, rows: Any = slice(None)) -> Any:
-    """Fit a model to some rows of X, with weights if it supports them."""
+    """Fit a model to some of the samples, with weights if it supports them."""
     if weights is None:
         return model.fit(X[rows])
     steps = model.steps if isinstance(model, Pipeline) else [("", model)]

@@ -1,4 +1,4 @@
-"""What an outlier detector compares between samples."""
+"""Statistics that an outlier detector compares between samples."""
 
 from __future__ import annotations
 

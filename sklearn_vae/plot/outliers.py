@@ -150,7 +150,7 @@ class OutlierDisplay(Display):
             self.calibration_ = ax.scatter(*_clipped(usual_too, ranges), label=label, **style)
         self._draw_limits(ax)
         n = int(is_outlier.sum())
-        parts = {False: ("usual", USUAL), True: ("outliers", OUTLIER)}
+        parts = {False: ("labeled usual", USUAL), True: ("labeled outliers", OUTLIER)}
         drawn = {}
         for flag, (name, style) in parts.items():
             chosen = [values[is_outlier == flag] for values in points]

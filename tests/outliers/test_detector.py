@@ -22,6 +22,7 @@ from sklearn_vae import (
     DeepGaussianVAE,
     DensityPipeline,
     FactorAnalysis,
+    LinearVAE,
     OutlierDetector,
 )
 from sklearn_vae.outliers import contributions, distances
@@ -125,7 +126,7 @@ def test_patterns_of_missing_values_are_comparable():
     assert share["distance"] > share["likelihood"] + 0.05
     np.testing.assert_array_equal(model.p_values(np.full((1, 6), np.nan)), 1.0)
     with pytest.raises(ValueError, match="contains NaN"):
-        OutlierDetector(PPCACV([2])).fit(holes)
+        OutlierDetector(LinearVAE(2)).fit(holes)
 
 
 def test_a_level_out_of_reach_is_said():
@@ -177,6 +178,24 @@ def test_fitted_models_are_calibrated_as_they_are():
         OutlierDetector(cv="prefit").fit(X)
     with pytest.raises(ValueError, match="not fitted"):
         OutlierDetector(PPCA(2), cv="prefit").fit(X)
+
+
+def test_p_values_of_training_samples_are_uniform_and_find_outliers_among_them():
+    mixed = np.concatenate([X, OUTLIERS[:10]])
+    p_values = clone(detector()).fit(mixed).training_p_values_
+    np.testing.assert_allclose(np.sort(p_values), np.arange(1, 210) / 209)
+    assert np.median(p_values[199:]) < 0.05
+    weights = np.ones(199)
+    weights[:9] = 0.0
+    split = OutlierDetector(PPCA(2), level=0.1, cv=0.5, random_state=0).fit(
+        X, sample_weight=weights
+    )
+    assert np.isnan(split.training_p_values_[:9]).all()
+    assert (~np.isnan(split.training_p_values_)).sum() == 95
+    held_out = ~np.isnan(split.training_p_values_)
+    np.testing.assert_allclose(
+        split.training_p_values_[held_out] * 95, split.p_values(X[held_out]) * 96 - 1
+    )
 
 
 def test_jackknife_plus():

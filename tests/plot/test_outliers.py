@@ -35,7 +35,7 @@ def test_points_and_limits():
     np.testing.assert_allclose(horizontal.get_ydata(), detector().spe_limit_)
     assert len(display.calibration_.get_offsets()) == len(X)
     texts = [text.get_text() for text in display.ax_.get_legend().get_texts()]
-    assert f"outliers ({(labels == -1).sum()})" in texts
+    assert f"labeled outliers ({(labels == -1).sum()})" in texts
     assert "limits at level 0.05" in texts
     without = OutlierDisplay.from_estimator(detector(), samples, show_calibration=False)
     assert not hasattr(without, "calibration_")
