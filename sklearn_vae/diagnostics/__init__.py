@@ -3,6 +3,12 @@
 Each function takes a fitted estimator and data, and returns an array or a frozen dataclass.
 """
 
+from sklearn_vae.diagnostics.adequacy import (
+    SamplingAdequacy,
+    SphericityTest,
+    bartlett_sphericity,
+    kmo,
+)
 from sklearn_vae.diagnostics.dimensions import (
     ActiveUnits,
     Collapse,
@@ -27,14 +33,18 @@ __all__ = [
     "Entropies",
     "Finding",
     "KLDecomposition",
+    "SamplingAdequacy",
+    "SphericityTest",
     "TunedNoise",
     "active_units",
+    "bartlett_sphericity",
     "collapse",
     "collapse_curve",
     "decompose_kl",
     "diagnose",
     "entropy_bound",
     "kl_per_dimension",
+    "kmo",
     "second_moments",
     "tune_noise_variance",
 ]
