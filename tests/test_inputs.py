@@ -46,7 +46,6 @@ ESTIMATORS = [
     PPCACV([1, 2], cv=2),
     PPCAImputer(1),
     FactorAnalysis(1, noise_variance=0.01),
-    FactorAnalysisCV(0, cv=2),
     LinearVAE(2),
     LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, random_state=0),
     BernoulliPPCA(1, binarize=0.45, random_state=0),

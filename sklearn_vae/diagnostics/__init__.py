@@ -9,6 +9,7 @@ from sklearn_vae.diagnostics.adequacy import (
     bartlett_sphericity,
     kmo,
 )
+from sklearn_vae.diagnostics.dimension_choice import DimensionChoice, choose_dimensions
 from sklearn_vae.diagnostics.dimensions import (
     ActiveUnits,
     Collapse,
@@ -30,6 +31,7 @@ __all__ = [
     "Collapse",
     "CollapseCurve",
     "CollapseReport",
+    "DimensionChoice",
     "Entropies",
     "Finding",
     "KLDecomposition",
@@ -38,6 +40,7 @@ __all__ = [
     "TunedNoise",
     "active_units",
     "bartlett_sphericity",
+    "choose_dimensions",
     "collapse",
     "collapse_curve",
     "decompose_kl",

@@ -215,4 +215,3 @@ def _correlations(X: Any, function: str) -> tuple[Array, float]:
             "functions of others."
         )
     return R, moments.n
-

@@ -7,6 +7,7 @@ them. matplotlib is imported on the first plot.
 
 from sklearn_vae.plot.collapse import CollapseDisplay
 from sklearn_vae.plot.cv_curve import CVCurveDisplay
+from sklearn_vae.plot.dimension_choice import DimensionChoiceDisplay
 from sklearn_vae.plot.entropy import EntropyDisplay
 from sklearn_vae.plot.imputation import ImputationDisplay
 from sklearn_vae.plot.kl import KLDisplay
@@ -19,6 +20,7 @@ from sklearn_vae.plot.training import TrainingDisplay
 __all__ = [
     "CVCurveDisplay",
     "CollapseDisplay",
+    "DimensionChoiceDisplay",
     "EntropyDisplay",
     "ImputationDisplay",
     "KLDisplay",
