@@ -174,6 +174,7 @@ def choose_dimensions(
         )
     d, shape = spectrum.n_features, NoiseShape.of(n, spectrum.n_features)
     values = to_host(spectrum.eigenvalues).astype(np.float64)[: shape.m]
+    values = np.where(np.arange(len(values)) < spectrum.rank, values, 0.0)  # rounding errors
     choices: dict[str, int] = {}
     if n >= d > 1:
         choices["Minka's evidence"] = minka_dimension(spectrum, n)

@@ -51,6 +51,8 @@ class DimensionChoiceDisplay(Display):
 
     choice: DimensionChoice
 
+    _size = (1.0, 1.25)
+
     @classmethod
     def from_estimator(cls, estimator: Any, X: Any, *, ax: Any = None, **options: Any) -> Self:
         """Compare the number of dimensions of a fitted model with the criteria, and plot them.
@@ -84,7 +86,7 @@ class DimensionChoiceDisplay(Display):
         for name, k in choice.choices.items():
             names[k].append(name)
         shown = max(names) + max(int(BEYOND * max(names)), MIN_BEYOND)
-        values = choice.eigenvalues[:shown]
+        values = choice.eigenvalues[: min(shown, np.count_nonzero(choice.eigenvalues))]
         dimensions = np.arange(1, len(values) + 1)
         style = {"color": COLORS[0], "marker": "o", "markersize": 3.5, "linewidth": 1.2}
         ax.plot(dimensions, values, **{**style, "label": "eigenvalues", **options})
@@ -96,8 +98,7 @@ class DimensionChoiceDisplay(Display):
         for color, k in zip(COLORS[1:] * len(names), sorted(names), strict=False):
             label = f"{k}: {', '.join(names[k])}"
             self.lines_[k] = ax.axvline(k + 0.5, color=color, linewidth=1.4, zorder=0, label=label)
-        positive = values[values > 0.0]
-        if positive.size and positive.max() > 20.0 * positive.min():
+        if values[0] > 20.0 * values[-1]:
             ax.set_yscale("log")
         ax.set(xlabel="dimension", ylabel="eigenvalue")
         ax.set_xlim(0.5, len(values) + 0.5)
