@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sklearn_vae.nn.convolutional import ResidualDecoder as ResidualDecoder
     from sklearn_vae.nn.convolutional import ResidualEncoder as ResidualEncoder
     from sklearn_vae.nn.networks import SoftThresholdDecoder as SoftThresholdDecoder
+    from sklearn_vae.outliers.detector import OutlierDetector as OutlierDetector
     from sklearn_vae.preprocessing.density import DensityPipeline as DensityPipeline
     from sklearn_vae.preprocessing.dequantizer import Dequantizer as Dequantizer
     from sklearn_vae.preprocessing.logit import LogitTransformer as LogitTransformer

@@ -15,6 +15,7 @@ ESTIMATORS = {
     "FactorAnalysisCV": "linear.factor_analysis_cv",
     "LinearVAE": "linear.linear_vae",
     "LogitTransformer": "preprocessing.logit",
+    "OutlierDetector": "outliers.detector",
     "PPCA": "linear.ppca",
     "PPCACV": "linear.ppca_cv",
     "PPCAImputer": "linear.imputer",

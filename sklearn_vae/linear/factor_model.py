@@ -17,7 +17,7 @@ from sklearn_vae.gaussian.observed import Parameters
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
 from sklearn_vae.linear.missing_values import ImputerMixin
 from sklearn_vae.linear.sample_weights import drop_zero_weights
-from sklearn_vae.protocol import LatentModel
+from sklearn_vae.protocol import LatentModel, LinearGaussian
 from sklearn_vae.validation import (
     check_integer,
     check_latents,
@@ -216,6 +216,12 @@ class FactorModelMethods(ImputerMixin, LatentModel):
 
     def _noise_scale(self) -> Array:
         return np.sqrt(self.noise_variance_.astype(np.float64))
+
+    def linear_gaussian(self) -> LinearGaussian:
+        check_is_fitted(self)
+        W = self.loadings_.astype(np.float64) @ self._factor_root()
+        mean, psi = (a.astype(np.float64) for a in (self.mean_, self.noise_variance_))
+        return LinearGaussian(mean, W, psi)
 
     def _scaled_parameters(self) -> Parameters:
         gaussian = self._gaussian()
