@@ -144,10 +144,10 @@ def check_one(kind, n, d, share, seed, solver, dtype, weighted):
     check(X, k, solver, weights, seed)
 
 
-FAST = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+FAST = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=200, derandomize=True, **FAST)
+@settings(max_examples=200, **FAST)
 @given(matrices)
 def test_no_bound_is_violated(case):
     check_one(**case)
