@@ -8,6 +8,7 @@ them. matplotlib is imported on the first plot.
 from sklearn_vae.plot.collapse import CollapseDisplay
 from sklearn_vae.plot.contributions import ContributionDisplay
 from sklearn_vae.plot.cv_curve import CVCurveDisplay
+from sklearn_vae.plot.dimension_choice import DimensionChoiceDisplay
 from sklearn_vae.plot.entropy import EntropyDisplay
 from sklearn_vae.plot.imputation import ImputationDisplay
 from sklearn_vae.plot.kl import KLDisplay
@@ -22,6 +23,7 @@ __all__ = [
     "CVCurveDisplay",
     "CollapseDisplay",
     "ContributionDisplay",
+    "DimensionChoiceDisplay",
     "EntropyDisplay",
     "ImputationDisplay",
     "KLDisplay",

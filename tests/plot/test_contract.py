@@ -10,6 +10,7 @@ from sklearn_vae.plot import (
     CollapseDisplay,
     ContributionDisplay,
     CVCurveDisplay,
+    DimensionChoiceDisplay,
     EntropyDisplay,
     ImputationDisplay,
     KLDisplay,
@@ -66,6 +67,10 @@ CASES = {
     KLDisplay: (
         lambda ax: KLDisplay.from_estimator(PPCA(3).fit(X), X, ax=ax),
         lambda display: KLDisplay.from_results(display.collapses),
+    ),
+    DimensionChoiceDisplay: (
+        lambda ax: DimensionChoiceDisplay.from_estimator(PPCACV([1, 2]).fit(X), X, ax=ax),
+        lambda display: DimensionChoiceDisplay.from_results(display.choice),
     ),
     PosteriorScaleDisplay: (
         lambda ax: PosteriorScaleDisplay.from_estimator(PPCA(3).fit(X), X, ax=ax),
