@@ -34,6 +34,7 @@ from sklearn_vae import (
     LinearVAE,
     LogitTransformer,
     Moments,
+    OutlierDetector,
     PlainConvDecoder,
     PlainConvEncoder,
     PPCAImputer,
@@ -119,6 +120,17 @@ LINEAR = {
         ),
         NAMED,
     ),
+    "outliers": (OutlierDetector(random_state=0), IRIS),
+    "outliers-split": (
+        OutlierDetector(
+            DensityPipeline([("scale", StandardScaler()), ("model", PPCA(2))]),
+            statistic="spe",
+            level=0.1,
+            cv=0.5,
+            random_state=random_state(),
+        ),
+        NAMED,
+    ),
     "linear": (LinearVAE(2, random_state=0), NAMED),
     "linear-unit": (LinearVAE(2, parametrization="unit_encoder", noise_variance=0.1), IRIS),
     "linear-adam": (LinearVAE(2, solver="adam", max_iter=20, tol=1e3, random_state=0), IRIS),
@@ -197,7 +209,11 @@ DEEP = {
         DIGITS,
     ),
 }
-CASES = {**LINEAR, **{f"deep-{name}": case for name, case in DEEP.items()}}
+CASES = {
+    **LINEAR,
+    **{f"deep-{name}": case for name, case in DEEP.items()},
+    "outliers-deep": (OutlierDetector(gaussian(), cv=2, random_state=0), IRIS),
+}
 
 
 @shared
