@@ -103,15 +103,18 @@ class AveragedParameters(Callback):
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Start at the initial parameters."""
+        state = net.module_.state_dict()
         if not hasattr(self, "average_"):
-            self.average_ = _copied_state(net)
+            self.average_ = {name: tensor.clone() for name, tensor in state.items()}
+        # Limits of the noise variance may be infinite.
+        finite = [n for n, t in state.items() if t.is_floating_point() and t.isfinite().all()]
+        self.pairs = [(self.average_[name], state[name]) for name in finite]
 
     @torch.no_grad()
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Add the parameters of this epoch."""
-        for name, tensor in net.module_.state_dict().items():
-            if tensor.is_floating_point() and bool(torch.isfinite(tensor).all()):
-                self.average_[name].lerp_(tensor, self.rate)
+        for average, tensor in self.pairs:
+            average.lerp_(tensor, self.rate)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Replace the parameters by their average."""
@@ -139,17 +142,13 @@ class ValidatedAverage(AveragedParameters):
 
     @contextmanager
     def _averaged(self, net: Any) -> Iterator[None]:
-        before = _copied_state(net)
+        before = {name: tensor.clone() for name, tensor in net.module_.state_dict().items()}
         net.module_.load_state_dict(self.average_)
         net.module_.after_step()
         try:
             yield
         finally:
             net.module_.load_state_dict(before)
-
-
-def _copied_state(net: Any) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in net.module_.state_dict().items()}
 
 
 class Fold:

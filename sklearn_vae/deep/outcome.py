@@ -34,6 +34,9 @@ SIGNIFICANT = 2.0
 # A fixed noise variance above this multiple of pPCA's noise variance is too large.
 NOISE_RATIO = 1.1
 
+# KL of a dimension, in nats, up to which a noise variance that is too large has made it useless.
+WEAK_KL = 0.1
+
 # The validation bound of a search still rises if this share of its whole rise is in the last fifth
 # of the epochs that are allowed.
 RISING_SHARE = 0.1
@@ -107,14 +110,14 @@ def _overfits(model: Any, bounds: Bounds, search: EpochSearch | None) -> str:
 
 def _hides_dimensions(model: Any, bounds: Bounds, margin: float) -> str:
     """Describe collapse by a fixed noise variance that is too large."""
-    linear, n_collapsed = bounds.own_noise, len(vars(model).get("collapsed_dims_", ()))
-    if linear is None or not n_collapsed or linear.bound - bounds.model <= margin:
+    linear = bounds.own_noise
+    if linear is None or linear.bound - bounds.model <= margin:
         return ""
-    noise = float(np.mean(model.noise_variance_))
-    if noise <= NOISE_RATIO * linear.noise_variance:
+    n_weak, noise = int((model.kl_per_dim_ <= WEAK_KL).sum()), float(model.noise_variance_)
+    if not n_weak or noise <= NOISE_RATIO * linear.noise_variance:
         return ""
     return (
-        f"{n_collapsed} of {model.n_components_} latent dimensions have collapsed, because "
+        f"{n_weak} of {model.n_components_} latent dimensions carry at most {WEAK_KL:g} nats, because "
         f"noise_variance={noise:.4g} is too large: the bound, {bounds.model:.4g}, is below that of "
         f"{linear.name} with its noise variance of {linear.noise_variance:.4g}, {linear.bound:.4g}; "
         "set noise_variance=None."
