@@ -63,6 +63,24 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
             Decoded samples.
         """
 
+    def codes(self, X: Any) -> Any:
+        """Return the arguments of `conditional` and `inverse_transform` that reconstruct X.
+
+        These are the posterior means, or the coordinates of `transform` where they differ. A
+        conditional model adds the covariates of the samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        codes : array of shape (n_samples, n_codes)
+            Codes.
+        """
+        return self.transform(X)
+
     @property
     def parameters(self) -> dict[str, Any]:
         """Constructor parameters, by name."""
@@ -225,14 +243,27 @@ class LatentModel(EncoderDecoder, ABC):
         return 1.0
 
     @property
+    def prior_mean(self) -> Any:
+        """Mean of p(z), a float or an array of shape (n_components,)."""
+        return 0.0
+
+    @property
     def shared_noise_variance(self) -> Any:
         """Noise variance if it does not depend on z, a float or an array of shape (n_features,)."""
         return getattr(self, "noise_variance_", None)
 
     @property
     def feature_scale(self) -> Any:
-        """Standard deviation of each feature if noise is estimated per feature, otherwise 1."""
+        """Standard deviation of each feature if noise is estimated per feature, otherwise 1.
+
+        None means that noise is estimated per feature, but the training data are unknown.
+        """
         return 1.0
+
+    @property
+    def limitations(self) -> tuple[str, ...]:
+        """Sentences that name results that are unknown for this model, and why."""
+        return ()
 
     @property
     def active_bounds(self) -> tuple[str, ...]:
@@ -285,6 +316,22 @@ class LatentModel(EncoderDecoder, ABC):
         """
         return None
 
+    def with_dimensions(self, kept: Any) -> Self | None:
+        """Return a copy of the fitted model that has only some of its latent dimensions.
+
+        Parameters
+        ----------
+        kept : array of int
+            Indices of the dimensions to keep, in ascending order.
+
+        Returns
+        -------
+        model : LatentModel or None
+            Copy with all other parameters unchanged, or None if the model does not support this.
+            The diagnostics that `fit` has set, such as `elbo_`, are those of the original.
+        """
+        return None
+
     def can_start_at_ppca(self) -> bool:
         """Return whether `init="ppca"` is possible for this model.
 
@@ -320,7 +367,10 @@ class ForeignModel(LatentModel):
     @property
     def training_history(self) -> dict[str, Array] | None:
         history = getattr(self.estimator, "history_", None)
-        return None if history is None else numbered(history, "epoch", self.estimator.n_iter_)
+        if history is None:
+            return None
+        n_iter = max(map(len, history.values()), default=0)
+        return numbered(history, "epoch", getattr(self.estimator, "n_iter_", n_iter))
 
     @property
     def prior_variance(self) -> Any:
@@ -341,10 +391,12 @@ class ForeignModel(LatentModel):
         return self.estimator.score_samples(X)
 
     def transform(self, X: Any) -> Any:
-        return self.posterior(X)[0]
+        transform = getattr(self.estimator, "transform", None)
+        return self.posterior(X)[0] if transform is None else transform(X)
 
     def inverse_transform(self, Z: Any) -> Any:
-        return self.conditional(Z)[0]
+        inverse = getattr(self.estimator, "inverse_transform", None)
+        return self.conditional(Z)[0] if inverse is None else inverse(Z)
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Any]:
         return self.estimator.sample(n_samples, random_state=random_state)
@@ -379,15 +431,61 @@ def as_latent_model(estimator: Any, function: str) -> LatentModel:
     """
     if isinstance(estimator, ForeignModel):  # already checked
         return estimator
-    missing = [name for name in METHODS if not callable(getattr(estimator, name, None))]
+    check_methods(estimator, function, *METHODS)
+    return adapted(estimator)
+
+
+def as_encoder_decoder(estimator: Any, function: str) -> EncoderDecoder:
+    """Return a fitted estimator as an :class:`EncoderDecoder`.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted model with `transform` and `inverse_transform`, or with `posterior`, `conditional`
+        and `score_samples`.
+    function : str
+        Name of the calling function, for error messages.
+
+    Returns
+    -------
+    model : EncoderDecoder
+        The estimator itself, or an adapter if it is from another library.
+    """
+    is_latent = all(callable(getattr(estimator, name, None)) for name in METHODS)
+    methods = METHODS if is_latent else ("transform", "inverse_transform")
+    check_methods(estimator, function, *methods)
+    return adapted(estimator)
+
+
+def check_methods(estimator: Any, function: str, *methods: str) -> None:
+    """Check that an object has the methods and is fitted.
+
+    An object that is no scikit-learn estimator counts as fitted.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted model.
+    function : str
+        Name of the calling function, for error messages.
+    *methods : str
+        Names of the required methods.
+
+    Raises
+    ------
+    TypeError
+        If a method is missing.
+    NotFittedError
+        If a scikit-learn estimator is not fitted.
+    """
+    missing = [name for name in methods if not callable(getattr(estimator, name, None))]
     if missing:
         raise TypeError(
-            f"{function} requires an estimator with the methods {', '.join(METHODS)}, but "
+            f"{function} requires an estimator with the methods {', '.join(methods)}, but "
             f"{type(estimator).__name__} has no {' or '.join(missing)}."
         )
-    if isinstance(estimator, BaseEstimator):
+    if isinstance(estimator, BaseEstimator) and hasattr(estimator, "fit"):
         check_is_fitted(estimator)
-    return adapted(estimator)
 
 
 def numbered(history: Mapping[str, Any], step: str, n_iter: int) -> dict[str, Array]:

@@ -372,7 +372,7 @@ def standard_posterior(model: LatentModel, X: Any) -> tuple[Array, Array]:
     """Return means and variances of q(z|x) in float64, in units of the prior."""
     mean, variance = (np.asarray(to_host(array), dtype=np.float64) for array in model.posterior(X))
     prior_variance = np.asarray(model.prior_variance, dtype=np.float64)
-    return mean / np.sqrt(prior_variance), variance / prior_variance
+    return (mean - model.prior_mean) / np.sqrt(prior_variance), variance / prior_variance
 
 
 def kl_terms(mean: Array, variance: Array) -> Array:

@@ -14,7 +14,6 @@ import numpy as np
 from array_api_compat import is_array_api_obj
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.containers import to_array, to_host
 
@@ -182,17 +181,6 @@ def named(models: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
     if len(set(names)) < len(names):
         names = [f"{name} {i}" for i, name in enumerate(names, start=1)]
     return dict(zip(names, models, strict=True))
-
-
-def check_methods(estimator: Any, display: str, *methods: str) -> None:
-    """Check that the estimator is fitted and has the methods."""
-    missing = [name for name in methods if not callable(getattr(estimator, name, None))]
-    if missing:
-        raise TypeError(
-            f"{display} requires an estimator with the methods {', '.join(methods)}, but "
-            f"{type(estimator).__name__} has no {' or '.join(missing)}."
-        )
-    check_is_fitted(estimator)
 
 
 def select_samples(X: Any, indices: Sequence[int] | slice) -> Any:
