@@ -87,6 +87,16 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
         return self.get_params(deep=False)
 
     @property
+    def model_name(self) -> str:
+        """Name of the model in reports."""
+        return type(self).__name__
+
+    @property
+    def trained_elsewhere(self) -> bool:
+        """Whether another library trains the model, so that advice cannot name parameters."""
+        return False
+
+    @property
     def training_history(self) -> dict[str, Array] | None:
         """Values recorded at each training step, by name, or None without iterative training.
 
@@ -358,6 +368,14 @@ class ForeignModel(LatentModel):
         for name in ("image_shape", "n_features_in_", "feature_names_in_"):
             if hasattr(estimator, name):
                 setattr(self, name, getattr(estimator, name))
+
+    @property
+    def model_name(self) -> str:
+        return type(self.estimator).__name__
+
+    @property
+    def trained_elsewhere(self) -> bool:
+        return True
 
     @property
     def parameters(self) -> dict[str, Any]:
