@@ -161,10 +161,8 @@ def from_pythae(model: Any, **options: Any) -> FunctionModel:
     if PYTHAE_MODELS[kind] == "mixture":
         defaults["prior"] = _vamp_prior(model)
     if kind == "IWAE":
-        defaults["remarks"] = [
-            "The training objective was the importance-weighted bound, whose maximum is not that "
-            "of the ELBO."
-        ]
+        remark = "It was trained on the importance-weighted bound, whose maximum is not the ELBO's."
+        defaults["remarks"] = [remark]
     return from_torch(model, encode="encoder", decode="decoder", **{**defaults, **options})
 
 
