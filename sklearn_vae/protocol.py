@@ -124,6 +124,22 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
         """Number of weight layers of the encoder or decoder, whichever is deeper; 0 without one."""
         return 0
 
+    def inactive_units(self, X: Any) -> dict[str, float]:
+        """Compute the share of hidden units with "relu" that are 0 for all samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        shares : dict of str to float
+            Share of inactive units of the layer that has the most, for "encoder" and "decoder".
+            Networks without such units are left out.
+        """
+        return {}
+
     @property
     def _n_features_out(self) -> int:
         return self.n_components_

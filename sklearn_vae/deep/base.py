@@ -55,6 +55,7 @@ from sklearn_vae.deep.evaluation import (
     keep_snapshots,
 )
 from sklearn_vae.deep.fitted_networks import network_parameters, restored_net, state_of_net
+from sklearn_vae.deep.inactive_units import InactiveUnits
 from sklearn_vae.deep.outcome import warn_of_outcome
 from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.gaussian.arrays import check_sample_weight
@@ -249,6 +250,12 @@ class DeepModel(EncoderDecoder, ABC):
     def n_layers(self) -> int:
         networks = (self.module_.encoder, self.module_.decoder)
         return max(sum(p.ndim >= 2 for p in network.parameters()) for network in networks)
+
+    def inactive_units(self, X: Any) -> dict[str, float]:
+        with InactiveUnits(self.module_) as units:
+            if units.layers:
+                self.inverse_transform(self.transform(X))
+        return units.shares
 
     def get_state(self) -> dict[str, Any]:
         state = super().get_state()

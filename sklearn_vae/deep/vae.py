@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_vae.deep.base import Array, DeepModel
-from sklearn_vae.deep.fit_averages import fit_averages
+from sklearn_vae.deep.fit_averages import N_OPERATIONS, fit_averages
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.arrays import mean_of_samples
 from sklearn_vae.gaussian.bounds import (
@@ -24,7 +24,7 @@ from sklearn_vae.gaussian.bounds import (
     EntropyGap,
     sum_of_entropies,
 )
-from sklearn_vae.nn.cubature import cubature, reference_points
+from sklearn_vae.nn.cubature import cubature, n_points, reference_points
 from sklearn_vae.nn.distributions import LOG_2PI, average
 from sklearn_vae.nn.likelihoods import Likelihood
 from sklearn_vae.nn.module import VAEModule, build_vae
@@ -332,13 +332,20 @@ class DeepVAE(LatentModel, DeepModel):
 
     def bound_terms(self, X: Any) -> BoundTerms:
         module, prior, has_logits = self.module_, self.module_.prior(), False
+        likelihood, squared_errors = module.likelihood, np.zeros(1)
+        has_errors = likelihood.noise_variance is not None
+        draw = self._points_within_budget(len(X))
 
         def terms(x: Tensor) -> Tensor:
-            nonlocal has_logits
+            nonlocal has_logits, squared_errors
             sums = x.new_zeros(len(x), 5 + self.n_components_)
-            for share, weights, draws, p in self._draws(x):
+            for share, weights, draws, p in self._draws(x, draw(x)):
+                if has_errors:
+                    products = (share * weights)[:, None].expand(-1, len(x))
+                    errors = likelihood.statistics(p, x, products)
+                    squared_errors = squared_errors + errors.cpu().double().numpy()
                 columns = [p.log_prob(x), draws.kl(prior), draws.entropy(), p.entropy()]
-                curvature = module.likelihood.curvature(p)
+                curvature = likelihood.curvature(p)
                 has_logits = curvature is not None
                 columns.append(torch.zeros_like(columns[0]) if curvature is None else curvature)
                 means = [average(c, weights) if c.ndim == 2 else c for c in columns]
@@ -357,7 +364,27 @@ class DeepVAE(LatentModel, DeepModel):
             decoder_entropy=decoder_entropy + log_scale,
             second_moment=averages[5:],
             curvature=curvature if has_logits else None,
+            squared_errors=squared_errors / len(X) * self.scale_**2 if has_errors else None,
         )
+
+    def _points_within_budget(self, n: int) -> Callable[[Tensor], Any]:
+        """Return a function that gives the points of N(0, I) for a block of n samples in total.
+
+        They are those of scores, or fewer random pairs z, -z for each sample where scores would
+        take too long.
+        """
+        k = self.n_components_
+        n_pairs = int(0.5 * N_OPERATIONS / (self.net_.operations_ * n))
+        if 2 * n_pairs >= n_points(k):
+            return lambda x: None
+        n_pairs, generator = max(1, n_pairs), torch.Generator().manual_seed(0)
+        weights = torch.full((2 * n_pairs,), 0.5 / n_pairs, dtype=torch.float64)
+
+        def draw(x: Tensor) -> tuple[Tensor, Tensor]:
+            noise = torch.randn((n_pairs, len(x), k), generator=generator, dtype=x.dtype)
+            return torch.cat([noise, -noise]), weights
+
+        return draw
 
     def _n_draws(self, x: Tensor) -> int:
         """Return the number of draws per sample of x that fills one block."""

@@ -3,6 +3,7 @@
 Each function takes a fitted estimator and data, and returns an array or a frozen dataclass.
 """
 
+from sklearn_vae.diagnostics.advice import Remedy
 from sklearn_vae.diagnostics.dimensions import (
     ActiveUnits,
     Collapse,
@@ -16,7 +17,7 @@ from sklearn_vae.diagnostics.dimensions import (
 from sklearn_vae.diagnostics.entropies import Entropies, entropy_bound
 from sklearn_vae.diagnostics.information import KLDecomposition, decompose_kl
 from sklearn_vae.diagnostics.noise import TunedNoise, tune_noise_variance
-from sklearn_vae.diagnostics.report import CollapseReport, Finding
+from sklearn_vae.diagnostics.report import CollapseReport, Finding, Verdict
 from sklearn_vae.diagnostics.taxonomy import diagnose
 
 __all__ = [
@@ -27,7 +28,9 @@ __all__ = [
     "Entropies",
     "Finding",
     "KLDecomposition",
+    "Remedy",
     "TunedNoise",
+    "Verdict",
     "active_units",
     "collapse",
     "collapse_curve",

@@ -244,7 +244,18 @@ def collapse(
     model = as_latent_model(estimator, "collapse")
     check_real("epsilon", epsilon, at_least=0)
     _check_definition(delta, criterion)
-    terms = kl_terms(*standard_posterior(model, X))
+    return collapse_of(*standard_posterior(model, X), epsilon, delta, criterion)
+
+
+def collapse_of(
+    mean: Array,
+    variance: Array,
+    epsilon: float = COLLAPSE_KL,
+    delta: float = COLLAPSE_SHARE,
+    criterion: str = "share",
+) -> Collapse:
+    """Compute :func:`collapse` from means and variances of q(z|x), in units of the prior."""
+    terms = kl_terms(mean, variance)
     collapsed = np.flatnonzero(_thresholds(terms, delta, criterion) <= epsilon)
     share = (terms <= epsilon).mean(axis=0)
     return Collapse(epsilon, delta, criterion, terms.mean(axis=0), share, collapsed)
