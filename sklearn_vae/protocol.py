@@ -63,23 +63,22 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
             Decoded samples.
         """
 
-    def codes(self, X: Any) -> Any:
-        """Return the arguments of `conditional` and `inverse_transform` that reconstruct X.
-
-        These are the posterior means, or the coordinates of `transform` where they differ. A
-        conditional model adds the covariates of the samples.
+    def with_covariates(self, Z: Any, X: Any) -> Any:
+        """Append the covariates of samples to their latent vectors, for `conditional`.
 
         Parameters
         ----------
+        Z : array-like of shape (n_samples, n_components)
+            Latent vectors.
         X : array-like of shape (n_samples, n_features)
-            Samples.
+            Samples, or a single one for all latent vectors.
 
         Returns
         -------
         codes : array of shape (n_samples, n_codes)
-            Codes.
+            Z itself, unless the model is conditional on covariates.
         """
-        return self.transform(X)
+        return Z
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -285,6 +284,11 @@ class LatentModel(EncoderDecoder, ABC):
         None means that noise is estimated per feature, but the training data are unknown.
         """
         return 1.0
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether linear models are a reference: p(z) and p(x|z) are of the same families."""
+        return True
 
     @property
     def limitations(self) -> tuple[str, ...]:

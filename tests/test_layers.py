@@ -27,6 +27,7 @@ PACKAGES = [
     "preprocessing",
     "datasets",
     "diagnostics",
+    "adapters",
     "plot",
 ]
 SIBLINGS = {"linear", "deep"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -12,24 +12,19 @@ from scipy import sparse
 from torch import Tensor
 
 from sklearn_vae.adapters.implied_noise import ImpliedNoise
+from sklearn_vae.adapters.kept_dimensions import KeptOutputs, PaddedInputs
+from sklearn_vae.adapters.model_functions import ModelFunctions
 from sklearn_vae.adapters.observations import (
     LIKELIHOODS,
     CategoricalLogits,
     TorchDistribution,
-    observation,
 )
 from sklearn_vae.adapters.outputs import (
     SPREADS,
-    as_tensor,
-    check_shape,
-    decoder_parts,
-    posterior_parameters,
 )
 from sklearn_vae.adapters.priors import as_prior
-from sklearn_vae.containers import to_array, to_host
 from sklearn_vae.gaussian.bounds import BoundTerms
-from sklearn_vae.nn.cubature import cubature
-from sklearn_vae.nn.distributions import BernoulliLogits, DiagonalNormal, average
+from sklearn_vae.nn.distributions import BernoulliLogits, average
 from sklearn_vae.protocol import Array, LatentModel, numbered
 from sklearn_vae.validation import (
     check_choice,
@@ -37,17 +32,12 @@ from sklearn_vae.validation import (
     check_integer,
     check_random_state,
     check_real,
-    has_nan,
-    refuse_dask,
 )
-
-# Maximum number of elements of the largest array of a block.
-NUMBERS_PER_BLOCK = 2**22
 
 DECODER_OUTPUTS = ("mean", "logits")
 
 
-class FunctionModel(LatentModel):
+class FunctionModel(ModelFunctions, LatentModel):
     """Fitted latent variable model that is defined by an encoder and a decoder function.
 
     It gives a VAE of any library the interface of the estimators of this library, so that all
@@ -285,6 +275,10 @@ class FunctionModel(LatentModel):
         return 1.0 if is_shared else None
 
     @property
+    def is_comparable(self) -> bool:
+        return self.likelihood in ("gaussian", "bernoulli") and self.prior.is_normal
+
+    @property
     def limitations(self) -> tuple[str, ...]:
         texts = list(self.remarks)
         if self.likelihood == "distribution":
@@ -320,7 +314,11 @@ class FunctionModel(LatentModel):
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
         mean, variance = np.split(
-            self._map_codes(Z, lambda p: torch.cat([p.mean, self._variance(p)], dim=1)), 2, axis=1
+            self._map_codes(
+                Z, lambda p: torch.cat([p.mean, p.variance.expand(p.mean.shape)], dim=1)
+            ),
+            2,
+            axis=1,
         )
         return mean, variance
 
@@ -361,11 +359,12 @@ class FunctionModel(LatentModel):
 
         return self._map_codes(Z, mean)
 
-    def codes(self, X: Any) -> Array:
-        Z = self.transform(X)
+    def with_covariates(self, Z: Any, X: Any) -> Array:
         if not self.n_covariates:
             return Z
-        return np.hstack([Z, self._as_array(X)[:, -self.n_covariates :]])
+        covariates = self._as_array(X)[:, -self.n_covariates :]
+        covariates = covariates.toarray() if sparse.issparse(covariates) else covariates
+        return np.hstack([Z, np.broadcast_to(covariates, (len(Z), self.n_covariates))])
 
     def observations(self, X: Any) -> Array:
         def target(x: Tensor, y: Any, c: Any) -> Tensor:
@@ -404,14 +403,19 @@ class FunctionModel(LatentModel):
             )
         if not self.prior.is_normal:
             raise ValueError("Entropies need a normal prior, but the prior is known by draws only.")
-        has_logits = False
+        has_logits, squared_errors = False, np.zeros(1)
+        has_errors = self.shared_noise_variance is not None
 
         def terms(x: Tensor, y: Any, c: Any) -> Tensor:
-            nonlocal has_logits
+            nonlocal has_logits, squared_errors
             q = self._posterior(x, y, c)
             prior = self._normal_prior(q)
             sums = torch.zeros(len(x), 3, dtype=x.dtype, device=x.device)
             for share, weights, z, p, target in self._draws(q, x, y, c):
+                if has_errors:
+                    error = (target - p.mean).square_().view(len(z), len(x), -1)
+                    sums_over_samples = (share * average(error, weights)).sum(0)
+                    squared_errors = squared_errors + sums_over_samples.cpu().double().numpy()
                 columns = [p.log_prob(target), p.entropy(), _curvature(p)]
                 has_logits = columns[2] is not None
                 if columns[2] is None:
@@ -422,7 +426,8 @@ class FunctionModel(LatentModel):
             moment = ((q.mean - prior.mean).square() + q.variance) / prior.variance
             return torch.cat([sums, kl, entropy, moment], dim=1)
 
-        averages = self._map_samples(X, terms).mean(axis=0, dtype=np.float64)
+        rows = self._map_samples(X, terms)
+        n, averages = len(rows), rows.mean(axis=0, dtype=np.float64)
         log_p, decoder_entropy, curvature, kl, entropy = averages[:5].tolist()
         moment = averages[5:]
         log_scale = 0.5 * np.log(np.broadcast_to(self.prior.variance, moment.shape)).sum()
@@ -434,6 +439,7 @@ class FunctionModel(LatentModel):
             decoder_entropy=decoder_entropy,
             second_moment=moment,
             curvature=curvature if has_logits else None,
+            squared_errors=squared_errors / n if has_errors else None,
         )
 
     def with_tuned_noise(self, X: Any) -> Self | None:
@@ -458,211 +464,13 @@ class FunctionModel(LatentModel):
         kept = np.asarray(kept, dtype=np.intp)
         pruned = copy.copy(self)
         k = getattr(self, "n_components_", None)
-        pruned.encode = _KeptOutputs(self.encode, self.spread, kept)
-        pruned.decode = _PaddedInputs(self.decode, kept, k, self.prior.mean)
+        pruned.encode = KeptOutputs(self.encode, self.spread, kept)
+        pruned.decode = PaddedInputs(self.decode, kept, k, self.prior.mean)
         pruned.spread_of_decoder = self._spread_of_decoder
         pruned.spread = "log_variance"
         pruned.prior = self.prior.kept(kept)
         pruned.n_components_ = len(kept)
         return pruned
-
-    def _posterior(self, x: Tensor, y: Any, c: Any) -> DiagonalNormal:
-        arguments = (y,) if c is None else (y, c)
-        like = y if isinstance(y, Tensor) else torch.from_numpy(y)
-        q = DiagonalNormal(
-            *posterior_parameters(lambda: self.encode(*arguments), self.spread, like)
-        )
-        self._n_features = self._target(x, y).shape[1]
-        self.n_components_ = q.mean.shape[1]
-        return q
-
-    def _normal_prior(self, q: DiagonalNormal) -> DiagonalNormal:
-        mean, variance = (
-            torch.as_tensor(a, dtype=q.mean.dtype, device=q.mean.device).expand(q.mean.shape[1])
-            for a in (self.prior.mean, self.prior.variance)
-        )
-        return DiagonalNormal(mean, torch.log(variance))
-
-    def _kl(self, q: DiagonalNormal, z: Tensor, weights: Tensor) -> Tensor:
-        """Return KL(q || p(z)) of each sample, from draws unless the prior is normal."""
-        if self.prior.is_normal:
-            return q.kl_terms(self._normal_prior(q)).sum(-1)
-        log_prior = self.prior.log_prob(z.flatten(0, 1)).view(len(z), -1)
-        return -q.entropy() - average(log_prior, weights)
-
-    def _draws(self, q: DiagonalNormal, x: Tensor, y: Any, c: Any) -> Iterator[tuple[Any, ...]]:
-        """Yield chunks of draws: their share, weights, z, p(x|z), and the targets for each draw."""
-        target = self._target(x, y)
-        points, all_weights = (
-            a.to(dtype=q.mean.dtype, device=q.mean.device) for a in cubature(q.mean.shape[1])
-        )
-        n, d = target.shape
-        size = max(1, min(self.batch_size, NUMBERS_PER_BLOCK // max(d, q.mean.shape[1])) // n)
-        for noise, weights in zip(points.split(size), all_weights.split(size), strict=True):
-            z = q.rsample(noise)
-            repeats = len(z)
-            given = None if c is None else _repeat(c, repeats)
-            p = self._decoded(z.flatten(0, 1), given, d)
-            share = weights.sum()
-            yield share, weights / share, z, p, target.repeat(repeats, 1)
-
-    def _decoded(self, z: Tensor, c: Any, n_features: int | None = None) -> Any:
-        """Return p(x|z) for z of shape (n_samples, n_components)."""
-        inputs = z if self.device is not None else z.numpy()
-        output = self.decode(inputs) if c is None else self.decode(inputs, c)
-        parts = decoder_parts(output, z)
-        if self.postprocess is not None:
-            if len(parts) > 1 or not isinstance(parts[0], Tensor):
-                raise TypeError(
-                    "postprocess must be None if decode returns a spread or a distribution. "
-                    "Return them in the units of X."
-                )
-            mean = parts[0] if self.device is not None else parts[0].numpy()
-            parts = (as_tensor(self.postprocess(mean), z, "The output of postprocess"),)
-        d = _count_features(parts[0]) if n_features is None else n_features
-        noise: Any = getattr(self, "noise_variance_", None)
-        if noise is not None:
-            noise = torch.as_tensor(noise, dtype=z.dtype, device=z.device)
-            if noise.ndim:
-                check_shape(noise, (d,), "noise_variance")
-            noise = noise.expand(d)
-        spread = self._spread_of_decoder
-        return observation(parts, self.likelihood, spread, self._is_mean, noise, d, len(z))
-
-    @property
-    def _spread_of_decoder(self) -> str:
-        return vars(self).get("spread_of_decoder", self.spread)
-
-    def _variance(self, p: Any) -> Tensor:
-        return p.variance.expand(p.mean.shape)
-
-    def _target(self, x: Tensor, y: Any) -> Tensor:
-        """Return the observations of p(x|z) for samples x and preprocessed samples y."""
-        if self.postprocess is not None or self.preprocess is None:
-            return x
-        y = y if isinstance(y, Tensor) else torch.from_numpy(y)
-        return y.flatten(1)
-
-    def _as_array(self, X: Any) -> Any:
-        """Return X as an array of floats, or a sparse matrix, of shape (n_samples, n_features)."""
-        refuse_dask(self.name, X)
-        X = to_array(X)
-        X = X.tocsr() if sparse.issparse(X) else to_host(X)
-        if X.ndim != 2:
-            raise ValueError(
-                f"X must have shape (n_samples, n_features), got {X.shape}. Reshape images to "
-                "(n_samples, n_features) and set input_shape."
-            )
-        if not X.shape[0]:
-            raise ValueError("X must have at least one sample, got 0.")
-        if X.shape[1] <= self.n_covariates:
-            raise ValueError(
-                f"X must have more columns than n_covariates={self.n_covariates}, got {X.shape[1]}."
-            )
-        is_float = X.dtype in (np.float32, np.float64)
-        X = X.astype(self.dtype or (X.dtype if is_float else np.float64), copy=False)
-        if has_nan(X):
-            raise ValueError(f"X contains NaN, but {self.name} needs data without missing values.")
-        return X
-
-    def _map_samples(self, X: Any, function: Callable[[Tensor, Any, Any], Tensor]) -> Array:
-        """Apply a function of samples, preprocessed samples and covariates to blocks of X."""
-        X = self._as_array(X)
-        size = max(1, min(self.batch_size, NUMBERS_PER_BLOCK // X.shape[1]))
-        results = []
-        with torch.no_grad():
-            for start in range(0, X.shape[0], size):
-                block = X[start : start + size]
-                block = block.toarray() if sparse.issparse(block) else block
-                results.append(function(*self._split(block)).cpu().numpy())
-        return np.concatenate(results)
-
-    def _split(self, block: Array) -> tuple[Tensor, Any, Any]:
-        """Return samples, preprocessed samples and covariates of a block of X."""
-        n_covariates, c = self.n_covariates, None
-        if n_covariates:
-            block, c = block[:, :-n_covariates], self._given(block[:, -n_covariates:])
-        x = self._given(block)
-        tensor = x if isinstance(x, Tensor) else torch.from_numpy(x)
-        y = x if self.input_shape is None else x.reshape(len(x), *self.input_shape)
-        if self.preprocess is not None:
-            y = self.preprocess(y)
-            checked = as_tensor(y, tensor, "The output of preprocess")
-            if len(checked) != len(tensor):
-                raise ValueError(
-                    f"preprocess must return {len(tensor)} samples, got {len(checked)}."
-                )
-        return tensor, y, c
-
-    def _given(self, array: Array) -> Any:
-        """Return an array as the functions get it."""
-        array = np.require(array, requirements=("C", "W"))
-        return array if self.device is None else torch.as_tensor(array, device=self.device)
-
-    def _map_codes(self, Z: Any, function: Callable[[Any], Tensor]) -> Array:
-        """Apply a function of p(x|z) to blocks of latent vectors, with covariates if any."""
-        Z = to_host(to_array(Z, "Z"))
-        k = getattr(self, "n_components_", None)
-        expected = "n_components" if k is None else str(k + self.n_covariates)
-        if Z.ndim != 2 or (k is not None and Z.shape[1] != k + self.n_covariates):
-            also = " (latent dimensions and covariates)" if self.n_covariates else ""
-            raise ValueError(f"Z must have shape (n_samples, {expected}){also}, got {Z.shape}.")
-        is_float = Z.dtype in (np.float32, np.float64)
-        Z = Z.astype(self.dtype or (Z.dtype if is_float else np.float64), copy=False)
-        results = []
-        with torch.no_grad():
-            for start in range(0, len(Z), self.batch_size):
-                block, c = Z[start : start + self.batch_size], None
-                if self.n_covariates:
-                    c = self._given(block[:, -self.n_covariates :])
-                    block = block[:, : -self.n_covariates]
-                z = torch.as_tensor(np.require(block, requirements=("C", "W")), device=self.device)
-                results.append(function(self._decoded(z, c)).cpu().numpy())
-        return np.concatenate(results)
-
-
-class _KeptOutputs:
-    """Encoder that returns the means and log-variances of some dimensions."""
-
-    def __init__(self, encode: Any, spread: str, kept: Array) -> None:
-        self.encode, self.spread, self.kept = encode, spread, kept
-
-    def __call__(self, x: Any, *covariates: Any) -> tuple[Tensor, Tensor]:
-        like = x if isinstance(x, Tensor) else torch.from_numpy(x)
-        mean, log_variance = posterior_parameters(
-            lambda: self.encode(x, *covariates), self.spread, like
-        )
-        return mean[:, self.kept], log_variance[:, self.kept]
-
-
-class _PaddedInputs:
-    """Decoder whose other dimensions are at the mean of the prior."""
-
-    def __init__(self, decode: Any, kept: Array, n_components: Any, mean: Any) -> None:
-        self.decode, self.kept = decode, kept
-        self.mean = np.broadcast_to(mean, n_components)
-
-    def __call__(self, z: Any, *covariates: Any) -> Any:
-        if isinstance(z, Tensor):
-            padded: Any = torch.as_tensor(self.mean.copy(), dtype=z.dtype, device=z.device)
-            padded = padded.repeat(len(z), 1)
-        else:
-            padded = np.tile(self.mean.astype(z.dtype), (len(z), 1))
-        padded[:, self.kept] = z
-        return self.decode(padded, *covariates)
-
-
-def _repeat(c: Any, repeats: int) -> Any:
-    """Repeat covariates for several draws of each sample."""
-    return c.repeat(repeats, 1) if isinstance(c, Tensor) else np.tile(c, (repeats, 1))
-
-
-def _count_features(part: Any) -> int:
-    """Return the number of features of an output of a decoder."""
-    if isinstance(part, torch.distributions.Distribution):
-        shape = part.batch_shape if not part.event_shape else part.batch_shape + part.event_shape
-        return int(torch.Size(shape[1:]).numel())
-    return int(part.shape[1]) if part.ndim == 3 else int(part.flatten(1).shape[1])
 
 
 def _curvature(p: Any) -> Tensor | None:

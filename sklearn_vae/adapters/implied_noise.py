@@ -30,9 +30,8 @@ class ImpliedNoise:
         loss.
     explanation : str
         Derivation, as one sentence.
-    error_weight_at_one : float
-        Weight of the squared error in the loss that implies a noise variance of 1. A weight that
-        is s times smaller implies a noise variance of s.
+    error_weight : float
+        Weight of the squared error in the loss.
 
     See Also
     --------
@@ -47,7 +46,7 @@ class ImpliedNoise:
 
     noise_variance: float
     explanation: str
-    error_weight_at_one: float
+    error_weight: float
 
     def weight_for(self, noise_variance: float) -> float:
         """Compute the weight of the squared error that implies another noise variance.
@@ -63,7 +62,7 @@ class ImpliedNoise:
             Weight of the squared error, with all else unchanged.
         """
         check_real("noise_variance", noise_variance, above=0)
-        return self.error_weight_at_one / noise_variance
+        return self.error_weight * self.noise_variance / noise_variance
 
 
 def implied_noise_variance(
@@ -160,4 +159,4 @@ def implied_noise_variance(
         f"error |x - mu(z)|^2 has the weight {0.5 / noise:.4g}, which is 1 / (2 sigma2) for "
         f"sigma2 = {noise:.4g}."
     )
-    return ImpliedNoise(noise, explanation, float(error_weight) * noise)
+    return ImpliedNoise(noise, explanation, float(error_weight))

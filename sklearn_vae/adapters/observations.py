@@ -79,8 +79,11 @@ class TorchDistribution:
 
     @property
     def variance(self) -> Tensor:
-        """Variance of each feature."""
-        return self.distribution.variance.flatten(1)
+        """Variance of each feature, NaN if the distribution does not implement it."""
+        try:
+            return self.distribution.variance.flatten(1)
+        except NotImplementedError:
+            return torch.full_like(self.mean, torch.nan)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Compute log p(x)."""
@@ -132,6 +135,16 @@ def observation(
     return DiagonalNormal(first, SPREADS[spread](second))
 
 
+def batch_shape(distribution: Any) -> tuple[int, ...]:
+    """Return the shape of the features of a distribution.
+
+    Those of scvi-tools do not know it, but have means.
+    """
+    if isinstance(distribution, distributions.Independent):
+        return batch_shape(distribution.base_dist)
+    return tuple(distribution.batch_shape or distribution.mean.shape)
+
+
 def _of_distribution(
     distribution: Any,
     likelihood: str,
@@ -142,12 +155,12 @@ def _of_distribution(
     inner = distribution
     while isinstance(inner, distributions.Independent):
         inner = inner.base_dist
-    shape = tuple(inner.batch_shape)
+    shape = batch_shape(distribution)
     n_values = int(torch.Size(shape).numel())
     if not shape or shape[0] != n_samples or n_values != n_samples * n_features:
         raise ValueError(
-            f"The distribution from decode must have the batch shape ({n_samples}, {n_features}), "
-            f"got {shape}."
+            f"The distribution from decode must have the shape ({n_samples}, {n_features}), got "
+            f"{shape}."
         )
     normal = as_normal(distribution)
     if likelihood == "gaussian" and normal is not None:

@@ -91,8 +91,8 @@ def from_torch(
         "name": type(module).__name__,
     }
     return FunctionModel(
-        _InEvaluation(module, _find_encoder(module, encode)),
-        _InEvaluation(module, _find_function(module, decode, "decode", ("decode", "decoder"))),
+        InEvaluation(module, _find_encoder(module, encode)),
+        InEvaluation(module, _find_function(module, decode, "decode", ("decode", "decoder"))),
         likelihood=likelihood,
         noise_variance=noise_variance,
         **{**defaults, **options},
@@ -146,7 +146,7 @@ def from_pythae(model: Any, **options: Any) -> FunctionModel:
             "model whose posterior is normal with independent dimensions, use from_torch with "
             "encode='encoder' and decode='decoder'."
         )
-    config = model.model_config
+    config: Any = model.model_config
     shape = tuple(config.input_dim)
     beta = float(getattr(model, "beta", 1.0))
     defaults: dict[str, Any] = {"input_shape": shape, "name": kind}
@@ -166,7 +166,7 @@ def from_pythae(model: Any, **options: Any) -> FunctionModel:
     return from_torch(model, encode="encoder", decode="decoder", **{**defaults, **options})
 
 
-class _InEvaluation:
+class InEvaluation:
     """Function of a module that is called in evaluation mode."""
 
     def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:

@@ -52,7 +52,7 @@ class Evidence:
         self.reference: Any = (
             BernoulliReference(observed, self.k)
             if self.is_bernoulli
-            else GaussianReference(to_host(X), observed, self.k, model.feature_scale)
+            else self._gaussian_reference(model.observations(to_host(X)), observed)
         )
         # ELBO of the reference with its own noise variance, and with the fixed one of the model:
         # -inf if that differs between features.
@@ -76,6 +76,13 @@ class Evidence:
             self._compare_errors()
         if held_out is not None:
             self._compare_held_out()
+
+    def _gaussian_reference(self, X: Array, observed: Array) -> GaussianReference:
+        scale = self.model.feature_scale
+        if scale is None:
+            scale = X.std(axis=0, dtype=np.float64)
+            scale[scale == 0] = 1.0
+        return GaussianReference(X, observed, self.k, scale)
 
     @property
     def shortfall(self) -> float:
@@ -119,8 +126,8 @@ class Evidence:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the model has a history of training."""
-        return self.model.training_history is not None
+        """Whether the model was trained by iterations, rather than in closed form."""
+        return self.model.trained_elsewhere or self.model.training_history is not None
 
     @cached_property
     def trend(self) -> Trend:
@@ -163,8 +170,8 @@ class Evidence:
     @cached_property
     def decoded(self) -> tuple[Array, Array]:
         """Mean and variance of p(x|z) at the posterior means of the subset."""
-        scale = np.sqrt(np.asarray(self.model.prior_variance, dtype=np.float64))
-        mean, variance = self.model.conditional(self.mean * scale)
+        codes = self.model.with_covariates(self._in_model_units(self.mean), self.subset)
+        mean, variance = self.model.conditional(codes)
         return to_host(mean), to_host(variance)
 
     @cached_property
@@ -172,12 +179,17 @@ class Evidence:
         """Variance of the decoded means over draws from the prior, relative to that of X."""
         # A separate stream, because X may have been generated with the same seed.
         rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
-        scale = np.sqrt(np.asarray(self.model.prior_variance, dtype=np.float64))
-        Z = scale * rng.standard_normal((PRIOR_DRAWS, self.k))
-        means = to_host(self.model.conditional(Z.astype(self.mean.dtype))[0])
+        Z = self._in_model_units(rng.standard_normal((PRIOR_DRAWS, self.k)))
+        codes = self.model.with_covariates(Z.astype(self.mean.dtype), self.subset[:1])
+        means = to_host(self.model.conditional(codes)[0])
         observed = to_host(self.reference.subset)
         total = float(observed.var(axis=0, dtype=np.float64).sum())
         return float(means.var(axis=0, dtype=np.float64).sum()) / total
+
+    def _in_model_units(self, Z: Array) -> Array:
+        """Return latent vectors in units of the prior as latent vectors of the model."""
+        scale = np.sqrt(np.asarray(self.model.prior_variance, dtype=np.float64))
+        return self.model.prior_mean + scale * Z
 
     @cached_property
     def inactive_units(self) -> dict[str, float]:
@@ -218,7 +230,7 @@ class Evidence:
         return noise * (1.0 - 2.0 * self.entropies.gap.noise / d), self.entropies.noise_gain
 
     def _compare_errors(self) -> None:
-        error = (to_host(self.subset) - self.decoded[0]) / self.reference.scale
+        error = (to_host(self.reference.subset) - self.decoded[0]) / self.reference.scale
         self.numbers |= {
             "reconstruction_error": float(np.mean(error**2)),
             "pca_reconstruction_error": self.reference.error,

@@ -17,6 +17,7 @@ from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.findings import findings, linear_start, worse_than_pca
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import CollapseReport
+from sklearn_vae.diagnostics.trained_elsewhere import report_without_reference, without_changes
 from sklearn_vae.diagnostics.verdicts import verdicts
 from sklearn_vae.protocol import EncoderDecoder, LatentModel, adapted, as_latent_model
 from sklearn_vae.validation import FLOAT_DTYPES, check_integer
@@ -128,19 +129,23 @@ def diagnose(
         return _diagnose_autoencoder(model, X, subset)
     held_out = None if X_held_out is None else _held_out(model, X_held_out, max_samples)
     names = getattr(estimator, "feature_names_in_", None)
+    if not model.is_comparable:
+        return report_without_reference(model, X, subset)
     case = Evidence(model, X, subset, held_out, names)
     found = findings(case)
+    if model.trained_elsewhere:  # it has no parameters to set
+        found = tuple(without_changes(finding) for finding in found)
     return CollapseReport(
-        type(estimator).__name__,
+        model.model_name,
         n_samples=X.shape[0],
-        n_features=X.shape[1],
+        n_features=case.reference.X.shape[1],
         n_components=case.k,
         collapse=case.collapse,
         entropies=case.entropies,
         verdicts=verdicts(case, found),
         findings=found,
         numbers=case.numbers,
-        not_applicable=(),
+        not_applicable=model.limitations,
     )
 
 

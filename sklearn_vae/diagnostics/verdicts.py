@@ -101,6 +101,8 @@ def _convergence(case: Evidence, harmful: dict[str, Finding]) -> Verdict:
         text = f"not converged: up to {gain:.2g} nats are possible."
     elif validated and not case.model.is_linear:
         text = f"converged: validation samples chose the number of {case.step}s."
+    elif case.model.trained_elsewhere and not case.n_steps:
+        text = f"rescaling would add {gain:.2g} nats; the history of training is unknown."
     elif not case.is_trained:
         text = f"converged within {gain:.2g} nats: the model has a closed form."
     else:

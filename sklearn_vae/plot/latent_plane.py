@@ -130,7 +130,7 @@ class LatentPlaneDisplay(Display):
         if image_shape is None:
             image_shape = model.image_shape
         corners = select_samples(X, chosen)
-        latent = model.codes(corners)
+        latent = model.with_covariates(model.transform(corners), corners)
         first, second, third = as_float64(latent)
         t = np.linspace(0.0, 1.0, n)
         Z = first + t[None, :, None] * (second - first) + t[:, None, None] * (third - first)

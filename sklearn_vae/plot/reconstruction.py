@@ -148,7 +148,10 @@ class ReconstructionDisplay(Display):
             raise ValueError(f"n must be an integer from 1 to n_samples={X.shape[0]}, got {n!r}.")
         originals = select_samples(X, slice(0, int(n)))
         reconstructions = {
-            name: model.inverse_transform(model.codes(originals)) for name, model in models.items()
+            name: model.inverse_transform(
+                model.with_covariates(model.transform(originals), originals)
+            )
+            for name, model in models.items()
         }
         sampled = {}
         for name, model in named(estimator, names).items() if samples else ():
