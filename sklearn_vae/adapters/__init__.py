@@ -7,14 +7,24 @@ used.
 
 from sklearn_vae.adapters.function_model import FunctionModel
 from sklearn_vae.adapters.implied_noise import ImpliedNoise, implied_noise_variance
+from sklearn_vae.adapters.loggers import (
+    LatentLogger,
+    SkorchLatentLogger,
+    latent_summary,
+    lightning_logger,
+)
 from sklearn_vae.adapters.scvi_models import from_scvi
 from sklearn_vae.adapters.torch_modules import from_pythae, from_torch
 
 __all__ = [
     "FunctionModel",
     "ImpliedNoise",
+    "LatentLogger",
+    "SkorchLatentLogger",
     "from_pythae",
     "from_scvi",
     "from_torch",
     "implied_noise_variance",
+    "latent_summary",
+    "lightning_logger",
 ]

@@ -300,6 +300,18 @@ class FunctionModel(ModelFunctions, LatentModel):
             )
         return tuple(texts)
 
+    @property
+    def limitations_of_entropies(self) -> str | None:
+        """Reason why entropies are unknown, or None if they are known."""
+        if self.likelihood == "distribution":
+            return (
+                "Entropies need a Gaussian, Bernoulli or categorical p(x|z), got "
+                "likelihood='distribution', whose entropy is unknown."
+            )
+        if not self.prior.is_normal:
+            return "Entropies need a normal prior, got one that is known by its draws."
+        return None
+
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
         check_flag("return_cov", return_cov)
 
@@ -396,13 +408,8 @@ class FunctionModel(ModelFunctions, LatentModel):
         return X, Z
 
     def bound_terms(self, X: Any) -> BoundTerms:
-        if self.likelihood == "distribution":
-            raise ValueError(
-                "Entropies need a Gaussian, Bernoulli or categorical p(x|z), got "
-                "likelihood='distribution', whose entropy is unknown."
-            )
-        if not self.prior.is_normal:
-            raise ValueError("Entropies need a normal prior, but the prior is known by draws only.")
+        if (reason := self.limitations_of_entropies) is not None:
+            raise ValueError(reason)
         has_logits, squared_errors = False, np.zeros(1)
         has_errors = self.shared_noise_variance is not None
 

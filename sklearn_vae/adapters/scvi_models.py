@@ -98,12 +98,26 @@ def from_scvi(model: Any, adata: Any = None, **options: Any) -> tuple[FunctionMo
         "dtype": "float32",
         "name": "SCVI",
     }
+    if history := _history(model):
+        defaults["history"] = history
     adapted = FunctionModel(
         InEvaluation(module, networks.encode),
         InEvaluation(module, networks.decode),
         **{**defaults, **options},
     )
     return adapted, X
+
+
+def _history(model: Any) -> dict[str, Array]:
+    """Return the ELBO of training and validation samples, in nats per sample, if recorded."""
+    recorded = getattr(model, "history", None) or {}
+    keys = {"bound": "elbo_train", "validation_bound": "elbo_validation"}
+    series = {
+        name: -np.asarray(recorded[key], dtype=np.float64).ravel()
+        for name, key in keys.items()
+        if key in recorded
+    }
+    return series if len(set(map(len, series.values()))) == 1 else {}
 
 
 def _dense(values: Any) -> Array:

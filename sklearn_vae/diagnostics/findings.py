@@ -14,10 +14,11 @@ import numpy as np
 from sklearn_vae.diagnostics.advice import Remedy, on_depth, on_length, on_noise, on_optimum, other
 from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, Evidence
 from sklearn_vae.diagnostics.network_findings import (
+    copied_dimensions,
     dominating_dimension,
-    duplicated_dimensions,
     ignored_latents,
     inactive_units,
+    similar_dimensions,
 )
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import Finding
@@ -85,12 +86,14 @@ def _percent(share: float) -> str:
 # Variances of p(x|z), relative to those of the features. A variance is near zero if it is below
 # NEAR_ZERO and below FAR_BELOW times the median. The decoder degenerates if more than
 # SHARE_NEAR_ZERO of them are. A sample has little noise if the geometric mean over its features is
-# below LITTLE_NOISE and SPREAD times below the median over samples.
+# below LITTLE_NOISE and SPREAD times below the median over samples, or if the sample is a duplicate
+# and the mean is SPREAD_OF_COPIES times below.
 NEAR_ZERO = 1e-4
 FAR_BELOW = 1e-3
 SHARE_NEAR_ZERO = 0.01
 LITTLE_NOISE = 1e-3
 SPREAD = 30.0
+SPREAD_OF_COPIES = 8.0
 
 
 def degenerate_variances(case: Evidence) -> Finding | None:
@@ -100,11 +103,13 @@ def degenerate_variances(case: Evidence) -> Finding | None:
     case.numbers |= _variance_numbers(case)
     geometric_means = _geometric_means(case)
     typical = float(np.exp(np.median(geometric_means)))
+    is_copy = _is_repeated(to_host(case.subset))
     has_little_noise = geometric_means < np.log(min(LITTLE_NOISE, typical / SPREAD))
+    has_little_noise |= is_copy & (geometric_means < np.log(typical / SPREAD_OF_COPIES))
     share = case.numbers["near_zero"]
     if not has_little_noise.any() and share <= SHARE_NEAR_ZERO:
         return None
-    copies = _count_repeated(case.reference.subset[has_little_noise])
+    copies = int((is_copy & has_little_noise).sum())
     harmful = copies > 0 or share > SHARE_NEAR_ZERO
     evidence = [
         (
@@ -158,10 +163,11 @@ def _geometric_means(case: Evidence) -> Array:
     return np.log(variance[:, varying] / feature_variance[varying]).mean(axis=1)
 
 
-def _count_repeated(samples: Array) -> int:
-    """Count the samples that are equal to another sample."""
-    counts = np.unique(samples, axis=0, return_counts=True)[1]
-    return int(counts[counts > 1].sum())
+def _is_repeated(samples: Array) -> Array:
+    """Return the mask of the samples that are equal to another sample."""
+    _, inverse, counts = np.unique(samples, axis=0, return_inverse=True, return_counts=True)
+    mask: Array = (counts > 1)[inverse.ravel()]
+    return mask
 
 
 # A noise variance above this multiple of pPCA's noise variance is too large.
@@ -335,15 +341,16 @@ def linear_start(model: EncoderDecoder, linear_model: str) -> Finding | None:
 FINDINGS = (
     dominating_feature,
     degenerate_variances,
+    noise_too_large,
+    another_objective,
     unstable,
     inactive_units,
     ignored_latents,
-    noise_too_large,
-    another_objective,
-    duplicated_dimensions,
+    copied_dimensions,
     dominating_dimension,
     overfitting,
     unfinished,
+    similar_dimensions,
     bad_optimum,
     noise_off,
     lost_dimensions,

@@ -14,10 +14,12 @@ INACTIVE = 0.9
 
 # Variance of decoded means over draws from the prior, relative to that of the data, up to which the
 # decoder ignores z.
-IGNORES = 1e-12
+IGNORES = 1e-20
 
-# Correlation of posterior means from which two dimensions are copies.
-COPY = 0.95
+# Correlation of posterior means from which two dimensions are copies in any training, and from which
+# they are in one that has converged.
+COPY = 0.99999
+SIMILAR = 0.95
 
 # Excess of the share of the KL of one dimension over that of the linear model, relative to the
 # largest possible, from which it dominates.
@@ -63,8 +65,17 @@ def ignored_latents(case: Evidence) -> Finding | None:
     return Finding("ignored", title, True, (text, shortfall(case)), numbers, remedies)
 
 
-def duplicated_dimensions(case: Evidence) -> Finding | None:
+def copied_dimensions(case: Evidence) -> Finding | None:
+    """Find active dimensions with the same posterior means."""
+    return _correlated(case, COPY)
+
+
+def similar_dimensions(case: Evidence) -> Finding | None:
     """Find active dimensions with nearly the same posterior means."""
+    return _correlated(case, SIMILAR)
+
+
+def _correlated(case: Evidence, least: float) -> Finding | None:
     active = case.collapse.active
     if len(active) < 2 or not (case.is_below or case.has_lost_dimensions):
         return None
@@ -73,7 +84,7 @@ def duplicated_dimensions(case: Evidence) -> Finding | None:
     if len(active) < 2:
         return None
     correlation = np.corrcoef(case.mean[:, active].T)
-    first, second = np.nonzero(np.triu(np.abs(correlation) >= COPY, k=1))
+    first, second = np.nonzero(np.triu(np.abs(correlation) >= least, k=1))
     if not len(first):
         return None
     pairs = [(int(active[i]), int(active[j])) for i, j in zip(first, second, strict=True)]

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from sklearn_vae.containers import to_host
+from sklearn_vae.diagnostics.convergence import trend_of
 from sklearn_vae.diagnostics.dimensions import collapse_of, standard_posterior
+from sklearn_vae.diagnostics.evidence import NATS
 from sklearn_vae.diagnostics.report import CollapseReport, Finding, Verdict
 from sklearn_vae.protocol import LatentModel
 
@@ -47,7 +49,23 @@ def report_without_reference(model: LatentModel, X: Any, subset: Any) -> Collaps
         collapse=collapse,
         entropies=None,
         numbers=numbers,
-        verdicts=(Verdict("collapse", n_active > 0, collapse_text),),
+        verdicts=(Verdict("collapse", n_active > 0, collapse_text), _convergence(model)),
         findings=findings,
         not_applicable=model.limitations,
     )
+
+
+def _convergence(model: LatentModel) -> Verdict:
+    """Judge convergence from the history of the bound alone."""
+    history = model.training_history or {}
+    trend = trend_of(history.get("validation_bound", history.get("bound", ())))
+    if not trend.is_known:
+        text = "convergence not judged: the history of training is too short or unknown."
+        return Verdict("convergence", True, text)
+    if trend.rises and trend.expected > NATS:
+        text = (
+            f"the ELBO still rises by {trend.slope:.2g} nats per epoch; expect about "
+            f"{trend.expected:.2g} nats more from twice the number of epochs."
+        )
+        return Verdict("convergence", False, text)
+    return Verdict("convergence", True, f"converged within {max(trend.possible, 0.0):.2g} nats.")

@@ -13,7 +13,7 @@ from sklearn_vae.diagnostics.advice import (
     on_rate,
     other,
 )
-from sklearn_vae.diagnostics.evidence import Evidence
+from sklearn_vae.diagnostics.evidence import NATS, Evidence
 from sklearn_vae.diagnostics.report import Finding
 from sklearn_vae.diagnostics.texts import shortfall
 
@@ -26,6 +26,11 @@ JUMP = 3.0
 # without latent dimensions, more than this multiple of the share that the linear model loses.
 LOST_SHARE = 0.5
 LINEAR_MULTIPLE = 2.0
+
+
+# Training has converged if twice the number of steps would bring at most this share of the gain over
+# a model without latent dimensions, of this model or the linear one, plus some nats.
+OPEN_SHARE = 0.05
 
 
 def unstable(case: Evidence) -> Finding | None:
@@ -129,16 +134,19 @@ def unfinished(case: Evidence) -> Finding | None:
     trend = case.validation_trend or case.trend
     if not trend.is_known:
         text = f"The history has only {case.n_steps} values, too few to judge convergence."
-    elif trend.rises and trend.expected > case.margin:
-        text = improving(case) + "."
-    elif case.is_elbo and _scale_gain(case) > case.margin:
-        text = f"Rescaling the latent dimensions would add {_scale_gain(case):.3g} nats."
+    elif trend.rises and trend.expected > tolerance(case):
+        text = f"T{improving(case)[1:]}."
+    elif case.is_elbo and rescaling_gain(case) > tolerance(case):
+        text = (
+            f"Rescaling the latent dimensions and the noise would add {rescaling_gain(case):.3g} "
+            "nats."
+        )
     else:
         return None
     comparison = [shortfall(case)] if case.is_below else []
     factor = 2.0
     if trend.is_known and trend.expected > 0:
-        factor = 1.0 + trend.expected / case.margin
+        factor = 1.0 + trend.expected / tolerance(case)
     return Finding(
         "unfinished",
         "Training has not converged.",
@@ -149,12 +157,17 @@ def unfinished(case: Evidence) -> Finding | None:
     )
 
 
+def tolerance(case: Evidence) -> float:
+    """Return the nats that training may still gain if it has converged."""
+    return OPEN_SHARE * max(case.gain, case.elbo - case.reference.baseline) + NATS
+
+
 def improving(case: Evidence) -> str:
     """Describe how fast the bound still rises."""
     trend = case.validation_trend or case.trend
     of = " of validation samples" if case.validation_trend else ""
     return (
-        f"The ELBO{of} still rises by {trend.slope:.2g} nats per {case.step} (+/- "
+        f"the ELBO{of} still rises by {trend.slope:.2g} nats per {case.step} (+/- "
         f"{trend.error:.1g}); expect about {trend.expected:.2g} nats more from twice the number "
         f"of {case.step}s"
     )
@@ -170,7 +183,7 @@ def is_validated(case: Evidence) -> bool:
     if not case.reached_limit or case.model.stopped_early:
         return True
     stops = bool(case.parameters.get("early_stopping"))
-    return stops and not (trend.rises and trend.expected > case.margin)
+    return stops and not (trend.rises and trend.expected > tolerance(case))
 
 
 def possible_gain(case: Evidence) -> float:
@@ -179,11 +192,12 @@ def possible_gain(case: Evidence) -> float:
     gain = trend.possible if trend.is_known and not is_validated(case) else 0.0
     if not case.reached_limit:
         gain = 0.0
-    rescaling = _scale_gain(case)
+    return max(gain, rescaling_gain(case))
+
+
+def rescaling_gain(case: Evidence) -> float:
+    """Return the nats that rescaling the latent dimensions, and noise that is learned, would add."""
+    gain = float(case.entropies.dimension_gains.sum())
     if case.fixed_noise is None and math.isfinite(case.entropies.noise_gain):
-        rescaling += case.entropies.noise_gain
-    return max(gain, rescaling)
-
-
-def _scale_gain(case: Evidence) -> float:
-    return float(case.entropies.dimension_gains.sum())
+        gain += case.entropies.noise_gain
+    return gain

@@ -8,7 +8,12 @@ import numpy as np
 
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.report import Finding, Verdict
-from sklearn_vae.diagnostics.training_findings import improving, is_validated, possible_gain
+from sklearn_vae.diagnostics.training_findings import (
+    improving,
+    is_validated,
+    possible_gain,
+    tolerance,
+)
 
 # Categories of the findings that are about collapse.
 OF_COLLAPSE = {"degenerate", "inactive", "ignored", "large_noise", "copies", "dominated", "optimum"}
@@ -81,33 +86,28 @@ def _scale(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
 
 def _convergence(case: Evidence, harmful: dict[str, Finding]) -> Verdict:
     trend, gain = case.validation_trend or case.trend, possible_gain(case)
+    is_validated_fit = bool(case.n_steps) and is_validated(case)
+    is_open = case.n_steps > 0 and not is_validated_fit and case.reached_limit
     if "unstable" in harmful:
         text = f"training is unstable: the ELBO varies by {case.trend.noise:.2g} nats."
-        return Verdict("convergence", False, text)
-    validated = bool(case.n_steps) and is_validated(case)
-    is_open = case.n_steps > 0 and not validated and case.reached_limit
-    if is_open and not trend.is_known:
+    elif is_open and not trend.is_known:
         text = f"convergence unknown: only {case.n_steps} {case.step}s."
-        return Verdict("convergence", False, text)
-    if is_open and trend.rises and trend.expected > case.margin:
-        text = improving(case)
-        return Verdict(
-            "convergence", False, f"{text[0].lower()}{text[1:]}.".replace("the ELBO", "the ELBO", 1)
-        )
-    holds = "unfinished" not in harmful and not (
-        case.is_elbo and case.is_trained and gain > case.margin and is_open
-    )
-    if not holds:
+    elif is_open and trend.rises and trend.expected > tolerance(case):
+        text = f"{improving(case)}."
+    elif is_open and case.is_elbo and gain > tolerance(case):
         text = f"not converged: up to {gain:.2g} nats are possible."
-    elif validated and not case.model.is_linear:
-        text = f"converged: validation samples chose the number of {case.step}s."
-    elif case.model.trained_elsewhere and not case.n_steps:
-        text = f"rescaling would add {gain:.2g} nats; the history of training is unknown."
-    elif not case.is_trained:
-        text = f"converged within {gain:.2g} nats: the model has a closed form."
     else:
-        text = f"converged within {gain:.2g} nats."
-    return Verdict("convergence", holds, text)
+        return Verdict("convergence", True, _converged(case, gain, is_validated_fit))
+    return Verdict("convergence", False, text)
+
+
+def _converged(case: Evidence, gain: float, is_validated_fit: bool) -> str:
+    if case.model.is_linear:
+        return "converged: no training improved the linear model on validation samples."
+    if is_validated_fit:
+        return f"converged: validation samples chose the number of {case.step}s."
+    reason = "" if case.n_steps else ", as the entropies show; there is no history of training"
+    return f"converged within {gain:.2g} nats{reason}."
 
 
 def _held_out(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
