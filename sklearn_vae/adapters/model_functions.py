@@ -90,6 +90,11 @@ class ModelFunctions:
         inputs = z if self.device is not None else z.numpy()
         output = self.decode(inputs) if c is None else self.decode(inputs, c)
         parts = decoder_parts(output, z)
+        if any(isinstance(part, Tensor) and part.ndim < 2 for part in parts):
+            raise ValueError(
+                f"The output of decode must have shape ({len(z)}, n_features), got "
+                f"{tuple(parts[0].shape)}."
+            )
         if self.postprocess is not None:
             if len(parts) > 1 or not isinstance(parts[0], Tensor):
                 raise TypeError(

@@ -15,7 +15,7 @@ def on_noise(case: Evidence) -> Iterator[str]:
     value = case.numbers["reference_noise_variance"]
     per_feature = np.ndim(case.reference.scale) > 0
     if case.fixed_noise is not None and not per_feature:
-        d = case.reference.X.shape[1]
+        d = case.n_features
         yield (
             "learn the noise variance: replace the squared error in the loss by "
             f"{0.5 * d:g} * log(mse), where mse is the mean over the features and samples of the "

@@ -49,6 +49,7 @@ class Evidence:
         self.kl_weight = float(model.kl_weight)
         self.parameters = model.parameters
         observed = model.observations(to_host(subset))
+        self.n_features = observed.shape[1]
         self.reference: Any = (
             BernoulliReference(observed, self.k)
             if self.is_bernoulli
@@ -226,8 +227,8 @@ class Evidence:
         tuned: Any = self.model.with_tuned_noise(self.subset)
         if tuned is not None:
             return tuned.shared_noise_variance, float(tuned.score(self.subset)) - self.elbo
-        d = self.reference.X.shape[1]
-        return noise * (1.0 - 2.0 * self.entropies.gap.noise / d), self.entropies.noise_gain
+        relative = 1.0 - 2.0 * self.entropies.gap.noise / self.n_features
+        return noise * relative, self.entropies.noise_gain
 
     def _compare_errors(self) -> None:
         error = (to_host(self.reference.subset) - self.decoded[0]) / self.reference.scale

@@ -103,7 +103,7 @@ def degenerate_variances(case: Evidence) -> Finding | None:
     case.numbers |= _variance_numbers(case)
     geometric_means = _geometric_means(case)
     typical = float(np.exp(np.median(geometric_means)))
-    is_copy = _is_repeated(to_host(case.subset))
+    is_copy = _is_repeated(case.reference.subset)
     has_little_noise = geometric_means < np.log(min(LITTLE_NOISE, typical / SPREAD))
     has_little_noise |= is_copy & (geometric_means < np.log(typical / SPREAD_OF_COPIES))
     share = case.numbers["near_zero"]

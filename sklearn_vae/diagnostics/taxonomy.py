@@ -138,7 +138,7 @@ def diagnose(
     return CollapseReport(
         model.model_name,
         n_samples=X.shape[0],
-        n_features=case.reference.X.shape[1],
+        n_features=case.n_features,
         n_components=case.k,
         collapse=case.collapse,
         entropies=case.entropies,
