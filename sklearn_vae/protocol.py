@@ -80,6 +80,21 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
         """
         return Z
 
+    def shown(self, X: Any) -> Any:
+        """Return samples as plots compare them with decoded ones.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        X : array-like
+            X itself, unless the model decodes other features, such as preprocessed ones.
+        """
+        return X
+
     @property
     def parameters(self) -> dict[str, Any]:
         """Constructor parameters, by name."""

@@ -384,6 +384,9 @@ class FunctionModel(ModelFunctions, LatentModel):
 
         return self._map_samples(X, target)
 
+    def shown(self, X: Any) -> Array:
+        return self.observations(X)
+
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Array, Array]:
         check_integer("n_samples", n_samples, at_least=1)
         if self.n_covariates:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from sklearn_vae.containers import to_array, to_host
+from sklearn_vae.protocol import adapted
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -173,7 +174,7 @@ def named(models: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
     models = list(models) if isinstance(models, list | tuple | Mapping) else [models]
     if not models:
         raise ValueError(f"estimator must contain at least one model, got {models!r}.")
-    names = [type(model).__name__ for model in models] if names is None else list(names)
+    names = [adapted(model).model_name for model in models] if names is None else list(names)
     if len(names) != len(models):
         raise ValueError(
             f"names must have one name per model, got {names!r} for {len(models)} models."

@@ -28,7 +28,7 @@ def history_of(estimator: Any, display: str) -> dict[str, Array]:
     if history is None:
         raise TypeError(
             f"{display} needs a model with a training history, but "
-            f"{type(estimator).__name__} has no history_ or elbo_history_."
+            f"{adapted(estimator).model_name} has no history_ or elbo_history_."
         )
     return history
 

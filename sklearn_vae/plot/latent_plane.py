@@ -144,7 +144,7 @@ class LatentPlaneDisplay(Display):
             image_shape=image_shape,
             limits=limits
             if image_shape is None
-            else tiles.check_limits(limits, as_float64(corners)),
+            else tiles.check_limits(limits, as_float64(model.shown(corners))),
             ax=ax,
             **options,
         )

@@ -157,6 +157,7 @@ class ReconstructionDisplay(Display):
         for name, model in named(estimator, names).items() if samples else ():
             check_methods(model, cls.__name__, "sample")
             sampled[name] = model.sample(n, random_state=random_state)[0]
+        originals = next(iter(models.values())).shown(originals)
         parameters = {"samples": sampled, "image_shape": image_shape, "limits": limits}
         return cls.from_results(originals, reconstructions, ax=ax, **parameters, **options)
 
