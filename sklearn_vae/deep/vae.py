@@ -7,7 +7,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sklearn_vae.deep.base import Array, DeepModel
 from sklearn_vae.deep.fit_averages import N_OPERATIONS, fit_averages
+from sklearn_vae.deep.kept_dimensions import with_kept_networks
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.arrays import mean_of_samples
 from sklearn_vae.gaussian.bounds import (
@@ -366,6 +367,11 @@ class DeepVAE(LatentModel, DeepModel):
             curvature=curvature if has_logits else None,
             squared_errors=squared_errors / len(X) * self.scale_**2 if has_errors else None,
         )
+
+    def with_dimensions(self, kept: Any) -> Self | None:
+        check_is_fitted(self)
+        is_sum = POSTERIORS[self.variational_family].kl_is_sum
+        return with_kept_networks(self, kept) if is_sum else None
 
     def _points_within_budget(self, n: int) -> Callable[[Tensor], Any]:
         """Return a function that gives the points of N(0, I) for a block of n samples in total.
