@@ -10,7 +10,7 @@ from sklearn_vae.diagnostics.report import Finding
 from sklearn_vae.diagnostics.texts import shortfall
 
 # Share of the units of a hidden layer that are inactive from which the layer is at fault.
-INACTIVE = 0.9
+INACTIVE = 0.95
 
 # Variance of decoded means over draws from the prior, relative to that of the data, up to which the
 # decoder ignores z.

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.containers import readable, to_host
+from sklearn_vae.diagnostics.dimensions import curve_of, scales_of
 from sklearn_vae.diagnostics.entropies import as_complete_array
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.findings import findings, linear_start, worse_than_pca
@@ -146,6 +147,8 @@ def diagnose(
         findings=found,
         numbers=case.numbers,
         not_applicable=model.limitations,
+        curve=curve_of(case.mean, case.variance),
+        scales=scales_of(case.variance),
     )
 
 

@@ -9,7 +9,12 @@ import numpy as np
 
 from sklearn_vae.containers import to_host
 from sklearn_vae.diagnostics.convergence import trend_of
-from sklearn_vae.diagnostics.dimensions import collapse_of, standard_posterior
+from sklearn_vae.diagnostics.dimensions import (
+    collapse_of,
+    curve_of,
+    scales_of,
+    standard_posterior,
+)
 from sklearn_vae.diagnostics.evidence import NATS
 from sklearn_vae.diagnostics.report import CollapseReport, Finding, Verdict
 from sklearn_vae.protocol import LatentModel
@@ -52,6 +57,8 @@ def report_without_reference(model: LatentModel, X: Any, subset: Any) -> Collaps
         verdicts=(Verdict("collapse", n_active > 0, collapse_text), _convergence(model)),
         findings=findings,
         not_applicable=model.limitations,
+        curve=curve_of(mean, variance),
+        scales=scales_of(variance),
     )
 
 

@@ -129,19 +129,8 @@ def _later_fall(case: Evidence) -> list[str]:
 
 def unfinished(case: Evidence) -> Finding | None:
     """Find training that has not converged."""
-    if not case.n_steps or is_validated(case) or not case.reached_limit:
-        return None
-    trend = case.validation_trend or case.trend
-    if not trend.is_known:
-        text = f"The history has only {case.n_steps} values, too few to judge convergence."
-    elif trend.rises and trend.expected > tolerance(case):
-        text = f"T{improving(case)[1:]}."
-    elif case.is_elbo and rescaling_gain(case) > tolerance(case):
-        text = (
-            f"Rescaling the latent dimensions and the noise would add {rescaling_gain(case):.3g} "
-            "nats."
-        )
-    else:
+    text, trend = open_gain(case), case.validation_trend or case.trend
+    if not text:
         return None
     comparison = [shortfall(case)] if case.is_below else []
     factor = 2.0
@@ -151,7 +140,7 @@ def unfinished(case: Evidence) -> Finding | None:
         "unfinished",
         "Training has not converged.",
         True,
-        (text, *comparison),
+        (f"{text[0].upper()}{text[1:]}.", *comparison),
         {"slope": trend.slope, "expected": trend.expected, "short": case.shortfall},
         tuple(on_length(case.model, factor)),
     )
@@ -162,15 +151,28 @@ def tolerance(case: Evidence) -> float:
     return OPEN_SHARE * max(case.gain, case.elbo - case.reference.baseline) + NATS
 
 
-def improving(case: Evidence) -> str:
-    """Describe how fast the bound still rises."""
-    trend = case.validation_trend or case.trend
+def open_gain(case: Evidence) -> str:
+    """Describe the nats that training may still gain; empty if it has converged."""
+    if not case.n_steps or is_validated(case) or not case.reached_limit:
+        return ""
+    trend, rescaling = case.validation_trend or case.trend, rescaling_gain(case)
     of = " of validation samples" if case.validation_trend else ""
-    return (
-        f"the ELBO{of} still rises by {trend.slope:.2g} nats per {case.step} (+/- "
-        f"{trend.error:.1g}); expect about {trend.expected:.2g} nats more from twice the number "
-        f"of {case.step}s"
-    )
+    if not trend.is_known:
+        return f"the history has only {case.n_steps} values, too few to judge convergence"
+    if trend.rises and trend.expected > tolerance(case):
+        return (
+            f"the ELBO{of} still rises by {trend.slope:.2g} nats per {case.step} (+/- "
+            f"{trend.error:.1g}); expect about {trend.expected:.2g} nats more from twice the "
+            f"number of {case.step}s"
+        )
+    if trend.possible > tolerance(case):
+        return (
+            f"the ELBO{of} varies by {trend.noise:.2g} nats between {case.step}s, so twice their "
+            f"number could bring up to {trend.possible:.2g} nats more"
+        )
+    if case.is_elbo and rescaling > tolerance(case):
+        return f"rescaling the latent dimensions and the noise would add {rescaling:.2g} nats"
+    return ""
 
 
 def is_validated(case: Evidence) -> bool:

@@ -8,12 +8,7 @@ import numpy as np
 
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.report import Finding, Verdict
-from sklearn_vae.diagnostics.training_findings import (
-    improving,
-    is_validated,
-    possible_gain,
-    tolerance,
-)
+from sklearn_vae.diagnostics.training_findings import is_validated, open_gain, possible_gain
 
 # Categories of the findings that are about collapse.
 OF_COLLAPSE = {"degenerate", "inactive", "ignored", "large_noise", "copies", "dominated", "optimum"}
@@ -85,29 +80,21 @@ def _scale(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
 
 
 def _convergence(case: Evidence, harmful: dict[str, Finding]) -> Verdict:
-    trend, gain = case.validation_trend or case.trend, possible_gain(case)
-    is_validated_fit = bool(case.n_steps) and is_validated(case)
-    is_open = case.n_steps > 0 and not is_validated_fit and case.reached_limit
     if "unstable" in harmful:
         text = f"training is unstable: the ELBO varies by {case.trend.noise:.2g} nats."
-    elif is_open and not trend.is_known:
-        text = f"convergence unknown: only {case.n_steps} {case.step}s."
-    elif is_open and trend.rises and trend.expected > tolerance(case):
-        text = f"{improving(case)}."
-    elif is_open and case.is_elbo and gain > tolerance(case):
-        text = f"not converged: up to {gain:.2g} nats are possible."
-    else:
-        return Verdict("convergence", True, _converged(case, gain, is_validated_fit))
-    return Verdict("convergence", False, text)
+        return Verdict("convergence", False, text)
+    if text := open_gain(case):
+        return Verdict("convergence", False, f"not converged: {text}.")
+    return Verdict("convergence", True, _converged(case))
 
 
-def _converged(case: Evidence, gain: float, is_validated_fit: bool) -> str:
+def _converged(case: Evidence) -> str:
     if case.model.is_linear:
         return "converged: no training improved the linear model on validation samples."
-    if is_validated_fit:
+    if case.n_steps and is_validated(case):
         return f"converged: validation samples chose the number of {case.step}s."
     reason = "" if case.n_steps else ", as the entropies show; there is no history of training"
-    return f"converged within {gain:.2g} nats{reason}."
+    return f"converged within {possible_gain(case):.2g} nats{reason}."
 
 
 def _held_out(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:

@@ -213,6 +213,7 @@ def test_pythae_reports_say_what_the_objective_was():
 def test_other_models_of_pythae_are_refused():
     with pytest.raises(TypeError, match="one of the pythae models VAE, BetaVAE, IWAE, VAMP, got"):
         from_pythae(PlainVAE())
+    models = pytest.importorskip("pythae.models")
+    autoencoder = models.AE(models.AEConfig(input_dim=(1, 2, 4), latent_dim=2))
     with pytest.raises(TypeError, match="got AE"):
-        models = pytest.importorskip("pythae.models")
-        from_pythae(models.AE(models.AEConfig(input_dim=(1, 2, 4), latent_dim=2)))
+        from_pythae(autoencoder)

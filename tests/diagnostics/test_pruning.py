@@ -39,7 +39,6 @@ MODELS = {
     "PPCACV": PPCACV([5], noise_variance=[20.0], cv=2),
     "FactorAnalysis": FactorAnalysis(5, noise_variance=20.0),
     "LinearVAE": LinearVAE(5, noise_variance=20.0),
-    "LinearVAE, Adam": LinearVAE(5, noise_variance=20.0, solver="adam", max_iter=1500, tol=1e3),
     "DeepGaussianVAE": DeepGaussianVAE(5, **OPTIONS, noise_variance=20.0),
     "diagonal": DeepGaussianVAE(5, **OPTIONS, noise_variance=20.0, noise_model="diagonal"),
     "learned prior": DeepGaussianVAE(
