@@ -35,12 +35,18 @@ def markdown(report: Any) -> str:
 
 def fragment(report: Any) -> str:
     """Write a report as HTML for a notebook."""
-    parts = [f"<h4>{_escape(report.headline)}</h4>", _elements("p", report.state)]
-    parts.append(f"<p>{' '.join(_charts(report))}</p>")
+    signs = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
+    verdicts = [f"{signs[verdict.holds]} {verdict.text}" for verdict in report.verdicts]
+    parts = [f"<h4>{_escape(report.headline)}</h4>"]
+    if verdicts:
+        parts.append(f"<p>{'<br/>'.join(map(_escape, verdicts))}</p>")
+    parts.append(_elements("p", report.state[len(verdicts) :]))
+    if charts := _charts(report):
+        parts.append(f"<p>{' '.join(charts)}</p>")
     for finding in report.findings:
         advice = "".join(f"<li>{_escape(text)}</li>" for text in finding.advice)
         parts.append(
-            f"<details open><summary><b>{_escape(finding.title)}</b></summary>"
+            f"<details open=\"\"><summary><b>{_escape(finding.title)}</b></summary>"
             f"{_elements('p', finding.evidence)}<ul>{advice}</ul></details>"
         )
     parts.append(_elements("small", report.not_applicable))
