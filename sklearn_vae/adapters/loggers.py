@@ -32,7 +32,8 @@ class LatentLogger:
     adapt : callable, default=from_torch
         Function that maps the module to a :class:`FunctionModel`.
     every : int, default=1
-        Number of epochs between evaluations. Values are repeated in between.
+        Number of epochs between evaluations. In between, `update` returns the last values, and
+        `history_` is interpolated.
     **options : dict
         Parameters of `adapt`, such as `noise_variance`.
 
@@ -75,7 +76,7 @@ class LatentLogger:
         check_integer("every", every, at_least=1)
         self.X, self.adapt, self.every, self.options = X, adapt, every, options
         self.history_: dict[str, list[Any]] = {}
-        self._epoch = 0
+        self._epoch, self._last = 0, dict[str, Any]()
 
     def update(self, module: Any) -> dict[str, Any]:
         """Evaluate a module at the end of an epoch, and record the values.
@@ -90,14 +91,18 @@ class LatentLogger:
         values : dict of str to float
             Values that were recorded.
         """
-        if self._epoch % self.every == 0:
-            values = latent_summary(self.adapt(module, **self.options), self.X)
-        else:
-            values = {name: series[-1] for name, series in self.history_.items()}
+        is_evaluated = self._epoch % self.every == 0
+        if is_evaluated:
+            self._last = latent_summary(self.adapt(module, **self.options), self.X)
+        for name, value in self._last.items():
+            series = self.history_.setdefault(name, [])
+            series.append(value)
+            if is_evaluated and self._epoch and not isinstance(value, int):
+                start = series[-1 - self.every]
+                for i in range(1, self.every):
+                    series[-1 - self.every + i] = start + (value - start) * i / self.every
         self._epoch += 1
-        for name, value in values.items():
-            self.history_.setdefault(name, []).append(value)
-        return values
+        return self._last
 
 
 def latent_summary(model: FunctionModel, X: Any) -> dict[str, Any]:

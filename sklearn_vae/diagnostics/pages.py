@@ -46,7 +46,7 @@ def fragment(report: Any) -> str:
     for finding in report.findings:
         advice = "".join(f"<li>{_escape(text)}</li>" for text in finding.advice)
         parts.append(
-            f"<details open=\"\"><summary><b>{_escape(finding.title)}</b></summary>"
+            f'<details open=""><summary><b>{_escape(finding.title)}</b></summary>'
             f"{_elements('p', finding.evidence)}<ul>{advice}</ul></details>"
         )
     parts.append(_elements("small", report.not_applicable))

@@ -52,7 +52,12 @@ def test_a_logger_fills_epochs_between_evaluations():
     logger = LatentLogger(rows(), adapt, every=2, noise_variance=0.7)
     for _ in range(5):
         logger.update(module)
+        with torch.no_grad():
+            module.fc_mu.bias += 0.1
     assert len(calls) == 3
+    bounds = logger.history_["bound"]
+    np.testing.assert_allclose(bounds[1::2], np.add(bounds[:-1:2], bounds[2::2]) / 2)
+    assert len(set(bounds)) == 5
     assert len(logger.history_["bound"]) == 5
     assert logger.history_.keys() >= NAMES
     model = from_torch(module, noise_variance=0.7, history=logger.history_)
