@@ -179,15 +179,16 @@ def cases(X, held_out, seed):
 
     data = X, held_out
     yield "none", DeepGaussianVAE(K, random_state=seed), *data
-    stopped = {"early_stopping": True, "validation_fraction": 0.2, "n_iter_no_change": 30}
-    yield "none", model(max_epochs=1000, activation="silu", **stopped), *data
+    stopped = {"early_stopping": True, "validation_fraction": 0.2, "learning_rate": 1e-3}
+    yield "none", model(max_epochs=1000, init="ppca", **stopped), *data
     exact = with_equal_tail(X, held_out, 2)
-    yield "superfluous", DeepGaussianVAE(K, random_state=seed), *exact
+    at_maximum = {"init": "ppca", "learning_rate": 1e-5, "max_epochs": 60}
+    yield "superfluous", model(**at_maximum), *exact
     yield "large_noise", model(noise_variance=hides), *data
     yield "large_noise", model(kl_weight=hides / sigma2), *data
-    outliers = np.tile(X.mean(axis=0) + 4.0 * X.std(axis=0), (len(X) // 5, 1))
+    outliers = np.tile(X.mean(axis=0) + 4.0 * X.std(axis=0), (len(X) // 3, 1))
     repeated = np.concatenate([X, outliers])
-    options = {"max_epochs": 400, "kl_warmup_epochs": 20, "learning_rate": 1e-2}
+    options = {"max_epochs": 500, "kl_warmup_epochs": 20, "learning_rate": 1e-2}
     yield "degenerate", model(noise_model="heteroscedastic", **options), repeated, held_out
     yield "optimum", model(hidden_layer_sizes=12 * (32,), max_epochs=60), *data
     yield "unfinished", model(max_epochs=15, learning_rate=1e-3), *data

@@ -177,6 +177,13 @@ def automatic_training(model: EncoderDecoder) -> dict[str, Any] | None:
     }
 
 
+def on_objective(parameters: dict[str, Any]) -> Remedy:
+    """Return the remedy of an objective that is not the ELBO."""
+    values = {"objective": "elbo", "kl_weight": 1, "free_bits": 0}
+    changes = {name: v for name, v in values.items() if parameters.get(name, v) != v}
+    return _remedy("train on the ELBO", changes)
+
+
 def on_rate(model: EncoderDecoder) -> Iterator[Remedy]:
     """Yield remedies of a learning rate that is too high."""
     rate = model.parameters.get("learning_rate")

@@ -33,8 +33,9 @@ class Trend:
     n_steps : int
         Number of steps.
     slope, error : float
-        Rise of the bound per step over the last fifth of the steps, and its standard error. NaN if
-        there are too few steps.
+        Rise of the bound per step over the last fifth of the steps, and its standard error. Over
+        the last half if the slope of the last fifth is not significant. NaN if there are too few
+        steps.
     noise : float
         Standard deviation of the bound about this line.
     expected : float
@@ -79,13 +80,19 @@ def trend_of(history: Any) -> Trend:
         return Trend(n, *6 * (math.nan,))
     width = max(MIN_STEPS // 2, round(LAST_SHARE * n))
     slope, error, noise = _line(values[-width:])
+    if (
+        slope <= SIGNIFICANT * error
+    ):  # more steps show a slope that is small compared with the noise
+        width = n // 2
+        slope, error, noise = _line(values[-width:])
     middle = values[int(MIDDLE[0] * n) : int(MIDDLE[1] * n)]
     earlier, earlier_error = _line(middle)[:2] if len(middle) > 2 else (math.nan, math.nan)
     power = 1.0  # the gain of each doubling is the same
-    if slope > 0 and earlier > SIGNIFICANT * earlier_error:
+    rises = slope > SIGNIFICANT * error
+    if rises and earlier > SIGNIFICANT * earlier_error:
         ratio = (1.0 - 0.5 * width / n) / (0.5 * sum(MIDDLE))
         power = float(np.clip(math.log(earlier / slope) / math.log(ratio), *POWERS))
-    elif slope > 0 and math.isfinite(earlier):  # training gains speed
+    elif rises and math.isfinite(earlier):  # training gains speed
         power = POWERS[0]
     factor = n * _integral(power)
     tenths = np.array([np.median(part) for part in np.array_split(values, MIN_STEPS)])

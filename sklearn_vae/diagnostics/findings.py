@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_vae.diagnostics.advice import Remedy, on_depth, on_length, on_noise, on_optimum, other
+from sklearn_vae.diagnostics.advice import (
+    Remedy,
+    on_depth,
+    on_length,
+    on_noise,
+    on_objective,
+    on_optimum,
+    other,
+)
 from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, Evidence
 from sklearn_vae.diagnostics.network_findings import (
     copied_dimensions,
@@ -23,7 +31,12 @@ from sklearn_vae.diagnostics.network_findings import (
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import Finding
 from sklearn_vae.diagnostics.texts import difference, errors, noise_and_optimum, shortfall
-from sklearn_vae.diagnostics.training_findings import overfitting, unfinished, unstable
+from sklearn_vae.diagnostics.training_findings import (
+    is_validated,
+    overfitting,
+    unfinished,
+    unstable,
+)
 from sklearn_vae.protocol import Array, EncoderDecoder, LatentModel
 
 # A feature dominates if one tenth of the features, or a single one, have more than this share of the
@@ -235,7 +248,7 @@ def another_objective(case: Evidence) -> Finding | None:
             f"The model was trained with kl_weight={case.kl_weight:g} and free_bits={free_bits:g}.",
         ),
         {"short": case.shortfall},
-        (Remedy("train on the ELBO: kl_weight=1, free_bits=0", {"kl_weight": 1, "free_bits": 0}),),
+        (on_objective(case.parameters),),
     )
 
 
@@ -258,6 +271,8 @@ def noise_off(case: Evidence) -> Finding | None:
     if case.noise is None or case.numbers["tuned_elbo"] - case.elbo <= case.margin:
         return None
     if "noise variance" in case.entropies.gap.active_bounds:  # as close as allowed
+        return None
+    if case.fixed_noise is None and is_validated(case):  # validation samples chose it, too
         return None
     evidence = [noise_and_optimum(case)]
     if free_bits := case.model.free_bits:

@@ -10,6 +10,7 @@ from sklearn_vae.diagnostics.advice import (
     Remedy,
     automatic_training,
     on_length,
+    on_objective,
     on_rate,
     other,
 )
@@ -38,7 +39,8 @@ def unstable(case: Evidence) -> Finding | None:
     trend = case.trend
     if not trend.is_known or not case.is_below or "learning_rate" not in case.parameters:
         return None
-    if trend.fall <= FALL * case.margin and trend.noise <= JUMP * case.margin:
+    varies = trend.noise > JUMP * case.margin and not trend.rises
+    if trend.fall <= FALL * case.margin and not varies:
         return None
     text = (
         f"In the last fifth of training, the ELBO varied by {trend.noise:.3g} nats between "
@@ -60,6 +62,8 @@ def overfitting(case: Evidence) -> Finding | None:
     if not evidence:
         return None
     remedies = []
+    if not case.is_elbo:
+        remedies.append(on_objective(case.parameters))
     if (changes := automatic_training(case.model)) is not None:
         text = "choose the number of epochs by validation, starting at the linear model"
         remedies.append(Remedy(f'{text}: max_epochs="auto"', changes))

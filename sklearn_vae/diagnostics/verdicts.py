@@ -58,15 +58,23 @@ def _linear(case: Evidence) -> Verdict:
 def _noise(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
     if case.noise is None:
         return
-    gain = case.numbers["tuned_elbo"] - case.elbo
-    at_bound = "noise variance" in case.entropies.gap.active_bounds
-    holds = (gain <= case.margin or at_bound) and not {"noise", "large_noise"} & harmful.keys()
-    if at_bound and gain > case.margin:
-        text = "noise variance at its lower limit."
+    gain = max(case.numbers["tuned_elbo"] - case.elbo, 0.0)
+    wrong = {"noise", "large_noise"} & harmful.keys()
+    is_small = gain <= case.margin
+    if wrong:
+        reason = "it hides dimensions" if is_small else f"the optimum would add {gain:.2g} nats"
+        yield Verdict("noise", False, f"noise variance not at its optimum: {reason}.")
+    elif is_small:
+        text = f"noise variance at its optimum, which would add {gain:.2g} nats."
+        yield Verdict("noise", True, text)
+    elif "noise variance" in case.entropies.gap.active_bounds:
+        yield Verdict("noise", True, "noise variance at its lower limit.")
+    elif case.fixed_noise is None and is_validated(case):
+        text = "noise variance chosen by validation samples"
+        yield Verdict("noise", True, f"{text}; that of the training samples adds {gain:.2g} nats.")
     else:
-        state = "at its optimum" if holds else "not at its optimum"
-        text = f"noise variance {state}: the optimum would add {max(gain, 0.0):.2g} nats."
-    yield Verdict("noise", holds, text)
+        text = f"noise variance not at its optimum, which would add {gain:.2g} nats."
+        yield Verdict("noise", False, text)
 
 
 def _scale(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
