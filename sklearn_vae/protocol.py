@@ -306,6 +306,11 @@ class LatentModel(EncoderDecoder, ABC):
         return True
 
     @property
+    def has_bound(self) -> bool:
+        """Whether `score_samples` is possible: the density of the prior is known."""
+        return True
+
+    @property
     def limitations(self) -> tuple[str, ...]:
         """Sentences that name results that are unknown for this model, and why."""
         return ()

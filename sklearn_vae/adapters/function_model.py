@@ -17,14 +17,15 @@ from sklearn_vae.adapters.model_functions import ModelFunctions
 from sklearn_vae.adapters.observations import (
     LIKELIHOODS,
     CategoricalLogits,
-    TorchDistribution,
+    curvature_of,
+    drawn_from,
 )
 from sklearn_vae.adapters.outputs import (
     SPREADS,
 )
 from sklearn_vae.adapters.priors import as_prior
 from sklearn_vae.gaussian.bounds import BoundTerms
-from sklearn_vae.nn.distributions import BernoulliLogits, average
+from sklearn_vae.nn.distributions import average
 from sklearn_vae.protocol import Array, LatentModel, numbered
 from sklearn_vae.validation import (
     check_choice,
@@ -96,6 +97,9 @@ class FunctionModel(ModelFunctions, LatentModel):
         "active_dims", in nats per sample. :class:`LatentLogger` records them.
     n_layers : int, default=0
         Number of weight layers of the encoder or decoder, whichever is deeper; 0 if unknown.
+    n_operations : float, default=0.0
+        Number of multiplications and additions for one sample and one draw, if known. It limits the
+        number of draws in diagnostics of large networks, which then take seconds.
     batch_size : int, default=1024
         Maximum number of samples, and of latent vectors, for which a function is called.
     device : str or torch.device, default=None
@@ -155,6 +159,7 @@ class FunctionModel(ModelFunctions, LatentModel):
         free_bits: float = 0.0,
         history: Mapping[str, Any] | None = None,
         n_layers: int = 0,
+        n_operations: float = 0.0,
         batch_size: int = 1024,
         device: Any = None,
         dtype: str | None = None,
@@ -172,6 +177,7 @@ class FunctionModel(ModelFunctions, LatentModel):
         check_integer("batch_size", batch_size, at_least=1)
         check_real("kl_weight", kl_weight, at_least=0)
         check_real("free_bits", free_bits, at_least=0)
+        check_real("n_operations", n_operations, at_least=0)
         if dtype is not None:
             check_choice("dtype", dtype, ("float32", "float64"))
         self.encode, self.decode = encode, decode
@@ -184,6 +190,7 @@ class FunctionModel(ModelFunctions, LatentModel):
         self.kl_weight, self.free_bits = float(kl_weight), float(free_bits)
         self.history = history
         self._n_layers, self.remarks = n_layers, tuple(remarks)
+        self.n_operations = n_operations
         self.batch_size, self.device, self.dtype, self.name = batch_size, device, dtype, name
         self.implied_noise = noise_variance if isinstance(noise_variance, ImpliedNoise) else None
         self._is_mean = self._check_decoder_output()
@@ -277,6 +284,10 @@ class FunctionModel(ModelFunctions, LatentModel):
     @property
     def is_comparable(self) -> bool:
         return self.likelihood in ("gaussian", "bernoulli") and self.prior.is_normal
+
+    @property
+    def has_bound(self) -> bool:
+        return self.prior.has_density
 
     @property
     def limitations(self) -> tuple[str, ...]:
@@ -407,7 +418,7 @@ class FunctionModel(ModelFunctions, LatentModel):
         seed = int(random_state.randint(2**31 - 1))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            X = self._map_codes(Z, _draw)
+            X = self._map_codes(Z, drawn_from)
         return X, Z
 
     def bound_terms(self, X: Any) -> BoundTerms:
@@ -415,18 +426,19 @@ class FunctionModel(ModelFunctions, LatentModel):
             raise ValueError(reason)
         has_logits, squared_errors = False, np.zeros(1)
         has_errors = self.shared_noise_variance is not None
+        draws_for = self._limited_points(X)
 
         def terms(x: Tensor, y: Any, c: Any) -> Tensor:
             nonlocal has_logits, squared_errors
             q = self._posterior(x, y, c)
             prior = self._normal_prior(q)
             sums = torch.zeros(len(x), 3, dtype=x.dtype, device=x.device)
-            for share, weights, z, p, target in self._draws(q, x, y, c):
+            for share, weights, z, p, target in self._draws(q, x, y, c, draws_for(q.mean)):
                 if has_errors:
                     error = (target - p.mean).square_().view(len(z), len(x), -1)
                     sums_over_samples = (share * average(error, weights)).sum(0)
                     squared_errors = squared_errors + sums_over_samples.cpu().double().numpy()
-                columns = [p.log_prob(target), p.entropy(), _curvature(p)]
+                columns = [p.log_prob(target), p.entropy(), curvature_of(p)]
                 has_logits = columns[2] is not None
                 if columns[2] is None:
                     columns[2] = torch.zeros_like(columns[0])
@@ -481,19 +493,3 @@ class FunctionModel(ModelFunctions, LatentModel):
         pruned.prior = self.prior.kept(kept)
         pruned.n_components_ = len(kept)
         return pruned
-
-
-def _curvature(p: Any) -> Tensor | None:
-    """Return minus the second derivative of log p(x|z) in the scale of the logits, if any."""
-    if isinstance(p, BernoulliLogits):
-        return (p.logits.square() * p.variance).sum(-1)
-    return p.curvature() if isinstance(p, CategoricalLogits) else None
-
-
-def _draw(p: Any) -> Tensor:
-    """Draw x from p(x|z) with the global generator."""
-    if isinstance(p, BernoulliLogits):
-        return p.sample(torch.rand_like(p.logits))
-    if isinstance(p, CategoricalLogits | TorchDistribution):
-        return p.sample()
-    return p.rsample(torch.randn_like(p.mean))

@@ -118,7 +118,21 @@ def latent_summary(model: FunctionModel, X: Any) -> dict[str, Any]:
     Returns
     -------
     values : dict of str to float
-        Values by name, in nats per sample. Those that are unknown are NaN.
+        Values by name, in nats per sample, NaN if they are unknown.
+
+    See Also
+    --------
+    LatentLogger : Recorder of these values during training.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae.adapters import FunctionModel, latent_summary
+    >>> model = FunctionModel(
+    ...     lambda x: (x[:, :2] - 4.0, 0.0 * x[:, :2]), lambda z: z[:, [0, 1, 0, 1]], noise_variance=1.0
+    ... )
+    >>> latent_summary(model, load_iris().data)["active_dims"]
+    2
     """
     mean, variance = standard_posterior(model, X)
     collapse = collapse_of(mean, variance)
@@ -147,7 +161,7 @@ def latent_summary(model: FunctionModel, X: Any) -> dict[str, Any]:
 
 def _bound(model: FunctionModel, X: Any) -> float:
     """Return the ELBO, or NaN if the density of the prior is unknown."""
-    if not model.prior.has_density:
+    if not model.has_bound:
         return float("nan")
     return float(to_host(model.score_samples(X)).mean())
 
@@ -263,7 +277,7 @@ def lightning_logger(
     >>> callback.history_["active_dims"]  # doctest: +SKIP
     [2, 5, 7]
     """
-    # A Trainer accepts callbacks of its own package only.
+    # A Trainer accepts callbacks of the same package only.
     is_old = "pytorch_lightning" in sys.modules and "lightning" not in sys.modules
     try:
         package = import_module("pytorch_lightning" if is_old else "lightning.pytorch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,13 +19,16 @@ from sklearn_vae.adapters.outputs import (
     posterior_parameters,
 )
 from sklearn_vae.containers import to_array, to_host
-from sklearn_vae.nn.cubature import cubature
+from sklearn_vae.nn.cubature import cubature, points_within
 from sklearn_vae.nn.distributions import DiagonalNormal, average
 from sklearn_vae.protocol import Array
 from sklearn_vae.validation import has_nan, refuse_dask
 
 # Maximum number of elements of the largest array of a block.
 NUMBERS_PER_BLOCK = 2**22
+
+# Largest number of operations of averages over draws, as for the deep models.
+N_OPERATIONS = 1e11
 
 
 class ModelFunctions:
@@ -39,6 +43,7 @@ class ModelFunctions:
     input_shape: Any
     preprocess: Any
     postprocess: Any
+    n_operations: float
     batch_size: int
     device: Any
     dtype: str | None
@@ -69,12 +74,28 @@ class ModelFunctions:
         log_prior = self.prior.log_prob(z.flatten(0, 1)).view(len(z), -1)
         return -q.entropy() - average(log_prior, weights)
 
-    def _draws(self, q: DiagonalNormal, x: Tensor, y: Any, c: Any) -> Iterator[tuple[Any, ...]]:
-        """Yield chunks of draws: their share, weights, z, p(x|z), and the targets for each draw."""
+    def _limited_points(self, X: Any) -> Callable[[Tensor], Any]:
+        """Return a function that gives the points for a block of X, fewer for large networks."""
+        n_draws = N_OPERATIONS / (self.n_operations * X.shape[0]) if self.n_operations else math.inf
+        points: list[Any] = []
+
+        def draw(mean: Tensor) -> Any:
+            if not points:  # the number of dimensions is known now
+                points.append(points_within(mean.shape[1], n_draws))
+            return points[0](mean)
+
+        return draw
+
+    def _draws(
+        self, q: DiagonalNormal, x: Tensor, y: Any, c: Any, points: Any = None
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield chunks of draws: their share, weights, z, p(x|z), and the targets for each draw.
+
+        `points` are weighted points of N(0, I), by default those of `cubature`.
+        """
         target = self._target(x, y)
-        points, all_weights = (
-            a.to(dtype=q.mean.dtype, device=q.mean.device) for a in cubature(q.mean.shape[1])
-        )
+        points = cubature(q.mean.shape[1]) if points is None else points
+        points, all_weights = (a.to(dtype=q.mean.dtype, device=q.mean.device) for a in points)
         n, d = target.shape
         size = max(1, min(self.batch_size, NUMBERS_PER_BLOCK // max(d, q.mean.shape[1])) // n)
         for noise, weights in zip(points.split(size), all_weights.split(size), strict=True):

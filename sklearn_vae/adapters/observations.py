@@ -138,7 +138,7 @@ def observation(
 def batch_shape(distribution: Any) -> tuple[int, ...]:
     """Return the shape of the features of a distribution.
 
-    Those of scvi-tools do not know it, but have means.
+    The distributions of scvi-tools do not know it, but have means.
     """
     if isinstance(distribution, distributions.Independent):
         return batch_shape(distribution.base_dist)
@@ -196,3 +196,19 @@ def _logits(values: Tensor, is_mean: bool) -> Tensor:
             stacklevel=2,
         )
     return values
+
+
+def curvature_of(p: Any) -> Tensor | None:
+    """Return minus the second derivative of log p(x|z) in the scale of the logits, if any."""
+    if isinstance(p, BernoulliLogits):
+        return (p.logits.square() * p.variance).sum(-1)
+    return p.curvature() if isinstance(p, CategoricalLogits) else None
+
+
+def drawn_from(p: Any) -> Tensor:
+    """Draw x from p(x|z) with the global generator."""
+    if isinstance(p, BernoulliLogits):
+        return p.sample(torch.rand_like(p.logits))
+    if isinstance(p, CategoricalLogits | TorchDistribution):
+        return p.sample()
+    return p.rsample(torch.randn_like(p.mean))

@@ -11,6 +11,7 @@ from torch import distributions, nn
 
 from sklearn_vae.adapters.function_model import FunctionModel
 from sklearn_vae.adapters.implied_noise import implied_noise_variance
+from sklearn_vae.nn.networks import count_multiply_adds
 
 # Common names of the layers that map the outputs of an encoder to mean and log-variance.
 MEAN_HEADS = ("fc_mu", "fc_mean", "mu", "fc21")
@@ -88,6 +89,7 @@ def from_torch(
         "device": parameter.device,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "n_layers": _count_layers(module),
+        "n_operations": 2.0 * count_multiply_adds(module),
         "name": type(module).__name__,
     }
     return FunctionModel(

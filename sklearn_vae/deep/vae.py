@@ -25,7 +25,7 @@ from sklearn_vae.gaussian.bounds import (
     EntropyGap,
     sum_of_entropies,
 )
-from sklearn_vae.nn.cubature import cubature, n_points, reference_points
+from sklearn_vae.nn.cubature import cubature, points_within, reference_points
 from sklearn_vae.nn.distributions import LOG_2PI, average
 from sklearn_vae.nn.likelihoods import Likelihood
 from sklearn_vae.nn.module import VAEModule, build_vae
@@ -335,7 +335,7 @@ class DeepVAE(LatentModel, DeepModel):
         module, prior, has_logits = self.module_, self.module_.prior(), False
         likelihood, squared_errors = module.likelihood, np.zeros(1)
         has_errors = likelihood.noise_variance is not None
-        draw = self._points_within_budget(len(X))
+        draw = points_within(self.n_components_, N_OPERATIONS / (self.net_.operations_ * len(X)))
 
         def terms(x: Tensor) -> Tensor:
             nonlocal has_logits, squared_errors
@@ -372,25 +372,6 @@ class DeepVAE(LatentModel, DeepModel):
         check_is_fitted(self)
         is_sum = POSTERIORS[self.variational_family].kl_is_sum
         return with_kept_networks(self, kept) if is_sum else None
-
-    def _points_within_budget(self, n: int) -> Callable[[Tensor], Any]:
-        """Return a function that gives the points of N(0, I) for a block of n samples in total.
-
-        They are those of scores, or fewer random pairs z, -z for each sample where scores would
-        take too long.
-        """
-        k = self.n_components_
-        n_pairs = int(0.5 * N_OPERATIONS / (self.net_.operations_ * n))
-        if 2 * n_pairs >= n_points(k):
-            return lambda x: None
-        n_pairs, generator = max(1, n_pairs), torch.Generator().manual_seed(0)
-        weights = torch.full((2 * n_pairs,), 0.5 / n_pairs, dtype=torch.float64)
-
-        def draw(x: Tensor) -> tuple[Tensor, Tensor]:
-            noise = torch.randn((n_pairs, len(x), k), generator=generator, dtype=x.dtype)
-            return torch.cat([noise, -noise]), weights
-
-        return draw
 
     def _n_draws(self, x: Tensor) -> int:
         """Return the number of draws per sample of x that fills one block."""

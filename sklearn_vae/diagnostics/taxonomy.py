@@ -133,9 +133,9 @@ def diagnose(
     if not model.is_comparable:
         return report_without_reference(model, X, subset)
     case = Evidence(model, X, subset, held_out, names)
-    found = findings(case)
+    collected = findings(case)
     if model.trained_elsewhere:  # it has no parameters to set
-        found = tuple(without_changes(finding) for finding in found)
+        collected = tuple(without_changes(finding) for finding in collected)
     return CollapseReport(
         model.model_name,
         n_samples=X.shape[0],
@@ -143,8 +143,8 @@ def diagnose(
         n_components=case.k,
         collapse=case.collapse,
         entropies=case.entropies,
-        verdicts=verdicts(case, found),
-        findings=found,
+        verdicts=verdicts(case, collected),
+        findings=collected,
         numbers=case.numbers,
         not_applicable=model.limitations,
         curve=curve_of(case.mean, case.variance),

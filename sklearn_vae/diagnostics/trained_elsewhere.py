@@ -31,11 +31,9 @@ def report_without_reference(model: LatentModel, X: Any, subset: Any) -> Collaps
     mean, variance = standard_posterior(model, subset)
     collapse = collapse_of(mean, variance)
     k, n_active = collapse.n_components, len(collapse.active)
-    numbers = {"kl": float(collapse.kl_per_dim.sum())}
-    try:
+    numbers = {"kl": float(collapse.kl_per_dim.sum()), "elbo": float("nan")}
+    if model.has_bound:
         numbers["elbo"] = float(np.mean(to_host(model.score_samples(subset)), dtype=np.float64))
-    except ValueError:  # the density of the prior is unknown, which the limitations state
-        numbers["elbo"] = float("nan")
     findings: tuple[Finding, ...] = ()
     if n_active < k:
         text = (

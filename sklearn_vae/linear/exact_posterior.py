@@ -157,7 +157,7 @@ class ExactPosteriorModel(LatentModel):
         fitted = closed_form_attributes(
             self._spectrum, k, self.n_samples_, float_name(self.mean_), self.noise_variance_
         )
-        vars(pruned).update({name: v for name, v in fitted.items() if name != "n_iter_"})
+        pruned.__dict__.update({name: v for name, v in fitted.items() if name != "n_iter_"})
         if "noise_variance" in self.get_params(deep=False):  # PPCACV has lists of both
             pruned.n_components = k
         return pruned

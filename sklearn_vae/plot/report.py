@@ -145,15 +145,11 @@ class ReportDisplay(Display):
         shown = [value for value in values.values() if np.isfinite(value)]
         low, high = min([low, *shown]), max([high, *shown])
         margin = 0.05 * (high - low) or 1.0
-        ax.set_ylim(low - margin, high + margin)
+        if np.isfinite(margin):  # no bound may be known
+            ax.set_ylim(low - margin, high + margin)
         if not has_history:
             ax.set_xticks([])
         ax.set_ylabel("nats per sample")
-        ax.legend(
-            loc="lower left",
-            bbox_to_anchor=(0.0, 1.01),
-            frameon=False,
-            fontsize="small",
-            borderaxespad=0.2,
-            handlelength=1.6,
-        )
+        if self.bounds_:
+            style = {"frameon": False, "fontsize": "small", "borderaxespad": 0.2}
+            ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.01), handlelength=1.6, **style)

@@ -21,7 +21,7 @@ DISPLAYS = [name for name in plot.__all__ if name not in NOT_FOR_VAES]
 def test_every_display_of_a_vae_takes_an_adapted_one(name):
     vae, adapted, X = copied("scalar")
     for model in (adapted, {"native": vae, "adapted": adapted}):
-        if name != "LatentPlaneDisplay" or model is adapted:  # which plots a single model
+        if name not in ("LatentPlaneDisplay", "ReportDisplay") or model is adapted:  # of one model
             assert getattr(plot, name).from_estimator(model, X).figure_ is not None
     plt.close("all")
 
@@ -47,9 +47,14 @@ WITHOUT_HISTORY = [name for name in DISPLAYS if name not in ("TrainingDisplay", 
 @pytest.mark.parametrize("kind", ["conditional", "counts"])
 def test_displays_take_covariates_and_counts(name, kind):
     model = conditional_model() if kind == "conditional" else negative_binomial()[0]
-    getattr(plot, name).from_estimator(model, rows()[:, :8] if kind == "counts" else nine_columns())
+    X = np.round(rows()) if kind == "counts" else np.hstack([rows(), np.ones((150, 1))])
+    getattr(plot, name).from_estimator(model, X)
     plt.close("all")
 
 
-def nine_columns():
-    return np.hstack([rows(), np.ones((150, 1))])
+def test_a_report_without_a_bound_is_drawn():
+    model = from_torch(
+        PlainVAE(), noise_variance=1.0, prior=lambda n: np.random.normal(size=(n, 2))
+    )
+    plot.ReportDisplay.from_estimator(model, rows()).figure_.canvas.draw()
+    plt.close("all")
