@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
+from sklearn_vae.validation import is_integer
 
 
 def with_kept_attributes(model: Any, kept: Any) -> Any:
@@ -33,7 +34,8 @@ def with_kept_attributes(model: Any, kept: Any) -> Any:
         basis = np.linalg.svd(loadings, full_matrices=False)[0].T
         pruned.components_ = with_positive_peaks(basis).astype(loadings.dtype)
     pruned.n_components_ = len(kept)
-    if "n_components" in model.get_params(deep=False):
+    given = getattr(model, "n_components", None)
+    if given is None or is_integer(given):  # others choose from a list
         pruned.n_components = len(kept)
     pruned.collapsed_dims_ = np.flatnonzero(np.isin(kept, model.collapsed_dims_))
     return pruned

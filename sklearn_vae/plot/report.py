@@ -151,5 +151,5 @@ class ReportDisplay(Display):
             ax.set_xticks([])
         ax.set_ylabel("nats per sample")
         if self.bounds_:
-            style = {"frameon": False, "fontsize": "small", "borderaxespad": 0.2}
-            ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.01), handlelength=1.6, **style)
+            frame = {"frameon": False, "fontsize": "small", "borderaxespad": 0.2}
+            ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.01), handlelength=1.6, **frame)

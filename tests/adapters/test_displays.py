@@ -53,8 +53,9 @@ def test_displays_take_covariates_and_counts(name, kind):
 
 
 def test_a_report_without_a_bound_is_drawn():
-    model = from_torch(
-        PlainVAE(), noise_variance=1.0, prior=lambda n: np.random.normal(size=(n, 2))
-    )
+    def prior(n):
+        return np.linspace(-1.0, 1.0, 2 * n).reshape(n, 2)
+
+    model = from_torch(PlainVAE(), noise_variance=1.0, prior=prior)
     plot.ReportDisplay.from_estimator(model, rows()).figure_.canvas.draw()
     plt.close("all")
