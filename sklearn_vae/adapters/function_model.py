@@ -16,6 +16,7 @@ from sklearn_vae.adapters.kept_dimensions import KeptOutputs, PaddedInputs
 from sklearn_vae.adapters.model_functions import ModelFunctions
 from sklearn_vae.adapters.observations import (
     LIKELIHOODS,
+    LIMITATIONS,
     CategoricalLogits,
     curvature_of,
     drawn_from,
@@ -24,6 +25,7 @@ from sklearn_vae.adapters.outputs import (
     SPREADS,
 )
 from sklearn_vae.adapters.priors import as_prior
+from sklearn_vae.deep.inactive_units import InactiveUnits
 from sklearn_vae.gaussian.bounds import BoundTerms
 from sklearn_vae.nn.distributions import average
 from sklearn_vae.protocol import Array, LatentModel, numbered
@@ -189,6 +191,7 @@ class FunctionModel(ModelFunctions, LatentModel):
         self.image_shape = image_shape
         self.kl_weight, self.free_bits = float(kl_weight), float(free_bits)
         self.history = history
+        self.module: Any = None  # whose hidden units are watched, if it has encoder and decoder
         self._n_layers, self.remarks = n_layers, tuple(remarks)
         self.n_operations = n_operations
         self.batch_size, self.device, self.dtype, self.name = batch_size, device, dtype, name
@@ -291,18 +294,7 @@ class FunctionModel(ModelFunctions, LatentModel):
 
     @property
     def limitations(self) -> tuple[str, ...]:
-        texts = list(self.remarks)
-        if self.likelihood == "distribution":
-            texts.append(
-                "p(x|z) is neither Gaussian, Bernoulli nor categorical, so that entropies, the "
-                "noise variance and the comparison with pPCA do not apply. The ELBO, the KL, "
-                "collapse, active units and mutual information do."
-            )
-        elif self.likelihood == "categorical":
-            texts.append(
-                "p(x|z) is categorical, so that the noise variance and the comparison with pPCA do "
-                "not apply."
-            )
+        texts = [*self.remarks, *LIMITATIONS.get(self.likelihood, ())]
         if not self.prior.is_normal:
             known = "" if self.prior.has_density else ", and the ELBO is unknown"
             texts.append(
@@ -394,6 +386,14 @@ class FunctionModel(ModelFunctions, LatentModel):
             return self._target(x, y)
 
         return self._map_samples(X, target)
+
+    def inactive_units(self, X: Any) -> dict[str, float]:
+        if self.module is None:
+            return {}
+        with InactiveUnits(self.module) as units:
+            if units.layers:
+                self.inverse_transform(self.with_covariates(self.transform(X), X))
+        return units.shares
 
     def shown(self, X: Any) -> Array:
         return self.observations(X)

@@ -14,6 +14,18 @@ from sklearn_vae.nn.distributions import BernoulliLogits, DiagonalNormal
 
 LIKELIHOODS = ("gaussian", "bernoulli", "categorical", "distribution")
 
+# Results that do not apply, by likelihood.
+LIMITATIONS = {
+    "categorical": (
+        "p(x|z) is categorical, so that the noise variance and the comparison with pPCA do not apply.",
+    ),
+    "distribution": (
+        "p(x|z) is neither Gaussian, Bernoulli nor categorical, so that entropies, the noise variance "
+        "and the comparison with pPCA do not apply. The ELBO, the KL, collapse, active units and "
+        "mutual information do.",
+    ),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class CategoricalLogits:

@@ -92,13 +92,17 @@ def from_torch(
         "n_operations": 2.0 * count_multiply_adds(module),
         "name": type(module).__name__,
     }
-    return FunctionModel(
+    model = FunctionModel(
         InEvaluation(module, _find_encoder(module, encode)),
         InEvaluation(module, _find_function(module, decode, "decode", ("decode", "decoder"))),
         likelihood=likelihood,
         noise_variance=noise_variance,
         **{**defaults, **options},
     )
+    parts = [getattr(module, name, None) for name in ("encoder", "decoder")]
+    if all(isinstance(part, nn.Module) for part in parts):
+        model.module = module
+    return model
 
 
 # Models of pythae whose posterior is normal with independent dimensions, by the name of the prior.

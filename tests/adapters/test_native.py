@@ -1,9 +1,11 @@
 """A copy of a fitted VAE in a plain module has the numbers of the VAE itself."""
 
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from sklearn_vae import diagnostics as d
 from tests.adapters.models import NATIVE, copied
@@ -83,6 +85,15 @@ def test_the_tuned_noise_variance_is_that_of_the_native_model(name):
         result.estimator.score(X), expected.estimator.score(X), rtol=0, atol=1e-8
     )
     assert adapted.noise_variance_ is not result.noise_variance
+
+
+def test_inactive_units_are_those_of_the_native_model():
+    vae, adapted, X = copied("scalar")
+    assert adapted.inactive_units(X) == vae.inactive_units(X) != {}
+    with torch.no_grad():
+        broken = copy.deepcopy(adapted)
+        broken.module.encoder.layers[0].bias -= 1e3
+    assert broken.inactive_units(X)["encoder"] == 1.0
 
 
 def test_small_batches_and_many_draws_change_nothing():
