@@ -1,0 +1,155 @@
+"""Settings of the documentation site.
+
+    python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+builds it without internet. Add `-D plot_gallery=0` to skip running the examples.
+"""
+
+import importlib.util
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import sklearn_vae
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for conf_gallery
+# The figures that the examples write themselves; the gallery shows those that they draw.
+FIGURES = HERE / "_build" / "figures"
+FIGURES.mkdir(parents=True, exist_ok=True)
+
+project = "sklearn_vae"
+author = "the sklearn_vae developers"
+copyright = f"2026, {author}"
+version = release = sklearn_vae.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "_templates", "**/*.ipynb", "sg_execution_times.rst"]
+templates_path = ["_templates"]
+default_role = "code"
+nitpicky = False
+
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# Inherited members are listed up to the classes of other libraries, whose docstrings refer to pages
+# of those libraries.
+autodoc_default_options = {
+    "members": True,
+    "inherited-members": "BaseEstimator,ClassNamePrefixFeaturesOutMixin,TransformerMixin,"
+    "OneToOneFeatureMixin,_SetOutputMixin,_MetadataRequester,Pipeline,Module,Callback,tuple,object",
+}
+autodoc_typehints = "none"
+autosummary_generate = True
+numpydoc_show_class_members = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": "/plot_",
+    "ignore_pattern": "make_gallery",
+    "copyfile_regex": "",
+    "within_subsection_order": "ExampleTitleSortKey",
+    "reset_argv": "conf_gallery.arguments_of_example",
+    "backreferences_dir": None,
+    "download_all_examples": False,
+    "show_memory": False,
+    "write_computation_times": False,
+    "remove_config_comments": True,
+    "abort_on_example_error": False,
+    "only_warn_on_example_error": False,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "sklearn_vae"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "logo": {"text": "sklearn_vae"},
+    "header_links_before_dropdown": 6,
+    "navbar_align": "left",
+    "show_prev_next": True,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": ["theme-version"],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+# MathJax comes from a package, so that pages show formulas without internet.
+mathjax_path = "mathjax/tex-chtml.js"
+MATHJAX_FILES = ["tex-chtml.js", "output/chtml/fonts"]
+
+# Links in Markdown lead to files of the repository, so that they also work there. On the site these
+# files have pages.
+PAGES_OF_FILES = [
+    (r"\]\(\.\./examples/(plot_\w+)\.py\)", r"](auto_examples/\1.rst)"),
+    (r"\]\(\.\./benchmarks/README\.md(#[\w-]+)?\)", r"](benchmarks.md\1)"),
+    (r"\]\(\.\./CHANGELOG\.md\)", r"](changelog.md)"),
+    (r"\]\(\.\./CONTRIBUTING\.md\)", r"](contributing.md)"),
+]
+
+
+def link_pages(app, docname, source):
+    """Replace links to files of the repository by links to their pages."""
+    for file, page in PAGES_OF_FILES:
+        source[0] = re.sub(file, page, source[0])
+
+
+def escape_bars(app, kind, name, obj, options, lines):
+    """Escape what reStructuredText would take for markup: |u| in prose, and `n_iter_` in shapes.
+
+    Code is left unchanged: examples, and blocks that follow two colons.
+    """
+    block = None  # indentation of the line that announced a block of code
+    for index, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if block is not None and line.strip() and indent <= block:
+            block = None
+        if block is None and not line.lstrip().startswith((">>>", "...")):
+            escaped = re.sub(r"(?<=[\s(])\|(?=[^\s|])", r"\|", line)
+            lines[index] = re.sub(r"(?<=\()n_iter_(?= |,|\))", r"n_iter\_", escaped)
+        if line.rstrip().endswith("::"):
+            block = indent
+
+
+def skip_requests(app, kind, name, member, skip, options):
+    """Leave out the methods that scikit-learn generates for metadata routing."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
+def copy_mathjax(app, error):
+    """Copy MathJax next to the pages."""
+    if error is not None or app.builder.format != "html":
+        return
+    (package,) = importlib.util.find_spec("sphinx-mathjax-offline").submodule_search_locations
+    for name in MATHJAX_FILES:
+        source = Path(package) / "static" / "mathjax" / name
+        target = Path(app.outdir) / "_static" / "mathjax" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            shutil.copy(source, target)
+
+
+def setup(app):
+    """Connect the functions above."""
+    app.connect("source-read", link_pages)
+    app.connect("autodoc-process-docstring", escape_bars, priority=100)
+    app.connect("autodoc-skip-member", skip_requests)
+    app.connect("build-finished", copy_mathjax)
