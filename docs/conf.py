@@ -5,6 +5,7 @@
 builds it without internet. Add `-D plot_gallery=0` to skip running the examples.
 """
 
+import importlib
 import importlib.util
 import re
 import shutil
@@ -34,7 +35,8 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "_templates", "**/*.ipynb", "sg_execution_times.rst"]
+# The gallery replaces examples.md, which shows pictures of the repository.
+exclude_patterns = ["_build", "_templates", "examples.md", "sg_execution_times.rst"]
 templates_path = ["_templates"]
 default_role = "code"
 nitpicky = False
@@ -98,16 +100,39 @@ MATHJAX_FILES = ["tex-chtml.js", "output/chtml/fonts"]
 # files have pages.
 PAGES_OF_FILES = [
     (r"\]\(\.\./examples/(plot_\w+)\.py\)", r"](auto_examples/\1.rst)"),
+    (r"\]\(examples\.md\)", r"](auto_examples/index.rst)"),
     (r"\]\(\.\./benchmarks/README\.md(#[\w-]+)?\)", r"](benchmarks.md\1)"),
     (r"\]\(\.\./CHANGELOG\.md\)", r"](changelog.md)"),
     (r"\]\(\.\./CONTRIBUTING\.md\)", r"](contributing.md)"),
 ]
 
 
+PACKAGES = ["", ".datasets", ".diagnostics", ".gaussian", ".plot", ".serialization"]
+
+
+def pages_of_names():
+    """Return the full names of public classes and functions, by short name."""
+    names = {}
+    for package in PACKAGES:
+        module = importlib.import_module(f"sklearn_vae{package}")
+        for name in module.__all__:
+            names.setdefault(name, f"{module.__name__}.{name}")
+    return names
+
+
 def link_pages(app, docname, source):
-    """Replace links to files of the repository by links to their pages."""
+    """Link files of the repository, and public names in code, to their pages."""
+    if not str(app.env.doc2path(docname)).endswith(".md"):
+        return
     for file, page in PAGES_OF_FILES:
         source[0] = re.sub(file, page, source[0])
+    names = pages_of_names()
+    code = re.compile(r"(?<![`\[])`(" + "|".join(names) + r")(\(\))?`(?![`\]])")
+    parts = re.split(r"(^```.*?^```$|^#.*?$)", source[0], flags=re.DOTALL | re.MULTILINE)
+    parts[::2] = [
+        code.sub(lambda match: f"{{py:obj}}`~{names[match[1]]}`", part) for part in parts[::2]
+    ]
+    source[0] = "".join(parts)
 
 
 def escape_bars(app, kind, name, obj, options, lines):
