@@ -39,6 +39,7 @@ extensions = [
 exclude_patterns = ["_build", "_templates", "examples.md", "sg_execution_times.rst"]
 templates_path = ["_templates"]
 default_role = "code"
+smartquotes = False  # they make one dash of two, also in options of commands
 nitpicky = False
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
