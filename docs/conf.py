@@ -62,7 +62,7 @@ sphinx_gallery_conf = {
     "filename_pattern": "/plot_",
     "ignore_pattern": "make_gallery",
     "copyfile_regex": "",
-    "within_subsection_order": "ExampleTitleSortKey",
+    "within_subsection_order": "conf_gallery.Order",
     "reset_argv": "conf_gallery.arguments_of_example",
     "backreferences_dir": None,
     "download_all_examples": False,

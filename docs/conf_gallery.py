@@ -1,7 +1,29 @@
-"""Arguments of the examples when the gallery runs them."""
+"""Order of the examples in the gallery, and their arguments when it runs them."""
 
 import ast
 from pathlib import Path
+
+# From the first steps on. Others follow in alphabetical order.
+FIRST = [
+    "plot_ppca_replaces_pca",
+    "plot_missing_values",
+    "plot_grid_search_noise_variance",
+    "plot_stationary_points",
+    "plot_linear_vae_recovers_pca",
+    "plot_deep_vae_digits",
+]
+
+
+class Order:
+    """Sort key of examples in a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, name):
+        """Return the key of a file name."""
+        stem = Path(name).stem
+        return (FIRST.index(stem) if stem in FIRST else len(FIRST), stem)
 
 
 def arguments_of_example(gallery_conf, script_vars):
