@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,14 @@ from sklearn_vae.state import Stateful
 Array = NDArray[Any]
 
 METHODS = ("posterior", "conditional", "score_samples")
+
+
+class LinearGaussian(NamedTuple):
+    """Parameters of x ~ N(mean, W W' + diag(noise_variance)), the marginal of a linear model."""
+
+    mean: Array  # (n_features,)
+    loadings: Array  # W for latent variables z ~ N(0, I), (n_features, n_components)
+    noise_variance: Array  # (n_features,)
 
 
 class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -282,6 +290,16 @@ class LatentModel(EncoderDecoder, ABC):
         -------
         model : LatentModel or None
             Copy with all other parameters unchanged, or None if the model does not support this.
+        """
+        return None
+
+    def linear_gaussian(self) -> LinearGaussian | None:
+        """Return the parameters of the marginal distribution of x in a linear Gaussian model.
+
+        Returns
+        -------
+        parameters : LinearGaussian or None
+            Parameters as NumPy arrays in float64, or None if the model is not linear and Gaussian.
         """
         return None
 

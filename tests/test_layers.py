@@ -25,6 +25,7 @@ PACKAGES = [
     "linear",
     "deep",
     "preprocessing",
+    "outliers",
     "datasets",
     "diagnostics",
     "plot",

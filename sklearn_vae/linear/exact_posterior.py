@@ -30,7 +30,7 @@ from sklearn_vae.gaussian.observed import Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
 from sklearn_vae.linear.sample_weights import drop_zero_weights
-from sklearn_vae.protocol import LatentModel
+from sklearn_vae.protocol import LatentModel, LinearGaussian
 from sklearn_vae.validation import (
     check_choice,
     check_finite,
@@ -349,6 +349,13 @@ class ExactPosteriorModel(LatentModel):
         xp = array_namespace(self.mean_)
         d = self.mean_.shape[0]
         return variance * xp.eye(d, dtype=self.mean_.dtype, device=device(self.mean_))
+
+    def linear_gaussian(self) -> LinearGaussian:
+        gaussian = self._check_regular("linear_gaussian")
+        mean, W = (to_host(a).astype(np.float64) for a in (gaussian.mean, gaussian.loadings))
+        if gaussian.remainder is not None:
+            mean = mean + to_host(gaussian.remainder).astype(np.float64)
+        return LinearGaussian(mean, W, np.full(len(mean), float(gaussian.noise_variance)))
 
     def with_tuned_noise(self, X: Any) -> ExactPosteriorModel:
         gaussian = self._check_regular("tune_noise_variance")

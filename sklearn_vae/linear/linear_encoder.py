@@ -23,7 +23,7 @@ from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
 from sklearn_vae.linear.sample_weights import drop_zero_weights
-from sklearn_vae.protocol import LatentModel
+from sklearn_vae.protocol import LatentModel, LinearGaussian
 from sklearn_vae.validation import (
     check_integer,
     check_latents,
@@ -216,6 +216,11 @@ class LinearEncoderModel(LatentModel):
         log_ratio = np.log(self.encoder_variance_ / self.prior_variance_)
         moment = (means**2 + self.encoder_variance_) / self.prior_variance_
         return kl_per_dimension(moment, log_ratio)
+
+    def linear_gaussian(self) -> LinearGaussian:
+        check_is_fitted(self)
+        p = self._marginal()
+        return LinearGaussian(p.mean, p.loadings, np.full(p.n_features, p.noise_variance))
 
     def _marginal(self) -> LowRankGaussian:
         """Return the marginal distribution of x in float64."""
