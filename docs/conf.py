@@ -7,9 +7,11 @@ builds it without internet. Add `-D plot_gallery=0` to skip running the examples
 
 import importlib
 import importlib.util
+import pkgutil
 import re
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import sklearn_vae
@@ -108,16 +110,13 @@ PAGES_OF_FILES = [
 ]
 
 
-PACKAGES = ["", ".datasets", ".diagnostics", ".gaussian", ".plot", ".serialization"]
-
-
+@cache
 def pages_of_names():
     """Return the full names of public classes and functions, by short name."""
-    names = {}
-    for package in PACKAGES:
-        module = importlib.import_module(f"sklearn_vae{package}")
-        for name in module.__all__:
-            names.setdefault(name, f"{module.__name__}.{name}")
+    names = {name: f"sklearn_vae.{name}" for name in sklearn_vae.__all__}
+    for package in pkgutil.iter_modules(sklearn_vae.__path__, "sklearn_vae."):
+        for name in getattr(importlib.import_module(package.name), "__all__", ()):
+            names.setdefault(name, f"{package.name}.{name}")
     return names
 
 

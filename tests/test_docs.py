@@ -1,4 +1,5 @@
 import importlib
+import pkgutil
 import re
 import tomllib
 from pathlib import Path
@@ -12,7 +13,6 @@ from sklearn_vae import PPCA, Stationarity, public
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs" / "api.rst").read_text()
-PACKAGES = ("", ".datasets", ".diagnostics", ".gaussian", ".nn", ".plot", ".preprocessing")
 
 
 def listed_names():
@@ -32,9 +32,10 @@ def value_of(name):
 
 
 def public_names():
-    for package in (*PACKAGES, ".serialization"):
-        module = importlib.import_module(f"sklearn_vae{package}")
-        for name in module.__all__:
+    packages = [module.name for module in pkgutil.iter_modules(sklearn_vae.__path__)]
+    for package in ("", *packages):
+        module = importlib.import_module(f"sklearn_vae.{package}".strip("."))
+        for name in getattr(module, "__all__", ()):
             if name != "__version__":
                 yield pytest.param(getattr(module, name), id=f"{package}.{name}".strip("."))
 
