@@ -100,3 +100,18 @@ def test_releases_name_one_version_and_the_python_versions_that_are_tested():
     assert f"version = {{{sklearn_vae.__version__}}}" in citation
     changes = (ROOT / "CHANGELOG.md").read_text()
     assert changes.startswith(f"# Changes\n\n## {sklearn_vae.__version__}")
+
+
+def test_links_of_the_readme_lead_to_the_documentation_on_the_page_of_the_package():
+    hatch = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]
+    text = (ROOT / "README.md").read_text()
+    for rule in hatch["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert targets
+    pictures = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    for target in targets:
+        assert target.startswith("https://"), target
+        own = target.removeprefix(f"{public.DOCUMENTATION}/")
+        if own.startswith("_images/"):  # the site has the pictures of its pages
+            assert f"../examples/gallery/{own.removeprefix('_images/')}" in pictures
