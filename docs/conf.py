@@ -14,6 +14,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from docutils import nodes
+
 import sklearn_vae
 
 HERE = Path(__file__).parent
@@ -157,6 +159,22 @@ def skip_requests(app, kind, name, member, skip, options):
     return True if re.fullmatch(r"set_\w+_request", name) else None
 
 
+def find_reference(app, env, node, text):
+    """Link classes of scikit-learn to its pages, and public names without a module to ours."""
+    target = node.get("reftarget", "")
+    if node.get("refdomain") != "py":
+        return None
+    if target.startswith("sklearn."):
+        page = f"https://scikit-learn.org/stable/modules/generated/{target}.html"
+        return nodes.reference("", "", text, internal=False, refuri=page)
+    name, dot, member = target.partition(".")
+    full = f"{pages_of_names().get(name, name)}{dot}{member}"
+    if full == target:
+        return None
+    python, page = env.domains["py"], node.get("refdoc", "index")
+    return python.resolve_xref(env, page, app.builder, "obj", full, node, text)
+
+
 def copy_mathjax(app, error):
     """Copy MathJax next to the pages."""
     if error is not None or app.builder.format != "html":
@@ -177,4 +195,5 @@ def setup(app):
     app.connect("source-read", link_pages)
     app.connect("autodoc-process-docstring", escape_bars, priority=100)
     app.connect("autodoc-skip-member", skip_requests)
+    app.connect("missing-reference", find_reference)
     app.connect("build-finished", copy_mathjax)
