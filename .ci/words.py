@@ -29,6 +29,7 @@ PACKAGES = [
     *(
         f"sklearn_vae.{name}"
         for name in (
+            "adapters",
             "datasets",
             "diagnostics",
             "gaussian",

@@ -9,6 +9,7 @@ from sklearn_vae.diagnostics.adequacy import (
     bartlett_sphericity,
     kmo,
 )
+from sklearn_vae.diagnostics.advice import Remedy
 from sklearn_vae.diagnostics.dimension_choice import DimensionChoice, choose_dimensions
 from sklearn_vae.diagnostics.dimensions import (
     ActiveUnits,
@@ -23,7 +24,8 @@ from sklearn_vae.diagnostics.dimensions import (
 from sklearn_vae.diagnostics.entropies import Entropies, entropy_bound
 from sklearn_vae.diagnostics.information import KLDecomposition, decompose_kl
 from sklearn_vae.diagnostics.noise import TunedNoise, tune_noise_variance
-from sklearn_vae.diagnostics.report import CollapseReport, Finding
+from sklearn_vae.diagnostics.pruning import prune
+from sklearn_vae.diagnostics.report import CollapseReport, Finding, Verdict
 from sklearn_vae.diagnostics.taxonomy import diagnose
 
 __all__ = [
@@ -35,9 +37,11 @@ __all__ = [
     "Entropies",
     "Finding",
     "KLDecomposition",
+    "Remedy",
     "SamplingAdequacy",
     "SphericityTest",
     "TunedNoise",
+    "Verdict",
     "active_units",
     "bartlett_sphericity",
     "choose_dimensions",
@@ -48,6 +52,7 @@ __all__ = [
     "entropy_bound",
     "kl_per_dimension",
     "kmo",
+    "prune",
     "second_moments",
     "tune_noise_variance",
 ]

@@ -15,6 +15,7 @@ from sklearn_vae.gaussian.arrays import affine, row_blocks, weighted_mean
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.observed import Parameters
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
+from sklearn_vae.linear.kept_dimensions import with_kept_attributes
 from sklearn_vae.linear.missing_values import ImputerMixin
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel, LinearGaussian
@@ -99,6 +100,10 @@ class FactorModelMethods(ImputerMixin, LatentModel):
             covariance = np.diagonal(covariance, axis1=1, axis2=2)
         dtype = np.result_type(X.dtype, self.loadings_.dtype)
         return mean.astype(dtype, copy=False), covariance.astype(dtype, copy=False)
+
+    def with_dimensions(self, kept: Any) -> Any:
+        check_is_fitted(self)
+        return with_kept_attributes(self, kept)
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
         refuse_dask(self, Z, "Z")

@@ -195,7 +195,7 @@ class PPCA(MissingValuesModel):
     See Also
     --------
     sklearn.decomposition.PCA : Same components, but another noise variance and score.
-    sklearn.decomposition.FactorAnalysis : Model with one noise variance per feature.
+    FactorAnalysis : Model with one noise variance per feature.
     PPCACV : Model with k and sigma2 chosen by cross-validation.
 
     References

@@ -16,6 +16,7 @@ from sklearn_vae.plot.latent_plane import LatentPlaneDisplay
 from sklearn_vae.plot.outliers import OutlierDisplay
 from sklearn_vae.plot.posterior_scale import PosteriorScaleDisplay
 from sklearn_vae.plot.reconstruction import ReconstructionDisplay
+from sklearn_vae.plot.report import ReportDisplay
 from sklearn_vae.plot.surface import LikelihoodSurfaceDisplay
 from sklearn_vae.plot.training import TrainingDisplay
 
@@ -32,5 +33,6 @@ __all__ = [
     "OutlierDisplay",
     "PosteriorScaleDisplay",
     "ReconstructionDisplay",
+    "ReportDisplay",
     "TrainingDisplay",
 ]
