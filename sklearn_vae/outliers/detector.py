@@ -17,11 +17,8 @@ from sklearn_vae.gaussian.arrays import check_sample_weight, positive_weights
 from sklearn_vae.gaussian.mahalanobis import Distances
 from sklearn_vae.linear.ppca_cv import PPCACV
 from sklearn_vae.outliers.conformal import (
-    conformal_p_values,
-    limit_of,
-    p_values_among,
-    smallest_p_value,
-)
+    conformal_p_values, limit_of, p_values_among, smallest_p_value
+)  # fmt: skip
 from sklearn_vae.outliers.decomposition import (
     Contributions,
     contributions,
@@ -51,8 +48,8 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
     finds at least as unusual. The calibration samples are held out from the fit of the model, so
     that no assumption on the distribution of the data is needed: if the sample and the training
     samples are exchangeable, as independent draws from one distribution are, the probability of a
-    p-value of at most `level` is at most `level`, however wrong the model is [1]_. A better model
-    detects more outliers.
+    p-value of at most `level` is at most `level` [1]_, however wrong the model is (for the default
+    `cv` nearly, see Notes). A better model detects more outliers.
 
     Parameters
     ----------
