@@ -17,7 +17,10 @@ from sklearn_vae.gaussian.arrays import check_sample_weight, positive_weights
 from sklearn_vae.gaussian.mahalanobis import Distances
 from sklearn_vae.linear.ppca_cv import PPCACV
 from sklearn_vae.outliers.conformal import (
-    conformal_p_values, limit_of, p_values_among, smallest_p_value
+    conformal_p_values,
+    limit_of,
+    p_values_among,
+    smallest_p_value,
 )  # fmt: skip
 from sklearn_vae.outliers.decomposition import (
     Contributions,
