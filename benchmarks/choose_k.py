@@ -29,7 +29,7 @@ from sklearn_vae.datasets import make_missing
 from sklearn_vae.diagnostics import choose_dimensions
 
 OPTIONS = {"draws": {"type": int, "help": "number of draws of each model"}}
-MOST = 8
+MOST = 7
 SEARCHES = {
     "PPCACV": PPCACV(range(MOST + 1)),
     "PPCACV, one standard error": PPCACV(range(MOST + 1), selection="one_standard_error"),
