@@ -107,14 +107,17 @@ class AveragedParameters(Callback):
         if not hasattr(self, "average_"):
             self.average_ = {name: tensor.clone() for name, tensor in state.items()}
         # Limits of the noise variance may be infinite.
-        finite = [n for n, t in state.items() if t.is_floating_point() and t.isfinite().all()]
-        self.pairs = [(self.average_[name], state[name]) for name in finite]
+        self.tensors = {
+            name: tensor
+            for name, tensor in state.items()
+            if tensor.is_floating_point() and tensor.isfinite().all()
+        }
 
     @torch.no_grad()
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Add the parameters of this epoch."""
-        for average, tensor in self.pairs:
-            average.lerp_(tensor, self.rate)
+        for name, tensor in self.tensors.items():
+            self.average_[name].lerp_(tensor, self.rate)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Replace the parameters by their average."""
