@@ -12,8 +12,10 @@ ESTIMATORS = {
     "DensityPipeline": "preprocessing.density",
     "Dequantizer": "preprocessing.dequantizer",
     "FactorAnalysis": "linear.factor_analysis",
+    "FactorAnalysisCV": "linear.factor_analysis_cv",
     "LinearVAE": "linear.linear_vae",
     "LogitTransformer": "preprocessing.logit",
+    "OutlierDetector": "outliers.detector",
     "PPCA": "linear.ppca",
     "PPCACV": "linear.ppca_cv",
     "PPCAImputer": "linear.imputer",
@@ -36,3 +38,6 @@ RECORDS = {
 }
 
 MODULES = {**ESTIMATORS, **RECORDS, "Processes": "training.distributed"}
+
+# Pages of the documentation, to which the diagrams of estimators in notebooks link.
+DOCUMENTATION = "https://sklearn-vae.readthedocs.io/en/stable"

@@ -53,6 +53,7 @@ from sklearn_vae.deep.evaluation import (
     keep_snapshots,
 )
 from sklearn_vae.deep.fitted_networks import network_parameters, restored_net, state_of_net
+from sklearn_vae.deep.inactive_units import InactiveUnits
 from sklearn_vae.deep.objective_terms import enlarge_noise, entries_of_start, mean_objective
 from sklearn_vae.deep.outcome import Bounds, is_judged, warn_of_outcome
 from sklearn_vae.deep.ppca_start import FALLING_SHARE
@@ -258,6 +259,12 @@ class DeepModel(EncoderDecoder, ABC):
     def n_layers(self) -> int:
         networks = (self.module_.encoder, self.module_.decoder)
         return max(sum(p.ndim >= 2 for p in network.parameters()) for network in networks)
+
+    def inactive_units(self, X: Any) -> dict[str, float]:
+        with InactiveUnits(self.module_) as units:
+            if units.layers:
+                self.inverse_transform(self.transform(X))
+        return units.shares
 
     def get_state(self) -> dict[str, Any]:
         state = super().get_state()

@@ -87,6 +87,8 @@ class BoundTerms(NamedTuple):
     # E_q sum_j a_j^2 Var[x_j|z] for a Bernoulli decoder with logits a_j, minus the second
     # derivative of the bound with respect to their scale; None for a Gaussian decoder.
     curvature: float | None
+    # E_q (x_j - mu_j(z))^2 in data units, (d,); None if the noise variance depends on z.
+    squared_errors: Any = None
 
 
 def kl_per_dimension(second_moment: Array, mean_log_variance: Array) -> Array:
