@@ -63,7 +63,7 @@ def fit_factors_map(
     """
     data = IncompleteFactors(X, n_components, weights, is_fixed=False)
     center, variances, counts = _observed_moments(X, weights)
-    factors = start or _start(X - center, center, variances, n_components)
+    factors = start or _start(X - center, weights, center, variances, n_components)
     prior = PRIOR_SHARE * np.maximum(variances, FLOOR)
     history: list[float] = []
     while len(history) < max_iter:
@@ -91,13 +91,18 @@ def _observed_moments(
     counts = np.maximum(w @ seen, np.finfo(float).tiny)
     center = w @ np.where(seen, X, 0.0) / counts
     variances = w @ np.where(seen, X - center, 0.0) ** 2 / counts
-    return center, variances, counts * (len(X) / w.sum())
+    return center, variances, counts
 
 
-def _start(X: np.ndarray, center: np.ndarray, variances: np.ndarray, k: int) -> Factors:
+def _start(
+    X: np.ndarray, weights: np.ndarray | None, center: np.ndarray, variances: np.ndarray, k: int
+) -> Factors:
     """Return principal components of centered X, with missing values replaced by 0."""
-    _, lengths, V = np.linalg.svd(np.nan_to_num(X), full_matrices=False)
-    lengths, V = lengths[:k] / math.sqrt(len(X)), V[:k]
+    filled, n = np.nan_to_num(X), float(len(X))
+    if weights is not None:
+        filled, n = filled * np.sqrt(weights)[:, None], float(weights.sum())
+    _, lengths, V = np.linalg.svd(filled, full_matrices=False)
+    lengths, V = lengths[:k] / math.sqrt(n), V[:k]
     W = np.zeros((X.shape[1], k))
     W[:, : len(V)] = V.T * lengths
     psi = np.maximum(variances - np.sum(W**2, axis=1), 0.1 * variances)

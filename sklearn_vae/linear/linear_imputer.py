@@ -93,7 +93,8 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
             Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
             Finite weights >= 0, of which at least two are positive. A weight of 2 counts a sample
-            twice, 0 ignores it. The scale of the weights does not change the model.
+            twice, 0 ignores it. Their scale does not change the model, except for the weight of the
+            prior of `FactorAnalysisImputer`.
 
         Returns
         -------
@@ -163,7 +164,7 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
     def _set_predictive(self, X: np.ndarray, weights: Any, rng: Any) -> None:
         """Fit the model with random weights, and calibrate the distribution of its residuals."""
         self._fit_means = self._fit_loadings = self._fit_noise = self._quantiles = None
-        if self.n_fits == 0 or X.shape[1] == 0 or not self._has_noise():
+        if self.n_fits == 0 or X.shape[1] == 0:
             return
         X = X.astype(np.float64)
         kind, factors = self._kind(), self._factors()
@@ -171,9 +172,6 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         self._quantiles = calibrated(predictive, X, weights, kind, rng).quantiles
         parameters = zip(*predictive.fits, strict=True)
         self._fit_loadings, self._fit_means, self._fit_noise = map(np.array, parameters)
-
-    def _has_noise(self) -> bool:
-        return bool(np.all(self.model_.noise_variance_ > 0))
 
     def _factors(self) -> Factors:
         """Return the parameters of the model."""
@@ -298,7 +296,7 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X or a parameter is invalid, or draws are asked of a model without noise.
+            If X or a parameter is invalid.
         """
         check_is_fitted(self)
         if n_draws is not None:
@@ -330,17 +328,16 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X or `coverage` is invalid, or the model has no noise.
+            If X or `coverage` is invalid.
         """
         check_is_fitted(self)
         if not (is_real(coverage) and 0.0 < coverage < 1.0):
             raise ValueError(f"coverage must be a float between 0 and 1, got {coverage!r}.")
         X = self._check_samples(X, reset=False)
-        predictive = self._checked_predictive()
-        if predictive is None:
+        if not self._observed.any():
             return X.copy(), X.copy()
         kept = self._scaled(X).astype(np.float64)
-        lower, upper = predictive.interval(kept, coverage, self._scaled_bounds())
+        lower, upper = self._predictive().interval(kept, coverage, self._scaled_bounds())
         return self._in_units(X, lower), self._in_units(X, upper)
 
     def _impute(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -364,24 +361,12 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
     def _draws(self, X: np.ndarray, n_draws: int, random_state: Any) -> Iterator[np.ndarray]:
         """Yield X with draws of the missing values."""
         rng = check_random_state(random_state)
-        predictive = self._checked_predictive()
-        if predictive is None:
+        if not self._observed.any():
             yield from (X.copy() for _ in range(n_draws))
             return
         kept = self._scaled(X).astype(np.float64)
-        for drawn in predictive.draws(kept, n_draws, rng, self._scaled_bounds()):
+        for drawn in self._predictive().draws(kept, n_draws, rng, self._scaled_bounds()):
             yield self._in_units(X, drawn)
-
-    def _checked_predictive(self) -> Predictive | None:
-        """Return the predictive distribution, or None without features."""
-        if not self._observed.any():
-            return None
-        if not self._has_noise():
-            raise ValueError(
-                "The fitted model has a noise variance of 0, because no feature varies. Fit to "
-                "features that vary, or set noise_variance."
-            )
-        return self._predictive()
 
     def _in_units(self, X: np.ndarray, scaled: np.ndarray) -> np.ndarray:
         """Return X with missing values from `scaled`, within bounds and rounded if asked."""

@@ -128,10 +128,11 @@ class Predictive:
         mean, std = self.moments(X)
         ends = []
         for p in ((1.0 - coverage) / 2.0, (1.0 + coverage) / 2.0):
-            end, z = X.copy(), np.full(len(X), ndtri(p))
+            end = X.copy()
             for j in range(X.shape[1]):
-                value = self._marginal(z, j, mean[:, j], std[:, j], bounds[0][j], bounds[1][j])
-                end[:, j] = np.where(np.isnan(X[:, j]), value, X[:, j])
+                rows = np.isnan(X[:, j])
+                z, low, high = np.full(int(rows.sum()), ndtri(p)), bounds[0][j], bounds[1][j]
+                end[rows, j] = self._marginal(z, j, mean[rows, j], std[rows, j], low, high)
             ends.append(end)
         return ends[0], ends[1]
 

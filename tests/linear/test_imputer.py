@@ -156,8 +156,14 @@ def test_nothing_observed_at_all():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"n_components": 0.5}, r"n_components must be None, 'auto' or an integer >= 0, got 0\.5\."),
-        ({"n_components": "mle"}, "n_components must be None, 'auto' or an integer >= 0, got 'mle'"),
+        (
+            {"n_components": 0.5},
+            r"n_components must be None, 'auto' or an integer >= 0, got 0\.5\.",
+        ),
+        (
+            {"n_components": "mle"},
+            "n_components must be None, 'auto' or an integer >= 0, got 'mle'",
+        ),
         ({"noise_variance": -1}, "noise_variance must be None or a positive float, got -1"),
         ({"tol": -1}, "tol must be None or a float >= 0, got -1"),
     ],
