@@ -17,15 +17,15 @@ from sklearn_vae.gaussian.observed import Parameters
 Array = np.ndarray
 
 # Candidates for the number of components.
-CANDIDATES = (0, 1, 2, 3, 4, 6, 8, 12, 16)
+CANDIDATES = (0, 1, 2, 4, 6, 8, 12, 16)
 # Folds that choose the number of components, and that calibrate. Each hides a share of the entries.
-SEARCH_FOLDS, CALIBRATION_FOLDS, HIDDEN_SHARE = 3, 5, 0.1
+SEARCH_FOLDS, CALIBRATION_FOLDS, HIDDEN_SHARE = 2, 5, 0.1
 # The residuals of all features count as this number of residuals of each feature.
 POOLED_RESIDUALS = 100.0
 # Normal quantiles at which the distribution of residuals is stored.
 NORMAL_GRID = np.linspace(-2.6, 2.6, 27)
-# Steps of EM, and its tolerance in nats per sample.
-MAX_STEPS, TOLERANCE = 100, 1e-3
+# Steps of EM, and its tolerance in nats per sample. The search is as good with a larger one.
+MAX_STEPS, TOLERANCE, SEARCH_TOLERANCE = 100, 1e-3, 1e-2
 
 
 class Kind(NamedTuple):
@@ -34,7 +34,14 @@ class Kind(NamedTuple):
     equal_noise: bool
     noise_variance: float | None = None
 
-    def fit(self, X: Array, k: int, weights: Array | None, start: Factors | None = None) -> Factors:
+    def fit(
+        self,
+        X: Array,
+        k: int,
+        weights: Array | None,
+        start: Factors | None = None,
+        tol: float = TOLERANCE,
+    ) -> Factors:
         """Fit the model to X, which may be far from 0."""
         center = np.nanmean(X, axis=0)
         if start is not None:
@@ -46,7 +53,7 @@ class Kind(NamedTuple):
             equal_noise=self.equal_noise,
             noise_variance=self.noise_variance,
             start=start,
-            tol=TOLERANCE,
+            tol=tol,
             max_iter=MAX_STEPS,
         )
         return factors._replace(mean=factors.mean + center)
@@ -221,11 +228,11 @@ def choose_components(
     """Choose the number of components by the density of entries that are hidden from the fit."""
     folds = list(hidden_entries(X, SEARCH_FOLDS, rng))
     best, best_score, n_worse = 0, -np.inf, 0
-    for k in (k for k in CANDIDATES if k <= most):
+    for k in sorted({min(k, most) for k in CANDIDATES}):
         score = 0.0
         for hidden in folds:
             Y = np.where(hidden, np.nan, X)
-            mean, std = conditional_moments(Y, kind.fit(Y, k, weights))
+            mean, std = conditional_moments(Y, kind.fit(Y, k, weights, tol=SEARCH_TOLERANCE))
             density = -np.log(std[hidden]) - 0.5 * ((X - mean)[hidden] / std[hidden]) ** 2
             score += float(density.sum())
         if score > best_score:
