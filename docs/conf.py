@@ -109,6 +109,7 @@ PAGES_OF_FILES = [
     (r"\]\(\.\./benchmarks/README\.md(#[\w-]+)?\)", r"](benchmarks.md\1)"),
     (r"\]\(\.\./CHANGELOG\.md\)", r"](changelog.md)"),
     (r"\]\(\.\./CONTRIBUTING\.md\)", r"](contributing.md)"),
+    (r"\]\(\.\./SECURITY\.md\)", r"](security.md)"),
 ]
 
 
