@@ -296,6 +296,9 @@ class DeepBernoulliVAE(DeepVAE):
     def _can_start_linear(self) -> bool:
         return super()._can_start_linear() and can_start(self)
 
+    def can_start_at_ppca(self) -> bool:
+        return can_start(self)
+
     def _set_start(self, data: TrainingData) -> None:
         self._initial_nats = None
         if self.init == "ppca":
