@@ -14,9 +14,9 @@ from sklearn_vae.plot.base import (
     Display,
     add_legend,
     as_text,
-    check_methods,
     select_samples,
 )
+from sklearn_vae.protocol import check_methods
 from sklearn_vae.validation import check_integer, is_integer
 
 # Maximum number of characters of a feature name.

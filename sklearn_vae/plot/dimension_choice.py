@@ -9,7 +9,8 @@ from typing import Any, Self
 import numpy as np
 
 from sklearn_vae.diagnostics.dimension_choice import DimensionChoice, choose_dimensions
-from sklearn_vae.plot.base import COLORS, Array, Display, add_legend, check_methods
+from sklearn_vae.plot.base import COLORS, Array, Display, add_legend
+from sklearn_vae.protocol import check_methods
 
 # Number of eigenvalues shown after the largest choice, as a share of it, and the minimum.
 BEYOND, MIN_BEYOND = 0.6, 8

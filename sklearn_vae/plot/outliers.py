@@ -9,7 +9,8 @@ import numpy as np
 
 from sklearn_vae.outliers.detector import OutlierDetector
 from sklearn_vae.outliers.statistics import per_degree
-from sklearn_vae.plot.base import COLORS, Array, Display, add_legend, as_float64, check_methods
+from sklearn_vae.plot.base import COLORS, Array, Display, add_legend, as_float64
+from sklearn_vae.protocol import check_methods
 
 # Style of usual samples and of outliers, with different markers for readers who do not see colors.
 USUAL = {"marker": "o", "s": 12, "linewidth": 0, "alpha": 0.8, "color": COLORS[0]}
