@@ -101,8 +101,7 @@ def _converged(case: Evidence) -> str:
         return "converged: no training improved the linear model on validation samples."
     if case.n_steps and is_validated(case):
         return f"converged: validation samples chose the number of {case.step}s."
-    reason = "" if case.is_trained else ", as the entropies show; there is no history of training"
-    return f"converged within {possible_gain(case):.2g} nats{reason}."
+    return f"converged within {possible_gain(case):.2g} nats."
 
 
 def _held_out(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
