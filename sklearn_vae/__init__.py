@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sklearn_vae.gaussian.stationarity import Stationarity as Stationarity
     from sklearn_vae.linear.bernoulli import BernoulliPPCA as BernoulliPPCA
     from sklearn_vae.linear.factor_analysis import FactorAnalysis as FactorAnalysis
+    from sklearn_vae.linear.factor_analysis_cv import FactorAnalysisCV as FactorAnalysisCV
     from sklearn_vae.linear.imputer import PPCAImputer as PPCAImputer
     from sklearn_vae.linear.linear_vae import LinearVAE as LinearVAE
     from sklearn_vae.linear.ppca import PPCA as PPCA
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sklearn_vae.nn.convolutional import ResidualDecoder as ResidualDecoder
     from sklearn_vae.nn.convolutional import ResidualEncoder as ResidualEncoder
     from sklearn_vae.nn.networks import SoftThresholdDecoder as SoftThresholdDecoder
+    from sklearn_vae.outliers.detector import OutlierDetector as OutlierDetector
     from sklearn_vae.preprocessing.density import DensityPipeline as DensityPipeline
     from sklearn_vae.preprocessing.dequantizer import Dequantizer as Dequantizer
     from sklearn_vae.preprocessing.logit import LogitTransformer as LogitTransformer

@@ -5,6 +5,7 @@ import mmap
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NoReturn
@@ -168,12 +169,20 @@ def available_memory() -> float:
     with suppress(OSError, StopIteration), open("/proc/meminfo") as file:
         line = next(line for line in file if line.startswith("MemAvailable:"))
         limits.append(1024 * int(line.split()[1]))
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # limits of a container
-        with suppress(OSError, ValueError):  # "max" means no limit
-            limits.append(int((Path("/sys/fs/cgroup") / limit).read_text()))
-    if len(limits) == 1 and hasattr(os, "sysconf"):
+    limits.append(_container_memory())
+    if min(limits) == math.inf and hasattr(os, "sysconf"):
         with suppress(OSError, ValueError):
             limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(limits)
+
+
+@cache
+def _container_memory() -> float:
+    """Return the memory limit of the container in bytes, or infinity if there is none."""
+    limits = [math.inf]
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # "max" means no limit
+            limits.append(int((Path("/sys/fs/cgroup") / limit).read_text()))
     return min(limits)
 
 

@@ -49,7 +49,7 @@ def client(tmp_path_factory):
         LocalCluster(
             n_workers=2,
             threads_per_worker=1,
-            dashboard_address=None,
+            dashboard_address=":0",  # None is port 8787, which another worker may have
             local_directory=str(tmp_path_factory.mktemp("workers")),
             silence_logs="CRITICAL",
         ) as cluster,

@@ -19,6 +19,7 @@ from sklearn_vae import (
     FactorAnalysis,
     LinearVAE,
     LogitTransformer,
+    OutlierDetector,
     PPCAImputer,
     public,
 )
@@ -57,6 +58,8 @@ ESTIMATORS = [
     LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, batch_size=16),
     PPCAImputer(),
     PPCAImputer(1, missing_values=-1.0, add_indicator=True, keep_empty_features=True),
+    OutlierDetector(),
+    OutlierDetector(PPCA(1), level=0.1, cv=0.5),
     Dequantizer(),
     LogitTransformer(),
     DensityPipeline([("scale", StandardScaler()), ("vae", LinearVAE(1, noise_variance=0.5))]),
@@ -100,6 +103,9 @@ def expected_failed_checks(estimator):
     if isinstance(estimator, LinearVAE) and estimator.solver == "stochastic":
         reason = "its draws differ for repeated samples: only their expectation is the same"
         return {"check_sample_weight_equivalence_on_dense_data": reason}
+    if isinstance(estimator, OutlierDetector):
+        reason = "copies of a sample fall into different folds, a sample with a weight into one"
+        return {"check_sample_weight_equivalence_on_dense_data": reason}
     if isinstance(estimator, DeepGaussianVAE | DeepBernoulliVAE):
         # tests/deep/test_sample_weights.py checks it with the same draws for all copies.
         reason = (
@@ -139,6 +145,7 @@ def test_no_parameter_carries_the_name_of_a_public_method(estimator):
 
 
 @pytest.mark.filterwarnings("ignore:The noise variance of feature")  # Heywood cases
+@pytest.mark.filterwarnings("ignore:level=.* is out of reach")  # of outlier detectors, few samples
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failed_checks)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)

@@ -25,8 +25,10 @@ PACKAGES = [
     "linear",
     "deep",
     "preprocessing",
+    "outliers",
     "datasets",
     "diagnostics",
+    "adapters",
     "plot",
 ]
 SIBLINGS = {"linear", "deep"}

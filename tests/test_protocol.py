@@ -141,7 +141,7 @@ def test_a_plain_object_that_has_lost_dimensions():
     plain = Plain(PPCA(3, noise_variance=100.0).fit(X))
     report = diagnose(plain, X)
     assert not report.healthy
-    assert report.categories == ("optimum",)
+    assert report.categories == ("ignored",)
     assert len(report.collapse.collapsed)
     assert str(report)
 

@@ -7,7 +7,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sklearn_vae.deep.base import Array, DeepModel
 from sklearn_vae.deep.fit_averages import N_OPERATIONS, fit_averages
+from sklearn_vae.deep.kept_dimensions import with_kept_networks
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.arrays import mean_of_samples
 from sklearn_vae.gaussian.bounds import (
@@ -24,7 +25,7 @@ from sklearn_vae.gaussian.bounds import (
     EntropyGap,
     sum_of_entropies,
 )
-from sklearn_vae.nn.cubature import cubature, n_points, reference_points
+from sklearn_vae.nn.cubature import cubature, points_within, reference_points
 from sklearn_vae.nn.distributions import LOG_2PI, average
 from sklearn_vae.nn.likelihoods import Likelihood
 from sklearn_vae.nn.module import VAEModule, build_vae
@@ -334,7 +335,7 @@ class DeepVAE(LatentModel, DeepModel):
         module, prior, has_logits = self.module_, self.module_.prior(), False
         likelihood, squared_errors = module.likelihood, np.zeros(1)
         has_errors = likelihood.noise_variance is not None
-        draw = self._points_within_budget(len(X))
+        draw = points_within(self.n_components_, N_OPERATIONS / (self.net_.operations_ * len(X)))
 
         def terms(x: Tensor) -> Tensor:
             nonlocal has_logits, squared_errors
@@ -367,24 +368,10 @@ class DeepVAE(LatentModel, DeepModel):
             squared_errors=squared_errors / len(X) * self.scale_**2 if has_errors else None,
         )
 
-    def _points_within_budget(self, n: int) -> Callable[[Tensor], Any]:
-        """Return a function that gives the points of N(0, I) for a block of n samples in total.
-
-        They are those of scores, or fewer random pairs z, -z for each sample where scores would
-        take too long.
-        """
-        k = self.n_components_
-        n_pairs = int(0.5 * N_OPERATIONS / (self.net_.operations_ * n))
-        if 2 * n_pairs >= n_points(k):
-            return lambda x: None
-        n_pairs, generator = max(1, n_pairs), torch.Generator().manual_seed(0)
-        weights = torch.full((2 * n_pairs,), 0.5 / n_pairs, dtype=torch.float64)
-
-        def draw(x: Tensor) -> tuple[Tensor, Tensor]:
-            noise = torch.randn((n_pairs, len(x), k), generator=generator, dtype=x.dtype)
-            return torch.cat([noise, -noise]), weights
-
-        return draw
+    def with_dimensions(self, kept: Any) -> Self | None:
+        check_is_fitted(self)
+        is_sum = POSTERIORS[self.variational_family].kl_is_sum
+        return with_kept_networks(self, kept) if is_sum else None
 
     def _n_draws(self, x: Tensor) -> int:
         """Return the number of draws per sample of x that fills one block."""

@@ -17,6 +17,7 @@ from sklearn_vae.diagnostics.dimensions import (
 from sklearn_vae.diagnostics.entropies import Entropies, entropy_bound
 from sklearn_vae.diagnostics.information import KLDecomposition, decompose_kl
 from sklearn_vae.diagnostics.noise import TunedNoise, tune_noise_variance
+from sklearn_vae.diagnostics.pruning import prune
 from sklearn_vae.diagnostics.report import CollapseReport, Finding, Verdict
 from sklearn_vae.diagnostics.taxonomy import diagnose
 
@@ -38,6 +39,7 @@ __all__ = [
     "diagnose",
     "entropy_bound",
     "kl_per_dimension",
+    "prune",
     "second_moments",
     "tune_noise_variance",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_vae.diagnostics import advice_elsewhere as elsewhere
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.protocol import EncoderDecoder
 
@@ -79,6 +80,9 @@ def other(text: str) -> Remedy:
 def on_noise(case: Evidence) -> Iterator[Remedy]:
     """Yield remedies of a wrong noise variance."""
     model = case.model
+    if model.trained_elsewhere:
+        yield from map(other, elsewhere.on_noise(case))
+        return
     if case.fixed_noise is not None:
         changes: dict[str, Any] = {"noise_variance": None}
         if could_start_at_ppca(model):
@@ -103,6 +107,9 @@ def on_noise(case: Evidence) -> Iterator[Remedy]:
 
 def on_optimum(model: EncoderDecoder) -> Iterator[Remedy]:
     """Yield remedies of bad local optima."""
+    if model.trained_elsewhere:
+        yield from map(other, elsewhere.on_optimum(model, is_deep(model)))
+        return
     start, depth = _on_start(model), on_depth(model)
     at_ppca = model.parameters.get("init") is not None or could_start_at_ppca(model)
     yield from chain(start, depth) if at_ppca else chain(depth, start)

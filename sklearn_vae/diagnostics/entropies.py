@@ -237,7 +237,8 @@ def _log_noise(model: LatentModel, mean: Array, variance: Array, n_features: int
     # A separate stream, because X may have been generated with the same seed.
     rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
     Z = mean + np.sqrt(variance) * rng.standard_normal(mean.shape)
-    noise = to_host(model.conditional(Z * np.sqrt(model.prior_variance))[1])
+    codes = model.prior_mean + Z * np.sqrt(model.prior_variance)
+    noise = to_host(model.conditional(codes)[1])
     return float(np.log(noise, dtype=np.float64).sum(axis=1).mean())
 
 

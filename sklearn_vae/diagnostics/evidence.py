@@ -50,10 +50,11 @@ class Evidence:
         self.kl_weight = float(model.kl_weight)
         self.parameters = model.parameters
         observed = model.observations(to_host(subset))
+        self.n_features = observed.shape[1]
         self.reference: Any = (
             BernoulliReference(observed, self.k)
             if self.is_bernoulli
-            else GaussianReference(to_host(X), observed, self.k, model.feature_scale)
+            else self._gaussian_reference(model.observations(to_host(X)), observed)
         )
         # ELBO of the reference with its own noise variance, and with the fixed one of the model:
         # -inf if that differs between features.
@@ -77,6 +78,13 @@ class Evidence:
             self._compare_errors()
         if held_out is not None:
             self._compare_held_out()
+
+    def _gaussian_reference(self, X: Array, observed: Array) -> GaussianReference:
+        scale = self.model.feature_scale
+        if scale is None:
+            scale = X.std(axis=0, dtype=np.float64)
+            scale[scale == 0] = 1.0
+        return GaussianReference(X, observed, self.k, scale)
 
     @property
     def shortfall(self) -> float:
@@ -120,8 +128,8 @@ class Evidence:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the model has a history of training."""
-        return self.model.training_history is not None
+        """Whether the model was trained by iterations, rather than in closed form."""
+        return self.model.trained_elsewhere or self.model.training_history is not None
 
     @cached_property
     def trend(self) -> Trend:
@@ -166,12 +174,17 @@ class Evidence:
     @cached_property
     def decoded(self) -> tuple[Array, Array]:
         """Mean and variance of p(x|z) at the posterior means of the subset."""
-        return self._decode(self.mean)
+        return self._decode(self.mean, self.subset)
 
-    def _decode(self, Z: Array) -> tuple[Array, Array]:
-        """Return mean and variance of p(x|z) at latents in units of the prior."""
-        scale = np.sqrt(np.asarray(self.model.prior_variance, dtype=np.float64))
-        mean, variance = self.model.conditional(to_device_of(self.subset, Z * scale))
+    def _decode(self, Z: Array, samples: Any) -> tuple[Array, Array]:
+        """Return mean and variance of p(x|z) at latents in units of the prior.
+
+        `samples` have the covariates, if the model has any.
+        """
+        codes: Any = self._in_model_units(Z)
+        if not isinstance(self.subset, np.ndarray):
+            codes = to_device_of(self.subset, codes)
+        mean, variance = self.model.conditional(self.model.with_covariates(codes, samples))
         return to_host(mean), to_host(variance)
 
     def decoder_spread(self, distance: float) -> float:
@@ -181,10 +194,16 @@ class Evidence:
         """
         # A separate stream, because X may have been generated with the same seed.
         rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
-        means = self._decode(distance * rng.standard_normal((PRIOR_DRAWS, self.k)))[0]
+        Z = distance * rng.standard_normal((PRIOR_DRAWS, self.k))
+        means = self._decode(Z, self.subset[:1])[0]
         observed = to_host(self.reference.subset)
         total = float(observed.var(axis=0, dtype=np.float64).sum())
         return float(means.var(axis=0, dtype=np.float64).sum()) / total
+
+    def _in_model_units(self, Z: Array) -> Array:
+        """Return latent vectors in units of the prior as latent vectors of the model."""
+        scale = np.sqrt(np.asarray(self.model.prior_variance, dtype=np.float64))
+        return self.model.prior_mean + scale * Z
 
     @cached_property
     def inactive_units(self) -> dict[str, float]:
@@ -221,11 +240,11 @@ class Evidence:
         tuned: Any = self.model.with_tuned_noise(self.subset)
         if tuned is not None:
             return tuned.shared_noise_variance, float(tuned.score(self.subset)) - self.elbo
-        d = self.reference.X.shape[1]
-        return noise * (1.0 - 2.0 * self.entropies.gap.noise / d), self.entropies.noise_gain
+        relative = 1.0 - 2.0 * self.entropies.gap.noise / self.n_features
+        return noise * relative, self.entropies.noise_gain
 
     def _compare_errors(self) -> None:
-        error = (to_host(self.subset) - self.decoded[0]) / self.reference.scale
+        error = (to_host(self.reference.subset) - self.decoded[0]) / self.reference.scale
         self.numbers |= {
             "reconstruction_error": float(np.mean(error**2)),
             "pca_reconstruction_error": self.reference.error,

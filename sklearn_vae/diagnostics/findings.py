@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_vae.containers import to_host
 from sklearn_vae.diagnostics.advice import (
     Remedy,
     on_depth,
@@ -58,7 +57,7 @@ def dominating_feature(case: Evidence) -> Finding | None:
         return None
     std = np.sqrt(variances)
     std[std == 0] = 1.0
-    standardized = GaussianReference(to_host(case.X), case.reference.subset, case.k, std)
+    standardized = GaussianReference(case.reference.X, case.reference.subset, case.k, std)
     gain = standardized.bound_at(standardized.noise_variance) - case.reference_bound
     if gain <= case.margin:
         return None
@@ -120,7 +119,7 @@ def degenerate_variances(case: Evidence) -> Finding | None:
     typical = float(np.exp(np.median(geometric_means)))
     has_little_noise = geometric_means < np.log(min(LITTLE_NOISE, typical / SPREAD))
     has_less_noise = geometric_means < np.log(typical / SPREAD_OF_COPIES)
-    is_copy = _is_repeated(to_host(case.subset), has_little_noise | has_less_noise)
+    is_copy = _is_repeated(case.reference.subset, has_little_noise | has_less_noise)
     has_little_noise |= is_copy
     share = case.numbers["near_zero"]
     if not has_little_noise.any() and share <= SHARE_NEAR_ZERO:
@@ -174,7 +173,7 @@ def _variance_numbers(case: Evidence) -> dict[str, float]:
 def _geometric_means(case: Evidence) -> Array:
     """Compute log geometric means, per sample, of decoder variances over feature variances."""
     variance = case.decoded[1].astype(np.float64)
-    feature_variance = to_host(case.X).var(axis=0, dtype=np.float64)
+    feature_variance = case.reference.X.var(axis=0, dtype=np.float64)
     varying = feature_variance > 0
     return np.log(variance[:, varying] / feature_variance[varying]).mean(axis=1)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
+from sklearn_vae.diagnostics import pages
 from sklearn_vae.diagnostics.advice import Remedy
-from sklearn_vae.diagnostics.dimensions import Collapse
-from sklearn_vae.diagnostics.drawing import gap_chart, kl_chart
+from sklearn_vae.diagnostics.dimensions import Collapse, CollapseCurve
 from sklearn_vae.diagnostics.entropies import Entropies
+from sklearn_vae.protocol import Array
 
 # Maximum number of dimensions listed in a text.
 MAX_LISTED = 12
@@ -139,7 +139,12 @@ class CollapseReport:
     findings : tuple of Finding
         Findings, the harmful one first.
     not_applicable : tuple of str
-        Categories that cannot occur, with the reason.
+        Categories that cannot occur and results that are unknown, with the reason.
+    curve : CollapseCurve or None
+        Share of collapsed dimensions for every epsilon.
+    scales : ndarray of shape (n_components, 3) or None
+        Quantiles over samples, 5 %, 50 % and 95 %, of the standard deviation of q(z|x), in units of
+        the prior.
 
     See Also
     --------
@@ -166,6 +171,8 @@ class CollapseReport:
     verdicts: tuple[Verdict, ...]
     findings: tuple[Finding, ...]
     not_applicable: tuple[str, ...]
+    curve: CollapseCurve | None = None
+    scales: Array | None = None
 
     @property
     def healthy(self) -> bool:
@@ -200,34 +207,48 @@ class CollapseReport:
         return {**_as_builtin(self), **_as_builtin(further)}
 
     def __str__(self) -> str:
-        lines = [self._headline(), *self._state()]
+        lines = [self.headline, *self.state]
         for finding in self.findings:
             lines += ["", finding.title]
             lines += [f"  {sentence}" for sentence in finding.evidence]
             lines += [f"  -> {text}" for text in finding.advice]
         return "\n".join([*lines, "", *self.not_applicable])
 
-    def _repr_html_(self) -> str:
-        parts = [f"<h4>{_escape(self._headline())}</h4>", _elements("p", self._state())]
-        if self.n_components and self.collapse is not None and self.entropies is not None:
-            parts.append(f"<p>{kl_chart(self.collapse)} {gap_chart(self.entropies)}</p>")
-        for finding in self.findings:
-            advice = "".join(f"<li>{_escape(text)}</li>" for text in finding.advice)
-            parts.append(
-                f"<details open><summary><b>{_escape(finding.title)}</b></summary>"
-                f"{_elements('p', finding.evidence)}<ul>{advice}</ul></details>"
-            )
-        parts.append(_elements("small", self.not_applicable))
-        return f"<div>{''.join(parts)}</div>"
+    def to_markdown(self) -> str:
+        """Write the report in Markdown, for example for a pull request.
 
-    def _headline(self) -> str:
+        Returns
+        -------
+        str
+            Verdicts, findings with their advice, and the KL of each dimension.
+        """
+        return pages.markdown(self)
+
+    def to_html(self) -> str:
+        """Write the report as an HTML document with charts, which needs no other files.
+
+        Returns
+        -------
+        str
+            Document. A notebook shows the same without the frame of a document.
+        """
+        return pages.document(self)
+
+    def _repr_html_(self) -> str:
+        return pages.fragment(self)
+
+    @property
+    def headline(self) -> str:
+        """Model, size of the data, and whether the model is healthy."""
         verdict = "healthy" if self.healthy else "not healthy"
         return (
             f"{self.estimator} with {self.n_components} latent dimensions, {self.n_samples} "
             f"samples, {self.n_features} features: {verdict}."
         )
 
-    def _state(self) -> list[str]:
+    @property
+    def state(self) -> list[str]:
+        """Verdicts, collapsed dimensions, and entropies, one sentence each."""
         lines = [f"{'ok ' if v.holds else 'NOT'} {v.text}" for v in self.verdicts]
         if self.collapse is None or self.entropies is None:
             return lines
@@ -238,14 +259,6 @@ class CollapseReport:
             listed = ", ".join(map(str, collapsed[:MAX_LISTED])) + (", ..." * (n > MAX_LISTED))
             text = f"{n} of {self.n_components} dimensions have collapsed {definition}: {listed}."
         return [*lines, text, str(self.entropies).splitlines()[0]]
-
-
-def _elements(tag: str, texts: Any) -> str:
-    return "".join(f"<{tag}>{_escape(text)}</{tag}>" for text in texts)
-
-
-def _escape(text: str) -> str:
-    return html.escape(text, quote=False)
 
 
 def _as_builtin(value: Any) -> Any:

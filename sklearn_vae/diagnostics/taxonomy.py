@@ -12,11 +12,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.containers import readable, to_host
+from sklearn_vae.diagnostics.dimensions import curve_of, scales_of
 from sklearn_vae.diagnostics.entropies import as_complete_array
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.findings import findings, linear_start, worse_than_pca
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import CollapseReport
+from sklearn_vae.diagnostics.trained_elsewhere import report_without_reference, without_changes
 from sklearn_vae.diagnostics.verdicts import verdicts
 from sklearn_vae.protocol import EncoderDecoder, LatentModel, adapted, as_latent_model
 from sklearn_vae.validation import FLOAT_DTYPES, check_integer
@@ -128,19 +130,25 @@ def diagnose(
         return _diagnose_autoencoder(model, X, subset)
     held_out = None if X_held_out is None else _held_out(model, X_held_out, max_samples)
     names = getattr(estimator, "feature_names_in_", None)
+    if not model.is_comparable:
+        return report_without_reference(model, X, subset)
     case = Evidence(model, X, subset, held_out, names)
-    found = findings(case)
+    collected = findings(case)
+    if model.trained_elsewhere:  # it has no parameters to set
+        collected = tuple(without_changes(finding) for finding in collected)
     return CollapseReport(
-        type(estimator).__name__,
+        model.model_name,
         n_samples=X.shape[0],
-        n_features=X.shape[1],
+        n_features=case.n_features,
         n_components=case.k,
         collapse=case.collapse,
         entropies=case.entropies,
-        verdicts=verdicts(case, found),
-        findings=found,
+        verdicts=verdicts(case, collected),
+        findings=collected,
         numbers=case.numbers,
-        not_applicable=(),
+        not_applicable=model.limitations,
+        curve=curve_of(case.mean, case.variance),
+        scales=scales_of(case.variance),
     )
 
 

@@ -10,10 +10,12 @@ from sklearn_vae.diagnostics.evidence import Evidence
 def noise_and_optimum(case: Evidence) -> str:
     """Compare the noise variance with its optimum."""
     fixed = "fixed at " if case.fixed_noise is not None else ""
+    implied = getattr(case.model, "implied_noise", None)
+    why = "" if implied is None else f" {implied.explanation}"
     return (
         f"The noise variance is {fixed}{case.noise:.4g}. With all other parameters unchanged, the "
         f"optimum is {case.numbers['tuned_noise_variance']:.4g}, which would add "
-        f"{case.numbers['tuned_elbo'] - case.elbo:.4g} nats."
+        f"{case.numbers['tuned_elbo'] - case.elbo:.4g} nats.{why}"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -60,6 +61,8 @@ class FactorModel:
         Whether the gradient norm is at most the tolerance, or rounding errors prevent any progress.
     at_floor : array of int, default=empty
         Features whose noise variance is at its floor (Heywood cases).
+    remaining_gain : float, default=0.0
+        Predicted rise of the log-likelihood up to the maximum, in nats per sample.
     """
 
     loadings: np.ndarray
@@ -69,6 +72,7 @@ class FactorModel:
     history: list[float] = field(default_factory=list)
     converged: bool = True
     at_floor: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+    remaining_gain: float = 0.0
 
 
 class Pairs(NamedTuple):
@@ -211,6 +215,14 @@ class ProfileLikelihood:
             hessian += 0.5 * (u[:, None] * u) * ((U * c) @ U.T)
         return hessian, scoring
 
+    def scoring(self, log_psi: np.ndarray) -> np.ndarray:
+        """Return the diagonal of the positive semidefinite part of the Hessian of the loss."""
+        values, vectors = self.pairs(log_psi).kept
+        squares = vectors**2
+        unexplained = np.exp(-log_psi) - squares @ values  # sum of theta_m u_m^2
+        scoring = 0.5 * (1.0 - squares.sum(axis=1)) * unexplained
+        return np.maximum(scoring, ROUNDING)
+
     def loadings(self, log_psi: np.ndarray) -> np.ndarray:
         """Return the best loadings, with zero columns for collapsed dimensions."""
         values, vectors = self.pairs(log_psi).kept
@@ -244,6 +256,7 @@ def fit_factors(
     *,
     noise_variance: np.ndarray | None = None,
     start: np.ndarray | None = None,
+    more_starts: Sequence[np.ndarray] = (),
     tol: float = 1e-8,
     max_iter: int = 1000,
 ) -> FactorModel:
@@ -260,6 +273,8 @@ def fit_factors(
     start : array of shape (n_features,), default=None
         Noise variances at which the search starts. If None, two starts are tried and the better
         maximum is returned.
+    more_starts : sequence of arrays of shape (n_features,), default=()
+        Noise variances of further starts.
     tol : float, default=1e-8
         Largest derivative of the log-likelihood by the log of a noise variance at convergence, in
         nats per sample.
@@ -288,6 +303,7 @@ def fit_factors(
         starts = profile.starts
         if start is not None:
             starts = [np.log(start[varies] / variances[varies])]
+        starts = [*starts, *(np.log(more[varies] / variances[varies]) for more in more_starts)]
         searches = [_search(profile, log_psi, tol, max_iter) for log_psi in starts]
         best = min(searches, key=lambda search: search.loss)
     psi = np.full(len(variances), CONSTANT_NOISE)
@@ -307,6 +323,7 @@ def fit_factors(
         [-(loss + constant) for loss in best.history],
         best.converged,
         at_floor if noise_variance is None else np.empty(0, dtype=int),
+        0.5 * float(best.gradient @ (best.gradient / profile.scoring(best.log_psi))),
     )
 
 

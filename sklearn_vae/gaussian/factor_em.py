@@ -15,6 +15,13 @@ from sklearn_vae.gaussian.em import (
     fixed_point,
     regress_on_latents,
 )
+from sklearn_vae.gaussian.expected_moments import (
+    MOST_FOR_MOMENTS,
+    IncompleteMoments,
+    LowRankFit,
+    maximize_expected,
+    slope_at,
+)
 from sklearn_vae.gaussian.factor_analysis import (
     CONSTANT_NOISE,
     FLOOR,
@@ -83,6 +90,34 @@ class IncompleteFactors:
         return Factors(*absorb_latents(W, mean, sums, self.n), psi)
 
 
+class FactorUpdate:
+    """Factor model of expected moments; each fit starts at the noise variances of the last one."""
+
+    def __init__(
+        self,
+        n_components: int,
+        noise_variance: np.ndarray | None = None,
+        start: np.ndarray | None = None,
+    ) -> None:
+        self._n_components, self._fixed, self._start = n_components, noise_variance, start
+
+    def fit(self, covariance: np.ndarray) -> LowRankFit:
+        """Fit the model by maximum likelihood."""
+        moments = Moments(1.0, np.zeros(len(covariance)), covariance)
+        model = fit_factors(
+            moments, self._n_components, noise_variance=self._fixed, start=self._start
+        )
+        self._start = model.noise_variance
+        scale = np.sqrt(model.noise_variance)
+        values, vectors = np.linalg.eigh(covariance / scale / scale[:, None])
+        W = model.loadings / scale[:, None]
+        return LowRankFit(W, 1.0, values[::-1], vectors[:, ::-1], scale)
+
+    def is_unbounded(self, fit: LowRankFit) -> bool:
+        """Return False, because noise variances have a lower bound."""
+        return False
+
+
 def fit_incomplete_factors(
     X: np.ndarray,
     n_components: int,
@@ -107,14 +142,14 @@ def fit_incomplete_factors(
         Fixed noise variances, or noise variances at which EM starts. The default start is the
         model of the data with missing values replaced by means.
     tol : float, default=1e-8
-        EM ends when an iteration raises the log-likelihood by less, in nats per sample.
+        Distance from the maximum at which EM ends, in nats per sample, as the steps predict it.
     max_iter : int, default=1000
         Maximum number of iterations.
 
     Returns
     -------
     model : FactorModel
-        Fitted model. Its gradient norm is that of the last step of EM in the log noise variances.
+        Fitted model.
     mean : array of shape (n_features,)
         Mean of the model.
 
@@ -139,11 +174,9 @@ def fit_incomplete_factors(
     fixed, first = (
         None if value is None else value[varies] / unit**2 for value in (noise_variance, start)
     )
-    filled = Moments.of(np.nan_to_num(Y), weights)
-    initial = fit_factors(filled, k, noise_variance=fixed, start=first, tol=1e-3)
-    factors = Factors(initial.loadings, np.zeros(len(unit)), initial.noise_variance)
-    data = IncompleteFactors(Y, k, weights, is_fixed=fixed is not None)
-    factors, history, converged, norm = _iterate(data, factors, tol, max_iter)
+    iterate = _iterate_moments if len(unit) <= MOST_FOR_MOMENTS else _iterate_factors
+    end = iterate(Y, k, weights, fixed, first, tol, max_iter)
+    factors = end.factors
     # Constant features have only their noise, and units change the density.
     shift = -float(counts[varies] @ np.log(unit)) / n
     shift -= 0.5 * float(counts[~varies] @ (LOG_2PI + np.log(psi[~varies]))) / n
@@ -158,16 +191,63 @@ def fit_incomplete_factors(
     else:
         at_floor = at_floor[:0]
     center[varies] += factors.mean * unit
-    history = [value + shift for value in history]
-    return FactorModel(W, psi, history[-1], norm, history, converged, at_floor), center
+    history = [value + shift for value in end.history]
+    model = FactorModel(
+        W, psi, history[-1], end.norm, history, end.converged, at_floor, end.remaining_gain
+    )
+    return model, center
 
 
-def _iterate(
-    data: IncompleteFactors, factors: Factors, tol: float, max_iter: int
-) -> tuple[Factors, list[float], bool, float]:
-    """Iterate EM; an extrapolated point is accepted if its likelihood is higher."""
+class _End(NamedTuple):
+    """Result of EM in units of the observed standard deviations."""
+
+    factors: Factors
+    history: list[float]
+    converged: bool
+    norm: float
+    remaining_gain: float
+
+
+def _iterate_moments(
+    Y: np.ndarray,
+    k: int,
+    weights: np.ndarray | None,
+    fixed: np.ndarray | None,
+    first: np.ndarray | None,
+    tol: float,
+    max_iter: int,
+) -> _End:
+    """Iterate EM over expected moments."""
+    data = IncompleteMoments(Y, np.zeros(Y.shape[1]), k, weights)
+    update = FactorUpdate(k, fixed, first)
+    # Near the maximum the log-likelihood falls with the square of the distance.
+    end = maximize_expected(data, update, data.start(), tol=tol**0.5 / 3.0, max_iter=max_iter)
+    slope, scale = slope_at(data, update, end), end.fit.scale
+    assert scale is not None
+    factors = Factors(end.fit.loadings * scale[:, None], end.expected.mean, scale**2)
+    is_free = factors.noise_variance > FLOOR * (1.0 + 1e-6)
+    derivatives = slope.by_log_noise[is_free] if fixed is None else np.empty(0)
+    norm = float(np.abs(derivatives).max(initial=0.0))
+    history = [*end.history, max(slope.log_likelihood, end.history[-1])]
+    return _End(factors, history, end.converged, norm, slope.remaining_gain)
+
+
+def _iterate_factors(
+    Y: np.ndarray,
+    k: int,
+    weights: np.ndarray | None,
+    fixed: np.ndarray | None,
+    first: np.ndarray | None,
+    tol: float,
+    max_iter: int,
+) -> _End:
+    """Iterate EM over the factors of many features; a better extrapolated point is accepted."""
+    filled = Moments.of(np.nan_to_num(Y), weights)
+    initial = fit_factors(filled, k, noise_variance=fixed, start=first, tol=1e-3)
+    factors = Factors(initial.loadings, np.zeros(Y.shape[1]), initial.noise_variance)
+    data = IncompleteFactors(Y, k, weights, is_fixed=fixed is not None)
     sums, value = data.sums(factors)
-    history, converged, norm = [value], False, 0.0
+    history, converged, norm, rise = [value], False, 0.0, 0.0
     steps: list[tuple[np.ndarray, np.ndarray]] = []
     while not converged and len(history) <= max_iter:
         after = data.step(sums, factors)
@@ -186,8 +266,9 @@ def _iterate(
             steps, accepted = [], after
             sums, value = data.sums(after)
         if value < history[-1]:  # only by rounding
-            return factors, history, True, norm
-        converged = value - history[-1] < tol
+            return _End(factors, history, True, norm, 0.0)
+        rise = value - history[-1]
+        converged = rise < tol
         factors = accepted
         history.append(value)
-    return factors, history, converged, norm
+    return _End(factors, history, converged, norm, rise)

@@ -6,8 +6,8 @@ from array_api_compat import array_namespace
 
 from sklearn_vae.gaussian.arrays import Array
 
-# Ratio of variances below which the smaller eigenvalues are computed again.
-GRADED = 1e-3
+# Ratio of variances in float64 and float32 below which the smaller eigenvalues are computed again.
+GRADED, GRADED_FLOAT32 = 1e-6, 1e-3
 
 # Ratio of an eigenvalue to its errors, divided by the machine epsilon, that loses four digits.
 LOST = 1e-4
@@ -29,7 +29,8 @@ def eigh_of_covariance(S: Array) -> tuple[Array, Array]:
     values, vectors = xp.linalg.eigh(S)
     values, vectors = xp.flip(values), xp.flip(vectors, axis=1)
     variances = xp.linalg.diagonal(S)
-    if not (float(values[-1]) < GRADED * float(values[0]) and _is_graded(variances)):
+    limit = GRADED if xp.finfo(S.dtype).eps < 1e-10 else GRADED_FLOAT32
+    if not (float(values[-1]) < limit * float(values[0]) and _is_graded(variances, limit)):
         return values, vectors
     scale = xp.clip(variances, 0.0, None) ** 0.5
     inverse = xp.where(scale > 0.0, 1.0 / xp.where(scale > 0.0, scale, scale + 1.0), scale)
@@ -48,9 +49,9 @@ def loses_digits(eigenvalues: Array, sizes: Array | float, resolved: Array) -> b
     return bool(xp.any(resolved & (eigenvalues < LOST * sizes)))
 
 
-def _is_graded(variances: Array) -> bool:
-    """Return whether the positive variances are very different."""
+def _is_graded(variances: Array, limit: float) -> bool:
+    """Return whether the ratio of the smallest positive variance to the largest is below a limit."""
     xp = array_namespace(variances)
     largest = xp.max(variances)
     smallest = xp.min(xp.where(variances > 0.0, variances, largest))
-    return float(smallest) < GRADED * float(largest)
+    return float(smallest) < limit * float(largest)

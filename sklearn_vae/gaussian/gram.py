@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_namespace
 from scipy import linalg
+from scipy.linalg import blas, lapack
 
+from sklearn_vae.gaussian.arpack import arpack_eigenpairs
 from sklearn_vae.gaussian.arrays import Array
 from sklearn_vae.gaussian.centered import CenteredData
 from sklearn_vae.gaussian.certificate import Accuracy
@@ -24,10 +26,10 @@ from sklearn_vae.gaussian.spectrum import (
 )
 
 # Largest order for which all eigenpairs are computed; largest order for which LAPACK computes some.
-ALL_PAIRS, SOME_PAIRS = 200, 1200
+ALL_PAIRS, SOME_PAIRS = 200, 600
 
-# A share of all eigenpairs above which all of them are computed.
-MANY = 0.15
+# Shares of all eigenpairs up to which an iteration finds them, and above which all are computed.
+FEW, MANY = 0.05, 0.15
 
 # A share of the trace below which the eigenvalues that were not computed are not a difference.
 LEAST_REST = 1e-3
@@ -80,9 +82,9 @@ def leading_eigenpairs(K: Array, k: int | None) -> Leading:
     xp, m = array_namespace(K), K.shape[0]
     if k is None or m <= ALL_PAIRS or k >= MANY * m:
         return _all(K)
-    if m > SOME_PAIRS and k > 0:
+    if m > SOME_PAIRS and 0 < k <= FEW * m:
         unit = float(xp.max(xp.linalg.diagonal(K))) or 1.0  # squares could overflow
-        if (leading := _by_lanczos(K / unit, k)) is not None:
+        if (leading := _iterated(K / unit, k)) is not None:
             return leading.divided(1.0 / unit)
     return _some(K, k) if is_numpy_namespace(xp) else _all(K)
 
@@ -112,26 +114,56 @@ def _some(K: np.ndarray, k: int) -> Leading:
     return Leading(values[:k], V, residual, float(values[k]), "Sturm counts")
 
 
-def _by_lanczos(K: Array, k: int) -> Leading | None:
+def _iterated(K: Array, k: int) -> Leading | None:
     """Iterate and verify by a factorization; return None if one of the two fails."""
-    m, outside = K.shape[0], None
-    # The second block is wide enough for eigenvalues that are repeated k times.
-    for block in (4, k + 8):
-        pairs = block_lanczos(
-            lambda V: V @ K, K, m, k, block=block, tol=TOLERANCE, max_products=m // 8,
-            max_dimension=m // 3, rng=np.random.default_rng(0),
-        )  # fmt: skip
-        if not pairs.converged or len(pairs.values) <= k:
-            return None
-        outside = _outside(K, k, pairs)
-        if outside is not None:
-            break
-    else:
-        return None
-    xp = array_namespace(K)
-    values = xp.asarray(pairs.values[:k], dtype=K.dtype, device=device(K))
-    residual = float(np.linalg.norm(pairs.residuals[:k]))
-    return Leading(values, pairs.vectors[:k, :], residual, outside, "Cholesky factorization")
+    # ARPACK may miss copies of a repeated eigenvalue, which blocks of this width find.
+    methods = (_by_arpack, _by_blocks) if is_numpy_namespace(array_namespace(K)) else (_by_blocks,)
+    for method in methods:
+        pairs = method(K, k)
+        if pairs is None or len(pairs.values) <= k:
+            continue
+        if (outside := _outside(K, k, pairs)) is not None:
+            xp = array_namespace(K)
+            values = xp.asarray(pairs.values[:k], dtype=K.dtype, device=device(K))
+            residual = float(np.linalg.norm(pairs.residuals[:k]))
+            return Leading(
+                values, pairs.vectors[:k, :], residual, outside, "Cholesky factorization"
+            )
+    return None
+
+
+def _by_arpack(K: np.ndarray, k: int) -> RitzPairs | None:
+    """Compute k + 1 eigenpairs by Lanczos iteration with single vectors, from half of K."""
+    m = K.shape[0]
+    # With the largest diagonal entry of K, 1, added, tolerances are relative to the largest pair.
+    pairs = arpack_eigenpairs(
+        lambda v: blas.dsymv(1.0, K.T, v, beta=1.0, y=v),
+        np.random.default_rng(0).standard_normal((m,)),
+        k + 1,
+        tol=TOLERANCE,
+        max_restarts=1 + m // (2 * (k + 20)),
+    )
+    return None if pairs is None else _rayleigh_quotients(K, pairs[1])
+
+
+def _rayleigh_quotients(K: np.ndarray, V: np.ndarray) -> RitzPairs:
+    """Compute orthonormal rows, their Rayleigh quotients, in descending order, and residuals."""
+    V = np.linalg.qr(V.T)[0].T
+    T = V @ K
+    values = np.vecdot(V, T)
+    order = np.argsort(-values, kind="stable")
+    values, V, T = values[order], V[order], T[order]
+    return RitzPairs(values, V, np.linalg.norm(T - values[:, None] * V, axis=1), 1, True)
+
+
+def _by_blocks(K: Array, k: int) -> RitzPairs | None:
+    """Compute k + 1 eigenpairs with a block that is wide enough for one repeated k times."""
+    m, block = K.shape[0], k + 8
+    pairs = block_lanczos(
+        lambda V: V @ K, K, m, k, block=block, tol=TOLERANCE, max_products=m // block,
+        max_dimension=m // 3, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return pairs if pairs.converged else None
 
 
 def _outside(K: Array, k: int, pairs: RitzPairs) -> float | None:
@@ -157,28 +189,38 @@ def _proven_excess(K: Array, k: int, pairs: RitzPairs, bound: float) -> float | 
     is `bound` I - K plus the k pairs, whose residuals bound the rest of the difference.
     """
     xp, m = array_namespace(K), K.shape[0]
-    V = pairs.vectors[:k, :]
-    values = xp.asarray(pairs.values[:k], dtype=K.dtype, device=device(K))
-    M = _shift((V.T * values) @ V - K, bound)
-    try:
-        factor = xp.linalg.cholesky(M)
-    except (np.linalg.LinAlgError, RuntimeError):  # torch raises a RuntimeError
-        return None
-    if not bool(xp.all(xp.isfinite(xp.linalg.diagonal(factor)))):
+    V, values = pairs.vectors[:k, :], pairs.values[:k]
+    proven = _proven_by_lapack if is_numpy_namespace(xp) else _proven_by_cholesky
+    trace = proven(K, V, values, bound)
+    if trace is None:
         return None
     eps = float(xp.finfo(K.dtype).eps)
-    trace = float(xp.linalg.trace(M))
     residual = float(np.linalg.norm(pairs.residuals[:k]))
     return (m + 2) * eps * trace + residual + 8.0 * m**0.5 * eps * float(pairs.values[0])
 
 
-def _shift(M: Array, bound: float) -> Array:
-    """Add `bound` to the diagonal of M."""
-    xp = array_namespace(M)
-    if is_numpy_namespace(xp):
-        M.flat[:: M.shape[0] + 1] += bound
-        return M
-    return M + bound * xp.eye(M.shape[0], dtype=M.dtype, device=device(M))
+def _proven_by_lapack(
+    K: np.ndarray, V: np.ndarray, values: np.ndarray, bound: float
+) -> float | None:
+    """Return the trace of M if its Cholesky factorization succeeds. Only half of M is computed."""
+    scaled = (V * np.maximum(values, 0.0)[:, None] ** 0.5).T
+    M = blas.dsyrk(1.0, scaled, beta=-1.0, c=K.T.copy(order="F"), overwrite_c=True)
+    M.T.flat[:: K.shape[0] + 1] += bound
+    trace = float(np.trace(M))
+    factor, info = lapack.dpotrf(M, clean=False, overwrite_a=True)
+    return trace if info == 0 and np.isfinite(np.diagonal(factor)).all() else None
+
+
+def _proven_by_cholesky(K: Array, V: Array, values: np.ndarray, bound: float) -> float | None:
+    """Return the trace of M if its Cholesky factorization succeeds, in any array library."""
+    xp, where = array_namespace(K), {"dtype": K.dtype, "device": device(K)}
+    M = (V.T * xp.asarray(values, **where)) @ V - K + bound * xp.eye(K.shape[0], **where)
+    try:
+        factor = xp.linalg.cholesky(M)
+    except (np.linalg.LinAlgError, RuntimeError):  # torch raises a RuntimeError
+        return None
+    is_finite = bool(xp.all(xp.isfinite(xp.linalg.diagonal(factor))))
+    return float(xp.linalg.trace(M)) if is_finite else None
 
 
 def spectrum_of_moments(

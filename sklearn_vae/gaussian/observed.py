@@ -76,7 +76,7 @@ class IncompleteData:
     ) -> None:
         self._center = center
         observed = ~np.isnan(X)
-        first, pattern, counts = _patterns(observed)
+        first, pattern, counts = patterns(observed)
         # Patterns of a single sample come first, so that their values need not be repeated.
         by_count = np.argsort(counts, kind="stable")
         pattern = np.argsort(by_count)[pattern]
@@ -115,7 +115,7 @@ class IncompleteData:
             n_observed = totals @ self._observed
         variances = self.sum(self.values**2) / np.where(n_observed > 0, n_observed, 1)
         # A constant feature may have a variance from rounding.
-        varies = variances > (8.0 * 2.0**-52 * self._center) ** 2
+        varies = np.sqrt(variances) > 8.0 * 2.0**-52 * np.abs(self._center)
         if not varies.any():
             return 0.0
         rounding = 8.0 * 2.0**-52 * float(self.sum(self.squares)) / self.n_values
@@ -226,7 +226,7 @@ def _posteriors(
                 )
 
 
-def _patterns(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def patterns(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return first row of each pattern of a mask, pattern of each row, and counts."""
     codes = np.packbits(observed, axis=1)
     keys = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1]))).ravel()

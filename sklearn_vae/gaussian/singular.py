@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from array_api_compat import array_namespace, is_numpy_namespace
 from scipy import linalg
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, svds
 
 from sklearn_vae.containers import to_host
+from sklearn_vae.gaussian.arpack import arpack_eigenpairs
 from sklearn_vae.gaussian.arrays import Array, to_device_of, wide_float
-from sklearn_vae.gaussian.centered import CenteredData, DenseCentered
+from sklearn_vae.gaussian.centered import CenteredData
 from sklearn_vae.gaussian.certificate import Accuracy
 from sklearn_vae.gaussian.gram import LEAST_REST, components_of_gram
 from sklearn_vae.gaussian.krylov import DELTA, Operator, block_lanczos, largest_outside
@@ -53,25 +53,23 @@ def by_arpack(
 
     It fails on some matrices with repeated singular values, for which block iteration is used.
     """
-    start = random_state.uniform(-1, 1, min(data.shape))
+    n, d = data.shape
+    start = random_state.uniform(-1, 1, min(n, d)).astype(data.dtype)
     if data.squares == 0.0:  # ARPACK fails on a zero matrix
-        V = np.eye(k, data.shape[1], dtype=data.dtype)
+        V = np.eye(k, d, dtype=data.dtype)
         return _verified_spectrum(data, V, np.zeros(k, dtype=data.dtype))
-    R = data.matrix if isinstance(data, DenseCentered) else None
-    if R is None:
-        R = LinearOperator(
-            data.shape,
-            dtype=data.dtype,
-            matvec=lambda q: data.times(q.reshape(-1, 1)).ravel(),
-            rmatvec=lambda y: data.transposed_times(y.reshape(-1, 1)).ravel(),
-            matmat=data.times,
-            rmatmat=data.transposed_times,
-        )
-    try:
-        _, S, V = svds(R, k=k, v0=start, tol=tol or 0.0)
-    except ArpackNoConvergence:
+    apply = _covariance(data)
+    pairs = arpack_eigenpairs(
+        lambda v: apply(v[None, :])[0], start, k, tol=tol or 0.0, n_attempts=3
+    )
+    if pairs is None:
         return by_iteration(data, k, tol or 0.0)
-    return _verified_spectrum(data, np.ascontiguousarray(V[::-1, :]), S[::-1])
+    Q = np.linalg.qr(pairs[1].T)[0]
+    if n >= d:
+        _, S, W = np.linalg.svd(data.times(Q), full_matrices=False)
+        return _verified_spectrum(data, W @ Q.T, S)
+    U, S, _ = np.linalg.svd(data.transposed_times(Q), full_matrices=False)
+    return _verified_spectrum(data, np.ascontiguousarray(U.T), S)
 
 
 def by_iteration(

@@ -275,15 +275,24 @@ class Spectrum:
         xp = array_namespace(self.eigenvalues)
         return xp.flip(_prefix_sums(xp.flip(self.eigenvalues), self.rest))
 
+    @cached_property
+    def _n_noisy(self) -> int:
+        """Numbers of components below this leave an eigenvalue that is not a rounding error."""
+        xp = array_namespace(self.eigenvalues)
+        if self.rest > 0.0:
+            return self.n_features
+        resolved = xp.nonzero(self._is_resolved)[0]
+        return int(resolved[-1]) + 1 if resolved.shape[0] else 0
+
     def _noise_variances(self, k: Array) -> Array:
         """Compute the maximum likelihood sigma2 for each number of components in an array."""
         xp = array_namespace(self.eigenvalues)
-        resolved = xp.astype(self._is_resolved, self.eigenvalues.dtype)
-        has_noise = xp.take(xp.flip(_prefix_sums(xp.flip(resolved), self.rest)), k) > 0
         n_left = self.n_features - k
-        divisor = xp.astype(xp.where(n_left > 0, n_left, xp.ones_like(n_left)), resolved.dtype)
+        divisor = xp.astype(
+            xp.where(n_left > 0, n_left, xp.ones_like(n_left)), self.eigenvalues.dtype
+        )
         noise = xp.take(self._tails, k) / divisor
-        return xp.where((n_left > 0) & has_noise, noise, xp.zeros_like(noise))
+        return xp.where((n_left > 0) & (k < self._n_noisy), noise, xp.zeros_like(noise))
 
     def noise_variance(self, k: int) -> float:
         """Return the maximum likelihood noise variance for k components.
@@ -298,8 +307,9 @@ class Spectrum:
         float
             Mean of the other n_features - k eigenvalues, or 0.0 if k reaches the rank.
         """
-        xp = array_namespace(self.eigenvalues)
-        return float(self._noise_variances(xp.asarray([k], device=device(self.eigenvalues)))[0])
+        if k >= self._n_noisy:
+            return 0.0
+        return float(self._tails[k]) / (self.n_features - k)
 
     def model_variances(self, k: int, noise_variance: float) -> Array:
         """Compute the variance max(lambda_h, sigma2) of the pPCA model along each component.

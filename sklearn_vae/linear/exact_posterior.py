@@ -19,6 +19,7 @@ from sklearn_vae.gaussian.arrays import (
     affine,
     check_matrix,
     common_float_type,
+    float_name,
     float_type,
     scale_of,
     to_device_of,
@@ -28,9 +29,10 @@ from sklearn_vae.gaussian.centered import canonical, project, subtract_mean
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.observed import Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum
+from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
 from sklearn_vae.linear.sample_weights import drop_zero_weights
-from sklearn_vae.protocol import LatentModel
+from sklearn_vae.protocol import LatentModel, LinearGaussian
 from sklearn_vae.validation import (
     check_choice,
     check_finite,
@@ -145,6 +147,20 @@ class ExactPosteriorModel(LatentModel):
             return mean, xp.broadcast_to(variance, mean.shape)
         identity = xp.eye(variance.shape[0], dtype=variance.dtype, device=device(variance))
         return mean, xp.broadcast_to(variance * identity, (*mean.shape, variance.shape[0]))
+
+    def with_dimensions(self, kept: Any) -> Any:
+        check_is_fitted(self)
+        k = len(kept)
+        if list(kept) != list(range(k)):  # no model of PCA has other components
+            return None
+        pruned = copy.copy(self)
+        fitted = closed_form_attributes(
+            self._spectrum, k, self.n_samples_, float_name(self.mean_), self.noise_variance_
+        )
+        pruned.__dict__.update({name: v for name, v in fitted.items() if name != "n_iter_"})
+        if "noise_variance" in self.get_params(deep=False):  # PPCACV has lists of both
+            pruned.n_components = k
+        return pruned
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
         check_is_fitted(self)
@@ -349,6 +365,13 @@ class ExactPosteriorModel(LatentModel):
         xp = array_namespace(self.mean_)
         d = self.mean_.shape[0]
         return variance * xp.eye(d, dtype=self.mean_.dtype, device=device(self.mean_))
+
+    def linear_gaussian(self) -> LinearGaussian:
+        gaussian = self._check_regular("linear_gaussian")
+        mean, W = (to_host(a).astype(np.float64) for a in (gaussian.mean, gaussian.loadings))
+        if gaussian.remainder is not None:
+            mean = mean + to_host(gaussian.remainder).astype(np.float64)
+        return LinearGaussian(mean, W, np.full(len(mean), float(gaussian.noise_variance)))
 
     def with_tuned_noise(self, X: Any) -> ExactPosteriorModel:
         gaussian = self._check_regular("tune_noise_variance")

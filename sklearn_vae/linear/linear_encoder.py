@@ -22,8 +22,9 @@ from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters, reconstruction
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
+from sklearn_vae.linear.kept_dimensions import with_kept_attributes
 from sklearn_vae.linear.sample_weights import drop_zero_weights
-from sklearn_vae.protocol import LatentModel
+from sklearn_vae.protocol import LatentModel, LinearGaussian
 from sklearn_vae.validation import (
     check_integer,
     check_latents,
@@ -145,6 +146,10 @@ class LinearEncoderModel(LatentModel):
         W = self._marginal().loadings
         return W @ W.T + self.noise_variance_ * np.eye(len(W))
 
+    def with_dimensions(self, kept: Any) -> Any:
+        check_is_fitted(self)
+        return with_kept_attributes(self, kept)
+
     def _set_model(
         self, p: LinearVAEParameters, mean: Array, dtype: Any, components: Array
     ) -> None:
@@ -216,6 +221,11 @@ class LinearEncoderModel(LatentModel):
         log_ratio = np.log(self.encoder_variance_ / self.prior_variance_)
         moment = (means**2 + self.encoder_variance_) / self.prior_variance_
         return kl_per_dimension(moment, log_ratio)
+
+    def linear_gaussian(self) -> LinearGaussian:
+        check_is_fitted(self)
+        p = self._marginal()
+        return LinearGaussian(p.mean, p.loadings, np.full(p.n_features, p.noise_variance))
 
     def _marginal(self) -> LowRankGaussian:
         """Return the marginal distribution of x in float64."""

@@ -6,31 +6,27 @@ import itertools
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_array_api_obj, is_numpy_array
-from scipy.stats import rankdata
-from sklearn import get_config
-from sklearn.model_selection import check_cv
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
 from sklearn_vae.containers import to_host
-from sklearn_vae.gaussian.arrays import check_sample_weight
+from sklearn_vae.gaussian.expected_moments import MOST_FOR_MOMENTS, PPCAModel
 from sklearn_vae.linear.closed_form import closed_form_attributes
+from sklearn_vae.linear.component_search import ComponentSearch, listed, warn_not_converged
 from sklearn_vae.linear.dask_arrays import as_dask_array
 from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
-from sklearn_vae.linear.fold_factors import Split
-from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds, check_some_weight
+from sklearn_vae.linear.fold_factors import Split, is_dense_in_memory
+from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds
+from sklearn_vae.linear.incomplete_folds import score_estimators, score_splits
+from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
     check_noise_variance,
+    has_nan,
     is_dask,
-    is_integer,
 )
 
-SELECTIONS = ("best", "one_standard_error")
 
-
-class PPCACV(ExactPosteriorModel):
+class PPCACV(ComponentSearch, ExactPosteriorModel):
     """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out samples.
 
     Equivalent to `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})`, with the
@@ -102,12 +98,14 @@ class PPCACV(ExactPosteriorModel):
         *,
         noise_variance: Any = None,
         cv: Any = 5,
+        held_out: str = "samples",
         selection: str = "best",
         coordinates: str = "principal",
     ) -> None:
         self.n_components = n_components
         self.noise_variance = noise_variance
         self.cv = cv
+        self.held_out = held_out
         self.selection = selection
         self.coordinates = coordinates
 
@@ -143,6 +141,7 @@ class PPCACV(ExactPosteriorModel):
         """
         self._check_parameters()
         with all_or_nothing(self):
+            self.__dict__.pop("loglike_history_", None)
             if is_dask(X):
                 for name, value in {"y": y, **params}.items():
                     if is_dask(value):
@@ -153,168 +152,62 @@ class PPCACV(ExactPosteriorModel):
                 X = as_dask_array(self, X, reset=True, known_lengths=True)
             else:
                 X = self._check_samples(X, reset=True, min_samples=2)
-            splits = self._splits(X, y, sample_weight, params)
-            ks, noises = self._candidates(X.shape, splits)
-            folds = self._folds(X, sample_weight, splits)
-            scores = [
-                to_host(fold.log_likelihood_of(t, rest, ks, noises)) for fold, t, rest in folds
-            ]
-            self._set_results(ks, noises, np.stack([score.ravel() for score in scores]))
-            k, noise = self.best_params_["n_components"], self.best_params_["noise_variance"]
-            spectrum, n, dtype = folds.spectrum(k), folds.n, folds.dtype
-            self.__dict__.update(closed_form_attributes(spectrum, k, n, dtype, noise))
+            in_memory = is_dense_in_memory(X)
+            if self.held_out == "entries" and not in_memory:
+                raise ValueError(
+                    "held_out='entries' needs X as a dense array in memory, got "
+                    f"{type(X).__name__}. Use held_out='samples'."
+                )
+            if self.held_out == "entries" or (in_memory and has_nan(X)):
+                self._fit_by_em(X, sample_weight, y, params)
+            else:
+                self._fit_complete(X, sample_weight, self._splits(X, y, sample_weight, params))
         return self
 
     def _folds(self, X: Any, sample_weight: Any, splits: list[Split]) -> GramFolds | MomentFolds:
         if is_dask(X):
             return BlockFolds(self, X, sample_weight, splits)
-        weights = None
-        if sample_weight is not None:
-            weights = check_sample_weight(sample_weight, X)
-            on_host = to_host(weights)
-            for i, (train, test) in enumerate(splits):
-                check_some_weight(on_host[train], "training", i)
-                check_some_weight(on_host[test], "held-out", i)
+        weights = self._checked_weights(X, sample_weight, splits)
         return (GramFolds if X.shape[0] < X.shape[1] else MomentFolds)(X, weights, splits)
 
+    def _fit_complete(self, X: Any, sample_weight: Any, splits: list[Split]) -> None:
+        """Score all candidates in closed form, and fit the best one."""
+        ks, noises = self._candidate_components(X.shape[1], splits), listed(self.noise_variance)
+        folds = self._folds(X, sample_weight, splits)
+        scores = [to_host(fold.log_likelihood_of(t, rest, ks, noises)) for fold, t, rest in folds]
+        self._set_results(self._grid(ks), np.stack([score.ravel() for score in scores]))
+        k, noise = self.best_params_["n_components"], self.best_params_["noise_variance"]
+        spectrum, n, dtype = folds.spectrum(k), folds.n, folds.dtype
+        self.__dict__.update(closed_form_attributes(spectrum, k, n, dtype, noise))
+
+    def _fit_by_em(self, X: Any, sample_weight: Any, y: Any, options: dict[str, Any]) -> None:
+        """Score all candidates by EM, because entries are missing or held out."""
+        splits = self._incomplete_splits(X, y, sample_weight, options)
+        ks, noises = (
+            self._candidate_components(X.shape[1], splits.splits),
+            listed(self.noise_variance),
+        )
+        if X.shape[1] > MOST_FOR_MOMENTS:
+            scores = score_estimators(splits, [PPCA(**params) for params in self._grid(ks)])
+        else:
+            scores, n_failed = score_splits(splits, ks, [(noise,) for noise in noises], _model)
+            scores = scores.reshape(len(scores), -1)
+            warn_not_converged(n_failed, scores.size)
+        self._set_results(self._grid(ks), scores)
+        self._take(PPCA(**self.best_params_), X, sample_weight)
+
+    def _grid(self, ks: list[int]) -> list[dict[str, Any]]:
+        """Return the candidates as parameters of PPCA."""
+        noises = listed(self.noise_variance)
+        return [{"n_components": k, "noise_variance": s} for k, s in itertools.product(ks, noises)]
+
     def _check_parameters(self) -> None:
-        for k in _listed(self.n_components):
-            if not (k is None and self.n_components is None) and not (is_integer(k) and k >= 0):
-                raise ValueError(
-                    "n_components must be None, an integer >= 0 or a sequence of integers >= 0, "
-                    f"got {self.n_components!r}."
-                )
-        for noise in _listed(self.noise_variance):
+        self._check_search()
+        for noise in listed(self.noise_variance):
             check_noise_variance(noise)
-        for name in ("n_components", "noise_variance"):
-            if len(_listed(getattr(self, name))) == 0:
-                raise ValueError(f"{name} must have at least one candidate, got none.")
-        check_choice("selection", self.selection, SELECTIONS)
+        self._check_has_candidates("noise_variance")
         check_choice("coordinates", self.coordinates, COORDINATES)
 
-    def _splits(self, X: Any, y: Any, sample_weight: Any, params: dict[str, Any]) -> list[Split]:
-        try:
-            cv = check_cv(self.cv, y)  # before metadata routing would exhaust a generator
-        except (TypeError, ValueError) as error:
-            raise self._cv_error(error) from error
-        if get_config()["enable_metadata_routing"]:
-            if sample_weight is not None:
-                params = {**params, "sample_weight": sample_weight}
-            params = process_routing(self, "fit", **params).splitter.split
-        else:
-            unknown = sorted(set(params) - {"groups"})
-            if unknown:
-                raise TypeError(
-                    "PPCACV.fit() accepts only 'groups' in addition to X, y and sample_weight, got "
-                    f"{unknown}. Call sklearn.set_config(enable_metadata_routing=True) to pass "
-                    "others to the splitter."
-                )
-        foreign = is_array_api_obj(X) and not is_numpy_array(X)
-        every = np.arange(X.shape[0])
-        try:
-            pairs = list(cv.split(np.empty((X.shape[0], 0)) if foreign else X, y, **params))
-            splits = [(every[train], every[test]) for train, test in pairs]  # masks become indices
-        except (TypeError, ValueError, IndexError) as error:
-            raise self._cv_error(error) from error
-        if not splits:
-            raise ValueError(
-                "cv must yield at least one split, got none. An iterator can be used only once."
-            )
-        for i, split in enumerate(splits):
-            for name, part, least in zip(("training", "held-out"), split, (2, 1), strict=True):
-                if len(part) < least:
-                    raise ValueError(
-                        f"cv must yield at least {least} {name} sample{'s' * (least - 1)} in every "
-                        f"split, got {len(part)} in split {i}."
-                    )
-        if self.selection == "one_standard_error" and len(splits) < 2:
-            raise ValueError("selection='one_standard_error' needs at least 2 splits, got 1.")
-        return splits
 
-    def _cv_error(self, error: Exception) -> ValueError:
-        return ValueError(
-            "cv must be an integer >= 2, a splitter that splits X, or pairs of indices of its "
-            f"samples, got {self.cv!r}: {error}"
-        )
-
-    def _candidates(
-        self, shape: tuple[int, int], splits: list[Split]
-    ) -> tuple[list[int], list[float | None]]:
-        most = min(shape[1], *(len(train) for train, _ in splits))
-        if self.n_components is None:
-            return list(range(most + 1)), _listed(self.noise_variance)
-        ks = [int(k) for k in _listed(self.n_components)]
-        if max(ks) > most:
-            raise ValueError(
-                f"n_components must be at most {most}, the minimum of n_features and the number "
-                f"of training samples in each split, got {max(ks)}."
-            )
-        return ks, _listed(self.noise_variance)
-
-    def _set_results(self, ks: list[int], noises: list[float | None], scores: np.ndarray) -> None:
-        """Set the results from scores of shape (n_splits, n_candidates)."""
-        params: list[dict[str, Any]] = [
-            {"n_components": k, "noise_variance": noise}
-            for k, noise in itertools.product(ks, noises)
-        ]
-        with np.errstate(over="ignore", invalid="ignore"):  # a score may be -inf
-            mean, std = scores.mean(axis=0), scores.std(axis=0)
-        if np.isnan(mean).all():
-            raise ValueError(
-                "No candidate has a bounded likelihood in every split: the maximum likelihood "
-                f"noise variance is 0 with n_components={self.n_components!r} and "
-                f"noise_variance={self.noise_variance!r}. Add smaller n_components or a positive "
-                "noise_variance."
-            )
-        if not np.isfinite(mean).any():
-            raise ValueError(
-                "X must have samples nearer to each other, or noise_variance a larger value than "
-                f"{self.noise_variance!r}: with every candidate the log-likelihood of a held-out "
-                "sample is below the range of float64."
-            )
-        # Scores that differ by rounding only, as with collapsed dimensions, count as equal.
-        rounded = np.array([float(f"{score:.11e}") for score in np.nan_to_num(mean, nan=-np.inf)])
-        dtypes = {"n_components": int, "noise_variance": object if None in noises else float}
-        self.cv_results_ = {
-            **{
-                f"param_{name}": np.ma.array([p[name] for p in params], dtype=dtype)
-                for name, dtype in dtypes.items()
-            },
-            "params": params,
-            **{f"split{i}_test_score": split for i, split in enumerate(scores)},
-            "mean_test_score": mean,
-            "std_test_score": std,
-            "rank_test_score": rankdata(-rounded, "min").astype(np.int32),
-        }
-        best = int(np.argmax(rounded))
-        if self.selection == "one_standard_error":
-            n_splits = len(scores)
-            # Sample standard deviation (divisor n - 1), unlike in cv_results_.
-            error = (scores[:, best].var(ddof=1) / n_splits) ** 0.5
-            within = np.flatnonzero(mean >= mean[best] - error)
-            best = int(min(within, key=lambda i: (params[i]["n_components"], -mean[i])))
-        self.best_index_ = best
-        self.best_params_ = params[best]
-        self.best_score_ = float(mean[best])
-        self.n_splits_ = len(scores)
-
-    def get_metadata_routing(self) -> MetadataRouter:
-        """Get the routing of metadata: `sample_weight` to `fit`, `groups` to the splitter.
-
-        Returns
-        -------
-        routing : MetadataRouter
-            Routing information.
-        """
-        to_split = MethodMapping().add(caller="fit", callee="split")
-        router = MetadataRouter(owner=self).add_self_request(self)
-        return router.add(splitter=check_cv(self.cv), method_mapping=to_split)
-
-
-def _listed(candidates: Any) -> list[Any]:
-    """Return one candidate, or a sequence or array of them, as a list."""
-    if isinstance(candidates, np.ndarray):
-        candidates = candidates.tolist()
-    if candidates is None or isinstance(candidates, str) or not hasattr(candidates, "__len__"):
-        return [candidates]
-    return list(candidates)
+def _model(k: int, others: tuple[float | None], least_noise: float) -> PPCAModel:
+    return PPCAModel(k, *others, least_noise)

@@ -13,6 +13,7 @@ from sklearn_vae.plot.kl import KLDisplay
 from sklearn_vae.plot.latent_plane import LatentPlaneDisplay
 from sklearn_vae.plot.posterior_scale import PosteriorScaleDisplay
 from sklearn_vae.plot.reconstruction import ReconstructionDisplay
+from sklearn_vae.plot.report import ReportDisplay
 from sklearn_vae.plot.surface import LikelihoodSurfaceDisplay
 from sklearn_vae.plot.training import TrainingDisplay
 
@@ -26,5 +27,6 @@ __all__ = [
     "LikelihoodSurfaceDisplay",
     "PosteriorScaleDisplay",
     "ReconstructionDisplay",
+    "ReportDisplay",
     "TrainingDisplay",
 ]

@@ -66,7 +66,7 @@ def decomposed(X, k, solver, weights=None, seed=0):
         return decompose_summary(summary, k, "covariance_eigh", refine=refine)
     if solver in MATRIX_SOLVERS:
         sizes = dict(zip(("ALL_PAIRS", "SOME_PAIRS"), MATRIX_SOLVERS[solver], strict=True))
-        with patch.multiple(gram, MANY=1.0, **sizes):
+        with patch.multiple(gram, FEW=1.0, MANY=1.0, **sizes):
             return decompose(X, k, "covariance_eigh", weights)
     if solver == "tol":
         return decompose(X, k, "randomized", weights, random_state=rng, tol=1e-6)
@@ -144,10 +144,10 @@ def check_one(kind, n, d, share, seed, solver, dtype, weighted):
     check(X, k, solver, weights, seed)
 
 
-FAST = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+FAST = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=200, derandomize=True, **FAST)
+@settings(max_examples=200, **FAST)
 @given(matrices)
 def test_no_bound_is_violated(case):
     check_one(**case)

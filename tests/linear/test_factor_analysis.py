@@ -88,7 +88,7 @@ def test_attributes_belong_together(rotation):
     assert model.elbo_ == pytest.approx(model.score(WINE), abs=1e-8)
     assert model.loglike_[-1] == pytest.approx(model.score_samples(WINE).sum(), abs=1e-6)
     assert model.entropy_bound_ == pytest.approx(model.elbo_, abs=1e-6)
-    assert model.gradient_norm_ <= model.tol
+    assert model.certificate_.gradient_norm <= model.tol
     np.testing.assert_array_equal(model.components_, model.loadings_.T)
     np.testing.assert_allclose(model.communalities_ + model.uniquenesses_, 1.0)
     C = model.get_covariance()

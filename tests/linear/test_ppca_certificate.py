@@ -174,7 +174,7 @@ class TestTolerance:
         def fail(*_, **__):
             raise ArpackNoConvergence("", np.empty(0), np.empty((0, 0)))
 
-        monkeypatch.setattr("sklearn_vae.gaussian.singular.svds", fail)
+        monkeypatch.setattr("sklearn_vae.gaussian.arpack.eigsh", fail)
         assert error_of(PPCA(3, svd_solver="arpack").fit(noise("tall")), noise("tall")) < 1e-13
         monkeypatch.setattr("sklearn_vae.gaussian.singular.MAX_PRODUCTS", 3)
         with pytest.warns(ConvergenceWarning, match=r"more than 1e-09"):

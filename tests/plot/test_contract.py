@@ -16,6 +16,7 @@ from sklearn_vae.plot import (
     LikelihoodSurfaceDisplay,
     PosteriorScaleDisplay,
     ReconstructionDisplay,
+    ReportDisplay,
     TrainingDisplay,
 )
 from tests.deep.data import SMALL, make_rows
@@ -47,6 +48,12 @@ CASES = {
     PosteriorScaleDisplay: (
         lambda ax: PosteriorScaleDisplay.from_estimator(PPCA(3).fit(X), X, ax=ax),
         lambda display: PosteriorScaleDisplay.from_results(display.scales),
+    ),
+    ReportDisplay: (
+        lambda ax: ReportDisplay.from_estimator(vae(), X, ax=ax),
+        lambda display: ReportDisplay.from_results(
+            display.report, display.scales, history=display.history
+        ),
     ),
     TrainingDisplay: (
         lambda ax: TrainingDisplay.from_estimator(vae(), X, ax=ax),

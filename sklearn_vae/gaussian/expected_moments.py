@@ -1,0 +1,312 @@
+"""Expected moments of data with missing values, and models that are fitted to them.
+
+EM alternates between the moments of the complete data that a model expects, given the observed
+values, and the model that fits these moments best. Only the missing values are hidden, not the latent
+variables, so a step is longer than a step of `gaussian.em`. Its cost is O(n k d^2).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from sklearn_vae.gaussian.em import fixed_point
+from sklearn_vae.gaussian.observed import IncompleteData, Parameters, latent_pairs, one_thread_for
+
+# Up to this number of features the d x d matrices cost less than the iterations that they save.
+MOST_FOR_MOMENTS = 300
+# Number of earlier steps from which the fixed point of EM is extrapolated.
+REMEMBERED = 8
+# Largest estimate of the share by which a step of EM falls short.
+MOST_MISSING = 0.8
+# Distance of an expected moment from its fixed point, in units of the mean variance, at which EM ends.
+TOLERANCE = 2e-7
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """Mean and covariance (divisor n) that a model expects, and its log-likelihood per sample."""
+
+    mean: np.ndarray  # (d,)
+    covariance: np.ndarray  # (d, d)
+    log_likelihood: float = -math.inf
+
+
+class LowRankFit(NamedTuple):
+    """Covariance diag(scale) (W W' + sigma2 I) diag(scale) that fits expected moments best.
+
+    `values` and `vectors` are all eigenpairs, descending, of the covariance divided by the scale.
+    """
+
+    loadings: np.ndarray  # (d, k), in units of the scale
+    noise_variance: float
+    values: np.ndarray  # (d,)
+    vectors: np.ndarray  # (d, d)
+    scale: np.ndarray | None = None  # (d,), or None if it is 1
+
+
+class Model(Protocol):
+    """Maximization step of EM."""
+
+    def fit(self, covariance: np.ndarray) -> LowRankFit:
+        """Fit the model to a covariance."""
+
+    def is_unbounded(self, fit: LowRankFit) -> bool:
+        """Return whether the likelihood is unbounded, since the noise variance reached 0."""
+
+
+class IncompleteMoments:
+    """Data with missing values, relative to the means of the observed values."""
+
+    def __init__(
+        self,
+        X: np.ndarray,
+        center: np.ndarray,
+        n_components: int,
+        weights: np.ndarray | None = None,
+    ) -> None:
+        self.data = IncompleteData(X, center, n_components, weights)
+        self._values = self.data.values
+        self._missing = []
+        for block in self.data.blocks:
+            if block.owner is None:
+                w = (
+                    np.ones(len(block.observed))
+                    if weights is None
+                    else self._weights(block.samples)
+                )
+            else:
+                w = np.bincount(block.owner, self._weights(block.samples), len(block.observed))
+            missing = np.ascontiguousarray(1.0 - block.observed.T)
+            self._missing.append((missing, missing * w))
+        observed = [counted.sum(axis=1) for _, counted in self._missing]
+        self._counts = self.data.n - np.sum(observed, axis=0)
+        self.share_missing = 1.0 - self.data.n_values / (self.data.n * X.shape[1])
+        self.unit = float(self.data.sum(self.data.squares) / self.data.n_values)
+
+    def _weights(self, samples: slice) -> np.ndarray | None:
+        return None if self.data.weights is None else self.data.weights[samples]
+
+    def start(self) -> Expected:
+        """Return the moments with missing values replaced by means."""
+        X = self._values
+        return Expected(
+            self.data.sum(X) / self.data.n, self._products(X, slice(None)) / self.data.n
+        )
+
+    def _products(self, X: np.ndarray, samples: slice) -> np.ndarray:
+        w = self._weights(samples)
+        return X.T @ (X if w is None else w[:, None] * X)
+
+    def expect(self, mean: np.ndarray, fit: LowRankFit) -> Expected:
+        """Compute the expected moments of the complete data under a model (E-step)."""
+        parameters, log_scale = self._scaled(mean, fit)
+        data, W = self.data, parameters.loadings
+        d, k = W.shape
+        total, products, log_likelihood = np.zeros(d), np.zeros((d, d)), 0.0
+        with one_thread_for(k):
+            for block, (missing, counted) in zip(data.blocks, self._missing, strict=True):
+                q = data.posterior(block, parameters)
+                filled = W @ q.mean
+                filled += parameters.mean[:, None]
+                filled *= block.repeated(missing)
+                filled = filled.T + data.values[block.samples]
+                total += data.sum(filled, block.samples)
+                products += self._products(filled, block.samples)
+                log_likelihood += float(data.sum(q.log_likelihood, block.samples))
+                # Cov[x_j, x_l | x_o] = sigma2 (delta_jl + w_j' M^-1 w_l) for missing j and l.
+                R = np.matmul(W, q.inverse)
+                R *= missing
+                Q = (counted @ R.reshape(k * d, R.shape[2]).T).reshape(d, k, d)
+                covariance = np.einsum("jal,ja->jl", Q, W)
+                covariance[np.arange(d), np.arange(d)] += counted.sum(axis=1)
+                products += parameters.noise_variance * covariance
+        total, products = total / data.n, products / data.n
+        log_likelihood = log_likelihood / data.n
+        if fit.scale is not None:
+            total, products = total * fit.scale, products * fit.scale * fit.scale[:, None]
+            log_likelihood -= log_scale / data.n
+        return Expected(total, products - np.outer(total, total), log_likelihood)
+
+    def log_likelihood(self, mean: np.ndarray, fit: LowRankFit) -> float:
+        """Compute the average log-likelihood of the observed values, in nats per sample."""
+        parameters, log_scale = self._scaled(mean, fit)
+        data, total = self.data, 0.0
+        with one_thread_for(parameters.loadings.shape[1]):
+            for block in data.blocks:
+                values = data.posterior(block, parameters).log_likelihood
+                total += float(data.sum(values, block.samples))
+        return (total - log_scale) / data.n
+
+    def _scaled(self, mean: np.ndarray, fit: LowRankFit) -> tuple[Parameters, float]:
+        """Scale the data, and return the parameters in these units and the log-density of a unit."""
+        if fit.scale is None:
+            return Parameters(fit.loadings, mean, fit.noise_variance), 0.0
+        data = self.data
+        data.values = self._values / fit.scale
+        data.squares = np.einsum("ij,ij->i", data.values, data.values)
+        parameters = Parameters(fit.loadings, mean / fit.scale, fit.noise_variance)
+        return parameters, float(self._counts @ np.log(fit.scale))
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """Fixed point of EM."""
+
+    expected: Expected
+    fit: LowRankFit
+    converged: bool
+    is_bounded: bool  # whether the likelihood is
+    history: list[float]  # log-likelihoods per sample, which rise
+
+
+def maximize_expected(
+    data: IncompleteMoments,
+    model: Model,
+    start: Expected,
+    *,
+    tol: float = TOLERANCE,
+    max_iter: int = 500,
+) -> Fixed:
+    """Iterate EM until the expected moments are within `tol` of the fixed point that they point to.
+
+    Moments are in units of the mean variance. The steps are lengthened by `_lengthened` and
+    extrapolated. If the likelihood falls, the next step is that of EM from the best moments.
+    """
+    here, best, ascent = _flat(start, data.unit), -math.inf, None
+    steps: list[tuple[np.ndarray, np.ndarray]] = []
+    stretch, converged = 1.0, False
+    history: list[float] = []
+    for _ in range(max_iter):
+        moments = _moments(here, len(start.mean), data.unit)
+        fit = model.fit(moments.covariance)
+        if model.is_unbounded(fit):
+            return Fixed(moments, fit, True, False, history)
+        expected = data.expect(moments.mean, fit)
+        if ascent is not None and expected.log_likelihood < best - 1e-13 * abs(best):
+            if here is ascent:  # a step of EM lowers the likelihood by rounding errors only
+                converged = True
+                break
+            # Near a saddle point the extrapolation leads to it: go away in longer and longer steps.
+            stretch = 2.0 * stretch if len(steps) > 1 else 1.0
+            here, steps = ascent, []
+            continue
+        change = _flat(expected, data.unit) - here
+        after = here + _lengthened(change, fit, data.share_missing)
+        steps = [*steps[-REMEMBERED:], (here, after)]
+        best, ascent = max(best, expected.log_likelihood), here + change
+        history.append(best)
+        ahead = here + stretch * (after - here) if len(steps) == 1 else fixed_point(steps)
+        converged = float(np.abs(ahead - here).max()) <= tol
+        here = ahead
+        if converged:
+            break
+    if not converged and ascent is not None:
+        here = ascent
+    moments = _moments(here, len(start.mean), data.unit)
+    fit = model.fit(moments.covariance)
+    return Fixed(moments, fit, converged, not model.is_unbounded(fit), history)
+
+
+class Slope(NamedTuple):
+    """Log-likelihood per sample at the end of EM, and what is left to the maximum."""
+
+    log_likelihood: float
+    by_log_noise: np.ndarray  # derivatives by the log noise variances of the features, (d,)
+    remaining_gain: float
+
+
+def slope_at(data: IncompleteMoments, model: Model, end: Fixed) -> Slope:
+    """Run one more E-step, to predict the rise of the log-likelihood up to the maximum.
+
+    Near a maximum it is half the product of the gradient and the way to the maximum, to which a
+    lengthened step of EM leads. By Fisher's identity the gradient is that of the expected
+    log-likelihood of the complete data.
+    """
+    here, fit = end.expected, end.fit
+    expected = data.expect(here.mean, fit)
+    change = _flat(expected, data.unit) - _flat(here, data.unit)
+    after = _flat(here, data.unit) + _lengthened(change, fit, data.share_missing)
+    ahead = _moments(after, len(here.mean), data.unit)
+    C, shift = _covariance(fit), expected.mean - here.mean
+    precision = np.linalg.inv(C)
+    gradient = 0.5 * precision @ (expected.covariance + np.outer(shift, shift) - C) @ precision
+    gain = float(np.sum(gradient * (_covariance(model.fit(ahead.covariance)) - C)))
+    gain += float(shift @ precision @ (ahead.mean - here.mean))
+    noise = fit.noise_variance * (1.0 if fit.scale is None else fit.scale**2)
+    return Slope(expected.log_likelihood, np.diagonal(gradient) * noise, max(0.5 * gain, 0.0))
+
+
+def _covariance(fit: LowRankFit) -> np.ndarray:
+    W = fit.loadings
+    C = W @ W.T + fit.noise_variance * np.eye(len(W))
+    return C if fit.scale is None else C * fit.scale * fit.scale[:, None]
+
+
+def _flat(moments: Expected, unit: float) -> np.ndarray:
+    i, j, _ = latent_pairs(len(moments.mean))
+    return np.concatenate([moments.mean / unit**0.5, moments.covariance[i, j] / unit])
+
+
+def _moments(flat: np.ndarray, d: int, unit: float) -> Expected:
+    return Expected(flat[:d] * unit**0.5, _symmetric(flat[d:], d) * unit)
+
+
+def _symmetric(lower: np.ndarray, d: int) -> np.ndarray:
+    return lower[latent_pairs(d)[2]]
+
+
+def _lengthened(change: np.ndarray, fit: LowRankFit, share_missing: float) -> np.ndarray:
+    """Divide a step of EM by the estimated share of information that is not missing.
+
+    Along the eigenvectors a and b of the covariance S, the model changes by the share (l_a -
+    sigma2) / (l_a - l_b) of a change of S_ab, if a is a component and b is not, because the
+    components rotate. A change of the model moves the expected S_ab by about the probability that
+    x_a or x_b is unknown. The product J of both is the rate at which EM converges along S_ab.
+    """
+    d, k = fit.loadings.shape
+    noise, p = fit.noise_variance, share_missing
+    lengths = np.zeros(d)
+    lengths[:k] = np.maximum(fit.values[:k] - noise, 0.0)
+    # Share of the variance along each vector that stays unknown given the observed values.
+    unknown = noise / (noise + (1.0 - p) * lengths)
+    rate = p + p * (1.0 - p) * np.maximum(unknown, unknown[:, None])
+    gap = np.maximum(fit.values[:k, None] - fit.values[k:], 1e-3 * lengths[:k, None])
+    rotation = np.divide(lengths[:k, None], gap, out=np.zeros((k, d - k)), where=gap > 0.0)
+    rate[:k, k:] *= rotation
+    rate[k:, :k] *= rotation.T
+    rate[k:, k:] = 0.0
+    rate = np.minimum(rate, MOST_MISSING)
+    scale = np.ones(d) if fit.scale is None else fit.scale
+    to_basis, from_basis = fit.vectors / scale[:, None], fit.vectors * scale[:, None]
+    S = to_basis.T @ _symmetric(change[d:], d) @ to_basis / (1.0 - rate)
+    S = from_basis @ S @ from_basis.T
+    i, j, _ = latent_pairs(d)
+    return np.concatenate([change[:d] / (1.0 - min(p, MOST_MISSING)), S[i, j]])
+
+
+@dataclass(frozen=True)
+class PPCAModel:
+    """pPCA with k components and a noise variance that is fixed, or estimated if None."""
+
+    n_components: int
+    noise_variance: float | None
+    least_noise: float
+
+    def fit(self, covariance: np.ndarray) -> LowRankFit:
+        """Fit the model in closed form (Tipping and Bishop, 1999)."""
+        values, vectors = np.linalg.eigh(covariance)
+        values, vectors = values[::-1], vectors[:, ::-1]
+        k, noise = self.n_components, self.noise_variance
+        if noise is None:
+            k = min(k, len(values) - 1)  # which can model any covariance
+            noise = max(float(values[k:].mean()), self.least_noise)
+        lengths = np.sqrt(np.maximum(values[:k] - noise, 0.0))
+        return LowRankFit(vectors[:, :k] * lengths, noise, values, vectors)
+
+    def is_unbounded(self, fit: LowRankFit) -> bool:
+        """Return whether the estimated noise variance is at its lower bound."""
+        return self.noise_variance is None and fit.noise_variance <= self.least_noise

@@ -1,0 +1,114 @@
+"""Mahalanobis distance of a linear Gaussian model, in and off the span of its loadings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sklearn_vae.gaussian.arrays import row_blocks
+from sklearn_vae.gaussian.observed import patterns
+
+
+class Distances(NamedTuple):
+    """Two parts of the squared Mahalanobis distance of each sample.
+
+    In a linear Gaussian model they are independent and have chi-squared distributions.
+    """
+
+    t2: np.ndarray  # Hotelling's T2, in the span of the loadings, (n_samples,)
+    spe: np.ndarray  # squared prediction error in units of the noise, (n_samples,)
+    t2_dof: np.ndarray  # degrees of freedom of t2, its expectation under the model, (n_samples,)
+    spe_dof: np.ndarray  # degrees of freedom of spe, (n_samples,)
+
+
+class Basis(NamedTuple):
+    """Orthonormal basis U of the span of Psi^-1/2 W for observed features of the same samples."""
+
+    rows: Any  # indices of the samples
+    cells: Any  # indices of their observed values
+    mean: np.ndarray  # (n_observed,)
+    scale: np.ndarray  # standard deviations of the noise, (n_observed,)
+    directions: np.ndarray  # U, (n_observed, rank)
+    variances: np.ndarray  # along the directions, (rank,)
+
+    def project(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return scaled values, their coordinates in the basis, and what is orthogonal to it."""
+        scaled = (X[self.cells] - self.mean) / self.scale
+        y = scaled @ self.directions
+        if self.directions.shape[0] == self.directions.shape[1]:
+            return scaled, y, np.zeros_like(scaled)
+        residual = scaled - y @ self.directions.T
+        # A second projection, because the first leaves rounding errors of the size of y.
+        return scaled, y, residual - (residual @ self.directions) @ self.directions.T
+
+
+def distances(
+    X: np.ndarray, mean: np.ndarray, loadings: np.ndarray, noise_variance: np.ndarray
+) -> Distances:
+    """Compute the two parts of (x - mean)' C^-1 (x - mean) with C = W W' + diag(noise_variance).
+
+    With xs = (x - mean) / sqrt(noise_variance), and U, kappa the span and variances of the scaled
+    loadings, t2 is sum_h (u_h' xs)^2 / kappa_h and spe is |xs - U U' xs|^2. NaN marks missing
+    values, which are left out together with their rows of W.
+    """
+    parts = Distances(*np.zeros((4, len(X))))
+    for basis in _bases(X, mean, loadings, noise_variance):
+        _, y, residual = basis.project(X)
+        rank = len(basis.variances)
+        parts.t2[basis.rows] = np.sum(y**2 / basis.variances, axis=1)
+        parts.spe[basis.rows] = np.sum(residual**2, axis=1)
+        parts.t2_dof[basis.rows] = rank
+        parts.spe_dof[basis.rows] = len(basis.mean) - rank
+    return parts
+
+
+def contributions(
+    X: np.ndarray, mean: np.ndarray, loadings: np.ndarray, noise_variance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split both parts of the distance among the features; missing values contribute 0.
+
+    Each part is a quadratic form r'A r of r = x - mean, and r_j (A r)_j is the share of feature j.
+    The sum over both parts is r_j (C^-1 r)_j = r_j (x_j - E[x_j|x_-j]) / Var[x_j|x_-j], where x_-j
+    are the other observed features.
+    """
+    t2, spe = np.zeros((2, *X.shape))
+    for basis in _bases(X, mean, loadings, noise_variance):
+        scaled, y, residual = basis.project(X)
+        t2[basis.cells] = scaled * ((y / basis.variances) @ basis.directions.T)
+        spe[basis.cells] = scaled * residual
+    return t2, spe
+
+
+def _bases(
+    X: np.ndarray, mean: np.ndarray, loadings: np.ndarray, noise_variance: np.ndarray
+) -> Iterator[Basis]:
+    """Yield the basis of each set of observed features; samples without any have none."""
+    complete = None
+    for block in row_blocks(*X.shape):
+        is_observed = ~np.isnan(X[block])
+        if is_observed.all():
+            complete = complete or _decompose(mean, loadings, noise_variance)
+            yield Basis(block, block, *complete)
+            continue
+        first, pattern, counts = patterns(is_observed)
+        groups = np.split(np.argsort(pattern, kind="stable"), np.cumsum(counts)[:-1])
+        for row, group in zip(first, groups, strict=True):
+            seen, rows = np.flatnonzero(is_observed[row]), block.start + group
+            if seen.size:
+                parameters = mean[seen], loadings[seen], noise_variance[seen]
+                yield Basis(rows, np.ix_(rows, seen), *_decompose(*parameters))
+
+
+def _decompose(
+    mean: np.ndarray, loadings: np.ndarray, noise_variance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean, scale, directions and variances of a basis."""
+    # Without noise the loadings have full row rank, so that nothing is orthogonal to them.
+    has_noise = bool(noise_variance.all())
+    scale = np.sqrt(noise_variance) if has_noise else np.ones(len(loadings))
+    directions, lengths, _ = np.linalg.svd(loadings / scale[:, None], full_matrices=False)
+    limit = max(loadings.shape) * np.finfo(float).eps * lengths.max(initial=0.0)
+    kept = lengths > limit
+    return mean, scale, directions[:, kept], lengths[kept] ** 2 + has_noise

@@ -1,0 +1,198 @@
+"""Cross-validation scores of all candidates on data with missing values, or with held-out entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from sklearn_vae.gaussian.expected_moments import (
+    Expected,
+    IncompleteMoments,
+    LowRankFit,
+    Model,
+    maximize_expected,
+)
+from sklearn_vae.gaussian.observed import blas_threads
+from sklearn_vae.linear.fold_factors import Split
+
+# Values of the parameters of a candidate after the first, n_components.
+Others: TypeAlias = tuple[Any, ...]
+# Returns the model of k components and other parameters, for data with a least noise variance.
+MakeModel: TypeAlias = Callable[[int, Others, float], Model]
+
+
+class Part(NamedTuple):
+    """Training data of a split with NaN for what is held out, and the data that score a model.
+
+    The score is the log-likelihood of `evaluated` minus, if entries are held out, that of the
+    training entries of the same samples, per unit of `total`.
+    """
+
+    training: np.ndarray
+    training_weights: np.ndarray | None
+    evaluated: np.ndarray
+    evaluated_weights: np.ndarray | None
+    total: float
+    is_conditional: bool
+
+
+@dataclass(frozen=True, eq=False)
+class IncompleteSplits:
+    """Splits of samples, or of observed entries in the order of the rows of X."""
+
+    X: np.ndarray
+    weights: np.ndarray | None
+    splits: list[Split]
+    of_entries: bool
+
+    def part(self, split: int) -> Part:
+        """Return the data of a split."""
+        train, test = self.splits[split]
+        if self.of_entries:
+            return self._entries(train, test)
+        X, w = self.X, self.weights
+        if w is None:
+            return Part(X[train], None, X[test], None, float(len(test)), is_conditional=False)
+        train, test = train[w[train] > 0], test[w[test] > 0]
+        total = float(w[test].sum())
+        return Part(X[train], w[train], X[test], w[test], total, is_conditional=False)
+
+    def _entries(self, train: np.ndarray, test: np.ndarray) -> Part:
+        rows, columns = self._at
+        training, evaluated = np.full_like(self.X, np.nan), np.full_like(self.X, np.nan)
+        for entries, arrays in ((train, (training, evaluated)), (test, (evaluated,))):
+            at = rows[entries], columns[entries]
+            for array in arrays:
+                array[at] = self.X[at]
+        w = self.weights
+        if w is None:
+            return Part(training, None, evaluated, None, float(len(test)), is_conditional=True)
+        total, kept = float(w[rows[test]].sum()), w > 0
+        return Part(training[kept], w[kept], evaluated[kept], w[kept], total, is_conditional=True)
+
+    @cached_property
+    def _at(self) -> tuple[np.ndarray, np.ndarray]:
+        rows, columns = np.nonzero(~np.isnan(self.X))
+        return rows, columns
+
+    def log_scale(self, scale: np.ndarray) -> np.ndarray:
+        """Return the change of the score of each split if the features are divided by `scale`."""
+        changes = []
+        for split in range(len(self.splits)):
+            part = self.part(split)
+            seen = (~np.isnan(part.evaluated)).astype(float)
+            if part.is_conditional:
+                seen -= ~np.isnan(part.training)
+            w = part.evaluated_weights
+            counts = seen.sum(axis=0) if w is None else w @ seen
+            changes.append(counts @ np.log(scale) / part.total)
+        return np.array(changes)
+
+
+def score_splits(
+    splits: IncompleteSplits, ks: Sequence[int], others: Sequence[Others], make_model: MakeModel
+) -> tuple[np.ndarray, int]:
+    """Score all candidates in all splits.
+
+    Returns scores of shape (n_splits, n_components, n_others), which are nan if the likelihood is
+    unbounded, and the number of fits that have not converged.
+    """
+
+    def scores_of(split: int) -> tuple[np.ndarray, int]:
+        return _PartSearch(split, splits.part(split), ks, others, make_model).scores()
+
+    n_threads = max([lib["num_threads"] for lib in blas_threads().info()], default=1)
+    numbers = range(len(splits.splits))
+    if n_threads == 1:
+        results = list(map(scores_of, numbers))
+    else:
+        with (
+            blas_threads().limit(limits=1, user_api="blas"),
+            ThreadPoolExecutor(n_threads) as pool,
+        ):
+            results = list(pool.map(scores_of, numbers))
+    scores, failures = zip(*results, strict=True)
+    return np.stack(scores), sum(failures)
+
+
+def score_estimators(splits: IncompleteSplits, estimators: Sequence[Any]) -> np.ndarray:
+    """Score estimators by one fit per split, (n_splits, n_estimators), for many features."""
+    scores = np.full((len(splits.splits), len(estimators)), np.nan)
+    for split in range(len(splits.splits)):
+        part = splits.part(split)
+        check_observed(part.training, split)
+        for i, estimator in enumerate(estimators):
+            estimator.fit(part.training, sample_weight=part.training_weights)
+            value = _total_score(estimator, part.evaluated, part.evaluated_weights)
+            if part.is_conditional:
+                value -= _total_score(estimator, part.training, part.training_weights)
+            scores[split, i] = value / part.total
+    return scores
+
+
+def _total_score(estimator: Any, X: np.ndarray, weights: np.ndarray | None) -> float:
+    values = estimator.score_samples(X)
+    return float(values.sum() if weights is None else weights @ values)
+
+
+def check_observed(X: np.ndarray, split: int) -> None:
+    """Raise ValueError unless every feature has an observed training value."""
+    empty = np.flatnonzero(np.isnan(X).all(axis=0))
+    if empty.size:
+        raise ValueError(
+            "X must have an observed value of every feature in the training part of every split, "
+            f"got only NaN in column {empty[0]} in split {split}. Use more splits, or drop the "
+            "feature."
+        )
+
+
+class _PartSearch:
+    """Fits of all candidates in one split, each of which starts where another one ended."""
+
+    def __init__(
+        self,
+        split: int,
+        part: Part,
+        ks: Sequence[int],
+        others: Sequence[Others],
+        make_model: MakeModel,
+    ) -> None:
+        check_observed(part.training, split)
+        w = part.training_weights
+        seen = ~np.isnan(part.training)
+        filled = np.where(seen, part.training, 0.0)
+        center = filled.mean(axis=0) if w is None else w @ filled / w.sum()
+        center *= len(seen) / seen.sum(axis=0) if w is None else w.sum() / (w @ seen)
+        most = max(ks)
+        self._training = IncompleteMoments(part.training, center, most, w)
+        self._evaluated = IncompleteMoments(part.evaluated, center, most, part.evaluated_weights)
+        self._part, self._ks, self._others, self._make = part, ks, others, make_model
+
+    def scores(self) -> tuple[np.ndarray, int]:
+        """Return scores of shape (n_components, n_others), and the number of failures."""
+        scores = np.full((len(self._ks), len(self._others)), np.nan)
+        ends: list[Expected | None] = [None] * len(self._others)
+        n_failed = 0
+        for i in np.argsort(self._ks, kind="stable"):
+            nearest = None
+            for j, others in enumerate(self._others):
+                start = ends[j] or nearest or self._training.start()
+                model = self._make(self._ks[i], others, self._training.data.least_noise)
+                end = maximize_expected(self._training, model, start)
+                n_failed += not end.converged
+                if end.is_bounded:
+                    ends[j] = nearest = end.expected
+                    scores[i, j] = self._score(end.expected.mean, end.fit)
+        return scores, n_failed
+
+    def _score(self, mean: np.ndarray, fit: LowRankFit) -> float:
+        data = self._evaluated
+        value = data.data.n * data.log_likelihood(mean, fit)
+        if self._part.is_conditional:
+            value -= self._training.data.n * self._training.log_likelihood(mean, fit)
+        return value / self._part.total
