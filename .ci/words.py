@@ -34,6 +34,7 @@ PACKAGES = [
             "diagnostics",
             "gaussian",
             "nn",
+            "outliers",
             "plot",
             "preprocessing",
         )

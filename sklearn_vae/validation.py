@@ -178,7 +178,7 @@ def available_memory() -> float:
 
 @cache
 def _container_memory() -> float:
-    """Return the memory limit of the container in bytes, or infinity if there is none."""
+    """Return the memory limit of the container in bytes, or infinity without one."""
     limits = [math.inf]
     for limit in ("memory.max", "memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):  # "max" means no limit

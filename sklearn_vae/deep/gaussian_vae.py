@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.checks import check_noise
+from sklearn_vae.deep.linear_bounds import ppca_fits
+from sklearn_vae.deep.outcome import LinearFit
 from sklearn_vae.deep.ppca_start import (
     LearningRateLimit,
     can_start,
@@ -411,6 +413,12 @@ class DeepGaussianVAE(DeepVAE):
         self._initial_nats = None
         if self.init == "ppca":
             self._initial_nats = start_at_ppca(self.module_, samples, reducer, weights)
+
+    def _linear_fits(
+        self, data: TrainingData, baseline: float
+    ) -> tuple[LinearFit | None, LinearFit | None]:
+        noise = None if self.noise_variance is None else self._given_noise(data.train.dtype)
+        return ppca_fits(data, int(self.n_components), noise, self._log_scale())
 
     def _given_noise(self, dtype: torch.dtype) -> Array | None:
         """Return the `noise_variance` or `noise_variance_init` in the units of the networks."""

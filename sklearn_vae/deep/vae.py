@@ -17,6 +17,7 @@ from torch import Tensor
 from sklearn_vae.deep.base import Array, DeepModel
 from sklearn_vae.deep.fit_averages import N_OPERATIONS, fit_averages
 from sklearn_vae.deep.kept_dimensions import with_kept_networks
+from sklearn_vae.deep.outcome import Bounds, LinearFit
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.arrays import mean_of_samples
 from sklearn_vae.gaussian.bounds import (
@@ -283,12 +284,27 @@ class DeepVAE(LatentModel, DeepModel):
         )
         # The derivative of the ELBO with respect to the scale, or log-variances, of p(x|z).
         noise_part = terms.log_prob + terms.entropy
-        limits = {"noise variance": terms.at_limit, "posterior variance": averages.at_limit}
+        at_limit = terms.at_limit or self._noise_is_validated
+        limits = {"noise variance": at_limit, "posterior variance": averages.at_limit}
         active = tuple(name for name, at_limit in limits.items() if at_limit)
         self.entropy_gap_ = EntropyGap.from_noise_part(noise_part, averages.second_moment, active)
 
-    def _bounds_of_fit(self, data: TrainingData) -> tuple[float, float]:
-        return self.elbo_, self._bound_without_latents(data)
+    def _trains_on_bound(self) -> bool:
+        is_elbo = self.objective == "elbo" and self.kl_weight == 1
+        return is_elbo and not self.free_bits
+
+    def _bounds_of_fit(self, data: TrainingData, with_linear: bool) -> Bounds:
+        baseline, bound, has_valid = self._bound_without_latents(data), self.elbo_, False
+        if with_linear and data.valid is not None:
+            bound, has_valid = float(self.history_["validation_bound"].max()), True
+        linear, own = self._linear_fits(data, baseline) if with_linear else (None, None)
+        return Bounds(bound, baseline, linear, own, has_valid)
+
+    def _linear_fits(
+        self, data: TrainingData, baseline: float
+    ) -> tuple[LinearFit | None, LinearFit | None]:
+        """Return fits of linear models as in :class:`Bounds`: here, none with latents."""
+        return LinearFit("a model without latent dimensions", baseline), None
 
     def _bound_without_latents(self, data: TrainingData) -> float:
         """Return the log-likelihood of a model without latent dimensions: here, unit normals."""

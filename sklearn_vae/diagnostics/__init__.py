@@ -3,7 +3,14 @@
 Each function takes a fitted estimator and data, and returns an array or a frozen dataclass.
 """
 
+from sklearn_vae.diagnostics.adequacy import (
+    SamplingAdequacy,
+    SphericityTest,
+    bartlett_sphericity,
+    kmo,
+)
 from sklearn_vae.diagnostics.advice import Remedy
+from sklearn_vae.diagnostics.dimension_choice import DimensionChoice, choose_dimensions
 from sklearn_vae.diagnostics.dimensions import (
     ActiveUnits,
     Collapse,
@@ -26,19 +33,25 @@ __all__ = [
     "Collapse",
     "CollapseCurve",
     "CollapseReport",
+    "DimensionChoice",
     "Entropies",
     "Finding",
     "KLDecomposition",
     "Remedy",
+    "SamplingAdequacy",
+    "SphericityTest",
     "TunedNoise",
     "Verdict",
     "active_units",
+    "bartlett_sphericity",
+    "choose_dimensions",
     "collapse",
     "collapse_curve",
     "decompose_kl",
     "diagnose",
     "entropy_bound",
     "kl_per_dimension",
+    "kmo",
     "prune",
     "second_moments",
     "tune_noise_variance",

@@ -38,7 +38,8 @@ class EntropyGap:
         proportional to the derivative of the ELBO with respect to the scale of latent dimension h,
         and 0 for a collapsed dimension.
     active_bounds : tuple of str
-        Which of "noise variance" and "posterior variance" are at a bound.
+        Which of "noise variance" and "posterior variance" are at a bound, or above the optimum
+        of the training samples because validation samples have chosen it.
     total : float
         Sum of the terms.
     """

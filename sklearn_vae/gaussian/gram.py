@@ -83,8 +83,12 @@ def leading_eigenpairs(K: Array, k: int | None) -> Leading:
     if k is None or m <= ALL_PAIRS or k >= MANY * m:
         return _all(K)
     if m > SOME_PAIRS and 0 < k <= FEW * m:
-        unit = float(xp.max(xp.linalg.diagonal(K))) or 1.0  # squares could overflow
-        if (leading := _iterated(K / unit, k)) is not None:
+        unit = _largest_entry(K)
+        if 1e-50 < unit < 1e50:
+            unit = 1.0
+        else:  # squares could overflow
+            K = K / unit
+        if (leading := _iterated(K, k)) is not None:
             return leading.divided(1.0 / unit)
     return _some(K, k) if is_numpy_namespace(xp) else _all(K)
 
@@ -114,6 +118,12 @@ def _some(K: np.ndarray, k: int) -> Leading:
     return Leading(values[:k], V, residual, float(values[k]), "Sturm counts")
 
 
+def _largest_entry(K: Array) -> float:
+    """Return the largest entry of a positive semidefinite matrix, or 1 if it is 0."""
+    xp = array_namespace(K)
+    return float(xp.max(xp.linalg.diagonal(K))) or 1.0
+
+
 def _iterated(K: Array, k: int) -> Leading | None:
     """Iterate and verify by a factorization; return None if one of the two fails."""
     # ARPACK may miss copies of a repeated eigenvalue, which blocks of this width find.
@@ -134,10 +144,10 @@ def _iterated(K: Array, k: int) -> Leading | None:
 
 def _by_arpack(K: np.ndarray, k: int) -> RitzPairs | None:
     """Compute k + 1 eigenpairs by Lanczos iteration with single vectors, from half of K."""
-    m = K.shape[0]
-    # With the largest diagonal entry of K, 1, added, tolerances are relative to the largest pair.
+    m, unit = K.shape[0], _largest_entry(K)
+    # ARPACK's tolerances are relative to each eigenvalue, plus 1 here, and the largest of K is at least 1.
     pairs = arpack_eigenpairs(
-        lambda v: blas.dsymv(1.0, K.T, v, beta=1.0, y=v),
+        lambda v: blas.dsymv(1.0 / unit, K.T, v, beta=1.0, y=v),
         np.random.default_rng(0).standard_normal((m,)),
         k + 1,
         tol=TOLERANCE,
@@ -160,7 +170,7 @@ def _by_blocks(K: Array, k: int) -> RitzPairs | None:
     """Compute k + 1 eigenpairs with a block that is wide enough for one repeated k times."""
     m, block = K.shape[0], k + 8
     pairs = block_lanczos(
-        lambda V: V @ K, K, m, k, block=block, tol=TOLERANCE, max_products=m // block,
+        lambda V: V @ K, K, m, k, block=block, tol=TOLERANCE, max_products=m // 8,
         max_dimension=m // 3, rng=np.random.default_rng(0),
     )  # fmt: skip
     return pairs if pairs.converged else None

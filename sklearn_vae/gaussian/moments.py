@@ -160,14 +160,16 @@ class Moments:
             n, scale = float(xp.sum(weights)), scale_of(weights)
             n_positive = int(xp.count_nonzero(weights))
             weights = xp.astype(weights / scale, float_type(X))
-        d, wide = X.shape[1], wide_float(X)
-        scatter = xp.zeros((d, d), dtype=wide, device=device(X))
+        wide, scatter = wide_float(X), None
         counts, means, errors = [], [], []
         with np.errstate(invalid="ignore", over="ignore"):
             # Means of blocks are relative to `origin`; a large mean would round them.
             origin = _rough_mean(X, weights, xp)
             for count, mean, error, product in _shifted_blocks(X, weights, origin, xp):
-                scatter += product
+                if scatter is None:
+                    scatter = xp.astype(product, wide, copy=False)
+                else:
+                    scatter += product
                 counts.append(count)
                 means.append(mean)
                 errors.append(error)
@@ -277,13 +279,17 @@ def _join_blocks(
 ) -> tuple[Array, Array]:
     """Combine weights, means and shifted means (`errors`) of blocks into mean and scatter.
 
-    `scatter` is the sum of the scatters of the blocks about their shifts.
+    `scatter` is the sum of the scatters of the blocks about their shifts, and is overwritten.
     """
     xp = array_namespace(means)
     w = xp.asarray(counts, dtype=means.dtype, device=device(means))[:, None]
     mean = xp.sum(w * means, axis=0) / (sum(counts) or 1.0)
-    within, between = w**0.5 * errors, w**0.5 * (means - mean)
-    return mean, scatter - within.T @ within + between.T @ between
+    within = w**0.5 * errors
+    scatter -= within.T @ within
+    if len(counts) > 1:
+        between = w**0.5 * (means - mean)
+        scatter += between.T @ between
+    return mean, scatter
 
 
 def _rough_mean(X: Array, weights: Array | None, xp: Any) -> Array:

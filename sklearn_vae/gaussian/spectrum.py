@@ -496,7 +496,7 @@ def accuracy_of_moments(moments: Moments, largest: float, total: float) -> Accur
     n_terms = moments.count if is_double else min(moments.count, 2.0**16)
     shifted = (11.0 if is_double else 2.0) * total
     rounding = precision.product_error(n_terms, largest, shifted, moments.n_features)
-    variances = xp.linalg.diagonal(moments.covariance)
+    variances = xp.linalg.diagonal(moments.scatter) / moments.n
     rounding += float(xp.max(precision.rounding(moments.mean, variances, moments.count)))
     return Accuracy(outside=0.0, rounding=rounding, method="full eigendecomposition")
 

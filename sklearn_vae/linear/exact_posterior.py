@@ -25,12 +25,13 @@ from sklearn_vae.gaussian.arrays import (
     to_device_of,
     wide_float,
 )
-from sklearn_vae.gaussian.centered import canonical, project, subtract_mean
+from sklearn_vae.gaussian.centered import canonical, dense, project, subtract_mean
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.observed import Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
+from sklearn_vae.linear.missing_values import ImputerMixin
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel, LinearGaussian
 from sklearn_vae.validation import (
@@ -454,3 +455,19 @@ class ExactPosteriorModel(LatentModel):
         tags.input_tags.allow_nan = self._accepts_missing
         tags.input_tags.sparse = True
         return tags
+
+
+class MissingValuesModel(ImputerMixin, ExactPosteriorModel):
+    """ExactPosteriorModel whose methods accept missing values."""
+
+    _accepts_missing = True
+
+    def _impute(self, X: Any) -> tuple[Any, Any]:
+        X = self._check_new_samples(X, "impute")
+        xp = array_namespace(self.mean_)
+        if not self._has_missing(X):
+            filled = xp.astype(dense(X), common_float_type(X, self.mean_), copy=True)
+            return filled, xp.zeros_like(filled)
+        filled, std = self._from_observed(observed.impute, X, "impute", return_std=True)
+        # Observed entries have been converted to float64 and back: take the originals.
+        return xp.where(xp.isnan(X), filled, xp.astype(X, filled.dtype)), std

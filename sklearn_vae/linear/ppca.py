@@ -6,19 +6,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
 from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.gaussian import observed
 from sklearn_vae.gaussian.arrays import (
-    common_float_type,
     float_name,
     scale_of,
     to_device_of,
 )
-from sklearn_vae.gaussian.centered import dense
 from sklearn_vae.gaussian.eigensolvers import (
     SVD_SOLVERS,
     choose_solver,
@@ -37,8 +32,8 @@ from sklearn_vae.linear.checks import (
     check_squares_fit,
 )
 from sklearn_vae.linear.closed_form import closed_form_attributes, warn_unless_converged
-from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments, map_samples
-from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
+from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments
+from sklearn_vae.linear.exact_posterior import COORDINATES, MissingValuesModel
 from sklearn_vae.linear.ppca_em import EM_TOLERANCE, IncompleteFit, fit_incomplete
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.validation import (
@@ -81,7 +76,7 @@ def _can_continue(model: PPCA) -> bool:
     )
 
 
-class PPCA(ExactPosteriorModel):
+class PPCA(MissingValuesModel):
     r"""Probabilistic principal component analysis (pPCA), fitted exactly.
 
     The model is ::
@@ -200,7 +195,7 @@ class PPCA(ExactPosteriorModel):
     See Also
     --------
     sklearn.decomposition.PCA : Same components, but another noise variance and score.
-    sklearn.decomposition.FactorAnalysis : Model with one noise variance per feature.
+    FactorAnalysis : Model with one noise variance per feature.
     PPCACV : Model with k and sigma2 chosen by cross-validation.
 
     References
@@ -226,7 +221,6 @@ class PPCA(ExactPosteriorModel):
     """
 
     moments_: Moments
-    _accepts_missing = True
 
     def __init__(
         self,
@@ -379,51 +373,6 @@ class PPCA(ExactPosteriorModel):
             "n_oversamples": self.n_oversamples,
             "random_state": check_random_state(self.random_state),
         }
-
-    def impute(self, X: Any, return_std: bool = False) -> Any:
-        """Replace missing values by their conditional mean given the observed ones.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Data with NaN for missing values.
-        return_std : bool, default=False
-            Whether to return the conditional standard deviation too.
-
-        Returns
-        -------
-        X : array of shape (n_samples, n_features)
-            Data without missing values.
-        std : array of shape (n_samples, n_features)
-            Conditional standard deviation, 0 for observed entries. Only if `return_std` is True.
-
-        Raises
-        ------
-        ValueError
-            If X contains NaN and the noise variance is 0.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sklearn_vae import PPCA
-        >>> X = np.random.default_rng(0).normal(size=(50, 1)) * [1.0, 2.0] + [0.0, 5.0]
-        >>> model = PPCA(1, noise_variance=1e-6).fit(X)
-        >>> model.impute([[1.0, np.nan]]).round(2)
-        array([[1., 7.]])
-        """
-        check_is_fitted(self)
-        if is_dask(X) and not return_std:
-            return map_samples(self, "impute", X)
-        X = self._check_new_samples(X, "impute")
-        xp = array_namespace(self.mean_)
-        if self._has_missing(X):
-            filled, std = self._from_observed(observed.impute, X, "impute", return_std=return_std)
-            # Observed entries have been converted to float64 and back: take the originals.
-            filled = xp.where(xp.isnan(X), filled, xp.astype(X, filled.dtype))
-        else:
-            filled = xp.astype(dense(X), common_float_type(X, self.mean_), copy=True)
-            std = xp.zeros_like(filled)
-        return (filled, std) if return_std else filled
 
     @available_if(_can_continue)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCA:

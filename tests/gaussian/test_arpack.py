@@ -8,6 +8,7 @@ from sklearn_vae import PPCA
 from sklearn_vae.gaussian import arpack, gram
 from sklearn_vae.gaussian.arpack import arpack_eigenpairs
 from tests.gaussian.test_certificate import check, make_matrix
+from tests.helpers import to_numpy
 
 ERRORS = {
     "no shifts": ArpackError(3),
@@ -110,6 +111,16 @@ class TestProof:
         assert leading.method == "Cholesky factorization"
         np.testing.assert_allclose(leading.values, 3.0, rtol=1e-12)
         assert 3.0 - 1e-12 <= leading.outside <= 3.0 + 1e-9
+
+    @pytest.mark.parametrize("unit", [1e-250, 1e-30, 1e30, 1e250])
+    def test_units(self, asarray, unit):
+        leading = gram.leading_eigenpairs(asarray(unit * symmetric(self.values)), 6)
+        assert leading.method == "Cholesky factorization"
+        values, V = to_numpy(leading.values), to_numpy(leading.vectors)
+        np.testing.assert_allclose(values / unit, 3.0, rtol=1e-12)
+        np.testing.assert_allclose(V @ V.T, np.eye(6), atol=1e-13)
+        assert leading.residual < 1e-11 * unit
+        assert 2.0 <= leading.outside / unit < 3.0
 
     @pytest.mark.parametrize("k", [1, 5, 6, 7, 20])
     def test_arpack_alone(self, monkeypatch, k):
