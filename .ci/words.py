@@ -28,7 +28,16 @@ PACKAGES = [
     "sklearn_vae",
     *(
         f"sklearn_vae.{name}"
-        for name in ("datasets", "diagnostics", "gaussian", "nn", "plot", "preprocessing")
+        for name in (
+            "adapters",
+            "datasets",
+            "diagnostics",
+            "gaussian",
+            "nn",
+            "outliers",
+            "plot",
+            "preprocessing",
+        )
     ),
     "sklearn_vae.serialization",
 ]

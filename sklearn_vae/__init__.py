@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sklearn_vae.training.callbacks import Snapshot as Snapshot
     from sklearn_vae.training.distributed import Processes as Processes
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [*MODULES, "__version__"]  # noqa: PLE0604 - MODULES holds strings
 

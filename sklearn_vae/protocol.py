@@ -71,10 +71,52 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
             Decoded samples.
         """
 
+    def with_covariates(self, Z: Any, X: Any) -> Any:
+        """Append the covariates of samples to their latent vectors, for `conditional`.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Latent vectors.
+        X : array-like of shape (n_samples, n_features)
+            Samples, or a single one for all latent vectors.
+
+        Returns
+        -------
+        codes : array of shape (n_samples, n_codes)
+            Z itself, unless the model is conditional on covariates.
+        """
+        return Z
+
+    def shown(self, X: Any) -> Any:
+        """Return samples as plots compare them with decoded ones.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        X : array-like
+            X itself, unless the model decodes other features, such as preprocessed ones.
+        """
+        return X
+
     @property
     def parameters(self) -> dict[str, Any]:
         """Constructor parameters, by name."""
         return self.get_params(deep=False)
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model in reports."""
+        return type(self).__name__
+
+    @property
+    def trained_elsewhere(self) -> bool:
+        """Whether another library trains the model, so that advice cannot name parameters."""
+        return False
 
     @property
     def training_history(self) -> dict[str, Array] | None:
@@ -103,6 +145,22 @@ class EncoderDecoder(Stateful, ClassNamePrefixFeaturesOutMixin, TransformerMixin
     def n_layers(self) -> int:
         """Number of weight layers of the encoder or decoder, whichever is deeper; 0 without one."""
         return 0
+
+    def inactive_units(self, X: Any) -> dict[str, float]:
+        """Compute the share of hidden units with "relu" that are 0 for all samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        shares : dict of str to float
+            Share of inactive units of the layer that has the most, for "encoder" and "decoder".
+            Networks without such units are left out.
+        """
+        return {}
 
     @property
     def _n_features_out(self) -> int:
@@ -233,14 +291,37 @@ class LatentModel(EncoderDecoder, ABC):
         return 1.0
 
     @property
+    def prior_mean(self) -> Any:
+        """Mean of p(z), a float or an array of shape (n_components,)."""
+        return 0.0
+
+    @property
     def shared_noise_variance(self) -> Any:
         """Noise variance if it does not depend on z, a float or an array of shape (n_features,)."""
         return getattr(self, "noise_variance_", None)
 
     @property
     def feature_scale(self) -> Any:
-        """Standard deviation of each feature if noise is estimated per feature, otherwise 1."""
+        """Standard deviation of each feature if noise is estimated per feature, otherwise 1.
+
+        None means that noise is estimated per feature, but the training data are unknown.
+        """
         return 1.0
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether linear models are a reference: p(z) and p(x|z) are of the same families."""
+        return True
+
+    @property
+    def has_bound(self) -> bool:
+        """Whether `score_samples` is possible: the density of the prior is known."""
+        return True
+
+    @property
+    def limitations(self) -> tuple[str, ...]:
+        """Sentences that name results that are unknown for this model, and why."""
+        return ()
 
     @property
     def active_bounds(self) -> tuple[str, ...]:
@@ -293,6 +374,22 @@ class LatentModel(EncoderDecoder, ABC):
         """
         return None
 
+    def with_dimensions(self, kept: Any) -> Self | None:
+        """Return a copy of the fitted model that has only some of its latent dimensions.
+
+        Parameters
+        ----------
+        kept : array of int
+            Indices of the dimensions to keep, in ascending order.
+
+        Returns
+        -------
+        model : LatentModel or None
+            Copy with all other parameters unchanged, or None if the model does not support this.
+            The diagnostics that `fit` has set, such as `elbo_`, are those of the original.
+        """
+        return None
+
     def linear_gaussian(self) -> LinearGaussian | None:
         """Return the parameters of the marginal distribution of x in a linear Gaussian model.
 
@@ -331,6 +428,14 @@ class ForeignModel(LatentModel):
                 setattr(self, name, getattr(estimator, name))
 
     @property
+    def model_name(self) -> str:
+        return type(self.estimator).__name__
+
+    @property
+    def trained_elsewhere(self) -> bool:
+        return True
+
+    @property
     def parameters(self) -> dict[str, Any]:
         is_estimator = isinstance(self.estimator, BaseEstimator)
         return self.estimator.get_params(deep=False) if is_estimator else {}
@@ -338,7 +443,10 @@ class ForeignModel(LatentModel):
     @property
     def training_history(self) -> dict[str, Array] | None:
         history = getattr(self.estimator, "history_", None)
-        return None if history is None else numbered(history, "epoch", self.estimator.n_iter_)
+        if history is None:
+            return None
+        n_iter = max(map(len, history.values()), default=0)
+        return numbered(history, "epoch", getattr(self.estimator, "n_iter_", n_iter))
 
     @property
     def prior_variance(self) -> Any:
@@ -359,10 +467,12 @@ class ForeignModel(LatentModel):
         return self.estimator.score_samples(X)
 
     def transform(self, X: Any) -> Any:
-        return self.posterior(X)[0]
+        transform = getattr(self.estimator, "transform", None)
+        return self.posterior(X)[0] if transform is None else transform(X)
 
     def inverse_transform(self, Z: Any) -> Any:
-        return self.conditional(Z)[0]
+        inverse = getattr(self.estimator, "inverse_transform", None)
+        return self.conditional(Z)[0] if inverse is None else inverse(Z)
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Any]:
         return self.estimator.sample(n_samples, random_state=random_state)
@@ -397,15 +507,61 @@ def as_latent_model(estimator: Any, function: str) -> LatentModel:
     """
     if isinstance(estimator, ForeignModel):  # already checked
         return estimator
-    missing = [name for name in METHODS if not callable(getattr(estimator, name, None))]
+    check_methods(estimator, function, *METHODS)
+    return adapted(estimator)
+
+
+def as_encoder_decoder(estimator: Any, function: str) -> EncoderDecoder:
+    """Return a fitted estimator as an :class:`EncoderDecoder`.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted model with `transform` and `inverse_transform`, or with `posterior`, `conditional`
+        and `score_samples`.
+    function : str
+        Name of the calling function, for error messages.
+
+    Returns
+    -------
+    model : EncoderDecoder
+        The estimator itself, or an adapter if it is from another library.
+    """
+    is_latent = all(callable(getattr(estimator, name, None)) for name in METHODS)
+    methods = METHODS if is_latent else ("transform", "inverse_transform")
+    check_methods(estimator, function, *methods)
+    return adapted(estimator)
+
+
+def check_methods(estimator: Any, function: str, *methods: str) -> None:
+    """Check that an object has the methods and is fitted.
+
+    An object that is no scikit-learn estimator counts as fitted.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted model.
+    function : str
+        Name of the calling function, for error messages.
+    *methods : str
+        Names of the required methods.
+
+    Raises
+    ------
+    TypeError
+        If a method is missing.
+    NotFittedError
+        If a scikit-learn estimator is not fitted.
+    """
+    missing = [name for name in methods if not callable(getattr(estimator, name, None))]
     if missing:
         raise TypeError(
-            f"{function} requires an estimator with the methods {', '.join(METHODS)}, but "
+            f"{function} requires an estimator with the methods {', '.join(methods)}, but "
             f"{type(estimator).__name__} has no {' or '.join(missing)}."
         )
-    if isinstance(estimator, BaseEstimator):
+    if isinstance(estimator, BaseEstimator) and hasattr(estimator, "fit"):
         check_is_fitted(estimator)
-    return adapted(estimator)
 
 
 def numbered(history: Mapping[str, Any], step: str, n_iter: int) -> dict[str, Array]:

@@ -38,3 +38,6 @@ RECORDS = {
 }
 
 MODULES = {**ESTIMATORS, **RECORDS, "Processes": "training.distributed"}
+
+# Pages of the documentation, to which the diagrams of estimators in notebooks link.
+DOCUMENTATION = "https://sklearn-vae.readthedocs.io/en/stable"

@@ -10,6 +10,7 @@ import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj
 from sklearn import config_context
 
+from sklearn_vae.public import DOCUMENTATION
 from sklearn_vae.validation import all_or_nothing, is_integer, is_real
 
 # Parameters that name folders on this machine, which are not part of a state.
@@ -35,6 +36,13 @@ class Stateful:
     """
 
     _fitted_state: ClassVar[dict[str, str]] = {}
+
+    # The link of the diagram that scikit-learn draws in notebooks. Subclasses in other packages get
+    # none, because these pages do not describe them.
+    _doc_link_module: ClassVar[str] = "sklearn_vae"
+    _doc_link_template: ClassVar[str] = (
+        f"{DOCUMENTATION}/generated/sklearn_vae.{{estimator_name}}.html"
+    )
 
     def get_state(self) -> dict[str, Any]:
         """Return the parameters and fitted attributes.

@@ -24,6 +24,7 @@ from sklearn_vae import (
     DeepBernoulliVAE,
     DeepGaussianVAE,
     FactorAnalysis,
+    FactorAnalysisCV,
     LinearVAE,
     PPCAImputer,
 )
@@ -54,6 +55,8 @@ LINEAR = [
     FactorAnalysis(1, max_iter=20, rotation="varimax"),
     FactorAnalysis(2, max_iter=20, rotation="oblimin"),
     FactorAnalysis(1, noise_variance=0.5),
+    FactorAnalysisCV([0, 1], cv=2, max_iter=20),
+    PPCACV([0, 1], cv=2, held_out="entries"),
     PPCAImputer(max_iter=20),
     PPCAImputer(1, add_indicator=True, keep_empty_features=True, max_iter=20),
     PPCAImputer(1, missing_values=-1.0, noise_variance=0.5, max_iter=20),

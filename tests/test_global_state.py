@@ -17,6 +17,7 @@ from sklearn_vae import (
     DeepBernoulliVAE,
     DeepGaussianVAE,
     FactorAnalysis,
+    FactorAnalysisCV,
     LinearVAE,
     PPCAImputer,
 )
@@ -57,6 +58,7 @@ ESTIMATORS = [
     PPCACV([1, 2], cv=2),
     PPCAImputer(1),
     FactorAnalysis(1, noise_variance=0.5),
+    FactorAnalysisCV(0, cv=2),
     LinearVAE(2, random_state=0),
     LinearVAE(2, solver="adam", max_iter=20, tol=1e3, random_state=0),
     LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, random_state=0),

@@ -28,6 +28,7 @@ PACKAGES = [
     "outliers",
     "datasets",
     "diagnostics",
+    "adapters",
     "plot",
 ]
 SIBLINGS = {"linear", "deep"}

@@ -41,7 +41,9 @@ def test_linear_models_and_datasets_do_not_import_torch():
     done = run_python(
         "import sys\n"
         "from sklearn_vae import PPCA, PPCACV, PPCAImputer, Moments, LowRankGaussian\n"
-        "from sklearn_vae import BernoulliPPCA, LinearVAE\n"
+        "from sklearn_vae import BernoulliPPCA, LinearVAE, OutlierDetector\n"
+        "X = [[0.0, 1.0], [1.0, 3.0], [2.0, 2.0], [3.0, 3.0], [4.0, 6.0]]\n"
+        "OutlierDetector(PPCA(1, noise_variance=1.0), level=0.5, cv=2).fit(X).contributions(X)\n"
         "LinearVAE(1).fit([[0.0, 1.0], [1.0, 0.0], [2.0, 5.0]])\n"
         "PPCA(1).fit([[0.0, 1.0], [1.0, 3.0], [2.0, 2.0]]).score([[0.0, 1.0]])\n"
         "BernoulliPPCA(1).fit([[0, 1], [1, 0], [1, 1.0]])\n"

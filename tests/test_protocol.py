@@ -10,6 +10,7 @@ from sklearn_vae import (
     DeepAutoencoder,
     DeepGaussianVAE,
     FactorAnalysis,
+    FactorAnalysisCV,
     LinearVAE,
     public,
 )
@@ -54,6 +55,7 @@ MODELS = [
     PPCA(3),
     PPCA(3, noise_variance=5.0),
     FactorAnalysis(1),
+    FactorAnalysisCV(1, cv=2),
     LinearVAE(2),
     DeepGaussianVAE(3, **SMALL),
 ]
@@ -74,7 +76,7 @@ def test_questions_have_answers_before_and_after_a_fit(model):
     np.testing.assert_array_equal(model.shared_noise_variance, model.noise_variance_)
     assert not model.active_bounds
     history = model.training_history
-    assert (history is None) == isinstance(model, PPCA | FactorAnalysis)
+    assert (history is None) == isinstance(model, PPCA | FactorAnalysis | FactorAnalysisCV)
     if history is not None:
         assert {"epoch", "iteration"} & history.keys()
         assert len(set(map(len, history.values()))) == 1
@@ -141,7 +143,7 @@ def test_a_plain_object_that_has_lost_dimensions():
     plain = Plain(PPCA(3, noise_variance=100.0).fit(X))
     report = diagnose(plain, X)
     assert not report.healthy
-    assert report.categories == ("v",)
+    assert report.categories == ("ignored",)
     assert len(report.collapse.collapsed)
     assert str(report)
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array, DeepModel
-from sklearn_vae.deep.epoch_search import mean_objective
+from sklearn_vae.deep.linear_bounds import pca_fit
 from sklearn_vae.deep.linear_starts import start_at_pca
+from sklearn_vae.deep.objective_terms import mean_objective
+from sklearn_vae.deep.outcome import Bounds
 from sklearn_vae.deep.ppca_start import LearningRateLimit, check_linear_networks
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.arrays import mean_of_samples
@@ -40,6 +42,11 @@ class DeepAutoencoder(DeepModel):
     start, with `processes`, with `early_stopping`, or unless `init` is "auto" or "pca". It requires
     "mlp" networks, and an activation and widths that
     `init="pca"` allows. Otherwise each "auto" has a fixed value.
+
+    A fit whose `max_epochs` is given issues one `ConvergenceWarning`, with the number and a remedy, if
+    it has trained for at least 20 epochs and its squared error exceeds that of PCA by 2 % of what PCA
+    gains over the mean, or if twice the epochs would gain as much. With early stopping the validation
+    samples are compared, and the warning also tells whether the model overfits.
 
     Parameters
     ----------
@@ -255,6 +262,7 @@ class DeepAutoencoder(DeepModel):
         history = super().training_history
         return {name.replace("bound", "score"): values for name, values in history.items()}
 
+    _has_nats = False
     _linear_init = "pca"
 
     def _check_parameters(self) -> None:
@@ -309,9 +317,15 @@ class DeepAutoencoder(DeepModel):
         if data.reducer.sum(not all(finite)):
             raise FloatingPointError("The reconstruction of the training samples is not finite.")
 
-    def _bounds_of_fit(self, data: TrainingData) -> tuple[float, float]:
-        error = mean_objective(self.net_, data.train, data.weights)
-        return error * self.scale_**2, -float(self.scale_**2)
+    def _bounds_of_fit(self, data: TrainingData, with_linear: bool) -> Bounds:
+        samples, weights, baseline = data.train, data.weights, -float(self.scale_**2)
+        if not with_linear:
+            return Bounds(self.scale_**2 * mean_objective(self.net_, samples, weights), baseline)
+        if data.valid is not None:
+            samples, weights = data.valid, data.valid_weights
+        bound = self.scale_**2 * mean_objective(self.net_, samples, weights)
+        linear = pca_fit(data, int(self.n_components), self.scale_)
+        return Bounds(bound, baseline, linear, validated=data.valid is not None)
 
     def _encode(self, x: Tensor) -> Tensor:
         return self.module_.encode(x)

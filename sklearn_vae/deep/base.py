@@ -43,8 +43,6 @@ from sklearn_vae.deep.epoch_search import (
     RATE_OF_AVERAGE,
     AveragedParameters,
     EpochSearch,
-    entries_of_start,
-    mean_objective,
     search_epochs,
 )
 from sklearn_vae.deep.evaluation import (
@@ -55,7 +53,10 @@ from sklearn_vae.deep.evaluation import (
     keep_snapshots,
 )
 from sklearn_vae.deep.fitted_networks import network_parameters, restored_net, state_of_net
-from sklearn_vae.deep.outcome import warn_of_outcome
+from sklearn_vae.deep.inactive_units import InactiveUnits
+from sklearn_vae.deep.objective_terms import enlarge_noise, entries_of_start, mean_objective
+from sklearn_vae.deep.outcome import Bounds, is_judged, warn_of_outcome
+from sklearn_vae.deep.ppca_start import FALLING_SHARE
 from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.gaussian.arrays import check_sample_weight
 from sklearn_vae.protocol import EncoderDecoder, numbered
@@ -77,6 +78,11 @@ from sklearn_vae.validation import (
 
 Array = NDArray[Any]
 
+# Loss of training samples against the linear model that a larger noise variance may cause, as a share
+# of its bound plus nats per sample.
+LOSS_SHARE = 0.005
+LOSS_NATS = 0.05
+
 
 class DeepModel(EncoderDecoder, ABC):
     """Base class of the estimators with deep networks.
@@ -91,6 +97,7 @@ class DeepModel(EncoderDecoder, ABC):
     is_linear_: bool
     net_: VAENet
     mean_: Array
+    _noise_is_validated: bool
     scale_: Any
 
     _fitted_state: ClassVar[dict[str, str]] = {
@@ -102,6 +109,9 @@ class DeepModel(EncoderDecoder, ABC):
         "net_": "any",
         "scale_": "number|d finite positive",
     }
+
+    # Whether the bound is in nats.
+    _has_nats: ClassVar[bool] = True
 
     # Value of `init` that starts at the linear model.
     _linear_init: ClassVar[str] = "ppca"
@@ -250,6 +260,12 @@ class DeepModel(EncoderDecoder, ABC):
         networks = (self.module_.encoder, self.module_.decoder)
         return max(sum(p.ndim >= 2 for p in network.parameters()) for network in networks)
 
+    def inactive_units(self, X: Any) -> dict[str, float]:
+        with InactiveUnits(self.module_) as units:
+            if units.layers:
+                self.inverse_transform(self.transform(X))
+        return units.shares
+
     def get_state(self) -> dict[str, Any]:
         state = super().get_state()
         if "net_" in state:
@@ -275,8 +291,8 @@ class DeepModel(EncoderDecoder, ABC):
         """Set the diagnostic attributes; raise FloatingPointError if a result is not finite."""
 
     @abstractmethod
-    def _bounds_of_fit(self, data: TrainingData) -> tuple[float, float]:
-        """Return the bounds of the training samples for the model, and without latents."""
+    def _bounds_of_fit(self, data: TrainingData, with_linear: bool) -> Bounds:
+        """Return the bounds of this fit, and of the linear model if `with_linear`."""
 
     @abstractmethod
     def _encode(self, x: Tensor) -> Tensor:
@@ -296,6 +312,15 @@ class DeepModel(EncoderDecoder, ABC):
     def _n_warmup_epochs(self) -> int:
         """Return the number of epochs before early stopping begins to count."""
         return 0
+
+    def _trains_on_bound(self) -> bool:
+        """Return whether the training objective is the bound that the linear model maximizes."""
+        return True
+
+    def _n_epochs_at_rate(self) -> int:
+        """Return the number of epochs before the learning rate falls."""
+        falls = self.init is not None and not self._starts_linear
+        return self.n_iter_ - round(FALLING_SHARE * self.max_epochs) if falls else self.n_iter_
 
     def _is_automatic(self) -> bool:
         """Return whether the number of epochs is found by validation, from a linear start."""
@@ -333,7 +358,7 @@ class DeepModel(EncoderDecoder, ABC):
             if search is None:
                 diverged, complete = self._train(data)
             else:
-                diverged, complete = self._train_from_linear(data)
+                diverged, complete = self._train_from_linear(data, search.noise_factor)
             diverged = self._evaluate(data) or diverged
             if search is not None:
                 self._record_search(search, data)
@@ -344,8 +369,9 @@ class DeepModel(EncoderDecoder, ABC):
         warn_of_failures(self.net_)
         if diverged is not None:
             raise diverged
-        bound, baseline = self._bounds_of_fit(data)
-        warn_of_outcome(self, bound, baseline, search)
+        bounds = self._bounds_of_fit(data, is_judged(self, search))
+        if reducer.rank == 0 and (search is not None or self.net_.complete_):
+            warn_of_outcome(self, bounds, search)
         if self.is_linear_ and self.verbose and reducer.rank == 0:
             print(
                 f"{type(self).__name__} keeps its linear start, because no epoch of training "
@@ -355,28 +381,43 @@ class DeepModel(EncoderDecoder, ABC):
 
     def _set_chosen_values(self, search: EpochSearch | None) -> None:
         """Set the attributes with the values that this fit uses."""
-        self._automatic, self.is_linear_ = search is not None, False
+        self._automatic, self.is_linear_, self._noise_is_validated = (
+            search is not None,
+            False,
+            False,
+        )
         for name in PLAIN.keys() & vars(self).keys():
             setattr(self, f"{name}_", getattr(self, name))
         if search is not None:
             self.max_epochs_ = search.max_epochs
         self.hidden_layer_sizes_ = self._hidden_layer_sizes()
 
-    def _train_from_linear(self, data: TrainingData) -> tuple[FloatingPointError | None, bool]:
+    def _train_from_linear(
+        self, data: TrainingData, noise_factor: float
+    ) -> tuple[FloatingPointError | None, bool]:
         """Train the net, and return to the linear start if training lowers its objective."""
         self.is_linear_ = True
+        net, samples, weights = self.net_, data.train, data.weights
         if not self.max_epochs:
             self._set_up_net(data, None)
-            self.net_.train_split = None
+            net.train_split = None
             return None, False
-        start = {name: t.clone() for name, t in self.net_.module_.state_dict().items()}
-        bound = mean_objective(self.net_, data.train, data.weights)
+        start = {name: t.clone() for name, t in net.module_.state_dict().items()}
+        bound = mean_objective(net, samples, weights)
         diverged, complete = self._train(data)
-        self.is_linear_ = mean_objective(self.net_, data.train, data.weights) < bound
+        if data.checkpoint is None or not data.checkpoint.finished:
+            self.is_linear_ = mean_objective(net, samples, weights) < bound
+        else:  # only trained networks are saved
+            self.is_linear_ = False
         if self.is_linear_:
-            self.net_.module_.load_state_dict(start)
-            self.net_.history_ = History()
-        return diverged, complete and not self.is_linear_
+            net.module_.load_state_dict(start)
+            net.history_ = History()
+            return diverged, False
+        self._noise_is_validated = noise_factor > 1.0
+        if complete and self._noise_is_validated:
+            nats = LOSS_SHARE * abs(net.monitor.in_data_units(bound)) + LOSS_NATS
+            enlarge_noise(net, samples, weights, noise_factor, bound - nats)
+        return diverged, complete
 
     def _record_search(self, search: EpochSearch, data: TrainingData) -> None:
         """Add the bounds of the search to the history, which is that of the start if linear."""

@@ -39,6 +39,10 @@ N_DRAWS = 2
 # small data below that of 100 epochs of the default networks of earlier versions.
 TOTAL_EPOCHS = 320
 
+# The same for data with many features, where the epochs of the earlier networks are less slow.
+WIDE_FEATURES = 1000
+WIDE_EPOCHS = 200
+
 # Fraction of the samples in a validation set. Folds are added until their validation samples exceed
 # a number, up to a maximum of folds.
 VALIDATION_FRACTION = 0.2
@@ -94,13 +98,14 @@ def chosen_values(n_samples: int, n_features: int, n_components: int, init: str)
     is_large = n_samples >= LARGE_SAMPLES
     width = max(LARGE_WIDTH if is_large else SMALL_WIDTH, 2 * n_components)
     size = 2 ** round(math.log2(max(1.0, n_samples / BATCHES_PER_EPOCH)))
+    total = TOTAL_EPOCHS if n_features < WIDE_FEATURES else WIDE_EPOCHS
     return {
         "hidden_layer_sizes": (width,),
         "activation": "silu",
         "init": init,
         "n_mc_samples": N_DRAWS,
         "learning_rate": LARGE_LEARNING_RATE if is_large else LEARNING_RATE,
-        "max_epochs": TOTAL_EPOCHS // (1 + count_folds(n_samples, VALIDATION_FRACTION)),
+        "max_epochs": total // (1 + count_folds(n_samples, VALIDATION_FRACTION)),
         "batch_size": min(max(size, BATCH_SIZES[0]), BATCH_SIZES[1]),
         "validation_fraction": VALIDATION_FRACTION,
     }

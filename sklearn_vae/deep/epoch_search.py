@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,10 +22,10 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from sklearn_vae.deep.choices import count_folds
+from sklearn_vae.deep.objective_terms import ObjectiveTerms, objective_terms
 from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.gaussian.arrays import positive_weights
-from sklearn_vae.nn.distributions import weighted_sum
-from sklearn_vae.training.distributed import SINGLE_PROCESS
+from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.scaling import standardize
 
 Array = NDArray[Any]
@@ -33,50 +33,62 @@ Array = NDArray[Any]
 # Weight of an epoch in the moving average of the parameters.
 RATE_OF_AVERAGE = 0.1
 
-# The search ends if the best epoch is older than both of these: a number of epochs, and a multiple
-# of the best epoch.
-PATIENCE = 15
+# The search ends if the first epoch with this share of the highest gain is older than both of these:
+# a number of epochs, and a multiple of that epoch.
+GAIN_SHARE = 0.99
+PATIENCE = 30
 PATIENCE_SHARE = 0.5
 
-# Fraction of the samples that are trimmed at each end, and share of the gain that must remain. A gain
-# that depends on a few outliers is often lost on others.
+# A gain is accepted if its mean and its trimmed mean, without this fraction of the samples at each
+# end, exceed their standard errors, and the trimmed mean this share of the mean. A gain that depends
+# on a few outliers is often lost on others.
 TRIMMED = 0.05
-TRIMMED_SHARE = 0.5
+TRIMMED_SHARE = 0.25
+
+# The noise variance is enlarged if this gains more than this multiple of its standard error.
+SIGNIFICANT = 2.0
 
 # Number of epochs that a fold trains before the next fold does.
 EPOCHS_AT_ONCE = 5
 
-# Approximate number of draws of z over all validation samples of a fold, and limits per sample.
-VALIDATION_DRAWS = 4096
-DRAWS_PER_SAMPLE = (2, 32)
-
-# Approximate number of entries of the decoder outputs that are evaluated at once.
-NUMBERS_PER_PART = 2**21
-
 # Minimum number of samples for networks; below it the linear model is kept without a search.
 LEAST_SAMPLES = 20
+
+
+class Gain(NamedTuple):
+    """Gain of a candidate over the start, averaged over validation samples."""
+
+    mean: float
+    error: float  # standard error
+    trimmed: float  # mean without the samples that gain most and least
+    trimmed_error: float
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the gain is not chance and does not depend on a few samples."""
+        least = max(self.trimmed_error, TRIMMED_SHARE * self.mean)
+        return self.mean > self.error and self.trimmed > least
 
 
 @dataclass(frozen=True, eq=False)
 class EpochSearch:
     """Result of a search: bounds of validation samples after `epochs`, of which 0 is the start.
 
-    The bounds are averages over the samples, in the units of the data.
+    The bounds are averages over the samples, in the units of the data. After training they are
+    those with the noise variance multiplied by `noise_factor`.
     """
 
     epochs: Array
     bounds: Array
     max_epochs: int  # limit of the search
     best: int  # index of the highest bound
-    error: float  # standard error of the gain of the best epoch over the start
-    trimmed: float  # mean of the gain without the samples that gain most and least
+    gain: Gain
+    noise_factor: float = 1.0
 
     @property
     def n_epochs(self) -> int:
         """Number of epochs to train, 0 if the gain over the start may be chance."""
-        gain = self.bounds[self.best] - self.bounds[0]
-        accepted = gain > self.error and self.trimmed > TRIMMED_SHARE * gain
-        return int(self.epochs[self.best]) if accepted else 0
+        return int(self.epochs[self.best]) if self.gain.is_sure else 0
 
 
 class AveragedParameters(Callback):
@@ -91,15 +103,21 @@ class AveragedParameters(Callback):
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Start at the initial parameters."""
+        state = net.module_.state_dict()
         if not hasattr(self, "average_"):
-            self.average_ = _copied_state(net)
+            self.average_ = {name: tensor.clone() for name, tensor in state.items()}
+        # Limits of the noise variance may be infinite.
+        self.tensors = {
+            name: tensor
+            for name, tensor in state.items()
+            if tensor.is_floating_point() and tensor.isfinite().all()
+        }
 
     @torch.no_grad()
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Add the parameters of this epoch."""
-        for name, tensor in net.module_.state_dict().items():
-            if tensor.is_floating_point() and bool(torch.isfinite(tensor).all()):
-                self.average_[name].lerp_(tensor, self.rate)
+        for name, tensor in self.tensors.items():
+            self.average_[name].lerp_(tensor, self.rate)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Replace the parameters by their average."""
@@ -114,22 +132,20 @@ class ValidatedAverage(AveragedParameters):
         super().__init__(rate)
         self.valid = valid
         self.seed = seed
-        self.terms: list[Array] = []
-
-    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        """Start at the initial parameters, and evaluate them."""
-        super().on_train_begin(net, **kwargs)
-        if not self.terms:
-            self.terms.append(self._evaluate(net))
+        self.terms: list[ObjectiveTerms] = []
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Evaluate the average, and keep the parameters, because training may continue."""
         with self._averaged(net):
-            self.terms.append(self._evaluate(net))
+            self.evaluate(net)
+
+    def evaluate(self, net: Any) -> None:
+        """Add the terms of the validation samples under the parameters of a net."""
+        self.terms.append(objective_terms(net, self.valid, self.seed))
 
     @contextmanager
     def _averaged(self, net: Any) -> Iterator[None]:
-        before = _copied_state(net)
+        before = {name: tensor.clone() for name, tensor in net.module_.state_dict().items()}
         net.module_.load_state_dict(self.average_)
         net.module_.after_step()
         try:
@@ -137,59 +153,26 @@ class ValidatedAverage(AveragedParameters):
         finally:
             net.module_.load_state_dict(before)
 
-    def _evaluate(self, net: Any) -> Array:
-        return objective_terms(net, self.valid, self.seed)
 
+class BoundMonitor:
+    """Monitor of the objective alone, which is all that the rule of the learning rate needs."""
 
-@torch.no_grad()
-def objective_terms(net: Any, x: Tensor, seed: int = 0) -> Array:
-    """Compute the objective of each sample with the same draws in every call, in pairs."""
-    least, most = DRAWS_PER_SAMPLE
-    k = net.noise_shape[1]
-    pairs = min(max(VALIDATION_DRAWS // len(x), least), most) // 2 if k else 1
-    generator = torch.Generator(x.device).manual_seed(seed)
-    training = net.module_.training
-    net.module_.eval()
-    terms = []
-    for part in x.split(max(1, NUMBERS_PER_PART // (2 * pairs * x.shape[1]))):
-        shape = (pairs, len(part), k)
-        noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
-        draws = torch.cat([noise, -noise])
-        terms.append(net.objective(net.module_, part, draws, 1.0, **net.options)[0])
-    net.module_.train(training)
-    return torch.cat(terms).cpu().double().numpy()
+    names = ("bound",)
 
+    def __init__(self, in_data_units: Callable[[Any], Any]) -> None:
+        self.in_data_units = in_data_units
 
-def mean_objective(net: Any, x: Tensor, weights: Tensor | None) -> float:
-    """Average the objective over samples whose weights, if any, average to 1."""
-    terms = objective_terms(net, x)
-    return float((terms if weights is None else terms * weights.cpu().numpy()).mean())
+    def begin(self) -> None:
+        """Begin an epoch."""
 
+    def update(self, module: Any, h: Tensor, weights: Tensor | None = None) -> None:
+        """Ignore the outputs of the encoder."""
 
-@torch.no_grad()
-def entries_of_start(net: Any, data: TrainingData) -> dict[str, Any]:
-    """Return the history entries of a net that was not trained, averaged over the samples."""
-    module, x, weights = net.module_, data.train, data.weights
-    net.monitor.begin()
-    k = net.noise_shape[1]
-    axes = math.sqrt(k) * torch.eye(max(k, 1), k)[:, None].to(x)
-    draws = torch.cat([axes, -axes])  # with mean 0 and covariance I, exact for linear networks
-    totals = np.zeros(2)
-    step = max(1, NUMBERS_PER_PART // (len(draws) * x.shape[1]))
-    for start in range(0, len(x), step):
-        part = x[start : start + step]
-        w = None if weights is None else weights[start : start + step]
-        noise = draws.expand(-1, len(part), -1)
-        terms = net.objective(module, part, noise, 1.0, **net.options)[1:]
-        totals += [float(weighted_sum(term, w)) for term in terms]
-        net.monitor.update(module, module.encoder(part), *([] if w is None else [w]))
-    entries = net.monitor.record(module, len(x), *(totals / len(x)))
-    net.monitor.begin()
-    return {**entries, "beta": net.beta_, "seconds": 0.0}
-
-
-def _copied_state(net: Any) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in net.module_.state_dict().items()}
+    def record(
+        self, module: Any, n: float, reconstruction: float, kl: float, reducer: Reducer
+    ) -> dict[str, Any]:
+        """Return the entry of the history."""
+        return {"bound": self.in_data_units(reconstruction - kl)}
 
 
 class Fold:
@@ -210,8 +193,10 @@ class Fold:
         valid = standardize(X, held_out, *units, device, dtype)
         self.validated = ValidatedAverage(RATE_OF_AVERAGE, valid, None, seed)
         self.model._set_up_net(self.data, None, [self.validated])
+        self.validated.evaluate(net)
         self.held_out = held_out
         self.in_data_units = net.monitor.in_data_units
+        net.monitor = BoundMonitor(self.in_data_units)
 
     def train(self, n_epochs: int) -> bool:
         """Train for some epochs; return whether all results are finite."""
@@ -223,12 +208,12 @@ class Fold:
         if not net.complete_:
             raise KeyboardInterrupt
         net.last_states_ = []
-        return bool(np.isfinite(self.validated.terms[-1]).all())
+        return bool(np.isfinite(self.validated.terms[-1].values).all())
 
-    @property
-    def bounds(self) -> Array:
-        """Bounds of the validation samples, (n_epochs + 1, n_valid), in the units of the data."""
-        return self.in_data_units(np.stack(self.validated.terms))
+    def terms_at(self, epoch: int) -> ObjectiveTerms:
+        """Return the terms of the validation samples, in the units of the data."""
+        values, squares, n_noisy = self.validated.terms[epoch]
+        return ObjectiveTerms(self.in_data_units(values), squares, n_noisy)
 
 
 def search_epochs(model: Any, X: Array, weights: Array | None, seed: int) -> EpochSearch:
@@ -237,22 +222,92 @@ def search_epochs(model: Any, X: Array, weights: Array | None, seed: int) -> Epo
         positive, _ = positive_weights(weights, at_least=2)
         X, weights = X[positive], weights[positive]
     if len(X) < LEAST_SAMPLES:
-        return EpochSearch(np.zeros(1, int), np.full(1, np.nan), 0, 0, math.inf, 0.0)
+        no_gain = Gain(0.0, math.inf, 0.0, math.inf)
+        return EpochSearch(np.zeros(1, int), np.full(1, np.nan), 0, 0, no_gain)
     folds = [
         Fold(model, X, weights, held_out, seed + i)
         for i, held_out in enumerate(_held_out(len(X), model.validation_fraction, seed))
     ]
     w = None if weights is None else np.concatenate([weights[f.held_out] for f in folds])
-    epochs, max_epochs = [0], int(model.max_epochs)
+    w = np.ones(sum(len(f.held_out) for f in folds)) if w is None else w
+    curves, max_epochs = Curves([fold.terms_at(0) for fold in folds], w), int(model.max_epochs)
     while True:
-        step = min(EPOCHS_AT_ONCE, max_epochs - epochs[-1])
-        finite = [fold.train(step) for fold in folds]
-        epochs.append(epochs[-1] + step)
-        search = _result(epochs, [fold.bounds for fold in folds], w, max_epochs)
-        best = search.epochs[search.best]
-        patience = max(PATIENCE, PATIENCE_SHARE * best)
-        if not all(finite) or epochs[-1] >= min(max_epochs, best + patience):
-            return search
+        step = min(EPOCHS_AT_ONCE, max_epochs - curves.epochs[-1])
+        if not all(fold.train(step) for fold in folds):
+            return curves.result(max_epochs)
+        curves.add(curves.epochs[-1] + step, [fold.terms_at(-1) for fold in folds])
+        if curves.epochs[-1] >= min(max_epochs, curves.last_epoch_of_interest):
+            return curves.result(max_epochs)
+
+
+class Curves:
+    """Bounds of validation samples by epoch, without and with an enlarged noise variance.
+
+    The factor of the noise variance is at least 1 and is estimated from the residuals of the other
+    folds, if there are any.
+    """
+
+    def __init__(self, start: list[ObjectiveTerms], weights: Array) -> None:
+        self.weights = weights / weights.sum()
+        self.epochs, self.factors = [0], [1.0]
+        values = np.concatenate([terms.values for terms in start])
+        self.plain, self.enlarged = [values], [values]
+
+    def add(self, epoch: int, folds: list[ObjectiveTerms]) -> None:
+        """Add the terms of all folds after an epoch."""
+        squares = np.concatenate([terms.squares for terms in folds])
+        fold_of = np.repeat(np.arange(len(folds)), [len(terms.squares) for terms in folds])
+        enlarged = []
+        for i, terms in enumerate(folds):
+            others = fold_of != i if len(folds) > 1 else fold_of == i
+            enlarged.append(terms.with_noise(self._factor(squares, others)))
+        self.epochs.append(epoch)
+        self.factors.append(self._factor(squares, fold_of >= 0))
+        self.plain.append(np.concatenate([terms.values for terms in folds]))
+        self.enlarged.append(np.concatenate(enlarged))
+
+    def _factor(self, squares: Array, chosen: Array) -> float:
+        return max(1.0, float(np.average(squares[chosen], weights=self.weights[chosen])))
+
+    @property
+    def last_epoch_of_interest(self) -> float:
+        """Epoch after which the search ends unless a higher bound is found."""
+        last = 0.0
+        for values in (self.plain, self.enlarged):
+            means = self._means(values)
+            gain = means.max() - means[0]
+            first = self.epochs[int(np.argmax(means - means[0] >= GAIN_SHARE * gain))]
+            last = max(last, first + max(PATIENCE, PATIENCE_SHARE * first))
+        return last
+
+    def result(self, max_epochs: int) -> EpochSearch:
+        """Return the best number of epochs, with the noise variance that is better for it."""
+        plain, enlarged = self._means(self.plain), self._means(self.enlarged)
+        best, best_enlarged = int(np.argmax(plain)), int(np.argmax(enlarged))
+        more = self._gain(self.enlarged[best_enlarged], self.plain[best])
+        epochs = np.array(self.epochs)
+        if more.mean > SIGNIFICANT * more.error:
+            gain = self._gain(self.enlarged[best_enlarged], self.plain[0])
+            factor = self.factors[best_enlarged]
+            return EpochSearch(epochs, enlarged, max_epochs, best_enlarged, gain, factor)
+        gain = self._gain(self.plain[best], self.plain[0])
+        return EpochSearch(epochs, plain, max_epochs, best, gain)
+
+    def _means(self, values: list[Array]) -> Array:
+        return np.stack(values) @ self.weights
+
+    def _gain(self, values: Array, start: Array) -> Gain:
+        gains, w = values - start, self.weights
+        cut = int(TRIMMED * len(gains))
+        kept = np.argsort(gains)[cut : len(gains) - cut]
+        return Gain(*_mean_and_error(gains, w), *_mean_and_error(gains[kept], w[kept]))
+
+
+def _mean_and_error(values: Array, weights: Array) -> tuple[float, float]:
+    """Return a weighted mean and its standard error."""
+    w = weights / weights.sum()
+    mean = float(w @ values)
+    return mean, math.sqrt(float(w**2 @ (values - mean) ** 2))
 
 
 def _held_out(n: int, fraction: float, seed: int) -> list[Array]:
@@ -261,23 +316,3 @@ def _held_out(n: int, fraction: float, seed: int) -> list[Array]:
     n_folds = count_folds(n, fraction)
     order = np.random.RandomState(seed).permutation(n)
     return np.array_split(order[: n_folds * size], n_folds)
-
-
-def _result(
-    epochs: list[int], bounds: list[Array], weights: Array | None, max_epochs: int
-) -> EpochSearch:
-    """Average the bounds of all validation samples, and find the best number of epochs."""
-    n = min(map(len, bounds))
-    terms = np.concatenate([b[:n] for b in bounds], axis=1)
-    with np.errstate(invalid="ignore"):
-        curve = np.average(terms, axis=1, weights=weights)
-    curve = np.where(np.isfinite(curve), curve, -np.inf)
-    best = int(np.argmax(curve))
-    gains = terms[best] - terms[0]
-    w = np.ones(len(gains)) if weights is None else weights
-    w = w / w.sum()
-    mean = float(w @ gains)
-    error = math.sqrt(float(w**2 @ (gains - mean) ** 2))
-    kept = np.argsort(gains)[int(TRIMMED * len(gains)) : len(gains) - int(TRIMMED * len(gains))]
-    trimmed = float(np.average(gains[kept], weights=w[kept]))
-    return EpochSearch(np.array(epochs[:n]), curve, max_epochs, best, error, trimmed)

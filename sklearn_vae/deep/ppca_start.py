@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch.callbacks import Callback
 from torch import Tensor
 
-from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.checks import checked_layer_sizes
 from sklearn_vae.deep.choices import values_of_fit, with_values
 from sklearn_vae.gaussian.centered import centered_data
@@ -24,6 +24,8 @@ from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
 from sklearn_vae.training.devices import threads_worth
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
+
+Array = NDArray[Any]
 
 # Loss of ELBO that gradient noise may cause, relative to the information in z at the start and to
 # the gain in ELBO since then.
@@ -238,7 +240,7 @@ def fit_ppca(
 
     The number of loadings is limited by `n_components`, the samples and the features.
     """
-    X, w = _in_float64(samples), None if weights is None else _on_host(weights)
+    X, w = in_float64(samples), None if weights is None else on_host(weights)
     if reducer.size == 1:
         k, dtype = min(n_components, *X.shape), X.dtype
         solver = choose_solver(X, k)
@@ -261,18 +263,18 @@ def ppca_residuals(
     The mean over the features is the noise variance of pPCA.
     """
     loadings = fit_ppca(samples, n_components, reducer, weights)[1]
-    x = _in_float64(samples)
+    x = in_float64(samples)
     if weights is None:
         squares = np.einsum("ij,ij->j", x, x)
     else:
-        squares = np.einsum("i,ij,ij->j", _on_host(weights), x, x)
+        squares = np.einsum("i,ij,ij->j", on_host(weights), x, x)
     variance = reducer.sum(squares) / reducer.sum(len(x))
     return np.maximum(variance - (loadings**2).sum(axis=1), 0)
 
 
 def factor_noise(samples: Tensor, n_components: int, weights: Tensor | None = None) -> Array:
     """Compute the noise variances of factor analysis, by maximum likelihood."""
-    X, w = samples.cpu().double().numpy(), None if weights is None else _on_host(weights)
+    X, w = samples.cpu().double().numpy(), None if weights is None else on_host(weights)
     n, d = X.shape
     summary = Moments.of(X, w) if d <= n else centered_data(X, w)
     return fit_factors(summary, min(n_components, d, n - 1), tol=FACTOR_TOL).noise_variance
@@ -291,7 +293,7 @@ def noise_of_full_rank(samples: Tensor, k: int, weights: Tensor | None = None) -
     return np.asarray(0.5 * least) if least > LEAST_OF_PPCA else None
 
 
-def _in_float64(samples: Tensor) -> Array:
+def in_float64(samples: Tensor) -> Array:
     """Return samples on the host, in float64 if that takes at most 1 GiB.
 
     Float32 cannot tell the noise of pPCA from rounding if it is less than 1e-6 of the variance.
@@ -300,7 +302,8 @@ def _in_float64(samples: Tensor) -> Array:
     return X.astype(np.float64, copy=False) if X.size <= LARGEST_IN_FLOAT64 else X
 
 
-def _on_host(weights: Tensor) -> Array:
+def on_host(weights: Tensor) -> Array:
+    """Return weights of samples as an array of float64."""
     return weights.cpu().double().numpy()
 
 
@@ -322,7 +325,7 @@ def _ppca_with_noise(
     Columns of W beyond the rank of the samples are 0.
     """
     root = np.sqrt(np.broadcast_to(noise, samples.shape[1]))
-    X = _in_float64(samples)
+    X = in_float64(samples)
     scaled = torch.from_numpy((X / root).astype(X.dtype, copy=False))
     mean, loadings = fit_ppca(scaled, k, reducer, weights, noise_variance=1.0)
     W = np.zeros((samples.shape[1], k))

@@ -7,7 +7,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_vae.deep.base import Array, DeepModel
-from sklearn_vae.deep.fit_averages import fit_averages
+from sklearn_vae.deep.fit_averages import N_OPERATIONS, fit_averages
+from sklearn_vae.deep.kept_dimensions import with_kept_networks
+from sklearn_vae.deep.outcome import Bounds, LinearFit
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.arrays import mean_of_samples
 from sklearn_vae.gaussian.bounds import (
@@ -24,7 +26,7 @@ from sklearn_vae.gaussian.bounds import (
     EntropyGap,
     sum_of_entropies,
 )
-from sklearn_vae.nn.cubature import cubature, reference_points
+from sklearn_vae.nn.cubature import cubature, points_within, reference_points
 from sklearn_vae.nn.distributions import LOG_2PI, average
 from sklearn_vae.nn.likelihoods import Likelihood
 from sklearn_vae.nn.module import VAEModule, build_vae
@@ -282,12 +284,27 @@ class DeepVAE(LatentModel, DeepModel):
         )
         # The derivative of the ELBO with respect to the scale, or log-variances, of p(x|z).
         noise_part = terms.log_prob + terms.entropy
-        limits = {"noise variance": terms.at_limit, "posterior variance": averages.at_limit}
+        at_limit = terms.at_limit or self._noise_is_validated
+        limits = {"noise variance": at_limit, "posterior variance": averages.at_limit}
         active = tuple(name for name, at_limit in limits.items() if at_limit)
         self.entropy_gap_ = EntropyGap.from_noise_part(noise_part, averages.second_moment, active)
 
-    def _bounds_of_fit(self, data: TrainingData) -> tuple[float, float]:
-        return self.elbo_, self._bound_without_latents(data)
+    def _trains_on_bound(self) -> bool:
+        is_elbo = self.objective == "elbo" and self.kl_weight == 1
+        return is_elbo and not self.free_bits
+
+    def _bounds_of_fit(self, data: TrainingData, with_linear: bool) -> Bounds:
+        baseline, bound, has_valid = self._bound_without_latents(data), self.elbo_, False
+        if with_linear and data.valid is not None:
+            bound, has_valid = float(self.history_["validation_bound"].max()), True
+        linear, own = self._linear_fits(data, baseline) if with_linear else (None, None)
+        return Bounds(bound, baseline, linear, own, has_valid)
+
+    def _linear_fits(
+        self, data: TrainingData, baseline: float
+    ) -> tuple[LinearFit | None, LinearFit | None]:
+        """Return fits of linear models as in :class:`Bounds`: here, none with latents."""
+        return LinearFit("a model without latent dimensions", baseline), None
 
     def _bound_without_latents(self, data: TrainingData) -> float:
         """Return the log-likelihood of a model without latent dimensions: here, unit normals."""
@@ -332,13 +349,20 @@ class DeepVAE(LatentModel, DeepModel):
 
     def bound_terms(self, X: Any) -> BoundTerms:
         module, prior, has_logits = self.module_, self.module_.prior(), False
+        likelihood, squared_errors = module.likelihood, np.zeros(1)
+        has_errors = likelihood.noise_variance is not None
+        draw = points_within(self.n_components_, N_OPERATIONS / (self.net_.operations_ * len(X)))
 
         def terms(x: Tensor) -> Tensor:
-            nonlocal has_logits
+            nonlocal has_logits, squared_errors
             sums = x.new_zeros(len(x), 5 + self.n_components_)
-            for share, weights, draws, p in self._draws(x):
+            for share, weights, draws, p in self._draws(x, draw(x)):
+                if has_errors:
+                    products = (share * weights)[:, None].expand(-1, len(x))
+                    errors = likelihood.statistics(p, x, products)
+                    squared_errors = squared_errors + errors.cpu().double().numpy()
                 columns = [p.log_prob(x), draws.kl(prior), draws.entropy(), p.entropy()]
-                curvature = module.likelihood.curvature(p)
+                curvature = likelihood.curvature(p)
                 has_logits = curvature is not None
                 columns.append(torch.zeros_like(columns[0]) if curvature is None else curvature)
                 means = [average(c, weights) if c.ndim == 2 else c for c in columns]
@@ -357,7 +381,13 @@ class DeepVAE(LatentModel, DeepModel):
             decoder_entropy=decoder_entropy + log_scale,
             second_moment=averages[5:],
             curvature=curvature if has_logits else None,
+            squared_errors=squared_errors / len(X) * self.scale_**2 if has_errors else None,
         )
+
+    def with_dimensions(self, kept: Any) -> Self | None:
+        check_is_fitted(self)
+        is_sum = POSTERIORS[self.variational_family].kl_is_sum
+        return with_kept_networks(self, kept) if is_sum else None
 
     def _n_draws(self, x: Tensor) -> int:
         """Return the number of draws per sample of x that fills one block."""

@@ -244,7 +244,18 @@ def collapse(
     model = as_latent_model(estimator, "collapse")
     check_real("epsilon", epsilon, at_least=0)
     _check_definition(delta, criterion)
-    terms = kl_terms(*standard_posterior(model, X))
+    return collapse_of(*standard_posterior(model, X), epsilon, delta, criterion)
+
+
+def collapse_of(
+    mean: Array,
+    variance: Array,
+    epsilon: float = COLLAPSE_KL,
+    delta: float = COLLAPSE_SHARE,
+    criterion: str = "share",
+) -> Collapse:
+    """Compute :func:`collapse` from means and variances of q(z|x), in units of the prior."""
+    terms = kl_terms(mean, variance)
     collapsed = np.flatnonzero(_thresholds(terms, delta, criterion) <= epsilon)
     share = (terms <= epsilon).mean(axis=0)
     return Collapse(epsilon, delta, criterion, terms.mean(axis=0), share, collapsed)
@@ -287,8 +298,23 @@ def collapse_curve(
     """
     model = as_latent_model(estimator, "collapse_curve")
     _check_definition(delta, criterion)
-    terms = kl_terms(*standard_posterior(model, X))
+    return curve_of(*standard_posterior(model, X), delta, criterion)
+
+
+def curve_of(
+    mean: Array, variance: Array, delta: float = COLLAPSE_SHARE, criterion: str = "share"
+) -> CollapseCurve:
+    """Compute :func:`collapse_curve` from means and variances of q(z|x), in units of the prior."""
+    terms = kl_terms(mean, variance)
     return CollapseCurve(_thresholds(terms, delta, criterion), delta, criterion)
+
+
+def scales_of(variance: Array) -> Array:
+    """Compute quantiles over samples of the standard deviations of q(z|x), one row per dimension.
+
+    The result has the columns 5 %, 50 % and 95 %.
+    """
+    return np.quantile(np.sqrt(variance), (0.05, 0.5, 0.95), axis=0).T
 
 
 def active_units(estimator: LatentModel, X: Any, threshold: float = 0.01) -> ActiveUnits:
@@ -372,7 +398,7 @@ def standard_posterior(model: LatentModel, X: Any) -> tuple[Array, Array]:
     """Return means and variances of q(z|x) in float64, in units of the prior."""
     mean, variance = (np.asarray(to_host(array), dtype=np.float64) for array in model.posterior(X))
     prior_variance = np.asarray(model.prior_variance, dtype=np.float64)
-    return mean / np.sqrt(prior_variance), variance / prior_variance
+    return (mean - model.prior_mean) / np.sqrt(prior_variance), variance / prior_variance
 
 
 def kl_terms(mean: Array, variance: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_vae.diagnostics.dimensions import Collapse
+from sklearn_vae.diagnostics.dimensions import Collapse, CollapseCurve
 from sklearn_vae.diagnostics.entropies import Entropies
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL
 from sklearn_vae.protocol import Array
@@ -52,6 +52,65 @@ def kl_chart(collapse: Collapse) -> str:
         _caption(f"{k} latent dimensions by KL, {len(collapsed)} collapsed (gray)"),
     ]
     return _svg("KL per dimension (nats), epsilon dashed", parts)
+
+
+def curve_chart(curve: CollapseCurve, epsilon: float) -> str:
+    """Draw the share of collapsed dimensions for every epsilon, on a logarithmic axis."""
+    steps = curve.thresholds[np.isfinite(curve.thresholds) & (curve.thresholds > 0)]
+    unit = epsilon or COLLAPSE_KL
+    low, high = math.log10(min([unit, *steps]) / 3), math.log10(max([unit, *steps]) * 3)
+
+    def across(value: float) -> float:
+        return LEFT + (RIGHT - LEFT) * (math.log10(value) - low) / (high - low)
+
+    def up(share: float) -> float:
+        return BOTTOM - (BOTTOM - TOP) * share
+
+    path = f"M{LEFT} {up(float(curve.at(10**low))):.1f}"
+    for value in np.unique(steps):
+        path += f"H{across(value):.1f}V{up(float(curve.at(value))):.1f}"
+    marks = [10.0**i for i in range(math.ceil(low), math.floor(high) + 1)]
+    marks = marks[:: max(1, len(marks) // 5)]
+    parts = [
+        f'<path d="{path}H{RIGHT}" fill="none" stroke="{BLUE}" stroke-width="1.6"/>',
+        _ticks((up(share), f"{share:.0%}") for share in (0.0, 0.5, 1.0)),
+        _horizontal_line(BOTTOM),
+        _vertical_line(across(unit), 'stroke-dasharray="4 3"'),
+        *(
+            f'<text x="{across(mark):.1f}" y="{BOTTOM + 13}" text-anchor="middle">{mark:g}</text>'
+            for mark in marks
+        ),
+    ]
+    return _svg("Collapsed dimensions by epsilon (nats)", parts)
+
+
+def scale_chart(scales: Array, collapse: Collapse) -> str:
+    """Draw 5 % to 95 % quantiles and medians of the posterior scales, in the order of the KL."""
+    order = np.argsort(-collapse.kl_per_dim, kind="stable")
+    scales, k = np.nan_to_num(scales[order]), len(order)
+    top = max(1.1, float(scales.max()))
+    width = (RIGHT - LEFT) / max(k, 1)
+    centers = LEFT + width * (np.arange(k) + 0.5)
+    heights = BOTTOM - (BOTTOM - TOP) * scales / top
+    bar = _bar_width(width, k)
+    spans = "".join(
+        f"M{x:.1f} {a:.1f}V{b:.1f}"
+        for x, a, b in zip(centers, heights[:, 0], heights[:, 2], strict=False)
+    )
+    medians = "".join(
+        f"M{x - bar / 2:.1f} {y:.1f}h{bar:.1f}"
+        for x, y in zip(centers, heights[:, 1], strict=False)
+    )
+    one = BOTTOM - (BOTTOM - TOP) / top
+    parts = [
+        f'<path d="{spans}" stroke="{BLUE}" stroke-opacity=".45" stroke-width="{bar:.2f}"/>',
+        f'<path d="{medians}" stroke="{BLUE}" stroke-width="2"/>',
+        _ticks([(BOTTOM, "0"), (one, "1")]),
+        _horizontal_line(BOTTOM),
+        _horizontal_line(one, 'stroke-dasharray="4 3"'),
+        _caption("5 % to 95 % of the samples and medians; 1 is the prior"),
+    ]
+    return _svg("Standard deviation of q(z|x) / prior, dimensions by KL", parts)
 
 
 def gap_chart(entropies: Entropies) -> str:
@@ -99,6 +158,10 @@ def _ticks(ticks: Iterable[tuple[float, str]]) -> str:
 
 def _horizontal_line(y: float, style: str = "") -> str:
     return f'<path d="M{LEFT} {y:.1f}H{RIGHT}" stroke="currentColor" {style}/>'
+
+
+def _vertical_line(x: float, style: str = "") -> str:
+    return f'<path d="M{x:.1f} {TOP}V{BOTTOM}" stroke="currentColor" {style}/>'
 
 
 def _caption(text: str) -> str:

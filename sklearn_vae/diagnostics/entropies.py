@@ -163,7 +163,13 @@ def compute_entropies(
     model: LatentModel, X: Any, tolerance: float, active_bounds: tuple[str, ...]
 ) -> Entropies:
     """Compute the entropies of a checked model, given the active bounds on its variances."""
-    terms = _bound_terms(model, X)
+    return entropies_of(model, average_terms(model, X), tolerance, active_bounds)
+
+
+def entropies_of(
+    model: LatentModel, terms: BoundTerms, tolerance: float, active_bounds: tuple[str, ...]
+) -> Entropies:
+    """Compute the entropies from the terms of the ELBO."""
     moment, d = terms.second_moment, terms.n_features
     k = len(moment)
     prior = normal_entropy(k, 0.0)
@@ -189,8 +195,13 @@ def compute_entropies(
     )
 
 
-def _bound_terms(model: LatentModel, X: Any) -> BoundTerms:
-    """Compute the terms of the ELBO, averaged over samples, in units of the prior."""
+def average_terms(
+    model: LatentModel, X: Any, posterior: tuple[Array, Array] | None = None
+) -> BoundTerms:
+    """Compute the terms of the ELBO, averaged over samples, in units of the prior.
+
+    `posterior` contains the means and variances of q(z|x) in these units, if they are known.
+    """
     X_array = as_complete_array(X, "entropy_bound")
     terms: BoundTerms | None = model.bound_terms(X)
     if terms is not None:
@@ -201,7 +212,7 @@ def _bound_terms(model: LatentModel, X: Any) -> BoundTerms:
             f"The noise variance must be positive, got noise_variance_ = {noise}. Use a smaller "
             "n_components, or set noise_variance."
         )
-    mean, variance = standard_posterior(model, X)
+    mean, variance = standard_posterior(model, X) if posterior is None else posterior
     scores = np.asarray(to_host(model.score_samples(X)), dtype=np.float64)
     log_variance = np.log(variance).mean(axis=0)
     moment = (mean**2 + variance).mean(axis=0)
@@ -226,7 +237,8 @@ def _log_noise(model: LatentModel, mean: Array, variance: Array, n_features: int
     # A separate stream, because X may have been generated with the same seed.
     rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
     Z = mean + np.sqrt(variance) * rng.standard_normal(mean.shape)
-    noise = to_host(model.conditional(Z * np.sqrt(model.prior_variance))[1])
+    codes = model.prior_mean + Z * np.sqrt(model.prior_variance)
+    noise = to_host(model.conditional(codes)[1])
     return float(np.log(noise, dtype=np.float64).sum(axis=1).mean())
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from sklearn_vae.containers import to_host
-from sklearn_vae.diagnostics.dimensions import Collapse, collapse
-from sklearn_vae.diagnostics.entropies import Entropies, entropy_bound
-from sklearn_vae.diagnostics.noise import with_tuned_noise
+from sklearn_vae.diagnostics.convergence import Trend, trend_of
+from sklearn_vae.diagnostics.dimensions import Collapse, collapse_of, standard_posterior
+from sklearn_vae.diagnostics.entropies import Entropies, average_terms, entropies_of
 from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianReference
+from sklearn_vae.gaussian.arrays import to_device_of
 from sklearn_vae.protocol import Array, LatentModel
 
 # Shortfall from the reference that is tolerated: this share of the reference's gain over a model
@@ -19,32 +20,41 @@ from sklearn_vae.protocol import Array, LatentModel
 SHARE_OF_GAIN = 0.02
 NATS = 0.1
 
+# Number of draws from the prior that show how much the decoder depends on z.
+PRIOR_DRAWS = 256
+
+# Maximum number of samples for which hidden units are watched.
+WATCHED_SAMPLES = 2000
+
 
 class Evidence:
     """Comparison of a fitted model with the linear model of the same number of dimensions.
 
-    `X` is the training data, `subset` the samples over which bounds are averaged.
+    `X` is the training data, `subset` the samples over which bounds are averaged, and `held_out`
+    other samples, or None. `names` are the names of the features, if they have any. Each network is
+    evaluated once: for the posteriors, for the bound, and for the reconstructions.
     """
 
-    def __init__(self, model: LatentModel, X: Any, subset: Any) -> None:
-        self.model, self.X, self.subset = model, X, subset
-        self.collapse: Collapse = collapse(model, subset)
-        self.entropies: Entropies = entropy_bound(model, subset)
+    def __init__(
+        self, model: LatentModel, X: Any, subset: Any, held_out: Any = None, names: Any = None
+    ) -> None:
+        self.model, self.X, self.subset, self.names = model, X, subset, names
+        self.held_out = held_out
+        self.mean, self.variance = standard_posterior(model, subset)
+        self.collapse: Collapse = collapse_of(self.mean, self.variance)
         self.k = self.collapse.n_components
         self.n_collapsed = len(self.collapse.collapsed)
         self.n_active = self.k - self.n_collapsed
         self.is_bernoulli = model.observation_family == "bernoulli"
         self.fixed_noise = model.noise_variance
         self.kl_weight = float(model.kl_weight)
-        history = model.training_history
-        self.is_trained = history is not None
-        self.history = () if history is None else history.get("bound", ())
-        self.elbo = self.entropies.elbo
+        self.parameters = model.parameters
         observed = model.observations(to_host(subset))
+        self.n_features = observed.shape[1]
         self.reference: Any = (
             BernoulliReference(observed, self.k)
             if self.is_bernoulli
-            else GaussianReference(to_host(X), observed, self.k, model.feature_scale)
+            else self._gaussian_reference(model.observations(to_host(X)), observed)
         )
         # ELBO of the reference with its own noise variance, and with the fixed one of the model:
         # -inf if that differs between features.
@@ -52,6 +62,9 @@ class Evidence:
         # Gain of the reference over a model without latent dimensions, and tolerated shortfall.
         self.gain = max(self.reference_bound - self.reference.baseline, 0.0)
         self.margin = SHARE_OF_GAIN * self.gain + NATS
+        terms = average_terms(model, subset, (self.mean, self.variance))
+        self.entropies: Entropies = entropies_of(model, terms, self.margin, model.active_bounds)
+        self.elbo = self.entropies.elbo
         self.numbers = {
             "elbo": self.elbo,
             "reference": self.reference_bound,
@@ -61,13 +74,27 @@ class Evidence:
         # Average noise variance in units of the reference; None if it depends on z.
         self.noise: float | None = None
         if not self.is_bernoulli:
-            self._compare_noise()
+            self._compare_noise(terms.squared_errors)
             self._compare_errors()
+        if held_out is not None:
+            self._compare_held_out()
+
+    def _gaussian_reference(self, X: Array, observed: Array) -> GaussianReference:
+        scale = self.model.feature_scale
+        if scale is None:
+            scale = X.std(axis=0, dtype=np.float64)
+            scale[scale == 0] = 1.0
+        return GaussianReference(X, observed, self.k, scale)
 
     @property
     def shortfall(self) -> float:
         """ELBO of the reference minus the ELBO of the model, at the same noise variance."""
         return self.matched_bound - self.elbo
+
+    @property
+    def is_below(self) -> bool:
+        """Whether the ELBO is below that of the reference by more than the margin."""
+        return self.shortfall > self.margin
 
     @property
     def linear_model(self) -> str:
@@ -84,36 +111,150 @@ class Evidence:
         if self.is_bernoulli or self.n_active >= self.reference.n_used:
             return False
         excess = self.numbers["reconstruction_error"] - self.numbers["pca_reconstruction_error"]
-        return excess > SHARE_OF_GAIN * self.reference.average_variance
+        return bool(excess > SHARE_OF_GAIN * self.reference.average_variance)
+
+    @property
+    def is_elbo(self) -> bool:
+        """Whether the training objective was the ELBO."""
+        objective = self.parameters.get("objective", "elbo")
+        return self.kl_weight == 1 and not self.model.free_bits and objective == "elbo"
+
+    @cached_property
+    def history(self) -> dict[str, Any]:
+        """Values of each training step after a warm-up of the KL; empty without training."""
+        skipped = self.parameters.get("kl_warmup_epochs") or 0
+        history = self.model.training_history or {}
+        return {name: np.asarray(values)[skipped:] for name, values in history.items()}
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the model was trained by iterations, rather than in closed form."""
+        return self.model.trained_elsewhere or self.model.training_history is not None
+
+    @cached_property
+    def trend(self) -> Trend:
+        """Trend of the bound of the training samples."""
+        return trend_of(self.history.get("bound", ()))
+
+    @cached_property
+    def validation_trend(self) -> Trend | None:
+        """Trend of the bound of validation samples, or None without them."""
+        bounds = np.asarray(self.history.get("validation_bound", ()), dtype=np.float64)
+        return trend_of(bounds) if np.isfinite(bounds).any() else None
+
+    @property
+    def n_steps(self) -> int:
+        """Number of training steps."""
+        return len(self.history.get("bound", ()))
+
+    @property
+    def step(self) -> str:
+        """Name of a training step."""
+        return "epoch" if "epoch" in self.history else "iteration"
+
+    @property
+    def reached_limit(self) -> bool:
+        """Whether training used all steps that it was allowed, or whether this is not known."""
+        limits = [self.parameters[n] for n in ("max_epochs", "max_iter") if n in self.parameters]
+        if not limits:
+            return True
+        n = len((self.model.training_history or {}).get("bound", ()))
+        return isinstance(limits[0], int) and n >= limits[0]  # without a limit, `tol` ends a fit
+
+    @cached_property
+    def held_out_history(self) -> dict[int, float]:
+        """ELBO of the held-out samples by epoch, if the fit kept snapshots."""
+        if self.held_out is None:
+            return {}
+        return {
+            int(epoch): float(average_terms(snapshot, self.held_out).bound)
+            for epoch, snapshot in sorted(self.model.snapshots.items())
+        }
 
     @cached_property
     def decoded(self) -> tuple[Array, Array]:
         """Mean and variance of p(x|z) at the posterior means of the subset."""
-        mean, variance = self.model.conditional(self.model.posterior(self.subset)[0])
+        return self._decode(self.mean, self.subset)
+
+    def _decode(self, Z: Array, samples: Any) -> tuple[Array, Array]:
+        """Return mean and variance of p(x|z) at latents in units of the prior.
+
+        `samples` have the covariates, if the model has any.
+        """
+        codes: Any = self._in_model_units(Z)
+        if not isinstance(self.subset, np.ndarray):
+            codes = to_device_of(self.subset, codes)
+        mean, variance = self.model.conditional(self.model.with_covariates(codes, samples))
         return to_host(mean), to_host(variance)
 
-    def _compare_noise(self) -> None:
+    def decoder_spread(self, distance: float) -> float:
+        """Return the variance of decoded means over z, relative to that of X.
+
+        The z are draws from the prior, scaled by `distance`.
+        """
+        # A separate stream, because X may have been generated with the same seed.
+        rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
+        Z = distance * rng.standard_normal((PRIOR_DRAWS, self.k))
+        means = self._decode(Z, self.subset[:1])[0]
+        observed = to_host(self.reference.subset)
+        total = float(observed.var(axis=0, dtype=np.float64).sum())
+        return float(means.var(axis=0, dtype=np.float64).sum()) / total
+
+    def _in_model_units(self, Z: Array) -> Array:
+        """Return latent vectors in units of the prior as latent vectors of the model."""
+        scale = np.sqrt(np.asarray(self.model.prior_variance, dtype=np.float64))
+        return self.model.prior_mean + scale * Z
+
+    @cached_property
+    def inactive_units(self) -> dict[str, float]:
+        """Share of the units that are 0 for all samples, of the worst hidden layer by network."""
+        return self.model.inactive_units(self.subset[:WATCHED_SAMPLES])
+
+    def _compare_noise(self, squared_errors: Array | None) -> None:
         if self.fixed_noise is not None:
             is_scalar = np.ndim(self.fixed_noise) == 0 and np.ndim(self.reference.scale) == 0
             self.matched_bound = (
                 self.reference.bound_at(float(self.fixed_noise)) if is_scalar else -np.inf
             )
         self.numbers["reference_noise_variance"] = self.reference.noise_variance
-        tuned: Any = with_tuned_noise(self.model, self.subset)
-        if tuned is None:
+        noise = self.model.shared_noise_variance
+        if noise is None:
             return
         unit = self.reference.scale**2
-        self.noise = float(np.mean(self.model.shared_noise_variance / unit))
+        self.noise = float(np.mean(noise / unit))
+        tuned, gain = self._tuned_noise(noise, squared_errors)
         self.numbers |= {
             "noise_variance": self.noise,
-            "tuned_noise_variance": float(np.mean(tuned.shared_noise_variance / unit)),
-            "tuned_elbo": float(tuned.score(self.subset)),
+            "tuned_noise_variance": float(np.mean(tuned / unit)),
+            "tuned_elbo": self.elbo + gain,
         }
 
+    def _tuned_noise(self, noise: Any, squared_errors: Array | None) -> tuple[Any, float]:
+        """Return the optimal noise variance given all other parameters, and its gain in nats."""
+        if squared_errors is not None:  # the posterior does not depend on the noise variance
+            ratio = squared_errors / noise
+            best = ratio if np.ndim(noise) else np.full(len(ratio), ratio.mean())
+            with np.errstate(divide="ignore"):
+                gain = 0.5 * float((ratio - 1.0 - np.log(best)).sum())
+            return noise * (best if np.ndim(noise) else best[0]), gain
+        tuned: Any = self.model.with_tuned_noise(self.subset)
+        if tuned is not None:
+            return tuned.shared_noise_variance, float(tuned.score(self.subset)) - self.elbo
+        relative = 1.0 - 2.0 * self.entropies.gap.noise / self.n_features
+        return noise * relative, self.entropies.noise_gain
+
     def _compare_errors(self) -> None:
-        error = (to_host(self.subset) - self.decoded[0]) / self.reference.scale
+        error = (to_host(self.reference.subset) - self.decoded[0]) / self.reference.scale
         self.numbers |= {
             "reconstruction_error": float(np.mean(error**2)),
             "pca_reconstruction_error": self.reference.error,
             "variance": self.reference.average_variance,
+        }
+
+    def _compare_held_out(self) -> None:
+        observed = self.model.observations(to_host(self.held_out))
+        self.numbers |= {
+            "held_out_elbo": float(average_terms(self.model, self.held_out).bound),
+            "held_out_reference": self.reference.bound_of(observed),
+            "held_out_without_latents": self.reference.baseline_of(observed),
         }

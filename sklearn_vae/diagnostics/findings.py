@@ -6,38 +6,125 @@ and list it in `FINDINGS`.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
-from sklearn_vae.containers import to_host
-from sklearn_vae.diagnostics.advice import on_depth, on_length, on_noise, on_optimum
+from sklearn_vae.diagnostics.advice import (
+    Remedy,
+    on_depth,
+    on_length,
+    on_noise,
+    on_objective,
+    on_optimum,
+    other,
+)
 from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, Evidence
+from sklearn_vae.diagnostics.network_findings import (
+    copied_dimensions,
+    dominating_dimension,
+    ignored_latents,
+    inactive_units,
+    similar_dimensions,
+)
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import Finding
-from sklearn_vae.protocol import Array, EncoderDecoder
+from sklearn_vae.diagnostics.texts import difference, errors, noise_and_optimum, shortfall
+from sklearn_vae.diagnostics.training_findings import (
+    is_validated,
+    overfitting,
+    unfinished,
+    unstable,
+)
+from sklearn_vae.protocol import Array, EncoderDecoder, LatentModel
+
+# A feature dominates if one tenth of the features, or a single one, have more than this share of the
+# variance, and a noise variance per feature would be better.
+DOMINATING = 0.95
+
+
+def dominating_feature(case: Evidence) -> Finding | None:
+    """Find features whose scale is so large that a shared noise variance hides all others."""
+    if case.noise is None or np.ndim(case.model.shared_noise_variance):
+        return None
+    variances = case.reference.feature_variances
+    n_few = max(1, len(variances) // 10)
+    largest = np.argsort(-variances, kind="stable")[:n_few]
+    share = float(variances[largest].sum() / variances.sum())
+    case.numbers["largest_share"] = float(variances.max() / variances.sum())
+    if len(variances) < 3 or share <= DOMINATING:
+        return None
+    std = np.sqrt(variances)
+    std[std == 0] = 1.0
+    standardized = GaussianReference(case.reference.X, case.reference.subset, case.k, std)
+    gain = standardized.bound_at(standardized.noise_variance) - case.reference_bound
+    if gain <= case.margin:
+        return None
+    title = f"{_named(case, largest[:1])} has {_percent(case.numbers['largest_share'])}"
+    if n_few > 1 and case.numbers["largest_share"] <= DOMINATING:
+        title = f"{_named(case, largest)} have {_percent(share)}"
+    evidence = (
+        (
+            f"The noise variance {case.noise:.4g} is the same for all features, and above the "
+            f"variance of {int((variances < case.noise).sum())} of {len(variances)} features."
+        ),
+        f"On standardized features, pPCA has {gain:.4g} nats more, in units of X.",
+    )
+    remedies = [other("standardize the features, for example with StandardScaler")]
+    if "noise_model" in case.parameters:
+        changes: dict[str, Any] = {"noise_model": "diagonal"}
+        changes |= {} if case.fixed_noise is None else {"noise_variance": None}
+        text = "use a noise variance per feature"
+        remedies.insert(0, Remedy(f'{text}: noise_model="diagonal"', changes))
+    else:
+        remedies.append(other("or use FactorAnalysis, which has a noise variance per feature"))
+    numbers = {"share": share, "gain": gain}
+    return Finding("scale", f"{title} of the variance.", True, evidence, numbers, tuple(remedies))
+
+
+def _named(case: Evidence, indices: Array) -> str:
+    names = case.names if case.names is None else np.asarray(case.names)[indices]
+    texts = [
+        f"{index}" if names is None else f"{index} ({name})"
+        for index, name in zip(indices, indices if names is None else names, strict=True)
+    ]
+    return f"Feature{'s' * (len(texts) > 1)} {', '.join(texts)}"
+
+
+def _percent(share: float) -> str:
+    """Write a share in percent, rounded down to one decimal."""
+    return f"{math.floor(1000.0 * share) / 10.0:g} %"
+
 
 # Variances of p(x|z), relative to those of the features. A variance is near zero if it is below
 # NEAR_ZERO and below FAR_BELOW times the median. The decoder degenerates if more than
 # SHARE_NEAR_ZERO of them are. A sample has little noise if the geometric mean over its features is
-# below LITTLE_NOISE and SPREAD times below the median over samples.
+# below LITTLE_NOISE and SPREAD times below the median over samples, or if the sample is a duplicate
+# and the mean is SPREAD_OF_COPIES times below.
 NEAR_ZERO = 1e-4
 FAR_BELOW = 1e-3
 SHARE_NEAR_ZERO = 0.01
 LITTLE_NOISE = 1e-3
 SPREAD = 30.0
+SPREAD_OF_COPIES = 8.0
 
 
 def degenerate_variances(case: Evidence) -> Finding | None:
-    """Find degenerate variances of a heteroscedastic decoder (category iii)."""
+    """Find degenerate variances of a heteroscedastic decoder."""
     if case.is_bernoulli or case.noise is not None:
         return None
     case.numbers |= _variance_numbers(case)
     geometric_means = _geometric_means(case)
     typical = float(np.exp(np.median(geometric_means)))
     has_little_noise = geometric_means < np.log(min(LITTLE_NOISE, typical / SPREAD))
+    has_less_noise = geometric_means < np.log(typical / SPREAD_OF_COPIES)
+    is_copy = _is_repeated(case.reference.subset, has_little_noise | has_less_noise)
+    has_little_noise |= is_copy
     share = case.numbers["near_zero"]
     if not has_little_noise.any() and share <= SHARE_NEAR_ZERO:
         return None
-    copies = _count_repeated(to_host(case.subset)[has_little_noise])
+    copies = int(is_copy.sum())
     harmful = copies > 0 or share > SHARE_NEAR_ZERO
     evidence = [
         (
@@ -59,14 +146,17 @@ def degenerate_variances(case: Evidence) -> Finding | None:
             "The ELBO grows without limit if even a few values are reproduced without noise, "
             "however badly all others are modeled."
         )
-    advice = ['use the same noise variance for all z: noise_model="scalar" or "diagonal"']
+    changes = {"noise_model": "diagonal"} if "noise_model" in case.parameters else {}
+    remedies = [
+        Remedy('use the same noise variance for all z: noise_model="diagonal" or "scalar"', changes)
+    ]
     if copies:
-        advice.append("remove repeated samples")
+        remedies.append(other("remove repeated samples"))
     if harmful:
-        advice.append("add noise to rounded values, for example with Dequantizer")
+        remedies.append(other("add noise to rounded values, for example with Dequantizer"))
     title = "The decoder variances degenerate." if harmful else "Some samples have little noise."
     numbers = {"rows": n_few, "copies": copies, "near_zero": share}
-    return Finding("iii", title, harmful, tuple(evidence), numbers, tuple(advice))
+    return Finding("degenerate", title, harmful, tuple(evidence), numbers, tuple(remedies))
 
 
 def _variance_numbers(case: Evidence) -> dict[str, float]:
@@ -83,15 +173,17 @@ def _variance_numbers(case: Evidence) -> dict[str, float]:
 def _geometric_means(case: Evidence) -> Array:
     """Compute log geometric means, per sample, of decoder variances over feature variances."""
     variance = case.decoded[1].astype(np.float64)
-    feature_variance = to_host(case.X).var(axis=0, dtype=np.float64)
+    feature_variance = case.reference.X.var(axis=0, dtype=np.float64)
     varying = feature_variance > 0
     return np.log(variance[:, varying] / feature_variance[varying]).mean(axis=1)
 
 
-def _count_repeated(samples: Array) -> int:
-    """Count the samples that are equal to another sample."""
-    counts = np.unique(samples, axis=0, return_counts=True)[1]
-    return int(counts[counts > 1].sum())
+def _is_repeated(samples: Array, among: Array) -> Array:
+    """Return the mask of the samples that are equal to another sample, among those of a mask."""
+    mask = among.copy()
+    _, inverse, counts = np.unique(samples[among], axis=0, return_inverse=True, return_counts=True)
+    mask[among] = (counts > 1)[inverse.ravel()]
+    return mask
 
 
 # A noise variance above this multiple of pPCA's noise variance is too large.
@@ -102,7 +194,7 @@ WEAK_KL = 0.1
 
 
 def noise_too_large(case: Evidence) -> Finding | None:
-    """Find a noise variance that is, or was, so large that it hides dimensions (category ii)."""
+    """Find a noise variance that is, or was, so large that it hides dimensions."""
     if case.noise is None:
         return None
     beta, best = case.kl_weight, case.numbers["tuned_noise_variance"]
@@ -120,8 +212,8 @@ def noise_too_large(case: Evidence) -> Finding | None:
     if not n_weak or case.k - n_weak >= case.reference.n_used:
         return None
     evidence = [
-        _noise_and_optimum(case),
-        f"The ELBO {_difference(case)}. The noise variance of pPCA is {reference:.4g}.",
+        noise_and_optimum(case),
+        f"The ELBO {difference(case)}. The noise variance of pPCA is {reference:.4g}.",
     ]
     if beta > 1:
         evidence.append(
@@ -139,8 +231,9 @@ def noise_too_large(case: Evidence) -> Finding | None:
             "not use these dimensions."
         )
     numbers = {"effective_noise_variance": effective, "hidden_eigenvalues": hidden, "lost": lost}
-    advice = tuple(on_noise(case)) or tuple(on_length(case.model))
-    return Finding("ii", "The noise variance is too large.", True, tuple(evidence), numbers, advice)
+    remedies = tuple(on_noise(case)) or tuple(on_length(case.model))
+    title = "The noise variance is too large, which hides dimensions."
+    return Finding("large_noise", title, True, tuple(evidence), numbers, remedies)
 
 
 def another_objective(case: Evidence) -> Finding | None:
@@ -154,76 +247,23 @@ def another_objective(case: Evidence) -> Finding | None:
         "The training objective was not the ELBO.",
         True,
         (
-            _shortfall(case),
+            shortfall(case),
             f"The model was trained with kl_weight={case.kl_weight:g} and free_bits={free_bits:g}.",
         ),
         {"short": case.shortfall},
-        ("train on the ELBO: kl_weight=1, free_bits=0",),
+        (on_objective(case.parameters),),
     )
-
-
-def stopped_too_early(case: Evidence) -> Finding | None:
-    """Find early stopping below the linear model."""
-    if not _is_unfinished(case) or not case.model.stopped_early or case.n_collapsed:
-        return None
-    return Finding(
-        "unfinished",
-        "Early stopping ended training below the linear model.",
-        False,
-        (
-            _shortfall(case),
-            "On held-out samples, this model may be the better one: compare the scores.",
-        ),
-        {"short": case.shortfall},
-        ("if it is not, train longer: increase n_iter_no_change or decrease tol",),
-    )
-
-
-# Rise of the training ELBO between the last two tenths of the steps, as a share of the reference's
-# gain, above which training has not converged.
-STILL_RISING = 0.005
-
-
-def unfinished(case: Evidence) -> Finding | None:
-    """Find training that has not converged."""
-    if not _is_unfinished(case) or case.model.stopped_early:
-        return None
-    tenth = len(case.history) // 10
-    if tenth:
-        before, last = case.history[-2 * tenth : -tenth], case.history[-tenth:]
-        rise = float(np.mean(last) - np.mean(before))
-        if rise <= STILL_RISING * case.gain:
-            return None
-        text = f"The ELBO rose by {rise:.3g} nats between the last two tenths of training."
-    else:
-        rise, text = (
-            np.nan,
-            f"The history has only {len(case.history)} values, too few to judge convergence.",
-        )
-    return Finding(
-        "unfinished",
-        "Training has not converged.",
-        True,
-        (_shortfall(case), text),
-        {"rise": rise, "short": case.shortfall},
-        tuple(on_length(case.model)),
-    )
-
-
-def _is_unfinished(case: Evidence) -> bool:
-    return bool(len(case.history) and case.shortfall > case.margin and case.n_active)
 
 
 def bad_optimum(case: Evidence) -> Finding | None:
-    """Find a bad local optimum, below the linear model (category v)."""
-    stopped = case.model.stopped_early and not case.n_collapsed
-    if case.shortfall <= case.margin or not case.is_trained or stopped:
+    """Find a bad local optimum, below the linear model."""
+    if not case.is_below or not case.is_trained:
         return None
     return Finding(
-        "v",
+        "optimum",
         "Bad local optimum: worse than the linear model with the same number of dimensions.",
         True,
-        (_shortfall(case), *_errors(case)),
+        (shortfall(case), *errors(case)),
         {"short": case.shortfall},
         tuple(on_optimum(case.model)),
     )
@@ -235,11 +275,13 @@ def noise_off(case: Evidence) -> Finding | None:
         return None
     if "noise variance" in case.entropies.gap.active_bounds:  # as close as allowed
         return None
-    evidence = [_noise_and_optimum(case)]
+    if case.fixed_noise is None and is_validated(case):  # validation samples chose it, too
+        return None
+    evidence = [noise_and_optimum(case)]
     if free_bits := case.model.free_bits:
         evidence.append(
             f"free_bits={free_bits:g} keeps dimensions from collapsing, even useless ones. The ELBO "
-            f"{_difference(case)}."
+            f"{difference(case)}."
         )
     return Finding(
         "noise",
@@ -247,12 +289,19 @@ def noise_off(case: Evidence) -> Finding | None:
         True,
         tuple(evidence),
         {"gain": case.numbers["tuned_elbo"] - case.elbo},
-        (*on_noise(case), "or set the noise variance of the fitted model: tune_noise_variance"),
+        (*on_noise(case), *_tuning(case)),
     )
 
 
+def _tuning(case: Evidence) -> tuple[Remedy, ...]:
+    """Advise tune_noise_variance for models that it supports."""
+    if type(case.model).with_tuned_noise is LatentModel.with_tuned_noise:
+        return ()
+    return (other("or set the noise variance of the fitted model: tune_noise_variance"),)
+
+
 def lost_dimensions(case: Evidence) -> Finding | None:
-    """Find a bad local optimum that lacks dimensions useful to PCA (category v)."""
+    """Find a bad local optimum that lacks dimensions useful to PCA."""
     if not case.has_lost_dimensions or not case.n_collapsed:
         return None
     text = (
@@ -260,30 +309,35 @@ def lost_dimensions(case: Evidence) -> Finding | None:
         "directions of the data exceed its noise."
     )
     return Finding(
-        "v",
+        "optimum",
         "Bad local optimum: some collapsed dimensions are useful to PCA.",
         True,
-        (text, *_errors(case)),
+        (text, *errors(case)),
         {"active": case.n_active, "directions": case.reference.n_used},
         tuple(on_optimum(case.model) if case.is_trained else on_noise(case)),
     )
 
 
 def superfluous_dimensions(case: Evidence) -> Finding | None:
-    """Find superfluous dimensions that were pruned (category i)."""
+    """Find superfluous dimensions that were pruned."""
     if not case.n_collapsed:
         return None
     text = (
         f"{case.n_collapsed} of {case.k} dimensions carry no information about the data. The ELBO "
-        f"{_difference(case)}."
+        f"{difference(case)}."
     )
     return Finding(
-        "i",
+        "superfluous",
         "Superfluous dimensions were pruned, which is harmless.",
         False,
-        (text, *_errors(case)),
+        (text, *errors(case)),
         {"collapsed": case.n_collapsed, "active": case.n_active},
-        (f"drop them to save time: n_components={max(case.n_active, 1)}",),
+        (
+            Remedy(
+                f"drop them to save time: n_components={max(case.n_active, 1)}",
+                {"n_components": max(case.n_active, 1)},
+            ),
+        ),
     )
 
 
@@ -297,17 +351,24 @@ def linear_start(model: EncoderDecoder, linear_model: str) -> Finding | None:
     if not model.is_linear:
         return None
     text = "No epoch of training improved the linear model on validation samples, so it was kept."
-    advice = ("use the linear estimator, which is faster, or fit more samples",)
-    return Finding("linear", f"The model is {linear_model}.", False, (text,), {}, advice)
+    remedies = (other("use the linear estimator, which is faster, or fit more samples"),)
+    return Finding("linear", f"The model is {linear_model}.", False, (text,), {}, remedies)
 
 
 # The search stops at the first harmful finding.
 FINDINGS = (
+    dominating_feature,
     degenerate_variances,
     noise_too_large,
     another_objective,
-    stopped_too_early,
+    unstable,
+    inactive_units,
+    ignored_latents,
+    copied_dimensions,
+    dominating_dimension,
+    overfitting,
     unfinished,
+    similar_dimensions,
     bad_optimum,
     noise_off,
     lost_dimensions,
@@ -340,41 +401,6 @@ def worse_than_pca(
         f"PCA with the same number of dimensions and a variance of {variance:.4g}. A VAE with "
         "these networks is unlikely to do better, and may collapse."
     )
-    advice = (*on_depth(model), "train longer: increase max_epochs")
+    remedies = (*on_depth(model), *on_length(model))
     title = "Bad local optimum: worse than PCA."
-    return Finding("v", title, True, (text,), {"short": error - pca_error}, advice)
-
-
-def _noise_and_optimum(case: Evidence) -> str:
-    fixed = "fixed at " if case.fixed_noise is not None else ""
-    return (
-        f"The noise variance is {fixed}{case.noise:.4g}. With all other parameters unchanged, the "
-        f"optimum is {case.numbers['tuned_noise_variance']:.4g}, which would add "
-        f"{case.numbers['tuned_elbo'] - case.elbo:.4g} nats."
-    )
-
-
-def _difference(case: Evidence) -> str:
-    difference = case.elbo - case.reference_bound
-    return f"differs by {difference:+.4g} nats from that of {case.linear_model}"
-
-
-def _shortfall(case: Evidence) -> str:
-    is_matched = bool(np.isfinite(case.matched_bound))
-    bound = case.matched_bound if is_matched else case.reference_bound
-    noise = " and noise variance" if case.fixed_noise is not None and is_matched else ""
-    return (
-        f"The ELBO is {case.elbo:.6g}, compared with {bound:.6g} ({bound - case.elbo:+.4g} nats) "
-        f"for {case.linear_model}{noise} and {case.numbers['without_latents']:.6g} for a model "
-        "without latent dimensions."
-    )
-
-
-def _errors(case: Evidence) -> tuple[str, ...]:
-    """Describe the reconstructions, unless features are binary."""
-    if case.is_bernoulli:
-        return ()
-    numbers = case.numbers
-    share = numbers["reconstruction_error"] / numbers["variance"]
-    pca_share = numbers["pca_reconstruction_error"] / numbers["variance"]
-    return (f"Reconstructions lose {share:.3%} of the variance, those of PCA {pca_share:.3%}.",)
+    return Finding("optimum", title, True, (text,), {"short": error - pca_error}, remedies)

@@ -103,7 +103,7 @@ def tune_noise_variance(estimator: LatentModel, X: Any) -> TunedNoise:
     if tuned is None:
         raise TypeError(
             "tune_noise_variance needs a model with the same noise variance for all z, but "
-            f"{type(estimator).__name__} has no noise_variance_."
+            f"{model.model_name} has no noise_variance_ that can be changed."
         )
     # The tuned noise variance is not subject to the bound of training.
     bounds = tuple(name for name in tuned.active_bounds if name != "noise variance")

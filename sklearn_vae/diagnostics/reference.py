@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.special import entr
+from scipy.special import entr, xlog1py, xlogy
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.gaussian.centered import centered_data
@@ -41,16 +41,21 @@ class GaussianReference:
 
     @cached_property
     def ppca(self) -> PPCA:
-        """pPCA of X / scale."""
+        """pPCA of X / scale, the only fit of pPCA."""
         k = min(self.n_components, *self.X.shape)
-        return PPCA(k, random_state=0).fit(self.X / self.scale)
+        return PPCA(k, random_state=0).fit(self._scaled(self.X))
 
     @cached_property
-    def average_variance(self) -> float:
-        """Average variance of the features."""
-        return float((self.X / self.scale).var(axis=0, dtype=np.float64).mean())
+    def feature_variances(self) -> Array:
+        """Variances of the features."""
+        return self._scaled(self.X).var(axis=0, dtype=np.float64)
 
     @property
+    def average_variance(self) -> float:
+        """Average variance of the features."""
+        return float(self.feature_variances.mean())
+
+    @cached_property
     def eigenvalues(self) -> Array:
         """The k largest eigenvalues of the covariance with divisor n."""
         total = self.average_variance * self.X.shape[1]
@@ -68,50 +73,92 @@ class GaussianReference:
         n, d = self.X.shape
         return int((self.eigenvalues > self.noise_variance * (1.0 + (d / n) ** 0.5) ** 2).sum())
 
+    @property
+    def kl_per_dim(self) -> Array:
+        """KL of each dimension of pPCA, log(lambda / sigma2) / 2."""
+        return 0.5 * np.log(np.maximum(self.eigenvalues / self.noise_variance, 1.0))
+
     @cached_property
     def bound(self) -> float:
         """Log-likelihood of the subset, in nats per sample."""
-        bound = self.bound_at(self.noise_variance)
-        return max(bound, self._factor_analysis) if np.ndim(self.scale) else bound
+        return self.bound_of(self.subset)
+
+    def bound_of(self, samples: Array) -> float:
+        """Compute the log-likelihood of samples, in nats per sample."""
+        if self._prefers_factors:
+            return self._bound_of_factors(samples)
+        return self._bound_of_ppca(samples, self.noise_variance)
+
+    @cached_property
+    def _prefers_factors(self) -> bool:
+        """Whether factor analysis, if applicable, is better than pPCA for the subset."""
+        if not np.ndim(self.scale):
+            return False
+        ppca = self._bound_of_ppca(self.subset, self.noise_variance)
+        return self._bound_of_factors(self.subset) > ppca
 
     def bound_at(self, noise_variance: float) -> float:
         """Compute the log-likelihood of pPCA with a fixed noise variance."""
-        ppca = self.ppca
-        if noise_variance != ppca.noise_variance_:
-            k = ppca.n_components_
-            ppca = PPCA(k, noise_variance=noise_variance, random_state=0)
-            ppca.fit(self.X / self.scale)
-        return float(ppca.score(self.subset / self.scale)) - self._log_scale
+        return self._bound_of_ppca(self.subset, noise_variance)
 
-    @property
-    def _factor_analysis(self) -> float:
-        """Log-likelihood of factor analysis."""
-        subset = (self.subset / self.scale).astype(np.float64)
+    def _bound_of_ppca(self, samples: Array, noise_variance: float) -> float:
+        # The components of pPCA are the same for all noise variances.
+        lengths = np.sqrt(np.maximum(self.eigenvalues - noise_variance, 0.0))
+        components = self.ppca.components_.astype(np.float64)
+        mean = self.ppca.mean_.astype(np.float64)
+        density = LowRankGaussian(mean, components.T * lengths, noise_variance)
+        return float(density.log_prob(self._scaled(samples)).mean(dtype=np.float64)) - (
+            self._log_scale
+        )
+
+    def _bound_of_factors(self, samples: Array) -> float:
+        density, std = self._factors
+        log_prob = density.log_prob(self._scaled(samples).astype(np.float64) / std)
+        return float(log_prob.mean() - np.log(std).sum()) - self._log_scale
+
+    @cached_property
+    def _factors(self) -> tuple[LowRankGaussian, Array]:
+        """Factor analysis of the subset, in units of its noise, and these units."""
+        subset = self._scaled(self.subset).astype(np.float64)
         is_wide = subset.shape[0] < subset.shape[1]
         summary = centered_data(subset, None) if is_wide else Moments.of(subset)
         model = fit_factors(summary, self.ppca.n_components_, tol=1e-4)
         std = np.sqrt(np.maximum(model.noise_variance, LEAST_NOISE))
-        density = LowRankGaussian(summary.mean / std, model.loadings / std[:, None], 1.0)
-        return float(density.log_prob(subset / std).mean() - np.log(std).sum()) - self._log_scale
+        return LowRankGaussian(summary.mean / std, model.loadings / std[:, None], 1.0), std
 
-    @property
+    @cached_property
     def baseline(self) -> float:
         """Log-likelihood of a model without latent dimensions."""
-        variance = (self.X / self.scale).var(axis=0, dtype=np.float64)
+        return self.baseline_of(self.subset)
+
+    def baseline_of(self, samples: Array) -> float:
+        """Compute the log-likelihood of samples for a model without latent dimensions."""
+        variance = self.feature_variances
         if np.ndim(self.scale):
             variance = np.maximum(variance, LEAST_NOISE)
         else:
             variance = np.full(len(variance), variance.mean())
-        squares = ((self.subset / self.scale - self.ppca.mean_) ** 2).mean(axis=0, dtype=np.float64)
+        centered = self._scaled(samples) - self.ppca.mean_
+        squares = (centered**2).mean(axis=0, dtype=np.float64)
         terms = np.log(2.0 * np.pi * variance) + squares / variance
         return -0.5 * float(terms.sum()) - self._log_scale
 
     @property
+    def bound_of_mean(self) -> float:
+        """Bound of a model that predicts the mean and has the noise variance of pPCA."""
+        noise, d = self.noise_variance, self.X.shape[1]
+        squares = d * self.average_variance / noise
+        return -0.5 * (d * float(np.log(2.0 * np.pi * noise)) + squares) - self._log_scale
+
+    @cached_property
     def error(self) -> float:
         """Mean squared reconstruction error of PCA on the subset."""
-        centered = self.subset / self.scale - self.ppca.mean_
+        centered = self._scaled(self.subset) - self.ppca.mean_
         scores = centered @ self.ppca.components_.T
         return float(((centered - scores @ self.ppca.components_) ** 2).mean())
+
+    def _scaled(self, samples: Array) -> Array:
+        return samples / self.scale if np.ndim(self.scale) else samples
 
     @property
     def _log_scale(self) -> float:
@@ -126,15 +173,30 @@ class BernoulliReference:
     n_components: int
 
     @cached_property
-    def bound(self) -> float:
-        """ELBO in nats per sample."""
+    def model(self) -> BernoulliPPCA:
+        """Logistic pPCA of the subset."""
         k = min(self.n_components, self.subset.shape[1])
         with warnings.catch_warnings():  # a slightly low reference is accepted
             warnings.simplefilter("ignore", ConvergenceWarning)
-            return float(BernoulliPPCA(k, max_iter=200, random_state=0).fit(self.subset).elbo_)
+            return BernoulliPPCA(k, max_iter=200, random_state=0).fit(self.subset)
+
+    @property
+    def bound(self) -> float:
+        """ELBO in nats per sample."""
+        return float(self.model.elbo_)
+
+    def bound_of(self, samples: Array) -> float:
+        """Compute the ELBO of samples, in nats per sample."""
+        return float(self.model.score(samples))
 
     @property
     def baseline(self) -> float:
         """Log-likelihood of a model without latent dimensions."""
         mean = self.subset.mean(axis=0, dtype=np.float64)
         return -float((entr(mean) + entr(1.0 - mean)).sum())
+
+    def baseline_of(self, samples: Array) -> float:
+        """Compute the log-likelihood of samples for a model without latent dimensions."""
+        n = len(self.subset)
+        mean = (n * self.subset.mean(axis=0, dtype=np.float64) + 0.5) / (n + 1.0)
+        return float((xlogy(samples, mean) + xlog1py(1.0 - samples, -mean)).sum(axis=1).mean())

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
-from sklearn_vae.diagnostics.dimensions import Collapse
-from sklearn_vae.diagnostics.drawing import gap_chart, kl_chart
+from sklearn_vae.diagnostics import pages
+from sklearn_vae.diagnostics.advice import Remedy
+from sklearn_vae.diagnostics.dimensions import Collapse, CollapseCurve
 from sklearn_vae.diagnostics.entropies import Entropies
+from sklearn_vae.protocol import Array
 
 # Maximum number of dimensions listed in a text.
 MAX_LISTED = 12
 
 
+# Titles of the verdicts, by name.
+VERDICTS = ("collapse", "linear", "noise", "scale", "convergence", "held_out")
+
+
 @dataclass(frozen=True, eq=False)
-class Finding:
-    """Finding of :func:`diagnose` with evidence and advice.
+class Verdict:
+    """Verdict of :func:`diagnose` on one aspect of a model.
 
     Attributes
     ----------
-    category : {"i", "ii", "iii", "v", "unfinished", "objective", "noise", "linear"}
-        Category of Dai et al., or a word for findings outside their taxonomy: see
-        :func:`diagnose`.
-    title : str
-        The finding in one sentence.
-    harmful : bool
-        Whether it makes the model worse.
-    evidence : tuple of str
-        Sentences that support the finding.
-    numbers : dict of str to float
-        Numbers that support the finding.
-    advice : tuple of str
-        Suggested remedies, the most promising first.
+    name : {"collapse", "linear", "noise", "scale", "convergence", "held_out"}
+        Aspect: harmful collapse, comparison with the linear model, optimum of the noise variance,
+        scales of the features, convergence of training, comparison with held-out samples.
+    holds : bool
+        Whether the verdict is good.
+    text : str
+        The verdict in one sentence, with its evidence.
 
     See Also
     --------
@@ -46,9 +45,55 @@ class Finding:
     >>> from sklearn_vae import PPCA
     >>> from sklearn_vae.diagnostics import diagnose
     >>> X = load_iris().data
+    >>> report = diagnose(PPCA(2, noise_variance=1.0).fit(X), X)
+    >>> [verdict.name for verdict in report.verdicts if not verdict.holds]
+    ['collapse', 'noise']
+    """
+
+    name: str
+    holds: bool
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """Finding of :func:`diagnose` with evidence and advice.
+
+    Attributes
+    ----------
+    category : str
+        Short name of the cause, one of those listed in :func:`diagnose`.
+    title : str
+        The finding in one sentence.
+    harmful : bool
+        Whether it makes the model worse.
+    evidence : tuple of str
+        Sentences that support the finding.
+    numbers : dict of str to float
+        Numbers that support the finding.
+    remedies : tuple of Remedy
+        Suggested remedies, the most promising first.
+    advice : tuple of str
+        The remedies in words.
+    changes : dict
+        Parameters that the first remedy changes: `estimator.set_params(**finding.changes)`.
+
+    See Also
+    --------
+    diagnose : Diagnose posterior collapse, and suggest remedies.
+    Remedy : Remedy in words and as changes of parameters.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae import PPCA
+    >>> from sklearn_vae.diagnostics import diagnose
+    >>> X = load_iris().data
     >>> finding = diagnose(PPCA(2, noise_variance=1.0).fit(X), X).findings[0]
-    >>> finding.title, finding.advice[0]
-    ('The noise variance is too large.', 'learn the noise variance: noise_variance=None')
+    >>> finding.title
+    'The noise variance is too large, which hides dimensions.'
+    >>> finding.advice[0], finding.changes
+    ('learn the noise variance: noise_variance=None', {'noise_variance': None})
     """
 
     category: str
@@ -56,7 +101,17 @@ class Finding:
     harmful: bool
     evidence: tuple[str, ...]
     numbers: dict[str, float]
-    advice: tuple[str, ...]
+    remedies: tuple[Remedy, ...]
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """The remedies in words."""
+        return tuple(remedy.text for remedy in self.remedies)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Parameters that the first remedy changes."""
+        return self.remedies[0].changes if self.remedies else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +134,17 @@ class CollapseReport:
         Numbers that support the findings. Bounds are in nats per sample. Variances and errors are
         in squared units of the data, or in units of the feature variances if the model has a noise
         variance per feature.
+    verdicts : tuple of Verdict
+        Verdicts on the aspects that apply to the model. It is healthy only if all of them hold.
     findings : tuple of Finding
         Findings, the harmful one first.
     not_applicable : tuple of str
-        Categories that cannot occur, with the reason.
+        Categories that cannot occur and results that are unknown, with the reason.
+    curve : CollapseCurve or None
+        Share of collapsed dimensions for every epsilon.
+    scales : ndarray of shape (n_components, 3) or None
+        Quantiles over samples, 5 %, 50 % and 95 %, of the standard deviation of q(z|x), in units of
+        the prior.
 
     See Also
     --------
@@ -106,13 +168,17 @@ class CollapseReport:
     collapse: Collapse | None
     entropies: Entropies | None
     numbers: dict[str, float]
+    verdicts: tuple[Verdict, ...]
     findings: tuple[Finding, ...]
     not_applicable: tuple[str, ...]
+    curve: CollapseCurve | None = None
+    scales: Array | None = None
 
     @property
     def healthy(self) -> bool:
-        """Whether no finding is harmful."""
-        return not any(finding.harmful for finding in self.findings)
+        """Whether all verdicts hold and no finding is harmful."""
+        harmful = any(finding.harmful for finding in self.findings)
+        return not harmful and all(verdict.holds for verdict in self.verdicts)
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -124,67 +190,75 @@ class CollapseReport:
         """Advice of all findings without repetition."""
         return tuple(dict.fromkeys(text for finding in self.findings for text in finding.advice))
 
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Parameters that the first remedy of the harmful finding changes; empty if healthy."""
+        return next((finding.changes for finding in self.findings if finding.harmful), {})
+
     def to_dict(self) -> dict[str, Any]:
         """Convert the report to built-in types that JSON can encode.
 
         Returns
         -------
         dict
-            Fields of the report, "healthy" and "advice".
+            Fields of the report, "healthy", "advice" and "changes".
         """
-        return {**_as_builtin(self), "healthy": self.healthy, "advice": list(self.advice)}
+        further = {name: getattr(self, name) for name in ("healthy", "advice", "changes")}
+        return {**_as_builtin(self), **_as_builtin(further)}
 
     def __str__(self) -> str:
-        lines = [self._headline(), *self._state()]
+        lines = [self.headline, *self.state]
         for finding in self.findings:
-            lines += ["", _title(finding)]
+            lines += ["", finding.title]
             lines += [f"  {sentence}" for sentence in finding.evidence]
             lines += [f"  -> {text}" for text in finding.advice]
         return "\n".join([*lines, "", *self.not_applicable])
 
-    def _repr_html_(self) -> str:
-        parts = [f"<h4>{_escape(self._headline())}</h4>", _elements("p", self._state())]
-        if self.n_components and self.collapse is not None and self.entropies is not None:
-            parts.append(f"<p>{kl_chart(self.collapse)} {gap_chart(self.entropies)}</p>")
-        for finding in self.findings:
-            advice = "".join(f"<li>{_escape(text)}</li>" for text in finding.advice)
-            parts.append(
-                f"<details open><summary><b>{_escape(_title(finding))}</b></summary>"
-                f"{_elements('p', finding.evidence)}<ul>{advice}</ul></details>"
-            )
-        parts.append(_elements("small", self.not_applicable))
-        return f"<div>{''.join(parts)}</div>"
+    def to_markdown(self) -> str:
+        """Write the report in Markdown, for example for a pull request.
 
-    def _headline(self) -> str:
+        Returns
+        -------
+        str
+            Verdicts, findings with their advice, and the KL of each dimension.
+        """
+        return pages.markdown(self)
+
+    def to_html(self) -> str:
+        """Write the report as an HTML document with charts, which needs no other files.
+
+        Returns
+        -------
+        str
+            Document. A notebook shows the same without the frame of a document.
+        """
+        return pages.document(self)
+
+    def _repr_html_(self) -> str:
+        return pages.fragment(self)
+
+    @property
+    def headline(self) -> str:
+        """Model, size of the data, and whether the model is healthy."""
         verdict = "healthy" if self.healthy else "not healthy"
         return (
             f"{self.estimator} with {self.n_components} latent dimensions, {self.n_samples} "
             f"samples, {self.n_features} features: {verdict}."
         )
 
-    def _state(self) -> list[str]:
+    @property
+    def state(self) -> list[str]:
+        """Verdicts, collapsed dimensions, and entropies, one sentence each."""
+        lines = [f"{'ok ' if v.holds else 'NOT'} {v.text}" for v in self.verdicts]
         if self.collapse is None or self.entropies is None:
-            return []
+            return lines
         collapsed = self.collapse.collapsed
         definition = f"(epsilon {self.collapse.epsilon}, delta {self.collapse.delta})"
         text = f"No dimension has collapsed {definition}."
         if n := len(collapsed):
             listed = ", ".join(map(str, collapsed[:MAX_LISTED])) + (", ..." * (n > MAX_LISTED))
             text = f"{n} of {self.n_components} dimensions have collapsed {definition}: {listed}."
-        return [text, *str(self.entropies).splitlines()]
-
-
-def _title(finding: Finding) -> str:
-    roman = set(finding.category) <= set("iv")
-    return f"({finding.category}) {finding.title}" if roman else finding.title
-
-
-def _elements(tag: str, texts: Any) -> str:
-    return "".join(f"<{tag}>{_escape(text)}</{tag}>" for text in texts)
-
-
-def _escape(text: str) -> str:
-    return html.escape(text, quote=False)
+        return [*lines, text, str(self.entropies).splitlines()[0]]
 
 
 def _as_builtin(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Diagnosis of posterior collapse by the taxonomy of Dai, Wang and Wipf."""
+"""Diagnosis of posterior collapse, of its causes, and of training."""
 
 from __future__ import annotations
 
@@ -12,39 +12,59 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.containers import readable, to_host
+from sklearn_vae.diagnostics.dimensions import curve_of, scales_of
 from sklearn_vae.diagnostics.entropies import as_complete_array
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.findings import findings, linear_start, worse_than_pca
 from sklearn_vae.diagnostics.reference import GaussianReference
 from sklearn_vae.diagnostics.report import CollapseReport
+from sklearn_vae.diagnostics.trained_elsewhere import report_without_reference, without_changes
+from sklearn_vae.diagnostics.verdicts import verdicts
 from sklearn_vae.protocol import EncoderDecoder, LatentModel, adapted, as_latent_model
 from sklearn_vae.validation import FLOAT_DTYPES, check_integer
 
 # Maximum number of binary samples, whose reference is slow to fit.
 MAX_BINARY_SAMPLES = 2000
 
-NOT_APPLICABLE = (
-    "(iv) A decoder that ignores z: cannot occur, because the decoder models the features as "
-    "independent given z."
-)
-
 
 def diagnose(
-    estimator: Any, X: Any, max_samples: int = 10_000, random_state: int = 0
+    estimator: Any,
+    X: Any,
+    max_samples: int = 10_000,
+    random_state: int = 0,
+    X_held_out: Any = None,
 ) -> CollapseReport:
-    """Diagnose posterior collapse, and suggest remedies.
+    """Diagnose posterior collapse and training, and suggest remedies.
 
     The model is compared with the linear model with the same number of dimensions: pPCA, factor
-    analysis if there is a noise variance per feature, or logistic pPCA for binary features. The
-    categories of findings are, with numerals after Dai et al.:
+    analysis if there is a noise variance per feature, or logistic pPCA for binary features. It is
+    healthy only if all of these verdicts hold:
 
-    - "i": superfluous dimensions were pruned, which is harmless;
-    - "ii": the noise variance is, or was, too large;
-    - "iii": the variances of a heteroscedastic decoder degenerate;
-    - "v": training ended at a bad local optimum, below the linear model;
-    - "unfinished": training has not converged;
+    - there is no harmful collapse;
+    - the ELBO is above that of the linear model, or less than a margin below it;
+    - the noise variance, if it does not depend on z, is at its optimum;
+    - no feature dominates the variance, if the noise variance is the same for all features;
+    - training has converged. The rise of the ELBO that twice the number of epochs would bring is
+      extrapolated from its history, and rescaling the latents adds no more than the margin. If
+      validation samples have chosen the number of epochs, training has converged;
+    - held-out samples, if `X_held_out` is given, do not lose most of what training samples gain.
+
+    The categories of findings are:
+
+    - "scale": a few features have nearly all variance, which hides the others;
+    - "degenerate": the variances of a heteroscedastic decoder degenerate;
+    - "unstable": the learning rate is too high;
+    - "inactive": hidden units with "relu" are 0 for all samples;
+    - "ignored": the output of the decoder does not depend on z;
+    - "large_noise": the noise variance, or the KL weight, is or was too large;
     - "objective": the training objective was not the ELBO;
+    - "copies": dimensions are copies of each other;
+    - "dominated": one dimension carries nearly all information;
+    - "overfit": held-out samples lose most of what training samples gain;
+    - "unfinished": training has not converged;
+    - "optimum": training ended at a bad local optimum, below the linear model;
     - "noise": the noise variance is far from its optimum;
+    - "superfluous": superfluous dimensions were pruned, which is harmless;
     - "linear": a deep model is its linear start, because training did not improve on it.
 
     Parameters
@@ -59,6 +79,9 @@ def diagnose(
         features, at most 2000 are used.
     random_state : int, default=0
         Seed of the choice of samples.
+    X_held_out : array-like of shape (n_held_out, n_features), default=None
+        Samples that were not used in training, which show overfitting. With :class:`Snapshot`
+        callbacks, the ELBO of these samples is followed over the epochs.
 
     Returns
     -------
@@ -70,7 +93,7 @@ def diagnose(
     TypeError
         If the estimator lacks one of the methods above.
     ValueError
-        If X has missing values, a wrong number of features, or only identical samples, or if the
+        If X or `X_held_out` has missing values, a wrong number of features, or only identical samples, or if the
         noise variance of the model is 0.
 
     See Also
@@ -81,7 +104,8 @@ def diagnose(
     References
     ----------
     Dai, Wang and Wipf, "The Usual Suspects? Reassessing Blame for VAE Posterior Collapse" (2020),
-    section 3.
+    section 3. Their categories (i), (ii), (iii), (iv) and (v) are "superfluous", "large_noise",
+    "degenerate", "ignored" and "optimum".
 
     Examples
     --------
@@ -91,7 +115,7 @@ def diagnose(
     >>> X = load_iris().data
     >>> report = diagnose(PPCA(2, noise_variance=1.0).fit(X), X)
     >>> report.healthy, report.categories
-    (False, ('ii',))
+    (False, ('large_noise',))
     """
     check_integer("max_samples", max_samples, at_least=2)
     check_integer("random_state", random_state, at_least=0)
@@ -104,17 +128,27 @@ def diagnose(
     subset = _subsample(model, X, max_samples, random_state)
     if _is_autoencoder(model):
         return _diagnose_autoencoder(model, X, subset)
-    case = Evidence(model, X, subset)
+    held_out = None if X_held_out is None else _held_out(model, X_held_out, max_samples)
+    names = getattr(estimator, "feature_names_in_", None)
+    if not model.is_comparable:
+        return report_without_reference(model, X, subset)
+    case = Evidence(model, X, subset, held_out, names)
+    collected = findings(case)
+    if model.trained_elsewhere:  # it has no parameters to set
+        collected = tuple(without_changes(finding) for finding in collected)
     return CollapseReport(
-        type(estimator).__name__,
+        model.model_name,
         n_samples=X.shape[0],
-        n_features=X.shape[1],
+        n_features=case.n_features,
         n_components=case.k,
         collapse=case.collapse,
         entropies=case.entropies,
-        findings=findings(case),
+        verdicts=verdicts(case, collected),
+        findings=collected,
         numbers=case.numbers,
-        not_applicable=(NOT_APPLICABLE,),
+        not_applicable=model.limitations,
+        curve=curve_of(case.mean, case.variance),
+        scales=scales_of(case.variance),
     )
 
 
@@ -137,10 +171,9 @@ def _diagnose_autoencoder(model: Any, X: Any, subset: Any) -> CollapseReport:
         collapse=None,
         entropies=None,
         numbers=numbers,
+        verdicts=(),
         findings=() if finding is None else (finding,),
-        not_applicable=(
-            "Categories (i) to (iv) cannot occur: an autoencoder has no prior and no noise.",
-        ),
+        not_applicable=("An autoencoder has no prior and no noise, so that it cannot collapse.",),
     )
 
 
@@ -155,6 +188,12 @@ def _without_feature_names(estimator: Any) -> Any:
     copied = copy.copy(estimator)
     vars(copied).pop("feature_names_in_", None)
     return copied
+
+
+def _held_out(model: Any, X: Any, max_samples: int) -> Any:
+    """Validate held-out samples and return at most `max_samples` of them."""
+    as_complete_array(X, "diagnose")
+    return _subsample(model, _check_data(model, X), max_samples, 0)
 
 
 def _check_data(model: Any, X: Any) -> Any:

@@ -38,7 +38,8 @@ class EntropyGap:
         proportional to the derivative of the ELBO with respect to the scale of latent dimension h,
         and 0 for a collapsed dimension.
     active_bounds : tuple of str
-        Which of "noise variance" and "posterior variance" are at a bound.
+        Which of "noise variance" and "posterior variance" are at a bound, or above the optimum
+        of the training samples because validation samples have chosen it.
     total : float
         Sum of the terms.
     """
@@ -86,6 +87,8 @@ class BoundTerms(NamedTuple):
     # E_q sum_j a_j^2 Var[x_j|z] for a Bernoulli decoder with logits a_j, minus the second
     # derivative of the bound with respect to their scale; None for a Gaussian decoder.
     curvature: float | None
+    # E_q (x_j - mu_j(z))^2 in data units, (d,); None if the noise variance depends on z.
+    squared_errors: Any = None
 
 
 def kl_per_dimension(second_moment: Array, mean_log_variance: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import dataclass, replace
 
@@ -153,6 +154,15 @@ class Certificate:
             f"{values} known to {error:.1e} of the largest, {self._describe_angle()}, at most "
             f"{self.missed_variance:.1e} of variance was missed, and {short}{checked}"
         )
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{h}</td><td>{low:.12g}</td><td>{high:.12g}</td></tr>"
+            for h, (low, high) in enumerate(zip(self.lower, self.upper, strict=True))
+        )
+        titles = "<tr><th>component</th><th>eigenvalue at least</th><th>at most</th></tr>"
+        table = f"<details><summary>eigenvalues</summary><table>{titles}{rows}</table></details>"
+        return f"<div><p>{html.escape(str(self), quote=False)}</p>{table if rows else ''}</div>"
 
     def _describe_angle(self) -> str:
         is_one = len(self.lower) == 1

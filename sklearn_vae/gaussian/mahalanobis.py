@@ -32,16 +32,26 @@ class Basis(NamedTuple):
     scale: np.ndarray  # standard deviations of the noise, (n_observed,)
     directions: np.ndarray  # U, (n_observed, rank)
     variances: np.ndarray  # along the directions, (rank,)
+    noise: float  # variance orthogonal to the directions: 1, or 0 without noise
 
-    def project(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return scaled values, their coordinates in the basis, and what is orthogonal to it."""
+    def whitening(self) -> np.ndarray:
+        """Return R^-1/2 D^-1/2 for the scaled samples, with correlations R and variances D."""
+        U = self.directions
+        C = (U * (self.variances - self.noise)) @ U.T + self.noise * np.eye(len(U))
+        std = np.sqrt(np.diagonal(C))
+        values, vectors = np.linalg.eigh(C / std / std[:, None])
+        roots = np.sqrt(np.maximum(values, np.finfo(float).tiny))
+        return (vectors / roots) @ vectors.T / std
+
+    def project(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the coordinates of the scaled samples, and what is orthogonal to the basis."""
         scaled = (X[self.cells] - self.mean) / self.scale
         y = scaled @ self.directions
         if self.directions.shape[0] == self.directions.shape[1]:
-            return scaled, y, np.zeros_like(scaled)
+            return y, np.zeros_like(scaled)
         residual = scaled - y @ self.directions.T
         # A second projection, because the first leaves rounding errors of the size of y.
-        return scaled, y, residual - (residual @ self.directions) @ self.directions.T
+        return y, residual - (residual @ self.directions) @ self.directions.T
 
 
 def distances(
@@ -55,10 +65,11 @@ def distances(
     """
     parts = Distances(*np.zeros((4, len(X))))
     for basis in _bases(X, mean, loadings, noise_variance):
-        _, y, residual = basis.project(X)
+        y, residual = basis.project(X)
         rank = len(basis.variances)
-        parts.t2[basis.rows] = np.sum(y**2 / basis.variances, axis=1)
-        parts.spe[basis.rows] = np.sum(residual**2, axis=1)
+        with np.errstate(over="ignore"):  # a distance may be infinite
+            parts.t2[basis.rows] = np.sum(y**2 / basis.variances, axis=1)
+            parts.spe[basis.rows] = np.sum(residual**2, axis=1)
         parts.t2_dof[basis.rows] = rank
         parts.spe_dof[basis.rows] = len(basis.mean) - rank
     return parts
@@ -69,15 +80,18 @@ def contributions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split both parts of the distance among the features; missing values contribute 0.
 
-    Each part is a quadratic form r'A r of r = x - mean, and r_j (A r)_j is the share of feature j.
-    The sum over both parts is r_j (C^-1 r)_j = r_j (x_j - E[x_j|x_-j]) / Var[x_j|x_-j], where x_-j
-    are the other observed features.
+    With v = R^-1/2 D^-1/2 (x - mean), where R are the correlations of the observed features and D
+    their variances, the contributions of feature j to both parts add up to v_j^2. As the parts are
+    orthogonal, x - mean = a + b, with v = v_a + v_b, the contributions to them are v_aj v_j and
+    v_bj v_j.
     """
     t2, spe = np.zeros((2, *X.shape))
     for basis in _bases(X, mean, loadings, noise_variance):
-        scaled, y, residual = basis.project(X)
-        t2[basis.cells] = scaled * ((y / basis.variances) @ basis.directions.T)
-        spe[basis.cells] = scaled * residual
+        y, residual = basis.project(X)
+        K = basis.whitening()
+        along, across = y @ basis.directions.T @ K.T, residual @ K.T
+        t2[basis.cells] = along * (along + across)
+        spe[basis.cells] = across * (along + across)
     return t2, spe
 
 
@@ -103,12 +117,13 @@ def _bases(
 
 def _decompose(
     mean: np.ndarray, loadings: np.ndarray, noise_variance: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean, scale, directions and variances of a basis."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    """Return the mean, scale, directions, variances and noise of a basis."""
     # Without noise the loadings have full row rank, so that nothing is orthogonal to them.
     has_noise = bool(noise_variance.all())
     scale = np.sqrt(noise_variance) if has_noise else np.ones(len(loadings))
     directions, lengths, _ = np.linalg.svd(loadings / scale[:, None], full_matrices=False)
     limit = max(loadings.shape) * np.finfo(float).eps * lengths.max(initial=0.0)
     kept = lengths > limit
-    return mean, scale, directions[:, kept], lengths[kept] ** 2 + has_noise
+    variances = lengths[kept] ** 2 + has_noise
+    return mean, scale, directions[:, kept], variances, float(has_noise)

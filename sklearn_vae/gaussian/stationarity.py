@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 
 
@@ -49,3 +50,6 @@ class Stationarity:
         else:
             distance = f"can rise by about {gain} to the nearest maximum"
         return f"{state}: the {self.objective} {distance} (gradient norm {self.gradient_norm:.2g})."
+
+    def _repr_html_(self) -> str:
+        return f"<div><p>{html.escape(str(self), quote=False)}</p></div>"

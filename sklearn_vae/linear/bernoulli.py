@@ -26,6 +26,7 @@ from sklearn_vae.gaussian.bounds import (
 )
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.bernoulli_fit import BernoulliFit, fit_bernoulli
+from sklearn_vae.linear.kept_dimensions import with_kept_attributes
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel, numbered
 from sklearn_vae.serialization.checkpoint import Checkpoint, check_checkpoint, random_state_of
@@ -283,6 +284,10 @@ class BernoulliPPCA(LatentModel):
         if variance.ndim == 1 + return_cov:
             variance = np.broadcast_to(variance, (len(mean), *variance.shape))
         return mean, variance
+
+    def with_dimensions(self, kept: Any) -> Any:
+        check_is_fitted(self)
+        return with_kept_attributes(self, kept)
 
     def conditional(self, Z: Any) -> tuple[np.ndarray, np.ndarray]:
         p = self.inverse_transform(Z)

@@ -19,16 +19,19 @@ from sklearn_vae.gaussian.arrays import (
     affine,
     check_matrix,
     common_float_type,
+    float_name,
     float_type,
     scale_of,
     to_device_of,
     wide_float,
 )
-from sklearn_vae.gaussian.centered import canonical, project, subtract_mean
+from sklearn_vae.gaussian.centered import canonical, dense, project, subtract_mean
 from sklearn_vae.gaussian.lowrank import LowRankGaussian, mean_limit
 from sklearn_vae.gaussian.observed import Parameters
 from sklearn_vae.gaussian.spectrum import Spectrum
+from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
+from sklearn_vae.linear.missing_values import ImputerMixin
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel, LinearGaussian
 from sklearn_vae.validation import (
@@ -145,6 +148,20 @@ class ExactPosteriorModel(LatentModel):
             return mean, xp.broadcast_to(variance, mean.shape)
         identity = xp.eye(variance.shape[0], dtype=variance.dtype, device=device(variance))
         return mean, xp.broadcast_to(variance * identity, (*mean.shape, variance.shape[0]))
+
+    def with_dimensions(self, kept: Any) -> Any:
+        check_is_fitted(self)
+        k = len(kept)
+        if list(kept) != list(range(k)):  # no model of PCA has other components
+            return None
+        pruned = copy.copy(self)
+        fitted = closed_form_attributes(
+            self._spectrum, k, self.n_samples_, float_name(self.mean_), self.noise_variance_
+        )
+        pruned.__dict__.update({name: v for name, v in fitted.items() if name != "n_iter_"})
+        if "noise_variance" in self.get_params(deep=False):  # PPCACV has lists of both
+            pruned.n_components = k
+        return pruned
 
     def conditional(self, Z: Any) -> tuple[Array, Array]:
         check_is_fitted(self)
@@ -438,3 +455,19 @@ class ExactPosteriorModel(LatentModel):
         tags.input_tags.allow_nan = self._accepts_missing
         tags.input_tags.sparse = True
         return tags
+
+
+class MissingValuesModel(ImputerMixin, ExactPosteriorModel):
+    """ExactPosteriorModel whose methods accept missing values."""
+
+    _accepts_missing = True
+
+    def _impute(self, X: Any) -> tuple[Any, Any]:
+        X = self._check_new_samples(X, "impute")
+        xp = array_namespace(self.mean_)
+        if not self._has_missing(X):
+            filled = xp.astype(dense(X), common_float_type(X, self.mean_), copy=True)
+            return filled, xp.zeros_like(filled)
+        filled, std = self._from_observed(observed.impute, X, "impute", return_std=True)
+        # Observed entries have been converted to float64 and back: take the originals.
+        return xp.where(xp.isnan(X), filled, xp.astype(X, filled.dtype)), std

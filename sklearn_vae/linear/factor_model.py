@@ -15,6 +15,8 @@ from sklearn_vae.gaussian.arrays import affine, row_blocks, weighted_mean
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.observed import Parameters
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
+from sklearn_vae.linear.kept_dimensions import with_kept_attributes
+from sklearn_vae.linear.missing_values import ImputerMixin
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel, LinearGaussian
 from sklearn_vae.validation import (
@@ -30,7 +32,7 @@ from sklearn_vae.validation import (
 Array = NDArray[Any]
 
 
-class FactorModelMethods(LatentModel):
+class FactorModelMethods(ImputerMixin, LatentModel):
     """Methods of a fitted model x | z ~ N(W z + mu, diag(psi)), z ~ N(0, Phi).
 
     Subclasses set the attributes below.
@@ -99,6 +101,10 @@ class FactorModelMethods(LatentModel):
         dtype = np.result_type(X.dtype, self.loadings_.dtype)
         return mean.astype(dtype, copy=False), covariance.astype(dtype, copy=False)
 
+    def with_dimensions(self, kept: Any) -> Any:
+        check_is_fitted(self)
+        return with_kept_attributes(self, kept)
+
     def conditional(self, Z: Any) -> tuple[Array, Array]:
         refuse_dask(self, Z, "Z")
         mean = self.inverse_transform(Z)
@@ -138,26 +144,7 @@ class FactorModelMethods(LatentModel):
         X, weights, _, _ = drop_zero_weights(self._check_samples(X), sample_weight, at_least=1)
         return float(weighted_mean(self._log_likelihood(X).astype(np.float64), weights))
 
-    def impute(self, X: Any, return_std: bool = False) -> Any:
-        """Replace missing values by their conditional mean given the observed ones.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Data with NaN for missing values.
-        return_std : bool, default=False
-            Whether to return the conditional standard deviation too.
-
-        Returns
-        -------
-        X : array of shape (n_samples, n_features)
-            Data without missing values.
-        std : array of shape (n_samples, n_features)
-            Conditional standard deviation, 0 for observed entries. Only if `return_std` is True.
-        """
-        check_is_fitted(self)
-        if is_dask(X) and not return_std:
-            return map_samples(self, "impute", X)
+    def _impute(self, X: Any) -> tuple[Any, Any]:
         X = self._check_samples(X)
         filled, std = X.astype(np.result_type(X.dtype, self.mean_.dtype)), np.zeros(X.shape)
         if has_nan(X):
@@ -167,7 +154,7 @@ class FactorModelMethods(LatentModel):
                 values = values * scale + self.mean_
                 filled[rows] = np.where(np.isnan(X[rows]), values, filled[rows])
                 std[rows] = spread * scale
-        return (filled, std.astype(filled.dtype)) if return_std else filled
+        return filled, std.astype(filled.dtype)
 
     def get_covariance(self) -> Array:
         """Compute the covariance C = W Phi W' + diag(psi) of the model.

@@ -35,8 +35,8 @@ from sklearn_vae.linear.fold_factors import (
 from sklearn_vae.validation import is_memory_mapped
 
 MISSING = (
-    "PPCACV does not accept missing values, but X contains NaN. Fill them with PPCAImputer, or "
-    "use GridSearchCV with PPCA, which accepts them."
+    "PPCACV accepts missing values only in dense arrays in memory, but X contains NaN. Load X into "
+    "memory, or fill the missing values with PPCAImputer."
 )
 
 # Consecutive splits, the index of the part of each sample, and the role of each part per split.

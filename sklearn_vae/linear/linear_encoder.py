@@ -22,6 +22,7 @@ from sklearn_vae.gaussian.linear_elbo import LinearVAEParameters, reconstruction
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.dask_arrays import map_latents, map_samples, mean_score
+from sklearn_vae.linear.kept_dimensions import with_kept_attributes
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel, LinearGaussian
 from sklearn_vae.validation import (
@@ -144,6 +145,10 @@ class LinearEncoderModel(LatentModel):
         check_is_fitted(self)
         W = self._marginal().loadings
         return W @ W.T + self.noise_variance_ * np.eye(len(W))
+
+    def with_dimensions(self, kept: Any) -> Any:
+        check_is_fitted(self)
+        return with_kept_attributes(self, kept)
 
     def _set_model(
         self, p: LinearVAEParameters, mean: Array, dtype: Any, components: Array

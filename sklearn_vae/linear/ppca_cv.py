@@ -12,7 +12,7 @@ from sklearn_vae.gaussian.expected_moments import MOST_FOR_MOMENTS, PPCAModel
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.component_search import ComponentSearch, listed, warn_not_converged
 from sklearn_vae.linear.dask_arrays import as_dask_array
-from sklearn_vae.linear.exact_posterior import COORDINATES, ExactPosteriorModel
+from sklearn_vae.linear.exact_posterior import COORDINATES, MissingValuesModel
 from sklearn_vae.linear.fold_factors import Split, is_dense_in_memory
 from sklearn_vae.linear.folds import BlockFolds, GramFolds, MomentFolds
 from sklearn_vae.linear.incomplete_folds import score_estimators, score_splits
@@ -26,14 +26,20 @@ from sklearn_vae.validation import (
 )
 
 
-class PPCACV(ComponentSearch, ExactPosteriorModel):
-    """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out samples.
+class PPCACV(ComponentSearch, MissingValuesModel):
+    """Probabilistic PCA with k and sigma2 chosen by the log-likelihood of held-out data.
 
     Equivalent to `GridSearchCV(PPCA(), {"n_components": ..., "noise_variance": ...})`, with the
     same scores, but much faster. It needs about one pass over the data and one
     eigendecomposition per split: the moments of the training samples are sums of the moments of
     the folds, and all candidates share the eigenvalues. If n < d, one Gram matrix replaces the
     moments. The chosen model is then fitted to all samples.
+
+    With missing values, each candidate is fitted by EM, which starts at the model with fewer
+    components. The scores are those at a maximum of the likelihood, to about 1e-6 nats; those of
+    GridSearchCV differ by more unless PPCA has a much smaller `tol` than by default. Where the
+    likelihood has several maxima, it may be a higher one than that which PPCA finds from its own
+    start. If there are more than 300 features, all candidates are fitted as by PPCA.
 
     Parameters
     ----------
@@ -45,6 +51,11 @@ class PPCACV(ComponentSearch, ExactPosteriorModel):
     cv : int, splitter or iterable, default=5
         Cross-validation as in :class:`sklearn.model_selection.GridSearchCV`. Pass `groups` to
         `fit`.
+    held_out : {"samples", "entries"}, default="samples"
+        What is held out. With "entries", `cv` splits the observed entries of X, in the order of its
+        rows, and the score is the conditional log-density of the held-out entries given the other
+        entries of their samples. An integer `cv` shuffles the entries. The entries of a sample are
+        predicted from the others, so the choice is for imputation and reconstruction.
     selection : {"best", "one_standard_error"}, default="best"
         "best" selects the highest mean score. "one_standard_error" selects the smallest
         `n_components` with a mean score within one standard error, over the splits, of the
@@ -57,8 +68,8 @@ class PPCACV(ComponentSearch, ExactPosteriorModel):
     cv_results_ : dict of arrays
         Results as in GridSearchCV, without times: `params`, `param_n_components`,
         `param_noise_variance`, `split0_test_score` and so on, `mean_test_score`,
-        `std_test_score` and `rank_test_score`. Scores are in nats per sample, and nan if the
-        likelihood is unbounded. Scores that agree to 12 digits have equal ranks.
+        `std_test_score` and `rank_test_score`. Scores are in nats per sample, or per entry if
+        entries are held out, and nan if the likelihood is unbounded. Scores that agree to 12 digits have equal ranks.
     best_index_ : int
         Index of the chosen candidate in `cv_results_`.
     best_params_ : dict
@@ -72,6 +83,7 @@ class PPCACV(ComponentSearch, ExactPosteriorModel):
 
     See Also
     --------
+    FactorAnalysisCV : The same search for factor analysis.
     PPCA : The model with given `n_components` and `noise_variance`.
     sklearn.model_selection.GridSearchCV : Search that fits each candidate in each split.
 
@@ -80,7 +92,9 @@ class PPCACV(ComponentSearch, ExactPosteriorModel):
     .. [1] Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS-B 1999.
     .. [2] Chan, Golub and LeVeque, "Algorithms for computing the sample variance", The American
        Statistician 1983, eq. 2.1 (sums of moments).
-    .. [3] Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", 2009,
+    .. [3] Bro, Kjeldahl, Smilde and Kiers, "Cross-validation of component models: a critical look
+       at current methods", Analytical and Bioanalytical Chemistry 2008 (entries held out).
+    .. [4] Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", 2009,
        section 7.10 (one standard error).
 
     Examples
@@ -115,7 +129,7 @@ class PPCACV(ComponentSearch, ExactPosteriorModel):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Samples without missing values. The blocks of a Dask array, which must have known
+            Samples. NaN marks a missing value, in dense X in memory. The blocks of a Dask array, which must have known
             lengths, are read once for all splits. A DataFrame needs one more pass to count its
             samples.
         y : array-like of shape (n_samples,), default=None
@@ -136,8 +150,14 @@ class PPCACV(ComponentSearch, ExactPosteriorModel):
         TypeError
             If `y` or `groups` is a Dask collection, or `params` contains unknown names.
         ValueError
-            If a parameter is invalid or does not fit the splits, X is not finite, or the
-            likelihood of every candidate is unbounded in some split.
+            If a parameter is invalid or does not fit the splits, X is infinite, a feature has no
+            observed training value in some split, or the likelihood of every candidate is
+            unbounded in some split.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If EM has not converged, with missing values or held-out entries.
         """
         self._check_parameters()
         with all_or_nothing(self):

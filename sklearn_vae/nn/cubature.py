@@ -5,6 +5,7 @@ points have the mean 0 and the covariance I, which makes averages of quadratic f
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
 from itertools import product
 
@@ -51,6 +52,27 @@ def cubature(n_components: int) -> tuple[Tensor, Tensor]:
     - k >= 16: the 2 k vertices of a rotated cross-polytope.
     """
     return _as_tensors(*_rule(n_components))
+
+
+def points_within(
+    n_components: int, n_draws: float
+) -> Callable[[Tensor], tuple[Tensor, Tensor] | None]:
+    """Return a function that gives the points for a block of samples, at most `n_draws` for each.
+
+    The function returns None where `cubature` has no more than that. Otherwise it returns random
+    pairs z, -z for each sample, at least one.
+    """
+    n_pairs = int(0.5 * n_draws) if math.isfinite(n_draws) else n_points(n_components)
+    if 2 * n_pairs >= n_points(n_components):
+        return lambda x: None
+    n_pairs, generator = max(1, n_pairs), torch.Generator().manual_seed(0)
+    weights = torch.full((2 * n_pairs,), 0.5 / n_pairs, dtype=torch.float64)
+
+    def draw(x: Tensor) -> tuple[Tensor, Tensor]:
+        noise = torch.randn((n_pairs, len(x), n_components), generator=generator, dtype=x.dtype)
+        return torch.cat([noise, -noise]), weights
+
+    return draw
 
 
 @cache

@@ -41,11 +41,38 @@ def conformal_p_values(
         spread = finite.std() if finite.size else 0.0
         lowest = finite[0] if finite.size else 0.0
         beyond += (values - lowest) / (spread or 1.0)
-    p_values = (1.0 + below) / (1.0 + sum(map(len, calibration)))
+    # Sums of weights may round to more than the number of samples.
+    p_values = np.minimum((1.0 + below) / (1.0 + sum(map(len, calibration))), 1.0)
     extra = np.where(below == 0.0, np.minimum(beyond / len(scores), 0.0), 0.0)
     return p_values, np.log(p_values) + extra
+
+
+def p_values_among(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the p-value of each sample among all of these: the share with at most its score.
+
+    Scores may be nan, and their p-values then are nan, too.
+    """
+    is_given = ~np.isnan(scores)
+    order = np.argsort(scores[is_given], kind="stable")
+    usual, share = scores[is_given][order], np.cumsum(weights[is_given][order])
+    p_values = np.full(len(scores), np.nan)
+    last = np.searchsorted(usual, scores[is_given], side="right") - 1
+    p_values[is_given] = share[last] / share[-1]
+    return p_values
 
 
 def smallest_p_value(calibration: Sequence[np.ndarray]) -> float:
     """Return the smallest p-value that is possible with these calibration scores."""
     return 1.0 / (1.0 + sum(map(len, calibration)))
+
+
+def limit_of(ratios: np.ndarray, weights: Sequence[np.ndarray], level: float) -> float:
+    """Return the value above which the p-value is at most `level`, or inf if none is.
+
+    High values are unusual. `weights` are those of the calibration samples, fold by fold.
+    """
+    order = np.argsort(-ratios, kind="stable")
+    share = np.concatenate(weights)[order]
+    p_values = (1.0 + np.cumsum(share) - share) / (1.0 + len(share))
+    is_below = p_values <= level
+    return float(ratios[order][is_below][-1]) if is_below.any() else float("inf")

@@ -92,10 +92,10 @@ def distances(estimator: Any, X: Any) -> Distances:
     -----
     For x ~ N(mu, W W' + Psi) let r = Psi^-1/2 (x - mu), and let u_h be the orthonormal left singular
     vectors of Psi^-1/2 W with singular values s_h. Then T2 is the sum of (u_h'r)^2 / (1 + s_h^2),
-    and SPE is |r|^2 minus the sum of (u_h'r)^2. Missing values are left out of x, mu, W and Psi.
+    and SPE is |r|^2 minus the sum of (u_h'r)^2. x, mu, W and Psi are those of the observed features.
 
-    For other models T2 is the squared distance of E[z|x] from the posterior mean of the sample
-    E[x|z=0], in units of the prior, and SPE is the sum of (x_j - E[x_j|z])^2 / Var[x_j|z] at
+    For other models let x0 be the mean of p(x|z) at the mean of the prior. T2 is the squared
+    distance of E[z|x] from E[z|x0] in units of the prior, and SPE is the sum of (x_j - E[x_j|z])^2 / Var[x_j|z] at
     z = E[z|x].
 
     References
@@ -159,21 +159,23 @@ def contributions(
 
     Notes
     -----
-    In a linear Gaussian model with covariance C, the contributions of feature j to T2 and SPE add
-    up to r_j (C^-1 r)_j = r_j (x_j - E[x_j|x_-j]) / Var[x_j|x_-j] with r = x - mu: the deviation of
-    the feature from its mean, times its standardized deviation from what the other features
-    predict. It is the Shapley value of the squared Mahalanobis distance [1]_, and is negative for a
-    feature that makes the sample more usual.
+    In a linear Gaussian model let v = R^-1/2 D^-1/2 (x - mu), where R are the correlations of the
+    observed features and D is the diagonal matrix of their variances. The elements of v are
+    uncorrelated with variance 1, and v_j is the one that belongs to feature j: of all ways to
+    obtain such elements, their correlations with the features are the largest on average. Their
+    squares add up to the squared Mahalanobis distance, and v_j^2 >= 0 is the sum of the
+    contributions of feature j to T2 and SPE [1]_. If x - mu = a + b, where a is in the latent space
+    and b is the residual, these two are v_aj v_j and v_bj v_j.
 
     For other models the contribution to SPE is (x_j - E[x_j|z])^2 / Var[x_j|z] at z = E[z|x]. The
-    contribution to T2 is its change when the feature is set from E[x_j|z=0] to x_j, averaged over
+    contribution to T2 is its change when the feature is set from that of x0 to x_j, averaged over
     one random order in which the features are set, and the reverse order. For a linear encoder the
     average is the Shapley value. This takes two calls of `posterior` per feature.
 
     References
     ----------
-    .. [1] Mayrhofer and Filzmoser, "Multivariate outlier explanations using Shapley values and
-       Mahalanobis distances", Econometrics and Statistics 2023, proposition 2.1.
+    .. [1] Garthwaite and Koch, "Evaluating the contributions of individual variables to a quadratic
+       form", Australian & New Zealand Journal of Statistics 2016, section 3 (corr-max).
 
     Examples
     --------
@@ -181,10 +183,9 @@ def contributions(
     >>> from sklearn_vae import FactorAnalysis
     >>> from sklearn_vae.outliers import contributions, distances
     >>> X, _ = load_wine(return_X_y=True, as_frame=True)
-    >>> model = FactorAnalysis(2).fit(X)
-    >>> parts = contributions(model, X[:1])
+    >>> parts = contributions(FactorAnalysis(2).fit(X), X[:1])
     >>> parts.feature_names[parts.total[0].argmax()]
-    'proline'
+    'od280/od315_of_diluted_wines'
     """
     names = getattr(X, "columns", getattr(estimator, "feature_names_in_", None))
     model, X, linear = _at_last_step(estimator, X, "contributions")
@@ -230,7 +231,7 @@ def _checked_names(given: Any, default: Any, n_features: int) -> tuple[str, ...]
 
 @dataclass(frozen=True, eq=False)
 class Center:
-    """The sample E[x|z=0] of a nonlinear model, and the mean of its posterior."""
+    """Mean of p(x|z) at the mean of the prior, for a nonlinear model, and its posterior mean."""
 
     sample: Array  # (n_features,)
     latent: Array  # (n_components,)
@@ -238,7 +239,8 @@ class Center:
 
 def _center(model: Any, X: Any) -> Center:
     n_components = model.posterior(X[:1])[0].shape[1]
-    sample = _as_float64(model.conditional(np.zeros((1, n_components)))[0])
+    latent = np.zeros((1, n_components)) + model.prior_mean
+    sample = _as_float64(model.conditional(latent)[0])
     return Center(sample[0], _as_float64(model.posterior(sample)[0])[0])
 
 

@@ -3,43 +3,45 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 from sklearn.base import BaseEstimator, OutlierMixin, clone
-from sklearn.model_selection import KFold, ShuffleSplit, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter
+from sklearn.utils.validation import check_is_fitted
 
-from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import check_sample_weight, positive_weights
 from sklearn_vae.gaussian.mahalanobis import Distances
 from sklearn_vae.linear.ppca_cv import PPCACV
-from sklearn_vae.outliers.conformal import conformal_p_values, smallest_p_value
+from sklearn_vae.outliers.conformal import (
+    conformal_p_values,
+    limit_of,
+    p_values_among,
+    smallest_p_value,
+)  # fmt: skip
 from sklearn_vae.outliers.decomposition import (
     Contributions,
     contributions,
     distances,
     linear_parameters,
 )
-from sklearn_vae.protocol import METHODS
+from sklearn_vae.outliers.folds import Split, check_held_out, fit_model, split_samples
+from sklearn_vae.outliers.statistics import STATISTICS, parts_if_possible, per_degree, score_by
 from sklearn_vae.state import Stateful
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
-    check_random_state,
     checked_data,
-    is_integer,
     is_real,
 )
 
 Array = NDArray[Any]
 
-STATISTICS = ("auto", "distance", "likelihood", "t2", "spe")
+# Attributes that only some fits set.
+CHANGING = ("calibration_t2_", "calibration_spe_", "models_", "spe_limit_", "t2_limit_")
 
 
 class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
@@ -49,8 +51,8 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
     finds at least as unusual. The calibration samples are held out from the fit of the model, so
     that no assumption on the distribution of the data is needed: if the sample and the training
     samples are exchangeable, as independent draws from one distribution are, the probability of a
-    p-value of at most `level` is at most `level`, however wrong the model is [1]_. A better model
-    detects more outliers.
+    p-value of at most `level` is at most `level` [1]_, however wrong the model is (for the default
+    `cv` nearly, see Notes). A better model detects more outliers.
 
     Parameters
     ----------
@@ -84,15 +86,23 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
         Model fitted to all samples, or to the training part with split p-values. It is used by
         `distances` and `contributions`.
     models_ : list of estimators
-        Models of the folds.
+        Models of the folds. Only if there is more than one.
     calibration_scores_ : list of ndarrays
         Sorted scores of the samples of each fold, by the model that has not seen them. Higher is
         more usual.
     calibration_weights_ : list of ndarrays
         Weights of these samples, 1 on average.
     calibration_t2_, calibration_spe_ : ndarray of shape (n_calibration,)
-        T2 and SPE of the calibration samples, divided by their degrees of freedom. Only for models
-        with `posterior` and `conditional`.
+        T2 and SPE of the calibration samples, divided by their degrees of freedom. These and the
+        limits exist only for models with `posterior` and `conditional`.
+    t2_limit_, spe_limit_ : float
+        Limits of T2 and SPE, divided by their degrees of freedom: the conformal p-value of either
+        one is at most `level` above its limit, for several folds approximately. They are inf if no
+        p-value is that low.
+    training_p_values_ : ndarray of shape (n_samples,)
+        p-values of the samples of `fit` by the models that have not seen them: the share of the
+        samples held out that are at least as unusual. nan for samples that are never held out or
+        have no weight.
     smallest_p_value_ : float
         Smallest possible p-value, 1 / (1 + number of calibration samples).
     offset_ : float
@@ -140,7 +150,7 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
     >>> X, y = load_digits(return_X_y=True)
     >>> detector = OutlierDetector(random_state=0).fit(X[y == 0])
     >>> print(f"{(detector.predict(X[y != 0]) == -1).mean():.0%} of the other digits")
-    99% of the other digits
+    92% of the other digits
     """
 
     estimator_: Any
@@ -150,17 +160,19 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
     smallest_p_value_: float
     offset_: float
     statistic_: str
+    training_p_values_: Array
     n_features_in_: int
 
     _fitted_state: ClassVar = {
         "calibration_scores_": "any",
         "calibration_weights_": "any",
         "estimator_": "any",
-        "models_": "any",
+        "models_": "any optional",
         "n_features_in_": "count",
         "offset_": "any",
         "smallest_p_value_": "number positive",
         "statistic_": "any",
+        "training_p_values_": "any",
     }
 
     def __init__(
@@ -212,50 +224,63 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
         """
         self._check_parameters()
         with all_or_nothing(self):
-            for name in ("calibration_t2_", "calibration_spe_"):
+            for name in CHANGING:
                 self.__dict__.pop(name, None)
             X = self._check_samples(X, reset=True, min_samples=2)
-            weights = None if sample_weight is None else check_sample_weight(sample_weight, X)
-            if weights is not None:
-                X, weights = X[weights > 0], weights[positive_weights(weights, at_least=2)[0]]
-            self._calibrate(X, weights, self._splits(X))
+            weights, used = None, np.ones(len(X), dtype=bool)
+            if sample_weight is not None:
+                weights = check_sample_weight(sample_weight, X)
+                used, _ = positive_weights(weights, at_least=2)
+                X, weights = X[used], weights[used]
+            self.training_p_values_ = np.full(len(used), np.nan)
+            splits = split_samples(self.cv, X, self.random_state)
+            self.training_p_values_[used] = self._calibrate(X, weights, splits)
             if self.level < self.smallest_p_value_:
                 self._warn_of_level()
         return self
 
-    def _calibrate(
-        self, X: Array, weights: Array | None, splits: list[tuple[Array | None, Array]]
-    ) -> None:
+    def _fit_models(self, X: Array, weights: Array | None, splits: list[Split]) -> list[Any]:
+        """Set `estimator_` and return the models of the folds."""
         base = self._estimator()
-        self.models_ = [
-            base if train is None else _fit(clone(base), X, weights, train) for train, _ in splits
+        models = [
+            base if train is None else fit_model(clone(base), X, weights, train)
+            for train, _ in splits
         ]
-        is_cross = len(splits) > 1
-        self.estimator_ = _fit(clone(base), X, weights) if is_cross else self.models_[0]
+        self.estimator_ = models[0]
+        if len(models) > 1:
+            self.models_, self.estimator_ = models, fit_model(clone(base), X, weights)
         is_linear = linear_parameters(self.estimator_) is not None
         automatic = "distance" if is_linear else "likelihood"
         self.statistic_ = automatic if self.statistic == "auto" else self.statistic
-        held_out = np.concatenate([test for _, test in splits])
-        total = len(held_out) if weights is None else weights[held_out].sum()
+        return models
+
+    def _calibrate(self, X: Array, weights: Array | None, splits: list[Split]) -> Array:
+        """Fit and calibrate the models, and return the p-values of the samples held out."""
+        models, ratios = self._fit_models(X, weights, splits), []
         self.calibration_scores_, self.calibration_weights_ = [], []
-        ratios = []
-        for model, (_, test) in zip(self.models_, splits, strict=True):
-            parts = self._distances_if_possible(model, X[test])
-            scores = _scores(model, X[test], self.statistic_, parts)
+        held_out = np.concatenate([test for _, test in splits])
+        shares = np.ones(len(X))
+        if weights is not None:
+            shares = weights / weights[held_out].mean()
+        pooled = np.full(len(X), np.nan)
+        for model, (_, test) in zip(models, splits, strict=True):
+            parts = parts_if_possible(model, X[test], self.statistic_)
+            pooled[test] = scores = score_by(model, X[test], self.statistic_, parts)
             order = np.argsort(scores, kind="stable")
-            share = np.ones(len(test)) if weights is None else weights[test] / total * len(held_out)
             self.calibration_scores_.append(scores[order])
-            self.calibration_weights_.append(share[order])
-            ratios.append(
-                parts and (_ratio(parts.t2, parts.t2_dof), _ratio(parts.spe, parts.spe_dof))
-            )
-        if all(ratio is not None for ratio in ratios):
-            self.calibration_t2_, self.calibration_spe_ = map(
-                np.concatenate, zip(*ratios, strict=True)
+            self.calibration_weights_.append(shares[test][order])
+            if parts is not None:
+                ratios.append([ratio[order] for ratio in per_degree(parts)])
+        if ratios:
+            self.calibration_t2_, self.calibration_spe_ = np.concatenate(ratios, axis=1)
+            self.t2_limit_, self.spe_limit_ = (
+                limit_of(values, self.calibration_weights_, self.level)
+                for values in (self.calibration_t2_, self.calibration_spe_)
             )
         self.smallest_p_value_ = smallest_p_value(self.calibration_scores_)
         attainable = self.level >= self.smallest_p_value_
         self.offset_ = float(np.nextafter(np.log(self.level), np.inf)) if attainable else -np.inf
+        return p_values_among(pooled, shares)
 
     def p_values(self, X: Any) -> Array:
         """Compute the conformal p-value of each sample.
@@ -263,7 +288,7 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples, which should not be those of `fit`: the model has seen most of these.
+            Samples, which should not be those of `fit`. Their p-values are `training_p_values_`.
 
         Returns
         -------
@@ -380,7 +405,8 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
         """Compute p-values and scores by comparison with the calibration samples."""
         check_is_fitted(self)
         X = self._check_samples(X)
-        scores = [_scores(model, X, self.statistic_) for model in self.models_]
+        models = getattr(self, "models_", [self.estimator_])
+        scores = [score_by(model, X, self.statistic_) for model in models]
         return conformal_p_values(scores, self.calibration_scores_, self.calibration_weights_)
 
     def _estimator(self) -> Any:
@@ -396,55 +422,12 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
                 f"{type(estimator).__name__} has none."
             )
         _check_level(self.level)
-        check_choice("statistic", self.statistic, STATISTICS)
-        cv, given = self.cv, f"got {self.cv!r}."
-        is_number = is_real(cv)
-        if is_number and not ((is_integer(cv) and cv >= 2) or (not is_integer(cv) and 0 < cv < 1)):
-            raise ValueError(f"cv must be an integer >= 2 or a share in (0, 1), {given}")
-        is_splitter = hasattr(cv, "split") or isinstance(cv, Iterable)
-        if not is_number and (cv != "prefit" if isinstance(cv, str) else not is_splitter):
-            raise ValueError(
-                "cv must be an integer >= 2, a float in (0, 1), 'prefit', a splitter or an iterable "
-                f"of indices, {given}"
-            )
-        if isinstance(cv, str):
+        check_choice("statistic", self.statistic, ("auto", *STATISTICS))
+        check_held_out(self.cv)
+        if isinstance(self.cv, str):
             if self.estimator is None:
                 raise ValueError("estimator must be a fitted model with cv='prefit', got None.")
             check_is_fitted(self.estimator)
-
-    def _splits(self, X: Array) -> list[tuple[Array | None, Array]]:
-        """Return training and held-out indices; training is None for a fitted model."""
-        n, rng = len(X), check_random_state(self.random_state)
-        if isinstance(self.cv, str):
-            return [(None, np.arange(n))]
-        try:
-            if is_integer(self.cv):
-                cv: Any = KFold(self.cv, shuffle=True, random_state=rng)
-            elif is_real(self.cv):
-                cv = ShuffleSplit(1, test_size=float(self.cv), random_state=rng)
-            else:
-                cv = check_cv(self.cv)
-            every = np.arange(n)
-            splits = [(every[train], every[test]) for train, test in cv.split(X)]
-        except (TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"cv must split the samples, got {self.cv!r}: {error}") from error
-        held_out = np.bincount(np.concatenate([every[:0], *(test for _, test in splits)]))
-        if not splits or held_out.max(initial=0) != 1 or any(not len(test) for _, test in splits):
-            raise ValueError(
-                "cv must hold out samples in every split, and each sample at most once, got "
-                f"{self.cv!r}."
-            )
-        if any(np.intersect1d(train, test).size for train, test in splits):
-            raise ValueError(f"cv must not hold out training samples, got {self.cv!r}.")
-        return list(splits)
-
-    def _distances_if_possible(self, model: Any, X: Array) -> Distances | None:
-        last = model
-        while isinstance(last, Pipeline):
-            last = last.steps[-1][1]
-        if self.statistic_ == "likelihood" and not all(hasattr(last, name) for name in METHODS):
-            return None
-        return distances(model, X)
 
     def _warn_of_level(self) -> None:
         m = sum(map(len, self.calibration_scores_))
@@ -469,12 +452,11 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
 
     def _check_state(self) -> None:
         super()._check_state()
-        if not hasattr(self, "models_"):
+        if not hasattr(self, "estimator_"):
             return
-        check_choice("statistic_", self.statistic_, STATISTICS[1:])
-        scores, weights, models = (
-            self.calibration_scores_, self.calibration_weights_, self.models_
-        )  # fmt: skip
+        check_choice("statistic_", self.statistic_, STATISTICS)
+        scores, weights = self.calibration_scores_, self.calibration_weights_
+        models = getattr(self, "models_", [self.estimator_])
         if not (
             all(isinstance(part, list) and part for part in (scores, weights, models))
             and len(scores) == len(weights) == len(models)
@@ -502,37 +484,6 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
 def _check_level(level: Any) -> None:
     if not (is_real(level) and 0.0 < level < 1.0):
         raise ValueError(f"level must be a float in (0, 1), got {level!r}.")
-
-
-def _fit(model: Any, X: Array, weights: Array | None, rows: Any = slice(None)) -> Any:
-    """Fit a model to some rows of X, with weights if it supports them."""
-    if weights is None:
-        return model.fit(X[rows])
-    steps = model.steps if isinstance(model, Pipeline) else [("", model)]
-    names = [n for n, s in steps if hasattr(s, "fit") and has_fit_parameter(s, "sample_weight")]
-    return model.fit(X[rows], **{f"{n}__sample_weight".lstrip("_"): weights[rows] for n in names})
-
-
-def _scores(model: Any, X: Array, statistic: str, parts: Distances | None = None) -> Array:
-    """Compute the statistic of each sample, where higher is more usual."""
-    if statistic == "likelihood":
-        scores = to_host(model.score_samples(X)).astype(np.float64)
-    else:
-        d = distances(model, X) if parts is None else parts
-        value, dof = {
-            "distance": (d.t2 + d.spe, d.t2_dof + d.spe_dof),
-            "t2": (d.t2, d.t2_dof),
-            "spe": (d.spe, d.spe_dof),
-        }[statistic]
-        scores = -_ratio(value, dof)
-    if np.isnan(scores).any():
-        raise ValueError(f"The scores of {type(model).__name__} must be numbers, got NaN.")
-    return scores
-
-
-def _ratio(value: Array, dof: Array) -> Array:
-    """Divide by the degrees of freedom; 0 without any."""
-    return np.where(dof > 0, value / np.maximum(dof, 1.0), 0.0)
 
 
 def _are_fold(scores: Any, weights: Any) -> bool:

@@ -14,9 +14,9 @@ import numpy as np
 from array_api_compat import is_array_api_obj
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.containers import to_array, to_host
+from sklearn_vae.protocol import adapted
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -174,7 +174,7 @@ def named(models: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
     models = list(models) if isinstance(models, list | tuple | Mapping) else [models]
     if not models:
         raise ValueError(f"estimator must contain at least one model, got {models!r}.")
-    names = [type(model).__name__ for model in models] if names is None else list(names)
+    names = [adapted(model).model_name for model in models] if names is None else list(names)
     if len(names) != len(models):
         raise ValueError(
             f"names must have one name per model, got {names!r} for {len(models)} models."
@@ -182,17 +182,6 @@ def named(models: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
     if len(set(names)) < len(names):
         names = [f"{name} {i}" for i, name in enumerate(names, start=1)]
     return dict(zip(names, models, strict=True))
-
-
-def check_methods(estimator: Any, display: str, *methods: str) -> None:
-    """Check that the estimator is fitted and has the methods."""
-    missing = [name for name in methods if not callable(getattr(estimator, name, None))]
-    if missing:
-        raise TypeError(
-            f"{display} requires an estimator with the methods {', '.join(methods)}, but "
-            f"{type(estimator).__name__} has no {' or '.join(missing)}."
-        )
-    check_is_fitted(estimator)
 
 
 def select_samples(X: Any, indices: Sequence[int] | slice) -> Any:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.plot.base import Array, check_by_name
-from sklearn_vae.protocol import adapted
+from sklearn_vae.protocol import adapted, check_methods
 
 # Maximum number of values with a marker each. A single value is visible only with a marker.
 MAX_MARKED = 20
@@ -24,12 +23,12 @@ ROUNDING = 1e-6
 
 def history_of(estimator: Any, display: str) -> dict[str, Array]:
     """Return the training history of a fitted model."""
-    check_is_fitted(estimator)
+    check_methods(estimator, display)
     history: dict[str, Array] | None = adapted(estimator).training_history
     if history is None:
         raise TypeError(
             f"{display} needs a model with a training history, but "
-            f"{type(estimator).__name__} has no history_ or elbo_history_."
+            f"{adapted(estimator).model_name} has no history_ or elbo_history_."
         )
     return history
 

@@ -19,8 +19,8 @@ from sklearn_vae.plot.base import (
     add_legend,
     as_float64,
     as_text,
-    check_methods,
 )
+from sklearn_vae.protocol import check_methods
 from sklearn_vae.validation import check_integer, is_integer
 
 # Half width of an interval in standard deviations, and its coverage under a normal distribution.

@@ -20,10 +20,9 @@ from sklearn_vae.plot.base import (
     Display,
     as_float64,
     as_text,
-    check_methods,
     select_samples,
 )
-from sklearn_vae.protocol import adapted
+from sklearn_vae.protocol import as_encoder_decoder
 from sklearn_vae.validation import is_integer
 
 # Maximum height of a figure, in inches.
@@ -121,7 +120,7 @@ class LatentPlaneDisplay(Display):
         LatentPlaneDisplay
             The plotted display.
         """
-        check_methods(estimator, cls.__name__, "transform", "inverse_transform")
+        model = as_encoder_decoder(estimator, cls.__name__)
         X = X if hasattr(X, "shape") else to_array(X)
         n_samples, chosen = X.shape[0], list(rows)
         if not (len(chosen) == 3 and all(is_integer(i) and 0 <= i < n_samples for i in chosen)):
@@ -129,23 +128,23 @@ class LatentPlaneDisplay(Display):
         if not (is_integer(n) and n >= 2):
             raise ValueError(f"n must be an integer >= 2, got {n!r}.")
         if image_shape is None:
-            image_shape = adapted(estimator).image_shape
+            image_shape = model.image_shape
         corners = select_samples(X, chosen)
-        latent = estimator.transform(corners)
+        latent = model.with_covariates(model.transform(corners), corners)
         first, second, third = as_float64(latent)
         t = np.linspace(0.0, 1.0, n)
         Z = first + t[None, :, None] * (second - first) + t[:, None, None] * (third - first)
         Z = Z.reshape(n * n, -1)
         if is_array_api_obj(latent):
             Z = to_device_of(latent, Z)
-        decoded = as_float64(estimator.inverse_transform(Z))
+        decoded = as_float64(model.inverse_transform(Z))
         return cls.from_results(
             decoded.reshape(n, n, -1),
             labels=[f"sample {i}" for i in chosen],
             image_shape=image_shape,
             limits=limits
             if image_shape is None
-            else tiles.check_limits(limits, as_float64(corners)),
+            else tiles.check_limits(limits, as_float64(model.shown(corners))),
             ax=ax,
             **options,
         )

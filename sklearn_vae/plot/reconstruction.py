@@ -19,12 +19,11 @@ from sklearn_vae.plot.base import (
     add_legend,
     as_float64,
     as_text,
-    check_methods,
     colored,
     named,
     select_samples,
 )
-from sklearn_vae.protocol import adapted
+from sklearn_vae.protocol import as_encoder_decoder, check_methods
 from sklearn_vae.validation import is_integer
 
 # Width and height of a name to the left of images, and maximum width of an image, in inches.
@@ -136,12 +135,12 @@ class ReconstructionDisplay(Display):
         ReconstructionDisplay
             The plotted display.
         """
-        models = named(estimator, names)
-        methods = ("transform", "inverse_transform", *(("sample",) if samples else ()))
-        for model in models.values():
-            check_methods(model, cls.__name__, *methods)
+        models = {
+            name: as_encoder_decoder(model, cls.__name__)
+            for name, model in named(estimator, names).items()
+        }
         if image_shape is None:
-            shapes = (adapted(model).image_shape for model in models.values())
+            shapes = (model.image_shape for model in models.values())
             image_shape = next((shape for shape in shapes if shape is not None), None)
         X = X if hasattr(X, "shape") else to_array(X)
         n = min(4 if image_shape is None else 8, X.shape[0]) if n is None else n
@@ -149,14 +148,16 @@ class ReconstructionDisplay(Display):
             raise ValueError(f"n must be an integer from 1 to n_samples={X.shape[0]}, got {n!r}.")
         originals = select_samples(X, slice(0, int(n)))
         reconstructions = {
-            name: model.inverse_transform(model.transform(originals))
+            name: model.inverse_transform(
+                model.with_covariates(model.transform(originals), originals)
+            )
             for name, model in models.items()
         }
-        sampled = {
-            name: model.sample(n, random_state=random_state)[0]
-            for name, model in models.items()
-            if samples
-        }
+        sampled = {}
+        for name, model in named(estimator, names).items() if samples else ():
+            check_methods(model, cls.__name__, "sample")
+            sampled[name] = model.sample(n, random_state=random_state)[0]
+        originals = next(iter(models.values())).shown(originals)
         parameters = {"samples": sampled, "image_shape": image_shape, "limits": limits}
         return cls.from_results(originals, reconstructions, ax=ax, **parameters, **options)
 

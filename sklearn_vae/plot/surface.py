@@ -10,7 +10,8 @@ import numpy as np
 
 from sklearn_vae.gaussian import Spectrum, StationaryPoint, sample_spectrum
 from sklearn_vae.gaussian.arrays import to_device_of
-from sklearn_vae.plot.base import DIVERGING, Array, Display, as_float64, check_methods
+from sklearn_vae.plot.base import DIVERGING, Array, Display, as_float64
+from sklearn_vae.protocol import check_methods
 from sklearn_vae.validation import check_integer, check_real, is_integer, refuse_dask
 
 # Number of contour levels. Areas between neighboring levels of one sign are equal.

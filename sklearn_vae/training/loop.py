@@ -496,11 +496,18 @@ class VAENet(NeuralNet):
             raise
 
     def copy_at(
-        self, epoch: int, state: dict[str, Tensor], reducer: Reducer = SINGLE_PROCESS
+        self,
+        epoch: int,
+        state: dict[str, Tensor],
+        reducer: Reducer = SINGLE_PROCESS,
+        module: Any = None,
     ) -> VAENet:
-        """Return a copy with the history up to an epoch and the parameters of `state`."""
-        net = object.__new__(type(self))
-        net.__dict__.update(self.__dict__, module_=copy.deepcopy(self.module_), callbacks=None)
+        """Return a copy with the history up to an epoch and the parameters of `state`.
+
+        `module` is another module to use instead of a copy of `module_`.
+        """
+        net, module = object.__new__(type(self)), module or copy.deepcopy(self.module_)
+        net.__dict__.update(self.__dict__, module_=module, callbacks=None)
         net.module_.load_state_dict(state)
         net.generator_ = torch.Generator(self.generator_.device)
         net.generator_.manual_seed(reducer.own_seed(self.seed + epoch))

@@ -1,8 +1,8 @@
 """Training with default parameters: a linear start, and epochs that validation samples choose."""
 
 import functools
+import re
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +21,9 @@ from sklearn_vae import (
     FactorAnalysis,
 )
 from sklearn_vae.deep.choices import PLAIN, count_folds
-from sklearn_vae.deep.epoch_search import AveragedParameters, EpochSearch
-from sklearn_vae.deep.outcome import warn_of_outcome
+from sklearn_vae.deep.epoch_search import AveragedParameters, Curves, EpochSearch, Gain
+from sklearn_vae.deep.objective_terms import ObjectiveTerms, enlarge_noise, mean_objective
+from sklearn_vae.deep.outcome import Bounds, warn_of_outcome
 from sklearn_vae.diagnostics import diagnose
 from sklearn_vae.serialization import load, save
 from tests.deep.data import make_rows, parameters_of
@@ -217,38 +218,90 @@ def test_parameters_are_averaged_over_epochs():
     assert average.average_["weight"].item() == 0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * 4
 
 
-def search_with(gain=1.0, error=0.1, trimmed=1.0):
-    return EpochSearch(np.array([0, 5]), np.array([0.0, gain]), 5, 1, error, trimmed)
+def search_with(mean=1.0, error=0.1, trimmed=1.0, trimmed_error=0.1):
+    gain = Gain(mean, error, trimmed, trimmed_error)
+    return EpochSearch(np.array([0, 5]), np.array([0.0, mean]), 5, 1, gain)
 
 
 # Too few samples for networks.
-NO_SEARCH = EpochSearch(np.zeros(1, int), np.full(1, np.nan), 0, 0, np.inf, 0.0)
+NO_SEARCH = EpochSearch(np.zeros(1, int), np.full(1, np.nan), 0, 0, Gain(0.0, np.inf, 0.0, np.inf))
 
 
 def test_gains_must_exceed_their_error_and_not_depend_on_few_samples():
     assert search_with().n_epochs == 5
     assert search_with(error=1.5).n_epochs == 0
-    assert search_with(trimmed=0.3).n_epochs == 0
+    assert search_with(trimmed=0.2).n_epochs == 0
+    assert search_with(trimmed=0.3, trimmed_error=0.4).n_epochs == 0
+    assert search_with(trimmed=0.3, trimmed_error=0.2).n_epochs == 5
+
+
+def fold_terms(residuals, noise=1.0, d=50):
+    """Terms of samples at mu with these squared residuals per feature, without latents."""
+    values = -0.5 * d * (np.log(2 * np.pi * noise) + residuals / noise)
+    return ObjectiveTerms(values, residuals / noise, d)
+
+
+def test_a_larger_noise_variance_is_a_candidate_where_validation_samples_need_it():
+    rng = np.random.default_rng(0)
+    start, trained = rng.chisquare(50, size=(2, 3, 40)) / 50 * np.array([1.0, 0.7])[:, None, None]
+    curves = Curves([fold_terms(r) for r in start], np.ones(120))
+    curves.add(5, [fold_terms(r, noise=0.5) for r in trained])
+    result = curves.result(100)
+    assert result.noise_factor == pytest.approx(trained.mean() / 0.5)
+    # Each fold has the factor of the others.
+    factors = [np.delete(trained, i, axis=0).mean() / 0.5 for i in range(3)]
+    values = [fold_terms(r, 0.5 * c).values.mean() for r, c in zip(trained, factors, strict=True)]
+    assert result.bounds[1] == pytest.approx(np.mean(values))
+    # One that is right already stays as it is, and is never lowered.
+    curves = Curves([fold_terms(r) for r in start], np.ones(120))
+    curves.add(5, [fold_terms(r, noise=trained.mean()) for r in trained])
+    assert curves.result(100).noise_factor == 1.0
+    curves.add(10, [fold_terms(r, noise=2.0) for r in trained])
+    assert curves.factors[2] == 1.0
+
+
+def test_the_noise_variance_is_enlarged_as_far_as_training_samples_allow():
+    model = clone(fitted(DeepGaussianVAE, True)).fit(CURVED)
+    net, x = model.net_, torch.from_numpy((CURVED - model.mean_) / model.scale_)
+    before, noise = mean_objective(net, x, None), net.module_.likelihood.noise_variance.item()
+    enlarge_noise(net, x, None, 1.1, before - 10.0)
+    assert net.module_.likelihood.noise_variance.item() == pytest.approx(1.1 * noise)
+    middle = mean_objective(net, x, None)
+    enlarge_noise(net, x, None, 100.0, middle - 0.2)
+    assert mean_objective(net, x, None) == pytest.approx(middle - 0.2, abs=1e-6)
+
+
+def test_few_samples_of_many_features_get_a_larger_noise_variance():
+    rng = np.random.default_rng(0)
+    W = 3 * rng.normal(size=(2, 300))
+    X, Y = (rng.normal(size=(n, 2)) @ W + rng.normal(size=(n, 300)) for n in (30, 300))
+    model = DeepGaussianVAE(4, random_state=0).fit(X)
+    linear = PPCA(4).fit(X)
+    assert model.noise_variance_ > 1.05 * linear.noise_variance_
+    assert model.score(Y) > linear.score(Y) + 1.0
+    assert model.score(X) > linear.score(X) - 0.01 * abs(linear.score(X)) - 0.1
+    assert "noise variance" in model.active_bounds
+    assert "noise" not in diagnose(model, X).categories
 
 
 @pytest.mark.parametrize(
-    ("bounds", "match"),
+    ("bounds", "search", "match"),
     [
-        ((-1.0, -10.0, search_with(gain=-8.0, error=-9.0)), "overfits"),
-        ((1.0, -10.0, search_with()), "has not converged"),
-        ((-1.0, -10.0, None), None),
-        ((-1.0, -10.0, NO_SEARCH), None),
+        (Bounds(-1.0, -10.0), search_with(mean=-8.0, error=-9.0), "overfits"),
+        (Bounds(1.0, -10.0), search_with(), "has not converged"),
+        (Bounds(-1.0, -10.0), None, None),
+        (Bounds(-1.0, -10.0), NO_SEARCH, None),
     ],
 )
-def test_one_warning_names_the_number_and_the_remedy(bounds, match):
-    model = fitted(DeepGaussianVAE, True)
+def test_one_warning_names_the_number_and_the_remedy(bounds, search, match):
+    model = fitted(DeepGaussianVAE, True, max_epochs=2)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_of_outcome(model, *bounds)
+        warn_of_outcome(model, bounds, search)
     assert len(caught) == (match is not None)
     if match:
         with pytest.warns(ConvergenceWarning, match=match):
-            warn_of_outcome(model, *bounds)
+            warn_of_outcome(model, bounds, search)
 
 
 @pytest.mark.parametrize(
@@ -258,11 +311,48 @@ def test_one_warning_names_the_number_and_the_remedy(bounds, match):
 def test_overfitting_is_judged_at_the_best_epoch(training, validation, warns, recwarn):
     # The final bound, -1, is that with a noise variance which is set after training. Without latent
     # dimensions the bound is -10.
-    bounds = {
+    model = clone(fitted(DeepGaussianVAE, True)).set_params(max_epochs=5, early_stopping=True)
+    model.n_iter_, model.n_components_ = 2, 3
+    model.history_ = {
         "bound": np.array([training, -1.0]),
         "validation_bound": np.array([validation, -30.0]),
     }
-    model = SimpleNamespace(stopped_early=True, history_=bounds, n_components_=3)
     warnings.simplefilter("always")
-    warn_of_outcome(model, -1.0, -10.0, None)
+    warn_of_outcome(model, Bounds(-1.0, -10.0), None)
     assert [w.category for w in recwarn] == warns * [ConvergenceWarning]
+
+
+def warning_of(kind, X, **options):
+    """The one ConvergenceWarning of a fit, or an empty string."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        kind(2, random_state=0, **({"hidden_layer_sizes": (8,)} | options)).fit(X)
+    assert len(caught) <= 1
+    assert all(w.category is ConvergenceWarning and w.filename == __file__ for w in caught)
+    return str(caught[0].message) if caught else ""
+
+
+RAW = CURVED * np.geomspace(1.0, 1e3, 6)
+HALF = CURVED[:120]
+WIDE = {"hidden_layer_sizes": (64,), "learning_rate": 1e-2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "X", "options", "match"),
+    [
+        # A random start stays below pPCA where one feature has most of the variance.
+        (DeepGaussianVAE, RAW, {}, 'ended below pPCA.*bound is .*max_epochs="auto"'),
+        (DeepGaussianVAE, RAW, {"max_epochs": 19}, "^$"),
+        (DeepGaussianVAE, RAW, {"kl_weight": 2.0}, "^$"),
+        (DeepGaussianVAE, RAW, {"init": "ppca"}, "^$"),
+        (DeepGaussianVAE, RAW, {"early_stopping": True}, "below pPCA.*validation samples"),
+        (DeepGaussianVAE, RAW, {"variational_family": "sylvester"}, "increase max_epochs or"),
+        (DeepGaussianVAE, HALF, {"noise_model": "diagonal", "learning_rate": 1e-4}, "below pPCA"),
+        (DeepGaussianVAE, HALF, {"noise_variance": 300.0}, "2 of 2.*noise_variance=300 is too"),
+        (DeepGaussianVAE, CURVED, WIDE | {"init": "ppca"}, "not converged.*would add about"),
+        (DeepAutoencoder, HALF, {"learning_rate": 1e-4}, "ended below PCA"),
+        (DeepBernoulliVAE, BITS, {"binarize": 0.0, "learning_rate": 1e-6}, "without latent"),
+    ],
+)
+def test_a_fit_with_given_epochs_says_what_is_wrong(kind, X, options, match):
+    assert re.search(match, warning_of(kind, X, **({"max_epochs": 20} | options)))

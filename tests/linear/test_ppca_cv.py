@@ -420,12 +420,11 @@ def test_parameters(parameters, message):
 
 class TestWhatDoesNotFit:
     @pytest.mark.parametrize("shape", [TALL, WIDE])
-    @pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN"), (np.inf, "infinity")])
-    def test_rows_that_are_not_finite(self, shape, value, message):
+    def test_infinite_rows(self, shape):
         X = make_rows(*shape)
         model = PPCACV([1]).fit(X)
-        X[3, 2] = value
-        with pytest.raises(ValueError, match=message):
+        X[3, 2] = np.inf
+        with pytest.raises(ValueError, match="infinity"):
             model.fit(X)
         assert np.isfinite(model.score(make_rows(*shape)))
 

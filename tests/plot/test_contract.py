@@ -5,17 +5,21 @@ import numpy as np
 import pytest
 
 import sklearn_vae.plot
-from sklearn_vae import PPCA, PPCACV, DeepGaussianVAE
+from sklearn_vae import PPCA, PPCACV, DeepGaussianVAE, OutlierDetector
 from sklearn_vae.plot import (
     CollapseDisplay,
+    ContributionDisplay,
     CVCurveDisplay,
+    DimensionChoiceDisplay,
     EntropyDisplay,
     ImputationDisplay,
     KLDisplay,
     LatentPlaneDisplay,
     LikelihoodSurfaceDisplay,
+    OutlierDisplay,
     PosteriorScaleDisplay,
     ReconstructionDisplay,
+    ReportDisplay,
     TrainingDisplay,
 )
 from tests.deep.data import SMALL, make_rows
@@ -30,11 +34,32 @@ def vae():
     return DeepGaussianVAE(3, **SMALL).fit(X)
 
 
+@shared
+def detector():
+    return OutlierDetector(PPCA(3), level=0.05, random_state=0).fit(X)
+
+
 # Of each class one call of `from_estimator`, and the attributes that `from_results` is given.
 CASES = {
     CollapseDisplay: (
         lambda ax: CollapseDisplay.from_estimator(PPCA(3).fit(X), X, ax=ax),
         lambda display: CollapseDisplay.from_results(display.curves),
+    ),
+    ContributionDisplay: (
+        lambda ax: ContributionDisplay.from_estimator(PPCA(3).fit(X), X, max_features=4, ax=ax),
+        lambda display: ContributionDisplay.from_results(display.contributions, max_features=4),
+    ),
+    OutlierDisplay: (
+        lambda ax: OutlierDisplay.from_estimator(detector(), 1.5 * X, ax=ax),
+        lambda display: OutlierDisplay.from_results(
+            display.t2,
+            display.spe,
+            display.is_outlier,
+            t2_limit=display.t2_limit,
+            spe_limit=display.spe_limit,
+            calibration=display.calibration,
+            level=display.level,
+        ),
     ),
     EntropyDisplay: (
         lambda ax: EntropyDisplay.from_estimator(vae(), X, ax=ax),
@@ -44,9 +69,19 @@ CASES = {
         lambda ax: KLDisplay.from_estimator(PPCA(3).fit(X), X, ax=ax),
         lambda display: KLDisplay.from_results(display.collapses),
     ),
+    DimensionChoiceDisplay: (
+        lambda ax: DimensionChoiceDisplay.from_estimator(PPCACV([1, 2]).fit(X), X, ax=ax),
+        lambda display: DimensionChoiceDisplay.from_results(display.choice),
+    ),
     PosteriorScaleDisplay: (
         lambda ax: PosteriorScaleDisplay.from_estimator(PPCA(3).fit(X), X, ax=ax),
         lambda display: PosteriorScaleDisplay.from_results(display.scales),
+    ),
+    ReportDisplay: (
+        lambda ax: ReportDisplay.from_estimator(vae(), X, ax=ax),
+        lambda display: ReportDisplay.from_results(
+            display.report, display.scales, history=display.history
+        ),
     ),
     TrainingDisplay: (
         lambda ax: TrainingDisplay.from_estimator(vae(), X, ax=ax),

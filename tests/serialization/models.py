@@ -30,9 +30,11 @@ from sklearn_vae import (
     DensityPipeline,
     Dequantizer,
     FactorAnalysis,
+    FactorAnalysisCV,
     LinearVAE,
     LogitTransformer,
     Moments,
+    OutlierDetector,
     PlainConvDecoder,
     PlainConvEncoder,
     PPCAImputer,
@@ -77,6 +79,7 @@ LINEAR = {
     "ppca-float32": (PPCA(2, coordinates="whitened"), DIGITS.astype(np.float32)),
     "ppca-fixed": (PPCA(2, noise_variance=np.float32(0.5)), IRIS),
     "ppca-mle": (PPCA("mle", svd_solver="full"), IRIS),
+    "factors-cv": (FactorAnalysisCV([0, 1], cv=2, rotation="varimax"), HOLES),
     "factors": (FactorAnalysis(2, noise_variance=0.1, rotation="oblimin"), HOLES),
     "ppca-none": (PPCA(0), IRIS),
     "ppca-without-noise": (PPCA(), IRIS[:3]),
@@ -114,6 +117,17 @@ LINEAR = {
                 ("box-cox", PowerTransformer("box-cox").set_output(transform="pandas")),
                 ("model", PPCA(2)),
             ]
+        ),
+        NAMED,
+    ),
+    "outliers": (OutlierDetector(random_state=0), IRIS),
+    "outliers-split": (
+        OutlierDetector(
+            DensityPipeline([("scale", StandardScaler()), ("model", PPCA(2))]),
+            statistic="spe",
+            level=0.1,
+            cv=0.5,
+            random_state=random_state(),
         ),
         NAMED,
     ),
@@ -195,7 +209,11 @@ DEEP = {
         DIGITS,
     ),
 }
-CASES = {**LINEAR, **{f"deep-{name}": case for name, case in DEEP.items()}}
+CASES = {
+    **LINEAR,
+    **{f"deep-{name}": case for name, case in DEEP.items()},
+    "outliers-deep": (OutlierDetector(gaussian(), cv=2, random_state=0), IRIS),
+}
 
 
 @shared

@@ -1,0 +1,80 @@
+"""Bounds of linear models on the samples of a fit, with which its outcome is compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sklearn_vae.deep.outcome import LinearFit
+from sklearn_vae.deep.ppca_start import Array, fit_ppca, in_float64, on_host
+from sklearn_vae.deep.training_data import TrainingData
+from sklearn_vae.gaussian.lowrank import LowRankGaussian
+from sklearn_vae.nn.likelihoods import LEAST_OF_PPCA
+
+PPCA = "pPCA with the same number of dimensions"
+
+
+def ppca_fits(
+    data: TrainingData, k: int, noise: Array | None, log_scale: float
+) -> tuple[LinearFit | None, LinearFit | None]:
+    """Fit pPCA with the noise variance of a model, if that is given, and with its own.
+
+    `noise` is in the units of the networks and `log_scale` converts densities to the units of the
+    data. A fit whose noise variance is 0, or which would need one per feature, is None.
+    """
+    name, matched = PPCA, f"{PPCA} and noise variance"
+    root = np.ones(data.train.shape[1])
+    if noise is not None and noise.ndim:
+        root = np.sqrt(noise)
+    X = in_float64(data.train) / root  # with equal noise
+    mean, loadings = fit_ppca(torch.from_numpy(X), k, data.reducer, data.weights)
+    total = _average(np.square(X - mean).sum(axis=1), data.weights, data)
+    sigma2 = (total - np.square(loadings).sum()) / X.shape[1]
+    log_scale += float(np.log(root).sum())
+
+    def fit(noise_variance: float, name: str) -> LinearFit | None:
+        if noise_variance < LEAST_OF_PPCA:
+            return None
+        squares = np.square(loadings).sum(axis=0)
+        kept = np.maximum(squares + sigma2 - noise_variance, 0.0)
+        W = loadings * np.sqrt(kept / np.where(squares > 0, squares, 1.0))
+        density = LowRankGaussian(mean, W, noise_variance)
+        bound = _judged_average(lambda x: density.log_prob(x / root), data)
+        return LinearFit(name, bound - log_scale, noise_variance)
+
+    if noise is None:
+        return fit(sigma2, name), None
+    if noise.ndim:
+        return fit(1.0, matched), None
+    return fit(float(noise), matched), fit(sigma2, name)
+
+
+def pca_fit(data: TrainingData, k: int, scale: float) -> LinearFit:
+    """Fit PCA and compute minus its mean squared error, in the units of the data."""
+    mean, loadings = fit_ppca(data.train, k, data.reducer, data.weights, noise_variance=0.0)
+    lengths = np.linalg.norm(loadings, axis=0)
+    axes = loadings / np.where(lengths > 0, lengths, 1.0)
+
+    def score(x: Array) -> Array:
+        centered = x - mean
+        return -np.square(centered - centered @ axes @ axes.T).mean(axis=1)
+
+    return LinearFit(
+        "PCA with the same number of dimensions", scale**2 * _judged_average(score, data)
+    )
+
+
+def _judged_average(function: Any, data: TrainingData) -> float:
+    """Average a function of samples over the validation samples, or else the training samples."""
+    if data.valid is not None:
+        return _average(function(in_float64(data.valid)), data.valid_weights, data)
+    return _average(function(in_float64(data.train)), data.weights, data)
+
+
+def _average(values: Array, weights: Tensor | None, data: TrainingData) -> float:
+    total = values.sum() if weights is None else on_host(weights) @ values
+    n, total = data.reducer.sum([float(len(values)), float(total)])
+    return float(total / n)
