@@ -188,7 +188,8 @@ def cases(X, held_out, seed):
     yield "large_noise", model(kl_weight=hides / sigma2), *data
     outliers = np.tile(X.mean(axis=0) + 4.0 * X.std(axis=0), (len(X) // 3, 1))
     repeated = np.concatenate([X, outliers])
-    options = {"max_epochs": 500, "kl_warmup_epochs": 20, "learning_rate": 1e-2}
+    # A higher learning rate keeps the variances from degenerating.
+    options = {"max_epochs": 1000, "kl_warmup_epochs": 20}
     yield "degenerate", model(noise_model="heteroscedastic", **options), repeated, held_out
     yield "optimum", model(hidden_layer_sizes=12 * (32,), max_epochs=60), *data
     yield "unfinished", model(max_epochs=15, learning_rate=1e-3), *data
@@ -224,7 +225,11 @@ def draw(confusion, names, accuracies, path):
     """Draw one confusion matrix per group."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(confusion), figsize=(13, 6.4), sharey=True)
+    size = (6.5 * len(confusion), 7.2)
+    figure, axes = plt.subplots(
+        1, len(confusion), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
+    axes = axes[0]
     for axis, (group, counts) in zip(axes, confusion.items(), strict=True):
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -237,7 +242,6 @@ def draw(confusion, names, accuracies, path):
         axis.set_title(f"{group}: {accuracies[group]:.0%} right")
     axes[0].set_ylabel("planted cause")
     figure.suptitle("Causes that were planted, and those that diagnose names", fontsize=13)
-    figure.tight_layout()
     figure.savefig(path, dpi=90)
 
 
