@@ -11,6 +11,7 @@ Usual Suspects?" (2020). With a linear decoder, training escapes from there.
 """
 
 import argparse
+import warnings
 
 import matplotlib
 
@@ -80,6 +81,8 @@ def trained(threshold, W):
     return DeepGaussianVAE(1, decoder=decoder, random_state=0, **settings, **noise, **steps).fit(X)
 
 
+# The fits warn of what this example shows.
+warnings.filterwarnings("ignore", "Training ended below pPCA")
 runs = {"threshold 1, from |W| = 0.5": trained(1.0, 0.5 * unit)}
 runs["threshold 0, from |W| = 0.5"] = trained(0.0, 0.5 * unit)
 runs["threshold 1, from the optimal W"] = trained(1.0, trap.solution.loadings)

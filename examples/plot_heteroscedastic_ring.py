@@ -11,6 +11,7 @@ converges, the ELBO of both approaches the sum of entropies H[q(z|x)] - H[p(z)] 
 """
 
 import argparse
+import warnings
 
 import matplotlib
 
@@ -50,6 +51,8 @@ train, test = X[:n], X[n:]
 n_epochs = 60 if arguments.small else 600
 epochs = np.unique(np.geomspace(1, n_epochs, 25).astype(int)).tolist()
 models = {}
+if arguments.small:
+    warnings.filterwarnings("ignore", "Training has not converged")
 for name in ("scalar", "heteroscedastic"):
     models[name] = DeepGaussianVAE(
         n_components=2,

@@ -45,7 +45,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", ConvergenceWarning)
     vae.fit(X)
     drawn.fit(X)
-autoencoder = DeepAutoencoder(hidden_layer_sizes=(), max_epochs=n_epochs, **settings).fit(X)
+    autoencoder = DeepAutoencoder(hidden_layer_sizes=(), max_epochs=n_epochs, **settings).fit(X)
 
 
 # %%

@@ -43,6 +43,11 @@ class DeepAutoencoder(DeepModel):
     "mlp" networks, and an activation and widths that
     `init="pca"` allows. Otherwise each "auto" has a fixed value.
 
+    A fit whose `max_epochs` is given issues one `ConvergenceWarning`, with the number and a remedy, if
+    it has trained for at least 20 epochs and its squared error exceeds that of PCA by 2 % of what PCA
+    gains over the mean, or if twice the epochs would gain as much. With early stopping the validation
+    samples are compared, and the warning also tells whether the model overfits.
+
     Parameters
     ----------
     n_components : int, default=16

@@ -39,6 +39,13 @@ class DeepBernoulliVAE(DeepVAE):
     warm-up, no `free_bits`) and `variational_family="diagonal"`, and an activation and widths that
     `init="ppca"` allows. Otherwise each "auto" has a fixed value.
 
+    A fit whose `max_epochs` is given issues one `ConvergenceWarning`, with the number and a remedy, if
+    it has trained for at least 20 epochs on the ELBO and ends below a model without latent
+    dimensions, or if twice the epochs would gain more than 2 % of the gain over that model, plus 0.1
+    nats. With early stopping the validation samples are compared, and the warning also tells whether
+    the model overfits. Shorter fits and other objectives are not judged; use
+    :func:`~sklearn_vae.diagnostics.diagnose` for these.
+
     Parameters
     ----------
     n_components : int, default=16

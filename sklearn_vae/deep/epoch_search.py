@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from sklearn_vae.deep.choices import count_folds
 from sklearn_vae.deep.objective_terms import ObjectiveTerms, objective_terms
 from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.gaussian.arrays import positive_weights
-from sklearn_vae.training.distributed import SINGLE_PROCESS
+from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.scaling import standardize
 
 Array = NDArray[Any]
@@ -107,14 +107,17 @@ class AveragedParameters(Callback):
         if not hasattr(self, "average_"):
             self.average_ = {name: tensor.clone() for name, tensor in state.items()}
         # Limits of the noise variance may be infinite.
-        finite = [n for n, t in state.items() if t.is_floating_point() and t.isfinite().all()]
-        self.pairs = [(self.average_[name], state[name]) for name in finite]
+        self.tensors = {
+            name: tensor
+            for name, tensor in state.items()
+            if tensor.is_floating_point() and tensor.isfinite().all()
+        }
 
     @torch.no_grad()
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Add the parameters of this epoch."""
-        for average, tensor in self.pairs:
-            average.lerp_(tensor, self.rate)
+        for name, tensor in self.tensors.items():
+            self.average_[name].lerp_(tensor, self.rate)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Replace the parameters by their average."""
@@ -151,6 +154,27 @@ class ValidatedAverage(AveragedParameters):
             net.module_.load_state_dict(before)
 
 
+class BoundMonitor:
+    """Monitor of the objective alone, which is all that the rule of the learning rate needs."""
+
+    names = ("bound",)
+
+    def __init__(self, in_data_units: Callable[[Any], Any]) -> None:
+        self.in_data_units = in_data_units
+
+    def begin(self) -> None:
+        """Begin an epoch."""
+
+    def update(self, module: Any, h: Tensor, weights: Tensor | None = None) -> None:
+        """Ignore the outputs of the encoder."""
+
+    def record(
+        self, module: Any, n: float, reconstruction: float, kl: float, reducer: Reducer
+    ) -> dict[str, Any]:
+        """Return the entry of the history."""
+        return {"bound": self.in_data_units(reconstruction - kl)}
+
+
 class Fold:
     """A model that is trained on all samples except those of a validation set."""
 
@@ -172,6 +196,7 @@ class Fold:
         self.validated.evaluate(net)
         self.held_out = held_out
         self.in_data_units = net.monitor.in_data_units
+        net.monitor = BoundMonitor(self.in_data_units)
 
     def train(self, n_epochs: int) -> bool:
         """Train for some epochs; return whether all results are finite."""

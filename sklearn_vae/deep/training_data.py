@@ -55,6 +55,8 @@ def prepare(model: Any, X: Any, sample_weight: Any, warm: bool, reducer: Reducer
     reducer.check_same({**_shared_settings(model, X, start), "sample_weight": given})
     X, weights = _weighted_samples(X, sample_weight, reducer)
     before: Any = start if weights is None else (start, weights)
+    if model._starts_linear:  # explicit values that are equal are another training
+        before = ("automatic", before)
     checkpoint = Checkpoint.of(
         model, X, (before, reducer.rank, reducer.size) if reducer.size > 1 else before
     )

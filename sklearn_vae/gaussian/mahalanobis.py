@@ -67,8 +67,9 @@ def distances(
     for basis in _bases(X, mean, loadings, noise_variance):
         y, residual = basis.project(X)
         rank = len(basis.variances)
-        parts.t2[basis.rows] = np.sum(y**2 / basis.variances, axis=1)
-        parts.spe[basis.rows] = np.sum(residual**2, axis=1)
+        with np.errstate(over="ignore"):  # a distance may be infinite
+            parts.t2[basis.rows] = np.sum(y**2 / basis.variances, axis=1)
+            parts.spe[basis.rows] = np.sum(residual**2, axis=1)
         parts.t2_dof[basis.rows] = rank
         parts.spe_dof[basis.rows] = len(basis.mean) - rank
     return parts

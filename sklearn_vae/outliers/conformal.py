@@ -41,7 +41,8 @@ def conformal_p_values(
         spread = finite.std() if finite.size else 0.0
         lowest = finite[0] if finite.size else 0.0
         beyond += (values - lowest) / (spread or 1.0)
-    p_values = (1.0 + below) / (1.0 + sum(map(len, calibration)))
+    # Sums of weights may round to more than the number of samples.
+    p_values = np.minimum((1.0 + below) / (1.0 + sum(map(len, calibration))), 1.0)
     extra = np.where(below == 0.0, np.minimum(beyond / len(scores), 0.0), 0.0)
     return p_values, np.log(p_values) + extra
 

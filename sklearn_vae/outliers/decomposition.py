@@ -94,8 +94,8 @@ def distances(estimator: Any, X: Any) -> Distances:
     vectors of Psi^-1/2 W with singular values s_h. Then T2 is the sum of (u_h'r)^2 / (1 + s_h^2),
     and SPE is |r|^2 minus the sum of (u_h'r)^2. x, mu, W and Psi are those of the observed features.
 
-    For other models T2 is the squared distance of E[z|x] from the posterior mean of the sample
-    E[x|z=0], in units of the prior, and SPE is the sum of (x_j - E[x_j|z])^2 / Var[x_j|z] at
+    For other models let x0 be the mean of p(x|z) at the mean of the prior. T2 is the squared
+    distance of E[z|x] from E[z|x0] in units of the prior, and SPE is the sum of (x_j - E[x_j|z])^2 / Var[x_j|z] at
     z = E[z|x].
 
     References
@@ -168,7 +168,7 @@ def contributions(
     and b is the residual, these two are v_aj v_j and v_bj v_j.
 
     For other models the contribution to SPE is (x_j - E[x_j|z])^2 / Var[x_j|z] at z = E[z|x]. The
-    contribution to T2 is its change when the feature is set from E[x_j|z=0] to x_j, averaged over
+    contribution to T2 is its change when the feature is set from that of x0 to x_j, averaged over
     one random order in which the features are set, and the reverse order. For a linear encoder the
     average is the Shapley value. This takes two calls of `posterior` per feature.
 
@@ -231,7 +231,7 @@ def _checked_names(given: Any, default: Any, n_features: int) -> tuple[str, ...]
 
 @dataclass(frozen=True, eq=False)
 class Center:
-    """The sample E[x|z=0] of a nonlinear model, and the mean of its posterior."""
+    """Mean of p(x|z) at the mean of the prior, for a nonlinear model, and its posterior mean."""
 
     sample: Array  # (n_features,)
     latent: Array  # (n_components,)
@@ -239,7 +239,8 @@ class Center:
 
 def _center(model: Any, X: Any) -> Center:
     n_components = model.posterior(X[:1])[0].shape[1]
-    sample = _as_float64(model.conditional(np.zeros((1, n_components)))[0])
+    latent = np.zeros((1, n_components)) + model.prior_mean
+    sample = _as_float64(model.conditional(latent)[0])
     return Center(sample[0], _as_float64(model.posterior(sample)[0])[0])
 
 

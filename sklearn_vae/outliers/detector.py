@@ -21,7 +21,7 @@ from sklearn_vae.outliers.conformal import (
     limit_of,
     p_values_among,
     smallest_p_value,
-)
+)  # fmt: skip
 from sklearn_vae.outliers.decomposition import (
     Contributions,
     contributions,
@@ -51,8 +51,8 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
     finds at least as unusual. The calibration samples are held out from the fit of the model, so
     that no assumption on the distribution of the data is needed: if the sample and the training
     samples are exchangeable, as independent draws from one distribution are, the probability of a
-    p-value of at most `level` is at most `level`, however wrong the model is [1]_. A better model
-    detects more outliers.
+    p-value of at most `level` is at most `level` [1]_, however wrong the model is (for the default
+    `cv` nearly, see Notes). A better model detects more outliers.
 
     Parameters
     ----------
@@ -96,8 +96,9 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
         T2 and SPE of the calibration samples, divided by their degrees of freedom. These and the
         limits exist only for models with `posterior` and `conditional`.
     t2_limit_, spe_limit_ : float
-        Limits of T2 and SPE, divided by their degrees of freedom: conformal p-values of either one
-        are at most `level` above its limit. They are inf if no p-value is that low.
+        Limits of T2 and SPE, divided by their degrees of freedom: the conformal p-value of either
+        one is at most `level` above its limit, for several folds approximately. They are inf if no
+        p-value is that low.
     training_p_values_ : ndarray of shape (n_samples,)
         p-values of the samples of `fit` by the models that have not seen them: the share of the
         samples held out that are at least as unusual. nan for samples that are never held out or

@@ -35,8 +35,8 @@ class OutlierDisplay(Display):
         Squared prediction error, divided by its degrees of freedom.
     is_outlier : ndarray of bool of shape (n_samples,)
         Which samples are labeled outliers.
-    t2_limit, spe_limit : float, default=inf
-        Limits of T2 and SPE, dashed. Infinite limits are not drawn.
+    t2_limit, spe_limit : float, default=None
+        Limits of T2 and SPE, dashed. By default, or if infinite, they are not drawn.
     calibration : tuple of two ndarrays, default=None
         T2 and SPE of usual samples for comparison, in gray.
     level : float, default=None
@@ -70,8 +70,8 @@ class OutlierDisplay(Display):
     spe: Array
     is_outlier: Array
     _: KW_ONLY
-    t2_limit: float = np.inf
-    spe_limit: float = np.inf
+    t2_limit: float | None = None
+    spe_limit: float | None = None
     calibration: tuple[Array, Array] | None = None
     level: float | None = None
 
@@ -138,7 +138,7 @@ class OutlierDisplay(Display):
         is_outlier = np.asarray(self.is_outlier, dtype=bool)
         given = (np.empty(0), np.empty(0)) if self.calibration is None else self.calibration
         usual_too = [as_float64(values) for values in given]
-        limits = (self.t2_limit, self.spe_limit)
+        limits = [np.inf if limit is None else limit for limit in (self.t2_limit, self.spe_limit)]
         ranges = [
             _set_axis(ax, axis, np.concatenate(values), limit)
             for axis, values, limit in zip(
@@ -149,7 +149,7 @@ class OutlierDisplay(Display):
         if usual_too[0].size:
             label = f"calibration samples ({len(usual_too[0])})"
             self.calibration_ = ax.scatter(*_clipped(usual_too, ranges), label=label, **style)
-        self._draw_limits(ax)
+        self._draw_limits(ax, limits)
         n = int(is_outlier.sum())
         parts = {False: ("labeled usual", USUAL), True: ("labeled outliers", OUTLIER)}
         drawn = {}
@@ -163,10 +163,10 @@ class OutlierDisplay(Display):
         ax.set_ylabel("SPE / degrees of freedom (residual)")
         add_legend(ax)
 
-    def _draw_limits(self, ax: Any) -> None:
+    def _draw_limits(self, ax: Any, limits: list[float]) -> None:
         style = {"color": "black", "linewidth": 0.8, "linestyle": "--", "zorder": 2}
         label = "limits" if self.level is None else f"limits at level {self.level:g}"
-        for limit, draw in ((self.t2_limit, ax.axvline), (self.spe_limit, ax.axhline)):
+        for limit, draw in zip(limits, (ax.axvline, ax.axhline), strict=True):
             if np.isfinite(limit):
                 draw(limit, label=label, **style)
                 label = "_nolegend_"

@@ -100,3 +100,14 @@ def test_weights_count_calibration_samples():
     scores, weights = np.array([-1.0, 0.5, 1.5]), np.array([2.0, 0.5, 0.5])
     p_values, _ = conformal_p_values([scores], [usual], [weights])
     np.testing.assert_allclose(p_values, [1 / 4, 3 / 4, 3.5 / 4])
+
+
+def test_p_values_never_exceed_one_by_rounding():
+    rng = np.random.default_rng(0)
+    for size in range(2, 200):
+        weights = rng.uniform(size=size)
+        weights /= weights.mean()
+        p_values, log_scores = conformal_p_values([np.array([9.0])], [np.zeros(size)], [weights])
+        assert p_values[0] <= 1.0
+        assert log_scores[0] <= 0.0
+        np.testing.assert_allclose(p_values, 1.0)

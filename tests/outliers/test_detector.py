@@ -64,6 +64,12 @@ def test_predictions_scores_and_p_values_agree():
     assert (detector().predict(OUTLIERS) == -1).mean() > 0.8
 
 
+def test_samples_at_an_infinite_distance():
+    far = np.array([[1e200] * 6, [-1e180, *[0.0] * 5]])
+    np.testing.assert_array_equal(detector().predict(far), -1)
+    np.testing.assert_array_equal(detector().p_values(far), detector().smallest_p_value_)
+
+
 def test_held_out_scores_are_those_of_models_that_have_not_seen_the_sample():
     cv = [(np.arange(60), np.arange(60, 100)), (np.arange(40, 100), np.arange(40))]
     model = OutlierDetector(PPCA(2), cv=cv, statistic="likelihood", level=0.1).fit(X[:100])

@@ -288,7 +288,7 @@ def main(rank, folder):
     rank, folder = int(rank), Path(folder)
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", "The model overfits")
+    warnings.filterwarnings("ignore", "The model overfits|Training (ended|has not converged)")
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -1,0 +1,130 @@
+"""Models with default parameters in searches, processes, checkpoints and warm starts."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import Callback
+
+from sklearn_vae import DeepAutoencoder, DeepBernoulliVAE, DeepGaussianVAE, Processes
+from sklearn_vae.deep.choices import PLAIN
+from tests.deep.data import make_rows, parameters_of
+from tests.sharing import shared
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+CURVED = make_rows(n=240, d=6, k=2)
+rng = np.random.default_rng(0)
+# Few samples of many features, for which validation enlarges the noise variance.
+WIDE = rng.normal(size=(30, 2)) @ (3 * rng.normal(size=(2, 300))) + rng.normal(size=(30, 300))
+MODELS = [DeepGaussianVAE(2), DeepBernoulliVAE(2, binarize=0.0), DeepAutoencoder(2)]
+
+
+@shared
+def fitted(wide):
+    return DeepGaussianVAE(2, random_state=0).fit(WIDE if wide else CURVED)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
+def test_dask_is_refused(model):
+    da = pytest.importorskip("dask.array")
+    with pytest.raises(TypeError, match="Dask"):
+        clone(model).fit(da.from_array(CURVED, chunks=(60, 6)))
+
+
+def test_one_process_trains_automatically():
+    model = DeepGaussianVAE(2, random_state=0)
+    with Processes() as processes:
+        model.fit(CURVED, processes=processes)
+    np.testing.assert_array_equal(parameters_of(model), parameters_of(fitted(False)))
+
+
+@pytest.mark.parametrize(
+    ("grid", "best"),
+    [
+        ({"noise_variance": [0.1, 300.0]}, 0.1),
+        ({"n_components": [1, 2]}, 2),
+        ({"hidden_layer_sizes": ["auto", (8,), 16]}, None),
+    ],
+)
+def test_grid_searches_with_default_parameters(grid, best):
+    search = GridSearchCV(DeepGaussianVAE(2, random_state=0), grid, cv=2).fit(CURVED[:120])
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    (value,) = search.best_params_.values()
+    assert value == (value if best is None else best)
+    found = search.best_estimator_.hidden_layer_sizes_
+    assert (
+        found
+        == {"auto": (64,), (8,): (8,), 16: (16,)}[
+            search.best_params_.get("hidden_layer_sizes", "auto")
+        ]
+    )
+
+
+def test_a_clone_has_no_trace_of_the_choices():
+    again = clone(fitted(False))
+    assert vars(again).keys() == DeepGaussianVAE(2).get_params().keys()
+    assert again.max_epochs == again.hidden_layer_sizes == "auto"
+
+
+def test_samples_of_other_weights_are_another_fit():
+    weights = np.where(CURVED[:, 0] > np.median(CURVED[:, 0]), 3.0, 1.0)
+    model = DeepGaussianVAE(2, random_state=0).fit(CURVED, sample_weight=weights)
+    other = fitted(False)
+    np.testing.assert_allclose(model.mean_, np.average(CURVED, axis=0, weights=weights))
+    assert model.score(CURVED, sample_weight=weights) > other.score(CURVED, sample_weight=weights)
+    scaled = DeepGaussianVAE(2, random_state=0).fit(CURVED, sample_weight=8.0 * weights)
+    np.testing.assert_allclose(parameters_of(scaled), parameters_of(model), rtol=1e-6)
+
+
+class KilledError(RuntimeError):
+    """Stands for a kill."""
+
+
+class DiesOnce(Callback):
+    """Callback that raises an error after an epoch, once per folder."""
+
+    def __init__(self, folder, epoch):
+        self.folder, self.epoch = folder, epoch
+
+    def on_epoch_end(self, net, **kwargs):
+        flag = self.folder / "died"
+        if len(net.history) == self.epoch and not flag.exists():
+            flag.touch()
+            raise KilledError
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_killed_fit_resumes_to_the_same_model(wide, tmp_path):
+    X, whole = WIDE if wide else CURVED, fitted(wide)
+    model = clone(whole).set_params(callbacks=[DiesOnce(tmp_path, whole.n_iter_ - 2)])
+    model.set_params(checkpoint=tmp_path / "files", checkpoint_every=3)
+    with pytest.raises(KilledError):
+        clone(model).fit(X)
+    resumed = clone(model).fit(X)
+    np.testing.assert_array_equal(parameters_of(resumed), parameters_of(whole))
+    finished = clone(model).fit(X)  # trains no epoch
+    np.testing.assert_array_equal(parameters_of(finished), parameters_of(whole))
+    assert finished.n_iter_ == whole.n_iter_ > 0
+    assert finished.noise_variance_ == whole.noise_variance_
+    assert finished.active_bounds == whole.active_bounds == ("noise variance",) * wide
+    assert len(list((tmp_path / "files").iterdir())) == 1
+
+
+def test_the_same_values_given_explicitly_have_another_file(tmp_path):
+    model = clone(fitted(False)).set_params(checkpoint=tmp_path).fit(CURVED)
+    values = {name: getattr(model, f"{name}_") for name in PLAIN} | {"max_epochs": model.n_iter_}
+    other = clone(model).set_params(**values, checkpoint=None).fit(CURVED)
+    found = clone(model).set_params(**values).fit(CURVED)
+    np.testing.assert_array_equal(parameters_of(found), parameters_of(other))
+    assert (parameters_of(found) != parameters_of(model)).any()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_warm_start_from_the_linear_model_trains_its_networks():
+    noise = np.random.default_rng(0).normal(size=(40, 6))
+    model = DeepGaussianVAE(2, random_state=0, warm_start=True).fit(noise)
+    assert model.is_linear_
+    model.set_params(max_epochs=3).fit(noise)
+    assert model.n_iter_ == 3
+    assert not model.is_linear_
