@@ -5,6 +5,12 @@ folds, PPCACV is at least 100 times faster than GridSearchCV(PCA()) with any sol
 matrix, all 784 values of k take at most 3 times one fit of PPCA. The score of every candidate agrees
 with GridSearchCV over PPCA to 1e-9.
 
+With 20 % of a 500 x 40 matrix missing, 12 values of k and 5 folds take at most 0.5 s, a tenth of
+GridSearchCV over PPCA, and held-out entries at most three times as long. The scores agree to 1e-6 with
+those of EM with a tolerance of 1e-14 nats, or belong to a higher maximum of the likelihood of the
+training samples. (With PPCA's default tolerance GridSearchCV's own scores are farther from the maximum;
+the script prints how far.)
+
     python benchmarks/ppca_cv_vs_grid_search.py [--scale smoke] [--data mnist_train.npz]
 
 --data replaces the simulated matrix.
@@ -16,9 +22,11 @@ import numpy as np
 from common import Verdict, load_rows, make_rows, paired_times, parse_arguments
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold
 
 from sklearn_vae import PPCA, PPCACV
+from sklearn_vae.datasets import make_missing
+from sklearn_vae.gaussian.expected_moments import IncompleteMoments, PPCAModel, maximize_expected
 
 # Shape of the large matrix.
 SHAPES = {"full": (60_000, 784), "smoke": (3_000, 78)}
@@ -62,6 +70,52 @@ def compare_with_one_fit(X, repeats, verdict):
     verdict.claim(f"at most 3 times one fit: {ratio:.2f}", ratio <= 3, timing=True)
 
 
+def gains_in_training(X, ks):
+    """Return by how much our training log-likelihood is above that of PPCA for each k."""
+    data = IncompleteMoments(X, np.nanmean(X, axis=0), max(ks))
+    end, gains = data.start(), []
+    for k in ks:
+        fixed = maximize_expected(data, PPCAModel(k, None, data.data.least_noise), end)
+        end = fixed.expected
+        other = PPCA(k, tol=1e-14, max_iter=20_000).fit(X).elbo_
+        gains.append(data.log_likelihood(end.mean, fixed.fit) - other)
+    return np.array(gains)
+
+
+def compare_with_missing_values(scale, repeats, verdict):
+    """Compare with GridSearchCV where values are missing."""
+    n, d, ks = (500, 40, range(1, 13)) if scale == "full" else (120, 12, range(1, 5))
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 5)) @ rng.normal(size=(5, d)) + rng.normal(size=(n, d))
+    X = make_missing(X, 0.2, random_state=0)
+    ours, theirs = PPCACV(ks), GridSearchCV(PPCA(), {"n_components": ks})
+    a, b, ratio = paired_times(lambda: ours.fit(X), lambda: theirs.fit(X), min(repeats, 3))
+    entries = PPCACV(ks, held_out="entries")
+    c, _, longer = paired_times(lambda: entries.fit(X), lambda: ours.fit(X), min(repeats, 3))
+    exact = GridSearchCV(PPCA(tol=1e-14, max_iter=20_000), {"n_components": ks}).fit(X)
+    scores, their_scores, exact_scores = (
+        np.array([m.cv_results_[f"split{i}_test_score"] for i in range(5)])
+        for m in (ours, theirs, exact)
+    )
+    differences = np.abs(scores - exact_scores)
+    n_other, n_lower = 0, 0
+    for i, (train, _) in enumerate(KFold(5).split(X)):
+        if differences[i].max() >= 1e-6:
+            gains = gains_in_training(X[train], ks)[differences[i] >= 1e-6]
+            n_other, n_lower = n_other + len(gains), n_lower + np.sum(gains <= 0.0)
+    same = differences < 1e-6
+    errors = differences[same].max()
+    their_errors = np.abs(their_scores - exact_scores).max()
+    print(f"\n{n} x {d}, 20 % missing: seconds of PPCACV, of GridSearchCV, ratio, held-out entries")
+    print(f"  {a:.3f} {b:.2f} {1 / ratio:.1f} {c:.3f}")
+    print(f"  GridSearchCV with the default tolerance is {their_errors:.1e} nats from the maximum")
+    verdict.claim(f"{same.sum()} scores agree with the exact ones: {errors:.1e} nats", same.any())
+    verdict.claim(f"{n_other} belong to other maxima, {n_lower} of them lower", n_lower == 0)
+    verdict.claim(f"at most 0.5 s: {a:.2f}", a <= 0.5, timing=True)
+    verdict.claim(f"at least 10 times faster: {1 / ratio:.1f}", 1 / ratio >= 10, timing=True)
+    verdict.claim(f"entries at most 3 times as long: {longer:.1f}", longer <= 3, timing=True)
+
+
 def main():
     """Run both comparisons."""
     arguments = parse_arguments(__doc__)
@@ -71,6 +125,7 @@ def main():
         compare_with_grid_search(arguments.repeats, verdict)
     rows = load_rows(arguments.data) if arguments.data else make_rows(*SHAPES[arguments.scale], 40)
     compare_with_one_fit(rows, arguments.repeats, verdict)
+    compare_with_missing_values(arguments.scale, arguments.repeats, verdict)
     verdict.exit()
 
 

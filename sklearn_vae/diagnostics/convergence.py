@@ -94,7 +94,8 @@ def trend_of(history: Any) -> Trend:
         power = float(np.clip(math.log(earlier / slope) / math.log(ratio), *POWERS))
     elif rises and math.isfinite(earlier):  # training gains speed
         power = POWERS[0]
-    factor = n * _integral(power)
+    # The slope is that of the middle of its window.
+    factor = n * (1.0 - 0.5 * width / n) ** power * _integral(power)
     tenths = np.array([np.median(part) for part in np.array_split(values, MIN_STEPS)])
     fall = float(tenths.max() - tenths[-1])
     return Trend(n, slope, error, noise, slope * factor, error * factor, fall)

@@ -12,6 +12,7 @@ from sklearn_vae.diagnostics.convergence import Trend, trend_of
 from sklearn_vae.diagnostics.dimensions import Collapse, collapse_of, standard_posterior
 from sklearn_vae.diagnostics.entropies import Entropies, average_terms, entropies_of
 from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianReference
+from sklearn_vae.gaussian.arrays import to_device_of
 from sklearn_vae.protocol import Array, LatentModel
 
 # Shortfall from the reference that is tolerated: this share of the reference's gain over a model
@@ -153,10 +154,12 @@ class Evidence:
 
     @property
     def reached_limit(self) -> bool:
-        """Whether training used all steps that it was allowed."""
-        limit = self.parameters.get("max_epochs", self.parameters.get("max_iter"))
-        history = self.model.training_history or {}
-        return not isinstance(limit, int) or len(history.get("bound", ())) >= limit
+        """Whether training used all steps that it was allowed, or whether this is not known."""
+        limits = [self.parameters[n] for n in ("max_epochs", "max_iter") if n in self.parameters]
+        if not limits:
+            return True
+        n = len((self.model.training_history or {}).get("bound", ()))
+        return isinstance(limits[0], int) and n >= limits[0]  # without a limit, `tol` ends a fit
 
     @cached_property
     def held_out_history(self) -> dict[int, float]:
@@ -171,18 +174,28 @@ class Evidence:
     @cached_property
     def decoded(self) -> tuple[Array, Array]:
         """Mean and variance of p(x|z) at the posterior means of the subset."""
-        codes = self.model.with_covariates(self._in_model_units(self.mean), self.subset)
-        mean, variance = self.model.conditional(codes)
+        return self._decode(self.mean, self.subset)
+
+    def _decode(self, Z: Array, samples: Any) -> tuple[Array, Array]:
+        """Return mean and variance of p(x|z) at latents in units of the prior.
+
+        `samples` have the covariates, if the model has any.
+        """
+        codes: Any = self._in_model_units(Z)
+        if not isinstance(self.subset, np.ndarray):
+            codes = to_device_of(self.subset, codes)
+        mean, variance = self.model.conditional(self.model.with_covariates(codes, samples))
         return to_host(mean), to_host(variance)
 
-    @cached_property
-    def prior_spread(self) -> float:
-        """Variance of the decoded means over draws from the prior, relative to that of X."""
+    def decoder_spread(self, distance: float) -> float:
+        """Return the variance of decoded means over z, relative to that of X.
+
+        The z are draws from the prior, scaled by `distance`.
+        """
         # A separate stream, because X may have been generated with the same seed.
         rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
-        Z = self._in_model_units(rng.standard_normal((PRIOR_DRAWS, self.k)))
-        codes = self.model.with_covariates(Z.astype(self.mean.dtype), self.subset[:1])
-        means = to_host(self.model.conditional(codes)[0])
+        Z = distance * rng.standard_normal((PRIOR_DRAWS, self.k))
+        means = self._decode(Z, self.subset[:1])[0]
         observed = to_host(self.reference.subset)
         total = float(observed.var(axis=0, dtype=np.float64).sum())
         return float(means.var(axis=0, dtype=np.float64).sum()) / total

@@ -101,7 +101,8 @@ def _converged(case: Evidence) -> str:
         return "converged: no training improved the linear model on validation samples."
     if case.n_steps and is_validated(case):
         return f"converged: validation samples chose the number of {case.step}s."
-    reason = "" if case.n_steps else ", as the entropies show; there is no history of training"
+    is_unknown = case.is_trained and not case.n_steps
+    reason = ", as the entropies show; there is no history of training" if is_unknown else ""
     return f"converged within {possible_gain(case):.2g} nats{reason}."
 
 

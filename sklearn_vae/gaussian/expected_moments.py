@@ -72,16 +72,11 @@ class IncompleteMoments:
         self._values = self.data.values
         self._missing = []
         for block in self.data.blocks:
-            if block.owner is None:
-                w = (
-                    np.ones(len(block.observed))
-                    if weights is None
-                    else self._weights(block.samples)
-                )
-            else:
-                w = np.bincount(block.owner, self._weights(block.samples), len(block.observed))
+            w = self._weights(block.samples)
+            if block.owner is not None:
+                w = np.bincount(block.owner, w, len(block.observed)).astype(np.float64)
             missing = np.ascontiguousarray(1.0 - block.observed.T)
-            self._missing.append((missing, missing * w))
+            self._missing.append((missing, missing if w is None else missing * w))
         observed = [counted.sum(axis=1) for _, counted in self._missing]
         self._counts = self.data.n - np.sum(observed, axis=0)
         self.share_missing = 1.0 - self.data.n_values / (self.data.n * X.shape[1])

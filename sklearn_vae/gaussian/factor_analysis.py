@@ -30,6 +30,9 @@ LOG_FLOOR = math.log(FLOOR)
 LONGEST_STEP = 2.0
 # Rounding error of the loss, in nats per sample, where no noise variance is tiny.
 ROUNDING = 1e-11
+# Derivative at which all searches but the first stop. They continue if they are at most CLOSE nats worse
+# than the best one, and a log noise variance is farther than SAME from all known ends.
+COARSE, CLOSE, SAME = 1e-4, 1e-3, 1e-2
 # Ratio of noise standard deviations from which the small ones cost digits.
 GRADED = 30.0
 # Up to this number of features the Hessian costs less than the iterations that it saves.
@@ -257,6 +260,8 @@ def fit_factors(
     noise_variance: np.ndarray | None = None,
     start: np.ndarray | None = None,
     more_starts: Sequence[np.ndarray] = (),
+    n_init: int = 2,
+    random_state: Any = None,
     tol: float = 1e-8,
     max_iter: int = 1000,
 ) -> FactorModel:
@@ -271,10 +276,14 @@ def fit_factors(
     noise_variance : array of shape (n_features,), default=None
         Fixed noise variances. If None, they are estimated.
     start : array of shape (n_features,), default=None
-        Noise variances at which the search starts. If None, two starts are tried and the better
+        Noise variances at which the search starts. If None, `n_init` starts are tried and the best
         maximum is returned.
     more_starts : sequence of arrays of shape (n_features,), default=()
         Noise variances of further starts.
+    n_init : int, default=2
+        Number of starts. From the third on they are random.
+    random_state : RandomState, default=None
+        Generator of random starts, needed if `n_init` is above 2.
     tol : float, default=1e-8
         Largest derivative of the log-likelihood by the log of a noise variance at convergence, in
         nats per sample.
@@ -300,12 +309,14 @@ def fit_factors(
         loss = profile.loss(log_psi)[0]
         best = _Search(log_psi, loss, np.zeros_like(log_psi), [loss], True)
     else:
-        starts = profile.starts
+        starts = profile.starts[:n_init]
+        for _ in range(n_init - 2):
+            share = random_state.uniform(0.1, 1.0, correlation.n_features)
+            starts = [*starts, np.log(share)]
         if start is not None:
             starts = [np.log(start[varies] / variances[varies])]
         starts = [*starts, *(np.log(more[varies] / variances[varies]) for more in more_starts)]
-        searches = [_search(profile, log_psi, tol, max_iter) for log_psi in starts]
-        best = min(searches, key=lambda search: search.loss)
+        best = _best_search(profile, starts, tol, max_iter)
     psi = np.full(len(variances), CONSTANT_NOISE)
     psi[varies] = np.exp(best.log_psi) * variances[varies]
     W = np.zeros((len(variances), n_components))
@@ -348,6 +359,28 @@ class _Search:
     gradient: np.ndarray  # 0 where a bound holds log psi
     history: list[float]
     converged: bool
+
+
+def _best_search(
+    profile: ProfileLikelihood, starts: list[np.ndarray], tol: float, max_iter: int
+) -> _Search:
+    """Search from all starts; one that nears a known or a worse end stops early."""
+    best, ends = None, []
+    for start in starts:
+        search = _search(profile, start, tol if best is None else max(tol, COARSE), max_iter)
+        left = max_iter - len(search.history) + 1
+        if best is not None and tol < COARSE and left > 0:
+            is_known = any(np.abs(end - search.log_psi).max() < SAME for end in ends)
+            if is_known or search.loss > best.loss + CLOSE:
+                continue
+            history = search.history
+            search = _search(profile, search.log_psi, tol, left)
+            search.history = history + search.history[1:]
+        ends.append(search.log_psi)
+        if best is None or search.loss < best.loss:
+            best = search
+    assert best is not None
+    return best
 
 
 def _search(profile: ProfileLikelihood, log_psi: np.ndarray, tol: float, max_iter: int) -> _Search:

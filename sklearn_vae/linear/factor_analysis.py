@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.metaestimators import available_if
 
 from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import float_name
@@ -27,12 +26,14 @@ from sklearn_vae.linear.dask_arrays import (
     dask_moments,
 )
 from sklearn_vae.linear.factor_model import FactorModelMethods
+from sklearn_vae.linear.moments_mixin import MomentsMixin
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
     check_integer,
     check_memory,
+    check_random_state,
     check_real,
     has_nan,
     is_dask,
@@ -46,18 +47,7 @@ SVD_METHODS = ("lapack", "randomized")
 WIDE = "Use fit with fewer samples than features: it decomposes the n x n matrix of products."
 
 
-def _can_continue(model: FactorAnalysis) -> bool:
-    if hasattr(model, "moments_") or not hasattr(model, "loadings_"):
-        return True
-    raise AttributeError(
-        "partial_fit cannot continue a model from fit, which does not keep the d x d scatter "
-        "matrix of its samples. Call partial_fit on a clone, with those samples as the first "
-        "batch, or add their moments: FactorAnalysis.from_moments(Moments.of(X) + "
-        "Moments.of(X_new))."
-    )
-
-
-class FactorAnalysis(FactorModelMethods):
+class FactorAnalysis(MomentsMixin, FactorModelMethods):
     r"""Factor analysis: probabilistic PCA with one noise variance per feature.
 
     The model is ::
@@ -90,8 +80,10 @@ class FactorAnalysis(FactorModelMethods):
     max_iter : int, default=1000
         Maximum number of iterations.
     noise_variance_init : array-like of shape (n_features,), default=None
-        Noise variances at which the search starts. If None, two starts are tried, because the
-        likelihood can have several maxima.
+        Noise variances at which the search starts. If None, `n_init` starts are tried.
+    n_init : int, default=2
+        Number of starts, because the likelihood can have several maxima, above all with Heywood
+        cases. From the third on they are random. Ignored with missing values, which have one start.
     copy : bool, default=True
         Not used, present for compatibility with scikit-learn. X is never changed.
     svd_method : {"lapack", "randomized"}, default="randomized"
@@ -99,7 +91,7 @@ class FactorAnalysis(FactorModelMethods):
     iterated_power : int, default=3
         Not used, present for compatibility with scikit-learn.
     random_state : int, RandomState instance or None, default=0
-        Not used, present for compatibility with scikit-learn.
+        Seed or generator of random starts.
 
     Attributes
     ----------
@@ -168,8 +160,6 @@ class FactorAnalysis(FactorModelMethods):
     (13,)
     """
 
-    moments_: Moments
-
     def __init__(
         self,
         n_components: int | None = None,
@@ -179,6 +169,7 @@ class FactorAnalysis(FactorModelMethods):
         tol: float = 1e-8,
         max_iter: int = 1000,
         noise_variance_init: Any = None,
+        n_init: int = 2,
         copy: bool = True,
         svd_method: str = "randomized",
         iterated_power: int = 3,
@@ -190,6 +181,7 @@ class FactorAnalysis(FactorModelMethods):
         self.tol = tol
         self.max_iter = max_iter
         self.noise_variance_init = noise_variance_init
+        self.n_init = n_init
         self.copy = copy
         self.svd_method = svd_method
         self.iterated_power = iterated_power
@@ -249,86 +241,18 @@ class FactorAnalysis(FactorModelMethods):
             self._set_fit(summary, n_samples, float_name(X))
         return self
 
-    @available_if(_can_continue)  # type: ignore[untyped-decorator]
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FactorAnalysis:
-        """Update the model with a batch of samples.
+    def _moments_of_batch(self, X: Any, sample_weight: Any, first: bool) -> Moments:
+        if is_dask(X):
+            X = as_dask_array(self, X, reset=first)
+            return dask_moments(self, X, sample_weight, at_least=1)
+        X = self._check_samples(X, reset=first)
+        check_squares_fit("partial_fit", X.shape[1], X=X, instead=WIDE)
+        X, weights, _, _ = drop_zero_weights(X, sample_weight, at_least=1)
+        return Moments.of(X, weights)
 
-        The moments of the samples are updated exactly, and the search starts at the last noise
-        variances. `partial_fit` continues a model that `partial_fit` or `from_moments` began.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            One or more samples. Dask arrays are read as in `fit`.
-        y : Ignored
-            Not used, present for API consistency by convention.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights as in `fit`, at least one of them positive. Their scale matters relative to the
-            other batches. If None, each sample has a weight of 1.
-
-        Returns
-        -------
-        self : FactorAnalysis
-            Updated model.
-
-        Raises
-        ------
-        AttributeError
-            If `fit` fitted the model.
-        ValueError
-            If a parameter or X is invalid. The model is then unchanged.
-        MemoryError
-            If the scatter matrix does not fit into memory.
-        """
-        self._check_parameters()
-        first = not hasattr(self, "moments_")
-        with all_or_nothing(self):
-            if is_dask(X):
-                X = as_dask_array(self, X, reset=first)
-                moments = dask_moments(self, X, sample_weight, at_least=1)
-            else:
-                X = self._check_samples(X, reset=first)
-                check_squares_fit("partial_fit", X.shape[1], X=X, instead=WIDE)
-                X, weights, _, _ = drop_zero_weights(X, sample_weight, at_least=1)
-                moments = Moments.of(X, weights)
-            start = None if first else self.noise_variance_.astype(np.float64)
-            self.moments_ = moments if first else self.moments_ + moments
-            self._set_fit(self.moments_, self.moments_.n, self.moments_.dtype, start)
-        return self
-
-    @classmethod
-    def from_moments(cls, moments: Moments, **parameters: Any) -> FactorAnalysis:
-        """Fit the model to the moments of samples.
-
-        Parameters
-        ----------
-        moments : Moments
-            Moments of at least one sample, for example the sum of the moments of several files.
-        **parameters
-            Parameters of the constructor.
-
-        Returns
-        -------
-        FactorAnalysis
-            Fitted model, which `partial_fit` can update.
-
-        Raises
-        ------
-        TypeError
-            If `moments` is not a :class:`Moments`.
-        ValueError
-            If a parameter is invalid for these moments, or if they contain no samples.
-        """
-        if not isinstance(moments, Moments):
-            raise TypeError(f"moments must be a Moments object, got {type(moments).__name__}.")
-        model = cls(**parameters)
-        model._check_parameters()
-        if moments.n == 0:
-            raise ValueError("moments must contain at least one sample, got n = 0.")
-        model.n_features_in_ = moments.n_features
-        model.moments_ = moments
-        model._set_fit(moments, moments.n, moments.dtype)
-        return model
+    def _set_moments(self, moments: Moments) -> None:
+        start = self.noise_variance_.astype(np.float64) if hasattr(self, "moments_") else None
+        self._set_fit(moments, moments.n, moments.dtype, start)
 
     def _set_fit(
         self,
@@ -338,6 +262,7 @@ class FactorAnalysis(FactorModelMethods):
         start: Array | None = None,
     ) -> None:
         k, options = self._options(summary.mean.shape[0], start)
+        options |= {"n_init": self.n_init, "random_state": check_random_state(self.random_state)}
         with self._within_range():
             model = fit_factors(summary, k, **options)
         self._set_model(model, to_host(summary.mean), n_samples, dtype)
@@ -420,7 +345,7 @@ class FactorAnalysis(FactorModelMethods):
         self.kl_per_dim_ = kl_per_dimension(np.ones(k), log_variance).astype(dtype)
         log_ratio = np.linalg.slogdet(covariance)[1] - np.linalg.slogdet(correlation)[1]
         self.entropy_bound_ = float(
-            0.5 * log_ratio - sum(normal_entropy(1, value) for value in np.log(psi))
+            0.5 * log_ratio - normal_entropy(len(psi), float(np.log(psi).sum()))
         )
 
     def _warn(self, model: FactorModel) -> None:
@@ -461,6 +386,7 @@ class FactorAnalysis(FactorModelMethods):
             check_choice("rotation", self.rotation, ROTATIONS)
         check_choice("svd_method", self.svd_method, SVD_METHODS)
         check_real("tol", self.tol, at_least=0.0)
+        check_integer("n_init", self.n_init, at_least=1)
         check_integer("max_iter", self.max_iter, at_least=1)
 
     def _variances_of(

@@ -169,7 +169,11 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
                 ks = self._candidate_factors(X.shape[1], splits)
                 scores = np.array([_complete_scores(X, weights, split, ks) for split in splits])
             self._set_results([{"n_components": k} for k in ks], scores)
-            options = {"rotation": self.rotation, "tol": self.tol, "max_iter": self.max_iter}
+            options: dict[str, Any] = {
+                "rotation": self.rotation,
+                "tol": self.tol,
+                "max_iter": self.max_iter,
+            }
             self._take(FactorAnalysis(**self.best_params_, **options), X, sample_weight)
         return self
 

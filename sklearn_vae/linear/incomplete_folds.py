@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class IncompleteSplits:
-    """Splits of samples, or of observed entries in the order of the rows of X."""
+    """Splits of samples, or of the observed entries of X in row-major order."""
 
     X: np.ndarray
     weights: np.ndarray | None

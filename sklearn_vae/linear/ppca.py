@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils import Tags
-from sklearn.utils.metaestimators import available_if
 
 from sklearn_vae.gaussian.arrays import (
     float_name,
@@ -34,6 +33,7 @@ from sklearn_vae.linear.checks import (
 from sklearn_vae.linear.closed_form import closed_form_attributes, warn_unless_converged
 from sklearn_vae.linear.dask_arrays import as_dask_array, dask_moments
 from sklearn_vae.linear.exact_posterior import COORDINATES, MissingValuesModel
+from sklearn_vae.linear.moments_mixin import MomentsMixin
 from sklearn_vae.linear.ppca_em import EM_TOLERANCE, IncompleteFit, fit_incomplete
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.validation import (
@@ -66,17 +66,7 @@ class Decomposition(NamedTuple):
         return cls(Spectrum.from_moments(moments), moments.n, moments.dtype, counted)
 
 
-def _can_continue(model: PPCA) -> bool:
-    if hasattr(model, "moments_") or not hasattr(model, "components_"):
-        return True
-    raise AttributeError(
-        "partial_fit cannot continue a model from fit, which does not keep the d x d scatter "
-        "matrix of its samples. Call partial_fit on a clone, with those samples as the first "
-        "batch, or add their moments: PPCA.from_moments(Moments.of(X) + Moments.of(X_new))."
-    )
-
-
-class PPCA(MissingValuesModel):
+class PPCA(MomentsMixin, MissingValuesModel):
     r"""Probabilistic principal component analysis (pPCA), fitted exactly.
 
     The model is ::
@@ -219,8 +209,6 @@ class PPCA(MissingValuesModel):
     >>> model.transform(X).shape
     (150, 2)
     """
-
-    moments_: Moments
 
     def __init__(
         self,
@@ -374,56 +362,6 @@ class PPCA(MissingValuesModel):
             "random_state": check_random_state(self.random_state),
         }
 
-    @available_if(_can_continue)  # type: ignore[untyped-decorator]
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PPCA:
-        """Update the model with a batch of samples.
-
-        The update is exact up to rounding errors: any sequence of batches gives the same model as
-        one `fit` of all samples. Each call decomposes the scatter matrix in `moments_`, whose
-        rounding errors are relative to its largest eigenvalue: variances below 1e-7 of it lose
-        digits, unless they are those of single features, while the default solver of `fit`
-        computes them from the samples. `svd_solver` is ignored.
-
-        `partial_fit` continues a model that `partial_fit` or `from_moments` began. A model from
-        `fit` has no `partial_fit`, for any solver and any shape of X: `fit` does not keep the d x d
-        scatter matrix, which most solvers do not compute and which would make a fitted model much
-        larger than PCA's. Pass the first samples to `partial_fit` instead.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            One or more samples without missing values. Dask arrays are read as in `fit`. While
-            fewer samples than components have been seen, the surplus components have variance 0.
-            With `n_components=None` the number of components grows up to n_features.
-        y : Ignored
-            Not used, present for API consistency by convention.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights as in `fit`, at least one of them positive. Their scale matters relative to the
-            other batches. If None, each sample has a weight of 1.
-
-        Returns
-        -------
-        self : PPCA
-            Updated model.
-
-        Raises
-        ------
-        ValueError
-            If a parameter or X is invalid. The model is then unchanged.
-        AttributeError
-            If the model was fitted by `fit`.
-        MemoryError
-            If the scatter matrix does not fit into memory.
-        """
-        self._check_parameters()
-        first = not hasattr(self, "moments_")
-        with all_or_nothing(self):
-            moments = self._moments_of_batch(X, sample_weight, first)
-            moments = moments if first else self.moments_ + moments
-            self._set_fit(Decomposition.from_moments(moments))
-            self.moments_ = moments
-        return self
-
     def _moments_of_batch(self, X: Any, sample_weight: Any, first: bool) -> Moments:
         is_lazy = is_dask(X)
         X = as_dask_array(self, X, reset=first) if is_lazy else self._check_samples(X, reset=first)
@@ -443,40 +381,9 @@ class PPCA(MissingValuesModel):
         moments.check_finite()
         return moments
 
-    @classmethod
-    def from_moments(cls, moments: Moments, **parameters: Any) -> PPCA:
-        """Fit the model to the moments of samples.
-
-        Parameters
-        ----------
-        moments : Moments
-            Moments of at least one sample, for example the sum of the moments of several files.
-        **parameters
-            Parameters of the constructor.
-
-        Returns
-        -------
-        PPCA
-            Model that `partial_fit` would give for the samples. `partial_fit` can add more samples.
-
-        Raises
-        ------
-        TypeError
-            If `moments` is not a :class:`Moments`.
-        ValueError
-            If a parameter is invalid for these moments, or if they contain no samples.
-        """
-        if not isinstance(moments, Moments):
-            raise TypeError(f"moments must be a Moments object, got {type(moments).__name__}.")
-        model = cls(**parameters)
-        model._check_parameters()
-        if moments.n == 0:
-            raise ValueError("moments must contain at least one sample, got n = 0.")
-        model._check_at_most(moments.n_features)
-        model.n_features_in_ = moments.n_features
-        model._set_fit(Decomposition.from_moments(moments))
-        model.moments_ = moments
-        return model
+    def _set_moments(self, moments: Moments) -> None:
+        self._check_at_most(moments.n_features)
+        self._set_fit(Decomposition.from_moments(moments))
 
     def _check_at_most(self, n_features: int) -> None:
         # A stream may begin with fewer samples than components, so only d limits k.

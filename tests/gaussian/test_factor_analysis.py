@@ -144,6 +144,17 @@ def test_wide_data_use_their_samples_only(monkeypatch):
     np.testing.assert_allclose(abs(vectors.T @ dense_vectors), np.eye(3), atol=1e-8)
 
 
+def test_more_starts_find_a_better_maximum():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(25, 8)) + rng.normal(size=(25, 1))
+    two, many = (
+        fit_factors(Moments.of(X), 3, n_init=n, random_state=np.random.RandomState(0))
+        for n in (2, 12)
+    )
+    assert many.log_likelihood > two.log_likelihood + 1e-3
+    assert fit_factors(Moments.of(X), 3, n_init=1).log_likelihood <= two.log_likelihood
+
+
 def test_units_change_nothing_but_the_log_determinant():
     X = data("wine")
     scale = 2.0 ** np.arange(-20, 6, 2)
