@@ -1,7 +1,7 @@
-"""The findings of `diagnose`: thresholds, texts and advice.
+"""The findings of `diagnose` about noise, scales and collapse, and the order of all findings.
 
-Each function takes the evidence and returns a :class:`Finding` or None. To add one, write it here
-and list it in `FINDINGS`.
+Each function takes the evidence and returns a :class:`Finding` or None. To add one, write it here, in
+`network_findings.py` or in `training_findings.py`, and list it in `FINDINGS`.
 """
 
 from __future__ import annotations
