@@ -183,6 +183,15 @@ class TestEntries:
             PPCACV([1], held_out="entries").fit(sparse.csr_array(make_rows(30, 6)))
 
 
+def test_constant_features_are_scored():
+    X = np.full((12, 2), 3.0)
+    X[0, 0] = np.nan
+    model = PPCACV([0, 1], noise_variance=1.0, cv=2).fit(X)
+    assert model.cv_results_["mean_test_score"] == pytest.approx(
+        -0.5 * np.log(2 * np.pi) * np.array([23 / 12, 23 / 12])
+    )
+
+
 class TestFactorAnalysisCV:
     @pytest.mark.parametrize("shape", [(240, 9), (40, 60)])
     @pytest.mark.parametrize("weighted", [False, True])
