@@ -225,10 +225,8 @@ def draw(confusion, names, accuracies, path):
     """Draw one confusion matrix per group."""
     import matplotlib.pyplot as plt
 
-    size = (6.5 * len(confusion), 7.2)
-    figure, axes = plt.subplots(
-        1, len(confusion), figsize=size, sharey=True, squeeze=False, layout="constrained"
-    )
+    size = (6.5 * len(confusion), 6.5)
+    figure, axes = plt.subplots(1, len(confusion), figsize=size, sharey=True, squeeze=False)
     axes = axes[0]
     for axis, (group, counts) in zip(axes, confusion.items(), strict=True):
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -241,8 +239,8 @@ def draw(confusion, names, accuracies, path):
         axis.set_xlabel("first finding of diagnose")
         axis.set_title(f"{group}: {accuracies[group]:.0%} right")
     axes[0].set_ylabel("planted cause")
-    figure.suptitle("Causes that were planted, and those that diagnose names", fontsize=13)
-    figure.savefig(path, dpi=90)
+    figure.subplots_adjust(wspace=0.05)
+    figure.savefig(path, dpi=90, bbox_inches="tight")
 
 
 def main():
@@ -259,7 +257,7 @@ def main():
         for name, load in TABLES.items()
         if name in (arguments.tables or TABLES) and (arguments.scale == "full" or name in SMOKE)
     }
-    tables |= {path.stem: (lambda path=path: from_file(path)) for path in arguments.data or []}
+    tables |= {path.stem: (lambda path=path: from_file(path)[0]) for path in arguments.data or []}
     for name, load in tables.items():
         X, held_out = standardized(load())
         for cause, model, *data in cases(X, held_out, seed=arguments.seed):

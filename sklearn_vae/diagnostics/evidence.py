@@ -20,6 +20,9 @@ from sklearn_vae.protocol import Array, LatentModel
 SHARE_OF_GAIN = 0.02
 NATS = 0.1
 
+# Average KL, in nats, up to which a dimension that has not collapsed carries little information.
+WEAK_KL = 0.1
+
 # Number of draws from the prior that show how much the decoder depends on z.
 PRIOR_DRAWS = 256
 

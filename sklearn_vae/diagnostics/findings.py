@@ -1,7 +1,7 @@
-"""The findings of `diagnose`: thresholds, texts and advice.
+"""The findings of `diagnose` about noise, scales and collapse, and the order of all findings.
 
-Each function takes the evidence and returns a :class:`Finding` or None. To add one, write it here
-and list it in `FINDINGS`.
+Each function takes the evidence and returns a :class:`Finding` or None. To add one, write it here, in
+`network_findings.py` or in `training_findings.py`, and list it in `FINDINGS`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sklearn_vae.diagnostics.advice import (
     on_optimum,
     other,
 )
-from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, Evidence
+from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, WEAK_KL, Evidence
 from sklearn_vae.diagnostics.network_findings import (
     copied_dimensions,
     dominating_dimension,
@@ -188,9 +188,6 @@ def _is_repeated(samples: Array, among: Array) -> Array:
 
 # A noise variance above this multiple of pPCA's noise variance is too large.
 NOISE_RATIO = 1.1
-
-# Average KL, in nats, up to which a dimension that has not collapsed carries little information.
-WEAK_KL = 0.1
 
 
 def noise_too_large(case: Evidence) -> Finding | None:

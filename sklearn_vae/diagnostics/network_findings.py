@@ -115,7 +115,9 @@ def _correlated(case: Evidence, least: float) -> Finding | None:
 
 def dominating_dimension(case: Evidence) -> Finding | None:
     """Find one dimension that carries nearly all information where the linear model uses more."""
-    if case.is_bernoulli or case.reference.n_used < 2 or not case.n_active:
+    if case.is_bernoulli or not case.is_trained or not case.n_active:
+        return None
+    if case.reference.n_used < 2:
         return None
     if not (case.is_below or case.has_lost_dimensions):
         return None
