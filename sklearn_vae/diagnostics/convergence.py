@@ -16,8 +16,8 @@ MIN_STEPS = 10
 LAST_SHARE = 0.2
 MIDDLE = (0.3, 0.6)
 
-# A slope is above 0 if it exceeds this multiple of its standard error. That of the middle is known
-# well enough to extrapolate if it does, too.
+# A slope is above 0 if it exceeds this multiple of its standard error. The slope of the middle must
+# do so, too, to be used in the extrapolation.
 SIGNIFICANT = 2.0
 
 # Range of the power p by which the slope falls, as t^-p, over the steps t.

@@ -23,6 +23,9 @@ NATS = 0.1
 # Number of draws from the prior that show how much the decoder depends on z.
 PRIOR_DRAWS = 256
 
+# Largest share of the steps over which the learning rate may fall at the end.
+MAX_FALLING = 0.3
+
 # Maximum number of samples for which hidden units are watched.
 WATCHED_SAMPLES = 2000
 
@@ -134,13 +137,22 @@ class Evidence:
     @cached_property
     def trend(self) -> Trend:
         """Trend of the bound of the training samples."""
-        return trend_of(self.history.get("bound", ()))
+        return trend_of(self.history.get("bound", ())[: self.n_steps_at_rate])
 
     @cached_property
     def validation_trend(self) -> Trend | None:
         """Trend of the bound of validation samples, or None without them."""
         bounds = np.asarray(self.history.get("validation_bound", ()), dtype=np.float64)
-        return trend_of(bounds) if np.isfinite(bounds).any() else None
+        return trend_of(bounds[: self.n_steps_at_rate]) if np.isfinite(bounds).any() else None
+
+    @cached_property
+    def n_steps_at_rate(self) -> int:
+        """Number of steps before the learning rate falls to its end, which hides the slope."""
+        rates, n = self.history.get("learning_rate", ()), self.n_steps
+        least = n - round(MAX_FALLING * n)
+        while len(rates) == self.n_steps and n > max(least, 1) and rates[n - 1] < rates[n - 2]:
+            n -= 1
+        return n
 
     @property
     def n_steps(self) -> int:

@@ -58,7 +58,7 @@ def unstable(case: Evidence) -> Finding | None:
 
 
 def _is_far_below(case: Evidence) -> bool:
-    """Whether the model is worse than a network that outputs the mean, as untrained ones do."""
+    """Return whether a network that outputs the mean, as untrained ones do, is better."""
     if case.is_bernoulli or case.fixed_noise is not None:
         return False
     return bool(case.elbo < case.reference.bound_of_mean - FALL * case.margin)
@@ -169,7 +169,7 @@ def tolerance(case: Evidence) -> float:
 
 
 def is_stuck(case: Evidence) -> bool:
-    """Whether all dimensions of a deep network have collapsed, which more training does not mend."""
+    """Return whether all dimensions of a deep network have collapsed, which no training mends."""
     return case.n_active == 0 and is_deep(case.model)
 
 
@@ -198,7 +198,7 @@ def open_gain(case: Evidence) -> str:
 
 
 def is_validated(case: Evidence) -> bool:
-    """Whether validation samples have chosen the number of steps, below the limit."""
+    """Return whether validation samples have chosen the number of steps, below the limit."""
     if case.model.is_linear:
         return True
     trend = case.validation_trend

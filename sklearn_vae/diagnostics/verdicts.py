@@ -67,11 +67,11 @@ def _noise(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
     elif is_small:
         text = f"noise variance at its optimum, which would add {gain:.2g} nats."
         yield Verdict("noise", True, text)
-    elif "noise variance" in case.entropies.gap.active_bounds:
-        yield Verdict("noise", True, "noise variance at its lower limit.")
     elif case.fixed_noise is None and is_validated(case):
         text = "noise variance chosen by validation samples"
         yield Verdict("noise", True, f"{text}; that of the training samples adds {gain:.2g} nats.")
+    elif "noise variance" in case.entropies.gap.active_bounds:
+        yield Verdict("noise", True, "noise variance at its lower limit.")
     else:
         text = f"noise variance not at its optimum, which would add {gain:.2g} nats."
         yield Verdict("noise", False, text)
