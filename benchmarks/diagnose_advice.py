@@ -39,7 +39,7 @@ def starts(files):
     wine, cancer = datasets.load_wine().data, datasets.load_breast_cancer().data
     digits = datasets.load_digits().data
     scaled = (cancer - cancer.mean(axis=0)) / cancer.std(axis=0)
-    faces = from_file(files[0])[:1000] if files else coarse_digits()
+    faces = from_file(files[0])[0][:1000] if files else coarse_digits()
     small = {"hidden_layer_sizes": (64,)}
     deep = {"hidden_layer_sizes": 10 * (64,), "max_epochs": 30, "learning_rate": 3e-3}
     return {

@@ -18,7 +18,7 @@ from sklearn_vae import FactorAnalysis
 from sklearn_vae.diagnostics import bartlett_sphericity, kmo
 from sklearn_vae.gaussian.rotation import rotate
 
-# Published values of factor_analyzer 0.3 and 0.4.
+# Values that tutorials on factor_analyzer print; some have an older KMO measure of 0.848540.
 KMO = 0.8486452309468382
 EIGENVALUES = [5.13431118, 2.75188667, 2.14270195, 1.85232761, 1.54816285, 1.07358247]
 SQUARED_LOADINGS = [2.70963262, 2.47308982, 2.04110563, 1.84449799, 1.52215297]

@@ -109,6 +109,7 @@ PAGES_OF_FILES = [
     (r"\]\(\.\./benchmarks/README\.md(#[\w-]+)?\)", r"](benchmarks.md\1)"),
     (r"\]\(\.\./CHANGELOG\.md\)", r"](changelog.md)"),
     (r"\]\(\.\./CONTRIBUTING\.md\)", r"](contributing.md)"),
+    (r"\]\(\.\./SECURITY\.md\)", r"](security.md)"),
 ]
 
 
@@ -148,7 +149,7 @@ def escape_bars(app, kind, name, obj, options, lines):
         if block is not None and line.strip() and indent <= block:
             block = None
         if block is None and not line.lstrip().startswith((">>>", "...")):
-            escaped = re.sub(r"(?<=[\s(])\|(?=[^\s|])", r"\|", line)
+            escaped = re.sub(r"(^|[\s(\[{<:/'\"-])\|(?=[^\s|])", r"\1\|", line)
             lines[index] = re.sub(r"(?<=\()n_iter_(?= |,|\))", r"n_iter\_", escaped)
         if line.rstrip().endswith("::"):
             block = indent

@@ -11,6 +11,8 @@ FIRST = [
     "plot_stationary_points",
     "plot_linear_vae_recovers_pca",
     "plot_deep_vae_digits",
+    "plot_diagnose_your_own_vae",
+    "plot_outliers",
 ]
 
 

@@ -75,6 +75,13 @@ def test_notebooks_show_certificates_as_html():
     assert "x &lt; y" in iterative._repr_html_()
 
 
+def test_notebooks_show_all_results_that_have_a_text():
+    classes = [value for name in listed_names() if isinstance(value := value_of(name), type)]
+    own_text = [c for c in classes if "__str__" in vars(c)]
+    assert len(own_text) > 5
+    assert all(hasattr(c, "_repr_html_") for c in own_text)
+
+
 def test_every_page_of_the_documentation_is_in_a_table_of_contents():
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")} | {"api"}
     blocks = [

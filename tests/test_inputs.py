@@ -324,9 +324,16 @@ def test_output_containers_change_no_other_method(estimator, library):
             np.testing.assert_array_equal(ours, theirs, err_msg=name)
 
 
+# Functions of data without a model.
+OF_DATA = {"bartlett_sphericity", "choose_dimensions", "kmo"}
+
 # Every function and Display of a model, each with its arguments after the data.
 OF_A_MODEL = {
-    **{name: getattr(diag, name) for name in diag.__all__ if name[0].islower()},
+    **{
+        name: getattr(diag, name)
+        for name in diag.__all__
+        if name[0].islower() and name not in OF_DATA
+    },
     **{
         name: getattr(plot, name).from_estimator
         for name in plot.__all__

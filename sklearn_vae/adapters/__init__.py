@@ -13,6 +13,7 @@ from sklearn_vae.adapters.loggers import (
     latent_summary,
     lightning_logger,
 )
+from sklearn_vae.adapters.pyro_models import from_pyro
 from sklearn_vae.adapters.scvi_models import from_scvi
 from sklearn_vae.adapters.torch_modules import from_pythae, from_torch
 
@@ -21,6 +22,7 @@ __all__ = [
     "ImpliedNoise",
     "LatentLogger",
     "SkorchLatentLogger",
+    "from_pyro",
     "from_pythae",
     "from_scvi",
     "from_torch",

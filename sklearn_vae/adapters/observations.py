@@ -20,9 +20,11 @@ LIMITATIONS = {
         "p(x|z) is categorical, so that the noise variance and the comparison with pPCA do not apply.",
     ),
     "distribution": (
-        "p(x|z) is neither Gaussian, Bernoulli nor categorical, so that entropies, the noise variance "
-        "and the comparison with pPCA do not apply. The ELBO, the KL, collapse, active units and "
-        "mutual information do.",
+        (
+            "p(x|z) is neither Gaussian, Bernoulli nor categorical, so that entropies, the noise variance "
+            "and the comparison with pPCA do not apply. The ELBO, the KL, collapse, active units and "
+            "mutual information do."
+        ),
     ),
 }
 

@@ -45,7 +45,7 @@ class DeepAutoencoder(DeepModel):
 
     A fit whose `max_epochs` is given issues one `ConvergenceWarning`, with the number and a remedy, if
     it has trained for at least 20 epochs and its squared error exceeds that of PCA by 2 % of what PCA
-    gains over the mean, or if twice the epochs would gain as much. With early stopping the validation
+    gains over the mean, or if twice the epochs would gain this share. With early stopping the validation
     samples are compared, and the warning also tells whether the model overfits.
 
     Parameters

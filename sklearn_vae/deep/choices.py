@@ -21,7 +21,7 @@ PLAIN: dict[str, Any] = {
 }
 
 # Widths and learning rates of the automatic training by the number of samples from which they apply,
-# see benchmarks/defaults.py.
+# see docs/deep_models.md.
 SMALL_WIDTH = 64
 LARGE_WIDTH = 256
 LARGE_SAMPLES = 5000

@@ -67,9 +67,9 @@ class DeepGaussianVAE(DeepVAE):
     `init="ppca"` allows. Otherwise each "auto" has a fixed value.
 
     A fit whose `max_epochs` is given issues one `ConvergenceWarning`, with the number and a remedy, if
-    it has trained for at least 20 epochs on the ELBO and ends below pPCA with as many dimensions (in
-    nats, by 2 % of the gain over a model without latent dimensions, plus 0.1), if twice the epochs
-    would gain as much, or if dimensions carry no information because `noise_variance` is too large.
+    it has trained for at least 20 epochs on the ELBO and ends below pPCA (by more
+    than 2 % of the gain over a model without latent dimensions plus 0.1 nats), if twice the epochs
+    would gain more than this, or if dimensions carry no information because `noise_variance` is too large.
     With early stopping the validation samples are compared, and the warning also tells whether the
     model overfits. Shorter fits and other objectives are not judged; use
     :func:`~sklearn_vae.diagnostics.diagnose` for these.

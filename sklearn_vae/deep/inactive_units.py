@@ -54,7 +54,9 @@ class InactiveUnits:
 
 def rectified_layers(network: nn.Module) -> dict[str, nn.Module]:
     """Return the layers whose outputs are positive where a unit with "relu" is active."""
-    layers = {n: layer for n, layer in network.named_modules() if isinstance(layer, nn.ReLU)}
+    layers: dict[str, nn.Module] = {
+        name: part for name, part in network.named_modules() if isinstance(part, nn.ReLU)
+    }
     for name, part in network.named_modules():
         if isinstance(part, MLP) and part.activation == "relu":
             layers |= {f"{name}.{i}": layer for i, layer in enumerate(part.layers[:-1])}

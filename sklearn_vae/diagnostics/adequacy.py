@@ -11,6 +11,7 @@ from scipy.stats import chi2
 
 from sklearn_vae.containers import to_array, to_host
 from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.notebook_text import NotebookText
 from sklearn_vae.protocol import Array
 from sklearn_vae.validation import refuse_dask
 
@@ -26,7 +27,7 @@ NAMES = (
 
 
 @dataclass(frozen=True, eq=False)
-class SamplingAdequacy:
+class SamplingAdequacy(NotebookText):
     """Kaiser-Meyer-Olkin measure of sampling adequacy.
 
     Attributes
@@ -56,7 +57,7 @@ class SamplingAdequacy:
 
 
 @dataclass(frozen=True)
-class SphericityTest:
+class SphericityTest(NotebookText):
     """Bartlett's test of the hypothesis that all correlations are 0.
 
     Attributes

@@ -129,8 +129,10 @@ def on_depth(model: EncoderDecoder) -> Iterator[Remedy]:
         return
     text = f"use fewer layers: the deeper network has {model.n_layers}"
     sizes = model.parameters.get("hidden_layer_sizes")
-    is_sequence = isinstance(sizes, tuple | list) and len(sizes) >= DEEP - 1
-    yield Remedy(text, {"hidden_layer_sizes": tuple(sizes[:1])}) if is_sequence else other(text)
+    if isinstance(sizes, tuple | list) and len(sizes) >= DEEP - 1:
+        yield Remedy(text, {"hidden_layer_sizes": tuple(sizes[:1])})
+    else:
+        yield other(text)
 
 
 def on_length(model: EncoderDecoder, factor: float = 2.0) -> Iterator[Remedy]:

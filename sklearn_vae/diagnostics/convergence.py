@@ -16,8 +16,8 @@ MIN_STEPS = 10
 LAST_SHARE = 0.2
 MIDDLE = (0.3, 0.6)
 
-# A slope is above 0 if it exceeds this multiple of its standard error. That of the middle is known
-# well enough to extrapolate if it does, too.
+# A slope is above 0 if it exceeds this multiple of its standard error. The slope of the middle must
+# do so, too, to be used in the extrapolation.
 SIGNIFICANT = 2.0
 
 # Range of the power p by which the slope falls, as t^-p, over the steps t.
@@ -94,7 +94,8 @@ def trend_of(history: Any) -> Trend:
         power = float(np.clip(math.log(earlier / slope) / math.log(ratio), *POWERS))
     elif rises and math.isfinite(earlier):  # training gains speed
         power = POWERS[0]
-    factor = n * _integral(power)
+    # The slope is that of the middle of its window.
+    factor = n * (1.0 - 0.5 * width / n) ** power * _integral(power)
     tenths = np.array([np.median(part) for part in np.array_split(values, MIN_STEPS)])
     fall = float(tenths.max() - tenths[-1])
     return Trend(n, slope, error, noise, slope * factor, error * factor, fall)

@@ -21,13 +21,14 @@ from sklearn_vae.gaussian.dimension_criteria import (
     parallel_analysis,
 )
 from sklearn_vae.gaussian.minka import minka_dimension
+from sklearn_vae.gaussian.notebook_text import NotebookText
 from sklearn_vae.gaussian.sample_spectrum import sample_spectrum
 from sklearn_vae.protocol import Array
 from sklearn_vae.validation import check_integer, check_random_state, refuse_dask
 
 
 @dataclass(frozen=True, eq=False)
-class DimensionChoice:
+class DimensionChoice(NotebookText):
     """Numbers of dimensions that several criteria choose for the same data.
 
     Attributes

@@ -19,6 +19,7 @@ from sklearn_vae.gaussian.bounds import (
     normal_entropy,
     sum_of_entropies,
 )
+from sklearn_vae.gaussian.notebook_text import NotebookText
 from sklearn_vae.protocol import Array, LatentModel, as_latent_model
 from sklearn_vae.validation import check_real, has_nan, refuse_dask
 
@@ -30,7 +31,7 @@ MAX_VERDICTS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Entropies:
+class Entropies(NotebookText):
     """Sum of three entropies, compared with the ELBO.
 
     The two are equal at a stationary point of the ELBO. All values are in nats per sample.

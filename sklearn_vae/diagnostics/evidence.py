@@ -12,6 +12,7 @@ from sklearn_vae.diagnostics.convergence import Trend, trend_of
 from sklearn_vae.diagnostics.dimensions import Collapse, collapse_of, standard_posterior
 from sklearn_vae.diagnostics.entropies import Entropies, average_terms, entropies_of
 from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianReference
+from sklearn_vae.gaussian.arrays import to_device_of
 from sklearn_vae.protocol import Array, LatentModel
 
 # Shortfall from the reference that is tolerated: this share of the reference's gain over a model
@@ -19,8 +20,14 @@ from sklearn_vae.protocol import Array, LatentModel
 SHARE_OF_GAIN = 0.02
 NATS = 0.1
 
+# Average KL, in nats, up to which a dimension that has not collapsed carries little information.
+WEAK_KL = 0.1
+
 # Number of draws from the prior that show how much the decoder depends on z.
 PRIOR_DRAWS = 256
+
+# Largest share of the steps over which the learning rate may fall at the end.
+MAX_FALLING = 0.3
 
 # Maximum number of samples for which hidden units are watched.
 WATCHED_SAMPLES = 2000
@@ -133,13 +140,22 @@ class Evidence:
     @cached_property
     def trend(self) -> Trend:
         """Trend of the bound of the training samples."""
-        return trend_of(self.history.get("bound", ()))
+        return trend_of(self.history.get("bound", ())[: self.n_steps_at_rate])
 
     @cached_property
     def validation_trend(self) -> Trend | None:
         """Trend of the bound of validation samples, or None without them."""
         bounds = np.asarray(self.history.get("validation_bound", ()), dtype=np.float64)
-        return trend_of(bounds) if np.isfinite(bounds).any() else None
+        return trend_of(bounds[: self.n_steps_at_rate]) if np.isfinite(bounds).any() else None
+
+    @cached_property
+    def n_steps_at_rate(self) -> int:
+        """Number of steps before the learning rate falls to its end, which hides the slope."""
+        rates, n = self.history.get("learning_rate", ()), self.n_steps
+        least = n - round(MAX_FALLING * n)
+        while len(rates) == self.n_steps and n > max(least, 1) and rates[n - 1] < rates[n - 2]:
+            n -= 1
+        return n
 
     @property
     def n_steps(self) -> int:
@@ -153,10 +169,12 @@ class Evidence:
 
     @property
     def reached_limit(self) -> bool:
-        """Whether training used all steps that it was allowed."""
-        limit = self.parameters.get("max_epochs", self.parameters.get("max_iter"))
-        history = self.model.training_history or {}
-        return not isinstance(limit, int) or len(history.get("bound", ())) >= limit
+        """Whether training used all steps that it was allowed, or whether this is not known."""
+        limits = [self.parameters[n] for n in ("max_epochs", "max_iter") if n in self.parameters]
+        if not limits:
+            return True
+        n = len((self.model.training_history or {}).get("bound", ()))
+        return isinstance(limits[0], int) and n >= limits[0]  # without a limit, `tol` ends a fit
 
     @cached_property
     def held_out_history(self) -> dict[int, float]:
@@ -171,18 +189,28 @@ class Evidence:
     @cached_property
     def decoded(self) -> tuple[Array, Array]:
         """Mean and variance of p(x|z) at the posterior means of the subset."""
-        codes = self.model.with_covariates(self._in_model_units(self.mean), self.subset)
-        mean, variance = self.model.conditional(codes)
+        return self._decode(self.mean, self.subset)
+
+    def _decode(self, Z: Array, samples: Any) -> tuple[Array, Array]:
+        """Return mean and variance of p(x|z) at latents in units of the prior.
+
+        `samples` have the covariates, if the model has any.
+        """
+        codes: Any = self._in_model_units(Z)
+        if not isinstance(self.subset, np.ndarray):
+            codes = to_device_of(self.subset, codes)
+        mean, variance = self.model.conditional(self.model.with_covariates(codes, samples))
         return to_host(mean), to_host(variance)
 
-    @cached_property
-    def prior_spread(self) -> float:
-        """Variance of the decoded means over draws from the prior, relative to that of X."""
+    def decoder_spread(self, distance: float) -> float:
+        """Return the variance of decoded means over z, relative to that of X.
+
+        The z are draws from the prior, scaled by `distance`.
+        """
         # A separate stream, because X may have been generated with the same seed.
         rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
-        Z = self._in_model_units(rng.standard_normal((PRIOR_DRAWS, self.k)))
-        codes = self.model.with_covariates(Z.astype(self.mean.dtype), self.subset[:1])
-        means = to_host(self.model.conditional(codes)[0])
+        Z = distance * rng.standard_normal((PRIOR_DRAWS, self.k))
+        means = self._decode(Z, self.subset[:1])[0]
         observed = to_host(self.reference.subset)
         total = float(observed.var(axis=0, dtype=np.float64).sum())
         return float(means.var(axis=0, dtype=np.float64).sum()) / total

@@ -1,7 +1,7 @@
-"""The findings of `diagnose`: thresholds, texts and advice.
+"""The findings of `diagnose` about noise, scales and collapse, and the order of all findings.
 
-Each function takes the evidence and returns a :class:`Finding` or None. To add one, write it here
-and list it in `FINDINGS`.
+Each function takes the evidence and returns a :class:`Finding` or None. To add one, write it here, in
+`network_findings.py` or in `training_findings.py`, and list it in `FINDINGS`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sklearn_vae.diagnostics.advice import (
     on_optimum,
     other,
 )
-from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, Evidence
+from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, WEAK_KL, Evidence
 from sklearn_vae.diagnostics.network_findings import (
     copied_dimensions,
     dominating_dimension,
@@ -65,9 +65,10 @@ def dominating_feature(case: Evidence) -> Finding | None:
     if n_few > 1 and case.numbers["largest_share"] <= DOMINATING:
         title = f"{_named(case, largest)} have {_percent(share)}"
     evidence = (
-        f"The noise variance {case.noise:.4g} is the same for all features, and above the variance "
-        f"of {int((variances < case.noise).sum())} of {len(variances)} features, so the model "
-        "ignores them.",
+        (
+            f"The noise variance {case.noise:.4g} is the same for all features, and above the "
+            f"variance of {int((variances < case.noise).sum())} of {len(variances)} features."
+        ),
         f"On standardized features, pPCA has {gain:.4g} nats more, in units of X.",
     )
     remedies = [other("standardize the features, for example with StandardScaler")]
@@ -116,13 +117,14 @@ def degenerate_variances(case: Evidence) -> Finding | None:
     case.numbers |= _variance_numbers(case)
     geometric_means = _geometric_means(case)
     typical = float(np.exp(np.median(geometric_means)))
-    is_copy = _is_repeated(case.reference.subset)
     has_little_noise = geometric_means < np.log(min(LITTLE_NOISE, typical / SPREAD))
-    has_little_noise |= is_copy & (geometric_means < np.log(typical / SPREAD_OF_COPIES))
+    has_less_noise = geometric_means < np.log(typical / SPREAD_OF_COPIES)
+    is_copy = _is_repeated(case.reference.subset, has_little_noise | has_less_noise)
+    has_little_noise |= is_copy
     share = case.numbers["near_zero"]
     if not has_little_noise.any() and share <= SHARE_NEAR_ZERO:
         return None
-    copies = int((is_copy & has_little_noise).sum())
+    copies = int(is_copy.sum())
     harmful = copies > 0 or share > SHARE_NEAR_ZERO
     evidence = [
         (
@@ -176,18 +178,16 @@ def _geometric_means(case: Evidence) -> Array:
     return np.log(variance[:, varying] / feature_variance[varying]).mean(axis=1)
 
 
-def _is_repeated(samples: Array) -> Array:
-    """Return the mask of the samples that are equal to another sample."""
-    _, inverse, counts = np.unique(samples, axis=0, return_inverse=True, return_counts=True)
-    mask: Array = (counts > 1)[inverse.ravel()]
+def _is_repeated(samples: Array, among: Array) -> Array:
+    """Return the mask of the samples that are equal to another sample, among those of a mask."""
+    mask = among.copy()
+    _, inverse, counts = np.unique(samples[among], axis=0, return_inverse=True, return_counts=True)
+    mask[among] = (counts > 1)[inverse.ravel()]
     return mask
 
 
 # A noise variance above this multiple of pPCA's noise variance is too large.
 NOISE_RATIO = 1.1
-
-# Average KL, in nats, up to which a dimension that has not collapsed carries little information.
-WEAK_KL = 0.1
 
 
 def noise_too_large(case: Evidence) -> Finding | None:

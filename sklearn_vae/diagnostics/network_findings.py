@@ -12,9 +12,11 @@ from sklearn_vae.diagnostics.texts import shortfall
 # Share of the units of a hidden layer that are inactive from which the layer is at fault.
 INACTIVE = 0.95
 
-# Variance of decoded means over draws from the prior, relative to that of the data, up to which the
-# decoder ignores z.
+# Variance of decoded means over z, relative to that of the data, up to which the decoder ignores z,
+# and the distances of z, in standard deviations of the prior. A decoder with a threshold depends on
+# distant z only.
 IGNORES = 1e-20
+DISTANCES = (1.0, 100.0)
 
 # Correlation of posterior means from which two dimensions are copies in any training, and from which
 # they are in one that has converged.
@@ -53,15 +55,21 @@ def inactive_units(case: Evidence) -> Finding | None:
 
 def ignored_latents(case: Evidence) -> Finding | None:
     """Find a decoder whose output does not depend on z."""
-    if not case.k or not case.is_below or case.prior_spread > IGNORES:
+    if not case.k or not case.is_below:
         return None
-    text = "The means of p(x|z) are the same for all draws of z from the prior."
+    spread = max(case.decoder_spread(distance) for distance in DISTANCES)
+    if spread > IGNORES:
+        return None
+    text = (
+        f"The means of p(x|z) are the same for all draws of z, even at {DISTANCES[-1]:g} standard "
+        "deviations of the prior."
+    )
     remedies = (
         *(on_optimum(case.model) if "mlp" in _networks(case) else ()),
         other("check that the output of the decoder depends on its input"),
     )
     title = "The decoder ignores z."
-    numbers = {"prior_spread": case.prior_spread}
+    numbers = {"decoder_spread": spread}
     return Finding("ignored", title, True, (text, shortfall(case)), numbers, remedies)
 
 
@@ -107,7 +115,9 @@ def _correlated(case: Evidence, least: float) -> Finding | None:
 
 def dominating_dimension(case: Evidence) -> Finding | None:
     """Find one dimension that carries nearly all information where the linear model uses more."""
-    if case.is_bernoulli or case.reference.n_used < 2 or not case.n_active:
+    if case.is_bernoulli or not case.is_trained or not case.n_active:
+        return None
+    if case.reference.n_used < 2:
         return None
     if not (case.is_below or case.has_lost_dimensions):
         return None

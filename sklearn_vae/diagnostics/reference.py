@@ -143,6 +143,13 @@ class GaussianReference:
         terms = np.log(2.0 * np.pi * variance) + squares / variance
         return -0.5 * float(terms.sum()) - self._log_scale
 
+    @property
+    def bound_of_mean(self) -> float:
+        """Bound of a model that predicts the mean and has the noise variance of pPCA."""
+        noise, d = self.noise_variance, self.X.shape[1]
+        squares = d * self.average_variance / noise
+        return -0.5 * (d * float(np.log(2.0 * np.pi * noise)) + squares) - self._log_scale
+
     @cached_property
     def error(self) -> float:
         """Mean squared reconstruction error of PCA on the subset."""

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn_vae.diagnostics.advice import (
     Remedy,
     automatic_training,
+    is_deep,
     on_length,
     on_objective,
     on_rate,
@@ -39,8 +40,8 @@ def unstable(case: Evidence) -> Finding | None:
     trend = case.trend
     if not trend.is_known or not case.is_below or "learning_rate" not in case.parameters:
         return None
-    varies = trend.noise > JUMP * case.margin and not trend.rises
-    if trend.fall <= FALL * case.margin and not varies:
+    varies = trend.noise > JUMP * case.margin and not trend.rises and not is_stuck(case)
+    if not (trend.fall > FALL * case.margin or varies or _is_far_below(case)):
         return None
     text = (
         f"In the last fifth of training, the ELBO varied by {trend.noise:.3g} nats between "
@@ -54,6 +55,13 @@ def unstable(case: Evidence) -> Finding | None:
         {"noise": trend.noise, "fall": trend.fall},
         (*on_rate(case.model), other("or use larger batches")),
     )
+
+
+def _is_far_below(case: Evidence) -> bool:
+    """Return whether a network that outputs the mean, as untrained ones do, is better."""
+    if case.is_bernoulli or case.fixed_noise is not None:
+        return False
+    return bool(case.elbo < case.reference.bound_of_mean - FALL * case.margin)
 
 
 def overfitting(case: Evidence) -> Finding | None:
@@ -74,7 +82,7 @@ def overfitting(case: Evidence) -> Finding | None:
         k = max(1, case.k // 2)
         remedies.append(Remedy(f"use fewer dimensions: n_components={k}", {"n_components": k}))
     remedies.append(other("use more samples"))
-    numbers = {
+    numbers: dict[str, float] = {
         name: case.numbers[name]
         for name in ("held_out_elbo", "held_out_reference")
         if name in case.numbers
@@ -101,11 +109,15 @@ def _held_out_gap(case: Evidence) -> list[str]:
     if not ((is_lost and more) or (is_worse and more)):
         return []
     return [
-        f"Held-out samples have an ELBO of {held:.6g}, training samples {case.elbo:.6g}. For "
-        f"{case.linear_model} these are {linear:.6g} and {case.reference_bound:.6g}.",
-        f"Training samples gain {gained:.4g} nats over a model without latent dimensions, of which "
-        f"held-out samples lose {lost:.4g} ({of_linear:.4g} and {lost_by_linear:.4g} for the "
-        "linear model).",
+        (
+            f"Held-out samples have an ELBO of {held:.6g}, training samples {case.elbo:.6g}. For "
+            f"{case.linear_model} these are {linear:.6g} and {case.reference_bound:.6g}."
+        ),
+        (
+            f"Training samples gain {gained:.4g} nats over a model without latent dimensions, of "
+            f"which held-out samples lose {lost:.4g} ({of_linear:.4g} and {lost_by_linear:.4g} for "
+            "the linear model)."
+        ),
     ]
 
 
@@ -134,7 +146,8 @@ def _later_fall(case: Evidence) -> list[str]:
 def unfinished(case: Evidence) -> Finding | None:
     """Find training that has not converged."""
     text, trend = open_gain(case), case.validation_trend or case.trend
-    if not text:
+    rises = not trend.is_known or trend.possible > tolerance(case)
+    if not text or is_stuck(case) or (case.is_below and not rises):
         return None
     comparison = [shortfall(case)] if case.is_below else []
     factor = 2.0
@@ -153,6 +166,11 @@ def unfinished(case: Evidence) -> Finding | None:
 def tolerance(case: Evidence) -> float:
     """Return the nats that training may still gain if it has converged."""
     return OPEN_SHARE * max(case.gain, case.elbo - case.reference.baseline) + NATS
+
+
+def is_stuck(case: Evidence) -> bool:
+    """Return whether all dimensions of a deep network have collapsed, which no training mends."""
+    return case.n_active == 0 and is_deep(case.model)
 
 
 def open_gain(case: Evidence) -> str:
@@ -180,7 +198,7 @@ def open_gain(case: Evidence) -> str:
 
 
 def is_validated(case: Evidence) -> bool:
-    """Whether validation samples have chosen the number of steps, below the limit."""
+    """Return whether validation samples have chosen the number of steps, below the limit."""
     if case.model.is_linear:
         return True
     trend = case.validation_trend
@@ -202,8 +220,8 @@ def possible_gain(case: Evidence) -> float:
 
 
 def rescaling_gain(case: Evidence) -> float:
-    """Return the nats that rescaling the latent dimensions, and noise that is learned, would add."""
+    """Return the nats that rescaling the latent dimensions, and noise that depends on z, adds."""
     gain = float(case.entropies.dimension_gains.sum())
-    if case.fixed_noise is None and math.isfinite(case.entropies.noise_gain):
+    if case.noise is None and math.isfinite(case.entropies.noise_gain):
         gain += case.entropies.noise_gain
     return gain

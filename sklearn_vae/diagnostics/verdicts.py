@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sklearn_vae.diagnostics.evidence import Evidence
+from sklearn_vae.diagnostics.evidence import WEAK_KL, Evidence
 from sklearn_vae.diagnostics.report import Finding, Verdict
 from sklearn_vae.diagnostics.training_findings import is_validated, open_gain, possible_gain
 
@@ -31,7 +31,8 @@ def _collapse(case: Evidence, harmful: dict[str, Finding]) -> Verdict:
     causes = [finding.title for name, finding in harmful.items() if name in OF_COLLAPSE]
     is_lost = bool(case.n_collapsed) and case.has_lost_dimensions
     if causes or is_lost:
-        text = f"harmful collapse: {case.n_active} of {case.k} dimensions are active"
+        n_weak = int((case.collapse.kl_per_dim <= WEAK_KL).sum())
+        text = f"harmful collapse: {n_weak} of {case.k} dimensions carry at most {WEAK_KL:g} nats"
         return Verdict("collapse", False, text + (f". {causes[0]}" if causes else "."))
     if not case.n_collapsed:
         return Verdict(
@@ -42,16 +43,19 @@ def _collapse(case: Evidence, harmful: dict[str, Finding]) -> Verdict:
 
 
 def _linear(case: Evidence) -> Verdict:
-    nats = -case.shortfall if np.isfinite(case.matched_bound) else case.elbo - case.reference_bound
+    is_matched = bool(np.isfinite(case.matched_bound))
+    nats = -case.shortfall if is_matched else case.elbo - case.reference_bound
+    name = case.linear_model
+    if case.fixed_noise is not None and is_matched:
+        name += " and noise variance"
     if case.is_below:
-        text = f"bound {-nats:.3g} nats below {case.linear_model}."
-        return Verdict("linear", False, text)
+        return Verdict("linear", False, f"bound {-nats:.3g} nats below {name}.")
     if case.model.is_linear or abs(nats) < 1e-6 * max(1.0, abs(case.elbo)):
-        return Verdict("linear", True, f"bound equal to that of {case.linear_model}.")
+        return Verdict("linear", True, f"bound equal to that of {name}.")
     if nats < 0:
-        text = f"bound {-nats:.2g} nats below {case.linear_model}, within {case.margin:.2g} nats."
+        text = f"bound {-nats:.2g} nats below {name}, within {case.margin:.2g} nats."
     else:
-        text = f"bound {nats:.3g} nats above {case.linear_model}."
+        text = f"bound {nats:.3g} nats above {name}."
     return Verdict("linear", True, text)
 
 
@@ -67,11 +71,11 @@ def _noise(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
     elif is_small:
         text = f"noise variance at its optimum, which would add {gain:.2g} nats."
         yield Verdict("noise", True, text)
-    elif "noise variance" in case.entropies.gap.active_bounds:
-        yield Verdict("noise", True, "noise variance at its lower limit.")
     elif case.fixed_noise is None and is_validated(case):
         text = "noise variance chosen by validation samples"
         yield Verdict("noise", True, f"{text}; that of the training samples adds {gain:.2g} nats.")
+    elif "noise variance" in case.entropies.gap.active_bounds:
+        yield Verdict("noise", True, "noise variance at its lower limit.")
     else:
         text = f"noise variance not at its optimum, which would add {gain:.2g} nats."
         yield Verdict("noise", False, text)
@@ -101,7 +105,8 @@ def _converged(case: Evidence) -> str:
         return "converged: no training improved the linear model on validation samples."
     if case.n_steps and is_validated(case):
         return f"converged: validation samples chose the number of {case.step}s."
-    reason = "" if case.n_steps else ", as the entropies show; there is no history of training"
+    is_unknown = case.is_trained and not case.n_steps
+    reason = ", as the entropies show; there is no history of training" if is_unknown else ""
     return f"converged within {possible_gain(case):.2g} nats{reason}."
 
 

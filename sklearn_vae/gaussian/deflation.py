@@ -53,8 +53,8 @@ def refined(data: CenteredData, spectrum: Spectrum, k: int) -> Spectrum:
     values = np.asarray(to_host(spectrum.eigenvalues), dtype=np.float64)
     kept = min(max(int(np.count_nonzero(values > LEAST_SHARE * values[0])), 1), k)
     V = array_namespace(data.mean).astype(spectrum.components[:kept, :], data.dtype)
-    known = spectrum.accuracy.outside + spectrum.accuracy.rounding
-    level = _Level(V, float(values[kept]) if kept < len(values) else known)
+    outside = float(values[kept]) if kept < len(values) else spectrum.accuracy.outside
+    level = _Level(V, outside + spectrum.accuracy.rounding)
     while level.components.shape[0] < k:
         deeper = _next_level(data, level, k)
         if deeper is None:
@@ -91,6 +91,7 @@ def _next_level(data: CenteredData, level: _Level, k: int) -> _Level | None:
     values = np.asarray(to_host(leading.values), dtype=np.float64)
     kept = min(int(np.count_nonzero(values > LEAST_SHARE * values[0])), wanted)
     outside = float(values[kept]) if kept < len(values) else leading.outside
+    outside += data.precision.product_error(max(n, d), float(values[0]), total, len(K))
     new = leading.vectors[:kept, :]
     if n < d:
         new = (new @ D) / xp.astype(leading.values[:kept] * data.n, D.dtype)[:, None] ** 0.5

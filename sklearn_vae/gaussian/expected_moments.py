@@ -80,7 +80,7 @@ class IncompleteMoments:
         observed = [counted.sum(axis=1) for _, counted in self._missing]
         self._counts = self.data.n - np.sum(observed, axis=0)
         self.share_missing = 1.0 - self.data.n_values / (self.data.n * X.shape[1])
-        self.unit = float(self.data.sum(self.data.squares) / self.data.n_values)
+        self.unit = float(self.data.sum(self.data.squares) / self.data.n_values) or 1.0
 
     def _weights(self, samples: slice) -> np.ndarray | None:
         return None if self.data.weights is None else self.data.weights[samples]
@@ -177,10 +177,16 @@ def maximize_expected(
     history: list[float] = []
     for _ in range(max_iter):
         moments = _moments(here, len(start.mean), data.unit)
-        fit = model.fit(moments.covariance)
-        if model.is_unbounded(fit):
-            return Fixed(moments, fit, True, False, history)
-        expected = data.expect(moments.mean, fit)
+        try:
+            fit = model.fit(moments.covariance)
+            if model.is_unbounded(fit):
+                return Fixed(moments, fit, True, False, history)
+            expected = data.expect(moments.mean, fit)
+        except np.linalg.LinAlgError:  # extrapolated moments may be invalid
+            if ascent is None or here is ascent:
+                raise
+            here, steps = ascent, []
+            continue
         if ascent is not None and expected.log_likelihood < best - 1e-13 * abs(best):
             if here is ascent:  # a step of EM lowers the likelihood by rounding errors only
                 converged = True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
+
+from sklearn_vae.gaussian.notebook_text import NotebookText
 
 
 @dataclass(frozen=True)
-class Stationarity:
+class Stationarity(NotebookText):
     """Distance of an iterative fit from a maximum of its objective.
 
     Parameters
@@ -50,6 +51,3 @@ class Stationarity:
         else:
             distance = f"can rise by about {gain} to the nearest maximum"
         return f"{state}: the {self.objective} {distance} (gradient norm {self.gradient_norm:.2g})."
-
-    def _repr_html_(self) -> str:
-        return f"<div><p>{html.escape(str(self), quote=False)}</p></div>"

@@ -18,7 +18,7 @@ from sklearn_vae.linear.component_search import ComponentSearch, warn_not_conver
 from sklearn_vae.linear.factor_analysis import FactorAnalysis
 from sklearn_vae.linear.factor_model import Array, FactorModelMethods
 from sklearn_vae.linear.fold_factors import Split
-from sklearn_vae.linear.incomplete_folds import score_estimators, score_splits
+from sklearn_vae.linear.incomplete_folds import score_estimators, score_splits, within_range
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
@@ -210,7 +210,8 @@ def _complete_scores(X: Array, weights: Any, split: Split, ks: list[int]) -> lis
     held_out = X[test].astype(np.float64, copy=False) - summary.mean
     scores, start = np.empty(len(ks)), None
     for i in np.argsort(ks, kind="stable"):
-        model = fit_factors(summary, ks[i], more_starts=[] if start is None else [start])
+        with within_range():
+            model = fit_factors(summary, ks[i], more_starts=[] if start is None else [start])
         start, scale = model.noise_variance, np.sqrt(model.noise_variance)
         W = model.loadings / scale[:, None]
         values = LowRankGaussian(np.zeros(len(scale)), W, 1.0).log_prob(held_out / scale)

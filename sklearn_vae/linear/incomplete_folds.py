@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
@@ -140,6 +141,19 @@ def _total_score(estimator: Any, X: np.ndarray, weights: np.ndarray | None) -> f
     return float(values.sum() if weights is None else weights @ values)
 
 
+@contextmanager
+def within_range() -> Iterator[None]:
+    """Raise ValueError if a fit leads to a matrix that is singular in float64."""
+    try:
+        yield
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            "A fit in cross-validation led to a matrix that is singular in float64. Scale the "
+            "features of X to similar variances, drop features that are functions of others, or use "
+            "a smaller n_components."
+        ) from error
+
+
 def check_observed(X: np.ndarray, split: int) -> None:
     """Raise ValueError unless every feature has an observed training value."""
     empty = np.flatnonzero(np.isnan(X).all(axis=0))
@@ -183,7 +197,8 @@ class _PartSearch:
             for j, others in enumerate(self._others):
                 start = ends[j] or nearest or self._training.start()
                 model = self._make(self._ks[i], others, self._training.data.least_noise)
-                end = maximize_expected(self._training, model, start)
+                with within_range():
+                    end = maximize_expected(self._training, model, start)
                 n_failed += not end.converged
                 if end.is_bounded:
                     ends[j] = nearest = end.expected

@@ -19,6 +19,7 @@ class Posing(LinearVAE):
 
     training_history = None
     stopped_early = False
+    parameters = {}  # noqa: RUF012
 
     def pose(self, *, collapsed=(), latent=1.0, noise=1.0, free_bits=0.0, **claims):
         """Collapse dimensions; scale the variances of the latents, and of the noise."""
@@ -43,33 +44,31 @@ def worth(a):
     ("k", "pose", "categories"),
     [
         (3, {}, ()),
-        (3, {"history": RISING}, ()),
+        (3, {"history": RISING}, ("unfinished",)),
         (3, {"kl_weight": 2.0}, ()),
         (3, {"free_bits": 0.5}, ()),
-        (3, {"kl_weight": 0.5, "stopped_early": True, "history": RISING}, ()),
-        (5, {}, ("i",)),
-        (5, {"kl_weight": 9.0, "free_bits": 0.5}, ("i",)),
+        (3, {"kl_weight": 0.5, "history": LEVEL}, ()),
+        (5, {}, ("superfluous",)),
+        (5, {"kl_weight": 9.0, "free_bits": 0.5}, ("superfluous",)),
         # Lost dimensions: of a trained model that stands still; of one that is not trained.
-        (3, {"collapsed": [2], "history": LEVEL}, ("v",)),
+        (3, {"collapsed": [2], "history": LEVEL}, ("optimum",)),
         (3, {"collapsed": [2]}, ("noise",)),
-        (3, {"collapsed": [2], "noise": 1.5}, ("v",)),  # its optimum without this dimension
-        (3, {"collapsed": [0, 1, 2], "history": RISING}, ("v",)),  # nothing is left to rise
+        (3, {"collapsed": [2], "noise": 1.5}, ("optimum",)),  # its optimum without this dimension
+        (3, {"collapsed": [0, 1, 2], "history": RISING}, ("ignored",)),  # the loadings are 0
         (3, {"collapsed": [2], "history": RISING}, ("unfinished",)),
-        (3, {"collapsed": [2], "history": RISING, "stopped_early": True}, ("v",)),
         (3, {"collapsed": [2], "history": LEVEL[:9]}, ("unfinished",)),
-        (3, {"collapsed": [2], "history": LEVEL[:10]}, ("v",)),
+        (3, {"collapsed": [2], "history": LEVEL[:10]}, ("optimum",)),
         # A latent variance that is wrong, and nothing collapsed.
-        (3, {"latent": 8.0, "history": LEVEL}, ("v",)),
+        (3, {"latent": 8.0, "history": LEVEL}, ("optimum",)),
         (3, {"latent": 8.0, "history": RISING}, ("unfinished",)),
-        (3, {"latent": 8.0, "history": RISING, "stopped_early": True}, ("noise", "unfinished")),
-        (3, {"latent": 1.1, "history": RISING}, ()),
+        (3, {"latent": 1.1, "history": LEVEL}, ()),
         # Other objectives.
         (3, {"latent": 8.0, "history": RISING, "free_bits": 0.5}, ("objective",)),
         (3, {"latent": 8.0, "history": RISING, "kl_weight": 0.5}, ("objective",)),
         (3, {"collapsed": [2], "history": RISING, "kl_weight": 1.05}, ("objective",)),
-        (3, {"collapsed": [2], "history": RISING, "kl_weight": 1.15}, ("ii",)),
+        (3, {"collapsed": [2], "history": RISING, "kl_weight": 1.15}, ("large_noise",)),
         # A noise variance that is too large, with and without collapse.
-        (3, {"collapsed": [1, 2], "noise": 9.0, "history": RISING}, ("ii",)),
+        (3, {"collapsed": [1, 2], "noise": 9.0, "history": RISING}, ("large_noise",)),
         (3, {"noise": 9.0}, ("noise",)),
         (3, {"noise": 0.1}, ("noise",)),
         (3, {"noise": 1.2}, ()),
@@ -79,7 +78,7 @@ def worth(a):
 def test_a_category_for_each_state(k, pose, categories):
     report = diagnose(Posing(k).fit(X).pose(**pose), X)
     assert report.categories == categories, str(report)
-    assert report.healthy == (categories in [(), ("i",)])
+    assert report.healthy == (categories in [(), ("superfluous",)])
 
 
 def test_numbers_of_findings_are_those_of_the_spectrum():
@@ -136,7 +135,7 @@ def test_dimensions_of_little_kl_are_counted_with_those_that_have_collapsed(weak
         model.encoder_variance_[2], model.encoder_weights_[2] = 0.9, 0.0
         model.encoder_weights_[2, 2] = 0.3
     (found,) = diagnose(model, X).findings
-    assert found.category == "ii"
+    assert found.category == "large_noise"
     text = "2 dimensions have a KL of at most 0.1 nats on average, and 1 of them have collapsed."
     assert (text in found.evidence) == bool(weak)
 
@@ -152,29 +151,6 @@ def test_hidden_eigenvalues_are_those_below_the_weighted_noise(weight):
     assert any(f"kl_weight={weight:g}" in text for text in found.evidence)
     lost = max(diagnose(model, X).numbers["tuned_elbo"] - model.score(X), worth(1))
     assert found.numbers["lost"] == pytest.approx(lost, rel=1e-6)
-
-
-@pytest.mark.parametrize("tenth", [1, 2, 30])
-@pytest.mark.parametrize("slack", [0.98, 1.02])
-def test_training_is_unfinished_if_the_last_tenth_rose_by_a_share_of_the_gain(tenth, slack):
-    gain = 0.5 * (6 * np.log(VALUES.mean()) - np.log(VALUES).sum())
-    history = np.zeros(10 * tenth)
-    history[-tenth:] = 0.005 * gain * slack
-    model = Posing(3).fit(X).pose(collapsed=[2], history=history)
-    (found,) = diagnose(model, X).findings
-    assert found.category == ("unfinished" if slack > 1 else "v")
-    if slack > 1:
-        assert found.numbers["rise"] == pytest.approx(0.005 * gain * slack)
-
-
-def test_training_that_stands_still_has_ended_even_where_nothing_can_be_gained():
-    noise = np.random.default_rng(0).normal(size=(300, 4))
-    for seed in range(9):  # of some samples the best line explains less than no line
-        report = diagnose(Posing(1).fit(noise).pose(latent=8.0, history=LEVEL), noise, 20, seed)
-        if report.numbers["reference"] < report.numbers["without_latents"]:
-            break
-    assert report.numbers["margin"] == 0.1
-    assert report.categories == ("v",)
 
 
 class Uneven(Stranger):
@@ -202,7 +178,7 @@ def uneven(n=400, d=5, n_small=0, small=1e-5, rows_small=(), little=1e-5, level=
     noise.flat[: n_small * d : d] = small  # in as many rows
     noise[list(rows_small)] = little
     report = diagnose(Uneven(noise), X)
-    return [f for f in report.findings if f.category == "iii"], report.numbers
+    return [f for f in report.findings if f.category == "degenerate"], report.numbers
 
 
 @pytest.mark.parametrize(
@@ -255,10 +231,10 @@ def test_rows_of_little_noise_are_those_of_the_geometric_mean_over_features_that
     data = np.random.default_rng(0).normal(size=(200, 4))
     data = (data - data.mean(axis=0)) / data.std(axis=0)
     data[:, 3] = 7.0
-    found = [f for f in diagnose(Uneven(noise), data).findings if f.category == "iii"]
+    found = [f for f in diagnose(Uneven(noise), data).findings if f.category == "degenerate"]
     assert found[0].numbers["rows"] == 1
     noise[5, 1] = 1e-3  # 2.2e-3
-    found = [f for f in diagnose(Uneven(noise), data).findings if f.category == "iii"]
+    found = [f for f in diagnose(Uneven(noise), data).findings if f.category == "degenerate"]
     assert found[0].numbers["rows"] == 0
 
 
@@ -298,7 +274,8 @@ def test_a_text_names_the_costliest_verdicts_and_counts_the_others(off, named):
 @pytest.mark.parametrize("n", [1, 11, 12, 13, 20])
 def test_a_report_names_so_many_collapsed_dimensions(n):
     data = with_covariance([9, 4, *[0.25] * 24])
-    text = str(diagnose(LinearVAE(2 + n).fit(data), data)).splitlines()[1]
+    lines = str(diagnose(LinearVAE(2 + n).fit(data), data)).splitlines()
+    (text,) = [line for line in lines if "have collapsed (" in line]
     names = [str(h) for h in range(2, 2 + n)]
     assert f"{n} of {n + 2}" in text
     assert text.endswith(": " + ", ".join(names[:12]) + (", ..." if n > 12 else "") + ".")
@@ -311,6 +288,6 @@ def test_noise_that_depends_on_z_hides_no_dimension():
     model.mean[:, 1], model.variance[:, 1] = 0.0, 1.0
     report = diagnose(model, data)
     assert report.collapse.collapsed.tolist() == [1]
-    assert report.categories == ("i",)
+    assert report.categories == ("superfluous",)
     assert report.findings[0].numbers == {"collapsed": 1, "active": 1}
     assert any("n_components=1" in text for text in report.findings[0].advice)

@@ -32,10 +32,10 @@ EMPTY = np.column_stack([with_covariance([9, 4, 1, 0.25, 0.25, 0.25, 0.01]), np.
 
 SCALAR = {
     "ppca": (rows(), lambda s: PPCA(3), ()),
-    "superfluous": (FLAT, lambda s: PPCA(5), ("i",)),
-    "large noise": (FLAT, lambda s: PPCA(3, noise_variance=5.0 * s**2), ("ii",)),
+    "superfluous": (FLAT, lambda s: PPCA(5), ("superfluous",)),
+    "large noise": (FLAT, lambda s: PPCA(3, noise_variance=5.0 * s**2), ("large_noise",)),
     "small noise": (FLAT, lambda s: PPCA(2, noise_variance=1e-4 * s**2), ("noise",)),
-    "lost": (LOST, lambda s: PPCA(2, noise_variance=s**2), ("v",)),
+    "lost": (LOST, lambda s: PPCA(2, noise_variance=s**2), ("optimum",)),
     "linear": (rows(), lambda s: LinearVAE(3, noise_variance=2.0 * s**2), ("noise",)),
     "vae": (rows(), lambda s: DeepGaussianVAE(3, **SMALL), ("unfinished",)),
     "vae of fixed noise": (
@@ -43,7 +43,7 @@ SCALAR = {
         lambda s: DeepGaussianVAE(3, **SMALL, noise_variance=0.5 * s**2, kl_weight=2.0),
         ("objective",),
     ),
-    "autoencoder": (rows(), lambda s: DeepAutoencoder(3, **SMALL), ("v",)),
+    "autoencoder": (rows(), lambda s: DeepAutoencoder(3, **SMALL), ("optimum",)),
 }
 DIAGONAL = {
     "vae": (rows(), lambda s: DeepGaussianVAE(3, **SMALL, noise_model="diagonal"), None),

@@ -90,7 +90,7 @@ def test_what_needs_code_is_named_and_not_saved(model, named, fit, tmp_path):
     "value",
     [int, np.random.default_rng(0), 1j, np.array([1j]), np.array([b"x"]), np.longdouble(1), PPCA.fit,
      np.datetime64("2020"), np.array(["2020"], dtype="M8[D]"), torch.ones(1, requires_grad=True),
-     torch.ones(1, dtype=torch.bfloat16), Own(1), 10**9000, {"a": {object(): 1}}, np.matrix([1]), range(2**16 + 1), range(2**70)],
+     torch.ones(1, dtype=torch.bfloat16), Own(1), 10**9000, {"a": {object(): 1}}, np.ones((1, 1)).view(np.matrix), range(2**16 + 1), range(2**70)],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_values_that_cannot_be_stored(value, tmp_path):

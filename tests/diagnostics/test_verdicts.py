@@ -1,0 +1,215 @@
+"""Verdicts on trainings with a planted fault, and their first advice followed."""
+
+import re
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.preprocessing import scale
+
+from sklearn_vae import PPCA, DeepGaussianVAE, FactorAnalysis, Snapshot
+from sklearn_vae.diagnostics import diagnose
+from sklearn_vae.diagnostics.evidence import Evidence
+from sklearn_vae.nn import MLP
+from tests.diagnostics.models import rows, with_covariance
+from tests.sharing import shared
+
+WINE = load_wine().data
+DIGITS = load_digits().data
+CANCER = scale(load_breast_cancer().data)
+
+
+class Network(MLP):
+    """A network of relu units that are below 0, that ignores its input, or that repeats it."""
+
+    fault = ""
+
+    def forward(self, x):
+        if self.fault == "ignored":
+            x = 0.0 * x
+        if self.fault == "dominated":
+            x = torch.cat([x[..., :1], 1e-3 * x[..., 1:]], dim=-1)
+        h = super().forward(x)
+        if self.fault == "copies":
+            mean, log_variance = h.chunk(2, dim=-1)
+            h = torch.cat([t[..., :1].expand_as(mean) for t in (mean, log_variance)], dim=-1)
+        return h
+
+
+def network(n_inputs, n_outputs, fault):
+    built = Network(n_inputs, (16,), n_outputs, "relu")
+    built.fault = fault
+    if fault == "inactive":
+        with torch.no_grad():
+            built.layers[0].bias.fill_(-50.0)
+    return built
+
+
+def encoder_with(fault):
+    return lambda shape, n_outputs: network(int(np.prod(shape)), n_outputs, fault)
+
+
+def decoder_with(fault):
+    return lambda k, shape: network(k, int(np.prod(shape)), fault)
+
+
+FAULTS = {
+    "inactive": {"encoder": encoder_with("inactive")},
+    "inactive decoder": {"decoder": decoder_with("inactive")},
+    "ignored": {"decoder": decoder_with("ignored")},
+    "copies": {"encoder": encoder_with("copies")},
+    "dominated": {"decoder": decoder_with("dominated")},
+    "unstable": {"learning_rate": 0.5},
+    "unfinished": {"max_epochs": 12, "learning_rate": 1e-3},
+    "large_noise": {"noise_variance": 7.0},
+    "optimum": {"hidden_layer_sizes": 12 * (16,)},
+}
+
+
+@shared
+def report_of(name):
+    X = with_covariance([9, 6, 4, 0.25, 0.25, 0.25], n=400)
+    X = X @ np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0]
+    options = {"hidden_layer_sizes": (16,), "max_epochs": 100, "learning_rate": 3e-3}
+    vae = DeepGaussianVAE(3, random_state=0, activation="relu", **{**options, **FAULTS[name]})
+    return diagnose(vae.fit(X), X)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_planted_fault_is_the_first_finding(name):
+    report = report_of(name)
+    assert report.categories[0] == name.split()[0], str(report)
+    assert not report.healthy
+    assert any(not verdict.holds for verdict in report.verdicts)
+    assert report.findings[0].remedies
+    if name.startswith("inactive"):
+        network = "decoder" if "decoder" in name else "encoder"
+        assert report.findings[0].numbers == {f"inactive_{network}": 1.0}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_report_speaks_in_words(name):
+    text = str(report_of(name))
+    assert not re.search(r"\((i|ii|iii|iv|v)\)", text)
+    assert "tune_noise_variance needs" not in text
+    assert ("NOT" in text) != report_of(name).healthy
+    assert "not at its optimum: E z^2" not in text
+
+
+@pytest.mark.parametrize("X", [WINE, load_breast_cancer().data], ids=["wine", "cancer"])
+@pytest.mark.parametrize("kind", [PPCA, DeepGaussianVAE])
+def test_a_dominating_scale_is_a_finding_with_a_remedy_that_works(kind, X):
+    k = 3
+    model = kind(k) if kind is PPCA else kind(k, init="ppca", max_epochs=1, random_state=0)
+    model.fit(X)
+    report = diagnose(model, X)
+    (found,) = report.findings
+    assert (found.category, found.harmful) == ("scale", True)
+    largest = int(X.var(axis=0).argmax())
+    assert f"{largest}" in found.title
+    assert found.numbers["gain"] > 1
+    assert diagnose(FactorAnalysis(k).fit(X), X).healthy
+    if kind is DeepGaussianVAE:
+        assert report.changes == {"noise_model": "diagonal"}
+        assert clone(model).set_params(**report.changes).fit(X).score(X) > model.score(X) + 1
+    else:
+        assert report.changes == {}
+    assert "scale" not in diagnose(PPCA(k).fit(scale(X)), scale(X)).categories
+
+
+def test_the_names_of_dominating_features_are_given():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(WINE, columns=[f"feature_{i}" for i in range(13)])
+    title = diagnose(PPCA(2).fit(frame), frame).findings[0].title
+    assert title == "Feature 12 (feature_12) has 99.8 % of the variance." or (
+        title == "Feature 12 (feature_12) has 99.7 % of the variance."
+    )
+
+
+@pytest.mark.parametrize("n_epochs", [40, 100])
+def test_the_vae_of_the_readme_is_not_called_healthy_before_it_is(n_epochs):
+    vae = DeepGaussianVAE(8, hidden_layer_sizes=(64,), max_epochs=n_epochs, random_state=0)
+    report = diagnose(vae.fit(DIGITS), DIGITS)
+    assert report.categories == ("unfinished",)
+    (found,) = report.findings
+    further = {40: 5.0, 100: 3.3}[n_epochs]  # as measured with twice the number of epochs
+    assert found.numbers["expected"] == pytest.approx(further, rel=0.35)
+    assert f"expect about {found.numbers['expected']:.2g} nats more" in str(report)
+
+
+def test_overfitting_is_seen_on_held_out_samples_and_in_snapshots():
+    X, held_out = CANCER[:60], CANCER[60:]
+    options = {"hidden_layer_sizes": (128,), "batch_size": 32, "random_state": 0}
+    vae = DeepGaussianVAE(4, max_epochs=800, callbacks=[Snapshot(epochs=[100])], **options)
+    report = diagnose(vae.fit(X), X, X_held_out=held_out)
+    assert report.categories == ("overfit",)
+    (found,) = report.findings
+    numbers = report.numbers
+    assert numbers["held_out_elbo"] == pytest.approx(vae.score(held_out), rel=1e-6)
+    assert numbers["held_out_reference"] == pytest.approx(PPCA(4).fit(X).score(held_out), rel=1e-6)
+    earlier = vae.snapshots_[100].score(held_out)
+    assert f"{earlier - vae.score(held_out):.3g} nats higher at epoch 100" in found.evidence[-1]
+    assert report.changes["max_epochs"] == "auto"
+    assert "overfit" not in diagnose(vae, X).categories
+    linear = diagnose(PPCA(4).fit(X), X, X_held_out=held_out)
+    assert linear.healthy, str(linear)
+
+
+STARTS = {
+    "wine": (WINE, 3, {}),
+    "few epochs": (DIGITS[:600], 4, {"max_epochs": 10}),
+    "noise": (CANCER, 4, {"noise_variance": 20.0, "max_epochs": 40}),
+    "rate": (CANCER, 4, {"learning_rate": 1.0, "max_epochs": 40}),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_the_first_advice_ends_healthy_and_improves_held_out_samples(name):
+    X, k, options = STARTS[name]
+    X = X[np.random.RandomState(0).permutation(len(X))]
+    held_out, X = X[: len(X) // 4], X[len(X) // 4 :]
+    model = DeepGaussianVAE(k, hidden_layer_sizes=(32,), random_state=0, **options)
+    scores = []
+    for _ in range(4):
+        with suppress(FloatingPointError):  # the last finite parameters are kept
+            model.fit(X)
+        report = diagnose(model, X, X_held_out=held_out)
+        scores.append(model.score(held_out))
+        if report.healthy:
+            break
+        assert report.changes
+        model.set_params(**report.changes)
+    assert report.healthy, str(report)
+    assert len(scores) > 1
+    assert (np.diff(scores) > 0).all()
+
+
+def test_the_optimal_noise_variance_needs_no_copy_of_the_networks(monkeypatch):
+    X = rows()
+    for noise_model in ("scalar", "diagonal"):
+        vae = DeepGaussianVAE(
+            3, noise_model=noise_model, noise_variance=0.7, max_epochs=3, random_state=0
+        ).fit(X)
+        tuned = vae.with_tuned_noise(X)
+        monkeypatch.setattr(type(vae), "with_tuned_noise", None)
+        numbers = Evidence(vae, X, X).numbers
+        monkeypatch.undo()
+        unit = np.mean(tuned.noise_variance_ / vae.feature_scale**2)
+        assert numbers["tuned_noise_variance"] == pytest.approx(unit, rel=1e-6)
+        assert numbers["tuned_elbo"] == pytest.approx(tuned.score(X), rel=1e-6)
+
+
+def test_fewer_draws_of_large_networks_agree_with_all(monkeypatch):
+    X = rows()
+    vae = DeepGaussianVAE(3, max_epochs=3, random_state=0).fit(X)
+    exact = vae.bound_terms(X)
+    monkeypatch.setattr("sklearn_vae.deep.vae.N_OPERATIONS", 8 * vae.net_.operations_ * len(X))
+    few = vae.bound_terms(X)
+    assert few.bound != exact.bound
+    assert few.bound == pytest.approx(exact.bound, abs=0.2)
+    assert few.kl == pytest.approx(exact.kl, rel=1e-6)
+    assert few.squared_errors == pytest.approx(exact.squared_errors, rel=0.2)
+    assert vae.bound_terms(X).bound == few.bound
