@@ -104,8 +104,8 @@ def pool(estimates: Any, variances: Any, *, complete_df: float | None = None) ->
     Notes
     -----
     With ``r = (1 + 1/m) B / T``, the degrees of freedom for complete data without limit are
-    ``(m - 1) / r^2`` [1]_ (eq. 3.1.6). With limited ones they are those of [2]_ (eq. 3). The fraction
-    of missing information is ``(R + 2 / (df + 3)) / (R + 1)`` with ``R = r / (1 - r)`` [1]_ (eq.
+    ``(m - 1) / r^2`` [1]_ (eq. 3.1.6). With limited ones they are those of [2]_. The fraction of
+    missing information is ``(R + 2 / (df + 3)) / (R + 1)`` with ``R = r / (1 - r)`` [1]_ (eq.
     3.1.10).
 
     References

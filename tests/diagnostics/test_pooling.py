@@ -5,8 +5,7 @@ from scipy.stats import t
 from sklearn_vae.diagnostics import pool
 
 
-def test_published_example():
-    """van Buuren, Flexible Imputation of Missing Data, section 2.3: the rules worked by hand."""
+def test_rules_worked_by_hand():
     estimates, variances = np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.7, 0.6])
     pooled = pool(estimates, variances)
     total = 0.6 + 4.0 / 3.0 * 1.0

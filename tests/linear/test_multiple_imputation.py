@@ -145,7 +145,7 @@ def test_intervals_hold_the_truth():
 @pytest.mark.slow
 def test_pooled_coefficients_hold_the_truth():
     rng, hits = np.random.default_rng(4), []
-    for _ in range(60):
+    for _ in range(40):
         x = rng.normal(size=(100, 2))
         X = np.column_stack([x, x @ [1.0, -0.5] + rng.normal(size=100)])
         # Whether x_0 is missing depends on the observed outcome.
