@@ -23,8 +23,8 @@ from sklearn_vae.linear.fold_factors import Split
 
 # Values of the parameters of a candidate after the first, n_components.
 Others: TypeAlias = tuple[Any, ...]
-# Returns the model of k components and other parameters, for data with a least noise variance.
-MakeModel: TypeAlias = Callable[[int, Others, float], Model]
+# Returns the model of k components and other parameters for training data.
+MakeModel: TypeAlias = Callable[[int, Others, IncompleteMoments], Model]
 
 
 class Part(NamedTuple):
@@ -196,7 +196,7 @@ class _PartSearch:
             nearest = None
             for j, others in enumerate(self._others):
                 start = ends[j] or nearest or self._training.start()
-                model = self._make(self._ks[i], others, self._training.data.least_noise)
+                model = self._make(self._ks[i], others, self._training)
                 with within_range():
                     end = maximize_expected(self._training, model, start)
                 n_failed += not end.converged

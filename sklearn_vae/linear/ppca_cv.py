@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_vae.containers import to_host
-from sklearn_vae.gaussian.expected_moments import MOST_FOR_MOMENTS, PPCAModel
+from sklearn_vae.gaussian.expected_moments import MOST_FOR_MOMENTS, IncompleteMoments, PPCAModel
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.component_search import ComponentSearch, listed, warn_not_converged
 from sklearn_vae.linear.dask_arrays import as_dask_array
@@ -229,5 +229,5 @@ class PPCACV(ComponentSearch, MissingValuesModel):
         check_choice("coordinates", self.coordinates, COORDINATES)
 
 
-def _model(k: int, others: tuple[float | None], least_noise: float) -> PPCAModel:
-    return PPCAModel(k, *others, least_noise)
+def _model(k: int, others: tuple[float | None], data: IncompleteMoments) -> PPCAModel:
+    return PPCAModel(k, *others, data.data.least_noise)
