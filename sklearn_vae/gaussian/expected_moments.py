@@ -179,9 +179,9 @@ def maximize_expected(
     history: list[float] = []
     for _ in range(max_iter):
         moments = _moments(here, units)
+        is_extrapolated = ascent is not None and here is not ascent
         try:
             fit = model.fit(moments.covariance)
-            is_extrapolated = ascent is not None and here is not ascent
             is_unbounded = model.is_unbounded(fit)
             if is_unbounded and not is_extrapolated:
                 return Fixed(moments, fit, True, False, history)
