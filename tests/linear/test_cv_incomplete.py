@@ -235,7 +235,7 @@ class TestFactorAnalysisCV:
         X, constant = incomplete_factors(), np.full(240, 0.1)
         n, rng = np.count_nonzero(~np.isnan(X)), np.random.default_rng(0)
         held_out = rng.permutation(n + 240)[:400]
-        rows, columns = np.nonzero(~np.isnan(np.c_[X, constant]))
+        columns = np.nonzero(~np.isnan(np.c_[X, constant]))[1]
         others = held_out[columns[held_out] < 9]
         cv = [(np.setdiff1d(np.arange(n + 240), held_out), held_out)]
         both = FactorAnalysisCV([0, 2], cv=cv, held_out="entries").fit(np.c_[X, constant])
