@@ -219,6 +219,20 @@ def impute(
     return filled, std
 
 
+def sample(X: np.ndarray, parameters: Parameters, rng: np.random.RandomState) -> np.ndarray:
+    """Replace missing values by a joint draw from p(x_m|x_o): draw z|x_o, then x_m|z."""
+    W, sigma2 = parameters.loadings, parameters.noise_variance
+    filled = X.copy()
+    for samples, block, q in _posteriors(X, parameters):
+        missing = np.isnan(X[samples])
+        roots = np.moveaxis(np.linalg.cholesky(np.moveaxis(q.inverse, 2, 0)), 0, 2)
+        deviations = rng.standard_normal(q.mean.shape)
+        Z = q.mean + math.sqrt(sigma2) * _multiply(roots, deviations, block.owner)
+        noise = math.sqrt(sigma2) * rng.standard_normal(missing.shape)
+        filled[samples] = np.where(missing, Z.T @ W.T + parameters.mean + noise, X[samples])
+    return filled
+
+
 def _posteriors(
     X: np.ndarray, parameters: Parameters
 ) -> Iterator[tuple[np.ndarray, Block, Posterior]]:
