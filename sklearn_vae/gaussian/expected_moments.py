@@ -183,13 +183,14 @@ def maximize_expected(
         try:
             fit = model.fit(moments.covariance)
             is_unbounded = model.is_unbounded(fit)
-            if is_unbounded and not is_extrapolated:
+            if is_unbounded and (ascent is None or here is ascent):
                 return Fixed(moments, fit, True, False, history)
             expected = data.expect(moments.mean, fit)
+            # An extrapolation may go beyond the bound although the likelihood is bounded.
             if is_unbounded and expected.log_likelihood > best:
                 return Fixed(moments, fit, True, False, history)
         except np.linalg.LinAlgError:  # extrapolated moments may be invalid
-            if not is_extrapolated:
+            if ascent is None or here is ascent:
                 raise
             here, steps = ascent, []
             continue

@@ -203,6 +203,7 @@ def _units(X: Array) -> Array:
     n, units = np.maximum(seen.sum(axis=0), 1), np.ones(X.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):
         mean = np.where(seen, X / n, 0.0).sum(axis=0)
+        mean += np.where(seen, (X - mean) / n, 0.0).sum(axis=0)
         std = np.sqrt(np.square(np.where(seen, X - mean, 0.0)).sum(axis=0) / n)
         varies = np.isfinite(std) & (std > 8.0 * 2.0**-52 * np.abs(mean))
     units[varies] = std[varies]
