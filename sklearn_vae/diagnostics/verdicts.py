@@ -72,7 +72,7 @@ def _noise(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
         reason = "it hides dimensions" if is_small else f"the optimum would add {in_nats(gain)}"
         yield Verdict("noise", False, f"noise variance not at its optimum: {reason}.")
     elif is_small:
-        text = f"noise variance at its optimum, which would add {in_nats(gain)}."
+        text = f"noise variance at its optimum within {in_nats(gain)}."
         yield Verdict("noise", True, text)
     elif case.fixed_noise is None and is_validated(case):
         text = "noise variance chosen by validation samples"

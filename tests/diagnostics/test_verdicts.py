@@ -144,7 +144,7 @@ def test_the_vae_of_the_readme_is_not_called_healthy_before_it_is(n_epochs):
 @shared
 def stopped():
     """A VAE that has stopped far from convergence."""
-    return DeepGaussianVAE(3, max_epochs=15, random_state=0).fit(CANCER)
+    return DeepGaussianVAE(3, max_epochs=5, random_state=0).fit(CANCER)
 
 
 def elsewhere(**options):
