@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from sklearn_vae.containers import to_host
-from sklearn_vae.diagnostics.convergence import Trend, trend_of
 from sklearn_vae.diagnostics.dimensions import Collapse, collapse_of, standard_posterior
 from sklearn_vae.diagnostics.entropies import Entropies, average_terms, entropies_of
 from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianReference
 from sklearn_vae.gaussian.arrays import to_device_of
+from sklearn_vae.gaussian.trend import Trend, trend_of
 from sklearn_vae.protocol import Array, LatentModel
 
 # Shortfall from the reference that is tolerated: this share of the reference's gain over a model

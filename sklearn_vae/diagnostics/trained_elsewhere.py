@@ -10,7 +10,6 @@ import numpy as np
 from sklearn_vae.containers import to_host
 from sklearn_vae.diagnostics.advice import other
 from sklearn_vae.diagnostics.advice_elsewhere import ON_REDUCTION, ON_WARMUP
-from sklearn_vae.diagnostics.convergence import trend_of
 from sklearn_vae.diagnostics.dimensions import (
     collapse_of,
     curve_of,
@@ -20,6 +19,7 @@ from sklearn_vae.diagnostics.dimensions import (
 from sklearn_vae.diagnostics.evidence import NATS
 from sklearn_vae.diagnostics.report import CollapseReport, Finding, Verdict
 from sklearn_vae.diagnostics.texts import in_nats
+from sklearn_vae.gaussian.trend import trend_of
 from sklearn_vae.protocol import LatentModel
 
 

@@ -19,6 +19,7 @@ from sklearn_vae.diagnostics.advice import (
 from sklearn_vae.diagnostics.evidence import NATS, Evidence
 from sklearn_vae.diagnostics.report import Finding
 from sklearn_vae.diagnostics.texts import in_nats, shortfall
+from sklearn_vae.gaussian.trend import OPEN_SHARE
 
 # Training is unstable if its bound falls by this multiple of the margin from its highest level, or
 # if it varies by this multiple between steps.
@@ -29,11 +30,6 @@ JUMP = 3.0
 # without latent dimensions, more than this multiple of the share that the linear model loses.
 LOST_SHARE = 0.5
 LINEAR_MULTIPLE = 2.0
-
-
-# Training has converged if twice the number of steps would bring at most this share of the gain over
-# a model without latent dimensions, of this model or the linear one, plus some nats.
-OPEN_SHARE = 0.05
 
 
 def unstable(case: Evidence) -> Finding | None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import scale
 
 from sklearn_vae import PPCA, DeepGaussianVAE, FactorAnalysis, Snapshot
@@ -133,12 +134,15 @@ def test_the_names_of_dominating_features_are_given():
 @pytest.mark.parametrize("n_epochs", [40, 100])
 def test_the_vae_of_the_readme_is_not_called_healthy_before_it_is(n_epochs):
     vae = DeepGaussianVAE(8, hidden_layer_sizes=(64,), max_epochs=n_epochs, random_state=0)
-    report = diagnose(vae.fit(DIGITS), DIGITS)
+    with pytest.warns(ConvergenceWarning, match="has not converged") as caught:
+        vae.fit(DIGITS)
+    report = diagnose(vae, DIGITS)
     assert report.categories == ("unfinished",)
     (found,) = report.findings
     further = {40: 5.0, 100: 3.3}[n_epochs]  # as measured with twice the number of epochs
     assert found.numbers["expected"] == pytest.approx(further, rel=0.35)
     assert f"expect about {found.numbers['expected']:.2g} nats more" in str(report)
+    assert f"would add about {found.numbers['expected']:.2g};" in str(caught[0].message)
 
 
 @shared
