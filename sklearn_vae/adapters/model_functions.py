@@ -54,11 +54,23 @@ class ModelFunctions:
         arguments = (y,) if c is None else (y, c)
         like = y if isinstance(y, Tensor) else torch.from_numpy(y)
         q = DiagonalNormal(
-            *posterior_parameters(lambda: self.encode(*arguments), self.spread, like)
+            *posterior_parameters(lambda: self._call("encode", *arguments), self.spread, like)
         )
         self._n_features = self._target(x, y).shape[1]
         self.n_components_ = q.mean.shape[1]
         return q
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """Call `encode` or `decode`; tell the shape of its inputs if it fails."""
+        try:
+            return getattr(self, name)(*arguments)
+        except Exception as error:
+            shapes = " and ".join(str(tuple(array.shape)) for array in arguments)
+            error.add_note(
+                f"{name} was called with an input of shape {shapes}. If it expects another shape of "
+                "samples, set input_shape."
+            )
+            raise
 
     def _normal_prior(self, q: DiagonalNormal) -> DiagonalNormal:
         mean, variance = (
@@ -109,7 +121,7 @@ class ModelFunctions:
     def _decoded(self, z: Tensor, c: Any, n_features: int | None = None) -> Any:
         """Return p(x|z) for z of shape (n_samples, n_components)."""
         inputs = z if self.device is not None else z.numpy()
-        output = self.decode(inputs) if c is None else self.decode(inputs, c)
+        output = self._call("decode", inputs, *(() if c is None else (c,)))
         parts = decoder_parts(output, z)
         if any(isinstance(part, Tensor) and part.ndim < 2 for part in parts):
             raise ValueError(
@@ -186,7 +198,14 @@ class ModelFunctions:
             block, c = block[:, :-n_covariates], self._given(block[:, -n_covariates:])
         x = self._given(block)
         tensor = x if isinstance(x, Tensor) else torch.from_numpy(x)
-        y = x if self.input_shape is None else x.reshape(len(x), *self.input_shape)
+        y = x
+        if self.input_shape is not None:
+            if x.shape[1] != math.prod(self.input_shape):
+                raise ValueError(
+                    f"X must have {math.prod(self.input_shape)} features with "
+                    f"input_shape={tuple(self.input_shape)}, got {x.shape[1]}."
+                )
+            y = x.reshape(len(x), *self.input_shape)
         if self.preprocess is not None:
             y = self.preprocess(y)
             checked = as_tensor(y, tensor, "The output of preprocess")

@@ -8,11 +8,10 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import linregress
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.deep.epoch_search import EpochSearch
+from sklearn_vae.gaussian.trend import OPEN_SHARE, trend_of
 
 # Number of epochs from which a fit with a given number of them is judged.
 MIN_EPOCHS = 20
@@ -22,14 +21,9 @@ MIN_EPOCHS = 20
 LOST_SHARE = 0.5
 
 # Share of the gain over a model without latent dimensions, and number of nats per sample, by which a
-# fit may be below the linear model, or may still rise if the number of epochs is doubled.
+# fit may be below the linear model.
 MARGIN_SHARE = 0.02
 MARGIN_NATS = 0.1
-
-# Share of the epochs at the end from which the slope of the bound is estimated, and multiple of its
-# standard error that it must exceed.
-LAST_SHARE = 0.2
-SIGNIFICANT = 2.0
 
 # A fixed noise variance above this multiple of pPCA's noise variance is too large.
 NOISE_RATIO = 1.1
@@ -80,7 +74,7 @@ def warn_of_outcome(model: Any, bounds: Bounds, search: EpochSearch | None) -> N
         text = text or _search_still_rises(model, search)
     elif is_judged(model, search):
         text = text or _hides_dimensions(model, bounds, margin) or _is_worse(model, bounds, margin)
-        text = text or _still_rises(model, margin)
+        text = text or _still_rises(model, bounds)
     if text:
         warnings.warn(text, ConvergenceWarning, stacklevel=5)
 
@@ -135,32 +129,21 @@ def _is_worse(model: Any, bounds: Bounds, margin: float) -> str:
     )
 
 
-def _still_rises(model: Any, margin: float) -> str:
+def _still_rises(model: Any, bounds: Bounds) -> str:
     if model.stopped_early:
         return ""
     samples = "validation" if "validation_bound" in model.history_ else "training"
-    bounds = model.history_["validation_bound" if samples == "validation" else "bound"]
-    expected = expected_rise(bounds[: model._n_epochs_at_rate()])
-    if expected <= margin:
+    history = model.history_["validation_bound" if samples == "validation" else "bound"]
+    trend = trend_of(history[: model._n_epochs_at_rate()])
+    if (
+        not trend.rises
+        or trend.expected <= OPEN_SHARE * bounds.gain + MARGIN_NATS * model._has_nats
+    ):
         return ""
     return (
-        f"Training has not converged: the bound of {samples} samples still rises, and {len(bounds)} "
-        f"more epochs would add about {expected:.2g}; {_remedy(model)}."
+        f"Training has not converged: the bound of {samples} samples still rises, and {len(history)} "
+        f"more epochs would add about {trend.expected:.2g}; {_remedy(model)}."
     )
-
-
-def expected_rise(values: NDArray[Any]) -> float:
-    """Return the expected rise of a bound if the number of epochs is doubled, 0 if it is chance.
-
-    The slope at the end is extrapolated in proportion to the reciprocal of the number of epochs.
-    """
-    values = values[np.isfinite(values)]
-    n = len(values)
-    if n < MIN_EPOCHS // 2:
-        return 0.0
-    last = values[-max(MIN_EPOCHS // 4, round(LAST_SHARE * n)) :]
-    line = linregress(np.arange(len(last)), last)
-    return n * math.log(2.0) * line.slope if line.slope > SIGNIFICANT * line.stderr else 0.0
 
 
 def _remedy(model: Any) -> str:

@@ -179,8 +179,18 @@ def automatic_training(model: EncoderDecoder) -> dict[str, Any] | None:
     }
 
 
-def on_objective(parameters: dict[str, Any]) -> Remedy:
+def on_size(case: Evidence, n_components: int, text: str) -> Remedy:
+    """Return the remedy of too many latent dimensions."""
+    if case.model.trained_elsewhere:
+        return other(f"{text}: {n_components} instead of {case.k}")
+    return _remedy(text, {"n_components": n_components})
+
+
+def on_objective(model: EncoderDecoder) -> Remedy:
     """Return the remedy of an objective that is not the ELBO."""
+    if model.trained_elsewhere:
+        return other(elsewhere.ON_OBJECTIVE)
+    parameters = model.parameters
     values = {"objective": "elbo", "kl_weight": 1, "free_bits": 0}
     changes = {name: v for name, v in values.items() if parameters.get(name, v) != v}
     return _remedy("train on the ELBO", changes)
@@ -188,6 +198,9 @@ def on_objective(parameters: dict[str, Any]) -> Remedy:
 
 def on_rate(model: EncoderDecoder) -> Iterator[Remedy]:
     """Yield remedies of a learning rate that is too high."""
+    if model.trained_elsewhere:
+        yield other("reduce the learning rate, for example to a tenth")
+        return
     rate = model.parameters.get("learning_rate")
     if not isinstance(rate, float | int):
         return

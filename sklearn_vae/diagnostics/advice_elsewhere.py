@@ -9,6 +9,17 @@ import numpy as np
 
 from sklearn_vae.diagnostics.evidence import Evidence
 
+ON_OBJECTIVE = (
+    "train on the ELBO: sum the reconstruction loss over features and the KL over dimensions, and give "
+    "the KL the weight 1"
+)
+
+ON_REDUCTION = (
+    "check that the reconstruction loss is summed over features: an average over d features acts like "
+    "d times the weight of the KL"
+)
+ON_WARMUP = "increase the weight of the KL from 0 to 1 over the first tenth of the epochs"
+
 
 def on_noise(case: Evidence) -> Iterator[str]:
     """Yield advice on the noise variance that a loss implies."""
@@ -38,15 +49,17 @@ def on_noise(case: Evidence) -> Iterator[str]:
         yield "turn off free bits, which hide collapse"
     if case.fixed_noise is None:
         yield "start with the noise variance of pPCA" + ("" if per_feature else f": {value:.3g}")
-        yield "increase the weight of the KL from 0 to 1 over the first tenth of the epochs"
+        yield ON_WARMUP
 
 
 def on_optimum(model: Any, is_deep: bool) -> Iterator[str]:
     """Yield advice on bad local optima."""
+    if model.observation_family != "gaussian":
+        yield ON_REDUCTION
     if is_deep:
         yield f"use fewer layers: the deeper network has {model.n_layers}"
     yield "train longer, or with a lower learning rate"
-    yield "increase the weight of the KL from 0 to 1 over the first tenth of the epochs"
+    yield ON_WARMUP
     yield (
         "fit a DeepGaussianVAE or DeepBernoulliVAE, which starts at the linear model, to see "
         "what these data allow"

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from sklearn_vae.containers import to_host
-from sklearn_vae.diagnostics.convergence import Trend, trend_of
 from sklearn_vae.diagnostics.dimensions import Collapse, collapse_of, standard_posterior
 from sklearn_vae.diagnostics.entropies import Entropies, average_terms, entropies_of
 from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianReference
 from sklearn_vae.gaussian.arrays import to_device_of
+from sklearn_vae.gaussian.trend import Trend, trend_of
 from sklearn_vae.protocol import Array, LatentModel
 
 # Shortfall from the reference that is tolerated: this share of the reference's gain over a model
@@ -62,8 +62,7 @@ class Evidence:
             if self.is_bernoulli
             else self._gaussian_reference(model.observations(to_host(X)), observed)
         )
-        # ELBO of the reference with its own noise variance, and with the fixed one of the model:
-        # -inf if that differs between features.
+        # ELBO of the reference with its own noise variance, and with that of the model if it is fixed.
         self.matched_bound = self.reference_bound = float(self.reference.bound)
         # Gain of the reference over a model without latent dimensions, and tolerated shortfall.
         self.gain = max(self.reference_bound - self.reference.baseline, 0.0)
@@ -110,6 +109,11 @@ class Evidence:
         else:
             name = "factor analysis" if np.ndim(self.reference.scale) else "pPCA"
         return f"{name} with the same number of dimensions"
+
+    @property
+    def matched_model(self) -> str:
+        """Name of the reference with the noise variance of the model if that is fixed."""
+        return self.linear_model + " and noise variance" * (self.fixed_noise is not None)
 
     @property
     def has_lost_dimensions(self) -> bool:
@@ -227,10 +231,7 @@ class Evidence:
 
     def _compare_noise(self, squared_errors: Array | None) -> None:
         if self.fixed_noise is not None:
-            is_scalar = np.ndim(self.fixed_noise) == 0 and np.ndim(self.reference.scale) == 0
-            self.matched_bound = (
-                self.reference.bound_at(float(self.fixed_noise)) if is_scalar else -np.inf
-            )
+            self.matched_bound = self.reference.bound_with(self.fixed_noise)
         self.numbers["reference_noise_variance"] = self.reference.noise_variance
         noise = self.model.shared_noise_variance
         if noise is None:

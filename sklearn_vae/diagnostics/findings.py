@@ -18,6 +18,7 @@ from sklearn_vae.diagnostics.advice import (
     on_noise,
     on_objective,
     on_optimum,
+    on_size,
     other,
 )
 from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, WEAK_KL, Evidence
@@ -69,7 +70,7 @@ def dominating_feature(case: Evidence) -> Finding | None:
             f"The noise variance {case.noise:.4g} is the same for all features, and above the "
             f"variance of {int((variances < case.noise).sum())} of {len(variances)} features."
         ),
-        f"On standardized features, pPCA has {gain:.4g} nats more, in units of X.",
+        f"pPCA of the standardized features describes X better, by {gain:.4g} nats per sample.",
     )
     remedies = [other("standardize the features, for example with StandardScaler")]
     if "noise_model" in case.parameters:
@@ -77,6 +78,8 @@ def dominating_feature(case: Evidence) -> Finding | None:
         changes |= {} if case.fixed_noise is None else {"noise_variance": None}
         text = "use a noise variance per feature"
         remedies.insert(0, Remedy(f'{text}: noise_model="diagonal"', changes))
+    elif case.model.trained_elsewhere:
+        remedies.append(other("or learn a noise variance per feature"))
     else:
         remedies.append(other("or use FactorAnalysis, which has a noise variance per feature"))
     numbers = {"share": share, "gain": gain}
@@ -94,7 +97,7 @@ def _named(case: Evidence, indices: Array) -> str:
 
 def _percent(share: float) -> str:
     """Write a share in percent, rounded down to one decimal."""
-    return f"{math.floor(1000.0 * share) / 10.0:g} %"
+    return f"{math.floor(1000.0 * share) / 10.0:g}%"
 
 
 # Variances of p(x|z), relative to those of the features. A variance is near zero if it is below
@@ -146,10 +149,10 @@ def degenerate_variances(case: Evidence) -> Finding | None:
             "The ELBO grows without limit if even a few values are reproduced without noise, "
             "however badly all others are modeled."
         )
-    changes = {"noise_model": "diagonal"} if "noise_model" in case.parameters else {}
-    remedies = [
-        Remedy('use the same noise variance for all z: noise_model="diagonal" or "scalar"', changes)
-    ]
+    remedies = [other("use the same noise variance for all z")]
+    if "noise_model" in case.parameters:
+        text = f'{remedies[0].text}: noise_model="diagonal" or "scalar"'
+        remedies = [Remedy(text, {"noise_model": "diagonal"})]
     if copies:
         remedies.append(other("remove repeated samples"))
     if harmful:
@@ -248,7 +251,7 @@ def another_objective(case: Evidence) -> Finding | None:
             f"The model was trained with kl_weight={case.kl_weight:g} and free_bits={free_bits:g}.",
         ),
         {"short": case.shortfall},
-        (on_objective(case.parameters),),
+        (on_objective(case.model),),
     )
 
 
@@ -329,12 +332,7 @@ def superfluous_dimensions(case: Evidence) -> Finding | None:
         False,
         (text, *errors(case)),
         {"collapsed": case.n_collapsed, "active": case.n_active},
-        (
-            Remedy(
-                f"drop them to save time: n_components={max(case.n_active, 1)}",
-                {"n_components": max(case.n_active, 1)},
-            ),
-        ),
+        (on_size(case, max(case.n_active, 1), "drop them to save time"),),
     )
 
 

@@ -101,6 +101,14 @@ class GaussianReference:
         """Compute the log-likelihood of pPCA with a fixed noise variance."""
         return self._bound_of_ppca(self.subset, noise_variance)
 
+    def bound_with(self, noise_variance: Any) -> float:
+        """Compute the maximum likelihood for fixed noise variances, in squared units of X."""
+        if not np.ndim(noise_variance) and not np.ndim(self.scale):
+            return self.bound_at(float(noise_variance))
+        # In units of the noise, factor analysis is pPCA.
+        std = np.sqrt(np.broadcast_to(noise_variance, self.X.shape[1]).astype(np.float64))
+        return GaussianReference(self.X, self.subset, self.n_components, std).bound_at(1.0)
+
     def _bound_of_ppca(self, samples: Array, noise_variance: float) -> float:
         # The components of pPCA are the same for all noise variances.
         lengths = np.sqrt(np.maximum(self.eigenvalues - noise_variance, 0.0))

@@ -17,10 +17,6 @@ from sklearn_vae.protocol import Array
 MAX_LISTED = 12
 
 
-# Titles of the verdicts, by name.
-VERDICTS = ("collapse", "linear", "noise", "scale", "convergence", "held_out")
-
-
 @dataclass(frozen=True, eq=False)
 class Verdict:
     """Verdict of :func:`diagnose` on one aspect of a model.
@@ -242,23 +238,28 @@ class CollapseReport:
         """Model, size of the data, and whether the model is healthy."""
         verdict = "healthy" if self.healthy else "not healthy"
         return (
-            f"{self.estimator} with {self.n_components} latent dimensions, {self.n_samples} "
+            f"{self.estimator} with {self.n_components} latent dimension"
+            f"{'s' * (self.n_components != 1)}, {self.n_samples} "
             f"samples, {self.n_features} features: {verdict}."
         )
 
     @property
     def state(self) -> list[str]:
         """Verdicts, collapsed dimensions, and entropies, one sentence each."""
-        lines = [f"{'ok ' if v.holds else 'NOT'} {v.text}" for v in self.verdicts]
+        lines = [f"{'ok ' if v.holds else 'BAD'} {v.text}" for v in self.verdicts]
         if self.collapse is None or self.entropies is None:
             return lines
         collapsed = self.collapse.collapsed
-        definition = f"(epsilon {self.collapse.epsilon}, delta {self.collapse.delta})"
-        text = f"No dimension has collapsed {definition}."
+        definition = (
+            f"KL of at most {self.collapse.epsilon:g} nats for {1.0 - self.collapse.delta:.0%} of "
+            "the samples"
+        )
+        text = f"No dimension has collapsed ({definition})."
         if n := len(collapsed):
             listed = ", ".join(map(str, collapsed[:MAX_LISTED])) + (", ..." * (n > MAX_LISTED))
-            text = f"{n} of {self.n_components} dimensions have collapsed {definition}: {listed}."
-        return [*lines, text, str(self.entropies).splitlines()[0]]
+            text = f"{n} of {self.n_components} dimensions have collapsed ({definition}): {listed}."
+        entropies = str(self.entropies).splitlines()[0]
+        return [*lines, text, f"{entropies} At an optimum they are equal."]
 
 
 def _as_builtin(value: Any) -> Any:

@@ -93,8 +93,8 @@ def diagnose(
     TypeError
         If the estimator lacks one of the methods above.
     ValueError
-        If X or `X_held_out` has missing values, a wrong number of features, or only identical samples, or if the
-        noise variance of the model is 0.
+        If X or `X_held_out` has missing values, a wrong number of features, or only identical
+        samples, or if the noise variance of the model is 0.
 
     See Also
     --------

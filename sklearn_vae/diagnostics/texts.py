@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from sklearn_vae.diagnostics.evidence import Evidence
+
+# Gains in nats that are rounding errors.
+ROUNDING = 1e-6
+
+
+def in_nats(value: float) -> str:
+    """Write a number of nats with two digits."""
+    return f"{float(f'{value:.2g}') if abs(value) >= ROUNDING else 0.0:g} nats"
 
 
 def noise_and_optimum(case: Evidence) -> str:
@@ -22,18 +28,15 @@ def noise_and_optimum(case: Evidence) -> str:
 def difference(case: Evidence) -> str:
     """Compare the ELBO with that of the linear model, in the second half of a sentence."""
     nats = case.elbo - case.reference_bound
-    return f"differs by {nats:+.4g} nats from that of {case.linear_model}"
+    return f"is {abs(nats):.4g} nats {'above' if nats > 0 else 'below'} that of {case.linear_model}"
 
 
 def shortfall(case: Evidence) -> str:
     """Compare the ELBO with those of the linear model and of a model without latents."""
-    is_matched = bool(np.isfinite(case.matched_bound))
-    bound = case.matched_bound if is_matched else case.reference_bound
-    noise = " and noise variance" if case.fixed_noise is not None and is_matched else ""
     return (
-        f"The ELBO is {case.elbo:.6g}, compared with {bound:.6g} ({bound - case.elbo:+.4g} nats) "
-        f"for {case.linear_model}{noise} and {case.numbers['without_latents']:.6g} for a model "
-        "without latent dimensions."
+        f"The ELBO is {case.elbo:.6g}, compared with {case.matched_bound:.6g} "
+        f"({case.shortfall:+.4g} nats) for {case.matched_model} and "
+        f"{case.numbers['without_latents']:.6g} for a model without latent dimensions."
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from sklearn_vae.containers import to_host
-from sklearn_vae.diagnostics.convergence import trend_of
+from sklearn_vae.diagnostics.advice import other
+from sklearn_vae.diagnostics.advice_elsewhere import ON_REDUCTION, ON_WARMUP
 from sklearn_vae.diagnostics.dimensions import (
     collapse_of,
     curve_of,
@@ -17,6 +18,8 @@ from sklearn_vae.diagnostics.dimensions import (
 )
 from sklearn_vae.diagnostics.evidence import NATS
 from sklearn_vae.diagnostics.report import CollapseReport, Finding, Verdict
+from sklearn_vae.diagnostics.texts import in_nats
+from sklearn_vae.gaussian.trend import trend_of
 from sklearn_vae.protocol import LatentModel
 
 
@@ -41,7 +44,10 @@ def report_without_reference(model: LatentModel, X: Any, subset: Any) -> Collaps
             "model can tell whether the data has more than the active dimensions."
         )
         title = "All dimensions have collapsed." if not n_active else "Some dimensions are unused."
-        findings = (Finding("superfluous", title, not n_active, (text,), {"active": n_active}, ()),)
+        remedies = tuple(map(other, (ON_REDUCTION, ON_WARMUP))) if not n_active else ()
+        findings = (
+            Finding("superfluous", title, not n_active, (text,), {"active": n_active}, remedies),
+        )
     state = f"{n_active} of {k} dimensions are active"
     collapse_text = f"no total collapse: {state}." if n_active else f"total collapse: {state}."
     return CollapseReport(
@@ -69,8 +75,8 @@ def _convergence(model: LatentModel) -> Verdict:
         return Verdict("convergence", True, text)
     if trend.rises and trend.expected > NATS:
         text = (
-            f"the ELBO still rises by {trend.slope:.2g} nats per epoch; expect about "
-            f"{trend.expected:.2g} nats more from twice the number of epochs."
+            f"the ELBO still rises by {in_nats(trend.slope)} per epoch; expect about "
+            f"{in_nats(trend.expected)} more from twice the number of epochs."
         )
         return Verdict("convergence", False, text)
-    return Verdict("convergence", True, f"converged within {max(trend.possible, 0.0):.2g} nats.")
+    return Verdict("convergence", True, f"converged within {in_nats(trend.possible)}.")

@@ -13,11 +13,13 @@ from sklearn_vae.diagnostics.advice import (
     on_length,
     on_objective,
     on_rate,
+    on_size,
     other,
 )
 from sklearn_vae.diagnostics.evidence import NATS, Evidence
 from sklearn_vae.diagnostics.report import Finding
-from sklearn_vae.diagnostics.texts import shortfall
+from sklearn_vae.diagnostics.texts import in_nats, shortfall
+from sklearn_vae.gaussian.trend import OPEN_SHARE
 
 # Training is unstable if its bound falls by this multiple of the margin from its highest level, or
 # if it varies by this multiple between steps.
@@ -30,15 +32,11 @@ LOST_SHARE = 0.5
 LINEAR_MULTIPLE = 2.0
 
 
-# Training has converged if twice the number of steps would bring at most this share of the gain over
-# a model without latent dimensions, of this model or the linear one, plus some nats.
-OPEN_SHARE = 0.05
-
-
 def unstable(case: Evidence) -> Finding | None:
     """Find a learning rate that is too high for training to settle."""
     trend = case.trend
-    if not trend.is_known or not case.is_below or "learning_rate" not in case.parameters:
+    has_rate = case.model.trained_elsewhere or "learning_rate" in case.parameters
+    if not trend.is_known or not case.is_below or not has_rate:
         return None
     varies = trend.noise > JUMP * case.margin and not trend.rises and not is_stuck(case)
     if not (trend.fall > FALL * case.margin or varies or _is_far_below(case)):
@@ -59,7 +57,8 @@ def unstable(case: Evidence) -> Finding | None:
 
 def _is_far_below(case: Evidence) -> bool:
     """Return whether a network that outputs the mean, as untrained ones do, is better."""
-    if case.is_bernoulli or case.fixed_noise is not None:
+    # Another library may train the noise variance slowly.
+    if case.is_bernoulli or case.fixed_noise is not None or case.model.trained_elsewhere:
         return False
     return bool(case.elbo < case.reference.bound_of_mean - FALL * case.margin)
 
@@ -71,7 +70,7 @@ def overfitting(case: Evidence) -> Finding | None:
         return None
     remedies = []
     if not case.is_elbo:
-        remedies.append(on_objective(case.parameters))
+        remedies.append(on_objective(case.model))
     if (changes := automatic_training(case.model)) is not None:
         text = "choose the number of epochs by validation, starting at the linear model"
         remedies.append(Remedy(f'{text}: max_epochs="auto"', changes))
@@ -79,8 +78,7 @@ def overfitting(case: Evidence) -> Finding | None:
         text = "stop when validation samples no longer gain: early_stopping=True"
         remedies.append(Remedy(text, {"early_stopping": True}))
     if case.k > 1:
-        k = max(1, case.k // 2)
-        remedies.append(Remedy(f"use fewer dimensions: n_components={k}", {"n_components": k}))
+        remedies.append(on_size(case, case.k // 2, "use fewer dimensions"))
     remedies.append(other("use more samples"))
     numbers: dict[str, float] = {
         name: case.numbers[name]
@@ -183,17 +181,17 @@ def open_gain(case: Evidence) -> str:
         return f"the history has only {case.n_steps} values, too few to judge convergence"
     if trend.rises and trend.expected > tolerance(case):
         return (
-            f"the ELBO{of} still rises by {trend.slope:.2g} nats per {case.step} (+/- "
-            f"{trend.error:.1g}); expect about {trend.expected:.2g} nats more from twice the "
+            f"the ELBO{of} still rises by {in_nats(trend.slope)} per {case.step} (+/- "
+            f"{trend.error:.1g}); expect about {in_nats(trend.expected)} more from twice the "
             f"number of {case.step}s"
         )
     if trend.possible > tolerance(case):
         return (
-            f"the ELBO{of} varies by {trend.noise:.2g} nats between {case.step}s, so twice their "
-            f"number could bring up to {trend.possible:.2g} nats more"
+            f"the ELBO{of} varies by {in_nats(trend.noise)} between {case.step}s, so twice their "
+            f"number could bring up to {in_nats(trend.possible)} more"
         )
     if case.is_elbo and rescaling > tolerance(case):
-        return f"rescaling the latent dimensions and the noise would add {rescaling:.2g} nats"
+        return f"rescaling the latent dimensions and the noise would add {in_nats(rescaling)}"
     return ""
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from sklearn_vae.diagnostics.evidence import WEAK_KL, Evidence
 from sklearn_vae.diagnostics.report import Finding, Verdict
+from sklearn_vae.diagnostics.texts import ROUNDING, in_nats
 from sklearn_vae.diagnostics.training_findings import is_validated, open_gain, possible_gain
 
 # Categories of the findings that are about collapse.
-OF_COLLAPSE = {"degenerate", "inactive", "ignored", "large_noise", "copies", "dominated", "optimum"}
+COLLAPSE_CAUSES = {
+    "degenerate",
+    "inactive",
+    "ignored",
+    "large_noise",
+    "copies",
+    "dominated",
+    "optimum",
+}
 
 
 def verdicts(case: Evidence, findings: tuple[Finding, ...]) -> tuple[Verdict, ...]:
@@ -28,35 +35,31 @@ def verdicts(case: Evidence, findings: tuple[Finding, ...]) -> tuple[Verdict, ..
 
 
 def _collapse(case: Evidence, harmful: dict[str, Finding]) -> Verdict:
-    causes = [finding.title for name, finding in harmful.items() if name in OF_COLLAPSE]
+    causes = [finding.title for name, finding in harmful.items() if name in COLLAPSE_CAUSES]
     is_lost = bool(case.n_collapsed) and case.has_lost_dimensions
     if causes or is_lost:
         n_weak = int((case.collapse.kl_per_dim <= WEAK_KL).sum())
-        text = f"harmful collapse: {n_weak} of {case.k} dimensions carry at most {WEAK_KL:g} nats"
+        text = (
+            f"harmful collapse: KL of at most {WEAK_KL:g} nats in {n_weak} of {case.k} dimensions"
+        )
         return Verdict("collapse", False, text + (f". {causes[0]}" if causes else "."))
     if not case.n_collapsed:
-        return Verdict(
-            "collapse", True, f"no harmful collapse: all {case.k} dimensions are active."
-        )
-    text = f"no harmful collapse: the {case.n_collapsed} collapsed dimensions carry no information."
-    return Verdict("collapse", True, text)
+        which = "the latent dimension is" if case.k == 1 else f"all {case.k} dimensions are"
+        return Verdict("collapse", True, f"no harmful collapse: {which} active.")
+    text = f"{case.n_collapsed} of {case.k} dimensions have collapsed, and are not needed"
+    return Verdict("collapse", True, f"no harmful collapse: {text}.")
 
 
 def _linear(case: Evidence) -> Verdict:
-    is_matched = bool(np.isfinite(case.matched_bound))
-    nats = -case.shortfall if is_matched else case.elbo - case.reference_bound
-    name = case.linear_model
-    if case.fixed_noise is not None and is_matched:
-        name += " and noise variance"
+    nats, name = -case.shortfall, case.matched_model
     if case.is_below:
-        return Verdict("linear", False, f"bound {-nats:.3g} nats below {name}.")
-    if case.model.is_linear or abs(nats) < 1e-6 * max(1.0, abs(case.elbo)):
+        return Verdict("linear", False, f"bound {in_nats(-nats)} below {name}.")
+    if case.model.is_linear or abs(nats) < ROUNDING * max(1.0, abs(case.elbo)):
         return Verdict("linear", True, f"bound equal to that of {name}.")
     if nats < 0:
-        text = f"bound {-nats:.2g} nats below {name}, within {case.margin:.2g} nats."
-    else:
-        text = f"bound {nats:.3g} nats above {name}."
-    return Verdict("linear", True, text)
+        margin = f"less than the margin of {in_nats(case.margin)}"
+        return Verdict("linear", True, f"bound {in_nats(-nats)} below {name}, {margin}.")
+    return Verdict("linear", True, f"bound {in_nats(nats)} above {name}.")
 
 
 def _noise(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
@@ -66,18 +69,18 @@ def _noise(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
     wrong = {"noise", "large_noise"} & harmful.keys()
     is_small = gain <= case.margin
     if wrong:
-        reason = "it hides dimensions" if is_small else f"the optimum would add {gain:.2g} nats"
+        reason = "it hides dimensions" if is_small else f"the optimum would add {in_nats(gain)}"
         yield Verdict("noise", False, f"noise variance not at its optimum: {reason}.")
     elif is_small:
-        text = f"noise variance at its optimum, which would add {gain:.2g} nats."
+        text = f"noise variance at its optimum within {in_nats(gain)}."
         yield Verdict("noise", True, text)
     elif case.fixed_noise is None and is_validated(case):
         text = "noise variance chosen by validation samples"
-        yield Verdict("noise", True, f"{text}; that of the training samples adds {gain:.2g} nats.")
+        yield Verdict("noise", True, f"{text}; that of the training samples adds {in_nats(gain)}.")
     elif "noise variance" in case.entropies.gap.active_bounds:
         yield Verdict("noise", True, "noise variance at its lower limit.")
     else:
-        text = f"noise variance not at its optimum, which would add {gain:.2g} nats."
+        text = f"noise variance not at its optimum, which would add {in_nats(gain)}."
         yield Verdict("noise", False, text)
 
 
@@ -93,7 +96,7 @@ def _scale(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
 
 def _convergence(case: Evidence, harmful: dict[str, Finding]) -> Verdict:
     if "unstable" in harmful:
-        text = f"training is unstable: the ELBO varies by {case.trend.noise:.2g} nats."
+        text = f"training is unstable: the ELBO varies by {in_nats(case.trend.noise)}."
         return Verdict("convergence", False, text)
     if text := open_gain(case):
         return Verdict("convergence", False, f"not converged: {text}.")
@@ -105,9 +108,10 @@ def _converged(case: Evidence) -> str:
         return "converged: no training improved the linear model on validation samples."
     if case.n_steps and is_validated(case):
         return f"converged: validation samples chose the number of {case.step}s."
-    is_unknown = case.is_trained and not case.n_steps
-    reason = ", as the entropies show; there is no history of training" if is_unknown else ""
-    return f"converged within {possible_gain(case):.2g} nats{reason}."
+    gain = in_nats(possible_gain(case))
+    if case.is_trained and not case.n_steps:
+        return f"convergence not judged without a history; rescaling the latents would add {gain}."
+    return f"converged within {gain}."
 
 
 def _held_out(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
@@ -119,6 +123,6 @@ def _held_out(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
         nats = numbers["held_out_elbo"] - numbers["held_out_reference"]
         side = "above" if nats >= 0 else "below"
         text = (
-            f"no overfitting: held-out samples are {abs(nats):.2g} nats {side} {case.linear_model}."
+            f"no overfitting: held-out samples are {in_nats(abs(nats))} {side} {case.linear_model}."
         )
         yield Verdict("held_out", True, text)

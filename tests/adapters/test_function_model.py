@@ -497,6 +497,17 @@ def test_images_are_reshaped_for_the_functions():
     np.testing.assert_allclose(model.score_samples(rows()), expected.score_samples(rows()))
     assert set(shapes) == {(1, 2, 4)}
     assert model.conditional(np.zeros((3, 2)))[0].shape == (3, 8)
+    with pytest.raises(ValueError, match=r"X must have 8 features with input_shape=\(1, 2, 4\)"):
+        model.transform(rows()[:, :6])
+
+
+def test_a_function_that_fails_is_named_with_the_shape_of_its_input():
+    convolution = torch.nn.Conv2d(1, 2, 3)
+    model = FunctionModel(convolution, convolution, noise_variance=1.0, device="cpu")
+    with pytest.raises(RuntimeError) as caught:
+        model.transform(rows().astype(np.float32)[:5])
+    assert "encode was called with an input of shape (5, 8)" in caught.value.__notes__[0]
+    assert "set input_shape" in caught.value.__notes__[0]
 
 
 def test_draws_have_the_moments_of_the_model():

@@ -13,6 +13,7 @@ from sklearn_vae.diagnostics import (
     diagnose,
     tune_noise_variance,
 )
+from sklearn_vae.diagnostics.evidence import Evidence
 from tests.deep.data import SMALL
 from tests.diagnostics.models import rows, with_covariance
 
@@ -139,8 +140,6 @@ def test_other_diagnostics_of_data_in_other_units(X, model, categories, units):
 
 
 def test_a_fixed_noise_variance_is_in_units_of_the_data_also_where_features_have_their_own():
-    # The reference of these models has a noise variance per feature in units of its scale, with
-    # which neither of them compares.
     models = [
         DeepGaussianVAE(3, **SMALL, noise_model="diagonal", noise_variance=value, kl_weight=2.0)
         for value in (0.4, np.full(8, 0.4))
@@ -148,7 +147,20 @@ def test_a_fixed_noise_variance_is_in_units_of_the_data_also_where_features_have
     one, other = (diagnose(model.fit(rows()), rows()) for model in models)
     assert str(one) == str(other)
     assert one.numbers == other.numbers
-    assert "objective" not in one.categories
+    assert one.categories == ("objective",)
+
+
+@pytest.mark.parametrize("noise", [0.4, np.linspace(0.2, 3.0, 8)], ids=["float", "array"])
+def test_models_with_fixed_noise_per_feature_are_compared_at_this_noise(noise):
+    X = rows()
+    vae = DeepGaussianVAE(3, **SMALL, noise_model="diagonal", noise_variance=noise).fit(X)
+    case, std = Evidence(vae, X, X), np.sqrt(np.broadcast_to(noise, 8))
+    best = PPCA(3, noise_variance=1.0).fit(X / std).score(X / std) - np.log(std).sum()
+    assert case.matched_bound == pytest.approx(best, rel=1e-9)
+    side = "above" if case.elbo > best else "below"
+    (text,) = [v.text for v in diagnose(vae, X).verdicts if v.name == "linear"]
+    assert text.startswith(f"bound {abs(case.elbo - best):.2g} nats {side} factor analysis")
+    assert "and noise variance" in text
 
 
 @pytest.mark.parametrize("noise_model", ["scalar", "diagonal", "heteroscedastic"])

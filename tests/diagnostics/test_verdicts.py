@@ -8,9 +8,11 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import scale
 
 from sklearn_vae import PPCA, DeepGaussianVAE, FactorAnalysis, Snapshot
+from sklearn_vae.adapters import FunctionModel
 from sklearn_vae.diagnostics import diagnose
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.nn import MLP
@@ -95,7 +97,7 @@ def test_a_report_speaks_in_words(name):
     text = str(report_of(name))
     assert not re.search(r"\((i|ii|iii|iv|v)\)", text)
     assert "tune_noise_variance needs" not in text
-    assert ("NOT" in text) != report_of(name).healthy
+    assert ("\nBAD " in text) != report_of(name).healthy
     assert "not at its optimum: E z^2" not in text
 
 
@@ -124,20 +126,56 @@ def test_the_names_of_dominating_features_are_given():
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame(WINE, columns=[f"feature_{i}" for i in range(13)])
     title = diagnose(PPCA(2).fit(frame), frame).findings[0].title
-    assert title == "Feature 12 (feature_12) has 99.8 % of the variance." or (
-        title == "Feature 12 (feature_12) has 99.7 % of the variance."
+    assert title == "Feature 12 (feature_12) has 99.8% of the variance." or (
+        title == "Feature 12 (feature_12) has 99.7% of the variance."
     )
 
 
 @pytest.mark.parametrize("n_epochs", [40, 100])
 def test_the_vae_of_the_readme_is_not_called_healthy_before_it_is(n_epochs):
     vae = DeepGaussianVAE(8, hidden_layer_sizes=(64,), max_epochs=n_epochs, random_state=0)
-    report = diagnose(vae.fit(DIGITS), DIGITS)
+    with pytest.warns(ConvergenceWarning, match="has not converged") as caught:
+        vae.fit(DIGITS)
+    report = diagnose(vae, DIGITS)
     assert report.categories == ("unfinished",)
     (found,) = report.findings
     further = {40: 5.0, 100: 3.3}[n_epochs]  # as measured with twice the number of epochs
     assert found.numbers["expected"] == pytest.approx(further, rel=0.35)
     assert f"expect about {found.numbers['expected']:.2g} nats more" in str(report)
+    assert f"would add about {found.numbers['expected']:.2g};" in str(caught[0].message)
+
+
+@shared
+def stopped():
+    """A VAE that has stopped far from convergence."""
+    return DeepGaussianVAE(3, max_epochs=5, random_state=0).fit(CANCER)
+
+
+def elsewhere(**options):
+    """The same VAE, as if another library had trained it."""
+    noise = stopped().noise_variance_
+    return FunctionModel(
+        stopped().posterior,
+        lambda z: stopped().conditional(z)[0],
+        **{"spread": "variance", "noise_variance": noise, "learned_noise": True, **options},
+    )
+
+
+def test_convergence_is_not_claimed_without_a_history():
+    (text,) = [v.text for v in diagnose(elsewhere(), CANCER).verdicts if v.name == "convergence"]
+    assert text.startswith("convergence not judged without a history; rescaling the latents")
+    assert "converged within" not in text
+
+
+@pytest.mark.parametrize(("jumps", "category"), [(40.0, "unstable"), (0.01, "optimum")])
+def test_unstable_training_is_found_in_the_history_of_another_library(jumps, category):
+    bounds = stopped().score(CANCER) + jumps * np.random.default_rng(0).normal(size=100)
+    report = diagnose(elsewhere(history={"bound": bounds}), CANCER)
+    assert report.categories[0] == category
+    assert ("reduce the learning rate, for example to a tenth" in report.advice) == (
+        category == "unstable"
+    )
+    assert not any("=" in text for text in report.advice)
 
 
 def test_overfitting_is_seen_on_held_out_samples_and_in_snapshots():

@@ -1,4 +1,4 @@
-"""Convergence of training, from the values of its bound at each step."""
+"""Trend of a bound at the end of training, and the rise that more steps would bring."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_vae.protocol import Array
+from sklearn_vae.gaussian.arrays import Array
 
 # Minimum number of steps from which a slope is estimated, and shares of the steps at the end and
 # about the middle at which it is.
@@ -19,6 +19,10 @@ MIDDLE = (0.3, 0.6)
 # A slope is above 0 if it exceeds this multiple of its standard error. The slope of the middle must
 # do so, too, to be used in the extrapolation.
 SIGNIFICANT = 2.0
+
+# Training has converged if twice the number of steps would bring at most this share of the gain over
+# a model without latent dimensions, of this model or the linear one, plus some nats.
+OPEN_SHARE = 0.05
 
 # Range of the power p by which the slope falls, as t^-p, over the steps t.
 POWERS = (0.0, 4.0)
@@ -80,10 +84,8 @@ def trend_of(history: Any) -> Trend:
         return Trend(n, *6 * (math.nan,))
     width = max(MIN_STEPS // 2, round(LAST_SHARE * n))
     slope, error, noise = _line(values[-width:])
-    if (
-        slope <= SIGNIFICANT * error
-    ):  # more steps show a slope that is small compared with the noise
-        width = n // 2
+    if slope <= SIGNIFICANT * error:
+        width = n // 2  # more steps show a slope that is small compared with the noise
         slope, error, noise = _line(values[-width:])
     middle = values[int(MIDDLE[0] * n) : int(MIDDLE[1] * n)]
     earlier, earlier_error = _line(middle)[:2] if len(middle) > 2 else (math.nan, math.nan)

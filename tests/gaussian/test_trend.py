@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sklearn_vae.diagnostics.convergence import trend_of
+from sklearn_vae.gaussian.trend import trend_of
 
 CURVES = {
     "log": lambda t: 5.0 * np.log(t),
