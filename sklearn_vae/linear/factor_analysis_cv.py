@@ -32,9 +32,10 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
     """Factor analysis with the number of factors chosen by the log-likelihood of held-out data.
 
     Equivalent to `GridSearchCV(FactorAnalysis(), {"n_components": ...})`, but in each split the
-    search for k factors also starts at the noise variances of k - 1. The chosen model is then fitted
-    to all samples. The model does not depend on the units of the features, and neither does the
-    choice.
+    search for k factors also starts at the noise variances of k - 1. With missing values it starts
+    only at the model of k - 1 factors, so that it may end at another maximum than `FactorAnalysis`.
+    The chosen model is then fitted to all samples. The model does not depend on the units of the
+    features, and neither does the choice.
 
     Parameters
     ----------

@@ -69,7 +69,8 @@ class PPCACV(ComponentSearch, MissingValuesModel):
         Results as in GridSearchCV, without times: `params`, `param_n_components`,
         `param_noise_variance`, `split0_test_score` and so on, `mean_test_score`,
         `std_test_score` and `rank_test_score`. Scores are in nats per sample, or per entry if
-        entries are held out, and nan if the likelihood is unbounded. Scores that agree to 12 digits have equal ranks.
+        entries are held out, and nan if the likelihood is unbounded. Scores that agree to 12 digits
+        have equal ranks.
     best_index_ : int
         Index of the chosen candidate in `cv_results_`.
     best_params_ : dict
@@ -129,8 +130,7 @@ class PPCACV(ComponentSearch, MissingValuesModel):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Samples. NaN marks a missing value, in dense X in memory. The blocks of a Dask array, which must have known
-            lengths, are read once for all splits. A DataFrame needs one more pass to count its
+            Samples. NaN marks a missing value A DataFrame needs one more pass to count its
             samples.
         y : array-like of shape (n_samples,), default=None
             Target for stratified splitters. It must be in memory.
