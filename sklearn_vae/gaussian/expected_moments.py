@@ -179,6 +179,7 @@ def maximize_expected(
     history: list[float] = []
     for _ in range(max_iter):
         moments = _moments(here, units)
+        is_extrapolated = ascent is not None and here is not ascent
         try:
             fit = model.fit(moments.covariance)
             is_unbounded = model.is_unbounded(fit)
