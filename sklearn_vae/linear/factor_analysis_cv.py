@@ -32,9 +32,9 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
     """Factor analysis with the number of factors chosen by the log-likelihood of held-out data.
 
     Equivalent to `GridSearchCV(FactorAnalysis(), {"n_components": ...})`, but in each split the
-    search for k factors also starts at the noise variances of k - 1. With missing values it starts
-    only at the model of k - 1 factors, so that it may end at another maximum than `FactorAnalysis`.
-    The chosen model is then fitted to all samples. The model does not depend on the units of the
+    search for k factors also starts at the noise variances of k - 1. With missing values and more than
+    10000 training values it starts only there, so that it may end at another maximum than
+    `FactorAnalysis`. The chosen model is then fitted to all samples. The model does not depend on the units of the
     features, and neither does the choice.
 
     Parameters
@@ -94,11 +94,13 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
 
     Examples
     --------
-    >>> from sklearn.datasets import load_wine
     >>> from sklearn_vae import FactorAnalysisCV
-    >>> model = FactorAnalysisCV(range(1, 7)).fit(load_wine().data)
+    >>> from sklearn_vae.datasets import make_ppca
+    >>> X, _ = make_ppca(300, 12, 3, noise_variance=0.1, random_state=0)
+    >>> X *= range(1, 13)  # features in different units
+    >>> model = FactorAnalysisCV().fit(X)
     >>> print(f"k = {model.n_components_}: {model.best_score_:.2f} nats per sample")
-    k = 4: -19.15 nats per sample
+    k = 3: -27.84 nats per sample
     """
 
     def __init__(
