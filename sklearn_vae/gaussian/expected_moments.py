@@ -158,6 +158,11 @@ class Fixed:
     is_bounded: bool  # whether the likelihood is
     history: list[float]  # log-likelihoods per sample, which rise
 
+    @property
+    def log_likelihood(self) -> float:
+        """Last log-likelihood per sample."""
+        return self.history[-1] if self.history else -math.inf
+
 
 def maximize_expected(
     data: IncompleteMoments,
@@ -179,7 +184,6 @@ def maximize_expected(
     history: list[float] = []
     for _ in range(max_iter):
         moments = _moments(here, units)
-        is_extrapolated = ascent is not None and here is not ascent
         try:
             fit = model.fit(moments.covariance)
             is_unbounded = model.is_unbounded(fit)

@@ -32,9 +32,10 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
     """Factor analysis with the number of factors chosen by the log-likelihood of held-out data.
 
     Equivalent to `GridSearchCV(FactorAnalysis(), {"n_components": ...})`, but in each split the
-    search for k factors also starts at the noise variances of k - 1. The chosen model is then fitted
-    to all samples. The model does not depend on the units of the features, and neither does the
-    choice.
+    search for k factors also starts at the noise variances of k - 1. With missing values and more than
+    10000 training values it starts only there, so that it may end at another maximum than
+    `FactorAnalysis`. The chosen model is then fitted to all samples. The model does not depend on the units of the
+    features, and neither does the choice.
 
     Parameters
     ----------
@@ -95,10 +96,11 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
     --------
     >>> from sklearn_vae import FactorAnalysisCV
     >>> from sklearn_vae.datasets import make_ppca
-    >>> X, _ = make_ppca(n_samples=200, n_features=8, n_components=3, random_state=0)
-    >>> model = FactorAnalysisCV(range(1, 5)).fit(X)
+    >>> X, _ = make_ppca(300, 12, 3, noise_variance=0.1, random_state=0)
+    >>> X *= range(1, 13)  # features in different units
+    >>> model = FactorAnalysisCV().fit(X)
     >>> print(f"k = {model.n_components_}: {model.best_score_:.2f} nats per sample")
-    k = 3: -0.18 nats per sample
+    k = 3: -27.84 nats per sample
     """
 
     def __init__(
