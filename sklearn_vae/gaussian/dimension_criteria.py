@@ -215,7 +215,8 @@ def marchenko_pastur_median(ratio: float) -> float:
                 half**2 * math.sin(t) ** 2 / (2.0 * math.pi * ratio * (middle - half * math.cos(t)))
             )
 
-        return float(integrate.quad(density, 0.0, angle)[0])
+        # SciPy 1.14 evaluates the density at 0, where it may be 0 / 0, for an empty interval.
+        return float(integrate.quad(density, 0.0, angle)[0]) if angle > 0.0 else 0.0
 
     angle = optimize.brentq(lambda t: share_below(t) - 0.5, 0.0, math.pi, xtol=1e-12)
     return 0.5 * (low + high) - 0.5 * (high - low) * math.cos(angle)

@@ -54,7 +54,7 @@ def test_both_parts_equal_those_of_dense_matrices(kind, share):
         z = gain @ r
         t2 = z @ np.linalg.pinv(gain @ W, rcond=1e-10) @ z
         np.testing.assert_allclose(found.t2[i], t2, rtol=1e-7, atol=1e-12)
-        assert found.t2_dof[i] == np.linalg.matrix_rank(W)
+        assert found.t2_dof[i] == (np.linalg.matrix_rank(W) if W.size else 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
