@@ -70,8 +70,8 @@ def train(reconstruction_loss, after_epoch, n_epochs):
             loss.backward()
             optimizer.step()
             errors.append(mse.item())
+        after_epoch(vae, sum(errors) / len(errors), rate.get_last_lr()[0])
         rate.step()
-        after_epoch(vae, sum(errors) / len(errors))
     return vae, sum(errors) / len(errors)
 
 
@@ -81,7 +81,7 @@ def train(reconstruction_loss, after_epoch, n_epochs):
 n_epochs = 60 if arguments.small else 300
 implied = implied_noise_variance(X.shape[1], error="mean")
 logger = LatentLogger(X, noise_variance=implied)
-vae, _ = train(lambda mse: mse, lambda vae, mse: logger.update(vae), 20)
+vae, _ = train(lambda mse: mse, lambda vae, mse, rate: logger.update(vae, learning_rate=rate), 20)
 collapsed = from_torch(vae, noise_variance=implied, history=logger.history_)
 report = diagnose(collapsed, X)
 print(report)
@@ -93,10 +93,10 @@ print(f"\nFollowing the advice: {report.advice[0]}\n")
 logger, half = LatentLogger(X, every=5), 0.5 * X.shape[1]
 
 
-def record(vae, mse):
+def record(vae, mse, rate):
     """Record the ELBO with the noise variance of this epoch."""
     logger.options["noise_variance"] = mse
-    logger.update(vae)
+    logger.update(vae, learning_rate=rate)
 
 
 vae, mse = train(lambda mse: half * torch.log(mse), record, n_epochs)
