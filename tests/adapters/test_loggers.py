@@ -59,6 +59,11 @@ def test_a_logger_fills_epochs_between_evaluations():
     bounds = logger.history_["bound"]
     np.testing.assert_allclose(bounds[1::2], np.add(bounds[:-1:2], bounds[2::2]) / 2)
     assert len(set(bounds)) == 5
+    assert len(logger.history_["bound"]) == 5
+    assert logger.history_.keys() >= NAMES
+    model = from_torch(module, noise_variance=0.7, history=logger.history_)
+    TrainingDisplay.from_estimator(model)
+    EntropyDisplay.from_estimator(model, rows())
 
 
 def test_the_learning_rate_is_recorded_and_its_fall_does_not_look_like_convergence():
@@ -72,11 +77,6 @@ def test_the_learning_rate_is_recorded_and_its_fall_does_not_look_like_convergen
         model = from_torch(module, noise_variance=0.7, history=given)
         trend = Evidence(model, rows(), rows()).trend
         assert (trend.slope == pytest.approx(1.0)) == (name == "rises")
-    assert len(logger.history_["bound"]) == 5
-    assert logger.history_.keys() >= NAMES
-    model = from_torch(module, noise_variance=0.7, history=logger.history_)
-    TrainingDisplay.from_estimator(model)
-    EntropyDisplay.from_estimator(model, rows())
 
 
 class Loss(nn.Module):
