@@ -176,7 +176,7 @@ def compare_missing(scale, verdict):
         )
         labels = np.repeat([0, 1], [len(test), len(other)])
         model = make_pipeline(StandardScaler(), PPCA(5, tol=1e-2)).fit(train)
-        both, d = np.concatenate([test, other]), None
+        both = np.concatenate([test, other])
         d = distances(model, both)
         dof = np.maximum(d.t2_dof + d.spe_dof, 1)
         areas["distance"].append(roc_auc_score(labels, (d.t2 + d.spe) / dof))

@@ -68,6 +68,22 @@ def to_array(X: Any, name: str = "X") -> Any:
     return X if sparse.issparse(X) or is_array_api_obj(X) else np.asarray(X)
 
 
+def with_names(X: np.ndarray, names: Any) -> Any:
+    """Return samples as a DataFrame with these names of features, unchanged if names is None."""
+    if names is None:
+        return X
+    try:
+        from pandas import DataFrame
+    except ImportError:  # the names are those of a frame of another library
+        return X
+    return DataFrame(X, columns=names)
+
+
+def as_fitted(X: np.ndarray, model: Any) -> Any:
+    """Return samples as a DataFrame if the model was fitted to one, which then asks for names."""
+    return with_names(X, getattr(model, "feature_names_in_", None))
+
+
 def to_host(values: Any) -> np.ndarray:
     """Return an array of any library, on any device, as a NumPy array."""
     if is_array_api_strict_namespace(array_namespace(values)):

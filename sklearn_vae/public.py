@@ -13,6 +13,7 @@ ESTIMATORS = {
     "Dequantizer": "preprocessing.dequantizer",
     "FactorAnalysis": "linear.factor_analysis",
     "FactorAnalysisCV": "linear.factor_analysis_cv",
+    "FactorAnalysisImputer": "linear.imputer",
     "LinearVAE": "linear.linear_vae",
     "LogitTransformer": "preprocessing.logit",
     "OutlierDetector": "outliers.detector",

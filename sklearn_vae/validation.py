@@ -223,6 +223,12 @@ def has_nan(X: Any) -> bool:
     return any(xp.any(xp.isnan(block)) for block in _row_blocks(X))
 
 
+def refuse_nan(function: str, X: Any, instead: str) -> None:
+    """Raise ValueError if X contains NaN or infinity; `instead` says what to do about NaN."""
+    if has_nan(X):
+        raise ValueError(f"{function} needs X without missing values, got NaN. {instead}")
+
+
 def check_bits(X: np.ndarray, binarize: Any) -> np.ndarray:
     """Threshold X at `binarize`, or check that its entries are in [0, 1] if that is None."""
     if binarize is not None:

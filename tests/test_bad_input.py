@@ -25,6 +25,7 @@ from sklearn_vae import (
     DeepGaussianVAE,
     FactorAnalysis,
     FactorAnalysisCV,
+    FactorAnalysisImputer,
     LinearVAE,
     PPCAImputer,
 )
@@ -58,6 +59,7 @@ LINEAR = [
     FactorAnalysisCV([0, 1], cv=2, max_iter=20),
     PPCACV([0, 1], cv=2, held_out="entries"),
     PPCAImputer(max_iter=20),
+    FactorAnalysisImputer(1, n_fits=2, max_iter=20),
     PPCAImputer(1, add_indicator=True, keep_empty_features=True, max_iter=20),
     PPCAImputer(1, missing_values=-1.0, noise_variance=0.5, max_iter=20),
     BernoulliPPCA(1, max_iter=20, random_state=0),
@@ -244,7 +246,7 @@ def check_error(error, model, parameters=None):
 
 def shapes_of(model, n, d):
     k = getattr(model, "n_components_", None)
-    if isinstance(model, PPCAImputer):
+    if isinstance(model, PPCAImputer | FactorAnalysisImputer):
         return {}
     return {
         "transform": [(n, k)],
@@ -271,7 +273,7 @@ def check_results(model, found, n, d):
         arrays = value if isinstance(value, tuple) else (value,)
         for i, array in enumerate(arrays):
             array = array.toarray() if sparse.issparse(array) else np.asarray(array)
-            if name == "impute" and isinstance(model, PPCAImputer):
+            if name == "impute" and isinstance(model, PPCAImputer | FactorAnalysisImputer):
                 array = array[:, model._observed]  # in others what is missing stays NaN
             assert array.dtype in (np.float32, np.float64), (name, array.dtype)
             assert np.isfinite(array).all(), (name, array)

@@ -18,6 +18,7 @@ from sklearn_vae import (
     DeepGaussianVAE,
     FactorAnalysis,
     FactorAnalysisCV,
+    FactorAnalysisImputer,
     LinearVAE,
     PPCAImputer,
 )
@@ -57,6 +58,7 @@ ESTIMATORS = [
     PPCA(2),
     PPCACV([1, 2], cv=2),
     PPCAImputer(1),
+    FactorAnalysisImputer(1, n_fits=2),
     FactorAnalysis(1, noise_variance=0.5),
     FactorAnalysisCV(0, cv=2),
     LinearVAE(2, random_state=0),

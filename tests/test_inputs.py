@@ -24,6 +24,7 @@ from sklearn_vae import (
     Dequantizer,
     FactorAnalysis,
     FactorAnalysisCV,
+    FactorAnalysisImputer,
     LinearVAE,
     LogitTransformer,
     Moments,
@@ -45,6 +46,7 @@ ESTIMATORS = [
     PPCA(2, coordinates="principal", svd_solver="arpack", random_state=0),
     PPCACV([1, 2], cv=2),
     PPCAImputer(1),
+    FactorAnalysisImputer(1, n_fits=2, random_state=0),
     FactorAnalysis(1, noise_variance=0.01),
     LinearVAE(2),
     LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, random_state=0),
@@ -60,6 +62,7 @@ INCOMPLETE = [
     PPCA(1),
     PPCACV([0, 1], cv=2),
     PPCAImputer(1),
+    FactorAnalysisImputer(1, n_fits=2, random_state=0),
     FactorAnalysis(1, noise_variance=0.01),
     FactorAnalysisCV(0, cv=2),
 ]
@@ -241,7 +244,11 @@ LAYOUTS = {
     "tensor with gradient": lambda A: torch.tensor(A, requires_grad=True),
     "masked": np.ma.array,
 }
-MODELS = [e for e in ESTIMATORS if hasattr(e, "n_components") and not isinstance(e, PPCAImputer)]
+MODELS = [
+    e
+    for e in ESTIMATORS
+    if hasattr(e, "n_components") and not isinstance(e, PPCAImputer | FactorAnalysisImputer)
+]
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))

@@ -432,7 +432,7 @@ class DeepGaussianVAE(DeepVAE):
         self, data: TrainingData, baseline: float
     ) -> tuple[LinearFit | None, LinearFit | None]:
         noise = None if self.noise_variance is None else self._given_noise(data.train.dtype)
-        return ppca_fits(data, int(self.n_components), noise, self._log_scale())
+        return ppca_fits(data, int(self.n_components), noise, self.scale_)
 
     def _given_noise(self, dtype: torch.dtype) -> Array | None:
         """Return the `noise_variance` or `noise_variance_init` in the units of the networks."""

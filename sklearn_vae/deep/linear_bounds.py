@@ -18,12 +18,12 @@ PPCA = "pPCA with the same number of dimensions"
 
 
 def ppca_fits(
-    data: TrainingData, k: int, noise: Array | None, log_scale: float
+    data: TrainingData, k: int, noise: Array | None, scale: Any
 ) -> tuple[LinearFit | None, LinearFit | None]:
     """Fit pPCA with the noise variance of a model, if that is given, and with its own.
 
-    `noise` is in the units of the networks and `log_scale` converts densities to the units of the
-    data. A fit whose noise variance is 0, or which would need one per feature, is None.
+    `noise` is in the units of the networks, which `scale`, a number or one per feature, converts to
+    those of the data. A fit whose noise variance is 0, or which would need one per feature, is None.
     """
     name, matched = PPCA, f"{PPCA} and noise variance"
     root = np.ones(data.train.shape[1])
@@ -33,7 +33,7 @@ def ppca_fits(
     mean, loadings = fit_ppca(torch.from_numpy(X), k, data.reducer, data.weights)
     total = _average(np.square(X - mean).sum(axis=1), data.weights, data)
     sigma2 = (total - np.square(loadings).sum()) / X.shape[1]
-    log_scale += float(np.log(root).sum())
+    log_scale = float(np.log(scale * root).sum())
 
     def fit(noise_variance: float, name: str) -> LinearFit | None:
         if noise_variance < LEAST_OF_PPCA:
@@ -43,7 +43,7 @@ def ppca_fits(
         W = loadings * np.sqrt(kept / np.where(squares > 0, squares, 1.0))
         density = LowRankGaussian(mean, W, noise_variance)
         bound = _judged_average(lambda x: density.log_prob(x / root), data)
-        return LinearFit(name, bound - log_scale, noise_variance)
+        return LinearFit(name, bound - log_scale, noise_variance * float(np.mean(scale**2)))
 
     if noise is None:
         return fit(sigma2, name), None

@@ -24,6 +24,7 @@ from sklearn_vae.diagnostics.dimensions import (
 from sklearn_vae.diagnostics.entropies import Entropies, entropy_bound
 from sklearn_vae.diagnostics.information import KLDecomposition, decompose_kl
 from sklearn_vae.diagnostics.noise import TunedNoise, tune_noise_variance
+from sklearn_vae.diagnostics.pooling import Pooled, pool
 from sklearn_vae.diagnostics.pruning import prune
 from sklearn_vae.diagnostics.report import CollapseReport, Finding, Verdict
 from sklearn_vae.diagnostics.taxonomy import diagnose
@@ -37,6 +38,7 @@ __all__ = [
     "Entropies",
     "Finding",
     "KLDecomposition",
+    "Pooled",
     "Remedy",
     "SamplingAdequacy",
     "SphericityTest",
@@ -52,6 +54,7 @@ __all__ = [
     "entropy_bound",
     "kl_per_dimension",
     "kmo",
+    "pool",
     "prune",
     "second_moments",
     "tune_noise_variance",

@@ -13,7 +13,7 @@ from sklearn_vae.containers import to_array, to_host
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.notebook_text import NotebookText
 from sklearn_vae.protocol import Array
-from sklearn_vae.validation import refuse_dask
+from sklearn_vae.validation import refuse_dask, refuse_nan
 
 # Lower bounds of Kaiser's names for the overall measure (Kaiser, 1974).
 NAMES = (
@@ -198,7 +198,10 @@ def bartlett_sphericity(X: Any) -> SphericityTest:
 def _correlations(X: Any, function: str) -> tuple[Array, float]:
     """Return the regular correlation matrix of samples or moments, and the number of samples."""
     refuse_dask(function, X)
-    moments = X if isinstance(X, Moments) else Moments.of(to_array(X))
+    if not isinstance(X, Moments):
+        X = to_array(X)
+        refuse_nan(function, X, "Drop incomplete samples, or fill them with PPCAImputer.")
+    moments = X if isinstance(X, Moments) else Moments.of(X)
     S = to_host(moments.covariance).astype(np.float64)
     variances = np.diagonal(S)
     rounding = moments.precision.rounding(to_host(moments.mean), variances, moments.count)

@@ -24,7 +24,7 @@ from sklearn_vae.gaussian.minka import minka_dimension
 from sklearn_vae.gaussian.notebook_text import NotebookText
 from sklearn_vae.gaussian.sample_spectrum import sample_spectrum
 from sklearn_vae.protocol import Array
-from sklearn_vae.validation import check_integer, check_random_state, refuse_dask
+from sklearn_vae.validation import check_integer, check_random_state, refuse_dask, refuse_nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +164,7 @@ def choose_dimensions(
                 f"{type(search).__name__}."
             )
     X = to_array(X)
+    refuse_nan("choose_dimensions", X, "Use PPCACV, which accepts NaN, or drop incomplete samples.")
     spectrum = sample_spectrum(X, sample_weight)
     n: float = X.shape[0]
     if sample_weight is not None:

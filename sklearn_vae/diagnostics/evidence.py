@@ -154,7 +154,7 @@ class Evidence:
 
     @cached_property
     def n_steps_at_rate(self) -> int:
-        """Number of steps before the final fall of the learning rate, which hides the slope."""
+        """Number of steps before the final decay of the learning rate, which hides the slope."""
         rates, n = self.history.get("learning_rate", ()), self.n_steps
         least = n - round(MAX_FALLING * n)
         while len(rates) == self.n_steps and n > max(least, 1) and rates[n - 1] < rates[n - 2]:

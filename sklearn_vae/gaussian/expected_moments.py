@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from sklearn_vae.gaussian.em import fixed_point
+from sklearn_vae.gaussian.graded import eigh_of_covariance
 from sklearn_vae.gaussian.observed import IncompleteData, Parameters, latent_pairs, one_thread_for
 
 # Up to this number of features the d x d matrices cost less than the iterations that they save.
@@ -22,7 +23,7 @@ MOST_FOR_MOMENTS = 300
 REMEMBERED = 8
 # Largest estimate of the share by which a step of EM falls short.
 MOST_MISSING = 0.8
-# Distance of an expected moment from its fixed point, in units of the mean variance, at which EM ends.
+# Distance of an expected moment from its fixed point, in units of the features, at which EM ends.
 TOLERANCE = 2e-7
 
 
@@ -80,7 +81,7 @@ class IncompleteMoments:
         observed = [counted.sum(axis=1) for _, counted in self._missing]
         self._counts = self.data.n - np.sum(observed, axis=0)
         self.share_missing = 1.0 - self.data.n_values / (self.data.n * X.shape[1])
-        self.unit = float(self.data.sum(self.data.squares) / self.data.n_values) or 1.0
+        self.varies = self.data.varies
 
     def _weights(self, samples: slice) -> np.ndarray | None:
         return None if self.data.weights is None else self.data.weights[samples]
@@ -157,6 +158,11 @@ class Fixed:
     is_bounded: bool  # whether the likelihood is
     history: list[float]  # log-likelihoods per sample, which rise
 
+    @property
+    def log_likelihood(self) -> float:
+        """Last log-likelihood per sample."""
+        return self.history[-1] if self.history else -math.inf
+
 
 def maximize_expected(
     data: IncompleteMoments,
@@ -168,20 +174,25 @@ def maximize_expected(
 ) -> Fixed:
     """Iterate EM until the expected moments are within `tol` of the fixed point that they point to.
 
-    Moments are in units of the mean variance. The steps are lengthened by `_lengthened` and
+    Moments are in units of the features. The steps are lengthened by `_lengthened` and
     extrapolated. If the likelihood falls, the next step is that of EM from the best moments.
     """
-    here, best, ascent = _flat(start, data.unit), -math.inf, None
+    units = _units(start, model)
+    here, best, ascent = _flat(start, units), -math.inf, None
     steps: list[tuple[np.ndarray, np.ndarray]] = []
     stretch, converged = 1.0, False
     history: list[float] = []
     for _ in range(max_iter):
-        moments = _moments(here, len(start.mean), data.unit)
+        moments = _moments(here, units)
         try:
             fit = model.fit(moments.covariance)
-            if model.is_unbounded(fit):
+            is_unbounded = model.is_unbounded(fit)
+            if is_unbounded and (ascent is None or here is ascent):
                 return Fixed(moments, fit, True, False, history)
             expected = data.expect(moments.mean, fit)
+            # An extrapolation may go beyond the bound although the likelihood is bounded.
+            if is_unbounded and expected.log_likelihood > best:
+                return Fixed(moments, fit, True, False, history)
         except np.linalg.LinAlgError:  # extrapolated moments may be invalid
             if ascent is None or here is ascent:
                 raise
@@ -195,8 +206,8 @@ def maximize_expected(
             stretch = 2.0 * stretch if len(steps) > 1 else 1.0
             here, steps = ascent, []
             continue
-        change = _flat(expected, data.unit) - here
-        after = here + _lengthened(change, fit, data.share_missing)
+        change = _flat(expected, units) - here
+        after = here + _lengthened(change, fit, data.share_missing, units)
         steps = [*steps[-REMEMBERED:], (here, after)]
         best, ascent = max(best, expected.log_likelihood), here + change
         history.append(best)
@@ -207,7 +218,7 @@ def maximize_expected(
             break
     if not converged and ascent is not None:
         here = ascent
-    moments = _moments(here, len(start.mean), data.unit)
+    moments = _moments(here, units)
     fit = model.fit(moments.covariance)
     return Fixed(moments, fit, converged, not model.is_unbounded(fit), history)
 
@@ -228,10 +239,10 @@ def slope_at(data: IncompleteMoments, model: Model, end: Fixed) -> Slope:
     log-likelihood of the complete data.
     """
     here, fit = end.expected, end.fit
-    expected = data.expect(here.mean, fit)
-    change = _flat(expected, data.unit) - _flat(here, data.unit)
-    after = _flat(here, data.unit) + _lengthened(change, fit, data.share_missing)
-    ahead = _moments(after, len(here.mean), data.unit)
+    expected, units = data.expect(here.mean, fit), _units(here, model)
+    change = _flat(expected, units) - _flat(here, units)
+    after = _flat(here, units) + _lengthened(change, fit, data.share_missing, units)
+    ahead = _moments(after, units)
     C, shift = _covariance(fit), expected.mean - here.mean
     precision = np.linalg.inv(C)
     gradient = 0.5 * precision @ (expected.covariance + np.outer(shift, shift) - C) @ precision
@@ -247,20 +258,32 @@ def _covariance(fit: LowRankFit) -> np.ndarray:
     return C if fit.scale is None else C * fit.scale * fit.scale[:, None]
 
 
-def _flat(moments: Expected, unit: float) -> np.ndarray:
-    i, j, _ = latent_pairs(len(moments.mean))
-    return np.concatenate([moments.mean / unit**0.5, moments.covariance[i, j] / unit])
+def _units(moments: Expected, model: Model) -> np.ndarray:
+    """Return the standard deviation of each feature, or that of its noise if it is larger."""
+    fit = model.fit(moments.covariance)
+    noise = fit.noise_variance * (1.0 if fit.scale is None else fit.scale**2)
+    units = np.sqrt(np.maximum(np.diagonal(moments.covariance), noise))
+    return np.where(units > 0.0, units, 1.0)
 
 
-def _moments(flat: np.ndarray, d: int, unit: float) -> Expected:
-    return Expected(flat[:d] * unit**0.5, _symmetric(flat[d:], d) * unit)
+def _flat(moments: Expected, units: np.ndarray) -> np.ndarray:
+    i, j, _ = latent_pairs(len(units))
+    covariance = moments.covariance / units / units[:, None]
+    return np.concatenate([moments.mean / units, covariance[i, j]])
+
+
+def _moments(flat: np.ndarray, units: np.ndarray) -> Expected:
+    d = len(units)
+    return Expected(flat[:d] * units, _symmetric(flat[d:], d) * units * units[:, None])
 
 
 def _symmetric(lower: np.ndarray, d: int) -> np.ndarray:
     return lower[latent_pairs(d)[2]]
 
 
-def _lengthened(change: np.ndarray, fit: LowRankFit, share_missing: float) -> np.ndarray:
+def _lengthened(
+    change: np.ndarray, fit: LowRankFit, share_missing: float, units: np.ndarray
+) -> np.ndarray:
     """Divide a step of EM by the estimated share of information that is not missing.
 
     Along the eigenvectors a and b of the covariance S, the model changes by the share (l_a -
@@ -281,7 +304,7 @@ def _lengthened(change: np.ndarray, fit: LowRankFit, share_missing: float) -> np
     rate[k:, :k] *= rotation.T
     rate[k:, k:] = 0.0
     rate = np.minimum(rate, MOST_MISSING)
-    scale = np.ones(d) if fit.scale is None else fit.scale
+    scale = (1.0 if fit.scale is None else fit.scale) / units
     to_basis, from_basis = fit.vectors / scale[:, None], fit.vectors * scale[:, None]
     S = to_basis.T @ _symmetric(change[d:], d) @ to_basis / (1.0 - rate)
     S = from_basis @ S @ from_basis.T
@@ -299,8 +322,7 @@ class PPCAModel:
 
     def fit(self, covariance: np.ndarray) -> LowRankFit:
         """Fit the model in closed form (Tipping and Bishop, 1999)."""
-        values, vectors = np.linalg.eigh(covariance)
-        values, vectors = values[::-1], vectors[:, ::-1]
+        values, vectors = eigh_of_covariance(covariance)
         k, noise = self.n_components, self.noise_variance
         if noise is None:
             k = min(k, len(values) - 1)  # which can model any covariance

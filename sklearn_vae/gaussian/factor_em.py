@@ -91,18 +91,25 @@ class IncompleteFactors:
 
 
 class FactorUpdate:
-    """Factor model of expected moments; each fit starts at the noise variances of the last one."""
+    """Factor model of expected moments; each fit starts at the noise variances of the last one.
+
+    Features that do not vary have no factors and the noise variance `CONSTANT_NOISE`.
+    """
 
     def __init__(
         self,
         n_components: int,
         noise_variance: np.ndarray | None = None,
         start: np.ndarray | None = None,
+        varies: np.ndarray | None = None,
     ) -> None:
         self._n_components, self._fixed, self._start = n_components, noise_variance, start
+        self._varies = None if varies is None or varies.all() else varies
 
     def fit(self, covariance: np.ndarray) -> LowRankFit:
         """Fit the model by maximum likelihood."""
+        if self._varies is not None:  # missing values have a variance
+            covariance = covariance * self._varies * self._varies[:, None]
         moments = Moments(1.0, np.zeros(len(covariance)), covariance)
         model = fit_factors(
             moments, self._n_components, noise_variance=self._fixed, start=self._start

@@ -106,20 +106,30 @@ class IncompleteData:
         return values.sum(axis=0) if self.weights is None else self.weights[samples] @ values
 
     @cached_property
-    def least_noise(self) -> float:
-        """Lower bound of sigma2 in EM, set by rounding errors; 0 if no feature varies."""
+    def _variances(self) -> np.ndarray:
+        """Observed variances."""
         if self.weights is None:
             n_observed = self._counts @ self._observed
         else:
             totals = np.bincount(self._pattern, self.weights, len(self._counts))
             n_observed = totals @ self._observed
-        variances = self.sum(self.values**2) / np.where(n_observed > 0, n_observed, 1)
-        # A constant feature may have a variance from rounding.
-        varies = np.sqrt(variances) > 8.0 * 2.0**-52 * np.abs(self._center)
-        if not varies.any():
+        n_observed = np.where(n_observed > 0, n_observed, 1)
+        # The center of a constant feature may be a rounded mean.
+        shift = self.sum(self.values) / n_observed
+        return np.maximum(self.sum(self.values**2) / n_observed - shift**2, 0.0)
+
+    @cached_property
+    def varies(self) -> np.ndarray:
+        """Whether the observed values of a feature differ by more than rounding, (d,)."""
+        return np.sqrt(self._variances) > 8.0 * 2.0**-52 * np.abs(self._center)
+
+    @cached_property
+    def least_noise(self) -> float:
+        """Lower bound of sigma2 in EM, set by rounding errors; 0 if no feature varies."""
+        if not self.varies.any():
             return 0.0
         rounding = 8.0 * 2.0**-52 * float(self.sum(self.squares)) / self.n_values
-        return max(LEAST_NOISE * float(variances[varies].min()), rounding)
+        return max(LEAST_NOISE * float(self._variances[self.varies].min()), rounding)
 
     def _blocks(self, size: int) -> Iterator[Block]:
         starts = np.concatenate([[0], np.cumsum(self._counts)])
@@ -207,6 +217,20 @@ def impute(
             variance = parameters.noise_variance * (1.0 + squares @ q.inverse[i, j])
             std[samples] = np.where(missing, block.repeated(variance).T ** 0.5, 0.0)
     return filled, std
+
+
+def sample(X: np.ndarray, parameters: Parameters, rng: np.random.RandomState) -> np.ndarray:
+    """Replace missing values by a joint draw from p(x_m|x_o): draw z|x_o, then x_m|z."""
+    W, sigma2 = parameters.loadings, parameters.noise_variance
+    filled = X.copy()
+    for samples, block, q in _posteriors(X, parameters):
+        missing = np.isnan(X[samples])
+        roots = np.moveaxis(np.linalg.cholesky(np.moveaxis(q.inverse, 2, 0)), 0, 2)
+        deviations = rng.standard_normal(q.mean.shape)
+        Z = q.mean + math.sqrt(sigma2) * _multiply(roots, deviations, block.owner)
+        noise = math.sqrt(sigma2) * rng.standard_normal(missing.shape)
+        filled[samples] = np.where(missing, Z.T @ W.T + parameters.mean + noise, X[samples])
+    return filled
 
 
 def _posteriors(

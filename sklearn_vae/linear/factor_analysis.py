@@ -265,6 +265,7 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
         options |= {"n_init": self.n_init, "random_state": check_random_state(self.random_state)}
         with self._within_range():
             model = fit_factors(summary, k, **options)
+        self._warn(model)
         self._set_model(model, to_host(summary.mean), n_samples, dtype)
 
     def _fit_missing(self, X: Array, weights: Array | None, n_samples: float) -> None:
@@ -283,6 +284,7 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
             )
         with self._within_range():
             model, mean = fit_incomplete_factors(X.astype(np.float64), k, weights, **options)
+        self._warn(model)
         self._set_model(model, mean, n_samples, float_name(X))
 
     @contextmanager
@@ -311,7 +313,6 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
         }
 
     def _set_model(self, model: FactorModel, mean: Array, n_samples: float, dtype: str) -> None:
-        self._warn(model)
         self.n_samples_ = int(n_samples) if float(n_samples).is_integer() else n_samples
         self.loglike_ = [n_samples * value for value in model.history]
         k, psi = model.loadings.shape[1], model.noise_variance
@@ -359,7 +360,7 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
                 "explain it completely. Use fewer factors, or remove features that are linear "
                 "functions of others.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
         if not model.converged:
             warnings.warn(
@@ -367,7 +368,7 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
                 f"{model.gradient_norm:.2g} nats per sample, more than tol={self.tol:g}. Increase "
                 "max_iter.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
 
     def _check_count(self, shape: tuple[int, int]) -> None:

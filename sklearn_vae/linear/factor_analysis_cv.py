@@ -8,7 +8,7 @@ import numpy as np
 
 from sklearn_vae.gaussian.arrays import weighted_mean
 from sklearn_vae.gaussian.centered import centered_data
-from sklearn_vae.gaussian.expected_moments import MOST_FOR_MOMENTS
+from sklearn_vae.gaussian.expected_moments import MOST_FOR_MOMENTS, IncompleteMoments
 from sklearn_vae.gaussian.factor_analysis import fit_factors
 from sklearn_vae.gaussian.factor_em import FactorUpdate
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
@@ -32,9 +32,10 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
     """Factor analysis with the number of factors chosen by the log-likelihood of held-out data.
 
     Equivalent to `GridSearchCV(FactorAnalysis(), {"n_components": ...})`, but in each split the
-    search for k factors also starts at the noise variances of k - 1. The chosen model is then fitted
-    to all samples. The model does not depend on the units of the features, and neither does the
-    choice.
+    search for k factors also starts at the noise variances of k - 1. With missing values and more than
+    10000 training values it starts only there, so that it may end at another maximum than
+    `FactorAnalysis`. The chosen model is then fitted to all samples. The model does not depend on the units of the
+    features, and neither does the choice.
 
     Parameters
     ----------
@@ -93,11 +94,13 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
 
     Examples
     --------
-    >>> from sklearn.datasets import load_wine
     >>> from sklearn_vae import FactorAnalysisCV
-    >>> model = FactorAnalysisCV(range(1, 7)).fit(load_wine().data)
+    >>> from sklearn_vae.datasets import make_ppca
+    >>> X, _ = make_ppca(300, 12, 3, noise_variance=0.1, random_state=0)
+    >>> X *= range(1, 13)  # features in different units
+    >>> model = FactorAnalysisCV().fit(X)
     >>> print(f"k = {model.n_components_}: {model.best_score_:.2f} nats per sample")
-    k = 4: -19.15 nats per sample
+    k = 3: -27.84 nats per sample
     """
 
     def __init__(
@@ -185,18 +188,33 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
         self, X: Array, y: Any, sample_weight: Any, params: dict[str, Any]
     ) -> tuple[list[int], np.ndarray]:
         """Return the candidates and their scores in each split, (n_splits, n_components)."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            unit = np.nanstd(X.astype(np.float64), axis=0)
-        unit = np.where((unit > 0.0) & np.isfinite(unit), unit, 1.0)
+        unit = _units(X.astype(np.float64))
         splits = self._incomplete_splits(X / unit, y, sample_weight, params)
         ks = self._candidate_factors(X.shape[1], splits.splits)
         if X.shape[1] > MOST_FOR_MOMENTS:
             scores = score_estimators(splits, [FactorAnalysis(k) for k in ks])
         else:
-            by_noise, n_failed = score_splits(splits, ks, [()], lambda k, *_: FactorUpdate(k))
+            by_noise, n_failed = score_splits(splits, ks, [()], _model)
             warn_not_converged(n_failed, by_noise.size)
             scores = by_noise[:, :, 0]
         return ks, scores - splits.log_scale(unit)[:, None]
+
+
+def _units(X: Array) -> Array:
+    """Return the standard deviations of the observed values, or 1 where these do not vary."""
+    seen = ~np.isnan(X)
+    n, units = np.maximum(seen.sum(axis=0), 1), np.ones(X.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = np.where(seen, X / n, 0.0).sum(axis=0)
+        mean += np.where(seen, (X - mean) / n, 0.0).sum(axis=0)
+        std = np.sqrt(np.square(np.where(seen, X - mean, 0.0)).sum(axis=0) / n)
+        varies = np.isfinite(std) & (std > 8.0 * 2.0**-52 * np.abs(mean))
+    units[varies] = std[varies]
+    return units
+
+
+def _model(k: int, _: tuple[()], data: IncompleteMoments) -> FactorUpdate:
+    return FactorUpdate(k, varies=data.varies)
 
 
 def _complete_scores(X: Array, weights: Any, split: Split, ks: list[int]) -> list[float]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from sklearn_vae.gaussian.expected_moments import (
     Expected,
+    Fixed,
     IncompleteMoments,
     LowRankFit,
     Model,
@@ -23,8 +24,12 @@ from sklearn_vae.linear.fold_factors import Split
 
 # Values of the parameters of a candidate after the first, n_components.
 Others: TypeAlias = tuple[Any, ...]
-# Returns the model of k components and other parameters, for data with a least noise variance.
-MakeModel: TypeAlias = Callable[[int, Others, float], Model]
+# Returns the model of k components and other parameters for training data.
+MakeModel: TypeAlias = Callable[[int, Others, IncompleteMoments], Model]
+
+# Up to this number of training values, where maxima of the likelihood are often local, each fit also
+# starts at the mean, as that of a single model.
+SMALL = 10_000
 
 
 class Part(NamedTuple):
@@ -195,15 +200,22 @@ class _PartSearch:
         for i in np.argsort(self._ks, kind="stable"):
             nearest = None
             for j, others in enumerate(self._others):
-                start = ends[j] or nearest or self._training.start()
-                model = self._make(self._ks[i], others, self._training.data.least_noise)
                 with within_range():
-                    end = maximize_expected(self._training, model, start)
+                    end = self._fit(self._ks[i], others, ends[j] or nearest)
                 n_failed += not end.converged
                 if end.is_bounded:
                     ends[j] = nearest = end.expected
                     scores[i, j] = self._score(end.expected.mean, end.fit)
         return scores, n_failed
+
+    def _fit(self, k: int, others: Others, warm: Expected | None) -> Fixed:
+        """Fit a candidate from one or two starts, and return the higher of bounded maxima."""
+        data = self._training
+        starts = [data.start()] if warm is None else [warm]
+        if warm is not None and self._part.training.size <= SMALL:
+            starts.append(data.start())
+        ends = [maximize_expected(data, self._make(k, others, data), start) for start in starts]
+        return max(ends, key=lambda end: (end.is_bounded, end.log_likelihood))
 
     def _score(self, mean: np.ndarray, fit: LowRankFit) -> float:
         data = self._evaluated

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_vae.containers import to_host
-from sklearn_vae.gaussian.expected_moments import MOST_FOR_MOMENTS, PPCAModel
+from sklearn_vae.gaussian.expected_moments import MOST_FOR_MOMENTS, IncompleteMoments, PPCAModel
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.component_search import ComponentSearch, listed, warn_not_converged
 from sklearn_vae.linear.dask_arrays import as_dask_array
@@ -36,10 +36,10 @@ class PPCACV(ComponentSearch, MissingValuesModel):
     moments. The chosen model is then fitted to all samples.
 
     With missing values, each candidate is fitted by EM, which starts at the model with fewer
-    components. The scores are those at a maximum of the likelihood, to about 1e-6 nats; those of
+    components and, with up to 10000 training values, also at the mean. The scores are those at a maximum of the likelihood, to about 1e-6 nats; those of
     GridSearchCV differ by more unless PPCA has a much smaller `tol` than by default. Where the
-    likelihood has several maxima, it may be a higher one than that which PPCA finds from its own
-    start. If there are more than 300 features, all candidates are fitted as by PPCA.
+    likelihood has several maxima, it may be another one than that which PPCA finds from its own
+    start: a higher one, or rarely a lower one of larger data. If there are more than 300 features, all candidates are fitted as by PPCA.
 
     Parameters
     ----------
@@ -69,7 +69,8 @@ class PPCACV(ComponentSearch, MissingValuesModel):
         Results as in GridSearchCV, without times: `params`, `param_n_components`,
         `param_noise_variance`, `split0_test_score` and so on, `mean_test_score`,
         `std_test_score` and `rank_test_score`. Scores are in nats per sample, or per entry if
-        entries are held out, and nan if the likelihood is unbounded. Scores that agree to 12 digits have equal ranks.
+        entries are held out, and nan if the likelihood is unbounded. Scores that agree to 12 digits
+        have equal ranks.
     best_index_ : int
         Index of the chosen candidate in `cv_results_`.
     best_params_ : dict
@@ -129,8 +130,7 @@ class PPCACV(ComponentSearch, MissingValuesModel):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Samples. NaN marks a missing value, in dense X in memory. The blocks of a Dask array, which must have known
-            lengths, are read once for all splits. A DataFrame needs one more pass to count its
+            Samples. NaN marks a missing value A DataFrame needs one more pass to count its
             samples.
         y : array-like of shape (n_samples,), default=None
             Target for stratified splitters. It must be in memory.
@@ -229,5 +229,5 @@ class PPCACV(ComponentSearch, MissingValuesModel):
         check_choice("coordinates", self.coordinates, COORDINATES)
 
 
-def _model(k: int, others: tuple[float | None], least_noise: float) -> PPCAModel:
-    return PPCAModel(k, *others, least_noise)
+def _model(k: int, others: tuple[float | None], data: IncompleteMoments) -> PPCAModel:
+    return PPCAModel(k, *others, data.data.least_noise)

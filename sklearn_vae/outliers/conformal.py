@@ -31,7 +31,7 @@ def conformal_p_values(
     log_scores : ndarray of shape (n_samples,)
         Logarithms of the p-values. A sample that no calibration sample reaches has less: the
         average over the folds of its distance from the lowest score of the fold, in standard
-        deviations of the scores of the fold, is subtracted.
+        deviations of the scores of the fold, is subtracted. They are finite.
     """
     below, beyond = np.zeros((2, len(scores[0])))
     for values, usual, weight in zip(scores, calibration, weights, strict=True):
@@ -43,7 +43,9 @@ def conformal_p_values(
         beyond += (values - lowest) / (spread or 1.0)
     # Sums of weights may round to more than the number of samples.
     p_values = np.minimum((1.0 + below) / (1.0 + sum(map(len, calibration))), 1.0)
-    extra = np.where(below == 0.0, np.minimum(beyond / len(scores), 0.0), 0.0)
+    # Finite also for a score of -inf, so that subtracting an offset of -inf gives no nan.
+    beyond = np.clip(beyond / len(scores), -np.finfo(np.float64).max, 0.0)
+    extra = np.where(below == 0.0, beyond, 0.0)
     return p_values, np.log(p_values) + extra
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from sklearn_vae.containers import to_array, to_host
+from sklearn_vae.containers import as_fitted, to_array, to_host
 from sklearn_vae.gaussian import mahalanobis
 from sklearn_vae.gaussian.mahalanobis import Distances
 from sklearn_vae.protocol import LatentModel, LinearGaussian, as_latent_model
@@ -136,8 +136,8 @@ def contributions(
     X : array-like of shape (n_samples, n_features)
         Samples, with NaN for missing values if the model allows them.
     feature_names : sequence of str, default=None
-        Names of the features. If None, they are those of a DataFrame X or of the fitted model, or
-        "x0", "x1" and so on.
+        Names of the features. If None, they are those of a DataFrame X or of the fitted model, as
+        the steps of a pipeline rename them, or "x0", "x1" and so on.
     random_state : int, RandomState instance or None, default=0
         Seed or generator for the order of the features. Not used for linear models.
 
@@ -188,6 +188,7 @@ def contributions(
     'od280/od315_of_diluted_wines'
     """
     names = getattr(X, "columns", getattr(estimator, "feature_names_in_", None))
+    names = _names_at_last_step(estimator, names)
     model, X, linear = _at_last_step(estimator, X, "contributions")
     if linear is not None:
         t2, spe = mahalanobis.contributions(_as_float64(X), *linear)
@@ -211,6 +212,18 @@ def _at_last_step(estimator: Any, X: Any, function: str) -> tuple[Any, Any, Line
         estimator = estimator.steps[-1][1]
     linear = linear_parameters(estimator)
     return as_latent_model(estimator, function), X, linear
+
+
+def _names_at_last_step(estimator: Any, names: Any) -> Any:
+    """Return the names of the features that the last step of a pipeline gets, or None."""
+    while isinstance(estimator, Pipeline):
+        if len(estimator.steps) > 1:
+            try:
+                names = estimator[:-1].get_feature_names_out(names)
+            except AttributeError:  # a step that does not name its output
+                names = None
+        estimator = estimator.steps[-1][1]
+    return names
 
 
 def _as_float64(X: Any) -> Array:
@@ -241,7 +254,7 @@ def _center(model: Any, X: Any) -> Center:
     n_components = model.posterior(X[:1])[0].shape[1]
     latent = np.zeros((1, n_components)) + model.prior_mean
     sample = _as_float64(model.conditional(latent)[0])
-    return Center(sample[0], _as_float64(model.posterior(sample)[0])[0])
+    return Center(sample[0], _as_float64(model.posterior(as_fitted(sample, model))[0])[0])
 
 
 def _nonlinear_t2(model: Any, X: Any, center: Center) -> Array:
@@ -257,7 +270,7 @@ def _nonlinear_spe(model: Any, X: Any) -> Array:
 
 def _t2_by_order(model: Any, X: Array, rng: np.random.RandomState) -> Array:
     """Split T2 by the changes when the features are set one after the other, in two orders."""
-    center = _center(model, X)
+    center = _center(model, as_fitted(X[:1], model))
     order = rng.permutation(X.shape[1])
     size = max(BLOCK // (X.shape[1] + 1) ** 2, 1)
     parts = np.zeros(X.shape)
@@ -269,7 +282,8 @@ def _t2_by_order(model: Any, X: Array, rng: np.random.RandomState) -> Array:
             steps = np.repeat(usual[None], X.shape[1] + 1, axis=0)
             for i, feature in enumerate(features):
                 steps[i + 1 :, :, feature] = x[:, feature]
-            t2 = _nonlinear_t2(model, steps.reshape(-1, X.shape[1]), center)
+            samples = as_fitted(steps.reshape(-1, X.shape[1]), model)
+            t2 = _nonlinear_t2(model, samples, center)
             changes = np.diff(t2.reshape(len(steps), -1), axis=0)
             parts[start : start + size, features] += 0.5 * changes.T
     return parts

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 from sklearn.base import BaseEstimator, OutlierMixin, clone
-from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_vae.containers import as_fitted
 from sklearn_vae.gaussian.arrays import check_sample_weight, positive_weights
 from sklearn_vae.gaussian.mahalanobis import Distances
 from sklearn_vae.linear.ppca_cv import PPCACV
@@ -241,14 +241,15 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
 
     def _fit_models(self, X: Array, weights: Array | None, splits: list[Split]) -> list[Any]:
         """Set `estimator_` and return the models of the folds."""
-        base = self._estimator()
+        base, names = self._estimator(), getattr(self, "feature_names_in_", None)
         models = [
-            base if train is None else fit_model(clone(base), X, weights, train)
+            base if train is None else fit_model(clone(base), X, weights, names, train)
             for train, _ in splits
         ]
         self.estimator_ = models[0]
         if len(models) > 1:
-            self.models_, self.estimator_ = models, fit_model(clone(base), X, weights)
+            self.models_ = models
+            self.estimator_ = fit_model(clone(base), X, weights, names)
         is_linear = linear_parameters(self.estimator_) is not None
         automatic = "distance" if is_linear else "likelihood"
         self.statistic_ = automatic if self.statistic == "auto" else self.statistic
@@ -264,8 +265,9 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
             shares = weights / weights[held_out].mean()
         pooled = np.full(len(X), np.nan)
         for model, (_, test) in zip(models, splits, strict=True):
-            parts = parts_if_possible(model, X[test], self.statistic_)
-            pooled[test] = scores = score_by(model, X[test], self.statistic_, parts)
+            usual = as_fitted(X[test], model)
+            parts = parts_if_possible(model, usual, self.statistic_)
+            pooled[test] = scores = score_by(model, usual, self.statistic_, parts)
             order = np.argsort(scores, kind="stable")
             self.calibration_scores_.append(scores[order])
             self.calibration_weights_.append(shares[test][order])
@@ -379,7 +381,7 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
             `t2`, `spe`, `t2_dof` and `spe_dof` of :func:`sklearn_vae.outliers.distances`.
         """
         check_is_fitted(self)
-        return distances(self.estimator_, self._check_samples(X))
+        return distances(self.estimator_, as_fitted(self._check_samples(X), self.estimator_))
 
     def contributions(self, X: Any) -> Contributions:
         """Split T2 and SPE of each sample among the features.
@@ -396,17 +398,14 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
             :func:`sklearn_vae.outliers.contributions`.
         """
         check_is_fitted(self)
-        X, names = self._check_samples(X), getattr(self, "feature_names_in_", None)
-        if names is not None and isinstance(self.estimator_, Pipeline):
-            names = self.estimator_[:-1].get_feature_names_out(names)
-        return contributions(self.estimator_, X, names)
+        return contributions(self.estimator_, as_fitted(self._check_samples(X), self.estimator_))
 
     def _compare(self, X: Any) -> tuple[Array, Array]:
         """Compute p-values and scores by comparison with the calibration samples."""
         check_is_fitted(self)
         X = self._check_samples(X)
         models = getattr(self, "models_", [self.estimator_])
-        scores = [score_by(model, X, self.statistic_) for model in models]
+        scores = [score_by(model, as_fitted(X, model), self.statistic_) for model in models]
         return conformal_p_values(scores, self.calibration_scores_, self.calibration_weights_)
 
     def _estimator(self) -> Any:

@@ -11,6 +11,7 @@ from sklearn.model_selection import KFold, ShuffleSplit, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
+from sklearn_vae.containers import with_names
 from sklearn_vae.validation import check_random_state, is_integer, is_real
 
 Array = NDArray[Any]
@@ -61,10 +62,14 @@ def split_samples(cv: Any, X: Array, random_state: Any) -> list[Split]:
     return list(splits)
 
 
-def fit_model(model: Any, X: Array, weights: Array | None, rows: Any = slice(None)) -> Any:
+def fit_model(
+    model: Any, X: Array, weights: Array | None, names: Any, rows: Any = slice(None)
+) -> Any:
     """Fit a model to some of the samples, with weights if it supports them."""
+    samples = with_names(X[rows], names)
     if weights is None:
-        return model.fit(X[rows])
+        return model.fit(samples)
     steps = model.steps if isinstance(model, Pipeline) else [("", model)]
-    names = [n for n, s in steps if hasattr(s, "fit") and has_fit_parameter(s, "sample_weight")]
-    return model.fit(X[rows], **{f"{n}__sample_weight".lstrip("_"): weights[rows] for n in names})
+    accept = [n for n, s in steps if hasattr(s, "fit") and has_fit_parameter(s, "sample_weight")]
+    options = {f"{n}__sample_weight" if n else "sample_weight": weights[rows] for n in accept}
+    return model.fit(samples, **options)

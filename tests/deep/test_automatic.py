@@ -356,3 +356,17 @@ WIDE = {"hidden_layer_sizes": (64,), "learning_rate": 1e-2}
 )
 def test_a_fit_with_given_epochs_says_what_is_wrong(kind, X, options, match):
     assert re.search(match, warning_of(kind, X, **({"max_epochs": 20} | options)))
+
+
+def test_the_warning_of_a_noise_variance_is_in_the_units_of_the_data():
+    X = 1e-3 * HALF
+    text = warning_of(DeepGaussianVAE, X, noise_variance=1.0, max_epochs=20)
+    named = float(re.search(r"its noise variance of ([^,]+),", text)[1])
+    assert named == pytest.approx(PPCA(2).fit(X).noise_variance_, rel=1e-3)
+
+
+def test_a_noise_variance_that_is_not_too_large_is_not_blamed():
+    # It is a small number in the units of the networks only.
+    X = 1e3 * HALF
+    noise = 0.5 * float(PPCA(2).fit(X).noise_variance_)
+    assert "too large" not in warning_of(DeepGaussianVAE, X, noise_variance=noise, max_epochs=20)

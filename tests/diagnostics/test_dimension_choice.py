@@ -54,7 +54,7 @@ def test_units_weights_and_containers():
 
 def test_errors():
     X = make_rows(30, 5)
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match=r"got NaN\. Use PPCACV"):
         choose_dimensions(np.where(X > 3.0, np.nan, X))
     with pytest.raises(ValueError, match="at least three samples that differ, got 2 samples"):
         choose_dimensions(X[:2])

@@ -11,6 +11,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, ShuffleSpli
 
 from sklearn_vae import PPCA, PPCACV, FactorAnalysis, FactorAnalysisCV, Moments
 from sklearn_vae.datasets import make_missing
+from sklearn_vae.gaussian.factor_analysis import CONSTANT_NOISE
 from sklearn_vae.linear import factor_analysis_cv, ppca_cv
 from tests.linear.data import make_rows
 from tests.sharing import shared
@@ -85,6 +86,21 @@ class TestMissingValues:
             PPCA(**EXACT), {"n_components": [1, 2]}, X, GroupKFold(3), groups=groups
         )
         np.testing.assert_allclose(split_scores(model.cv_results_), expected, rtol=0, atol=1e-6)
+
+    def test_scores_with_very_different_units(self):
+        X = incomplete()[:, :6] * np.array([1.0, 1.0, 1e3, 1.0, 1e5, 1e-3])
+        with warnings.catch_warnings():  # PPCA ends at the precision of float64
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            scores = split_scores(PPCACV([0, 1, 2, 3], cv=3).fit(X).cv_results_)
+        expected = grid_search(PPCA(**EXACT), {"n_components": [0, 1, 2, 3]}, X, 3)
+        # Rounding errors are relative to the largest variance.
+        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
+
+    def test_extrapolation_beyond_the_bound_of_the_noise_is_no_unbounded_likelihood(self):
+        X = incomplete()[:16, :6]
+        scores = split_scores(PPCACV([3], cv=4).fit(X).cv_results_)
+        expected = grid_search(PPCA(**EXACT), {"n_components": [3]}, X, 4)
+        np.testing.assert_allclose(scores, expected, rtol=1e-3)
 
     def test_unbounded_likelihoods_are_nan(self):
         X = make_missing(make_rows(14, 12), 0.1, random_state=0)
@@ -192,6 +208,21 @@ def test_constant_features_are_scored():
     )
 
 
+def test_a_warm_start_does_not_end_at_a_lower_maximum():
+    # From the model of one component EM ends 0.1 nats below the maximum from the mean.
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(40, 5)) @ rng.normal(size=(5, 5)) + 100.0
+    X[rng.random(X.shape) < 0.3] = np.nan
+    X[7] = np.nan
+    weights = rng.choice([0.0, 1.0, 2.5], size=40)
+    options = {"cv": KFold(3, shuffle=True, random_state=0), "held_out": "entries"}
+    warm = PPCACV([1, 2], **options).fit(X, sample_weight=weights)
+    alone = PPCACV([2], **options).fit(X, sample_weight=weights)
+    np.testing.assert_allclose(
+        split_scores(warm.cv_results_)[:, 1], split_scores(alone.cv_results_)[:, 0], atol=1e-4
+    )
+
+
 class TestFactorAnalysisCV:
     @pytest.mark.parametrize("shape", [(240, 9), (40, 60)])
     @pytest.mark.parametrize("weighted", [False, True])
@@ -206,6 +237,35 @@ class TestFactorAnalysisCV:
         assert model.best_params_ == {"n_components": model.n_components_}
         single = FactorAnalysis(model.n_components_).fit(X, sample_weight=weights)
         np.testing.assert_array_equal(model.loadings_, single.loadings_)
+
+    def test_constant_features_with_missing_values(self):
+        constant = np.where(np.arange(240) % 7 == 0, np.nan, 0.1)
+        X, grid = np.c_[incomplete_factors(), constant], {"n_components": [0, 1, 2]}
+        model = FactorAnalysisCV(**grid, cv=3).fit(X)
+        expected = grid_search(FactorAnalysis(tol=1e-12), grid, X, 3)
+        np.testing.assert_allclose(split_scores(model.cv_results_), expected, rtol=0, atol=1e-6)
+
+    def test_constant_features_with_held_out_entries(self):
+        # A constant is predicted with the same density by every model.
+        X, constant = incomplete_factors(), np.full(240, 0.1)
+        n, rng = np.count_nonzero(~np.isnan(X)), np.random.default_rng(0)
+        held_out = rng.permutation(n + 240)[:400]
+        columns = np.nonzero(~np.isnan(np.c_[X, constant]))[1]
+        others = held_out[columns[held_out] < 9]
+        cv = [(np.setdiff1d(np.arange(n + 240), held_out), held_out)]
+        both = FactorAnalysisCV([0, 2], cv=cv, held_out="entries").fit(np.c_[X, constant])
+        index = np.cumsum(columns < 9) - 1
+        cv = [(np.setdiff1d(np.arange(n), index[others]), index[others])]
+        without = FactorAnalysisCV([0, 2], cv=cv, held_out="entries").fit(X)
+        expected = len(others) * without.cv_results_["mean_test_score"]
+        expected -= 0.5 * (400 - len(others)) * np.log(2 * np.pi * CONSTANT_NOISE)
+        np.testing.assert_allclose(400 * both.cv_results_["mean_test_score"], expected, atol=1e-4)
+
+    def test_a_feature_without_values(self):
+        X = make_factors()
+        X[:, 3] = np.nan
+        with pytest.raises(ValueError, match="only NaN in column 3"):
+            FactorAnalysisCV([1]).fit(X)
 
     @pytest.mark.parametrize("weighted", [False, True])
     def test_missing_values(self, weighted):

@@ -25,15 +25,15 @@ def error(filled):
     return np.sqrt(np.mean((filled - X)[GONE] ** 2))
 
 
-def test_fills_as_ppca_and_better_than_neighbours():
+def test_fills_as_model_and_better_than_neighbours():
     imputer = PPCAImputer(2, standardize=False)
     filled = imputer.fit_transform(Y)
     np.testing.assert_allclose(filled, PPCA(2).fit(Y).impute(Y))
     np.testing.assert_array_equal(filled[~GONE], Y[~GONE])
     assert error(filled) < error(KNNImputer().fit_transform(Y))
     assert error(filled) < 0.6 * error(SimpleImputer().fit_transform(Y))
-    np.testing.assert_allclose(imputer.ppca_.impute(Y), filled)
-    assert imputer.n_iter_ == imputer.ppca_.n_iter_ > 1
+    np.testing.assert_allclose(imputer.model_.impute(Y), filled)
+    assert imputer.n_iter_ == imputer.model_.n_iter_ > 1
 
 
 def test_impute_leaves_features_alone_that_were_never_observed():
@@ -156,8 +156,14 @@ def test_nothing_observed_at_all():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"n_components": 0.5}, r"n_components must be None or an integer >= 0, got 0\.5\."),
-        ({"n_components": "mle"}, "n_components must be None or an integer >= 0, got 'mle'"),
+        (
+            {"n_components": 0.5},
+            r"n_components must be None, 'auto' or an integer >= 0, got 0\.5\.",
+        ),
+        (
+            {"n_components": "mle"},
+            "n_components must be None, 'auto' or an integer >= 0, got 'mle'",
+        ),
         ({"noise_variance": -1}, "noise_variance must be None or a positive float, got -1"),
         ({"tol": -1}, "tol must be None or a float >= 0, got -1"),
     ],
@@ -222,8 +228,8 @@ def test_the_model_within_has_the_parameters_that_were_given(noise_variance):
     for rows in (flat, Y):
         imputer = PPCAImputer(1, **options).fit(rows)
         expected = PPCA(1, **options).get_params()
-        assert imputer.ppca_.get_params() == expected
-        assert imputer.ppca_.noise_variance_ > 0
+        assert imputer.model_.get_params() == expected
+        assert imputer.model_.noise_variance_ > 0
 
 
 @pytest.mark.parametrize(
@@ -237,10 +243,10 @@ def test_the_model_within_has_the_parameters_that_were_given(noise_variance):
             "indicator_ must be None or one boolean for each of 7 fea",
         ),
         ("_observed", np.ones(7), "_observed must be booleans"),
-        ("_observed", np.arange(7) > 0, "ppca_ must be a PPCA of the 6 observed features"),
-        ("ppca_", 3, "ppca_ must be a PPCA of the 7 observed features"),
-        ("ppca_", PPCA(1), "ppca_ must be a PPCA of the 7 observed features"),
-        ("ppca_", PPCAImputer(1), "ppca_ must be a PPCA of the 7 observed features"),
+        ("_observed", np.arange(7) > 0, "model_ must be a PPCA of the 6 observed features"),
+        ("model_", 3, "model_ must be a PPCA of the 7 observed features"),
+        ("model_", PPCA(1), "model_ must be a PPCA of the 7 observed features"),
+        ("model_", PPCAImputer(1), "model_ must be a PPCA of the 7 observed features"),
     ],
 )
 def test_states_that_do_not_fit(name, value, message):

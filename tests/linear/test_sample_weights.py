@@ -132,12 +132,12 @@ def weighted(case):
 def fitted(model, X):
     values = {name: value for name, value in vars(model).items() if name.endswith("_")}
     if isinstance(model, PPCAImputer):
-        ppca = vars(values.pop("ppca_"))
-        values |= {f"ppca_.{name}": value for name, value in ppca.items() if name.endswith("_")}
+        ppca = vars(values.pop("model_"))
+        values |= {f"model_.{name}": value for name, value in ppca.items() if name.endswith("_")}
         values.pop("indicator_")
-    for name in (*RECORDS, *(f"ppca_.{name}" for name in RECORDS)):
+    for name in (*RECORDS, *(f"model_.{name}" for name in RECORDS)):
         values.pop(name, None)
-    for name in values.keys() & {"certificate_", "ppca_.certificate_"}:
+    for name in values.keys() & {"certificate_", "model_.certificate_"}:
         if isinstance(values[name], Stationarity):
             values[name] = values[name].remaining_gain
     return {**values, "transform": model.transform(X)}
@@ -145,7 +145,7 @@ def fitted(model, X):
 
 def assert_same_fit(model, expected, X, without=(), **tolerance):
     values, wanted = fitted(model, X), fitted(expected, X)
-    for name in wanted.keys() - set(without) - {f"ppca_.{name}" for name in without}:
+    for name in wanted.keys() - set(without) - {f"model_.{name}" for name in without}:
         if name.endswith("history_") and isinstance(wanted[name], dict):
             assert values[name].keys() == wanted[name].keys()
         elif tolerance:

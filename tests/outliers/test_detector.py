@@ -8,12 +8,13 @@ import pytest
 from scipy.stats import false_discovery_control
 from sklearn.base import clone, is_outlier_detector
 from sklearn.cluster import KMeans
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, LeaveOneOut, StratifiedKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from sklearn_vae import (
     PPCA,
@@ -269,6 +270,40 @@ def test_frames_pipelines_and_searches():
     grid = {"estimator__n_components": [0, 2], "statistic": ["spe", "distance"]}
     search = GridSearchCV(OutlierDetector(PPCA(), level=0.1), grid, scoring="roc_auc", cv=both)
     assert search.fit(samples, y).best_score_ > 0.9
+
+
+def test_models_get_the_names_of_features():
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    chosen = make_pipeline(make_column_transformer((StandardScaler(), ["b", "d", "e"])), PPCA(1))
+    model = OutlierDetector(chosen, random_state=0).fit(frame)
+    plain = OutlierDetector(make_pipeline(StandardScaler(), PPCA(1)), random_state=0)
+    expected = plain.fit(X[:, [1, 3, 4]]).p_values(OUTLIERS[:, [1, 3, 4]])
+    np.testing.assert_array_equal(
+        model.p_values(pd.DataFrame(OUTLIERS, columns=frame.columns)), expected
+    )
+    for fitted in (make_pipeline(StandardScaler(), PPCA(2)), DeepGaussianVAE(2, **SMALL)):
+        prefit = OutlierDetector(fitted.fit(frame[:60]), cv="prefit").fit(frame[60:])
+        assert prefit.contributions(frame[:2]).feature_names == tuple("abcdef")
+        np.testing.assert_allclose(
+            prefit.contributions(frame[:2]).t2.sum(axis=1), prefit.distances(frame[:2]).t2
+        )
+
+
+def test_a_step_that_does_not_name_its_output():
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    model = make_pipeline(FunctionTransformer(np.tanh), PPCA(2)).fit(frame)
+    assert contributions(model, frame[:2]).feature_names[:2] == ("x0", "x1")
+    rotated = make_pipeline(PCA(), PPCA(2)).fit(frame)
+    assert contributions(rotated, frame[:2]).feature_names[:2] == ("pca0", "pca1")
+
+
+def test_infinite_distances_without_a_threshold():
+    with pytest.warns(UserWarning, match="out of reach"):
+        model = OutlierDetector(PPCA(2), random_state=0).fit(X[:30])
+    huge = 1e200 * OUTLIERS[:2]
+    assert np.isfinite(model.score_samples(huge)).all()
+    assert (model.decision_function(huge) == np.inf).all()
+    assert (model.predict(huge) == 1).all()
 
 
 def test_same_seed_same_result_and_clones():

@@ -163,7 +163,7 @@ def test_what_was_requested_of_metadata_still_is(fit, tmp_path):
 
 def test_what_was_one_object_still_is(tmp_path):
     imputer = there_and_back(fitted("imputer"), tmp_path)
-    assert imputer.random_state is imputer.ppca_.random_state
+    assert imputer.random_state is imputer.model_.random_state
     linear = there_and_back(fitted("linear"), tmp_path)
     assert linear.history_["bound"] is linear.elbo_history_
 

@@ -1,0 +1,485 @@
+"""Base class of imputers by linear Gaussian models."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.impute import MissingIndicator
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_vae.gaussian.arrays import scale_of
+from sklearn_vae.gaussian.factor_em import Factors
+from sklearn_vae.linear.predictive import (
+    NORMAL_GRID,
+    Kind,
+    Predictive,
+    bootstrap,
+    calibrated,
+    choose_components,
+)
+from sklearn_vae.linear.sample_weights import drop_zero_weights
+from sklearn_vae.state import Stateful
+from sklearn_vae.validation import (
+    all_or_nothing,
+    check_flag,
+    check_integer,
+    check_random_state,
+    checked_data,
+    is_integer,
+    is_real,
+)
+
+FLAGS = (
+    "add_indicator",
+    "keep_empty_features",
+    "round_integers",
+    "sample_posterior",
+    "standardize",
+)
+
+
+class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
+    """Imputer by a model x ~ N(mu, W W' + diag(psi)) of the features with observed values.
+
+    Subclasses have the parameters, and define the fit of the model.
+    """
+
+    _model_class: ClassVar[type]
+    _fitted_state: ClassVar = {
+        "_fit_loadings": "any",
+        "_fit_means": "any",
+        "_fit_noise": "any",
+        "_is_whole": "d",
+        "_observed": "d",
+        "_quantiles": "any",
+        "indicator_": "any",
+        "model_": "any",
+        "n_components_": "count",
+        "n_features_in_": "count",
+        "scale_": "d finite positive",
+    }
+
+    _fit_loadings: Any
+    _fit_means: Any
+    _fit_noise: Any
+    _quantiles: Any
+    n_components: Any
+    missing_values: Any
+    standardize: bool
+    n_fits: int
+    sample_posterior: bool
+    min_value: Any
+    max_value: Any
+    round_integers: bool
+    tol: float
+    max_iter: int
+    add_indicator: bool
+    keep_empty_features: bool
+    random_state: Any
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Fit the model to the observed values of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data with missing values.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Finite weights >= 0, of which at least two are positive. A weight of 2 counts a sample
+            twice, 0 ignores it. Their scale does not change the model, except for the weight of the
+            prior of `FactorAnalysisImputer`.
+
+        Returns
+        -------
+        self : estimator
+            Fitted imputer.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X or `sample_weight` is invalid.
+        """
+        for name in FLAGS:
+            check_flag(name, getattr(self, name))
+        check_integer("n_fits", self.n_fits, at_least=0)
+        k = self.n_components
+        if not (k is None or is_integer(k) or (isinstance(k, str) and k == "auto")):
+            raise ValueError(f"n_components must be None, 'auto' or an integer >= 0, got {k!r}.")
+        with all_or_nothing(self):
+            X = self._check_samples(X, reset=True)
+            X, weights, count, total = drop_zero_weights(
+                X, sample_weight, at_least=2, copy_mapped=True
+            )
+            self._bounds()
+            self._observed = ~np.isnan(X).all(axis=0)
+            self._is_whole = np.array([_is_whole(column) for column in X.T])
+            self.scale_ = np.ones(X.shape[1])
+            if self.standardize:
+                self.scale_[self._observed] = spread_of(X[:, self._observed], weights)
+            kept = self._scaled(X)
+            most = min(max(count, round(total)), kept.shape[1])  # weights count as repetitions
+            rng = None
+            if k == "auto" or self.n_fits:
+                rng = check_random_state(self.random_state)
+            if k is None:
+                k = min(most // 2, 10)
+            elif k == "auto":
+                k = self._chosen(kept, weights, min(kept.shape[1] - 1, count // 3), rng)
+            self.model_ = self._fit_model(X, weights, int(k))
+            self.n_components_ = getattr(self.model_, "n_components_", 0)
+            self.n_iter_ = getattr(self.model_, "n_iter_", 1)
+            self._set_predictive(self._scaled(X), weights, rng)
+            self.indicator_ = None
+            if self.add_indicator:
+                self.indicator_ = MissingIndicator(error_on_new=False).fit(X)
+        if not (self._observed.all() or self.keep_empty_features):
+            names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
+            warnings.warn(
+                "Skipping features without any observed values: "
+                f"{names[~self._observed].tolist()}. Set keep_empty_features=True to keep them.",
+                stacklevel=2,
+            )
+        return self
+
+    def _fit_model(self, X: np.ndarray, weights: np.ndarray | None, k: int) -> Any:
+        """Return the model of the features with observed values, and set their scales."""
+        raise NotImplementedError
+
+    def _kind(self) -> Kind:
+        """Return the kind of noise of the model."""
+        raise NotImplementedError
+
+    def _chosen(self, X: np.ndarray, weights: Any, most: int, rng: Any) -> int:
+        if X.shape[1] == 0:
+            return 0
+        return choose_components(X.astype(np.float64), weights, self._kind(), most, rng)
+
+    def _set_predictive(self, X: np.ndarray, weights: Any, rng: Any) -> None:
+        """Fit the model with random weights, and calibrate the distribution of its residuals."""
+        self._fit_means = self._fit_loadings = self._fit_noise = self._quantiles = None
+        if self.n_fits == 0 or X.shape[1] == 0:
+            return
+        X = X.astype(np.float64)
+        kind, factors = self._kind(), self._factors()
+        predictive = bootstrap(X, weights, factors, kind, self.n_fits, rng)
+        self._quantiles = calibrated(predictive, X, weights, kind, rng).quantiles
+        parameters = zip(*predictive.fits, strict=True)
+        self._fit_loadings, self._fit_means, self._fit_noise = map(np.array, parameters)
+
+    def _factors(self) -> Factors:
+        """Return the parameters of the model."""
+        mean, W, psi = self.model_.linear_gaussian()
+        return Factors(W, mean, psi)
+
+    def _predictive(self) -> Predictive:
+        """Return the distribution of missing values; a single fit if `n_fits=0`."""
+        if self._fit_means is None:
+            return Predictive([self._factors()])
+        fits = zip(self._fit_loadings, self._fit_means, self._fit_noise, strict=True)
+        return Predictive([Factors(*fit) for fit in fits], self._quantiles)
+
+    def get_state(self) -> dict[str, Any]:
+        state = super().get_state()  # holds a mask of features instead of indicator_
+        if isinstance(indicator := state.get("indicator_"), MissingIndicator):
+            state["indicator_"] = np.isin(np.arange(self.n_features_in_), indicator.features_)
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        mask = state.get("indicator_")
+        if mask is not None:
+            if not (isinstance(mask, np.ndarray) and mask.dtype == bool):
+                raise ValueError(f"indicator_ must be None or booleans, got {mask!r:.100}.")
+            X = np.where(mask, np.nan, 0.0)[None]
+            state = {**state, "indicator_": MissingIndicator(error_on_new=False).fit(X)}
+        super().set_state(state)
+
+    def _check_state(self) -> None:
+        super()._check_state()
+        if not hasattr(self, "model_"):
+            return
+        d, observed, model = self.n_features_in_, self._observed, self.model_
+        if observed.dtype != bool:
+            raise ValueError(f"_observed must be booleans, got {observed!r:.100}.")
+        kind, n_kept = self._model_class, int(observed.sum())
+        if not isinstance(model, kind) or getattr(model, "n_features_in_", 0) != n_kept:
+            raise ValueError(f"model_ must be a {kind.__name__} of the {n_kept} observed features.")
+        m, k = self.n_fits, self.n_components_
+        shapes = {
+            "_fit_loadings": (m, n_kept, k),
+            "_fit_means": (m, n_kept),
+            "_fit_noise": (m, n_kept),
+            "_quantiles": (n_kept, len(NORMAL_GRID)),
+        }
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            if value is not None and not (
+                isinstance(value, np.ndarray)
+                and value.shape == shape
+                and np.isfinite(value).all()
+                and (name != "_fit_noise" or (value > 0).all())
+            ):
+                raise ValueError(f"{name} must be None or finite, of shape {shape}.")
+        if (self._fit_means is None) != (self._fit_loadings is None) or (
+            self._fit_means is None
+        ) != (self._fit_noise is None):
+            raise ValueError("_fit_means, _fit_loadings and _fit_noise must belong together.")
+        if self.indicator_ is not None and self.indicator_.n_features_in_ != d:
+            raise ValueError(f"indicator_ must be None or one boolean for each of {d} features.")
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Impute missing values.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data with missing values.
+
+        Returns
+        -------
+        X : array of shape (n_samples, n_features_out)
+            Data without missing values and, unless `keep_empty_features=True`, without the
+            features that had no observed values in `fit`, followed by the columns of the
+            indicator.
+        """
+        check_is_fitted(self)
+        X = self._check_samples(X, reset=False)
+        if self.sample_posterior:
+            filled = next(self._draws(X, 1, self.random_state))
+        else:
+            filled = self._impute(X)[0]
+        filled = np.where(np.isnan(filled), filled.dtype.type(0), filled)
+        if not self.keep_empty_features:
+            filled = filled[:, self._observed]
+        if self.indicator_ is None:
+            return filled
+        return np.hstack([filled, self.indicator_.transform(X)])
+
+    def impute(
+        self,
+        X: Any,
+        return_std: bool = False,
+        *,
+        n_draws: int | None = None,
+        random_state: Any = None,
+    ) -> Any:
+        """Impute missing values and return all features in their original order.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data with missing values.
+        return_std : bool, default=False
+            Whether to return the standard deviation of the predictive distribution too. It
+            contains the uncertainty of the parameters if `n_fits` is not 0, and ignores
+            `min_value`, `max_value` and rounding.
+        n_draws : int, default=None
+            Number of completed data sets that are drawn from the predictive distribution, for
+            multiple imputation. If None, missing values are replaced by their conditional means.
+        random_state : int, RandomState instance or None, default=None
+            Seed or generator of the draws.
+
+        Returns
+        -------
+        X : array of shape (n_samples, n_features) or (n_draws, n_samples, n_features)
+            Data without missing values, except NaN in features without observed values in `fit`.
+        std : array of shape (n_samples, n_features)
+            Standard deviation: 0 for observed entries, NaN for those that remain missing. Only if
+            `return_std` is True.
+
+        Raises
+        ------
+        ValueError
+            If X or a parameter is invalid.
+        """
+        check_is_fitted(self)
+        if n_draws is not None:
+            check_integer("n_draws", n_draws, at_least=1)
+        X = self._check_samples(X, reset=False)
+        if n_draws is not None:
+            filled = np.stack(list(self._draws(X, n_draws, random_state)))
+        else:
+            filled = self._impute(X)[0]
+        return (filled, self._std(X)) if return_std else filled
+
+    def interval(self, X: Any, coverage: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Compute central prediction intervals of missing values.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data with missing values.
+        coverage : float, default=0.95
+            Probability of each interval, between 0 and 1.
+
+        Returns
+        -------
+        lower, upper : array of shape (n_samples, n_features)
+            Ends of the intervals, which are quantiles of the draws of `impute`, within `min_value`
+            and `max_value`. Both are the value itself where it is observed, and NaN in features
+            without observed values in `fit`.
+
+        Raises
+        ------
+        ValueError
+            If X or `coverage` is invalid.
+        """
+        check_is_fitted(self)
+        if not (is_real(coverage) and 0.0 < coverage < 1.0):
+            raise ValueError(f"coverage must be a float between 0 and 1, got {coverage!r}.")
+        X = self._check_samples(X, reset=False)
+        if not self._observed.any():
+            return X.copy(), X.copy()
+        kept = self._scaled(X).astype(np.float64)
+        lower, upper = self._predictive().interval(kept, coverage, self._scaled_bounds())
+        return self._in_units(X, lower), self._in_units(X, upper)
+
+    def _impute(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return X with imputed values, and conditional standard deviations of a single fit."""
+        filled, std = X.copy(), np.where(np.isnan(X), X, 0)
+        kept = self._observed
+        if kept.any():
+            mean, std[:, kept] = self.model_.impute(self._scaled(X), return_std=True)
+            std[:, kept] *= self.scale_[kept].astype(X.dtype)
+            filled = self._in_units(X, mean)
+        return filled, std
+
+    def _std(self, X: np.ndarray) -> np.ndarray:
+        std = self._impute(X)[1]
+        if self._fit_means is not None:
+            kept = self._observed
+            spread = self._predictive().std(self._scaled(X).astype(np.float64))
+            std[:, kept] = np.where(np.isnan(X[:, kept]), spread * self.scale_[kept], 0.0)
+        return std
+
+    def _draws(self, X: np.ndarray, n_draws: int, random_state: Any) -> Iterator[np.ndarray]:
+        """Yield X with draws of the missing values."""
+        rng = check_random_state(random_state)
+        if not self._observed.any():
+            yield from (X.copy() for _ in range(n_draws))
+            return
+        kept = self._scaled(X).astype(np.float64)
+        for drawn in self._predictive().draws(kept, n_draws, rng, self._scaled_bounds()):
+            yield self._in_units(X, drawn)
+
+    def _in_units(self, X: np.ndarray, scaled: np.ndarray) -> np.ndarray:
+        """Return X with missing values from `scaled`, within bounds and rounded if asked."""
+        filled, kept = X.copy(), self._observed
+        values = (scaled * self.scale_[kept]).astype(X.dtype)
+        if self.min_value is not None or self.max_value is not None:
+            low, high = self._bounds()
+            values = np.clip(values, low[kept], high[kept]).astype(X.dtype)
+        if self.round_integers:
+            values = np.where(self._is_whole[kept], np.round(values), values)
+        filled[:, kept] = np.where(np.isnan(X[:, kept]), values, X[:, kept])
+        return filled
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least and the largest imputed value of each feature."""
+        d, ends = self.n_features_in_, []
+        for name, default in (("min_value", -np.inf), ("max_value", np.inf)):
+            value = getattr(self, name)
+            try:
+                end = np.asarray(default if value is None else value, dtype=np.float64)
+            except (TypeError, ValueError):
+                end = np.full(d, np.nan)
+            if end.shape not in ((), (d,)) or np.isnan(end).any():
+                raise ValueError(
+                    f"{name} must be None, a float or {d} floats, one per feature, got {value!r}."
+                )
+            ends.append(np.broadcast_to(end, (d,)))
+        if not (ends[0] <= ends[1]).all():
+            raise ValueError(
+                "min_value must be at most max_value in each feature, got "
+                f"min_value={self.min_value!r} and max_value={self.max_value!r}."
+            )
+        return ends[0], ends[1]
+
+    def _scaled_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        kept = self._observed
+        low, high = (end[kept] / self.scale_[kept] for end in self._bounds())
+        return low, high
+
+    def _scaled(self, X: np.ndarray) -> np.ndarray:
+        """Return the features with observed values in the units of the model."""
+        return (X[:, self._observed] / self.scale_[self._observed]).astype(X.dtype, copy=False)
+
+    def _check_samples(self, X: Any, *, reset: bool) -> np.ndarray:
+        """Return X with NaN for missing values."""
+        if not (is_real(self.missing_values) or _is_nan(self.missing_values)):
+            raise ValueError(
+                f"missing_values must be a finite float or np.nan, got {self.missing_values!r}."
+            )
+        nan, placeholder = _is_nan(self.missing_values), self.missing_values
+        finite, least = "allow-nan" if nan else True, 2 if reset else 1
+        if isinstance(X, np.ma.MaskedArray) and not nan:  # what a mask hides is missing too
+            X = np.ma.filled(X.astype(X.dtype if X.dtype.kind in "fcmMO" else float), placeholder)
+        X = checked_data(self, X, reset=reset, ensure_min_samples=least, ensure_all_finite=finite)
+        return X if nan else np.where(placeholder == X, np.nan, X)
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Get the names of the features that `transform` returns.
+
+        Parameters
+        ----------
+        input_features : array-like of str of shape (n_features,), default=None
+            Names of the input features. If None, `feature_names_in_` is used, or x0, x1, ... if X
+            had no feature names.
+
+        Returns
+        -------
+        names : ndarray of str
+            Names of the output features.
+        """
+        names = OneToOneFeatureMixin.get_feature_names_out(self, input_features)
+        kept = names if self.keep_empty_features else names[self._observed]
+        if self.indicator_ is None:
+            return kept
+        return np.concatenate([kept, self.indicator_.get_feature_names_out(names)])
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = _is_nan(self.missing_values)
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def spread_of(X: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Return the standard deviation of the observed values of each feature; 1 for constants."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if weights is None:
+            mean = np.nanmean(X, axis=0, dtype=np.float64)
+        else:
+            weights = weights / scale_of(weights)
+            mean = _observed_mean(X, weights)
+        deviations = X - mean
+        largest = np.nanmax(np.abs(deviations), axis=0)
+        unit = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
+        if weights is None:
+            spread = unit * np.nanstd(deviations / unit, axis=0)
+        else:
+            spread = unit * np.sqrt(_observed_mean((deviations / unit) ** 2, weights))
+        rounding = 8 * np.finfo(X.dtype).eps * np.nanmax(np.abs(X), axis=0)
+    return np.where(np.isfinite(spread) & (spread > rounding), spread, 1.0)
+
+
+def _observed_mean(X: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the weighted mean of the observed values of each feature."""
+    observed = ~np.isnan(X)
+    return weights @ np.where(observed, X, 0.0) / (weights @ observed)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+def _is_whole(column: np.ndarray) -> bool:
+    """Return whether all observed values are integers."""
+    values = column[~np.isnan(column)]
+    return bool(np.all(values == np.round(values)))
