@@ -43,6 +43,7 @@ extensions = [
 exclude_patterns = ["_build", "_templates", "examples.md", "sg_execution_times.rst"]
 templates_path = ["_templates"]
 default_role = "code"
+highlight_language = "none"  # formulas in docstrings are not Python
 smartquotes = False  # they make one dash of two, also in options of commands
 nitpicky = False
 

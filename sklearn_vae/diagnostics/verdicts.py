@@ -44,8 +44,8 @@ def _collapse(case: Evidence, harmful: dict[str, Finding]) -> Verdict:
         )
         return Verdict("collapse", False, text + (f". {causes[0]}" if causes else "."))
     if not case.n_collapsed:
-        subject = "the latent dimension is" if case.k == 1 else f"all {case.k} dimensions are"
-        return Verdict("collapse", True, f"no harmful collapse: {subject} active.")
+        dimensions = "the latent dimension is" if case.k == 1 else f"all {case.k} dimensions are"
+        return Verdict("collapse", True, f"no harmful collapse: {dimensions} active.")
     text = f"{case.n_collapsed} of {case.k} dimensions have collapsed, and are not needed"
     return Verdict("collapse", True, f"no harmful collapse: {text}.")
 
