@@ -56,8 +56,10 @@ def train(reconstruction_loss, after_epoch, n_epochs):
     """Train a VAE, and return it with the squared error of its last epoch."""
     torch.manual_seed(0)
     vae, x = VAE(X.shape[1]), torch.from_numpy(X)
-    optimizer = torch.optim.Adam(vae.parameters())
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=n_epochs)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=4e-3)
+    rate = torch.optim.lr_scheduler.LambdaLR(  # falls in the last quarter
+        optimizer, lambda epoch: min(1.0, 4.0 * (1.0 - epoch / n_epochs))
+    )
     for _ in range(n_epochs):
         errors = []
         for batch in x[torch.randperm(len(x))].split(100):
@@ -70,18 +72,18 @@ def train(reconstruction_loss, after_epoch, n_epochs):
             loss.backward()
             optimizer.step()
             errors.append(mse.item())
+        after_epoch(vae, sum(errors) / len(errors), rate.get_last_lr()[0])
         rate.step()
-        after_epoch(vae, sum(errors) / len(errors))
     return vae, sum(errors) / len(errors)
 
 
 # %%
 # Train it with the mean squared error. A logger records the ELBO of the noise variance that this
 # loss implies.
-n_epochs = 60 if arguments.small else 300
+n_epochs = 60 if arguments.small else 700
 implied = implied_noise_variance(X.shape[1], error="mean")
 logger = LatentLogger(X, noise_variance=implied)
-vae, _ = train(lambda mse: mse, lambda vae, mse: logger.update(vae), 20)
+vae, _ = train(lambda mse: mse, lambda vae, mse, rate: logger.update(vae, learning_rate=rate), 20)
 collapsed = from_torch(vae, noise_variance=implied, history=logger.history_)
 report = diagnose(collapsed, X)
 print(report)
@@ -90,13 +92,13 @@ print(report)
 # The first advice is to replace the error by its logarithm, which is the loss with the best noise
 # variance of each batch. That is the mean squared error itself.
 print(f"\nFollowing the advice: {report.advice[0]}\n")
-logger, half = LatentLogger(X, every=5), 0.5 * X.shape[1]
+logger, half = LatentLogger(X, every=10), 0.5 * X.shape[1]
 
 
-def record(vae, mse):
+def record(vae, mse, rate):
     """Record the ELBO with the noise variance of this epoch."""
     logger.options["noise_variance"] = mse
-    logger.update(vae)
+    logger.update(vae, learning_rate=rate)
 
 
 vae, mse = train(lambda mse: half * torch.log(mse), record, n_epochs)

@@ -78,13 +78,16 @@ class LatentLogger:
         self.history_: dict[str, list[Any]] = {}
         self._epoch, self._last = 0, dict[str, Any]()
 
-    def update(self, module: Any) -> dict[str, Any]:
+    def update(self, module: Any, **values: float) -> dict[str, Any]:
         """Evaluate a module at the end of an epoch, and record the values.
 
         Parameters
         ----------
         module : Module
             Module that is being trained.
+        **values : dict of str to float
+            Further values of this epoch, such as `learning_rate`. If that falls at the end,
+            :func:`diagnose` judges convergence by the epochs before.
 
         Returns
         -------
@@ -101,8 +104,10 @@ class LatentLogger:
                 start = series[-1 - self.every]
                 for i in range(1, self.every):
                     series[-1 - self.every + i] = start + (value - start) * i / self.every
+        for name, value in values.items():
+            self.history_.setdefault(name, []).append(value)
         self._epoch += 1
-        return self._last
+        return self._last | values
 
 
 def latent_summary(model: FunctionModel, X: Any) -> dict[str, Any]:

@@ -239,7 +239,9 @@ def _count_layers(module: nn.Module) -> int:
     parts = [getattr(module, name, None) for name in ("encoder", "decoder")]
     if all(isinstance(part, nn.Module) for part in parts):
         return max(map(count, parts))
-    return (count(module) + 1) // 2
+    # The layers that output mean and log-variance are one layer of the encoder.
+    has_heads = any(isinstance(getattr(module, name, None), nn.Module) for name in SPREAD_HEADS)
+    return (count(module) - has_heads + 1) // 2
 
 
 def _vamp_prior(model: Any) -> Any:

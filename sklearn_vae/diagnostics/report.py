@@ -259,7 +259,7 @@ class CollapseReport:
             listed = ", ".join(map(str, collapsed[:MAX_LISTED])) + (", ..." * (n > MAX_LISTED))
             text = f"{n} of {self.n_components} dimensions have collapsed ({definition}): {listed}."
         entropies = str(self.entropies).splitlines()[0]
-        return [*lines, text, f"{entropies} At an optimum they are equal."]
+        return [*lines, text, f"{entropies} At an optimum of training, both are equal."]
 
 
 def _as_builtin(value: Any) -> Any:

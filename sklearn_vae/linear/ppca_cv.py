@@ -36,10 +36,13 @@ class PPCACV(ComponentSearch, MissingValuesModel):
     moments. The chosen model is then fitted to all samples.
 
     With missing values, each candidate is fitted by EM, which starts at the model with fewer
-    components and, with up to 10000 training values, also at the mean. The scores are those at a maximum of the likelihood, to about 1e-6 nats; those of
-    GridSearchCV differ by more unless PPCA has a much smaller `tol` than by default. Where the
-    likelihood has several maxima, it may be another one than that which PPCA finds from its own
-    start: a higher one, or rarely a lower one of larger data. If there are more than 300 features, all candidates are fitted as by PPCA.
+    components and, with up to 10000 training values, also at the mean. The scores are those at a
+    maximum of the likelihood, to about 1e-6 nats if the variances of the features differ by a factor
+    of up to 1e8; those of GridSearchCV differ by more unless PPCA has a much smaller `tol` than by
+    default. Where the likelihood has several maxima, it may be another one than that which PPCA finds
+    from its own start: a higher one, or rarely a lower one of larger data. With more than 300
+    features all candidates are fitted as by PPCA, and one whose likelihood is unbounded has a very
+    low score instead of nan.
 
     Parameters
     ----------

@@ -14,6 +14,7 @@ from sklearn_vae.adapters import (
     lightning_logger,
 )
 from sklearn_vae.diagnostics import collapse, entropy_bound
+from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.plot import EntropyDisplay, TrainingDisplay
 from tests.adapters.models import PlainVAE, rows
 from tests.adapters.test_function_model import negative_binomial
@@ -63,6 +64,19 @@ def test_a_logger_fills_epochs_between_evaluations():
     model = from_torch(module, noise_variance=0.7, history=logger.history_)
     TrainingDisplay.from_estimator(model)
     EntropyDisplay.from_estimator(model, rows())
+
+
+def test_the_learning_rate_is_recorded_and_its_fall_does_not_look_like_convergence():
+    module, rates = PlainVAE(), [1e-2] * 24 + list(np.linspace(8e-3, 1e-3, 8))
+    logger = LatentLogger(rows(), noise_variance=0.7)
+    for rate in rates:
+        assert logger.update(module, learning_rate=rate)["learning_rate"] == rate
+    assert logger.history_["learning_rate"] == rates
+    history = {"bound": np.minimum(np.arange(32.0), 24.0), "learning_rate": rates}
+    for given, name in ((history, "rises"), ({"bound": history["bound"]}, "flat")):
+        model = from_torch(module, noise_variance=0.7, history=given)
+        trend = Evidence(model, rows(), rows()).trend
+        assert (trend.slope == pytest.approx(1.0)) == (name == "rises")
 
 
 class Loss(nn.Module):

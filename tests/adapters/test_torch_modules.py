@@ -34,7 +34,7 @@ def test_a_plain_module_has_the_bound_of_a_loop():
     model = from_torch(module, noise_variance=0.7)
     assert model.score(rows()) == pytest.approx(expected, abs=5 * error + 0.01)
     assert model.name == "PlainVAE"
-    assert model.n_layers == 3
+    assert model.n_layers == 2
 
 
 def test_the_module_is_evaluated_without_dropout_and_stays_in_its_mode():
