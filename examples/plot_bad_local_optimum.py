@@ -82,7 +82,7 @@ def trained(threshold, W):
 
 
 # The fits warn of what this example shows.
-warnings.filterwarnings("ignore", "Training ended below pPCA")
+warnings.filterwarnings("ignore", "Training (ended below pPCA|has not converged)")
 runs = {"threshold 1, from |W| = 0.5": trained(1.0, 0.5 * unit)}
 runs["threshold 0, from |W| = 0.5"] = trained(0.0, 0.5 * unit)
 runs["threshold 1, from the optimal W"] = trained(1.0, trap.solution.loadings)
