@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -164,6 +164,11 @@ def latent_summary(model: FunctionModel, X: Any) -> dict[str, Any]:
     return values | entropies | ({} if noise is None else {"noise_variance": noise})
 
 
+def _learning_rate(optimizers: Sequence[Any]) -> dict[str, float]:
+    """Return the learning rate of the first optimizer, by which convergence is judged."""
+    return {"learning_rate": optimizers[0].param_groups[0]["lr"]} if optimizers else {}
+
+
 def _bound(model: FunctionModel, X: Any) -> float:
     """Return the ELBO, or NaN if the density of the prior is unknown."""
     if not model.has_bound:
@@ -229,7 +234,8 @@ class SkorchLatentLogger(Callback):
         **kwargs : dict
             Ignored.
         """
-        for name, value in self.logger.update(net.module_).items():
+        rates = _learning_rate([net.optimizer_])
+        for name, value in self.logger.update(net.module_, **rates).items():
             if np.ndim(value) == 0:
                 net.history.record(name, value)
 
@@ -299,7 +305,8 @@ def lightning_logger(
 
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             """Evaluate the module, and log the values."""
-            for name, value in logger.update(pl_module).items():
+            rates = _learning_rate(trainer.optimizers)
+            for name, value in logger.update(pl_module, **rates).items():
                 if np.ndim(value) == 0:
                     pl_module.log(f"{prefix}{name}", float(value))
 

@@ -107,6 +107,7 @@ def test_skorch_records_the_values_in_its_history():
     assert net.history[-1, "active_dims"] == expected["active_dims"]
     assert net.history[-1, "entropy_gap"] == pytest.approx(expected["entropy_gap"])
     assert callback.history_["bound"] == net.history[:, "bound"]
+    assert callback.history_["learning_rate"] == 2 * [net.lr]
 
 
 @pytest.mark.filterwarnings("ignore")  # those of Lightning
@@ -120,3 +121,5 @@ def test_lightning_logs_the_values():
             expected[name], rel=1e-5
         )
         assert len(callback.history_[name]) == 3
+    rate = trainer.optimizers[0].param_groups[0]["lr"]
+    assert callback.history_["learning_rate"] == 3 * [rate]
