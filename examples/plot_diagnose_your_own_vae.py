@@ -4,7 +4,8 @@ A mean squared error collapses your own VAE, and diagnose tells how to mend it
 
 A VAE in plain PyTorch is trained with `F.mse_loss` plus the KL. All its latent dimensions collapse,
 because the mean over features implies a noise variance of half the number of features. The report
-of diagnose says so. Its first advice is followed, and the VAE is healthy.
+of diagnose says so. Its first advice is followed, and after 700 epochs the VAE is healthy. With
+--small there are only 60 epochs, after which the report asks for more.
 
     python examples/plot_diagnose_your_own_vae.py [--output PATH] [--small]
 """
