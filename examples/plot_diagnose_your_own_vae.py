@@ -3,9 +3,8 @@ A mean squared error collapses your own VAE, and diagnose tells how to mend it
 ==============================================================================
 
 A VAE in plain PyTorch is trained with `F.mse_loss` plus the KL. All its latent dimensions collapse,
-because the mean over features implies a noise variance of half the number of features. The report
-of diagnose says so. Its first advice is followed, and after 700 epochs the VAE is healthy. With
---small there are only 60 epochs, after which the report asks for more.
+because the mean over features implies a noise variance of half the number of features, as the report
+of diagnose says. After its first advice, 700 epochs give a healthy VAE (60 with --small do not yet).
 
     python examples/plot_diagnose_your_own_vae.py [--output PATH] [--small]
 """
