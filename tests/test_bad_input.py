@@ -384,7 +384,7 @@ BAD_VALUES = [
     *(np.random.RandomState(0), np.random.default_rng(0), range(2), [None], [[1]], Decimal(1)),
 ]
 # Valid, but no test could wait for it.
-ENDLESS = {"max_iter", "max_epochs", "iterated_power"}
+ENDLESS = {"max_iter", "max_epochs", "iterated_power", "n_init", "n_fits"}
 
 
 @st.composite
