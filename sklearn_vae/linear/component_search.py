@@ -227,8 +227,7 @@ def warn_not_converged(n_failed: int, n_fits: int) -> None:
 
 def _masked(values: list[Any]) -> np.ma.MaskedArray[Any, Any]:
     """Return values of a parameter, as in GridSearchCV."""
-    dtype = object if None in values else type(values[0])
-    return np.ma.array(values, dtype=dtype)
+    return np.ma.array(values, dtype=object if None in values else None)
 
 
 def listed(candidates: Any) -> list[Any]:

@@ -164,7 +164,7 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
         check_integer("max_iter", self.max_iter, at_least=1)
         with all_or_nothing(self):
             X = self._check_samples(X, reset=True, min_samples=2)
-            if self.held_out == "entries" or has_nan(X):
+            if has_nan(X) or self.held_out == "entries":
                 ks, scores = self._scores_by_em(X, y, sample_weight, params)
             else:
                 splits = self._splits(X, y, sample_weight, params)

@@ -181,7 +181,7 @@ class PPCACV(ComponentSearch, MissingValuesModel):
                     "held_out='entries' needs X as a dense array in memory, got "
                     f"{type(X).__name__}. Use held_out='samples'."
                 )
-            if self.held_out == "entries" or (in_memory and has_nan(X)):
+            if (in_memory and has_nan(X)) or self.held_out == "entries":
                 self._fit_by_em(X, sample_weight, y, params)
             else:
                 self._fit_complete(X, sample_weight, self._splits(X, y, sample_weight, params))

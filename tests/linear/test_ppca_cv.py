@@ -444,3 +444,15 @@ class TestWhatDoesNotFit:
             ValueError, match="positive for some held-out samples of every split, got"
         ):
             PPCACV([1]).fit(X, sample_weight=weights)
+
+
+def test_results_keep_numbers_of_any_kind():
+    noises = [1, 0.5, 10**30]
+    model = PPCACV([1], noise_variance=noises, cv=2).fit(load_iris().data)
+    assert list(model.cv_results_["param_noise_variance"]) == noises
+
+
+def test_infinite_values_are_refused_where_entries_are_held_out():
+    X = np.array([[np.inf, 1.0], [2.0, 0.5], [0.1, 0.3], [1.0, 2.0]])
+    with pytest.raises(ValueError, match="X contains infinity"):
+        PPCACV([1], cv=2, held_out="entries").fit(X)
