@@ -1,10 +1,3 @@
-import os
-
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Workers share the cores: one thread of BLAS and of torch each, set before they are imported.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-
 import array_api_strict
 import numpy as np
 import pytest
