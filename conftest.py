@@ -20,7 +20,7 @@ WARNINGS_OF_SHORT_TRAINING = (
 
 
 def pytest_configure(config):
-    # Not in pyproject.toml, where pytest would import scikit-learn before the lines above.
+    """Ignore these warnings. In pyproject.toml they would import NumPy before the lines above."""
     for text in WARNINGS_OF_SHORT_TRAINING:
         line = f"ignore:{text}:sklearn.exceptions.ConvergenceWarning"
         config.addinivalue_line("filterwarnings", line)
