@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -58,7 +59,9 @@ def start(folder, *options, **keywords):
 
 
 def run(folder, *options):
-    """Run the script in this process."""
+    """Run the script in this process, with workers that find its modules."""
+    if "--jobs" in options:
+        get_reusable_executor().shutdown(wait=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         patch.setattr(sys, "argv", arguments_of(folder, *options))

@@ -101,6 +101,14 @@ class IncompleteData:
         """Number of observed values, or the sum of their weights."""
         return float(self.sum(self.n_observed))
 
+    def check_finite(self) -> None:
+        """Raise ValueError unless the squares of the observed values have a finite sum."""
+        if not np.isfinite(self.squares.sum()):
+            raise ValueError(
+                "X must have observed values whose squared distances from the mean are finite in "
+                "float64. Scale X."
+            )
+
     def sum(self, values: np.ndarray, samples: slice = slice(None)) -> Any:
         """Sum values of consecutive samples, along the first axis, with their weights."""
         return values.sum(axis=0) if self.weights is None else self.weights[samples] @ values

@@ -185,11 +185,16 @@ class _PartSearch:
         w = part.training_weights
         seen = ~np.isnan(part.training)
         filled = np.where(seen, part.training, 0.0)
-        center = filled.mean(axis=0) if w is None else w @ filled / w.sum()
-        center *= len(seen) / seen.sum(axis=0) if w is None else w.sum() / (w @ seen)
         most = max(ks)
-        self._training = IncompleteMoments(part.training, center, most, w)
-        self._evaluated = IncompleteMoments(part.evaluated, center, most, part.evaluated_weights)
+        with np.errstate(over="ignore", invalid="ignore"):
+            center = filled.mean(axis=0) if w is None else w @ filled / w.sum()
+            center *= len(seen) / seen.sum(axis=0) if w is None else w.sum() / (w @ seen)
+            self._training = IncompleteMoments(part.training, center, most, w)
+            self._evaluated = IncompleteMoments(
+                part.evaluated, center, most, part.evaluated_weights
+            )
+        for moments in (self._training, self._evaluated):
+            moments.data.check_finite()
         self._part, self._ks, self._others, self._make = part, ks, others, make_model
 
     def scores(self) -> tuple[np.ndarray, int]:

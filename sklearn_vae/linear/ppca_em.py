@@ -128,11 +128,7 @@ def _centered_at_means(
             center = weights @ np.nan_to_num(X, posinf=np.inf, neginf=-np.inf)
             center /= weights @ ~np.isnan(X)
         data = IncompleteData(X, center, k, weights)
-    if not np.isfinite(data.squares.sum()):
-        raise ValueError(
-            "X must have observed values whose squared distances from the mean are finite in "
-            "float64. Scale X."
-        )
+        data.check_finite()
     return data, center
 
 
