@@ -28,6 +28,8 @@ FLOOR = 1e-6
 LOG_FLOOR = math.log(FLOOR)
 # Largest change of a log noise variance in a Newton step.
 LONGEST_STEP = 2.0
+# Features with a smaller variance count as constant: reciprocals of their noise would overflow.
+LEAST_VARIANCE = 1e-290
 # Rounding error of the loss, in nats per sample, where no noise variance is tiny.
 ROUNDING = 1e-11
 # Derivative at which all searches but the first stop. They continue if they are at most CLOSE nats worse
@@ -347,7 +349,7 @@ def _variances(summary: Moments | CenteredData) -> tuple[np.ndarray, np.ndarray]
     else:
         variances = to_host(summary.variances).astype(np.float64)
         rounding = to_host(summary.rounding())
-    return variances, variances > 4.0 * rounding
+    return variances, variances > np.maximum(4.0 * rounding, LEAST_VARIANCE)
 
 
 @dataclass
@@ -370,7 +372,7 @@ def _best_search(
         search = _search(profile, start, tol if best is None else max(tol, COARSE), max_iter)
         left = max_iter - len(search.history) + 1
         if best is not None and tol < COARSE and left > 0:
-            is_known = any(np.abs(end - search.log_psi).max() < SAME for end in ends)
+            is_known = any(np.abs(end - search.log_psi).max(initial=0.0) < SAME for end in ends)
             if is_known or search.loss > best.loss + CLOSE:
                 continue
             history = search.history
