@@ -11,7 +11,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.deep.epoch_search import EpochSearch
-from sklearn_vae.gaussian.trend import OPEN_SHARE, trend_of
+from sklearn_vae.gaussian.tolerances import NATS, NOISE_RATIO, OPEN_SHARE, SHARE_OF_GAIN, WEAK_KL
+from sklearn_vae.gaussian.trend import trend_of
 
 # Number of epochs from which a fit with a given number of them is judged.
 MIN_EPOCHS = 20
@@ -19,17 +20,6 @@ MIN_EPOCHS = 20
 # A fit overfits if validation samples lose this share of what training samples gain over a model
 # without latent dimensions. Gains below some nats per sample count as these.
 LOST_SHARE = 0.5
-
-# Share of the gain over a model without latent dimensions, and number of nats per sample, by which a
-# fit may be below the linear model.
-MARGIN_SHARE = 0.02
-MARGIN_NATS = 0.1
-
-# A fixed noise variance above this multiple of pPCA's noise variance is too large.
-NOISE_RATIO = 1.1
-
-# KL of a dimension, in nats, up to which a noise variance that is too large has made it useless.
-WEAK_KL = 0.1
 
 # The validation bound of a search still rises if this share of its whole rise is in the last fifth
 # of the epochs that are allowed.
@@ -68,7 +58,7 @@ def is_judged(model: Any, search: EpochSearch | None) -> bool:
 
 def warn_of_outcome(model: Any, bounds: Bounds, search: EpochSearch | None) -> None:
     """Issue at most one ConvergenceWarning, in the order of severity."""
-    margin = MARGIN_SHARE * bounds.gain + MARGIN_NATS * model._has_nats
+    margin = SHARE_OF_GAIN * bounds.gain + NATS * model._has_nats
     text = _overfits(model, bounds, search)
     if search is not None:
         text = text or _search_still_rises(model, search)
@@ -92,7 +82,7 @@ def _overfits(model: Any, bounds: Bounds, search: EpochSearch | None) -> str:
         bound = float(model.history_["bound"][best])
         validation = float(model.history_["validation_bound"][best])
     gain = bound - bounds.without_latents  # one that gains nothing is not trained enough to overfit
-    least = MARGIN_NATS * model._has_nats
+    least = NATS * model._has_nats
     if not (gain > 0 and bound - validation > LOST_SHARE * max(gain, least)):
         return ""
     return (
@@ -135,10 +125,7 @@ def _still_rises(model: Any, bounds: Bounds) -> str:
     samples = "validation" if "validation_bound" in model.history_ else "training"
     history = model.history_["validation_bound" if samples == "validation" else "bound"]
     trend = trend_of(history[: model._n_epochs_at_rate()])
-    if (
-        not trend.rises
-        or trend.expected <= OPEN_SHARE * bounds.gain + MARGIN_NATS * model._has_nats
-    ):
+    if not trend.rises or trend.expected <= OPEN_SHARE * bounds.gain + NATS * model._has_nats:
         return ""
     return (
         f"Training has not converged: the bound of {samples} samples still rises, and {len(history)} "
@@ -163,7 +150,7 @@ def _search_still_rises(model: Any, search: EpochSearch) -> str:
         return ""
     rise = search.bounds[-1] - np.interp(0.8 * search.max_epochs, search.epochs, search.bounds)
     whole = search.bounds[-1] - search.bounds[0]
-    if rise <= max(MARGIN_NATS * model._has_nats, RISING_SHARE * whole):
+    if rise <= max(NATS * model._has_nats, RISING_SHARE * whole):
         return ""
     return (
         "Training has not converged: the bound of validation samples still rose by "

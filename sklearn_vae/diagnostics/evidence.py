@@ -12,16 +12,9 @@ from sklearn_vae.diagnostics.dimensions import Collapse, collapse_of, standard_p
 from sklearn_vae.diagnostics.entropies import Entropies, average_terms, entropies_of
 from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianReference
 from sklearn_vae.gaussian.arrays import to_device_of
+from sklearn_vae.gaussian.tolerances import NATS, SHARE_OF_GAIN
 from sklearn_vae.gaussian.trend import Trend, trend_of
 from sklearn_vae.protocol import Array, LatentModel
-
-# Shortfall from the reference that is tolerated: this share of the reference's gain over a model
-# without latent dimensions, plus this number of nats.
-SHARE_OF_GAIN = 0.02
-NATS = 0.1
-
-# Average KL, in nats, up to which a dimension that has not collapsed carries little information.
-WEAK_KL = 0.1
 
 # Number of draws from the prior that show how much the decoder depends on z.
 PRIOR_DRAWS = 256

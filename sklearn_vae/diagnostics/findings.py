@@ -21,7 +21,7 @@ from sklearn_vae.diagnostics.advice import (
     on_size,
     other,
 )
-from sklearn_vae.diagnostics.evidence import SHARE_OF_GAIN, WEAK_KL, Evidence
+from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.network_findings import (
     copied_dimensions,
     dominating_dimension,
@@ -38,6 +38,7 @@ from sklearn_vae.diagnostics.training_findings import (
     unfinished,
     unstable,
 )
+from sklearn_vae.gaussian.tolerances import NOISE_RATIO, SHARE_OF_GAIN, WEAK_KL
 from sklearn_vae.protocol import Array, EncoderDecoder, LatentModel
 
 # A feature dominates if one tenth of the features, or a single one, have more than this share of the
@@ -187,10 +188,6 @@ def _is_repeated(samples: Array, among: Array) -> Array:
     _, inverse, counts = np.unique(samples[among], axis=0, return_inverse=True, return_counts=True)
     mask[among] = (counts > 1)[inverse.ravel()]
     return mask
-
-
-# A noise variance above this multiple of pPCA's noise variance is too large.
-NOISE_RATIO = 1.1
 
 
 def noise_too_large(case: Evidence) -> Finding | None:

@@ -16,9 +16,9 @@ from sklearn_vae.diagnostics.dimensions import (
     scales_of,
     standard_posterior,
 )
-from sklearn_vae.diagnostics.evidence import NATS
 from sklearn_vae.diagnostics.report import CollapseReport, Finding, Verdict
 from sklearn_vae.diagnostics.texts import in_nats
+from sklearn_vae.gaussian.tolerances import NATS
 from sklearn_vae.gaussian.trend import trend_of
 from sklearn_vae.protocol import LatentModel
 

@@ -16,10 +16,10 @@ from sklearn_vae.diagnostics.advice import (
     on_size,
     other,
 )
-from sklearn_vae.diagnostics.evidence import NATS, Evidence
+from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.report import Finding
 from sklearn_vae.diagnostics.texts import in_nats, shortfall
-from sklearn_vae.gaussian.trend import OPEN_SHARE
+from sklearn_vae.gaussian.tolerances import NATS, OPEN_SHARE
 
 # Training is unstable if its bound falls by this multiple of the margin from its highest level, or
 # if it varies by this multiple between steps.

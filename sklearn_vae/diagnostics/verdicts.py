@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sklearn_vae.diagnostics.evidence import WEAK_KL, Evidence
+from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.report import Finding, Verdict
 from sklearn_vae.diagnostics.texts import ROUNDING, in_nats
 from sklearn_vae.diagnostics.training_findings import is_validated, open_gain, possible_gain
+from sklearn_vae.gaussian.tolerances import WEAK_KL
 
 # Categories of the findings that are about collapse.
 COLLAPSE_CAUSES = {

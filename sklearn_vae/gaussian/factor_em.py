@@ -30,7 +30,7 @@ from sklearn_vae.gaussian.factor_analysis import (
     fit_factors,
 )
 from sklearn_vae.gaussian.moments import Moments
-from sklearn_vae.gaussian.observed import IncompleteData, Parameters
+from sklearn_vae.gaussian.observed import IncompleteData, Parameters, observed_moments
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 
 
@@ -164,12 +164,8 @@ def fit_incomplete_factors(
     ----------
     Rubin and Thayer, "EM algorithms for ML factor analysis", Psychometrika 1982.
     """
-    w = np.ones(len(X)) if weights is None else weights
-    seen = ~np.isnan(X)
-    counts, n = w @ seen, float(w.sum())
-    center = w @ np.where(seen, X, 0.0) / counts
-    center += w @ np.where(seen, X - center, 0.0) / counts
-    variances = w @ np.where(seen, X - center, 0.0) ** 2 / counts
+    n = float(len(X) if weights is None else weights.sum())
+    center, variances, counts = observed_moments(X, weights)
     varies = variances > (4.0 * 2.0**-52 * center) ** 2
     psi = np.where(varies, variances, CONSTANT_NOISE) if noise_variance is None else noise_variance
     if n_components == 0 or not varies.any():

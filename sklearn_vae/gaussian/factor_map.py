@@ -8,6 +8,7 @@ import numpy as np
 
 from sklearn_vae.gaussian.factor_analysis import FLOOR
 from sklearn_vae.gaussian.factor_em import Factors, IncompleteFactors
+from sklearn_vae.gaussian.observed import observed_moments
 
 # The prior of a noise variance counts as this number of samples, in which the noise is this share of
 # the variance. It keeps noise variances away from 0 (Heywood cases).
@@ -62,7 +63,7 @@ def fit_factors_map(
         Whether the last step improved the log-likelihood by less than `tol`.
     """
     data = IncompleteFactors(X, n_components, weights, is_fixed=False)
-    center, variances, counts = _observed_moments(X, weights)
+    center, variances, counts = observed_moments(X, weights)
     factors = start or _start(X - center, weights, center, variances, n_components)
     prior = PRIOR_SHARE * np.maximum(variances, FLOOR)
     history: list[float] = []
@@ -80,18 +81,6 @@ def fit_factors_map(
         if len(history) > 1 and value - history[-2] < tol:
             return factors, history, True
     return factors, history, False
-
-
-def _observed_moments(
-    X: np.ndarray, weights: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean, variance and weight of the observed values of each feature."""
-    w = np.ones(len(X)) if weights is None else weights
-    seen = ~np.isnan(X)
-    counts = np.maximum(w @ seen, np.finfo(float).tiny)
-    center = w @ np.where(seen, X, 0.0) / counts
-    variances = w @ np.where(seen, X - center, 0.0) ** 2 / counts
-    return center, variances, counts
 
 
 def _start(

@@ -258,6 +258,19 @@ def _posteriors(
                 )
 
 
+def observed_moments(
+    X: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean, variance and weight of the observed values of each feature."""
+    w = np.ones(len(X)) if weights is None else weights
+    seen = ~np.isnan(X)
+    counts = np.maximum(w @ seen, np.finfo(float).tiny)
+    center = w @ np.where(seen, X, 0.0) / counts
+    center += w @ np.where(seen, X - center, 0.0) / counts
+    variances = w @ np.where(seen, X - center, 0.0) ** 2 / counts
+    return center, variances, counts
+
+
 def patterns(observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return first row of each pattern of a mask, pattern of each row, and counts."""
     codes = np.packbits(observed, axis=1)

@@ -20,10 +20,6 @@ MIDDLE = (0.3, 0.6)
 # do so, too, to be used in the extrapolation.
 SIGNIFICANT = 2.0
 
-# Training has converged if twice the number of steps would bring at most this share of the gain over
-# a model without latent dimensions, of this model or the linear one, plus some nats.
-OPEN_SHARE = 0.05
-
 # Range of the power p by which the slope falls, as t^-p, over the steps t.
 POWERS = (0.0, 4.0)
 

@@ -46,7 +46,7 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
     cv : int, splitter or iterable, default=5
         Cross-validation as in :class:`PPCACV`.
     held_out : {"samples", "entries"}, default="samples"
-        What is held out, as in :class:`PPCACV`.
+        Parts of X that are held out, as in :class:`PPCACV`.
     selection : {"best", "one_standard_error"}, default="best"
         "best" selects the highest mean score. "one_standard_error" selects the smallest
         `n_components` with a mean score within one standard error, over the splits, of the

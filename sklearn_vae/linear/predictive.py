@@ -61,19 +61,24 @@ class Kind(NamedTuple):
 
 def conditional_moments(X: Array, factors: Factors) -> tuple[Array, Array]:
     """Return X with conditional means of missing values, and the standard deviations."""
-    scale = np.sqrt(factors.noise_variance)
-    parameters = Parameters(factors.loadings / scale[:, None], np.zeros_like(scale), 1.0)
-    filled, std = observed.impute((X - factors.mean) / scale, parameters, return_std=True)
+    scaled, parameters, scale = _in_units_of_noise(X, factors)
+    filled, std = observed.impute(scaled, parameters, return_std=True)
     assert std is not None
     return np.where(np.isnan(X), filled * scale + factors.mean, X), std * scale
 
 
 def conditional_draw(X: Array, factors: Factors, rng: np.random.RandomState) -> Array:
     """Return X with a joint draw of the missing values of each sample."""
+    scaled, parameters, scale = _in_units_of_noise(X, factors)
+    drawn = observed.sample(scaled, parameters, rng)
+    return np.where(np.isnan(X), drawn * scale + factors.mean, X)
+
+
+def _in_units_of_noise(X: Array, factors: Factors) -> tuple[Array, Parameters, Array]:
+    """Return centered X and the model in units in which the noise variance is 1, and the units."""
     scale = np.sqrt(factors.noise_variance)
     parameters = Parameters(factors.loadings / scale[:, None], np.zeros_like(scale), 1.0)
-    drawn = observed.sample((X - factors.mean) / scale, parameters, rng)
-    return np.where(np.isnan(X), drawn * scale + factors.mean, X)
+    return (X - factors.mean) / scale, parameters, scale
 
 
 @dataclass(frozen=True, eq=False)
