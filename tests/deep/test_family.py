@@ -19,7 +19,7 @@ from sklearn_vae import (
     SoftThresholdDecoder,
 )
 from sklearn_vae.nn.objectives import log_weights
-from tests.deep.data import SMALL, VAES, fitted, make_rows
+from tests.deep.data import SMALL, VAES, each_of, fitted, make_rows
 
 X = make_rows()
 D, K = X.shape[1], 3
@@ -28,7 +28,7 @@ HETERO = {"noise_model": "heteroscedastic"}
 LEARNED = {"prior": "learned_variance"}
 SYLVESTER = {"variational_family": "sylvester"}
 
-each_vae = pytest.mark.parametrize("model", VAES, ids=str)
+each_vae = each_of(VAES)
 
 
 def bits_of(model, rows):

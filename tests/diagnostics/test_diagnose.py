@@ -361,7 +361,7 @@ def test_rows_with_little_noise_of_their_own_are_no_harm():
 
 
 def test_numbers_that_are_reproduced_without_noise_are_found_in_any_row():
-    X = DIGITS  # pixels that are 0 in nearly all images
+    X = DIGITS[:600]  # pixels that are 0 in nearly all images
     options = {
         "noise_model": "heteroscedastic",
         "kl_warmup_epochs": 10,
