@@ -108,8 +108,21 @@ def test_every_flipped_bit_and_every_cut_is_noticed(step, tmp_path):
                 read_checkpoint(path)
 
 
-@EACH_KIND
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "folder"])
+DAMAGES = ["flip", "cut", "empty", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("model", "damage"),
+    [
+        *itertools.product([MODEL], DAMAGES),
+        (LINEAR[0], "cut"),
+        *slow(
+            *itertools.product(LINEAR[1:5:3], DAMAGES),
+            *itertools.product(LINEAR[:1], ["flip", "empty", "folder"]),
+        ),
+    ],
+    ids=str,
+)
 def test_a_damaged_file_is_not_resumed(model, damage, tmp_path):
     X = rows_of(model)
     model = clone(model).set_params(checkpoint=tmp_path)
@@ -555,8 +568,15 @@ class FullDisk:
         return self.file.fileno()
 
 
-@EACH_KIND
-@pytest.mark.parametrize("n_writes", [0, 1, 1.5])
+@pytest.mark.parametrize(
+    ("model", "n_writes"),
+    [
+        *itertools.product([MODEL], [0, 1, 1.5]),
+        (LINEAR[0], 1.5),
+        *slow(*itertools.product(LINEAR[1:5:3], [0, 1, 1.5]), (LINEAR[0], 0), (LINEAR[0], 1)),
+    ],
+    ids=str,
+)
 def test_a_full_disk_leaves_the_file_before_and_the_training_alone(
     model, n_writes, monkeypatch, tmp_path
 ):
