@@ -188,6 +188,7 @@ def ring(n=600, seed=0):
     return rows + std[:, None] * rng.normal(size=rows.shape), std
 
 
+@pytest.mark.slow
 def test_noise_of_the_decoder_follows_the_noise_of_the_data():
     rows, std = ring()
     options = {"hidden_layer_sizes": (32,), "max_epochs": 300, "learning_rate": 3e-3}
@@ -237,6 +238,7 @@ def correlated():
     return rows, W, options
 
 
+@pytest.mark.slow
 def test_flows_raise_the_bound_where_latents_depend_on_each_other():
     rows, W, options = correlated()
     normal = DeepGaussianVAE(2, **options).fit(rows)
