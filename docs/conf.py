@@ -46,7 +46,9 @@ templates_path = ["_templates"]
 default_role = "code"
 highlight_language = "none"  # formulas in docstrings are not Python
 smartquotes = False  # they make one dash of two, also in options of commands
-nitpicky = False
+nitpicky = True  # each reference leads somewhere
+# Members of scikit-learn's Pipeline, which `DensityPipeline` inherits.
+nitpick_ignore = [("py:obj", "named_steps"), ("py:obj", "n_features_in_")]
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
