@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from array_api_compat import array_namespace, to_device
+from sklearn.preprocessing import StandardScaler
 
 # Fitted attributes that are records, not arrays or numbers.
 RECORDS = {"moments_", "certificate_"}
@@ -21,6 +22,11 @@ def to_numpy(array):
     if array_namespace(array).__name__ == "array_api_strict":
         return np.from_dlpack(to_device(array, array_api_strict.Device("CPU_DEVICE")))
     return np.asarray(array)
+
+
+def remembered_names(frame):
+    """Names of the columns that scikit-learn reads: none of polars 2 before scikit-learn 1.9."""
+    return list(getattr(StandardScaler().fit(frame), "feature_names_in_", []))
 
 
 class PeakMemory:
