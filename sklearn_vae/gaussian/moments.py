@@ -277,9 +277,7 @@ class Moments:
         return self.scatter / self.n
 
 
-def _join_blocks(
-    counts: list[float], means: Array, errors: Array, scatter: SymmetricSum
-) -> Array:
+def _join_blocks(counts: list[float], means: Array, errors: Array, scatter: SymmetricSum) -> Array:
     """Combine weights, means and shifted means (`errors`) of blocks into the mean.
 
     `scatter` is the sum of the scatters of the blocks about their shifts and becomes that about the

@@ -1,8 +1,8 @@
 """Products of matrices with their own transposes and eigendecompositions, without copies.
 
 For NumPy arrays all of it is done by SciPy's BLAS and LAPACK, which also have routines for half of a
-symmetric matrix. NumPy has a BLAS of its own, whose threads wait actively after a call: calls of the
-two in turn would compete for the cores.
+symmetric matrix. NumPy comes with another BLAS. The threads of both wait actively after a call, so
+that calls of the two in turn would compete for the cores.
 """
 
 from __future__ import annotations
