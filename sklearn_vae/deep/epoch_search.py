@@ -22,7 +22,7 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from sklearn_vae.deep.choices import count_folds
-from sklearn_vae.deep.objective_terms import ObjectiveTerms, objective_terms
+from sklearn_vae.deep.objective_terms import ObjectiveTerms, learns_noise, objective_terms
 from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.gaussian.arrays import positive_weights
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
@@ -191,6 +191,8 @@ class Fold:
         net, units = self.model.net_, (self.model.mean_, self.model.scale_)
         device, dtype = self.data.device, self.data.train.dtype
         valid = standardize(X, held_out, *units, device, dtype)
+        if learns_noise(net.module_):  # features that are constant in the fold tell nothing
+            valid *= ~net.module_.likelihood.held
         self.validated = ValidatedAverage(RATE_OF_AVERAGE, valid, None, seed)
         self.model._set_up_net(self.data, None, [self.validated])
         self.validated.evaluate(net)
