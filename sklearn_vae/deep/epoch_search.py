@@ -41,9 +41,12 @@ PATIENCE_SHARE = 0.5
 
 # A gain is accepted if its mean and its trimmed mean, without this fraction of the samples at each
 # end, exceed their standard errors, and the trimmed mean this share of the mean. A gain that depends
-# on a few outliers is often lost on others.
+# on a few outliers is often lost on others: if the trimmed mean is less than `LARGE_SHARE` of the
+# mean, it must exceed this multiple of its standard error.
 TRIMMED = 0.05
 TRIMMED_SHARE = 0.25
+LARGE_SHARE = 0.5
+EVIDENT = 3.0
 
 # The noise variance is enlarged if this gains more than this multiple of its standard error.
 SIGNIFICANT = 2.0
@@ -66,8 +69,9 @@ class Gain(NamedTuple):
     @property
     def is_sure(self) -> bool:
         """Whether the gain is not chance and does not depend on a few samples."""
-        least = max(self.trimmed_error, TRIMMED_SHARE * self.mean)
-        return self.mean > self.error and self.trimmed > least
+        is_large = self.trimmed > LARGE_SHARE * self.mean
+        errors = (1.0 if is_large else EVIDENT) * self.trimmed_error
+        return self.mean > self.error and self.trimmed > max(errors, TRIMMED_SHARE * self.mean)
 
 
 @dataclass(frozen=True, eq=False)
