@@ -53,8 +53,10 @@ class DeepGaussianVAE(DeepVAE):
 
     Noise variances are at least 1e-6 times the average feature variance (times the variance of each
     feature, if they differ between features), or 1e-3 times the noise variance of pPCA if that is
-    less, which rules out the infinite likelihood of perfect reconstructions. Posterior log-variances lie between -50 and 20. `entropy_gap_.active_bounds`
-    names the limits that were reached.
+    less, which rules out the infinite likelihood of perfect reconstructions. Posterior log-variances
+    lie between -50 and 20. `entropy_gap_.active_bounds` names the limits that were reached. In
+    automatic training with `noise_model="diagonal"`, the noise variance of a constant feature is
+    1e-12, as in :class:`FactorAnalysis`, and the networks ignore the feature.
 
     Training is automatic if `max_epochs="auto"`. The networks start at pPCA (factor analysis, unless
     `noise_model="scalar"`), are trained with all
@@ -65,7 +67,7 @@ class DeepGaussianVAE(DeepVAE):
     the ELBO of the training samples. `is_linear_` tells this. Where validation samples are
     reconstructed worse than training samples, a learned noise variance is enlarged after training to
     the one that is best for them, but not so far that the ELBO of the training samples falls below
-    that of the linear model by 0.5 % and 0.05 nats. Training is not automatic on a warm
+    that of the linear model by 0.75 % and 0.05 nats. Training is not automatic on a warm
     start, with `processes`, with `early_stopping`, or unless `init` is "auto" or "ppca". It requires
     "mlp" networks, the ELBO as objective (`kl_weight=1`, no KL
     warm-up, no `free_bits`), no `noise_variance_init`, `variational_family="diagonal"`, and an activation and widths that
