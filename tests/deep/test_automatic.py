@@ -200,7 +200,9 @@ def test_gains_must_exceed_their_error_and_not_depend_on_few_samples():
     assert search_with(error=1.5).n_epochs == 0
     assert search_with(trimmed=0.2).n_epochs == 0
     assert search_with(trimmed=0.3, trimmed_error=0.4).n_epochs == 0
-    assert search_with(trimmed=0.3, trimmed_error=0.2).n_epochs == 5
+    assert search_with(trimmed=0.3, trimmed_error=0.2).n_epochs == 0
+    assert search_with(trimmed=0.3, trimmed_error=0.09).n_epochs == 5
+    assert search_with(trimmed=0.6, trimmed_error=0.5).n_epochs == 5
 
 
 def fold_terms(residuals, noise=1.0, d=50):
