@@ -24,13 +24,13 @@ from sklearn_vae.gaussian.expected_moments import (
 )
 from sklearn_vae.gaussian.factor_analysis import (
     CONSTANT_NOISE,
-    FLOOR,
     LOG_2PI,
     FactorModel,
     fit_factors,
 )
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.observed import IncompleteData, Parameters, observed_moments
+from sklearn_vae.gaussian.profile_likelihood import FLOOR
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 
 
