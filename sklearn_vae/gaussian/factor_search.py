@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize
 from scipy.linalg import lapack
 
 from sklearn_vae.gaussian.profile_likelihood import LOG_FLOOR, ProfileLikelihood
@@ -20,6 +20,8 @@ RADIUS, LONGEST, SHORTEST = 1.0, 5.0, 1e-9
 POOR, GOOD = 0.25, 0.7
 # Predicted fall in nats at which noise variances have relative errors of about 1e-8.
 PRECISE = 1e-16
+# Number of changes of the gradient that L-BFGS remembers.
+REMEMBERED = 20
 # Share of `tol` at which L-BFGS stops, because it predicts the fall by a diagonal Hessian.
 DIAGONAL = 1e-2
 # Rounding error of the loss, in nats per sample, where no noise variance is tiny.
@@ -254,39 +256,57 @@ def _polished(
 def _quasi_newton(
     profile: ProfileLikelihood, log_psi: np.ndarray, tol: float, max_iter: int
 ) -> Search:
-    """Minimize by L-BFGS-B, without the Hessian, which is expensive for many features.
+    """Minimize by L-BFGS between the bounds, without the Hessian, which many features make expensive.
 
-    Log psi is scaled by the roots of the curvatures at the start.
+    The matrix that L-BFGS updates is the diagonal of the Hessian's first term at the present point.
     """
-    unit = 1.0 / np.sqrt(profile.scoring(log_psi))
-    history = [profile.loss(log_psi)[0]]
+    point = _Point.at(log_psi, *profile.loss(log_psi))
+    history, changes = [point.loss], deque[tuple[np.ndarray, np.ndarray]](maxlen=REMEMBERED)
+    while True:
+        curvature = profile.scoring(point.log_psi)
+        gradient = np.where(point.free, point.gradient, 0.0)
+        remaining = 0.5 * float(gradient @ (gradient / curvature))
+        converged = remaining <= DIAGONAL * tol
+        if converged or len(history) > max_iter:
+            return point.end(history, converged, remaining)
+        step = -_inverse_product(changes, gradient, curvature, point.free)
+        if step @ gradient >= 0.0:
+            step = -gradient / curvature
+        new = _downhill(profile, point, step / max(1.0, float(np.abs(step).max()) / LONGEST))
+        if new is None:  # rounding errors leave no step downhill
+            return point.end(history, True, remaining)
+        change = new.log_psi - point.log_psi, new.gradient - point.gradient
+        if change[0] @ change[1] > 0.0:
+            changes.append(change)
+        point = new
+        history.append(point.loss)
 
-    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = profile.loss(unit * x)
-        return value, unit * gradient
 
-    def remaining(log_psi: np.ndarray) -> tuple[_Point, float]:
-        point = _Point.at(log_psi, *profile.loss(log_psi))
-        gradient = point.gradient[point.free]
-        scoring = profile.scoring(log_psi)[point.free]
-        return point, 0.5 * float(gradient @ (gradient / scoring))
+def _downhill(profile: ProfileLikelihood, point: _Point, step: np.ndarray) -> _Point | None:
+    """Shorten a step until the loss falls, or return None."""
+    for _ in range(15):
+        log_psi = (point.log_psi + step).clip(LOG_FLOOR, 0.0)
+        new = _Point.at(log_psi, *profile.loss(log_psi))
+        if new.loss < point.loss + 1e-4 * min(point.gradient @ (log_psi - point.log_psi), 0.0):
+            return new
+        step = 0.25 * step
+    return None
 
-    def record(intermediate_result: Any) -> None:
-        history.append(float(intermediate_result.fun))
-        if remaining(unit * intermediate_result.x)[1] <= DIAGONAL * tol:
-            raise StopIteration
 
-    bounds = np.column_stack([LOG_FLOOR / unit, np.zeros_like(unit)])
-    options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "gtol": 0.0, "ftol": 0.0}
-    result = optimize.minimize(
-        loss,
-        log_psi / unit,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds,
-        callback=record,
-        options=options | {"maxcor": 20},
-    )
-    point, gain = remaining(unit * result.x)
-    # Status 2 means that rounding errors stop the line search.
-    return point.end(history, gain <= tol or result.status == 2, gain)
+def _inverse_product(
+    changes: Sequence[tuple[np.ndarray, np.ndarray]],
+    gradient: np.ndarray,
+    curvature: np.ndarray,
+    free: np.ndarray,
+) -> np.ndarray:
+    """Multiply the gradient by the inverse Hessian of L-BFGS (Nocedal, 1980)."""
+    product, weights = gradient.copy(), []
+    free_changes = [(s * free, y * free) for s, y in changes]
+    free_changes = [(s, y) for s, y in free_changes if s @ y > 0.0]
+    for s, y in reversed(free_changes):
+        weights.append((s @ product) / (s @ y))
+        product -= weights[-1] * y
+    product /= curvature
+    for (s, y), weight in zip(free_changes, reversed(weights), strict=True):
+        product += (weight - (y @ product) / (s @ y)) * s
+    return product
