@@ -33,7 +33,6 @@ from sklearn_vae.gaussian.observed import IncompleteData, Parameters, observed_m
 from sklearn_vae.gaussian.profile_likelihood import FLOOR
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 
-
 # Tolerance of M-steps, in nats, which leaves relative errors of about 1e-9.
 EXACT = 1e-18
 
