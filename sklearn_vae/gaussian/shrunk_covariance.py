@@ -317,5 +317,7 @@ def _gamma_terms(n: float, d: int) -> tuple[np.ndarray, np.ndarray]:
     """
     degrees = WEIGHTS + d + 1.0
     halves = np.arange(d) / 2.0
-    terms = gammaln((degrees[:, None] + n) / 2.0 - halves) - gammaln(degrees[:, None] / 2.0 - halves)
+    terms = gammaln((degrees[:, None] + n) / 2.0 - halves) - gammaln(
+        degrees[:, None] / 2.0 - halves
+    )
     return degrees, terms.sum(axis=1) + 0.5 * degrees * d * np.log(WEIGHTS)

@@ -3,25 +3,92 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.gaussian.factor_analysis import FactorModel
+from sklearn_vae.gaussian.factor_em import Factors
 from sklearn_vae.gaussian.factor_map import fit_factors_map
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.factor_analysis import FactorAnalysis
+from sklearn_vae.linear.factor_density import FactorDensity, FactorFit, choose_components
 from sklearn_vae.linear.linear_imputer import LinearImputer, spread_of
 from sklearn_vae.linear.ppca import PPCA
-from sklearn_vae.linear.predictive import Kind
-from sklearn_vae.validation import check_integer, check_real
+from sklearn_vae.validation import check_flag, check_integer, check_real, is_integer
 
 # Noise variance of standardized features that approximates the limit of no noise.
 LEAST_NOISE = 1e-9
 
 
-class PPCAImputer(LinearImputer):
+class FactorImputer(LinearImputer):
+    """Imputer by a model x ~ N(mu, W W' + diag(psi)) of the features with observed values."""
+
+    _model_class: ClassVar[type]
+    _fitted_state: ClassVar = {
+        **LinearImputer._fitted_state,
+        "model_": "any",
+        "n_components_": "count",
+    }
+
+    n_components: Any
+    standardize: bool
+    tol: float
+    max_iter: int
+
+    def _check_parameters(self) -> None:
+        check_flag("standardize", self.standardize)
+        k = self.n_components
+        if not (k is None or is_integer(k) or (isinstance(k, str) and k == "auto")):
+            raise ValueError(f"n_components must be None, 'auto' or an integer >= 0, got {k!r}.")
+
+    def _needs_random_numbers(self) -> bool:
+        return bool(self.n_components == "auto")
+
+    def _fit_density(
+        self, X: np.ndarray, weights: np.ndarray | None, count: int, n_repeated: int, rng: Any
+    ) -> None:
+        if self.standardize:
+            self.scale_[self._observed] = spread_of(X[:, self._observed], weights)
+        k, n_kept = self.n_components, int(self._observed.sum())
+        if k is None:
+            k = min(min(n_repeated, n_kept) // 2, 10)
+        elif k == "auto":
+            k, most = 0, min(n_kept - 1, count // 3)
+            if n_kept:
+                Y = self._scaled(X).astype(np.float64)
+                k = choose_components(Y, weights, self._factor_fit(), most, rng)
+        self.model_ = self._fit_model(X, weights, int(k))
+        self.n_components_ = getattr(self.model_, "n_components_", 0)
+        self.n_iter_ = getattr(self.model_, "n_iter_", 1)
+
+    def _fit_model(self, X: np.ndarray, weights: np.ndarray | None, k: int) -> Any:
+        """Return the model of the features with observed values, and set their scales."""
+        raise NotImplementedError
+
+    def _factor_fit(self) -> FactorFit:
+        """Return the kind of noise of the model."""
+        raise NotImplementedError
+
+    def _density(self) -> FactorDensity:
+        mean, W, psi = self.model_.linear_gaussian()
+        return FactorDensity(Factors(W, mean, psi))
+
+    def _density_model(self) -> FactorFit:
+        return self._factor_fit()._replace(n_components=self.n_components_)
+
+    def _conditional(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        filled, std = self.model_.impute(X, return_std=True)
+        return filled, std
+
+    def _check_density(self, n_kept: int) -> None:
+        kind, model = self._model_class, self.model_
+        if not isinstance(model, kind) or getattr(model, "n_features_in_", 0) != n_kept:
+            raise ValueError(f"model_ must be a {kind.__name__} of the {n_kept} observed features.")
+
+
+class PPCAImputer(FactorImputer):
     """Imputer that fills missing values with their conditional mean under probabilistic PCA.
 
     All features are modeled jointly by ``x ~ N(mu, W W' + sigma2 I)``, which is fitted to the
@@ -163,8 +230,8 @@ class PPCAImputer(LinearImputer):
             model.set_params(noise_variance=self.noise_variance)
         return model
 
-    def _kind(self) -> Kind:
-        return Kind(equal_noise=True, noise_variance=self.noise_variance)
+    def _factor_fit(self) -> FactorFit:
+        return FactorFit(True, 0, self.noise_variance)
 
     def _is_plane(self, model: PPCA, X: np.ndarray) -> bool:
         """Return whether the noise of the model is only a rounding error."""
@@ -174,7 +241,7 @@ class PPCAImputer(LinearImputer):
         return bool(model.noise_variance_ <= least)
 
 
-class FactorAnalysisImputer(LinearImputer):
+class FactorAnalysisImputer(FactorImputer):
     """Imputer that fills missing values with their conditional mean under factor analysis.
 
     All features are modeled jointly by ``x ~ N(mu, W W' + diag(psi))``, with a noise variance for each
@@ -337,5 +404,5 @@ class FactorAnalysisImputer(LinearImputer):
         model._set_model(fitted, factors.mean + center, n_samples, kept.dtype.name)
         return model
 
-    def _kind(self) -> Kind:
-        return Kind(equal_noise=False)
+    def _factor_fit(self) -> FactorFit:
+        return FactorFit(False, 0)
