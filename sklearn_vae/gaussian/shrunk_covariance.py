@@ -265,7 +265,7 @@ def _iterate(
 ) -> tuple[Normal, float, list[float], bool]:
     """Run EM for features of variance 1."""
     w = 1.0 if parts.weights is None else parts.weights[:, None]
-    identity, changes = np.eye(len(normal.mean)), []
+    identity, changes = np.eye(len(normal.mean)), list[float]()
     n_missing = max(float(np.sum(parts.missing * w)), np.finfo(float).tiny)
     share = 1.0 if shrinkage is None else shrinkage
     before = None

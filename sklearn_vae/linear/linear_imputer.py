@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -33,6 +34,11 @@ FLAGS = (
 )
 
 
+# What draws need, by fitted imputer. It is no attribute, because `transform` and `impute` must not
+# change an estimator, and files and copies compute it again.
+_PREDICTIVE: WeakKeyDictionary[LinearImputer, tuple[Any, Predictive]] = WeakKeyDictionary()
+
+
 class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
     """Imputer by a normal distribution of the features with observed values.
 
@@ -54,7 +60,6 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
     _fit_samples: Any
     _fit_weights: Any
     _fit_seed: Any
-    _computed: Any
     missing_values: Any
     n_fits: int
     sample_posterior: bool
@@ -77,7 +82,7 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         sample_weight : array-like of shape (n_samples,), default=None
             Finite weights >= 0, of which at least two are positive. A weight of 2 counts a sample
             twice, 0 ignores it. Their scale does not change the model, except for the weight of the
-            prior of `FactorAnalysisImputer`.
+            prior of `FactorAnalysisImputer` and `GaussianImputer`.
 
         Returns
         -------
@@ -144,21 +149,21 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
 
     def _keep_for_draws(self, X: np.ndarray, weights: Any, rng: Any) -> None:
         """Keep the scaled data and a seed for the fits that draws and intervals need."""
-        self._fit_samples = self._fit_weights = self._fit_seed = self._computed = None
+        self._fit_samples = self._fit_weights = self._fit_seed = None
+        _PREDICTIVE.pop(self, None)
         if self.n_fits and self._observed.any():
             self._fit_samples = self._scaled(X).astype(np.float64)
             self._fit_weights = weights
             self._fit_seed = int(rng.randint(np.iinfo(np.int32).max))
-            if self.sample_posterior:  # transform must not change the estimator
-                self._predictive()
 
     def _predictive(self) -> Predictive:
         """Return the distribution of missing values; that of a single fit if `n_fits=0`."""
         if self._fit_samples is None or self.n_fits == 0:
             density = self._density()
             return Predictive(density, [density])
-        computed = getattr(self, "_computed", None)
-        if computed is None or computed[0] != self.n_fits:
+        key = (id(self._fit_samples), self.n_fits)
+        known = _PREDICTIVE.get(self)
+        if known is None or known[0] != key:
             rng = np.random.RandomState(self._fit_seed)
             predictive = predictive_of(
                 self._fit_samples,
@@ -168,12 +173,11 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
                 self.n_fits,
                 rng,
             )
-            computed = self._computed = (self.n_fits, predictive)
-        return computed[1]
+            known = _PREDICTIVE[self] = (key, predictive)
+        return known[1]
 
     def get_state(self) -> dict[str, Any]:
         state = super().get_state()  # holds a mask of features instead of indicator_
-        state.pop("_computed", None)
         if isinstance(indicator := state.get("indicator_"), MissingIndicator):
             state["indicator_"] = np.isin(np.arange(self.n_features_in_), indicator.features_)
         return state
@@ -309,9 +313,10 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         Returns
         -------
         lower, upper : array of shape (n_samples, n_features)
-            Ends of the intervals, which are quantiles of the draws of `impute`, within `min_value`
-            and `max_value`. Both are the value itself where it is observed, and NaN in features
-            without observed values in `fit`.
+            Ends of the intervals, within `min_value` and `max_value`. They are quantiles of the
+            draws of `impute`, or wider where residuals of hidden entries under similar
+            circumstances are few. Both are the value itself where it is observed, and NaN in
+            features without observed values in `fit`.
 
         Raises
         ------

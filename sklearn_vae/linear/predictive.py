@@ -21,8 +21,9 @@ from sklearn_vae.linear.calibration import (
 
 Array = np.ndarray
 
-# Folds that calibrate. Each hides a share of the entries.
-CALIBRATION_FOLDS, HIDDEN_SHARE = 10, 0.1
+# Folds that calibrate, for this number of residuals. Each hides a share of the entries, and has some
+# fits with random weights.
+FEWEST_FOLDS, MOST_FOLDS, ENOUGH_RESIDUALS, HIDDEN_SHARE, FITS_OF_FOLD = 4, 10, 30_000, 0.1, 4
 
 
 class Density(Protocol):
@@ -46,9 +47,9 @@ class DensityModel(Protocol):
 class Predictive:
     """Conditional distribution of a fit, with the residuals of hidden entries.
 
-    `fits` with random weights give draws that contain the uncertainty of the parameters. The
-    residuals are in units of the standard deviation of `density`. If they are unknown, they are
-    those of the mixture of all fits.
+    `fits` with random weights contain the uncertainty of the parameters. The residuals are
+    differences from the mean of `density`, in units of the standard deviation of the mixture of all
+    fits; None if they are normal.
     """
 
     density: Density
@@ -57,9 +58,9 @@ class Predictive:
 
     def moments(self, X: Array) -> tuple[Array, Array]:
         """Return center and unit of the residuals."""
-        return self.mixture(X) if self.residuals is None else self.density.conditional(X)
+        return self.density.conditional(X)[0], self._mixture(X)[1]
 
-    def mixture(self, X: Array) -> tuple[Array, Array]:
+    def _mixture(self, X: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation of the mixture, by the law of total variance."""
         total, squares, within = (np.zeros(X.shape) for _ in range(3))
         center, _ = self.fits[0].conditional(X)
@@ -87,15 +88,15 @@ class Predictive:
         """Yield X with draws of the missing values, truncated to the bounds of the features."""
         m = len(self.fits)
         order = np.concatenate([rng.permutation(m) for _ in range(-(-n_draws // m))])
-        mean, std = self.moments(X)
-        center, scale = self.mixture(X)
+        mean, _ = self.density.conditional(X)
+        center, std = self._mixture(X)
         missing = np.isnan(X)
         columns = np.flatnonzero(missing.any(axis=0))
         for b in order[:n_draws]:
             drawn = self.fits[b].draw(X, rng)
             for j in columns:
                 rows = missing[:, j]
-                z = (drawn[rows, j] - center[rows, j]) / scale[rows, j]
+                z = (drawn[rows, j] - center[rows, j]) / std[rows, j]
                 drawn[rows, j] = self._marginal(
                     z, int(j), mean[rows, j], std[rows, j], bounds[0][j], bounds[1][j]
                 )
@@ -139,7 +140,7 @@ def predictive_of(
 ) -> Predictive:
     """Fit with random weights, and calibrate by entries that are hidden from further fits."""
     fits = bootstrap(X, weights, density, model, n_fits, rng)
-    return Predictive(density, fits, calibrated(X, weights, density, model, rng))
+    return Predictive(density, fits, calibrated(X, weights, density, model, n_fits, rng))
 
 
 def bootstrap(
@@ -167,6 +168,7 @@ def calibrated(
     weights: Array | None,
     density: Density,
     model: DensityModel,
+    n_fits: int,
     rng: np.random.RandomState,
 ) -> Residuals | None:
     """Estimate the distribution of the residuals by entries that are hidden from further fits.
@@ -175,19 +177,18 @@ def calibrated(
     """
     filled, _ = density.conditional(X)
     odds = missing_odds(filled, np.isnan(X), weights)
-    all_odds, parts = odds(filled), []
-    counts = np.ones(len(X)) if weights is None else weights * (len(X) / weights.sum())
-    for hidden in hidden_entries(X, CALIBRATION_FOLDS, HIDDEN_SHARE, rng):
+    all_odds = odds(filled)
+    if weights is not None:
+        all_odds = all_odds * (weights / weights.mean())[:, None]
+    n_folds = np.ceil(ENOUGH_RESIDUALS / (HIDDEN_SHARE * max(np.sum(~np.isnan(X)), 1)))
+    n_folds, parts = int(np.clip(n_folds, FEWEST_FOLDS, MOST_FOLDS)), []
+    for hidden in hidden_entries(X, n_folds, HIDDEN_SHARE, rng):
         Y = np.where(hidden, np.nan, X)
         # A start at the fit to all entries would remember the hidden ones.
-        mean, std = model.fit(Y, weights, None).conditional(Y)
-        rows, columns = np.nonzero(hidden)
-        parts.append(
-            (
-                columns,
-                ((X - mean) / np.where(hidden, std, 1.0))[hidden],
-                counts[rows] * all_odds[hidden],
-            )
-        )
+        fit = model.fit(Y, weights, None)
+        fits = bootstrap(Y, weights, fit, model, min(n_fits, FITS_OF_FOLD), rng)
+        mean, std = Predictive(fit, fits).moments(Y)
+        values = (X - mean)[hidden] / std[hidden]
+        parts.append((np.nonzero(hidden)[1], values, all_odds[hidden]))
     columns, values, w = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return distribution_of(values, columns, w, odds)
