@@ -112,9 +112,10 @@ class PPCAImputer(FactorImputer):
         variance are imputed poorly with `standardize=False`.
     n_fits : int, default=0
         Number of fits with random weights (a Bayesian bootstrap) whose differences are the
-        uncertainty of the parameters, for `impute` and `interval`. Their residuals are calibrated
-        by entries that are hidden from further fits. If 0, the parameters count as known, and
-        values given the observed ones as normal.
+        uncertainty of the parameters in the draws of `impute`. Residuals are calibrated by entries
+        that are hidden from further fits. All these fits run when draws, standard deviations or
+        intervals are first asked for. If 0, the parameters count as known, and values given the
+        observed ones as normal.
     sample_posterior : bool, default=False
         Whether `transform` draws from the predictive distribution instead of imputing its mean.
     min_value, max_value : float or array-like of shape (n_features,), default=None
@@ -155,6 +156,7 @@ class PPCAImputer(FactorImputer):
     See Also
     --------
     PPCA : Model that `fit` and `transform` use.
+    GaussianImputer : Imputer with a full covariance, which is shrunk.
     FactorAnalysisImputer : Imputer with a noise variance per feature.
 
     References
@@ -263,9 +265,10 @@ class FactorAnalysisImputer(FactorImputer):
         model is fitted. EM starts at principal components, which depend on the units.
     n_fits : int, default=20
         Number of fits with random weights (a Bayesian bootstrap) whose differences are the
-        uncertainty of the parameters, for `impute` and `interval`. Their residuals are calibrated
-        by entries that are hidden from further fits. If 0, the parameters count as known, and
-        values given the observed ones as normal.
+        uncertainty of the parameters in the draws of `impute`. Residuals are calibrated by entries
+        that are hidden from further fits. All these fits run when draws, standard deviations or
+        intervals are first asked for. If 0, the parameters count as known, and values given the
+        observed ones as normal.
     sample_posterior : bool, default=False
         Whether `transform` draws from the predictive distribution instead of imputing its mean.
     min_value, max_value : float or array-like of shape (n_features,), default=None
@@ -305,6 +308,7 @@ class FactorAnalysisImputer(FactorImputer):
     See Also
     --------
     FactorAnalysis : The model, by maximum likelihood.
+    GaussianImputer : Imputer with a full covariance; faster if features are at most a few hundred.
     PPCAImputer : Imputer with the same noise variance for all features.
     sklearn_vae.diagnostics.pool : Pool the estimates from several draws.
 
@@ -313,7 +317,10 @@ class FactorAnalysisImputer(FactorImputer):
     The draws come from a mixture of `n_fits` models, each fitted with Dirichlet weights [1]_. Each
     missing value of a draw is then mapped to the distribution of residuals of hidden entries, so that
     intervals hold for features that are not normal, too. The dependence between the missing values of
-    a sample stays that of the model (a Gaussian copula).
+    a sample stays that of the model (a Gaussian copula). A hidden entry counts by the odds of being
+    missing, given the other values of its sample, as in weighted conformal prediction [4]_.
+
+    The imputer keeps the data of `fit` for these fits, unless `n_fits=0`.
 
     References
     ----------
@@ -322,6 +329,8 @@ class FactorAnalysisImputer(FactorImputer):
        Heywood cases", Psychometrika 1975.
     .. [3] Little and Rubin, "Statistical Analysis with Missing Data", 3rd edition 2019, chapters 10
        and 11.
+    .. [4] Tibshirani, Barber, Candes and Ramdas, "Conformal prediction under covariate shift",
+       NeurIPS 2019.
 
     Examples
     --------
