@@ -6,6 +6,7 @@ import tracemalloc
 
 import array_api_strict
 import numpy as np
+import pytest
 import torch
 from array_api_compat import array_namespace, to_device
 from sklearn.preprocessing import StandardScaler
@@ -44,6 +45,14 @@ class PeakMemory:
         self.peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         sys.settrace(self.tracer)
+
+
+def slow(*values):
+    """Values of a parametrized test that only the slow tests try, as they repeat what others prove."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
+        for value in values
+    ]
 
 
 def name_of(value):
