@@ -19,6 +19,7 @@ from sklearn_vae import (
     FactorAnalysis,
     FactorAnalysisCV,
     FactorAnalysisImputer,
+    GaussianImputer,
     LinearVAE,
     PPCAImputer,
 )
@@ -59,6 +60,7 @@ ESTIMATORS = [
     PPCACV([1, 2], cv=2),
     PPCAImputer(1),
     FactorAnalysisImputer(1, n_fits=2),
+    GaussianImputer(n_fits=2),
     FactorAnalysis(1, noise_variance=0.5),
     FactorAnalysisCV(0, cv=2),
     LinearVAE(2, random_state=0),

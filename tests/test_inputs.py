@@ -25,6 +25,7 @@ from sklearn_vae import (
     FactorAnalysis,
     FactorAnalysisCV,
     FactorAnalysisImputer,
+    GaussianImputer,
     LinearVAE,
     LogitTransformer,
     Moments,
@@ -47,6 +48,7 @@ ESTIMATORS = [
     PPCACV([1, 2], cv=2),
     PPCAImputer(1),
     FactorAnalysisImputer(1, n_fits=2, random_state=0),
+    GaussianImputer(n_fits=2),
     FactorAnalysis(1, noise_variance=0.01),
     LinearVAE(2),
     LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, random_state=0),
@@ -63,6 +65,7 @@ INCOMPLETE = [
     PPCACV([0, 1], cv=2),
     PPCAImputer(1),
     FactorAnalysisImputer(1, n_fits=2, random_state=0),
+    GaussianImputer(n_fits=2),
     FactorAnalysis(1, noise_variance=0.01),
     FactorAnalysisCV(0, cv=2),
 ]

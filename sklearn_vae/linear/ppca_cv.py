@@ -55,10 +55,11 @@ class PPCACV(ComponentSearch, MissingValuesModel):
         Cross-validation as in :class:`sklearn.model_selection.GridSearchCV`. Pass `groups` to
         `fit`.
     held_out : {"samples", "entries"}, default="samples"
-        Parts of X that are held out. With "entries", `cv` splits the observed entries of X, in the order of
-        its rows, and the score is the conditional log-density of the held-out entries given the
-        other entries of their samples. An integer `cv` shuffles the entries. The entries of a
-        sample are predicted from the others, so the choice is for imputation and reconstruction.
+        Parts of X that are held out. With "entries", `cv` splits the observed entries of X, in the
+        order of its rows, and the score is the conditional log-density of the held-out entries
+        given the other entries of their samples. An integer `cv` shuffles the entries. The entries
+        of a sample are predicted from the others, so the choice is for imputation and
+        reconstruction.
     selection : {"best", "one_standard_error"}, default="best"
         "best" selects the highest mean score. "one_standard_error" selects the smallest
         `n_components` with a mean score within one standard error, over the splits, of the

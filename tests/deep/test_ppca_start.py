@@ -247,7 +247,7 @@ def test_a_start_that_the_module_cannot_have_is_an_error():
     rows = make_rows(noise=0.0) @ np.diag([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
     rows = rows + 1e-9 * make_rows(seed=1)
     with pytest.raises(ValueError, match="noise variance is too small for the data"):
-        still(noise_variance=1e-12, noise_update="closed_form", rows=rows)
+        still(noise_variance=1e-24, noise_update="closed_form", rows=rows)
     noise = float(np.linalg.eigvalsh(np.cov(X.T, bias=True))[-2:].mean())
     with pytest.raises(ValueError, match=r"n_components to be at most .* noise, 1, got 3"):
         still(prior="learned_variance", hidden_layer_sizes=(), noise_variance=noise)
