@@ -1,4 +1,4 @@
-"""Gaussian with a full covariance for incomplete data, shrunk towards independent features."""
+"""Normal distribution with a full covariance for incomplete data, shrunk to independent features."""
 
 from __future__ import annotations
 

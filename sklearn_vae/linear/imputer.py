@@ -340,8 +340,8 @@ class FactorAnalysisImputer(FactorImputer):
     >>> X = rng.normal(size=(100, 1)) + 0.1 * rng.normal(size=(100, 3))
     >>> imputer = FactorAnalysisImputer().fit(X)
     >>> filled, std = imputer.impute([[1.0, 1.1, np.nan]], return_std=True)
-    >>> print(f"{filled[0, 2]:.1f} +- {std[0, 2]:.1f}")
-    1.0 +- 0.1
+    >>> print(f"{filled[0, 2]:.2f} +- {std[0, 2]:.2f}")
+    1.03 +- 0.15
     >>> imputer.impute([[1.0, 1.1, np.nan]], n_draws=5, random_state=0).shape
     (5, 1, 3)
     """

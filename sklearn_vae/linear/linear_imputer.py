@@ -34,16 +34,16 @@ FLAGS = (
 )
 
 
-# What draws need, by fitted imputer. It is no attribute, because `transform` and `impute` must not
-# change an estimator, and files and copies compute it again.
+# The fits for draws, by imputer. They are no attribute, because `transform` and `impute` must not
+# change an estimator, and files and copies compute them again.
 _PREDICTIVE: WeakKeyDictionary[LinearImputer, tuple[Any, Predictive]] = WeakKeyDictionary()
 
 
 class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
     """Imputer by a normal distribution of the features with observed values.
 
-    Subclasses have the parameters, and define the fit of the distribution. What draws and intervals
-    need is computed when the first one is asked for, from the data of `fit` and its seed.
+    Subclasses have the parameters, and define the fit of the distribution. The fits for draws and
+    intervals run when the first one is asked for, with the data of `fit` and its seed.
     """
 
     _fitted_state: ClassVar = {
@@ -215,9 +215,7 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
             and weights.shape == X.shape[:1]
             and (weights > 0).all()
         ):
-            raise ValueError(
-                "_fit_weights must be None or one positive float per row of _fit_samples."
-            )
+            raise ValueError("_fit_weights must be None or one positive float per sample.")
         if self.indicator_ is not None and self.indicator_.n_features_in_ != d:
             raise ValueError(f"indicator_ must be None or one boolean for each of {d} features.")
 
