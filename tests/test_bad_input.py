@@ -460,7 +460,7 @@ def cases_of(index, n_cases, *strategies):
     return lambda check: same(share(given(*strategies)(check)))
 
 
-@fuzz(300)
+@fuzz(150)
 @given(indices, tables())
 def test_bad_rows_give_a_right_answer_or_a_clear_error(index, X):
     check_fit(index, X)
@@ -529,7 +529,7 @@ def check_far(index, X):
                 assert (np.asarray(array) < np.inf).all(), (name, array)
 
 
-@fuzz(200)
+@fuzz(100)
 @given(indices, far_rows())
 def test_rows_far_from_those_of_the_fit_give_no_nan(index, X):
     check_far(index, X)

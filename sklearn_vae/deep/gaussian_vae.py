@@ -416,20 +416,20 @@ class DeepGaussianVAE(DeepVAE):
 
     def _set_start(self, data: TrainingData) -> None:
         samples, reducer, weights = data.train, data.reducer, data.weights
-        k = int(self.n_components)
+        k, per_feature = int(self.n_components), self._likelihood_class.per_feature
 
         @cache
         def ppca() -> PPCAFit:
             return fit_ppca(samples, k, reducer, weights)
 
         def residuals() -> Array:
-            if self.init is None:
+            if self.init is None and per_feature:
                 return ppca_residuals(samples, k, reducer, weights)
             return np.asarray(ppca().noise_variance)
 
         noise, n = self._given_noise(samples.dtype), reducer.sum(float(len(samples)))
         constant = None
-        if noise is None and self._starts_linear and self._likelihood_class.per_feature:
+        if noise is None and self._starts_linear and per_feature:
             constant = constant_features(samples, weights)
             noise = factor_noise(samples, k, weights)
         elif noise is None and self._starts_linear:

@@ -21,6 +21,7 @@ from sklearn_vae.deep.ppca_start import (
 )
 from sklearn_vae.training.fast_paths import Adam
 from tests.deep.data import make_rows, parameters_of
+from tests.helpers import slow
 
 X = make_rows()
 K, D = 3, X.shape[1]
@@ -175,7 +176,7 @@ DIGITS = load_digits().data
 CANCER = StandardScaler().fit_transform(load_breast_cancer().data)
 
 
-@pytest.mark.parametrize("learning_rate", [1e-3, 3e-3, 1e-2])
+@pytest.mark.parametrize("learning_rate", [3e-3, *slow(1e-3, 1e-2)])
 @pytest.mark.parametrize(
     ("rows", "below"), [(DIGITS, 0.5), (CANCER, 1.0)], ids=["digits", "cancer"]
 )
