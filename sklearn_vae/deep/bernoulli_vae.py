@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sklearn_vae.deep.base import Array
+from sklearn_vae.deep.incomplete_start import IncompleteStart
 from sklearn_vae.deep.linear_starts import start_at_logistic_ppca
 from sklearn_vae.deep.ppca_start import LearningRateLimit, can_start, check_init
 from sklearn_vae.deep.training_data import TrainingData
@@ -314,9 +315,19 @@ class DeepBernoulliVAE(DeepVAE):
             self._initial_nats = start_at_logistic_ppca(
                 self.module_, data.train, data.weights, data.seed
             )
+        elif data.is_incomplete:
+            start = IncompleteStart(data.train, int(self.n_components), data.weights)
+            start.set_filling(self.module_)
 
     def _bound_without_latents(self, data: TrainingData) -> float:
         x, w = data.train, data.weights
+        if data.is_incomplete:
+            share = self._observed_share
+            seen = ~x.isnan() if w is None else w[:, None] * ~x.isnan()
+            p = (torch.where(x.isnan(), 0.0, x) * seen).sum(0) / seen.sum(0).clamp(min=1e-12)
+            p = p.double().clamp(0.0, 1.0).cpu()
+            entropies = torch.special.entr(p) + torch.special.entr(1.0 - p)
+            return -float(share @ entropies.numpy())
         p = (x if w is None else w[:, None] * x).mean(0).double().clamp(0.0, 1.0)
         return float((torch.special.entr(p) + torch.special.entr(1.0 - p)).sum().neg())
 

@@ -34,7 +34,7 @@ class ObjectiveTerms(NamedTuple):
 
     values: Array
     squares: Array
-    n_noisy: int  # number of features with such a noise variance
+    n_noisy: Any  # number of (observed) features with such a noise variance, a number or one per sample
 
     def with_noise(self, factor: Any) -> Array:
         """Compute the objective with the noise variances multiplied by a factor."""
@@ -62,8 +62,13 @@ def objective_terms(net: Any, x: Tensor, seed: int = 0) -> ObjectiveTerms:
     values, reconstruction = torch.cat(terms, dim=1).cpu().double().numpy()
     if not learns_noise(net.module_):
         return ObjectiveTerms(values, np.ones_like(values), 0)
-    d = x.shape[1]
-    log_variance = net.module_.likelihood.log_variance.double().expand(d).sum().item()
+    d: Any = x.shape[1]
+    log_variances = net.module_.likelihood.log_variance.double().expand(d)
+    if not net.module_.is_incomplete:
+        log_variance: Any = log_variances.sum().item()
+    else:
+        seen = (~x.isnan()).double()
+        log_variance, d = (seen @ log_variances).cpu().numpy(), seen.sum(1).clamp(min=1.0).cpu().numpy()
     squares = (-2.0 * reconstruction - log_variance - d * LOG_2PI) / d
     return ObjectiveTerms(values, squares, d)
 
