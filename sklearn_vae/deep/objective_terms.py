@@ -34,7 +34,9 @@ class ObjectiveTerms(NamedTuple):
 
     values: Array
     squares: Array
-    n_noisy: Any  # number of (observed) features with such a noise variance, a number or one per sample
+    n_noisy: (
+        Any  # number of (observed) features with such a noise variance, a number or one per sample
+    )
 
     def with_noise(self, factor: Any) -> Array:
         """Compute the objective with the noise variances multiplied by a factor."""
@@ -68,7 +70,10 @@ def objective_terms(net: Any, x: Tensor, seed: int = 0) -> ObjectiveTerms:
         log_variance: Any = log_variances.sum().item()
     else:
         seen = (~x.isnan()).double()
-        log_variance, d = (seen @ log_variances).cpu().numpy(), seen.sum(1).clamp(min=1.0).cpu().numpy()
+        log_variance, d = (
+            (seen @ log_variances).cpu().numpy(),
+            seen.sum(1).clamp(min=1.0).cpu().numpy(),
+        )
     squares = (-2.0 * reconstruction - log_variance - d * LOG_2PI) / d
     return ObjectiveTerms(values, squares, d)
 

@@ -67,6 +67,8 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
         "_missing",
     )
 
+    has_bound_with_missing = True
+
     @property
     @abstractmethod
     def _likelihood_class(self) -> type[Likelihood]:
@@ -287,9 +289,7 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
         return {
             "objective": OBJECTIVES[self.objective],
             "options": {"free_bits": float(self.free_bits)} if self.objective == "elbo" else {},
-            "monitor": LatentMonitor(
-                self._log_scale(self._observed_share), self.scale_, recorded
-            ),
+            "monitor": LatentMonitor(self._log_scale(self._observed_share), self.scale_, recorded),
             "noise_shape": (int(self.n_mc_samples), int(self.n_components)),
             "antithetic": self._starts_linear and self.n_mc_samples % 2 == 0,
         }
@@ -437,6 +437,7 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
             second_moment=averages[5:],
             curvature=curvature if has_logits else None,
             squared_errors=squared_errors / n_seen * self.scale_**2 if has_errors else None,
+            observed_share=share,
         )
 
     def with_dimensions(self, kept: Any) -> Self | None:

@@ -34,6 +34,12 @@ class IncompletePPCA(NamedTuple):
         """Replace missing values by their conditional means."""
         return observed.impute(X, self._parameters)[0]
 
+    def reconstruct(self, X: Array) -> Array:
+        """Compute the mean of x given the posterior mean of z."""
+        Z = observed.posterior(X, self._parameters)[0]
+        means: Array = self.mean + Z @ self.loadings.T
+        return means
+
     def residuals(self, X: Array, weights: Array | None) -> Array:
         """Compute E (x_j - mu_j(z))^2 of each feature, averaged over the observed values."""
         w = np.ones(len(X)) if weights is None else weights

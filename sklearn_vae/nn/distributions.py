@@ -9,7 +9,7 @@ dimensions. Results without a closed form are averages over the draws, with thei
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,6 +49,10 @@ class DiagonalNormal:
     def rsample(self, noise: Tensor) -> Tensor:
         """Compute mean + std * noise, for noise of shape (n_draws, n_samples, n_components)."""
         return torch.addcmul(self.mean, torch.exp(0.5 * self.log_variance), noise)
+
+    def restricted_to(self, observed: Tensor) -> "DiagonalNormal":
+        """Return the distribution of the observed features."""
+        return replace(self, observed=observed)
 
     def residuals(self, x: Tensor) -> Tensor:
         """Compute x - mean, 0 where x is not observed."""
@@ -219,6 +223,10 @@ class BernoulliLogits:
 
     logits: Tensor
     observed: Tensor | None = None
+
+    def restricted_to(self, observed: Tensor) -> "BernoulliLogits":
+        """Return the distribution of the observed features."""
+        return replace(self, observed=observed)
 
     @property
     def mean(self) -> Tensor:

@@ -100,9 +100,9 @@ class Likelihood(ABC, nn.Module):
         """Return p(x|z) for decoder outputs h of shape (..., n_inputs)."""
 
     @staticmethod
-    @abstractmethod
     def draw(mean: Array, variance: Array, random_state: np.random.RandomState) -> Array:
         """Draw x given the mean and variance of p(x|z), each of shape (n_samples, n_features)."""
+        raise NotImplementedError("p(x|z) has more parameters: draw by its method sample.")
 
     @property
     def noise_variance(self) -> Tensor | None:
@@ -283,9 +283,9 @@ class GaussianLikelihood(Likelihood):
         if self.observed_share is None:
             entropy = 0.5 * self.n_features * (LOG_2PI + 1.0 + log_variance.mean())
         else:
-            entropy = 0.5 * float(self.observed_share @ np.broadcast_to(
-                LOG_2PI + 1.0 + log_variance, self.n_features
-            ))
+            entropy = 0.5 * float(
+                self.observed_share @ np.broadcast_to(LOG_2PI + 1.0 + log_variance, self.n_features)
+            )
         return {
             "noise_variance": noise if np.ndim(noise) else float(noise),
             "noise_entropy": float(entropy) + log_scale,

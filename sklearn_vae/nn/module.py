@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -92,7 +91,7 @@ class VAEModule(nn.Module):
         """Return p(x|z) for z of shape (..., k), that of the observed features of x if it is given."""
         outputs = _apply(self.decoder, z.reshape(-1, z.shape[-1]))
         p = self.likelihood(outputs.to(z.dtype).view(*z.shape[:-1], -1))
-        return replace(p, observed=~x.isnan()) if self.is_incomplete and x is not None else p
+        return p if x is None or not self.is_incomplete else p.restricted_to(~x.isnan())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the decoder mean at the posterior mean, and the mean and variance of q(z|x)."""
@@ -166,7 +165,9 @@ def build_vae(
         weight = _first_weight(decoder_module, n_components) if learned else None
     if missing is not None:
         size = (p.n_features, n_components)
-        encoder_module = IncompleteEncoder(encoder_module, *size, widening=missing, limits=p.support)
+        encoder_module = IncompleteEncoder(
+            encoder_module, *size, widening=missing, limits=p.support
+        )
         q = CorrelatedPosterior(n_components) if missing == "correlated" else q
     return VAEModule(encoder_module, q, decoder_module, p, prior_module, weight).to(dtype)
 
