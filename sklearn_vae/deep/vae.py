@@ -269,7 +269,7 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
 
     def _widening(self) -> str:
         """Return how q(z|x) becomes wider for missing values."""
-        return "correlated" if self.init == "ppca" else "learned"
+        return "correlated" if self.init == "ppca" else "none"
 
     def _module_for(self, X: Array) -> Any:
         module = self.module_
@@ -356,6 +356,7 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
         """Return the log-likelihood of a model without latent dimensions: here, unit normals."""
         if data.is_incomplete:
             x, w, share = data.train, data.weights, self._observed_share
+            assert share is not None
             squares = torch.nansum(x.square(), dim=1)
             mean_square = float((squares if w is None else w * squares).mean())
             return -0.5 * (LOG_2PI * float(share.sum()) + mean_square) - self._log_scale(share)

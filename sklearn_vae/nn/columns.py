@@ -165,7 +165,7 @@ class StudentColumns(ColumnLikelihood):
     scale: Tensor
     limits: ClassVar = {
         "log_scale": (0.5 * math.log(NOISE_FLOOR), math.log(2.0)),
-        "log_freedom": tuple(map(math.log, FREEDOM_LIMITS)),
+        "log_freedom": (math.log(FREEDOM_LIMITS[0]), math.log(FREEDOM_LIMITS[1])),
     }
 
     def __init__(self, n_features: int) -> None:
@@ -282,8 +282,7 @@ class PoissonColumns(ColumnLikelihood):
     """Counts with the rate exp(a_j(z))."""
 
     def _start(self, x: Tensor, observed: Tensor) -> Tensor:
-        n = observed.sum(0)
-        return torch.log((x.sum(0) + PRIOR_COUNT) / (n + PRIOR_COUNT))
+        return torch.log((x.sum(0) + PRIOR_COUNT) / observed.sum(0).clamp(min=1))
 
     def distribution(self, parameters: Tensor) -> ColumnDistribution:
         return Poisson(parameters.clamp(*LOG_RATE_LIMITS))

@@ -31,8 +31,7 @@ class LinearModel(NamedTuple):
 class IncompleteEncoder(nn.Module):
     """Encoder that fills missing values by a linear model before it applies a network.
 
-    It outputs the parameters of q(z|x) given the filled sample, with a larger variance for missing
-    values.
+    It outputs the parameters of q(z|x) given the filled sample.
 
     Parameters
     ----------
@@ -40,12 +39,11 @@ class IncompleteEncoder(nn.Module):
         Encoder of complete samples.
     n_features, n_components : int
         Numbers of features and of latent dimensions.
-    widening : {"correlated", "diagonal", "learned"}
-        How q(z|x) becomes wider. With "correlated" the factor R of :class:`CorrelatedPosterior`
-        follows the other outputs, with which the posterior of the linear model is exact. "diagonal"
-        changes only log-variances by the linear model. Both require that its latent dimensions are
-        those of the network. "learned" adds a learned amount to the log-variances for each
-        missing feature.
+    widening : {"correlated", "diagonal", "none"}
+        How q(z|x) becomes wider with each missing value. With "correlated" the factor R of
+        :class:`CorrelatedPosterior` follows the other outputs, with which the posterior of the
+        linear model is exact. "diagonal" changes only log-variances by the linear model. Both
+        require that its latent dimensions are those of the network.
     limits : tuple of float, default=(-inf, inf)
         Smallest and largest possible value.
     """
@@ -72,8 +70,6 @@ class IncompleteEncoder(nn.Module):
         self.register_buffer("loadings", torch.zeros(n_features, n_components))
         self.register_buffer("noise_variance", torch.ones(n_features))
         self.register_buffer("prior_variance", torch.ones(n_components))
-        if widening == "learned":
-            self.wider = nn.Parameter(torch.zeros(n_components, n_features))
 
     @torch.no_grad()
     def set_linear(self, model: LinearModel) -> None:
@@ -88,14 +84,14 @@ class IncompleteEncoder(nn.Module):
         h = self.network(filled)
         if self.widening == "correlated":
             return torch.cat([h, change.flatten(1)], dim=1)
-        if self.widening == "learned":
-            change = missing.to(x.dtype) @ self.wider.mT
+        if self.widening == "none":
+            return h
         k = len(self.prior_variance)
         return torch.cat([h[:, :k], h[:, k : 2 * k] + change, h[:, 2 * k :]], dim=1)
 
     @torch.no_grad()
     def _fill(self, x: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
-        """Return filled samples, and R, which is I for complete ones, or changes of log-variances."""
+        """Return filled samples, and R or changes of log-variances, I or 0 for complete ones."""
         std = self.noise_variance.double().sqrt()
         U = self.loadings.double() / std[:, None]
         y = torch.where(missing, 0.0, (x - self.mean) / std)

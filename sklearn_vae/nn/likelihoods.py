@@ -265,14 +265,13 @@ class GaussianLikelihood(Likelihood):
             self.log_variance.copy_(torch.maximum(log_optimum, self.log_low))
 
     def terms(self, averages: Array) -> LikelihoodTerms:
-        d: float = self.n_features
-        at_limit = False
+        d, at_limit = self.n_observed, False
         if self.update is not None:
             at_limit = bool((self.log_variance <= self.log_low + 1e-6).any())
         variance = self.noise_variance.double().cpu().numpy()
-        log_variances = np.broadcast_to(np.log(variance), d)
+        log_variances = np.broadcast_to(np.log(variance), self.n_features)
         if self.observed_share is not None:
-            d, log_variances = self.n_observed, self.observed_share * log_variances
+            log_variances = self.observed_share * log_variances
         log_noise = float(np.sum(log_variances)) + d * LOG_2PI
         scaled = float(np.sum(averages / variance))
         return LikelihoodTerms(-0.5 * (scaled + log_noise), 0.5 * (log_noise + d), at_limit)
