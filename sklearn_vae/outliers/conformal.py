@@ -6,6 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# Scores that differ by less count as equal: relative to their standard deviation, and to the score.
+# The score of a sample changes by rounding with the samples that are scored together, and its
+# p-value must not.
+TIE, TIE_RELATIVE = 1e-8, 1e-12
+
 
 def conformal_p_values(
     scores: Sequence[np.ndarray],
@@ -26,8 +31,8 @@ def conformal_p_values(
     Returns
     -------
     p_values : ndarray of shape (n_samples,)
-        (1 + weight of the calibration samples with at most the same score) / (1 + m), where m is
-        the number of calibration samples.
+        (1 + weight of the calibration samples with at most the same score, to rounding) / (1 + m),
+        where m is the number of calibration samples.
     log_scores : ndarray of shape (n_samples,)
         Logarithms of the p-values. A sample that no calibration sample reaches has less: the
         average over the folds of its distance from the lowest score of the fold, in standard
@@ -35,10 +40,11 @@ def conformal_p_values(
     """
     below, beyond = np.zeros((2, len(scores[0])))
     for values, usual, weight in zip(scores, calibration, weights, strict=True):
-        cumulative = np.concatenate([[0.0], np.cumsum(weight)])
-        below += cumulative[np.searchsorted(usual, values, side="right")]
         finite = usual[np.isfinite(usual)]
         spread = finite.std() if finite.size else 0.0
+        sizes = np.where(np.isfinite(values), abs(values), 0.0)
+        ties = np.searchsorted(usual, values + TIE * spread + TIE_RELATIVE * sizes, side="right")
+        below += np.concatenate([[0.0], np.cumsum(weight)])[ties]
         lowest = finite[0] if finite.size else 0.0
         beyond += (values - lowest) / (spread or 1.0)
     # Sums of weights may round to more than the number of samples.

@@ -111,3 +111,11 @@ def test_p_values_never_exceed_one_by_rounding():
         assert p_values[0] <= 1.0
         assert log_scores[0] <= 0.0
         np.testing.assert_allclose(p_values, 1.0)
+
+
+def test_rounding_of_a_score_does_not_change_its_p_value():
+    usual = np.sort(np.random.default_rng(0).normal(size=30) - 3e5)
+    weights = [np.ones(30)]
+    p_values, _ = conformal_p_values([usual], [usual], weights)
+    for rounded in (np.nextafter(usual, -np.inf), np.nextafter(usual, np.inf)):
+        np.testing.assert_array_equal(conformal_p_values([rounded], [usual], weights)[0], p_values)
