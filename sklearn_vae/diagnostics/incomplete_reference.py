@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.diagnostics.reference import LEAST_NOISE, GaussianReference
 from sklearn_vae.gaussian.incomplete_ppca import IncompletePPCA, fit_incomplete_ppca
@@ -56,7 +58,9 @@ class IncompleteReference(GaussianReference):
     @cached_property
     def _incomplete_factors(self) -> FactorAnalysis:
         k = min(self.n_components, self.X.shape[1] - 1, len(self.X) - 1)
-        return FactorAnalysis(k, tol=1e-4).fit(self._scaled(self.subset).astype(np.float64))
+        with warnings.catch_warnings():  # a noise variance at its limit is accepted
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return FactorAnalysis(k, tol=1e-4).fit(self._scaled(self.subset).astype(np.float64))
 
     def baseline_of(self, samples: Array) -> float:
         """Compute the log-likelihood of samples for a model without latent dimensions."""
