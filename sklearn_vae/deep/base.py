@@ -579,7 +579,7 @@ class DeepModel(EncoderDecoder, ABC):
         def evaluate(block: slice) -> Tensor:
             return function(module, self._as_tensor((X[block] - self.mean_) / self.scale_))
 
-        return evaluate_blocks(self.net_, self._blocks(len(X)), evaluate, "X")
+        return evaluate_blocks(self.net_, self._blocks(len(X), module), evaluate, "X")
 
     def _module_for(self, X: Array) -> Any:
         """Return a module that accepts these samples."""
@@ -592,18 +592,15 @@ class DeepModel(EncoderDecoder, ABC):
         blocks = self._blocks(len(Z))
         return evaluate_blocks(self.net_, blocks, lambda b: function(self._as_tensor(Z[b])), "Z")
 
-    def _block_size(self, n_draws: int = 1) -> int:
+    def _block_size(self, n_draws: int = 1, module: Any = None) -> int:
         """Return the number of samples per block if each has `n_draws` draws of z."""
         k = self.n_components_
-        return block_size(max(self.n_features_in_, n_draws * k, self._n_numbers_of_posterior))
+        # For missing values the posterior of each sample has a k x k matrix.
+        is_incomplete = getattr(module or self.module_, "is_incomplete", False)
+        return block_size(max(self.n_features_in_, n_draws * k, k * k * is_incomplete))
 
-    @property
-    def _n_numbers_of_posterior(self) -> int:
-        """Number of outputs of the encoder."""
-        return 0
-
-    def _blocks(self, n_samples: int) -> Iterator[slice]:
-        step = self._block_size(getattr(self.module_, "n_fixed_draws", 1))
+    def _blocks(self, n_samples: int, module: Any = None) -> Iterator[slice]:
+        step = self._block_size(getattr(self.module_, "n_fixed_draws", 1), module)
         return (slice(start, start + step) for start in range(0, n_samples, step))
 
     def _as_tensor(self, array: Any) -> Tensor:

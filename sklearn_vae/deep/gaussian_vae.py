@@ -68,6 +68,15 @@ class DeepGaussianVAE(DeepVAE):
     warm-up, no `free_bits`), no `noise_variance_init`, `variational_family="diagonal"`, and an activation and widths that
     `init="ppca"` allows. Otherwise each "auto" has a fixed value.
 
+    Missing values (NaN) may occur in `fit` and in every method. The bound is then that of what is
+    observed. The encoder sees missing values filled by their conditional means in a linear model
+    of the same data: pPCA fitted by EM if the networks start at random, otherwise the networks
+    before training. In the second case, and for networks that were trained on complete samples,
+    q(z|x) also becomes wider with each missing value, with dependent dimensions, as the exact
+    posterior of the linear model does. `missing_values_` tells this. Training takes longer
+    than with complete samples, because the explicit gradients of small networks do not cover
+    missing values. `processes` need complete samples.
+
     A fit whose `max_epochs` is given issues one `ConvergenceWarning`, with the number and a remedy, if
     it has trained for at least 20 epochs on the ELBO and ends below pPCA (by more
     than 2 % of the gain over a model without latent dimensions plus 0.1 nats), if twice the epochs
@@ -232,6 +241,8 @@ class DeepGaussianVAE(DeepVAE):
         Number of epochs trained, 0 if the model is the linear one.
     is_linear_ : bool
         Whether automatic training kept the linear model.
+    missing_values_ : {None, "filled", "filled and widened"}
+        How the networks take missing values, None if X had none.
     hidden_layer_sizes_, activation_, init_, learning_rate_, batch_size_, max_epochs_, \
     validation_fraction_, n_mc_samples_ : int, float, str or tuple
         Values that this fit used. `max_epochs_` is the limit of the search for automatic training.

@@ -150,6 +150,7 @@ class Imputation:
         return max(1, self.model._block_size() // len(x))
 
     def _evaluate(self, function: Any) -> Array:
-        step = block_size(max(self.X.shape[1], len(self.noise) * self.model.n_components_))
+        k = self.model.n_components_
+        step = block_size(max(self.X.shape[1], len(self.noise) * k, k * k))
         blocks = (slice(start, start + step) for start in range(0, len(self.X), step))
         return evaluate_blocks(self.model.net_, blocks, function, "X")

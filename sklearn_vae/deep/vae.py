@@ -277,10 +277,6 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
             return module
         return accept_missing(module)
 
-    @property
-    def _n_numbers_of_posterior(self) -> int:
-        return self.n_components_**2 if self.module_.is_incomplete else 0
-
     def _set_observed_share(self) -> None:
         self.module_.likelihood.observed_share = self._observed_share
 
@@ -440,6 +436,13 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
             squared_errors=squared_errors / n_seen * self.scale_**2 if has_errors else None,
             observed_share=share,
         )
+
+    @property
+    def missing_values_(self) -> str | None:
+        """How the networks of the last fit take missing values, None if X had none."""
+        names = {"none": "filled", "correlated": "filled and widened"}
+        check_is_fitted(self)
+        return names.get(vars(self).get("_missing") or "")
 
     def with_dimensions(self, kept: Any) -> Self | None:
         check_is_fitted(self)

@@ -36,7 +36,12 @@ def linear():
 @shared
 def trained(binary=False):
     """VAEs of one latent dimension, which are not linear."""
-    options = {"hidden_layer_sizes": (8,), "max_epochs": 60, "learning_rate": 0.01, "random_state": 0}
+    options = {
+        "hidden_layer_sizes": (8,),
+        "max_epochs": 60,
+        "learning_rate": 0.01,
+        "random_state": 0,
+    }
     if binary:
         return DeepBernoulliVAE(1, binarize=0.0, **options).fit(HOLES)
     return DeepGaussianVAE(1, **options).fit(HOLES)
@@ -230,9 +235,9 @@ def test_diagnose_compares_with_ppca_of_what_was_observed():
 def test_what_is_not_supported_is_refused():
     empty = HOLES.copy()
     empty[:, 2] = np.nan
-    with pytest.raises(ValueError, match="observed value in every feature, .* in column 2"):
+    with pytest.raises(ValueError, match=r"observed value in every feature, .* in column 2"):
         still(empty)
-    with pytest.raises(ValueError, match="observed value in every feature, .* in column 2"):
+    with pytest.raises(ValueError, match=r"observed value in every feature, .* in column 2"):
         DeepGaussianVAE(2).fit(empty)
     with pytest.raises(ValueError, match="DeepAutoencoder does not accept missing values"):
         DeepAutoencoder(2).fit(HOLES)
