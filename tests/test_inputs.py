@@ -65,6 +65,8 @@ INCOMPLETE = [
     FactorAnalysisImputer(1, n_fits=2, random_state=0),
     FactorAnalysis(1, noise_variance=0.01),
     FactorAnalysisCV(0, cv=2),
+    DeepGaussianVAE(2, **SMALL),
+    DeepBernoulliVAE(2, **SMALL),
 ]
 MISSING = np.zeros(X.shape, dtype=bool)
 MISSING[3, 1] = MISSING[7, 0] = MISSING[20, 3] = True

@@ -97,7 +97,7 @@ class Imputation:
         """Compute the conditional mean and standard deviation of every feature."""
         scale = self.model._as_tensor(self.model.scale_)
 
-        def both(block: slice) -> Tensor:
+        def mean_and_std(block: slice) -> Tensor:
             x, weights = self._weights(block)
             q, d = self.module.encode(x), x.shape[1]
             center = self.module.decode(q.mean).mean
@@ -111,7 +111,7 @@ class Imputation:
             mean = self.model._in_data_units(center + sums[0])
             return torch.cat([mean, variance.sqrt() * scale], dim=1)
 
-        mean, std = np.split(self._evaluate(both), 2, axis=1)
+        mean, std = np.split(self._evaluate(mean_and_std), 2, axis=1)
         return mean, std
 
     def draw(self, n_draws: int, random_state: np.random.RandomState) -> Array:

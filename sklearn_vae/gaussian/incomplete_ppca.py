@@ -66,8 +66,8 @@ def fit_incomplete_ppca(
 ) -> IncompletePPCA:
     """Fit pPCA by EM to samples of float64 with NaN.
 
-    There are at most min(n, d) - 1 loadings that are not 0, and those of features that are never
-    observed are 0. The noise variance is 0 if the likelihood is unbounded.
+    At most min(n_samples, n_features) - 1 columns of loadings are not 0, and the loadings of features
+    that are never observed are 0. The noise variance is 0 if the likelihood is unbounded.
     """
     n, d = X.shape
     center, variances, _ = observed_moments(X, weights)

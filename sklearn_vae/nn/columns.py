@@ -1,9 +1,9 @@
 """Likelihoods of columns of tables, in the units of the data, and of tables with several kinds.
 
-Decoder outputs are in units of their own: at 0 each column has its marginal distribution, and the
-derivatives of log p(x_j) in each output have a root mean square of 1 over the training samples, unless
-they are 0. No kind of column therefore dominates the gradient at the start, whatever its units are,
-and the objective stays log p(x).
+Each decoder output has its unit: at 0 the column has its marginal distribution, and the derivatives of
+log p(x_j) in the output have a root mean square of 1 over the training samples, unless they are 0. No
+kind of column therefore dominates the gradient at the start, whatever the units of the data are, and
+the objective stays log p(x).
 """
 
 import math

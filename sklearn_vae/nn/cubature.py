@@ -99,9 +99,9 @@ def reference_points(n_components: int) -> tuple[Tensor, Tensor]:
 
 
 def normal_points(n_components: int, n: int) -> Tensor:
-    """Return n points of N(0, I), of shape (n, k), in pairs z, -z except one if n is odd.
+    """Return n points of N(0, I), in pairs z, -z except one if n is odd.
 
-    If there are at least 2 k of them, their mean is 0 and their covariance is I.
+    They have the shape (n_points, n_components). If there are at least 2 k of them, their mean is 0 and their covariance is I.
     """
     x = _sobol_pairs(n_components, n - n % 2) if n > 1 else np.zeros((0, n_components))
     x = np.concatenate([x, np.zeros((n % 2, n_components))])

@@ -116,7 +116,7 @@ class IncompleteEncoder(nn.Module):
 
 def _inverse_root(precision: Tensor) -> Tensor:
     """Return the lower triangular Cholesky factors of the inverses of positive definite matrices."""
-    # That of the matrix with reversed rows and columns is upper triangular in their order.
+    # With rows and columns in reverse order the factor of a matrix is upper triangular.
     root = torch.linalg.cholesky(precision.flip(-2, -1)).flip(-2, -1)
     eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
     return torch.linalg.solve_triangular(root.mT, eye, upper=False)
