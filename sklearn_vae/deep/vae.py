@@ -281,11 +281,12 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
         self.module_.likelihood.observed_share = self._observed_share
 
     def _training_options(self) -> dict[str, Any]:
-        recorded = self._likelihood_class.recorded
+        # Models that were saved by earlier versions have no shares.
+        share, recorded = vars(self).get("_observed_share"), self._likelihood_class.recorded
         return {
             "objective": OBJECTIVES[self.objective],
             "options": {"free_bits": float(self.free_bits)} if self.objective == "elbo" else {},
-            "monitor": LatentMonitor(self._log_scale(self._observed_share), self.scale_, recorded),
+            "monitor": LatentMonitor(self._log_scale(share), self.scale_, recorded),
             "noise_shape": (int(self.n_mc_samples), int(self.n_components)),
             "antithetic": self._starts_linear and self.n_mc_samples % 2 == 0,
         }
