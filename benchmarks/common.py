@@ -63,8 +63,8 @@ def seconds(function, before=None):
     return clock() - start
 
 
-def paired_times(ours, theirs, repeats, before=None):
-    """Return the median times of two functions and the median of their ratios.
+def time_pairs(ours, theirs, repeats, before=None):
+    """Return pairs of the times of two functions.
 
     They run in turn after one warm-up. The order within a pair alternates, because the second
     function finds the caches of the first. With `before`, which is called before each run, there is
@@ -79,6 +79,12 @@ def paired_times(ours, theirs, repeats, before=None):
         else:
             our_time, their_time = seconds(ours, before), seconds(theirs, before)
         pairs.append((our_time, their_time))
+    return pairs
+
+
+def paired_times(ours, theirs, repeats, before=None):
+    """Return the median times of two functions and the median of their ratios in `time_pairs`."""
+    pairs = time_pairs(ours, theirs, repeats, before)
     ratio = statistics.median(ours / theirs for ours, theirs in pairs)
     return (*(statistics.median(side) for side in zip(*pairs, strict=True)), ratio)
 

@@ -13,7 +13,9 @@ solution (the mean of the data, q = p) is better if the noise variance is above 
 computes gamma' of the decoder that generated the data, and numerically the largest gamma' of any
 decoder of the family for several alpha. For alpha = 0 it is the largest eigenvalue of the
 covariance, above which pPCA also collapses. The larger the threshold of a decoder, the less noise
-makes it collapse. Training with fixed noise below and above it shows the same.
+makes it collapse. Training with fixed noise below and above it shows the same. The paper adds that
+some dimensions collapse already above a gamma'' < gamma'. For alpha = 0 these are the smaller
+eigenvalues, one after another; for other thresholds gamma'' is not computed.
 
     python benchmarks/dai2020_trap.py [--scale cpu] [--data SAMPLES.npz] [--output FOLDER]
         [--jobs 2] [--minutes 9]

@@ -44,6 +44,7 @@ NEARLY = 0.1
 # Result of a run that diverges, which is worse than any other.
 DIVERGED = {"elbo": -np.inf}
 PAPER = Path(__file__).parent / "paper_tables" / "lucas2019_tables.csv"
+WORKSHOP = PAPER.with_name("workshop2019_table1.csv")
 MEASURES = {  # measures of a run and columns of the published tables
     "elbo": ("ELBO", "elbo_mean", "elbo_std"),
     "tuned_elbo": ("tuned ELBO", "tuned_elbo_mean", "tuned_elbo_std"),
@@ -66,6 +67,20 @@ def published(table):
         }
         for row in rows
     }
+
+
+def published_by_workshop():
+    """Return the rows of table 1 of the workshop version, as `published`."""
+    numbers = [name for columns in MEASURES.values() for name in columns[1:] if name]
+    with open(WORKSHOP, newline="", encoding="utf-8") as file:
+        return {
+            ("fixed", float(row["sigma2"])): {
+                **dict.fromkeys(numbers),
+                "elbo_mean": float(row["elbo"]),
+                "tuned_elbo_mean": float(row["sigma2_tuned_elbo"]),
+            }
+            for row in csv.DictReader(file)
+        }
 
 
 def of_paper(paper, kind, name):

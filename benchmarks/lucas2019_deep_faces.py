@@ -1,6 +1,7 @@
 """Convolutional VAEs of faces: too much noise collapses the posterior, and all faces become one.
 
-Tables 3 and 5 and figures 10 to 13 of Lucas et al. (2019): CelebA, 64 x 64 color pixels, 500 latent
+Tables 3 and 5 and figures 10 and 11 of Lucas et al. (2019), and reconstructions and latent planes as in
+figures 12 and 13, but of models without annealing: CelebA, 64 x 64 color pixels, 500 latent
 dimensions, sigma2 fixed or learned by gradient from many values, in the space of logits (table 3)
 and of pixels (table 5). The claims are about the training images, in nats per image:
 

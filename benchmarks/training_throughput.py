@@ -116,17 +116,18 @@ def make_ours(model, rows):
     return train
 
 
-def make_loop(case, rows, noise_variance, **options):
+def make_loop(case, rows, noise_variance, batch=BATCH, *, compiled=False, **options):
     """Return the plain loop, with `options` of its optimizer."""
     torch.manual_seed(1)
     model = PlainVAE(case, noise_variance).to(rows.device)
+    model = torch.compile(model) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, **options)
 
     def train(epochs):
         bounds = []
         for _ in range(epochs):
             total = torch.zeros((), device=rows.device)
-            for index in torch.randperm(len(rows), device=rows.device).split(BATCH):
+            for index in torch.randperm(len(rows), device=rows.device).split(batch):
                 loss = model(rows[index])
                 optimizer.zero_grad()
                 loss.backward()

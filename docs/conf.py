@@ -17,6 +17,7 @@ from pathlib import Path
 from docutils import nodes
 
 import sklearn_vae
+from sklearn_vae import protocol, state
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for conf_gallery
@@ -45,7 +46,9 @@ templates_path = ["_templates"]
 default_role = "code"
 highlight_language = "none"  # formulas in docstrings are not Python
 smartquotes = False  # they make one dash of two, also in options of commands
-nitpicky = False
+nitpicky = True  # each reference leads somewhere
+# Members of scikit-learn's Pipeline, which `DensityPipeline` inherits.
+nitpick_ignore = [("py:obj", "named_steps"), ("py:obj", "n_features_in_")]
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -58,6 +61,12 @@ autodoc_default_options = {
     "OneToOneFeatureMixin,_SetOutputMixin,_MetadataRequester,Pipeline,Module,Callback,tuple,object",
 }
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
+# Members of the base classes that have a place on the page of each estimator.
+FOR_USERS = {
+    *("transform", "inverse_transform", "posterior", "conditional"),
+    *("sample", "score", "score_samples"),
+}
 autosummary_generate = True
 numpydoc_show_class_members = False
 
@@ -84,6 +93,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "logo": {"text": "sklearn_vae"},
     "header_links_before_dropdown": 6,
@@ -156,9 +166,17 @@ def escape_bars(app, kind, name, obj, options, lines):
             block = indent
 
 
-def skip_requests(app, kind, name, member, skip, options):
-    """Leave out the methods that scikit-learn generates for metadata routing."""
-    return True if re.fullmatch(r"set_\w+_request", name) else None
+@cache
+def members_for_diagnostics():
+    """Return the names of members that the diagnostics read, and that users do not need."""
+    bases = [protocol.EncoderDecoder, protocol.LatentModel, state.Stateful]
+    return {name for base in bases for name in vars(base)} - FOR_USERS
+
+
+def skip_members(app, kind, name, member, skip, options):
+    """Leave out members for the diagnostics, and methods that scikit-learn generates."""
+    generated = re.fullmatch(r"set_\w+_request", name)
+    return True if generated or name in members_for_diagnostics() else None
 
 
 def find_reference(app, env, node, text):
@@ -196,6 +214,6 @@ def setup(app):
     """Connect the functions above."""
     app.connect("source-read", link_pages)
     app.connect("autodoc-process-docstring", escape_bars, priority=100)
-    app.connect("autodoc-skip-member", skip_requests)
+    app.connect("autodoc-skip-member", skip_members)
     app.connect("missing-reference", find_reference)
     app.connect("build-finished", copy_mathjax)

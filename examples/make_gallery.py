@@ -1,6 +1,6 @@
 """
-Make the gallery of the README from six examples
-================================================
+Make the gallery of the README from seven examples
+==================================================
 
 Runs the examples and crops some axes of each figure. The images are 640 pixels wide, with few
 colors, for large letters and small files.
@@ -33,6 +33,7 @@ PICTURES = {
     "heteroscedastic_ring": lambda example: example["right"].axes,
     "grid_search_noise_variance": lambda example: example["figure"].axes,
     "missing_values": lambda example: example["axes"][:1],
+    "diagnose_your_own_vae": lambda example: example["before"].axes,
 }
 
 

@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sklearn_vae import FactorAnalysisImputer
+from sklearn_vae import GaussianImputer
 from sklearn_vae.diagnostics import pool
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
@@ -55,7 +55,7 @@ METHODS = ("no values missing", "complete cases", "single imputation", "multiple
 results = {name: [] for name in METHODS}
 for seed in range(n_tables):
     X, holes = make_table()
-    imputer = FactorAnalysisImputer(1, random_state=seed).fit(holes)
+    imputer = GaussianImputer(random_state=seed).fit(holes)
     draws = imputer.impute(holes, n_draws=N_DRAWS, random_state=seed)
     pooled = pool(*zip(*map(regress, draws), strict=True), complete_df=N - 3)
     complete = holes[~np.isnan(holes).any(axis=1)]

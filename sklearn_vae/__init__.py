@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sklearn_vae.linear.bernoulli import BernoulliPPCA as BernoulliPPCA
     from sklearn_vae.linear.factor_analysis import FactorAnalysis as FactorAnalysis
     from sklearn_vae.linear.factor_analysis_cv import FactorAnalysisCV as FactorAnalysisCV
+    from sklearn_vae.linear.gaussian_imputer import GaussianImputer as GaussianImputer
     from sklearn_vae.linear.imputer import FactorAnalysisImputer as FactorAnalysisImputer
     from sklearn_vae.linear.imputer import PPCAImputer as PPCAImputer
     from sklearn_vae.linear.linear_vae import LinearVAE as LinearVAE

@@ -14,6 +14,7 @@ ESTIMATORS = {
     "FactorAnalysis": "linear.factor_analysis",
     "FactorAnalysisCV": "linear.factor_analysis_cv",
     "FactorAnalysisImputer": "linear.imputer",
+    "GaussianImputer": "linear.gaussian_imputer",
     "LinearVAE": "linear.linear_vae",
     "LogitTransformer": "preprocessing.logit",
     "OutlierDetector": "outliers.detector",

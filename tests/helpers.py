@@ -6,8 +6,10 @@ import tracemalloc
 
 import array_api_strict
 import numpy as np
+import pytest
 import torch
 from array_api_compat import array_namespace, to_device
+from sklearn.preprocessing import StandardScaler
 
 # Fitted attributes that are records, not arrays or numbers.
 RECORDS = {"moments_", "certificate_"}
@@ -20,6 +22,11 @@ def to_numpy(array):
     if array_namespace(array).__name__ == "array_api_strict":
         return np.from_dlpack(to_device(array, array_api_strict.Device("CPU_DEVICE")))
     return np.asarray(array)
+
+
+def remembered_names(frame):
+    """Names of the columns that scikit-learn reads: none of polars 2 before scikit-learn 1.9."""
+    return list(getattr(StandardScaler().fit(frame), "feature_names_in_", []))
 
 
 class PeakMemory:
@@ -38,6 +45,14 @@ class PeakMemory:
         self.peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         sys.settrace(self.tracer)
+
+
+def slow(*values):
+    """Values of a parametrized test that only the slow tests try, as they repeat what others prove."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
+        for value in values
+    ]
 
 
 def name_of(value):

@@ -97,13 +97,10 @@ def numbers_of(model):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "estimator",
-    [
-        PPCA(3),
-        pytest.param(PPCACV(cv=3), marks=pytest.mark.slow),
-        pytest.param(LinearVAE(3, random_state=0), marks=pytest.mark.slow),
-    ],
+    [PPCA(3), PPCACV(cv=3), LinearVAE(3, random_state=0)],
     ids=lambda value: type(value).__name__,
 )
 def test_a_worker_that_is_killed_does_not_change_the_model(stored, estimator):

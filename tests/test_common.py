@@ -19,6 +19,7 @@ from sklearn_vae import (
     FactorAnalysis,
     FactorAnalysisCV,
     FactorAnalysisImputer,
+    GaussianImputer,
     LinearVAE,
     LogitTransformer,
     OutlierDetector,
@@ -30,43 +31,47 @@ SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 2}
 
 ESTIMATORS = [
     DeepGaussianVAE(2, **SMALL),
-    DeepGaussianVAE(2, **SMALL, noise_model="diagonal", noise_update="gradient"),
-    DeepGaussianVAE(2, **SMALL, noise_variance=0.5, early_stopping=True, kl_warmup_epochs=1),
     DeepGaussianVAE(2, **SMALL, noise_model="heteroscedastic", prior="learned_variance"),
-    DeepGaussianVAE(2, **SMALL, variational_family="sylvester"),
-    DeepGaussianVAE(2, **SMALL, objective="iwae", n_mc_samples=3),
     DeepBernoulliVAE(2, **SMALL, binarize=0.0),
     DeepAutoencoder(2, **SMALL),
     PPCA(n_components=2),
     PPCA(n_components=1, noise_variance=0.5),
-    PPCA(n_components=2, coordinates="posterior"),
     PPCA(n_components=2, coordinates="whitened"),
-    PPCA(n_components=2, svd_solver="full"),
-    PPCA(n_components=2, svd_solver="covariance_eigh"),
     PPCA(n_components=2, svd_solver="randomized"),
-    PPCA(n_components=1, svd_solver="arpack"),
     PPCA(),
-    PPCA(coordinates="posterior"),
     PPCACV([1, 2], noise_variance=[None, 0.5], cv=3),
-    PPCACV(cv=2),
     BernoulliPPCA(2, binarize=0.0),
     BernoulliPPCA(1, binarize=0.0, inference="per_sample"),
     FactorAnalysis(2),
-    FactorAnalysis(1, rotation="varimax"),
     FactorAnalysis(noise_variance=0.5),
     FactorAnalysisCV([0, 1], cv=2),
     LinearVAE(2),
-    LinearVAE(1, noise_variance=0.5, parametrization="unit_encoder"),
     LinearVAE(2, solver="adam", max_iter=20, tol=1e3),
     LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, batch_size=16),
     PPCAImputer(),
     FactorAnalysisImputer(n_fits=2),
+    GaussianImputer(n_fits=2),
     PPCAImputer(1, missing_values=-1.0, add_indicator=True, keep_empty_features=True),
     OutlierDetector(),
     OutlierDetector(PPCA(1), level=0.1, cv=0.5),
     Dequantizer(),
     LogitTransformer(),
     DensityPipeline([("scale", StandardScaler()), ("vae", LinearVAE(1, noise_variance=0.5))]),
+]
+# Other parameters of the same classes.
+VARIANTS = [
+    DeepGaussianVAE(2, **SMALL, noise_model="diagonal", noise_update="gradient"),
+    DeepGaussianVAE(2, **SMALL, noise_variance=0.5, early_stopping=True, kl_warmup_epochs=1),
+    DeepGaussianVAE(2, **SMALL, variational_family="sylvester"),
+    DeepGaussianVAE(2, **SMALL, objective="iwae", n_mc_samples=3),
+    PPCA(n_components=2, coordinates="posterior"),
+    PPCA(n_components=2, svd_solver="full"),
+    PPCA(n_components=2, svd_solver="covariance_eigh"),
+    PPCA(n_components=1, svd_solver="arpack"),
+    PPCA(coordinates="posterior"),
+    PPCACV(cv=2),
+    FactorAnalysis(1, rotation="varimax"),
+    LinearVAE(1, noise_variance=0.5, parametrization="unit_encoder"),
 ]
 
 
@@ -148,8 +153,18 @@ def test_no_parameter_carries_the_name_of_a_public_method(estimator):
     assert not methods & set(inspect.signature(estimator).parameters)
 
 
-@pytest.mark.filterwarnings("ignore:The noise variance of feature")  # Heywood cases
-@pytest.mark.filterwarnings("ignore:level=.* is out of reach")  # of outlier detectors, few samples
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The noise variance of feature"),  # Heywood cases
+    pytest.mark.filterwarnings("ignore:level=.* is out of reach"),  # outlier detectors, few samples
+]
+
+
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failed_checks)
 def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(VARIANTS, expected_failed_checks=expected_failed_checks)
+def test_scikit_learn_checks_with_other_parameters(estimator, check):
     check(estimator)

@@ -101,11 +101,17 @@ def test_type_checkers_see_the_public_names():
     assert imported == public.MODULES
 
 
+# They train networks for a second or more.
+LONG_BLOCKS = {"deep_models-0", "diagnostics-0", "my_vae_collapsed-1"}
+
+
 def code_blocks():
     """Each Python block of the README and the guides, as (where it is, code)."""
     for page in PAGES:
         for index, part in enumerate(page.read_text().split("```python\n")[1:]):
-            yield pytest.param(part.split("```")[0], id=f"{page.stem}-{index}")
+            where = f"{page.stem}-{index}"
+            marks = [pytest.mark.slow] * (where in LONG_BLOCKS)
+            yield pytest.param(part.split("```")[0], id=where, marks=marks)
 
 
 @pytest.mark.parametrize("code", list(code_blocks()))

@@ -104,6 +104,7 @@ def test_a_killed_study_goes_on_with_the_runs_that_are_missing(options, tmp_path
     assert sorted(begun(tmp_path)) == ["1", "2", "2", "3"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a killed parent leaves its pipes otherwise")
 def test_workers_of_a_killed_study_end_with_it_and_the_next_goes_on(tmp_path, capsys):
     killed = start(tmp_path, "--jobs", "2", stdout=subprocess.PIPE)

@@ -6,7 +6,13 @@ import numpy as np
 from sklearn.utils import check_array
 
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
-from sklearn_vae.validation import check_flag, check_integer, check_random_state, check_real
+from sklearn_vae.validation import (
+    check_choice,
+    check_flag,
+    check_integer,
+    check_random_state,
+    check_real,
+)
 
 
 def make_ppca(
@@ -90,16 +96,20 @@ def make_ppca_ring(
     noise_variance: float = 0.01,
     radius: float = 1.0,
     spread: float = 0.1,
+    ring_of: str = "latents",
     loadings: Any = None,
     mean: Any = None,
     random_state: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Generate linearly decoded samples with latent vectors on a ring.
+    """Generate samples on a noisy ring in a plane.
 
-    The model is ``z = radius g / |g| + spread g`` with ``g ~ N(0, I)``, and ``x | z ~ N(W z + mu,
-    sigma2 I)``. The z lie on a ring for two latent dimensions and on a shell for more. Neither p(z)
-    nor p(x) is Gaussian, so a linear Gaussian model cannot fit them. The defaults give the PCA-ring
-    data of the reference, which have 10,000 samples.
+    With ``g ~ N(0, I)`` and ``e ~ N(0, sigma2 I)`` and the map ``r(v) = radius v / |v| + spread v``,
+    the samples are ``W r(g) + mu + e`` ("latents") or ``r(W g + e) + mu`` ("samples"). For more than
+    two latent dimensions the ring is a shell. A linear Gaussian model cannot fit the samples. With
+    "latents" their noise is the same everywhere, so a model whose noise depends on z has nothing
+    more to learn. With "samples" the noise goes through the map, and its size depends on the
+    direction. The default is the rule of the authors' code of the reference, and "samples" is that
+    of the paper, both with 10,000 samples.
 
     Parameters
     ----------
@@ -112,9 +122,11 @@ def make_ppca_ring(
     noise_variance : float, default=0.01
         Nonnegative noise variance sigma2.
     radius : float, default=1.0
-        Smallest distance of z from the origin.
+        Smallest distance of a latent vector, or of a sample without its mean, from the origin.
     spread : float, default=0.1
-        Scale of the distances beyond `radius`, which follow a chi distribution.
+        Factor of the vectors before the map, which is added to `radius`.
+    ring_of : {"latents", "samples"}, default="latents"
+        Whether latent vectors or samples are mapped to the ring.
     loadings : array-like of shape (n_features, n_components), default=None
         Loadings W. If None, they are drawn uniformly from [0, 1].
     mean : array-like of shape (n_features,), default=None
@@ -127,7 +139,7 @@ def make_ppca_ring(
     X : ndarray of shape (n_samples, n_features)
         Samples.
     Z : ndarray of shape (n_samples, n_components)
-        Latent vectors from which the samples were drawn.
+        Latent vectors from which the samples were drawn: r(g) or, for "samples", g.
 
     See Also
     --------
@@ -136,7 +148,7 @@ def make_ppca_ring(
     References
     ----------
     Damm, Forster, Velychko, Dai, Fischer and Lücke, "The ELBO of Variational Autoencoders
-    Converges to a Sum of Three Entropies", AISTATS 2023, appendix C.1 and the authors' code.
+    Converges to a Sum of Three Entropies", AISTATS 2023, eq. 79 to 81, and the authors' code.
 
     Examples
     --------
@@ -148,12 +160,22 @@ def make_ppca_ring(
     """
     check_real("radius", radius, at_least=0)
     check_real("spread", spread, at_least=0)
+    check_choice("ring_of", ring_of, ("latents", "samples"))
     rng = check_random_state(random_state)
     W, mu = _parameters(n_samples, n_features, n_components, noise_variance, loadings, mean, rng)
     check_integer("n_components", W.shape[1], at_least=1)
     g = rng.standard_normal((n_samples, W.shape[1]))
-    Z = radius * g / np.linalg.norm(g, axis=1, keepdims=True) + spread * g
+    if ring_of == "samples":
+        centered = _decoded(g, W, np.zeros_like(mu), noise_variance, rng)
+        return _ring(centered, radius, spread) + mu, g
+    Z = _ring(g, radius, spread)
     return _decoded(Z, W, mu, noise_variance, rng), Z
+
+
+def _ring(V: np.ndarray, radius: float, spread: float) -> np.ndarray:
+    """Map vectors to a ring; zero, which has no direction, stays zero."""
+    length = np.linalg.norm(V, axis=1, keepdims=True)
+    return radius * V / np.where(length > 0.0, length, 1.0) + spread * V
 
 
 def _parameters(

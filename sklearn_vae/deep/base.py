@@ -80,7 +80,7 @@ Array = NDArray[Any]
 
 # Loss of training samples against the linear model that a larger noise variance may cause, as a share
 # of its bound plus nats per sample.
-LOSS_SHARE = 0.005
+LOSS_SHARE = 0.0075
 LOSS_NATS = 0.05
 
 

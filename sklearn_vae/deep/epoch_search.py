@@ -23,7 +23,7 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from sklearn_vae.deep.choices import count_folds
-from sklearn_vae.deep.objective_terms import ObjectiveTerms, objective_terms
+from sklearn_vae.deep.objective_terms import ObjectiveTerms, learns_noise, objective_terms
 from sklearn_vae.deep.training_data import TrainingData, prepare
 from sklearn_vae.gaussian.arrays import positive_weights
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
@@ -42,9 +42,12 @@ PATIENCE_SHARE = 0.5
 
 # A gain is accepted if its mean and its trimmed mean, without this fraction of the samples at each
 # end, exceed their standard errors, and the trimmed mean this share of the mean. A gain that depends
-# on a few outliers is often lost on others.
+# on a few outliers is often lost on others: if the trimmed mean is less than `LARGE_SHARE` of the
+# mean, it must exceed this multiple of its standard error.
 TRIMMED = 0.05
 TRIMMED_SHARE = 0.25
+LARGE_SHARE = 0.5
+EVIDENT = 3.0
 
 # The noise variance is enlarged if this gains more than this multiple of its standard error.
 SIGNIFICANT = 2.0
@@ -67,8 +70,9 @@ class Gain(NamedTuple):
     @property
     def is_sure(self) -> bool:
         """Whether the gain is not chance and does not depend on a few samples."""
-        least = max(self.trimmed_error, TRIMMED_SHARE * self.mean)
-        return self.mean > self.error and self.trimmed > least
+        is_large = self.trimmed > LARGE_SHARE * self.mean
+        errors = (1.0 if is_large else EVIDENT) * self.trimmed_error
+        return self.mean > self.error and self.trimmed > max(errors, TRIMMED_SHARE * self.mean)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +197,8 @@ class Fold:
         net, units = self.model.net_, (self.model.mean_, self.model.scale_)
         device, dtype = self.data.device, self.data.train.dtype
         valid = standardize(X, held_out, *units, device, dtype)
+        if learns_noise(net.module_):  # features that are constant in the fold tell nothing
+            valid *= ~net.module_.likelihood.held
         self.validated = ValidatedAverage(RATE_OF_AVERAGE, valid, None, seed)
         self.model._set_up_net(self.data, None, [self.validated])
         self.validated.evaluate(net)

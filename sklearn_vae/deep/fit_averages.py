@@ -14,7 +14,7 @@ from torch import Tensor
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL
 from sklearn_vae.nn.cubature import cubature, n_points
 from sklearn_vae.nn.module import VAEModule
-from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE
+from sklearn_vae.nn.posteriors import is_at_limit
 from sklearn_vae.training.distributed import Reducer
 
 Array = NDArray[Any]
@@ -64,7 +64,7 @@ def fit_averages(
         q = module.encode(x)
         terms = q.marginals().kl_terms(prior)
         per_dim = per_dim + _host_sums(w, terms, terms > COLLAPSE_KL) / n
-        at_limit |= bool((q.base.log_variance.abs() >= LOG_VARIANCE_RANGE[1]).any())
+        at_limit |= bool(is_at_limit(q.base.log_variance).any())
         for noise, w_draws in (
             _random_draws(n_draws, n_draws_of(x), (len(x), k), generator, x)
             if points is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,14 @@ from sklearn_vae.deep.linear_bounds import ppca_fits
 from sklearn_vae.deep.outcome import LinearFit
 from sklearn_vae.deep.ppca_start import (
     LearningRateLimit,
+    PPCAFit,
     can_start,
     check_init,
+    constant_features,
     factor_noise,
-    noise_of_full_rank,
+    fit_ppca,
+    ignore_features,
+    noise_without_residuals,
     ppca_residuals,
     start_at_ppca,
 )
@@ -50,8 +55,10 @@ class DeepGaussianVAE(DeepVAE):
 
     Noise variances are at least 1e-6 times the average feature variance (times the variance of each
     feature, if they differ between features), or 1e-3 times the noise variance of pPCA if that is
-    less, which rules out the infinite likelihood of perfect reconstructions. Posterior log-variances lie between -20 and 20. `entropy_gap_.active_bounds`
-    names the limits that were reached.
+    less, which rules out the infinite likelihood of perfect reconstructions. Posterior log-variances
+    lie between -50 and 20. `entropy_gap_.active_bounds` names the limits that were reached. In
+    automatic training with `noise_model="diagonal"`, the noise variance of a constant feature is
+    1e-12, as in :class:`FactorAnalysis`, and the networks ignore the feature.
 
     Training is automatic if `max_epochs="auto"`. The networks start at pPCA (factor analysis, unless
     `noise_model="scalar"`), are trained with all
@@ -62,7 +69,7 @@ class DeepGaussianVAE(DeepVAE):
     the ELBO of the training samples. `is_linear_` tells this. Where validation samples are
     reconstructed worse than training samples, a learned noise variance is enlarged after training to
     the one that is best for them, but not so far that the ELBO of the training samples falls below
-    that of the linear model by 0.5 % and 0.05 nats. Training is not automatic on a warm
+    that of the linear model by 0.75 % and 0.05 nats. Training is not automatic on a warm
     start, with `processes`, with `early_stopping`, or unless `init` is "auto" or "ppca". It requires
     "mlp" networks, the ELBO as objective (`kl_weight=1`, no KL
     warm-up, no `free_bits`), no `noise_variance_init`, `variational_family="diagonal"`, and an activation and widths that
@@ -429,24 +436,36 @@ class DeepGaussianVAE(DeepVAE):
         if data.is_incomplete:
             self._set_incomplete_start(data)
             return
+        k, per_feature = int(self.n_components), self._likelihood_class.per_feature
+
+        @cache
+        def ppca() -> PPCAFit:
+            return fit_ppca(samples, k, reducer, weights)
 
         def residuals() -> Array:
-            if self._starts_linear and self._likelihood_class.per_feature:
-                return factor_noise(samples, int(self.n_components), weights)
-            ppca = ppca_residuals(samples, self.n_components, reducer, weights)
-            return ppca if self.init is None else ppca.mean()
+            if self.init is None and per_feature:
+                return ppca_residuals(samples, k, reducer, weights)
+            return np.asarray(ppca().noise_variance)
 
         noise, n = self._given_noise(samples.dtype), reducer.sum(float(len(samples)))
-        if noise is None and self._starts_linear and not self._likelihood_class.per_feature:
-            noise = noise_of_full_rank(samples, int(self.n_components), weights)
+        constant = None
+        if noise is None and self._starts_linear and per_feature:
+            constant = constant_features(samples, weights)
+            noise = factor_noise(samples, k, weights)
+        elif noise is None and self._starts_linear:
+            noise = noise_without_residuals(samples, k, weights, ppca())
         # Residuals have (n - 1 - k) (d - k) degrees of freedom. Where n > d, repeated samples must
         # count as weights do, and k cannot be near n.
-        freedom = max(n - 1 - self.n_components, 1e-9)
-        excess = n / freedom if n <= self.n_features_in_ else 1.0
-        self.module_.likelihood.start(noise, residuals, excess)
+        excess = n / max(n - 1 - k, 1e-9) if n <= self.n_features_in_ else 1.0
+        likelihood = self.module_.likelihood
+        likelihood.start(noise, residuals, excess)
+        if constant is not None and likelihood.has_noise_variance:
+            likelihood.hold(*constant)
         self._initial_nats = None
         if self.init == "ppca":
             self._initial_nats = start_at_ppca(self.module_, samples, reducer, weights)
+        if constant is not None:
+            ignore_features(self.module_, constant[0])
 
     def _set_incomplete_start(self, data: TrainingData) -> None:
         """Set initial parameters by pPCA, or factor analysis, of samples with missing values."""

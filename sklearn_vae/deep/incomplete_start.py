@@ -19,7 +19,7 @@ from sklearn_vae.deep.ppca_start import (
 from sklearn_vae.gaussian.factor_em import fit_incomplete_factors
 from sklearn_vae.gaussian.incomplete_ppca import IncompletePPCA, fit_incomplete_ppca
 from sklearn_vae.nn.incomplete import LinearModel, linearized
-from sklearn_vae.nn.likelihoods import LEAST_OF_PPCA, NOISE_START
+from sklearn_vae.nn.likelihoods import NOISE_START, rounding_noise
 
 
 class IncompleteStart:
@@ -38,7 +38,8 @@ class IncompleteStart:
     @property
     def noise_variance(self) -> float:
         """Noise variance of pPCA, 0 if the likelihood is unbounded."""
-        return self._own.noise_variance if self._own.noise_variance > LEAST_OF_PPCA else 0.0
+        noise = self._own.noise_variance
+        return noise if noise > rounding_noise(self.samples.dtype) else 0.0
 
     @cached_property
     def ppca(self) -> IncompletePPCA:

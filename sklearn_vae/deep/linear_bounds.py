@@ -13,7 +13,7 @@ from sklearn_vae.deep.ppca_start import Array, fit_ppca, in_float64, on_host
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.incomplete_ppca import fit_incomplete_ppca
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
-from sklearn_vae.nn.likelihoods import LEAST_OF_PPCA
+from sklearn_vae.nn.likelihoods import rounding_noise
 
 PPCA = "pPCA with the same number of dimensions"
 
@@ -33,13 +33,11 @@ def ppca_fits(
     X = in_float64(data.train) / root  # with equal noise
     if data.is_incomplete:
         return _incomplete_fits(data, X, k, noise, scale, root)
-    mean, loadings = fit_ppca(torch.from_numpy(X), k, data.reducer, data.weights)
-    total = _average(np.square(X - mean).sum(axis=1), data.weights, data)
-    sigma2 = (total - np.square(loadings).sum()) / X.shape[1]
+    mean, loadings, sigma2 = fit_ppca(torch.from_numpy(X), k, data.reducer, data.weights)
     log_scale = float(np.log(scale * root).sum())
 
     def fit(noise_variance: float, name: str) -> LinearFit | None:
-        if noise_variance < LEAST_OF_PPCA:
+        if noise_variance <= rounding_noise(data.train.dtype):
             return None
         squares = np.square(loadings).sum(axis=0)
         kept = np.maximum(squares + sigma2 - noise_variance, 0.0)
@@ -64,7 +62,7 @@ def _incomplete_fits(
 
     def fit(noise_variance: float | None, name: str) -> LinearFit | None:
         density = fit_incomplete_ppca(X.astype(np.float64), k, weights, noise_variance)
-        if density.noise_variance < LEAST_OF_PPCA:
+        if density.noise_variance <= rounding_noise(data.train.dtype):
             return None
 
         def log_prob(x: Array) -> Array:
@@ -84,7 +82,7 @@ def _incomplete_fits(
 
 def pca_fit(data: TrainingData, k: int, scale: float) -> LinearFit:
     """Fit PCA and compute minus its mean squared error, in the units of the data."""
-    mean, loadings = fit_ppca(data.train, k, data.reducer, data.weights, noise_variance=0.0)
+    mean, loadings, _ = fit_ppca(data.train, k, data.reducer, data.weights, noise_variance=0.0)
     lengths = np.linalg.norm(loadings, axis=0)
     axes = loadings / np.where(lengths > 0, lengths, 1.0)
 

@@ -39,7 +39,7 @@ def start_at_pca(
     module: Autoencoder, samples: Tensor, k: int, reducer: Reducer, weights: Tensor | None
 ) -> None:
     """Set the networks of an autoencoder to PCA."""
-    mean, loadings = fit_ppca(samples, k, reducer, weights, noise_variance=0.0)
+    mean, loadings, _ = fit_ppca(samples, k, reducer, weights, noise_variance=0.0)
     lengths = np.linalg.norm(loadings, axis=0)
     axes = np.zeros((len(mean), k))
     axes[:, : loadings.shape[1]] = loadings / np.where(lengths > 0, lengths, 1.0)

@@ -64,18 +64,22 @@ def objective_terms(net: Any, x: Tensor, seed: int = 0) -> ObjectiveTerms:
     values, reconstruction = torch.cat(terms, dim=1).cpu().double().numpy()
     if not learns_noise(net.module_):
         return ObjectiveTerms(values, np.ones_like(values), 0)
-    d: Any = x.shape[1]
-    log_variances = net.module_.likelihood.log_variance.double().expand(d)
+    d, likelihood = x.shape[1], net.module_.likelihood
+    log_variances = likelihood.log_variance.double().expand(d)
+    noisy = (~likelihood.held).expand(d)
+    n_observed: Any = d
     if not net.module_.is_incomplete:
         log_variance: Any = log_variances.sum().item()
+        n_noisy: Any = int(noisy.sum())
     else:
         seen = (~x.isnan()).double()
-        log_variance, d = (
-            (seen @ log_variances).cpu().numpy(),
-            seen.sum(1).clamp(min=1.0).cpu().numpy(),
+        log_variance, n_observed = (
+            (seen @ t).cpu().numpy() for t in (log_variances, torch.ones_like(log_variances))
         )
-    squares = (-2.0 * reconstruction - log_variance - d * LOG_2PI) / d
-    return ObjectiveTerms(values, squares, d)
+        n_noisy = (seen @ noisy.double()).clamp(min=1.0).cpu().numpy()
+    # Features whose noise variance is held are constant and have no residuals.
+    squares = (-2.0 * reconstruction - log_variance - n_observed * LOG_2PI) / n_noisy
+    return ObjectiveTerms(values, squares, n_noisy)
 
 
 def enlarge_noise(net: Any, x: Tensor, weights: Tensor | None, factor: float, least: float) -> None:
@@ -89,14 +93,17 @@ def enlarge_noise(net: Any, x: Tensor, weights: Tensor | None, factor: float, le
     if excess(factor) < 0:
         optimum = min(max(1.0, float(np.average(terms.squares, weights=w))), factor)
         factor = brentq(excess, optimum, factor) if excess(optimum) > 0 else 1.0
+    likelihood = net.module_.likelihood
     with torch.no_grad():
-        net.module_.likelihood.log_variance.add_(math.log(factor))
+        likelihood.log_variance.add_(~likelihood.held * math.log(factor))
 
 
 def learns_noise(module: Any) -> bool:
     """Return whether a module learns a noise variance that does not depend on z."""
     likelihood: Any = getattr(module, "likelihood", None)
-    return bool(getattr(likelihood, "has_noise_variance", False) and likelihood.update)
+    if not (getattr(likelihood, "has_noise_variance", False) and likelihood.update):
+        return False
+    return not bool(likelihood.held.all())
 
 
 def mean_objective(net: Any, x: Tensor, weights: Tensor | None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +14,17 @@ from torch import Tensor
 from sklearn_vae.deep.checks import checked_layer_sizes
 from sklearn_vae.deep.choices import values_of_fit, with_values
 from sklearn_vae.gaussian.centered import centered_data
-from sklearn_vae.gaussian.eigensolvers import choose_solver, decompose_summary, summarize
-from sklearn_vae.gaussian.factor_analysis import fit_factors
+from sklearn_vae.gaussian.eigensolvers import (
+    choose_solver,
+    decompose_summary,
+    recentered,
+    summarize,
+)
+from sklearn_vae.gaussian.factor_analysis import CONSTANT_NOISE, fit_factors
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
 from sklearn_vae.nn.incomplete import IncompleteEncoder
-from sklearn_vae.nn.likelihoods import LEAST_OF_PPCA, NOISE_MODELS
+from sklearn_vae.nn.likelihoods import NOISE_FLOOR, NOISE_MODELS, rounding_noise
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
@@ -200,7 +205,7 @@ def start_at_ppca(
     noise = module.likelihood.initial_log_variance.cpu().double().exp().numpy()
     k = module.posterior.n_components
     scaled, root = in_units_of_noise(samples, noise)
-    mean, loadings = fit_ppca(scaled, k, reducer, weights, noise_variance=1.0)
+    mean, loadings, _ = fit_ppca(scaled, k, reducer, weights, noise_variance=1.0)
     return set_linear_networks(module, mean, loadings, root, samples)
 
 
@@ -255,14 +260,34 @@ def set_linear_networks(
     return max(1.0, float(-0.5 * np.log(tau2).sum()))
 
 
+class PPCAFit(NamedTuple):
+    """A pPCA model."""
+
+    mean: Array
+    loadings: Array
+    noise_variance: float  # 0 if the number of components reaches the rank of the samples
+
+
+@torch.no_grad()
+def ignore_features(module: VAEModule, features: Array) -> None:
+    """Make the encoder independent of features, and the decoder return 0 for them.
+
+    Training does not change this if the features are 0 in all samples.
+    """
+    first, last = network_of(module.encoder).layers[0], module.decoder.layers[-1]
+    first.weight[:, features] = 0.0
+    last.weight[features] = 0.0
+    last.bias[features] = 0.0
+
+
 def fit_ppca(
     samples: Tensor,
     n_components: int,
     reducer: Reducer,
     weights: Tensor | None = None,
     noise_variance: float | None = None,
-) -> tuple[Array, Array]:
-    """Fit pPCA to the samples of all processes and return its mean and loadings.
+) -> PPCAFit:
+    """Fit pPCA to the samples of all processes.
 
     The number of loadings is limited by `n_components`, the samples and the features.
     """
@@ -272,13 +297,19 @@ def fit_ppca(
         solver = choose_solver(X, k)
         summary = summarize(X, solver, w)
         summary.check_finite()
-        spectrum = decompose_summary(summary, k, solver, random_state=np.random.RandomState(0))
+        spectrum = decompose_summary(
+            summary,
+            k,
+            solver,
+            random_state=np.random.RandomState(0),
+            refine=recentered(X, summary, w),
+        )
     else:
         moments = _joint_moments(X, reducer, w)
         k, dtype = min(n_components, round(moments.n), moments.n_features), moments.mean.dtype
         spectrum = Spectrum.from_moments(moments)
     sigma2 = spectrum.noise_variance(k) if noise_variance is None else noise_variance
-    return spectrum.mean.astype(dtype), spectrum.loadings(k, sigma2, dtype)
+    return PPCAFit(spectrum.mean.astype(dtype), spectrum.loadings(k, sigma2, dtype), sigma2)
 
 
 def ppca_residuals(
@@ -286,9 +317,9 @@ def ppca_residuals(
 ) -> Array:
     """Compute E_q (x_j - mu_j(z))^2 of pPCA for each feature, averaged over the samples.
 
-    The mean over the features is the noise variance of pPCA.
+    The mean over the features is the noise variance of pPCA, up to rounding errors.
     """
-    loadings = fit_ppca(samples, n_components, reducer, weights)[1]
+    loadings = fit_ppca(samples, n_components, reducer, weights).loadings
     x = in_float64(samples)
     if weights is None:
         squares = np.einsum("ij,ij->j", x, x)
@@ -296,6 +327,19 @@ def ppca_residuals(
         squares = np.einsum("i,ij,ij->j", on_host(weights), x, x)
     variance = reducer.sum(squares) / reducer.sum(len(x))
     return np.maximum(variance - (loadings**2).sum(axis=1), 0)
+
+
+def constant_features(samples: Tensor, weights: Tensor | None) -> tuple[Array, Array]:
+    """Set features that vary by rounding errors alone to 0; return their indices and variances.
+
+    The samples have features of variance 1 or less than this. The variances are at least those that
+    factor analysis gives to the noise of constant features.
+    """
+    squares = samples.double().square()
+    variances = (squares if weights is None else weights[:, None] * squares).mean(0).cpu().numpy()
+    constant = np.flatnonzero(variances < NOISE_FLOOR)
+    samples[:, constant] = 0.0
+    return constant, np.maximum(variances[constant], CONSTANT_NOISE)
 
 
 def factor_noise(samples: Tensor, n_components: int, weights: Tensor | None = None) -> Array:
@@ -306,17 +350,26 @@ def factor_noise(samples: Tensor, n_components: int, weights: Tensor | None = No
     return fit_factors(summary, min(n_components, d, n - 1), tol=FACTOR_TOL).noise_variance
 
 
-def noise_of_full_rank(samples: Tensor, k: int, weights: Tensor | None = None) -> Array | None:
-    """Return a noise variance with which the covariance of pPCA is that of the data, if k >= d.
+def noise_without_residuals(
+    samples: Tensor, k: int, weights: Tensor | None, ppca: PPCAFit
+) -> Array | None:
+    """Return the initial noise variance where pPCA leaves no residuals, else None.
 
-    Every noise variance up to the smallest eigenvalue has this property. Return None if k < d or
-    the covariance is singular.
+    If k >= d, the covariance of pPCA is that of the data with every noise variance up to the smallest
+    eigenvalue. If the samples have lower rank than their number allows, they are reconstructed
+    exactly.
     """
-    if k < samples.shape[1]:
-        return None
-    loadings = fit_ppca(samples, k, SINGLE_PROCESS, weights, noise_variance=0.0)[1]
-    least = np.square(loadings).sum(axis=0).min() if len(loadings) == loadings.shape[1] else 0.0
-    return np.asarray(0.5 * least) if least > LEAST_OF_PPCA else None
+    n, d = samples.shape
+    rounding = rounding_noise(samples.dtype)
+    if k >= d:
+        loadings = fit_ppca(samples, k, SINGLE_PROCESS, weights, noise_variance=0.0).loadings
+        squares = np.square(loadings).sum(axis=0)
+        least = squares.min() if len(loadings) == loadings.shape[1] else 0.0
+        if least > rounding:
+            return np.asarray(0.5 * least)
+    if ppca.noise_variance <= rounding and k < n - 1:
+        return np.asarray(NOISE_FLOOR)
+    return None
 
 
 def in_float64(samples: Tensor) -> Array:

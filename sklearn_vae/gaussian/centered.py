@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,14 @@ from sklearn_vae.gaussian.arrays import (
     wide_float,
 )
 from sklearn_vae.gaussian.precision import Precision
+from sklearn_vae.gaussian.symmetric import SymmetricSum, weighted_sums
 
 ALL = slice(None)
+
+
+def near_limit(dtype: Any, xp: Any) -> float:
+    """Return the largest ratio of a squared mean to a variance that costs at most one digit."""
+    return 10.0 if dtype == xp.float64 else 1.0
 
 
 class CenteredData(ABC):
@@ -52,6 +58,11 @@ class CenteredData(ABC):
     @abstractmethod
     def gram(self) -> Array:
         """Compute R R' in the dtype for sums."""
+
+    @property
+    def gram_precision(self) -> Precision:
+        """Precision of `gram`."""
+        return self.precision
 
     @abstractmethod
     def blocks(self) -> Iterator[Array]:
@@ -108,11 +119,15 @@ class DenseCentered(CenteredData):
         self.n = float(X.shape[0] if weights is None else xp.sum(self._weights))
         self._high = self._low = xp.zeros((X.shape[1],), dtype=self.dtype, device=device(X))
         with np.errstate(invalid="ignore", over="ignore"):
-            self._high = xp.astype(self._column_means(), self.dtype)
-            self._rest = self._column_means()
+            means, squares = (None, None) if keep else self._near_moments()
+            self._is_near = means is not None
+            means = self._column_means() if means is None else means
+            self._high = xp.astype(means, self.dtype)
+            rest = means - xp.astype(self._high, self._wide) if self._is_near else None
+            self._rest = self._column_means() if rest is None else rest
             self._low = xp.astype(self._rest, self.dtype, copy=False)
             matrix = xp.empty(X.shape, dtype=self.dtype, device=device(X)) if keep else None
-            squares = self._column_squares(matrix)
+            squares = self._column_squares(matrix) if squares is None else squares
             self.squares = float(xp.sum(squares))
             # The subtracted mean plus its rounding error.
             self.mean = xp.astype(self._high, self._wide) + self._rest
@@ -135,6 +150,24 @@ class DenseCentered(CenteredData):
         if self._weights is not None:
             R *= xp.astype(self._weights[rows] ** 0.5, self.dtype)[:, None]
         return R
+
+    def _near_moments(self) -> tuple[Array, Array] | tuple[None, None]:
+        """Compute means and squared lengths of the columns of R in one pass.
+
+        Returns None for both where a mean is so large that they would lose more than a digit.
+        """
+        xp = array_namespace(self._X)
+        total = xp.zeros((self.shape[1],), dtype=self._wide, device=device(self._X))
+        squares = xp.zeros_like(total)
+        for rows in self._slices():
+            block = xp.astype(self._X[rows, :], self.dtype, copy=False)
+            w = None if self._weights is None else xp.astype(self._weights[rows], self.dtype)
+            total += xp.astype(weighted_sums(block, w), self._wide)
+            squares += xp.astype(weighted_sums(block * block, w), self._wide)
+        mean = total / self.n
+        squares = squares - self.n * mean**2
+        is_near = xp.all(mean**2 <= near_limit(self.dtype, xp) / self.n * squares)
+        return (mean, squares) if is_near else (None, None)
 
     def _column_means(self) -> Array:
         """Compute the weighted means of X - `_high`, in the dtype for sums."""
@@ -177,13 +210,27 @@ class DenseCentered(CenteredData):
         return sum(of_block(self._block(rows)) for rows in self._slices())
 
     def gram(self) -> Array:
-        xp = array_namespace(self._X)
         n, d = self.shape
-        K = xp.zeros((n, n), dtype=self._wide, device=device(self._X))
+        K = SymmetricSum(n, self._X, self._wide, rows=True)
+        if self._has_simple_gram:
+            K.add(self._X)
+            length = self._high @ self._high
+            K.subtract_means(self._X @ self._high - 0.5 * length)
+            return K.full()
         for columns in row_blocks(d, n, at_least=256):
-            R = self._block(ALL, columns)
-            K += R @ R.T
-        return K
+            K.add(self._block(ALL, columns))
+        return K.full()
+
+    @property
+    def gram_precision(self) -> Precision:
+        if not self._has_simple_gram:
+            return self.precision
+        return replace(self.precision, subtracted=float(self._high @ self._high))
+
+    @property
+    def _has_simple_gram(self) -> bool:
+        """Whether the mean can be subtracted from X X', which needs no copy of X."""
+        return self._is_near and self._weights is None and self._X.dtype == self.dtype == self._wide
 
 
 class SparseCentered(CenteredData):

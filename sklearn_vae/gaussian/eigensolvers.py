@@ -1,23 +1,36 @@
 """Solvers for the spectrum of the covariance of a data matrix."""
 
+import math
 from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
+from array_api_compat import array_namespace
 from scipy import sparse
 
 from sklearn_vae.gaussian.arrays import Array
-from sklearn_vae.gaussian.centered import CenteredData, centered_data
+from sklearn_vae.gaussian.centered import CenteredData, DenseCentered, centered_data
 from sklearn_vae.gaussian.deflation import is_vague, refined
 from sklearn_vae.gaussian.gram import spectrum_of_gram, spectrum_of_moments
 from sklearn_vae.gaussian.minka import minka_dimension
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.precision import Precision
-from sklearn_vae.gaussian.singular import by_arpack, by_full_svd, by_iteration, by_random_subspace
+from sklearn_vae.gaussian.singular import (
+    by_arpack,
+    by_full_svd,
+    by_iteration,
+    by_iteration_if_fast,
+    by_random_subspace,
+)
 from sklearn_vae.gaussian.spectrum import Spectrum, components_for_ratio
+from sklearn_vae.gaussian.symmetric import SymmetricSum
 
 # Largest order of a covariance or Gram matrix that "auto" computes to find a few eigenpairs.
 MAX_ORDER = 4000
+
+# Largest order of one that it computes where an iteration with X converges slowly. It needs the
+# memory of two such matrices.
+MAX_LATER_ORDER = 10_000
 
 # Residuals of "lanczos", relative to the largest eigenvalue.
 TOLERANCE = 1e-9
@@ -31,7 +44,8 @@ def choose_solver(
     """Return `svd_solver`, or the solver that "auto" selects for X.
 
     "auto" is exact. It selects "covariance_eigh" where the covariance or the Gram matrix is small,
-    "lanczos", which iterates to a tolerance, where it is not, or "arpack" if X is sparse. It
+    "lanczos", which iterates to a tolerance, where it is not, or "arpack" if X is sparse. Where
+    "lanczos" converges slowly, :func:`decompose_summary` computes the matrix nevertheless. "auto"
     selects "full" for small X and where PCA does, but never for sparse or memory-mapped X (it would
     make a dense copy). For memory-mapped X a matrix that is not much smaller than X does not count
     as small.
@@ -114,12 +128,42 @@ def decompose_summary(
         if solver == "arpack":
             spectrum = by_arpack(summary, min(k, min(n, d) - 1), random_state, tol)
         elif solver == "lanczos":
-            spectrum = by_iteration(summary, k, TOLERANCE)
+            leading = by_iteration_if_fast(summary, k, TOLERANCE, patience=_patience(summary))
+            if leading is None:
+                # If n < d, the Gram matrix results from the data.
+                matrix = summary if n < d else _moments_of(summary)
+                return decompose_summary(
+                    matrix, n_components, "covariance_eigh", n_counted=n_counted, refine=refine
+                )
+            spectrum = leading
         elif tol is not None:
             spectrum = by_iteration(summary, k, tol, n_oversamples, random_state)
         else:
             spectrum = by_random_subspace(summary, k, iterated_power, n_oversamples, random_state)
     return spectrum.padded(components_wanted(n_components, max_components))
+
+
+def _patience(data: CenteredData) -> float:
+    """Return how many products with X take as long as "covariance_eigh" (measured)."""
+    order = min(data.shape)
+    in_memory = isinstance(data, DenseCentered) and data.matrix is not None
+    return 10.0 + order / 125 if in_memory and order <= MAX_LATER_ORDER else math.inf
+
+
+def _moments_of(data: CenteredData) -> Moments:
+    """Compute the moments from data that are already centered."""
+    scatter = SymmetricSum(data.shape[1], data.mean, data.mean.dtype)
+    for R in data.blocks():
+        scatter.add(R)
+    return Moments(
+        data.n,
+        data.mean,
+        scatter.full(),
+        float(data.shape[0]),
+        "float32" if data.dtype == array_namespace(data.mean).float32 else "float64",
+        data.precision,
+        data.remainder,
+    )
 
 
 def with_small_variances(

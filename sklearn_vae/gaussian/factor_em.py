@@ -24,14 +24,17 @@ from sklearn_vae.gaussian.expected_moments import (
 )
 from sklearn_vae.gaussian.factor_analysis import (
     CONSTANT_NOISE,
-    FLOOR,
     LOG_2PI,
     FactorModel,
     fit_factors,
 )
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.observed import IncompleteData, Parameters, observed_moments
+from sklearn_vae.gaussian.profile_likelihood import FLOOR
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
+
+# Tolerance of M-steps, in nats, which leaves relative errors of about 1e-9.
+EXACT = 1e-18
 
 
 class Factors(NamedTuple):
@@ -112,7 +115,11 @@ class FactorUpdate:
             covariance = covariance * self._varies * self._varies[:, None]
         moments = Moments(1.0, np.zeros(len(covariance)), covariance)
         model = fit_factors(
-            moments, self._n_components, noise_variance=self._fixed, start=self._start
+            moments,
+            self._n_components,
+            noise_variance=self._fixed,
+            start=self._start,
+            tol=EXACT,
         )
         self._start = model.noise_variance
         scale = np.sqrt(model.noise_variance)

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from sklearn_vae.gaussian.factor_analysis import FLOOR
 from sklearn_vae.gaussian.factor_em import Factors, IncompleteFactors
 from sklearn_vae.gaussian.observed import observed_moments
+from sklearn_vae.gaussian.profile_likelihood import FLOOR
 
 # The prior of a noise variance counts as this number of samples, in which the noise is this share of
 # the variance. It keeps noise variances away from 0 (Heywood cases).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array_api_compat import array_namespace
 
 from sklearn_vae.gaussian.arrays import Array
+from sklearn_vae.gaussian.symmetric import eigh
 
 # Ratio of variances in float64 and float32 below which the smaller eigenvalues are computed again.
 GRADED, GRADED_FLOAT32 = 1e-6, 1e-3
@@ -24,10 +25,7 @@ def eigh_of_covariance(S: Array) -> tuple[Array, Array]:
     2.3).
     """
     xp = array_namespace(S)
-    # Not scipy's eigh, whose BLAS threads would compete with those of NumPy, which still spin
-    # after the product for the scatter.
-    values, vectors = xp.linalg.eigh(S)
-    values, vectors = xp.flip(values), xp.flip(vectors, axis=1)
+    values, vectors = eigh(S)
     variances = xp.linalg.diagonal(S)
     limit = GRADED if xp.finfo(S.dtype).eps < 1e-10 else GRADED_FLOAT32
     if not (float(values[-1]) < limit * float(values[0]) and _is_graded(variances, limit)):

@@ -24,6 +24,7 @@ from sklearn_vae.gaussian.spectrum import (
     components_for_ratio,
     with_positive_peaks,
 )
+from sklearn_vae.gaussian.symmetric import eigh, orthonormal_rows, rows_times
 
 # Largest order for which all eigenpairs are computed; largest order for which LAPACK computes some.
 ALL_PAIRS, SOME_PAIRS = 200, 600
@@ -94,22 +95,19 @@ def leading_eigenpairs(K: Array, k: int | None) -> Leading:
 
 
 def _all(K: Array) -> Leading:
-    xp = array_namespace(K)
-    # Not scipy's eigh, whose BLAS threads would compete with those of NumPy, which still spin
-    # after the product for K.
-    values, U = xp.linalg.eigh(K)
-    return Leading(xp.flip(values), xp.flip(U, axis=1).T, 0.0, 0.0, "full eigendecomposition")
+    values, U = eigh(K)
+    return Leading(values, U.T, 0.0, 0.0, "full eigendecomposition")
 
 
 def _some(K: np.ndarray, k: int) -> Leading:
     """Compute k + 1 eigenvalues by bisection, and eigenvectors by inverse iteration."""
     m = K.shape[0]
     try:
-        values, U = linalg.eigh(K, subset_by_index=[m - k - 1, m - 1], check_finite=False)
+        values, U = linalg.eigh(K.T, subset_by_index=[m - k - 1, m - 1], check_finite=False)
     except linalg.LinAlgError:
         return _all(K)
-    V = np.linalg.qr(U[:, :0:-1])[0].T
-    T = V @ K
+    V = orthonormal_rows(U[:, :0:-1].T)
+    T = rows_times(V, K)
     values = np.append(np.vecdot(V, T), values[0])
     order = np.argsort(-values[:k], kind="stable")
     V, values[:k] = V[order], values[:k][order]
@@ -158,8 +156,8 @@ def _by_arpack(K: np.ndarray, k: int) -> RitzPairs | None:
 
 def _rayleigh_quotients(K: np.ndarray, V: np.ndarray) -> RitzPairs:
     """Compute orthonormal rows, their Rayleigh quotients, in descending order, and residuals."""
-    V = np.linalg.qr(V.T)[0].T
-    T = V @ K
+    V = orthonormal_rows(V)
+    T = rows_times(V, K)
     values = np.vecdot(V, T)
     order = np.argsort(-values, kind="stable")
     values, V, T = values[order], V[order], T[order]
@@ -244,10 +242,11 @@ def spectrum_of_moments(
     k = int(n_components) if isinstance(n_components, Integral) else d
     if k >= MANY * d or d <= ALL_PAIRS:
         return Spectrum.from_moments(moments)
-    xp, S = array_namespace(moments.scatter), moments.covariance
-    leading, total = leading_eigenpairs(S, k), float(xp.linalg.trace(S))
-    largest, precision = leading.largest, moments.precision
-    columns = precision.rounding(moments.mean, xp.linalg.diagonal(S), moments.count)
+    xp, n = array_namespace(moments.scatter), moments.n
+    leading = leading_eigenpairs(moments.scatter, k).divided(n)
+    variances = xp.linalg.diagonal(moments.scatter) / n
+    total, largest, precision = float(xp.sum(variances)), leading.largest, moments.precision
+    columns = precision.rounding(moments.mean, variances, moments.count)
     resolution = precision.eigenvalue_error(d, largest)
     rest = leading.rest(total, resolution, float(xp.max(columns)))
     if rest is None and not vague:
@@ -277,12 +276,13 @@ def spectrum_of_gram(
     k = min(int(n_components), n) if isinstance(n_components, Integral) else None
     total = float(xp.linalg.trace(K)) / data.n
     leading = leading_eigenpairs(K, k).divided(data.n)
-    resolution = data.precision.eigenvalue_error(n, leading.largest)
+    precision = data.gram_precision
+    resolution = precision.eigenvalue_error(n, leading.largest)
     rest = leading.rest(total, resolution, rounded)
     if rest is None and not vague:
         leading = _all(K).divided(data.n)
     accuracy = leading.accuracy(
-        data.precision.product_error(data.shape[1], leading.largest, total, n) + rounded
+        precision.product_error(data.shape[1], leading.largest, total, n) + rounded
     )
     values, U = leading.values, leading.vectors.T
     if values.shape[0] == n:

@@ -22,6 +22,9 @@ Operator: TypeAlias = Callable[[Array], Array]
 # Probability with which a bound that rests on random vectors may fail.
 DELTA = 1e-10
 
+# Number of products after which the speed of convergence can be estimated.
+LEAST_PROGRESS = 4
+
 
 @dataclass(frozen=True, eq=False)
 class RitzPairs:
@@ -132,13 +135,15 @@ def block_lanczos(
     max_dimension: int,
     rng: Any,
     n_extra: int = 1,
+    patience: float = math.inf,
 ) -> RitzPairs:
     """Compute the k leading eigenpairs of a positive semidefinite matrix of order `size`.
 
     Block Lanczos iteration with full orthogonalization and thick restarts (Wu and Simon 2000) stops
     when the residuals of the first k pairs are at most `tol` times the largest eigenvalue. The
     result holds up to `n_extra` further pairs, which need not have converged. Vectors are in the
-    library, device and dtype of `reference`.
+    library, device and dtype of `reference`. The iteration also stops when it seems to need more
+    than `patience` further products.
     """
     r = min(k + n_extra, size)
     kept = min(r + block, size)
@@ -146,6 +151,7 @@ def block_lanczos(
     basis = _Basis(reference, size, capacity, rng)
     X = basis.orthonormal(basis.draw(min(block, size)))
     check_at, n_products, eps = max(2 * r, 4 * block), 0, _eps(reference)
+    progress: list[tuple[int, float]] = []
     while True:
         basis.append(X)
         W, H = basis.orthogonal(apply(X))
@@ -162,12 +168,27 @@ def block_lanczos(
         coupling = 0.0 if complete else B.T @ Y[basis.used - B.shape[0] :, :]
         residuals = np.zeros(n_ritz) if complete else np.linalg.norm(coupling, axis=0)
         converged = n_ritz >= k and bool((residuals[:k] <= tol * max(values[0], 0.0)).all())
-        if converged or last:
+        if n_ritz >= k and values[0] > 0.0:
+            progress.append((n_products, float(residuals[:k].max() / values[0])))
+        is_slow = patience < math.inf and _products_left(progress, tol) > patience
+        if converged or last or is_slow:
             vectors = basis.rotate(Y[:, :r])
             return RitzPairs(values[:r], vectors, residuals[:r], n_products, converged)
         if full:
             basis.restart(values, Y)
         check_at = int(1.25 * basis.used) + block
+
+
+def _products_left(progress: list[tuple[int, float]], tol: float) -> float:
+    """Estimate how many products reduce the residual to `tol`, from pairs of their number and it.
+
+    The residual is assumed to decrease geometrically. Returns 0.0 after too few products to tell.
+    """
+    if not progress or progress[-1][0] - progress[0][0] < LEAST_PROGRESS or progress[-1][1] == 0.0:
+        return 0.0
+    (first, large), (last, small) = progress[0], progress[-1]
+    decrease = (math.log(large) - math.log(small)) / (last - first)
+    return math.log(small / tol) / decrease if decrease > 0.0 else math.inf
 
 
 def _eps(reference: Array) -> float:

@@ -21,8 +21,12 @@ from sklearn_vae.gaussian.arrays import (
     two_sum,
     wide_float,
 )
-from sklearn_vae.gaussian.centered import SparseCentered
+from sklearn_vae.gaussian.centered import SparseCentered, near_limit
 from sklearn_vae.gaussian.precision import Precision
+from sklearn_vae.gaussian.symmetric import SymmetricSum, weighted_sums
+
+# Largest number of samples whose mean may be subtracted from the first block.
+SAMPLES = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,26 +164,25 @@ class Moments:
             n, scale = float(xp.sum(weights)), scale_of(weights)
             n_positive = int(xp.count_nonzero(weights))
             weights = xp.astype(weights / scale, float_type(X))
-        wide, scatter = wide_float(X), None
+        wide = wide_float(X)
+        scatter = SymmetricSum(X.shape[1], X, wide)
         counts, means, errors = [], [], []
         with np.errstate(invalid="ignore", over="ignore"):
             # Means of blocks are relative to `origin`; a large mean would round them.
-            origin = _rough_mean(X, weights, xp)
-            for count, mean, error, product in _shifted_blocks(X, weights, origin, xp):
-                if scatter is None:
-                    scatter = xp.astype(product, wide, copy=False)
-                else:
-                    scatter += product
+            origin, is_near = _rough_mean(X, weights, xp)
+            shift = None if is_near else origin
+            for count, mean, error in _shifted_blocks(X, weights, origin, shift, scatter):
                 counts.append(count)
                 means.append(mean)
                 errors.append(error)
             origin = xp.astype(origin, wide)
-            mean, scatter = _join_blocks(counts, xp.stack(means), xp.stack(errors), scatter)
+            mean = _join_blocks(counts, xp.stack(means), xp.stack(errors), scatter)
+            product = scatter.full()
             if scale != 1.0:
-                scatter *= scale
+                product *= scale
             mean, remainder = two_sum(origin, mean)
         dtype, precision = float_name(X), Precision.of(X)
-        return cls(n, mean, scatter, float(n_positive), dtype, precision, remainder)
+        return cls(n, mean, product, float(n_positive), dtype, precision, remainder)
 
     @classmethod
     def _of_sparse(cls, X: Any, weights: Array | None) -> Moments:
@@ -274,52 +277,59 @@ class Moments:
         return self.scatter / self.n
 
 
-def _join_blocks(
-    counts: list[float], means: Array, errors: Array, scatter: Array
-) -> tuple[Array, Array]:
-    """Combine weights, means and shifted means (`errors`) of blocks into mean and scatter.
+def _join_blocks(counts: list[float], means: Array, errors: Array, scatter: SymmetricSum) -> Array:
+    """Combine weights, means and shifted means (`errors`) of blocks into the mean.
 
-    `scatter` is the sum of the scatters of the blocks about their shifts, and is overwritten.
+    `scatter` is the sum of the scatters of the blocks about their shifts and becomes that about the
+    mean.
     """
     xp = array_namespace(means)
     w = xp.asarray(counts, dtype=means.dtype, device=device(means))[:, None]
     mean = xp.sum(w * means, axis=0) / (sum(counts) or 1.0)
-    within = w**0.5 * errors
-    scatter -= within.T @ within
+    scatter.add(w**0.5 * errors, sign=-1.0)
     if len(counts) > 1:
-        between = w**0.5 * (means - mean)
-        scatter += between.T @ between
-    return mean, scatter
+        scatter.add(w**0.5 * (means - mean))
+    return mean
 
 
-def _rough_mean(X: Array, weights: Array | None, xp: Any) -> Array:
-    """Average the first samples with a substantial weight, in X's dtype; zeros if X is empty."""
-    dtype = float_type(X)
-    head = X
-    if weights is not None and X.shape[0]:
+def _rough_mean(X: Array, weights: Array | None, xp: Any) -> tuple[Array, bool]:
+    """Average some samples with a substantial weight, and tell if they are near zero.
+
+    The mean is in X's dtype. It is zero if the samples are so near zero, relative to their spread,
+    that it need not be subtracted, or if X is empty. The samples are taken from all of X, whose
+    first ones may differ from the others.
+    """
+    dtype, wide = float_type(X), wide_float(X)
+    n = X.shape[0]
+    if weights is not None and n:
         heavy = xp.nonzero(weights >= 0.5 * xp.mean(weights))[0]
-        head = xp.take(X, heavy[: min(256, heavy.shape[0])], axis=0)
-    head = head[: min(256, head.shape[0]), :]
-    if head.shape[0] == 0:
-        return xp.zeros((X.shape[1],), dtype=dtype, device=device(X))
-    return xp.astype(xp.sum(head, axis=0, dtype=wide_float(X)) / head.shape[0], dtype)
+        few = xp.take(X, heavy[:: 1 + (heavy.shape[0] - 1) // SAMPLES], axis=0)
+    else:
+        few = X[:: 1 + (n - 1) // SAMPLES, :] if n else X
+    zeros = xp.zeros((X.shape[1],), dtype=dtype, device=device(X))
+    if few.shape[0] == 0:
+        return zeros, True
+    few = xp.astype(few, wide)
+    mean = xp.mean(few, axis=0)
+    # Half of the limit, because these are estimates.
+    is_near = bool(xp.all(2.0 * mean**2 <= near_limit(dtype, xp) * xp.var(few, axis=0)))
+    return (zeros if is_near else xp.astype(mean, dtype)), is_near
 
 
 def _shifted_blocks(
-    X: Array, weights: Array | None, origin: Array, xp: Any
-) -> Iterator[tuple[float, Array, Array, Array]]:
-    """Yield for each block its weight, its mean minus origin and minus shift, and its scatter.
+    X: Array, weights: Array | None, origin: Array, shift: Array | None, scatter: SymmetricSum
+) -> Iterator[tuple[float, Array, Array]]:
+    """Yield for each block its weight, its mean minus origin and minus shift; add its scatter.
 
-    Shifting copies a block. The next block is not shifted if no |mean| exceeds three standard
-    deviations (one in float32), which costs at most one digit.
+    Shifting copies a block. `shift` is that of the first block, or None. The next block is not
+    shifted if no |mean| exceeds three standard deviations (one in float32).
     """
-    n_rows, d = X.shape
+    xp, (n_rows, d) = array_namespace(X), X.shape
     dtype, wide = float_type(X), wide_float(X)
-    limit = 10.0 if dtype == xp.float64 else 1.0
-    shift: Array | None = origin
     # Largest average weight of a block so far. It starts at the average weight of X, since the
     # first blocks may be light.
     start, heaviest = 0, 1.0 if weights is None or n_rows == 0 else float(xp.mean(weights))
+    squares = scatter.diagonal()
     while start < max(n_rows, 1):
         # Large enough for the sum of (d, d) products to be cheap; larger without a copy.
         size = min(max(2**18 // max(d, 1), 4096), 2**14) * (1 if shift is not None else 4)
@@ -327,31 +337,34 @@ def _shifted_blocks(
         start += size
         block = xp.astype(X[rows, :], dtype, copy=False)
         w = None if weights is None else weights[rows]
-        count, error, product = _moments_about(block, w, shift, xp)
+        count, error, R = _moments_about(block, w, shift, xp)
+        scatter.add(R)
         shifted_by = xp.zeros_like(origin) if shift is None else shift
         mean = xp.astype(shifted_by, wide) - xp.astype(origin, wide) + error
-        yield count, mean, error, product
+        yield count, mean, error
+        before, squares = squares, scatter.diagonal()
         # The mean of a light block is no guide to that of the next one.
         weight = count / max(block.shape[0], 1)
         heaviest = max(heaviest, weight)
         if weight == 0.0 or weight < 0.5 * heaviest:
             continue
-        variance = xp.linalg.diagonal(product) / count - error**2
+        variance = (squares - before) / count - error**2
         mean = mean + xp.astype(origin, wide)
-        shift = xp.astype(mean, dtype) if xp.any(mean**2 > limit * variance) else None
+        is_far = xp.any(mean**2 > near_limit(dtype, xp) * variance)
+        shift = xp.astype(mean, dtype) if is_far else None
 
 
 def _moments_about(
     X: Array, weights: Array | None, shift: Array | None, xp: Any
 ) -> tuple[float, Array, Array]:
-    """Compute weight, mean and scatter of a block, both about the shift (None: zero)."""
+    """Compute weight and mean of a block, both about the shift (None: zero), and its R.
+
+    The scatter about the shift is R'R.
+    """
     wide = wide_float(X)
     R = X if shift is None else X - shift
-    if weights is None:
-        count = float(X.shape[0])
-        total = xp.ones((X.shape[0],), dtype=X.dtype, device=device(X)) @ R
-    else:
-        count = float(xp.sum(xp.astype(weights, wide)))
-        total = weights @ R
+    count = float(X.shape[0] if weights is None else xp.sum(xp.astype(weights, wide)))
+    total = xp.astype(weighted_sums(R, weights), wide)
+    if weights is not None:
         R = weights[:, None] ** 0.5 * R
-    return count, xp.astype(total, wide) / (count or 1.0), R.T @ R
+    return count, total / (count or 1.0), R

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -75,7 +76,22 @@ def by_arpack(
 def by_iteration(
     data: CenteredData, k: int, tol: float, n_oversamples: int = 10, rng: Any = None
 ) -> Spectrum:
-    """Iterate with products until the residuals are at most `tol` times the largest eigenvalue.
+    """Iterate with products until the residuals are at most `tol` times the largest eigenvalue."""
+    spectrum = by_iteration_if_fast(data, k, tol, n_oversamples, rng, patience=math.inf)
+    assert spectrum is not None
+    return spectrum
+
+
+def by_iteration_if_fast(
+    data: CenteredData,
+    k: int,
+    tol: float,
+    n_oversamples: int = 10,
+    rng: Any = None,
+    *,
+    patience: float,
+) -> Spectrum | None:
+    """Do :func:`by_iteration`; return None when it seems to need over `patience` more products.
 
     Block Lanczos iteration runs in the space of the samples or of the features, whichever is
     smaller. The block is as wide as that of the randomized solver, so that repeated eigenvalues
@@ -88,8 +104,10 @@ def by_iteration(
         _covariance(data), array_namespace(data.mean).astype(data.mean, data.dtype), size, k,
         block=block, tol=max(tol, 4.0 * data.precision.eps), max_products=MAX_PRODUCTS,
         max_dimension=max(3 * (k + block), most), n_extra=0,
-        rng=np.random.default_rng(0) if rng is None else rng,
+        rng=np.random.default_rng(0) if rng is None else rng, patience=patience,
     )  # fmt: skip
+    if patience < math.inf and not pairs.converged and pairs.n_products < MAX_PRODUCTS:
+        return None
     V = pairs.vectors if n >= d else components_of_gram(data, pairs.vectors.T)
     _, S, W = array_namespace(V).linalg.svd(data.times(V.T), full_matrices=False)
     return _verified_spectrum(data, W @ V, S)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,10 @@ from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.arrays import float_name
 from sklearn_vae.gaussian.bounds import kl_per_dimension, normal_entropy
 from sklearn_vae.gaussian.centered import CenteredData, centered_data
-from sklearn_vae.gaussian.factor_analysis import FLOOR, FactorModel, fit_factors
+from sklearn_vae.gaussian.factor_analysis import FactorModel, fit_factors
 from sklearn_vae.gaussian.factor_em import fit_incomplete_factors
 from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.profile_likelihood import FLOOR
 from sklearn_vae.gaussian.rotation import ROTATIONS, rotate
 from sklearn_vae.gaussian.stationarity import Stationarity
 from sklearn_vae.linear.checks import check_squares_fit
@@ -74,16 +75,14 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
         "quartimax" keep the factors uncorrelated. "oblimin" (with gamma = 0) and "promax" do not;
         see `factor_correlation_`.
     tol : float, default=1e-8
-        Largest derivative of the log-likelihood by the log of a noise variance at which the search
-        ends, in nats per sample. With missing values EM ends when its steps predict that the
-        maximum is about `tol` nats per sample higher.
+        The search ends when it predicts that the maximum is at most `tol` nats per sample higher.
     max_iter : int, default=1000
         Maximum number of iterations.
     noise_variance_init : array-like of shape (n_features,), default=None
         Noise variances at which the search starts. If None, `n_init` starts are tried.
-    n_init : int, default=2
-        Number of starts, because the likelihood can have several maxima, above all with Heywood
-        cases. From the third on they are random. Ignored with missing values, which have one start.
+    n_init : int, default=1
+        Number of starts, because the likelihood can have several maxima, above all with many
+        factors and Heywood cases. From the third on they are random. Ignored with missing values, which have one start.
     copy : bool, default=True
         Not used, present for compatibility with scikit-learn. X is never changed.
     svd_method : {"lapack", "randomized"}, default="randomized"
@@ -169,7 +168,7 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
         tol: float = 1e-8,
         max_iter: int = 1000,
         noise_variance_init: Any = None,
-        n_init: int = 2,
+        n_init: int = 1,
         copy: bool = True,
         svd_method: str = "randomized",
         iterated_power: int = 3,
@@ -251,18 +250,19 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
         return Moments.of(X, weights)
 
     def _set_moments(self, moments: Moments) -> None:
-        start = self.noise_variance_.astype(np.float64) if hasattr(self, "moments_") else None
-        self._set_fit(moments, moments.n, moments.dtype, start)
+        more = [self.noise_variance_.astype(np.float64)] if hasattr(self, "moments_") else []
+        self._set_fit(moments, moments.n, moments.dtype, more)
 
     def _set_fit(
         self,
         summary: Moments | CenteredData,
         n_samples: float,
         dtype: str,
-        start: Array | None = None,
+        more_starts: Sequence[Array] = (),
     ) -> None:
-        k, options = self._options(summary.mean.shape[0], start)
-        options |= {"n_init": self.n_init, "random_state": check_random_state(self.random_state)}
+        k, options = self._options(summary.mean.shape[0])
+        rng = check_random_state(self.random_state)
+        options |= {"n_init": self.n_init, "random_state": rng, "more_starts": more_starts}
         with self._within_range():
             model = fit_factors(summary, k, **options)
         self._warn(model)
@@ -300,14 +300,14 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
                 "noise_variance."
             ) from error
 
-    def _options(self, d: int, start: Array | None = None) -> tuple[int, dict[str, Any]]:
+    def _options(self, d: int) -> tuple[int, dict[str, Any]]:
         """Return k and the options of a fit to d features."""
         k = d if self.n_components is None else int(self.n_components)
         if k > d:
             raise ValueError(f"n_components must be at most n_features = {d}, got {k}.")
         return k, {
             "noise_variance": self._variances_of("noise_variance", self.noise_variance, d),
-            "start": self._variances_of("noise_variance_init", self.noise_variance_init, d, start),
+            "start": self._variances_of("noise_variance_init", self.noise_variance_init, d),
             "tol": self.tol,
             "max_iter": self.max_iter,
         }
@@ -364,9 +364,9 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
             )
         if not model.converged:
             warnings.warn(
-                f"The search stopped after max_iter={self.max_iter} iterations with a gradient of "
-                f"{model.gradient_norm:.2g} nats per sample, more than tol={self.tol:g}. Increase "
-                "max_iter.",
+                f"The search stopped after max_iter={self.max_iter} iterations: the log-likelihood "
+                f"can still rise by about {model.remaining_gain:.2g} nats per sample (tol="
+                f"{self.tol:g}). Increase max_iter.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
@@ -390,12 +390,10 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
         check_integer("n_init", self.n_init, at_least=1)
         check_integer("max_iter", self.max_iter, at_least=1)
 
-    def _variances_of(
-        self, name: str, value: Any, d: int, default: Array | None = None
-    ) -> Array | None:
-        """Return a parameter as an array of shape (d,), or the default if it is None."""
+    def _variances_of(self, name: str, value: Any, d: int) -> Array | None:
+        """Return a parameter as an array of shape (d,), or None."""
         if value is None:
-            return default
+            return None
         try:
             array = np.asarray(value, dtype=np.float64)
         except (TypeError, ValueError):

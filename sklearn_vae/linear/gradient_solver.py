@@ -24,10 +24,10 @@ from sklearn_vae.nn.likelihoods import GaussianLikelihood
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.objectives import elbo
 from sklearn_vae.nn.posteriors import (
-    LOG_VARIANCE_RANGE,
     DiagonalPrior,
     SharedPosterior,
     StandardPrior,
+    is_at_limit,
 )
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.identity import digest
@@ -324,7 +324,7 @@ def train_stochastic(
     with torch.no_grad():
         q = module.posterior(x.new_zeros(1, options.n_components))
         variance, prior = q.variance[0], module.prior().variance
-        held = bool((q.log_variance.abs() >= LOG_VARIANCE_RANGE[1]).any())
+        held = bool(is_at_limit(q.log_variance).any())
     parameters = LinearVAEParameters(
         _to_host(module.decoder.weight),
         _to_host(module.encoder.weight),

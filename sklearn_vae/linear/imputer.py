@@ -3,25 +3,92 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.gaussian.factor_analysis import FactorModel
+from sklearn_vae.gaussian.factor_em import Factors
 from sklearn_vae.gaussian.factor_map import fit_factors_map
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.factor_analysis import FactorAnalysis
+from sklearn_vae.linear.factor_density import FactorDensity, FactorFit, choose_components
 from sklearn_vae.linear.linear_imputer import LinearImputer, spread_of
 from sklearn_vae.linear.ppca import PPCA
-from sklearn_vae.linear.predictive import Kind
-from sklearn_vae.validation import check_integer, check_real
+from sklearn_vae.validation import check_flag, check_integer, check_real, is_integer
 
 # Noise variance of standardized features that approximates the limit of no noise.
 LEAST_NOISE = 1e-9
 
 
-class PPCAImputer(LinearImputer):
+class FactorImputer(LinearImputer):
+    """Imputer by a model x ~ N(mu, W W' + diag(psi)) of the features with observed values."""
+
+    _model_class: ClassVar[type]
+    _fitted_state: ClassVar = {
+        **LinearImputer._fitted_state,
+        "model_": "any",
+        "n_components_": "count",
+    }
+
+    n_components: Any
+    standardize: bool
+    tol: float
+    max_iter: int
+
+    def _check_parameters(self) -> None:
+        check_flag("standardize", self.standardize)
+        k = self.n_components
+        if not (k is None or is_integer(k) or (isinstance(k, str) and k == "auto")):
+            raise ValueError(f"n_components must be None, 'auto' or an integer >= 0, got {k!r}.")
+
+    def _needs_random_numbers(self) -> bool:
+        return bool(self.n_components == "auto")
+
+    def _fit_density(
+        self, X: np.ndarray, weights: np.ndarray | None, count: int, n_repeated: int, rng: Any
+    ) -> None:
+        if self.standardize:
+            self.scale_[self._observed] = spread_of(X[:, self._observed], weights)
+        k, n_kept = self.n_components, int(self._observed.sum())
+        if k is None:
+            k = min(min(n_repeated, n_kept) // 2, 10)
+        elif k == "auto":
+            k, most = 0, min(n_kept - 1, count // 3)
+            if n_kept:
+                Y = self._scaled(X).astype(np.float64)
+                k = choose_components(Y, weights, self._factor_fit(), most, rng)
+        self.model_ = self._fit_model(X, weights, int(k))
+        self.n_components_ = getattr(self.model_, "n_components_", 0)
+        self.n_iter_ = getattr(self.model_, "n_iter_", 1)
+
+    def _fit_model(self, X: np.ndarray, weights: np.ndarray | None, k: int) -> Any:
+        """Return the model of the features with observed values, and set their scales."""
+        raise NotImplementedError
+
+    def _factor_fit(self) -> FactorFit:
+        """Return the kind of noise of the model."""
+        raise NotImplementedError
+
+    def _density(self) -> FactorDensity:
+        mean, W, psi = self.model_.linear_gaussian()
+        return FactorDensity(Factors(W, mean, psi))
+
+    def _density_model(self) -> FactorFit:
+        return self._factor_fit()._replace(n_components=self.n_components_)
+
+    def _conditional(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        filled, std = self.model_.impute(X, return_std=True)
+        return filled, std
+
+    def _check_density(self, n_kept: int) -> None:
+        kind, model = self._model_class, self.model_
+        if not isinstance(model, kind) or getattr(model, "n_features_in_", 0) != n_kept:
+            raise ValueError(f"model_ must be a {kind.__name__} of the {n_kept} observed features.")
+
+
+class PPCAImputer(FactorImputer):
     """Imputer that fills missing values with their conditional mean under probabilistic PCA.
 
     All features are modeled jointly by ``x ~ N(mu, W W' + sigma2 I)``, which is fitted to the
@@ -45,9 +112,10 @@ class PPCAImputer(LinearImputer):
         variance are imputed poorly with `standardize=False`.
     n_fits : int, default=0
         Number of fits with random weights (a Bayesian bootstrap) whose differences are the
-        uncertainty of the parameters, for `impute` and `interval`. Their residuals are calibrated
-        by entries that are hidden from further fits. If 0, the parameters count as known, and
-        values given the observed ones as normal.
+        uncertainty of the parameters in the draws of `impute`. Residuals are calibrated by entries
+        that are hidden from further fits. All these fits run when draws, standard deviations or
+        intervals are first asked for. If 0, the parameters count as known, and values given the
+        observed ones as normal.
     sample_posterior : bool, default=False
         Whether `transform` draws from the predictive distribution instead of imputing its mean.
     min_value, max_value : float or array-like of shape (n_features,), default=None
@@ -88,6 +156,7 @@ class PPCAImputer(LinearImputer):
     See Also
     --------
     PPCA : Model that `fit` and `transform` use.
+    GaussianImputer : Imputer with a full covariance, which is shrunk.
     FactorAnalysisImputer : Imputer with a noise variance per feature.
 
     References
@@ -163,8 +232,8 @@ class PPCAImputer(LinearImputer):
             model.set_params(noise_variance=self.noise_variance)
         return model
 
-    def _kind(self) -> Kind:
-        return Kind(equal_noise=True, noise_variance=self.noise_variance)
+    def _factor_fit(self) -> FactorFit:
+        return FactorFit(True, 0, self.noise_variance)
 
     def _is_plane(self, model: PPCA, X: np.ndarray) -> bool:
         """Return whether the noise of the model is only a rounding error."""
@@ -174,7 +243,7 @@ class PPCAImputer(LinearImputer):
         return bool(model.noise_variance_ <= least)
 
 
-class FactorAnalysisImputer(LinearImputer):
+class FactorAnalysisImputer(FactorImputer):
     """Imputer that fills missing values with their conditional mean under factor analysis.
 
     All features are modeled jointly by ``x ~ N(mu, W W' + diag(psi))``, with a noise variance for each
@@ -196,9 +265,10 @@ class FactorAnalysisImputer(LinearImputer):
         model is fitted. EM starts at principal components, which depend on the units.
     n_fits : int, default=20
         Number of fits with random weights (a Bayesian bootstrap) whose differences are the
-        uncertainty of the parameters, for `impute` and `interval`. Their residuals are calibrated
-        by entries that are hidden from further fits. If 0, the parameters count as known, and
-        values given the observed ones as normal.
+        uncertainty of the parameters in the draws of `impute`. Residuals are calibrated by entries
+        that are hidden from further fits. All these fits run when draws, standard deviations or
+        intervals are first asked for. If 0, the parameters count as known, and values given the
+        observed ones as normal.
     sample_posterior : bool, default=False
         Whether `transform` draws from the predictive distribution instead of imputing its mean.
     min_value, max_value : float or array-like of shape (n_features,), default=None
@@ -238,6 +308,7 @@ class FactorAnalysisImputer(LinearImputer):
     See Also
     --------
     FactorAnalysis : The model, by maximum likelihood.
+    GaussianImputer : Imputer with a full covariance; faster if features are at most a few hundred.
     PPCAImputer : Imputer with the same noise variance for all features.
     sklearn_vae.diagnostics.pool : Pool the estimates from several draws.
 
@@ -246,7 +317,10 @@ class FactorAnalysisImputer(LinearImputer):
     The draws come from a mixture of `n_fits` models, each fitted with Dirichlet weights [1]_. Each
     missing value of a draw is then mapped to the distribution of residuals of hidden entries, so that
     intervals hold for features that are not normal, too. The dependence between the missing values of
-    a sample stays that of the model (a Gaussian copula).
+    a sample stays that of the model (a Gaussian copula). A hidden entry counts by the odds of being
+    missing, given the other values of its sample, as in weighted conformal prediction [4]_.
+
+    The imputer keeps the data of `fit` for these fits, unless `n_fits=0`.
 
     References
     ----------
@@ -255,6 +329,8 @@ class FactorAnalysisImputer(LinearImputer):
        Heywood cases", Psychometrika 1975.
     .. [3] Little and Rubin, "Statistical Analysis with Missing Data", 3rd edition 2019, chapters 10
        and 11.
+    .. [4] Tibshirani, Barber, Candes and Ramdas, "Conformal prediction under covariate shift",
+       NeurIPS 2019.
 
     Examples
     --------
@@ -264,8 +340,8 @@ class FactorAnalysisImputer(LinearImputer):
     >>> X = rng.normal(size=(100, 1)) + 0.1 * rng.normal(size=(100, 3))
     >>> imputer = FactorAnalysisImputer().fit(X)
     >>> filled, std = imputer.impute([[1.0, 1.1, np.nan]], return_std=True)
-    >>> print(f"{filled[0, 2]:.1f} +- {std[0, 2]:.1f}")
-    1.0 +- 0.1
+    >>> print(f"{filled[0, 2]:.2f} +- {std[0, 2]:.2f}")
+    1.03 +- 0.15
     >>> imputer.impute([[1.0, 1.1, np.nan]], n_draws=5, random_state=0).shape
     (5, 1, 3)
     """
@@ -337,5 +413,5 @@ class FactorAnalysisImputer(LinearImputer):
         model._set_model(fitted, factors.mean + center, n_samples, kept.dtype.name)
         return model
 
-    def _kind(self) -> Kind:
-        return Kind(equal_noise=False)
+    def _factor_fit(self) -> FactorFit:
+        return FactorFit(False, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -13,15 +14,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_vae.gaussian.arrays import scale_of
-from sklearn_vae.gaussian.factor_em import Factors
-from sklearn_vae.linear.predictive import (
-    NORMAL_GRID,
-    Kind,
-    Predictive,
-    bootstrap,
-    calibrated,
-    choose_components,
-)
+from sklearn_vae.linear.predictive import Density, DensityModel, Predictive, predictive_of
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.state import Stateful
 from sklearn_vae.validation import (
@@ -30,7 +23,6 @@ from sklearn_vae.validation import (
     check_integer,
     check_random_state,
     checked_data,
-    is_integer,
     is_real,
 )
 
@@ -39,45 +31,41 @@ FLAGS = (
     "keep_empty_features",
     "round_integers",
     "sample_posterior",
-    "standardize",
 )
 
 
-class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
-    """Imputer by a model x ~ N(mu, W W' + diag(psi)) of the features with observed values.
+# The fits for draws, by imputer. They are no attribute, because `transform` and `impute` must not
+# change an estimator, and files and copies compute them again.
+_PREDICTIVE: WeakKeyDictionary[LinearImputer, tuple[Any, Predictive]] = WeakKeyDictionary()
 
-    Subclasses have the parameters, and define the fit of the model.
+
+class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
+    """Imputer by a normal distribution of the features with observed values.
+
+    Subclasses have the parameters, and define the fit of the distribution. The fits for draws and
+    intervals run when the first one is asked for, with the data of `fit` and its seed.
     """
 
-    _model_class: ClassVar[type]
     _fitted_state: ClassVar = {
-        "_fit_loadings": "any",
-        "_fit_means": "any",
-        "_fit_noise": "any",
+        "_fit_samples": "any",
+        "_fit_weights": "any",
+        "_fit_seed": "any",
         "_is_whole": "d",
         "_observed": "d",
-        "_quantiles": "any",
         "indicator_": "any",
-        "model_": "any",
-        "n_components_": "count",
         "n_features_in_": "count",
         "scale_": "d finite positive",
     }
 
-    _fit_loadings: Any
-    _fit_means: Any
-    _fit_noise: Any
-    _quantiles: Any
-    n_components: Any
+    _fit_samples: Any
+    _fit_weights: Any
+    _fit_seed: Any
     missing_values: Any
-    standardize: bool
     n_fits: int
     sample_posterior: bool
     min_value: Any
     max_value: Any
     round_integers: bool
-    tol: float
-    max_iter: int
     add_indicator: bool
     keep_empty_features: bool
     random_state: Any
@@ -94,7 +82,7 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         sample_weight : array-like of shape (n_samples,), default=None
             Finite weights >= 0, of which at least two are positive. A weight of 2 counts a sample
             twice, 0 ignores it. Their scale does not change the model, except for the weight of the
-            prior of `FactorAnalysisImputer`.
+            prior of `FactorAnalysisImputer` and `GaussianImputer`.
 
         Returns
         -------
@@ -109,9 +97,7 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         for name in FLAGS:
             check_flag(name, getattr(self, name))
         check_integer("n_fits", self.n_fits, at_least=0)
-        k = self.n_components
-        if not (k is None or is_integer(k) or (isinstance(k, str) and k == "auto")):
-            raise ValueError(f"n_components must be None, 'auto' or an integer >= 0, got {k!r}.")
+        self._check_parameters()
         with all_or_nothing(self):
             X = self._check_samples(X, reset=True)
             X, weights, count, total = drop_zero_weights(
@@ -121,21 +107,12 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
             self._observed = ~np.isnan(X).all(axis=0)
             self._is_whole = np.array([_is_whole(column) for column in X.T])
             self.scale_ = np.ones(X.shape[1])
-            if self.standardize:
-                self.scale_[self._observed] = spread_of(X[:, self._observed], weights)
-            kept = self._scaled(X)
-            most = min(max(count, round(total)), kept.shape[1])  # weights count as repetitions
             rng = None
-            if k == "auto" or self.n_fits:
+            if self.n_fits or self._needs_random_numbers():
                 rng = check_random_state(self.random_state)
-            if k is None:
-                k = min(most // 2, 10)
-            elif k == "auto":
-                k = self._chosen(kept, weights, min(kept.shape[1] - 1, count // 3), rng)
-            self.model_ = self._fit_model(X, weights, int(k))
-            self.n_components_ = getattr(self.model_, "n_components_", 0)
-            self.n_iter_ = getattr(self.model_, "n_iter_", 1)
-            self._set_predictive(self._scaled(X), weights, rng)
+            # Weights count as repetitions.
+            self._fit_density(X, weights, count, max(count, round(total)), rng)
+            self._keep_for_draws(X, weights, rng)
             self.indicator_ = None
             if self.add_indicator:
                 self.indicator_ = MissingIndicator(error_on_new=False).fit(X)
@@ -148,42 +125,56 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
             )
         return self
 
-    def _fit_model(self, X: np.ndarray, weights: np.ndarray | None, k: int) -> Any:
-        """Return the model of the features with observed values, and set their scales."""
+    def _check_parameters(self) -> None:
+        """Raise ValueError unless the parameters of the distribution are valid."""
         raise NotImplementedError
 
-    def _kind(self) -> Kind:
-        """Return the kind of noise of the model."""
+    def _needs_random_numbers(self) -> bool:
+        """Return whether the fit of the distribution draws random numbers."""
+        return False
+
+    def _fit_density(
+        self, X: np.ndarray, weights: np.ndarray | None, count: int, n_repeated: int, rng: Any
+    ) -> None:
+        """Fit the distribution of the features with observed values, and set their scales."""
         raise NotImplementedError
 
-    def _chosen(self, X: np.ndarray, weights: Any, most: int, rng: Any) -> int:
-        if X.shape[1] == 0:
-            return 0
-        return choose_components(X.astype(np.float64), weights, self._kind(), most, rng)
+    def _density(self) -> Density:
+        """Return the distribution of the scaled features with observed values."""
+        raise NotImplementedError
 
-    def _set_predictive(self, X: np.ndarray, weights: Any, rng: Any) -> None:
-        """Fit the model with random weights, and calibrate the distribution of its residuals."""
-        self._fit_means = self._fit_loadings = self._fit_noise = self._quantiles = None
-        if self.n_fits == 0 or X.shape[1] == 0:
-            return
-        X = X.astype(np.float64)
-        kind, factors = self._kind(), self._factors()
-        predictive = bootstrap(X, weights, factors, kind, self.n_fits, rng)
-        self._quantiles = calibrated(predictive, X, weights, kind, rng).quantiles
-        parameters = zip(*predictive.fits, strict=True)
-        self._fit_loadings, self._fit_means, self._fit_noise = map(np.array, parameters)
+    def _density_model(self) -> DensityModel:
+        """Return what fits the distribution to other samples or weights."""
+        raise NotImplementedError
 
-    def _factors(self) -> Factors:
-        """Return the parameters of the model."""
-        mean, W, psi = self.model_.linear_gaussian()
-        return Factors(W, mean, psi)
+    def _keep_for_draws(self, X: np.ndarray, weights: Any, rng: Any) -> None:
+        """Keep the scaled data and a seed for the fits that draws and intervals need."""
+        self._fit_samples = self._fit_weights = self._fit_seed = None
+        _PREDICTIVE.pop(self, None)
+        if self.n_fits and self._observed.any():
+            self._fit_samples = self._scaled(X).astype(np.float64)
+            self._fit_weights = weights
+            self._fit_seed = int(rng.randint(np.iinfo(np.int32).max))
 
     def _predictive(self) -> Predictive:
-        """Return the distribution of missing values; a single fit if `n_fits=0`."""
-        if self._fit_means is None:
-            return Predictive([self._factors()])
-        fits = zip(self._fit_loadings, self._fit_means, self._fit_noise, strict=True)
-        return Predictive([Factors(*fit) for fit in fits], self._quantiles)
+        """Return the distribution of missing values; that of a single fit if `n_fits=0`."""
+        if self._fit_samples is None or self.n_fits == 0:
+            density = self._density()
+            return Predictive(density, [density])
+        key = (id(self._fit_samples), self.n_fits)
+        known = _PREDICTIVE.get(self)
+        if known is None or known[0] != key:
+            rng = np.random.RandomState(self._fit_seed)
+            predictive = predictive_of(
+                self._fit_samples,
+                self._fit_weights,
+                self._density(),
+                self._density_model(),
+                self.n_fits,
+                rng,
+            )
+            known = _PREDICTIVE[self] = (key, predictive)
+        return known[1]
 
     def get_state(self) -> dict[str, Any]:
         state = super().get_state()  # holds a mask of features instead of indicator_
@@ -202,36 +193,35 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
 
     def _check_state(self) -> None:
         super()._check_state()
-        if not hasattr(self, "model_"):
+        if not hasattr(self, "scale_"):
             return
-        d, observed, model = self.n_features_in_, self._observed, self.model_
+        d, observed = self.n_features_in_, self._observed
         if observed.dtype != bool:
             raise ValueError(f"_observed must be booleans, got {observed!r:.100}.")
-        kind, n_kept = self._model_class, int(observed.sum())
-        if not isinstance(model, kind) or getattr(model, "n_features_in_", 0) != n_kept:
-            raise ValueError(f"model_ must be a {kind.__name__} of the {n_kept} observed features.")
-        m, k = self.n_fits, self.n_components_
-        shapes = {
-            "_fit_loadings": (m, n_kept, k),
-            "_fit_means": (m, n_kept),
-            "_fit_noise": (m, n_kept),
-            "_quantiles": (n_kept, len(NORMAL_GRID)),
-        }
-        for name, shape in shapes.items():
-            value = getattr(self, name)
-            if value is not None and not (
-                isinstance(value, np.ndarray)
-                and value.shape == shape
-                and np.isfinite(value).all()
-                and (name != "_fit_noise" or (value > 0).all())
-            ):
-                raise ValueError(f"{name} must be None or finite, of shape {shape}.")
-        if (self._fit_means is None) != (self._fit_loadings is None) or (
-            self._fit_means is None
-        ) != (self._fit_noise is None):
-            raise ValueError("_fit_means, _fit_loadings and _fit_noise must belong together.")
+        self._check_density(int(observed.sum()))
+        X, weights, seed = self._fit_samples, self._fit_weights, self._fit_seed
+        if (X is None) != (seed is None):
+            raise ValueError("_fit_samples and _fit_seed must belong together.")
+        if X is not None:
+            is_valid = isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype == np.float64
+            if not is_valid or X.shape[1] != observed.sum() or np.isinf(X).any():
+                raise ValueError(
+                    f"_fit_samples must be None or floats of the {observed.sum()} features."
+                )
+            check_integer("_fit_seed", seed, at_least=0)
+        if weights is not None and not (
+            X is not None
+            and isinstance(weights, np.ndarray)
+            and weights.shape == X.shape[:1]
+            and (weights > 0).all()
+        ):
+            raise ValueError("_fit_weights must be None or one positive float per sample.")
         if self.indicator_ is not None and self.indicator_.n_features_in_ != d:
             raise ValueError(f"indicator_ must be None or one boolean for each of {d} features.")
+
+    def _check_density(self, n_kept: int) -> None:
+        """Raise ValueError unless the distribution is valid for this number of features."""
+        raise NotImplementedError
 
     def transform(self, X: Any) -> np.ndarray:
         """Impute missing values.
@@ -321,9 +311,10 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         Returns
         -------
         lower, upper : array of shape (n_samples, n_features)
-            Ends of the intervals, which are quantiles of the draws of `impute`, within `min_value`
-            and `max_value`. Both are the value itself where it is observed, and NaN in features
-            without observed values in `fit`.
+            Ends of the intervals, within `min_value` and `max_value`. They are quantiles of the
+            draws of `impute`, or wider where residuals of hidden entries under similar
+            circumstances are few. Both are the value itself where it is observed, and NaN in
+            features without observed values in `fit`.
 
         Raises
         ------
@@ -345,14 +336,18 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         filled, std = X.copy(), np.where(np.isnan(X), X, 0)
         kept = self._observed
         if kept.any():
-            mean, std[:, kept] = self.model_.impute(self._scaled(X), return_std=True)
+            mean, std[:, kept] = self._conditional(self._scaled(X))
             std[:, kept] *= self.scale_[kept].astype(X.dtype)
             filled = self._in_units(X, mean)
         return filled, std
 
+    def _conditional(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return scaled X with conditional means, and the standard deviations."""
+        return self._density().conditional(X.astype(np.float64))
+
     def _std(self, X: np.ndarray) -> np.ndarray:
         std = self._impute(X)[1]
-        if self._fit_means is not None:
+        if self._fit_samples is not None and self.n_fits:
             kept = self._observed
             spread = self._predictive().std(self._scaled(X).astype(np.float64))
             std[:, kept] = np.where(np.isnan(X[:, kept]), spread * self.scale_[kept], 0.0)

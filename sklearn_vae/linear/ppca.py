@@ -105,9 +105,10 @@ class PPCA(MomentsMixin, MissingValuesModel):
     svd_solver : {"auto", "full", "covariance_eigh", "arpack", "randomized"}, default="auto"
         How the data are decomposed. "auto" is exact, whatever `tol` and `random_state` are, and
         chooses by the kind and shape of X. If both sides of X exceed 4000, it iterates until the
-        residuals of the eigenpairs are at most 1e-9 times the largest eigenvalue. For sparse X of
-        which both sides exceed 1000 it uses ARPACK. "full" uses the SVD of X, which must be dense. "covariance_eigh" decomposes the covariance, or the Gram
-        matrix if n < d, and reads X once. "arpack" (NumPy arrays and sparse X) and "randomized"
+        residuals of the eigenpairs are at most 1e-9 times the largest eigenvalue, unless that is
+        slow and one side is at most 10000. For sparse X of which both sides exceed 1000 it uses
+        ARPACK. "full" uses the SVD of X, which must be dense. "covariance_eigh" decomposes the
+        covariance, or the Gram matrix if n < d, and reads X once. "arpack" (NumPy arrays and sparse X) and "randomized"
         compute only k components, up to `tol`. Without `tol`, "arpack" is exact, and "randomized"
         is PCA's approximate algorithm with PCA's random numbers. `certificate_` bounds the errors.
     iterated_power : int or "auto", default="auto"

@@ -55,10 +55,11 @@ class PPCACV(ComponentSearch, MissingValuesModel):
         Cross-validation as in :class:`sklearn.model_selection.GridSearchCV`. Pass `groups` to
         `fit`.
     held_out : {"samples", "entries"}, default="samples"
-        Parts of X that are held out. With "entries", `cv` splits the observed entries of X, in the order of
-        its rows, and the score is the conditional log-density of the held-out entries given the
-        other entries of their samples. An integer `cv` shuffles the entries. The entries of a
-        sample are predicted from the others, so the choice is for imputation and reconstruction.
+        Parts of X that are held out. With "entries", `cv` splits the observed entries of X, in the
+        order of its rows, and the score is the conditional log-density of the held-out entries
+        given the other entries of their samples. An integer `cv` shuffles the entries. The entries
+        of a sample are predicted from the others, so the choice is for imputation and
+        reconstruction.
     selection : {"best", "one_standard_error"}, default="best"
         "best" selects the highest mean score. "one_standard_error" selects the smallest
         `n_components` with a mean score within one standard error, over the splits, of the
@@ -205,17 +206,18 @@ class PPCACV(ComponentSearch, MissingValuesModel):
 
     def _fit_by_em(self, X: Any, sample_weight: Any, y: Any, options: dict[str, Any]) -> None:
         """Score all candidates by EM, because entries are missing or held out."""
-        splits = self._incomplete_splits(X, y, sample_weight, options)
-        ks, noises = (
-            self._candidate_components(X.shape[1], splits.splits),
-            listed(self.noise_variance),
-        )
+        noises = listed(self.noise_variance)
+        unit = _unit(to_host(X)) if all(noise is None for noise in noises) else 1.0
+        splits = self._incomplete_splits(X / unit, y, sample_weight, options)
+        ks = self._candidate_components(X.shape[1], splits.splits)
         if X.shape[1] > MOST_FOR_MOMENTS:
             scores = score_estimators(splits, [PPCA(**params) for params in self._grid(ks)])
         else:
             scores, n_failed = score_splits(splits, ks, [(noise,) for noise in noises], _model)
             scores = scores.reshape(len(scores), -1)
             warn_not_converged(n_failed, scores.size)
+        if unit != 1.0:
+            scores -= splits.log_scale(np.full(X.shape[1], unit))[:, None]
         self._set_results(self._grid(ks), scores)
         self._take(PPCA(**self.best_params_), X, sample_weight)
 
@@ -230,6 +232,12 @@ class PPCACV(ComponentSearch, MissingValuesModel):
             check_noise_variance(noise)
         self._check_has_candidates("noise_variance")
         check_choice("coordinates", self.coordinates, COORDINATES)
+
+
+def _unit(X: np.ndarray) -> float:
+    """Return a power of two near the largest value, because squares of X may leave the range."""
+    largest = np.where(np.isnan(X), 0.0, np.abs(X)).max()
+    return float(np.ldexp(1.0, np.frexp(largest)[1] - 1)) if largest > 0.0 else 1.0
 
 
 def _model(k: int, others: tuple[float | None], data: IncompleteMoments) -> PPCAModel:

@@ -24,10 +24,9 @@ Array = NDArray[Any]
 NOISE_UPDATES = ("closed_form", "gradient")
 
 # Minimum of a learned noise variance, in the units of the networks. A noise variance for all features
-# may be a share of that of pPCA, if float64 can tell that from rounding.
+# may be a share of that of pPCA, if this is not a rounding error.
 NOISE_FLOOR = 1e-6
 SHARE_OF_PPCA = 1e-3
-LEAST_OF_PPCA = 1e-12
 
 # Initial noise variance if pPCA with the same number of components leaves no residuals.
 NOISE_START = 0.1
@@ -35,6 +34,11 @@ NOISE_START = 0.1
 
 # Largest relative decrease of sigma2 in a closed-form update; only samples of large weight reach it.
 LARGEST_DECREASE = 0.5
+
+
+def rounding_noise(dtype: torch.dtype) -> float:
+    """Return the noise variance of pPCA that may be a rounding error, in the units of the networks."""
+    return float(torch.finfo(dtype).eps ** 1.75)
 
 
 class LikelihoodTerms(NamedTuple):
@@ -212,6 +216,11 @@ class GaussianLikelihood(Likelihood):
         return self.n_features if self.observed_share is None else float(self.observed_share.sum())
 
     @property
+    def held(self) -> Tensor:
+        """Mask of the noise variances that their limits hold, of shape () or (n_features,)."""
+        return self.log_low >= self.log_high
+
+    @property
     def initial_log_variance(self) -> Tensor:
         """Log-variances of p(x|z) before training."""
         return self.log_variance.detach()
@@ -234,13 +243,13 @@ class GaussianLikelihood(Likelihood):
                 ppca = residuals()
                 noise_variance = np.where(ppca > NOISE_FLOOR, ppca, NOISE_START)
         elif self.update is not None:
-            ppca = residuals().mean()
+            ppca, rounding = residuals().mean(), rounding_noise(self.log_variance.dtype)
             limits = (NOISE_FLOOR, math.inf)
-            if ppca > LEAST_OF_PPCA:
-                least = max(LEAST_OF_PPCA, SHARE_OF_PPCA * ppca)
+            if ppca > rounding:
+                least = max(rounding, SHARE_OF_PPCA * ppca)
                 limits = (min(NOISE_FLOOR, least), max(ppca, min(1.0, excess * ppca)))
             if noise_variance is None:
-                noise_variance = np.asarray(ppca if ppca > LEAST_OF_PPCA else NOISE_START)
+                noise_variance = np.asarray(ppca if ppca > rounding else NOISE_START)
         if self.update == "gradient":
             limits = (limits[0], math.inf)
         assert noise_variance is not None
@@ -298,8 +307,8 @@ class GaussianLikelihood(Likelihood):
     @torch.no_grad()
     def set_noise_variance(self, noise_variance: Array) -> None:
         """Set sigma2, an array with one or d entries, in the units of the networks."""
-        log_variance = torch.from_numpy(np.log(noise_variance))
-        self.log_variance.copy_(log_variance.view(self.log_variance.shape))
+        log_variance = torch.from_numpy(noise_variance).view(self.log_variance.shape).log()
+        self.log_variance.copy_(torch.maximum(log_variance.to(self.log_low), self.log_low))
 
     @staticmethod
     def draw(mean: Array, variance: Array, random_state: np.random.RandomState) -> Array:
@@ -343,6 +352,12 @@ class DiagonalGaussianLikelihood(GaussianLikelihood):
     """p(x|z) = N(mu(z), diag sigma2), with one sigma2 per feature, the same for every z."""
 
     per_feature = True
+
+    @torch.no_grad()
+    def hold(self, features: Array, noise_variance: Array) -> None:
+        """Hold the noise variances of features, given by index, at these values."""
+        for tensor in (self.log_variance, self.log_low, self.log_high):
+            tensor[features] = torch.log(torch.as_tensor(noise_variance)).to(tensor)
 
 
 class HeteroscedasticLikelihood(Likelihood):

@@ -11,7 +11,7 @@ from sklearn_vae.nn.distributions import DiagonalNormal
 from sklearn_vae.nn.flows import SylvesterFlow, householder_columns
 
 # Log-variances are the network's outputs, clamped to this range.
-LOG_VARIANCE_RANGE = (-20.0, 20.0)
+LOG_VARIANCE_RANGE = (-50.0, 20.0)
 
 # Largest diagonal entry of R and R~ in a Sylvester flow, which is invertible if r_ii r~_ii > -1.
 # tanh can round to 1, so a margin is needed.
@@ -35,6 +35,12 @@ def clamp_straight_through(
 ) -> Tensor:
     """Clamp to [low, high] with the gradient of the identity, which can lead back inside."""
     return _Clamp.apply(log_variance, low, high)
+
+
+def is_at_limit(log_variance: Tensor) -> Tensor:
+    """Return which clamped log-variances are at a limit of their range."""
+    low, high = LOG_VARIANCE_RANGE
+    return (log_variance <= low) | (log_variance >= high)
 
 
 class StandardPrior(nn.Module):

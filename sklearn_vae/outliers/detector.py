@@ -63,13 +63,13 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
     level : float, default=0.01
         Probability that a usual sample is labeled an outlier, in (0, 1).
     statistic : {"auto", "distance", "likelihood", "t2", "spe"}, default="auto"
-        Statistic that is compared between samples. "likelihood" is `estimator.score_samples`. "distance" is
-        the squared Mahalanobis distance T2 + SPE from the model, "t2" is the part in the latent
-        space and "spe" the residual (see :func:`~sklearn_vae.outliers.distances`), each divided by
-        its degrees of freedom. "auto" is "distance" for linear Gaussian models and "likelihood" for
-        others. Both are the same order of complete samples. With missing values the likelihood is
-        lower the more values are observed, whereas the expectation of "distance" is 1 for each set
-        of observed features.
+        Statistic that is compared between samples. "likelihood" is `estimator.score_samples`.
+        "distance" is the squared Mahalanobis distance T2 + SPE from the model, "t2" is the part in
+        the latent space and "spe" the residual (see :func:`~sklearn_vae.outliers.distances`), each
+        divided by its degrees of freedom. "auto" is "distance" for linear Gaussian models and
+        "likelihood" for others. Both are the same order of complete samples. With missing values
+        the likelihood is lower the more values are observed, whereas the expectation of "distance"
+        is 1 for each set of observed features.
     cv : int, float, "prefit", splitter or iterable, default=5
         How samples are held out for calibration. An integer is a number of folds: all samples are
         held out once (cross-conformal p-values, CV+). `LeaveOneOut()` gives the jackknife+. A float

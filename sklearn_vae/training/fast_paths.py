@@ -384,6 +384,14 @@ DERIVATIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
+def _undecorated(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of an optimizer without the decorator that excludes it from torch.compile.
+
+    The decorator imports the compiler at the first call, which takes longer than many fits.
+    """
+    return getattr(method, "__wrapped__", method)
+
+
 class Adam(torch.optim.Adam):
     """torch.optim.Adam(fused=True) with an `update` that has less overhead.
 
@@ -391,6 +399,10 @@ class Adam(torch.optim.Adam):
     parameter than on arithmetic. `update` collects the lists once and keeps a single count. If
     `capturable`, it is torch's own step, which CUDA graphs can capture.
     """
+
+    add_param_group = _undecorated(torch.optim.Adam.add_param_group)
+    load_state_dict = _undecorated(torch.optim.Adam.load_state_dict)
+    zero_grad = _undecorated(torch.optim.Adam.zero_grad)
 
     def __init__(
         self, params: Iterable[nn.Parameter], lr: float = 1e-3, capturable: bool = False
@@ -472,7 +484,8 @@ class Adam(torch.optim.Adam):
     def state_dict(self) -> dict[str, Any]:
         """Return the state in the form of torch.optim.Adam."""
         self._write_counts()
-        return super().state_dict()
+        state: dict[str, Any] = _undecorated(torch.optim.Adam.state_dict)(self)
+        return state
 
     def __getstate__(self) -> dict[str, Any]:
         self._write_counts()

@@ -118,6 +118,26 @@ class TestRing:
         np.testing.assert_allclose(X, Z @ W.T + mu)
         np.testing.assert_allclose(np.linalg.norm(Z, axis=1), 1.0)
 
+    def test_noise_of_samples_on_a_ring_goes_through_the_map(self):
+        # As in the paper: x = W z + sigma eps, and x' = mu + x / 10 + x / |x|.
+        W, mu = np.random.default_rng(0).uniform(size=(10, 2)), np.arange(10.0)
+        options = {"loadings": W, "mean": mu, "random_state": 0}
+        X, Z = make_ppca_ring(20_000, ring_of="samples", **options)
+        distance = np.linalg.norm(X - mu, axis=1)
+        before = 10.0 * (distance - 1.0)[:, None] * (X - mu) / distance[:, None]
+        noise = before - Z @ W.T
+        assert distance.min() > 1.0
+        assert stats.kstest(noise[:, 0] / 0.1, "norm").pvalue > LEVEL
+        assert stats.kstest(noise[:, 9] / 0.1, "norm").pvalue > LEVEL
+        # Off the plane of W the noise is divided by the length of x, which depends on the angle.
+        off = (X - mu) - (X - mu) @ np.linalg.qr(W)[0] @ np.linalg.qr(W)[0].T
+        length = np.linalg.norm(Z @ W.T, axis=1)
+        far, near = (off[rows].std() for rows in (length > 2.0, length < 1.0))
+        assert near > 2.0 * far
+        same = make_ppca_ring(20_000, **options)[0] - mu
+        off = same - same @ np.linalg.qr(W)[0] @ np.linalg.qr(W)[0].T
+        assert abs(off.std() / (0.1 * 0.8**0.5) - 1.0) < 0.02
+
     @pytest.mark.parametrize(
         ("keywords", "message"),
         [
@@ -125,6 +145,7 @@ class TestRing:
             ({"radius": -1}, "radius must be a finite number >= 0, got -1"),
             ({"spread": np.inf}, "spread must be a finite number >= 0, got inf"),
             ({"n_samples": 1.5}, "n_samples must be an integer >= 1, got 1.5"),
+            ({"ring_of": "z"}, "ring_of must be one of 'latents', 'samples', got 'z'"),
         ],
     )
     def test_errors(self, keywords, message):

@@ -1,6 +1,7 @@
 """Rows and small models for tests."""
 
 import numpy as np
+import pytest
 from sklearn.base import clone
 
 from sklearn_vae import (
@@ -37,6 +38,8 @@ MODELS = [
     DeepBernoulliVAE(3, **SMALL, binarize=0.0),
     DeepAutoencoder(3, **SMALL),
 ]
+# Of each kind one: with the others the slow tests repeat what these prove.
+OF_EACH_KIND = [MODELS[i] for i in (0, 3, 5, 7, 9, 11, 12, 13)]
 VAES = [model for model in MODELS if isinstance(model, DeepVAE)]
 # Whose noise does not depend on z, and whose posterior is a normal with independent dimensions.
 GAUSSIAN = [
@@ -46,6 +49,17 @@ GAUSSIAN = [
     and model.noise_model != "heteroscedastic"
     and (model.prior, model.variational_family) == ("standard", "diagonal")
 ]
+
+
+def each_of(models):
+    """Decorator of a test of each of these models; all but those of `OF_EACH_KIND` are slow."""
+    parameters = [
+        model
+        if any(model is fast for fast in OF_EACH_KIND)
+        else pytest.param(model, marks=pytest.mark.slow)
+        for model in models
+    ]
+    return pytest.mark.parametrize("model", parameters, ids=str)
 
 
 def make_rows(n=150, d=8, k=3, seed=0, noise=0.3):

@@ -9,7 +9,7 @@ import torch
 from skorch.callbacks import Callback
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
-from tests.deep.data import MODELS, SMALL, fitted, make_rows, parameters_of
+from tests.deep.data import MODELS, SMALL, each_of, fitted, make_rows, parameters_of
 
 X = make_rows()
 VAE, AUTOENCODER = MODELS[0], MODELS[-1]
@@ -171,7 +171,7 @@ class Late(Callback):
                 next(net.module_.encoder.parameters()).mul_(np.inf)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=str)
+@each_of(MODELS)
 def test_divergence_is_an_error_that_leaves_the_last_finite_model(model):
     model = copy.deepcopy(model).set_params(max_epochs=2)
     expected = copy.deepcopy(model).fit(X)
@@ -259,7 +259,7 @@ def test_fits_within_fits_and_batch_norm():
 
 
 # Of smaller ones see tests/test_extremes.py.
-@pytest.mark.parametrize("model", MODELS, ids=str)
+@each_of(MODELS)
 @pytest.mark.parametrize(
     "learning_rate",
     [1e4, *(pytest.param(rate, marks=pytest.mark.slow) for rate in (1.0, 10.0))],
@@ -283,7 +283,7 @@ class Interrupt(Callback):
 
 
 @pytest.mark.filterwarnings("ignore:The model overfits")
-@pytest.mark.parametrize("model", MODELS, ids=str)
+@each_of(MODELS)
 @pytest.mark.parametrize("batch", [2, 8])
 def test_an_interrupt_keeps_what_was_learned(model, batch):
     model = copy.deepcopy(model).set_params(callbacks=[Interrupt(batch)])
@@ -336,7 +336,7 @@ def test_an_error_of_a_callback_leaves_the_model_of_before():
     np.testing.assert_array_equal(parameters_of(model), before)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=str)
+@each_of(MODELS)
 def test_an_error_in_a_warm_start_leaves_the_model_of_before(model):
     model = copy.deepcopy(model).set_params(warm_start=True).fit(X)
     undisturbed = copy.deepcopy(model)

@@ -19,7 +19,7 @@ from sklearn_vae import (
     SoftThresholdDecoder,
 )
 from sklearn_vae.nn.objectives import log_weights
-from tests.deep.data import SMALL, VAES, fitted, make_rows
+from tests.deep.data import SMALL, VAES, each_of, fitted, make_rows
 
 X = make_rows()
 D, K = X.shape[1], 3
@@ -28,7 +28,7 @@ HETERO = {"noise_model": "heteroscedastic"}
 LEARNED = {"prior": "learned_variance"}
 SYLVESTER = {"variational_family": "sylvester"}
 
-each_vae = pytest.mark.parametrize("model", VAES, ids=str)
+each_vae = each_of(VAES)
 
 
 def bits_of(model, rows):
@@ -188,6 +188,7 @@ def ring(n=600, seed=0):
     return rows + std[:, None] * rng.normal(size=rows.shape), std
 
 
+@pytest.mark.slow
 def test_noise_of_the_decoder_follows_the_noise_of_the_data():
     rows, std = ring()
     options = {"hidden_layer_sizes": (32,), "max_epochs": 300, "learning_rate": 3e-3}
@@ -237,6 +238,7 @@ def correlated():
     return rows, W, options
 
 
+@pytest.mark.slow
 def test_flows_raise_the_bound_where_latents_depend_on_each_other():
     rows, W, options = correlated()
     normal = DeepGaussianVAE(2, **options).fit(rows)

@@ -9,12 +9,12 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from sklearn_vae import PPCA, DeepAutoencoder, DeepGaussianVAE, Snapshot
 from sklearn_vae.datasets import make_ppca_ring
-from tests.deep.data import GAUSSIAN, SMALL, fitted, make_rows, parameters_of
+from tests.deep.data import GAUSSIAN, SMALL, each_of, fitted, make_rows, parameters_of
 
 X = make_rows()
 D, K = X.shape[1], 3
 
-each_vae = pytest.mark.parametrize("model", GAUSSIAN, ids=str)
+each_vae = each_of(GAUSSIAN)
 
 
 def distributions(model, rows, draws=2000, seed=0):

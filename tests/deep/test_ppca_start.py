@@ -21,6 +21,7 @@ from sklearn_vae.deep.ppca_start import (
 )
 from sklearn_vae.training.fast_paths import Adam
 from tests.deep.data import make_rows, parameters_of
+from tests.helpers import slow
 
 X = make_rows()
 K, D = 3, X.shape[1]
@@ -175,7 +176,7 @@ DIGITS = load_digits().data
 CANCER = StandardScaler().fit_transform(load_breast_cancer().data)
 
 
-@pytest.mark.parametrize("learning_rate", [1e-3, 3e-3, 1e-2])
+@pytest.mark.parametrize("learning_rate", [3e-3, *slow(1e-3, 1e-2)])
 @pytest.mark.parametrize(
     ("rows", "below"), [(DIGITS, 0.5), (CANCER, 1.0)], ids=["digits", "cancer"]
 )
@@ -247,7 +248,7 @@ def test_a_start_that_the_module_cannot_have_is_an_error():
     rows = make_rows(noise=0.0) @ np.diag([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
     rows = rows + 1e-9 * make_rows(seed=1)
     with pytest.raises(ValueError, match="noise variance is too small for the data"):
-        still(noise_variance=1e-12, noise_update="closed_form", rows=rows)
+        still(noise_variance=1e-24, noise_update="closed_form", rows=rows)
     noise = float(np.linalg.eigvalsh(np.cov(X.T, bias=True))[-2:].mean())
     with pytest.raises(ValueError, match=r"n_components to be at most .* noise, 1, got 3"):
         still(prior="learned_variance", hidden_layer_sizes=(), noise_variance=noise)

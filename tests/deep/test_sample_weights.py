@@ -19,14 +19,14 @@ from sklearn_vae.deep.training_data import prepare
 from sklearn_vae.training import batches, cuda_graph, fast_paths, loop
 from sklearn_vae.training.distributed import SINGLE_PROCESS
 from sklearn_vae.training.monitors import LatentMonitor
-from tests.deep.data import MODELS, SMALL, VAES, fitted, make_rows, parameters_of
+from tests.deep.data import MODELS, SMALL, VAES, each_of, fitted, make_rows, parameters_of
 
 X = make_rows()
 COUNTS = np.random.default_rng(1).integers(0, 4, size=len(X))
 REPEATED = X.repeat(COUNTS, axis=0)
 WEIGHTS = np.random.default_rng(2).uniform(0.1, 3.0, size=len(X)) * (COUNTS > 0)
 
-each_model = pytest.mark.parametrize("model", MODELS, ids=str)
+each_model = each_of(MODELS)
 
 
 class WithoutNoise:

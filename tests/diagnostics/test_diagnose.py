@@ -36,6 +36,7 @@ from sklearn_vae.diagnostics import (
 from sklearn_vae.diagnostics.reference import GaussianReference
 from tests.deep.data import SMALL
 from tests.diagnostics.models import rows, train, with_covariance
+from tests.helpers import slow
 
 DIGITS = load_digits().data[:600]
 DATA = {
@@ -62,7 +63,7 @@ def test_maximum_likelihood_is_healthy(model, name):
     assert report.entropies.converged
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", ["wine", *slow("digits", "breast cancer")])
 def test_a_default_vae_is_healthy(name):
     X, k = DATA[name]
     held_out, train = X[::4], np.delete(X, np.s_[::4], axis=0)
@@ -191,7 +192,7 @@ class NearCollapse:
         return decoder
 
 
-@pytest.mark.parametrize("threshold", [1.0, 0.0])
+@pytest.mark.parametrize("threshold", [1.0, *slow(0.0)])
 def test_category_v_the_soft_threshold_decoder_at_its_bad_optimum(threshold):
     X = make_collapse_trap(20)[0]
     decoder = NearCollapse(threshold / X.var(axis=0).mean() ** 0.5)
@@ -297,7 +298,7 @@ def test_the_model_is_as_it_was():
     np.testing.assert_array_equal(before, vae.score_samples(X))
 
 
-@pytest.mark.parametrize("noise_model", ["diagonal", "heteroscedastic"])
+@pytest.mark.parametrize("noise_model", ["diagonal", *slow("heteroscedastic")])
 def test_collapse_is_found_whatever_the_noise_model(noise_model):
     options = {"noise_model": noise_model, "max_epochs": 30, "batch_size": 128}
     X = DIGITS
@@ -308,7 +309,7 @@ def test_collapse_is_found_whatever_the_noise_model(noise_model):
     assert "factor analysis" in finding(report, "optimum").evidence[0]
 
 
-@pytest.mark.parametrize("noise_model", ["diagonal", "heteroscedastic"])
+@pytest.mark.parametrize("noise_model", ["heteroscedastic", *slow("diagonal")])
 def test_a_well_trained_vae_with_other_noise_is_healthy(noise_model):
     X = scale(load_wine().data)
     report = diagnose(DeepGaussianVAE(3, noise_model=noise_model, random_state=0).fit(X), X)
@@ -348,6 +349,7 @@ def test_early_stopping_is_not_told_to_train_longer():
         assert not any("increase max_epochs" in advice for advice in found.advice)
 
 
+@pytest.mark.slow
 def test_rows_with_little_noise_of_their_own_are_no_harm():
     rng = np.random.default_rng(0)
     X = np.concatenate([rng.normal(size=(480, 6)), 6 + 0.02 * rng.normal(size=(120, 6))])
@@ -360,6 +362,7 @@ def test_rows_with_little_noise_of_their_own_are_no_harm():
         assert not any("repeated" in advice for advice in found.advice)
 
 
+@pytest.mark.slow
 def test_numbers_that_are_reproduced_without_noise_are_found_in_any_row():
     X = DIGITS  # pixels that are 0 in nearly all images
     options = {

@@ -17,6 +17,7 @@ from sklearn_vae.diagnostics import diagnose
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.nn import MLP
 from tests.diagnostics.models import rows, with_covariance
+from tests.helpers import slow
 from tests.sharing import shared
 
 WINE = load_wine().data
@@ -131,7 +132,7 @@ def test_the_names_of_dominating_features_are_given():
     )
 
 
-@pytest.mark.parametrize("n_epochs", [40, 100])
+@pytest.mark.parametrize("n_epochs", [40, *slow(100)])
 def test_the_vae_of_the_readme_is_not_called_healthy_before_it_is(n_epochs):
     vae = DeepGaussianVAE(8, hidden_layer_sizes=(64,), max_epochs=n_epochs, random_state=0)
     with pytest.warns(ConvergenceWarning, match="has not converged") as caught:
@@ -204,7 +205,7 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", ["wine", "rate", *slow("few epochs", "noise")])
 def test_the_first_advice_ends_healthy_and_improves_held_out_samples(name):
     X, k, options = STARTS[name]
     X = X[np.random.RandomState(0).permutation(len(X))]

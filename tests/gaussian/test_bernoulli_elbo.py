@@ -161,7 +161,7 @@ def test_the_bound_is_below_the_log_likelihood_and_importance_sampling_close(k, 
     weights = np.exp(
         [
             importance_weighted_bound(X[:5], p.W, p.mu, M[:5], S[:5] ** 2, e[i : i + 1])
-            for i in range(2000)
+            for i in range(500)
         ]
     )
     error = weights.std(axis=0) / len(weights) ** 0.5

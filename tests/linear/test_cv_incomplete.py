@@ -67,6 +67,15 @@ class TestMissingValues:
         expected = grid_search(PPCA(**EXACT), grid, X, cv, weights)
         np.testing.assert_allclose(split_scores(model.cv_results_), expected, rtol=0, atol=1e-6)
 
+    def test_tiny_values_change_scores_by_their_unit_only(self):
+        X, unit = incomplete(), 2.0**-530  # whose square float64 cannot hold
+        here, there = (
+            split_scores(PPCACV([1, 3], cv=2).fit(samples).cv_results_) for samples in (X, X * unit)
+        )
+        observed = [np.mean(np.sum(~np.isnan(part), axis=1)) for part in np.array_split(X, 2)]
+        change = -np.log(unit) * np.array(observed)[:, None]
+        np.testing.assert_allclose(there - here, np.tile(change, 2), rtol=1e-9)
+
     def test_the_chosen_model_is_fitted_to_all_samples(self):
         X = incomplete()
         model = PPCACV([1, 2, 3, 4]).fit(X)

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, LinearVAE
 from sklearn_vae.training.fast_paths import Adam
+from tests.helpers import slow
 from tests.sharing import shared
 
 DIGITS = load_digits().data
@@ -243,7 +244,7 @@ def kl_of_rows(vae, Z):
     return 0.5 * (Z**2 / vae.prior_variance_ + ratio - 1 - np.log(ratio))
 
 
-@pytest.mark.parametrize("parameters", [{}, UNIT])
+@pytest.mark.parametrize("parameters", [{}, *slow(UNIT)])
 def test_adam_reaches_ppca(parameters):
     X = make_rows()
     ppca = PPCA(3).fit(X)

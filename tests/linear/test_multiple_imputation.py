@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from sklearn_vae import FactorAnalysisImputer, PPCAImputer
+from sklearn_vae import FactorAnalysisImputer, GaussianImputer, PPCAImputer
 from sklearn_vae.diagnostics import pool
 from sklearn_vae.gaussian.observed import Parameters, sample
 from sklearn_vae.linear.predictive import NORMAL_GRID, normal, residuals
 from tests.sharing import shared
 
-BOTH = pytest.mark.parametrize("kind", [FactorAnalysisImputer, PPCAImputer])
+FACTORS = [FactorAnalysisImputer, PPCAImputer]
+BOTH = pytest.mark.parametrize("kind", FACTORS)
+ALL = pytest.mark.parametrize("kind", [*FACTORS, GaussianImputer])
 
 
 def table(n, rng, noise=(0.3, 0.5, 0.8, 0.4, 0.6)):
@@ -20,9 +22,14 @@ def table(n, rng, noise=(0.3, 0.5, 0.8, 0.4, 0.6)):
     return X, np.where(rng.uniform(size=X.shape) < 0.2, np.nan, X)
 
 
+def make(kind, **options):
+    """Return an imputer with two components if it has components."""
+    return kind(**options) if kind is GaussianImputer else kind(2, **options)
+
+
 @shared
 def fitted(kind):
-    return kind(2, n_fits=20, random_state=0).fit(HOLES)
+    return make(kind, n_fits=20, random_state=0).fit(HOLES)
 
 
 TRUTH, HOLES = table(120, np.random.default_rng(0))
@@ -48,7 +55,7 @@ def test_sample_has_the_conditional_distribution():
     assert np.isfinite(multivariate_normal(expected, covariance).logpdf(draws)).all()
 
 
-@BOTH
+@ALL
 def test_std_is_that_of_draws(kind):
     imputer = fitted(kind)
     missing = np.isnan(HOLES)
@@ -62,7 +69,7 @@ def test_std_is_that_of_draws(kind):
     assert (std[~missing] == 0).all()
 
 
-@BOTH
+@ALL
 def test_intervals_are_quantiles_of_draws(kind):
     imputer = fitted(kind)
     missing = np.isnan(HOLES)
@@ -126,12 +133,21 @@ def test_agrees_with_a_gibbs_chain():
     assert 0.85 < np.mean((own / np.where(missing, std, 1.0))[missing]) < 1.2
 
 
-def test_intervals_hold_the_truth():
+@pytest.mark.parametrize(
+    ("kind", "at_random"),
+    [(FactorAnalysisImputer, False), (GaussianImputer, False), (GaussianImputer, True)],
+)
+def test_intervals_hold_the_truth(kind, at_random):
+    """Values at random are missing where errors are three times as large as elsewhere."""
     hits = {0.5: [], 0.95: []}
     rng = np.random.default_rng(3)
     for _ in range(8):
         X, holes = table(100, rng)
-        imputer = FactorAnalysisImputer(2, n_fits=10).fit(holes)
+        if at_random:
+            X[:, 1:] += (0.2 + 0.8 * (X[:, :1] > 3.0)) * rng.normal(size=(100, 4))
+            missing = rng.uniform(size=(100, 4)) < 0.1 + 0.4 * (X[:, :1] > 3.0)
+            holes = np.column_stack([X[:, 0], np.where(missing, np.nan, X[:, 1:])])
+        imputer = make(kind, n_fits=10).fit(holes)
         for coverage, found in hits.items():
             lower, upper = imputer.interval(holes, coverage)
             found.append(((lower <= X) & (upper >= X))[np.isnan(holes)])
@@ -168,11 +184,12 @@ def regression(D):
     return b[1:], (residual @ residual / (len(D) - A.shape[1]) * np.diag(inverse))[1:]
 
 
-@BOTH
+@ALL
 def test_bounds_and_integers(kind):
     X = np.column_stack([np.round(3.0 * HOLES[:, 0]), np.exp(HOLES[:, 1]), HOLES[:, 2:]])
     options = {"min_value": [-np.inf, 0.0, 3.0, -np.inf, -np.inf], "round_integers": True}
-    imputer = kind(2, max_value=[np.inf] * 4 + [3.0], n_fits=3, random_state=0, **options).fit(X)
+    options |= {"max_value": [np.inf] * 4 + [3.0], "n_fits": 3, "random_state": 0}
+    imputer = make(kind, **options).fit(X)
     missing = np.isnan(X)
     lower, upper = imputer.interval(X)
     for filled in (
@@ -191,8 +208,9 @@ def test_bounds_and_integers(kind):
     assert (draws > 3).mean() > 0.99
 
 
-def test_sample_posterior():
-    imputer = FactorAnalysisImputer(2, sample_posterior=True, n_fits=3, random_state=0).fit(HOLES)
+@ALL
+def test_sample_posterior(kind):
+    imputer = make(kind, sample_posterior=True, n_fits=3, random_state=0).fit(HOLES)
     first = imputer.transform(HOLES)
     np.testing.assert_array_equal(first, imputer.impute(HOLES, n_draws=1, random_state=0)[0])
     assert np.abs(first - imputer.impute(HOLES))[np.isnan(HOLES)].min() > 0

@@ -53,6 +53,7 @@ class TestAuto:
     @pytest.mark.parametrize("k", [1, 20])
     def test_iteration_where_the_matrix_would_be_large(self, shape, k, monkeypatch):
         monkeypatch.setattr(eigensolvers, "MAX_ORDER", 100)
+        monkeypatch.setattr(eigensolvers, "MAX_LATER_ORDER", 100)
         X = noise(shape)
         assert eigensolvers.choose_solver(X, k) == "lanczos"
         model = PPCA(k).fit(X)
@@ -62,6 +63,23 @@ class TestAuto:
         assert error_of(model, X) < 1e-12
         model = PPCA(k).fit(X.astype(np.float32))
         assert error_of(model, X) < 1e-5
+
+    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    @pytest.mark.parametrize("shape", ["tall", "wide"])
+    def test_a_slow_iteration_is_left_for_the_matrix(self, shape, dtype, monkeypatch):
+        X = noise(shape).astype(dtype)
+        direct = PPCA(3).fit(X)
+        monkeypatch.setattr(eigensolvers, "MAX_ORDER", 100)
+        monkeypatch.setattr(eigensolvers, "_patience", lambda data: 1.0)
+        assert eigensolvers.choose_solver(X, 3) == "lanczos"
+        model = PPCA(3).fit(X)
+        assert model.certificate_.delta == 0.0
+        assert model.components_.dtype == dtype
+        close = {"rtol": 1e-12 if dtype == "float64" else 2e-6}
+        np.testing.assert_allclose(model.explained_variance_, direct.explained_variance_, **close)
+        np.testing.assert_allclose(model.noise_variance_, direct.noise_variance_, **close)
+        fast = X * np.geomspace(1.0, 1e-30, X.shape[1], dtype=dtype)
+        assert PPCA(3).fit(fast).certificate_.delta == 1e-10
 
     @pytest.mark.parametrize("n_zero", [480, 505])
     @pytest.mark.parametrize("large", [False, True])

@@ -24,7 +24,7 @@ def samples(n=120, d=6, offset=1e8, dtype="f8"):
 @pytest.mark.parametrize("offset", [1e6, 1e8, 1e11])
 @pytest.mark.parametrize("size", [1, 7])
 def test_moments_of_a_stream(asarray, offset, size):
-    X, R = samples(offset=offset)
+    X, R = samples(60, offset=offset)
     moments = reduce(add, [Moments.of(asarray(X[i : i + size])) for i in range(0, len(X), size)])
     np.testing.assert_allclose(to_numpy(moments.scatter), R.T @ R, rtol=1e-12, atol=1e-12)
     mean = to_numpy(moments.mean).astype(np.longdouble) + to_numpy(moments.remainder)

@@ -90,7 +90,7 @@ def test_what_a_posterior_says_is_the_average_over_its_draws(posterior, prior):
     module = module_of("scalar", posterior, prior)
     x, _ = make_rows()
     q, p = module.encode(x), module.prior()
-    many, of_base = (each.draw(many_draws()) for each in (q, q.base))
+    many, of_base = (each.draw(many_draws(10_000)) for each in (q, q.base))
     for said, term in [
         (many.kl(p), lambda draws: draws.log_prob() - p.log_prob(draws.z)),
         (many.entropy(), lambda draws: -draws.log_prob()),
@@ -161,7 +161,7 @@ def test_an_objective_is_below_the_likelihood(objective, posterior):
     module = module_of("diagonal", posterior, hidden=())
     W, mu = (p.detach() for p in module.decoder.layers[0].parameters())
     C = W @ W.T + torch.diag(module.likelihood.noise_variance)
-    x, noise = make_rows(draws=2000)
+    x, noise = make_rows(draws=500)
     exact = MultivariateNormal(mu, C).log_prob(x)
     sets = torch.stack([objective(module, x, part)[0] for part in noise.split(10)])
     error = sets.std(0) / len(sets) ** 0.5

@@ -7,6 +7,7 @@ import torch
 from sklearn_vae.nn.flows import householder_columns
 from sklearn_vae.nn.objectives import elbo
 from sklearn_vae.nn.posteriors import DiagonalPosterior, StandardPrior, SylvesterPosterior
+from tests.helpers import slow
 from tests.nn.modules import make_rows, module_of
 
 
@@ -120,7 +121,7 @@ def test_density_in_one_dimension_integrates_to_one(seed):
     check_moments(q, mean[None], variance[None])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *slow(1, 2)])
 def test_density_in_two_dimensions_integrates_to_one(seed):
     # Of the images of squares: their areas by the shoelace formula know nothing of log_det.
     q = flow_of(2, 1.5, seed=seed)
@@ -142,7 +143,7 @@ def test_density_in_two_dimensions_integrates_to_one(seed):
 
 
 def check_moments(q, mean, variance):
-    n, k = 200_000, len(mean)
+    n, k = 50_000, len(mean)
     generator = torch.Generator().manual_seed(1)
     z = q.rsample(torch.randn((n, 1, k), generator=generator, dtype=torch.float64))[:, 0]
     error = 5 * (variance / n).sqrt()

@@ -81,7 +81,7 @@ def test_importance_weights_of_a_linear_decoder_average_to_the_likelihood():
         module.encoder.layers[0].bias.zero_()
     x, _ = make_rows()
     noise = torch.randn(
-        (200_000, 1, K), generator=torch.Generator().manual_seed(3), dtype=torch.float64
+        (50_000, 1, K), generator=torch.Generator().manual_seed(3), dtype=torch.float64
     )
     layer, sigma2 = module.decoder.layers[0], module.likelihood.noise_variance
     W = layer.weight.detach()
@@ -126,7 +126,7 @@ def test_the_importance_weighted_bound_is_that_of_torch_distributions(draws):
 @torch.no_grad()
 def test_the_importance_weighted_bound_rises_from_the_elbo_with_its_draws(posterior):
     module = module_of("scalar", posterior)
-    x, noise = make_rows(draws=256)
+    x, noise = make_rows(draws=64)
     averages = [
         torch.stack([iwae(module, x, part)[0].mean() for part in noise.split(size)])
         for size in (1, 8, 64)
@@ -141,7 +141,7 @@ def test_the_importance_weighted_bound_rises_from_the_elbo_with_its_draws(poster
 @torch.no_grad()
 def test_one_importance_weighted_draw_has_the_weight_of_the_elbo():
     module = module_of("scalar")
-    x, noise = make_rows(draws=1000)
+    x, noise = make_rows(draws=250)
     found = torch.stack([iwae(module, x, part, 0.3)[0].mean() for part in noise.split(1)])
     expected = elbo(module, x, noise, 0.3)[0].mean()
     assert abs(found.mean() - expected) < 4 * found.std() / len(found) ** 0.5

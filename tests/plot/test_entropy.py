@@ -15,12 +15,19 @@ from sklearn_vae.diagnostics import entropy_bound
 from sklearn_vae.plot import EntropyDisplay
 from sklearn_vae.plot.entropy import LINES
 from tests.deep.data import SMALL, make_rows
+from tests.helpers import slow
 
 X = make_rows()
 
 
-@pytest.mark.parametrize("noise_model", ["scalar", "diagonal"])
-@pytest.mark.parametrize("prior", ["standard", "learned_variance"])
+@pytest.mark.parametrize(
+    ("noise_model", "prior"),
+    [
+        ("scalar", "standard"),
+        ("diagonal", "learned_variance"),
+        *slow(("scalar", "learned_variance"), ("diagonal", "standard")),
+    ],
+)
 def test_lines_circles_and_bars(noise_model, prior):
     model = DeepGaussianVAE(3, **SMALL, noise_model=noise_model, prior=prior).fit(X)
     display = EntropyDisplay.from_estimator(model, X)
@@ -56,7 +63,7 @@ def test_where_there_is_no_record_of_an_entropy_snapshots_are_drawn():
     np.testing.assert_allclose(sum(heights), entropy_bound(model, X).gap.total)
 
 
-@pytest.mark.parametrize("parametrization", ["standard", "unit_encoder"])
+@pytest.mark.parametrize("parametrization", ["unit_encoder", *slow("standard")])
 def test_a_linear_vae_has_all_entropies(parametrization):
     model = LinearVAE(2, parametrization=parametrization).fit(X)
     display = EntropyDisplay.from_estimator(model, X)

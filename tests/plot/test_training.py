@@ -12,6 +12,7 @@ from sklearn_vae import (
 )
 from sklearn_vae.plot import TrainingDisplay
 from tests.deep.data import SMALL, make_rows
+from tests.helpers import slow
 
 X = make_rows()
 
@@ -29,7 +30,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+OFTEN = ["scalar", "held out", "bits", "em", "logistic"]
+
+
+@pytest.mark.parametrize("name", [*OFTEN, *slow(*(name for name in CASES if name not in OFTEN))])
 def test_lines_are_the_history(name):
     model, n_panels, counted, first = CASES[name]
     model = model.fit(X)

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import itertools
 import os
 import pickle
 import sys
@@ -26,6 +27,7 @@ from sklearn_vae.serialization.checkpoint import (
     write_checkpoint,
 )
 from sklearn_vae.training.loop import VAENet
+from tests.helpers import slow
 from tests.serialization.checkpointed_models import (
     LINEAR,
     SMALL,
@@ -91,12 +93,13 @@ def test_safetensors_reads_it(tmp_path):
         load(path)
 
 
-def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
+@pytest.mark.parametrize("step", [7, *slow(1)])
+def test_every_flipped_bit_and_every_cut_is_noticed(step, tmp_path):
     path = tmp_path / "file"
     write_checkpoint(path, content_of({"a": np.arange(3.0), "b": "text"}))
     file = path.read_bytes()
     rng = np.random.default_rng(0)
-    for place in range(len(file)):
+    for place in range(0, len(file), step):
         damaged = bytearray(file)
         damaged[place] ^= 1 << rng.integers(8)
         for data in (bytes(damaged), file[:place]):
@@ -105,8 +108,21 @@ def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
                 read_checkpoint(path)
 
 
-@EACH_KIND
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "folder"])
+DAMAGES = ["flip", "cut", "empty", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("model", "damage"),
+    [
+        *itertools.product([MODEL], DAMAGES),
+        (LINEAR[0], "cut"),
+        *slow(
+            *itertools.product(LINEAR[1:5:3], DAMAGES),
+            *itertools.product(LINEAR[:1], ["flip", "empty", "folder"]),
+        ),
+    ],
+    ids=str,
+)
 def test_a_damaged_file_is_not_resumed(model, damage, tmp_path):
     X = rows_of(model)
     model = clone(model).set_params(checkpoint=tmp_path)
@@ -154,8 +170,15 @@ def odd_contents(content):
             yield {**content, "state": {**state, "net": net}}
 
 
-@EACH_KIND
-@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("model", "finished"),
+    [
+        (MODEL, False),
+        (LINEAR[0], True),
+        *slow((MODEL, True), (LINEAR[0], False), *itertools.product(LINEAR[1:5:3], (True, False))),
+    ],
+    ids=str,
+)
 def test_odd_content_is_not_resumed(model, finished, monkeypatch, tmp_path):
     # Every content is followed by a fit: the shortest that writes twice, of one batch an epoch.
     X = rows_of(model)[:60]
@@ -545,8 +568,15 @@ class FullDisk:
         return self.file.fileno()
 
 
-@EACH_KIND
-@pytest.mark.parametrize("n_writes", [0, 1, 1.5])
+@pytest.mark.parametrize(
+    ("model", "n_writes"),
+    [
+        *itertools.product([MODEL], [0, 1, 1.5]),
+        (LINEAR[0], 1.5),
+        *slow(*itertools.product(LINEAR[1:5:3], [0, 1, 1.5]), (LINEAR[0], 0), (LINEAR[0], 1)),
+    ],
+    ids=str,
+)
 def test_a_full_disk_leaves_the_file_before_and_the_training_alone(
     model, n_writes, monkeypatch, tmp_path
 ):

@@ -28,8 +28,8 @@ from tests.serialization.models import CASES, assert_same, fitted, model_of
 # Of which files are changed: small ones with all kinds of things in them.
 MODELS = ["ppca", "imputer", "deep-gaussian-arrays", "deep-autoencoder-conv"]
 
-# Of each of these files, damaged ones and hostile ones: a thousand of each kind.
-MUTATIONS = 250
+# Of each of these files, damaged ones and hostile ones: a thousand of each kind in the slow tests.
+MUTATIONS = [60, pytest.param(250, marks=pytest.mark.slow)]
 
 # Bytes that a load may take: so many times those of a file, and these. Seconds of the thread's own
 # work at most, whatever else the machine does meanwhile.
@@ -158,9 +158,10 @@ def mutation(data, rng):
     return data[:at] + rng.randbytes(size) + data[at + size :]
 
 
-def test_no_damaged_file_loads(data, tmp_path, traced):
+@pytest.mark.parametrize("n_mutations", MUTATIONS)
+def test_no_damaged_file_loads(data, n_mutations, tmp_path, traced):
     rng, path = random.Random(0), tmp_path / "model"
-    for _ in range(MUTATIONS):
+    for _ in range(n_mutations):
         bad = mutation(data, rng)
         if bad != data:
             assert isinstance(outcome(path, bad), str)
@@ -198,15 +199,16 @@ def hostile(data, rng):
     return sealed(mutation(data, rng))
 
 
-def test_no_hostile_file_does_harm(data, tmp_path, limited):
+@pytest.mark.parametrize("n_mutations", MUTATIONS)
+def test_no_hostile_file_does_harm(data, n_mutations, tmp_path, limited):
     rng, path = random.Random(1), tmp_path / "model"
     loaded = 0
-    for _ in range(MUTATIONS):
+    for _ in range(n_mutations):
         found = outcome(path, hostile(data, rng))
         if not isinstance(found, str):
             loaded += 1
             assert_known(found, set())
-    assert 0 < loaded < MUTATIONS
+    assert 0 < loaded < n_mutations
 
 
 def assert_known(value, seen):
@@ -344,9 +346,10 @@ METHODS = ["transform", "score_samples", "posterior", "sample", "inverse_transfo
 
 @pytest.mark.parametrize(
     "name",
-    ["ppca", "ppca-without-noise", "ppcacv", "linear", "bernoulli", "imputer", "dequantizer",
-     "logit", "pipeline-scaled", "deep-gaussian", "deep-gaussian-heteroscedastic",
-     "deep-bernoulli", "deep-autoencoder"],
+    ["ppca", "linear", "bernoulli", "imputer", "dequantizer", "logit", "deep-gaussian",
+     *(pytest.param(name, marks=pytest.mark.slow) for name in
+       ("ppca-without-noise", "ppcacv", "pipeline-scaled", "deep-gaussian-heteroscedastic",
+        "deep-bernoulli", "deep-autoencoder"))],
 )  # fmt: skip
 def test_what_is_missing_is_missed_when_a_file_is_loaded(name, tmp_path):
     path = tmp_path / "model"

@@ -10,11 +10,11 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from sklearn_vae import DeepGaussianVAE, LinearVAE, Processes
+from sklearn_vae import DeepGaussianVAE, LinearVAE
 from sklearn_vae.training import loop as net
 from sklearn_vae.training.batches import Batches, count_batches
-from sklearn_vae.training.distributed import BETWEEN_SEEDS, Reducer
-from tests.deep.data import MODELS, SMALL, parameters_of
+from sklearn_vae.training.distributed import BETWEEN_SEEDS
+from tests.deep.data import MODELS, SMALL
 from tests.sharing import made_once
 from tests.training.joint_fits import (
     SHARDS,
@@ -28,18 +28,7 @@ from tests.training.joint_fits import (
 )
 
 pytest.importorskip("accelerate")
-
-
-def test_seeds_of_processes_differ_and_fit_into_32_bits():
-    class Process(Reducer):
-        def __init__(self, rank):
-            self.rank = rank
-
-    seeds = {Process(rank).own_seed(epoch) for rank in range(64) for epoch in range(300)}
-    assert len(seeds) == 64 * 300
-    assert 0 <= min(seeds) < max(seeds) < 2**32
-    assert Process(0).own_seed(2**40) == 2**40
-    assert 0 <= Process(5).own_seed(2**40) < 2**32
+pytestmark = pytest.mark.slow
 
 
 def fit_jointly(folder):
@@ -344,27 +333,3 @@ def test_a_killed_process_ends_the_others_with_an_error(run):
     assert status == 1
     assert "RuntimeError: Process 0 of 2 has lost another process, which was killed" in error
     assert seconds < 30
-
-
-def test_one_process_fits_as_without(monkeypatch):
-    model = DeepGaussianVAE(3, **SMALL)
-    with Processes() as processes:
-        assert (processes.rank, processes.size) == (0, 1)
-        assert processes.sum(2.0) == 2.0
-        found = clone(model).fit(X, processes=processes)
-    np.testing.assert_array_equal(parameters_of(found), parameters_of(clone(model).fit(X)))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RuntimeError, match="has started 2 processes, but accelerate has set up 1"):
-        Processes().__enter__()
-
-
-def test_without_accelerate_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(ImportError, match=r"pip install 'sklearn-vae\[distributed\]'"):
-        Processes().__enter__()
-
-
-@pytest.mark.parametrize("timeout", [0, -1.0, None])
-def test_timeout_is_checked(timeout):
-    with pytest.raises(ValueError, match="timeout must be a finite number > 0"):
-        Processes(timeout=timeout).__enter__()
