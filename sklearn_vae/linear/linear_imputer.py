@@ -34,9 +34,10 @@ FLAGS = (
 )
 
 
-# The fits for draws, by imputer. They are no attribute, because `transform` and `impute` must not
-# change an estimator, and files and copies compute them again.
-_PREDICTIVE: WeakKeyDictionary[LinearImputer, tuple[Any, Predictive]] = WeakKeyDictionary()
+# The fits for draws of each imputer, after the samples and `n_fits` they belong to. They are no attribute,
+# because `transform` and `impute` must not change an estimator, and files and copies compute them
+# again.
+_PREDICTIVE: WeakKeyDictionary[LinearImputer, tuple[Any, int, Predictive]] = WeakKeyDictionary()
 
 
 class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
@@ -161,9 +162,8 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         if self._fit_samples is None or self.n_fits == 0:
             density = self._density()
             return Predictive(density, [density])
-        key = (id(self._fit_samples), self.n_fits)
         known = _PREDICTIVE.get(self)
-        if known is None or known[0] != key:
+        if known is None or known[0] is not self._fit_samples or known[1] != self.n_fits:
             rng = np.random.RandomState(self._fit_seed)
             predictive = predictive_of(
                 self._fit_samples,
@@ -173,8 +173,8 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
                 self.n_fits,
                 rng,
             )
-            known = _PREDICTIVE[self] = (key, predictive)
-        return known[1]
+            known = _PREDICTIVE[self] = (self._fit_samples, self.n_fits, predictive)
+        return known[2]
 
     def get_state(self) -> dict[str, Any]:
         state = super().get_state()  # holds a mask of features instead of indicator_
@@ -367,11 +367,14 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         """Return X with missing values from `scaled`, within bounds and rounded if asked."""
         filled, kept = X.copy(), self._observed
         values = (scaled * self.scale_[kept]).astype(X.dtype)
-        if self.min_value is not None or self.max_value is not None:
-            low, high = self._bounds()
-            values = np.clip(values, low[kept], high[kept]).astype(X.dtype)
+        low, high = (end[kept] for end in self._bounds())
         if self.round_integers:
-            values = np.where(self._is_whole[kept], np.round(values), values)
+            least, most = np.ceil(low), np.floor(high)
+            whole = self._is_whole[kept] & (least <= most)  # else no integer is within bounds
+            values = np.where(whole, np.round(values), values)
+            low, high = np.where(whole, least, low), np.where(whole, most, high)
+        if self.min_value is not None or self.max_value is not None:
+            values = np.clip(values, low, high).astype(X.dtype)
         filled[:, kept] = np.where(np.isnan(X[:, kept]), values, X[:, kept])
         return filled
 
@@ -398,7 +401,8 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
 
     def _scaled_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         kept = self._observed
-        low, high = (end[kept] / self.scale_[kept] for end in self._bounds())
+        with np.errstate(over="ignore"):
+            low, high = (end[kept] / self.scale_[kept] for end in self._bounds())
         return low, high
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
