@@ -153,7 +153,7 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         self._fit_samples = self._fit_weights = self._fit_seed = None
         _PREDICTIVE.pop(self, None)
         if self.n_fits and self._observed.any():
-            self._fit_samples = self._scaled(X).astype(np.float64)
+            self._fit_samples = self._scaled(X.astype(np.float64))
             self._fit_weights = weights
             self._fit_seed = int(rng.randint(np.iinfo(np.int32).max))
 
@@ -327,7 +327,7 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         X = self._check_samples(X, reset=False)
         if not self._observed.any():
             return X.copy(), X.copy()
-        kept = self._scaled(X).astype(np.float64)
+        kept = self._scaled(X.astype(np.float64))
         lower, upper = self._predictive().interval(kept, coverage, self._scaled_bounds())
         return self._in_units(X, lower), self._in_units(X, upper)
 
@@ -336,20 +336,20 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         filled, std = X.copy(), np.where(np.isnan(X), X, 0)
         kept = self._observed
         if kept.any():
-            mean, std[:, kept] = self._conditional(self._scaled(X))
+            mean, std[:, kept] = self._conditional(X)
             std[:, kept] *= self.scale_[kept].astype(X.dtype)
             filled = self._in_units(X, mean)
         return filled, std
 
     def _conditional(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return scaled X with conditional means, and the standard deviations."""
-        return self._density().conditional(X.astype(np.float64))
+        return self._density().conditional(self._scaled(X.astype(np.float64)))
 
     def _std(self, X: np.ndarray) -> np.ndarray:
         std = self._impute(X)[1]
         if self._fit_samples is not None and self.n_fits:
             kept = self._observed
-            spread = self._predictive().std(self._scaled(X).astype(np.float64))
+            spread = self._predictive().std(self._scaled(X.astype(np.float64)))
             std[:, kept] = np.where(np.isnan(X[:, kept]), spread * self.scale_[kept], 0.0)
         return std
 
@@ -359,7 +359,7 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         if not self._observed.any():
             yield from (X.copy() for _ in range(n_draws))
             return
-        kept = self._scaled(X).astype(np.float64)
+        kept = self._scaled(X.astype(np.float64))
         for drawn in self._predictive().draws(kept, n_draws, rng, self._scaled_bounds()):
             yield self._in_units(X, drawn)
 
