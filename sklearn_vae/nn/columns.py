@@ -2,8 +2,8 @@
 
 Each decoder output has its unit: at 0 the column has its marginal distribution, and the derivatives of
 log p(x_j) in the output have a root mean square of 1 over the training samples, unless they are 0. No
-kind of column therefore dominates the gradient at the start, whatever the units of the data are, and
-the objective stays log p(x).
+kind of column therefore dominates the gradient at the start in any units of the data, and the objective
+stays log p(x).
 """
 
 import math

@@ -106,7 +106,7 @@ def _has_underflowed(variance: NDArray[Any], X: NDArray[Any], indices: NDArray[A
 def log_scales(x: Tensor, scale: Any) -> Any:
     """Return log p(x) of each sample in the units of the networks minus that in data units.
 
-    Missing values (NaN) do not count. The result is a float if there are none, otherwise an array.
+    Missing values (NaN) do not count. The result is a float for complete samples, otherwise an array.
     """
     log_scale = np.log(np.broadcast_to(scale, x.shape[1]))
     missing = x.isnan()
