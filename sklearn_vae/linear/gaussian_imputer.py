@@ -190,7 +190,7 @@ class GaussianImputer(LinearImputer):
         if weights is not None:  # the evidence counts repetitions
             weights = weights * (n_repeated / weights.sum())
         fit = fit_shrunk(
-            self._scaled(X).astype(np.float64),
+            self._scaled(X.astype(np.float64)),
             weights,
             shrinkage=share,
             tol=self.tol,
