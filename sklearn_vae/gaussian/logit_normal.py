@@ -11,7 +11,7 @@ from sklearn_vae.gaussian.arrays import row_blocks
 def logit_normal_log_density(P: np.ndarray, W: np.ndarray, mu: np.ndarray) -> np.ndarray:
     """Compute the log density of P = sigmoid(W z + mu) with z ~ N(0, I), shape (n,).
 
-    If W (d, k) has a rank r below d, P lies on a surface of dimension r, and the density is that on
+    If the rank r of W is below its number of rows, P lies on a surface of dimension r, and the density is that on
     the surface. It is 0 elsewhere, which is decided up to the square root of P's precision. P must
     be in [0, 1].
     """

@@ -345,8 +345,8 @@ class BernoulliPPCA(LatentModel):
     def log_density_of_probabilities(self, P: Any) -> np.ndarray:
         """Compute the log density of the probabilities P = sigmoid(W z + mu) with z ~ N(0, I).
 
-        With as many latent dimensions as features it is the logit-normal density of eq. 30 in the
-        reference. With fewer, the probabilities lie on a surface of dimension k, and the density is
+        If the number of latent dimensions is that of features, it is the logit-normal density of
+        eq. 30 in the reference. With fewer, the probabilities lie on a surface of dimension k, and the density is
         that on the surface: its integral over the area is 1. Without the loadings that are zero,
         k is the rank of W.
 

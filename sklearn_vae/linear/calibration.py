@@ -79,7 +79,10 @@ def weighted_quantiles(values: Array, weights: Array, p: Array) -> Array:
 def hidden_entries(
     X: Array, n_folds: int, share: float, rng: np.random.RandomState
 ) -> Iterator[Array]:
-    """Yield disjoint masks of observed entries to hide; two values of each feature remain."""
+    """Yield disjoint masks of observed entries to hide; two different values of each feature remain.
+
+    Values of constant features are not hidden: their residuals of 0 would make the others' look small.
+    """
     rows, columns = np.nonzero(~np.isnan(X))
     order = rng.permutation(len(rows))
     ends = np.round(np.arange(n_folds + 1) * share * len(rows)).astype(int)
@@ -87,8 +90,10 @@ def hidden_entries(
         hidden = np.zeros(X.shape, dtype=bool)
         at = order[start:stop]
         hidden[rows[at], columns[at]] = True
-        left = np.sum(~np.isnan(X) & ~hidden, axis=0)
-        hidden[:, left < 2] = False
+        left = ~np.isnan(X) & ~hidden
+        lowest = np.min(X, axis=0, initial=np.inf, where=left)
+        highest = np.max(X, axis=0, initial=-np.inf, where=left)
+        hidden[:, ~(lowest < highest)] = False
         yield hidden
 
 

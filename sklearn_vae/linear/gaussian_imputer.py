@@ -37,9 +37,9 @@ class GaussianImputer(LinearImputer):
     """Imputer that fills missing values with their conditional mean under a normal distribution.
 
     All features are modeled jointly by ``x ~ N(mu, Sigma)`` with a full covariance, which is fitted to
-    the observed values by EM. The covariance is shrunk to that of independent features, as much as
-    the evidence asks for, so that few samples suffice. Values are assumed to be missing at random: whether a
-    value is missing may depend only on observed values. The imputer can replace
+    the observed values by EM. The covariance is shrunk to that of independent features by a
+    share that maximizes the evidence, so that few samples suffice. Values are assumed to be missing
+    at random: whether a value is missing may depend only on observed values. The imputer can replace
     :class:`sklearn.impute.IterativeImputer`. Draws, standard deviations and intervals contain the
     uncertainty of the parameters.
 
@@ -190,7 +190,7 @@ class GaussianImputer(LinearImputer):
         if weights is not None:  # the evidence counts repetitions
             weights = weights * (n_repeated / weights.sum())
         fit = fit_shrunk(
-            self._scaled(X).astype(np.float64),
+            self._scaled(X.astype(np.float64)),
             weights,
             shrinkage=share,
             tol=self.tol,

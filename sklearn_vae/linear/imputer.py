@@ -57,7 +57,7 @@ class FactorImputer(LinearImputer):
         elif k == "auto":
             k, most = 0, min(n_kept - 1, count // 3)
             if n_kept:
-                Y = self._scaled(X).astype(np.float64)
+                Y = self._scaled(X.astype(np.float64))
                 k = choose_components(Y, weights, self._factor_fit(), most, rng)
         self.model_ = self._fit_model(X, weights, int(k))
         self.n_components_ = getattr(self.model_, "n_components_", 0)
@@ -79,7 +79,7 @@ class FactorImputer(LinearImputer):
         return self._factor_fit()._replace(n_components=self.n_components_)
 
     def _conditional(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        filled, std = self.model_.impute(X, return_std=True)
+        filled, std = self.model_.impute(self._scaled(X), return_std=True)
         return filled, std
 
     def _check_density(self, n_kept: int) -> None:

@@ -34,9 +34,10 @@ FLAGS = (
 )
 
 
-# The fits for draws, by imputer. They are no attribute, because `transform` and `impute` must not
-# change an estimator, and files and copies compute them again.
-_PREDICTIVE: WeakKeyDictionary[LinearImputer, tuple[Any, Predictive]] = WeakKeyDictionary()
+# The fits for draws of each imputer, after the samples and `n_fits` they belong to. They are no attribute,
+# because `transform` and `impute` must not change an estimator, and files and copies compute them
+# again.
+_PREDICTIVE: WeakKeyDictionary[LinearImputer, tuple[Any, int, Predictive]] = WeakKeyDictionary()
 
 
 class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
@@ -152,7 +153,7 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         self._fit_samples = self._fit_weights = self._fit_seed = None
         _PREDICTIVE.pop(self, None)
         if self.n_fits and self._observed.any():
-            self._fit_samples = self._scaled(X).astype(np.float64)
+            self._fit_samples = self._scaled(X.astype(np.float64))
             self._fit_weights = weights
             self._fit_seed = int(rng.randint(np.iinfo(np.int32).max))
 
@@ -161,9 +162,8 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         if self._fit_samples is None or self.n_fits == 0:
             density = self._density()
             return Predictive(density, [density])
-        key = (id(self._fit_samples), self.n_fits)
         known = _PREDICTIVE.get(self)
-        if known is None or known[0] != key:
+        if known is None or known[0] is not self._fit_samples or known[1] != self.n_fits:
             rng = np.random.RandomState(self._fit_seed)
             predictive = predictive_of(
                 self._fit_samples,
@@ -173,8 +173,8 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
                 self.n_fits,
                 rng,
             )
-            known = _PREDICTIVE[self] = (key, predictive)
-        return known[1]
+            known = _PREDICTIVE[self] = (self._fit_samples, self.n_fits, predictive)
+        return known[2]
 
     def get_state(self) -> dict[str, Any]:
         state = super().get_state()  # holds a mask of features instead of indicator_
@@ -327,7 +327,7 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         X = self._check_samples(X, reset=False)
         if not self._observed.any():
             return X.copy(), X.copy()
-        kept = self._scaled(X).astype(np.float64)
+        kept = self._scaled(X.astype(np.float64))
         lower, upper = self._predictive().interval(kept, coverage, self._scaled_bounds())
         return self._in_units(X, lower), self._in_units(X, upper)
 
@@ -336,20 +336,20 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         filled, std = X.copy(), np.where(np.isnan(X), X, 0)
         kept = self._observed
         if kept.any():
-            mean, std[:, kept] = self._conditional(self._scaled(X))
+            mean, std[:, kept] = self._conditional(X)
             std[:, kept] *= self.scale_[kept].astype(X.dtype)
             filled = self._in_units(X, mean)
         return filled, std
 
     def _conditional(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return scaled X with conditional means, and the standard deviations."""
-        return self._density().conditional(X.astype(np.float64))
+        return self._density().conditional(self._scaled(X.astype(np.float64)))
 
     def _std(self, X: np.ndarray) -> np.ndarray:
         std = self._impute(X)[1]
         if self._fit_samples is not None and self.n_fits:
             kept = self._observed
-            spread = self._predictive().std(self._scaled(X).astype(np.float64))
+            spread = self._predictive().std(self._scaled(X.astype(np.float64)))
             std[:, kept] = np.where(np.isnan(X[:, kept]), spread * self.scale_[kept], 0.0)
         return std
 
@@ -359,7 +359,7 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         if not self._observed.any():
             yield from (X.copy() for _ in range(n_draws))
             return
-        kept = self._scaled(X).astype(np.float64)
+        kept = self._scaled(X.astype(np.float64))
         for drawn in self._predictive().draws(kept, n_draws, rng, self._scaled_bounds()):
             yield self._in_units(X, drawn)
 
@@ -367,11 +367,14 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
         """Return X with missing values from `scaled`, within bounds and rounded if asked."""
         filled, kept = X.copy(), self._observed
         values = (scaled * self.scale_[kept]).astype(X.dtype)
-        if self.min_value is not None or self.max_value is not None:
-            low, high = self._bounds()
-            values = np.clip(values, low[kept], high[kept]).astype(X.dtype)
+        low, high = (end[kept] for end in self._bounds())
         if self.round_integers:
-            values = np.where(self._is_whole[kept], np.round(values), values)
+            least, most = np.ceil(low), np.floor(high)
+            whole = self._is_whole[kept] & (least <= most)  # else no integer is within bounds
+            values = np.where(whole, np.round(values), values)
+            low, high = np.where(whole, least, low), np.where(whole, most, high)
+        if self.min_value is not None or self.max_value is not None:
+            values = np.clip(values, low, high).astype(X.dtype)
         filled[:, kept] = np.where(np.isnan(X[:, kept]), values, X[:, kept])
         return filled
 
@@ -398,7 +401,8 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
 
     def _scaled_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         kept = self._observed
-        low, high = (end[kept] / self.scale_[kept] for end in self._bounds())
+        with np.errstate(over="ignore"):
+            low, high = (end[kept] / self.scale_[kept] for end in self._bounds())
         return low, high
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:

@@ -24,6 +24,8 @@ Array = np.ndarray
 # Folds that calibrate, for this number of residuals. Each hides a share of the entries, and has some
 # fits with random weights.
 FEWEST_FOLDS, MOST_FOLDS, ENOUGH_RESIDUALS, HIDDEN_SHARE, FITS_OF_FOLD = 4, 10, 30_000, 0.1, 4
+# Least unit of a residual, relative to the standard deviation by the fit to all entries.
+LEAST_UNIT = 0.5
 
 
 class Density(Protocol):
@@ -125,7 +127,8 @@ class Predictive:
         q = NORMAL_GRID if self.residuals is None else self.residuals.quantiles[j]
         if np.isfinite(low) or np.isfinite(high):
             # The truncated distribution: quantiles between those of the bounds.
-            first, last = (ndtr(normal((end - mean) / std, q)) for end in (low, high))
+            with np.errstate(over="ignore"):
+                first, last = (ndtr(normal((end - mean) / std, q)) for end in (low, high))
             z = ndtri(np.clip(first + ndtr(z) * (last - first), 1e-15, 1.0 - 1e-15))
         return np.clip(mean + std * residuals(z, q), low, high)
 
@@ -188,6 +191,8 @@ def calibrated(
         fit = model.fit(Y, weights, None)
         fits = bootstrap(Y, weights, fit, model, min(n_fits, FITS_OF_FOLD), rng)
         mean, std = Predictive(fit, fits).moments(Y)
+        # Without its one large value, a feature may seem almost constant.
+        std = np.maximum(std, LEAST_UNIT * density.conditional(Y)[1])
         values = (X - mean)[hidden] / std[hidden]
         parts.append((np.nonzero(hidden)[1], values, all_odds[hidden]))
     columns, values, w = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

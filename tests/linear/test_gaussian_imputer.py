@@ -75,6 +75,14 @@ def test_data_frames_with_integers_and_empty_columns():
         assert "empty" not in dropped.fit_transform(frame)
 
 
+def test_float32_far_from_the_samples_does_not_overflow():
+    imputer = GaussianImputer(n_fits=0).fit((0.1 * HOLES).astype(np.float32))
+    x = np.array([[np.nan, 3e38, -3e38, 3e38, -1e38]], dtype=np.float32)
+    assert np.isfinite(imputer.impute(x / np.float32(100))).all()
+    with np.errstate(over="ignore"):
+        assert not np.isnan(imputer.impute(x)).any()
+
+
 def test_weights_count_as_repetitions():
     weights = np.random.default_rng(0).integers(0, 3, size=len(HOLES))
     weighted = GaussianImputer(n_fits=0, tol=1e-7).fit(HOLES, sample_weight=weights)

@@ -13,6 +13,7 @@ from tests.sharing import shared
 FACTORS = [FactorAnalysisImputer, PPCAImputer]
 BOTH = pytest.mark.parametrize("kind", FACTORS)
 ALL = pytest.mark.parametrize("kind", [*FACTORS, GaussianImputer])
+BOTH_KINDS = pytest.mark.parametrize("kind", [FactorAnalysisImputer, GaussianImputer])
 
 
 def table(n, rng, noise=(0.3, 0.5, 0.8, 0.4, 0.6)):
@@ -30,6 +31,12 @@ def make(kind, **options):
 @shared
 def fitted(kind):
     return make(kind, n_fits=20, random_state=0).fit(HOLES)
+
+
+@shared
+def drawn(kind):
+    """Return a thousand draws."""
+    return fitted(kind).impute(HOLES, n_draws=1000, random_state=0)
 
 
 TRUTH, HOLES = table(120, np.random.default_rng(0))
@@ -60,7 +67,7 @@ def test_std_is_that_of_draws(kind):
     imputer = fitted(kind)
     missing = np.isnan(HOLES)
     _, std = imputer.impute(HOLES, return_std=True)
-    draws = imputer.impute(HOLES, n_draws=1000, random_state=0)
+    draws = drawn(kind)
     assert draws.shape == (1000, *HOLES.shape)
     np.testing.assert_array_equal(draws[:, ~missing], np.tile(HOLES[~missing], (1000, 1)))
     ratio = draws.std(axis=0)[missing] / std[missing]
@@ -74,7 +81,7 @@ def test_intervals_are_quantiles_of_draws(kind):
     imputer = fitted(kind)
     missing = np.isnan(HOLES)
     lower, upper = imputer.interval(HOLES, 0.8)
-    draws = imputer.impute(HOLES, n_draws=1000, random_state=0)
+    draws = drawn(kind)
     inside = (lower <= draws) & (draws <= upper)
     assert abs(inside[:, missing].mean() - 0.8) < 0.01
     np.testing.assert_array_equal(lower[~missing], HOLES[~missing])
@@ -135,7 +142,11 @@ def test_agrees_with_a_gibbs_chain():
 
 @pytest.mark.parametrize(
     ("kind", "at_random"),
-    [(FactorAnalysisImputer, False), (GaussianImputer, False), (GaussianImputer, True)],
+    [
+        pytest.param(FactorAnalysisImputer, False, marks=pytest.mark.slow),
+        (GaussianImputer, False),
+        (GaussianImputer, True),
+    ],
 )
 def test_intervals_hold_the_truth(kind, at_random):
     """Values at random are missing where errors are three times as large as elsewhere."""
@@ -147,7 +158,7 @@ def test_intervals_hold_the_truth(kind, at_random):
             X[:, 1:] += (0.2 + 0.8 * (X[:, :1] > 3.0)) * rng.normal(size=(100, 4))
             missing = rng.uniform(size=(100, 4)) < 0.1 + 0.4 * (X[:, :1] > 3.0)
             holes = np.column_stack([X[:, 0], np.where(missing, np.nan, X[:, 1:])])
-        imputer = make(kind, n_fits=10).fit(holes)
+        imputer = make(kind, n_fits=2).fit(holes)
         for coverage, found in hits.items():
             lower, upper = imputer.interval(holes, coverage)
             found.append(((lower <= X) & (upper >= X))[np.isnan(holes)])
@@ -206,6 +217,36 @@ def test_bounds_and_integers(kind):
     # Truncated draws do not gather at the bound.
     draws = imputer.impute(X, n_draws=3, random_state=0)[:, missing[:, 2], 2]
     assert (draws > 3).mean() > 0.99
+
+
+def test_integers_are_within_bounds():
+    X = np.round(3.0 * HOLES[:40])
+    options = {"round_integers": True, "n_fits": 0}
+    for low, high, least, most in ((0.5, 7.4, 1, 7), (2.2, 2.6, 2.2, 2.6), (-1e308, 1e308, -9, 99)):
+        imputer = GaussianImputer(min_value=low, max_value=high, **options).fit(X)
+        draws = imputer.impute(X, n_draws=3, random_state=0)[:, np.isnan(X)]
+        assert least <= draws.min() <= draws.max() <= most
+        assert least == 2.2 or (draws == np.round(draws)).all()
+
+
+@BOTH_KINDS
+def test_a_single_value_unlike_the_others_does_not_blow_up_intervals(kind):
+    """Without it the feature is constant, or almost."""
+    rng = np.random.default_rng(7)
+    for noise in (0.0, 1e-6):
+        X = HOLES.copy()
+        X[:, 2] = np.where(np.isnan(X[:, 2]), np.nan, noise * rng.normal(size=len(X)))
+        X[np.flatnonzero(~np.isnan(X[:, 2]))[0], 2] = 1.0
+        imputer = make(kind, n_fits=2, random_state=0).fit(X)
+        _, std = imputer.impute(X, return_std=True)
+        assert std[:, 2].max() < 1.0
+
+
+def test_constant_features_do_not_narrow_intervals():
+    X = np.column_stack([HOLES[:, 0], np.ones((len(HOLES), 20))])
+    imputer = GaussianImputer(n_fits=2).fit(X)
+    quantiles = imputer._predictive().residuals.quantiles[0]
+    assert np.interp(0.6745, NORMAL_GRID, quantiles) > 0.5
 
 
 @ALL
