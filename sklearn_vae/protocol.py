@@ -189,6 +189,9 @@ class LatentModel(EncoderDecoder, ABC):
     kl_weight: float = 1.0
     free_bits: float = 0.0
 
+    # Whether `bound_terms` and `with_tuned_noise` accept missing values (NaN).
+    has_bound_with_missing: bool = False
+
     noise_variance_: Any
 
     @abstractmethod

@@ -230,16 +230,24 @@ def refuse_nan(function: str, X: Any, instead: str) -> None:
 
 
 def check_bits(X: np.ndarray, binarize: Any) -> np.ndarray:
-    """Threshold X at `binarize`, or check that its entries are in [0, 1] if that is None."""
+    """Threshold X at `binarize`, or check that its entries are in [0, 1] if that is None.
+
+    Missing values (NaN) stay.
+    """
     if binarize is not None:
         check_real("binarize", binarize)
         # The comparison is in float64, whatever type the threshold has.
-        return (np.float64(binarize) < X).astype(X.dtype)
+        bits = (np.float64(binarize) < X).astype(X.dtype)
+        missing = np.isnan(X)
+        return np.where(missing, X, bits) if missing.any() else bits
     if X.min() >= 0.0 and X.max() <= 1.0:
+        return X
+    wrong = (X < 0.0) | (X > 1.0)
+    if not wrong.any():  # only missing values
         return X
     refuse(
         X,
-        (X < 0.0) | (X > 1.0),
+        wrong,
         "X must have entries in [0, 1] if binarize is None",
         " Set binarize to a threshold above which entries become 1.",
     )

@@ -17,6 +17,8 @@ from tests.deep.data import make_rows as make_curved_rows
 from tests.linear.data import make_rows
 from tests.stored_blocks import load
 
+pytestmark = pytest.mark.slow
+
 X = make_rows(1200, 9, offset=3.0)
 N_BLOCKS = 12
 SECONDS = 120
@@ -27,17 +29,9 @@ DEEP_SEARCH = DeepGaussianVAE(2, **TINY), {"noise_variance": [None, 0.1, 1.0]}
 AUTOENCODER_SEARCH = DeepAutoencoder(2, **TINY), {"n_components": [1, 2]}
 # Processes of joblib also fit in tests/deep/test_contract.py and tests/linear/test_ppca_ecosystem.py.
 SEARCHES = [
-    pytest.param(*LINEAR_SEARCH, "dask"),
-    *(
-        pytest.param(*search, backend, marks=pytest.mark.slow)
-        for search, backend in (
-            (LINEAR_SEARCH, "loky"),
-            (DEEP_SEARCH, "loky"),
-            (DEEP_SEARCH, "dask"),
-            (AUTOENCODER_SEARCH, "loky"),
-            (AUTOENCODER_SEARCH, "dask"),
-        )
-    ),
+    (*search, backend)
+    for search in (LINEAR_SEARCH, DEEP_SEARCH, AUTOENCODER_SEARCH)
+    for backend in ("dask", "loky")
 ]
 
 
@@ -97,7 +91,6 @@ def numbers_of(model):
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "estimator",
     [PPCA(3), PPCACV(cv=3), LinearVAE(3, random_state=0)],

@@ -68,6 +68,8 @@ INCOMPLETE = [
     GaussianImputer(n_fits=2),
     FactorAnalysis(1, noise_variance=0.01),
     FactorAnalysisCV(0, cv=2),
+    DeepGaussianVAE(2, **SMALL),
+    DeepBernoulliVAE(2, **SMALL),
 ]
 MISSING = np.zeros(X.shape, dtype=bool)
 MISSING[3, 1] = MISSING[7, 0] = MISSING[20, 3] = True

@@ -234,7 +234,7 @@ class DeepAutoencoder(DeepModel):
         scores : ndarray of shape (n_samples,)
             Negative errors, averaged over the features. Higher is better.
         """
-        errors = self._map_samples(X, lambda x: squared_error(self.module_, x, x)[0])
+        errors = self._map_samples(X, lambda module, x: squared_error(module, x, x)[0])
         return errors.astype(np.float64) * self.scale_**2
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -327,8 +327,8 @@ class DeepAutoencoder(DeepModel):
         linear = pca_fit(data, int(self.n_components), self.scale_)
         return Bounds(bound, baseline, linear, validated=data.valid is not None)
 
-    def _encode(self, x: Tensor) -> Tensor:
-        return self.module_.encode(x)
+    def _latents(self, module: Any, x: Tensor) -> Tensor:
+        return module.encode(x)
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.module_.decode(z)

@@ -57,7 +57,7 @@ from sklearn_vae.deep.inactive_units import InactiveUnits
 from sklearn_vae.deep.objective_terms import enlarge_noise, entries_of_start, mean_objective
 from sklearn_vae.deep.outcome import Bounds, is_judged, warn_of_outcome
 from sklearn_vae.deep.ppca_start import FALLING_SHARE
-from sklearn_vae.deep.training_data import TrainingData, prepare
+from sklearn_vae.deep.training_data import TrainingData, check_observed, prepare
 from sklearn_vae.gaussian.arrays import check_sample_weight
 from sklearn_vae.protocol import EncoderDecoder, numbered
 from sklearn_vae.serialization.checkpoint import check_checkpoint
@@ -94,6 +94,8 @@ class DeepModel(EncoderDecoder, ABC):
 
     callbacks: Any
     random_state: Any
+    _missing: str | None
+    _observed_share: Array | None
     is_linear_: bool
     net_: VAENet
     mean_: Array
@@ -219,7 +221,7 @@ class DeepModel(EncoderDecoder, ABC):
         return self
 
     def transform(self, X: Any) -> Array:
-        return self._map_samples(X, self._encode)
+        return self._map_samples(X, self._latents)
 
     def inverse_transform(self, Z: Any) -> Array:
         return self._map_latents(Z, lambda z: self._in_data_units(self._decode(z)))
@@ -295,7 +297,7 @@ class DeepModel(EncoderDecoder, ABC):
         """Return the bounds of this fit, and of the linear model if `with_linear`."""
 
     @abstractmethod
-    def _encode(self, x: Tensor) -> Tensor:
+    def _latents(self, module: Any, x: Tensor) -> Tensor:
         """Return the latent coordinates of samples, in the units of the networks."""
 
     @abstractmethod
@@ -304,6 +306,9 @@ class DeepModel(EncoderDecoder, ABC):
 
     def _set_start(self, data: TrainingData) -> None:
         """Set initial parameters of a new module that depend on the training samples."""
+
+    def _set_observed_share(self) -> None:
+        """Tell the module which share of the training samples observes each feature."""
 
     def _training_callbacks(self) -> list[Any]:
         """Return callbacks that are called after the user's callbacks."""
@@ -335,6 +340,7 @@ class DeepModel(EncoderDecoder, ABC):
         X = probe._check_samples(X, ensure_min_samples=2, reset=True)
         weights = None if sample_weight is None else check_sample_weight(sample_weight, X)
         n, d = X.shape
+        check_observed(X)
         chosen = chosen_values(n, d, int(self.n_components), self._linear_init)
         model = with_values(self, chosen)
         # The same in every fit of these data, so that a checkpoint is found again.
@@ -532,6 +538,7 @@ class DeepModel(EncoderDecoder, ABC):
         net.callbacks = callbacks if bar is None else [*callbacks, bar]
         for name, value in self._training_options().items():
             setattr(net, name, value)
+        self._set_observed_share()
         net.initialize_callbacks()
         net.verbose = int(bool(self.callbacks))  # controls the printing of skorch's callbacks
         net.train_split = None if valid is None else predefined_split(Dataset(valid, valid))
@@ -560,15 +567,23 @@ class DeepModel(EncoderDecoder, ABC):
                     raise
                 error = self.net_.undo_divergence()
 
-    def _map_samples(self, X: Any, function: Callable[[Tensor], Tensor]) -> Array:
-        """Apply a function to samples in the units of the networks, block by block."""
+    def _map_samples(self, X: Any, function: Callable[[Any, Tensor], Tensor]) -> Array:
+        """Apply a function of the module and of samples in the units of the networks, in blocks."""
         check_is_fitted(self)
-        X = self._check_samples(X, reset=False)
+        return self._map_array(self._check_samples(X, reset=False), function)
+
+    def _map_array(self, X: Array, function: Callable[[Any, Tensor], Tensor]) -> Array:
+        """Apply a function, as `_map_samples` does, to validated samples."""
+        module = self._module_for(X)
 
         def evaluate(block: slice) -> Tensor:
-            return function(self._as_tensor((X[block] - self.mean_) / self.scale_))
+            return function(module, self._as_tensor((X[block] - self.mean_) / self.scale_))
 
-        return evaluate_blocks(self.net_, self._blocks(len(X)), evaluate, "X")
+        return evaluate_blocks(self.net_, self._blocks(len(X), module), evaluate, "X")
+
+    def _module_for(self, X: Array) -> Any:
+        """Return a module that accepts these samples."""
+        return self.module_
 
     def _map_latents(self, Z: Any, function: Callable[[Tensor], Tensor]) -> Array:
         """Apply a function to latent coordinates, block by block."""
@@ -577,12 +592,15 @@ class DeepModel(EncoderDecoder, ABC):
         blocks = self._blocks(len(Z))
         return evaluate_blocks(self.net_, blocks, lambda b: function(self._as_tensor(Z[b])), "Z")
 
-    def _block_size(self, n_draws: int = 1) -> int:
+    def _block_size(self, n_draws: int = 1, module: Any = None) -> int:
         """Return the number of samples per block if each has `n_draws` draws of z."""
-        return block_size(max(self.n_features_in_, n_draws * self.n_components_))
+        k = self.n_components_
+        # For missing values the posterior of each sample has a k x k matrix.
+        is_incomplete = getattr(module or self.module_, "is_incomplete", False)
+        return block_size(max(self.n_features_in_, n_draws * k, k * k * is_incomplete))
 
-    def _blocks(self, n_samples: int) -> Iterator[slice]:
-        step = self._block_size(getattr(self.module_, "n_fixed_draws", 1))
+    def _blocks(self, n_samples: int, module: Any = None) -> Iterator[slice]:
+        step = self._block_size(getattr(self.module_, "n_fixed_draws", 1), module)
         return (slice(start, start + step) for start in range(0, n_samples, step))
 
     def _as_tensor(self, array: Any) -> Tensor:

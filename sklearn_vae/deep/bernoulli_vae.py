@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sklearn_vae.deep.base import Array
+from sklearn_vae.deep.incomplete_start import IncompleteStart
 from sklearn_vae.deep.linear_starts import start_at_logistic_ppca
 from sklearn_vae.deep.ppca_start import LearningRateLimit, can_start, check_init
 from sklearn_vae.deep.training_data import TrainingData
@@ -38,6 +39,15 @@ class DeepBernoulliVAE(DeepVAE):
     "mlp" networks, the ELBO as objective (`kl_weight=1`, no KL
     warm-up, no `free_bits`) and `variational_family="diagonal"`, and an activation and widths that
     `init="ppca"` allows. Otherwise each "auto" has a fixed value.
+
+    Missing values (NaN) may occur in `fit` and in every method. The bound is then that of what is
+    observed. The encoder sees missing values filled by their conditional means in a linear model
+    of the same data: pPCA fitted by EM if the networks start at random, otherwise a linear
+    approximation of the decoder before training, for which logistic pPCA is fitted to samples
+    filled by pPCA. In the second case, and for networks that were trained on complete samples,
+    q(z|x) also becomes wider with each missing value, with dependent dimensions.
+    `missing_values_` tells this. `impute` returns binarized values if `binarize` is set.
+    `processes` need complete samples.
 
     A fit whose `max_epochs` is given issues one `ConvergenceWarning`, with the number and a remedy, if
     it has trained for at least 20 epochs on the ELBO and ends below a model without latent
@@ -181,6 +191,8 @@ class DeepBernoulliVAE(DeepVAE):
         Number of epochs trained, 0 if the model is the linear one.
     is_linear_ : bool
         Whether automatic training kept the linear model.
+    missing_values_ : {None, "filled", "filled and widened"}
+        How the networks take missing values, None if X had none.
     hidden_layer_sizes_, activation_, init_, learning_rate_, batch_size_, max_epochs_, \
     validation_fraction_, n_mc_samples_ : int, float, str or tuple
         Values that this fit used. `max_epochs_` is the limit of the search for automatic training.
@@ -314,9 +326,19 @@ class DeepBernoulliVAE(DeepVAE):
             self._initial_nats = start_at_logistic_ppca(
                 self.module_, data.train, data.weights, data.seed
             )
+        elif data.is_incomplete:
+            start = IncompleteStart(data.train, int(self.n_components), data.weights)
+            start.set_filling(self.module_)
 
     def _bound_without_latents(self, data: TrainingData) -> float:
         x, w = data.train, data.weights
+        if data.is_incomplete:
+            share = self._observed_share
+            seen = ~x.isnan() if w is None else w[:, None] * ~x.isnan()
+            p = (torch.where(x.isnan(), 0.0, x) * seen).sum(0) / seen.sum(0).clamp(min=1e-12)
+            p = p.double().clamp(0.0, 1.0).cpu()
+            entropies = torch.special.entr(p) + torch.special.entr(1.0 - p)
+            return -float(share @ entropies.numpy())
         p = (x if w is None else w[:, None] * x).mean(0).double().clamp(0.0, 1.0)
         return float((torch.special.entr(p) + torch.special.entr(1.0 - p)).sum().neg())
 

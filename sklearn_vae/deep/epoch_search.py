@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -190,7 +191,8 @@ class Fold:
         self.model._automatic = True
         kept = np.setdiff1d(np.arange(len(X)), held_out)
         w = None if weights is None else weights[kept]
-        self.data: TrainingData = prepare(self.model, X[kept], w, False, SINGLE_PROCESS)
+        incomplete = bool(np.isnan(X).any())
+        self.data: TrainingData = prepare(self.model, X[kept], w, False, SINGLE_PROCESS, incomplete)
         self.model._build(self.data)
         net, units = self.model.net_, (self.model.mean_, self.model.scale_)
         device, dtype = self.data.device, self.data.train.dtype
@@ -201,8 +203,8 @@ class Fold:
         self.model._set_up_net(self.data, None, [self.validated])
         self.validated.evaluate(net)
         self.held_out = held_out
-        self.in_data_units = net.monitor.in_data_units
-        net.monitor = BoundMonitor(self.in_data_units)
+        self.in_data_units = partial(net.monitor.in_data_units, x=valid)
+        net.monitor = BoundMonitor(net.monitor.in_data_units)
 
     def train(self, n_epochs: int) -> bool:
         """Train for some epochs; return whether all results are finite."""

@@ -75,7 +75,7 @@ def fit_averages(
             sums = _host_sums(w, draws.kl(prior), draws.entropy())
             kl_and_entropy = kl_and_entropy + share * sums
             products = w_draws[:, None] * (torch.ones_like(x[:, 0]) if w is None else w)
-            statistics_sums = module.likelihood.statistics(module.decode(draws.z), x, products)
+            statistics_sums = module.likelihood.statistics(module.decode(draws.z, x), x, products)
             statistics = statistics + _to_host(statistics_sums) / n
     per_dim, statistics, moment, kl_and_entropy, at_limit = map(
         reducer.sum, (per_dim, statistics, moment, kl_and_entropy, at_limit)

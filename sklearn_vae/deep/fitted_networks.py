@@ -34,7 +34,7 @@ def network_parameters(model: Any) -> dict[str, Any]:
 def check_same_networks(model: Any) -> None:
     """Raise ValueError if a warm start would need different networks."""
     for name, value in network_parameters(model).items():
-        before = model._networks_of_fit[name]
+        before = model._networks_of_fit.get(name)
         if value is not before and not np.array_equal(value, before):
             raise ValueError(
                 f"warm_start=True continues with the networks of the last fit, which had {name}="

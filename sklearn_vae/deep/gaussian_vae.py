@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.checks import check_noise
+from sklearn_vae.deep.incomplete_start import IncompleteStart
 from sklearn_vae.deep.linear_bounds import ppca_fits
 from sklearn_vae.deep.outcome import LinearFit
 from sklearn_vae.deep.ppca_start import (
@@ -34,7 +36,7 @@ from sklearn_vae.nn.distributions import average
 from sklearn_vae.nn.likelihoods import NOISE_MODELS, NOISE_UPDATES, Likelihood
 from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.scaling import center_and_scale
-from sklearn_vae.validation import check_choice
+from sklearn_vae.validation import check_choice, has_nan
 
 
 class DeepGaussianVAE(DeepVAE):
@@ -72,6 +74,15 @@ class DeepGaussianVAE(DeepVAE):
     "mlp" networks, the ELBO as objective (`kl_weight=1`, no KL
     warm-up, no `free_bits`), no `noise_variance_init`, `variational_family="diagonal"`, and an activation and widths that
     `init="ppca"` allows. Otherwise each "auto" has a fixed value.
+
+    Missing values (NaN) may occur in `fit` and in every method. The bound is then that of what is
+    observed. The encoder sees missing values filled by their conditional means in a linear model
+    of the same data: pPCA fitted by EM if the networks start at random, otherwise the networks
+    before training. In the second case, and for networks that were trained on complete samples,
+    q(z|x) also becomes wider with each missing value, with dependent dimensions, as the exact
+    posterior of the linear model does. `missing_values_` tells this. Training takes longer
+    than with complete samples, because the explicit gradients of small networks do not cover
+    missing values. `processes` need complete samples.
 
     A fit whose `max_epochs` is given issues one `ConvergenceWarning`, with the number and a remedy, if
     it has trained for at least 20 epochs on the ELBO and ends below pPCA (by more
@@ -237,6 +248,8 @@ class DeepGaussianVAE(DeepVAE):
         Number of epochs trained, 0 if the model is the linear one.
     is_linear_ : bool
         Whether automatic training kept the linear model.
+    missing_values_ : {None, "filled", "filled and widened"}
+        How the networks take missing values, None if X had none.
     hidden_layer_sizes_, activation_, init_, learning_rate_, batch_size_, max_epochs_, \
     validation_fraction_, n_mc_samples_ : int, float, str or tuple
         Values that this fit used. `max_epochs_` is the limit of the search for automatic training.
@@ -365,16 +378,20 @@ class DeepGaussianVAE(DeepVAE):
         return mean, np.broadcast_to(np.asarray(self.noise_variance_, mean.dtype), mean.shape)
 
     def with_tuned_noise(self, X: Any) -> DeepGaussianVAE:
-        likelihood = self.module_.likelihood
+        check_is_fitted(self)
+        X, likelihood = self._check_samples(X, reset=False), self.module_.likelihood
 
-        def terms(x: Tensor) -> Tensor:
+        def terms(module: Any, x: Tensor) -> Tensor:
             parts = (
                 share * average(likelihood.noise_variance_terms(p, x), weights)
-                for share, weights, _, p in self._draws(x)
+                for share, weights, _, p in self._draws(module, x)
             )
             return sum(parts, torch.zeros(()))
 
-        optimum = self._map_samples(X, terms).mean(axis=0, dtype=np.float64)
+        optimum = self._map_array(X, terms).mean(axis=0, dtype=np.float64)
+        if has_nan(X):
+            share = np.mean(~np.isnan(X), axis=0)
+            optimum /= np.maximum(share if likelihood.per_feature else share.mean(), 1.0 / len(X))
         tuned = copy.copy(self)
         tuned.net_ = self.net_.copy_at(self.n_iter_, self.module_.state_dict())
         tuned.module_.likelihood.set_noise_variance(optimum)
@@ -416,6 +433,9 @@ class DeepGaussianVAE(DeepVAE):
 
     def _set_start(self, data: TrainingData) -> None:
         samples, reducer, weights = data.train, data.reducer, data.weights
+        if data.is_incomplete:
+            self._set_incomplete_start(data)
+            return
         k, per_feature = int(self.n_components), self._likelihood_class.per_feature
 
         @cache
@@ -446,6 +466,26 @@ class DeepGaussianVAE(DeepVAE):
             self._initial_nats = start_at_ppca(self.module_, samples, reducer, weights)
         if constant is not None:
             ignore_features(self.module_, constant[0])
+
+    def _set_incomplete_start(self, data: TrainingData) -> None:
+        """Set initial parameters by pPCA, or factor analysis, of samples with missing values."""
+        k, noise = int(self.n_components), self._given_noise(data.train.dtype)
+        start = IncompleteStart(data.train, k, data.weights)
+        by_factors = self._starts_linear and self._likelihood_class.per_feature
+
+        def residuals() -> Array:
+            if by_factors:
+                return start.factor_noise()
+            if self._likelihood_class.per_feature and self.init is None:
+                return start.residuals()
+            return np.full(1, start.noise_variance)
+
+        self.module_.likelihood.start(noise, residuals)
+        self._initial_nats = None
+        if self.init == "ppca":
+            self._initial_nats = start.set_networks(self.module_)
+        else:
+            start.set_filling(self.module_)
 
     def _linear_fits(
         self, data: TrainingData, baseline: float

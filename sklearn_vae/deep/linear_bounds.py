@@ -11,6 +11,7 @@ from torch import Tensor
 from sklearn_vae.deep.outcome import LinearFit
 from sklearn_vae.deep.ppca_start import Array, fit_ppca, in_float64, on_host
 from sklearn_vae.deep.training_data import TrainingData
+from sklearn_vae.gaussian.incomplete_ppca import fit_incomplete_ppca
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.nn.likelihoods import rounding_noise
 
@@ -30,6 +31,8 @@ def ppca_fits(
     if noise is not None and noise.ndim:
         root = np.sqrt(noise)
     X = in_float64(data.train) / root  # with equal noise
+    if data.is_incomplete:
+        return _incomplete_fits(data, X, k, noise, scale, root)
     mean, loadings, sigma2 = fit_ppca(torch.from_numpy(X), k, data.reducer, data.weights)
     log_scale = float(np.log(scale * root).sum())
 
@@ -48,6 +51,33 @@ def ppca_fits(
     if noise.ndim:
         return fit(1.0, matched), None
     return fit(float(noise), matched), fit(sigma2, name)
+
+
+def _incomplete_fits(
+    data: TrainingData, X: Array, k: int, noise: Array | None, scale: Any, root: Array
+) -> tuple[LinearFit | None, LinearFit | None]:
+    """Fit pPCA to samples with missing values, see :func:`ppca_fits`."""
+    weights = None if data.weights is None else on_host(data.weights)
+    log_scale = np.log(scale * root)
+
+    def fit(noise_variance: float | None, name: str) -> LinearFit | None:
+        density = fit_incomplete_ppca(X.astype(np.float64), k, weights, noise_variance)
+        if density.noise_variance <= rounding_noise(data.train.dtype):
+            return None
+
+        def log_prob(x: Array) -> Array:
+            x = x.astype(np.float64) / root
+            return density.log_likelihood(x) - ~np.isnan(x) @ log_scale
+
+        own = density.noise_variance * float(np.mean(scale**2))
+        return LinearFit(name, _judged_average(log_prob, data), own)
+
+    matched = f"{PPCA} and noise variance"
+    if noise is None:
+        return fit(None, PPCA), None
+    if noise.ndim:
+        return fit(1.0, matched), None
+    return fit(float(noise), matched), fit(None, PPCA)
 
 
 def pca_fit(data: TrainingData, k: int, scale: float) -> LinearFit:

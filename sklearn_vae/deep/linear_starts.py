@@ -10,9 +10,16 @@ from scipy.special import logit
 from torch import Tensor
 
 from sklearn_vae.deep.base import Array
-from sklearn_vae.deep.ppca_start import fit_ppca, normalize_columns, set_linear_map
+from sklearn_vae.deep.incomplete_start import IncompleteStart
+from sklearn_vae.deep.ppca_start import (
+    fit_ppca,
+    network_of,
+    normalize_columns,
+    set_linear_map,
+)
 from sklearn_vae.gaussian.bernoulli_bound import initial_loadings, linear_bound
 from sklearn_vae.gaussian.trust_region import ascend
+from sklearn_vae.nn.incomplete import linearized
 from sklearn_vae.nn.module import Autoencoder, VAEModule
 from sklearn_vae.nn.posteriors import DiagonalPrior
 from sklearn_vae.training.distributed import Reducer
@@ -46,6 +53,10 @@ def start_at_logistic_ppca(
     """Set the networks and the prior to logistic pPCA, and return max(1, average KL) in nats."""
     X = samples.cpu().double().numpy()
     w = None if weights is None else weights.cpu().double().numpy()
+    is_incomplete = module.is_incomplete
+    if is_incomplete:
+        start = IncompleteStart(samples, module.posterior.n_components, weights)
+        X = start.ppca.impute(X).clip(0.0, 1.0)
     rng = np.random.RandomState(seed)
     if X.size > MAX_VALUES:
         chosen = rng.permutation(len(X))[: max(2, MAX_VALUES // X.shape[1])]
@@ -55,6 +66,8 @@ def start_at_logistic_ppca(
     _set_networks(module, V, -V @ center, W, mu, np.log(D), samples)
     if isinstance(module.prior, DiagonalPrior):
         normalize_columns(module)
+    if is_incomplete:
+        module.encoder.set_linear(linearized(module))
     return max(1.0, float(-0.5 * np.log(D).sum()))
 
 
@@ -93,8 +106,9 @@ def _set_networks(
         return torch.as_tensor(array, dtype=like.dtype, device=like.device)
 
     k = len(A)
-    bias = np.zeros(len(module.encoder.layers[-1].bias))
+    encoder = network_of(module.encoder)
+    bias = np.zeros(len(encoder.layers[-1].bias))
     bias[k : 2 * k] = log_variance[: len(bias) - k]
-    set_linear_map(module.encoder, tensor(A), tensor(shift), tensor(np.eye(k)), tensor(bias))
+    set_linear_map(encoder, tensor(A), tensor(shift), tensor(np.eye(k)), tensor(bias))
     zero = tensor(np.zeros(k))
     set_linear_map(module.decoder, tensor(np.eye(k)), zero, tensor(W), tensor(mean))

@@ -34,7 +34,9 @@ class ObjectiveTerms(NamedTuple):
 
     values: Array
     squares: Array
-    n_noisy: int  # number of features with such a noise variance
+    n_noisy: (
+        Any  # number of (observed) features with such a noise variance, a number or one per sample
+    )
 
     def with_noise(self, factor: Any) -> Array:
         """Compute the objective with the noise variances multiplied by a factor."""
@@ -63,10 +65,20 @@ def objective_terms(net: Any, x: Tensor, seed: int = 0) -> ObjectiveTerms:
     if not learns_noise(net.module_):
         return ObjectiveTerms(values, np.ones_like(values), 0)
     d, likelihood = x.shape[1], net.module_.likelihood
-    log_variance = likelihood.log_variance.double().expand(d).sum().item()
-    n_noisy = int((~likelihood.held).expand(d).sum())
+    log_variances = likelihood.log_variance.double().expand(d)
+    noisy = (~likelihood.held).expand(d)
+    n_observed: Any = d
+    if not net.module_.is_incomplete:
+        log_variance: Any = log_variances.sum().item()
+        n_noisy: Any = int(noisy.sum())
+    else:
+        seen = (~x.isnan()).double()
+        log_variance, n_observed = (
+            (seen @ t).cpu().numpy() for t in (log_variances, torch.ones_like(log_variances))
+        )
+        n_noisy = (seen @ noisy.double()).clamp(min=1.0).cpu().numpy()
     # Features whose noise variance is held are constant and have no residuals.
-    squares = (-2.0 * reconstruction - log_variance - d * LOG_2PI) / n_noisy
+    squares = (-2.0 * reconstruction - log_variance - n_observed * LOG_2PI) / n_noisy
     return ObjectiveTerms(values, squares, n_noisy)
 
 

@@ -23,6 +23,7 @@ from sklearn_vae.gaussian.eigensolvers import (
 from sklearn_vae.gaussian.factor_analysis import CONSTANT_NOISE, fit_factors
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
+from sklearn_vae.nn.incomplete import IncompleteEncoder
 from sklearn_vae.nn.likelihoods import NOISE_FLOOR, NOISE_MODELS, rounding_noise
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.networks import MLP
@@ -203,7 +204,32 @@ def start_at_ppca(
     """
     noise = module.likelihood.initial_log_variance.cpu().double().exp().numpy()
     k = module.posterior.n_components
-    W, A, tau2, mean = _ppca_with_noise(samples, k, noise, reducer, weights)
+    scaled, root = in_units_of_noise(samples, noise)
+    mean, loadings, _ = fit_ppca(scaled, k, reducer, weights, noise_variance=1.0)
+    return set_linear_networks(module, mean, loadings, root, samples)
+
+
+def in_units_of_noise(samples: Tensor, noise: Array) -> tuple[Tensor, Array]:
+    """Return samples divided by the standard deviations of the noise, and these."""
+    root = np.sqrt(np.broadcast_to(noise, samples.shape[1]))
+    X = in_float64(samples)
+    return torch.from_numpy((X / root).astype(X.dtype, copy=False)), root
+
+
+@torch.no_grad()
+def set_linear_networks(
+    module: VAEModule, mean: Array, loadings: Array, root: Array, like: Tensor
+) -> float:
+    """Set the networks and the prior to pPCA, and return max(1, I(x; z)) in nats.
+
+    The mean and the loadings are in units of the noise, which `root` converts. Columns of W beyond
+    their number are 0.
+    """
+    k, encoder = module.posterior.n_components, network_of(module.encoder)
+    W = np.zeros((len(mean), k))
+    W[:, : loadings.shape[1]] = loadings
+    tau2 = 1.0 / (1.0 + np.square(W).sum(axis=0))
+    W, A, mean = root[:, None] * W, tau2[:, None] * W.T / root, root * mean
     least = math.exp(LOG_VARIANCE_RANGE[0])
     if not (tau2 > least).all():
         raise ValueError(
@@ -221,11 +247,11 @@ def start_at_ppca(
             )
 
     def tensor(array: Array) -> Tensor:
-        return torch.as_tensor(array, dtype=samples.dtype, device=samples.device)
+        return torch.as_tensor(array, dtype=like.dtype, device=like.device)
 
     eye = np.eye(k)
     constant = tensor(np.concatenate([np.zeros(k), np.log(tau2)]))
-    set_linear_map(module.encoder, tensor(A), tensor(-A @ mean), tensor(eye), constant)
+    set_linear_map(encoder, tensor(A), tensor(-A @ mean), tensor(eye), constant)
     shift = torch.zeros_like(module.decoder.layers[-1].bias)
     shift[: len(mean)] = tensor(mean)
     set_linear_map(module.decoder, tensor(eye), tensor(np.zeros(k)), tensor(W), shift)
@@ -248,7 +274,7 @@ def ignore_features(module: VAEModule, features: Array) -> None:
 
     Training does not change this if the features are 0 in all samples.
     """
-    first, last = module.encoder.layers[0], module.decoder.layers[-1]
+    first, last = network_of(module.encoder).layers[0], module.decoder.layers[-1]
     first.weight[:, features] = 0.0
     last.weight[features] = 0.0
     last.bias[features] = 0.0
@@ -370,23 +396,6 @@ def _joint_moments(X: Array, reducer: Reducer, weights: Array | None) -> Moments
     return Moments(n, mean, scatter)
 
 
-def _ppca_with_noise(
-    samples: Tensor, k: int, noise: Array, reducer: Reducer, weights: Tensor | None
-) -> tuple[Array, Array, Array, Array]:
-    """Compute the loadings W, M^-1 W', posterior variances and mean of pPCA with given noise.
-
-    Columns of W beyond the rank of the samples are 0.
-    """
-    root = np.sqrt(np.broadcast_to(noise, samples.shape[1]))
-    X = in_float64(samples)
-    scaled = torch.from_numpy((X / root).astype(X.dtype, copy=False))
-    mean, loadings, _ = fit_ppca(scaled, k, reducer, weights, noise_variance=1.0)
-    W = np.zeros((samples.shape[1], k))
-    W[:, : loadings.shape[1]] = loadings
-    tau2 = 1.0 / (1.0 + np.square(W).sum(axis=0))
-    return root[:, None] * W, tau2[:, None] * W.T / root, tau2, root * mean
-
-
 def set_linear_map(network: MLP, first: Tensor, shift: Tensor, last: Tensor, bias: Tensor) -> None:
     """Set the first outputs to `last @ (first @ x + shift)`, and add `bias` to all outputs."""
     k = len(first)
@@ -402,6 +411,11 @@ def set_linear_map(network: MLP, first: Tensor, shift: Tensor, last: Tensor, bia
     layers[-1].weight[: len(last), : first.shape[1]] = last @ first
 
 
+def network_of(encoder: Any) -> Any:
+    """Return the network of an encoder that may accept missing values."""
+    return encoder.network if isinstance(encoder, IncompleteEncoder) else encoder
+
+
 def _set_first_units(layer: Any, weight: Tensor, bias: Tensor) -> None:
     """Set the first units of a layer, which depend only on the first units of the layer before."""
     layer.weight[: len(weight)] = 0.0
@@ -415,7 +429,7 @@ def normalize_columns(module: VAEModule) -> None:
     length = torch.linalg.vector_norm(weight, dim=0)
     length = torch.where(length > 0, length, 1.0)
     weight.div_(length)
-    last = module.encoder.layers[-1]
+    last = network_of(module.encoder).layers[-1]
     last.weight[:k] *= length[:, None]
     last.bias[:k] *= length
     last.bias[k:] += 2.0 * length.log()

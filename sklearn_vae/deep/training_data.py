@@ -37,6 +37,7 @@ class TrainingData:
     valid: Tensor | None
     weights: Tensor | None  # of the training samples, averaging to 1, unless all are equal
     valid_weights: Tensor | None
+    is_incomplete: bool  # whether values are missing
     device: torch.device
     products: str | None  # precision of matrix products if it differs from the dtype
     seed: int  # of the initial weights, the order of samples and the draws
@@ -44,8 +45,18 @@ class TrainingData:
     reducer: Reducer
 
 
-def prepare(model: Any, X: Any, sample_weight: Any, warm: bool, reducer: Reducer) -> TrainingData:
-    """Validate, split and scale the data, and set `mean_` and `scale_` if not a warm start."""
+def prepare(
+    model: Any,
+    X: Any,
+    sample_weight: Any,
+    warm: bool,
+    reducer: Reducer,
+    incomplete: bool = False,
+) -> TrainingData:
+    """Validate, split and scale the data, and set `mean_` and `scale_` if not a warm start.
+
+    `incomplete` tells that this is a fold of samples with missing values.
+    """
     X = model._check_samples(X, ensure_min_samples=2, reset=not warm)
     check_image_shape(model, model._sample_shape)
     check_memory_of_fit(model, len(X))
@@ -54,6 +65,7 @@ def prepare(model: Any, X: Any, sample_weight: Any, warm: bool, reducer: Reducer
     reducer.check_same({"model": type(model).__name__})
     reducer.check_same({**_shared_settings(model, X, start), "sample_weight": given})
     X, weights = _weighted_samples(X, sample_weight, reducer)
+    _set_missing(model, X, warm, reducer, incomplete)
     before: Any = start if weights is None else (start, weights)
     if model._starts_linear:  # explicit values that are equal are another training
         before = ("automatic", before)
@@ -75,7 +87,7 @@ def prepare(model: Any, X: Any, sample_weight: Any, warm: bool, reducer: Reducer
         check_units(model.mean_, model.scale_, dtype)
     units = model.mean_, model.scale_, device, dtype
     validation = standardize(X, valid, *units) if model.early_stopping else None
-    if validation is not None and not torch.isfinite(validation.square().sum()):
+    if validation is not None and not torch.isfinite(validation.square().nansum()):
         raise ValueError(
             "X contains outliers: the samples that early_stopping holds out differ so much from "
             f"the others that their squares overflow {dtype}. Remove or clip the outliers."
@@ -85,8 +97,47 @@ def prepare(model: Any, X: Any, sample_weight: Any, warm: bool, reducer: Reducer
         None if array is None else torch.from_numpy(array).to(device, samples.dtype)
         for array in (train_weights, valid_weights)
     )
+    is_incomplete = model._missing is not None
+    model._observed_share = _observed_share(X[train], train_weights) if is_incomplete else None
     settings = device, products, seed, checkpoint, reducer
-    return TrainingData(samples, validation, w, w_valid, *settings)
+    return TrainingData(samples, validation, w, w_valid, is_incomplete, *settings)
+
+
+def _set_missing(model: Any, X: Array, warm: bool, reducer: Reducer, incomplete: bool) -> None:
+    """Set how the networks handle missing values; raise ValueError if they cannot."""
+    folded, incomplete = incomplete, incomplete or bool(np.isnan(X).any())
+    if reducer.size > 1 and reducer.sum(float(incomplete)):
+        raise ValueError(
+            "X must have no missing values with `processes`, got NaN. Train in a single process, or "
+            "fill X with PPCAImputer."
+        )
+    if warm:
+        if incomplete and model._missing is None:
+            raise ValueError(
+                "warm_start=True continues with networks that were trained on complete samples, but "
+                "X contains NaN. Set warm_start=False to train networks for missing values."
+            )
+        return
+    model._missing = model._widening() if incomplete else None
+    if not folded:
+        check_observed(X)
+
+
+def check_observed(X: Array) -> None:
+    """Raise ValueError if a feature is never observed."""
+    empty = np.flatnonzero(np.isnan(X).all(axis=0))
+    if empty.size:
+        raise ValueError(
+            "X must have an observed value in every feature, got only NaN in column"
+            f"{'s' * (empty.size > 1)} {', '.join(map(str, empty[:5]))}"
+            f"{' and more' * (empty.size > 5)}."
+        )
+
+
+def _observed_share(X: Array, weights: Array | None) -> Array:
+    """Return the share of samples that observe each feature, that of one sample if none does."""
+    share = np.average(~np.isnan(X), axis=0, weights=weights)
+    return np.maximum(share, 1.0 / len(X))
 
 
 def _weighted_samples(X: Array, sample_weight: Any, reducer: Reducer) -> tuple[Array, Any]:

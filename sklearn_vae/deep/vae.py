@@ -11,11 +11,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_vae.deep.base import Array, DeepModel
 from sklearn_vae.deep.fit_averages import N_OPERATIONS, fit_averages
+from sklearn_vae.deep.imputation import ImputerMixin
 from sklearn_vae.deep.kept_dimensions import with_kept_networks
 from sklearn_vae.deep.outcome import Bounds, LinearFit
 from sklearn_vae.deep.training_data import TrainingData
@@ -28,6 +30,7 @@ from sklearn_vae.gaussian.bounds import (
 )
 from sklearn_vae.nn.cubature import cubature, points_within, reference_points
 from sklearn_vae.nn.distributions import LOG_2PI, average
+from sklearn_vae.nn.incomplete import accept_missing
 from sklearn_vae.nn.likelihoods import Likelihood
 from sklearn_vae.nn.module import VAEModule, build_vae
 from sklearn_vae.nn.objectives import elbo, iwae, log_weights
@@ -41,12 +44,14 @@ from sklearn_vae.validation import (
     check_integer,
     check_random_state,
     check_real,
+    checked_data,
+    has_nan,
 )
 
 OBJECTIVES = {"elbo": elbo, "iwae": iwae}
 
 
-class DeepVAE(LatentModel, DeepModel):
+class DeepVAE(ImputerMixin, LatentModel, DeepModel):
     """Base class of the deep VAEs; subclasses define `_likelihood_class`."""
 
     _fitted_state: ClassVar = {
@@ -55,7 +60,14 @@ class DeepVAE(LatentModel, DeepModel):
         "noise_variance_": "number|d finite positive optional",
         "prior_variance_": "k finite nonnegative",
     }
-    _network_parameters = (*DeepModel._network_parameters, "prior", "variational_family")
+    _network_parameters = (
+        *DeepModel._network_parameters,
+        "prior",
+        "variational_family",
+        "_missing",
+    )
+
+    has_bound_with_missing = True
 
     @property
     @abstractmethod
@@ -70,8 +82,8 @@ class DeepVAE(LatentModel, DeepModel):
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
         k = self.n_components_
 
-        def moments(x: Tensor) -> Tensor:
-            q = self.module_.encode(x)
+        def moments(module: Any, x: Tensor) -> Tensor:
+            q = module.encode(x)
             marginals = q.marginals()
             spread = q.covariance().flatten(1) if return_cov else marginals.variance
             return torch.cat([marginals.mean, spread], dim=1)
@@ -122,13 +134,21 @@ class DeepVAE(LatentModel, DeepModel):
     def _average_bounds(self, X: Any, points: tuple[Tensor, Tensor]) -> Array:
         """Compute the ELBO of each sample from weighted points of N(0, I)."""
 
-        def bound(x: Tensor) -> Tensor:
-            prior, total = self.module_.prior(), torch.zeros_like(x[:, 0])
-            for share, weights, draws, p in self._draws(x, points):
+        def bound(module: Any, x: Tensor) -> Tensor:
+            prior, total = module.prior(), torch.zeros_like(x[:, 0])
+            for share, weights, draws, p in self._draws(module, x, points):
                 total += share * (average(p.log_prob(x), weights) - draws.kl(prior))
             return total
 
-        return self._map_samples(X, bound).astype(np.float64) - self._log_scale()
+        return self._scores(X, bound)
+
+    def _scores(self, X: Any, function: Callable[[Any, Tensor], Tensor]) -> Array:
+        """Apply a function that returns log-densities in the units of the networks."""
+        X = self._check_samples(X, reset=False)
+        log_scale: Any = self._log_scale()
+        if has_nan(X):
+            log_scale = ~np.isnan(X) @ np.log(np.broadcast_to(self.scale_, X.shape[1]))
+        return self._map_array(X, function).astype(np.float64) - log_scale
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         return mean_of_samples(self.score_samples(X), sample_weight)
@@ -162,11 +182,11 @@ class DeepVAE(LatentModel, DeepModel):
         draws = torch.randn(shape, generator=generator, dtype=torch.float64)
         noise = self._as_tensor(draws)
 
-        def weighted(x: Tensor) -> Tensor:
-            parts = [log_weights(self.module_, x, part) for part in noise.split(self._n_draws(x))]
+        def weighted(module: Any, x: Tensor) -> Tensor:
+            parts = [log_weights(module, x, part) for part in noise.split(self._n_draws(x))]
             return torch.logsumexp(torch.cat(parts), 0) - math.log(n_samples)
 
-        return self._map_samples(X, weighted).astype(np.float64) - self._log_scale()
+        return self._scores(X, weighted)
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Array, Array]:
         check_is_fitted(self)
@@ -196,6 +216,14 @@ class DeepVAE(LatentModel, DeepModel):
                 "Increase max_epochs or reduce kl_warmup_epochs.",
                 stacklevel=4,
             )
+
+    def _check_samples(self, X: Any, **options: Any) -> Array:
+        return checked_data(self, X, ensure_all_finite="allow-nan", **options)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
 
     def _check_objective(self) -> None:
         """Raise ValueError if `kl_weight` or `free_bits` does not fit the objective."""
@@ -236,14 +264,29 @@ class DeepVAE(LatentModel, DeepModel):
             hidden_layer_sizes=self._hidden_layer_sizes(),
             activation=self.activation,
             dtype=dtype,
+            missing=vars(self).get("_missing"),
         )
 
+    def _widening(self) -> str:
+        """Return how q(z|x) becomes wider for missing values."""
+        return "correlated" if self.init == "ppca" else "none"
+
+    def _module_for(self, X: Array) -> Any:
+        module = self.module_
+        if module.is_incomplete or not has_nan(X):
+            return module
+        return accept_missing(module)
+
+    def _set_observed_share(self) -> None:
+        self.module_.likelihood.observed_share = self._observed_share
+
     def _training_options(self) -> dict[str, Any]:
-        recorded = self._likelihood_class.recorded
+        # Models that were saved by earlier versions have no shares.
+        share, recorded = vars(self).get("_observed_share"), self._likelihood_class.recorded
         return {
             "objective": OBJECTIVES[self.objective],
             "options": {"free_bits": float(self.free_bits)} if self.objective == "elbo" else {},
-            "monitor": LatentMonitor(self._log_scale(), self.scale_, recorded),
+            "monitor": LatentMonitor(self._log_scale(share), self.scale_, recorded),
             "noise_shape": (int(self.n_mc_samples), int(self.n_components)),
             "antithetic": self._starts_linear and self.n_mc_samples % 2 == 0,
         }
@@ -251,8 +294,8 @@ class DeepVAE(LatentModel, DeepModel):
     def _training_callbacks(self) -> list[Any]:
         return [KLWarmup(self.kl_warmup_epochs, float(self.kl_weight))]
 
-    def _encode(self, x: Tensor) -> Tensor:
-        return self.module_.encode(x).mean
+    def _latents(self, module: Any, x: Tensor) -> Tensor:
+        return module.encode(x).mean
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.module_.decode(z).mean
@@ -275,7 +318,7 @@ class DeepVAE(LatentModel, DeepModel):
         self._set_noise_variance()
         self.kl_per_dim_ = averages.kl_per_dim
         self.collapsed_dims_ = np.flatnonzero(averages.share_above <= COLLAPSE_SHARE)
-        prior, log_scale = module.prior(), self._log_scale()
+        prior, log_scale = module.prior(), self._log_scale(self._observed_share)
         prior_variance = prior.variance.detach().cpu().double().numpy()
         self.prior_variance_ = np.broadcast_to(prior_variance, self.n_components_).copy()
         self.elbo_ = terms.log_prob - averages.kl - log_scale
@@ -308,6 +351,12 @@ class DeepVAE(LatentModel, DeepModel):
 
     def _bound_without_latents(self, data: TrainingData) -> float:
         """Return the log-likelihood of a model without latent dimensions: here, unit normals."""
+        if data.is_incomplete:
+            x, w, share = data.train, data.weights, self._observed_share
+            assert share is not None
+            squares = torch.nansum(x.square(), dim=1)
+            mean_square = float((squares if w is None else w * squares).mean())
+            return -0.5 * (LOG_2PI * float(share.sum()) + mean_square) - self._log_scale(share)
         return -0.5 * self.n_features_in_ * (LOG_2PI + 1.0) - self._log_scale()
 
     def _set_noise_variance(self) -> None:
@@ -321,7 +370,7 @@ class DeepVAE(LatentModel, DeepModel):
             self.noise_variance_ = noise if np.ndim(noise) else float(noise)
 
     def _draws(
-        self, x: Tensor, points: tuple[Tensor, Tensor] | None = None
+        self, module: Any, x: Tensor, points: tuple[Tensor, Tensor] | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Any, Any]]:
         """Yield chunks of draws at weighted points of N(0, I), by default those of `cubature`.
 
@@ -329,11 +378,11 @@ class DeepVAE(LatentModel, DeepModel):
         and p(x|z).
         """
         points = cubature(self.n_components_) if points is None else points
-        size, q = self._n_draws(x), self.module_.encode(x)
+        size, q = self._n_draws(x), module.encode(x)
         for noise, weights in zip(*(self._as_tensor(a).split(size) for a in points), strict=True):
             share = weights.sum()
             draws = q.draw(noise, weights / share)
-            yield share, weights / share, draws, self.module_.decode(draws.z)
+            yield share, weights / share, draws, module.decode(draws.z, x)
 
     @property
     def prior_variance(self) -> Array:
@@ -348,15 +397,17 @@ class DeepVAE(LatentModel, DeepModel):
         return self.entropy_gap_.active_bounds
 
     def bound_terms(self, X: Any) -> BoundTerms:
-        module, prior, has_logits = self.module_, self.module_.prior(), False
-        likelihood, squared_errors = module.likelihood, np.zeros(1)
+        check_is_fitted(self)
+        X = self._check_samples(X, reset=False)
+        prior, has_logits = self.module_.prior(), False
+        likelihood, squared_errors = self.module_.likelihood, np.zeros(1)
         has_errors = likelihood.noise_variance is not None
         draw = points_within(self.n_components_, N_OPERATIONS / (self.net_.operations_ * len(X)))
 
-        def terms(x: Tensor) -> Tensor:
+        def terms(module: Any, x: Tensor) -> Tensor:
             nonlocal has_logits, squared_errors
             sums = x.new_zeros(len(x), 5 + self.n_components_)
-            for share, weights, draws, p in self._draws(x, draw(x)):
+            for share, weights, draws, p in self._draws(module, x, draw(x)):
                 if has_errors:
                     products = (share * weights)[:, None].expand(-1, len(x))
                     errors = likelihood.statistics(p, x, products)
@@ -370,29 +421,44 @@ class DeepVAE(LatentModel, DeepModel):
                 sums[:, 5:] += share * draws.second_moment() / prior.variance
             return sums
 
-        averages = self._map_samples(X, terms).mean(axis=0, dtype=np.float64)
+        averages = self._map_array(X, terms).mean(axis=0, dtype=np.float64)
         reconstruction, kl, entropy, decoder_entropy, curvature = averages[:5].tolist()
-        log_scale = self._log_scale()
+        share = np.mean(~np.isnan(X), axis=0) if has_nan(X) else None
+        n_seen = len(X) if share is None else np.maximum(len(X) * share, 1.0)
+        log_scale = self._log_scale(share)
         return BoundTerms(
-            n_features=self.n_features_in_,
+            n_features=self.n_features_in_ if share is None else float(share.sum()),
             bound=reconstruction - kl - log_scale,
             kl=kl,
             posterior_entropy=entropy - 0.5 * float(np.log(self.prior_variance_).sum()),
             decoder_entropy=decoder_entropy + log_scale,
             second_moment=averages[5:],
             curvature=curvature if has_logits else None,
-            squared_errors=squared_errors / len(X) * self.scale_**2 if has_errors else None,
+            squared_errors=squared_errors / n_seen * self.scale_**2 if has_errors else None,
+            observed_share=share,
         )
+
+    @property
+    def missing_values_(self) -> str | None:
+        """How the networks of the last fit take missing values, None if X had none."""
+        names = {"none": "filled", "correlated": "filled and widened"}
+        check_is_fitted(self)
+        return names.get(vars(self).get("_missing") or "")
 
     def with_dimensions(self, kept: Any) -> Self | None:
         check_is_fitted(self)
         is_sum = POSTERIORS[self.variational_family].kl_is_sum
-        return with_kept_networks(self, kept) if is_sum else None
+        is_possible = is_sum and not self.module_.is_incomplete
+        return with_kept_networks(self, kept) if is_possible else None
 
     def _n_draws(self, x: Tensor) -> int:
         """Return the number of draws per sample of x that fills one block."""
         return max(1, self._block_size() // len(x))
 
-    def _log_scale(self) -> float:
-        """Return log p(x) in the units of the networks minus log p(x) in the units of X."""
-        return float(np.log(np.broadcast_to(self.scale_, self.n_features_in_)).sum())
+    def _log_scale(self, share: Array | None = None) -> float:
+        """Return log p(x) in the units of the networks minus log p(x) in the units of X.
+
+        It is an average over samples of which a share observes each feature, by default all.
+        """
+        log_scale = np.log(np.broadcast_to(self.scale_, self.n_features_in_))
+        return float((log_scale if share is None else share * log_scale).sum())

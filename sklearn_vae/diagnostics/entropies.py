@@ -126,7 +126,8 @@ def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) 
     estimator : LatentModel
         Fitted model of this library, or of another one with a Gaussian p(x|z).
     X : array-like of shape (n_samples, n_features)
-        Samples without missing values.
+        Samples. Only deep VAEs accept missing values (NaN), and the bound is that of what is
+        observed.
     tolerance : float, default=0.1
         Total gain by rescaling, in nats per sample, up to which the model counts as converged.
 
@@ -138,7 +139,7 @@ def entropy_bound(estimator: LatentModel, X: Any, tolerance: float = TOLERANCE) 
     Raises
     ------
     ValueError
-        If X has missing values, or if the noise variance is 0.
+        If X has missing values that the model does not accept, or if the noise variance is 0.
 
     See Also
     --------
@@ -203,7 +204,7 @@ def average_terms(
 
     `posterior` contains the means and variances of q(z|x) in these units, if they are known.
     """
-    X_array = as_complete_array(X, "entropy_bound")
+    X_array = as_supported_array(model, X, "entropy_bound")
     terms: BoundTerms | None = model.bound_terms(X)
     if terms is not None:
         return terms
@@ -241,6 +242,14 @@ def _log_noise(model: LatentModel, mean: Array, variance: Array, n_features: int
     codes = model.prior_mean + Z * np.sqrt(model.prior_variance)
     noise = to_host(model.conditional(codes)[1])
     return float(np.log(noise, dtype=np.float64).sum(axis=1).mean())
+
+
+def as_supported_array(model: Any, X: Any, function: str) -> Any:
+    """Convert X to an array; raise ValueError if values are missing, which the model must support."""
+    if not getattr(model, "has_bound_with_missing", False):
+        return as_complete_array(X, function)
+    refuse_dask(function, X)
+    return to_array(X)
 
 
 def as_complete_array(X: Any, function: str) -> Any:

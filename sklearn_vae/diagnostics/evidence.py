@@ -10,8 +10,10 @@ import numpy as np
 from sklearn_vae.containers import to_host
 from sklearn_vae.diagnostics.dimensions import Collapse, collapse_of, standard_posterior
 from sklearn_vae.diagnostics.entropies import Entropies, average_terms, entropies_of
+from sklearn_vae.diagnostics.incomplete_reference import IncompleteReference
 from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianReference
 from sklearn_vae.gaussian.arrays import to_device_of
+from sklearn_vae.gaussian.bounds import BoundTerms
 from sklearn_vae.gaussian.tolerances import NATS, SHARE_OF_GAIN
 from sklearn_vae.gaussian.trend import Trend, trend_of
 from sklearn_vae.protocol import Array, LatentModel
@@ -72,7 +74,7 @@ class Evidence:
         # Average noise variance in units of the reference; None if it depends on z.
         self.noise: float | None = None
         if not self.is_bernoulli:
-            self._compare_noise(terms.squared_errors)
+            self._compare_noise(terms)
             self._compare_errors()
         if held_out is not None:
             self._compare_held_out()
@@ -82,6 +84,8 @@ class Evidence:
         if scale is None:
             scale = X.std(axis=0, dtype=np.float64)
             scale[scale == 0] = 1.0
+        if np.isnan(X).any() or np.isnan(observed).any():
+            return IncompleteReference(X, observed, self.k, scale)
         return GaussianReference(X, observed, self.k, scale)
 
     @property
@@ -209,7 +213,7 @@ class Evidence:
         Z = distance * rng.standard_normal((PRIOR_DRAWS, self.k))
         means = self._decode(Z, self.subset[:1])[0]
         observed = to_host(self.reference.subset)
-        total = float(observed.var(axis=0, dtype=np.float64).sum())
+        total = float(np.nanvar(observed, axis=0, dtype=np.float64).sum())
         return float(means.var(axis=0, dtype=np.float64).sum()) / total
 
     def _in_model_units(self, Z: Array) -> Array:
@@ -222,7 +226,7 @@ class Evidence:
         """Share of the units that are 0 for all samples, of the worst hidden layer by network."""
         return self.model.inactive_units(self.subset[:WATCHED_SAMPLES])
 
-    def _compare_noise(self, squared_errors: Array | None) -> None:
+    def _compare_noise(self, terms: BoundTerms) -> None:
         if self.fixed_noise is not None:
             self.matched_bound = self.reference.bound_with(self.fixed_noise)
         self.numbers["reference_noise_variance"] = self.reference.noise_variance
@@ -231,31 +235,33 @@ class Evidence:
             return
         unit = self.reference.scale**2
         self.noise = float(np.mean(noise / unit))
-        tuned, gain = self._tuned_noise(noise, squared_errors)
+        tuned, gain = self._tuned_noise(noise, terms)
         self.numbers |= {
             "noise_variance": self.noise,
             "tuned_noise_variance": float(np.mean(tuned / unit)),
             "tuned_elbo": self.elbo + gain,
         }
 
-    def _tuned_noise(self, noise: Any, squared_errors: Array | None) -> tuple[Any, float]:
+    def _tuned_noise(self, noise: Any, terms: BoundTerms) -> tuple[Any, float]:
         """Return the optimal noise variance given all other parameters, and its gain in nats."""
-        if squared_errors is not None:  # the posterior does not depend on the noise variance
-            ratio = squared_errors / noise
-            best = ratio if np.ndim(noise) else np.full(len(ratio), ratio.mean())
+        if terms.squared_errors is not None:  # the posterior does not depend on the noise variance
+            ratio = terms.squared_errors / noise
+            share = np.ones(len(ratio)) if terms.observed_share is None else terms.observed_share
+            average = np.average(ratio, weights=share)
+            best = ratio if np.ndim(noise) else np.full(len(ratio), average)
             with np.errstate(divide="ignore"):
-                gain = 0.5 * float((ratio - 1.0 - np.log(best)).sum())
+                gain = 0.5 * float(share @ (ratio - 1.0 - np.log(best)))
             return noise * (best if np.ndim(noise) else best[0]), gain
         tuned: Any = self.model.with_tuned_noise(self.subset)
         if tuned is not None:
             return tuned.shared_noise_variance, float(tuned.score(self.subset)) - self.elbo
-        relative = 1.0 - 2.0 * self.entropies.gap.noise / self.n_features
+        relative = 1.0 - 2.0 * self.entropies.gap.noise / terms.n_features
         return noise * relative, self.entropies.noise_gain
 
     def _compare_errors(self) -> None:
         error = (to_host(self.reference.subset) - self.decoded[0]) / self.reference.scale
         self.numbers |= {
-            "reconstruction_error": float(np.mean(error**2)),
+            "reconstruction_error": float(np.nanmean(error**2)),
             "pca_reconstruction_error": self.reference.error,
             "variance": self.reference.average_variance,
         }

@@ -59,7 +59,8 @@ def dominating_feature(case: Evidence) -> Finding | None:
         return None
     std = np.sqrt(variances)
     std[std == 0] = 1.0
-    standardized = GaussianReference(case.reference.X, case.reference.subset, case.k, std)
+    kind = type(case.reference)
+    standardized = kind(case.reference.X, case.reference.subset, case.k, std)
     gain = standardized.bound_at(standardized.noise_variance) - case.reference_bound
     if gain <= case.margin:
         return None
@@ -177,7 +178,7 @@ def _variance_numbers(case: Evidence) -> dict[str, float]:
 def _geometric_means(case: Evidence) -> Array:
     """Compute log geometric means, per sample, of decoder variances over feature variances."""
     variance = case.decoded[1].astype(np.float64)
-    feature_variance = case.reference.X.var(axis=0, dtype=np.float64)
+    feature_variance = np.nanvar(case.reference.X, axis=0, dtype=np.float64)
     varying = feature_variance > 0
     return np.log(variance[:, varying] / feature_variance[varying]).mean(axis=1)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from sklearn_vae.containers import to_host
 from sklearn_vae.diagnostics.dimensions import kl_per_dimension
-from sklearn_vae.diagnostics.entropies import TOLERANCE, as_complete_array, compute_entropies
+from sklearn_vae.diagnostics.entropies import TOLERANCE, as_supported_array, compute_entropies
 from sklearn_vae.protocol import LatentModel, as_latent_model
 
 
@@ -65,7 +65,7 @@ def tune_noise_variance(estimator: LatentModel, X: Any) -> TunedNoise:
     estimator : PPCA, PPCACV, LinearVAE or DeepGaussianVAE
         Fitted model whose noise variance is the same for all z.
     X : array-like of shape (n_samples, n_features)
-        Samples without missing values.
+        Samples. Only deep VAEs accept missing values (NaN).
 
     Returns
     -------
@@ -118,7 +118,7 @@ def with_tuned_noise(model: LatentModel, X: Any) -> LatentModel | None:
     """Return a copy with the optimal noise variance, or None if the noise depends on z."""
     if model.shared_noise_variance is None:
         return None
-    as_complete_array(X, "tune_noise_variance")
+    as_supported_array(model, X, "tune_noise_variance")
     with np.errstate(divide="ignore"):
         tuned = model.with_tuned_noise(X)
     if tuned is not None and not np.all(tuned.noise_variance_ > 0):

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.containers import readable, to_host
 from sklearn_vae.diagnostics.dimensions import curve_of, scales_of
-from sklearn_vae.diagnostics.entropies import as_complete_array
+from sklearn_vae.diagnostics.entropies import as_supported_array
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.findings import findings, linear_start, worse_than_pca
 from sklearn_vae.diagnostics.reference import GaussianReference
@@ -72,8 +72,9 @@ def diagnose(
     estimator : LatentModel or DeepAutoencoder
         Fitted model. Any object with `posterior`, `conditional` and `score_samples` is accepted.
     X : array-like of shape (n_samples, n_features)
-        Training data without missing values. The linear model is fitted to them, so other data
-        would not give a fair comparison.
+        Training data. The linear model is fitted to them, so other data would not give a fair
+        comparison. Only `DeepGaussianVAE` accepts missing values (NaN): its bound and that of the
+        linear model are then those of what is observed.
     max_samples : int, default=10000
         Maximum number of samples over which bounds are averaged, chosen at random. For binary
         features, at most 2000 are used.
@@ -93,8 +94,8 @@ def diagnose(
     TypeError
         If the estimator lacks one of the methods above.
     ValueError
-        If X or `X_held_out` has missing values, a wrong number of features, or only identical
-        samples, or if the noise variance of the model is 0.
+        If X or `X_held_out` has missing values that the model does not accept, a wrong number of
+        features, or only identical samples, or if the noise variance of the model is 0.
 
     See Also
     --------
@@ -123,7 +124,7 @@ def diagnose(
         check_is_fitted(estimator)
     else:
         as_latent_model(estimator, "diagnose")
-    as_complete_array(X, "diagnose")
+    _check_missing(estimator, X)
     X, model = _check_data(adapted(estimator), X), adapted(_without_feature_names(estimator))
     subset = _subsample(model, X, max_samples, random_state)
     if _is_autoencoder(model):
@@ -192,8 +193,14 @@ def _without_feature_names(estimator: Any) -> Any:
 
 def _held_out(model: Any, X: Any, max_samples: int) -> Any:
     """Validate held-out samples and return at most `max_samples` of them."""
-    as_complete_array(X, "diagnose")
+    _check_missing(model, X)
     return _subsample(model, _check_data(model, X), max_samples, 0)
+
+
+def _check_missing(model: Any, X: Any) -> None:
+    """Raise ValueError if X has missing values, unless model and reference support them."""
+    is_binary = getattr(model, "observation_family", None) == "bernoulli"
+    as_supported_array(None if is_binary else model, X, "diagnose")
 
 
 def _check_data(model: Any, X: Any) -> Any:
@@ -205,6 +212,7 @@ def _check_data(model: Any, X: Any) -> Any:
         accept_sparse=True,
         dtype="numeric" if is_torch_array(X) else list(FLOAT_DTYPES),
         ensure_min_samples=2,
+        ensure_all_finite="allow-nan",  # the models that do not support NaN have refused it
     )
     X = X.toarray() if sparse.issparse(X) else X
     if not (to_host(X[:1]) != to_host(X)).any():

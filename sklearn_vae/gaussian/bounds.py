@@ -78,7 +78,7 @@ class BoundTerms(NamedTuple):
     Latent variables are in units of the prior's standard deviations.
     """
 
-    n_features: int
+    n_features: float  # average number of observed features
     bound: float  # E_q log p(x|z) - KL(q(z|x) || p(z))
     kl: float  # KL(q(z|x) || p(z))
     posterior_entropy: float  # H[q(z|x)]
@@ -87,8 +87,11 @@ class BoundTerms(NamedTuple):
     # E_q sum_j a_j^2 Var[x_j|z] for a Bernoulli decoder with logits a_j, minus the second
     # derivative of the bound with respect to their scale; None for a Gaussian decoder.
     curvature: float | None
-    # E_q (x_j - mu_j(z))^2 in data units, (d,); None if the noise variance depends on z.
+    # E_q (x_j - mu_j(z))^2 in data units, averaged over the observed values of each feature, (d,);
+    # None if the noise variance depends on z.
     squared_errors: Any = None
+    # Share of the samples that observe each feature, (d,); None if no value is missing.
+    observed_share: Any = None
 
 
 def kl_per_dimension(second_moment: Array, mean_log_variance: Array) -> Array:
@@ -113,7 +116,7 @@ def entropy_bound(n_features: int, noise_variance: float, mean_log_variance: Arr
     return 0.5 * float(xp.sum(mean_log_variance)) - noise_entropy
 
 
-def normal_entropy(n_dimensions: int, log_variance: float) -> float:
+def normal_entropy(n_dimensions: float, log_variance: float) -> float:
     """Compute the entropy of a diagonal normal, in nats, from the sum of its log-variances."""
     return 0.5 * (n_dimensions * math.log(2.0 * math.pi * math.e) + log_variance)
 
@@ -136,7 +139,7 @@ def log_latent_volume(mean_log_variance: Array) -> float:
     return mean_log_variance.shape[0] * math.log(2.0) + 0.5 * float(xp.sum(mean_log_variance))
 
 
-def log_data_volume(n_features: int, log_variance: float) -> float:
+def log_data_volume(n_features: float, log_variance: float) -> float:
     """Compute the log-volume sum_j log(2 sigma_j) of the noise box (ibid., eq. 42)."""
     return n_features * math.log(2.0) + 0.5 * log_variance
 

@@ -223,8 +223,14 @@ def fit_shrunk(
     .. [2] Schafer, "Analysis of Incomplete Multivariate Data", 1997, section 5.2.
     """
     n = float(len(X) if weights is None else weights.sum())
-    center, variances, _ = observed_moments(X, weights)
-    varies = variances > (4.0 * 2.0**-52 * center) ** 2
+    with np.errstate(over="ignore", invalid="ignore"):
+        center, variances, _ = observed_moments(X, weights)
+        varies = variances > (4.0 * 2.0**-52 * center) ** 2
+    if not np.isfinite(variances).all():
+        raise ValueError(
+            "X must have observed values whose squared distances from the mean are finite in "
+            "float64. Scale X."
+        )
     unit = np.where(varies, np.sqrt(variances), 1.0)
     used = slice(None) if varies.all() else np.flatnonzero(varies)
     parts = MissingParts((X - center)[:, used] / unit[used], weights)

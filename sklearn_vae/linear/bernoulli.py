@@ -24,6 +24,7 @@ from sklearn_vae.gaussian.bounds import (
     BoundTerms,
     normal_entropy,
 )
+from sklearn_vae.gaussian.logit_normal import logit_normal_log_density
 from sklearn_vae.gaussian.spectrum import with_positive_peaks
 from sklearn_vae.linear.bernoulli_fit import BernoulliFit, fit_bernoulli
 from sklearn_vae.linear.kept_dimensions import with_kept_attributes
@@ -40,6 +41,7 @@ from sklearn_vae.validation import (
     check_random_state,
     check_real,
     checked_data,
+    refuse,
 )
 
 INFERENCES = ("linear", "per_sample")
@@ -339,6 +341,44 @@ class BernoulliPPCA(LatentModel):
         return importance_weighted_bound(
             X, self.loadings_, self.intercept_, *self._encode(X), draws
         )
+
+    def log_density_of_probabilities(self, P: Any) -> np.ndarray:
+        """Compute the log density of the probabilities P = sigmoid(W z + mu) with z ~ N(0, I).
+
+        With as many latent dimensions as features it is the logit-normal density of eq. 30 in the
+        reference. With fewer, the probabilities lie on a surface of dimension k, and the density is
+        that on the surface: its integral over the area is 1. Without the loadings that are zero,
+        k is the rank of W.
+
+        Parameters
+        ----------
+        P : array-like of shape (n_samples, n_features)
+            Probabilities in [0, 1], such as those of `inverse_transform`.
+
+        Returns
+        -------
+        log_density : array of shape (n_samples,)
+            Log density in nats; minus infinity for probabilities off the surface or with a 0 or 1.
+
+        References
+        ----------
+        Lucas, Tucker, Grosse and Norouzi, "Understanding Posterior Collapse in Generative Latent
+        Variable Models", ICLR workshop DeepGenStruct 2019, eq. 30.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_vae import BernoulliPPCA
+        >>> X = np.random.default_rng(0).integers(0, 2, size=(50, 2)).astype(float)
+        >>> model = BernoulliPPCA(2, random_state=0).fit(X)
+        >>> P = model.inverse_transform([[0.0, 0.0], [1.0, -1.0]])
+        >>> model.log_density_of_probabilities(P).shape
+        (2,)
+        """
+        P = checked_data(self, P, reset=False)
+        if (wrong := ~((P >= 0.0) & (P <= 1.0))).any():
+            refuse(P, wrong, "P must hold probabilities in [0, 1]")
+        return logit_normal_log_density(P, self.loadings_, self.intercept_)
 
     def _encode(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return means and variances of q(z|x); shared variances have shape (k,)."""

@@ -98,6 +98,17 @@ def reference_points(n_components: int) -> tuple[Tensor, Tensor]:
     return _as_tensors(*_standardized(_sobol_pairs(n_components, n)))
 
 
+def normal_points(n_components: int, n: int) -> Tensor:
+    """Return n points of N(0, I), in pairs z, -z except one if n is odd.
+
+    They have the shape (n_points, n_components). If n >= 2 k, their mean is 0 and their covariance
+    is I.
+    """
+    x = _sobol_pairs(n_components, n - n % 2) if n > 1 else np.zeros((0, n_components))
+    x = np.concatenate([x, np.zeros((n % 2, n_components))])
+    return torch.from_numpy(_standardized(x)[0] if n // 2 >= n_components else x)
+
+
 def _as_tensors(points: Array, weights: Array) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(points)[:, None], torch.from_numpy(weights)
 

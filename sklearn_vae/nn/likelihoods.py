@@ -10,7 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sklearn_vae.nn.distributions import LOG_2PI, BernoulliLogits, DiagonalNormal, weighted_sum
+from sklearn_vae.nn.distributions import (
+    LOG_2PI,
+    BernoulliLogits,
+    DiagonalNormal,
+    keep_observed,
+    weighted_sum,
+)
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, clamp_straight_through
 
 Array = NDArray[Any]
@@ -69,12 +75,19 @@ class Likelihood(ABC, nn.Module):
         Whether the noise variance is the same for all z and can be fixed.
     recorded : tuple of str
         Keys of `record`.
+    support : tuple of float
+        Smallest and largest possible value.
+    observed_share : ndarray of shape (n_features,) or None
+        Share of the training samples that observe each feature, None if no value is missing.
     """
 
     per_feature: ClassVar[bool] = False
     is_normal: ClassVar[bool] = False
     has_noise_variance: ClassVar[bool] = False
     recorded: ClassVar[tuple[str, ...]] = ()
+    support: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+
+    observed_share: Array | None = None
 
     def __init__(self, n_features: int, update: str | None = None) -> None:
         super().__init__()
@@ -91,9 +104,9 @@ class Likelihood(ABC, nn.Module):
         """Return p(x|z) for decoder outputs h of shape (..., n_inputs)."""
 
     @staticmethod
-    @abstractmethod
     def draw(mean: Array, variance: Array, random_state: np.random.RandomState) -> Array:
         """Draw x given the mean and variance of p(x|z), each of shape (n_samples, n_features)."""
+        raise NotImplementedError("p(x|z) has more parameters: draw by its method sample.")
 
     @property
     def noise_variance(self) -> Tensor | None:
@@ -198,6 +211,11 @@ class GaussianLikelihood(Likelihood):
         return self.log_variance.detach().exp()
 
     @property
+    def n_observed(self) -> float:
+        """Average number of observed features of the training samples."""
+        return self.n_features if self.observed_share is None else float(self.observed_share.sum())
+
+    @property
     def held(self) -> Tensor:
         """Mask of the noise variances that their limits hold, of shape () or (n_features,)."""
         return self.log_low >= self.log_high
@@ -240,7 +258,7 @@ class GaussianLikelihood(Likelihood):
 
     def statistics(self, p: DiagonalNormal, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the squared residuals of each feature, summed over samples and draws."""
-        squares = (x - p.mean).square()
+        squares = p.residuals(x).square()
         if weights is not None:
             squares *= weights[..., None]
         return squares.sum((0, 1))
@@ -248,23 +266,34 @@ class GaussianLikelihood(Likelihood):
     @torch.no_grad()
     def set_optimum(self, averages: Array) -> None:
         if self.update == "closed_form":
+            if self.observed_share is not None:
+                shares = self.observed_share
+                averages = averages / (shares if self.per_feature else shares.mean())
             optimum = averages if self.per_feature else averages.mean()
             log_optimum = torch.log(torch.as_tensor(optimum).to(self.log_variance))
             self.log_variance.copy_(torch.maximum(log_optimum, self.log_low))
 
     def terms(self, averages: Array) -> LikelihoodTerms:
-        d, at_limit = self.n_features, False
+        d, at_limit = self.n_observed, False
         if self.update is not None:
             at_limit = bool((self.log_variance <= self.log_low + 1e-6).any())
         variance = self.noise_variance.double().cpu().numpy()
-        log_noise = float(np.sum(np.broadcast_to(np.log(variance), d))) + d * LOG_2PI
+        log_variances = np.broadcast_to(np.log(variance), self.n_features)
+        if self.observed_share is not None:
+            log_variances = self.observed_share * log_variances
+        log_noise = float(np.sum(log_variances)) + d * LOG_2PI
         scaled = float(np.sum(averages / variance))
         return LikelihoodTerms(-0.5 * (scaled + log_noise), 0.5 * (log_noise + d), at_limit)
 
     def record(self, scale: Any, log_scale: float) -> dict[str, Any]:
         log_variance = self.log_variance.detach().cpu().double().numpy()
         noise = np.exp(log_variance) * scale**2
-        entropy = 0.5 * self.n_features * (LOG_2PI + 1.0 + log_variance.mean())
+        if self.observed_share is None:
+            entropy = 0.5 * self.n_features * (LOG_2PI + 1.0 + log_variance.mean())
+        else:
+            entropy = 0.5 * float(
+                self.observed_share @ np.broadcast_to(LOG_2PI + 1.0 + log_variance, self.n_features)
+            )
         return {
             "noise_variance": noise if np.ndim(noise) else float(noise),
             "noise_entropy": float(entropy) + log_scale,
@@ -272,7 +301,7 @@ class GaussianLikelihood(Likelihood):
 
     def noise_variance_terms(self, p: DiagonalNormal, x: Tensor) -> Tensor:
         """Return terms of shape (S, n, 1 or d) whose average is the optimum of sigma2."""
-        terms = (x - p.mean).square_()
+        terms = p.residuals(x).square_()
         return terms if self.per_feature else terms.mean(-1, keepdim=True)
 
     @torch.no_grad()
@@ -300,7 +329,11 @@ class GaussianLikelihood(Likelihood):
         log_variance = self.log_variance.detach()
         in_floats = log_variance.device.type == "cpu" and not log_variance.ndim
         if self.update == "closed_form":
-            share = -2.0 * self.rate / (self.n_features // log_variance.numel())
+            share: Any = -2.0 * self.rate / (self.n_features // log_variance.numel())
+            if self.observed_share is not None:
+                share = -2.0 * self.rate / self.n_observed
+                if self.per_feature:
+                    share = -2.0 * self.rate / torch.as_tensor(self.observed_share).to(log_variance)
             least = -max(self.rate, LARGEST_DECREASE)
             gradient = self.log_variance.grad
             if gradient is None:  # a callback has frozen sigma2
@@ -370,7 +403,8 @@ class HeteroscedasticLikelihood(Likelihood):
     def statistics(self, p: DiagonalNormal, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the sums of log p(x|z) and H[p(x|z)], and the number of variances at a limit."""
         low, high = self.limits
-        at_limit = ((p.log_variance <= low) | (p.log_variance >= high)).to(x.dtype)
+        at_limit = (p.log_variance <= low) | (p.log_variance >= high)
+        at_limit = keep_observed(at_limit.to(x.dtype), p.observed)
         return torch.stack([*super().statistics(p, x, weights), at_limit.sum()])
 
     def terms(self, averages: Array) -> LikelihoodTerms:
@@ -389,12 +423,14 @@ class HeteroscedasticLikelihood(Likelihood):
 class BernoulliLikelihood(Likelihood):
     """p(x_j = 1|z) = sigmoid(a_j(z)); the decoder outputs the logits a."""
 
+    support = (0.0, 1.0)
+
     @property
     def n_inputs(self) -> int:
         return self.n_features
 
     def curvature(self, p: BernoulliLogits) -> Tensor:
-        return (p.logits.square() * p.variance).sum(-1)
+        return keep_observed(p.logits.square() * p.variance, p.observed).sum(-1)
 
     @staticmethod
     def draw(mean: Array, variance: Array, random_state: np.random.RandomState) -> Array:

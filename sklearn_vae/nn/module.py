@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sklearn_vae.nn.incomplete import CorrelatedPosterior, IncompleteEncoder
 from sklearn_vae.nn.networks import MLP, build_decoder, build_encoder
 from sklearn_vae.nn.posteriors import DiagonalPrior
 
@@ -56,6 +57,16 @@ class VAEModule(nn.Module):
             unit_columns_(unit_first_weight)
 
     @property
+    def is_incomplete(self) -> bool:
+        """Whether samples may have missing values (NaN)."""
+        return isinstance(self.encoder, IncompleteEncoder)
+
+    @property
+    def unit_weight(self) -> Any:
+        """The decoder's matrix with columns of length 1, if there is one."""
+        return None if self._unit_name is None else self.decoder.get_parameter(self._unit_name)
+
+    @property
     def n_fixed_draws(self) -> int:
         """Number of draws per sample for the moments of q(z|x); 1 if they have a closed form."""
         return self.posterior.n_fixed_draws(self.posterior.n_components)
@@ -70,16 +81,17 @@ class VAEModule(nn.Module):
         """Update the parameters that the optimizer does not train, after each of its steps."""
         self.likelihood.after_step()
         if self._unit_name is not None:
-            unit_columns_(self.decoder.get_parameter(self._unit_name))
+            unit_columns_(self.unit_weight)
 
     def encode(self, x: Tensor) -> Any:
         """Return q(z|x) for x of shape (n_samples, n_features)."""
         return self.posterior(_apply(self.encoder, x).to(x.dtype))
 
-    def decode(self, z: Tensor) -> Any:
-        """Return p(x|z) for z of shape (..., k)."""
+    def decode(self, z: Tensor, x: Tensor | None = None) -> Any:
+        """Return p(x|z) for z of shape (..., k), that of the observed features of x if it is given."""
         outputs = _apply(self.decoder, z.reshape(-1, z.shape[-1]))
-        return self.likelihood(outputs.to(z.dtype).view(*z.shape[:-1], -1))
+        p = self.likelihood(outputs.to(z.dtype).view(*z.shape[:-1], -1))
+        return p if x is None or not self.is_incomplete else p.restricted_to(~x.isnan())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the decoder mean at the posterior mean, and the mean and variance of q(z|x)."""
@@ -132,12 +144,14 @@ def build_vae(
     hidden_layer_sizes: Sequence[int],
     activation: str,
     dtype: torch.dtype,
+    missing: str | None = None,
     on: str | None = None,
 ) -> VAEModule:
     """Build a VAE with weights from torch's global generator.
 
     `sample_shape` is (n_features,) or (channels, height, width). `likelihood`, `posterior` and
-    `prior` return the parts of the model; the last two are called with `n_components`. With
+    `prior` return the parts of the model; the last two are called with `n_components`. If samples
+    may have missing values, `missing` is the `widening` of :class:`IncompleteEncoder`. With
     on="meta" the parameters of the networks have shapes and no values.
     """
     q, p, prior_module = posterior(n_components), likelihood(), prior(n_components)
@@ -149,6 +163,12 @@ def build_vae(
         encoder_module = build_encoder(encoder, sample_shape, q.n_inputs, *networks)
         decoder_module = build_decoder(decoder, n_components, output_shape, *networks)
         weight = _first_weight(decoder_module, n_components) if learned else None
+    if missing is not None:
+        size = (p.n_features, n_components)
+        encoder_module = IncompleteEncoder(
+            encoder_module, *size, widening=missing, limits=p.support
+        )
+        q = CorrelatedPosterior(n_components) if missing == "correlated" else q
     return VAEModule(encoder_module, q, decoder_module, p, prior_module, weight).to(dtype)
 
 

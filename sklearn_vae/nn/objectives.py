@@ -45,7 +45,7 @@ def elbo(
         objective is reconstruction - beta * kl.
     """
     draws, prior = module.encode(x).draw(noise), module.prior()
-    reconstruction = module.decode(draws.z).log_prob(x).mean(0)
+    reconstruction = module.decode(draws.z, x).log_prob(x).mean(0)
     kl = penalty = draws.kl(prior)
     if free_bits > 0:
         terms = draws.kl_terms(prior)
@@ -67,7 +67,7 @@ def log_weights(module: VAEModule, x: Tensor, noise: Tensor) -> Tensor:
     Autoencoders", eq. 8).
     """
     draws = module.encode(x).draw(noise)
-    log_prob = module.decode(draws.z).log_prob(x)
+    log_prob = module.decode(draws.z, x).log_prob(x)
     return log_prob + module.prior().log_prob(draws.z) - draws.log_prob()
 
 
@@ -85,7 +85,7 @@ def iwae(
     its expectation is the ELBO with the same beta.
     """
     draws, prior = module.encode(x).draw(noise), module.prior()
-    log_prob = module.decode(draws.z).log_prob(x)
+    log_prob = module.decode(draws.z, x).log_prob(x)
     weights = log_prob + beta * (prior.log_prob(draws.z) - draws.log_prob())
     bound = torch.logsumexp(weights, 0) - math.log(len(noise))
     with torch.no_grad():

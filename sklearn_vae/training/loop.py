@@ -229,6 +229,8 @@ class VAENet(NeuralNet):
 
         step = training_step(self.module_, self.objective, self.options, update, self.precision)
         can_capture = not (events.gradients or events.training) and self.reducer_.size == 1
+        # The factorizations for missing values cannot be captured.
+        can_capture &= not getattr(self.module_, "is_incomplete", False)
         graph_type = GRAPHS.get(device.type) if can_capture else None
         if events.training:
             step = partial(events.take_step, step)
@@ -366,7 +368,8 @@ class VAENet(NeuralNet):
         self.module_.train()
         n, *totals = self.reducer_.sum([len(X), objective.item(), bound.item()])
         self.history.record("valid_loss", -totals[0] / n)
-        self.history.record("validation_bound", self.monitor.in_data_units(totals[1] / n))
+        bound = self.monitor.in_data_units(totals[1] / n, X, weights)
+        self.history.record("validation_bound", bound)
 
     def is_finite(self) -> bool:
         """Return whether all parameters and the noise variance are finite."""

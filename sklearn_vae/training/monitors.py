@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
+from sklearn_vae.training.scaling import log_scales
 
 
 class LatentMonitor:
@@ -41,9 +43,18 @@ class LatentMonitor:
         self.sums: list[Tensor] = []
         self.n_seen: Any = 0  # or the sum of their weights
 
-    def in_data_units(self, bound: float) -> float:
-        """Convert a bound from the units of the networks to data units."""
-        return bound - self.log_scale
+    def in_data_units(
+        self, bound: Any, x: Tensor | None = None, weights: Tensor | None = None
+    ) -> Any:
+        """Convert a bound from the units of the networks to data units.
+
+        It is that of each sample x, or averaged over them, with their weights if they have any. By
+        default it is averaged over the training samples.
+        """
+        shift = self.log_scale if x is None else log_scales(x, self.scale)
+        if np.ndim(shift) and not np.ndim(bound):
+            shift = float(np.average(shift, weights=None if weights is None else weights.cpu()))
+        return bound - shift
 
     def update(self, module: Any, h: Tensor, weights: Tensor | None = None) -> None:
         """Add encoder outputs h of some samples, with their weights if they have any."""
@@ -95,7 +106,9 @@ class ErrorMonitor:
     def begin(self) -> None:
         """Do nothing."""
 
-    def in_data_units(self, bound: float) -> float:
+    def in_data_units(
+        self, bound: Any, x: Tensor | None = None, weights: Tensor | None = None
+    ) -> Any:
         """Convert a squared error from the units of the networks to data units."""
         return bound * self.scale**2
 

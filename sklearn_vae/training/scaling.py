@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sklearn_vae.gaussian.observed import observed_moments
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 
 # Number of entries that are standardized at once, which fit into the cache.
@@ -26,8 +27,11 @@ def center_and_scale(
     """Compute the mean and the standard deviation of X[indices] over all processes.
 
     The standard deviation is computed per feature, or is the root of the average variance. The
-    weights of these samples must average to 1.
+    weights of these samples must average to 1. Missing values (NaN) are left out, which needs a
+    single process.
     """
+    if np.isnan(X).any():
+        return _center_and_scale_observed(X, indices, per_feature, weights)
     n_blocks = -(-X.size // BLOCK_SIZE)
     blocks = np.array_split(indices, n_blocks)
     parts = n_blocks * [None] if weights is None else np.array_split(weights, n_blocks)
@@ -45,10 +49,41 @@ def center_and_scale(
         variance = np.maximum(squares - error**2, 0.0)
     counts = variance if per_feature else np.full_like(variance, variance.mean())
     if not np.isfinite(variance.sum()) or _has_underflowed(counts, X, indices):
-        raise ValueError(
-            f"The variances of X must be within the range of float64, got {variance.max()}. "
-            "Scale X."
-        )
+        raise _out_of_range(variance)
+    return _mean_and_scale(X, mean, variance, per_feature)
+
+
+def _center_and_scale_observed(
+    X: NDArray[Any], indices: NDArray[Any], per_feature: bool, weights: NDArray[Any] | None
+) -> tuple[NDArray[Any], Any]:
+    """Compute the mean and the standard deviation of the observed values."""
+    chosen = X[indices].astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, variance, _ = observed_moments(chosen, weights)
+        # The samples that are held out may be the only ones that observe a feature.
+        unseen = np.isnan(chosen).all(axis=0)
+        if unseen.any():
+            mean[unseen] = observed_moments(X[:, unseen].astype(np.float64), None)[0]
+    if not np.isfinite(variance.sum()):
+        raise _out_of_range(variance)
+    tiny = np.flatnonzero(variance < np.finfo(np.float64).tiny)
+    seen = ~np.isnan(chosen[:, tiny])
+    highest = np.where(seen, chosen[:, tiny], -np.inf).max(axis=0)
+    lowest = np.where(seen, chosen[:, tiny], np.inf).min(axis=0)
+    if (highest > lowest).any() and (per_feature or variance.mean() < np.finfo(np.float64).tiny):
+        raise _out_of_range(variance)
+    return _mean_and_scale(X, mean, variance, per_feature)
+
+
+def _out_of_range(variance: NDArray[Any]) -> ValueError:
+    return ValueError(
+        f"The variances of X must be within the range of float64, got {variance.max()}. Scale X."
+    )
+
+
+def _mean_and_scale(
+    X: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any], per_feature: bool
+) -> tuple[NDArray[Any], Any]:
     # Below this, a constant feature can have a nonzero standard deviation by rounding alone.
     rounding = 4.0 * float(np.finfo(X.dtype).eps) * np.abs(mean)
     std = np.sqrt(variance)
@@ -66,6 +101,18 @@ def _has_underflowed(variance: NDArray[Any], X: NDArray[Any], indices: NDArray[A
     """Return whether a variance is subnormal although the samples differ."""
     tiny = np.flatnonzero(variance < np.finfo(np.float64).tiny)
     return bool(tiny.size and np.ptp(X[np.ix_(indices, tiny)], axis=0).any())
+
+
+def log_scales(x: Tensor, scale: Any) -> Any:
+    """Return log p(x) of each sample in the units of the networks minus that in data units.
+
+    Missing values (NaN) do not count. The result is a float if there are none, otherwise an array.
+    """
+    log_scale = np.log(np.broadcast_to(scale, x.shape[1]))
+    missing = x.isnan()
+    if not missing.any():
+        return float(log_scale.sum())
+    return (~missing).cpu().numpy() @ log_scale
 
 
 def check_units(mean: NDArray[Any], scale: Any, dtype: torch.dtype) -> None:

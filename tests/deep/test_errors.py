@@ -123,11 +123,14 @@ def test_a_device_that_is_not_there_is_named(device):
         DeepAutoencoder(3, **SMALL, device=device).fit(X)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_rows_that_are_not_finite_are_refused(value):
+@pytest.mark.parametrize(
+    ("cls", "value"),
+    [(DeepAutoencoder, np.nan), (DeepAutoencoder, np.inf), (DeepGaussianVAE, np.inf)],
+)
+def test_rows_that_are_not_finite_are_refused(cls, value):
     rows = X.copy()
     rows[3, 4] = value
-    model = DeepGaussianVAE(3, **SMALL)
+    model = cls(3, **SMALL)
     with pytest.raises(ValueError, match=r"Input X contains (NaN|infinity)"):
         model.fit(rows)
     model.fit(X)

@@ -22,7 +22,8 @@ from tests.sharing import shared
 
 WINE = load_wine().data
 DIGITS = load_digits().data
-CANCER = scale(load_breast_cancer().data)
+RAW_CANCER = load_breast_cancer().data
+CANCER = scale(RAW_CANCER)
 
 
 class Network(MLP):
@@ -102,8 +103,16 @@ def test_a_report_speaks_in_words(name):
     assert "not at its optimum: E z^2" not in text
 
 
-@pytest.mark.parametrize("X", [WINE, load_breast_cancer().data], ids=["wine", "cancer"])
-@pytest.mark.parametrize("kind", [PPCA, DeepGaussianVAE])
+@pytest.mark.parametrize(
+    ("kind", "X"),
+    [
+        (PPCA, WINE),
+        (PPCA, RAW_CANCER),
+        (DeepGaussianVAE, WINE),
+        *slow((DeepGaussianVAE, RAW_CANCER)),
+    ],
+    ids=["PPCA, wine", "PPCA, cancer", "VAE, wine", "VAE, cancer"],
+)
 def test_a_dominating_scale_is_a_finding_with_a_remedy_that_works(kind, X):
     k = 3
     model = kind(k) if kind is PPCA else kind(k, init="ppca", max_epochs=1, random_state=0)

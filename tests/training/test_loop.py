@@ -25,7 +25,9 @@ def plain_training(model, rows):
     net = untrained.fit(X).net_
     net.initialize()
     explicit = with_values(untrained, values_of_fit(untrained))
-    explicit._set_start(SimpleNamespace(train=rows, weights=None, reducer=SINGLE_PROCESS))
+    explicit._set_start(
+        SimpleNamespace(train=rows, weights=None, reducer=SINGLE_PROCESS, is_incomplete=False)
+    )
     module = net.module_
     optimizer = torch.optim.Adam(module.trained_parameters(), lr=model.learning_rate_)
     bounds, start = [], module.likelihood.noise_variance

@@ -1,0 +1,405 @@
+"""Likelihoods of columns of tables, in the units of the data, and of tables with several kinds.
+
+Each decoder output has its unit: at 0 the column has its marginal distribution, and the derivatives of
+log p(x_j) in the output have a root mean square of 1 over the training samples, unless they are 0. No
+kind of column therefore dominates the gradient at the start, whatever the units of the data are, and
+the objective stays log p(x).
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sklearn_vae.nn.column_distributions import (
+    LEAST_COUNT,
+    Categorical,
+    ColumnDistribution,
+    LogNormal,
+    NegativeBinomial,
+    Normal,
+    Ordinal,
+    Poisson,
+    StudentT,
+)
+from sklearn_vae.nn.distributions import keep_observed
+from sklearn_vae.nn.likelihoods import NOISE_FLOOR, Likelihood
+
+# Number of counts added to each category, so that none has probability 0.
+PRIOR_COUNT = 0.5
+
+# Limits of the logarithm of a rate, and of log r of negative binomials.
+LOG_RATE_LIMITS = (-30.0, 30.0)
+LOG_COUNT_LIMITS = (math.log(LEAST_COUNT), math.log(1e6))
+
+# Degrees of freedom of Student's t are 2 plus a number within these limits, at first 3.
+FREEDOM_LIMITS = (0.1, 100.0)
+FIRST_FREEDOM = 3.0
+
+
+# Distance between thresholds that no score reaches.
+UNREACHABLE = 1e4
+
+
+class ColumnLikelihood(Likelihood):
+    """Base class of likelihoods of columns that are independent given z.
+
+    Subclasses define `_start`, `distribution`, and `limits`, those of parameters in place of the
+    optimizer. The values of x that are observed must be in the support of the distribution.
+
+    Attributes
+    ----------
+    offset, unit : Tensor of shape (n_inputs,)
+        Decoder outputs h become the parameters offset + unit * h.
+    """
+
+    offset: Tensor
+    unit: Tensor
+    limits: ClassVar[dict[str, tuple[float, float]]] = {}
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features)
+        self.register_buffer("offset", torch.zeros(self.n_inputs))
+        self.register_buffer("unit", torch.ones(self.n_inputs))
+
+    @property
+    def n_inputs(self) -> int:
+        return self.n_features
+
+    @abstractmethod
+    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
+        """Set all parameters to the marginal distributions of columns; return the offsets.
+
+        x has the shape (n_samples, n_features), with 0 where it is not observed.
+        """
+
+    @abstractmethod
+    def distribution(self, parameters: Tensor) -> Any:
+        """Return p(x|z) for parameters of shape (..., n_inputs)."""
+
+    def forward(self, h: Tensor) -> Any:
+        return self.distribution(torch.addcmul(self.offset, self.unit, h))
+
+    def start_at(self, x: Tensor) -> None:
+        """Set the units of the decoder outputs, and initialize all parameters, by training samples.
+
+        x has the shape (n_samples, n_features), with NaN for missing values.
+        """
+        observed = ~x.isnan()
+        values = torch.where(observed, x, 0.0)
+        with torch.no_grad():
+            self.offset.copy_(self._start(values, observed))
+            self.unit.fill_(1.0)
+            self.after_step()
+        h = torch.zeros(len(x), self.n_inputs, dtype=x.dtype, device=x.device, requires_grad=True)
+        p = self.forward(h)
+        with torch.enable_grad():
+            supported = torch.where(observed, x, p.supported)
+            terms = keep_observed(p.log_prob_terms(supported), observed)
+            gradient = torch.autograd.grad(terms.sum(), h)[0]
+        counts = self._of_inputs(observed.sum(0)).clamp(min=1.0)
+        size = torch.sqrt(gradient.square().sum(0) / counts)
+        with torch.no_grad():
+            self.unit.copy_(torch.where(size > torch.finfo(x.dtype).eps, 1.0 / size, 1.0))
+
+    def _of_inputs(self, values: Tensor) -> Tensor:
+        """Return a value per feature as one per decoder output."""
+        return values
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Clamp parameters to their limits."""
+        for name, limits in self.limits.items():
+            getattr(self, name).clamp_(*limits)
+
+
+class NormalColumns(ColumnLikelihood):
+    """p(x_j|z) = N(mu_j(z), sigma2_j), with the same sigma2 for every z.
+
+    Noise variances are learned relative to the variances of the columns, which are `scale` squared.
+    """
+
+    scale: Tensor
+    limits: ClassVar = {"log_variance": (math.log(NOISE_FLOOR), 0.0)}
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features)
+        self.log_variance = nn.Parameter(torch.zeros(n_features))
+        self.register_buffer("scale", torch.ones(n_features))
+
+    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
+        mean, std = moments(x, observed)
+        self.scale.copy_(std)
+        self.log_variance.zero_()
+        return mean
+
+    @property
+    def _log_noise(self) -> Tensor:
+        return self.log_variance + 2.0 * self.scale.log()
+
+    def distribution(self, parameters: Tensor) -> ColumnDistribution:
+        return Normal(parameters, self._log_noise)
+
+
+class LogNormalColumns(NormalColumns):
+    """log x_j given z is N(mu_j(z), sigma2_j), for positive skewed columns."""
+
+    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
+        return super()._start(torch.where(observed, x, 1.0).log(), observed)
+
+    def distribution(self, parameters: Tensor) -> ColumnDistribution:
+        return LogNormal(parameters, self._log_noise)
+
+
+class StudentColumns(ColumnLikelihood):
+    """Student's t with location mu_j(z), for columns with heavy tails.
+
+    The scale, relative to that of the column, and the degrees of freedom are learned and do not
+    depend on z.
+    """
+
+    scale: Tensor
+    limits: ClassVar = {
+        "log_scale": (0.5 * math.log(NOISE_FLOOR), math.log(2.0)),
+        "log_freedom": (math.log(FREEDOM_LIMITS[0]), math.log(FREEDOM_LIMITS[1])),
+    }
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features)
+        self.log_scale = nn.Parameter(torch.zeros(n_features))
+        self.log_freedom = nn.Parameter(torch.full((n_features,), math.log(FIRST_FREEDOM)))
+        self.register_buffer("scale", torch.ones(n_features))
+
+    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
+        # Quartiles, because outliers can dominate the variance.
+        values = torch.where(observed, x, torch.nan)
+        low, middle, high = torch.nanquantile(values, x.new_tensor([0.25, 0.5, 0.75]), dim=0)
+        spread = 0.7413 * (high - low)  # the standard deviation of a normal
+        self.scale.copy_(torch.where(spread > 0, spread, moments(x, observed)[1]))
+        self.log_scale.zero_()
+        self.log_freedom.fill_(math.log(FIRST_FREEDOM))
+        return middle.nan_to_num()
+
+    def distribution(self, parameters: Tensor) -> ColumnDistribution:
+        log_scale = self.log_scale + self.scale.log()
+        return StudentT(parameters, log_scale, 2.0 + self.log_freedom.exp())
+
+
+class BernoulliColumns(ColumnLikelihood):
+    """p(x_j = 1|z) = sigmoid(a_j(z)) of codes 0 and 1."""
+
+    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
+        n = observed.sum(0)
+        return torch.logit((x.sum(0) + PRIOR_COUNT) / (n + 2.0 * PRIOR_COUNT))
+
+    def distribution(self, parameters: Tensor) -> ColumnDistribution:
+        return Categorical(torch.stack([torch.zeros_like(parameters), parameters], dim=-1))
+
+
+class CategoricalColumns(ColumnLikelihood):
+    """Categories 0, 1, ..., with a decoder output for the logit of each.
+
+    Parameters
+    ----------
+    n_categories : sequence of int
+        Number of categories of each column.
+    """
+
+    index: Tensor
+    padding: Tensor
+
+    def __init__(self, n_categories: Sequence[int]) -> None:
+        self.n_categories = tuple(n_categories)
+        super().__init__(len(self.n_categories))
+        sizes = torch.tensor(self.n_categories)
+        codes = torch.arange(int(sizes.max()))
+        first = sizes.cumsum(0) - sizes
+        valid = codes < sizes[:, None]
+        self.register_buffer("index", torch.where(valid, first[:, None] + codes, 0))
+        self.register_buffer("padding", torch.where(valid, 0.0, -torch.inf))
+
+    @property
+    def n_inputs(self) -> int:
+        return sum(self.n_categories)
+
+    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
+        logits = []
+        for j, size in enumerate(self.n_categories):
+            counts = torch.bincount(x[observed[:, j], j].long(), minlength=size)
+            logits.append(torch.log(counts + PRIOR_COUNT))
+        return torch.cat(logits)
+
+    def _of_inputs(self, values: Tensor) -> Tensor:
+        sizes = torch.tensor(self.n_categories, device=values.device)
+        return values.repeat_interleave(sizes)
+
+    def distribution(self, parameters: Tensor) -> ColumnDistribution:
+        return Categorical(parameters[..., self.index] + self.padding)
+
+
+class OrdinalColumns(ColumnLikelihood):
+    """Ordered categories with p(x_j <= c|z) = sigmoid(t_jc - a_j(z)) and learned thresholds t.
+
+    The first threshold and the logarithms of the differences to the next ones are the parameters.
+
+    Parameters
+    ----------
+    n_categories : sequence of int
+        Number of categories of each column, at least 2.
+    """
+
+    padding: Tensor
+    limits: ClassVar = {"log_steps": (-10.0, 10.0)}
+
+    def __init__(self, n_categories: Sequence[int]) -> None:
+        self.n_categories = tuple(n_categories)
+        super().__init__(len(self.n_categories))
+        sizes, most = torch.tensor(self.n_categories), max(self.n_categories)
+        self.first = nn.Parameter(torch.zeros(self.n_features, 1))
+        self.log_steps = nn.Parameter(torch.zeros(self.n_features, most - 2))
+        beyond = torch.arange(most - 1) - sizes[:, None] + 2
+        self.register_buffer("padding", UNREACHABLE * beyond.clamp(min=0))
+
+    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
+        for j, size in enumerate(self.n_categories):
+            counts = torch.bincount(x[observed[:, j], j].long(), minlength=size) + PRIOR_COUNT
+            below = torch.logit((counts.cumsum(0) / counts.sum())[:-1])
+            self.first[j] = below[0]
+            self.log_steps[j, : size - 2] = below.diff().log()
+        return torch.zeros_like(self.offset)
+
+    def distribution(self, parameters: Tensor) -> ColumnDistribution:
+        further = self.first + self.log_steps.exp().cumsum(1)
+        thresholds = torch.cat([self.first, further], dim=1) + self.padding
+        return Ordinal(parameters, thresholds)
+
+
+class PoissonColumns(ColumnLikelihood):
+    """Counts with the rate exp(a_j(z))."""
+
+    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
+        return torch.log((x.sum(0) + PRIOR_COUNT) / observed.sum(0).clamp(min=1))
+
+    def distribution(self, parameters: Tensor) -> ColumnDistribution:
+        return Poisson(parameters.clamp(*LOG_RATE_LIMITS))
+
+
+class NegativeBinomialColumns(PoissonColumns):
+    """Counts with the mean mu = exp(a_j(z)) and the variance mu + mu^2 / r_j, with learned r."""
+
+    limits: ClassVar = {"log_count": LOG_COUNT_LIMITS}
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features)
+        self.log_count = nn.Parameter(torch.zeros(n_features))
+
+    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
+        mean, std = moments(x, observed)
+        excess = (std.square() - mean).clamp(min=1e-6 * std.square())
+        ratio = mean.square().clamp(min=1e-12) / excess
+        self.log_count.copy_(ratio.log())
+        return super()._start(x, observed)
+
+    def distribution(self, parameters: Tensor) -> ColumnDistribution:
+        return NegativeBinomial(parameters.clamp(*LOG_RATE_LIMITS), self.log_count)
+
+
+def moments(x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of the observed values, 1 where they do not vary."""
+    n = observed.sum(0).clamp(min=1)
+    mean = keep_observed(x, observed).sum(0) / n
+    std = torch.sqrt(keep_observed(x - mean, observed).square().sum(0) / n)
+    least = 4.0 * torch.finfo(x.dtype).eps * mean.abs()
+    return mean, torch.where(std > least, std, 1.0)
+
+
+class MixedDistribution:
+    """Distribution of a table whose columns are blocks with distributions of several kinds."""
+
+    def __init__(self, parts: Sequence[Any], columns: Sequence[Tensor]) -> None:
+        self.parts = parts
+        self.columns = columns
+
+    def log_prob_blocks(self, x: Tensor) -> Tensor:
+        """Compute log p(x) of each block, of shape (..., n_blocks)."""
+        pairs = zip(self.parts, self.columns, strict=True)
+        return torch.stack([p.log_prob(x[..., c]) for p, c in pairs], dim=-1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Compute log p(x)."""
+        return self.log_prob_blocks(x).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Compute the entropy."""
+        return torch.stack([p.entropy() for p in self.parts]).sum(0)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of each column."""
+        return self._joined([p.mean for p in self.parts])
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each column."""
+        return self._joined([p.variance for p in self.parts])
+
+    def sample(self, random_state: np.random.RandomState) -> Tensor:
+        """Draw one x for each element of the parameters."""
+        return self._joined([p.sample(random_state) for p in self.parts])
+
+    def restricted_to(self, observed: Tensor) -> "MixedDistribution":
+        """Return the distribution of the observed features."""
+        pairs = zip(self.parts, self.columns, strict=True)
+        parts = [p.restricted_to(observed[:, c]) for p, c in pairs]
+        return MixedDistribution(parts, self.columns)
+
+    def _joined(self, values: Sequence[Tensor]) -> Tensor:
+        order = torch.argsort(torch.cat(list(self.columns)))
+        return torch.cat(list(values), dim=-1)[..., order]
+
+
+class MixedLikelihood(Likelihood):
+    """Likelihood of a table whose columns are of several kinds.
+
+    Parameters
+    ----------
+    blocks : sequence of (ColumnLikelihood, sequence of int)
+        Likelihoods of blocks of columns, and the columns. Each column must be in one block.
+    """
+
+    def __init__(self, blocks: Sequence[tuple[ColumnLikelihood, Sequence[int]]]) -> None:
+        columns = [torch.as_tensor(c) for _, c in blocks]
+        together = torch.cat(columns).tolist()
+        if sorted(together) != list(range(len(together))):
+            raise ValueError(f"Each column must be in one block, got columns {sorted(together)}.")
+        super().__init__(len(together))
+        self.blocks = nn.ModuleList(block for block, _ in blocks)
+        self._columns = columns
+
+    @property
+    def n_inputs(self) -> int:
+        return sum(self._sizes)
+
+    @property
+    def _sizes(self) -> list[int]:
+        blocks: Any = self.blocks
+        return [block.n_inputs for block in blocks]
+
+    def start_at(self, x: Tensor) -> None:
+        """Set the units of all blocks by training samples, with NaN for missing values."""
+        blocks: Any = self.blocks
+        for block, columns in zip(blocks, self._columns, strict=True):
+            block.start_at(x[:, columns])
+
+    def after_step(self) -> None:
+        blocks: Any = self.blocks
+        for block in blocks:
+            block.after_step()
+
+    def forward(self, h: Tensor) -> MixedDistribution:
+        parts = zip(self.blocks, h.split(self._sizes, dim=-1), strict=True)
+        return MixedDistribution([block(part) for block, part in parts], self._columns)
