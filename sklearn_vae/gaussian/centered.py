@@ -230,7 +230,11 @@ class DenseCentered(CenteredData):
     @property
     def _has_simple_gram(self) -> bool:
         """Whether the mean can be subtracted from X X', which needs no copy of X."""
-        return self._is_near and self._weights is None and self._X.dtype == self.dtype == self._wide
+        X = self._X
+        # BLAS copies others, for example every second column of a file.
+        is_contiguous = not isinstance(X, np.ndarray) or X.flags.forc
+        is_plain = self._weights is None and X.dtype == self.dtype == self._wide
+        return self._is_near and is_plain and is_contiguous
 
 
 class SparseCentered(CenteredData):
