@@ -2,8 +2,8 @@
 
 scikit-learn's FactorAnalysis takes steps of the EM algorithm, each with an SVD of the data, and stops
 when the likelihood rises slowly. Ours maximizes the likelihood over the noise variances by Newton's
-method (wide data and many features: L-BFGS), from the covariance alone. Both are timed with their defaults, and scikit-learn's with
-svd_method="lapack" too.
+method (wide data and many features: L-BFGS), from the covariance alone. Both are timed with their
+defaults, and scikit-learn's with svd_method="lapack" too.
 
 The data are scikit-learn's digits and breast cancer, and the files of `--data` (their complete
 samples), each for several numbers of factors. Claims: our log-likelihood is at no place lower, by

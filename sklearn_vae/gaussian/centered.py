@@ -27,9 +27,17 @@ from sklearn_vae.gaussian.symmetric import SymmetricSum, weighted_sums
 ALL = slice(None)
 
 
-def near_limit(dtype: Any, xp: Any) -> float:
-    """Return the largest ratio of a squared mean to a variance that costs at most one digit."""
-    return 10.0 if dtype == xp.float64 else 1.0
+def is_mean_near(squares: Array, variances: Array, dtype: Any) -> bool:
+    """Return whether second moments about 0 instead of the mean lose at most one digit.
+
+    Products lose digits by the ratio of the squared mean to the variance of each feature, and
+    eigenvalues by that of the squared length of the mean to the largest variance.
+    """
+    xp = array_namespace(squares)
+    limit = 10.0 if dtype == xp.float64 else 1.0
+    if not bool(xp.all(squares <= limit * variances)):
+        return False
+    return squares.shape[0] == 0 or bool(xp.sum(squares) <= limit * xp.max(variances))
 
 
 class CenteredData(ABC):
@@ -166,7 +174,7 @@ class DenseCentered(CenteredData):
             squares += xp.astype(weighted_sums(block * block, w), self._wide)
         mean = total / self.n
         squares = squares - self.n * mean**2
-        is_near = xp.all(mean**2 <= near_limit(self.dtype, xp) / self.n * squares)
+        is_near = is_mean_near(mean**2, squares / self.n, self.dtype)
         return (mean, squares) if is_near else (None, None)
 
     def _column_means(self) -> Array:
@@ -230,7 +238,11 @@ class DenseCentered(CenteredData):
     @property
     def _has_simple_gram(self) -> bool:
         """Whether the mean can be subtracted from X X', which needs no copy of X."""
-        return self._is_near and self._weights is None and self._X.dtype == self.dtype == self._wide
+        X = self._X
+        # BLAS copies others, for example every second column of a file.
+        is_contiguous = not isinstance(X, np.ndarray) or X.flags.forc
+        is_plain = self._weights is None and X.dtype == self.dtype == self._wide
+        return self._is_near and is_plain and is_contiguous
 
 
 class SparseCentered(CenteredData):

@@ -158,9 +158,22 @@ class _Taylor:
 
     def moved(self, step: np.ndarray, point: _Point | None = None) -> np.ndarray:
         """Return log psi after a step from the point of the approximation, or from another one."""
-        log_psi = (point or self._point).log_psi.copy()
+        return self._unbounded(step, point or self._point).clip(LOG_FLOOR, 0.0)
+
+    def is_within_bounds(self, step: np.ndarray) -> bool:
+        """Whether a step from the point of the approximation crosses no bound.
+
+        One that is cut off at a bound does not end at the minimum: its predicted fall tells nothing
+        about what remains, and can be negative.
+        """
+        log_psi = self._unbounded(step, self._point)
+        return bool(((log_psi >= LOG_FLOOR) & (log_psi <= 0.0)).all())
+
+    def _unbounded(self, step: np.ndarray, point: _Point) -> np.ndarray:
+        """Return log psi after a step, which may be outside the bounds."""
+        log_psi = point.log_psi.copy()
         log_psi[self._point.free] += 2.0 * np.log(np.maximum(1.0 + step, 1e-30))
-        return log_psi.clip(LOG_FLOOR, 0.0)
+        return log_psi
 
     def newton_step(self, point: _Point) -> np.ndarray:
         """Return the step to the minimum by this Hessian and the gradient of a point nearby."""
@@ -210,6 +223,7 @@ def _newton(
         taylor = _Taylor(profile, point)
         while True:
             step, is_newton = taylor.step(radius)
+            is_newton = is_newton and taylor.is_within_bounds(step)
             new_psi = taylor.moved(step)
             fall = taylor.fall(new_psi)
             if is_newton:
@@ -273,6 +287,9 @@ def _quasi_newton(
         if step @ gradient >= 0.0:
             step = -gradient / curvature
         new = _downhill(profile, point, step / max(1.0, float(np.abs(step).max()) / LONGEST))
+        if new is None and changes:  # the changes mislead, as after a long step
+            changes.clear()
+            continue
         if new is None:  # rounding errors leave no step downhill
             return point.end(history, True, remaining)
         change = new.log_psi - point.log_psi, new.gradient - point.gradient

@@ -21,7 +21,7 @@ from sklearn_vae.gaussian.arrays import (
     two_sum,
     wide_float,
 )
-from sklearn_vae.gaussian.centered import SparseCentered, near_limit
+from sklearn_vae.gaussian.centered import SparseCentered, is_mean_near
 from sklearn_vae.gaussian.precision import Precision
 from sklearn_vae.gaussian.symmetric import SymmetricSum, weighted_sums
 
@@ -312,7 +312,7 @@ def _rough_mean(X: Array, weights: Array | None, xp: Any) -> tuple[Array, bool]:
     few = xp.astype(few, wide)
     mean = xp.mean(few, axis=0)
     # Half of the limit, because these are estimates.
-    is_near = bool(xp.all(2.0 * mean**2 <= near_limit(dtype, xp) * xp.var(few, axis=0)))
+    is_near = is_mean_near(2.0 * mean**2, xp.var(few, axis=0), dtype)
     return (zeros if is_near else xp.astype(mean, dtype)), is_near
 
 
@@ -350,7 +350,7 @@ def _shifted_blocks(
             continue
         variance = (squares - before) / count - error**2
         mean = mean + xp.astype(origin, wide)
-        is_far = xp.any(mean**2 > near_limit(dtype, xp) * variance)
+        is_far = not is_mean_near(mean**2, variance, dtype)
         shift = xp.astype(mean, dtype) if is_far else None
 
 

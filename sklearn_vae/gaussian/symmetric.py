@@ -72,9 +72,9 @@ class SymmetricSum:
 
 
 def as_fortran(R: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return R or its transpose, whichever BLAS reads without a copy, and whether it is R'."""
-    if R.flags.f_contiguous and not R.flags.c_contiguous:
-        return R, False
+    """Return R or R' in BLAS's order, whichever needs no copy or the faster one, and if it is R'."""
+    if not R.flags.c_contiguous and abs(R.strides[0]) < abs(R.strides[1]):
+        return np.asfortranarray(R), False
     return np.ascontiguousarray(R).T, True
 
 

@@ -108,9 +108,10 @@ class PPCA(MomentsMixin, MissingValuesModel):
         residuals of the eigenpairs are at most 1e-9 times the largest eigenvalue, unless that is
         slow and one side is at most 10000. For sparse X of which both sides exceed 1000 it uses
         ARPACK. "full" uses the SVD of X, which must be dense. "covariance_eigh" decomposes the
-        covariance, or the Gram matrix if n < d, and reads X once. "arpack" (NumPy arrays and sparse X) and "randomized"
-        compute only k components, up to `tol`. Without `tol`, "arpack" is exact, and "randomized"
-        is PCA's approximate algorithm with PCA's random numbers. `certificate_` bounds the errors.
+        covariance, or the Gram matrix if n < d, and reads X once. "arpack" (NumPy arrays and sparse
+        X) and "randomized" compute only k components, up to `tol`. Without `tol`, "arpack" is exact,
+        and "randomized" is PCA's approximate algorithm with PCA's random numbers. `certificate_`
+        bounds the errors.
     iterated_power : int or "auto", default="auto"
         Number of power iterations of the randomized solver.
     n_oversamples : int, default=10

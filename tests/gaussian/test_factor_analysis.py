@@ -247,3 +247,22 @@ def test_equal_eigenvalues_of_a_factor_and_of_none():
     values, _, n_kept = profile.pairs(log_psi)
     values[n_kept] = values[n_kept - 1]
     assert np.isfinite(profile.hessian(log_psi)).all()
+
+
+def test_a_newton_step_that_a_bound_cuts_off_does_not_end_the_search():
+    X = np.array([[-3.0, -5, -5, -4], [4, 3, 2, 2], [5, 1, 2, -1], [3, -4, -8, -6]])
+    model = fit_factors(Moments.of(X), 2)
+    assert model.converged
+    assert 0.0 <= model.remaining_gain <= 1e-8
+    assert model.gradient_norm < 1e-6
+
+
+def test_lbfgs_starts_again_where_its_direction_leads_nowhere(monkeypatch):
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(30, 5)) * rng.uniform(0.1, 3, 5)
+    moments = Moments.of(X + 3 * rng.normal(size=(30, 2)) @ rng.normal(size=(2, 5)))
+    monkeypatch.setattr(profile_likelihood, "MOST_FOR_NEWTON", 0)
+    model = fit_factors(moments, 2)
+    monkeypatch.undo()
+    best = fit_factors(moments, 2, start=model.noise_variance)
+    assert model.log_likelihood == pytest.approx(best.log_likelihood, abs=1e-8)
