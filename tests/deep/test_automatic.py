@@ -3,10 +3,12 @@
 import copy
 import re
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
@@ -209,6 +211,14 @@ def fold_terms(residuals, noise=1.0, d=50):
     """Terms of samples at mu with these squared residuals per feature, without latents."""
     values = -0.5 * d * (np.log(2 * np.pi * noise) + residuals / noise)
     return ObjectiveTerms(values, residuals / noise, d)
+
+
+def test_the_bound_without_latents_is_that_of_normals_with_the_scale_of_training():
+    model = DeepGaussianVAE(2, hidden_layer_sizes=(4,), max_epochs=1, random_state=0).fit(NOISE)
+    scale = np.broadcast_to(model.scale_, NOISE.shape[1])
+    expected = norm.logpdf(NOISE, model.mean_, scale).sum(axis=1).mean()
+    data = SimpleNamespace(is_incomplete=False)
+    assert model._bound_without_latents(data) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_larger_noise_variance_is_a_candidate_where_validation_samples_need_it():

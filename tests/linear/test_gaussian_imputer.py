@@ -33,6 +33,16 @@ def test_imputes_conditional_means():
     np.testing.assert_allclose(std, spread * scale)
 
 
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+@pytest.mark.parametrize("weights", [None, np.linspace(0.5, 2.0, len(HOLES))])
+def test_spreads_in_tiny_and_huge_units(unit, weights):
+    # Whose squares are no numbers.
+    found = linear_imputer.spread_of(HOLES * unit, weights)
+    np.testing.assert_allclose(found / unit, linear_imputer.spread_of(HOLES, weights))
+    constants = np.full((4, 2), 7.0 * unit)
+    np.testing.assert_array_equal(linear_imputer.spread_of(constants, None), 1.0)
+
+
 def test_independent_features_are_imputed_by_their_means():
     filled = GaussianImputer(1.0, tol=1e-10).fit_transform(HOLES)
     means = np.broadcast_to(np.nanmean(HOLES, axis=0), X.shape)
