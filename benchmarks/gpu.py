@@ -12,8 +12,9 @@ Parts, each with a table:
 - tests: tests/training/test_cuda.py.
 
 Claims: steps kernel by kernel and of the compiled loop take at least 0.95 times ours; the training
-bounds of all precisions agree to 1 %; the error of PPCA in float64 is at most 1e-8; the tests pass. Without a CUDA device the script says so, runs what can run on
-a CPU at smoke scale, and exits with status 0.
+bounds of all precisions agree to 1 %; the error of PPCA in float64 is at most 1e-8; the tests pass.
+Without a CUDA device the script says so, runs what can run on a CPU at smoke scale, and exits with
+status 0.
 
     python benchmarks/gpu.py [--scale smoke] [--repeats 5]
 """

@@ -64,11 +64,7 @@ class IncompleteReference(GaussianReference):
 
     def baseline_of(self, samples: Array) -> float:
         """Compute the log-likelihood of samples for a model without latent dimensions."""
-        variance = self.feature_variances
-        if np.ndim(self.scale):
-            variance = np.maximum(variance, LEAST_NOISE)
-        else:
-            variance = np.full(len(variance), variance.mean())
+        variance = self._baseline_variances()
         centered = self._scaled(samples) - observed_moments(self._scaled(self.X), None)[0]
         terms = np.log(2.0 * np.pi * variance) + centered**2 / variance
         return -0.5 * float(np.nansum(terms, axis=1).mean()) - self._log_scale_of(samples)

@@ -141,11 +141,7 @@ class GaussianReference:
 
     def baseline_of(self, samples: Array) -> float:
         """Compute the log-likelihood of samples for a model without latent dimensions."""
-        variance = self.feature_variances
-        if np.ndim(self.scale):
-            variance = np.maximum(variance, LEAST_NOISE)
-        else:
-            variance = np.full(len(variance), variance.mean())
+        variance = self._baseline_variances()
         centered = self._scaled(samples) - self.ppca.mean_
         squares = (centered**2).mean(axis=0, dtype=np.float64)
         terms = np.log(2.0 * np.pi * variance) + squares / variance
@@ -164,6 +160,13 @@ class GaussianReference:
         centered = self._scaled(self.subset) - self.ppca.mean_
         scores = centered @ self.ppca.components_.T
         return float(((centered - scores @ self.ppca.components_) ** 2).mean())
+
+    def _baseline_variances(self) -> Array:
+        """Compute the noise variance of each feature in a model without latent dimensions."""
+        variance = self.feature_variances
+        if np.ndim(self.scale):
+            return np.maximum(variance, LEAST_NOISE)
+        return np.full(len(variance), variance.mean())
 
     def _scaled(self, samples: Array) -> Array:
         return samples / self.scale if np.ndim(self.scale) else samples
