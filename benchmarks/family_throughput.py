@@ -4,16 +4,16 @@ The plain loop indexes a tensor on the device by randperm, draws noise for each 
 objective of `sklearn_vae.nn.objectives` with autograd and torch.optim.Adam(fused=True), sums the
 objective on the device and reads it once per epoch. Ours is `net_.partial_fit` on the same float32
 samples, with batches of 128 and the same number of epochs, in the same process. It also keeps a
-history and the parameters of the last epoch. Times are medians of paired runs.
+history and the parameters of the last epoch. Times are medians of paired runs. The seeds are fixed.
 
-Claims: no model takes more than 1.1 times the time of the plain loop. After the same number of
-epochs, ours reaches the training objective of the plain loop, to 10 % of its gain since the first
-epoch.
+Claims: no model takes more than 1.1 times the time of the plain loop. In the same number of epochs,
+ours reaches the training objective of the plain loop, to 10 % of its gain since the first epoch.
+Both are those of the best epoch, because the noise from a decoder makes the objective fall by up to
+20 nats from one epoch to another.
 
     python benchmarks/family_throughput.py [--scale smoke] [--device cuda]
 """
 
-import statistics
 from functools import partial
 
 import numpy as np
@@ -100,14 +100,12 @@ def main():
             bits = (X > 0).astype("float32") if isinstance(model, DeepBernoulliVAE) else X
             rows = torch.as_tensor((bits - one.mean_) / one.scale_, dtype=torch.float32)
             sides.append(make(one, rows.to(arguments.device)))
+        torch.manual_seed(0)
         ours, loop = (side(epochs) for side in sides)
         runs = [partial(side, timed) for side in sides]
         mine, theirs, ratio = paired_times(*runs, arguments.repeats)
         batches, ratio = timed * -(-len(X) // BATCH), 1.0 / ratio
-        shift, gained = (
-            statistics.fmean(ours[-3:]) - statistics.fmean(loop[-3:]),
-            loop[-1] - loop[0],
-        )
+        shift, gained = max(ours) - max(loop), max(loop) - loop[0]
         print(
             f"  {name:16s} {1e6 * theirs / batches:8.0f} {1e6 * mine / batches:8.0f}   "
             f"{ratio:5.2f}",
@@ -116,7 +114,7 @@ def main():
         verdict.claim(f"{name}: at most 1.1 times the plain loop", ratio > 1 / 1.1, timing=True)
         verdict.claim(
             f"{name}: the same objective, difference {shift:+.2f} of {gained:.2f} nats gained",
-            shift > -0.1 * abs(gained),
+            shift > -0.1 * gained,
         )
     verdict.exit()
 
