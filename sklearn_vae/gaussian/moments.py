@@ -310,9 +310,11 @@ def _rough_mean(X: Array, weights: Array | None, xp: Any) -> tuple[Array, bool]:
     if few.shape[0] == 0:
         return zeros, True
     few = xp.astype(few, wide)
-    mean = xp.mean(few, axis=0)
+    mean, variances = xp.mean(few, axis=0), xp.var(few, axis=0)
+    # Without the share that is due to the small number of samples.
+    squares = xp.clip(mean**2 - variances / few.shape[0], 0.0, None)
     # Half of the limit, because these are estimates.
-    is_near = is_mean_near(2.0 * mean**2, xp.var(few, axis=0), dtype)
+    is_near = is_mean_near(2.0 * squares, variances, dtype)
     return (zeros if is_near else xp.astype(mean, dtype)), is_near
 
 

@@ -34,7 +34,8 @@ class SymmetricSum:
         self._xp, self._rows = array_namespace(reference), rows
         self._is_half = is_numpy_namespace(self._xp)
         where = {"dtype": dtype, "device": device(reference)}
-        # The lower half of a C-contiguous array is the upper half of BLAS's transposed view.
+        # BLAS fills the lower half of its transposed view, the upper half of a C-contiguous array,
+        # faster than the other one.
         self._sum = self._xp.zeros((order, order), **where)
 
     def add(self, R: Array, sign: float = 1.0) -> None:
@@ -46,17 +47,19 @@ class SymmetricSum:
             A, is_transposed = as_fortran(R)
             trans = self._rows == is_transposed
             if R.dtype == self._sum.dtype == np.float64:
-                half = blas.dsyrk(sign, A, beta=1.0, c=self._sum.T, trans=trans, overwrite_c=True)
-                self._sum = half.T
+                self._sum = blas.dsyrk(
+                    sign, A, beta=1.0, c=self._sum.T, trans=trans, lower=True, overwrite_c=True
+                ).T
             else:
                 syrk = blas.ssyrk if R.dtype == np.float32 else blas.dsyrk
-                self._sum += syrk(sign, A, trans=trans).T
+                self._sum += syrk(sign, A, trans=trans, lower=True).T
 
     def subtract_means(self, offsets: Array) -> None:
         """Subtract 1 a' + a 1' for a vector a."""
         if self._is_half and self._sum.dtype == np.float64:
             ones = np.ones_like(offsets)
-            self._sum = blas.dsyr2(-1.0, ones, offsets, a=self._sum.T, overwrite_a=True).T
+            a = self._sum.T
+            self._sum = blas.dsyr2(-1.0, ones, offsets, a=a, lower=True, overwrite_a=True).T
         else:
             self._sum -= offsets[:, None] + offsets[None, :]
 
@@ -113,10 +116,10 @@ def orthonormal_rows(V: np.ndarray) -> np.ndarray:
 
 
 def _mirror(K: np.ndarray) -> None:
-    """Copy the lower half of a matrix to the upper one."""
+    """Copy the upper half of a matrix to the lower one."""
     m = K.shape[0]
     for start in range(0, m, BLOCK):
         stop = min(start + BLOCK, m)
-        K[start:stop, stop:] = K[stop:, start:stop].T
-        corner = np.tril(K[start:stop, start:stop])
-        K[start:stop, start:stop] = corner + np.tril(corner, -1).T
+        K[stop:, start:stop] = K[start:stop, stop:].T
+        corner = np.triu(K[start:stop, start:stop])
+        K[start:stop, start:stop] = corner + np.triu(corner, 1).T
