@@ -10,7 +10,7 @@ bounds of `certificate_`; the certificate of PPCA(svd_solver="randomized") holds
 most 1.05 times as long as PCA if the smaller side is up to 4000, and at most 1.5 times beyond. It is
 the median of the ratios of pairs of fits, which run in turn; the ratio of the shortest times is shown
 too. (This claim about time fails with one thread on 3000 x 2000, where the product X'X takes as long as
-PCA, and beyond 4000 on noise.)
+PCA, and beyond 4000 on noise, where it takes longer.)
 
     python benchmarks/certified_pca.py [--scale cpu | smoke] [--data mnist_train.npz]
 
