@@ -134,8 +134,12 @@ def pool(estimates: Any, variances: Any, *, complete_df: float | None = None) ->
     if complete_df is not None and not (is_real(complete_df) and complete_df > 0):
         raise ValueError(f"complete_df must be None or a positive float, got {complete_df!r}.")
     m = len(estimates)
-    within = variances.mean(axis=0)
-    between = (1.0 + 1.0 / m) * estimates.var(axis=0, ddof=1)
+    deviations = estimates - estimates.mean(axis=0)
+    errors = np.sqrt(variances)
+    # The unit in which no square overflows.
+    unit = np.maximum(np.abs(deviations).max(axis=0), errors.max(axis=0))
+    within = ((errors / unit) ** 2).mean(axis=0)
+    between = (1.0 + 1.0 / m) * ((deviations / unit) ** 2).sum(axis=0) / (m - 1)
     total = within + between
     share = between / total
     with np.errstate(divide="ignore"):
@@ -145,4 +149,4 @@ def pool(estimates: Any, variances: Any, *, complete_df: float | None = None) ->
         df = 1.0 / (1.0 / df + 1.0 / observed)
     missing = share + (1.0 - share) * 2.0 / (df + 3.0)
     missing = np.where(share > 0, missing, 0.0)[()]
-    return Pooled(estimates.mean(axis=0), np.sqrt(total), df, missing)
+    return Pooled(estimates.mean(axis=0), unit * np.sqrt(total), df, missing)

@@ -216,6 +216,11 @@ def fit_shrunk(
     fit : ShrunkFit
         Fitted distribution.
 
+    Raises
+    ------
+    ValueError
+        If variances overflow, or the covariance is singular to rounding.
+
     References
     ----------
     .. [1] Chen, "Bayesian inference for a normal dispersion matrix and its application to stochastic
@@ -242,7 +247,16 @@ def fit_shrunk(
             scale = unit[used]
             covariance = start.covariance[np.ix_(varies, varies)] / scale / scale[:, None]
             normal = Normal((start.mean - center)[used] / scale, covariance)
-        normal, share, changes, converged = _iterate(parts, n, normal, shrinkage, tol, max_iter)
+        try:
+            normal, share, changes, converged = _iterate(parts, n, normal, shrinkage, tol, max_iter)
+            smallest = float(np.linalg.eigvalsh(normal.covariance)[0])
+        except np.linalg.LinAlgError:
+            smallest = 0.0
+        if smallest <= len(normal.mean) * np.finfo(float).eps:
+            raise ValueError(
+                f"shrinkage must be large enough for a covariance without rounding errors, got {share}:"
+                " some features are linear combinations of others. Increase shrinkage, or pass 'auto'."
+            )
     mean, covariance = center.copy(), np.diag(np.where(varies, 0.0, CONSTANT_VARIANCE))
     mean[used] += normal.mean * unit[used]
     covariance[np.ix_(varies, varies)] = normal.covariance * unit[used] * unit[used][:, None]

@@ -34,6 +34,14 @@ def test_degrees_of_freedom_of_barnard_and_rubin():
     assert pool(np.ones(3), variances).degrees_of_freedom == np.inf
 
 
+def test_squares_do_not_overflow():
+    estimates, errors = np.array([1.0, 1.2, 0.9]), np.array([2e-60, 3e-60, 1e-60])
+    pooled = pool(1e160 * estimates, (1e160 * errors) ** 2)
+    known = pool(estimates, errors**2)
+    assert pooled.standard_error / 1e160 == pytest.approx(known.standard_error)
+    assert pooled.degrees_of_freedom == pytest.approx(known.degrees_of_freedom)
+
+
 def test_arrays():
     rng = np.random.default_rng(0)
     estimates, variances = rng.normal(size=(5, 2, 3)), rng.uniform(0.1, 1, size=(5, 2, 3))

@@ -141,3 +141,12 @@ def test_constant_feature():
     filled, std = fit_shrunk(X).normal.conditional(X)
     assert filled[3, 2] == 7.0
     assert std[3, 2] < 1e-5
+
+
+@pytest.mark.parametrize("shrinkage", [1e-18, 1e-16])
+def test_repeated_features_need_some_shrinkage(shrinkage):
+    X = np.repeat(np.random.default_rng(0).normal(size=(20, 2)), 2, axis=1)
+    X[3, 0] = np.nan
+    with pytest.raises(ValueError, match=f"got {shrinkage}: some features are linear combinations"):
+        fit_shrunk(X, shrinkage=shrinkage)
+    assert np.linalg.eigvalsh(fit_shrunk(X, shrinkage=1e-6).normal.covariance)[0] > 1e-8
