@@ -254,8 +254,9 @@ def fit_shrunk(
             smallest = 0.0
         if smallest <= len(normal.mean) * np.finfo(float).eps:
             raise ValueError(
-                f"shrinkage must be large enough for a covariance without rounding errors, got {share}:"
-                " some features are linear combinations of others. Increase shrinkage, or pass 'auto'."
+                f"shrinkage must be large enough for a covariance without rounding errors, got "
+                f"{shrinkage}: some features are linear combinations of others. Increase shrinkage, or "
+                "pass 'auto'."
             )
     mean, covariance = center.copy(), np.diag(np.where(varies, 0.0, CONSTANT_VARIANCE))
     mean[used] += normal.mean * unit[used]
