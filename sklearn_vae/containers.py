@@ -20,8 +20,11 @@ from scipy import sparse
 # Names of the dtypes of dates and times in pandas, polars and pyarrow begin like this.
 TIMES = ("date", "duration", "period", "time")
 
+# Names of dtypes that may hold text begin like this.
+TEXTS = ("category", "categorical", "enum", "object", "str", "utf8")
 
-def readable(X: Any, name: str = "X") -> Any:
+
+def readable(X: Any, name: str = "X", *, text: bool = False) -> Any:
     """Return X with NaN for missing values of every kind; return all other containers unchanged.
 
     The entries under a mask, and None, pandas.NA and NaT among objects, become NaN.
@@ -32,13 +35,15 @@ def readable(X: Any, name: str = "X") -> Any:
         Data passed by the user.
     name : str, default="X"
         Its name in error messages.
+    text : bool, default=False
+        Whether an array of objects may contain text.
 
     Raises
     ------
     TypeError
         If X is a container that must be converted first.
     ValueError
-        If X contains dates or times.
+        If X contains dates, times or text.
     """
     _refuse_containers(X, name)
     if getattr(X, "requires_grad", False):
@@ -55,7 +60,7 @@ def readable(X: Any, name: str = "X") -> Any:
     if isinstance(X, np.ma.MaskedArray):
         X = _masked_with_nan(X)
     if isinstance(X, np.ndarray) and X.dtype.kind == "O":
-        return _objects_with_nan(X, name)
+        return _objects_with_nan(X, name, text)
     return X
 
 
@@ -175,7 +180,7 @@ def _is_missing(value: Any) -> bool:
     return pandas is not None and (value is pandas.NA or value is pandas.NaT)
 
 
-def _objects_with_nan(X: np.ndarray, name: str) -> np.ndarray:
+def _objects_with_nan(X: np.ndarray, name: str, text: bool) -> np.ndarray:
     """Return an array of objects with NaN for missing values."""
     X = X.copy()
     for index, value in np.ndenumerate(X):
@@ -184,14 +189,44 @@ def _objects_with_nan(X: np.ndarray, name: str) -> np.ndarray:
         elif isinstance(value, np.datetime64 | np.timedelta64) or hasattr(value, "isoformat"):
             position = f" in row {index[0]}, column {index[1]}" if len(index) == 2 else ""
             raise _times_error(name, type(value).__name__, position)
+        elif not text and _is_text(value):
+            raise _text_error(name, value, f"column {index[1]}" if len(index) == 2 else "it")
     return X
+
+
+def _refuse_text(X: Any, name: str) -> None:
+    """Raise ValueError for the first string in a DataFrame that is no number."""
+    for j, (column, dtype) in enumerate(zip(X.columns, X.dtypes, strict=True)):
+        if str(dtype).lower().startswith(TEXTS):
+            for value in X.iloc[:, j] if hasattr(X, "iloc") else X[:, j]:
+                if _is_text(value):
+                    raise _text_error(name, value, f"column {column!r}")
+
+
+def _is_text(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
+
+
+def _text_error(name: str, value: str, where: str) -> ValueError:
+    return ValueError(
+        f"{name} must contain real numbers, got the text {value!r:.40} in {where}. Encode text as "
+        "numbers, for example by sklearn.preprocessing.OneHotEncoder, or use TabularVAE, which takes "
+        "categories."
+    )
 
 
 def _frame_with_nan(X: Any, name: str) -> Any:
     """Return a DataFrame with NaN for missing values in columns of objects."""
+    _refuse_text(X, name)
     if not any(dtype == object for dtype in X.dtypes):
         return X
-    values = _objects_with_nan(X.to_numpy(dtype=object), name)
+    values = _objects_with_nan(X.to_numpy(dtype=object), name, text=False)
     with suppress(TypeError, ValueError):  # left to scikit-learn
         return type(X)(values.astype(np.float64), columns=X.columns, index=X.index)
     return X

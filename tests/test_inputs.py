@@ -220,6 +220,25 @@ def test_dates_are_an_error_that_names_the_column(estimator, kind):
         clone(estimator).fit(TIMES[kind])
 
 
+TEXTS = {
+    "objects": np.array([[1.0, "2.5"], [2.0, "oslo"]] * 20, dtype=object),
+    "pandas": pd.DataFrame({"a": [1.0, 2.0] * 20, "city": ["rome", None] * 20}),
+    "category": pd.DataFrame({"a": 1.0, "city": pd.Categorical(["rome", "oslo"] * 20)}),
+    "polars": pl.DataFrame({"a": [1.0] * 40, "city": ["rome"] * 40}),
+    "enum": pl.DataFrame({"city": pl.Series(["rome"] * 40, dtype=pl.Enum(["rome"]))}),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_text_is_an_error_that_names_the_column(kind):
+    where = "column 1" if kind == "objects" else "column 'city'"
+    text = "oslo" if kind == "objects" else "rome"
+    message = f"X must contain real numbers, got the text '{text}' in {where}. Encode text"
+    for estimator in (PPCA(1), DeepGaussianVAE(1)):
+        with pytest.raises(ValueError, match=message):
+            estimator.fit(TEXTS[kind])
+
+
 UNREADABLE = {
     "LazyFrame": (lambda: pl.DataFrame(X).lazy(), r"LazyFrame\. Pass X\.collect\(\)"),
     "sparse tensor": (lambda: torch.tensor(X).to_sparse(), r"sparse Tensor\. Pass X\.to_dense"),

@@ -151,7 +151,7 @@ def kind_of_objects(values: Array) -> str:
 
 
 def _read_array(X: Any, name: str) -> Table:
-    X = readable(X, name)
+    X = readable(X, name, text=True)
     X = to_host(X) if is_non_numpy(X) else np.asarray(X)
     if X.ndim != 2:
         raise ValueError(
