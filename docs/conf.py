@@ -68,6 +68,31 @@ FOR_USERS = {
     *("sample", "score", "score_samples"),
 }
 autosummary_generate = True
+
+# The page of the user guide for each public name, or for all others of its module.
+GUIDES = {
+    "ppca": "PPCA PPCACV Moments LowRankGaussian Certificate Stationarity Spectrum sample_spectrum "
+    "StationaryPoint",
+    "factor_analysis": "FactorAnalysis FactorAnalysisCV",
+    "missing_values": "GaussianImputer FactorAnalysisImputer PPCAImputer ImputationDisplay pool "
+    "Pooled make_missing",
+    "linear_vae": "LinearVAE",
+    "bernoulli_ppca": "BernoulliPPCA",
+    "deep_models": "DeepGaussianVAE DeepBernoulliVAE DeepAutoencoder ConvEncoder ConvDecoder "
+    "PlainConvEncoder PlainConvDecoder ResidualEncoder ResidualDecoder SoftThresholdDecoder MLP "
+    "TrainingDisplay ReconstructionDisplay LatentPlaneDisplay",
+    "large_data": "Processes",
+    "saving": "Snapshot sklearn_vae.serialization",
+    "how_many_dimensions": "choose_dimensions DimensionChoice DimensionChoiceDisplay CVCurveDisplay "
+    "bartlett_sphericity kmo SphericityTest SamplingAdequacy",
+    "posterior_collapse": "SoftThresholdElbo make_collapse_trap CollapseTrap",
+    "outliers": "OutlierDetector OutlierDisplay ContributionDisplay sklearn_vae.outliers",
+    "densities": "DensityPipeline Dequantizer LogitTransformer",
+    "diagnostics": "sklearn_vae.diagnostics sklearn_vae.plot",
+    "my_vae_collapsed": "sklearn_vae.adapters",
+    "datasets": "sklearn_vae.datasets",
+}
+autosummary_context = {"guides": {n: page for page, names in GUIDES.items() for n in names.split()}}
 numpydoc_show_class_members = False
 
 sphinx_gallery_conf = {
