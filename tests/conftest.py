@@ -1,3 +1,5 @@
+import itertools
+
 import array_api_strict
 import numpy as np
 import pytest
@@ -20,6 +22,43 @@ if hasattr(providers, "_get_local_constants"):
 
 def pytest_sessionstart():
     watch_patches(pytest.MonkeyPatch)  # after those that pytest makes itself
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark as slow what repeats a proof: see `cover` and `some` in pyproject.toml."""
+    groups = {}
+    for item in items:
+        if item.get_closest_marker("xfail"):
+            # pytest parses the files of the whole traceback, which takes a second.
+            item.add_marker("slow")
+        elif not item.get_closest_marker("slow"):
+            groups.setdefault(item.nodeid.split("[")[0], []).append(item)
+    for group in groups.values():
+        if cover := group[0].get_closest_marker("cover"):
+            fast = _covering([item.callspec.params for item in group], *cover.args)
+        elif some := group[0].get_closest_marker("some"):
+            (n,) = some.args
+            fast = {round(i * (len(group) - 1) / max(n - 1, 1)) for i in range(n)}
+        else:
+            continue
+        for i, item in enumerate(group):
+            if i not in fast:
+                item.add_marker("slow")
+
+
+def _covering(cases, strength):
+    """Choose cases that have each combination of the values of so many parameters, greedily."""
+    cases = [[(name, id(case[name])) for name in sorted(case)] for case in cases]
+    missing = [set(itertools.combinations(case, strength)) for case in cases]
+    chosen = set()
+    while any(missing):
+        best = max(range(len(missing)), key=lambda i: len(missing[i]))
+        chosen.add(best)
+        covered = set(missing[best])
+        for rest in missing:
+            rest -= covered
+    return chosen
 
 
 @pytest.fixture(params=["numpy", "torch", "array_api_strict"])

@@ -427,6 +427,7 @@ def check_parameters(index, parameters):
     check_results(model, results_of(model, GOOD), *GOOD.shape)
 
 
+@pytest.mark.some(16)
 @pytest.mark.parametrize("index", range(len(ESTIMATORS)))
 def test_numbers_of_numpy_are_as_good_as_those_of_python(index):
     # GridSearchCV takes them from np.arange and np.logspace.
@@ -460,12 +461,13 @@ def cases_of(index, n_cases, *strategies):
     return lambda check: same(share(given(*strategies)(check)))
 
 
-@fuzz(150)
+@fuzz(50)
 @given(indices, tables())
 def test_bad_rows_give_a_right_answer_or_a_clear_error(index, X):
     check_fit(index, X)
 
 
+@pytest.mark.some(16)
 @pytest.mark.parametrize("index", range(len(ESTIMATORS)))
 def test_a_huge_value_beside_a_missing_one(index):
     check_fit(index, np.array([[np.nan, 0.8, 0.3], [1e200, 0.9, 0.4], [np.nan, 0.1, 0.9]]))
@@ -481,7 +483,7 @@ def test_ten_thousand_bad_rows_give_a_right_answer_or_a_clear_error(index):
     check()
 
 
-@fuzz(100)
+@fuzz(40)
 @given(configurations())
 def test_bad_parameters_are_named_or_do(configuration):
     check_parameters(*configuration)
@@ -529,7 +531,7 @@ def check_far(index, X):
                 assert (np.asarray(array) < np.inf).all(), (name, array)
 
 
-@fuzz(100)
+@fuzz(40)
 @given(indices, far_rows())
 def test_rows_far_from_those_of_the_fit_give_no_nan(index, X):
     check_far(index, X)

@@ -135,6 +135,7 @@ def rounding_of(model, rows, expected):
     return max(rows.size * kappa * EPS, of_em)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize(("model", "rows"), [*DIRECT, *TRAINED], ids=name_of)
 @pytest.mark.parametrize("c", [DOWN, UP])
 def test_a_power_of_2_changes_no_digit_of_a_model(model, rows, c):
@@ -153,6 +154,7 @@ def test_linear_models_do_not_depend_on_the_unit(model, rows, c):
     assert_same(found, expected, rounding_of(model, rows, expected))
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize(("model", "rows"), DIRECT, ids=name_of)
 @pytest.mark.parametrize("c", [DOWN, 1.0, UP])
 @pytest.mark.parametrize("b", [2.0**14, -(2.0**27)])  # the second about 1e8
@@ -166,6 +168,7 @@ def test_linear_models_do_not_depend_on_the_origin(model, rows, c, b):
     assert_same(found, expected, rounding, of_mean=delta)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("rows", [T, CAUCHY, np.sign(CAUCHY) * np.exp(np.abs(T) ** 0.5 * 8)])
 @pytest.mark.parametrize("model", [DIRECT[i][0] for i in (0, 1, 2, 7, 9, 10)], ids=name_of)
 @pytest.mark.parametrize("c", [1e-12, 1e12])
@@ -245,6 +248,7 @@ def deep_as_it_is(index):
     return deep_as_of(OF_ROWS[index], make_rows())
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("index", range(len(OF_ROWS)), ids=[name_of(model) for model in OF_ROWS])
 @pytest.mark.parametrize("c", [DOWN, UP, 1e-12, 1e12])
 def test_deep_models_do_not_depend_on_the_unit(index, c):
@@ -256,6 +260,7 @@ def test_deep_models_do_not_depend_on_the_unit(index, c):
         np.testing.assert_allclose(value, expected[name], rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("model", OF_ROWS, ids=name_of)
 @pytest.mark.parametrize("kind", ["offset", "features", "tails"])
 def test_deep_models_of_extreme_rows_are_finite(model, kind):
@@ -277,6 +282,7 @@ def test_deep_models_of_extreme_rows_are_finite(model, kind):
         assert np.isfinite(found).all()
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("model", [*MODELS, *(model for model, _ in TRAINED)], ids=name_of)
 @pytest.mark.parametrize(
     ("learning_rate", "dtype"),

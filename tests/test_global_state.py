@@ -157,6 +157,7 @@ OFTEN = {PPCA: 0, PPCAImputer: 2, "Adam": 8, BernoulliPPCA: 10, "networks": 12, 
 INDICES = [i if i in OFTEN.values() else slow(i)[0] for i in range(len(ESTIMATORS))]
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("setting", list(SETTINGS))
 @pytest.mark.parametrize("index", INDICES, ids=lambda i: name_of(ESTIMATORS[i]))
 def test_settings_of_the_process_change_nothing(index, setting, expected, tmp_path):

@@ -105,6 +105,7 @@ def with_missing(values):
     }
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("kind", list(with_missing(X)))
 @pytest.mark.parametrize("estimator", INCOMPLETE, ids=name_of)
 def test_missing_values_of_every_kind_are_nan(estimator, kind):
@@ -115,6 +116,7 @@ def test_missing_values_of_every_kind_are_nan(estimator, kind):
     np.testing.assert_allclose(model.transform(data), expected.transform(HOLES), rtol=1e-10)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("kind", list(with_missing(X)))
 @pytest.mark.parametrize(
     "estimator",
@@ -144,6 +146,7 @@ def test_no_function_reads_what_a_mask_hides():
             method(kinds["masked"])
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("kind", list(with_missing(X)))
 @pytest.mark.filterwarnings("ignore:X (does not have|has) .*feature names")
 def test_pictures_of_missing_values_of_every_kind(kind):
@@ -212,6 +215,7 @@ TIMES = {
 }
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("kind", list(TIMES))
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=name_of)
 def test_dates_are_an_error_that_names_the_column(estimator, kind):
@@ -275,6 +279,7 @@ MODELS = [
 ]
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 @pytest.mark.parametrize("estimator", MODELS, ids=name_of)
 @pytest.mark.filterwarnings("ignore:X (does not have|has) .*feature names")
@@ -331,6 +336,7 @@ def test_tensors_under_dispatch_give_the_same_numbers(estimator):
     np.testing.assert_allclose(np.abs(np.asarray(found)), np.abs(expected), rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=name_of)
 def test_output_containers_change_no_other_method(estimator, library):
@@ -402,6 +408,7 @@ def views_of_arrays(index):
     return {name: values_or_error(function, plain, frame) for name, function in OF_A_MODEL.items()}
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize(
     ("library", "by"),
     [
@@ -435,6 +442,7 @@ def test_output_containers_change_no_diagnostic_and_no_picture(estimator, librar
     assert compared >= (3 if isinstance(model, DeepAutoencoder) else len(OF_A_MODEL) - 4), compared
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_output_containers_change_no_picture_of_imputation_and_search(library):
     frame, holes = (pd.DataFrame(values, columns=COLUMNS) for values in (X, HOLES))

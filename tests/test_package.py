@@ -105,7 +105,9 @@ def test_type_checkers_see_the_public_names():
 LONG_BLOCKS = {
     "deep_models-0",
     "diagnostics-0",
+    "diagnostics-1",
     "how_many_dimensions-1",
+    "missing_values-3",
     "my_vae_collapsed-0",
     "my_vae_collapsed-1",
 }

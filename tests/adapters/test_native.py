@@ -37,6 +37,7 @@ def numbers(value, name=""):
         yield name, np.asarray(value, dtype=np.float64)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("name", NATIVE)
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
 def test_every_number_is_that_of_the_native_model(name, function):

@@ -317,6 +317,7 @@ HALF = CURVED[:120]
 WIDE = {"hidden_layer_sizes": (64,), "learning_rate": 1e-2}
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize(
     ("kind", "X", "options", "match"),
     [

@@ -11,6 +11,7 @@ from sklearn_vae.deep.choices import PLAIN
 from tests.deep import automatic
 from tests.deep.automatic import CURVED
 from tests.deep.data import parameters_of
+from tests.helpers import slow
 from tests.sharing import shared
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -33,6 +34,7 @@ def test_dask_is_refused(model):
         clone(model).fit(da.from_array(CURVED, chunks=(60, 6)))
 
 
+@pytest.mark.slow
 def test_one_process_trains_automatically():
     model = DeepGaussianVAE(2, random_state=0)
     with Processes() as processes:
@@ -40,12 +42,13 @@ def test_one_process_trains_automatically():
     np.testing.assert_array_equal(parameters_of(model), parameters_of(fitted_to_wide()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grid", "best"),
     [
         ({"noise_variance": [0.1, 300.0]}, 0.1),
-        pytest.param({"n_components": [1, 2]}, 2, marks=pytest.mark.slow),
-        pytest.param({"hidden_layer_sizes": ["auto", (8,), 16]}, None, marks=pytest.mark.slow),
+        ({"n_components": [1, 2]}, 2),
+        ({"hidden_layer_sizes": ["auto", (8,), 16]}, None),
     ],
 )
 def test_grid_searches_with_default_parameters(grid, best):
@@ -68,6 +71,7 @@ def test_a_clone_has_no_trace_of_the_choices():
     assert again.max_epochs == again.hidden_layer_sizes == "auto"
 
 
+@pytest.mark.slow
 def test_samples_of_other_weights_are_another_fit():
     weights = np.where(WIDE[:, 0] > np.median(WIDE[:, 0]), 3.0, 1.0)
     model = DeepGaussianVAE(2, random_state=0).fit(WIDE, sample_weight=weights)
@@ -95,7 +99,7 @@ class DiesOnce(Callback):
             raise KilledError
 
 
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("wide", [True, *slow(False)])
 def test_a_killed_fit_resumes_to_the_same_model(wide, tmp_path):
     X = WIDE if wide else CURVED
     whole = fitted_to_wide() if wide else automatic.fitted(DeepGaussianVAE, True)

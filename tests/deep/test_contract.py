@@ -28,6 +28,7 @@ BY_PROCESSES = [MODELS[0], *MODELS[-3:]]
 each_model = each_of(MODELS)
 
 
+@pytest.mark.some(4)
 @each_model
 def test_the_same_seed_gives_the_same_model_bit_for_bit(model):
     one, two, other = fitted(model), clone(model).fit(X), clone(model)
@@ -73,6 +74,7 @@ def test_networks_that_draw_are_reproducible_and_leave_the_global_generators_alo
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.some(3)
 @each_model
 def test_fits_in_threads_are_those_of_one_alone(model):
     expected = parameters_of(fitted(model))
@@ -81,6 +83,7 @@ def test_fits_in_threads_are_those_of_one_alone(model):
             np.testing.assert_array_equal(parameters_of(found), expected)
 
 
+@pytest.mark.some(4)
 @each_model
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_scores_depend_on_neither_order_nor_company_of_rows(model, dtype):
@@ -129,6 +132,7 @@ def test_units_of_the_data_do_not_matter(model):
     )
 
 
+@pytest.mark.some(4)
 @each_model
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_extreme_units_and_offsets_are_finite(model, scale):
@@ -143,6 +147,7 @@ def test_extreme_units_and_offsets_are_finite(model, scale):
     assert np.isfinite(model.transform(rows)).all()
 
 
+@pytest.mark.some(3)
 @each_model
 def test_data_frames_in_and_out(model):
     names = [f"x{j}" for j in range(X.shape[1])]
@@ -159,6 +164,7 @@ def test_data_frames_in_and_out(model):
         assert of_frame.score(frame) == pytest.approx(fitted(model).score(X), rel=1e-12)
 
 
+@pytest.mark.some(3)
 @each_model
 def test_rows_are_not_written_to_and_may_be_read_only(model):
     rows = X.copy()
@@ -171,6 +177,7 @@ def test_rows_are_not_written_to_and_may_be_read_only(model):
     np.testing.assert_allclose(parameters_of(found), parameters_of(ordered), rtol=1e-9)
 
 
+@pytest.mark.some(3)
 @each_model
 def test_single_precision_stays(model):
     rows = X.astype(np.float32)
@@ -183,6 +190,7 @@ def test_single_precision_stays(model):
 
 
 # With init="ppca" the rate falls at the end of each fit: see tests/deep/test_ppca_start.py.
+@pytest.mark.some(3)
 @each_of([model for model in MODELS if getattr(model, "init", None) != "ppca"])
 def test_a_warm_start_goes_on(model):
     whole = clone(model).set_params(max_epochs=6, early_stopping=False)
@@ -202,6 +210,7 @@ def test_a_warm_start_goes_on(model):
     np.testing.assert_array_equal(halves.history_["bound"], whole.history_["bound"])
 
 
+@pytest.mark.some(3)
 @each_model
 def test_a_warm_start_goes_on_in_its_own_precision(model):
     model = clone(model).set_params(warm_start=True).fit(X)
@@ -270,6 +279,7 @@ def test_a_warm_start_wants_the_same_features():
     assert np.isfinite(model.score(X))
 
 
+@pytest.mark.some(3)
 @each_model
 def test_pipelines_and_grid_search(model):
     pipeline = make_pipeline(StandardScaler(), clone(model))
@@ -308,6 +318,7 @@ def test_processes_of_joblib_give_what_one_gives():
         np.testing.assert_array_equal(parameters_of(there), parameters_of(clone(model).fit(X)))
 
 
+@pytest.mark.some(3)
 @pytest.mark.filterwarnings("ignore:The model overfits")
 @each_model
 def test_early_stopping_takes_back_the_best_and_waits_for_the_warm_up(model):
@@ -337,6 +348,7 @@ def test_networks_may_be_linear_and_sizes_one_number(model):
     np.testing.assert_array_equal(parameters_of(one), parameters_of(fitted(model)))
 
 
+@pytest.mark.some(3)
 @each_model
 def test_progress_is_shown_where_asked_for_only(model, capsys):
     clone(model).fit(X)

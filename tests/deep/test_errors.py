@@ -174,6 +174,7 @@ class Late(Callback):
                 next(net.module_.encoder.parameters()).mul_(np.inf)
 
 
+@pytest.mark.some(3)
 @each_of(MODELS)
 def test_divergence_is_an_error_that_leaves_the_last_finite_model(model):
     model = copy.deepcopy(model).set_params(max_epochs=2)
@@ -285,6 +286,7 @@ class Interrupt(Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.cover(1)
 @pytest.mark.filterwarnings("ignore:The model overfits")
 @each_of(MODELS)
 @pytest.mark.parametrize("batch", [2, 8])
@@ -339,6 +341,7 @@ def test_an_error_of_a_callback_leaves_the_model_of_before():
     np.testing.assert_array_equal(parameters_of(model), before)
 
 
+@pytest.mark.some(3)
 @each_of(MODELS)
 def test_an_error_in_a_warm_start_leaves_the_model_of_before(model):
     model = copy.deepcopy(model).set_params(warm_start=True).fit(X)

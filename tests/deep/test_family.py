@@ -49,6 +49,7 @@ def test_scores_are_the_average_log_weight_of_draws(model):
     assert (np.abs(model.score_samples(rows) - weights.mean(axis=0)) < 5 * error + 0.06).all()
 
 
+@pytest.mark.some(3)
 @each_vae
 def test_the_gap_is_exact_and_has_the_moments_of_the_posterior(model):
     rows = make_rows(n=500)
@@ -92,6 +93,7 @@ def test_draws_have_the_moments_of_the_model(model):
     np.testing.assert_allclose(np.cov(scaled.T), np.eye(D), atol=0.06)
 
 
+@pytest.mark.slow
 def test_a_learned_prior_has_the_moments_of_the_posterior_and_unit_columns():
     # A step of Adam moves alpha2 by a share: many are needed, few rows will do, and large networks
     # would still change the moments.
@@ -253,6 +255,7 @@ def test_flows_raise_the_bound_where_latents_depend_on_each_other():
     assert off_diagonal.mean() == pytest.approx(exact, rel=0.5)
 
 
+@pytest.mark.slow
 def test_the_importance_weighted_objective_raises_its_own_bound():
     rows, _, options = correlated()
     vae, iwae = (
@@ -264,6 +267,7 @@ def test_the_importance_weighted_objective_raises_its_own_bound():
     assert iwae.score(rows) < vae.score(rows)  # the ELBO, whatever was trained
 
 
+@pytest.mark.slow
 def test_bits_of_a_linear_network_reach_bernoulli_ppca():
     rows = (make_rows() > 0).astype(float)
     exact = BernoulliPPCA(2, random_state=0, inference="per_sample").fit(rows).elbo_
@@ -316,6 +320,7 @@ MODELS_OF_IMAGES = [
 ]
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     ("networks", "model"),
     [

@@ -54,6 +54,7 @@ def test_scores_of_a_linear_decoder_are_exact():
     np.testing.assert_allclose(model.score_samples(X), expected, rtol=1e-10)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("n_components", [2, 20, 40])
 def test_scores_are_near_those_of_many_draws(n_components):
     rows = load_digits().data[:300]
@@ -71,6 +72,7 @@ def test_scores_are_near_those_of_many_draws(n_components):
     assert model.score(rows) == pytest.approx(expected, abs=0.1)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("noise_model", ["scalar", "heteroscedastic"])
 def test_the_error_of_scores_is_small_and_reported(noise_model):
     rows = make_ppca_ring(200, random_state=0)[0]
@@ -95,6 +97,7 @@ def test_errors_of_a_linear_decoder_are_zero(k):
     np.testing.assert_allclose(model.score_samples(X, return_error=True)[1], 0.0, atol=1e-9)
 
 
+@pytest.mark.some(2)
 @each_vae
 def test_what_fit_says_of_the_training_rows(model):
     rows = make_rows(n=1000)
@@ -199,6 +202,7 @@ def test_samples_are_draws_of_the_model(model):
         model.sample(0)
 
 
+@pytest.mark.slow
 def test_importance_weights_raise_the_bound_toward_the_likelihood():
     rows = load_digits().data[:400]
     model = DeepGaussianVAE(2, hidden_layer_sizes=(32,), max_epochs=40, random_state=0).fit(rows)
@@ -220,6 +224,7 @@ def test_importance_weights_raise_the_bound_toward_the_likelihood():
     np.testing.assert_allclose(model.log_likelihood(rows[:5], 20_000), exact, atol=0.3)
 
 
+@pytest.mark.slow
 def test_a_linear_network_reaches_ppca():
     ppca = PPCA(K).fit(X)
     model = DeepGaussianVAE(K, hidden_layer_sizes=(), batch_size=150, n_mc_samples=8)
@@ -257,6 +262,7 @@ def test_learning_starts_where_it_is_told():
         assert found == pytest.approx(0.125) if update == "gradient" else 0.125 < found < 1
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("noise_model", ["scalar", "diagonal"])
 def test_a_bad_start_of_the_noise_is_forgotten(noise_model):
     ppca = PPCA(K).fit(X).noise_variance_

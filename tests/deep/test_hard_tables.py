@@ -25,6 +25,7 @@ COLUMNS = {
 }
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)
 @pytest.mark.parametrize("k", [1, 3, 17])
 def test_diagonal_noise_starts_at_factor_analysis(column, k):

@@ -118,6 +118,7 @@ def on_grid(vae, rows):
     return top + np.log(total), first, np.sqrt(second)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("binary", [False, True])
 def test_nonlinear_models_approach_the_exact_conditional_moments(binary):
     vae, rows = trained(binary), HOLES[:12]
@@ -136,6 +137,7 @@ def test_nonlinear_models_approach_the_exact_conditional_moments(binary):
     np.testing.assert_array_equal(draws, again)
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("model", VAES, ids=str)
 def test_every_vae_trains_with_missing_values(model):
     vae = clone(model).fit(HOLES)

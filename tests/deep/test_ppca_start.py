@@ -54,6 +54,7 @@ STARTS = [
 ]
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize(("activation", "sizes", "noise_model", "prior"), STARTS, ids=str)
 def test_the_first_bound_is_the_likelihood_of_ppca(activation, sizes, noise_model, prior):
     # The bound of a linear model is exact: its draws have mean 0 and covariance I.
@@ -176,6 +177,7 @@ DIGITS = load_digits().data
 CANCER = StandardScaler().fit_transform(load_breast_cancer().data)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("learning_rate", [3e-3, *slow(1e-3, 1e-2)])
 @pytest.mark.parametrize(
     ("rows", "below"), [(DIGITS, 0.5), (CANCER, 1.0)], ids=["digits", "cancer"]
@@ -332,6 +334,7 @@ def test_the_rate_of_every_epoch_rises_and_falls(max_epochs, before):
 
 
 # pPCA's noise is down to 1.6e-7 of the average variance of the features of raw tables.
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("k", [1, 5, 10])
 @pytest.mark.parametrize("load", [load_wine, load_breast_cancer, load_digits])

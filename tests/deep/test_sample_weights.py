@@ -67,6 +67,7 @@ def as_one_batch(model):
     return model
 
 
+@pytest.mark.some(3)
 @each_model
 def test_a_fit_is_that_of_repeated_samples(model, monkeypatch):
     take_noise_away(monkeypatch)
@@ -172,6 +173,7 @@ def test_a_dimension_of_few_weights_has_collapsed():
         assert model.collapsed_dims_.tolist() == expected
 
 
+@pytest.mark.some(3)
 @each_model
 def test_equal_weights_are_none(model):
     expected = fitted(model)
@@ -179,6 +181,7 @@ def test_equal_weights_are_none(model):
     assert_same(clone(model).fit(X, None, None), expected, rtol=0)
 
 
+@pytest.mark.some(3)
 @each_model
 def test_a_sample_without_weight_is_absent(model):
     kept = COUNTS > 0
@@ -189,6 +192,7 @@ def test_a_sample_without_weight_is_absent(model):
     assert score == pytest.approx(absent.score(X[kept], sample_weight=WEIGHTS[kept]), rel=1e-12)
 
 
+@pytest.mark.some(3)
 @each_model
 def test_the_scale_of_weights_changes_nothing(model):
     one = clone(model).fit(X, sample_weight=WEIGHTS)
@@ -331,6 +335,7 @@ BAD = [
 ]
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("model", [MODELS[0], MODELS[-2], MODELS[-1]], ids=str)
 @pytest.mark.parametrize(("weights", "message"), BAD)
 def test_weights_that_do_not_fit(model, weights, message):

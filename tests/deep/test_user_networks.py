@@ -69,6 +69,7 @@ def data_of(model):
     return BITS if isinstance(model, DeepBernoulliVAE) else X
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize(
     ("plain", "in_place"), [(Centered, CenteredInPlace), (Rectified, RectifiedInPlace)]
 )
@@ -119,6 +120,7 @@ def elbo_oracle(model, data):
     return total - kl
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("network", [Network, CenteredInPlace, RectifiedInPlace, Normalized])
 @pytest.mark.parametrize("model", [MODELS[0], MODELS[1], MODELS[4]], ids=name_of)
 def test_score_is_that_of_posterior_and_conditional(model, network):

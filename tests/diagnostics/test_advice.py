@@ -81,6 +81,7 @@ def followed(model, text, **options):
     return clone(model).set_params(**{**settings(text), **options})
 
 
+@pytest.mark.some(6)
 @pytest.mark.filterwarnings("ignore:BernoulliPPCA has not converged")
 @pytest.mark.parametrize("name", [slow(name)[0] if ", deep" in name else name for name in MODELS])
 def test_a_model_accepts_all_that_it_is_advised(name):
@@ -151,6 +152,7 @@ def test_deep_networks_are_not_told_to_try_what_bought_nothing():
     assert cured.numbers["elbo"] > cured.numbers["reference"]
 
 
+@pytest.mark.slow
 def test_deep_networks_are_told_of_what_they_lack():
     # The closed form was worth it after a start at pPCA as well, without one fewer layers are more.
     X, deep = spectrum(), MODELS["gradient, deep"]

@@ -80,6 +80,7 @@ def test_a_default_vae_is_healthy(name):
     ]
 
 
+@pytest.mark.slow
 def test_category_i_superfluous_dimensions():
     X = with_covariance([9, 4, 1, 0.09, 0.09, 0.09, 0.09, 0.09], n=1000)
     vae = train(X, 6, max_epochs=150, batch_size=40)
@@ -98,7 +99,7 @@ def test_category_i_of_the_linear_model():
     assert list(report.collapse.collapsed) == [3, 4]
 
 
-@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("deep", [False, *slow(True)])
 def test_category_ii_noise_variance_fixed_too_large(deep):
     X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25], n=300)
     model = train(X, 3, noise_variance=5.0, max_epochs=60) if deep else PPCA(3, noise_variance=5.0)
@@ -145,6 +146,7 @@ def test_category_ii_of_a_noise_variance_that_is_still_on_its_way():
     )
 
 
+@pytest.mark.slow
 def test_category_iii_a_heteroscedastic_decoder_and_repeated_rows():
     rng = np.random.default_rng(0)
     Z = rng.normal(size=(300, 2))
@@ -161,6 +163,7 @@ def test_category_iii_a_heteroscedastic_decoder_and_repeated_rows():
     assert "degenerate" not in without.categories
 
 
+@pytest.mark.slow
 def test_category_v_a_network_that_is_too_deep():
     X = DIGITS
     deep = train(X, 8, hidden_layer_sizes=(64,) * 10, max_epochs=15, batch_size=50)
@@ -192,7 +195,8 @@ class NearCollapse:
         return decoder
 
 
-@pytest.mark.parametrize("threshold", [1.0, *slow(0.0)])
+@pytest.mark.slow
+@pytest.mark.parametrize("threshold", [1.0, 0.0])
 def test_category_v_the_soft_threshold_decoder_at_its_bad_optimum(threshold):
     X = make_collapse_trap(20)[0]
     decoder = NearCollapse(threshold / X.var(axis=0).mean() ** 0.5)
@@ -298,7 +302,8 @@ def test_the_model_is_as_it_was():
     np.testing.assert_array_equal(before, vae.score_samples(X))
 
 
-@pytest.mark.parametrize("noise_model", ["diagonal", *slow("heteroscedastic")])
+@pytest.mark.slow
+@pytest.mark.parametrize("noise_model", ["diagonal", "heteroscedastic"])
 def test_collapse_is_found_whatever_the_noise_model(noise_model):
     options = {"noise_model": noise_model, "max_epochs": 30, "batch_size": 128}
     X = DIGITS
@@ -309,7 +314,8 @@ def test_collapse_is_found_whatever_the_noise_model(noise_model):
     assert "factor analysis" in finding(report, "optimum").evidence[0]
 
 
-@pytest.mark.parametrize("noise_model", ["heteroscedastic", *slow("diagonal")])
+@pytest.mark.slow
+@pytest.mark.parametrize("noise_model", ["heteroscedastic", "diagonal"])
 def test_a_well_trained_vae_with_other_noise_is_healthy(noise_model):
     X = scale(load_wine().data)
     report = diagnose(DeepGaussianVAE(3, noise_model=noise_model, random_state=0).fit(X), X)
@@ -334,6 +340,7 @@ def test_a_noise_variance_far_too_small_is_found():
     assert "learn the noise variance: noise_variance=None" in report.advice
 
 
+@pytest.mark.slow
 def test_dimensions_lost_to_the_weight_of_the_kl_are_not_superfluous():
     X = make_s_curve(800, noise=0.05, random_state=0)[0]
     report = diagnose(train(X, 2, kl_weight=2.0, max_epochs=150, hidden_layer_sizes=(64,)), X)

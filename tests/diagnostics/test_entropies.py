@@ -31,6 +31,7 @@ def monte_carlo(model, X, n_draws=2000):
     )
 
 
+@pytest.mark.some(7)
 @pytest.mark.parametrize("model", [m for m in MODELS if "sylvester" not in str(m)], ids=str)
 def test_entropies_by_monte_carlo(model):
     model, X = fitted(model), rows(seed=1)[:40]
@@ -53,6 +54,7 @@ def test_the_parts_add_up_to_the_gap(model):
     np.testing.assert_allclose(found.gap.dimensions, 0.5 * (1 - moments), atol=1e-5)
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("model", NOISY_DIAGONAL, ids=str)
 def test_the_noise_part_is_that_of_the_residuals(model):
     model, X = fitted(model), rows(seed=1)
@@ -183,6 +185,7 @@ def test_where_no_part_stands_out_the_largest_are_named():
     assert all("not at its optimum" in verdict for verdict in found.verdicts)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("deep", [False, True])
 def test_the_gain_of_another_scale_of_the_logits(deep):
     X = (rows() > rows().mean(axis=0)).astype(float)

@@ -38,6 +38,7 @@ def test_no_other_noise_variance_is_better(model):
 
 
 # Of pPCA the posterior depends on the noise: see below.
+@pytest.mark.some(5)
 @pytest.mark.parametrize(
     "model", [m for m in NOISY_DIAGONAL if not isinstance(m, PPCA | PPCACV)], ids=str
 )
@@ -131,6 +132,7 @@ def test_rows_without_residual_are_an_error():
         tune_noise_variance(model, np.tile(model.mean_, (3, 1)))
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("seed", range(20))
 def test_best_noise_variance_by_brute_force(seed):
     rng = np.random.default_rng(seed)

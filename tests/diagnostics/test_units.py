@@ -76,6 +76,7 @@ def numberless(text):
     return re.sub(r"[-+]?\d+(\.\d+)?(e[-+]\d+)?", "#", text)
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize(("X", "model", "categories", "units"), CASES)
 def test_reports_of_data_in_other_units(X, model, categories, units):
     one = diagnose(model(1.0).fit(X), X)

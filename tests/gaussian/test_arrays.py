@@ -24,6 +24,7 @@ from sklearn_vae.gaussian.arrays import (
 from tests.helpers import to_numpy
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("n_rows", [1, 8, 9, 1000, 2**20, 2**20 + 1])
 @pytest.mark.parametrize("n_columns", [0, 1, 3, 1000, 2**17, 2**20])
 def test_blocks_cover_all_rows_in_order_and_fit_in_the_cache(n_rows, n_columns):

@@ -75,6 +75,7 @@ def test_products_with_centered_rows(make, offset, weighted):
     np.testing.assert_allclose(blocks, (c**0.5 * R).astype(float), **close)
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.float16])
 def test_many_blocks_of_any_dtype(dtype, keep):

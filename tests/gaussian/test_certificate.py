@@ -152,7 +152,7 @@ def check_one(kind, n, d, share, seed, solver, dtype, weighted):
 FAST = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=200, **FAST)
+@settings(max_examples=60, **FAST)
 @given(matrices)
 def test_no_bound_is_violated(case):
     check_one(**case)

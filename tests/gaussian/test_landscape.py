@@ -176,6 +176,7 @@ def test_errors_of_methods():
         point.surface(1, (1, 3), zero, zero)
 
 
+@pytest.mark.some(40)
 @pytest.mark.parametrize("r", range(D + 1))
 @pytest.mark.parametrize(("kept", "sigma2"), POINTS)
 def test_leading_eigenpairs_give_the_same_point(kept, sigma2, r):

@@ -246,6 +246,7 @@ def test_a_learned_prior_variance_makes_the_unit_encoder_ppca():
     assert bound.value(p) == pytest.approx(log_likelihood(np.diag(values), W_ppca, sigma2))
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("noise_variance", [None, 0.8, 3.0])
 def test_the_unit_encoder_alone_falls_short_by_what_the_formula_says(noise_variance):
     values = np.array([9.0, 4.0, 2.0, 0.5, 0.3, 0.2])

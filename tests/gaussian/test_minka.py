@@ -119,6 +119,7 @@ def test_choice_of_scikit_learn_on_draws_with_more_samples_than_features(n, d, k
 class TestAsManySamplesAsFeatures:
     """Centered samples then have rank d - 1: the noise variance of k = d - 1 is 0."""
 
+    @pytest.mark.some(3)
     @pytest.mark.parametrize("noise", [1e-6, 1e-3, 0.1, 0.5])
     @pytest.mark.parametrize("svd_solver", ["full", "covariance_eigh"])
     def test_noise_is_never_zero_and_the_true_rank_is_found(self, noise, svd_solver):

@@ -52,9 +52,19 @@ def split_rows(draw):
 
 
 @given(split_rows())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_split_merges_to_the_whole(case):
-    X, offset, cuts = case
+    check_split(*case)
+
+
+@pytest.mark.slow
+@given(split_rows())
+@settings(max_examples=300, deadline=None)
+def test_three_hundred_splits_merge_to_the_whole(case):
+    check_split(*case)
+
+
+def check_split(X, offset, cuts):
     X = X + offset
     parts = [Moments.of(X[a:b]) for a, b in itertools.pairwise(cuts)]
     mean, scatter = exact(X)
@@ -65,9 +75,19 @@ def test_any_split_merges_to_the_whole(case):
 
 
 @given(split_rows(), st.integers(0, 2**32 - 1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_split_of_weighted_rows_merges_to_the_whole(case, seed):
-    X, offset, cuts = case
+    check_weighted_split(*case, seed)
+
+
+@pytest.mark.slow
+@given(split_rows(), st.integers(0, 2**32 - 1))
+@settings(max_examples=150, deadline=None)
+def test_a_hundred_and_fifty_splits_of_weighted_rows_merge_to_the_whole(case, seed):
+    check_weighted_split(*case, seed)
+
+
+def check_weighted_split(X, offset, cuts, seed):
     X = X + offset
     rng = np.random.default_rng(seed)
     weights = rng.choice([0.0, 0.25, 1.0, 3.5], size=len(X))

@@ -29,7 +29,7 @@ from sklearn_vae.linear import bernoulli_fit
 from sklearn_vae.linear.bernoulli import BernoulliPPCA
 from sklearn_vae.linear.bernoulli_fit import maximize
 from tests.gaussian.test_bernoulli_elbo import log_likelihood_by_quadrature
-from tests.helpers import remembered_names, slow
+from tests.helpers import remembered_names
 
 RNG = np.random.default_rng(0)
 W_TRUE = 1.5 * RNG.normal(size=(12, 2))
@@ -54,7 +54,8 @@ def parameters_of(model):
     return np.concatenate([model.loadings_.ravel(), model.intercept_, *model.transform(X)])
 
 
-@pytest.mark.parametrize("model", [MODELS[0], *slow(MODELS[1])], ids=lambda m: m.inference)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS[:2], ids=lambda m: m.inference)
 def test_the_model_that_drew_the_rows_is_found(model):
     rows, others = make_bits(3000, seed=1), make_bits(400, seed=2)
     model = clone(model).fit(rows)
@@ -453,6 +454,7 @@ def test_soft_bits_without_any_variance(n):
     assert own.score(other) == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.some(4)
 @each_model
 @pytest.mark.parametrize("entry", [1e-7, 1e-15, 1e-25, 1e-30, 1e-200])
 def test_a_feature_that_is_almost_constant(model, entry):
@@ -561,6 +563,7 @@ def test_the_certificate_is_what_lbfgs_still_finds(k):
     assert loose.certificate_.gradient_norm > model.certificate_.gradient_norm
 
 
+@pytest.mark.slow
 def test_few_iterations_suffice_if_bits_can_be_predicted_exactly():
     # The loadings and a valley of transformed latents extend to infinity.
     rows = (np.random.default_rng(0).uniform(size=(40, 60)) < 0.3).astype(float)

@@ -56,6 +56,7 @@ def grid_search(model, grid, X, cv, weights=None, **params):
 
 
 class TestMissingValues:
+    @pytest.mark.cover(1)
     @pytest.mark.parametrize("weighted", [False, True])
     @pytest.mark.parametrize("cv", [3, ShuffleSplit(2, random_state=0)])
     def test_scores_of_ppca_are_those_of_grid_search(self, cv, weighted):
@@ -148,6 +149,7 @@ def conditional_log_density(x, given, wanted, mean, C):
 
 
 class TestEntries:
+    @pytest.mark.cover(1)
     @pytest.mark.parametrize("weighted", [False, True])
     @pytest.mark.parametrize("is_complete", [True, False])
     @pytest.mark.parametrize(
@@ -276,6 +278,7 @@ class TestFactorAnalysisCV:
         with pytest.raises(ValueError, match="only NaN in column 3"):
             FactorAnalysisCV([1]).fit(X)
 
+    @pytest.mark.some(1)
     @pytest.mark.parametrize("weighted", [False, True])
     def test_missing_values(self, weighted):
         X = incomplete_factors() * np.geomspace(1.0, 5.0, 9)
@@ -286,6 +289,7 @@ class TestFactorAnalysisCV:
         expected = grid_search(FactorAnalysis(**EXACT), grid, X, 3, weights)
         np.testing.assert_allclose(split_scores(model.cv_results_), expected, rtol=0, atol=1e-6)
 
+    @pytest.mark.some(1)
     @pytest.mark.parametrize("held_out", ["samples", "entries"])
     def test_the_choice_does_not_depend_on_units(self, held_out):
         X = incomplete_factors()

@@ -256,6 +256,7 @@ def test_adam_reaches_ppca(parameters):
         np.testing.assert_allclose(vae.loadings_, ppca.loadings_, atol=0.05)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("parameters", [{}, UNIT])
 def test_draws_come_near_ppca(parameters):
     X = make_rows()
@@ -314,6 +315,7 @@ def test_nothing_depends_on_units_or_offsets(model):
     np.testing.assert_allclose(other.loadings_, 2.0**20 * vae.loadings_, rtol=1e-3, atol=1e3)
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("model", MODELS)
 def test_fits_are_reproducible_and_leave_numpys_generator_alone(model):
     X = make_rows(d=50)

@@ -139,6 +139,7 @@ def test_a_training_that_ends_early_says_how_many_nats_short_it_is(solver, noise
     assert seen[0].filename == __file__
 
 
+@pytest.mark.slow
 def test_a_training_that_arrives_does_not_warn():
     X = make_rows(60, 8)
     adam = LinearVAE(2, solver="adam", learning_rate=0.01, tol=1e-6, random_state=0).fit(X)

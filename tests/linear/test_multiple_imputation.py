@@ -62,6 +62,7 @@ def test_sample_has_the_conditional_distribution():
     assert np.isfinite(multivariate_normal(expected, covariance).logpdf(draws)).all()
 
 
+@pytest.mark.some(1)
 @ALL
 def test_std_is_that_of_draws(kind):
     imputer = fitted(kind)
@@ -96,6 +97,7 @@ def test_uncertain_parameters_add_variance():
     np.testing.assert_array_equal(known.impute(X), uncertain.impute(X))
 
 
+@pytest.mark.slow
 def test_zero_fits_give_the_conditional_distribution():
     imputer = PPCAImputer(2).fit(HOLES)
     _, std = imputer.impute(HOLES, return_std=True)
@@ -140,6 +142,7 @@ def test_agrees_with_a_gibbs_chain():
     assert 0.85 < np.mean((own / np.where(missing, std, 1.0))[missing]) < 1.2
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("kind", "at_random"),
     [
@@ -195,6 +198,7 @@ def regression(D):
     return b[1:], (residual @ residual / (len(D) - A.shape[1]) * np.diag(inverse))[1:]
 
 
+@pytest.mark.some(1)
 @ALL
 def test_bounds_and_integers(kind):
     X = np.column_stack([np.round(3.0 * HOLES[:, 0]), np.exp(HOLES[:, 1]), HOLES[:, 2:]])
@@ -229,6 +233,7 @@ def test_integers_are_within_bounds():
         assert least == 2.2 or (draws == np.round(draws)).all()
 
 
+@pytest.mark.some(1)
 @BOTH_KINDS
 def test_a_single_value_unlike_the_others_does_not_blow_up_intervals(kind):
     """Without it the feature is constant, or almost."""
@@ -249,6 +254,7 @@ def test_constant_features_do_not_narrow_intervals():
     assert np.interp(0.6745, NORMAL_GRID, quantiles) > 0.5
 
 
+@pytest.mark.some(1)
 @ALL
 def test_sample_posterior(kind):
     imputer = make(kind, sample_posterior=True, n_fits=3, random_state=0).fit(HOLES)

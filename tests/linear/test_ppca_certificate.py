@@ -33,6 +33,7 @@ def error_of(model, X):
 
 
 class TestAuto:
+    @pytest.mark.some(1)
     @pytest.mark.parametrize("shape", NOISE)
     def test_exact_where_pca_is_not(self, shape):
         X = noise(shape)
@@ -49,6 +50,7 @@ class TestAuto:
         assert certificate.max_shortfall < 1e-9
         assert certificate.delta == 0.0
 
+    @pytest.mark.some(1)
     @pytest.mark.parametrize("shape", ["tall", "wide"])
     @pytest.mark.parametrize("k", [1, 20])
     def test_iteration_where_the_matrix_would_be_large(self, shape, k, monkeypatch):

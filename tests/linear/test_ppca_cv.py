@@ -83,6 +83,7 @@ def assert_same_search(model, search, tolerance=1e-9):
 
 
 class TestAgainstBruteForce:
+    @pytest.mark.cover(1)
     @pytest.mark.parametrize(
         ("offset", "weighted"),
         [

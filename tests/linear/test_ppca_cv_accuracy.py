@@ -112,6 +112,7 @@ def candidates(X, splits):
     return sorted({0, 1, rank // 2, rank - 2, rank - 1})
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_of_graded_data(name, weighted):

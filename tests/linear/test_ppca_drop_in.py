@@ -200,6 +200,7 @@ CASES = {
 }
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("case", CASES)
 def test_a_pipeline_predicts_the_same(case):
     expected, found = CASES[case](PCA), CASES[case](PPCA)
@@ -227,6 +228,7 @@ def falling(n, d, dtype=np.float64, offset=3.0):
     return (X + offset).astype(dtype)
 
 
+@pytest.mark.cover(2)
 @pytest.mark.parametrize("whiten", [False, True])
 @pytest.mark.parametrize("k", [None, 1, 4])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

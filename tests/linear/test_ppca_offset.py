@@ -21,6 +21,7 @@ def samples(n=120, d=6, offset=1e8, dtype="f8"):
     return X, (X.astype(np.longdouble) - X.astype(np.longdouble).mean(axis=0)).astype(float)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("offset", [1e6, 1e8, 1e11])
 @pytest.mark.parametrize("size", [1, 7])
 def test_moments_of_a_stream(asarray, offset, size):
@@ -34,6 +35,7 @@ def test_moments_of_a_stream(asarray, offset, size):
     np.testing.assert_allclose(to_numpy(backwards.scatter), R.T @ R, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("offset", [1e6, 1e8, 1e11])
 @pytest.mark.parametrize("n", [5, 120])
 def test_scores_do_not_depend_on_the_origin_or_the_batches(n, offset):

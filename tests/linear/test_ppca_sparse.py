@@ -58,6 +58,7 @@ def no_densifying(monkeypatch):
 
 
 class TestSparse:
+    @pytest.mark.cover(2)
     @pytest.mark.parametrize("noise_variance", [None, 0.7])
     @pytest.mark.parametrize("offset", [0.0, 1e3])
     @pytest.mark.parametrize("solver", SPARSE_SOLVERS)
@@ -224,6 +225,7 @@ class TestMemoryMapped:
         np.save(tmp_path / "rows.npy", X)
         return np.load(tmp_path / "rows.npy", mmap_mode="r")
 
+    @pytest.mark.cover(1)
     @pytest.mark.parametrize("solver", ["auto", "full", "covariance_eigh", "arpack", "randomized"])
     def test_the_same_model_as_in_memory(self, mapped, solver):
         parameters = {"n_components": 3, "svd_solver": solver, "random_state": 0}
@@ -245,8 +247,8 @@ class TestMemoryMapped:
         ("shape", "dtype"),
         [
             ((50_000, 100), "uint8"),
-            ((100, 50_000), "float64"),
-            ((2500, 2000), "uint8"),
+            pytest.param((100, 50_000), "float64", marks=pytest.mark.slow),
+            pytest.param((2500, 2000), "uint8", marks=pytest.mark.slow),
             pytest.param((50_000, 100), "float64", marks=pytest.mark.slow),
             pytest.param((100, 50_000), "uint8", marks=pytest.mark.slow),
             pytest.param((2500, 2000), "float64", marks=pytest.mark.slow),
@@ -350,6 +352,7 @@ class TestMemory:
             model.partial_fit(X)
         assert model.score(X) == before
 
+    @pytest.mark.slow
     @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
     def test_what_is_said_to_be_held_is_what_is_held(self):
         # 20 MiB a matrix, above what the libraries take by themselves.

@@ -60,6 +60,7 @@ class TestAsRepeatedRows:
                 found = getattr(model, name)
                 np.testing.assert_allclose(found, value, rtol=1e-9, atol=1e-9, err_msg=name)
 
+    @pytest.mark.cover(2)
     @pytest.mark.parametrize("scale", [1e-200, 1 / 47.3, 1e6, 1e200])
     def test_their_scale_changes_nothing(self, container, shape, noise_variance, solver, scale):
         X = make_rows(**shape)

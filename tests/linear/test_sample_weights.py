@@ -163,6 +163,7 @@ def test_integer_weights_are_repetitions(case):
     assert_same_fit(found, repeated, X, OF_THE_PATH, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.some(7)
 @all_cases
 def test_samples_of_zero_weight_are_absent(case):
     model, X = case_of(case)
@@ -175,6 +176,7 @@ def test_samples_of_zero_weight_are_absent(case):
     assert_same_fit(binary, clone(model).fit(X[kept]), X[kept])
 
 
+@pytest.mark.cover(1)
 @all_cases
 @pytest.mark.parametrize("scale", [1e-200, 1 / 47.3, 1e200])
 def test_the_scale_of_weights_changes_nothing(case, scale):
@@ -187,6 +189,7 @@ def test_the_scale_of_weights_changes_nothing(case, scale):
         assert scaled.n_samples_ == pytest.approx(scale * weights.sum(), rel=1e-12)
 
 
+@pytest.mark.some(7)
 @all_cases
 def test_weights_of_one_change_no_bit(case):
     model, X = case_of(case)
@@ -234,6 +237,7 @@ def test_the_weighted_likelihood_of_missing_values_is_maximal():
         assert np.average(values, weights=weights) < best
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("case", RANDOM)
 def test_draws_approach_the_weighted_maximum(case):
     model, X = case_of(case)

@@ -101,6 +101,7 @@ def test_what_a_posterior_says_is_the_average_over_its_draws(posterior, prior):
         assert ((term(many).mean(0) - said).abs() < 5 * error).all()
 
 
+@pytest.mark.some(2)
 @posteriors
 @torch.no_grad()
 def test_marginals_have_the_moments_of_the_draws(posterior):

@@ -11,6 +11,7 @@ def drawn_without_warnings():
         warnings.simplefilter("error")
         yield
         for number in plt.get_fignums():
-            if plt.figure(number).stale:  # else it was drawn in the test, as it is
-                plt.figure(number).canvas.draw()
+            canvas = plt.figure(number).canvas
+            if not hasattr(canvas, "renderer"):  # else the test has drawn it
+                canvas.draw()
     plt.close("all")

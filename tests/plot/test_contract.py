@@ -124,6 +124,7 @@ def test_every_display_is_tested():
     assert {cls.__name__ for cls in CASES} == set(sklearn_vae.plot.__all__)
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
 def test_a_new_figure_and_axes_given(cls):
     from_estimator, _ = CASES[cls]
@@ -169,6 +170,7 @@ def _pixels(display):
 LINES = (CollapseDisplay, EntropyDisplay, TrainingDisplay, ReconstructionDisplay)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("cls", LINES, ids=lambda cls: cls.__name__)
 def test_options_replace_what_is_drawn_by_default(cls):
     display = CASES[cls][0](None)
@@ -192,6 +194,7 @@ def test_an_option_given_twice_and_one_unknown_leave_no_figure():
     assert not plt.get_fignums()
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
 def test_the_figure_of_a_subfigure_is_the_whole(cls):
     figure = plt.figure(layout="constrained", figsize=(10, 10))
@@ -201,6 +204,7 @@ def test_the_figure_of_a_subfigure_is_the_whole(cls):
     figure.canvas.draw()
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "cls", [*LINES, KLDisplay, PosteriorScaleDisplay], ids=lambda cls: cls.__name__
 )
@@ -241,6 +245,7 @@ def test_a_legend_covers_no_numbers_beside_the_axes():
     assert not any(legend.overlaps(text.get_window_extent()) for text in ax.texts)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("n", [2, 8])
 def test_long_names_are_not_cut_and_leave_room(n):
     name = "a long name of a model that says all about how it was made and of what {}"

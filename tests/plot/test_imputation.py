@@ -75,6 +75,7 @@ def test_what_is_no_interval_leaves_no_figure(change, match):
     assert not plt.get_fignums()
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("features", [None, 4])
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("name", ["a quite long feature name", "word_" * 30], ids=len)

@@ -61,6 +61,7 @@ def test_steps_of_several_models(k):
     display.figure_.canvas.draw()
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("k", [1, 8, 17, 51, 12345, *slow(2, 5, 16, 40, 50, 200, 999)])
 def test_ranks_are_counted_from_one(k):
     ax = KLDisplay.from_results({"a": made(k, k), "b": made(1, 1)}).ax_

@@ -162,6 +162,7 @@ def test_estimators_that_cannot_reconstruct(cls):
         cls.from_estimator(PPCA(2), X)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("shape", [(3, 4), None])
 def test_a_plane_of_latent_space(shape):
     display = LatentPlaneDisplay.from_estimator(MODEL, X, rows=(5, 9, 2), n=3, image_shape=shape)
@@ -226,6 +227,7 @@ def test_the_surface_is_that_of_the_point_and_shows_its_kind(kind):
     assert display.contours_.levels[-1] >= display.surface.max() - 1e-9
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("column", "directions"), [(0, (2, 5)), (1, (0, 4)), (3, (0, 2)), (0, (0, 1))]
 )
@@ -526,6 +528,7 @@ def test_each_panel_of_curves_has_its_own_errors():
         assert [float(text) for text in said] == [i + 1.0, i + 4.0]
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("shape", [(3, 4), (2, 6), (12, 1)])
 def test_names_stand_beside_their_images_and_apart(shape):
     display = ReconstructionDisplay.from_estimator({"a": MODEL, "b": MODEL}, X, image_shape=shape)
@@ -539,6 +542,7 @@ def test_names_stand_beside_their_images_and_apart(shape):
     assert not any(one.overlaps(two) for one, two in itertools.pairwise(boxes))
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("shape", [(2, 32), (32, 2), (64, 1), (1, 64)])
 def test_long_images_make_no_huge_figure_and_cover_nothing(shape):
     rows = np.random.default_rng(0).normal(size=(8, np.prod(shape)))

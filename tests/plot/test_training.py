@@ -33,6 +33,7 @@ CASES = {
 OFTEN = ["scalar", "held out", "bits", "em", "logistic"]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", [*OFTEN, *slow(*(name for name in CASES if name not in OFTEN))])
 def test_lines_are_the_history(name):
     model, n_panels, counted, first = CASES[name]

@@ -170,6 +170,7 @@ def odd_contents(content):
             yield {**content, "state": {**state, "net": net}}
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("model", "finished"),
     [
@@ -296,6 +297,7 @@ ELSEWHERE = {
 }
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_what_was_written_elsewhere_is_resumed_with_a_warning(name, monkeypatch, tmp_path):
     value, match = ELSEWHERE[name]
@@ -406,6 +408,7 @@ def test_an_edited_factory_is_told(monkeypatch, tmp_path):
     assert (len(caught), len(epochs), len(list(folder.iterdir()))) == (1, 7, 2)
 
 
+@pytest.mark.some(2)
 @EACH_KIND
 def test_what_differs_in_the_nearest_file_is_told_in_one_line(model, monkeypatch, tmp_path):
     X = rows_of(model)
@@ -568,6 +571,7 @@ class FullDisk:
         return self.file.fileno()
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("model", "n_writes"),
     [

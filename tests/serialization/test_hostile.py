@@ -344,6 +344,7 @@ METHODS = ["transform", "score_samples", "posterior", "sample", "inverse_transfo
            "get_feature_names_out"]  # fmt: skip
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     "name",
     ["ppca", "linear", "bernoulli", "imputer", "dequantizer", "logit", "deep-gaussian",
@@ -374,6 +375,7 @@ def test_what_is_missing_is_missed_when_a_file_is_loaded(name, tmp_path):
     assert n_refused
 
 
+@pytest.mark.some(20)
 @pytest.mark.parametrize("name", CASES)
 def test_a_fitted_model_has_what_its_class_says(name):
     model = fitted(name)

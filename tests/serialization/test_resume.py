@@ -72,6 +72,7 @@ each_trained = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.some(9)
 @each_trained
 def test_what_is_resumed_ends_as_if_it_had_not_been_stopped(index, stop_after, tmp_path):
     model = TRAINED[index]
@@ -92,6 +93,7 @@ def test_what_is_resumed_ends_as_if_it_had_not_been_stopped(index, stop_after, t
     assert len(list((tmp_path / "files").iterdir())) == 1
 
 
+@pytest.mark.some(8)
 @each_trained
 def test_a_finished_fit_is_not_trained_again(index, monkeypatch, tmp_path):
     X = rows_of(TRAINED[index])
@@ -276,6 +278,7 @@ def test_the_bar_goes_on_where_it_stood(stop_after, tmp_path, capfd):
         assert next(line for line in lines if "/" in line) == done
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("model", [MODEL, *LINEAR], ids=str)
 def test_without_a_seed_the_first_fit_has_chosen_one(model, stop_after, tmp_path):
     X = rows_of(model)
@@ -292,6 +295,7 @@ def test_without_a_seed_the_first_fit_has_chosen_one(model, stop_after, tmp_path
     assert same(clone(model).fit(X), first)
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("model", [MODEL, *LINEAR], ids=str)
 def test_a_generator_is_left_as_by_a_fit_that_was_not_stopped(model, stop_after, tmp_path):
     X = rows_of(model)
@@ -329,6 +333,7 @@ def test_a_warm_start_is_another_fit(stop_after, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.some(1)
 @pytest.mark.filterwarnings("ignore:No checkpoint in")
 @pytest.mark.parametrize("model", [MODEL, LINEAR[1], LINEAR[4]], ids=str)
 def test_a_grid_search_has_a_file_for_every_fit(model, monkeypatch, tmp_path):

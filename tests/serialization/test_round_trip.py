@@ -73,6 +73,7 @@ def outcome(model, method, *args, **kwargs):
     return found.to_numpy() if isinstance(found, pd.DataFrame) else found
 
 
+@pytest.mark.some(20)
 @pytest.mark.parametrize("name", CASES)
 def test_a_state_makes_the_same_estimator(name):
     model = fitted(name)
@@ -103,6 +104,7 @@ def test_a_new_fitted_attribute_is_saved_and_pickled(tmp_path):
         assert_same(model, other)
 
 
+@pytest.mark.some(20)
 @pytest.mark.parametrize("name", CASES)
 def test_what_was_loaded_saves_as_the_same_file(name, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
@@ -113,6 +115,7 @@ def test_what_was_loaded_saves_as_the_same_file(name, tmp_path):
     assert_same(*(dict(sorted(tensors.items())) for _, tensors, *_ in (a, b)))
 
 
+@pytest.mark.some(7)
 @pytest.mark.parametrize("name", [f"deep-{name}" for name in DEEP])
 def test_training_goes_on_as_it_would_have(name, tmp_path):
     model, X = model_of(name), CASES[name][1]

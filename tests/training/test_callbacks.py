@@ -93,6 +93,7 @@ def all_files(model, folder, prefix=""):
     return other
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_train_end_checkpoint_leaves_files_that_load_params_reads(model, tmp_path):
     seen = []
@@ -171,6 +172,7 @@ class Rows:
         return r2_score(y, self.seen[-1][1])
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("use_caching", [True, False])
 @pytest.mark.parametrize("on_train", [True, False])
 @pytest.mark.parametrize("model", [*MODELS[-3:], MODELS[0], MODELS[9]], ids=str)
@@ -311,6 +313,7 @@ def test_schedulers_set_the_rates_and_record_them():
     assert model.history_["event_lr"][-1] < 1e-3
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_clipping_bounds_the_norm_of_the_gradient(model):
     class Norm(Callback):
@@ -329,6 +332,7 @@ def weights(model, network):
     return np.concatenate([p.detach().numpy().ravel() for p in part.parameters()])
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("model", [MODELS[0], MODELS[7], MODELS[9], MODELS[-1]], ids=str)
 def test_freezer_holds_parameters_and_unfreezer_releases_them(model):
     start = clone(model).set_params(learning_rate=1e-30, max_epochs=1).fit(X)
@@ -700,6 +704,7 @@ class End(Callback):
         self.seen.write("end")
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("model", [*MODELS[:1], *MODELS[5:7], MODELS[-1]], ids=str)
 def test_an_error_at_the_end_of_training_keeps_the_model(model, tmp_path):
     plain, seen = clone(model).fit(X), io.StringIO()

@@ -151,6 +151,7 @@ def assert_same_fit(model, expected):
     assert np.isfinite(model.score(X))
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("name", MODELS)
 def test_captured_steps_are_the_plain_ones(name):
     expected, others = plain(name)
@@ -164,6 +165,7 @@ def test_captured_steps_are_the_plain_ones(name):
     assert captures == N_SHAPES * rates
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("graph", FAILURES)
 def test_a_failure_leads_back_to_plain_steps(name, graph):
