@@ -24,6 +24,7 @@ from sklearn_vae import (
     LogitTransformer,
     OutlierDetector,
     PPCAImputer,
+    TabularVAE,
     public,
 )
 
@@ -33,6 +34,7 @@ ESTIMATORS = [
     DeepGaussianVAE(2, **SMALL),
     DeepBernoulliVAE(2, **SMALL, binarize=0.0),
     DeepAutoencoder(2, **SMALL),
+    TabularVAE(2, **SMALL),
     PPCA(n_components=2),
     PPCACV([1, 2], noise_variance=[None, 0.5], cv=3),
     BernoulliPPCA(2, binarize=0.0),
@@ -116,7 +118,7 @@ def expected_failed_checks(estimator):
     if isinstance(estimator, OutlierDetector):
         reason = "copies of a sample fall into different folds, a sample with a weight into one"
         return {"check_sample_weight_equivalence_on_dense_data": reason}
-    if isinstance(estimator, DeepGaussianVAE | DeepBernoulliVAE):
+    if isinstance(estimator, DeepGaussianVAE | DeepBernoulliVAE | TabularVAE):
         # tests/deep/test_sample_weights.py checks it with the same draws for all copies.
         reason = (
             "training is stochastic: each copy of a sample has its own draws of z, and weights "

@@ -75,9 +75,9 @@ class TabularVAE(TableMethods, DeepVAE):
         Types of columns by name or index. A list of categories in ascending order is a type,
         too: "ordinal" with this order. The types of other columns are inferred: booleans are
         "binary"; text and dtypes of categories are "categorical", or "ordinal" if the dtype is
-        ordered; integers with 2 to 10 different values are "ordinal", where there are at least
-        twice as many samples; each of them is "binary" if there are two values. Other integers
-        are "count" if they are at least 0, include 0, and have a variance of at least their mean.
+        ordered; integers with 2 to 10 different values, and at least two samples for each, are
+        "ordinal"; each of them is "binary" if there are two values. Other integers
+        are "count" if none is negative, one is 0, and their variance is not below their mean.
         Positive numbers with a skewness above 1, which the logarithm at least halves, are
         "positive". Others with an excess kurtosis above 10 are "heavy_tailed" if their quartiles
         differ, and all others "real".

@@ -220,8 +220,9 @@ class CategoricalColumns(ColumnLikelihood):
         codes = torch.arange(int(sizes.max()))
         first = sizes.cumsum(0) - sizes
         valid = codes < sizes[:, None]
-        self.register_buffer("index", torch.where(valid, first[:, None] + codes, 0))
-        self.register_buffer("padding", torch.where(valid, 0.0, -torch.inf))
+        index = torch.where(valid, first[:, None] + codes, 0)
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("padding", torch.where(valid, 0.0, -torch.inf), persistent=False)
 
     @property
     def n_inputs(self) -> int:
@@ -263,7 +264,8 @@ class OrdinalColumns(ColumnLikelihood):
         self.first = nn.Parameter(torch.zeros(self.n_features, 1))
         self.log_steps = nn.Parameter(torch.zeros(self.n_features, most - 2))
         beyond = torch.arange(most - 1) - sizes[:, None] + 2
-        self.register_buffer("padding", UNREACHABLE * beyond.clamp(min=0))
+        padding = UNREACHABLE * beyond.clamp(min=0).float()
+        self.register_buffer("padding", padding, persistent=False)
 
     def _start(self, x: Tensor, observed: Tensor) -> Tensor:
         for j, size in enumerate(self.n_categories):

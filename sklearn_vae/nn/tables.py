@@ -1,6 +1,6 @@
 """VAE modules of tables: encoder inputs, missing values, and likelihoods by the types of columns.
 
-The encoder has as many inputs as the decoder has outputs, in the same order. Both are standardized: to
+The inputs of the encoder correspond to the outputs of the decoder. Both are standardized: to
 first order, a decoder output of 1 changes the expected input by 1.
 """
 
@@ -61,12 +61,12 @@ class Block(NamedTuple):
 
 def blocks_of(types: Sequence[str], n_categories: Sequence[int]) -> list[Block]:
     """Return the columns of each type, in the order of `LIKELIHOODS`."""
-    found = []
+    blocks = []
     for kind in LIKELIHOODS:
         columns = [j for j, own in enumerate(types) if own == kind]
         if columns:
-            found.append(Block(kind, columns, [n_categories[j] for j in columns]))
-    return found
+            blocks.append(Block(kind, columns, [n_categories[j] for j in columns]))
+    return blocks
 
 
 def likelihood_of(blocks: Sequence[Block]) -> MixedLikelihood:
