@@ -8,7 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from sklearn_vae.gaussian.arrays import Array, row_blocks
-from sklearn_vae.gaussian.mixed_posterior import LOOSE_DECREMENT, MixedPosteriors, Posteriors
+from sklearn_vae.gaussian.mixed_posterior import (
+    LOOSE_DECREMENT,
+    MixedPosteriors,
+    Posteriors,
+    Response,
+)
 from sklearn_vae.gaussian.mixed_terms import (
     TermData,
     TermParameters,
@@ -20,8 +25,6 @@ from sklearn_vae.gaussian.trust_region import Point, Product
 
 # Limit of the counts r of negative binomials. Beyond it, they are nearly Poisson distributions.
 MOST_R = 1e6
-# Second derivatives only shape the steps, and need few digits.
-_SHORT = np.float32
 # Steps of conjugate gradients per sample that find the change of its posterior.
 _INNER_STEPS = 4
 # Smallest eigenvalue of the preconditioner of a row, as a share of its largest diagonal entry.
@@ -72,9 +75,9 @@ class MixedBound:
         self.n_rows = int(owner.max()) + 1
         self._sizes = np.cumsum([self.n_rows * k, len(owner)])
         # Derivatives of orders 1 to 4 of the expected terms.
-        self._kept = np.empty((4, *data.values.shape), _SHORT)
-        self._covariance = np.empty((n, k, k), _SHORT)
-        self._mean_covariance = np.empty((n, k, k), _SHORT) if diagonal else self._covariance
+        self._kept = np.empty((4, *data.values.shape))
+        self._covariance = np.empty((n, k, k))
+        self._mean_covariance = np.empty((n, k, k)) if diagonal else self._covariance
 
     def pack(self, p: TermParameters) -> Array:
         """Return parameters as a vector."""
@@ -155,14 +158,12 @@ class MixedBound:
         gradient = self._vector(grad) / n
         return Point(value, gradient, lambda u: self._times_curvature(p, noise, u), precondition)
 
-    def _preconditioner(
-        self, moments: Array, means: Array, sums: Array, noise: Array
-    ) -> Product:
+    def _preconditioner(self, moments: Array, means: Array, sums: Array, noise: Array) -> Product:
         """Return products with the inverses of the negative Hessians of rows, given q.
 
         The intercepts of the terms of a row are eliminated from the equations of its loadings.
         """
-        (D, k), tiny = means.shape, np.finfo(float).tiny
+        k, tiny = means.shape[1], np.finfo(float).tiny
         sums = sums * (1.0 + _RIDGE) + tiny
         ratio = means / sums[:, None]
         blocks = self._by_row(moments - ratio[:, :, None] * means[:, None, :])
@@ -183,16 +184,16 @@ class MixedBound:
     def _times_curvature(self, p: TermParameters, noise: Array, u: Array) -> Array:
         """Multiply the negative Hessian by a vector: the posteriors follow the parameters."""
         change = self._change(u)
-        dW, db, dt = (part.astype(_SHORT) for part in change)
-        W, n, N = p.W.astype(_SHORT), len(self.q.mean), len(p.noise)
-        (D, k), products = W.shape, p.products.astype(_SHORT)
+        dW, db, dt = (part for part in change)
+        W, n, N = p.W, len(self.q.mean), len(p.noise)
+        (D, k), products = W.shape, p.products
         crossed = dW[:, :, None] * W[:, None, :]
         dproducts = (crossed + crossed.transpose(0, 2, 1)).reshape(D, k * k)
-        rho = self._noise_slopes(p.noise)[0].astype(_SHORT)
+        rho = self._noise_slopes(p.noise)[0]
         total = Change(np.zeros((D, k)), np.zeros(D), -noise * change.t)
         for samples in self._blocks():
-            E1, E2, E3, E4 = self._kept[:, samples]
-            M, S = self.q.mean[samples].astype(_SHORT), self._covariance[samples]
+            E1, E2, E3, E4 = kept = self._kept[:, samples]
+            M, S = self.q.mean[samples], self._covariance[samples]
             flat = S.reshape(len(S), -1)
             da, dv = M @ dW.T + db, 0.5 * (flat @ dproducts.T)
             d1, d2 = E2 * da + E3 * dv, E3 * da + E4 * dv
@@ -200,13 +201,21 @@ class MixedBound:
             d1[:, :N] += by_t[0] * dt
             d2[:, :N] += by_t[1] * dt
             pull = d1 @ W + E1 @ dW, 0.5 * (d2 @ products + E2 @ dproducts).reshape(S.shape)
-            dM, dS = self._follow(samples, W, products, *pull)
+            # The posteriors restore a gradient of zero.
+            response = Response(kept[1:], W, products, self.diagonal)
+            dM, dS = response.solve(
+                *pull,
+                self._mean_covariance[samples],
+                S,
+                self.q.precision[samples],
+                _INNER_STEPS,
+            )
             dflat = dS.reshape(len(S), -1)
             more_a, more_v = dM @ W.T, 0.5 * (dflat @ products.T)
             d1 += E2 * more_a + E3 * more_v
             d2 += E3 * more_a + E4 * more_v
             da, dv = da + more_a, dv + more_v
-            w = self.weights[samples, None].astype(_SHORT)
+            w = self.weights[samples, None]
             d1, d2, E1, E2 = w * d1, w * d2, w * E1, w * E2
             total.W[...] += d1.T @ M + E1.T @ dM + _times_rows(E2.T @ flat, dW)
             total.W[...] += _times_rows(d2.T @ flat + E2.T @ dflat, W)
@@ -218,55 +227,10 @@ class MixedBound:
         """Return derivatives of the kept first two orders in t."""
         E = [self._kept[0, samples], *self._kept[:3, samples]]
         first, second = slopes_by_noise(self.data.of(samples), E, p.noise)
-        return (first * rho).astype(_SHORT), (second * rho).astype(_SHORT)
-
-    def _follow(
-        self, samples: slice, W: Array, products: Array, pull_m: Array, pull_S: Array
-    ) -> tuple[Array, Array]:
-        """Solve for the changes of posteriors that restore a gradient of zero in m and S.
-
-        Conjugate gradients for each sample, preconditioned by the steps of
-        :class:`MixedPosteriors`, in a fixed number, which keeps products nearly symmetric.
-        """
-        _, E2, E3, E4 = self._kept[:, samples]
-        S, Q = self._covariance[samples], self.q.precision[samples].astype(_SHORT)
-        mean_covariance = self._mean_covariance[samples]
-        eye = np.eye(S.shape[1], dtype=_SHORT)
-
-        def precondition(m: Array, C: Array) -> tuple[Array, Array]:
-            return (mean_covariance @ m[:, :, None])[:, :, 0], 2.0 * (S @ C @ S)
-
-        if self.diagonal:
-            pull_S = pull_S * eye
-        r_m, r_S = pull_m, pull_S
-        m, C = np.zeros_like(r_m), np.zeros_like(r_S)
-        z_m, z_S = precondition(r_m, r_S)
-        p_m, p_S, rz = z_m, z_S, _dot(r_m, r_S, z_m, z_S)
-        for step in range(_INNER_STEPS):
-            da, dv = p_m @ W.T, 0.5 * (p_S.reshape(len(S), -1) @ products.T)
-            A_m = p_m - (E2 * da + E3 * dv) @ W
-            A_S = 0.5 * (Q @ p_S @ Q - ((E3 * da + E4 * dv) @ products).reshape(S.shape))
-            if self.diagonal:
-                A_S = A_S * eye
-            curvature = _dot(p_m, p_S, A_m, A_S)
-            length = np.divide(rz, curvature, out=np.zeros_like(rz), where=curvature > 0.0)
-            m, C = m + length[:, None] * p_m, C + length[:, None, None] * p_S
-            if step == _INNER_STEPS - 1:
-                break
-            r_m, r_S = r_m - length[:, None] * A_m, r_S - length[:, None, None] * A_S
-            z_m, z_S = precondition(r_m, r_S)
-            before, rz = rz, _dot(r_m, r_S, z_m, z_S)
-            ratio = np.divide(rz, before, out=np.zeros_like(rz), where=before > 0.0)
-            p_m, p_S = z_m + ratio[:, None] * p_m, z_S + ratio[:, None, None] * p_S
-        return m, C
+        return (first * rho), (second * rho)
 
 
 def _times_rows(matrices: Array, W: Array) -> Array:
     """Multiply the matrix of each term, flattened, by a row of W."""
     D, k = W.shape
     return np.einsum("jhl,jl->jh", matrices.reshape(D, k, k), W)
-
-
-def _dot(m: Array, C: Array, other_m: Array, other_C: Array) -> Array:
-    """Return the inner product for each sample."""
-    return np.einsum("nh,nh->n", m, other_m) + np.einsum("nhl,nhl->n", C, other_C)

@@ -13,7 +13,10 @@ from sklearn_vae.gaussian.mixed_terms import TermData, TermParameters, expected_
 # below this value. The looser value applies while the parameters are fitted.
 DECREMENT = 1e-20
 LOOSE_DECREMENT = 1e-12
-_MAX_STEPS = 500
+_MAX_STEPS = 200
+# Number of steps before Newton's steps begin, and of conjugate gradients that find one of these.
+_NATURAL_STEPS = 6
+_INNER_STEPS = 12
 # Floats that the arrays of a term and sample need, relative to one float.
 _ARRAYS = 8
 
@@ -39,11 +42,12 @@ class MixedPosteriors:
 
     For given means A and variances V of the linear predictors, let c_j = -E (log p)''. At the
     maximum the precision is I + sum_j c_j w_j w_j', over the observed terms. A step goes to the
-    precision that this formula gives, and Newton's step leads to the next mean (Khan and Lin,
-    "Conjugate-Computation Variational Inference", 2017). It is exact in one step for Gaussian terms.
-    Where the bound would fall, the step is shortened. The bound is concave in m and the Cholesky
-    factor of S (Challis and Barber, "Gaussian Kullback-Leibler Approximate Inference", 2013), so
-    there is only one maximum.
+    precision that this formula gives, and Newton's step for given curvatures c leads to the next mean
+    (Khan and Lin, "Conjugate-Computation Variational Inference", 2017). It is exact in one step for
+    Gaussian terms. What has not converged after a few steps takes Newton's steps in m and S. Where
+    the bound would fall, a step is shortened. The bound is concave in m and the Cholesky factor of S
+    (Challis and Barber, "Gaussian Kullback-Leibler Approximate Inference", 2013), so there is only
+    one maximum.
 
     Parameters
     ----------
@@ -107,12 +111,14 @@ class MixedPosteriors:
         n = len(data.values)
         bound, slope, length = np.full(n, -np.inf), np.zeros(n), np.ones(n)
         mean_step, precision_step = np.zeros_like(q.mean), np.zeros_like(q.precision)
+        bend = np.zeros_like(q.precision)
         trial = Posteriors(q.mean.copy(), q.precision.copy())
         active = np.arange(n)
-        for _ in range(_MAX_STEPS):
-            block, at = data.of(active), trial.of(active)
+        for i in range(_MAX_STEPS):
+            at = trial.of(active)
             S = at.covariance
-            E = self.expectations(block, at.mean, S)
+            newton = i >= _NATURAL_STEPS
+            E = self.expectations(data.of(active), at.mean, S, order=4 if newton else 2)
             value = E[0].sum(axis=1) - kl_divergence(at, S)
             slack = 1e-12 * (1.0 + np.abs(value))
             rose = value >= bound[active] + 1e-4 * length[active] * slope[active] - slack
@@ -121,22 +127,130 @@ class MixedPosteriors:
             taken = active[rose]
             q.mean[taken], q.precision[taken] = at.mean[rose], at.precision[rose]
             bound[taken] = value[rose]
-            gradient = E[1][rose] @ self.parameters.W - at.mean[rose]
-            best = self._full_precision(-E[2][rose])
-            mean_step[taken] = np.linalg.solve(best, gradient[:, :, None])[:, :, 0]
-            precision_step[taken] = self._restricted(best) - at.precision[rose]
-            relative = S[rose] @ precision_step[taken]
-            slope[taken] = (mean_step[taken] * gradient).sum(axis=1)
-            slope[taken] += 0.5 * np.einsum("nab,nba->n", relative, relative)
-            length[taken] = np.minimum(2.0 * length[taken], 1.0)
+            step = self._step(at.of(rose), S[rose], E[:, rose], newton)
+            mean_step[taken], precision_step[taken], bend[taken], slope[taken] = step[:4]
+            length[taken] = step[4]
             active = active[(slope[active] > decrement) & (length[active] > 1e-10)]
             if not len(active):
                 break
-            step = length[active, None]
-            trial.mean[active] = q.mean[active] + step * mean_step[active]
-            trial.precision[active] = q.precision[active] + step[:, None] * precision_step[active]
+            share = length[active, None, None]
+            trial.mean[active] = q.mean[active] + share[:, 0] * mean_step[active]
+            change = share * precision_step[active] + share**2 * bend[active]
+            trial.precision[active] = q.precision[active] + change
         # Rounding errors of the bound may stop a search a little earlier.
         return bound, slope <= max(decrement, 1e-9)
+
+    def _step(
+        self, q: Posteriors, S: np.ndarray, E: np.ndarray, newton: bool
+    ) -> tuple[np.ndarray, ...]:
+        """Return steps in mean and precision, second-order changes, slopes, and shares to take."""
+        gradient = E[1] @ self.parameters.W - q.mean
+        best = self._full_precision(-E[2])
+        mean_covariance = np.linalg.inv(best)
+        mean = (mean_covariance @ gradient[:, :, None])[:, :, 0]
+        precision = self._restricted(best) - q.precision
+        relative = S @ precision
+        slope = (mean * gradient).sum(axis=1) + 0.5 * np.einsum("nab,nba->n", relative, relative)
+        bend, length = np.zeros_like(precision), np.ones(len(S))
+        if not newton or not len(S):
+            return mean, precision, bend, slope, length
+        response = Response(E[2:], self.parameters.W, self.products, self.diagonal)
+        m, C = response.solve(
+            gradient, -0.5 * precision, mean_covariance, S, q.precision, _INNER_STEPS
+        )
+        newton_slope = (m * gradient).sum(axis=1) - 0.5 * np.einsum("nab,nab->n", precision, C)
+        good = newton_slope > 0.0
+        mean[good], slope[good] = m[good], newton_slope[good]
+        precision[good] = -(q.precision @ C @ q.precision)[good]
+        # With the second-order change, the precision stays positive definite. The limit of the length
+        # keeps its smallest eigenvalue from falling below a quarter.
+        relative = S[good] @ precision[good]
+        bend[good] = 0.25 * precision[good] @ relative
+        size = np.sqrt(np.einsum("nab,nba->n", relative, relative))
+        length[good] = 1.0 / np.maximum(size, 1.0)
+        return mean, precision, bend, slope, length
+
+
+class Response:
+    """Negative Hessian of the bound in the means and covariances of posteriors.
+
+    Parameters
+    ----------
+    derivatives : array of shape (3, n_samples, n_terms)
+        Second to fourth derivatives of the expected terms.
+    W : array of shape (n_terms, k)
+        Loadings.
+    products : array of shape (n_terms, k^2)
+        Matrices w_j w_j', flattened.
+    diagonal : bool
+        Whether covariances are diagonal.
+    """
+
+    def __init__(
+        self, derivatives: np.ndarray, W: np.ndarray, products: np.ndarray, diagonal: bool
+    ) -> None:
+        self.derivatives, self.W, self.products = derivatives, W, products
+        self.diagonal = diagonal
+
+    def restricted(self, matrices: np.ndarray) -> np.ndarray:
+        """Return the diagonal matrices if covariances are diagonal, else the matrices."""
+        return (
+            matrices * np.eye(matrices.shape[1], dtype=matrices.dtype)
+            if self.diagonal
+            else matrices
+        )
+
+    def times(
+        self, m: np.ndarray, C: np.ndarray, precision: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Multiply by changes of means, (n, k), and covariances, (n, k, k)."""
+        second, third, fourth = self.derivatives
+        da, dv = m @ self.W.T, 0.5 * (C.reshape(len(C), self.products.shape[1]) @ self.products.T)
+        by_covariance = ((third * da + fourth * dv) @ self.products).reshape(C.shape)
+        return m - (second * da + third * dv) @ self.W, self.restricted(
+            0.5 * (precision @ C @ precision - by_covariance)
+        )
+
+    def solve(
+        self,
+        m: np.ndarray,
+        C: np.ndarray,
+        mean_covariance: np.ndarray,
+        covariance: np.ndarray,
+        precision: np.ndarray,
+        n_steps: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Divide by the Hessian with conjugate gradients, in a fixed number of steps per sample.
+
+        The preconditioner leaves out third and fourth derivatives. Where the curvature is not
+        positive, the result is that of the steps before.
+        """
+
+        def precondition(m: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return (mean_covariance @ m[:, :, None])[:, :, 0], 2.0 * (covariance @ C @ covariance)
+
+        r_m, r_C = m, self.restricted(C)
+        m, C = np.zeros_like(r_m), np.zeros_like(r_C)
+        z_m, z_C = precondition(r_m, r_C)
+        p_m, p_C, rz = z_m, z_C, _dot(r_m, r_C, z_m, z_C)
+        for step in range(n_steps):
+            A_m, A_C = self.times(p_m, p_C, precision)
+            curvature = _dot(p_m, p_C, A_m, A_C)
+            length = np.divide(rz, curvature, out=np.zeros_like(rz), where=curvature > 0.0)
+            m, C = m + length[:, None] * p_m, C + length[:, None, None] * p_C
+            if step == n_steps - 1:
+                break
+            r_m, r_C = r_m - length[:, None] * A_m, r_C - length[:, None, None] * A_C
+            z_m, z_C = precondition(r_m, r_C)
+            before, rz = rz, _dot(r_m, r_C, z_m, z_C)
+            ratio = np.divide(rz, before, out=np.zeros_like(rz), where=length > 0.0)
+            p_m, p_C = z_m + ratio[:, None] * p_m, z_C + ratio[:, None, None] * p_C
+        return m, C
+
+
+def _dot(m: np.ndarray, C: np.ndarray, other_m: np.ndarray, other_C: np.ndarray) -> np.ndarray:
+    """Return the inner product for each sample."""
+    return np.einsum("nh,nh->n", m, other_m) + np.einsum("nhl,nhl->n", C, other_C)
 
 
 def kl_divergence(q: Posteriors, covariance: np.ndarray) -> np.ndarray:
