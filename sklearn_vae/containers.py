@@ -48,6 +48,7 @@ def readable(X: Any, name: str = "X") -> Any:
     if type(X).__module__.partition(".")[0] == "pyarrow" and hasattr(X, "to_pandas"):
         X = X.to_pandas()
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):
+        check_container(X, name)
         return _frame_with_nan(X, name)
     if getattr(getattr(X, "dtype", None), "kind", "") in ("m", "M"):
         raise _times_error(name, X.dtype)
@@ -56,6 +57,32 @@ def readable(X: Any, name: str = "X") -> Any:
     if isinstance(X, np.ndarray) and X.dtype.kind == "O":
         return _objects_with_nan(X, name)
     return X
+
+
+def check_container(X: Any, name: str = "X") -> None:
+    """Raise an error for a container that cannot be read, or a DataFrame with dates or times.
+
+    Parameters
+    ----------
+    X : object
+        Data passed by the user.
+    name : str, default="X"
+        Its name in error messages.
+
+    Raises
+    ------
+    TypeError
+        If X is a container that must be converted first.
+    ValueError
+        If the dtype of a column, or of its categories, is one of dates or times.
+    """
+    _refuse_containers(X, name)
+    if not (hasattr(X, "columns") and hasattr(X, "to_numpy")):
+        return
+    for column, dtype in zip(X.columns, list(X.dtypes), strict=True):
+        dtype = getattr(getattr(dtype, "categories", None), "dtype", dtype)
+        if str(dtype).lower().startswith(TIMES):
+            raise _times_error(name, dtype, f" in column {column!r}")
 
 
 def to_array(X: Any, name: str = "X") -> Any:
@@ -162,12 +189,7 @@ def _objects_with_nan(X: np.ndarray, name: str) -> np.ndarray:
 
 def _frame_with_nan(X: Any, name: str) -> Any:
     """Return a DataFrame with NaN for missing values in columns of objects."""
-    dtypes = list(X.dtypes)
-    for column, dtype in zip(X.columns, dtypes, strict=True):
-        dtype = getattr(getattr(dtype, "categories", None), "dtype", dtype)
-        if str(dtype).lower().startswith(TIMES):
-            raise _times_error(name, dtype, f" in column {column!r}")
-    if not any(dtype == object for dtype in dtypes):
+    if not any(dtype == object for dtype in X.dtypes):
         return X
     values = _objects_with_nan(X.to_numpy(dtype=object), name)
     with suppress(TypeError, ValueError):  # left to scikit-learn

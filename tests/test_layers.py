@@ -19,6 +19,7 @@ PACKAGES = [
     "state",
     "protocol",
     "gaussian",
+    "tables",
     "nn",
     "serialization",
     "training",
@@ -39,6 +40,7 @@ FORBIDDEN = {
     "state": {"torch", "skorch"},
     "protocol": {"torch", "skorch"},
     "gaussian": {"torch", "sklearn", "skorch"},
+    "tables": {"torch", "skorch"},
     "nn": {"sklearn", "skorch"},
 }
 

@@ -1,0 +1,308 @@
+"""Tables as arrays of numbers, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_vae.tables.columns import (
+    Table,
+    frame_of,
+    is_frame,
+    read_table,
+    row_labels,
+    write_column,
+    write_frame,
+)
+from sklearn_vae.tables.types import COLUMN_TYPES, Column, column_of
+from sklearn_vae.validation import check_choice, is_integer
+
+Array = NDArray[Any]
+
+
+class TableCodec:
+    """Codes of a table: one float per column, and NaN where a value is missing.
+
+    Numbers stay the same. Categories have the codes 0, 1, .... Decoding restores the container,
+    names and dtypes of the training samples, with nullable dtypes where values are missing.
+
+    Parameters
+    ----------
+    column_types : "auto" or dict, default="auto"
+        Types of columns by name or index: "real", "positive" (log-normal), "heavy_tailed"
+        (Student's t), "count", "binary", "categorical" or "ordinal". A list of categories in
+        ascending order means "ordinal", too. Types that are not given are inferred, see
+        :func:`~sklearn_vae.tables.types.inferred`.
+    handle_unknown : {"error", "missing"}, default="error"
+        Whether categories that the training samples do not contain are errors, or missing values.
+
+    Attributes
+    ----------
+    columns_ : list of Column
+        Name, type, dtype and categories of each column.
+    column_types_ : dict
+        Type of each column, by name, or by index if the columns have no names.
+    categories_ : dict
+        Categories of each column that has some, in the order of their codes.
+    n_features_in_ : int
+        Number of columns.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of columns. Only if all are strings.
+    container_ : {"pandas", "polars", "array"}
+        Kind of container of the training samples.
+    """
+
+    columns_: list[Column]
+    container_: str
+
+    def __init__(self, column_types: Any = "auto", handle_unknown: str = "error") -> None:
+        self.column_types = column_types
+        self.handle_unknown = handle_unknown
+
+    def fit(self, X: Any) -> TableCodec:
+        """Learn the types and categories of columns.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+            Training samples.
+
+        Returns
+        -------
+        self : TableCodec
+            Fitted codec.
+
+        Raises
+        ------
+        TypeError
+            If X or `column_types` has the wrong type, or a value cannot be a category.
+        ValueError
+            If a parameter is invalid, or a column, which the message names.
+        """
+        check_choice("handle_unknown", self.handle_unknown, ("error", "missing"))
+        table = read_table(X)
+        names = self._names(table)
+        if not names:
+            raise ValueError("Found array with 0 feature(s), while a minimum of 1 is required.")
+        if table.n_samples == 0:
+            raise ValueError("Found array with 0 sample(s), while a minimum of 1 is required.")
+        given = self._given(names)
+        self._frame_names = None
+        if table.container != "array" and table.names is None:
+            self._frame_names = [_plain_label(label) for label in frame_of(X).columns]
+        self.columns_ = [
+            column_of(name, column, given.get(name))
+            for name, column in zip(names, table.columns, strict=True)
+        ]
+        self.container_ = table.container
+        self._set_names(table.names)
+        return self
+
+    @property
+    def n_features_in_(self) -> int:
+        """Number of columns."""
+        return len(self.columns_)
+
+    @property
+    def column_types_(self) -> dict[Any, str]:
+        """Type of each column."""
+        return {column.name: column.type for column in self.columns_}
+
+    @property
+    def categories_(self) -> dict[Any, list[Any]]:
+        """Categories of each column that has some."""
+        return {c.name: list(c.categories) for c in self.columns_ if c.categories is not None}
+
+    def encode(self, X: Any) -> Array:
+        """Return the codes of a table.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+            Samples with the columns of the training samples, in the same order.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, n_features)
+            Codes in float64, NaN where values are missing.
+
+        Raises
+        ------
+        ValueError
+            If the columns are others, or a value is not possible for the type of its column.
+        """
+        table = read_table(X)
+        if len(table.columns) != self.n_features_in_:
+            raise ValueError(
+                f"X has {len(table.columns)} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input."
+            )
+        expected = getattr(self, "feature_names_in_", None)
+        if table.names is not None and expected is not None and table.names != list(expected):
+            raise ValueError(
+                f"X must have the columns of the training samples in their order, "
+                f"{list(expected)}, got {table.names}."
+            )
+        pairs = zip(self.columns_, table.columns, strict=True)
+        codes = [column.encode(values, self.handle_unknown) for column, values in pairs]
+        return np.stack(codes, axis=1)
+
+    def encode_values(self, values: Mapping[Any, Any]) -> Array:
+        """Return the codes of one sample of which some values are given.
+
+        Parameters
+        ----------
+        values : dict
+            Values by the name or index of their column.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_features,)
+            Codes, NaN for all other columns.
+        """
+        codes = np.full(self.n_features_in_, np.nan)
+        for name, value in values.items():
+            j = self.index(name)
+            array = np.empty((1, 1), dtype=object)
+            array[0, 0] = value
+            (column,) = read_table(array, f"The value of column {name!r}").columns
+            codes[j] = self.columns_[j].encode(column, self.handle_unknown)[0]
+        return codes
+
+    def index(self, name: Any) -> int:
+        """Return the index of a column.
+
+        Parameters
+        ----------
+        name : str or int
+            Name or index of the column.
+
+        Returns
+        -------
+        index : int
+            Its index.
+
+        Raises
+        ------
+        ValueError
+            If there is no such column.
+        """
+        return _index_of(name, [column.name for column in self.columns_], "The table")
+
+    def decode(self, codes: Any, like: Any = None) -> Any:
+        """Return codes as a table like the training samples.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_samples, n_features)
+            Codes, NaN where values are missing. Numbers are rounded if the dtype of the column is
+            of integers, or if they are counts.
+        like : DataFrame, default=None
+            Table whose index the result takes, if both are DataFrames of pandas.
+
+        Returns
+        -------
+        X : DataFrame or ndarray of shape (n_samples, n_features)
+            Table with the container, names and dtypes of the training samples.
+        """
+        codes = np.asarray(codes, dtype=np.float64)
+        columns = []
+        for column, values in zip(self.columns_, codes.T, strict=True):
+            made, missing = column.values(values)
+            columns.append(write_column(self.container_, made, missing, column.dtype))
+        if self.container_ == "array":
+            return np.stack(columns, axis=1)
+        names = self._frame_names or [column.name for column in self.columns_]
+        index = row_labels(like) if self.container_ == "pandas" else None
+        return write_frame(self.container_, names, columns, index)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the fitted codec as a dict of plain values.
+
+        Returns
+        -------
+        state : dict
+            Argument for :meth:`from_state`.
+        """
+        names = getattr(self, "feature_names_in_", None)
+        return {
+            "handle_unknown": self.handle_unknown,
+            "container": self.container_,
+            "names": None if names is None else list(names),
+            "frame_names": self._frame_names,
+            "columns": [[c.name, c.type, c.dtype, c.categories] for c in self.columns_],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> TableCodec:
+        """Return the fitted codec that `get_state` has described.
+
+        Parameters
+        ----------
+        state : dict
+            Result of :meth:`get_state`.
+
+        Returns
+        -------
+        codec : TableCodec
+            Fitted codec, whose `column_types` is "auto".
+        """
+        codec = cls(handle_unknown=state["handle_unknown"])
+        codec.columns_ = [Column(*parts) for parts in state["columns"]]
+        codec.container_ = state["container"]
+        codec._frame_names = state["frame_names"]
+        codec._set_names(state["names"])
+        return codec
+
+    def _set_names(self, names: list[str] | None) -> None:
+        self.__dict__.pop("feature_names_in_", None)
+        if names is not None:
+            self.feature_names_in_ = np.array(names, dtype=object)
+
+    @staticmethod
+    def _names(table: Table) -> list[Any]:
+        return list(range(len(table.columns))) if table.names is None else table.names
+
+    def _given(self, names: list[Any]) -> dict[Any, Any]:
+        """Return the given types by name, or raise ValueError if one is invalid."""
+        if isinstance(self.column_types, str) and self.column_types == "auto":
+            return {}
+        if not isinstance(self.column_types, Mapping):
+            raise TypeError(
+                'column_types must be "auto" or a dict of types by the name or index of columns, '
+                f"got {self.column_types!r}."
+            )
+        given = {}
+        for key, kind in self.column_types.items():
+            name = names[_index_of(key, names, "column_types")]
+            if isinstance(kind, str):
+                check_choice(f"column_types[{key!r}]", kind, COLUMN_TYPES)
+            elif not (isinstance(kind, list | tuple | np.ndarray) and len(kind)):
+                raise ValueError(
+                    f"column_types[{key!r}] must be a type or a list of categories in ascending "
+                    f"order, got {kind!r}."
+                )
+            given[name] = kind.tolist() if isinstance(kind, np.ndarray) else kind
+        return given
+
+
+def is_table(X: Any) -> bool:
+    """Return whether X is a DataFrame, or can be converted to one."""
+    return is_frame(frame_of(X))
+
+
+def _plain_label(label: Any) -> Any:
+    return label.item() if isinstance(label, np.generic) else label
+
+
+def _index_of(name: Any, names: list[Any], where: str) -> int:
+    """Return the position of a column given by its name or index."""
+    if isinstance(name, str) and name in names:
+        return names.index(name)
+    if is_integer(name) and 0 <= name < len(names):
+        return int(name)
+    shown = ", ".join(repr(n) for n in names[:8]) + (", ..." if len(names) > 8 else "")
+    raise ValueError(f"{where} has no column {name!r}. Columns are {shown}.")

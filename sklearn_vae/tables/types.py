@@ -1,0 +1,282 @@
+"""Types of columns: the rule that infers them, and the codes of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklearn_vae.tables.columns import ColumnValues, kind_of_objects
+
+Array = NDArray[Any]
+
+NUMBERS = ("real", "positive", "heavy_tailed", "count")
+CATEGORIES = ("binary", "categorical", "ordinal")
+COLUMN_TYPES = (*NUMBERS, *CATEGORIES)
+
+# Largest number of different integers that are taken for ordered categories.
+FEW_VALUES = 10
+
+# Largest number of categories of a column.
+MAX_CATEGORIES = 1000
+
+# Skewness above which positive numbers may be log-normal, and excess kurtosis of heavy tails.
+SKEWED = 1.0
+HEAVY = 10.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """Name, type, dtype and categories of a column.
+
+    Attributes
+    ----------
+    name : str or int
+        Name, or index if the columns of the table have no names.
+    type : str
+        One of `COLUMN_TYPES`.
+    dtype : dict
+        Description of the dtype, see :mod:`~sklearn_vae.tables.columns`.
+    categories : list or None
+        Values of the codes 0, 1, ..., None for numbers.
+    """
+
+    name: Any
+    type: str
+    dtype: dict[str, Any]
+    categories: list[Any] | None = None
+
+    def encode(self, column: ColumnValues, handle_unknown: str) -> Array:
+        """Return values as floats of shape (n_samples,): codes or numbers, NaN where missing.
+
+        Raises
+        ------
+        ValueError
+            If a value is not possible for the type, or not among the categories and
+            `handle_unknown` is "error".
+        """
+        codes = np.full(len(column.values), np.nan)
+        if self.categories is None:
+            codes[~column.missing] = numbers(self.name, self.type, column)
+            return codes
+        different, inverse = _unique(self.name, column.observed)
+        known = {value: code for code, value in enumerate(self.categories)}
+        positions = np.array([known.get(value, np.nan) for value in different], dtype=np.float64)
+        unknown = [v for v, code in zip(different, positions, strict=True) if np.isnan(code)]
+        if unknown and handle_unknown == "error":
+            raise ValueError(
+                f"Column {self.name!r} contains the unknown category {unknown[0]!r}. Known are "
+                f"{_shortened(self.categories)}. Set handle_unknown='missing' to treat unknown "
+                "categories as missing values."
+            )
+        codes[~column.missing] = positions[inverse]
+        return codes
+
+    def values(self, codes: Array) -> tuple[Array, Array]:
+        """Return values for codes, and a mask of those that are missing (NaN)."""
+        missing = np.isnan(codes)
+        if self.categories is None:
+            as_bool = self.dtype["kind"] == "bool"
+            values = codes > 0.5 if as_bool else np.rint(codes) if self.type == "count" else codes
+            return values, missing
+        categories = np.empty(len(self.categories) + 1, dtype=object)
+        categories[:-1] = self.categories
+        index = np.where(missing, len(self.categories), codes).astype(np.intp)
+        values = categories[index]
+        if missing.any() or self.dtype["kind"] not in ("bool", "int", "float"):
+            return values, missing
+        return np.array(values.tolist()), missing
+
+
+def column_of(name: Any, column: ColumnValues, given: Any) -> Column:
+    """Return a column of training samples with its type.
+
+    Parameters
+    ----------
+    name : str or int
+        Name or index.
+    column : ColumnValues
+        Training samples.
+    given : str or sequence or None
+        Type, categories in ascending order, or None to infer the type.
+
+    Raises
+    ------
+    ValueError
+        If the column has no observed value, or values that are not possible for the type.
+    """
+    if column.missing.all():
+        raise ValueError(f"Column {name!r} has no observed value. Drop it.")
+    if given is None:
+        kind, categories = inferred(name, column)
+    elif isinstance(given, str):
+        kind, categories = given, None
+    else:
+        kind, categories = "ordinal", list(given)
+    dtype = column.dtype
+    if dtype["kind"] == "object":
+        dtype = {**dtype, "values": kind_of_objects(column.observed)}
+    if kind in NUMBERS:
+        numbers(name, kind, column)
+        return Column(name, kind, dtype)
+    if categories is None:
+        categories = categories_of(name, column)
+    _check_categories(name, kind, categories)
+    result = Column(name, kind, dtype, categories)
+    result.encode(column, "error")
+    return result
+
+
+def inferred(name: Any, column: ColumnValues) -> tuple[str, list[Any] | None]:
+    """Return the type of a column, and its categories if it has any.
+
+    Booleans are binary. Text, other objects and dtypes of categories are categorical, or ordinal if
+    the dtype is ordered, or binary if there are two. Integers, of any
+    dtype, with 2 to `FEW_VALUES` different values and at least twice that number of samples are
+    ordinal, or binary if there are two. Other integers are counts if they are >= 0 and include 0, and their variance is
+    at least their mean. Positive numbers with a skewness above `SKEWED`, which the logarithm at
+    least halves, are positive. Others with an excess kurtosis above `HEAVY` are heavy-tailed if
+    their quartiles differ, and all others are real.
+    """
+    kind = column.dtype["kind"]
+    if kind == "object":
+        kind = kind_of_objects(column.observed)
+    if kind in ("bool", "string", "object", "category"):
+        categories = categories_of(name, column)
+        if kind == "bool" or len(categories) == 2:
+            return "binary", categories
+        ordered = column.dtype.get("ordered", False)
+        return ("ordinal" if ordered and len(categories) > 1 else "categorical"), categories
+    x = numbers(name, "real", column)
+    integers = bool((x == np.rint(x)).all())
+    if integers:
+        different = np.unique(x)
+        if 2 <= len(different) <= min(FEW_VALUES, len(x) // 2):
+            kind = "binary" if len(different) == 2 else "ordinal"
+            return kind, categories_of(name, column)
+        if x.min() == 0 and len(different) > 2 and x.var() >= x.mean():
+            return "count", None
+    return _type_of_reals(x), None
+
+
+def _type_of_reals(x: Array) -> str:
+    skewness, kurtosis = _shape(x)
+    if x.min() > 0 and skewness > SKEWED and abs(_shape(np.log(x))[0]) < 0.5 * skewness:
+        return "positive"
+    low, high = np.quantile(x, [0.25, 0.75])
+    return "heavy_tailed" if kurtosis > HEAVY and low < high else "real"
+
+
+def _shape(x: Array) -> tuple[float, float]:
+    """Return skewness and excess kurtosis, 0 if x does not vary."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        largest = np.abs(x).max() or 1.0
+        y = x / largest
+        y = y - y.mean()
+        std = y.std()
+        if not std > 1e-12:
+            return 0.0, 0.0
+        y = y / std
+        return float(np.mean(y**3)), float(np.mean(y**4)) - 3.0
+
+
+def numbers(name: Any, kind: str, column: ColumnValues) -> Array:
+    """Return the observed values of a column as floats, or raise ValueError if they are wrong."""
+    values = column.observed
+    if values.dtype == object and kind_of_objects(values) not in ("bool", "int", "float"):
+        wrong = next(v for v in values if isinstance(v, str) or not hasattr(v, "__float__"))
+        raise ValueError(
+            f"Column {name!r} is of type {kind!r}, which requires numbers, got {wrong!r}. Convert "
+            "the column, or give it another type in column_types."
+        )
+    x = values.astype(np.float64)
+    _require(name, kind, np.isfinite(x), x, "finite values", "Replace them by missing values.")
+    if kind == "positive":
+        _require(name, kind, x > 0, x, "values > 0", "Set its type to 'real' in column_types.")
+    if kind == "count":
+        advice = "Set its type to 'real' or 'ordinal' in column_types."
+        _require(name, kind, x >= 0, x, "values >= 0", advice)
+        _require(name, kind, x == np.rint(x), x, "integers", advice)
+    return x
+
+
+def _require(name: Any, kind: str, valid: Array, x: Array, what: str, advice: str) -> None:
+    if not valid.all():
+        wrong = x[~valid][0]
+        text = "infinity" if wrong == np.inf else "-infinity" if wrong == -np.inf else f"{wrong:g}"
+        raise ValueError(
+            f"Column {name!r} is of type {kind!r}, which requires {what}, got {text}. {advice}"
+        )
+
+
+def categories_of(name: Any, column: ColumnValues) -> list[Any]:
+    """Return the different values of a column, in ascending order or in that of its dtype."""
+    kind = column.dtype["kind"]
+    different, _ = _unique(name, column.observed)
+    if kind == "bool" or (different and all(isinstance(value, bool) for value in different)):
+        return [False, True]
+    if kind == "category":
+        return [label for label in column.dtype["labels"] if label in set(different)]
+    return different
+
+
+def _check_categories(name: Any, kind: str, categories: list[Any]) -> None:
+    n, advice = len(categories), "Merge rare categories, or drop the column."
+    if n > MAX_CATEGORIES:
+        raise ValueError(
+            f"Column {name!r} has {n} categories, more than the maximum of {MAX_CATEGORIES}. "
+            f"{advice}"
+        )
+    if len(set(categories)) < n:
+        raise ValueError(f"Categories of column {name!r} must be unique, got {categories!r}.")
+    if kind == "binary" and n != 2:
+        raise ValueError(
+            f"Column {name!r} is of type 'binary', which requires two categories, got {n}: "
+            f"{_shortened(categories)}. Set its type to 'categorical' in column_types."
+        )
+    if kind == "ordinal" and n < 2:
+        raise ValueError(
+            f"Column {name!r} is of type 'ordinal', which requires at least two categories, got "
+            f"{_shortened(categories)}. Set its type to 'categorical' in column_types, or drop it."
+        )
+
+
+def _unique(name: Any, values: Array) -> tuple[list[Any], Array]:
+    """Return the different values, sorted if possible, and the index of each value among them."""
+    if values.dtype != object:
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError(
+                f"Column {name!r} contains infinity, which is no category. Replace it by a missing "
+                "value."
+            )
+        different, inverse = np.unique(values, return_inverse=True)
+        return different.tolist(), inverse
+    scalars = [v.item() if isinstance(v, np.generic) else v for v in values]
+    try:
+        kept = dict.fromkeys(scalars)
+    except TypeError:
+        wrong = next(v for v in scalars if type(v).__hash__ is None)
+        raise TypeError(
+            f"Column {name!r} contains {_shortened([wrong])}, which cannot be a category. Convert "
+            "it to numbers or strings."
+        ) from None
+    for value in kept:
+        if not isinstance(value, str | bool | int | float):
+            raise TypeError(
+                f"Column {name!r} contains a {type(value).__name__}, which cannot be a category. "
+                "Convert it to numbers or strings."
+            )
+    try:
+        ordered = sorted(kept)
+    except TypeError:  # of several types
+        ordered = sorted(kept, key=lambda value: (isinstance(value, str), value))
+    index = {value: i for i, value in enumerate(ordered)}
+    return ordered, np.array([index[value] for value in scalars], dtype=np.intp)
+
+
+def _shortened(values: Sequence[Any]) -> str:
+    texts = [repr(value)[:40] for value in values[:8]]
+    return ", ".join([*texts, "..."] if len(values) > 8 else texts)
