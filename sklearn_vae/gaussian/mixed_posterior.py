@@ -14,6 +14,8 @@ from sklearn_vae.gaussian.mixed_terms import TermData, TermParameters, expected_
 DECREMENT = 1e-20
 LOOSE_DECREMENT = 1e-12
 _MAX_STEPS = 200
+# A rise below this share of the value is a rounding error.
+_ROUNDING = 1e-13
 # Number of steps before Newton's steps begin, and of conjugate gradients that find one of these.
 _NATURAL_STEPS = 6
 _INNER_STEPS = 12
@@ -111,7 +113,7 @@ class MixedPosteriors:
         n = len(data.values)
         bound, slope, length = np.full(n, -np.inf), np.zeros(n), np.ones(n)
         mean_step, precision_step = np.zeros_like(q.mean), np.zeros_like(q.precision)
-        bend = np.zeros_like(q.precision)
+        bend, before, rounding = np.zeros_like(q.precision), np.full(n, np.inf), np.zeros(n)
         trial = Posteriors(q.mean.copy(), q.precision.copy())
         active = np.arange(n)
         for i in range(_MAX_STEPS):
@@ -120,17 +122,21 @@ class MixedPosteriors:
             newton = i >= _NATURAL_STEPS
             E = self.expectations(data.of(active), at.mean, S, order=4 if newton else 2)
             value = E[0].sum(axis=1) - kl_divergence(at, S)
-            slack = 1e-12 * (1.0 + np.abs(value))
-            rose = value >= bound[active] + 1e-4 * length[active] * slope[active] - slack
+            rounding[active] = _ROUNDING * (1.0 + np.abs(E[0]).sum(axis=1))
+            least = bound[active] + 1e-4 * length[active] * slope[active] - 10.0 * rounding[active]
+            rose = value >= least
             # Backtrack where the bound fell.
             length[active[~rose]] *= 0.25
             taken = active[rose]
             q.mean[taken], q.precision[taken] = at.mean[rose], at.precision[rose]
-            bound[taken] = value[rose]
+            bound[taken], before[taken] = value[rose], slope[taken]
             step = self._step(at.of(rose), S[rose], E[:, rose], newton)
             mean_step[taken], precision_step[taken], bend[taken], slope[taken] = step[:4]
             length[taken] = step[4]
-            active = active[(slope[active] > decrement) & (length[active] > 1e-10)]
+            # Below rounding errors of the bound, only steps that shrink the slopes continue.
+            visible = length[active] * slope[active] > rounding[active]
+            progress = rose & (slope[active] < 0.5 * before[active])
+            active = active[(slope[active] > decrement) & (visible | progress)]
             if not len(active):
                 break
             share = length[active, None, None]
@@ -138,7 +144,7 @@ class MixedPosteriors:
             change = share * precision_step[active] + share**2 * bend[active]
             trial.precision[active] = q.precision[active] + change
         # Rounding errors of the bound may stop a search a little earlier.
-        return bound, slope <= max(decrement, 1e-9)
+        return bound, slope <= np.maximum(decrement, 1e4 * rounding)
 
     def _step(
         self, q: Posteriors, S: np.ndarray, E: np.ndarray, newton: bool

@@ -19,7 +19,7 @@ from sklearn_vae.gaussian.mixed_terms import TermParameters
 from sklearn_vae.linear.mixed_fit import MixedFit, fit_mixed
 from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.protocol import LatentModel, numbered
-from sklearn_vae.tables import TableCodec
+from sklearn_vae.tables.codec import TableCodec, is_table
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
@@ -458,10 +458,14 @@ class MixedFactorAnalysis(LatentModel):
     def _codes(self, X: Any) -> Array:
         check_is_fitted(self)
         refuse_dask(self, X)
-        validate_data(self, X, reset=False, skip_check_array=True)
         codec = self._codec()
         codec.handle_unknown = self.handle_unknown
-        return codec.encode(X)
+        if is_table(X):
+            validate_data(self, X, reset=False, skip_check_array=True)
+            return codec.encode(X)
+        codes = codec.encode(X)
+        validate_data(self, X, reset=False, skip_check_array=True)
+        return codes
 
     def _named(self, by_column: dict[int, Array]) -> dict[Any, Array]:
         columns = self._codec().columns_
