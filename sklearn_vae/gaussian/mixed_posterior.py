@@ -17,8 +17,8 @@ _MAX_STEPS = 200
 # A rise below this share of the value is a rounding error.
 _ROUNDING = 1e-13
 # Number of steps before Newton's steps begin, and of conjugate gradients that find one of these.
-_NATURAL_STEPS = 6
-_INNER_STEPS = 12
+_NATURAL_STEPS = 3
+_INNER_STEPS = 6
 # Floats that the arrays of a term and sample need, relative to one float.
 _ARRAYS = 8
 

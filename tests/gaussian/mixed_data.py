@@ -16,7 +16,7 @@ def make_terms(n=40, k=2, seed=0, share_missing=0.2, scale=1.0, sizes=SIZES):
     D = sum(sizes)
     W, b = scale * rng.normal(size=(D, k)), 0.5 * rng.normal(size=D)
     W[counts] *= 0.4 / scale
-    if D == len(OWNER):
+    if len(OWNER) == D:
         W = W[np.unique(OWNER, return_index=True)[1]][OWNER]
     noise = np.concatenate([np.full(sizes.gaussian, 0.25), np.full(sizes.counts, 3.0)])
     A = rng.normal(size=(n, k)) @ W.T + b
