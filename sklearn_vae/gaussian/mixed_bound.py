@@ -20,9 +20,11 @@ from sklearn_vae.gaussian.mixed_terms import (
     slopes_by_noise,
     sums_by_noise,
 )
-from sklearn_vae.gaussian.profile_likelihood import FLOOR
 from sklearn_vae.gaussian.trust_region import Point, Product
 
+# Lower bound of noise variances, in units of the variances of the values. A smaller one would leave
+# fewer digits for the posteriors, from which derivatives follow.
+FLOOR = 1e-4
 # Limit of the counts r of negative binomials. Beyond it, they are nearly Poisson distributions.
 MOST_R = 1e4
 # Steps of conjugate gradients per sample that find the change of its posterior.

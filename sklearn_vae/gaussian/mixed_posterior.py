@@ -12,7 +12,7 @@ from sklearn_vae.gaussian.mixed_terms import TermData, TermParameters, expected_
 # The search for the posterior of a sample stops when the derivative of the bound along its step is
 # below this value. The looser value applies while the parameters are fitted.
 DECREMENT = 1e-20
-LOOSE_DECREMENT = 1e-12
+LOOSE_DECREMENT = 1e-15
 _MAX_STEPS = 200
 # A rise below this share of the value is a rounding error.
 _ROUNDING = 1e-13

@@ -96,8 +96,8 @@ class MixedFactorAnalysis(LatentModel):
         Intercepts b. The best intercept of a constant column may be infinite. It is replaced by that with
         half a count added to each outcome, and its loadings are 0.
     noise_ : array of shape (n_noisy,)
-        Noise variances psi of real columns, at least 1e-6 of their variances, and r of counts, in the
-        order of the predictors.
+        Noise variances psi of real columns and r of counts, in the order of the predictors. psi is at
+        least 1e-4 of the variance of the column, or 1e-6 if all columns are real, and r at most 1e4.
     kl_per_dim_ : array of shape (n_components,)
         KL divergence of q(z_h|x) from the prior, averaged over the training data, in nats.
     collapsed_dims_ : array of int

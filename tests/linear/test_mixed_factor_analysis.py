@@ -1,6 +1,7 @@
 """Factor analysis of tables, against the models of a single kind of columns and planted structure."""
 
-import warnings
+import copy
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ TYPES = {
 }
 
 
-def make_table(n=120, seed=0, share_missing=0.15):
+def make_table(n=80, seed=0, share_missing=0.15):
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(n, 2))
     score = z @ rng.normal(size=(2, 3)) + rng.gumbel(size=(n, 3))
@@ -85,7 +86,7 @@ def test_real_columns_give_factor_analysis(share_missing):
 
 
 def test_the_general_search_finds_factor_analysis_too():
-    X = reals(share_missing=0.2)
+    X = reals(200, share_missing=0.2, seed=1)
     reference = FactorAnalysis(1).fit(X)
     # With one latent, diagonal covariances are no restriction, and nothing is delegated.
     types = all_of("real")
@@ -102,7 +103,7 @@ def test_positive_columns_are_real_in_their_logarithms():
     assert model.elbo_history_[-1] == pytest.approx(model.elbo_, abs=1e-8)
 
 
-def make_bits(n=80, seed=0):
+def make_bits(n=50, seed=0):
     rng = np.random.default_rng(seed)
     logits = 2.0 * rng.normal(size=(n, 2)) @ rng.normal(size=(2, 6))
     return (rng.uniform(size=(n, 6)) < 1.0 / (1.0 + np.exp(-logits))).astype(float)
@@ -148,13 +149,13 @@ def test_the_orientation_makes_the_average_precision_diagonal():
     full = fitted()
     _, covariance = full.posterior(X, return_cov=True)
     precision = np.linalg.inv(covariance).mean(axis=0)
-    assert abs(precision[0, 1]) < 1e-8 and precision[0, 0] > precision[1, 1]
+    assert abs(precision[0, 1]) < 1e-6 and precision[0, 0] > precision[1, 1]
     assert full.elbo_ > fitted("diagonal").elbo_
 
 
 def test_hidden_cells_are_imputed_better_than_by_marginals():
-    X, table, hidden = make_table(400, share_missing=0.25)
-    model = MixedFactorAnalysis(2, column_types=TYPES, random_state=0).fit(X)
+    X, table, hidden = make_table(300, share_missing=0.25)
+    model = MixedFactorAnalysis(2, column_types=TYPES, random_state=0, tol=1e-3).fit(X)
     filled, std = model.impute(X, return_std=True)
     assert filled.dtypes.equals(X.dtypes) and not filled.isna().any().any()
     pd.testing.assert_frame_equal(filled.where(~hidden), X)
@@ -202,13 +203,13 @@ def test_containers_come_back():
     )
     frame = frame.with_columns(polars.when(polars.col("size") > 50).then("size").alias("size"))
     assert MixedFactorAnalysis(1, random_state=0).fit(frame).impute(frame).schema == frame.schema
-    transformed = clone(model).set_output(transform="pandas").fit(X).transform(X)
+    transformed = copy.copy(model).set_output(transform="pandas").transform(X)
     assert list(transformed.columns) == ["mixedfactoranalysis0", "mixedfactoranalysis1"]
 
 
 def test_weights_are_repetitions():
-    X, _, _ = make_table(60)
-    weights = np.random.default_rng(0).integers(0, 3, size=60)
+    X, _, _ = make_table(40)
+    weights = np.random.default_rng(0).integers(0, 3, size=40)
     model = MixedFactorAnalysis(1, column_types=TYPES, random_state=0, tol=1e-9)
     weighted = clone(model).fit(X, sample_weight=weights)
     repeated = clone(model).fit(X.loc[X.index.repeat(weights)])
@@ -236,9 +237,8 @@ def test_constant_columns_and_columns_of_one_category():
     X, _, _ = make_table()
     more = X.assign(only="a", zero=0, same=3.0, visits=0)
     types = {**TYPES, "only": "categorical", "zero": "count", "same": "real"}
-    model = MixedFactorAnalysis(2, column_types=types, random_state=0).fit(more)
-    empty = more.head(3).copy()
-    empty[["only", "zero", "same"]] = empty[["only", "zero", "same"]].astype(object).mask(True)
+    model = MixedFactorAnalysis(1, column_types=types, random_state=0, tol=1e-3).fit(more)
+    empty = more.head(3).assign(only=None, zero=None, same=None)
     filled = model.impute(empty)
     assert (filled["only"] == "a").all() and (filled["zero"] == 0).all()
     np.testing.assert_allclose(filled["same"].astype(float), 3.0)
@@ -260,8 +260,8 @@ def test_saved_models_are_the_same(tmp_path):
 
 
 def test_grid_search_over_the_number_of_components():
-    X, _, _ = make_table()
-    model = MixedFactorAnalysis(column_types=TYPES, random_state=0, tol=1e-4)
+    X, _, _ = make_table(40)
+    model = MixedFactorAnalysis(column_types=TYPES, random_state=0, tol=1e-2)
     search = GridSearchCV(model, {"n_components": [1, 2]}, cv=2).fit(X)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
@@ -274,13 +274,12 @@ def test_a_fit_that_has_not_converged_warns():
 
 
 def test_latents_without_information_collapse():
-    rng = np.random.default_rng(0)
-    X = rng.integers(0, 2, size=(300, 3)).astype(float)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model = MixedFactorAnalysis(2, column_types=all_of("binary", 3), random_state=0).fit(X)
-    np.testing.assert_array_equal(model.collapsed_dims_, np.flatnonzero(model.kl_per_dim_ < 1e-3))
-    assert 1 in model.collapsed_dims_
+    # In every combination of values equally often, bits are independent.
+    X = np.array(list(itertools.product([0.0, 1.0], repeat=3)) * 10)
+    model = MixedFactorAnalysis(1, column_types=all_of("binary", 3), random_state=0).fit(X)
+    np.testing.assert_array_equal(model.collapsed_dims_, [0])
+    assert model.kl_per_dim_[0] < 1e-4
+    assert model.elbo_ == pytest.approx(-3.0 * np.log(2.0), abs=1e-4)
 
 
 @pytest.mark.parametrize(
