@@ -100,7 +100,7 @@ class MixedBound:
 
     def _noise_slopes(self, t: Array) -> tuple[Array, Array]:
         """Return the first two derivatives of the logarithms of noise parameters in t."""
-        gaussian, counts, _ = self.data.sizes.families
+        counts = self.data.sizes.families[1]
         least = np.full(len(t), FLOOR)
         least[counts] = 1.0 / MOST_R
         value = least + t**2
