@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sklearn_vae.deep.autoencoder import DeepAutoencoder as DeepAutoencoder
     from sklearn_vae.deep.bernoulli_vae import DeepBernoulliVAE as DeepBernoulliVAE
     from sklearn_vae.deep.gaussian_vae import DeepGaussianVAE as DeepGaussianVAE
+    from sklearn_vae.deep.tabular_vae import TabularVAE as TabularVAE
     from sklearn_vae.gaussian.certificate import Certificate as Certificate
     from sklearn_vae.gaussian.lowrank import LowRankGaussian as LowRankGaussian
     from sklearn_vae.gaussian.moments import Moments as Moments

@@ -22,6 +22,7 @@ ESTIMATORS = {
     "PPCA": "linear.ppca",
     "PPCACV": "linear.ppca_cv",
     "PPCAImputer": "linear.imputer",
+    "TabularVAE": "deep.tabular_vae",
 }
 
 # Classes whose instances are fully determined by the arguments of their constructor.

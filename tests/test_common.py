@@ -24,6 +24,7 @@ from sklearn_vae import (
     LogitTransformer,
     OutlierDetector,
     PPCAImputer,
+    TabularVAE,
     public,
 )
 
@@ -34,6 +35,7 @@ ESTIMATORS = [
     DeepGaussianVAE(2, **SMALL, noise_model="heteroscedastic", prior="learned_variance"),
     DeepBernoulliVAE(2, **SMALL, binarize=0.0),
     DeepAutoencoder(2, **SMALL),
+    TabularVAE(2, **SMALL),
     PPCA(n_components=2),
     PPCA(n_components=1, noise_variance=0.5),
     PPCA(n_components=2, coordinates="whitened"),
@@ -115,7 +117,7 @@ def expected_failed_checks(estimator):
     if isinstance(estimator, OutlierDetector):
         reason = "copies of a sample fall into different folds, a sample with a weight into one"
         return {"check_sample_weight_equivalence_on_dense_data": reason}
-    if isinstance(estimator, DeepGaussianVAE | DeepBernoulliVAE):
+    if isinstance(estimator, DeepGaussianVAE | DeepBernoulliVAE | TabularVAE):
         # tests/deep/test_sample_weights.py checks it with the same draws for all copies.
         reason = (
             "training is stochastic: each copy of a sample has its own draws of z, and weights "

@@ -136,7 +136,7 @@ def check_observed(X: Array) -> None:
 
 def _observed_share(X: Array, weights: Array | None) -> Array:
     """Return the share of samples that observe each feature, that of one sample if none does."""
-    share = np.average(~np.isnan(X), axis=0, weights=weights)
+    share = np.average(~np.isnan(np.asarray(X)), axis=0, weights=weights)
     return np.maximum(share, 1.0 / len(X))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sklearn_vae.nn.column_distributions import (
     LEAST_COUNT,
     Categorical,
+    Codes,
     ColumnDistribution,
     LogNormal,
     NegativeBinomial,
@@ -96,8 +97,8 @@ class ColumnLikelihood(Likelihood):
             self.unit.fill_(1.0)
             self.after_step()
         h = torch.zeros(len(x), self.n_inputs, dtype=x.dtype, device=x.device, requires_grad=True)
-        p = self.forward(h)
         with torch.enable_grad():
+            p = self.forward(h)
             supported = torch.where(observed, x, p.supported)
             terms = keep_observed(p.log_prob_terms(supported), observed)
             gradient = torch.autograd.grad(terms.sum(), h)[0]
@@ -219,8 +220,9 @@ class CategoricalColumns(ColumnLikelihood):
         codes = torch.arange(int(sizes.max()))
         first = sizes.cumsum(0) - sizes
         valid = codes < sizes[:, None]
-        self.register_buffer("index", torch.where(valid, first[:, None] + codes, 0))
-        self.register_buffer("padding", torch.where(valid, 0.0, -torch.inf))
+        index = torch.where(valid, first[:, None] + codes, 0)
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("padding", torch.where(valid, 0.0, -torch.inf), persistent=False)
 
     @property
     def n_inputs(self) -> int:
@@ -262,7 +264,8 @@ class OrdinalColumns(ColumnLikelihood):
         self.first = nn.Parameter(torch.zeros(self.n_features, 1))
         self.log_steps = nn.Parameter(torch.zeros(self.n_features, most - 2))
         beyond = torch.arange(most - 1) - sizes[:, None] + 2
-        self.register_buffer("padding", UNREACHABLE * beyond.clamp(min=0))
+        padding = UNREACHABLE * beyond.clamp(min=0).float()
+        self.register_buffer("padding", padding, persistent=False)
 
     def _start(self, x: Tensor, observed: Tensor) -> Tensor:
         for j, size in enumerate(self.n_categories):
@@ -332,6 +335,21 @@ class MixedDistribution:
     def log_prob(self, x: Tensor) -> Tensor:
         """Compute log p(x)."""
         return self.log_prob_blocks(x).sum(-1)
+
+    def log_prob_columns(self, x: Tensor) -> Tensor:
+        """Compute log p(x_j) of each column, 0 where x is missing (NaN)."""
+        terms = []
+        for p, columns in zip(self.parts, self.columns, strict=True):
+            own = x[..., columns]
+            missing = own.isnan()
+            values = p.log_prob_terms(torch.where(missing, p.supported, own))
+            terms.append(torch.where(missing, 0.0, values))
+        return self._joined(terms)
+
+    @property
+    def point(self) -> Tensor:
+        """Most probable code of each column of categories, and mean of each other one."""
+        return self._joined([p.mode if isinstance(p, Codes) else p.mean for p in self.parts])
 
     def entropy(self) -> Tensor:
         """Compute the entropy."""

@@ -53,6 +53,21 @@ class TableCodec:
         Names of columns. Only if all are strings.
     container_ : {"pandas", "polars", "array"}
         Kind of container of the training samples.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sklearn_vae.tables import TableCodec
+    >>> X = pd.DataFrame({"length": [1.5, 2.25, None], "kind": ["b", "a", "b"]})
+    >>> codec = TableCodec().fit(X)
+    >>> codec.column_types_
+    {'length': 'real', 'kind': 'binary'}
+    >>> codec.encode(X)
+    array([[1.5 , 1.  ],
+           [2.25, 0.  ],
+           [ nan, 1.  ]])
+    >>> codec.decode(codec.encode(X)).equals(X)
+    True
     """
 
     columns_: list[Column]
@@ -252,11 +267,23 @@ class TableCodec:
         -------
         codec : TableCodec
             Fitted codec, whose `column_types` is "auto".
+
+        Raises
+        ------
+        ValueError
+            If the state does not describe a codec.
         """
         codec = cls(handle_unknown=state["handle_unknown"])
+        check_choice("handle_unknown", codec.handle_unknown, ("error", "missing"))
+        check_choice("container", state["container"], ("pandas", "polars", "array"))
         codec.columns_ = [Column(*parts) for parts in state["columns"]]
+        for column in codec.columns_:
+            column.check()
         codec.container_ = state["container"]
         codec._frame_names = state["frame_names"]
+        for names in (codec._frame_names, state["names"]):
+            if names is not None and len(set(names)) != len(codec.columns_):
+                raise ValueError(f"There must be one name per column, got {names!r:.200}.")
         codec._set_names(state["names"])
         return codec
 

@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_vae.tables.columns import ColumnValues, kind_of_objects
+from sklearn_vae.tables.columns import KINDS_OF_NUMPY, ColumnValues, kind_of_objects
+from sklearn_vae.validation import check_choice
 
 Array = NDArray[Any]
 
 NUMBERS = ("real", "positive", "heavy_tailed", "count")
 CATEGORIES = ("binary", "categorical", "ordinal")
 COLUMN_TYPES = (*NUMBERS, *CATEGORIES)
+
+# Kinds of dtypes.
+KINDS = {*KINDS_OF_NUMPY.values(), "category"}
 
 # Largest number of different integers that are taken for ordered categories.
 FEW_VALUES = 10
@@ -48,6 +52,20 @@ class Column:
     type: str
     dtype: dict[str, Any]
     categories: list[Any] | None = None
+
+    def check(self) -> None:
+        """Raise ValueError unless type, dtype and categories fit together."""
+        check_choice("type", self.type, COLUMN_TYPES)
+        is_dtype = isinstance(self.dtype, dict) and self.dtype.get("kind") in KINDS
+        if not (is_dtype and isinstance(self.dtype.get("name"), str)):
+            raise ValueError(f"The dtype of column {self.name!r} is invalid: {self.dtype!r:.200}.")
+        if (self.type in CATEGORIES) != isinstance(self.categories, list):
+            raise ValueError(f"Column {self.name!r} must have categories if its type has some.")
+        if self.categories is not None:
+            _check_categories(self.name, self.type, self.categories)
+            labels = self.dtype.get("labels", self.categories)
+            if self.dtype["kind"] == "category" and not set(self.categories) <= set(labels):
+                raise ValueError(f"Column {self.name!r} must have the categories of its dtype.")
 
     def encode(self, column: ColumnValues, handle_unknown: str) -> Array:
         """Return values as floats of shape (n_samples,): codes or numbers, NaN where missing.

@@ -5,6 +5,7 @@ import math
 import os
 
 import numpy as np
+import pandas as pd
 import sklearn
 import torch
 from sklearn.base import BaseEstimator
@@ -44,6 +45,7 @@ from sklearn_vae import (
     ResidualEncoder,
     Snapshot,
     SoftThresholdDecoder,
+    TabularVAE,
 )
 from sklearn_vae.public import ESTIMATORS
 from sklearn_vae.serialization import load, save
@@ -55,6 +57,15 @@ DIGITS = load_digits().data[:200]
 IRIS = load_iris().data
 HOLES = np.where(np.random.default_rng(0).uniform(size=IRIS.shape) < 0.1, np.nan, IRIS)
 NAMED = load_iris(as_frame=True).data
+TABLE = pd.DataFrame(
+    {
+        "a": IRIS[:, 0],
+        "kind": pd.Categorical.from_codes(load_iris().target, ["x", "y", "z"]),
+        "wide": IRIS[:, 1] > 3.0,
+        "rank": np.rint(IRIS[:, 2]).astype(int),
+        "text": [None, *np.where(IRIS[1:, 3] > 1.0, "big", "small")],
+    }
+)
 BITS = (DIGITS > 7).astype(float)
 IMAGES = {"image_shape": (1, 8, 8)}
 SMALL = {"hidden_layer_sizes": (6,), "max_epochs": 2, "batch_size": 32}
@@ -189,6 +200,10 @@ DEEP = {
         DeepBernoulliVAE(2, **SMALL, prior="learned_variance", random_state=0),
         BITS,
     ),
+    "tabular": (
+        TabularVAE(2, **SMALL, column_types={"a": "real"}, init="ppca", random_state=0),
+        TABLE,
+    ),
     "autoencoder": (DeepAutoencoder(2, **SMALL, random_state=0), DIGITS),
     "autoencoder-plain": (
         DeepAutoencoder(
@@ -254,6 +269,8 @@ def assert_same(a, b, path=""):
     elif isinstance(a, torch.Tensor):
         assert (a.dtype, a.device, a.stride()) == (b.dtype, b.device, b.stride()), path
         assert torch.equal(a, b), path
+    elif isinstance(a, pd.DataFrame):
+        pd.testing.assert_frame_equal(a, b)
     elif isinstance(a, dict):
         assert list(a) == list(b), path
         for key in a:

@@ -108,6 +108,32 @@ def test_state_is_plain_and_restores_the_codec(table):
     assert_same(again.decode(again.encode(X), like=X), X)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"container": "dask"}, "container must be one of"),
+        ({"handle_unknown": None}, "handle_unknown must be one of"),
+        ({"names": ["a"]}, "one name per column"),
+        ({"columns": [["a", "normal", {"kind": "int", "name": "int64"}, None]]}, "type must be"),
+        ({"columns": [["a", "real", {"kind": "time", "name": "x"}, None]]}, "dtype of column 'a'"),
+        ({"columns": [["a", "binary", {"kind": "bool", "name": "bool"}, [0]]]}, "two categories"),
+        ({"columns": [["a", "real", {"kind": "int", "name": "int64"}, [0]]]}, "must have categor"),
+        (
+            {
+                "columns": [
+                    ["a", "categorical", {"kind": "category", "name": "x", "labels": []}, [0]]
+                ]
+            },
+            "categories of its dtype",
+        ),
+    ],
+)
+def test_invalid_states_are_refused(change, message):
+    state = fitted(pandas_table(), column_types=GIVEN).get_state()
+    with pytest.raises(ValueError, match=message):
+        TableCodec.from_state({**state, **change})
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, bool, "U5", object])
 def test_round_trip_of_arrays(dtype):
     X = np.random.RandomState(0).randint(0, 2 if dtype is bool else 4, (20, 3)).astype(dtype)

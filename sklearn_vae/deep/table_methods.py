@@ -1,0 +1,227 @@
+"""Methods of the tabular VAE that return tables: imputation, samples, and conditional probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from sklearn_vae.deep.table_imputation import TableImputation
+from sklearn_vae.tables import TableCodec
+from sklearn_vae.validation import check_integer, check_random_state
+
+Array = NDArray[Any]
+
+# Smallest number of latent vectors by which `conditional_sample` draws.
+CONDITIONAL_LATENTS = 4096
+
+
+class TableMethods:
+    """Methods of :class:`TabularVAE` that return tables or probabilities of categories."""
+
+    _table: dict[str, Any]
+
+    @property
+    def column_types_(self) -> dict[Any, str]:
+        """Type of each column."""
+        return self._codec.column_types_
+
+    @property
+    def categories_(self) -> dict[Any, list[Any]]:
+        """Categories of each column that has some."""
+        return self._codec.categories_
+
+    def inverse_transform(self: Any, Z: Any) -> Any:
+        """Compute the most probable categories, and the means of numbers, given latent vectors.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Latent coordinates to decode.
+
+        Returns
+        -------
+        X : DataFrame or ndarray of shape (n_samples, n_features)
+            Table like the training samples.
+        """
+        codes = self._map_latents(Z, lambda z: self._in_data_units(self.module_.decode(z).point))
+        return self._codec.decode(codes)
+
+    def sample(self: Any, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Array]:
+        """Draw samples from the model: synthetic data.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of samples to draw.
+        random_state : int, RandomState instance or None, default=None
+            Seed or generator for the draws. If None, NumPy's global generator is used.
+
+        Returns
+        -------
+        X : DataFrame or ndarray of shape (n_samples, n_features)
+            Samples, as a table like the training samples.
+        Z : ndarray of shape (n_samples, n_components)
+            Latent vectors from which the samples were drawn.
+        """
+        check_is_fitted(self)
+        check_integer("n_samples", n_samples, at_least=1)
+        random_state = check_random_state(random_state)
+        Z = random_state.standard_normal((n_samples, self.n_components_))
+        Z = self._as_tensor(Z).cpu().numpy()
+        return self._codec.decode(self._draw_codes(Z, random_state)), Z
+
+    def impute(
+        self: Any,
+        X: Any,
+        *,
+        n_draws: int | None = None,
+        n_samples: int = 256,
+        random_state: Any = None,
+    ) -> Any:
+        """Replace missing values, given the observed ones of the same sample.
+
+        Missing numbers become their conditional means, rounded for integers, and missing categories
+        the most probable ones.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+            Table with missing values.
+        n_draws : int, default=None
+            Number of completed tables that are drawn from the conditional distribution of the
+            missing values, for multiple imputation. If None, one table has their means and
+            most probable categories.
+        n_samples : int, default=256
+            Number of latent vectors for each sample. They are at points that all samples share.
+        random_state : int, RandomState instance or None, default=None
+            Seed or generator of the draws.
+
+        Returns
+        -------
+        X : DataFrame or ndarray of shape (n_samples, n_features), or a list of `n_draws` of them
+            Table without missing values, with the dtypes of the training samples.
+
+        References
+        ----------
+        Mattei and Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data
+        Sets" (2019), eq. 12.
+        """
+        check_is_fitted(self)
+        check_integer("n_samples", n_samples, at_least=1)
+        if n_draws is not None:
+            check_integer("n_draws", n_draws, at_least=1)
+        codes = np.asarray(self._check_samples(X, reset=False))
+        missing = np.isnan(codes)
+        rows = np.flatnonzero(missing.any(axis=1))
+        filled = np.repeat(codes[None], n_draws or 1, axis=0)
+        if rows.size:
+            conditional = TableImputation(self, codes[rows], n_samples)
+            if n_draws is None:
+                values = conditional.point()[None]
+            else:
+                values = conditional.draw(n_draws, check_random_state(random_state))
+            filled[:, missing] = values[:, missing[rows]]
+        tables = [self._codec.decode(table, like=X) for table in filled]
+        return tables[0] if n_draws is None else tables
+
+    def conditional_probabilities(
+        self: Any, X: Any, columns: Sequence[Any] | None = None, *, n_samples: int = 256
+    ) -> dict[Any, Array]:
+        """Compute the probabilities of categories, given the other observed values of each sample.
+
+        The value of a column itself is ignored, so that the model can be used as a classifier for
+        any of the columns, with any of the others missing.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+            Table.
+        columns : sequence of str or int, default=None
+            Names or indices of columns with categories. If None, all of them.
+        n_samples : int, default=256
+            Number of latent vectors for each sample. They are at points that all samples share.
+
+        Returns
+        -------
+        probabilities : dict of ndarray of shape (n_samples, n_categories)
+            Probabilities by column, for the categories in the order of `categories_`.
+
+        Raises
+        ------
+        ValueError
+            If a column does not exist or has no categories.
+        """
+        check_is_fitted(self)
+        check_integer("n_samples", n_samples, at_least=1)
+        codec = self._codec
+        codes = np.asarray(self._check_samples(X, reset=False))
+        wanted = codec.categories_ if columns is None else columns
+        probabilities = {}
+        for name in wanted:
+            j = codec.index(name)
+            column = codec.columns_[j]
+            if column.categories is None:
+                raise ValueError(
+                    f"Column {name!r} is of type {column.type!r} and has no categories. Use "
+                    "impute(X, n_draws=...) for the conditional distribution of numbers."
+                )
+            hidden = codes.copy()
+            hidden[:, j] = np.nan
+            conditional = TableImputation(self, hidden, n_samples)
+            probabilities[name] = conditional.probabilities(j, len(column.categories))
+        return probabilities
+
+    def conditional_sample(
+        self: Any, given: Mapping[Any, Any], n_samples: int = 1, random_state: Any = None
+    ) -> Any:
+        """Draw samples in which some values are given.
+
+        Parameters
+        ----------
+        given : dict
+            Values by the name or index of their column.
+        n_samples : int, default=1
+            Number of samples to draw.
+        random_state : int, RandomState instance or None, default=None
+            Seed or generator of the draws.
+
+        Returns
+        -------
+        X : DataFrame or ndarray of shape (n_samples, n_features)
+            Samples from the conditional distribution, as a table like the training samples.
+
+        Raises
+        ------
+        ValueError
+            If a column does not exist or a value is not possible for it.
+        """
+        check_is_fitted(self)
+        check_integer("n_samples", n_samples, at_least=1)
+        if not isinstance(given, Mapping):
+            raise TypeError(f"given must be a dict of values by column, got {given!r}.")
+        codes = self._codec.encode_values(given)
+        conditional = TableImputation(self, codes[None], max(CONDITIONAL_LATENTS, n_samples))
+        values = conditional.draw(n_samples, check_random_state(random_state))[:, 0]
+        return self._codec.decode(np.where(np.isnan(codes), values, codes))
+
+    def _draw_codes(self: Any, Z: Array, random_state: np.random.RandomState) -> Array:
+        """Draw x from p(x|z), as codes."""
+
+        def draw(z: Tensor) -> Tensor:
+            return self._in_data_units(self.module_.decode(z).sample(random_state))
+
+        return self._map_latents(Z, draw)
+
+    @property
+    def _codec(self) -> TableCodec:
+        if "_table" not in vars(self):
+            raise AttributeError(
+                f"This {type(self).__name__} is not fitted yet and has no types of columns. Call "
+                "fit first."
+            )
+        return TableCodec.from_state(self._table)

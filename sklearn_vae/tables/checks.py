@@ -1,0 +1,59 @@
+"""Validation of tables by scikit-learn's conventions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import validate_data
+
+from sklearn_vae.tables.columns import frame_of, is_frame
+from sklearn_vae.validation import checked_data, refuse_dask
+
+
+def checked_table(
+    estimator: BaseEstimator, X: Any, *, reset: bool, ensure_min_samples: int = 1
+) -> Any:
+    """Return X as a DataFrame or array with the number and names of features checked.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Estimator whose `n_features_in_` and `feature_names_in_` are set or compared.
+    X : DataFrame or array-like of shape (n_samples, n_features)
+        Table.
+    reset : bool
+        Whether to set these attributes, in `fit`, or to compare X with them.
+    ensure_min_samples : int, default=1
+        Smallest number of samples.
+
+    Returns
+    -------
+    X : DataFrame or ndarray of shape (n_samples, n_features)
+        Table for :class:`TableCodec`.
+
+    Raises
+    ------
+    TypeError
+        If X is a container that must be converted first.
+    ValueError
+        If X has the wrong shape, or other features than in `fit`.
+    """
+    refuse_dask(estimator, X)
+    X = frame_of(X)
+    if not is_frame(X):
+        return checked_data(
+            estimator,
+            X,
+            reset=reset,
+            dtype=None,
+            ensure_all_finite=False,
+            ensure_min_samples=ensure_min_samples,
+        )
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    if len(X) < ensure_min_samples:
+        raise ValueError(
+            f"Found array with {len(X)} sample(s) (shape={tuple(X.shape)}) while a minimum of "
+            f"{ensure_min_samples} is required by {type(estimator).__name__}."
+        )
+    return X
