@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sklearn_vae.linear.imputer import FactorAnalysisImputer as FactorAnalysisImputer
     from sklearn_vae.linear.imputer import PPCAImputer as PPCAImputer
     from sklearn_vae.linear.linear_vae import LinearVAE as LinearVAE
+    from sklearn_vae.linear.mixed_factor_analysis import MixedFactorAnalysis as MixedFactorAnalysis
     from sklearn_vae.linear.ppca import PPCA as PPCA
     from sklearn_vae.linear.ppca_cv import PPCACV as PPCACV
     from sklearn_vae.nn.convolutional import ConvDecoder as ConvDecoder

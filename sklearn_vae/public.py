@@ -17,6 +17,7 @@ ESTIMATORS = {
     "GaussianImputer": "linear.gaussian_imputer",
     "LinearVAE": "linear.linear_vae",
     "LogitTransformer": "preprocessing.logit",
+    "MixedFactorAnalysis": "linear.mixed_factor_analysis",
     "OutlierDetector": "outliers.detector",
     "PPCA": "linear.ppca",
     "PPCACV": "linear.ppca_cv",

@@ -101,7 +101,10 @@ class TableCodec:
         table = read_table(X)
         names = self._names(table)
         if not names:
-            raise ValueError("Found array with 0 feature(s), while a minimum of 1 is required.")
+            shape = (table.n_samples, 0)
+            raise ValueError(
+                f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required."
+            )
         if table.n_samples == 0:
             raise ValueError("Found array with 0 sample(s), while a minimum of 1 is required.")
         given = self._given(names)

@@ -1,0 +1,498 @@
+"""Factor analysis of tables with columns of several types."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_vae.gaussian.arrays import weighted_mean
+from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
+from sklearn_vae.gaussian.mixed_columns import ColumnTerms, predictors
+from sklearn_vae.gaussian.mixed_predictive import MixedModel, Prediction
+from sklearn_vae.gaussian.mixed_terms import TermParameters
+from sklearn_vae.linear.mixed_fit import MixedFit, fit_mixed
+from sklearn_vae.linear.sample_weights import drop_zero_weights
+from sklearn_vae.protocol import LatentModel, numbered
+from sklearn_vae.tables.codec import TableCodec, is_table
+from sklearn_vae.validation import (
+    all_or_nothing,
+    check_choice,
+    check_integer,
+    check_latents,
+    check_memory,
+    check_random_state,
+    check_real,
+    refuse_dask,
+)
+
+Array = NDArray[Any]
+
+COVARIANCES = ("full", "diagonal")
+
+
+class MixedFactorAnalysis(LatentModel):
+    r"""Factor analysis of tables with real, binary, categorical, ordinal and count columns.
+
+    Each column has linear predictors a = w' z + b of the latents z ~ N(0, I_k). Given z, the columns are
+    independent ::
+
+        real:         x ~ N(a, psi)
+        positive:     log x ~ N(a, psi)
+        count:        x ~ NB(mean exp(a), variance exp(a) + exp(a)^2 / r)
+        binary:       p(x = 1) = sigmoid(a)
+        ordinal:      p(x > c | x >= c) = sigmoid(w' z + b_c)
+        categorical:  p(x = c | x is no category before c) = sigmoid(w_c' z + b_c)
+
+    The likelihood of a table with missing values is that of the observed cells, so nothing has to be
+    filled in before. The posterior is approximated by q(z|x) = N(m, S), optimized for each sample, and
+    the fit maximizes the evidence lower bound (ELBO), E_q log p(x|z) - KL(q || p), by Newton's method.
+    Expectations are computed to at least eight digits, without random draws. If all columns are real,
+    the bound is the log-likelihood, and the model that of :class:`FactorAnalysis`.
+
+    Parameters
+    ----------
+    n_components : int, default=2
+        Number k of latent dimensions, from 1 to the number of columns.
+    column_types : "auto" or dict, default="auto"
+        Types of columns by name or index: "real", "positive", "heavy_tailed", "count", "binary",
+        "categorical" or "ordinal". A list of categories in ascending order means "ordinal", too. Types
+        that are not given are inferred from dtypes and values, see `column_types_`. Heavy-tailed
+        columns are treated as real ones.
+    covariance : {"full", "diagonal"}, default="full"
+        Covariance S of q(z|x). "full" gives a higher ELBO. With "diagonal", the bound is that of
+        :class:`BernoulliPPCA` with `inference="per_sample"`.
+    handle_unknown : {"error", "missing"}, default="error"
+        Whether categories that the training samples do not contain are errors, or missing values.
+    max_iter : int, default=200
+        Maximum number of iterations of Newton's method.
+    tol : float, default=1e-6
+        Tolerance in nats per sample. The fit stops when Newton's method predicts that the ELBO can
+        rise by less than `tol`. If all columns are real, it is at most 1e-8.
+    random_state : int, RandomState instance or None, default=None
+        Seed or generator for the noise that is added to the initial loadings.
+
+    Attributes
+    ----------
+    column_types_ : dict
+        Type of each column, by name, or by index if the columns have no names.
+    categories_ : dict
+        Categories of each column that has some.
+    term_names_ : ndarray of shape (n_terms,)
+        Names of the linear predictors. There is one for a column of numbers, and one fewer than
+        categories for others. They are in the order real, count, categories.
+    loadings_ : array of shape (n_terms, n_components)
+        Loadings w of each predictor. With full covariances the average precision of q(z|x) is
+        diagonal, in descending order, and otherwise the columns are sorted by length. In each column the
+        entry of largest magnitude is positive.
+    components_ : array of shape (n_components, n_terms)
+        Transposed loadings.
+    intercept_ : array of shape (n_terms,)
+        Intercepts b. The best intercept of a constant column may be infinite. It is replaced by that with
+        half a count added to each outcome, and its loadings are 0.
+    noise_ : array of shape (n_noisy,)
+        Noise variances psi of real columns and r of counts, in the order of the predictors. psi is at
+        least 1e-4 of the variance of the column, or 1e-6 if all columns are real, and r at most 1e4.
+    kl_per_dim_ : array of shape (n_components,)
+        KL divergence of q(z_h|x) from the prior, averaged over the training data, in nats.
+    collapsed_dims_ : array of int
+        Indices of the dimensions with a KL of at most 0.01 nats for 99 % of the training samples.
+    elbo_ : float
+        ELBO of the training data in nats per sample.
+    elbo_history_ : array of shape (n_iter_ + 1,)
+        ELBO at the start and after each iteration. It never decreases, except by rounding.
+    n_iter_ : int
+        Number of iterations.
+    certificate_ : Stationarity
+        Distance from the maximum: `remaining_gain` in nats per sample, which Newton's method
+        predicts, and `gradient_norm`, with a summary by `print`. The gradient is with respect to
+        loadings and intercepts of standardized values, and the logarithms of noise parameters.
+    n_components_, n_features_in_ : int
+        Number k of latent dimensions, and number of columns seen during `fit`.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the columns seen during `fit`, if all are strings.
+
+    See Also
+    --------
+    FactorAnalysis : Model of real columns, which has an exact likelihood.
+    BernoulliPPCA : Model of binary columns without missing values.
+    FactorAnalysisImputer : Imputer of numbers in pipelines.
+
+    Notes
+    -----
+    The bits of a categorical column ask for the most frequent category first, then for the next one among
+    the others, and so on. The likelihood sums to 1 over the categories. It does not depend on the names or
+    codes of categories, except for ties. Reversing an ordinal column gives another model of the family.
+
+    References
+    ----------
+    .. [1] Challis and Barber, "Gaussian Kullback-Leibler Approximate Inference", JMLR 2013 (the bound,
+       which is concave in the parameters of q).
+    .. [2] Khan, Mohamed, Marlin and Murphy, "A Stick-Breaking Likelihood for Categorical Data Analysis
+       with Latent Gaussian Models", AISTATS 2012.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_vae import MixedFactorAnalysis
+    >>> X, y = load_iris(return_X_y=True)
+    >>> table = np.column_stack([X, y])
+    >>> model = MixedFactorAnalysis(2, random_state=0).fit(table)
+    >>> model.column_types_[4]
+    'ordinal'
+    >>> model.impute([[5.0, 3.4, 1.5, np.nan, np.nan]]).round(1)
+    array([[5. , 3.4, 1.5, 0.2, 0. ]])
+    """
+
+    observation_family = "mixed"
+
+    _fitted_state: ClassVar = {
+        "components_": "any",
+        "intercept_": "any",
+        "loadings_": "any",
+        "n_components_": "count",
+        "n_features_in_": "count",
+        "noise_": "any",
+        "orders_": "any",
+        "table_": "any",
+    }
+
+    def __init__(
+        self,
+        n_components: int = 2,
+        *,
+        column_types: Any = "auto",
+        covariance: str = "full",
+        handle_unknown: str = "error",
+        max_iter: int = 200,
+        tol: float = 1e-6,
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.column_types = column_types
+        self.covariance = covariance
+        self.handle_unknown = handle_unknown
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> MixedFactorAnalysis:
+        """Fit the model to a table.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+            At least two samples. NaN, None and the missing values of DataFrames are missing. Each
+            column needs an observed value.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Finite weights >= 0, of which at least two are positive. A weight of 2 counts a sample
+            twice, 0 ignores it.
+
+        Returns
+        -------
+        self : MixedFactorAnalysis
+            Fitted model.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, a column, which the message names, or `sample_weight` is invalid.
+        MemoryError
+            If the derivatives, 100 bytes per cell of the expanded table, do not fit into memory.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the fit has not converged after `max_iter` iterations.
+        """
+        self._check_parameters()
+        with all_or_nothing(self):
+            refuse_dask(self, X)
+            codec = TableCodec(self.column_types, self.handle_unknown).fit(X)
+            validate_data(self, X, skip_check_array=True)
+            codes = codec.encode(X)
+            if len(codes) < 2:
+                raise ValueError(f"X must have at least 2 samples, got n_samples = {len(codes)}.")
+            k, d = self.n_components, codes.shape[1]
+            if k > d:
+                raise ValueError(f"n_components must be between 1 and n_features={d}, got {k}.")
+            codes, weights, _, _ = drop_zero_weights(codes, sample_weight, at_least=2)
+            weights = np.ones(len(codes)) if weights is None else np.asarray(weights, dtype=float)
+            self._check_observed(codec, codes)
+            types = [column.type for column in codec.columns_]
+            sizes = [len(column.categories or []) for column in codec.columns_]
+            terms = ColumnTerms.of(codes, types, sizes, weights)
+            check_memory(
+                100 * len(codes) * len(terms.columns),
+                f"The fit holds derivatives of {len(terms.columns)} predictors of each sample",
+                "Merge rare categories, or fit to fewer samples.",
+            )
+            data, log_density = terms.encode(codes)
+            rng = check_random_state(self.random_state)
+            diagonal = self.covariance == "diagonal"
+            fit = fit_mixed(data, terms, k, diagonal, self.max_iter, self.tol, rng, weights)
+            self._set_model(codec, codes, terms, fit, weights)
+            self.elbo_history_ = fit.history + float(weighted_mean(log_density, weights))
+            if not fit.certificate.converged:
+                warnings.warn(
+                    f"MixedFactorAnalysis has not converged after {self.n_iter_} iterations "
+                    f"(max_iter={self.max_iter}): the ELBO can still rise by about "
+                    f"{fit.certificate.remaining_gain:.2g} nats per sample (tol={self.tol}). "
+                    "Increase max_iter or tol.",
+                    ConvergenceWarning,
+                    stacklevel=2,
+                )
+        return self
+
+    def _check_observed(self, codec: TableCodec, codes: Array) -> None:
+        """Raise ValueError if a column has no observed value with a positive weight."""
+        empty = np.flatnonzero(np.isnan(codes).all(axis=0))
+        if empty.size:
+            raise ValueError(
+                f"Column {codec.columns_[empty[0]].name!r} has no observed value in a sample with "
+                "a positive weight. Drop it."
+            )
+
+    def _set_model(
+        self, codec: TableCodec, codes: Array, terms: ColumnTerms, fit: MixedFit, weights: Array
+    ) -> None:
+        self.table_ = codec.get_state()
+        self.orders_ = [list(order) for order in terms.orders]
+        self.column_types_, self.categories_ = codec.column_types_, codec.categories_
+        self.term_names_ = _names_of_terms(codec, terms)
+        self.loadings_, self.intercept_, self.noise_ = fit.parameters
+        self.components_ = np.ascontiguousarray(self.loadings_.T)
+        self.n_components_ = self.loadings_.shape[1]
+        q, bound = self._model().encode(codes)
+        variance = np.einsum("nhh->nh", q.covariance)
+        kl = 0.5 * (np.square(q.mean) + variance - 1.0 - np.log(variance))
+        self.kl_per_dim_ = weighted_mean(kl, weights)
+        above = weighted_mean(kl > COLLAPSE_KL, weights)
+        self.collapsed_dims_ = np.flatnonzero(above <= COLLAPSE_SHARE)
+        self.elbo_ = float(weighted_mean(bound, weights))
+        self.n_iter_ = max(len(fit.history) - 1, 1)
+        self.certificate_ = fit.certificate
+
+    def transform(self, X: Any) -> Array:
+        """Compute the posterior mean E[z|x] of each sample.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+            Samples, which may have missing values.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_components)
+            Latent coordinates.
+        """
+        return self.posterior(X)[0]
+
+    def inverse_transform(self, Z: Any) -> Any:
+        """Return the table of means of numbers and most probable categories given z.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Latent coordinates.
+
+        Returns
+        -------
+        X : DataFrame or ndarray of shape (n_samples, n_features)
+            Table with the container, names and dtypes of the training samples.
+        """
+        return self._codec().decode(self._conditional(Z).most_probable())
+
+    def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
+        q, _ = self._model().encode(self._codes(X))
+        covariance = q.covariance
+        return q.mean, covariance if return_cov else np.einsum("nhh->nh", covariance).copy()
+
+    def conditional(self, Z: Any) -> tuple[Array, Array]:
+        """Compute the mean and variance of p(x|z) for each latent vector.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Latent coordinates to decode.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples, n_features)
+            Conditional means. Those of categories are of their codes, 0, 1, ....
+        variance : ndarray of shape (n_samples, n_features)
+            Conditional variances.
+        """
+        prediction = self._conditional(Z)
+        return prediction.mean, prediction.variance
+
+    def conditional_probabilities(self, Z: Any) -> dict[Any, Array]:
+        """Compute the probabilities p(x|z) of the categories of each column that has some.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Latent coordinates to decode.
+
+        Returns
+        -------
+        probabilities : dict of ndarray of shape (n_samples, n_categories)
+            Probabilities of the categories in `categories_`, by the name or index of the column.
+        """
+        return self._named(self._conditional(Z).probabilities)
+
+    def impute(self, X: Any, return_std: bool = False) -> Any:
+        """Replace missing values by the mean of numbers or the most probable category.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+            Samples with missing values.
+        return_std : bool, default=False
+            Whether to return standard deviations too.
+
+        Returns
+        -------
+        X : DataFrame or ndarray of shape (n_samples, n_features)
+            Table without missing values, with the container, names and dtypes of the training samples.
+        std : ndarray of shape (n_samples, n_features)
+            Standard deviations of missing values given the observed ones, those of categories of their
+            codes 0, 1, ...; 0 for observed values. Only if `return_std` is True.
+        """
+        codes = self._codes(X)
+        missing = np.isnan(codes)
+        model = self._model()
+        prediction = model.predict(model.encode(codes)[0])
+        filled = np.where(missing, prediction.most_probable(), codes)
+        table = self._codec().decode(filled, like=X)
+        if not return_std:
+            return table
+        return table, np.sqrt(np.where(missing, prediction.variance, 0.0))
+
+    def category_probabilities(self, X: Any) -> dict[Any, Array]:
+        """Compute the probabilities of categories given the observed values of each sample.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+            Samples with missing values.
+
+        Returns
+        -------
+        probabilities : dict of ndarray of shape (n_samples, n_categories)
+            Probabilities of the categories in `categories_`, by the name or index of the column: p(x|z)
+            averaged over q(z|x) for missing values, and 0 and 1 for observed ones.
+        """
+        codes, model = self._codes(X), self._model()
+        probabilities = model.predict(model.encode(codes)[0]).probabilities
+        for j, p in probabilities.items():
+            seen = ~np.isnan(codes[:, j])
+            p[seen] = np.eye(p.shape[1])[codes[seen, j].astype(int)]
+        return self._named(probabilities)
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Array]:
+        """Draw samples from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of samples to draw.
+        random_state : int, RandomState instance or None, default=None
+            Seed or generator for the draws. If None, NumPy's global generator is used.
+
+        Returns
+        -------
+        X : DataFrame or ndarray of shape (n_samples, n_features)
+            Table with the container, names and dtypes of the training samples.
+        Z : ndarray of shape (n_samples, n_components)
+            Latent vectors from which the samples were drawn.
+        """
+        check_is_fitted(self)
+        check_integer("n_samples", n_samples, at_least=1)
+        rng, model = check_random_state(random_state), self._model()
+        Z = rng.standard_normal((n_samples, self.n_components_))
+        codes = model.terms.draw(predictors(model.parameters, Z), self.noise_, rng)
+        return self._codec().decode(codes), Z
+
+    def score_samples(self, X: Any) -> Array:
+        """Compute the evidence lower bound of the observed values of each sample.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+            Samples, which may have missing values.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,)
+            ELBO of each sample in nats, the log-likelihood if all columns are real.
+        """
+        return self._model().encode(self._codes(X))[1]
+
+    @property
+    def training_history(self) -> dict[str, Any]:
+        return numbered({"bound": self.elbo_history_}, "iteration", self.n_iter_)
+
+    def _conditional(self, Z: Any) -> Prediction:
+        check_is_fitted(self)
+        Z = check_latents(self, Z, self.n_components_)
+        return self._model().conditional(np.asarray(Z, dtype=np.float64))
+
+    def _codec(self) -> TableCodec:
+        return TableCodec.from_state(self.table_)
+
+    def _model(self) -> MixedModel:
+        check_is_fitted(self)
+        terms = ColumnTerms([column.type for column in self._codec().columns_], self.orders_)
+        parameters = TermParameters(self.loadings_, self.intercept_, self.noise_)
+        return MixedModel(terms, parameters, self.covariance == "diagonal")
+
+    def _codes(self, X: Any) -> Array:
+        check_is_fitted(self)
+        refuse_dask(self, X)
+        codec = self._codec()
+        codec.handle_unknown = self.handle_unknown
+        if is_table(X):
+            validate_data(self, X, reset=False, skip_check_array=True)
+            return codec.encode(X)
+        codes = codec.encode(X)
+        validate_data(self, X, reset=False, skip_check_array=True)
+        return codes
+
+    def _named(self, by_column: dict[int, Array]) -> dict[Any, Array]:
+        columns = self._codec().columns_
+        return {columns[j].name: value for j, value in by_column.items()}
+
+    def _check_parameters(self) -> None:
+        check_integer("n_components", self.n_components, at_least=1)
+        check_choice("covariance", self.covariance, COVARIANCES)
+        check_choice("handle_unknown", self.handle_unknown, ("error", "missing"))
+        check_integer("max_iter", self.max_iter, at_least=1)
+        check_real("tol", self.tol, at_least=0)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = ["float64"]
+        return tags
+
+
+def _names_of_terms(codec: TableCodec, terms: ColumnTerms) -> Array:
+    """Return names of predictors: of the column, or "column=category" or "column>category"."""
+    names = [str(codec.columns_[j].name) for j in terms.columns]
+    for j, of_column in terms.categorical():
+        sign = "=" if terms.types[j] == "categorical" else ">"
+        labels = codec.columns_[j].categories or []
+        for i, code in zip(range(of_column.start, of_column.stop), terms.orders[j], strict=False):
+            names[i] += f"{sign}{labels[code]}"
+    return np.array(names, dtype=object)

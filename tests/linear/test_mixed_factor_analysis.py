@@ -1,0 +1,314 @@
+"""Factor analysis of tables, against the models of a single kind of columns and planted structure."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import polars
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+
+from sklearn_vae import BernoulliPPCA, FactorAnalysis, MixedFactorAnalysis
+from sklearn_vae.serialization import load, save
+from tests.helpers import slow
+from tests.sharing import shared
+
+TYPES = {
+    "size": "real",
+    "price": "positive",
+    "visits": "count",
+    "owner": "binary",
+    "color": "categorical",
+    "grade": "ordinal",
+}
+
+
+def make_table(n=80, seed=0, share_missing=0.15):
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n, 2))
+    score = z @ rng.normal(size=(2, 3)) + rng.gumbel(size=(n, 3))
+    table = pd.DataFrame(
+        {
+            "size": 50.0 + 10.0 * z[:, 0] + 3.0 * rng.normal(size=n),
+            "price": np.exp(2.0 + z[:, 1] + 0.2 * rng.normal(size=n)),
+            "visits": rng.poisson(np.exp(1.0 + 0.7 * z[:, 0])),
+            "owner": z[:, 1] + rng.logistic(size=n) > 0.0,
+            "color": np.array(["red", "green", "blue"])[score.argmax(axis=1)],
+            "grade": pd.Categorical(
+                np.array(["low", "mid", "high"])[
+                    np.digitize(z @ [1.5, 1.0] + rng.normal(size=n), [-1, 1])
+                ],
+                categories=["low", "mid", "high"],
+                ordered=True,
+            ),
+        }
+    )
+    hidden = rng.uniform(size=table.shape) < share_missing
+    nullable = table.astype({"visits": "Int64", "owner": "boolean"})
+    return nullable.mask(hidden), table, hidden
+
+
+@shared
+def fitted(covariance="full"):
+    X, _, _ = make_table()
+    model = MixedFactorAnalysis(2, column_types=TYPES, covariance=covariance, random_state=0)
+    return model.fit(X)
+
+
+def reals(n=60, share_missing=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, 2)) @ rng.normal(size=(2, 6)) + rng.normal(size=(n, 6)) + 5.0
+    X[rng.uniform(size=X.shape) < share_missing] = np.nan
+    return X
+
+
+def all_of(kind, d=6):
+    return dict.fromkeys(range(d), kind)
+
+
+@pytest.mark.parametrize("share_missing", [0.0, 0.2])
+def test_real_columns_give_factor_analysis(share_missing):
+    X = reals(share_missing=share_missing)
+    reference = FactorAnalysis(2).fit(X)
+    model = MixedFactorAnalysis(2, column_types=all_of("real")).fit(X)
+    np.testing.assert_allclose(model.loadings_, reference.loadings_, atol=1e-8)
+    np.testing.assert_allclose(model.noise_, reference.noise_variance_, atol=1e-8)
+    np.testing.assert_allclose(model.score_samples(X), reference.score_samples(X), atol=1e-8)
+    np.testing.assert_allclose(model.transform(X), reference.transform(X), atol=1e-8)
+    np.testing.assert_allclose(model.impute(X), reference.impute(X), atol=1e-8)
+    assert model.elbo_ == pytest.approx(reference.elbo_, abs=1e-8)
+    assert model.elbo_history_[-1] == pytest.approx(model.elbo_, abs=1e-8)
+    np.testing.assert_allclose(
+        model.impute(X, return_std=True)[1], reference.impute(X, return_std=True)[1], atol=1e-8
+    )
+
+
+def test_the_general_search_finds_factor_analysis_too():
+    X = reals(200, share_missing=0.2, seed=1)
+    reference = FactorAnalysis(1).fit(X)
+    # With one latent, diagonal covariances are no restriction, and nothing is delegated.
+    types = all_of("real")
+    model = MixedFactorAnalysis(1, column_types=types, covariance="diagonal", tol=1e-10).fit(X)
+    assert model.score(X) == pytest.approx(reference.score(X), abs=1e-8)
+
+
+def test_positive_columns_are_real_in_their_logarithms():
+    logs = 0.3 * reals(share_missing=0.1)
+    model = MixedFactorAnalysis(2, column_types=all_of("positive")).fit(np.exp(logs))
+    reference = FactorAnalysis(2).fit(logs)
+    expected = reference.score_samples(logs) - np.nansum(logs, axis=1)
+    np.testing.assert_allclose(model.score_samples(np.exp(logs)), expected, atol=1e-8)
+    assert model.elbo_history_[-1] == pytest.approx(model.elbo_, abs=1e-8)
+
+
+def make_bits(n=50, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = 2.0 * rng.normal(size=(n, 2)) @ rng.normal(size=(2, 6))
+    return (rng.uniform(size=(n, 6)) < 1.0 / (1.0 + np.exp(-logits))).astype(float)
+
+
+def test_binary_columns_give_bernoulli_ppca():
+    X = make_bits()
+    options = {"column_types": all_of("binary"), "random_state": 0, "tol": 1e-8}
+    model = MixedFactorAnalysis(2, covariance="diagonal", **options).fit(X)
+    reference = BernoulliPPCA(2, inference="per_sample", random_state=0, tol=1e-8).fit(X)
+    np.testing.assert_allclose(model.loadings_, reference.loadings_, atol=1e-8)
+    np.testing.assert_allclose(model.score_samples(X), reference.score_samples(X), atol=1e-8)
+    np.testing.assert_allclose(model.transform(X), reference.transform(X), atol=1e-8)
+    Z = [[0.5, -0.5]]
+    np.testing.assert_allclose(model.conditional(Z)[0], reference.inverse_transform(Z), atol=1e-12)
+    # With one latent, full covariances are the same family, and another search.
+    one = BernoulliPPCA(1, inference="per_sample", random_state=0, tol=1e-10).fit(X)
+    assert MixedFactorAnalysis(1, **options).fit(X).elbo_ == pytest.approx(one.elbo_, abs=1e-7)
+
+
+@pytest.mark.parametrize("covariance", ["full", *slow("diagonal")])
+def test_the_fit_rises_to_a_stationary_point(covariance):
+    model, (X, _, _) = fitted(covariance), make_table()
+    assert (np.diff(model.elbo_history_) >= -1e-10).all()
+    assert model.elbo_history_[-1] == pytest.approx(model.elbo_, abs=1e-8)
+    assert model.score(X) == pytest.approx(model.elbo_, abs=1e-10)
+    assert model.certificate_.converged
+    assert model.certificate_.remaining_gain <= 1e-6
+    assert model.elbo_ <= fitted().elbo_ + 1e-6  # the larger family
+    # No small change of a parameter raises the bound by more than the certificate says.
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        moved = clone(model)
+        moved.set_state(model.get_state())
+        for name in ("loadings_", "intercept_", "noise_"):
+            value = getattr(model, name)
+            setattr(moved, name, value * (1.0 + 0.01 * rng.normal(size=value.shape)))
+        moved.loadings_[-1] = moved.loadings_[-2]  # of the ordinal column
+        assert moved.score(X) < model.elbo_ + 1e-6
+
+
+def test_the_orientation_makes_the_average_precision_diagonal():
+    X, _, _ = make_table()
+    _, covariance = fitted().posterior(X, return_cov=True)
+    precision = np.linalg.inv(covariance).mean(axis=0)
+    assert abs(precision[0, 1]) < 1e-6
+    assert precision[0, 0] > precision[1, 1]
+
+
+def test_hidden_cells_are_imputed_better_than_by_marginals():
+    X, table, hidden = make_table(300, share_missing=0.25)
+    model = MixedFactorAnalysis(2, column_types=TYPES, random_state=0, tol=1e-3).fit(X)
+    filled, std = model.impute(X, return_std=True)
+    assert filled.dtypes.equals(X.dtypes)
+    assert not filled.isna().any().any()
+    pd.testing.assert_frame_equal(filled.where(~hidden), X)
+    for j, name in enumerate(table):
+        cells, truth = hidden[:, j], table[name][hidden[:, j]]
+        assert (std[cells, j] > 0.0).all()
+        assert (std[~cells, j] == 0.0).all()
+        if model.column_types_[name] in ("real", "count"):
+            truth = truth.to_numpy(dtype=float)
+            error = filled[name].to_numpy(dtype=float)[cells] - truth
+            assert np.mean(error**2) < 0.8 * truth.var()
+        elif name != "price":
+            accuracy = np.mean(filled[name][cells].astype(str) == truth.astype(str))
+            mode = table[name][~cells].mode()[0]
+            assert accuracy > np.mean(truth.astype(str) == str(mode)) + 0.05
+    error = (filled["size"] - table["size"])[hidden[:, 0]] / std[hidden[:, 0], 0]
+    assert 0.7 < error.std() < 1.4
+
+
+def test_probabilities_of_categories():
+    model, (X, _, _) = fitted(), make_table()
+    by_column = model.category_probabilities(X)
+    assert list(by_column) == ["owner", "color", "grade"]
+    for name, p in by_column.items():
+        assert p.shape == (len(X), len(model.categories_[name]))
+        np.testing.assert_allclose(p.sum(axis=1), 1.0, atol=1e-12)
+        observed = X[name].notna().to_numpy()
+        assert set(np.unique(p[observed])) == {0.0, 1.0}
+        imputed = model.impute(X)[name][~observed].astype(str)
+        labels = np.array([str(c) for c in model.categories_[name]])
+        assert (labels[p[~observed].argmax(axis=1)] == imputed.to_numpy()).all()
+    given = model.conditional_probabilities(np.zeros((1, 2)))
+    mean = model.conditional(np.zeros((1, 2)))[0]
+    np.testing.assert_allclose(given["grade"] @ [0, 1, 2], mean[:, 5])
+
+
+def test_containers_come_back():
+    X, table, _ = make_table()
+    model = fitted()
+    drawn, Z = model.sample(50, random_state=0)
+    assert drawn.dtypes.equals(X.dtypes)
+    assert Z.shape == (50, 2)
+    assert model.inverse_transform(Z).dtypes.equals(X.dtypes)
+    frame = polars.DataFrame(
+        {name: table[name].astype(str).tolist() for name in TYPES if name in ("color", "grade")}
+        | {"size": table["size"].to_numpy()}
+    )
+    frame = frame.with_columns(polars.when(polars.col("size") > 50).then("size").alias("size"))
+    assert MixedFactorAnalysis(1, random_state=0).fit(frame).impute(frame).schema == frame.schema
+    transformed = copy.copy(model).set_output(transform="pandas").transform(X)
+    assert list(transformed.columns) == ["mixedfactoranalysis0", "mixedfactoranalysis1"]
+
+
+def test_weights_are_repetitions():
+    X = make_table(40)[0][["size", "owner", "grade"]]
+    weights = np.random.default_rng(0).integers(0, 3, size=40)
+    model = MixedFactorAnalysis(1, random_state=0, tol=1e-9)
+    weighted = clone(model).fit(X, sample_weight=weights)
+    repeated = clone(model).fit(X.loc[X.index.repeat(weights)])
+    assert weighted.elbo_ == pytest.approx(repeated.elbo_, abs=1e-7)
+    np.testing.assert_allclose(weighted.loadings_, repeated.loadings_, atol=1e-3)
+
+
+def test_units_names_and_order_of_categories_do_not_matter():
+    X = make_table()[0][["size", "owner", "color"]]
+    model = MixedFactorAnalysis(1, random_state=0).fit(X)
+    # Alphabetical order, and thus the codes, change.
+    other = X.assign(
+        size=1e3 * X["size"], color=X["color"].map({"red": "a", "green": "z", "blue": "m"})
+    )
+    same = clone(model).fit(other)
+    n_observed = X["size"].notna().mean()
+    assert same.elbo_ == pytest.approx(model.elbo_ - n_observed * np.log(1e3), abs=1e-6)
+    p, q = model.category_probabilities(X)["color"], same.category_probabilities(other)["color"]
+    names = [{"a": "red", "z": "green", "m": "blue"}[c] for c in same.categories_["color"]]
+    order = [names.index(c) for c in model.categories_["color"]]
+    np.testing.assert_allclose(p, q[:, order], atol=1e-3)
+
+
+def test_constant_columns_and_columns_of_one_category():
+    X, _, _ = make_table()
+    more = X.assign(only="a", zero=0, same=3.0, visits=0)
+    types = {**TYPES, "only": "categorical", "zero": "count", "same": "real"}
+    model = MixedFactorAnalysis(1, column_types=types, random_state=0, tol=1e-3).fit(more)
+    empty = more.head(3).assign(only=None, zero=None, same=None)
+    filled = model.impute(empty)
+    assert (filled["only"] == "a").all()
+    assert (filled["zero"] == 0).all()
+    np.testing.assert_allclose(filled["same"].astype(float), 3.0)
+    assert np.isfinite(model.score_samples(more)).all()
+
+
+def test_nothing_varies():
+    X = np.column_stack([np.ones(5), np.zeros(5)])
+    model = MixedFactorAnalysis(1, column_types={0: "count", 1: "count"}).fit(X[:, [1, 1]])
+    assert (model.collapsed_dims_ == [0]).all()
+    assert model.elbo_ == model.elbo_history_[-1]
+
+
+def test_saved_models_are_the_same(tmp_path):
+    model, (X, _, _) = fitted(), make_table()
+    save(model, tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.score_samples(X), model.score_samples(X))
+    pd.testing.assert_frame_equal(loaded.impute(X), model.impute(X))
+
+
+def test_grid_search_over_the_number_of_components():
+    model = MixedFactorAnalysis(column_types=all_of("real"))
+    search = GridSearchCV(model, {"n_components": [1, 2]}, cv=2).fit(reals(200, seed=1))
+    assert search.best_params_ == {"n_components": 2}
+
+
+def test_a_fit_that_has_not_converged_warns():
+    X, _, _ = make_table(50)
+    with pytest.warns(ConvergenceWarning, match=r"has not converged after 2 iterations"):
+        model = MixedFactorAnalysis(2, column_types=TYPES, max_iter=2, random_state=0).fit(X)
+    assert model.n_iter_ == 2
+    assert not model.certificate_.converged
+
+
+@pytest.mark.parametrize(
+    ("change", "parameters", "message"),
+    [
+        ({}, {"n_components": 7}, r"n_components must be between 1 and n_features=6, got 7\."),
+        ({}, {"n_components": 0}, r"n_components must be an integer >= 1, got 0\."),
+        ({}, {"covariance": "low"}, r"covariance must be one of 'full', 'diagonal', got 'low'\."),
+        ({}, {"handle_unknown": "skip"}, "handle_unknown must be one of"),
+        ({"visits": -1}, {}, r"'visits' is of type 'count', which requires values >= 0, got -1"),
+        ({"price": 0.0}, {}, r"'price' is of type 'positive', which requires values > 0, got 0"),
+        ({"size": np.inf}, {}, r"'size' .* finite values, got infinity"),
+        ({"color": None}, {}, r"Column 'color' has no observed value"),
+    ],
+)
+def test_bad_input(change, parameters, message):
+    X, _, _ = make_table(30)
+    options = {"column_types": TYPES, **parameters}
+    with pytest.raises(ValueError, match=message):
+        MixedFactorAnalysis(**options).fit(X.assign(**change))
+
+
+def test_columns_without_weight_and_unknown_categories():
+    X, _, _ = make_table(30)
+    X.loc[1:, "color"] = None
+    X.loc[0, "color"] = "red"
+    weights = np.r_[0.0, np.ones(29)]
+    with pytest.raises(ValueError, match=r"'color' has no observed value in a sample with a posi"):
+        MixedFactorAnalysis(1, column_types=TYPES).fit(X, sample_weight=weights)
+    model, new = fitted(), make_table(3)[0].assign(color="pink")
+    with pytest.raises(ValueError, match=r"'color' contains the unknown category 'pink'"):
+        model.score(new)
+    lenient = clone(model).set_params(handle_unknown="missing")
+    lenient.set_state({**model.get_state(), "handle_unknown": "missing"})
+    missing = new.assign(color=pd.Series([None] * 3, dtype=object))
+    np.testing.assert_allclose(lenient.score_samples(new), lenient.score_samples(missing))
