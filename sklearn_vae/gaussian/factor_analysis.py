@@ -20,8 +20,9 @@ from sklearn_vae.gaussian.factor_search import Search, best_search
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.profile_likelihood import LOG_FLOOR, Correlation, ProfileLikelihood
 
-# Features with a smaller variance count as constant: reciprocals of their noise would overflow.
-LEAST_VARIANCE = 1e-290
+# Features with a smaller variance count as constant: the reciprocal of a noise variance at its floor
+# would overflow.
+LEAST_VARIANCE = 1e-301
 # Noise variance of features without variance, as in scikit-learn's FactorAnalysis.
 CONSTANT_NOISE = 1e-12
 LOG_2PI = math.log(2.0 * math.pi)
@@ -91,7 +92,8 @@ def fit_factors(
     more_starts : sequence of arrays of shape (n_features,), default=()
         Noise variances of further starts.
     n_init : int, default=1
-        Number of starts. From the third on they are random.
+        Number of starts. From the third on they are random. With up to `MOST_FOR_NEWTON` features
+        the second one is also tried if the first leads to a Heywood case.
     random_state : RandomState, default=None
         Generator of random starts, needed if `n_init` is above 2.
     tol : float, default=1e-8
@@ -119,14 +121,16 @@ def fit_factors(
         loss = profile.loss(log_psi)[0]
         best = Search(log_psi, loss, np.zeros_like(log_psi), [loss], True)
     else:
-        starts = profile.starts()[:n_init]
-        for _ in range(n_init - 2):
-            share = random_state.uniform(0.1, 1.0, correlation.n_features)
-            starts = [*starts, np.log(share)]
-        if start is not None:
-            starts = [np.log(start[varies] / variances[varies])]
+        if start is None:
+            starts = profile.starts()
+            starts, spare = starts[:n_init], starts[n_init:]
+            for _ in range(n_init - 2):
+                share = random_state.uniform(0.1, 1.0, correlation.n_features)
+                starts = [*starts, np.log(share)]
+        else:
+            starts, spare = [np.log(start[varies] / variances[varies])], []
         starts = [*starts, *(np.log(more[varies] / variances[varies]) for more in more_starts)]
-        best = best_search(profile, starts, tol, max_iter)
+        best = best_search(profile, starts, tol, max_iter, spare)
     psi = np.full(len(variances), CONSTANT_NOISE)
     psi[varies] = np.exp(best.log_psi) * variances[varies]
     W = np.zeros((len(variances), n_components))

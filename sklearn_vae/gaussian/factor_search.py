@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,9 @@ from sklearn_vae.gaussian.profile_likelihood import LOG_FLOOR, ProfileLikelihood
 
 # First, largest and smallest length of a step, in relative changes of the noise standard deviations.
 RADIUS, LONGEST, SHORTEST = 1.0, 5.0, 1e-9
+# Least factor by which a step shortens the noise standard deviations: longer steps often end at the
+# floor of features that have to leave it again.
+LEAST_FACTOR = 0.1
 # Share of the predicted fall below which a step is too long, and above which it may be longer.
 POOR, GOOD = 0.25, 0.7
 # Predicted fall in nats at which noise variances have relative errors of about 1e-8.
@@ -46,12 +48,21 @@ class Search:
 
 
 def best_search(
-    profile: ProfileLikelihood, starts: Sequence[np.ndarray], tol: float, max_iter: int
+    profile: ProfileLikelihood,
+    starts: Sequence[np.ndarray],
+    tol: float,
+    max_iter: int,
+    spare: Sequence[np.ndarray] = (),
 ) -> Search:
-    """Search from all starts; one that nears a known or a worse end stops early."""
+    """Search from all starts; one that nears a known or a worse end stops early.
+
+    The spare starts are used only if the first search ends with a noise variance at its floor (a
+    Heywood case), where another maximum is often higher, and a second search is cheap.
+    """
     best, ends = search_from(profile, starts[0], tol, max_iter), []
     ends.append(best.log_psi)
-    for start in starts[1:]:
+    is_suspicious = profile.correlation.has_all and (best.log_psi <= LOG_FLOOR).any()
+    for start in [*starts[1:], *(spare if is_suspicious else ())]:
         search = search_from(profile, start, max(tol, COARSE), max_iter, best.loss + CLOSE)
         left = max_iter - len(search.history) + 1
         is_known = any(np.abs(end - search.log_psi).max(initial=0.0) < SAME for end in ends)
@@ -148,13 +159,7 @@ class _Taylor:
             step = self.newton_step(self._point)
             if np.linalg.norm(step) <= radius:
                 return step, True
-        values, vectors = self._eigenpairs
-        along = vectors.T @ self._gradient
-        return -vectors @ (along / (values + _shift(values, along, radius))), False
-
-    @cached_property
-    def _eigenpairs(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.linalg.eigh(self._hessian)
+        return _step_of_length(self._hessian, self._gradient, radius), False
 
     def moved(self, step: np.ndarray, point: _Point | None = None) -> np.ndarray:
         """Return log psi after a step from the point of the approximation, or from another one."""
@@ -172,7 +177,7 @@ class _Taylor:
     def _unbounded(self, step: np.ndarray, point: _Point) -> np.ndarray:
         """Return log psi after a step, which may be outside the bounds."""
         log_psi = point.log_psi.copy()
-        log_psi[self._point.free] += 2.0 * np.log(np.maximum(1.0 + step, 1e-30))
+        log_psi[self._point.free] += 2.0 * np.log(np.maximum(1.0 + step, LEAST_FACTOR))
         return log_psi
 
     def newton_step(self, point: _Point) -> np.ndarray:
@@ -192,21 +197,36 @@ class _Taylor:
         return -float(point.gradient[point.free] @ self.newton_step(point))
 
 
-def _shift(values: np.ndarray, along: np.ndarray, radius: float) -> float:
-    """Return the number to add to eigenvalues for a step of a length (More and Sorensen, 1983)."""
-    least = max(-values[0], 0.0)
-    shift = least + 0.1 * max(float(np.abs(along).max()), 1e-300) / radius
+def _step_of_length(hessian: np.ndarray, gradient: np.ndarray, radius: float) -> np.ndarray:
+    """Return the step of a length that minimizes the approximation (More and Sorensen, 1983).
+
+    It solves (H + shift I) s = -g with a positive definite matrix. The shift is found by Newton's
+    method, each step of which takes a Cholesky decomposition.
+    """
+    least, most = 0.0, math.inf
+    shift = 0.1 * max(float(np.abs(gradient).max()), 1e-300) / radius
+    step = np.zeros_like(gradient)
     for _ in range(30):
-        step = along / (values + shift)
+        shifted = hessian.copy()
+        shifted.flat[:: len(gradient) + 1] += shift
+        root, info = lapack.dpotrf(shifted)
+        if info:  # not positive definite
+            least = shift
+            shift = 4.0 * shift if most == math.inf else 0.5 * (least + most)
+            continue
+        step = -lapack.dpotrs(root, gradient)[0]
         length = float(np.linalg.norm(step))
-        if abs(length - radius) < 0.05 * radius:
+        if abs(length - radius) < 0.05 * radius or (length < radius and most - least < 1e-3 * most):
             break
         if length > radius:
             least = shift
-        slope = float(step @ (step / (values + shift))) / length
-        following = shift + (length / radius - 1.0) * length / slope
-        shift = following if following > least else 0.5 * (least + shift)
-    return shift
+        else:
+            most = shift
+        slope = -float(step @ lapack.dpotrs(root, step)[0]) / length
+        following = shift + (1.0 - length / radius) * length / slope
+        middle = 4.0 * shift if most == math.inf else 0.5 * (least + most)
+        shift = following if least < following < most else middle
+    return step
 
 
 def _newton(

@@ -169,7 +169,7 @@ def block_lanczos(
         residuals = np.zeros(n_ritz) if complete else np.linalg.norm(coupling, axis=0)
         converged = n_ritz >= k and bool((residuals[:k] <= tol * max(values[0], 0.0)).all())
         if n_ritz >= k and values[0] > 0.0:
-            progress.append((n_products, float(residuals[:k].max() / values[0])))
+            progress.append((n_products, float(residuals[:k].max(initial=0.0) / values[0])))
         is_slow = patience < math.inf and _products_left(progress, tol) > patience
         if converged or last or is_slow:
             vectors = basis.rotate(Y[:, :r])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 
 from sklearn_vae.containers import to_host
 from sklearn_vae.gaussian.centered import CenteredData
@@ -58,8 +58,9 @@ class Correlation(ABC):
         if isinstance(summary, Moments):
             S = to_host(summary.covariance).astype(np.float64, copy=False)
             return CorrelationMatrix(S[np.ix_(varies, varies)] / (roots[:, None] * roots))
-        blocks = [to_host(R)[:, varies].astype(np.float64) for R in summary.blocks()]
-        Y = np.concatenate(blocks) / (summary.n**0.5 * roots)
+        blocks = [to_host(R).astype(np.float64, copy=False) for R in summary.blocks()]
+        R = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        Y = (R if varies.all() else R[:, varies]) / (summary.n**0.5 * roots)
         return CorrelationMatrix(Y.T @ Y) if len(roots) <= MOST_FOR_NEWTON else CorrelationFactor(Y)
 
 
@@ -108,11 +109,12 @@ class CorrelationFactor(Correlation):
 
     def eigenpairs(self, scale: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         Y = np.multiply(self._Y, scale, out=self._scaled)
-        values, vectors = np.linalg.eigh(Y @ Y.T)
+        # The upper half in BLAS's order is the lower one of the transpose, which LAPACK reads.
+        values, vectors = np.linalg.eigh(blas.dsyrk(1.0, Y.T, trans=1).T)
         # Eigenvalues up to 1 are not needed, and the others are not rounding errors.
         k = min(k, int(np.count_nonzero(values > 1.0)))
         values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
-        return values, Y.T @ (vectors / values**0.5)
+        return values, ((vectors / values**0.5).T @ Y).T
 
     def inverse_diagonal(self) -> np.ndarray | None:
         return None
@@ -124,11 +126,11 @@ class ProfileLikelihood:
     def __init__(self, correlation: Correlation, n_components: int) -> None:
         self.correlation = correlation
         self.n_components = min(n_components, correlation.n_features)
-        self._last: tuple[bytes, Pairs] | None = None
+        self._last: tuple[tuple[bytes, bool], Pairs] | None = None
 
     def pairs(self, log_psi: np.ndarray) -> Pairs:
         """Return eigenpairs of R in units of the noise, remembering the last ones."""
-        key = log_psi.tobytes()
+        key = log_psi.tobytes(), self.correlation.is_accurate
         if self._last is None or self._last[0] != key:
             scale = np.exp(-0.5 * log_psi)
             values, vectors = self.correlation.eigenpairs(scale, self.n_components)

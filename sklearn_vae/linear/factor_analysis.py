@@ -82,7 +82,8 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
         Noise variances at which the search starts. If None, `n_init` starts are tried.
     n_init : int, default=1
         Number of starts, because the likelihood can have several maxima, above all with many
-        factors and Heywood cases. From the third on they are random. Ignored with missing values,
+        factors and Heywood cases. From the third on they are random. With up to 256 features the
+        second one is also tried if the first leads to a Heywood case. Ignored with missing values,
         which have one start.
     copy : bool, default=True
         Not used, present for compatibility with scikit-learn. X is never changed.

@@ -58,6 +58,14 @@ def test_arrays_of_other_libraries(asarray, dtype):
     np.testing.assert_allclose(V @ V.T, np.eye(len(V)), atol=1e-14 if dtype == "float64" else 2e-6)
 
 
+@pytest.mark.parametrize("n_extra", [0, 3])
+def test_no_pairs_are_asked_for(n_extra):
+    S = make_matrix("flat")[0]
+    pairs = iterate(S, 0, n_extra=n_extra)
+    assert pairs.converged
+    assert pairs.vectors.shape == (n_extra, SIZE)
+
+
 def test_without_convergence():
     S = make_matrix("flat")[0]
     pairs = iterate(S, 8, max_products=4)
