@@ -1,5 +1,3 @@
-import itertools
-
 import array_api_strict
 import numpy as np
 import pytest
@@ -7,6 +5,7 @@ import torch
 from hypothesis import settings
 from hypothesis.internal.conjecture import providers
 
+from tests.helpers import covering
 from tests.sharing import watch_patches
 
 # The same examples in every run of the same tree, so that a run here says what CI will say;
@@ -36,7 +35,7 @@ def pytest_collection_modifyitems(items):
             groups.setdefault(item.nodeid.split("[")[0], []).append(item)
     for group in groups.values():
         if cover := group[0].get_closest_marker("cover"):
-            fast = _covering([item.callspec.params for item in group], *cover.args)
+            fast = covering([item.callspec.params for item in group], *cover.args)
         elif some := group[0].get_closest_marker("some"):
             (n,) = some.args
             fast = {round(i * (len(group) - 1) / max(n - 1, 1)) for i in range(n)}
@@ -45,20 +44,6 @@ def pytest_collection_modifyitems(items):
         for i, item in enumerate(group):
             if i not in fast:
                 item.add_marker("slow")
-
-
-def _covering(cases, strength):
-    """Choose cases that have each combination of the values of so many parameters, greedily."""
-    cases = [[(name, id(case[name])) for name in sorted(case)] for case in cases]
-    missing = [set(itertools.combinations(case, strength)) for case in cases]
-    chosen = set()
-    while any(missing):
-        best = max(range(len(missing)), key=lambda i: len(missing[i]))
-        chosen.add(best)
-        covered = set(missing[best])
-        for rest in missing:
-            rest -= covered
-    return chosen
 
 
 @pytest.fixture(params=["numpy", "torch", "array_api_strict"])

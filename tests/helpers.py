@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import itertools
 import re
 import sys
 import tracemalloc
@@ -58,3 +59,17 @@ def slow(*values):
 def name_of(value):
     """Text of a test's parameter, the same in every process: without addresses."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
+
+
+def covering(cases, strength):
+    """Choose cases that have each combination of the values of so many parameters, greedily."""
+    cases = [[(name, id(case[name])) for name in sorted(case)] for case in cases]
+    missing = [set(itertools.combinations(case, strength)) for case in cases]
+    chosen = set()
+    while any(missing):
+        best = max(range(len(missing)), key=lambda i: len(missing[i]))
+        chosen.add(best)
+        covered = set(missing[best])
+        for rest in missing:
+            rest -= covered
+    return chosen

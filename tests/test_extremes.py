@@ -147,6 +147,7 @@ def test_a_power_of_2_changes_no_digit_of_a_model(model, rows, c):
     )
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize(("model", "rows"), DIRECT, ids=name_of)
 @pytest.mark.parametrize("c", [1e-12, 1e12])
 def test_linear_models_do_not_depend_on_the_unit(model, rows, c):
@@ -200,6 +201,7 @@ def test_features_of_very_different_scale(seed, k):
         assert np.isfinite(found).all()
 
 
+@pytest.mark.some(2)
 @pytest.mark.filterwarnings("ignore:LinearVAE .*below its maximum")
 @pytest.mark.parametrize(
     "model", [DIRECT[0][0], DIRECT[9][0], *(m for m, _ in TRAINED)], ids=name_of

@@ -315,6 +315,7 @@ def test_half_precision_is_widened(estimator):
     )
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("estimator", MODELS, ids=name_of)
 def test_tensors_that_numpy_cannot_view(estimator):
     brain = torch.tensor(X).bfloat16()
@@ -324,6 +325,7 @@ def test_tensors_that_numpy_cannot_view(estimator):
     assert clone(estimator).fit(lazy).score(lazy) == clone(estimator).fit(X).score(X)
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     "estimator",
     [e for e in ESTIMATORS if getattr(e, "svd_solver", "") != "arpack"],  # which refuses them
@@ -408,7 +410,7 @@ def views_of_arrays(index):
     return {name: values_or_error(function, plain, frame) for name, function in OF_A_MODEL.items()}
 
 
-@pytest.mark.cover(1)
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     ("library", "by"),
     [

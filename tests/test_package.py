@@ -37,7 +37,7 @@ def run_python(code, folder=None):
     )
 
 
-def test_linear_models_and_datasets_do_not_import_torch():
+def test_linear_models_their_files_and_datasets_do_not_import_torch(tmp_path):
     done = run_python(
         "import sys\n"
         "from sklearn_vae import PPCA, PPCACV, PPCAImputer, Moments, LowRankGaussian\n"
@@ -45,14 +45,18 @@ def test_linear_models_and_datasets_do_not_import_torch():
         "X = [[0.0, 1.0], [1.0, 3.0], [2.0, 2.0], [3.0, 3.0], [4.0, 6.0]]\n"
         "OutlierDetector(PPCA(1, noise_variance=1.0), level=0.5, cv=2).fit(X).contributions(X)\n"
         "LinearVAE(1).fit([[0.0, 1.0], [1.0, 0.0], [2.0, 5.0]])\n"
-        "PPCA(1).fit([[0.0, 1.0], [1.0, 3.0], [2.0, 2.0]]).score([[0.0, 1.0]])\n"
+        "ppca = PPCA(1).fit([[0.0, 1.0], [1.0, 3.0], [2.0, 2.0]])\n"
+        "from sklearn_vae.serialization import load, save\n"
+        "save(ppca, 'model')\n"
+        "assert load('model').score([[0.0, 1.0]]) == ppca.score([[0.0, 1.0]])\n"
         "BernoulliPPCA(1).fit([[0, 1], [1, 0], [1, 1.0]])\n"
         "assert 'sklearn_vae.linear.ppca' in sys.modules\n"
         "from sklearn_vae import datasets\n"
         "datasets.load_digit_images(), datasets.make_missing(datasets.make_ppca()[0])\n"
         "heavy = {'torch', 'skorch', 'matplotlib', 'dask', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "assert all(hasattr(datasets, name) for name in datasets.__all__)\n"
+        "assert all(hasattr(datasets, name) for name in datasets.__all__)\n",
+        tmp_path,
     )
     assert done.returncode == 0, done.stderr
 
@@ -101,13 +105,19 @@ def test_type_checkers_see_the_public_names():
     assert imported == public.MODULES
 
 
-# They train networks for a second or more.
+# They take half a second or more.
 LONG_BLOCKS = {
     "deep_models-0",
+    "coming_from-3",
     "diagnostics-0",
     "diagnostics-1",
     "how_many_dimensions-1",
+    "faq-0",
+    "index-0",
+    "missing_values-1",
+    "missing_values-2",
     "missing_values-3",
+    "saving-1",
     "my_vae_collapsed-0",
     "my_vae_collapsed-1",
 }

@@ -337,6 +337,7 @@ def test_known_steps_against_finite_differences(step):
         check_against_differences(clone(model).fit(CONSTANT), inside)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("standardize", [False, True])
 def test_powers_of_special_exponents(standardize):
     rows = np.array([[-1.5, 0.4, -0.3], [0.7, -2.0, 1.1], [3.0, 0.2, -0.1]])
@@ -394,6 +395,7 @@ def test_a_linear_step_leaves_the_full_gaussian_as_it_is():
             np.testing.assert_allclose(model.fit(X).score_samples(X), expected, rtol=1e-9)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("alpha", [1e-3, 0.05])
 def test_integrates_to_one_in_one_dimension(alpha):
     rows = np.random.default_rng(0).beta(2.0, 3.0, size=(200, 1))

@@ -160,6 +160,7 @@ def test_who_says_how_products_are_taken_waits_for_others():
     assert torch.get_float32_matmul_precision() == before
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("model", "grid"),
     [

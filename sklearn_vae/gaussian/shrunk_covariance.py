@@ -114,8 +114,7 @@ class MissingParts:
         Missing values of X are replaced by conditional means. Observed values have no variance.
         """
         n, d = self.X.shape
-        width = max(self._width, d)
-        size = d + width
+        size = d + self._width  # `seen` is padded by fewer than `gone`
         precision, covariance = np.eye(size), np.eye(size)
         covariance[:d, :d] = normal.covariance
         precision[:d, :d] = np.linalg.inv(normal.covariance)

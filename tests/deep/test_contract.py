@@ -38,6 +38,7 @@ def test_the_same_seed_gives_the_same_model_bit_for_bit(model):
     assert not np.array_equal(parameters_of(one), parameters_of(other))
 
 
+@pytest.mark.some(3)
 @each_model
 def test_global_generators_are_left_alone(model):
     torch.manual_seed(5)
@@ -340,6 +341,7 @@ def test_early_stopping_takes_back_the_best_and_waits_for_the_warm_up(model):
     np.testing.assert_array_equal(found, model.transform(X))
 
 
+@pytest.mark.some(3)
 @each_of([model for model in MODELS if model.encoder == "mlp"])
 def test_networks_may_be_linear_and_sizes_one_number(model):
     linear = clone(model).set_params(hidden_layer_sizes=()).fit(X)

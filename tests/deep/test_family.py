@@ -35,6 +35,7 @@ def bits_of(model, rows):
     return (rows > model.binarize).astype(float) if isinstance(model, DeepBernoulliVAE) else rows
 
 
+@pytest.mark.some(3)
 @each_vae
 def test_scores_are_the_average_log_weight_of_draws(model):
     # E_q [log p(x, z) - log q(z|x)], of draws of its own.
@@ -81,6 +82,7 @@ def test_what_is_said_of_rows_and_latents(model):
     assert (spread > 0).all()
 
 
+@pytest.mark.some(3)
 @each_vae
 def test_draws_have_the_moments_of_the_model(model):
     model = fitted(model)

@@ -370,6 +370,10 @@ def test_the_autoencoder_scores_minus_the_squared_error():
     np.testing.assert_allclose(model.score_samples(X), -(residual**2).mean(axis=1))
     assert model.score(X) == pytest.approx(-(residual**2).mean())
     assert not {"sample", "posterior"} & set(dir(model))
+
+
+@pytest.mark.slow
+def test_a_linear_autoencoder_reaches_pca():
     long = DeepAutoencoder(K, hidden_layer_sizes=(), max_epochs=1500, random_state=0)
     long.set_params(learning_rate=0.01, batch_size=150).fit(X)
     values = np.linalg.eigvalsh(np.cov(X.T, bias=True))

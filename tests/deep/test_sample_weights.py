@@ -135,6 +135,7 @@ def test_a_step_is_that_of_repeated_samples(model, draws):
     torch.testing.assert_close(state, other_state, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.some(3)
 @each_model
 def test_diagnostics_are_those_of_repeated_samples(model, monkeypatch):
     known = fitted(model)
@@ -247,6 +248,7 @@ def test_snapshots_and_warm_starts_are_weighted():
     )
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("noise_model", ["scalar", "diagonal"])
 def test_one_heavy_sample_leaves_the_noise_finite(noise_model):
     weights = np.ones(len(X))

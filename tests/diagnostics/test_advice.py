@@ -81,7 +81,7 @@ def followed(model, text, **options):
     return clone(model).set_params(**{**settings(text), **options})
 
 
-@pytest.mark.some(6)
+@pytest.mark.some(4)
 @pytest.mark.filterwarnings("ignore:BernoulliPPCA has not converged")
 @pytest.mark.parametrize("name", [slow(name)[0] if ", deep" in name else name for name in MODELS])
 def test_a_model_accepts_all_that_it_is_advised(name):

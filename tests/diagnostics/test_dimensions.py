@@ -36,6 +36,7 @@ class OfKL(Stranger):
         return np.sqrt(2.0 * np.asarray(X)), np.ones_like(X)
 
 
+@pytest.mark.some(7)
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_kl_per_dimension_against_torch(model):
     model, X = fitted(model), rows(seed=1)

@@ -19,6 +19,7 @@ def numbers_of(model):
     return {name: p.detach().numpy().copy() for name, p in module.named_parameters()}
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("model", NOISY, ids=str)
 def test_no_other_noise_variance_is_better(model):
     model, X = fitted(model), rows(seed=1)
@@ -38,7 +39,7 @@ def test_no_other_noise_variance_is_better(model):
 
 
 # Of pPCA the posterior depends on the noise: see below.
-@pytest.mark.some(5)
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     "model", [m for m in NOISY_DIAGONAL if not isinstance(m, PPCA | PPCACV)], ids=str
 )
@@ -85,6 +86,7 @@ def test_the_maximum_needs_no_tuning():
     assert found.gain == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("model", NOISY, ids=str)
 def test_the_model_itself_does_not_change(model):
     model, X = fitted(model), rows(seed=1)
@@ -103,6 +105,7 @@ def test_the_model_itself_does_not_change(model):
     )
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("model", NOISY, ids=str)
 def test_attributes_of_the_copy_are_those_of_the_rows(model):
     model, X = fitted(model), rows(seed=1)
@@ -186,6 +189,7 @@ def test_a_bound_that_held_the_noise_does_not_hold_the_tuned_one():
     assert model.entropy_gap_.active_bounds == ("noise variance",)
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("model", NOISY, ids=str)
 def test_the_copy_scores_as_it_was_tuned(model):
     tuned = tune_noise_variance(fitted(model), rows())

@@ -97,6 +97,7 @@ def test_close_eigenvalues_cost_no_accuracy(k):
     assert len(steps) < 150
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("ratio", [1e-3, 1e-4, 1e-5, 1e-6, 1e-7])
 def test_the_next_eigenvalue_may_be_as_close_as_it_likes(ratio):
     # Fast directions converge long before such a pair shows, and look like the end.

@@ -31,6 +31,7 @@ def iterate(S, k, block=4, tol=1e-12, max_products=500, max_dimension=SIZE, **op
     )  # fmt: skip
 
 
+@pytest.mark.cover(2)
 @pytest.mark.parametrize("max_dimension", [40, SIZE])
 @pytest.mark.parametrize(("k", "block"), [(1, 4), (8, 4), (8, 20), (SIZE - 1, 8), (SIZE, 7)])
 @pytest.mark.parametrize("name", SPECTRA)
@@ -74,6 +75,7 @@ def test_without_convergence():
     assert pairs.residuals[:8].max() > 1e-3
 
 
+@pytest.mark.cover(2)
 @pytest.mark.parametrize("n_products", [1, 4, 8, 30])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_bound_on_the_largest_eigenvalue_outside(name, n_products):

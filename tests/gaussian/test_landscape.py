@@ -60,6 +60,7 @@ def test_the_gradient_is_zero(kept, sigma2):
         assert abs(noise.grad) < 1e-13
 
 
+@pytest.mark.some(15)
 @pytest.mark.parametrize(("kept", "sigma2"), POINTS)
 def test_stability_against_the_finite_difference_hessian(kept, sigma2):
     spectrum = make_spectrum()

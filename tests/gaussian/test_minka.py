@@ -106,6 +106,7 @@ def test_choice_of_scikit_learn_on_its_data_sets(load):
     assert minka_dimension(spectrum, len(X)) == of_pca(X)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("n", "d", "k"), [(12, 9, 2), (10, 9, 2), (30, 20, 3), (100, 50, 5), (60, 15, 0), (300, 6, 4)]
 )

@@ -84,6 +84,7 @@ def test_without_variance_the_moments_are_the_function():
     np.testing.assert_array_equal(bend, 0.0)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("k", [1, 3])
 def test_the_bound_is_that_of_many_draws(k):
     elbo, p = SoftThresholdElbo(X, 0.8), random_parameters(6, 2, k)
@@ -150,6 +151,7 @@ def below_collapse(elbo, W, noises=(1e-3, 0.1, 1.0)):
     return elbo.value(elbo.collapsed()) - best
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("length", "known"),
     [(0.5, 9.5e-5), (0.6, 2.8e-4), (0.7, 4.6e-4), (0.8, 4.6e-4), (1.0, -9.7e-4), (2.0, -7.3e-2)],
@@ -160,6 +162,7 @@ def test_along_the_first_component_the_bound_falls_and_then_rises(length, known)
     assert found == pytest.approx(known, rel=0.02)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("length", [0.3, 0.5, 0.8])
 def test_it_falls_in_every_direction_within_a_ball(length):
     for angle in np.linspace(0.0, np.pi, 8, endpoint=False):
@@ -213,6 +216,7 @@ def test_the_noise_has_a_floor():
     assert TRAP.maximize(start, ("loadings",), least_noise=1e-3).noise_variance == 1e-3
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("noise", [1e-3, 0.05, 1.0, 20.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_best_posteriors_beat_a_grid(noise, seed):

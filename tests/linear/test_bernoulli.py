@@ -161,6 +161,7 @@ def test_draws_are_those_of_the_model(model):
     assert not np.array_equal(rows, model.sample(20_000, random_state=1)[0])
 
 
+@pytest.mark.some(1)
 @each_fitted
 def test_rows_depend_on_neither_order_nor_company_nor_blocks(model, monkeypatch):
     def said(rows):
@@ -548,6 +549,7 @@ def climb_by_lbfgs(model, rows):
     return -minimize(loss, np.concatenate(start), jac=True, method="L-BFGS-B", options=options).fun
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_the_certificate_is_what_lbfgs_still_finds(k):
     model = BernoulliPPCA(k, random_state=0).fit(X)

@@ -235,6 +235,7 @@ def test_a_warm_start_does_not_end_at_a_lower_maximum():
 
 
 class TestFactorAnalysisCV:
+    @pytest.mark.some(1)
     @pytest.mark.parametrize("shape", [(240, 9), (40, 60)])
     @pytest.mark.parametrize("weighted", [False, True])
     def test_scores_are_those_of_grid_search(self, shape, weighted):
@@ -320,6 +321,7 @@ class TestFactorAnalysisCV:
         np.testing.assert_allclose(model.get_covariance(), fitted.get_covariance(), rtol=1e-6)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("held_out", ["samples", "entries"])
 @pytest.mark.parametrize("module", [ppca_cv, factor_analysis_cv])
 def test_many_features_give_the_same_scores_by_single_fits(module, held_out, monkeypatch):

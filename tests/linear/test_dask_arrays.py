@@ -125,6 +125,7 @@ def assert_same_model(model, expected, rtol=1e-10):
 
 
 class TestFit:
+    @pytest.mark.some(3)
     @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
     @pytest.mark.parametrize("chunks", CHUNKINGS.values(), ids=CHUNKINGS)
     def test_any_blocks_give_what_the_rows_give(self, chunks, scheduler):
@@ -435,6 +436,7 @@ class TestMethods:
 
 
 class TestFolds:
+    @pytest.mark.some(3)
     @pytest.mark.parametrize(
         "cv",
         [
@@ -516,6 +518,7 @@ class TestFolds:
         np.testing.assert_array_equal(np.repeat(values, lengths), labels)
         assert values.nbytes + np.asarray(lengths).nbytes <= most
 
+    @pytest.mark.slow
     def test_more_parts_than_a_byte_counts(self):
         rows = make_rows(300, 3)
         model = PPCACV(cv=LeaveOneOut())

@@ -45,6 +45,7 @@ def conditional_of(joint_distribution, x, n_features):
     return rest, conditional_mean, cov[np.ix_(rest, rest)] - gain @ cov[np.ix_(given, rest)]
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("rotation", [None, "varimax", "oblimin", "promax"])
 @pytest.mark.parametrize("incomplete", [False, True])
 def test_posterior_score_and_imputation_are_those_of_the_joint_gaussian(rotation, incomplete):

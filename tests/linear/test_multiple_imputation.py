@@ -88,6 +88,7 @@ def test_intervals_are_quantiles_of_draws(kind):
     np.testing.assert_array_equal(lower[~missing], HOLES[~missing])
 
 
+@pytest.mark.slow
 def test_uncertain_parameters_add_variance():
     X = HOLES[:25]
     known = FactorAnalysisImputer(2, n_fits=0).fit(X)

@@ -137,6 +137,7 @@ class TestAgainstBruteForce:
         model = PPCACV([1, 2, 4], cv=cv).fit(mapped)
         assert_same_search(model, brute_force(X, [1, 2, 4], [None], cv), tolerance=1e-8)
 
+    @pytest.mark.some(2)
     @pytest.mark.parametrize("asarray", [torch.asarray, array_api_strict.asarray])
     @pytest.mark.parametrize("shape", [TALL, WIDE])
     @pytest.mark.skipif(

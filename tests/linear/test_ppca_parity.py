@@ -45,6 +45,7 @@ def assert_parity(model, pca, X, rtol):
         assert np.asarray(found).dtype == np.asarray(expected).dtype
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("solver", ["auto", "full", "covariance_eigh", "arpack", "randomized"])
 @pytest.mark.parametrize("data", DATA)
 def test_fitted_attributes_agree(data, solver):
@@ -64,6 +65,7 @@ def test_fitted_attributes_agree(data, solver):
     assert_parity(model, pca, X, 1e-8 if solver in ("auto", "covariance_eigh") else 1e-11)
 
 
+@pytest.mark.cover(2)
 @pytest.mark.parametrize("n_components", [None, 0, 2, 0.5, 0.95, "mle"])
 @pytest.mark.parametrize("solver", ["auto", "full", "covariance_eigh"])
 @pytest.mark.parametrize("data", ["iris", "wine", "diabetes", "breast_cancer"])
@@ -177,6 +179,7 @@ def test_score_differs_by_the_divisor_where_n_exceeds_d(data):
     assert model.score(X) > pca.score(X)
 
 
+@pytest.mark.cover(2)
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("k", [1, 3, 8])
 @pytest.mark.parametrize("solver", ["full", "arpack", "randomized"])

@@ -133,6 +133,7 @@ class TestSparse:
         expected = PPCA(2, svd_solver="full").fit(X).noise_variance_
         assert fewer.noise_variance_ == pytest.approx(expected, rel=1e-10)
 
+    @pytest.mark.some(3)
     @pytest.mark.parametrize("shape", [(4000, 500), (300, 40_000)])
     @pytest.mark.parametrize("solver", SPARSE_SOLVERS)
     def test_never_made_dense(self, solver, shape, no_densifying):

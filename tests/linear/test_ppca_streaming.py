@@ -19,6 +19,7 @@ from tests.linear.data import SOLVERS, make_rows
 
 
 class TestPartialFit:
+    @pytest.mark.cover(2)
     @pytest.mark.parametrize("n_components", [None, 0, 3, 0.9, "mle"])
     @pytest.mark.parametrize("noise_variance", [None, 1.0])
     @pytest.mark.parametrize("sizes", [[1] * 5 + [2, 93], [50, 50], [100], [99, 1]])

@@ -197,6 +197,7 @@ def test_weights_of_one_change_no_bit(case):
     assert_same_fit(ones, unweighted(case), X)
 
 
+@pytest.mark.some(5)
 @scored
 def test_the_score_is_the_weighted_average(case):
     model, X = case_of(case)

@@ -83,6 +83,7 @@ def test_a_posterior_knows_the_density_of_its_draws(posterior):
         torch.testing.assert_close(draws.log_prob()[s, i], expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.some(4)
 @posteriors
 @priors
 @torch.no_grad()
@@ -112,6 +113,7 @@ def test_marginals_have_the_moments_of_the_draws(posterior):
     torch.testing.assert_close(marginals.variance, z.var(0), rtol=0.05, atol=0)
 
 
+@pytest.mark.some(2)
 @posteriors
 @torch.no_grad()
 def test_a_posterior_has_moments_without_draws(posterior):
@@ -136,6 +138,7 @@ def test_draws_that_all_rows_share_are_those_of_each_row(posterior):
     torch.testing.assert_close(found.kl(module.prior()), expected.kl(module.prior()))
 
 
+@pytest.mark.cover(2)
 @objectives
 @likelihoods
 @posteriors

@@ -20,6 +20,7 @@ from tests.helpers import slow
 X = make_rows()
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("noise_model", "prior"),
     [

@@ -511,6 +511,7 @@ def test_what_is_wrong_is_said_before_there_is_a_figure():
     assert not plt.get_fignums()
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("convert", [np.array, np.ndarray.tolist, pd.DataFrame])
 def test_errors_of_small_integers_lists_and_tables(convert):
     rows = np.full((2, 4), 10, dtype=np.uint8)

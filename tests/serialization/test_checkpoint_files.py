@@ -170,13 +170,16 @@ def odd_contents(content):
             yield {**content, "state": {**state, "net": net}}
 
 
-@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("model", "finished"),
     [
-        (MODEL, False),
         (LINEAR[0], True),
-        *slow((MODEL, True), (LINEAR[0], False), *itertools.product(LINEAR[1:5:3], (True, False))),
+        *slow(
+            (MODEL, False),
+            (MODEL, True),
+            (LINEAR[0], False),
+            *itertools.product(LINEAR[1:5:3], (True, False)),
+        ),
     ],
     ids=str,
 )

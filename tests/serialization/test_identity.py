@@ -311,6 +311,7 @@ def test_large_arrays_are_copied_in_blocks(monkeypatch):
     assert digest(X) == digest(np.asfortranarray(X)) == whole
 
 
+@pytest.mark.slow  # a process that imports all
 def test_every_process_has_the_same():
     # Except the weights of a layer, which are drawn.
     code = (

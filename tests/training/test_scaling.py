@@ -16,6 +16,7 @@ def drifting_rows(dtype, n=9, d=5):
     return np.asarray(X, dtype=dtype)
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("per_feature", [False, True])
 @pytest.mark.parametrize("chosen", ["all", "some", "few"])
