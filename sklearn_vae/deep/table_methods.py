@@ -49,10 +49,12 @@ class TableMethods:
             Table like the training samples.
         """
         codes = self._map_latents(Z, lambda z: self._in_data_units(self.module_.decode(z).point))
-        return self._codec.decode(codes)
+        return self._codec.decode(self._codec.restrict(codes))
 
     def sample(self: Any, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Array]:
         """Draw samples from the model: synthetic data.
+
+        Numbers are rounded to the decimals of the training samples, and clipped to their range.
 
         Parameters
         ----------
@@ -73,7 +75,8 @@ class TableMethods:
         random_state = check_random_state(random_state)
         Z = random_state.standard_normal((n_samples, self.n_components_))
         Z = self._as_tensor(Z).cpu().numpy()
-        return self._codec.decode(self._draw_codes(Z, random_state)), Z
+        codes = self._codec.restrict(self._draw_codes(Z, random_state))
+        return self._codec.decode(codes), Z
 
     def impute(
         self: Any,
@@ -85,8 +88,8 @@ class TableMethods:
     ) -> Any:
         """Replace missing values, given the observed ones of the same sample.
 
-        Missing numbers become their conditional means, rounded for integers, and missing categories
-        the most probable ones.
+        Missing numbers become their conditional means, rounded to the decimals of the training
+        samples and clipped to their range, and missing categories the most probable ones.
 
         Parameters
         ----------
@@ -125,6 +128,7 @@ class TableMethods:
                 values = conditional.point()[None]
             else:
                 values = conditional.draw(n_draws, check_random_state(random_state))
+            values = np.stack([self._codec.restrict(codes) for codes in values])
             filled[:, missing] = values[:, missing[rows]]
         tables = [self._codec.decode(table, like=X) for table in filled]
         return tables[0] if n_draws is None else tables
@@ -207,6 +211,7 @@ class TableMethods:
         codes = self._codec.encode_values(given)
         conditional = TableImputation(self, codes[None], max(CONDITIONAL_LATENTS, n_samples))
         values = conditional.draw(n_samples, check_random_state(random_state))[:, 0]
+        values = self._codec.restrict(values)
         return self._codec.decode(np.where(np.isnan(codes), values, codes))
 
     def _draw_codes(self: Any, Z: Array, random_state: np.random.RandomState) -> Array:

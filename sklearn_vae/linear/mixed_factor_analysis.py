@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_vae.gaussian.arrays import weighted_mean
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
-from sklearn_vae.gaussian.mixed_columns import ColumnTerms, predictors
-from sklearn_vae.gaussian.mixed_predictive import MixedModel, Prediction
-from sklearn_vae.gaussian.mixed_terms import TermParameters
+from sklearn_vae.gaussian.mixed_columns import ColumnTerms
 from sklearn_vae.linear.mixed_fit import MixedFit, fit_mixed
+from sklearn_vae.linear.mixed_methods import MixedModelMethods
 from sklearn_vae.linear.sample_weights import drop_zero_weights
-from sklearn_vae.protocol import LatentModel, numbered
-from sklearn_vae.tables.codec import TableCodec, is_table
+from sklearn_vae.tables import TableCodec
+from sklearn_vae.tables.checks import checked_table
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
     check_integer,
-    check_latents,
     check_memory,
     check_random_state,
     check_real,
-    refuse_dask,
 )
 
 Array = NDArray[Any]
@@ -36,7 +31,7 @@ Array = NDArray[Any]
 COVARIANCES = ("full", "diagonal")
 
 
-class MixedFactorAnalysis(LatentModel):
+class MixedFactorAnalysis(MixedModelMethods):
     r"""Factor analysis of tables with real, binary, categorical, ordinal and count columns.
 
     Each column has linear predictors a = w' z + b of the latents z ~ N(0, I_k). Given z, the columns are
@@ -60,10 +55,15 @@ class MixedFactorAnalysis(LatentModel):
     n_components : int, default=2
         Number k of latent dimensions, from 1 to the number of columns.
     column_types : "auto" or dict, default="auto"
-        Types of columns by name or index: "real", "positive", "heavy_tailed", "count", "binary",
-        "categorical" or "ordinal". A list of categories in ascending order means "ordinal", too. Types
-        that are not given are inferred from dtypes and values, see `column_types_`. Heavy-tailed
-        columns are treated as real ones.
+        Types of columns by name or index. A list of categories in ascending order is a type,
+        too: "ordinal" with this order. The types of other columns are inferred: booleans are
+        "binary"; text and dtypes of categories are "categorical", or "ordinal" if the dtype is
+        ordered; integers with 2 to 10 different values, and at least two samples for each, are
+        "ordinal"; each of them is "binary" if there are two values. Other integers
+        are "count" if none is negative, one is 0, and their variance is not below their mean.
+        Positive numbers with a skewness above 1, which the logarithm at least halves, are
+        "positive". Others with an excess kurtosis above 10 are "heavy_tailed" if their quartiles
+        differ, and all others "real". Heavy-tailed columns are modeled as real ones.
     covariance : {"full", "diagonal"}, default="full"
         Covariance S of q(z|x). "full" gives a higher ELBO. With "diagonal", the bound is that of
         :class:`BernoulliPPCA` with `inference="per_sample"`.
@@ -80,9 +80,9 @@ class MixedFactorAnalysis(LatentModel):
     Attributes
     ----------
     column_types_ : dict
-        Type of each column, by name, or by index if the columns have no names.
+        Type of each column, by name, or by index if columns have no names that are strings.
     categories_ : dict
-        Categories of each column that has some.
+        Categories of each column of type "binary", "categorical" or "ordinal".
     term_names_ : ndarray of shape (n_terms,)
         Names of the linear predictors. There is one for a column of numbers, and one fewer than
         categories for others. They are in the order real, count, categories.
@@ -121,6 +121,7 @@ class MixedFactorAnalysis(LatentModel):
     --------
     FactorAnalysis : Model of real columns, which has an exact likelihood.
     BernoulliPPCA : Model of binary columns without missing values.
+    TabularVAE : Model of tables with neural networks.
     FactorAnalysisImputer : Imputer of numbers in pipelines.
 
     Notes
@@ -149,19 +150,6 @@ class MixedFactorAnalysis(LatentModel):
     >>> model.impute([[5.0, 3.4, 1.5, np.nan, np.nan]]).round(1)
     array([[5. , 3.4, 1.5, 0.2, 0. ]])
     """
-
-    observation_family = "mixed"
-
-    _fitted_state: ClassVar = {
-        "components_": "any",
-        "intercept_": "any",
-        "loadings_": "any",
-        "n_components_": "count",
-        "n_features_in_": "count",
-        "noise_": "any",
-        "orders_": "any",
-        "table_": "any",
-    }
 
     def __init__(
         self,
@@ -215,12 +203,9 @@ class MixedFactorAnalysis(LatentModel):
         """
         self._check_parameters()
         with all_or_nothing(self):
-            refuse_dask(self, X)
+            X = checked_table(self, X, reset=True, ensure_min_samples=2)
             codec = TableCodec(self.column_types, self.handle_unknown).fit(X)
-            validate_data(self, X, skip_check_array=True)
             codes = codec.encode(X)
-            if len(codes) < 2:
-                raise ValueError(f"X must have at least 2 samples, got n_samples = {len(codes)}.")
             k, d = self.n_components, codes.shape[1]
             if k > d:
                 raise ValueError(f"n_components must be between 1 and n_features={d}, got {k}.")
@@ -264,14 +249,13 @@ class MixedFactorAnalysis(LatentModel):
     def _set_model(
         self, codec: TableCodec, codes: Array, terms: ColumnTerms, fit: MixedFit, weights: Array
     ) -> None:
-        self.table_ = codec.get_state()
-        self.orders_ = [list(order) for order in terms.orders]
-        self.column_types_, self.categories_ = codec.column_types_, codec.categories_
+        self._table = codec.get_state()
+        self._orders = [list(order) for order in terms.orders]
         self.term_names_ = _names_of_terms(codec, terms)
         self.loadings_, self.intercept_, self.noise_ = fit.parameters
         self.components_ = np.ascontiguousarray(self.loadings_.T)
         self.n_components_ = self.loadings_.shape[1]
-        q, bound = self._model().encode(codes)
+        q, bound = self._model.encode(codes)
         variance = np.einsum("nhh->nh", q.covariance)
         kl = 0.5 * (np.square(q.mean) + variance - 1.0 - np.log(variance))
         self.kl_per_dim_ = weighted_mean(kl, weights)
@@ -281,210 +265,12 @@ class MixedFactorAnalysis(LatentModel):
         self.n_iter_ = max(len(fit.history) - 1, 1)
         self.certificate_ = fit.certificate
 
-    def transform(self, X: Any) -> Array:
-        """Compute the posterior mean E[z|x] of each sample.
-
-        Parameters
-        ----------
-        X : DataFrame or array-like of shape (n_samples, n_features)
-            Samples, which may have missing values.
-
-        Returns
-        -------
-        Z : ndarray of shape (n_samples, n_components)
-            Latent coordinates.
-        """
-        return self.posterior(X)[0]
-
-    def inverse_transform(self, Z: Any) -> Any:
-        """Return the table of means of numbers and most probable categories given z.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_components)
-            Latent coordinates.
-
-        Returns
-        -------
-        X : DataFrame or ndarray of shape (n_samples, n_features)
-            Table with the container, names and dtypes of the training samples.
-        """
-        return self._codec().decode(self._conditional(Z).most_probable())
-
-    def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
-        q, _ = self._model().encode(self._codes(X))
-        covariance = q.covariance
-        return q.mean, covariance if return_cov else np.einsum("nhh->nh", covariance).copy()
-
-    def conditional(self, Z: Any) -> tuple[Array, Array]:
-        """Compute the mean and variance of p(x|z) for each latent vector.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_components)
-            Latent coordinates to decode.
-
-        Returns
-        -------
-        mean : ndarray of shape (n_samples, n_features)
-            Conditional means. Those of categories are of their codes, 0, 1, ....
-        variance : ndarray of shape (n_samples, n_features)
-            Conditional variances.
-        """
-        prediction = self._conditional(Z)
-        return prediction.mean, prediction.variance
-
-    def conditional_probabilities(self, Z: Any) -> dict[Any, Array]:
-        """Compute the probabilities p(x|z) of the categories of each column that has some.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_components)
-            Latent coordinates to decode.
-
-        Returns
-        -------
-        probabilities : dict of ndarray of shape (n_samples, n_categories)
-            Probabilities of the categories in `categories_`, by the name or index of the column.
-        """
-        return self._named(self._conditional(Z).probabilities)
-
-    def impute(self, X: Any, return_std: bool = False) -> Any:
-        """Replace missing values by the mean of numbers or the most probable category.
-
-        Parameters
-        ----------
-        X : DataFrame or array-like of shape (n_samples, n_features)
-            Samples with missing values.
-        return_std : bool, default=False
-            Whether to return standard deviations too.
-
-        Returns
-        -------
-        X : DataFrame or ndarray of shape (n_samples, n_features)
-            Table without missing values, with the container, names and dtypes of the training samples.
-        std : ndarray of shape (n_samples, n_features)
-            Standard deviations of missing values given the observed ones, those of categories of their
-            codes 0, 1, ...; 0 for observed values. Only if `return_std` is True.
-        """
-        codes = self._codes(X)
-        missing = np.isnan(codes)
-        model = self._model()
-        prediction = model.predict(model.encode(codes)[0])
-        filled = np.where(missing, prediction.most_probable(), codes)
-        table = self._codec().decode(filled, like=X)
-        if not return_std:
-            return table
-        return table, np.sqrt(np.where(missing, prediction.variance, 0.0))
-
-    def category_probabilities(self, X: Any) -> dict[Any, Array]:
-        """Compute the probabilities of categories given the observed values of each sample.
-
-        Parameters
-        ----------
-        X : DataFrame or array-like of shape (n_samples, n_features)
-            Samples with missing values.
-
-        Returns
-        -------
-        probabilities : dict of ndarray of shape (n_samples, n_categories)
-            Probabilities of the categories in `categories_`, by the name or index of the column: p(x|z)
-            averaged over q(z|x) for missing values, and 0 and 1 for observed ones.
-        """
-        codes, model = self._codes(X), self._model()
-        probabilities = model.predict(model.encode(codes)[0]).probabilities
-        for j, p in probabilities.items():
-            seen = ~np.isnan(codes[:, j])
-            p[seen] = np.eye(p.shape[1])[codes[seen, j].astype(int)]
-        return self._named(probabilities)
-
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Array]:
-        """Draw samples from the model.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            Number of samples to draw.
-        random_state : int, RandomState instance or None, default=None
-            Seed or generator for the draws. If None, NumPy's global generator is used.
-
-        Returns
-        -------
-        X : DataFrame or ndarray of shape (n_samples, n_features)
-            Table with the container, names and dtypes of the training samples.
-        Z : ndarray of shape (n_samples, n_components)
-            Latent vectors from which the samples were drawn.
-        """
-        check_is_fitted(self)
-        check_integer("n_samples", n_samples, at_least=1)
-        rng, model = check_random_state(random_state), self._model()
-        Z = rng.standard_normal((n_samples, self.n_components_))
-        codes = model.terms.draw(predictors(model.parameters, Z), self.noise_, rng)
-        return self._codec().decode(codes), Z
-
-    def score_samples(self, X: Any) -> Array:
-        """Compute the evidence lower bound of the observed values of each sample.
-
-        Parameters
-        ----------
-        X : DataFrame or array-like of shape (n_samples, n_features)
-            Samples, which may have missing values.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_samples,)
-            ELBO of each sample in nats, the log-likelihood if all columns are real.
-        """
-        return self._model().encode(self._codes(X))[1]
-
-    @property
-    def training_history(self) -> dict[str, Any]:
-        return numbered({"bound": self.elbo_history_}, "iteration", self.n_iter_)
-
-    def _conditional(self, Z: Any) -> Prediction:
-        check_is_fitted(self)
-        Z = check_latents(self, Z, self.n_components_)
-        return self._model().conditional(np.asarray(Z, dtype=np.float64))
-
-    def _codec(self) -> TableCodec:
-        return TableCodec.from_state(self.table_)
-
-    def _model(self) -> MixedModel:
-        check_is_fitted(self)
-        terms = ColumnTerms([column.type for column in self._codec().columns_], self.orders_)
-        parameters = TermParameters(self.loadings_, self.intercept_, self.noise_)
-        return MixedModel(terms, parameters, self.covariance == "diagonal")
-
-    def _codes(self, X: Any) -> Array:
-        check_is_fitted(self)
-        refuse_dask(self, X)
-        codec = self._codec()
-        codec.handle_unknown = self.handle_unknown
-        if is_table(X):
-            validate_data(self, X, reset=False, skip_check_array=True)
-            return codec.encode(X)
-        codes = codec.encode(X)
-        validate_data(self, X, reset=False, skip_check_array=True)
-        return codes
-
-    def _named(self, by_column: dict[int, Array]) -> dict[Any, Array]:
-        columns = self._codec().columns_
-        return {columns[j].name: value for j, value in by_column.items()}
-
     def _check_parameters(self) -> None:
         check_integer("n_components", self.n_components, at_least=1)
         check_choice("covariance", self.covariance, COVARIANCES)
         check_choice("handle_unknown", self.handle_unknown, ("error", "missing"))
         check_integer("max_iter", self.max_iter, at_least=1)
         check_real("tol", self.tol, at_least=0)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.categorical = True
-        tags.input_tags.string = True
-        tags.transformer_tags.preserves_dtype = ["float64"]
-        return tags
 
 
 def _names_of_terms(codec: TableCodec, terms: ColumnTerms) -> Array:

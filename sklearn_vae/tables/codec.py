@@ -210,6 +210,23 @@ class TableCodec:
         """
         return _index_of(name, [column.name for column in self.columns_], "The table")
 
+    def restrict(self, codes: Any) -> Array:
+        """Return generated codes whose numbers have the range and the decimals of the training samples.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_samples, n_features)
+            Codes, NaN where values are missing.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, n_features)
+            Codes with numbers that are rounded to the decimals of their column, and clipped to its
+            smallest and largest value.
+        """
+        columns = zip(self.columns_, np.asarray(codes, dtype=np.float64).T, strict=True)
+        return np.stack([column.restrict(values) for column, values in columns], axis=1)
+
     def decode(self, codes: Any, like: Any = None) -> Any:
         """Return codes as a table like the training samples.
 
@@ -251,7 +268,9 @@ class TableCodec:
             "container": self.container_,
             "names": None if names is None else list(names),
             "frame_names": self._frame_names,
-            "columns": [[c.name, c.type, c.dtype, c.categories] for c in self.columns_],
+            "columns": [
+                [c.name, c.type, c.dtype, c.categories, c.limits, c.decimals] for c in self.columns_
+            ],
         }
 
     @classmethod

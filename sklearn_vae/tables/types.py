@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklearn_vae.tables.columns import KINDS_OF_NUMPY, ColumnValues, kind_of_objects
-from sklearn_vae.validation import check_choice
+from sklearn_vae.validation import check_choice, check_integer, is_real
 
 Array = NDArray[Any]
 
@@ -26,6 +26,9 @@ FEW_VALUES = 10
 
 # Largest number of categories of a column.
 MAX_CATEGORIES = 1000
+
+# Largest number of decimals to which generated numbers are rounded.
+MAX_DECIMALS = 8
 
 # Skewness above which positive numbers may be log-normal, and excess kurtosis of heavy tails.
 SKEWED = 1.0
@@ -46,12 +49,18 @@ class Column:
         Description of the dtype, see :mod:`~sklearn_vae.tables.columns`.
     categories : list or None
         Values of the codes 0, 1, ..., None for numbers.
+    limits : list of float or None
+        Smallest and largest number of the training samples.
+    decimals : int or None
+        Smallest number of decimals that all numbers have, None if it is above `MAX_DECIMALS`.
     """
 
     name: Any
     type: str
     dtype: dict[str, Any]
     categories: list[Any] | None = None
+    limits: list[float] | None = None
+    decimals: int | None = None
 
     def check(self) -> None:
         """Raise ValueError unless type, dtype and categories fit together."""
@@ -61,6 +70,10 @@ class Column:
             raise ValueError(f"The dtype of column {self.name!r} is invalid: {self.dtype!r:.200}.")
         if (self.type in CATEGORIES) != isinstance(self.categories, list):
             raise ValueError(f"Column {self.name!r} must have categories if its type has some.")
+        if self.limits is not None and not all(is_real(limit) for limit in self.limits):
+            raise ValueError(f"Column {self.name!r} must have finite limits, got {self.limits!r}.")
+        if self.decimals is not None:
+            check_integer("decimals", self.decimals, at_least=0)
         if self.categories is not None:
             _check_categories(self.name, self.type, self.categories)
             labels = self.dtype.get("labels", self.categories)
@@ -92,6 +105,13 @@ class Column:
             )
         codes[~column.missing] = positions[inverse]
         return codes
+
+    def restrict(self, codes: Array) -> Array:
+        """Return numbers with the range and the decimals of the training samples."""
+        if self.limits is None:
+            return codes
+        rounded = codes if self.decimals is None else np.round(codes, self.decimals)
+        return np.clip(rounded, *self.limits)
 
     def values(self, codes: Array) -> tuple[Array, Array]:
         """Return values for codes, and a mask of those that are missing (NaN)."""
@@ -138,8 +158,9 @@ def column_of(name: Any, column: ColumnValues, given: Any) -> Column:
     if dtype["kind"] == "object":
         dtype = {**dtype, "values": kind_of_objects(column.observed)}
     if kind in NUMBERS:
-        numbers(name, kind, column)
-        return Column(name, kind, dtype)
+        x = numbers(name, kind, column)
+        limits = [float(x.min()), float(x.max())]
+        return Column(name, kind, dtype, None, limits, _decimals(x))
     if categories is None:
         categories = categories_of(name, column)
     _check_categories(name, kind, categories)
@@ -199,6 +220,13 @@ def _shape(x: Array) -> tuple[float, float]:
             return 0.0, 0.0
         y = y / std
         return float(np.mean(y**3)), float(np.mean(y**4)) - 3.0
+
+
+def _decimals(x: Array) -> int | None:
+    for decimals in range(MAX_DECIMALS + 1):
+        if (np.abs(x - np.round(x, decimals)) <= 1e-12 * np.abs(x)).all():
+            return decimals
+    return None
 
 
 def numbers(name: Any, kind: str, column: ColumnValues) -> Array:

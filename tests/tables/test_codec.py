@@ -324,3 +324,22 @@ def test_other_columns_are_refused():
         codec.encode(X.iloc[:, :9])
     with pytest.raises(ValueError, match="columns of the training samples in their order"):
         codec.encode(X[X.columns[::-1]])
+
+
+def test_generated_numbers_get_the_decimals_and_the_range():
+    rng = np.random.RandomState(0)
+    X = pd.DataFrame(
+        {
+            "price": np.round(rng.uniform(1, 5, 50), 2),
+            "whole": rng.permutation(50) + 100.0,
+            "exact": rng.standard_normal(50),
+            "tiny": 1e-20 * rng.standard_normal(50),
+            "kind": ["x", "y"] * 25,
+        }
+    )
+    codec = fitted(X)
+    np.testing.assert_array_equal(codec.restrict(codec.encode(X)), codec.encode(X))
+    made = codec.restrict([[2.34567, 120.4, 0.123456789, 1e-21, 1], [9, 0, 9, 9, np.nan]])
+    assert made[0].tolist() == [2.35, 120.0, 0.123456789, 1e-21, 1]
+    assert made[1, :4].tolist() == [X["price"].max(), 100.0, X["exact"].max(), X["tiny"].max()]
+    assert np.isnan(made[1, 4])
