@@ -19,8 +19,13 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import check_array, validate_data
 
 from sklearn_vae.containers import is_non_numpy, readable, to_host
+from sklearn_vae.stored_rows import StoredRows
 
 FLOAT_DTYPES = (np.float64, np.float32)
+
+# Number of bytes of the floats of a memory-mapped array from which deep models do not read it into
+# memory as a whole.
+LARGEST_IN_MEMORY = 2**26
 
 # Packages that define Dask collections.
 DASK = ("dask", "dask_expr")
@@ -132,6 +137,34 @@ def checked_data(
         return validate_data(estimator, X, **options)
 
 
+def checked_rows(estimator: BaseEstimator, X: Any, **options: Any) -> Any:
+    """Return X as `checked_data` does, or as StoredRows if it is a large memory-mapped array.
+
+    Such an array must be complete and stored row by row, otherwise it is read into memory.
+    """
+    file_options = {**options, "dtype": "numeric", "ensure_all_finite": False}
+    if isinstance(X, StoredRows):
+        checked_data(estimator, X.X, **file_options)
+        return X
+    if is_large_file(X):
+        checked = checked_data(estimator, X, **file_options)
+        if not has_nan(checked):
+            return StoredRows(checked)
+    return checked_data(estimator, X, **options)
+
+
+def is_large_file(X: Any) -> bool:
+    """Return whether X is a memory-mapped array that is not read into memory as a whole."""
+    return (
+        type(X) in (np.ndarray, np.memmap)
+        and X.ndim == 2
+        and X.dtype.kind in "biuf"
+        and X.strides[1] == X.itemsize
+        and X.size * (4 if X.dtype == np.float32 else 8) > LARGEST_IN_MEMORY
+        and is_memory_mapped(X)
+    )
+
+
 def _is_dispatched(X: Any) -> bool:
     """Return whether X belongs to another array library that scikit-learn dispatches to."""
     return is_non_numpy(X) and bool(get_config()["array_api_dispatch"])
@@ -212,6 +245,8 @@ def _row_blocks(X: Any) -> Iterator[Any]:
 
 def has_nan(X: Any) -> bool:
     """Return whether X contains NaN; raise ValueError if it contains infinity."""
+    if isinstance(X, StoredRows):
+        return False
     X = X.data if sparse.issparse(X) else X
     xp = array_namespace(X)
     if not xp.isdtype(X.dtype, "real floating"):
@@ -229,34 +264,54 @@ def refuse_nan(function: str, X: Any, instead: str) -> None:
         raise ValueError(f"{function} needs X without missing values, got NaN. {instead}")
 
 
-def check_bits(X: np.ndarray, binarize: Any) -> np.ndarray:
+def check_bits(X: Any, binarize: Any) -> Any:
     """Threshold X at `binarize`, or check that its entries are in [0, 1] if that is None.
 
     Missing values (NaN) stay.
     """
     if binarize is not None:
         check_real("binarize", binarize)
+        if isinstance(X, StoredRows):
+            return StoredRows(X.X, X.indices, float(binarize))
         # The comparison is in float64, whatever type the threshold has.
         bits = (np.float64(binarize) < X).astype(X.dtype)
         missing = np.isnan(X)
         return np.where(missing, X, bits) if missing.any() else bits
+    if isinstance(X, StoredRows):
+        size = max(1, 2**20 // X.shape[1])
+        for start in range(0, len(X), size):
+            _check_range(X[start : start + size], start)
+    else:
+        _check_range(X)
+    return X
+
+
+def _check_range(X: np.ndarray, first_row: int = 0) -> None:
+    """Raise ValueError unless all entries that are not missing are in [0, 1]."""
     if X.min() >= 0.0 and X.max() <= 1.0:
-        return X
+        return
     wrong = (X < 0.0) | (X > 1.0)
     if not wrong.any():  # only missing values
-        return X
+        return
     refuse(
         X,
         wrong,
         "X must have entries in [0, 1] if binarize is None",
         " Set binarize to a threshold above which entries become 1.",
+        first_row,
     )
 
 
-def refuse(X: np.ndarray, wrong: np.ndarray, requirement: str, advice: str = "") -> NoReturn:
-    """Raise a ValueError that names the first entry of X that is `wrong`."""
+def refuse(
+    X: np.ndarray, wrong: np.ndarray, requirement: str, advice: str = "", first_row: int = 0
+) -> NoReturn:
+    """Raise a ValueError that names the first entry of X that is `wrong`.
+
+    `first_row` is the number of the first sample of X.
+    """
     row, column = np.argwhere(wrong)[0]
-    raise ValueError(f"{requirement}, got {X[row, column]} in row {row}, column {column}.{advice}")
+    position = f"row {first_row + row}, column {column}"
+    raise ValueError(f"{requirement}, got {X[row, column]} in {position}.{advice}")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ ROOT = Path(sklearn_vae.__file__).parent
 PACKAGES = [
     "public",
     "containers",
+    "stored_rows",
     "validation",
     "state",
     "protocol",
@@ -36,6 +37,7 @@ SIBLINGS = {"linear", "deep"}
 FORBIDDEN = {
     "public": {"torch", "sklearn", "skorch", "numpy"},
     "containers": {"torch", "sklearn", "skorch"},
+    "stored_rows": {"torch", "sklearn", "skorch"},
     "validation": {"torch", "skorch"},
     "state": {"torch", "skorch"},
     "protocol": {"torch", "skorch"},

@@ -73,7 +73,7 @@ from sklearn_vae.validation import (
     check_flag,
     check_latents,
     check_random_state,
-    checked_data,
+    checked_rows,
 )
 
 Array = NDArray[Any]
@@ -144,7 +144,9 @@ class DeepModel(EncoderDecoder, ABC):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training samples. With `processes`, the samples of this process.
+            Training samples. With `processes`, the samples of this process. A memory-mapped array
+            of more than 64 MiB, stored row by row and without NaN, is read and shuffled in blocks.
+            Then at most 32768 samples and 2**24 values are held out for validation.
         y : Ignored
             Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -454,9 +456,9 @@ class DeepModel(EncoderDecoder, ABC):
         check_callbacks(self)
         check_checkpoint(self)
 
-    def _check_samples(self, X: Any, **options: Any) -> Array:
-        """Return X as a validated array of float64 or float32."""
-        return checked_data(self, X, **options)
+    def _check_samples(self, X: Any, **options: Any) -> Any:
+        """Return X as a validated array of float64 or float32, or the rows of a large file."""
+        return checked_rows(self, X, **options)
 
     def _center_and_scale(
         self, X: Array, indices: Array, reducer: Reducer, weights: Array | None

@@ -17,6 +17,7 @@ from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.deep.vae import DeepVAE
 from sklearn_vae.nn.likelihoods import BernoulliLikelihood, Likelihood
 from sklearn_vae.training.distributed import Reducer
+from sklearn_vae.training.stored_samples import StoredSamples
 from sklearn_vae.validation import check_bits, check_real
 
 
@@ -309,7 +310,7 @@ class DeepBernoulliVAE(DeepVAE):
             check_real("binarize", self.binarize)
         check_init(self, self._hidden_layer_sizes())
 
-    def _check_samples(self, X: Any, **options: Any) -> Array:
+    def _check_samples(self, X: Any, **options: Any) -> Any:
         return check_bits(super()._check_samples(X, **options), self.binarize)
 
     def _can_start_linear(self) -> bool:
@@ -339,7 +340,10 @@ class DeepBernoulliVAE(DeepVAE):
             p = p.double().clamp(0.0, 1.0).cpu()
             entropies = torch.special.entr(p) + torch.special.entr(1.0 - p)
             return -float(share @ entropies.numpy())
-        p = (x if w is None else w[:, None] * x).mean(0).double().clamp(0.0, 1.0)
+        if isinstance(x, StoredSamples):
+            p = x.average(lambda part: part).clamp(0.0, 1.0)
+        else:
+            p = (x if w is None else w[:, None] * x).mean(0).double().clamp(0.0, 1.0)
         return float((torch.special.entr(p) + torch.special.entr(1.0 - p)).sum().neg())
 
     def _training_callbacks(self) -> list[Any]:

@@ -24,10 +24,12 @@ from torch import Tensor
 
 from sklearn_vae.deep.choices import count_folds
 from sklearn_vae.deep.objective_terms import ObjectiveTerms, learns_noise, objective_terms
-from sklearn_vae.deep.training_data import TrainingData, prepare
+from sklearn_vae.deep.training_data import TrainingData, most_held_out, prepare
 from sklearn_vae.gaussian.arrays import positive_weights
+from sklearn_vae.stored_rows import rows_of
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.scaling import standardize
+from sklearn_vae.validation import has_nan
 
 Array = NDArray[Any]
 
@@ -191,8 +193,8 @@ class Fold:
         self.model._automatic = True
         kept = np.setdiff1d(np.arange(len(X)), held_out)
         w = None if weights is None else weights[kept]
-        incomplete = bool(np.isnan(X).any())
-        self.data: TrainingData = prepare(self.model, X[kept], w, False, SINGLE_PROCESS, incomplete)
+        rows, incomplete = rows_of(X, kept), has_nan(X)
+        self.data: TrainingData = prepare(self.model, rows, w, False, SINGLE_PROCESS, incomplete)
         self.model._build(self.data)
         net, units = self.model.net_, (self.model.mean_, self.model.scale_)
         device, dtype = self.data.device, self.data.train.dtype
@@ -228,13 +230,15 @@ def search_epochs(model: Any, X: Array, weights: Array | None, seed: int) -> Epo
     """Find the number of epochs by which a model gains most on validation samples."""
     if weights is not None:
         positive, _ = positive_weights(weights, at_least=2)
-        X, weights = X[positive], weights[positive]
+        X, weights = rows_of(X, positive), weights[positive]
     if len(X) < LEAST_SAMPLES:
         no_gain = Gain(0.0, math.inf, 0.0, math.inf)
         return EpochSearch(np.zeros(1, int), np.full(1, np.nan), 0, 0, no_gain)
     folds = [
         Fold(model, X, weights, held_out, seed + i)
-        for i, held_out in enumerate(_held_out(len(X), model.validation_fraction, seed))
+        for i, held_out in enumerate(
+            _held_out(len(X), model.validation_fraction, seed, most_held_out(X))
+        )
     ]
     w = None if weights is None else np.concatenate([weights[f.held_out] for f in folds])
     w = np.ones(sum(len(f.held_out) for f in folds)) if w is None else w
@@ -318,9 +322,9 @@ def _mean_and_error(values: Array, weights: Array) -> tuple[float, float]:
     return mean, math.sqrt(float(w**2 @ (values - mean) ** 2))
 
 
-def _held_out(n: int, fraction: float, seed: int) -> list[Array]:
-    """Return the indices of the validation samples of each fold."""
-    size = max(1, round(fraction * n))
+def _held_out(n: int, fraction: float, seed: int, most: int) -> list[Array]:
+    """Return the indices of the validation samples of each fold, at most `most`."""
+    size = max(1, min(round(fraction * n), most))
     n_folds = count_folds(n, fraction)
     order = np.random.RandomState(seed).permutation(n)
     return np.array_split(order[: n_folds * size], n_folds)

@@ -16,6 +16,7 @@ from sklearn_vae.nn.cubature import cubature, n_points
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.posteriors import is_at_limit
 from sklearn_vae.training.distributed import Reducer
+from sklearn_vae.training.stored_samples import StoredSamples
 
 Array = NDArray[Any]
 
@@ -39,7 +40,7 @@ class FitAverages:
 @torch.no_grad()
 def fit_averages(
     module: VAEModule,
-    samples: Tensor,
+    samples: Tensor | StoredSamples,
     weights: Tensor | None,
     blocks: Iterator[slice],
     n_draws_of: Callable[[Tensor], int],

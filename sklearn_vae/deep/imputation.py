@@ -67,7 +67,7 @@ class ImputerMixin:
         check_integer("n_samples", n_samples, at_least=1)
         if n_draws is not None:
             check_integer("n_draws", n_draws, at_least=1)
-        X = self._check_samples(X, reset=False)
+        X = np.asarray(self._check_samples(X, reset=False))
         missing = np.isnan(X)
         rows = np.flatnonzero(missing.any(axis=1))
         filled = X.copy() if n_draws is None else np.repeat(X[None], n_draws, axis=0)

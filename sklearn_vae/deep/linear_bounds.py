@@ -14,6 +14,7 @@ from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.incomplete_ppca import fit_incomplete_ppca
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.nn.likelihoods import rounding_noise
+from sklearn_vae.training.stored_samples import StoredSamples
 
 PPCA = "pPCA with the same number of dimensions"
 
@@ -30,10 +31,14 @@ def ppca_fits(
     root = np.ones(data.train.shape[1])
     if noise is not None and noise.ndim:
         root = np.sqrt(noise)
-    X = in_float64(data.train) / root  # with equal noise
-    if data.is_incomplete:
-        return _incomplete_fits(data, X, k, noise, scale, root)
-    mean, loadings, sigma2 = fit_ppca(torch.from_numpy(X), k, data.reducer, data.weights)
+    if isinstance(data.train, StoredSamples):
+        samples: Any = data.train.divided_by(root)
+    else:
+        X = in_float64(data.train) / root  # with equal noise
+        if data.is_incomplete:
+            return _incomplete_fits(data, X, k, noise, scale, root)
+        samples = torch.from_numpy(X)
+    mean, loadings, sigma2 = fit_ppca(samples, k, data.reducer, data.weights)
     log_scale = float(np.log(scale * root).sum())
 
     def fit(noise_variance: float, name: str) -> LinearFit | None:
@@ -99,6 +104,9 @@ def _judged_average(function: Any, data: TrainingData) -> float:
     """Average a function of samples over the validation samples, or else the training samples."""
     if data.valid is not None:
         return _average(function(in_float64(data.valid)), data.valid_weights, data)
+    if isinstance(data.train, StoredSamples):
+        parts = [function(in_float64(data.train[block])) for block in data.train.blocks()]
+        return _average(np.concatenate(parts), data.weights, data)
     return _average(function(in_float64(data.train)), data.weights, data)
 
 

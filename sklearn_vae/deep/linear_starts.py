@@ -12,6 +12,7 @@ from torch import Tensor
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.incomplete_start import IncompleteStart
 from sklearn_vae.deep.ppca_start import (
+    Samples,
     fit_ppca,
     network_of,
     normalize_columns,
@@ -23,6 +24,7 @@ from sklearn_vae.nn.incomplete import linearized
 from sklearn_vae.nn.module import Autoencoder, VAEModule
 from sklearn_vae.nn.posteriors import DiagonalPrior
 from sklearn_vae.training.distributed import Reducer
+from sklearn_vae.training.stored_samples import StoredSamples
 
 # Tolerance in nats per sample and largest number of Newton steps of logistic pPCA, and largest number
 # of values to which it is fitted.
@@ -36,7 +38,7 @@ LEAST_COUNT = 1e-6
 
 @torch.no_grad()
 def start_at_pca(
-    module: Autoencoder, samples: Tensor, k: int, reducer: Reducer, weights: Tensor | None
+    module: Autoencoder, samples: Samples, k: int, reducer: Reducer, weights: Tensor | None
 ) -> None:
     """Set the networks of an autoencoder to PCA."""
     mean, loadings, _ = fit_ppca(samples, k, reducer, weights, noise_variance=0.0)
@@ -48,9 +50,12 @@ def start_at_pca(
 
 @torch.no_grad()
 def start_at_logistic_ppca(
-    module: VAEModule, samples: Tensor, weights: Tensor | None, seed: int
+    module: VAEModule, samples: Samples, weights: Tensor | None, seed: int
 ) -> float:
     """Set the networks and the prior to logistic pPCA, and return max(1, average KL) in nats."""
+    if isinstance(samples, StoredSamples):
+        samples, weights = samples.some(MAX_VALUES)
+        weights = None if weights is None else weights / weights.mean()
     X = samples.cpu().double().numpy()
     w = None if weights is None else weights.cpu().double().numpy()
     is_incomplete = module.is_incomplete
@@ -98,7 +103,7 @@ def fit_logistic_ppca(
 
 
 def _set_networks(
-    module: Any, A: Array, shift: Array, W: Array, mean: Array, log_variance: Array, like: Tensor
+    module: Any, A: Array, shift: Array, W: Array, mean: Array, log_variance: Array, like: Samples
 ) -> None:
     """Set the encoder to A x + shift, with constant log-variances, and the decoder to W z + mean."""
 

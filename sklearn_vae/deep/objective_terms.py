@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.nn.distributions import LOG_2PI, weighted_sum
+from sklearn_vae.training.stored_samples import StoredSamples
 
 Array = NDArray[Any]
 
@@ -45,7 +46,7 @@ class ObjectiveTerms(NamedTuple):
 
 
 @torch.no_grad()
-def objective_terms(net: Any, x: Tensor, seed: int = 0) -> ObjectiveTerms:
+def objective_terms(net: Any, x: Tensor | StoredSamples, seed: int = 0) -> ObjectiveTerms:
     """Compute the objective of each sample with the same draws in every call, in pairs."""
     least, most = DRAWS_PER_SAMPLE
     k = net.noise_shape[1]
@@ -55,7 +56,9 @@ def objective_terms(net: Any, x: Tensor, seed: int = 0) -> ObjectiveTerms:
     training = net.module_.training
     net.module_.eval()
     terms = []
-    for part in x.split(max(1, NUMBERS_PER_PART // (2 * pairs * x.shape[1]))):
+    step = max(1, NUMBERS_PER_PART // (2 * pairs * x.shape[1]))
+    for start in range(0, len(x), step):
+        part = x[start : start + step]
         shape = (pairs, len(part), k)
         noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
         draws = torch.cat([noise, -noise])
@@ -72,6 +75,7 @@ def objective_terms(net: Any, x: Tensor, seed: int = 0) -> ObjectiveTerms:
         log_variance: Any = log_variances.sum().item()
         n_noisy: Any = int(noisy.sum())
     else:
+        assert isinstance(x, Tensor)  # files with missing values are read into memory
         seen = (~x.isnan()).double()
         log_variance, n_observed = (
             (seen @ t).cpu().numpy() for t in (log_variances, torch.ones_like(log_variances))
@@ -82,7 +86,9 @@ def objective_terms(net: Any, x: Tensor, seed: int = 0) -> ObjectiveTerms:
     return ObjectiveTerms(values, squares, n_noisy)
 
 
-def enlarge_noise(net: Any, x: Tensor, weights: Tensor | None, factor: float, least: float) -> None:
+def enlarge_noise(
+    net: Any, x: Tensor | StoredSamples, weights: Tensor | None, factor: float, least: float
+) -> None:
     """Multiply the noise variance by a factor, or less to keep the mean objective above a limit."""
     terms = objective_terms(net, x)
     w = None if weights is None else weights.cpu().numpy()
@@ -106,7 +112,7 @@ def learns_noise(module: Any) -> bool:
     return not bool(likelihood.held.all())
 
 
-def mean_objective(net: Any, x: Tensor, weights: Tensor | None) -> float:
+def mean_objective(net: Any, x: Tensor | StoredSamples, weights: Tensor | None) -> float:
     """Average the objective over samples whose weights, if any, average to 1."""
     terms = objective_terms(net, x).values
     return float((terms if weights is None else terms * weights.cpu().numpy()).mean())
@@ -118,7 +124,7 @@ def entries_of_start(net: Any, data: TrainingData) -> dict[str, Any]:
     module, x, weights = net.module_, data.train, data.weights
     net.monitor.begin()
     k = net.noise_shape[1]
-    axes = math.sqrt(k) * torch.eye(max(k, 1), k)[:, None].to(x)
+    axes = math.sqrt(k) * torch.eye(max(k, 1), k, dtype=x.dtype, device=x.device)[:, None]
     draws = torch.cat([axes, -axes])  # with mean 0 and covariance I, exact for linear networks
     totals = np.zeros(2)
     step = max(1, NUMBERS_PER_PART // (len(draws) * x.shape[1]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -28,10 +28,13 @@ from sklearn_vae.nn.likelihoods import NOISE_FLOOR, NOISE_MODELS, rounding_noise
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
+from sklearn_vae.training.batches import shuffled
 from sklearn_vae.training.devices import threads_worth
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
+from sklearn_vae.training.stored_samples import StoredSamples
 
 Array = NDArray[Any]
+Samples: TypeAlias = Tensor | StoredSamples
 
 # Loss of ELBO that gradient noise may cause, relative to the information in z at the start and to
 # the gain in ELBO since then.
@@ -51,6 +54,11 @@ N_WARMUP_BATCHES = 16
 
 # Largest number of elements of samples that are copied to float64.
 LARGEST_IN_FLOAT64 = 2**27
+
+# Samples of a large file with more features than this have no d x d moments; pPCA is then fitted to
+# random samples with this number of entries.
+MOST_FEATURES = 2048
+SOME_ENTRIES = 2**24
 
 # Slopes c of the activations with f(a) - f(-a) = c a. For these, two units pass a value through a
 # layer unchanged.
@@ -136,7 +144,7 @@ class LearningRateLimit(Callback):
         finally:
             net.module_.zero_grad()
 
-    def _accumulate_gradients(self, net: Any, X: Tensor) -> None:
+    def _accumulate_gradients(self, net: Any, X: Samples) -> None:
         # A different seed from that of the epochs, so that their first batch is not used twice.
         generator = torch.Generator(X.device).manual_seed(net.reducer_.own_seed(net.seed + 1))
         weights, options = net.weights_, net.options
@@ -145,8 +153,8 @@ class LearningRateLimit(Callback):
         draws, k = net.noise_shape
         with threads_worth(3 * net.operations_ * size * draws):
             for _ in range(N_WARMUP_BATCHES):
-                chosen = torch.randperm(len(X), generator=generator, device=X.device)[:size]
-                x, w = X[chosen], None if weights is None else weights[chosen]
+                chosen, x = next(shuffled(X, [size], generator))
+                w = None if weights is None else weights[chosen]
                 shape = (draws, size, k)
                 noise = torch.randn(shape, generator=generator, device=X.device, dtype=X.dtype)
                 net.module_.zero_grad()
@@ -194,7 +202,7 @@ def sum_of_deviations(optimizer: torch.optim.Adam) -> float:
 
 @torch.no_grad()
 def start_at_ppca(
-    module: VAEModule, samples: Tensor, reducer: Reducer, weights: Tensor | None = None
+    module: VAEModule, samples: Samples, reducer: Reducer, weights: Tensor | None = None
 ) -> float:
     """Set the networks and the prior of a module to pPCA, and return max(1, I(x; z)) in nats.
 
@@ -209,16 +217,18 @@ def start_at_ppca(
     return set_linear_networks(module, mean, loadings, root, samples)
 
 
-def in_units_of_noise(samples: Tensor, noise: Array) -> tuple[Tensor, Array]:
+def in_units_of_noise(samples: Samples, noise: Array) -> tuple[Any, Array]:
     """Return samples divided by the standard deviations of the noise, and these."""
     root = np.sqrt(np.broadcast_to(noise, samples.shape[1]))
+    if isinstance(samples, StoredSamples):
+        return samples.divided_by(root), root
     X = in_float64(samples)
     return torch.from_numpy((X / root).astype(X.dtype, copy=False)), root
 
 
 @torch.no_grad()
 def set_linear_networks(
-    module: VAEModule, mean: Array, loadings: Array, root: Array, like: Tensor
+    module: VAEModule, mean: Array, loadings: Array, root: Array, like: Samples
 ) -> float:
     """Set the networks and the prior to pPCA, and return max(1, I(x; z)) in nats.
 
@@ -281,7 +291,7 @@ def ignore_features(module: VAEModule, features: Array) -> None:
 
 
 def fit_ppca(
-    samples: Tensor,
+    samples: Samples,
     n_components: int,
     reducer: Reducer,
     weights: Tensor | None = None,
@@ -289,10 +299,14 @@ def fit_ppca(
 ) -> PPCAFit:
     """Fit pPCA to the samples of all processes.
 
-    The number of loadings is limited by `n_components`, the samples and the features.
+    The number of loadings is limited by `n_components`, the samples and the features. Samples of a
+    file count by their moments or, with more than `MOST_FEATURES`, by some of them.
     """
-    X, w = in_float64(samples), None if weights is None else on_host(weights)
-    if reducer.size == 1:
+    if isinstance(samples, StoredSamples) and samples.shape[1] > MOST_FEATURES:
+        samples, weights = samples.some(SOME_ENTRIES)
+    is_stored = isinstance(samples, StoredSamples)
+    X, w = None if is_stored else in_float64(samples), None if weights is None else on_host(weights)
+    if reducer.size == 1 and not is_stored:
         k, dtype = min(n_components, *X.shape), X.dtype
         solver = choose_solver(X, k)
         summary = summarize(X, solver, w)
@@ -305,7 +319,8 @@ def fit_ppca(
             refine=recentered(X, summary, w),
         )
     else:
-        moments = _joint_moments(X, reducer, w)
+        own = samples.moments if isinstance(samples, StoredSamples) else Moments.of(X, w)
+        moments = own if reducer.size == 1 else _joint_moments(own, reducer)
         k, dtype = min(n_components, round(moments.n), moments.n_features), moments.mean.dtype
         spectrum = Spectrum.from_moments(moments)
     sigma2 = spectrum.noise_variance(k) if noise_variance is None else noise_variance
@@ -313,45 +328,59 @@ def fit_ppca(
 
 
 def ppca_residuals(
-    samples: Tensor, n_components: int, reducer: Reducer, weights: Tensor | None = None
+    samples: Samples, n_components: int, reducer: Reducer, weights: Tensor | None = None
 ) -> Array:
     """Compute E_q (x_j - mu_j(z))^2 of pPCA for each feature, averaged over the samples.
 
     The mean over the features is the noise variance of pPCA, up to rounding errors.
     """
     loadings = fit_ppca(samples, n_components, reducer, weights).loadings
-    x = in_float64(samples)
-    if weights is None:
-        squares = np.einsum("ij,ij->j", x, x)
+    if isinstance(samples, StoredSamples):
+        squares = len(samples) * samples.average(torch.square).numpy()
     else:
-        squares = np.einsum("i,ij,ij->j", on_host(weights), x, x)
-    variance = reducer.sum(squares) / reducer.sum(len(x))
+        x = in_float64(samples)
+        if weights is None:
+            squares = np.einsum("ij,ij->j", x, x)
+        else:
+            squares = np.einsum("i,ij,ij->j", on_host(weights), x, x)
+    variance = reducer.sum(squares) / reducer.sum(len(samples))
     return np.maximum(variance - (loadings**2).sum(axis=1), 0)
 
 
-def constant_features(samples: Tensor, weights: Tensor | None) -> tuple[Array, Array]:
+def constant_features(samples: Samples, weights: Tensor | None) -> tuple[Array, Array]:
     """Set features that vary by rounding errors alone to 0; return their indices and variances.
 
     The samples have features of variance 1 or less than this. The variances are at least those that
     factor analysis gives to the noise of constant features.
     """
-    squares = samples.double().square()
-    variances = (squares if weights is None else weights[:, None] * squares).mean(0).cpu().numpy()
-    constant = np.flatnonzero(variances < NOISE_FLOOR)
-    samples[:, constant] = 0.0
+    if isinstance(samples, StoredSamples):
+        variances = samples.average(torch.square).numpy()
+        constant = np.flatnonzero(variances < NOISE_FLOOR)
+        samples.set_zero(constant)
+    else:
+        squares = samples.double().square()
+        squares = squares if weights is None else weights[:, None] * squares
+        variances = squares.mean(0).cpu().numpy()
+        constant = np.flatnonzero(variances < NOISE_FLOOR)
+        samples[:, constant] = 0.0
     return constant, np.maximum(variances[constant], CONSTANT_NOISE)
 
 
-def factor_noise(samples: Tensor, n_components: int, weights: Tensor | None = None) -> Array:
+def factor_noise(samples: Samples, n_components: int, weights: Tensor | None = None) -> Array:
     """Compute the noise variances of factor analysis, by maximum likelihood."""
-    X, w = samples.cpu().double().numpy(), None if weights is None else on_host(weights)
-    n, d = X.shape
-    summary = Moments.of(X, w) if d <= n else centered_data(X, w)
+    if isinstance(samples, StoredSamples) and samples.shape[1] > MOST_FEATURES:
+        samples, weights = samples.some(SOME_ENTRIES)
+    n, d = samples.shape
+    if isinstance(samples, StoredSamples):
+        summary: Any = samples.moments
+    else:
+        X, w = samples.cpu().double().numpy(), None if weights is None else on_host(weights)
+        summary = Moments.of(X, w) if d <= n else centered_data(X, w)
     return fit_factors(summary, min(n_components, d, n - 1), tol=FACTOR_TOL).noise_variance
 
 
 def noise_without_residuals(
-    samples: Tensor, k: int, weights: Tensor | None, ppca: PPCAFit
+    samples: Samples, k: int, weights: Tensor | None, ppca: PPCAFit
 ) -> Array | None:
     """Return the initial noise variance where pPCA leaves no residuals, else None.
 
@@ -386,9 +415,8 @@ def on_host(weights: Tensor) -> Array:
     return weights.cpu().double().numpy()
 
 
-def _joint_moments(X: Array, reducer: Reducer, weights: Array | None) -> Moments:
+def _joint_moments(own: Moments, reducer: Reducer) -> Moments:
     """Combine the moments of the samples of all processes."""
-    own = Moments.of(X, weights)
     n = reducer.sum(own.n)
     mean = reducer.sum(own.n * own.mean) / n
     shift = own.mean - mean

@@ -16,11 +16,14 @@ from sklearn_vae.deep.checks import check_image_shape, check_memory_of_fit
 from sklearn_vae.deep.fitted_networks import check_same_networks
 from sklearn_vae.gaussian.arrays import check_sample_weight, positive_weights, scale_of
 from sklearn_vae.serialization.checkpoint import Checkpoint, random_state_of
+from sklearn_vae.stored_rows import StoredRows, rows_of
 from sklearn_vae.training.callbacks import Snapshot
 from sklearn_vae.training.checkpointing import start_of
 from sklearn_vae.training.devices import choose_device, device_and_dtype
 from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.scaling import check_units, standardize
+from sklearn_vae.training.stored_samples import StoredSamples
+from sklearn_vae.validation import has_nan
 
 Array = NDArray[Any]
 
@@ -29,11 +32,16 @@ Array = NDArray[Any]
 LOCAL_PARAMETERS = ("callbacks", "checkpoint", "device", "random_state", "verbose")
 
 
+# Limits of the samples and entries of a large file that are held out for validation.
+SAMPLES_HELD_OUT = 2**15
+ENTRIES_HELD_OUT = 2**24
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingData:
     """Data and settings of one fit, with samples in the units of the networks."""
 
-    train: Tensor
+    train: Tensor | StoredSamples
     valid: Tensor | None
     weights: Tensor | None  # of the training samples, averaging to 1, unless all are equal
     valid_weights: Tensor | None
@@ -75,7 +83,9 @@ def prepare(
     random_state = random_state_of(model, checkpoint)
     seed = int(reducer.table(random_state.randint(np.iinfo(np.int32).max))[0, 0])
     fraction = model.validation_fraction if model.early_stopping else None
-    train, valid = _split(len(X), fraction, random_state)
+    train, valid = _split(len(X), fraction, random_state, most_held_out(X))
+    if isinstance(X, StoredRows):
+        train = np.sort(train)
     train_weights = _normalized(weights, train, reducer)
     valid_weights = _normalized(weights, valid, reducer) if model.early_stopping else None
     if warm:
@@ -92,7 +102,11 @@ def prepare(
             "X contains outliers: the samples that early_stopping holds out differ so much from "
             f"the others that their squares overflow {dtype}. Remove or clip the outliers."
         )
-    samples = standardize(X, train, *units)
+    if isinstance(X, StoredRows):
+        rows = X if len(train) == len(X) else X.subset(train)
+        samples: Any = StoredSamples(rows, *units, train_weights)
+    else:
+        samples = standardize(X, train, *units)
     w, w_valid = (
         None if array is None else torch.from_numpy(array).to(device, samples.dtype)
         for array in (train_weights, valid_weights)
@@ -105,7 +119,7 @@ def prepare(
 
 def _set_missing(model: Any, X: Array, warm: bool, reducer: Reducer, incomplete: bool) -> None:
     """Set how the networks handle missing values; raise ValueError if they cannot."""
-    folded, incomplete = incomplete, incomplete or bool(np.isnan(X).any())
+    folded, incomplete = incomplete, incomplete or has_nan(X)
     if reducer.size > 1 and reducer.sum(float(incomplete)):
         raise ValueError(
             "X must have no missing values with `processes`, got NaN. Train in a single process, or "
@@ -125,6 +139,8 @@ def _set_missing(model: Any, X: Array, warm: bool, reducer: Reducer, incomplete:
 
 def check_observed(X: Array) -> None:
     """Raise ValueError if a feature is never observed."""
+    if isinstance(X, StoredRows):  # complete
+        return
     empty = np.flatnonzero(np.isnan(X).all(axis=0))
     if empty.size:
         raise ValueError(
@@ -147,7 +163,7 @@ def _weighted_samples(X: Array, sample_weight: Any, reducer: Reducer) -> tuple[A
     weights = check_sample_weight(sample_weight, X)
     positive, count = positive_weights(weights, at_least=2)
     if count < len(X):
-        X, weights = X[positive], weights[positive]
+        X, weights = rows_of(X, positive), weights[positive]
     extremes = reducer.table(weights.min(), weights.max())
     return X, None if extremes.min() == extremes.max() else weights
 
@@ -178,11 +194,20 @@ def _shared_settings(model: Any, X: Array, start: dict[str, Any] | None) -> dict
     }
 
 
-def _split(n: int, fraction: float | None, random_state: np.random.RandomState) -> tuple[Any, Any]:
-    """Return the indices of the training samples and of the validation samples."""
+def most_held_out(X: Any) -> int:
+    """Return the largest number of validation samples, which are kept in memory."""
+    if not isinstance(X, StoredRows):
+        return len(X)
+    return max(2, min(SAMPLES_HELD_OUT, ENTRIES_HELD_OUT // X.shape[1]))
+
+
+def _split(
+    n: int, fraction: float | None, random_state: np.random.RandomState, most: int
+) -> tuple[Any, Any]:
+    """Return the indices of the training samples and of the validation samples, at most `most`."""
     if fraction is None:
         return np.arange(n), np.arange(0)
-    n_valid = math.ceil(fraction * n)
+    n_valid = min(math.ceil(fraction * n), most)
     if n_valid > n - 2:
         raise ValueError(
             f"validation_fraction={fraction!r} holds out {n_valid} of the {n} samples in X for "

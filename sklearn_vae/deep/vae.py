@@ -44,7 +44,7 @@ from sklearn_vae.validation import (
     check_integer,
     check_random_state,
     check_real,
-    checked_data,
+    checked_rows,
     has_nan,
 )
 
@@ -217,8 +217,8 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
                 stacklevel=4,
             )
 
-    def _check_samples(self, X: Any, **options: Any) -> Array:
-        return checked_data(self, X, ensure_all_finite="allow-nan", **options)
+    def _check_samples(self, X: Any, **options: Any) -> Any:
+        return checked_rows(self, X, ensure_all_finite="allow-nan", **options)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

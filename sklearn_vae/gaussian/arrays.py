@@ -15,6 +15,7 @@ from array_api_compat import (
 from scipy import sparse
 
 from sklearn_vae.containers import readable, to_host
+from sklearn_vae.stored_rows import StoredRows
 
 # An array of any array-API namespace; the standard does not define a type for it.
 Array: TypeAlias = Any
@@ -103,7 +104,7 @@ def check_weights(weights: Any, X: Array, name: str = "weights") -> Array:
 
 def check_sample_weight(sample_weight: Any, X: Any) -> Array:
     """Check the weights of the samples of X and return them on its device."""
-    if sparse.issparse(X):
+    if sparse.issparse(X) or isinstance(X, StoredRows):
         X = np.empty((X.shape[0], 0))
     weights = check_weights(sample_weight, X, "sample_weight")
     with np.errstate(over="ignore"):

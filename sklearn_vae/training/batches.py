@@ -1,7 +1,7 @@
 """Batches of samples that are already on the device, each with the noise of its draws."""
 
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class Batches:
 
     def __init__(
         self,
-        X: Tensor,
+        X: Any,
         n_batches: int,
         noise_shape: tuple[int, int],
         generator: torch.Generator,
@@ -61,13 +61,10 @@ class Batches:
     def __iter__(self) -> Iterator[list[Batch]]:
         """Yield lists of (samples of shape (b, d), noise of shape (S, b, k), *weights)."""
         X, k = self.X, self.noise_shape[1]
-        order = torch.randperm(len(X), generator=self.generator, device=X.device)
-        done = 0
-        for first in range(0, len(self.sizes), self.at_once):
-            chunk = self.sizes[first : first + self.at_once]
-            chosen = order[done : done + sum(chunk)]
-            samples = X.index_select(0, chosen)
-            done += len(samples)
+        starts = range(0, len(self.sizes), self.at_once)
+        chunks = [self.sizes[start : start + self.at_once] for start in starts]
+        parts_of_X = shuffled(X, map(sum, chunks), self.generator)
+        for chunk, (chosen, samples) in zip(chunks, parts_of_X, strict=True):
             size = (len(samples), self.n_drawn * k)
             noise = torch.randn(size, generator=self.generator, device=X.device, dtype=X.dtype)
             parts = [samples.split(chunk), noise.split(chunk)]
@@ -80,3 +77,20 @@ class Batches:
         """Return the noise of a batch with shape (S, n, k)."""
         draws = noise.view(self.n_drawn, n, self.noise_shape[1])
         return torch.cat([draws, -draws]) if self.antithetic else draws
+
+
+def shuffled(
+    X: Any, sizes: Iterable[int], generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield indices and samples of chunks of these sizes, in random order.
+
+    X is a tensor or :class:`~sklearn_vae.training.stored_samples.StoredSamples`.
+    """
+    if not isinstance(X, Tensor):
+        yield from X.shuffled(sizes, generator)
+        return
+    order, done = torch.randperm(len(X), generator=generator, device=X.device), 0
+    for size in sizes:
+        chosen = order[done : done + size]
+        done += size
+        yield chosen, X.index_select(0, chosen)

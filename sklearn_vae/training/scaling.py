@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sklearn_vae.gaussian.observed import observed_moments
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
+from sklearn_vae.validation import has_nan
 
 # Number of entries that are standardized at once, which fit into the cache.
 BLOCK_SIZE = 2**16
@@ -30,9 +31,9 @@ def center_and_scale(
     weights of these samples must average to 1. Missing values (NaN) are left out, which needs a
     single process.
     """
-    if np.isnan(X).any():
+    if has_nan(X):
         return _center_and_scale_observed(X, indices, per_feature, weights)
-    n_blocks = -(-X.size // BLOCK_SIZE)
+    n_blocks = -(-math.prod(X.shape) // BLOCK_SIZE)
     blocks = np.array_split(indices, n_blocks)
     parts = n_blocks * [None] if weights is None else np.array_split(weights, n_blocks)
     pairs = list(zip(blocks, parts, strict=True))
@@ -100,7 +101,11 @@ def _sum(values: NDArray[Any], weights: NDArray[Any] | None) -> Any:
 def _has_underflowed(variance: NDArray[Any], X: NDArray[Any], indices: NDArray[Any]) -> bool:
     """Return whether a variance is subnormal although the samples differ."""
     tiny = np.flatnonzero(variance < np.finfo(np.float64).tiny)
-    return bool(tiny.size and np.ptp(X[np.ix_(indices, tiny)], axis=0).any())
+    if not tiny.size:
+        return False
+    first = X[indices[:1]][:, tiny]
+    blocks = np.array_split(indices, -(-math.prod(X.shape) // BLOCK_SIZE))
+    return any((X[block][:, tiny] != first).any() for block in blocks)
 
 
 def log_scales(x: Tensor, scale: Any) -> Any:

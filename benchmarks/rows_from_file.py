@@ -1,0 +1,140 @@
+"""Models of a memory-mapped file take little memory: PPCA, and deep models trained in blocks.
+
+The files are float32 samples of a known model. Each fit runs in a new process. Claims:
+
+- PPCA.fit of a memory map takes less anonymous memory than scikit-learn's IncrementalPCA, and less
+  time. Both have the same eigenvalues as a float64 scatter, PPCA to 1e-6.
+- DeepGaussianVAE.fit and score of a memory map take at most 300 MB of anonymous memory beyond an
+  imported library, which is less than the file at full scale.
+- Its ELBO is that of a fit of the same samples in memory, to 0.5 %, and its epochs take at most
+  1 / 0.9 times as long.
+
+    python benchmarks/rows_from_file.py [--scale smoke] [--folder big]
+
+Anonymous memory (RssAnon of Linux) excludes the pages of the mapped file. --folder keeps the files.
+"""
+
+import multiprocessing
+import tempfile
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from big_matrix import BigMatrix, moments_of_file
+from common import Verdict, parse_arguments
+from out_of_core import drop_cache, mapped, measure
+from sklearn.decomposition import IncrementalPCA
+
+from sklearn_vae import PPCA, DeepGaussianVAE
+
+K = 20
+# Bytes and numbers of features of the files for PPCA and for the deep model.
+FILES = {"full": ((2e9, 500), (2e9, 784)), "smoke": ((2e7, 100), (7.5e7, 392))}
+WIDTHS = {"full": 256, "smoke": 16}
+NETWORK = {
+    "init": None,
+    "max_epochs": 2,
+    "batch_size": 256,
+    "noise_variance_init": 1.0,
+    "random_state": 0,
+}
+
+
+def warm_up():
+    """Import what a deep model needs, by a small fit."""
+    warnings.simplefilter("ignore")
+    X = np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
+    DeepGaussianVAE(2, hidden_layer_sizes=(8,), init=None, max_epochs=1).fit(X)
+
+
+def fit_ppca(path):
+    """Fit PPCA to the memory map; return its eigenvalues."""
+    return PPCA(K).fit(mapped(path)).explained_variance_
+
+
+def fit_incrementally(path):
+    """Fit IncrementalPCA to the memory map; return its eigenvalues."""
+    return IncrementalPCA(K).fit(mapped(path)).explained_variance_
+
+
+def fit_deep(path, width, in_memory):
+    """Train a deep model; return its ELBO, its score and the seconds of its last epoch."""
+    X = np.array(mapped(path)) if in_memory else mapped(path)
+    vae = DeepGaussianVAE(K, hidden_layer_sizes=(width,), **NETWORK).fit(X)
+    return vae.elbo_, vae.score(X), vae.history_["seconds"][-1]
+
+
+def measured(function, path, before=None):
+    """Call a function in a new process; return its result, time, and MB of anonymous memory."""
+    drop_cache(path)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as process:
+        if before is not None:
+            process.submit(before).result()
+        result, duration, start, peak, _ = process.submit(measure, function, path).result()
+    return result, duration, peak - start
+
+
+def report_ppca(folder, n_bytes, d, verdict):
+    """Compare PPCA with IncrementalPCA."""
+    matrix = BigMatrix(folder, int(n_bytes), d, K)
+    matrix.write()
+    n = matrix.shape[0]
+    exact = n / (n - 1) * np.linalg.eigvalsh(moments_of_file(matrix.path)[1])[::-1][:K]
+    print(f"\n{matrix.shape[0]} x {d} float32, {1e-6 * n_bytes:.0f} MB in a file, k = {K}")
+    print("                   seconds   MB   error of the eigenvalues")
+    found = {}
+    for name, function in (("PPCA", fit_ppca), ("IncrementalPCA", fit_incrementally)):
+        values, duration, memory = measured(function, matrix.path)
+        error = np.abs(values / exact - 1).max()
+        found[name] = duration, memory
+        print(f"  {name:15s} {duration:9.2f} {memory:6.1f}   {error:.1e}")
+        if name == "PPCA":
+            verdict.claim(
+                f"PPCA has the eigenvalues of a float64 scatter: {error:.1e}", error < 1e-6
+            )
+    (ours, our_memory), (theirs, their_memory) = found.values()
+    if np.isfinite(our_memory):
+        text = f"PPCA takes less memory: {our_memory:.1f} and {their_memory:.1f} MB"
+        verdict.claim(text, our_memory < their_memory)
+    verdict.claim(f"PPCA takes {ours / theirs:.3f} of the time", ours < theirs, timing=True)
+
+
+def report_deep(folder, n_bytes, d, verdict):
+    """Compare a deep model of a file with one of the same samples in memory."""
+    matrix = BigMatrix(folder, int(n_bytes), d, K)
+    matrix.write()
+    print(f"\n{matrix.shape[0]} x {d} float32, {1e-6 * n_bytes:.0f} MB: DeepGaussianVAE({K})")
+    print("                 seconds      MB   seconds of an epoch        ELBO")
+    found = {}
+    for in_memory in (False, True):
+        function = partial(fit_deep, width=WIDTHS[verdict.scale], in_memory=in_memory)
+        (elbo, score, epoch), duration, memory = measured(function, matrix.path, warm_up)
+        name = "memory" if in_memory else "file"
+        print(f"  {name:12s} {duration:9.2f} {memory:9.1f} {epoch:12.2f} {elbo:16.3f}")
+        found[name] = elbo, score, epoch, memory
+    elbo, score, epoch, memory = found["file"]
+    if np.isfinite(memory):
+        verdict.claim(f"at most 300 MB of anonymous memory: {memory:.1f}", memory <= 300)
+    same = abs(elbo / found["memory"][0] - 1)
+    verdict.claim(f"the ELBO is that of the samples in memory to {same:.1e}", same < 5e-3)
+    error = abs(score / elbo - 1)
+    verdict.claim(f"the score, in blocks, is the ELBO of the fit to {error:.1e}", error < 1e-2)
+    ratio = found["memory"][2] / epoch
+    verdict.claim(f"{ratio:.2f} of the speed in memory", ratio >= 0.9, timing=True)
+
+
+if __name__ == "__main__":
+    options = {"folder": {"type": Path, "help": "folder that keeps the files"}}
+    arguments = parse_arguments(__doc__, **options)
+    verdict = Verdict(arguments.scale)
+    with tempfile.TemporaryDirectory() as temporary:
+        for report, (size, n_features) in zip(
+            (report_ppca, report_deep), FILES[arguments.scale], strict=True
+        ):
+            own = (arguments.folder or Path(temporary)) / report.__name__
+            own.mkdir(parents=True, exist_ok=True)
+            report(own, size, n_features, verdict)
+    verdict.exit()
