@@ -40,7 +40,7 @@ ESTIMATORS = [
     FactorAnalysisCV([0, 1], cv=2),
     LinearVAE(2),
     PPCAImputer(),
-    FactorAnalysisImputer(),
+    FactorAnalysisImputer(1, n_fits=0),
     GaussianImputer(n_fits=2),
     OutlierDetector(PPCA(1), level=0.1, cv=0.5),
     Dequantizer(),

@@ -178,7 +178,7 @@ DIGITS = load_digits().data
 CANCER = StandardScaler().fit_transform(load_breast_cancer().data)
 
 
-@pytest.mark.some(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("learning_rate", [3e-3, *slow(1e-3, 1e-2)])
 @pytest.mark.parametrize(
     ("rows", "below"), [(DIGITS, 0.5), (CANCER, 1.0)], ids=["digits", "cancer"]

@@ -97,6 +97,7 @@ class TestMissingValues:
         )
         np.testing.assert_allclose(split_scores(model.cv_results_), expected, rtol=0, atol=1e-6)
 
+    @pytest.mark.slow
     def test_scores_with_very_different_units(self):
         X = incomplete()[:, :6] * np.array([1.0, 1.0, 1e3, 1.0, 1e5, 1e-3])
         with warnings.catch_warnings():  # PPCA ends at the precision of float64

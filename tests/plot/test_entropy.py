@@ -80,6 +80,7 @@ def test_a_linear_vae_has_all_entropies(parametrization):
         assert lines[name].get_ydata()[-1] == pytest.approx(value, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_several_models_have_a_column_each():
     models = {
         "bits": DeepBernoulliVAE(200, **SMALL, binarize=0.0).fit(X),

@@ -434,6 +434,7 @@ def test_intervals_of_one_feature_in_its_units():
     assert display.ax_.get_xlabel() == "truth: x4"
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("d", [1, 5, 30])
 def test_intervals_by_feature_where_the_truth_is_not_known(d):
     rng = np.random.default_rng(0)

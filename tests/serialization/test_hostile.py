@@ -345,7 +345,7 @@ METHODS = ["transform", "score_samples", "posterior", "sample", "inverse_transfo
            "get_feature_names_out"]  # fmt: skip
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "name",
     ["ppca", "linear", "bernoulli", "imputer", "dequantizer", "logit", "deep-gaussian",
@@ -594,6 +594,7 @@ def test_a_position_of_random_numbers_that_is_out_of_bounds(tmp_path):
         load(path)
 
 
+@pytest.mark.some(12)
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

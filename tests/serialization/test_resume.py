@@ -72,7 +72,7 @@ each_trained = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.some(9)
+@pytest.mark.some(7)
 @each_trained
 def test_what_is_resumed_ends_as_if_it_had_not_been_stopped(index, stop_after, tmp_path):
     model = TRAINED[index]
