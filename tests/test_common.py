@@ -37,7 +37,7 @@ ESTIMATORS = [
     PPCACV([1, 2], noise_variance=[None, 0.5], cv=3),
     BernoulliPPCA(2, binarize=0.0),
     FactorAnalysis(2),
-    FactorAnalysisCV([0, 1], cv=2),
+    FactorAnalysisCV([1], cv=2),
     LinearVAE(2),
     PPCAImputer(),
     FactorAnalysisImputer(1, n_fits=0),

@@ -187,6 +187,7 @@ def test_posterior_conditional_and_transform_belong_together(model):
     np.testing.assert_allclose(sigma2, np.broadcast_to(model.noise_variance_, X.shape))
 
 
+@pytest.mark.some(2)
 @each_vae
 def test_samples_are_draws_of_the_model(model):
     model = fitted(model)

@@ -56,7 +56,7 @@ def grid_search(model, grid, X, cv, weights=None, **params):
 
 
 class TestMissingValues:
-    @pytest.mark.cover(1)
+    @pytest.mark.some(1)
     @pytest.mark.parametrize("weighted", [False, True])
     @pytest.mark.parametrize("cv", [3, ShuffleSplit(2, random_state=0)])
     def test_scores_of_ppca_are_those_of_grid_search(self, cv, weighted):
@@ -150,7 +150,7 @@ def conditional_log_density(x, given, wanted, mean, C):
 
 
 class TestEntries:
-    @pytest.mark.cover(1)
+    @pytest.mark.some(1)
     @pytest.mark.parametrize("weighted", [False, True])
     @pytest.mark.parametrize("is_complete", [True, False])
     @pytest.mark.parametrize(

@@ -283,6 +283,7 @@ class TestMemoryMapped:
 class TestWide:
     """n < d through the Gram matrix."""
 
+    @pytest.mark.some(8)
     @pytest.mark.parametrize("dtype", [np.float64, np.float32])
     @pytest.mark.parametrize("offset", [0.0, 1e3])
     @pytest.mark.parametrize("n_components", [None, 1, 20, 49, 50, 0.7])

@@ -349,6 +349,7 @@ def test_samples_of_zero_weight_in_a_file(name, tmp_path):
     assert_same_fit(found, clone(model).fit(X, sample_weight=weights), X)
 
 
+@pytest.mark.some(2)
 @pytest.mark.filterwarnings("ignore:.*has not converged")
 @pytest.mark.filterwarnings("ignore:LinearVAE .*below its maximum")
 @pytest.mark.parametrize("case", ["LinearVAE", "LinearVAE by Adam", *RANDOM, "BernoulliPPCA"])

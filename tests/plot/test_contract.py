@@ -144,6 +144,7 @@ def test_a_new_figure_and_axes_given(cls):
     figure.canvas.draw()
 
 
+@pytest.mark.some(9)
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
 def test_results_draw_the_same_picture_and_what_is_said_is_in_it_and_covers_no_axes(cls):
     from_estimator, from_results = CASES[cls]
