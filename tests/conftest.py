@@ -1,11 +1,14 @@
-import array_api_strict
-import numpy as np
+"""Settings and fixtures of the tests.
+
+The process that gives tests to the workers of pytest-xdist imports this file, and no more than needed.
+"""
+
+import importlib
+
 import pytest
-import torch
 from hypothesis import settings
 from hypothesis.internal.conjecture import providers
 
-from tests.helpers import covering
 from tests.sharing import watch_patches
 
 # The same examples in every run of the same tree, so that a run here says what CI will say;
@@ -26,6 +29,8 @@ def pytest_sessionstart():
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Mark as slow what repeats a proof: see `cover` and `some` in pyproject.toml."""
+    from tests.helpers import covering
+
     groups = {}
     for item in items:
         if item.get_closest_marker("xfail"):
@@ -49,8 +54,4 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(params=["numpy", "torch", "array_api_strict"])
 def asarray(request):
     """Makes an array of one namespace after the other from a NumPy array, dtype kept."""
-    return {
-        "numpy": np.asarray,
-        "torch": torch.asarray,
-        "array_api_strict": array_api_strict.asarray,
-    }[request.param]
+    return importlib.import_module(request.param).asarray

@@ -410,7 +410,7 @@ def views_of_arrays(index):
     return {name: values_or_error(function, plain, frame) for name, function in OF_A_MODEL.items()}
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("library", "by"),
     [

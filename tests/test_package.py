@@ -85,12 +85,13 @@ def public_methods():
             for attribute, member in inspect.getmembers(value):
                 own = str(getattr(member, "__module__", "")).startswith("sklearn_vae")
                 if own and not attribute.startswith("_"):
-                    yield pytest.param(value, attribute, id=f"{name}.{attribute}")
+                    yield f"{name}.{attribute}", getattr(value, attribute)
 
 
-@pytest.mark.parametrize(("value", "attribute"), list(public_methods()))
-def test_every_public_method_has_a_docstring_of_its_own_or_inherited(value, attribute):
-    assert inspect.getdoc(getattr(value, attribute))
+def test_every_public_method_has_a_docstring_of_its_own_or_inherited():
+    methods = dict(public_methods())
+    assert len(methods) > 200
+    assert not [name for name, method in methods.items() if not inspect.getdoc(method)]
 
 
 def test_type_checkers_see_the_public_names():

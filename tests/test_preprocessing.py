@@ -325,6 +325,7 @@ def check_against_differences(model, rows):
         np.testing.assert_allclose(log_det, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.some(9)
 @pytest.mark.parametrize("step", KNOWN)
 def test_known_steps_against_finite_differences(step):
     inside = X[(X.min(axis=0) + 1e-3 < X).all(1) & (X.max(axis=0) - 1e-3 > X).all(1)][:10]

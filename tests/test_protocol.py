@@ -107,6 +107,7 @@ def test_networks_that_could_start_at_ppca(init):
     assert not PPCA(3).can_start_at_ppca()
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_a_plain_object_is_diagnosed_as_the_model_that_it_asks(model):
     X = make_rows()

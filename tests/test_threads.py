@@ -86,6 +86,7 @@ def three_threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
 )
@@ -133,6 +134,7 @@ def test_a_thread_that_begins_while_another_fits_has_all_its_threads(three_threa
         assert other.submit(torch.get_num_threads).result() == three_threads
 
 
+@pytest.mark.slow
 def test_two_fits_that_have_blas_on_one_thread_leave_it_as_it_was():
     variables = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "2")
     command = [sys.executable, "-m", "tests.threads_of_blas"]

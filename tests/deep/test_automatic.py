@@ -72,6 +72,7 @@ def _projected(X):
     return pca.inverse_transform(pca.transform(X))
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("kind", [DeepGaussianVAE, DeepBernoulliVAE, DeepAutoencoder])
 def test_noise_keeps_the_linear_model_and_diagnose_says_so(kind):
     model = fitted(kind, False)

@@ -117,6 +117,7 @@ def test_a_killed_fit_resumes_to_the_same_model(wide, tmp_path):
     assert len(list((tmp_path / "files").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_the_same_values_given_explicitly_have_another_file(tmp_path):
     model = clone(fitted_to_wide()).set_params(checkpoint=tmp_path).fit(WIDE)
     values = {name: getattr(model, f"{name}_") for name in PLAIN} | {"max_epochs": model.n_iter_}

@@ -100,6 +100,7 @@ def test_scores_depend_on_neither_order_nor_company_of_rows(model, dtype):
     assert model.score(rows) == pytest.approx(scores.mean())
 
 
+@pytest.mark.some(3)
 @each_model
 def test_blocks_of_rows_do_not_show(model, monkeypatch):
     model = fitted(model)
@@ -110,6 +111,7 @@ def test_blocks_of_rows_do_not_show(model, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-11)
 
 
+@pytest.mark.some(3)
 @each_of([model for model in MODELS if not isinstance(model, DeepBernoulliVAE)])
 def test_units_of_the_data_do_not_matter(model):
     # Powers of two change no digit.

@@ -97,7 +97,7 @@ def test_errors_of_a_linear_decoder_are_zero(k):
     np.testing.assert_allclose(model.score_samples(X, return_error=True)[1], 0.0, atol=1e-9)
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @each_vae
 def test_what_fit_says_of_the_training_rows(model):
     rows = make_rows(n=1000)
@@ -118,6 +118,7 @@ def test_what_fit_says_of_the_training_rows(model):
     np.testing.assert_allclose(model.entropy_gap_.dimensions, 0.5 * (1 - second_moment), rtol=1e-9)
 
 
+@pytest.mark.some(1)
 @each_vae
 def test_the_noise_in_closed_form_is_at_its_optimum_and_other_noise_shows(model):
     model = fitted(model)
@@ -186,6 +187,7 @@ def test_posterior_conditional_and_transform_belong_together(model):
     np.testing.assert_allclose(sigma2, np.broadcast_to(model.noise_variance_, X.shape))
 
 
+@pytest.mark.some(2)
 @each_vae
 def test_samples_are_draws_of_the_model(model):
     model = fitted(model)

@@ -62,6 +62,7 @@ def test_a_linear_model_is_ppca_of_what_was_observed():
     np.testing.assert_allclose(vae.posterior(HOLES)[1][3], 1.0)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -118,7 +119,7 @@ def on_grid(vae, rows):
     return top + np.log(total), first, np.sqrt(second)
 
 
-@pytest.mark.some(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [False, True])
 def test_nonlinear_models_approach_the_exact_conditional_moments(binary):
     vae, rows = trained(binary), HOLES[:12]

@@ -92,6 +92,7 @@ def test_the_likelihood_is_that_of_rows_in_their_own_units():
     assert single.score(X.astype(np.float32)) == pytest.approx(PPCA(K).fit(X).elbo_, abs=1e-4)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("noise", [0.05, 0.5, 5.0])
 def test_fixed_noise_has_the_loadings_that_are_best_for_it(noise):
     vae = DeepGaussianVAE(K, hidden_layer_sizes=(6,), init="ppca", **STILL)
@@ -178,7 +179,7 @@ DIGITS = load_digits().data
 CANCER = StandardScaler().fit_transform(load_breast_cancer().data)
 
 
-@pytest.mark.some(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("learning_rate", [3e-3, *slow(1e-3, 1e-2)])
 @pytest.mark.parametrize(
     ("rows", "below"), [(DIGITS, 0.5), (CANCER, 1.0)], ids=["digits", "cancer"]

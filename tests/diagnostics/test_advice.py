@@ -110,6 +110,7 @@ def test_a_model_accepts_all_that_it_is_advised(name):
             assert all(remedy.changes.get(name) == value for name, value in written.items())
 
 
+@pytest.mark.slow
 def test_a_noise_variance_held_too_large_is_to_be_learned_from_ppca():
     X, model, report = spectrum(), MODELS["held"], report_of("held")
     assert report.categories == ("large_noise",)

@@ -128,6 +128,7 @@ def test_category_ii_although_every_dimension_counts_as_active(max_epochs):
     assert "of them have collapsed" in " ".join(report.findings[0].evidence)
 
 
+@pytest.mark.slow
 def test_category_ii_by_the_weight_of_the_kl():
     X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25])
     report = diagnose(train(X, 3, kl_weight=20.0, max_epochs=100), X)
@@ -221,6 +222,7 @@ def test_a_model_that_is_merely_untrained_is_not_called_a_bad_optimum():
     assert diagnose(train(X, 3, max_epochs=3), X).categories == ("unfinished",)
 
 
+@pytest.mark.slow
 def test_another_objective_is_said():
     X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25], n=300)
     report = diagnose(train(X, 3, free_bits=3.0, max_epochs=100), X)

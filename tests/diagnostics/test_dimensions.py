@@ -44,6 +44,7 @@ def test_kl_per_dimension_against_torch(model):
     np.testing.assert_allclose(kl_per_dimension(model, X), oracle, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize(
     "model", [m for m in MODELS if not getattr(m, "early_stopping", False)], ids=str
 )

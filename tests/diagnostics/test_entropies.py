@@ -44,6 +44,7 @@ def test_entropies_by_monte_carlo(model):
     assert found.bound == found.posterior - found.prior - found.decoder
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_the_parts_add_up_to_the_gap(model):
     model, X = fitted(model), rows(seed=1)

@@ -57,6 +57,7 @@ def test_closed_form_is_the_mean_square_of_the_residuals(model):
     np.testing.assert_allclose(tune_noise_variance(model, X).noise_variance, oracle, rtol=0.05)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("noise_variance", [None, 0.5, 2.0, 30.0])
 def test_ppca_is_tuned_to_the_highest_likelihood(noise_variance):
     X = rows(seed=1)
@@ -135,7 +136,7 @@ def test_rows_without_residual_are_an_error():
         tune_noise_variance(model, np.tile(model.mean_, (3, 1)))
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("seed", range(20))
 def test_best_noise_variance_by_brute_force(seed):
     rng = np.random.default_rng(seed)

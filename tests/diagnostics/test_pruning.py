@@ -86,6 +86,7 @@ def test_a_pruned_model_is_an_ordinary_one_with_its_score(name):
     assert model.score(X) == before
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_without_data_the_dimensions_are_those_of_the_fit(name):
     model, X = fitted(name)

@@ -123,8 +123,7 @@ def test_a_report_speaks_in_words(name):
     [
         (PPCA, WINE),
         (PPCA, RAW_CANCER),
-        (DeepGaussianVAE, WINE),
-        *slow((DeepGaussianVAE, RAW_CANCER)),
+        *slow((DeepGaussianVAE, WINE), (DeepGaussianVAE, RAW_CANCER)),
     ],
     ids=["PPCA, wine", "PPCA, cancer", "VAE, wine", "VAE, cancer"],
 )

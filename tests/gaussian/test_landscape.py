@@ -46,6 +46,7 @@ def all_points():
 POINTS = list(all_points())
 
 
+@pytest.mark.some(16)
 @pytest.mark.parametrize(("kept", "sigma2"), POINTS)
 def test_the_gradient_is_zero(kept, sigma2):
     spectrum = make_spectrum()

@@ -56,7 +56,7 @@ def grid_search(model, grid, X, cv, weights=None, **params):
 
 
 class TestMissingValues:
-    @pytest.mark.cover(1)
+    @pytest.mark.some(1)
     @pytest.mark.parametrize("weighted", [False, True])
     @pytest.mark.parametrize("cv", [3, ShuffleSplit(2, random_state=0)])
     def test_scores_of_ppca_are_those_of_grid_search(self, cv, weighted):
@@ -97,6 +97,7 @@ class TestMissingValues:
         )
         np.testing.assert_allclose(split_scores(model.cv_results_), expected, rtol=0, atol=1e-6)
 
+    @pytest.mark.slow
     def test_scores_with_very_different_units(self):
         X = incomplete()[:, :6] * np.array([1.0, 1.0, 1e3, 1.0, 1e5, 1e-3])
         with warnings.catch_warnings():  # PPCA ends at the precision of float64
@@ -149,7 +150,7 @@ def conditional_log_density(x, given, wanted, mean, C):
 
 
 class TestEntries:
-    @pytest.mark.cover(1)
+    @pytest.mark.some(1)
     @pytest.mark.parametrize("weighted", [False, True])
     @pytest.mark.parametrize("is_complete", [True, False])
     @pytest.mark.parametrize(

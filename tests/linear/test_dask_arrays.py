@@ -134,6 +134,7 @@ class TestFit:
         assert_same_model(model, PPCA(3).fit(X))
         assert model.n_samples_ == N
 
+    @pytest.mark.some(8)
     @pytest.mark.parametrize("noise_variance", [None, 1.0])
     @pytest.mark.parametrize("n_components", [None, 0, 3, 0.9, "mle"])
     @pytest.mark.parametrize("n", [N, 5])
@@ -182,6 +183,7 @@ class TestFit:
         with pytest.raises(TypeError, match="LinearVAE needs dense data, got a sparse block"):
             LinearVAE(2).fit(blocks)
 
+    @pytest.mark.some(2)
     @pytest.mark.parametrize(
         "weights",
         [WEIGHTS, list(WEIGHTS), da.from_array(WEIGHTS, chunks=50), da.from_array(WEIGHTS, 11)],
@@ -314,6 +316,7 @@ class TestDataFrame:
 class TestReads:
     """Every block is read once; what comes back is no larger than moments."""
 
+    @pytest.mark.some(1)
     @pytest.mark.parametrize(
         "estimator",
         [
@@ -364,6 +367,7 @@ class TestReads:
 
 
 class TestMethods:
+    @pytest.mark.some(4)
     @pytest.mark.parametrize("coordinates", ["posterior", "principal", "whitened"])
     @pytest.mark.parametrize("estimator", [PPCA(3), PPCA(0), PPCACV([2], cv=2)], ids=str)
     def test_blocks_give_what_rows_give(self, estimator, coordinates):

@@ -159,6 +159,7 @@ def test_the_bound_is_below_the_likelihood_and_is_its_average_over_draws(model):
     assert (abs(terms.mean(axis=0) - bound[:5]) < 5 * error + 1e-9).all()
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("model", MODELS + WITH_FIXED_NOISE)
 def test_the_entropy_gap_is_exact_at_any_parameters(model):
     vae = fitted(model)
@@ -334,6 +335,7 @@ def test_fits_are_reproducible_and_leave_numpys_generator_alone(model):
     assert not np.array_equal(first.elbo_history_, other.elbo_history_)
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("model", MODELS)
 def test_dtype_pickle_and_feature_names(model):
     X = make_rows().astype(np.float32)

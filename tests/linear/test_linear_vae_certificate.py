@@ -44,6 +44,7 @@ def best_model(values, k):
         return float(sigma2), float(-0.5 * (d * mp.log(2 * mp.pi) + logs + d))
 
 
+@pytest.mark.some(12)
 @pytest.mark.parametrize("n", [200, 5])
 @pytest.mark.parametrize("parameters", [{}, {"parametrization": "unit_encoder"}])
 @pytest.mark.parametrize("k", [1, 2, 3, 4])

@@ -39,7 +39,7 @@ def expected_score(vae, density):
     return -0.5 * (D * np.log(2 * np.pi) + log_det + np.trace(np.linalg.solve(C, S)))
 
 
-@pytest.mark.some(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("parametrization", ["standard", "unit_encoder"])
 def test_the_bound_tracks_the_likelihood_of_held_out_rows(parametrization):
     vae = LinearVAE(K, forgetting=0.9, parametrization=parametrization)

@@ -77,6 +77,7 @@ def test_std_is_that_of_draws(kind):
     assert (std[~missing] == 0).all()
 
 
+@pytest.mark.some(1)
 @ALL
 def test_intervals_are_quantiles_of_draws(kind):
     imputer = fitted(kind)

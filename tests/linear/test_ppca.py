@@ -41,6 +41,7 @@ def test_density_and_posterior_against_dense_matrices(n_components, noise_varian
     np.testing.assert_allclose(variance[0], np.diag(cov[0]), rtol=1e-12)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("noise_variance", [None, 0.8, 6.0])
 def test_the_fit_is_the_maximum_of_the_likelihood(noise_variance):
     # From random starts, over all W and (where it is free) sigma2, no optimiser does better.

@@ -138,6 +138,7 @@ class TestAuto:
         fits = [PPCA(20, random_state=seed).fit(X) for seed in (0, 1)]
         np.testing.assert_array_equal(fits[0].components_, fits[1].components_)
 
+    @pytest.mark.slow
     def test_no_seed_or_tolerance_matters_for_sparse_data(self):
         values = np.random.default_rng(0).uniform(size=(1100, 1050))
         X = sparse.csr_array(np.where(values < 0.01, 100.0 * values, 0.0))
@@ -170,6 +171,7 @@ class TestTolerance:
         theirs = PCA(5, svd_solver="randomized", random_state=0).fit(X)
         np.testing.assert_allclose(ours.explained_variance_, theirs.explained_variance_, rtol=1e-6)
 
+    @pytest.mark.some(2)
     @pytest.mark.parametrize("solver", ["randomized", "arpack"])
     @pytest.mark.parametrize("shape", ["tall", "wide"])
     def test_reached(self, solver, shape):

@@ -83,7 +83,7 @@ def assert_same_search(model, search, tolerance=1e-9):
 
 
 class TestAgainstBruteForce:
-    @pytest.mark.cover(1)
+    @pytest.mark.some(5)
     @pytest.mark.parametrize(
         ("offset", "weighted"),
         [
@@ -120,6 +120,7 @@ class TestAgainstBruteForce:
         assert model.score(X) == pytest.approx(whole.score(X), rel=1e-9)
         np.testing.assert_allclose(model.transform(X), whole.transform(X), atol=1e-8)
 
+    @pytest.mark.some(2)
     @pytest.mark.parametrize("container", [sparse.csr_array, sparse.csc_matrix])
     @pytest.mark.parametrize("shape", [TALL, WIDE])
     def test_sparse_rows(self, container, shape):

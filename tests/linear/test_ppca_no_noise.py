@@ -31,6 +31,7 @@ class TestNoNoise:
         sample = model.sample(100_000, random_state=0)[0]
         np.testing.assert_allclose(np.cov(sample.T), S, atol=0.05)
 
+    @pytest.mark.some(5)
     @pytest.mark.parametrize("solver", ["full", "covariance_eigh", "randomized"])
     @pytest.mark.parametrize("dtype", [np.float64, np.float32])
     @pytest.mark.parametrize(("n", "d", "rank"), [(20, 50, None), (400, 30, 5), (20, 20, None)])
@@ -68,6 +69,7 @@ class TestNoNoise:
         assert np.isfinite(PPCA(rank - 1, svd_solver=solver, random_state=0).fit(X).score(X))
         assert np.isfinite(PPCA(noise_variance=0.1, svd_solver="full").fit(X).score(X))
 
+    @pytest.mark.some(5)
     @pytest.mark.parametrize(("container", "solver"), CONTAINERS_AND_SOLVERS)
     @pytest.mark.parametrize("dtype", [np.float64, np.float32])
     def test_rounding_of_far_columns_tilts_the_components_of_the_others(
@@ -110,6 +112,7 @@ class TestNoNoise:
         assert model.noise_variance_ == 0.0
         assert model.collapsed_dims_.tolist() == [3]
 
+    @pytest.mark.some(5)
     @pytest.mark.parametrize("solver", SOLVERS)
     @pytest.mark.parametrize(
         ("column", "dtype"),

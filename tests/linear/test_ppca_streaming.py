@@ -103,6 +103,7 @@ SHAPES = [(100, 15), (200, 15), (20, 300), (15, 15), (2, 3)]
 class TestAfterFit:
     """partial_fit continues what partial_fit began, for every shape and solver."""
 
+    @pytest.mark.some(7)
     @pytest.mark.parametrize("solver", SOLVERS)
     @pytest.mark.parametrize("shape", SHAPES)
     def test_a_model_of_fit_cannot_continue(self, shape, solver):
@@ -179,9 +180,23 @@ def fitted_at_once(name, n_components):
     return PPCA(n_components, svd_solver="full").fit(DATA[name])
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.sampled_from(sorted(DATA)), st.sampled_from([None, 1, 2]), st.data())
+CASES = st.sampled_from(sorted(DATA)), st.sampled_from([None, 1, 2]), st.data()
+
+
+@settings(max_examples=25, deadline=None)
+@given(*CASES)
 def test_any_batches_of_any_data_give_the_model_of_fit(name, n_components, data):
+    check_batches(name, n_components, data)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(*CASES)
+def test_sixty_batches_give_the_model_of_fit(name, n_components, data):
+    check_batches(name, n_components, data)
+
+
+def check_batches(name, n_components, data):
     X = DATA[name]
     whole = fitted_at_once(name, n_components)
     cuts = data.draw(st.sets(st.integers(1, len(X) - 1), max_size=8))
@@ -193,6 +208,7 @@ def test_any_batches_of_any_data_give_the_model_of_fit(name, n_components, data)
     assert_agree(model, whole, X)
 
 
+@pytest.mark.some(13)
 @pytest.mark.parametrize("n_components", [None, 1, 2])
 @pytest.mark.parametrize("name", DATA)
 def test_so_does_fit_as_it_comes(name, n_components):

@@ -154,6 +154,7 @@ def assert_same_fit(model, expected, X, without=(), **tolerance):
             np.testing.assert_array_equal(values[name], wanted[name], err_msg=name)
 
 
+@pytest.mark.some(7)
 @exact
 def test_integer_weights_are_repetitions(case):
     model, X = case_of(case)
@@ -176,7 +177,7 @@ def test_samples_of_zero_weight_are_absent(case):
     assert_same_fit(binary, clone(model).fit(X[kept]), X[kept])
 
 
-@pytest.mark.cover(1)
+@pytest.mark.some(7)
 @all_cases
 @pytest.mark.parametrize("scale", [1e-200, 1 / 47.3, 1e200])
 def test_the_scale_of_weights_changes_nothing(case, scale):
@@ -238,7 +239,7 @@ def test_the_weighted_likelihood_of_missing_values_is_maximal():
         assert np.average(values, weights=weights) < best
 
 
-@pytest.mark.some(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RANDOM)
 def test_draws_approach_the_weighted_maximum(case):
     model, X = case_of(case)
@@ -348,6 +349,7 @@ def test_samples_of_zero_weight_in_a_file(name, tmp_path):
     assert_same_fit(found, clone(model).fit(X, sample_weight=weights), X)
 
 
+@pytest.mark.some(2)
 @pytest.mark.filterwarnings("ignore:.*has not converged")
 @pytest.mark.filterwarnings("ignore:LinearVAE .*below its maximum")
 @pytest.mark.parametrize("case", ["LinearVAE", "LinearVAE by Adam", *RANDOM, "BernoulliPPCA"])

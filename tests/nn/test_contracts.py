@@ -158,6 +158,7 @@ def test_an_objective_gives_a_bound_and_its_parts(objective, likelihood, posteri
     torch.testing.assert_close(objective(module, x, noise, weight)[0], bound)
 
 
+@pytest.mark.some(4)
 @objectives
 @posteriors
 @torch.no_grad()
@@ -228,6 +229,7 @@ def test_the_noise_part_of_the_gap_is_a_derivative_along_the_last_layer(likeliho
     assert (bound(1e-5) - bound(-1e-5)) / 2e-5 == pytest.approx(part, rel=1e-6)
 
 
+@pytest.mark.some(4)
 @posteriors
 @priors
 @torch.no_grad()

@@ -122,6 +122,7 @@ def test_the_importance_weighted_bound_is_that_of_torch_distributions(draws):
         torch.testing.assert_close(found[name], oracle, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("posterior", POSTERIORS)
 @torch.no_grad()
 def test_the_importance_weighted_bound_rises_from_the_elbo_with_its_draws(posterior):

@@ -124,7 +124,7 @@ def test_every_display_is_tested():
     assert {cls.__name__ for cls in CASES} == set(sklearn_vae.plot.__all__)
 
 
-@pytest.mark.some(5)
+@pytest.mark.some(3)
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
 def test_a_new_figure_and_axes_given(cls):
     from_estimator, _ = CASES[cls]
@@ -144,6 +144,7 @@ def test_a_new_figure_and_axes_given(cls):
     figure.canvas.draw()
 
 
+@pytest.mark.some(9)
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
 def test_results_draw_the_same_picture_and_what_is_said_is_in_it_and_covers_no_axes(cls):
     from_estimator, from_results = CASES[cls]
@@ -194,7 +195,7 @@ def test_an_option_given_twice_and_one_unknown_leave_no_figure():
     assert not plt.get_fignums()
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(1)
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
 def test_the_figure_of_a_subfigure_is_the_whole(cls):
     figure = plt.figure(layout="constrained", figsize=(10, 10))

@@ -64,6 +64,7 @@ def test_where_there_is_no_record_of_an_entropy_snapshots_are_drawn():
     np.testing.assert_allclose(sum(heights), entropy_bound(model, X).gap.total)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parametrization", ["unit_encoder", *slow("standard")])
 def test_a_linear_vae_has_all_entropies(parametrization):
     model = LinearVAE(2, parametrization=parametrization).fit(X)
@@ -80,6 +81,7 @@ def test_a_linear_vae_has_all_entropies(parametrization):
         assert lines[name].get_ydata()[-1] == pytest.approx(value, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_several_models_have_a_column_each():
     models = {
         "bits": DeepBernoulliVAE(200, **SMALL, binarize=0.0).fit(X),

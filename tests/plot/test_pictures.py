@@ -227,7 +227,7 @@ def test_the_surface_is_that_of_the_point_and_shows_its_kind(kind):
     assert display.contours_.levels[-1] >= display.surface.max() - 1e-9
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("column", "directions"), [(0, (2, 5)), (1, (0, 4)), (3, (0, 2)), (0, (0, 1))]
 )
@@ -282,6 +282,7 @@ def test_what_has_no_surface():
         LikelihoodSurfaceDisplay.from_results(points()["saddle"], column=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("svd_solver", ["full", *slow("arpack", "randomized")])
 def test_surface_in_the_plane_of_two_eigenvectors_of_the_model(svd_solver):
     model = PPCA(3, svd_solver=svd_solver, random_state=0).fit(X)
@@ -434,6 +435,7 @@ def test_intervals_of_one_feature_in_its_units():
     assert display.ax_.get_xlabel() == "truth: x4"
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("d", [1, 5, 30])
 def test_intervals_by_feature_where_the_truth_is_not_known(d):
     rng = np.random.default_rng(0)

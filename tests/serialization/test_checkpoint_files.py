@@ -319,6 +319,7 @@ def test_what_was_written_elsewhere_is_resumed_with_a_warning(name, monkeypatch,
     assert same(clone(model).fit(X), expected)  # the file is of this place now
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("model", [LINEAR[1], LINEAR[4], LINEAR[0], LINEAR[3]], ids=str)
 def test_linear_models_resume_elsewhere(model, monkeypatch, tmp_path):
     X = rows_of(model)

@@ -200,6 +200,7 @@ def hostile(data, rng):
     return sealed(mutation(data, rng))
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("n_mutations", MUTATIONS)
 def test_no_hostile_file_does_harm(data, n_mutations, tmp_path, limited):
     rng, path = random.Random(1), tmp_path / "model"
@@ -345,7 +346,7 @@ METHODS = ["transform", "score_samples", "posterior", "sample", "inverse_transfo
            "get_feature_names_out"]  # fmt: skip
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     "name",
     ["ppca", "linear", "bernoulli", "imputer", "dequantizer", "logit", "deep-gaussian",
@@ -594,6 +595,7 @@ def test_a_position_of_random_numbers_that_is_out_of_bounds(tmp_path):
         load(path)
 
 
+@pytest.mark.some(12)
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -747,6 +749,7 @@ def test_a_name_of_an_attribute_that_would_take_long(tmp_path):
     assert isinstance(outcome(path, path.read_bytes()), PPCA)
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("part", ["[]", "{}", '{"":0}', "[0]"])
 @pytest.mark.parametrize(
     "times", [20_000, 300_000, pytest.param(1_000_000, marks=pytest.mark.slow)]

@@ -227,6 +227,7 @@ def without_source(code, *_):
     return module["C"]
 
 
+@pytest.mark.some(20)
 @pytest.mark.parametrize("code", EDITS.values(), ids=EDITS)
 @pytest.mark.parametrize("make", [imported, without_source])
 def test_edited_code_has_another_digest(code, make, tmp_path, monkeypatch):

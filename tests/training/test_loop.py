@@ -51,6 +51,7 @@ def plain_training(model, rows):
     return module, bounds
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("model", VAES[:4], ids=str)
 def test_training_is_that_of_a_plain_loop(model):
     model = copy.deepcopy(model)
@@ -65,6 +66,7 @@ def test_training_is_that_of_a_plain_loop(model):
             torch.testing.assert_close(found, value, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("batch_size", [4, 5, 149])  # of which 32 are made at a time
 def test_every_batch_counts_and_is_taken_once(batch_size):
     model = DeepGaussianVAE(3, **{**SMALL, "batch_size": batch_size}).fit(X)
