@@ -148,7 +148,7 @@ class MixedFactorAnalysis(MixedModelMethods):
     >>> model.column_types_[4]
     'ordinal'
     >>> model.impute([[5.0, 3.4, 1.5, np.nan, np.nan]]).round(1)
-    array([[5. , 3.4, 1.5, 0.2, 0. ]])
+    array([[5. , 3.4, 1.5, 0.3, 0. ]])
     """
 
     def __init__(

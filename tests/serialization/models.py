@@ -36,6 +36,7 @@ from sklearn_vae import (
     GaussianImputer,
     LinearVAE,
     LogitTransformer,
+    MixedFactorAnalysis,
     Moments,
     OutlierDetector,
     PlainConvDecoder,
@@ -200,6 +201,7 @@ DEEP = {
         DeepBernoulliVAE(2, **SMALL, prior="learned_variance", random_state=0),
         BITS,
     ),
+    "mixed": (MixedFactorAnalysis(1, max_iter=200, tol=1e-3, random_state=0), TABLE),
     "tabular": (
         TabularVAE(2, **SMALL, column_types={"a": "real"}, init="ppca", random_state=0),
         TABLE,
