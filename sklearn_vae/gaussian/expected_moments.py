@@ -13,12 +13,15 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from sklearn_vae.gaussian.conditional_moments import MOST_SIGNAL, ConditionalMoments
 from sklearn_vae.gaussian.em import fixed_point
 from sklearn_vae.gaussian.graded import eigh_of_covariance
 from sklearn_vae.gaussian.observed import IncompleteData, Parameters, latent_pairs, one_thread_for
 
 # Up to this number of features the d x d matrices cost less than the iterations that they save.
 MOST_FOR_MOMENTS = 300
+# Time of a multiplication in products of matrices, relative to one in the inverses of many small ones.
+SHARE_OF_PRODUCTS = 0.05
 # Number of earlier steps from which the fixed point of EM is extrapolated.
 REMEMBERED = 8
 # Largest estimate of the share by which a step of EM falls short.
@@ -71,6 +74,7 @@ class IncompleteMoments:
     ) -> None:
         self.data = IncompleteData(X, center, n_components, weights)
         self._values = self.data.values
+        self._conditional = ConditionalMoments(self.data)
         self._missing = []
         for block in self.data.blocks:
             w = self._weights(block.samples)
@@ -100,6 +104,30 @@ class IncompleteMoments:
     def expect(self, mean: np.ndarray, fit: LowRankFit) -> Expected:
         """Compute the expected moments of the complete data under a model (E-step)."""
         parameters, log_scale = self._scaled(mean, fit)
+        if self._has_few_missing(parameters):
+            origin = parameters.mean
+            total, products, log_likelihood = self._conditional.expect(parameters)
+        else:
+            origin = np.zeros_like(mean)
+            total, products, log_likelihood = self._expect_by_latents(parameters)
+        n = self.data.n
+        shift, products, log_likelihood = total / n, products / n, log_likelihood / n
+        covariance, mean = products - np.outer(shift, shift), origin + shift
+        if fit.scale is not None:
+            mean, covariance = mean * fit.scale, covariance * fit.scale * fit.scale[:, None]
+            log_likelihood -= log_scale / n
+        return Expected(mean, covariance, log_likelihood)
+
+    def _has_few_missing(self, parameters: Parameters) -> bool:
+        """Return whether the missing values cost less than the latent variables."""
+        W = parameters.loadings
+        d, k = W.shape
+        lengths = np.einsum("jh,jh->h", W, W).max(initial=0.0)
+        is_accurate = lengths <= MOST_SIGNAL * parameters.noise_variance
+        return bool(is_accurate and self._conditional.cost < k**3 + SHARE_OF_PRODUCTS * k * d**2)
+
+    def _expect_by_latents(self, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
+        """Run the E-step by the posteriors of the latent variables."""
         data, W = self.data, parameters.loadings
         d, k = W.shape
         total, products, log_likelihood = np.zeros(d), np.zeros((d, d)), 0.0
@@ -120,12 +148,7 @@ class IncompleteMoments:
                 covariance = np.einsum("jal,ja->jl", Q, W)
                 covariance[np.arange(d), np.arange(d)] += counted.sum(axis=1)
                 products += parameters.noise_variance * covariance
-        total, products = total / data.n, products / data.n
-        log_likelihood = log_likelihood / data.n
-        if fit.scale is not None:
-            total, products = total * fit.scale, products * fit.scale * fit.scale[:, None]
-            log_likelihood -= log_scale / data.n
-        return Expected(total, products - np.outer(total, total), log_likelihood)
+        return total, products, log_likelihood
 
     def log_likelihood(self, mean: np.ndarray, fit: LowRankFit) -> float:
         """Compute the average log-likelihood of the observed values, in nats per sample."""
@@ -286,30 +309,48 @@ def _lengthened(
 ) -> np.ndarray:
     """Divide a step of EM by the estimated share of information that is not missing.
 
-    Along the eigenvectors a and b of the covariance S, the model changes by the share (l_a -
-    sigma2) / (l_a - l_b) of a change of S_ab, if a is a component and b is not, because the
-    components rotate. A change of the model moves the expected S_ab by about the probability that
-    x_a or x_b is unknown. The product J of both is the rate at which EM converges along S_ab.
+    Let x = q x_observed be the part of x along an eigenvector of the covariance S that the observed
+    values tell on average, see `_known_shares`. A change of the model along the eigenvectors a and b
+    moves the expected S_ab by about the share 1 - q_a q_b. A change of S_ab moves the model by the
+    share (l_a - sigma2) / (l_a - l_b), if a is a component and b is not, because the components
+    rotate; the other entries move it only by their trace. The product of both is the rate at which
+    EM converges along S_ab, and 1 - q_a that along the mean.
     """
     d, k = fit.loadings.shape
-    noise, p = fit.noise_variance, share_missing
-    lengths = np.zeros(d)
-    lengths[:k] = np.maximum(fit.values[:k] - noise, 0.0)
-    # Share of the variance along each vector that stays unknown given the observed values.
-    unknown = noise / (noise + (1.0 - p) * lengths)
-    rate = p + p * (1.0 - p) * np.maximum(unknown, unknown[:, None])
-    gap = np.maximum(fit.values[:k, None] - fit.values[k:], 1e-3 * lengths[:k, None])
-    rotation = np.divide(lengths[:k, None], gap, out=np.zeros((k, d - k)), where=gap > 0.0)
+    lengths = np.maximum(fit.values[:k] - fit.noise_variance, 0.0)
+    known = _known_shares(lengths, fit.noise_variance, share_missing, d)
+    rate = 1.0 - known * known[:, None]
+    gap = np.maximum(fit.values[:k, None] - fit.values[k:], 1e-3 * lengths[:, None])
+    rotation = np.divide(lengths[:, None], gap, out=np.zeros((k, d - k)), where=gap > 0.0)
     rate[:k, k:] *= rotation
     rate[k:, :k] *= rotation.T
     rate[k:, k:] = 0.0
     rate = np.minimum(rate, MOST_MISSING)
     scale = (1.0 if fit.scale is None else fit.scale) / units
     to_basis, from_basis = fit.vectors / scale[:, None], fit.vectors * scale[:, None]
-    S = to_basis.T @ _symmetric(change[d:], d) @ to_basis / (1.0 - rate)
+    S = to_basis.T @ _symmetric(change[d:], d) @ to_basis
+    trace = np.diagonal(S)[k:].mean() if k < d else 0.0
+    S /= 1.0 - rate
+    rest = np.arange(k, d)
+    S[rest, rest] += trace * (1.0 / known[-1] - 1.0)
     S = from_basis @ S @ from_basis.T
+    mean = from_basis @ (to_basis.T @ change[:d] / known)
     i, j, _ = latent_pairs(d)
-    return np.concatenate([change[:d] / (1.0 - min(p, MOST_MISSING)), S[i, j]])
+    return np.concatenate([mean, S[i, j]])
+
+
+def _known_shares(lengths: np.ndarray, noise: float, share_missing: float, d: int) -> np.ndarray:
+    """Return the share of x that the observed values tell, along each eigenvector.
+
+    It is 1 - r u, where u is the share of the variance that stays unknown, noise / (noise + (1 - r)
+    lengths), and r, the share of the noise that is missing, is such that all shares sum to the
+    number of observed values.
+    """
+    unknown, r = np.ones(d), share_missing
+    for _ in range(3):
+        unknown[: len(lengths)] = noise / (noise + (1.0 - r) * lengths)
+        r = min(d * share_missing / unknown.sum(), MOST_MISSING)
+    return 1.0 - r * unknown
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from sklearn_vae.gaussian.arrays import row_blocks
 
 # Numbers in the (k, k) matrices of a block of patterns, to fit in the cache.
 BLOCK = 2**15
-# Up to this number of latent dimensions, sweeping all matrices of a block at once is faster.
-SWEEP_UP_TO = 16
+# Up to this order, sweeping all matrices of a block at once is faster, from this number of them on.
+SWEEP_UP_TO, SWEEP_FROM = 16, 100
 # Lower bound of the noise variance, as a share of the least variance of a feature.
 LEAST_NOISE = 1e-10
 # A difference below this share of its terms has cancelled and is recomputed as a sum.
@@ -63,8 +63,9 @@ class IncompleteData:
     """Data with missing values (NaN), sorted by the pattern of observed features.
 
     Samples with the same pattern share their posterior covariance. `order` are the indices of the
-    sorted samples, and `values` are X - center in this order, 0 where missing. The mean of
-    `Parameters` is relative to `center`. The positive `weights` are sorted, too.
+    sorted samples, and `values` are X - center in this order, 0 where missing; `pattern` is the
+    pattern of each, and `observed` the patterns. The mean of `Parameters` is relative to `center`.
+    The positive `weights` are sorted, too.
     """
 
     def __init__(
@@ -84,10 +85,10 @@ class IncompleteData:
         self.values = np.where(observed, X - center, 0.0)[self.order]
         self.squares = np.einsum("ij,ij->i", self.values, self.values)
         self.weights = None if weights is None else weights[self.order]
-        self._pattern = pattern[self.order]
+        self.pattern = pattern[self.order]
         self._counts = counts[by_count]
-        self._observed = observed[first[by_count]]
-        self.n_observed = self._observed.sum(axis=1)[self._pattern]
+        self.observed = observed[first[by_count]]
+        self.n_observed = self.observed.sum(axis=1)[self.pattern]
         size = min(max(BLOCK // max(n_components, 1) ** 2, 256), 512)
         self.blocks = list(self._blocks(size))
 
@@ -117,10 +118,10 @@ class IncompleteData:
     def _variances(self) -> np.ndarray:
         """Observed variances."""
         if self.weights is None:
-            n_observed = self._counts @ self._observed
+            n_observed = self._counts @ self.observed
         else:
-            totals = np.bincount(self._pattern, self.weights, len(self._counts))
-            n_observed = totals @ self._observed
+            totals = np.bincount(self.pattern, self.weights, len(self._counts))
+            n_observed = totals @ self.observed
         n_observed = np.where(n_observed > 0, n_observed, 1)
         # The center of a constant feature may be a rounded mean.
         shift = self.sum(self.values) / n_observed
@@ -146,8 +147,8 @@ class IncompleteData:
         edges.update(range(rare, len(self._counts) + 1))
         for a, b in itertools.pairwise(sorted(int(edge) for edge in edges)):
             samples = slice(int(starts[a]), int(starts[b]))
-            owner = None if b <= single else self._pattern[samples] - a
-            yield Block(self._observed[a:b].astype(float), samples, owner)
+            owner = None if b <= single else self.pattern[samples] - a
+            yield Block(self.observed[a:b].astype(float), samples, owner)
 
     def posterior(self, block: Block, parameters: Parameters) -> Posterior:
         """Compute E[z|x_o] = M^-1 W_o'(x_o - mean_o) with M = W_o'W_o + sigma2 I for a block."""
@@ -157,7 +158,7 @@ class IncompleteData:
         i, j, position = latent_pairs(k)
         M = ((W[:, i] * W[:, j]).T @ observed.T)[position]
         M[np.arange(k), np.arange(k)] += sigma2
-        inverse, log_det = _inverse(M)
+        inverse, log_det = inverse_and_log_det(M)
         X = self.values[samples]
         shift, offset = (W * mean[:, None]).T @ observed.T, mean**2 @ observed.T
         log_det = block.repeated(log_det)
@@ -290,10 +291,10 @@ def latent_pairs(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return i, j, position
 
 
-def _inverse(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def inverse_and_log_det(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute inverses and log-determinants of positive definite M, (k, k, p), in place."""
     k = M.shape[0]
-    if k > SWEEP_UP_TO:
+    if k > SWEEP_UP_TO or M.shape[2] < SWEEP_FROM:
         stack = np.moveaxis(M, 2, 0)
         roots = np.linalg.cholesky(stack)
         log_det = 2.0 * np.log(np.einsum("paa->pa", roots)).sum(axis=1)

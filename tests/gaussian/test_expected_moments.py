@@ -41,10 +41,14 @@ def dense_expectation(X, weights, mean, C):
     return total / n, products / n - np.outer(total, total) / n**2, value / n
 
 
+@pytest.mark.parametrize("by_latents", [False, True])
 @pytest.mark.parametrize("is_scaled", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("k", "n_patterns"), [(0, None), (2, None), (3, 4), (18, None)])
-def test_expected_moments_are_those_of_dense_gaussians(k, n_patterns, weighted, is_scaled):
+def test_expected_moments_are_those_of_dense_gaussians(
+    k, n_patterns, weighted, is_scaled, by_latents, monkeypatch
+):
+    monkeypatch.setattr(IncompleteMoments, "_has_few_missing", lambda *_: not by_latents)
     rng = np.random.default_rng(1)
     d = max(k + 1, 7)
     X = make_incomplete(40, d, 2, n_patterns=n_patterns)
@@ -63,6 +67,16 @@ def test_expected_moments_are_those_of_dense_gaussians(k, n_patterns, weighted, 
     np.testing.assert_allclose(result.covariance, expected[1], rtol=1e-9, atol=1e-11)
     assert result.log_likelihood == pytest.approx(expected[2], rel=1e-12)
     assert data.log_likelihood(mean, fit) == pytest.approx(expected[2], rel=1e-12)
+
+
+def test_the_cheaper_way_is_chosen():
+    X = make_incomplete(60, 20, 2, share=0.1)
+    data = IncompleteMoments(X, np.nanmean(X, axis=0), 8)
+    W = np.random.default_rng(0).normal(size=(20, 8))
+    ways = [data._has_few_missing(Parameters(W[:, :k], np.zeros(20), 0.5)) for k in (1, 8)]
+    assert ways == [False, True]
+    # The precision matrix loses digits if the noise is small.
+    assert not data._has_few_missing(Parameters(W, np.zeros(20), 1e-5))
 
 
 @pytest.mark.parametrize("noise", [None, 0.5, 3.0])

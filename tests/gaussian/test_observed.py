@@ -114,12 +114,13 @@ class TestAgainstDenseMatrices:
         np.testing.assert_allclose(sums.log_likelihood, density.sum(), **close)
 
 
+@pytest.mark.parametrize("n", [30, 120])
 @pytest.mark.parametrize("size", [1, 16, 17, 40])
-def test_inverses_side_by_side(size):
+def test_inverses_side_by_side(size, n):
     rng = np.random.default_rng(0)
-    A = rng.normal(size=(30, size, 2 * size))
+    A = rng.normal(size=(n, size, 2 * size))
     A = A @ A.transpose(0, 2, 1)
-    inverse, log_det = observed._inverse(np.moveaxis(A, 0, 2).copy())
+    inverse, log_det = observed.inverse_and_log_det(np.moveaxis(A, 0, 2).copy())
     np.testing.assert_allclose(np.moveaxis(inverse, 2, 0), np.linalg.inv(A), rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(log_det, np.linalg.slogdet(A)[1])
 
@@ -283,7 +284,7 @@ def test_inverses_need_positive_definite_matrices(size):
     M = np.eye(size)
     M[-1, -1] = -1.0
     with pytest.raises(np.linalg.LinAlgError):
-        observed._inverse(np.stack([np.eye(size), M], axis=2))
+        observed.inverse_and_log_det(np.stack([np.eye(size), M], axis=2))
 
 
 def test_threads_of_blas_are_given_back():

@@ -1,0 +1,153 @@
+"""Moments of data with missing values, by the precision matrix of the missing values.
+
+Given the observed values of a sample, the m missing ones have the precision P_mm, a block of the
+inverse P of the covariance. The cost per sample is O(m^3), while that of the latent variables in
+`gaussian.expected_moments` is O(k^3 + k d^2): this is much cheaper where few values are missing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from sklearn_vae.gaussian.observed import (
+    IncompleteData,
+    Parameters,
+    inverse_and_log_det,
+    one_thread_for,
+)
+
+# Number of multiplications that take as long as the calls for one more group.
+OVERHEAD = 30_000
+# Number of entries in the (m, m) matrices of a group, to fit in the cache.
+ENTRIES = 2**16
+# Largest length of the loadings in units of the noise variance, above which P loses too many digits.
+MOST_SIGNAL = 1e5
+
+
+class Group(NamedTuple):
+    """Patterns with m missing values, or a few less, and their samples."""
+
+    features: np.ndarray  # missing features, (m, p); from d on they are dummies that fill up
+    observed: np.ndarray  # (p, d + n_dummies), of 0.0 and 1.0
+    counts: np.ndarray  # sum of the weights of the samples of each pattern, (p,)
+    samples: np.ndarray  # indices in `IncompleteData.values`, (r,)
+    owner: np.ndarray | None  # pattern of each sample, None if every sample has its own
+
+    def of_samples(self, values: np.ndarray) -> np.ndarray:
+        """Repeat values of patterns, along the last axis, for each of their samples."""
+        return values if self.owner is None else values[..., self.owner]
+
+
+class ConditionalMoments:
+    """Data with missing values, grouped by the number of missing values."""
+
+    def __init__(self, data: IncompleteData) -> None:
+        self._data = data
+        d = data.values.shape[1]
+        n_missing = d - data.observed.sum(axis=1)
+        self._n_features = d
+        self.groups = self._groups(n_missing)
+        cubes = [len(group.features) ** 3 * len(group.counts) for group in self.groups]
+        self.cost = sum(cubes) / max(len(n_missing), 1)
+
+    def _groups(self, n_missing: np.ndarray) -> list[Group]:
+        """Join patterns to those with more missing values if this takes less time than a group."""
+        order = np.argsort(n_missing, kind="stable")
+        sizes, groups, start = n_missing[order], [], 0
+        while start < len(order):
+            m, stop = int(sizes[start]), start
+            while stop < len(order):
+                following = int(sizes[stop])
+                most = start + max(ENTRIES // max(following, 1) ** 2, 64)
+                if (stop - start) * (following**3 - m**3) > OVERHEAD or stop >= most:
+                    break
+                m = following
+                stop = min(int(np.searchsorted(sizes, m, side="right")), most)
+            groups.append(self._group(order[start:stop], m))
+            start = stop
+        return groups
+
+    def _group(self, patterns: np.ndarray, m: int) -> Group:
+        data = self._data
+        observed = data.observed[patterns]
+        n_dummies = m - int((~observed).sum(axis=1).min())
+        # Dummies count as missing where fewer than m values are.
+        present = np.arange(n_dummies) >= m - (~observed).sum(axis=1)[:, None]
+        observed = np.hstack([observed, present])
+        features = np.nonzero(~observed)[1].reshape(len(patterns), m).T
+        at = np.full(len(data.observed), -1)
+        at[patterns] = np.arange(len(patterns))
+        owner = at[data.pattern]
+        samples = np.flatnonzero(owner >= 0)
+        w = None if data.weights is None else data.weights[samples]
+        counts = np.bincount(owner[samples], w, len(patterns)).astype(np.float64)
+        single = len(samples) == len(patterns)
+        if single:  # in the order of the patterns
+            samples = samples[np.argsort(owner[samples])]
+        return Group(
+            np.ascontiguousarray(features),
+            observed.astype(np.float64),
+            counts,
+            samples,
+            None if single else owner[samples],
+        )
+
+    def expect(self, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
+        """Run the E-step.
+
+        Returns the sum of the expected values minus the mean, (d,), the expected sum of their
+        products, (d, d), and the log-likelihood in nats.
+        """
+        with one_thread_for(max(len(group.features) for group in self.groups)):
+            return self._expect(parameters)
+
+    def _expect(self, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
+        """Run the E-step in one thread of BLAS if there are large matrices."""
+        data, d = self._data, self._n_features
+        precision, log_det = _precision(parameters)
+        total, products = np.zeros(d), np.zeros((d, d))
+        log_likelihood = -0.5 * data.n_values * math.log(2.0 * math.pi) - 0.5 * data.n * log_det
+        for group in self.groups:
+            m, width = len(group.features), group.observed.shape[1]
+            P = np.eye(width)
+            P[:d, :d] = precision
+            observed = group.observed if group.owner is None else group.observed[group.owner]
+            R = np.zeros((len(group.samples), width))
+            np.multiply(observed[:, :d], -parameters.mean, out=R[:, :d])
+            R[:, :d] += data.values[group.samples]
+            w = None if data.weights is None else data.weights[group.samples]
+            products_of = R @ P
+            distances = np.einsum("ij,ij->i", R, products_of)
+            if m:
+                # E[x_m - mu_m | x_o] = -P_mm^-1 P_mo (x_o - mu_o)
+                at = group.features[:, None] * width + group.features
+                covariance, log_dets = inverse_and_log_det(P.ravel().take(at))
+                rows = np.arange(len(group.samples)) * width + group.of_samples(group.features)
+                shift = products_of.ravel().take(rows)
+                filled = -np.einsum("abr,br->ar", group.of_samples(covariance), shift)
+                R.ravel()[rows] = filled
+                distances += np.einsum("ar,ar->r", shift, filled)
+                log_likelihood -= 0.5 * float(group.counts @ log_dets)
+                if group.owner is not None or w is not None:
+                    covariance *= group.counts
+                sums = np.bincount(at.ravel(), covariance.ravel(), width * width)
+                products += sums.reshape(width, width)[:d, :d]
+            R = R[:, :d]
+            log_likelihood -= 0.5 * float(distances.sum() if w is None else w @ distances)
+            total += R.sum(axis=0) if w is None else w @ R
+            products += R.T @ (R if w is None else w[:, None] * R)
+        return total, products, log_likelihood
+
+
+def _precision(parameters: Parameters) -> tuple[np.ndarray, float]:
+    """Return the inverse of the covariance W W' + sigma2 I, and the log-determinant of the latter."""
+    W, noise = parameters.loadings, parameters.noise_variance
+    d, k = W.shape
+    M = W.T @ W
+    M.flat[:: k + 1] += noise
+    P = -(W / noise) @ np.linalg.solve(M, W.T)
+    P.flat[:: d + 1] += 1.0 / noise
+    return P, float(np.linalg.slogdet(M)[1]) + (d - k) * math.log(noise)
