@@ -23,6 +23,9 @@ WORTH_A_THREAD = 2e8
 # Each thread has its own number of torch threads, but a new thread takes the number set last.
 _NUMBER_OF_THREADS = threading.Lock()
 
+# Python threads that are within `threads_worth`.
+_WITHIN: set[int] = set()
+
 # The precision of products is global in the process, so only one thread at a time can change it.
 _MATMUL_PRECISION = threading.RLock()
 
@@ -137,13 +140,18 @@ def threads_for(n_operations: float) -> int:
 def threads_worth(n_operations: float) -> Iterator[None]:
     """Let torch use a single thread within the context if there are few operations.
 
-    Other Python threads, including those started meanwhile, keep their number.
+    If other Python threads are within this context, too, each uses an equal share of the threads.
+    All other Python threads, including those started meanwhile, keep their number.
     """
+    own = threading.get_ident()
     with _NUMBER_OF_THREADS:
         before = torch.get_num_threads()
-        alone = threads_for(n_operations) < before
-        if alone:
-            torch.set_num_threads(1)
+        is_outer = own not in _WITHIN
+        _WITHIN.add(own)
+        share = max(1, before // len(_WITHIN)) if is_outer else before
+        number = min(share, threads_for(n_operations))
+        if number < before:
+            torch.set_num_threads(number)
             if threading.active_count() > 1:
                 other = threading.Thread(target=torch.set_num_threads, args=(before,))
                 other.start()
@@ -151,7 +159,10 @@ def threads_worth(n_operations: float) -> Iterator[None]:
     try:
         yield
     finally:
-        if alone:
+        if is_outer:
+            with _NUMBER_OF_THREADS:
+                _WITHIN.discard(own)
+        if number < before:
             torch.set_num_threads(before)
 
 

@@ -1,5 +1,7 @@
 """Devices and precisions, also those that this machine does not have."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from sklearn_vae.training.devices import (
     matmul_precision,
     matmul_precision_on,
     threads_for,
+    threads_worth,
     torch_defaults,
 )
 
@@ -129,3 +132,34 @@ def test_settings_of_torch_do_not_reach_within():
 def test_few_operations_are_worth_one_thread(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     assert [threads_for(n) for n in (1.0, 2e8 - 1, 2e8, 1e12)] == [1, 1, 7, 7]
+
+
+def test_concurrent_trainings_share_the_threads():
+    before = torch.get_num_threads()
+    numbers, begun, done = {}, threading.Event(), threading.Event()
+
+    def train(name, n_operations, inside):
+        with threads_worth(n_operations):
+            with threads_worth(n_operations):  # an evaluation within the training
+                numbers[name] = torch.get_num_threads()
+            inside()
+        numbers[f"after {name}"] = torch.get_num_threads()
+
+    def first():
+        begun.set()
+        assert done.wait(10.0)
+
+    try:
+        torch.set_num_threads(6)
+        thread = threading.Thread(target=train, args=("first", 1e12, first))
+        thread.start()
+        assert begun.wait(10.0)
+        train("second", 1e12, lambda: None)
+        train("small", 1.0, lambda: None)
+        done.set()
+        thread.join()
+        train("alone", 1e12, lambda: None)
+    finally:
+        torch.set_num_threads(before)
+    expected = {"first": 6, "second": 3, "small": 1, "alone": 6}
+    assert numbers == expected | {f"after {name}": 6 for name in expected}
