@@ -44,7 +44,7 @@ class Codes(np.ndarray):
             self.table = other.table
 
 
-class TabularVAE(TableMethods, DeepVAE):
+class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns tables
     """Variational autoencoder (VAE) of tables with columns of several types, and missing values.
 
     The model is p(z) = N(0, I), and given z the columns are independent, each with the distribution
@@ -286,7 +286,9 @@ class TabularVAE(TableMethods, DeepVAE):
         self.verbose = verbose
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> TabularVAE:
+    def fit(  # type: ignore[override]  # in a single process
+        self, X: Any, y: Any = None, sample_weight: Any = None
+    ) -> TabularVAE:
         """Infer the types of columns and train the networks.
 
         Parameters
@@ -346,19 +348,20 @@ class TabularVAE(TableMethods, DeepVAE):
         check_choice("handle_unknown", self.handle_unknown, ("error", "missing"))
         check_init(self, self._hidden_layer_sizes())
 
-    def _check_samples(self, X: Any, reset: bool = True, ensure_min_samples: int = 1) -> Codes:
+    def _check_samples(self, X: Any, **options: Any) -> Array:
         """Return X as codes; learn the types of columns if `reset`."""
+        reset: bool = options["reset"]
         if isinstance(X, Codes):  # a fold of samples that are encoded
             codes = X
         else:
-            X = checked_table(self, X, reset=reset, ensure_min_samples=ensure_min_samples)
+            X = checked_table(self, X, **options)
             if reset:
                 codec = TableCodec(self.column_types, self.handle_unknown).fit(X)
                 self._table = codec.get_state()
             codec = self._codec
             is_single = isinstance(X, np.ndarray) and X.dtype == np.float32
-            codes = codec.encode(X).astype(np.float32 if is_single else np.float64, copy=False)
-            codes = Codes.of(codes, self._table)
+            values = codec.encode(X).astype(np.float32 if is_single else np.float64, copy=False)
+            codes = Codes.of(values, self._table)
         if reset:
             self._table, self.n_features_in_ = codes.table, codes.shape[1]
         return codes

@@ -95,7 +95,9 @@ class TableInputs(nn.Module):
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         super().__init__()
-        source, code, self.slices = [], [], []
+        source: list[int] = []
+        code: list[int] = []
+        self.slices: list[tuple[str, slice]] = []
         for block in blocks:
             start = len(source)
             sizes = block.n_categories if block.type == "categorical" else [1] * len(block.columns)

@@ -111,7 +111,8 @@ class Column:
         if self.limits is None:
             return codes
         rounded = codes if self.decimals is None else np.round(codes, self.decimals)
-        return np.clip(rounded, *self.limits)
+        low, high = self.limits
+        return np.clip(rounded, low, high)
 
     def values(self, codes: Array) -> tuple[Array, Array]:
         """Return values for codes, and a mask of those that are missing (NaN)."""

@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 
 from sklearn_vae import FactorAnalysis, TabularVAE
 from sklearn_vae.deep.table_imputation import TableImputation
+from sklearn_vae.diagnostics import collapse, diagnose, entropy_bound
 from sklearn_vae.serialization import load, save
 from tests.deep.tables import SIZES, TYPES, N, fitted, hide, make_table
 from tests.tables.frames import TABLES
@@ -385,3 +386,11 @@ def test_training_that_still_rises_warns():
     )
     with pytest.warns(ConvergenceWarning, match="Training has not converged|Training ended below"):
         model.fit(X)
+
+
+def test_diagnostics_that_need_numbers_say_so():
+    model, X = fitted("complete"), make_table()
+    assert collapse(model, X).collapsed.size == 0
+    for function in (diagnose, entropy_bound):
+        with pytest.raises(TypeError, match=r"TabularVAE is a model of tables.*column_gains_"):
+            function(model, X)
