@@ -8,6 +8,7 @@ inverse P of the covariance. The cost per sample is O(m^3), while that of the la
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn_vae.gaussian.observed import (
     IncompleteData,
     Parameters,
     inverse_and_log_det,
+    multiply_each,
     one_thread_for,
 )
 
@@ -23,6 +25,8 @@ from sklearn_vae.gaussian.observed import (
 OVERHEAD = 30_000
 # Number of entries in the (m, m) matrices of a group, to fit in the cache.
 ENTRIES = 2**16
+# A pattern with at least this number of samples is a group by itself.
+COMMON = 16
 # Largest length of the loadings in units of the noise variance, above which P loses too many digits.
 MOST_SIGNAL = 1e5
 
@@ -46,17 +50,23 @@ class ConditionalMoments:
 
     def __init__(self, data: IncompleteData) -> None:
         self._data = data
-        d = data.values.shape[1]
-        n_missing = d - data.observed.sum(axis=1)
-        self._n_features = d
-        self.groups = self._groups(n_missing)
-        cubes = [len(group.features) ** 3 * len(group.counts) for group in self.groups]
-        self.cost = sum(cubes) / max(len(n_missing), 1)
+        self._n_features = data.values.shape[1]
+        self._n_missing = self._n_features - data.observed.sum(axis=1)
+        # Multiplications for the inverses of all patterns, on average.
+        self.cost = float(np.mean(self._n_missing.astype(np.float64) ** 3))
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Groups of patterns with similar numbers of missing values."""
+        return self._groups(self._n_missing)
 
     def _groups(self, n_missing: np.ndarray) -> list[Group]:
         """Join patterns to those with more missing values if this takes less time than a group."""
-        order = np.argsort(n_missing, kind="stable")
-        sizes, groups, start = n_missing[order], [], 0
+        is_common = np.bincount(self._data.pattern) >= COMMON
+        groups = [self._group(np.array([i]), int(n_missing[i])) for i in np.flatnonzero(is_common)]
+        order = np.flatnonzero(~is_common)
+        order = order[np.argsort(n_missing[order], kind="stable")]
+        sizes, start = n_missing[order], 0
         while start < len(order):
             m, stop = int(sizes[start]), start
             while stop < len(order):
@@ -98,8 +108,8 @@ class ConditionalMoments:
     def expect(self, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
         """Run the E-step.
 
-        Returns the sum of the expected values minus the mean, (d,), the expected sum of their
-        products, (d, d), and the log-likelihood in nats.
+        Returns the sum of the expected values minus the mean, the expected sum of their products,
+        and the log-likelihood in nats.
         """
         with one_thread_for(max(len(group.features) for group in self.groups)):
             return self._expect(parameters)
@@ -127,7 +137,7 @@ class ConditionalMoments:
                 covariance, log_dets = inverse_and_log_det(P.ravel().take(at))
                 rows = np.arange(len(group.samples)) * width + group.of_samples(group.features)
                 shift = products_of.ravel().take(rows)
-                filled = -np.einsum("abr,br->ar", group.of_samples(covariance), shift)
+                filled = -multiply_each(covariance, shift, group.owner)
                 R.ravel()[rows] = filled
                 distances += np.einsum("ar,ar->r", shift, filled)
                 log_likelihood -= 0.5 * float(group.counts @ log_dets)

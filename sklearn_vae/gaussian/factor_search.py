@@ -166,7 +166,7 @@ class _Taylor:
         return self._unbounded(step, point or self._point).clip(LOG_FLOOR, 0.0)
 
     def is_within_bounds(self, step: np.ndarray) -> bool:
-        """Whether a step from the point of the approximation crosses no bound.
+        """Return whether a step from the point of the approximation crosses no bound.
 
         One that is cut off at a bound does not end at the minimum: its predicted fall tells nothing
         about what remains, and can be negative.

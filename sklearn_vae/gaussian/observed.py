@@ -163,7 +163,7 @@ class IncompleteData:
         shift, offset = (W * mean[:, None]).T @ observed.T, mean**2 @ observed.T
         log_det = block.repeated(log_det)
         Y = W.T @ X.T - block.repeated(shift)
-        Z = _multiply(inverse, Y, owner)
+        Z = multiply_each(inverse, Y, owner)
         terms = self.squares[samples] - 2.0 * (X @ mean) + block.repeated(offset)
         distance = terms - np.einsum("ij,ij->j", Y, Z)
         redo = np.flatnonzero(~(distance >= CANCELLED * terms))
@@ -175,7 +175,7 @@ class IncompleteData:
             centered = X[redo] - mask * mean
             R = centered - mask * (Z[:, redo].T @ W.T)
             inverses = inverse if inverse.shape[2] == 1 else inverse[:, :, patterns]
-            Z[:, redo] += _multiply(inverses, W.T @ R.T - sigma2 * Z[:, redo], None)
+            Z[:, redo] += multiply_each(inverses, W.T @ R.T - sigma2 * Z[:, redo], None)
             R = centered - mask * (Z[:, redo].T @ W.T)
             distance[redo] = np.sum(R**2, axis=1) + sigma2 * np.sum(Z[:, redo] ** 2, axis=0)
         n_observed = self.n_observed[samples]
@@ -236,7 +236,7 @@ def sample(X: np.ndarray, parameters: Parameters, rng: np.random.RandomState) ->
         missing = np.isnan(X[samples])
         roots = np.moveaxis(np.linalg.cholesky(np.moveaxis(q.inverse, 2, 0)), 0, 2)
         deviations = rng.standard_normal(q.mean.shape)
-        Z = q.mean + math.sqrt(sigma2) * _multiply(roots, deviations, block.owner)
+        Z = q.mean + math.sqrt(sigma2) * multiply_each(roots, deviations, block.owner)
         noise = math.sqrt(sigma2) * rng.standard_normal(missing.shape)
         filled[samples] = np.where(missing, Z.T @ W.T + parameters.mean + noise, X[samples])
     return filled
@@ -313,7 +313,7 @@ def inverse_and_log_det(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.negative(M, out=M), log_det
 
 
-def _multiply(inverse: np.ndarray, Y: np.ndarray, owner: np.ndarray | None) -> np.ndarray:
+def multiply_each(inverse: np.ndarray, Y: np.ndarray, owner: np.ndarray | None) -> np.ndarray:
     """Multiply the vector of each sample by the matrix of its pattern, (k, r)."""
     if inverse.shape[2] == 1:
         return inverse[:, :, 0] @ Y
