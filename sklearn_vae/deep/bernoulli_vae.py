@@ -132,8 +132,9 @@ class DeepBernoulliVAE(DeepVAE):
         Device for the networks. "auto" selects CUDA if available and the CPU otherwise.
     precision : {"auto", "float32", "float64", "tf32", "bf16"}, default="auto"
         Floating-point precision. "auto" uses the precision of X on the CPU, and float32 with TF32
-        matrix products on CUDA. "tf32" and "bf16" need CUDA, apply to matrix products in training
-        only, and keep the weights in float32.
+        matrix products on CUDA. "tf32" needs CUDA, and "bf16" CUDA or a CPU with AMX or AVX512-BF16,
+        without which float32 is used with a warning. Both apply to matrix products in training only,
+        and keep the weights in float32.
     callbacks : list of skorch callbacks, default=None
         Callbacks for training. They are copied before each fit and see samples in the units of
         the networks: `y` is x, and `y_pred` its reconstruction. Callbacks that monitor

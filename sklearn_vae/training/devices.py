@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,7 +15,10 @@ from torch import Tensor
 PRECISIONS = ("auto", "float32", "float64", "tf32", "bf16")
 
 # Torch's names of the precision of float32 matrix products.
-MATMUL_PRECISIONS = {"tf32": "high", "float32": "highest"}
+MATMUL_PRECISIONS = {"bf16 on CPU": "medium", "tf32": "high", "float32": "highest"}
+
+# Functions of torch.cpu that tell whether the processor multiplies bfloat16. They have no public names.
+BF16_INSTRUCTIONS = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
 
 # With fewer operations a second thread slows torch down, 2 to 100 times if other processes use the
 # cores.
@@ -57,9 +61,22 @@ def choose_device(
         precision = "float64" if wide else "tf32" if on_cuda else "float32"
     if on_cuda and precision != "float64":
         return chosen, torch.float32, precision
+    if chosen.type == "cpu" and precision == "bf16":
+        if multiplies_bf16():
+            return chosen, torch.float32, "bf16 on CPU"
+        warnings.warn(
+            "precision='bf16' uses float32 on this CPU, which has no instructions for bfloat16.",
+            stacklevel=7,
+        )
+        precision = "float32"
     if precision in ("tf32", "bf16"):
         raise ValueError(f"precision={precision!r} needs a CUDA device, got device={device!r}.")
     return chosen, getattr(torch, precision), None
+
+
+def multiplies_bf16() -> bool:
+    """Return whether the CPU has instructions for products in bfloat16, AMX or AVX512-BF16."""
+    return any(getattr(torch.cpu, name, bool)() for name in BF16_INSTRUCTIONS)
 
 
 def _is_available(device: torch.device) -> bool:
@@ -73,6 +90,8 @@ def _is_available(device: torch.device) -> bool:
 
 def matmul_precision_on(device: torch.device, precision: str, dtype: torch.dtype) -> str | None:
     """Return the precision of products in training on a device, or None if it is `dtype`."""
+    if device.type == "cpu" and dtype == torch.float32 and precision == "bf16":
+        return "bf16 on CPU" if multiplies_bf16() else None
     if device.type != "cuda" or dtype == torch.float64:
         return None
     return {"auto": "tf32", "float64": "float32"}.get(precision, precision)

@@ -60,7 +60,7 @@ def training_step(
 
     `options` are keyword arguments of the objective. `update` is called with the batch and without
     autograd, and moves the parameters along the gradients of minus the mean objective. With "bf16"
-    the networks compute in bfloat16 on CUDA.
+    the networks compute in bfloat16, which is for CUDA.
     """
     by_formula = gradients_by_formula(module, objective, options)
     by_autograd = partial(_set_gradients_by_autograd, module, objective, options, precision)

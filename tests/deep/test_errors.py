@@ -36,7 +36,7 @@ BAD = [
     ({"device": "gpu7"}, "device must be 'auto' or a torch device, got 'gpu7'"),
     ({"device": 1.5}, "device must be 'auto' or a torch device, got 1.5"),
     ({"precision": "half"}, "precision must be one of 'auto', .*, got 'half'"),
-    ({"precision": "bf16", "device": "cpu"}, "precision='bf16' needs a CUDA device"),
+    ({"precision": "tf32", "device": "cpu"}, "precision='tf32' needs a CUDA device"),
     ({"early_stopping": "yes"}, "early_stopping must be True or False, got 'yes'"),
     ({"verbose": "a"}, "verbose must be an integer >= 0, got 'a'"),
     ({"callbacks": Snapshot([1])}, "callbacks must be None or a list of skorch callbacks"),

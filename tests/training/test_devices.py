@@ -67,7 +67,6 @@ def test_auto_is_a_cpu_without_a_cuda_device(monkeypatch):
         (object(), "auto", "device must be 'auto' or a torch device"),
         ("meta", "auto", "device for computations, such as 'cpu', got 'meta'"),
         ("cpu", "tf32", "precision='tf32' needs a CUDA device, got device='cpu'"),
-        ("cpu", "bf16", "precision='bf16' needs a CUDA device, got device='cpu'"),
         ("cuda:63", "auto", "device='cuda:63' is not available to torch on this machine"),
     ],
 )
@@ -102,7 +101,7 @@ def test_products_have_the_precision_within_the_context_only(precision, name, tf
         with matmul_precision(precision):
             assert torch.get_float32_matmul_precision() == name
             assert (cudnn.allow_tf32, cudnn.deterministic) == (tf32, True)
-        with matmul_precision("bf16"):  # autocast, not a precision of products
+        with matmul_precision("bf16"):  # on CUDA: autocast, not a precision of products
             assert torch.get_float32_matmul_precision() == "medium"
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
@@ -163,3 +162,24 @@ def test_concurrent_trainings_share_the_threads():
         torch.set_num_threads(before)
     expected = {"first": 6, "second": 3, "small": 1, "alone": 6}
     assert numbers == expected | {f"after {name}": 6 for name in expected}
+
+
+@pytest.mark.parametrize("name", devices.BF16_INSTRUCTIONS)
+def test_bf16_of_a_cpu_with_instructions(name, monkeypatch):
+    for other in devices.BF16_INSTRUCTIONS:
+        monkeypatch.setattr(torch.cpu, other, lambda other=other: other == name)
+    found = choose_device("cpu", "bf16", np.float64)
+    assert found == (CPU, torch.float32, "bf16 on CPU")
+    assert matmul_precision_on(CPU, "bf16", torch.float32) == "bf16 on CPU"
+    assert matmul_precision_on(CPU, "bf16", torch.float64) is None
+    assert choose_device("cpu", "auto", np.float32)[2] is None
+    with matmul_precision("bf16 on CPU"):
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_bf16_of_a_cpu_without_instructions_is_float32(monkeypatch):
+    monkeypatch.setattr(devices, "multiplies_bf16", lambda: False)
+    with pytest.warns(UserWarning, match="'bf16' uses float32 on this CPU"):
+        assert choose_device("cpu", "bf16", np.float64) == (CPU, torch.float32, None)
+    assert matmul_precision_on(CPU, "bf16", torch.float32) is None
