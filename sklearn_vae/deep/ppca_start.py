@@ -313,7 +313,7 @@ def fit_ppca(
         samples, weights = samples.some(SOME_ENTRIES)
     w = None if weights is None else on_host(weights)
     in_blocks = isinstance(samples, StoredSamples) or is_tall(samples)
-    X = None if in_blocks else in_float64(samples)
+    X: Any = None if in_blocks else in_float64(samples)
     if reducer.size == 1 and not in_blocks:
         k, dtype = min(n_components, *X.shape), X.dtype
         solver = choose_solver(X, k)
@@ -414,7 +414,7 @@ def noise_without_residuals(
     return None
 
 
-def in_float64(samples: Tensor) -> Array:
+def in_float64(samples: Any) -> Array:
     """Return samples on the host, in float64 if that takes at most 1 GiB.
 
     Float32 cannot tell the noise of pPCA from rounding if it is less than 1e-6 of the variance.
