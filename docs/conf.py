@@ -73,7 +73,8 @@ autosummary_generate = True
 GUIDES = {
     "ppca": "PPCA PPCACV Moments LowRankGaussian Certificate Stationarity Spectrum sample_spectrum "
     "StationaryPoint",
-    "factor_analysis": "FactorAnalysis FactorAnalysisCV",
+    "factor_analysis": "FactorAnalysis FactorAnalysisCV MixedFactorAnalysis",
+    "tables": "TabularVAE sklearn_vae.tables",
     "missing_values": "GaussianImputer FactorAnalysisImputer PPCAImputer ImputationDisplay pool "
     "Pooled make_missing",
     "linear_vae": "LinearVAE",
@@ -85,7 +86,7 @@ GUIDES = {
     "saving": "Snapshot sklearn_vae.serialization",
     "how_many_dimensions": "choose_dimensions DimensionChoice DimensionChoiceDisplay CVCurveDisplay "
     "bartlett_sphericity kmo SphericityTest SamplingAdequacy",
-    "posterior_collapse": "SoftThresholdElbo make_collapse_trap CollapseTrap",
+    "posterior_collapse": "SoftThresholdElbo SoftThresholdParameters make_collapse_trap CollapseTrap",
     "outliers": "OutlierDetector OutlierDisplay ContributionDisplay sklearn_vae.outliers",
     "densities": "DensityPipeline Dequantizer LogitTransformer",
     "diagnostics": "sklearn_vae.diagnostics sklearn_vae.plot",
