@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from sklearn_vae.tables.columns import frame_of, is_frame
-from sklearn_vae.validation import checked_data, refuse_dask
+from sklearn_vae.tables.columns import array_of, frame_of, is_frame
+from sklearn_vae.validation import refuse_dask
 
 
 def checked_table(
@@ -42,9 +43,9 @@ def checked_table(
     refuse_dask(estimator, X)
     X = frame_of(X)
     if not is_frame(X):
-        return checked_data(
+        return validate_data(
             estimator,
-            X,
+            X if sparse.issparse(X) else array_of(X),
             reset=reset,
             dtype=None,
             ensure_all_finite=False,

@@ -150,9 +150,21 @@ def kind_of_objects(values: Array) -> str:
     return "string" if all(isinstance(value, str) for value in values) else "object"
 
 
-def _read_array(X: Any, name: str) -> Table:
+def array_of(X: Any, name: str = "X") -> Array:
+    """Return array-likes of numbers or text as an array; lists keep the types of their cells."""
     X = readable(X, name, text=True)
-    X = to_host(X) if is_non_numpy(X) else np.asarray(X)
+    if is_non_numpy(X):
+        return to_host(X)
+    array = np.asarray(X)
+    if array.dtype.kind == "U" and not isinstance(X, np.ndarray):  # NumPy has made text of numbers
+        objects = np.array(X, dtype=object)
+        if not all(isinstance(value, str) for value in objects.flat):
+            return np.asarray(readable(objects, name, text=True))
+    return array
+
+
+def _read_array(X: Any, name: str) -> Table:
+    X = array_of(X, name)
     if X.ndim != 2:
         raise ValueError(
             f"{name} must be two-dimensional, (n_samples, n_features), got the shape {X.shape}. "

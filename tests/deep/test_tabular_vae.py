@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sklearn_vae import FactorAnalysis, TabularVAE
+from sklearn_vae import FactorAnalysis, MixedFactorAnalysis, TabularVAE
 from sklearn_vae.deep.table_imputation import TableImputation
 from sklearn_vae.diagnostics import collapse, diagnose, entropy_bound
 from sklearn_vae.serialization import load, save
@@ -394,3 +394,19 @@ def test_diagnostics_that_need_numbers_say_so():
     for function in (diagnose, entropy_bound):
         with pytest.raises(TypeError, match=r"TabularVAE is a model of tables.*column_gains_"):
             function(model, X)
+
+
+@pytest.mark.parametrize(
+    "estimator", [TabularVAE(1, **SMALL), MixedFactorAnalysis(1, random_state=0)]
+)
+def test_arrays_and_lists_of_several_types_are_tables(estimator):
+    X = make_table(40)[["real", "colour", "flag"]]
+    X.loc[3, "colour"] = None
+    expected = clone(estimator).fit(X)
+    for array in (X.to_numpy(dtype=object), X.to_numpy(dtype=object).tolist()):
+        model = clone(estimator).fit(array)
+        assert model.column_types_ == {0: "real", 1: "categorical", 2: "binary"}
+        np.testing.assert_allclose(model.score_samples(array), expected.score_samples(X))
+        made = model.impute(array)
+        assert made.shape == X.shape
+        assert made[3, 1] in model.categories_[1]

@@ -343,3 +343,13 @@ def test_generated_numbers_get_the_decimals_and_the_range():
     assert made[0].tolist() == [2.35, 120.0, 0.123456789, 1e-21, 1]
     assert made[1, :4].tolist() == [X["price"].max(), 100.0, X["exact"].max(), X["tiny"].max()]
     assert np.isnan(made[1, 4])
+
+
+def test_lists_keep_the_types_of_their_cells():
+    rows = [[1.5, "a", True], [2.5, "b", False], [3.5, np.nan, True]]
+    codec = fitted(rows)
+    assert codec.column_types_ == {0: "real", 1: "binary", 2: "binary"}
+    np.testing.assert_array_equal(codec.encode(rows), [[1.5, 0, 1], [2.5, 1, 0], [3.5, np.nan, 1]])
+    text = [["1", "x"], ["2", "y"]]
+    assert fitted(text).categories_ == {0: ["1", "2"], 1: ["x", "y"]}
+    assert fitted(text).decode([[0, 0]]).dtype.kind == "U"
