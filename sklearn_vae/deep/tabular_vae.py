@@ -30,7 +30,7 @@ from sklearn_vae.validation import check_choice, has_nan
 class Codes(np.ndarray):
     """Codes of a table, with the state of their codec, which are not encoded again."""
 
-    table: dict[str, Any]
+    table: dict[str, Any] | None
 
     @classmethod
     def of(cls, codes: Array, table: dict[str, Any]) -> Codes:
@@ -40,8 +40,7 @@ class Codes(np.ndarray):
         return own
 
     def __array_finalize__(self, other: Any) -> None:
-        if isinstance(other, Codes):
-            self.table = other.table
+        self.table = getattr(other, "table", None)
 
 
 class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns tables
@@ -351,7 +350,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     def _check_samples(self, X: Any, **options: Any) -> Array:
         """Return X as codes; learn the types of columns if `reset`."""
         reset: bool = options["reset"]
-        if isinstance(X, Codes):  # a fold of samples that are encoded
+        if isinstance(X, Codes) and X.table is not None:  # a fold of samples that are encoded
             codes = X
         else:
             X = checked_table(self, X, **options)

@@ -1,6 +1,7 @@
 """The tabular VAE: types, dtypes, and conditional distributions against integrals over z."""
 
 import copy
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 
 from sklearn_vae import FactorAnalysis, MixedFactorAnalysis, TabularVAE
 from sklearn_vae.deep.table_imputation import TableImputation
+from sklearn_vae.deep.tabular_vae import Codes
 from sklearn_vae.diagnostics import collapse, diagnose, entropy_bound
 from sklearn_vae.serialization import load, save
 from tests.deep.tables import SIZES, TYPES, N, fitted, hide, make_table
@@ -410,3 +412,14 @@ def test_arrays_and_lists_of_several_types_are_tables(estimator):
         made = model.impute(array)
         assert made.shape == X.shape
         assert made[3, 1] in model.categories_[1]
+
+
+def test_results_for_missing_values_are_plain_arrays():
+    model, (X, _) = fitted("incomplete"), hide(make_table())
+    results = [model.transform(X), *model.posterior(X), *model.posterior(X, return_cov=True)]
+    results += [model.score_samples(X), model.log_likelihood(X, 3), model.observations(X)]
+    results += [*model.score_samples(X, return_error=True)]
+    results += [*model.conditional_probabilities(X, n_samples=4).values(), model.mean_]
+    assert {type(result) for result in results} == {np.ndarray}
+    codes = pickle.loads(pickle.dumps(Codes.of(np.ones((3, 8)), model._table)))
+    assert codes[:2].table is None
