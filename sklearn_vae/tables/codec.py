@@ -180,6 +180,12 @@ class TableCodec:
         -------
         codes : ndarray of shape (n_features,)
             Codes, NaN for all other columns.
+
+        Raises
+        ------
+        ValueError
+            If a column does not exist, or a value is not possible for it. An unknown category is
+            an error whatever `handle_unknown` is.
         """
         codes = np.full(self.n_features_in_, np.nan)
         for name, value in values.items():
@@ -187,7 +193,7 @@ class TableCodec:
             array = np.empty((1, 1), dtype=object)
             array[0, 0] = value
             (column,) = read_table(array, f"The value of column {name!r}").columns
-            codes[j] = self.columns_[j].encode(column, self.handle_unknown)[0]
+            codes[j] = self.columns_[j].encode(column, "error", "Give one of them.")[0]
         return codes
 
     def index(self, name: Any) -> int:

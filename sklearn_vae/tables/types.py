@@ -30,6 +30,9 @@ MAX_CATEGORIES = 1000
 # Largest number of decimals to which generated numbers are rounded.
 MAX_DECIMALS = 8
 
+# Remedy for unknown categories.
+FOR_UNKNOWN = "Set handle_unknown='missing' to treat unknown categories as missing values."
+
 # Skewness above which positive numbers may be log-normal, and excess kurtosis of heavy tails.
 SKEWED = 1.0
 HEAVY = 10.0
@@ -80,7 +83,7 @@ class Column:
             if self.dtype["kind"] == "category" and not set(self.categories) <= set(labels):
                 raise ValueError(f"Column {self.name!r} must have the categories of its dtype.")
 
-    def encode(self, column: ColumnValues, handle_unknown: str) -> Array:
+    def encode(self, column: ColumnValues, handle_unknown: str, remedy: str = FOR_UNKNOWN) -> Array:
         """Return values as floats of shape (n_samples,): codes or numbers, NaN where missing.
 
         Raises
@@ -100,8 +103,7 @@ class Column:
         if unknown and handle_unknown == "error":
             raise ValueError(
                 f"Column {self.name!r} contains the unknown category {unknown[0]!r}. Known are "
-                f"{_shortened(self.categories)}. Set handle_unknown='missing' to treat unknown "
-                "categories as missing values."
+                f"{_shortened(self.categories)}. {remedy}"
             )
         codes[~column.missing] = positions[inverse]
         return codes

@@ -247,6 +247,9 @@ def test_values_of_one_sample():
         codec.encode_values({"color": "red"})
     with pytest.raises(ValueError, match="'colour' contains the unknown category 'pink'"):
         codec.encode_values({"colour": "pink"})
+    codec = fitted(pandas_table(), column_types=GIVEN, handle_unknown="missing")
+    with pytest.raises(ValueError, match="unknown category 'pink'.*Give one of them"):
+        codec.encode_values({"colour": "pink"})
 
 
 def test_integers_are_rounded_and_clipped_to_their_dtype():
