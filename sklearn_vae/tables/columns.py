@@ -134,8 +134,8 @@ def write_column(container: str, values: Array, missing: Array, dtype: dict[str,
     Values are real numbers, or objects of Python. Numbers are rounded if the dtype is of integers,
     and clipped to its range.
     """
-    if "int" in (dtype["kind"], dtype.get("values")):
-        values = _whole(values, missing, dtype["name"])
+    if has_integers(dtype):
+        values = _whole(values, missing, dtype)
     if container == "polars":
         return _write_polars(values, missing, dtype)
     return (_write_pandas if container == "pandas" else _write_array)(values, missing, dtype)
@@ -267,12 +267,22 @@ def _objects(values: Sequence[Any]) -> Array:
     return array
 
 
-def _whole(values: Array, missing: Array, name: str) -> Array:
-    """Return numbers as integers within the range of a dtype, with 0 for missing ones."""
+def has_integers(dtype: dict[str, Any]) -> bool:
+    """Return whether a dtype is of integers, or of objects that were integers in `fit`."""
+    return "int" in (dtype["kind"], dtype.get("values"))
+
+
+def range_of_integers(dtype: dict[str, Any]) -> Any:
+    """Return NumPy's description of the range of a dtype of integers, that of int64 for objects."""
     try:
-        info = np.iinfo(name.lower().partition("[")[0])
+        return np.iinfo(dtype["name"].lower().partition("[")[0])
     except (TypeError, ValueError):
-        info = np.iinfo(np.int64)
+        return np.iinfo(np.int64)
+
+
+def _whole(values: Array, missing: Array, dtype: dict[str, Any]) -> Array:
+    """Return numbers as integers within the range of a dtype, with 0 for missing ones."""
+    info = range_of_integers(dtype)
     if values.dtype.kind != "f":
         return np.array([0 if m else int(v) for v, m in zip(values, missing, strict=True)])
     rounded = np.rint(np.where(missing, 0.0, values))

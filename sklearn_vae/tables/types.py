@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_vae.tables.columns import KINDS_OF_NUMPY, ColumnValues, kind_of_objects
+from sklearn_vae.tables.columns import (
+    KINDS_OF_NUMPY,
+    ColumnValues,
+    has_integers,
+    kind_of_objects,
+    range_of_integers,
+)
 from sklearn_vae.validation import check_choice, check_integer, is_real
 
 Array = NDArray[Any]
@@ -29,6 +35,9 @@ MAX_CATEGORIES = 1000
 
 # Largest number of decimals to which generated numbers are rounded.
 MAX_DECIMALS = 8
+
+# Integers below this one are exact as floats.
+EXACT_INTEGERS = 2**53
 
 # Remedy for unknown categories.
 FOR_UNKNOWN = "Set handle_unknown='missing' to treat unknown categories as missing values."
@@ -94,7 +103,9 @@ class Column:
         """
         codes = np.full(len(column.values), np.nan)
         if self.categories is None:
-            codes[~column.missing] = numbers(self.name, self.type, column)
+            x = numbers(self.name, self.type, column)
+            _check_integers(self.name, self.dtype, x)
+            codes[~column.missing] = x
             return codes
         different, inverse = _unique(self.name, column.observed)
         known = {value: code for code, value in enumerate(self.categories)}
@@ -162,6 +173,7 @@ def column_of(name: Any, column: ColumnValues, given: Any) -> Column:
         dtype = {**dtype, "values": kind_of_objects(column.observed)}
     if kind in NUMBERS:
         x = numbers(name, kind, column)
+        _check_integers(name, dtype, x)
         limits = [float(x.min()), float(x.max())]
         return Column(name, kind, dtype, None, limits, _decimals(x))
     if categories is None:
@@ -258,6 +270,27 @@ def _require(name: Any, kind: str, valid: Array, x: Array, what: str, advice: st
         text = "infinity" if wrong == np.inf else "-infinity" if wrong == -np.inf else f"{wrong:g}"
         raise ValueError(
             f"Column {name!r} is of type {kind!r}, which requires {what}, got {text}. {advice}"
+        )
+
+
+def _check_integers(name: Any, dtype: dict[str, Any], x: Array) -> None:
+    """Raise ValueError if a dtype of integers or booleans cannot hold numbers without changing them."""
+    if dtype["kind"] == "bool":
+        low, high = 0, 1
+    elif has_integers(dtype):
+        info = range_of_integers(dtype)
+        low, high = max(info.min, 1 - EXACT_INTEGERS), min(info.max, EXACT_INTEGERS - 1)
+    else:
+        return
+    valid = (x == np.rint(x)) & (x >= low) & (x <= high)
+    if not valid.all():
+        wrong = x[~valid][0]
+        advice = "Convert the column to float64 before fit"
+        if abs(wrong) >= EXACT_INTEGERS:
+            advice = "Drop the column, or set its type to 'categorical' in column_types"
+        raise ValueError(
+            f"Column {name!r} has the dtype {dtype['name']} and the kind "
+            f"{dtype.get('values', dtype['kind'])!r}, which requires integers from {low} to {high}, got {wrong:.17g}. {advice}."
         )
 
 

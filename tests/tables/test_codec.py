@@ -248,7 +248,7 @@ def test_values_of_one_sample():
     with pytest.raises(ValueError, match="'colour' contains the unknown category 'pink'"):
         codec.encode_values({"colour": "pink"})
     codec = fitted(pandas_table(), column_types=GIVEN, handle_unknown="missing")
-    with pytest.raises(ValueError, match="unknown category 'pink'.*Give one of them"):
+    with pytest.raises(ValueError, match=r"unknown category 'pink'.*Give one of them"):
         codec.encode_values({"colour": "pink"})
 
 
@@ -356,3 +356,31 @@ def test_lists_keep_the_types_of_their_cells():
     text = [["1", "x"], ["2", "y"]]
     assert fitted(text).categories_ == {0: ["1", "2"], 1: ["x", "y"]}
     assert fitted(text).decode([[0, 0]]).dtype.kind == "U"
+
+
+@pytest.mark.parametrize(
+    ("column", "new", "message"),
+    [
+        (np.arange(60, dtype=np.int8), [30.0, 30.5], r"'a'.* int8 .*from -128 to 127, got 30\.5"),
+        (np.arange(60, dtype=np.int8), [30, 300], r"'a'.*to 127, got 300\..*float64 before fit"),
+        (np.arange(60, dtype=np.uint8), [1, -1], "'a'.*from 0 to 255, got -1"),
+        (np.arange(60), [2**53 + 1], r"'a'.*got 9007199254740992.*'categorical'"),
+        (np.arange(60).astype(object), [1.5], r"'a'.* object .*'int'.*got 1\.5"),
+    ],
+)
+def test_numbers_that_the_dtype_would_change_are_refused(column, new, message):
+    codec = fitted(pd.DataFrame({"a": column}), column_types={"a": "real"})
+    codes = codec.encode(pd.DataFrame({"a": [3.0, np.nan]}))
+    np.testing.assert_array_equal(codes, [[3.0], [np.nan]])
+    with pytest.raises(ValueError, match=message):
+        codec.encode(pd.DataFrame({"a": new}))
+    with pytest.raises(ValueError, match=message):
+        codec.encode_values({"a": new[-1]})
+
+
+def test_integers_that_floats_cannot_hold_are_no_numbers():
+    X = pd.DataFrame({"id": 2**60 + np.arange(30)})
+    with pytest.raises(ValueError, match=r"'id' .*got 1\.15.*Drop the column"):
+        fitted(X)
+    codec = fitted(X, column_types={"id": "categorical"})
+    assert_frame_equal(codec.decode(codec.encode(X)), X)
