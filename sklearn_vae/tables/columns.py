@@ -47,13 +47,18 @@ class ColumnValues:
 class Table:
     """Columns of a container, which is "pandas", "polars" or "array".
 
-    `names` is None if the columns have no names that are strings.
+    Columns of arrays have their indices as names, and those of DataFrames their labels.
     """
 
     container: str
-    names: list[str] | None
+    names: list[Any]
     columns: list[ColumnValues]
     n_samples: int
+
+    @property
+    def has_text_names(self) -> bool:
+        """Whether all names are strings."""
+        return all(isinstance(name, str) for name in self.names)
 
 
 def read_table(X: Any, name: str = "X") -> Table:
@@ -88,8 +93,8 @@ def read_table(X: Any, name: str = "X") -> Table:
         columns = [_read_polars(X.get_column(label), label) for label in names]
     else:
         columns = [_read_pandas(X.iloc[:, j], label) for j, label in enumerate(names)]
-    is_named = bool(names) and all(isinstance(label, str) for label in names)
-    return Table(package, names if is_named else None, columns, len(X))
+    plain = [label.item() if isinstance(label, np.generic) else label for label in names]
+    return Table(package, plain, columns, len(X))
 
 
 def is_frame(X: Any) -> bool:
@@ -183,7 +188,7 @@ def _read_array(X: Any, name: str) -> Table:
         elif kind == "object":
             missing = np.array([_is_nan(value) for value in values], dtype=bool)
         columns.append(ColumnValues(_plain(values), missing, dtype))
-    return Table("array", None, columns, len(X))
+    return Table("array", list(range(len(columns))), columns, len(X))
 
 
 def _is_nan(value: Any) -> bool:

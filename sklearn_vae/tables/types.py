@@ -54,7 +54,7 @@ class Column:
     Attributes
     ----------
     name : str or int
-        Name, or index if the columns of the table have no names.
+        Name, or index in arrays.
     type : str
         One of `COLUMN_TYPES`.
     dtype : dict

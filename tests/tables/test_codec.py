@@ -113,7 +113,7 @@ def test_state_is_plain_and_restores_the_codec(table):
     [
         ({"container": "dask"}, "container must be one of"),
         ({"handle_unknown": None}, "handle_unknown must be one of"),
-        ({"names": ["a"]}, "one name per column"),
+        ({"columns": 2 * [["a", "real", {"kind": "int", "name": "int64"}]]}, "must be unique"),
         ({"columns": [["a", "normal", {"kind": "int", "name": "int64"}, None]]}, "type must be"),
         ({"columns": [["a", "real", {"kind": "time", "name": "x"}, None]]}, "dtype of column 'a'"),
         ({"columns": [["a", "binary", {"kind": "bool", "name": "bool"}, [0]]]}, "two categories"),
@@ -167,12 +167,21 @@ def test_other_containers_become_pandas():
     assert codec.column_types_ == TYPES
 
 
-def test_frames_without_names_of_text():
-    X = pd.DataFrame({0: [1.5, 2.5], 3: ["a", "b"]})
+def test_labels_of_frames_that_are_no_text_are_names():
+    X = pd.DataFrame({2020: [1.5, 2.5], 1: ["a", "b"], 0: [0.5, 2.0]})
     codec = fitted(X, column_types={1: "categorical"})
-    assert codec.column_types_ == {0: "real", 1: "categorical"}
+    assert codec.column_types_ == {2020: "real", 1: "categorical", 0: "real"}
     assert not hasattr(codec, "feature_names_in_")
+    codec = TableCodec.from_state(codec.get_state())
     assert_frame_equal(codec.decode(codec.encode(X)), X)
+    np.testing.assert_array_equal(codec.encode_values({0: 7.0, 2020: 3.0}), [3.0, np.nan, 7.0])
+    with pytest.raises(ValueError, match=r"no column 2\. Columns are 2020, 1, 0"):
+        codec.encode_values({2: 7.0})
+    with pytest.raises(ValueError, match=r"training samples in their order, \[2020, 1, 0\], got"):
+        codec.encode(X[[0, 1, 2020]])
+    with pytest.raises(ValueError, match="Column 1 contains the unknown category 'c'"):
+        codec.encode(X.replace("a", "c"))
+    np.testing.assert_array_equal(codec.encode(X.to_numpy()), codec.encode(X))
 
 
 def test_categories_of_intervals():
