@@ -21,7 +21,7 @@ from sklearn_vae.nn.likelihoods import Likelihood
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.tables import accept_missing_values, build_table_vae
 from sklearn_vae.tables import TableCodec
-from sklearn_vae.tables.checks import checked_table
+from sklearn_vae.tables.checks import checked_table, used_samples
 from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.scaling import center_and_scale
 from sklearn_vae.validation import check_choice, has_nan
@@ -311,6 +311,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         FloatingPointError
             If training diverges. The estimator keeps its last finite parameters and can be used.
         """
+        X, sample_weight = used_samples(self, X, sample_weight)
         fitted: TabularVAE = super().fit(X, y, sample_weight)
         return fitted
 

@@ -423,3 +423,25 @@ def test_results_for_missing_values_are_plain_arrays():
     assert {type(result) for result in results} == {np.ndarray}
     codes = pickle.loads(pickle.dumps(Codes.of(np.ones((3, 8)), model._table)))
     assert codes[:2].table is None
+
+
+@pytest.mark.parametrize("estimator", [TabularVAE(1, **SMALL), MixedFactorAnalysis(1, max_iter=1)])
+@pytest.mark.parametrize("container", ["pandas", "polars", "array"])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_samples_of_zero_weight_set_no_types(estimator, container):
+    kept = pd.DataFrame({2020: np.linspace(1.0, 9.0, 12), 1: ["a", "b", "b"] * 4})
+    all_rows = pd.concat([pd.DataFrame({2020: [-1e300, np.inf], 1: ["c", None]}), kept])
+    weights = np.r_[0, 0, np.arange(1.0, 13.0)]
+    make = {
+        "pandas": lambda X: X,
+        "polars": lambda X: pl.DataFrame(X.set_axis(map(str, X), axis=1)),
+        "array": lambda X: X.to_numpy(dtype=object),
+    }[container]
+    estimator = clone(estimator).set_params(random_state=0)
+    model = clone(estimator).fit(make(all_rows), sample_weight=weights)
+    expected = clone(estimator).fit(make(kept), sample_weight=weights[2:])
+    assert model._table == expected._table
+    np.testing.assert_array_equal(model.transform(make(kept)), expected.transform(make(kept)))
+    all_rows[2020] = [1.0] + 13 * [np.nan]
+    with pytest.raises(ValueError, match="Column .* has no observed value"):
+        model.fit(make(all_rows), sample_weight=weights)
