@@ -108,7 +108,7 @@ class TableCodec:
             raise ValueError("Found array with 0 sample(s), while a minimum of 1 is required.")
         given = self._given(names)
         self.columns_ = [
-            column_of(name, column, given.get(name))
+            column_of(name, column, given.get(name), self.handle_unknown)
             for name, column in zip(names, table.columns, strict=True)
         ]
         self.container_ = table.container

@@ -143,7 +143,9 @@ class Column:
         return np.array(values.tolist()), missing
 
 
-def column_of(name: Any, column: ColumnValues, given: Any) -> Column:
+def column_of(
+    name: Any, column: ColumnValues, given: Any, handle_unknown: str = "error"
+) -> Column:
     """Return a column of training samples with its type.
 
     Parameters
@@ -154,6 +156,8 @@ def column_of(name: Any, column: ColumnValues, given: Any) -> Column:
         Training samples.
     given : str or sequence or None
         Type, categories in ascending order, or None to infer the type.
+    handle_unknown : {"error", "missing"}, default="error"
+        Whether values that are not among given categories are errors, or missing values.
 
     Raises
     ------
@@ -180,7 +184,11 @@ def column_of(name: Any, column: ColumnValues, given: Any) -> Column:
         categories = categories_of(name, column)
     _check_categories(name, kind, categories)
     result = Column(name, kind, dtype, categories)
-    result.encode(column, "error")
+    if np.isnan(result.encode(column, handle_unknown)).all():
+        raise ValueError(
+            f"Column {name!r} has no observed value among the categories that column_types gives: "
+            f"{_shortened(categories)}."
+        )
     return result
 
 

@@ -393,3 +393,11 @@ def test_integers_that_floats_cannot_hold_are_no_numbers():
         fitted(X)
     codec = fitted(X, column_types={"id": "categorical"})
     assert_frame_equal(codec.decode(codec.encode(X)), X)
+
+
+def test_values_outside_of_given_categories_may_be_missing():
+    X = pd.DataFrame({"k": ["c0", "c1", "c2", "c1"]})
+    codec = fitted(X, column_types={"k": ["c0", "c1"]}, handle_unknown="missing")
+    np.testing.assert_array_equal(codec.encode(X), [[0], [1], [np.nan], [1]])
+    with pytest.raises(ValueError, match="'k' has no observed value among the categories.*'a', 'b'"):
+        fitted(X, column_types={"k": ["a", "b"]}, handle_unknown="missing")
