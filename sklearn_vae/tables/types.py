@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -256,12 +257,18 @@ def numbers(name: Any, kind: str, column: ColumnValues) -> Array:
     """Return the observed values of a column as floats, or raise ValueError if they are wrong."""
     values = column.observed
     if values.dtype == object and kind_of_objects(values) not in ("bool", "int", "float"):
-        wrong = next(v for v in values if isinstance(v, str) or not hasattr(v, "__float__"))
+        wrong = next(v for v in values if not isinstance(v, Real))
         raise ValueError(
             f"Column {name!r} is of type {kind!r}, which requires numbers, got {wrong!r}. Convert "
             "the column, or give it another type in column_types."
         )
-    x = values.astype(np.float64)
+    try:
+        x = values.astype(np.float64)
+    except OverflowError:
+        raise ValueError(
+            f"Column {name!r} contains an integer that exceeds the range of float64. Scale the "
+            "column, or drop it."
+        ) from None
     _require(name, kind, np.isfinite(x), x, "finite values", "Replace them by missing values.")
     if kind == "positive":
         _require(name, kind, x > 0, x, "values > 0", "Set its type to 'real' in column_types.")

@@ -1,3 +1,5 @@
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -284,6 +286,8 @@ BAD = {
     "fraction count": ([1.0, 2.5], "count", "'a' is of type 'count'.*integers, got 2.5"),
     "zero": ([1.0, 0.0, 2.0], "positive", "'a' is of type 'positive'.*> 0, got 0"),
     "text": (["1", "x", "2"], "real", "'a' is of type 'real', which requires numbers, got '1'"),
+    "decimals": ([Decimal("1.5")] * 2, "real", r"'a' .*requires numbers, got Decimal\('1.5'\)"),
+    "large": ([10**400, 1], "real", "'a' contains an integer that exceeds the range of float64"),
     "three": (["x", "y", "z"], "binary", "'a' is of type 'binary'.*two categories, got 3"),
     "one": (["x", "x"], "ordinal", "'a' is of type 'ordinal'.*at least two categories, got 'x'"),
     "unknown": (["x", "y"], ["x", "z"], "'a' contains the unknown category 'y'"),
