@@ -40,6 +40,9 @@ MAX_DECIMALS = 8
 # Integers below this one are exact as floats.
 EXACT_INTEGERS = 2**53
 
+# Largest absolute value of numbers.
+LARGEST = 1e150
+
 # Remedy for unknown categories.
 FOR_UNKNOWN = "Set handle_unknown='missing' to treat unknown categories as missing values."
 
@@ -144,9 +147,7 @@ class Column:
         return np.array(values.tolist()), missing
 
 
-def column_of(
-    name: Any, column: ColumnValues, given: Any, handle_unknown: str = "error"
-) -> Column:
+def column_of(name: Any, column: ColumnValues, given: Any, handle_unknown: str = "error") -> Column:
     """Return a column of training samples with its type.
 
     Parameters
@@ -179,6 +180,7 @@ def column_of(
     if kind in NUMBERS:
         x = numbers(name, kind, column)
         _check_integers(name, dtype, x)
+        _check_range(name, x)
         limits = [float(x.min()), float(x.max())]
         return Column(name, kind, dtype, None, limits, _decimals(x))
     if categories is None:
@@ -306,6 +308,21 @@ def _check_integers(name: Any, dtype: dict[str, Any], x: Array) -> None:
         raise ValueError(
             f"Column {name!r} has the dtype {dtype['name']} and the kind "
             f"{dtype.get('values', dtype['kind'])!r}, which requires integers from {low} to {high}, got {wrong:.17g}. {advice}."
+        )
+
+
+def _check_range(name: Any, x: Array) -> None:
+    """Raise ValueError if squares of numbers, or of their differences, leave the range of floats."""
+    largest, spread = float(np.abs(x).max()), float(np.ptp(x / 2.0))
+    if largest > LARGEST:
+        raise ValueError(
+            f"Column {name!r} must have absolute values of at most {LARGEST:g}, got {largest:g}. "
+            "Scale the column."
+        )
+    if 0.0 < spread < 1.0 / LARGEST:
+        raise ValueError(
+            f"The values of column {name!r} must differ by more than {2.0 / LARGEST:g}, or be equal, "
+            f"got differences of up to {2.0 * spread:g}. Scale the column."
         )
 
 

@@ -443,5 +443,5 @@ def test_samples_of_zero_weight_set_no_types(estimator, container):
     assert model._table == expected._table
     np.testing.assert_array_equal(model.transform(make(kept)), expected.transform(make(kept)))
     all_rows[2020] = [1.0] + 13 * [np.nan]
-    with pytest.raises(ValueError, match="Column .* has no observed value"):
+    with pytest.raises(ValueError, match=r"Column .* has no observed value"):
         model.fit(make(all_rows), sample_weight=weights)

@@ -288,6 +288,12 @@ BAD = {
     "text": (["1", "x", "2"], "real", "'a' is of type 'real', which requires numbers, got '1'"),
     "decimals": ([Decimal("1.5")] * 2, "real", r"'a' .*requires numbers, got Decimal\('1.5'\)"),
     "large": ([10**400, 1], "real", "'a' contains an integer that exceeds the range of float64"),
+    "too large": (
+        [1e200, 1.5, -2.5],
+        None,
+        r"'a' must have .* at most 1e\+150, got 1e\+200. Scale",
+    ),
+    "too close": ([1e-200, 2e-200, 3e-200], "real", "'a' must differ by .*, got .* up to 2e-200"),
     "three": (["x", "y", "z"], "binary", "'a' is of type 'binary'.*two categories, got 3"),
     "one": (["x", "x"], "ordinal", "'a' is of type 'ordinal'.*at least two categories, got 'x'"),
     "unknown": (["x", "y"], ["x", "z"], "'a' contains the unknown category 'y'"),
@@ -403,5 +409,7 @@ def test_values_outside_of_given_categories_may_be_missing():
     X = pd.DataFrame({"k": ["c0", "c1", "c2", "c1"]})
     codec = fitted(X, column_types={"k": ["c0", "c1"]}, handle_unknown="missing")
     np.testing.assert_array_equal(codec.encode(X), [[0], [1], [np.nan], [1]])
-    with pytest.raises(ValueError, match="'k' has no observed value among the categories.*'a', 'b'"):
+    with pytest.raises(
+        ValueError, match=r"'k' has no observed value among the categories.*'a', 'b'"
+    ):
         fitted(X, column_types={"k": ["a", "b"]}, handle_unknown="missing")
