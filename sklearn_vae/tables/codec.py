@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -186,8 +186,14 @@ class TableCodec:
             an error whatever `handle_unknown` is.
         """
         codes = np.full(self.n_features_in_, np.nan)
+        given: dict[int, Any] = {}
         for name, value in values.items():
             j = self.index(name)
+            if j in given:
+                raise ValueError(
+                    f"A column must be given once, got {given[j]!r} and {name!r} for the same column."
+                )
+            given[j] = name
             array = np.empty((1, 1), dtype=object)
             array[0, 0] = value
             (column,) = read_table(array, f"The value of column {name!r}").columns
@@ -213,6 +219,41 @@ class TableCodec:
             If there is no such column.
         """
         return _index_of(name, [column.name for column in self.columns_], "The table")
+
+    def with_categories(self, columns: Any = None) -> dict[Any, int]:
+        """Return the indices of columns with categories.
+
+        Parameters
+        ----------
+        columns : sequence of str or int, default=None
+            Names or indices of columns. If None, all that have categories.
+
+        Returns
+        -------
+        indices : dict of int
+            Index of each column, by the name or index that is given.
+
+        Raises
+        ------
+        TypeError
+            If `columns` is no sequence.
+        ValueError
+            If a column does not exist or has no categories.
+        """
+        if columns is None:
+            columns = list(self.categories_)
+        if isinstance(columns, str) or not isinstance(columns, Iterable):
+            raise TypeError(
+                f"columns must be a list of names or indices, got {columns!r}. Pass [{columns!r}]."
+            )
+        indices = {name: self.index(name) for name in columns}
+        for name, j in indices.items():
+            if self.columns_[j].categories is None:
+                raise ValueError(
+                    f"Column {name!r} is of type {self.columns_[j].type!r} and has no categories. "
+                    "Use impute(X, n_draws=...) for the conditional distribution of numbers."
+                )
+        return indices
 
     def restrict(self, codes: Any) -> Array:
         """Return generated codes whose numbers have the range and the decimals of the training samples.

@@ -352,6 +352,15 @@ def test_bad_columns(change, message):
         (lambda m, X: m.conditional_sample({"count": -1}), "'count'.*>= 0, got -1"),
         (lambda m, X: m.conditional_sample(["red"]), "given must be a dict"),
         (lambda m, X: m.conditional_probabilities(X, ["real"]), "'real' is of type 'real' and has"),
+        (
+            lambda m, X: m.conditional_probabilities(X, "size"),
+            r"columns must be a list.*\['size'\]",
+        ),
+        (lambda m, X: m.conditional_probabilities(X, 4), r"columns must be a list.*Pass \[4\]"),
+        (
+            lambda m, X: m.conditional_sample({"flag": True, 4: False}),
+            "given once, got 'flag' and 4",
+        ),
         (lambda m, X: m.impute(X, n_draws=0), "n_draws must be an integer >= 1"),
         (lambda m, X: m.impute(X.iloc[:, ::-1]), "feature names"),
         (lambda m, X: m.score(X.iloc[:, :3]), "feature names"),
