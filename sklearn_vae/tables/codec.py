@@ -32,8 +32,8 @@ class TableCodec:
     ----------
     column_types : "auto" or dict, default="auto"
         Types of columns by name, or by index if no name is an integer: "real", "positive" (log-normal), "heavy_tailed"
-        (Student's t), "count", "binary", "categorical" or "ordinal". A list of categories in
-        ascending order means "ordinal", too. Types that are not given are inferred, see
+        (Student's t), "count", "binary", "categorical" or "ordinal". A list, array or Series of
+        categories in ascending order, or an ordered dtype of pandas, means "ordinal", too. Types that are not given are inferred, see
         :func:`~sklearn_vae.tables.types.inferred`.
     handle_unknown : {"error", "missing"}, default="error"
         Whether categories that the training samples do not contain are errors, or missing values.
@@ -367,18 +367,28 @@ class TableCodec:
             name = names[_index_of(key, names, "column_types")]
             if isinstance(kind, str):
                 check_choice(f"column_types[{key!r}]", kind, COLUMN_TYPES)
-            elif not (isinstance(kind, list | tuple | np.ndarray) and len(kind)):
-                raise ValueError(
-                    f"column_types[{key!r}] must be a type or a list of categories in ascending "
-                    f"order, got {kind!r}."
-                )
-            given[name] = kind.tolist() if isinstance(kind, np.ndarray) else kind
+            given[name] = kind if isinstance(kind, str) else _order_of(key, kind)
         return given
 
 
 def is_table(X: Any) -> bool:
     """Return whether X is a DataFrame, or can be converted to one."""
     return is_frame(frame_of(X))
+
+
+def _order_of(key: Any, order: Any) -> list[Any]:
+    """Return categories in ascending order, from a sequence or an ordered dtype of pandas."""
+    is_unordered = getattr(order, "ordered", True) is not True
+    values = getattr(order, "categories", order)
+    for convert in ("to_list", "tolist"):
+        if hasattr(values, convert):
+            values = getattr(values, convert)()
+    if is_unordered or not isinstance(values, list | tuple) or not values:
+        raise ValueError(
+            f"column_types[{key!r}] must be a type, a list of categories in ascending order, or an "
+            f"ordered CategoricalDtype of pandas, got {order!r}."
+        )
+    return list(values)
 
 
 def _index_of(name: Any, names: list[Any], where: str) -> int:

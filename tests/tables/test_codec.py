@@ -329,7 +329,9 @@ def test_errors_name_the_column(case):
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), {}, "unique, got 'a' twice"),
         (np.eye(3), {"column_types": "real"}, "column_types must be"),
         (np.eye(3), {"column_types": {0: "normal"}}, r"column_types\[0\] must be one of 'real'"),
-        (np.eye(3), {"column_types": {0: 3}}, r"column_types\[0\] must be a type or a list"),
+        (np.eye(3), {"column_types": {0: 3}}, r"column_types\[0\] must be a type, a list"),
+        (np.eye(3), {"column_types": {0: []}}, r"column_types\[0\] must be a type, a list"),
+        (np.eye(3), {"column_types": {0: pd.CategoricalDtype([0, 1])}}, "ordered CategoricalDtype"),
         (np.eye(3), {"column_types": {5: "real"}}, "no column 5"),
         (np.eye(3), {"handle_unknown": "ignore"}, "handle_unknown must be one of"),
     ],
@@ -413,3 +415,21 @@ def test_values_outside_of_given_categories_may_be_missing():
         ValueError, match=r"'k' has no observed value among the categories.*'a', 'b'"
     ):
         fitted(X, column_types={"k": ["a", "b"]}, handle_unknown="missing")
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        pd.CategoricalDtype(SIZES, ordered=True),
+        pd.Series(SIZES),
+        pd.Index(SIZES),
+        pl.Series(SIZES),
+        np.array(SIZES),
+        tuple(SIZES),
+    ],
+)
+def test_orders_of_categories_in_every_container(order):
+    X = pd.DataFrame({"size": ["L", "S", "M", "S"]})
+    codec = fitted(X, column_types={"size": order})
+    assert codec.column_types_ == {"size": "ordinal"}
+    assert codec.categories_ == {"size": SIZES}
