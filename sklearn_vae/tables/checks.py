@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from sklearn_vae.gaussian.arrays import check_sample_weight, positive_weights
-from sklearn_vae.tables.columns import array_of, frame_of, is_frame
+from sklearn_vae.tables.columns import array_of, frame_of, is_frame, unique_names
 from sklearn_vae.validation import refuse_dask
 
 
@@ -40,7 +40,7 @@ def checked_table(
     TypeError
         If X is a container that must be converted first.
     ValueError
-        If X has the wrong shape, or other features than in `fit`.
+        If X has the wrong shape, names that occur twice, or other features than in `fit`.
     """
     refuse_dask(estimator, X)
     X = frame_of(X)
@@ -53,6 +53,7 @@ def checked_table(
             ensure_all_finite=False,
             ensure_min_samples=ensure_min_samples,
         )
+    unique_names(X)
     validate_data(estimator, X, reset=reset, skip_check_array=True)
     if len(X) < ensure_min_samples:
         raise ValueError(

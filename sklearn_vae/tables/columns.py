@@ -84,10 +84,7 @@ def read_table(X: Any, name: str = "X") -> Table:
     if not is_frame(X):
         return _read_array(X, name)
     check_container(X, name)
-    names = list(X.columns)
-    if len(set(names)) < len(names):
-        twice = next(label for label in names if names.count(label) > 1)
-        raise ValueError(f"Names of columns of {name} must be unique, got {twice!r} twice.")
+    names = unique_names(X, name)
     package = type(X).__module__.partition(".")[0]
     if package == "polars":
         columns = [_read_polars(X.get_column(label), label) for label in names]
@@ -100,6 +97,15 @@ def read_table(X: Any, name: str = "X") -> Table:
 def is_frame(X: Any) -> bool:
     """Return whether X is a DataFrame."""
     return hasattr(X, "to_numpy") and hasattr(X, "columns")
+
+
+def unique_names(X: Any, name: str = "X") -> list[Any]:
+    """Return the names of the columns of a DataFrame; raise ValueError if one occurs twice."""
+    names = list(X.columns)
+    if len(set(names)) < len(names):
+        twice = next(label for label in names if names.count(label) > 1)
+        raise ValueError(f"Names of columns of {name} must be unique, got {twice!r} twice.")
+    return names
 
 
 def frame_of(X: Any) -> Any:

@@ -364,6 +364,7 @@ def test_bad_columns(change, message):
         (lambda m, X: m.impute(X, n_draws=0), "n_draws must be an integer >= 1"),
         (lambda m, X: m.impute(X.iloc[:, ::-1]), "feature names"),
         (lambda m, X: m.score(X.iloc[:, :3]), "feature names"),
+        (lambda m, X: m.score(X.rename(columns={"real": "flag"})), "unique, got 'flag' twice"),
         (lambda m, X: m.sample(0), "n_samples must be an integer >= 1"),
     ],
 )
