@@ -157,27 +157,22 @@ class TableMethods:
 
         Raises
         ------
+        TypeError
+            If `columns` is no sequence.
         ValueError
             If a column does not exist or has no categories.
         """
         check_is_fitted(self)
         check_integer("n_samples", n_samples, at_least=1)
         codec = self._codec
+        indices = codec.with_categories(columns)
         codes = np.asarray(self._check_samples(X, reset=False))
-        wanted = codec.categories_ if columns is None else columns
         probabilities = {}
-        for name in wanted:
-            j = codec.index(name)
-            column = codec.columns_[j]
-            if column.categories is None:
-                raise ValueError(
-                    f"Column {name!r} is of type {column.type!r} and has no categories. Use "
-                    "impute(X, n_draws=...) for the conditional distribution of numbers."
-                )
+        for name, j in indices.items():
             hidden = codes.copy()
             hidden[:, j] = np.nan
             conditional = TableImputation(self, hidden, n_samples)
-            probabilities[name] = conditional.probabilities(j, len(column.categories))
+            probabilities[name] = conditional.probabilities(j, len(codec.columns_[j].categories))
         return probabilities
 
     def conditional_sample(
@@ -202,7 +197,7 @@ class TableMethods:
         Raises
         ------
         ValueError
-            If a column does not exist or a value is not possible for it.
+            If a column does not exist or is given twice, or if a value is not possible for it.
         """
         check_is_fitted(self)
         check_integer("n_samples", n_samples, at_least=1)

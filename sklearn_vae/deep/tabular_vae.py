@@ -21,7 +21,7 @@ from sklearn_vae.nn.likelihoods import Likelihood
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.tables import accept_missing_values, build_table_vae
 from sklearn_vae.tables import TableCodec
-from sklearn_vae.tables.checks import checked_table
+from sklearn_vae.tables.checks import checked_table, used_samples
 from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.scaling import center_and_scale
 from sklearn_vae.validation import check_choice, has_nan
@@ -30,7 +30,7 @@ from sklearn_vae.validation import check_choice, has_nan
 class Codes(np.ndarray):
     """Codes of a table, with the state of their codec, which are not encoded again."""
 
-    table: dict[str, Any]
+    table: dict[str, Any] | None
 
     @classmethod
     def of(cls, codes: Array, table: dict[str, Any]) -> Codes:
@@ -40,8 +40,7 @@ class Codes(np.ndarray):
         return own
 
     def __array_finalize__(self, other: Any) -> None:
-        if isinstance(other, Codes):
-            self.table = other.table
+        self.table = getattr(other, "table", None)
 
 
 class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns tables
@@ -312,6 +311,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         FloatingPointError
             If training diverges. The estimator keeps its last finite parameters and can be used.
         """
+        X, sample_weight = used_samples(self, X, sample_weight)
         fitted: TabularVAE = super().fit(X, y, sample_weight)
         return fitted
 
@@ -351,7 +351,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     def _check_samples(self, X: Any, **options: Any) -> Array:
         """Return X as codes; learn the types of columns if `reset`."""
         reset: bool = options["reset"]
-        if isinstance(X, Codes):  # a fold of samples that are encoded
+        if isinstance(X, Codes) and X.table is not None:  # a fold of samples that are encoded
             codes = X
         else:
             X = checked_table(self, X, **options)

@@ -147,7 +147,7 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
         X = self._check_samples(X, reset=False)
         log_scale: Any = self._log_scale()
         if has_nan(X):
-            log_scale = ~np.isnan(X) @ np.log(np.broadcast_to(self.scale_, X.shape[1]))
+            log_scale = ~np.isnan(np.asarray(X)) @ np.log(np.broadcast_to(self.scale_, X.shape[1]))
         return self._map_array(X, function).astype(np.float64) - log_scale
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:

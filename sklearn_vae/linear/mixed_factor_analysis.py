@@ -14,9 +14,8 @@ from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.gaussian.mixed_columns import ColumnTerms
 from sklearn_vae.linear.mixed_fit import MixedFit, fit_mixed
 from sklearn_vae.linear.mixed_methods import MixedModelMethods
-from sklearn_vae.linear.sample_weights import drop_zero_weights
 from sklearn_vae.tables import TableCodec
-from sklearn_vae.tables.checks import checked_table
+from sklearn_vae.tables.checks import checked_table, used_samples
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
@@ -204,14 +203,13 @@ class MixedFactorAnalysis(MixedModelMethods):
         self._check_parameters()
         with all_or_nothing(self):
             X = checked_table(self, X, reset=True, ensure_min_samples=2)
+            X, sample_weight = used_samples(self, X, sample_weight)
             codec = TableCodec(self.column_types, self.handle_unknown).fit(X)
             codes = codec.encode(X)
             k, d = self.n_components, codes.shape[1]
             if k > d:
                 raise ValueError(f"n_components must be between 1 and n_features={d}, got {k}.")
-            codes, weights, _, _ = drop_zero_weights(codes, sample_weight, at_least=2)
-            weights = np.ones(len(codes)) if weights is None else np.asarray(weights, dtype=float)
-            self._check_observed(codec, codes)
+            weights = np.ones(len(codes)) if sample_weight is None else sample_weight.astype(float)
             types = [column.type for column in codec.columns_]
             sizes = [len(column.categories or []) for column in codec.columns_]
             terms = ColumnTerms.of(codes, types, sizes, weights)
@@ -236,15 +234,6 @@ class MixedFactorAnalysis(MixedModelMethods):
                     stacklevel=2,
                 )
         return self
-
-    def _check_observed(self, codec: TableCodec, codes: Array) -> None:
-        """Raise ValueError if a column has no observed value with a positive weight."""
-        empty = np.flatnonzero(np.isnan(codes).all(axis=0))
-        if empty.size:
-            raise ValueError(
-                f"Column {codec.columns_[empty[0]].name!r} has no observed value in a sample with "
-                "a positive weight. Drop it."
-            )
 
     def _set_model(
         self, codec: TableCodec, codes: Array, terms: ColumnTerms, fit: MixedFit, weights: Array

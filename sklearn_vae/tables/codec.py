@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sklearn_vae.tables.columns import (
-    Table,
     frame_of,
     is_frame,
     read_table,
@@ -32,9 +31,9 @@ class TableCodec:
     Parameters
     ----------
     column_types : "auto" or dict, default="auto"
-        Types of columns by name or index: "real", "positive" (log-normal), "heavy_tailed"
-        (Student's t), "count", "binary", "categorical" or "ordinal". A list of categories in
-        ascending order means "ordinal", too. Types that are not given are inferred, see
+        Types of columns by name, or by index if no name is an integer: "real", "positive" (log-normal), "heavy_tailed"
+        (Student's t), "count", "binary", "categorical" or "ordinal". A list, array or Series of
+        categories in ascending order, or an ordered dtype of pandas, means "ordinal", too. Types that are not given are inferred, see
         :func:`~sklearn_vae.tables.types.inferred`.
     handle_unknown : {"error", "missing"}, default="error"
         Whether categories that the training samples do not contain are errors, or missing values.
@@ -44,7 +43,7 @@ class TableCodec:
     columns_ : list of Column
         Name, type, dtype and categories of each column.
     column_types_ : dict
-        Type of each column, by name, or by index if the columns have no names.
+        Type of each column, by name, or by index in arrays.
     categories_ : dict
         Categories of each column that has some, in the order of their codes.
     n_features_in_ : int
@@ -99,7 +98,7 @@ class TableCodec:
         """
         check_choice("handle_unknown", self.handle_unknown, ("error", "missing"))
         table = read_table(X)
-        names = self._names(table)
+        names = table.names
         if not names:
             shape = (table.n_samples, 0)
             raise ValueError(
@@ -108,15 +107,12 @@ class TableCodec:
         if table.n_samples == 0:
             raise ValueError("Found array with 0 sample(s), while a minimum of 1 is required.")
         given = self._given(names)
-        self._frame_names = None
-        if table.container != "array" and table.names is None:
-            self._frame_names = [_plain_label(label) for label in frame_of(X).columns]
         self.columns_ = [
-            column_of(name, column, given.get(name))
+            column_of(name, column, given.get(name), self.handle_unknown)
             for name, column in zip(names, table.columns, strict=True)
         ]
         self.container_ = table.container
-        self._set_names(table.names)
+        self._set_names()
         return self
 
     @property
@@ -158,11 +154,13 @@ class TableCodec:
                 f"X has {len(table.columns)} features, but {type(self).__name__} is expecting "
                 f"{self.n_features_in_} features as input."
             )
-        expected = getattr(self, "feature_names_in_", None)
-        if table.names is not None and expected is not None and table.names != list(expected):
+        expected = [column.name for column in self.columns_]
+        is_same_kind = table.has_text_names == hasattr(self, "feature_names_in_")
+        is_frame = "array" not in (table.container, self.container_)
+        if is_frame and is_same_kind and table.names != expected:
             raise ValueError(
-                f"X must have the columns of the training samples in their order, "
-                f"{list(expected)}, got {table.names}."
+                f"X must have the columns of the training samples in their order, {expected}, got "
+                f"{table.names}."
             )
         pairs = zip(self.columns_, table.columns, strict=True)
         codes = [column.encode(values, self.handle_unknown) for column, values in pairs]
@@ -180,14 +178,26 @@ class TableCodec:
         -------
         codes : ndarray of shape (n_features,)
             Codes, NaN for all other columns.
+
+        Raises
+        ------
+        ValueError
+            If a column does not exist, or a value is not possible for it. An unknown category is
+            an error whatever `handle_unknown` is.
         """
         codes = np.full(self.n_features_in_, np.nan)
+        given: dict[int, Any] = {}
         for name, value in values.items():
             j = self.index(name)
+            if j in given:
+                raise ValueError(
+                    f"A column must be given once, got {given[j]!r} and {name!r} for the same column."
+                )
+            given[j] = name
             array = np.empty((1, 1), dtype=object)
             array[0, 0] = value
             (column,) = read_table(array, f"The value of column {name!r}").columns
-            codes[j] = self.columns_[j].encode(column, self.handle_unknown)[0]
+            codes[j] = self.columns_[j].encode(column, "error", "Give one of them.")[0]
         return codes
 
     def index(self, name: Any) -> int:
@@ -209,6 +219,41 @@ class TableCodec:
             If there is no such column.
         """
         return _index_of(name, [column.name for column in self.columns_], "The table")
+
+    def with_categories(self, columns: Any = None) -> dict[Any, int]:
+        """Return the indices of columns with categories.
+
+        Parameters
+        ----------
+        columns : sequence of str or int, default=None
+            Names or indices of columns. If None, all that have categories.
+
+        Returns
+        -------
+        indices : dict of int
+            Index of each column, by the name or index that is given.
+
+        Raises
+        ------
+        TypeError
+            If `columns` is no sequence.
+        ValueError
+            If a column does not exist or has no categories.
+        """
+        if columns is None:
+            columns = list(self.categories_)
+        if isinstance(columns, str) or not isinstance(columns, Iterable):
+            raise TypeError(
+                f"columns must be a list of names or indices, got {columns!r}. Pass [{columns!r}]."
+            )
+        indices = {name: self.index(name) for name in columns}
+        for name, j in indices.items():
+            if self.columns_[j].categories is None:
+                raise ValueError(
+                    f"Column {name!r} is of type {self.columns_[j].type!r} and has no categories. "
+                    "Use impute(X, n_draws=...) for the conditional distribution of numbers."
+                )
+        return indices
 
     def restrict(self, codes: Any) -> Array:
         """Return generated codes whose numbers have the range and the decimals of the training samples.
@@ -250,7 +295,7 @@ class TableCodec:
             columns.append(write_column(self.container_, made, missing, column.dtype))
         if self.container_ == "array":
             return np.stack(columns, axis=1)
-        names = self._frame_names or [column.name for column in self.columns_]
+        names = [column.name for column in self.columns_]
         index = row_labels(like) if self.container_ == "pandas" else None
         return write_frame(self.container_, names, columns, index)
 
@@ -262,12 +307,9 @@ class TableCodec:
         state : dict
             Argument for :meth:`from_state`.
         """
-        names = getattr(self, "feature_names_in_", None)
         return {
             "handle_unknown": self.handle_unknown,
             "container": self.container_,
-            "names": None if names is None else list(names),
-            "frame_names": self._frame_names,
             "columns": [
                 [c.name, c.type, c.dtype, c.categories, c.limits, c.decimals] for c in self.columns_
             ],
@@ -299,21 +341,17 @@ class TableCodec:
         for column in codec.columns_:
             column.check()
         codec.container_ = state["container"]
-        codec._frame_names = state["frame_names"]
-        for names in (codec._frame_names, state["names"]):
-            if names is not None and len(set(names)) != len(codec.columns_):
-                raise ValueError(f"There must be one name per column, got {names!r:.200}.")
-        codec._set_names(state["names"])
+        names = [column.name for column in codec.columns_]
+        if len(set(names)) != len(names):
+            raise ValueError(f"Names of columns must be unique, got {names!r:.200}.")
+        codec._set_names()
         return codec
 
-    def _set_names(self, names: list[str] | None) -> None:
+    def _set_names(self) -> None:
         self.__dict__.pop("feature_names_in_", None)
-        if names is not None:
+        names = [column.name for column in self.columns_]
+        if all(isinstance(name, str) for name in names):
             self.feature_names_in_ = np.array(names, dtype=object)
-
-    @staticmethod
-    def _names(table: Table) -> list[Any]:
-        return list(range(len(table.columns))) if table.names is None else table.names
 
     def _given(self, names: list[Any]) -> dict[Any, Any]:
         """Return the given types by name, or raise ValueError if one is invalid."""
@@ -329,12 +367,7 @@ class TableCodec:
             name = names[_index_of(key, names, "column_types")]
             if isinstance(kind, str):
                 check_choice(f"column_types[{key!r}]", kind, COLUMN_TYPES)
-            elif not (isinstance(kind, list | tuple | np.ndarray) and len(kind)):
-                raise ValueError(
-                    f"column_types[{key!r}] must be a type or a list of categories in ascending "
-                    f"order, got {kind!r}."
-                )
-            given[name] = kind.tolist() if isinstance(kind, np.ndarray) else kind
+            given[name] = kind if isinstance(kind, str) else _order_of(key, kind)
         return given
 
 
@@ -343,15 +376,26 @@ def is_table(X: Any) -> bool:
     return is_frame(frame_of(X))
 
 
-def _plain_label(label: Any) -> Any:
-    return label.item() if isinstance(label, np.generic) else label
+def _order_of(key: Any, order: Any) -> list[Any]:
+    """Return categories in ascending order, from a sequence or an ordered dtype of pandas."""
+    is_unordered = getattr(order, "ordered", True) is not True
+    values = getattr(order, "categories", order)
+    for convert in ("to_list", "tolist"):
+        if hasattr(values, convert):
+            values = getattr(values, convert)()
+    if is_unordered or not isinstance(values, list | tuple) or not values:
+        raise ValueError(
+            f"column_types[{key!r}] must be a type, a list of categories in ascending order, or an "
+            f"ordered CategoricalDtype of pandas, got {order!r}."
+        )
+    return list(values)
 
 
 def _index_of(name: Any, names: list[Any], where: str) -> int:
-    """Return the position of a column given by its name or index."""
-    if isinstance(name, str) and name in names:
+    """Return the position of a column given by its name, or by its index if no name is an integer."""
+    if not isinstance(name, bool) and name in names:
         return names.index(name)
-    if is_integer(name) and 0 <= name < len(names):
+    if is_integer(name) and 0 <= name < len(names) and not any(map(is_integer, names)):
         return int(name)
     shown = ", ".join(repr(n) for n in names[:8]) + (", ..." if len(names) > 8 else "")
     raise ValueError(f"{where} has no column {name!r}. Columns are {shown}.")

@@ -47,13 +47,18 @@ class ColumnValues:
 class Table:
     """Columns of a container, which is "pandas", "polars" or "array".
 
-    `names` is None if the columns have no names that are strings.
+    Columns of arrays have their indices as names, and those of DataFrames their labels.
     """
 
     container: str
-    names: list[str] | None
+    names: list[Any]
     columns: list[ColumnValues]
     n_samples: int
+
+    @property
+    def has_text_names(self) -> bool:
+        """Whether all names are strings."""
+        return all(isinstance(name, str) for name in self.names)
 
 
 def read_table(X: Any, name: str = "X") -> Table:
@@ -79,22 +84,28 @@ def read_table(X: Any, name: str = "X") -> Table:
     if not is_frame(X):
         return _read_array(X, name)
     check_container(X, name)
-    names = list(X.columns)
-    if len(set(names)) < len(names):
-        twice = next(label for label in names if names.count(label) > 1)
-        raise ValueError(f"Names of columns of {name} must be unique, got {twice!r} twice.")
+    names = unique_names(X, name)
     package = type(X).__module__.partition(".")[0]
     if package == "polars":
         columns = [_read_polars(X.get_column(label), label) for label in names]
     else:
         columns = [_read_pandas(X.iloc[:, j], label) for j, label in enumerate(names)]
-    is_named = bool(names) and all(isinstance(label, str) for label in names)
-    return Table(package, names if is_named else None, columns, len(X))
+    plain = [label.item() if isinstance(label, np.generic) else label for label in names]
+    return Table(package, plain, columns, len(X))
 
 
 def is_frame(X: Any) -> bool:
     """Return whether X is a DataFrame."""
     return hasattr(X, "to_numpy") and hasattr(X, "columns")
+
+
+def unique_names(X: Any, name: str = "X") -> list[Any]:
+    """Return the names of the columns of a DataFrame; raise ValueError if one occurs twice."""
+    names = list(X.columns)
+    if len(set(names)) < len(names):
+        twice = next(label for label in names if names.count(label) > 1)
+        raise ValueError(f"Names of columns of {name} must be unique, got {twice!r} twice.")
+    return names
 
 
 def frame_of(X: Any) -> Any:
@@ -134,8 +145,8 @@ def write_column(container: str, values: Array, missing: Array, dtype: dict[str,
     Values are real numbers, or objects of Python. Numbers are rounded if the dtype is of integers,
     and clipped to its range.
     """
-    if "int" in (dtype["kind"], dtype.get("values")):
-        values = _whole(values, missing, dtype["name"])
+    if has_integers(dtype):
+        values = _whole(values, missing, dtype)
     if container == "polars":
         return _write_polars(values, missing, dtype)
     return (_write_pandas if container == "pandas" else _write_array)(values, missing, dtype)
@@ -150,9 +161,21 @@ def kind_of_objects(values: Array) -> str:
     return "string" if all(isinstance(value, str) for value in values) else "object"
 
 
-def _read_array(X: Any, name: str) -> Table:
+def array_of(X: Any, name: str = "X") -> Array:
+    """Return array-likes of numbers or text as an array; lists keep the types of their cells."""
     X = readable(X, name, text=True)
-    X = to_host(X) if is_non_numpy(X) else np.asarray(X)
+    if is_non_numpy(X):
+        return to_host(X)
+    array = np.asarray(X)
+    if array.dtype.kind == "U" and not isinstance(X, np.ndarray):  # NumPy has made text of numbers
+        objects = np.array(X, dtype=object)
+        if not all(isinstance(value, str) for value in objects.flat):
+            return np.asarray(readable(objects, name, text=True))
+    return array
+
+
+def _read_array(X: Any, name: str) -> Table:
+    X = array_of(X, name)
     if X.ndim != 2:
         raise ValueError(
             f"{name} must be two-dimensional, (n_samples, n_features), got the shape {X.shape}. "
@@ -171,7 +194,7 @@ def _read_array(X: Any, name: str) -> Table:
         elif kind == "object":
             missing = np.array([_is_nan(value) for value in values], dtype=bool)
         columns.append(ColumnValues(_plain(values), missing, dtype))
-    return Table("array", None, columns, len(X))
+    return Table("array", list(range(len(columns))), columns, len(X))
 
 
 def _is_nan(value: Any) -> bool:
@@ -255,12 +278,22 @@ def _objects(values: Sequence[Any]) -> Array:
     return array
 
 
-def _whole(values: Array, missing: Array, name: str) -> Array:
-    """Return numbers as integers within the range of a dtype, with 0 for missing ones."""
+def has_integers(dtype: dict[str, Any]) -> bool:
+    """Return whether a dtype is of integers, or of objects that were integers in `fit`."""
+    return "int" in (dtype["kind"], dtype.get("values"))
+
+
+def range_of_integers(dtype: dict[str, Any]) -> Any:
+    """Return NumPy's description of the range of a dtype of integers, that of int64 for objects."""
     try:
-        info = np.iinfo(name.lower().partition("[")[0])
+        return np.iinfo(dtype["name"].lower().partition("[")[0])
     except (TypeError, ValueError):
-        info = np.iinfo(np.int64)
+        return np.iinfo(np.int64)
+
+
+def _whole(values: Array, missing: Array, dtype: dict[str, Any]) -> Array:
+    """Return numbers as integers within the range of a dtype, with 0 for missing ones."""
+    info = range_of_integers(dtype)
     if values.dtype.kind != "f":
         return np.array([0 if m else int(v) for v, m in zip(values, missing, strict=True)])
     rounded = np.rint(np.where(missing, 0.0, values))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_vae.tables.columns import KINDS_OF_NUMPY, ColumnValues, kind_of_objects
+from sklearn_vae.tables.columns import (
+    KINDS_OF_NUMPY,
+    ColumnValues,
+    has_integers,
+    kind_of_objects,
+    range_of_integers,
+)
 from sklearn_vae.validation import check_choice, check_integer, is_real
 
 Array = NDArray[Any]
@@ -30,6 +37,15 @@ MAX_CATEGORIES = 1000
 # Largest number of decimals to which generated numbers are rounded.
 MAX_DECIMALS = 8
 
+# Integers below this one are exact as floats.
+EXACT_INTEGERS = 2**53
+
+# Largest absolute value of numbers.
+LARGEST = 1e150
+
+# Remedy for unknown categories.
+FOR_UNKNOWN = "Set handle_unknown='missing' to treat unknown categories as missing values."
+
 # Skewness above which positive numbers may be log-normal, and excess kurtosis of heavy tails.
 SKEWED = 1.0
 HEAVY = 10.0
@@ -42,7 +58,7 @@ class Column:
     Attributes
     ----------
     name : str or int
-        Name, or index if the columns of the table have no names.
+        Name, or index in arrays.
     type : str
         One of `COLUMN_TYPES`.
     dtype : dict
@@ -80,7 +96,7 @@ class Column:
             if self.dtype["kind"] == "category" and not set(self.categories) <= set(labels):
                 raise ValueError(f"Column {self.name!r} must have the categories of its dtype.")
 
-    def encode(self, column: ColumnValues, handle_unknown: str) -> Array:
+    def encode(self, column: ColumnValues, handle_unknown: str, remedy: str = FOR_UNKNOWN) -> Array:
         """Return values as floats of shape (n_samples,): codes or numbers, NaN where missing.
 
         Raises
@@ -91,7 +107,9 @@ class Column:
         """
         codes = np.full(len(column.values), np.nan)
         if self.categories is None:
-            codes[~column.missing] = numbers(self.name, self.type, column)
+            x = numbers(self.name, self.type, column)
+            _check_integers(self.name, self.dtype, x)
+            codes[~column.missing] = x
             return codes
         different, inverse = _unique(self.name, column.observed)
         known = {value: code for code, value in enumerate(self.categories)}
@@ -100,8 +118,7 @@ class Column:
         if unknown and handle_unknown == "error":
             raise ValueError(
                 f"Column {self.name!r} contains the unknown category {unknown[0]!r}. Known are "
-                f"{_shortened(self.categories)}. Set handle_unknown='missing' to treat unknown "
-                "categories as missing values."
+                f"{_shortened(self.categories)}. {remedy}"
             )
         codes[~column.missing] = positions[inverse]
         return codes
@@ -130,7 +147,7 @@ class Column:
         return np.array(values.tolist()), missing
 
 
-def column_of(name: Any, column: ColumnValues, given: Any) -> Column:
+def column_of(name: Any, column: ColumnValues, given: Any, handle_unknown: str = "error") -> Column:
     """Return a column of training samples with its type.
 
     Parameters
@@ -141,6 +158,8 @@ def column_of(name: Any, column: ColumnValues, given: Any) -> Column:
         Training samples.
     given : str or sequence or None
         Type, categories in ascending order, or None to infer the type.
+    handle_unknown : {"error", "missing"}, default="error"
+        Whether values that are not among given categories are errors, or missing values.
 
     Raises
     ------
@@ -160,13 +179,19 @@ def column_of(name: Any, column: ColumnValues, given: Any) -> Column:
         dtype = {**dtype, "values": kind_of_objects(column.observed)}
     if kind in NUMBERS:
         x = numbers(name, kind, column)
+        _check_integers(name, dtype, x)
+        _check_range(name, x)
         limits = [float(x.min()), float(x.max())]
         return Column(name, kind, dtype, None, limits, _decimals(x))
     if categories is None:
         categories = categories_of(name, column)
     _check_categories(name, kind, categories)
     result = Column(name, kind, dtype, categories)
-    result.encode(column, "error")
+    if np.isnan(result.encode(column, handle_unknown)).all():
+        raise ValueError(
+            f"Column {name!r} has no observed value among the categories that column_types gives: "
+            f"{_shortened(categories)}."
+        )
     return result
 
 
@@ -234,12 +259,18 @@ def numbers(name: Any, kind: str, column: ColumnValues) -> Array:
     """Return the observed values of a column as floats, or raise ValueError if they are wrong."""
     values = column.observed
     if values.dtype == object and kind_of_objects(values) not in ("bool", "int", "float"):
-        wrong = next(v for v in values if isinstance(v, str) or not hasattr(v, "__float__"))
+        wrong = next(v for v in values if not isinstance(v, Real))
         raise ValueError(
             f"Column {name!r} is of type {kind!r}, which requires numbers, got {wrong!r}. Convert "
             "the column, or give it another type in column_types."
         )
-    x = values.astype(np.float64)
+    try:
+        x = values.astype(np.float64)
+    except OverflowError:
+        raise ValueError(
+            f"Column {name!r} contains an integer that exceeds the range of float64. Scale the "
+            "column, or drop it."
+        ) from None
     _require(name, kind, np.isfinite(x), x, "finite values", "Replace them by missing values.")
     if kind == "positive":
         _require(name, kind, x > 0, x, "values > 0", "Set its type to 'real' in column_types.")
@@ -256,6 +287,42 @@ def _require(name: Any, kind: str, valid: Array, x: Array, what: str, advice: st
         text = "infinity" if wrong == np.inf else "-infinity" if wrong == -np.inf else f"{wrong:g}"
         raise ValueError(
             f"Column {name!r} is of type {kind!r}, which requires {what}, got {text}. {advice}"
+        )
+
+
+def _check_integers(name: Any, dtype: dict[str, Any], x: Array) -> None:
+    """Raise ValueError if a dtype of integers or booleans cannot hold numbers without changing them."""
+    if dtype["kind"] == "bool":
+        low, high = 0, 1
+    elif has_integers(dtype):
+        info = range_of_integers(dtype)
+        low, high = max(info.min, 1 - EXACT_INTEGERS), min(info.max, EXACT_INTEGERS - 1)
+    else:
+        return
+    valid = (x == np.rint(x)) & (x >= low) & (x <= high)
+    if not valid.all():
+        wrong = x[~valid][0]
+        advice = "Convert the column to float64 before fit"
+        if abs(wrong) >= EXACT_INTEGERS:
+            advice = "Drop the column, or set its type to 'categorical' in column_types"
+        raise ValueError(
+            f"Column {name!r} has the dtype {dtype['name']} and the kind "
+            f"{dtype.get('values', dtype['kind'])!r}, which requires integers from {low} to {high}, got {wrong:.17g}. {advice}."
+        )
+
+
+def _check_range(name: Any, x: Array) -> None:
+    """Raise ValueError if squares of numbers, or of their differences, leave the range of floats."""
+    largest, spread = float(np.abs(x).max()), float(np.ptp(x / 2.0))
+    if largest > LARGEST:
+        raise ValueError(
+            f"Column {name!r} must have absolute values of at most {LARGEST:g}, got {largest:g}. "
+            "Scale the column."
+        )
+    if 0.0 < spread < 1.0 / LARGEST:
+        raise ValueError(
+            f"The values of column {name!r} must differ by more than {2.0 / LARGEST:g}, or be equal, "
+            f"got differences of up to {2.0 * spread:g}. Scale the column."
         )
 
 

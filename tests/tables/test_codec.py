@@ -1,3 +1,5 @@
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -113,7 +115,7 @@ def test_state_is_plain_and_restores_the_codec(table):
     [
         ({"container": "dask"}, "container must be one of"),
         ({"handle_unknown": None}, "handle_unknown must be one of"),
-        ({"names": ["a"]}, "one name per column"),
+        ({"columns": 2 * [["a", "real", {"kind": "int", "name": "int64"}]]}, "must be unique"),
         ({"columns": [["a", "normal", {"kind": "int", "name": "int64"}, None]]}, "type must be"),
         ({"columns": [["a", "real", {"kind": "time", "name": "x"}, None]]}, "dtype of column 'a'"),
         ({"columns": [["a", "binary", {"kind": "bool", "name": "bool"}, [0]]]}, "two categories"),
@@ -167,12 +169,21 @@ def test_other_containers_become_pandas():
     assert codec.column_types_ == TYPES
 
 
-def test_frames_without_names_of_text():
-    X = pd.DataFrame({0: [1.5, 2.5], 3: ["a", "b"]})
+def test_labels_of_frames_that_are_no_text_are_names():
+    X = pd.DataFrame({2020: [1.5, 2.5], 1: ["a", "b"], 0: [0.5, 2.0]})
     codec = fitted(X, column_types={1: "categorical"})
-    assert codec.column_types_ == {0: "real", 1: "categorical"}
+    assert codec.column_types_ == {2020: "real", 1: "categorical", 0: "real"}
     assert not hasattr(codec, "feature_names_in_")
+    codec = TableCodec.from_state(codec.get_state())
     assert_frame_equal(codec.decode(codec.encode(X)), X)
+    np.testing.assert_array_equal(codec.encode_values({0: 7.0, 2020: 3.0}), [3.0, np.nan, 7.0])
+    with pytest.raises(ValueError, match=r"no column 2\. Columns are 2020, 1, 0"):
+        codec.encode_values({2: 7.0})
+    with pytest.raises(ValueError, match=r"training samples in their order, \[2020, 1, 0\], got"):
+        codec.encode(X[[0, 1, 2020]])
+    with pytest.raises(ValueError, match="Column 1 contains the unknown category 'c'"):
+        codec.encode(X.replace("a", "c"))
+    np.testing.assert_array_equal(codec.encode(X.to_numpy()), codec.encode(X))
 
 
 def test_categories_of_intervals():
@@ -247,6 +258,9 @@ def test_values_of_one_sample():
         codec.encode_values({"color": "red"})
     with pytest.raises(ValueError, match="'colour' contains the unknown category 'pink'"):
         codec.encode_values({"colour": "pink"})
+    codec = fitted(pandas_table(), column_types=GIVEN, handle_unknown="missing")
+    with pytest.raises(ValueError, match=r"unknown category 'pink'.*Give one of them"):
+        codec.encode_values({"colour": "pink"})
 
 
 def test_integers_are_rounded_and_clipped_to_their_dtype():
@@ -272,6 +286,14 @@ BAD = {
     "fraction count": ([1.0, 2.5], "count", "'a' is of type 'count'.*integers, got 2.5"),
     "zero": ([1.0, 0.0, 2.0], "positive", "'a' is of type 'positive'.*> 0, got 0"),
     "text": (["1", "x", "2"], "real", "'a' is of type 'real', which requires numbers, got '1'"),
+    "decimals": ([Decimal("1.5")] * 2, "real", r"'a' .*requires numbers, got Decimal\('1.5'\)"),
+    "large": ([10**400, 1], "real", "'a' contains an integer that exceeds the range of float64"),
+    "too large": (
+        [1e200, 1.5, -2.5],
+        None,
+        r"'a' must have .* at most 1e\+150, got 1e\+200. Scale",
+    ),
+    "too close": ([1e-200, 2e-200, 3e-200], "real", "'a' must differ by .*, got .* up to 2e-200"),
     "three": (["x", "y", "z"], "binary", "'a' is of type 'binary'.*two categories, got 3"),
     "one": (["x", "x"], "ordinal", "'a' is of type 'ordinal'.*at least two categories, got 'x'"),
     "unknown": (["x", "y"], ["x", "z"], "'a' contains the unknown category 'y'"),
@@ -307,7 +329,9 @@ def test_errors_name_the_column(case):
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), {}, "unique, got 'a' twice"),
         (np.eye(3), {"column_types": "real"}, "column_types must be"),
         (np.eye(3), {"column_types": {0: "normal"}}, r"column_types\[0\] must be one of 'real'"),
-        (np.eye(3), {"column_types": {0: 3}}, r"column_types\[0\] must be a type or a list"),
+        (np.eye(3), {"column_types": {0: 3}}, r"column_types\[0\] must be a type, a list"),
+        (np.eye(3), {"column_types": {0: []}}, r"column_types\[0\] must be a type, a list"),
+        (np.eye(3), {"column_types": {0: pd.CategoricalDtype([0, 1])}}, "ordered CategoricalDtype"),
         (np.eye(3), {"column_types": {5: "real"}}, "no column 5"),
         (np.eye(3), {"handle_unknown": "ignore"}, "handle_unknown must be one of"),
     ],
@@ -343,3 +367,69 @@ def test_generated_numbers_get_the_decimals_and_the_range():
     assert made[0].tolist() == [2.35, 120.0, 0.123456789, 1e-21, 1]
     assert made[1, :4].tolist() == [X["price"].max(), 100.0, X["exact"].max(), X["tiny"].max()]
     assert np.isnan(made[1, 4])
+
+
+def test_lists_keep_the_types_of_their_cells():
+    rows = [[1.5, "a", True], [2.5, "b", False], [3.5, np.nan, True]]
+    codec = fitted(rows)
+    assert codec.column_types_ == {0: "real", 1: "binary", 2: "binary"}
+    np.testing.assert_array_equal(codec.encode(rows), [[1.5, 0, 1], [2.5, 1, 0], [3.5, np.nan, 1]])
+    text = [["1", "x"], ["2", "y"]]
+    assert fitted(text).categories_ == {0: ["1", "2"], 1: ["x", "y"]}
+    assert fitted(text).decode([[0, 0]]).dtype.kind == "U"
+
+
+@pytest.mark.parametrize(
+    ("column", "new", "message"),
+    [
+        (np.arange(60, dtype=np.int8), [30.0, 30.5], r"'a'.* int8 .*from -128 to 127, got 30\.5"),
+        (np.arange(60, dtype=np.int8), [30, 300], r"'a'.*to 127, got 300\..*float64 before fit"),
+        (np.arange(60, dtype=np.uint8), [1, -1], "'a'.*from 0 to 255, got -1"),
+        (np.arange(60), [2**53 + 1], r"'a'.*got 9007199254740992.*'categorical'"),
+        (np.arange(60).astype(object), [1.5], r"'a'.* object .*'int'.*got 1\.5"),
+    ],
+)
+def test_numbers_that_the_dtype_would_change_are_refused(column, new, message):
+    codec = fitted(pd.DataFrame({"a": column}), column_types={"a": "real"})
+    codes = codec.encode(pd.DataFrame({"a": [3.0, np.nan]}))
+    np.testing.assert_array_equal(codes, [[3.0], [np.nan]])
+    with pytest.raises(ValueError, match=message):
+        codec.encode(pd.DataFrame({"a": new}))
+    with pytest.raises(ValueError, match=message):
+        codec.encode_values({"a": new[-1]})
+
+
+def test_integers_that_floats_cannot_hold_are_no_numbers():
+    X = pd.DataFrame({"id": 2**60 + np.arange(30)})
+    with pytest.raises(ValueError, match=r"'id' .*got 1\.15.*Drop the column"):
+        fitted(X)
+    codec = fitted(X, column_types={"id": "categorical"})
+    assert_frame_equal(codec.decode(codec.encode(X)), X)
+
+
+def test_values_outside_of_given_categories_may_be_missing():
+    X = pd.DataFrame({"k": ["c0", "c1", "c2", "c1"]})
+    codec = fitted(X, column_types={"k": ["c0", "c1"]}, handle_unknown="missing")
+    np.testing.assert_array_equal(codec.encode(X), [[0], [1], [np.nan], [1]])
+    with pytest.raises(
+        ValueError, match=r"'k' has no observed value among the categories.*'a', 'b'"
+    ):
+        fitted(X, column_types={"k": ["a", "b"]}, handle_unknown="missing")
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        pd.CategoricalDtype(SIZES, ordered=True),
+        pd.Series(SIZES),
+        pd.Index(SIZES),
+        pl.Series(SIZES),
+        np.array(SIZES),
+        tuple(SIZES),
+    ],
+)
+def test_orders_of_categories_in_every_container(order):
+    X = pd.DataFrame({"size": ["L", "S", "M", "S"]})
+    codec = fitted(X, column_types={"size": order})
+    assert codec.column_types_ == {"size": "ordinal"}
+    assert codec.categories_ == {"size": SIZES}
