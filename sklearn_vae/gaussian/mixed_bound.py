@@ -29,7 +29,7 @@ FLOOR = 1e-4
 MOST_R = 1e4
 # Steps of conjugate gradients per sample that find the change of its posterior.
 _INNER_STEPS = 4
-# Smallest eigenvalue of the preconditioner of a row, as a share of its largest diagonal entry.
+# Smallest eigenvalue of a block of the preconditioner, as a share of its largest diagonal entry.
 _RIDGE = 1e-6
 # Floats that the arrays of a term and sample need, relative to one float.
 _ARRAYS = 8
@@ -168,9 +168,9 @@ class MixedBound:
         )
 
     def _preconditioner(self, moments: Array, means: Array, sums: Array, noise: Array) -> Product:
-        """Return products with the inverses of the negative Hessians of rows, given q.
+        """Return products with the inverses of the negative Hessians of loadings, given q.
 
-        The intercepts of the terms of a row are eliminated from the equations of its loadings.
+        The intercepts of terms that share loadings are eliminated from the equations of these.
         """
         k, tiny = means.shape[1], np.finfo(float).tiny
         sums = sums * (1.0 + _RIDGE) + tiny
@@ -239,6 +239,6 @@ class MixedBound:
 
 
 def _times_rows(matrices: Array, W: Array) -> Array:
-    """Multiply the matrix of each term, flattened, by a row of W."""
+    """Multiply the matrix of each term, flattened, by its loadings."""
     D, k = W.shape
     return np.einsum("jhl,jl->jh", matrices.reshape(D, k, k), W)

@@ -29,7 +29,7 @@ class ColumnTerms:
     """Terms of the columns of a table.
 
     A categorical column has a bit for each category but the last: whether the value is the category,
-    given that it is none before. An ordinal column has a bit for each category but the last: whether the
+    given that it is not an earlier one. An ordinal column has a bit for each category but the last: whether the
     value is above the category, given that it is not below. Its bits share their loadings. A binary
     column is an ordinal one with two categories.
 

@@ -46,8 +46,8 @@ class MixedPosteriors:
     maximum the precision is I + sum_j c_j w_j w_j', over the observed terms. A step goes to the
     precision that this formula gives, and Newton's step for given curvatures c leads to the next mean
     (Khan and Lin, "Conjugate-Computation Variational Inference", 2017). It is exact in one step for
-    Gaussian terms. What has not converged after a few steps takes Newton's steps in m and S. Where
-    the bound would fall, a step is shortened. The bound is concave in m and the Cholesky factor of S
+    Gaussian terms. Searches that have not converged after a few steps take Newton's steps in m and S.
+    Where the bound would fall, a step is shortened. The bound is concave in m and the Cholesky factor of S
     (Challis and Barber, "Gaussian Kullback-Leibler Approximate Inference", 2013), so there is only
     one maximum.
 
@@ -209,7 +209,7 @@ class Response:
     def times(
         self, m: np.ndarray, C: np.ndarray, precision: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Multiply by changes of means, (n, k), and covariances, (n, k, k)."""
+        """Multiply by changes of means and covariances."""
         second, third, fourth = self.derivatives
         da, dv = m @ self.W.T, 0.5 * (C.reshape(len(C), self.products.shape[1]) @ self.products.T)
         by_covariance = ((third * da + fourth * dv) @ self.products).reshape(C.shape)

@@ -27,7 +27,7 @@ class Prediction(NamedTuple):
     probabilities: dict[int, np.ndarray]  # (n, n_categories) of each column
 
     def most_probable(self) -> np.ndarray:
-        """Return codes: means of numbers, and most probable categories, (n, d)."""
+        """Return codes: means of numbers, and most probable categories."""
         codes = self.mean.copy()
         for j, p in self.probabilities.items():
             codes[:, j] = p.argmax(axis=1)
@@ -73,7 +73,7 @@ class MixedModel:
         return Prediction(mean, variance, probabilities)
 
     def conditional(self, Z: np.ndarray) -> Prediction:
-        """Return p(x_j|z) of each column for latents of shape (n, k)."""
+        """Return p(x_j|z) of each column given latents."""
         A = predictors(self.parameters, Z)
         pairs = self.terms.categorical()
         probabilities = {j: np.exp(self.terms.log_probabilities(A, j, t)) for j, t in pairs}

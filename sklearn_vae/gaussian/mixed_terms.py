@@ -10,6 +10,7 @@ normalized exactly, and all expectations under a normal predictor are closed for
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +103,7 @@ def expected_terms(
 
 
 def slopes_by_noise(
-    data: TermData, E: np.ndarray, noise: np.ndarray
+    data: TermData, E: Sequence[np.ndarray], noise: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return derivatives of E[1] and E[2] in the logarithms of the noise parameters.
 

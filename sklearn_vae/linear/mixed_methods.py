@@ -314,6 +314,7 @@ class MixedModelMethods(LatentModel):
 
     @property
     def _model(self) -> MixedModel:
+        check_is_fitted(self)
         terms = ColumnTerms([column.type for column in self._codec.columns_], self._orders)
         parameters = TermParameters(self.loadings_, self.intercept_, self.noise_)
         return MixedModel(terms, parameters, self.covariance == "diagonal")

@@ -107,6 +107,7 @@ LINEAR = {
     "ppcacv-range": (PPCACV(range(1, 4), noise_variance=np.array([0.1, 0.5]), cv=2), IRIS),
     "ppcacv-splits": (PPCACV(cv=[(np.arange(99), np.arange(99, 150))]), NAMED),
     "imputer": (PPCAImputer(1, add_indicator=True, random_state=random_state()), HOLES),
+    "mixed": (MixedFactorAnalysis(1, tol=1e-3, random_state=0), TABLE),
     "factor-imputer": (FactorAnalysisImputer(1, n_fits=2, random_state=0), HOLES),
     "gaussian-imputer": (GaussianImputer(n_fits=2), HOLES),
     "imputer-other": (PPCAImputer(1, missing_values=-1.0), np.nan_to_num(HOLES, nan=-1.0)),
@@ -201,7 +202,6 @@ DEEP = {
         DeepBernoulliVAE(2, **SMALL, prior="learned_variance", random_state=0),
         BITS,
     ),
-    "mixed": (MixedFactorAnalysis(1, max_iter=200, tol=1e-3, random_state=0), TABLE),
     "tabular": (
         TabularVAE(2, **SMALL, column_types={"a": "real"}, init="ppca", random_state=0),
         TABLE,
