@@ -60,6 +60,7 @@ VARIANTS = [
     PPCA(),
     BernoulliPPCA(1, binarize=0.0, inference="per_sample"),
     FactorAnalysis(noise_variance=0.5),
+    FactorAnalysisCV([0, 1], cv=2),
     LinearVAE(2, solver="adam", max_iter=20, tol=1e3),
     LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, batch_size=16),
     PPCAImputer(1, missing_values=-1.0, add_indicator=True, keep_empty_features=True),

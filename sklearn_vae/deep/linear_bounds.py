@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from sklearn_vae.deep.outcome import LinearFit
-from sklearn_vae.deep.ppca_start import Array, fit_ppca, in_float64, on_host
+from sklearn_vae.deep.ppca_start import (
+    Array,
+    blocks_in_float64,
+    fit_ppca,
+    in_float64,
+    is_tall,
+    on_host,
+)
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.incomplete_ppca import fit_incomplete_ppca
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
@@ -33,6 +40,10 @@ def ppca_fits(
         root = np.sqrt(noise)
     if isinstance(data.train, StoredSamples):
         samples: Any = data.train.divided_by(root)
+    elif is_tall(data.train) and not data.is_incomplete:
+        samples = data.train
+        if noise is not None and noise.ndim:
+            samples = samples / torch.as_tensor(root).to(samples)
     else:
         X = in_float64(data.train) / root  # with equal noise
         if data.is_incomplete:
@@ -104,8 +115,8 @@ def _judged_average(function: Any, data: TrainingData) -> float:
     """Average a function of samples over the validation samples, or else the training samples."""
     if data.valid is not None:
         return _average(function(in_float64(data.valid)), data.valid_weights, data)
-    if isinstance(data.train, StoredSamples):
-        parts = [function(in_float64(data.train[block])) for block in data.train.blocks()]
+    if isinstance(data.train, StoredSamples) or is_tall(data.train):
+        parts = [function(X) for _, X in blocks_in_float64(data.train)]
         return _average(np.concatenate(parts), data.weights, data)
     return _average(function(in_float64(data.train)), data.weights, data)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from functools import reduce
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -59,6 +61,11 @@ LARGEST_IN_FLOAT64 = 2**27
 # random samples with this number of entries.
 MOST_FEATURES = 2048
 SOME_ENTRIES = 2**24
+
+# Number of entries of samples from which their moments are computed in blocks, without a copy of
+# the samples, and number of entries of a block.
+LARGE_ENTRIES = 2**24
+BLOCK_ENTRIES = 2**21
 
 # Slopes c of the activations with f(a) - f(-a) = c a. For these, two units pass a value through a
 # layer unchanged.
@@ -304,9 +311,10 @@ def fit_ppca(
     """
     if isinstance(samples, StoredSamples) and samples.shape[1] > MOST_FEATURES:
         samples, weights = samples.some(SOME_ENTRIES)
-    is_stored = isinstance(samples, StoredSamples)
-    X, w = None if is_stored else in_float64(samples), None if weights is None else on_host(weights)
-    if reducer.size == 1 and not is_stored:
+    w = None if weights is None else on_host(weights)
+    in_blocks = isinstance(samples, StoredSamples) or is_tall(samples)
+    X: Any = None if in_blocks else in_float64(samples)
+    if reducer.size == 1 and not in_blocks:
         k, dtype = min(n_components, *X.shape), X.dtype
         solver = choose_solver(X, k)
         summary = summarize(X, solver, w)
@@ -319,7 +327,10 @@ def fit_ppca(
             refine=recentered(X, summary, w),
         )
     else:
-        own = samples.moments if isinstance(samples, StoredSamples) else Moments.of(X, w)
+        if isinstance(samples, StoredSamples):
+            own = samples.moments
+        else:
+            own = _moments_in_blocks(samples, w) if in_blocks else Moments.of(X, w)
         moments = own if reducer.size == 1 else _joint_moments(own, reducer)
         k, dtype = min(n_components, round(moments.n), moments.n_features), moments.mean.dtype
         spectrum = Spectrum.from_moments(moments)
@@ -373,6 +384,8 @@ def factor_noise(samples: Samples, n_components: int, weights: Tensor | None = N
     n, d = samples.shape
     if isinstance(samples, StoredSamples):
         summary: Any = samples.moments
+    elif is_tall(samples):
+        summary = _moments_in_blocks(samples, None if weights is None else on_host(weights))
     else:
         X, w = samples.cpu().double().numpy(), None if weights is None else on_host(weights)
         summary = Moments.of(X, w) if d <= n else centered_data(X, w)
@@ -401,7 +414,7 @@ def noise_without_residuals(
     return None
 
 
-def in_float64(samples: Tensor) -> Array:
+def in_float64(samples: Any) -> Array:
     """Return samples on the host, in float64 if that takes at most 1 GiB.
 
     Float32 cannot tell the noise of pPCA from rounding if it is less than 1e-6 of the variance.
@@ -413,6 +426,29 @@ def in_float64(samples: Tensor) -> Array:
 def on_host(weights: Tensor) -> Array:
     """Return weights of samples as an array of float64."""
     return weights.cpu().double().numpy()
+
+
+def is_tall(samples: Tensor) -> bool:
+    """Return whether the moments of samples are computed in blocks, without a copy in float64."""
+    n, d = samples.shape
+    is_large = samples.dtype == torch.float32 and samples.numel() >= LARGE_ENTRIES
+    return is_large and d <= min(MOST_FEATURES, n // 4)
+
+
+def blocks_in_float64(samples: Samples) -> Iterator[tuple[slice, Array]]:
+    """Yield slices of the samples, and these samples on the host, in float64."""
+    step = max(1, BLOCK_ENTRIES // samples.shape[1])
+    for start in range(0, len(samples), step):
+        block = slice(start, start + step)
+        yield block, samples[block].cpu().double().numpy()
+
+
+def _moments_in_blocks(samples: Tensor, weights: Array | None) -> Moments:
+    parts = (
+        Moments.of(X, None if weights is None else weights[block])
+        for block, X in blocks_in_float64(samples)
+    )
+    return reduce(Moments.__add__, parts)
 
 
 def _joint_moments(own: Moments, reducer: Reducer) -> Moments:

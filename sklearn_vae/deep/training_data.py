@@ -41,7 +41,7 @@ ENTRIES_HELD_OUT = 2**24
 class TrainingData:
     """Data and settings of one fit, with samples in the units of the networks."""
 
-    train: Tensor | StoredSamples
+    train: Any  # a tensor, or StoredSamples of a large file
     valid: Tensor | None
     weights: Tensor | None  # of the training samples, averaging to 1, unless all are equal
     valid_weights: Tensor | None

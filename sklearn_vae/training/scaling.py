@@ -134,7 +134,7 @@ def check_units(mean: NDArray[Any], scale: Any, dtype: torch.dtype) -> None:
 
 
 def standardize(
-    X: NDArray[Any],
+    X: Any,
     indices: NDArray[Any],
     mean: NDArray[Any],
     scale: Any,

@@ -65,7 +65,7 @@ class StoredSamples:
         """Return the number of bytes of an entry."""
         return torch.finfo(self.dtype).bits // 8
 
-    def __getitem__(self, key: slice | Tensor) -> Tensor:
+    def __getitem__(self, key: Any) -> Tensor:
         """Read the samples of a slice, or with some indices, to the device."""
         is_slice = isinstance(key, slice)
         chosen = np.arange(*key.indices(len(self))) if is_slice else key.cpu().numpy()

@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +14,17 @@ from skorch.callbacks import Callback
 from skorch.history import History
 
 from sklearn_vae import PPCA, DeepGaussianVAE
+from sklearn_vae.deep import ppca_start
+from sklearn_vae.deep.linear_bounds import ppca_fits
 from sklearn_vae.deep.ppca_start import (
     SHARE_OF_START,
     SLOPES,
     LearningRateLimit,
+    factor_noise,
+    fit_ppca,
     sum_of_deviations,
 )
+from sklearn_vae.training.distributed import SINGLE_PROCESS
 from sklearn_vae.training.fast_paths import Adam
 from tests.deep.data import make_rows, parameters_of
 from tests.helpers import slow
@@ -356,3 +362,26 @@ def test_noise_far_below_the_average_variance_can_be_learned():
     assert model.noise_variance_ < 2e-7 * rows.var(axis=0).mean()
     assert model.entropy_gap_.active_bounds == ()
     assert model.elbo_ > PPCA(10).fit(rows).score(rows)
+
+
+@pytest.mark.parametrize("noise", [None, np.array(0.3), np.linspace(0.1, 0.5, 5)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_large_samples_are_not_copied_to_float64(noise, weighted, monkeypatch):
+    rows = np.random.default_rng(0).normal(size=(240, 5)) * np.arange(1, 6)
+    samples = torch.from_numpy(rows.astype(np.float32))
+    w = torch.linspace(0.5, 1.5, 240).double() if weighted else None
+    data = SimpleNamespace(
+        train=samples, valid=None, weights=w, reducer=SINGLE_PROCESS, is_incomplete=False
+    )
+    results = []
+    for large in (2**24, 2):
+        monkeypatch.setattr(ppca_start, "LARGE_ENTRIES", large)
+        monkeypatch.setattr(ppca_start, "BLOCK_ENTRIES", 100)
+        fits = ppca_fits(data, 2, noise, 1.0)
+        fit = fit_ppca(samples, 2, SINGLE_PROCESS, w)
+        numbers = [f.bound for f in fits if f is not None] + [fit.noise_variance]
+        numbers += np.abs(fit.loadings).ravel().tolist() + factor_noise(samples, 2, w).tolist()
+        results.append(numbers)
+    own, in_blocks = results
+    # Only the division by unequal noise is in float32.
+    np.testing.assert_allclose(in_blocks, own, rtol=1e-6 if np.ndim(noise) else 1e-10)

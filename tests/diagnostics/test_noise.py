@@ -39,7 +39,7 @@ def test_no_other_noise_variance_is_better(model):
 
 
 # Of pPCA the posterior depends on the noise: see below.
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "model", [m for m in NOISY_DIAGONAL if not isinstance(m, PPCA | PPCACV)], ids=str
 )

@@ -96,7 +96,7 @@ def test_without_data_the_dimensions_are_those_of_the_fit(name):
     assert len(pruned.kl_per_dim_) == pruned.n_components_
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "PPCACV"])
 def test_a_pruned_model_can_be_cloned_saved_and_fitted_again(name, tmp_path):
     model, X = fitted(name)

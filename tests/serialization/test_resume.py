@@ -93,7 +93,7 @@ def test_what_is_resumed_ends_as_if_it_had_not_been_stopped(index, stop_after, t
     assert len(list((tmp_path / "files").iterdir())) == 1
 
 
-@pytest.mark.some(8)
+@pytest.mark.some(5)
 @each_trained
 def test_a_finished_fit_is_not_trained_again(index, monkeypatch, tmp_path):
     X = rows_of(TRAINED[index])

@@ -116,7 +116,7 @@ def test_what_was_loaded_saves_as_the_same_file(name, tmp_path):
     assert_same(*(dict(sorted(tensors.items())) for _, tensors, *_ in (a, b)))
 
 
-@pytest.mark.some(7)
+@pytest.mark.some(4)
 @pytest.mark.parametrize("name", [f"deep-{name}" for name in DEEP])
 def test_training_goes_on_as_it_would_have(name, tmp_path):
     model, X = model_of(name), CASES[name][1]

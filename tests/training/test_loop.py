@@ -138,7 +138,7 @@ def test_one_look_at_the_loss_an_epoch_and_no_rows_kept():
     assert len(pickle.dumps(model)) < rows.nbytes / 4
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_pickled_models_are_the_same_and_go_on_the_same(model):
     model = copy.deepcopy(model).set_params(warm_start=True).fit(X)
