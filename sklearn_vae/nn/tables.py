@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_vae.nn.column_distributions import Codes, LogNormal, StudentT
+from sklearn_vae.nn.column_starts import moments
 from sklearn_vae.nn.columns import (
     BernoulliColumns,
     CategoricalColumns,
@@ -24,7 +25,6 @@ from sklearn_vae.nn.columns import (
     NormalColumns,
     OrdinalColumns,
     StudentColumns,
-    moments,
 )
 from sklearn_vae.nn.incomplete import CorrelatedPosterior, IncompleteEncoder, linearized
 from sklearn_vae.nn.module import VAEModule
@@ -116,11 +116,14 @@ class TableInputs(nn.Module):
         return len(self.center)
 
     @torch.no_grad()
-    def set_units(self, x: Tensor) -> None:
+    def set_units(self, x: Tensor, weights: Tensor | None = None) -> None:
         """Set mean and standard deviation of all inputs by training samples, with NaN if missing."""
         values = self._values(x)
         observed = ~values.isnan()
-        center, scale = moments(torch.where(observed, values, 0.0), observed)
+        of_values = observed.to(x.dtype)
+        if weights is not None:
+            of_values = of_values * weights[:, None].to(x.dtype)
+        center, scale = moments(torch.where(observed, values, 0.0), of_values)
         self.center.copy_(center)
         self.scale.copy_(scale)
 

@@ -145,6 +145,42 @@ def test_outputs_of_0_are_the_marginals_and_gradients_have_size_1(kind):
     np.testing.assert_allclose(gradient.square().mean(0).sqrt(), 1.0, rtol=1e-9)
 
 
+def test_starts_of_weighted_samples_are_those_of_repeated_ones():
+    weights = np.arange(N) % 4
+    for kind in KINDS:
+        x = started(kind)[1]
+        weighted = KINDS[kind][0]().double()
+        weighted.start_at(x[weights > 0], tensor(weights[weights > 0]))
+        repeated = started(kind, x[np.repeat(np.arange(N), weights)])[0]
+        for name, value in repeated.state_dict().items():
+            np.testing.assert_allclose(weighted.state_dict()[name], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["student", "negative binomial"])
+def test_starts_without_closed_form_are_maxima(kind):
+    x = tensor(np.random.default_rng(1).standard_t(1.2, size=(N, D)) * [1.0, 1e3, 1e-3])
+    if kind == "negative binomial":
+        x = tensor(RNG.poisson([3.0, 0.4, 900.0], size=(N, D)) * (RNG.random((N, D)) < 0.6))
+    x[::7, 1] = torch.nan
+    weights = tensor(RNG.uniform(0.2, 1.8, N))
+    likelihood = KINDS[kind][0]().double()
+    likelihood.start_at(x, weights)
+    h = torch.zeros(1, D, dtype=torch.float64)
+
+    def log_likelihood():
+        terms = likelihood(h).log_prob_terms(x.nan_to_num())
+        return torch.where(x.isnan(), 0.0, weights[:, None] * terms).sum(0).detach()
+
+    best = log_likelihood()
+    for values in [h, *likelihood.parameters()]:
+        for step in (-1e-3, 1e-3):
+            with torch.no_grad():
+                values += step
+                likelihood.after_step()  # at a limit, the maximum is there
+                assert (log_likelihood() <= best + 1e-6).all()
+                values -= step
+
+
 @pytest.mark.some(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_missing_values_count_nowhere(kind):
