@@ -239,6 +239,16 @@ def test_weights_are_repetitions():
     np.testing.assert_allclose(weighted.loadings_, repeated.loadings_, atol=1e-3)
 
 
+def test_the_scale_of_weights_does_not_matter():
+    X = make_table(30)[0][["size", "visits"]].assign(visits=0, only=True)
+    types = {"visits": "count", "only": "binary"}
+    model = MixedFactorAnalysis(1, column_types=types, random_state=0)
+    models = [clone(model).fit(X, sample_weight=np.full(30, scale)) for scale in (1.0, 1e-7, 1e3)]
+    for scaled in models[1:]:
+        np.testing.assert_allclose(scaled.intercept_, models[0].intercept_, rtol=1e-6)
+        assert scaled.elbo_ == pytest.approx(models[0].elbo_, abs=1e-9)
+
+
 def test_units_names_and_order_of_categories_do_not_matter():
     X = make_table()[0][["size", "owner", "color"]]
     model = MixedFactorAnalysis(1, random_state=0).fit(X)
@@ -282,6 +292,14 @@ def test_saved_models_are_the_same(tmp_path):
     loaded = load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.score_samples(X), model.score_samples(X))
     pd.testing.assert_frame_equal(loaded.impute(X), model.impute(X))
+
+
+def test_parameters_of_a_later_fit_do_not_change_the_model():
+    model, (X, _, _) = copy.deepcopy(fitted()), make_table()
+    model.set_params(covariance="diagonal", handle_unknown="missing")
+    np.testing.assert_array_equal(model.score_samples(X), fitted().score_samples(X))
+    with pytest.raises(ValueError, match="unknown category 'pink'"):
+        model.score(X.assign(color="pink"))
 
 
 def test_grid_search_over_the_number_of_components():
@@ -328,7 +346,7 @@ def test_columns_without_weight_and_unknown_categories():
     model, new = fitted(), make_table(3)[0].assign(color="pink")
     with pytest.raises(ValueError, match=r"'color' contains the unknown category 'pink'"):
         model.score(new)
-    lenient = clone(model).set_params(handle_unknown="missing")
-    lenient.set_state({**model.get_state(), "handle_unknown": "missing"})
+    lenient = MixedFactorAnalysis(1, column_types=TYPES, handle_unknown="missing", tol=1e-3)
+    lenient.fit(make_table(30)[0])
     missing = new.assign(color=pd.Series([None] * 3, dtype=object))
     np.testing.assert_allclose(lenient.score_samples(new), lenient.score_samples(missing))
