@@ -119,6 +119,18 @@ def test_entropies_of_counts_are_sums_over_the_counts(rate):
         assert p.entropy().item() == pytest.approx(expected, abs=1e-7)
 
 
+def test_large_counts_keep_their_digits_in_float32():
+    x = torch.tensor([0.0, 12.0, 1e3, 1e5, 1e7])
+    log_mean, log_count = (x + 1.0).log(), torch.tensor(0.7)
+    mean, r = log_mean.double().exp(), log_count.double().exp()
+    nbinom = scipy.stats.nbinom(r, r / (r + mean)).logpmf(x)
+    got = NegativeBinomial(log_mean, log_count).log_prob_terms(x)
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got, nbinom, rtol=1e-6)
+    got = Poisson(log_mean).log_prob_terms(x)
+    np.testing.assert_allclose(got, scipy.stats.poisson(mean).logpmf(x), rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_draws_have_the_moments(kind):
     likelihood = started(kind)[0]
