@@ -46,6 +46,12 @@ def quartiles(x: Tensor, weights: Tensor) -> Tensor:
     return values.gather(0, index.minimum(last.clamp(min=0)))
 
 
+def category_weights(x: Tensor, weights: Tensor, n_categories: Sequence[int]) -> list[Tensor]:
+    """Return the total weight of each category of each column of codes."""
+    codes, w, sizes = x.long().cpu(), weights.double().cpu(), enumerate(n_categories)
+    return [torch.bincount(codes[:, j], w[:, j], minlength=size).to(x) for j, size in sizes]
+
+
 def maximize_columns(
     log_prob: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,

@@ -27,7 +27,13 @@ from sklearn_vae.nn.column_distributions import (
     Poisson,
     StudentT,
 )
-from sklearn_vae.nn.column_starts import maximize_columns, moments, quartiles, total_of
+from sklearn_vae.nn.column_starts import (
+    category_weights,
+    maximize_columns,
+    moments,
+    quartiles,
+    total_of,
+)
 from sklearn_vae.nn.distributions import keep_observed
 from sklearn_vae.nn.likelihoods import NOISE_FLOOR, Likelihood
 
@@ -60,6 +66,7 @@ class ColumnLikelihood(Likelihood):
 
     offset: Tensor
     unit: Tensor
+    n_categories: tuple[int, ...] = (1,)
     limits: ClassVar[dict[str, tuple[float, float]]] = {}
 
     def __init__(self, n_features: int) -> None:
@@ -70,6 +77,11 @@ class ColumnLikelihood(Likelihood):
     @property
     def n_inputs(self) -> int:
         return self.n_features
+
+    @property
+    def width(self) -> int:
+        """Number of values per sample in the largest array of the distribution."""
+        return self.n_features * max(self.n_categories)
 
     @abstractmethod
     def _start(self, x: Tensor, weights: Tensor) -> Tensor:
@@ -240,7 +252,7 @@ class CategoricalColumns(ColumnLikelihood):
         return sum(self.n_categories)
 
     def _start(self, x: Tensor, weights: Tensor) -> Tensor:
-        return torch.cat(_counts(x, weights, self.n_categories)).log().to(x)
+        return torch.log(torch.cat(category_weights(x, weights, self.n_categories)) + PRIOR_COUNT)
 
     def _of_inputs(self, values: Tensor) -> Tensor:
         sizes = torch.tensor(self.n_categories, device=values.device)
@@ -275,7 +287,8 @@ class OrdinalColumns(ColumnLikelihood):
         self.register_buffer("padding", padding, persistent=False)
 
     def _start(self, x: Tensor, weights: Tensor) -> Tensor:
-        for j, counts in enumerate(_counts(x, weights, self.n_categories)):
+        for j, of_column in enumerate(category_weights(x, weights, self.n_categories)):
+            counts = of_column + PRIOR_COUNT
             below = torch.logit((counts.cumsum(0) / counts.sum())[:-1])
             self.first[j] = below[0]
             self.log_steps[j, : len(counts) - 2] = below.diff().log()
@@ -326,13 +339,6 @@ class NegativeBinomialColumns(PoissonColumns):
 def _student_log_prob(x: Tensor, parameters: Tensor) -> Tensor:
     location, log_scale, log_freedom = parameters
     return StudentT(location, log_scale, 2.0 + log_freedom.exp()).log_prob_terms(x)
-
-
-def _counts(x: Tensor, weights: Tensor, n_categories: Sequence[int]) -> list[Tensor]:
-    """Return the weights of the categories of each column, plus `PRIOR_COUNT`."""
-    codes, w = x.long().cpu(), weights.double().cpu()
-    sizes = enumerate(n_categories)
-    return [torch.bincount(codes[:, j], w[:, j], minlength=c) + PRIOR_COUNT for j, c in sizes]
 
 
 class MixedDistribution:
@@ -416,6 +422,12 @@ class MixedLikelihood(Likelihood):
     @property
     def n_inputs(self) -> int:
         return sum(self._sizes)
+
+    @property
+    def width(self) -> int:
+        """Number of values per sample in the arrays of the distributions."""
+        blocks: Any = self.blocks
+        return sum(block.width for block in blocks)
 
     @property
     def _sizes(self) -> list[int]:
