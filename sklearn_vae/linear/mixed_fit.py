@@ -114,9 +114,12 @@ def _fit_real(
     data: TermData, k: int, max_iter: int, tol: float, rng: Any, weights: np.ndarray
 ) -> MixedFit:
     X = np.where(data.observed > 0.0, data.values, np.nan)
-    model = FactorAnalysis(k, tol=min(tol, _TOL_OF_REAL), max_iter=max_iter, random_state=rng)
+    # More latents than terms or samples have no use.
+    k_fit = min(k, *X.shape)
+    model = FactorAnalysis(k_fit, tol=min(tol, _TOL_OF_REAL), max_iter=max_iter, random_state=rng)
     model.fit(X, sample_weight=weights)
-    p = TermParameters(model.loadings_, model.mean_, model.noise_variance_)
+    W = np.pad(model.loadings_, ((0, 0), (0, k - k_fit)))
+    p = TermParameters(W, model.mean_, model.noise_variance_)
     history = np.asarray(model.loglike_) / model.n_samples_
     return MixedFit(p, history, model.certificate_)
 

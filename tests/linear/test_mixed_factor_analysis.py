@@ -279,6 +279,23 @@ def test_constant_columns_and_columns_of_one_category():
     assert np.isfinite(model.score_samples(more)).all()
 
 
+@pytest.mark.filterwarnings("ignore:The noise variance of feature")  # of three samples
+@pytest.mark.parametrize(("n_samples", "n_components"), [(20, 4), (3, 5)])
+def test_more_components_than_real_columns_or_samples(n_samples, n_components):
+    table = np.random.default_rng(0).normal(size=(20, 4))[:n_samples]
+    X = pd.DataFrame(table, columns=list("abcd")).assign(only="x")
+    if n_samples > 4:
+        X = X.drop(columns="d")
+    real = X.drop(columns="only")
+    types = dict.fromkeys(real, "real")
+    model = MixedFactorAnalysis(n_components, column_types=types, tol=1e-3).fit(X)
+    k = min(real.shape)
+    assert model.loadings_.shape == (real.shape[1], n_components)
+    assert (model.loadings_[:, k:] == 0.0).all()
+    assert set(range(k, n_components)) <= set(model.collapsed_dims_)
+    assert model.elbo_ == pytest.approx(FactorAnalysis(k, tol=1e-8).fit(real).elbo_, abs=1e-6)
+
+
 def test_nothing_varies():
     X = np.column_stack([np.ones(5), np.zeros(5)])
     model = MixedFactorAnalysis(1, column_types={0: "count", 1: "count"}).fit(X[:, [1, 1]])
