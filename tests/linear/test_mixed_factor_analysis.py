@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_vae import BernoulliPPCA, FactorAnalysis, MixedFactorAnalysis
+from sklearn_vae.diagnostics import collapse, diagnose, entropy_bound
 from sklearn_vae.serialization import load, save
 from tests.helpers import slow
 from tests.sharing import shared
@@ -317,6 +318,14 @@ def test_parameters_of_a_later_fit_do_not_change_the_model():
     np.testing.assert_array_equal(model.score_samples(X), fitted().score_samples(X))
     with pytest.raises(ValueError, match="unknown category 'pink'"):
         model.score(X.assign(color="pink"))
+
+
+def test_diagnostics_that_need_numbers_name_attributes_of_the_model():
+    model, (X, _, _) = fitted(), make_table()
+    assert collapse(model, X).collapsed.size == 0
+    for function in (diagnose, entropy_bound):
+        with pytest.raises(TypeError, match=r"attributes kl_per_dim_, collapsed_dims_, certifi"):
+            function(model, X)
 
 
 def test_grid_search_over_the_number_of_components():
