@@ -114,7 +114,7 @@ class TableImputation:
         return zip(z.split(size), weights.split(size), strict=True)
 
     def _at_once(self, x: Tensor) -> int:
-        return max(1, block_size(len(x) * self.module.likelihood.n_inputs))
+        return max(1, block_size(len(x) * self.module.likelihood.width))
 
     def _evaluate(self, function: Any) -> Array:
         k = self.model.n_components_

@@ -34,8 +34,8 @@ class TableStart:
     @torch.no_grad()
     def __init__(self, module: TableModule, x: Tensor, weights: Tensor | None) -> None:
         self.module, self.weights = module, weights
-        module.encoder.inputs.set_units(x)
-        module.likelihood.start_at(x)
+        module.encoder.inputs.set_units(x, weights)
+        module.likelihood.start_at(x, weights)
         zero = x.new_zeros(len(x), module.likelihood.n_inputs)
         terms = module.likelihood(zero).log_prob_columns(x).double()
         terms = terms if weights is None else terms * weights[:, None]
@@ -76,7 +76,7 @@ class TableStart:
             if isinstance(block, NormalColumns):
                 block.log_variance.copy_(left[own])
             elif isinstance(block, StudentColumns):
-                block.log_scale.copy_(0.5 * left[own])
+                block.log_scale.add_(0.5 * left[own])
         module.after_step()
         module.set_linear()
         return nats

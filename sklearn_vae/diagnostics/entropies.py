@@ -247,10 +247,11 @@ def _log_noise(model: LatentModel, mean: Array, variance: Array, n_features: int
 def as_supported_array(model: Any, X: Any, function: str) -> Any:
     """Convert X to an array; raise ValueError if values are missing, which the model must support."""
     if getattr(model, "observation_family", None) == "mixed":
+        names = ("kl_per_dim_", "collapsed_dims_", "column_gains_", "certificate_")
+        known = [name for name in names if hasattr(model, name)]
         raise TypeError(
             f"{function} needs numbers, but {model.model_name} is a model of tables with columns of "
-            "several types. Use its attributes kl_per_dim_, collapsed_dims_ and column_gains_, or "
-            "the function collapse."
+            f"several types. Use its attributes {', '.join(known)}, or the function collapse."
         )
     if not getattr(model, "has_bound_with_missing", False):
         return as_complete_array(X, function)

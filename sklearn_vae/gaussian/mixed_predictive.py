@@ -93,7 +93,9 @@ class MixedModel:
         V = S.reshape(len(S), -1) @ self.parameters.products.T
         probabilities, logits = {}, None
         for j, terms in self.terms.categorical():
-            if terms.stop - terms.start == 1:
+            if terms.stop == terms.start:
+                probabilities[j] = np.ones((len(S), 1))
+            elif terms.stop - terms.start == 1:
                 p = expected_softplus(A[:, terms], V[:, terms])[1]
                 first = p if self.terms.types[j] == "categorical" else 1.0 - p
                 ordered = np.hstack([first, 1.0 - first])

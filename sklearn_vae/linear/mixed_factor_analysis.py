@@ -239,6 +239,7 @@ class MixedFactorAnalysis(MixedModelMethods):
         self, codec: TableCodec, codes: Array, terms: ColumnTerms, fit: MixedFit, weights: Array
     ) -> None:
         self._table = codec.get_state()
+        self._diagonal = self.covariance == "diagonal"
         self._orders = [list(order) for order in terms.orders]
         self.term_names_ = _names_of_terms(codec, terms)
         self.loadings_, self.intercept_, self.noise_ = fit.parameters

@@ -46,10 +46,12 @@ def fit_mixed(
 ) -> MixedFit:
     """Maximize the bound over the parameters, without terms that are constant.
 
-    Weights must be positive. Columns that are all real are fitted by :class:`FactorAnalysis` where
+    Weights must be positive; their scale does not matter. Columns that are all real are fitted by :class:`FactorAnalysis` where
     its posterior is of the same family, and columns of complete bits with diagonal covariances like
     those of :class:`BernoulliPPCA`.
     """
+    weights = weights / scale_of(weights)
+    weights = weights / weights.mean()
     n_reals, _, n_bits = data.sizes
     complete = bool(data.observed.all())
     if n_reals == len(terms.columns) and n_reals and (complete or not diagonal):
@@ -59,8 +61,6 @@ def fit_mixed(
     marginal = marginals(data, weights)
     b, noise, varies = marginal
     k, D = n_components, len(b)
-    weights = weights / scale_of(weights)
-    weights = weights / weights.mean()
     A = np.broadcast_to(b, data.values.shape)
     independent = expected_terms(data, A, np.zeros_like(A), noise)[0]
     constant = float(weights @ independent[:, ~varies].sum(axis=1)) / len(weights)
@@ -114,9 +114,12 @@ def _fit_real(
     data: TermData, k: int, max_iter: int, tol: float, rng: Any, weights: np.ndarray
 ) -> MixedFit:
     X = np.where(data.observed > 0.0, data.values, np.nan)
-    model = FactorAnalysis(k, tol=min(tol, _TOL_OF_REAL), max_iter=max_iter, random_state=rng)
+    # More latents than terms or samples have no use.
+    k_fit = min(k, *X.shape)
+    model = FactorAnalysis(k_fit, tol=min(tol, _TOL_OF_REAL), max_iter=max_iter, random_state=rng)
     model.fit(X, sample_weight=weights)
-    p = TermParameters(model.loadings_, model.mean_, model.noise_variance_)
+    W = np.pad(model.loadings_, ((0, 0), (0, k - k_fit)))
+    p = TermParameters(W, model.mean_, model.noise_variance_)
     history = np.asarray(model.loglike_) / model.n_samples_
     return MixedFit(p, history, model.certificate_)
 

@@ -32,16 +32,16 @@ class MixedModelMethods(LatentModel):
 
     observation_family = "mixed"
 
-    covariance: str
-    handle_unknown: str
     elbo_history_: Array
     intercept_: Array
     loadings_: Array
     n_iter_: int
     noise_: Array
+    _diagonal: bool
     _orders: list[list[int]]
     _table: dict[str, Any]
     _fitted_state: ClassVar = {
+        "_diagonal": "any",
         "_orders": "any",
         "_table": "any",
         "components_": "any",
@@ -317,14 +317,11 @@ class MixedModelMethods(LatentModel):
         check_is_fitted(self)
         terms = ColumnTerms([column.type for column in self._codec.columns_], self._orders)
         parameters = TermParameters(self.loadings_, self.intercept_, self.noise_)
-        return MixedModel(terms, parameters, self.covariance == "diagonal")
+        return MixedModel(terms, parameters, self._diagonal)
 
     def _codes(self, X: Any) -> Array:
         check_is_fitted(self)
-        X = checked_table(self, X, reset=False)
-        codec = self._codec
-        codec.handle_unknown = self.handle_unknown
-        return codec.encode(X)
+        return self._codec.encode(checked_table(self, X, reset=False))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -194,7 +194,10 @@ class Poisson(ColumnDistribution):
         return self.log_rate.exp()
 
     def log_prob_terms(self, x: Tensor) -> Tensor:
-        return x * self.log_rate - self.log_rate.exp() - torch.lgamma(x + 1.0)
+        # In float64, because large terms cancel.
+        counts, log_rate = x.double(), self.log_rate.double()
+        terms = counts * log_rate - log_rate.exp() - torch.lgamma(counts + 1.0)
+        return terms.to(self.log_rate.dtype)
 
     def entropy_terms(self) -> Tensor:
         rate = self.log_rate.double().exp()
@@ -222,10 +225,13 @@ class NegativeBinomial(ColumnDistribution):
         return self.mean + torch.exp(2.0 * self.log_mean - self.log_count)
 
     def log_prob_terms(self, x: Tensor) -> Tensor:
-        r, odds = self.log_count.exp(), self.log_mean - self.log_count
-        coefficient = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1.0)
+        # In float64, because large terms cancel.
+        counts, log_mean, log_count = x.double(), self.log_mean.double(), self.log_count.double()
+        r, odds = log_count.exp(), log_mean - log_count
+        terms = torch.lgamma(counts + r) - torch.lgamma(r) - torch.lgamma(counts + 1.0)
         # log(r / (r + mu)) and log(mu / (r + mu))
-        return coefficient + r * functional.logsigmoid(-odds) + x * functional.logsigmoid(odds)
+        terms = terms + r * functional.logsigmoid(-odds) + counts * functional.logsigmoid(odds)
+        return terms.to(self.log_mean.dtype)
 
     def entropy_terms(self) -> Tensor:
         log_mean, log_count = torch.broadcast_tensors(

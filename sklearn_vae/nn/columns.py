@@ -27,6 +27,13 @@ from sklearn_vae.nn.column_distributions import (
     Poisson,
     StudentT,
 )
+from sklearn_vae.nn.column_starts import (
+    category_weights,
+    maximize_columns,
+    moments,
+    quartiles,
+    total_of,
+)
 from sklearn_vae.nn.distributions import keep_observed
 from sklearn_vae.nn.likelihoods import NOISE_FLOOR, Likelihood
 
@@ -39,8 +46,7 @@ LOG_COUNT_LIMITS = (math.log(LEAST_COUNT), math.log(1e6))
 
 # Degrees of freedom of Student's t are 2 plus a number within these limits, at first 3.
 FREEDOM_LIMITS = (0.1, 100.0)
-FIRST_FREEDOM = 3.0
-
+FIRST_LOG_FREEDOM = math.log(3.0)
 
 # Distance between thresholds that no score reaches.
 UNREACHABLE = 1e4
@@ -60,6 +66,7 @@ class ColumnLikelihood(Likelihood):
 
     offset: Tensor
     unit: Tensor
+    n_categories: tuple[int, ...] = (1,)
     limits: ClassVar[dict[str, tuple[float, float]]] = {}
 
     def __init__(self, n_features: int) -> None:
@@ -71,11 +78,16 @@ class ColumnLikelihood(Likelihood):
     def n_inputs(self) -> int:
         return self.n_features
 
+    @property
+    def width(self) -> int:
+        """Number of values per sample in the largest array of the distribution."""
+        return self.n_features * max(self.n_categories)
+
     @abstractmethod
-    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
+    def _start(self, x: Tensor, weights: Tensor) -> Tensor:
         """Set all parameters to the marginal distributions of columns; return the offsets.
 
-        x has the shape (n_samples, n_features), with 0 where it is not observed.
+        x and the weights have the shape (n_samples, n_features), with 0 where x is missing.
         """
 
     @abstractmethod
@@ -85,15 +97,18 @@ class ColumnLikelihood(Likelihood):
     def forward(self, h: Tensor) -> Any:
         return self.distribution(torch.addcmul(self.offset, self.unit, h))
 
-    def start_at(self, x: Tensor) -> None:
+    def start_at(self, x: Tensor, weights: Tensor | None = None) -> None:
         """Set the units of the decoder outputs, and initialize all parameters, by training samples.
 
-        x has the shape (n_samples, n_features), with NaN for missing values.
+        x has the shape (n_samples, n_features), with NaN for missing values. The weights of samples,
+        of shape (n_samples,), should average to 1.
         """
         observed = ~x.isnan()
-        values = torch.where(observed, x, 0.0)
+        values, of_values = torch.where(observed, x, 0.0), observed.to(x.dtype)
+        if weights is not None:
+            of_values = of_values * weights[:, None].to(x.dtype)
         with torch.no_grad():
-            self.offset.copy_(self._start(values, observed))
+            self.offset.copy_(self._start(values, of_values))
             self.unit.fill_(1.0)
             self.after_step()
         h = torch.zeros(len(x), self.n_inputs, dtype=x.dtype, device=x.device, requires_grad=True)
@@ -102,13 +117,13 @@ class ColumnLikelihood(Likelihood):
             supported = torch.where(observed, x, p.supported)
             terms = keep_observed(p.log_prob_terms(supported), observed)
             gradient = torch.autograd.grad(terms.sum(), h)[0]
-        counts = self._of_inputs(observed.sum(0)).clamp(min=1.0)
-        size = torch.sqrt(gradient.square().sum(0) / counts)
+        shares = self._of_inputs(of_values / total_of(of_values))
+        size = torch.sqrt((shares * gradient.square()).sum(0))
         with torch.no_grad():
             self.unit.copy_(torch.where(size > torch.finfo(x.dtype).eps, 1.0 / size, 1.0))
 
     def _of_inputs(self, values: Tensor) -> Tensor:
-        """Return a value per feature as one per decoder output."""
+        """Return values per feature, the last axis, as values per decoder output."""
         return values
 
     @torch.no_grad()
@@ -132,8 +147,8 @@ class NormalColumns(ColumnLikelihood):
         self.log_variance = nn.Parameter(torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
 
-    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
-        mean, std = moments(x, observed)
+    def _start(self, x: Tensor, weights: Tensor) -> Tensor:
+        mean, std = moments(x, weights)
         self.scale.copy_(std)
         self.log_variance.zero_()
         return mean
@@ -149,8 +164,8 @@ class NormalColumns(ColumnLikelihood):
 class LogNormalColumns(NormalColumns):
     """log x_j given z is N(mu_j(z), sigma2_j), for positive skewed columns."""
 
-    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
-        return super()._start(torch.where(observed, x, 1.0).log(), observed)
+    def _start(self, x: Tensor, weights: Tensor) -> Tensor:
+        return super()._start(torch.where(weights > 0, x, 1.0).log(), weights)
 
     def distribution(self, parameters: Tensor) -> ColumnDistribution:
         return LogNormal(parameters, self._log_noise)
@@ -172,18 +187,26 @@ class StudentColumns(ColumnLikelihood):
     def __init__(self, n_features: int) -> None:
         super().__init__(n_features)
         self.log_scale = nn.Parameter(torch.zeros(n_features))
-        self.log_freedom = nn.Parameter(torch.full((n_features,), math.log(FIRST_FREEDOM)))
+        self.log_freedom = nn.Parameter(torch.full((n_features,), FIRST_LOG_FREEDOM))
         self.register_buffer("scale", torch.ones(n_features))
 
-    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
+    def _start(self, x: Tensor, weights: Tensor) -> Tensor:
         # Quartiles, because outliers can dominate the variance.
-        values = torch.where(observed, x, torch.nan)
-        low, middle, high = torch.nanquantile(values, x.new_tensor([0.25, 0.5, 0.75]), dim=0)
+        low, middle, high = quartiles(x, weights)
         spread = 0.7413 * (high - low)  # the standard deviation of a normal
-        self.scale.copy_(torch.where(spread > 0, spread, moments(x, observed)[1]))
-        self.log_scale.zero_()
-        self.log_freedom.fill_(math.log(FIRST_FREEDOM))
-        return middle.nan_to_num()
+        spread = torch.where(spread > 0, spread, moments(x, weights)[1])
+        first = (
+            torch.zeros_like(low),
+            torch.zeros_like(low),
+            self.log_freedom.fill_(FIRST_LOG_FREEDOM),
+        )
+        limits = (-2.0, 2.0), *self.limits.values()
+        standard = torch.where(weights > 0, (x - middle) / spread, 0.0)
+        best = maximize_columns(_student_log_prob, standard, weights, torch.stack(first), limits)
+        self.scale.copy_(spread)
+        self.log_scale.copy_(best[1])
+        self.log_freedom.copy_(best[2])
+        return middle + spread * best[0]
 
     def distribution(self, parameters: Tensor) -> ColumnDistribution:
         log_scale = self.log_scale + self.scale.log()
@@ -193,9 +216,9 @@ class StudentColumns(ColumnLikelihood):
 class BernoulliColumns(ColumnLikelihood):
     """p(x_j = 1|z) = sigmoid(a_j(z)) of codes 0 and 1."""
 
-    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
-        n = observed.sum(0)
-        return torch.logit((x.sum(0) + PRIOR_COUNT) / (n + 2.0 * PRIOR_COUNT))
+    def _start(self, x: Tensor, weights: Tensor) -> Tensor:
+        n = weights.sum(0)
+        return torch.logit(((weights * x).sum(0) + PRIOR_COUNT) / (n + 2.0 * PRIOR_COUNT))
 
     def distribution(self, parameters: Tensor) -> ColumnDistribution:
         return Categorical(torch.stack([torch.zeros_like(parameters), parameters], dim=-1))
@@ -228,16 +251,12 @@ class CategoricalColumns(ColumnLikelihood):
     def n_inputs(self) -> int:
         return sum(self.n_categories)
 
-    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
-        logits = []
-        for j, size in enumerate(self.n_categories):
-            counts = torch.bincount(x[observed[:, j], j].long(), minlength=size)
-            logits.append(torch.log(counts + PRIOR_COUNT))
-        return torch.cat(logits)
+    def _start(self, x: Tensor, weights: Tensor) -> Tensor:
+        return torch.log(torch.cat(category_weights(x, weights, self.n_categories)) + PRIOR_COUNT)
 
     def _of_inputs(self, values: Tensor) -> Tensor:
         sizes = torch.tensor(self.n_categories, device=values.device)
-        return values.repeat_interleave(sizes)
+        return values.repeat_interleave(sizes, dim=-1)
 
     def distribution(self, parameters: Tensor) -> ColumnDistribution:
         return Categorical(parameters[..., self.index] + self.padding)
@@ -267,12 +286,12 @@ class OrdinalColumns(ColumnLikelihood):
         padding = UNREACHABLE * beyond.clamp(min=0).float()
         self.register_buffer("padding", padding, persistent=False)
 
-    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
-        for j, size in enumerate(self.n_categories):
-            counts = torch.bincount(x[observed[:, j], j].long(), minlength=size) + PRIOR_COUNT
+    def _start(self, x: Tensor, weights: Tensor) -> Tensor:
+        for j, of_column in enumerate(category_weights(x, weights, self.n_categories)):
+            counts = of_column + PRIOR_COUNT
             below = torch.logit((counts.cumsum(0) / counts.sum())[:-1])
             self.first[j] = below[0]
-            self.log_steps[j, : size - 2] = below.diff().log()
+            self.log_steps[j, : len(counts) - 2] = below.diff().log()
         return torch.zeros_like(self.offset)
 
     def distribution(self, parameters: Tensor) -> ColumnDistribution:
@@ -284,8 +303,9 @@ class OrdinalColumns(ColumnLikelihood):
 class PoissonColumns(ColumnLikelihood):
     """Counts with the rate exp(a_j(z))."""
 
-    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
-        return torch.log((x.sum(0) + PRIOR_COUNT) / observed.sum(0).clamp(min=1))
+    def _start(self, x: Tensor, weights: Tensor) -> Tensor:
+        total = (weights * x).sum(0)
+        return torch.log(torch.where(total > 0, total, PRIOR_COUNT) / total_of(weights))
 
     def distribution(self, parameters: Tensor) -> ColumnDistribution:
         return Poisson(parameters.clamp(*LOG_RATE_LIMITS))
@@ -300,24 +320,25 @@ class NegativeBinomialColumns(PoissonColumns):
         super().__init__(n_features)
         self.log_count = nn.Parameter(torch.zeros(n_features))
 
-    def _start(self, x: Tensor, observed: Tensor) -> Tensor:
-        mean, std = moments(x, observed)
+    def _start(self, x: Tensor, weights: Tensor) -> Tensor:
+        mean, std = moments(x, weights)
         excess = (std.square() - mean).clamp(min=1e-6 * std.square())
-        ratio = mean.square().clamp(min=1e-12) / excess
-        self.log_count.copy_(ratio.log())
-        return super()._start(x, observed)
+        first = (mean.square().clamp(min=1e-12) / excess).log()[None]
+        log_mean = super()._start(x, weights)  # the best one for every r
+
+        def log_prob(x: Tensor, log_count: Tensor) -> Tensor:
+            return NegativeBinomial(log_mean.double(), log_count[0]).log_prob_terms(x)
+
+        self.log_count.copy_(maximize_columns(log_prob, x, weights, first, [LOG_COUNT_LIMITS])[0])
+        return log_mean
 
     def distribution(self, parameters: Tensor) -> ColumnDistribution:
         return NegativeBinomial(parameters.clamp(*LOG_RATE_LIMITS), self.log_count)
 
 
-def moments(x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of the observed values, 1 where they do not vary."""
-    n = observed.sum(0).clamp(min=1)
-    mean = keep_observed(x, observed).sum(0) / n
-    std = torch.sqrt(keep_observed(x - mean, observed).square().sum(0) / n)
-    least = 4.0 * torch.finfo(x.dtype).eps * mean.abs()
-    return mean, torch.where(std > least, std, 1.0)
+def _student_log_prob(x: Tensor, parameters: Tensor) -> Tensor:
+    location, log_scale, log_freedom = parameters
+    return StudentT(location, log_scale, 2.0 + log_freedom.exp()).log_prob_terms(x)
 
 
 class MixedDistribution:
@@ -403,15 +424,21 @@ class MixedLikelihood(Likelihood):
         return sum(self._sizes)
 
     @property
+    def width(self) -> int:
+        """Number of values per sample in the arrays of the distributions."""
+        blocks: Any = self.blocks
+        return sum(block.width for block in blocks)
+
+    @property
     def _sizes(self) -> list[int]:
         blocks: Any = self.blocks
         return [block.n_inputs for block in blocks]
 
-    def start_at(self, x: Tensor) -> None:
-        """Set the units of all blocks by training samples, with NaN for missing values."""
+    def start_at(self, x: Tensor, weights: Tensor | None = None) -> None:
+        """Set the units of all blocks; see :meth:`ColumnLikelihood.start_at`."""
         blocks: Any = self.blocks
         for block, columns in zip(blocks, self._columns, strict=True):
-            block.start_at(x[:, columns])
+            block.start_at(x[:, columns], weights)
 
     def after_step(self) -> None:
         blocks: Any = self.blocks

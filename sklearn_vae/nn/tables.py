@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_vae.nn.column_distributions import Codes, LogNormal, StudentT
+from sklearn_vae.nn.column_starts import moments
 from sklearn_vae.nn.columns import (
     BernoulliColumns,
     CategoricalColumns,
@@ -24,7 +25,6 @@ from sklearn_vae.nn.columns import (
     NormalColumns,
     OrdinalColumns,
     StudentColumns,
-    moments,
 )
 from sklearn_vae.nn.incomplete import CorrelatedPosterior, IncompleteEncoder, linearized
 from sklearn_vae.nn.module import VAEModule
@@ -60,13 +60,25 @@ class Block(NamedTuple):
 
 
 def blocks_of(types: Sequence[str], n_categories: Sequence[int]) -> list[Block]:
-    """Return the columns of each type, in the order of `LIKELIHOODS`."""
+    """Return the columns of each type, in the order of `LIKELIHOODS`.
+
+    Columns of categories are in blocks of similar numbers of these, because all columns of a block are
+    padded to its largest number.
+    """
     blocks = []
-    for kind in LIKELIHOODS:
+    for kind, likelihood in LIKELIHOODS.items():
         columns = [j for j, own in enumerate(types) if own == kind]
-        if columns:
-            blocks.append(Block(kind, columns, [n_categories[j] for j in columns]))
+        has_sizes = issubclass(likelihood, WITH_CATEGORIES)
+        classes = [_size_class(n_categories[j]) if has_sizes else 0 for j in columns]
+        for size in sorted(set(classes)):
+            own = [j for j, c in zip(columns, classes, strict=True) if c == size]
+            blocks.append(Block(kind, own, [n_categories[j] for j in own]))
     return blocks
+
+
+def _size_class(n_categories: int) -> int:
+    """Return 0 up to 8 categories, 1 up to 32, 2 up to 128, and so on."""
+    return max(0, (n_categories - 1).bit_length() - 2) // 2
 
 
 def likelihood_of(blocks: Sequence[Block]) -> MixedLikelihood:
@@ -116,11 +128,14 @@ class TableInputs(nn.Module):
         return len(self.center)
 
     @torch.no_grad()
-    def set_units(self, x: Tensor) -> None:
+    def set_units(self, x: Tensor, weights: Tensor | None = None) -> None:
         """Set mean and standard deviation of all inputs by training samples, with NaN if missing."""
         values = self._values(x)
         observed = ~values.isnan()
-        center, scale = moments(torch.where(observed, values, 0.0), observed)
+        of_values = observed.to(x.dtype)
+        if weights is not None:
+            of_values = of_values * weights[:, None].to(x.dtype)
+        center, scale = moments(torch.where(observed, values, 0.0), of_values)
         self.center.copy_(center)
         self.scale.copy_(scale)
 

@@ -239,6 +239,21 @@ def test_gains_tell_which_columns_the_latents_describe(model):
     assert model.collapsed_dims_.size == 0
 
 
+def test_independent_columns_have_no_gain_for_any_weights():
+    rng, n = RandomState(0), 300
+    flag = rng.uniform(size=n) < 0.5
+    X = {
+        "flag": flag,
+        "level": np.where(rng.uniform(size=n) < 0.4, 0, rng.poisson(9.0, n)),
+        "heavy": rng.standard_t(1.2, n),
+    }
+    types = {"level": "count", "heavy": "heavy_tailed"}
+    options = {"max_epochs": 4, "hidden_layer_sizes": (), "learning_rate": 0.01}
+    model = TabularVAE(1, column_types=types, init="ppca", random_state=0, **options)
+    gains = model.fit(pd.DataFrame(X), sample_weight=np.where(flag, 20.0, 1.0)).column_gains_
+    np.testing.assert_allclose(list(gains.values()), 0.0, atol=0.02)
+
+
 def test_gains_and_the_divergence_add_up_to_the_bound(model):
     X = make_table() if model is fitted("complete") else hide(make_table())[0]
     shares = X.notna().mean().to_numpy()

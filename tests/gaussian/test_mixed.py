@@ -242,6 +242,16 @@ def test_predictions_are_averages_over_the_posterior():
         np.testing.assert_allclose(prediction.probabilities[j], average, atol=0.03)
 
 
+def test_columns_of_one_category_need_no_draws(monkeypatch):
+    codes = np.column_stack([np.arange(5.0), np.zeros(5)])
+    terms = ColumnTerms.of(codes, ["real", "categorical"], [0, 1], np.ones(5))
+    model = MixedModel(terms, TermParameters(np.ones((1, 1)), np.zeros(1), np.ones(1)), False)
+    monkeypatch.setattr(MixedModel, "_draws", None)
+    prediction = model.predict(model.encode(codes)[0])
+    np.testing.assert_array_equal(prediction.probabilities[1], np.ones((5, 1)))
+    np.testing.assert_array_equal(prediction.most_probable()[:, 1], 0.0)
+
+
 def test_draws_have_the_moments_and_probabilities_of_the_model():
     model, _ = make_model()
     z, n = np.array([[0.3, -0.5]]), 20000

@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_vae import BernoulliPPCA, FactorAnalysis, MixedFactorAnalysis
+from sklearn_vae.diagnostics import collapse, diagnose, entropy_bound
 from sklearn_vae.serialization import load, save
 from tests.helpers import slow
 from tests.sharing import shared
@@ -239,6 +240,16 @@ def test_weights_are_repetitions():
     np.testing.assert_allclose(weighted.loadings_, repeated.loadings_, atol=1e-3)
 
 
+def test_the_scale_of_weights_does_not_matter():
+    X = make_table(30)[0][["size", "visits"]].assign(visits=0, only=True)
+    types = {"visits": "count", "only": "binary"}
+    model = MixedFactorAnalysis(1, column_types=types, random_state=0)
+    models = [clone(model).fit(X, sample_weight=np.full(30, scale)) for scale in (1.0, 1e-7, 1e3)]
+    for scaled in models[1:]:
+        np.testing.assert_allclose(scaled.intercept_, models[0].intercept_, rtol=1e-6)
+        assert scaled.elbo_ == pytest.approx(models[0].elbo_, abs=1e-9)
+
+
 def test_units_names_and_order_of_categories_do_not_matter():
     X = make_table()[0][["size", "owner", "color"]]
     model = MixedFactorAnalysis(1, random_state=0).fit(X)
@@ -269,6 +280,23 @@ def test_constant_columns_and_columns_of_one_category():
     assert np.isfinite(model.score_samples(more)).all()
 
 
+@pytest.mark.filterwarnings("ignore:The noise variance of feature")  # of three samples
+@pytest.mark.parametrize(("n_samples", "n_components"), [(20, 4), (3, 5)])
+def test_more_components_than_real_columns_or_samples(n_samples, n_components):
+    table = np.random.default_rng(0).normal(size=(20, 4))[:n_samples]
+    X = pd.DataFrame(table, columns=list("abcd")).assign(only="x")
+    if n_samples > 4:
+        X = X.drop(columns="d")
+    real = X.drop(columns="only")
+    types = dict.fromkeys(real, "real")
+    model = MixedFactorAnalysis(n_components, column_types=types, tol=1e-3).fit(X)
+    k = min(real.shape)
+    assert model.loadings_.shape == (real.shape[1], n_components)
+    assert (model.loadings_[:, k:] == 0.0).all()
+    assert set(range(k, n_components)) <= set(model.collapsed_dims_)
+    assert model.elbo_ == pytest.approx(FactorAnalysis(k, tol=1e-8).fit(real).elbo_, abs=1e-6)
+
+
 def test_nothing_varies():
     X = np.column_stack([np.ones(5), np.zeros(5)])
     model = MixedFactorAnalysis(1, column_types={0: "count", 1: "count"}).fit(X[:, [1, 1]])
@@ -282,6 +310,22 @@ def test_saved_models_are_the_same(tmp_path):
     loaded = load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.score_samples(X), model.score_samples(X))
     pd.testing.assert_frame_equal(loaded.impute(X), model.impute(X))
+
+
+def test_parameters_of_a_later_fit_do_not_change_the_model():
+    model, (X, _, _) = copy.deepcopy(fitted()), make_table()
+    model.set_params(covariance="diagonal", handle_unknown="missing")
+    np.testing.assert_array_equal(model.score_samples(X), fitted().score_samples(X))
+    with pytest.raises(ValueError, match="unknown category 'pink'"):
+        model.score(X.assign(color="pink"))
+
+
+def test_diagnostics_that_need_numbers_name_attributes_of_the_model():
+    model, (X, _, _) = fitted(), make_table()
+    assert collapse(model, X).collapsed.size == 0
+    for function in (diagnose, entropy_bound):
+        with pytest.raises(TypeError, match=r"attributes kl_per_dim_, collapsed_dims_, certifi"):
+            function(model, X)
 
 
 def test_grid_search_over_the_number_of_components():
@@ -328,7 +372,7 @@ def test_columns_without_weight_and_unknown_categories():
     model, new = fitted(), make_table(3)[0].assign(color="pink")
     with pytest.raises(ValueError, match=r"'color' contains the unknown category 'pink'"):
         model.score(new)
-    lenient = clone(model).set_params(handle_unknown="missing")
-    lenient.set_state({**model.get_state(), "handle_unknown": "missing"})
+    lenient = MixedFactorAnalysis(1, column_types=TYPES, handle_unknown="missing", tol=1e-3)
+    lenient.fit(make_table(30)[0])
     missing = new.assign(color=pd.Series([None] * 3, dtype=object))
     np.testing.assert_allclose(lenient.score_samples(new), lenient.score_samples(missing))

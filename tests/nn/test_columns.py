@@ -119,6 +119,18 @@ def test_entropies_of_counts_are_sums_over_the_counts(rate):
         assert p.entropy().item() == pytest.approx(expected, abs=1e-7)
 
 
+def test_large_counts_keep_their_digits_in_float32():
+    x = torch.tensor([0.0, 12.0, 1e3, 1e5, 1e7])
+    log_mean, log_count = (x + 1.0).log(), torch.tensor(0.7)
+    mean, r = log_mean.double().exp(), log_count.double().exp()
+    nbinom = scipy.stats.nbinom(r, r / (r + mean)).logpmf(x)
+    got = NegativeBinomial(log_mean, log_count).log_prob_terms(x)
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got, nbinom, rtol=1e-6)
+    got = Poisson(log_mean).log_prob_terms(x)
+    np.testing.assert_allclose(got, scipy.stats.poisson(mean).logpmf(x), rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_draws_have_the_moments(kind):
     likelihood = started(kind)[0]
@@ -143,6 +155,42 @@ def test_outputs_of_0_are_the_marginals_and_gradients_have_size_1(kind):
         assert ((p.mean[0] - x.mean(0)).abs() < tolerance).all()
     gradient = torch.autograd.grad(p.log_prob(x).sum(), h)[0]
     np.testing.assert_allclose(gradient.square().mean(0).sqrt(), 1.0, rtol=1e-9)
+
+
+def test_starts_of_weighted_samples_are_those_of_repeated_ones():
+    weights = np.arange(N) % 4
+    for kind in KINDS:
+        x = started(kind)[1]
+        weighted = KINDS[kind][0]().double()
+        weighted.start_at(x[weights > 0], tensor(weights[weights > 0]))
+        repeated = started(kind, x[np.repeat(np.arange(N), weights)])[0]
+        for name, value in repeated.state_dict().items():
+            np.testing.assert_allclose(weighted.state_dict()[name], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["student", "negative binomial"])
+def test_starts_without_closed_form_are_maxima(kind):
+    x = tensor(np.random.default_rng(1).standard_t(1.2, size=(N, D)) * [1.0, 1e3, 1e-3])
+    if kind == "negative binomial":
+        x = tensor(RNG.poisson([3.0, 0.4, 900.0], size=(N, D)) * (RNG.random((N, D)) < 0.6))
+    x[::7, 1] = torch.nan
+    weights = tensor(RNG.uniform(0.2, 1.8, N))
+    likelihood = KINDS[kind][0]().double()
+    likelihood.start_at(x, weights)
+    h = torch.zeros(1, D, dtype=torch.float64)
+
+    def log_likelihood():
+        terms = likelihood(h).log_prob_terms(x.nan_to_num())
+        return torch.where(x.isnan(), 0.0, weights[:, None] * terms).sum(0).detach()
+
+    best = log_likelihood()
+    for values in [h, *likelihood.parameters()]:
+        for step in (-1e-3, 1e-3):
+            with torch.no_grad():
+                values += step
+                likelihood.after_step()  # at a limit, the maximum is there
+                assert (log_likelihood() <= best + 1e-6).all()
+                values -= step
 
 
 @pytest.mark.some(4)

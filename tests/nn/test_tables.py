@@ -11,6 +11,7 @@ from sklearn_vae.nn.tables import (
     accept_missing_values,
     blocks_of,
     build_table_vae,
+    likelihood_of,
 )
 
 RNG = np.random.RandomState(0)
@@ -59,6 +60,19 @@ def with_holes():
 def test_all_types_have_a_block():
     assert set(TYPES) == set(LIKELIHOODS)
     assert [block.type for block in blocks_of(TYPES, SIZES)] == list(LIKELIHOODS)
+
+
+def test_columns_of_few_categories_are_not_padded_to_many():
+    sizes = [3, 500, 8, 9, 33, 2, 1000, 3]
+    for kind in ("categorical", "ordinal"):
+        blocks = blocks_of([kind] * 7 + ["real"], sizes)
+        assert [b.columns for b in blocks if b.type == kind] == [[0, 2, 5], [3], [4], [1], [6]]
+        likelihood = likelihood_of(blocks)
+        assert likelihood.width == 3 * 8 + 9 + 33 + 500 + 1000 + 1
+        z = torch.zeros(2, likelihood.n_inputs)
+        parts = likelihood(z).parts
+        widths = [p.probabilities[0].numel() for p in parts if hasattr(p, "probabilities")]
+        assert sum(widths) + 1 == likelihood.width
 
 
 def test_inputs_are_standardized_in_the_order_of_the_decoder_outputs():
