@@ -34,7 +34,7 @@ class TableCodec:
         Types of columns by name, or by index if no name is an integer: "real", "positive" (log-normal), "heavy_tailed"
         (Student's t), "count", "binary", "categorical" or "ordinal". A list, array or Series of
         categories in ascending order, or an ordered dtype of pandas, means "ordinal", too. Types that are not given are inferred, see
-        :func:`~sklearn_vae.tables.types.inferred`.
+        the guide on tables.
     handle_unknown : {"error", "missing"}, default="error"
         Whether categories that the training samples do not contain are errors, or missing values.
 
@@ -305,7 +305,7 @@ class TableCodec:
         Returns
         -------
         state : dict
-            Argument for :meth:`from_state`.
+            Argument for `from_state`.
         """
         return {
             "handle_unknown": self.handle_unknown,
@@ -322,7 +322,7 @@ class TableCodec:
         Parameters
         ----------
         state : dict
-            Result of :meth:`get_state`.
+            Result of `get_state`.
 
         Returns
         -------
