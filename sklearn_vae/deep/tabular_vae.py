@@ -30,7 +30,7 @@ from sklearn_vae.validation import check_choice, has_nan
 class Codes(np.ndarray):
     """Codes of a table, with the state of their codec, which are not encoded again."""
 
-    table: dict[str, Any] | None
+    table: Any  # state of the codec, None after pickling
 
     @classmethod
     def of(cls, codes: Array, table: dict[str, Any]) -> Codes:
@@ -71,10 +71,10 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     n_components : int, default=8
         Number of latent dimensions.
     column_types : "auto" or dict, default="auto"
-        Types of columns by name or index. A list of categories in ascending order is a type,
-        too: "ordinal" with this order. The types of other columns are inferred: booleans are
+        Types of columns by name, or by index if no name is an integer. A list of categories in
+        ascending order, or an ordered dtype of pandas, is a type, too: "ordinal" with this order. The types of other columns are inferred: booleans are
         "binary"; text and dtypes of categories are "categorical", or "ordinal" if the dtype is
-        ordered; integers with 2 to 10 different values, and at least two samples for each, are
+        ordered; integers with 2 to 10 different values, and at least twice as many samples, are
         "ordinal"; each of them is "binary" if there are two values. Other integers
         are "count" if none is negative, one is 0, and their variance is not below their mean.
         Positive numbers with a skewness above 1, which the logarithm at least halves, are
@@ -148,7 +148,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     Attributes
     ----------
     column_types_ : dict
-        Type of each column, by name, or by index if columns have no names that are strings.
+        Type of each column, by name, or by index in arrays.
     categories_ : dict
         Categories of each column of type "binary", "categorical" or "ordinal".
     column_gains_ : dict
@@ -406,7 +406,8 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         return MixedLikelihood
 
     def _set_start(self, data: TrainingData) -> None:
-        start = TableStart(self.module_, data.train, data.weights)
+        train: Any = data.train  # codes, which are in memory
+        start = TableStart(self.module_, train, data.weights)
         self._baseline, self._initial_nats = start.baseline, None
         if self.init == "ppca":
             self._initial_nats = start.set_networks()

@@ -54,10 +54,10 @@ class MixedFactorAnalysis(MixedModelMethods):
     n_components : int, default=2
         Number k of latent dimensions, from 1 to the number of columns.
     column_types : "auto" or dict, default="auto"
-        Types of columns by name or index. A list of categories in ascending order is a type,
-        too: "ordinal" with this order. The types of other columns are inferred: booleans are
+        Types of columns by name, or by index if no name is an integer. A list of categories in
+        ascending order, or an ordered dtype of pandas, is a type, too: "ordinal" with this order. The types of other columns are inferred: booleans are
         "binary"; text and dtypes of categories are "categorical", or "ordinal" if the dtype is
-        ordered; integers with 2 to 10 different values, and at least two samples for each, are
+        ordered; integers with 2 to 10 different values, and at least twice as many samples, are
         "ordinal"; each of them is "binary" if there are two values. Other integers
         are "count" if none is negative, one is 0, and their variance is not below their mean.
         Positive numbers with a skewness above 1, which the logarithm at least halves, are
@@ -79,7 +79,7 @@ class MixedFactorAnalysis(MixedModelMethods):
     Attributes
     ----------
     column_types_ : dict
-        Type of each column, by name, or by index if columns have no names that are strings.
+        Type of each column, by name, or by index in arrays.
     categories_ : dict
         Categories of each column of type "binary", "categorical" or "ordinal".
     term_names_ : ndarray of shape (n_terms,)

@@ -1,7 +1,6 @@
 """The tabular VAE: types, dtypes, and conditional distributions against integrals over z."""
 
 import copy
-import pickle
 
 import numpy as np
 import pandas as pd
@@ -16,9 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sklearn_vae import FactorAnalysis, MixedFactorAnalysis, TabularVAE
+from sklearn_vae import FactorAnalysis, TabularVAE
 from sklearn_vae.deep.table_imputation import TableImputation
-from sklearn_vae.deep.tabular_vae import Codes
 from sklearn_vae.diagnostics import collapse, diagnose, entropy_bound
 from sklearn_vae.serialization import load, save
 from tests.deep.tables import SIZES, TYPES, N, fitted, hide, make_table
@@ -421,52 +419,3 @@ def test_diagnostics_that_need_numbers_say_so():
     for function in (diagnose, entropy_bound):
         with pytest.raises(TypeError, match=r"TabularVAE is a model of tables.*column_gains_"):
             function(model, X)
-
-
-@pytest.mark.parametrize(
-    "estimator", [TabularVAE(1, **SMALL), MixedFactorAnalysis(1, random_state=0)]
-)
-def test_arrays_and_lists_of_several_types_are_tables(estimator):
-    X = make_table(40)[["real", "colour", "flag"]]
-    X.loc[3, "colour"] = None
-    expected = clone(estimator).fit(X)
-    for array in (X.to_numpy(dtype=object), X.to_numpy(dtype=object).tolist()):
-        model = clone(estimator).fit(array)
-        assert model.column_types_ == {0: "real", 1: "categorical", 2: "binary"}
-        np.testing.assert_allclose(model.score_samples(array), expected.score_samples(X))
-        made = model.impute(array)
-        assert made.shape == X.shape
-        assert made[3, 1] in model.categories_[1]
-
-
-def test_results_for_missing_values_are_plain_arrays():
-    model, (X, _) = fitted("incomplete"), hide(make_table())
-    results = [model.transform(X), *model.posterior(X), *model.posterior(X, return_cov=True)]
-    results += [model.score_samples(X), model.log_likelihood(X, 3), model.observations(X)]
-    results += [*model.score_samples(X, return_error=True)]
-    results += [*model.conditional_probabilities(X, n_samples=4).values(), model.mean_]
-    assert {type(result) for result in results} == {np.ndarray}
-    codes = pickle.loads(pickle.dumps(Codes.of(np.ones((3, 8)), model._table)))
-    assert codes[:2].table is None
-
-
-@pytest.mark.parametrize("estimator", [TabularVAE(1, **SMALL), MixedFactorAnalysis(1, max_iter=1)])
-@pytest.mark.parametrize("container", ["pandas", "polars", "array"])
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_samples_of_zero_weight_set_no_types(estimator, container):
-    kept = pd.DataFrame({2020: np.linspace(1.0, 9.0, 12), 1: ["a", "b", "b"] * 4})
-    all_rows = pd.concat([pd.DataFrame({2020: [-1e300, np.inf], 1: ["c", None]}), kept])
-    weights = np.r_[0, 0, np.arange(1.0, 13.0)]
-    make = {
-        "pandas": lambda X: X,
-        "polars": lambda X: pl.DataFrame(X.set_axis(map(str, X), axis=1)),
-        "array": lambda X: X.to_numpy(dtype=object),
-    }[container]
-    estimator = clone(estimator).set_params(random_state=0)
-    model = clone(estimator).fit(make(all_rows), sample_weight=weights)
-    expected = clone(estimator).fit(make(kept), sample_weight=weights[2:])
-    assert model._table == expected._table
-    np.testing.assert_array_equal(model.transform(make(kept)), expected.transform(make(kept)))
-    all_rows[2020] = [1.0] + 13 * [np.nan]
-    with pytest.raises(ValueError, match=r"Column .* has no observed value"):
-        model.fit(make(all_rows), sample_weight=weights)
