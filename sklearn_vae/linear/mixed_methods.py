@@ -213,19 +213,14 @@ class MixedModelMethods(LatentModel):
 
         Raises
         ------
+        TypeError
+            If `columns` is no sequence.
         ValueError
             If a column does not exist or has no categories.
         """
-        codes, codec, model = self._codes(X), self._codec, self._model
+        codes, model = self._codes(X), self._model
         probabilities = {}
-        for name in codec.categories_ if columns is None else columns:
-            j = codec.index(name)
-            column = codec.columns_[j]
-            if column.categories is None:
-                raise ValueError(
-                    f"Column {name!r} is of type {column.type!r} and has no categories. Use "
-                    "impute(X, n_draws=...) for the conditional distribution of numbers."
-                )
+        for name, j in self._codec.with_categories(columns).items():
             hidden = codes.copy()
             hidden[:, j] = np.nan
             probabilities[name] = model.predict(model.encode(hidden)[0]).probabilities[j]

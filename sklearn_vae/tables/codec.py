@@ -31,10 +31,10 @@ class TableCodec:
     Parameters
     ----------
     column_types : "auto" or dict, default="auto"
-        Types of columns by name, or by index if no name is an integer: "real", "positive" (log-normal), "heavy_tailed"
-        (Student's t), "count", "binary", "categorical" or "ordinal". A list, array or Series of
-        categories in ascending order, or an ordered dtype of pandas, means "ordinal", too. Types that are not given are inferred, see
-        the guide on tables.
+        Types of columns by name, or by index if no name is an integer: "real", "positive"
+        (log-normal), "heavy_tailed" (Student's t), "count", "binary", "categorical" or "ordinal". A
+        list, array or Series of categories in ascending order, or an ordered dtype of pandas, means
+        "ordinal", too. Types that are not given are inferred, see the guide on tables.
     handle_unknown : {"error", "missing"}, default="error"
         Whether categories that the training samples do not contain are errors, or missing values.
 
