@@ -7,8 +7,7 @@ The files are float32 samples of a known model. Each fit runs in a new process. 
 - DeepGaussianVAE.fit and score of a memory map take at most 300 MB of anonymous memory beyond an
   imported library, which is less than the file at full scale.
 - Its ELBO is at most 0.5 % below that of the same samples in memory (5 % at smoke scale, whose few
-  epochs depend on the order of the samples), and its epochs take at most
-  1 / 0.9 times as long.
+  epochs depend on the order of the samples), and its epochs take at most 1 / 0.9 times as long.
 
     python benchmarks/rows_from_file.py [--scale smoke] [--folder big]
 

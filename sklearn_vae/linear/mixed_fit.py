@@ -46,12 +46,10 @@ def fit_mixed(
 ) -> MixedFit:
     """Maximize the bound over the parameters, without terms that are constant.
 
-    Weights must be positive; their scale does not matter. Columns that are all real are fitted by :class:`FactorAnalysis` where
+    Weights must be positive. Columns that are all real are fitted by :class:`FactorAnalysis` where
     its posterior is of the same family, and columns of complete bits with diagonal covariances like
     those of :class:`BernoulliPPCA`.
     """
-    weights = weights / scale_of(weights)
-    weights = weights / weights.mean()
     n_reals, _, n_bits = data.sizes
     complete = bool(data.observed.all())
     if n_reals == len(terms.columns) and n_reals and (complete or not diagonal):
@@ -61,6 +59,8 @@ def fit_mixed(
     marginal = marginals(data, weights)
     b, noise, varies = marginal
     k, D = n_components, len(b)
+    weights = weights / scale_of(weights)
+    weights = weights / weights.mean()
     A = np.broadcast_to(b, data.values.shape)
     independent = expected_terms(data, A, np.zeros_like(A), noise)[0]
     constant = float(weights @ independent[:, ~varies].sum(axis=1)) / len(weights)
