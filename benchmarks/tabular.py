@@ -306,7 +306,7 @@ def synthesize(X, seed, k):
     half = len(order) // 2
     train, held_out = complete.iloc[order[:half]], complete.iloc[order[half:]]
     model = TabularVAE(k, random_state=0, handle_unknown="missing").fit(train)
-    codec = model._codec
+    codec = model.codec
     a, b = codec.encode(train), codec.encode(held_out)
     b = b[~np.isnan(b).any(axis=1)]
     ours = codec.encode(model.sample(len(b), random_state=seed)[0])

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_vae.deep.table_imputation import TableImputation
-from sklearn_vae.tables import TableCodec
+from sklearn_vae.tables.fitted import FittedTable
 from sklearn_vae.validation import check_integer, check_random_state
 
 Array = NDArray[Any]
@@ -20,20 +20,8 @@ Array = NDArray[Any]
 CONDITIONAL_LATENTS = 4096
 
 
-class TableMethods:
+class TableMethods(FittedTable):
     """Methods of :class:`TabularVAE` that return tables or probabilities of categories."""
-
-    _table: dict[str, Any]
-
-    @property
-    def column_types_(self) -> dict[Any, str]:
-        """Type of each column."""
-        return self._codec.column_types_
-
-    @property
-    def categories_(self) -> dict[Any, list[Any]]:
-        """Categories of each column that has some."""
-        return self._codec.categories_
 
     def inverse_transform(self: Any, Z: Any) -> Any:
         """Compute the most probable categories, and the means of numbers, given latent vectors.
@@ -49,7 +37,7 @@ class TableMethods:
             Table like the training samples.
         """
         codes = self._map_latents(Z, lambda z: self._in_data_units(self.module_.decode(z).point))
-        return self._codec.decode(self._codec.restrict(codes))
+        return self.codec.decode(self.codec.restrict(codes))
 
     def sample(self: Any, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Array]:
         """Draw samples from the model: synthetic data.
@@ -75,8 +63,8 @@ class TableMethods:
         random_state = check_random_state(random_state)
         Z = random_state.standard_normal((n_samples, self.n_components_))
         Z = self._as_tensor(Z).cpu().numpy()
-        codes = self._codec.restrict(self._draw_codes(Z, random_state))
-        return self._codec.decode(codes), Z
+        codes = self.codec.restrict(self._draw_codes(Z, random_state))
+        return self.codec.decode(codes), Z
 
     def impute(
         self: Any,
@@ -128,9 +116,9 @@ class TableMethods:
                 values = conditional.point()[None]
             else:
                 values = conditional.draw(n_draws, check_random_state(random_state))
-            values = np.stack([self._codec.restrict(codes) for codes in values])
+            values = np.stack([self.codec.restrict(codes) for codes in values])
             filled[:, missing] = values[:, missing[rows]]
-        tables = [self._codec.decode(table, like=X) for table in filled]
+        tables = [self.codec.decode(table, like=X) for table in filled]
         return tables[0] if n_draws is None else tables
 
     def conditional_probabilities(
@@ -164,7 +152,7 @@ class TableMethods:
         """
         check_is_fitted(self)
         check_integer("n_samples", n_samples, at_least=1)
-        codec = self._codec
+        codec = self.codec
         indices = codec.with_categories(columns)
         codes = np.asarray(self._check_samples(X, reset=False))
         probabilities = {}
@@ -201,13 +189,11 @@ class TableMethods:
         """
         check_is_fitted(self)
         check_integer("n_samples", n_samples, at_least=1)
-        if not isinstance(given, Mapping):
-            raise TypeError(f"given must be a dict of values by column, got {given!r}.")
-        codes = self._codec.encode_values(given)
+        codes = self.codec.encode_values(given)
         conditional = TableImputation(self, codes[None], max(CONDITIONAL_LATENTS, n_samples))
         values = conditional.draw(n_samples, check_random_state(random_state))[:, 0]
-        values = self._codec.restrict(values)
-        return self._codec.decode(np.where(np.isnan(codes), values, codes))
+        values = self.codec.restrict(values)
+        return self.codec.decode(np.where(np.isnan(codes), values, codes))
 
     def _draw_codes(self: Any, Z: Array, random_state: np.random.RandomState) -> Array:
         """Draw x from p(x|z), as codes."""
@@ -216,12 +202,3 @@ class TableMethods:
             return self._in_data_units(self.module_.decode(z).sample(random_state))
 
         return self._map_latents(Z, draw)
-
-    @property
-    def _codec(self) -> TableCodec:
-        if "_table" not in vars(self):
-            raise AttributeError(
-                f"This {type(self).__name__} is not fitted yet and has no types of columns. Call "
-                "fit first."
-            )
-        return TableCodec.from_state(self._table)

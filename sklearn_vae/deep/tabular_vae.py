@@ -358,7 +358,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
             if reset:
                 codec = TableCodec(self.column_types, self.handle_unknown).fit(X)
                 self._table = codec.get_state()
-            codec = self._codec
+            codec = self.codec
             is_single = isinstance(X, np.ndarray) and X.dtype == np.float32
             values = codec.encode(X).astype(np.float32 if is_single else np.float64, copy=False)
             codes = Codes.of(values, self._table)
@@ -389,7 +389,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         return mean, scale
 
     def _module_factory(self, dtype: torch.dtype) -> Callable[..., VAEModule]:
-        columns = self._codec.columns_
+        columns = self.codec.columns_
         return partial(
             build_table_vae,
             [column.type for column in columns],

@@ -15,8 +15,8 @@ from sklearn_vae.gaussian.mixed_posterior import Posteriors
 from sklearn_vae.gaussian.mixed_predictive import MixedModel, Prediction
 from sklearn_vae.gaussian.mixed_terms import TermParameters
 from sklearn_vae.protocol import LatentModel, numbered
-from sklearn_vae.tables import TableCodec
 from sklearn_vae.tables.checks import checked_table
+from sklearn_vae.tables.fitted import FittedTable
 from sklearn_vae.validation import (
     check_flag,
     check_integer,
@@ -27,7 +27,7 @@ from sklearn_vae.validation import (
 Array = NDArray[Any]
 
 
-class MixedModelMethods(LatentModel):
+class MixedModelMethods(FittedTable, LatentModel):
     """Methods of a fitted factor model of tables. Subclasses set the attributes below."""
 
     observation_family = "mixed"
@@ -39,7 +39,6 @@ class MixedModelMethods(LatentModel):
     noise_: Array
     _diagonal: bool
     _orders: list[list[int]]
-    _table: dict[str, Any]
     _fitted_state: ClassVar = {
         "_diagonal": "any",
         "_orders": "any",
@@ -51,16 +50,6 @@ class MixedModelMethods(LatentModel):
         "n_features_in_": "count",
         "noise_": "any",
     }
-
-    @property
-    def column_types_(self) -> dict[Any, str]:
-        """Type of each column."""
-        return self._codec.column_types_
-
-    @property
-    def categories_(self) -> dict[Any, list[Any]]:
-        """Categories of each column that has some."""
-        return self._codec.categories_
 
     @property
     def is_comparable(self) -> bool:
@@ -101,7 +90,7 @@ class MixedModelMethods(LatentModel):
         X : DataFrame or ndarray of shape (n_samples, n_features)
             Table like the training samples.
         """
-        return self._codec.decode(self._conditional(Z).most_probable())
+        return self.codec.decode(self._conditional(Z).most_probable())
 
     def posterior(self, X: Any, return_cov: bool = False) -> tuple[Array, Array]:
         q, _ = self._model.encode(self._codes(X))
@@ -186,7 +175,7 @@ class MixedModelMethods(LatentModel):
         else:
             rng = check_random_state(random_state)
             filled = [np.where(missing, self._draw(q, rng), codes) for _ in range(n_draws)]
-        decoded = [self._codec.decode(table, like=X) for table in filled]
+        decoded = [self.codec.decode(table, like=X) for table in filled]
         tables = decoded[0] if n_draws is None else decoded
         std = np.sqrt(np.where(missing, prediction.variance, 0.0))
         return (tables, std) if return_std else tables
@@ -220,7 +209,7 @@ class MixedModelMethods(LatentModel):
         """
         codes, model = self._codes(X), self._model
         probabilities = {}
-        for name, j in self._codec.with_categories(columns).items():
+        for name, j in self.codec.with_categories(columns).items():
             hidden = codes.copy()
             hidden[:, j] = np.nan
             probabilities[name] = model.predict(model.encode(hidden)[0]).probabilities[j]
@@ -247,7 +236,7 @@ class MixedModelMethods(LatentModel):
         check_integer("n_samples", n_samples, at_least=1)
         rng = check_random_state(random_state)
         Z = rng.standard_normal((n_samples, self.n_components_))
-        return self._codec.decode(self._draw_codes(Z, rng)), Z
+        return self.codec.decode(self._draw_codes(Z, rng)), Z
 
     def conditional_sample(
         self, given: Mapping[Any, Any], n_samples: int = 1, random_state: Any = None
@@ -275,13 +264,11 @@ class MixedModelMethods(LatentModel):
         """
         check_is_fitted(self)
         check_integer("n_samples", n_samples, at_least=1)
-        if not isinstance(given, Mapping):
-            raise TypeError(f"given must be a dict of values by column, got {given!r}.")
-        codes = self._codec.encode_values(given)
+        codes = self.codec.encode_values(given)
         q = self._model.encode(codes[None])[0]
         repeated = Posteriors(*(np.repeat(array, n_samples, axis=0) for array in q))
         values = self._draw(repeated, check_random_state(random_state))
-        return self._codec.decode(np.where(np.isnan(codes), values, codes))
+        return self.codec.decode(np.where(np.isnan(codes), values, codes))
 
     def _draw(self, q: Posteriors, rng: np.random.RandomState) -> Array:
         """Draw codes of one table from p(x|z) and q(z)."""
@@ -299,24 +286,15 @@ class MixedModelMethods(LatentModel):
         return self._model.conditional(np.asarray(Z, dtype=np.float64))
 
     @property
-    def _codec(self) -> TableCodec:
-        if "_table" not in vars(self):
-            raise AttributeError(
-                f"This {type(self).__name__} is not fitted yet and has no types of columns. Call "
-                "fit first."
-            )
-        return TableCodec.from_state(self._table)
-
-    @property
     def _model(self) -> MixedModel:
         check_is_fitted(self)
-        terms = ColumnTerms([column.type for column in self._codec.columns_], self._orders)
+        terms = ColumnTerms([column.type for column in self.codec.columns_], self._orders)
         parameters = TermParameters(self.loadings_, self.intercept_, self.noise_)
         return MixedModel(terms, parameters, self._diagonal)
 
     def _codes(self, X: Any) -> Array:
         check_is_fitted(self)
-        return self._codec.encode(checked_table(self, X, reset=False))
+        return self.codec.encode(checked_table(self, X, reset=False))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

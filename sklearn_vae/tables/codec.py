@@ -181,10 +181,14 @@ class TableCodec:
 
         Raises
         ------
+        TypeError
+            If `values` is no dict.
         ValueError
             If a column does not exist, or a value is not possible for it. An unknown category is
             an error whatever `handle_unknown` is.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"given must be a dict of values by column, got {values!r}.")
         codes = np.full(self.n_features_in_, np.nan)
         given: dict[int, Any] = {}
         for name, value in values.items():

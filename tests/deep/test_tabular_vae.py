@@ -133,7 +133,7 @@ def test_draws_have_the_conditional_distribution(model, incomplete):
     X, holes = incomplete
     row = X.iloc[[0]].assign(colour=None, real=np.nan)
     draws = TableImputation(model, model.observations(row), 2000).draw(3000, RandomState(0))
-    draws = model._codec.decode(draws[:, 0])
+    draws = model.codec.decode(draws[:, 0])
     exact = exact_probabilities(model, row, "colour")[0]
     shares = draws["colour"].value_counts(normalize=True).reindex(["blue", "green", "red"])
     np.testing.assert_allclose(shares.fillna(0.0), exact, atol=0.04)
