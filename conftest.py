@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+# Without it scikit-learn takes no tensors. SciPy reads it when it is imported.
+assert "scipy" not in sys.modules
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores: one thread of BLAS and of torch each, set before they are imported.
     assert "numpy" not in sys.modules

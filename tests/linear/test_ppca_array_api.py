@@ -1,6 +1,5 @@
 """PPCA of arrays other than NumPy's."""
 
-import os
 import pickle
 
 import array_api_strict
@@ -15,10 +14,6 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn_vae import PPCA
 from tests.helpers import to_numpy
 from tests.linear.data import make_rows
-
-pytestmark = pytest.mark.skipif(
-    os.environ.get("SCIPY_ARRAY_API") != "1", reason="scikit-learn needs SCIPY_ARRAY_API=1"
-)
 
 STRICT_DEVICES = [str(d) for d in array_api_strict.__array_namespace_info__().devices()]
 

@@ -1,6 +1,5 @@
 """PPCACV against brute force: one fit a candidate and split."""
 
-import os
 import pickle
 import warnings
 
@@ -141,9 +140,6 @@ class TestAgainstBruteForce:
     @pytest.mark.some(2)
     @pytest.mark.parametrize("asarray", [torch.asarray, array_api_strict.asarray])
     @pytest.mark.parametrize("shape", [TALL, WIDE])
-    @pytest.mark.skipif(
-        os.environ.get("SCIPY_ARRAY_API") != "1", reason="scikit-learn needs SCIPY_ARRAY_API=1"
-    )
     def test_arrays_of_other_libraries(self, shape, asarray):
         X = make_rows(*shape)
         cv = KFold(4, shuffle=True, random_state=0)

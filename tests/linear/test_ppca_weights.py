@@ -1,7 +1,5 @@
 """PPCA of weighted rows."""
 
-import os
-
 import array_api_strict
 import numpy as np
 import pandas as pd
@@ -307,7 +305,6 @@ def test_weights_of_any_kind(make):
     if isinstance(given, np.ndarray):
         given.flags.writeable = False
     np.testing.assert_array_equal(PPCA(2).fit(X, sample_weight=given).loadings_, expected.loadings_)
-    if os.environ.get("SCIPY_ARRAY_API") == "1":
-        with config_context(array_api_dispatch=True):
-            tensors = PPCA(2).fit(torch.asarray(X), sample_weight=given)
-        np.testing.assert_allclose(tensors.loadings_.numpy(), expected.loadings_, atol=1e-9)
+    with config_context(array_api_dispatch=True):
+        tensors = PPCA(2).fit(torch.asarray(X), sample_weight=given)
+    np.testing.assert_allclose(tensors.loadings_.numpy(), expected.loadings_, atol=1e-9)

@@ -1,7 +1,6 @@
 """What is drawn is the data: images, surfaces, curves, intervals."""
 
 import itertools
-import os
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -135,9 +134,6 @@ def test_no_model_is_called_as_the_data():
         ReconstructionDisplay.from_estimator({"data": MODEL}, X)
 
 
-@pytest.mark.skipif(
-    os.environ.get("SCIPY_ARRAY_API") != "1", reason="scikit-learn needs SCIPY_ARRAY_API=1"
-)
 def test_models_of_torch_tensors():
     rows = torch.from_numpy(X)
     with sklearn.config_context(array_api_dispatch=True):

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 
 import numpy as np
 import pandas as pd
@@ -154,8 +153,6 @@ LINEAR = {
     "linear-draws": (LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, device="cpu"), IRIS),
     "linear-stream": (lambda: LinearVAE(2).partial_fit(IRIS[:70]).partial_fit(IRIS[70:]), IRIS),
 }
-if os.environ.get("SCIPY_ARRAY_API") != "1":  # without which scikit-learn takes no tensors
-    del LINEAR["ppca-tensors"]
 DEEP = {
     "gaussian": (gaussian(), IRIS),
     "gaussian-float32": (gaussian(random_state=random_state()), IRIS.astype(np.float32)),

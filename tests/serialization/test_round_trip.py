@@ -20,7 +20,6 @@ from tests.serialization.models import (
     CASES,
     DEEP,
     IRIS,
-    LINEAR,
     NAMED,
     assert_same,
     fitted,
@@ -200,7 +199,6 @@ def test_a_model_of_a_device_that_is_not_here(tmp_path, monkeypatch):
         load(tmp_path / "model.safetensors", device="meta")
 
 
-@pytest.mark.skipif("ppca-tensors" not in LINEAR, reason="scikit-learn needs SCIPY_ARRAY_API=1")
 def test_tensors_of_a_device_that_is_not_here(tmp_path, monkeypatch):
     path = tmp_path / "model"
     save(fitted("ppca-tensors"), path)
