@@ -19,7 +19,6 @@ status 0.
     python benchmarks/gpu.py [--scale smoke] [--repeats 5]
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -180,10 +179,7 @@ def exact_values(X, k):
 def run_tests(verdict):
     """Run the tests of training on a device in a new process."""
     command = [sys.executable, "-m", "pytest", "-q", "tests/training/test_cuda.py"]
-    environment = {**os.environ, "SCIPY_ARRAY_API": "1"}
-    run = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(f"\ntests: {run.stdout.strip().splitlines()[-1]}")
     if run.returncode:
         print(run.stdout)
