@@ -3,6 +3,7 @@
 The process that gives tests to the workers of pytest-xdist imports this file, and no more than needed.
 """
 
+import gc
 import importlib
 
 import pytest
@@ -26,6 +27,28 @@ def pytest_sessionstart():
     watch_patches(pytest.MonkeyPatch)  # after those that pytest makes itself
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collect without searches for garbage: what is collected lives to the end of the session."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Drop the traceback of a failure that is expected: pytest parses all files in it."""
+    try:
+        return (yield)
+    except Exception as error:
+        if item.get_closest_marker("xfail"):
+            raise error.with_traceback(None) from None
+        raise
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Mark as slow what repeats a proof: see `cover` and `some` in pyproject.toml."""
@@ -34,7 +57,6 @@ def pytest_collection_modifyitems(items):
     groups = {}
     for item in items:
         if item.get_closest_marker("xfail"):
-            # pytest parses the files of the whole traceback, which takes a second.
             item.add_marker("slow")
         elif not item.get_closest_marker("slow"):
             groups.setdefault(item.nodeid.split("[")[0], []).append(item)
