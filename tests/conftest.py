@@ -54,16 +54,22 @@ def pytest_collection_modifyitems(items):
     """Mark as slow what repeats a proof: see `cover` and `some` in pyproject.toml."""
     from tests.helpers import covering
 
-    groups = {}
+    groups, unused = {}, set()
     for item in items:
         if item.get_closest_marker("xfail"):
             item.add_marker("slow")
-        elif not item.get_closest_marker("slow"):
+        else:
             groups.setdefault(item.nodeid.split("[")[0], []).append(item)
     for group in groups.values():
-        if cover := group[0].get_closest_marker("cover"):
-            fast = covering([item.callspec.params for item in group], *cover.args)
-        elif some := group[0].get_closest_marker("some"):
+        cover = group[0].get_closest_marker("cover")
+        if cover and len(cover.args) > 1:
+            used = covering([item.callspec.params for item in group], cover.args[1])
+            unused |= {id(item) for i, item in enumerate(group) if i not in used}
+            group = [item for i, item in enumerate(group) if i in used]
+        group = [item for item in group if not item.get_closest_marker("slow")]
+        if cover:
+            fast = covering([item.callspec.params for item in group], cover.args[0])
+        elif group and (some := group[0].get_closest_marker("some")):
             (n,) = some.args
             fast = {round(i * (len(group) - 1) / max(n - 1, 1)) for i in range(n)}
         else:
@@ -71,6 +77,7 @@ def pytest_collection_modifyitems(items):
         for i, item in enumerate(group):
             if i not in fast:
                 item.add_marker("slow")
+    items[:] = [item for item in items if id(item) not in unused]
 
 
 @pytest.fixture(params=["numpy", "torch", "array_api_strict"])

@@ -125,7 +125,7 @@ def test_inverses_side_by_side(size, n):
     np.testing.assert_allclose(log_det, np.linalg.slogdet(A)[1])
 
 
-@pytest.mark.cover(1)
+@pytest.mark.cover(1, 2)
 @pytest.mark.parametrize("noise_variance", [None, 0.5])
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.7])
 @pytest.mark.parametrize("seed", range(3))
