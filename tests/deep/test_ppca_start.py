@@ -1,6 +1,5 @@
 """`init="ppca"`: networks that are pPCA before their first step, and stay above it."""
 
-import itertools
 import pickle
 from types import SimpleNamespace
 
