@@ -195,6 +195,29 @@ OF_VALUES = {
 }
 
 
+# Checks of containers and of attributes that all classes of a kind share; fast for one of each kind.
+OF_KINDS = {
+    "check_dtype_object",
+    "check_estimators_fit_returns_self",
+    "check_f_contiguous_array_estimator",
+    "check_fit2d_predict1d",
+    "check_fit_check_is_fitted",
+    "check_fit_score_takes_y",
+    "check_n_features_in",
+    "check_n_features_in_after_fitting",
+    "check_positive_only_tag_during_fit",
+    "check_readonly_memmap_input",
+    "check_sample_weights_list",
+    "check_sample_weights_not_an_array",
+    "check_sample_weights_not_overwritten",
+    "check_sample_weights_pandas_series",
+    "check_sample_weights_shape",
+    "check_transformer_data_not_an_array",
+}
+ONE_OF_EACH_KIND = (DeepGaussianVAE, PPCA, FactorAnalysis, LinearVAE, PPCAImputer)
+ONE_OF_EACH_KIND += (OutlierDetector, DensityPipeline)
+
+
 def each_check(estimators, names=None):
     """Decorator of a test that takes each estimator with each check, or those of these names."""
     cases = []
@@ -208,6 +231,8 @@ def each_check(estimators, names=None):
             name, options = values[1].func.__name__, values[1].keywords
             if names is None or name in names:
                 words = ",".join([name, *(f"{key}={value}" for key, value in options.items())])
+                if name in OF_KINDS and not isinstance(estimator, ONE_OF_EACH_KIND):
+                    marks = [*marks, pytest.mark.slow]
                 cases.append(pytest.param(*values, marks=marks, id=f"{text}-{words}"))
     return pytest.mark.parametrize(("estimator", "check"), cases)
 

@@ -121,6 +121,10 @@ LONG_BLOCKS = {
     "saving-1",
     "my_vae_collapsed-0",
     "my_vae_collapsed-1",
+    "tables-0",
+    "large_data-2",
+    "factor_analysis-1",
+    "README-1",
 }
 
 
