@@ -59,7 +59,9 @@ seen = None
 
 @pytest.fixture(scope="module", autouse=True)
 def _hook():
-    repr((torch.ones(1), PPCA()))  # for which torch and scikit-learn import some of themselves
+    # For which torch and scikit-learn import some of themselves.
+    with torch.device("cpu"):
+        repr((torch.ones(1), PPCA()))
     sys.addaudithook(lambda event, args: seen.append((event, args)) if is_watched(event) else None)
 
 
