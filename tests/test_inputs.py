@@ -411,15 +411,7 @@ def views_of_arrays(index):
 
 
 @pytest.mark.some(2)
-@pytest.mark.parametrize(
-    ("library", "by"),
-    [
-        ("pandas", "set_output"),
-        ("polars", "config"),
-        pytest.param("pandas", "config", marks=pytest.mark.slow),
-        pytest.param("polars", "set_output", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("library", "by"), [("pandas", "set_output"), ("polars", "config")])
 @pytest.mark.parametrize("estimator", VIEWED, ids=name_of)
 @pytest.mark.filterwarnings(
     "ignore:.*feature names", "ignore::sklearn.exceptions.ConvergenceWarning"

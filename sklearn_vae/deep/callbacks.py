@@ -131,7 +131,7 @@ def callbacks_of_fit(callbacks: Any) -> list[Any]:
             warnings.warn(
                 f"callbacks contains {name}, which cannot be copied ({type(error).__name__}: "
                 f"{error}). The original is used and may change during fit.",
-                stacklevel=5,
+                stacklevel=7,
             )
             memo[id(callback)] = callback
             copies.append((name, callback))

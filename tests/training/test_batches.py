@@ -27,6 +27,17 @@ def test_every_row_comes_once_with_noise_of_its_own(at_once, monkeypatch):
     assert len(set(numbers.tolist())) == 50 * 6
 
 
+def test_antithetic_draws_are_pairs_of_opposite_noise():
+    X = torch.arange(30.0).view(30, 1)
+    generator = torch.Generator().manual_seed(0)
+    for chunk in Batches(X, 4, (6, 2), generator, antithetic=True):
+        for x, noise in chunk:
+            assert noise.shape == (6, len(x), 2)
+            rows = {tuple(draw.ravel().tolist()) for draw in noise}
+            assert len(rows) == 6
+            assert rows == {tuple(draw.ravel().tolist()) for draw in -noise}
+
+
 def test_an_epoch_depends_on_the_generator_and_each_is_another():
     first, same, other = make(), make(), make(seed=1)
     for a, b in zip(next(iter(first))[0], next(iter(same))[0], strict=True):

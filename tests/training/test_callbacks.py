@@ -624,8 +624,10 @@ def test_a_callback_that_cannot_be_copied_is_used_as_it_is(tmp_path):
     with open(tmp_path / "log", "w") as file:
         logger, counted = Logger(file), Snapshot([1])
         model = gaussian(("log", logger), counted)
-        with pytest.warns(UserWarning, match="callbacks contains log, which cannot be copied"):
+        text = "callbacks contains log, which cannot be copied"
+        with pytest.warns(UserWarning, match=text) as caught:
             model.fit(X)
+        assert caught[0].filename == __file__  # where the user calls fit
         assert logger.n_epochs_ == 3
         assert not hasattr(counted, "states_")
         assert model.net_.callbacks_[2] == ("log", logger)
