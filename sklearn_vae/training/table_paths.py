@@ -88,8 +88,8 @@ class TableGradients:
         self.unit = torch.cat([block.unit for block in blocks])
         own = [part for _, part in self.inputs.slices]
         self.blocks = [(part, BLOCKS[type(b)](b)) for b, part in zip(blocks, own, strict=True)]
-        size = self.inputs.n_outputs
-        self.sizes = [size, size, size, 1, *([self.k**2, self.k, 1] if self.is_correlated else [])]
+        size, k = self.inputs.n_outputs, self.k
+        self.sizes = [size, size, size, 2, *([k**2, k] if self.is_correlated else [])]
 
     @property
     def width(self) -> int:
@@ -104,22 +104,22 @@ class TableGradients:
         if self.encoder.accepts_missing:
             filled, root = self.encoder.fill(inputs, inputs.isnan())
         raw, targets = x[:, self.inputs.source], []
-        constant = torch.zeros_like(x[:, :1])
+        constant = x.new_zeros(len(x), 2)  # of log p(x|z) and of the KL
         for kind, own in self.inputs.slices:
             values = raw[:, own]
             if kind == "categorical":
                 values = (values == self.inputs.code[own]).to(x.dtype)
             elif kind == "positive":
                 values = values.log()
-                constant = constant - values.nansum(1, keepdim=True)
+                constant[:, 0] = -values.nansum(1)
             targets.append(values)
-        parts = [filled, torch.cat(targets, 1).nan_to_num(nan=0.0), (~raw.isnan()).to(x.dtype)]
-        parts.append(constant)
+        factors = []
         if self.is_correlated:
             assert root is not None
-            logs = 2.0 * torch.diagonal(root, dim1=-2, dim2=-1).log().sum(1, keepdim=True)
-            parts += [root.flatten(1), root.square().sum(1), logs]
-        return torch.cat(parts, 1)
+            constant[:, 1] = -torch.diagonal(root, dim1=-2, dim2=-1).log().sum(1)
+            factors = [root.flatten(1), root.square().sum(1)]
+        values, observed = torch.cat(targets, 1).nan_to_num(nan=0.0), (~raw.isnan()).to(x.dtype)
+        return torch.cat([filled, values, observed, constant, *factors], 1)
 
     def __call__(self, x: Tensor, noise: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
         """Set the gradients for samples x; return sums of reconstruction and KL, and outputs."""
@@ -134,6 +134,7 @@ class TableGradients:
         inputs, values, observed, constant, *factors = rows.split(self.sizes, dim=1)
         h, backward_encoder = self.encode(inputs)
         z, kl, backward_posterior = self._draw(h, noise, factors)
+        constant = constant.sum(0)
         outputs, backward_decoder = self.decode(z)
         outputs = torch.addcmul(self.offset, self.unit, outputs)
         draws, counts = outputs.view(n_draws, n, -1), observed.sum(0)
@@ -144,24 +145,22 @@ class TableGradients:
         draws.mul_(observed * (factor * self.unit))
         gradient = backward_decoder(outputs)
         backward_encoder(backward_posterior(gradient, beta / n), to_input=False)
-        reconstruction = torch.stack(sums).sum() / n_draws + constant.sum()
-        return reconstruction, kl, torch.cat([h, factors[0]], 1) if factors else h
+        reconstruction = torch.add(constant[0], sum(sums), alpha=1.0 / n_draws)
+        return reconstruction, kl + constant[1], torch.cat([h, factors[0]], 1) if factors else h
 
     def _draw(self, h: Tensor, noise: Tensor, factors: list[Tensor]) -> tuple[Any, ...]:
         """Return draws (S n, k), the sum of the KL, and the map of their gradients to that of h."""
         k = self.k
         mean, log_variance = h.split(k, dim=1)
-        variance = torch.exp(log_variance.clamp_(*LOG_VARIANCE_RANGE))
-        shift = torch.sqrt(variance) * noise
-        spread = variance
-        kl = torch.addcmul(variance - log_variance, mean, mean).sum() - mean.numel()
+        spread = torch.exp(log_variance.clamp_(*LOG_VARIANCE_RANGE))
+        shift = noise * torch.sqrt(spread)
         if factors:
             root = factors[0].view(-1, k, k)
-            z = mean + torch.bmm(root, shift.permute(1, 2, 0)).permute(2, 0, 1)
-            spread = variance * factors[1]
-            kl = kl + (spread - variance).sum() - factors[2].sum()
+            z = torch.baddbmm(mean[:, :, None], root, shift.permute(1, 2, 0)).permute(2, 0, 1)
+            spread.mul_(factors[1])
         else:
             z = mean + shift
+        kl = (spread - log_variance).addcmul_(mean, mean).sum() - mean.numel()
 
         def backward(z_gradient: Tensor, kl_gradient: float) -> Tensor:
             gradients = z_gradient.view(noise.shape)
@@ -170,7 +169,7 @@ class TableGradients:
             torch.add(gradients.sum(0), mean, alpha=kl_gradient, out=own)
             if factors:
                 gradients = torch.bmm(root.mT, gradients.permute(1, 2, 0)).permute(2, 0, 1)
-            of_std = (gradients * shift).sum(0).add_(spread - 1.0, alpha=kl_gradient)
+            of_std = (gradients * shift).sum(0).add_(spread.sub_(1.0), alpha=kl_gradient)
             torch.mul(of_std, 0.5, out=of_log_variance)
             return gradient
 
@@ -268,31 +267,30 @@ def _categorical(block: CategoricalColumns) -> BlockFormula:
 
 def _ordinal(block: OrdinalColumns) -> BlockFormula:
     first, log_steps, padding = block.first, block.log_steps, block.padding
-    edge = torch.full_like(first, BEYOND)
-    width = padding.shape[1] + 2
+    edge, width = torch.full_like(first, BEYOND), padding.shape[1] + 2
+    # Indices of the thresholds below and above the first category.
     start = torch.arange(len(first), device=first.device) * width
+    bounds = torch.stack([start, start + 1])[:, None]
+    sign = first.new_tensor([-1.0, 1.0]).view(2, 1, 1)
+    later = torch.ones_like(padding[:1]).expand(padding.shape[1], -1).tril().to(first.dtype)
 
     def formula(p: Tensor, x: Targets, factor: float) -> Tensor:
         steps = log_steps.exp()
-        thresholds = torch.cat([first, first + steps.cumsum(1)], 1) + padding
+        thresholds = torch.cat([first, first + steps.cumsum(1)], 1).add_(padding)
         edges = torch.cat([-edge, thresholds, edge], 1).flatten()
-        index, observed, n_draws = x.values.long() + start, x.observed, len(p)
-        low, high = edges[index], edges[index + 1]
-        above, below = high - p, low - p
-        terms = functional.logsigmoid(above) + functional.logsigmoid(-below)
-        inside = torch.log(-torch.expm1(low - high)).mul_(n_draws)
-        total = (terms.sum(0) + inside).mul_(observed).sum()
-        of_high, of_low = above.neg_().sigmoid_(), below.sigmoid_()
-        torch.sub(of_low, of_high, out=p)
-        between = n_draws / torch.expm1(high - low)
-        gradient = torch.zeros_like(edges)
-        gradient.index_add_(
-            0, (index + 1).flatten(), ((of_high.sum(0) + between) * observed).flatten()
-        )
-        gradient.index_add_(0, index.flatten(), ((of_low.sum(0) + between) * -observed).flatten())
-        gradient = factor * gradient.view(-1, width)[:, 1:-1]
-        later = gradient.flip(1).cumsum(1).flip(1)
-        first.grad, log_steps.grad = later[:, :1].contiguous(), later[:, 1:] * steps
+        index, n_draws = x.values.long() + bounds, len(p)
+        limits = edges[index]  # below and above x, (2, n, m)
+        away = (limits[:, None] - p).mul_(sign[:, None])
+        terms = functional.logsigmoid(away).sum((0, 1))
+        distance = limits[1] - limits[0]
+        inside = torch.log_(torch.expm1_(-distance).neg_())
+        total = terms.add_(inside, alpha=n_draws).mul_(x.observed).sum()
+        slopes = away.neg_().sigmoid_()
+        torch.sub(slopes[0], slopes[1], out=p)
+        change = (slopes.sum(1) + n_draws / torch.expm1(distance)).mul_(sign * x.observed)
+        gradient = torch.zeros_like(edges).index_add_(0, index.flatten(), change.flatten())
+        gradient = gradient.view(-1, width)[:, 1:-1] @ (factor * later)
+        first.grad, log_steps.grad = gradient[:, :1].contiguous(), gradient[:, 1:] * steps
         return total
 
     return formula
