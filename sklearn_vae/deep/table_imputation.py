@@ -46,7 +46,6 @@ class TableImputation:
         """Compute the most probable categories and the conditional means of numbers."""
 
         def codes(block: slice) -> Tensor:
-            values: list[Tensor] = []
             x, parts = self._weighted(block)
             totals: list[Any] = [0.0] * len(self.module.likelihood.blocks)
             p: Any = None
@@ -54,6 +53,7 @@ class TableImputation:
                 for i, block_p in enumerate(p.parts):
                     own = block_p.probabilities if isinstance(block_p, Codes) else block_p.mean
                     totals[i] = totals[i] + torch.einsum("sn,sn...->n...", weights, own)
+            values: list[Tensor] = []
             for total, block_p in zip(totals, p.parts, strict=True):
                 is_code = isinstance(block_p, Codes)
                 values.append(total.argmax(-1).to(x.dtype) if is_code else total)
@@ -61,6 +61,25 @@ class TableImputation:
             return self.model._in_data_units(torch.cat(values, dim=-1)[:, order])
 
         return self._evaluate(codes)
+
+    def std(self) -> Array:
+        """Compute the conditional standard deviations of numbers and codes."""
+
+        def deviations(block: slice) -> Tensor:
+            x, parts = self._weighted(block)
+            center: Any = None
+            sums = x.new_zeros(2, *x.shape)
+            for p, weights in parts:
+                mean = p.mean
+                if center is None:  # squares of large means would cancel
+                    center = torch.einsum("sn,snj->nj", weights / weights.sum(0), mean)
+                away = mean - center
+                for total, own in zip(sums, (away, away.square() + p.variance), strict=True):
+                    total += torch.einsum("sn,snj->nj", weights, own)
+            variance = (sums[1] - sums[0].square()).clamp(min=0.0)
+            return variance.sqrt() * self.model._as_tensor(self.model.scale_)
+
+        return self._evaluate(deviations)
 
     def probabilities(self, column: int, n_categories: int) -> Array:
         """Compute the conditional probabilities of the categories of a column."""
