@@ -155,7 +155,7 @@ def test_linear_models_do_not_depend_on_the_unit(model, rows, c):
     assert_same(found, expected, rounding_of(model, rows, expected))
 
 
-@pytest.mark.cover(1)
+@pytest.mark.cover(1, 2)
 @pytest.mark.parametrize(("model", "rows"), DIRECT, ids=name_of)
 @pytest.mark.parametrize("c", [DOWN, 1.0, UP])
 @pytest.mark.parametrize("b", [2.0**14, -(2.0**27)])  # the second about 1e8

@@ -116,7 +116,7 @@ def test_missing_values_of_every_kind_are_nan(estimator, kind):
     np.testing.assert_allclose(model.transform(data), expected.transform(HOLES), rtol=1e-10)
 
 
-@pytest.mark.cover(1)
+@pytest.mark.cover(1, 1)
 @pytest.mark.parametrize("kind", list(with_missing(X)))
 @pytest.mark.parametrize(
     "estimator",
@@ -215,7 +215,7 @@ TIMES = {
 }
 
 
-@pytest.mark.cover(1)
+@pytest.mark.cover(1, 1)
 @pytest.mark.parametrize("kind", list(TIMES))
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=name_of)
 def test_dates_are_an_error_that_names_the_column(estimator, kind):

@@ -123,8 +123,8 @@ class AveragedParameters(Callback):
     @torch.no_grad()
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Add the parameters of this epoch."""
-        for name, tensor in self.tensors.items():
-            self.average_[name].lerp_(tensor, self.rate)
+        averages = [self.average_[name] for name in self.tensors]
+        torch._foreach_lerp_(averages, list(self.tensors.values()), self.rate)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Replace the parameters by their average."""
