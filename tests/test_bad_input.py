@@ -476,7 +476,7 @@ def test_a_huge_value_beside_a_missing_one(index):
 @pytest.mark.slow
 @at_length
 def test_many_bad_rows_give_a_right_answer_or_a_clear_error(index):
-    @cases_of(index, 1440, tables())
+    @cases_of(index, 480, tables())
     def check(X):
         check_fit(index, X)
 
@@ -492,7 +492,7 @@ def test_bad_parameters_are_named_or_do(configuration):
 @pytest.mark.slow
 @at_length
 def test_many_bad_parameters_are_named_or_do(index):
-    @cases_of(index, 720, configurations(st.just(index)))
+    @cases_of(index, 240, configurations(st.just(index)))
     def check(configuration):
         check_parameters(*configuration)
 
@@ -540,7 +540,7 @@ def test_rows_far_from_those_of_the_fit_give_no_nan(index, X):
 @pytest.mark.slow
 @at_length
 def test_many_rows_far_from_those_of_the_fit_give_no_nan(index):
-    @cases_of(index, 720, far_rows())
+    @cases_of(index, 240, far_rows())
     def check(X):
         check_far(index, X)
 

@@ -154,12 +154,23 @@ def expected(tmp_path_factory):
 
 # One of each kind; the others are slow.
 OFTEN = {PPCA: 0, PPCAImputer: 2, "Adam": 8, BernoulliPPCA: 10, "networks": 12, DeepAutoencoder: 17}
-INDICES = [i if i in OFTEN.values() else slow(i)[0] for i in range(len(ESTIMATORS))]
+# Models without torch, which they do not even import (tests/test_package.py), and its settings.
+WITHOUT_TORCH = {*range(8), 10}
+OF_TORCH = set(list(SETTINGS)[: list(SETTINGS).index("one thread")])
+CASES = [
+    (i, setting) if i in OFTEN.values() else slow((i, setting))[0]
+    for i in range(len(ESTIMATORS))
+    for setting in SETTINGS
+    if i not in WITHOUT_TORCH or setting not in OF_TORCH
+]
 
 
 @pytest.mark.cover(1)
-@pytest.mark.parametrize("setting", list(SETTINGS))
-@pytest.mark.parametrize("index", INDICES, ids=lambda i: name_of(ESTIMATORS[i]))
+@pytest.mark.parametrize(
+    ("index", "setting"),
+    CASES,
+    ids=lambda value: value if isinstance(value, str) else name_of(ESTIMATORS[value]),
+)
 def test_settings_of_the_process_change_nothing(index, setting, expected, tmp_path):
     plain = expected(index)
     config = get_config()
