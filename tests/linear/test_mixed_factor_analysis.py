@@ -54,8 +54,8 @@ def make_table(n=80, seed=0, share_missing=0.15):
 @shared
 def fitted(covariance="full"):
     X, _, _ = make_table()
-    model = MixedFactorAnalysis(2, column_types=TYPES, covariance=covariance, random_state=0)
-    return model.fit(X)
+    options = {"column_types": TYPES, "covariance": covariance, "random_state": 0, "tol": 1e-6}
+    return MixedFactorAnalysis(2, penalty=0, **options).fit(X)
 
 
 def reals(n=60, share_missing=0.0, seed=0):
@@ -144,6 +144,48 @@ def test_the_fit_rises_to_a_stationary_point(covariance):
             setattr(moved, name, value * (1.0 + 0.01 * rng.normal(size=value.shape)))
         moved.loadings_[-1] = moved.loadings_[-2]  # of the ordinal column
         assert moved.score(X) < model.elbo_ + 1e-6
+
+
+def test_the_penalty_is_that_of_priors():
+    X = make_table(50)[0][["size", "owner", "grade", "visits"]]
+    types = {name: TYPES[name] for name in X}
+    model = MixedFactorAnalysis(1, column_types=types, random_state=0, tol=1e-8).fit(X)
+    assert model.penalty_ == 1.0
+
+    def objective(model):
+        size = X["size"].dropna().to_numpy()
+        W = model.loadings_[[0, 1, 2, 3]] / np.array([size.std(), 1.0, 1.0, 1.0])[:, None]
+        share = 0.2 * size.var() / model.noise_[0]
+        return model.score(X) - 0.5 * (np.sum(W**2) + share - np.log(share) - 1.0) / len(X)
+
+    assert objective(model) == pytest.approx(model.elbo_history_[-1], abs=1e-8)
+    assert (np.diff(model.elbo_history_) >= -1e-10).all()
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        moved = copy.deepcopy(model)
+        for name in ("loadings_", "intercept_", "noise_"):
+            value = getattr(model, name)
+            setattr(moved, name, value * (1.0 + 0.01 * rng.normal(size=value.shape)))
+        moved.loadings_[-1] = moved.loadings_[-2]  # of the ordinal column
+        assert objective(moved) < objective(model)
+
+
+def test_separable_categories_have_finite_loadings():
+    X = pd.DataFrame({"x": np.arange(20.0), "y": np.arange(20) > 9})
+    model = MixedFactorAnalysis(1, random_state=0).fit(X)
+    assert np.abs(model.loadings_[1]).max() < 5.0
+    filled = model.impute(X.assign(y=None))["y"]
+    assert (filled == X["y"]).mean() > 0.9
+
+
+def test_imputed_counts_do_not_exceed_training_samples():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=200)
+    X = pd.DataFrame({"x": z, "n": rng.poisson(np.exp(1.0 + z)), "g": np.where(z > 0, "a", "b")})
+    model = MixedFactorAnalysis(1, column_types={"n": "count", "x": "real"}, random_state=0).fit(X)
+    far = X.head(5).assign(n=None, x=50.0)
+    assert (model.impute(far)["n"] <= X["n"].max()).all()
+    assert model.conditional(model.transform(far))[0][:, 1].min() > X["n"].max()
 
 
 def test_the_orientation_makes_the_average_precision_diagonal():
@@ -326,8 +368,9 @@ def test_grid_search_over_the_number_of_components():
 
 def test_a_fit_that_has_not_converged_warns():
     X, _, _ = make_table(50)
+    model = MixedFactorAnalysis(2, column_types=TYPES, max_iter=2, random_state=0, tol=1e-6)
     with pytest.warns(ConvergenceWarning, match=r"has not converged after 2 iterations"):
-        model = MixedFactorAnalysis(2, column_types=TYPES, max_iter=2, random_state=0).fit(X)
+        model.fit(X)
     assert model.n_iter_ == 2
     assert not model.certificate_.converged
 
