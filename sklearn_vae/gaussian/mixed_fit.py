@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 
 from sklearn_vae.gaussian.arrays import Array, scale_of
 from sklearn_vae.gaussian.mixed_bound import MixedBound
+from sklearn_vae.gaussian.mixed_columns import ColumnTerms
 from sklearn_vae.gaussian.mixed_em import climb_by_em
 from sklearn_vae.gaussian.mixed_posterior import LOOSE_DECREMENT, MixedPosteriors
+from sklearn_vae.gaussian.mixed_predictive import MixedModel
 from sklearn_vae.gaussian.mixed_start import initial_parameters, marginals
 from sklearn_vae.gaussian.mixed_terms import TermData, TermParameters, expected_terms
 from sklearn_vae.gaussian.observed import observed_moments
@@ -118,6 +121,51 @@ def fit_terms(
     units = varies[gaussian]
     constant -= float(n_observed[units] @ np.log(unit[gaussian][units])) / len(weights)
     return MixedFit(TermParameters(W, b, noise), np.asarray(history) + constant, certificate)
+
+
+def fit_columns(
+    codes: Array,
+    types: Sequence[str],
+    n_categories: Sequence[int],
+    n_components: int,
+    weights: Array,
+    random_state: Any,
+) -> MixedModel:
+    """Fit the model of :class:`~sklearn_vae.linear.MixedFactorAnalysis` to encoded columns.
+
+    Parameters
+    ----------
+    codes : array of shape (n_samples, n_columns)
+        Numbers, or categories as 0, 1, ..., and NaN for missing values.
+    types : sequence of str
+        Type of each column.
+    n_categories : sequence of int
+        Number of categories of each column, 0 for numbers.
+    n_components : int
+        Number k of latents.
+    weights : array of shape (n_samples,)
+        Positive weights, which count as repetitions.
+    random_state : RandomState
+        Generator of the noise in the initial loadings.
+
+    Returns
+    -------
+    model : MixedModel
+        Model with full posterior covariances and a penalty of 1.
+    """
+    terms = ColumnTerms.of(codes, types, n_categories, weights)
+    fit = fit_terms(
+        terms.encode(codes)[0],
+        terms.owner,
+        n_components,
+        weights,
+        penalty=1.0,
+        diagonal=False,
+        max_iter=200,
+        tol=1e-2,
+        random_state=random_state,
+    )
+    return MixedModel(terms, fit.parameters, False)
 
 
 def _maximize(

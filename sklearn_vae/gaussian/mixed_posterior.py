@@ -88,7 +88,7 @@ class MixedPosteriors:
         return bound, converged
 
     def take_step(self, data: TermData, q: Posteriors) -> np.ndarray:
-        """Take one step towards better posteriors in place; return the bounds before."""
+        """Take one step of the search in place; return the bounds before it."""
         bound = np.empty(len(data.values))
         for samples in row_blocks(len(bound), _ARRAYS * len(self.products)):
             at = q.of(samples)
