@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_vae.gaussian.arrays import weighted_mean
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.gaussian.mixed_columns import ColumnTerms
+from sklearn_vae.gaussian.mixed_gains import column_gains
 from sklearn_vae.linear.mixed_fit import MixedFit, fit_mixed
 from sklearn_vae.linear.mixed_methods import MixedModelMethods
 from sklearn_vae.tables import TableCodec
@@ -105,6 +106,10 @@ class MixedFactorAnalysis(MixedModelMethods):
     noise_ : array of shape (n_noisy,)
         Noise variances psi of real columns and r of counts, in the order of the predictors. psi is at
         least 1e-4 of the variance of the column, or 1e-6 if all columns are real, and r at most 1e4.
+    column_gains_ : dict
+        E_q log p(x_j|z) of each column minus the log-likelihood of the column without latent
+        dimensions, averaged over its observed values, in nats. Columns about which z tells nothing
+        have a gain of 0.
     kl_per_dim_ : array of shape (n_components,)
         KL divergence of q(z_h|x) from the prior, averaged over the training data, in nats.
     collapsed_dims_ : array of int
@@ -271,6 +276,8 @@ class MixedFactorAnalysis(MixedModelMethods):
         self.n_components_ = self.loadings_.shape[1]
         q, bound = self._model.encode(codes)
         variance = np.einsum("nhh->nh", q.covariance)
+        gains = column_gains(self._model, codes, q, weights)
+        self.column_gains_ = dict(zip(self.column_types_, gains.tolist(), strict=True))
         kl = 0.5 * (np.square(q.mean) + variance - 1.0 - np.log(variance))
         self.kl_per_dim_ = weighted_mean(kl, weights)
         above = weighted_mean(kl > COLLAPSE_KL, weights)

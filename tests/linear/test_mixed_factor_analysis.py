@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import polars
 import pytest
+from scipy.optimize import minimize_scalar
+from scipy.stats import nbinom, norm
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
@@ -168,6 +170,46 @@ def test_the_penalty_is_that_of_priors():
             setattr(moved, name, value * (1.0 + 0.01 * rng.normal(size=value.shape)))
         moved.loadings_[-1] = moved.loadings_[-2]  # of the ordinal column
         assert objective(moved) < objective(model)
+
+
+def test_gains_and_the_divergence_add_up_to_the_bound():
+    model, (X, _, _) = fitted(), make_table()
+    assert list(model.column_gains_) == list(TYPES)
+    gains = np.array(list(model.column_gains_.values()))
+    n = X.notna().sum().to_numpy()
+    # The likelihood of each column without latents, from other packages.
+    alone = []
+    for name, kind in TYPES.items():
+        x = X[name].dropna()
+        if kind in ("real", "positive"):
+            y = np.log(x) if kind == "positive" else x
+            log_p = norm.logpdf(y, y.mean(), y.std(ddof=0)).sum()
+            alone.append(log_p - (y.sum() if kind == "positive" else 0.0))
+        elif kind == "count":
+            x, m = x.to_numpy(dtype=float), float(x.mean())
+            found = minimize_scalar(
+                lambda t, x=x, m=m: -nbinom.logpmf(x, np.exp(t), 1 / (1 + m / np.exp(t))).sum()
+            )
+            alone.append(-found.fun)
+        else:
+            share = x.value_counts(normalize=True)[lambda p: p > 0]
+            alone.append(len(x) * (share * np.log(share)).sum())
+    total = (gains @ n + np.sum(alone)) / len(X) - model.kl_per_dim_.sum()
+    # Frequencies of categories have half a count more. The sum over dimensions is that of the KL
+    # divergence with diagonal covariances.
+    _, covariance = model.posterior(X, return_cov=True)
+    diagonal = np.log(np.einsum("nhh->nh", covariance)).sum(axis=1)
+    more = 0.5 * np.mean(diagonal - np.linalg.slogdet(covariance)[1])
+    assert model.elbo_ == pytest.approx(total - more, abs=2e-3)
+
+
+def test_an_independent_column_has_no_gain():
+    X = make_table(400, share_missing=0.1)[0]
+    noise = np.random.default_rng(1).poisson(3.0, size=400)
+    model = MixedFactorAnalysis(1, column_types=TYPES, random_state=0)
+    gains = model.fit(X.assign(noise=noise)).column_gains_
+    assert abs(gains["noise"]) < 0.05
+    assert gains["size"] > 0.3
 
 
 def test_separable_categories_have_finite_loadings():
