@@ -12,8 +12,10 @@ from sklearn.utils import Tags
 
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.choices import TABLE_FOLDS, chosen_values_of_table
+from sklearn_vae.deep.outcome import LinearFit
 from sklearn_vae.deep.ppca_start import LearningRateLimit, can_start, check_init
 from sklearn_vae.deep.table_codes import Codes
+from sklearn_vae.deep.table_linear import mixed_fit
 from sklearn_vae.deep.table_marginals import quantile_function
 from sklearn_vae.deep.table_methods import TableMethods
 from sklearn_vae.deep.table_start import TableStart
@@ -416,6 +418,12 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
 
     def _bound_without_latents(self, data: TrainingData) -> float:
         return float(self._baseline.sum()) - self._log_scale(self._observed_share)
+
+    def _linear_fits(
+        self, data: TrainingData, baseline: float
+    ) -> tuple[LinearFit | None, LinearFit | None]:
+        columns = self.codec.columns_
+        return mixed_fit(data, columns, int(self.n_components), self._in_data_units), None
 
     @torch.no_grad()
     def _set_diagnostics(self, data: TrainingData) -> None:
