@@ -239,12 +239,12 @@ def _described_labels(categories: Any) -> dict[str, Any]:
     if hasattr(categories, "closed"):
         sides, subtype = [categories.left, categories.right], categories.dtype.subtype
         if subtype.kind in "mM" or hasattr(subtype, "tz"):  # times as text can be saved
-            limits = [[value.isoformat() for value in side] for side in sides]
-            limits.append(str(subtype))
+            ends = [[value.isoformat() for value in side] for side in sides]
+            of_type = [str(subtype)]
         else:
-            limits = [side.tolist() for side in sides]
+            ends, of_type = [side.tolist() for side in sides], []
         labels = [str(label) for label in categories]
-        return {"labels": labels, "intervals": [*limits[:2], categories.closed, *limits[2:]]}
+        return {"labels": labels, "intervals": [*ends, categories.closed, *of_type]}
     return {"labels": categories.tolist(), "label_dtype": str(categories.dtype)}
 
 
