@@ -29,6 +29,7 @@ from sklearn_vae import (
     GaussianImputer,
     LinearVAE,
     PPCAImputer,
+    TabularVAE,
 )
 from sklearn_vae.validation import is_integer
 from tests.sharing import shared
@@ -88,6 +89,8 @@ DEEP = [
     DeepGaussianVAE(1, **NET, precision="float32", free_bits=0.1),
     DeepBernoulliVAE(2, **NET),
     DeepBernoulliVAE(1, **NET, binarize=0.0, prior="learned_variance"),
+    TabularVAE(1, **NET),
+    TabularVAE(2, **NET, column_types={0: "heavy_tailed"}, handle_unknown="missing"),
     DeepAutoencoder(2, **NET),
     DeepAutoencoder(1, **NET, early_stopping=True, precision="float32"),
 ]

@@ -22,6 +22,7 @@ from sklearn_vae import (
     GaussianImputer,
     LinearVAE,
     PPCAImputer,
+    TabularVAE,
 )
 from sklearn_vae.diagnostics import diagnose
 from sklearn_vae.serialization import load, save
@@ -74,6 +75,7 @@ ESTIMATORS = [
     DeepBernoulliVAE(2, **FIT, binarize=0.0),
     DeepGaussianVAE(2, **FIT, encoder=Convolutions),
     DeepAutoencoder(2, **FIT),
+    TabularVAE(2, **FIT),
 ]
 
 

@@ -59,7 +59,7 @@ def ppca_fits(
         kept = np.maximum(squares + sigma2 - noise_variance, 0.0)
         W = loadings * np.sqrt(kept / np.where(squares > 0, squares, 1.0))
         density = LowRankGaussian(mean, W, noise_variance)
-        bound = _judged_average(lambda x: density.log_prob(x / root), data)
+        bound = judged_average(lambda x: density.log_prob(x / root), data)
         return LinearFit(name, bound - log_scale, noise_variance * float(np.mean(scale**2)))
 
     if noise is None:
@@ -86,7 +86,7 @@ def _incomplete_fits(
             return density.log_likelihood(x) - ~np.isnan(x) @ log_scale
 
         own = density.noise_variance * float(np.mean(scale**2))
-        return LinearFit(name, _judged_average(log_prob, data), own)
+        return LinearFit(name, judged_average(log_prob, data), own)
 
     matched = f"{PPCA} and noise variance"
     if noise is None:
@@ -107,11 +107,11 @@ def pca_fit(data: TrainingData, k: int, scale: float) -> LinearFit:
         return -np.square(centered - centered @ axes @ axes.T).mean(axis=1)
 
     return LinearFit(
-        "PCA with the same number of dimensions", scale**2 * _judged_average(score, data)
+        "PCA with the same number of dimensions", scale**2 * judged_average(score, data)
     )
 
 
-def _judged_average(function: Any, data: TrainingData) -> float:
+def judged_average(function: Any, data: TrainingData) -> float:
     """Average a function of samples over the validation samples, or else the training samples."""
     if data.valid is not None:
         return _average(function(in_float64(data.valid)), data.valid_weights, data)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sklearn_vae.gaussian.arrays import Array, row_blocks
+from sklearn_vae.gaussian.factor_map import PRIOR_SHARE
 from sklearn_vae.gaussian.mixed_posterior import (
     LOOSE_DECREMENT,
     MixedPosteriors,
@@ -43,6 +44,16 @@ class Change(NamedTuple):
     t: Array  # (n_gaussian + n_counts,)
 
 
+class Sums(NamedTuple):
+    """Weighted sums over the samples at their posteriors."""
+
+    gradient: Change  # by loadings, intercepts, and nothing by noise parameters
+    moments: Array  # (n_terms, k^2), of z z' with the negative second derivatives of the terms
+    means: Array  # (n_terms, k), of z
+    curvature: Array  # (n_terms,)
+    by_noise: Array  # (2, n_gaussian + n_counts), see :func:`sums_by_noise`
+
+
 class MixedBound:
     """Average ELBO of the best posteriors as a function of the parameters as one vector.
 
@@ -62,6 +73,9 @@ class MixedBound:
         Weights of the samples with mean 1.
     diagonal : bool
         Whether posterior covariances are diagonal.
+    ridge : float, default=0.0
+        Weight of the penalty that is subtracted: half the squared loadings, each row once, and for
+        each noise variance that of an inverse gamma prior (:mod:`sklearn_vae.gaussian.factor_map`).
     """
 
     def __init__(
@@ -71,7 +85,11 @@ class MixedBound:
         posteriors: Posteriors,
         weights: Array,
         diagonal: bool,
+        ridge: float = 0.0,
     ) -> None:
+        self.ridge, self.decrement = ridge, LOOSE_DECREMENT
+        # Terms with the same loadings share the penalty of these.
+        self._shares = 1.0 / np.bincount(owner)[owner]
         self.data, self.owner, self.q = data, owner, posteriors
         self.weights, self.diagonal = weights, diagonal
         n, k = posteriors.mean.shape
@@ -134,38 +152,84 @@ class MixedBound:
     def __call__(self, x: Array) -> Point:
         """Evaluate the bound."""
         p = self.parameters(x)
-        n, (D, k) = len(self.q.mean), p.W.shape
         search = MixedPosteriors(p, self.diagonal)
-        value = float(search.solve(self.data, self.q, LOOSE_DECREMENT)[0] @ self.weights) / n
-        grad = Change(np.zeros((D, k)), np.zeros(D), np.zeros(len(p.noise)))
-        moments, sums, means = np.zeros((D, k * k)), np.zeros(D), np.zeros((D, k))
-        by_noise = np.zeros((2, len(p.noise)))
-        for samples in self._blocks():
-            data, q, w = self.data.of(samples), self.q.of(samples), self.weights[samples]
-            S = q.covariance
-            E = search.expectations(data, q.mean, S, order=4)
-            self._kept[:, samples], self._covariance[samples] = E[1:], S
-            if self.diagonal:
-                self._mean_covariance[samples] = search.mean_covariance(E)
-            first, second = (w[:, None] * E[1]).T, (w[:, None] * E[2]).T
-            flat = S.reshape(len(S), -1)
-            grad.W[...] += first @ q.mean + _times_rows(second @ flat, p.W)
-            grad.b[...] += first.sum(axis=1)
-            outer = (q.mean[:, :, None] * q.mean[:, None, :]).reshape(len(S), -1)
-            moments -= second @ (flat + outer)
-            sums -= second.sum(axis=1)
-            means -= second @ q.mean
-            by_noise += sums_by_noise(data, E, q.mean @ p.W.T + p.b, p.noise, w)
-        rho, change_of_rho = self._noise_slopes(self._change(x).t)
-        grad.t[...] = rho * by_noise[0]
-        noise = -(rho**2 * by_noise[1] + change_of_rho * by_noise[0])
-        precondition = self._preconditioner(
-            moments.reshape(D, k, k) / n, means / n, sums / n, noise / n
-        )
-        gradient = self._vector(grad) / n
+        terms = float(search.solve(self.data, self.q, self.decrement)[0] @ self.weights)
+        sums = self._sums(search, order=4)
+        gradient, precondition, rho, noise = self._derivatives(x, p, sums)
+        value = terms / len(self.q.mean) - self.penalty(p)
         return Point(
             value, gradient, lambda u: self._times_curvature(p, rho, noise, u), precondition
         )
+
+    def em_step(self, x: Array) -> tuple[Array, float, float]:
+        """Take one step of the posteriors, and compute Newton's step of the parameters of each term.
+
+        Returns the step, the bound at `x` before the step of the posteriors, and the rise that the
+        step of the parameters promises.
+        """
+        p = self.parameters(x)
+        search = MixedPosteriors(p, self.diagonal)
+        terms = search.take_step(self.data, self.q) @ self.weights
+        gradient, precondition, _, _ = self._derivatives(x, p, self._sums(search, order=2))
+        step = precondition(gradient)
+        value = float(terms) / len(self.q.mean) - self.penalty(p)
+        return step, value, 0.5 * float(gradient @ step)
+
+    def penalty(self, p: TermParameters) -> float:
+        """Return the penalty in nats per sample, which is at least 0."""
+        squares = float(np.square(p.W).sum(axis=1) @ self._shares)
+        share = PRIOR_SHARE / p.noise[self.data.sizes.families[0]]
+        return 0.5 * self.ridge * (squares + float((share - np.log(share) - 1.0).sum()))
+
+    def _sums(self, search: MixedPosteriors, order: int) -> Sums:
+        """Return sums over the samples at the posteriors, and keep derivatives of order 4."""
+        p = search.parameters
+        D, k = p.W.shape
+        sums = Sums(
+            Change(np.zeros((D, k)), np.zeros(D), np.zeros(len(p.noise))),
+            np.zeros((D, k * k)),
+            np.zeros((D, k)),
+            np.zeros(D),
+            np.zeros((2, len(p.noise))),
+        )
+        for samples in self._blocks():
+            data, q, w = self.data.of(samples), self.q.of(samples), self.weights[samples]
+            S = q.covariance
+            E = search.expectations(data, q.mean, S, order)
+            if order == 4:
+                self._kept[:, samples], self._covariance[samples] = E[1:], S
+                if self.diagonal:
+                    self._mean_covariance[samples] = search.mean_covariance(E)
+            first, second = (w[:, None] * E[1]).T, (w[:, None] * E[2]).T
+            flat = S.reshape(len(S), -1)
+            sums.gradient.W[...] += first @ q.mean + _times_rows(second @ flat, p.W)
+            sums.gradient.b[...] += first.sum(axis=1)
+            outer = (q.mean[:, :, None] * q.mean[:, None, :]).reshape(len(S), -1)
+            sums.moments[...] -= second @ (flat + outer)
+            sums.means[...] -= second @ q.mean
+            sums.curvature[...] -= second.sum(axis=1)
+            sums.by_noise[...] += sums_by_noise(data, E, q.mean @ p.W.T + p.b, p.noise, w)
+        return sums
+
+    def _derivatives(
+        self, x: Array, p: TermParameters, sums: Sums
+    ) -> tuple[Array, Product, Array, Array]:
+        """Return the gradient, a preconditioner, and derivatives by the noise parameters."""
+        n, (D, k) = len(self.q.mean), p.W.shape
+        ridge = n * self.ridge * self._shares[:, None]
+        rho, change_of_rho = self._noise_slopes(self._change(x).t)
+        # The prior of the noise variances.
+        gaussian = self.data.sizes.families[0]
+        share = 0.5 * n * self.ridge * PRIOR_SHARE / p.noise[gaussian]
+        sums.by_noise[0, gaussian] += share - 0.5 * n * self.ridge
+        sums.by_noise[1, gaussian] -= share
+        noise = -(rho**2 * sums.by_noise[1] + change_of_rho * sums.by_noise[0])
+        gradient = Change(sums.gradient.W - ridge * p.W, sums.gradient.b, rho * sums.by_noise[0])
+        moments = (sums.moments + ridge * np.eye(k).ravel()).reshape(D, k, k)
+        precondition = self._preconditioner(
+            moments / n, sums.means / n, sums.curvature / n, noise / n
+        )
+        return self._vector(gradient) / n, precondition, rho, noise
 
     def _preconditioner(self, moments: Array, means: Array, sums: Array, noise: Array) -> Product:
         """Return products with the inverses of the negative Hessians of loadings, given q.
@@ -229,6 +293,7 @@ class MixedBound:
             total.W[...] += _times_rows(d2.T @ flat + E2.T @ dflat, W)
             total.b[...] += d1.sum(axis=0)
             total.t[...] += (w * (by_t[0] * da[:, :N] + by_t[1] * dv[:, :N])).sum(axis=0)
+        total.W[...] -= n * self.ridge * self._shares[:, None] * dW
         return self._vector(total) / -n
 
     def _slopes_by_t(self, samples: slice, p: TermParameters, rho: Array) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import log_expit
+from scipy.special import log_expit, log_ndtr, ndtr
 
 from sklearn_vae.gaussian.mixed_terms import Sizes, TermData, TermParameters
 
@@ -133,24 +133,27 @@ class ColumnTerms:
         result[..., self.orders[column]] = ordered
         return result
 
-    def moments(self, A: np.ndarray, V: np.ndarray, noise: np.ndarray) -> Moments:
+    def moments(
+        self, A: np.ndarray, V: np.ndarray, noise: np.ndarray, largest: np.ndarray | None = None
+    ) -> Moments:
         """Compute means and variances of the columns of numbers for normal predictors N(A, V).
 
-        They are NaN for columns of categories.
+        They are NaN for columns of categories. Positive values and the rates of counts are replaced
+        by `largest`, of shape (n_columns,), where they exceed it.
         """
         gaussian, counts, _ = self.sizes.families
         shape = (len(A), len(self.types))
         mean, variance = np.full(shape, np.nan), np.full(shape, np.nan)
-        a, v = A[:, gaussian], V[:, gaussian] + noise[gaussian]
-        is_log = np.array([self.types[j] == "positive" for j in self.columns[gaussian]], dtype=bool)
-        scale = np.exp(np.where(is_log, a + 0.5 * v, 0.0))
         columns = self.columns[gaussian]
-        mean[:, columns] = np.where(is_log, scale, a)
-        variance[:, columns] = np.where(is_log, scale**2 * np.expm1(np.where(is_log, v, 0.0)), v)
-        rate, columns = np.exp(A[:, counts] + 0.5 * V[:, counts]), self.columns[counts]
-        mean[:, columns] = rate
-        squares = rate**2 * np.exp(V[:, counts])
-        variance[:, columns] = rate + squares * (1.0 + 1.0 / noise[counts]) - rate**2
+        mean[:, columns], variance[:, columns] = A[:, gaussian], V[:, gaussian] + noise[gaussian]
+        limits = np.full(len(self.types), np.inf) if largest is None else largest
+        positive = [j for j, kind in enumerate(self.types) if kind == "positive"]
+        first, second = _limited_exp(mean[:, positive], variance[:, positive], limits[positive])
+        mean[:, positive], variance[:, positive] = first, second - first**2
+        columns = self.columns[counts]
+        first, second = _limited_exp(A[:, counts], V[:, counts], limits[columns])
+        mean[:, columns] = first
+        variance[:, columns] = first + second * (1.0 + 1.0 / noise[counts]) - first**2
         return Moments(mean, variance)
 
     def draw(
@@ -172,6 +175,24 @@ class ColumnTerms:
             uniform = random_state.uniform(size=(len(A), 1))
             codes[:, j] = (np.cumsum(p, axis=1)[:, :-1] <= uniform).sum(axis=1)
         return codes
+
+
+def _limited_exp(
+    mean: np.ndarray, variance: np.ndarray, largest: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first two moments of min(exp(a), largest) for a ~ N(mean, variance)."""
+    std = np.sqrt(np.maximum(variance, np.finfo(float).tiny))
+    with np.errstate(divide="ignore"):
+        most = np.log(largest)
+    above = (mean - most) / std
+    results = []
+    for power in (1.0, 2.0):
+        inside = log_ndtr(-above - power * std)
+        part = np.exp(power * mean + 0.5 * power**2 * variance + inside)
+        # The limit counts only where it is exceeded, because it may be infinite.
+        share = ndtr(above)
+        results.append(part + np.where(share > 0.0, largest, 0.0) ** power * share)
+    return results[0], results[1]
 
 
 def predictors(p: TermParameters, Z: np.ndarray) -> np.ndarray:

@@ -87,6 +87,19 @@ class MixedPosteriors:
             bound[samples], converged[samples] = solved
         return bound, converged
 
+    def take_step(self, data: TermData, q: Posteriors) -> np.ndarray:
+        """Take one step of the search in place; return the bounds before it."""
+        bound = np.empty(len(data.values))
+        for samples in row_blocks(len(bound), _ARRAYS * len(self.products)):
+            at = q.of(samples)
+            S = at.covariance
+            E = self.expectations(data.of(samples), at.mean, S)
+            bound[samples] = E[0].sum(axis=1) - kl_divergence(at, S)
+            step = self._step(at, S, E, newton=False)
+            at.mean[...] += step[0]
+            at.precision[...] += step[1]
+        return bound
+
     def expectations(
         self, data: TermData, mean: np.ndarray, covariance: np.ndarray, order: int = 2
     ) -> np.ndarray:

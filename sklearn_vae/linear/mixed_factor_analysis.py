@@ -12,7 +12,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_vae.gaussian.arrays import weighted_mean
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.gaussian.mixed_columns import ColumnTerms
-from sklearn_vae.linear.mixed_fit import MixedFit, fit_mixed
+from sklearn_vae.gaussian.mixed_fit import MixedFit
+from sklearn_vae.gaussian.mixed_gains import column_gains
+from sklearn_vae.linear.mixed_fit import fit_mixed
 from sklearn_vae.linear.mixed_methods import MixedModelMethods
 from sklearn_vae.tables import TableCodec
 from sklearn_vae.tables.checks import checked_table, used_samples
@@ -45,7 +47,8 @@ class MixedFactorAnalysis(MixedModelMethods):
 
     The likelihood of a table with missing values is that of the observed cells, so nothing has to be
     filled in before. The posterior is approximated by q(z|x) = N(m, S), optimized for each sample, and
-    the fit maximizes the evidence lower bound (ELBO), E_q log p(x|z) - KL(q || p), by Newton's method.
+    the fit maximizes the evidence lower bound (ELBO), E_q log p(x|z) - KL(q || p), minus a penalty, by
+    steps of EM and Newton's method.
     Expectations are computed to at least eight digits, without random draws. If all columns are real,
     the bound is the log-likelihood, and the model that of :class:`FactorAnalysis`.
 
@@ -67,12 +70,18 @@ class MixedFactorAnalysis(MixedModelMethods):
     covariance : {"full", "diagonal"}, default="full"
         Covariance S of q(z|x). "full" gives a higher ELBO. With "diagonal", the bound is that of
         :class:`BernoulliPPCA` with `inference="per_sample"`.
+    penalty : "auto" or float, default="auto"
+        Strength of the priors that keep loadings and noise variances finite, >= 0. The loadings, of
+        standardized values for real columns, have the prior N(0, 1 / penalty). The prior of each noise variance
+        psi counts as `penalty` samples in which psi is 0.2 of the variance of the column. "auto" is 0,
+        maximum likelihood, if all columns are numbers of types other than "count", or all are "binary",
+        and 1 otherwise. Categories that are separable by other columns would have infinite loadings.
     handle_unknown : {"error", "missing"}, default="error"
         Whether categories that the training samples do not contain are errors, or missing values.
     max_iter : int, default=200
-        Maximum number of iterations of Newton's method.
-    tol : float, default=1e-6
-        Tolerance in nats per sample. The fit stops when Newton's method predicts that the ELBO can
+        Maximum number of iterations: up to 50 of EM, and then at least one of Newton's method.
+    tol : float, default=1e-2
+        Tolerance in nats per sample. The fit stops when Newton's method predicts that the objective can
         rise by less than `tol`. If all columns are real, it is at most 1e-8.
     random_state : int, RandomState instance or None, default=None
         Seed or generator for the noise that is added to the initial loadings.
@@ -98,6 +107,10 @@ class MixedFactorAnalysis(MixedModelMethods):
     noise_ : array of shape (n_noisy,)
         Noise variances psi of real columns and r of counts, in the order of the predictors. psi is at
         least 1e-4 of the variance of the column, or 1e-6 if all columns are real, and r at most 1e4.
+    column_gains_ : dict
+        E_q log p(x_j|z) of each column minus the log-likelihood of the column without latent
+        dimensions, averaged over its observed values, in nats. Columns about which z tells nothing
+        have a gain of 0.
     kl_per_dim_ : array of shape (n_components,)
         KL divergence of q(z_h|x) from the prior, averaged over the training data, in nats.
     collapsed_dims_ : array of int
@@ -105,7 +118,10 @@ class MixedFactorAnalysis(MixedModelMethods):
     elbo_ : float
         ELBO of the training data in nats per sample.
     elbo_history_ : array of shape (n_iter_ + 1,)
-        ELBO at the start and after each iteration. It never decreases, except by rounding.
+        Objective at the start and after each iteration: the ELBO minus the penalty per sample. It never
+        decreases, except by rounding.
+    penalty_ : float
+        Strength of the priors that was used.
     n_iter_ : int
         Number of iterations.
     certificate_ : Stationarity
@@ -157,14 +173,16 @@ class MixedFactorAnalysis(MixedModelMethods):
         *,
         column_types: Any = "auto",
         covariance: str = "full",
+        penalty: float | str = "auto",
         handle_unknown: str = "error",
         max_iter: int = 200,
-        tol: float = 1e-6,
+        tol: float = 1e-2,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
         self.column_types = column_types
         self.covariance = covariance
+        self.penalty = penalty
         self.handle_unknown = handle_unknown
         self.max_iter = max_iter
         self.tol = tol
@@ -221,14 +239,25 @@ class MixedFactorAnalysis(MixedModelMethods):
             )
             data, log_density = terms.encode(codes)
             rng = check_random_state(self.random_state)
+            self.penalty_ = self._penalty(terms)
             diagonal = self.covariance == "diagonal"
-            fit = fit_mixed(data, terms, k, diagonal, self.max_iter, self.tol, rng, weights)
+            fit = fit_mixed(
+                data,
+                terms,
+                k,
+                diagonal,
+                self.max_iter,
+                self.tol,
+                rng,
+                weights,
+                self._penalty(terms),
+            )
             self._set_model(codec, codes, terms, fit, weights)
             self.elbo_history_ = fit.history + float(weighted_mean(log_density, weights))
             if not fit.certificate.converged:
                 warnings.warn(
                     f"MixedFactorAnalysis has not converged after {self.n_iter_} iterations "
-                    f"(max_iter={self.max_iter}): the ELBO can still rise by about "
+                    f"(max_iter={self.max_iter}): the objective can still rise by about "
                     f"{fit.certificate.remaining_gain:.2g} nats per sample (tol={self.tol}). "
                     "Increase max_iter or tol.",
                     ConvergenceWarning,
@@ -248,6 +277,8 @@ class MixedFactorAnalysis(MixedModelMethods):
         self.n_components_ = self.loadings_.shape[1]
         q, bound = self._model.encode(codes)
         variance = np.einsum("nhh->nh", q.covariance)
+        gains = column_gains(self._model, codes, q, weights)
+        self.column_gains_ = dict(zip(self.column_types_, gains.tolist(), strict=True))
         kl = 0.5 * (np.square(q.mean) + variance - 1.0 - np.log(variance))
         self.kl_per_dim_ = weighted_mean(kl, weights)
         above = weighted_mean(kl > COLLAPSE_KL, weights)
@@ -256,10 +287,19 @@ class MixedFactorAnalysis(MixedModelMethods):
         self.n_iter_ = max(len(fit.history) - 1, 1)
         self.certificate_ = fit.certificate
 
+    def _penalty(self, terms: ColumnTerms) -> float:
+        """Return the strength of the priors."""
+        if self.penalty != "auto":
+            return float(self.penalty)
+        is_real = terms.sizes.counts == terms.sizes.bits == 0
+        return 0.0 if is_real or set(terms.types) == {"binary"} else 1.0
+
     def _check_parameters(self) -> None:
         check_integer("n_components", self.n_components, at_least=1)
         check_choice("covariance", self.covariance, COVARIANCES)
         check_choice("handle_unknown", self.handle_unknown, ("error", "missing"))
+        if not (isinstance(self.penalty, str) and self.penalty == "auto"):
+            check_real("penalty", self.penalty, at_least=0)
         check_integer("max_iter", self.max_iter, at_least=1)
         check_real("tol", self.tol, at_least=0)
 

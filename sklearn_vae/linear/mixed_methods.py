@@ -141,7 +141,8 @@ class MixedModelMethods(FittedTable, LatentModel):
         """Replace missing values, given the observed ones of the same sample.
 
         Missing numbers become their conditional means, rounded for integers, and missing categories
-        the most probable ones.
+        the most probable ones. Positive numbers and the rates of counts are limited to the largest value of
+        the training samples, because means of exponential functions grow without bounds.
 
         Parameters
         ----------
@@ -207,13 +208,9 @@ class MixedModelMethods(FittedTable, LatentModel):
         ValueError
             If a column does not exist or has no categories.
         """
-        codes, model = self._codes(X), self._model
-        probabilities = {}
-        for name, j in self.codec.with_categories(columns).items():
-            hidden = codes.copy()
-            hidden[:, j] = np.nan
-            probabilities[name] = model.predict(model.encode(hidden)[0]).probabilities[j]
-        return probabilities
+        codes, indices = self._codes(X), self.codec.with_categories(columns)
+        by_column = dict(self._model.probabilities_of_hidden(codes, set(indices.values())))
+        return {name: by_column[j] for name, j in indices.items()}
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Array]:
         """Draw samples from the model.
@@ -290,7 +287,9 @@ class MixedModelMethods(FittedTable, LatentModel):
         check_is_fitted(self)
         terms = ColumnTerms([column.type for column in self.codec.columns_], self._orders)
         parameters = TermParameters(self.loadings_, self.intercept_, self.noise_)
-        return MixedModel(terms, parameters, self._diagonal)
+        limits = [column.limits for column in self.codec.columns_]
+        largest = np.array([np.inf if pair is None else pair[1] for pair in limits])
+        return MixedModel(terms, parameters, self._diagonal, largest)
 
     def _codes(self, X: Any) -> Array:
         check_is_fitted(self)

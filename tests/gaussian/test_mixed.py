@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.special import logsumexp, roots_hermitenorm
+from scipy.special import erfinv, logsumexp, roots_hermitenorm
 from scipy.stats import poisson
 
-from sklearn_vae.gaussian import mixed_bound, observed
+from sklearn_vae.gaussian import mixed_bound, mixed_predictive, observed
 from sklearn_vae.gaussian.bernoulli_elbo import SamplePosteriors
 from sklearn_vae.gaussian.mixed_bound import MixedBound
 from sklearn_vae.gaussian.mixed_columns import ColumnTerms
+from sklearn_vae.gaussian.mixed_em import climb_by_em
 from sklearn_vae.gaussian.mixed_posterior import MixedPosteriors, Posteriors
 from sklearn_vae.gaussian.mixed_predictive import MixedModel
 from sklearn_vae.gaussian.mixed_terms import Sizes, TermData, TermParameters, expected_terms
@@ -168,6 +169,38 @@ def test_derivatives_of_the_bound(diagonal, monkeypatch):
     np.testing.assert_allclose(bound.parameters(bound.pack(p)).noise, p.noise, rtol=1e-12)
 
 
+def test_em_rises_and_derivatives_include_the_penalty():
+    data, p = make_terms()
+    q = MixedPosteriors(p, False).start(data)
+    bound = MixedBound(data, OWNER, q, np.ones(40), False, ridge=0.05)
+    bound.decrement = 1e-20
+    x, history = climb_by_em(bound, bound.pack(p), 12, 0.0)
+    assert len(history) > 8
+    assert (np.diff(history) > 0.0).all()
+    assert bound(x).value >= history[-1]
+    u, h = np.random.default_rng(0).normal(size=x.size), 2e-4
+    curvature = bound(x).curvature(u)
+    up, down = bound(x + h * u), bound(x - h * u)
+    np.testing.assert_allclose(-(up.gradient - down.gradient) / (2 * h), curvature, atol=1e-5)
+    slope = (up.value - down.value) / (2 * h)
+    assert slope == pytest.approx(bound(x).gradient @ u, abs=5e-6)
+
+
+def test_means_of_limited_exponentials():
+    terms = ColumnTerms(["positive", "count"], [[], []])
+    A, V = np.array([[0.5, 1.0], [9.0, -2.0]]), np.array([[0.3, 1.0], [2.0, 0.0]])
+    noise, largest = np.array([0.2, 3.0]), np.array([4.0, 6.0])
+    mean, variance = terms.moments(A, V, noise, largest)
+    a = A[..., None] + np.sqrt(V + noise * [1.0, 0.0])[..., None] * np.sqrt(2.0) * erfinv(
+        (np.arange(200000) + 0.5) / 100000 - 1.0
+    )
+    values = np.minimum(np.exp(a), largest[:, None])
+    np.testing.assert_allclose(mean, values.mean(axis=2), rtol=1e-4)
+    expected = values.var(axis=2)
+    expected[:, 1] += (values + values**2 / 3.0)[:, 1].mean(axis=1)
+    np.testing.assert_allclose(variance, expected, rtol=1e-3, atol=1e-6)
+
+
 TYPES = ["categorical", "real", "ordinal", "count", "binary", "positive"]
 N_CATEGORIES = [4, 0, 3, 0, 2, 0]
 
@@ -246,7 +279,7 @@ def test_columns_of_one_category_need_no_draws(monkeypatch):
     codes = np.column_stack([np.arange(5.0), np.zeros(5)])
     terms = ColumnTerms.of(codes, ["real", "categorical"], [0, 1], np.ones(5))
     model = MixedModel(terms, TermParameters(np.ones((1, 1)), np.zeros(1), np.ones(1)), False)
-    monkeypatch.setattr(MixedModel, "_draws", None)
+    monkeypatch.setattr(mixed_predictive, "qmc", None)
     prediction = model.predict(model.encode(codes)[0])
     np.testing.assert_array_equal(prediction.probabilities[1], np.ones((5, 1)))
     np.testing.assert_array_equal(prediction.most_probable()[:, 1], 0.0)

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import polars
 import pytest
+from scipy.optimize import minimize_scalar
+from scipy.stats import nbinom, norm
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
@@ -54,8 +56,8 @@ def make_table(n=80, seed=0, share_missing=0.15):
 @shared
 def fitted(covariance="full"):
     X, _, _ = make_table()
-    model = MixedFactorAnalysis(2, column_types=TYPES, covariance=covariance, random_state=0)
-    return model.fit(X)
+    options = {"column_types": TYPES, "covariance": covariance, "random_state": 0, "tol": 1e-6}
+    return MixedFactorAnalysis(2, penalty=0, **options).fit(X)
 
 
 def reals(n=60, share_missing=0.0, seed=0):
@@ -144,6 +146,88 @@ def test_the_fit_rises_to_a_stationary_point(covariance):
             setattr(moved, name, value * (1.0 + 0.01 * rng.normal(size=value.shape)))
         moved.loadings_[-1] = moved.loadings_[-2]  # of the ordinal column
         assert moved.score(X) < model.elbo_ + 1e-6
+
+
+def test_the_penalty_is_that_of_priors():
+    X = make_table(50)[0][["size", "owner", "grade", "visits"]]
+    types = {name: TYPES[name] for name in X}
+    model = MixedFactorAnalysis(1, column_types=types, random_state=0, tol=1e-8).fit(X)
+    assert model.penalty_ == 1.0
+
+    def objective(model):
+        size = X["size"].dropna().to_numpy()
+        W = model.loadings_[[0, 1, 2, 3]] / np.array([size.std(), 1.0, 1.0, 1.0])[:, None]
+        share = 0.2 * size.var() / model.noise_[0]
+        return model.score(X) - 0.5 * (np.sum(W**2) + share - np.log(share) - 1.0) / len(X)
+
+    assert objective(model) == pytest.approx(model.elbo_history_[-1], abs=1e-8)
+    assert (np.diff(model.elbo_history_) >= -1e-10).all()
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        moved = copy.deepcopy(model)
+        for name in ("loadings_", "intercept_", "noise_"):
+            value = getattr(model, name)
+            setattr(moved, name, value * (1.0 + 0.01 * rng.normal(size=value.shape)))
+        moved.loadings_[-1] = moved.loadings_[-2]  # of the ordinal column
+        assert objective(moved) < objective(model)
+
+
+def test_gains_and_the_divergence_add_up_to_the_bound():
+    model, (X, _, _) = fitted(), make_table()
+    assert list(model.column_gains_) == list(TYPES)
+    gains = np.array(list(model.column_gains_.values()))
+    n = X.notna().sum().to_numpy()
+    # The likelihood of each column without latents, from other packages.
+    alone = []
+    for name, kind in TYPES.items():
+        x = X[name].dropna()
+        if kind in ("real", "positive"):
+            y = np.log(x) if kind == "positive" else x
+            log_p = norm.logpdf(y, y.mean(), y.std(ddof=0)).sum()
+            alone.append(log_p - (y.sum() if kind == "positive" else 0.0))
+        elif kind == "count":
+            x, m = x.to_numpy(dtype=float), float(x.mean())
+            found = minimize_scalar(
+                lambda t, x=x, m=m: -nbinom.logpmf(x, np.exp(t), 1 / (1 + m / np.exp(t))).sum()
+            )
+            alone.append(-found.fun)
+        else:
+            share = x.value_counts(normalize=True)[lambda p: p > 0]
+            alone.append(len(x) * (share * np.log(share)).sum())
+    total = (gains @ n + np.sum(alone)) / len(X) - model.kl_per_dim_.sum()
+    # Frequencies of categories have half a count more. The sum over dimensions is that of the KL
+    # divergence with diagonal covariances.
+    _, covariance = model.posterior(X, return_cov=True)
+    diagonal = np.log(np.einsum("nhh->nh", covariance)).sum(axis=1)
+    more = 0.5 * np.mean(diagonal - np.linalg.slogdet(covariance)[1])
+    assert model.elbo_ == pytest.approx(total - more, abs=2e-3)
+
+
+def test_an_independent_column_has_no_gain():
+    X = make_table(400, share_missing=0.1)[0]
+    noise = np.random.default_rng(1).poisson(3.0, size=400)
+    model = MixedFactorAnalysis(1, column_types=TYPES, random_state=0)
+    gains = model.fit(X.assign(noise=noise)).column_gains_
+    assert abs(gains["noise"]) < 0.05
+    assert gains["size"] > 0.3
+
+
+def test_separable_categories_have_finite_loadings():
+    X = pd.DataFrame({"x": np.arange(20.0), "y": np.arange(20) > 9})
+    model = MixedFactorAnalysis(1, random_state=0).fit(X)
+    assert np.abs(model.loadings_[1]).max() < 5.0
+    filled = model.impute(X.assign(y=None))["y"]
+    assert (filled == X["y"]).mean() > 0.9
+
+
+def test_imputed_counts_do_not_exceed_training_samples():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=200)
+    X = pd.DataFrame({"x": z, "n": rng.poisson(np.exp(1.0 + z)), "g": np.where(z > 0, "a", "b")})
+    model = MixedFactorAnalysis(1, column_types={"n": "count", "x": "real"}, random_state=0).fit(X)
+    far = X.head(5).assign(n=None, x=50.0)
+    assert (model.impute(far)["n"] <= X["n"].max()).all()
+    assert model.conditional(model.transform(far))[0][:, 1].min() > X["n"].max()
 
 
 def test_the_orientation_makes_the_average_precision_diagonal():
@@ -314,7 +398,7 @@ def test_diagnostics_that_need_numbers_name_attributes_of_the_model():
     model, (X, _, _) = fitted(), make_table()
     assert collapse(model, X).collapsed.size == 0
     for function in (diagnose, entropy_bound):
-        with pytest.raises(TypeError, match=r"attributes kl_per_dim_, collapsed_dims_, certifi"):
+        with pytest.raises(TypeError, match=r"attributes kl_per_dim_, collapsed_dims_, column_gains_, c"):
             function(model, X)
 
 
@@ -326,8 +410,9 @@ def test_grid_search_over_the_number_of_components():
 
 def test_a_fit_that_has_not_converged_warns():
     X, _, _ = make_table(50)
+    model = MixedFactorAnalysis(2, column_types=TYPES, max_iter=2, random_state=0, tol=1e-6)
     with pytest.warns(ConvergenceWarning, match=r"has not converged after 2 iterations"):
-        model = MixedFactorAnalysis(2, column_types=TYPES, max_iter=2, random_state=0).fit(X)
+        model.fit(X)
     assert model.n_iter_ == 2
     assert not model.certificate_.converged
 
