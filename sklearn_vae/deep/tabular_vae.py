@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -301,6 +302,8 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
             If training diverges. The estimator keeps its last finite parameters and can be used.
         """
         X, sample_weight = used_samples(self, X, sample_weight)
+        if not (self.warm_start and hasattr(self, "net_")):  # encode once
+            X = copy.copy(self)._check_samples(X, ensure_min_samples=2, reset=True)
         fitted: TabularVAE = super().fit(X, y, sample_weight)
         return fitted
 
@@ -356,6 +359,10 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
             codes = Codes.of(values, self._table)
         if reset:
             self._table, self.n_features_in_ = codes.table, codes.shape[1]
+            names = vars(self.codec).get("feature_names_in_")
+            vars(self).pop("feature_names_in_", None)
+            if names is not None:
+                self.feature_names_in_ = names
         return codes
 
     def _center_and_scale(
