@@ -68,7 +68,7 @@ class MixedFactorAnalysis(MixedModelMethods):
         Covariance S of q(z|x). "full" gives a higher ELBO. With "diagonal", the bound is that of
         :class:`BernoulliPPCA` with `inference="per_sample"`.
     handle_unknown : {"error", "missing"}, default="error"
-        Whether categories that the training samples do not contain are errors, or missing values.
+        Whether categories that are not among `categories_` are errors, or missing values.
     max_iter : int, default=200
         Maximum number of iterations of Newton's method.
     tol : float, default=1e-6
