@@ -87,7 +87,7 @@ class TableMethods(FittedTable):
         *,
         return_std: bool = False,
         n_draws: int | None = None,
-        n_samples: int = 256,
+        n_samples: int = 1024,
         random_state: Any = None,
     ) -> Any:
         """Replace missing values, given the observed ones of the same sample.
@@ -105,8 +105,9 @@ class TableMethods(FittedTable):
             Number of completed tables that are drawn from the conditional distribution of the
             missing values, for multiple imputation. If None, one table has their means and
             most probable categories.
-        n_samples : int, default=256
-            Number of latent vectors for each sample. They are at points that all samples share.
+        n_samples : int, default=1024
+            Number of latent vectors for each sample. They are at points that all samples share. Errors
+            of imputed numbers fall by 0 to 1 % from 256 to 1024.
         random_state : int, RandomState instance or None, default=None
             Seed or generator of the draws.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -69,7 +70,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         "positive". Others with an excess kurtosis above 10 are "heavy_tailed" if their quartiles
         differ, and all others "real".
     handle_unknown : {"error", "missing"}, default="error"
-        Whether categories that the training samples do not contain are errors, or missing values.
+        Whether categories that are not among `categories_` are errors, or missing values.
     hidden_layer_sizes : int or sequence of int or "auto", default="auto"
         Number of units in each hidden layer of the encoder. The decoder uses the reverse order.
         "auto" is one layer of 64 units, 256 from 5000 samples on, and at least 2 * n_components.
@@ -303,6 +304,8 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
             If training diverges. The estimator keeps its last finite parameters and can be used.
         """
         X, sample_weight = used_samples(self, X, sample_weight)
+        if not (self.warm_start and hasattr(self, "net_")):  # encode once
+            X = copy.copy(self)._check_samples(X, ensure_min_samples=2, reset=True)
         fitted: TabularVAE = super().fit(X, y, sample_weight)
         return fitted
 
@@ -358,6 +361,10 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
             codes = Codes.of(values, self._table)
         if reset:
             self._table, self.n_features_in_ = codes.table, codes.shape[1]
+            names = vars(self.codec).get("feature_names_in_")
+            vars(self).pop("feature_names_in_", None)
+            if names is not None:
+                self.feature_names_in_ = names
         return codes
 
     def _center_and_scale(

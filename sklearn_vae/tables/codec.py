@@ -36,7 +36,7 @@ class TableCodec:
         list, array or Series of categories in ascending order, or an ordered dtype of pandas, means
         "ordinal", too. Types that are not given are inferred, see the guide on tables.
     handle_unknown : {"error", "missing"}, default="error"
-        Whether categories that the training samples do not contain are errors, or missing values.
+        Whether categories that are not among `categories_` are errors, or missing values.
 
     Attributes
     ----------

@@ -9,7 +9,8 @@ import pytest
 from sklearn.base import clone
 
 from sklearn_vae import MixedFactorAnalysis, TabularVAE
-from sklearn_vae.deep.tabular_vae import Codes
+from sklearn_vae.deep.table_codes import Codes
+from sklearn_vae.tables import TableCodec
 from tests.deep.tables import fitted, hide, make_table
 
 SMALL = {"hidden_layer_sizes": (6,), "max_epochs": 2, "random_state": 0}
@@ -62,3 +63,21 @@ def test_samples_of_zero_weight_set_no_types(estimator, container):
     all_rows[2020] = [1.0] + 13 * [np.nan]
     with pytest.raises(ValueError, match=r"Column .* has no observed value"):
         model.fit(make(all_rows), sample_weight=weights)
+
+
+def test_fit_encodes_a_table_once(monkeypatch):
+    encoded = []
+    encode = TableCodec.encode
+
+    def counted(self, X):
+        encoded.append(len(X))
+        return encode(self, X)
+
+    monkeypatch.setattr(TableCodec, "encode", counted)
+    X = make_table(60)
+    model = TabularVAE(1, hidden_layer_sizes=(4,), random_state=0).fit(X)
+    assert encoded == [60]
+    assert list(model.feature_names_in_) == list(X.columns)
+    model.fit(X.to_numpy())
+    assert encoded == [60, 60]
+    assert not hasattr(model, "feature_names_in_")
