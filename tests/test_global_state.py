@@ -21,6 +21,7 @@ from sklearn_vae import (
     FactorAnalysisImputer,
     GaussianImputer,
     LinearVAE,
+    MixedFactorAnalysis,
     PPCAImputer,
 )
 from sklearn_vae.diagnostics import diagnose
@@ -63,6 +64,7 @@ ESTIMATORS = [
     GaussianImputer(n_fits=2),
     FactorAnalysis(1, noise_variance=0.5),
     FactorAnalysisCV(0, cv=2),
+    MixedFactorAnalysis(1, penalty=1.0, random_state=0),
     LinearVAE(2, random_state=0),
     LinearVAE(2, solver="adam", max_iter=20, tol=1e3, random_state=0),
     LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, random_state=0),
@@ -153,7 +155,7 @@ def expected(tmp_path_factory):
 
 
 # One of each kind; the others are slow.
-OFTEN = {PPCA: 0, PPCAImputer: 2, "Adam": 8, BernoulliPPCA: 10, "networks": 12, DeepAutoencoder: 17}
+OFTEN = {PPCA: 0, PPCAImputer: 2, "Adam": 9, BernoulliPPCA: 11, "networks": 13, DeepAutoencoder: 18}
 INDICES = [i if i in OFTEN.values() else slow(i)[0] for i in range(len(ESTIMATORS))]
 
 
