@@ -37,7 +37,7 @@ from study import Claims, Study, figure, write_report
 
 SCALES = {  # rows: training and held-out samples; measured: rounds and epochs of each fit
     "smoke": {
-        "common": {"rows": (1200, 597), "seeds": 1, "measured": (2, 3)},
+        "common": {"rows": (600, 300), "seeds": 1, "measured": (1, 3)},
         "held": {"k": 8, "layers": (32, 32), "rate": 3e-3, "epochs": 30, "noise": 7.0},
         "deep": {"k": 8, "layers": 10 * (32,), "rate": 3e-3, "epochs": 30},
     },

@@ -103,14 +103,25 @@ def residual(ax, fits):
 
 
 def scales(ax, fits):
-    """Draw figure 2."""
-    curve = fits.curve("VAE", what="scales")
-    depths = list(curve)
+    """Draw figure 2 for fully connected networks."""
+    draw_scales(ax, fits.curve("VAE", what="scales"), "hidden layer{s}")
+    ax.set_title("Posterior scales of the VAE approach the prior's")
+
+
+def scales_of_convolutions(ax, fits):
+    """Draw figure 2 for convolutions."""
+    name, of_depth = fits.scales_of_convolutions()
+    draw_scales(ax, of_depth, "convolution{s} per scale")
+    ax.set_title(f"Posterior scales of convolutions ({name})")
+
+
+def draw_scales(ax, of_depth, words):
+    """Draw posterior scales of the shallowest, a medium and the deepest model."""
+    depths = list(of_depth)
     shown = sorted({depths[0], depths[len(depths) // 2], depths[-1]})
-    named = {f"{d} hidden layer{'s' if d > 1 else ''}": np.array(curve[d]) for d in shown}
+    named = {f"{d} {words.format(s='s' if d > 1 else '')}": np.array(of_depth[d]) for d in shown}
     PosteriorScaleDisplay.from_results(named, ax=ax)
     ax.get_legend().remove()  # it fits between the bars instead
-    ax.set_title("Posterior scales of the VAE approach the prior's")
 
 
 def draw(fits, parts, ppca, variance):
@@ -124,7 +135,7 @@ def draw(fits, parts, ppca, variance):
     if "start" in parts:
         panels += [(first_weights, errors)]
     if "conv" in parts:
-        panels += [(convolutions, (fits,))]
+        panels += [(convolutions, (fits,)), (scales_of_convolutions, (fits,))]
     if "residual" in parts:
         panels += [(residual, (fits,))]
     columns = min(3, len(panels))

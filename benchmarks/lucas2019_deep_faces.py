@@ -1,9 +1,8 @@
 """Convolutional VAEs of faces: too much noise collapses the posterior, and all faces become one.
 
-Tables 3 and 5 and figures 10 and 11 of Lucas et al. (2019), and reconstructions and latent planes as in
-figures 12 and 13, but of models without annealing: CelebA, 64 x 64 color pixels, 500 latent
-dimensions, sigma2 fixed or learned by gradient from many values, in the space of logits (table 3)
-and of pixels (table 5). The claims are about the training images, in nats per image:
+Tables 3 and 5 of Lucas et al. (2019): CelebA, 64 x 64 color pixels, 500 latent dimensions, sigma2
+fixed or learned by gradient from many values, in the space of logits (table 3) and of pixels (table 5),
+without annealing. `lucas2019_kl_annealing.py --networks conv` has the figures 9 to 13, with annealing. The claims are about the training images, in nats per image:
 
 - A larger fixed sigma2 gives a smaller KL. The largest collapses more dimensions than the others.
 - The largest sigma2 has the largest error, and is not the best after sigma2 is tuned.
@@ -47,21 +46,23 @@ from lucas2019_deep import (
     references,
     searched,
 )
-from lucas2019_faces_picture import Decoded, as_text, draw_planes, draw_reconstructions, draw_tables
+from lucas2019_faces import ALPHA, conv, decoded, load_faces
+from lucas2019_faces_picture import (
+    Decoded,
+    chosen_of,
+    draw_planes,
+    draw_reconstructions,
+    draw_tables,
+)
 from scipy.stats import spearmanr
-from sklearn.datasets import load_sample_images
-from study import Claims, Study, Table, load_images, write_report
+from study import Claims, Study, Table, write_report
 
 from sklearn_vae import DensityPipeline
-from sklearn_vae.datasets import fetch_celeba64
-from sklearn_vae.nn.convolutional import ConvDecoder, ConvEncoder
 
-ALPHA = 0.05
 MEASURED = (
     *("elbo", "tuned_elbo", "tuned_noise_variance", "collapsed_percent", "kl"),
     "noise_variance",
 )
-N_RECONSTRUCTED, N_SIDE = 8, 5
 FACE = (3, 64, 64)
 # Images for pPCA in float64. They outnumber the 12288 dimensions, so more change little.
 MOST_FOR_PPCA = 20000
@@ -135,50 +136,13 @@ SCALES = {
 
 def train_on_images(X, *, device, checkpoint, channels, dense, **setting):
     """Train a setting; return measures, reconstructions, and the plane through three images."""
-    networks = {"channels": channels, "dense": dense}
     try:
         model, rows = fit(
-            X,
-            device=device,
-            checkpoint=checkpoint,
-            encoder=ConvEncoder(**networks),
-            decoder=ConvDecoder(**networks),
-            **setting,
+            X, device=device, checkpoint=checkpoint, **conv(channels, dense), **setting
         )
     except FloatingPointError:
         return DIVERGED
-    latent = model.transform(rows[:N_RECONSTRUCTED])
-    t = np.linspace(0.0, 1.0, N_SIDE)
-    right, down = latent[1] - latent[0], latent[2] - latent[0]
-    plane = latent[0] + t[:, None] * right + t[:, None, None] * down
-    return {
-        **measures(model, rows),
-        "reconstructed": as_text(model.inverse_transform(latent)),
-        "plane": as_text(model.inverse_transform(plane.reshape(N_SIDE**2, -1))),
-    }
-
-
-def patches(n, size=16):
-    """Return flat tiles of scikit-learn's two photographs at half their size, and their shape."""
-    tiles = []
-    for photo in load_sample_images().images:
-        half = photo[::2, ::2]
-        height, width = (length // size for length in half.shape[:2])
-        grid = half[: height * size, : width * size].reshape(height, size, width, size, 3)
-        tiles.append(grid.transpose(0, 2, 4, 1, 3).reshape(height * width, -1))
-    rows = np.concatenate(tiles)
-    return rows[np.random.default_rng(0).permutation(len(rows))[:n]], (3, size, size)
-
-
-def load(arguments, scale):
-    """Return flat images as levels, their shape and a description."""
-    folder = arguments.data[0] if arguments.data and arguments.data[0].is_dir() else None
-    if arguments.data and not folder:
-        return *load_images(arguments.data), "given faces"
-    if arguments.scale == "smoke" and not folder:
-        return *patches(scale.n_images), "patches of photographs"
-    faces = fetch_celeba64(data_home=folder)
-    return faces.data, faces.image_shape, "CelebA"
+    return {**measures(model, rows), **decoded(model, rows)}
 
 
 def settings_of(scale, shape, space):
@@ -328,8 +292,7 @@ def main():
     """Run both tables, check the claims and draw the pictures."""
     study = Study(__doc__)
     scale = SCALES[study.arguments.scale]
-    X, shape, what = load(study.arguments, scale)
-    X = X[: scale.n_images]
+    X, shape, what = load_faces(study.arguments, scale.n_images)
     claims, tables, found, references_of = Claims(study.arguments.scale), {}, {}, {}
     n_steps = scale.epochs * -(-len(X) // scale.batch_size)
     for space, number in (("logit", 3), ("unit", 5)):
@@ -355,9 +318,9 @@ def main():
     told = f"{len(X)} {what}, {scale.epochs} epochs, {scale.n_components} latent dimensions"
     papers = {number: paper_of(number, shape) for number in (3, 5)}
     study.save(draw_tables(found, references_of, papers, told))
-    decoded = {space: Decoded(rows, X, shape) for space, rows in found.items()}
-    study.save(draw_reconstructions(decoded, told), f"{study.name}_reconstructions.png")
-    study.save(draw_planes(decoded, told), f"{study.name}_planes.png")
+    images = {space: Decoded(chosen_of(rows), X, shape) for space, rows in found.items()}
+    study.save(draw_reconstructions(images, told), f"{study.name}_reconstructions.png")
+    study.save(draw_planes(images, told), f"{study.name}_planes.png")
     claims.exit()
 
 

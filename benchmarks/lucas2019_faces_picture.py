@@ -1,4 +1,4 @@
-"""The pictures of lucas2019_deep_faces.py."""
+"""The pictures of the scripts on faces."""
 
 import base64
 
@@ -23,7 +23,7 @@ def as_text(levels):
 
 
 class Decoded:
-    """Images, reconstructions and latent planes of the models of a table, from the first trial.
+    """Images, reconstructions and latent planes of models, given as results of runs by name.
 
     Attributes
     ----------
@@ -35,9 +35,8 @@ class Decoded:
         Decoded planes by the name of the model.
     """
 
-    def __init__(self, rows, X, image_shape):
+    def __init__(self, results, X, image_shape):
         d, self.shape = X.shape[1], image_shape
-        results = {name_of(kind, noise): t.results[0] for kind, noise, t in chosen_of(rows)}
         self.reconstructed = {
             name: as_levels(result["reconstructed"], d) for name, result in results.items()
         }
@@ -50,14 +49,15 @@ class Decoded:
 
 
 def chosen_of(rows):
-    """Choose some fixed sigma2, the best one learned by gradient, and one in closed form."""
+    """Return the first trials of some fixed sigma2, the best learned by gradient, a closed form."""
     fixed, free, closed = ([row for row in rows if row[0] == kind] for kind in KINDS)
     some = np.unique(np.linspace(0, len(fixed) - 1, MOST_HELD).round().astype(int))
-    return [
+    chosen = [
         *(fixed[i] for i in some),
         max(free, key=lambda row: row[2].mean("elbo")),
         closed[0],
     ]
+    return {name_of(kind, noise): trials.results[0] for kind, noise, trials in chosen}
 
 
 def as_levels(text, n_features):
@@ -129,8 +129,10 @@ def draw_reconstructions(decoded, told):
     import matplotlib.pyplot as plt
 
     most = max(len(of.reconstructed) for of in decoded.values())
-    fig = plt.figure(figsize=(14, 0.5 + 0.95 * (most + 1)), layout="constrained")
-    for part, (space, of) in zip(fig.subfigures(1, 2), decoded.items(), strict=True):
+    fig = plt.figure(figsize=(7 * len(decoded), 0.5 + 0.95 * (most + 1)), layout="constrained")
+    for part, (space, of) in zip(
+        fig.subfigures(1, len(decoded), squeeze=False)[0], decoded.items(), strict=True
+    ):
         ax = part.subplots()
         ReconstructionDisplay.from_results(
             of.images, of.reconstructed, image_shape=of.shape, limits=(0, 255), ax=ax

@@ -20,12 +20,14 @@ Without --data the images are MNIST, from the folder of `fetch_mnist` or from Op
 the paper's 784-1024-512-200 at --scale full, and 784-256-128-50 at cpu; the decoder mirrors it. The
 paper does not give batch size and learning rate for these figures (here 128, cpu: 50, and 1e-3). The
 data are centered and scaled by one number for the networks, and sigma2 is in the units of the logits.
+`lucas2019_faces_annealing.py` has convolutional VAEs of faces.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from lucas2019_deep import NEARLY, digits_images, fit, held, learned, measures, references
+from lucas2019_faces import conv, decoded
 from study import Claims, Study, Table, figure, write_report
 
 from sklearn_vae import Snapshot
@@ -41,10 +43,13 @@ SHARES = (0.02, 0.04, 0.06, DASHED, 0.1, 0.12, 0.16, 0.2, 0.3, 0.4, 0.5, 0.6, 0.
 
 @dataclass(frozen=True)
 class Scale:
-    """Settings of a scale; the paper does not give the batch size and the learning rate."""
+    """Settings of a scale; the paper does not give the batch size and the learning rate.
+
+    `networks` are parameters of DeepGaussianVAE or of `conv`.
+    """
 
     n_images: int | None
-    widths: tuple
+    networks: dict
     n_components: int
     epochs: int
     batch_size: int
@@ -55,11 +60,22 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(600, (64, 32), 16, 100, 30, (3.0, 1.0), (10.0, 3.0), (10.0,)),
-    "cpu": Scale(2000, (256, 128), 50, 100, 50, (30.0, 10.0, 3.0), (30.0, 10.0, 3.0), (30.0,)),
+    "smoke": Scale(
+        600, {"hidden_layer_sizes": [64, 32]}, 16, 100, 30, (3.0, 1.0), (10.0, 3.0), (10.0,)
+    ),
+    "cpu": Scale(
+        2000,
+        {"hidden_layer_sizes": [256, 128]},
+        50,
+        100,
+        50,
+        (30.0, 10.0, 3.0),
+        (30.0, 10.0, 3.0),
+        (30.0,),
+    ),
     "full": Scale(
         None,
-        (1024, 512),
+        {"hidden_layer_sizes": [1024, 512]},
         200,
         1000,
         128,
@@ -70,14 +86,18 @@ SCALES = {
 }
 
 
-def train_in_snapshots(X, *, device, checkpoint, epochs, **setting):
+def train_in_snapshots(X, *, device, checkpoint, epochs, networks, **setting):
     """Train a setting; return measures and the collapse curve after each of `epochs`.
+
+    Of convolutional networks the result has what they decode, too.
 
     A checkpoint holds all snapshots, a quarter of a gigabyte at full scale, so there are only twenty
     checkpoints per run.
     """
+    of_images = "channels" in networks
     model, rows = fit(
         X,
+        **(conv(**networks) if of_images else networks),
         device=device,
         checkpoint=checkpoint,
         checkpoint_every=max(10, setting["max_epochs"] // 20),
@@ -88,12 +108,13 @@ def train_in_snapshots(X, *, device, checkpoint, epochs, **setting):
     curves = [collapse_curve(model[-1].snapshots_[epoch], seen) for epoch in epochs]
     return {
         **measures(model, rows),
+        **(decoded(model, rows) if of_images else {}),
         "epochs": epochs,
         "collapse": [curve.thresholds.tolist() for curve in curves],
     }
 
 
-def settings_of(scale, logits):
+def settings_of(scale, of_images):
     """Return the settings of the runs by (kind, sigma2, annealed or not)."""
     kinds = {
         **{("fixed", noise): held(noise) for noise in scale.fixed},
@@ -102,12 +123,12 @@ def settings_of(scale, logits):
     }
     every = {
         "n_components": scale.n_components,
-        "hidden_layer_sizes": list(scale.widths),
+        "networks": scale.networks,
         "max_epochs": scale.epochs,
         "batch_size": scale.batch_size,
         "learning_rate": scale.learning_rate,
         "epochs": sorted({max(1, round(share * scale.epochs)) for share in SHARES}),
-        **logits,
+        **of_images,
     }
     # The largest sigma2 comes first, because it matters most.
     return {
@@ -163,8 +184,8 @@ def told(pairs, values, form=".0f"):
     )
 
 
-def claims_of(runs, scale_name):
-    """Check the claims."""
+def claims_of(runs, scale_name, decides):
+    """Check the claims, which can fail the script only if `decides`."""
     claims = Claims(scale_name)
     fixed, free = pairs_of(runs, "fixed"), pairs_of(runs, "learned")
     closed = pairs_of(runs, "closed form")
@@ -176,6 +197,7 @@ def claims_of(runs, scale_name):
         "figures 7, 9: temporary relief",
         told(fixed, Run.early),
         relief and all(annealed.early() < plain.early() for _, plain, annealed in worst),
+        decides=decides,
     )
     claims.add(
         "fixed sigma2: the annealed model collapses later (%, at the end; after 8 %)",
@@ -183,6 +205,7 @@ def claims_of(runs, scale_name):
         ", ".join(f"{n:g}: {a.late():.0f} ({a.early():.0f})" for n, _, a in fixed),
         all(annealed.late() > annealed.early() for *_, annealed in fixed)
         and all(annealed.late() > annealed.early() + 20.0 for *_, annealed in worst),
+        decides=decides,
     )
     claims.add(
         f"sigma2 fixed at {worst[0][0]:g}: at the end the collapse is closer to that without "
@@ -190,12 +213,14 @@ def claims_of(runs, scale_name):
         "figures 7, 9: the collapsed solution",
         told(fixed, Run.late),
         all(a.late() > 0.5 * (a.early() + plain.late()) for _, plain, a in worst),
+        decides=decides,
     )
     claims.add(
         f"sigma2 learned from {free[0][0]:g}: annealing leads to smaller sigma2",
         "figure 8: smaller",
         told(free, lambda run: run["noise_variance"], ".3f"),
         all(a["noise_variance"] < p["noise_variance"] for _, p, a in free[:1]),
+        decides=decides,
     )
     claims.add(
         "learned sigma2: annealing leads to a larger KL (nats)",
@@ -210,7 +235,7 @@ def claims_of(runs, scale_name):
         "figures 8, 9: less",
         told(free, Run.late),
         all(annealed.late() < plain.late() for _, plain, annealed in free[:1]),
-        decides=scale_name != "smoke",
+        decides=decides and scale_name != "smoke",
     )
     claims.add(
         f"sigma2 learned from {closed[0][0]:g}: the closed form, annealed or not, leads to smaller "
@@ -222,6 +247,7 @@ def claims_of(runs, scale_name):
             < runs["learned", noise, True]["noise_variance"]
             for noise, p, a in closed[:1]
         ),
+        decides=decides,
     )
     return claims
 
@@ -243,10 +269,10 @@ def table_of(runs, ppca):
 
 
 def draw(runs, scale, title):
-    """Draw collapse over the epochs, its curves, and sigma2 in training."""
-    fig, axes = figure(2, 2, figsize=(14, 9))
-    (over_epochs, fixed_curves), (noises, free_curves) = axes
-    for ax in (over_epochs, noises):
+    """Draw collapse over the epochs, its curves, and sigma2 and the bounds in training."""
+    fig, axes = figure(3, 2, figsize=(14, 13))
+    (over_epochs, fixed_curves), (noises, free_curves), bounds = axes
+    for ax in (over_epochs, noises, *bounds):
         ax.axvspan(0, scale.epochs // 10, color="0.92", zorder=0)
         ax.set(xlabel="epoch", xlim=(0, scale.epochs))
     for color, (noise, plain, annealed) in zip(COLORS, pairs_of(runs, "fixed"), strict=False):
@@ -256,6 +282,9 @@ def draw(runs, scale, title):
     over_epochs.set(ylim=(-3, 103), ylabel=f"dimensions collapsed at {NEARLY:g} nats (%)")
     over_epochs.set_title("fixed sigma2: annealing delays collapse")
     draw_noises(noises, runs)
+    for ax, kind in zip(bounds, ("fixed", "learned"), strict=True):
+        draw_bounds(ax, pairs_of(runs, kind))
+        ax.set_title(f"{kind} sigma2: the bound in training")
     curves(fixed_curves, pairs_of(runs, "fixed"), "fixed sigma2: collapse returns")
     curves(free_curves, pairs_of(runs, "learned"), "learned sigma2: fewer dimensions collapse")
     for left, right, name in (
@@ -285,6 +314,14 @@ def draw_noises(ax, runs):
     ax.set_title("learned sigma2: annealing makes it smaller")
 
 
+def draw_bounds(ax, pairs):
+    """Draw the bound of each epoch, from the fifth on so that the start does not hide the rest."""
+    for color, (_, plain, annealed) in zip(COLORS, pairs, strict=False):
+        for run, style in ((annealed, "-"), (plain, ":")):
+            ax.plot(range(5, 1 + len(run["bound"])), run["bound"][4:], style, color=color)
+    ax.set_ylabel("ELBO (nats per image)")
+
+
 def curves(ax, pairs, title):
     """Draw collapse of annealed runs at the end and after 8 % (dashed), and of others (dotted)."""
     CollapseDisplay.from_results(
@@ -299,26 +336,33 @@ def curves(ax, pairs, title):
     ax.set_title(title)
 
 
-def main():
-    """Train each setting with and without annealing, and report."""
-    study = Study(__doc__)
-    scale = SCALES[study.arguments.scale]
-    X, logits = digits_images(study.arguments)
-    X = X[: scale.n_images]
-    settings = settings_of(scale, logits)
+def report(study, scale, X, space, decides=True, **of_images):
+    """Train each setting with and without annealing, and report; return runs, claims and a title.
+
+    `space` and `of_images` are parameters of `fit`, those of the space and others. Claims that do not
+    decide cannot fail the script.
+    """
+    settings = settings_of(scale, {**space, **of_images})
     found = study.runs(train_in_snapshots, list(settings.values()), X)
     runs = {key: Run(result) for key, result in zip(settings, found, strict=True)}
     cases = [(scale.n_components, noise) for noise in scale.fixed]
-    (of_ppca,) = study.runs(references, [{**logits, "cases": cases}], X)
-    claims = claims_of(runs, study.arguments.scale)
+    (of_ppca,) = study.runs(references, [{**space, "cases": cases}], X)
+    claims = claims_of(runs, study.arguments.scale, decides)
     table = table_of(runs, dict(zip(scale.fixed, of_ppca, strict=True)))
     write_report(study, claims, runs=table)
     n_steps = scale.epochs * -(-len(X) // scale.batch_size)
-    title = (
-        f"{len(X)} images, {scale.epochs} epochs ({n_steps} steps), k = {scale.n_components}; solid: "
-        "with KL annealing over the first tenth (gray), dotted: without"
-    )
-    study.save(draw(runs, scale, title))
+    title = f"{len(X)} images, {scale.epochs} epochs ({n_steps} steps), k = {scale.n_components}"
+    lines = "solid: with KL annealing over the first tenth (gray), dotted: without"
+    study.save(draw(runs, scale, f"{title}; {lines}"))
+    return runs, claims, title
+
+
+def main():
+    """Report on MNIST."""
+    study = Study(__doc__)
+    scale = SCALES[study.arguments.scale]
+    X, space = digits_images(study.arguments)
+    _, claims, _ = report(study, scale, X[: scale.n_images], space)
     claims.exit()
 
 

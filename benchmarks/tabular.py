@@ -187,10 +187,15 @@ def impute_by_model(model):
 
     def impute(hidden, codec):
         model.fit(hidden)
-        probabilities = model.conditional_probabilities(hidden)
-        codes = codec.encode(model.impute(hidden))
-        names = [column.name for column in codec.columns_]
-        return {j: probabilities.get(name, codes[:, j]) for j, name in enumerate(names)}
+        missing = np.isnan(codec.encode(hidden))
+        found = dict(enumerate(codec.encode(model.impute(hidden)).T))
+        for j, column in enumerate(codec.columns_):
+            if column.categories is not None:
+                rows, name = missing[:, j], column.name
+                found[j] = np.zeros((len(hidden), len(column.categories)))
+                own = model.conditional_probabilities(hidden[rows], [name])[name]
+                found[j][rows] = own
+        return found
 
     return impute
 

@@ -41,11 +41,15 @@ def run(name, small):
     """Run an example, and return its variables."""
     script, argv = str(HERE / f"plot_{name}.py"), sys.argv
     with tempfile.TemporaryDirectory() as folder:
-        sys.argv = [script, "--output", f"{folder}/{name}.png", *(["--small"] if small else [])]
+        picture = Path(folder, f"{name}.png")
+        sys.argv = [script, "--output", str(picture), *(["--small"] if small else [])]
         try:
-            return runpy.run_path(script, run_name="__main__")
+            variables = runpy.run_path(script, run_name="__main__")
         finally:
             sys.argv = argv
+        if not (picture.is_file() and picture.stat().st_size):
+            raise FileNotFoundError(f"{script} wrote no picture.")
+        return variables
 
 
 def crop(figure, axes):

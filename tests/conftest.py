@@ -3,6 +3,7 @@
 The process that gives tests to the workers of pytest-xdist imports this file, and no more than needed.
 """
 
+import gc
 import importlib
 
 import pytest
@@ -26,22 +27,49 @@ def pytest_sessionstart():
     watch_patches(pytest.MonkeyPatch)  # after those that pytest makes itself
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collect without searches for garbage: what is collected lives to the end of the session."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Drop the traceback of a failure that is expected: pytest parses all files in it."""
+    try:
+        return (yield)
+    except Exception as error:
+        if item.get_closest_marker("xfail"):
+            raise error.with_traceback(None) from None
+        raise
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Mark as slow what repeats a proof: see `cover` and `some` in pyproject.toml."""
     from tests.helpers import covering
 
-    groups = {}
+    groups, unused = {}, set()
     for item in items:
         if item.get_closest_marker("xfail"):
-            # pytest parses the files of the whole traceback, which takes a second.
             item.add_marker("slow")
-        elif not item.get_closest_marker("slow"):
+        else:
             groups.setdefault(item.nodeid.split("[")[0], []).append(item)
     for group in groups.values():
-        if cover := group[0].get_closest_marker("cover"):
-            fast = covering([item.callspec.params for item in group], *cover.args)
-        elif some := group[0].get_closest_marker("some"):
+        cover = group[0].get_closest_marker("cover")
+        if cover and len(cover.args) > 1:
+            used = covering([item.callspec.params for item in group], cover.args[1])
+            unused |= {id(item) for i, item in enumerate(group) if i not in used}
+            group = [item for i, item in enumerate(group) if i in used]
+        group = [item for item in group if not item.get_closest_marker("slow")]
+        if cover:
+            fast = covering([item.callspec.params for item in group], cover.args[0])
+        elif group and (some := group[0].get_closest_marker("some")):
             (n,) = some.args
             fast = {round(i * (len(group) - 1) / max(n - 1, 1)) for i in range(n)}
         else:
@@ -49,6 +77,7 @@ def pytest_collection_modifyitems(items):
         for i, item in enumerate(group):
             if i not in fast:
                 item.add_marker("slow")
+    items[:] = [item for item in items if id(item) not in unused]
 
 
 @pytest.fixture(params=["numpy", "torch", "array_api_strict"])

@@ -29,6 +29,7 @@ from sklearn_vae import (
     GaussianImputer,
     LinearVAE,
     PPCAImputer,
+    TabularVAE,
 )
 from sklearn_vae.validation import is_integer
 from tests.sharing import shared
@@ -88,6 +89,8 @@ DEEP = [
     DeepGaussianVAE(1, **NET, precision="float32", free_bits=0.1),
     DeepBernoulliVAE(2, **NET),
     DeepBernoulliVAE(1, **NET, binarize=0.0, prior="learned_variance"),
+    TabularVAE(1, **NET),
+    TabularVAE(2, **NET, column_types={0: "heavy_tailed"}, handle_unknown="missing"),
     DeepAutoencoder(2, **NET),
     DeepAutoencoder(1, **NET, early_stopping=True, precision="float32"),
 ]
@@ -476,7 +479,7 @@ def test_a_huge_value_beside_a_missing_one(index):
 @pytest.mark.slow
 @at_length
 def test_many_bad_rows_give_a_right_answer_or_a_clear_error(index):
-    @cases_of(index, 1440, tables())
+    @cases_of(index, 480, tables())
     def check(X):
         check_fit(index, X)
 
@@ -492,7 +495,7 @@ def test_bad_parameters_are_named_or_do(configuration):
 @pytest.mark.slow
 @at_length
 def test_many_bad_parameters_are_named_or_do(index):
-    @cases_of(index, 720, configurations(st.just(index)))
+    @cases_of(index, 240, configurations(st.just(index)))
     def check(configuration):
         check_parameters(*configuration)
 
@@ -540,7 +543,7 @@ def test_rows_far_from_those_of_the_fit_give_no_nan(index, X):
 @pytest.mark.slow
 @at_length
 def test_many_rows_far_from_those_of_the_fit_give_no_nan(index):
-    @cases_of(index, 720, far_rows())
+    @cases_of(index, 240, far_rows())
     def check(X):
         check_far(index, X)
 

@@ -155,7 +155,7 @@ def test_linear_models_do_not_depend_on_the_unit(model, rows, c):
     assert_same(found, expected, rounding_of(model, rows, expected))
 
 
-@pytest.mark.cover(1)
+@pytest.mark.cover(1, 2)
 @pytest.mark.parametrize(("model", "rows"), DIRECT, ids=name_of)
 @pytest.mark.parametrize("c", [DOWN, 1.0, UP])
 @pytest.mark.parametrize("b", [2.0**14, -(2.0**27)])  # the second about 1e8
@@ -284,19 +284,10 @@ def test_deep_models_of_extreme_rows_are_finite(model, kind):
         assert np.isfinite(found).all()
 
 
-@pytest.mark.cover(1)
+@pytest.mark.cover(1, 2)
 @pytest.mark.parametrize("model", [*MODELS, *(model for model, _ in TRAINED)], ids=name_of)
-@pytest.mark.parametrize(
-    ("learning_rate", "dtype"),
-    [
-        (0.1, np.float64),
-        (1.0, np.float32),
-        (10.0, np.float64),
-        pytest.param(0.1, np.float32, marks=pytest.mark.slow),
-        pytest.param(1.0, np.float64, marks=pytest.mark.slow),
-        pytest.param(10.0, np.float32, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("learning_rate", [0.1, 1.0, 10.0])
 def test_any_learning_rate_ends_in_the_error_or_a_finite_model(model, learning_rate, dtype):
     rows = make_rows().astype(dtype)
     model = clone(model).set_params(learning_rate=learning_rate)

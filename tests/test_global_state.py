@@ -23,6 +23,7 @@ from sklearn_vae import (
     LinearVAE,
     MixedFactorAnalysis,
     PPCAImputer,
+    TabularVAE,
 )
 from sklearn_vae.diagnostics import diagnose
 from sklearn_vae.serialization import load, save
@@ -76,6 +77,7 @@ ESTIMATORS = [
     DeepBernoulliVAE(2, **FIT, binarize=0.0),
     DeepGaussianVAE(2, **FIT, encoder=Convolutions),
     DeepAutoencoder(2, **FIT),
+    TabularVAE(2, **FIT),
 ]
 
 
@@ -156,12 +158,23 @@ def expected(tmp_path_factory):
 
 # One of each kind; the others are slow.
 OFTEN = {PPCA: 0, PPCAImputer: 2, "Adam": 9, BernoulliPPCA: 11, "networks": 13, DeepAutoencoder: 18}
-INDICES = [i if i in OFTEN.values() else slow(i)[0] for i in range(len(ESTIMATORS))]
+# Models without torch, which they do not even import (tests/test_package.py), and its settings.
+WITHOUT_TORCH = {*range(9), 11}
+OF_TORCH = set(list(SETTINGS)[: list(SETTINGS).index("one thread")])
+CASES = [
+    (i, setting) if i in OFTEN.values() else slow((i, setting))[0]
+    for i in range(len(ESTIMATORS))
+    for setting in SETTINGS
+    if i not in WITHOUT_TORCH or setting not in OF_TORCH
+]
 
 
 @pytest.mark.cover(1)
-@pytest.mark.parametrize("setting", list(SETTINGS))
-@pytest.mark.parametrize("index", INDICES, ids=lambda i: name_of(ESTIMATORS[i]))
+@pytest.mark.parametrize(
+    ("index", "setting"),
+    CASES,
+    ids=lambda value: value if isinstance(value, str) else name_of(ESTIMATORS[value]),
+)
 def test_settings_of_the_process_change_nothing(index, setting, expected, tmp_path):
     plain = expected(index)
     config = get_config()

@@ -32,6 +32,7 @@ from sklearn_vae.deep.checks import (
     checked_layer_sizes,
 )
 from sklearn_vae.deep.choices import (
+    MAX_FOLDS,
     PLAIN,
     adopt,
     chosen_values,
@@ -114,6 +115,9 @@ class DeepModel(EncoderDecoder, ABC):
 
     # Whether the bound is in nats.
     _has_nats: ClassVar[bool] = True
+
+    # Maximum number of folds of automatic training.
+    _most_folds: ClassVar[int] = MAX_FOLDS
 
     # Value of `init` that starts at the linear model.
     _linear_init: ClassVar[str] = "ppca"
@@ -333,8 +337,12 @@ class DeepModel(EncoderDecoder, ABC):
         """Return whether the number of epochs is found by validation, from a linear start."""
         if not is_auto(self.max_epochs) or self.early_stopping:
             return False
-        model = with_values(self, chosen_values(1, 1, int(self.n_components), self._linear_init))
+        model = with_values(self, self._chosen_values(1, 1))
         return bool(model.init == self._linear_init and model._can_start_linear())
+
+    def _chosen_values(self, n_samples: int, n_features: int) -> dict[str, Any]:
+        """Return values of the parameters that are "auto" in automatic training."""
+        return chosen_values(n_samples, n_features, int(self.n_components), self._linear_init)
 
     def _choose(self, X: Any, sample_weight: Any) -> tuple[Any, EpochSearch]:
         """Return a copy with the chosen values of all parameters, and the search of the epochs."""
@@ -343,7 +351,7 @@ class DeepModel(EncoderDecoder, ABC):
         weights = None if sample_weight is None else check_sample_weight(sample_weight, X)
         n, d = X.shape
         check_observed(X)
-        chosen = chosen_values(n, d, int(self.n_components), self._linear_init)
+        chosen = self._chosen_values(n, d)
         model = with_values(self, chosen)
         # The same in every fit of these data, so that a checkpoint is found again.
         fixed = 0 if self.random_state is None else copy.deepcopy(self.random_state)

@@ -49,6 +49,13 @@ VALIDATION_FRACTION = 0.2
 VALIDATION_SAMPLES = 300
 MAX_FOLDS = 3
 
+# The same for tables, whose steps take longer: a single fold, and a larger learning rate for small data.
+# On tables with 105 to 309 training samples the test bound changed by +0.04, -0.09 and +0.02 nats against
+# three folds with the smaller rate, in 0.4 to 0.55 of the time; on two others, by -0.02 and +0.20.
+TABLE_FOLDS = 1
+TABLE_EPOCHS = 80
+TABLE_LEARNING_RATE = 2e-2
+
 
 def is_auto(value: Any) -> bool:
     """Return whether a parameter has the value "auto"."""
@@ -84,10 +91,10 @@ def adopt(model: Any, explicit: Any) -> None:
     vars(model).update(own | fitted)
 
 
-def count_folds(n_samples: int, fraction: float) -> int:
+def count_folds(n_samples: int, fraction: float, most: int = MAX_FOLDS) -> int:
     """Return the number of folds with a validation set of a fraction of the samples each."""
     size = max(1, round(fraction * n_samples))
-    return min(math.ceil(VALIDATION_SAMPLES / size), n_samples // size, MAX_FOLDS)
+    return min(math.ceil(VALIDATION_SAMPLES / size), n_samples // size, most)
 
 
 def chosen_values(n_samples: int, n_features: int, n_components: int, init: str) -> dict[str, Any]:
@@ -109,3 +116,9 @@ def chosen_values(n_samples: int, n_features: int, n_components: int, init: str)
         "batch_size": min(max(size, BATCH_SIZES[0]), BATCH_SIZES[1]),
         "validation_fraction": VALIDATION_FRACTION,
     }
+
+
+def chosen_values_of_table(n_samples: int, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of :func:`chosen_values` with those that differ for tables."""
+    rate = values["learning_rate"] if n_samples >= LARGE_SAMPLES else TABLE_LEARNING_RATE
+    return {**values, "learning_rate": rate, "max_epochs": TABLE_EPOCHS}

@@ -123,8 +123,8 @@ class AveragedParameters(Callback):
     @torch.no_grad()
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Add the parameters of this epoch."""
-        for name, tensor in self.tensors.items():
-            self.average_[name].lerp_(tensor, self.rate)
+        averages = [self.average_[name] for name in self.tensors]
+        torch._foreach_lerp_(averages, list(self.tensors.values()), self.rate)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Replace the parameters by their average."""
@@ -237,7 +237,7 @@ def search_epochs(model: Any, X: Array, weights: Array | None, seed: int) -> Epo
     folds = [
         Fold(model, X, weights, held_out, seed + i)
         for i, held_out in enumerate(
-            _held_out(len(X), model.validation_fraction, seed, most_held_out(X))
+            _held_out(len(X), model.validation_fraction, seed, most_held_out(X), model._most_folds)
         )
     ]
     w = None if weights is None else np.concatenate([weights[f.held_out] for f in folds])
@@ -322,9 +322,9 @@ def _mean_and_error(values: Array, weights: Array) -> tuple[float, float]:
     return mean, math.sqrt(float(w**2 @ (values - mean) ** 2))
 
 
-def _held_out(n: int, fraction: float, seed: int, most: int) -> list[Array]:
+def _held_out(n: int, fraction: float, seed: int, most: int, most_folds: int) -> list[Array]:
     """Return the indices of the validation samples of each fold, at most `most`."""
     size = max(1, min(round(fraction * n), most))
-    n_folds = count_folds(n, fraction)
+    n_folds = count_folds(n, fraction, most_folds)
     order = np.random.RandomState(seed).permutation(n)
     return np.array_split(order[: n_folds * size], n_folds)

@@ -33,6 +33,7 @@ from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
 from sklearn_vae.training.batches import shuffled
 from sklearn_vae.training.devices import threads_worth
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
+from sklearn_vae.training.fast_paths import gradients_by_formula
 from sklearn_vae.training.stored_samples import StoredSamples
 
 Array = NDArray[Any]
@@ -158,6 +159,9 @@ class LearningRateLimit(Callback):
         average = net.reducer_.averaging(net.module_.parameters())
         size = -(-len(X) // net.reducer_.n_batches(len(X), net.batch_size))
         draws, k = net.noise_shape
+        formula: Any = None
+        if weights is None:
+            formula = gradients_by_formula(net.module_, net.objective, options)
         with threads_worth(3 * net.operations_ * size * draws):
             for _ in range(N_WARMUP_BATCHES):
                 chosen, x = next(shuffled(X, [size], generator))
@@ -167,9 +171,12 @@ class LearningRateLimit(Callback):
                 net.module_.zero_grad()
                 if w is not None:
                     options = {**net.options, "weights": w}
-                with torch.enable_grad():
-                    bound = net.objective(net.module_, x, noise, 1.0, **options)[0]
-                    (bound if w is None else w * bound).mean().neg().backward()
+                if formula is None:
+                    with torch.enable_grad():
+                        bound = net.objective(net.module_, x, noise, 1.0, **options)[0]
+                        (bound if w is None else w * bound).mean().neg().backward()
+                else:
+                    formula(x, noise, 1.0)
                 average(size)
                 with torch.no_grad():
                     net.optimizer_.update()

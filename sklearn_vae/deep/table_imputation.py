@@ -46,15 +46,14 @@ class TableImputation:
         """Compute the most probable categories and the conditional means of numbers."""
 
         def codes(block: slice) -> Tensor:
-            values: list[Tensor] = []
-            x, z, w = self._latents(block)
+            x, parts = self._weighted(block)
             totals: list[Any] = [0.0] * len(self.module.likelihood.blocks)
             p: Any = None
-            for part, weights in self._parts(x, z, w):
-                p = self.module.decode(part)
+            for p, weights in parts:
                 for i, block_p in enumerate(p.parts):
                     own = block_p.probabilities if isinstance(block_p, Codes) else block_p.mean
                     totals[i] = totals[i] + torch.einsum("sn,sn...->n...", weights, own)
+            values: list[Tensor] = []
             for total, block_p in zip(totals, p.parts, strict=True):
                 is_code = isinstance(block_p, Codes)
                 values.append(total.argmax(-1).to(x.dtype) if is_code else total)
@@ -63,14 +62,32 @@ class TableImputation:
 
         return self._evaluate(codes)
 
+    def std(self) -> Array:
+        """Compute the conditional standard deviations of numbers and codes."""
+
+        def deviations(block: slice) -> Tensor:
+            x, parts = self._weighted(block)
+            center: Any = None
+            sums = x.new_zeros(2, *x.shape)
+            for p, weights in parts:
+                mean = p.mean
+                if center is None:  # squares of large means would cancel
+                    center = torch.einsum("sn,snj->nj", weights / weights.sum(0), mean)
+                away = mean - center
+                for total, own in zip(sums, (away, away.square() + p.variance), strict=True):
+                    total += torch.einsum("sn,snj->nj", weights, own)
+            variance = (sums[1] - sums[0].square()).clamp(min=0.0)
+            return variance.sqrt() * self.model._as_tensor(self.model.scale_)
+
+        return self._evaluate(deviations)
+
     def probabilities(self, column: int, n_categories: int) -> Array:
         """Compute the conditional probabilities of the categories of a column."""
 
         def average(block: slice) -> Tensor:
-            x, z, w = self._latents(block)
+            x, parts = self._weighted(block)
             total = x.new_zeros(len(x), n_categories)
-            for part, weights in self._parts(x, z, w):
-                p = self.module.decode(part)
+            for p, weights in parts:
                 for block_p, columns in zip(p.parts, p.columns, strict=True):
                     at = torch.nonzero(columns == column)
                     if len(at):
@@ -86,7 +103,7 @@ class TableImputation:
         uniform = random_state.uniform(size=(n_draws, len(self.X)))
 
         def latents(block: slice) -> Tensor:
-            _, z, weights = self._latents(block)
+            _, z, weights, _ = self._latents(block)
             u = self.model._as_tensor(uniform[:, block])
             steps = weights.cumsum(0).mT.contiguous()
             chosen = torch.searchsorted(steps, u.mT.contiguous()).clamp(max=len(z) - 1)
@@ -98,27 +115,40 @@ class TableImputation:
         codes = self.model._draw_codes(Z.reshape(-1, k), random_state)
         return codes.reshape(n_draws, -1, codes.shape[1])
 
-    def _latents(self, block: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return samples in the units of the networks, latents (S, n, k), and weights (S, n)."""
+    def _latents(self, block: slice) -> tuple[Tensor, Tensor, Tensor, Any]:
+        """Return samples in the units of the networks, latents (S, n, k), weights (S, n), and p(x|z).
+
+        The last is None if it does not fit into memory at once.
+        """
         x = self.model._as_tensor((self.X[block] - self.model.mean_) / self.model.scale_)
         q, prior = self.module.encode(x), self.module.prior()
         z = torch.cat([q.draw(self.noise).z, self.noise.expand(-1, len(x), -1)])
         log_prior = prior.log_prob(z)
         log_mixture = torch.logaddexp(_log_prob(q, z), log_prior) - math.log(2.0)
-        size = self._at_once(x)
-        log_p = torch.cat([self.module.decode(part, x).log_prob(x) for part in z.split(size)])
-        return x, z, torch.softmax(log_p + log_prior - log_mixture, 0)
+        observed, log_p, p = ~x.isnan(), [], None
+        chunks = z.split(self._at_once(x))
+        for part in chunks:
+            p = self.module.decode(part)
+            log_p.append(p.restricted_to(observed).log_prob(x))
+        weights = torch.softmax(torch.cat(log_p) + log_prior - log_mixture, 0)
+        return x, z, weights, p if len(chunks) == 1 else None
 
-    def _parts(self, x: Tensor, z: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _weighted(self, block: slice) -> tuple[Tensor, Iterator[tuple[Any, Tensor]]]:
+        """Return samples, and an iterator over parts of p(x|z) with their weights."""
+        x, z, weights, p = self._latents(block)
+        if p is not None:
+            return x, iter([(p, weights)])
         size = self._at_once(x)
-        return zip(z.split(size), weights.split(size), strict=True)
+        decoded = map(self.module.decode, z.split(size))
+        return x, zip(decoded, weights.split(size), strict=True)
 
     def _at_once(self, x: Tensor) -> int:
         return max(1, block_size(len(x) * self.module.likelihood.width))
 
     def _evaluate(self, function: Any) -> Array:
         k = self.model.n_components_
-        step = block_size(max(self.X.shape[1], 2 * len(self.noise) * k, k * k))
+        width = max(k, self.module.likelihood.width)
+        step = block_size(max(self.X.shape[1], 2 * len(self.noise) * width, k * k))
         blocks = (slice(start, start + step) for start in range(0, len(self.X), step))
         return evaluate_blocks(self.model.net_, blocks, function, "X")
 

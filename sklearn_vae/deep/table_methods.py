@@ -11,8 +11,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_vae.deep.table_imputation import TableImputation
+from sklearn_vae.deep.table_marginals import with_marginals
 from sklearn_vae.tables.fitted import FittedTable
-from sklearn_vae.validation import check_integer, check_random_state
+from sklearn_vae.validation import check_choice, check_flag, check_integer, check_random_state
 
 Array = NDArray[Any]
 
@@ -39,7 +40,9 @@ class TableMethods(FittedTable):
         codes = self._map_latents(Z, lambda z: self._in_data_units(self.module_.decode(z).point))
         return self.codec.decode(self.codec.restrict(codes))
 
-    def sample(self: Any, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Array]:
+    def sample(
+        self: Any, n_samples: int = 1, random_state: Any = None, *, marginals: str = "training"
+    ) -> tuple[Any, Array]:
         """Draw samples from the model: synthetic data.
 
         Numbers are rounded to the decimals of the training samples, and clipped to their range.
@@ -50,6 +53,11 @@ class TableMethods(FittedTable):
             Number of samples to draw.
         random_state : int, RandomState instance or None, default=None
             Seed or generator for the draws. If None, NumPy's global generator is used.
+        marginals : {"training", "model"}, default="training"
+            Distribution of each column of numbers. "model" is that of the model. With "training",
+            a number is replaced by the quantile of the training samples that belongs to its
+            probability under the model, as in a Gaussian copula. Then values that the training
+            samples repeat are as frequent as there. Categories are those of the model.
 
         Returns
         -------
@@ -60,16 +68,24 @@ class TableMethods(FittedTable):
         """
         check_is_fitted(self)
         check_integer("n_samples", n_samples, at_least=1)
+        check_choice("marginals", marginals, ("training", "model"))
         random_state = check_random_state(random_state)
         Z = random_state.standard_normal((n_samples, self.n_components_))
         Z = self._as_tensor(Z).cpu().numpy()
-        codes = self.codec.restrict(self._draw_codes(Z, random_state))
-        return self.codec.decode(codes), Z
+        codes = self._draw_codes(Z, random_state)
+        own = vars(self).get("_marginals")  # models of earlier versions have none
+        if marginals == "training" and own:
+            functions = {int(j): points for j, points in own.items()}
+            codes = with_marginals(
+                codes, self._draw_codes, functions, self.n_components_, random_state
+            )
+        return self.codec.decode(self.codec.restrict(codes)), Z
 
     def impute(
         self: Any,
         X: Any,
         *,
+        return_std: bool = False,
         n_draws: int | None = None,
         n_samples: int = 256,
         random_state: Any = None,
@@ -83,6 +99,8 @@ class TableMethods(FittedTable):
         ----------
         X : DataFrame or array-like of shape (n_samples, n_features)
             Table with missing values.
+        return_std : bool, default=False
+            Whether to return conditional standard deviations too.
         n_draws : int, default=None
             Number of completed tables that are drawn from the conditional distribution of the
             missing values, for multiple imputation. If None, one table has their means and
@@ -96,6 +114,9 @@ class TableMethods(FittedTable):
         -------
         X : DataFrame or ndarray of shape (n_samples, n_features), or a list of `n_draws` of them
             Table without missing values, with the dtypes of the training samples.
+        std : ndarray of shape (n_samples, n_features)
+            Standard deviations of missing values, those of categories of their codes 0, 1, ...;
+            0 for observed values. Only if `return_std` is True.
 
         References
         ----------
@@ -103,6 +124,7 @@ class TableMethods(FittedTable):
         Sets" (2019), eq. 12.
         """
         check_is_fitted(self)
+        check_flag("return_std", return_std)
         check_integer("n_samples", n_samples, at_least=1)
         if n_draws is not None:
             check_integer("n_draws", n_draws, at_least=1)
@@ -110,6 +132,7 @@ class TableMethods(FittedTable):
         missing = np.isnan(codes)
         rows = np.flatnonzero(missing.any(axis=1))
         filled = np.repeat(codes[None], n_draws or 1, axis=0)
+        std = np.zeros(codes.shape)
         if rows.size:
             conditional = TableImputation(self, codes[rows], n_samples)
             if n_draws is None:
@@ -118,8 +141,11 @@ class TableMethods(FittedTable):
                 values = conditional.draw(n_draws, check_random_state(random_state))
             values = np.stack([self.codec.restrict(codes) for codes in values])
             filled[:, missing] = values[:, missing[rows]]
-        tables = [self.codec.decode(table, like=X) for table in filled]
-        return tables[0] if n_draws is None else tables
+            if return_std:
+                std[missing] = conditional.std()[missing[rows]]
+        decoded = [self.codec.decode(table, like=X) for table in filled]
+        tables: Any = decoded[0] if n_draws is None else decoded
+        return (tables, std) if return_std else tables
 
     def conditional_probabilities(
         self: Any, X: Any, columns: Sequence[Any] | None = None, *, n_samples: int = 256

@@ -11,9 +11,12 @@ import torch
 from sklearn.utils import Tags
 
 from sklearn_vae.deep.base import Array
+from sklearn_vae.deep.choices import TABLE_FOLDS, chosen_values_of_table
 from sklearn_vae.deep.outcome import LinearFit
 from sklearn_vae.deep.ppca_start import LearningRateLimit, can_start, check_init
+from sklearn_vae.deep.table_codes import Codes
 from sklearn_vae.deep.table_linear import mixed_fit
+from sklearn_vae.deep.table_marginals import quantile_function
 from sklearn_vae.deep.table_methods import TableMethods
 from sklearn_vae.deep.table_start import TableStart
 from sklearn_vae.deep.training_data import TrainingData
@@ -27,22 +30,6 @@ from sklearn_vae.tables.checks import checked_table, used_samples
 from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.scaling import center_and_scale
 from sklearn_vae.validation import check_choice, has_nan
-
-
-class Codes(np.ndarray):
-    """Codes of a table, with the state of their codec, which are not encoded again."""
-
-    table: Any  # state of the codec, None after pickling
-
-    @classmethod
-    def of(cls, codes: Array, table: dict[str, Any]) -> Codes:
-        """Return an array as codes."""
-        own = codes.view(cls)
-        own.table = table
-        return own
-
-    def __array_finalize__(self, other: Any) -> None:
-        self.table = getattr(other, "table", None)
 
 
 class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns tables
@@ -65,8 +52,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     The networks see standardized numbers, in logarithms for "positive" and "count", and one-hot codes,
     in which pPCA fills missing values. They start at this pPCA, and training is automatic
     if `max_epochs="auto"`, as in :class:`DeepGaussianVAE`: the number of epochs is the one that is best
-    for validation samples, on up to three folds. `is_linear_` tells that no epoch was better than the
-    start.
+    for validation samples, a fifth of all. `is_linear_` tells that no epoch was better than the start.
 
     Parameters
     ----------
@@ -107,7 +93,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     free_bits : float, default=0.0
         KL per dimension, in nats, below which no penalty applies.
     learning_rate : float or "auto", default="auto"
-        Learning rate of the Adam optimizer. "auto" is 1e-2, and 2e-3 from 5000 samples on. Without
+        Learning rate of the Adam optimizer. "auto" is 2e-2, and 2e-3 from 5000 samples on. Without
         automatic training it is 1e-3.
     max_epochs : int or "auto", default="auto"
         Maximum number of epochs. "auto" trains automatically, see above. Where that does not apply
@@ -220,12 +206,15 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     image_shape = None
     prior = "standard"
     variational_family = "diagonal"
+    _most_folds = TABLE_FOLDS
 
     _baseline: Array
+    _marginals: dict[str, Array]  # quantile functions by the index of columns of numbers
 
     _fitted_state: ClassVar = {
         **DeepVAE._fitted_state,
         "_baseline": "d finite",
+        "_marginals": "any optional",
         "_table": "any",
         "column_gains_": "any",
     }
@@ -345,6 +334,9 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     def _can_start_linear(self) -> bool:
         return super()._can_start_linear() and can_start(self)
 
+    def _chosen_values(self, n_samples: int, n_features: int) -> dict[str, Any]:
+        return chosen_values_of_table(n_samples, super()._chosen_values(n_samples, n_features))
+
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_choice("handle_unknown", self.handle_unknown, ("error", "missing"))
@@ -437,6 +429,12 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     def _set_diagnostics(self, data: TrainingData) -> None:
         super()._set_diagnostics(data)
         x, weights = data.train, data.weights
+        codes, w = self._in_data_units(x).cpu().double().numpy(), weights
+        self._marginals = {
+            str(j): quantile_function(codes[:, j], None if w is None else w.cpu().numpy())
+            for j, column in enumerate(self.codec.columns_)
+            if column.categories is None
+        }
         total = np.zeros(self.n_features_in_)
         for block in self._blocks(len(x)):
             for share, w, _, p in self._draws(self.module_, x[block]):

@@ -35,14 +35,10 @@ class Group(NamedTuple):
     """Patterns with m missing values, or a few less, and their samples."""
 
     features: np.ndarray  # missing features, (m, p); from d on they are dummies that fill up
-    observed: np.ndarray  # (p, d + n_dummies), of 0.0 and 1.0
     counts: np.ndarray  # sum of the weights of the samples of each pattern, (p,)
-    samples: np.ndarray  # indices in `IncompleteData.values`, (r,)
+    entries: np.ndarray  # positions of missing values and dummies of the samples, (m, r)
     owner: np.ndarray | None  # pattern of each sample, None if every sample has its own
-
-    def of_samples(self, values: np.ndarray) -> np.ndarray:
-        """Repeat values of patterns, along the last axis, for each of their samples."""
-        return values if self.owner is None else values[..., self.owner]
+    is_weighted: bool  # whether `counts` are not all 1
 
 
 class ConditionalMoments:
@@ -54,6 +50,12 @@ class ConditionalMoments:
         self._n_missing = self._n_features - data.observed.sum(axis=1)
         # Multiplications for the inverses of all patterns, on average.
         self.cost = float(np.mean(self._n_missing.astype(np.float64) ** 3))
+
+    @cached_property
+    def _width(self) -> int:
+        """Number of features and of dummies, of which the observed ones are 0."""
+        n_missing = self._n_missing
+        return self._n_features + int(n_missing.max(initial=0) - n_missing.min(initial=0))
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -81,13 +83,12 @@ class ConditionalMoments:
         return groups
 
     def _group(self, patterns: np.ndarray, m: int) -> Group:
-        data = self._data
-        observed = data.observed[patterns]
-        n_dummies = m - int((~observed).sum(axis=1).min())
+        data, d = self._data, self._n_features
+        missing = ~data.observed[patterns]
         # Dummies count as missing where fewer than m values are.
-        present = np.arange(n_dummies) >= m - (~observed).sum(axis=1)[:, None]
-        observed = np.hstack([observed, present])
-        features = np.nonzero(~observed)[1].reshape(len(patterns), m).T
+        n_dummies = m - missing.sum(axis=1)
+        missing = np.hstack([missing, np.arange(self._width - d) < n_dummies[:, None]])
+        features = np.nonzero(missing)[1].reshape(len(patterns), m).T
         at = np.full(len(data.observed), -1)
         at[patterns] = np.arange(len(patterns))
         owner = at[data.pattern]
@@ -99,10 +100,10 @@ class ConditionalMoments:
             samples = samples[np.argsort(owner[samples])]
         return Group(
             np.ascontiguousarray(features),
-            observed.astype(np.float64),
             counts,
-            samples,
+            samples * self._width + features[:, owner[samples]],
             None if single else owner[samples],
+            not single or w is not None,
         )
 
     def expect(self, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
@@ -116,40 +117,44 @@ class ConditionalMoments:
 
     def _expect(self, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
         """Run the E-step in one thread of BLAS if there are large matrices."""
-        data, d = self._data, self._n_features
-        precision, log_det = _precision(parameters)
-        total, products = np.zeros(d), np.zeros((d, d))
+        data, d, width = self._data, self._n_features, self._width
+        P = np.eye(width)
+        P[:d, :d], log_det = _precision(parameters)
         log_likelihood = -0.5 * data.n_values * math.log(2.0 * math.pi) - 0.5 * data.n * log_det
+        R = np.zeros((len(data.values), width))
+        np.subtract(data.values, parameters.mean, out=R[:, :d])
         for group in self.groups:
-            m, width = len(group.features), group.observed.shape[1]
-            P = np.eye(width)
-            P[:d, :d] = precision
-            observed = group.observed if group.owner is None else group.observed[group.owner]
-            R = np.zeros((len(group.samples), width))
-            np.multiply(observed[:, :d], -parameters.mean, out=R[:, :d])
-            R[:, :d] += data.values[group.samples]
-            w = None if data.weights is None else data.weights[group.samples]
-            products_of = R @ P
-            distances = np.einsum("ij,ij->i", R, products_of)
-            if m:
-                # E[x_m - mu_m | x_o] = -P_mm^-1 P_mo (x_o - mu_o)
-                at = group.features[:, None] * width + group.features
-                covariance, log_dets = inverse_and_log_det(P.ravel().take(at))
-                rows = np.arange(len(group.samples)) * width + group.of_samples(group.features)
-                shift = products_of.ravel().take(rows)
-                filled = -multiply_each(covariance, shift, group.owner)
-                R.ravel()[rows] = filled
-                distances += np.einsum("ar,ar->r", shift, filled)
-                log_likelihood -= 0.5 * float(group.counts @ log_dets)
-                if group.owner is not None or w is not None:
-                    covariance *= group.counts
-                sums = np.bincount(at.ravel(), covariance.ravel(), width * width)
-                products += sums.reshape(width, width)[:d, :d]
-            R = R[:, :d]
-            log_likelihood -= 0.5 * float(distances.sum() if w is None else w @ distances)
-            total += R.sum(axis=0) if w is None else w @ R
-            products += R.T @ (R if w is None else w[:, None] * R)
-        return total, products, log_likelihood
+            R.ravel()[group.entries] = 0.0
+        products_of = R @ P
+        distances = np.einsum("ij,ij->i", R, products_of)
+        log_likelihood -= 0.5 * float(data.sum(distances))
+        sums = np.zeros(width * width)
+        for group in self.groups:
+            if len(group.features) == 0:
+                continue
+            # E[x_m - mu_m | x_o] = -P_mm^-1 P_mo (x_o - mu_o)
+            at = group.features[:, None] * width + group.features
+            covariance, log_dets = inverse_and_log_det(P.ravel().take(at))
+            shift = products_of.ravel().take(group.entries)
+            filled = multiply_each(covariance, shift, group.owner)
+            R.ravel()[group.entries] = -filled
+            if group.is_weighted:
+                covariance *= group.counts
+            log_likelihood += 0.5 * self._sum_of_products(group, shift, filled)
+            log_likelihood -= 0.5 * float(group.counts @ log_dets)
+            sums += np.bincount(at.ravel(), covariance.ravel(), width * width)
+        R = R[:, :d]
+        w = data.weights
+        products = sums.reshape(width, width)[:d, :d] + R.T @ (R if w is None else w[:, None] * R)
+        return data.sum(R), products, log_likelihood
+
+    def _sum_of_products(self, group: Group, shift: np.ndarray, filled: np.ndarray) -> float:
+        """Sum the scalar products of the vectors of samples, with their weights."""
+        w = self._data.weights
+        if w is None:
+            return float(np.einsum("ar,ar->", shift, filled))
+        samples = group.entries[0] // self._width
+        return float(w[samples] @ np.einsum("ar,ar->r", shift, filled))
 
 
 def _precision(parameters: Parameters) -> tuple[np.ndarray, float]:

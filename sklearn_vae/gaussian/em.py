@@ -11,9 +11,10 @@ from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.linalg import lapack
 
 from sklearn_vae.gaussian.observed import (
-    SWEEP_UP_TO,
+    ELIMINATE_UP_TO,
     Block,
     IncompleteData,
     Parameters,
@@ -53,7 +54,7 @@ class Sums(NamedTuple):
             return reduce(lambda a, b: cls(*map(add, a, b)), parts)
 
         from_block = partial(cls._from_block, data, parameters=parameters)
-        if parameters.loadings.shape[1] <= SWEEP_UP_TO:
+        if parameters.loadings.shape[1] <= ELIMINATE_UP_TO:
             return total(map(from_block, data.blocks))
         # BLAS threads slow down LAPACK on many small matrices: parallelize over blocks instead.
         n_threads = max([lib["num_threads"] for lib in blas_threads().info()], default=1)
@@ -254,7 +255,7 @@ def fixed_point(steps: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     change = after - before
     differences = np.diff(change, axis=0)
     # Least squares by the small matrix of products, which is faster than lstsq.
-    values, vectors = np.linalg.eigh(differences @ differences.T)
+    values, vectors, _ = lapack.dsyevd(differences @ differences.T)
     along = vectors.T @ (differences @ change[-1])
     kept = values > 1e-14 * values[-1]
     weights = vectors[:, kept] @ (along[kept] / values[kept])

@@ -20,8 +20,9 @@ from sklearn_vae.gaussian.observed import IncompleteData, Parameters, latent_pai
 
 # Up to this number of features the d x d matrices cost less than the iterations that they save.
 MOST_FOR_MOMENTS = 300
-# Time of a multiplication in products of matrices, relative to one in the inverses of many small ones.
-SHARE_OF_PRODUCTS = 0.05
+# Times of a multiplication in products of matrices and in roots of many small inverses, relative to one
+# in inverses.
+TIME_OF_PRODUCTS, TIME_OF_ROOTS = 0.02, 0.5
 # Number of earlier steps from which the fixed point of EM is extrapolated.
 REMEMBERED = 8
 # Largest estimate of the share by which a step of EM falls short.
@@ -81,9 +82,11 @@ class IncompleteMoments:
             if block.owner is not None:
                 w = np.bincount(block.owner, w, len(block.observed)).astype(np.float64)
             missing = np.ascontiguousarray(1.0 - block.observed.T)
-            self._missing.append((missing, missing if w is None else missing * w))
-        observed = [counted.sum(axis=1) for _, counted in self._missing]
-        self._counts = self.data.n - np.sum(observed, axis=0)
+            self._missing.append((missing, missing if w is None else missing * np.sqrt(w)))
+        self._n_missing = np.sum(
+            [np.sum(counted**2, axis=1) for _, counted in self._missing], axis=0
+        )
+        self._counts = self.data.n - self._n_missing
         self.share_missing = 1.0 - self.data.n_values / (self.data.n * X.shape[1])
         self.varies = self.data.varies
 
@@ -124,13 +127,15 @@ class IncompleteMoments:
         d, k = W.shape
         lengths = np.einsum("jh,jh->h", W, W).max(initial=0.0)
         is_accurate = lengths <= MOST_SIGNAL * parameters.noise_variance
-        return bool(is_accurate and self._conditional.cost < k**3 + SHARE_OF_PRODUCTS * k * d**2)
+        by_latents = TIME_OF_ROOTS * k**3 + TIME_OF_PRODUCTS * k * d**2
+        return bool(is_accurate and self._conditional.cost < by_latents)
 
     def _expect_by_latents(self, parameters: Parameters) -> tuple[np.ndarray, np.ndarray, float]:
         """Run the E-step by the posteriors of the latent variables."""
         data, W = self.data, parameters.loadings
         d, k = W.shape
-        total, products, log_likelihood = np.zeros(d), np.zeros((d, d)), 0.0
+        total, products, covariance = np.zeros(d), np.zeros((d, d)), np.zeros((d, d))
+        log_likelihood = 0.0
         with one_thread_for(k):
             for block, (missing, counted) in zip(data.blocks, self._missing, strict=True):
                 q = data.posterior(block, parameters)
@@ -141,13 +146,13 @@ class IncompleteMoments:
                 total += data.sum(filled, block.samples)
                 products += self._products(filled, block.samples)
                 log_likelihood += float(data.sum(q.log_likelihood, block.samples))
-                # Cov[x_j, x_l | x_o] = sigma2 (delta_jl + w_j' M^-1 w_l) for missing j and l.
-                R = np.matmul(W, q.inverse)
-                R *= missing
-                Q = (counted @ R.reshape(k * d, R.shape[2]).T).reshape(d, k, d)
-                covariance = np.einsum("jal,ja->jl", Q, W)
-                covariance[np.arange(d), np.arange(d)] += counted.sum(axis=1)
-                products += parameters.noise_variance * covariance
+                # Cov[x_j, x_l | x_o] = sigma2 (delta_jl + w_j' B'B w_l) for missing j and l.
+                columns = k * missing.shape[1]
+                R = W @ q.root.swapaxes(0, 1).reshape(k, columns)
+                R.reshape(d, k, missing.shape[1])[:] *= counted[:, None]
+                covariance += R @ R.T
+        covariance.flat[:: d + 1] += self._n_missing
+        products += parameters.noise_variance * covariance
         return total, products, log_likelihood
 
     def log_likelihood(self, mean: np.ndarray, fit: LowRankFit) -> float:

@@ -24,8 +24,8 @@ POOR, GOOD = 0.25, 0.7
 PRECISE = 1e-16
 # Number of changes of the gradient that L-BFGS remembers.
 REMEMBERED = 20
-# Share of `tol` at which L-BFGS stops, because it predicts the fall by a diagonal Hessian.
-DIAGONAL = 1e-2
+# Largest ratio of the fall of the loss up to the minimum to the fall that L-BFGS predicts.
+UNDERESTIMATED = 4.0
 # Rounding error of the loss, in nats per sample, where no noise variance is tiny.
 ROUNDING = 1e-11
 # Predicted fall at which all searches but the first stop. They continue if they are at most CLOSE nats
@@ -299,13 +299,13 @@ def _quasi_newton(
     while True:
         curvature = profile.scoring(point.log_psi)
         gradient = np.where(point.free, point.gradient, 0.0)
-        remaining = 0.5 * float(gradient @ (gradient / curvature))
-        converged = remaining <= DIAGONAL * tol
-        if converged or len(history) > max_iter:
-            return point.end(history, converged, remaining)
         step = -_inverse_product(changes, gradient, curvature, point.free)
         if step @ gradient >= 0.0:
             step = -gradient / curvature
+        remaining = -0.5 * float(step @ gradient)
+        converged = UNDERESTIMATED * remaining <= tol
+        if converged or len(history) > max_iter:
+            return point.end(history, converged, remaining)
         new = _downhill(profile, point, step / max(1.0, float(np.abs(step).max()) / LONGEST))
         if new is None and changes:  # the changes mislead, as after a long step
             changes.clear()
@@ -337,13 +337,15 @@ def _inverse_product(
     free: np.ndarray,
 ) -> np.ndarray:
     """Multiply the gradient by the inverse Hessian of L-BFGS (Nocedal, 1980)."""
+    if not free.all():
+        changes = [(s * free, y * free) for s, y in changes]
+    curved = [(s, y, s @ y) for s, y in changes]
+    curved = [change for change in curved if change[2] > 0.0]
     product, weights = gradient.copy(), []
-    free_changes = [(s * free, y * free) for s, y in changes]
-    free_changes = [(s, y) for s, y in free_changes if s @ y > 0.0]
-    for s, y in reversed(free_changes):
-        weights.append((s @ product) / (s @ y))
+    for s, y, along in reversed(curved):
+        weights.append((s @ product) / along)
         product -= weights[-1] * y
     product /= curvature
-    for (s, y), weight in zip(free_changes, reversed(weights), strict=True):
-        product += (weight - (y @ product) / (s @ y)) * s
+    for (s, y, along), weight in zip(curved, reversed(weights), strict=True):
+        product += (weight - (y @ product) / along) * s
     return product

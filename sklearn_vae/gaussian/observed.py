@@ -18,8 +18,9 @@ from sklearn_vae.gaussian.arrays import row_blocks
 
 # Numbers in the (k, k) matrices of a block of patterns, to fit in the cache.
 BLOCK = 2**15
-# Up to this order, sweeping all matrices of a block at once is faster, from this number of them on.
-SWEEP_UP_TO, SWEEP_FROM = 16, 100
+# Up to this order, elimination in all matrices of a block at once is faster than LAPACK, from this
+# number of them on.
+ELIMINATE_UP_TO, ELIMINATE_FROM = 16, 100
 # Lower bound of the noise variance, as a share of the least variance of a feature.
 LEAST_NOISE = 1e-10
 # A difference below this share of its terms has cancelled and is recomputed as a sum.
@@ -54,9 +55,14 @@ class Posterior(NamedTuple):
     """p(z|x) of the r samples of a block of p patterns, with covariance sigma2 M^-1."""
 
     mean: np.ndarray  # (k, r)
-    inverse: np.ndarray  # M^-1 of each pattern, (k, k, p)
+    root: np.ndarray  # lower triangular B with M^-1 = B'B of each pattern, (k, k, p)
     log_det: np.ndarray  # log det M, (r,)
     log_likelihood: np.ndarray  # (r,), in nats
+
+    @property
+    def inverse(self) -> np.ndarray:
+        """Return M^-1 of each pattern, (k, k, p)."""
+        return inverse_of_root(self.root)
 
 
 class IncompleteData:
@@ -158,14 +164,15 @@ class IncompleteData:
         i, j, position = latent_pairs(k)
         M = ((W[:, i] * W[:, j]).T @ observed.T)[position]
         M[np.arange(k), np.arange(k)] += sigma2
-        inverse, log_det = inverse_and_log_det(M)
+        root, log_det = root_and_log_det(M)
         X = self.values[samples]
         shift, offset = (W * mean[:, None]).T @ observed.T, mean**2 @ observed.T
         log_det = block.repeated(log_det)
         Y = W.T @ X.T - block.repeated(shift)
-        Z = multiply_each(inverse, Y, owner)
+        half = multiply_each(root, Y, owner)
+        Z = multiply_each(root.swapaxes(0, 1), half, owner)
         terms = self.squares[samples] - 2.0 * (X @ mean) + block.repeated(offset)
-        distance = terms - np.einsum("ij,ij->j", Y, Z)
+        distance = terms - np.einsum("ij,ij->j", half, half)
         redo = np.flatnonzero(~(distance >= CANCELLED * terms))
         if redo.size:
             # Compute the difference as the sum |r - W_o z|^2 + sigma2 |z|^2, and refine z once
@@ -174,8 +181,9 @@ class IncompleteData:
             mask = observed[patterns]
             centered = X[redo] - mask * mean
             R = centered - mask * (Z[:, redo].T @ W.T)
-            inverses = inverse if inverse.shape[2] == 1 else inverse[:, :, patterns]
-            Z[:, redo] += multiply_each(inverses, W.T @ R.T - sigma2 * Z[:, redo], None)
+            roots = root if root.shape[2] == 1 else root[:, :, patterns]
+            half = multiply_each(roots, W.T @ R.T - sigma2 * Z[:, redo], None)
+            Z[:, redo] += multiply_each(roots.swapaxes(0, 1), half, None)
             R = centered - mask * (Z[:, redo].T @ W.T)
             distance[redo] = np.sum(R**2, axis=1) + sigma2 * np.sum(Z[:, redo] ** 2, axis=0)
         n_observed = self.n_observed[samples]
@@ -186,7 +194,7 @@ class IncompleteData:
             + distance / sigma2
         )
         log_likelihood[n_observed == 0] = 0.0
-        return Posterior(Z, inverse, log_det, log_likelihood)
+        return Posterior(Z, root, log_det, log_likelihood)
 
 
 def posterior(
@@ -293,24 +301,56 @@ def latent_pairs(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def inverse_and_log_det(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute inverses and log-determinants of positive definite M, (k, k, p), in place."""
-    k = M.shape[0]
-    if k > SWEEP_UP_TO or M.shape[2] < SWEEP_FROM:
+    if _is_for_lapack(M):
         stack = np.moveaxis(M, 2, 0)
-        roots = np.linalg.cholesky(stack)
-        log_det = 2.0 * np.log(np.einsum("paa->pa", roots)).sum(axis=1)
-        return np.moveaxis(np.linalg.inv(stack), 0, 2), log_det
+        return np.moveaxis(np.linalg.inv(stack), 0, 2), _log_det(np.linalg.cholesky(stack))
+    root, log_det = root_and_log_det(M)
+    return inverse_of_root(root), log_det
+
+
+def inverse_of_root(root: np.ndarray) -> np.ndarray:
+    """Compute B'B of each B, (k, k, p)."""
+    if root.shape[0] > ELIMINATE_UP_TO:
+        stack = np.moveaxis(root, 2, 0)
+        return np.moveaxis(stack.swapaxes(1, 2) @ stack, 0, 2)
+    return np.einsum("cap,cbp->abp", root, root)
+
+
+def _is_for_lapack(M: np.ndarray) -> bool:
+    """Return whether LAPACK, one by one, is faster for M of shape (k, k, p)."""
+    return M.shape[0] > ELIMINATE_UP_TO or M.shape[2] < ELIMINATE_FROM
+
+
+def _log_det(roots: np.ndarray) -> np.ndarray:
+    """Return log-determinants by Cholesky factors, (p, k, k)."""
+    return 2.0 * np.log(np.einsum("paa->pa", roots)).sum(axis=1)
+
+
+def root_and_log_det(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute lower triangular B with M^-1 = B'B, and log det M, of positive definite M, in place.
+
+    The matrices are along the last axis, (k, k, p).
+    """
+    k = M.shape[0]
+    if _is_for_lapack(M):
+        roots = np.linalg.cholesky(np.moveaxis(M, 2, 0))
+        return np.moveaxis(np.linalg.inv(roots), 0, 2), _log_det(roots)
+    # Gaussian elimination. The factors that eliminate a column are negative entries of the inverse of
+    # the lower triangle, and take the place of the column.
     product = np.empty_like(M)
-    log_det = np.zeros(M.shape[2])
-    for a in range(k):  # the sweep operator, which leaves -M^-1
-        pivot, row = M[a, a].copy(), M[a].copy()
-        if not (pivot > 0.0).all():
-            raise np.linalg.LinAlgError("Matrix is not positive definite")
-        log_det += np.log(pivot)
-        scaled = row / pivot
-        M -= np.multiply(row[:, None], scaled, out=product)
-        M[a] = M[:, a] = scaled
-        M[a, a] = -1.0 / pivot
-    return np.negative(M, out=M), log_det
+    for a in range(k - 1):
+        below = M[a + 1 :]
+        factor = below[:, a] / M[a, a]
+        below -= np.multiply(factor[:, None], M[a], out=product[a + 1 :])
+        np.negative(factor, out=below[:, a])
+        M[a, a + 1 :] = 0.0
+    diagonal = np.arange(k)
+    pivots = M[diagonal, diagonal]
+    if not (pivots > 0.0).all():
+        raise np.linalg.LinAlgError("Matrix is not positive definite")
+    M[diagonal, diagonal] = 1.0
+    M *= (pivots**-0.5)[:, None]
+    return M, np.log(pivots).sum(axis=0)
 
 
 def multiply_each(inverse: np.ndarray, Y: np.ndarray, owner: np.ndarray | None) -> np.ndarray:
@@ -340,7 +380,7 @@ def one_thread_for(k: int) -> Iterator[None]:
     The limit applies to the whole process. Only one thread at a time sets and restores it, since
     two might restore the wrong number.
     """
-    if k > SWEEP_UP_TO and _ONE_THREAD.acquire(blocking=False):
+    if k > ELIMINATE_UP_TO and _ONE_THREAD.acquire(blocking=False):
         try:
             with blas_threads().limit(limits=1, user_api="blas"):
                 yield

@@ -127,6 +127,7 @@ class ProfileLikelihood:
         self.correlation = correlation
         self.n_components = min(n_components, correlation.n_features)
         self._last: tuple[tuple[bytes, bool], Pairs] | None = None
+        self._sums: tuple[Pairs, np.ndarray] | None = None
 
     def pairs(self, log_psi: np.ndarray) -> Pairs:
         """Return eigenpairs of R in units of the noise, remembering the last ones."""
@@ -141,17 +142,26 @@ class ProfileLikelihood:
     def loss(self, log_psi: np.ndarray) -> tuple[float, np.ndarray]:
         """Compute the negative log-likelihood without its constant, and its gradient."""
         pairs = self.pairs(log_psi)
-        values, vectors = pairs.kept
+        values, _ = pairs.kept
         log_det = float(log_psi.sum() + np.log(values).sum())
         if self.correlation.has_all:
             rest = pairs.values[pairs.n_kept :]
             gradient = 0.5 * pairs.vectors[:, pairs.n_kept :] ** 2 @ (1.0 - rest)
             return 0.5 * (log_det + len(values) + float(rest.sum())), gradient
         total = np.exp(-log_psi)  # diagonal of R in units of the noise
-        explained = vectors**2 @ (values - 1.0)
+        explained, _ = self._explained(log_psi)
         # The eigenvalues that are not kept sum to the trace minus the others.
         loss = 0.5 * (log_det + float((total - explained).sum()))
         return loss, -0.5 * (total - 1.0 - explained)
+
+    def _explained(self, log_psi: np.ndarray) -> np.ndarray:
+        """Return the sums of (theta_j - 1) u_j^2 and of u_j^2 over the factors, (2, d)."""
+        pairs = self.pairs(log_psi)
+        if self._sums is None or self._sums[0] is not pairs:
+            values, vectors = pairs.kept
+            weights = np.stack([values - 1.0, np.ones_like(values)])
+            self._sums = pairs, weights @ (vectors**2).T
+        return self._sums[1]
 
     def hessian(self, log_psi: np.ndarray) -> np.ndarray:
         """Compute the Hessian of the loss, if all eigenpairs are known.
@@ -173,18 +183,17 @@ class ProfileLikelihood:
 
     def scoring(self, log_psi: np.ndarray) -> np.ndarray:
         """Return the diagonal of the first term of the Hessian of the loss."""
-        values, vectors = self.pairs(log_psi).kept
-        squares = vectors**2
-        unexplained = np.exp(-log_psi) - squares @ values  # sum of theta_m u_m^2
-        scoring = 0.5 * (1.0 - squares.sum(axis=1)) * unexplained
+        explained, shares = self._explained(log_psi)
+        unexplained = np.exp(-log_psi) - explained - shares  # sum of theta_m u_m^2
+        scoring = 0.5 * (1.0 - shares) * unexplained
         return np.maximum(scoring, LEAST_CURVATURE)
 
     def loadings(self, log_psi: np.ndarray) -> np.ndarray:
         """Return the best loadings, with zero columns for collapsed dimensions."""
         values, vectors = self.pairs(log_psi).kept
-        W = np.zeros((len(log_psi), self.n_components))
-        W[:, : len(values)] = np.exp(0.5 * log_psi)[:, None] * vectors * (values - 1.0) ** 0.5
-        return with_positive_peaks(W.T).T if len(W) else W
+        W = np.zeros((self.n_components, len(log_psi)))
+        W[: len(values)] = np.exp(0.5 * log_psi) * vectors.T * ((values - 1.0) ** 0.5)[:, None]
+        return with_positive_peaks(W).T
 
     def starts(self) -> list[np.ndarray]:
         """Return start values of log psi, best first.

@@ -37,6 +37,8 @@ _STEP = 0.1875
 _TABLE_COST = 64
 # Entries that are interpolated at once, so that their arrays stay in the cache.
 _BLOCK = 2**14
+# Entries of all normals together that are computed by one call.
+_AT_ONCE = 2**11
 
 
 def expected_softplus(
@@ -52,22 +54,33 @@ def expected_softplus(
     """
     mean, variance = np.asarray(mean, dtype=float), np.asarray(variance, dtype=float)
     sums = [np.zeros(np.broadcast_shapes(mean.shape, variance.shape)) for _ in range(order + 1)]
-    for c, weight in _MIXTURE:
+    # Several normals at once where arrays are small, and calls would take longer than sums.
+    if not sums[0].size:
+        return tuple(sums)
+    size = max(_AT_ONCE // sums[0].size, 1)
+    for start in range(0, len(_MIXTURE), size):
+        part = np.array(_MIXTURE[start : start + size])
+        c, weight = part.T.reshape(2, -1, *[1] * sums[0].ndim)
         precision = 1.0 / np.sqrt(variance + c)
         z = mean * precision
-        sums[1] += weight * ndtr(z)
+        sums[1] += _sum(weight * ndtr(z))
         density = np.exp(-0.5 * np.square(z)) * (weight / math.sqrt(2.0 * math.pi))
-        sums[0] += density / precision
+        sums[0] += _sum(density / precision)
         density *= precision
-        sums[2] += density
+        sums[2] += _sum(density)
         if order > 2:
             density *= precision
-            sums[3] -= z * density
+            sums[3] -= _sum(z * density)
         if order > 3:
             density *= precision
-            sums[4] += (np.square(z) - 1.0) * density
+            sums[4] += _sum((np.square(z) - 1.0) * density)
     sums[0] += mean * sums[1]
     return tuple(sums)
+
+
+def _sum(terms: np.ndarray) -> np.ndarray:
+    """Sum over the first axis, where one term is no work."""
+    return terms[0] if len(terms) == 1 else terms.sum(axis=0)
 
 
 def expected_softplus_of_features(

@@ -263,7 +263,7 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
         more_starts: Sequence[Array] = (),
     ) -> None:
         k, options = self._options(summary.mean.shape[0])
-        rng = check_random_state(self.random_state)
+        rng = check_random_state(self.random_state) if self.n_init > 2 else None
         options |= {"n_init": self.n_init, "random_state": rng, "more_starts": more_starts}
         with self._within_range():
             model = fit_factors(summary, k, **options)
@@ -342,11 +342,16 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
             model.remaining_gain, model.gradient_norm, model.converged, False, "log-likelihood"
         )
         self.elbo_ = model.log_likelihood
-        covariance = self._posterior_covariance()
-        log_variance = np.log(np.diagonal(covariance))
+        # In units of the noise the loadings are orthogonal before the rotation: the factors are
+        # uncorrelated given x. A rotation changes the log-determinants of prior and posterior equally.
+        log_variance = -np.log1p(
+            np.einsum("jh,jh->h", model.loadings, model.loadings / psi[:, None])
+        )
+        log_ratio = float(log_variance.sum())
+        if self.rotation is not None:
+            log_variance = np.log(np.diagonal(self._posterior_covariance()))
         # At the maximum the second moment of a factor over the data is its prior variance 1.
         self.kl_per_dim_ = kl_per_dimension(np.ones(k), log_variance).astype(dtype)
-        log_ratio = np.linalg.slogdet(covariance)[1] - np.linalg.slogdet(correlation)[1]
         self.entropy_bound_ = float(
             0.5 * log_ratio - normal_entropy(len(psi), float(np.log(psi).sum()))
         )
@@ -391,6 +396,8 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
         check_real("tol", self.tol, at_least=0.0)
         check_integer("n_init", self.n_init, at_least=1)
         check_integer("max_iter", self.max_iter, at_least=1)
+        if not (is_integer(self.random_state) and 0 <= self.random_state < 2**32):
+            check_random_state(self.random_state)
 
     def _variances_of(self, name: str, value: Any, d: int) -> Array | None:
         """Return a parameter as an array of shape (d,), or None."""

@@ -12,8 +12,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_vae.gaussian.arrays import weighted_mean
 from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.gaussian.mixed_columns import ColumnTerms
+from sklearn_vae.gaussian.mixed_fit import MixedFit
 from sklearn_vae.gaussian.mixed_gains import column_gains
-from sklearn_vae.linear.mixed_fit import MixedFit, fit_mixed
+from sklearn_vae.linear.mixed_fit import fit_mixed
 from sklearn_vae.linear.mixed_methods import MixedModelMethods
 from sklearn_vae.tables import TableCodec
 from sklearn_vae.tables.checks import checked_table, used_samples

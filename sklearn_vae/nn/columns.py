@@ -11,16 +11,15 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sklearn_vae.nn.column_distributions import (
     LEAST_COUNT,
     Categorical,
-    Codes,
     ColumnDistribution,
     LogNormal,
+    MixedDistribution,
     NegativeBinomial,
     Normal,
     Ordinal,
@@ -120,11 +119,16 @@ class ColumnLikelihood(Likelihood):
         shares = self._of_inputs(of_values / total_of(of_values))
         size = torch.sqrt((shares * gradient.square()).sum(0))
         with torch.no_grad():
+            size = torch.maximum(size, 0.5 * self._expected_size())
             self.unit.copy_(torch.where(size > torch.finfo(x.dtype).eps, 1.0 / size, 1.0))
 
     def _of_inputs(self, values: Tensor) -> Tensor:
         """Return values per feature, the last axis, as values per decoder output."""
         return values
+
+    def _expected_size(self) -> Tensor:
+        """Return sizes of the derivatives at the start that categories without samples would have."""
+        return torch.zeros_like(self.offset)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -220,6 +224,10 @@ class BernoulliColumns(ColumnLikelihood):
         n = weights.sum(0)
         return torch.logit(((weights * x).sum(0) + PRIOR_COUNT) / (n + 2.0 * PRIOR_COUNT))
 
+    def _expected_size(self) -> Tensor:
+        p = torch.sigmoid(self.offset)
+        return torch.sqrt(p * (1.0 - p))
+
     def distribution(self, parameters: Tensor) -> ColumnDistribution:
         return Categorical(torch.stack([torch.zeros_like(parameters), parameters], dim=-1))
 
@@ -257,6 +265,10 @@ class CategoricalColumns(ColumnLikelihood):
     def _of_inputs(self, values: Tensor) -> Tensor:
         sizes = torch.tensor(self.n_categories, device=values.device)
         return values.repeat_interleave(sizes, dim=-1)
+
+    def _expected_size(self) -> Tensor:
+        p = torch.cat([own.softmax(0) for own in self.offset.split(self.n_categories)])
+        return torch.sqrt(p * (1.0 - p))
 
     def distribution(self, parameters: Tensor) -> ColumnDistribution:
         return Categorical(parameters[..., self.index] + self.padding)
@@ -339,66 +351,6 @@ class NegativeBinomialColumns(PoissonColumns):
 def _student_log_prob(x: Tensor, parameters: Tensor) -> Tensor:
     location, log_scale, log_freedom = parameters
     return StudentT(location, log_scale, 2.0 + log_freedom.exp()).log_prob_terms(x)
-
-
-class MixedDistribution:
-    """Distribution of a table whose columns are blocks with distributions of several kinds."""
-
-    def __init__(self, parts: Sequence[Any], columns: Sequence[Tensor]) -> None:
-        self.parts = parts
-        self.columns = columns
-
-    def log_prob_blocks(self, x: Tensor) -> Tensor:
-        """Compute log p(x) of each block, of shape (..., n_blocks)."""
-        pairs = zip(self.parts, self.columns, strict=True)
-        return torch.stack([p.log_prob(x[..., c]) for p, c in pairs], dim=-1)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Compute log p(x)."""
-        return self.log_prob_blocks(x).sum(-1)
-
-    def log_prob_columns(self, x: Tensor) -> Tensor:
-        """Compute log p(x_j) of each column, 0 where x is missing (NaN)."""
-        terms = []
-        for p, columns in zip(self.parts, self.columns, strict=True):
-            own = x[..., columns]
-            missing = own.isnan()
-            values = p.log_prob_terms(torch.where(missing, p.supported, own))
-            terms.append(torch.where(missing, 0.0, values))
-        return self._joined(terms)
-
-    @property
-    def point(self) -> Tensor:
-        """Most probable code of each column of categories, and mean of each other one."""
-        return self._joined([p.mode if isinstance(p, Codes) else p.mean for p in self.parts])
-
-    def entropy(self) -> Tensor:
-        """Compute the entropy."""
-        return torch.stack([p.entropy() for p in self.parts]).sum(0)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of each column."""
-        return self._joined([p.mean for p in self.parts])
-
-    @property
-    def variance(self) -> Tensor:
-        """Variance of each column."""
-        return self._joined([p.variance for p in self.parts])
-
-    def sample(self, random_state: np.random.RandomState) -> Tensor:
-        """Draw one x for each element of the parameters."""
-        return self._joined([p.sample(random_state) for p in self.parts])
-
-    def restricted_to(self, observed: Tensor) -> "MixedDistribution":
-        """Return the distribution of the observed features."""
-        pairs = zip(self.parts, self.columns, strict=True)
-        parts = [p.restricted_to(observed[:, c]) for p, c in pairs]
-        return MixedDistribution(parts, self.columns)
-
-    def _joined(self, values: Sequence[Tensor]) -> Tensor:
-        order = torch.argsort(torch.cat(list(self.columns)))
-        return torch.cat(list(values), dim=-1)[..., order]
 
 
 class MixedLikelihood(Likelihood):

@@ -80,7 +80,7 @@ class IncompleteEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the parameters of q(z|x) for x with NaN, (n_samples, n_features)."""
         missing = x.isnan()
-        filled, change = self._fill(x, missing)
+        filled, change = self.fill(x, missing)
         h = self.network(filled)
         if self.widening == "correlated":
             return torch.cat([h, change.flatten(1)], dim=1)
@@ -90,7 +90,7 @@ class IncompleteEncoder(nn.Module):
         return torch.cat([h[:, :k], h[:, k : 2 * k] + change, h[:, 2 * k :]], dim=1)
 
     @torch.no_grad()
-    def _fill(self, x: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
+    def fill(self, x: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
         """Return filled samples, and R or changes of log-variances, I or 0 for complete ones."""
         std = self.noise_variance.double().sqrt()
         U = self.loadings.double() / std[:, None]

@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sklearn_vae.nn.column_distributions import Codes, LogNormal, StudentT
+from sklearn_vae.nn.column_distributions import Codes, LogNormal, MixedDistribution, StudentT
 from sklearn_vae.nn.column_starts import moments
 from sklearn_vae.nn.columns import (
     BernoulliColumns,
     CategoricalColumns,
     LogNormalColumns,
-    MixedDistribution,
     MixedLikelihood,
     NegativeBinomialColumns,
     NormalColumns,

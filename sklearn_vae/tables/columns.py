@@ -237,8 +237,14 @@ def _read_pandas(column: Any, name: Any) -> ColumnValues:
 def _described_labels(categories: Any) -> dict[str, Any]:
     """Return the description of the categories of pandas' dtype."""
     if hasattr(categories, "closed"):
-        limits = [categories.left.tolist(), categories.right.tolist(), categories.closed]
-        return {"labels": [str(label) for label in categories], "intervals": limits}
+        sides, subtype = [categories.left, categories.right], categories.dtype.subtype
+        if subtype.kind in "mM" or hasattr(subtype, "tz"):  # times as text can be saved
+            ends = [[value.isoformat() for value in side] for side in sides]
+            of_type = [str(subtype)]
+        else:
+            ends, of_type = [side.tolist() for side in sides], []
+        labels = [str(label) for label in categories]
+        return {"labels": labels, "intervals": [*ends, categories.closed, *of_type]}
     return {"labels": categories.tolist(), "label_dtype": str(categories.dtype)}
 
 
@@ -312,7 +318,9 @@ def _write_pandas(values: Array, missing: Array, dtype: dict[str, Any]) -> Any:
     name, kind = dtype["name"], dtype["kind"]
     if kind == "category":
         if "intervals" in dtype:
-            left, right, closed = dtype["intervals"]
+            left, right, closed, *times = dtype["intervals"]
+            for subtype in times:
+                left, right = (pandas.Index(side).astype(subtype) for side in (left, right))
             index = pandas.IntervalIndex.from_arrays(left, right, closed=closed)
         else:
             index = pandas.Index(dtype["labels"], dtype=dtype["label_dtype"])

@@ -327,13 +327,19 @@ def _check_range(name: Any, x: Array) -> None:
 
 
 def categories_of(name: Any, column: ColumnValues) -> list[Any]:
-    """Return the different values of a column, in ascending order or in that of its dtype."""
+    """Return the different values of a column, in ascending order, or the categories of its dtype.
+
+    The dtype of a column may have categories that no sample has, unless it has too many.
+    """
     kind = column.dtype["kind"]
     different, _ = _unique(name, column.observed)
     if kind == "bool" or (different and all(isinstance(value, bool) for value in different)):
         return [False, True]
     if kind == "category":
-        return [label for label in column.dtype["labels"] if label in set(different)]
+        labels = list(column.dtype["labels"])
+        return (
+            labels if len(labels) <= MAX_CATEGORIES else [v for v in labels if v in set(different)]
+        )
     return different
 
 

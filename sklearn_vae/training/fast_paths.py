@@ -2,7 +2,8 @@
 
 On a CPU, the bookkeeping of autograd and of torch's optimizers takes longer than the arithmetic of
 small networks. The functions here give the same numbers without it. The formulas cover MLPs with a
-diagonal posterior and autoencoders of MLPs, without weights of the samples; autograd does the rest.
+diagonal posterior, tables, and autoencoders of MLPs, without weights of the samples; autograd does the
+rest.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from sklearn_vae.nn.activations import ACTIVATIONS
 from sklearn_vae.nn.distributions import LOG_2PI, weighted_sum
+from sklearn_vae.nn.incomplete import IncompleteEncoder
 from sklearn_vae.nn.likelihoods import (
     BernoulliLikelihood,
     DiagonalGaussianLikelihood,
@@ -33,6 +35,8 @@ from sklearn_vae.nn.posteriors import (
     DiagonalPrior,
     StandardPrior,
 )
+from sklearn_vae.nn.tables import TableModule
+from sklearn_vae.training.table_paths import TableGradients, is_table_without_changes
 
 # (x, noise, beta) -> sums of reconstruction and KL over the samples, and outputs of the encoder. With
 # weights of the samples as a fourth argument, the sums and the mean objective are weighted.
@@ -55,14 +59,16 @@ def training_step(
     options: dict[str, Any],
     update: Callable[[Tensor], None],
     precision: str | None = None,
+    gradients: Step | None = None,
 ) -> Step:
     """Return a function that takes a training step on a batch.
 
     `options` are keyword arguments of the objective. `update` is called with the batch and without
     autograd, and moves the parameters along the gradients of minus the mean objective. With "bf16"
-    the networks compute in bfloat16, which is for CUDA.
+    the networks compute in bfloat16, which is for CUDA. `gradients` is a function that sets the
+    gradients, by default that of :func:`gradients_by_formula`.
     """
-    by_formula = gradients_by_formula(module, objective, options)
+    by_formula = gradients or gradients_by_formula(module, objective, options)
     by_autograd = partial(_set_gradients_by_autograd, module, objective, options, precision)
     unweighted = by_formula or by_autograd
 
@@ -112,7 +118,7 @@ def gradients_by_formula(
     supported = objective in FORMULAS and _is_supported(module) and not any(options.values())
     if not supported or next(module.parameters()).device.type != "cpu":
         return None
-    return torch.no_grad()(FORMULAS[objective](module))
+    return FORMULAS[objective](module)
 
 
 def is_plain_mlp(network: nn.Module) -> bool:
@@ -133,8 +139,14 @@ def is_plain_mlp(network: nn.Module) -> bool:
 
 def may_draw(module: nn.Module) -> bool:
     """Return whether networks may draw from torch's global generators, as dropout does."""
-    networks: Any = module.encoder, module.decoder
-    return not all(map(is_plain_mlp, networks))
+    return not all(map(is_plain_mlp, _networks(module)))
+
+
+def _networks(module: Any) -> tuple[Any, Any]:
+    """Return the networks of encoder and decoder."""
+    encoder = module.encoder
+    is_incomplete = isinstance(encoder, IncompleteEncoder) and not _is_modified(encoder)
+    return encoder.network if is_incomplete else encoder, module.decoder
 
 
 def _is_modified(part: nn.Module) -> bool:
@@ -151,11 +163,13 @@ def _is_supported(module: nn.Module) -> bool:
     if type(module) is VAEModule:
         parts = [module, module.posterior, module.likelihood, module.prior]
         kinds = (DiagonalPosterior, *LIKELIHOODS, StandardPrior, DiagonalPrior)
-    elif type(module) is Autoencoder:
+    elif type(module) is Autoencoder or is_table_without_changes(module, _is_modified):
         parts, kinds = [module], ()
     else:
         return False
     networks: Any = module.encoder, module.decoder
+    if isinstance(module, TableModule):
+        networks = _networks(module)
     if not all(type(part) in kinds for part in parts[1:]) or any(map(_is_modified, parts)):
         return False
     shared = {id(p) for p in networks[0].parameters()} & {id(p) for p in networks[1].parameters()}
@@ -164,10 +178,13 @@ def _is_supported(module: nn.Module) -> bool:
 
 def _elbo(module: VAEModule) -> Step:
     """Return a function that sets the gradients of -mean(elbo)."""
+    if isinstance(module, TableModule):
+        return TableGradients(module, *map(_network, _networks(module)))
     encode, decode = _network(module.encoder), _network(module.decoder)
     draw = _posterior(module.posterior, module.prior)
     log_density = LIKELIHOODS[type(module.likelihood)](module.likelihood)
 
+    @torch.no_grad()
     def set_gradients(x: Tensor, noise: Tensor, beta: float) -> tuple[float, float, Tensor]:
         n, n_draws = len(x), len(noise)
         h, backward_encoder = encode(x)
@@ -185,6 +202,7 @@ def _squared_error(module: Autoencoder) -> Step:
     """Return a function that sets the gradients of -mean(squared_error); its h is z."""
     encode, decode = _network(module.encoder), _network(module.decoder)
 
+    @torch.no_grad()
     def set_gradients(x: Tensor, noise: Tensor, beta: float) -> tuple[float, float, Tensor]:
         z, backward_encoder = encode(x)
         outputs, backward_decoder = decode(z)

@@ -37,7 +37,7 @@ from sklearn_vae.training.devices import (
     threads_worth,
 )
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
-from sklearn_vae.training.fast_paths import Adam, may_draw, training_step
+from sklearn_vae.training.fast_paths import Adam, gradients_by_formula, may_draw, training_step
 from sklearn_vae.training.net_state import checked_net_state
 from sklearn_vae.validation import all_or_nothing
 
@@ -46,6 +46,9 @@ _GLOBAL_GENERATOR = threading.RLock()
 
 # Rise of the noise variance, within some steps of the first epoch, that rescales Adam's averages.
 LARGE_RISE = 2.0
+
+# Maximum number of numbers that are computed before training, because they do not depend on parameters.
+MOST_PREPARED = 2**24
 
 # Attributes that a net only has in training.
 TRAINING_ONLY = {"batch_events_", "frozen_", "reducer_", "valid_weights_", "weights_"}
@@ -179,13 +182,14 @@ class VAENet(NeuralNet):
         """Train for some epochs, between skorch's `on_train_begin` and `on_train_end`."""
         epochs = self.max_epochs if epochs is None else epochs
         with self._training(X.device):
-            step = self._make_step(X.device)
+            samples, gradients = self._prepared(X)
+            step = self._make_step(X.device, gradients)
             if keeper is not None:
                 keeper.restore(self)
             last = len(self.history) + epochs
             with self.reducer_.interrupts_as_errors():
                 try:
-                    self._train_epochs(X, epochs, step, keeper)
+                    self._train_epochs(X, samples, epochs, step, keeper)
                 except KeyboardInterrupt:
                     if not self.stopped_early:  # skorch's EarlyStopping raises an interrupt
                         raise
@@ -213,7 +217,20 @@ class VAENet(NeuralNet):
                 self.monitor.begin()
                 self.module_.eval()
 
-    def _make_step(self, device: torch.device) -> CapturedStep:
+    def _prepared(self, X: Any) -> tuple[Any, Any]:
+        """Return samples with what depends on them alone, and the function that takes gradients.
+
+        Callbacks must not see such samples. Without them, the function is None.
+        """
+        events, module = self.batch_events_, self.module_
+        if self.weights_ is not None or events.gradients or events.records:
+            return X, None
+        gradients: Any = gradients_by_formula(module, self.objective, self.options)
+        if not hasattr(gradients, "prepare") or len(X) * gradients.width > MOST_PREPARED:
+            return X, None
+        return gradients.prepare(X), gradients.of_prepared
+
+    def _make_step(self, device: torch.device, gradients: Any = None) -> CapturedStep:
         """Return a function that takes a step on a batch, captured if possible."""
         average = self.reducer_.averaging(self.module_.parameters())
         events = self.batch_events_
@@ -227,7 +244,9 @@ class VAENet(NeuralNet):
             self.optimizer_.update()
             self.module_.after_step()
 
-        step = training_step(self.module_, self.objective, self.options, update, self.precision)
+        step = training_step(
+            self.module_, self.objective, self.options, update, self.precision, gradients
+        )
         can_capture = not (events.gradients or events.training) and self.reducer_.size == 1
         # The factorizations for missing values cannot be captured.
         can_capture &= not getattr(self.module_, "is_incomplete", False)
@@ -237,11 +256,11 @@ class VAENet(NeuralNet):
         return CapturedStep(step, lambda: self.optimizer_, graph_type)
 
     def _train_epochs(
-        self, X: Tensor, epochs: int, step: CapturedStep, keeper: Keeper | None
+        self, X: Tensor, samples: Any, epochs: int, step: CapturedStep, keeper: Keeper | None
     ) -> None:
         n_batches = self.reducer_.n_batches(len(X), self.batch_size)
         batches = Batches(
-            X, n_batches, self.noise_shape, self.generator_, self.weights_, self.antithetic
+            samples, n_batches, self.noise_shape, self.generator_, self.weights_, self.antithetic
         )
         train, valid = self.get_split_datasets(X, X)
         for _ in range(epochs):

@@ -75,7 +75,7 @@ def near_collapse(threshold):
     return decoder
 
 
-def trained(threshold, max_epochs=800):
+def trained(threshold, max_epochs=500):
     return DeepGaussianVAE(
         1,
         hidden_layer_sizes=(32,),

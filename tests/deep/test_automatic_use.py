@@ -52,7 +52,7 @@ def test_one_process_trains_automatically():
     ],
 )
 def test_grid_searches_with_default_parameters(grid, best):
-    search = GridSearchCV(DeepGaussianVAE(2, random_state=0), grid, cv=2).fit(CURVED[:120])
+    search = GridSearchCV(DeepGaussianVAE(2, random_state=0), grid, cv=2).fit(CURVED[:60])
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     (value,) = search.best_params_.values()
     assert value == (value if best is None else best)

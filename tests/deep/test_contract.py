@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import DeepAutoencoder, DeepBernoulliVAE, DeepGaussianVAE, Snapshot
 from sklearn_vae.deep.vae import DeepVAE
-from tests.deep.data import MODELS, SMALL, each_of, fitted, make_rows, parameters_of
+from tests.deep.data import MODELS, OF_EACH_KIND, SMALL, each_of, fitted, make_rows, parameters_of
 from tests.helpers import PeakMemory, remembered_names
 
 X = make_rows()
@@ -26,10 +26,12 @@ X = make_rows()
 BY_PROCESSES = [MODELS[0], *MODELS[-3:]]
 
 each_model = each_of(MODELS)
+# For what the kind of noise or objective has no part in.
+each_kind = each_of(OF_EACH_KIND)
 
 
 @pytest.mark.some(4)
-@each_model
+@each_kind
 def test_the_same_seed_gives_the_same_model_bit_for_bit(model):
     one, two, other = fitted(model), clone(model).fit(X), clone(model)
     np.testing.assert_array_equal(parameters_of(one), parameters_of(two))
@@ -76,7 +78,7 @@ def test_networks_that_draw_are_reproducible_and_leave_the_global_generators_alo
 
 
 @pytest.mark.some(3)
-@each_model
+@each_kind
 def test_fits_in_threads_are_those_of_one_alone(model):
     expected = parameters_of(fitted(model))
     with ThreadPoolExecutor(2) as pool:
@@ -85,7 +87,7 @@ def test_fits_in_threads_are_those_of_one_alone(model):
 
 
 @pytest.mark.some(4)
-@each_model
+@each_kind
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_scores_depend_on_neither_order_nor_company_of_rows(model, dtype):
     rows = X.astype(dtype)
@@ -136,7 +138,7 @@ def test_units_of_the_data_do_not_matter(model):
 
 
 @pytest.mark.some(4)
-@each_model
+@each_kind
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_extreme_units_and_offsets_are_finite(model, scale):
     model = (
@@ -151,7 +153,7 @@ def test_extreme_units_and_offsets_are_finite(model, scale):
 
 
 @pytest.mark.some(3)
-@each_model
+@each_kind
 def test_data_frames_in_and_out(model):
     names = [f"x{j}" for j in range(X.shape[1])]
     frames = pd.DataFrame(X, columns=names), pl.DataFrame(X, schema=names)
@@ -168,7 +170,7 @@ def test_data_frames_in_and_out(model):
 
 
 @pytest.mark.some(3)
-@each_model
+@each_kind
 def test_rows_are_not_written_to_and_may_be_read_only(model):
     rows = X.copy()
     rows.flags.writeable = False
@@ -283,7 +285,7 @@ def test_a_warm_start_wants_the_same_features():
 
 
 @pytest.mark.some(3)
-@each_model
+@each_kind
 def test_pipelines_and_grid_search(model):
     pipeline = make_pipeline(StandardScaler(), clone(model))
     name = type(model).__name__.lower()
@@ -323,7 +325,7 @@ def test_processes_of_joblib_give_what_one_gives():
 
 @pytest.mark.some(3)
 @pytest.mark.filterwarnings("ignore:The model overfits")
-@each_model
+@each_kind
 def test_early_stopping_takes_back_the_best_and_waits_for_the_warm_up(model):
     model = clone(model).set_params(
         early_stopping=True, max_epochs=200, n_iter_no_change=2, learning_rate=0.03
@@ -353,7 +355,7 @@ def test_networks_may_be_linear_and_sizes_one_number(model):
 
 
 @pytest.mark.some(3)
-@each_model
+@each_kind
 def test_progress_is_shown_where_asked_for_only(model, capsys):
     clone(model).fit(X)
     assert capsys.readouterr() == ("", "")

@@ -9,7 +9,7 @@ import torch
 from skorch.callbacks import Callback
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
-from tests.deep.data import MODELS, SMALL, each_of, fitted, make_rows, parameters_of
+from tests.deep.data import MODELS, OF_EACH_KIND, SMALL, each_of, fitted, make_rows, parameters_of
 
 X = make_rows()
 VAE, AUTOENCODER = MODELS[0], MODELS[-1]
@@ -175,7 +175,7 @@ class Late(Callback):
 
 
 @pytest.mark.some(3)
-@each_of(MODELS)
+@each_of(OF_EACH_KIND)
 def test_divergence_is_an_error_that_leaves_the_last_finite_model(model):
     model = copy.deepcopy(model).set_params(max_epochs=2)
     expected = copy.deepcopy(model).fit(X)
@@ -288,7 +288,7 @@ class Interrupt(Callback):
 
 @pytest.mark.cover(1)
 @pytest.mark.filterwarnings("ignore:The model overfits")
-@each_of(MODELS)
+@each_of(OF_EACH_KIND)
 @pytest.mark.parametrize("batch", [2, 8])
 def test_an_interrupt_keeps_what_was_learned(model, batch):
     model = copy.deepcopy(model).set_params(callbacks=[Interrupt(batch)])
@@ -342,7 +342,7 @@ def test_an_error_of_a_callback_leaves_the_model_of_before():
 
 
 @pytest.mark.some(3)
-@each_of(MODELS)
+@each_of(OF_EACH_KIND)
 def test_an_error_in_a_warm_start_leaves_the_model_of_before(model):
     model = copy.deepcopy(model).set_params(warm_start=True).fit(X)
     undisturbed = copy.deepcopy(model)

@@ -255,7 +255,16 @@ def test_small_files_are_read_into_memory(tmp_path):
 MEMORY = """
 import sys, threading
 import numpy as np
-from sklearn_vae import DeepGaussianVAE
+from sklearn_vae import DeepGaussianVAE, validation
+from sklearn_vae.deep import evaluation, fit_averages, ppca_start, vae
+from sklearn_vae.training import stored_samples
+
+validation.LARGEST_IN_MEMORY //= 16
+stored_samples.WINDOW_BYTES //= 16
+stored_samples.BLOCK_ENTRIES //= 16
+evaluation.NUMBERS_PER_BLOCK //= 16
+fit_averages.N_OPERATIONS = vae.N_OPERATIONS = 1e9
+ppca_start.BLOCK_ENTRIES //= 16
 
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()
@@ -281,11 +290,11 @@ print(max(peak) - peak[0])
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
 def test_anonymous_memory(tmp_path):
+    # Blocks are small, as the file is, and draws are few.
     X = np.lib.format.open_memmap(
-        tmp_path / "X.npy", mode="w+", dtype=np.float32, shape=(2**17, 400)
+        tmp_path / "X.npy", mode="w+", dtype=np.float32, shape=(2**16, 400)
     )
-    for part in np.array_split(X, 64):
-        part[:] = rng.normal(size=part.shape)
+    X[:] = np.tile(rng.normal(size=(2**11, 400)), (32, 1))
     X.flush()
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "X.npy")]
     result = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -100,8 +100,8 @@ def test_errors_of_a_linear_decoder_are_zero(k):
 @pytest.mark.some(1)
 @each_vae
 def test_what_fit_says_of_the_training_rows(model):
-    rows = make_rows(n=1000)
-    model = clone(model).set_params(early_stopping=False, max_epochs=10).fit(rows)
+    rows = make_rows(n=400)
+    model = clone(model).set_params(early_stopping=False, max_epochs=3).fit(rows)
     mean, variance = model.posterior(rows)
     terms = 0.5 * (mean**2 + variance - 1 - np.log(variance))
     np.testing.assert_allclose(model.kl_per_dim_, terms.mean(axis=0), rtol=1e-9)

@@ -134,8 +134,8 @@ def test_nonlinear_models_approach_the_exact_conditional_moments(binary):
     error = (draws.mean(axis=0) - mean)[hidden] / std[hidden]
     assert np.abs(error).max() < 5 / 20
     assert (draws == vae.observations(rows))[:, ~hidden].all()
-    again = vae.impute(rows, n_draws=400, random_state=0)
-    np.testing.assert_array_equal(draws, again)
+    twice = [vae.impute(rows, n_draws=2, random_state=0) for _ in range(2)]
+    np.testing.assert_array_equal(*twice)
 
 
 @pytest.mark.some(4)

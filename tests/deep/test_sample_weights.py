@@ -19,7 +19,16 @@ from sklearn_vae.deep.training_data import prepare
 from sklearn_vae.training import batches, cuda_graph, fast_paths, loop
 from sklearn_vae.training.distributed import SINGLE_PROCESS
 from sklearn_vae.training.monitors import LatentMonitor
-from tests.deep.data import MODELS, SMALL, VAES, each_of, fitted, make_rows, parameters_of
+from tests.deep.data import (
+    MODELS,
+    OF_EACH_KIND,
+    SMALL,
+    VAES,
+    each_of,
+    fitted,
+    make_rows,
+    parameters_of,
+)
 
 X = make_rows()
 COUNTS = np.random.default_rng(1).integers(0, 4, size=len(X))
@@ -175,7 +184,7 @@ def test_a_dimension_of_few_weights_has_collapsed():
 
 
 @pytest.mark.some(3)
-@each_model
+@each_of(OF_EACH_KIND)
 def test_equal_weights_are_none(model):
     expected = fitted(model)
     assert_same(clone(model).fit(X, sample_weight=np.full(len(X), 0.3)), expected, rtol=0)
@@ -183,7 +192,7 @@ def test_equal_weights_are_none(model):
 
 
 @pytest.mark.some(3)
-@each_model
+@each_of(OF_EACH_KIND)
 def test_a_sample_without_weight_is_absent(model):
     kept = COUNTS > 0
     absent = clone(model).fit(X[kept], sample_weight=WEIGHTS[kept])
@@ -194,7 +203,7 @@ def test_a_sample_without_weight_is_absent(model):
 
 
 @pytest.mark.some(3)
-@each_model
+@each_of(OF_EACH_KIND)
 def test_the_scale_of_weights_changes_nothing(model):
     one = clone(model).fit(X, sample_weight=WEIGHTS)
     assert_same(clone(model).fit(X, sample_weight=2.0**-9 * WEIGHTS), one, rtol=0)

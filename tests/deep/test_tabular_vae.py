@@ -93,7 +93,14 @@ def test_imputed_values_are_conditional_means_and_modes(model, incomplete):
             assert np.median(np.abs(mine / exact - 1.0)) < 1e-3
         elif TYPES[name] == "count":
             assert np.abs(mine - exact).max() < 0.5 + 0.05 * exact.max()
-    assert imputed.notna().all().all()
+    again, std = model.impute(X, return_std=True, n_samples=2000)
+    assert_same(again, imputed)
+    assert (std[~holes] == 0).all()
+    second = torch.einsum("sn,sd->nd", posterior, (p.mean.square() + p.variance)[:, 0])
+    exact = second - torch.einsum("sn,sd->nd", posterior, p.mean[:, 0]).square()
+    ratio = std[holes] / (exact.sqrt().numpy() * model.scale_)[holes]
+    assert np.abs(np.median(ratio) - 1.0) < 1e-3
+    assert np.quantile(np.abs(ratio - 1.0), 0.95) < 0.05
     for name in ("flag", "colour", "size"):
         j = X.columns.get_loc(name)
         exact = exact_probabilities(model, X, name)[holes[:, j]]
@@ -162,14 +169,14 @@ def test_conditional_samples_keep_the_given_values(model):
     assert mean > make_table()["real"].mean() + 20
     everything = model.conditional_sample({}, 2000, random_state=1)
     assert everything["real"].mean() == pytest.approx(
-        model.sample(4000, 0)[0]["real"].mean(), abs=6
+        model.sample(4000, 0, marginals="model")[0]["real"].mean(), abs=6
     )
 
 
 def test_samples_have_the_distribution_of_the_model(model):
-    S, Z = model.sample(4000, random_state=0)
+    S, Z = model.sample(4000, random_state=0, marginals="model")
     assert Z.shape == (4000, 1)
-    again, _ = model.sample(4000, random_state=0)
+    again, _ = model.sample(4000, random_state=0, marginals="model")
     pd.testing.assert_frame_equal(S, again)
     nothing = make_table().iloc[[0]].mask(np.ones((1, 8), dtype=bool))
     for name in ("flag", "colour", "size"):

@@ -153,7 +153,7 @@ def test_category_iii_a_heteroscedastic_decoder_and_repeated_rows():
     Z = rng.normal(size=(300, 2))
     X = np.tanh(Z @ rng.normal(size=(2, 6))) @ rng.normal(size=(6, 6))
     X += 0.3 * rng.normal(size=X.shape)
-    options = {"hidden_layer_sizes": (64,), "max_epochs": 400, "kl_warmup_epochs": 20}
+    options = {"hidden_layer_sizes": (64,), "max_epochs": 200, "kl_warmup_epochs": 20}
     options |= {"noise_model": "heteroscedastic", "batch_size": 60}
     repeated = np.concatenate([X, np.tile(X.mean(axis=0) + 4 * X.std(axis=0), (60, 1))])
     report = diagnose(train(repeated, 2, **options), repeated)
@@ -373,7 +373,7 @@ def test_rows_with_little_noise_of_their_own_are_no_harm():
 
 @pytest.mark.slow
 def test_numbers_that_are_reproduced_without_noise_are_found_in_any_row():
-    X = DIGITS  # pixels that are 0 in nearly all images
+    X = DIGITS[:500]  # pixels that are 0 in nearly all images
     options = {
         "noise_model": "heteroscedastic",
         "kl_warmup_epochs": 10,

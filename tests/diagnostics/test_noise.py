@@ -48,7 +48,7 @@ def test_closed_form_is_the_mean_square_of_the_residuals(model):
     rng = np.random.default_rng(0)
     mean, variance = model.posterior(X)
     squares = []
-    for _ in range(400):
+    for _ in range(100):
         decoded = model.conditional(mean + np.sqrt(variance) * rng.normal(size=mean.shape))[0]
         squares.append(((X - decoded) ** 2).mean(axis=0))
     squares = np.mean(squares, axis=0)

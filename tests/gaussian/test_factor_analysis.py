@@ -126,7 +126,7 @@ def test_both_optimizers_and_both_forms_agree(k, monkeypatch):
     np.testing.assert_allclose(with_matrix.noise_variance, newton.noise_variance, rtol=1e-5)
     monkeypatch.setattr(profile_likelihood, "MOST_FOR_NEWTON", 0)
     for summary in (Moments.of(X), centered_data(X, None)):
-        other = fit_factors(summary, k, start=start)
+        other = fit_factors(summary, k, start=start, tol=1e-10)
         assert other.log_likelihood == pytest.approx(newton.log_likelihood, abs=1e-9)
         np.testing.assert_allclose(other.noise_variance, newton.noise_variance, rtol=2e-3)
 

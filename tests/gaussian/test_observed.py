@@ -123,9 +123,13 @@ def test_inverses_side_by_side(size, n):
     inverse, log_det = observed.inverse_and_log_det(np.moveaxis(A, 0, 2).copy())
     np.testing.assert_allclose(np.moveaxis(inverse, 2, 0), np.linalg.inv(A), rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(log_det, np.linalg.slogdet(A)[1])
+    root, log_det = observed.root_and_log_det(np.moveaxis(A, 0, 2).copy())
+    np.testing.assert_array_equal(np.triu(np.moveaxis(root, 2, 0), 1), 0.0)
+    np.testing.assert_allclose(observed.inverse_of_root(root), inverse, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(A)[1])
 
 
-@pytest.mark.cover(1)
+@pytest.mark.cover(1, 2)
 @pytest.mark.parametrize("noise_variance", [None, 0.5])
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.7])
 @pytest.mark.parametrize("seed", range(3))

@@ -140,7 +140,7 @@ def dense_step(running, batch, forgetting):
     return (U * values) @ U.T
 
 
-@pytest.mark.cover(2)
+@pytest.mark.cover(2, 3)
 @pytest.mark.parametrize("forgetting", [1.0, 0.7])
 @pytest.mark.parametrize("k", [1, K, D])
 @pytest.mark.parametrize("rank", [1, 2, 3, 6, D])

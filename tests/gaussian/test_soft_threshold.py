@@ -36,7 +36,7 @@ def random_parameters(n, d, k, seed=0):
     )
 
 
-@pytest.mark.cover(1)
+@pytest.mark.cover(1, 2)
 @pytest.mark.parametrize("threshold", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("deviation", [0.03, 0.5, 4.0])
 @pytest.mark.parametrize("mean", [-2.3, 0.0, 0.9, 7.0])

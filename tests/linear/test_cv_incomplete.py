@@ -150,14 +150,12 @@ def conditional_log_density(x, given, wanted, mean, C):
 
 
 class TestEntries:
-    @pytest.mark.some(1)
+    @pytest.mark.cover(1, 2)
     @pytest.mark.parametrize("weighted", [False, True])
     @pytest.mark.parametrize("is_complete", [True, False])
-    @pytest.mark.parametrize(
-        ("search", "single"),
-        [(PPCACV, PPCA), (FactorAnalysisCV, FactorAnalysis)],
-    )
-    def test_scores_are_conditional_log_densities(self, search, single, is_complete, weighted):
+    @pytest.mark.parametrize("search", [PPCACV, FactorAnalysisCV])
+    def test_scores_are_conditional_log_densities(self, search, is_complete, weighted):
+        single = {PPCACV: PPCA, FactorAnalysisCV: FactorAnalysis}[search]
         X = make_factors() if is_complete else incomplete_factors()
         rng = np.random.default_rng(0)
         weights = rng.choice([0.0, 0.5, 1.0, 3.0], size=len(X)) if weighted else None

@@ -250,9 +250,10 @@ FAST_STEPS = {"learning_rate": 0.03, "max_iter": 1500}
 
 
 @pytest.mark.parametrize(
-    "options", [FAST_STEPS, *slow({"max_iter": 6000})], ids=["fast", "default"]
+    ("parameters", "options"),
+    [({}, FAST_STEPS), *slow((UNIT, FAST_STEPS), ({}, {"max_iter": 6000}))],
+    ids=["fast", "unit encoder", "default rate"],
 )
-@pytest.mark.parametrize("parameters", [{}, *slow(UNIT)])
 def test_adam_reaches_ppca(parameters, options):
     X = make_rows()
     ppca = PPCA(3).fit(X)

@@ -73,7 +73,7 @@ class TestNaNIsFound:
     def model(self, n_components, noise_variance, coordinates):
         return PPCA(n_components, noise_variance=noise_variance, coordinates=coordinates).fit(X)
 
-    @pytest.mark.cover(1)
+    @pytest.mark.cover(1, 2)
     @pytest.mark.parametrize("column", range(7))
     def test_infinity_and_missing_values(self, model, column):
         for container in (np.array, sparse.csr_array):

@@ -43,7 +43,7 @@ def assert_same_place(found, reference):
     assert device(found) == device(reference)
 
 
-@pytest.mark.cover(2)
+@pytest.mark.cover(2, 3)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("solver", ["auto", "full", "covariance_eigh", "randomized"])
 @pytest.mark.parametrize("shape", [(300, 8), (20, 250), (60, 50)])
@@ -125,7 +125,7 @@ def test_ways_to_choose_k(place, n_components):
     assert model.score(place(X)) == pytest.approx(expected.score(X), rel=1e-10)
 
 
-@pytest.mark.cover(1)
+@pytest.mark.cover(1, 2)
 @pytest.mark.parametrize("fitted", ["float32", "float64", "int64"])
 @pytest.mark.parametrize("given", ["float32", "float64", "int64"])
 def test_precisions_meet(place, fitted, given):

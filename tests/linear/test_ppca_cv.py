@@ -29,7 +29,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, PPCACV, Moments
 from sklearn_vae.linear import folds
-from tests.helpers import RECORDS, slow
+from tests.helpers import RECORDS
 from tests.linear.data import make_rows
 
 TALL, WIDE = (60, 8), (40, 90)
@@ -82,23 +82,11 @@ def assert_same_search(model, search, tolerance=1e-9):
 
 
 class TestAgainstBruteForce:
-    @pytest.mark.some(5)
-    @pytest.mark.parametrize(
-        ("offset", "weighted"),
-        [
-            (0.0, False),
-            (100.0, True),
-            pytest.param(0.0, True, marks=pytest.mark.slow),
-            pytest.param(100.0, False, marks=pytest.mark.slow),
-        ],
-    )
-    @pytest.mark.parametrize(
-        ("cv", "shape"),
-        [
-            *((cv, TALL) for cv in SPLITTERS),
-            *((cv, WIDE) if cv in ("5", "bootstrap") else slow((cv, WIDE))[0] for cv in SPLITTERS),
-        ],
-    )
+    @pytest.mark.cover(1, 2)
+    @pytest.mark.parametrize("weighted", [False, True])
+    @pytest.mark.parametrize("offset", [0.0, 100.0])
+    @pytest.mark.parametrize("shape", [TALL, WIDE])
+    @pytest.mark.parametrize("cv", SPLITTERS)
     def test_every_pair_of_every_splitter(self, shape, cv, offset, weighted):
         rng = np.random.default_rng(0)
         # "one" has as many splits as rows.

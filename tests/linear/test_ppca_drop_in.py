@@ -228,7 +228,7 @@ def falling(n, d, dtype=np.float64, offset=3.0):
     return (X + offset).astype(dtype)
 
 
-@pytest.mark.cover(2)
+@pytest.mark.cover(2, 3)
 @pytest.mark.parametrize("whiten", [False, True])
 @pytest.mark.parametrize("k", [None, 1, 4])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -84,7 +84,7 @@ class TestNoNoise:
             assert model.noise_variance_ == 0.0
             assert model.elbo_ == np.inf
 
-    @pytest.mark.cover(2)
+    @pytest.mark.cover(2, 3)
     @pytest.mark.parametrize("solver", SOLVERS)
     @pytest.mark.parametrize(
         ("offset", "dtype"), [(30.0, "f8"), (30.0, "f4"), (1e3, "f8"), (1e3, "f4"), (1e6, "f8")]

@@ -21,7 +21,7 @@ def samples(n=120, d=6, offset=1e8, dtype="f8"):
     return X, (X.astype(np.longdouble) - X.astype(np.longdouble).mean(axis=0)).astype(float)
 
 
-@pytest.mark.cover(1)
+@pytest.mark.cover(1, 2)
 @pytest.mark.parametrize("offset", [1e6, 1e8, 1e11])
 @pytest.mark.parametrize("size", [1, 7])
 def test_moments_of_a_stream(asarray, offset, size):

@@ -58,7 +58,7 @@ def no_densifying(monkeypatch):
 
 
 class TestSparse:
-    @pytest.mark.cover(2)
+    @pytest.mark.cover(2, 3)
     @pytest.mark.parametrize("noise_variance", [None, 0.7])
     @pytest.mark.parametrize("offset", [0.0, 1e3])
     @pytest.mark.parametrize("solver", SPARSE_SOLVERS)

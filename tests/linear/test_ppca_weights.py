@@ -33,7 +33,7 @@ OF_THE_SCALE = {"explained_variance_", "singular_values_", "n_samples_", *RECORD
 @pytest.mark.parametrize("noise_variance", [None, 0.6])
 @pytest.mark.parametrize("shape", [TALL, WIDE])
 class TestAsRepeatedRows:
-    @pytest.mark.cover(2)
+    @pytest.mark.cover(2, 3)
     def test_integer_weights(self, container, shape, noise_variance, solver):
         X = make_rows(**shape, offset=2.0)
         weights = np.random.default_rng(0).integers(0, 4, size=len(X))
@@ -46,7 +46,7 @@ class TestAsRepeatedRows:
                 found = getattr(model, name)
                 np.testing.assert_allclose(found, value, rtol=1e-8, atol=1e-8, err_msg=name)
 
-    @pytest.mark.cover(2)
+    @pytest.mark.cover(2, 3)
     def test_a_row_of_no_weight_is_absent(self, container, shape, noise_variance, solver):
         X = make_rows(**shape)
         weights = np.ones(len(X))
@@ -60,7 +60,7 @@ class TestAsRepeatedRows:
                 found = getattr(model, name)
                 np.testing.assert_allclose(found, value, rtol=1e-9, atol=1e-9, err_msg=name)
 
-    @pytest.mark.cover(2)
+    @pytest.mark.cover(2, 3)
     @pytest.mark.parametrize("scale", [1e-200, 1 / 47.3, 1e6, 1e200])
     def test_their_scale_changes_nothing(self, container, shape, noise_variance, solver, scale):
         X = make_rows(**shape)

@@ -306,3 +306,18 @@ def test_columns_of_one_normal_are_the_normal_of_the_vaes():
     same = DiagonalNormal(p.location, p.log_variance)
     torch.testing.assert_close(p.log_prob(x), same.log_prob(x))
     torch.testing.assert_close(p.entropy(), same.entropy())
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "categorical"])
+def test_a_category_without_samples_has_a_moderate_unit(kind):
+    likelihood = KINDS[kind][0]().double()
+    x = tensor(_codes()) if kind == "categorical" else tensor(RNG.random((N, D)) < 0.5)
+    if kind == "categorical":
+        x[:, 2] = x[:, 2].clamp(max=3)  # of five categories
+    else:
+        x[:, 0] = 0.0
+    likelihood.start_at(x)
+    # The derivative is the prior probability, 1 / (2 n), but of a rare category 1 / sqrt(n).
+    assert likelihood.unit.max() < 4.0 * N**0.5
+    p = likelihood(torch.zeros(1, likelihood.n_inputs, dtype=torch.float64)).probabilities
+    assert p[0, 2 if kind == "categorical" else 0].min() == pytest.approx(0.5 / N, rel=0.05)

@@ -138,7 +138,7 @@ def test_draws_that_all_rows_share_are_those_of_each_row(posterior):
     torch.testing.assert_close(found.kl(module.prior()), expected.kl(module.prior()))
 
 
-@pytest.mark.cover(2)
+@pytest.mark.cover(2, 3)
 @objectives
 @likelihoods
 @posteriors

@@ -11,7 +11,7 @@ def drawn_without_warnings():
         warnings.simplefilter("error")
         yield
         for number in plt.get_fignums():
-            canvas = plt.figure(number).canvas
-            if not hasattr(canvas, "renderer"):  # else the test has drawn it
-                canvas.draw()
+            figure = plt.figure(number)
+            if not hasattr(figure.canvas, "renderer"):  # else the test has drawn it
+                figure.draw_without_rendering()
     plt.close("all")

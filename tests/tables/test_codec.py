@@ -1,3 +1,4 @@
+import json
 from decimal import Decimal
 
 import numpy as np
@@ -193,11 +194,26 @@ def test_categories_of_intervals():
     assert_frame_equal(codec.decode(codec.encode(X)), X)
 
 
-def test_unused_categories_keep_the_dtype_and_have_no_code():
+@pytest.mark.parametrize("zone", [None, "UTC", "difference"])
+def test_intervals_of_times_have_a_state_of_plain_values(zone):
+    times = pd.Series(pd.date_range("2020-01-01", periods=20, tz=zone if zone == "UTC" else None))
+    times = times - times[0] if zone == "difference" else times
+    X = pd.DataFrame({"day": pd.cut(times, 4)})
+    state = json.loads(json.dumps(fitted(X).get_state()))
+    codec = TableCodec.from_state(state)
+    assert_frame_equal(codec.decode(codec.encode(X)), X)
+
+
+def test_unused_categories_have_a_code():
     X = pd.DataFrame({"a": pd.Categorical(["x", "y", "z"] * 3, categories=["w", "z", "y", "x"])})
     codec = fitted(X)
-    assert codec.categories_ == {"a": ["z", "y", "x"]}
+    assert codec.categories_ == {"a": ["w", "z", "y", "x"]}
     assert_frame_equal(codec.decode(codec.encode(X)), X)
+    other = X.assign(a=pd.Categorical(["w"] * 9, dtype=X["a"].dtype))
+    assert (codec.encode(other) == 0).all()
+    many = pd.CategoricalDtype([f"c{i}" for i in range(20_000)])
+    large = pd.DataFrame({"a": pd.Series(["c7", "c3", "c7"], dtype=many)})
+    assert fitted(large).categories_ == {"a": ["c3", "c7"]}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,72 @@
+"""Quantile functions of columns, and synthetic tables with the marginals of the training samples."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sklearn_vae.deep.table_marginals import quantile_function, with_marginals
+from tests.deep.tables import fitted, make_table
+
+RNG = np.random.RandomState(0)
+
+
+def test_quantiles_of_different_values_are_linear_between_them():
+    x = RNG.normal(size=50)
+    p = RNG.uniform(size=200)
+    expected = np.quantile(x, p, method="hazen")
+    np.testing.assert_allclose(np.interp(p, *quantile_function(x)), expected, rtol=1e-12)
+
+
+def test_equal_values_keep_their_probability():
+    x = np.r_[np.zeros(60), RNG.uniform(1, 2, 20), np.full(20, 5.0), np.nan]
+    drawn = np.interp(RNG.uniform(size=200_000), *quantile_function(x))
+    assert np.mean(drawn == 0.0) == pytest.approx(0.6, abs=0.015)
+    assert np.mean(drawn == 5.0) == pytest.approx(0.2, abs=0.015)
+
+
+def test_weights_are_repetitions():
+    x, weights = RNG.randint(5, size=30) + 0.5, RNG.randint(4, size=30)
+    repeated = quantile_function(np.repeat(x, weights))
+    np.testing.assert_allclose(quantile_function(x, weights.astype(float)), repeated, rtol=1e-12)
+    np.testing.assert_allclose(quantile_function(x, weights / 7.0), repeated, rtol=1e-12)
+
+
+def test_many_values_have_few_points():
+    x = np.r_[RNG.normal(size=20_000), np.zeros(20_000)]
+    points = quantile_function(x)
+    assert points.shape == (2, 4096)
+    drawn = np.interp(RNG.uniform(size=50_000), *points)
+    assert np.mean(drawn == 0.0) == pytest.approx(0.5, abs=0.01)
+    assert stats.ks_2samp(drawn, x).statistic < 0.01
+
+
+def test_a_column_without_observed_values_stays():
+    codes = RNG.normal(size=(5, 1))
+    functions = {0: quantile_function(np.full(3, np.nan))}
+    same = with_marginals(codes, lambda Z, rng: Z, functions, 1, RNG)
+    np.testing.assert_array_equal(same, codes)
+
+
+def test_ranks_stay_and_the_distribution_is_that_of_the_training_samples():
+    x = np.exp(RNG.normal(size=500))
+    codes = RNG.normal(size=(3000, 1))
+    functions = {0: quantile_function(x)}
+    made = with_marginals(codes, lambda Z, rng: Z, functions, 1, RNG)
+    assert stats.spearmanr(codes, made).statistic > 0.999
+    assert stats.ks_2samp(made[:, 0], x).statistic < 0.04
+
+
+def test_samples_have_the_marginals_of_the_training_samples():
+    model, X = fitted("complete"), make_table()
+    S, Z = model.sample(4000, random_state=0)
+    numbers = ["real", "positive", "heavy", "count", "noise"]
+    for name in numbers:
+        assert stats.ks_2samp(S[name], X[name]).statistic < 0.06
+    for name in ("real", "positive", "noise"):
+        values = S[name], Z[:, 0] if name != "noise" else X[name].sample(4000, replace=True)
+        correlation = abs(stats.spearmanr(*values).statistic)
+        assert correlation > 0.6 if name != "noise" else correlation < 0.1
+    few, _ = model.sample(10, random_state=1, marginals="model")
+    assert set(few.columns) == set(S.columns)
+    with pytest.raises(ValueError, match="marginals must be"):
+        model.sample(2, marginals="copula")
