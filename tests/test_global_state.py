@@ -21,6 +21,7 @@ from sklearn_vae import (
     FactorAnalysisImputer,
     GaussianImputer,
     LinearVAE,
+    MixedFactorAnalysis,
     PPCAImputer,
     TabularVAE,
 )
@@ -64,6 +65,7 @@ ESTIMATORS = [
     GaussianImputer(n_fits=2),
     FactorAnalysis(1, noise_variance=0.5),
     FactorAnalysisCV(0, cv=2),
+    MixedFactorAnalysis(1, penalty=1.0, random_state=0),
     LinearVAE(2, random_state=0),
     LinearVAE(2, solver="adam", max_iter=20, tol=1e3, random_state=0),
     LinearVAE(2, solver="stochastic", max_iter=2, tol=1e3, random_state=0),
@@ -155,9 +157,9 @@ def expected(tmp_path_factory):
 
 
 # One of each kind; the others are slow.
-OFTEN = {PPCA: 0, PPCAImputer: 2, "Adam": 8, BernoulliPPCA: 10, "networks": 12, DeepAutoencoder: 17}
+OFTEN = {PPCA: 0, PPCAImputer: 2, "Adam": 9, BernoulliPPCA: 11, "networks": 13, DeepAutoencoder: 18}
 # Models without torch, which they do not even import (tests/test_package.py), and its settings.
-WITHOUT_TORCH = {*range(8), 10}
+WITHOUT_TORCH = {*range(9), 11}
 OF_TORCH = set(list(SETTINGS)[: list(SETTINGS).index("one thread")])
 CASES = [
     (i, setting) if i in OFTEN.values() else slow((i, setting))[0]

@@ -1,4 +1,4 @@
-"""What the latents of a model of mixed columns tell about each column."""
+"""Gains of the columns of a model of mixed columns over their distributions without latents."""
 
 from __future__ import annotations
 
