@@ -147,10 +147,10 @@ class IncompleteMoments:
                 products += self._products(filled, block.samples)
                 log_likelihood += float(data.sum(q.log_likelihood, block.samples))
                 # Cov[x_j, x_l | x_o] = sigma2 (delta_jl + w_j' B'B w_l) for missing j and l.
-                columns = k * missing.shape[1]
-                R = W @ q.inverse.swapaxes(0, 1).reshape(k, columns)
-                R.reshape(d, k, missing.shape[1])[:] *= counted[:, None]
-                covariance += R @ R.T
+                for a in range(k):
+                    R = W[:, : a + 1] @ q.inverse[a, : a + 1]
+                    R *= counted
+                    covariance += R @ R.T
         covariance.flat[:: d + 1] += self._n_missing
         products += parameters.noise_variance * covariance
         return total, products, log_likelihood
