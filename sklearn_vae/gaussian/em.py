@@ -11,7 +11,6 @@ from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import lapack
 
 from sklearn_vae.gaussian.observed import (
     ELIMINATE_UP_TO,
@@ -255,7 +254,7 @@ def fixed_point(steps: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     change = after - before
     differences = np.diff(change, axis=0)
     # Least squares by the small matrix of products, which is faster than lstsq.
-    values, vectors, _ = lapack.dsyevd(differences @ differences.T)
+    values, vectors = np.linalg.eigh(differences @ differences.T)
     along = vectors.T @ (differences @ change[-1])
     kept = values > 1e-14 * values[-1]
     weights = vectors[:, kept] @ (along[kept] / values[kept])

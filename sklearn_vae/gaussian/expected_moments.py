@@ -138,7 +138,7 @@ class IncompleteMoments:
         log_likelihood = 0.0
         with one_thread_for(k):
             for block, (missing, counted) in zip(data.blocks, self._missing, strict=True):
-                q = data.posterior(block, parameters)
+                q = data.posterior(block, parameters, by_root=True)
                 filled = W @ q.mean
                 filled += parameters.mean[:, None]
                 filled *= block.repeated(missing)
@@ -147,10 +147,10 @@ class IncompleteMoments:
                 products += self._products(filled, block.samples)
                 log_likelihood += float(data.sum(q.log_likelihood, block.samples))
                 # Cov[x_j, x_l | x_o] = sigma2 (delta_jl + w_j' B'B w_l) for missing j and l.
-                columns = k * missing.shape[1]
-                R = W @ q.root.swapaxes(0, 1).reshape(k, columns)
-                R.reshape(d, k, missing.shape[1])[:] *= counted[:, None]
-                covariance += R @ R.T
+                for a in range(k):
+                    R = W[:, : a + 1] @ q.inverse[a, : a + 1]
+                    R *= counted
+                    covariance += R @ R.T
         covariance.flat[:: d + 1] += self._n_missing
         products += parameters.noise_variance * covariance
         return total, products, log_likelihood
@@ -161,8 +161,8 @@ class IncompleteMoments:
         data, total = self.data, 0.0
         with one_thread_for(parameters.loadings.shape[1]):
             for block in data.blocks:
-                values = data.posterior(block, parameters).log_likelihood
-                total += float(data.sum(values, block.samples))
+                q = data.posterior(block, parameters, by_root=True)
+                total += float(data.sum(q.log_likelihood, block.samples))
         return (total - log_scale) / data.n
 
     def _scaled(self, mean: np.ndarray, fit: LowRankFit) -> tuple[Parameters, float]:

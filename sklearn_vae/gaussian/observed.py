@@ -17,10 +17,10 @@ from threadpoolctl import ThreadpoolController
 from sklearn_vae.gaussian.arrays import row_blocks
 
 # Numbers in the (k, k) matrices of a block of patterns, to fit in the cache.
-BLOCK = 2**15
+BLOCK = 2**16
 # Up to this order, elimination in all matrices of a block at once is faster than LAPACK, from this
 # number of them on.
-ELIMINATE_UP_TO, ELIMINATE_FROM = 16, 100
+ELIMINATE_UP_TO, ELIMINATE_FROM = 16, 50
 # Lower bound of the noise variance, as a share of the least variance of a feature.
 LEAST_NOISE = 1e-10
 # A difference below this share of its terms has cancelled and is recomputed as a sum.
@@ -55,14 +55,9 @@ class Posterior(NamedTuple):
     """p(z|x) of the r samples of a block of p patterns, with covariance sigma2 M^-1."""
 
     mean: np.ndarray  # (k, r)
-    root: np.ndarray  # lower triangular B with M^-1 = B'B of each pattern, (k, k, p)
+    inverse: np.ndarray  # M^-1 of each pattern, or its root B with M^-1 = B'B, (k, k, p)
     log_det: np.ndarray  # log det M, (r,)
     log_likelihood: np.ndarray  # (r,), in nats
-
-    @property
-    def inverse(self) -> np.ndarray:
-        """Return M^-1 of each pattern, (k, k, p)."""
-        return inverse_of_root(self.root)
 
 
 class IncompleteData:
@@ -156,23 +151,27 @@ class IncompleteData:
             owner = None if b <= single else self.pattern[samples] - a
             yield Block(self.observed[a:b].astype(float), samples, owner)
 
-    def posterior(self, block: Block, parameters: Parameters) -> Posterior:
-        """Compute E[z|x_o] = M^-1 W_o'(x_o - mean_o) with M = W_o'W_o + sigma2 I for a block."""
+    def posterior(
+        self, block: Block, parameters: Parameters, *, by_root: bool = False
+    ) -> Posterior:
+        """Compute E[z|x_o] = M^-1 W_o'(x_o - mean_o) with M = W_o'W_o + sigma2 I for a block.
+
+        With `by_root`, the roots of the inverses are computed, which takes half of the time.
+        """
         W, mean, sigma2 = parameters.loadings, parameters.mean, parameters.noise_variance
         k = W.shape[1]
         observed, samples, owner = block
         i, j, position = latent_pairs(k)
         M = ((W[:, i] * W[:, j]).T @ observed.T)[position]
         M[np.arange(k), np.arange(k)] += sigma2
-        root, log_det = root_and_log_det(M)
+        inverse, log_det = root_and_log_det(M) if by_root else inverse_and_log_det(M)
         X = self.values[samples]
         shift, offset = (W * mean[:, None]).T @ observed.T, mean**2 @ observed.T
         log_det = block.repeated(log_det)
         Y = W.T @ X.T - block.repeated(shift)
-        half = multiply_each(root, Y, owner)
-        Z = multiply_each(root.swapaxes(0, 1), half, owner)
+        Z = _times_inverse(inverse, Y, owner, by_root)
         terms = self.squares[samples] - 2.0 * (X @ mean) + block.repeated(offset)
-        distance = terms - np.einsum("ij,ij->j", half, half)
+        distance = terms - np.einsum("ij,ij->j", Y, Z)
         redo = np.flatnonzero(~(distance >= CANCELLED * terms))
         if redo.size:
             # Compute the difference as the sum |r - W_o z|^2 + sigma2 |z|^2, and refine z once
@@ -181,9 +180,8 @@ class IncompleteData:
             mask = observed[patterns]
             centered = X[redo] - mask * mean
             R = centered - mask * (Z[:, redo].T @ W.T)
-            roots = root if root.shape[2] == 1 else root[:, :, patterns]
-            half = multiply_each(roots, W.T @ R.T - sigma2 * Z[:, redo], None)
-            Z[:, redo] += multiply_each(roots.swapaxes(0, 1), half, None)
+            rest = W.T @ R.T - sigma2 * Z[:, redo]
+            Z[:, redo] += _times_inverse(inverse, rest, patterns, by_root)
             R = centered - mask * (Z[:, redo].T @ W.T)
             distance[redo] = np.sum(R**2, axis=1) + sigma2 * np.sum(Z[:, redo] ** 2, axis=0)
         n_observed = self.n_observed[samples]
@@ -194,7 +192,7 @@ class IncompleteData:
             + distance / sigma2
         )
         log_likelihood[n_observed == 0] = 0.0
-        return Posterior(Z, root, log_det, log_likelihood)
+        return Posterior(Z, inverse, log_det, log_likelihood)
 
 
 def posterior(
@@ -304,16 +302,16 @@ def inverse_and_log_det(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if _is_for_lapack(M):
         stack = np.moveaxis(M, 2, 0)
         return np.moveaxis(np.linalg.inv(stack), 0, 2), _log_det(np.linalg.cholesky(stack))
-    root, log_det = root_and_log_det(M)
-    return inverse_of_root(root), log_det
-
-
-def inverse_of_root(root: np.ndarray) -> np.ndarray:
-    """Compute B'B of each B, (k, k, p)."""
-    if root.shape[0] > ELIMINATE_UP_TO:
-        stack = np.moveaxis(root, 2, 0)
-        return np.moveaxis(stack.swapaxes(1, 2) @ stack, 0, 2)
-    return np.einsum("cap,cbp->abp", root, root)
+    product, pivots = np.empty_like(M), np.empty(M.shape[1:])
+    with np.errstate(all="ignore"):  # the pivots are checked at the end
+        for a in range(len(M)):  # the sweep operator, which leaves -M^-1
+            row = M[a].copy()
+            pivots[a] = row[a]
+            scaled = row / pivots[a]
+            M -= np.multiply(row[:, None], scaled, out=product)
+            M[a] = M[:, a] = scaled
+            M[a, a] = -1.0 / pivots[a]
+    return np.negative(M, out=M), _log_det_of_pivots(pivots)
 
 
 def _is_for_lapack(M: np.ndarray) -> bool:
@@ -338,19 +336,35 @@ def root_and_log_det(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Gaussian elimination. The factors that eliminate a column are negative entries of the inverse of
     # the lower triangle, and take the place of the column.
     product = np.empty_like(M)
-    for a in range(k - 1):
-        below = M[a + 1 :]
-        factor = below[:, a] / M[a, a]
-        below -= np.multiply(factor[:, None], M[a], out=product[a + 1 :])
-        np.negative(factor, out=below[:, a])
-        M[a, a + 1 :] = 0.0
+    with np.errstate(all="ignore"):  # the pivots are checked at the end
+        for a in range(k - 1):
+            below = M[a + 1 :]
+            factor = below[:, a] / M[a, a]
+            below -= np.multiply(factor[:, None], M[a], out=product[a + 1 :])
+            np.negative(factor, out=below[:, a])
+            M[a, a + 1 :] = 0.0
     diagonal = np.arange(k)
     pivots = M[diagonal, diagonal]
-    if not (pivots > 0.0).all():
-        raise np.linalg.LinAlgError("Matrix is not positive definite")
+    log_det = _log_det_of_pivots(pivots)
     M[diagonal, diagonal] = 1.0
     M *= (pivots**-0.5)[:, None]
-    return M, np.log(pivots).sum(axis=0)
+    return M, log_det
+
+
+def _log_det_of_pivots(pivots: np.ndarray) -> np.ndarray:
+    """Return log-determinants by the pivots of elimination, (k, p), which must be positive."""
+    if not (pivots > 0.0).all():
+        raise np.linalg.LinAlgError("Matrix is not positive definite")
+    return np.log(pivots).sum(axis=0)
+
+
+def _times_inverse(
+    inverse: np.ndarray, Y: np.ndarray, owner: np.ndarray | None, by_root: bool
+) -> np.ndarray:
+    """Multiply the vector of each sample by M^-1 of its pattern, given it or its root."""
+    if by_root:
+        return multiply_each(inverse.swapaxes(0, 1), multiply_each(inverse, Y, owner), owner)
+    return multiply_each(inverse, Y, owner)
 
 
 def multiply_each(inverse: np.ndarray, Y: np.ndarray, owner: np.ndarray | None) -> np.ndarray:

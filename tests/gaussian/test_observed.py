@@ -125,7 +125,8 @@ def test_inverses_side_by_side(size, n):
     np.testing.assert_allclose(log_det, np.linalg.slogdet(A)[1])
     root, log_det = observed.root_and_log_det(np.moveaxis(A, 0, 2).copy())
     np.testing.assert_array_equal(np.triu(np.moveaxis(root, 2, 0), 1), 0.0)
-    np.testing.assert_allclose(observed.inverse_of_root(root), inverse, rtol=1e-7, atol=1e-9)
+    product = np.einsum("cap,cbp->abp", root, root)
+    np.testing.assert_allclose(product, inverse, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(log_det, np.linalg.slogdet(A)[1])
 
 
@@ -283,12 +284,16 @@ def test_weights_are_repetitions(case, noise_variance):
     assert step.noise_variance == pytest.approx(expected.noise_variance, rel=1e-7)
 
 
+@pytest.mark.parametrize("function", ["inverse_and_log_det", "root_and_log_det"])
+@pytest.mark.parametrize("entry", [-1.0, 0.0])
 @pytest.mark.parametrize("size", [2, 20])
-def test_inverses_need_positive_definite_matrices(size):
-    M = np.eye(size)
-    M[-1, -1] = -1.0
-    with pytest.raises(np.linalg.LinAlgError):
-        observed.inverse_and_log_det(np.stack([np.eye(size), M], axis=2))
+def test_inverses_need_positive_definite_matrices(size, entry, function):
+    for j in (0, -1):
+        M = np.eye(size)
+        M[j, j] = entry
+        matrices = np.stack([np.eye(size)] * 60 + [M], axis=2)
+        with pytest.raises(np.linalg.LinAlgError):
+            getattr(observed, function)(matrices)
 
 
 def test_threads_of_blas_are_given_back():
