@@ -398,7 +398,9 @@ def test_diagnostics_that_need_numbers_name_attributes_of_the_model():
     model, (X, _, _) = fitted(), make_table()
     assert collapse(model, X).collapsed.size == 0
     for function in (diagnose, entropy_bound):
-        with pytest.raises(TypeError, match=r"attributes kl_per_dim_, collapsed_dims_, column_gains_, c"):
+        with pytest.raises(
+            TypeError, match=r"attributes kl_per_dim_, collapsed_dims_, column_gains_, c"
+        ):
             function(model, X)
 
 
