@@ -214,7 +214,7 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
                 f"kl_warmup_epochs={self.kl_warmup_epochs} is greater than max_epochs="
                 f"{self.max_epochs}, so the KL weight will not reach kl_weight={self.kl_weight}. "
                 "Increase max_epochs or reduce kl_warmup_epochs.",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _check_samples(self, X: Any, **options: Any) -> Any:

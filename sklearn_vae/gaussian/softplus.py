@@ -79,7 +79,7 @@ def expected_softplus(
 
 
 def _sum(terms: np.ndarray) -> np.ndarray:
-    """Sum over the first axis, where one term is no work."""
+    """Sum over the first axis, without a copy of a single term."""
     return terms[0] if len(terms) == 1 else terms.sum(axis=0)
 
 

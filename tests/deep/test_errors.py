@@ -156,8 +156,10 @@ def test_rows_and_latents_of_the_wrong_size_are_refused():
 
 def test_a_warm_up_that_does_not_end_warns():
     model = DeepGaussianVAE(3, **SMALL, kl_warmup_epochs=4)
-    with pytest.warns(UserWarning, match="kl_warmup_epochs=4 is greater than max_epochs=3"):
+    text = "kl_warmup_epochs=4 is greater than max_epochs=3"
+    with pytest.warns(UserWarning, match=text) as caught:
         model.fit(X)
+    assert caught[0].filename == __file__
     model.set_params(kl_warmup_epochs=3).fit(X)
     assert model.history_["beta"][-1] == 1.0
 
