@@ -40,8 +40,8 @@ def quantile_function(values: Array, weights: Array | None = None) -> Array:
     different, inverse = np.unique(values[seen], return_inverse=True)
     if not len(different):
         return np.zeros((2, 0))
-    mass = np.bincount(inverse, w[seen])
-    mass /= mass.sum()
+    totals = np.bincount(inverse, w[seen])
+    mass = totals / totals.sum()
     above, half = mass.cumsum(), 0.5 * mass.min()
     probabilities = np.stack([above - mass + half, above - half], axis=1).ravel()
     points = np.stack([probabilities, np.repeat(different, 2)])

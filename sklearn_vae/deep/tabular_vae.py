@@ -360,7 +360,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         if reset:
             self._table, self.n_features_in_ = codes.table, codes.shape[1]
             names = vars(self.codec).get("feature_names_in_")
-            vars(self).pop("feature_names_in_", None)
+            self.__dict__.pop("feature_names_in_", None)
             if names is not None:
                 self.feature_names_in_ = names
         return codes

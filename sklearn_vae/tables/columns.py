@@ -239,7 +239,7 @@ def _described_labels(categories: Any) -> dict[str, Any]:
     if hasattr(categories, "closed"):
         sides, subtype = [categories.left, categories.right], categories.dtype.subtype
         if subtype.kind in "mM" or hasattr(subtype, "tz"):  # times as text can be saved
-            limits = [[value.isoformat() for value in side] for side in sides]
+            limits: list[Any] = [[value.isoformat() for value in side] for side in sides]
             limits.append(str(subtype))
         else:
             limits = [side.tolist() for side in sides]
