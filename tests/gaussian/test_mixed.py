@@ -320,7 +320,7 @@ def test_two_categories_have_the_probabilities_of_a_binary_column():
 
 
 class FallingBound:
-    """A bound whose third step falls; each step changes the posteriors."""
+    """A bound that falls in the third step, and changes the posteriors in each."""
 
     def __init__(self):
         self.q = Posteriors(np.zeros(1), np.zeros(1))
@@ -329,7 +329,7 @@ class FallingBound:
     def em_step(self, x):
         self.q.mean[...] += 1.0
         self.q.precision[...] -= 1.0
-        return self.steps[int(x[0])]
+        return self.steps.pop(0)
 
 
 @pytest.mark.parametrize(
