@@ -14,6 +14,7 @@ from sklearn.model_selection import GridSearchCV
 
 from sklearn_vae import BernoulliPPCA, FactorAnalysis, MixedFactorAnalysis
 from sklearn_vae.diagnostics import collapse, diagnose, entropy_bound
+from sklearn_vae.gaussian.factor_analysis import CONSTANT_NOISE
 from sklearn_vae.serialization import load, save
 from tests.helpers import slow
 from tests.sharing import shared
@@ -349,6 +350,7 @@ def test_constant_columns_and_columns_of_one_category():
     assert (filled["zero"] == 0).all()
     np.testing.assert_allclose(filled["same"].astype(float), 3.0)
     assert np.isfinite(model.score_samples(more)).all()
+    assert model.noise_[2] == CONSTANT_NOISE  # of the third real or positive column, "same"
 
 
 @pytest.mark.filterwarnings("ignore:The noise variance of feature")  # of three samples
