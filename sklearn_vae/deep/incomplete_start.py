@@ -57,7 +57,7 @@ class IncompleteStart:
     def factor_noise(self) -> Array:
         """Compute the noise variances of factor analysis."""
         seen = ~np.isnan(self.X).all(axis=0)
-        k, noise = min(self.k, int(seen.sum()) - 1, len(self.X) - 1), np.ones(len(seen))
+        k, noise = min(self.k, int(seen.sum()) - 1), np.ones(len(seen))
         fit = fit_incomplete_factors(self.X[:, seen], k, self.weights, tol=FACTOR_TOL)[0]
         noise[seen] = fit.noise_variance
         return noise

@@ -178,7 +178,7 @@ def _maximize(
     for state in ascend(bound, x, tol, RADIUS):
         if n_before + state.n_steps == len(history):
             history.append(state.value)
-        if state.n_steps == max(max_iter - n_before, 1):
+        if state.n_steps == max_iter - n_before:
             break
     certificate = Stationarity(
         state.gain, state.gradient_norm, state.converged, is_exact=False, objective="ELBO"

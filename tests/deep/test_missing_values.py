@@ -262,7 +262,7 @@ def test_bits_stay_missing():
     assert set(np.unique(bits[~HIDDEN])) == {0.0, 1.0}
 
 
-@pytest.mark.parametrize(("n", "k", "n_factors"), [(40, 1, 1), (40, 9, 3), (3, 9, 2)])
+@pytest.mark.parametrize(("n", "k", "n_factors"), [(40, 1, 1), (40, 9, 3), (3, 9, 3)])
 def test_initial_noise_is_that_of_factor_analysis(n, k, n_factors):
     rows = torch.from_numpy(HOLES[4 : 4 + n, :5].copy())
     rows[:, 2] = torch.nan  # a feature without values keeps the noise 1
