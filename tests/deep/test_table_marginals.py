@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sklearn_vae.deep.table_marginals import quantile_function, with_marginals
+from sklearn_vae.deep import table_marginals
+from sklearn_vae.deep.table_marginals import MOST_POINTS, quantile_function, with_marginals
 from tests.deep.tables import fitted, make_table
 
 RNG = np.random.RandomState(0)
@@ -70,3 +71,25 @@ def test_samples_have_the_marginals_of_the_training_samples():
     assert set(few.columns) == set(S.columns)
     with pytest.raises(ValueError, match="marginals must be"):
         model.sample(2, marginals="copula")
+
+
+def test_values_without_weight_do_not_count():
+    x, weights = np.array([1.0, 2.0, 3.0, 9.0]), np.array([2.0, 1.0, 1.0, 0.0])
+    np.testing.assert_array_equal(quantile_function(x, weights), quantile_function(x[[0, 0, 1, 2]]))
+
+
+def test_up_to_the_maximum_number_of_points_quantiles_are_exact():
+    x, p = RNG.normal(size=MOST_POINTS // 2), RNG.uniform(size=200)
+    points = quantile_function(x)
+    expected = np.quantile(x, p, method="hazen")
+    np.testing.assert_allclose(np.interp(p, *points), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_probabilities_lie_between_the_neighbors_among_draws_of_the_model(monkeypatch):
+    monkeypatch.setattr(table_marginals, "N_REFERENCE", 4)
+    draws, functions = np.array([[1.0], [3.0], [3.0], [5.0]]), {0: np.array([[0.0, 1.0]] * 2)}
+    for value, least, most in [(0, 0, 1), (1, 0, 2), (2, 1, 2), (3, 1, 4), (5, 3, 5), (6, 4, 5)]:
+        codes = np.full((2000, 1), float(value))
+        u = 5.0 * with_marginals(codes, lambda Z, rng: draws, functions, 1, RNG)[:, 0]
+        assert stats.kstest(u, stats.uniform(least, most - least).cdf).pvalue > 1e-4
+        assert (codes == value).all()
