@@ -6,6 +6,7 @@ from scipy.stats import norm
 
 from sklearn_vae import MixedFactorAnalysis
 from sklearn_vae.gaussian.mixed_columns import ColumnTerms
+from tests.linear.test_mixed_factor_analysis import TYPES, make_table
 
 
 def test_the_spread_of_nearly_constant_positive_columns():
@@ -54,3 +55,13 @@ def test_moments_of_limited_exponentials(std, h):
     assert variance[0, 0] == pytest.approx(
         np.exp(2 * a) * spread, rel=tolerance, abs=1e-14 * std**2
     )
+
+
+@pytest.mark.parametrize("penalty", [1e12, 1e300])
+def test_a_large_penalty_gives_independent_columns(penalty):
+    X, _, _ = make_table(40)
+    options = {"column_types": TYPES, "random_state": 0}
+    model = MixedFactorAnalysis(1, penalty=penalty, **options).fit(X)
+    assert model.certificate_.converged
+    assert np.isfinite(model.elbo_history_).all()
+    np.testing.assert_allclose(model.loadings_, 0.0, atol=1e-9)
