@@ -26,6 +26,8 @@ MAX_EM = 50
 SHARE_OF_EM = 0.03
 # Accuracy of the posteriors, as a share of the tolerance.
 SHARE_OF_SEARCH = 1e-8
+# Upper bound of the penalty per sample, at which loadings are about 1e-17.
+MOST_RIDGE = 1e6
 # Radius of the first trust region of Newton's method after EM.
 RADIUS = 10.0
 
@@ -65,7 +67,7 @@ def fit_terms(
         Positive weights, which count as repetitions.
     penalty : float
         Weight of the penalty of :class:`~sklearn_vae.gaussian.mixed_bound.MixedBound`, for all samples
-        together.
+        together. It is limited to 1e6 times the sum of weights, at which loadings are 0 to rounding.
     diagonal : bool
         Whether posterior covariances are diagonal.
     max_iter : int
@@ -107,7 +109,7 @@ def fit_terms(
     standard = marginal._replace(b=((b - center) / unit)[varies], noise=noise[numbers])
     start = initial_parameters(kept, rows, standard, k, weights, random_state)
     q = MixedPosteriors(start, diagonal).start(kept)
-    bound = MixedBound(kept, rows, q, weights, diagonal, penalty / total)
+    bound = MixedBound(kept, rows, q, weights, diagonal, min(penalty / total, MOST_RIDGE))
     bound.decrement = float(np.clip(SHARE_OF_SEARCH * tol, LOOSE_DECREMENT, 1e-10))
     x, history, certificate = _maximize(bound, bound.pack(start), max_iter, tol)
     p = bound.parameters(x)

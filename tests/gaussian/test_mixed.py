@@ -190,7 +190,7 @@ def test_means_of_limited_exponentials():
     terms = ColumnTerms(["positive", "count"], [[], []])
     A, V = np.array([[0.5, 1.0], [9.0, -2.0]]), np.array([[0.3, 1.0], [2.0, 0.0]])
     noise, largest = np.array([0.2, 3.0]), np.array([4.0, 6.0])
-    mean, variance = terms.moments(A, V, noise, largest)
+    mean, variance = terms.moments(A, V, noise, np.array([[0.0, 0.0], largest]))
     a = A[..., None] + np.sqrt(V + noise * [1.0, 0.0])[..., None] * np.sqrt(2.0) * erfinv(
         (np.arange(200000) + 0.5) / 100000 - 1.0
     )

@@ -1,0 +1,67 @@
+"""Tests of MixedFactorAnalysis with extreme scales of values, weights and penalties."""
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from sklearn_vae import MixedFactorAnalysis
+from sklearn_vae.gaussian.mixed_columns import ColumnTerms
+from tests.linear.test_mixed_factor_analysis import TYPES, make_table
+
+
+def test_the_spread_of_nearly_constant_positive_columns():
+    rng = np.random.default_rng(0)
+    p = 1e6 * np.exp(1e-8 * rng.normal(size=60))
+    X = np.column_stack([rng.normal(size=60), p])
+    X[:10, 1] = np.nan
+    model = MixedFactorAnalysis(1, column_types={1: "positive"}, penalty=1, random_state=0).fit(X)
+    table, std = model.impute(X, return_std=True)
+    np.testing.assert_allclose(table[:, 1], 1e6, rtol=1e-7)
+    # The limit at the largest value makes the spread a little smaller.
+    expected = np.std(p[10:])
+    assert (std[:10, 1] > 0.7 * expected).all()
+    assert (std[:10, 1] < 1.1 * expected).all()
+
+
+def test_constant_positive_columns_are_imputed():
+    X = np.column_stack([np.random.default_rng(0).normal(size=30), np.full(30, 1e6)])
+    model = MixedFactorAnalysis(1, column_types={1: "positive"}, penalty=1, random_state=0).fit(X)
+    table, std = model.impute([[0.5, np.nan]], return_std=True)
+    assert table[0, 1] == 1e6
+    assert std[0, 1] == 0.0
+
+
+@pytest.mark.parametrize("std", [1e-9, 1e-4, 0.03, 0.0999, 0.1001, 0.7])
+@pytest.mark.parametrize("h", [-50.0, -2.0, 0.3, 4.0, np.inf])
+def test_moments_of_limited_exponentials(std, h):
+    # Integrals of deviations from exp(a), which do not cancel.
+    a, high = 2.0, np.exp(2.0 + h * std)
+    terms = ColumnTerms(["positive"], [[]])
+    mean, variance = terms.moments(
+        np.array([[a]]), np.zeros((1, 1)), np.array([std**2]), np.array([[0.0], [high]])
+    )
+
+    edge = np.clip(h, -12.0, 12.0)
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    parts = [(low, up) for low, up in [(-12.0, edge), (edge, 12.0)] if low < up]
+    e = np.concatenate([0.5 * (up - low) * nodes + 0.5 * (up + low) for low, up in parts])
+    w = np.concatenate([0.5 * (up - low) * weights for low, up in parts]) * norm.pdf(e)
+    deviations = np.expm1(std * np.minimum(e, h))
+    change = w @ deviations
+    spread = w @ (deviations - change) ** 2
+    assert mean[0, 0] == pytest.approx(np.exp(a) * (1.0 + change), rel=1e-10)
+    # The logarithm of the limit has rounding errors.
+    tolerance = 1e-9 + 1e-14 / std
+    assert variance[0, 0] == pytest.approx(
+        np.exp(2 * a) * spread, rel=tolerance, abs=1e-14 * std**2
+    )
+
+
+@pytest.mark.parametrize("penalty", [1e12, 1e300])
+def test_a_large_penalty_gives_independent_columns(penalty):
+    X, _, _ = make_table(40)
+    options = {"column_types": TYPES, "random_state": 0}
+    model = MixedFactorAnalysis(1, penalty=penalty, **options).fit(X)
+    assert model.certificate_.converged
+    assert np.isfinite(model.elbo_history_).all()
+    np.testing.assert_allclose(model.loadings_, 0.0, atol=1e-9)
