@@ -299,3 +299,13 @@ def test_lbfgs_starts_again_where_its_direction_leads_nowhere(monkeypatch):
     monkeypatch.undo()
     best = fit_factors(moments, 2, start=model.noise_variance)
     assert model.log_likelihood == pytest.approx(best.log_likelihood, abs=1e-8)
+
+
+def test_a_start_at_singular_correlations_is_the_residual_variance_of_ppca():
+    R = np.corrcoef(np.random.default_rng(0).normal(size=(5, 8)).T)
+    start = ProfileLikelihood(CorrelationMatrix(R), 2).starts()[0]
+    values, vectors = np.linalg.eigh(R)
+    noise = values[:-2].mean()
+    loadings = vectors[:, -2:] * (values[-2:] - noise) ** 0.5
+    residuals = 1.0 - np.square(loadings).sum(axis=1)
+    np.testing.assert_allclose(np.exp(start), residuals.clip(1e-3, 1.0), rtol=1e-10)
