@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ MOST_POINTS = 4096
 
 # Number of samples from which the distribution function of a column under the model is estimated.
 N_REFERENCE = 8192
+
+# One more than the number of quantiles of these that a fitted model holds, for each column.
+N_QUANTILES = 1024
 
 
 def quantile_function(values: Array, weights: Array | None = None) -> Array:
@@ -53,11 +56,37 @@ def quantile_function(values: Array, weights: Array | None = None) -> Array:
     return points
 
 
+def reference_numbers(
+    draw: Callable[[Array, np.random.RandomState], Array], columns: Iterable[int], n_components: int
+) -> dict[str, Array]:
+    """Return quantiles of columns under the model, at the probabilities i / (n + 1).
+
+    The draws are the same in every call.
+
+    Parameters
+    ----------
+    draw : callable
+        Draws codes given latent vectors and a generator.
+    columns : iterable of int
+        Indices of columns.
+    n_components : int
+        Number of latent dimensions.
+
+    Returns
+    -------
+    reference : dict of ndarray of shape (n_points,)
+        Quantiles in ascending order, by the index of the column.
+    """
+    fixed = np.random.RandomState(0)
+    codes = draw(fixed.standard_normal((N_REFERENCE, n_components)), fixed)
+    step = N_REFERENCE // N_QUANTILES
+    return {str(j): np.sort(codes[:, j])[step - 1 : -1 : step] for j in columns}
+
+
 def with_marginals(
     codes: Array,
-    draw: Callable[[Array, np.random.RandomState], Array],
-    functions: dict[int, Array],
-    n_components: int,
+    reference: dict[str, Array],
+    functions: dict[str, Array],
     random_state: np.random.RandomState,
 ) -> Array:
     """Replace each generated number by the training quantile of its probability under the model.
@@ -66,12 +95,10 @@ def with_marginals(
     ----------
     codes : ndarray of shape (n_samples, n_features)
         Samples of the model.
-    draw : callable
-        Draws codes given latent vectors and a generator.
+    reference : dict of ndarray of shape (n_points,)
+        Quantiles under the model, see :func:`reference_numbers`.
     functions : dict of ndarray of shape (2, n_points)
         Quantile functions by the index of the column.
-    n_components : int
-        Number of latent dimensions.
     random_state : RandomState
         Generator that breaks ties.
 
@@ -80,13 +107,11 @@ def with_marginals(
     codes : ndarray of shape (n_samples, n_features)
         Samples whose numbers have the distributions of the training samples.
     """
-    codes, fixed = codes.copy(), np.random.RandomState(0)
-    # The same draws in every call, so that a sample does not depend on how many are drawn.
-    reference = draw(fixed.standard_normal((N_REFERENCE, n_components)), fixed)
-    for j, points in functions.items():
+    codes = codes.copy()
+    for name, points in functions.items():
         if points.size:
-            known, x = np.sort(reference[:, j]), codes[:, j]
+            known, x = reference[name], codes[:, int(name)]
             low, high = (np.searchsorted(known, x, side) for side in ("left", "right"))
             u = low + random_state.uniform(size=len(x)) * (high - low + 1.0)
-            codes[:, j] = np.interp(u / (len(known) + 1.0), *points)
+            codes[:, int(name)] = np.interp(u / (len(known) + 1.0), *points)
     return codes

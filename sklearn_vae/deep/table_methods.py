@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_vae.deep.table_imputation import TableImputation
-from sklearn_vae.deep.table_marginals import with_marginals
+from sklearn_vae.deep.table_marginals import quantile_function, reference_numbers, with_marginals
 from sklearn_vae.tables.fitted import FittedTable
 from sklearn_vae.validation import check_choice, check_flag, check_integer, check_random_state
 
@@ -75,10 +75,8 @@ class TableMethods(FittedTable):
         codes = self._draw_codes(Z, random_state)
         own = vars(self).get("_marginals")  # models of earlier versions have none
         if marginals == "training" and own:
-            functions = {int(j): points for j, points in own.items()}
-            codes = with_marginals(
-                codes, self._draw_codes, functions, self.n_components_, random_state
-            )
+            reference = vars(self).get("_reference") or self._reference_numbers()
+            codes = with_marginals(codes, reference, own, random_state)
         return self.codec.decode(self.codec.restrict(codes)), Z
 
     def impute(
@@ -221,6 +219,20 @@ class TableMethods(FittedTable):
         values = conditional.draw(n_samples, check_random_state(random_state))[:, 0]
         values = self.codec.restrict(values)
         return self.codec.decode(np.where(np.isnan(codes), values, codes))
+
+    def _set_marginals(self: Any, codes: Array, weights: Array | None) -> None:
+        """Keep the quantiles of numbers, of training samples and of the model."""
+        self._marginals = {
+            str(j): quantile_function(codes[:, j], weights)
+            for j, column in enumerate(self.codec.columns_)
+            if column.categories is None
+        }
+        self._reference = self._reference_numbers()
+
+    def _reference_numbers(self: Any) -> dict[str, Array]:
+        if not self._marginals:
+            return {}
+        return reference_numbers(self._draw_codes, map(int, self._marginals), self.n_components_)
 
     def _draw_codes(self: Any, Z: Array, random_state: np.random.RandomState) -> Array:
         """Draw x from p(x|z), as codes."""

@@ -17,7 +17,6 @@ from sklearn_vae.deep.outcome import LinearFit
 from sklearn_vae.deep.ppca_start import LearningRateLimit, can_start, check_init
 from sklearn_vae.deep.table_codes import Codes
 from sklearn_vae.deep.table_linear import mixed_fit
-from sklearn_vae.deep.table_marginals import quantile_function
 from sklearn_vae.deep.table_methods import TableMethods
 from sklearn_vae.deep.table_start import TableStart
 from sklearn_vae.deep.training_data import TrainingData
@@ -212,11 +211,13 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
 
     _baseline: Array
     _marginals: dict[str, Array]  # quantile functions by the index of columns of numbers
+    _reference: dict[str, Array]  # quantiles under the model of these columns
 
     _fitted_state: ClassVar = {
         **DeepVAE._fitted_state,
         "_baseline": "d finite",
         "_marginals": "any optional",
+        "_reference": "any optional",
         "_table": "any",
         "column_gains_": "any",
     }
@@ -437,12 +438,8 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     def _set_diagnostics(self, data: TrainingData) -> None:
         super()._set_diagnostics(data)
         x, weights = data.train, data.weights
-        codes, w = self._in_data_units(x).cpu().double().numpy(), weights
-        self._marginals = {
-            str(j): quantile_function(codes[:, j], None if w is None else w.cpu().numpy())
-            for j, column in enumerate(self.codec.columns_)
-            if column.categories is None
-        }
+        codes = self._in_data_units(x).cpu().double().numpy()
+        self._set_marginals(codes, None if weights is None else weights.cpu().numpy())
         total = np.zeros(self.n_features_in_)
         for block in self._blocks(len(x)):
             for share, w, _, p in self._draws(self.module_, x[block]):

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sklearn_vae.deep import table_marginals
-from sklearn_vae.deep.table_marginals import MOST_POINTS, quantile_function, with_marginals
+from sklearn_vae.deep.table_marginals import (
+    MOST_POINTS,
+    quantile_function,
+    reference_numbers,
+    with_marginals,
+)
+from sklearn_vae.serialization import load, save
 from tests.deep.tables import fitted, make_table
 
 RNG = np.random.RandomState(0)
@@ -32,8 +37,6 @@ def test_weights_are_probabilities():
     middle = (weights[order].cumsum() - 0.5 * weights[order]) / weights.sum()
     np.testing.assert_allclose(points[:, ::2], [middle, x[order]], rtol=1e-12)
     np.testing.assert_allclose(quantile_function(x, weights / 7.0), points, rtol=1e-12)
-    used = np.r_[weights, 0.0]
-    np.testing.assert_allclose(quantile_function(np.r_[x, 9.0], used), points, rtol=1e-12)
     repeated = np.interp(0.5, *quantile_function(np.repeat(x, 2), np.repeat(weights, 2)))
     assert repeated in x
 
@@ -64,16 +67,18 @@ def test_many_values_have_few_points():
 
 def test_a_column_without_observed_values_stays():
     codes = RNG.normal(size=(5, 1))
-    functions = {0: quantile_function(np.full(3, np.nan))}
-    same = with_marginals(codes, lambda Z, rng: Z, functions, 1, RNG)
+    functions = {"0": quantile_function(np.full(3, np.nan))}
+    same = with_marginals(codes, reference_numbers(lambda Z, rng: Z, [0], 1), functions, RNG)
     np.testing.assert_array_equal(same, codes)
 
 
 def test_ranks_stay_and_the_distribution_is_that_of_the_training_samples():
     x = np.exp(RNG.normal(size=500))
     codes = RNG.normal(size=(3000, 1))
-    functions = {0: quantile_function(x)}
-    made = with_marginals(codes, lambda Z, rng: Z, functions, 1, RNG)
+    functions = {"0": quantile_function(x)}
+    reference = reference_numbers(lambda Z, rng: Z, [0], 1)
+    np.testing.assert_allclose(stats.norm.cdf(reference["0"]), np.arange(1, 1024) / 1024, atol=0.02)
+    made = with_marginals(codes, reference, functions, RNG)
     assert stats.spearmanr(codes, made).statistic > 0.999
     assert stats.ks_2samp(made[:, 0], x).statistic < 0.04
 
@@ -96,7 +101,8 @@ def test_samples_have_the_marginals_of_the_training_samples():
 
 def test_values_without_weight_do_not_count():
     x, weights = np.array([1.0, 2.0, 3.0, 9.0]), np.array([2.0, 1.0, 1.0, 0.0])
-    np.testing.assert_array_equal(quantile_function(x, weights), quantile_function(x[[0, 0, 1, 2]]))
+    expected = quantile_function(x[:3], weights[:3])
+    np.testing.assert_array_equal(quantile_function(x, weights), expected)
 
 
 def test_up_to_the_maximum_number_of_points_quantiles_are_exact():
@@ -106,11 +112,28 @@ def test_up_to_the_maximum_number_of_points_quantiles_are_exact():
     np.testing.assert_allclose(np.interp(p, *points), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_probabilities_lie_between_the_neighbors_among_draws_of_the_model(monkeypatch):
-    monkeypatch.setattr(table_marginals, "N_REFERENCE", 4)
-    draws, functions = np.array([[1.0], [3.0], [3.0], [5.0]]), {0: np.array([[0.0, 1.0]] * 2)}
+def test_probabilities_lie_between_the_neighbors_among_draws_of_the_model():
+    reference = {"0": np.array([1.0, 3.0, 3.0, 5.0])}
+    functions = {"0": np.array([[0.0, 1.0]] * 2)}
     for value, least, most in [(0, 0, 1), (1, 0, 2), (2, 1, 2), (3, 1, 4), (5, 3, 5), (6, 4, 5)]:
         codes = np.full((2000, 1), float(value))
-        u = 5.0 * with_marginals(codes, lambda Z, rng: draws, functions, 1, RNG)[:, 0]
+        u = 5.0 * with_marginals(codes, reference, functions, RNG)[:, 0]
         assert stats.kstest(u, stats.uniform(least, most - least).cdf).pvalue > 1e-4
         assert (codes == value).all()
+
+
+def test_samples_need_no_other_draws(tmp_path, monkeypatch):
+    save(fitted("complete"), tmp_path / "model")
+    model = load(tmp_path / "model")
+    expected = model.sample(3, random_state=0)[0]
+    sizes, draw = [], type(model)._draw_codes
+
+    def counted(self, Z, random_state):
+        sizes.append(len(Z))
+        return draw(self, Z, random_state)
+
+    monkeypatch.setattr(type(model), "_draw_codes", counted)
+    assert model.sample(3, random_state=0)[0].equals(expected)
+    assert sizes == [3]
+    del model._reference  # as in files of earlier versions
+    assert model.sample(3, random_state=0)[0].equals(expected)

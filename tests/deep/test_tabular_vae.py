@@ -426,3 +426,12 @@ def test_diagnostics_that_need_numbers_say_so():
     for function in (diagnose, entropy_bound):
         with pytest.raises(TypeError, match=r"TabularVAE is a model of tables.*column_gains_"):
             function(model, X)
+
+
+def test_constants_tell_nothing_and_change_nothing():
+    X = make_table(80)[["real", "noise", "flag"]].assign(constant=7.1)
+    model = TabularVAE(1, max_epochs=3, init="ppca", hidden_layer_sizes=4, random_state=0).fit(X)
+    assert model.column_gains_["constant"] == pytest.approx(0.0, abs=1e-9)
+    noise = model.module_.likelihood.blocks[0].log_variance.detach().exp()
+    assert noise[2] == pytest.approx(1e-6)
+    assert (model.sample(5, random_state=0)[0]["constant"] == 7.1).all()

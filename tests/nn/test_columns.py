@@ -157,6 +157,22 @@ def test_outputs_of_0_are_the_marginals_and_gradients_have_size_1(kind):
     np.testing.assert_allclose(gradient.square().mean(0).sqrt(), 1.0, rtol=1e-9)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_constants_do_not_depend_on_latent_variables(kind):
+    x = tensor(KINDS[kind][1])[:40].clone()
+    x[:15, 1], x[25:, 1], x[:9] = x[15, 1], x[15, 1], torch.nan
+    weights = tensor(np.repeat([1.3, 0.0, 0.9], [15, 10, 15]))
+    likelihood = KINDS[kind][0]().double()
+    likelihood.start_at(x, weights)
+    p = likelihood(outputs(likelihood, 2))
+    used = x[9:][(weights > 0)[9:]]
+    constant = (used == used[0]).all(0)
+    assert constant[1]
+    assert ((p.mean[0] == p.mean[1]) == constant).all()
+    if kind in {"normal", "log-normal"}:
+        assert likelihood.log_variance.detach().exp()[1] == pytest.approx(1e-6)
+
+
 def test_starts_of_weighted_samples_are_those_of_repeated_ones():
     weights = np.arange(N) % 4
     for kind in KINDS:
