@@ -85,8 +85,9 @@ def fit_terms(
     marginal = marginals(data, weights)
     b, noise, varies = marginal
     k, D = n_components, len(b)
-    total = float(weights.sum())
-    weights = weights / scale_of(weights)
+    scale = scale_of(weights)
+    weights = weights / scale
+    total = float(weights.sum()) * scale
     weights = weights / weights.mean()
     A = np.broadcast_to(b, data.values.shape)
     independent = expected_terms(data, A, np.zeros_like(A), noise)[0]

@@ -30,6 +30,8 @@ from sklearn_vae.validation import (
 Array = NDArray[Any]
 
 COVARIANCES = ("full", "diagonal")
+# Average weight below which priors that count as one sample may outweigh the samples.
+_SMALL_WEIGHT = 0.1
 
 
 class MixedFactorAnalysis(MixedModelMethods):
@@ -200,7 +202,8 @@ class MixedFactorAnalysis(MixedModelMethods):
             Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
             Finite weights >= 0, of which at least two are positive. A weight of 2 counts a sample
-            twice, 0 ignores it.
+            twice, 0 ignores it. Their scale matters unless the penalty is 0, because it is relative to
+            their sum: scale survey weights to mean 1.
 
         Returns
         -------
@@ -218,6 +221,8 @@ class MixedFactorAnalysis(MixedModelMethods):
         -----
         ConvergenceWarning
             If the fit has not converged after `max_iter` iterations.
+        UserWarning
+            If there is a penalty, and the positive weights are below 0.1 on average.
         """
         self._check_parameters()
         with all_or_nothing(self):
@@ -240,6 +245,14 @@ class MixedFactorAnalysis(MixedModelMethods):
             data, log_density = terms.encode(codes)
             rng = check_random_state(self.random_state)
             self.penalty_ = self._penalty(terms)
+            if self.penalty_ > 0.0 and weights.mean() < _SMALL_WEIGHT:
+                warnings.warn(
+                    f"The weights of the {len(weights)} samples sum to {weights.sum():.3g}. They "
+                    f"count as repetitions, so that the priors with penalty={self.penalty_:g} may "
+                    "outweigh the samples. Divide sample_weight by its mean, or set penalty=0.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             diagonal = self.covariance == "diagonal"
             fit = fit_mixed(
                 data,
@@ -250,7 +263,7 @@ class MixedFactorAnalysis(MixedModelMethods):
                 self.tol,
                 rng,
                 weights,
-                self._penalty(terms),
+                self.penalty_,
             )
             self._set_model(codec, codes, terms, fit, weights)
             self.elbo_history_ = fit.history + float(weighted_mean(log_density, weights))
