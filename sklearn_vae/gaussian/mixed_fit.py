@@ -39,6 +39,7 @@ class MixedFit:
     parameters: TermParameters
     history: Array  # the objective at the start and after each iteration, in nats per sample
     certificate: Stationarity
+    at_floor: Sequence[int] = ()  # terms at the floor of the noise without penalty (Heywood cases)
 
 
 def fit_terms(

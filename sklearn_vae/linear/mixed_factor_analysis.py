@@ -14,6 +14,7 @@ from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.gaussian.mixed_columns import ColumnTerms
 from sklearn_vae.gaussian.mixed_fit import MixedFit
 from sklearn_vae.gaussian.mixed_gains import column_gains
+from sklearn_vae.linear.factor_analysis import heywood_text
 from sklearn_vae.linear.mixed_fit import fit_mixed
 from sklearn_vae.linear.mixed_methods import MixedModelMethods
 from sklearn_vae.tables import TableCodec
@@ -220,7 +221,8 @@ class MixedFactorAnalysis(MixedModelMethods):
         Warns
         -----
         ConvergenceWarning
-            If the fit has not converged after `max_iter` iterations.
+            If the fit has not converged after `max_iter` iterations, or, without a penalty, noise
+            variances of columns that are all real fell to their lower bound.
         UserWarning
             If there is a penalty, and the positive weights are below 0.1 on average.
         """
@@ -267,6 +269,9 @@ class MixedFactorAnalysis(MixedModelMethods):
             )
             self._set_model(codec, codes, terms, fit, weights)
             self.elbo_history_ = fit.history + float(weighted_mean(log_density, weights))
+            if fit.at_floor:
+                names = [codec.columns_[terms.columns[i]].name for i in fit.at_floor]
+                warnings.warn(heywood_text(names), ConvergenceWarning, stacklevel=2)
             if not fit.certificate.converged:
                 warnings.warn(
                     f"MixedFactorAnalysis has not converged after {self.n_iter_} iterations "

@@ -3,10 +3,12 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import norm
+from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_vae import MixedFactorAnalysis
+from sklearn_vae import FactorAnalysis, MixedFactorAnalysis
 from sklearn_vae.gaussian.mixed_columns import ColumnTerms
 from tests.linear.test_mixed_factor_analysis import TYPES, make_table
 
@@ -104,3 +106,21 @@ def test_small_weights_warn_if_there_is_a_penalty():
     model.set_params(penalty=0, max_iter=1)
     with pytest.warns(UserWarning, match="has not converged"):
         model.fit(X, sample_weight=np.full(40, 1.0 / 40))
+
+
+@pytest.mark.parametrize("max_iter", [200, 1])
+def test_warnings_of_real_columns_name_them_at_the_line_of_the_user(max_iter):
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(50, 4)), columns=["w", "x", "y", "zz"]).assign(
+        x2=lambda t: t["x"]
+    )
+    made = []
+    for cls in (FactorAnalysis, MixedFactorAnalysis):
+        model = cls(2, max_iter=max_iter, random_state=0)
+        with pytest.warns(ConvergenceWarning) as caught:
+            model.fit(X)
+        assert {w.filename for w in caught} == {__file__}
+        heywood = [str(w.message) for w in caught if "Heywood" in str(w.message)]
+        made.append((heywood, len(caught)))
+    assert made[0] == made[1]
+    assert max_iter == 1 or "feature 'x'" in made[1][0][0]
