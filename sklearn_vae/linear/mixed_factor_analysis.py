@@ -79,6 +79,7 @@ class MixedFactorAnalysis(MixedModelMethods):
         psi counts as `penalty` samples in which psi is 0.2 of the variance of the column. "auto" is 0,
         maximum likelihood, if all columns are numbers of types other than "count", or all are "binary",
         and 1 otherwise. Categories that are separable by other columns would have infinite loadings.
+        More than 1e6 times the sum of the weights, at which all loadings are 0, has no further effect.
     handle_unknown : {"error", "missing"}, default="error"
         Whether categories that are not among `categories_` are errors, or missing values.
     max_iter : int, default=200
