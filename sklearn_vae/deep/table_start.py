@@ -74,8 +74,7 @@ class TableStart:
         blocks: Any = module.likelihood.blocks
         for block, (_, own) in zip(blocks, module.encoder.inputs.slices, strict=True):
             if isinstance(block, NormalColumns):
-                varies = block.unit > 0
-                block.log_variance.copy_(torch.where(varies, left[own], block.log_variance))
+                block.log_variance.copy_(left[own])
             elif isinstance(block, StudentColumns):
                 block.log_scale.add_(0.5 * left[own])
         module.after_step()

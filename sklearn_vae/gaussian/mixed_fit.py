@@ -39,6 +39,7 @@ class MixedFit:
     parameters: TermParameters
     history: Array  # the objective at the start and after each iteration, in nats per sample
     certificate: Stationarity
+    at_floor: Sequence[int] = ()  # terms at the floor of the noise without penalty (Heywood cases)
 
 
 def fit_terms(
@@ -85,8 +86,9 @@ def fit_terms(
     marginal = marginals(data, weights)
     b, noise, varies = marginal
     k, D = n_components, len(b)
-    total = float(weights.sum())
-    weights = weights / scale_of(weights)
+    scale = scale_of(weights)
+    weights = weights / scale
+    total = float(weights.sum()) * scale
     weights = weights / weights.mean()
     A = np.broadcast_to(b, data.values.shape)
     independent = expected_terms(data, A, np.zeros_like(A), noise)[0]

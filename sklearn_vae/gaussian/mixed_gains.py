@@ -27,8 +27,9 @@ def column_gains(model: MixedModel, codes: Array, q: Posteriors, weights: Array)
     data, _ = model.terms.encode(codes)
     search = MixedPosteriors(model.parameters, model.diagonal)
     own = search.expectations(data, q.mean, q.covariance)[0]
+    without = _without_latents(data, weights)
     weights = weights / scale_of(weights)
-    by_term = weights @ (own - _without_latents(data, weights))
+    by_term = weights @ (own - without)
     total = np.zeros(codes.shape[1])
     np.add.at(total, model.terms.columns, by_term)
     gains: Array = total / (weights @ ~np.isnan(codes))
@@ -38,6 +39,7 @@ def column_gains(model: MixedModel, codes: Array, q: Posteriors, weights: Array)
 def _without_latents(data: TermData, weights: Array) -> Array:
     """Return the log-likelihood of each value under the distribution of its term alone."""
     b, noise, varies = marginals(data, weights)
+    weights = weights / scale_of(weights)
     counts = data.sizes.families[1]
     A = np.broadcast_to(b, data.values.shape)
     fitted = noise[counts]

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import logit
 
+from sklearn_vae.gaussian.arrays import scale_of
 from sklearn_vae.gaussian.factor_analysis import CONSTANT_NOISE
 from sklearn_vae.gaussian.factor_map import fit_factors_map
 from sklearn_vae.gaussian.mixed_bound import MOST_R
 from sklearn_vae.gaussian.mixed_terms import TermData, TermParameters
 from sklearn_vae.gaussian.observed import observed_moments
 
-# A bit or count counts as constant if its sum, or the sum of 1 - x, is below this value.
+# A bit or count counts as constant if its sum, or the sum of 1 - x, with weights of mean 1 is below
+# this value.
 _LEAST_COUNT = 1e-6
 # Scale of the noise in the initial loadings, because a column of zeros is a stationary point.
 _NOISE = 1e-2
@@ -27,8 +28,9 @@ _MAX_ITER = 30
 class Marginals(NamedTuple):
     """Parameters of each term without latents, and which terms vary.
 
-    Half a count is added to both outcomes of a bit and to the sum of counts, because the optimal
-    intercept of constant ones is infinite.
+    Half a count is added to both outcomes of a constant bit and to a sum of counts of 0, because the
+    optimal intercept is infinite. It is half a sample if weights are below 1 on average, which are no
+    repetitions.
     """
 
     b: np.ndarray  # (n_terms,)
@@ -40,13 +42,18 @@ def marginals(data: TermData, weights: np.ndarray) -> Marginals:
     """Compute the marginal distributions of the terms; weights count as repetitions."""
     gaussian, counts, bits = data.sizes.families
     y = np.where(data.observed > 0.0, data.values, np.nan)
-    mean, variance, n = observed_moments(y, weights)
+    scaled = weights / scale_of(weights)
+    unit = scaled.mean()
+    half = 0.5 / max(unit * scale_of(weights), 1.0)
+    mean, variance, n = observed_moments(y, scaled / unit)
     b, varies = mean.copy(), variance > (4.0 * 2.0**-52 * mean) ** 2
     sums = n * mean
-    least = np.minimum(sums[bits], n[bits] - sums[bits])
+    zeros = np.maximum(n[bits] - sums[bits], 0.0)
+    least = np.minimum(sums[bits], zeros)
     varies[bits], varies[counts] = least > _LEAST_COUNT, sums[counts] > _LEAST_COUNT
-    b[bits] = logit((sums[bits] + 0.5) / (n[bits] + 1.0))
-    rate = np.where(varies[counts], mean[counts], 0.5 / np.maximum(n[counts], 1.0))
+    added = np.where(varies[bits], 0.0, half)
+    b[bits] = np.log((sums[bits] + added) / (zeros + added))
+    rate = np.where(varies[counts], mean[counts], half / np.maximum(n[counts], 2.0 * half))
     b[counts] = np.log(rate)
     psi = np.where(varies[gaussian], variance[gaussian], CONSTANT_NOISE)
     excess = np.maximum(variance[counts] - rate, 1e-6 * rate)

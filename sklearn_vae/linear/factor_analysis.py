@@ -358,17 +358,9 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
 
     def _warn(self, model: FactorModel) -> None:
         if model.at_floor.size:
-            names = getattr(self, "feature_names_in_", None)
-            first = [str(j) if names is None else repr(names[j]) for j in model.at_floor[:5]]
-            more = f" and {model.at_floor.size - 5} more" * (model.at_floor.size > 5)
-            warnings.warn(
-                f"The noise variance of feature {', '.join(first)}{more} fell to {FLOOR:g} of the "
-                "variance of the feature, where it was stopped (a Heywood case): the factors "
-                "explain it completely. Use fewer factors, or remove features that are linear "
-                "functions of others.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
+            names = getattr(self, "feature_names_in_", range(self.n_features_in_))
+            text = heywood_text([names[j] for j in model.at_floor])
+            warnings.warn(text, ConvergenceWarning, stacklevel=4)
         if not model.converged:
             warnings.warn(
                 f"The search stopped after max_iter={self.max_iter} iterations: the log-likelihood "
@@ -415,3 +407,14 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
                 f"{name} must be None or {kind}{d} positive floats, one per feature, got {value!r}."
             )
         return array
+
+
+def heywood_text(names: Sequence[Any]) -> str:
+    """Return the warning that noise variances of features fell to their lower bound."""
+    first = ", ".join(str(name) if isinstance(name, int) else repr(name) for name in names[:5])
+    more = f" and {len(names) - 5} more" * (len(names) > 5)
+    return (
+        f"The noise variance of feature {first}{more} fell to {FLOOR:g} of the variance of the "
+        "feature, where it was stopped (a Heywood case): the factors explain it completely. Use "
+        "fewer factors, or remove features that are linear functions of others."
+    )

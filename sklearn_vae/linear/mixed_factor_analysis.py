@@ -14,6 +14,7 @@ from sklearn_vae.gaussian.bounds import COLLAPSE_KL, COLLAPSE_SHARE
 from sklearn_vae.gaussian.mixed_columns import ColumnTerms
 from sklearn_vae.gaussian.mixed_fit import MixedFit
 from sklearn_vae.gaussian.mixed_gains import column_gains
+from sklearn_vae.linear.factor_analysis import heywood_text
 from sklearn_vae.linear.mixed_fit import fit_mixed
 from sklearn_vae.linear.mixed_methods import MixedModelMethods
 from sklearn_vae.tables import TableCodec
@@ -30,6 +31,8 @@ from sklearn_vae.validation import (
 Array = NDArray[Any]
 
 COVARIANCES = ("full", "diagonal")
+# Average weight below which priors that count as one sample may outweigh the samples.
+_SMALL_WEIGHT = 0.1
 
 
 class MixedFactorAnalysis(MixedModelMethods):
@@ -76,6 +79,7 @@ class MixedFactorAnalysis(MixedModelMethods):
         psi counts as `penalty` samples in which psi is 0.2 of the variance of the column. "auto" is 0,
         maximum likelihood, if all columns are numbers of types other than "count", or all are "binary",
         and 1 otherwise. Categories that are separable by other columns would have infinite loadings.
+        More than 1e6 times the sum of the weights, at which all loadings are 0, has no further effect.
     handle_unknown : {"error", "missing"}, default="error"
         Whether categories that are not among `categories_` are errors, or missing values. Unused
         labels of a dtype of categories are missing values in both cases.
@@ -201,7 +205,8 @@ class MixedFactorAnalysis(MixedModelMethods):
             Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
             Finite weights >= 0, of which at least two are positive. A weight of 2 counts a sample
-            twice, 0 ignores it.
+            twice, 0 ignores it. Their scale matters unless the penalty is 0, because it is relative to
+            their sum: scale survey weights to mean 1.
 
         Returns
         -------
@@ -218,7 +223,10 @@ class MixedFactorAnalysis(MixedModelMethods):
         Warns
         -----
         ConvergenceWarning
-            If the fit has not converged after `max_iter` iterations.
+            If the fit has not converged after `max_iter` iterations, or, without a penalty, noise
+            variances of columns that are all real fell to their lower bound.
+        UserWarning
+            If there is a penalty, and the positive weights are below 0.1 on average.
         """
         self._check_parameters()
         with all_or_nothing(self):
@@ -241,6 +249,14 @@ class MixedFactorAnalysis(MixedModelMethods):
             data, log_density = terms.encode(codes)
             rng = check_random_state(self.random_state)
             self.penalty_ = self._penalty(terms)
+            if self.penalty_ > 0.0 and weights.mean() < _SMALL_WEIGHT:
+                warnings.warn(
+                    f"The weights of the {len(weights)} samples sum to {weights.sum():.3g}. They "
+                    f"count as repetitions, so that the priors with penalty={self.penalty_:g} may "
+                    "outweigh the samples. Divide sample_weight by its mean, or set penalty=0.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             diagonal = self.covariance == "diagonal"
             fit = fit_mixed(
                 data,
@@ -251,10 +267,13 @@ class MixedFactorAnalysis(MixedModelMethods):
                 self.tol,
                 rng,
                 weights,
-                self._penalty(terms),
+                self.penalty_,
             )
             self._set_model(codec, codes, terms, fit, weights)
             self.elbo_history_ = fit.history + float(weighted_mean(log_density, weights))
+            if fit.at_floor:
+                names = [codec.columns_[terms.columns[i]].name for i in fit.at_floor]
+                warnings.warn(heywood_text(names), ConvergenceWarning, stacklevel=2)
             if not fit.certificate.converged:
                 warnings.warn(
                     f"MixedFactorAnalysis has not converged after {self.n_iter_} iterations "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae.gaussian.mixed_columns import ColumnTerms
 from sklearn_vae.gaussian.mixed_fit import MixedFit, fit_terms
@@ -61,11 +63,14 @@ def _fit_real(
     # More latents than terms or samples have no use.
     k_fit = min(k, *X.shape)
     model = FactorAnalysis(k_fit, tol=min(tol, _TOL_OF_REAL), max_iter=max_iter, random_state=rng)
-    model.fit(X, sample_weight=weights)
+    with warnings.catch_warnings():
+        # The caller warns in terms of its columns.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, sample_weight=weights)
     W = np.pad(model.loadings_, ((0, 0), (0, k - k_fit)))
     p = TermParameters(W, model.mean_, model.noise_variance_)
     history = np.asarray(model.loglike_) / model.n_samples_
-    return MixedFit(p, history, model.certificate_)
+    return MixedFit(p, history, model.certificate_, model.heywood_features_.tolist())
 
 
 def _fit_bits(

@@ -1,10 +1,14 @@
 """Tests of MixedFactorAnalysis with extreme scales of values, weights and penalties."""
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import norm
+from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_vae import MixedFactorAnalysis
+from sklearn_vae import FactorAnalysis, MixedFactorAnalysis
 from sklearn_vae.gaussian.mixed_columns import ColumnTerms
 from tests.linear.test_mixed_factor_analysis import TYPES, make_table
 
@@ -65,3 +69,58 @@ def test_a_large_penalty_gives_independent_columns(penalty):
     assert model.certificate_.converged
     assert np.isfinite(model.elbo_history_).all()
     np.testing.assert_allclose(model.loadings_, 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-100, 1e-300, 1e100])
+@pytest.mark.parametrize("columns", [list(TYPES), ["owner"]])
+def test_the_scale_of_weights_does_not_matter_without_penalty(scale, columns):
+    X = make_table(40)[0][columns].assign(same=True)
+    weights = np.random.default_rng(0).uniform(0.5, 1.0, size=40)
+    options = {"column_types": {c: TYPES[c] for c in columns} | {"same": "binary"}, "max_iter": 3}
+
+    def fitted(weights):
+        model = MixedFactorAnalysis(1, penalty=0, random_state=0, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "MixedFactorAnalysis has not converged")
+            return model.fit(X, sample_weight=weights)
+
+    model, scaled = fitted(weights / weights.mean()), fitted(scale * weights)
+    varying = model.term_names_ != "same>False"
+    np.testing.assert_allclose(scaled.loadings_, model.loadings_, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(
+        scaled.intercept_[varying], model.intercept_[varying], rtol=1e-6, atol=1e-8
+    )
+    assert np.isfinite(scaled.intercept_).all()
+
+
+def test_small_weights_warn_if_there_is_a_penalty():
+    X, _, _ = make_table(40)
+    model = MixedFactorAnalysis(1, column_types=TYPES, random_state=0)
+    for scale in (1.0 / 40, 1e-300, 5e-324):
+        with pytest.warns(
+            UserWarning, match=r"weights of the 40 samples sum to .*mean, or"
+        ) as made:
+            model.fit(X, sample_weight=np.full(40, scale))
+        assert [w.filename for w in made] == [__file__]
+    model.fit(X, sample_weight=np.full(40, 0.2))
+    model.set_params(penalty=0, max_iter=1)
+    with pytest.warns(UserWarning, match="has not converged"):
+        model.fit(X, sample_weight=np.full(40, 1.0 / 40))
+
+
+@pytest.mark.parametrize("max_iter", [200, 1])
+def test_warnings_of_real_columns_name_them_at_the_line_of_the_user(max_iter):
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(50, 4)), columns=["w", "x", "y", "zz"]).assign(
+        x2=lambda t: t["x"]
+    )
+    made = []
+    for cls in (FactorAnalysis, MixedFactorAnalysis):
+        model = cls(2, max_iter=max_iter, random_state=0)
+        with pytest.warns(ConvergenceWarning) as caught:
+            model.fit(X)
+        assert {w.filename for w in caught} == {__file__}
+        heywood = [str(w.message) for w in caught if "Heywood" in str(w.message)]
+        made.append((heywood, len(caught)))
+    assert made[0] == made[1]
+    assert max_iter == 1 or "feature 'x'" in made[1][0][0]
