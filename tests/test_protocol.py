@@ -1,5 +1,7 @@
 """Every model with a latent space keeps the contract, and a model of another library is enough."""
 
+import inspect
+
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
@@ -31,6 +33,7 @@ from sklearn_vae.protocol import METHODS, EncoderDecoder, LatentModel, adapted, 
 from tests.deep.data import SMALL, make_rows
 
 CLASSES = [getattr(sklearn_vae, name) for name in public.ESTIMATORS]
+MODEL_CLASSES = [kind for kind in CLASSES if issubclass(kind, EncoderDecoder)]
 
 
 class Plain:
@@ -188,3 +191,15 @@ def test_other_estimators_are_refused():
     X = make_rows()
     with pytest.raises(TypeError, match="PCA has no posterior or conditional"):
         as_latent_model(PCA(2).fit(X), "test")
+
+
+@pytest.mark.parametrize("kind", MODEL_CLASSES, ids=lambda kind: kind.__name__)
+def test_methods_have_the_parameters_and_defaults_of_the_base_class(kind):
+    base = LatentModel if issubclass(kind, LatentModel) else EncoderDecoder
+    for name, method in inspect.getmembers(base, inspect.isfunction):
+        if name.startswith("_"):
+            continue
+        own = inspect.signature(getattr(kind, name)).parameters
+        expected = inspect.signature(method).parameters
+        for parameter in expected.values():
+            assert own[parameter.name].default == parameter.default, name

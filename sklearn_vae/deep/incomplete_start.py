@@ -56,9 +56,8 @@ class IncompleteStart:
 
     def factor_noise(self) -> Array:
         """Compute the noise variances of factor analysis."""
-        d = self.X.shape[1]
-        k = min(self.k, d - 1, len(self.X) - 1)
-        seen, noise = ~np.isnan(self.X).all(axis=0), np.ones(d)
+        seen = ~np.isnan(self.X).all(axis=0)
+        k, noise = min(self.k, int(seen.sum()) - 1), np.ones(len(seen))
         fit = fit_incomplete_factors(self.X[:, seen], k, self.weights, tol=FACTOR_TOL)[0]
         noise[seen] = fit.noise_variance
         return noise

@@ -19,9 +19,11 @@ N_REFERENCE = 8192
 def quantile_function(values: Array, weights: Array | None = None) -> Array:
     """Return the quantile function of a column, which is linear between points.
 
-    It jumps nowhere: between neighboring values there is the probability of the rarest of them, and the
-    rest is at the values, so that values that repeat stay frequent. Without equal values the points
-    are at the probabilities (i + 1/2) / n.
+    Values of one sample spread their probability, so that quantiles between them are between
+    their values: without equal values and weights the points are at the probabilities (i + 1/2) / n.
+    Values of several samples keep their probability, so that a column of few values has no others.
+    Hence an integer weight is no repetition: it does not make a value one of several samples.
+    A function with more than `MOST_POINTS` points is interpolated at this number of them.
 
     Parameters
     ----------
@@ -37,12 +39,12 @@ def quantile_function(values: Array, weights: Array | None = None) -> Array:
     """
     w = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
     seen = ~np.isnan(values) & (w > 0)
-    different, inverse = np.unique(values[seen], return_inverse=True)
+    different, inverse, rows = np.unique(values[seen], return_inverse=True, return_counts=True)
     if not len(different):
         return np.zeros((2, 0))
     counts = np.bincount(inverse, w[seen])
     mass = counts / counts.sum()
-    above, half = mass.cumsum(), 0.5 * mass.min()
+    above, half = mass.cumsum(), np.where(rows > 1, 0.0, 0.5 * mass)
     probabilities = np.stack([above - mass + half, above - half], axis=1).ravel()
     points = np.stack([probabilities, np.repeat(different, 2)])
     if points.shape[1] > MOST_POINTS:

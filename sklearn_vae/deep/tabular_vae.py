@@ -70,7 +70,8 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         "positive". Others with an excess kurtosis above 10 are "heavy_tailed" if their quartiles
         differ, and all others "real".
     handle_unknown : {"error", "missing"}, default="error"
-        Whether categories that are not among `categories_` are errors, or missing values.
+        Whether categories that are not among `categories_` are errors, or missing values. Unused
+        labels of a dtype of categories are missing values in both cases.
     hidden_layer_sizes : int or sequence of int or "auto", default="auto"
         Number of units in each hidden layer of the encoder. The decoder uses the reverse order.
         "auto" is one layer of 64 units, 256 from 5000 samples on, and at least 2 * n_components.

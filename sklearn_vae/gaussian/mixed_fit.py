@@ -118,12 +118,11 @@ def fit_terms(
     search = MixedPosteriors(p, diagonal)
     search.solve(kept, q, LOOSE_DECREMENT)
     E = search.expectations(kept, q.mean, q.covariance)
-    W[varies] = _oriented(p.W, -E[2].T @ weights / len(weights), diagonal) * unit[varies, None]
+    W[varies] = _oriented(p.W, -E[2].T @ weights, diagonal) * unit[varies, None]
     b[varies] = p.b * unit[varies] + center[varies]
     noise[numbers] = p.noise
-    noise[gaussian] *= np.where(numbers[gaussian], unit[gaussian] ** 2, 1.0)
-    units = varies[gaussian]
-    constant -= float(n_observed[units] @ np.log(unit[gaussian][units])) / len(weights)
+    noise[gaussian] *= unit[gaussian] ** 2
+    constant -= float(n_observed @ np.log(unit[gaussian])) / len(weights)
     return MixedFit(TermParameters(W, b, noise), np.asarray(history) + constant, certificate)
 
 
@@ -183,7 +182,7 @@ def _maximize(
     for state in ascend(bound, x, tol, RADIUS):
         if n_before + state.n_steps == len(history):
             history.append(state.value)
-        if state.n_steps == max(max_iter - n_before, 1):
+        if state.n_steps == max_iter - n_before:
             break
     certificate = Stationarity(
         state.gain, state.gradient_norm, state.converged, is_exact=False, objective="ELBO"

@@ -142,7 +142,7 @@ class Spectrum:
         try:
             r, d = self.components.shape
             xp = array_namespace(self.mean, self.eigenvalues, self.components)
-            rounded = self.rounded + 0.0 * self.eigenvalues
+            rounded = self.rounded + xp.zeros_like(self.eigenvalues)
             valid = (
                 tuple(self.mean.shape) == (d,)
                 and (self.remainder is None or tuple(self.remainder.shape) == (d,))

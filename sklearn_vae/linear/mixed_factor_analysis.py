@@ -81,7 +81,8 @@ class MixedFactorAnalysis(MixedModelMethods):
         and 1 otherwise. Categories that are separable by other columns would have infinite loadings.
         More than 1e6 times the sum of the weights, at which all loadings are 0, has no further effect.
     handle_unknown : {"error", "missing"}, default="error"
-        Whether categories that are not among `categories_` are errors, or missing values.
+        Whether categories that are not among `categories_` are errors, or missing values. Unused
+        labels of a dtype of categories are missing values in both cases.
     max_iter : int, default=200
         Maximum number of iterations: up to 50 of EM, and then at least one of Newton's method.
     tol : float, default=1e-2

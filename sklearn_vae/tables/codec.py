@@ -25,7 +25,8 @@ Array = NDArray[Any]
 class TableCodec:
     """Codes of a table: one float per column, and NaN where a value is missing.
 
-    Numbers stay the same. Categories have the codes 0, 1, .... Decoding restores the container,
+    Numbers stay the same. Categories have the codes 0, 1, .... Labels of a dtype that no training
+    sample has are no categories, and count as missing values. Decoding restores the container,
     names and dtypes of the training samples, with nullable dtypes where values are missing.
 
     Parameters
@@ -36,7 +37,8 @@ class TableCodec:
         list, array or Series of categories in ascending order, or an ordered dtype of pandas, means
         "ordinal", too. Types that are not given are inferred, see the guide on tables.
     handle_unknown : {"error", "missing"}, default="error"
-        Whether categories that are not among `categories_` are errors, or missing values.
+        Whether categories that are not among `categories_` are errors, or missing values. Unused
+        labels of a dtype of categories are missing values in both cases.
 
     Attributes
     ----------
@@ -163,7 +165,10 @@ class TableCodec:
                 f"{table.names}."
             )
         pairs = zip(self.columns_, table.columns, strict=True)
-        codes = [column.encode(values, self.handle_unknown) for column, values in pairs]
+        codes = [
+            column.encode(values, self.handle_unknown, unused=column.dtype.get("labels", ()))
+            for column, values in pairs
+        ]
         return np.stack(codes, axis=1)
 
     def encode_values(self, values: Mapping[Any, Any]) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -96,8 +96,16 @@ class Column:
             if self.dtype["kind"] == "category" and not set(self.categories) <= set(labels):
                 raise ValueError(f"Column {self.name!r} must have the categories of its dtype.")
 
-    def encode(self, column: ColumnValues, handle_unknown: str, remedy: str = FOR_UNKNOWN) -> Array:
+    def encode(
+        self,
+        column: ColumnValues,
+        handle_unknown: str,
+        remedy: str = FOR_UNKNOWN,
+        unused: Collection[Any] = (),
+    ) -> Array:
         """Return values as floats of shape (n_samples,): codes or numbers, NaN where missing.
+
+        `unused` are values that count as missing whatever `handle_unknown` is.
 
         Raises
         ------
@@ -114,7 +122,7 @@ class Column:
         different, inverse = _unique(self.name, column.observed)
         known = {value: code for code, value in enumerate(self.categories)}
         positions = np.array([known.get(value, np.nan) for value in different], dtype=np.float64)
-        unknown = [v for v, code in zip(different, positions, strict=True) if np.isnan(code)]
+        unknown = [value for value in different if value not in known and value not in unused]
         if unknown and handle_unknown == "error":
             raise ValueError(
                 f"Column {self.name!r} contains the unknown category {unknown[0]!r}. Known are "
@@ -327,19 +335,14 @@ def _check_range(name: Any, x: Array) -> None:
 
 
 def categories_of(name: Any, column: ColumnValues) -> list[Any]:
-    """Return the different values of a column, in ascending order, or the categories of its dtype.
-
-    The dtype of a column may have categories that no sample has, unless it has too many.
-    """
+    """Return the different values of a column: in the order of its dtype, or ascending."""
     kind = column.dtype["kind"]
     different, _ = _unique(name, column.observed)
     if kind == "bool" or (different and all(isinstance(value, bool) for value in different)):
         return [False, True]
     if kind == "category":
-        labels = list(column.dtype["labels"])
-        return (
-            labels if len(labels) <= MAX_CATEGORIES else [v for v in labels if v in set(different)]
-        )
+        observed = set(different)
+        return [label for label in column.dtype["labels"] if label in observed]
     return different
 
 

@@ -6,9 +6,10 @@ import types
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, PlainConvEncoder, Snapshot
-from sklearn_vae.deep import ppca_start
+from sklearn_vae.deep import base, outcome, ppca_start
 from sklearn_vae.deep.fitted_networks import restored_net, state_of_net
 from sklearn_vae.deep.ppca_start import check_init
 from tests.deep.data import GAUSSIAN, MODELS, SMALL, fitted, make_rows
@@ -173,3 +174,14 @@ def test_only_normal_noise_can_start_at_ppca(monkeypatch):
     with pytest.raises(ValueError, match="init='ppca' requires Gaussian noise, got noise_model='o"):
         check_init(model, (8,))
     check_init(model.set_params(init=None), (8,))
+
+
+def test_the_autoencoder_is_compared_with_pca_in_the_units_of_the_samples(monkeypatch):
+    found, X = [], 100.0 * make_rows()
+    monkeypatch.setattr(base, "warn_of_outcome", lambda model, bounds, search: found.append(bounds))
+    monkeypatch.setattr(outcome, "MIN_EPOCHS", 2)
+    model, pca = DeepAutoencoder(2, **SMALL).fit(X), PCA(2).fit(X)
+    error = np.square(X - pca.inverse_transform(pca.transform(X))).mean()
+    assert found[0].model == pytest.approx(model.score(X), rel=1e-6)
+    assert found[0].linear.bound == pytest.approx(-error, rel=1e-6)
+    assert found[0].without_latents == pytest.approx(-X.var(axis=0).mean(), rel=1e-6)

@@ -4,10 +4,14 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 
 from sklearn_vae import PPCA, DeepAutoencoder, DeepBernoulliVAE, DeepGaussianVAE
+from sklearn_vae.deep.incomplete_start import IncompleteStart
+from sklearn_vae.deep.ppca_start import FACTOR_TOL
 from sklearn_vae.diagnostics import diagnose, entropy_bound, tune_noise_variance
+from sklearn_vae.gaussian.factor_em import fit_incomplete_factors
 from sklearn_vae.gaussian.incomplete_ppca import fit_incomplete_ppca
 from tests.deep.data import SMALL, VAES, make_rows
 from tests.sharing import shared
@@ -256,3 +260,13 @@ def test_bits_stay_missing():
     bits = vae.observations(HOLES)
     np.testing.assert_array_equal(np.isnan(bits), HIDDEN)
     assert set(np.unique(bits[~HIDDEN])) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(("n", "k", "n_factors"), [(40, 1, 1), (40, 9, 3), (3, 9, 3)])
+def test_initial_noise_is_that_of_factor_analysis(n, k, n_factors):
+    rows = torch.from_numpy(HOLES[4 : 4 + n, :5].copy())
+    rows[:, 2] = torch.nan  # a feature without values keeps the noise 1
+    noise = IncompleteStart(rows, k, None).factor_noise()
+    seen = rows.numpy()[:, np.arange(5) != 2]
+    expected = fit_incomplete_factors(seen, n_factors, tol=FACTOR_TOL)[0].noise_variance
+    np.testing.assert_allclose(noise, np.insert(expected, 2, 1.0), rtol=1e-12)

@@ -33,7 +33,7 @@ def test_a_fit_that_reaches_factor_analysis_does_not_warn():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["iris", "wine", "breast_cancer", "diabetes", "digits"])
+@pytest.mark.parametrize("name", ["iris", "wine"])
 def test_default_parameters_are_not_below_factor_analysis(name, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     monkeypatch.delitem(sys.modules, "tabular", raising=False)

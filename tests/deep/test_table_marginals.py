@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sklearn_vae.deep.table_marginals import quantile_function, with_marginals
+from sklearn_vae.deep import table_marginals
+from sklearn_vae.deep.table_marginals import MOST_POINTS, quantile_function, with_marginals
 from tests.deep.tables import fitted, make_table
 
 RNG = np.random.RandomState(0)
@@ -24,11 +25,32 @@ def test_equal_values_keep_their_probability():
     assert np.mean(drawn == 5.0) == pytest.approx(0.2, abs=0.015)
 
 
-def test_weights_are_repetitions():
-    x, weights = RNG.randint(5, size=30) + 0.5, RNG.randint(4, size=30)
-    repeated = quantile_function(np.repeat(x, weights))
-    np.testing.assert_allclose(quantile_function(x, weights.astype(float)), repeated, rtol=1e-12)
-    np.testing.assert_allclose(quantile_function(x, weights / 7.0), repeated, rtol=1e-12)
+def test_weights_are_probabilities():
+    x, weights = RNG.normal(size=30), RNG.uniform(1e-3, 1, size=30)
+    points = quantile_function(x, weights)
+    order = np.argsort(x)
+    middle = (weights[order].cumsum() - 0.5 * weights[order]) / weights.sum()
+    np.testing.assert_allclose(points[:, ::2], [middle, x[order]], rtol=1e-12)
+    np.testing.assert_allclose(quantile_function(x, weights / 7.0), points, rtol=1e-12)
+    used = np.r_[weights, 0.0]
+    np.testing.assert_allclose(quantile_function(np.r_[x, 9.0], used), points, rtol=1e-12)
+    repeated = np.interp(0.5, *quantile_function(np.repeat(x, 2), np.repeat(weights, 2)))
+    assert repeated in x
+
+
+def test_values_between_training_values_with_weights():
+    x = RNG.normal(size=300)
+    drawn = np.interp(RNG.uniform(size=2000), *quantile_function(x, RNG.lognormal(size=300)))
+    assert np.isin(drawn, x).mean() < 0.02
+
+
+def test_few_repeated_values_have_no_others():
+    prices, p = np.r_[np.repeat([4.99, 9.99, 49.0], [9, 2, 30])], RNG.uniform(size=2000)
+    for weights in (None, RNG.lognormal(size=41)):
+        drawn = np.interp(p, *quantile_function(prices, weights))
+        assert np.isin(drawn, prices).all()
+        share = np.average(prices == 49.0, weights=weights)
+        assert np.mean(drawn == 49.0) == pytest.approx(share, abs=0.05)
 
 
 def test_many_values_have_few_points():
@@ -70,3 +92,25 @@ def test_samples_have_the_marginals_of_the_training_samples():
     assert set(few.columns) == set(S.columns)
     with pytest.raises(ValueError, match="marginals must be"):
         model.sample(2, marginals="copula")
+
+
+def test_values_without_weight_do_not_count():
+    x, weights = np.array([1.0, 2.0, 3.0, 9.0]), np.array([2.0, 1.0, 1.0, 0.0])
+    np.testing.assert_array_equal(quantile_function(x, weights), quantile_function(x[[0, 0, 1, 2]]))
+
+
+def test_up_to_the_maximum_number_of_points_quantiles_are_exact():
+    x, p = RNG.normal(size=MOST_POINTS // 2), RNG.uniform(size=200)
+    points = quantile_function(x)
+    expected = np.quantile(x, p, method="hazen")
+    np.testing.assert_allclose(np.interp(p, *points), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_probabilities_lie_between_the_neighbors_among_draws_of_the_model(monkeypatch):
+    monkeypatch.setattr(table_marginals, "N_REFERENCE", 4)
+    draws, functions = np.array([[1.0], [3.0], [3.0], [5.0]]), {0: np.array([[0.0, 1.0]] * 2)}
+    for value, least, most in [(0, 0, 1), (1, 0, 2), (2, 1, 2), (3, 1, 4), (5, 3, 5), (6, 4, 5)]:
+        codes = np.full((2000, 1), float(value))
+        u = 5.0 * with_marginals(codes, lambda Z, rng: draws, functions, 1, RNG)[:, 0]
+        assert stats.kstest(u, stats.uniform(least, most - least).cdf).pvalue > 1e-4
+        assert (codes == value).all()

@@ -113,3 +113,23 @@ def test_the_limit_of_iterations_is_reported():
     assert not stopped.converged
     assert len(stopped.history) == 3
     assert stopped.gradient_norm > 1e-6
+
+
+def test_the_slope_where_em_stops_is_that_of_the_likelihood():
+    X, h = planted(k=2, n=30), 1e-5
+    stopped, mean = fit_incomplete_factors(X, 2, max_iter=2)
+
+    def value(change):
+        psi = stopped.noise_variance * np.exp(change)
+        return observed_log_likelihood(X, stopped.loadings, psi, mean)
+
+    slopes = [(value(h * e) - value(-h * e)) / (2 * h) for e in np.eye(6)]
+    assert stopped.gradient_norm == pytest.approx(np.abs(slopes).max(), rel=1e-5)
+
+
+def test_the_predicted_gain_is_the_distance_from_the_maximum():
+    X, best = planted(k=2, n=80), fitted()[1].log_likelihood
+    stopped, _ = fit_incomplete_factors(X, 2, max_iter=4)
+    gain = best - stopped.log_likelihood
+    assert 1e-5 < gain < 1e-3
+    assert gain / 3.0 < stopped.remaining_gain < 3.0 * gain

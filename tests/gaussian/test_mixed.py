@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.special import erfinv, logsumexp, roots_hermitenorm
+from scipy.special import erfinv, expit, logsumexp, roots_hermitenorm
 from scipy.stats import poisson
 
 from sklearn_vae.gaussian import mixed_bound, mixed_predictive, observed
@@ -294,3 +294,50 @@ def test_draws_have_the_moments_and_probabilities_of_the_model():
     error = 5.0 * np.sqrt(given.variance[0] / n)
     assert (np.abs(codes.mean(axis=0) - given.mean[0]) < error).all()
     np.testing.assert_allclose(codes.var(axis=0), given.variance[0], rtol=0.15)
+
+
+def test_probabilities_of_a_hidden_column_are_those_without_its_values():
+    model, codes = make_model()
+    codes[::3, 0] = codes[:, 4] = np.nan
+    found = dict(model.probabilities_of_hidden(codes, [0, 2, 4]))
+    for j, p in found.items():
+        hidden = codes.copy()
+        hidden[:, j] = np.nan
+        expected = model.predict(model.encode(hidden)[0]).probabilities[j]
+        np.testing.assert_allclose(p, expected, atol=1e-5)
+
+
+def test_two_categories_have_the_probabilities_of_a_binary_column():
+    codes = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 0.0]])  # 1 is frequent, and the first of them
+    p = TermParameters(np.array([[0.5, 1.0], [3.0, -2.0]]), np.array([1.0, 0.3]), np.ones(1))
+    prior = Posteriors(np.zeros((1, 2)), np.eye(2)[None])
+    nodes, weights = roots_hermitenorm(150)
+    known = weights @ expit(0.3 + 13.0**0.5 * nodes) / weights.sum()
+    for kind in ("binary", "categorical"):
+        terms = ColumnTerms.of(codes, ["real", kind], [0, 2], np.ones(3))
+        found = MixedModel(terms, p, False).predict(prior).probabilities[1]
+        np.testing.assert_allclose(found, [[1.0 - known, known]], atol=1e-4)
+
+
+class FallingBound:
+    """A bound that falls in the third step, and changes the posteriors in each."""
+
+    def __init__(self):
+        self.q = Posteriors(np.zeros(1), np.zeros(1))
+        self.steps = [(1.0, 3.0, 2.0), (1.0, 4.0, 0.5), (1.0, 3.5, 0.5), (1.0, 9.0, 0.5)]
+
+    def em_step(self, x):
+        self.q.mean[...] += 1.0
+        self.q.precision[...] -= 1.0
+        return self.steps.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("max_iter", "gain", "n_steps"), [(9, 0.0, 2), (9, 0.5, 2), (9, 2.0, 1), (1, 0.0, 1)]
+)
+def test_em_ends_at_the_best_point_with_its_posteriors(max_iter, gain, n_steps):
+    bound = FallingBound()
+    x, history = climb_by_em(bound, np.zeros(1), max_iter, gain)
+    assert x == n_steps - 1
+    assert history == [3.0, 4.0][:n_steps]
+    assert (bound.q.mean[0], bound.q.precision[0]) == (n_steps, -n_steps)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from array_api_compat import array_namespace
@@ -130,3 +132,30 @@ def test_components_for_ratio():
     # "More than": at a tie one component more, as PCA counts.
     ratios = {0.1: 1, 0.4: 2, 0.5: 2, 0.75: 3, 0.95: 4, 0.999999: 4}
     assert {ratio: components_for_ratio(values, 10.0, ratio) for ratio in ratios} == ratios
+
+
+def test_a_valid_spectrum_and_each_defect():
+    good = Spectrum.from_moments(Moments.of(make_rows()))
+    assert good.remainder is not None
+    for valid in (good, replace(good, remainder=None), replace(good, rounded=0.0)):
+        valid.check()
+    defects = [
+        ("mean", good.mean[:5]),
+        ("mean", good.mean * np.nan),
+        ("remainder", good.remainder[:5]),
+        ("eigenvalues", good.eigenvalues[:5]),
+        ("eigenvalues", -good.eigenvalues),
+        ("eigenvalues", good.eigenvalues * np.inf),
+        ("components", good.components[:5]),
+        ("components", None),
+        ("rounded", np.zeros(5)),
+        ("rounded", -1.0),
+        ("rest", -1.0),
+        ("rest", np.inf),
+        ("resolution", np.nan),
+        ("accuracy", None),
+        ("accuracy", replace(good.accuracy, residual=-1.0)),
+    ]
+    for name, value in defects:
+        with pytest.raises(ValueError, match="A spectrum must have a finite mean"):
+            replace(good, **{name: value}).check()

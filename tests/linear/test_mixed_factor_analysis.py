@@ -14,6 +14,7 @@ from sklearn.model_selection import GridSearchCV
 
 from sklearn_vae import BernoulliPPCA, FactorAnalysis, MixedFactorAnalysis
 from sklearn_vae.diagnostics import collapse, diagnose, entropy_bound
+from sklearn_vae.gaussian.factor_analysis import CONSTANT_NOISE
 from sklearn_vae.serialization import load, save
 from tests.helpers import slow
 from tests.sharing import shared
@@ -235,6 +236,15 @@ def test_the_orientation_makes_the_average_precision_diagonal():
     assert precision[0, 0] > precision[1, 1]
 
 
+def test_latents_with_diagonal_covariances_are_sorted_by_their_loadings():
+    X = make_table()[0][["size", "owner", "grade"]]
+    types = {name: TYPES[name] for name in X}
+    model = MixedFactorAnalysis(2, column_types=types, covariance="diagonal", random_state=0)
+    W = model.fit(X).loadings_ / np.array([[X["size"].std(ddof=0)], [1.0], [1.0], [1.0]])
+    first, second = np.square(W).sum(axis=0)
+    assert first > second > 0.01
+
+
 def test_hidden_cells_are_imputed_better_than_by_marginals():
     X, table, hidden = make_table(300, share_missing=0.25)
     model = MixedFactorAnalysis(2, column_types=TYPES, random_state=0, tol=1e-3).fit(X)
@@ -349,6 +359,7 @@ def test_constant_columns_and_columns_of_one_category():
     assert (filled["zero"] == 0).all()
     np.testing.assert_allclose(filled["same"].astype(float), 3.0)
     assert np.isfinite(model.score_samples(more)).all()
+    assert model.noise_[2] == CONSTANT_NOISE  # of the third real or positive column, "same"
 
 
 @pytest.mark.filterwarnings("ignore:The noise variance of feature")  # of three samples

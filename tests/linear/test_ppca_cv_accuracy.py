@@ -198,3 +198,17 @@ def test_final_model_of_graded_data(name, weighted):
     assert model.noise_variance_ == pytest.approx(full.noise_variance_, rel=1e-10)
     assert model.elbo_ == pytest.approx(full.elbo_, rel=1e-11)
     np.testing.assert_allclose(model.score_samples(X), full.score_samples(X), rtol=1e-7)
+
+
+def test_the_unit_of_weights_does_not_matter_where_the_mean_of_a_fold_is_far():
+    rng = np.random.default_rng(0)
+    X, weights = rng.normal(size=(24, 30)), 32.0 * rng.uniform(0.5, 2.0, 24)
+    X[:12] += 100.0
+    splits = [(np.arange(12), np.arange(12, 24)), (np.arange(6, 24), np.arange(6))]
+    model = PPCACV([1, 3], noise_variance=[0.5, None], cv=splits).fit(X, sample_weight=weights)
+    for i, parameters in enumerate(model.cv_results_["params"]):
+        for j, (train, test) in enumerate(splits):
+            expected = PPCA(**parameters).fit(X[train], sample_weight=weights[train])
+            score = expected.score(X[test], sample_weight=weights[test])
+            found = model.cv_results_[f"split{j}_test_score"][i]
+            assert found == pytest.approx(score, rel=1e-9)

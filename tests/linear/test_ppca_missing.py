@@ -430,3 +430,16 @@ def test_observed_values_whose_squares_overflow():
     for method in ("score_samples", "transform", "impute"):
         with pytest.raises(ValueError, match=f"samples closer to mean_ for {method}: the squares"):
             getattr(model, method)(far)
+
+
+def test_constant_features_have_the_likelihood_of_the_given_noise():
+    X = np.full((6, 3), 2.0)
+    X[0, 1] = X[4, 2] = np.nan
+    model = PPCA(1, noise_variance=0.5).fit(X)
+    expected = -0.5 * np.log(2 * np.pi * 0.5) * 16 / 6
+    assert model.elbo_ == pytest.approx(expected, rel=1e-12)
+    assert model.score(X) == pytest.approx(expected, rel=1e-12)
+    assert model.loglike_history_ == pytest.approx([expected], rel=1e-12)
+    assert not model.loadings_.any()
+    unbounded = PPCA(1).fit(X)
+    assert (unbounded.noise_variance_, unbounded.elbo_) == (0.0, np.inf)

@@ -11,7 +11,12 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 from sklearn_vae.gaussian.bounds import EntropyGap, sum_of_entropies
 from sklearn_vae.nn.cubature import cubature, reference_points
 from sklearn_vae.nn.distributions import BernoulliLogits, DiagonalNormal
-from sklearn_vae.nn.likelihoods import NOISE_MODELS, BernoulliLikelihood, Likelihood
+from sklearn_vae.nn.likelihoods import (
+    NOISE_MODELS,
+    BernoulliLikelihood,
+    HeteroscedasticLikelihood,
+    Likelihood,
+)
 from sklearn_vae.nn.objectives import elbo
 from sklearn_vae.nn.posteriors import POSTERIORS as POSTERIOR_CLASSES
 from sklearn_vae.nn.posteriors import Posterior
@@ -298,6 +303,15 @@ def test_terms_of_the_bound_are_averages_of_the_distribution(kind, update):
     assert terms.log_prob == pytest.approx(p.log_prob(x).mean().item(), rel=1e-12)
     assert terms.entropy == pytest.approx(p.entropy().mean().item(), rel=1e-12)
     assert not terms.at_limit
+
+
+@torch.no_grad()
+def test_variances_at_a_limit_are_counted():
+    likelihood = HeteroscedasticLikelihood(D).double()
+    h = torch.zeros(N, 2 * D, dtype=torch.float64)
+    h[:3, D] = h[0, -1] = -1e3
+    h[1, -1] = 1e3
+    assert likelihood.statistics(likelihood(h), torch.zeros(N, D).double())[-1] == 5
 
 
 @likelihood_classes

@@ -136,3 +136,14 @@ def test_formulas_of_training_steps_are_for_complete_samples():
     assert gradients_by_formula(module, elbo, {}) is not None
     module.encoder = IncompleteEncoder(module.encoder, D, K, widening="none").double()
     assert gradients_by_formula(module, elbo, {}) is None
+
+
+@pytest.mark.parametrize("widening", ["correlated", "diagonal", "none"])
+def test_without_a_linear_model_missing_values_are_zeros(widening):
+    encoder = IncompleteEncoder(torch.nn.Identity(), D, K, widening=widening).double()
+    x, _ = make_rows()
+    holes = torch.rand(x.shape) < 0.3
+    h = encoder(x.where(~holes, torch.nan))
+    torch.testing.assert_close(h[:, :D], x.where(~holes, 0.0))
+    if widening == "correlated":
+        torch.testing.assert_close(h[:, D:].view(-1, K, K), torch.eye(K).double().expand(N, K, K))

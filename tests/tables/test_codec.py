@@ -204,16 +204,22 @@ def test_intervals_of_times_have_a_state_of_plain_values(zone):
     assert_frame_equal(codec.decode(codec.encode(X)), X)
 
 
-def test_unused_categories_have_a_code():
-    X = pd.DataFrame({"a": pd.Categorical(["x", "y", "z"] * 3, categories=["w", "z", "y", "x"])})
-    codec = fitted(X)
-    assert codec.categories_ == {"a": ["w", "z", "y", "x"]}
-    assert_frame_equal(codec.decode(codec.encode(X)), X)
-    other = X.assign(a=pd.Categorical(["w"] * 9, dtype=X["a"].dtype))
-    assert (codec.encode(other) == 0).all()
-    many = pd.CategoricalDtype([f"c{i}" for i in range(20_000)])
-    large = pd.DataFrame({"a": pd.Series(["c7", "c3", "c7"], dtype=many)})
-    assert fitted(large).categories_ == {"a": ["c3", "c7"]}
+@pytest.mark.parametrize("dtype", [pd.CategoricalDtype(list("wzyx")), pl.Enum(list("wzyx"))])
+def test_labels_without_samples_are_no_categories(dtype):
+    frame = pl.DataFrame if isinstance(dtype, pl.Enum) else pd.DataFrame
+    series = pl.Series if isinstance(dtype, pl.Enum) else pd.Series
+    X = frame({"a": series(["x", "y", "z"] * 3, dtype=dtype)})
+    codec = TableCodec.from_state(fitted(X).get_state())
+    assert codec.categories_ == {"a": ["z", "y", "x"]}
+    assert_same(codec.decode(codec.encode(X)), X)
+    other = frame({"a": series(["w", "x"], dtype=dtype)})
+    np.testing.assert_array_equal(codec.encode(other), [[np.nan], [2]])
+    with pytest.raises(ValueError, match="unknown category 'w'"):
+        codec.encode_values({"a": "w"})
+    with pytest.raises(ValueError, match="unknown category 'v'"):
+        codec.encode(frame({"a": ["v", "x"]}))
+    with pytest.raises(ValueError, match="unknown category 'y'"):
+        fitted(X, column_types={"a": ["z", "x"]})
 
 
 @pytest.mark.parametrize(

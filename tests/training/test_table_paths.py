@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sklearn_vae.nn.columns import NormalColumns
 from sklearn_vae.nn.objectives import elbo
 from sklearn_vae.nn.tables import TableModule, build_table_vae
 from sklearn_vae.training.fast_paths import gradients_by_formula, may_draw
@@ -143,6 +144,9 @@ def test_which_modules_have_a_formula():
 
     other = copy.deepcopy(module)
     other.__class__ = Other
+    assert gradients_by_formula(other, elbo, {}) is None
+    other = copy.deepcopy(module)
+    other.likelihood.blocks[0].__class__ = type("OtherColumns", (NormalColumns,), {})
     assert gradients_by_formula(other, elbo, {}) is None
     module.likelihood.blocks[0].register_forward_hook(lambda *call: None)
     assert gradients_by_formula(module, elbo, {}) is None
