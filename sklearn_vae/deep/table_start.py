@@ -74,7 +74,8 @@ class TableStart:
         blocks: Any = module.likelihood.blocks
         for block, (_, own) in zip(blocks, module.encoder.inputs.slices, strict=True):
             if isinstance(block, NormalColumns):
-                block.log_variance.copy_(left[own])
+                varies = block.unit > 0
+                block.log_variance.copy_(torch.where(varies, left[own], block.log_variance))
             elif isinstance(block, StudentColumns):
                 block.log_scale.add_(0.5 * left[own])
         module.after_step()

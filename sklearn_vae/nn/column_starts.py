@@ -30,6 +30,12 @@ def moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(std > least, std, 1.0)
 
 
+def is_constant(x: Tensor, weights: Tensor) -> Tensor:
+    """Return whether all observed values of a column are equal, False if there are none."""
+    low = torch.where(weights > 0, x, torch.inf).amin(0)
+    return low == torch.where(weights > 0, x, -torch.inf).amax(0)
+
+
 def total_of(weights: Tensor) -> Tensor:
     """Return the total weight of each column, 1 if it is 0."""
     total = weights.sum(0)

@@ -28,6 +28,7 @@ from sklearn_vae.nn.column_distributions import (
 )
 from sklearn_vae.nn.column_starts import (
     category_weights,
+    is_constant,
     maximize_columns,
     moments,
     quartiles,
@@ -60,7 +61,7 @@ class ColumnLikelihood(Likelihood):
     Attributes
     ----------
     offset, unit : Tensor of shape (n_inputs,)
-        Decoder outputs h become the parameters offset + unit * h.
+        Decoder outputs h become the parameters offset + unit * h. Units of constants are 0.
     """
 
     offset: Tensor
@@ -121,6 +122,8 @@ class ColumnLikelihood(Likelihood):
         with torch.no_grad():
             size = torch.maximum(size, 0.5 * self._expected_size())
             self.unit.copy_(torch.where(size > torch.finfo(x.dtype).eps, 1.0 / size, 1.0))
+            # z tells nothing about a constant: its distribution does not depend on z.
+            self.unit.masked_fill_(self._of_inputs(is_constant(values, of_values)), 0.0)
 
     def _of_inputs(self, values: Tensor) -> Tensor:
         """Return values per feature, the last axis, as values per decoder output."""
@@ -141,6 +144,7 @@ class NormalColumns(ColumnLikelihood):
     """p(x_j|z) = N(mu_j(z), sigma2_j), with the same sigma2 for every z.
 
     Noise variances are learned relative to the variances of the columns, which are `scale` squared.
+    That of a constant starts at the smallest one, where it stays.
     """
 
     scale: Tensor
@@ -155,6 +159,7 @@ class NormalColumns(ColumnLikelihood):
         mean, std = moments(x, weights)
         self.scale.copy_(std)
         self.log_variance.zero_()
+        self.log_variance.masked_fill_(is_constant(x, weights), math.log(NOISE_FLOOR))
         return mean
 
     @property
