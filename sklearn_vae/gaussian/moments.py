@@ -311,7 +311,7 @@ def _rough_mean(X: Array, weights: Array | None, xp: Any) -> tuple[Array, bool]:
         return zeros, True
     few = xp.astype(few, wide)
     mean, variances = xp.mean(few, axis=0), xp.var(few, axis=0)
-    # Without the share that is due to the small number of samples.
+    # Without the share caused by the small number of samples.
     squares = xp.clip(mean**2 - variances / few.shape[0], 0.0, None)
     # Half of the limit, because these are estimates.
     is_near = is_mean_near(2.0 * squares, variances, dtype)

@@ -64,8 +64,8 @@ class MixedFactorAnalysis(MixedModelMethods):
         ascending order, or an ordered dtype of pandas, is a type, too: "ordinal" with this order.
         The types of other columns are inferred from the samples whose weight is not 0, each counted
         once: booleans are "binary"; text and dtypes of categories are "categorical", or "ordinal" if
-        the dtype is ordered; integers with 2 to 10 different values, and at least twice as many
-        samples, are "ordinal"; each of them is "binary" if there are two values. Other integers are
+        the dtype is ordered; integers with 2 to 10 different values, and at least two samples
+        per value, are "ordinal"; each of them is "binary" if there are two values. Other integers are
         "count" if none is negative, one is 0, and their variance is not below their mean.
         Positive numbers with a skewness above 1, which the logarithm at least halves, are
         "positive". Others with an excess kurtosis above 10 are "heavy_tailed" if their quartiles

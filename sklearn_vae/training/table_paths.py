@@ -1,6 +1,6 @@
 """Gradients of the ELBO of tables by formula, as :mod:`~sklearn_vae.training.fast_paths` has others.
 
-What depends on the samples alone is computed once: inputs of the encoder with filled gaps, the factor
+Quantities that depend on the samples alone are computed once: inputs of the encoder with filled gaps, the factor
 R by which q(z|x) is wider without missing values, and the targets of the decoder outputs.
 """
 
