@@ -16,6 +16,14 @@ from sklearn_vae.gaussian.mixed_terms import Sizes, TermData, TermParameters
 REAL_TYPES = ("real", "heavy_tailed", "positive")
 CATEGORICAL_TYPES = ("binary", "categorical", "ordinal")
 
+# Standard deviation of logarithms below which the variance of exponentials is an integral.
+_NARROW = 0.1
+# Number of standard deviations beyond which the normal distribution has no mass.
+_FAR = 40.0
+# Points and weights of Gauss-Legendre quadrature on [0, 1].
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(6)
+_NODES, _WEIGHTS = 0.5 * (_NODES + 1.0), 0.5 * _WEIGHTS
+
 
 class Moments(NamedTuple):
     """Mean and variance of each column, (n_samples, n_columns)."""
@@ -134,26 +142,31 @@ class ColumnTerms:
         return result
 
     def moments(
-        self, A: np.ndarray, V: np.ndarray, noise: np.ndarray, largest: np.ndarray | None = None
+        self, A: np.ndarray, V: np.ndarray, noise: np.ndarray, limits: np.ndarray | None = None
     ) -> Moments:
         """Compute means and variances of the columns of numbers for normal predictors N(A, V).
 
-        They are NaN for columns of categories. Positive values and the rates of counts are replaced
-        by `largest`, of shape (n_columns,), where they exceed it.
+        They are NaN for columns of categories. `limits` of shape (2, n_columns) are the smallest and
+        largest values. Positive values and the rates of counts are replaced by the largest value
+        where they exceed it. The mean of positive values is at least the smallest one, and their
+        variance at most that of values within the limits.
         """
         gaussian, counts, _ = self.sizes.families
         shape = (len(A), len(self.types))
         mean, variance = np.full(shape, np.nan), np.full(shape, np.nan)
         columns = self.columns[gaussian]
         mean[:, columns], variance[:, columns] = A[:, gaussian], V[:, gaussian] + noise[gaussian]
-        limits = np.full(len(self.types), np.inf) if largest is None else largest
+        if limits is None:
+            limits = np.repeat([[0.0], [np.inf]], len(self.types), axis=1)
+        low, high = limits
         positive = [j for j, kind in enumerate(self.types) if kind == "positive"]
-        first, second = _limited_exp(mean[:, positive], variance[:, positive], limits[positive])
-        mean[:, positive], variance[:, positive] = first, second - first**2
+        first, spread = _limited_exp(mean[:, positive], variance[:, positive], high[positive])
+        mean[:, positive] = np.maximum(first, low[positive])
+        variance[:, positive] = np.minimum(spread, (0.5 * (high - low)[positive]) ** 2)
         columns = self.columns[counts]
-        first, second = _limited_exp(A[:, counts], V[:, counts], limits[columns])
+        first, spread = _limited_exp(A[:, counts], V[:, counts], high[columns])
         mean[:, columns] = first
-        variance[:, columns] = first + second * (1.0 + 1.0 / noise[counts]) - first**2
+        variance[:, columns] = first + spread + (spread + first**2) / noise[counts]
         return Moments(mean, variance)
 
     def draw(
@@ -180,19 +193,48 @@ class ColumnTerms:
 def _limited_exp(
     mean: np.ndarray, variance: np.ndarray, largest: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first two moments of min(exp(a), largest) for a ~ N(mean, variance)."""
+    """Return mean and variance of min(exp(a), largest) for a ~ N(mean, variance)."""
     std = np.sqrt(np.maximum(variance, np.finfo(float).tiny))
     with np.errstate(divide="ignore"):
         most = np.log(largest)
-    above = (mean - most) / std
+    below = (most - mean) / std
     results = []
     for power in (1.0, 2.0):
-        inside = log_ndtr(-above - power * std)
+        inside = log_ndtr(below - power * std)
         part = np.exp(power * mean + 0.5 * power**2 * variance + inside)
         # The limit counts only where it is exceeded, because it may be infinite.
-        share = ndtr(above)
+        share = ndtr(-below)
         results.append(part + np.where(share > 0.0, largest, 0.0) ** power * share)
-    return results[0], results[1]
+    first, spread = results[0], np.maximum(results[1] - results[0] ** 2, 0.0)
+    narrow = std < _NARROW
+    center = np.exp(np.minimum(mean, most + _FAR * std)[narrow])
+    change, square = _limited_expm1(std[narrow], np.clip(below[narrow], -_FAR, _FAR))
+    first[narrow] = center * (1.0 + change)
+    spread[narrow] = center**2 * np.maximum(square - change**2, 0.0)
+    return first, spread
+
+
+def _limited_expm1(std: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first two moments of exp(u) - 1 for u = std min(e, h), e ~ N(0, 1), for a small std.
+
+    The function g(x) = exp(x^2 / 2) Phi(h - x) has the values E[exp(j u); e < h] at x = j std. The
+    differences E[exp(u) - 1; e < h] and E[(exp(u) - 1)^2; e < h] are integrals of g' and g'', in
+    which nothing cancels.
+    """
+    density = np.exp(-0.5 * h**2) / np.sqrt(2.0 * np.pi)
+
+    def slopes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        g, edge = np.exp(0.5 * x**2) * ndtr(h - x), density * np.exp(h * x)
+        first = x * g - edge
+        return first, g + x * first - h * edge
+
+    beyond, share = np.expm1(h * std), ndtr(-h)
+    change, square = beyond * share, beyond**2 * share
+    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+        first, second = slopes(node * std)
+        change += weight * std * first
+        square += weight * node * std**2 * (second + slopes((2.0 - node) * std)[1])
+    return change, square
 
 
 def predictors(p: TermParameters, Z: np.ndarray) -> np.ndarray:

@@ -53,15 +53,15 @@ class MixedModel:
         Parameters of the terms.
     diagonal : bool
         Whether posterior covariances are diagonal.
-    largest : array of shape (n_columns,), default=None
-        Largest values of columns. Predictions of positive numbers and counts are those of values and
-        rates that are not larger. Without limits, an exponential function extrapolates.
+    limits : array of shape (2, n_columns), default=None
+        Smallest and largest values of columns, see :meth:`ColumnTerms.moments`. Without limits, an
+        exponential function extrapolates.
     """
 
     terms: ColumnTerms
     parameters: TermParameters
     diagonal: bool
-    largest: np.ndarray | None = None
+    limits: np.ndarray | None = None
 
     def encode(self, codes: np.ndarray) -> tuple[Posteriors, np.ndarray]:
         """Return the posteriors q(z|x) of codes with NaN for missing values, and the bounds."""
@@ -75,7 +75,7 @@ class MixedModel:
         A = predictors(self.parameters, q.mean)
         V = q.covariance.reshape(len(A), -1) @ self.parameters.products.T
         probabilities = {j: self._probabilities(q, j, terms) for j, terms in self._categorical}
-        return self._prediction(A, V, probabilities, self.largest)
+        return self._prediction(A, V, probabilities, self.limits)
 
     def probabilities_of_hidden(self, codes: np.ndarray, columns: Iterable[int]) -> Predictions:
         """Yield each column of categories with its probabilities given the other columns."""
@@ -140,9 +140,9 @@ class MixedModel:
         A: np.ndarray,
         V: np.ndarray,
         probabilities: dict[int, np.ndarray],
-        largest: np.ndarray | None = None,
+        limits: np.ndarray | None = None,
     ) -> Prediction:
-        mean, variance = self.terms.moments(A, V, self.parameters.noise, largest)
+        mean, variance = self.terms.moments(A, V, self.parameters.noise, limits)
         for j, p in probabilities.items():
             codes = np.arange(p.shape[1])
             mean[:, j] = p @ codes

@@ -142,7 +142,8 @@ class MixedModelMethods(FittedTable, LatentModel):
 
         Missing numbers become their conditional means, rounded for integers, and missing categories
         the most probable ones. Positive numbers and the rates of counts are limited to the largest value of
-        the training samples, because means of exponential functions grow without bounds.
+        the training samples, because means of exponential functions grow without bounds. Positive
+        numbers are at least the smallest value, too.
 
         Parameters
         ----------
@@ -287,9 +288,8 @@ class MixedModelMethods(FittedTable, LatentModel):
         check_is_fitted(self)
         terms = ColumnTerms([column.type for column in self.codec.columns_], self._orders)
         parameters = TermParameters(self.loadings_, self.intercept_, self.noise_)
-        limits = [column.limits for column in self.codec.columns_]
-        largest = np.array([np.inf if pair is None else pair[1] for pair in limits])
-        return MixedModel(terms, parameters, self._diagonal, largest)
+        limits = [column.limits or (0.0, np.inf) for column in self.codec.columns_]
+        return MixedModel(terms, parameters, self._diagonal, np.array(limits).T)
 
     def _codes(self, X: Any) -> Array:
         check_is_fitted(self)
