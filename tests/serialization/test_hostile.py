@@ -62,6 +62,8 @@ def _hook():
     # For which torch and scikit-learn import some of themselves.
     with torch.device("cpu"):
         repr((torch.ones(1), PPCA()))
+    with torch.device("meta"):
+        torch.nn.Conv2d(1, 1, 1), torch.nn.Embedding(1, 1)
     sys.addaudithook(lambda event, args: seen.append((event, args)) if is_watched(event) else None)
 
 
