@@ -22,22 +22,22 @@ from sklearn_vae import TabularVAE
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="mixed_table.png", help="path of the figure")
-parser.add_argument("--small", action="store_true", help="train for a few epochs only")
+parser.add_argument("--small", action="store_true", help="use 250 samples only")
 arguments = parser.parse_args()
 
 data = load_breast_cancer(as_frame=True)
-X = data.data.iloc[:, :8].copy()
+n_samples = 250 if arguments.small else len(data.data)
+X = data.data.iloc[:n_samples, :8].copy()
 X["texture"] = pd.qcut(X.pop("mean texture"), 3, labels=["smooth", "middle", "rough"])
 X["compact"] = X.pop("mean compactness") > 0.1
-X["diagnosis"] = data.target_names[data.target].astype(str)
+X["diagnosis"] = data.target_names[data.target[:n_samples]].astype(str)
 hidden = np.random.RandomState(0).uniform(size=X.shape) < 0.2
 holes = X.astype({"compact": "boolean"}).mask(hidden)
 
 # %%
 # The types of columns follow from their dtypes. `column_gains_` tells in nats how much the latent
 # variables know about each column.
-training = {"max_epochs": 20, "init": "ppca", "learning_rate": 1e-2} if arguments.small else {}
-vae = TabularVAE(6, random_state=0, **training).fit(holes)
+vae = TabularVAE(6, random_state=0).fit(holes)
 for name, kind in vae.column_types_.items():
     print(f"{name:25} {kind:12} {vae.column_gains_[name]:5.2f} nats")
 
