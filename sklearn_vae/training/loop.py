@@ -220,14 +220,14 @@ class VAENet(NeuralNet):
     def _prepared(self, X: Any) -> tuple[Any, Any]:
         """Return samples with what depends on them alone, and the function that takes gradients.
 
-        Callbacks must not see such samples. Without them, the function is None.
+        Callbacks and weights need samples as they are. Then the function is None.
         """
         events, module = self.batch_events_, self.module_
         if self.weights_ is not None or events.gradients or events.records:
             return X, None
         gradients: Any = gradients_by_formula(module, self.objective, self.options)
         if not hasattr(gradients, "prepare") or len(X) * gradients.width > MOST_PREPARED:
-            return X, None
+            return X, gradients
         return gradients.prepare(X), gradients.of_prepared
 
     def _make_step(self, device: torch.device, gradients: Any = None) -> CapturedStep:
