@@ -60,12 +60,12 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         Number of latent dimensions.
     column_types : "auto" or dict, default="auto"
         Types of columns by name, or by index if no name is an integer. A list of categories in
-        ascending order, or an ordered dtype of pandas, is a type, too: "ordinal" with this order. The types of other columns are inferred: booleans are
-        "binary"; text and dtypes of categories are "categorical", or "ordinal" if the dtype is
-        ordered; integers with 2 to 10 different values, and at least two samples per value, are
-        "ordinal"; each of them is "binary" if there are two values. Other integers
-        are "count" if none is negative, one is 0, and their variance is not below their mean.
-        Positive numbers with a skewness above 1, which the logarithm at least halves, are
+        ascending order, or an ordered dtype of pandas, is a type, too: "ordinal" with this order.
+        The types of other columns are inferred: booleans are "binary"; text and dtypes of categories
+        are "categorical", or "ordinal" if the dtype is ordered; integers with 2 to 10 different
+        values, and at least two samples per value, are "ordinal"; each of them is "binary" if there
+        are two values. Other integers are "count" if none is negative, one is 0, and their variance
+        is not below their mean. Positive numbers with a skewness above 1, which the logarithm at least halves, are
         "positive". Others with an excess kurtosis above 10 are "heavy_tailed" if their quartiles
         differ, and all others "real".
     handle_unknown : {"error", "missing"}, default="error"

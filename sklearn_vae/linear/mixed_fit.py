@@ -32,9 +32,9 @@ def fit_mixed(
     """Maximize the bound over the parameters, without terms that are constant.
 
     Weights must be positive. The penalty is in nats for all samples together, see
-    :class:`MixedFactorAnalysis`. Without one, columns that are all real are fitted by :class:`FactorAnalysis` where
-    its posterior is of the same family, and columns of complete bits with diagonal covariances like
-    those of :class:`BernoulliPPCA`.
+    :class:`MixedFactorAnalysis`. Without one, columns that are all real are fitted by
+    :class:`FactorAnalysis` where its posterior is of the same family, and columns of complete bits
+    with diagonal covariances like those of :class:`BernoulliPPCA`.
     """
     n_reals, _, n_bits = data.sizes
     complete = bool(data.observed.all())

@@ -144,7 +144,7 @@ class NormalColumns(ColumnLikelihood):
     """p(x_j|z) = N(mu_j(z), sigma2_j), with the same sigma2 for every z.
 
     Noise variances are learned relative to the variances of the columns, which are `scale` squared.
-    That of a constant starts at the smallest one, where it stays.
+    The variance of a constant starts at its lower bound and stays there.
     """
 
     scale: Tensor

@@ -207,10 +207,9 @@ def inferred(name: Any, column: ColumnValues) -> tuple[str, list[Any] | None]:
     """Return the type of a column, and its categories if it has any.
 
     Booleans are binary. Text, other objects and dtypes of categories are categorical, or ordinal if
-    the dtype is ordered, or binary if there are two. Integers, of any
-    dtype, with 2 to `FEW_VALUES` different values and at least twice that number of samples are
-    ordinal, or binary if there are two. Other integers are counts if they are >= 0 and include 0, and their variance is
-    at least their mean. Positive numbers with a skewness above `SKEWED`, which the logarithm at
+    the dtype is ordered, or binary if there are two. Integers, of any dtype, with 2 to `FEW_VALUES`
+    different values and at least twice that number of samples are ordinal, or binary if there are two.
+    Other integers are counts if they are >= 0 and include 0, and their variance is at least their mean. Positive numbers with a skewness above `SKEWED`, which the logarithm at
     least halves, are positive. Others with an excess kurtosis above `HEAVY` are heavy-tailed if
     their quartiles differ, and all others are real.
     """
@@ -315,7 +314,8 @@ def _check_integers(name: Any, dtype: dict[str, Any], x: Array) -> None:
             advice = "Drop the column, or set its type to 'categorical' in column_types"
         raise ValueError(
             f"Column {name!r} has the dtype {dtype['name']} and the kind "
-            f"{dtype.get('values', dtype['kind'])!r}, which requires integers from {low} to {high}, got {wrong:.17g}. {advice}."
+            f"{dtype.get('values', dtype['kind'])!r}, which requires integers from "
+            f"{low} to {high}, got {wrong:.17g}. {advice}."
         )
 
 

@@ -1,7 +1,7 @@
 """Gradients of the ELBO of tables by formula, as :mod:`~sklearn_vae.training.fast_paths` has others.
 
-Quantities that depend on the samples alone are computed once: inputs of the encoder with filled gaps, the factor
-R by which q(z|x) is wider without missing values, and the targets of the decoder outputs.
+Quantities that depend on the samples alone are computed once: inputs of the encoder with filled gaps,
+the factor R by which q(z|x) is wider without missing values, and the targets of the decoder outputs.
 """
 
 from __future__ import annotations
