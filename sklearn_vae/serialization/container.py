@@ -40,6 +40,9 @@ CHECKSUM_DIGITS = 64
 LIST_BYTES, OBJECT_BYTES = 80, 200
 LISTS_PER_BYTE, FREE_LISTS = 8, 2**23
 
+# Bytes up to which safetensors reads a header.
+LARGEST_HEADER = 100_000_000
+
 
 def write_file(path: Any, kind: str, tree: Any, tensors: dict[str, NDArray[Any]]) -> None:
     """Write a file of a kind ("model" or "checkpoint"), replacing an existing one when complete."""
@@ -52,7 +55,7 @@ def write_file(path: Any, kind: str, tree: Any, tensors: dict[str, NDArray[Any]]
         "tree": json.dumps(tree, allow_nan=False, separators=(",", ":")),
     }
     data = bytearray(safetensors.numpy.save(tensors, metadata))
-    _check_lists(metadata["tree"], kind, len(data))
+    _check_lists(data[8 : 8 + _header_size(data[:8])].decode("latin-1"), kind, len(data))
     at, digits = checksum(data)
     data[at : at + CHECKSUM_DIGITS] = digits
     _replace(path, data)
@@ -65,6 +68,10 @@ def read_file(path: Any, kind: str) -> tuple[Any, dict[str, NDArray[Any]], str, 
         raise ValueError("it is not a regular file.")
     with open(path, "rb") as file:
         try:
+            # The library below ends the process where a header does not fit into memory.
+            header = file.read(min(_header_size(file.read(8)), status.st_size, LARGEST_HEADER))
+            _check_lists(header.decode("latin-1"), "header", status.st_size)
+            file.seek(0)
             # Checks that the header is valid and that the tensors fill the file without overlap.
             with safetensors.safe_open(os.fspath(path), framework="numpy") as opened:
                 metadata = opened.metadata() or {}
@@ -123,6 +130,11 @@ def _check_metadata(metadata: dict[str, str], kind: str) -> None:
             f"it has format {version[:20]!r}, written by {metadata.get('written_by', '?')[:100]}, "
             f"but this version reads format {FORMAT_VERSION}. Use another version of sklearn-vae."
         )
+
+
+def _header_size(first: bytes | bytearray) -> int:
+    """Return the length of the JSON text that follows a safetensors file's first eight bytes."""
+    return int.from_bytes(first, "little")
 
 
 def _check_lists(text: str, what: str, n_bytes: int) -> None:
