@@ -581,7 +581,7 @@ class LinearVAE(LinearEncoderModel):
     ) -> None:
         self._set_model(p, data.mean, data.dtype, components)
         bounds = self._active_noise_bound(data.average_variance) + active_bounds
-        self._set_bound(*data.samples.moments(p), bounds)
+        self._set_bound(*data.elbo.resolving(p.noise_variance).moments(p), bounds)
         self.n_samples_ = data.n
 
     def _fit_stream(self, stream: RunningCovariance, dtype: Any, k: int) -> None:
