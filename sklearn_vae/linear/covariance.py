@@ -118,7 +118,7 @@ class TrainingCovariance:
         n, d = self.n_samples, self.n_features
         if self.X is None or n <= d:
             return self.centered
-        R = np.empty((0, d))
+        R: Any = np.empty((0, d))
         for rows in row_blocks(n, d, at_least=4 * d):
             R = np.linalg.qr(np.vstack([R, self._centered_rows(rows)]), mode="r")
         return R * (d / n) ** 0.5
