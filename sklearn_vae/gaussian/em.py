@@ -18,6 +18,7 @@ from sklearn_vae.gaussian.observed import (
     IncompleteData,
     Parameters,
     blas_threads,
+    inverse_pairs,
     latent_pairs,
     one_thread_for,
 )
@@ -65,12 +66,13 @@ class Sums(NamedTuple):
 
     @classmethod
     def _from_block(cls, data: IncompleteData, block: Block, parameters: Parameters) -> Sums:
-        posterior = data.posterior(block, parameters)
+        posterior = data.posterior(block, parameters, by_root=True)
         Z, X = posterior.mean, data.values[block.samples]
         w = None if data.weights is None else data.weights[block.samples]
         weighted = Z if w is None else w * Z
         i, j, _ = latent_pairs(Z.shape[0])
-        covariance = parameters.noise_variance * posterior.inverse[i, j]
+        covariance = inverse_pairs(posterior.inverse)
+        covariance *= parameters.noise_variance
         if block.owner is None:
             pairs, latents = weighted[i] * Z[j], weighted
             counts = np.ones(len(X)) if w is None else w

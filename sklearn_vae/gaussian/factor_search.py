@@ -12,6 +12,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from sklearn_vae.gaussian.profile_likelihood import LOG_FLOOR, ProfileLikelihood
+from sklearn_vae.gaussian.quasi_newton import inverse_product
 
 # First, largest and smallest length of a step, in relative changes of the noise standard deviations.
 RADIUS, LONGEST, SHORTEST = 1.0, 5.0, 1e-9
@@ -336,16 +337,7 @@ def _inverse_product(
     curvature: np.ndarray,
     free: np.ndarray,
 ) -> np.ndarray:
-    """Multiply the gradient by the inverse Hessian of L-BFGS (Nocedal, 1980)."""
+    """Multiply the gradient by the inverse Hessian of L-BFGS of the free noise variances."""
     if not free.all():
         changes = [(s * free, y * free) for s, y in changes]
-    curved = [(s, y, s @ y) for s, y in changes]
-    curved = [change for change in curved if change[2] > 0.0]
-    product, weights = gradient.copy(), []
-    for s, y, along in reversed(curved):
-        weights.append((s @ product) / along)
-        product -= weights[-1] * y
-    product /= curvature
-    for (s, y, along), weight in zip(curved, reversed(weights), strict=True):
-        product += (weight - (y @ product) / along) * s
-    return product
+    return inverse_product(changes, gradient, lambda product: product / curvature)

@@ -351,6 +351,20 @@ def root_and_log_det(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return M, log_det
 
 
+def inverse_pairs(root: np.ndarray) -> np.ndarray:
+    """Compute the entries of M^-1 = B'B at the index pairs of `latent_pairs`, (pairs, p).
+
+    B is lower triangular, (k, k, p).
+    """
+    k = root.shape[0]
+    pairs, start = np.empty((k * (k + 1) // 2, root.shape[2])), 0
+    for a in range(k):
+        row = pairs[start : start + a + 1]
+        np.einsum("bp,bcp->cp", root[a:, a], root[a:, : a + 1], out=row)
+        start += a + 1
+    return pairs
+
+
 def _log_det_of_pivots(pivots: np.ndarray) -> np.ndarray:
     """Return log-determinants by the pivots of elimination, (k, p), which must be positive."""
     if not (pivots > 0.0).all():
