@@ -89,11 +89,14 @@ class Sums(NamedTuple):
             else:
                 counts = np.add.reduceat(w, starts)
         pairs = pairs + counts * covariance
+        # Sums over the samples that have a feature: one product of matrices is faster than three.
+        sums = np.concatenate([pairs, latents, counts[None, :]]) @ block.observed
+        n_pairs = len(pairs)
         return cls(
-            pairs @ block.observed,
-            latents @ block.observed,
+            sums[:n_pairs],
+            sums[n_pairs:-1],
             weighted @ X,
-            counts @ block.observed,
+            sums[-1],
             data.sum(X, block.samples),
             pairs.sum(axis=1),
             latents.sum(axis=1),
