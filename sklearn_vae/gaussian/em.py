@@ -204,9 +204,8 @@ def gradient(
     By Fisher's identity they are those of E log p(x_o, z) under the posteriors.
     """
     W, mean, sigma2 = parameters.loadings, parameters.mean, parameters.noise_variance
-    position = latent_pairs(W.shape[1])[2]
-    pairs = np.moveaxis(sums.pairs[position], 2, 0)
-    explained = (pairs @ W[:, :, None])[:, :, 0] + mean[:, None] * sums.latents.T
+    pairs = sums.pairs[latent_pairs(W.shape[1])[2]]
+    explained = np.einsum("abj,jb->ja", pairs, W) + mean[:, None] * sums.latents.T
     offset = np.einsum("jh,hj->j", W, sums.latents)
     grad_W, grad_mean = sums.products.T - explained, sums.values - sums.counts * mean - offset
     # sum_j E |x_j - w_j'z - mean_j|^2 over the observed values.

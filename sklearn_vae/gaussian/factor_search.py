@@ -149,7 +149,8 @@ class _Taylor:
         hessian = 4.0 * profile.hessian(point.log_psi)
         hessian.flat[:: len(hessian) + 1] -= 2.0 * point.gradient
         self._gradient = 2.0 * point.gradient[point.free]
-        self._hessian = hessian[np.ix_(point.free, point.free)]
+        free = point.free
+        self._hessian = hessian if free.all() else hessian[np.ix_(free, free)]
         # LAPACK itself, because the checks of scipy.linalg take longer than small matrices.
         root, info = lapack.dpotrf(self._hessian)
         self._root = root if info == 0 else None
