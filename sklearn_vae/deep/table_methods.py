@@ -85,7 +85,7 @@ class TableMethods(FittedTable):
         *,
         return_std: bool = False,
         n_draws: int | None = None,
-        n_samples: int = 1024,
+        n_samples: int = 256,
         random_state: Any = None,
     ) -> Any:
         """Replace missing values, given the observed ones of the same sample.
