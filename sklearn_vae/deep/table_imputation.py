@@ -178,42 +178,44 @@ class TableImputation:
         memory, and an empty list otherwise.
         """
         x = self.model._as_tensor((self.X[block] - self.model.mean_) / self.model.scale_)
-        q, prior = self.module.encode(x), self.module.prior()
-        zero, eye = torch.zeros_like(q.mean), torch.eye(q.mean.shape[1]).to(q.mean)
-        root = q.factor
-        own = [noise for noise in self.noise if len(noise)]
-        components = [
-            Component(zero, eye.expand(root.shape), own[0]),
-            Component(q.mean, WIDER * root, own[1]),
-        ]
-        z = torch.cat([component.draw() for component in components])
-        chunks, log_p, decoded = self._decoded(x, z)
-        log_p = log_p + prior.log_prob(z)
-        if len(own) > 2:
-            weights = torch.softmax(log_p - self._log_mixture(components, z), 0)
-            components.append(Component(*_moments(weights, z, q.mean, root), own[2]))
+        q, (of_prior, of_posterior, of_estimate) = self.module.encode(x), self.noise
+        components = [Component(q.mean, WIDER * q.factor, of_posterior)]
+        z = torch.cat([of_prior[:, None].expand(-1, len(x), -1), components[0].draw()])
+        chunks, log_joint, log_prior, decoded = self._decoded(x, z)
+        if len(of_estimate):
+            weights = self._weights(components, z, log_joint, log_prior)
+            moments = _moments(weights, z, q.mean, q.factor)
+            components.append(Component(*moments, of_estimate))
             more = components[-1].draw()
-            more_chunks, log_more, more_decoded = self._decoded(x, more)
-            log_p = torch.cat([log_p, log_more + prior.log_prob(more)])
-            z, chunks = torch.cat([z, more]), chunks + more_chunks
-            decoded = decoded + more_decoded if decoded and more_decoded else []
-        weights = torch.softmax(log_p - self._log_mixture(components, z), 0)
-        return x, chunks, weights, decoded
+            results = self._decoded(x, more)
+            z, chunks = torch.cat([z, more]), chunks + results[0]
+            log_joint, log_prior = (
+                torch.cat(pair) for pair in zip((log_joint, log_prior), results[1:3], strict=True)
+            )
+            decoded = decoded + results[3] if decoded and results[3] else []
+        return x, chunks, self._weights(components, z, log_joint, log_prior), decoded
 
-    def _decoded(self, x: Tensor, z: Tensor) -> tuple[list[Tensor], Tensor, list[Any]]:
-        """Return chunks of latents, log p(x|z) of observed values, (S, n), and p(x|z) if it is small."""
-        observed, log_p, p = ~x.isnan(), [], None
+    def _decoded(self, x: Tensor, z: Tensor) -> tuple[list[Tensor], Tensor, Tensor, list[Any]]:
+        """Return chunks of latents, log p(x, z) and log p(z), (S, n), and p(x|z) if it is small.
+
+        x counts where it is observed.
+        """
+        log_p, p = [], None
         chunks = list(z.split(max(1, block_size(len(x) * self.module.likelihood.width))))
         for part in chunks:
             p = self.module.decode(part)
-            log_p.append(p.restricted_to(observed).log_prob(x))
-        return chunks, torch.cat(log_p), [p] if len(chunks) == 1 else []
+            log_p.append(p.log_prob_columns(x).sum(-1))
+        log_prior = self.module.prior().log_prob(z)
+        return chunks, torch.cat(log_p) + log_prior, log_prior, [p] if len(chunks) == 1 else []
 
-    @staticmethod
-    def _log_mixture(components: list[Component], z: Tensor) -> Tensor:
-        """Compute the log-density of the mixture of the components, in proportion to their draws."""
-        logs = [c.log_prob(z) + math.log(len(c.noise) / len(z)) for c in components]
-        return torch.logsumexp(torch.stack(logs), 0)
+    def _weights(
+        self, components: list[Component], z: Tensor, log_joint: Tensor, log_prior: Tensor
+    ) -> Tensor:
+        """Return p(x, z) over the density of the mixture of prior and components, with the sum 1."""
+        n_prior, n = len(self.noise[0]), len(z)
+        logs = [log_prior + math.log(n_prior / n)]
+        logs += [c.log_prob(z) + math.log(len(c.noise) / n) for c in components]
+        return torch.softmax(log_joint - torch.logsumexp(torch.stack(logs), 0), 0)
 
     def _weighted(self, block: slice) -> tuple[Tensor, Iterator[tuple[Any, Tensor]]]:
         """Return samples, and an iterator over parts of p(x|z) with their weights."""

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -313,7 +314,7 @@ class Categorical(Codes):
     logits: Tensor
     observed: Tensor | None = None
 
-    @property
+    @cached_property
     def log_probabilities(self) -> Tensor:
         return torch.log_softmax(self.logits, dim=-1)
 
@@ -330,7 +331,7 @@ class Ordinal(Codes):
     thresholds: Tensor
     observed: Tensor | None = None
 
-    @property
+    @cached_property
     def log_probabilities(self) -> Tensor:
         # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), with a = inf for the last
         # category and b = -inf for the first.
