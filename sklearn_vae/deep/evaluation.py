@@ -54,17 +54,16 @@ def evaluate_blocks(
 ) -> Array:
     """Concatenate the results of a function of each block; raise ValueError if not finite."""
     with evaluating(net):
-        slices, found, end = list(blocks), torch.empty(0), 0
+        slices, whole, end = list(blocks), torch.empty(0), 0
         for block in slices:
             part = function(block)
-            # Of all samples at once: small arrays between the temporary ones of each block would
-            # keep malloc from using their memory again.
+            # One array for all samples: small arrays between the temporary ones of each block
+            # would keep malloc from using their memory again.
             if not end:
-                found = part.new_empty((slices[-1].stop, *part.shape[1:]))
+                whole = part.new_empty((slices[-1].stop, *part.shape[1:]))
             end = block.start + len(part)
-            found[block.start : end] = part
-        results = found[:end].cpu().numpy()
-        results = found[:end].cpu().numpy()
+            whole[block.start : end] = part
+        results = whole[:end].cpu().numpy()
     bad = ~np.isfinite(results)
     if results.ndim == 1:  # a log-density may be below the range of its dtype
         bad &= results != -np.inf
