@@ -142,6 +142,17 @@ def test_it_leaves_a_saddle_point():
     assert value == pytest.approx(data.log_likelihood(best.expected.mean, best.fit), abs=1e-9)
 
 
+def test_equal_variances_are_as_good_a_start_as_any():
+    X = make_incomplete(200, 6, 2, share=0.3, seed=2)
+    data = IncompleteMoments(X, np.nanmean(X, axis=0), 1)
+    model = PPCAModel(1, None, data.data.least_noise)
+    best = maximize_expected(data, model, data.start())
+    # The component has collapsed, and its variance is exactly that of the noise.
+    end = maximize_expected(data, model, Expected(np.zeros(6), np.eye(6)))
+    assert end.converged
+    assert end.log_likelihood == pytest.approx(best.log_likelihood, abs=1e-9)
+
+
 def test_an_unbounded_likelihood_is_reported():
     X = make_incomplete(6, 12, 2, share=0.1)
     data = IncompleteMoments(X, np.nanmean(X, axis=0), 6)
