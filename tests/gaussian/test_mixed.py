@@ -296,6 +296,17 @@ def test_draws_have_the_moments_and_probabilities_of_the_model():
     np.testing.assert_allclose(codes.var(axis=0), given.variance[0], rtol=0.15)
 
 
+def test_a_category_without_probability_is_never_drawn():
+    class SmallestNumbers(np.random.RandomState):
+        def uniform(self, *, size):
+            return np.zeros(size)
+
+    terms = ColumnTerms(["ordinal"], [[0, 1, 2]])
+    A = np.array([[1e4, 0.0], [0.0, 0.0]])  # in the first sample category 0 is impossible
+    codes = terms.draw(A, np.empty(0), SmallestNumbers(0))
+    np.testing.assert_array_equal(codes, [[1.0], [0.0]])
+
+
 def test_probabilities_of_a_hidden_column_are_those_without_its_values():
     model, codes = make_model()
     codes[::3, 0] = codes[:, 4] = np.nan
