@@ -3,7 +3,7 @@
 Figures 9 to 13 of Lucas et al. (2019), and figures 7 and 8 of its workshop version: bounds in training,
 collapse against epsilon with sigma2 fixed and learned, each with and without KL annealing, and
 reconstructions and latent planes of the annealed models. The claims are those of
-`lucas2019_kl_annealing.py`; at smoke scale, where 100 steps are too few, they do not decide.
+`lucas2019_kl_annealing.py`; at smoke scale, where 40 steps are too few, they do not decide.
 
     python benchmarks/lucas2019_faces_annealing.py --scale full --device cuda [--data FOLDER]  CelebA
     python benchmarks/lucas2019_faces_annealing.py --data FACES.npz [--scale cpu] any aligned faces
@@ -19,7 +19,7 @@ from study import Study
 
 SCALES = {
     "smoke": Scale(
-        160, {"channels": [8, 16], "dense": 32}, 16, 25, 40, (30.0,), (30.0,), (30.0,), 3e-3
+        160, {"channels": [8, 16], "dense": 32}, 16, 10, 40, (30.0,), (30.0,), (30.0,), 3e-3
     ),
     "cpu": Scale(
         400,

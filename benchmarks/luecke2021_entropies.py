@@ -64,8 +64,8 @@ SCALES = {
     },
     "smoke": {
         "pPCA": (2, {"rows": 1000, "epochs": 100, "draws": 20, "batch": 100, "rate": 5e-3}),
-        "images": (1, {"rows": 1400, "epochs": 30, "draws": 1, "batch": 50, "rate": 3e-3}),
-        "ring": (1, {"rows": 1000, "epochs": 60, "draws": 2, "batch": 50, "rate": 3e-3}),
+        "images": (1, {"rows": 700, "epochs": 15, "draws": 1, "batch": 50, "rate": 3e-3}),
+        "ring": (1, {"rows": 500, "epochs": 30, "draws": 2, "batch": 50, "rate": 3e-3}),
         "others": 1,
     },
 }

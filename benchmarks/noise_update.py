@@ -54,7 +54,7 @@ def data_sets(arguments):
         X = logits(X) if arguments.logit else X / 255
         name = arguments.data.stem + (", logits" if arguments.logit else "")
         return [(name, X, arguments.components, arguments.epochs, (512, 256))]
-    epochs = (200, 60, 300) if arguments.scale == "full" else (40, 4, 40)
+    epochs = (200, 60, 300) if arguments.scale == "full" else (12, 2, 40)
     cancer = StandardScaler().fit_transform(load_breast_cancer().data)
     return [
         ("digits", load_digits().data, 16, epochs[0], (128, 64)),
