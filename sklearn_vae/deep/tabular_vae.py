@@ -12,7 +12,7 @@ import torch
 from sklearn.utils import Tags
 
 from sklearn_vae.deep.base import Array
-from sklearn_vae.deep.choices import TABLE_FOLDS, chosen_values_of_table
+from sklearn_vae.deep.choices import LARGE_SAMPLES, TABLE_FOLDS, chosen_values_of_table
 from sklearn_vae.deep.outcome import LinearFit
 from sklearn_vae.deep.ppca_start import LearningRateLimit, can_start, check_init
 from sklearn_vae.deep.table_codes import Codes
@@ -208,6 +208,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     prior = "standard"
     variational_family = "diagonal"
     _most_folds = TABLE_FOLDS
+    _continues_fold = True
 
     _baseline: Array
     _marginals: dict[str, Array]  # quantile functions by the index of columns of numbers
@@ -391,6 +392,13 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
                 low, mean[j], high = np.quantile(x, [0.25, 0.5, 0.75])
                 scale[j] = (high - low) or x.std() or 1.0
         return mean, scale
+
+    def _can_continue(self, X: Array, held_out: Array) -> bool:
+        """Return whether the other samples have all categories, and no column that is constant."""
+        kept = np.delete(np.asarray(X), held_out, axis=0)
+        different = [len(np.unique(x[~np.isnan(x)])) for x in kept.T]
+        least = [len(column.categories or (0, 1)) for column in self.codec.columns_]
+        return bool(len(X) < LARGE_SAMPLES and np.greater_equal(different, least).all())
 
     def _module_factory(self, dtype: torch.dtype) -> Callable[..., VAEModule]:
         columns = self.codec.columns_
