@@ -52,7 +52,10 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     The networks see standardized numbers, in logarithms for "positive" and "count", and one-hot codes,
     in which pPCA fills missing values. They start at this pPCA, and training is automatic
     if `max_epochs="auto"`, as in :class:`DeepGaussianVAE`: the number of epochs is the one that is best
-    for validation samples, a fifth of all. `is_linear_` tells that no epoch was better than the start.
+    for validation samples, once a tenth to a fifth of all. With fewer than 5000 samples the networks of
+    this number of epochs are then trained on all samples for a fifth as many epochs, at least 8. Larger
+    tables, and validation samples without which a column is constant or lacks a category, are a reason
+    to train from the start on all samples instead. `is_linear_` tells that no epoch was better than the start.
 
     Parameters
     ----------
@@ -108,7 +111,8 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         are then restored. Automatic training has its own validation samples.
     validation_fraction : float or "auto", default="auto"
         Fraction of the samples that early stopping, or each fold of automatic training, holds out.
-        "auto" is 0.2. Without automatic training it is 0.1.
+        "auto" is 0.2, and for 150 to 5000 samples less, so that there are about 30, but at least 0.1.
+        Without automatic training it is 0.1.
     n_iter_no_change : int, default=10
         Number of epochs without improvement after which early stopping ends training.
     tol : float, default=1e-4
@@ -155,7 +159,8 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         Values recorded in each epoch, see :class:`DeepGaussianVAE`.
     mean_, scale_ : ndarray of shape (n_features,)
         Units of the networks: mean and standard deviation of "real" columns, median and spread of
-        "heavy_tailed", 0 and geometric mean of "positive", 0 and 1 of all others.
+        "heavy_tailed", 0 and geometric mean of "positive", 0 and 1 of all others. They are those of
+        the samples without the validation samples if training continues networks of these.
     net_ : skorch.NeuralNet
         Net that trains and holds the module.
     module_ : torch.nn.Module
@@ -163,7 +168,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     n_components_ : int
         Number of latent dimensions.
     n_iter_ : int
-        Number of epochs trained, 0 if the model is the linear start.
+        Number of epochs of the training on all samples, 0 if the model is the linear start.
     is_linear_ : bool
         Whether automatic training kept the start.
     n_features_in_ : int
