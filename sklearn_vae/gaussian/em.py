@@ -18,6 +18,7 @@ from sklearn_vae.gaussian.observed import (
     IncompleteData,
     Parameters,
     blas_threads,
+    inverse_pairs,
     latent_pairs,
     one_thread_for,
 )
@@ -65,12 +66,13 @@ class Sums(NamedTuple):
 
     @classmethod
     def _from_block(cls, data: IncompleteData, block: Block, parameters: Parameters) -> Sums:
-        posterior = data.posterior(block, parameters)
+        posterior = data.posterior(block, parameters, by_root=True)
         Z, X = posterior.mean, data.values[block.samples]
         w = None if data.weights is None else data.weights[block.samples]
         weighted = Z if w is None else w * Z
         i, j, _ = latent_pairs(Z.shape[0])
-        covariance = parameters.noise_variance * posterior.inverse[i, j]
+        covariance = inverse_pairs(posterior.inverse)
+        covariance *= parameters.noise_variance
         if block.owner is None:
             pairs, latents = weighted[i] * Z[j], weighted
             counts = np.ones(len(X)) if w is None else w
@@ -87,11 +89,14 @@ class Sums(NamedTuple):
             else:
                 counts = np.add.reduceat(w, starts)
         pairs = pairs + counts * covariance
+        # Sums over the samples that have a feature: one product of matrices is faster than three.
+        sums = np.concatenate([pairs, latents, counts[None, :]]) @ block.observed
+        n_pairs = len(pairs)
         return cls(
-            pairs @ block.observed,
-            latents @ block.observed,
+            sums[:n_pairs],
+            sums[n_pairs:-1],
             weighted @ X,
-            counts @ block.observed,
+            sums[-1],
             data.sum(X, block.samples),
             pairs.sum(axis=1),
             latents.sum(axis=1),
@@ -199,9 +204,8 @@ def gradient(
     By Fisher's identity they are those of E log p(x_o, z) under the posteriors.
     """
     W, mean, sigma2 = parameters.loadings, parameters.mean, parameters.noise_variance
-    position = latent_pairs(W.shape[1])[2]
-    pairs = np.moveaxis(sums.pairs[position], 2, 0)
-    explained = (pairs @ W[:, :, None])[:, :, 0] + mean[:, None] * sums.latents.T
+    pairs = sums.pairs[latent_pairs(W.shape[1])[2]]
+    explained = np.einsum("abj,jb->ja", pairs, W) + mean[:, None] * sums.latents.T
     offset = np.einsum("jh,hj->j", W, sums.latents)
     grad_W, grad_mean = sums.products.T - explained, sums.values - sums.counts * mean - offset
     # sum_j E |x_j - w_j'z - mean_j|^2 over the observed values.

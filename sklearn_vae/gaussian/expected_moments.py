@@ -287,8 +287,11 @@ def _covariance(fit: LowRankFit) -> np.ndarray:
 
 
 def _units(moments: Expected, model: Model) -> np.ndarray:
+    return units_of(moments, model.fit(moments.covariance))
+
+
+def units_of(moments: Expected, fit: LowRankFit) -> np.ndarray:
     """Return the standard deviation of each feature, or that of its noise if it is larger."""
-    fit = model.fit(moments.covariance)
     noise = fit.noise_variance * (1.0 if fit.scale is None else fit.scale**2)
     units = np.sqrt(np.maximum(np.diagonal(moments.covariance), noise))
     return np.where(units > 0.0, units, 1.0)
@@ -315,7 +318,7 @@ def _lengthened(
     """Divide a step of EM by the estimated share of information that is not missing.
 
     Let x = q x_observed be the part of x along an eigenvector of the covariance S that the observed
-    values tell on average, see `_known_shares`. A change of the model along the eigenvectors a and b
+    values tell on average, see `known_shares`. A change of the model along the eigenvectors a and b
     moves the expected S_ab by about the share 1 - q_a q_b. A change of S_ab moves the model by the
     share (l_a - sigma2) / (l_a - l_b), if a is a component and b is not, because the components
     rotate; the other entries move it only by their trace. The product of both is the rate at which
@@ -323,7 +326,7 @@ def _lengthened(
     """
     d, k = fit.loadings.shape
     lengths = np.maximum(fit.values[:k] - fit.noise_variance, 0.0)
-    known = _known_shares(lengths, fit.noise_variance, share_missing, d)
+    known = known_shares(lengths, fit.noise_variance, share_missing, d)
     rate = 1.0 - known * known[:, None]
     gap = np.maximum(fit.values[:k, None] - fit.values[k:], 1e-3 * lengths[:, None])
     rotation = np.divide(lengths[:, None], gap, out=np.zeros((k, d - k)), where=gap > 0.0)
@@ -344,7 +347,7 @@ def _lengthened(
     return np.concatenate([mean, S[i, j]])
 
 
-def _known_shares(lengths: np.ndarray, noise: float, share_missing: float, d: int) -> np.ndarray:
+def known_shares(lengths: np.ndarray, noise: float, share_missing: float, d: int) -> np.ndarray:
     """Return the share of x that the observed values tell, along each eigenvector.
 
     It is 1 - r u, where u is the share of the variance that stays unknown, noise / (noise + (1 - r)
@@ -368,7 +371,10 @@ class PPCAModel:
 
     def fit(self, covariance: np.ndarray) -> LowRankFit:
         """Fit the model in closed form (Tipping and Bishop, 1999)."""
-        values, vectors = eigh_of_covariance(covariance)
+        return self.of_eigenpairs(*eigh_of_covariance(covariance))
+
+    def of_eigenpairs(self, values: np.ndarray, vectors: np.ndarray) -> LowRankFit:
+        """Fit the model to all eigenpairs of a covariance, descending."""
         k, noise = self.n_components, self.noise_variance
         if noise is None:
             k = min(k, len(values) - 1)  # which can model any covariance

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from sklearn_vae.gaussian.profile_likelihood import LOG_FLOOR, ProfileLikelihood
+from sklearn_vae.gaussian.quasi_newton import inverse_product
 
 # First, largest and smallest length of a step, in relative changes of the noise standard deviations.
 RADIUS, LONGEST, SHORTEST = 1.0, 5.0, 1e-9
@@ -148,7 +149,8 @@ class _Taylor:
         hessian = 4.0 * profile.hessian(point.log_psi)
         hessian.flat[:: len(hessian) + 1] -= 2.0 * point.gradient
         self._gradient = 2.0 * point.gradient[point.free]
-        self._hessian = hessian[np.ix_(point.free, point.free)]
+        free = point.free
+        self._hessian = hessian if free.all() else hessian[np.ix_(free, free)]
         # LAPACK itself, because the checks of scipy.linalg take longer than small matrices.
         root, info = lapack.dpotrf(self._hessian)
         self._root = root if info == 0 else None
@@ -336,16 +338,7 @@ def _inverse_product(
     curvature: np.ndarray,
     free: np.ndarray,
 ) -> np.ndarray:
-    """Multiply the gradient by the inverse Hessian of L-BFGS (Nocedal, 1980)."""
+    """Multiply the gradient by the inverse Hessian of L-BFGS of the free noise variances."""
     if not free.all():
         changes = [(s * free, y * free) for s, y in changes]
-    curved = [(s, y, s @ y) for s, y in changes]
-    curved = [change for change in curved if change[2] > 0.0]
-    product, weights = gradient.copy(), []
-    for s, y, along in reversed(curved):
-        weights.append((s @ product) / along)
-        product -= weights[-1] * y
-    product /= curvature
-    for (s, y, along), weight in zip(curved, reversed(weights), strict=True):
-        product += (weight - (y @ product) / along) * s
-    return product
+    return inverse_product(changes, gradient, lambda product: product / curvature)

@@ -162,15 +162,19 @@ class IncompleteData:
         k = W.shape[1]
         observed, samples, owner = block
         i, j, position = latent_pairs(k)
-        M = ((W[:, i] * W[:, j]).T @ observed.T)[position]
+        # Sums over the observed features of w_j w_j', w_j mean_j and mean_j^2.
+        augmented = np.concatenate([W.T, mean[None, :]])
+        terms = np.concatenate([augmented[i] * augmented[j], augmented * mean])
+        terms = terms @ observed.T
+        M, shift, offset = terms[: -k - 1][position], terms[-k - 1 : -1], terms[-1]
         M[np.arange(k), np.arange(k)] += sigma2
         inverse, log_det = root_and_log_det(M) if by_root else inverse_and_log_det(M)
         X = self.values[samples]
-        shift, offset = (W * mean[:, None]).T @ observed.T, mean**2 @ observed.T
         log_det = block.repeated(log_det)
-        Y = W.T @ X.T - block.repeated(shift)
+        products = augmented @ X.T
+        Y = products[:-1] - block.repeated(shift)
         Z = _times_inverse(inverse, Y, owner, by_root)
-        terms = self.squares[samples] - 2.0 * (X @ mean) + block.repeated(offset)
+        terms = self.squares[samples] - 2.0 * products[-1] + block.repeated(offset)
         distance = terms - np.einsum("ij,ij->j", Y, Z)
         redo = np.flatnonzero(~(distance >= CANCELLED * terms))
         if redo.size:
@@ -325,30 +329,42 @@ def _log_det(roots: np.ndarray) -> np.ndarray:
 
 
 def root_and_log_det(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute lower triangular B with M^-1 = B'B, and log det M, of positive definite M, in place.
+    """Compute lower triangular B with M^-1 = B'B, and log det M, of positive definite M.
 
-    The matrices are along the last axis, (k, k, p).
+    The matrices are along the last axis, (k, k, p), and are overwritten.
     """
     k = M.shape[0]
     if _is_for_lapack(M):
         roots = np.linalg.cholesky(np.moveaxis(M, 2, 0))
         return np.moveaxis(np.linalg.inv(roots), 0, 2), _log_det(roots)
-    # Gaussian elimination. The factors that eliminate a column are negative entries of the inverse of
-    # the lower triangle, and take the place of the column.
-    product = np.empty_like(M)
+    # Cholesky's method by columns. Sums of products in einsum need no temporary matrices.
+    root = np.zeros_like(M)
     with np.errstate(all="ignore"):  # the pivots are checked at the end
-        for a in range(k - 1):
-            below = M[a + 1 :]
-            factor = below[:, a] / M[a, a]
-            below -= np.multiply(factor[:, None], M[a], out=product[a + 1 :])
-            np.negative(factor, out=below[:, a])
-            M[a, a + 1 :] = 0.0
+        for a in range(k):
+            column, scale = M[a:, a], root[a, a]
+            if a > 0:
+                column -= np.einsum("bcp,cp->bp", M[a:, :a], M[a, :a])
+            np.divide(1.0, np.sqrt(column[0], out=scale), out=scale)
+            column *= scale
+            if a > 0:
+                row = np.einsum("cp,cbp->bp", M[a, :a], root[:a, :a], out=root[a, :a])
+                row *= -scale
     diagonal = np.arange(k)
-    pivots = M[diagonal, diagonal]
-    log_det = _log_det_of_pivots(pivots)
-    M[diagonal, diagonal] = 1.0
-    M *= (pivots**-0.5)[:, None]
-    return M, log_det
+    return root, 2.0 * _log_det_of_pivots(M[diagonal, diagonal])
+
+
+def inverse_pairs(root: np.ndarray) -> np.ndarray:
+    """Compute the entries of M^-1 = B'B at the index pairs of `latent_pairs`, (pairs, p).
+
+    B is lower triangular, (k, k, p).
+    """
+    k = root.shape[0]
+    pairs, start = np.empty((k * (k + 1) // 2, root.shape[2])), 0
+    for a in range(k):
+        row = pairs[start : start + a + 1]
+        np.einsum("bp,bcp->cp", root[a:, a], root[a:, : a + 1], out=row)
+        start += a + 1
+    return pairs
 
 
 def _log_det_of_pivots(pivots: np.ndarray) -> np.ndarray:

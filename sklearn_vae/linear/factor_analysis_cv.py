@@ -8,7 +8,12 @@ import numpy as np
 
 from sklearn_vae.gaussian.arrays import weighted_mean
 from sklearn_vae.gaussian.centered import centered_data
-from sklearn_vae.gaussian.expected_moments import MOST_FOR_MOMENTS, IncompleteMoments
+from sklearn_vae.gaussian.expected_moments import (
+    MOST_FOR_MOMENTS,
+    Fixed,
+    IncompleteMoments,
+    maximize_expected,
+)
 from sklearn_vae.gaussian.factor_analysis import fit_factors
 from sklearn_vae.gaussian.factor_em import FactorUpdate
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
@@ -194,7 +199,7 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
         if X.shape[1] > MOST_FOR_MOMENTS:
             scores = score_estimators(splits, [FactorAnalysis(k) for k in ks])
         else:
-            by_noise, n_failed = score_splits(splits, ks, [()], _model)
+            by_noise, n_failed = score_splits(splits, ks, [()], _fit)
             warn_not_converged(n_failed, by_noise.size)
             scores = by_noise[:, :, 0]
         return ks, scores - splits.log_scale(unit)[:, None]
@@ -213,8 +218,9 @@ def _units(X: Array) -> Array:
     return units
 
 
-def _model(k: int, _: tuple[()], data: IncompleteMoments) -> FactorUpdate:
-    return FactorUpdate(k, varies=data.varies)
+def _fit(k: int, _: tuple[()], data: IncompleteMoments, start: Fixed | None) -> Fixed:
+    update = FactorUpdate(k, varies=data.varies)
+    return maximize_expected(data, update, data.start() if start is None else start.expected)
 
 
 def _complete_scores(X: Array, weights: Any, split: Split, ks: list[int]) -> list[float]:

@@ -11,21 +11,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from sklearn_vae.gaussian.expected_moments import (
-    Expected,
-    Fixed,
-    IncompleteMoments,
-    LowRankFit,
-    Model,
-    maximize_expected,
-)
+from sklearn_vae.gaussian.expected_moments import Fixed, IncompleteMoments, LowRankFit
 from sklearn_vae.gaussian.observed import blas_threads
 from sklearn_vae.linear.fold_factors import Split
 
 # Values of the parameters of a candidate after the first, n_components.
 Others: TypeAlias = tuple[Any, ...]
-# Returns the model of k components and other parameters for training data.
-MakeModel: TypeAlias = Callable[[int, Others, IncompleteMoments], Model]
+# Fits a model of k components and other parameters to training data, from the end of another fit.
+FitCandidate: TypeAlias = Callable[[int, Others, IncompleteMoments, Fixed | None], Fixed]
 
 # Up to this number of training values, where maxima of the likelihood are often local, each fit also
 # starts at the mean, as that of a single model.
@@ -101,7 +94,7 @@ class IncompleteSplits:
 
 
 def score_splits(
-    splits: IncompleteSplits, ks: Sequence[int], others: Sequence[Others], make_model: MakeModel
+    splits: IncompleteSplits, ks: Sequence[int], others: Sequence[Others], fit: FitCandidate
 ) -> tuple[np.ndarray, int]:
     """Score all candidates in all splits.
 
@@ -110,7 +103,7 @@ def score_splits(
     """
 
     def scores_of(split: int) -> tuple[np.ndarray, int]:
-        return _PartSearch(split, splits.part(split), ks, others, make_model).scores()
+        return _PartSearch(split, splits.part(split), ks, others, fit).scores()
 
     n_threads = max([lib["num_threads"] for lib in blas_threads().info()], default=1)
     numbers = range(len(splits.splits))
@@ -179,7 +172,7 @@ class _PartSearch:
         part: Part,
         ks: Sequence[int],
         others: Sequence[Others],
-        make_model: MakeModel,
+        fit: FitCandidate,
     ) -> None:
         check_observed(part.training, split)
         w = part.training_weights
@@ -195,12 +188,12 @@ class _PartSearch:
             )
         for moments in (self._training, self._evaluated):
             moments.data.check_finite()
-        self._part, self._ks, self._others, self._make = part, ks, others, make_model
+        self._part, self._ks, self._others, self._fit_candidate = part, ks, others, fit
 
     def scores(self) -> tuple[np.ndarray, int]:
         """Return scores of shape (n_components, n_others), and the number of failures."""
         scores = np.full((len(self._ks), len(self._others)), np.nan)
-        ends: list[Expected | None] = [None] * len(self._others)
+        ends: list[Fixed | None] = [None] * len(self._others)
         n_failed = 0
         for i in np.argsort(self._ks, kind="stable"):
             nearest = None
@@ -209,17 +202,16 @@ class _PartSearch:
                     end = self._fit(self._ks[i], others, ends[j] or nearest)
                 n_failed += not end.converged
                 if end.is_bounded:
-                    ends[j] = nearest = end.expected
+                    ends[j] = nearest = end
                     scores[i, j] = self._score(end.expected.mean, end.fit)
         return scores, n_failed
 
-    def _fit(self, k: int, others: Others, warm: Expected | None) -> Fixed:
+    def _fit(self, k: int, others: Others, warm: Fixed | None) -> Fixed:
         """Fit a candidate from one or two starts, and return the higher of bounded maxima."""
         data = self._training
-        starts = [data.start()] if warm is None else [warm]
-        if warm is not None and self._part.training.size <= SMALL:
-            starts.append(data.start())
-        ends = [maximize_expected(data, self._make(k, others, data), start) for start in starts]
+        is_small = self._part.training.size <= SMALL
+        starts = [warm, None] if warm is not None and is_small else [warm]
+        ends = [self._fit_candidate(k, others, data, start) for start in starts]
         return max(ends, key=lambda end: (end.is_bounded, end.log_likelihood))
 
     def _score(self, mean: np.ndarray, fit: LowRankFit) -> float:

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from sklearn_vae.containers import to_host
-from sklearn_vae.gaussian.expected_moments import MOST_FOR_MOMENTS, IncompleteMoments, PPCAModel
+from sklearn_vae.gaussian.expected_moments import (
+    MOST_FOR_MOMENTS,
+    Fixed,
+    IncompleteMoments,
+    PPCAModel,
+)
+from sklearn_vae.gaussian.loadings_search import maximize_observed, null_model
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.component_search import ComponentSearch, listed, warn_not_converged
 from sklearn_vae.linear.dask_arrays import as_dask_array
@@ -35,7 +41,7 @@ class PPCACV(ComponentSearch, MissingValuesModel):
     the folds, and all candidates share the eigenvalues. If n < d, one Gram matrix replaces the
     moments. The chosen model is then fitted to all samples.
 
-    With missing values, each candidate is fitted by EM, which starts at the model with fewer
+    With missing values, each candidate is fitted by EM and L-BFGS, which start at the model with fewer
     components and, with up to 10000 training values, also at the mean. The scores are those at a
     maximum of the likelihood, to about 1e-6 nats if the variances of the features differ by a factor
     of up to 1e8; those of GridSearchCV differ by more unless PPCA has a much smaller `tol` than by
@@ -213,7 +219,7 @@ class PPCACV(ComponentSearch, MissingValuesModel):
         if X.shape[1] > MOST_FOR_MOMENTS:
             scores = score_estimators(splits, [PPCA(**params) for params in self._grid(ks)])
         else:
-            scores, n_failed = score_splits(splits, ks, [(noise,) for noise in noises], _model)
+            scores, n_failed = score_splits(splits, ks, [(noise,) for noise in noises], _fit)
             scores = scores.reshape(len(scores), -1)
             warn_not_converged(n_failed, scores.size)
         if unit != 1.0:
@@ -240,5 +246,8 @@ def _unit(X: np.ndarray) -> float:
     return float(np.ldexp(1.0, np.frexp(largest)[1] - 1)) if largest > 0.0 else 1.0
 
 
-def _model(k: int, others: tuple[float | None], data: IncompleteMoments) -> PPCAModel:
-    return PPCAModel(k, *others, data.data.least_noise)
+def _fit(
+    k: int, others: tuple[float | None], data: IncompleteMoments, start: Fixed | None
+) -> Fixed:
+    model = PPCAModel(k, *others, data.data.least_noise)
+    return maximize_observed(data, model, start or null_model(data, model))

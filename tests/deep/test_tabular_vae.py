@@ -426,6 +426,7 @@ def test_training_that_still_rises_warns():
 def test_diagnostics_that_need_numbers_say_so():
     model, X = fitted("complete"), make_table()
     assert collapse(model, X).collapsed.size == 0
+    assert not model.is_comparable
     for function in (diagnose, entropy_bound):
         with pytest.raises(TypeError, match=r"TabularVAE is a model of tables.*column_gains_"):
             function(model, X)

@@ -128,6 +128,9 @@ def test_inverses_side_by_side(size, n):
     product = np.einsum("cap,cbp->abp", root, root)
     np.testing.assert_allclose(product, inverse, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(log_det, np.linalg.slogdet(A)[1])
+    pairs = observed.inverse_pairs(root)
+    i, j, _ = observed.latent_pairs(size)
+    np.testing.assert_allclose(pairs, inverse[i, j], rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.cover(1, 2)
