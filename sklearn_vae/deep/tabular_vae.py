@@ -52,10 +52,11 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     The networks see standardized numbers, in logarithms for "positive" and "count", and one-hot codes,
     in which pPCA fills missing values. They start at this pPCA, and training is automatic
     if `max_epochs="auto"`, as in :class:`DeepGaussianVAE`: the number of epochs is the one that is best
-    for validation samples, once a tenth to a fifth of all. With fewer than 5000 samples the networks of
-    this number of epochs are then trained on all samples for a fifth as many epochs, at least 8. Larger
-    tables, and validation samples without which a column is constant or lacks a category, are a reason
-    to train from the start on all samples instead. `is_linear_` tells that no epoch was better than the start.
+    for validation samples, which are a tenth to a fifth of all. With fewer than 5000 samples the
+    networks of this number of epochs are then trained on all samples, for a fifth as many epochs and
+    at least 8. Networks of larger tables start again, and so do those whose training samples had a
+    column that is constant or lacks a category. `is_linear_` tells that no epoch was better than the
+    start.
 
     Parameters
     ----------
