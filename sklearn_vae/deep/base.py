@@ -119,6 +119,9 @@ class DeepModel(EncoderDecoder, ABC):
     # Maximum number of folds of automatic training.
     _most_folds: ClassVar[int] = MAX_FOLDS
 
+    # Whether the final fit of automatic training may continue that of a fold.
+    _continues_fold: ClassVar[bool] = False
+
     # Value of `init` that starts at the linear model.
     _linear_init: ClassVar[str] = "ppca"
 
@@ -344,6 +347,10 @@ class DeepModel(EncoderDecoder, ABC):
         """Return values of the parameters that are "auto" in automatic training."""
         return chosen_values(n_samples, n_features, int(self.n_components), self._linear_init)
 
+    def _can_continue(self, X: Array, held_out: Array) -> bool:
+        """Return whether the final fit may continue that of a fold without some samples of X."""
+        return False
+
     def _choose(self, X: Any, sample_weight: Any) -> tuple[Any, EpochSearch]:
         """Return a copy with the chosen values of all parameters, and the search of the epochs."""
         probe = copy.copy(self)
@@ -357,7 +364,7 @@ class DeepModel(EncoderDecoder, ABC):
         fixed = 0 if self.random_state is None else copy.deepcopy(self.random_state)
         seed = int(check_random_state(fixed).randint(np.iinfo(np.int32).max // 2))
         search = search_epochs(model, X, weights, seed)
-        model.max_epochs = search.n_epochs
+        model.max_epochs = search.n_final_epochs
         return model, search
 
     def _fit(
@@ -367,14 +374,17 @@ class DeepModel(EncoderDecoder, ABC):
         keep_net = self.net_.all_or_nothing() if warm else nullcontext()
         with reducer.ending_on_error(), all_or_nothing(self), keep_net:
             self._set_chosen_values(search)
-            data = prepare(self, X, sample_weight, warm, reducer)
+            units = None
+            if search is not None and search.continued is not None:
+                units = search.continued.mean, search.continued.scale
+            data = prepare(self, X, sample_weight, warm, reducer, units=units)
             if not warm:
                 self._build(data)
             self.net_.separate_draws(reducer)
             if search is None:
                 diverged, complete = self._train(data)
             else:
-                diverged, complete = self._train_from_linear(data, search.noise_factor)
+                diverged, complete = self._train_from_linear(data, search)
             diverged = self._evaluate(data) or diverged
             if search is not None:
                 self._record_search(search, data)
@@ -409,9 +419,10 @@ class DeepModel(EncoderDecoder, ABC):
         self.hidden_layer_sizes_ = self._hidden_layer_sizes()
 
     def _train_from_linear(
-        self, data: TrainingData, noise_factor: float
+        self, data: TrainingData, search: EpochSearch
     ) -> tuple[FloatingPointError | None, bool]:
         """Train the net, and return to the linear start if training lowers its objective."""
+        noise_factor = search.noise_factor
         self.is_linear_ = True
         net, samples, weights = self.net_, data.train, data.weights
         if not self.max_epochs:
@@ -420,6 +431,8 @@ class DeepModel(EncoderDecoder, ABC):
             return None, False
         start = {name: t.clone() for name, t in net.module_.state_dict().items()}
         bound = mean_objective(net, samples, weights)
+        if search.continued is not None:
+            net.module_.load_state_dict(search.continued.parameters)
         diverged, complete = self._train(data)
         if data.checkpoint is None or not data.checkpoint.finished:
             self.is_linear_ = mean_objective(net, samples, weights) < bound
@@ -445,6 +458,8 @@ class DeepModel(EncoderDecoder, ABC):
         n = len(next(iter(self.history_.values())))
         # Between the epochs that the search has evaluated, interpolate.
         bounds = np.interp(np.arange(first + n), search.epochs, search.bounds)
+        if search.continued is not None and not self.is_linear_:
+            bounds = np.append(bounds[:1], np.full(n, search.bounds[search.best]))
         self.history_["validation_bound"] = bounds[first:]
         self.history_["linear_validation_bound"] = np.full(n, bounds[0])
 

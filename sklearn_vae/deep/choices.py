@@ -60,6 +60,10 @@ SMALL_TABLE_EPOCHS = 60
 SMALL_TABLE_LEARNING_RATE = 8e-2
 SMALL_TABLE_BATCH_SIZE = 256
 
+# Number of validation samples that small tables have at least, and the range of their fraction.
+TABLE_VALIDATION_SAMPLES = 30
+TABLE_VALIDATION_FRACTIONS = (0.1, 0.2)
+
 
 def is_auto(value: Any) -> bool:
     """Return whether a parameter has the value "auto"."""
@@ -128,10 +132,12 @@ def chosen_values_of_table(
     """Return the values of :func:`chosen_values` with those that differ for tables."""
     if n_samples >= LARGE_SAMPLES:
         return {**values, "max_epochs": TABLE_EPOCHS}
+    least, most = TABLE_VALIDATION_FRACTIONS
     return {
         **values,
         "hidden_layer_sizes": (max(SMALL_TABLE_WIDTH, 2 * n_components),),
         "learning_rate": SMALL_TABLE_LEARNING_RATE,
         "max_epochs": SMALL_TABLE_EPOCHS,
         "batch_size": SMALL_TABLE_BATCH_SIZE,
+        "validation_fraction": min(max(TABLE_VALIDATION_SAMPLES / n_samples, least), most),
     }

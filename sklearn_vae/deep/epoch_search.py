@@ -12,7 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -57,6 +57,11 @@ SIGNIFICANT = 2.0
 # Number of epochs that a fold trains before the next fold does.
 EPOCHS_AT_ONCE = 5
 
+# If the final fit continues that of a fold, the share of the epochs of the fold that it adds, and their
+# minimum.
+CONTINUED_SHARE = 0.2
+CONTINUED_EPOCHS = 8
+
 # Minimum number of samples for networks; below it the linear model is kept without a search.
 LEAST_SAMPLES = 20
 
@@ -77,6 +82,14 @@ class Gain(NamedTuple):
         return self.mean > self.error and self.trimmed > max(errors, TRIMMED_SHARE * self.mean)
 
 
+class FoldState(NamedTuple):
+    """Parameters of a fold after the best number of epochs, and the units of its networks."""
+
+    parameters: dict[str, Tensor]
+    mean: Array
+    scale: Array
+
+
 @dataclass(frozen=True, eq=False)
 class EpochSearch:
     """Result of a search: bounds of validation samples after `epochs`, of which 0 is the start.
@@ -91,6 +104,16 @@ class EpochSearch:
     best: int  # index of the highest bound
     gain: Gain
     noise_factor: float = 1.0
+    continued: FoldState | None = (
+        None  # state at which the final fit starts, if it continues a fold
+    )
+
+    @property
+    def n_final_epochs(self) -> int:
+        """Number of epochs of the final fit."""
+        if self.continued is None:
+            return self.n_epochs
+        return max(CONTINUED_EPOCHS, round(CONTINUED_SHARE * self.n_epochs))
 
     @property
     def n_epochs(self) -> int:
@@ -205,6 +228,7 @@ class Fold:
         self.model._set_up_net(self.data, None, [self.validated])
         self.validated.evaluate(net)
         self.held_out = held_out
+        self.states: list[dict[str, Tensor]] = []  # after each call of `train`
         self.in_data_units = partial(net.monitor.in_data_units, x=valid)
         net.monitor = BoundMonitor(net.monitor.in_data_units)
 
@@ -218,7 +242,14 @@ class Fold:
         if not net.complete_:
             raise KeyboardInterrupt
         net.last_states_ = []
+        if self.model._continues_fold:
+            average = self.validated.average_
+            self.states.append({name: tensor.clone() for name, tensor in average.items()})
         return bool(np.isfinite(self.validated.terms[-1].values).all())
+
+    def state_at(self, epoch: int) -> FoldState:
+        """Return the averaged parameters and the units."""
+        return FoldState(self.states[epoch - 1], self.model.mean_, self.model.scale_)
 
     def terms_at(self, epoch: int) -> ObjectiveTerms:
         """Return the terms of the validation samples, in the units of the data."""
@@ -243,13 +274,15 @@ def search_epochs(model: Any, X: Array, weights: Array | None, seed: int) -> Epo
     w = None if weights is None else np.concatenate([weights[f.held_out] for f in folds])
     w = np.ones(sum(len(f.held_out) for f in folds)) if w is None else w
     curves, max_epochs = Curves([fold.terms_at(0) for fold in folds], w), int(model.max_epochs)
-    while True:
+    while curves.epochs[-1] < min(max_epochs, curves.last_epoch_of_interest):
         step = min(EPOCHS_AT_ONCE, max_epochs - curves.epochs[-1])
         if not all(fold.train(step) for fold in folds):
-            return curves.result(max_epochs)
+            break
         curves.add(curves.epochs[-1] + step, [fold.terms_at(-1) for fold in folds])
-        if curves.epochs[-1] >= min(max_epochs, curves.last_epoch_of_interest):
-            return curves.result(max_epochs)
+    search = curves.result(max_epochs)
+    if len(folds) == 1 and search.n_epochs and folds[0].model._can_continue(X, folds[0].held_out):
+        return replace(search, continued=folds[0].state_at(search.best))
+    return search
 
 
 class Curves:

@@ -12,7 +12,7 @@ import torch
 from sklearn.utils import Tags
 
 from sklearn_vae.deep.base import Array
-from sklearn_vae.deep.choices import TABLE_FOLDS, chosen_values_of_table
+from sklearn_vae.deep.choices import LARGE_SAMPLES, TABLE_FOLDS, chosen_values_of_table
 from sklearn_vae.deep.outcome import LinearFit
 from sklearn_vae.deep.ppca_start import LearningRateLimit, can_start, check_init
 from sklearn_vae.deep.table_codes import Codes
@@ -52,7 +52,11 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     The networks see standardized numbers, in logarithms for "positive" and "count", and one-hot codes,
     in which pPCA fills missing values. They start at this pPCA, and training is automatic
     if `max_epochs="auto"`, as in :class:`DeepGaussianVAE`: the number of epochs is the one that is best
-    for validation samples, a fifth of all. `is_linear_` tells that no epoch was better than the start.
+    for validation samples, which are a tenth to a fifth of all. With fewer than 5000 samples the
+    networks of this number of epochs are then trained on all samples, for a fifth as many epochs and
+    at least 8. Networks of larger tables start again, and so do those whose training samples had a
+    column that is constant or lacks a category. `is_linear_` tells that no epoch was better than the
+    start.
 
     Parameters
     ----------
@@ -108,7 +112,8 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         are then restored. Automatic training has its own validation samples.
     validation_fraction : float or "auto", default="auto"
         Fraction of the samples that early stopping, or each fold of automatic training, holds out.
-        "auto" is 0.2. Without automatic training it is 0.1.
+        "auto" is 0.2, and for 150 to 5000 samples less, so that there are about 30, but at least 0.1.
+        Without automatic training it is 0.1.
     n_iter_no_change : int, default=10
         Number of epochs without improvement after which early stopping ends training.
     tol : float, default=1e-4
@@ -155,7 +160,8 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         Values recorded in each epoch, see :class:`DeepGaussianVAE`.
     mean_, scale_ : ndarray of shape (n_features,)
         Units of the networks: mean and standard deviation of "real" columns, median and spread of
-        "heavy_tailed", 0 and geometric mean of "positive", 0 and 1 of all others.
+        "heavy_tailed", 0 and geometric mean of "positive", 0 and 1 of all others. They are those of
+        the samples without the validation samples if training continues networks of these.
     net_ : skorch.NeuralNet
         Net that trains and holds the module.
     module_ : torch.nn.Module
@@ -163,7 +169,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     n_components_ : int
         Number of latent dimensions.
     n_iter_ : int
-        Number of epochs trained, 0 if the model is the linear start.
+        Number of epochs of the training on all samples, 0 if the model is the linear start.
     is_linear_ : bool
         Whether automatic training kept the start.
     n_features_in_ : int
@@ -208,6 +214,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     prior = "standard"
     variational_family = "diagonal"
     _most_folds = TABLE_FOLDS
+    _continues_fold = True
 
     _baseline: Array
     _marginals: dict[str, Array]  # quantile functions by the index of columns of numbers
@@ -391,6 +398,13 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
                 low, mean[j], high = np.quantile(x, [0.25, 0.5, 0.75])
                 scale[j] = (high - low) or x.std() or 1.0
         return mean, scale
+
+    def _can_continue(self, X: Array, held_out: Array) -> bool:
+        """Return whether the other samples have all categories, and no column that is constant."""
+        kept = np.delete(np.asarray(X), held_out, axis=0)
+        different = [len(np.unique(x[~np.isnan(x)])) for x in kept.T]
+        least = [len(column.categories or (0, 1)) for column in self.codec.columns_]
+        return bool(len(X) < LARGE_SAMPLES and np.greater_equal(different, least).all())
 
     def _module_factory(self, dtype: torch.dtype) -> Callable[..., VAEModule]:
         columns = self.codec.columns_

@@ -60,10 +60,12 @@ def prepare(
     warm: bool,
     reducer: Reducer,
     incomplete: bool = False,
+    units: tuple[Array, Any] | None = None,
 ) -> TrainingData:
     """Validate, split and scale the data, and set `mean_` and `scale_` if not a warm start.
 
-    `incomplete` tells that this is a fold of samples with missing values.
+    `incomplete` tells that this is a fold of samples with missing values. `units` are values of
+    `mean_` and `scale_`, by default those of the samples.
     """
     X = model._check_samples(X, ensure_min_samples=2, reset=not warm)
     check_image_shape(model, model._sample_shape)
@@ -92,11 +94,13 @@ def prepare(
         check_same_networks(model)
         (device, dtype), products = device_and_dtype(model.module_), model.net_.precision
     else:
-        model.mean_, model.scale_ = model._center_and_scale(X, train, reducer, train_weights)
+        if units is None:
+            units = model._center_and_scale(X, train, reducer, train_weights)
+        model.mean_, model.scale_ = units
         device, dtype, products = choose_device(model.device, model.precision, X.dtype)
         check_units(model.mean_, model.scale_, dtype)
-    units = model.mean_, model.scale_, device, dtype
-    validation = standardize(X, valid, *units) if model.early_stopping else None
+    scaling = model.mean_, model.scale_, device, dtype
+    validation = standardize(X, valid, *scaling) if model.early_stopping else None
     if validation is not None and not torch.isfinite(validation.square().nansum()):
         raise ValueError(
             "X contains outliers: the samples that early_stopping holds out differ so much from "
@@ -104,9 +108,9 @@ def prepare(
         )
     if isinstance(X, StoredRows):
         rows = X if len(train) == len(X) else X.subset(train)
-        samples: Any = StoredSamples(rows, *units, train_weights)
+        samples: Any = StoredSamples(rows, *scaling, train_weights)
     else:
-        samples = standardize(X, train, *units)
+        samples = standardize(X, train, *scaling)
     w, w_valid = (
         None if array is None else torch.from_numpy(array).to(device, samples.dtype)
         for array in (train_weights, valid_weights)

@@ -286,7 +286,7 @@ def test_a_linear_decoder_of_real_columns_reaches_factor_analysis():
 def test_automatic_training_gains_on_validation_samples():
     model = TabularVAE(2, random_state=0).fit(make_table(120))
     assert not model.is_linear_
-    assert model.hidden_layer_sizes_ == (64,)
+    assert model.hidden_layer_sizes_ == (32,)
     assert model.history_["validation_bound"][-1] > model.history_["linear_validation_bound"][-1]
 
 
