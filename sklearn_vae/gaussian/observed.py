@@ -162,19 +162,15 @@ class IncompleteData:
         k = W.shape[1]
         observed, samples, owner = block
         i, j, position = latent_pairs(k)
-        # Sums over the observed features of w_j w_j', w_j mean_j and mean_j^2.
-        augmented = np.concatenate([W.T, mean[None, :]])
-        terms = np.concatenate([augmented[i] * augmented[j], augmented * mean])
-        terms = terms @ observed.T
-        M, shift, offset = terms[: -k - 1][position], terms[-k - 1 : -1], terms[-1]
+        M = ((W[:, i] * W[:, j]).T @ observed.T)[position]
         M[np.arange(k), np.arange(k)] += sigma2
         inverse, log_det = root_and_log_det(M) if by_root else inverse_and_log_det(M)
         X = self.values[samples]
+        shift, offset = (W * mean[:, None]).T @ observed.T, mean**2 @ observed.T
         log_det = block.repeated(log_det)
-        products = augmented @ X.T
-        Y = products[:-1] - block.repeated(shift)
+        Y = W.T @ X.T - block.repeated(shift)
         Z = _times_inverse(inverse, Y, owner, by_root)
-        terms = self.squares[samples] - 2.0 * products[-1] + block.repeated(offset)
+        terms = self.squares[samples] - 2.0 * (X @ mean) + block.repeated(offset)
         distance = terms - np.einsum("ij,ij->j", Y, Z)
         redo = np.flatnonzero(~(distance >= CANCELLED * terms))
         if redo.size:
