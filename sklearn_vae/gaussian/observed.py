@@ -21,6 +21,8 @@ BLOCK = 2**16
 # Up to this order, elimination in all matrices of a block at once is faster than LAPACK, from this
 # number of them on.
 ELIMINATE_UP_TO, ELIMINATE_FROM = 16, 50
+# The same for roots of inverses.
+ROOTS_UP_TO = 32
 # Lower bound of the noise variance, as a share of the least variance of a feature.
 LEAST_NOISE = 1e-10
 # A difference below this share of its terms has cancelled and is recomputed as a sum.
@@ -314,9 +316,9 @@ def inverse_and_log_det(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.negative(M, out=M), _log_det_of_pivots(pivots)
 
 
-def _is_for_lapack(M: np.ndarray) -> bool:
+def _is_for_lapack(M: np.ndarray, largest: int = ELIMINATE_UP_TO) -> bool:
     """Return whether LAPACK, one by one, is faster for M of shape (k, k, p)."""
-    return M.shape[0] > ELIMINATE_UP_TO or M.shape[2] < ELIMINATE_FROM
+    return M.shape[0] > largest or M.shape[2] < ELIMINATE_FROM
 
 
 def _log_det(roots: np.ndarray) -> np.ndarray:
@@ -330,7 +332,7 @@ def root_and_log_det(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The matrices are along the last axis, (k, k, p), and are overwritten.
     """
     k = M.shape[0]
-    if _is_for_lapack(M):
+    if _is_for_lapack(M, ROOTS_UP_TO):
         roots = np.linalg.cholesky(np.moveaxis(M, 2, 0))
         return np.moveaxis(np.linalg.inv(roots), 0, 2), _log_det(roots)
     # Cholesky's method by columns. Sums of products in einsum need no temporary matrices.
