@@ -34,6 +34,8 @@ def parse_arguments(doc, scales=("full", "smoke"), **options):
     arguments = parser.parse_args()
     if arguments.repeats is None:
         arguments.repeats = 7 if arguments.scale == "full" else 1
+    # All imported modules live to the end: `seconds` would search them for garbage before each run.
+    gc.freeze()
     return arguments
 
 

@@ -82,8 +82,8 @@ SCALES = {
         "residual": ((1, 2), (2, 5)),
     },
     "smoke": {
-        "n": (500, 200),
-        "fc": {**SMALL, "noise": {}, "width": 32, "max_epochs": 40},
+        "n": (400, 100),
+        "fc": {**SMALL, "noise": {}, "width": 32, "max_epochs": 20},
         "conv": {**SMALL, "noise": {}, "channels": (4, 8), "max_epochs": 10},
         "depths": {"fc": (1, 8), "other": (1, 8), "start": (8,), "variants": (1, 8)},
         "convolutions": (1, 4),

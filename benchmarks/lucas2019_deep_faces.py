@@ -86,7 +86,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        240,
+        160,
         (8, 16),
         64,
         32,

@@ -48,7 +48,7 @@ train, test = X[:n], X[n:]
 # %%
 # A closed curve needs two latent dimensions. KL annealing keeps both active, and the decreasing
 # learning rate helps convergence. Snapshots keep the models at these epochs.
-n_epochs = 60 if arguments.small else 600
+n_epochs, n_draws = (60, 40) if arguments.small else (600, 200)
 epochs = np.unique(np.geomspace(1, n_epochs, 25).astype(int)).tolist()
 models = {}
 if arguments.small:
@@ -76,7 +76,7 @@ print("                  held-out   log-like-   sigma where the noise is")
 print("                     bound      lihood    0.50     0.16     0.05")
 for name, model in models.items():
     sigma = " ".join(f"{deviations[name][i]:8.2f}" for i in (0, 50, 100))
-    likelihood = model.log_likelihood(test, n_samples=200).mean()
+    likelihood = model.log_likelihood(test, n_samples=n_draws).mean()
     print(f"{name:15s} {model.score(test):10.2f} {likelihood:11.2f} {sigma}")
 print("training samples:      H[q(z|x)] - H[p(z)] - H[p(x|z)] =    sum     ELBO      gap")
 for label, model in models.items():

@@ -14,6 +14,7 @@ ROOT = Path(sklearn_vae.__file__).parent
 # From the bottom of the library to its top. `linear` and `deep` are siblings.
 PACKAGES = [
     "public",
+    "warning",
     "containers",
     "stored_rows",
     "validation",
@@ -36,6 +37,7 @@ PACKAGES = [
 SIBLINGS = {"linear", "deep"}
 FORBIDDEN = {
     "public": {"torch", "sklearn", "skorch", "numpy"},
+    "warning": {"torch", "sklearn", "skorch", "numpy"},
     "containers": {"torch", "sklearn", "skorch"},
     "stored_rows": {"torch", "sklearn", "skorch"},
     "validation": {"torch", "skorch"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, distributions
 
 from sklearn_vae.adapters.outputs import SPREADS, as_normal, check_shape
 from sklearn_vae.nn.distributions import BernoulliLogits, DiagonalNormal
+from sklearn_vae.warning import warn_user
 
 LIKELIHOODS = ("gaussian", "bernoulli", "categorical", "distribution")
 
@@ -204,10 +204,9 @@ def _logits(values: Tensor, is_mean: bool) -> Tensor:
             )
         return torch.logit(values, torch.finfo(values.dtype).eps)
     if inside and values.numel() > 100 and bool((values > 0).all()):
-        warnings.warn(
+        warn_user(
             "All outputs of decode are between 0 and 1, like probabilities, but are read as "
             "logits. If decode ends with a sigmoid, set decoder_output='mean'.",
-            stacklevel=2,
         )
     return values
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import sys
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -76,6 +75,7 @@ from sklearn_vae.validation import (
     check_random_state,
     checked_rows,
 )
+from sklearn_vae.warning import warn_user
 
 Array = NDArray[Any]
 
@@ -528,10 +528,9 @@ class DeepModel(EncoderDecoder, ABC):
             net.verbose = 0
         net.drop_unfinished_epoch()
         if not (diverged or net.complete_):
-            warnings.warn(
+            warn_user(
                 f"Training was interrupted after {len(net.history)} epochs. "
                 f"{type(self).__name__} keeps the parameters reached so far.",
-                stacklevel=4,
             )
         return diverged, net.complete_
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import warnings
 from collections import Counter
 from typing import Any
 
@@ -26,6 +25,7 @@ from skorch.callbacks import (
 )
 
 from sklearn_vae.training.callbacks import BestLosses, FrozenParameters
+from sklearn_vae.warning import warn_user
 
 # Entries of the history that exist only with validation samples.
 VALIDATION_ENTRIES = ("valid_loss", "valid_loss_best", "validation_bound")
@@ -128,10 +128,9 @@ def callbacks_of_fit(callbacks: Any) -> list[Any]:
             copies.append((name, copy.deepcopy(callback, trial)))
             memo = trial
         except Exception as error:  # noqa: BLE001 - raised by code of the user
-            warnings.warn(
+            warn_user(
                 f"callbacks contains {name}, which cannot be copied ({type(error).__name__}: "
                 f"{error}). The original is used and may change during fit.",
-                stacklevel=7,
             )
             memo[id(callback)] = callback
             copies.append((name, callback))
@@ -146,10 +145,9 @@ def callbacks_of_fit(callbacks: Any) -> list[Any]:
 def warn_of_failures(net: Any) -> None:
     """Warn of callbacks that failed at the end of training."""
     if net.failures_:
-        warnings.warn(
+        warn_user(
             "The trained model was kept, but callbacks failed in on_train_end: "
             f"{', '.join(net.failures_)}.",
-            stacklevel=3,
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -22,6 +21,7 @@ from sklearn_vae.training.devices import (
     torch_defaults,
 )
 from sklearn_vae.training.loop import VAENet
+from sklearn_vae.warning import warn_user
 
 Array = NDArray[Any]
 
@@ -102,9 +102,8 @@ def keep_snapshots(model: Any, data: TrainingData) -> None:
                 snapshot._evaluate(data)
                 snapshots[epoch] = snapshot
             except FloatingPointError:
-                warnings.warn(
+                warn_user(
                     f"The snapshot of epoch {epoch} was discarded, because its ELBO is not finite.",
-                    stacklevel=3,
                 )
     for callback in callbacks:
         callback.states_ = {}

@@ -55,16 +55,18 @@ def objective_terms(net: Any, x: Tensor | StoredSamples, seed: int = 0) -> Objec
     generator = torch.Generator(x.device).manual_seed(seed)
     training = net.module_.training
     net.module_.eval()
-    terms = []
+    # Of all samples at once, see `evaluate_blocks`.
+    terms = torch.empty((2, len(x)), dtype=x.dtype, device=x.device)
     step = max(1, NUMBERS_PER_PART // (2 * pairs * x.shape[1]))
     for start in range(0, len(x), step):
         part = x[start : start + step]
         shape = (pairs, len(part), k)
         noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
         draws = torch.cat([noise, -noise])
-        terms.append(torch.stack(net.objective(net.module_, part, draws, 1.0, **net.options)[:2]))
+        both = net.objective(net.module_, part, draws, 1.0, **net.options)[:2]
+        terms[:, start : start + step] = torch.stack(both)
     net.module_.train(training)
-    values, reconstruction = torch.cat(terms, dim=1).cpu().double().numpy()
+    values, reconstruction = terms.cpu().double().numpy()
     if not learns_noise(net.module_):
         return ObjectiveTerms(values, np.ones_like(values), 0)
     d, likelihood = x.shape[1], net.module_.likelihood

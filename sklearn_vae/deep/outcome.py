@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_vae.deep.epoch_search import EpochSearch
 from sklearn_vae.gaussian.tolerances import NATS, NOISE_RATIO, OPEN_SHARE, SHARE_OF_GAIN, WEAK_KL
 from sklearn_vae.gaussian.trend import trend_of
+from sklearn_vae.warning import warn_user
 
 # Number of epochs from which a fit with a given number of them is judged.
 MIN_EPOCHS = 20
@@ -66,7 +66,7 @@ def warn_of_outcome(model: Any, bounds: Bounds, search: EpochSearch | None) -> N
         text = text or _hides_dimensions(model, bounds, margin) or _is_worse(model, bounds, margin)
         text = text or _still_rises(model, bounds)
     if text:
-        warnings.warn(text, ConvergenceWarning, stacklevel=5)
+        warn_user(text, ConvergenceWarning)
 
 
 def _overfits(model: Any, bounds: Bounds, search: EpochSearch | None) -> str:

@@ -162,6 +162,9 @@ class LearningRateLimit(Callback):
         formula: Any = None
         if weights is None:
             formula = gradients_by_formula(net.module_, net.objective, options)
+        # Of tables, which are in memory.
+        if hasattr(formula, "prepare") and len(X) <= N_WARMUP_BATCHES * size:
+            X, formula = formula.prepare(X), formula.of_prepared
         with threads_worth(3 * net.operations_ * size * draws):
             for _ in range(N_WARMUP_BATCHES):
                 chosen, x = next(shuffled(X, [size], generator))

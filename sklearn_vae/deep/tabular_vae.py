@@ -73,7 +73,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         labels of a dtype of categories are missing values in both cases.
     hidden_layer_sizes : int or sequence of int or "auto", default="auto"
         Number of units in each hidden layer of the encoder. The decoder uses the reverse order.
-        "auto" is one layer of 64 units, 256 from 5000 samples on, and at least 2 * n_components.
+        "auto" is one layer of 32 units, 256 from 5000 samples on, and at least 2 * n_components.
         Without automatic training it is (512, 256).
     activation : str, default="auto"
         Activation function of the hidden layers: "relu", "leaky_relu", "elu", "gelu", "silu",
@@ -94,14 +94,14 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     free_bits : float, default=0.0
         KL per dimension, in nats, below which no penalty applies.
     learning_rate : float or "auto", default="auto"
-        Learning rate of the Adam optimizer. "auto" is 2e-2, and 2e-3 from 5000 samples on. Without
+        Learning rate of the Adam optimizer. "auto" is 8e-2, and 2e-3 from 5000 samples on. Without
         automatic training it is 1e-3.
     max_epochs : int or "auto", default="auto"
         Maximum number of epochs. "auto" trains automatically, see above. Where that does not apply
         it is 100.
     batch_size : int or "auto", default="auto"
-        Maximum number of samples per batch. "auto" is about a quarter of the samples, between 64
-        and 128. Without automatic training it is 128.
+        Maximum number of samples per batch. "auto" is 256, and 128 from 5000 samples on. Without
+        automatic training it is 128.
     early_stopping : bool, default=False
         Whether to hold out validation samples and stop when the objective on them has not
         improved by `tol` for `n_iter_no_change` epochs after the KL warm-up. The best parameters
@@ -340,7 +340,8 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         return super()._can_start_linear() and can_start(self)
 
     def _chosen_values(self, n_samples: int, n_features: int) -> dict[str, Any]:
-        return chosen_values_of_table(n_samples, super()._chosen_values(n_samples, n_features))
+        values = super()._chosen_values(n_samples, n_features)
+        return chosen_values_of_table(n_samples, int(self.n_components), values)
 
     def _check_parameters(self) -> None:
         super()._check_parameters()

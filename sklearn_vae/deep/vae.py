@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -47,6 +46,7 @@ from sklearn_vae.validation import (
     checked_rows,
     has_nan,
 )
+from sklearn_vae.warning import warn_user
 
 OBJECTIVES = {"elbo": elbo, "iwae": iwae}
 
@@ -210,11 +210,10 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
         self._check_objective()
         n_done = len(self.net_.history) if self.warm_start and hasattr(self, "net_") else 0
         if self.kl_warmup_epochs > n_done + self.max_epochs:
-            warnings.warn(
+            warn_user(
                 f"kl_warmup_epochs={self.kl_warmup_epochs} is greater than max_epochs="
                 f"{self.max_epochs}, so the KL weight will not reach kl_weight={self.kl_weight}. "
                 "Increase max_epochs or reduce kl_warmup_epochs.",
-                stacklevel=5,
             )
 
     def _check_samples(self, X: Any, **options: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,6 +42,7 @@ from sklearn_vae.validation import (
     checked_data,
     refuse,
 )
+from sklearn_vae.warning import warn_user
 
 INFERENCES = ("linear", "per_sample")
 
@@ -239,13 +239,12 @@ class BernoulliPPCA(LatentModel):
             rng = random_state_of(self, file)
             fit = fit_bernoulli(X, k, self.inference, self.max_iter, self.tol, rng, file, weights)
             if not fit.certificate.converged:
-                warnings.warn(
+                warn_user(
                     f"BernoulliPPCA has not converged after {len(fit.history) - 1} iterations "
                     f"(max_iter={self.max_iter}): the ELBO can still rise by about "
                     f"{fit.certificate.remaining_gain:.2g} nats per sample (tol={self.tol}). "
                     "Increase max_iter or tol.",
                     ConvergenceWarning,
-                    stacklevel=2,
                 )
             self._set_model(X, fit, weights)
         return self

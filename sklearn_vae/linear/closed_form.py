@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from sklearn_vae.gaussian.bounds import entropy_bound, kl_per_dimension
 from sklearn_vae.gaussian.eigensolvers import TOLERANCE
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.gaussian.spectrum import Spectrum
+from sklearn_vae.warning import warn_user
 
 
 def closed_form_attributes(
@@ -87,14 +87,13 @@ def warn_unless_converged(
     largest = float(spectrum.eigenvalues[0])
     if accuracy.largest_residual <= max(tol * largest, 2.0 * accuracy.rounding):
         return
-    warnings.warn(
+    warn_user(
         f"The eigenpairs have not converged: the residuals are {accuracy.largest_residual / largest:.2g} "
         f"times the largest eigenvalue, more than {'' if is_own else 'tol='}{tol:g}, with "
         f"n_components={n_components!r}. certificate_ bounds the errors. "
         f"{'Use' if is_own else 'Increase tol, use'} fewer components, or choose "
         "svd_solver='covariance_eigh' or 'full', which do not iterate.",
         ConvergenceWarning,
-        stacklevel=4,
     )
 
 

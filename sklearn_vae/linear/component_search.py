@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from sklearn_vae.linear.fold_factors import Split
 from sklearn_vae.linear.folds import check_some_weight
 from sklearn_vae.linear.incomplete_folds import IncompleteSplits
 from sklearn_vae.validation import check_choice, is_integer
+from sklearn_vae.warning import warn_user
 
 SELECTIONS = ("best", "one_standard_error")
 HELD_OUT_PARTS = ("samples", "entries")
@@ -217,11 +217,10 @@ def warn_not_converged(n_failed: int, n_fits: int) -> None:
     """Warn if EM has not converged in some splits."""
     if n_failed == 0:
         return
-    warnings.warn(
+    warn_user(
         f"EM has not converged in {n_failed} of {n_fits} fits of cross-validation, so that their "
         "scores are too low. Use fewer components, or scale X.",
         ConvergenceWarning,
-        stacklevel=5,
     )
 
 

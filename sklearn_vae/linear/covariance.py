@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_vae.gaussian.arrays import scale_of, weighted_mean
+from sklearn_vae.gaussian.arrays import row_blocks, scale_of, weighted_mean
 from sklearn_vae.gaussian.centered import centered_data
 from sklearn_vae.gaussian.eigensolvers import count_components, decompose
 from sklearn_vae.gaussian.gram import spectrum_of_gram
@@ -103,8 +103,7 @@ class TrainingCovariance:
         if self.X is None:
             lengths = np.sqrt(self.n_features * self.spectrum.eigenvalues)
             return lengths[:, None] * self.spectrum.components
-        R = self.X.astype(np.float64) - self.mean
-        return R if self.weights is None else self.weights[:, None] ** 0.5 * R
+        return self._centered_rows(slice(None))
 
     @cached_property
     def elbo(self) -> LinearElbo:
@@ -116,13 +115,21 @@ class TrainingCovariance:
     @cached_property
     def factor(self) -> Array:
         """Vectors with covariance S, no more than features, which resolve its small eigenvalues."""
-        R, d = self.centered, self.n_features
-        return R if len(R) <= d else np.linalg.qr(R, mode="r") * (d / len(R)) ** 0.5
+        n, d = self.n_samples, self.n_features
+        if self.X is None or n <= d:
+            return self.centered
+        R: Any = np.empty((0, d))
+        for rows in row_blocks(n, d, at_least=4 * d):
+            R = np.linalg.qr(np.vstack([R, self._centered_rows(rows)]), mode="r")
+        return R * (d / n) ** 0.5
 
-    @cached_property
-    def samples(self) -> LinearElbo:
-        """The same ELBO from the samples, which resolve all variances."""
-        return LinearElbo(centered=self.centered)
+    def _centered_rows(self, rows: slice) -> Array:
+        """Return rows of `centered` of the data."""
+        R = self.X[rows].astype(np.float64)
+        R -= self.mean
+        if self.weights is not None:
+            R *= self.weights[rows, None] ** 0.5
+        return R
 
     @cached_property
     def spectrum(self) -> Spectrum:

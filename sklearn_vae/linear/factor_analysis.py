@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +40,7 @@ from sklearn_vae.validation import (
     is_integer,
     is_memory_mapped,
 )
+from sklearn_vae.warning import warn_user
 
 Array = NDArray[Any]
 
@@ -360,14 +360,13 @@ class FactorAnalysis(MomentsMixin, FactorModelMethods):
         if model.at_floor.size:
             names = getattr(self, "feature_names_in_", range(self.n_features_in_))
             text = heywood_text([names[j] for j in model.at_floor])
-            warnings.warn(text, ConvergenceWarning, stacklevel=4)
+            warn_user(text, ConvergenceWarning)
         if not model.converged:
-            warnings.warn(
+            warn_user(
                 f"The search stopped after max_iter={self.max_iter} iterations: the log-likelihood "
                 f"can still rise by about {model.remaining_gain:.2g} nats per sample (tol="
                 f"{self.tol:g}). Increase max_iter.",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     def _check_count(self, shape: tuple[int, int]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_vae.gaussian.shrunk_covariance import Normal, fit_shrunk
 from sklearn_vae.linear.linear_imputer import LinearImputer, spread_of
 from sklearn_vae.validation import check_integer, check_real, is_real
+from sklearn_vae.warning import warn_user
 
 
 class ShrunkFitting(NamedTuple):
@@ -197,11 +197,10 @@ class GaussianImputer(LinearImputer):
             max_iter=self.max_iter,
         )
         if not fit.converged:
-            warnings.warn(
+            warn_user(
                 f"EM has not converged after max_iter={self.max_iter} iterations. Increase max_iter "
                 "or tol, or increase shrinkage.",
                 ConvergenceWarning,
-                stacklevel=3,
             )
         self.mean_, self.covariance_ = fit.normal
         self.shrinkage_, self.n_iter_ = fit.shrinkage, max(len(fit.changes), 1)

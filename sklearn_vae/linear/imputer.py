@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +16,7 @@ from sklearn_vae.linear.factor_density import FactorDensity, FactorFit, choose_c
 from sklearn_vae.linear.linear_imputer import LinearImputer, spread_of
 from sklearn_vae.linear.ppca import PPCA
 from sklearn_vae.validation import check_flag, check_integer, check_real, is_integer
+from sklearn_vae.warning import warn_user
 
 # Noise variance of standardized features that approximates the limit of no noise.
 LEAST_NOISE = 1e-9
@@ -395,11 +395,10 @@ class FactorAnalysisImputer(FactorImputer):
             Y - center, k, weights, tol=self.tol, max_iter=self.max_iter
         )
         if not converged:
-            warnings.warn(
+            warn_user(
                 f"EM has not converged after max_iter={self.max_iter} iterations. Increase max_iter "
                 "or tol, or use a smaller n_components.",
                 ConvergenceWarning,
-                stacklevel=3,
             )
         # Orient the factors so that they are uncorrelated given x, with falling lengths.
         scale = np.sqrt(factors.noise_variance)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 from weakref import WeakKeyDictionary
@@ -25,6 +24,7 @@ from sklearn_vae.validation import (
     checked_data,
     is_real,
 )
+from sklearn_vae.warning import warn_user
 
 FLAGS = (
     "add_indicator",
@@ -119,10 +119,9 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
                 self.indicator_ = MissingIndicator(error_on_new=False).fit(X)
         if not (self._observed.all() or self.keep_empty_features):
             names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
-            warnings.warn(
+            warn_user(
                 "Skipping features without any observed values: "
                 f"{names[~self._observed].tolist()}. Set keep_empty_features=True to keep them.",
-                stacklevel=2,
             )
         return self
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +43,7 @@ from sklearn_vae.validation import (
     is_integer,
     is_real,
 )
+from sklearn_vae.warning import warn_user
 
 if TYPE_CHECKING:
     from sklearn_vae.linear.gradient_solver import Training
@@ -411,12 +411,11 @@ class LinearVAE(LinearEncoderModel):
         history, last = self._run_em(data, start, k, file)
         self.n_iter_ = len(history) - 1
         if not last.done:
-            warnings.warn(
+            warn_user(
                 f"LinearVAE has not converged after max_iter={self.n_iter_} iterations: the ELBO "
                 f"can still rise by about {last.gain:.2g} nats per sample, more than "
                 f"tol={self.tol}. Increase max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=3,
             )
         p = self._in_parametrization(last.parameters, last.directions)
         self._set_fit(data, p, last.directions[:, :k].T, ())
@@ -506,10 +505,9 @@ class LinearVAE(LinearEncoderModel):
         self.n_iter_ = len(training.bound) - (self.solver == "adam")
         self._set_training(data, training)
         if training.interrupted:
-            warnings.warn(
+            warn_user(
                 f"Training was interrupted after {self.n_iter_} iterations. LinearVAE keeps the "
                 "parameters learned so far.",
-                stacklevel=3,
             )
         elif training.error is None and not self.certificate_.converged:
             self._warn_of_shortfall(settled=training.settled)
@@ -553,7 +551,7 @@ class LinearVAE(LinearEncoderModel):
                 f"tol={self.tol}. Increase max_iter, tol or learning_rate, "
             )
         text = f"LinearVAE {text}or use solver='em', which reaches the maximum."
-        warnings.warn(text, ConvergenceWarning, stacklevel=4)
+        warn_user(text, ConvergenceWarning)
 
     def _certify(
         self,
@@ -581,7 +579,7 @@ class LinearVAE(LinearEncoderModel):
     ) -> None:
         self._set_model(p, data.mean, data.dtype, components)
         bounds = self._active_noise_bound(data.average_variance) + active_bounds
-        self._set_bound(*data.samples.moments(p), bounds)
+        self._set_bound(*data.elbo.resolving(p.noise_variance).moments(p), bounds)
         self.n_samples_ = data.n
 
     def _fit_stream(self, stream: RunningCovariance, dtype: Any, k: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from sklearn_vae.validation import (
     check_random_state,
     check_real,
 )
+from sklearn_vae.warning import warn_user
 
 Array = NDArray[Any]
 
@@ -250,12 +250,11 @@ class MixedFactorAnalysis(MixedModelMethods):
             rng = check_random_state(self.random_state)
             self.penalty_ = self._penalty(terms)
             if self.penalty_ > 0.0 and weights.mean() < _SMALL_WEIGHT:
-                warnings.warn(
+                warn_user(
                     f"The weights of the {len(weights)} samples sum to {weights.sum():.3g}. They "
                     f"count as repetitions, so that the priors with penalty={self.penalty_:g} may "
                     "outweigh the samples. Divide sample_weight by its mean, or set penalty=0.",
                     UserWarning,
-                    stacklevel=2,
                 )
             diagonal = self.covariance == "diagonal"
             fit = fit_mixed(
@@ -273,15 +272,14 @@ class MixedFactorAnalysis(MixedModelMethods):
             self.elbo_history_ = fit.history + float(weighted_mean(log_density, weights))
             if fit.at_floor:
                 names = [codec.columns_[terms.columns[i]].name for i in fit.at_floor]
-                warnings.warn(heywood_text(names), ConvergenceWarning, stacklevel=2)
+                warn_user(heywood_text(names), ConvergenceWarning)
             if not fit.certificate.converged:
-                warnings.warn(
+                warn_user(
                     f"MixedFactorAnalysis has not converged after {self.n_iter_} iterations "
                     f"(max_iter={self.max_iter}): the objective can still rise by about "
                     f"{fit.certificate.remaining_gain:.2g} nats per sample (tol={self.tol}). "
                     "Increase max_iter or tol.",
                     ConvergenceWarning,
-                    stacklevel=2,
                 )
         return self
 

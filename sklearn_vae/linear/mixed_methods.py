@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -236,37 +236,10 @@ class MixedModelMethods(FittedTable, LatentModel):
         Z = rng.standard_normal((n_samples, self.n_components_))
         return self.codec.decode(self._draw_codes(Z, rng)), Z
 
-    def conditional_sample(
-        self, given: Mapping[Any, Any], n_samples: int = 1, random_state: Any = None
-    ) -> Any:
-        """Draw samples in which some values are given, with z from q(z|x).
-
-        Parameters
-        ----------
-        given : dict
-            Values by the name or index of their column.
-        n_samples : int, default=1
-            Number of samples to draw.
-        random_state : int, RandomState instance or None, default=None
-            Seed or generator of the draws.
-
-        Returns
-        -------
-        X : DataFrame or ndarray of shape (n_samples, n_features)
-            Samples from the conditional distribution, as a table like the training samples.
-
-        Raises
-        ------
-        ValueError
-            If a column does not exist or a value is not possible for it.
-        """
-        check_is_fitted(self)
-        check_integer("n_samples", n_samples, at_least=1)
-        codes = self.codec.encode_values(given)
+    def _draw_given(self, codes: Array, n_samples: int, rng: np.random.RandomState) -> Array:
         q = self._model.encode(codes[None])[0]
         repeated = Posteriors(*(np.repeat(array, n_samples, axis=0) for array in q))
-        values = self._draw(repeated, check_random_state(random_state))
-        return self.codec.decode(np.where(np.isnan(codes), values, codes))
+        return self._draw(repeated, rng)
 
     def _draw(self, q: Posteriors, rng: np.random.RandomState) -> Array:
         """Draw codes of one table from p(x|z) and q(z)."""

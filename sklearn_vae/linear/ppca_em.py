@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from sklearn_vae.gaussian.spectrum import Spectrum, with_positive_peaks
 from sklearn_vae.gaussian.stationarity import Stationarity
 from sklearn_vae.linear.checks import check_squares_fit
 from sklearn_vae.validation import check_memory, is_integer
+from sklearn_vae.warning import warn_user
 
 # The likelihood of incomplete data may have several maxima: nothing is known about the others.
 BY_EM = Accuracy(method="EM")
@@ -153,7 +153,7 @@ def _warn(
             f"still rise by about {gain:.2g} nats per sample (tol={tol}). Increase max_iter or tol, "
             "or use fewer components."
         )
-    warnings.warn(text, ConvergenceWarning, stacklevel=6)
+    warn_user(text, ConvergenceWarning)
 
 
 def _count_components(n_components: Any, shape: tuple[int, int]) -> int:

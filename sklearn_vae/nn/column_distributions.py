@@ -7,8 +7,9 @@ and `entropy` leave out the values that are not observed, which may be NaN in x.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -202,7 +203,7 @@ class Poisson(ColumnDistribution):
 
     def entropy_terms(self) -> Tensor:
         rate = self.log_rate.double().exp()
-        log_factorial = _mean_log_gamma(rate, lambda u: torch.expm1(-rate * u))
+        log_factorial = _mean_log_factorial(rate, lambda u: torch.expm1(-rate * u))
         return (rate * (1.0 - self.log_rate) + log_factorial).to(self.log_rate.dtype)
 
     def sample(self, random_state: np.random.RandomState) -> Tensor:
@@ -235,17 +236,18 @@ class NegativeBinomial(ColumnDistribution):
         return terms.to(self.log_mean.dtype)
 
     def entropy_terms(self) -> Tensor:
-        log_mean, log_count = torch.broadcast_tensors(
-            self.log_mean.double(), self.log_count.double()
-        )
+        log_mean, log_count = self.log_mean.double(), self.log_count.double()
         mu, r, odds = log_mean.exp(), log_count.exp(), log_mean - log_count
-
-        def laplace(u: float) -> Tensor:  # E (1 - u)^x - 1
-            return torch.expm1(-r * torch.log1p(u * odds.exp()))
-
-        log_factorial = _mean_log_gamma(mu, laplace)
-        log_gamma = _mean_log_gamma(mu, laplace, r - 1.0)
-        terms = log_factorial - log_gamma + torch.lgamma(r)
+        ratio = odds.exp()
+        # Malmsten's integrals of E log Gamma(x + 1) and E log Gamma(x + r) have a common factor.
+        total = torch.zeros_like(odds)
+        for t, step in _nodes(float(r.detach().min())):
+            u, end = -math.expm1(-t), math.exp(-t)
+            power = (1.0 - r) * t
+            change = end * torch.expm1(power) if t < 1.0 else torch.exp(power - t) - end
+            moment = torch.log1p(u * ratio).mul_(-r).exp_()  # E exp(-x t)
+            total.addcmul_(moment, change, value=-step / u).add_((1.0 - r) * (step * end))
+        terms = total + torch.lgamma(r)
         terms = terms - r * functional.logsigmoid(-odds) - mu * functional.logsigmoid(odds)
         return terms.to(self.log_mean.dtype)
 
@@ -312,7 +314,7 @@ class Categorical(Codes):
     logits: Tensor
     observed: Tensor | None = None
 
-    @property
+    @cached_property
     def log_probabilities(self) -> Tensor:
         return torch.log_softmax(self.logits, dim=-1)
 
@@ -329,7 +331,7 @@ class Ordinal(Codes):
     thresholds: Tensor
     observed: Tensor | None = None
 
-    @property
+    @cached_property
     def log_probabilities(self) -> Tensor:
         # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), with a = inf for the last
         # category and b = -inf for the first.
@@ -405,26 +407,25 @@ class MixedDistribution:
         return torch.cat(list(values), dim=-1)[..., order]
 
 
-def _mean_log_gamma(mean: Tensor, laplace: Callable[[float], Tensor], shift: Any = 0.0) -> Tensor:
-    """Compute E log Gamma(x + 1 + shift) of counts x by Malmsten's integral.
-
-    It is the integral over t > 0 of m exp(-t) / t - (exp(-t) - exp(-(1 + shift) t) E exp(-x t)) / (u t)
-    with m = E x + shift and u = 1 - exp(-t). `laplace(u)` is E exp(-x t) - 1.
-    """
+def _nodes(least: float = 1.0) -> Iterator[tuple[float, float]]:
+    """Yield nodes t and weights of integrals of exp(-least t) f(t) over t > 0."""
     low, high, step = LOG_NODES
-    least = float(torch.as_tensor(1.0 + shift).detach().min())
     high += math.log(max(1.0, 1.0 / max(least, LEAST_COUNT)))
-    total, m = torch.zeros_like(mean), mean + shift
     for i in range(round((high - low) / step)):
         t = math.exp(low + step * i)
-        u, end = -math.expm1(-t), math.exp(-t)
-        power = torch.as_tensor(-shift * t, dtype=mean.dtype)
-        if t < 1.0:
-            decay = torch.expm1(power)
-            difference = -end * (laplace(u) * (1.0 + decay) + decay)
-        else:
-            difference = end - torch.exp(power - t) * (1.0 + laplace(u))
-        total = total + step * (m * end - difference / u)
+        yield t, step
+
+
+def _mean_log_factorial(mean: Tensor, laplace: Callable[[float], Tensor]) -> Tensor:
+    """Compute E log x! of counts x by Malmsten's integral.
+
+    It is the integral over t > 0 of exp(-t) / t (E x + (E exp(-x t) - 1) / u) with u = 1 - exp(-t).
+    `laplace(u)` is E exp(-x t) - 1.
+    """
+    total = torch.zeros_like(mean)
+    for t, weight in _nodes():
+        u = -math.expm1(-t)
+        total = total + weight * math.exp(-t) * (mean + laplace(u) / u)
     return total
 
 

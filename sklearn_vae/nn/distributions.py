@@ -46,6 +46,11 @@ class DiagonalNormal:
         """Variance, in the shape of `log_variance`."""
         return self.log_variance.exp()
 
+    @property
+    def factor(self) -> Tensor:
+        """Cholesky factor of the covariance, of shape (..., k, k)."""
+        return torch.diag_embed(torch.exp(0.5 * self.log_variance))
+
     def rsample(self, noise: Tensor) -> Tensor:
         """Compute mean + std * noise, for noise of shape (n_draws, n_samples, n_components)."""
         return torch.addcmul(self.mean, torch.exp(0.5 * self.log_variance), noise)
@@ -146,7 +151,7 @@ class CorrelatedNormal:
         return self.independent.mean
 
     @property
-    def _factor(self) -> Tensor:
+    def factor(self) -> Tensor:
         """Cholesky factor of the covariance."""
         return self.root * torch.exp(0.5 * self.independent.log_variance)[:, None]
 
@@ -159,7 +164,7 @@ class CorrelatedNormal:
     @property
     def variance(self) -> Tensor:
         """Variance of each dimension, of shape (n_samples, k)."""
-        return self._factor.square().sum(-1)
+        return self.factor.square().sum(-1)
 
     def entropy(self) -> Tensor:
         """Compute the entropy."""
@@ -168,7 +173,7 @@ class CorrelatedNormal:
     def draw(self, noise: Tensor, weights: Tensor | None = None) -> "CorrelatedDraws":
         """Draw z from noise of shape (n_draws, n_samples, n_components); weights are ignored."""
         with torch.autocast(noise.device.type, enabled=False):  # z and q(z|x) must agree
-            shift = torch.einsum("nij,snj->sni", self._factor, noise.expand(-1, len(self.root), -1))
+            shift = torch.einsum("nij,snj->sni", self.factor, noise.expand(-1, len(self.root), -1))
         return CorrelatedDraws(self, self.mean + shift, noise)
 
     def marginals(self, noise: Tensor | None = None) -> DiagonalNormal:
@@ -177,7 +182,7 @@ class CorrelatedNormal:
 
     def covariance(self) -> Tensor:
         """Return the covariance matrices (n, k, k)."""
-        factor = self._factor
+        factor = self.factor
         return factor @ factor.mT
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,6 +36,7 @@ from sklearn_vae.validation import (
     checked_data,
     is_real,
 )
+from sklearn_vae.warning import warn_user
 
 Array = NDArray[Any]
 
@@ -430,13 +430,12 @@ class OutlierDetector(Stateful, OutlierMixin, BaseEstimator):
 
     def _warn_of_level(self) -> None:
         m = sum(map(len, self.calibration_scores_))
-        warnings.warn(
+        warn_user(
             f"level={self.level:g} is out of reach: with {m} calibration samples no p-value is "
             f"below 1/{m + 1} = {self.smallest_p_value_:.3g}, so that predict labels no sample an "
             f"outlier. Use at least {int(np.ceil(1.0 / self.level)) - 1} calibration samples or a "
             "higher level. An integer cv calibrates with all samples.",
             UserWarning,
-            stacklevel=3,
         )
 
     def _check_samples(self, X: Any, *, reset: bool = False, min_samples: int = 1) -> Array:

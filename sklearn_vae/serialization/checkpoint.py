@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import platform
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from sklearn_vae.serialization.codec import INVALID, Reader, Writer
 from sklearn_vae.serialization.container import drafts_of, library_versions, read_file, write_file
 from sklearn_vae.serialization.identity import LIBRARY, digest
 from sklearn_vae.validation import check_integer, check_random_state
+from sklearn_vae.warning import warn_user
 
 # Number of hexadecimal digits of each digest in a file name. The file contains the whole digests.
 DIGITS_OF_NAME = 16
@@ -158,17 +158,16 @@ class Checkpoint:
                     differences.append(_differences(*pairs))
         if differences:
             closest = min(differences, key=len)
-            warnings.warn(
+            warn_user(
                 f"No checkpoint in {self.path.parent} matches this fit. The closest one of the "
                 f"same class and data differs: {'; '.join(closest)}. Training starts from scratch.",
-                stacklevel=2,
             )
 
     def _reject(self, why: str) -> None:
         self._warn(f"{why}, so training starts from scratch.")
 
     def _warn(self, text: str) -> None:
-        warnings.warn(f"The checkpoint {self.path} {text}", stacklevel=2)
+        warn_user(f"The checkpoint {self.path} {text}")
 
 
 def random_state_of(estimator: Any, checkpoint: Checkpoint | None) -> np.random.RandomState:

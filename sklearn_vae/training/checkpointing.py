@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from sklearn_vae.training.devices import (
 )
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.fast_paths import may_draw
+from sklearn_vae.warning import warn_user
 
 # Names of methods that return and set the state of an object.
 ACCESSORS = (
@@ -74,10 +74,9 @@ class Keeper:
         epochs = reducer.table(epoch, self.file.finished)
         if (epochs != epochs[0]).any():
             if self.state is not None:
-                warnings.warn(
+                warn_user(
                     f"The checkpoint {self.file.path} is not resumed, because other processes "
                     "have no checkpoint of the same epoch. Training starts from scratch.",
-                    stacklevel=2,
                 )
             self.state, self.file.finished = None, False
 
@@ -106,10 +105,9 @@ class Keeper:
         net.set_state(self.state["net"])
         lost = _restore_callbacks(net, self.state["callbacks"])
         if lost and not self.file.finished:  # a finished training does not need it
-            warnings.warn(
+            warn_user(
                 f"Cannot restore the state of {', '.join(lost)}, because no such object exists "
                 "when training begins. Training continues without it, and its result may differ.",
-                stacklevel=2,
             )
         if (drawn := self.state.get("global_generators")) is not None:
             set_global_generators(drawn, torch.device(net.device))
@@ -122,10 +120,9 @@ class Keeper:
             return False
         callbacks, left_out = _callback_states(net)
         if left_out and not self._has_warned:
-            warnings.warn(
+            warn_user(
                 f"The checkpoint {self.file.path} cannot hold {', '.join(left_out)}. A training "
                 "that resumes from it continues without it, and its result may differ.",
-                stacklevel=2,
             )
         self._has_warned = True
         device = torch.device(net.device)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from sklearn_vae.warning import warn_user
 
 Result = TypeVar("Result")
 
@@ -148,10 +149,9 @@ class CapturedStep:
         restore()
         result, is_finite = run()
         if is_finite:
-            warnings.warn(
+            warn_user(
                 "Training steps cannot be captured in a CUDA graph. They run without one, which "
                 f"is slower: {failure}",
-                stacklevel=2,
             )
         return result, is_finite
 

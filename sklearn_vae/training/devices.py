@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from sklearn_vae.warning import warn_user
 
 PRECISIONS = ("auto", "float32", "float64", "tf32", "bf16")
 
@@ -64,9 +65,8 @@ def choose_device(
     if chosen.type == "cpu" and precision == "bf16":
         if multiplies_bf16():
             return chosen, torch.float32, "bf16 on CPU"
-        warnings.warn(
+        warn_user(
             "precision='bf16' uses float32 on this CPU, which has no instructions for bfloat16.",
-            stacklevel=7,
         )
         precision = "float32"
     if precision in ("tf32", "bf16"):

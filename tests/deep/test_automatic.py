@@ -81,6 +81,19 @@ def test_noise_keeps_the_linear_model_and_diagnose_says_so(kind):
     assert "linear" in report.categories
 
 
+@pytest.mark.parametrize(("change", "is_linear"), [(-1.0, True), (0.0, False), (1.0, False)])
+def test_training_is_undone_only_if_it_lowers_the_objective(change, is_linear, monkeypatch):
+    bounds = iter([2.0, 2.0 + change])  # of the start, and after training
+    monkeypatch.setattr("sklearn_vae.deep.base.mean_objective", lambda *_: next(bounds))
+    search = EpochSearch(
+        [0, 2], [0.0, 1.0], max_epochs=9, best=1, gain=SimpleNamespace(is_sure=True)
+    )
+    monkeypatch.setattr("sklearn_vae.deep.base.search_epochs", lambda *_: search)
+    model = DeepGaussianVAE(2, random_state=0).fit(NOISE)
+    assert model.is_linear_ == is_linear
+    assert model.n_iter_ == len(model.history_["bound"]) * (not is_linear) == 2 * (not is_linear)
+
+
 def test_progress_says_that_the_model_is_linear(capsys):
     DeepGaussianVAE(2, random_state=0, verbose=1).fit(NOISE)
     assert "keeps its linear start" in capsys.readouterr().err

@@ -295,14 +295,21 @@ def test_pipelines_and_grid_search(model):
     assert np.isfinite(alone.cv_results_["mean_test_score"]).all()
 
 
-# Each process imports torch for a while, but pickles what tests/test_common.py pickles.
+# Slow, since each process imports torch. In one test, since these are the same processes then.
 @pytest.mark.slow
-@pytest.mark.parametrize("model", BY_PROCESSES, ids=str)
-def test_grid_search_by_processes(model):
+def test_processes_of_joblib_give_what_one_gives():
     grid = [{"n_components": [1]}, {"learning_rate": [1e-2]}]
-    alone, search = (GridSearchCV(model, grid, cv=2, n_jobs=n).fit(X) for n in (None, 2))
-    scores = [each.cv_results_["mean_test_score"] for each in (alone, search)]
-    np.testing.assert_array_equal(*scores)
+    for model in BY_PROCESSES:
+        alone, search = (GridSearchCV(model, grid, cv=2, n_jobs=n).fit(X) for n in (None, 2))
+        for i in range(2):
+            scores = [each.cv_results_[f"split{i}_test_score"] for each in (alone, search)]
+            np.testing.assert_array_equal(*scores, err_msg=str(model))
+        assert search.best_params_ == alone.best_params_
+        assert search.best_estimator_.score(X) == alone.best_estimator_.score(X)
+    models = [clone(model).set_params(random_state=1) for model in MODELS[:2]]
+    found = Parallel(n_jobs=2)(delayed(model.fit)(X) for model in models)
+    for there, model in zip(found, models, strict=True):
+        np.testing.assert_array_equal(parameters_of(there), parameters_of(clone(model).fit(X)))
 
 
 def test_grid_search_over_the_noise_variance():
@@ -313,14 +320,6 @@ def test_grid_search_over_the_noise_variance():
     assert search.best_params_ == {"noise_variance": 1.0}
     collapsed = clone(model).set_params(noise_variance=300.0).fit(rows).collapsed_dims_
     np.testing.assert_array_equal(collapsed, [0, 1, 2])
-
-
-@pytest.mark.slow
-def test_processes_of_joblib_give_what_one_gives():
-    models = [clone(model).set_params(random_state=1) for model in MODELS[:2]]
-    found = Parallel(n_jobs=2)(delayed(model.fit)(X) for model in models)
-    for there, model in zip(found, models, strict=True):
-        np.testing.assert_array_equal(parameters_of(there), parameters_of(clone(model).fit(X)))
 
 
 @pytest.mark.some(3)

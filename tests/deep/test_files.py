@@ -255,7 +255,7 @@ def test_small_files_are_read_into_memory(tmp_path):
 MEMORY = """
 import sys, threading
 import numpy as np
-from sklearn_vae import DeepGaussianVAE, validation
+from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, validation
 from sklearn_vae.deep import evaluation, fit_averages, ppca_start, vae
 from sklearn_vae.training import stored_samples
 
@@ -275,12 +275,14 @@ def watch():
         peak.append(anonymous())
 
 model = DeepGaussianVAE(4, hidden_layer_sizes=(16,), batch_size=1024, max_epochs=1, init="ppca")
-model.fit(np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32))
+other = DeepAutoencoder(4, hidden_layer_sizes=(16,), batch_size=1024, max_epochs=1)
+few = np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
+model.fit(few), other.fit(few)
 X = np.load(sys.argv[1], mmap_mode="r")
 peak, stop = [anonymous()], threading.Event()
 watcher = threading.Thread(target=watch)
 watcher.start()
-model.fit(X).score(X)
+model.fit(X).score(X), other.fit(X).score(X)
 stop.set()
 watcher.join()
 print(max(peak) - peak[0])

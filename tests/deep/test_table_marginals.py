@@ -135,5 +135,3 @@ def test_samples_need_no_other_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(type(model), "_draw_codes", counted)
     assert model.sample(3, random_state=0)[0].equals(expected)
     assert sizes == [3]
-    del model._reference  # as in files of earlier versions
-    assert model.sample(3, random_state=0)[0].equals(expected)

@@ -10,6 +10,7 @@ from sklearn.decomposition import FactorAnalysis
 from sklearn_vae import BernoulliPPCA
 from sklearn_vae.diagnostics.reference import BernoulliReference, GaussianReference
 from tests.diagnostics.models import rows, with_covariance
+from tests.helpers import PeakMemory
 
 UNITS = np.array([1e-3, 0.1, 1.0, 3.0, 50.0, 1.0, 20.0, 4.0])
 SCALES = {"one": 1.0, "per feature": rows().std(axis=0) * np.geomspace(0.5, 2.0, 8)}
@@ -38,6 +39,14 @@ def log_density_of(reference, noise):
     C = V * lengths @ V.T + noise * np.eye(8)
     density = multivariate_normal(mean, C).logpdf(reference.subset / reference.scale)
     return density - np.log(np.broadcast_to(reference.scale, 8)).sum()
+
+
+def test_variances_need_no_copy_of_the_samples():
+    X = np.random.default_rng(0).normal(1e3, UNITS, size=(300_000, 8)).astype(np.float32)
+    with PeakMemory() as memory:
+        variances = GaussianReference(X, X[:75], 3, 2.0 * UNITS).feature_variances
+    assert memory.peak < 8 * X.size
+    np.testing.assert_allclose(variances, (X / (2.0 * UNITS)).var(axis=0), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", SCALES)

@@ -405,6 +405,7 @@ def test_parameters_of_a_later_fit_do_not_change_the_model():
 def test_diagnostics_that_need_numbers_name_attributes_of_the_model():
     model, (X, _, _) = fitted(), make_table()
     assert collapse(model, X).collapsed.size == 0
+    assert not model.is_comparable  # p(x|z) is not normal
     for function in (diagnose, entropy_bound):
         with pytest.raises(TypeError, match=r"attributes kl_per_dim_, .*, column_gains_, certifi"):
             function(model, X)

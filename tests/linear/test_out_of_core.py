@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.model_selection import KFold
 
-from sklearn_vae import PPCA, PPCACV
+from sklearn_vae import PPCA, PPCACV, FactorAnalysis, LinearVAE
 from sklearn_vae.gaussian.eigensolvers import choose_solver
 from sklearn_vae.linear.folds import MomentFolds
 from sklearn_vae.validation import check_finite, has_nan, is_memory_mapped
@@ -117,6 +118,29 @@ def test_rows_with_missing_values_that_do_not_fit_into_memory(tmp_path, monkeypa
     assert not hasattr(model, "n_features_in_")
     monkeypatch.setattr("sklearn_vae.validation.available_memory", lambda: 32.0 * X.size)
     model.fit(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model",
+    [
+        FactorAnalysis(3),
+        LinearVAE(3, max_iter=50, tol=1e-3, random_state=0),
+        LinearVAE(3, noise_variance=1e-9, max_iter=50, tol=1e10, random_state=0),
+    ],
+    ids=["factor analysis", "linear VAE", "linear VAE, small noise"],
+)
+def test_a_fit_to_a_file_holds_blocks(tmp_path, model):
+    rows = mapped_from(tmp_path, make_rows(300_000, 20, k=3, offset=3.0).astype(np.float32))
+    in_memory = clone(model).fit(np.array(rows[:1000]))  # what is imported on first use
+    with PeakMemory() as memory:
+        model.fit(rows)
+        score = model.score(rows)
+    # Blocks have 2**20 numbers, and some are in float64.
+    assert memory.peak < 5 * 8 * 2**20 < 8 * rows.size
+    in_memory.fit(np.array(rows))
+    np.testing.assert_allclose(model.components_, in_memory.components_, atol=1e-6)
+    assert score == pytest.approx(in_memory.score(np.array(rows)), rel=1e-6)
 
 
 def test_a_file_is_not_read_twenty_times(tmp_path):
