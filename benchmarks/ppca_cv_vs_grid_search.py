@@ -26,7 +26,8 @@ from sklearn.model_selection import GridSearchCV, KFold
 
 from sklearn_vae import PPCA, PPCACV
 from sklearn_vae.datasets import make_missing
-from sklearn_vae.gaussian.expected_moments import IncompleteMoments, PPCAModel, maximize_expected
+from sklearn_vae.gaussian.expected_moments import IncompleteMoments, PPCAModel
+from sklearn_vae.gaussian.loadings_search import maximize_observed, null_model
 
 # Shape of the large matrix.
 SHAPES = {"full": (60_000, 784), "smoke": (3_000, 78)}
@@ -76,12 +77,12 @@ def compare_with_one_fit(X, repeats, verdict):
 def gains_in_training(X, ks):
     """Return by how much our training log-likelihood is above that of PPCA for each k."""
     data = IncompleteMoments(X, np.nanmean(X, axis=0), max(ks))
-    end, gains = data.start(), []
+    end, gains = None, []
     for k in ks:
-        fixed = maximize_expected(data, PPCAModel(k, None, data.data.least_noise), end)
-        end = fixed.expected
+        model = PPCAModel(k, None, data.data.least_noise)
+        end = maximize_observed(data, model, end or null_model(data, model))
         other = PPCA(k, tol=1e-14, max_iter=20_000).fit(X).elbo_
-        gains.append(data.log_likelihood(end.mean, fixed.fit) - other)
+        gains.append(data.log_likelihood(end.expected.mean, end.fit) - other)
     return np.array(gains)
 
 

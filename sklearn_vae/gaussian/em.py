@@ -14,6 +14,7 @@ import numpy as np
 
 from sklearn_vae.gaussian.observed import (
     ELIMINATE_UP_TO,
+    ROOTS_UP_TO,
     Block,
     IncompleteData,
     Parameters,
@@ -66,12 +67,14 @@ class Sums(NamedTuple):
 
     @classmethod
     def _from_block(cls, data: IncompleteData, block: Block, parameters: Parameters) -> Sums:
-        posterior = data.posterior(block, parameters, by_root=True)
+        by_root = parameters.loadings.shape[1] <= ROOTS_UP_TO
+        posterior = data.posterior(block, parameters, by_root=by_root)
         Z, X = posterior.mean, data.values[block.samples]
         w = None if data.weights is None else data.weights[block.samples]
         weighted = Z if w is None else w * Z
         i, j, _ = latent_pairs(Z.shape[0])
-        covariance = inverse_pairs(posterior.inverse)
+        inverse = posterior.inverse
+        covariance = inverse_pairs(inverse) if by_root else inverse[i, j]
         covariance *= parameters.noise_variance
         if block.owner is None:
             pairs, latents = weighted[i] * Z[j], weighted

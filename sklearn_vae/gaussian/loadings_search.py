@@ -2,7 +2,7 @@
 
 A step of EM over expected moments builds d x d matrices and decomposes one. The gradient of the
 likelihood by the loadings needs matrices of d x k only, so that one expectation and a search by L-BFGS
-take less time than as many steps of EM. The matrix that L-BFGS updates is the inverse Hessian for complete
+take less time than all steps of EM. The matrix that L-BFGS updates is the inverse Hessian for complete
 data, lengthened by the share of the information that is missing.
 """
 
@@ -123,7 +123,7 @@ def maximize_observed(
     for _ in range(MOST_SEARCHES):
         fit = model.of_eigenpairs(end.fit.values, end.fit.vectors)
         fit = _with_new_components(fit, end.fit, data.share_missing)
-        least = fit.values[fit.loadings.shape[1] - 1] - fit.noise_variance
+        least = fit.values[: fit.loadings.shape[1]].min() - fit.noise_variance
         if model.is_unbounded(fit) or not least > LEAST_LENGTH * fit.noise_variance:
             break
         search = _Search(data, model, fit, end.expected)
@@ -144,15 +144,15 @@ def maximize_observed(
 
 
 def _with_new_components(fit: LowRankFit, before: LowRankFit, share_missing: float) -> LowRankFit:
-    """Lengthen the components that the expected moments were computed without.
+    """Lengthen the components that the model of the expected moments does not have.
 
-    Without them the expected covariance has only the share q^2 of what they explain, where q is the
-    share of the noise that the observed values tell.
+    To this model they are noise, so that the expected covariance has only the share q^2 of what they
+    explain, where q is the share of the noise that the observed values tell.
     """
     (d, k), n_before = fit.loadings.shape, before.loadings.shape[1]
-    lengths = np.einsum("jh,jh->h", before.loadings, before.loadings)
     if n_before >= k:
         return fit
+    lengths = np.einsum("jh,jh->h", before.loadings, before.loadings)
     known = known_shares(lengths, before.noise_variance, share_missing, d)[-1]
     added = np.arange(k) >= n_before
     lengths = (fit.values[:k] - fit.noise_variance) * np.where(added, known**-2, 1.0)

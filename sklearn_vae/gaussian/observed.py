@@ -21,6 +21,8 @@ BLOCK = 2**16
 # Up to this order, elimination in all matrices of a block at once is faster than LAPACK, from this
 # number of them on.
 ELIMINATE_UP_TO, ELIMINATE_FROM = 16, 50
+# The same for roots of inverses.
+ROOTS_UP_TO = 32
 # Lower bound of the noise variance, as a share of the least variance of a feature.
 LEAST_NOISE = 1e-10
 # A difference below this share of its terms has cancelled and is recomputed as a sum.
@@ -162,19 +164,15 @@ class IncompleteData:
         k = W.shape[1]
         observed, samples, owner = block
         i, j, position = latent_pairs(k)
-        # Sums over the observed features of w_j w_j', w_j mean_j and mean_j^2.
-        augmented = np.concatenate([W.T, mean[None, :]])
-        terms = np.concatenate([augmented[i] * augmented[j], augmented * mean])
-        terms = terms @ observed.T
-        M, shift, offset = terms[: -k - 1][position], terms[-k - 1 : -1], terms[-1]
+        M = ((W[:, i] * W[:, j]).T @ observed.T)[position]
         M[np.arange(k), np.arange(k)] += sigma2
         inverse, log_det = root_and_log_det(M) if by_root else inverse_and_log_det(M)
         X = self.values[samples]
+        shift, offset = (W * mean[:, None]).T @ observed.T, mean**2 @ observed.T
         log_det = block.repeated(log_det)
-        products = augmented @ X.T
-        Y = products[:-1] - block.repeated(shift)
+        Y = W.T @ X.T - block.repeated(shift)
         Z = _times_inverse(inverse, Y, owner, by_root)
-        terms = self.squares[samples] - 2.0 * products[-1] + block.repeated(offset)
+        terms = self.squares[samples] - 2.0 * (X @ mean) + block.repeated(offset)
         distance = terms - np.einsum("ij,ij->j", Y, Z)
         redo = np.flatnonzero(~(distance >= CANCELLED * terms))
         if redo.size:
@@ -318,9 +316,9 @@ def inverse_and_log_det(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.negative(M, out=M), _log_det_of_pivots(pivots)
 
 
-def _is_for_lapack(M: np.ndarray) -> bool:
+def _is_for_lapack(M: np.ndarray, largest: int = ELIMINATE_UP_TO) -> bool:
     """Return whether LAPACK, one by one, is faster for M of shape (k, k, p)."""
-    return M.shape[0] > ELIMINATE_UP_TO or M.shape[2] < ELIMINATE_FROM
+    return M.shape[0] > largest or M.shape[2] < ELIMINATE_FROM
 
 
 def _log_det(roots: np.ndarray) -> np.ndarray:
@@ -334,7 +332,7 @@ def root_and_log_det(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The matrices are along the last axis, (k, k, p), and are overwritten.
     """
     k = M.shape[0]
-    if _is_for_lapack(M):
+    if _is_for_lapack(M, ROOTS_UP_TO):
         roots = np.linalg.cholesky(np.moveaxis(M, 2, 0))
         return np.moveaxis(np.linalg.inv(roots), 0, 2), _log_det(roots)
     # Cholesky's method by columns. Sums of products in einsum need no temporary matrices.
