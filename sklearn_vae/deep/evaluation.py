@@ -64,7 +64,6 @@ def evaluate_blocks(
             end = block.start + len(part)
             found[block.start : end] = part
         results = found[:end].cpu().numpy()
-        results = found[:end].cpu().numpy()
     bad = ~np.isfinite(results)
     if results.ndim == 1:  # a log-density may be below the range of its dtype
         bad &= results != -np.inf
