@@ -239,16 +239,16 @@ class NegativeBinomial(ColumnDistribution):
         log_mean, log_count = self.log_mean.double(), self.log_count.double()
         mu, r, odds = log_mean.exp(), log_count.exp(), log_mean - log_count
         ratio = odds.exp()
-        # Malmsten's integrals of E log Gamma(x + 1) and E log Gamma(x + r) have a common factor.
+        # E log x! + log Gamma(r) - E log Gamma(x + r) by Malmsten's integrals, in one: its error is in
+        # units of the mean and not of log Gamma(r).
         total = torch.zeros_like(odds)
         for t, step in _nodes(float(r.detach().min())):
             u, end = -math.expm1(-t), math.exp(-t)
             power = (1.0 - r) * t
             change = end * torch.expm1(power) if t < 1.0 else torch.exp(power - t) - end
-            moment = torch.log1p(u * ratio).mul_(-r).exp_()  # E exp(-x t)
-            total.addcmul_(moment, change, value=-step / u).add_((1.0 - r) * (step * end))
-        terms = total + torch.lgamma(r)
-        terms = terms - r * functional.logsigmoid(-odds) - mu * functional.logsigmoid(odds)
+            moment = torch.log1p(u * ratio).mul_(-r).expm1_()  # E exp(-x t) - 1
+            total.addcmul_(moment, change, value=-step / u)
+        terms = total - r * functional.logsigmoid(-odds) - mu * functional.logsigmoid(odds)
         return terms.to(self.log_mean.dtype)
 
     def sample(self, random_state: np.random.RandomState) -> Tensor:

@@ -111,7 +111,7 @@ def test_entropies_of_counts_are_sums_over_the_counts(rate):
     known = scipy.stats.poisson(rate)
     expected = -float(np.sum(known.pmf(counts) * known.logpmf(counts)))
     assert p.entropy().item() == pytest.approx(expected, abs=1e-9)
-    for r in (0.3, 2.0, 1e3):
+    for r in (0.3, 2.0, 1e3, 1e6):  # the largest of a fit
         p = NegativeBinomial(*torch.tensor([[rate], [r]], dtype=torch.float64).log())
         known = scipy.stats.nbinom(r, r / (r + rate))
         mass = known.pmf(counts)
