@@ -325,12 +325,15 @@ def references(X, *, device, checkpoint, space="logit", n_levels=256, alpha=1e-6
     solver = "covariance_eigh" if len(rows) >= rows.shape[1] else "full"
     found = []
     for n_components, noise_variance in cases:
-        model = PPCA(n_components, noise_variance=noise_variance, svd_solver=solver).fit(rows)
+        # Dimensions beyond the rank of the data collapse if sigma2 is fixed.
+        k = min(n_components, *rows.shape)
+        model = PPCA(k, noise_variance=noise_variance, svd_solver=solver).fit(rows)
+        n_collapsed = n_components - k + len(model.collapsed_dims_)
         found.append(
             {
                 "elbo": float(model.score(rows)) + log_det,
                 "noise_variance": float(model.noise_variance_),
-                "collapsed_percent": 100.0 * len(model.collapsed_dims_) / max(n_components, 1),
+                "collapsed_percent": 100.0 * n_collapsed / max(n_components, 1),
                 "kl": float(np.sum(model.kl_per_dim_)),
             }
         )

@@ -13,8 +13,9 @@ from sklearn_vae.gaussian.expected_moments import (
     Fixed,
     IncompleteMoments,
     PPCAModel,
+    maximize_expected,
 )
-from sklearn_vae.gaussian.loadings_search import maximize_observed, null_model
+from sklearn_vae.gaussian.loadings_search import LEAST_FEATURES, maximize_observed, null_model
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.component_search import ComponentSearch, listed, warn_not_converged
 from sklearn_vae.linear.dask_arrays import as_dask_array
@@ -250,4 +251,7 @@ def _fit(
     k: int, others: tuple[float | None], data: IncompleteMoments, start: Fixed | None
 ) -> Fixed:
     model = PPCAModel(k, *others, data.data.least_noise)
-    return maximize_observed(data, model, start or null_model(data, model))
+    start = start or null_model(data, model)
+    if data.data.values.shape[1] < LEAST_FEATURES:
+        return maximize_expected(data, model, start.expected)
+    return maximize_observed(data, model, start)

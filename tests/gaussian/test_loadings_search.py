@@ -38,6 +38,7 @@ def test_the_maximum_is_that_of_em(options, noise, monkeypatch):
         known = maximize_expected(data, model, data.start())
         with monkeypatch.context() as patch:
             patch.setattr(loadings_search, "maximize_expected", no_em)
+            patch.setattr(loadings_search, "MOST_STEPS", 100)
             end = maximize_observed(data, model, end)
         assert end.converged
         assert end.is_bounded
