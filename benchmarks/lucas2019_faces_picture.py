@@ -150,7 +150,8 @@ def draw_planes(decoded, told):
 
     of = decoded["logit"]
     fixed = [name for name in of.planes if "fixed" in name]
-    chosen = [fixed[0], fixed[len(fixed) // 2], fixed[-1], list(of.planes)[-1]]
+    learned = [name for name in of.planes if name not in fixed]
+    chosen = [fixed[0], fixed[len(fixed) // 2], fixed[-1], learned[-1]]
     fig = plt.figure(figsize=(4.1 * len(chosen), 4.9), layout="constrained")
     for part, name in zip(fig.subfigures(1, len(chosen)), chosen, strict=True):
         ax = part.subplots()

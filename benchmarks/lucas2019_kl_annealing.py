@@ -280,13 +280,13 @@ def draw(runs, scale, title):
         over_epochs.plot(plain.epochs, plain.shares(), ":", color=color)
     over_epochs.axvline(DASHED * scale.epochs, color="0.5", lw=0.8, ls="--")
     over_epochs.set(ylim=(-3, 103), ylabel=f"dimensions collapsed at {NEARLY:g} nats (%)")
-    over_epochs.set_title("fixed sigma2: annealing delays collapse")
+    over_epochs.set_title("fixed sigma2: collapse in training")
     draw_noises(noises, runs)
     for ax, kind in zip(bounds, ("fixed", "learned"), strict=True):
         draw_bounds(ax, pairs_of(runs, kind))
         ax.set_title(f"{kind} sigma2: the bound in training")
-    curves(fixed_curves, pairs_of(runs, "fixed"), "fixed sigma2: collapse returns")
-    curves(free_curves, pairs_of(runs, "learned"), "learned sigma2: fewer dimensions collapse")
+    curves(fixed_curves, pairs_of(runs, "fixed"), "fixed sigma2: collapse by threshold")
+    curves(free_curves, pairs_of(runs, "learned"), "learned sigma2: collapse by threshold")
     for left, right, name in (
         (over_epochs, fixed_curves, "sigma2"),
         (noises, free_curves, "start"),
@@ -311,7 +311,7 @@ def draw_noises(ax, runs):
             values = [noise, *run["noise_variances"]]
             ax.plot(range(len(values)), values, style, color=color, label=label)
     ax.set(yscale="log", ylabel="sigma2")
-    ax.set_title("learned sigma2: annealing makes it smaller")
+    ax.set_title("learned sigma2 in training")
 
 
 def draw_bounds(ax, pairs):

@@ -55,7 +55,7 @@ def objective_terms(net: Any, x: Tensor | StoredSamples, seed: int = 0) -> Objec
     generator = torch.Generator(x.device).manual_seed(seed)
     training = net.module_.training
     net.module_.eval()
-    # Of all samples at once, see `evaluate_blocks`.
+    # One array for all samples, see `evaluate_blocks`.
     terms = torch.empty((2, len(x)), dtype=x.dtype, device=x.device)
     step = max(1, NUMBERS_PER_PART // (2 * pairs * x.shape[1]))
     for start in range(0, len(x), step):
@@ -63,8 +63,8 @@ def objective_terms(net: Any, x: Tensor | StoredSamples, seed: int = 0) -> Objec
         shape = (pairs, len(part), k)
         noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
         draws = torch.cat([noise, -noise])
-        both = net.objective(net.module_, part, draws, 1.0, **net.options)[:2]
-        terms[:, start : start + step] = torch.stack(both)
+        objective = net.objective(net.module_, part, draws, 1.0, **net.options)[:2]
+        terms[:, start : start + step] = torch.stack(objective)
     net.module_.train(training)
     values, reconstruction = terms.cpu().double().numpy()
     if not learns_noise(net.module_):

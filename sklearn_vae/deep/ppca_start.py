@@ -162,7 +162,7 @@ class LearningRateLimit(Callback):
         formula: Any = None
         if weights is None:
             formula = gradients_by_formula(net.module_, net.objective, options)
-        # Of tables, which are in memory.
+        # Only steps of tables have a preparation, and tables are in memory.
         if hasattr(formula, "prepare") and len(X) <= N_WARMUP_BATCHES * size:
             X, formula = formula.prepare(X), formula.of_prepared
         with threads_worth(3 * net.operations_ * size * draws):

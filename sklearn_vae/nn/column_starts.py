@@ -31,7 +31,7 @@ def moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def is_constant(x: Tensor, weights: Tensor) -> Tensor:
-    """Return whether all observed values of a column are equal, False if there are none."""
+    """Return whether all observed values of a column are equal, False if none is observed."""
     low = torch.where(weights > 0, x, torch.inf).amin(0)
     return low == torch.where(weights > 0, x, -torch.inf).amax(0)
 

@@ -220,7 +220,7 @@ class VAENet(NeuralNet):
     def _prepared(self, X: Any) -> tuple[Any, Any]:
         """Return samples with what depends on them alone, and the function that takes gradients.
 
-        Callbacks and weights need samples as they are. Then the function is None.
+        Callbacks and weights need unchanged samples. Then the function is None.
         """
         events, module = self.batch_events_, self.module_
         if self.weights_ is not None or events.gradients or events.records:
