@@ -104,9 +104,8 @@ class EpochSearch:
     best: int  # index of the highest bound
     gain: Gain
     noise_factor: float = 1.0
-    continued: FoldState | None = (
-        None  # state at which the final fit starts, if it continues a fold
-    )
+    # State at which the final fit starts, if it continues a fold.
+    continued: FoldState | None = None
 
     @property
     def n_final_epochs(self) -> int:
