@@ -217,6 +217,8 @@ def maximize_expected(
             is_unbounded = model.is_unbounded(fit)
             if is_unbounded and (ascent is None or here is ascent):
                 return Fixed(moments, fit, True, False, history)
+            if not np.all(fit.noise_variance > 0.0):
+                raise np.linalg.LinAlgError("The noise variance is 0.")
             expected = data.expect(moments.mean, fit)
             # An extrapolation may go beyond the bound although the likelihood is bounded.
             if is_unbounded and expected.log_likelihood > best:

@@ -86,10 +86,15 @@ class Metric:
 
 
 def null_model(data: IncompleteMoments, model: PPCAModel) -> Fixed:
-    """Return the model without components, at which the first search starts."""
+    """Return the model without components, at which the first search starts.
+
+    Its likelihood is unbounded where no feature varies.
+    """
     noise_only = replace(model, n_components=0)
     start = data.start()
     fit = noise_only.fit(start.covariance)
+    if noise_only.is_unbounded(fit):
+        return Fixed(start, fit, True, False, [])
     expected = data.expect(start.mean, fit)
     return Fixed(expected, noise_only.fit(expected.covariance), True, True, [])
 
@@ -120,7 +125,7 @@ def maximize_observed(
     ----------
     Nocedal, "Updating quasi-Newton matrices with limited storage", Mathematics of Computation 1980.
     """
-    if model.n_components == 0:
+    if model.n_components == 0 or not start.is_bounded:
         return maximize_expected(data, model, start.expected)
     end = _searched(data, model, start, tol)
     if end is not None and end.converged:

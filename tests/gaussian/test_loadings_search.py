@@ -59,6 +59,16 @@ def test_em_takes_over_if_components_collapse(k):
     assert end.log_likelihood == pytest.approx(known.log_likelihood, abs=1e-9)
 
 
+@pytest.mark.parametrize("k", [0, 1])
+def test_the_likelihood_is_unbounded_if_no_feature_varies(k):
+    X = np.where(np.eye(6, 3), np.nan, [1.0, -2.0, 0.1])
+    data = IncompleteMoments(X, np.nanmean(X, axis=0), 3)
+    model = model_for(data, k)
+    start = null_model(data, model)
+    assert not start.is_bounded
+    assert not maximize_observed(data, model, start).is_bounded
+
+
 def test_em_takes_over_after_the_last_step(monkeypatch):
     data = make_data()
     model = model_for(data, 3)

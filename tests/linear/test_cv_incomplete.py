@@ -332,3 +332,10 @@ def test_many_features_give_the_same_scores_by_single_fits(module, held_out, mon
     monkeypatch.setattr(module, "MOST_FOR_MOMENTS", 5)
     scores = split_scores(model.fit(X, sample_weight=weights).cv_results_)
     np.testing.assert_allclose(scores, expected, rtol=0, atol=2e-3)  # by the tolerance of PPCA
+
+
+def test_equal_values_in_many_features_are_a_clear_error():
+    rows = np.full((60, 40), 0.12573022)
+    rows[0, 0] = np.nan
+    with pytest.raises(ValueError, match="No candidate has a bounded likelihood"):
+        PPCACV([0, 1, 2], cv=2).fit(rows)
