@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,13 +64,13 @@ class FactorImputer(LinearImputer):
         self.n_components_ = getattr(self.model_, "n_components_", 0)
         self.n_iter_ = getattr(self.model_, "n_iter_", 1)
 
+    @abstractmethod
     def _fit_model(self, X: np.ndarray, weights: np.ndarray | None, k: int) -> Any:
         """Return the model of the features with observed values, and set their scales."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _factor_fit(self) -> FactorFit:
         """Return the kind of noise of the model."""
-        raise NotImplementedError
 
     def _density(self) -> FactorDensity:
         mean, W, psi = self.model_.linear_gaussian()

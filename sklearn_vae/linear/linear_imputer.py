@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 from weakref import WeakKeyDictionary
@@ -40,7 +41,7 @@ FLAGS = (
 _PREDICTIVE: WeakKeyDictionary[LinearImputer, tuple[Any, int, Predictive]] = WeakKeyDictionary()
 
 
-class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
+class LinearImputer(Stateful, TransformerMixin, BaseEstimator, ABC):
     """Imputer by a normal distribution of the features with observed values.
 
     Subclasses have the parameters, and define the fit of the distribution. The fits for draws and
@@ -125,9 +126,9 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator):
             )
         return self
 
+    @abstractmethod
     def _check_parameters(self) -> None:
         """Raise ValueError unless the parameters of the distribution are valid."""
-        raise NotImplementedError
 
     def _needs_random_numbers(self) -> bool:
         """Return whether the fit of the distribution draws random numbers."""
