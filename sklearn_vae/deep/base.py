@@ -119,9 +119,6 @@ class DeepModel(EncoderDecoder, ABC):
     # Maximum number of folds of automatic training.
     _most_folds: ClassVar[int] = MAX_FOLDS
 
-    # Whether the final fit of automatic training may continue that of a fold.
-    _continues_fold: ClassVar[bool] = False
-
     # Value of `init` that starts at the linear model.
     _linear_init: ClassVar[str] = "ppca"
 

@@ -227,7 +227,8 @@ class Fold:
         self.model._set_up_net(self.data, None, [self.validated])
         self.validated.evaluate(net)
         self.held_out = held_out
-        self.states: list[dict[str, Tensor]] = []  # after each call of `train`
+        self.can_continue = self.model._can_continue(X, held_out)
+        self.states: list[dict[str, Tensor]] = []  # after each call of `train`, if they can be used
         self.in_data_units = partial(net.monitor.in_data_units, x=valid)
         net.monitor = BoundMonitor(net.monitor.in_data_units)
 
@@ -241,14 +242,14 @@ class Fold:
         if not net.complete_:
             raise KeyboardInterrupt
         net.last_states_ = []
-        if self.model._continues_fold:
+        if self.can_continue:
             average = self.validated.average_
             self.states.append({name: tensor.clone() for name, tensor in average.items()})
         return bool(np.isfinite(self.validated.terms[-1].values).all())
 
-    def state_at(self, epoch: int) -> FoldState:
-        """Return the averaged parameters and the units."""
-        return FoldState(self.states[epoch - 1], self.model.mean_, self.model.scale_)
+    def state_at(self, index: int) -> FoldState:
+        """Return the averaged parameters at one of the evaluations after the start, and the units."""
+        return FoldState(self.states[index - 1], self.model.mean_, self.model.scale_)
 
     def terms_at(self, epoch: int) -> ObjectiveTerms:
         """Return the terms of the validation samples, in the units of the data."""
@@ -279,7 +280,7 @@ def search_epochs(model: Any, X: Array, weights: Array | None, seed: int) -> Epo
             break
         curves.add(curves.epochs[-1] + step, [fold.terms_at(-1) for fold in folds])
     search = curves.result(max_epochs)
-    if len(folds) == 1 and search.n_epochs and folds[0].model._can_continue(X, folds[0].held_out):
+    if len(folds) == 1 and search.n_epochs and folds[0].can_continue:
         return replace(search, continued=folds[0].state_at(search.best))
     return search
 

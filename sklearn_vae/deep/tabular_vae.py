@@ -53,8 +53,8 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     in which pPCA fills missing values. They start at this pPCA, and training is automatic
     if `max_epochs="auto"`, as in :class:`DeepGaussianVAE`: the number of epochs is the one that is best
     for validation samples, which are a tenth to a fifth of all. With fewer than 5000 samples the
-    networks of this number of epochs are then trained on all samples, for a fifth as many epochs and
-    at least 8. Networks of larger tables start again, and so do those whose training samples had a
+    networks of this number of epochs are then trained on all samples, for a fifth of that number and
+    at least 8 epochs. Networks of larger tables start again, and so do those whose training samples had a
     column that is constant or lacks a category. `is_linear_` tells that no epoch was better than the
     start.
 
@@ -214,7 +214,6 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     prior = "standard"
     variational_family = "diagonal"
     _most_folds = TABLE_FOLDS
-    _continues_fold = True
 
     _baseline: Array
     _marginals: dict[str, Array]  # quantile functions by the index of columns of numbers
@@ -400,11 +399,13 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         return mean, scale
 
     def _can_continue(self, X: Array, held_out: Array) -> bool:
-        """Return whether the other samples have all categories, and no column that is constant."""
+        """Return whether there are few samples, and the others have all categories and no constants."""
+        if len(X) >= LARGE_SAMPLES:
+            return False
         kept = np.delete(np.asarray(X), held_out, axis=0)
         different = [len(np.unique(x[~np.isnan(x)])) for x in kept.T]
         least = [len(column.categories or (0, 1)) for column in self.codec.columns_]
-        return bool(len(X) < LARGE_SAMPLES and np.greater_equal(different, least).all())
+        return bool(np.greater_equal(different, least).all())
 
     def _module_factory(self, dtype: torch.dtype) -> Callable[..., VAEModule]:
         columns = self.codec.columns_
