@@ -7,7 +7,7 @@ and `entropy` leave out the values that are not observed, which may be NaN in x.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -203,7 +203,12 @@ class Poisson(ColumnDistribution):
 
     def entropy_terms(self) -> Tensor:
         rate = self.log_rate.double().exp()
-        log_factorial = _mean_log_factorial(rate, lambda u: torch.expm1(-rate * u))
+        # E log x! by Malmsten's integral over t > 0, with u = 1 - exp(-t):
+        # exp(-t) / t (E x + (E exp(-x t) - 1) / u).
+        log_factorial = torch.zeros_like(rate)
+        for t, step in _nodes():
+            u = -math.expm1(-t)
+            log_factorial.add_(rate + torch.expm1(-rate * u) / u, alpha=step * math.exp(-t))
         return (rate * (1.0 - self.log_rate) + log_factorial).to(self.log_rate.dtype)
 
     def sample(self, random_state: np.random.RandomState) -> Tensor:
@@ -414,19 +419,6 @@ def _nodes(least: float = 1.0) -> Iterator[tuple[float, float]]:
     for i in range(round((high - low) / step)):
         t = math.exp(low + step * i)
         yield t, step
-
-
-def _mean_log_factorial(mean: Tensor, laplace: Callable[[float], Tensor]) -> Tensor:
-    """Compute E log x! of counts x by Malmsten's integral.
-
-    It is the integral over t > 0 of exp(-t) / t (E x + (E exp(-x t) - 1) / u) with u = 1 - exp(-t).
-    `laplace(u)` is E exp(-x t) - 1.
-    """
-    total = torch.zeros_like(mean)
-    for t, weight in _nodes():
-        u = -math.expm1(-t)
-        total = total + weight * math.exp(-t) * (mean + laplace(u) / u)
-    return total
 
 
 def _on_host(*values: Tensor) -> list[np.ndarray]:
