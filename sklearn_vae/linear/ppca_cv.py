@@ -42,8 +42,9 @@ class PPCACV(ComponentSearch, MissingValuesModel):
     the folds, and all candidates share the eigenvalues. If n < d, one Gram matrix replaces the
     moments. The chosen model is then fitted to all samples.
 
-    With missing values, each candidate is fitted by EM and L-BFGS, which start at the model with fewer
-    components and, with up to 10000 training values, also at the mean. The scores are those at a
+    With missing values, each candidate is fitted by EM, from 30 features on by L-BFGS first. A fit
+    starts at the model with fewer components and, with up to 10000 training values, another one starts
+    at the mean. The scores are those at a
     maximum of the likelihood, to about 1e-6 nats if the variances of the features differ by a factor
     of up to 1e8; those of GridSearchCV differ by more unless PPCA has a much smaller `tol` than by
     default. Where the likelihood has several maxima, it may be another one than that which PPCA finds

@@ -81,6 +81,7 @@ def read_file(path: Any, kind: str) -> tuple[Any, dict[str, NDArray[Any]], str, 
             if data[at : at + CHECKSUM_DIGITS] != digits:
                 raise ValueError("its checksum is wrong: the file is damaged or was modified.")
             tensors = safetensors.numpy.load(data)
+            # The brackets of the tree may be escaped in the header.
             _check_lists(metadata["tree"], kind, len(data))
             tree = json.loads(metadata["tree"])
         except MemoryError:
