@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import entr, xlog1py, xlogy
 from sklearn.exceptions import ConvergenceWarning
 
+from sklearn_vae.gaussian.arrays import row_blocks
 from sklearn_vae.gaussian.centered import centered_data
 from sklearn_vae.gaussian.factor_analysis import fit_factors
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
@@ -48,9 +49,10 @@ class GaussianReference:
     @cached_property
     def feature_variances(self) -> Array:
         """Variances of the features."""
-        # In blocks, because X may be memory-mapped.
-        data = centered_data(self.X, None, keep=False, wide=True)
-        return data.variances / np.square(self.scale)
+        X, mean = self.X, self.X.mean(axis=0, dtype=np.float64)
+        blocks = (X[rows] - mean for rows in row_blocks(*X.shape))  # X may be memory-mapped
+        squares = sum(np.einsum("ij,ij->j", block, block) for block in blocks)
+        return squares / (len(X) * np.square(self.scale))
 
     @property
     def average_variance(self) -> float:

@@ -42,7 +42,7 @@ def log_density_of(reference, noise):
 
 
 def test_variances_need_no_copy_of_the_samples():
-    X = np.random.default_rng(0).normal(1e3, UNITS, size=(500_000, 8)).astype(np.float32)
+    X = np.random.default_rng(0).normal(1e3, UNITS, size=(300_000, 8)).astype(np.float32)
     with PeakMemory() as memory:
         variances = GaussianReference(X, X[:75], 3, 2.0 * UNITS).feature_variances
     assert memory.peak < 8 * X.size
