@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sklearn_vae.nn.column_distributions import (
     LEAST_COUNT,
+    Bernoulli,
     Categorical,
     ColumnDistribution,
     LogNormal,
@@ -234,7 +235,7 @@ class BernoulliColumns(ColumnLikelihood):
         return torch.sqrt(p * (1.0 - p))
 
     def distribution(self, parameters: Tensor) -> ColumnDistribution:
-        return Categorical(torch.stack([torch.zeros_like(parameters), parameters], dim=-1))
+        return Bernoulli(parameters)
 
 
 class CategoricalColumns(ColumnLikelihood):
