@@ -174,13 +174,14 @@ class ValidatedAverage(AveragedParameters):
 
     @contextmanager
     def _averaged(self, net: Any) -> Iterator[None]:
-        before = {name: tensor.clone() for name, tensor in net.module_.state_dict().items()}
-        net.module_.load_state_dict(self.average_)
+        own = list(self.tensors.values())
+        before = [tensor.clone() for tensor in own]
+        torch._foreach_copy_(own, [self.average_[name] for name in self.tensors])
         net.module_.after_step()
         try:
             yield
         finally:
-            net.module_.load_state_dict(before)
+            torch._foreach_copy_(own, before)
 
 
 class BoundMonitor:
@@ -231,12 +232,15 @@ class Fold:
         self.states: list[dict[str, Tensor]] = []  # after each call of `train`, if they can be used
         self.in_data_units = partial(net.monitor.in_data_units, x=valid)
         net.monitor = BoundMonitor(net.monitor.in_data_units)
+        self.prepared = net.prepared(self.data.train) if w is None else None
 
     def train(self, n_epochs: int) -> bool:
         """Train for some epochs; return whether all results are finite."""
         net, data = self.model.net_, self.data
         try:
-            net.partial_fit(data.train, epochs=n_epochs, weights=data.weights)
+            net.partial_fit(
+                data.train, epochs=n_epochs, weights=data.weights, prepared=self.prepared
+            )
         except FloatingPointError:
             return False
         if not net.complete_:
