@@ -27,6 +27,7 @@ from sklearn_vae.deep.objective_terms import ObjectiveTerms, learns_noise, objec
 from sklearn_vae.deep.training_data import TrainingData, most_held_out, prepare
 from sklearn_vae.gaussian.arrays import positive_weights
 from sklearn_vae.stored_rows import rows_of
+from sklearn_vae.training.devices import choose_device
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.scaling import standardize
 from sklearn_vae.validation import has_nan
@@ -83,11 +84,15 @@ class Gain(NamedTuple):
 
 
 class FoldState(NamedTuple):
-    """Parameters of a fold after the best number of epochs, and the units of its networks."""
+    """Parameters of a fold after the best number of epochs, and the units of its networks.
+
+    The state of the optimizer is the last one, whose averages change slowly.
+    """
 
     parameters: dict[str, Tensor]
     mean: Array
     scale: Array
+    optimizer: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +219,9 @@ class Fold:
         self.model = copy.copy(model)
         vars(self.model).update(callbacks=None, checkpoint=None, verbose=0, random_state=seed)
         self.model._automatic = True
+        if model._folds_in_float32 and model.precision == "auto":
+            if choose_device(model.device, "auto", X.dtype)[1] == torch.float64:
+                self.model.precision = "float32"
         kept = np.setdiff1d(np.arange(len(X)), held_out)
         w = None if weights is None else weights[kept]
         rows, incomplete = rows_of(X, kept), has_nan(X)
@@ -253,7 +261,8 @@ class Fold:
 
     def state_at(self, index: int) -> FoldState:
         """Return the averaged parameters at one of the evaluations after the start, and the units."""
-        return FoldState(self.states[index - 1], self.model.mean_, self.model.scale_)
+        optimizer = self.model.net_.optimizer_.state_dict()
+        return FoldState(self.states[index - 1], self.model.mean_, self.model.scale_, optimizer)
 
     def terms_at(self, epoch: int) -> ObjectiveTerms:
         """Return the terms of the validation samples, in the units of the data."""
