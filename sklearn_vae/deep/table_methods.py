@@ -86,7 +86,7 @@ class TableMethods(FittedTable):
         *,
         return_std: bool = False,
         n_draws: int | None = None,
-        n_samples: int = 256,
+        n_samples: int = 128,
         random_state: Any = None,
     ) -> Any:
         """Replace missing values, given the observed ones of the same sample.
@@ -104,7 +104,7 @@ class TableMethods(FittedTable):
             Number of completed tables that are drawn from the conditional distribution of the
             missing values, for multiple imputation. If None, one table has their means and
             most probable categories.
-        n_samples : int, default=256
+        n_samples : int, default=128
             Number of latent vectors for each sample.
         random_state : int, RandomState instance or None, default=None
             Seed or generator of the draws.
@@ -147,7 +147,7 @@ class TableMethods(FittedTable):
         return (tables, std) if return_std else tables
 
     def conditional_probabilities(
-        self: Any, X: Any, columns: Sequence[Any] | None = None, *, n_samples: int = 128
+        self: Any, X: Any, columns: Sequence[Any] | None = None, *, n_samples: int = 64
     ) -> dict[Any, Array]:
         """Compute the probabilities of categories, given the other observed values of each sample.
 
@@ -160,7 +160,7 @@ class TableMethods(FittedTable):
             Table.
         columns : sequence of str or int, default=None
             Names or indices of columns with categories. If None, all of them.
-        n_samples : int, default=128
+        n_samples : int, default=64
             Number of latent vectors for each sample.
 
         Returns
