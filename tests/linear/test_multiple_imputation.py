@@ -177,13 +177,13 @@ def test_intervals_hold_the_truth(kind, at_random):
 @pytest.mark.slow
 def test_pooled_coefficients_hold_the_truth():
     rng, hits = np.random.default_rng(4), []
-    for _ in range(24):
+    for _ in range(16):
         x = rng.normal(size=(100, 2))
         X = np.column_stack([x, x @ [1.0, -0.5] + rng.normal(size=100)])
         # Whether x_0 is missing depends on the observed outcome.
         hidden = rng.uniform(size=100) < 1.0 / (1.0 + np.exp(-1.5 * X[:, 2]))
         X[hidden, 0] = np.nan
-        imputer = FactorAnalysisImputer(2, n_fits=5).fit(X)
+        imputer = FactorAnalysisImputer(2, n_fits=4).fit(X)
         fits = [regression(D) for D in imputer.impute(X, n_draws=10, random_state=0)]
         pooled = pool([b for b, _ in fits], [v for _, v in fits], complete_df=97)
         lower, upper = pooled.interval(0.95)
