@@ -12,8 +12,9 @@ from tests.sharing import shared
 
 FACTORS = [FactorAnalysisImputer, PPCAImputer]
 BOTH = pytest.mark.parametrize("kind", FACTORS)
-ALL = pytest.mark.parametrize("kind", [*FACTORS, GaussianImputer])
-BOTH_KINDS = pytest.mark.parametrize("kind", [FactorAnalysisImputer, GaussianImputer])
+# The quickest first: `some` takes it.
+ALL = pytest.mark.parametrize("kind", [GaussianImputer, *FACTORS])
+BOTH_KINDS = pytest.mark.parametrize("kind", [GaussianImputer, FactorAnalysisImputer])
 
 
 def table(n, rng, noise=(0.3, 0.5, 0.8, 0.4, 0.6)):
@@ -282,13 +283,9 @@ def test_quantile_maps_are_inverse():
 
 def test_weights_count_as_repetitions():
     weights = np.random.default_rng(0).integers(0, 3, size=len(HOLES))
-    weighted = FactorAnalysisImputer(2, n_fits=0, tol=1e-9, max_iter=2000).fit(
-        HOLES, sample_weight=weights
-    )
-    repeated = FactorAnalysisImputer(2, n_fits=0, tol=1e-9, max_iter=2000).fit(
-        np.repeat(HOLES, weights, axis=0)
-    )
-    np.testing.assert_allclose(weighted.impute(HOLES), repeated.impute(HOLES), rtol=1e-3)
+    weighted = FactorAnalysisImputer(2, n_fits=0).fit(HOLES, sample_weight=weights)
+    repeated = FactorAnalysisImputer(2, n_fits=0).fit(np.repeat(HOLES, weights, axis=0))
+    np.testing.assert_allclose(weighted.impute(HOLES), repeated.impute(HOLES), rtol=1e-9)
 
 
 @pytest.mark.parametrize(
