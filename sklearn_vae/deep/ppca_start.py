@@ -33,7 +33,7 @@ from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
 from sklearn_vae.training.batches import shuffled
 from sklearn_vae.training.devices import threads_worth
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
-from sklearn_vae.training.fast_paths import gradients_by_formula
+from sklearn_vae.training.fast_paths import Adam, gradients_by_formula
 from sklearn_vae.training.stored_samples import StoredSamples
 
 Array = NDArray[Any]
@@ -208,13 +208,12 @@ class LearningRateLimit(Callback):
 
 
 @torch.no_grad()
-def sum_of_deviations(optimizer: torch.optim.Adam) -> float:
+def sum_of_deviations(optimizer: Adam) -> float:
     """Sum the standard deviations of all gradients, estimated from Adam's averages of squares."""
     decay = optimizer.param_groups[0]["betas"][1]
-    states = optimizer.state_dict()["state"].values()
-    steps = float(next(iter(states))["step"])
-    total = torch.stack([state["exp_avg_sq"].sqrt().double().sum() for state in states]).sum()
-    return float(total) / (1.0 - decay**steps) ** 0.5
+    squares = [state["exp_avg_sq"].flatten() for state in optimizer.state.values()]
+    total = float(torch.cat(squares).sqrt().double().sum())
+    return total / (1.0 - decay**optimizer.n_steps) ** 0.5
 
 
 @torch.no_grad()

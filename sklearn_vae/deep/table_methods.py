@@ -75,6 +75,8 @@ class TableMethods(FittedTable):
         codes = self._draw_codes(Z, random_state)
         own = vars(self).get("_marginals")  # models of earlier versions have none
         if marginals == "training" and own:
+            if vars(self).get("_reference") is None:
+                self._reference = self._reference_numbers()
             codes = with_marginals(codes, self._reference, own, random_state)
         return self.codec.decode(self.codec.restrict(codes)), Z
 
@@ -191,17 +193,16 @@ class TableMethods(FittedTable):
         return self.codec.restrict(conditional.draw(n_samples, rng)[:, 0])
 
     def _set_marginals(self: Any, codes: Array, weights: Array | None) -> None:
-        """Keep the quantiles of numbers, of training samples and of the model."""
+        """Keep the quantiles of numbers of the training samples."""
         self._marginals = {
             str(j): quantile_function(codes[:, j], weights)
             for j, column in enumerate(self.codec.columns_)
             if column.categories is None
         }
-        self._reference = self._reference_numbers()
+        self._reference = None  # of an earlier fit
 
     def _reference_numbers(self: Any) -> dict[str, Array]:
-        if not self._marginals:
-            return {}
+        """Return the quantiles of numbers under the model, which only samples need."""
         return reference_numbers(self._draw_codes, map(int, self._marginals), self.n_components_)
 
     def _draw_codes(self: Any, Z: Array, random_state: np.random.RandomState) -> Array:

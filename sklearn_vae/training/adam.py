@@ -103,6 +103,13 @@ class Adam(torch.optim.Adam):
             [count] * len(parameters),
         )
 
+    @property
+    def n_steps(self) -> float:
+        """Number of steps of the first parameter."""
+        if self._lists is not None:
+            return float(self._lists[-1][0])
+        return float(next(iter(self.state.values()))["step"])
+
     def _write_counts(self) -> None:
         """Write the count of steps to the state of each parameter, where torch expects it."""
         if self._lists is not None:
