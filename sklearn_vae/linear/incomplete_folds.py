@@ -17,12 +17,17 @@ from sklearn_vae.linear.fold_factors import Split
 
 # Values of the parameters of a candidate after the first, n_components.
 Others: TypeAlias = tuple[Any, ...]
-# Fits a model of k components and other parameters to training data, from the end of another fit.
-FitCandidate: TypeAlias = Callable[[int, Others, IncompleteMoments, Fixed | None], Fixed]
+# Fits models of k components and other parameters, each to the training data of a split, given by its
+# number, from the end of another fit.
+FitCandidates: TypeAlias = Callable[[int, Others, Sequence[tuple[int, Fixed | None]]], list[Fixed]]
+# Returns such a function for the training data of some splits.
+FitsOf: TypeAlias = Callable[[Sequence[IncompleteMoments]], FitCandidates]
 
 # Up to this number of training values, where maxima of the likelihood are often local, each fit also
 # starts at the mean, as that of a single model.
 SMALL = 10_000
+# Splits are searched together up to this number of training values in all.
+TOGETHER = 500_000
 
 
 class Part(NamedTuple):
@@ -94,7 +99,7 @@ class IncompleteSplits:
 
 
 def score_splits(
-    splits: IncompleteSplits, ks: Sequence[int], others: Sequence[Others], fit: FitCandidate
+    splits: IncompleteSplits, ks: Sequence[int], others: Sequence[Others], fits_of: FitsOf
 ) -> tuple[np.ndarray, int]:
     """Score all candidates in all splits.
 
@@ -102,21 +107,23 @@ def score_splits(
     unbounded, and the number of fits that have not converged.
     """
 
-    def scores_of(split: int) -> tuple[np.ndarray, int]:
-        return _PartSearch(split, splits.part(split), ks, others, fit).scores()
+    def scores_of(numbers: np.ndarray) -> tuple[np.ndarray, int]:
+        return _Searches(splits, numbers, ks, others, fits_of).scores()
 
+    n_splits = len(splits.splits)
     n_threads = max([lib["num_threads"] for lib in blas_threads().info()], default=1)
-    numbers = range(len(splits.splits))
+    n_groups = max(n_threads, n_splits * splits.X.size // TOGETHER)
+    groups = np.array_split(np.arange(n_splits), min(n_groups, n_splits))
     if n_threads == 1:
-        results = list(map(scores_of, numbers))
+        results = list(map(scores_of, groups))
     else:
         with (
             blas_threads().limit(limits=1, user_api="blas"),
             ThreadPoolExecutor(n_threads) as pool,
         ):
-            results = list(pool.map(scores_of, numbers))
+            results = list(pool.map(scores_of, groups))
     scores, failures = zip(*results, strict=True)
-    return np.stack(scores), sum(failures)
+    return np.concatenate(scores), sum(failures)
 
 
 def score_estimators(splits: IncompleteSplits, estimators: Sequence[Any]) -> np.ndarray:
@@ -163,60 +170,83 @@ def check_observed(X: np.ndarray, split: int) -> None:
         )
 
 
-class _PartSearch:
-    """Fits of all candidates in one split, each of which starts where another one ended."""
+class _TrainedPart:
+    """Moments of the training data of a split, and of the data that score a model."""
 
-    def __init__(
-        self,
-        split: int,
-        part: Part,
-        ks: Sequence[int],
-        others: Sequence[Others],
-        fit: FitCandidate,
-    ) -> None:
+    def __init__(self, split: int, part: Part, most: int) -> None:
         check_observed(part.training, split)
         w = part.training_weights
         seen = ~np.isnan(part.training)
         filled = np.where(seen, part.training, 0.0)
-        most = max(ks)
         with np.errstate(over="ignore", invalid="ignore"):
             center = filled.mean(axis=0) if w is None else w @ filled / w.sum()
             center *= len(seen) / seen.sum(axis=0) if w is None else w.sum() / (w @ seen)
-            self._training = IncompleteMoments(part.training, center, most, w)
+            self.training = IncompleteMoments(part.training, center, most, w)
             self._evaluated = IncompleteMoments(
                 part.evaluated, center, most, part.evaluated_weights
             )
-        for moments in (self._training, self._evaluated):
+        for moments in (self.training, self._evaluated):
             moments.data.check_finite()
-        self._part, self._ks, self._others, self._fit_candidate = part, ks, others, fit
+        self._is_conditional, self._total = part.is_conditional, part.total
+        self.is_small = part.training.size <= SMALL
 
-    def scores(self) -> tuple[np.ndarray, int]:
-        """Return scores of shape (n_components, n_others), and the number of failures."""
-        scores = np.full((len(self._ks), len(self._others)), np.nan)
-        ends: list[Fixed | None] = [None] * len(self._others)
-        n_failed = 0
-        for i in np.argsort(self._ks, kind="stable"):
-            nearest = None
-            for j, others in enumerate(self._others):
-                with within_range():
-                    end = self._fit(self._ks[i], others, ends[j] or nearest)
-                n_failed += not end.converged
-                if end.is_bounded:
-                    ends[j] = nearest = end
-                    scores[i, j] = self._score(end.expected.mean, end.fit)
-        return scores, n_failed
-
-    def _fit(self, k: int, others: Others, warm: Fixed | None) -> Fixed:
-        """Fit a candidate from one or two starts, and return the higher of bounded maxima."""
-        data = self._training
-        is_small = self._part.training.size <= SMALL
-        starts = [warm, None] if warm is not None and is_small else [warm]
-        ends = [self._fit_candidate(k, others, data, start) for start in starts]
-        return max(ends, key=lambda end: (end.is_bounded, end.log_likelihood))
-
-    def _score(self, mean: np.ndarray, fit: LowRankFit) -> float:
+    def score(self, mean: np.ndarray, fit: LowRankFit) -> float:
+        """Return the score of a model."""
         data = self._evaluated
         value = data.data.n * data.log_likelihood(mean, fit)
-        if self._part.is_conditional:
-            value -= self._training.data.n * self._training.log_likelihood(mean, fit)
-        return value / self._part.total
+        if self._is_conditional:
+            value -= self.training.data.n * self.training.log_likelihood(mean, fit)
+        return value / self._total
+
+
+class _Searches:
+    """Fits of all candidates in some splits, each of which starts where another one ended."""
+
+    def __init__(
+        self,
+        splits: IncompleteSplits,
+        numbers: np.ndarray,
+        ks: Sequence[int],
+        others: Sequence[Others],
+        fits_of: FitsOf,
+    ) -> None:
+        self._parts = [_TrainedPart(split, splits.part(split), max(ks)) for split in numbers]
+        self._ks, self._others = ks, others
+        self._fit_candidates = fits_of([part.training for part in self._parts])
+
+    def scores(self) -> tuple[np.ndarray, int]:
+        """Return scores of shape (n_splits, n_components, n_others), and the number of failures."""
+        parts = self._parts
+        scores = np.full((len(parts), len(self._ks), len(self._others)), np.nan)
+        ends: list[list[Fixed | None]] = [[None] * len(parts) for _ in self._others]
+        n_failed = 0
+        for i in np.argsort(self._ks, kind="stable"):
+            nearest: list[Fixed | None] = [None] * len(parts)
+            for j, others in enumerate(self._others):
+                starts = [end or near for end, near in zip(ends[j], nearest, strict=True)]
+                with within_range():
+                    fitted = self._fit(self._ks[i], others, starts)
+                for split, end in enumerate(fitted):
+                    n_failed += not end.converged
+                    if end.is_bounded:
+                        ends[j][split] = nearest[split] = end
+                        scores[split, i, j] = parts[split].score(end.expected.mean, end.fit)
+        return scores, n_failed
+
+    def _fit(self, k: int, others: Others, starts: Sequence[Fixed | None]) -> list[Fixed]:
+        """Fit a candidate from one or two starts, and return the higher of bounded maxima."""
+        tried = list(enumerate(starts))
+        tried += [
+            (split, None)
+            for split, start in enumerate(starts)
+            if start is not None and self._parts[split].is_small
+        ]
+        best: dict[int, Fixed] = {}
+        for (split, _), end in zip(tried, self._fit_candidates(k, others, tried), strict=True):
+            if split not in best or _rank(end) > _rank(best[split]):
+                best[split] = end
+        return [best[split] for split in range(len(starts))]
+
+
+def _rank(end: Fixed) -> tuple[bool, float]:
+    return end.is_bounded, end.log_likelihood
