@@ -27,13 +27,15 @@ from sklearn_vae.gaussian.expected_moments import (
     units_of,
 )
 from sklearn_vae.gaussian.quasi_newton import inverse_product
-from sklearn_vae.gaussian.stacked_data import StackedData
+from sklearn_vae.gaussian.stacked_data import Slopes, StackedData
 
 # Data, model, and the end of an earlier fit.
 Candidate: TypeAlias = tuple[IncompleteMoments, PPCAModel, Fixed]
 # Changes of the parameters and of the gradient in a step, which are 0 where it is not taken.
 Change: TypeAlias = tuple[np.ndarray, np.ndarray]
 
+# Factor by which a step shortens the distance to the maximum at least, in the end.
+CONTRACTION = 5.0
 # Number of gradients after which EM takes over.
 MOST_GRADIENTS = 40
 # Least number of features for which a search is faster than EM, whose d x d matrices are small for
@@ -82,12 +84,6 @@ class Metric:
         self._part = self._roots[:, None, :] / (lengths[:, :, None] + lengths[:, None, :])
         self._of_mean = np.concatenate([variances, np.repeat(noise, d - k, axis=1)], axis=1) / known
         self._of_noise = 2.0 * self._noise**2 / ((d - k) * known[:, -1]) * is_noise_free
-
-    def take(self, kept: np.ndarray) -> Metric:
-        """Return the matrices of some of the models."""
-        metric = object.__new__(Metric)
-        metric.__dict__.update({name: values[kept] for name, values in vars(self).items()})
-        return metric
 
     def __call__(self, flat: np.ndarray) -> np.ndarray:
         """Multiply vectors of derivatives, (m, n_parameters), by the matrices."""
@@ -190,21 +186,15 @@ class LoadingsSearch:
         at = np.flatnonzero([fit is not None for fit in fits])
         if not at.size:
             return ends
-        search = _Search([candidates[i] for i in at], [fit for fit in fits if fit is not None])
-        stack = self._stack.take(np.array([part for part, _, _ in starts])[at])
-        converged = search.run(stack, tol)
-        for i, parameters, history, is_end in zip(
-            at, search.parameters(), search.histories, converged, strict=True
-        ):
-            data, model, start = candidates[i]
-            try:
-                expected = data.expect(*parameters)
-            except np.linalg.LinAlgError:  # singular in float64
-                continue
-            fit, before = model.fit(expected.covariance), start.log_likelihood
-            has_risen = expected.log_likelihood >= before - ROUNDING * abs(before)
-            if has_risen and not model.is_unbounded(fit):
-                ends[i] = Fixed(expected, fit, bool(is_end), True, history)
+        search = _Search(
+            self._stack.take(np.array([part for part, _, _ in starts])[at]),
+            [candidates[i] for i in at],
+            [fit for fit in fits if fit is not None],
+        )
+        for i, end in zip(at, search.run(tol), strict=True):
+            before = candidates[i][2].log_likelihood
+            if end is not None and end.log_likelihood >= before - ROUNDING * abs(before):
+                ends[i] = end
         return ends
 
 
@@ -239,13 +229,21 @@ def _with_new_components(fit: LowRankFit, before: LowRankFit, share_missing: flo
 
 
 class _Search:
-    """Searches by L-BFGS, each from loadings in the eigenvectors of expected moments."""
+    """Searches by L-BFGS, each from loadings in the eigenvectors of expected moments.
 
-    def __init__(self, candidates: Sequence[Candidate], fits: Sequence[LowRankFit]) -> None:
-        self._fits = fits
-        self._is_noise_free = candidates[0][1].noise_variance is None
+    Arrays have one row for each search.
+    """
+
+    def __init__(
+        self, stack: StackedData, candidates: Sequence[Candidate], fits: Sequence[LowRankFit]
+    ) -> None:
+        self._stack, self._fits = stack, fits
+        self._models = [model for _, model, _ in candidates]
+        noise = self._models[0].noise_variance
+        # A fixed noise variance is not rounded.
+        self._fixed_noise = None if noise is None else np.full(len(fits), noise)
         shares = [data.share_missing for data, _, _ in candidates]
-        self._metric = Metric(fits, shares, is_noise_free=self._is_noise_free)
+        self._metric = Metric(fits, shares, is_noise_free=noise is None)
         moments = [start.expected for _, _, start in candidates]
         self._units = np.stack([units_of(*pair) for pair in zip(moments, fits, strict=True)])
         self._flat = joined(
@@ -253,74 +251,92 @@ class _Search:
             np.stack([expected.mean for expected in moments]),
             np.log([fit.noise_variance for fit in fits]),
         )
-        self.histories: list[list[float]] = [[] for _ in fits]
+        slopes = stack.slopes(*self._split(self._flat))
+        self._value, self._gradient = slopes.log_likelihood, self._vectors(slopes)
+        self._histories = [[float(value)] for value in self._value]
+        self._step, self._changes = self._metric(self._gradient), list[Change]()
+        self._rises = np.ones(len(fits), dtype=bool)
 
-    def parameters(self) -> list[tuple[np.ndarray, LowRankFit]]:
-        """Return the mean, and the loadings and noise variance, where each search is."""
-        loadings, mean, noise = self._split(self._flat, np.arange(len(self._fits)))
-        return [
-            (mean[i], fit._replace(loadings=loadings[i], noise_variance=float(noise[i])))
-            for i, fit in enumerate(self._fits)
-        ]
+    def run(self, tol: float) -> list[Fixed | None]:
+        """Search until the distance from each maximum is about `tol` or the search fails.
 
-    def run(self, stack: StackedData, tol: float) -> np.ndarray:
-        """Search until the next step is at most `tol`, and return where it is."""
-        at, metric, changes = np.arange(len(self._fits)), self._metric, list[Change]()
-        converged, is_new = np.zeros(len(at), dtype=bool), np.ones(len(at), dtype=bool)
-        flat = self._flat
-        value, gradient = self._slopes(stack, flat, at)
-        step = metric(gradient)
+        Returns the ends, and None where the likelihood is unbounded or singular in float64.
+        """
+        at, stack = np.arange(len(self._fits)), self._stack
         for _ in range(MOST_GRADIENTS):
-            self._record(at[is_new], value[is_new])
-            sizes = self._sizes(flat, step, at)
-            ended = is_new & (sizes <= tol)
-            converged[at[ended]] = True
-            self._flat[at] = np.where(ended[:, None], flat + step, flat)
-            left = np.flatnonzero(sizes > tol)
-            if not left.size:
+            is_long = self._sizes()[at] > CONTRACTION * tol
+            if not is_long.any():
                 break
-            if left.size < at.size:
-                at, flat, value, gradient, step = (
-                    array[left] for array in (at, flat, value, gradient, step)
-                )
-                stack, metric = stack.take(left), metric.take(left)
-                changes = [(s[left], y[left]) for s, y in changes]
-            step *= np.minimum(1.0, LONGEST_STEP / np.maximum(abs(step[:, -1:]), LONGEST_STEP))
-            new_value, new_gradient = self._slopes(stack, flat + step, at)
-            is_new = new_value >= value - ROUNDING * abs(value)
-            taken = is_new[:, None]
-            changes.append((step * taken, np.where(taken, gradient - new_gradient, 0.0)))
-            flat = np.where(taken, flat + step, flat)
-            gradient = np.where(taken, new_gradient, gradient)
-            value = np.where(is_new, np.maximum(value, new_value), value)
-            # A step that lowers the likelihood is shortened.
-            step = np.where(taken, inverse_product(changes, gradient, metric), 0.25 * step)
-        return converged
+            if not is_long.all():
+                at, stack = at[is_long], stack.take(np.flatnonzero(is_long))
+            self._advance(at, stack)
+        return self._ends(tol)
 
-    def _record(self, at: np.ndarray, values: np.ndarray) -> None:
-        for i, value in zip(at, values, strict=True):
-            self.histories[i].append(float(value))
+    def _advance(self, at: np.ndarray, stack: StackedData) -> None:
+        """Take a step of some searches, or shorten it where the likelihood does not rise."""
+        noise_step = np.abs(self._step[at, -1:])
+        self._step[at] *= np.minimum(1.0, LONGEST_STEP / np.maximum(noise_step, LONGEST_STEP))
+        slopes = stack.slopes(*(part[at] for part in self._split(self._flat + self._step)))
+        value, gradient = slopes.log_likelihood, self._vectors(slopes)
+        rises = value >= self._value[at] - ROUNDING * np.abs(self._value[at])
+        self._rises[at] = rises
+        self._take_step(at[rises], gradient[rises])
+        for i, new in zip(at[rises], value[rises], strict=True):
+            self._value[i] = max(self._value[i], new)
+            self._histories[i].append(float(self._value[i]))
+        self._step[at[~rises]] *= 0.25
+        self._step[at[rises]] = self._direction()[at[rises]]
 
-    def _slopes(
-        self, stack: StackedData, flat: np.ndarray, at: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        slopes = stack.slopes(*self._split(flat, at))
-        by_log_noise = slopes.by_log_noise * self._is_noise_free
-        return slopes.log_likelihood, joined(slopes.by_loadings, slopes.by_mean, by_log_noise)
+    def _take_step(self, at: np.ndarray, gradient: np.ndarray) -> None:
+        """Take the steps of some searches, to points with given gradients."""
+        s, y = np.zeros_like(self._flat), np.zeros_like(self._flat)
+        s[at], y[at] = self._step[at], self._gradient[at] - gradient
+        self._changes.append((s, y))
+        self._flat, self._gradient = self._flat + s, self._gradient - y
 
-    def _split(self, flat: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _direction(self) -> np.ndarray:
+        return inverse_product(self._changes, self._gradient, self._metric)
+
+    def _ends(self, tol: float) -> list[Fixed | None]:
+        """Take the last two steps. The second needs no gradient beside the expected moments."""
+        near = np.flatnonzero(self._rises & (self._sizes() <= CONTRACTION * tol))
+        flat = self._flat.copy()
+        flat[near] += self._step[near]
+        slopes, moments = self._stack.expect(*self._split(flat))
+        self._take_step(near, self._vectors(slopes)[near])
+        self._step = self._direction()
+        converged = near[self._sizes()[near] <= CONTRACTION * tol]
+        self._flat[converged] += self._step[converged]
+        loadings, mean, noise = self._split(self._flat)
+        ends: list[Fixed | None] = []
+        for i, (model, expected) in enumerate(zip(self._models, moments, strict=True)):
+            if not np.isfinite(expected.log_likelihood):
+                ends.append(None)
+                continue
+            fit = model.fit(expected.covariance)
+            if model.is_unbounded(fit):
+                ends.append(None)
+                continue
+            fit = fit._replace(loadings=loadings[i], noise_variance=float(noise[i]))
+            history = [*self._histories[i], max(self._histories[i][-1], expected.log_likelihood)]
+            expected = replace(expected, mean=mean[i])
+            ends.append(Fixed(expected, fit, i in converged, True, history))
+        return ends
+
+    def _vectors(self, slopes: Slopes) -> np.ndarray:
+        by_log_noise = slopes.by_log_noise * (self._fixed_noise is None)
+        return joined(slopes.by_loadings, slopes.by_mean, by_log_noise)
+
+    def _split(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return loadings, means and noise variances."""
         loadings, mean, log_noise = split(flat, *self._fits[0].loadings.shape)
-        if self._is_noise_free:
-            return loadings, mean, np.exp(log_noise)
-        # A fixed noise variance is not rounded.
-        return loadings, mean, np.array([self._fits[i].noise_variance for i in at])
+        return loadings, mean, np.exp(log_noise) if self._fixed_noise is None else self._fixed_noise
 
-    def _sizes(self, flat: np.ndarray, step: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """Return the largest change of each mean and covariance, in units of the features."""
-        units, (loadings, _, noise) = self._units[at], self._split(flat, at)
+    def _sizes(self) -> np.ndarray:
+        """Return the largest change of each mean and covariance in a step, in units of the features."""
+        units, (loadings, _, noise) = self._units, self._split(self._flat)
         (_, d, k), by = loadings.shape, units[:, :, None]
-        by_loadings, by_mean, by_log_noise = split(step, d, k)
+        by_loadings, by_mean, by_log_noise = split(self._step, d, k)
         change = (loadings / by) @ (by_loadings / by).swapaxes(1, 2)
         change = change + change.swapaxes(1, 2)
         change[:, np.arange(d), np.arange(d)] += (noise * by_log_noise)[:, None] / units**2

@@ -33,21 +33,15 @@ def inverse_product(
     ----------
     Nocedal, "Updating quasi-Newton matrices with limited storage", Mathematics of Computation 1980.
     """
-    curved = [(s, y, _inverse(_dot(s, y))) for s, y in changes]
+    changes = list(changes)
     product, weights = gradient.copy(), []
-    for s, y, inverse in reversed(curved):
-        weights.append(_dot(s, product) * inverse)
+    curvatures = np.array([np.vecdot(s, y) for s, y in changes])
+    is_convex = curvatures > 0.0
+    inverses = np.divide(1.0, curvatures, out=np.zeros_like(curvatures), where=is_convex)
+    for (s, y), inverse in zip(reversed(changes), reversed(inverses), strict=True):
+        weights.append(np.vecdot(s, product) * inverse)
         product -= weights[-1][..., None] * y
     product = multiply(product)
-    for (s, y, inverse), weight in zip(curved, reversed(weights), strict=True):
-        product += (weight - _dot(y, product) * inverse)[..., None] * s
+    for (s, y), inverse, weight in zip(changes, inverses, reversed(weights), strict=True):
+        product += (weight - np.vecdot(y, product) * inverse)[..., None] * s
     return product
-
-
-def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.asarray(np.vecdot(a, b))
-
-
-def _inverse(curvature: np.ndarray) -> np.ndarray:
-    """Return 1 / curvature, or 0 where the function is not convex."""
-    return np.divide(1.0, curvature, out=np.zeros_like(curvature), where=curvature > 0.0)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sklearn_vae.gaussian.expected_moments import Expected
 from sklearn_vae.gaussian.observed import CANCELLED, Block, IncompleteData, latent_pairs
 
 
@@ -132,10 +133,27 @@ class StackedData:
         noise : array of shape (m,)
             Noise variances.
         """
-        n, n_values, k = self._n, self._n_values, loadings.shape[2]
+        return self._evaluated(loadings, mean, noise, with_moments=False)[0]
+
+    def expect(
+        self, loadings: np.ndarray, mean: np.ndarray, noise: np.ndarray
+    ) -> tuple[Slopes, list[Expected]]:
+        """Compute log-likelihoods, gradients and the expected moments of the complete data."""
+        slopes, total, products = self._evaluated(loadings, mean, noise, with_moments=True)
+        expected = []
+        for n, one, two, value in zip(self._n, total, products, slopes.log_likelihood, strict=True):
+            shift = one / n
+            expected.append(Expected(shift, two / n - np.outer(shift, shift), float(value)))
+        return slopes, expected
+
+    def _evaluated(
+        self, loadings: np.ndarray, mean: np.ndarray, noise: np.ndarray, *, with_moments: bool
+    ) -> tuple[Slopes, np.ndarray, np.ndarray]:
+        n, n_values, (m, d, k) = self._n, self._n_values, loadings.shape
         affine = np.concatenate([loadings, mean[:, :, None]], axis=2)
         by_affine, inner = np.zeros_like(affine), np.zeros_like(loadings)
-        log_det, distance, residual = np.zeros((3, len(noise)))
+        log_det, distance, residual = np.zeros((3, m))
+        total, products = np.zeros((m, d)), np.zeros((m, d, d))
         with np.errstate(all="ignore"):  # singular matrices give nan
             for block in self._blocks:
                 q = _Posteriors(block, affine, noise)
@@ -143,7 +161,9 @@ class StackedData:
                 distance += q.distance
                 residual += q.residual
                 by_affine += q.products
-                inner += q.inner
+                inner += q.inverse_sums()
+                if with_moments:
+                    q.add_moments(total, products)
             # sum_j E |x_j - w_j'z - mean_j|^2 over the observed values.
             explained = noise[:, None, None] * inner
             residual += np.einsum("mdk,mdk->m", loadings, explained)
@@ -152,81 +172,118 @@ class StackedData:
             value = n_values * np.log(2.0 * math.pi * noise) - n * k * np.log(noise)
             value = -0.5 * (value + log_det + distance / noise) / n
         by_log_noise = 0.5 * (residual / noise - n_values) / n
-        return Slopes(value, by_affine[:, :, :k], by_affine[:, :, k], by_log_noise)
+        slopes = Slopes(value, by_affine[:, :, :k], by_affine[:, :, k], by_log_noise)
+        return slopes, total, products
 
 
 class _Posteriors:
     """Sums over p(z|x) = N(z; M^-1 y, sigma2 M^-1) with M = W_o'W_o + sigma2 I in a stacked block."""
 
     def __init__(self, block: StackedBlock, affine: np.ndarray, noise: np.ndarray) -> None:
-        m, r, _ = block.values.shape
-        k = affine.shape[2] - 1
-        W, q = affine[:, :, :k], block.observed.shape[1]
-        # The entries of W_o'W_o, and W_o'mean_o.
-        i, j = column_pairs(k)
-        i, j = np.append(i, np.arange(k)), np.append(j, np.full(k, k))
-        products = np.empty((len(i), m, q))
-        columns = (affine[:, :, i] * affine[:, :, j]).swapaxes(1, 2)
-        np.matmul(columns, block.by_feature, out=products.swapaxes(0, 1))
-        products[i == j] += noise[:, None]
-        M, shift = np.split(products.reshape(-1, m * q), [-k])
-        root, pivots = roots(M, k)
-        log_det = np.log(np.where(pivots > 0.0, pivots, np.nan)).sum(axis=0).reshape(m, q)
-        self.log_det = np.einsum("mq,mq->m", block.counts, log_det)
-        Y = np.empty((k, m, r))
-        np.matmul(W.swapaxes(1, 2), block.values.swapaxes(1, 2), out=Y.swapaxes(0, 1))
-        owner = block.owner
-        Y = Y.reshape(k, m * r)
-        Y -= _repeated(shift, owner)
-        each = _repeated(root, owner)
-        Z = np.ones((k + 1, m, r))
-        latents = Z[:k].reshape(k, m * r)
-        latents[...] = _times_inverse(each, Y)
-        affine_of_z = Z.swapaxes(0, 1)
-        R, distance = _residuals(block, affine, affine_of_z, noise)
+        dtype, (m, r, _) = block.values.dtype, block.values.shape
+        self._block, self._affine, self._noise = block, affine.astype(dtype), noise.astype(dtype)
+        k, q = affine.shape[2] - 1, block.observed.shape[1]
+        M, shift = self._normal_matrices(k)
+        self._B, self._e = factors(M, k)
+        owner, W = block.owner, self._affine[:, :, :k]
+        y = np.empty((k, m, r), dtype)
+        np.matmul(W.swapaxes(1, 2), block.values.swapaxes(1, 2), out=y.swapaxes(0, 1))
+        y = y.reshape(k, m * r)
+        y -= _repeated(shift, owner)
+        each = _repeated(self._B, owner), _repeated(self._e, owner)
+        # E[z|x], and a row of ones for the mean.
+        z = np.ones((k + 1, m, r), dtype)
+        latents = z[:k].reshape(k, m * r)
+        latents[...] = _times_inverse(*each, y)
+        self._z = z.swapaxes(0, 1)
+        R, squares, distance = self._residuals()
         if (distance < CANCELLED * block.squares).any():
             # Refine z once because M is ill conditioned.
             rest = np.moveaxis(R @ W, 2, 0).reshape(k, m * r)
-            latents += _times_inverse(each, rest - np.repeat(noise, r) * latents)
-            R, distance = _residuals(block, affine, affine_of_z, noise)
-        weights = block.weights
-        self.distance = distance.sum(axis=1) if weights is None else _dot(weights, distance)
-        weighted = R if weights is None else weights[:, :, None] * R
-        self.residual = np.einsum("mrd,mrd->m", weighted, R)
+            latents += _times_inverse(*each, rest - np.repeat(self._noise, r) * latents)
+            R, squares, distance = self._residuals()
+        log_det = -np.log(np.where((self._e > 0.0) & (self._e < np.inf), self._e, np.nan))
+        self.log_det = _dot(block.counts, log_det.sum(axis=0).reshape(m, q))
+        self.residual, self.distance = (
+            values.sum(axis=1) if block.weights is None else _dot(block.weights, values)
+            for values in (squares, distance)
+        )
+        R = R if block.weights is None else block.weights[:, :, None] * R
         # Sums of (x_j - w_j'z - mean_j) (z, 1) over the observed values.
-        self.products = weighted.swapaxes(1, 2) @ affine_of_z.swapaxes(1, 2)
-        pairs = inverses(root).reshape(-1, m, q)
-        if weights is not None or owner is not None:
+        self.products = R.swapaxes(1, 2) @ self._z.swapaxes(1, 2)
+
+    def _normal_matrices(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lower triangles of M, and W_o'mean_o, of all patterns along the last axis."""
+        affine, (m, q, _) = self._affine, self._block.observed.shape
+        i, j = column_pairs(k)
+        i, j = np.append(i, np.arange(k)), np.append(j, np.full(k, k))
+        products = np.empty((len(i), m, q), affine.dtype)
+        columns = (affine[:, :, i] * affine[:, :, j]).swapaxes(1, 2)
+        np.matmul(columns, self._block.by_feature, out=products.swapaxes(0, 1))
+        products[i == j] += self._noise[:, None]
+        M, shift = np.split(products.reshape(-1, m * q), [-k])
+        return M, shift
+
+    def _residuals(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the observed values of R = x - W z - mean, |R|^2, and |R|^2 + sigma2 |z|^2.
+
+        The last is (x - mean)' C_o^-1 (x - mean) sigma2 without cancellation.
+        """
+        R = self._z.swapaxes(1, 2) @ self._affine.swapaxes(1, 2)
+        R *= self._block.is_observed
+        np.subtract(self._block.values, R, out=R)
+        squares = np.einsum("mrd,mrd->mr", R, R)
+        z = self._z[:, :-1]
+        return R, squares, squares + self._noise[:, None] * np.einsum("mkr,mkr->mr", z, z)
+
+    def inverse_sums(self) -> np.ndarray:
+        """Sum M^-1 w_j over the samples that have feature j, (m, d, k)."""
+        block, k = self._block, len(self._e)
+        pairs = inverses(self._B, self._e).reshape(-1, *block.counts.shape)
+        if block.weights is not None or block.owner is not None:
             pairs *= block.counts
         sums = pairs.swapaxes(0, 1) @ block.observed
-        # M^-1 w_j, summed over the samples that have feature j.
-        self.inner = np.einsum("mabd,mdb->mda", sums[:, latent_pairs(k)[2]], W)
+        W = self._affine[:, :, :k]
+        total: np.ndarray = np.einsum("mabd,mdb->mda", sums[:, latent_pairs(k)[2]], W)
+        return total
+
+    def add_moments(self, total: np.ndarray, products: np.ndarray) -> None:
+        """Add the sums of the expected complete samples, (m, d), and of their products, (m, d, d)."""
+        block, k = self._block, len(self._e)
+        W, weights = self._affine[:, :, :k], block.weights
+        filled = self._z.swapaxes(1, 2) @ self._affine.swapaxes(1, 2)
+        filled *= 1.0 - block.is_observed
+        filled += block.values
+        weighted = filled if weights is None else weights[:, :, None] * filled
+        total += weighted.sum(axis=1)
+        products += weighted.swapaxes(1, 2) @ filled
+        # Cov[x_j, x_l | x_o] = sigma2 (delta_jl + w_j' M^-1 w_l) for missing j and l.
+        counted = (1.0 - block.by_feature) * np.sqrt(block.counts)[:, None, :]
+        covariance = np.zeros_like(products)
+        for a in range(k):
+            root = self._B[a, : a + 1] * np.sqrt(self._e[a])
+            R = W[:, :, : a + 1] @ root.reshape(a + 1, *block.counts.shape).swapaxes(0, 1)
+            R *= counted
+            covariance += R @ R.swapaxes(1, 2)
+        d = np.arange(W.shape[1])
+        covariance[:, d, d] += np.einsum("mdq,mdq->md", counted, counted)
+        products += self._noise[:, None, None] * covariance
 
 
 def _repeated(values: np.ndarray, owner: np.ndarray | None) -> np.ndarray:
     return values if owner is None else values[..., owner]
 
 
-def _times_inverse(root: np.ndarray, Y: np.ndarray) -> np.ndarray:
-    """Multiply vectors, (k, p), by M^-1 = B B' of roots B, (k, k, p)."""
-    product: np.ndarray = np.einsum("abp,bp->ap", root, np.einsum("abp,ap->bp", root, Y))
+def _times_inverse(B: np.ndarray, e: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """Multiply vectors, (k, p), by M^-1 = B diag(e) B'."""
+    scaled = e * np.einsum("cbp,bp->cp", B, Y)
+    product: np.ndarray = np.einsum("cbp,cp->bp", B, scaled)
     return product
 
 
 def _dot(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     total: np.ndarray = np.einsum("mr,mr->m", weights, values)
     return total
-
-
-def _residuals(
-    block: StackedBlock, affine: np.ndarray, Z: np.ndarray, noise: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return x - W z - mean of the observed values, and (x - mean)' C_o^-1 (x - mean) sigma2."""
-    R = Z.swapaxes(1, 2) @ affine.swapaxes(1, 2)
-    R *= block.is_observed
-    np.subtract(block.values, R, out=R)
-    squares = np.einsum("mkr,mkr->mr", Z[:, :-1], Z[:, :-1])
-    return R, np.einsum("mrd,mrd->mr", R, R) + noise[:, None] * squares
 
 
 @cache
@@ -236,35 +293,37 @@ def column_pairs(k: int) -> tuple[np.ndarray, np.ndarray]:
     return i, j
 
 
-def roots(M: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute upper triangular B with M^-1 = B B', (k, k, p), and the pivots, (k, p).
+def factors(M: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute unit upper triangular B, by columns (k, k, p), and e, (k, p), with M^-1 = B diag(e) B'.
 
-    The lower triangles of M, (k (k + 1) / 2, p), are in the order of `column_pairs`, and overwritten.
-    Cholesky's method turns the rows of I below those of M = L L' into the rows of B = L^-1'.
+    The lower triangles of M, (k (k + 1) / 2, p), are in the order of `column_pairs`. Elimination turns
+    the rows of I below those of M = L diag(1 / e) L' into the rows of B = L^-1'. Sums of products in
+    einsum need no temporary matrices.
     """
     p = M.shape[1]
-    both, pivots, start = np.empty((2 * k, k, p)), np.empty((k, p)), 0
+    columns, multiples = np.empty((k, 2 * k, p), M.dtype), np.empty((k, p), M.dtype)
+    negative, start = np.empty((k, p), M.dtype), 0
     for a in range(k):
-        column, scale = M[start : start + k - a], both[k + a, a]
-        start += k - a
+        column, stop = columns[a], start + k - a
         if a > 0:
-            product = np.einsum("bcp,cp->bp", both[a : k + a, :a], both[a, :a])
-            column -= product[: k - a]
-        pivots[a] = column[0]
-        np.divide(1.0, np.sqrt(column[0], out=scale), out=scale)
-        np.multiply(column[1:], scale, out=both[a + 1 : k, a])
-        if a > 0:
-            np.multiply(product[k - a :], -scale, out=both[k : k + a, a])
-        both[k + a + 1 :, a] = 0.0
-    return both[k:], pivots
+            np.multiply(columns[:a, a], negative[:a], out=multiples[:a])
+            np.einsum("cbp,cp->bp", columns[:a, a : k + a], multiples[:a], out=column[a : k + a])
+            column[a:k] += M[start:stop]
+        else:
+            column[:k] = M[:stop]
+        column[k + a], column[k + a + 1 :] = 1.0, 0.0
+        np.divide(-1.0, column[a], out=negative[a])
+        start = stop
+    return columns[:, k:], -negative
 
 
-def inverses(root: np.ndarray) -> np.ndarray:
-    """Compute the entries of M^-1 = B B' at the index pairs of `latent_pairs`, (pairs, p)."""
-    k = root.shape[0]
-    pairs, start = np.empty((k * (k + 1) // 2, root.shape[2])), 0
+def inverses(B: np.ndarray, e: np.ndarray) -> np.ndarray:
+    """Compute the entries of M^-1 by `factors` at the index pairs of `latent_pairs`, (pairs, p)."""
+    k, p = e.shape
+    pairs, scaled, start = np.empty((k * (k + 1) // 2, p), B.dtype), np.empty_like(e), 0
     for a in range(k):
-        row = pairs[start : start + a + 1]
-        np.einsum("cp,bcp->bp", root[a, a:], root[: a + 1, a:], out=row)
-        start += a + 1
+        np.multiply(B[a:, a], e[a:], out=scaled[a:])
+        stop = start + a + 1
+        np.einsum("cp,cbp->bp", scaled[a:], B[a:, : a + 1], out=pairs[start:stop])
+        start = stop
     return pairs
