@@ -318,7 +318,8 @@ class _Search:
                 ends.append(None)
                 continue
             fit = fit._replace(loadings=loadings[i], noise_variance=float(noise[i]))
-            history = [*self._histories[i], max(self._histories[i][-1], expected.log_likelihood)]
+            history = self._histories[i]
+            history.append(max(history[-1], expected.log_likelihood))
             expected = replace(expected, mean=mean[i])
             ends.append(Fixed(expected, fit, i in converged, True, history))
         return ends

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sklearn_vae.gaussian.expected_moments import Expected
+from sklearn_vae.gaussian.expected_moments import Expected, LowRankFit
 from sklearn_vae.gaussian.observed import CANCELLED, Block, IncompleteData, latent_pairs
 
 
@@ -79,6 +79,13 @@ class StackedBlock:
             None if all(data.weights is None for data, _ in parts) else weights,
             None if is_single else (owner + q * np.arange(m)[:, None]).ravel(),
         )
+
+    def divided_by(self, scale: np.ndarray) -> StackedBlock:
+        """Return the block with its features divided by scales of each data set, (m, d)."""
+        if (scale == 1.0).all():
+            return self
+        values = self.values / scale[:, None, :]
+        return replace(self, values=values, squares=np.einsum("mrd,mrd->mr", values, values))
 
     def take(self, kept: np.ndarray) -> StackedBlock:
         """Return the blocks of some of the data sets."""
@@ -146,6 +153,38 @@ class StackedData:
             expected.append(Expected(shift, two / n - np.outer(shift, shift), float(value)))
         return slopes, expected
 
+    def log_likelihoods(self, mean: Sequence[np.ndarray], fits: Sequence[LowRankFit]) -> np.ndarray:
+        """Compute log-likelihoods of models, in nats, summed over the samples with their weights."""
+        noise = np.array([fit.noise_variance for fit in fits])
+        scale = np.array(
+            [
+                np.ones_like(at) if fit.scale is None else fit.scale
+                for at, fit in zip(mean, fits, strict=True)
+            ]
+        )
+        loadings = np.stack([fit.loadings for fit in fits])
+        affine = np.concatenate([loadings, (mean / scale)[:, :, None]], axis=2)
+        log_det, distance, log_scale = np.zeros((3, len(fits)))
+        with np.errstate(all="ignore"):
+            for block in self._blocks:
+                q = _Posteriors(block.divided_by(scale), affine, noise)
+                log_det += q.log_det
+                distance += q.distance
+                log_scale += _dot(
+                    block.counts, (block.observed @ np.log(scale)[:, :, None])[:, :, 0]
+                )
+        value = self._value(noise, loadings.shape[2], log_det, distance) - log_scale
+        if np.isnan(value).any():
+            raise np.linalg.LinAlgError("Matrix is not positive definite")
+        return value
+
+    def _value(
+        self, noise: np.ndarray, k: int, log_det: np.ndarray, distance: np.ndarray
+    ) -> np.ndarray:
+        """Return log-likelihoods by log det M and (x - mean)' C^-1 (x - mean) sigma2, summed."""
+        value = self._n_values * np.log(2.0 * math.pi * noise) - self._n * k * np.log(noise)
+        return -0.5 * (value + log_det + distance / noise)
+
     def _evaluated(
         self, loadings: np.ndarray, mean: np.ndarray, noise: np.ndarray, *, with_moments: bool
     ) -> tuple[Slopes, np.ndarray, np.ndarray]:
@@ -169,9 +208,8 @@ class StackedData:
             residual += np.einsum("mdk,mdk->m", loadings, explained)
             by_affine[:, :, :k] -= explained
             by_affine /= (noise * n)[:, None, None]
-            value = n_values * np.log(2.0 * math.pi * noise) - n * k * np.log(noise)
-            value = -0.5 * (value + log_det + distance / noise) / n
-        by_log_noise = 0.5 * (residual / noise - n_values) / n
+            value = self._value(noise, k, log_det, distance) / n
+            by_log_noise = 0.5 * (residual / noise - n_values) / n
         slopes = Slopes(value, by_affine[:, :, :k], by_affine[:, :, k], by_log_noise)
         return slopes, total, products
 
@@ -180,19 +218,19 @@ class _Posteriors:
     """Sums over p(z|x) = N(z; M^-1 y, sigma2 M^-1) with M = W_o'W_o + sigma2 I in a stacked block."""
 
     def __init__(self, block: StackedBlock, affine: np.ndarray, noise: np.ndarray) -> None:
-        dtype, (m, r, _) = block.values.dtype, block.values.shape
-        self._block, self._affine, self._noise = block, affine.astype(dtype), noise.astype(dtype)
+        m, r, _ = block.values.shape
+        self._block, self._affine, self._noise = block, affine, noise
         k, q = affine.shape[2] - 1, block.observed.shape[1]
         M, shift = self._normal_matrices(k)
         self._B, self._e = factors(M, k)
         owner, W = block.owner, self._affine[:, :, :k]
-        y = np.empty((k, m, r), dtype)
+        y = np.empty((k, m, r))
         np.matmul(W.swapaxes(1, 2), block.values.swapaxes(1, 2), out=y.swapaxes(0, 1))
         y = y.reshape(k, m * r)
         y -= _repeated(shift, owner)
         each = _repeated(self._B, owner), _repeated(self._e, owner)
         # E[z|x], and a row of ones for the mean.
-        z = np.ones((k + 1, m, r), dtype)
+        z = np.ones((k + 1, m, r))
         latents = z[:k].reshape(k, m * r)
         latents[...] = _times_inverse(*each, y)
         self._z = z.swapaxes(0, 1)
@@ -202,8 +240,7 @@ class _Posteriors:
             rest = np.moveaxis(R @ W, 2, 0).reshape(k, m * r)
             latents += _times_inverse(*each, rest - np.repeat(self._noise, r) * latents)
             R, squares, distance = self._residuals()
-        log_det = -np.log(np.where((self._e > 0.0) & (self._e < np.inf), self._e, np.nan))
-        self.log_det = _dot(block.counts, log_det.sum(axis=0).reshape(m, q))
+        self.log_det = _dot(block.counts, -log_of_product(self._e).reshape(m, q))
         self.residual, self.distance = (
             values.sum(axis=1) if block.weights is None else _dot(block.weights, values)
             for values in (squares, distance)
@@ -217,7 +254,7 @@ class _Posteriors:
         affine, (m, q, _) = self._affine, self._block.observed.shape
         i, j = column_pairs(k)
         i, j = np.append(i, np.arange(k)), np.append(j, np.full(k, k))
-        products = np.empty((len(i), m, q), affine.dtype)
+        products = np.empty((len(i), m, q))
         columns = (affine[:, :, i] * affine[:, :, j]).swapaxes(1, 2)
         np.matmul(columns, self._block.by_feature, out=products.swapaxes(0, 1))
         products[i == j] += self._noise[:, None]
@@ -252,7 +289,8 @@ class _Posteriors:
         block, k = self._block, len(self._e)
         W, weights = self._affine[:, :, :k], block.weights
         filled = self._z.swapaxes(1, 2) @ self._affine.swapaxes(1, 2)
-        filled *= 1.0 - block.is_observed
+        is_sample = _repeated(block.counts.ravel() > 0.0, block.owner).reshape(filled.shape[:2])
+        filled *= is_sample[:, :, None] - block.is_observed
         filled += block.values
         weighted = filled if weights is None else weights[:, :, None] * filled
         total += weighted.sum(axis=1)
@@ -301,8 +339,8 @@ def factors(M: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     einsum need no temporary matrices.
     """
     p = M.shape[1]
-    columns, multiples = np.empty((k, 2 * k, p), M.dtype), np.empty((k, p), M.dtype)
-    negative, start = np.empty((k, p), M.dtype), 0
+    columns, multiples = np.empty((k, 2 * k, p)), np.empty((k, p))
+    negative, start = np.empty((k, p)), 0
     for a in range(k):
         column, stop = columns[a], start + k - a
         if a > 0:
@@ -317,10 +355,20 @@ def factors(M: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     return columns[:, k:], -negative
 
 
+def log_of_product(values: np.ndarray) -> np.ndarray:
+    """Return logarithms of products along the first axis, nan unless they are of positive numbers."""
+    product = values.prod(axis=0)
+    # One logarithm of each product takes less time than one of each number.
+    if (values > 0.0).all() and ((product > 1e-290) & (product < 1e290)).all():
+        return np.log(product)
+    logarithms = np.log(np.where((values > 0.0) & (values < np.inf), values, np.nan))
+    return logarithms.sum(axis=0)
+
+
 def inverses(B: np.ndarray, e: np.ndarray) -> np.ndarray:
     """Compute the entries of M^-1 by `factors` at the index pairs of `latent_pairs`, (pairs, p)."""
     k, p = e.shape
-    pairs, scaled, start = np.empty((k * (k + 1) // 2, p), B.dtype), np.empty_like(e), 0
+    pairs, scaled, start = np.empty((k * (k + 1) // 2, p)), np.empty_like(e), 0
     for a in range(k):
         np.multiply(B[a:, a], e[a:], out=scaled[a:])
         stop = start + a + 1

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from sklearn_vae.gaussian.expected_moments import Fixed, IncompleteMoments, LowRankFit
-from sklearn_vae.gaussian.observed import blas_threads
+from sklearn_vae.gaussian.expected_moments import Fixed, IncompleteMoments
+from sklearn_vae.gaussian.observed import IncompleteData, blas_threads
+from sklearn_vae.gaussian.stacked_data import StackedData
 from sklearn_vae.linear.fold_factors import Split
 
 # Values of the parameters of a candidate after the first, n_components.
@@ -170,33 +171,20 @@ def check_observed(X: np.ndarray, split: int) -> None:
         )
 
 
-class _TrainedPart:
-    """Moments of the training data of a split, and of the data that score a model."""
-
-    def __init__(self, split: int, part: Part, most: int) -> None:
-        check_observed(part.training, split)
-        w = part.training_weights
-        seen = ~np.isnan(part.training)
-        filled = np.where(seen, part.training, 0.0)
-        with np.errstate(over="ignore", invalid="ignore"):
-            center = filled.mean(axis=0) if w is None else w @ filled / w.sum()
-            center *= len(seen) / seen.sum(axis=0) if w is None else w.sum() / (w @ seen)
-            self.training = IncompleteMoments(part.training, center, most, w)
-            self._evaluated = IncompleteMoments(
-                part.evaluated, center, most, part.evaluated_weights
-            )
-        for moments in (self.training, self._evaluated):
-            moments.data.check_finite()
-        self._is_conditional, self._total = part.is_conditional, part.total
-        self.is_small = part.training.size <= SMALL
-
-    def score(self, mean: np.ndarray, fit: LowRankFit) -> float:
-        """Return the score of a model."""
-        data = self._evaluated
-        value = data.data.n * data.log_likelihood(mean, fit)
-        if self._is_conditional:
-            value -= self.training.data.n * self.training.log_likelihood(mean, fit)
-        return value / self._total
+def _moments(split: int, part: Part, most: int) -> tuple[IncompleteMoments, IncompleteData]:
+    """Return the moments of the training data of a split, and the data that score a model."""
+    check_observed(part.training, split)
+    w = part.training_weights
+    seen = ~np.isnan(part.training)
+    filled = np.where(seen, part.training, 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        center = filled.mean(axis=0) if w is None else w @ filled / w.sum()
+        center *= len(seen) / seen.sum(axis=0) if w is None else w.sum() / (w @ seen)
+        training = IncompleteMoments(part.training, center, most, w)
+        evaluated = IncompleteData(part.evaluated, center, most, part.evaluated_weights)
+    for data in (training.data, evaluated):
+        data.check_finite()
+    return training, evaluated
 
 
 class _Searches:
@@ -210,28 +198,47 @@ class _Searches:
         others: Sequence[Others],
         fits_of: FitsOf,
     ) -> None:
-        self._parts = [_TrainedPart(split, splits.part(split), max(ks)) for split in numbers]
+        parts = [splits.part(split) for split in numbers]
+        pairs = [_moments(*each, max(ks)) for each in zip(numbers, parts, strict=True)]
+        training, evaluated = zip(*pairs, strict=True)
         self._ks, self._others = ks, others
-        self._fit_candidates = fits_of([part.training for part in self._parts])
+        self._fit_candidates = fits_of(training)
+        self._is_small = [part.training.size <= SMALL for part in parts]
+        self._totals = np.array([part.total for part in parts])
+        self._evaluated, self._given = StackedData(evaluated), None
+        if splits.of_entries:
+            self._given = StackedData([moments.data for moments in training])
 
     def scores(self) -> tuple[np.ndarray, int]:
         """Return scores of shape (n_splits, n_components, n_others), and the number of failures."""
-        parts = self._parts
-        scores = np.full((len(parts), len(self._ks), len(self._others)), np.nan)
-        ends: list[list[Fixed | None]] = [[None] * len(parts) for _ in self._others]
+        n_splits = len(self._totals)
+        scores = np.full((n_splits, len(self._ks), len(self._others)), np.nan)
+        ends: list[list[Fixed | None]] = [[None] * n_splits for _ in self._others]
         n_failed = 0
         for i in np.argsort(self._ks, kind="stable"):
-            nearest: list[Fixed | None] = [None] * len(parts)
+            nearest: list[Fixed | None] = [None] * n_splits
             for j, others in enumerate(self._others):
                 starts = [end or near for end, near in zip(ends[j], nearest, strict=True)]
                 with within_range():
                     fitted = self._fit(self._ks[i], others, starts)
+                    scores[:, i, j] = self._scores(fitted)
                 for split, end in enumerate(fitted):
                     n_failed += not end.converged
                     if end.is_bounded:
                         ends[j][split] = nearest[split] = end
-                        scores[split, i, j] = parts[split].score(end.expected.mean, end.fit)
         return scores, n_failed
+
+    def _scores(self, ends: Sequence[Fixed]) -> np.ndarray:
+        """Return the score of the model of each split, nan where its likelihood is unbounded."""
+        scores = np.full(len(ends), np.nan)
+        kept = np.flatnonzero([end.is_bounded for end in ends])
+        if kept.size:
+            means, fits = [ends[i].expected.mean for i in kept], [ends[i].fit for i in kept]
+            value = self._evaluated.take(kept).log_likelihoods(means, fits)
+            if self._given is not None:
+                value -= self._given.take(kept).log_likelihoods(means, fits)
+            scores[kept] = value / self._totals[kept]
+        return scores
 
     def _fit(self, k: int, others: Others, starts: Sequence[Fixed | None]) -> list[Fixed]:
         """Fit a candidate from one or two starts, and return the higher of bounded maxima."""
@@ -239,7 +246,7 @@ class _Searches:
         tried += [
             (split, None)
             for split, start in enumerate(starts)
-            if start is not None and self._parts[split].is_small
+            if start is not None and self._is_small[split]
         ]
         best: dict[int, Fixed] = {}
         for (split, _), end in zip(tried, self._fit_candidates(k, others, tried), strict=True):
