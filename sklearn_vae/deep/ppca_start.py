@@ -30,10 +30,11 @@ from sklearn_vae.nn.likelihoods import NOISE_FLOOR, NOISE_MODELS, rounding_noise
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
+from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.batches import shuffled
 from sklearn_vae.training.devices import threads_worth
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
-from sklearn_vae.training.fast_paths import Adam, gradients_by_formula
+from sklearn_vae.training.fast_paths import gradients_by_formula
 from sklearn_vae.training.stored_samples import StoredSamples
 
 Array = NDArray[Any]

@@ -403,9 +403,7 @@ class MixedLikelihood(Likelihood):
         for block in blocks:
             block.after_step()
 
-    def statistics(
-        self, p: MixedDistribution, x: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
+    def statistics(self, p: MixedDistribution, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return log p(x_j|z) of each column and the entropy, summed over samples and draws."""
         terms = torch.cat([p.log_prob_columns(x), p.entropy().unsqueeze(-1)], dim=-1)
         terms = terms if weights is None else terms * weights[..., None]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sklearn_vae.nn.distributions import weighted_sum
 from sklearn_vae.nn.networks import count_multiply_adds
 from sklearn_vae.nn.objectives import Objective
+from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.batch_events import BatchEvents
 from sklearn_vae.training.batches import Batch, Batches
 from sklearn_vae.training.callbacks import end_training
@@ -37,7 +38,7 @@ from sklearn_vae.training.devices import (
     threads_worth,
 )
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
-from sklearn_vae.training.fast_paths import Adam, gradients_by_formula, may_draw, training_step
+from sklearn_vae.training.fast_paths import gradients_by_formula, may_draw, training_step
 from sklearn_vae.training.net_state import checked_net_state
 from sklearn_vae.validation import all_or_nothing
 

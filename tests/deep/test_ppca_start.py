@@ -23,8 +23,8 @@ from sklearn_vae.deep.ppca_start import (
     fit_ppca,
     sum_of_deviations,
 )
+from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.distributed import SINGLE_PROCESS
-from sklearn_vae.training.fast_paths import Adam
 from tests.deep.data import make_rows, parameters_of
 
 X = make_rows()
