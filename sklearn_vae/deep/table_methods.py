@@ -86,7 +86,7 @@ class TableMethods(FittedTable):
         *,
         return_std: bool = False,
         n_draws: int | None = None,
-        n_samples: int = 128,
+        n_samples: int = 256,
         random_state: Any = None,
     ) -> Any:
         """Replace missing values, given the observed ones of the same sample.
@@ -104,7 +104,7 @@ class TableMethods(FittedTable):
             Number of completed tables that are drawn from the conditional distribution of the
             missing values, for multiple imputation. If None, one table has their means and
             most probable categories.
-        n_samples : int, default=128
+        n_samples : int, default=256
             Number of latent vectors for each sample.
         random_state : int, RandomState instance or None, default=None
             Seed or generator of the draws.
