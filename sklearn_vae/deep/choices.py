@@ -56,7 +56,7 @@ TABLE_EPOCHS = 80
 # Values for tables with fewer than `LARGE_SAMPLES`: few units, and few steps on large batches, see
 # docs/tables.md.
 SMALL_TABLE_WIDTH = 32
-SMALL_TABLE_EPOCHS = 50
+SMALL_TABLE_EPOCHS = 60
 SMALL_TABLE_LEARNING_RATE = 8e-2
 SMALL_TABLE_BATCH_SIZE = 256
 
