@@ -119,6 +119,9 @@ class DeepModel(EncoderDecoder, ABC):
     # Maximum number of folds of automatic training.
     _most_folds: ClassVar[int] = MAX_FOLDS
 
+    # Number of epochs that a fold trains before it is evaluated and the next fold trains.
+    _epochs_at_once: ClassVar[int] = 5
+
     # Whether folds are trained in float32 where precision="auto" is float64.
     _folds_in_float32: ClassVar[bool] = False
 

@@ -55,9 +55,6 @@ EVIDENT = 3.0
 # The noise variance is enlarged if this gains more than this multiple of its standard error.
 SIGNIFICANT = 2.0
 
-# Number of epochs that a fold trains before the next fold does.
-EPOCHS_AT_ONCE = 5
-
 # If the final fit continues that of a fold, the share of the epochs of the fold that it adds, and their
 # minimum.
 CONTINUED_SHARE = 0.2
@@ -219,9 +216,9 @@ class Fold:
         self.model = copy.copy(model)
         vars(self.model).update(callbacks=None, checkpoint=None, verbose=0, random_state=seed)
         self.model._automatic = True
-        if model._folds_in_float32 and model.precision == "auto":
-            if choose_device(model.device, "auto", X.dtype)[1] == torch.float64:
-                self.model.precision = "float32"
+        is_auto = model._folds_in_float32 and model.precision == "auto"
+        if is_auto and choose_device(model.device, "auto", X.dtype)[1] == torch.float64:
+            self.model.precision = "float32"
         kept = np.setdiff1d(np.arange(len(X)), held_out)
         w = None if weights is None else weights[kept]
         rows, incomplete = rows_of(X, kept), has_nan(X)
@@ -288,7 +285,7 @@ def search_epochs(model: Any, X: Array, weights: Array | None, seed: int) -> Epo
     w = np.ones(sum(len(f.held_out) for f in folds)) if w is None else w
     curves, max_epochs = Curves([fold.terms_at(0) for fold in folds], w), int(model.max_epochs)
     while curves.epochs[-1] < min(max_epochs, curves.last_epoch_of_interest):
-        step = min(EPOCHS_AT_ONCE, max_epochs - curves.epochs[-1])
+        step = min(model._epochs_at_once, max_epochs - curves.epochs[-1])
         if not all(fold.train(step) for fold in folds):
             break
         curves.add(curves.epochs[-1] + step, [fold.terms_at(-1) for fold in folds])

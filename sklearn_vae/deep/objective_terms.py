@@ -54,7 +54,8 @@ def objective_terms(net: Any, x: Tensor | StoredSamples, seed: int = 0) -> Objec
     pairs = max(min(TOTAL_DRAWS // len(x), most), least) // 2 if k else 1
     generator = torch.Generator(x.device).manual_seed(seed)
     training = net.module_.training
-    net.module_.eval()
+    if training:
+        net.module_.eval()
     # One array for all samples, see `evaluate_blocks`.
     terms = torch.empty((2, len(x)), dtype=x.dtype, device=x.device)
     step = max(1, NUMBERS_PER_PART // (2 * pairs * x.shape[1]))
@@ -65,7 +66,8 @@ def objective_terms(net: Any, x: Tensor | StoredSamples, seed: int = 0) -> Objec
         draws = torch.cat([noise, -noise])
         objective = net.objective(net.module_, part, draws, 1.0, **net.options)[:2]
         terms[:, start : start + step] = torch.stack(objective)
-    net.module_.train(training)
+    if training:
+        net.module_.train()
     values, reconstruction = terms.cpu().double().numpy()
     if not learns_noise(net.module_):
         return ObjectiveTerms(values, np.ones_like(values), 0)

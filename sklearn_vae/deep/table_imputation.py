@@ -102,7 +102,7 @@ class TableImputation:
                 for i, (block_p, columns) in enumerate(zip(p.parts, p.columns, strict=True)):
                     is_code = isinstance(block_p, Codes)
                     own = block_p.probabilities if is_code else self._limited(block_p, columns)
-                    totals[i] = totals[i] + torch.einsum("sn,sn...->n...", weights, own)
+                    totals[i] = totals[i] + _weighted_sum(weights, own)
             values: list[Tensor] = []
             for total, block_p in zip(totals, p.parts, strict=True):
                 is_code = isinstance(block_p, Codes)
@@ -127,10 +127,10 @@ class TableImputation:
             for p, weights in parts:
                 mean = p.mean
                 if center is None:  # squares of large means would cancel
-                    center = torch.einsum("sn,snj->nj", weights / weights.sum(0), mean)
+                    center = _weighted_sum(weights / weights.sum(0), mean)
                 away = mean - center
                 for total, own in zip(sums, (away, away.square() + p.variance), strict=True):
-                    total += torch.einsum("sn,snj->nj", weights, own)
+                    total += _weighted_sum(weights, own)
             variance = (sums[1] - sums[0].square()).clamp(min=0.0)
             return variance.sqrt() * self.model._as_tensor(self.model.scale_)
 
@@ -147,7 +147,7 @@ class TableImputation:
                     at = torch.nonzero(columns == column)
                     if len(at):
                         own = block_p.probabilities[:, :, int(at[0]), :n_categories]
-                        total += torch.einsum("sn,snc->nc", weights, own)
+                        total += _weighted_sum(weights, own)
             return total
 
         p = self._evaluate(average)
@@ -203,8 +203,8 @@ class TableImputation:
         log_p, p = [], None
         chunks = list(z.split(max(1, block_size(len(x) * self.module.likelihood.width))))
         for part in chunks:
-            p = self.module.decode(part)
-            log_p.append(p.log_prob_columns(x).sum(-1))
+            p = self.module.decode(part, x)
+            log_p.append(p.log_prob(x))
         log_prior = self.module.prior().log_prob(z)
         return chunks, torch.cat(log_p) + log_prior, log_prior, [p] if len(chunks) == 1 else []
 
@@ -229,6 +229,11 @@ class TableImputation:
         step = max(1, min(block_size(width), NUMBERS_AT_ONCE // width))
         blocks = (slice(start, start + step) for start in range(0, len(self.X), step))
         return evaluate_blocks(self.model.net_, blocks, function, "X")
+
+
+def _weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """Sum values of shape (S, n, ...) over latents with weights (S, n); einsum copies the values."""
+    return (weights[(...,) + (values.ndim - 2) * (None,)] * values).sum(0)
 
 
 def _moments(weights: Tensor, z: Tensor, mean: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -13,12 +12,7 @@ import torch
 from sklearn.utils import Tags
 
 from sklearn_vae.deep.base import Array
-from sklearn_vae.deep.choices import (
-    LARGE_SAMPLES,
-    TABLE_FOLDS,
-    TABLE_WARMUP_SAMPLES,
-    chosen_values_of_table,
-)
+from sklearn_vae.deep.choices import LARGE_SAMPLES, TABLE_FOLDS, chosen_values_of_table
 from sklearn_vae.deep.outcome import LinearFit
 from sklearn_vae.deep.ppca_start import LearningRateLimit, can_start, check_init
 from sklearn_vae.deep.table_codes import Codes
@@ -220,6 +214,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     prior = "standard"
     variational_family = "diagonal"
     _most_folds = TABLE_FOLDS
+    _epochs_at_once = 10
     _folds_in_float32 = True  # the final fit adds the digits
 
     _baseline: Array
@@ -444,8 +439,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         nats = vars(self).get("_initial_nats")
         if nats is None:
             return super()._training_callbacks()
-        n_batches = math.ceil(TABLE_WARMUP_SAMPLES / int(self.batch_size))
-        limit = LearningRateLimit(nats, not self._starts_linear, n_batches)
+        limit = LearningRateLimit(nats, falls=not self._starts_linear)
         return [*super()._training_callbacks(), limit]
 
     def _module_for(self, X: Array) -> Any:

@@ -89,7 +89,7 @@ def read_table(X: Any, name: str = "X") -> Table:
     if package == "polars":
         columns = [_read_polars(X.get_column(label), label) for label in names]
     else:
-        columns = [_read_pandas(X.iloc[:, j], label) for j, label in enumerate(names)]
+        columns = [_read_pandas(column, label) for label, column in X.items()]
     plain = [label.item() if isinstance(label, np.generic) else label for label in names]
     return Table(package, plain, columns, len(X))
 
@@ -226,11 +226,10 @@ def _read_pandas(column: Any, name: Any) -> ColumnValues:
     elif kind == "float":
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     else:
-        filled = column.fillna(False if kind == "bool" else 0) if missing.any() else column
         unsigned = kind == "int" and dtype.kind == "u"
-        values = filled.to_numpy(
-            dtype=bool if kind == "bool" else np.uint64 if unsigned else np.int64
-        )
+        wide: Any = bool if kind == "bool" else np.uint64 if unsigned else np.int64
+        filled = {"na_value": wide(0)} if missing.any() else {}
+        values = column.to_numpy(dtype=wide, **filled)
     return ColumnValues(values, missing, {"kind": kind, **described})
 
 

@@ -1,5 +1,7 @@
 """The final fit of automatic training of small tables, which continues that of the fold."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,8 @@ import torch
 
 from sklearn_vae import TabularVAE
 from sklearn_vae.deep import base
+from sklearn_vae.deep.choices import with_values
+from sklearn_vae.deep.epoch_search import Fold
 from tests.deep.tables import hide, make_table
 
 
@@ -57,3 +61,16 @@ def test_a_fold_without_a_category_or_variation_is_not_continued():
     assert model._can_continue(codes, np.array([7, 8]))
     assert not model._can_continue(codes, np.array([0, 8]))  # the number is constant
     assert not model._can_continue(codes, np.array([7, 3]))  # no red
+
+
+def test_samples_that_are_prepared_once_give_the_same_fold(table):
+    vae = TabularVAE(2, random_state=0)
+    codes = copy.copy(vae)._check_samples(table, ensure_min_samples=2, reset=True)
+    model, held_out = with_values(vae, vae._chosen_values(*codes.shape)), np.arange(20)
+    once, again = (Fold(model, codes, None, held_out, 0) for _ in range(2))
+    again.prepared = None
+    for fold in (once, again):
+        assert fold.train(2)
+        assert fold.train(1)
+    for name, tensor in once.states[-1].items():
+        torch.testing.assert_close(again.states[-1][name], tensor, rtol=0, atol=0)
