@@ -31,6 +31,10 @@ from sklearn_vae.datasets import make_missing
 from sklearn_vae.diagnostics import choose_dimensions
 
 OPTIONS = {"draws": {"type": int, "help": "number of draws of each model"}}
+MODELS = {
+    "full": ("pPCA", "wide", "unequal noise", "heavy tails", "only noise", "missing"),
+    "smoke": ("pPCA", "wide", "unequal noise", "missing"),  # those that decide, and wide samples
+}
 MOST = 7
 SEARCHES = {
     "PPCACV": PPCACV(range(MOST + 1)),
@@ -78,7 +82,7 @@ def main():
     verdict = Verdict(arguments.scale)
     n_draws = arguments.draws or (40 if arguments.scale == "full" else 1)
     right = {}
-    for name in ("pPCA", "wide", "unequal noise", "heavy tails", "only noise", "missing"):
+    for name in MODELS[arguments.scale]:
         rng = np.random.default_rng(0)
         for _ in range(n_draws):
             X, k = draw(name, rng)

@@ -82,7 +82,7 @@ SCALES = {
         "residual": ((1, 2), (2, 5)),
     },
     "smoke": {
-        "n": (400, 100),
+        "n": (256, 64),
         "fc": {**SMALL, "noise": {}, "width": 32, "max_epochs": 20},
         "conv": {**SMALL, "noise": {}, "channels": (4, 8), "max_epochs": 10},
         "depths": {"fc": (1, 8), "other": (1, 8), "start": (8,), "variants": (1, 8)},

@@ -39,7 +39,7 @@ from sklearn_vae.gaussian import SoftThresholdElbo
 LENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0)
 BALL = 0.8
 SCALES = {  # directions, thresholds, ascents, epochs, seeds
-    "smoke": (4, (0.0, 1.0), 2, 400, 1),
+    "smoke": (3, (0.0, 1.0), 1, 400, 1),
     "cpu": (24, (0.0, 0.25, 0.5, 1.0, 2.0), 5, 2000, 3),
     "full": (90, (0.0, 0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0), 5, 4000, 10),
 }

@@ -47,7 +47,7 @@ LOADERS = {
 }
 # Tables on which the settings were chosen; file names are compared by their beginning.
 CHOSEN_ON = ("iris", "diabetes", "digits", "metabolite", "utkface")
-SMOKE = ("iris", "wine", "diabetes")
+SMOKE = ("iris", "wine")
 K = 5
 MAX_FEATURES, MAX_SAMPLES = 7000, 2000
 KINDS = ("scalar", "diagonal", "autoencoder", "bernoulli")

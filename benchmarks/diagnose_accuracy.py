@@ -167,8 +167,11 @@ def narrow_decoder(n_components, output_shape):
     return Narrow(n_components, (32,), int(np.prod(output_shape)), "relu")
 
 
-def cases(X, held_out, seed):
-    """Yield the cause, model, training samples and held-out samples."""
+def cases(X, held_out, seed, share=1.0):
+    """Yield the cause, model, training samples and held-out samples.
+
+    The longest trainings have this share of their epochs.
+    """
     values = PPCA(K).fit(X).explained_variance_
     sigma2 = float(PPCA(K).fit(X).noise_variance_)
     hides = float(np.sqrt(values[0] * values[1]))  # all dimensions except the first
@@ -189,7 +192,7 @@ def cases(X, held_out, seed):
     outliers = np.tile(X.mean(axis=0) + 4.0 * X.std(axis=0), (len(X) // 3, 1))
     repeated = np.concatenate([X, outliers])
     # A higher learning rate keeps the variances from degenerating.
-    options = {"max_epochs": 1000, "kl_warmup_epochs": 20}
+    options = {"max_epochs": round(1000 * share), "kl_warmup_epochs": 20}
     yield "degenerate", model(noise_model="heteroscedastic", **options), repeated, held_out
     yield "optimum", model(hidden_layer_sizes=12 * (32,), max_epochs=60), *data
     yield "unfinished", model(max_epochs=15, learning_rate=1e-3), *data
@@ -200,7 +203,7 @@ def cases(X, held_out, seed):
     yield "inactive", model(decoder=dead_decoder), *data
     yield "copies", model(encoder=copying_encoder), *data
     yield "dominated", model(decoder=narrow_decoder), *data
-    few = {"hidden_layer_sizes": (128,), "max_epochs": 1500, "batch_size": 32}
+    few = {"hidden_layer_sizes": (128,), "max_epochs": round(1500 * share), "batch_size": 32}
     yield "overfit", model(**few), X[:50], np.concatenate([X[50:], held_out])
 
 
@@ -252,6 +255,7 @@ def main():
     options = {"data": several, "picture": picture, "tables": only, "seed": seed}
     arguments = parse_arguments(__doc__, **options)
     verdict, rows, start = Verdict(arguments.scale), [], time.process_time()
+    share = 1.0 if arguments.scale == "full" else 0.4
     tables = {
         name: load
         for name, load in TABLES.items()
@@ -260,7 +264,7 @@ def main():
     tables |= {path.stem: (lambda path=path: from_file(path)[0]) for path in arguments.data or []}
     for name, load in tables.items():
         X, held_out = standardized(load())
-        for cause, model, *data in cases(X, held_out, seed=arguments.seed):
+        for cause, model, *data in cases(X, held_out, arguments.seed, share):
             began = time.process_time()
             found, report = first_finding(model, *data)
             if cause == "none" and reached_limit(model):

@@ -30,7 +30,10 @@ BATCH = 60
 OPTIONS = {"folder": {"type": Path, "help": "folder of results; set by the script itself"}}
 
 # Samples, features and hidden layers of the timed fits.
-TIMED = [(4096, 64, (64,)), (2048, 784, (512, 256))]
+TIMED = {
+    "full": [(4096, 64, (64,)), (2048, 784, (512, 256))],
+    "smoke": [(1024, 64, (64,)), (512, 784, (512, 256))],
+}
 
 
 class KilledAfter(Callback):
@@ -55,7 +58,7 @@ def digits_vae(seed, epochs, **options):
 
 def plan(scale):
     """Return seeds, epochs and timed epochs."""
-    return (range(8), 40, 4) if scale == "full" else (range(2), 10, 2)
+    return (range(8), 40, 4) if scale == "full" else (range(2), 10, 1)
 
 
 def loss(processes, X, scale):
@@ -88,7 +91,7 @@ def work(arguments):
     with Processes() as processes:
         told = loss(processes, X, arguments.scale)
     told["times"] = []
-    for n, d, layers in TIMED:
+    for n, d, layers in TIMED[arguments.scale]:
         turns = []
         for turn in range(arguments.repeats):
             with Processes() as processes:
@@ -144,7 +147,9 @@ def main(arguments):
         f"a killed process ends the run with an error: status {status}, {after:.1f} s later",
         status != 0 and found and after < 30,
     )
-    for (_, d, layers), (turns, steps, size) in zip(TIMED, told["times"], strict=True):
+    for (_, d, layers), (turns, steps, size) in zip(
+        TIMED[arguments.scale], told["times"], strict=True
+    ):
         together, apart = np.median(turns, axis=0)
         overhead = np.median([a / b for a, b in turns])
         print(

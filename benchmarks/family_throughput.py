@@ -86,7 +86,7 @@ def main():
     if arguments.device == "cpu":
         torch.set_num_threads(1)  # our loop does the same for networks of this size
     X = scale(load_digits().data).astype("float32")
-    epochs, timed = (60, 5) if full else (12, 1)
+    epochs, timed = (60, 5) if full else (6, 1)
     print(
         f"{X.shape[0]} x {X.shape[1]}, {epochs} epochs; microseconds per batch: loop, ours, ratio"
     )

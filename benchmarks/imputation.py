@@ -22,7 +22,7 @@ more than 1000 samples.
 import time
 import warnings
 from importlib.util import find_spec
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +152,8 @@ def measure(name, X, arguments, verdict):
     full = arguments.scale == "full"
     n_seeds = arguments.repeats if len(X) < 1000 else -(-arguments.repeats // 4)
     found, hits, plain, crps, spent = [], ([], []), ([], []), [], []
-    for fraction, mechanism, seed in product(FRACTIONS, MECHANISMS, range(n_seeds)):
+    settings = product(FRACTIONS, MECHANISMS) if full else zip(FRACTIONS, cycle(MECHANISMS))
+    for (fraction, mechanism), seed in product(settings, range(n_seeds)):
         holes = make_missing(X, fraction, mechanism, random_state=seed)
         if (np.nanstd(holes, axis=0) == 0).any():
             continue

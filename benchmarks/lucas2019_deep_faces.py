@@ -86,13 +86,13 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        160,
+        112,
         (8, 16),
         64,
         32,
         24,
         16,
-        (3e-3,),
+        (4e-3,),
         1,
         {"fixed": (30.0, 1.0, 0.01), "learned": (1.0, 0.1), "closed form": (1.0,)},
         {"fixed": (1.0, 0.01), "learned": (0.1,), "closed form": (0.1,)},

@@ -72,10 +72,10 @@ class Scale(NamedTuple):
 
 
 PAPER = {"hidden_layer_sizes": [1024, 512], "n_components": 200, "batch_size": 128}
-SMALL = {"hidden_layer_sizes": [64, 32], "n_components": 16, "batch_size": 64}
+SMALL = {"hidden_layer_sizes": [64, 32], "n_components": 16, "batch_size": 50}
 SCALES = {
     "smoke": Scale(
-        *(800, 40, 40, 1, (3e-3,), (), SMALL),
+        *(500, 40, 40, 1, (3e-3,), (), SMALL),
         logit=((30.0, 1.0, 0.03), (30.0, 0.5, 0.03)),
         unit=((1.0, 0.01), (0.1,)),
         scaled=((1.0, 0.01), (0.1,)),

@@ -19,7 +19,7 @@ from study import Study
 
 SCALES = {
     "smoke": Scale(
-        160, {"channels": [8, 16], "dense": 32}, 16, 10, 40, (30.0,), (30.0,), (30.0,), 3e-3
+        64, {"channels": [8, 16], "dense": 32}, 16, 10, 16, (30.0,), (30.0,), (30.0,), 3e-3
     ),
     "cpu": Scale(
         400,

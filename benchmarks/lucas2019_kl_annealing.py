@@ -61,7 +61,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        600, {"hidden_layer_sizes": [64, 32]}, 16, 100, 30, (3.0, 1.0), (10.0, 3.0), (10.0,)
+        600, {"hidden_layer_sizes": [64, 32]}, 16, 100, 60, (3.0, 1.0), (10.0,), (10.0,), 2e-3
     ),
     "cpu": Scale(
         2000,

@@ -68,7 +68,7 @@ def main():
         X, k, steps = load_rows(arguments.data)[:1000] / 255, 200, 12000 if full else 100
         rates = [1e-4, 3e-4, 1e-3, 3e-3]
     else:
-        X, k, steps = load_digits().data / 16, 10, 6000 if full else 800
+        X, k, steps = load_digits().data[: None if full else 450] / 16, 10, 6000 if full else 800
         rates = [3e-4, 1e-3, 3e-3, 1e-2] if full else [1e-3, 1e-2]
     ppca = PPCA(k, svd_solver="full").fit(X)
     fall = -math.log(ppca.noise_variance_)

@@ -37,12 +37,11 @@ def logits(pixels):
     return np.log(u / (1 - u))
 
 
-def patches():
-    """Return gray patches of 10 x 10 pixels."""
+def patches(n):
+    """Return gray patches of 10 x 10 pixels, n of each of two photographs."""
     images = load_sample_images().images
     cut = [
-        extract_patches_2d(i.mean(axis=2), (10, 10), max_patches=3000, random_state=0)
-        for i in images
+        extract_patches_2d(i.mean(axis=2), (10, 10), max_patches=n, random_state=0) for i in images
     ]
     return np.concatenate(cut).reshape(-1, 100) / 255
 
@@ -54,11 +53,12 @@ def data_sets(arguments):
         X = logits(X) if arguments.logit else X / 255
         name = arguments.data.stem + (", logits" if arguments.logit else "")
         return [(name, X, arguments.components, arguments.epochs, (512, 256))]
-    epochs = (200, 60, 300) if arguments.scale == "full" else (12, 2, 40)
+    full = arguments.scale == "full"
+    epochs = (200, 60, 300) if full else (8, 4, 20)
     cancer = StandardScaler().fit_transform(load_breast_cancer().data)
     return [
         ("digits", load_digits().data, 16, epochs[0], (128, 64)),
-        ("patches", patches(), 32, epochs[1], (256, 128)),
+        ("patches", patches(3000 if full else 600), 32, epochs[1], (256, 128)),
         ("breast cancer", cancer, 10, epochs[2], (64, 32)),
     ]
 

@@ -27,7 +27,7 @@ from common import Verdict, parse_arguments
 from out_of_core import drop_cache, mapped, measure
 from sklearn.decomposition import IncrementalPCA
 
-from sklearn_vae import PPCA, DeepGaussianVAE
+from sklearn_vae import PPCA
 
 K = 20
 # Bytes and numbers of features of the files for PPCA and for the deep model.
@@ -44,6 +44,8 @@ NETWORK = {
 
 def warm_up():
     """Import what a deep model needs, by a small fit."""
+    from sklearn_vae import DeepGaussianVAE  # here, since it takes seconds and PPCA needs no torch
+
     warnings.simplefilter("ignore")
     X = np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
     DeepGaussianVAE(2, hidden_layer_sizes=(8,), init=None, max_epochs=1).fit(X)
@@ -60,10 +62,12 @@ def fit_incrementally(path):
 
 
 def fit_deep(path, width, in_memory):
-    """Train a deep model; return its ELBO, its score and the seconds of its last epoch."""
+    """Train a deep model; return its ELBO, its score of a file and the seconds of its last epoch."""
+    from sklearn_vae import DeepGaussianVAE
+
     X = np.array(mapped(path)) if in_memory else mapped(path)
     vae = DeepGaussianVAE(K, hidden_layer_sizes=(width,), **NETWORK).fit(X)
-    return vae.elbo_, vae.score(X), vae.history_["seconds"][-1]
+    return vae.elbo_, None if in_memory else vae.score(X), vae.history_["seconds"][-1]
 
 
 def measured(function, path, before=None):

@@ -123,6 +123,8 @@ class Study:
     def save(self, figure, name=None):
         """Save a picture to the folder."""
         path = self.folder / (name or f"{self.name}.png")
+        if self.arguments.scale == "smoke":
+            figure.set_layout_engine("none")  # to arrange takes longer than to draw
         figure.savefig(path, dpi=110)
         print(f"written: {path}")
 

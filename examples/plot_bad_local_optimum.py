@@ -52,12 +52,12 @@ def energies(elbo, direction, lengths):
 
 
 unit = trap.solution.loadings / np.linalg.norm(trap.solution.loadings)
-lengths = np.linspace(0.0, 4.0, 21 if arguments.small else 61)
+lengths = np.linspace(0.0, 4.0, 9 if arguments.small else 61)
 soft = energies(trap.elbo, unit, lengths)
 linear = energies(SoftThresholdElbo(X, threshold=0.0), ppca.components_.T, lengths)
-near = np.linspace(0.0, 1.0, 11 if arguments.small else 41)
+near = np.linspace(0.0, 1.0, 6 if arguments.small else 41)
 along = energies(trap.elbo, unit, near) - collapsed
-angles = np.linspace(0.0, np.pi, 4 if arguments.small else 12, endpoint=False)
+angles = np.linspace(0.0, np.pi, 3 if arguments.small else 12, endpoint=False)
 directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)[:, :, None]
 ball = np.stack([energies(trap.elbo, direction, near) for direction in directions]) - collapsed
 print(f"barrier around the collapsed point: {ball.min(axis=0).max():.1e} nats per sample")
@@ -77,7 +77,7 @@ def trained(threshold, W):
 
     settings = {"hidden_layer_sizes": (32,), "activation": "tanh", "n_mc_samples": 20}
     noise = {"noise_update": "gradient", "noise_variance_init": X.var()}
-    steps = {"max_epochs": 600 if arguments.small else 2000, "learning_rate": 1e-2}
+    steps = {"max_epochs": 300 if arguments.small else 2000, "learning_rate": 1e-2}
     return DeepGaussianVAE(1, decoder=decoder, random_state=0, **settings, **noise, **steps).fit(X)
 
 

@@ -53,7 +53,7 @@ if arguments.data:
     train, test = train_test_split(images, random_state=0)
     train = np.concatenate([train, train[:, :, ::-1]])
 else:
-    images = load_digits().images[: 1000 if small else None]
+    images = load_digits().images[: 500 if small else None]
     train, test = train_test_split(images, random_state=0)
     train, test = translate(np.tile(train, (1 if small else 4, 1, 1))), translate(test)
 shape, white = train.shape[1:], train.max()
@@ -67,7 +67,7 @@ train, test = (X.reshape(len(X), -1).astype(np.float32) for X in (train, test))
 # Train both networks for the same number of epochs, with snapshots.
 k, n_epochs = 16, 7 if small else 20 if arguments.data else 30
 epochs = [1, 7] if small else [e for e in (1, 2, 4, 6, 10, 15, 20, 30) if e <= n_epochs]
-training = {"max_epochs": n_epochs, "batch_size": 32 if small else 64, "random_state": 0}
+training = {"max_epochs": n_epochs, "batch_size": 16 if small else 64, "random_state": 0}
 training["callbacks"] = [Snapshot(epochs)]
 convolutions = {"encoder": "conv", "decoder": "conv", "image_shape": (1, *shape)}
 models = {

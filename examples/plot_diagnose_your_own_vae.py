@@ -28,7 +28,7 @@ parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="diagnose_your_own_vae.png")
 parser.add_argument("--small", action="store_true", help="use fewer samples and epochs")
 arguments = parser.parse_args()
-X = load_digits().data[: 600 if arguments.small else None].astype("float32") / 16
+X = load_digits().data[: 300 if arguments.small else None].astype("float32") / 16
 
 
 # %%

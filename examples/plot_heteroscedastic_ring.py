@@ -26,12 +26,12 @@ from sklearn_vae.plot import EntropyDisplay
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="heteroscedastic_ring.png", help="path of the figure")
-parser.add_argument("--small", action="store_true", help="use fewer epochs")
+parser.add_argument("--small", action="store_true", help="use fewer samples and epochs")
 arguments = parser.parse_args()
 
 # %%
 # Generate a circle of radius 3 in a random plane, with noise in all features.
-n, d, rng = 2000, 8, np.random.default_rng(0)
+n, d, rng = 600 if arguments.small else 2000, 8, np.random.default_rng(0)
 plane = np.linalg.qr(rng.standard_normal((d, 2)))[0].T
 
 

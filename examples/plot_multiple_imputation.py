@@ -24,7 +24,7 @@ parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--output", default="multiple_imputation.png", help="path of the figure")
 parser.add_argument("--small", action="store_true", help="use fewer simulated tables")
 arguments = parser.parse_args()
-n_tables = 30 if arguments.small else 200
+n_tables = 12 if arguments.small else 200
 rng = np.random.default_rng(0)
 TRUTH, N, N_DRAWS = 1.0, 200, 20
 

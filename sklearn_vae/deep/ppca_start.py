@@ -129,15 +129,18 @@ class LearningRateLimit(Callback):
     - r is limited such that the loss is at most a small share of `initial_nats`, I(x; z) at the
       start, plus half of the gain so far. The square roots of Adam's averages of squared gradients
       serve as upper bounds of s_i.
-    - Adam averages squared gradients over `N_WARMUP_BATCHES` batches before its first step, which
-      would otherwise have size r for every weight.
+    - Adam averages squared gradients over `n_batches` batches before its first step, which would
+      otherwise have size r for every weight.
     - r rises over the first `RISING_EPOCHS` epochs and, if `falls`, decreases toward 0 over the last
       epochs, which recovers the loss.
     """
 
-    def __init__(self, initial_nats: float, falls: bool = True) -> None:
+    def __init__(
+        self, initial_nats: float, falls: bool = True, n_batches: int = N_WARMUP_BATCHES
+    ) -> None:
         self.initial_nats = initial_nats
         self.falls = falls
+        self.n_batches = n_batches
 
     def on_train_begin(self, net: Any, X: Any = None, **kwargs: Any) -> None:
         """Initialize Adam's averages of squared gradients if Adam is new."""
@@ -164,10 +167,10 @@ class LearningRateLimit(Callback):
         if weights is None:
             formula = gradients_by_formula(net.module_, net.objective, options)
         # Only steps of tables have a preparation, and tables are in memory.
-        if hasattr(formula, "prepare") and len(X) <= N_WARMUP_BATCHES * size:
+        if hasattr(formula, "prepare") and len(X) <= self.n_batches * size:
             X, formula = formula.prepare(X), formula.of_prepared
         with threads_worth(3 * net.operations_ * size * draws):
-            for _ in range(N_WARMUP_BATCHES):
+            for _ in range(self.n_batches):
                 chosen, x = next(shuffled(X, [size], generator))
                 w = None if weights is None else weights[chosen]
                 shape = (draws, size, k)

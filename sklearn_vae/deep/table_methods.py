@@ -147,7 +147,7 @@ class TableMethods(FittedTable):
         return (tables, std) if return_std else tables
 
     def conditional_probabilities(
-        self: Any, X: Any, columns: Sequence[Any] | None = None, *, n_samples: int = 128
+        self: Any, X: Any, columns: Sequence[Any] | None = None, *, n_samples: int = 64
     ) -> dict[Any, Array]:
         """Compute the probabilities of categories, given the other observed values of each sample.
 
@@ -160,7 +160,7 @@ class TableMethods(FittedTable):
             Table.
         columns : sequence of str or int, default=None
             Names or indices of columns with categories. If None, all of them.
-        n_samples : int, default=128
+        n_samples : int, default=64
             Number of latent vectors for each sample.
 
         Returns

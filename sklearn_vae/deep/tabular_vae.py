@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -12,7 +13,12 @@ import torch
 from sklearn.utils import Tags
 
 from sklearn_vae.deep.base import Array
-from sklearn_vae.deep.choices import LARGE_SAMPLES, TABLE_FOLDS, chosen_values_of_table
+from sklearn_vae.deep.choices import (
+    LARGE_SAMPLES,
+    TABLE_FOLDS,
+    TABLE_WARMUP_SAMPLES,
+    chosen_values_of_table,
+)
 from sklearn_vae.deep.outcome import LinearFit
 from sklearn_vae.deep.ppca_start import LearningRateLimit, can_start, check_init
 from sklearn_vae.deep.table_codes import Codes
@@ -436,8 +442,11 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
 
     def _training_callbacks(self) -> list[Any]:
         nats = vars(self).get("_initial_nats")
-        limit = [] if nats is None else [LearningRateLimit(nats, falls=not self._starts_linear)]
-        return [*super()._training_callbacks(), *limit]
+        if nats is None:
+            return super()._training_callbacks()
+        n_batches = math.ceil(TABLE_WARMUP_SAMPLES / int(self.batch_size))
+        limit = LearningRateLimit(nats, not self._starts_linear, n_batches)
+        return [*super()._training_callbacks(), limit]
 
     def _module_for(self, X: Array) -> Any:
         return accept_missing_values(self.module_) if has_nan(X) else self.module_
