@@ -17,6 +17,7 @@ import numpy as np
 from sklearn_vae.gaussian.em import LONGEST_STEP
 from sklearn_vae.gaussian.expected_moments import (
     MOST_MISSING,
+    TINY,
     TOLERANCE,
     Fixed,
     IncompleteMoments,
@@ -39,8 +40,9 @@ CONTRACTION = 5.0
 # Number of gradients after which EM takes over.
 MOST_GRADIENTS = 40
 # Least number of features for which a search is faster than EM, whose d x d matrices are small for
-# fewer: it took 2 to 4 times as long on up to 20 features, and 0.4 to 1.2 times on 30 to 100.
-LEAST_FEATURES = 30
+# fewer: of three splits, it took 0.7 to 1.4 times as long on 10 to 15 features, and 0.6 to 0.9 times on 20
+# and more.
+LEAST_FEATURES = 20
 # Least variance of a component, in units of the noise, that a search can change.
 LEAST_LENGTH = 1e-3
 # A fall of the likelihood below this share is a rounding error.
@@ -342,4 +344,7 @@ class _Search:
         change = change + change.swapaxes(1, 2)
         change[:, np.arange(d), np.arange(d)] += (noise * by_log_noise)[:, None] / units**2
         by_mean = np.abs(by_mean / units).max(axis=1)
-        return np.maximum(np.abs(change).max(axis=(1, 2)), by_mean)
+        # A tiny noise variance has to be accurate relative to itself.
+        return np.max(
+            [np.abs(change).max(axis=(1, 2)), by_mean, TINY * np.abs(by_log_noise)], axis=0
+        )
