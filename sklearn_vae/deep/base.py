@@ -119,6 +119,9 @@ class DeepModel(EncoderDecoder, ABC):
     # Maximum number of folds of automatic training.
     _most_folds: ClassVar[int] = MAX_FOLDS
 
+    # Whether folds are trained in float32 where precision="auto" is float64.
+    _folds_in_float32: ClassVar[bool] = False
+
     # Value of `init` that starts at the linear model.
     _linear_init: ClassVar[str] = "ppca"
 
@@ -430,6 +433,7 @@ class DeepModel(EncoderDecoder, ABC):
         bound = mean_objective(net, samples, weights)
         if search.continued is not None:
             net.module_.load_state_dict(search.continued.parameters)
+            net.optimizer_.load_state_dict(search.continued.optimizer)
         diverged, complete = self._train(data)
         if data.checkpoint is None or not data.checkpoint.finished:
             self.is_linear_ = mean_objective(net, samples, weights) < bound

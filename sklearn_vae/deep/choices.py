@@ -53,6 +53,9 @@ MAX_FOLDS = 3
 TABLE_FOLDS = 1
 TABLE_EPOCHS = 80
 
+# Approximate number of samples whose gradients start Adam's averages, if tables start at pPCA.
+TABLE_WARMUP_SAMPLES = 1024
+
 # Values for tables with fewer than `LARGE_SAMPLES`: few units, and few steps on large batches, see
 # docs/tables.md.
 SMALL_TABLE_WIDTH = 32

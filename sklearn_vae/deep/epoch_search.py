@@ -27,6 +27,7 @@ from sklearn_vae.deep.objective_terms import ObjectiveTerms, learns_noise, objec
 from sklearn_vae.deep.training_data import TrainingData, most_held_out, prepare
 from sklearn_vae.gaussian.arrays import positive_weights
 from sklearn_vae.stored_rows import rows_of
+from sklearn_vae.training.devices import choose_device
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.scaling import standardize
 from sklearn_vae.validation import has_nan
@@ -83,11 +84,15 @@ class Gain(NamedTuple):
 
 
 class FoldState(NamedTuple):
-    """Parameters of a fold after the best number of epochs, and the units of its networks."""
+    """Parameters of a fold after the best number of epochs, and the units of its networks.
+
+    The state of the optimizer is the last one, whose averages change slowly.
+    """
 
     parameters: dict[str, Tensor]
     mean: Array
     scale: Array
+    optimizer: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,13 +179,14 @@ class ValidatedAverage(AveragedParameters):
 
     @contextmanager
     def _averaged(self, net: Any) -> Iterator[None]:
-        before = {name: tensor.clone() for name, tensor in net.module_.state_dict().items()}
-        net.module_.load_state_dict(self.average_)
+        own = list(self.tensors.values())
+        before = [tensor.clone() for tensor in own]
+        torch._foreach_copy_(own, [self.average_[name] for name in self.tensors])
         net.module_.after_step()
         try:
             yield
         finally:
-            net.module_.load_state_dict(before)
+            torch._foreach_copy_(own, before)
 
 
 class BoundMonitor:
@@ -213,6 +219,9 @@ class Fold:
         self.model = copy.copy(model)
         vars(self.model).update(callbacks=None, checkpoint=None, verbose=0, random_state=seed)
         self.model._automatic = True
+        if model._folds_in_float32 and model.precision == "auto":
+            if choose_device(model.device, "auto", X.dtype)[1] == torch.float64:
+                self.model.precision = "float32"
         kept = np.setdiff1d(np.arange(len(X)), held_out)
         w = None if weights is None else weights[kept]
         rows, incomplete = rows_of(X, kept), has_nan(X)
@@ -231,12 +240,15 @@ class Fold:
         self.states: list[dict[str, Tensor]] = []  # after each call of `train`, if they can be used
         self.in_data_units = partial(net.monitor.in_data_units, x=valid)
         net.monitor = BoundMonitor(net.monitor.in_data_units)
+        self.prepared = net.prepared(self.data.train) if w is None else None
 
     def train(self, n_epochs: int) -> bool:
         """Train for some epochs; return whether all results are finite."""
         net, data = self.model.net_, self.data
         try:
-            net.partial_fit(data.train, epochs=n_epochs, weights=data.weights)
+            net.partial_fit(
+                data.train, epochs=n_epochs, weights=data.weights, prepared=self.prepared
+            )
         except FloatingPointError:
             return False
         if not net.complete_:
@@ -249,7 +261,8 @@ class Fold:
 
     def state_at(self, index: int) -> FoldState:
         """Return the averaged parameters at one of the evaluations after the start, and the units."""
-        return FoldState(self.states[index - 1], self.model.mean_, self.model.scale_)
+        optimizer = self.model.net_.optimizer_.state_dict()
+        return FoldState(self.states[index - 1], self.model.mean_, self.model.scale_, optimizer)
 
     def terms_at(self, epoch: int) -> ObjectiveTerms:
         """Return the terms of the validation samples, in the units of the data."""

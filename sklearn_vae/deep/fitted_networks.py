@@ -14,8 +14,8 @@ from torch import Tensor
 from sklearn_vae.deep.checks import check_image_shape, checked_layer_sizes
 from sklearn_vae.deep.choices import values_of_fit, with_values
 from sklearn_vae.nn.posteriors import POSTERIORS
+from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.devices import matmul_precision_on, torch_defaults
-from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.net_state import check_module_state
 from sklearn_vae.validation import is_integer

@@ -30,6 +30,7 @@ from sklearn_vae.nn.likelihoods import NOISE_FLOOR, NOISE_MODELS, rounding_noise
 from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
+from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.batches import shuffled
 from sklearn_vae.training.devices import threads_worth
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
@@ -128,15 +129,18 @@ class LearningRateLimit(Callback):
     - r is limited such that the loss is at most a small share of `initial_nats`, I(x; z) at the
       start, plus half of the gain so far. The square roots of Adam's averages of squared gradients
       serve as upper bounds of s_i.
-    - Adam averages squared gradients over `N_WARMUP_BATCHES` batches before its first step, which
-      would otherwise have size r for every weight.
+    - Adam averages squared gradients over `n_batches` batches before its first step, which would
+      otherwise have size r for every weight.
     - r rises over the first `RISING_EPOCHS` epochs and, if `falls`, decreases toward 0 over the last
       epochs, which recovers the loss.
     """
 
-    def __init__(self, initial_nats: float, falls: bool = True) -> None:
+    def __init__(
+        self, initial_nats: float, falls: bool = True, n_batches: int = N_WARMUP_BATCHES
+    ) -> None:
         self.initial_nats = initial_nats
         self.falls = falls
+        self.n_batches = n_batches
 
     def on_train_begin(self, net: Any, X: Any = None, **kwargs: Any) -> None:
         """Initialize Adam's averages of squared gradients if Adam is new."""
@@ -163,10 +167,10 @@ class LearningRateLimit(Callback):
         if weights is None:
             formula = gradients_by_formula(net.module_, net.objective, options)
         # Only steps of tables have a preparation, and tables are in memory.
-        if hasattr(formula, "prepare") and len(X) <= N_WARMUP_BATCHES * size:
+        if hasattr(formula, "prepare") and len(X) <= self.n_batches * size:
             X, formula = formula.prepare(X), formula.of_prepared
         with threads_worth(3 * net.operations_ * size * draws):
-            for _ in range(N_WARMUP_BATCHES):
+            for _ in range(self.n_batches):
                 chosen, x = next(shuffled(X, [size], generator))
                 w = None if weights is None else weights[chosen]
                 shape = (draws, size, k)
@@ -208,13 +212,12 @@ class LearningRateLimit(Callback):
 
 
 @torch.no_grad()
-def sum_of_deviations(optimizer: torch.optim.Adam) -> float:
+def sum_of_deviations(optimizer: Adam) -> float:
     """Sum the standard deviations of all gradients, estimated from Adam's averages of squares."""
     decay = optimizer.param_groups[0]["betas"][1]
-    states = optimizer.state_dict()["state"].values()
-    steps = float(next(iter(states))["step"])
-    total = torch.stack([state["exp_avg_sq"].sqrt().double().sum() for state in states]).sum()
-    return float(total) / (1.0 - decay**steps) ** 0.5
+    squares = [state["exp_avg_sq"].flatten() for state in optimizer.state.values()]
+    total = float(torch.cat(squares).sqrt().double().sum())
+    return total / (1.0 - decay**optimizer.n_steps) ** 0.5
 
 
 @torch.no_grad()

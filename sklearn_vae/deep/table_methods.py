@@ -75,6 +75,8 @@ class TableMethods(FittedTable):
         codes = self._draw_codes(Z, random_state)
         own = vars(self).get("_marginals")  # models of earlier versions have none
         if marginals == "training" and own:
+            if vars(self).get("_reference") is None:
+                self._reference = self._reference_numbers()
             codes = with_marginals(codes, self._reference, own, random_state)
         return self.codec.decode(self.codec.restrict(codes)), Z
 
@@ -145,7 +147,7 @@ class TableMethods(FittedTable):
         return (tables, std) if return_std else tables
 
     def conditional_probabilities(
-        self: Any, X: Any, columns: Sequence[Any] | None = None, *, n_samples: int = 128
+        self: Any, X: Any, columns: Sequence[Any] | None = None, *, n_samples: int = 64
     ) -> dict[Any, Array]:
         """Compute the probabilities of categories, given the other observed values of each sample.
 
@@ -158,7 +160,7 @@ class TableMethods(FittedTable):
             Table.
         columns : sequence of str or int, default=None
             Names or indices of columns with categories. If None, all of them.
-        n_samples : int, default=128
+        n_samples : int, default=64
             Number of latent vectors for each sample.
 
         Returns
@@ -191,17 +193,16 @@ class TableMethods(FittedTable):
         return self.codec.restrict(conditional.draw(n_samples, rng)[:, 0])
 
     def _set_marginals(self: Any, codes: Array, weights: Array | None) -> None:
-        """Keep the quantiles of numbers, of training samples and of the model."""
+        """Keep the quantiles of numbers of the training samples."""
         self._marginals = {
             str(j): quantile_function(codes[:, j], weights)
             for j, column in enumerate(self.codec.columns_)
             if column.categories is None
         }
-        self._reference = self._reference_numbers()
+        self._reference = None  # of an earlier fit
 
     def _reference_numbers(self: Any) -> dict[str, Array]:
-        if not self._marginals:
-            return {}
+        """Return the quantiles of numbers under the model, which only samples need."""
         return reference_numbers(self._draw_codes, map(int, self._marginals), self.n_components_)
 
     def _draw_codes(self: Any, Z: Array, random_state: np.random.RandomState) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -12,7 +13,12 @@ import torch
 from sklearn.utils import Tags
 
 from sklearn_vae.deep.base import Array
-from sklearn_vae.deep.choices import LARGE_SAMPLES, TABLE_FOLDS, chosen_values_of_table
+from sklearn_vae.deep.choices import (
+    LARGE_SAMPLES,
+    TABLE_FOLDS,
+    TABLE_WARMUP_SAMPLES,
+    chosen_values_of_table,
+)
 from sklearn_vae.deep.outcome import LinearFit
 from sklearn_vae.deep.ppca_start import LearningRateLimit, can_start, check_init
 from sklearn_vae.deep.table_codes import Codes
@@ -214,10 +220,11 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     prior = "standard"
     variational_family = "diagonal"
     _most_folds = TABLE_FOLDS
+    _folds_in_float32 = True  # the final fit adds the digits
 
     _baseline: Array
     _marginals: dict[str, Array]  # quantile functions by the index of columns of numbers
-    _reference: dict[str, Array]  # quantiles under the model of these columns
+    _reference: dict[str, Array] | None  # quantiles under the model of these columns, if needed yet
 
     _fitted_state: ClassVar = {
         **DeepVAE._fitted_state,
@@ -435,8 +442,11 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
 
     def _training_callbacks(self) -> list[Any]:
         nats = vars(self).get("_initial_nats")
-        limit = [] if nats is None else [LearningRateLimit(nats, falls=not self._starts_linear)]
-        return [*super()._training_callbacks(), *limit]
+        if nats is None:
+            return super()._training_callbacks()
+        n_batches = math.ceil(TABLE_WARMUP_SAMPLES / int(self.batch_size))
+        limit = LearningRateLimit(nats, not self._starts_linear, n_batches)
+        return [*super()._training_callbacks(), limit]
 
     def _module_for(self, X: Array) -> Any:
         return accept_missing_values(self.module_) if has_nan(X) else self.module_
@@ -456,14 +466,10 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         x, weights = data.train, data.weights
         codes = self._in_data_units(x).cpu().double().numpy()
         self._set_marginals(codes, None if weights is None else weights.cpu().numpy())
-        total = np.zeros(self.n_features_in_)
-        for block in self._blocks(len(x)):
-            for share, w, _, p in self._draws(self.module_, x[block]):
-                terms = torch.einsum("s,snd->nd", w, p.log_prob_columns(x[block]))
-                terms = terms if weights is None else terms * weights[block, None]
-                total += float(share) * terms.sum(0).cpu().double().numpy()
+
+    def _use_statistics(self, statistics: Array) -> None:
         shares = np.ones(1) if self._observed_share is None else self._observed_share
-        gains = (total / len(x) - self._baseline) / shares
+        gains = (statistics[:-1] - self._baseline) / shares
         self.column_gains_ = dict(zip(self.column_types_, gains.tolist(), strict=True))
 
     def __sklearn_tags__(self) -> Tags:

@@ -314,6 +314,7 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
         if self.objective == "elbo" and not self._starts_linear:
             likelihood.set_optimum(averages.statistics)
         terms = likelihood.terms(averages.statistics)
+        self._use_statistics(averages.statistics)
         self._set_noise_variance()
         self.kl_per_dim_ = averages.kl_per_dim
         self.collapsed_dims_ = np.flatnonzero(averages.share_above <= COLLAPSE_SHARE)
@@ -330,6 +331,9 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
         limits = {"noise variance": at_limit, "posterior variance": averages.at_limit}
         active = tuple(name for name, at_limit in limits.items() if at_limit)
         self.entropy_gap_ = EntropyGap.from_noise_part(noise_part, averages.second_moment, active)
+
+    def _use_statistics(self, statistics: Array) -> None:
+        """Set further attributes by averages of the statistics of the likelihood."""
 
     def _trains_on_bound(self) -> bool:
         is_elbo = self.objective == "elbo" and self.kl_weight == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,12 @@ from sklearn_vae.linear.component_search import ComponentSearch, warn_not_conver
 from sklearn_vae.linear.factor_analysis import FactorAnalysis
 from sklearn_vae.linear.factor_model import Array, FactorModelMethods
 from sklearn_vae.linear.fold_factors import Split
-from sklearn_vae.linear.incomplete_folds import score_estimators, score_splits, within_range
+from sklearn_vae.linear.incomplete_folds import (
+    FitCandidates,
+    score_estimators,
+    score_splits,
+    within_range,
+)
 from sklearn_vae.validation import (
     all_or_nothing,
     check_choice,
@@ -199,7 +205,7 @@ class FactorAnalysisCV(ComponentSearch, FactorModelMethods):
         if X.shape[1] > MOST_FOR_MOMENTS:
             scores = score_estimators(splits, [FactorAnalysis(k) for k in ks])
         else:
-            by_noise, n_failed = score_splits(splits, ks, [()], _fit)
+            by_noise, n_failed = score_splits(splits, ks, [()], _fits)
             warn_not_converged(n_failed, by_noise.size)
             scores = by_noise[:, :, 0]
         return ks, scores - splits.log_scale(unit)[:, None]
@@ -218,9 +224,18 @@ def _units(X: Array) -> Array:
     return units
 
 
-def _fit(k: int, _: tuple[()], data: IncompleteMoments, start: Fixed | None) -> Fixed:
-    update = FactorUpdate(k, varies=data.varies)
-    return maximize_expected(data, update, data.start() if start is None else start.expected)
+def _fits(training: Sequence[IncompleteMoments]) -> FitCandidates:
+    """Return the function that fits candidates to the training data of some splits."""
+
+    def fit(k: int, _: tuple[()], starts: Sequence[tuple[int, Fixed | None]]) -> list[Fixed]:
+        ends = []
+        for split, start in starts:
+            data = training[split]
+            expected = data.start() if start is None else start.expected
+            ends.append(maximize_expected(data, FactorUpdate(k, varies=data.varies), expected))
+        return ends
+
+    return fit
 
 
 def _complete_scores(X: Array, weights: Any, split: Split, ks: list[int]) -> list[float]:

@@ -31,10 +31,10 @@ from sklearn_vae.nn.posteriors import (
 )
 from sklearn_vae.serialization.checkpoint import Checkpoint
 from sklearn_vae.serialization.identity import digest
+from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.callbacks import Progress
 from sklearn_vae.training.checkpointing import Keeper, hardware_of
 from sklearn_vae.training.devices import choose_device, threads_worth, torch_defaults
-from sklearn_vae.training.fast_paths import Adam
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.monitors import LatentMonitor
 from sklearn_vae.training.net_state import checked_optimizer_state

@@ -11,18 +11,24 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from sklearn_vae.gaussian.expected_moments import Fixed, IncompleteMoments, LowRankFit
-from sklearn_vae.gaussian.observed import blas_threads
+from sklearn_vae.gaussian.expected_moments import Fixed, IncompleteMoments
+from sklearn_vae.gaussian.observed import IncompleteData, blas_threads
+from sklearn_vae.gaussian.stacked_data import StackedData
 from sklearn_vae.linear.fold_factors import Split
 
 # Values of the parameters of a candidate after the first, n_components.
 Others: TypeAlias = tuple[Any, ...]
-# Fits a model of k components and other parameters to training data, from the end of another fit.
-FitCandidate: TypeAlias = Callable[[int, Others, IncompleteMoments, Fixed | None], Fixed]
+# Fits models of k components and other parameters, each to the training data of a split, given by its
+# number, from the end of another fit.
+FitCandidates: TypeAlias = Callable[[int, Others, Sequence[tuple[int, Fixed | None]]], list[Fixed]]
+# Returns such a function for the training data of some splits.
+FitsOf: TypeAlias = Callable[[Sequence[IncompleteMoments]], FitCandidates]
 
 # Up to this number of training values, where maxima of the likelihood are often local, each fit also
 # starts at the mean, as that of a single model.
 SMALL = 10_000
+# Splits are searched together up to this number of training values in all.
+TOGETHER = 500_000
 
 
 class Part(NamedTuple):
@@ -94,7 +100,7 @@ class IncompleteSplits:
 
 
 def score_splits(
-    splits: IncompleteSplits, ks: Sequence[int], others: Sequence[Others], fit: FitCandidate
+    splits: IncompleteSplits, ks: Sequence[int], others: Sequence[Others], fits_of: FitsOf
 ) -> tuple[np.ndarray, int]:
     """Score all candidates in all splits.
 
@@ -102,21 +108,23 @@ def score_splits(
     unbounded, and the number of fits that have not converged.
     """
 
-    def scores_of(split: int) -> tuple[np.ndarray, int]:
-        return _PartSearch(split, splits.part(split), ks, others, fit).scores()
+    def scores_of(numbers: np.ndarray) -> tuple[np.ndarray, int]:
+        return _Searches(splits, numbers, ks, others, fits_of).scores()
 
+    n_splits = len(splits.splits)
     n_threads = max([lib["num_threads"] for lib in blas_threads().info()], default=1)
-    numbers = range(len(splits.splits))
+    n_groups = max(n_threads, n_splits * splits.X.size // TOGETHER)
+    groups = np.array_split(np.arange(n_splits), min(n_groups, n_splits))
     if n_threads == 1:
-        results = list(map(scores_of, numbers))
+        results = list(map(scores_of, groups))
     else:
         with (
             blas_threads().limit(limits=1, user_api="blas"),
             ThreadPoolExecutor(n_threads) as pool,
         ):
-            results = list(pool.map(scores_of, numbers))
+            results = list(pool.map(scores_of, groups))
     scores, failures = zip(*results, strict=True)
-    return np.stack(scores), sum(failures)
+    return np.concatenate(scores), sum(failures)
 
 
 def score_estimators(splits: IncompleteSplits, estimators: Sequence[Any]) -> np.ndarray:
@@ -163,60 +171,89 @@ def check_observed(X: np.ndarray, split: int) -> None:
         )
 
 
-class _PartSearch:
-    """Fits of all candidates in one split, each of which starts where another one ended."""
+def _moments(split: int, part: Part, most: int) -> tuple[IncompleteMoments, IncompleteData]:
+    """Return the moments of the training data of a split, and the data that score a model."""
+    check_observed(part.training, split)
+    w = part.training_weights
+    seen = ~np.isnan(part.training)
+    filled = np.where(seen, part.training, 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        center = filled.mean(axis=0) if w is None else w @ filled / w.sum()
+        center *= len(seen) / seen.sum(axis=0) if w is None else w.sum() / (w @ seen)
+        training = IncompleteMoments(part.training, center, most, w)
+        evaluated = IncompleteData(part.evaluated, center, most, part.evaluated_weights)
+    for data in (training.data, evaluated):
+        data.check_finite()
+    return training, evaluated
+
+
+class _Searches:
+    """Fits of all candidates in some splits, each of which starts where another one ended."""
 
     def __init__(
         self,
-        split: int,
-        part: Part,
+        splits: IncompleteSplits,
+        numbers: np.ndarray,
         ks: Sequence[int],
         others: Sequence[Others],
-        fit: FitCandidate,
+        fits_of: FitsOf,
     ) -> None:
-        check_observed(part.training, split)
-        w = part.training_weights
-        seen = ~np.isnan(part.training)
-        filled = np.where(seen, part.training, 0.0)
-        most = max(ks)
-        with np.errstate(over="ignore", invalid="ignore"):
-            center = filled.mean(axis=0) if w is None else w @ filled / w.sum()
-            center *= len(seen) / seen.sum(axis=0) if w is None else w.sum() / (w @ seen)
-            self._training = IncompleteMoments(part.training, center, most, w)
-            self._evaluated = IncompleteMoments(
-                part.evaluated, center, most, part.evaluated_weights
-            )
-        for moments in (self._training, self._evaluated):
-            moments.data.check_finite()
-        self._part, self._ks, self._others, self._fit_candidate = part, ks, others, fit
+        parts = [splits.part(split) for split in numbers]
+        pairs = [_moments(*each, max(ks)) for each in zip(numbers, parts, strict=True)]
+        training, evaluated = zip(*pairs, strict=True)
+        self._ks, self._others = ks, others
+        self._fit_candidates = fits_of(training)
+        self._is_small = [part.training.size <= SMALL for part in parts]
+        self._totals = np.array([part.total for part in parts])
+        self._evaluated, self._given = StackedData(evaluated), None
+        if splits.of_entries:
+            self._given = StackedData([moments.data for moments in training])
 
     def scores(self) -> tuple[np.ndarray, int]:
-        """Return scores of shape (n_components, n_others), and the number of failures."""
-        scores = np.full((len(self._ks), len(self._others)), np.nan)
-        ends: list[Fixed | None] = [None] * len(self._others)
+        """Return scores of shape (n_splits, n_components, n_others), and the number of failures."""
+        n_splits = len(self._totals)
+        scores = np.full((n_splits, len(self._ks), len(self._others)), np.nan)
+        ends: list[list[Fixed | None]] = [[None] * n_splits for _ in self._others]
         n_failed = 0
         for i in np.argsort(self._ks, kind="stable"):
-            nearest = None
+            nearest: list[Fixed | None] = [None] * n_splits
             for j, others in enumerate(self._others):
+                starts = [end or near for end, near in zip(ends[j], nearest, strict=True)]
                 with within_range():
-                    end = self._fit(self._ks[i], others, ends[j] or nearest)
-                n_failed += not end.converged
-                if end.is_bounded:
-                    ends[j] = nearest = end
-                    scores[i, j] = self._score(end.expected.mean, end.fit)
+                    fitted = self._fit(self._ks[i], others, starts)
+                    scores[:, i, j] = self._scores(fitted)
+                for split, end in enumerate(fitted):
+                    n_failed += not end.converged
+                    if end.is_bounded:
+                        ends[j][split] = nearest[split] = end
         return scores, n_failed
 
-    def _fit(self, k: int, others: Others, warm: Fixed | None) -> Fixed:
-        """Fit a candidate from one or two starts, and return the higher of bounded maxima."""
-        data = self._training
-        is_small = self._part.training.size <= SMALL
-        starts = [warm, None] if warm is not None and is_small else [warm]
-        ends = [self._fit_candidate(k, others, data, start) for start in starts]
-        return max(ends, key=lambda end: (end.is_bounded, end.log_likelihood))
+    def _scores(self, ends: Sequence[Fixed]) -> np.ndarray:
+        """Return the score of the model of each split, nan where its likelihood is unbounded."""
+        scores = np.full(len(ends), np.nan)
+        kept = np.flatnonzero([end.is_bounded for end in ends])
+        if kept.size:
+            means, fits = [ends[i].expected.mean for i in kept], [ends[i].fit for i in kept]
+            value = self._evaluated.take(kept).log_likelihoods(means, fits)
+            if self._given is not None:
+                value -= self._given.take(kept).log_likelihoods(means, fits)
+            scores[kept] = value / self._totals[kept]
+        return scores
 
-    def _score(self, mean: np.ndarray, fit: LowRankFit) -> float:
-        data = self._evaluated
-        value = data.data.n * data.log_likelihood(mean, fit)
-        if self._part.is_conditional:
-            value -= self._training.data.n * self._training.log_likelihood(mean, fit)
-        return value / self._part.total
+    def _fit(self, k: int, others: Others, starts: Sequence[Fixed | None]) -> list[Fixed]:
+        """Fit a candidate from one or two starts, and return the higher of bounded maxima."""
+        tried = list(enumerate(starts))
+        tried += [
+            (split, None)
+            for split, start in enumerate(starts)
+            if start is not None and self._is_small[split]
+        ]
+        best: dict[int, Fixed] = {}
+        for (split, _), end in zip(tried, self._fit_candidates(k, others, tried), strict=True):
+            if split not in best or _rank(end) > _rank(best[split]):
+                best[split] = end
+        return [best[split] for split in range(len(starts))]
+
+
+def _rank(end: Fixed) -> tuple[bool, float]:
+    return end.is_bounded, end.log_likelihood

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from sklearn_vae.gaussian.expected_moments import (
     PPCAModel,
     maximize_expected,
 )
-from sklearn_vae.gaussian.loadings_search import LEAST_FEATURES, maximize_observed, null_model
+from sklearn_vae.gaussian.loadings_search import LEAST_FEATURES, LoadingsSearch, null_model
 from sklearn_vae.linear.closed_form import closed_form_attributes
 from sklearn_vae.linear.component_search import ComponentSearch, listed, warn_not_converged
 from sklearn_vae.linear.dask_arrays import as_dask_array
@@ -221,7 +223,7 @@ class PPCACV(ComponentSearch, MissingValuesModel):
         if X.shape[1] > MOST_FOR_MOMENTS:
             scores = score_estimators(splits, [PPCA(**params) for params in self._grid(ks)])
         else:
-            scores, n_failed = score_splits(splits, ks, [(noise,) for noise in noises], _fit)
+            scores, n_failed = score_splits(splits, ks, [(noise,) for noise in noises], _Fits)
             scores = scores.reshape(len(scores), -1)
             warn_not_converged(n_failed, scores.size)
         if unit != 1.0:
@@ -248,11 +250,33 @@ def _unit(X: np.ndarray) -> float:
     return float(np.ldexp(1.0, np.frexp(largest)[1] - 1)) if largest > 0.0 else 1.0
 
 
-def _fit(
-    k: int, others: tuple[float | None], data: IncompleteMoments, start: Fixed | None
-) -> Fixed:
-    model = PPCAModel(k, *others, data.data.least_noise)
-    start = start or null_model(data, model)
-    if data.data.values.shape[1] < LEAST_FEATURES:
-        return maximize_expected(data, model, start.expected)
-    return maximize_observed(data, model, start)
+class _Fits:
+    """Fits to the training data of some splits."""
+
+    def __init__(self, training: Sequence[IncompleteMoments]) -> None:
+        self._training, self._nulls = training, dict[tuple[int, float | None], Fixed]()
+
+    @cached_property
+    def _search(self) -> LoadingsSearch:
+        return LoadingsSearch(self._training)
+
+    def __call__(
+        self, k: int, others: tuple[float | None], starts: Sequence[tuple[int, Fixed | None]]
+    ) -> list[Fixed]:
+        candidates = []
+        for split, start in starts:
+            data = self._training[split]
+            model = PPCAModel(k, *others, data.data.least_noise)
+            candidates.append((split, model, start or self._null(split, model)))
+        if self._training[0].data.values.shape[1] >= LEAST_FEATURES:
+            return self._search.maximize(candidates)
+        return [
+            maximize_expected(self._training[split], model, start.expected)
+            for split, model, start in candidates
+        ]
+
+    def _null(self, split: int, model: PPCAModel) -> Fixed:
+        key = split, model.noise_variance
+        if key not in self._nulls:
+            self._nulls[key] = null_model(self._training[split], model)
+        return self._nulls[key]

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sklearn_vae.nn.distributions import LOG_2PI, keep_observed
+from sklearn_vae.nn.interpolation import interpolate_columns
 
 # Nodes exp(s) of the integrals over t > 0 in the entropies of counts. The integrands are analytic for
 # |Im s| < pi / 2, so that the error of the trapezoidal rule is about exp(-pi^2 / 0.4) = 2e-11.
@@ -236,12 +237,19 @@ class NegativeBinomial(ColumnDistribution):
         counts, log_mean, log_count = x.double(), self.log_mean.double(), self.log_count.double()
         r, odds = log_count.exp(), log_mean - log_count
         terms = torch.lgamma(counts + r) - torch.lgamma(r) - torch.lgamma(counts + 1.0)
-        # log(r / (r + mu)) and log(mu / (r + mu))
-        terms = terms + r * functional.logsigmoid(-odds) + counts * functional.logsigmoid(odds)
+        # log(r / (r + mu)), which is log(mu / (r + mu)) minus the log-odds
+        below = -softplus(odds)
+        terms = terms + (counts + r) * below + counts * odds
         return terms.to(self.log_mean.dtype)
 
     def entropy_terms(self) -> Tensor:
-        log_mean, log_count = self.log_mean.double(), self.log_count.double()
+        # The singularities are at mu = -r, where the imaginary part of log mu is pi.
+        terms = interpolate_columns(self._entropies, self.log_mean.double(), math.pi)
+        return terms.to(self.log_mean.dtype)
+
+    def _entropies(self, log_mean: Tensor) -> Tensor:
+        """Compute the entropies of counts with other means."""
+        log_count = self.log_count.double()
         mu, r, odds = log_mean.exp(), log_count.exp(), log_mean - log_count
         ratio = odds.exp()
         # E log x! + log Gamma(r) - E log Gamma(x + r) by Malmsten's integrals, in one: its error is in
@@ -253,8 +261,7 @@ class NegativeBinomial(ColumnDistribution):
             change = end * torch.expm1(power) if t < 1.0 else torch.exp(power - t) - end
             moment = torch.log1p(u * ratio).mul_(-r).expm1_()  # E exp(-x t) - 1
             total.addcmul_(moment, change, value=-step / u)
-        terms = total - r * functional.logsigmoid(-odds) - mu * functional.logsigmoid(odds)
-        return terms.to(self.log_mean.dtype)
+        return total - r * functional.logsigmoid(-odds) - mu * functional.logsigmoid(odds)
 
     def sample(self, random_state: np.random.RandomState) -> Tensor:
         mean, r = _on_host(self.mean, self.log_count.exp().expand(self.log_mean.shape))
@@ -322,6 +329,37 @@ class Categorical(Codes):
     @cached_property
     def log_probabilities(self) -> Tensor:
         return torch.log_softmax(self.logits, dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Bernoulli(Codes):
+    """Codes 0 and 1 with logits of 1, of shape (..., n_features)."""
+
+    logits: Tensor
+    observed: Tensor | None = None
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        return -softplus(torch.stack([self.logits, -self.logits], dim=-1))
+
+    @property
+    def probabilities(self) -> Tensor:
+        return torch.sigmoid(torch.stack([-self.logits, self.logits], dim=-1))
+
+    @property
+    def mode(self) -> Tensor:
+        return (self.logits > 0).long()
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(self.logits)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.sigmoid(self.logits) * torch.sigmoid(-self.logits)
+
+    def log_prob_terms(self, x: Tensor) -> Tensor:
+        return -softplus(torch.where(x > 0, -self.logits, self.logits))
 
 
 @dataclass(frozen=True, eq=False)
@@ -419,6 +457,11 @@ def _nodes(least: float = 1.0) -> Iterator[tuple[float, float]]:
     for i in range(round((high - low) / step)):
         t = math.exp(low + step * i)
         yield t, step
+
+
+def softplus(x: Tensor) -> Tensor:
+    """Compute log(1 + exp(x)) without the limit of 20, above which torch returns x."""
+    return functional.softplus(x, threshold=40.0)
 
 
 def _on_host(*values: Tensor) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sklearn_vae.nn.column_distributions import (
     LEAST_COUNT,
+    Bernoulli,
     Categorical,
     ColumnDistribution,
     LogNormal,
@@ -35,7 +36,7 @@ from sklearn_vae.nn.column_starts import (
     total_of,
 )
 from sklearn_vae.nn.distributions import keep_observed
-from sklearn_vae.nn.likelihoods import NOISE_FLOOR, Likelihood
+from sklearn_vae.nn.likelihoods import NOISE_FLOOR, Array, Likelihood, LikelihoodTerms
 
 # Number of counts added to each category, so that none has probability 0.
 PRIOR_COUNT = 0.5
@@ -234,7 +235,7 @@ class BernoulliColumns(ColumnLikelihood):
         return torch.sqrt(p * (1.0 - p))
 
     def distribution(self, parameters: Tensor) -> ColumnDistribution:
-        return Categorical(torch.stack([torch.zeros_like(parameters), parameters], dim=-1))
+        return Bernoulli(parameters)
 
 
 class CategoricalColumns(ColumnLikelihood):
@@ -401,6 +402,15 @@ class MixedLikelihood(Likelihood):
         blocks: Any = self.blocks
         for block in blocks:
             block.after_step()
+
+    def statistics(self, p: MixedDistribution, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return log p(x_j|z) of each column and the entropy, summed over samples and draws."""
+        terms = torch.cat([p.log_prob_columns(x), p.entropy().unsqueeze(-1)], dim=-1)
+        terms = terms if weights is None else terms * weights[..., None]
+        return terms.flatten(0, -2).sum(0)
+
+    def terms(self, averages: Array) -> LikelihoodTerms:
+        return LikelihoodTerms(float(averages[:-1].sum()), float(averages[-1]))
 
     def forward(self, h: Tensor) -> MixedDistribution:
         parts = zip(self.blocks, h.split(self._sizes, dim=-1), strict=True)

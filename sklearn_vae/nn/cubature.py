@@ -6,7 +6,7 @@ points have the mean 0 and the covariance I, which makes averages of quadratic f
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 
 import numpy as np
@@ -98,11 +98,12 @@ def reference_points(n_components: int) -> tuple[Tensor, Tensor]:
     return _as_tensors(*_standardized(_sobol_pairs(n_components, n)))
 
 
+@lru_cache(maxsize=16)
 def normal_points(n_components: int, n: int) -> Tensor:
     """Return n points of N(0, I), in pairs z, -z except one if n is odd.
 
     They have the shape (n_points, n_components). If n >= 2 k, their mean is 0 and their covariance
-    is I.
+    is I. Calls share the result.
     """
     x = _sobol_pairs(n_components, n - n % 2) if n > 1 else np.zeros((0, n_components))
     x = np.concatenate([x, np.zeros((n % 2, n_components))])

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sklearn_vae.nn.distributions import weighted_sum
 from sklearn_vae.nn.networks import count_multiply_adds
 from sklearn_vae.nn.objectives import Objective
+from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.batch_events import BatchEvents
 from sklearn_vae.training.batches import Batch, Batches
 from sklearn_vae.training.callbacks import end_training
@@ -37,7 +38,7 @@ from sklearn_vae.training.devices import (
     threads_worth,
 )
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
-from sklearn_vae.training.fast_paths import Adam, gradients_by_formula, may_draw, training_step
+from sklearn_vae.training.fast_paths import gradients_by_formula, may_draw, training_step
 from sklearn_vae.training.net_state import checked_net_state
 from sklearn_vae.validation import all_or_nothing
 
@@ -145,11 +146,13 @@ class VAENet(NeuralNet):
         reducer: Reducer = SINGLE_PROCESS,
         weights: Tensor | None = None,
         valid_weights: Tensor | None = None,
+        prepared: tuple[Any, Any] | None = None,
     ) -> Any:
         """Train for some epochs, `max_epochs` by default.
 
         X is on the device. The keeper restores the saved state and saves the net after some epochs.
-        Weights must average to 1 over the samples of all processes.
+        Weights must average to 1 over the samples of all processes. `prepared` is the result of
+        :meth:`prepared` for X, which several calls can share.
         """
         self.reducer_ = reducer  # callbacks use it and the weights, too
         self.weights_, self.valid_weights_ = weights, valid_weights
@@ -162,7 +165,7 @@ class VAENet(NeuralNet):
             self.notify("on_train_begin", X=X, y=X)
             self.batch_events_ = BatchEvents(self)
             with suppress(KeyboardInterrupt):
-                self.fit_loop(X, epochs=epochs, keeper=keeper)
+                self.fit_loop(X, epochs=epochs, keeper=keeper, prepared=prepared)
             if self.batch_events_.records and len(self.history) and not self.history[-1]["batches"]:
                 self.history.new_batch()  # the epoch was interrupted before its first batch
             end_training(self, X)
@@ -177,12 +180,17 @@ class VAENet(NeuralNet):
         y: Any = None,
         epochs: int | None = None,
         keeper: Keeper | None = None,
+        prepared: tuple[Any, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Train for some epochs, between skorch's `on_train_begin` and `on_train_end`."""
         epochs = self.max_epochs if epochs is None else epochs
         with self._training(X.device):
-            samples, gradients = self._prepared(X)
+            events = self.batch_events_
+            if self.weights_ is not None or events.gradients or events.records:
+                samples, gradients = X, None  # callbacks and weights need unchanged samples
+            else:
+                samples, gradients = prepared or self.prepared(X)
             step = self._make_step(X.device, gradients)
             if keeper is not None:
                 keeper.restore(self)
@@ -217,15 +225,12 @@ class VAENet(NeuralNet):
                 self.monitor.begin()
                 self.module_.eval()
 
-    def _prepared(self, X: Any) -> tuple[Any, Any]:
+    def prepared(self, X: Any) -> tuple[Any, Any]:
         """Return samples with what depends on them alone, and the function that takes gradients.
 
-        Callbacks and weights need unchanged samples. Then the function is None.
+        The function is None if autograd takes them.
         """
-        events, module = self.batch_events_, self.module_
-        if self.weights_ is not None or events.gradients or events.records:
-            return X, None
-        gradients: Any = gradients_by_formula(module, self.objective, self.options)
+        gradients: Any = gradients_by_formula(self.module_, self.objective, self.options)
         if not hasattr(gradients, "prepare") or len(X) * gradients.width > MOST_PREPARED:
             return X, gradients
         return gradients.prepare(X), gradients.of_prepared
@@ -265,7 +270,8 @@ class VAENet(NeuralNet):
         train, valid = self.get_split_datasets(X, X)
         for _ in range(epochs):
             self.notify("on_epoch_begin", dataset_train=train, dataset_valid=valid)
-            self.module_.train()  # a callback may have evaluated it
+            if not self.module_.training:  # a callback has evaluated it
+                self.module_.train()
             if self._find_frozen():
                 step.reset()
             self.train_epoch(batches, step)

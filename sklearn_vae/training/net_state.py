@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sklearn_vae.training.fast_paths import Adam
+from sklearn_vae.training.adam import Adam
 from sklearn_vae.validation import is_integer, is_real
 
 KEYS = {"seed", "operations", "module", "optimizer", "generator", "history", "beta", "last_states"}

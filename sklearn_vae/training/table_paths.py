@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sklearn_vae.nn.column_distributions import softplus
 from sklearn_vae.nn.columns import (
     LOG_RATE_LIMITS,
     BernoulliColumns,
@@ -46,7 +47,8 @@ class Targets(NamedTuple):
 
 
 # Forward pass of a block of columns: it takes the parameters p, (S, n, m), the targets, and a factor c,
-# and returns the sum of log p(x|z). It replaces p by the derivatives of log p(x_j|z) where x_j is
+# and returns the sum of log p(x|z) without terms that depend on x alone. It replaces p by the derivatives
+# of log p(x_j|z) where x_j is
 # observed, and sets the gradients of c times the sum with respect to the parameters of the block.
 BlockFormula: TypeAlias = Callable[[Tensor, Targets, float], Tensor]
 
@@ -111,7 +113,9 @@ class TableGradients:
                 values = (values == self.inputs.code[own]).to(x.dtype)
             elif kind == "positive":
                 values = values.log()
-                constant[:, 0] = -values.nansum(1)
+                constant[:, 0] -= values.nansum(1)
+            elif kind == "count":
+                constant[:, 0] -= torch.lgamma(values.double() + 1.0).nansum(1)
             targets.append(values)
         factors = []
         if self.is_correlated:
@@ -221,15 +225,14 @@ def _negative_binomial(block: NegativeBinomialColumns) -> BlockFormula:
         counts, observed, log_count = x.values.double(), x.observed.double(), parameter.double()
         r, log_mean = log_count.exp(), p.double()
         odds = log_mean.clamp(*LOG_RATE_LIMITS) - log_count
-        above, below = functional.logsigmoid(odds), functional.logsigmoid(-odds)
-        total = counts + r
-        gammas = torch.lgamma(total) - torch.lgamma(r) - torch.lgamma(counts + 1.0)
-        share, slope = above.exp(), torch.digamma(total) - torch.digamma(r)
+        total, below = counts + r, softplus(odds).neg_()
+        gammas = torch.lgamma(total) - torch.lgamma(r)
+        scaled, slope = total * odds.sigmoid(), torch.digamma(total) - torch.digamma(r)
         inside = log_mean == log_mean.clamp(*LOG_RATE_LIMITS)
-        p.copy_((counts - total * share) * inside)
-        terms = (r * below + counts * above).mul_(observed).sum()
-        # The derivative of log_prob in log r, where r / (r + mu) = 1 - share.
-        of_draws = r * (below + 1.0) - total * (1.0 - share)
+        p.copy_((counts - scaled) * inside)
+        terms = (total * below).addcmul_(counts, odds).mul_(observed).sum()
+        # The derivative of log_prob in log r, where mu / (r + mu) = sigmoid(odds).
+        of_draws = torch.addcmul(scaled, below, r).add_(r - total)
         of_count = (of_draws.mul_(observed)).sum((0, 1)) + len(p) * r * (slope * observed).sum(0)
         parameter.grad = (factor * of_count).to(parameter.dtype)
         return (terms + len(p) * (gammas * observed).sum()).to(p.dtype)

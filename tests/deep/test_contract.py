@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_vae import DeepAutoencoder, DeepBernoulliVAE, DeepGaussianVAE, Snapshot
+from sklearn_vae import PPCA, DeepAutoencoder, DeepBernoulliVAE, DeepGaussianVAE, Snapshot
 from sklearn_vae.deep.vae import DeepVAE
 from tests.deep.data import MODELS, OF_EACH_KIND, SMALL, each_of, fitted, make_rows, parameters_of
 from tests.helpers import PeakMemory, remembered_names
@@ -295,7 +295,8 @@ def test_pipelines_and_grid_search(model):
     assert np.isfinite(alone.cv_results_["mean_test_score"]).all()
 
 
-# Slow, since each process imports torch. In one test, since these are the same processes then.
+# Slow, since each process imports torch. In one test, linear models too, since these are the same
+# processes then.
 @pytest.mark.slow
 def test_processes_of_joblib_give_what_one_gives():
     grid = [{"n_components": [1]}, {"learning_rate": [1e-2]}]
@@ -310,6 +311,16 @@ def test_processes_of_joblib_give_what_one_gives():
     found = Parallel(n_jobs=2)(delayed(model.fit)(X) for model in models)
     for there, model in zip(found, models, strict=True):
         np.testing.assert_array_equal(parameters_of(there), parameters_of(clone(model).fit(X)))
+    pipeline, grid = make_pipeline(StandardScaler(), PPCA()), {"ppca__n_components": [1, 2, 3]}
+    alone, search = (GridSearchCV(pipeline, grid, n_jobs=n).fit(X) for n in (None, 2))
+    names = ("mean_test_score", "std_test_score")
+    scores = [[each.cv_results_[name] for name in names] for each in (alone, search)]
+    np.testing.assert_allclose(*scores, rtol=1e-12)
+    models = Parallel(n_jobs=2)(delayed(PPCA(k).fit)(X) for k in (1, 2, 3))
+    expected = [PPCA(k).fit(X).score(X) for k in (1, 2, 3)]
+    assert [model.score(X) for model in models] == pytest.approx(expected, rel=1e-12)
+    scores = Parallel(n_jobs=2)(delayed(model.score)(X) for model in models)
+    assert scores == pytest.approx(expected, rel=1e-12)
 
 
 def test_grid_search_over_the_noise_variance():

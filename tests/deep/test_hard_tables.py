@@ -5,7 +5,7 @@ import pytest
 
 from sklearn_vae import PPCA, DeepGaussianVAE, FactorAnalysis
 from sklearn_vae.deep import choices
-from sklearn_vae.training.fast_paths import Adam
+from sklearn_vae.training.adam import Adam
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

@@ -23,8 +23,8 @@ from sklearn_vae.deep.ppca_start import (
     fit_ppca,
     sum_of_deviations,
 )
+from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.distributed import SINGLE_PROCESS
-from sklearn_vae.training.fast_paths import Adam
 from tests.deep.data import make_rows, parameters_of
 
 X = make_rows()
@@ -279,7 +279,7 @@ class StubNet:
     def __init__(self, bounds, deviations, lr, max_epochs):
         weights = torch.nn.Parameter(torch.zeros(len(deviations), dtype=torch.float64))
         other = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
-        self.optimizer_ = torch.optim.Adam([{"params": [weights]}, {"params": [other]}])
+        self.optimizer_ = Adam([{"params": [weights]}, {"params": [other]}])
         for sign in (1.0, -1.0, 1.0):  # of which the average of squares is that of each
             weights.grad = sign * torch.tensor(deviations, dtype=torch.float64)
             other.grad = torch.zeros(1, dtype=torch.float64)

@@ -5,7 +5,12 @@ import pytest
 
 from sklearn_vae.gaussian import loadings_search
 from sklearn_vae.gaussian.expected_moments import IncompleteMoments, PPCAModel, maximize_expected
-from sklearn_vae.gaussian.loadings_search import Metric, maximize_observed, null_model
+from sklearn_vae.gaussian.loadings_search import (
+    LoadingsSearch,
+    Metric,
+    maximize_observed,
+    null_model,
+)
 from sklearn_vae.gaussian.quasi_newton import inverse_product
 
 
@@ -38,7 +43,7 @@ def test_the_maximum_is_that_of_em(options, noise, monkeypatch):
         known = maximize_expected(data, model, data.start())
         with monkeypatch.context() as patch:
             patch.setattr(loadings_search, "maximize_expected", no_em)
-            patch.setattr(loadings_search, "MOST_STEPS", 100)
+            patch.setattr(loadings_search, "MOST_GRADIENTS", 100)
             end = maximize_observed(data, model, end)
         assert end.converged
         assert end.is_bounded
@@ -73,7 +78,7 @@ def test_em_takes_over_after_the_last_step(monkeypatch):
     data = make_data()
     model = model_for(data, 3)
     known = maximize_expected(data, model, data.start())
-    monkeypatch.setattr(loadings_search, "MOST_STEPS", 1)
+    monkeypatch.setattr(loadings_search, "MOST_GRADIENTS", 1)
     end = maximize_observed(data, model, null_model(data, model))
     assert end.converged
     assert end.log_likelihood == pytest.approx(known.log_likelihood, abs=1e-9)
@@ -109,14 +114,35 @@ def test_the_metric_inverts_the_hessian_of_complete_data(is_noise_free):
         [[value(a + b) - value(a - b) - value(b - a) + value(-a - b) for a in steps] for b in steps]
     )
     H /= -4.0 * h**2
-    metric = Metric(fit, 0.0, is_noise_free=is_noise_free)
-    P = np.array([metric(column) for column in np.eye(size)])
+    metric = Metric([fit] * size, [0.0] * size, is_noise_free=is_noise_free)
+    P = metric(np.eye(size))
     np.testing.assert_allclose(P, P.T, atol=1e-12)
     if not is_noise_free:
         H[-1] = H[:, -1] = 0.0
         np.testing.assert_array_equal(P[-1], 0.0)
     # A rotation of the components does not change the likelihood: P is a generalized inverse.
     np.testing.assert_allclose(H @ P @ H, H, atol=1e-5)
+
+
+@pytest.mark.parametrize("noise", [None, 0.5])
+def test_searches_in_lockstep_end_where_they_end_alone(noise):
+    parts = [make_data(n=60 + 30 * i, seed=i, weighted=i == 1) for i in range(3)]
+    together = LoadingsSearch(parts)
+    starts = [null_model(data, model_for(data, 0, noise)) for data in parts]
+    for k in (2, 4):
+        models = [model_for(data, k, noise) for data in parts]
+        order = [2, 0, 1, 0]
+        ends = together.maximize([(i, models[i], starts[i]) for i in order])
+        for i, end in zip(order, ends, strict=True):
+            alone = maximize_observed(parts[i], models[i], starts[i])
+            assert end.converged
+            assert len(end.history) == len(alone.history)
+            assert end.log_likelihood == pytest.approx(alone.log_likelihood, rel=1e-12)
+            np.testing.assert_allclose(end.fit.loadings, alone.fit.loadings, atol=1e-7)
+            np.testing.assert_allclose(
+                end.expected.covariance, alone.expected.covariance, atol=1e-7
+            )
+        starts = [ends[order.index(i)] for i in range(3)]
 
 
 def test_products_are_those_of_the_bfgs_update():
@@ -131,3 +157,7 @@ def test_products_are_those_of_the_bfgs_update():
     concave = (np.ones(4), -np.ones(4))
     product = inverse_product([changes[0], concave, *changes[1:]], gradient, lambda v: v / 2.0)
     np.testing.assert_allclose(product, H @ gradient)
+    # Two functions at once, of which one has no change of its own.
+    stacked = [(np.stack([s, 0.0 * s]), np.stack([y, 0.0 * y])) for s, y in changes]
+    products = inverse_product(stacked, np.stack([gradient] * 2), lambda v: v / 2.0)
+    np.testing.assert_allclose(products, [H @ gradient, gradient / 2.0])

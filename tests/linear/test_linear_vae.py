@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, LinearVAE
-from sklearn_vae.training.fast_paths import Adam
+from sklearn_vae.training.adam import Adam
 from tests.helpers import slow
 from tests.sharing import shared
 

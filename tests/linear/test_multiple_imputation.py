@@ -12,8 +12,9 @@ from tests.sharing import shared
 
 FACTORS = [FactorAnalysisImputer, PPCAImputer]
 BOTH = pytest.mark.parametrize("kind", FACTORS)
-ALL = pytest.mark.parametrize("kind", [*FACTORS, GaussianImputer])
-BOTH_KINDS = pytest.mark.parametrize("kind", [FactorAnalysisImputer, GaussianImputer])
+# The quickest first: `some` takes it.
+ALL = pytest.mark.parametrize("kind", [GaussianImputer, *FACTORS])
+BOTH_KINDS = pytest.mark.parametrize("kind", [GaussianImputer, FactorAnalysisImputer])
 
 
 def table(n, rng, noise=(0.3, 0.5, 0.8, 0.4, 0.6)):
@@ -177,13 +178,13 @@ def test_intervals_hold_the_truth(kind, at_random):
 @pytest.mark.slow
 def test_pooled_coefficients_hold_the_truth():
     rng, hits = np.random.default_rng(4), []
-    for _ in range(24):
+    for _ in range(16):
         x = rng.normal(size=(100, 2))
         X = np.column_stack([x, x @ [1.0, -0.5] + rng.normal(size=100)])
         # Whether x_0 is missing depends on the observed outcome.
         hidden = rng.uniform(size=100) < 1.0 / (1.0 + np.exp(-1.5 * X[:, 2]))
         X[hidden, 0] = np.nan
-        imputer = FactorAnalysisImputer(2, n_fits=5).fit(X)
+        imputer = FactorAnalysisImputer(2, n_fits=4).fit(X)
         fits = [regression(D) for D in imputer.impute(X, n_draws=10, random_state=0)]
         pooled = pool([b for b, _ in fits], [v for _, v in fits], complete_df=97)
         lower, upper = pooled.interval(0.95)
@@ -282,13 +283,9 @@ def test_quantile_maps_are_inverse():
 
 def test_weights_count_as_repetitions():
     weights = np.random.default_rng(0).integers(0, 3, size=len(HOLES))
-    weighted = FactorAnalysisImputer(2, n_fits=0, tol=1e-9, max_iter=2000).fit(
-        HOLES, sample_weight=weights
-    )
-    repeated = FactorAnalysisImputer(2, n_fits=0, tol=1e-9, max_iter=2000).fit(
-        np.repeat(HOLES, weights, axis=0)
-    )
-    np.testing.assert_allclose(weighted.impute(HOLES), repeated.impute(HOLES), rtol=1e-3)
+    weighted = FactorAnalysisImputer(2, n_fits=0).fit(HOLES, sample_weight=weights)
+    repeated = FactorAnalysisImputer(2, n_fits=0).fit(np.repeat(HOLES, weights, axis=0))
+    np.testing.assert_allclose(weighted.impute(HOLES), repeated.impute(HOLES), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

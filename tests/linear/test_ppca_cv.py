@@ -90,7 +90,7 @@ class TestAgainstBruteForce:
     def test_every_pair_of_every_splitter(self, shape, cv, offset, weighted):
         rng = np.random.default_rng(0)
         # "one" has as many splits as rows.
-        X = make_rows(*shape, offset=offset)[: 20 if cv == "one" else 40]
+        X = make_rows(*shape, offset=offset)[: 12 if cv == "one" else 40]
         weights = rng.choice([0.0, 0.5, 1.0, 3.0], size=len(X)) if weighted else None
         if cv == "one" and weighted:
             weights[weights == 0] = 1.0

@@ -52,7 +52,7 @@ def fit(model, path, begun):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*has not converged")
 @pytest.mark.parametrize("model", LONG, ids=lambda model: type(model).__name__)
-def test_twenty_kills_at_random_moments_do_not_show(model, processes, tmp_path):
+def test_kills_at_random_moments_do_not_show(model, processes, tmp_path):
     whole = clone(model).set_params(checkpoint=tmp_path / "other")
     import_module("tests.serialization.warm")
     start = time.perf_counter()
@@ -61,13 +61,13 @@ def test_twenty_kills_at_random_moments_do_not_show(model, processes, tmp_path):
     model = clone(model).set_params(checkpoint=tmp_path / "files")
     rng = np.random.default_rng(0)
     result, n_files, n_killed = tmp_path / "model", [], 0
-    while n_killed < 20:
+    while n_killed < 10:
         begun = processes.Event()
         process = processes.Process(target=fit, args=(clone(model), result, begun))
         process.start()
         assert begun.wait(60)
-        # Twenty such times are more than a fit takes.
-        process.join(rng.uniform(0.0, 0.15) * seconds)
+        # Ten such times are more than a fit takes.
+        process.join(rng.uniform(0.0, 0.3) * seconds)
         n_killed += process.is_alive()
         process.kill()
         process.join()
@@ -79,7 +79,7 @@ def test_twenty_kills_at_random_moments_do_not_show(model, processes, tmp_path):
             for file in (tmp_path / "files").iterdir():
                 file.unlink()
     assert same(clone(model).fit(rows_of(model)), expected)
-    assert sum(n_files) >= 10
+    assert sum(n_files) >= 5
 
 
 def fit_and_stop_in(model, name, writing):

@@ -223,7 +223,7 @@ def test_what_plain_steps_cannot_do_either_is_their_error():
                 model.fit(X)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sklearn_vae.training.loop.GRAPHS", {"cpu": Graph})
-        patch.setattr("sklearn_vae.training.fast_paths.Adam.update", not_done)
+        patch.setattr("sklearn_vae.training.adam.Adam.update", not_done)
         model.set_params(learning_rate=1e-3)
         with pytest.raises(OSError, match="of the step itself"):
             model.fit(X)

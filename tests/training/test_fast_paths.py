@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from sklearn_vae.nn.module import Autoencoder
 from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.objectives import elbo, iwae, squared_error
 from sklearn_vae.nn.posteriors import DiagonalPosterior
-from sklearn_vae.training import fast_paths
-from sklearn_vae.training.fast_paths import Adam, gradients_by_formula, is_plain_mlp, may_draw
+from sklearn_vae.training import adam, fast_paths
+from sklearn_vae.training.adam import Adam
+from sklearn_vae.training.fast_paths import gradients_by_formula, is_plain_mlp, may_draw
 from tests.deep.data import MODELS, SMALL, VAES, make_rows, parameters_of
 from tests.nn.modules import (
     LIKELIHOODS,
@@ -33,6 +35,7 @@ from tests.nn.modules import (
 from tests.nn.modules import make_rows as make_batch
 
 X = make_rows()
+(IMPORTANCE,) = (model for model in VAES if model.objective == "iwae")
 NOISE_SHAPES = [(), (D,)]
 
 
@@ -106,6 +109,14 @@ def test_gradients_of_the_elbo_are_those_of_autograd(likelihood, prior, draws):
     check_gradients(module, elbo, *batch_of(likelihood, draws), beta=0.7)
 
 
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("draws", [1, 4])
+def test_gradients_of_the_importance_weighted_bound_are_those_of_autograd(likelihood, prior, draws):
+    module = module_of(likelihood, "diagonal", prior)
+    check_gradients(module, iwae, *batch_of(likelihood, draws), beta=0.7)
+
+
 @pytest.mark.parametrize("draws", [1, 3])
 @pytest.mark.parametrize("shape", NOISE_SHAPES)
 @pytest.mark.parametrize("hidden", [(), (9, 6)])
@@ -113,13 +124,14 @@ def test_gradients_of_any_depth_are_those_of_autograd(hidden, shape, draws):
     check_gradients(make_module(shape, hidden, "tanh"), elbo, *make_batch(draws), beta=0.7)
 
 
-def test_gradients_of_log_variances_beyond_their_range():
+@pytest.mark.parametrize("objective", [elbo, iwae])
+def test_gradients_of_log_variances_beyond_their_range(objective):
     module = make_module()
     with torch.no_grad():
         module.encoder.layers[-1].bias[K:] = torch.tensor([-30.0, 25.0, 0.0])
-    x, noise = make_batch()
-    *_, expected = by_autograd(module, elbo, x, noise)
-    gradients_by_formula(module, elbo, {})(x, noise, 1.0)
+    x, noise = make_batch(3)
+    *_, expected = by_autograd(module, objective, x, noise)
+    gradients_by_formula(module, objective, {})(x, noise, 1.0)
     for name, gradient in gradients(module).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-8)
 
@@ -147,7 +159,7 @@ def test_closed_form_is_a_running_average_of_the_residual(shape):
     torch.testing.assert_close(module.likelihood.noise_variance, expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("model", [*VAES[:4], MODELS[-1]], ids=str)
+@pytest.mark.parametrize("model", [*VAES[:4], IMPORTANCE, MODELS[-1]], ids=str)
 def test_training_by_formula_and_by_autograd_agree(model, monkeypatch):
     by_formula = copy.deepcopy(model).fit(X)
     monkeypatch.setattr(fast_paths, "FORMULAS", {})
@@ -231,7 +243,8 @@ def test_formulas_are_for_exact_types_and_objectives():
     assert gradients_by_formula(module, elbo, {}) is not None
     assert gradients_by_formula(module, elbo, {"free_bits": 0.0}) is not None
     assert gradients_by_formula(module, elbo, {"free_bits": 0.1}) is None
-    assert gradients_by_formula(module, iwae, {}) is None
+    assert gradients_by_formula(module, iwae, {}) is not None
+    assert gradients_by_formula(module, partial(elbo), {}) is None
     assert gradients_by_formula(copy.deepcopy(module).to("meta"), elbo, {}) is None
     for part, other in [("likelihood", OtherLikelihood), ("posterior", OtherPosterior)]:
         custom = copy.deepcopy(module)
@@ -258,9 +271,9 @@ def take_adam_steps(optimizer, step, n, seed=1, scale=1.0):
     return [parameter.detach().clone() for parameter in parameters]
 
 
-@pytest.mark.parametrize("kernel", [fast_paths.KERNEL, None])
+@pytest.mark.parametrize("kernel", [adam.KERNEL, None])
 def test_steps_of_adam_are_those_of_torch(kernel, monkeypatch):
-    monkeypatch.setattr(fast_paths, "KERNEL", kernel)
+    monkeypatch.setattr(adam, "KERNEL", kernel)
     ours = Adam(make_parameters(), lr=0.1)
     theirs = torch.optim.Adam(make_parameters(), lr=0.1, fused=True)
     found, expected = take_adam_steps(ours, ours.update, 5), take_adam_steps(theirs, theirs.step, 5)
