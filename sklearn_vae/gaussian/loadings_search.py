@@ -35,7 +35,8 @@ Candidate: TypeAlias = tuple[IncompleteMoments, PPCAModel, Fixed]
 # Changes of the parameters and of the gradient in a step, which are 0 where it is not taken.
 Change: TypeAlias = tuple[np.ndarray, np.ndarray]
 
-# Factor by which a step shortens the distance to the maximum at least, in the end.
+# Factor by which the last two steps shorten the distance to the maximum at least. The first has at most
+# this multiple of the tolerance; one step shortens it by about 3.4 (500 x 40, 20 % missing).
 CONTRACTION = 5.0
 # Number of gradients after which EM takes over.
 MOST_GRADIENTS = 40
@@ -194,8 +195,9 @@ class LoadingsSearch:
             [fit for fit in fits if fit is not None],
         )
         for i, end in zip(at, search.run(tol), strict=True):
-            before = candidates[i][2].log_likelihood
-            if end is not None and end.log_likelihood >= before - ROUNDING * abs(before):
+            least = candidates[i][2].log_likelihood
+            least -= ROUNDING * abs(least)
+            if end is not None and end.expected.log_likelihood >= least:
                 ends[i] = end
         return ends
 
