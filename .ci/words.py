@@ -18,6 +18,7 @@ import re
 import sys
 import tokenize
 import tomllib
+from functools import cache
 from pathlib import Path
 
 from numpydoc.validate import validate
@@ -87,6 +88,12 @@ NO_VERB = re.compile(
 )
 
 
+def once(function):
+    """Keep what a generator yields as a list, since it is asked for twice."""
+    return cache(lambda: list(function()))
+
+
+@once
 def docstrings():
     """Yield path, line, qualified name, node and text of every docstring."""
     for path in sorted((ROOT / "sklearn_vae").rglob("*.py")):
@@ -139,6 +146,7 @@ def template(node):
     return None
 
 
+@once
 def messages():
     """Yield path, line and text of every error message and warning."""
     for path in sorted((ROOT / "sklearn_vae").rglob("*.py")):
@@ -161,6 +169,7 @@ def odd_messages():
             yield path, line, f"{finding.group()!r} in {text!r}"
 
 
+@once
 def comments():
     """Yield path, line and text of every comment, consecutive lines joined."""
     for path in sorted((ROOT / "sklearn_vae").rglob("*.py")):
@@ -186,6 +195,7 @@ def odd_comments():
             yield path, line, f"comment: {finding.group()!r} in {text!r}"
 
 
+@once
 def names():
     """Yield path, line and name of every function, class, argument and assigned variable."""
     for path in sorted((ROOT / "sklearn_vae").rglob("*.py")):
@@ -261,13 +271,18 @@ def numpydoc_findings(name, value, checks):
     """Yield path, line and finding of each check of numpydoc that an object fails."""
     if dataclasses.is_dataclass(value):
         checks = checks - {"PR01"}  # whose fields are attributes
-    path = Path(inspect.getsourcefile(value))
-    line = inspect.getsourcelines(value)[1]
     if inspect.getdoc(value):
         checks = checks - {"GL08"}  # numpydoc misses some docstrings that are inherited
-    for code, text in validate(name)["errors"]:
+    for code, text in errors_of(name):
         if code in checks:
+            path, line = Path(inspect.getsourcefile(value)), inspect.getsourcelines(value)[1]
             yield path, line, f"{name}: {code} {text}"
+
+
+@cache
+def errors_of(name):
+    """Return code and text of each error that numpydoc finds; classes share inherited methods."""
+    return validate(name)["errors"]
 
 
 def main():
@@ -296,7 +311,7 @@ def main():
                 print(f"{path.resolve().relative_to(ROOT.resolve())}:{line}: {text}")
         return 0
     texts = {"docstrings": docstrings, "messages": messages, "comments": comments, "names": names}
-    totals = {kind: len(list(function())) for kind, function in texts.items()}
+    totals = {kind: len(function()) for kind, function in texts.items()}
     failed = bool(public)
     for kind, limit in LIMITS.items():
         share = 100 * len(odd[kind]) / totals[kind]

@@ -29,6 +29,9 @@ REMEMBERED = 8
 MOST_MISSING = 0.8
 # Distance of an expected moment from its fixed point, in units of the features, at which EM ends.
 TOLERANCE = 2e-7
+# A noise variance below this share of the variance of a feature has to be as accurate, relative to
+# itself, as one of this share. It may fall to 0 in steps that are too small for the moments to tell.
+TINY = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +233,7 @@ def maximize_expected(
             continue
         if ascent is not None and expected.log_likelihood < best - 1e-13 * abs(best):
             if here is ascent:  # a step of EM lowers the likelihood by rounding errors only
-                converged = True
+                converged = _change_of_tiny(model, fit, expected, units) <= tol
                 break
             # Near a saddle point the extrapolation leads to it: go away in longer and longer steps.
             stretch = 2.0 * stretch if len(steps) > 1 else 1.0
@@ -243,6 +246,7 @@ def maximize_expected(
         history.append(best)
         ahead = here + stretch * (after - here) if len(steps) == 1 else fixed_point(steps)
         converged = float(np.abs(ahead - here).max()) <= tol
+        converged = converged and _change_of_tiny(model, fit, expected, units) <= tol
         here = ahead
         if converged:
             break
@@ -278,8 +282,8 @@ def slope_at(data: IncompleteMoments, model: Model, end: Fixed) -> Slope:
     gradient = 0.5 * precision @ (expected.covariance + np.outer(shift, shift) - C) @ precision
     gain = float(np.sum(gradient * (_covariance(model.fit(ahead.covariance)) - C)))
     gain += float(shift @ precision @ (ahead.mean - here.mean))
-    noise = fit.noise_variance * (1.0 if fit.scale is None else fit.scale**2)
-    return Slope(expected.log_likelihood, np.diagonal(gradient) * noise, max(0.5 * gain, 0.0))
+    by_log_noise = np.diagonal(gradient) * _noise_of(fit)
+    return Slope(expected.log_likelihood, by_log_noise, max(0.5 * gain, 0.0))
 
 
 def _covariance(fit: LowRankFit) -> np.ndarray:
@@ -288,14 +292,28 @@ def _covariance(fit: LowRankFit) -> np.ndarray:
     return C if fit.scale is None else C * fit.scale * fit.scale[:, None]
 
 
+def _change_of_tiny(model: Model, fit: LowRankFit, after: Expected, units: np.ndarray) -> float:
+    """Return the largest change in a step of EM of a log noise variance below TINY, times TINY."""
+    noise = np.broadcast_to(_noise_of(fit), units.shape)
+    is_tiny = noise < TINY * units**2
+    if not is_tiny.any():
+        return 0.0
+    change = np.log(_noise_of(model.fit(after.covariance)) / noise)
+    return TINY * float(np.abs(change[is_tiny]).max())
+
+
+def _noise_of(fit: LowRankFit) -> np.ndarray:
+    """Return the noise variance of each feature, or of all, in units of the data."""
+    return np.asarray(fit.noise_variance * (1.0 if fit.scale is None else fit.scale**2))
+
+
 def _units(moments: Expected, model: Model) -> np.ndarray:
     return units_of(moments, model.fit(moments.covariance))
 
 
 def units_of(moments: Expected, fit: LowRankFit) -> np.ndarray:
     """Return the standard deviation of each feature, or that of its noise if it is larger."""
-    noise = fit.noise_variance * (1.0 if fit.scale is None else fit.scale**2)
-    units = np.sqrt(np.maximum(np.diagonal(moments.covariance), noise))
+    units = np.sqrt(np.maximum(np.diagonal(moments.covariance), _noise_of(fit)))
     return np.where(units > 0.0, units, 1.0)
 
 

@@ -231,12 +231,12 @@ class _Searches:
     def _scores(self, ends: Sequence[Fixed]) -> np.ndarray:
         """Return the score of the model of each split, nan where its likelihood is unbounded."""
         scores = np.full(len(ends), np.nan)
-        kept = np.flatnonzero([end.is_bounded for end in ends])
-        if kept.size:
+        kept = [i for i, end in enumerate(ends) if end.is_bounded]
+        if kept:
             means, fits = [ends[i].expected.mean for i in kept], [ends[i].fit for i in kept]
-            value = self._evaluated.take(kept).log_likelihoods(means, fits)
+            value = self._evaluated.take(np.array(kept)).log_likelihoods(means, fits)
             if self._given is not None:
-                value -= self._given.take(kept).log_likelihoods(means, fits)
+                value -= self._given.take(np.array(kept)).log_likelihoods(means, fits)
             scores[kept] = value / self._totals[kept]
         return scores
 

@@ -44,7 +44,7 @@ class PPCACV(ComponentSearch, MissingValuesModel):
     the folds, and all candidates share the eigenvalues. If n < d, one Gram matrix replaces the
     moments. The chosen model is then fitted to all samples.
 
-    With missing values, each candidate is fitted by EM, from 30 features on by L-BFGS first. A fit
+    With missing values, each candidate is fitted by EM, from 20 features on by L-BFGS first. A fit
     starts at the model with fewer components and, with up to 10000 training values, another one starts
     at the mean. The scores are those at a
     maximum of the likelihood, to about 1e-6 nats if the variances of the features differ by a factor

@@ -43,15 +43,14 @@ def log_likelihood_by_quadrature(X, W, mu, n_nodes=32):
     nodes = np.stack(np.meshgrid(*[t] * k, indexing="ij"), axis=-1).reshape(-1, k)
     log_w = np.log(np.stack(np.meshgrid(*[w] * k), axis=-1).reshape(-1, k)).sum(axis=1)
     log_w += 0.5 * np.square(nodes).sum(axis=1)
+    z = np.zeros((len(X), k))
+    for _ in range(100):  # Newton's method
+        p = 1 / (1 + np.exp(-(z @ W.T + mu)))
+        H = np.eye(k) + np.einsum("nj,ja,jb->nab", p * (1 - p), W, W)
+        z = z + np.linalg.solve(H, ((X - p) @ W - z)[:, :, None])[:, :, 0]
     found = []
-    for x in X:
-        z = np.zeros(k)
-        for _ in range(100):
-            p = 1 / (1 + np.exp(-(W @ z + mu)))
-            H = np.eye(k) + (W.T * (p * (1 - p))) @ W
-            z = z + np.linalg.solve(H, W.T @ (x - p) - z)
-        L = np.linalg.cholesky(np.linalg.inv(H))
-        Z = z + nodes @ L.T
+    for x, mode, L in zip(X, z, np.linalg.cholesky(np.linalg.inv(H)), strict=True):
+        Z = mode + nodes @ L.T
         A = Z @ W.T + mu
         log_joint = A @ x - np.logaddexp(0, A).sum(axis=1) - 0.5 * np.square(Z).sum(axis=1)
         constant = np.log(np.diag(L)).sum() - 0.5 * k * np.log(2 * np.pi)

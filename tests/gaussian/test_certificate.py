@@ -159,7 +159,7 @@ def test_no_bound_is_violated(case):
 
 
 @pytest.mark.slow
-@settings(max_examples=1_000, **FAST)
+@settings(max_examples=500, **FAST)
 @given(matrices)
 def test_no_bound_is_violated_by_many_matrices(case):
     check_one(**case)

@@ -10,8 +10,10 @@ from sklearn_vae.gaussian.expected_moments import (
     LowRankFit,
     PPCAModel,
     maximize_expected,
+    slope_at,
 )
 from sklearn_vae.gaussian.factor_em import FactorUpdate, fit_incomplete_factors
+from sklearn_vae.gaussian.loadings_search import maximize_observed, null_model
 from sklearn_vae.gaussian.observed import IncompleteData, Parameters
 
 
@@ -158,3 +160,20 @@ def test_an_unbounded_likelihood_is_reported():
     data = IncompleteMoments(X, np.nanmean(X, axis=0), 6)
     end = maximize_expected(data, PPCAModel(6, None, data.data.least_noise), data.start())
     assert not end.is_bounded
+
+
+@pytest.mark.parametrize("seed", [12, 13, 54])
+def test_a_noise_variance_that_falls_to_0_does_not_converge_on_the_way(seed):
+    # Its steps are soon too small for the moments to tell, although each one halves it.
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(10, 2)) @ rng.normal(size=(2, 3)) + 0.3 * rng.normal(size=(10, 3))
+    X[rng.uniform(size=X.shape) < 0.2] = np.nan
+    X[:, 0] = np.nan
+    X[rng.choice(10, 3, replace=False), 0] = rng.normal(size=3)
+    X = X[~np.isnan(X).all(axis=1)]
+    data = IncompleteMoments(X, np.nanmean(X, axis=0), 2)
+    model = PPCAModel(2, None, data.data.least_noise)
+    end = maximize_observed(data, model, null_model(data, model))
+    assert (
+        not (end.converged and end.is_bounded) or slope_at(data, model, end).remaining_gain < 1e-6
+    )
