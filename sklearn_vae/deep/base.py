@@ -122,9 +122,6 @@ class DeepModel(EncoderDecoder, ABC):
     # Number of epochs that a fold trains before it is evaluated and the next fold trains.
     _epochs_at_once: ClassVar[int] = 5
 
-    # Whether folds are trained in float32 where precision="auto" is float64.
-    _folds_in_float32: ClassVar[bool] = False
-
     # Value of `init` that starts at the linear model.
     _linear_init: ClassVar[str] = "ppca"
 

@@ -27,7 +27,6 @@ from sklearn_vae.deep.objective_terms import ObjectiveTerms, learns_noise, objec
 from sklearn_vae.deep.training_data import TrainingData, most_held_out, prepare
 from sklearn_vae.gaussian.arrays import positive_weights
 from sklearn_vae.stored_rows import rows_of
-from sklearn_vae.training.devices import choose_device
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Reducer
 from sklearn_vae.training.scaling import standardize
 from sklearn_vae.validation import has_nan
@@ -216,9 +215,6 @@ class Fold:
         self.model = copy.copy(model)
         vars(self.model).update(callbacks=None, checkpoint=None, verbose=0, random_state=seed)
         self.model._automatic = True
-        is_auto = model._folds_in_float32 and model.precision == "auto"
-        if is_auto and choose_device(model.device, "auto", X.dtype)[1] == torch.float64:
-            self.model.precision = "float32"
         kept = np.setdiff1d(np.arange(len(X)), held_out)
         w = None if weights is None else weights[kept]
         rows, incomplete = rows_of(X, kept), has_nan(X)

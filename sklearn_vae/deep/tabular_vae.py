@@ -215,7 +215,6 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
     variational_family = "diagonal"
     _most_folds = TABLE_FOLDS
     _epochs_at_once = 10
-    _folds_in_float32 = True  # the final fit adds the digits
 
     _baseline: Array
     _marginals: dict[str, Array]  # quantile functions by the index of columns of numbers

@@ -144,7 +144,7 @@ class PPCACV(ComponentSearch, MissingValuesModel):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Samples. NaN marks a missing value A DataFrame needs one more pass to count its
+            Samples. NaN marks a missing value. A DataFrame needs one more pass to count its
             samples.
         y : array-like of shape (n_samples,), default=None
             Target for stratified splitters. It must be in memory.

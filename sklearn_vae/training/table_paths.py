@@ -47,8 +47,7 @@ class Targets(NamedTuple):
 
 
 # Forward pass of a block of columns: it takes the parameters p, (S, n, m), the targets, and a factor c,
-# and returns the sum of log p(x|z) without terms that depend on x alone. It replaces p by the derivatives
-# of log p(x_j|z) where x_j is
+# and returns the sum of log p(x|z). It replaces p by the derivatives of log p(x_j|z) where x_j is
 # observed, and sets the gradients of c times the sum with respect to the parameters of the block.
 BlockFormula: TypeAlias = Callable[[Tensor, Targets, float], Tensor]
 
@@ -114,8 +113,6 @@ class TableGradients:
             elif kind == "positive":
                 values = values.log()
                 constant[:, 0] -= values.nansum(1)
-            elif kind == "count":
-                constant[:, 0] -= torch.lgamma(values.double() + 1.0).nansum(1)
             targets.append(values)
         factors = []
         if self.is_correlated:
@@ -226,7 +223,7 @@ def _negative_binomial(block: NegativeBinomialColumns) -> BlockFormula:
         r, log_mean = log_count.exp(), p.double()
         odds = log_mean.clamp(*LOG_RATE_LIMITS) - log_count
         total, below = counts + r, softplus(odds).neg_()
-        gammas = torch.lgamma(total) - torch.lgamma(r)
+        gammas = torch.lgamma(total) - torch.lgamma(r) - torch.lgamma(counts + 1.0)
         scaled, slope = total * odds.sigmoid(), torch.digamma(total) - torch.digamma(r)
         inside = log_mean == log_mean.clamp(*LOG_RATE_LIMITS)
         p.copy_((counts - scaled) * inside)
