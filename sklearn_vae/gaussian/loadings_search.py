@@ -8,6 +8,7 @@ data, lengthened by the share of the information that is missing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -83,7 +84,9 @@ class Metric:
         self._inward /= 1.0 - np.minimum(rate[:, :, :k], MOST_MISSING)
         self._part = self._roots[:, None, :] / (lengths[:, :, None] + lengths[:, None, :])
         self._of_mean = np.concatenate([variances, np.repeat(noise, d - k, axis=1)], axis=1) / known
-        self._of_noise = 2.0 * self._noise**2 / ((d - k) * known[:, -1]) * is_noise_free
+        # A free noise variance is the average of d - k > 0 variances.
+        n_noise = d - k if is_noise_free else math.inf
+        self._of_noise = 2.0 * self._noise**2 / (n_noise * known[:, -1])
 
     def __call__(self, flat: np.ndarray) -> np.ndarray:
         """Multiply vectors of derivatives, (m, n_parameters), by the matrices."""

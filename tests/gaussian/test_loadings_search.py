@@ -55,6 +55,16 @@ def test_the_maximum_is_that_of_em(options, noise, monkeypatch):
         assert (np.diff(end.history) >= 0.0).all()
 
 
+def test_components_in_all_directions(monkeypatch):
+    data = make_data(share=0.05)
+    model = model_for(data, 8, 0.05)
+    known = maximize_expected(data, model, data.start())
+    monkeypatch.setattr(loadings_search, "maximize_expected", no_em)
+    end = maximize_observed(data, model, null_model(data, model))
+    assert end.converged
+    assert end.log_likelihood == pytest.approx(known.log_likelihood, abs=1e-9)
+
+
 @pytest.mark.parametrize("k", [0, 6])
 def test_em_takes_over_if_components_collapse(k):
     data = make_data()
