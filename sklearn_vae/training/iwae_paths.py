@@ -96,24 +96,18 @@ def _gaussian(likelihood: GaussianLikelihood) -> RowFormula:
     def formula(outputs: Tensor, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         rows, d = outputs.shape
         residual = outputs.view(-1, *x.shape).sub_(x).view(rows, d)
-        precision = torch.exp(-log_variance)
-        squares: Any = residual.square() if log_variance.ndim else None
-        if log_variance.ndim:
-            sums = torch.mv(squares, precision)
-        else:
-            sums = torch.linalg.vecdot(residual, residual).mul_(precision)
-        constant = log_variance.sum() * (d // log_variance.numel()) + d * LOG_2PI
+        # One for each feature, also if all are the same.
+        log_variances, squares = log_variance.expand(d), residual.square()
+        precision = torch.exp(-log_variances)
+        constant = log_variances.sum() + d * LOG_2PI
 
         def backward(gradient: Tensor) -> Tensor:
             if parameter.requires_grad:
-                if log_variance.ndim:
-                    own = torch.mv(squares.t(), gradient).mul_(precision).sub_(gradient.sum())
-                else:
-                    own = torch.dot(sums - d, gradient)
-                parameter.grad = own.mul_(0.5)
+                own = torch.mv(squares.t(), gradient).mul_(precision).sub_(gradient.sum())
+                parameter.grad = own.sum_to_size(log_variance.shape).mul(0.5)
             return residual.mul_(precision).mul_(gradient[:, None]).neg_()
 
-        return (sums + constant).mul_(-0.5), backward
+        return torch.mv(squares, precision).add_(constant).mul_(-0.5), backward
 
     return formula
 
