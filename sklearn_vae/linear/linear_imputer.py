@@ -134,19 +134,19 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator, ABC):
         """Return whether the fit of the distribution draws random numbers."""
         return False
 
+    @abstractmethod
     def _fit_density(
         self, X: np.ndarray, weights: np.ndarray | None, count: int, n_repeated: int, rng: Any
     ) -> None:
         """Fit the distribution of the features with observed values, and set their scales."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _density(self) -> Density:
         """Return the distribution of the scaled features with observed values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _density_model(self) -> DensityModel:
         """Return what fits the distribution to other samples or weights."""
-        raise NotImplementedError
 
     def _keep_for_draws(self, X: np.ndarray, weights: Any, rng: Any) -> None:
         """Keep the scaled data and a seed for the fits that draws and intervals need."""
