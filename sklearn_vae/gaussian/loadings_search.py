@@ -166,8 +166,8 @@ class LoadingsSearch:
         Parameters
         ----------
         starts : sequence of tuples
-            Number of the data set, model, and end of an earlier fit with at most as many components,
-            or of :func:`null_model`. The models have the same number of components, and all or none
+            Index of the data set, model, and start: a fit with at most as many components, such as
+            :func:`null_model`. The models have the same number of components, and all or none
             have a fixed noise variance.
         tol : float, default=2e-7
             Distance of an entry of the mean or covariance from the maximum, in units of the features,
