@@ -82,7 +82,7 @@ def gains_in_training(X, ks):
         model = PPCAModel(k, None, data.data.least_noise)
         end = maximize_observed(data, model, end or null_model(data, model))
         other = PPCA(k, tol=1e-14, max_iter=20_000).fit(X).elbo_
-        gains.append(data.log_likelihood(end.expected.mean, end.fit) - other)
+        gains.append(data.expect(end.expected.mean, end.fit).log_likelihood - other)
     return np.array(gains)
 
 

@@ -158,16 +158,6 @@ class IncompleteMoments:
         products += parameters.noise_variance * covariance
         return total, products, log_likelihood
 
-    def log_likelihood(self, mean: np.ndarray, fit: LowRankFit) -> float:
-        """Compute the average log-likelihood of the observed values, in nats per sample."""
-        parameters, log_scale = self._scaled(mean, fit)
-        data, total = self.data, 0.0
-        with one_thread_for(parameters.loadings.shape[1]):
-            for block in data.blocks:
-                q = data.posterior(block, parameters, by_root=True)
-                total += float(data.sum(q.log_likelihood, block.samples))
-        return (total - log_scale) / data.n
-
     def _scaled(self, mean: np.ndarray, fit: LowRankFit) -> tuple[Parameters, float]:
         """Scale the data, and return the parameters in these units and the log-density of a unit."""
         if fit.scale is None:

@@ -122,7 +122,7 @@ def test_log_likelihoods(name, k, scaled):
     ]
     values = StackedData([data.data for data in parts]).log_likelihoods(mean, fits)
     for i, data in enumerate(parts):
-        expected = data.data.n * data.log_likelihood(mean[i], fits[i])
+        expected = data.data.n * data.expect(mean[i], fits[i]).log_likelihood
         assert values[i] == pytest.approx(expected, rel=1e-12)
 
 
