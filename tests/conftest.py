@@ -51,7 +51,7 @@ def pytest_runtest_call(item):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark as slow what repeats a proof: see `cover` and `some` in pyproject.toml."""
+    """Mark as exhaustive what repeats a proof: see `cover` and `some` in pyproject.toml."""
     from tests.helpers import covering
 
     groups, unused = {}, set()
@@ -66,17 +66,17 @@ def pytest_collection_modifyitems(items):
             used = covering([item.callspec.params for item in group], cover.args[1])
             unused |= {id(item) for i, item in enumerate(group) if i not in used}
             group = [item for i, item in enumerate(group) if i in used]
-        group = [item for item in group if not item.get_closest_marker("slow")]
+        group = [item for item in group if not item.get_closest_marker("exhaustive")]
         if cover:
-            fast = covering([item.callspec.params for item in group], cover.args[0])
+            chosen = covering([item.callspec.params for item in group], cover.args[0])
         elif group and (some := group[0].get_closest_marker("some")):
             (n,) = some.args
-            fast = {round(i * (len(group) - 1) / max(n - 1, 1)) for i in range(n)}
+            chosen = {round(i * (len(group) - 1) / max(n - 1, 1)) for i in range(n)}
         else:
             continue
         for i, item in enumerate(group):
-            if i not in fast:
-                item.add_marker("slow")
+            if i not in chosen:
+                item.add_marker("exhaustive")
     items[:] = [item for item in items if id(item) not in unused]
 
 

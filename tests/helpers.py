@@ -48,10 +48,12 @@ class PeakMemory:
         sys.settrace(self.tracer)
 
 
-def slow(*values):
-    """Values of a parametrized test that only the slow tests try, as they repeat what others prove."""
+def exhaustive(*values):
+    """Values of a parametrized test that only the exhaustive tests try: they repeat what others prove."""
     return [
-        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
+        pytest.param(
+            *(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.exhaustive
+        )
         for value in values
     ]
 

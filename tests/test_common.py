@@ -232,7 +232,7 @@ def each_check(estimators, names=None):
             if names is None or name in names:
                 words = ",".join([name, *(f"{key}={value}" for key, value in options.items())])
                 if name in OF_KINDS and not isinstance(estimator, ONE_OF_EACH_KIND):
-                    marks = [*marks, pytest.mark.slow]
+                    marks = [*marks, pytest.mark.exhaustive]
                 cases.append(pytest.param(*values, marks=marks, id=f"{text}-{words}"))
     return pytest.mark.parametrize(("estimator", "check"), cases)
 

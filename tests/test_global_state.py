@@ -28,7 +28,7 @@ from sklearn_vae import (
 from sklearn_vae.diagnostics import diagnose
 from sklearn_vae.serialization import load, save
 from tests.deep.data import make_rows
-from tests.helpers import name_of, slow
+from tests.helpers import exhaustive, name_of
 
 X = make_rows(60).astype(np.float32)
 FIT = {"hidden_layer_sizes": (8,), "max_epochs": 3, "batch_size": 16, "random_state": 0}
@@ -156,13 +156,13 @@ def expected(tmp_path_factory):
     return of
 
 
-# One of each kind; the others are slow.
+# One of each kind; the others are exhaustive.
 OFTEN = {PPCA: 0, PPCAImputer: 2, "Adam": 9, BernoulliPPCA: 11, "networks": 13, DeepAutoencoder: 18}
 # Models without torch, which they do not even import (tests/test_package.py), and its settings.
 WITHOUT_TORCH = {*range(9), 11}
 OF_TORCH = set(list(SETTINGS)[: list(SETTINGS).index("one thread")])
 CASES = [
-    (i, setting) if i in OFTEN.values() else slow((i, setting))[0]
+    (i, setting) if i in OFTEN.values() else exhaustive((i, setting))[0]
     for i in range(len(ESTIMATORS))
     for setting in SETTINGS
     if i not in WITHOUT_TORCH or setting not in OF_TORCH

@@ -20,5 +20,5 @@ def test_few_cases_have_all_combinations(strength, most):
 
 @pytest.mark.some(2)
 @pytest.mark.parametrize("value", range(5))
-def test_some_cases_are_the_first_and_the_last_and_the_others_are_slow(value, request):
-    assert (value in (0, 4)) == (request.node.get_closest_marker("slow") is None)
+def test_some_cases_are_the_first_and_the_last_and_the_others_are_exhaustive(value, request):
+    assert (value in (0, 4)) == (request.node.get_closest_marker("exhaustive") is None)

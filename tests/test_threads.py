@@ -88,7 +88,12 @@ def three_threads():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+    "seed",
+    [
+        0,
+        pytest.param(1, marks=pytest.mark.exhaustive),
+        pytest.param(2, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_two_fits_in_two_threads_give_what_they_give_alone(alone, seed):
     order = np.random.default_rng(seed).permutation(len(JOBS))

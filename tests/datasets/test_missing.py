@@ -6,7 +6,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from sklearn_vae.datasets import make_missing, make_ppca
-from tests.helpers import slow
+from tests.helpers import exhaustive
 
 MECHANISMS = ["completely_at_random", "at_random", "threshold"]
 DRAWN = MECHANISMS[:2]
@@ -47,7 +47,7 @@ def test_random_state(mechanism):
 @pytest.mark.parametrize(
     ("n", "d", "fraction"), [(2, 2, 0.5), (3, 2, 0.3), (8, 2, 0.4), (6, 3, 0.6), (3, 8, 0.5)]
 )
-@pytest.mark.parametrize("seeds", [range(20), *slow(range(20, 50))], ids=["few", "more"])
+@pytest.mark.parametrize("seeds", [range(20), *exhaustive(range(20, 50))], ids=["few", "more"])
 def test_rows_and_columns_keep_a_value(n, d, fraction, mechanism, seeds):
     if mechanism == "at_random" and fraction > (d - 1) / d - 0.2:
         fraction /= 2

@@ -38,7 +38,7 @@ MODELS = [
     DeepBernoulliVAE(3, **SMALL, binarize=0.0),
     DeepAutoencoder(3, **SMALL),
 ]
-# Of each kind one: with the others the slow tests repeat what these prove.
+# Of each kind one: with the others the exhaustive tests repeat what these prove.
 OF_EACH_KIND = [MODELS[i] for i in (0, 3, 5, 7, 9, 11, 12, 13)]
 VAES = [model for model in MODELS if isinstance(model, DeepVAE)]
 # Whose noise does not depend on z, and whose posterior is a normal with independent dimensions.
@@ -52,11 +52,11 @@ GAUSSIAN = [
 
 
 def each_of(models):
-    """Decorator of a test of each of these models; all but those of `OF_EACH_KIND` are slow."""
+    """Decorator of a test of each of these models; the others than `OF_EACH_KIND` are exhaustive."""
     parameters = [
         model
         if any(model is fast for fast in OF_EACH_KIND)
-        else pytest.param(model, marks=pytest.mark.slow)
+        else pytest.param(model, marks=pytest.mark.exhaustive)
         for model in models
     ]
     return pytest.mark.parametrize("model", parameters, ids=str)

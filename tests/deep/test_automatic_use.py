@@ -11,7 +11,7 @@ from sklearn_vae.deep.choices import PLAIN
 from tests.deep import automatic
 from tests.deep.automatic import CURVED
 from tests.deep.data import parameters_of
-from tests.helpers import slow
+from tests.helpers import exhaustive
 from tests.sharing import shared
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -99,7 +99,7 @@ class DiesOnce(Callback):
             raise KilledError
 
 
-@pytest.mark.parametrize("wide", [True, *slow(False)])
+@pytest.mark.parametrize("wide", [True, *exhaustive(False)])
 def test_a_killed_fit_resumes_to_the_same_model(wide, tmp_path):
     X = WIDE if wide else CURVED
     whole = fitted_to_wide() if wide else automatic.fitted(DeepGaussianVAE, True)

@@ -268,7 +268,7 @@ def test_fits_within_fits_and_batch_norm():
 @each_of(MODELS)
 @pytest.mark.parametrize(
     "learning_rate",
-    [1e4, *(pytest.param(rate, marks=pytest.mark.slow) for rate in (1.0, 10.0))],
+    [1e4, *(pytest.param(rate, marks=pytest.mark.exhaustive) for rate in (1.0, 10.0))],
 )
 def test_large_learning_rates_end_in_the_error_or_a_finite_model(model, learning_rate):
     model = copy.deepcopy(model).set_params(learning_rate=learning_rate, max_epochs=8)

@@ -327,7 +327,7 @@ MODELS_OF_IMAGES = [
     ("networks", "model"),
     [
         # All networks with one model, and all models with one kind of networks.
-        pytest.param(networks, model, marks=() if i == 0 or j == 0 else pytest.mark.slow)
+        pytest.param(networks, model, marks=() if i == 0 or j == 0 else pytest.mark.exhaustive)
         for i, networks in enumerate([CONV, PLAIN, RESIDUAL])
         for j, model in enumerate(MODELS_OF_IMAGES)
     ],

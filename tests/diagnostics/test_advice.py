@@ -20,7 +20,7 @@ from sklearn_vae import (
 )
 from sklearn_vae.diagnostics import diagnose
 from tests.diagnostics.models import train, with_covariance
-from tests.helpers import slow
+from tests.helpers import exhaustive
 from tests.sharing import shared
 
 SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 40, "batch_size": 50, "learning_rate": 3e-3}
@@ -83,7 +83,9 @@ def followed(model, text, **options):
 
 @pytest.mark.some(4)
 @pytest.mark.filterwarnings("ignore:BernoulliPPCA has not converged")
-@pytest.mark.parametrize("name", [slow(name)[0] if ", deep" in name else name for name in MODELS])
+@pytest.mark.parametrize(
+    "name", [exhaustive(name)[0] if ", deep" in name else name for name in MODELS]
+)
 def test_a_model_accepts_all_that_it_is_advised(name):
     model, report = MODELS[name], report_of(name)
     assert not report.healthy

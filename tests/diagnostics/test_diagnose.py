@@ -36,7 +36,7 @@ from sklearn_vae.diagnostics import (
 from sklearn_vae.diagnostics.reference import GaussianReference
 from tests.deep.data import SMALL
 from tests.diagnostics.models import rows, train, with_covariance
-from tests.helpers import slow
+from tests.helpers import exhaustive
 
 DIGITS = load_digits().data[:600]
 DATA = {
@@ -63,7 +63,7 @@ def test_maximum_likelihood_is_healthy(model, name):
     assert report.entropies.converged
 
 
-@pytest.mark.parametrize("name", ["wine", *slow("digits", "breast cancer")])
+@pytest.mark.parametrize("name", ["wine", *exhaustive("digits", "breast cancer")])
 def test_a_default_vae_is_healthy(name):
     X, k = DATA[name]
     held_out, train = X[::4], np.delete(X, np.s_[::4], axis=0)
@@ -99,7 +99,7 @@ def test_category_i_of_the_linear_model():
     assert list(report.collapse.collapsed) == [3, 4]
 
 
-@pytest.mark.parametrize("deep", [False, *slow(True)])
+@pytest.mark.parametrize("deep", [False, *exhaustive(True)])
 def test_category_ii_noise_variance_fixed_too_large(deep):
     X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25], n=300)
     model = train(X, 3, noise_variance=5.0, max_epochs=60) if deep else PPCA(3, noise_variance=5.0)

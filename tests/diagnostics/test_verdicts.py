@@ -17,7 +17,7 @@ from sklearn_vae.diagnostics import diagnose
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.nn import MLP
 from tests.diagnostics.models import rows, with_covariance
-from tests.helpers import slow
+from tests.helpers import exhaustive
 from tests.sharing import shared
 
 WINE = load_wine().data
@@ -83,7 +83,7 @@ EACH_FAULT = pytest.mark.parametrize(
             for name in FAULTS
             if name not in ("inactive decoder", "copies", "dominated", "ignored")
         ),
-        *slow("inactive decoder", "copies", "dominated", "ignored"),
+        *exhaustive("inactive decoder", "copies", "dominated", "ignored"),
     ],
 )
 
@@ -123,7 +123,7 @@ def test_a_report_speaks_in_words(name):
     [
         (PPCA, WINE),
         (PPCA, RAW_CANCER),
-        *slow((DeepGaussianVAE, WINE), (DeepGaussianVAE, RAW_CANCER)),
+        *exhaustive((DeepGaussianVAE, WINE), (DeepGaussianVAE, RAW_CANCER)),
     ],
     ids=["PPCA, wine", "PPCA, cancer", "VAE, wine", "VAE, cancer"],
 )
@@ -231,7 +231,7 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize("name", ["wine", *slow("rate", "few epochs", "noise")])
+@pytest.mark.parametrize("name", ["wine", *exhaustive("rate", "few epochs", "noise")])
 def test_the_first_advice_ends_healthy_and_improves_held_out_samples(name):
     X, k, options = STARTS[name]
     X = X[np.random.RandomState(0).permutation(len(X))]

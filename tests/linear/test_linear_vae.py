@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, LinearVAE
 from sklearn_vae.training.adam import Adam
-from tests.helpers import slow
+from tests.helpers import exhaustive
 from tests.sharing import shared
 
 DIGITS = load_digits().data
@@ -251,7 +251,7 @@ FAST_STEPS = {"learning_rate": 0.03, "max_iter": 1500}
 
 @pytest.mark.parametrize(
     ("parameters", "options"),
-    [({}, FAST_STEPS), *slow((UNIT, FAST_STEPS), ({}, {"max_iter": 6000}))],
+    [({}, FAST_STEPS), *exhaustive((UNIT, FAST_STEPS), ({}, {"max_iter": 6000}))],
     ids=["fast", "unit encoder", "default rate"],
 )
 def test_adam_reaches_ppca(parameters, options):
@@ -279,7 +279,7 @@ def test_draws_come_near_ppca(parameters):
     assert vae.noise_variance_ == pytest.approx(ppca.noise_variance_, rel=0.1)
 
 
-@pytest.mark.parametrize("solver", [*SOLVERS[:2], *slow(SOLVERS[2])])
+@pytest.mark.parametrize("solver", [*SOLVERS[:2], *exhaustive(SOLVERS[2])])
 def test_columns_collapse_where_the_noise_is_held_too_large(solver):
     X = make_rows()
     values = np.linalg.eigvalsh(np.cov(X.T, bias=True))[::-1]

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from sklearn_vae import PPCA, LinearVAE
-from tests.helpers import slow
+from tests.helpers import exhaustive
 from tests.linear.test_linear_vae import ENTROPIES, entropies_of
 
 D, K = 30, 4
@@ -176,7 +176,7 @@ def test_a_stream_can_be_put_away_and_its_parameters_changed():
     assert stored.n_iter_ == 21
 
 
-@pytest.mark.parametrize("seed", [0, *slow(1, 2, 3, 4)])
+@pytest.mark.parametrize("seed", [0, *exhaustive(1, 2, 3, 4)])
 def test_directions_that_are_close_and_new_ones_are_not_missed(seed):
     # One direction is kept for the model: a rotation to the next, and to one that appears late,
     # has to be seen in what is kept beside it.

@@ -149,7 +149,7 @@ def test_agrees_with_a_gibbs_chain():
 @pytest.mark.parametrize(
     ("kind", "at_random"),
     [
-        pytest.param(FactorAnalysisImputer, False, marks=pytest.mark.slow),
+        pytest.param(FactorAnalysisImputer, False, marks=pytest.mark.exhaustive),
         (GaussianImputer, False),
         (GaussianImputer, True),
     ],

@@ -248,9 +248,9 @@ class TestMemoryMapped:
         ("shape", "dtype"),
         [
             ((50_000, 100), "uint8"),
-            pytest.param((100, 50_000), "float64", marks=pytest.mark.slow),
-            pytest.param((2500, 2000), "uint8", marks=pytest.mark.slow),
-            pytest.param((50_000, 100), "float64", marks=pytest.mark.slow),
+            pytest.param((100, 50_000), "float64", marks=pytest.mark.exhaustive),
+            pytest.param((2500, 2000), "uint8", marks=pytest.mark.exhaustive),
+            pytest.param((50_000, 100), "float64", marks=pytest.mark.exhaustive),
         ],
     )
     def test_no_copy_is_made(self, tmp_path, shape, dtype):

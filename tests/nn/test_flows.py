@@ -7,7 +7,7 @@ import torch
 from sklearn_vae.nn.flows import householder_columns
 from sklearn_vae.nn.objectives import elbo
 from sklearn_vae.nn.posteriors import DiagonalPosterior, StandardPrior, SylvesterPosterior
-from tests.helpers import slow
+from tests.helpers import exhaustive
 from tests.nn.modules import make_rows, module_of
 
 
@@ -121,7 +121,7 @@ def test_density_in_one_dimension_integrates_to_one(seed):
     check_moments(q, mean[None], variance[None])
 
 
-@pytest.mark.parametrize("seed", [0, *slow(1, 2)])
+@pytest.mark.parametrize("seed", [0, *exhaustive(1, 2)])
 def test_density_in_two_dimensions_integrates_to_one(seed):
     # Of the images of squares: their areas by the shoelace formula know nothing of log_det.
     q = flow_of(2, 1.5, seed=seed)

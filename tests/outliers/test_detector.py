@@ -29,7 +29,7 @@ from sklearn_vae import (
 from sklearn_vae.outliers import contributions, distances
 from sklearn_vae.serialization import load, save
 from tests.deep.data import SMALL
-from tests.helpers import slow
+from tests.helpers import exhaustive
 from tests.sharing import shared
 
 RNG = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def test_held_out_scores_are_those_of_models_that_have_not_seen_the_sample():
     np.testing.assert_allclose(model.estimator_.mean_, X[:100].mean(axis=0))
 
 
-@pytest.mark.parametrize("cv", [0.5, *slow(5)])
+@pytest.mark.parametrize("cv", [0.5, *exhaustive(5)])
 def test_false_alarms_are_at_most_the_level_though_the_model_is_wrong(cv):
     rng = np.random.default_rng(1)
     shares = []

@@ -15,7 +15,7 @@ from sklearn_vae.diagnostics import entropy_bound
 from sklearn_vae.plot import EntropyDisplay
 from sklearn_vae.plot.entropy import LINES
 from tests.deep.data import SMALL, make_rows
-from tests.helpers import slow
+from tests.helpers import exhaustive
 
 X = make_rows()
 
@@ -26,7 +26,7 @@ X = make_rows()
     [
         ("scalar", "standard"),
         ("diagonal", "learned_variance"),
-        *slow(("scalar", "learned_variance"), ("diagonal", "standard")),
+        *exhaustive(("scalar", "learned_variance"), ("diagonal", "standard")),
     ],
 )
 def test_lines_circles_and_bars(noise_model, prior):
@@ -65,7 +65,7 @@ def test_where_there_is_no_record_of_an_entropy_snapshots_are_drawn():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parametrization", ["unit_encoder", *slow("standard")])
+@pytest.mark.parametrize("parametrization", ["unit_encoder", *exhaustive("standard")])
 def test_a_linear_vae_has_all_entropies(parametrization):
     model = LinearVAE(2, parametrization=parametrization).fit(X)
     display = EntropyDisplay.from_estimator(model, X)

@@ -6,7 +6,7 @@ from sklearn_vae import PPCA, DeepAutoencoder, LinearVAE
 from sklearn_vae.diagnostics import Collapse, collapse
 from sklearn_vae.plot import KLDisplay
 from tests.deep.data import SMALL, make_rows
-from tests.helpers import slow
+from tests.helpers import exhaustive
 
 X = make_rows()
 
@@ -20,7 +20,7 @@ def made(k, n_active, epsilon=0.01):
 
 @pytest.mark.some(1)
 @pytest.mark.parametrize(
-    ("k", "n_active"), [(1, 0), (5, 3), (200, 37), *slow((1, 1), (40, 40), (200, 0))]
+    ("k", "n_active"), [(1, 0), (5, 3), (200, 37), *exhaustive((1, 1), (40, 40), (200, 0))]
 )
 def test_bars_are_the_kl_and_grey_what_has_collapsed(k, n_active):
     result = made(k, n_active)
@@ -64,7 +64,7 @@ def test_steps_of_several_models(k):
 
 
 @pytest.mark.some(2)
-@pytest.mark.parametrize("k", [1, 8, 17, 51, 12345, *slow(2, 5, 16, 40, 50, 200, 999)])
+@pytest.mark.parametrize("k", [1, 8, 17, 51, 12345, *exhaustive(2, 5, 16, 40, 50, 200, 999)])
 def test_ranks_are_counted_from_one(k):
     ax = KLDisplay.from_results({"a": made(k, k), "b": made(1, 1)}).ax_
     low, high = ax.get_xlim()

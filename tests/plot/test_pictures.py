@@ -27,7 +27,7 @@ from sklearn_vae.plot import (
 from sklearn_vae.plot.base import COLORS
 from sklearn_vae.plot.surface import _levels
 from tests.deep.data import make_rows
-from tests.helpers import slow
+from tests.helpers import exhaustive
 
 X = make_rows(d=12)
 MODEL = PPCA(3).fit(X)
@@ -279,7 +279,7 @@ def test_what_has_no_surface():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("svd_solver", ["full", *slow("arpack", "randomized")])
+@pytest.mark.parametrize("svd_solver", ["full", *exhaustive("arpack", "randomized")])
 def test_surface_in_the_plane_of_two_eigenvectors_of_the_model(svd_solver):
     model = PPCA(3, svd_solver=svd_solver, random_state=0).fit(X)
     options = {"directions": (1, 2), "n_grid": 5}

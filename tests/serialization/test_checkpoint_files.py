@@ -27,7 +27,7 @@ from sklearn_vae.serialization.checkpoint import (
     write_checkpoint,
 )
 from sklearn_vae.training.loop import VAENet
-from tests.helpers import slow
+from tests.helpers import exhaustive
 from tests.serialization.checkpointed_models import (
     LINEAR,
     SMALL,
@@ -93,7 +93,7 @@ def test_safetensors_reads_it(tmp_path):
         load(path)
 
 
-@pytest.mark.parametrize("step", [7, *slow(1)])
+@pytest.mark.parametrize("step", [7, *exhaustive(1)])
 def test_every_flipped_bit_and_every_cut_is_noticed(step, tmp_path):
     path = tmp_path / "file"
     write_checkpoint(path, content_of({"a": np.arange(3.0), "b": "text"}))
@@ -116,7 +116,7 @@ DAMAGES = ["flip", "cut", "empty", "folder"]
     [
         *itertools.product([MODEL], DAMAGES),
         (LINEAR[0], "cut"),
-        *slow(
+        *exhaustive(
             *itertools.product(LINEAR[1:5:3], DAMAGES),
             *itertools.product(LINEAR[:1], ["flip", "empty", "folder"]),
         ),
@@ -174,7 +174,7 @@ def odd_contents(content):
     ("model", "finished"),
     [
         (LINEAR[0], True),
-        *slow(
+        *exhaustive(
             (MODEL, False),
             (MODEL, True),
             (LINEAR[0], False),
@@ -582,7 +582,7 @@ class FullDisk:
     [
         *itertools.product([MODEL], [0, 1, 1.5]),
         (LINEAR[0], 1.5),
-        *slow(*itertools.product(LINEAR[1:5:3], [0, 1, 1.5]), (LINEAR[0], 0), (LINEAR[0], 1)),
+        *exhaustive(*itertools.product(LINEAR[1:5:3], [0, 1, 1.5]), (LINEAR[0], 0), (LINEAR[0], 1)),
     ],
     ids=str,
 )

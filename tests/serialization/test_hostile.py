@@ -22,15 +22,15 @@ from sklearn_vae.public import ESTIMATORS
 from sklearn_vae.serialization import container, load, save
 from sklearn_vae.serialization.models import RECORDS, SCALERS
 from sklearn_vae.state import is_fitted
-from tests.helpers import slow
+from tests.helpers import exhaustive
 from tests.serialization.files import change, changed, packed, part_of, sealed, unpacked
 from tests.serialization.models import CASES, assert_same, fitted, model_of
 
 # Of which files are changed: small ones with all kinds of things in them.
 MODELS = ["ppca", "imputer", "deep-gaussian-arrays", "deep-autoencoder-conv"]
 
-# Of each of these files, damaged ones and hostile ones: a thousand of each kind in the slow tests.
-MUTATIONS = [60, pytest.param(250, marks=pytest.mark.slow)]
+# Of each of these files, damaged ones and hostile ones: a thousand of each kind in the exhaustive tests.
+MUTATIONS = [60, pytest.param(250, marks=pytest.mark.exhaustive)]
 
 # Bytes that a load may take: so many times those of a file, and these. Seconds of the thread's own
 # work at most, whatever else the machine does meanwhile.
@@ -360,7 +360,7 @@ METHODS = ["transform", "score_samples", "posterior", "sample", "inverse_transfo
 @pytest.mark.parametrize(
     "name",
     ["ppca", "linear", "bernoulli", "imputer", "dequantizer", "logit", "deep-gaussian",
-     *(pytest.param(name, marks=pytest.mark.slow) for name in
+     *(pytest.param(name, marks=pytest.mark.exhaustive) for name in
        ("ppca-without-noise", "ppcacv", "pipeline-scaled", "deep-gaussian-heteroscedastic",
         "deep-bernoulli", "deep-autoencoder"))],
 )  # fmt: skip
@@ -733,7 +733,9 @@ def test_a_file_that_is_written_to_while_it_is_read(tmp_path, monkeypatch):
         # All of one hash, so that each is compared with all others.
         ({"set": [(2**61 - 1) * i for i in range(60_000)]}, "keys have the same hash"),
         ({"dict": [[(2.0**61 - 1) * 2.0**i, i] for i in range(900)]}, None),
-        *slow(({"dict": [[(2**61 - 1) * i, 0] for i in range(60_000)]}, "have the same hash")),
+        *exhaustive(
+            ({"dict": [[(2**61 - 1) * i, 0] for i in range(60_000)]}, "have the same hash")
+        ),
         ({"set": [{"tuple": [(2**61 - 1) * i]} for i in range(20_000)]}, "keys have the same hash"),
         ({"set": [{"tuple": [-1 - i // 2**j % 2 for j in range(5)]} for i in range(32)]}, None),
     ],
@@ -762,7 +764,7 @@ def test_a_name_of_an_attribute_that_would_take_long(tmp_path):
 @pytest.mark.some(4)
 @pytest.mark.parametrize("part", ["[]", "{}", '{"":0}', "[0]"])
 @pytest.mark.parametrize(
-    "times", [20_000, 300_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
+    "times", [20_000, 300_000, pytest.param(1_000_000, marks=pytest.mark.exhaustive)]
 )
 def test_lists_that_are_small_in_a_file_and_large_in_memory(part, times, tmp_path):
     path = tmp_path / "model"

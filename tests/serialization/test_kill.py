@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae import DeepGaussianVAE, LinearVAE
-from tests.helpers import slow
+from tests.helpers import exhaustive
 from tests.serialization.checkpointed_models import SMALL, X, rows_of, same
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
@@ -97,7 +97,7 @@ def fit_and_stop_in(model, name, writing):
     model.fit(X)
 
 
-@pytest.mark.parametrize("name", ["replace", *slow("fsync")])
+@pytest.mark.parametrize("name", ["replace", *exhaustive("fsync")])
 def test_a_kill_within_a_write_leaves_the_file_before(name, processes, tmp_path):
     model = DeepGaussianVAE(3, **SMALL)
     expected = clone(model).fit(X)
