@@ -46,5 +46,8 @@ def test_entropies_of_many_counts_are_those_of_each():
     log_mean = 2.0 + 2.0 * torch.randn(32, 60, 4, generator=generator, dtype=torch.float64)
     log_count = torch.tensor([-2.0, 0.0, 3.0, math.log(1e6)], dtype=torch.float64)
     found = NegativeBinomial(log_mean, log_count).entropy_terms()
-    rows = [NegativeBinomial(row, log_count).entropy_terms() for row in log_mean.flatten(0, 1)]
-    torch.testing.assert_close(found, torch.stack(rows).view(found.shape), rtol=1e-8, atol=1e-8)
+    some = slice(None, None, 16)
+    rows = [
+        NegativeBinomial(row, log_count).entropy_terms() for row in log_mean.flatten(0, 1)[some]
+    ]
+    torch.testing.assert_close(found.flatten(0, 1)[some], torch.stack(rows), rtol=1e-8, atol=1e-8)
