@@ -84,7 +84,15 @@ def followed(model, text, **options):
 @pytest.mark.some(4)
 @pytest.mark.filterwarnings("ignore:BernoulliPPCA has not converged")
 @pytest.mark.parametrize(
-    "name", [exhaustive(name)[0] if ", deep" in name else name for name in MODELS]
+    "name",
+    [
+        exhaustive(name)[0]
+        if ", deep" in name
+        else pytest.param(name, marks=pytest.mark.slow)
+        if name == "deep"
+        else name
+        for name in MODELS
+    ],
 )
 def test_a_model_accepts_all_that_it_is_advised(name):
     model, report = MODELS[name], report_of(name)
