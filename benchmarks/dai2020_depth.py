@@ -16,13 +16,14 @@ The claims are about errors of the training samples, the mean squared error per 
 
     python benchmarks/dai2020_depth.py [--scale cpu] [--data FASHION.npz CIFAR.npz FACES.npz]
         [--only fc start variants conv residual] [--output FOLDER] [--jobs 2] [--minutes 9]
+    python benchmarks/dai2020_depth.py --only fc --data FASHION.npz --images 60000 --epochs 4
     python benchmarks/dai2020_depth.py --scale full \\
         --data fashion_mnist cifar10 cifar100 svhn celeba64
 
-The first data set of --data is for fully connected networks, the others, if any, are for
-convolutions, reduced to at most 32 pixels. Names are those of `sklearn_vae.datasets.fetch_...`. The
-errors of convolutions are divided by that of the shallowest autoencoder and averaged over the data
-sets. Without --data, scikit-learn's digits are used.
+The first data set of --data is for fully connected networks, as are --images and --epochs, the others,
+if any, are for convolutions, reduced to at most 32 pixels. Names are those of
+`sklearn_vae.datasets.fetch_...`. The errors of convolutions are divided by that of the shallowest
+autoencoder and averaged over the data sets. Without --data, scikit-learn's digits are used.
 
 In the paper, the plain convolutions of figure 1 are those of CIFAR-100 and the residual networks are
 averaged over four data sets, figure 2 has 2, 4 and 5 layers per scale, and gamma is learned by gradient
@@ -327,9 +328,8 @@ def claim_residual(fits, claims, blocks, decides):
         )
 
 
-def run_parts(study, parts, X, names):
+def run_parts(study, settings, parts, X, names):
     """Run the parts: X is for fully connected networks, `names` are data sets for the others."""
-    settings = SCALES[study.arguments.scale]
     fits, depths = Fits(study, settings), settings["depths"]
     if "fc" in parts:
         for model in MODELS:
@@ -367,13 +367,15 @@ def label(name):
 def main():
     """Run the chosen parts."""
     chosen = {"nargs": "+", "choices": PARTS, "default": PARTS, "help": "parts; by default all"}
-    study = Study(__doc__, only=chosen)
+    study = Study(__doc__, only=chosen, images={"type": int}, epochs={"type": int})
     arguments = study.arguments
     parts, settings = arguments.only, SCALES[arguments.scale]
+    if arguments.epochs:
+        settings = {**settings, "fc": {**settings["fc"], "max_epochs": arguments.epochs}}
     names, small = arguments.data or [None], arguments.scale == "smoke"
-    X, _ = images(names[0], settings["n"][0], np.inf)
+    X, _ = images(names[0], arguments.images or settings["n"][0], np.inf)
     ppca = PPCA(settings["fc"]["n_components"], svd_solver="full").fit(X)
-    fits, claims = run_parts(study, parts, X, names), Claims(arguments.scale)
+    fits, claims = run_parts(study, settings, parts, X, names), Claims(arguments.scale)
     if "fc" in parts:
         claim_fully_connected(fits, claims)
         claim_cure(fits, claims, ppca)
