@@ -51,7 +51,7 @@ def pytest_runtest_call(item):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark as exhaustive what repeats a proof: see `cover` and `some` in pyproject.toml."""
+    """Mark cases as slow or exhaustive: see `cover` and `some` in pyproject.toml."""
     from tests.helpers import covering
 
     groups, unused = {}, set()
@@ -67,16 +67,18 @@ def pytest_collection_modifyitems(items):
             unused |= {id(item) for i, item in enumerate(group) if i not in used}
             group = [item for i, item in enumerate(group) if i in used]
         group = [item for item in group if not item.get_closest_marker("exhaustive")]
+        group = [item for item in group if not item.get_closest_marker("slow")] or group
+        others = "exhaustive"
         if cover:
             chosen = covering([item.callspec.params for item in group], cover.args[0])
         elif group and (some := group[0].get_closest_marker("some")):
-            (n,) = some.args
+            n, others = (*some.args, others)[:2]
             chosen = {round(i * (len(group) - 1) / max(n - 1, 1)) for i in range(n)}
         else:
             continue
         for i, item in enumerate(group):
             if i not in chosen:
-                item.add_marker("exhaustive")
+                item.add_marker(others)
     items[:] = [item for item in items if id(item) not in unused]
 
 

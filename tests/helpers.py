@@ -48,14 +48,19 @@ class PeakMemory:
         sys.settrace(self.tracer)
 
 
+def slow(*values):
+    """Values of a parametrized test each of which proves something of its own, in the slow tests."""
+    return _marked(values, pytest.mark.slow)
+
+
 def exhaustive(*values):
-    """Values of a parametrized test that only the exhaustive tests try: they repeat what others prove."""
-    return [
-        pytest.param(
-            *(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.exhaustive
-        )
-        for value in values
-    ]
+    """Values of a parametrized test that repeat what others prove, in the exhaustive tests."""
+    return _marked(values, pytest.mark.exhaustive)
+
+
+def _marked(values, mark):
+    rows = (value if isinstance(value, tuple) else (value,) for value in values)
+    return [pytest.param(*row, marks=mark) for row in rows]
 
 
 def name_of(value):

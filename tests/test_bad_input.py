@@ -432,7 +432,7 @@ def check_parameters(index, parameters):
     check_results(model, results_of(model, GOOD), *GOOD.shape)
 
 
-@pytest.mark.some(8)
+@pytest.mark.some(8, "slow")
 @pytest.mark.parametrize("index", range(len(ESTIMATORS)))
 def test_numbers_of_numpy_are_as_good_as_those_of_python(index):
     # GridSearchCV takes them from np.arange and np.logspace.
@@ -472,7 +472,7 @@ def test_bad_rows_give_a_right_answer_or_a_clear_error(index, X):
     check_fit(index, X)
 
 
-@pytest.mark.some(8)
+@pytest.mark.some(8, "slow")
 @pytest.mark.parametrize("index", range(len(ESTIMATORS)))
 def test_a_huge_value_beside_a_missing_one(index):
     check_fit(index, np.array([[np.nan, 0.8, 0.3], [1e200, 0.9, 0.4], [np.nan, 0.1, 0.9]]))

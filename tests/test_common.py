@@ -195,7 +195,7 @@ OF_VALUES = {
 }
 
 
-# Checks of containers and of attributes that all classes of a kind share; fast for one of each kind.
+# Checks of containers and of attributes that all classes of a kind share; slow but for one of each kind.
 OF_KINDS = {
     "check_dtype_object",
     "check_estimators_fit_returns_self",
@@ -232,7 +232,7 @@ def each_check(estimators, names=None):
             if names is None or name in names:
                 words = ",".join([name, *(f"{key}={value}" for key, value in options.items())])
                 if name in OF_KINDS and not isinstance(estimator, ONE_OF_EACH_KIND):
-                    marks = [*marks, pytest.mark.exhaustive]
+                    marks = [*marks, pytest.mark.slow]
                 cases.append(pytest.param(*values, marks=marks, id=f"{text}-{words}"))
     return pytest.mark.parametrize(("estimator", "check"), cases)
 

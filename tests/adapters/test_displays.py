@@ -24,7 +24,7 @@ OF_ONE_MODEL = (
 DISPLAYS = [name for name in plot.__all__ if name not in NOT_FOR_VAES]
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(4, "slow")
 @pytest.mark.parametrize("name", DISPLAYS)
 def test_every_display_of_a_vae_takes_an_adapted_one(name):
     vae, adapted, X = copied("scalar")
@@ -51,7 +51,7 @@ def test_displays_of_training_need_a_history(name):
 WITHOUT_HISTORY = [name for name in DISPLAYS if name not in ("TrainingDisplay", "EntropyDisplay")]
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(4, "slow")
 @pytest.mark.parametrize("name", WITHOUT_HISTORY)
 @pytest.mark.parametrize("kind", ["conditional", "counts"])
 def test_displays_take_covariates_and_counts(name, kind):

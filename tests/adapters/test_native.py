@@ -49,7 +49,7 @@ def test_every_number_is_that_of_the_native_model(name, function):
         np.testing.assert_allclose(result[key], value, rtol=1e-6, atol=1e-6, err_msg=key)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(3, "slow")
 @pytest.mark.parametrize("name", NATIVE)
 def test_the_findings_and_verdicts_are_those_of_the_native_model(name):
     vae, adapted, X = copied(name)

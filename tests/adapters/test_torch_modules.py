@@ -175,7 +175,7 @@ def unit_rows():
     return ((X - X.min(axis=0)) / np.ptp(X, axis=0)).astype(np.float32)
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(2, "slow")
 @pytest.mark.parametrize("kind", ["VAE", "BetaVAE", "IWAE", "VAMP"])
 @pytest.mark.parametrize("loss", ["mse", "bce"])
 def test_the_loss_of_pythae_is_the_bound_of_its_adapter(kind, loss):

@@ -1,5 +1,7 @@
 """Rows and small models for tests."""
 
+import zlib
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -12,6 +14,7 @@ from sklearn_vae import (
     DeepGaussianVAE,
 )
 from sklearn_vae.deep.vae import DeepVAE
+from tests.helpers import exhaustive, slow
 from tests.sharing import shared
 
 SMALL = {"hidden_layer_sizes": (16,), "max_epochs": 3, "batch_size": 32, "random_state": 0}
@@ -38,8 +41,10 @@ MODELS = [
     DeepBernoulliVAE(3, **SMALL, binarize=0.0),
     DeepAutoencoder(3, **SMALL),
 ]
-# Of each kind one: with the others the exhaustive tests repeat what these prove.
+# Of each kind one.
 OF_EACH_KIND = [MODELS[i] for i in (0, 3, 5, 7, 9, 11, 12, 13)]
+# These have something of their own; with the rest the exhaustive tests repeat what all these prove.
+OTHER_KINDS = [MODELS[i] for i in (1, 4, 8, 10)]
 VAES = [model for model in MODELS if isinstance(model, DeepVAE)]
 # Whose noise does not depend on z, and whose posterior is a normal with independent dimensions.
 GAUSSIAN = [
@@ -52,14 +57,23 @@ GAUSSIAN = [
 
 
 def each_of(models):
-    """Decorator of a test of each of these models; the others than `OF_EACH_KIND` are exhaustive."""
-    parameters = [
-        model
-        if any(model is fast for fast in OF_EACH_KIND)
-        else pytest.param(model, marks=pytest.mark.exhaustive)
-        for model in models
-    ]
-    return pytest.mark.parametrize("model", parameters, ids=str)
+    """Decorator of a test of each of these models: `OTHER_KINDS` are slow, the rest exhaustive.
+
+    Each test starts with another one, so that `some` takes different models in different tests.
+    """
+
+    def parameter(model):
+        if any(model is one for one in OF_EACH_KIND):
+            return model
+        (marked,) = (slow if any(model is one for one in OTHER_KINDS) else exhaustive)(model)
+        return marked
+
+    def decorate(test):
+        start = zlib.crc32(test.__name__.encode()) % len(models)
+        parameters = [parameter(model) for model in (*models[start:], *models[:start])]
+        return pytest.mark.parametrize("model", parameters, ids=str)(test)
+
+    return decorate
 
 
 def make_rows(n=150, d=8, k=3, seed=0, noise=0.3):

@@ -72,7 +72,7 @@ def _projected(X):
     return pca.inverse_transform(pca.transform(X))
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize("kind", [DeepGaussianVAE, DeepBernoulliVAE, DeepAutoencoder])
 def test_noise_keeps_the_linear_model_and_diagnose_says_so(kind):
     model = fitted(kind, False)
@@ -331,7 +331,7 @@ HALF = CURVED[:120]
 WIDE = {"hidden_layer_sizes": (64,), "learning_rate": 1e-2}
 
 
-@pytest.mark.some(5)
+@pytest.mark.some(5, "slow")
 @pytest.mark.parametrize(
     ("kind", "X", "options", "match"),
     [

@@ -72,7 +72,7 @@ def test_scores_are_near_those_of_many_draws(n_components):
     assert model.score(rows) == pytest.approx(expected, abs=0.1)
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize("noise_model", ["scalar", "heteroscedastic"])
 def test_the_error_of_scores_is_small_and_reported(noise_model):
     rows = make_ppca_ring(200, random_state=0)[0]
@@ -118,7 +118,7 @@ def test_what_fit_says_of_the_training_rows(model):
     np.testing.assert_allclose(model.entropy_gap_.dimensions, 0.5 * (1 - second_moment), rtol=1e-9)
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @each_vae
 def test_the_noise_in_closed_form_is_at_its_optimum_and_other_noise_shows(model):
     model = fitted(model)
@@ -264,7 +264,7 @@ def test_learning_starts_where_it_is_told():
         assert found == pytest.approx(0.125) if update == "gradient" else 0.125 < found < 1
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize("noise_model", ["scalar", "diagonal"])
 def test_a_bad_start_of_the_noise_is_forgotten(noise_model):
     ppca = PPCA(K).fit(X).noise_variance_

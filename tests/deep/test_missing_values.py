@@ -66,7 +66,7 @@ def test_a_linear_model_is_ppca_of_what_was_observed():
     np.testing.assert_allclose(vae.posterior(HOLES)[1][3], 1.0)
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(2, "slow")
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -142,7 +142,7 @@ def test_nonlinear_models_approach_the_exact_conditional_moments(binary):
     np.testing.assert_array_equal(*twice)
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(4, "slow")
 @pytest.mark.parametrize("model", VAES, ids=str)
 def test_every_vae_trains_with_missing_values(model):
     vae = clone(model).fit(HOLES)

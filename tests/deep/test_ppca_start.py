@@ -105,7 +105,7 @@ def test_fixed_noise_of_each_feature_has_the_loadings_of_factor_analysis():
     np.testing.assert_allclose(vae.score_samples(X), scores, atol=1e-8)
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize("noise_model", ["scalar", "diagonal", "heteroscedastic"])
 def test_latents_beyond_the_rank_are_collapsed_and_noise_is_not_zero(noise_model):
     rows = np.random.default_rng(0).normal(size=(60, 2)) @ [[1.0, 2, 0, 1], [0, 1, 1, 1]]

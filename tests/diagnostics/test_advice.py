@@ -20,7 +20,7 @@ from sklearn_vae import (
 )
 from sklearn_vae.diagnostics import diagnose
 from tests.diagnostics.models import train, with_covariance
-from tests.helpers import exhaustive
+from tests.helpers import exhaustive, slow
 from tests.sharing import shared
 
 SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 40, "batch_size": 50, "learning_rate": 3e-3}
@@ -48,6 +48,11 @@ MODELS = {
     "bits, deep": DeepBernoulliVAE(3, binarize=0.0, **DEEP),
     "autoencoder, deep": DeepAutoencoder(3, **DEEP),
 }
+
+
+REPEATED = ["held, deep", "gradient, deep", "heteroscedastic, deep"]
+LARGE = [name for name in MODELS if "deep" in name and name not in REPEATED]
+SMALL_MODELS = [name for name in MODELS if "deep" not in name]
 
 
 def spectrum():
@@ -81,19 +86,9 @@ def followed(model, text, **options):
     return clone(model).set_params(**{**settings(text), **options})
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(3, "slow")
 @pytest.mark.filterwarnings("ignore:BernoulliPPCA has not converged")
-@pytest.mark.parametrize(
-    "name",
-    [
-        exhaustive(name)[0]
-        if ", deep" in name
-        else pytest.param(name, marks=pytest.mark.slow)
-        if name == "deep"
-        else name
-        for name in MODELS
-    ],
-)
+@pytest.mark.parametrize("name", [*SMALL_MODELS, *slow(*LARGE), *exhaustive(*REPEATED)])
 def test_a_model_accepts_all_that_it_is_advised(name):
     model, report = MODELS[name], report_of(name)
     assert not report.healthy

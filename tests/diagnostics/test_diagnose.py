@@ -36,7 +36,7 @@ from sklearn_vae.diagnostics import (
 from sklearn_vae.diagnostics.reference import GaussianReference
 from tests.deep.data import SMALL
 from tests.diagnostics.models import rows, train, with_covariance
-from tests.helpers import exhaustive
+from tests.helpers import exhaustive, slow
 
 DIGITS = load_digits().data[:600]
 DATA = {
@@ -99,7 +99,7 @@ def test_category_i_of_the_linear_model():
     assert list(report.collapse.collapsed) == [3, 4]
 
 
-@pytest.mark.parametrize("deep", [False, *exhaustive(True)])
+@pytest.mark.parametrize("deep", [False, *slow(True)])
 def test_category_ii_noise_variance_fixed_too_large(deep):
     X = with_covariance([9, 4, 1, 0.25, 0.25, 0.25], n=300)
     model = train(X, 3, noise_variance=5.0, max_epochs=60) if deep else PPCA(3, noise_variance=5.0)

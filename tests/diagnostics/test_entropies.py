@@ -186,7 +186,7 @@ def test_where_no_part_stands_out_the_largest_are_named():
     assert all("not at its optimum" in verdict for verdict in found.verdicts)
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize("deep", [False, True])
 def test_the_gain_of_another_scale_of_the_logits(deep):
     X = (rows() > rows().mean(axis=0)).astype(float)

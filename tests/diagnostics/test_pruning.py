@@ -58,7 +58,7 @@ def fitted(name):
     return clone(MODELS[name]).fit(X), X
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(4, "slow")
 @pytest.mark.parametrize("name", MODELS)
 def test_a_pruned_model_is_an_ordinary_one_with_its_score(name):
     model, X = fitted(name)
@@ -86,7 +86,7 @@ def test_a_pruned_model_is_an_ordinary_one_with_its_score(name):
     assert model.score(X) == before
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(3, "slow")
 @pytest.mark.parametrize("name", MODELS)
 def test_without_data_the_dimensions_are_those_of_the_fit(name):
     model, X = fitted(name)
@@ -96,7 +96,7 @@ def test_without_data_the_dimensions_are_those_of_the_fit(name):
     assert len(pruned.kl_per_dim_) == pruned.n_components_
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(2, "slow")
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "PPCACV"])
 def test_a_pruned_model_can_be_cloned_saved_and_fitted_again(name, tmp_path):
     model, X = fitted(name)

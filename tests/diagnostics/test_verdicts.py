@@ -17,7 +17,7 @@ from sklearn_vae.diagnostics import diagnose
 from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.nn import MLP
 from tests.diagnostics.models import rows, with_covariance
-from tests.helpers import exhaustive
+from tests.helpers import exhaustive, slow
 from tests.sharing import shared
 
 WINE = load_wine().data
@@ -83,7 +83,7 @@ EACH_FAULT = pytest.mark.parametrize(
             for name in FAULTS
             if name not in ("inactive decoder", "copies", "dominated", "ignored")
         ),
-        *exhaustive("inactive decoder", "copies", "dominated", "ignored"),
+        *slow("inactive decoder", "copies", "dominated", "ignored"),
     ],
 )
 
@@ -123,7 +123,7 @@ def test_a_report_speaks_in_words(name):
     [
         (PPCA, WINE),
         (PPCA, RAW_CANCER),
-        *exhaustive((DeepGaussianVAE, WINE), (DeepGaussianVAE, RAW_CANCER)),
+        *slow((DeepGaussianVAE, WINE), (DeepGaussianVAE, RAW_CANCER)),
     ],
     ids=["PPCA, wine", "PPCA, cancer", "VAE, wine", "VAE, cancer"],
 )
@@ -192,7 +192,7 @@ def test_convergence_is_not_claimed_without_a_history():
     assert "converged within" not in text
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize(("jumps", "category"), [(40.0, "unstable"), (0.01, "optimum")])
 def test_unstable_training_is_found_in_the_history_of_another_library(jumps, category):
     bounds = stopped().score(CANCER) + jumps * np.random.default_rng(0).normal(size=100)

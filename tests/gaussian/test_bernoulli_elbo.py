@@ -141,7 +141,7 @@ def test_the_bound_less_the_entropies_is_made_of_derivatives(seed):
     assert abs(gap) > 1e-2
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_the_bound_is_below_the_log_likelihood_and_importance_sampling_close(k, scale):

@@ -32,7 +32,7 @@ def test_bic_of_each_model(shape):
         assert value == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize("shape", [(41, 10), (10, 41), (12, 12)])
 def test_noise_eigenvalues_have_the_distribution_of_white_noise(shape):
     n, d = shape
@@ -63,7 +63,7 @@ def test_threshold_of_square_matrices_is_the_published_one():
     assert threshold**0.5 == pytest.approx(2.858 * np.median(values) ** 0.5, rel=1e-3)
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize("shape", [(300, 20), (30, 200), (100, 100)])
 def test_noise_exceeds_the_limits_in_five_percent_of_the_cases(shape):
     noise = noise_eigenvalues(*shape, 400, np.random.RandomState(1))

@@ -58,7 +58,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 class TestAgainstDenseMatrices:
-    @pytest.mark.some(3)
+    @pytest.mark.some(3, "slow")
     def test_density_posterior_and_imputation(self, case):
         X, parameters = make_case(**case)
         expected = [dense(x, parameters) for x in X]
@@ -78,7 +78,7 @@ class TestAgainstDenseMatrices:
         np.testing.assert_allclose(std[~seen] ** 2, variance[~seen], atol=1e-10)
         np.testing.assert_array_equal(impute(X, parameters)[0], values)
 
-    @pytest.mark.some(3)
+    @pytest.mark.some(3, "slow")
     def test_averages(self, case):
         X, parameters = make_case(**case)
         rows = IncompleteData(X, parameters.mean, parameters.loadings.shape[1])
@@ -90,7 +90,7 @@ class TestAgainstDenseMatrices:
         np.testing.assert_allclose(log_variance, np.mean(np.log(variance), axis=0), atol=1e-10)
         np.testing.assert_allclose(log_det, np.linalg.slogdet(covariance)[1].mean(), atol=1e-9)
 
-    @pytest.mark.some(3)
+    @pytest.mark.some(3, "slow")
     def test_sums_of_the_e_step(self, case):
         X, parameters = make_case(**case)
         center = np.nan_to_num(np.nanmean(X, axis=0))

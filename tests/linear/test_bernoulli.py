@@ -161,7 +161,7 @@ def test_draws_are_those_of_the_model(model):
     assert not np.array_equal(rows, model.sample(20_000, random_state=1)[0])
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @each_fitted
 def test_rows_depend_on_neither_order_nor_company_nor_blocks(model, monkeypatch):
     def said(rows):

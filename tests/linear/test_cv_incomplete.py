@@ -56,7 +56,7 @@ def grid_search(model, grid, X, cv, weights=None, **params):
 
 
 class TestMissingValues:
-    @pytest.mark.some(1)
+    @pytest.mark.some(1, "slow")
     @pytest.mark.parametrize("weighted", [False, True])
     @pytest.mark.parametrize("cv", [3, ShuffleSplit(2, random_state=0)])
     def test_scores_of_ppca_are_those_of_grid_search(self, cv, weighted):
@@ -234,7 +234,7 @@ def test_a_warm_start_does_not_end_at_a_lower_maximum():
 
 
 class TestFactorAnalysisCV:
-    @pytest.mark.some(1)
+    @pytest.mark.some(1, "slow")
     @pytest.mark.parametrize("shape", [(240, 9), (40, 60)])
     @pytest.mark.parametrize("weighted", [False, True])
     def test_scores_are_those_of_grid_search(self, shape, weighted):
@@ -278,7 +278,7 @@ class TestFactorAnalysisCV:
         with pytest.raises(ValueError, match="only NaN in column 3"):
             FactorAnalysisCV([1]).fit(X)
 
-    @pytest.mark.some(1)
+    @pytest.mark.some(1, "slow")
     @pytest.mark.parametrize("weighted", [False, True])
     def test_missing_values(self, weighted):
         X = incomplete_factors() * np.geomspace(1.0, 5.0, 9)
@@ -289,7 +289,7 @@ class TestFactorAnalysisCV:
         expected = grid_search(FactorAnalysis(**EXACT), grid, X, 3, weights)
         np.testing.assert_allclose(split_scores(model.cv_results_), expected, rtol=0, atol=1e-6)
 
-    @pytest.mark.some(1)
+    @pytest.mark.some(1, "slow")
     @pytest.mark.parametrize("held_out", ["samples", "entries"])
     def test_the_choice_does_not_depend_on_units(self, held_out):
         X = incomplete_factors()
@@ -320,7 +320,7 @@ class TestFactorAnalysisCV:
         np.testing.assert_allclose(model.get_covariance(), fitted.get_covariance(), rtol=1e-6)
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(2, "slow")
 @pytest.mark.parametrize("held_out", ["samples", "entries"])
 @pytest.mark.parametrize("module", [ppca_cv, factor_analysis_cv])
 def test_many_features_give_the_same_scores_by_single_fits(module, held_out, monkeypatch):

@@ -316,7 +316,7 @@ class TestDataFrame:
 class TestReads:
     """Every block is read once; what comes back is no larger than moments."""
 
-    @pytest.mark.some(1)
+    @pytest.mark.some(1, "slow")
     @pytest.mark.parametrize(
         "estimator",
         [
@@ -367,7 +367,7 @@ class TestReads:
 
 
 class TestMethods:
-    @pytest.mark.some(4)
+    @pytest.mark.some(4, "slow")
     @pytest.mark.parametrize("coordinates", ["posterior", "principal", "whitened"])
     @pytest.mark.parametrize("estimator", [PPCA(3), PPCA(0), PPCACV([2], cv=2)], ids=str)
     def test_blocks_give_what_rows_give(self, estimator, coordinates):

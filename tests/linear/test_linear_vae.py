@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import PPCA, LinearVAE
 from sklearn_vae.training.adam import Adam
-from tests.helpers import exhaustive
+from tests.helpers import exhaustive, slow
 from tests.sharing import shared
 
 DIGITS = load_digits().data
@@ -136,7 +136,7 @@ def test_components_can_be_counted_as_in_pca():
     assert LinearVAE(None).fit(make_rows()).n_components_ == 8
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(3, "slow")
 @pytest.mark.parametrize("model", MODELS + WITH_FIXED_NOISE)
 def test_the_bound_is_below_the_likelihood_and_is_its_average_over_draws(model):
     X, vae = make_rows(), fitted(model)
@@ -251,7 +251,7 @@ FAST_STEPS = {"learning_rate": 0.03, "max_iter": 1500}
 
 @pytest.mark.parametrize(
     ("parameters", "options"),
-    [({}, FAST_STEPS), *exhaustive((UNIT, FAST_STEPS), ({}, {"max_iter": 6000}))],
+    [({}, FAST_STEPS), *slow((UNIT, FAST_STEPS)), *exhaustive(({}, {"max_iter": 6000}))],
     ids=["fast", "unit encoder", "default rate"],
 )
 def test_adam_reaches_ppca(parameters, options):

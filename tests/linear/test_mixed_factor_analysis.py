@@ -16,7 +16,7 @@ from sklearn_vae import BernoulliPPCA, FactorAnalysis, MixedFactorAnalysis
 from sklearn_vae.diagnostics import collapse, diagnose, entropy_bound
 from sklearn_vae.gaussian.factor_analysis import CONSTANT_NOISE
 from sklearn_vae.serialization import load, save
-from tests.helpers import exhaustive
+from tests.helpers import slow
 from tests.sharing import shared
 
 TYPES = {
@@ -128,7 +128,7 @@ def test_binary_columns_give_bernoulli_ppca():
     assert MixedFactorAnalysis(1, **options).fit(X).elbo_ == pytest.approx(one.elbo_, abs=1e-7)
 
 
-@pytest.mark.parametrize("covariance", ["full", *exhaustive("diagonal")])
+@pytest.mark.parametrize("covariance", ["full", *slow("diagonal")])
 def test_the_fit_rises_to_a_stationary_point(covariance):
     model, (X, _, _) = fitted(covariance), make_table()
     assert (np.diff(model.elbo_history_) >= -1e-10).all()

@@ -63,7 +63,7 @@ def test_sample_has_the_conditional_distribution():
     assert np.isfinite(multivariate_normal(expected, covariance).logpdf(draws)).all()
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @ALL
 def test_std_is_that_of_draws(kind):
     imputer = fitted(kind)
@@ -78,7 +78,7 @@ def test_std_is_that_of_draws(kind):
     assert (std[~missing] == 0).all()
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @ALL
 def test_intervals_are_quantiles_of_draws(kind):
     imputer = fitted(kind)
@@ -145,7 +145,7 @@ def test_agrees_with_a_gibbs_chain():
     assert 0.85 < np.mean((own / np.where(missing, std, 1.0))[missing]) < 1.2
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize(
     ("kind", "at_random"),
     [
@@ -201,7 +201,7 @@ def regression(D):
     return b[1:], (residual @ residual / (len(D) - A.shape[1]) * np.diag(inverse))[1:]
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @ALL
 def test_bounds_and_integers(kind):
     X = np.column_stack([np.round(3.0 * HOLES[:, 0]), np.exp(HOLES[:, 1]), HOLES[:, 2:]])
@@ -236,7 +236,7 @@ def test_integers_are_within_bounds():
         assert least == 2.2 or (draws == np.round(draws)).all()
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @BOTH_KINDS
 def test_a_single_value_unlike_the_others_does_not_blow_up_intervals(kind):
     """Without it the feature is constant, or almost."""
@@ -257,7 +257,7 @@ def test_constant_features_do_not_narrow_intervals():
     assert np.interp(0.6745, NORMAL_GRID, quantiles) > 0.5
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @ALL
 def test_sample_posterior(kind):
     imputer = make(kind, sample_posterior=True, n_fits=3, random_state=0).fit(HOLES)

@@ -154,7 +154,7 @@ def assert_same_fit(model, expected, X, without=(), **tolerance):
             np.testing.assert_array_equal(values[name], wanted[name], err_msg=name)
 
 
-@pytest.mark.some(7)
+@pytest.mark.some(7, "slow")
 @exact
 def test_integer_weights_are_repetitions(case):
     model, X = case_of(case)
@@ -198,7 +198,7 @@ def test_weights_of_one_change_no_bit(case):
     assert_same_fit(ones, unweighted(case), X)
 
 
-@pytest.mark.some(5)
+@pytest.mark.some(5, "slow")
 @scored
 def test_the_score_is_the_weighted_average(case):
     model, X = case_of(case)

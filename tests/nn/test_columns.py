@@ -103,7 +103,7 @@ def test_density_moments_and_entropy_are_those_of_scipy(kind):
         np.testing.assert_allclose(values, reference, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(2, "slow")
 @pytest.mark.parametrize("rate", [1e-4, 0.5, 3.0, 200.0])
 def test_entropies_of_counts_are_sums_over_the_counts(rate):
     counts = np.arange(int(200 + 150 * rate))
@@ -209,7 +209,7 @@ def test_starts_without_closed_form_are_maxima(kind):
                 values -= step
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(4, "slow")
 @pytest.mark.parametrize("kind", KINDS)
 def test_missing_values_count_nowhere(kind):
     _, x, _ = started(kind)

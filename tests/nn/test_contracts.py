@@ -88,7 +88,7 @@ def test_a_posterior_knows_the_density_of_its_draws(posterior):
         torch.testing.assert_close(draws.log_prob()[s, i], expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(4, "slow")
 @posteriors
 @priors
 @torch.no_grad()
@@ -107,7 +107,7 @@ def test_what_a_posterior_says_is_the_average_over_its_draws(posterior, prior):
         assert ((term(many).mean(0) - said).abs() < 5 * error).all()
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(2, "slow")
 @posteriors
 @torch.no_grad()
 def test_marginals_have_the_moments_of_the_draws(posterior):
@@ -118,7 +118,7 @@ def test_marginals_have_the_moments_of_the_draws(posterior):
     torch.testing.assert_close(marginals.variance, z.var(0), rtol=0.05, atol=0)
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(2, "slow")
 @posteriors
 @torch.no_grad()
 def test_a_posterior_has_moments_without_draws(posterior):
@@ -163,7 +163,7 @@ def test_an_objective_gives_a_bound_and_its_parts(objective, likelihood, posteri
     torch.testing.assert_close(objective(module, x, noise, weight)[0], bound)
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(4, "slow")
 @objectives
 @posteriors
 @torch.no_grad()
@@ -234,7 +234,7 @@ def test_the_noise_part_of_the_gap_is_a_derivative_along_the_last_layer(likeliho
     assert (bound(1e-5) - bound(-1e-5)) / 2e-5 == pytest.approx(part, rel=1e-6)
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(4, "slow")
 @posteriors
 @priors
 @torch.no_grad()

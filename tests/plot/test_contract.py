@@ -124,7 +124,7 @@ def test_every_display_is_tested():
     assert {cls.__name__ for cls in CASES} == set(sklearn_vae.plot.__all__)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(3, "slow")
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
 def test_a_new_figure_and_axes_given(cls):
     from_estimator, _ = CASES[cls]
@@ -144,7 +144,7 @@ def test_a_new_figure_and_axes_given(cls):
     figure.canvas.draw()
 
 
-@pytest.mark.some(9)
+@pytest.mark.some(9, "slow")
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)
 def test_results_draw_the_same_picture_and_what_is_said_is_in_it_and_covers_no_axes(cls):
     from_estimator, from_results = CASES[cls]
@@ -171,7 +171,7 @@ def _pixels(display):
 LINES = (CollapseDisplay, EntropyDisplay, TrainingDisplay, ReconstructionDisplay)
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(2, "slow")
 @pytest.mark.parametrize("cls", LINES, ids=lambda cls: cls.__name__)
 def test_options_replace_what_is_drawn_by_default(cls):
     display = CASES[cls][0](None)
@@ -205,7 +205,7 @@ def test_the_figure_of_a_subfigure_is_the_whole(cls):
     figure.canvas.draw()
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(2, "slow")
 @pytest.mark.parametrize(
     "cls", [*LINES, KLDisplay, PosteriorScaleDisplay], ids=lambda cls: cls.__name__
 )

@@ -24,7 +24,7 @@ def label(display):
     return display.ax_.get_ylabel()
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize("step", ["", "ppca__"])
 def test_what_a_grid_leaves_out_is_the_estimators_own(step):
     model = PPCA(2, noise_variance=0.7)

@@ -15,18 +15,18 @@ from sklearn_vae.diagnostics import entropy_bound
 from sklearn_vae.plot import EntropyDisplay
 from sklearn_vae.plot.entropy import LINES
 from tests.deep.data import SMALL, make_rows
-from tests.helpers import exhaustive
+from tests.helpers import exhaustive, slow
 
 X = make_rows()
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize(
     ("noise_model", "prior"),
     [
         ("scalar", "standard"),
         ("diagonal", "learned_variance"),
-        *exhaustive(("scalar", "learned_variance"), ("diagonal", "standard")),
+        *slow(("scalar", "learned_variance"), ("diagonal", "standard")),
     ],
 )
 def test_lines_circles_and_bars(noise_model, prior):

@@ -18,7 +18,7 @@ def made(k, n_active, epsilon=0.01):
     return Collapse(epsilon, 0.01, "share", kl, (kl == 0) * 1.0, np.flatnonzero(kl == 0))
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize(
     ("k", "n_active"), [(1, 0), (5, 3), (200, 37), *exhaustive((1, 1), (40, 40), (200, 0))]
 )
@@ -46,7 +46,7 @@ def test_ticks_name_the_dimensions():
     assert sorted(order) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize("k", [1, 5, 200])
 def test_steps_of_several_models(k):
     found = {"a": made(k, k), "b": made(k, k // 2), "c": made(1, 1)}

@@ -158,7 +158,7 @@ def test_estimators_that_cannot_reconstruct(cls):
         cls.from_estimator(PPCA(2), X)
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize("shape", [(3, 4), None])
 def test_a_plane_of_latent_space(shape):
     display = LatentPlaneDisplay.from_estimator(MODEL, X, rows=(5, 9, 2), n=3, image_shape=shape)
@@ -223,7 +223,7 @@ def test_the_surface_is_that_of_the_point_and_shows_its_kind(kind):
     assert display.contours_.levels[-1] >= display.surface.max() - 1e-9
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize(
     ("column", "directions"), [(0, (2, 5)), (1, (0, 4)), (3, (0, 2)), (0, (0, 1))]
 )
@@ -509,7 +509,7 @@ def test_what_is_wrong_is_said_before_there_is_a_figure():
     assert not plt.get_fignums()
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize("convert", [np.array, np.ndarray.tolist, pd.DataFrame])
 def test_errors_of_small_integers_lists_and_tables(convert):
     rows = np.full((2, 4), 10, dtype=np.uint8)
@@ -541,7 +541,7 @@ def test_names_stand_beside_their_images_and_apart(shape):
     assert not any(one.overlaps(two) for one, two in itertools.pairwise(boxes))
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize("shape", [(2, 32), (32, 2), (64, 1), (1, 64)])
 def test_long_images_make_no_huge_figure_and_cover_nothing(shape):
     rows = np.random.default_rng(0).normal(size=(8, np.prod(shape)))

@@ -12,7 +12,7 @@ from sklearn_vae import (
 )
 from sklearn_vae.plot import TrainingDisplay
 from tests.deep.data import SMALL, make_rows
-from tests.helpers import exhaustive
+from tests.helpers import slow
 
 X = make_rows()
 
@@ -33,10 +33,8 @@ CASES = {
 OFTEN = ["scalar", "held out", "bits", "em", "logistic"]
 
 
-@pytest.mark.some(2)
-@pytest.mark.parametrize(
-    "name", [*OFTEN, *exhaustive(*(name for name in CASES if name not in OFTEN))]
-)
+@pytest.mark.some(2, "slow")
+@pytest.mark.parametrize("name", [*OFTEN, *slow(*(name for name in CASES if name not in OFTEN))])
 def test_lines_are_the_history(name):
     model, n_panels, counted, first = CASES[name]
     model = model.fit(X)

@@ -27,7 +27,7 @@ from sklearn_vae.serialization.checkpoint import (
     write_checkpoint,
 )
 from sklearn_vae.training.loop import VAENet
-from tests.helpers import exhaustive
+from tests.helpers import exhaustive, slow
 from tests.serialization.checkpointed_models import (
     LINEAR,
     SMALL,
@@ -174,13 +174,8 @@ def odd_contents(content):
     ("model", "finished"),
     [
         (LINEAR[0], True),
-        *exhaustive(
-            (MODEL, False),
-            (MODEL, True),
-            (LINEAR[0], False),
-            (LINEAR[1], False),
-            (LINEAR[4], True),
-        ),
+        *slow((MODEL, False), (LINEAR[1], False), (LINEAR[4], True)),
+        *exhaustive((MODEL, True), (LINEAR[0], False)),
     ],
     ids=str,
 )
@@ -301,7 +296,7 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(2, "slow")
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_what_was_written_elsewhere_is_resumed_with_a_warning(name, monkeypatch, tmp_path):
     value, match = ELSEWHERE[name]
@@ -576,7 +571,7 @@ class FullDisk:
         return self.file.fileno()
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize(
     ("model", "n_writes"),
     [

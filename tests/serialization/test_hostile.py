@@ -210,7 +210,7 @@ def hostile(data, rng):
     return sealed(mutation(data, rng))
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(2, "slow")
 @pytest.mark.parametrize("n_mutations", MUTATIONS)
 def test_no_hostile_file_does_harm(data, n_mutations, tmp_path):
     rng, path = random.Random(1), tmp_path / "model"
@@ -356,7 +356,7 @@ METHODS = ["transform", "score_samples", "posterior", "sample", "inverse_transfo
            "get_feature_names_out"]  # fmt: skip
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.parametrize(
     "name",
     ["ppca", "linear", "bernoulli", "imputer", "dequantizer", "logit", "deep-gaussian",
@@ -388,7 +388,7 @@ def test_what_is_missing_is_missed_when_a_file_is_loaded(name, tmp_path):
     assert n_refused
 
 
-@pytest.mark.some(24)
+@pytest.mark.some(24, "slow")
 @pytest.mark.parametrize("name", CASES)
 def test_a_fitted_model_has_what_its_class_says(name):
     model = fitted(name)
@@ -606,7 +606,7 @@ def test_a_position_of_random_numbers_that_is_out_of_bounds(tmp_path):
         load(path)
 
 
-@pytest.mark.some(12)
+@pytest.mark.some(12, "slow")
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

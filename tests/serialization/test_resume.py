@@ -72,7 +72,7 @@ each_trained = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.some(6)
+@pytest.mark.some(6, "slow")
 @each_trained
 def test_what_is_resumed_ends_as_if_it_had_not_been_stopped(index, stop_after, tmp_path):
     model = TRAINED[index]
@@ -124,7 +124,7 @@ class Interrupt(Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.filterwarnings("ignore:The model overfits")
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_what_was_interrupted_goes_on(early_stopping, tmp_path, monkeypatch):
@@ -356,7 +356,7 @@ def test_a_grid_search_has_a_file_for_every_fit(model, monkeypatch, tmp_path):
         assert same(search.best_estimator_, plain.best_estimator_)
 
 
-@pytest.mark.some(1)
+@pytest.mark.some(1, "slow")
 @pytest.mark.filterwarnings("ignore:BernoulliPPCA has not converged")
 @pytest.mark.parametrize("inference", ["linear", "per_sample"])
 def test_stretches_of_bernoulli_ppca_end_at_the_same_maximum(inference, tmp_path):

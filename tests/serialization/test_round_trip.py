@@ -42,7 +42,7 @@ def test_every_estimator_can_be_saved_and_is_tried():
     assert {type(fitted(name)).__name__ for name in CASES} == set(ESTIMATORS)
 
 
-@pytest.mark.some(24)
+@pytest.mark.some(24, "slow")
 @pytest.mark.parametrize("name", CASES)
 def test_all_that_was_fitted_comes_back(name, tmp_path):
     model, X = model_of(name), CASES[name][1]
@@ -73,7 +73,7 @@ def outcome(model, method, *args, **kwargs):
     return found.to_numpy() if isinstance(found, pd.DataFrame) else found
 
 
-@pytest.mark.some(24)
+@pytest.mark.some(24, "slow")
 @pytest.mark.parametrize("name", CASES)
 def test_a_state_makes_the_same_estimator(name):
     model = fitted(name)
@@ -104,7 +104,7 @@ def test_a_new_fitted_attribute_is_saved_and_pickled(tmp_path):
         assert_same(model, other)
 
 
-@pytest.mark.some(24)
+@pytest.mark.some(24, "slow")
 @pytest.mark.parametrize("name", CASES)
 def test_what_was_loaded_saves_as_the_same_file(name, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
@@ -115,7 +115,7 @@ def test_what_was_loaded_saves_as_the_same_file(name, tmp_path):
     assert_same(*(dict(sorted(tensors.items())) for _, tensors, *_ in (a, b)))
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(4, "slow")
 @pytest.mark.parametrize("name", [f"deep-{name}" for name in DEEP])
 def test_training_goes_on_as_it_would_have(name, tmp_path):
     model, X = model_of(name), CASES[name][1]

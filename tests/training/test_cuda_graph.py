@@ -151,7 +151,7 @@ def assert_same_fit(model, expected):
     assert np.isfinite(model.score(X))
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(4, "slow")
 @pytest.mark.parametrize("name", MODELS)
 def test_captured_steps_are_the_plain_ones(name):
     expected, others = plain(name)
