@@ -11,6 +11,7 @@ from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
+from sklearn.utils import get_tags
 from torch.utils.data import DataLoader, TensorDataset
 
 from sklearn_vae import (
@@ -130,6 +131,20 @@ def test_missing_values_of_every_kind_are_nan(estimator, kind):
 def test_missing_values_of_every_kind_are_errors_elsewhere(estimator, kind):
     with pytest.raises(ValueError, match="NaN"):
         clone(estimator).fit(with_missing(X)[kind])
+
+
+@pytest.mark.parametrize(
+    "estimator", [*ESTIMATORS, *INCOMPLETE, PPCAImputer(1, missing_values=-1.0)], ids=name_of
+)
+def test_the_tag_says_whether_missing_values_are_accepted(estimator):
+    try:
+        clone(estimator).fit(HOLES)
+    except ValueError as error:
+        assert "NaN" in str(error)
+        accepted = False
+    else:
+        accepted = True
+    assert get_tags(estimator).input_tags.allow_nan == accepted
 
 
 @pytest.mark.filterwarnings("ignore:X has feature names")
