@@ -12,7 +12,6 @@ from torch import Tensor
 from sklearn_vae.deep.ppca_start import (
     FACTOR_TOL,
     Array,
-    in_units_of_noise,
     on_host,
     set_linear_networks,
 )
@@ -68,11 +67,12 @@ class IncompleteStart:
         Return max(1, I(x; z)) in nats.
         """
         noise = module.likelihood.initial_log_variance.cpu().double().exp().numpy()
-        scaled, root = in_units_of_noise(self.samples, noise)
+        root = np.sqrt(np.broadcast_to(noise, self.samples.shape[1]))
         start = self.ppca
         start = IncompletePPCA(start.loadings / root[:, None], start.mean / root, 1.0)
-        X = scaled.double().numpy()
-        fit = fit_incomplete_ppca(X, self.k, self.weights, noise_variance=1.0, start=start)
+        fit = fit_incomplete_ppca(
+            self.X / root, self.k, self.weights, noise_variance=1.0, start=start
+        )
         nats = set_linear_networks(module, fit.mean, fit.loadings, root, self.samples)
         module.encoder.set_linear(linearized(module))
         return nats

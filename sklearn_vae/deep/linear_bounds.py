@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sklearn_vae.deep.outcome import LinearFit
@@ -35,21 +34,12 @@ def ppca_fits(
     those of the data. A fit whose noise variance is 0, or which would need one per feature, is None.
     """
     name, matched = PPCA, f"{PPCA} and noise variance"
-    root = np.ones(data.train.shape[1])
-    if noise is not None and noise.ndim:
-        root = np.sqrt(noise)
-    if isinstance(data.train, StoredSamples):
-        samples: Any = data.train.divided_by(root)
-    elif is_tall(data.train) and not data.is_incomplete:
-        samples = data.train
-        if noise is not None and noise.ndim:
-            samples = samples / torch.as_tensor(root).to(samples)
-    else:
-        X = in_float64(data.train) / root  # with equal noise
-        if data.is_incomplete:
-            return _incomplete_fits(data, X, k, noise, scale, root)
-        samples = torch.from_numpy(X)
-    mean, loadings, sigma2 = fit_ppca(samples, k, data.reducer, data.weights)
+    d = data.train.shape[1]
+    root = np.sqrt(noise) if noise is not None and noise.ndim else np.ones(d)
+    if data.is_incomplete:
+        return _incomplete_fits(data, in_float64(data.train) / root, k, noise, scale, root)
+    units = None if noise is None or not noise.ndim else root  # all features have equal noise
+    mean, loadings, sigma2 = fit_ppca(data.train, k, data.reducer, data.weights, units=units)
     log_scale = float(np.log(scale * root).sum())
 
     def fit(noise_variance: float, name: str) -> LinearFit | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import reduce
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -25,6 +24,7 @@ from sklearn_vae.gaussian.eigensolvers import (
 from sklearn_vae.gaussian.factor_analysis import CONSTANT_NOISE, fit_factors
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
+from sklearn_vae.gaussian.symmetric import SymmetricSum
 from sklearn_vae.nn.incomplete import IncompleteEncoder
 from sklearn_vae.nn.likelihoods import NOISE_FLOOR, NOISE_MODELS, rounding_noise
 from sklearn_vae.nn.module import VAEModule
@@ -67,7 +67,7 @@ SOME_ENTRIES = 2**24
 # Number of entries of samples from which their moments are computed in blocks, without a copy of
 # the samples, and number of entries of a block.
 LARGE_ENTRIES = 2**24
-BLOCK_ENTRIES = 2**21
+BLOCK_ENTRIES = 2**19
 
 # Slopes c of the activations with f(a) - f(-a) = c a. For these, two units pass a value through a
 # layer unchanged.
@@ -212,8 +212,9 @@ class LearningRateLimit(Callback):
 def sum_of_deviations(optimizer: Adam) -> float:
     """Sum the standard deviations of all gradients, estimated from Adam's averages of squares."""
     decay = optimizer.param_groups[0]["betas"][1]
-    squares = [state["exp_avg_sq"].flatten() for state in optimizer.state.values()]
-    total = float(torch.cat(squares).sqrt().double().sum())
+    squares = [state["exp_avg_sq"] for state in optimizer.state.values()]
+    sums = [square.sqrt().sum(dtype=torch.float64) for square in squares]
+    total = float(torch.stack(sums).sum())
     return total / (1.0 - decay**optimizer.n_steps) ** 0.5
 
 
@@ -229,18 +230,9 @@ def start_at_ppca(
     """
     noise = module.likelihood.initial_log_variance.cpu().double().exp().numpy()
     k = module.posterior.n_components
-    scaled, root = in_units_of_noise(samples, noise)
-    mean, loadings, _ = fit_ppca(scaled, k, reducer, weights, noise_variance=1.0)
-    return set_linear_networks(module, mean, loadings, root, samples)
-
-
-def in_units_of_noise(samples: Samples, noise: Array) -> tuple[Any, Array]:
-    """Return samples divided by the standard deviations of the noise, and these."""
     root = np.sqrt(np.broadcast_to(noise, samples.shape[1]))
-    if isinstance(samples, StoredSamples):
-        return samples.divided_by(root), root
-    X = in_float64(samples)
-    return torch.from_numpy((X / root).astype(X.dtype, copy=False)), root
+    mean, loadings, _ = fit_ppca(samples, k, reducer, weights, noise_variance=1.0, units=root)
+    return set_linear_networks(module, mean, loadings, root, samples)
 
 
 @torch.no_grad()
@@ -313,17 +305,20 @@ def fit_ppca(
     reducer: Reducer,
     weights: Tensor | None = None,
     noise_variance: float | None = None,
+    units: Array | None = None,
 ) -> PPCAFit:
-    """Fit pPCA to the samples of all processes.
+    """Fit pPCA to the samples of all processes, with their features divided by `units`.
 
     The number of loadings is limited by `n_components`, the samples and the features. Samples of a
     file count by their moments or, with more than `MOST_FEATURES`, by some of them.
     """
-    if isinstance(samples, StoredSamples) and samples.shape[1] > MOST_FEATURES:
-        samples, weights = samples.some(SOME_ENTRIES)
+    if isinstance(samples, StoredSamples):
+        samples, units = samples if units is None else samples.divided_by(units), None
+        if samples.shape[1] > MOST_FEATURES:
+            samples, weights = samples.some(SOME_ENTRIES)
     w = None if weights is None else on_host(weights)
     in_blocks = isinstance(samples, StoredSamples) or is_tall(samples)
-    X: Any = None if in_blocks else in_float64(samples)
+    X: Any = None if in_blocks else in_units(in_float64(samples), units)
     if reducer.size == 1 and not in_blocks:
         k, dtype = min(n_components, *X.shape), X.dtype
         solver = choose_solver(X, k)
@@ -340,7 +335,7 @@ def fit_ppca(
         if isinstance(samples, StoredSamples):
             own = samples.moments
         else:
-            own = _moments_in_blocks(samples, w) if in_blocks else Moments.of(X, w)
+            own = _moments_in_blocks(samples, w, units) if in_blocks else Moments.of(X, w)
         moments = own if reducer.size == 1 else _joint_moments(own, reducer)
         k, dtype = min(n_components, round(moments.n), moments.n_features), moments.mean.dtype
         spectrum = Spectrum.from_moments(moments)
@@ -356,14 +351,7 @@ def ppca_residuals(
     The mean over the features is the noise variance of pPCA, up to rounding errors.
     """
     loadings = fit_ppca(samples, n_components, reducer, weights).loadings
-    if isinstance(samples, StoredSamples):
-        squares = len(samples) * samples.average(torch.square).numpy()
-    else:
-        x = in_float64(samples)
-        if weights is None:
-            squares = np.einsum("ij,ij->j", x, x)
-        else:
-            squares = np.einsum("i,ij,ij->j", on_host(weights), x, x)
+    squares = len(samples) * mean_squares(samples, weights)
     variance = reducer.sum(squares) / reducer.sum(len(samples))
     return np.maximum(variance - (loadings**2).sum(axis=1), 0)
 
@@ -374,17 +362,26 @@ def constant_features(samples: Samples, weights: Tensor | None) -> tuple[Array, 
     The samples have features of variance 1 or less than this. The variances are at least those that
     factor analysis gives to the noise of constant features.
     """
+    variances = mean_squares(samples, weights)
+    constant = np.flatnonzero(variances < NOISE_FLOOR)
     if isinstance(samples, StoredSamples):
-        variances = samples.average(torch.square).numpy()
-        constant = np.flatnonzero(variances < NOISE_FLOOR)
         samples.set_zero(constant)
     else:
-        squares = samples.double().square()
-        squares = squares if weights is None else weights[:, None] * squares
-        variances = squares.mean(0).cpu().numpy()
-        constant = np.flatnonzero(variances < NOISE_FLOOR)
         samples[:, constant] = 0.0
     return constant, np.maximum(variances[constant], CONSTANT_NOISE)
+
+
+def mean_squares(samples: Samples, weights: Tensor | None) -> Array:
+    """Compute the averages of the squared features, in float64."""
+    if isinstance(samples, StoredSamples):
+        averages: Array = samples.average(torch.square).numpy()
+        return averages
+    w = None if weights is None else on_host(weights)
+    total = np.zeros(samples.shape[1])
+    for block, X in blocks_in_float64(samples):
+        squares = np.square(X)
+        total += squares.sum(axis=0) if w is None else w[block] @ squares
+    return total / len(samples)
 
 
 def factor_noise(samples: Samples, n_components: int, weights: Tensor | None = None) -> Array:
@@ -433,6 +430,11 @@ def in_float64(samples: Any) -> Array:
     return X.astype(np.float64, copy=False) if X.size <= LARGEST_IN_FLOAT64 else X
 
 
+def in_units(X: Array, units: Array | None) -> Array:
+    """Divide the features by `units`, if any, without a change of the dtype."""
+    return X if units is None else (X / units).astype(X.dtype, copy=False)
+
+
 def on_host(weights: Tensor) -> Array:
     """Return weights of samples as an array of float64."""
     return weights.cpu().double().numpy()
@@ -453,12 +455,20 @@ def blocks_in_float64(samples: Samples) -> Iterator[tuple[slice, Array]]:
         yield block, samples[block].cpu().double().numpy()
 
 
-def _moments_in_blocks(samples: Tensor, weights: Array | None) -> Moments:
-    parts = (
-        Moments.of(X, None if weights is None else weights[block])
-        for block, X in blocks_in_float64(samples)
-    )
-    return reduce(Moments.__add__, parts)
+def _moments_in_blocks(
+    samples: Tensor, weights: Array | None, units: Array | None = None
+) -> Moments:
+    """Compute the moments of samples with means near 0, as those of networks are."""
+    n, d = samples.shape
+    total, scatter = np.zeros(d), SymmetricSum(d, np.zeros(0), np.float64)
+    for block, X in blocks_in_float64(samples):
+        w = np.ones(len(X)) if weights is None else weights[block]
+        R = in_units(X, units)
+        total += w @ R
+        scatter.add(R if weights is None else np.sqrt(w)[:, None] * R)
+    n, count = (n, n) if weights is None else (weights.sum(), np.count_nonzero(weights))
+    mean = total / n
+    return Moments(float(n), mean, scatter.full() - total[:, None] * mean, float(count))
 
 
 def _joint_moments(own: Moments, reducer: Reducer) -> Moments:

@@ -21,6 +21,8 @@ from sklearn_vae.deep.ppca_start import (
     LearningRateLimit,
     factor_noise,
     fit_ppca,
+    mean_squares,
+    ppca_residuals,
     sum_of_deviations,
 )
 from sklearn_vae.training.adam import Adam
@@ -367,10 +369,14 @@ def test_large_samples_are_not_copied_to_float64(noise, weighted, monkeypatch):
         monkeypatch.setattr(ppca_start, "LARGE_ENTRIES", large)
         monkeypatch.setattr(ppca_start, "BLOCK_ENTRIES", 100)
         fits = ppca_fits(data, 2, noise, 1.0)
-        fit = fit_ppca(samples, 2, SINGLE_PROCESS, w)
+        units = None if noise is None else np.sqrt(np.broadcast_to(noise, 5))
+        fit = fit_ppca(samples, 2, SINGLE_PROCESS, w, units=units)
         numbers = [f.bound for f in fits if f is not None] + [fit.noise_variance]
         numbers += np.abs(fit.loadings).ravel().tolist() + factor_noise(samples, 2, w).tolist()
+        numbers += ppca_residuals(samples, 2, SINGLE_PROCESS, w).tolist()
         results.append(numbers)
     own, in_blocks = results
-    # Only the division by unequal noise is in float32.
-    np.testing.assert_allclose(in_blocks, own, rtol=1e-6 if np.ndim(noise) else 1e-10)
+    np.testing.assert_allclose(in_blocks, own, rtol=1e-10)
+    squares = rows.astype(np.float32).astype(np.float64) ** 2
+    expected = (squares if w is None else w.numpy()[:, None] * squares).mean(axis=0)
+    np.testing.assert_allclose(mean_squares(samples, w), expected, rtol=1e-12)

@@ -46,8 +46,10 @@ def profile_of(X, k):
     return ProfileLikelihood(CorrelationMatrix(Y.T @ Y), k)
 
 
+@pytest.mark.parametrize("most", [0, 256])  # features of which all eigenvectors are computed
 @pytest.mark.parametrize("k", [0, 1, 3, 6])
-def test_the_loss_is_the_dense_likelihood_at_the_best_loadings(k):
+def test_the_loss_is_the_dense_likelihood_at_the_best_loadings(k, most, monkeypatch):
+    monkeypatch.setattr(profile_likelihood, "MOST_FOR_NEWTON", most)
     X = planted(80, 6, 3)[0]
     X = (X - X.mean(axis=0)) / X.std(axis=0)
     profile = profile_of(X, k)
