@@ -8,6 +8,8 @@ The files are float32 samples of a known model. Each fit runs in a new process. 
   imported library, which is less than the file at full scale.
 - Its ELBO is at most 0.5 % below that of the same samples in memory (5 % at smoke scale, whose few
   epochs depend on the order of the samples), and its epochs take at most 1 / 0.9 times as long.
+- A fit of networks 784-1024-512-200 from pPCA to 60000 samples in memory takes, besides X, the memory of
+  X (centered and scaled), five sets of parameters and a batch (full scale only).
 
     python benchmarks/rows_from_file.py [--scale smoke] [--folder big]
 
@@ -68,6 +70,17 @@ def fit_deep(path, width, in_memory):
     X = np.array(mapped(path)) if in_memory else mapped(path)
     vae = DeepGaussianVAE(K, hidden_layer_sizes=(width,), **NETWORK).fit(X)
     return vae.elbo_, None if in_memory else vae.score(X), vae.history_["seconds"][-1]
+
+
+def fit_large_networks(path):
+    """Train large networks from pPCA for an epoch; return the MB of X and of the parameters."""
+    from sklearn_vae import DeepGaussianVAE
+
+    X = np.array(mapped(path))
+    options = {**NETWORK, "init": "ppca", "noise_variance_init": None, "max_epochs": 1}
+    vae = DeepGaussianVAE(200, hidden_layer_sizes=(1024, 512), **options).fit(X)
+    n_parameters = sum(parameter.numel() for parameter in vae.module_.parameters())
+    return 1e-6 * X.nbytes, 4e-6 * n_parameters
 
 
 def measured(function, path, before=None):
@@ -134,6 +147,20 @@ def report_deep(folder, n_bytes, d, verdict):
     verdict.claim(f"{ratio:.2f} of the speed in memory", ratio >= 0.9, timing=True)
 
 
+def report_large_networks(folder, verdict):
+    """Measure the memory of a fit in memory."""
+    matrix = BigMatrix(folder, 60000 * 784 * 4, 784, K)
+    matrix.write()
+    (data, parameters), _, memory = measured(fit_large_networks, matrix.path, warm_up)
+    own = memory - data
+    print(f"\n60000 x 784 float32, {data:.0f} MB, in memory: networks of {parameters:.0f} MB")
+    batch = 1e-6 * NETWORK["batch_size"] * 784 * 4
+    if np.isfinite(memory):
+        sets = (own - data - batch) / parameters
+        text = f"{own:.0f} MB besides X, which are those of X, of a batch and of {sets:.1f} sets"
+        verdict.claim(f"{text} of parameters (at most 5)", sets <= 5)
+
+
 if __name__ == "__main__":
     options = {"folder": {"type": Path, "help": "folder that keeps the files"}}
     arguments = parse_arguments(__doc__, **options)
@@ -145,4 +172,6 @@ if __name__ == "__main__":
             own = (arguments.folder or Path(temporary)) / report.__name__
             own.mkdir(parents=True, exist_ok=True)
             report(own, size, n_features, verdict)
+        if arguments.scale == "full":
+            report_large_networks(Path(temporary), verdict)
     verdict.exit()
