@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from sklearn_vae.gaussian.krylov import block_lanczos, largest_outside
+from sklearn_vae.gaussian.krylov import (
+    LEAST_PROGRESS,
+    _products_left,
+    block_lanczos,
+    largest_outside,
+)
 from tests.helpers import to_numpy
 
 SIZE = 80
@@ -108,3 +113,19 @@ def test_the_bound_fails_no_more_often_than_it_may(monkeypatch):
 def test_everything_is_inside():
     S, _, U = make_matrix("flat")
     assert largest_outside(lambda V: V @ S, U.T, SIZE, block=5, n_products=2, rng=None) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("progress", "left"),
+    [
+        ([], 0.0),
+        ([(10, 1.0), (9 + LEAST_PROGRESS, 0.1)], 0.0),  # too few products to tell
+        ([(10, 1.0), (10 + LEAST_PROGRESS, 0.1)], 5 * LEAST_PROGRESS),
+        ([(10, 1.0), (30, 0.5), (40 + LEAST_PROGRESS, 0.01)], 2 * (30 + LEAST_PROGRESS)),
+        ([(0, 1.0), (10, 0.1), (10 + LEAST_PROGRESS, 0.0)], 0.0),  # exact
+        ([(0, 1.0), (2, 0.0), (10, 1e-3)], 10),  # found new directions in between
+        ([(0, 1.0), (10, 1.0)], np.inf),  # no decrease
+    ],
+)
+def test_products_that_are_left_if_residuals_decrease_geometrically(progress, left):
+    assert _products_left(progress, 1e-6) == pytest.approx(left)
