@@ -367,7 +367,14 @@ def label(name):
 def main():
     """Run the chosen parts."""
     chosen = {"nargs": "+", "choices": PARTS, "default": PARTS, "help": "parts; by default all"}
-    study = Study(__doc__, only=chosen, images={"type": int}, epochs={"type": int})
+    study = Study(
+        __doc__,
+        only=chosen,
+        **{
+            name: {"type": int, "help": "of fully connected networks"}
+            for name in ("images", "epochs")
+        },
+    )
     arguments = study.arguments
     parts, settings = arguments.only, SCALES[arguments.scale]
     if arguments.epochs:

@@ -173,5 +173,7 @@ if __name__ == "__main__":
             own.mkdir(parents=True, exist_ok=True)
             report(own, size, n_features, verdict)
         if arguments.scale == "full":
-            report_large_networks(Path(temporary), verdict)
+            own = (arguments.folder or Path(temporary)) / report_large_networks.__name__
+            own.mkdir(parents=True, exist_ok=True)
+            report_large_networks(own, verdict)
     verdict.exit()

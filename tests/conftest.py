@@ -76,10 +76,19 @@ def pytest_collection_modifyitems(items):
             chosen = {round(i * (len(group) - 1) / max(n - 1, 1)) for i in range(n)}
         else:
             continue
+        classes = set().union(*(classes_of(group[i]) for i in chosen))
         for i, item in enumerate(group):
             if i not in chosen:
-                item.add_marker(others)
+                own = classes_of(item)
+                item.add_marker(others if own <= classes else "slow")
+                classes |= own
     items[:] = [item for item in items if id(item) not in unused]
+
+
+def classes_of(item):
+    """Classes of the estimators among the parameters of a test."""
+    values = (value for value in item.callspec.params.values() if hasattr(value, "get_params"))
+    return {value if isinstance(value, type) else type(value) for value in values}
 
 
 @pytest.fixture(params=["numpy", "torch", "array_api_strict"])

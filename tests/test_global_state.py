@@ -28,7 +28,7 @@ from sklearn_vae import (
 from sklearn_vae.diagnostics import diagnose
 from sklearn_vae.serialization import load, save
 from tests.deep.data import make_rows
-from tests.helpers import exhaustive, name_of
+from tests.helpers import exhaustive, name_of, slow
 
 X = make_rows(60).astype(np.float32)
 FIT = {"hidden_layer_sizes": (8,), "max_epochs": 3, "batch_size": 16, "random_state": 0}
@@ -156,17 +156,17 @@ def expected(tmp_path_factory):
     return of
 
 
-# One of each kind; the others are exhaustive.
+# One of each kind. The others are slow with one setting, and exhaustive with the rest.
 OFTEN = {PPCA: 0, PPCAImputer: 2, "Adam": 9, BernoulliPPCA: 11, "networks": 13, DeepAutoencoder: 18}
 # Models without torch, which they do not even import (tests/test_package.py), and its settings.
 WITHOUT_TORCH = {*range(9), 11}
 OF_TORCH = set(list(SETTINGS)[: list(SETTINGS).index("one thread")])
-CASES = [
-    (i, setting) if i in OFTEN.values() else exhaustive((i, setting))[0]
-    for i in range(len(ESTIMATORS))
-    for setting in SETTINGS
-    if i not in WITHOUT_TORCH or setting not in OF_TORCH
-]
+CASES = []
+for i in range(len(ESTIMATORS)):
+    first, *rest = (
+        (i, setting) for setting in SETTINGS if i not in WITHOUT_TORCH or setting not in OF_TORCH
+    )
+    CASES += [first, *rest] if i in OFTEN.values() else [*slow(first), *exhaustive(*rest)]
 
 
 @pytest.mark.cover(1)

@@ -24,7 +24,7 @@ from sklearn_vae.gaussian.eigensolvers import (
 from sklearn_vae.gaussian.factor_analysis import CONSTANT_NOISE, fit_factors
 from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.gaussian.spectrum import Spectrum
-from sklearn_vae.gaussian.symmetric import SymmetricSum
+from sklearn_vae.gaussian.symmetric import SymmetricSum, weighted_sums
 from sklearn_vae.nn.incomplete import IncompleteEncoder
 from sklearn_vae.nn.likelihoods import NOISE_FLOOR, NOISE_MODELS, rounding_noise
 from sklearn_vae.nn.module import VAEModule
@@ -313,7 +313,8 @@ def fit_ppca(
     file count by their moments or, with more than `MOST_FEATURES`, by some of them.
     """
     if isinstance(samples, StoredSamples):
-        samples, units = samples if units is None else samples.divided_by(units), None
+        if units is not None:
+            samples, units = samples.divided_by(units), None
         if samples.shape[1] > MOST_FEATURES:
             samples, weights = samples.some(SOME_ENTRIES)
     w = None if weights is None else on_host(weights)
@@ -372,7 +373,7 @@ def constant_features(samples: Samples, weights: Tensor | None) -> tuple[Array, 
 
 
 def mean_squares(samples: Samples, weights: Tensor | None) -> Array:
-    """Compute the averages of the squared features, in float64."""
+    """Compute the weighted averages of the squared features, in float64."""
     if isinstance(samples, StoredSamples):
         averages: Array = samples.average(torch.square).numpy()
         return averages
@@ -458,17 +459,23 @@ def blocks_in_float64(samples: Samples) -> Iterator[tuple[slice, Array]]:
 def _moments_in_blocks(
     samples: Tensor, weights: Array | None, units: Array | None = None
 ) -> Moments:
-    """Compute the moments of samples with means near 0, as those of networks are."""
+    """Compute the moments of samples in float64, about the mean of the first block."""
     n, d = samples.shape
-    total, scatter = np.zeros(d), SymmetricSum(d, np.zeros(0), np.float64)
-    for block, X in blocks_in_float64(samples):
-        w = np.ones(len(X)) if weights is None else weights[block]
-        R = in_units(X, units)
-        total += w @ R
-        scatter.add(R if weights is None else np.sqrt(w)[:, None] * R)
-    n, count = (n, n) if weights is None else (weights.sum(), np.count_nonzero(weights))
-    mean = total / n
-    return Moments(float(n), mean, scatter.full() - total[:, None] * mean, float(count))
+    total, scatter, shift = np.zeros(d), SymmetricSum(d, np.zeros(0), np.float64), None
+    with np.errstate(invalid="ignore", over="ignore"):
+        for block, X in blocks_in_float64(samples):
+            R = in_units(X, units)
+            shift = R.mean(axis=0) if shift is None else shift
+            R = R - shift
+            w = None if weights is None else weights[block]
+            total += weighted_sums(R, w)
+            scatter.add(R if w is None else np.sqrt(w)[:, None] * R)
+        n, count = (n, n) if weights is None else (weights.sum(), np.count_nonzero(weights))
+        mean = total / n
+        spread = scatter.full() - total[:, None] * mean
+        moments = Moments(float(n), mean + shift, spread, float(count))
+    moments.check_finite()
+    return moments
 
 
 def _joint_moments(own: Moments, reducer: Reducer) -> Moments:

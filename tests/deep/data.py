@@ -43,7 +43,7 @@ MODELS = [
 ]
 # Of each kind one.
 OF_EACH_KIND = [MODELS[i] for i in (0, 3, 5, 7, 9, 11, 12, 13)]
-# These have something of their own; with the rest the exhaustive tests repeat what all these prove.
+# These have code of their own, too, and are slow; the rest repeat and are exhaustive.
 OTHER_KINDS = [MODELS[i] for i in (1, 4, 8, 10)]
 VAES = [model for model in MODELS if isinstance(model, DeepVAE)]
 # Whose noise does not depend on z, and whose posterior is a normal with independent dimensions.

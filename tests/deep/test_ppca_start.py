@@ -25,6 +25,7 @@ from sklearn_vae.deep.ppca_start import (
     ppca_residuals,
     sum_of_deviations,
 )
+from sklearn_vae.gaussian.moments import Moments
 from sklearn_vae.training.adam import Adam
 from sklearn_vae.training.distributed import SINGLE_PROCESS
 from tests.deep.data import make_rows, parameters_of
@@ -353,6 +354,25 @@ def test_noise_far_below_the_average_variance_can_be_learned():
     assert model.noise_variance_ < 2e-7 * rows.var(axis=0).mean()
     assert model.entropy_gap_.active_bounds == ()
     assert model.elbo_ > PPCA(10).fit(rows).score(rows)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_moments_in_blocks_are_those_of_all_samples(offset, monkeypatch):
+    monkeypatch.setattr(ppca_start, "BLOCK_ENTRIES", 100)
+    w, units = np.linspace(0.0, 1.5, 240), np.array([0.1, 1.0, 1e3])
+    samples = torch.from_numpy(np.random.default_rng(0).normal(offset, 1.0, (240, 3))).float()
+    X = samples.double().numpy() / units
+    for weights in (None, w):
+        found = ppca_start._moments_in_blocks(samples, weights, units)
+        expected = Moments.of(X, weights)
+        assert (found.n, found.count) == pytest.approx((expected.n, expected.count))
+        np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-13, atol=1e-13)
+        scale = np.sqrt(np.outer(*2 * [np.diag(expected.scatter)]))
+        np.testing.assert_allclose(found.scatter / scale, expected.scatter / scale, atol=1e-12)
+    X[7, 1] = np.inf
+    for weights in (None, w):
+        with pytest.raises(ValueError, match="finite"):
+            ppca_start._moments_in_blocks(torch.from_numpy(X), weights)
 
 
 @pytest.mark.parametrize("noise", [None, np.array(0.3), np.linspace(0.1, 0.5, 5)])
