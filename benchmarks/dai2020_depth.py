@@ -212,7 +212,7 @@ def claim_fully_connected(fits, claims):
             rise(curve) > 1.1,
         )
     course = fits.curve("AE", what="errors")[max(ae)]
-    fall = 1.0 - course[-1] / course[-1 - len(course) // 5]
+    fall = 1.0 - course[-1] / course[-1 - max(1, len(course) // 5)]
     claims.add(
         f"the AE with {max(ae)} layers is stuck: decrease of its error in the last fifth of epochs",
         "a bad local minimum or plateau",
