@@ -367,14 +367,8 @@ def label(name):
 def main():
     """Run the chosen parts."""
     chosen = {"nargs": "+", "choices": PARTS, "default": PARTS, "help": "parts; by default all"}
-    study = Study(
-        __doc__,
-        only=chosen,
-        **{
-            name: {"type": int, "help": "of fully connected networks"}
-            for name in ("images", "epochs")
-        },
-    )
+    number = {"type": int, "help": "of fully connected networks"}
+    study = Study(__doc__, only=chosen, images=number, epochs=number)
     arguments = study.arguments
     parts, settings = arguments.only, SCALES[arguments.scale]
     if arguments.epochs:

@@ -26,6 +26,7 @@ from sklearn_vae import (
 from sklearn_vae.gaussian.observed import blas_threads
 from sklearn_vae.training.devices import matmul_precision, threads_worth
 from tests.deep.data import MODELS, make_rows
+from tests.helpers import exhaustive
 from tests.threads_of_blas import within
 
 X = make_rows(n=60)
@@ -87,14 +88,7 @@ def three_threads():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "seed",
-    [
-        0,
-        pytest.param(1, marks=pytest.mark.exhaustive),
-        pytest.param(2, marks=pytest.mark.exhaustive),
-    ],
-)
+@pytest.mark.parametrize("seed", [0, *exhaustive(1, 2)])
 def test_two_fits_in_two_threads_give_what_they_give_alone(alone, seed):
     order = np.random.default_rng(seed).permutation(len(JOBS))
     barrier = threading.Barrier(2)

@@ -34,11 +34,11 @@ def ppca_fits(
     those of the data. A fit whose noise variance is 0, or which would need one per feature, is None.
     """
     name, matched = PPCA, f"{PPCA} and noise variance"
-    d = data.train.shape[1]
-    root = np.sqrt(noise) if noise is not None and noise.ndim else np.ones(d)
+    # Units in which all features have equal noise.
+    units = np.sqrt(noise) if noise is not None and noise.ndim else None
+    root = np.ones(data.train.shape[1]) if units is None else units
     if data.is_incomplete:
         return _incomplete_fits(data, in_float64(data.train) / root, k, noise, scale, root)
-    units = None if noise is None or not noise.ndim else root  # all features have equal noise
     mean, loadings, sigma2 = fit_ppca(data.train, k, data.reducer, data.weights, units=units)
     log_scale = float(np.log(scale * root).sum())
 

@@ -219,9 +219,9 @@ class LinearImputer(Stateful, TransformerMixin, BaseEstimator, ABC):
         if self.indicator_ is not None and self.indicator_.n_features_in_ != d:
             raise ValueError(f"indicator_ must be None or one boolean for each of {d} features.")
 
+    @abstractmethod
     def _check_density(self, n_kept: int) -> None:
         """Raise ValueError unless the distribution is valid for this number of features."""
-        raise NotImplementedError
 
     def transform(self, X: Any) -> np.ndarray:
         """Impute missing values.

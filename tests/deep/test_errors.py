@@ -10,6 +10,7 @@ from skorch.callbacks import Callback
 
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, Snapshot
 from tests.deep.data import MODELS, OF_EACH_KIND, SMALL, each_of, fitted, make_rows, parameters_of
+from tests.helpers import exhaustive
 
 X = make_rows()
 VAE, AUTOENCODER = MODELS[0], MODELS[-1]
@@ -266,10 +267,7 @@ def test_fits_within_fits_and_batch_norm():
 
 # Of smaller ones see tests/test_extremes.py.
 @each_of(MODELS)
-@pytest.mark.parametrize(
-    "learning_rate",
-    [1e4, *(pytest.param(rate, marks=pytest.mark.exhaustive) for rate in (1.0, 10.0))],
-)
+@pytest.mark.parametrize("learning_rate", [1e4, *exhaustive(1.0, 10.0)])
 def test_large_learning_rates_end_in_the_error_or_a_finite_model(model, learning_rate):
     model = copy.deepcopy(model).set_params(learning_rate=learning_rate, max_epochs=8)
     with suppress(FloatingPointError):

@@ -8,6 +8,7 @@ from sklearn_vae import FactorAnalysisImputer, GaussianImputer, PPCAImputer
 from sklearn_vae.diagnostics import pool
 from sklearn_vae.gaussian.observed import Parameters, sample
 from sklearn_vae.linear.predictive import NORMAL_GRID, normal, residuals
+from tests.helpers import slow
 from tests.sharing import shared
 
 FACTORS = [FactorAnalysisImputer, PPCAImputer]
@@ -149,7 +150,7 @@ def test_agrees_with_a_gibbs_chain():
 @pytest.mark.parametrize(
     ("kind", "at_random"),
     [
-        pytest.param(FactorAnalysisImputer, False, marks=pytest.mark.exhaustive),
+        *slow((FactorAnalysisImputer, False)),
         (GaussianImputer, False),
         (GaussianImputer, True),
     ],

@@ -13,7 +13,7 @@ from sklearn.preprocessing import MaxAbsScaler
 from sklearn_vae import PPCA
 from sklearn_vae.gaussian.eigensolvers import choose_solver
 from sklearn_vae.validation import is_memory_mapped
-from tests.helpers import RECORDS, PeakMemory
+from tests.helpers import RECORDS, PeakMemory, exhaustive
 from tests.linear.data import make_rows, random_sparse
 
 SPARSE_SOLVERS = ["auto", "covariance_eigh", "arpack", "randomized"]
@@ -248,9 +248,9 @@ class TestMemoryMapped:
         ("shape", "dtype"),
         [
             ((50_000, 100), "uint8"),
-            pytest.param((100, 50_000), "float64", marks=pytest.mark.exhaustive),
-            pytest.param((2500, 2000), "uint8", marks=pytest.mark.exhaustive),
-            pytest.param((50_000, 100), "float64", marks=pytest.mark.exhaustive),
+            *exhaustive(
+                ((100, 50_000), "float64"), ((2500, 2000), "uint8"), ((50_000, 100), "float64")
+            ),
         ],
     )
     def test_no_copy_is_made(self, tmp_path, shape, dtype):

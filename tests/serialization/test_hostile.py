@@ -30,7 +30,7 @@ from tests.serialization.models import CASES, assert_same, fitted, model_of
 MODELS = ["ppca", "imputer", "deep-gaussian-arrays", "deep-autoencoder-conv"]
 
 # Of each of these files, damaged ones and hostile ones: a thousand of each kind in the exhaustive tests.
-MUTATIONS = [60, pytest.param(250, marks=pytest.mark.exhaustive)]
+MUTATIONS = [60, *exhaustive(250)]
 
 # Bytes that a load may take: so many times those of a file, and these. Seconds of the thread's own
 # work at most, whatever else the machine does meanwhile.
@@ -360,9 +360,8 @@ METHODS = ["transform", "score_samples", "posterior", "sample", "inverse_transfo
 @pytest.mark.parametrize(
     "name",
     ["ppca", "linear", "bernoulli", "imputer", "dequantizer", "logit", "deep-gaussian",
-     *(pytest.param(name, marks=pytest.mark.exhaustive) for name in
-       ("ppca-without-noise", "ppcacv", "pipeline-scaled", "deep-gaussian-heteroscedastic",
-        "deep-bernoulli", "deep-autoencoder"))],
+     *exhaustive("ppca-without-noise", "ppcacv", "pipeline-scaled", "deep-gaussian-heteroscedastic",
+                 "deep-bernoulli", "deep-autoencoder")],
 )  # fmt: skip
 def test_what_is_missing_is_missed_when_a_file_is_loaded(name, tmp_path):
     path = tmp_path / "model"
@@ -763,9 +762,7 @@ def test_a_name_of_an_attribute_that_would_take_long(tmp_path):
 
 @pytest.mark.some(4)
 @pytest.mark.parametrize("part", ["[]", "{}", '{"":0}', "[0]"])
-@pytest.mark.parametrize(
-    "times", [20_000, 300_000, pytest.param(1_000_000, marks=pytest.mark.exhaustive)]
-)
+@pytest.mark.parametrize("times", [20_000, 300_000, *exhaustive(1_000_000)])
 def test_lists_that_are_small_in_a_file_and_large_in_memory(part, times, tmp_path):
     path = tmp_path / "model"
     save(fitted("ppca"), path)
