@@ -34,7 +34,14 @@ SEARCHES = [LINEAR_SEARCH, DEEP_SEARCH]
 def client(tmp_path_factory):
     """Of two worker processes of one thread each."""
     with (
-        dask.config.set({"distributed.comm.timeouts.connect": f"{SECONDS}s"}),
+        dask.config.set(
+            {
+                # Who asks a worker that was killed for its blocks tries for so long.
+                "distributed.comm.timeouts.connect": "10s",
+                # Gives a worker up that is away at that moment, also if killed for a second time.
+                "distributed.deploy.lost-worker-timeout": "1h",
+            }
+        ),
         LocalCluster(
             n_workers=2,
             threads_per_worker=1,
