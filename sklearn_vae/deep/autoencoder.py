@@ -16,11 +16,12 @@ from sklearn_vae.deep.linear_bounds import pca_fit
 from sklearn_vae.deep.linear_starts import start_at_pca
 from sklearn_vae.deep.objective_terms import mean_objective
 from sklearn_vae.deep.outcome import Bounds
-from sklearn_vae.deep.ppca_start import LearningRateLimit, check_linear_networks
+from sklearn_vae.deep.ppca_start import check_linear_networks
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.arrays import mean_of_samples
 from sklearn_vae.nn.module import Autoencoder, build_autoencoder
 from sklearn_vae.nn.objectives import squared_error
+from sklearn_vae.training.learning_rate_limit import LearningRateLimit
 from sklearn_vae.training.monitors import ErrorMonitor
 
 

@@ -56,7 +56,6 @@ from sklearn_vae.deep.fitted_networks import network_parameters, restored_net, s
 from sklearn_vae.deep.inactive_units import InactiveUnits
 from sklearn_vae.deep.objective_terms import enlarge_noise, entries_of_start, mean_objective
 from sklearn_vae.deep.outcome import Bounds, is_judged, warn_of_outcome
-from sklearn_vae.deep.ppca_start import FALLING_SHARE
 from sklearn_vae.deep.training_data import TrainingData, check_observed, prepare
 from sklearn_vae.gaussian.arrays import check_sample_weight
 from sklearn_vae.protocol import EncoderDecoder, numbered
@@ -66,6 +65,7 @@ from sklearn_vae.training.callbacks import Progress, StopEarly
 from sklearn_vae.training.checkpointing import Keeper, last_state_of
 from sklearn_vae.training.devices import device_and_dtype, torch_defaults
 from sklearn_vae.training.distributed import SINGLE_PROCESS, Processes, Reducer
+from sklearn_vae.training.learning_rate_limit import FALLING_SHARE
 from sklearn_vae.training.loop import VAENet
 from sklearn_vae.training.scaling import center_and_scale
 from sklearn_vae.validation import (

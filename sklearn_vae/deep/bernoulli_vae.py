@@ -12,11 +12,12 @@ from torch import nn
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.incomplete_start import IncompleteStart
 from sklearn_vae.deep.linear_starts import start_at_logistic_ppca
-from sklearn_vae.deep.ppca_start import LearningRateLimit, can_start, check_init
+from sklearn_vae.deep.ppca_start import can_start, check_init
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.deep.vae import DeepVAE
 from sklearn_vae.nn.likelihoods import BernoulliLikelihood, Likelihood
 from sklearn_vae.training.distributed import Reducer
+from sklearn_vae.training.learning_rate_limit import LearningRateLimit
 from sklearn_vae.training.stored_samples import StoredSamples
 from sklearn_vae.validation import check_bits, check_real
 

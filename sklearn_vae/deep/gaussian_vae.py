@@ -16,25 +16,22 @@ from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.checks import check_noise
 from sklearn_vae.deep.incomplete_start import IncompleteStart
 from sklearn_vae.deep.linear_bounds import ppca_fits
-from sklearn_vae.deep.outcome import LinearFit
-from sklearn_vae.deep.ppca_start import (
-    LearningRateLimit,
+from sklearn_vae.deep.linear_fits import (
     PPCAFit,
-    can_start,
-    check_init,
     constant_features,
     factor_noise,
     fit_ppca,
-    ignore_features,
     noise_without_residuals,
     ppca_residuals,
-    start_at_ppca,
 )
+from sklearn_vae.deep.outcome import LinearFit
+from sklearn_vae.deep.ppca_start import can_start, check_init, ignore_features, start_at_ppca
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.deep.vae import DeepVAE
 from sklearn_vae.nn.distributions import average
 from sklearn_vae.nn.likelihoods import NOISE_MODELS, NOISE_UPDATES, Likelihood
 from sklearn_vae.training.distributed import Reducer
+from sklearn_vae.training.learning_rate_limit import LearningRateLimit
 from sklearn_vae.training.scaling import center_and_scale
 from sklearn_vae.validation import check_choice, has_nan
 

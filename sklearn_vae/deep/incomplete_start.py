@@ -9,12 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_vae.deep.ppca_start import (
-    FACTOR_TOL,
-    Array,
-    on_host,
-    set_linear_networks,
-)
+from sklearn_vae.deep.linear_fits import FACTOR_TOL, Array, on_host
+from sklearn_vae.deep.ppca_start import set_linear_networks
 from sklearn_vae.gaussian.factor_em import fit_incomplete_factors
 from sklearn_vae.gaussian.incomplete_ppca import IncompletePPCA, fit_incomplete_ppca
 from sklearn_vae.nn.incomplete import LinearModel, linearized

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sklearn_vae.deep.outcome import LinearFit
-from sklearn_vae.deep.ppca_start import (
+from sklearn_vae.deep.linear_fits import (
     Array,
     blocks_in_float64,
     fit_ppca,
@@ -16,6 +15,7 @@ from sklearn_vae.deep.ppca_start import (
     is_tall,
     on_host,
 )
+from sklearn_vae.deep.outcome import LinearFit
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.incomplete_ppca import fit_incomplete_ppca
 from sklearn_vae.gaussian.lowrank import LowRankGaussian

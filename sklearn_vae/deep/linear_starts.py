@@ -11,13 +11,8 @@ from torch import Tensor
 
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.incomplete_start import IncompleteStart
-from sklearn_vae.deep.ppca_start import (
-    Samples,
-    fit_ppca,
-    network_of,
-    normalize_columns,
-    set_linear_map,
-)
+from sklearn_vae.deep.linear_fits import Samples, fit_ppca
+from sklearn_vae.deep.ppca_start import network_of, normalize_columns, set_linear_map
 from sklearn_vae.gaussian.bernoulli_bound import initial_loadings, linear_bound
 from sklearn_vae.gaussian.trust_region import ascend
 from sklearn_vae.nn.incomplete import linearized

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from sklearn_vae.deep.linear_bounds import judged_average
+from sklearn_vae.deep.linear_fits import Array, on_host
 from sklearn_vae.deep.outcome import LinearFit
-from sklearn_vae.deep.ppca_start import Array, on_host
 from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.mixed_fit import fit_columns
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sklearn_vae.deep.incomplete_start import IncompleteStart
-from sklearn_vae.deep.ppca_start import Array, fit_ppca, set_linear_networks
+from sklearn_vae.deep.linear_fits import Array, fit_ppca
+from sklearn_vae.deep.ppca_start import set_linear_networks
 from sklearn_vae.gaussian.incomplete_ppca import fit_incomplete_ppca
 from sklearn_vae.nn.columns import NormalColumns, StudentColumns
 from sklearn_vae.nn.incomplete import LinearModel

@@ -14,7 +14,7 @@ from sklearn.utils import Tags
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.choices import LARGE_SAMPLES, TABLE_FOLDS, chosen_values_of_table
 from sklearn_vae.deep.outcome import LinearFit
-from sklearn_vae.deep.ppca_start import LearningRateLimit, can_start, check_init
+from sklearn_vae.deep.ppca_start import can_start, check_init
 from sklearn_vae.deep.table_codes import Codes
 from sklearn_vae.deep.table_linear import mixed_fit
 from sklearn_vae.deep.table_methods import TableMethods
@@ -28,6 +28,7 @@ from sklearn_vae.nn.tables import accept_missing_values, build_table_vae
 from sklearn_vae.tables import TableCodec
 from sklearn_vae.tables.checks import checked_table, used_samples
 from sklearn_vae.training.distributed import Reducer
+from sklearn_vae.training.learning_rate_limit import LearningRateLimit
 from sklearn_vae.training.scaling import center_and_scale
 from sklearn_vae.validation import check_choice, has_nan
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -275,6 +275,30 @@ class Moments:
         if self.n == 0:
             raise ValueError("The covariance requires at least one sample, but n is 0.")
         return self.scatter / self.n
+
+
+def moments_of_blocks(blocks: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> Moments:
+    """Compute the moments of blocks of samples in float64 and their weights, of similar size.
+
+    Products are added in place, about the mean of the first block, which the others should be near.
+    """
+    n, count = 0.0, 0
+    shift: Any = None
+    with np.errstate(invalid="ignore", over="ignore"):
+        for X, weights in blocks:
+            if shift is None:
+                shift, total = X.mean(axis=0), np.zeros(X.shape[1])
+                scatter = SymmetricSum(X.shape[1], total, np.float64)
+            R = X - shift
+            total += weighted_sums(R, weights)
+            scatter.add(R if weights is None else np.sqrt(weights)[:, None] * R)
+            n += len(X) if weights is None else float(weights.sum())
+            count += len(X) if weights is None else int(np.count_nonzero(weights))
+        mean = total / n
+        spread = scatter.full() - total[:, None] * mean
+        moments = Moments(n, mean + shift, spread, float(count))
+    moments.check_finite()
+    return moments
 
 
 def _join_blocks(counts: list[float], means: Array, errors: Array, scatter: SymmetricSum) -> Array:

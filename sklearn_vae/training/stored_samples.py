@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.gaussian.moments import Moments, moments_of_blocks
 from sklearn_vae.stored_rows import StoredRows
 from sklearn_vae.training.scaling import standardize
 
@@ -141,11 +141,11 @@ class StoredSamples:
     @cached_property
     def moments(self) -> Moments:
         """Moments of the samples in float64, in one pass over the file."""
-        return reduce(Moments.__add__, map(self._moments_of, self.blocks()))
-
-    def _moments_of(self, block: slice) -> Moments:
-        weights = None if self.weights is None else self.weights[block]
-        return Moments.of(self[block].double().cpu().numpy(), weights)
+        w = self.weights
+        return moments_of_blocks(
+            (self[block].double().cpu().numpy(), None if w is None else w[block])
+            for block in self.blocks()
+        )
 
     def some(self, n_entries: int) -> tuple[Tensor, Tensor | None]:
         """Read random samples with about this number of entries, and their weights."""

@@ -11,8 +11,8 @@ import torch
 from sklearn.base import clone
 
 from sklearn_vae import DeepAutoencoder, DeepBernoulliVAE, DeepGaussianVAE, validation
-from sklearn_vae.deep import ppca_start, training_data
-from sklearn_vae.deep.ppca_start import fit_ppca, mean_squares, ppca_residuals
+from sklearn_vae.deep import linear_fits, training_data
+from sklearn_vae.deep.linear_fits import fit_ppca, mean_squares, ppca_residuals
 from sklearn_vae.stored_rows import StoredRows
 from sklearn_vae.training import stored_samples
 from sklearn_vae.training.batches import Batches
@@ -188,7 +188,7 @@ def test_bytes_and_thresholds(init, stored, order_of_memory):
 
 
 def test_many_features_are_not_multiplied(stored, monkeypatch):
-    monkeypatch.setattr(ppca_start, "MOST_FEATURES", 3)
+    monkeypatch.setattr(linear_fits, "MOST_FEATURES", 3)
     monkeypatch.setattr(StoredSamples, "moments", property(lambda self: pytest.fail("moments")))
     for noise in ("scalar", "diagonal"):
         model = DeepGaussianVAE(2, init="ppca", noise_model=noise, **SHORT)
@@ -258,7 +258,7 @@ import sys, threading
 import numpy as np
 from sklearn.base import clone
 from sklearn_vae import DeepAutoencoder, DeepGaussianVAE, validation
-from sklearn_vae.deep import evaluation, fit_averages, ppca_start, vae
+from sklearn_vae.deep import evaluation, fit_averages, linear_fits, vae
 from sklearn_vae.training import stored_samples
 
 validation.LARGEST_IN_MEMORY //= 16
@@ -266,7 +266,7 @@ stored_samples.WINDOW_BYTES //= 16
 stored_samples.BLOCK_ENTRIES //= 16
 evaluation.NUMBERS_PER_BLOCK //= 16
 fit_averages.N_OPERATIONS = vae.N_OPERATIONS = 1e9
-ppca_start.BLOCK_ENTRIES //= 16
+linear_fits.BLOCK_ENTRIES //= 16
 
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()

@@ -9,7 +9,7 @@ from sklearn.base import clone
 
 from sklearn_vae import PPCA, DeepAutoencoder, DeepBernoulliVAE, DeepGaussianVAE
 from sklearn_vae.deep.incomplete_start import IncompleteStart
-from sklearn_vae.deep.ppca_start import FACTOR_TOL
+from sklearn_vae.deep.linear_fits import FACTOR_TOL
 from sklearn_vae.diagnostics import diagnose, entropy_bound, tune_noise_variance
 from sklearn_vae.gaussian.factor_em import fit_incomplete_factors
 from sklearn_vae.gaussian.incomplete_ppca import fit_incomplete_ppca

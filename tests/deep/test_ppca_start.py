@@ -1,7 +1,6 @@
 """`init="ppca"`: networks that are pPCA before their first step, and stay above it."""
 
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,24 +9,13 @@ from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
-from skorch.history import History
 
 from sklearn_vae import PPCA, DeepGaussianVAE
-from sklearn_vae.deep import ppca_start
-from sklearn_vae.deep.linear_bounds import ppca_fits
-from sklearn_vae.deep.ppca_start import (
-    SHARE_OF_START,
-    SLOPES,
-    LearningRateLimit,
-    factor_noise,
-    fit_ppca,
-    mean_squares,
-    ppca_residuals,
-    sum_of_deviations,
-)
-from sklearn_vae.gaussian.moments import Moments
+from sklearn_vae.deep.ppca_start import SLOPES
 from sklearn_vae.training.adam import Adam
-from sklearn_vae.training.distributed import SINGLE_PROCESS
+from sklearn_vae.training.learning_rate_limit import (
+    LearningRateLimit,
+)
 from tests.deep.data import make_rows, parameters_of
 
 X = make_rows()
@@ -193,40 +181,6 @@ def test_training_stays_near_the_likelihood_of_ppca_and_ends_above(rows, below, 
     assert vae.elbo_ > other.elbo_
 
 
-def test_the_rate_rises_is_limited_by_noise_and_falls():
-    worth = float(PPCA(10).fit(DIGITS).mutual_information_)
-    vae = DeepGaussianVAE(10, hidden_layer_sizes=(64, 32), init="ppca", learning_rate=1.0)
-    first = vae.set_params(max_epochs=1, random_state=0).fit(DIGITS).history_["learning_rate"][0]
-    price = 5 * first * sum_of_deviations(vae.net_.optimizer_) / 4
-    assert price == pytest.approx(SHARE_OF_START * worth, rel=0.4)  # gradients have changed since
-    vae.set_params(max_epochs=10)
-    rate = vae.fit(DIGITS).history_["learning_rate"]
-    assert (np.diff(rate[:5]) > 0).all()
-    assert (np.diff(rate[-2:]) < 0).all()
-    low = clone(vae).set_params(learning_rate=1e-5).fit(DIGITS).history_["learning_rate"]
-    np.testing.assert_allclose(low[:8], 1e-5 * np.minimum(1, np.arange(1, 9) / 5), rtol=1e-12)
-    assert "learning_rate" not in clone(vae).set_params(init=None).fit(DIGITS[:99]).history_
-
-
-def test_the_price_of_noise_is_what_a_constant_rate_costs():
-    # What the callback rests on: (rate / 4) sum of deviations, at a maximum.
-    rng = np.random.default_rng(0)
-    curvature, rate = torch.from_numpy(rng.uniform(0.5, 2.0, 50)), 1e-2
-    theta = torch.nn.Parameter(torch.zeros(50, dtype=torch.float64))
-    adam = Adam([theta], lr=rate)
-    deviation, costs = torch.from_numpy(rng.uniform(1.0, 3.0, 50)), []
-    for step in range(6000):
-        noise = torch.from_numpy(rng.normal(size=50))
-        theta.grad = curvature * theta.detach() + deviation * noise
-        with torch.no_grad():
-            adam.update()
-        if step > 2000:
-            costs.append(0.5 * float((curvature * theta.detach() ** 2).sum()))
-    found = sum_of_deviations(adam)
-    assert found == pytest.approx(float(deviation.sum()), rel=0.05)
-    assert np.mean(costs) == pytest.approx(rate / 4 * found, rel=0.2)
-
-
 def test_seeds_pickles_and_warm_starts():
     vae = DeepGaussianVAE(K, hidden_layer_sizes=(16,), init="ppca", max_epochs=5, random_state=0)
     one, two = clone(vae).fit(X), clone(vae).fit(X)
@@ -276,63 +230,6 @@ def test_an_interrupt_before_the_first_step_leaves_a_model_that_can_learn(monkey
     assert vae.elbo_ > start
 
 
-class StubNet:
-    """What `KeepStart` asks of a net: the history of bounds, and Adam after some gradients."""
-
-    def __init__(self, bounds, deviations, lr, max_epochs):
-        weights = torch.nn.Parameter(torch.zeros(len(deviations), dtype=torch.float64))
-        other = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
-        self.optimizer_ = Adam([{"params": [weights]}, {"params": [other]}])
-        for sign in (1.0, -1.0, 1.0):  # of which the average of squares is that of each
-            weights.grad = sign * torch.tensor(deviations, dtype=torch.float64)
-            other.grad = torch.zeros(1, dtype=torch.float64)
-            self.optimizer_.step()
-        self.lr, self.max_epochs = lr, max_epochs
-        self.history = History()
-        for bound in bounds:
-            self.history.new_epoch()
-            self.history.record("bound", bound)
-        self.history.new_epoch()
-
-    def rate(self, worth, before=0):
-        callback = LearningRateLimit(worth)
-        callback.first_epoch_ = before
-        callback.on_epoch_begin(self)
-        rate = self.history[-1]["learning_rate"]
-        assert [group["lr"] for group in self.optimizer_.param_groups] == [rate, rate]
-        return rate
-
-
-@pytest.mark.parametrize(
-    ("bounds", "won"),
-    [
-        ([-10.0] * 20, 0.0),
-        ([-10.0, -20.0] * 10, 0.0),  # below where it began
-        ([-10.0, *[-90.0] * 18, -4.0], 6.0),
-        ([-10.0, *[90.0] * 18, -4.0], 6.0),  # not of the best epoch
-    ],
-)
-def test_the_cap_of_the_rate_grows_with_what_was_won(bounds, won):
-    # (rate / 4) sum of deviations <= 0.05 worth + 0.5 won
-    for worth, deviations in [(8.0, [3.0, 1.0, 0.5]), (1.0, [100.0, 0.25])]:
-        net = StubNet(bounds, deviations, lr=1e6, max_epochs=100)
-        expected = 4 * (0.05 * worth + 0.5 * won) / sum(deviations)
-        assert net.rate(worth) == pytest.approx(expected, rel=1e-12)
-    assert StubNet(bounds, [3.0], lr=1e-4, max_epochs=100).rate(8.0) == 1e-4
-    first = StubNet([], [3.0], lr=1e6, max_epochs=100).rate(8.0)  # in which the rate rises
-    assert first == pytest.approx(4 * 0.05 * 8.0 / 3.0 / 5, rel=1e-12)
-
-
-@pytest.mark.parametrize("before", [0, 7])
-@pytest.mark.parametrize("max_epochs", [1, 3, 10, 40])
-def test_the_rate_of_every_epoch_rises_and_falls(max_epochs, before):
-    falling = max(1.0, 0.2 * max_epochs)
-    for epoch in range(1, max_epochs + 1):
-        net = StubNet([0.0] * (before + epoch - 1), [1e-9], 1.0, max_epochs)
-        share = min(1.0, (before + epoch) / 5, (max_epochs - epoch + 1) / (falling + 1))
-        assert net.rate(1.0, before) == pytest.approx(share, rel=1e-12)
-
-
 # pPCA's noise is down to 1.6e-7 of the average variance of the features of raw tables.
 @pytest.mark.cover(1)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -354,49 +251,3 @@ def test_noise_far_below_the_average_variance_can_be_learned():
     assert model.noise_variance_ < 2e-7 * rows.var(axis=0).mean()
     assert model.entropy_gap_.active_bounds == ()
     assert model.elbo_ > PPCA(10).fit(rows).score(rows)
-
-
-@pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_moments_in_blocks_are_those_of_all_samples(offset, monkeypatch):
-    monkeypatch.setattr(ppca_start, "BLOCK_ENTRIES", 100)
-    w, units = np.linspace(0.0, 1.5, 240), np.array([0.1, 1.0, 1e3])
-    samples = torch.from_numpy(np.random.default_rng(0).normal(offset, 1.0, (240, 3))).float()
-    X = samples.double().numpy() / units
-    for weights in (None, w):
-        found = ppca_start._moments_in_blocks(samples, weights, units)
-        expected = Moments.of(X, weights)
-        assert (found.n, found.count) == pytest.approx((expected.n, expected.count))
-        np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-13, atol=1e-13)
-        scale = np.sqrt(np.outer(*2 * [np.diag(expected.scatter)]))
-        np.testing.assert_allclose(found.scatter / scale, expected.scatter / scale, atol=1e-12)
-    X[7, 1] = np.inf
-    for weights in (None, w):
-        with pytest.raises(ValueError, match="finite"):
-            ppca_start._moments_in_blocks(torch.from_numpy(X), weights)
-
-
-@pytest.mark.parametrize("noise", [None, np.array(0.3), np.linspace(0.1, 0.5, 5)])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_large_samples_are_not_copied_to_float64(noise, weighted, monkeypatch):
-    rows = np.random.default_rng(0).normal(size=(240, 5)) * np.arange(1, 6)
-    samples = torch.from_numpy(rows.astype(np.float32))
-    w = torch.linspace(0.5, 1.5, 240).double() if weighted else None
-    data = SimpleNamespace(
-        train=samples, valid=None, weights=w, reducer=SINGLE_PROCESS, is_incomplete=False
-    )
-    results = []
-    for large in (2**24, 2):
-        monkeypatch.setattr(ppca_start, "LARGE_ENTRIES", large)
-        monkeypatch.setattr(ppca_start, "BLOCK_ENTRIES", 100)
-        fits = ppca_fits(data, 2, noise, 1.0)
-        units = None if noise is None else np.sqrt(np.broadcast_to(noise, 5))
-        fit = fit_ppca(samples, 2, SINGLE_PROCESS, w, units=units)
-        numbers = [f.bound for f in fits if f is not None] + [fit.noise_variance]
-        numbers += np.abs(fit.loadings).ravel().tolist() + factor_noise(samples, 2, w).tolist()
-        numbers += ppca_residuals(samples, 2, SINGLE_PROCESS, w).tolist()
-        results.append(numbers)
-    own, in_blocks = results
-    np.testing.assert_allclose(in_blocks, own, rtol=1e-10)
-    squares = rows.astype(np.float32).astype(np.float64) ** 2
-    expected = (squares if w is None else w.numpy()[:, None] * squares).mean(axis=0)
-    np.testing.assert_allclose(mean_squares(samples, w), expected, rtol=1e-12)

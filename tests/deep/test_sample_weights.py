@@ -13,10 +13,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_vae import DeepAutoencoder, DeepBernoulliVAE, DeepGaussianVAE, Snapshot
-from sklearn_vae.deep import fit_averages, ppca_start
+from sklearn_vae.deep import fit_averages
 from sklearn_vae.deep.choices import PLAIN, values_of_fit, with_values
 from sklearn_vae.deep.training_data import prepare
-from sklearn_vae.training import batches, cuda_graph, fast_paths, loop
+from sklearn_vae.training import batches, cuda_graph, fast_paths, learning_rate_limit, loop
 from sklearn_vae.training.distributed import SINGLE_PROCESS
 from sklearn_vae.training.monitors import LatentMonitor
 from tests.deep.data import (
@@ -49,7 +49,7 @@ class WithoutNoise:
 
 
 def take_noise_away(monkeypatch):
-    for module in (batches, fit_averages, loop, ppca_start):
+    for module in (batches, fit_averages, loop, learning_rate_limit):
         monkeypatch.setattr(module, "torch", WithoutNoise())
 
 

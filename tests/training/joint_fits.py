@@ -24,8 +24,8 @@ from skorch.callbacks import Callback, EarlyStopping
 from torch import distributed, nn
 
 from sklearn_vae import DeepBernoulliVAE, DeepGaussianVAE, LinearVAE, Processes, Snapshot
-from sklearn_vae.deep.ppca_start import sum_of_deviations
 from sklearn_vae.serialization.checkpoint import Checkpoint
+from sklearn_vae.training.learning_rate_limit import sum_of_deviations
 from sklearn_vae.training.loop import VAENet
 from tests.deep.data import MODELS, SMALL, make_rows
 
