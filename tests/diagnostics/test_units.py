@@ -109,7 +109,10 @@ def test_reports_of_data_in_other_units(X, model, categories, units):
     if one.collapse is None:
         return
     np.testing.assert_array_equal(other.collapse.collapsed, one.collapse.collapsed)
-    np.testing.assert_allclose(other.collapse.kl_per_dim, one.collapse.kl_per_dim, rtol=1e-7)
+    # Where the KL is 0 there is nothing but rounding.
+    np.testing.assert_allclose(
+        other.collapse.kl_per_dim, one.collapse.kl_per_dim, rtol=1e-7, atol=1e-12
+    )
     found, expected = other.entropies, one.entropies
     for name, shift in {
         "elbo": -log_det, "bound": -log_det, "decoder": log_det, "posterior": 0.0, "prior": 0.0,
