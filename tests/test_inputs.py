@@ -497,7 +497,7 @@ def calls(model):
 )
 def test_observations_of_binary_models_are_the_same_in_every_container(estimator, binarize):
     model = clone(estimator).set_params(binarize=binarize).fit(X)
-    expected = X if binarize is None else X > binarize
+    expected = X if binarize is None else binarize < X
     frame = pd.DataFrame(X, columns=COLUMNS)
     for data in (X, X.tolist(), frame, frame.astype(object), pl.DataFrame(X, schema=COLUMNS)):
         np.testing.assert_array_equal(model.observations(data), expected)
