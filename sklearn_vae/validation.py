@@ -185,7 +185,7 @@ def refuse_dask(by: Any, X: Any, name: str = "X") -> None:
         raise TypeError(
             f"{name} is a Dask {type(X).__name__}, which {who} would load into memory as a whole. "
             f"Pass {name}.compute() if it fits into memory. Dask arrays are supported by fit, "
-            "transform and score of PPCA, PPCACV and LinearVAE(solver='em')."
+            "transform and score of PPCA, PPCACV, FactorAnalysis and LinearVAE(solver='em')."
         )
 
 

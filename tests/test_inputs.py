@@ -491,6 +491,18 @@ def calls(model):
     return {name: call for name, call in methods.items() if hasattr(model, name)}
 
 
+@pytest.mark.parametrize("binarize", [None, 0.45])
+@pytest.mark.parametrize(
+    "estimator", [BernoulliPPCA(1, random_state=0), DeepBernoulliVAE(1, **SMALL)], ids=name_of
+)
+def test_observations_of_binary_models_are_the_same_in_every_container(estimator, binarize):
+    model = clone(estimator).set_params(binarize=binarize).fit(X)
+    expected = X if binarize is None else binarize < X
+    frame = pd.DataFrame(X, columns=COLUMNS)
+    for data in (X, X.tolist(), frame, frame.astype(object), pl.DataFrame(X, schema=COLUMNS)):
+        np.testing.assert_array_equal(model.observations(data), expected)
+
+
 def test_dequantizer_reads_the_same_containers():
     levels = np.random.default_rng(0).integers(0, 4, (20, 3)).astype(float)
     expected = Dequantizer(4, random_state=0).fit(levels).transform(levels)

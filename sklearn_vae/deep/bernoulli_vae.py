@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sklearn_vae.containers import to_array
 from sklearn_vae.deep.base import Array
 from sklearn_vae.deep.incomplete_start import IncompleteStart
 from sklearn_vae.deep.linear_starts import start_at_logistic_ppca
@@ -304,7 +305,7 @@ class DeepBernoulliVAE(DeepVAE):
         return p, p * (1 - p)
 
     def observations(self, X: Any) -> Array:
-        return check_bits(X, self.binarize)
+        return check_bits(to_array(X), self.binarize)
 
     def _check_parameters(self) -> None:
         super()._check_parameters()

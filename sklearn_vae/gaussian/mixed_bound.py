@@ -30,6 +30,9 @@ FLOOR = 1e-4
 MOST_R = 1e4
 # Steps of conjugate gradients per sample that find the change of its posterior.
 _INNER_STEPS = 4
+# Largest change of loadings or intercepts of bits and counts by a step of EM. Newton's steps for the
+# logistic function go from one flat end to the other, and back, where they are longer than 4.4.
+_MOST_CHANGE = 4.0
 # Smallest eigenvalue of a block of the preconditioner, as a share of its largest diagonal entry.
 _RIDGE = 1e-6
 # Floats that the arrays of a term and sample need, relative to one float.
@@ -171,9 +174,20 @@ class MixedBound:
         search = MixedPosteriors(p, self.diagonal)
         terms = search.take_step(self.data, self.q) @ self.weights
         gradient, precondition, _, _ = self._derivatives(x, p, self._sums(search, order=2))
-        step = precondition(gradient)
+        step = self._limited(precondition(gradient))
         value = float(terms) / len(self.q.mean) - self.penalty(p)
         return step, value, 0.5 * float(gradient @ step)
+
+    def _limited(self, step: Array) -> Array:
+        """Shorten a step of EM where it would change loadings or intercepts of bits or counts too much."""
+        W, b, t = np.split(step.copy(), self._sizes)
+        W = W.reshape(self.n_rows, -1)
+        largest = np.zeros(self.n_rows)
+        np.maximum.at(largest, self.owner, np.abs(b))
+        largest = np.maximum(largest, np.linalg.norm(W, axis=1))
+        largest[self.owner[self.data.sizes.families[0]]] = 0.0  # the step is exact
+        share = _MOST_CHANGE / np.maximum(largest, _MOST_CHANGE)
+        return np.concatenate([(W * share[:, None]).ravel(), b * share[self.owner], t])
 
     def penalty(self, p: TermParameters) -> float:
         """Return the penalty in nats per sample, which is at least 0."""

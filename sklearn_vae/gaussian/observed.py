@@ -226,12 +226,12 @@ def impute(
     i, j, _ = latent_pairs(W.shape[1])
     squares = W[:, i] * W[:, j] * np.where(i == j, 1.0, 2.0)
     filled, std = X.copy(), np.zeros(X.shape) if return_std else None
-    for samples, block, q in _posteriors(X, parameters):
+    for samples, block, q in _posteriors(X, parameters, by_root=True):
         missing = np.isnan(X[samples])
         filled[samples] = np.where(missing, q.mean.T @ W.T + parameters.mean, X[samples])
         if std is not None:
             # For the missing values Cov[x|x_o] = sigma2 (I + W M^-1 W').
-            variance = parameters.noise_variance * (1.0 + squares @ q.inverse[i, j])
+            variance = parameters.noise_variance * (1.0 + squares @ inverse_pairs(q.inverse))
             std[samples] = np.where(missing, block.repeated(variance).T ** 0.5, 0.0)
     return filled, std
 
@@ -240,9 +240,11 @@ def sample(X: np.ndarray, parameters: Parameters, rng: np.random.RandomState) ->
     """Replace missing values by a joint draw from p(x_m|x_o): draw z|x_o, then x_m|z."""
     W, sigma2 = parameters.loadings, parameters.noise_variance
     filled = X.copy()
-    for samples, block, q in _posteriors(X, parameters):
+    for samples, block, q in _posteriors(X, parameters, by_root=True):
         missing = np.isnan(X[samples])
-        roots = np.moveaxis(np.linalg.cholesky(np.moveaxis(q.inverse, 2, 0)), 0, 2)
+        # The Cholesky factor of M^-1 = B'B from B, because rounding may leave M^-1 indefinite.
+        R = np.linalg.qr(np.moveaxis(q.inverse, 2, 0), mode="r")
+        roots = np.moveaxis(R * np.sign(np.einsum("paa->pa", R))[:, :, None], 0, 2).swapaxes(0, 1)
         deviations = rng.standard_normal(q.mean.shape)
         Z = q.mean + math.sqrt(sigma2) * multiply_each(roots, deviations, block.owner)
         noise = math.sqrt(sigma2) * rng.standard_normal(missing.shape)
@@ -251,7 +253,7 @@ def sample(X: np.ndarray, parameters: Parameters, rng: np.random.RandomState) ->
 
 
 def _posteriors(
-    X: np.ndarray, parameters: Parameters
+    X: np.ndarray, parameters: Parameters, *, by_root: bool = False
 ) -> Iterator[tuple[np.ndarray, Block, Posterior]]:
     """Yield indices of samples in X with their block and its posterior."""
     k = parameters.loadings.shape[1]
@@ -263,7 +265,7 @@ def _posteriors(
                 yield (
                     samples.start + data.order[block.samples],
                     block,
-                    data.posterior(block, relative),
+                    data.posterior(block, relative, by_root=by_root),
                 )
 
 

@@ -10,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_vae.containers import to_array
 from sklearn_vae.gaussian.arrays import affine, row_blocks, weighted_mean
 from sklearn_vae.gaussian.bernoulli_elbo import (
     SamplePosteriors,
@@ -395,7 +396,7 @@ class BernoulliPPCA(LatentModel):
         return numbered({"bound": self.elbo_history_}, "iteration", self.n_iter_)
 
     def observations(self, X: Any) -> Any:
-        return check_bits(X, self.binarize)
+        return check_bits(to_array(X), self.binarize)
 
     def bound_terms(self, X: Any) -> BoundTerms:
         X = self._check_samples(X)

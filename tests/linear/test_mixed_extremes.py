@@ -124,3 +124,14 @@ def test_warnings_of_real_columns_name_them_at_the_line_of_the_user(max_iter):
         made.append((heywood, len(caught)))
     assert made[0] == made[1]
     assert max_iter == 1 or "feature 'x'" in made[1][0][0]
+
+
+@pytest.mark.parametrize("seed", [5, 17, 19])
+def test_intercepts_of_rare_categories_do_not_run_away(seed):
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=40)
+    X = np.column_stack([np.round(np.exp(1.5 * z)), 3.0 * z + rng.normal(size=40)])
+    model = MixedFactorAnalysis(1, column_types={0: "ordinal"}, random_state=0).fit(X)
+    assert model.certificate_.remaining_gain < model.tol
+    assert np.abs(model.intercept_).max() < 20.0
+    assert min(model.column_gains_.values()) > 0.0

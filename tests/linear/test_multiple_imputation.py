@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
+from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_vae import FactorAnalysisImputer, GaussianImputer, PPCAImputer
 from sklearn_vae.diagnostics import pool
@@ -256,6 +257,32 @@ def test_constant_features_do_not_narrow_intervals():
     imputer = GaussianImputer(n_fits=2).fit(X)
     quantiles = imputer._predictive().residuals.quantiles[0]
     assert np.interp(0.6745, NORMAL_GRID, quantiles) > 0.5
+
+
+@pytest.mark.parametrize("k", [5, 6])
+def test_draws_of_a_model_with_hardly_any_noise(k):
+    X = np.column_stack([HOLES, np.ones(len(HOLES))])  # which a fifth component explains
+    imputer = PPCAImputer(k, n_fits=2, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="The noise variance fell"):
+        imputer.fit(X)
+    drawn = imputer.impute(X, n_draws=2, random_state=0)
+    filled, std = imputer.impute(X, return_std=True)
+    assert np.isfinite(drawn).all()
+    assert (std[np.isnan(X)] > 0.0).all()
+    assert np.isfinite(filled).all()
+
+
+@pytest.mark.parametrize("noise", [1e-8, 1e-10, 1e-12])
+def test_draws_with_little_noise_are_those_of_the_limit(noise):
+    rng = np.random.default_rng(0)
+    W, mean = rng.normal(size=(15, 12)), np.zeros(15)
+    X = rng.normal(size=(40, 12)) @ W.T
+    X = np.where(rng.uniform(size=X.shape) < 0.1, np.nan, X)
+    drawn = sample(X, Parameters(W, mean, noise), np.random.RandomState(0))
+    determined = np.isnan(X).sum(axis=1) <= 3
+    residual = drawn - drawn @ np.linalg.pinv(W).T @ W.T
+    assert np.abs(residual[determined]).max() < 100.0 * noise**0.5
+    assert np.isfinite(drawn).all()
 
 
 @pytest.mark.some(1, "slow")

@@ -117,10 +117,12 @@ def test_deep_models():
 
 
 def test_binary_models_see_binary_observations():
-    model = BernoulliPPCA(2, binarize=0.0, max_iter=500).fit(X)
+    model = BernoulliPPCA(2, binarize=0.0, max_iter=500, random_state=0).fit(X)
     p, variance = model.conditional(model.posterior(X)[0])
     expected = np.sum(((X > 0) - p) ** 2 / variance, axis=1)
     np.testing.assert_allclose(distances(model, X).spe, expected)
+    frame = pd.DataFrame(X, columns=list("abcdefgh"))
+    np.testing.assert_allclose(distances(model.fit(frame), frame).spe, expected)
 
 
 def test_pipelines_show_their_last_step_the_transformed_samples():
