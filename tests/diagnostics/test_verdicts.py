@@ -204,6 +204,23 @@ def test_unstable_training_is_found_in_the_history_of_another_library(jumps, cat
     assert not any("=" in text for text in report.advice)
 
 
+def test_a_bad_optimum_of_active_dimensions_is_no_collapse():
+    rng = np.random.default_rng(0)
+    X, V = rng.normal(size=(200, 4)), rng.normal(size=(4, 4))
+    model = FunctionModel(
+        lambda x: (np.asarray(x)[:, :2], np.full((len(x), 2), 0.3)),
+        lambda z: 0.3 * z @ V[:2],
+        spread="variance",
+        noise_variance=2.0,
+        learned_noise=True,
+    )
+    report = diagnose(model, X @ V)
+    assert report.categories == ("optimum",)
+    verdicts = {verdict.name: verdict for verdict in report.verdicts}
+    assert verdicts["collapse"].holds, verdicts["collapse"]
+    assert not verdicts["linear"].holds
+
+
 @pytest.mark.parametrize("update", ["closed_form", "gradient"])
 def test_a_tiny_learning_rate_is_neither_too_high_nor_at_an_optimum(update):
     # The noise variance of pPCA is far too small for these networks, so that the bound varies.
