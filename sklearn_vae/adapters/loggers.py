@@ -219,7 +219,8 @@ class SkorchLatentLogger(Callback):
     ) -> None:
         check_integer("every", every, at_least=1)
         self.X, self.adapt, self.every = X, adapt, every
-        vars(self).update(options)  # skorch reads and sets parameters as attributes
+        for name, value in options.items():  # skorch reads and sets parameters as attributes
+            setattr(self, name, value)
         self.initialize()
 
     def initialize(self) -> Self:

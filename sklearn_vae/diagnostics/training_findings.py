@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,8 @@ def unstable(case: Evidence) -> Finding | None:
 
 def largest_change(case: Evidence) -> float:
     """Return about the largest change of a weight if it is too small for a bound so low, or 0."""
-    rate, size = case.parameters.get("learning_rate"), case.parameters.get("batch_size")
+    rate: Any = case.parameters.get("learning_rate")
+    size: Any = case.parameters.get("batch_size")
     if not case.is_below or not isinstance(rate, float | int):
         return 0.0
     per_epoch = -(-len(case.X) // size) if is_integer(size) and case.step == "epoch" else 1
