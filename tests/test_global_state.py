@@ -26,6 +26,7 @@ from sklearn_vae import (
     TabularVAE,
 )
 from sklearn_vae.diagnostics import diagnose
+from sklearn_vae.nn.cubature import normal_points
 from sklearn_vae.serialization import load, save
 from tests.deep.data import make_rows
 from tests.helpers import exhaustive, name_of, slow
@@ -222,3 +223,30 @@ def test_a_fixed_noise_variance_of_incomplete_data_is_reported_as_given():
 def test_devices_that_are_not_there_are_errors_that_say_so(model, device):
     with pytest.raises(ValueError, match=f"device.*{device}"):
         clone(model).set_params(device=device).fit(X)
+
+
+def results_of_incomplete_samples(model):
+    """Results that need tensors or modules from outside the fitted networks."""
+    incomplete = np.where(np.arange(X.size).reshape(X.shape) % 7 == 0, np.nan, X)
+    fewer = model.with_dimensions([0])
+    return [
+        model.transform(incomplete),
+        model.impute(incomplete, return_std=True)[1],
+        model.score_samples(X, return_error=True)[1],
+        model.log_likelihood(X, n_samples=10),
+        *([] if fewer is None else [fewer.transform(X)]),
+    ]
+
+
+@pytest.mark.parametrize("setting", ["float64", "bfloat16", "device", "inference_mode"])
+@pytest.mark.parametrize(
+    "estimator", [DeepGaussianVAE(2, **FIT), TabularVAE(2, **FIT)], ids=name_of
+)
+def test_settings_of_the_process_change_no_method(estimator, setting):
+    model = clone(estimator).fit(X)
+    plain = results_of_incomplete_samples(model)
+    normal_points.cache_clear()
+    with SETTINGS[setting]():
+        found = results_of_incomplete_samples(model)
+    for ours, theirs in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from skorch.callbacks import Callback
@@ -217,12 +217,27 @@ class SkorchLatentLogger(Callback):
         every: int = 1,
         **options: Any,
     ) -> None:
-        self.logger = LatentLogger(X, adapt, every, **options)
+        check_integer("every", every, at_least=1)
+        self.X, self.adapt, self.every = X, adapt, every
+        for name, value in options.items():  # skorch reads and sets parameters as attributes
+            setattr(self, name, value)
+        self.initialize()
+
+    def initialize(self) -> Self:
+        """Start without the values of an earlier fit.
+
+        Returns
+        -------
+        self : SkorchLatentLogger
+            This callback.
+        """
+        self.logger_ = LatentLogger(**self.get_params(deep=False))
+        return self
 
     @property
     def history_(self) -> dict[str, list[Any]]:
         """Values of each epoch."""
-        return self.logger.history_
+        return self.logger_.history_
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Evaluate the module of the net, and record the values.
@@ -235,7 +250,7 @@ class SkorchLatentLogger(Callback):
             Ignored.
         """
         rates = _learning_rate([net.optimizer_])
-        for name, value in self.logger.update(net.module_, **rates).items():
+        for name, value in self.logger_.update(net.module_, **rates).items():
             if np.ndim(value) == 0:
                 net.history.record(name, value)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sklearn_vae.deep.choices import values_of_fit, with_values
 from sklearn_vae.nn.module import VAEModule
+from sklearn_vae.training.devices import torch_defaults
 
 # Relative difference up to which networks are the same.
 ROUNDING = 1e-4
@@ -19,6 +20,7 @@ ROUNDING = 1e-4
 N_COMPARED = 16
 
 
+@torch_defaults()
 def with_kept_networks(model: Any, kept: Any) -> Any:
     """Return a copy of a fitted VAE whose networks have some of the latent dimensions, or None.
 

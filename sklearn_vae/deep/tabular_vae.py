@@ -27,6 +27,7 @@ from sklearn_vae.nn.module import VAEModule
 from sklearn_vae.nn.tables import accept_missing_values, build_table_vae
 from sklearn_vae.tables import TableCodec
 from sklearn_vae.tables.checks import checked_table, used_samples
+from sklearn_vae.training.devices import torch_defaults
 from sklearn_vae.training.distributed import Reducer
 from sklearn_vae.training.learning_rate_limit import LearningRateLimit
 from sklearn_vae.training.scaling import center_and_scale
@@ -442,6 +443,7 @@ class TabularVAE(TableMethods, DeepVAE):  # type: ignore[misc]  # impute returns
         limit = LearningRateLimit(nats, falls=not self._starts_linear)
         return [*super()._training_callbacks(), limit]
 
+    @torch_defaults()
     def _module_for(self, X: Array) -> Any:
         return accept_missing_values(self.module_) if has_nan(X) else self.module_
 

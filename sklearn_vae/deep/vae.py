@@ -36,6 +36,7 @@ from sklearn_vae.nn.objectives import elbo, iwae, log_weights
 from sklearn_vae.nn.posteriors import POSTERIORS, PRIORS
 from sklearn_vae.protocol import LatentModel
 from sklearn_vae.training.callbacks import KLWarmup
+from sklearn_vae.training.devices import torch_defaults
 from sklearn_vae.training.monitors import LatentMonitor
 from sklearn_vae.validation import (
     check_choice,
@@ -179,7 +180,7 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
         check_is_fitted(self)
         generator = torch.Generator().manual_seed(0)
         shape = (n_samples, 1, self.n_components_)
-        draws = torch.randn(shape, generator=generator, dtype=torch.float64)
+        draws = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
         noise = self._as_tensor(draws)
 
         def weighted(module: Any, x: Tensor) -> Tensor:
@@ -270,6 +271,7 @@ class DeepVAE(ImputerMixin, LatentModel, DeepModel):
         """Return how q(z|x) becomes wider for missing values."""
         return "correlated" if self.init == "ppca" else "none"
 
+    @torch_defaults()
     def _module_for(self, X: Array) -> Any:
         module = self.module_
         if module.is_incomplete or not has_nan(X):

@@ -206,7 +206,7 @@ def on_rate(model: EncoderDecoder) -> Iterator[Remedy]:
         return
     # Ten times less, or the default for a fixed number of epochs if that is less.
     lower = min(0.1 * rate, 1e-3) if rate > 1e-3 else 0.1 * rate
-    yield _remedy("reduce the learning rate", {"learning_rate": lower})
+    yield _remedy("reduce the learning rate", {"learning_rate": float(f"{lower:.6g}")})
 
 
 def _on_start(model: EncoderDecoder) -> Iterator[Remedy]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.report import Finding
 from sklearn_vae.diagnostics.texts import in_nats, shortfall
 from sklearn_vae.gaussian.tolerances import NATS, OPEN_SHARE
+from sklearn_vae.validation import is_integer
 
 # Training is unstable if its bound falls by this multiple of the margin from its highest level, or
 # if it varies by this multiple between steps.
@@ -31,12 +33,16 @@ JUMP = 3.0
 LOST_SHARE = 0.5
 LINEAR_MULTIPLE = 2.0
 
+# Networks are near their initial ones if the learning rate times the number of steps, which is about
+# the largest change of a weight by Adam, is less.
+LEAST_CHANGE = 0.03
+
 
 def unstable(case: Evidence) -> Finding | None:
     """Find a learning rate that is too high for training to settle."""
     trend = case.trend
     has_rate = case.model.trained_elsewhere or "learning_rate" in case.parameters
-    if not trend.is_known or not case.is_below or not has_rate:
+    if not trend.is_known or not case.is_below or not has_rate or largest_change(case):
         return None
     varies = trend.noise > JUMP * case.margin and not trend.rises and not is_stuck(case)
     if not (trend.fall > FALL * case.margin or varies or _is_far_below(case)):
@@ -53,6 +59,17 @@ def unstable(case: Evidence) -> Finding | None:
         {"noise": trend.noise, "fall": trend.fall},
         (*on_rate(case.model), other("or use larger batches")),
     )
+
+
+def largest_change(case: Evidence) -> float:
+    """Return about the largest change of a weight if it is too small for a bound so low, or 0."""
+    rate: Any = case.parameters.get("learning_rate")
+    size: Any = case.parameters.get("batch_size")
+    if not case.is_below or not isinstance(rate, float | int):
+        return 0.0
+    per_epoch = -(-len(case.X) // size) if is_integer(size) and case.step == "epoch" else 1
+    change = float(rate * case.n_steps * per_epoch)
+    return change if change < LEAST_CHANGE else 0.0
 
 
 def _is_far_below(case: Evidence) -> bool:
@@ -144,7 +161,7 @@ def _later_fall(case: Evidence) -> list[str]:
 def unfinished(case: Evidence) -> Finding | None:
     """Find training that has not converged."""
     text, trend = open_gain(case), case.validation_trend or case.trend
-    rises = not trend.is_known or trend.possible > tolerance(case)
+    rises = not trend.is_known or trend.possible > tolerance(case) or bool(largest_change(case))
     if not text or is_stuck(case) or (case.is_below and not rises):
         return None
     comparison = [shortfall(case)] if case.is_below else []
@@ -178,7 +195,13 @@ def open_gain(case: Evidence) -> str:
     trend, rescaling = case.validation_trend or case.trend, rescaling_gain(case)
     of = " of validation samples" if case.validation_trend else ""
     if not trend.is_known:
-        return f"the history has only {case.n_steps} values, too few to judge convergence"
+        values = "1 value" if case.n_steps == 1 else f"{case.n_steps} values"
+        return f"the history has only {values}, too few to judge convergence"
+    if change := largest_change(case):
+        return (
+            f"{case.n_steps} {case.step}s with the learning rate {case.parameters['learning_rate']:g} "
+            f"change no weight by more than about {change:.1g}"
+        )
     if trend.rises and trend.expected > tolerance(case):
         return (
             f"the ELBO{of} still rises by {in_nats(trend.slope)} per {case.step} (+/- "

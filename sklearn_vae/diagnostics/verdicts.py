@@ -36,14 +36,14 @@ def verdicts(case: Evidence, findings: tuple[Finding, ...]) -> tuple[Verdict, ..
 
 
 def _collapse(case: Evidence, harmful: dict[str, Finding]) -> Verdict:
-    causes = [finding.title for name, finding in harmful.items() if name in COLLAPSE_CAUSES]
+    n_weak = int((case.collapse.kl_per_dim <= WEAK_KL).sum())
+    names = COLLAPSE_CAUSES if n_weak else COLLAPSE_CAUSES - {"optimum"}
+    causes = [finding.title for name, finding in harmful.items() if name in names]
     is_lost = bool(case.n_collapsed) and case.has_lost_dimensions
     if causes or is_lost:
-        n_weak = int((case.collapse.kl_per_dim <= WEAK_KL).sum())
-        text = (
-            f"harmful collapse: KL of at most {WEAK_KL:g} nats in {n_weak} of {case.k} dimensions"
-        )
-        return Verdict("collapse", False, text + (f". {causes[0]}" if causes else "."))
+        weak = f"KL of at most {WEAK_KL:g} nats in {n_weak} of {case.k} dimensions."
+        reasons = [weak] * bool(n_weak or not causes) + causes[:1]
+        return Verdict("collapse", False, f"harmful collapse: {' '.join(reasons)}")
     if not case.n_collapsed:
         dimensions = "the latent dimension is" if case.k == 1 else f"all {case.k} dimensions are"
         return Verdict("collapse", True, f"no harmful collapse: {dimensions} active.")

@@ -66,7 +66,7 @@ def points_within(
     if 2 * n_pairs >= n_points(n_components):
         return lambda x: None
     n_pairs, generator = max(1, n_pairs), torch.Generator().manual_seed(0)
-    weights = torch.full((2 * n_pairs,), 0.5 / n_pairs, dtype=torch.float64)
+    weights = torch.full((2 * n_pairs,), 0.5 / n_pairs, dtype=torch.float64, device="cpu")
 
     def draw(x: Tensor) -> tuple[Tensor, Tensor]:
         noise = torch.randn((n_pairs, len(x), n_components), generator=generator, dtype=x.dtype)
@@ -119,10 +119,12 @@ def _sobol_pairs(k: int, n: int) -> Array:
     if k <= MAX_DIMENSIONS:
         with torch.device("cpu"):
             engine = torch.quasirandom.SobolEngine(k, scramble=True, seed=0)
+            first = engine.quasi.float() / 2**engine.MAXBIT
             uniform = engine.draw(n // 2, dtype=torch.float64)
+            uniform[:1] = first  # the engine computes this point in torch's default dtype
     else:
         generator = torch.Generator().manual_seed(0)
-        uniform = torch.rand((n // 2, k), generator=generator, dtype=torch.float64)
+        uniform = torch.rand((n // 2, k), generator=generator, dtype=torch.float64, device="cpu")
     x = torch.special.ndtri(uniform.clamp(1e-9, 1.0 - 1e-9)).numpy()
     return np.concatenate([x, -x])
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from skorch import NeuralNet
 from torch import nn
 
@@ -108,6 +109,27 @@ def test_skorch_records_the_values_in_its_history():
     assert net.history[-1, "entropy_gap"] == pytest.approx(expected["entropy_gap"])
     assert callback.history_["bound"] == net.history[:, "bound"]
     assert callback.history_["learning_rate"] == 2 * [net.lr]
+
+
+def test_a_net_with_the_callback_can_be_cloned_set_and_fitted_again():
+    net = NeuralNet(
+        Trained,
+        Loss,
+        max_epochs=2,
+        train_split=None,
+        callbacks=[("latent", SkorchLatentLogger(rows(), noise_variance=0.5))],
+        callbacks__print_log=None,
+    )
+    copy = clone(net).set_params(callbacks__latent__noise_variance=2.0)
+    assert copy.get_params()["callbacks__latent__every"] == 1
+    for fitted, noise in ((net, 0.5), (copy, 2.0)):
+        for _ in range(2):  # the second fit starts again
+            fitted.fit(rows(), rows())
+            logger = dict(fitted.callbacks_)["latent"]
+            assert logger.history_["bound"] == fitted.history[:, "bound"]
+            assert logger.history_["noise_variance"] == [noise, noise]
+    net.partial_fit(rows(), rows(), epochs=1)
+    assert len(dict(net.callbacks_)["latent"].history_["bound"]) == 3
 
 
 @pytest.mark.filterwarnings("ignore")  # those of Lightning

@@ -204,6 +204,39 @@ def test_unstable_training_is_found_in_the_history_of_another_library(jumps, cat
     assert not any("=" in text for text in report.advice)
 
 
+def test_a_bad_optimum_of_active_dimensions_is_no_collapse():
+    rng = np.random.default_rng(0)
+    X, V = rng.normal(size=(200, 4)), rng.normal(size=(4, 4))
+    model = FunctionModel(
+        lambda x: (np.asarray(x)[:, :2], np.full((len(x), 2), 0.3)),
+        lambda z: 0.3 * z @ V[:2],
+        spread="variance",
+        noise_variance=2.0,
+        learned_noise=True,
+    )
+    report = diagnose(model, X @ V)
+    assert report.categories == ("optimum",)
+    verdicts = {verdict.name: verdict for verdict in report.verdicts}
+    assert verdicts["collapse"].holds, verdicts["collapse"]
+    assert not verdicts["linear"].holds
+
+
+@pytest.mark.parametrize("update", ["closed_form", "gradient"])
+def test_a_tiny_learning_rate_is_neither_too_high_nor_at_an_optimum(update):
+    # The noise variance of pPCA is far too small for these networks, so that the bound varies.
+    Z = np.random.default_rng(0).normal(size=(100, 2))
+    X = Z @ np.random.default_rng(1).normal(size=(2, 10))
+    X += 0.1 * np.random.default_rng(2).normal(size=X.shape)
+    options = {"max_epochs": 12, "hidden_layer_sizes": (8,), "random_state": 0}
+    report = diagnose(
+        DeepGaussianVAE(3, learning_rate=1e-5, noise_update=update, **options).fit(X), X
+    )
+    assert report.categories[0] == "unfinished"
+    text = "12 epochs with the learning rate 1e-05 change no weight by more than about 0.0001"
+    assert text in str(report)
+    assert "or increase learning_rate" in report.advice
+
+
 @pytest.mark.slow
 def test_overfitting_is_seen_on_held_out_samples_and_in_snapshots():
     X, held_out = CANCER[:60], CANCER[60:]
