@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -216,7 +218,8 @@ class MixedFactorAnalysis(MixedModelMethods):
         Raises
         ------
         ValueError
-            If a parameter, a column, which the message names, or `sample_weight` is invalid.
+            If a parameter, a column, which the message names, or `sample_weight` is invalid, or if
+            loadings grow without bounds because `penalty` is 0 or too small.
         MemoryError
             If the derivatives, 100 bytes per cell of the expanded table, do not fit into memory.
 
@@ -257,18 +260,19 @@ class MixedFactorAnalysis(MixedModelMethods):
                     UserWarning,
                 )
             diagonal = self.covariance == "diagonal"
-            fit = fit_mixed(
-                data,
-                terms,
-                k,
-                diagonal,
-                self.max_iter,
-                self.tol,
-                rng,
-                weights,
-                self.penalty_,
-            )
-            self._set_model(codec, codes, terms, fit, weights)
+            with _with_digits(self.penalty_):
+                fit = fit_mixed(
+                    data,
+                    terms,
+                    k,
+                    diagonal,
+                    self.max_iter,
+                    self.tol,
+                    rng,
+                    weights,
+                    self.penalty_,
+                )
+                self._set_model(codec, codes, terms, fit, weights)
             self.elbo_history_ = fit.history + float(weighted_mean(log_density, weights))
             if fit.at_floor:
                 names = [codec.columns_[terms.columns[i]].name for i in fit.at_floor]
@@ -320,6 +324,19 @@ class MixedFactorAnalysis(MixedModelMethods):
             check_real("penalty", self.penalty, at_least=0)
         check_integer("max_iter", self.max_iter, at_least=1)
         check_real("tol", self.tol, at_least=0)
+
+
+@contextmanager
+def _with_digits(penalty: float) -> Iterator[None]:
+    """Raise ValueError if loadings grow until posteriors have no digits left."""
+    try:
+        yield
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            f"The loadings grew beyond the precision of float64 with penalty={penalty:g}, because "
+            "other columns predict some categories, counts or numbers without error. Increase "
+            "penalty, for example to 1, or use fewer components."
+        ) from error
 
 
 def _names_of_terms(codec: TableCodec, terms: ColumnTerms) -> Array:

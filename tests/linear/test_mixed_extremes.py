@@ -135,3 +135,15 @@ def test_intercepts_of_rare_categories_do_not_run_away(seed):
     assert model.certificate_.remaining_gain < model.tol
     assert np.abs(model.intercept_).max() < 20.0
     assert min(model.column_gains_.values()) > 0.0
+
+
+@pytest.mark.slow
+def test_loadings_without_bounds_are_an_error_that_names_the_penalty():
+    rng = np.random.default_rng(2)
+    z = 3.0 * rng.normal(size=40)
+    X = np.column_stack([np.exp(3.0 * z), rng.negative_binomial(0.3, 0.01, size=40), np.round(z)])
+    types = {0: "positive", 1: "count", 2: "categorical"}
+    model = MixedFactorAnalysis(2, column_types=types, penalty=0, random_state=0)
+    with pytest.raises(ValueError, match="penalty=0, because other columns predict some"):
+        model.fit(X)
+    assert not hasattr(model, "loadings_")
