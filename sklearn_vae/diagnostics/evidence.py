@@ -152,13 +152,14 @@ class Evidence:
         """
         names = ("bound", "reconstruction", "noise_variance")
         bound, reconstruction, noise = (np.asarray(self.history.get(name, ())) for name in names)
-        is_closed = self.parameters.get("noise_update") == "closed_form"
-        if not is_closed or self.fixed_noise is not None or noise.shape != (self.n_steps,):
+        is_known = bound.shape == reconstruction.shape == noise.shape != (0,)
+        if not is_known or self.fixed_noise is not None:
             return self.trend
         d = self.n_observed
-        ratio = -2.0 * reconstruction / d - np.log(2.0 * np.pi * noise)  # optimal over actual noise
-        gain = 0.5 * d * (ratio - 1.0 - np.log(ratio))
-        if not (np.isfinite(gain).all() and self.n_steps and gain[-1] > self.margin):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = -2.0 * reconstruction / d - np.log(2.0 * np.pi * noise)  # optimum over actual
+            gain = 0.5 * d * (ratio - 1.0 - np.log(ratio))
+        if not (np.isfinite(gain).all() and min(gain[-1], self.elbo - bound[-1]) > self.margin):
             return self.trend
         return trend_of((bound + gain)[: self.n_steps_at_rate])
 

@@ -170,6 +170,14 @@ def test_the_vae_of_the_readme_is_not_called_healthy_before_it_is(n_epochs):
     assert f"would add about {found.numbers['expected']:.2g};" in str(caught[0].message)
 
 
+def test_a_history_of_noise_without_reconstructions_is_judged_by_its_bound():
+    bounds = stopped().score(CANCER) - np.linspace(9.0, 0.0, 30)
+    history = {"bound": bounds, "noise_variance": np.ones(30)}
+    report = diagnose(elsewhere(history=history), CANCER)
+    assert report.categories[0] == "unfinished"
+    assert "still rises by 0.31 nats" in str(report)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_gains_are_expected_at_the_noise_variance_that_the_model_has_after_training():
