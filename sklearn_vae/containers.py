@@ -216,8 +216,8 @@ def _is_text(value: Any) -> bool:
 def _text_error(name: str, value: str, where: str) -> ValueError:
     return ValueError(
         f"{name} must contain real numbers, got the text {value!r:.40} in {where}. Encode text as "
-        "numbers, for example by sklearn.preprocessing.OneHotEncoder, or use TabularVAE, which takes "
-        "categories."
+        "numbers, for example by sklearn.preprocessing.OneHotEncoder, or use the methods of TabularVAE, "
+        "which take categories."
     )
 
 

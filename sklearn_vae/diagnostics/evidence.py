@@ -64,7 +64,7 @@ class Evidence:
         self.margin = SHARE_OF_GAIN * self.gain + NATS
         terms = average_terms(model, subset, (self.mean, self.variance))
         self.entropies: Entropies = entropies_of(model, terms, self.margin, model.active_bounds)
-        self.elbo = self.entropies.elbo
+        self.elbo, self.n_observed = self.entropies.elbo, terms.n_features
         self.numbers = {
             "elbo": self.elbo,
             "reference": self.reference_bound,
@@ -142,6 +142,26 @@ class Evidence:
     def trend(self) -> Trend:
         """Trend of the bound of the training samples."""
         return trend_of(self.history.get("bound", ())[: self.n_steps_at_rate])
+
+    @cached_property
+    def trend_at_optimum(self) -> Trend:
+        """Trend of the bound of the training samples, at the optimal noise variance if that is better.
+
+        Closed-form updates keep the noise variance of networks that reconstruct badly far below its
+        optimum, which it has only after training.
+        """
+        names = ("bound", "reconstruction", "noise_variance")
+        bound, reconstruction, noise = (np.asarray(self.history.get(name, ())) for name in names)
+        is_known = bound.shape == reconstruction.shape == noise.shape != (0,)
+        if not is_known or self.fixed_noise is not None:
+            return self.trend
+        d = self.n_observed
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = -2.0 * reconstruction / d - np.log(2.0 * np.pi * noise)  # optimum over actual
+            gain = 0.5 * d * (ratio - 1.0 - np.log(ratio))
+        if not (np.isfinite(gain).all() and min(gain[-1], self.elbo - bound[-1]) > self.margin):
+            return self.trend
+        return trend_of((bound + gain)[: self.n_steps_at_rate])
 
     @cached_property
     def validation_trend(self) -> Trend | None:

@@ -168,6 +168,7 @@ def unfinished(case: Evidence) -> Finding | None:
     factor = 2.0
     if trend.is_known and trend.expected > 0:
         factor = 1.0 + trend.expected / tolerance(case)
+    trend = case.validation_trend or case.trend_at_optimum
     return Finding(
         "unfinished",
         "Training has not converged.",
@@ -203,9 +204,15 @@ def open_gain(case: Evidence) -> str:
             f"change no weight by more than about {change:.1g}"
         )
     if trend.rises and trend.expected > tolerance(case):
+        shown = case.validation_trend or case.trend_at_optimum
+        if not shown.rises:
+            return (
+                f"the ELBO{of} at the noise variance of training, which is below its optimum, still "
+                f"rises by {in_nats(trend.slope)} per {case.step} (+/- {trend.error:.1g})"
+            )
         return (
-            f"the ELBO{of} still rises by {in_nats(trend.slope)} per {case.step} (+/- "
-            f"{trend.error:.1g}); expect about {in_nats(trend.expected)} more from twice the "
+            f"the ELBO{of} still rises by {in_nats(shown.slope)} per {case.step} (+/- "
+            f"{shown.error:.1g}); expect about {in_nats(shown.expected)} more from twice the "
             f"number of {case.step}s"
         )
     if trend.possible > tolerance(case):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sklearn_vae.diagnostics.evidence import Evidence
+from sklearn_vae.diagnostics.findings import DOMINATING
 from sklearn_vae.diagnostics.report import Finding, Verdict
 from sklearn_vae.diagnostics.texts import ROUNDING, in_nats
 from sklearn_vae.diagnostics.training_findings import is_validated, open_gain, possible_gain
@@ -90,9 +91,8 @@ def _scale(case: Evidence, harmful: dict[str, Finding]) -> Iterator[Verdict]:
         yield Verdict("scale", False, f"scales of the features: {harmful['scale'].title}")
     elif "largest_share" in case.numbers:
         share = case.numbers["largest_share"]
-        yield Verdict(
-            "scale", True, f"no feature dominates: the largest has {share:.1%} of all variance."
-        )
+        name = "no harm from scales" if share > DOMINATING else "no feature dominates"
+        yield Verdict("scale", True, f"{name}: the largest has {share:.1%} of all variance.")
 
 
 def _convergence(case: Evidence, harmful: dict[str, Finding]) -> Verdict:

@@ -81,7 +81,7 @@ def distances(estimator: Any, X: Any) -> Distances:
     Raises
     ------
     TypeError
-        If the model has no `posterior` or no `conditional`.
+        If the model has no `posterior` or no `conditional`, or is one of a table with categories.
 
     See Also
     --------
@@ -149,7 +149,7 @@ def contributions(
     Raises
     ------
     TypeError
-        If the model has no `posterior` or no `conditional`.
+        If the model has no `posterior` or no `conditional`, or is one of a table with categories.
     ValueError
         If `feature_names` has another length.
 
@@ -211,7 +211,13 @@ def _at_last_step(estimator: Any, X: Any, function: str) -> tuple[Any, Any, Line
         X = estimator[:-1].transform(X) if len(estimator.steps) > 1 else X
         estimator = estimator.steps[-1][1]
     linear = linear_parameters(estimator)
-    return as_latent_model(estimator, function), X, linear
+    model = as_latent_model(estimator, function)
+    if getattr(estimator, "categories_", None) and model.observation_family == "mixed":
+        raise TypeError(
+            f"{function} needs numbers, but {model.model_name} is a model of a table with categories. "
+            "Use its method score_samples, which is lowest for the most unusual samples."
+        )
+    return model, X, linear
 
 
 def _names_at_last_step(estimator: Any, names: Any) -> Any:

@@ -170,6 +170,32 @@ def test_the_vae_of_the_readme_is_not_called_healthy_before_it_is(n_epochs):
     assert f"would add about {found.numbers['expected']:.2g};" in str(caught[0].message)
 
 
+def test_a_history_of_noise_without_reconstructions_is_judged_by_its_bound():
+    bounds = stopped().score(CANCER) - np.linspace(9.0, 0.0, 30)
+    history = {"bound": bounds, "noise_variance": np.ones(30)}
+    report = diagnose(elsewhere(history=history), CANCER)
+    assert report.categories[0] == "unfinished"
+    assert "still rises by 0.31 nats" in str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_gains_are_expected_at_the_noise_variance_that_the_model_has_after_training():
+    # One feature has all variance, so that the noise variance of pPCA is far too small for long.
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 10)) + 0.1 * rng.normal(size=(300, 10))
+    X *= np.r_[np.ones(9), 1000.0]
+    options = {"hidden_layer_sizes": (16,), "learning_rate": 1e-2, "random_state": 0}
+    vae = DeepGaussianVAE(3, max_epochs=100, **options).fit(X)
+    report = diagnose(vae, X)
+    assert report.categories == ("unfinished",)
+    gain = clone(vae).set_params(max_epochs=200).fit(X).elbo_ - vae.elbo_
+    assert vae.history_["bound"][-1] < vae.elbo_ - 1e4
+    assert report.findings[0].numbers["expected"] == pytest.approx(gain, abs=3.0)
+    (scale,) = [verdict.text for verdict in report.verdicts if verdict.name == "scale"]
+    assert scale == "no harm from scales: the largest has 100.0% of all variance."
+
+
 @shared
 def stopped():
     """A VAE that has stopped far from convergence."""

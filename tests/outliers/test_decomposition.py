@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.datasets import load_wine
 from sklearn.ensemble import IsolationForest
 from sklearn.pipeline import make_pipeline
@@ -16,6 +17,8 @@ from sklearn_vae import (
     DensityPipeline,
     FactorAnalysis,
     LinearVAE,
+    OutlierDetector,
+    TabularVAE,
 )
 from sklearn_vae.outliers import contributions, distances
 from tests.deep.data import SMALL
@@ -161,3 +164,19 @@ def test_models_without_a_posterior_are_refused():
         distances(IsolationForest().fit(X), X)
     with pytest.raises(ValueError, match="needs a noise variance above 0"):
         distances(PPCA().fit(X[:4]), X)
+
+
+@pytest.mark.parametrize("function", [distances, contributions])
+def test_tables_with_categories_are_refused(function):
+    table = pd.DataFrame({"a": X[:30, 0], "b": np.where(X[:30, 1] > 2.0, "high", "low")})
+    model = TabularVAE(1, max_epochs=1, hidden_layer_sizes=4, random_state=0).fit(table)
+    with pytest.raises(TypeError, match=r"needs numbers, but TabularVAE .* Use .* score_samples"):
+        function(model, table)
+    numbers = table[["a"]].to_numpy()
+    function(clone(model).fit(numbers), numbers)
+
+
+def test_text_is_not_answered_by_the_estimator_in_use():
+    table = pd.DataFrame({"a": X[:30, 0], "b": np.where(X[:30, 1] > 2.0, "high", "low")})
+    with pytest.raises(ValueError, match="or use the methods of TabularVAE, which take categories"):
+        OutlierDetector(TabularVAE(1)).fit(table)
