@@ -38,7 +38,8 @@ from sklearn_vae.diagnostics.training_findings import (
     unfinished,
     unstable,
 )
-from sklearn_vae.gaussian.tolerances import NOISE_RATIO, SHARE_OF_GAIN, WEAK_KL
+from sklearn_vae.gaussian.tolerances import NOISE_RATIO, OPEN_SHARE, SHARE_OF_GAIN, WEAK_KL
+from sklearn_vae.gaussian.trend import trend_of
 from sklearn_vae.protocol import Array, EncoderDecoder, LatentModel
 
 # A feature dominates if one tenth of the features, or a single one, have more than this share of the
@@ -385,15 +386,28 @@ def findings(case: Evidence) -> tuple[Finding, ...]:
 def worse_than_pca(
     model: EncoderDecoder, error: float, reference: GaussianReference
 ) -> Finding | None:
-    """Find an autoencoder at a bad local optimum: Dai et al., section 4."""
+    """Find an autoencoder at a bad local optimum (Dai et al., section 4), or trained too briefly."""
     pca_error, variance = reference.error, reference.average_variance
     if error - pca_error <= SHARE_OF_GAIN * (variance - pca_error):
         return None
     text = (
         f"The mean squared reconstruction error is {error:.4g}, compared with {pca_error:.4g} for "
-        f"PCA with the same number of dimensions and a variance of {variance:.4g}. A VAE with "
-        "these networks is unlikely to do better, and may collapse."
+        f"PCA with the same number of dimensions and a variance of {variance:.4g}."
     )
-    remedies = (*on_depth(model), *on_length(model))
+    numbers = {"short": error - pca_error}
+    scores = (model.training_history or {}).get("score", ())
+    trend = trend_of(scores)
+    is_open = trend.possible > OPEN_SHARE * (variance - pca_error)
+    if is_open or (len(scores) and not trend.is_known):
+        rest = f"The number of epochs, {len(scores)}, is too small to judge convergence."
+        if is_open:
+            rest = (
+                f"Twice the epochs are expected to lower it by about {trend.expected:.2g} (+/- "
+                f"{trend.uncertainty:.1g})."
+            )
+        title = "Training has not converged: worse than PCA."
+        remedies = (*on_length(model), *on_depth(model))
+        return Finding("unfinished", title, True, (text, rest), numbers, remedies)
+    text += " A VAE with these networks is unlikely to do better, and may collapse."
     title = "Bad local optimum: worse than PCA."
-    return Finding("optimum", title, True, (text,), {"short": error - pca_error}, remedies)
+    return Finding("optimum", title, True, (text,), numbers, (*on_depth(model), *on_length(model)))

@@ -1,6 +1,7 @@
 """Each category provoked by a real training, and healthy models that come out healthy."""
 
 import json
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from scipy import sparse
 from scipy.stats import norm
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine, make_s_curve
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.pipeline import make_pipeline
@@ -181,6 +183,22 @@ def test_category_v_a_network_that_is_too_deep():
     assert autoencoder.collapse is None
     options["hidden_layer_sizes"], options["max_epochs"] = (64,), 60
     assert diagnose(DeepAutoencoder(8, **options).fit(X), X).healthy
+
+
+@pytest.mark.parametrize("max_epochs", [1, 12])
+def test_an_autoencoder_that_still_learns_is_at_no_optimum(max_epochs):
+    options = {"hidden_layer_sizes": (64,), "learning_rate": 1e-4, "random_state": 0}
+    X = load_digits().data
+    model = DeepAutoencoder(8, max_epochs=max_epochs, **options).fit(X)
+    (found,) = diagnose(model, X).findings
+    assert found.category == "unfinished"
+    assert found.advice[0].startswith("train longer")
+    if max_epochs == 1:
+        assert "The number of epochs, 1, is too small" in found.evidence[1]
+        return
+    twice = clone(model).set_params(max_epochs=2 * max_epochs).fit(X)
+    expected = float(re.search(r"lower it by about ([\d.]+)", found.evidence[1])[1])
+    assert expected == pytest.approx(twice.score(X) - model.score(X), rel=0.5)
 
 
 @dataclass(frozen=True)
