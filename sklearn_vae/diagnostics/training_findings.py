@@ -65,10 +65,11 @@ def largest_change(case: Evidence) -> float:
     """Return about the largest change of a weight if it is too small for a bound so low, or 0."""
     rate: Any = case.parameters.get("learning_rate")
     size: Any = case.parameters.get("batch_size")
-    if not case.is_below or not isinstance(rate, float | int):
+    # Parameters of models without networks have units, and other libraries may not use Adam.
+    if not (case.is_below and case.model.n_layers and isinstance(rate, float | int)):
         return 0.0
     per_epoch = -(-len(case.X) // size) if is_integer(size) and case.step == "epoch" else 1
-    change = float(rate * case.n_steps * per_epoch)
+    change = float(rate * case.n_all_steps * per_epoch)
     return change if change < LEAST_CHANGE else 0.0
 
 
@@ -200,8 +201,8 @@ def open_gain(case: Evidence) -> str:
         return f"the history has only {values}, too few to judge convergence"
     if change := largest_change(case):
         return (
-            f"{case.n_steps} {case.step}s with the learning rate {case.parameters['learning_rate']:g} "
-            f"change no weight by more than about {change:.1g}"
+            f"{case.n_all_steps} {case.step}s with the learning rate "
+            f"{case.parameters['learning_rate']:g} change no weight by more than about {change:.1g}"
         )
     if trend.rises and trend.expected > tolerance(case):
         shown = case.validation_trend or case.trend_at_optimum

@@ -6,12 +6,12 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import scale
 
-from sklearn_vae import PPCA, DeepGaussianVAE, FactorAnalysis, Snapshot
+from sklearn_vae import PPCA, DeepGaussianVAE, FactorAnalysis, LinearVAE, Snapshot
 from sklearn_vae.adapters import FunctionModel
 from sklearn_vae.diagnostics import diagnose
 from sklearn_vae.diagnostics.evidence import Evidence
@@ -261,6 +261,51 @@ def test_a_tiny_learning_rate_is_neither_too_high_nor_at_an_optimum(update):
     text = "12 epochs with the learning rate 1e-05 change no weight by more than about 0.0001"
     assert text in str(report)
     assert "or increase learning_rate" in report.advice
+
+
+class Foreign(BaseEstimator):
+    """A model of another library, whose optimizer nothing is known about."""
+
+    noise_variance_ = 2.0
+
+    def __init__(self, learning_rate=1e-4):
+        self.learning_rate = learning_rate
+        self.history_ = {"bound": [*np.linspace(-40.0, -30.0, 20), *10 * [-40.0, -70.0]]}
+
+    def posterior(self, X):
+        return np.asarray(X)[:, :2], np.full((len(X), 2), 0.3)
+
+    def conditional(self, Z):
+        return 0.1 * Z @ np.ones((2, 10)), np.full((len(Z), 10), 2.0)
+
+    def score_samples(self, X):
+        return np.full(len(X), -40.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "category"),
+    [
+        (Foreign(), "unstable"),
+        (LinearVAE(2, solver="adam", max_iter=12, random_state=0), "unfinished"),
+        (
+            DeepGaussianVAE(
+                2, max_epochs=50, kl_warmup_epochs=40, hidden_layer_sizes=(8,), learning_rate=2e-3,
+                batch_size=500, init=None, random_state=0,
+            ),
+            "unfinished",
+        ),
+    ],
+    ids=["foreign", "linear", "KL warm-up"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_only_small_changes_of_our_networks_are_called_small(model, category):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 2)) @ rng.normal(size=(2, 10)) + 0.1 * rng.normal(size=(500, 10))
+    if not isinstance(model, Foreign):
+        model = clone(model).fit(X)
+    report = diagnose(model, X)
+    assert report.categories[0] == category
+    assert "change no weight" not in str(report)
 
 
 @pytest.mark.slow
