@@ -21,6 +21,7 @@ from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.report import Finding
 from sklearn_vae.diagnostics.texts import in_nats, shortfall
 from sklearn_vae.gaussian.tolerances import NATS, OPEN_SHARE
+from sklearn_vae.gaussian.trend import Trend
 from sklearn_vae.validation import is_integer
 
 # Training is unstable if its bound falls by this multiple of the margin from its highest level, or
@@ -169,7 +170,7 @@ def unfinished(case: Evidence) -> Finding | None:
     factor = 2.0
     if trend.is_known and trend.expected > 0:
         factor = 1.0 + trend.expected / tolerance(case)
-    trend = case.validation_trend or case.trend_at_optimum
+    trend = _expected_trend(case)
     return Finding(
         "unfinished",
         "Training has not converged.",
@@ -205,8 +206,9 @@ def open_gain(case: Evidence) -> str:
             f"{case.parameters['learning_rate']:g} change no weight by more than about {change:.1g}"
         )
     if trend.rises and trend.expected > tolerance(case):
-        shown = case.validation_trend or case.trend_at_optimum
-        if not shown.rises:
+        shown = _expected_trend(case)
+        # The optimal noise variance is not known for validation samples.
+        if not shown.rises or (shown is not trend and case.validation_trend):
             return (
                 f"the ELBO{of} at the noise variance of training, which is below its optimum, still "
                 f"rises by {in_nats(trend.slope)} per {case.step} (+/- {trend.error:.1g})"
@@ -224,6 +226,13 @@ def open_gain(case: Evidence) -> str:
     if case.is_elbo and rescaling > tolerance(case):
         return f"rescaling the latent dimensions and the noise would add {in_nats(rescaling)}"
     return ""
+
+
+def _expected_trend(case: Evidence) -> Trend:
+    """Return the trend by which training is expected to raise the bound of the trained model."""
+    if case.trend_at_optimum is not case.trend:
+        return case.trend_at_optimum
+    return case.validation_trend or case.trend
 
 
 def is_validated(case: Evidence) -> bool:

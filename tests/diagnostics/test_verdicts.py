@@ -196,6 +196,21 @@ def test_gains_are_expected_at_the_noise_variance_that_the_model_has_after_train
     assert scale == "no harm from scales: the largest has 100.0% of all variance."
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_no_gain_is_expected_from_validation_samples_at_a_noise_variance_that_is_too_small():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 10)) + 0.1 * rng.normal(size=(300, 10))
+    X *= np.r_[np.ones(9), 1000.0]
+    options = {"hidden_layer_sizes": (16,), "learning_rate": 1e-2, "random_state": 0}
+    vae = DeepGaussianVAE(3, max_epochs=40, early_stopping=True, **options).fit(X)
+    report = diagnose(vae, X)
+    assert report.categories == ("unfinished",)
+    text = "ELBO of validation samples at the noise variance of training, which is below its optimum"
+    assert text in str(report)
+    found = report.findings[0].numbers
+    assert found["expected"] < found["short"]
+
+
 @shared
 def stopped():
     """A VAE that has stopped far from convergence."""
