@@ -205,7 +205,9 @@ def test_no_gain_is_expected_from_validation_samples_at_a_noise_variance_that_is
     vae = DeepGaussianVAE(3, max_epochs=40, early_stopping=True, **options).fit(X)
     report = diagnose(vae, X)
     assert report.categories == ("unfinished",)
-    text = "ELBO of validation samples at the noise variance of training, which is below its optimum"
+    text = (
+        "ELBO of validation samples at the noise variance of training, which is below its optimum"
+    )
     assert text in str(report)
     found = report.findings[0].numbers
     assert found["expected"] < found["short"]
