@@ -208,9 +208,10 @@ def open_gain(case: Evidence) -> str:
     if trend.rises and trend.expected > tolerance(case):
         shown = _expected_trend(case)
         # The optimal noise variance is not known for validation samples.
-        if not shown.rises or (shown is not trend and case.validation_trend):
+        is_expected = shown.rises and shown.expected > tolerance(case)
+        if shown is not trend and (case.validation_trend or not is_expected):
             return (
-                f"the ELBO{of} at the noise variance of training, which is below its optimum, still "
+                f"the ELBO{of} at the noise variance of training, which is not optimal, still "
                 f"rises by {in_nats(trend.slope)} per {case.step} (+/- {trend.error:.1g})"
             )
         return (
