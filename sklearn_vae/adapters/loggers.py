@@ -219,9 +219,41 @@ class SkorchLatentLogger(Callback):
     ) -> None:
         check_integer("every", every, at_least=1)
         self.X, self.adapt, self.every = X, adapt, every
-        for name, value in options.items():  # skorch reads and sets parameters as attributes
+        for name, value in options.items():  # skorch sets parameters as attributes
             setattr(self, name, value)
+        self._names = ("X", "adapt", "every", *options)
         self.initialize()
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, also of `adapt`.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Ignored.
+
+        Returns
+        -------
+        params : dict
+            Parameters by name.
+        """
+        return {name: getattr(self, name) for name in self._names}
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, and start without the values of an earlier fit.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name. Parameters of `adapt` must have been given to the constructor.
+
+        Returns
+        -------
+        self : SkorchLatentLogger
+            This callback.
+        """
+        super().set_params(**params)
+        return self.initialize()
 
     def initialize(self) -> Self:
         """Start without the values of an earlier fit.
@@ -231,7 +263,7 @@ class SkorchLatentLogger(Callback):
         self : SkorchLatentLogger
             This callback.
         """
-        self.logger_ = LatentLogger(**self.get_params(deep=False))
+        self.logger_ = LatentLogger(**self.get_params())
         return self
 
     @property

@@ -19,6 +19,9 @@ from sklearn_vae.nn.networks import MLP
 from sklearn_vae.nn.posteriors import LOG_VARIANCE_RANGE, DiagonalPrior
 from sklearn_vae.training.distributed import Reducer
 
+# Pickles of models of earlier versions have it here.
+from sklearn_vae.training.learning_rate_limit import LearningRateLimit  # noqa: F401
+
 # Slopes c of the activations with f(a) - f(-a) = c a. For these, two units pass a value through a
 # layer unchanged.
 SLOPES = {"relu": 1.0, "leaky_relu": 1.01, "gelu": 1.0, "silu": 1.0, "softplus": 1.0}

@@ -180,8 +180,13 @@ class Evidence:
 
     @property
     def n_steps(self) -> int:
-        """Number of training steps."""
+        """Number of training steps after a warm-up of the KL."""
         return len(self.history.get("bound", ()))
+
+    @property
+    def n_all_steps(self) -> int:
+        """Number of training steps."""
+        return len((self.model.training_history or {}).get("bound", ()))
 
     @property
     def step(self) -> str:
@@ -194,8 +199,8 @@ class Evidence:
         limits = [self.parameters[n] for n in ("max_epochs", "max_iter") if n in self.parameters]
         if not limits:
             return True
-        n = len((self.model.training_history or {}).get("bound", ()))
-        return isinstance(limits[0], int) and n >= limits[0]  # without a limit, `tol` ends a fit
+        # Without a limit, `tol` ends a fit.
+        return isinstance(limits[0], int) and self.n_all_steps >= limits[0]
 
     @cached_property
     def held_out_history(self) -> dict[int, float]:

@@ -21,6 +21,7 @@ from sklearn_vae.diagnostics.evidence import Evidence
 from sklearn_vae.diagnostics.report import Finding
 from sklearn_vae.diagnostics.texts import in_nats, shortfall
 from sklearn_vae.gaussian.tolerances import NATS, OPEN_SHARE
+from sklearn_vae.gaussian.trend import Trend
 from sklearn_vae.validation import is_integer
 
 # Training is unstable if its bound falls by this multiple of the margin from its highest level, or
@@ -65,10 +66,11 @@ def largest_change(case: Evidence) -> float:
     """Return about the largest change of a weight if it is too small for a bound so low, or 0."""
     rate: Any = case.parameters.get("learning_rate")
     size: Any = case.parameters.get("batch_size")
-    if not case.is_below or not isinstance(rate, float | int):
+    # Parameters of models without networks have units, and other libraries may not use Adam.
+    if not (case.is_below and case.model.n_layers and isinstance(rate, float | int)):
         return 0.0
     per_epoch = -(-len(case.X) // size) if is_integer(size) and case.step == "epoch" else 1
-    change = float(rate * case.n_steps * per_epoch)
+    change = float(rate * case.n_all_steps * per_epoch)
     return change if change < LEAST_CHANGE else 0.0
 
 
@@ -168,7 +170,7 @@ def unfinished(case: Evidence) -> Finding | None:
     factor = 2.0
     if trend.is_known and trend.expected > 0:
         factor = 1.0 + trend.expected / tolerance(case)
-    trend = case.validation_trend or case.trend_at_optimum
+    trend = _expected_trend(case)
     return Finding(
         "unfinished",
         "Training has not converged.",
@@ -200,14 +202,16 @@ def open_gain(case: Evidence) -> str:
         return f"the history has only {values}, too few to judge convergence"
     if change := largest_change(case):
         return (
-            f"{case.n_steps} {case.step}s with the learning rate {case.parameters['learning_rate']:g} "
-            f"change no weight by more than about {change:.1g}"
+            f"{case.n_all_steps} {case.step}s with the learning rate "
+            f"{case.parameters['learning_rate']:g} change no weight by more than about {change:.1g}"
         )
     if trend.rises and trend.expected > tolerance(case):
-        shown = case.validation_trend or case.trend_at_optimum
-        if not shown.rises:
+        shown = _expected_trend(case)
+        # The optimal noise variance is not known for validation samples.
+        is_expected = shown.rises and shown.expected > tolerance(case)
+        if shown is not trend and (case.validation_trend or not is_expected):
             return (
-                f"the ELBO{of} at the noise variance of training, which is below its optimum, still "
+                f"the ELBO{of} at the noise variance of training, which is not optimal, still "
                 f"rises by {in_nats(trend.slope)} per {case.step} (+/- {trend.error:.1g})"
             )
         return (
@@ -223,6 +227,13 @@ def open_gain(case: Evidence) -> str:
     if case.is_elbo and rescaling > tolerance(case):
         return f"rescaling the latent dimensions and the noise would add {in_nats(rescaling)}"
     return ""
+
+
+def _expected_trend(case: Evidence) -> Trend:
+    """Return the trend by which training is expected to raise the bound of the trained model."""
+    if case.trend_at_optimum is not case.trend:
+        return case.trend_at_optimum
+    return case.validation_trend or case.trend
 
 
 def is_validated(case: Evidence) -> bool:

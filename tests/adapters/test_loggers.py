@@ -132,6 +132,27 @@ def test_a_net_with_the_callback_can_be_cloned_set_and_fitted_again():
     assert len(dict(net.callbacks_)["latent"].history_["bound"]) == 3
 
 
+def test_parameters_of_the_callback_are_those_in_use():
+    def adapt(module, lambda_=1.0):
+        return from_torch(module, noise_variance=lambda_)
+
+    callback = SkorchLatentLogger(rows(), adapt, lambda_=0.5)
+    net = NeuralNet(
+        Trained,
+        Loss,
+        max_epochs=1,
+        train_split=None,
+        callbacks=[("latent", callback)],
+        callbacks__print_log=None,
+    )
+    for fitted in (net, clone(net)):
+        fitted.fit(rows(), rows())
+        assert fitted.history[:, "noise_variance"] == [0.5]
+    net.set_params(callbacks__latent__lambda_=2.0).partial_fit(rows(), rows())
+    assert net.history[:, "noise_variance"] == [0.5, 2.0]
+    assert dict(net.callbacks_)["latent"].history_["noise_variance"] == [2.0]
+
+
 @pytest.mark.filterwarnings("ignore")  # those of Lightning
 def test_lightning_logs_the_values():
     pytest.importorskip("lightning.pytorch")

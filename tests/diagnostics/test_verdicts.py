@@ -6,12 +6,12 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import scale
 
-from sklearn_vae import PPCA, DeepGaussianVAE, FactorAnalysis, Snapshot
+from sklearn_vae import PPCA, DeepGaussianVAE, FactorAnalysis, LinearVAE, Snapshot
 from sklearn_vae.adapters import FunctionModel
 from sklearn_vae.diagnostics import diagnose
 from sklearn_vae.diagnostics.evidence import Evidence
@@ -178,6 +178,20 @@ def test_a_history_of_noise_without_reconstructions_is_judged_by_its_bound():
     assert "still rises by 0.31 nats" in str(report)
 
 
+def test_a_noise_variance_above_its_optimum_is_not_called_below_it():
+    best, d = float(stopped().noise_variance_), CANCER.shape[1]
+    noise = best * np.linspace(12.0, 6.0, 30)
+    reconstruction = -0.5 * d * (np.log(2.0 * np.pi * noise) + best / noise)
+    at_best = -0.5 * d * (np.log(2.0 * np.pi * best) + 1.0)
+    history = {
+        "bound": stopped().score(CANCER) + reconstruction - at_best,
+        "reconstruction": reconstruction,
+        "noise_variance": noise,
+    }
+    text = str(diagnose(elsewhere(history=history), CANCER))
+    assert "the noise variance of training, which is not optimal, still rises by 0.4 nats" in text
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_gains_are_expected_at_the_noise_variance_that_the_model_has_after_training():
@@ -194,6 +208,21 @@ def test_gains_are_expected_at_the_noise_variance_that_the_model_has_after_train
     assert report.findings[0].numbers["expected"] == pytest.approx(gain, abs=3.0)
     (scale,) = [verdict.text for verdict in report.verdicts if verdict.name == "scale"]
     assert scale == "no harm from scales: the largest has 100.0% of all variance."
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_no_gain_is_expected_from_validation_samples_at_a_noise_variance_that_is_too_small():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 10)) + 0.1 * rng.normal(size=(300, 10))
+    X *= np.r_[np.ones(9), 1000.0]
+    options = {"hidden_layer_sizes": (16,), "learning_rate": 1e-2, "random_state": 0}
+    vae = DeepGaussianVAE(3, max_epochs=40, early_stopping=True, **options).fit(X)
+    report = diagnose(vae, X)
+    assert report.categories == ("unfinished",)
+    text = "ELBO of validation samples at the noise variance of training, which is not optimal"
+    assert text in str(report)
+    found = report.findings[0].numbers
+    assert found["expected"] < found["short"]
 
 
 @shared
@@ -261,6 +290,51 @@ def test_a_tiny_learning_rate_is_neither_too_high_nor_at_an_optimum(update):
     text = "12 epochs with the learning rate 1e-05 change no weight by more than about 0.0001"
     assert text in str(report)
     assert "or increase learning_rate" in report.advice
+
+
+class Foreign(BaseEstimator):
+    """A model of another library, whose optimizer nothing is known about."""
+
+    noise_variance_ = 2.0
+
+    def __init__(self, learning_rate=1e-4):
+        self.learning_rate = learning_rate
+        self.history_ = {"bound": [*np.linspace(-40.0, -30.0, 20), *10 * [-40.0, -70.0]]}
+
+    def posterior(self, X):
+        return np.asarray(X)[:, :2], np.full((len(X), 2), 0.3)
+
+    def conditional(self, Z):
+        return 0.1 * Z @ np.ones((2, 10)), np.full((len(Z), 10), 2.0)
+
+    def score_samples(self, X):
+        return np.full(len(X), -40.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "category"),
+    [
+        (Foreign(), "unstable"),
+        (LinearVAE(2, solver="adam", max_iter=12, random_state=0), "unfinished"),
+        (
+            DeepGaussianVAE(
+                2, max_epochs=50, kl_warmup_epochs=40, hidden_layer_sizes=(8,), learning_rate=2e-3,
+                batch_size=500, init=None, random_state=0,
+            ),
+            "unfinished",
+        ),
+    ],
+    ids=["foreign", "linear", "KL warm-up"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_only_small_changes_of_our_networks_are_called_small(model, category):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 2)) @ rng.normal(size=(2, 10)) + 0.1 * rng.normal(size=(500, 10))
+    if not isinstance(model, Foreign):
+        model = clone(model).fit(X)
+    report = diagnose(model, X)
+    assert report.categories[0] == category
+    assert "change no weight" not in str(report)
 
 
 @pytest.mark.slow

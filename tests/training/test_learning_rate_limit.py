@@ -1,5 +1,7 @@
 """Learning rates that rise, are limited by the noise of gradients, and fall."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,15 @@ from sklearn_vae.training.learning_rate_limit import (
 )
 
 DIGITS = load_digits().data
+
+
+def test_pickles_of_earlier_versions_can_be_loaded():
+    state = pickle.dumps(LearningRateLimit(2.0), protocol=0)
+    earlier = state.replace(
+        b"sklearn_vae.training.learning_rate_limit", b"sklearn_vae.deep.ppca_start"
+    )
+    assert earlier != state
+    assert pickle.loads(earlier).initial_nats == 2.0
 
 
 def test_the_rate_rises_is_limited_by_noise_and_falls():
