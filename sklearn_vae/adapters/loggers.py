@@ -217,7 +217,6 @@ class SkorchLatentLogger(Callback):
         every: int = 1,
         **options: Any,
     ) -> None:
-        check_integer("every", every, at_least=1)
         self.X, self.adapt, self.every = X, adapt, every
         for name, value in options.items():  # skorch sets parameters as attributes
             setattr(self, name, value)

@@ -24,7 +24,7 @@ class IncompleteStart:
         self.samples = samples
         self.k = n_components
         self.X = samples.cpu().double().numpy()
-        self.weights = None if weights is None else on_host(weights)
+        self.weights = on_host(weights)
 
     @cached_property
     def _own(self) -> IncompletePPCA:

@@ -12,7 +12,7 @@ from sklearn_vae.deep.linear_fits import (
     blocks_in_float64,
     fit_ppca,
     in_float64,
-    is_tall,
+    is_in_blocks,
     on_host,
 )
 from sklearn_vae.deep.outcome import LinearFit
@@ -20,7 +20,6 @@ from sklearn_vae.deep.training_data import TrainingData
 from sklearn_vae.gaussian.incomplete_ppca import fit_incomplete_ppca
 from sklearn_vae.gaussian.lowrank import LowRankGaussian
 from sklearn_vae.nn.likelihoods import rounding_noise
-from sklearn_vae.training.stored_samples import StoredSamples
 
 PPCA = "pPCA with the same number of dimensions"
 
@@ -63,7 +62,7 @@ def _incomplete_fits(
     data: TrainingData, X: Array, k: int, noise: Array | None, scale: Any, root: Array
 ) -> tuple[LinearFit | None, LinearFit | None]:
     """Fit pPCA to samples with missing values, see :func:`ppca_fits`."""
-    weights = None if data.weights is None else on_host(data.weights)
+    weights = on_host(data.weights)
     log_scale = np.log(scale * root)
 
     def fit(noise_variance: float | None, name: str) -> LinearFit | None:
@@ -105,7 +104,7 @@ def judged_average(function: Any, data: TrainingData) -> float:
     """Average a function of samples over the validation samples, or else the training samples."""
     if data.valid is not None:
         return _average(function(in_float64(data.valid)), data.valid_weights, data)
-    if isinstance(data.train, StoredSamples) or is_tall(data.train):
+    if is_in_blocks(data.train):
         parts = [function(X) for _, X in blocks_in_float64(data.train)]
         return _average(np.concatenate(parts), data.weights, data)
     return _average(function(in_float64(data.train)), data.weights, data)

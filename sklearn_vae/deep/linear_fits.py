@@ -70,8 +70,8 @@ def fit_ppca(
             samples, units = samples.divided_by(units), None
         if samples.shape[1] > MOST_FEATURES:
             samples, weights = samples.some(SOME_ENTRIES)
-    w = None if weights is None else on_host(weights)
-    in_blocks = isinstance(samples, StoredSamples) or is_tall(samples)
+    w = on_host(weights)
+    in_blocks = is_in_blocks(samples)
     X: Any = None if in_blocks else in_units(in_float64(samples), units)
     if reducer.size == 1 and not in_blocks:
         k, dtype = min(n_components, *X.shape), X.dtype
@@ -112,11 +112,11 @@ def factor_noise(samples: Samples, n_components: int, weights: Tensor | None = N
     if isinstance(samples, StoredSamples) and samples.shape[1] > MOST_FEATURES:
         samples, weights = samples.some(SOME_ENTRIES)
     n, d = samples.shape
-    w = None if weights is None else on_host(weights)
-    if isinstance(samples, StoredSamples) or is_tall(samples):
+    w = on_host(weights)
+    if is_in_blocks(samples):
         summary: Any = moments_of_samples(samples, w)
     else:
-        X = samples.cpu().double().numpy()
+        X = samples[:].cpu().double().numpy()
         summary = Moments.of(X, w) if d <= n else centered_data(X, w)
     return fit_factors(summary, min(n_components, d, n - 1), tol=FACTOR_TOL).noise_variance
 
@@ -163,7 +163,7 @@ def mean_squares(samples: Samples, weights: Tensor | None) -> Array:
     if isinstance(samples, StoredSamples):
         averages: Array = samples.average(torch.square).numpy()
         return averages
-    w = None if weights is None else on_host(weights)
+    w = on_host(weights)
     total = np.zeros(samples.shape[1])
     for block, X in blocks_in_float64(samples):
         squares = np.square(X)
@@ -171,8 +171,10 @@ def mean_squares(samples: Samples, weights: Tensor | None) -> Array:
     return total / len(samples)
 
 
-def is_tall(samples: Tensor) -> bool:
+def is_in_blocks(samples: Samples) -> bool:
     """Return whether the moments of samples are computed in blocks, without a copy in float64."""
+    if isinstance(samples, StoredSamples):
+        return True
     n, d = samples.shape
     is_large = samples.dtype == torch.float32 and samples.numel() >= LARGE_ENTRIES
     return is_large and d <= min(MOST_FEATURES, n // 4)
@@ -200,9 +202,9 @@ def in_units(X: Array, units: Array | None) -> Array:
     return X if units is None else (X / units).astype(X.dtype, copy=False)
 
 
-def on_host(weights: Tensor) -> Array:
-    """Return weights of samples as an array of float64."""
-    return weights.cpu().double().numpy()
+def on_host(weights: Tensor | None) -> Any:
+    """Return weights of samples, if any, as an array of float64."""
+    return None if weights is None else weights.cpu().double().numpy()
 
 
 def moments_of_samples(

@@ -192,15 +192,19 @@ def test_a_noise_variance_above_its_optimum_is_not_called_below_it():
     assert "the noise variance of training, which is not optimal, still rises by 0.4 nats" in text
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_gains_are_expected_at_the_noise_variance_that_the_model_has_after_training():
-    # One feature has all variance, so that the noise variance of pPCA is far too small for long.
+def of_a_dominating_feature(**options):
+    """A VAE and its rows: the noise variance of pPCA is far too small for it for long."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 10)) + 0.1 * rng.normal(size=(300, 10))
     X *= np.r_[np.ones(9), 1000.0]
-    options = {"hidden_layer_sizes": (16,), "learning_rate": 1e-2, "random_state": 0}
-    vae = DeepGaussianVAE(3, max_epochs=100, **options).fit(X)
+    options |= {"hidden_layer_sizes": (16,), "learning_rate": 1e-2, "random_state": 0}
+    return DeepGaussianVAE(3, **options).fit(X), X
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_gains_are_expected_at_the_noise_variance_that_the_model_has_after_training():
+    vae, X = of_a_dominating_feature(max_epochs=100)
     report = diagnose(vae, X)
     assert report.categories == ("unfinished",)
     gain = clone(vae).set_params(max_epochs=200).fit(X).elbo_ - vae.elbo_
@@ -212,11 +216,7 @@ def test_gains_are_expected_at_the_noise_variance_that_the_model_has_after_train
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_no_gain_is_expected_from_validation_samples_at_a_noise_variance_that_is_too_small():
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 10)) + 0.1 * rng.normal(size=(300, 10))
-    X *= np.r_[np.ones(9), 1000.0]
-    options = {"hidden_layer_sizes": (16,), "learning_rate": 1e-2, "random_state": 0}
-    vae = DeepGaussianVAE(3, max_epochs=40, early_stopping=True, **options).fit(X)
+    vae, X = of_a_dominating_feature(max_epochs=40, early_stopping=True)
     report = diagnose(vae, X)
     assert report.categories == ("unfinished",)
     text = "ELBO of validation samples at the noise variance of training, which is not optimal"
